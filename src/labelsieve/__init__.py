@@ -1,0 +1,29 @@
+"""Find wrong labels in datasets whose predicted probabilities are larger than memory."""
+
+from labelsieve.errors import (
+    ForkedWorkerError,
+    InputTypeError,
+    InvalidInputError,
+    LabelsieveError,
+    LabelsieveWarning,
+    MissingDependencyError,
+)
+from labelsieve.find import find_label_issues
+from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
+from labelsieve.results import IssueRows, LabelIssues
+
+__all__ = [
+    "ForkedWorkerError",
+    "InputTypeError",
+    "InvalidInputError",
+    "IssueRows",
+    "LabelInspector",
+    "LabelIssues",
+    "LabelsieveError",
+    "LabelsieveWarning",
+    "MissingDependencyError",
+    "find_label_issues",
+    "find_label_issues_batched",
+    "split_arr",
+]
+__version__ = "0.1.0"

@@ -1,0 +1,51 @@
+"""Every error and warning that Labelsieve raises on purpose.
+
+Covers: the exception tree. Each error is also the builtin that a caller would catch.
+Does not cover: the checks themselves (`checks`, `settings`, `sources`).
+
+::
+
+    LabelsieveError
+    ├── InvalidInputError (ValueError)          data or a setting that cannot give a right answer
+    ├── InputTypeError (TypeError)              an object of the wrong kind
+    ├── MissingDependencyError (ImportError)    an extra is not installed; says the pip line
+    └── ForkedWorkerError (RuntimeError)        a forked process died before it was done
+    LabelsieveWarning (UserWarning)             the answer stands, but look at this
+"""
+
+from __future__ import annotations
+
+
+class LabelsieveError(Exception):
+    """Base of every error that Labelsieve raises on purpose."""
+
+
+class InvalidInputError(LabelsieveError, ValueError):
+    """Data or a setting that cannot give a right answer."""
+
+
+class InputTypeError(LabelsieveError, TypeError):
+    """An object of a kind that is neither labels nor probabilities."""
+
+
+class MissingDependencyError(LabelsieveError, ImportError):
+    """An optional package is not installed.
+
+    Parameters
+    ----------
+    what : str
+        What was asked for, as the start of a sentence.
+    extra : str
+        The extra of Labelsieve that brings the package.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f'{what} needs an optional package: pip install "labelsieve[{extra}]"')
+
+
+class ForkedWorkerError(LabelsieveError, RuntimeError):
+    """A forked process died before its piece of work was done."""
+
+
+class LabelsieveWarning(UserWarning):
+    """The answer stands, but something about the input deserves a look."""

@@ -1,0 +1,193 @@
+"""Forked processes for arrays in memory and memmaps, on Linux.
+
+Covers: `n_jobs`, the shared arrays that forked children read copy-on-write, and the pool.
+Does not cover: Zarr, HDF5 and Dask inputs, which run on threads: their libraries are not safe to use after a fork.
+
+Children touch NumPy and the shared arrays only, so a fork is safe whatever threads the parent runs. The shared names are
+those of the documented module, which shows them as its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from labelsieve.engine import Inputs
+from labelsieve.errors import ForkedWorkerError, InvalidInputError, LabelsieveWarning
+from labelsieve.memory import Grid
+from labelsieve.partitions import Partition
+from labelsieve.reductions import Float64s
+from labelsieve.sources import ArraySource, NpySource, Source
+
+adj_confident_thresholds_shared: Float64s | None = None
+labels_shared: npt.NDArray[Any] | None = None
+pred_probs_shared: npt.NDArray[Any] | None = None
+
+SHARED_NAMES: Final = ("adj_confident_thresholds_shared", "labels_shared", "pred_probs_shared")
+
+# The shared names belong to one pool at a time.
+_lock = threading.Lock()
+
+
+def split_arr(arr: npt.NDArray[Any], chunksize: int) -> list[npt.NDArray[Any]]:
+    """Split an array along its first axis in pieces of `chunksize`, the last one shorter.
+
+    Parameters
+    ----------
+    arr : (N, ...) array
+        What to split; the pieces are views.
+    chunksize : int
+        Rows of a piece, at least 1.
+
+    Returns
+    -------
+    list of array
+        In order.
+
+    Raises
+    ------
+    InvalidInputError
+        For a `chunksize` below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> split_arr(np.arange(5), 2)
+    [array([0, 1]), array([2, 3]), array([4])]
+    """
+    if chunksize < 1:
+        raise InvalidInputError(f"chunksize must be at least 1, not {chunksize}")
+    arr = np.asarray(arr)
+    return np.split(arr, np.arange(chunksize, arr.shape[0], chunksize), axis=0)
+
+
+def resolve_n_jobs(n_jobs: int | None, *, verbose: bool = True) -> int:
+    """Return the number of processes that `n_jobs` stands for.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        None takes the physical cores, or the logical ones where psutil does not know.
+    verbose : bool
+        Whether to print what was decided otherwise than asked.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything but None or a whole number of at least 1.
+    """
+    if n_jobs is not None and (isinstance(n_jobs, bool) or not hasattr(n_jobs, "__index__") or int(n_jobs) < 1):
+        raise InvalidInputError(f"n_jobs must be None or a whole number of at least 1, not {n_jobs!r}")
+    if platform.system() != "Linux":
+        if verbose and n_jobs != 1:
+            print("n_jobs is 1: processes are forked on Linux only")
+        return 1
+    if n_jobs is not None:
+        return int(n_jobs)
+    physical = psutil.cpu_count(logical=False)
+    if physical:
+        return int(physical)
+    logical = multiprocessing.cpu_count()
+    if verbose:
+        print(f"n_jobs is {logical}, the logical cores: the number of physical ones is unknown")
+    return logical
+
+
+def can_fork(inputs: Inputs, n_jobs: int) -> bool:
+    """Tell whether to fork `n_jobs` processes for `inputs`; warn where they were asked for in vain."""
+    if n_jobs == 1:
+        return False
+    reason = _why_not(inputs)
+    if reason:
+        warnings.warn(f"n_jobs={n_jobs} is ignored: {reason}", LabelsieveWarning, stacklevel=4)
+    return not reason
+
+
+def _why_not(inputs: Inputs) -> str:
+    if not all(isinstance(s, ArraySource | NpySource) for s in (inputs.labels_source, inputs.pred_probs_source)):
+        return "Zarr, HDF5 and Dask inputs are read by Dask's threads"
+    if multiprocessing.current_process().daemon:
+        return "this is a worker process, which may have no children"
+    distributed: Any = sys.modules.get("distributed")
+    if distributed is not None:
+        try:
+            distributed.get_client()
+        except ValueError:
+            return ""
+        return "the active Dask client does the work"
+    return ""
+
+
+def each_partition(
+    inputs: Inputs, function: Callable[..., Any], n_jobs: int, adj_thresholds: Float64s | None = None
+) -> list[Any]:
+    """Return ``function(partition)`` of every partition, in row order, computed by `n_jobs` forked processes.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Arrays in memory or files; the children read them as the shared arrays.
+    function : callable
+        Of a `Partition`; picklable. Where `adj_thresholds` are given it takes them as a keyword of that name.
+    n_jobs : int
+        Processes.
+    adj_thresholds : (K,) float64, optional
+        Shared with the children for counting.
+
+    Raises
+    ------
+    ForkedWorkerError
+        If a process is killed.
+    """
+    global adj_confident_thresholds_shared, labels_shared, pred_probs_shared  # noqa: PLW0603  # children inherit these
+    ranges = list(inputs.grid.partitions())
+    pieces = split_arr(np.arange(len(ranges)), -(-len(ranges) // (4 * n_jobs)))
+    work = partial(_piece, function, inputs.grid, adj_thresholds is not None)
+    context = multiprocessing.get_context("fork")
+    with _lock:
+        labels_shared = _shared_array(inputs.labels_source)
+        pred_probs_shared = _shared_array(inputs.pred_probs_source)
+        adj_confident_thresholds_shared = adj_thresholds
+        try:
+            with ProcessPoolExecutor(min(n_jobs, len(pieces)), mp_context=context) as pool:
+                with warnings.catch_warnings():
+                    # Python 3.12 and newer warn of forking a process with threads; see the module's docstring.
+                    warnings.simplefilter("ignore", DeprecationWarning)
+                    futures = [pool.submit(work, piece) for piece in pieces]
+                return [result for future in futures for result in future.result()]
+        except BrokenProcessPool as error:
+            raise ForkedWorkerError(f"one of {n_jobs} forked processes was killed, perhaps out of memory") from error
+        finally:
+            adj_confident_thresholds_shared = labels_shared = pred_probs_shared = None
+
+
+def _shared_array(source: Source | None) -> npt.NDArray[Any]:
+    if isinstance(source, NpySource):
+        order = "F" if source.fortran else "C"
+        return np.memmap(source.path, source.dtype, "r", source.offset, source.shape, order)
+    if isinstance(source, ArraySource):
+        return source.array
+    raise RuntimeError("only arrays in memory and files are shared with forked processes")
+
+
+def _piece(function: Callable[..., Any], grid: Grid, counting: bool, piece: npt.NDArray[np.intp]) -> list[Any]:
+    """Work on some partitions of the shared arrays; runs in a child."""
+    if labels_shared is None or pred_probs_shared is None:
+        raise RuntimeError("the shared arrays are set only while a pool runs")
+    labels, pred_probs = ArraySource(labels_shared), ArraySource(pred_probs_shared)
+    kwargs = {"adj_thresholds": adj_confident_thresholds_shared} if counting else {}
+    ranges = list(grid.partitions())
+    shape, dtype = pred_probs_shared.shape, pred_probs_shared.dtype
+    return [function(Partition(ranges[i], shape[1], dtype, labels, pred_probs), **kwargs) for i in piece]

@@ -1,0 +1,270 @@
+"""`LabelInspector`: the job in the user's own loop over batches.
+
+Covers: the state between batches, and the documented methods.
+Does not cover: reading a batch (`partitions.class_sums`, `partitions.inspect`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve import engine, forkpool, ranking
+from labelsieve.checks import combine_findings, raise_or_warn
+from labelsieve.errors import InvalidInputError
+from labelsieve.find import opened_inputs
+from labelsieve.partitions import Inspected, Partial, class_sums, combine_partials, inspect
+from labelsieve.reductions import (
+    ClassSums,
+    IssueCounts,
+    adjusted_thresholds,
+    class_sums_combine,
+    class_sums_finalize,
+    issue_counts_combine,
+    issue_counts_finalize,
+)
+from labelsieve.settings import Settings
+from labelsieve.sources import open_labels, open_pred_probs
+
+Scores = npt.NDArray[np.floating[Any]]
+
+
+class LabelInspector:
+    """Find label issues batch by batch, in a loop of your own.
+
+    Call `update_confident_thresholds` on every batch (or on a subset with enough rows of each class), then
+    `score_label_quality` on every batch, then `get_label_issues`. A batch is scored and counted with the thresholds as
+    they stand at that call; later updates revise nothing. A batch that is refused leaves everything as it was.
+
+    Parameters
+    ----------
+    num_class : int
+        Number of classes K.
+    store_results : bool
+        Whether to keep the score of every row. Without it, keep the scores that `score_label_quality` returns: the
+        issues are the `get_num_issues` lowest.
+    verbose : bool
+        Whether the getters print how many rows they speak of.
+    quality_score_kwargs : dict, optional
+        ``method`` (self_confidence, normalized_margin or confidence_weighted_entropy) and ``adjust_pred_probs``.
+    num_issue_kwargs : dict, optional
+        ``estimation_method`` (off_diagonal or off_diagonal_calibrated).
+    n_jobs : int or None
+        1 works on Dask's scheduler; more forks that many processes a batch, on Linux; None takes the physical cores.
+
+    Raises
+    ------
+    InvalidInputError
+        For a `num_class` below 2, or settings that are not allowed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = np.array([0, 0, 1, 1, 1])
+    >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]])
+    >>> lab = LabelInspector(num_class=2, verbose=False)
+    >>> for i in range(0, 5, 2):
+    ...     lab.update_confident_thresholds(labels[i : i + 2], pred_probs[i : i + 2])
+    >>> for i in range(0, 5, 2):
+    ...     scores = lab.score_label_quality(labels[i : i + 2], pred_probs[i : i + 2])
+    >>> lab.get_label_issues()
+    array([4])
+    """
+
+    def __init__(
+        self,
+        *,
+        num_class: int,
+        store_results: bool = True,
+        verbose: bool = True,
+        quality_score_kwargs: Mapping[str, Any] | None = None,
+        num_issue_kwargs: Mapping[str, Any] | None = None,
+        n_jobs: int | None = 1,
+    ) -> None:
+        if isinstance(num_class, bool) or not hasattr(num_class, "__index__") or int(num_class) < 2:
+            raise InvalidInputError(f"num_class must be a whole number of at least 2, not {num_class!r}")
+        self.num_class, self.store_results, self.verbose = int(num_class), store_results, verbose
+        self.n_jobs = forkpool.resolve_n_jobs(n_jobs, verbose=verbose)
+        self._settings = Settings.from_kwargs(quality_score_kwargs, num_issue_kwargs)
+        self._sums = ClassSums.zeros(self.num_class)
+        self._thresholds: npt.NDArray[np.float64] | None = None
+        self._counts: IssueCounts | None = None
+        self._n_scored = self._n_counted = 0
+        self._scores = _Growing()
+
+    def update_confident_thresholds(self, labels: Any, pred_probs: Any) -> None:
+        """Add a batch to the class means.
+
+        Parameters
+        ----------
+        labels : (n,) array-like of int
+            Given labels; any kind that `labelsieve.find_label_issues` takes.
+        pred_probs : (n, K) array-like of float
+            Predicted probabilities.
+
+        Raises
+        ------
+        InvalidInputError
+            For bad data, before any of it counts.
+        """
+        parts = self._each_partition(labels, pred_probs, class_sums)
+        if not parts:
+            return
+        total: Partial = combine_partials(parts)
+        raise_or_warn(total.findings, self.num_class, allow_zero_rows=False)
+        self._sums = class_sums_combine([self._sums, total.sums])
+        self._thresholds = None
+
+    def score_label_quality(self, labels: Any, pred_probs: Any, *, update_num_issues: bool = True) -> Scores:
+        """Score a batch, and count its issues.
+
+        Parameters
+        ----------
+        labels : (n,) array-like of int
+            Given labels.
+        pred_probs : (n, K) array-like of float
+            Predicted probabilities.
+        update_num_issues : bool
+            Whether the batch counts for `get_num_issues`.
+
+        Returns
+        -------
+        (n,) float
+            Label quality scores; lower is more likely wrong.
+
+        Raises
+        ------
+        InvalidInputError
+            Before any `update_confident_thresholds`, and for bad data.
+        """
+        thresholds = self._current_thresholds()
+        adj_thresholds = adjusted_thresholds(thresholds) if update_num_issues else None
+        function = partial(inspect, settings=self._settings, thresholds=thresholds)
+        parts: list[Inspected] = self._each_partition(labels, pred_probs, function, adj_thresholds)
+        if not parts:
+            return np.empty(0, np.float64)
+        raise_or_warn(combine_findings(p.findings for p in parts), self.num_class, allow_zero_rows=False)
+        scores = np.concatenate([p.scores for p in parts])
+        if update_num_issues:
+            known = [] if self._counts is None else [self._counts]
+            self._counts = issue_counts_combine(known + [p.counts for p in parts if p.counts is not None])
+            self._n_counted += len(scores)
+        self._n_scored += len(scores)
+        if self.store_results:
+            self._scores.append(scores)
+        return scores
+
+    def get_confident_thresholds(self, silent: bool = False) -> npt.NDArray[np.float64]:
+        """Return the ``(K,)`` thresholds of the rows seen so far; 2.0 for a class without rows.
+
+        Raises
+        ------
+        InvalidInputError
+            Before any `update_confident_thresholds`.
+        """
+        thresholds = self._current_thresholds()
+        if self.verbose and not silent:
+            n_rows = int(self._sums.counts.sum())
+            print(f"Total number of examples used to estimate confident thresholds: {n_rows}")
+        return thresholds.copy()
+
+    def get_num_issues(self, silent: bool = False) -> int:
+        """Return the estimated number of label issues among the rows scored so far.
+
+        Raises
+        ------
+        InvalidInputError
+            If no row, or only some of the rows scored, were counted.
+        """
+        counts = self._all_counted()
+        if self.verbose and not silent:
+            print(f"Total number of examples whose labels have been evaluated: {self._n_scored}")
+        return issue_counts_finalize(counts)
+
+    def get_quality_scores(self) -> Scores:
+        """Return the scores of all rows so far, in the order of the batches.
+
+        Raises
+        ------
+        InvalidInputError
+            With ``store_results=False``.
+        """
+        self._require_results("scores")
+        return self._scores.values().copy()
+
+    def get_label_issues(self) -> npt.NDArray[np.int64]:
+        """Return the `get_num_issues` rows of lowest score, ordered by (score, row).
+
+        Raises
+        ------
+        InvalidInputError
+            With ``store_results=False``, or if not all rows scored were counted.
+        """
+        self._require_results("issues")
+        num_issues = self.get_num_issues()
+        return ranking.lowest(self._scores.values(), num_issues)
+
+    def _each_partition(
+        self, labels: Any, pred_probs: Any, function: Any, adj_thresholds: npt.NDArray[np.float64] | None = None
+    ) -> list[Any]:
+        opened_labels, opened_probs = open_labels(labels), open_pred_probs(pred_probs)
+        if opened_probs.shape[1] != self.num_class:
+            raise InvalidInputError(f"pred_probs has {opened_probs.shape[1]} columns, num_class is {self.num_class}")
+        if not opened_probs.shape[0] and not opened_labels.shape[0]:
+            return []
+        inputs = opened_inputs(opened_labels, opened_probs, batch_size="auto")
+        if forkpool.can_fork(inputs, self.n_jobs):
+            if adj_thresholds is None and function is not class_sums:
+                function = partial(function, adj_thresholds=None)
+            return forkpool.each_partition(inputs, function, self.n_jobs, adj_thresholds)
+        if function is not class_sums:
+            function = partial(function, adj_thresholds=adj_thresholds)
+        return engine.each_partition(inputs, function)
+
+    def _current_thresholds(self) -> npt.NDArray[np.float64]:
+        if not self._sums.counts.any():
+            raise InvalidInputError("no confident thresholds yet: call update_confident_thresholds() first")
+        if self._thresholds is None:
+            self._thresholds = class_sums_finalize(self._sums)
+        return self._thresholds
+
+    def _all_counted(self) -> IssueCounts:
+        if not self._n_scored:
+            raise InvalidInputError("no labels evaluated yet: call score_label_quality() first")
+        if self._counts is None or self._n_counted != self._n_scored:
+            raise InvalidInputError(
+                f"{self._n_scored:,} rows were scored, {self._n_counted:,} of them counted: "
+                "score every batch with update_num_issues=True"
+            )
+        return self._counts
+
+    def _require_results(self, what: str) -> None:
+        if not self.store_results:
+            raise InvalidInputError(
+                f"store_results=False keeps no {what}: keep the scores that score_label_quality() returns; "
+                "the issues are the get_num_issues() lowest"
+            )
+
+
+class _Growing:
+    """Scores of batches in one array that doubles when full: a few bytes a row even for batches of one row."""
+
+    def __init__(self) -> None:
+        self._array: Scores = np.empty(0, np.float32)
+        self._filled = 0
+
+    def append(self, scores: Scores) -> None:
+        dtype, needed = np.promote_types(self._array.dtype, scores.dtype), self._filled + len(scores)
+        if needed > len(self._array) or dtype != self._array.dtype:
+            grown = np.empty(max(needed, 2 * self._filled), dtype)
+            grown[: self._filled] = self.values()
+            self._array = grown
+        self._array[self._filled : needed] = scores
+        self._filled = needed
+
+    def values(self) -> Scores:
+        return self._array[: self._filled]

@@ -1,0 +1,217 @@
+"""One strip of rows in, its row summaries out. NumPy only.
+
+Covers: the predicted class and its probability, the given label's probability, the scores that need the whole row, and
+the check of every value.
+Does not cover: sums over rows (`reductions`), choosing the lowest scores (`ranking`), reading (`sources`).
+
+A non-negative IEEE float orders like its bits read as an unsigned integer, and a negative number, NaN, infinity and
+anything above 1 all read as more than the bits of 1.0. So one unsigned first-argmax over a row gives the predicted class,
+its probability and the check at once; only a strip whose largest value exceeds 1.0 is looked at closely.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.checks import Findings
+from labelsieve.scores import RowValueKernel
+from labelsieve.settings import PROBABILITY_TOLERANCE
+
+# Bytes of pred_probs that are worked on at a time: what stays in a core's second-level cache.
+STRIP_BYTES: Final = 1_000_000
+# Up to this many classes a loop over columns beats a row-wise argmax.
+_FEW_CLASSES: Final = 32
+_UNSIGNED: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}
+
+Floats = npt.NDArray[np.floating[Any]]
+Ints = npt.NDArray[np.integer[Any]]
+
+
+def unsigned_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the unsigned integer dtype as wide as the float `dtype`."""
+    return np.dtype(_UNSIGNED[dtype.itemsize])
+
+
+def class_dtype(n_classes: int) -> np.dtype[Any]:
+    """Return the smallest unsigned dtype that holds the classes 0..K-1."""
+    return np.dtype(np.min_scalar_type(n_classes - 1))
+
+
+@dataclass
+class RowSummary:
+    """What the answer needs of each row of `pred_probs`: 9 to 33 bytes instead of K probabilities.
+
+    Parameters
+    ----------
+    labels : (N,) uint
+        Given labels.
+    predicted : (N,) uint
+        First class of the largest probability.
+    p_predicted, p_given : (N,) float
+        Probability of the predicted class and of the given label, in the input's dtype.
+    row_values : (N,) float64 or None
+        The score where it is computed from the whole row; the row's sum where only that is needed for an adjusted
+        score; None where the score is `p_given`.
+    """
+
+    labels: Ints
+    predicted: Ints
+    p_predicted: Floats
+    p_given: Floats
+    row_values: npt.NDArray[np.float64] | None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def empty(cls, n_rows: int, n_classes: int, dtype: np.dtype[Any], *, with_row_values: bool) -> RowSummary:
+        """Allocate the summary of `n_rows` rows, to be filled."""
+        classes = class_dtype(n_classes)
+        return cls(
+            labels=np.empty(n_rows, classes),
+            predicted=np.empty(n_rows, classes),
+            p_predicted=np.empty(n_rows, dtype),
+            p_given=np.empty(n_rows, dtype),
+            row_values=np.empty(n_rows, np.float64) if with_row_values else None,
+        )
+
+
+class Summariser:
+    """Fills a `RowSummary` strip by strip, with scratch arrays made once.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows to come.
+    n_classes : int
+        Columns of `pred_probs`.
+    dtype : dtype
+        Native float16, float32 or float64.
+    row_values : callable or None
+        Computes `RowSummary.row_values` of a strip.
+    first_row : int
+        Row number of the first row, for findings.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        n_classes: int,
+        dtype: np.dtype[Any],
+        row_values: RowValueKernel | None = None,
+        first_row: int = 0,
+    ) -> None:
+        self.n_classes, self.dtype = n_classes, dtype
+        self.summary = RowSummary.empty(n_rows, n_classes, dtype, with_row_values=row_values is not None)
+        self.findings = Findings()
+        self._first_row, self._filled = first_row, 0
+        self._one_bits = np.ones(1, dtype).view(unsigned_type(dtype))[0]
+        # As if in float64: comparing a narrow array with a float64 scalar widens the array.
+        self._low_limit = np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
+        self._row_offsets: Ints = np.empty(0, np.intp)
+        self._argmax = FirstArgmax(n_classes, unsigned_type(dtype))
+        self._row_values = row_values
+
+    def add(self, labels: Ints, probs: Floats) -> None:
+        """Take in the next strip: ``(n,)`` integer labels and ``(n, K)`` probabilities, which are only read."""
+        n, first = len(probs), self._first_row + self._filled
+        out = slice(self._filled, self._filled + n)
+        probs = np.ascontiguousarray(probs, dtype=self.dtype)
+        labels = self._checked_labels(labels, first)
+        if len(self._row_offsets) < n:
+            self._row_offsets = np.arange(n, dtype=np.intp) * self.n_classes
+        bits = probs.view(unsigned_type(self.dtype))
+        predicted, top_bits = self._argmax(bits)
+        if top_bits.max() > self._one_bits:
+            probs = self._look_closely(probs, first)
+            predicted = probs.argmax(axis=1)
+            p_predicted = probs.reshape(-1)[self._row_offsets[:n] + predicted]
+        else:
+            p_predicted = top_bits.view(self.dtype)
+        if p_predicted.min() < self._low_limit:
+            self._record_low_rows(probs, p_predicted, first)
+        p_given = probs.reshape(-1)[self._row_offsets[:n] + labels]
+        summary = self.summary
+        summary.labels[out], summary.predicted[out] = labels, predicted
+        summary.p_predicted[out], summary.p_given[out] = p_predicted, p_given
+        if summary.row_values is not None and self._row_values is not None:
+            summary.row_values[out] = self._row_values(probs, labels)
+        self._filled += n
+
+    def _checked_labels(self, labels: Ints, first: int) -> Ints:
+        compact = class_dtype(self.n_classes)
+        if labels.min() >= 0 and labels.max() < self.n_classes:
+            return labels.astype(compact, copy=False)
+        outside = (labels < 0) | (labels >= self.n_classes)
+        rows = np.flatnonzero(outside)
+        self.findings.add("label", rows, first, example=int(labels[rows[0]]))
+        return np.where(outside, 0, labels).astype(compact)  # the run ends in an error; go on to find the rest
+
+    def _look_closely(self, probs: Floats, first: int) -> Floats:
+        """Record what is no probability; return a copy where -0.0 is 0.0 and bad values are harmless."""
+        probs = probs + self.dtype.type(0)
+        tolerance = np.float64(PROBABILITY_TOLERANCE)
+        bad = {
+            "nan": np.isnan(probs),
+            "infinite": np.isinf(probs),
+            "below": (probs < -tolerance) & np.isfinite(probs),
+            "above": (probs > 1 + tolerance) & np.isfinite(probs),
+        }
+        for kind, where in bad.items():
+            if where.any():
+                rows = np.flatnonzero(where.any(axis=1))
+                example = float(probs[where][0])
+                self.findings.add(kind, rows, first, n_values=int(where.sum()), example=example)
+                probs[where] = 0.5
+        return probs
+
+    def _record_low_rows(self, probs: Floats, p_predicted: Floats, first: int) -> None:
+        low = p_predicted < self._low_limit
+        zero = low & (p_predicted == 0)
+        zero[zero] = ~probs[zero].any(axis=1)
+        self.findings.add("zero_row", np.flatnonzero(zero), first)
+        self.findings.add("low_row", np.flatnonzero(low & ~zero), first)
+
+
+class FirstArgmax:
+    """First index of the largest unsigned value of each row, and that value.
+
+    Parameters
+    ----------
+    n_classes : int
+        Columns.
+    dtype : dtype
+        Unsigned integer dtype.
+    """
+
+    def __init__(self, n_classes: int, dtype: np.dtype[Any]) -> None:
+        self.n_classes = n_classes
+        self.columns: Ints = np.empty((n_classes, 0), dtype)
+
+    def __call__(self, bits: Ints) -> tuple[Ints, Ints]:
+        """Return ``(n,)`` classes and ``(n,)`` values of the ``(n, K)`` array `bits`."""
+        if self.n_classes > _FEW_CLASSES:
+            classes = bits.argmax(axis=1)
+            return classes, bits[np.arange(len(bits)), classes]
+        columns = self._transposed(bits)
+        best = columns[0].copy()
+        classes8 = np.zeros(len(bits), np.uint8)
+        greater, candidate = np.empty(len(bits), np.bool_), np.empty(len(bits), np.uint8)
+        for k in range(1, self.n_classes):
+            np.greater(columns[k], best, out=greater)
+            np.maximum(best, columns[k], out=best)
+            # Classes come in ascending order, so the running maximum of k * greater is the last strict rise.
+            np.multiply(greater.view(np.uint8), np.uint8(k), out=candidate)
+            np.maximum(classes8, candidate, out=classes8)
+        return classes8, best
+
+    def _transposed(self, bits: Ints) -> Ints:
+        if self.columns.shape[1] < len(bits):
+            self.columns = np.empty((self.n_classes, len(bits)), bits.dtype)
+        columns = self.columns[:, : len(bits)]
+        np.copyto(columns, bits.T)
+        return columns

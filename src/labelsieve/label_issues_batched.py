@@ -1,0 +1,113 @@
+"""The documented API of cleanlab's batched label-issue module, under the same names.
+
+Covers: `find_label_issues_batched`, `LabelInspector`, `split_arr`, and the module data that forked processes read
+(`adj_confident_thresholds_shared`, `labels_shared`, `pred_probs_shared`; None while no pool runs).
+Does not cover: how it is done; see `labelsieve.find`, `labelsieve.inspector` and `labelsieve.forkpool`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve import forkpool
+from labelsieve.errors import InvalidInputError
+from labelsieve.find import find_label_issues
+from labelsieve.forkpool import split_arr
+from labelsieve.inspector import LabelInspector
+from labelsieve.memory import Auto
+from labelsieve.settings import Settings
+
+__all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in forkpool.SHARED_NAMES:
+        return getattr(forkpool, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def find_label_issues_batched(
+    labels: Any = None,
+    pred_probs: Any = None,
+    *,
+    labels_file: str | os.PathLike[str] | None = None,
+    pred_probs_file: str | os.PathLike[str] | None = None,
+    batch_size: int | Auto = 10000,
+    n_jobs: int | None = 1,
+    verbose: bool = True,
+    quality_score_kwargs: Mapping[str, Any] | None = None,
+    num_issue_kwargs: Mapping[str, Any] | None = None,
+    return_mask: bool = False,
+) -> npt.NDArray[np.int64] | npt.NDArray[np.bool_]:
+    """Find label issues in arrays that need not fit in memory: the documented call, with a thin call of the modern one.
+
+    Parameters
+    ----------
+    labels : (N,) array-like of int, optional
+        Given labels; anything that `labelsieve.find_label_issues` takes. Give this or `labels_file`.
+    pred_probs : (N, K) array-like of float, optional
+        Out-of-sample probabilities. Give this or `pred_probs_file`.
+    labels_file, pred_probs_file : str or path, optional
+        Path of a ``.npy`` file or a Zarr array, instead of the array.
+    batch_size : int or "auto"
+        Rows that a thread holds at a time.
+    n_jobs : int or None
+        1 runs on Dask's scheduler; more forks that many processes, on Linux; None takes the physical cores.
+    verbose : bool
+        Whether to print what was found and show progress.
+    quality_score_kwargs : dict, optional
+        ``method`` (self_confidence, normalized_margin or confidence_weighted_entropy) and ``adjust_pred_probs``.
+    num_issue_kwargs : dict, optional
+        ``estimation_method`` (off_diagonal or off_diagonal_calibrated).
+    return_mask : bool
+        Return a mask instead of indices.
+
+    Returns
+    -------
+    (M,) int64 or (N,) bool
+        Rows with label issues, lowest label quality first, ties by row; or the mask of the same rows.
+
+    Raises
+    ------
+    InvalidInputError
+        A ValueError, for both an array and a file, for neither, for bad data and unknown settings.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> labels = np.array([0, 0, 1, 1, 1])
+    >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]])
+    >>> find_label_issues_batched(labels, pred_probs, verbose=False)
+    array([4])
+    """
+    settings = Settings.from_kwargs(quality_score_kwargs, num_issue_kwargs)
+    issues = find_label_issues(
+        _one_of("labels", labels, labels_file),
+        _one_of("pred_probs", pred_probs, pred_probs_file),
+        batch_size=batch_size,
+        method=settings.method,
+        adjust_pred_probs=settings.adjust_pred_probs,
+        estimation_method=settings.estimation_method,
+        n_jobs=n_jobs,
+        progress=bool(verbose),
+    )
+    if verbose:
+        print(f"{issues.num_issues:,} label issues in {issues.n_rows:,} examples of {issues.n_classes:,} classes")
+    return issues.mask() if return_mask else issues.indices
+
+
+def _one_of(name: str, array: Any, file: Any) -> Any:
+    if file is None:
+        if array is None:
+            raise InvalidInputError(f"give one of {name} and {name}_file")
+        return array
+    if array is not None:
+        raise InvalidInputError(f"give only one of {name} and {name}_file")
+    if not isinstance(file, str | os.PathLike):
+        raise InvalidInputError(f"{name}_file must be the path of a .npy file or Zarr array, not {type(file).__name__}")
+    return file

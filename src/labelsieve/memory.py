@@ -1,0 +1,129 @@
+"""How rows are cut in batches and partitions. Arithmetic only: no data, no Dask.
+
+Covers: `Grid`, `plan_grid`, and the memory that a run takes (`memory_bytes`).
+Does not cover: limits given by the user or found on workers.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import psutil
+
+from labelsieve.errors import InvalidInputError, LabelsieveWarning
+
+# What one thread holds at a time, unless the stored chunks are larger.
+BATCH_BYTES: Final = 48_000_000
+# What one task streams: large enough for few tasks, small enough to share out and to redo.
+PARTITION_BYTES: Final = 512_000_000
+# Each thread should get some partitions, so that the last ones do not leave it idle.
+_PARTITIONS_A_THREAD: Final = 4
+# A batch takes at most this share of the free memory over all threads.
+_BATCH_SHARE: Final = 0.25
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Batches of rows, grouped in partitions.
+
+    Parameters
+    ----------
+    n_rows : int
+        All rows.
+    batch_rows : tuple of int
+        Rows of each batch, in order; one batch is one chunk of the Dask arrays.
+    partition_batches : int
+        Consecutive batches that one task streams.
+    """
+
+    n_rows: int
+    batch_rows: tuple[int, ...]
+    partition_batches: int
+
+    def partitions(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield each partition as its batches' row ranges ``[start, stop)``."""
+        ranges, start = [], 0
+        for index, rows in enumerate(self.batch_rows, start=1):
+            ranges.append((start, start + rows))
+            start += rows
+            if index % self.partition_batches == 0 or index == len(self.batch_rows):
+                yield ranges
+                ranges = []
+
+
+def plan_grid(
+    n_rows: int,
+    row_bytes: int,
+    row_chunk: int | None,
+    n_threads: int,
+    *,
+    batch_size: int | Auto = "auto",
+    partition_batches: int | Auto = "auto",
+) -> Grid:
+    """Cut `n_rows` rows of `row_bytes` bytes in batches and partitions.
+
+    Parameters
+    ----------
+    n_rows, row_bytes : int
+        Length of `pred_probs` and bytes of its decoded row.
+    row_chunk : int or None
+        Rows stored together: a batch is a whole number of these, so that each is decoded once.
+    n_threads : int
+        Threads that share the work.
+    batch_size : int or "auto"
+        Rows of a batch; auto takes about 48 MB.
+    partition_batches : int or "auto"
+        Batches of a partition; auto takes about 512 MB, less where there are few rows a thread.
+
+    Raises
+    ------
+    InvalidInputError
+        For sizes below 1 or that are no whole numbers.
+    """
+    _check_size("batch_size", batch_size)
+    _check_size("partition_batches", partition_batches)
+    rows = max(1, BATCH_BYTES // row_bytes) if batch_size == "auto" else int(batch_size)
+    if row_chunk and row_chunk < n_rows:
+        rows = max(row_chunk, rows - rows % row_chunk)
+    elif row_chunk:
+        rows = n_rows
+    most = max(1, int(psutil.virtual_memory().available * _BATCH_SHARE) // (n_threads * row_bytes))
+    if row_chunk and rows > most:
+        stored, times = min(row_chunk, n_rows), -(-min(row_chunk, n_rows) // most)
+        warnings.warn(
+            f"a stored chunk of {stored:,} rows takes {stored * row_bytes / 1e9:.1f} GB, too much for {n_threads} threads: "
+            f"it is read {times} times, in pieces. Chunks of fewer rows avoid that.",
+            LabelsieveWarning,
+            stacklevel=2,
+        )
+        rows = most
+    rows = min(rows, n_rows)
+    return Grid(n_rows, equal_runs(n_rows, rows), group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches))
+
+
+def equal_runs(n_rows: int, rows: int) -> tuple[int, ...]:
+    """Cut `n_rows` rows in runs of `rows`, the last one shorter."""
+    whole, rest = divmod(n_rows, rows)
+    return (rows,) * whole + ((rest,) if rest else ())
+
+
+def group_size(batch_bytes: int, total_bytes: int, n_threads: int, partition_batches: int | Auto = "auto") -> int:
+    """Return how many batches of `batch_bytes` bytes make a partition."""
+    if partition_batches != "auto":
+        return int(partition_batches)
+    target = min(PARTITION_BYTES, total_bytes // (n_threads * _PARTITIONS_A_THREAD))
+    return max(1, target // max(1, batch_bytes))
+
+
+def _check_size(name: str, value: int | Auto) -> None:
+    if value == "auto" and isinstance(value, str):
+        return
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise InvalidInputError(f'{name} must be a whole number of at least 1, or "auto"; not {value!r}')
+    if int(value) < 1:
+        raise InvalidInputError(f"{name} must be at least 1, not {value}")

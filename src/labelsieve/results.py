@@ -1,0 +1,159 @@
+"""What a run found.
+
+Covers: `LabelIssues` and `IssueRows`.
+Does not cover: files (`sinks`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class IssueRows:
+    """The rows that are label issues, worst first, with what a person asks about each.
+
+    Parameters
+    ----------
+    rows : (M,) int64
+        Row numbers.
+    scores : (M,) float
+        Label quality scores, ascending.
+    given_labels, suggested_labels : (M,) uint
+        The given label and the predicted class.
+    p_given, p_suggested : (M,) float
+        Their probabilities.
+    """
+
+    rows: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.floating[Any]]
+    given_labels: npt.NDArray[np.unsignedinteger[Any]]
+    suggested_labels: npt.NDArray[np.unsignedinteger[Any]]
+    p_given: npt.NDArray[np.floating[Any]]
+    p_suggested: npt.NDArray[np.floating[Any]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def none(cls, score_dtype: npt.DTypeLike, class_dtype: npt.DTypeLike, prob_dtype: npt.DTypeLike) -> IssueRows:
+        """Return no rows."""
+        dtypes = (np.int64, score_dtype, class_dtype, class_dtype, prob_dtype, prob_dtype)
+        return cls(*(np.empty(0, dtype) for dtype in dtypes))
+
+    def take(self, order: npt.NDArray[np.intp]) -> IssueRows:
+        """Return the rows at the positions `order`."""
+        return IssueRows(*(column[order] for column in self.columns().values()))
+
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns by their names in a table."""
+        return {
+            "row": self.rows,
+            "score": self.scores,
+            "given_label": self.given_labels,
+            "suggested_label": self.suggested_labels,
+            "p_given": self.p_given,
+            "p_suggested": self.p_suggested,
+        }
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """How the run went.
+
+    Parameters
+    ----------
+    bytes_read : int
+        Decoded bytes of `pred_probs`, over all reads.
+    n_reads : int
+        How many times `pred_probs` was read.
+    n_batches, n_partitions : int
+        Pieces that it was cut in.
+    seconds : float
+        Wall time of the call.
+    """
+
+    bytes_read: int
+    n_reads: int
+    n_batches: int
+    n_partitions: int
+    seconds: float
+
+
+@dataclass(frozen=True, repr=False)
+class LabelIssues:
+    """Label issues of a dataset, found by `labelsieve.find_label_issues`.
+
+    Parameters
+    ----------
+    n_rows, n_classes : int
+        Shape of `pred_probs`.
+    issues : IssueRows
+        The label issues, worst first.
+    estimated_num_issues : int
+        The number that the count rule estimated. `num_issues` is lower where the lowest scores include rows whose label
+        is the predicted class, or nearly so: these are no issues.
+    confident_thresholds : (K,) float64
+        Mean probability of each class over the rows labelled with it; 2.0 for a class without rows.
+    class_counts : (K,) int64
+        Rows labelled with each class.
+    lazy_scores : dask.array.Array
+        ``(N,)`` label quality scores of all rows, one chunk a partition.
+    facts : RunFacts
+        How the run went.
+    """
+
+    n_rows: int
+    n_classes: int
+    issues: IssueRows
+    estimated_num_issues: int
+    confident_thresholds: npt.NDArray[np.float64]
+    class_counts: npt.NDArray[np.int64]
+    lazy_scores: da.Array
+    facts: RunFacts
+    _cache: dict[str, npt.NDArray[np.floating[Any]]] = field(default_factory=dict)
+
+    @property
+    def num_issues(self) -> int:
+        """Number of label issues: the length of `indices`."""
+        return len(self.issues)
+
+    @property
+    def indices(self) -> npt.NDArray[np.int64]:
+        """``(num_issues,)`` rows of the label issues, worst first, ties by row."""
+        return self.issues.rows
+
+    @property
+    def scores(self) -> npt.NDArray[np.floating[Any]]:
+        """``(N,)`` label quality scores of all rows, computed to NumPy at the first call."""
+        if "scores" not in self._cache:
+            self._cache["scores"] = self.lazy_scores.compute()
+        return self._cache["scores"]
+
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """Return the ``(N,)`` mask that is True for label issues.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import labelsieve
+        >>> p = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> labelsieve.find_label_issues([0, 1, 0], p).mask()
+        array([False, False, False])
+        """
+        mask = np.zeros(self.n_rows, np.bool_)
+        mask[self.indices] = True
+        return mask
+
+    def __repr__(self) -> str:
+        share = self.num_issues / self.n_rows
+        worst = ", ".join(str(row) for row in self.indices[:5].tolist()) + (", ..." if self.num_issues > 5 else "")
+        return (
+            f"<LabelIssues: {self.num_issues:,} of {self.n_rows:,} rows ({share:.2%}) in {self.n_classes:,} classes; "
+            f"worst rows: {worst or 'none'}>"
+        )

@@ -1,0 +1,120 @@
+"""Where labels and probabilities come from.
+
+Covers: `open_labels` and `open_pred_probs`, which take whatever a user holds and return a `Source`, or the user's own
+Dask array, after the checks that need no data: kinds, dtypes, dimensions, lengths.
+Does not cover: the values, checked in the pass that reads them (`checks`).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.sources.arrays import ArraySource, in_memory
+from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.hdf5 import Hdf5Source
+from labelsieve.sources.npy import NpySource
+from labelsieve.sources.zarr_arrays import ZarrSource
+
+__all__ = ["ArraySource", "Hdf5Source", "NpySource", "Rows", "Source", "ZarrSource", "open_labels", "open_pred_probs"]
+
+Opened = Source | da.Array
+
+
+def open_labels(labels: Any) -> Opened:
+    """Open given labels without reading them, where they are not in memory.
+
+    Parameters
+    ----------
+    labels : (N,) array-like of int, path, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
+        Class of each row, 0..K-1.
+
+    Raises
+    ------
+    InvalidInputError
+        For labels that are not one axis of integers, or an unreadable file.
+    InputTypeError
+        For an object of the wrong kind.
+    """
+    opened = _open("labels", labels)
+    if opened.ndim != 1:
+        raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}")
+    if opened.dtype.kind not in "iu":
+        hint = ": multi-label is out of scope" if opened.dtype.kind == "O" else ""
+        raise InvalidInputError(f"labels must be integers 0..K-1, not {opened.dtype}{hint}")
+    return opened
+
+
+def open_pred_probs(pred_probs: Any) -> Opened:
+    """Open predicted probabilities without reading them, where they are not in memory.
+
+    Parameters
+    ----------
+    pred_probs : (N, K) array-like of float, path, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
+        Out-of-sample probabilities, float16, float32 or float64.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything but two axes of floats with K >= 2, or an unreadable file.
+    InputTypeError
+        For an object of the wrong kind.
+    """
+    opened = _open("pred_probs", pred_probs)
+    if opened.ndim != 2:
+        raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
+    if opened.dtype.kind != "f" or opened.dtype.itemsize not in (2, 4, 8):
+        raise InvalidInputError(f"pred_probs must be float16, float32 or float64, not {opened.dtype}")
+    if opened.shape[1] < 2:
+        raise InvalidInputError(f"pred_probs has {opened.shape[1]} columns; classification takes at least 2 classes")
+    return opened
+
+
+def check_lengths(labels: Opened, pred_probs: Opened) -> None:
+    """Raise unless labels and probabilities have the same number of rows."""
+    n_labels, n_rows = labels.shape[0], pred_probs.shape[0]
+    if n_labels != n_rows:
+        raise InvalidInputError(f"{n_labels:,} labels, {n_rows:,} rows of pred_probs: they must be as many")
+
+
+def _open(name: str, data: Any) -> Opened:
+    package = type(data).__module__.partition(".")[0]
+    if package == "xarray" and hasattr(data, "data"):
+        data = data.data
+        package = type(data).__module__.partition(".")[0]
+    if data is None:
+        raise InputTypeError(f"{name} is missing")
+    if isinstance(data, str | os.PathLike):
+        return _open_path(name, Path(data))
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, da.Array):
+        return _checked_dask(name, data)
+    if package == "zarr":
+        return ZarrSource.from_node(name, data)
+    if package == "h5py":
+        if not hasattr(data, "read_direct"):
+            raise InputTypeError(f"{name} is an HDF5 {type(data).__name__.lower()}, not a dataset")
+        return Hdf5Source(data)
+    if isinstance(data, np.memmap):
+        return NpySource.from_memmap(data) or ArraySource(np.asarray(data))
+    return ArraySource(in_memory(name, data))
+
+
+def _open_path(name: str, path: Path) -> Opened:
+    if path.suffix == ".npz":
+        raise InvalidInputError(f"{name}: {path} is an .npz archive; save the array alone with np.save")
+    if path.is_dir() or path.suffix == ".zarr":
+        return ZarrSource.from_path(name, path)
+    return NpySource.from_path(name, path)
+
+
+def _checked_dask(name: str, array: da.Array) -> da.Array:
+    if any(np.isnan(size) for sizes in array.chunks for size in sizes):
+        raise InvalidInputError(f"{name} is a Dask array of unknown chunk sizes: call compute_chunk_sizes() on it first")
+    return array

@@ -1,0 +1,87 @@
+"""What a source of rows can do, wherever the rows are.
+
+Covers: `Source`, the description that travels to the worker, and `Rows`, the open handle that reads.
+Does not cover: any format; see the sibling modules.
+"""
+
+from __future__ import annotations
+
+import abc
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Rows(abc.ABC):
+    """An open source, for one thread; a context manager.
+
+    Attributes
+    ----------
+    in_pieces : bool
+        Whether reading a batch in several pieces costs no more than reading it whole.
+    """
+
+    in_pieces: bool = True
+
+    @abc.abstractmethod
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows ``[start, stop)``; the array may be reused by the next call and is only to be read."""
+
+    def close(self) -> None:
+        """Give back what is held open."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class Source(abc.ABC):
+    """A description of an array of rows: it pickles without the data, unless the data is only in memory.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        ``(N,)`` or ``(N, K)``.
+    dtype : dtype
+        As stored, in either byte order.
+    row_chunk : int or None
+        Rows that are stored together and cost as much to read in part as whole; None where rows are separate.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
+        self.shape, self.dtype, self.row_chunk = tuple(int(n) for n in shape), np.dtype(dtype), row_chunk
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def n_rows(self) -> int:
+        """Length of the first axis."""
+        return self.shape[0]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row once decoded."""
+        return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+
+    @abc.abstractmethod
+    def open(self) -> Rows:
+        """Open for reading in this thread."""
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source to send to whoever reads only rows ``[start, stop)``, and the row at which that source begins."""
+        return self, 0
+
+    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
+        """Read the rows of a slice, which makes a source an array to Dask."""
+        rows, *columns = key if isinstance(key, tuple) else (key,)
+        start, stop, _ = rows.indices(self.n_rows)
+        with self.open() as opened:
+            block = np.array(opened.read(start, stop))
+        return block[(slice(None), *columns)]

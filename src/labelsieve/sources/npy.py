@@ -1,0 +1,134 @@
+"""``.npy`` files, read with positioned reads: nothing mapped, nothing left behind in memory.
+
+Covers: C and Fortran order, either byte order, and memmaps rebuilt from their file.
+Does not cover: ``.npz`` archives and object arrays, which are refused.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.errors import InvalidInputError
+from labelsieve.sources.base import Rows, Source
+
+
+class NpySource(Source):
+    """An array stored plainly in a file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    shape : tuple of int
+        Rows and, for probabilities, classes.
+    dtype : dtype
+        As stored.
+    offset : int
+        Byte at which the data begins.
+    fortran : bool
+        Whether columns, rather than rows, are contiguous.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, *, fortran: bool) -> None:
+        super().__init__(shape, dtype)
+        self.path, self.offset, self.fortran = path, offset, fortran and len(shape) > 1
+
+    @classmethod
+    def from_path(cls, name: str, path: Path) -> NpySource:
+        """Read the header of a ``.npy`` file, and check the file's size against it."""
+        try:
+            with path.open("rb") as file:
+                version = np.lib.format.read_magic(file)
+                read_header = (
+                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                )
+                shape, fortran, dtype = read_header(file)
+                offset = file.tell()
+                size = os.fstat(file.fileno()).st_size
+        except FileNotFoundError:
+            raise InvalidInputError(f"{name}: there is no file {path}") from None
+        except (ValueError, OSError) as error:
+            raise InvalidInputError(f"{name}: {path} is not a readable .npy file: {error}") from error
+        if dtype.hasobject:
+            raise InvalidInputError(f"{name}: {path} holds Python objects, which are never unpickled")
+        needed = offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        if size < needed:
+            raise InvalidInputError(f"{name}: {path} is cut off: {size:,} bytes, its header asks for {needed:,}")
+        return cls(path, shape, dtype, offset, fortran=fortran)
+
+    @classmethod
+    def from_memmap(cls, array: np.memmap[Any, Any]) -> NpySource | None:
+        """Rebuild a memmap from its file, so that it travels as a path; None where the file does not say the same."""
+        mapping, name = getattr(array, "_mmap", None), getattr(array, "filename", None)
+        shared = getattr(array, "mode", "c") in ("r", "r+", "w+")
+        plain = array.flags.c_contiguous or array.flags.f_contiguous
+        if not (isinstance(mapping, mmap.mmap) and name is not None and shared and plain and array.size):
+            return None
+        # A slice of a memmap keeps the offset of the whole: work out its own from the addresses.
+        begin = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
+        inside = array.__array_interface__["data"][0] - begin
+        offset = inside + array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+        source = cls(Path(name), array.shape, array.dtype, offset, fortran=not array.flags.c_contiguous)
+        return source if source._holds(array) else None
+
+    def _holds(self, array: npt.NDArray[Any]) -> bool:
+        """Compare the first and last row with the file, which may have been replaced since it was mapped."""
+        try:
+            with self.open() as rows:
+                return all(
+                    rows.read(i, i + 1).tobytes() == np.ascontiguousarray(array[i : i + 1]).tobytes()
+                    for i in (0, self.n_rows - 1)
+                )
+        except OSError:
+            return False
+
+    def open(self) -> Rows:
+        """Open the file."""
+        return _FortranRows(self) if self.fortran else _NpyRows(self)
+
+
+class _NpyRows(Rows):
+    def __init__(self, source: NpySource) -> None:
+        self._source = source
+        self._fd = os.open(source.path, os.O_RDONLY)
+        self._buffer = np.empty(0, np.uint8)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        source = self._source
+        n_bytes = (stop - start) * source.row_bytes
+        if len(self._buffer) < n_bytes:
+            self._buffer = np.empty(n_bytes, np.uint8)
+        self._fill(self._buffer[:n_bytes], source.offset + start * source.row_bytes)
+        return self._buffer[:n_bytes].view(source.dtype).reshape(stop - start, *source.shape[1:])
+
+    def _fill(self, buffer: npt.NDArray[np.uint8], position: int) -> None:
+        view, done = memoryview(buffer), 0
+        while done < len(view):
+            got = os.preadv(self._fd, [view[done:]], position + done)
+            if not got:
+                raise OSError(f"{self._source.path} ended before byte {position + len(view):,}: was it cut while in use?")
+            done += got
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class _FortranRows(_NpyRows):
+    in_pieces = False
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        source, n = self._source, stop - start
+        n_rows, n_columns = source.shape
+        item = source.dtype.itemsize
+        if len(self._buffer) < n * source.row_bytes:
+            self._buffer = np.empty(n * source.row_bytes, np.uint8)
+        columns = self._buffer[: n * source.row_bytes].reshape(n_columns, n * item)
+        for k in range(n_columns):
+            self._fill(columns[k], source.offset + (k * n_rows + start) * item)
+        return columns.view(source.dtype).T
