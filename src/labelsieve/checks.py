@@ -81,7 +81,12 @@ class Findings(dict[str, Finding]):
     """All kinds of trouble in a run of rows, by the keys of `ERRORS` and `WARNINGS`."""
 
     def add(
-        self, kind: str, rows: npt.NDArray[np.intp], first_row: int, n_values: int | None = None, example: float | int = 0.0
+        self,
+        kind: str,
+        rows: npt.NDArray[np.intp],
+        first_row: int,
+        n_values: int | None = None,
+        example: float = 0.0,
     ) -> None:
         """Record that the ascending `rows` of the strip that begins at `first_row` were hit."""
         if not len(rows):
@@ -132,5 +137,6 @@ def _sentence(kind: str, found: Finding, n_classes: int) -> str:
     elif kind == "label":
         text += f" (first: {found.example})"
     elif kind == "zero_row":
-        text = f"{found.n_rows:,} {what}, {found.where()}: missing chunk? (allow_zero_rows=True accepts them)"
+        text = f"{found.n_rows:,} {what}, {found.where()}: missing chunk? "
+        text += "(find_label_issues(allow_zero_rows=True) accepts them)"
     return text

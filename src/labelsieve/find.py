@@ -15,11 +15,11 @@ from labelsieve.checks import raise_or_warn
 from labelsieve.engine import Inputs, Run, open_inputs
 from labelsieve.errors import InvalidInputError
 from labelsieve.memory import Auto
-from labelsieve.partitions import summarise
 from labelsieve.reductions import class_sums_finalize, issue_counts_finalize
 from labelsieve.results import LabelIssues, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.sources import check_lengths, open_labels, open_pred_probs
+from labelsieve.tasks import summarise
 
 
 def find_label_issues(
@@ -37,15 +37,15 @@ def find_label_issues(
 ) -> LabelIssues:
     """Find the rows whose given label is likely wrong, reading `pred_probs` once and out of core.
 
-    Confident learning (Northcutt, Jiang, Chuang, JAIR 2021) in its batched form: the rows predicted as another class with
-    at least that class's mean confidence are counted, and as many rows of the lowest label quality are the issues, less
-    those whose label is the predicted class.
+    Confident learning (Northcutt, Jiang, Chuang, JAIR 2021) in its batched form: the rows predicted as another class
+    with at least that class's mean confidence are counted, and as many rows of the lowest label quality are the issues,
+    less those whose label is the predicted class.
 
     Parameters
     ----------
     labels : (N,) array-like of int
-        Given class of each row, 0..K-1: a list, NumPy array, pandas Series, memmap, Zarr array, HDF5 dataset, Dask array,
-        xarray.DataArray, or the path of a ``.npy`` file or Zarr array.
+        Given class of each row, 0..K-1: a list, NumPy array, pandas Series, memmap, Zarr array, HDF5 dataset, Dask
+        array, xarray.DataArray, or the path of a ``.npy`` file or Zarr array.
     pred_probs : (N, K) array-like of float16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
     batch_size : int or "auto"
@@ -61,8 +61,8 @@ def find_label_issues(
     allow_zero_rows : bool
         Accept rows that are all zeros, which otherwise are taken for missing data.
     n_jobs : int or None
-        1 runs on Dask's scheduler; more forks that many processes for arrays in memory and ``.npy`` files, on Linux; None
-        takes the physical cores. It does not change the answer.
+        1 runs on Dask's scheduler; more forks that many processes for arrays in memory and ``.npy`` files, on Linux;
+        None takes the physical cores. It does not change the answer.
     progress : bool or None
         Whether to show bars; None shows them on a terminal.
 
@@ -90,7 +90,9 @@ def find_label_issues(
     started = time.perf_counter()
     settings = Settings(method, adjust_pred_probs, estimation_method, allow_zero_rows)
     processes = forkpool.resolve_n_jobs(n_jobs, verbose=progress is not False)
-    inputs = opened_inputs(labels, pred_probs, batch_size=batch_size, partition_batches=partition_batches)
+    inputs = opened_inputs(
+        labels, pred_probs, batch_size=batch_size, partition_batches=partition_batches, n_jobs=processes
+    )
     run = Run(inputs, settings, progress)
     if forkpool.can_fork(inputs, processes):
         total = run.adopt(forkpool.each_partition(inputs, partial(summarise, settings=settings), processes))
@@ -99,9 +101,9 @@ def find_label_issues(
     raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=allow_zero_rows)
     thresholds = class_sums_finalize(total.sums)
     run.score(thresholds)
-    counts, histogram = run.count(thresholds)
-    estimated = issue_counts_finalize(counts)
-    issues = run.select(histogram, estimated)
+    counted = run.count(thresholds)
+    estimated = issue_counts_finalize(counted.counts)
+    issues = run.select(counted.histogram, estimated)
     n_reads = 2 if settings.scores_need_reread else 1
     return LabelIssues(
         n_rows=inputs.grid.n_rows,
@@ -112,7 +114,7 @@ def find_label_issues(
         class_counts=total.sums.counts,
         lazy_scores=run.lazy_scores(),
         facts=RunFacts(
-            bytes_read=inputs.pred_probs.nbytes * n_reads,
+            bytes_read=int(inputs.pred_probs.nbytes) * n_reads,
             n_reads=n_reads,
             n_batches=len(inputs.grid.batch_rows),
             n_partitions=len(run.partitions),
@@ -121,10 +123,19 @@ def find_label_issues(
     )
 
 
-def opened_inputs(labels: Any, pred_probs: Any, *, batch_size: int | Auto, partition_batches: int | Auto = "auto") -> Inputs:
+def opened_inputs(
+    labels: Any, pred_probs: Any, *, batch_size: int | Auto, partition_batches: int | Auto = "auto", n_jobs: int = 1
+) -> Inputs:
     """Open both inputs and hold them against each other, before any data is read."""
     opened_labels, opened_probs = open_labels(labels), open_pred_probs(pred_probs)
     check_lengths(opened_labels, opened_probs)
     if not opened_probs.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
-    return open_inputs(opened_labels, opened_probs, batch_size=batch_size, partition_batches=partition_batches)
+    n_threads = n_jobs if n_jobs > 1 else None
+    return open_inputs(
+        opened_labels,
+        opened_probs,
+        batch_size=batch_size,
+        partition_batches=partition_batches,
+        n_threads=n_threads,
+    )

@@ -3,8 +3,8 @@
 Covers: `n_jobs`, the shared arrays that forked children read copy-on-write, and the pool.
 Does not cover: Zarr, HDF5 and Dask inputs, which run on threads: their libraries are not safe to use after a fork.
 
-Children touch NumPy and the shared arrays only, so a fork is safe whatever threads the parent runs. The shared names are
-those of the documented module, which shows them as its own.
+Children touch NumPy and the shared arrays only, so a fork is safe whatever threads the parent runs. The shared names
+are those of the documented module, which shows them as its own.
 """
 
 from __future__ import annotations
@@ -175,8 +175,7 @@ def each_partition(
 
 def _shared_array(source: Source | None) -> npt.NDArray[Any]:
     if isinstance(source, NpySource):
-        order = "F" if source.fortran else "C"
-        return np.memmap(source.path, source.dtype, "r", source.offset, source.shape, order)
+        return source.as_memmap()
     if isinstance(source, ArraySource):
         return source.array
     raise RuntimeError("only arrays in memory and files are shared with forked processes")

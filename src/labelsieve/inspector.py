@@ -1,7 +1,7 @@
 """`LabelInspector`: the job in the user's own loop over batches.
 
 Covers: the state between batches, and the documented methods.
-Does not cover: reading a batch (`partitions.class_sums`, `partitions.inspect`).
+Does not cover: reading a batch (`tasks.class_sums`, `tasks.inspect`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from labelsieve import engine, forkpool, ranking
 from labelsieve.checks import combine_findings, raise_or_warn
 from labelsieve.errors import InvalidInputError
 from labelsieve.find import opened_inputs
-from labelsieve.partitions import Inspected, Partial, class_sums, combine_partials, inspect
 from labelsieve.reductions import (
     ClassSums,
     IssueCounts,
@@ -29,6 +28,7 @@ from labelsieve.reductions import (
 )
 from labelsieve.settings import Settings
 from labelsieve.sources import open_labels, open_pred_probs
+from labelsieve.tasks import Inspected, Partial, class_sums, combine_partials, inspect
 
 Scores = npt.NDArray[np.floating[Any]]
 
@@ -216,7 +216,7 @@ class LabelInspector:
             raise InvalidInputError(f"pred_probs has {opened_probs.shape[1]} columns, num_class is {self.num_class}")
         if not opened_probs.shape[0] and not opened_labels.shape[0]:
             return []
-        inputs = opened_inputs(opened_labels, opened_probs, batch_size="auto")
+        inputs = opened_inputs(opened_labels, opened_probs, batch_size="auto", n_jobs=self.n_jobs)
         if forkpool.can_fork(inputs, self.n_jobs):
             if adj_thresholds is None and function is not class_sums:
                 function = partial(function, adj_thresholds=None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, SupportsIndex
 
 import psutil
 
@@ -79,14 +79,7 @@ def plan_grid(
         Rows of a batch; auto takes about 48 MB.
     partition_batches : int or "auto"
         Batches of a partition; auto takes about 512 MB, less where there are few rows a thread.
-
-    Raises
-    ------
-    InvalidInputError
-        For sizes below 1 or that are no whole numbers.
     """
-    _check_size("batch_size", batch_size)
-    _check_size("partition_batches", partition_batches)
     rows = max(1, BATCH_BYTES // row_bytes) if batch_size == "auto" else int(batch_size)
     if row_chunk and row_chunk < n_rows:
         rows = max(row_chunk, rows - rows % row_chunk)
@@ -96,14 +89,16 @@ def plan_grid(
     if row_chunk and rows > most:
         stored, times = min(row_chunk, n_rows), -(-min(row_chunk, n_rows) // most)
         warnings.warn(
-            f"a stored chunk of {stored:,} rows takes {stored * row_bytes / 1e9:.1f} GB, too much for {n_threads} threads: "
-            f"it is read {times} times, in pieces. Chunks of fewer rows avoid that.",
+            f"a stored chunk of {stored:,} rows takes {stored * row_bytes / 1e9:.1f} GB, too much for {n_threads} "
+            f"threads: it is read {times} times, in pieces. Chunks of fewer rows avoid that.",
             LabelsieveWarning,
             stacklevel=2,
         )
         rows = most
     rows = min(rows, n_rows)
-    return Grid(n_rows, equal_runs(n_rows, rows), group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches))
+    return Grid(
+        n_rows, equal_runs(n_rows, rows), group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches)
+    )
 
 
 def equal_runs(n_rows: int, rows: int) -> tuple[int, ...]:
@@ -120,10 +115,18 @@ def group_size(batch_bytes: int, total_bytes: int, n_threads: int, partition_bat
     return max(1, target // max(1, batch_bytes))
 
 
-def _check_size(name: str, value: int | Auto) -> None:
-    if value == "auto" and isinstance(value, str):
-        return
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise InvalidInputError(f'{name} must be a whole number of at least 1, or "auto"; not {value!r}')
-    if int(value) < 1:
-        raise InvalidInputError(f"{name} must be at least 1, not {value}")
+def check_sizes(batch_size: object, partition_batches: object) -> None:
+    """Raise unless both are "auto" or a whole number of at least 1.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the one that is not.
+    """
+    for name, value in (("batch_size", batch_size), ("partition_batches", partition_batches)):
+        if isinstance(value, str) and value == "auto":
+            continue
+        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+            raise InvalidInputError(f'{name} must be a whole number of at least 1, or "auto"; not {value!r}')
+        if int(value) < 1:
+            raise InvalidInputError(f"{name} must be at least 1, not {value}")

@@ -40,12 +40,14 @@ class Progress(Callback):  # type: ignore[misc]  # Dask ships no types
         super().__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         super().__exit__(kind, error, trace)
         if error is None:
             self._bar.update(self._bar.total - self._bar.n)  # a cluster tells nothing on the way
         self._bar.close()
 
-    def _posttask(self, key: Any, result: object, graph: object, state: object, worker: object) -> None:
+    def _posttask(self, key: Any, *_: object) -> None:
         if isinstance(key, tuple) and key[0] == self._layer:
             self._bar.update(self._rows[key[1]])

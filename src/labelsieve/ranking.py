@@ -4,8 +4,8 @@ Covers: histograms on a fixed monotone grid, the cut that leaves the wanted numb
 Does not cover: where the blocks of scores live and run (`engine` passes that in as functions).
 
 The bits of a float, flipped so that they order like the number, are radix digits. A histogram of the first digit tells
-which bin holds the cut; if that bin is too full to sort, the next digit splits it, down to single values. Rows that tie at
-the cut are taken in row order.
+which bin holds the cut; if that bin is too full to sort, the next digit splits it, down to single values. Rows that tie
+at the cut are taken in row order.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def ordered_bits(scores: Scores) -> npt.NDArray[np.unsignedinteger[Any]]:
     signed = np.ascontiguousarray(scores).view(f"i{unsigned.itemsize}")
     flip = signed >> (n_bits - 1)  # all ones for a negative number, which orders backwards
     flip |= np.array(1 << (n_bits - 1), unsigned).view(signed.dtype)
-    return (signed ^ flip).view(unsigned)
+    bits: npt.NDArray[np.unsignedinteger[Any]] = (signed ^ flip).view(unsigned)
+    return bits
 
 
 def score_histogram(scores: Scores, within: Cut | None = None) -> Int64s:
@@ -178,4 +179,7 @@ def near_predicted(
 ) -> npt.NDArray[np.bool_]:
     """Tell which rows have a label that is predicted, or would be with 1e-6 more probability (first argmax)."""
     raised = p_given.astype(np.float64) + FLOAT_TOLERANCE
-    return (predicted == labels) | (raised > p_predicted) | ((raised == p_predicted) & (labels < predicted))
+    near: npt.NDArray[np.bool_] = (
+        (predicted == labels) | (raised > p_predicted) | ((raised == p_predicted) & (labels < predicted))
+    )
+    return near

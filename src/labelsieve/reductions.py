@@ -126,8 +126,8 @@ def issue_counts_chunk(summary: RowSummary, adj_thresholds: Float64s, *, calibra
         off = confident & (predicted != labels)
         counts.off_diagonal += int(np.count_nonzero(off))
         if counts.per_label is not None:
-            for row, chosen in zip(counts.per_label, (labels, labels[confident], labels[off]), strict=True):
-                row += np.bincount(chosen, minlength=n_classes)
+            chosen = (labels, labels[confident], labels[off])
+            counts.per_label += np.stack([np.bincount(some, minlength=n_classes) for some in chosen])
     return counts
 
 

@@ -32,8 +32,8 @@ class IssueRows:
 
     rows: npt.NDArray[np.int64]
     scores: npt.NDArray[np.floating[Any]]
-    given_labels: npt.NDArray[np.unsignedinteger[Any]]
-    suggested_labels: npt.NDArray[np.unsignedinteger[Any]]
+    given_labels: npt.NDArray[np.integer[Any]]
+    suggested_labels: npt.NDArray[np.integer[Any]]
     p_given: npt.NDArray[np.floating[Any]]
     p_suggested: npt.NDArray[np.floating[Any]]
 

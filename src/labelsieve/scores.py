@@ -42,9 +42,10 @@ def row_value_kernel(settings: Settings, thresholds: Float64s | None = None) -> 
     return row_sum if settings.adjust_pred_probs else None
 
 
-def row_sum(probs: Floats, labels: Ints) -> Float64s:
+def row_sum(probs: Floats, _labels: Ints) -> Float64s:
     """Return the ``(n,)`` sums of the rows of `probs`; all that an adjusted self-confidence needs of the row."""
-    return _float64(probs).sum(axis=1)
+    sums: Float64s = _float64(probs).sum(axis=1)
+    return sums
 
 
 def normalized_margin(probs: Floats, labels: Ints) -> Float64s:
@@ -106,7 +107,8 @@ def adjusted_self_confidence(p_given: Floats, labels: Ints, row_sums: Float64s, 
     shift = math.fsum((top - thresholds).tolist())
     given = (p_given.astype(np.float64) - thresholds[labels]) + top
     sums = row_sums + shift
-    return np.divide(given, sums, out=np.zeros_like(given), where=sums != 0)
+    scores: Float64s = np.divide(given, sums, out=np.zeros_like(given), where=sums != 0)
+    return scores
 
 
 def _float64(probs: Floats) -> Float64s:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dask.array as da
 import numpy as np
@@ -23,7 +23,7 @@ from labelsieve.sources.zarr_arrays import ZarrSource
 
 __all__ = ["ArraySource", "Hdf5Source", "NpySource", "Rows", "Source", "ZarrSource", "open_labels", "open_pred_probs"]
 
-Opened = Source | da.Array
+Opened: TypeAlias = Source | da.Array
 
 
 def open_labels(labels: Any) -> Opened:
@@ -82,7 +82,7 @@ def check_lengths(labels: Opened, pred_probs: Opened) -> None:
         raise InvalidInputError(f"{n_labels:,} labels, {n_rows:,} rows of pred_probs: they must be as many")
 
 
-def _open(name: str, data: Any) -> Opened:
+def _open(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind of input reads best
     package = type(data).__module__.partition(".")[0]
     if package == "xarray" and hasattr(data, "data"):
         data = data.data
@@ -116,5 +116,7 @@ def _open_path(name: str, path: Path) -> Opened:
 
 def _checked_dask(name: str, array: da.Array) -> da.Array:
     if any(np.isnan(size) for sizes in array.chunks for size in sizes):
-        raise InvalidInputError(f"{name} is a Dask array of unknown chunk sizes: call compute_chunk_sizes() on it first")
+        raise InvalidInputError(
+            f"{name} is a Dask array of unknown chunk sizes: call compute_chunk_sizes() on it first"
+        )
     return array

@@ -66,9 +66,11 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
     if kind.__module__.partition(".")[0] == "pandas":
         return _from_pandas(name, data)
     if isinstance(data, np.ma.MaskedArray):
-        n_masked = int(np.ma.count_masked(data))
+        n_masked = int(np.count_nonzero(np.ma.getmaskarray(data)))
         if n_masked:
-            raise InvalidInputError(f"{name} is a masked array with {n_masked:,} masked values: drop or fill them first")
+            raise InvalidInputError(
+                f"{name} is a masked array with {n_masked:,} masked values: drop or fill them first"
+            )
         return np.asarray(data.data)
     if isinstance(data, list | tuple):
         return _from_sequence(name, data)
@@ -79,7 +81,9 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
 
 def _from_sequence(name: str, data: list[Any] | tuple[Any, ...]) -> npt.NDArray[Any]:
     if name == "labels":
-        if any(isinstance(item, list | tuple | set | np.ndarray) and np.ndim(item) for item in data):
+        if not data:
+            return np.empty(0, np.int64)
+        if any(isinstance(item, list | tuple | set) or (isinstance(item, np.ndarray) and item.ndim) for item in data):
             raise InvalidInputError(
                 "labels is a list of lists: multi-label is out of scope, give one integer label for each row"
             )

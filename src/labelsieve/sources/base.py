@@ -7,6 +7,7 @@ Does not cover: any format; see the sibling modules.
 from __future__ import annotations
 
 import abc
+import math
 from types import TracebackType
 from typing import Any, Self
 
@@ -29,13 +30,15 @@ class Rows(abc.ABC):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Return rows ``[start, stop)``; the array may be reused by the next call and is only to be read."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # most sources hold nothing open
         """Give back what is held open."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -50,10 +53,16 @@ class Source(abc.ABC):
         As stored, in either byte order.
     row_chunk : int or None
         Rows that are stored together and cost as much to read in part as whole; None where rows are separate.
+
+    Attributes
+    ----------
+    row_bytes : int
+        Bytes of one row once decoded.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
         self.shape, self.dtype, self.row_chunk = tuple(int(n) for n in shape), np.dtype(dtype), row_chunk
+        self.row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
 
     @property
     def ndim(self) -> int:
@@ -65,17 +74,12 @@ class Source(abc.ABC):
         """Length of the first axis."""
         return self.shape[0]
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row once decoded."""
-        return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
-
     @abc.abstractmethod
     def open(self) -> Rows:
         """Open for reading in this thread."""
 
-    def part(self, start: int, stop: int) -> tuple[Source, int]:
-        """Return a source to send to whoever reads only rows ``[start, stop)``, and the row at which that source begins."""
+    def part(self, start: int, stop: int) -> tuple[Source, int]:  # noqa: ARG002  # a file travels whole: as its path
+        """Return a source for whoever reads only rows ``[start, stop)``, and the row at which that source begins."""
         return self, 0
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:

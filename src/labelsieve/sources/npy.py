@@ -88,6 +88,11 @@ class NpySource(Source):
         except OSError:
             return False
 
+    def as_memmap(self) -> npt.NDArray[Any]:
+        """Map the file, for reading."""
+        order: Any = "F" if self.fortran else "C"
+        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
+
     def open(self) -> Rows:
         """Open the file."""
         return _FortranRows(self) if self.fortran else _NpyRows(self)
@@ -108,11 +113,13 @@ class _NpyRows(Rows):
         return self._buffer[:n_bytes].view(source.dtype).reshape(stop - start, *source.shape[1:])
 
     def _fill(self, buffer: npt.NDArray[np.uint8], position: int) -> None:
-        view, done = memoryview(buffer), 0
+        view, done = buffer.data, 0
         while done < len(view):
             got = os.preadv(self._fd, [view[done:]], position + done)
             if not got:
-                raise OSError(f"{self._source.path} ended before byte {position + len(view):,}: was it cut while in use?")
+                raise OSError(
+                    f"{self._source.path} ended before byte {position + len(view):,}: was it cut while in use?"
+                )
             done += got
 
     def close(self) -> None:

@@ -4,14 +4,15 @@ Covers: any store, any chunking, sharded arrays; a direct path for whole chunks 
 Does not cover: groups, and dtypes that are no probabilities or labels (`sources.check`).
 
 Zarr decodes a chunk into fresh memory and copies it out; the pages of a fresh 40 MB block cost as much as decoding it.
-The direct path reads the stored bytes into one reused buffer and lets the codec write into another. It is taken where a
-chunk is whole rows in C order, in a local folder, plain or under one codec that numcodecs decodes into given memory, and
-the generic path gives the same rows.
+The direct path reads the stored bytes into one reused buffer and lets the codec write into another. It is taken where
+a chunk is whole rows in C order, in a local folder, plain or under one codec that numcodecs decodes into given memory,
+and the generic path gives the same rows.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ class _ZarrRows(Rows):
     def __init__(self, array: Any) -> None:
         from zarr.buffer import cpu
 
-        self._array, self._as_buffer = array, cpu.NDBuffer
+        as_buffer: Any = cpu.NDBuffer
+        self._array, self._as_buffer = array, as_buffer
         self._out = np.empty((0, *array.shape[1:]), array.dtype)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -119,14 +121,30 @@ class _DirectRows(_ZarrRows):
                 raise OSError(f"{self._folder / key} holds {len(stored):,} bytes, a chunk has {len(target):,}")
             target[:] = stored
             return
+        where = f"{self._folder / key} (rows from {index * len(out):,})"
+        if not _overflows(self._codec, stored, target[:-1]):
+            raise OSError(f"{where} holds fewer than the {len(target):,} bytes of a chunk")
         try:
             self._codec.decode(stored, target)
-        except Exception as error:
-            raise OSError(f"{self._folder / key} (rows from {index * len(out)}) does not decode: {error}") from error
+        except (RuntimeError, ValueError) as error:  # what numcodecs raises
+            raise OSError(f"{where} does not decode: {error}") from error
+
+
+def _overflows(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> bool:
+    """Tell whether `stored` decodes to more than `target` holds.
+
+    A codec refuses a target that is too small before it decodes, but leaves the rest of one that is too large as it
+    was: a short chunk would silently keep rows of the chunk before it.
+    """
+    try:
+        codec.decode(stored, target)
+    except (RuntimeError, ValueError):
+        return True
+    return False
 
 
 def _read_file(fd: int, buffer: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    view, done = memoryview(buffer), 0
+    view, done = buffer.data, 0
     while done < len(view) and (got := os.preadv(fd, [view[done:]], done)):
         done += got
     return buffer[:done]
@@ -147,7 +165,8 @@ def _direct_codec(array: Any) -> tuple[Path, Any] | None:
         codec, plain = metadata.compressor, not metadata.filters and metadata.order == "C"
     else:
         first, *rest = [entry.to_dict() for entry in metadata.codecs]
-        plain = first["name"] == "bytes" and len(rest) <= 1
+        endian = first.get("configuration", {}).get("endian", sys.byteorder)
+        plain = first["name"] == "bytes" and endian == sys.byteorder and len(rest) <= 1
         codec = _numcodecs_of(numcodecs, rest[0]["name"]) if rest else None
         plain = plain and not (rest and codec is None)
     known = (numcodecs.Zstd, numcodecs.Blosc, numcodecs.LZ4)
