@@ -144,7 +144,7 @@ class LabelIssues:
         >>> import labelsieve
         >>> p = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
         >>> labelsieve.find_label_issues([0, 1, 0], p).mask()
-        array([False, False, False])
+        array([False, False,  True])
         """
         mask = np.zeros(self.n_rows, np.bool_)
         mask[self.indices] = True
