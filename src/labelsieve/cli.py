@@ -1,0 +1,219 @@
+"""The command line: ``labelsieve find`` and ``labelsieve demo``.
+
+Covers: options, what is printed, exit codes: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
+Does not cover: any logic of the job.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from labelsieve import __version__, sinks
+from labelsieve.demo import FLIPPED_SHARE, make_demo, precision_recall
+from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MissingDependencyError
+from labelsieve.find import find_label_issues
+from labelsieve.results import LabelIssues
+from labelsieve.settings import ABSENT_THRESHOLD, ESTIMATION_METHODS, METHODS
+from labelsieve.sources import open_pred_probs
+
+
+class _WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """A whole number of at least 1, or one word."""
+
+    def __init__(self, word: str, value: Any) -> None:
+        self.word, self.value, self.name = word, value, f"{word}|N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == self.word or not isinstance(value, str):
+            return self.value if value == self.word else value
+        if not value.isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is neither {self.word!r} nor a whole number of at least 1", param, ctx)
+        return int(value)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="labelsieve")
+def cli() -> None:
+    """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
+
+
+@cli.command()
+@click.argument("labels", type=click.Path(path_type=Path))
+@click.argument("pred_probs", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to .npy, .csv, .parquet or .zarr.")
+@click.option("--batch-size", type=_WholeNumberOr("auto", "auto"), default="auto", show_default=True, help="Rows held.")
+@click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="Quality score.")
+@click.option("--adjust-pred-probs", is_flag=True, help="Subtract the class thresholds before scoring.")
+@click.option(
+    "--estimation-method",
+    type=click.Choice(ESTIMATION_METHODS),
+    default=ESTIMATION_METHODS[0],
+    show_default=True,
+    help="How issues are counted.",
+)
+@click.option(
+    "--n-jobs",
+    type=_WholeNumberOr("cores", None),
+    default="1",
+    show_default=True,
+    help="Forked processes for .npy files, on Linux; 1 runs on Dask's threads.",
+)
+@click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Worst rows to print.")
+@click.option("--class-names", type=click.Path(path_type=Path), help="A name a line, or a JSON list.")
+@click.option("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros.")
+@click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
+def find(
+    labels: Path,
+    pred_probs: Path,
+    *,
+    output: Path | None,
+    top: int,
+    class_names: Path | None,
+    quiet: bool,
+    **choices: Any,
+) -> None:
+    """Find the rows whose label is likely wrong.
+
+    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays.
+
+    Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
+    """
+    # All that can be refused is refused before the run.
+    if output is not None:
+        sinks.check_output(output)
+    names = None if class_names is None else _read_names(class_names, open_pred_probs(pred_probs).shape[1])
+    issues = find_label_issues(labels, pred_probs, progress=False if quiet else None, **choices)
+    if not quiet:
+        click.echo(_summary(issues))
+        click.echo(_worst(issues, top, names), nl=False)
+    if output is not None:
+        sinks.write(issues, output, names)
+        if not quiet:
+            click.echo(f"written to {output}")
+
+
+@cli.command()
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("labelsieve-demo"),
+    show_default=True,
+    help="Where the files are left.",
+)
+def demo(folder: Path) -> None:
+    """Flip a tenth of the labels of 1,797 real handwritten digits, and find them again out of core.
+
+    Example: labelsieve demo
+    """
+    click.echo("training a model on scikit-learn's digits, out of fold ...")
+    made = make_demo(folder)
+    click.echo(f"{len(made.flipped)} of {made.n_rows:,} labels flipped ({FLIPPED_SHARE:.0%}), stored as Zarr\n")
+    issues = find_label_issues(made.labels, made.pred_probs, batch_size=300, partition_batches=2, progress=False)
+    click.echo(_summary(issues))
+    click.echo(_worst(issues, 5, _read_names(made.class_names, issues.n_classes)))
+    precision, recall = precision_recall(issues.indices, made.flipped)
+    hits = round(recall * len(made.flipped))
+    click.echo(f"flipped {len(made.flipped)}, found {issues.num_issues}, of these flipped {hits}:")
+    click.echo(f"precision {precision:.1%}, recall {recall:.1%}\n")
+    click.echo(f"The files are in {folder}. Try:")
+    click.echo(f"  labelsieve find {made.labels} {made.pred_probs} --class-names {made.class_names} -o issues.csv")
+
+
+def _read_names(path: Path, n_classes: int) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"class names: {path} is not readable: {error}") from error
+    if len(names) != n_classes:
+        raise InvalidInputError(f"{path} has {len(names):,} names, pred_probs has {n_classes:,} classes")
+    return [str(name) for name in names]
+
+
+def _size(n_bytes: float) -> str:
+    """Name a number of bytes with the unit that leaves a number of at least 1."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"
+
+
+def _summary(issues: LabelIssues) -> str:
+    thresholds, facts = issues.confident_thresholds, issues.facts
+    present = thresholds[thresholds < ABSENT_THRESHOLD]
+    absent = len(thresholds) - len(present)
+    passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
+    return (
+        f"{issues.n_rows:,} rows, {issues.n_classes:,} classes\n"
+        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_rows:.2%})\n"
+        f"confident thresholds {present.min():.4f} to {present.max():.4f}"
+        + (f", {absent:,} classes without rows" if absent else "")
+        + f"\n{_size(facts.bytes_read)} read in {passes}, {facts.seconds:.2f} s, "
+        + f"{facts.bytes_read / 1e9 / facts.seconds:.3g} GB/s"
+    )
+
+
+def _worst(issues: LabelIssues, top: int, names: Sequence[str] | None) -> str:
+    """Return the table of the `top` worst rows, or nothing."""
+    worst = issues.issues.take(np.arange(min(top, issues.num_issues)))
+    if not len(worst):
+        return ""
+
+    def label(k: int) -> str:
+        return str(k) if names is None else f"{k} {names[k]}"
+
+    lines = [("row", "given", "suggested", "score", "p_given", "p_suggested")]
+    lines += [
+        (str(row), label(given), label(suggested), f"{score:.4g}", f"{p_given:.4g}", f"{p_suggested:.4g}")
+        for row, score, given, suggested, p_given, p_suggested in zip(
+            *(column.tolist() for column in worst.columns().values()), strict=True
+        )
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    return "\n" + "".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + "\n" for line in lines
+    )
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    if issubclass(category, LabelsieveWarning):
+        click.echo(f"labelsieve: warning: {message}", err=True)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    sys.exit(run(args))
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", LabelsieveWarning)
+        warnings.showwarning = _show_warning
+        try:
+            cli.main(args=None if args is None else list(args), prog_name="labelsieve", standalone_mode=False)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            return error.exit_code
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "labelsieve"
+            click.echo(f"labelsieve: {error.format_message()} (see {command} --help)", err=True)
+            return error.exit_code
+        except (InvalidInputError, InputTypeError, MissingDependencyError) as error:
+            click.echo(f"labelsieve: {' '.join(str(error).split())}", err=True)
+            return 2
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("labelsieve: interrupted", err=True)
+            return 130
+        except Exception as error:  # noqa: BLE001  # the last resort of a command line: one line, exit 1
+            click.echo(f"labelsieve: failed: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
+            return 1
+    return 0
