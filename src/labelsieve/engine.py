@@ -71,6 +71,15 @@ class Inputs:
         """Columns of `pred_probs`."""
         return int(self.pred_probs.shape[1])
 
+    def planned_bytes(self, settings: Settings, n_threads: int | None = None) -> int:
+        """Return the most own memory that a run on threads takes, without the issues."""
+        (n_rows, n_classes), itemsize = self.pred_probs.shape, self.pred_probs.dtype.itemsize
+        whole = not (self.pred_probs_source and self.pred_probs_source.in_pieces)
+        batch_bytes = max(self.grid.batch_rows) * n_classes * itemsize if whole else 0
+        return memory.planned_bytes(
+            n_rows, n_classes, itemsize, n_threads or _n_workers(), settings, batch_bytes=batch_bytes
+        )
+
     def partitions(self) -> list[Partition]:
         """Return the partitions in row order."""
         return [

@@ -118,6 +118,7 @@ def find_label_issues(
             n_reads=n_reads,
             n_batches=len(inputs.grid.batch_rows),
             n_partitions=len(run.partitions),
+            planned_bytes=inputs.planned_bytes(settings),
             seconds=time.perf_counter() - started,
         ),
     )

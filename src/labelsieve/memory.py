@@ -1,6 +1,6 @@
 """How rows are cut in batches and partitions. Arithmetic only: no data, no Dask.
 
-Covers: `Grid`, `plan_grid`, and the memory that a run takes (`memory_bytes`).
+Covers: `Grid`, `plan_grid`, and the memory that a run on threads takes (`planned_bytes`).
 Does not cover: limits given by the user or found on workers.
 """
 
@@ -14,6 +14,8 @@ from typing import Final, Literal, SupportsIndex
 import psutil
 
 from labelsieve.errors import InvalidInputError, LabelsieveWarning
+from labelsieve.kernels import STRIP_BYTES
+from labelsieve.settings import Settings
 
 # What one thread holds at a time, unless the stored chunks are larger.
 BATCH_BYTES: Final = 48_000_000
@@ -23,6 +25,11 @@ PARTITION_BYTES: Final = 512_000_000
 _PARTITIONS_A_THREAD: Final = 4
 # A batch takes at most this share of the free memory over all threads.
 _BATCH_SHARE: Final = 0.25
+
+# The interpreter with NumPy, Dask and Zarr, before any work.
+INTERPRETER_BYTES: Final = 120_000_000
+# An issue with its columns, while the issues of all partitions are put in order.
+ISSUE_BYTES: Final = 120
 
 Auto = Literal["auto"]
 
@@ -99,6 +106,37 @@ def plan_grid(
     return Grid(
         n_rows, equal_runs(n_rows, rows), group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches)
     )
+
+
+def planned_bytes(
+    n_rows: int, n_classes: int, itemsize: int, n_threads: int, settings: Settings, *, batch_bytes: int = 0
+) -> int:
+    """Return the most own memory, in bytes, that a run on threads takes, but for `ISSUE_BYTES` an issue.
+
+    The interpreter; for each thread a stored batch, decoded and not, and scratch for a strip; for each row its summary.
+
+    Parameters
+    ----------
+    n_rows, n_classes : int
+        Shape of `pred_probs`.
+    itemsize : int
+        Bytes of a probability.
+    n_threads : int
+        Threads that read.
+    settings : Settings
+        The scores: computed ones take 8 bytes a row, and twice that while they are adjusted.
+    batch_bytes : int
+        Decoded bytes of a batch where batches are read whole (Zarr, HDF5, Fortran order, Dask); 0 where they are read
+        strip by strip (``.npy`` files and arrays in memory).
+    """
+    class_bytes = 1 if n_classes <= 1 << 8 else 2 if n_classes <= 1 << 16 else 4
+    scores = 4 if itemsize == 2 else 0
+    if not settings.plain_self_confidence:
+        scores = 16 if settings.adjust_pred_probs else 8
+    # A strip, a copy of it with columns as rows, and where whole rows are scored some float64 copies.
+    copies = 3 if settings.plain_self_confidence else 3 + 5 * 8 // itemsize
+    thread = 2.25 * batch_bytes + copies * STRIP_BYTES
+    return int(INTERPRETER_BYTES + n_threads * thread + n_rows * (2 * class_bytes + 2 * itemsize + scores))
 
 
 def equal_runs(n_rows: int, rows: int) -> tuple[int, ...]:

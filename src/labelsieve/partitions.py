@@ -122,7 +122,7 @@ class _Feed:
 
     def piece(self, index: int, a: int, b: int) -> Block:
         """Return rows ``[a, b)`` of batch `index`."""
-        if self._rows is not None and self._rows.in_pieces:
+        if self._part is not None and self._part[0].in_pieces:
             start = self._ranges[index][0]
             return self._read(start + a, start + b)
         return self.whole(index)[a:b]

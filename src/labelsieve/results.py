@@ -74,6 +74,9 @@ class RunFacts:
         How many times `pred_probs` was read.
     n_batches, n_partitions : int
         Pieces that it was cut in.
+    planned_bytes : int
+        The most own memory that a run on threads takes, as planned before it (`memory.planned_bytes`), without the
+        issues.
     seconds : float
         Wall time of the call.
     """
@@ -82,6 +85,7 @@ class RunFacts:
     n_reads: int
     n_batches: int
     n_partitions: int
+    planned_bytes: int
     seconds: float
 
 

@@ -16,15 +16,7 @@ import numpy.typing as npt
 
 
 class Rows(abc.ABC):
-    """An open source, for one thread; a context manager.
-
-    Attributes
-    ----------
-    in_pieces : bool
-        Whether reading a batch in several pieces costs no more than reading it whole.
-    """
-
-    in_pieces: bool = True
+    """An open source, for one thread; a context manager."""
 
     @abc.abstractmethod
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -58,7 +50,11 @@ class Source(abc.ABC):
     ----------
     row_bytes : int
         Bytes of one row once decoded.
+    in_pieces : bool
+        Whether reading a batch in several pieces costs no more than reading it whole.
     """
+
+    in_pieces: bool = True
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
         self.shape, self.dtype, self.row_chunk = tuple(int(n) for n in shape), np.dtype(dtype), row_chunk

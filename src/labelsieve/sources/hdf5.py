@@ -24,6 +24,8 @@ class Hdf5Source(Source):
         Open for reading.
     """
 
+    in_pieces = False
+
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset.shape, dataset.dtype, dataset.chunks[0] if dataset.chunks else None)
         self.filename, self.name, self._dataset = dataset.file.filename, dataset.name, dataset
@@ -44,8 +46,6 @@ class Hdf5Source(Source):
 
 
 class _Hdf5Rows(Rows):
-    in_pieces = False
-
     def __init__(self, dataset: Any, file: Any) -> None:
         self._dataset, self._file = dataset, file
         self._buffer = np.empty((0, *dataset.shape[1:]), dataset.dtype)

@@ -38,6 +38,7 @@ class NpySource(Source):
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, *, fortran: bool) -> None:
         super().__init__(shape, dtype)
         self.path, self.offset, self.fortran = path, offset, fortran and len(shape) > 1
+        self.in_pieces = not self.fortran
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> NpySource:
@@ -127,8 +128,6 @@ class _NpyRows(Rows):
 
 
 class _FortranRows(_NpyRows):
-    in_pieces = False
-
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         source, n = self._source, stop - start
         n_rows, n_columns = source.shape

@@ -32,6 +32,8 @@ class ZarrSource(Source):
         Open for reading. It pickles as its store, path and metadata.
     """
 
+    in_pieces = False
+
     def __init__(self, array: Any) -> None:
         super().__init__(array.shape, array.dtype, int(array.chunks[0]) if array.ndim else None)
         self.array = array
@@ -62,8 +64,6 @@ class ZarrSource(Source):
 
 
 class _ZarrRows(Rows):
-    in_pieces = False
-
     def __init__(self, array: Any) -> None:
         from zarr.buffer import cpu
 
