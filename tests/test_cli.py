@@ -1,0 +1,270 @@
+"""The command line as a user runs it: what it prints, what it writes, how it exits."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+import labelsieve
+from labelsieve.cli import run
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Labels and probabilities of 400 rows and 3 classes as .npy and Zarr, in the working folder."""
+    rng = np.random.default_rng(5)
+    true = rng.integers(0, 3, 400)
+    probs = rng.dirichlet([1, 1, 1], 400) * 0.4 + np.eye(3)[true] * 0.6
+    labels = np.where(rng.random(400) < 0.1, (true + 1) % 3, true)
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", labels)
+    np.save("pred_probs.npy", probs)
+    for name, array in (("labels", labels), ("pred_probs", probs)):
+        stored = zarr.create_array(
+            f"{name}.zarr", shape=array.shape, chunks=(90, *array.shape[1:]), dtype=array.dtype, compressors=None
+        )
+        stored[:] = array
+    return labels, probs
+
+
+def test_prints_a_summary_and_the_worst_rows(files, capsys):
+    labels, probs = files
+    issues = labelsieve.find_label_issues(labels, probs)
+    assert run(["find", "labels.npy", "pred_probs.npy", "--top", "3"]) == 0
+    out = capsys.readouterr().out.splitlines()
+    thresholds = issues.confident_thresholds
+    assert out[0] == "400 rows, 3 classes"
+    assert out[1] == f"{issues.num_issues} label issues ({issues.num_issues / 400:.2%})"
+    assert out[2] == f"confident thresholds {thresholds.min():.4f} to {thresholds.max():.4f}"
+    assert out[3].startswith("9.6 kB read in one pass, ")
+    assert out[5].split() == ["row", "given", "suggested", "score", "p_given", "p_suggested"]
+    assert len(out) == 9
+    worst = issues.indices[0]
+    suggested = probs[worst].argmax()
+    assert out[6].split() == [
+        str(worst),
+        str(labels[worst]),
+        str(suggested),
+        f"{probs[worst, labels[worst]]:.4g}",
+        f"{probs[worst, labels[worst]]:.4g}",
+        f"{probs[worst, suggested]:.4g}",
+    ]
+
+
+def test_options_reach_the_job(files, capsys):
+    labels, probs = files
+    expected = labelsieve.find_label_issues(
+        labels,
+        probs,
+        method="normalized_margin",
+        adjust_pred_probs=True,
+        estimation_method="off_diagonal_calibrated",
+    )
+    options = "--method normalized_margin --adjust-pred-probs --estimation-method off_diagonal_calibrated"
+    assert run(["find", "labels.npy", "pred_probs.npy", *options.split(), "--batch-size", "70", "-o", "i.npy"]) == 0
+    assert np.load("i.npy").tolist() == expected.indices.tolist()
+    assert "read in 2 passes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("extra", [[], ["--n-jobs", "2"], ["--n-jobs", "cores"], ["--batch-size", "auto"]])
+@pytest.mark.filterwarnings("ignore:n_jobs=:labelsieve.LabelsieveWarning")
+@pytest.mark.parametrize("ending", ["npy", "zarr"])
+def test_every_way_of_running_gives_the_same_rows(files, ending, extra):
+    expected = labelsieve.find_label_issues(*files).indices
+    assert run(["find", f"labels.{ending}", f"pred_probs.{ending}", "--quiet", "-o", "i.npy", *extra]) == 0
+    assert np.load("i.npy").tolist() == expected.tolist()
+
+
+def test_quiet_prints_nothing(files, capfd):
+    assert run(["find", "labels.npy", "pred_probs.npy", "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("text", ["cat\ndog\nowl\n", json.dumps(["cat", "dog", "owl"])])
+def test_class_names_come_beside_the_labels(files, capsys, tmp_path, text):
+    (tmp_path / "names").write_text(text)
+    assert run(["find", "labels.npy", "pred_probs.npy", "--class-names", "names", "--top", "1", "-o", "i.csv"]) == 0
+    labels, probs = files
+    worst = labelsieve.find_label_issues(labels, probs).indices[0]
+    names = ["cat", "dog", "owl"]
+    assert f"{labels[worst]} {names[labels[worst]]}" in capsys.readouterr().out
+    line = (tmp_path / "i.csv").read_text().splitlines()[1].split(",")
+    assert line[-2:] == [names[labels[worst]], names[probs[worst].argmax()]]
+
+
+def test_absent_classes_are_counted(tmp_path, capsys):
+    np.save(tmp_path / "y.npy", np.array([0, 1, 1, 0]))
+    np.save(tmp_path / "p.npy", np.array([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.6, 0.2, 0.2]]))
+    assert run(["find", str(tmp_path / "y.npy"), str(tmp_path / "p.npy")]) == 0
+    assert "confident thresholds 0.7000 to 0.7500, 1 classes without rows" in capsys.readouterr().out
+
+
+USAGE_ERRORS = [
+    (["find", "labels.npy"], "Missing argument 'PRED_PROBS'"),
+    (["find", "labels.npy", "pred_probs.npy", "--batch-size", "0"], "'0' is neither 'auto' nor a whole number"),
+    (["find", "labels.npy", "pred_probs.npy", "--n-jobs", "-1"], "neither 'cores' nor a whole number"),
+    (["find", "labels.npy", "pred_probs.npy", "--method", "magic"], "'magic' is not one of 'self_confidence'"),
+    (["find", "labels.npy", "pred_probs.npy", "--top", "-1"], "-1 is not in the range"),
+    (["find", "none.npy", "pred_probs.npy"], "labels: there is no file none.npy"),
+    (["find", "pred_probs.npy", "pred_probs.npy"], "labels must have one axis (N,), not shape (400, 3)"),
+    (["find", "labels.npy", "labels.npy"], "pred_probs must have two axes (N, K), not shape (400,)"),
+    (["find", "labels.npy", "pred_probs.npy", "-o", "i.txt"], "i.txt must end in one of .npy, .csv, .parquet, .zarr"),
+    (["find", "labels.npy", "pred_probs.npy", "-o", "no/i.npy"], "there is no folder"),
+    (["find", "labels.npy", "pred_probs.npy", "-o", "pred_probs.zarr"], "is no result of Labelsieve"),
+    (["find", "labels.npy", "pred_probs.npy", "--class-names", "none"], "class names: none is not readable"),
+    (["find", "labels.npy", "pred_probs.npy", "--class-names", "two"], "two has 2 names, pred_probs has 3 classes"),
+    (
+        ["find", "labels.npy", "p.npy", "--adjust-pred-probs", "--method", "confidence_weighted_entropy"],
+        "adjust_pred_probs is not defined for confidence_weighted_entropy",
+    ),
+    (["sift"], "No such command 'sift'"),
+]
+
+
+@pytest.mark.parametrize(("args", "message"), USAGE_ERRORS)
+def test_bad_usage_exits_2_with_one_line(files, capsys, tmp_path, args, message):
+    (tmp_path / "two").write_text("a\nb\n")
+    before = sorted(tmp_path.iterdir())
+    assert run(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
+    assert err.startswith("labelsieve: ")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_bad_data_exits_2_and_writes_nothing(files, capsys, tmp_path):
+    _, probs = files
+    probs[7, 1] = np.nan
+    probs[100:120] = 0
+    np.save("pred_probs.npy", probs)
+    assert run(["find", "labels.npy", "pred_probs.npy", "-o", "i.npy"]) == 2
+    err = capsys.readouterr().err
+    assert (
+        "1 NaN probabilities in row 7; 20 rows of pred_probs that are all zeros, rows 100..119: missing chunk?" in err
+    )
+    assert err.count("\n") == 1
+    assert not (tmp_path / "i.npy").exists()
+
+
+def test_zero_rows_can_be_allowed(files):
+    _, probs = files
+    probs[100:120] = 0
+    np.save("pred_probs.npy", probs)
+    assert run(["find", "labels.npy", "pred_probs.npy", "--quiet", "--allow-zero-rows"]) == 0
+
+
+def test_warnings_are_one_line_on_stderr(files, capsys):
+    _, probs = files
+    probs[3] /= 10
+    np.save("pred_probs.npy", probs)
+    assert run(["find", "labels.npy", "pred_probs.npy", "--quiet"]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("labelsieve: warning: 1 rows of pred_probs whose largest value is below 1/K")
+    assert err.count("\n") == 1
+
+
+def test_a_failure_exits_1_and_names_the_file(files, capsys, tmp_path):
+    chunk = tmp_path / "pred_probs.zarr" / "c" / "1" / "0"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    assert run(["find", "labels.zarr", "pred_probs.zarr", "--quiet", "-o", "i.npy"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("labelsieve: failed: OSError: ")
+    assert str(chunk.relative_to(tmp_path)) in err
+    assert not (tmp_path / "i.npy").exists()
+
+
+def test_without_arguments_it_shows_help(capsys):
+    assert run([]) == 2
+    assert "demo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["--help"], ["find", "--help"], ["demo", "--help"], ["--version"]])
+def test_help_exits_0(capsys, command):
+    assert run(command) == 0
+    assert "labelsieve" in capsys.readouterr().out
+
+
+def test_a_missing_package_prints_the_pip_line(files, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert run(["find", "labels.npy", "pred_probs.npy", "-o", "i.parquet"]) == 2
+    assert capsys.readouterr().err.endswith('pip install "labelsieve[parquet]"\n')
+
+
+@pytest.mark.slow
+def test_the_installed_command_and_the_module_run(files, tmp_path):
+    for command in (
+        [str(Path(sys.executable).parent / "labelsieve")],
+        [sys.executable, "-m", "labelsieve"],
+    ):
+        done = subprocess.run(
+            [*command, "find", "labels.npy", "pred_probs.npy"], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith("400 rows, 3 classes\n")
+        assert "Traceback" not in done.stderr
+
+
+INTERRUPTED = """
+import sys, time
+import labelsieve.cli, labelsieve.sinks as sinks
+
+def slow(issues, path, names):
+    path.write_bytes(b"half of a result")
+    print("writing", flush=True)
+    time.sleep(60)
+
+sinks._WRITERS[".npy"] = slow
+labelsieve.cli.main(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"])
+"""
+
+
+@pytest.mark.slow
+def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
+    try:
+        assert process.stdout.readline() == "writing\n"
+        assert len(list(tmp_path.iterdir())) == len(before) + 1
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err.strip() == "labelsieve: interrupted"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.slow
+def test_the_demo_finds_most_flipped_labels_in_under_20_seconds(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run(["demo"]) == 0
+    out = capsys.readouterr().out
+    flipped = np.load("labelsieve-demo/flipped.npy")
+    issues = labelsieve.find_label_issues("labelsieve-demo/labels.zarr", "labelsieve-demo/pred_probs.zarr")
+    hits = len(np.intersect1d(issues.indices, flipped))
+    assert len(flipped) == 180
+    assert f"precision {hits / issues.num_issues:.1%}, recall {hits / 180:.1%}" in out
+    assert hits / issues.num_issues > 0.8
+    assert hits / 180 > 0.7
+    assert zarr.open_array("labelsieve-demo/pred_probs.zarr", mode="r").nchunks == 6
+    # The command that it tells the user to try works as printed, and a second demo replaces the first.
+    command = next(line for line in out.splitlines() if line.startswith("  labelsieve find "))
+    assert run(command.split()[1:]) == 0
+    assert len(np.loadtxt("issues.csv", delimiter=",", skiprows=1, usecols=0)) == issues.num_issues
+    assert run(["demo"]) == 0
+
+
+def test_the_demo_without_scikit_learn_prints_the_pip_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert run(["demo"]) == 2
+    assert capsys.readouterr().err == (
+        'labelsieve: The demo needs an optional package: pip install "labelsieve[demo]"\n'
+    )
+    assert list(tmp_path.iterdir()) == []
