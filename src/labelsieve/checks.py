@@ -9,7 +9,6 @@ the same whatever the chunks, and one run shows every missing piece of a file.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
@@ -17,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError, LabelsieveWarning
+from labelsieve.errors import InvalidInputError, warn
 
 # Row ranges that a message names before it says "and more".
 MAX_RANGES: Final = 5
@@ -126,7 +125,7 @@ def raise_or_warn(findings: Findings, n_classes: int, *, allow_zero_rows: bool) 
     for kind, text in WARNINGS.items():
         if kind in findings:
             found = findings[kind]
-            warnings.warn(f"{found.n_rows:,} {text} ({found.where()})", LabelsieveWarning, stacklevel=2)
+            warn(f"{found.n_rows:,} {text} ({found.where()})")
 
 
 def _sentence(kind: str, found: Finding, n_classes: int) -> str:

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import sys
 import uuid
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 import dask
@@ -27,7 +26,7 @@ from dask.delayed import Delayed, delayed
 from dask.system import CPU_COUNT
 
 from labelsieve import memory, ranking, tasks
-from labelsieve.errors import LabelsieveWarning
+from labelsieve.errors import warn
 from labelsieve.kernels import class_dtype
 from labelsieve.partitions import Partition
 from labelsieve.progress import Progress
@@ -46,57 +45,78 @@ Blocks = list[list[Delayed] | None]
 
 @dataclass(frozen=True)
 class Inputs:
-    """Both inputs as Dask arrays of one chunk a batch, and the partitions that stream them.
+    """Both inputs on one grid: as Dask arrays of one chunk a batch, and as the partitions that stream them.
 
     Parameters
     ----------
-    labels : dask.array.Array
-        ``(N,)``, chunked like the rows of `pred_probs`.
-    pred_probs : dask.array.Array
-        ``(N, K)``, every chunk spanning all K.
-    labels_source, pred_probs_source : Source or None
-        What the tasks read; None where a user's own Dask array has to be computed.
+    opened_labels, opened_pred_probs : Source or dask.array.Array
+        What tasks read, or a user's own Dask array, which has to be computed.
     grid : memory.Grid
         Batches and partitions.
     """
 
-    labels: da.Array
-    pred_probs: da.Array
-    labels_source: Source | None
-    pred_probs_source: Source | None
+    opened_labels: Opened
+    opened_pred_probs: Opened
     grid: memory.Grid
+
+    @cached_property
+    def labels(self) -> da.Array:
+        """``(N,)`` labels, chunked like the rows of `pred_probs`."""
+        return _as_dask_array("labels", self.opened_labels, self.grid)
+
+    @cached_property
+    def pred_probs(self) -> da.Array:
+        """``(N, K)`` probabilities, every chunk a batch that spans all K."""
+        return _as_dask_array("pred-probs", self.opened_pred_probs, self.grid)
+
+    @property
+    def labels_source(self) -> Source | None:
+        """Where tasks read the labels; None for a Dask array."""
+        return self.opened_labels if isinstance(self.opened_labels, Source) else None
+
+    @property
+    def pred_probs_source(self) -> Source | None:
+        """Where tasks read the probabilities; None for a Dask array."""
+        return self.opened_pred_probs if isinstance(self.opened_pred_probs, Source) else None
 
     @property
     def n_classes(self) -> int:
         """Columns of `pred_probs`."""
-        return int(self.pred_probs.shape[1])
+        return int(self.opened_pred_probs.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of `pred_probs`, in native byte order."""
+        dtype: np.dtype[Any] = self.opened_pred_probs.dtype
+        return dtype.newbyteorder("=")
 
     def planned_bytes(self, settings: Settings, n_threads: int | None = None) -> int:
         """Return the most own memory that a run on threads takes, without the issues."""
-        (n_rows, n_classes), itemsize = self.pred_probs.shape, self.pred_probs.dtype.itemsize
+        n_classes, itemsize = self.n_classes, self.dtype.itemsize
         whole = not (self.pred_probs_source and self.pred_probs_source.in_pieces)
         batch_bytes = max(self.grid.batch_rows) * n_classes * itemsize if whole else 0
         return memory.planned_bytes(
-            n_rows, n_classes, itemsize, n_threads or _n_workers(), settings, batch_bytes=batch_bytes
+            self.grid.n_rows, n_classes, itemsize, n_threads or _n_workers(), settings, batch_bytes=batch_bytes
         )
 
     def partitions(self) -> list[Partition]:
         """Return the partitions in row order."""
         return [
-            Partition(ranges, self.n_classes, self.pred_probs.dtype, self.labels_source, self.pred_probs_source)
+            Partition(ranges, self.n_classes, self.dtype, self.labels_source, self.pred_probs_source)
             for ranges in self.grid.partitions()
         ]
 
     def blocks(self) -> tuple[Blocks, Blocks]:
         """Return the blocks of labels and of pred_probs, a list a partition; None where tasks read a source."""
-        return self._blocks(self.labels, self.labels_source), self._blocks(self.pred_probs, self.pred_probs_source)
-
-    def _blocks(self, array: da.Array, source: Source | None) -> Blocks:
-        size = self.grid.partition_batches
-        if source is not None:
-            return [None] * -(-len(self.grid.batch_rows) // size)
-        blocks = array.to_delayed().ravel().tolist()
-        return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+        size, n_batches = self.grid.partition_batches, len(self.grid.batch_rows)
+        columns: list[Blocks] = []
+        for name in ("labels", "pred_probs"):
+            if isinstance(getattr(self, f"opened_{name}"), Source):
+                columns.append([None] * -(-n_batches // size))
+            else:
+                blocks = getattr(self, name).to_delayed().ravel().tolist()
+                columns.append([blocks[i : i + size] for i in range(0, n_batches, size)])
+        return columns[0], columns[1]
 
 
 def open_inputs(
@@ -111,10 +131,9 @@ def open_inputs(
     n_threads = n_threads or _n_workers()
     memory.check_sizes(batch_size, partition_batches)
     if isinstance(pred_probs, da.Array):
-        probs_source, array = None, _whole_rows(pred_probs)
-        grid = _dask_grid(array, n_threads, partition_batches)
+        pred_probs = _whole_rows(pred_probs)
+        grid = _dask_grid(pred_probs, n_threads, partition_batches)
     else:
-        probs_source = pred_probs
         grid = memory.plan_grid(
             pred_probs.n_rows,
             pred_probs.row_bytes,
@@ -123,21 +142,20 @@ def open_inputs(
             batch_size=batch_size,
             partition_batches=partition_batches,
         )
-        array = _as_dask_array("pred-probs", pred_probs, grid)
-    if isinstance(labels, da.Array):
-        return Inputs(labels.rechunk((grid.batch_rows,)), array, None, probs_source, grid)
     partition_rows = max(grid.batch_rows) * grid.partition_batches
-    if labels.row_chunk and labels.row_chunk > partition_rows:
+    if isinstance(labels, Source) and labels.row_chunk and labels.row_chunk > partition_rows:
         # One stored chunk of labels spans several partitions, each of which would decode it again.
         labels = ArraySource(labels[:])
-    return Inputs(_as_dask_array("labels", labels, grid), array, labels, probs_source, grid)
+    return Inputs(labels, pred_probs, grid)
 
 
-def _as_dask_array(name: str, source: Source, grid: memory.Grid) -> da.Array:
-    """Return a lazy Dask array over `source`, with one chunk a batch of `grid`."""
-    chunks = (grid.batch_rows, *((size,) for size in source.shape[1:]))
-    meta = np.empty((0,) * source.ndim, source.dtype)
-    return da.from_array(source, chunks=chunks, name=f"{name}-{_token()}", asarray=False, meta=meta)
+def _as_dask_array(name: str, opened: Opened, grid: memory.Grid) -> da.Array:
+    """Return a lazy Dask array with one chunk a batch of `grid`."""
+    chunks = (grid.batch_rows, *((size,) for size in opened.shape[1:]))
+    if isinstance(opened, da.Array):
+        return opened.rechunk(chunks)
+    meta = np.empty((0,) * opened.ndim, opened.dtype)
+    return da.from_array(opened, chunks=chunks, name=f"{name}-{_token()}", asarray=False, meta=meta)
 
 
 def _whole_rows(array: da.Array) -> da.Array:
@@ -261,8 +279,7 @@ class Run:
         """Return the `wanted` lowest rows, by (score, row), without those whose label is predicted or nearly so."""
         wanted = min(wanted, self.inputs.grid.n_rows)
         if wanted < 1:
-            probs_dtype = self.inputs.pred_probs.dtype.newbyteorder("=")
-            return IssueRows.none(self._wide_dtype(), class_dtype(self.inputs.n_classes), probs_dtype)
+            return IssueRows.none(self._wide_dtype(), class_dtype(self.inputs.n_classes), self.inputs.dtype)
         cut = ranking.find_cut(histogram, wanted, 8 * self._score_dtype().itemsize, self._histogram_within)
         quotas: list[int | None] = [None] * len(self.partitions)
         if not cut.shift and cut.inside > wanted - cut.below:
@@ -283,10 +300,7 @@ class Run:
         return da.concatenate(parts)
 
     def _score_dtype(self) -> np.dtype[Any]:
-        if self.settings.plain_self_confidence:
-            dtype: np.dtype[Any] = self.inputs.pred_probs.dtype
-            return dtype.newbyteorder("=")
-        return np.dtype(np.float64)
+        return self.inputs.dtype if self.settings.plain_self_confidence else np.dtype(np.float64)
 
     def _wide_dtype(self) -> np.dtype[Any]:
         wide: np.dtype[Any] = np.promote_types(self._score_dtype(), np.float32)
@@ -333,11 +347,9 @@ def _read_twice(inputs: Inputs) -> Inputs:
     if inputs.pred_probs_source is not None:
         return inputs
     if inputs.pred_probs.nbytes <= psutil.virtual_memory().available * _PERSIST_SHARE:
-        return replace(inputs, pred_probs=inputs.pred_probs.persist(**_scheduler()))
-    warnings.warn(
+        return replace(inputs, opened_pred_probs=inputs.pred_probs.persist(**_scheduler()))
+    warn(
         "adjust_pred_probs with normalized_margin reads pred_probs twice, so this Dask array is computed twice; "
-        "store it first (da.to_zarr) if computing it is expensive",
-        LabelsieveWarning,
-        stacklevel=4,
+        "store it first (da.to_zarr) if computing it is expensive"
     )
     return inputs

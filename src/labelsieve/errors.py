@@ -15,6 +15,9 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
 
 from __future__ import annotations
 
+import inspect
+import warnings
+
 
 class LabelsieveError(Exception):
     """Base of every error that Labelsieve raises on purpose."""
@@ -49,3 +52,11 @@ class ForkedWorkerError(LabelsieveError, RuntimeError):
 
 class LabelsieveWarning(UserWarning):
     """The answer stands, but something about the input deserves a look."""
+
+
+def warn(message: str) -> None:
+    """Issue a `LabelsieveWarning` that points at the line of the caller outside this package."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, LabelsieveWarning, stacklevel=level)

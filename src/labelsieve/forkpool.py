@@ -25,7 +25,7 @@ import numpy.typing as npt
 import psutil
 
 from labelsieve.engine import Inputs
-from labelsieve.errors import ForkedWorkerError, InvalidInputError, LabelsieveWarning
+from labelsieve.errors import ForkedWorkerError, InvalidInputError, warn
 from labelsieve.memory import Grid
 from labelsieve.partitions import Partition
 from labelsieve.reductions import Float64s
@@ -111,7 +111,7 @@ def can_fork(inputs: Inputs, n_jobs: int) -> bool:
         return False
     reason = _why_not(inputs)
     if reason:
-        warnings.warn(f"n_jobs={n_jobs} is ignored: {reason}", LabelsieveWarning, stacklevel=4)
+        warn(f"n_jobs={n_jobs} is ignored: {reason}")
     return not reason
 
 

@@ -6,14 +6,13 @@ Does not cover: limits given by the user or found on workers.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal, SupportsIndex
 
 import psutil
 
-from labelsieve.errors import InvalidInputError, LabelsieveWarning
+from labelsieve.errors import InvalidInputError, warn
 from labelsieve.kernels import STRIP_BYTES
 from labelsieve.settings import Settings
 
@@ -92,20 +91,26 @@ def plan_grid(
         rows = max(row_chunk, rows - rows % row_chunk)
     elif row_chunk:
         rows = n_rows
-    most = max(1, int(psutil.virtual_memory().available * _BATCH_SHARE) // (n_threads * row_bytes))
-    if row_chunk and rows > most:
-        stored, times = min(row_chunk, n_rows), -(-min(row_chunk, n_rows) // most)
-        warnings.warn(
-            f"a stored chunk of {stored:,} rows takes {stored * row_bytes / 1e9:.1f} GB, too much for {n_threads} "
-            f"threads: it is read {times} times, in pieces. Chunks of fewer rows avoid that.",
-            LabelsieveWarning,
-            stacklevel=2,
-        )
-        rows = most
+    if row_chunk:
+        rows = _within_budget(rows, min(row_chunk, n_rows), row_bytes, n_threads)
     rows = min(rows, n_rows)
     return Grid(
         n_rows, equal_runs(n_rows, rows), group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches)
     )
+
+
+def _within_budget(rows: int, stored_rows: int, row_bytes: int, n_threads: int) -> int:
+    """Return `rows`, or as many as fit where a stored chunk is too big for its share of the free memory."""
+    most = max(1, int(psutil.virtual_memory().available * _BATCH_SHARE) // (n_threads * row_bytes))
+    if rows <= most:
+        return rows
+    if stored_rows <= most:
+        return most - most % stored_rows
+    warn(
+        f"a stored chunk of {stored_rows:,} rows takes {stored_rows * row_bytes / 1e9:.1f} GB, too much for "
+        f"{n_threads} threads: it is read {-(-stored_rows // most)} times, in pieces. Chunks of fewer rows avoid that."
+    )
+    return most
 
 
 def planned_bytes(
