@@ -1,0 +1,89 @@
+"""Memory by plan: what a run takes, measured in a process of its own, stays below what was planned before it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import zarr
+
+from labelsieve.memory import ISSUE_BYTES, STRIP_BYTES, planned_bytes
+from labelsieve.settings import Settings
+
+MEASURED = """
+import json, os, sys, threading, time
+import dask
+import labelsieve
+
+def own_bytes():
+    with open("/proc/self/smaps_rollup") as file:
+        return 1024 * sum(int(line.split()[1]) for line in file if line.startswith(("Pss_Anon", "Pss_Shmem")))
+
+def watch():
+    global peak
+    while not done.wait(0.005):
+        peak = max(peak, own_bytes())
+
+peak, done = 0, threading.Event()
+watcher = threading.Thread(target=watch)
+watcher.start()
+labels, pred_probs, settings = sys.argv[1:]
+with dask.config.set(num_workers=2):
+    issues = labelsieve.find_label_issues(labels, pred_probs, progress=False, **json.loads(settings))
+done.set()
+watcher.join()
+print(json.dumps([max(peak, own_bytes()), issues.facts.planned_bytes, issues.num_issues, issues.facts.bytes_read]))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """1 GB of predictions over 100 classes, as .npy and as Zarr with chunks of 20 MB."""
+    path, rng = tmp_path_factory.mktemp("gigabyte"), np.random.default_rng(1)
+    shape = (2_500_000, 100)
+    labels = rng.integers(0, 100, shape[0])
+    probs = np.lib.format.open_memmap(path / "pred_probs.npy", mode="w+", dtype=np.float32, shape=shape)
+    stored = zarr.create_array(path / "pred_probs.zarr", shape=shape, chunks=(50_000, 100), dtype=np.float32)
+    block = rng.dirichlet([0.1] * 100, 50_000).astype(np.float32)
+    for start in range(0, shape[0], len(block)):
+        part = slice(start, start + len(block))
+        probs[part] = block
+        probs[np.arange(start, part.stop), labels[part]] += 0.0005
+        stored[part] = probs[part]
+    probs.flush()
+    del probs
+    np.save(path / "labels.npy", labels)
+    yield path
+    for file in path.glob("*.npy"):
+        file.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("ending", ["npy", "zarr"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"method": "normalized_margin", "adjust_pred_probs": True}, {"method": "confidence_weighted_entropy"}],
+    ids=["plain", "adjusted margin", "entropy"],
+)
+def test_peak_memory_is_below_the_plan(folder, ending, settings):
+    command = [sys.executable, "-c", MEASURED, folder / "labels.npy", folder / f"pred_probs.{ending}"]
+    done = subprocess.run([*command, json.dumps(settings)], capture_output=True, text=True, check=True)
+    peak, planned, num_issues, bytes_read = json.loads(done.stdout)
+    assert bytes_read == 1_000_000_000 * (2 if settings.get("adjust_pred_probs") else 1)
+    assert peak < planned + ISSUE_BYTES * num_issues
+    assert planned < 500_000_000
+
+
+def test_the_formula_as_readme_gives_it():
+    strips = 3 * STRIP_BYTES
+    assert planned_bytes(10**6, 1000, 4, 2, Settings()) == 120_000_000 + 2 * strips + 10**6 * (4 + 8)
+    assert planned_bytes(10**6, 10, 2, 1, Settings()) == 120_000_000 + strips + 10**6 * (2 + 4 + 4)
+    entropy = Settings("confidence_weighted_entropy")
+    assert planned_bytes(10**6, 10, 8, 1, entropy) == 120_000_000 + 8 * STRIP_BYTES + 10**6 * (2 + 16 + 8)
+    adjusted = Settings(adjust_pred_probs=True)
+    batch = 48_000_000
+    assert planned_bytes(10**6, 70_000, 4, 1, adjusted, batch_bytes=batch) == (
+        120_000_000 + int(2.25 * batch) + 13 * STRIP_BYTES + 10**6 * (8 + 8 + 16)
+    )
