@@ -1,0 +1,34 @@
+"""Hypothesis profiles and shared fixtures. Helpers that are no fixtures stand in `draws` and `naive`."""
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Derandomized: a run that was green stays green, and a red one is red for everybody.
+_COMMON = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("fast", max_examples=25, **_COMMON)
+settings.register_profile("thorough", max_examples=400, **_COMMON)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+@pytest.fixture(scope="session")
+def real_datasets():
+    """Labels, a tenth of them flipped, and out-of-fold probabilities of scikit-learn's own datasets, by name."""
+    from sklearn.datasets import load_breast_cancer, load_digits, load_wine
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.model_selection import cross_val_predict
+
+    found = {}
+    for name, load in {"digits": load_digits, "wine": load_wine, "breast_cancer": load_breast_cancer}.items():
+        features, labels = load(return_X_y=True)
+        rng = np.random.default_rng(5)
+        flipped = rng.choice(len(labels), len(labels) // 10, replace=False)
+        n_classes = labels.max() + 1
+        labels = labels.copy()
+        labels[flipped] = (labels[flipped] + rng.integers(1, n_classes, len(flipped))) % n_classes
+        # Shrinkage copes with the pixels of digits that are always zero.
+        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
+        found[name] = labels, cross_val_predict(model, features, labels, cv=3, method="predict_proba")
+    return found

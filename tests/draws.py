@@ -1,0 +1,109 @@
+"""Seeded data for tests, the choices that must not matter, and results as bytes.
+
+Covers: draws of labels and probabilities, hypothesis strategies, `pieces` (tiny strips and bins), `bits`.
+Does not cover: what is right (`naive`), and real data (`conftest`).
+"""
+
+import contextlib
+import itertools
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import labelsieve.partitions
+import labelsieve.ranking
+import labelsieve.reductions
+
+
+def draw(n=200, k=5, *, signal=2.0, noise=0.2, seed=0, dtype=np.float64, decimals=None):
+    """Return ``(n,)`` labels, some of them wrong, and ``(n, k)`` probabilities of a model that knows the true class."""
+    rng = np.random.default_rng(seed)
+    true = rng.integers(0, k, n)
+    logits = rng.normal(size=(n, k))
+    logits[np.arange(n), true] += signal
+    probs = np.exp(logits)
+    probs /= probs.sum(axis=1, keepdims=True)
+    if decimals is not None:  # coarse probabilities tie; a row's top is raised so that it stays a distribution
+        top = probs.argmax(axis=1)
+        probs = np.round(probs, decimals)
+        rest = 1 - (probs.sum(axis=1) - probs[np.arange(n), top])
+        probs[np.arange(n), top] = np.maximum(rest, probs.max(axis=1))
+    labels = np.where(rng.random(n) < noise, rng.integers(0, k, n), true)
+    return labels, probs.astype(dtype)
+
+
+def near_ties(labels, probs, seed=0):
+    """Put the given label's probability 0, 5e-7, 1e-6 or 2e-6 below the row's largest, in half of the rows."""
+    rng = np.random.default_rng(seed)
+    probs, labels = probs.copy(), np.asarray(labels)
+    rows = np.flatnonzero(rng.random(len(labels)) < 0.5)
+    probs[rows, labels[rows]] = probs[rows].max(axis=1) - rng.choice([0, 5e-7, 1e-6, 2e-6], len(rows))
+    return labels, probs
+
+
+@st.composite
+def datasets(draw_from, max_rows=70, classes=(2, 3, 5, 33), dtype=None):
+    """Draw labels and probabilities: ties, absent classes, sorted labels, one row and two classes among them."""
+    n = draw_from(st.one_of(st.just(1), st.integers(2, max_rows)))
+    k = draw_from(st.sampled_from(classes))
+    seed = draw_from(st.integers(0, 2**32 - 1))
+    labels, probs = draw(
+        n,
+        k,
+        signal=draw_from(st.sampled_from([0.0, 1.0, 3.0])),
+        noise=draw_from(st.sampled_from([0.0, 0.3, 1.0])),
+        seed=seed,
+        dtype=dtype or draw_from(st.sampled_from([np.float16, np.float32, np.float64])),
+        decimals=draw_from(st.sampled_from([None, 1, 2])),
+    )
+    shape = draw_from(st.sampled_from(["plain", "absent", "sorted", "near", "one class"]))
+    if shape == "absent":
+        labels = np.minimum(labels, (k - 1) // 2)
+    elif shape == "one class":
+        labels = np.full(n, k - 1)
+    elif shape == "sorted":  # whole blocks hold a single class
+        order = np.argsort(labels, kind="stable")
+        labels, probs = labels[order], probs[order]
+    elif shape == "near" and probs.dtype == np.float64:
+        labels, probs = near_ties(labels, probs, seed)
+    return labels, probs
+
+
+@st.composite
+def cuts(draw_from, n_rows, most=6):
+    """Draw runs that add up to `n_rows`, none of them empty."""
+    inner = draw_from(st.sets(st.integers(1, n_rows - 1), max_size=most)) if n_rows > 1 else set()
+    edges = [0, *sorted(inner), n_rows]
+    return tuple(b - a for a, b in itertools.pairwise(edges))
+
+
+@contextlib.contextmanager
+def pieces(strip_bytes=1000, block_rows=7, max_candidates=2):
+    """Make small data large: strips, blocks and bins of a few rows, so that every loop goes round."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labelsieve.partitions, "STRIP_BYTES", strip_bytes)
+        patch.setattr(labelsieve.reductions, "BLOCK_ROWS", block_rows)
+        # A default argument is bound early, so the constant itself would change nothing.
+        find_cut = partial(labelsieve.ranking.find_cut, max_candidates=max_candidates)
+        patch.setattr(labelsieve.ranking, "find_cut", find_cut)
+        yield
+
+
+def wide(scores):
+    """Return scores as float64, which holds every narrower one exactly."""
+    return np.asarray(scores, dtype=np.float64)
+
+
+def bits(found):
+    """Return all that a run found as bytes and counts, the same for every dtype that holds the same values."""
+    columns = {name: wide(column).tobytes() for name, column in found.issues.columns().items()}
+    return {
+        **columns,
+        "all scores": wide(found.scores).tobytes(),
+        "thresholds": found.confident_thresholds.tobytes(),
+        "class counts": found.class_counts.tobytes(),
+        "estimated": found.estimated_num_issues,
+        "mask": found.mask().tobytes(),
+    }

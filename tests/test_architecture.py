@@ -1,0 +1,235 @@
+"""The house: what imports what, the names that are promised, and the shape of the files."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import cleanlab.experimental.label_issues_batched as theirs
+import pytest
+
+import labelsieve
+from labelsieve import label_issues_batched as ours
+
+SOURCE = Path(labelsieve.__file__).parent
+MODULES = {
+    ".".join(("labelsieve", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(SOURCE.rglob("*.py"))
+}
+# From the bottom up: a module imports only from lines above its own. A new module has to find its place here.
+LAYERS = [
+    {"errors"},
+    {"settings", "checks"},
+    {"scores"},
+    {"kernels"},
+    {"reductions", "memory"},
+    {"ranking"},
+    {"sources.base"},
+    {"sources.arrays", "sources.hdf5", "sources.npy", "sources.zarr_arrays"},
+    {"sources"},
+    {"partitions", "results"},
+    {"tasks", "progress"},
+    {"engine"},
+    {"forkpool"},
+    {"find"},
+    {"inspector"},
+    {"label_issues_batched"},
+    {""},  # the package itself
+    {"sinks", "demo"},
+    {"cli"},
+    {"__main__"},
+]
+PURE = ["kernels", "scores", "reductions", "ranking", "checks", "settings", "memory"]
+# Each with its reason: engine builds the graphs, progress listens to them, sources tells a user's Dask array from the
+# rest, results holds the lazy scores.
+IMPORTS_DASK = {"engine", "progress", "sources", "results"}
+PUBLIC = [
+    "ForkedWorkerError",
+    "InputTypeError",
+    "InvalidInputError",
+    "IssueRows",
+    "LabelInspector",
+    "LabelIssues",
+    "LabelsieveError",
+    "LabelsieveWarning",
+    "MissingDependencyError",
+    "find_label_issues",
+    "find_label_issues_batched",
+    "split_arr",
+]
+
+
+def short(module):
+    return module.removeprefix("labelsieve").removeprefix(".")
+
+
+def tree_of(module):
+    return ast.parse(MODULES[module].read_text(encoding="utf-8"))
+
+
+def imports_of(module):
+    """Return all modules that `module` imports, anywhere in its text; of the package's own, the very module."""
+    found = set()
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "relative imports hide where a name comes from"
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            submodules = inner & set(MODULES)
+            found |= submodules
+            if len(submodules) < len(inner):
+                found.add(node.module)
+    return found
+
+
+def layer_of(module):
+    [layer] = [i for i, names in enumerate(LAYERS) if short(module) in names]
+    return layer
+
+
+def test_every_module_has_its_layer():
+    assert {name for names in LAYERS for name in names} == {short(module) for module in MODULES}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module):
+    own = imports_of(module) & set(MODULES)
+    assert {name for name in own if layer_of(name) >= layer_of(module)} == set()
+
+
+@pytest.mark.parametrize("module", PURE)
+def test_the_arithmetic_imports_numpy_and_its_kind_only(module):
+    allowed = {"numpy", "psutil"} if module == "memory" else {"numpy"}
+    outer = {name.partition(".")[0] for name in imports_of(f"labelsieve.{module}")}
+    assert outer - set(sys.stdlib_module_names) - {"labelsieve"} <= allowed
+    own = {short(name) for name in imports_of(f"labelsieve.{module}") & set(MODULES)}
+    assert own <= {*PURE, "errors"}
+
+
+def test_the_arithmetic_runs_where_dask_and_storage_are_missing():
+    # The package's own __init__ imports everything, so an empty stand-in takes its place.
+    blocked = ["dask", "distributed", "zarr", "h5py", "tqdm", "click", "pandas"]
+    code = f"""
+import importlib, sys, types
+sys.modules.update(dict.fromkeys({blocked!r}))
+package = types.ModuleType("labelsieve")
+package.__path__ = [{str(SOURCE)!r}]
+sys.modules["labelsieve"] = package
+for name in {PURE!r}:
+    importlib.import_module("labelsieve." + name)
+print(sorted(name for name in sys.modules if name.startswith("labelsieve.")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert str(sorted(f"labelsieve.{name}" for name in [*PURE, "errors"])) == done.stdout.strip()
+
+
+def test_few_modules_import_dask():
+    found = {short(m) for m in MODULES if any(i.partition(".")[0] in ("dask", "distributed") for i in imports_of(m))}
+    assert found <= IMPORTS_DASK
+
+
+def test_only_the_engine_builds_graphs():
+    building = {
+        "delayed",
+        "Delayed",
+        "from_delayed",
+        "from_array",
+        "map_blocks",
+        "blockwise",
+        "HighLevelGraph",
+        "compute",
+    }
+    for module in set(MODULES) - {"labelsieve.engine"}:
+        names = {
+            alias.name
+            for node in ast.walk(tree_of(module))
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dask")
+            for alias in node.names
+        }
+        used = {
+            node.attr
+            for node in ast.walk(tree_of(module))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("da", "dask")
+        }
+        assert (names | used) & building == set(), module
+
+
+def test_importing_the_package_leaves_slow_and_optional_packages_alone():
+    # pandas and xarray are not here: Dask itself imports them where they are installed.
+    slow = ["distributed", "zarr", "h5py", "sklearn", "cleanlab", "click"]
+    code = f"import sys, labelsieve; print([name for name in {slow!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_public_names_are_pinned():
+    assert labelsieve.__all__ == PUBLIC
+    assert ours.__all__ == ["LabelInspector", "find_label_issues_batched", "split_arr"]
+    assert all(hasattr(labelsieve, name) for name in PUBLIC)
+    for name in ours.__all__:
+        assert getattr(labelsieve, name) is getattr(ours, name)
+
+
+def test_the_shared_arrays_are_module_data_and_empty_while_no_pool_runs():
+    for name in ("adj_confident_thresholds_shared", "labels_shared", "pred_probs_shared"):
+        assert getattr(ours, name) is None
+    with pytest.raises(AttributeError, match="no attribute 'something_else'"):
+        ours.something_else  # noqa: B018  # the access is the test
+
+
+METHODS = [
+    "__init__",
+    "update_confident_thresholds",
+    "score_label_quality",
+    "get_confident_thresholds",
+    "get_num_issues",
+    "get_quality_scores",
+    "get_label_issues",
+]
+
+
+def parameters(function):
+    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
+
+
+@pytest.mark.parametrize(
+    "name", ["find_label_issues_batched", "split_arr", "LabelInspector", *(f"LabelInspector.{m}" for m in METHODS)]
+)
+def test_signatures_are_those_of_the_documented_module(name):
+    want, got = theirs, ours
+    for part in name.split("."):
+        want, got = getattr(want, part), getattr(got, part)
+    assert parameters(want) == parameters(got)
+
+
+def test_label_inspector_has_no_other_public_methods():
+    documented = {name for name, _ in inspect.getmembers(theirs.LabelInspector, inspect.isfunction) if name[0] != "_"}
+    got = {name for name, _ in inspect.getmembers(ours.LabelInspector, inspect.isfunction) if name[0] != "_"}
+    assert documented == got
+
+
+def test_the_modern_entry_takes_its_choices_by_keyword():
+    kinds = {p.name: p.kind for p in inspect.signature(labelsieve.find_label_issues).parameters.values()}
+    positional = [name for name, kind in kinds.items() if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    assert positional == ["labels", "pred_probs"]
+    assert set(kinds.values()) == {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_says_what_it_is_and_stays_short(module):
+    text = MODULES[module].read_text(encoding="utf-8")
+    assert (ast.get_docstring(tree_of(module)) or "").strip()
+    assert len(text.splitlines()) <= 400
+
+
+@pytest.mark.parametrize("name", [n for n in PUBLIC if n.endswith(("Error", "Warning"))])
+def test_errors_are_one_tree_drawn_in_the_docstring(name):
+    errors = importlib.import_module("labelsieve.errors")
+    kind = getattr(labelsieve, name)
+    assert kind is getattr(errors, name)
+    assert issubclass(kind, labelsieve.LabelsieveError if name.endswith("Error") else UserWarning)
+    assert f"{name} (" in errors.__doc__ or name == "LabelsieveError"

@@ -1,0 +1,419 @@
+"""Opening reads nothing, a run reads everything once, and memory follows the batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import warnings
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from dask.callbacks import Callback
+
+import labelsieve
+from inputs import assert_same_bits, draw, find
+from labelsieve import memory
+from labelsieve.find import opened_inputs
+from labelsieve.sources import NpySource, Source, ZarrSource, zarr_arrays
+
+LABELS, PROBS = draw(1000, 6, seed=11)
+TWO_READS = {"method": "normalized_margin", "adjust_pred_probs": True}
+
+
+def never(*_, **__):
+    pytest.fail("something was read")
+
+
+def stored(store, data, **layout):
+    array = zarr.create_array(store, shape=data.shape, dtype=data.dtype, **layout)
+    array[:] = data
+    return array
+
+
+class CountingStore(zarr.storage.MemoryStore):
+    """A store that counts what is asked for: (key, byte range)."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    async def get(self, key, prototype, byte_range=None):
+        self.counts[key, str(byte_range)] += 1
+        return await super().get(key, prototype, byte_range)
+
+    def chunk_reads(self):
+        """Return how often each chunk was read."""
+        return [n for (key, _), n in self.counts.items() if key.startswith("c/") or key[0].isdigit()]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Count the chunks that the direct path decodes, by folder and number."""
+    counts, lock = Counter(), threading.Lock()
+    decode = zarr_arrays._DirectRows._decode
+
+    def counting(self, index, out):
+        with lock:
+            counts[self._folder.name, index] += 1
+        decode(self, index, out)
+
+    monkeypatch.setattr(zarr_arrays._DirectRows, "_decode", counting)
+    return counts
+
+
+def counted_blocks(data, chunks):
+    """Return a Dask array over `data`, and a counter of how often each of its row chunks was computed."""
+    counts, lock = Counter(), threading.Lock()
+
+    def count(block, block_info=None):
+        with lock:
+            counts[block_info[0]["array-location"][0]] += 1
+        return block
+
+    array = da.from_array(data, chunks=chunks)
+    return array.map_blocks(count, dtype=data.dtype, meta=np.empty((0,) * data.ndim, data.dtype)), counts
+
+
+# Laziness --------------------------------------------------------------------------------------------------------
+
+
+class UnreadableSource(Source):
+    """Says what it is and cannot be read."""
+
+    def open(self):
+        never()
+
+
+def test_opening_sources_reads_nothing():
+    labels, probs = UnreadableSource((1000,), np.dtype("i8")), UnreadableSource((1000, 6), np.dtype("f4"), 100)
+    inputs = opened_inputs(labels, probs, batch_size=100, partition_batches=3)
+    assert inputs.pred_probs.chunks == ((100,) * 10, (6,))
+    assert inputs.labels.chunks == ((100,) * 10,)
+    assert (inputs.pred_probs.dtype, inputs.labels.dtype) == (np.float32, np.int64)
+    assert [p.n_rows for p in inputs.partitions()] == [300, 300, 300, 100]
+
+
+def test_opening_dask_arrays_computes_nothing():
+    labels = da.from_array(LABELS, chunks=170).map_blocks(never, dtype="i8", meta=np.empty(0, int))
+    probs = da.from_array(PROBS, chunks=(90, 2)).map_blocks(never, dtype="f8", meta=np.empty((0, 0)))
+    inputs = opened_inputs(labels, probs, batch_size="auto")
+    assert inputs.pred_probs.shape == PROBS.shape
+    assert inputs.pred_probs.chunks[1] == (6,), "a batch spans all classes"
+    assert inputs.labels.chunks[0] == inputs.pred_probs.chunks[0]
+
+
+def test_opening_zarr_reads_no_chunk():
+    store = CountingStore()
+    probs = stored(store, PROBS, chunks=(100, 6))
+    store.counts.clear()
+    opened_inputs(LABELS, probs, batch_size="auto")
+    assert store.chunk_reads() == []
+
+
+def test_opening_an_npy_file_reads_its_header_only(tmp_path, monkeypatch):
+    np.save(tmp_path / "p.npy", PROBS)
+    np.save(tmp_path / "y.npy", LABELS)
+    monkeypatch.setattr(NpySource, "open", never)
+    inputs = opened_inputs(tmp_path / "y.npy", tmp_path / "p.npy", batch_size=128)
+    assert inputs.pred_probs.numblocks == (8, 1)
+
+
+def test_the_dask_arrays_of_the_inputs_hold_the_data(tmp_path):
+    np.save(tmp_path / "p.npy", PROBS)
+    inputs = opened_inputs(LABELS, tmp_path / "p.npy", batch_size=128)
+    assert np.array_equal(inputs.pred_probs.compute(), PROBS)
+    assert np.array_equal(inputs.labels.compute(), LABELS)
+    assert np.array_equal(inputs.pred_probs[300:310, 2:4].compute(), PROBS[300:310, 2:4])
+
+
+# One read --------------------------------------------------------------------------------------------------------
+
+BATCHES = [7, 40, 100, 250, "auto"]
+PARTITIONS = [1, 3, "auto"]
+
+
+@pytest.mark.parametrize("partition_batches", PARTITIONS)
+@pytest.mark.parametrize("batch_size", BATCHES)
+def test_each_stored_chunk_is_decoded_once_on_the_direct_path(tmp_path, decoded, batch_size, partition_batches):
+    probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=(40, 6))
+    found = find(LABELS, probs, batch_size=batch_size, partition_batches=partition_batches)
+    assert decoded == {("p.zarr", i): 1 for i in range(25)}
+    assert (found.facts.n_reads, found.facts.bytes_read) == (1, PROBS.nbytes)
+
+
+@pytest.mark.parametrize("partition_batches", PARTITIONS)
+@pytest.mark.parametrize("batch_size", BATCHES)
+@pytest.mark.parametrize("layout", [{"chunks": (40, 6)}, {"chunks": (40, 4)}, {"chunks": (40, 6), "zarr_format": 2}])
+def test_each_stored_chunk_is_read_once_on_the_generic_path(batch_size, partition_batches, layout):
+    store = CountingStore()
+    probs = stored(store, PROBS, **layout)
+    store.counts.clear()
+    find(LABELS, probs, batch_size=batch_size, partition_batches=partition_batches)
+    n_chunks = 25 * -(-6 // layout["chunks"][1])
+    assert store.chunk_reads() == [1] * n_chunks
+
+
+def test_each_inner_chunk_of_a_shard_is_read_once():
+    store = CountingStore()
+    probs = stored(store, PROBS, chunks=(40, 6), shards=(200, 6))
+    store.counts.clear()
+    find(LABELS, probs, batch_size=40, partition_batches=2)
+    ranges = [key for key in store.counts if key[0].startswith("c/") and key[1].startswith("RangeByteRequest")]
+    assert len(ranges) == 25
+    assert {store.counts[key] for key in ranges} == {1}
+
+
+@pytest.mark.parametrize("method", labelsieve.settings.METHODS)
+@pytest.mark.parametrize("adjust", [False, True])
+def test_only_adjusted_margins_read_twice(tmp_path, decoded, method, adjust):
+    if adjust and method == "confidence_weighted_entropy":
+        pytest.skip("not defined")
+    probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=(100, 6))
+    found = find(LABELS, probs, batch_size=100, partition_batches=2, method=method, adjust_pred_probs=adjust)
+    n_reads = 2 if adjust and method == "normalized_margin" else 1
+    assert decoded == {("p.zarr", i): n_reads for i in range(10)}
+    assert (found.facts.n_reads, found.facts.bytes_read) == (n_reads, n_reads * PROBS.nbytes)
+
+
+@pytest.mark.parametrize("settings", [{}, {"estimation_method": "off_diagonal_calibrated"}, TWO_READS])
+def test_results_are_at_hand_without_another_read(tmp_path, decoded, settings):
+    found = find(LABELS, stored(str(tmp_path / "p.zarr"), PROBS, chunks=(100, 6)), **settings)
+    n_decoded = decoded.total()
+    assert found.scores.shape == (1000,)
+    assert found.mask().sum() == found.num_issues
+    assert repr(found)
+    assert decoded.total() == n_decoded
+
+
+@pytest.mark.parametrize("batch_size", [7, 64, "auto"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_bytes_of_an_npy_file_are_read_once(tmp_path, monkeypatch, order, batch_size):
+    np.save(tmp_path / "p.npy", np.asarray(PROBS, order=order))
+    intervals, lock, preadv = [], threading.Lock(), os.preadv
+
+    def counting(fd, buffers, offset):
+        got = preadv(fd, buffers, offset)
+        with lock:
+            intervals.append((offset, offset + got))
+        return got
+
+    monkeypatch.setattr(os, "preadv", counting)
+    find(LABELS, tmp_path / "p.npy", batch_size=batch_size, partition_batches=3)
+    intervals.sort()
+    size = (tmp_path / "p.npy").stat().st_size
+    assert sum(stop - start for start, stop in intervals) == PROBS.nbytes
+    assert (intervals[0][0], intervals[-1][1]) == (size - PROBS.nbytes, size)
+    assert all(a[1] == b[0] for a, b in pairwise(intervals)), "no gap and no overlap"
+
+
+@pytest.mark.parametrize("chunks", [(100, 6), (100, 4), ((1, 299, 700), (6,))], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"method": "normalized_margin"}, {"partition_batches": 1}])
+def test_the_blocks_of_a_dask_array_are_computed_once(chunks, settings):
+    probs, counts = counted_blocks(PROBS, chunks)
+    labels, label_counts = counted_blocks(LABELS, 130)
+    find(labels, probs, **settings)
+    n_columns = len(probs.chunks[1])
+    assert counts == dict.fromkeys(counts, n_columns)
+    assert len(counts) == len(probs.chunks[0])
+    assert label_counts == dict.fromkeys(label_counts, 1)
+    assert len(label_counts) == 8
+
+
+def test_a_small_dask_array_is_kept_between_two_reads():
+    probs, counts = counted_blocks(PROBS, (100, 6))
+    assert_same_bits(find(LABELS, probs, **TWO_READS), find(LABELS, PROBS, **TWO_READS))
+    assert list(counts.values()) == [1] * 10
+
+
+def test_a_dask_array_too_large_to_keep_is_computed_twice_with_a_warning(monkeypatch):
+    monkeypatch.setattr("labelsieve.engine.psutil", fake_psutil(PROBS.nbytes))
+    probs, counts = counted_blocks(PROBS, (100, 6))
+    with pytest.warns(labelsieve.LabelsieveWarning, match="reads pred_probs twice") as caught:
+        found = find(LABELS, probs, **TWO_READS)
+    assert len(caught) == 1
+    assert list(counts.values()) == [2] * 10
+    assert_same_bits(found, find(LABELS, PROBS, **TWO_READS))
+
+
+def test_labels_stored_coarsely_are_read_once_though_several_partitions_need_them(tmp_path, decoded):
+    labels = stored(str(tmp_path / "y.zarr"), LABELS, chunks=(600,))
+    probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=(50, 6))
+    found = find(labels, probs, batch_size=50, partition_batches=2)
+    assert found.facts.n_partitions == 10
+    assert decoded == {("y.zarr", i): 1 for i in range(2)} | {("p.zarr", i): 1 for i in range(20)}
+    assert_same_bits(found, find(LABELS, PROBS))
+
+
+# Tasks -----------------------------------------------------------------------------------------------------------
+
+
+class CountTasks(Callback):
+    """Counts the tasks that a local scheduler runs."""
+
+    def __init__(self):
+        self.names = Counter()
+        super().__init__(pretask=self._count)
+
+    def _count(self, key, *_):
+        name = key[0] if isinstance(key, tuple) else key
+        self.names[str(name).rsplit("-", 1)[0]] += 1
+
+
+@pytest.mark.parametrize(("partition_batches", "n_partitions"), [(1, 100), (3, 34), (10, 10), (1000, 1)])
+def test_tasks_are_a_handful_a_partition(tmp_path, partition_batches, n_partitions):
+    np.save(tmp_path / "p.npy", PROBS)
+    with CountTasks() as tasks:
+        found = find(LABELS, tmp_path / "p.npy", batch_size=10, partition_batches=partition_batches)
+    assert (found.facts.n_batches, found.facts.n_partitions) == (100, n_partitions)
+    # Reading, the maps over summaries and their trees; aliases of what stays in memory count too.
+    assert n_partitions <= tasks.names.total() <= 14 * n_partitions + 14
+    assert tasks.names["summarise"] == n_partitions
+
+
+def test_tasks_follow_the_bytes_and_not_the_batches():
+    totals = []
+    for batch_size in (1, 10, 100):
+        with CountTasks() as tasks:
+            find(LABELS, PROBS, batch_size=batch_size)
+        totals.append(tasks.names["summarise"])
+    n_threads = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
+    assert max(totals) <= 8 * n_threads, "a few partitions a thread"
+
+
+def test_auto_partitions_stream_about_half_a_gigabyte():
+    grid = memory.plan_grid(250_000_000, 4000, 10_000, 8)
+    batch_bytes = grid.batch_rows[0] * 4000
+    assert 32e6 <= batch_bytes <= 64e6
+    assert 256e6 <= batch_bytes * grid.partition_batches <= 1e9
+    assert len(list(grid.partitions())) < 4000, "1 TB is a few thousand tasks"
+
+
+# Memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", ["C", "F"])
+def test_arrays_in_memory_are_never_written_to(layout):
+    labels, probs = LABELS.copy(), np.asarray(PROBS.copy(), order=layout)
+    probs[5, 0] = -0.0  # takes the close look, which cleans a copy
+    probs[6] = [1.00001, 0, 0, 0, 0, 0]
+    before = labels.tobytes(), probs.tobytes()
+    labels.flags.writeable = probs.flags.writeable = False
+    for method in labelsieve.settings.METHODS:
+        for settings in ({}, {"n_jobs": 2}, {"batch_size": 70}):
+            find(labels, probs, method=method, **settings)
+    find(labels, probs, **TWO_READS)
+    inspector = labelsieve.LabelInspector(num_class=6, verbose=False)
+    inspector.update_confident_thresholds(labels, probs)
+    inspector.score_label_quality(labels, probs)
+    assert (labels.tobytes(), probs.tobytes()) == before
+
+
+def test_blocks_of_dask_arrays_are_never_written_to():
+    def frozen(block):
+        block = block.copy()
+        block[0, block[0].argmin()] = -0.0
+        block.flags.writeable = False
+        return block
+
+    probs = da.from_array(PROBS, chunks=(100, 6)).map_blocks(frozen, dtype="f8")
+    for settings in ({}, TWO_READS, {"method": "confidence_weighted_entropy"}):
+        assert find(LABELS, probs, **settings).num_issues > 0
+
+
+def fake_psutil(available):
+    """Return a psutil that sees `available` bytes of free memory."""
+    return SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=available))
+
+
+def test_a_stored_chunk_beyond_the_budget_is_read_in_pieces_with_a_warning(tmp_path, monkeypatch):
+    want = find(LABELS, PROBS)
+    probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=(500, 6))
+    # A quarter of it, shared by the threads, holds about 100 of the 500 rows.
+    n_threads = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
+    monkeypatch.setattr(memory, "psutil", fake_psutil(100 * 48 * 4 * n_threads))
+    with pytest.warns(labelsieve.LabelsieveWarning, match=r"stored chunk of 500 rows .* read 5 times") as caught:
+        found = find(LABELS, probs)
+    assert len(caught) == 1
+    assert found.facts.n_batches == 10
+    assert_same_bits(found, want)
+
+
+def test_small_batches_of_what_is_stored_plainly_need_no_warning(tmp_path, monkeypatch):
+    np.save(tmp_path / "p.npy", PROBS)
+    monkeypatch.setattr(memory, "psutil", fake_psutil(10_000))
+    assert_same_bits(find(LABELS, tmp_path / "p.npy", batch_size=100), find(LABELS, PROBS, batch_size=100))
+
+
+def run_python(code, *arguments):
+    """Run a script in a fresh interpreter and return what it printed."""
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+PEAK = """
+    import sys
+    import labelsieve
+
+    def peak():
+        # Of this program alone; ru_maxrss would start from the size of the process that started it.
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+
+    before = peak()
+    found = labelsieve.find_label_issues(sys.argv[1], sys.argv[2], allow_zero_rows=True, progress=False)
+    assert found.n_rows == int(sys.argv[3]), found
+    print(peak() - before, found.num_issues)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
+def test_own_memory_follows_the_batch_and_not_the_file(tmp_path):
+    n_rows, n_classes = 250_000, 1000
+    # Holes of 1 GB that take no disk: reading them costs what reading data costs.
+    np.lib.format.open_memmap(tmp_path / "p.npy", "w+", np.float32, (n_rows, n_classes))
+    np.save(tmp_path / "y.npy", np.arange(n_rows) % n_classes)
+    peak, n_issues = map(int, run_python(PEAK, tmp_path / "y.npy", tmp_path / "p.npy", n_rows).split())
+    assert n_issues == 0
+    assert peak < 250e6, "a quarter of the file"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
+def test_own_memory_follows_the_chunk_and_not_the_zarr_array(tmp_path):
+    n_rows, n_classes = 250_000, 1000
+    probs = zarr.create_array(
+        str(tmp_path / "p.zarr"), shape=(n_rows, n_classes), chunks=(10_000, n_classes), dtype="f4", fill_value=1e-3
+    )
+    probs[:10_000] = np.float32(2e-3)
+    np.save(tmp_path / "y.npy", np.arange(n_rows) % n_classes)
+    peak, _ = map(int, run_python(PEAK, tmp_path / "y.npy", tmp_path / "p.zarr", n_rows).split())
+    assert peak < 350e6, "about a third of the array: chunks of 40 MB, stored and decoded, a thread"
+
+
+def test_sources_say_what_is_stored_together(tmp_path):
+    probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=(40, 6))
+    assert (ZarrSource(probs).row_chunk, ZarrSource(probs).row_bytes) == (40, 48)
+    np.save(tmp_path / "p.npy", PROBS)
+    assert NpySource.from_path("pred_probs", tmp_path / "p.npy").row_chunk is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 30, 250])
+def test_a_batch_is_a_whole_number_of_stored_chunks(tmp_path, batch_size):
+    probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=(40, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inputs = opened_inputs(LABELS, probs, batch_size=batch_size)
+    rows = inputs.pred_probs.chunks[0]
+    assert all(n % 40 == 0 for n in rows[:-1])
+    assert rows[0] == max(40, batch_size - batch_size % 40)
