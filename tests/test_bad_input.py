@@ -487,7 +487,7 @@ def test_dask_arrays_of_the_wrong_shape_or_dtype_are_refused_before_they_are_com
             lambda block: block.astype("i8"),
             "a block of the Dask array pred_probs has dtype int64; the array says float64",
         ),
-        (lambda block: block[:-1], "a block of the Dask array pred_probs has 49 rows; it says 50"),
+        (lambda block: block[:-1], "a block of the Dask array pred_probs has shape (49, 4); the array says (50, 4)"),
     ],
 )
 def test_pred_probs_blocks_that_are_not_what_they_say(lie, message, scheduler):
@@ -526,7 +526,7 @@ def test_masked_dask_blocks_are_refused_like_masked_arrays():
             lambda block: block.astype("f8"),
             "a block of the Dask array labels has dtype float64; the array says integers",
         ),
-        (lambda block: block[:-1], "a block of the Dask array labels has 49 rows; it says 50"),
+        (lambda block: block[:-1], "a block of the Dask array labels has shape (49,); the array says (50,)"),
     ],
 )
 def test_label_blocks_that_are_not_what_they_say(lie, message):

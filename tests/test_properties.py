@@ -343,10 +343,14 @@ def test_an_adjusted_score_of_minus_zero_ties_with_zero():
     labels = np.array([0, 1, 1, 0, 0, 1])
     want = naive.answer(labels, probs, *naive.METHODS[1])
     assert want.issues == [0, 1, 2]
-    with pytest.warns(labelsieve.LabelsieveWarning, match="1 rows? .*below 1/K"):
-        found = find(labels, probs, naive.METHODS[1])
-    assert want.scores == found.scores.tolist()
-    assert want.issues == found.indices.tolist()
+    for max_candidates in (1, 1000):
+        with (
+            pieces(max_candidates=max_candidates),
+            pytest.warns(labelsieve.LabelsieveWarning, match="1 rows? .*below 1/K"),
+        ):
+            found = find(labels, probs, naive.METHODS[1])
+        assert want.scores == found.scores.tolist()
+        assert want.issues == found.indices.tolist()
 
 
 @pytest.mark.parametrize("choice", naive.METHODS)

@@ -64,7 +64,9 @@ class Partition:
         from_sources = labels is None and pred_probs is None
         ranges = list(_joined(self.ranges, self.strip_rows)) if from_sources else self.ranges
         label_feed = _Feed("labels", self._labels, labels, ranges)
-        prob_feed = _Feed("pred_probs", self._pred_probs, pred_probs, ranges, self.dtype)
+        prob_feed = _Feed(
+            "pred_probs", self._pred_probs, pred_probs, ranges, dtype=self.dtype, row_shape=(self.n_classes,)
+        )
         with label_feed, prob_feed:
             for index, (start, stop) in enumerate(ranges):
                 batch_labels = label_feed.whole(index)
@@ -95,9 +97,12 @@ class _Feed:
         part: tuple[Source, int] | None,
         blocks: Sequence[Block] | None,
         ranges: Sequence[tuple[int, int]],
+        *,
         dtype: np.dtype[Any] | None = None,
+        row_shape: tuple[int, ...] = (),
     ) -> None:
         self._name, self._part, self._blocks, self._ranges, self._dtype = name, part, blocks, ranges, dtype
+        self._row_shape = row_shape
         self._rows: Rows | None = None
         self._batch: tuple[int, Block] = (-1, np.empty(0))
 
@@ -134,10 +139,15 @@ class _Feed:
         return self._rows.read(start - origin, stop - origin)
 
     def _block(self, index: int, n_rows: int) -> Block:
-        block = np.asarray((self._blocks or ())[index])
-        if len(block) != n_rows:
+        block = (self._blocks or ())[index]
+        if isinstance(block, np.ma.MaskedArray) and np.ma.is_masked(block):
             raise InvalidInputError(
-                f"a block of the Dask array {self._name} has {len(block):,} rows; it says {n_rows:,}"
+                f"a block of the Dask array {self._name} has masked values: drop or fill them first"
+            )
+        block, shape = np.asarray(block), (n_rows, *self._row_shape)
+        if block.shape != shape:
+            raise InvalidInputError(
+                f"a block of the Dask array {self._name} has shape {block.shape}; the array says {shape}"
             )
         wrong = block.dtype.kind not in "iu" if self._dtype is None else block.dtype.newbyteorder("=") != self._dtype
         if wrong:

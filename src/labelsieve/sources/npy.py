@@ -75,19 +75,9 @@ class NpySource(Source):
         begin = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
         inside = array.__array_interface__["data"][0] - begin
         offset = inside + array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-        source = cls(Path(name), array.shape, array.dtype, offset, fortran=not array.flags.c_contiguous)
-        return source if source._holds(array) else None
-
-    def _holds(self, array: npt.NDArray[Any]) -> bool:
-        """Compare the first and last row with the file, which may have been replaced since it was mapped."""
-        try:
-            with self.open() as rows:
-                return all(
-                    rows.read(i, i + 1).tobytes() == np.ascontiguousarray(array[i : i + 1]).tobytes()
-                    for i in (0, self.n_rows - 1)
-                )
-        except OSError:
-            return False
+        if not _is_mapped_file(Path(name), begin):
+            return None
+        return cls(Path(name), array.shape, array.dtype, offset, fortran=not array.flags.c_contiguous)
 
     def as_memmap(self) -> npt.NDArray[Any]:
         """Map the file, for reading."""
@@ -97,6 +87,25 @@ class NpySource(Source):
     def open(self) -> Rows:
         """Open the file."""
         return _FortranRows(self) if self.fortran else _NpyRows(self)
+
+
+def _is_mapped_file(path: Path, address: int) -> bool:
+    """Tell whether `path` is still the file that is mapped at `address`: it may have been replaced since.
+
+    The mapping keeps its file's inode alive, so no other file can have the same number. Where the system does not tell
+    (elsewhere than Linux), the answer is no, and the mapping itself is read.
+    """
+    try:
+        inode = path.stat().st_ino
+        with Path("/proc/self/maps").open(encoding="utf-8", errors="replace") as maps:
+            for line in maps:
+                span, _, _, _, mapped, *_ = line.split()
+                begin, end = (int(part, 16) for part in span.split("-"))
+                if begin <= address < end:
+                    return int(mapped) == inode
+    except OSError:
+        pass
+    return False
 
 
 class _NpyRows(Rows):

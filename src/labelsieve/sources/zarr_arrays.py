@@ -76,7 +76,11 @@ class _ZarrRows(Rows):
         if len(self._out) < n:
             self._out = np.empty((n, *self._array.shape[1:]), self._array.dtype)
         out = self._out[:n]
-        self._array.get_basic_selection((slice(start, stop), ...), out=self._as_buffer(out))
+        try:
+            self._array.get_basic_selection((slice(start, stop), ...), out=self._as_buffer(out))
+        except Exception as error:  # stores and codecs raise what they like
+            where = f"{self._array.store_path} (rows {start:,}..{stop - 1:,})"
+            raise OSError(f"{where} is not readable: {type(error).__name__}: {error}") from error
         return out
 
 
@@ -122,12 +126,22 @@ class _DirectRows(_ZarrRows):
             target[:] = stored
             return
         where = f"{self._folder / key} (rows from {index * len(out):,})"
+        if type(self._codec).__name__ == "Blosc" and _blosc_length(stored) != len(stored):
+            raise OSError(f"{where} does not decode: it holds {len(stored):,} bytes, its header says otherwise")
         if not _overflows(self._codec, stored, target[:-1]):
             raise OSError(f"{where} holds fewer than the {len(target):,} bytes of a chunk")
         try:
             self._codec.decode(stored, target)
         except (RuntimeError, ValueError) as error:  # what numcodecs raises
             raise OSError(f"{where} does not decode: {error}") from error
+
+
+def _blosc_length(stored: npt.NDArray[np.uint8]) -> int:
+    """Return the length that a Blosc header claims for itself (16 bytes, little-endian, the last four of them).
+
+    Blosc believes its header and reads on past a chunk that was cut off, here into what is left of the chunk before.
+    """
+    return int(stored[12:16].view("<u4")[0]) if len(stored) >= 16 else -1
 
 
 def _overflows(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> bool:
