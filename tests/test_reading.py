@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -168,9 +169,13 @@ def test_each_inner_chunk_of_a_shard_is_read_once():
     probs = stored(store, PROBS, chunks=(40, 6), shards=(200, 6))
     store.counts.clear()
     find(LABELS, probs, batch_size=40, partition_batches=2)
-    ranges = [key for key in store.counts if key[0].startswith("c/") and key[1].startswith("RangeByteRequest")]
-    assert len(ranges) == 25
-    assert {store.counts[key] for key in ranges} == {1}
+    reads = [(key, times) for key, times in store.counts.items() if "RangeByteRequest" in key[1]]
+    assert {times for _, times in reads} == {1}
+    # Zarr may fetch neighbouring inner chunks at once: what counts is that the ranges of a shard join without overlap.
+    for shard in {key[0] for key, _ in reads}:
+        bounds = [tuple(map(int, re.findall(r"\d+", key[1]))) for key, _ in reads if key[0] == shard]
+        starts, stops = zip(*sorted(bounds), strict=True)
+        assert starts == (0, *stops[:-1])
 
 
 @pytest.mark.parametrize("method", labelsieve.settings.METHODS)
