@@ -13,6 +13,10 @@ settings.register_profile("thorough", max_examples=400, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
 
 
+def pytest_addoption(parser):
+    parser.addoption("--real-size", action="store_true", help="benchmark on inputs of gigabytes")
+
+
 @pytest.fixture(scope="session")
 def real_datasets():
     """Labels, a tenth of them flipped, and out-of-fold probabilities of scikit-learn's own datasets, by name."""

@@ -82,6 +82,15 @@ def test_a_row_without_any_mass_gets_a_finite_adjusted_score():
     assert scores.adjusted_self_confidence(probs[:, 1], labels, sums, cuts).tolist() == [0.0]
 
 
+def test_a_row_whose_sum_is_a_little_negative_agrees_with_loops():
+    probs, labels, cuts = np.array([[2.0**-12, -(2.0**-10)]] * 2), np.array([0, 1]), [0.5, 0.5]
+    want = loops(labels, probs, "self_confidence", True, cuts)
+    sums = scores.row_sum(probs, labels)
+    assert want == scores.adjusted_self_confidence(probs[0], labels, sums, np.array(cuts)).tolist()
+    margins = loops(labels, probs, "normalized_margin", True, cuts)
+    assert margins == scores.adjusted_margin(probs, labels, np.array(cuts)).tolist()
+
+
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_row_sums_are_sums_of_float64(dtype):
     labels, probs = draws.draw(100, 9000, seed=4, dtype=dtype)

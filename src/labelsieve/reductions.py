@@ -146,7 +146,8 @@ def issue_counts_finalize(counts: IssueCounts) -> int:
     """Return the estimated number of label issues.
 
     Without calibration the off-diagonal rows; with it, these rows per label scaled by all over confident rows:
-    ``rint(sum_j q[j] * n[j] / max(m[j], 1e-6))``, as ``cleanlab.count.num_label_issues`` (2.9) calibrates.
+    ``rint(sum_j q[j] * n[j] / max(m[j], 1e-6))``, as ``cleanlab.count.num_label_issues`` (2.9) calibrates, with NumPy's
+    sum over the classes as there: at an exact half another order of adding could round the other way.
     """
     if counts.per_label is None:
         return counts.off_diagonal

@@ -7,11 +7,13 @@ Does not cover: files (`sinks`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import dask.array as da  # for a type alone: this module needs no Dask
 
 
 @dataclass(frozen=True)

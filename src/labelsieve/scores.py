@@ -108,7 +108,7 @@ def adjusted_self_confidence(p_given: Floats, labels: Ints, row_sums: Float64s, 
     given = (p_given.astype(np.float64) - thresholds[labels]) + top
     sums = row_sums + shift
     scores: Float64s = np.divide(given, sums, out=np.zeros_like(given), where=sums != 0)
-    return scores
+    return scores + 0.0  # 0 over a sum slightly below 0 is -0.0, which counts as 0.0
 
 
 def _float64(probs: Floats) -> Float64s:

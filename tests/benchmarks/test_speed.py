@@ -101,7 +101,7 @@ def timed(function, runs):
 @pytest.mark.parametrize("kind", ["npy", "zarr"])
 @pytest.mark.parametrize("shape", REAL)
 def test_finds_what_cleanlab_finds(shape, kind, tmp_path, request):
-    real = request.config.getoption("--real-size", default=False)
+    real = request.config.getoption("--real-size")
     n_rows, n_classes = (REAL if real else TINY)[shape]
     make_input(tmp_path, n_rows, n_classes, as_zarr=kind == "zarr")
     runs = 3 if real else 1
