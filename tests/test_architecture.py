@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import cleanlab.experimental.label_issues_batched as theirs
+import numpy as np
 import pytest
 
 import labelsieve
@@ -42,8 +43,8 @@ LAYERS = [
     {"__main__"},
 ]
 PURE = ["kernels", "scores", "reductions", "ranking", "checks", "settings", "memory"]
-# Each with its reason: engine builds the graphs, progress listens to them, sources tells a user's Dask array from the
-# rest, results holds the lazy scores.
+# Each with its reason: engine builds the graphs, progress listens to them, sources and results name Dask's array as a
+# type.
 IMPORTS_DASK = {"engine", "progress", "sources", "results"}
 PUBLIC = [
     "ForkedWorkerError",
@@ -130,6 +131,19 @@ print(sorted(name for name in sys.modules if name.startswith("labelsieve.")))
 def test_few_modules_import_dask():
     found = {short(m) for m in MODULES if any(i.partition(".")[0] in ("dask", "distributed") for i in imports_of(m))}
     assert found <= IMPORTS_DASK
+
+
+def test_a_run_on_files_imports_nothing_slow(tmp_path):
+    # Dask's arrays bring pandas, SciPy and xarray along where they are installed: more than many a job takes.
+    np.save(tmp_path / "labels.npy", np.array([0, 1, 0]))
+    np.save(tmp_path / "probs.npy", np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]]))
+    code = """
+import sys, labelsieve
+print(labelsieve.find_label_issues_batched(labels_file="labels.npy", pred_probs_file="probs.npy", verbose=False))
+print([name for name in ("dask.array", "distributed", "pandas", "scipy", "zarr", "click") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "[2]\n[]\n"
 
 
 def test_only_the_engine_builds_graphs():

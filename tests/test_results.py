@@ -1,5 +1,7 @@
 """What a run hands back."""
 
+from functools import partial
+
 import dask
 import dask.array as da
 import numpy as np
@@ -19,7 +21,7 @@ def results_of(rows, n_rows=2000):
     m = len(rows)
     issues = IssueRows(rows, np.linspace(0, 1, m), *(np.zeros(m, np.uint8),) * 2, *(np.zeros(m),) * 2)
     facts = RunFacts(bytes_read=1, n_reads=1, n_batches=1, n_partitions=1, planned_bytes=1, seconds=0.5)
-    lazy = da.zeros(n_rows, chunks=700)
+    lazy = partial(da.zeros, n_rows, chunks=700)
     return LabelIssues(n_rows, 1000, issues, m, np.zeros(1000), np.zeros(1000, np.int64), lazy, facts)
 
 

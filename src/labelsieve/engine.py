@@ -15,10 +15,9 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dask
-import dask.array as da
 import dask.threaded
 import numpy as np
 import psutil
@@ -34,6 +33,9 @@ from labelsieve.reductions import Float64s, adjusted_thresholds
 from labelsieve.results import IssueRows
 from labelsieve.settings import Settings
 from labelsieve.sources import ArraySource, Opened, Source
+
+if TYPE_CHECKING:
+    import dask.array as da  # at run time only where a Dask array comes in or is asked for: it brings pandas along
 
 # Partials that one task of a tree reduction folds.
 _TREE_WIDTH: Final = 16
@@ -90,6 +92,11 @@ class Inputs:
         dtype: np.dtype[Any] = self.opened_pred_probs.dtype
         return dtype.newbyteorder("=")
 
+    @property
+    def n_bytes(self) -> int:
+        """Decoded bytes of `pred_probs`."""
+        return self.grid.n_rows * self.n_classes * self.dtype.itemsize
+
     def planned_bytes(self, settings: Settings, n_threads: int | None = None) -> int:
         """Return the most own memory that a run on threads takes, without the issues."""
         n_classes, itemsize = self.n_classes, self.dtype.itemsize
@@ -108,15 +115,15 @@ class Inputs:
 
     def blocks(self) -> tuple[Blocks, Blocks]:
         """Return the blocks of labels and of pred_probs, a list a partition; None where tasks read a source."""
-        size, n_batches = self.grid.partition_batches, len(self.grid.batch_rows)
-        columns: list[Blocks] = []
-        for name in ("labels", "pred_probs"):
-            if isinstance(getattr(self, f"opened_{name}"), Source):
-                columns.append([None] * -(-n_batches // size))
-            else:
-                blocks = getattr(self, name).to_delayed().ravel().tolist()
-                columns.append([blocks[i : i + size] for i in range(0, n_batches, size)])
-        return columns[0], columns[1]
+        nothing: Blocks = [None] * self.grid.n_partitions
+        return (
+            nothing if self.labels_source else self._grouped(self.labels),
+            nothing if self.pred_probs_source else self._grouped(self.pred_probs),
+        )
+
+    def _grouped(self, array: da.Array) -> Blocks:
+        blocks, size = array.to_delayed().ravel().tolist(), self.grid.partition_batches
+        return [blocks[i : i + size] for i in range(0, len(blocks), size)]
 
 
 def open_inputs(
@@ -130,7 +137,7 @@ def open_inputs(
     """Lay opened labels and probabilities out on one grid of batches; reads nothing but coarsely stored labels."""
     n_threads = n_threads or _n_workers()
     memory.check_sizes(batch_size, partition_batches)
-    if isinstance(pred_probs, da.Array):
+    if not isinstance(pred_probs, Source):
         pred_probs = _whole_rows(pred_probs)
         grid = _dask_grid(pred_probs, n_threads, partition_batches)
     else:
@@ -152,8 +159,10 @@ def open_inputs(
 def _as_dask_array(name: str, opened: Opened, grid: memory.Grid) -> da.Array:
     """Return a lazy Dask array with one chunk a batch of `grid`."""
     chunks = (grid.batch_rows, *((size,) for size in opened.shape[1:]))
-    if isinstance(opened, da.Array):
+    if not isinstance(opened, Source):
         return opened.rechunk(chunks)
+    import dask.array as da
+
     meta = np.empty((0,) * opened.ndim, opened.dtype)
     return da.from_array(opened, chunks=chunks, name=f"{name}-{_token()}", asarray=False, meta=meta)
 
@@ -292,12 +301,10 @@ class Run:
         with self._progress("select", "rows ranked"):
             return tasks.rank(_compute(*self.map("select", chunks, self._summaries)), wanted)
 
-    def lazy_scores(self) -> da.Array:
-        """Return the ``(N,)`` scores as a Dask array of one chunk a partition, holding no other column."""
+    def scores(self) -> Callable[[], da.Array]:
+        """Return what makes the ``(N,)`` scores a Dask array of one chunk a partition; no other column is kept."""
         scores = _persist(*self._each("scores", tasks.wide_scores_of, self._summaries))
-        dtype = self._wide_dtype()
-        parts = [da.from_delayed(part, (rows,), dtype=dtype) for part, rows in zip(scores, self._rows, strict=True)]
-        return da.concatenate(parts)
+        return partial(_joined, scores, self._rows, self._wide_dtype())
 
     def _score_dtype(self) -> np.dtype[Any]:
         return self.inputs.dtype if self.settings.plain_self_confidence else np.dtype(np.float64)
@@ -336,6 +343,12 @@ class Run:
 
     def _progress(self, layer: str, description: str) -> Progress:
         return Progress(self._key(layer, 0)[0], self._rows, description, show=self._show)
+
+
+def _joined(parts: Sequence[Delayed], rows: Sequence[int], dtype: np.dtype[Any]) -> da.Array:
+    import dask.array as da
+
+    return da.concatenate([da.from_delayed(part, (n,), dtype=dtype) for part, n in zip(parts, rows, strict=True)])
 
 
 def _value(task: Delayed) -> Any:

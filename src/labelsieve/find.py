@@ -112,9 +112,9 @@ def find_label_issues(
         estimated_num_issues=estimated,
         confident_thresholds=thresholds,
         class_counts=total.sums.counts,
-        lazy_scores=run.lazy_scores(),
+        make_scores=run.scores(),
         facts=RunFacts(
-            bytes_read=int(inputs.pred_probs.nbytes) * n_reads,
+            bytes_read=inputs.n_bytes * n_reads,
             n_reads=n_reads,
             n_batches=len(inputs.grid.batch_rows),
             n_partitions=len(run.partitions),

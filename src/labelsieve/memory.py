@@ -51,6 +51,11 @@ class Grid:
     batch_rows: tuple[int, ...]
     partition_batches: int
 
+    @property
+    def n_partitions(self) -> int:
+        """Number of tasks that read."""
+        return -(-len(self.batch_rows) // self.partition_batches)
+
     def partitions(self) -> Iterator[list[tuple[int, int]]]:
         """Yield each partition as its batches' row ranges ``[start, stop)``."""
         ranges, start = [], 0

@@ -6,14 +6,16 @@ Does not cover: files (`sinks`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    import dask.array as da  # for a type alone: this module needs no Dask
+    import dask.array as da  # for types alone: this module needs no Dask
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ class LabelIssues:
         Mean probability of each class over the rows labelled with it; 2.0 for a class without rows.
     class_counts : (K,) int64
         Rows labelled with each class.
-    lazy_scores : dask.array.Array
-        ``(N,)`` label quality scores of all rows, one chunk a partition.
+    make_scores : callable
+        Makes `lazy_scores`.
     facts : RunFacts
         How the run went.
     """
@@ -120,9 +122,8 @@ class LabelIssues:
     estimated_num_issues: int
     confident_thresholds: npt.NDArray[np.float64]
     class_counts: npt.NDArray[np.int64]
-    lazy_scores: da.Array
+    make_scores: Callable[[], da.Array]
     facts: RunFacts
-    _cache: dict[str, npt.NDArray[np.floating[Any]]] = field(default_factory=dict)
 
     @property
     def num_issues(self) -> int:
@@ -134,12 +135,16 @@ class LabelIssues:
         """``(num_issues,)`` rows of the label issues, worst first, ties by row."""
         return self.issues.rows
 
-    @property
+    @cached_property
+    def lazy_scores(self) -> da.Array:
+        """``(N,)`` label quality scores of all rows as a Dask array, one chunk a partition."""
+        return self.make_scores()
+
+    @cached_property
     def scores(self) -> npt.NDArray[np.floating[Any]]:
         """``(N,)`` label quality scores of all rows, computed to NumPy at the first call."""
-        if "scores" not in self._cache:
-            self._cache["scores"] = self.lazy_scores.compute()
-        return self._cache["scores"]
+        scores: npt.NDArray[np.floating[Any]] = self.lazy_scores.compute()
+        return scores
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """Return the ``(N,)`` mask that is True for label issues.

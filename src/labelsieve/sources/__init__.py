@@ -8,10 +8,10 @@ Does not cover: the values, checked in the pass that reads them (`checks`).
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import dask.array as da
 import numpy as np
 
 from labelsieve.errors import InputTypeError, InvalidInputError
@@ -21,9 +21,12 @@ from labelsieve.sources.hdf5 import Hdf5Source
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.zarr_arrays import ZarrSource
 
+if TYPE_CHECKING:
+    import dask.array as da
+
 __all__ = ["ArraySource", "Hdf5Source", "NpySource", "Rows", "Source", "ZarrSource", "open_labels", "open_pred_probs"]
 
-Opened: TypeAlias = Source | da.Array
+Opened: TypeAlias = "Source | da.Array"
 
 
 def open_labels(labels: Any) -> Opened:
@@ -93,7 +96,7 @@ def _open(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind
         return _open_path(name, Path(data))
     if isinstance(data, Source):
         return data
-    if isinstance(data, da.Array):
+    if _is_dask_array(data):
         return _checked_dask(name, data)
     if package == "zarr":
         return ZarrSource.from_node(name, data)
@@ -112,6 +115,12 @@ def _open_path(name: str, path: Path) -> Opened:
     if path.is_dir() or path.suffix == ".zarr":
         return ZarrSource.from_path(name, path)
     return NpySource.from_path(name, path)
+
+
+def _is_dask_array(data: Any) -> bool:
+    """Tell a Dask array without importing `dask.array`, which brings pandas along: who has one has imported it."""
+    dask_array = sys.modules.get("dask.array")
+    return dask_array is not None and isinstance(data, dask_array.Array)
 
 
 def _checked_dask(name: str, array: da.Array) -> da.Array:
