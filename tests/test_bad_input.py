@@ -391,8 +391,8 @@ def test_files_that_are_no_arrays(tmp_path):
         text: "is not a readable .npy file",
         half: f"is cut off: {size - 1:,} bytes, its header asks for {size:,}",
         missing: "there is no file",
-        tmp_path / "missing.zarr": "is not a readable Zarr array",
-        tmp_path: "is not a readable Zarr array",
+        tmp_path / "missing.zarr": "there is no folder",
+        tmp_path: "it has no zarr.json or .zarray",
     }
     for path, message in cases.items():
         for given in (path, str(path)):
@@ -622,7 +622,8 @@ def test_batch_sizes_of_the_documented_call(size):
 
 @pytest.mark.parametrize("probs", [da.from_array(PROBS, chunks=(50, 4)), PROBS.tolist()], ids=["dask", "list"])
 def test_sizes_are_checked_for_every_input(probs):
-    assert "batch_size must be at least 1, not 0" in refused(find, LABELS, probs, batch_size=0)
+    message = 'batch_size must be "auto" or a whole number of at least 1, not 0'
+    assert message in refused(find, LABELS, probs, batch_size=0)
 
 
 @pytest.mark.parametrize("size", [np.int64(50), np.uint8(50), 10**12])
@@ -906,3 +907,22 @@ def test_whole_arrays_of_any_kind_are_taken(tmp_path, kind):
 def test_messages_are_one_line():
     for labels, probs in ((LABELS, changed([1], np.nan)), (LABELS[:3], PROBS), (LABELS, [[1.0], [1.0, 2.0]])):
         assert not re.search(r"\n", refused(find, labels, probs))
+
+
+def test_labels_of_dtype_object_are_named_for_what_they_hold():
+    probs = PROBS[:3]
+    cases = {
+        "2 missing values": [0, None, float("nan")],
+        "multi-label is out of scope": [[0, 1], [1], [2]],
+        "not object: convert them with .astype(int)": [0, 1, 2],
+    }
+    for message, values in cases.items():
+        labels = np.empty(3, object)
+        labels[:] = values
+        assert message in refused(find, labels, probs)
+
+
+def test_other_packages_objects_are_refused_by_their_kind():
+    xarray = pytest.importorskip("xarray")
+    for data in (xarray.Dataset({"p": (("row", "class"), PROBS)}), 3.5, {"p": PROBS}):
+        refused(find, LABELS, data, error=InputTypeError)

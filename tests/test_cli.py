@@ -110,7 +110,7 @@ USAGE_ERRORS = [
     (["find", "labels.npy", "pred_probs.npy", "--n-jobs", "-1"], "neither 'cores' nor a whole number"),
     (["find", "labels.npy", "pred_probs.npy", "--method", "magic"], "'magic' is not one of 'self_confidence'"),
     (["find", "labels.npy", "pred_probs.npy", "--top", "-1"], "-1 is not in the range"),
-    (["find", "none.npy", "pred_probs.npy"], "labels: there is no file none.npy"),
+    (["find", "none.npy", "pred_probs.npy"], "/none.npy"),
     (["find", "pred_probs.npy", "pred_probs.npy"], "labels must have one axis (N,), not shape (400, 3)"),
     (["find", "labels.npy", "labels.npy"], "pred_probs must have two axes (N, K), not shape (400,)"),
     (["find", "labels.npy", "pred_probs.npy", "-o", "i.txt"], "i.txt must end in one of .npy, .csv, .parquet, .zarr"),
@@ -123,12 +123,19 @@ USAGE_ERRORS = [
         "adjust_pred_probs is not defined for confidence_weighted_entropy",
     ),
     (["sift"], "No such command 'sift'"),
+    # Never over an input.
+    (["find", "labels.npy", "pred_probs.npy", "-o", "pred_probs.npy"], "pred_probs.npy is an input or lies in one"),
+    (["find", "labels.npy", "pred_probs.npy", "-o", "./labels.npy"], "labels.npy is an input or lies in one"),
+    (["find", "labels.npy", "pred_probs.zarr", "-o", "pred_probs.zarr/i.csv"], "is an input or lies in one"),
+    (["find", "labels.npy", "pred_probs.npy", "--class-names", "two.csv", "-o", "two.csv"], "two.csv is an input"),
+    (["find", "labels.npy", "pred_probs.npy", "--class-names", "nested"], "must list names, as strings"),
 ]
 
 
 @pytest.mark.parametrize(("args", "message"), USAGE_ERRORS)
 def test_bad_usage_exits_2_with_one_line(files, capsys, tmp_path, args, message):
-    (tmp_path / "two").write_text("a\nb\n")
+    (tmp_path / "two").write_text("a\nb\n\n")
+    (tmp_path / "nested").write_text('["a", ["b"], "c"]')
     before = sorted(tmp_path.iterdir())
     assert run(args) == 2
     out, err = capsys.readouterr()
@@ -175,7 +182,7 @@ def test_a_failure_exits_1_and_names_the_file(files, capsys, tmp_path):
     chunk.write_bytes(chunk.read_bytes()[:100])
     assert run(["find", "labels.zarr", "pred_probs.zarr", "--quiet", "-o", "i.npy"]) == 1
     err = capsys.readouterr().err
-    assert err.startswith("labelsieve: failed: OSError: ")
+    assert err.startswith("labelsieve: failed: UnreadableDataError: ")
     assert str(chunk.relative_to(tmp_path)) in err
     assert not (tmp_path / "i.npy").exists()
 
@@ -268,3 +275,12 @@ def test_the_demo_without_scikit_learn_prints_the_pip_line(tmp_path, monkeypatch
         'labelsieve: The demo needs an optional package: pip install "labelsieve[demo]"\n'
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_replaces_nothing_but_an_earlier_demo(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "labels.zarr").write_text("precious")
+    assert run(["demo", "--folder", "mine"]) == 2
+    assert "mine is not empty and no earlier demo" in capsys.readouterr().err
+    assert (tmp_path / "mine" / "labels.zarr").read_text() == "precious"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import zarr
 import labelsieve
 from inputs import assert_same_array, assert_same_bits, draw, find
 from labelsieve import ForkedWorkerError, LabelInspector, LabelsieveWarning, forkpool, label_issues_batched, tasks
-from labelsieve.find import opened_inputs
+from labelsieve.engine import open_inputs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
@@ -133,7 +134,7 @@ def fail(partition):
 
 @pytest.fixture
 def inputs():
-    return opened_inputs(LABELS, PROBS, batch_size=50, partition_batches=1, n_jobs=2)
+    return open_inputs(LABELS, PROBS, batch_size=50, partition_batches=1, n_jobs=2)
 
 
 def test_partitions_are_worked_on_in_other_processes_and_come_back_in_order(inputs):
@@ -148,7 +149,7 @@ def test_partitions_are_worked_on_in_other_processes_and_come_back_in_order(inpu
 def test_children_read_the_shared_arrays_and_nobody_after(inputs):
     assert shared() == [None, None, None]
     thresholds = np.linspace(0.1, 0.6, 6)
-    results = forkpool.each_partition(inputs, shared_in_child, 2, thresholds)
+    results = forkpool.each_partition(inputs, shared_in_child, 2, {"adj_thresholds": thresholds})
     for index, (pid, adj_thresholds, shapes, first) in enumerate(results):
         assert pid != os.getpid()
         assert_same_array(adj_thresholds, thresholds)
@@ -417,5 +418,50 @@ def test_split_arr_gives_views():
 
 @pytest.mark.parametrize("chunksize", [0, -1])
 def test_split_arr_refuses_empty_pieces(chunksize):
-    with pytest.raises(ValueError, match=f"chunksize must be at least 1, not {chunksize}"):
+    with pytest.raises(ValueError, match=f"chunksize must be a whole number of at least 1, not {chunksize}"):
         labelsieve.split_arr(np.arange(5), chunksize)
+
+
+finished = multiprocessing.get_context("fork").Value("i", 0)  # inherited by the children
+
+
+def fail_first(partition, **_):
+    if partition.start == 0:
+        raise ValueError("the first one failed")
+    time.sleep(0.3)
+    with finished.get_lock():
+        finished.value += 1
+
+
+def interrupt_parent(partition, **_):
+    if partition.start == 0:
+        os.kill(os.getppid(), signal.SIGINT)
+    time.sleep(0.3)
+    with finished.get_lock():
+        finished.value += 1
+
+
+@pytest.mark.parametrize(("work", "error"), [(fail_first, ValueError), (interrupt_parent, KeyboardInterrupt)])
+def test_an_error_or_ctrl_c_ends_the_other_processes_at_once(work, error):
+    inputs = open_inputs(LABELS, PROBS, batch_size=10, partition_batches=1, n_jobs=2)
+    finished.value = 0
+    with pytest.raises(error):
+        forkpool.each_partition(inputs, work, 2)
+    assert multiprocessing.active_children() == []
+    assert finished.value < inputs.grid.n_partitions / 2, "the rest was worked off"
+
+
+@pytest.mark.parametrize("n_rows", [2, 7, 100])
+def test_small_batches_are_shared_out_too(n_rows):
+    inputs = open_inputs(LABELS[:n_rows], PROBS[:n_rows], n_jobs=2)
+    assert inputs.grid.n_partitions >= 2
+    lab = labelsieve.LabelInspector(num_class=PROBS.shape[1], n_jobs=2, verbose=False)
+    lab.update_confident_thresholds(LABELS[:n_rows], PROBS[:n_rows])
+    one = labelsieve.LabelInspector(num_class=PROBS.shape[1], verbose=False)
+    one.update_confident_thresholds(LABELS[:n_rows], PROBS[:n_rows])
+    assert_same_array(lab.get_confident_thresholds(), one.get_confident_thresholds())
+
+
+def test_the_bar_of_the_read_moves_with_forked_processes_too(capsys):
+    labelsieve.find_label_issues_batched(LABELS, PROBS, n_jobs=2, batch_size=50, verbose=True)
+    assert "rows read: 100%" in capsys.readouterr().err

@@ -4,10 +4,12 @@ import json
 import subprocess
 import sys
 
+import dask.array as da
 import numpy as np
 import pytest
 import zarr
 
+from labelsieve.engine import open_inputs
 from labelsieve.memory import ISSUE_BYTES, STRIP_BYTES, planned_bytes
 from labelsieve.settings import Settings
 
@@ -77,13 +79,23 @@ def test_peak_memory_is_below_the_plan(folder, ending, settings):
 
 
 def test_the_formula_as_readme_gives_it():
-    strips = 3 * STRIP_BYTES
-    assert planned_bytes(10**6, 1000, 4, 2, Settings()) == 120_000_000 + 2 * strips + 10**6 * (4 + 8)
-    assert planned_bytes(10**6, 10, 2, 1, Settings()) == 120_000_000 + strips + 10**6 * (2 + 4 + 4)
-    entropy = Settings("confidence_weighted_entropy")
-    assert planned_bytes(10**6, 10, 8, 1, entropy) == 120_000_000 + 8 * STRIP_BYTES + 10**6 * (2 + 16 + 8)
-    adjusted = Settings(adjust_pred_probs=True)
-    batch = 48_000_000
-    assert planned_bytes(10**6, 70_000, 4, 1, adjusted, batch_bytes=batch) == (
-        120_000_000 + int(2.25 * batch) + 13 * STRIP_BYTES + 10**6 * (8 + 8 + 16)
+    strips, entropy = 3 * STRIP_BYTES, Settings("confidence_weighted_entropy")
+    ten, thousand = 24 * 10 + 65_536, 24 * 1000 + 65_536
+    assert planned_bytes(10**6, 1000, 4, 2, Settings()) == 120_000_000 + 2 * strips + thousand + 10**6 * (4 + 8)
+    assert planned_bytes(10**6, 10, 2, 1, Settings()) == 120_000_000 + strips + ten + 10**6 * (2 + 4 + 4)
+    assert planned_bytes(10**6, 10, 8, 1, entropy) == 120_000_000 + 8 * STRIP_BYTES + ten + 10**6 * (2 + 16 + 8)
+    adjusted, batch, partials = Settings(adjust_pred_probs=True), 48_000_000, (32 + 10) * (24 * 70_000 + 65_536)
+    assert planned_bytes(10**6, 70_000, 4, 1, adjusted, n_partitions=160, batch_bytes=batch) == (
+        120_000_000 + int(2.25 * batch) + 13 * STRIP_BYTES + partials + 10**6 * (8 + 8 + 16)
     )
+
+
+def test_the_plan_counts_what_the_inputs_hold():
+    labels, probs = np.zeros(1000, np.int64), np.full((1000, 4), 0.25)
+    plain = open_inputs(labels, probs).planned_bytes(Settings())
+    stored = zarr.create_array(zarr.storage.MemoryStore(), shape=(1000,), chunks=(70,), dtype=np.int64)
+    assert open_inputs(stored, probs, batch_size=100).planned_bytes(Settings()) >= plain + 1000
+    # Dask hands a task all blocks of its partition at once.
+    lazy_labels, lazy = da.zeros(10**7, dtype=int, chunks=10**6), da.full((10**7, 4), 0.25, chunks=(10**6, 4))
+    one, five = (open_inputs(lazy_labels, lazy, partition_batches=n).planned_bytes(Settings()) for n in (1, 5))
+    assert five > one + 4 * 32 * 10**6

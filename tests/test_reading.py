@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -24,8 +23,8 @@ from dask.callbacks import Callback
 import labelsieve
 from inputs import assert_same_bits, draw, find
 from labelsieve import memory
-from labelsieve.find import opened_inputs
-from labelsieve.sources import NpySource, Source, ZarrSource, zarr_arrays
+from labelsieve.engine import open_inputs
+from labelsieve.sources import NpySource, Source, ZarrSource, npy, zarr_arrays
 
 LABELS, PROBS = draw(1000, 6, seed=11)
 TWO_READS = {"method": "normalized_margin", "adjust_pred_probs": True}
@@ -97,7 +96,7 @@ class UnreadableSource(Source):
 
 def test_opening_sources_reads_nothing():
     labels, probs = UnreadableSource((1000,), np.dtype("i8")), UnreadableSource((1000, 6), np.dtype("f4"), 100)
-    inputs = opened_inputs(labels, probs, batch_size=100, partition_batches=3)
+    inputs = open_inputs(labels, probs, batch_size=100, partition_batches=3)
     assert inputs.pred_probs.chunks == ((100,) * 10, (6,))
     assert inputs.labels.chunks == ((100,) * 10,)
     assert (inputs.pred_probs.dtype, inputs.labels.dtype) == (np.float32, np.int64)
@@ -107,7 +106,7 @@ def test_opening_sources_reads_nothing():
 def test_opening_dask_arrays_computes_nothing():
     labels = da.from_array(LABELS, chunks=170).map_blocks(never, dtype="i8", meta=np.empty(0, int))
     probs = da.from_array(PROBS, chunks=(90, 2)).map_blocks(never, dtype="f8", meta=np.empty((0, 0)))
-    inputs = opened_inputs(labels, probs, batch_size="auto")
+    inputs = open_inputs(labels, probs, batch_size="auto")
     assert inputs.pred_probs.shape == PROBS.shape
     assert inputs.pred_probs.chunks[1] == (6,), "a batch spans all classes"
     assert inputs.labels.chunks[0] == inputs.pred_probs.chunks[0]
@@ -117,7 +116,7 @@ def test_opening_zarr_reads_no_chunk():
     store = CountingStore()
     probs = stored(store, PROBS, chunks=(100, 6))
     store.counts.clear()
-    opened_inputs(LABELS, probs, batch_size="auto")
+    open_inputs(LABELS, probs, batch_size="auto")
     assert store.chunk_reads() == []
 
 
@@ -125,13 +124,13 @@ def test_opening_an_npy_file_reads_its_header_only(tmp_path, monkeypatch):
     np.save(tmp_path / "p.npy", PROBS)
     np.save(tmp_path / "y.npy", LABELS)
     monkeypatch.setattr(NpySource, "open", never)
-    inputs = opened_inputs(tmp_path / "y.npy", tmp_path / "p.npy", batch_size=128)
+    inputs = open_inputs(tmp_path / "y.npy", tmp_path / "p.npy", batch_size=128)
     assert inputs.pred_probs.numblocks == (8, 1)
 
 
 def test_the_dask_arrays_of_the_inputs_hold_the_data(tmp_path):
     np.save(tmp_path / "p.npy", PROBS)
-    inputs = opened_inputs(LABELS, tmp_path / "p.npy", batch_size=128)
+    inputs = open_inputs(LABELS, tmp_path / "p.npy", batch_size=128)
     assert np.array_equal(inputs.pred_probs.compute(), PROBS)
     assert np.array_equal(inputs.labels.compute(), LABELS)
     assert np.array_equal(inputs.pred_probs[300:310, 2:4].compute(), PROBS[300:310, 2:4])
@@ -204,15 +203,14 @@ def test_results_are_at_hand_without_another_read(tmp_path, decoded, settings):
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_the_bytes_of_an_npy_file_are_read_once(tmp_path, monkeypatch, order, batch_size):
     np.save(tmp_path / "p.npy", np.asarray(PROBS, order=order))
-    intervals, lock, preadv = [], threading.Lock(), os.preadv
+    intervals, lock, read_into = [], threading.Lock(), npy.read_into
 
-    def counting(fd, buffers, offset):
-        got = preadv(fd, buffers, offset)
+    def counting(file, position, buffer):
         with lock:
-            intervals.append((offset, offset + got))
-        return got
+            intervals.append((position, position + len(buffer)))
+        return read_into(file, position, buffer)
 
-    monkeypatch.setattr(os, "preadv", counting)
+    monkeypatch.setattr(npy, "read_into", counting)
     find(LABELS, tmp_path / "p.npy", batch_size=batch_size, partition_batches=3)
     intervals.sort()
     size = (tmp_path / "p.npy").stat().st_size
@@ -241,7 +239,7 @@ def test_a_small_dask_array_is_kept_between_two_reads():
 
 
 def test_a_dask_array_too_large_to_keep_is_computed_twice_with_a_warning(monkeypatch):
-    monkeypatch.setattr("labelsieve.engine.psutil", fake_psutil(PROBS.nbytes))
+    monkeypatch.setattr("labelsieve.engine.inputs.psutil", fake_psutil(PROBS.nbytes))
     probs, counts = counted_blocks(PROBS, (100, 6))
     with pytest.warns(labelsieve.LabelsieveWarning, match="reads pred_probs twice") as caught:
         found = find(LABELS, probs, **TWO_READS)
@@ -418,7 +416,41 @@ def test_a_batch_is_a_whole_number_of_stored_chunks(tmp_path, batch_size):
     probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=(40, 6))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        inputs = opened_inputs(LABELS, probs, batch_size=batch_size)
+        inputs = open_inputs(LABELS, probs, batch_size=batch_size)
     rows = inputs.pred_probs.chunks[0]
     assert all(n % 40 == 0 for n in rows[:-1])
     assert rows[0] == max(40, batch_size - batch_size % 40)
+
+
+@pytest.mark.parametrize("row_chunk", [30, 130, 700])
+@pytest.mark.parametrize("batch_size", [40, 100, "auto"])
+def test_labels_whose_chunks_batches_would_cut_are_read_once(batch_size, row_chunk):
+    store = CountingStore()
+    labels = stored(store, LABELS, chunks=(row_chunk,))
+    store.counts.clear()
+    found = find(labels, PROBS, batch_size=batch_size, partition_batches=2)
+    assert store.chunk_reads() == [1] * -(-len(LABELS) // row_chunk)
+    assert_same_bits(found, find(LABELS, PROBS))
+
+
+def test_labels_in_dask_are_computed_once_though_probabilities_are_read_twice(tmp_path):
+    probs = stored(str(tmp_path / "p.zarr"), PROBS, chunks=(100, 6))
+    labels, counts = counted_blocks(LABELS, 100)
+    found = find(labels, probs, **TWO_READS)
+    assert set(counts.values()) == {1}
+    assert_same_bits(found, find(LABELS, PROBS, **TWO_READS))
+
+
+@pytest.mark.parametrize("key", [5, -1, slice(None, None, 7), slice(900, 100, -3), slice(4, 4), [3, 1, 3]], ids=str)
+def test_a_source_is_indexed_as_numpy_would(tmp_path, key):
+    np.save(tmp_path / "p.npy", PROBS)
+    source = NpySource.from_path("pred_probs", tmp_path / "p.npy")
+    assert np.array_equal(source[key], PROBS[key])
+    assert np.array_equal(source[key, 1:3], PROBS[key, 1:3])
+
+
+def test_the_dask_arrays_of_the_inputs_can_be_sliced_with_a_step(tmp_path):
+    np.save(tmp_path / "p.npy", PROBS)
+    inputs = open_inputs(LABELS, tmp_path / "p.npy", batch_size=128)
+    assert np.array_equal(inputs.pred_probs[::2].compute(), PROBS[::2])
+    assert np.array_equal(inputs.pred_probs[5].compute(), PROBS[5])

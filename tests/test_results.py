@@ -1,9 +1,6 @@
 """What a run hands back."""
 
-from functools import partial
-
 import dask
-import dask.array as da
 import numpy as np
 import pytest
 
@@ -15,14 +12,23 @@ from labelsieve.results import LabelIssues, RunFacts
 COLUMNS = ["row", "score", "given_label", "suggested_label", "p_given", "p_suggested"]
 
 
+class Zeros:
+    """Scores that are all zero."""
+
+    def __init__(self, n_rows):
+        self._n_rows = n_rows
+
+    def to_numpy(self):
+        return np.zeros(self._n_rows)
+
+
 def results_of(rows, n_rows=2000):
     """Return a result with the issues `rows`, without a run."""
     rows = np.array(rows, np.int64)
     m = len(rows)
     issues = IssueRows(rows, np.linspace(0, 1, m), *(np.zeros(m, np.uint8),) * 2, *(np.zeros(m),) * 2)
     facts = RunFacts(bytes_read=1, n_reads=1, n_batches=1, n_partitions=1, planned_bytes=1, seconds=0.5)
-    lazy = partial(da.zeros, n_rows, chunks=700)
-    return LabelIssues(n_rows, 1000, issues, m, np.zeros(1000), np.zeros(1000, np.int64), lazy, facts)
+    return LabelIssues(n_rows, 1000, issues, m, np.zeros(1000), np.zeros(1000, np.int64), Zeros(n_rows), facts)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -78,6 +84,8 @@ def test_the_repr_tells_how_many_which_share_and_the_worst():
 def test_scores_are_computed_at_the_first_call_and_only_then():
     found = results_of([1])
     assert found.scores is found.scores
+    with pytest.raises(ValueError, match="read-only"):
+        found.scores[0] = 1
     assert np.zeros(2000).tolist() == found.scores.tolist()
 
 

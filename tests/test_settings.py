@@ -5,6 +5,7 @@ import re
 import pytest
 
 import naive
+from labelsieve import find_label_issues
 from labelsieve.errors import InvalidInputError, LabelsieveError
 from labelsieve.settings import ESTIMATION_METHODS, METHODS, Settings
 
@@ -12,7 +13,7 @@ from labelsieve.settings import ESTIMATION_METHODS, METHODS, Settings
 def test_the_choices_are_those_of_the_contract():
     assert METHODS == ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
     assert tuple(naive.COUNTS) == ESTIMATION_METHODS
-    assert Settings() == Settings("self_confidence", False, "off_diagonal", False)
+    assert Settings() == Settings("self_confidence", False, "off_diagonal")
 
 
 @pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
@@ -50,7 +51,7 @@ def test_an_unknown_count_is_refused_with_what_is_allowed(bad):
 @pytest.mark.parametrize("bad", ["yes", 1, None])
 def test_switches_are_true_or_false(name, bad):
     with pytest.raises(InvalidInputError, match=f"{name} must be True or False"):
-        Settings(**{name: bad})
+        find_label_issues([0, 1], [[0.9, 0.1], [0.1, 0.9]], **{name: bad})
 
 
 def test_entropy_cannot_be_adjusted():

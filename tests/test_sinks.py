@@ -1,6 +1,7 @@
 """Results on disk, read back by other readers."""
 
 import csv
+import pathlib
 
 import numpy as np
 import pandas as pd
@@ -105,3 +106,22 @@ def test_what_is_no_result_is_not_replaced(issues, tmp_path):
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(labelsieve.InvalidInputError, match="is a folder"):
         sinks.write(issues, tmp_path / "folder.npy")
+
+
+@pytest.mark.parametrize("ending", ["npy", "zarr"])
+def test_an_interrupt_at_the_last_moment_keeps_the_earlier_result(issues, tmp_path, monkeypatch, ending):
+    path = tmp_path / f"i.{ending}"
+    sinks.write(issues, path)
+    before = sorted((str(entry), entry.stat().st_mtime_ns) for entry in tmp_path.rglob("*"))
+
+    replace = pathlib.Path.replace
+
+    def interrupted(self, target):
+        if target == path:  # Zarr moves its own files too, in threads of its own
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr("pathlib.Path.replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sinks.write(issues, path)
+    assert sorted((str(entry), entry.stat().st_mtime_ns) for entry in tmp_path.rglob("*")) == before

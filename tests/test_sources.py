@@ -645,3 +645,30 @@ def test_a_part_of_an_array_in_memory_takes_only_its_rows():
     source, origin = ArraySource(PROBS).part(100, 110)
     assert (source.shape, origin) == ((10, N_CLASSES), 100)
     assert len(pickle.dumps(source)) < PROBS.nbytes / 10
+
+
+class Doubled(zarr.storage.LocalStore):
+    """A store that does more than read files."""
+
+
+def test_a_store_that_builds_on_the_local_one_is_not_read_behind_its_back(tmp_path):
+    array = zarr.create_array(Doubled(tmp_path / "p.zarr"), shape=PROBS.shape, chunks=(100, PROBS.shape[1]), dtype="f8")
+    array[:] = PROBS
+    with ZarrSource(array).open() as rows:
+        assert type(rows) is zarr_arrays._ZarrRows
+
+
+def test_paths_travel_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("p.npy", PROBS)
+    source = pickle.loads(pickle.dumps(labelsieve.sources.open_pred_probs("p.npy")))
+    monkeypatch.chdir("/")
+    with source.open() as rows:
+        assert np.array_equal(rows.read(0, len(PROBS)), PROBS)
+
+
+def test_nullable_and_arrow_floats_of_a_table_are_probabilities():
+    want = find(LABELS, PROBS)
+    for dtype in ("Float64", "double[pyarrow]"):
+        table = pd.DataFrame(PROBS).astype(dtype)
+        assert_same_bits(find(LABELS, table), want)

@@ -7,6 +7,7 @@ from labelsieve.errors import (
     LabelsieveError,
     LabelsieveWarning,
     MissingDependencyError,
+    UnreadableDataError,
 )
 from labelsieve.find import find_label_issues
 from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
@@ -22,6 +23,7 @@ __all__ = [
     "LabelsieveError",
     "LabelsieveWarning",
     "MissingDependencyError",
+    "UnreadableDataError",
     "find_label_issues",
     "find_label_issues_batched",
     "split_arr",

@@ -88,7 +88,7 @@ def find(
     """
     # All that can be refused is refused before the run.
     if output is not None:
-        sinks.check_output(output)
+        sinks.check_output(output, [labels, pred_probs, *([class_names] if class_names else [])])
     names = None if class_names is None else _read_names(class_names, open_pred_probs(pred_probs).shape[1])
     issues = find_label_issues(labels, pred_probs, progress=False if quiet else None, **choices)
     if not quiet:
@@ -130,12 +130,14 @@ def demo(folder: Path) -> None:
 def _read_names(path: Path, n_classes: int) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+        names = json.loads(text) if text.lstrip().startswith("[") else text.rstrip().splitlines()
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"class names: {path} is not readable: {error}") from error
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(f"class names: {path} must list names, as strings")
     if len(names) != n_classes:
         raise InvalidInputError(f"{path} has {len(names):,} names, pred_probs has {n_classes:,} classes")
-    return [str(name) for name in names]
+    return list(names)
 
 
 def _size(n_bytes: float) -> str:
@@ -178,9 +180,11 @@ def _worst(issues: LabelIssues, top: int, names: Sequence[str] | None) -> str:
         )
     ]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n" + "".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + "\n" for line in lines
+    align = (str.rjust, str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
+    rows = (
+        "  ".join(side(cell, width) for side, cell, width in zip(align, line, widths, strict=True)) for line in lines
     )
+    return "\n" + "".join(f"{row}\n" for row in rows)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

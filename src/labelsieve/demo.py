@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import MissingDependencyError
+from labelsieve.errors import InvalidInputError, MissingDependencyError
 
 SEED: Final = 0
 FLIPPED_SHARE: Final = 0.1
@@ -51,13 +51,18 @@ def make_demo(folder: Path) -> Demo:
     Parameters
     ----------
     folder : Path
-        Made if missing; arrays of an earlier demo in it are replaced.
+        Made if missing; an earlier demo in it is replaced.
 
     Raises
     ------
+    InvalidInputError
+        For a folder that holds anything but an earlier demo.
     MissingDependencyError
         Without scikit-learn.
     """
+    marker = folder / "about.txt"
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise InvalidInputError(f"{folder} is not empty and no earlier demo: name another folder")
     try:
         from sklearn.datasets import load_digits
         from sklearn.linear_model import LogisticRegression
@@ -74,6 +79,7 @@ def make_demo(folder: Path) -> Demo:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=1000))
     pred_probs = cross_val_predict(model, images, labels, cv=5, method="predict_proba").astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text("Made by `labelsieve demo`, which replaces these files when it runs again.\n", encoding="utf-8")
     demo = Demo(folder / "labels.zarr", folder / "pred_probs.zarr", folder / "class_names.txt", flipped, len(labels))
     _store(demo.labels, labels)
     _store(demo.pred_probs, pred_probs)

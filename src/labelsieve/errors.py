@@ -8,6 +8,7 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
     LabelsieveError
     ├── InvalidInputError (ValueError)          data or a setting that cannot give a right answer
     ├── InputTypeError (TypeError)              an object of the wrong kind
+    ├── UnreadableDataError (OSError)           stored data is cut off, corrupt or gone; says where
     ├── MissingDependencyError (ImportError)    an extra is not installed; says the pip line
     └── ForkedWorkerError (RuntimeError)        a forked process died before it was done
     LabelsieveWarning (UserWarning)             the answer stands, but look at this
@@ -29,6 +30,10 @@ class InvalidInputError(LabelsieveError, ValueError):
 
 class InputTypeError(LabelsieveError, TypeError):
     """An object of a kind that is neither labels nor probabilities."""
+
+
+class UnreadableDataError(LabelsieveError, OSError):
+    """Stored data is cut off, corrupt or gone."""
 
 
 class MissingDependencyError(LabelsieveError, ImportError):

@@ -12,13 +12,11 @@ from typing import Any
 
 from labelsieve import forkpool
 from labelsieve.checks import raise_or_warn
-from labelsieve.engine import Inputs, Run, open_inputs
-from labelsieve.errors import InvalidInputError
+from labelsieve.engine import Run, open_inputs
 from labelsieve.memory import Auto
 from labelsieve.reductions import class_sums_finalize, issue_counts_finalize
 from labelsieve.results import LabelIssues, RunFacts
-from labelsieve.settings import Settings
-from labelsieve.sources import check_lengths, open_labels, open_pred_probs
+from labelsieve.settings import Settings, check_flag
 from labelsieve.tasks import summarise
 
 
@@ -49,7 +47,8 @@ def find_label_issues(
     pred_probs : (N, K) array-like of float16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
     batch_size : int or "auto"
-        Rows that a thread holds at a time; auto takes about 48 MB. It does not change the answer.
+        Rows that a thread holds at a time; auto takes about 48 MB. A Dask array keeps its own chunks. It does not
+        change the answer.
     method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}
         Label quality score.
     adjust_pred_probs : bool
@@ -86,16 +85,31 @@ def find_label_issues(
     >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]])
     >>> labelsieve.find_label_issues(labels, pred_probs).indices
     array([4])
+
+    Files are read out of core, and other scores need one read too:
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> np.save(f"{folder}/labels.npy", labels)
+    >>> np.save(f"{folder}/pred_probs.npy", pred_probs)
+    >>> found = labelsieve.find_label_issues(
+    ...     f"{folder}/labels.npy", f"{folder}/pred_probs.npy", method="normalized_margin", progress=False
+    ... )
+    >>> found.scores.round(3)
+    array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
     """
     started = time.perf_counter()
-    settings = Settings(method, adjust_pred_probs, estimation_method, allow_zero_rows)
+    settings = Settings(method, adjust_pred_probs, estimation_method)
+    check_flag("allow_zero_rows", allow_zero_rows)
     processes = forkpool.resolve_n_jobs(n_jobs, verbose=progress is not False)
-    inputs = opened_inputs(
+    inputs = open_inputs(
         labels, pred_probs, batch_size=batch_size, partition_batches=partition_batches, n_jobs=processes
     )
     run = Run(inputs, settings, progress)
     if forkpool.can_fork(inputs, processes):
-        total = run.adopt(forkpool.each_partition(inputs, partial(summarise, settings=settings), processes))
+        with run.reading() as bar:
+            work = partial(summarise, settings=settings)
+            total = run.adopt(forkpool.each_partition(inputs, work, processes, advance=bar.advance))
     else:
         total = run.read()
     raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=allow_zero_rows)
@@ -112,31 +126,13 @@ def find_label_issues(
         estimated_num_issues=estimated,
         confident_thresholds=thresholds,
         class_counts=total.sums.counts,
-        make_scores=run.scores(),
+        score_parts=run.scores(),
         facts=RunFacts(
             bytes_read=inputs.n_bytes * n_reads,
             n_reads=n_reads,
             n_batches=len(inputs.grid.batch_rows),
             n_partitions=len(run.partitions),
-            planned_bytes=inputs.planned_bytes(settings),
+            planned_bytes=run.inputs.planned_bytes(settings),
             seconds=time.perf_counter() - started,
         ),
-    )
-
-
-def opened_inputs(
-    labels: Any, pred_probs: Any, *, batch_size: int | Auto, partition_batches: int | Auto = "auto", n_jobs: int = 1
-) -> Inputs:
-    """Open both inputs and hold them against each other, before any data is read."""
-    opened_labels, opened_probs = open_labels(labels), open_pred_probs(pred_probs)
-    check_lengths(opened_labels, opened_probs)
-    if not opened_probs.shape[0]:
-        raise InvalidInputError("labels and pred_probs have no rows")
-    n_threads = n_jobs if n_jobs > 1 else None
-    return open_inputs(
-        opened_labels,
-        opened_probs,
-        batch_size=batch_size,
-        partition_batches=partition_batches,
-        n_threads=n_threads,
     )

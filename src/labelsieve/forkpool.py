@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import multiprocessing
 import platform
+import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -25,10 +27,11 @@ import numpy.typing as npt
 import psutil
 
 from labelsieve.engine import Inputs
-from labelsieve.errors import ForkedWorkerError, InvalidInputError, warn
+from labelsieve.errors import ForkedWorkerError, warn
 from labelsieve.memory import Grid
 from labelsieve.partitions import Partition
 from labelsieve.reductions import Float64s
+from labelsieve.settings import check_whole_number
 from labelsieve.sources import ArraySource, NpySource, Source
 
 adj_confident_thresholds_shared: Float64s | None = None
@@ -67,8 +70,7 @@ def split_arr(arr: npt.NDArray[Any], chunksize: int) -> list[npt.NDArray[Any]]:
     >>> split_arr(np.arange(5), 2)
     [array([0, 1]), array([2, 3]), array([4])]
     """
-    if chunksize < 1:
-        raise InvalidInputError(f"chunksize must be at least 1, not {chunksize}")
+    check_whole_number("chunksize", chunksize, 1)
     arr = np.asarray(arr)
     return np.split(arr, np.arange(chunksize, arr.shape[0], chunksize), axis=0)
 
@@ -88,14 +90,14 @@ def resolve_n_jobs(n_jobs: int | None, *, verbose: bool = True) -> int:
     InvalidInputError
         For anything but None or a whole number of at least 1.
     """
-    if n_jobs is not None and (isinstance(n_jobs, bool) or not hasattr(n_jobs, "__index__") or int(n_jobs) < 1):
-        raise InvalidInputError(f"n_jobs must be None or a whole number of at least 1, not {n_jobs!r}")
+    if n_jobs is not None:
+        n_jobs = check_whole_number("n_jobs", n_jobs, 1, otherwise="None or ")
     if platform.system() != "Linux":
         if verbose and n_jobs != 1:
             print("n_jobs is 1: processes are forked on Linux only")
         return 1
     if n_jobs is not None:
-        return int(n_jobs)
+        return n_jobs
     physical = psutil.cpu_count(logical=False)
     if physical:
         return int(physical)
@@ -131,46 +133,84 @@ def _why_not(inputs: Inputs) -> str:
 
 
 def each_partition(
-    inputs: Inputs, function: Callable[..., Any], n_jobs: int, adj_thresholds: Float64s | None = None
+    inputs: Inputs,
+    function: Callable[..., Any],
+    n_jobs: int,
+    shared: Mapping[str, Float64s | None] | None = None,
+    *,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> list[Any]:
-    """Return ``function(partition)`` of every partition, in row order, computed by `n_jobs` forked processes.
+    """Return ``function(partition, **shared)`` of every partition, in row order, computed by forked processes.
 
     Parameters
     ----------
     inputs : Inputs
         Arrays in memory or files; the children read them as the shared arrays.
     function : callable
-        Of a `Partition`; picklable. Where `adj_thresholds` are given it takes them as a keyword of that name.
+        Of a `Partition`; picklable.
     n_jobs : int
-        Processes.
-    adj_thresholds : (K,) float64, optional
-        Shared with the children for counting.
+        Processes; no more than there are partitions.
+    shared : mapping, optional
+        ``adj_thresholds``, ``(K,)`` float64 or None, which the children read as a shared array too.
+    advance : callable
+        Told the number of rows of each piece that is done.
 
     Raises
     ------
     ForkedWorkerError
         If a process is killed.
     """
-    global adj_confident_thresholds_shared, labels_shared, pred_probs_shared  # noqa: PLW0603  # children inherit these
-    ranges = list(inputs.grid.partitions())
-    pieces = split_arr(np.arange(len(ranges)), -(-len(ranges) // (4 * n_jobs)))
-    work = partial(_piece, function, inputs.grid, adj_thresholds is not None)
-    context = multiprocessing.get_context("fork")
-    with _lock:
-        labels_shared = _shared_array(inputs.labels_source)
-        pred_probs_shared = _shared_array(inputs.pred_probs_source)
-        adj_confident_thresholds_shared = adj_thresholds
+    partitions, shared = inputs.partitions(), shared or {}
+    if len(partitions) == 1:
+        return [function(partitions[0], **shared)]
+    pieces = split_arr(np.arange(len(partitions)), -(-len(partitions) // (4 * n_jobs)))
+    work = partial(_piece, function, inputs.grid, tuple(shared))
+    with _lock, _shared(inputs, **shared), _pool(min(n_jobs, len(pieces))) as pool:
+        with warnings.catch_warnings():
+            # Python 3.12 and newer warn of forking a process with threads; see the module's docstring.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            futures = [pool.submit(work, piece) for piece in pieces]
+        rows = {future: sum(partitions[i].n_rows for i in p) for future, p in zip(futures, pieces, strict=True)}
         try:
-            with ProcessPoolExecutor(min(n_jobs, len(pieces)), mp_context=context) as pool:
-                with warnings.catch_warnings():
-                    # Python 3.12 and newer warn of forking a process with threads; see the module's docstring.
-                    warnings.simplefilter("ignore", DeprecationWarning)
-                    futures = [pool.submit(work, piece) for piece in pieces]
-                return [result for future in futures for result in future.result()]
+            for future in as_completed(futures):
+                future.result()
+                advance(rows[future])
         except BrokenProcessPool as error:
             raise ForkedWorkerError(f"one of {n_jobs} forked processes was killed, perhaps out of memory") from error
-        finally:
-            adj_confident_thresholds_shared = labels_shared = pred_probs_shared = None
+        return [result for future in futures for result in future.result()]
+
+
+@contextmanager
+def _shared(inputs: Inputs, adj_thresholds: Float64s | None = None) -> Iterator[None]:
+    """Set the shared arrays, which children inherit."""
+    global adj_confident_thresholds_shared, labels_shared, pred_probs_shared  # noqa: PLW0603  # children inherit these
+    labels_shared = _shared_array(inputs.labels_source)
+    pred_probs_shared = _shared_array(inputs.pred_probs_source)
+    adj_confident_thresholds_shared = adj_thresholds
+    try:
+        yield
+    finally:
+        adj_confident_thresholds_shared = labels_shared = pred_probs_shared = None
+
+
+@contextmanager
+def _pool(n_processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Run a pool that ends with the block: at once, and its children with it, if the block fails or is interrupted."""
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(
+        n_processes,
+        mp_context=multiprocessing.get_context("fork"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is the parent's to handle
+    )
+    try:
+        yield pool
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - others:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _shared_array(source: Source | None) -> npt.NDArray[Any]:
@@ -181,12 +221,12 @@ def _shared_array(source: Source | None) -> npt.NDArray[Any]:
     raise RuntimeError("only arrays in memory and files are shared with forked processes")
 
 
-def _piece(function: Callable[..., Any], grid: Grid, counting: bool, piece: npt.NDArray[np.intp]) -> list[Any]:
+def _piece(function: Callable[..., Any], grid: Grid, names: tuple[str, ...], piece: npt.NDArray[np.intp]) -> list[Any]:
     """Work on some partitions of the shared arrays; runs in a child."""
     if labels_shared is None or pred_probs_shared is None:
         raise RuntimeError("the shared arrays are set only while a pool runs")
     labels, pred_probs = ArraySource(labels_shared), ArraySource(pred_probs_shared)
-    kwargs = {"adj_thresholds": adj_confident_thresholds_shared} if counting else {}
+    shared = dict.fromkeys(names, adj_confident_thresholds_shared)
     ranges = list(grid.partitions())
     shape, dtype = pred_probs_shared.shape, pred_probs_shared.dtype
-    return [function(Partition(ranges[i], shape[1], dtype, labels, pred_probs), **kwargs) for i in piece]
+    return [function(Partition(ranges[i], shape[1], dtype, labels, pred_probs), **shared) for i in piece]

@@ -6,7 +6,7 @@ Does not cover: reading a batch (`tasks.class_sums`, `tasks.inspect`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,6 @@ import numpy.typing as npt
 from labelsieve import engine, forkpool, ranking
 from labelsieve.checks import combine_findings, raise_or_warn
 from labelsieve.errors import InvalidInputError
-from labelsieve.find import opened_inputs
 from labelsieve.reductions import (
     ClassSums,
     IssueCounts,
@@ -26,7 +25,7 @@ from labelsieve.reductions import (
     issue_counts_combine,
     issue_counts_finalize,
 )
-from labelsieve.settings import Settings
+from labelsieve.settings import Settings, check_whole_number
 from labelsieve.sources import open_labels, open_pred_probs
 from labelsieve.tasks import Inspected, Partial, class_sums, combine_partials, inspect
 
@@ -85,9 +84,8 @@ class LabelInspector:
         num_issue_kwargs: Mapping[str, Any] | None = None,
         n_jobs: int | None = 1,
     ) -> None:
-        if isinstance(num_class, bool) or not hasattr(num_class, "__index__") or int(num_class) < 2:
-            raise InvalidInputError(f"num_class must be a whole number of at least 2, not {num_class!r}")
-        self.num_class, self.store_results, self.verbose = int(num_class), store_results, verbose
+        self.num_class = check_whole_number("num_class", num_class, 2)
+        self.store_results, self.verbose = store_results, verbose
         self.n_jobs = forkpool.resolve_n_jobs(n_jobs, verbose=verbose)
         self._settings = Settings.from_kwargs(quality_score_kwargs, num_issue_kwargs)
         self._sums = ClassSums.zeros(self.num_class)
@@ -95,6 +93,13 @@ class LabelInspector:
         self._counts: IssueCounts | None = None
         self._n_scored = self._n_counted = 0
         self._scores = _Growing()
+
+    def __repr__(self) -> str:
+        seen, settings = int(self._sums.counts.sum()), self._settings
+        return (
+            f"<LabelInspector: {self.num_class:,} classes, {settings.method}, {settings.estimation_method}; "
+            f"thresholds from {seen:,} rows, {self._n_scored:,} scored>"
+        )
 
     def update_confident_thresholds(self, labels: Any, pred_probs: Any) -> None:
         """Add a batch to the class means.
@@ -143,8 +148,8 @@ class LabelInspector:
         """
         thresholds = self._current_thresholds()
         adj_thresholds = adjusted_thresholds(thresholds) if update_num_issues else None
-        function = partial(inspect, settings=self._settings, thresholds=thresholds)
-        parts: list[Inspected] = self._each_partition(labels, pred_probs, function, adj_thresholds)
+        work = partial(inspect, settings=self._settings, thresholds=thresholds)
+        parts: list[Inspected] = self._each_partition(labels, pred_probs, work, adj_thresholds=adj_thresholds)
         if not parts:
             return np.empty(0, np.float64)
         raise_or_warn(combine_findings(p.findings for p in parts), self.num_class, allow_zero_rows=False)
@@ -159,7 +164,17 @@ class LabelInspector:
         return scores
 
     def get_confident_thresholds(self, silent: bool = False) -> npt.NDArray[np.float64]:
-        """Return the ``(K,)`` thresholds of the rows seen so far; 2.0 for a class without rows.
+        """Return the thresholds of the rows seen so far.
+
+        Parameters
+        ----------
+        silent : bool
+            Print nothing, whatever `verbose` says.
+
+        Returns
+        -------
+        (K,) float64
+            Mean probability of each class over the rows labelled with it; 2.0 for a class without rows.
 
         Raises
         ------
@@ -175,6 +190,16 @@ class LabelInspector:
     def get_num_issues(self, silent: bool = False) -> int:
         """Return the estimated number of label issues among the rows scored so far.
 
+        Parameters
+        ----------
+        silent : bool
+            Print nothing, whatever `verbose` says.
+
+        Returns
+        -------
+        int
+            Number of issues, by the `estimation_method`.
+
         Raises
         ------
         InvalidInputError
@@ -186,7 +211,12 @@ class LabelInspector:
         return issue_counts_finalize(counts)
 
     def get_quality_scores(self) -> Scores:
-        """Return the scores of all rows so far, in the order of the batches.
+        """Return the scores of all rows so far.
+
+        Returns
+        -------
+        (n,) float
+            A copy, in the order of the batches.
 
         Raises
         ------
@@ -197,7 +227,12 @@ class LabelInspector:
         return self._scores.values().copy()
 
     def get_label_issues(self) -> npt.NDArray[np.int64]:
-        """Return the `get_num_issues` rows of lowest score, ordered by (score, row).
+        """Return the `get_num_issues` rows of lowest score.
+
+        Returns
+        -------
+        (num_issues,) int64
+            Positions in the order of the batches, ordered by (score, row).
 
         Raises
         ------
@@ -209,21 +244,18 @@ class LabelInspector:
         return ranking.lowest(self._scores.values(), num_issues)
 
     def _each_partition(
-        self, labels: Any, pred_probs: Any, function: Any, adj_thresholds: npt.NDArray[np.float64] | None = None
+        self, labels: Any, pred_probs: Any, function: Callable[..., Any], **shared: npt.NDArray[np.float64] | None
     ) -> list[Any]:
+        """Return ``function(partition, **shared)`` of each partition of a batch; nothing for a batch without rows."""
         opened_labels, opened_probs = open_labels(labels), open_pred_probs(pred_probs)
         if opened_probs.shape[1] != self.num_class:
             raise InvalidInputError(f"pred_probs has {opened_probs.shape[1]} columns, num_class is {self.num_class}")
         if not opened_probs.shape[0] and not opened_labels.shape[0]:
             return []
-        inputs = opened_inputs(opened_labels, opened_probs, batch_size="auto", n_jobs=self.n_jobs)
+        inputs = engine.open_inputs(opened_labels, opened_probs, n_jobs=self.n_jobs)
         if forkpool.can_fork(inputs, self.n_jobs):
-            if adj_thresholds is None and function is not class_sums:
-                function = partial(function, adj_thresholds=None)
-            return forkpool.each_partition(inputs, function, self.n_jobs, adj_thresholds)
-        if function is not class_sums:
-            function = partial(function, adj_thresholds=adj_thresholds)
-        return engine.each_partition(inputs, function)
+            return forkpool.each_partition(inputs, function, self.n_jobs, shared)
+        return engine.each_partition(inputs, partial(function, **shared))
 
     def _current_thresholds(self) -> npt.NDArray[np.float64]:
         if not self._sums.counts.any():

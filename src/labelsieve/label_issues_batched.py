@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from labelsieve import forkpool
@@ -43,7 +42,7 @@ def find_label_issues_batched(
     quality_score_kwargs: Mapping[str, Any] | None = None,
     num_issue_kwargs: Mapping[str, Any] | None = None,
     return_mask: bool = False,
-) -> npt.NDArray[np.int64] | npt.NDArray[np.bool_]:
+) -> npt.NDArray[Any]:
     """Find label issues in arrays that need not fit in memory: the documented call, with a thin call of the modern one.
 
     Parameters
@@ -55,7 +54,7 @@ def find_label_issues_batched(
     labels_file, pred_probs_file : str or path, optional
         Path of a ``.npy`` file or a Zarr array, instead of the array.
     batch_size : int or "auto"
-        Rows that a thread holds at a time.
+        Rows that a thread holds at a time; a Dask array keeps its own chunks.
     n_jobs : int or None
         1 runs on Dask's scheduler; more forks that many processes, on Linux; None takes the physical cores.
     verbose : bool

@@ -1,4 +1,4 @@
-"""How rows are cut in batches and partitions. Arithmetic only: no data, no Dask.
+"""How rows are cut in batches and partitions. No data and no Dask: arithmetic, and a look at the free memory.
 
 Covers: `Grid`, `plan_grid`, and the memory that a run on threads takes (`planned_bytes`).
 Does not cover: limits given by the user or found on workers.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal, SupportsIndex
+from typing import Final, Literal
 
 import psutil
 
-from labelsieve.errors import InvalidInputError, warn
-from labelsieve.kernels import STRIP_BYTES
-from labelsieve.settings import Settings
+from labelsieve.errors import warn
+from labelsieve.kernels import STRIP_BYTES, class_dtype
+from labelsieve.settings import Settings, check_whole_number
 
 # What one thread holds at a time, unless the stored chunks are larger.
 BATCH_BYTES: Final = 48_000_000
@@ -27,6 +27,8 @@ _BATCH_SHARE: Final = 0.25
 
 # The interpreter with NumPy, Dask and Zarr, before any work.
 INTERPRETER_BYTES: Final = 120_000_000
+# A histogram of scores, of which a partition gives one.
+HISTOGRAM_BYTES: Final = 65_536
 # An issue with its columns, while the issues of all partitions are put in order.
 ISSUE_BYTES: Final = 120
 
@@ -75,6 +77,7 @@ def plan_grid(
     *,
     batch_size: int | Auto = "auto",
     partition_batches: int | Auto = "auto",
+    min_batch_bytes: int = STRIP_BYTES,
 ) -> Grid:
     """Cut `n_rows` rows of `row_bytes` bytes in batches and partitions.
 
@@ -83,15 +86,22 @@ def plan_grid(
     n_rows, row_bytes : int
         Length of `pred_probs` and bytes of its decoded row.
     row_chunk : int or None
-        Rows stored together: a batch is a whole number of these, so that each is decoded once.
+        Rows stored together: a batch is a whole number of these, so that each is decoded once, unless one alone is too
+        big for the free memory.
     n_threads : int
         Threads that share the work.
     batch_size : int or "auto"
-        Rows of a batch; auto takes about 48 MB.
+        Rows of a batch; auto takes about 48 MB, less where there are too few rows for all threads.
     partition_batches : int or "auto"
         Batches of a partition; auto takes about 512 MB, less where there are few rows a thread.
+    min_batch_bytes : int
+        Bytes below which an automatic batch is not cut to give every thread one.
     """
-    rows = max(1, BATCH_BYTES // row_bytes) if batch_size == "auto" else int(batch_size)
+    if batch_size == "auto":
+        share = max(-(-n_rows // n_threads), min_batch_bytes // row_bytes)
+        rows = max(1, min(BATCH_BYTES // row_bytes, share))
+    else:
+        rows = int(batch_size)
     if row_chunk and row_chunk < n_rows:
         rows = max(row_chunk, rows - rows % row_chunk)
     elif row_chunk:
@@ -120,11 +130,19 @@ def _within_budget(rows: int, stored_rows: int, row_bytes: int, n_threads: int) 
 
 
 def planned_bytes(
-    n_rows: int, n_classes: int, itemsize: int, n_threads: int, settings: Settings, *, batch_bytes: int = 0
+    n_rows: int,
+    n_classes: int,
+    itemsize: int,
+    n_threads: int,
+    settings: Settings,
+    *,
+    n_partitions: int = 1,
+    batch_bytes: int = 0,
 ) -> int:
     """Return the most own memory, in bytes, that a run on threads takes, but for `ISSUE_BYTES` an issue.
 
-    The interpreter; for each thread a stored batch, decoded and not, and scratch for a strip; for each row its summary.
+    The interpreter; for each thread a stored batch, decoded and not, and scratch for a strip; the sums and histograms
+    that the reduction trees hold; for each row its summary.
 
     Parameters
     ----------
@@ -136,18 +154,21 @@ def planned_bytes(
         Threads that read.
     settings : Settings
         The scores: computed ones take 8 bytes a row, and twice that while they are adjusted.
+    n_partitions : int
+        Tasks that read.
     batch_bytes : int
-        Decoded bytes of a batch where batches are read whole (Zarr, HDF5, Fortran order, Dask); 0 where they are read
-        strip by strip (``.npy`` files and arrays in memory).
+        Decoded bytes that a thread holds of batches that are read whole (Zarr, HDF5, Fortran order, Dask); 0 where they
+        are read strip by strip (``.npy`` files and arrays in memory).
     """
-    class_bytes = 1 if n_classes <= 1 << 8 else 2 if n_classes <= 1 << 16 else 4
     scores = 4 if itemsize == 2 else 0
     if not settings.plain_self_confidence:
         scores = 16 if settings.adjust_pred_probs else 8
     # A strip, a copy of it with columns as rows, and where whole rows are scored some float64 copies.
     copies = 3 if settings.plain_self_confidence else 3 + 5 * 8 // itemsize
     thread = 2.25 * batch_bytes + copies * STRIP_BYTES
-    return int(INTERPRETER_BYTES + n_threads * thread + n_rows * (2 * class_bytes + 2 * itemsize + scores))
+    partials = min(n_partitions, 32 + n_partitions // 16) * (24 * n_classes + HISTOGRAM_BYTES)
+    row = 2 * class_dtype(n_classes).itemsize + 2 * itemsize + scores
+    return int(INTERPRETER_BYTES + n_threads * thread + partials + n_rows * row)
 
 
 def equal_runs(n_rows: int, rows: int) -> tuple[int, ...]:
@@ -173,9 +194,5 @@ def check_sizes(batch_size: object, partition_batches: object) -> None:
         Naming the one that is not.
     """
     for name, value in (("batch_size", batch_size), ("partition_batches", partition_batches)):
-        if isinstance(value, str) and value == "auto":
-            continue
-        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-            raise InvalidInputError(f'{name} must be a whole number of at least 1, or "auto"; not {value!r}')
-        if int(value) < 1:
-            raise InvalidInputError(f"{name} must be at least 1, not {value}")
+        if not (isinstance(value, str) and value == "auto"):
+            check_whole_number(name, value, 1, otherwise='"auto" or ')

@@ -61,18 +61,28 @@ class Partition:
         self, labels: Sequence[Block] | None, pred_probs: Sequence[Block] | None
     ) -> Iterator[tuple[Block, Block]]:
         """Yield ``(n,)`` labels and ``(n, K)`` probabilities in row order, from sources or the blocks handed in."""
-        from_sources = labels is None and pred_probs is None
-        ranges = list(_joined(self.ranges, self.strip_rows)) if from_sources else self.ranges
-        label_feed = _Feed("labels", self._labels, labels, ranges)
-        prob_feed = _Feed(
-            "pred_probs", self._pred_probs, pred_probs, ranges, dtype=self.dtype, row_shape=(self.n_classes,)
-        )
-        with label_feed, prob_feed:
+        ranges = self._working_ranges(labels is None and pred_probs is None)
+        with _Feed("labels", self._labels, labels, ranges) as feed:
+            for index, rows, strip in self._prob_strips(pred_probs, ranges):
+                yield feed.whole(index)[rows], strip
+
+    def prob_strips(self, pred_probs: Sequence[Block] | None) -> Iterator[Block]:
+        """Yield ``(n, K)`` probabilities in row order; no label is read."""
+        for _, _, strip in self._prob_strips(pred_probs, self._working_ranges(pred_probs is None)):
+            yield strip
+
+    def _working_ranges(self, from_sources: bool) -> Sequence[tuple[int, int]]:
+        return list(_joined(self.ranges, self.strip_rows)) if from_sources else self.ranges
+
+    def _prob_strips(
+        self, blocks: Sequence[Block] | None, ranges: Sequence[tuple[int, int]]
+    ) -> Iterator[tuple[int, slice, Block]]:
+        feed = _Feed("pred_probs", self._pred_probs, blocks, ranges, dtype=self.dtype, row_shape=(self.n_classes,))
+        with feed:
             for index, (start, stop) in enumerate(ranges):
-                batch_labels = label_feed.whole(index)
                 for a in range(0, stop - start, self.strip_rows):
-                    b = min(a + self.strip_rows, stop - start)
-                    yield batch_labels[a:b], prob_feed.piece(index, a, b)
+                    rows = slice(a, min(a + self.strip_rows, stop - start))
+                    yield index, rows, feed.piece(index, rows.start, rows.stop)
 
 
 def _joined(ranges: Iterable[tuple[int, int]], n_rows: int) -> Iterator[tuple[int, int]]:

@@ -48,6 +48,10 @@ class Progress(Callback):  # type: ignore[misc]  # Dask ships no types
             self._bar.update(self._bar.total - self._bar.n)  # a cluster tells nothing on the way
         self._bar.close()
 
+    def advance(self, n_rows: int) -> None:
+        """Move the bar by `n_rows` rows that were not done by Dask."""
+        self._bar.update(n_rows)
+
     def _posttask(self, key: Any, *_: object) -> None:
         if isinstance(key, tuple) and key[0] == self._layer:
             self._bar.update(self._rows[key[1]])

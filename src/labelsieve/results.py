@@ -6,10 +6,9 @@ Does not cover: files (`sinks`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,17 @@ if TYPE_CHECKING:
     import dask.array as da  # for types alone: this module needs no Dask
 
 
-@dataclass(frozen=True)
+class ScoreParts(Protocol):
+    """Scores of all rows, wherever their parts are."""
+
+    def to_numpy(self) -> npt.NDArray[np.floating[Any]]:
+        """Return them as ``(N,)`` in memory."""
+
+    def to_dask(self) -> da.Array:
+        """Return them as a lazy ``(N,)`` Dask array."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class IssueRows:
     """The rows that are label issues, worst first, with what a person asks about each.
 
@@ -43,6 +52,9 @@ class IssueRows:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def __repr__(self) -> str:
+        return f"<IssueRows: {len(self):,} rows, with {', '.join(self.columns())}>"
 
     @classmethod
     def none(cls, score_dtype: npt.DTypeLike, class_dtype: npt.DTypeLike, prob_dtype: npt.DTypeLike) -> IssueRows:
@@ -93,7 +105,7 @@ class RunFacts:
     seconds: float
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LabelIssues:
     """Label issues of a dataset, found by `labelsieve.find_label_issues`.
 
@@ -110,10 +122,16 @@ class LabelIssues:
         Mean probability of each class over the rows labelled with it; 2.0 for a class without rows.
     class_counts : (K,) int64
         Rows labelled with each class.
-    make_scores : callable
-        Makes `lazy_scores`.
+    score_parts : ScoreParts
+        What `scores` and `lazy_scores` are made of.
     facts : RunFacts
         How the run went.
+
+    Examples
+    --------
+    >>> import labelsieve
+    >>> labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+    <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
     """
 
     n_rows: int
@@ -122,7 +140,7 @@ class LabelIssues:
     estimated_num_issues: int
     confident_thresholds: npt.NDArray[np.float64]
     class_counts: npt.NDArray[np.int64]
-    make_scores: Callable[[], da.Array]
+    score_parts: ScoreParts
     facts: RunFacts
 
     @property
@@ -138,12 +156,13 @@ class LabelIssues:
     @cached_property
     def lazy_scores(self) -> da.Array:
         """``(N,)`` label quality scores of all rows as a Dask array, one chunk a partition."""
-        return self.make_scores()
+        return self.score_parts.to_dask()
 
     @cached_property
     def scores(self) -> npt.NDArray[np.floating[Any]]:
-        """``(N,)`` label quality scores of all rows, computed to NumPy at the first call."""
-        scores: npt.NDArray[np.floating[Any]] = self.lazy_scores.compute()
+        """``(N,)`` label quality scores of all rows, made a read-only NumPy array at the first call."""
+        scores = self.score_parts.to_numpy()
+        scores.flags.writeable = False
         return scores
 
     def mask(self) -> npt.NDArray[np.bool_]:

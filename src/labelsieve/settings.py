@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, SupportsIndex
 
 from labelsieve.errors import InvalidInputError
 
@@ -36,8 +36,6 @@ class Settings:
         Subtract the class thresholds from the probabilities before scoring.
     estimation_method : str
         One of `ESTIMATION_METHODS`.
-    allow_zero_rows : bool
-        Accept rows that are all zeros instead of taking them for missing data.
 
     Raises
     ------
@@ -48,14 +46,11 @@ class Settings:
     method: str = "self_confidence"
     adjust_pred_probs: bool = False
     estimation_method: str = "off_diagonal"
-    allow_zero_rows: bool = False
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
         _one_of("estimation_method", self.estimation_method, ESTIMATION_METHODS)
-        for name in ("adjust_pred_probs", "allow_zero_rows"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidInputError(f"{name} must be True or False, not {getattr(self, name)!r}")
+        check_flag("adjust_pred_probs", self.adjust_pred_probs)
         if self.adjust_pred_probs and self.method == "confidence_weighted_entropy":
             raise InvalidInputError("adjust_pred_probs is not defined for confidence_weighted_entropy")
 
@@ -82,6 +77,19 @@ class Settings:
     def plain_self_confidence(self) -> bool:
         """Whether the score is the given label's probability itself, in the input's own precision."""
         return self.method == "self_confidence" and not self.adjust_pred_probs
+
+
+def check_flag(name: str, value: object) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise InvalidInputError(f"{name} must be True or False, not {value!r}")
+
+
+def check_whole_number(name: str, value: object, at_least: int, otherwise: str = "") -> int:
+    """Return `value` as an int, or raise; `otherwise` names what else would do, for the message."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < at_least:
+        raise InvalidInputError(f"{name} must be {otherwise}a whole number of at least {at_least}, not {value!r}")
+    return int(value)
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

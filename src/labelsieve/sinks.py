@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import importlib.util
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -29,18 +28,20 @@ _ZARR_ROWS: Final = 1 << 20
 _ZARR_KIND: Final = "labelsieve result"
 
 
-def check_output(path: Path) -> None:
-    """Raise unless `path` can be written: its ending, its folder, its extra.
+def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
+    """Raise unless `path` can be written: its ending, its folder, its extra, and what stands there.
 
     Parameters
     ----------
     path : Path
         Where results are to go; the ending says in which form.
+    inputs : sequence of Path
+        What is read, and must not be replaced.
 
     Raises
     ------
     InvalidInputError
-        For an unknown ending, a folder that is missing, or something there that is no result of Labelsieve.
+        For an unknown ending, a folder that is missing, an input, or a folder there that is no result of Labelsieve.
     MissingDependencyError
         For ``.parquet`` without pyarrow.
     """
@@ -50,6 +51,9 @@ def check_output(path: Path) -> None:
         raise MissingDependencyError("Writing .parquet", "parquet")
     if not path.absolute().parent.is_dir():
         raise InvalidInputError(f"there is no folder {path.absolute().parent} to write {path.name} in")
+    for read in inputs:
+        if path.resolve() == read.resolve() or read.resolve() in path.resolve().parents:
+            raise InvalidInputError(f"{path} is an input or lies in one: it is not replaced")
     if path.suffix == ".zarr" and path.exists() and not _is_result(path):
         raise InvalidInputError(f"{path} exists and is no result of Labelsieve: it is not replaced")
     if path.suffix != ".zarr" and path.is_dir():
@@ -93,11 +97,16 @@ def issue_table(issues: LabelIssues, class_names: Sequence[str] | None = None) -
 def _published(path: Path) -> Iterator[Path]:
     """Give a path in a new folder beside `path`, and move what was written there into its place at the end."""
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+    replaced = folder / "replaced"
     try:
         yield folder / path.name
         if path.is_dir():
-            path.rename(folder / "replaced")
-        os.replace(folder / path.name, path)  # noqa: PTH105  # replaces a file, and a folder that was moved away
+            path.rename(replaced)
+        (folder / path.name).replace(path)
+    except BaseException:
+        if replaced.exists():
+            replaced.rename(path)
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

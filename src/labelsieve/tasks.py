@@ -145,20 +145,14 @@ def score_adjusted(summary: RowSummary, *, thresholds: Float64s) -> RowSummary:
 
 
 def score_reread(
-    partition: Partition,
-    summary: RowSummary,
-    labels: Blocks = None,
-    pred_probs: Blocks = None,
-    *,
-    thresholds: Float64s,
+    partition: Partition, summary: RowSummary, pred_probs: Blocks = None, *, thresholds: Float64s
 ) -> RowSummary:
     """Read a partition a second time for its adjusted margins, which need every probability and the thresholds."""
     scores, filled = np.empty(len(summary), np.float64), 0
-    for strip_labels, strip_probs in partition.strips(labels, pred_probs):
-        n = len(strip_labels)
-        # Row summaries hold the checked labels of this very partition.
-        scores[filled : filled + n] = adjusted_margin(strip_probs, summary.labels[filled : filled + n], thresholds)
-        filled += n
+    for strip in partition.prob_strips(pred_probs):
+        rows = slice(filled, filled + len(strip))
+        scores[rows] = adjusted_margin(strip, summary.labels[rows], thresholds)
+        filled = rows.stop
     return replace(summary, row_values=scores)
 
 

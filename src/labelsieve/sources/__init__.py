@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.sources.arrays import ArraySource, in_memory
+from labelsieve.sources.arrays import ArraySource, in_memory, read_narrowed
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.hdf5 import Hdf5Source
 from labelsieve.sources.npy import NpySource
@@ -24,7 +24,18 @@ from labelsieve.sources.zarr_arrays import ZarrSource
 if TYPE_CHECKING:
     import dask.array as da
 
-__all__ = ["ArraySource", "Hdf5Source", "NpySource", "Rows", "Source", "ZarrSource", "open_labels", "open_pred_probs"]
+__all__ = [
+    "ArraySource",
+    "Hdf5Source",
+    "NpySource",
+    "Rows",
+    "Source",
+    "ZarrSource",
+    "check_lengths",
+    "open_labels",
+    "open_pred_probs",
+    "read_narrowed",
+]
 
 Opened: TypeAlias = "Source | da.Array"
 
@@ -48,8 +59,7 @@ def open_labels(labels: Any) -> Opened:
     if opened.ndim != 1:
         raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}")
     if opened.dtype.kind not in "iu":
-        hint = ": multi-label is out of scope" if opened.dtype.kind == "O" else ""
-        raise InvalidInputError(f"labels must be integers 0..K-1, not {opened.dtype}{hint}")
+        raise InvalidInputError(f"labels must be integers 0..K-1, not {opened.dtype}")
     return opened
 
 
@@ -87,13 +97,15 @@ def check_lengths(labels: Opened, pred_probs: Opened) -> None:
 
 def _open(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind of input reads best
     package = type(data).__module__.partition(".")[0]
-    if package == "xarray" and hasattr(data, "data"):
+    if package == "xarray":
+        if not hasattr(data, "data"):
+            raise InputTypeError(f"{name} is an xarray {type(data).__name__}: give one of its arrays")
         data = data.data
         package = type(data).__module__.partition(".")[0]
     if data is None:
         raise InputTypeError(f"{name} is missing")
     if isinstance(data, str | os.PathLike):
-        return _open_path(name, Path(data))
+        return _open_path(name, Path(data).absolute())  # a worker may stand in another folder
     if isinstance(data, Source):
         return data
     if _is_dask_array(data):

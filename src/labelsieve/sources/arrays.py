@@ -6,12 +6,14 @@ Does not cover: anything on disk.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.kernels import class_dtype
 from labelsieve.sources.base import Rows, Source
 
 
@@ -45,6 +47,26 @@ class _ArrayRows(Rows):
         return self._array[start:stop]
 
 
+def read_narrowed(labels: Source, n_classes: int) -> ArraySource:
+    """Read labels once, chunk by chunk, into the smallest dtype; as stored if some are no classes 0..K-1.
+
+    Parameters
+    ----------
+    labels : Source
+        ``(N,)`` integers.
+    n_classes : int
+        Number of classes K.
+    """
+    narrow, step = np.empty(labels.n_rows, class_dtype(n_classes)), labels.row_chunk or labels.n_rows
+    with labels.open() as opened:
+        for start in range(0, labels.n_rows, step):
+            chunk = opened.read(start, min(start + step, labels.n_rows))
+            if chunk.min() < 0 or chunk.max() >= n_classes:
+                return ArraySource(labels[:])  # so that the error can name the labels
+            narrow[start : start + step] = chunk
+    return ArraySource(narrow)
+
+
 def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
     """Return the NumPy array of an object that is none of the lazy kinds.
 
@@ -74,9 +96,28 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
         return np.asarray(data.data)
     if isinstance(data, list | tuple):
         return _from_sequence(name, data)
+    if kind.__module__.partition(".")[0] == "dask":
+        raise InputTypeError(f"{name} is a Dask {kind.__name__}: give its .to_dask_array(lengths=True)")
+    wrong = InputTypeError(f"{name} must be an array, a list or a path to a .npy or .zarr file; not {kind.__name__}")
     if isinstance(data, str | bytes | dict | set) or not (isinstance(data, np.ndarray) or hasattr(data, "__array__")):
-        raise InputTypeError(f"{name} must be an array, a list or a path to a .npy or .zarr file; not {kind.__name__}")
-    return np.asarray(data)
+        raise wrong
+    try:
+        array = np.asarray(data)
+    except (TypeError, ValueError, RuntimeError) as error:  # what __array__ of other packages raises
+        raise wrong from error
+    if array.dtype == object and name == "labels":
+        _refuse_objects(array.ravel().tolist())
+    return array
+
+
+def _refuse_objects(labels: list[Any]) -> None:
+    """Raise for labels of dtype object, by what they hold."""
+    if any(isinstance(item, list | tuple | set | np.ndarray) for item in labels):
+        raise InvalidInputError("labels holds lists: multi-label is out of scope, give one integer label for each row")
+    missing = sum(item is None or (isinstance(item, float) and math.isnan(item)) for item in labels)
+    if missing:
+        raise InvalidInputError(f"labels has {missing:,} missing values: drop these rows or label them")
+    raise InvalidInputError("labels must be integers 0..K-1, not object: convert them with .astype(int)")
 
 
 def _from_sequence(name: str, data: list[Any] | tuple[Any, ...]) -> npt.NDArray[Any]:
@@ -101,17 +142,21 @@ def _from_pandas(name: str, data: Any) -> npt.NDArray[Any]:
         if data.shape[1] != 1:
             raise InvalidInputError(f"labels is a table of {data.shape[1]} columns; give the one that holds the labels")
         data = data.iloc[:, 0]
-    missing = int(np.sum(data.isna().to_numpy())) if hasattr(data, "isna") and hasattr(data.isna(), "to_numpy") else 0
-    if missing and name == "labels":
+    if not hasattr(data, "to_numpy"):
+        return np.asarray(data)
+    if name == "pred_probs":
+        array: npt.NDArray[Any] = data.to_numpy()
+        floats = data.ndim == 2 and all(getattr(dtype, "kind", "O") == "f" for dtype in data.dtypes)
+        # Nullable and Arrow floats come as objects; their missing values become NaN, which the check reports.
+        if array.dtype == object and floats:
+            array = data.to_numpy(dtype=np.float64, na_value=np.nan)
+        return array
+    missing = int(np.sum(np.asarray(data.isna())))
+    if missing:
         raise InvalidInputError(f"labels has {missing:,} missing values: drop these rows or label them")
-    array = data.to_numpy() if hasattr(data, "to_numpy") else np.asarray(data)
-    if array.dtype == object and name == "labels" and _holds_integers(data):
+    array = data.to_numpy()
+    if array.dtype == object and getattr(data.dtype, "kind", "O") in "iu":
         array = data.to_numpy(dtype=np.int64)
-    if array.dtype == object and not missing and name == "labels":
-        raise InvalidInputError(f"labels has dtype {getattr(data, 'dtype', 'object')}; they must be integers 0..K-1")
+    if array.dtype == object:
+        raise InvalidInputError(f"labels has dtype {data.dtype}; they must be integers 0..K-1")
     return array
-
-
-def _holds_integers(series: Any) -> bool:
-    """Tell whether a pandas extension dtype (nullable or Arrow) is an integer one."""
-    return getattr(getattr(series, "dtype", None), "kind", "O") in "iu"

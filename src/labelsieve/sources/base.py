@@ -7,6 +7,7 @@ Does not cover: any format; see the sibling modules.
 from __future__ import annotations
 
 import abc
+import io
 import math
 from types import TracebackType
 from typing import Any, Self
@@ -79,9 +80,26 @@ class Source(abc.ABC):
         return self, 0
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        """Read the rows of a slice, which makes a source an array to Dask."""
+        """Read rows as NumPy would index them, which makes a source an array to Dask."""
         rows, *columns = key if isinstance(key, tuple) else (key,)
-        start, stop, _ = rows.indices(self.n_rows)
+        wanted = np.arange(self.n_rows)[rows]
+        if not wanted.size:
+            nothing: npt.NDArray[Any] = np.empty((0, *self.shape[1:]), self.dtype)[(wanted, *columns)]
+            return nothing
+        start = int(wanted.min())
         with self.open() as opened:
-            block = np.array(opened.read(start, stop))
-        return block[(slice(None), *columns)]
+            block = opened.read(start, int(wanted.max()) + 1)[wanted - start]
+        picked: npt.NDArray[Any] = np.asarray(block[(slice(None),) * wanted.ndim + tuple(columns)])
+        return picked
+
+
+def read_into(file: io.FileIO, position: int, buffer: npt.NDArray[np.uint8]) -> bool:
+    """Fill `buffer` from byte `position` of an unbuffered file; tell whether there were enough bytes."""
+    file.seek(position)
+    view, done = buffer.data, 0
+    while done < len(view):
+        got = file.readinto(view[done:])
+        if not got:
+            return False
+        done += got
+    return True

@@ -6,6 +6,7 @@ Does not cover: ``.npz`` archives and object arrays, which are refused.
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError
-from labelsieve.sources.base import Rows, Source
+from labelsieve.errors import InvalidInputError, UnreadableDataError
+from labelsieve.sources.base import Rows, Source, read_into
 
 
 class NpySource(Source):
@@ -111,7 +112,7 @@ def _is_mapped_file(path: Path, address: int) -> bool:
 class _NpyRows(Rows):
     def __init__(self, source: NpySource) -> None:
         self._source = source
-        self._fd = os.open(source.path, os.O_RDONLY)
+        self._file = io.FileIO(source.path)
         self._buffer = np.empty(0, np.uint8)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -123,17 +124,12 @@ class _NpyRows(Rows):
         return self._buffer[:n_bytes].view(source.dtype).reshape(stop - start, *source.shape[1:])
 
     def _fill(self, buffer: npt.NDArray[np.uint8], position: int) -> None:
-        view, done = buffer.data, 0
-        while done < len(view):
-            got = os.preadv(self._fd, [view[done:]], position + done)
-            if not got:
-                raise OSError(
-                    f"{self._source.path} ended before byte {position + len(view):,}: was it cut while in use?"
-                )
-            done += got
+        if not read_into(self._file, position, buffer):
+            end = position + len(buffer)
+            raise UnreadableDataError(f"{self._source.path} ended before byte {end:,}: was it cut while in use?")
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
 
 class _FortranRows(_NpyRows):

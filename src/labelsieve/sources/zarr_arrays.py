@@ -11,6 +11,7 @@ and the generic path gives the same rows.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -19,8 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.sources.base import Rows, Source
+from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
+from labelsieve.sources.base import Rows, Source, read_into
 
 
 class ZarrSource(Source):
@@ -43,10 +44,15 @@ class ZarrSource(Source):
         """Open a folder that holds one array."""
         import zarr
 
+        if not path.exists():
+            raise InvalidInputError(f"{name}: there is no folder {path}")
+        if not any((path / metadata).exists() for metadata in ("zarr.json", ".zarray", ".zgroup")):
+            raise InvalidInputError(f"{name}: {path} is no Zarr array: it has no zarr.json or .zarray")
         try:
             node = zarr.open(str(path), mode="r")
-        except (FileNotFoundError, ValueError, KeyError) as error:
-            raise InvalidInputError(f"{name}: {path} is not a readable Zarr array: {error}") from error
+        except (FileNotFoundError, TypeError, ValueError, KeyError) as error:
+            what = f"its metadata lack {error}" if isinstance(error, KeyError) else error
+            raise InvalidInputError(f"{name}: {path} is not a readable Zarr array: {what}") from error
         return cls.from_node(name, node)
 
     @classmethod
@@ -80,7 +86,7 @@ class _ZarrRows(Rows):
             self._array.get_basic_selection((slice(start, stop), ...), out=self._as_buffer(out))
         except Exception as error:  # stores and codecs raise what they like
             where = f"{self._array.store_path} (rows {start:,}..{stop - 1:,})"
-            raise OSError(f"{where} is not readable: {type(error).__name__}: {error}") from error
+            raise UnreadableDataError(f"{where} is not readable: {type(error).__name__}: {error}") from error
         return out
 
 
@@ -106,34 +112,37 @@ class _DirectRows(_ZarrRows):
 
     def _decode(self, index: int, out: npt.NDArray[Any]) -> None:
         key = self._array.metadata.encode_chunk_key((index,) + (0,) * (out.ndim - 1))
+        where = f"{self._folder / key} (rows from {index * len(out):,})"
         try:
-            fd = os.open(self._folder / key, os.O_RDONLY)
-        except FileNotFoundError:
+            with io.FileIO(self._folder / key) as file:
+                size = os.fstat(file.fileno()).st_size
+                if len(self._stored) < size:
+                    self._stored = np.empty(size + size // 8, np.uint8)
+                stored = self._stored[:size]
+                if not read_into(file, 0, stored):
+                    raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
+        except FileNotFoundError:  # Zarr does not store a chunk of nothing but the fill value
             fill = self._array.fill_value
             out.fill(0 if fill is None else fill)
             return
-        try:
-            size = os.fstat(fd).st_size
-            if len(self._stored) < size:
-                self._stored = np.empty(size + size // 8, np.uint8)
-            stored = _read_file(fd, self._stored[:size])
-        finally:
-            os.close(fd)
-        target = out.reshape(-1).view(np.uint8)
-        if self._codec is None:
-            if len(stored) != len(target):
-                raise OSError(f"{self._folder / key} holds {len(stored):,} bytes, a chunk has {len(target):,}")
-            target[:] = stored
-            return
-        where = f"{self._folder / key} (rows from {index * len(out):,})"
-        if type(self._codec).__name__ == "Blosc" and _blosc_length(stored) != len(stored):
-            raise OSError(f"{where} does not decode: it holds {len(stored):,} bytes, its header says otherwise")
-        if not _overflows(self._codec, stored, target[:-1]):
-            raise OSError(f"{where} holds fewer than the {len(target):,} bytes of a chunk")
-        try:
-            self._codec.decode(stored, target)
-        except (RuntimeError, ValueError) as error:  # what numcodecs raises
-            raise OSError(f"{where} does not decode: {error}") from error
+        _decode_into(self._codec, stored, out.reshape(-1).view(np.uint8), where)
+
+
+def _decode_into(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], where: str) -> None:
+    """Decode exactly one chunk into `target`, or raise."""
+    if codec is None:
+        if len(stored) != len(target):
+            raise UnreadableDataError(f"{where} holds {len(stored):,} bytes, a chunk has {len(target):,}")
+        target[:] = stored
+        return
+    if codec.codec_id == "blosc" and _blosc_length(stored) != len(stored):
+        raise UnreadableDataError(f"{where} does not decode: {len(stored):,} bytes, its header says otherwise")
+    if not _overflows(codec, stored, target[:-1]):
+        raise UnreadableDataError(f"{where} holds fewer than the {len(target):,} bytes of a chunk")
+    try:
+        codec.decode(stored, target)
+    except (RuntimeError, ValueError) as error:  # what numcodecs raises
+        raise UnreadableDataError(f"{where} does not decode: {error}") from error
 
 
 def _blosc_length(stored: npt.NDArray[np.uint8]) -> int:
@@ -157,13 +166,6 @@ def _overflows(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np
     return False
 
 
-def _read_file(fd: int, buffer: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    view, done = buffer.data, 0
-    while done < len(view) and (got := os.preadv(fd, [view[done:]], done)):
-        done += got
-    return buffer[:done]
-
-
 def _direct_codec(array: Any) -> tuple[Path, Any] | None:
     """Return the folder and the codec (or None for plain bytes) if whole chunks can be decoded straight, else None."""
     try:
@@ -172,7 +174,9 @@ def _direct_codec(array: Any) -> tuple[Path, Any] | None:
     except ImportError:
         return None
     whole_rows = tuple(array.chunks[1:]) == tuple(array.shape[1:])
-    if not (isinstance(array.store, LocalStore) and whole_rows and array.dtype.isnative and array.dtype.kind in "fiu"):
+    # A subclass may do more than read files.
+    local = type(array.store) is LocalStore
+    if not (local and whole_rows and array.dtype.isnative and array.dtype.kind in "fiu"):
         return None
     metadata = array.metadata
     if metadata.zarr_format == 2:
