@@ -278,9 +278,11 @@ def test_tasks_are_a_handful_a_partition(tmp_path, partition_batches, n_partitio
     with CountTasks() as tasks:
         found = find(LABELS, tmp_path / "p.npy", batch_size=10, partition_batches=partition_batches)
     assert (found.facts.n_batches, found.facts.n_partitions) == (100, n_partitions)
-    # Reading, the maps over summaries and their trees; aliases of what stays in memory count too.
-    assert n_partitions <= tasks.names.total() <= 14 * n_partitions + 14
-    assert tasks.names["summarise"] == n_partitions
+    # Three maps, three tasks that only take a part of a result, and two trees that fold 16 at a time.
+    maps = ("summarise", "issue-counts", "select", "summary", "class-sums", "scores")
+    assert [tasks.names[name] for name in maps] == [n_partitions] * 6
+    first = -(-n_partitions // 16)
+    assert tasks.names.total() == 6 * n_partitions + 2 * (first + (first > 1))
 
 
 def test_tasks_follow_the_bytes_and_not_the_batches():

@@ -8,6 +8,7 @@ import os
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import dask
 import dask.array as da
@@ -109,7 +110,11 @@ def test_finds_what_cleanlab_finds(shape, kind, tmp_path, request):
         files = {"labels_file": str(tmp_path / "labels.npy"), "pred_probs_file": str(tmp_path / "pred_probs.npy")}
         ours = timed(lambda: find_label_issues_batched(**files, verbose=False), runs)
         read = timed(lambda: bare_read_npy(tmp_path), runs)
-        theirs = timed(lambda: cleanlab_batched(**files, batch_size=100_000, verbose=False), runs)
+        both = [
+            timed(partial(cleanlab_batched, **files, batch_size=batch, verbose=False), runs)
+            for batch in (10_000, 100_000)
+        ]
+        theirs = min(both, key=lambda run: run[0])
     else:
         labels = zarr.open_array(tmp_path / "labels.zarr", mode="r")
         probs = zarr.open_array(tmp_path / "pred_probs.zarr", mode="r")
