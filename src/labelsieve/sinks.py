@@ -154,7 +154,7 @@ def _is_result(path: Path) -> bool:
     import zarr
 
     try:
-        return zarr.open_group(path, mode="r").attrs.get("kind") == _ZARR_KIND
+        return zarr.open(path, mode="r").attrs.get("kind") == _ZARR_KIND
     except (FileNotFoundError, ValueError, KeyError):
         return False
 

@@ -7,6 +7,7 @@ Does not cover: anything on disk.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
                 f"{name} is a masked array with {n_masked:,} masked values: drop or fill them first"
             )
         return np.asarray(data.data)
-    if isinstance(data, list | tuple):
+    if isinstance(data, list | tuple | range):
         return _from_sequence(name, data)
     if kind.__module__.partition(".")[0] == "dask":
         raise InputTypeError(f"{name} is a Dask {kind.__name__}: give its .to_dask_array(lengths=True)")
@@ -120,7 +121,7 @@ def _refuse_objects(labels: list[Any]) -> None:
     raise InvalidInputError("labels must be integers 0..K-1, not object: convert them with .astype(int)")
 
 
-def _from_sequence(name: str, data: list[Any] | tuple[Any, ...]) -> npt.NDArray[Any]:
+def _from_sequence(name: str, data: Sequence[Any]) -> npt.NDArray[Any]:
     if name == "labels":
         if not data:
             return np.empty(0, np.int64)
