@@ -124,6 +124,7 @@ USAGE_ERRORS = [
     ),
     (["sift"], "No such command 'sift'"),
     # Never over an input.
+    (["find", "labels.npy", "result.zarr/scores.npy", "-o", "result.zarr"], "result.zarr holds the input"),
     (["find", "labels.npy", "pred_probs.npy", "-o", "pred_probs.npy"], "pred_probs.npy is an input or lies in one"),
     (["find", "labels.npy", "pred_probs.npy", "-o", "./labels.npy"], "labels.npy is an input or lies in one"),
     (["find", "labels.npy", "pred_probs.zarr", "-o", "pred_probs.zarr/i.csv"], "is an input or lies in one"),
@@ -281,6 +282,7 @@ def test_the_demo_replaces_nothing_but_an_earlier_demo(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "labels.zarr").write_text("precious")
+    (tmp_path / "mine" / "about-this-demo.txt").write_text("my own notes")
     assert run(["demo", "--folder", "mine"]) == 2
     assert "mine is not empty and no earlier demo" in capsys.readouterr().err
     assert (tmp_path / "mine" / "labels.zarr").read_text() == "precious"

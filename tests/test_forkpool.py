@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import dask.array as da
 import numpy as np
+import psutil
 import pytest
 import zarr
 
@@ -206,7 +208,7 @@ def test_one_job_forks_nothing(tmp_path, monkeypatch, kind):
 
 
 def test_a_killed_child_is_an_error_and_not_a_hang(inputs):
-    with pytest.raises(ForkedWorkerError, match="one of 2 forked processes was killed") as error:
+    with pytest.raises(ForkedWorkerError, match="a forked process was killed") as error:
         forkpool.each_partition(inputs, kill_itself, 2)
     assert isinstance(error.value, RuntimeError)
     assert shared() == [None, None, None]
@@ -465,3 +467,55 @@ def test_small_batches_are_shared_out_too(n_rows):
 def test_the_bar_of_the_read_moves_with_forked_processes_too(capsys):
     labelsieve.find_label_issues_batched(LABELS, PROBS, n_jobs=2, batch_size=50, verbose=True)
     assert "rows read: 100%" in capsys.readouterr().err
+
+
+ORPHANS = """
+import time
+import numpy as np, psutil
+from labelsieve import forkpool
+from labelsieve.engine import open_inputs
+
+def work(partition):
+    if partition.start == 0:
+        print([child.pid for child in psutil.Process().parent().children()], flush=True)
+    time.sleep(60)
+
+labels, probs = np.zeros(4, int), np.full((4, 2), 0.5)
+forkpool.each_partition(open_inputs(labels, probs, batch_size=1, partition_batches=1, n_jobs=2), work, 2)
+"""
+
+
+def test_children_end_with_a_parent_that_is_killed():
+    process = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True)
+    try:
+        children = [psutil.Process(pid) for pid in json.loads(process.stdout.readline())]
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(children) == 2
+    _, alive = psutil.wait_procs(children, timeout=10)
+    for child in alive:
+        child.kill()
+    assert alive == []
+
+
+def test_a_failing_pool_leaves_other_children_alone(inputs):
+    other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+
+    def advance(_):
+        other.start()
+        raise ValueError("stop here")
+
+    try:
+        with pytest.raises(ValueError, match="stop here"):
+            forkpool.each_partition(inputs, process_of, 2, advance=advance)
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
+
+
+def test_zarr_is_cut_for_dasks_threads_whatever_n_jobs_says(tmp_path):
+    probs = zarr.create_array(tmp_path / "p.zarr", shape=PROBS.shape, chunks=(20, PROBS.shape[1]), dtype="f8")
+    grids = [open_inputs(LABELS, probs, n_jobs=n_jobs).grid for n_jobs in (1, 2, 16)]
+    assert grids[0] == grids[1] == grids[2]

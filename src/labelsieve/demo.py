@@ -19,6 +19,7 @@ SEED: Final = 0
 FLIPPED_SHARE: Final = 0.1
 # Small chunks, so that even this small dataset is read out of core in several pieces.
 CHUNK_ROWS: Final = 300
+_MARK: Final = "Made by `labelsieve demo`, which replaces these files when it runs again.\n"
 NAMES: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -60,8 +61,9 @@ def make_demo(folder: Path) -> Demo:
     MissingDependencyError
         Without scikit-learn.
     """
-    marker = folder / "about.txt"
-    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+    marker = folder / "about-this-demo.txt"
+    is_demo = marker.is_file() and marker.read_text(encoding="utf-8") == _MARK
+    if folder.exists() and any(folder.iterdir()) and not is_demo:
         raise InvalidInputError(f"{folder} is not empty and no earlier demo: name another folder")
     try:
         from sklearn.datasets import load_digits
@@ -79,7 +81,7 @@ def make_demo(folder: Path) -> Demo:
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=1000))
     pred_probs = cross_val_predict(model, images, labels, cv=5, method="predict_proba").astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text("Made by `labelsieve demo`, which replaces these files when it runs again.\n", encoding="utf-8")
+    marker.write_text(_MARK, encoding="utf-8")
     demo = Demo(folder / "labels.zarr", folder / "pred_probs.zarr", folder / "class_names.txt", flipped, len(labels))
     _store(demo.labels, labels)
     _store(demo.pred_probs, pred_probs)

@@ -49,6 +49,10 @@ class MissingDependencyError(LabelsieveError, ImportError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f'{what} needs an optional package: pip install "labelsieve[{extra}]"')
+        self._arguments = what, extra
+
+    def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str]]:
+        return type(self), self._arguments  # so that it comes back whole from a worker
 
 
 class ForkedWorkerError(LabelsieveError, RuntimeError):

@@ -106,6 +106,7 @@ def find_label_issues(
         labels, pred_probs, batch_size=batch_size, partition_batches=partition_batches, n_jobs=processes
     )
     run = Run(inputs, settings, progress)
+    planned_bytes = run.inputs.planned_bytes(settings)
     if forkpool.can_fork(inputs, processes):
         with run.reading() as bar:
             work = partial(summarise, settings=settings)
@@ -132,7 +133,7 @@ def find_label_issues(
             n_reads=n_reads,
             n_batches=len(inputs.grid.batch_rows),
             n_partitions=len(run.partitions),
-            planned_bytes=run.inputs.planned_bytes(settings),
+            planned_bytes=planned_bytes,
             seconds=time.perf_counter() - started,
         ),
     )

@@ -9,7 +9,9 @@ are those of the documented module, which shows them as its own.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
+import os
 import platform
 import signal
 import sys
@@ -40,8 +42,21 @@ pred_probs_shared: npt.NDArray[Any] | None = None
 
 SHARED_NAMES: Final = ("adj_confident_thresholds_shared", "labels_shared", "pred_probs_shared")
 
+# The call of Linux's prctl(2) that asks for a signal when the parent dies.
+_PR_SET_PDEATHSIG: Final = 1
+
 # The shared names belong to one pool at a time.
 _lock = threading.Lock()
+
+
+def _forget_pool() -> None:
+    """Start afresh in a process that somebody else forks while a pool runs here."""
+    global _lock  # noqa: PLW0603  # the inherited one may be held
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
 
 
 def split_arr(arr: npt.NDArray[Any], chunksize: int) -> list[npt.NDArray[Any]]:
@@ -118,7 +133,7 @@ def can_fork(inputs: Inputs, n_jobs: int) -> bool:
 
 
 def _why_not(inputs: Inputs) -> str:
-    if not all(isinstance(s, ArraySource | NpySource) for s in (inputs.labels_source, inputs.pred_probs_source)):
+    if not all(source and source.forkable for source in (inputs.labels_source, inputs.pred_probs_source)):
         return "Zarr, HDF5 and Dask inputs are read by Dask's threads"
     if multiprocessing.current_process().daemon:
         return "this is a worker process, which may have no children"
@@ -176,7 +191,7 @@ def each_partition(
                 future.result()
                 advance(rows[future])
         except BrokenProcessPool as error:
-            raise ForkedWorkerError(f"one of {n_jobs} forked processes was killed, perhaps out of memory") from error
+            raise ForkedWorkerError("a forked process was killed, perhaps out of memory") from error
         return [result for future in futures for result in future.result()]
 
 
@@ -196,21 +211,29 @@ def _shared(inputs: Inputs, adj_thresholds: Float64s | None = None) -> Iterator[
 @contextmanager
 def _pool(n_processes: int) -> Iterator[ProcessPoolExecutor]:
     """Run a pool that ends with the block: at once, and its children with it, if the block fails or is interrupted."""
-    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         n_processes,
         mp_context=multiprocessing.get_context("fork"),
-        initializer=signal.signal,
-        initargs=(signal.SIGINT, signal.SIG_IGN),  # Ctrl-C is the parent's to handle
+        initializer=_begin_child,
+        initargs=(os.getpid(),),
     )
     try:
         yield pool
     except BaseException:
-        for child in set(multiprocessing.active_children()) - others:
+        for child in list((pool._processes or {}).values()):  # noqa: SLF001  # public from Python 3.14 on
             child.terminate()
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_child(parent: int) -> None:
+    """Leave Ctrl-C to the parent, and end when the parent does, even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever handler the parent has
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the line above
+        os._exit(1)
 
 
 def _shared_array(source: Source | None) -> npt.NDArray[Any]:

@@ -24,6 +24,8 @@ from labelsieve.settings import PROBABILITY_TOLERANCE
 # Bytes of pred_probs that are worked on at a time. Half of a second-level cache would be the fastest for the arithmetic
 # alone, but positioned reads of 4 MB run at twice the rate of 1 MB ones (measured: 40 and 24 GB/s on two threads).
 STRIP_BYTES: Final = 4_000_000
+# With few classes it is the row-wise scratch that has to stay small.
+MAX_STRIP_ROWS: Final = 1 << 16
 # Up to this many classes a loop over columns beats a row-wise argmax.
 _FEW_CLASSES: Final = 32
 _UNSIGNED: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}

@@ -123,8 +123,8 @@ def _within_budget(rows: int, stored_rows: int, row_bytes: int, n_threads: int) 
         return most - most % stored_rows
     warn(
         f"a stored chunk of {stored_rows:,} rows takes {stored_rows * row_bytes / 1e9:.1f} GB, too much for "
-        f"{n_threads} threads: it is read about {-(-stored_rows // most)} times, in pieces. "
-        "Chunks of fewer rows avoid that."
+        f"{n_threads} threads: it is read about {-(-stored_rows // most)} times, in pieces, and decoded "
+        "whole each time where it spans all classes. Chunks of fewer rows avoid that."
     )
     return most
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.kernels import STRIP_BYTES
+from labelsieve.kernels import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.sources import Rows, Source
 
 Block = npt.NDArray[Any]
@@ -55,7 +55,7 @@ class Partition:
     @property
     def strip_rows(self) -> int:
         """Rows worked on at a time."""
-        return max(1, STRIP_BYTES // (self.n_classes * self.dtype.itemsize))
+        return max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // (self.n_classes * self.dtype.itemsize)))
 
     def strips(
         self, labels: Sequence[Block] | None, pred_probs: Sequence[Block] | None
@@ -64,7 +64,7 @@ class Partition:
         ranges = self._working_ranges(labels is None and pred_probs is None)
         with _Feed("labels", self._labels, labels, ranges) as feed:
             for index, rows, strip in self._prob_strips(pred_probs, ranges):
-                yield feed.whole(index)[rows], strip
+                yield feed.piece(index, rows.start, rows.stop), strip
 
     def prob_strips(self, pred_probs: Sequence[Block] | None) -> Iterator[Block]:
         """Yield ``(n, K)`` probabilities in row order; no label is read."""

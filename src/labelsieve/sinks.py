@@ -54,6 +54,8 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
     for read in inputs:
         if path.resolve() == read.resolve() or read.resolve() in path.resolve().parents:
             raise InvalidInputError(f"{path} is an input or lies in one: it is not replaced")
+        if path.resolve() in read.resolve().parents:
+            raise InvalidInputError(f"{path} holds the input {read}: it is not replaced")
     if path.suffix == ".zarr" and path.exists() and not _is_result(path):
         raise InvalidInputError(f"{path} exists and is no result of Labelsieve: it is not replaced")
     if path.suffix != ".zarr" and path.is_dir():
@@ -104,7 +106,7 @@ def _published(path: Path) -> Iterator[Path]:
             path.rename(replaced)
         (folder / path.name).replace(path)
     except BaseException:
-        if replaced.exists():
+        if replaced.exists() and not path.exists():
             replaced.rename(path)
         raise
     finally:

@@ -21,6 +21,7 @@ from labelsieve.partitions import Block, Partition
 from labelsieve.reductions import (
     ClassSums,
     IssueCounts,
+    blocks,
     class_sums_chunk,
     class_sums_combine,
     issue_counts_chunk,
@@ -140,7 +141,11 @@ def score_adjusted(summary: RowSummary, *, thresholds: Float64s) -> RowSummary:
     """Turn row sums into adjusted self-confidences, now that the thresholds are known."""
     if summary.row_values is None:
         raise RuntimeError("adjusted self-confidence needs row sums in the summary")
-    scores = adjusted_self_confidence(summary.p_given, summary.labels, summary.row_values, thresholds)
+    scores = np.empty(len(summary), np.float64)
+    for block in blocks(len(summary)):
+        scores[block] = adjusted_self_confidence(
+            summary.p_given[block], summary.labels[block], summary.row_values[block], thresholds
+        )
     return replace(summary, row_values=scores)
 
 

@@ -88,11 +88,17 @@ class Inputs:
 
     def planned_bytes(self, settings: Settings) -> int:
         """Return the most own memory that a run on threads takes, without the issues."""
-        batch_bytes = max(self.grid.batch_rows) * self.n_classes * self.dtype.itemsize
-        if not self.pred_probs_source:
-            batch_bytes *= self.grid.partition_batches  # Dask hands a task all its blocks at once
-        elif self.pred_probs_source.in_pieces:
-            batch_bytes = 0
+        batch_rows, row_bytes = max(self.grid.batch_rows), self.n_classes * self.dtype.itemsize
+        probs, labels = self.pred_probs_source, self.labels_source
+        if not probs:
+            # Dask hands a task all its blocks at once.
+            batch_bytes = batch_rows * row_bytes * min(self.grid.partition_batches, len(self.grid.batch_rows))
+        else:
+            # A stored chunk is decoded whole, also where it is read in pieces.
+            stored_rows = max(batch_rows, min(probs.row_chunk or 0, self.grid.n_rows))
+            batch_bytes = 0 if probs.in_pieces else stored_rows * row_bytes
+        if not labels or not labels.in_pieces:
+            batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
         planned = memory.planned_bytes(
             self.grid.n_rows,
             self.n_classes,
@@ -155,7 +161,8 @@ def open_inputs(
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
     memory.check_sizes(batch_size, partition_batches)
-    n_threads = n_jobs if n_jobs > 1 else n_workers()
+    forking = n_jobs > 1 and all(isinstance(o, Source) and o.forkable for o in (opened_labels, opened))
+    n_threads = n_jobs if forking else n_workers()
     if not isinstance(opened, Source):
         opened = _whole_rows(opened)
         grid = _dask_grid(opened, n_threads, partition_batches)
@@ -167,7 +174,7 @@ def open_inputs(
             n_threads,
             batch_size=batch_size,
             partition_batches=partition_batches,
-            min_batch_bytes=1 if n_jobs > 1 else STRIP_BYTES,
+            min_batch_bytes=1 if forking else STRIP_BYTES,
         )
     if isinstance(opened_labels, Source) and _is_cut(opened_labels.row_chunk, grid):
         read_first = read_narrowed(opened_labels, opened.shape[1])

@@ -27,6 +27,8 @@ class ArraySource(Source):
         Never written to.
     """
 
+    forkable = True
+
     def __init__(self, array: npt.NDArray[Any]) -> None:
         super().__init__(array.shape, array.dtype)
         self.array = array

@@ -53,9 +53,12 @@ class Source(abc.ABC):
         Bytes of one row once decoded.
     in_pieces : bool
         Whether reading a batch in several pieces costs no more than reading it whole.
+    forkable : bool
+        Whether it can be read in a forked process: plain memory and files.
     """
 
     in_pieces: bool = True
+    forkable: bool = False
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
         self.shape, self.dtype, self.row_chunk = tuple(int(n) for n in shape), np.dtype(dtype), row_chunk
@@ -80,9 +83,10 @@ class Source(abc.ABC):
         return self, 0
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        """Read rows as NumPy would index them, which makes a source an array to Dask."""
+        """Read what NumPy's index would give, rows and columns picked apart: an array to Dask."""
         rows, *columns = key if isinstance(key, tuple) else (key,)
-        wanted = np.arange(self.n_rows)[rows]
+        picked_rows = range(self.n_rows)[rows] if isinstance(rows, slice) else np.arange(self.n_rows)[rows]
+        wanted = np.asarray(picked_rows, dtype=np.intp)
         if not wanted.size:
             nothing: npt.NDArray[Any] = np.empty((0, *self.shape[1:]), self.dtype)[(wanted, *columns)]
             return nothing

@@ -36,6 +36,8 @@ class NpySource(Source):
         Whether columns, rather than rows, are contiguous.
     """
 
+    forkable = True
+
     def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, *, fortran: bool) -> None:
         super().__init__(shape, dtype)
         self.path, self.offset, self.fortran = path, offset, fortran and len(shape) > 1
