@@ -22,6 +22,7 @@ MODULES = {
 # From the bottom up: a module imports only from lines above its own. A new module has to find its place here.
 LAYERS = [
     {"errors"},
+    {"urls"},
     {"settings", "checks"},
     {"scores"},
     {"kernels"},
