@@ -20,7 +20,7 @@ def summarise(labels, probs, row_values=None, first_row=0, strip=None):
     strip = strip or len(probs)
     for start in range(0, len(probs), strip):
         summariser.add(labels[start : start + strip], probs[start : start + strip])
-    return summariser.summary, summariser.findings
+    return summariser.take(), summariser.findings
 
 
 @pytest.mark.parametrize(("dtype", "same"), [("f2", "u2"), ("<f4", "u4"), ("f8", "u8")])

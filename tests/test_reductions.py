@@ -39,7 +39,7 @@ def by_loops(labels, p_given, n_classes):
 def summary_of(labels, probs):
     summariser = Summariser(len(probs), probs.shape[1], probs.dtype)
     summariser.add(labels, probs)
-    return summariser.summary
+    return summariser.take()
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 64, 1 << 16])

@@ -1,15 +1,19 @@
 """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
 
+from labelsieve.engine import Plan
 from labelsieve.errors import (
     ForkedWorkerError,
     InputTypeError,
     InvalidInputError,
     LabelsieveError,
     LabelsieveWarning,
+    MemoryLimitError,
     MissingDependencyError,
+    TaskFailedError,
     UnreadableDataError,
+    WorkdirError,
 )
-from labelsieve.find import find_label_issues
+from labelsieve.find import find_label_issues, plan_label_issues
 from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
 from labelsieve.results import IssueRows, LabelIssues
 
@@ -22,10 +26,15 @@ __all__ = [
     "LabelIssues",
     "LabelsieveError",
     "LabelsieveWarning",
+    "MemoryLimitError",
     "MissingDependencyError",
+    "Plan",
+    "TaskFailedError",
     "UnreadableDataError",
+    "WorkdirError",
     "find_label_issues",
     "find_label_issues_batched",
+    "plan_label_issues",
     "split_arr",
 ]
 __version__ = "0.1.0"

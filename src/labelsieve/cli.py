@@ -1,28 +1,41 @@
-"""The command line: ``labelsieve find`` and ``labelsieve demo``.
+"""The command line: ``labelsieve find``, ``labelsieve plan`` and ``labelsieve demo``.
 
-Covers: options, what is printed, exit codes: 0 done, 1 failed, 2 bad usage or input, 130 interrupted.
+Covers: options, what is printed, exit codes: 0 done, 1 failed, 2 bad usage, input or memory, 130 and 143 interrupted.
 Does not cover: any logic of the job.
 """
 
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from labelsieve import __version__, sinks
 from labelsieve.demo import FLIPPED_SHARE, make_demo, precision_recall
-from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MissingDependencyError
-from labelsieve.find import find_label_issues
+from labelsieve.engine import Plan, size
+from labelsieve.engine.clusters import cluster
+from labelsieve.errors import (
+    InputTypeError,
+    InvalidInputError,
+    LabelsieveWarning,
+    MemoryLimitError,
+    MissingDependencyError,
+    WorkdirError,
+)
+from labelsieve.find import find_label_issues, plan_label_issues
+from labelsieve.memory import ISSUE_BYTES
 from labelsieve.results import LabelIssues
 from labelsieve.settings import ABSENT_THRESHOLD, ESTIMATION_METHODS, METHODS
 from labelsieve.sources import open_pred_probs
+from labelsieve.urls import redacted
 
 
 class _WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
@@ -45,13 +58,38 @@ def cli() -> None:
     """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
 
 
+def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Put some options on a command, in the order given."""
+
+    def put(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return put
+
+
+_INPUTS = _options(
+    click.argument("labels"),
+    click.argument("pred_probs"),
+    click.option(
+        "--batch-size", type=_WholeNumberOr("auto", "auto"), default="auto", show_default=True, help="Rows held."
+    ),
+    click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="Quality score."),
+    click.option("--adjust-pred-probs", is_flag=True, help="Subtract the class thresholds before scoring."),
+    click.option("--max-memory", metavar="SIZE", help="Most own memory of the process, or of each worker: 1GiB."),
+)
+_CLUSTER = _options(
+    click.option("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler: tcp://host:8786."),
+    click.option("--workers", type=click.IntRange(min=1), help="Start a local cluster of that many processes."),
+    click.option("--threads", type=click.IntRange(min=1), help="Threads of each process."),
+    click.option("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
+)
+
+
 @cli.command()
-@click.argument("labels", type=click.Path(path_type=Path))
-@click.argument("pred_probs", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write to .npy, .csv, .parquet or .zarr.")
-@click.option("--batch-size", type=_WholeNumberOr("auto", "auto"), default="auto", show_default=True, help="Rows held.")
-@click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="Quality score.")
-@click.option("--adjust-pred-probs", is_flag=True, help="Subtract the class thresholds before scoring.")
+@_INPUTS
+@click.option("-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write.")
 @click.option(
     "--estimation-method",
     type=click.Choice(ESTIMATION_METHODS),
@@ -66,15 +104,23 @@ def cli() -> None:
     show_default=True,
     help="Forked processes for .npy files, on Linux; 1 runs on Dask's threads.",
 )
+@_CLUSTER
+@click.option("--workdir", metavar="DIR|URL", help="Keep finished partitions there; a killed run goes on from them.")
+@click.option("--fresh", is_flag=True, help="Forget what is in the workdir.")
+@click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Tries after a failed task.")
 @click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Worst rows to print.")
 @click.option("--class-names", type=click.Path(path_type=Path), help="A name a line, or a JSON list.")
 @click.option("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros.")
 @click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 def find(
-    labels: Path,
-    pred_probs: Path,
+    labels: str,
+    pred_probs: str,
     *,
-    output: Path | None,
+    output: str | None,
+    scheduler: str | None,
+    workers: int | None,
+    threads: int | None,
+    worker_memory: str | None,
     top: int,
     class_names: Path | None,
     quiet: bool,
@@ -82,7 +128,8 @@ def find(
 ) -> None:
     """Find the rows whose label is likely wrong.
 
-    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays.
+    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays, as
+    paths or URLs, or shards of these: a pattern in quotes, or their folder.
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
     """
@@ -90,14 +137,47 @@ def find(
     if output is not None:
         sinks.check_output(output, [labels, pred_probs, *([class_names] if class_names else [])])
     names = None if class_names is None else _read_names(class_names, open_pred_probs(pred_probs).shape[1])
-    issues = find_label_issues(labels, pred_probs, progress=False if quiet else None, **choices)
-    if not quiet:
-        click.echo(_summary(issues))
-        click.echo(_worst(issues, top, names), nl=False)
-    if output is not None:
-        sinks.write(issues, output, names)
+    stored = output if output is not None and output.endswith(".zarr") else None
+    with cluster(scheduler, workers, threads, worker_memory) as client:
+        issues = find_label_issues(
+            labels, pred_probs, progress=False if quiet else None, client=client, output=stored, **choices
+        )
         if not quiet:
-            click.echo(f"written to {output}")
+            click.echo(_summary(issues))
+            click.echo(_worst(issues, top, names), nl=False)
+        if output is not None:
+            if stored is None:
+                sinks.write(issues, Path(output), names)
+            if not quiet:
+                click.echo(f"written to {redacted(output)}")
+
+
+@cli.command()
+@_INPUTS
+@_CLUSTER
+@click.option("--workdir", metavar="DIR|URL", help="Plan for a run with a workdir.")
+@click.option("-o", "--output", help="Plan for a run that writes there.")
+def plan(
+    labels: str,
+    pred_probs: str,
+    *,
+    scheduler: str | None,
+    workers: int | None,
+    threads: int | None,
+    worker_memory: str | None,
+    workdir: str | None,
+    output: str | None,
+    **choices: Any,
+) -> None:
+    """Print what a run would take: batches, partitions, tasks, bytes, memory. No data is read.
+
+    Takes the arguments of `labelsieve find`.
+
+    Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
+    """
+    stored = workdir is not None or (output is not None and output.endswith(".zarr"))
+    with cluster(scheduler, workers, threads, worker_memory) as client:
+        click.echo(_plan(plan_label_issues(labels, pred_probs, client=client, stored=stored, **choices)))
 
 
 @cli.command()
@@ -140,14 +220,6 @@ def _read_names(path: Path, n_classes: int) -> list[str]:
     return list(names)
 
 
-def _size(n_bytes: float) -> str:
-    """Name a number of bytes with the unit that leaves a number of at least 1."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:.3g} {unit}"
-    return f"{n_bytes:.0f} bytes"
-
-
 def _summary(issues: LabelIssues) -> str:
     thresholds, facts = issues.confident_thresholds, issues.facts
     present = thresholds[thresholds < ABSENT_THRESHOLD]
@@ -158,14 +230,40 @@ def _summary(issues: LabelIssues) -> str:
         f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_rows:.2%})\n"
         f"confident thresholds {present.min():.4f} to {present.max():.4f}"
         + (f", {absent:,} classes without rows" if absent else "")
-        + f"\n{_size(facts.bytes_read)} read in {passes}, {facts.seconds:.2f} s, "
+        + f"\n{size(facts.bytes_read)} read in {passes}, {facts.seconds:.2f} s, "
         + f"{facts.bytes_read / 1e9 / facts.seconds:.3g} GB/s"
     )
 
 
+def _plan(plan: Plan) -> str:
+    """Return a plan as lines of a name and what it is."""
+    again = f", {plan.amplification:.2f} times each stored row" if plan.amplification > 1 else ""
+    where = "a workdir" if plan.stored else "memory"
+    on_cluster = plan.client_bytes != plan.process_bytes
+    each = f" in each of {plan.n_processes:,} workers" if on_cluster else ""
+    lines = {
+        "input": f"{plan.n_rows:,} rows, {plan.n_classes:,} classes, {plan.dtype}",
+        "batches": f"{plan.n_batches:,} of {plan.batch_rows:,} rows",
+        "partitions": f"{plan.n_partitions:,}, submitted {plan.n_slabs:,} time{'s' if plan.n_slabs > 1 else ''}",
+        "tasks": f"{plan.n_tasks:,}",
+        "bytes to read": f"{size(plan.bytes_read)} in {plan.n_reads} read{'s' if plan.n_reads > 1 else ''}{again}",
+        "row summaries": f"{size(plan.summary_bytes)}, in {where}",
+        "peak memory": f"{size(plan.process_bytes)}{each}, {plan.n_threads} threads; may take {size(plan.limit)} "
+        f"({plan.limit_name})",
+    }
+    if on_cluster:
+        lines["client memory"] = size(plan.client_bytes)
+    lines["results"] = (
+        f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes an issue; beside the "
+        f"peak, {ISSUE_BYTES} bytes an issue where these are not written by the tasks"
+    )
+    width = max(map(len, lines))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
 def _worst(issues: LabelIssues, top: int, names: Sequence[str] | None) -> str:
     """Return the table of the `top` worst rows, or nothing."""
-    worst = issues.issues.take(np.arange(min(top, issues.num_issues)))
+    worst = issues.worst(top)
     if not len(worst):
         return ""
 
@@ -197,9 +295,33 @@ def main(args: Sequence[str] | None = None) -> None:
     sys.exit(run(args))
 
 
+class _Terminated(BaseException):
+    """SIGTERM, which ends a run as Ctrl-C does: with what is committed kept, and no half result."""
+
+
+@contextmanager
+def _terminating() -> Iterator[None]:
+    """Turn SIGTERM into an exception while the block runs."""
+
+    def handle(_number: int, _frame: object) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+_REFUSED = (InvalidInputError, InputTypeError, MissingDependencyError, MemoryLimitError, WorkdirError)
+
+
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _terminating():
         warnings.simplefilter("default", LabelsieveWarning)
         warnings.showwarning = _show_warning
         try:
@@ -211,12 +333,15 @@ def run(args: Sequence[str] | None = None) -> int:
             command = error.ctx.command_path if error.ctx else "labelsieve"
             click.echo(f"labelsieve: {error.format_message()} (see {command} --help)", err=True)
             return error.exit_code
-        except (InvalidInputError, InputTypeError, MissingDependencyError) as error:
+        except _REFUSED as error:
             click.echo(f"labelsieve: {' '.join(str(error).split())}", err=True)
             return 2
         except (KeyboardInterrupt, click.Abort):
             click.echo("labelsieve: interrupted", err=True)
             return 130
+        except _Terminated:
+            click.echo("labelsieve: terminated", err=True)
+            return 143
         except Exception as error:  # noqa: BLE001  # the last resort of a command line: one line, exit 1
             click.echo(f"labelsieve: failed: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
             return 1

@@ -10,6 +10,9 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
     ├── InputTypeError (TypeError)              an object of the wrong kind
     ├── UnreadableDataError (OSError)           stored data is cut off, corrupt or gone; says where
     ├── MissingDependencyError (ImportError)    an extra is not installed; says the pip line
+    ├── MemoryLimitError (MemoryError)          a plan does not fit; says what would, before anything is read
+    ├── WorkdirError (RuntimeError)             a workdir of another run, or in use; nothing in it is touched
+    ├── TaskFailedError (RuntimeError)          a task failed, or its worker died; says which rows
     └── ForkedWorkerError (RuntimeError)        a forked process died before it was done
     LabelsieveWarning (UserWarning)             the answer stands, but look at this
 """
@@ -53,6 +56,18 @@ class MissingDependencyError(LabelsieveError, ImportError):
 
     def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str]]:
         return type(self), self._arguments  # so that it comes back whole from a worker
+
+
+class MemoryLimitError(LabelsieveError, MemoryError):
+    """A plan that does not fit the memory, refused before the run."""
+
+
+class WorkdirError(LabelsieveError, RuntimeError):
+    """A workdir that belongs to another run, or is in use."""
+
+
+class TaskFailedError(LabelsieveError, RuntimeError):
+    """A task failed for a reason other than the data, or the worker that ran it died."""
 
 
 class ForkedWorkerError(LabelsieveError, RuntimeError):

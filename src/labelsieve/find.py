@@ -1,23 +1,24 @@
-"""`find_label_issues`: from two arrays to the rows whose label is likely wrong.
+"""`find_label_issues`: from two arrays to the rows whose label is likely wrong; and what that will take.
 
-Covers: the order of the steps of a run.
-Does not cover: any step; see `engine` and, for forked processes, `forkpool`.
+Covers: the public functions and their arguments.
+Does not cover: the steps of a run (`job`).
 """
 
 from __future__ import annotations
 
+import os
 import time
-from functools import partial
 from typing import Any
 
-from labelsieve import forkpool
-from labelsieve.checks import raise_or_warn
-from labelsieve.engine import Run, open_inputs
+from dask.utils import parse_bytes
+
+from labelsieve import forkpool, sinks
+from labelsieve.engine import Plan, choose_executor, make_plan, open_inputs
+from labelsieve.errors import InvalidInputError
+from labelsieve.job import Job
 from labelsieve.memory import Auto
-from labelsieve.reductions import class_sums_finalize, issue_counts_finalize
-from labelsieve.results import LabelIssues, RunFacts
-from labelsieve.settings import Settings, check_flag
-from labelsieve.tasks import summarise
+from labelsieve.results import LabelIssues
+from labelsieve.settings import Settings, check_flag, check_whole_number
 
 
 def find_label_issues(
@@ -32,6 +33,12 @@ def find_label_issues(
     allow_zero_rows: bool = False,
     n_jobs: int | None = 1,
     progress: bool | None = None,
+    client: Any = None,
+    workdir: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    output: str | os.PathLike[str] | None = None,
+    max_memory: int | str | None = None,
+    retries: int = 2,
 ) -> LabelIssues:
     """Find the rows whose given label is likely wrong, reading `pred_probs` once and out of core.
 
@@ -43,7 +50,8 @@ def find_label_issues(
     ----------
     labels : (N,) array-like of int
         Given class of each row, 0..K-1: a list, NumPy array, pandas Series, memmap, Zarr array, HDF5 dataset, Dask
-        array, xarray.DataArray, or the path of a ``.npy`` file or Zarr array.
+        array, xarray.DataArray, the path or URL of a ``.npy`` file or Zarr array, or shards of these: a list of paths,
+        a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
     batch_size : int or "auto"
@@ -64,6 +72,22 @@ def find_label_issues(
         None takes the physical cores. It does not change the answer.
     progress : bool or None
         Whether to show bars; None shows them on a terminal.
+    client : distributed.Client, optional
+        The cluster that does the work; the active client by default, and Dask's local scheduler where there is none.
+        Workers open files and URLs themselves.
+    workdir : path or URL, optional
+        Folder in which finished partitions are kept, so that a killed run goes on where it was: all that is not
+        committed is read, and nothing else. It belongs to one input with one choice of settings.
+    fresh : bool
+        Forget what is in `workdir`.
+    output : path or URL, optional
+        A ``.zarr`` group into which the tasks write the scores and the mask of all rows and the issues, published whole.
+        The result then reads from there.
+    max_memory : int or str, optional
+        Bytes, or text such as ``"1GiB"``: the most own memory of this process, interpreter included, or of each worker.
+        What does not fit goes to the workdir, a temporary one if none is given; what cannot fit is refused.
+    retries : int
+        How often a task that fails is tried again.
 
     Returns
     -------
@@ -76,6 +100,14 @@ def find_label_issues(
         A ValueError, for data or settings that cannot give a right answer: what, in which rows, how many.
     InputTypeError
         A TypeError, for an object of the wrong kind.
+    UnreadableDataError
+        An OSError, for stored data that is corrupt, gone, or out of a worker's reach: which rows, where and why.
+    MemoryLimitError
+        A MemoryError, for a plan that cannot fit: what would.
+    WorkdirError
+        A RuntimeError, for a workdir of another input or settings, or in use.
+    TaskFailedError
+        A RuntimeError, where workers or the scheduler died too often: run again with the same `workdir`.
 
     Examples
     --------
@@ -99,41 +131,87 @@ def find_label_issues(
     array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
     """
     started = time.perf_counter()
-    settings = Settings(method, adjust_pred_probs, estimation_method)
     check_flag("allow_zero_rows", allow_zero_rows)
-    processes = forkpool.resolve_n_jobs(n_jobs, verbose=progress is not False)
+    check_flag("fresh", fresh)
+    job = Job(
+        labels,
+        pred_probs,
+        settings=Settings(method, adjust_pred_probs, estimation_method),
+        executor=choose_executor(client, _bytes(max_memory), check_whole_number("retries", retries, 0)),
+        batch_size=batch_size,
+        partition_batches=partition_batches,
+        n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=progress is not False),
+        allow_zero_rows=allow_zero_rows,
+        workdir=workdir,
+        fresh=fresh,
+        output=None if output is None else _output(output, labels, pred_probs),
+    )
+    return job.run(progress, started)
+
+
+def plan_label_issues(
+    labels: Any,
+    pred_probs: Any,
+    *,
+    batch_size: int | Auto = "auto",
+    method: str = "self_confidence",
+    adjust_pred_probs: bool = False,
+    partition_batches: int | Auto = "auto",
+    client: Any = None,
+    stored: bool = False,
+    max_memory: int | str | None = None,
+) -> Plan:
+    """Return what `find_label_issues` would take: batches, partitions, tasks, bytes, memory. No data is read.
+
+    Parameters
+    ----------
+    labels, pred_probs, batch_size, method, adjust_pred_probs, partition_batches, client, max_memory
+        As in `find_label_issues`.
+    stored : bool
+        Plan for a run with a `workdir` or an `output`.
+
+    Returns
+    -------
+    Plan
+        The plan.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it cannot fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import labelsieve
+    >>> plan = labelsieve.plan_label_issues(np.zeros(1000, int), np.full((1000, 4), 0.25))
+    >>> plan.n_partitions, plan.bytes_read, plan.stored
+    (1, 32000, False)
+    """
+    executor = choose_executor(client, _bytes(max_memory))
     inputs = open_inputs(
-        labels, pred_probs, batch_size=batch_size, partition_batches=partition_batches, n_jobs=processes
+        labels, pred_probs, batch_size=batch_size, partition_batches=partition_batches, executor=executor
     )
-    run = Run(inputs, settings, progress)
-    planned_bytes = run.inputs.planned_bytes(settings)
-    if forkpool.can_fork(inputs, processes):
-        with run.reading() as bar:
-            work = partial(summarise, settings=settings)
-            total = run.adopt(forkpool.each_partition(inputs, work, processes, advance=bar.advance))
-    else:
-        total = run.read()
-    raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=allow_zero_rows)
-    thresholds = class_sums_finalize(total.sums)
-    run.score(thresholds)
-    counted = run.count(thresholds)
-    estimated = issue_counts_finalize(counted.counts)
-    issues = run.select(counted.histogram, estimated)
-    n_reads = 2 if settings.scores_need_reread else 1
-    return LabelIssues(
-        n_rows=inputs.grid.n_rows,
-        n_classes=inputs.n_classes,
-        issues=issues,
-        estimated_num_issues=estimated,
-        confident_thresholds=thresholds,
-        class_counts=total.sums.counts,
-        score_parts=run.scores(),
-        facts=RunFacts(
-            bytes_read=inputs.n_bytes * n_reads,
-            n_reads=n_reads,
-            n_batches=len(inputs.grid.batch_rows),
-            n_partitions=len(run.partitions),
-            planned_bytes=planned_bytes,
-            seconds=time.perf_counter() - started,
-        ),
-    )
+    return make_plan(inputs, Settings(method, adjust_pred_probs), executor, stored=stored or None)
+
+
+def _bytes(value: int | str | None) -> int | None:
+    """Read a number of bytes, or text such as "1GiB"."""
+    if value is None:
+        return None
+    try:
+        n_bytes = int(parse_bytes(value)) if isinstance(value, str) else check_whole_number("max_memory", value, 1)
+    except ValueError as error:
+        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}') from error
+    if n_bytes < 1:
+        raise InvalidInputError(f"max_memory must be at least 1 byte, not {value!r}")
+    return n_bytes
+
+
+def _output(output: str | os.PathLike[str], labels: Any, pred_probs: Any) -> str:
+    """Check where a result is to go before anything is read."""
+    location = os.fspath(output) if isinstance(output, str | os.PathLike) else output
+    if not isinstance(location, str) or not location.endswith(".zarr"):
+        raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
+    sinks.check_output(location, [os.fspath(one) for one in (labels, pred_probs) if isinstance(one, str | os.PathLike)])
+    return location

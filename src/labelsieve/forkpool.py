@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import platform
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -28,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from labelsieve.engine import Inputs
+from labelsieve.engine import Inputs, active_client
 from labelsieve.errors import ForkedWorkerError, warn
 from labelsieve.memory import Grid
 from labelsieve.partitions import Partition
@@ -137,14 +136,7 @@ def _why_not(inputs: Inputs) -> str:
         return "Zarr, HDF5 and Dask inputs are read by Dask's threads"
     if multiprocessing.current_process().daemon:
         return "this is a worker process, which may have no children"
-    distributed: Any = sys.modules.get("distributed")
-    if distributed is not None:
-        try:
-            distributed.get_client()
-        except ValueError:
-            return ""
-        return "the active Dask client does the work"
-    return ""
+    return "" if active_client() is None else "the active Dask client does the work"
 
 
 def each_partition(
@@ -250,6 +242,5 @@ def _piece(function: Callable[..., Any], grid: Grid, names: tuple[str, ...], pie
         raise RuntimeError("the shared arrays are set only while a pool runs")
     labels, pred_probs = ArraySource(labels_shared), ArraySource(pred_probs_shared)
     shared = dict.fromkeys(names, adj_confident_thresholds_shared)
-    ranges = list(grid.partitions())
     shape, dtype = pred_probs_shared.shape, pred_probs_shared.dtype
-    return [function(Partition(ranges[i], shape[1], dtype, labels, pred_probs), **shared) for i in piece]
+    return [function(Partition(grid.ranges(i), shape[1], dtype, labels, pred_probs, i), **shared) for i in piece]

@@ -27,7 +27,7 @@ from labelsieve.reductions import (
 )
 from labelsieve.settings import Settings, check_whole_number
 from labelsieve.sources import open_labels, open_pred_probs
-from labelsieve.tasks import Inspected, Partial, class_sums, combine_partials, inspect
+from labelsieve.tasks import Inspected, class_sums, combine_partials, inspect
 
 Scores = npt.NDArray[np.floating[Any]]
 
@@ -119,9 +119,10 @@ class LabelInspector:
         parts = self._each_partition(labels, pred_probs, class_sums)
         if not parts:
             return
-        total: Partial = combine_partials(parts)
+        total = combine_partials(parts)
         raise_or_warn(total.findings, self.num_class, allow_zero_rows=False)
-        self._sums = class_sums_combine([self._sums, total.sums])
+        self._sums = class_sums_combine([self._sums])
+        total.sums.add_to(self._sums)
         self._thresholds = None
 
     def score_label_quality(self, labels: Any, pred_probs: Any, *, update_num_issues: bool = True) -> Scores:

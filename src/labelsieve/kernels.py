@@ -70,6 +70,21 @@ class RowSummary:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, rows: slice) -> RowSummary:
+        """Return the summaries of some rows, as views."""
+        values = None if self.row_values is None else self.row_values[rows]
+        return RowSummary(self.labels[rows], self.predicted[rows], self.p_predicted[rows], self.p_given[rows], values)
+
+    def columns(self) -> dict[str, Any]:
+        """Return the arrays by their names; `row_values` may be None."""
+        return {
+            "labels": self.labels,
+            "predicted": self.predicted,
+            "p_predicted": self.p_predicted,
+            "p_given": self.p_given,
+            "row_values": self.row_values,
+        }
+
     @classmethod
     def empty(cls, n_rows: int, n_classes: int, dtype: np.dtype[Any], *, with_row_values: bool) -> RowSummary:
         """Allocate the summary of `n_rows` rows, to be filled."""
@@ -89,7 +104,7 @@ class Summariser:
     Parameters
     ----------
     n_rows : int
-        Rows to come.
+        Rows that it holds until they are taken.
     n_classes : int
         Columns of `pred_probs`.
     dtype : dtype
@@ -109,7 +124,7 @@ class Summariser:
         first_row: int = 0,
     ) -> None:
         self.n_classes, self.dtype = n_classes, dtype
-        self.summary = RowSummary.empty(n_rows, n_classes, dtype, with_row_values=row_values is not None)
+        self._summary = RowSummary.empty(n_rows, n_classes, dtype, with_row_values=row_values is not None)
         self.findings = Findings()
         self._first_row, self._filled = first_row, 0
         self._one_bits = np.ones(1, dtype).view(unsigned_type(dtype))[0]
@@ -118,6 +133,17 @@ class Summariser:
         self._row_offsets: Ints = np.empty(0, np.intp)
         self._argmax = FirstArgmax(n_classes, unsigned_type(dtype))
         self._row_values = row_values
+
+    @property
+    def room(self) -> int:
+        """Rows that can be added before some are taken."""
+        return len(self._summary) - self._filled
+
+    def take(self) -> RowSummary:
+        """Return the rows added since the last time; the next ones are written over them."""
+        taken = self._summary[: self._filled]
+        self._first_row, self._filled = self._first_row + self._filled, 0
+        return taken
 
     def add(self, labels: Ints, probs: Floats) -> None:
         """Take in the next strip: ``(n,)`` integer labels and ``(n, K)`` probabilities, which are only read."""
@@ -129,16 +155,17 @@ class Summariser:
             self._row_offsets = np.arange(n, dtype=np.intp) * self.n_classes
         bits = probs.view(unsigned_type(self.dtype))
         predicted, top_bits = self._argmax(bits)
-        if top_bits.max() > self._one_bits:
+        looked_at = top_bits.max() > self._one_bits
+        if looked_at:
             probs = self._look_closely(probs, first)
             predicted = probs.argmax(axis=1)
             p_predicted = probs.reshape(-1)[self._row_offsets[:n] + predicted]
         else:
             p_predicted = top_bits.view(self.dtype)
         if p_predicted.min() < self._low_limit:
-            self._record_low_rows(probs, p_predicted, first)
+            self._record_low_rows(probs if looked_at else None, p_predicted, first)
         p_given = probs.reshape(-1)[self._row_offsets[:n] + labels]
-        summary = self.summary
+        summary = self._summary
         summary.labels[out], summary.predicted[out] = labels, predicted
         summary.p_predicted[out], summary.p_given[out] = p_predicted, p_given
         if summary.row_values is not None and self._row_values is not None:
@@ -172,10 +199,12 @@ class Summariser:
                 probs[where] = 0.5
         return probs
 
-    def _record_low_rows(self, probs: Floats, p_predicted: Floats, first: int) -> None:
+    def _record_low_rows(self, probs: Floats | None, p_predicted: Floats, first: int) -> None:
+        """Record rows that are no distribution; `probs` is given where a row may hold values below 0."""
         low = p_predicted < self._low_limit
-        zero = low & (p_predicted == 0)
-        zero[zero] = ~probs[zero].any(axis=1)
+        zero = p_predicted == 0
+        if probs is not None:
+            zero[zero] = ~probs[zero].any(axis=1)
         self.findings.add("zero_row", np.flatnonzero(zero), first)
         self.findings.add("low_row", np.flatnonzero(low & ~zero), first)
 

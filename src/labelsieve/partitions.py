@@ -32,6 +32,8 @@ class Partition:
         Dtype of `pred_probs`.
     labels, pred_probs : Source or None
         Where the rows are; None where the task is handed them as blocks, one a batch.
+    index : int
+        Its number in the grid.
     """
 
     def __init__(
@@ -41,7 +43,9 @@ class Partition:
         dtype: np.dtype[Any],
         labels: Source | None,
         pred_probs: Source | None,
+        index: int = 0,
     ) -> None:
+        self.index = index
         self.ranges, self.n_classes, self.dtype = tuple(ranges), n_classes, dtype.newbyteorder("=")
         self.start, self.stop = self.ranges[0][0], self.ranges[-1][1]
         self._labels = labels.part(self.start, self.stop) if labels else None
@@ -62,7 +66,7 @@ class Partition:
     ) -> Iterator[tuple[Block, Block]]:
         """Yield ``(n,)`` labels and ``(n, K)`` probabilities in row order, from sources or the blocks handed in."""
         ranges = self._working_ranges(labels is None and pred_probs is None)
-        with _Feed("labels", self._labels, labels, ranges) as feed:
+        with self._label_feed(labels, ranges) as feed:
             for index, rows, strip in self._prob_strips(pred_probs, ranges):
                 yield feed.piece(index, rows.start, rows.stop), strip
 
@@ -70,6 +74,10 @@ class Partition:
         """Yield ``(n, K)`` probabilities in row order; no label is read."""
         for _, _, strip in self._prob_strips(pred_probs, self._working_ranges(pred_probs is None)):
             yield strip
+
+    def _label_feed(self, blocks: Sequence[Block] | None, ranges: Sequence[tuple[int, int]]) -> _Feed:
+        in_chunks = self._labels is not None and not self._labels[0].in_pieces
+        return (_LabelFeed if in_chunks else _Feed)("labels", self._labels, blocks, ranges)
 
     def _working_ranges(self, from_sources: bool) -> Sequence[tuple[int, int]]:
         return list(_joined(self.ranges, self.strip_rows)) if from_sources else self.ranges
@@ -118,7 +126,8 @@ class _Feed:
 
     def __enter__(self) -> Self:
         if self._part is not None:
-            self._rows = self._part[0].open()
+            origin = self._part[1]
+            self._rows = self._part[0].open(self._ranges[0][0] - origin, self._ranges[-1][1] - origin)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -166,3 +175,38 @@ class _Feed:
                 f"a block of the Dask array {self._name} has dtype {block.dtype}; the array says {says}"
             )
         return block
+
+
+class _LabelFeed(_Feed):
+    """Labels by their own stored chunks, each decoded once whatever the batches of `pred_probs`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._window, self._first = np.empty(0, np.int64), 0
+
+    def piece(self, index: int, a: int, b: int) -> Block:
+        """Return rows ``[a, b)`` of batch `index`."""
+        start, stop = (self._ranges[index][0] + row for row in (a, b))
+        parts = [self._from_window(start, stop)]
+        while (start := start + len(parts[-1])) < stop:
+            parts[-1] = parts[-1].copy()  # the next window is read over this one
+            parts.append(self._from_window(start, stop))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _from_window(self, start: int, stop: int) -> Block:
+        """Return rows from `start` on, as far as the window goes that holds it, but not beyond `stop`."""
+        if not self._first <= start < self._first + len(self._window):
+            source, origin = self._part or (None, 0)
+            if source is None:
+                raise RuntimeError("labels come in stored chunks only from a source")
+            step = label_window(source.row_chunk)
+            self._first = origin + (start - origin) // step * step
+            last = min(self._first - origin + step, source.n_rows)
+            self._window = self._read(self._first, origin + last)
+        return self._window[start - self._first : stop - self._first]
+
+
+def label_window(row_chunk: int | None) -> int:
+    """Return how many labels are read at a time: whole stored chunks, of at least a strip's rows."""
+    chunk = row_chunk or MAX_STRIP_ROWS
+    return -(-MAX_STRIP_ROWS // chunk) * chunk

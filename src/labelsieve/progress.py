@@ -6,7 +6,8 @@ Does not cover: clusters, where the dashboard shows the same layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,13 +15,13 @@ from dask.callbacks import Callback
 from tqdm.auto import tqdm
 
 
-class Progress(Callback):  # type: ignore[misc]  # Dask ships no types
+class Progress:
     """A bar of rows for one map over partitions; a context manager around the computation.
 
     Parameters
     ----------
     layer : str
-        Name of the tasks that count, the first part of their keys.
+        Name of the map whose tasks count.
     partition_rows : sequence of int
         Rows of each partition.
     description : str
@@ -34,24 +35,31 @@ class Progress(Callback):  # type: ignore[misc]  # Dask ships no types
         self._disable = None if show is None else not show
 
     def __enter__(self) -> Self:
+        self._first = self._seen = 0
         self._bar: tqdm[Any] = tqdm(
             desc=self._description, total=sum(self._rows), unit="rows", unit_scale=True, disable=self._disable
         )
-        super().__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        super().__exit__(kind, error, trace)
         if error is None:
             self._bar.update(self._bar.total - self._bar.n)  # a cluster tells nothing on the way
         self._bar.close()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to Dask's local scheduler while it runs the next of the map's graphs."""
+        with Callback(posttask=self._posttask):
+            yield
+        self._first, self._seen = self._first + self._seen, 0
 
     def advance(self, n_rows: int) -> None:
         """Move the bar by `n_rows` rows that were not done by Dask."""
         self._bar.update(n_rows)
 
     def _posttask(self, key: Any, *_: object) -> None:
-        if isinstance(key, tuple) and key[0] == self._layer:
-            self._bar.update(self._rows[key[1]])
+        if isinstance(key, tuple) and key[0].rpartition("-")[0] == self._layer:
+            self._bar.update(self._rows[self._first + key[1]])
+            self._seen += 1

@@ -119,6 +119,56 @@ def find_cut(
     return cut
 
 
+def inside(scores: Scores, cut: Cut) -> Scores:
+    """Return the scores in the bin of `cut`, in row order."""
+    chosen: Scores = scores[(ordered_bits(scores) >> cut.shift) == cut.prefix]
+    return chosen
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Distinct scores, ascending, and how many rows have each.
+
+    Parameters
+    ----------
+    values : (V,) float
+        The scores.
+    counts : (V,) int64
+        Their rows.
+    """
+
+    values: Scores
+    counts: Int64s
+
+    @classmethod
+    def of(cls, scores: Scores) -> Ties:
+        """Count equal scores."""
+        values, counts = np.unique(scores, return_counts=True)
+        return cls(values, counts.astype(np.int64))
+
+
+def settle(cut: Cut, wanted: int, parts: Sequence[Ties]) -> tuple[Cut, list[int]]:
+    """Return the cut as a single value, and how many rows of it to take from each of the consecutive `parts`.
+
+    Parameters
+    ----------
+    cut : Cut
+        A bin around the `wanted`-th lowest score.
+    wanted : int
+        Rows to take in all.
+    parts : sequence of Ties
+        The scores inside the bin, of consecutive ranges of rows.
+    """
+    values = np.concatenate([part.values for part in parts])
+    order = np.argsort(values, kind="stable")
+    cumulative = cut.below + np.cumsum(np.concatenate([part.counts for part in parts])[order])
+    value = values[order][np.searchsorted(cumulative, wanted)]
+    at = [int(part.counts[part.values == value].sum()) for part in parts]
+    below = cut.below + sum(int(part.counts[part.values < value].sum()) for part in parts)
+    exact = Cut(int(ordered_bits(np.array([value]))[0]), 0, below, sum(at))
+    return exact, tie_quotas(at, wanted - below)
+
+
 def tie_quotas(ties: Sequence[int], wanted: int) -> list[int]:
     """Share out the `wanted` tied rows over blocks that hold `ties` of them each: lower rows first."""
     quotas = []

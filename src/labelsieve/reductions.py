@@ -57,6 +57,39 @@ class ClassSums:
         return cls(*(np.zeros(n_classes, np.int64) for _ in range(3)))
 
 
+@dataclass
+class SparseClassSums:
+    """Class sums of few rows among many classes, as they are kept and sent.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes K.
+    classes : (C,) int64
+        Those that occur.
+    counts, high, low : (C,) int64
+        As in `ClassSums`.
+    """
+
+    n_classes: int
+    classes: Int64s
+    counts: Int64s
+    high: Int64s
+    low: Int64s
+
+    @classmethod
+    def of(cls, sums: ClassSums) -> SparseClassSums:
+        """Leave out the classes without rows."""
+        some = np.flatnonzero(sums.counts).astype(np.int64)
+        return cls(len(sums.counts), some, sums.counts[some], sums.high[some], sums.low[some])
+
+    def add_to(self, total: ClassSums) -> None:
+        """Add these sums to `total`."""
+        total.counts[self.classes] += self.counts
+        total.high[self.classes] += self.high
+        total.low[self.classes] += self.low
+
+
 def class_sums_chunk(labels: npt.NDArray[Any], p_given: npt.NDArray[Any], n_classes: int) -> ClassSums:
     """Sum the ``(n,)`` probabilities `p_given` over the rows of each of the ``(n,)`` `labels`."""
     sums = ClassSums.zeros(n_classes)

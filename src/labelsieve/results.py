@@ -6,6 +6,7 @@ Does not cover: files (`sinks`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,6 +26,19 @@ class ScoreParts(Protocol):
 
     def to_dask(self) -> da.Array:
         """Return them as a lazy ``(N,)`` Dask array."""
+
+
+class IssueParts(Protocol):
+    """The label issues, worst first, wherever they are."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def part(self, start: int, stop: int) -> IssueRows:
+        """Return the issues ``[start, stop)``, counted from the worst."""
+
+    def parts(self) -> Iterator[IssueRows]:
+        """Yield all issues, some at a time."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -62,6 +76,20 @@ class IssueRows:
         dtypes = (np.int64, score_dtype, class_dtype, class_dtype, prob_dtype, prob_dtype)
         return cls(*(np.empty(0, dtype) for dtype in dtypes))
 
+    @classmethod
+    def concatenate(cls, parts: Sequence[IssueRows]) -> IssueRows:
+        """Return the rows of all `parts`, one after the other."""
+        columns: Any = zip(*(part.columns().values() for part in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
+
+    def part(self, start: int, stop: int) -> IssueRows:
+        """Return the issues ``[start, stop)``, counted from the worst."""
+        return IssueRows(*(column[start:stop] for column in self.columns().values()))
+
+    def parts(self) -> Iterator[IssueRows]:
+        """Yield all issues, some at a time."""
+        yield self
+
     def take(self, order: npt.NDArray[np.intp]) -> IssueRows:
         """Return the rows at the positions `order`."""
         return IssueRows(*(column[order] for column in self.columns().values()))
@@ -85,20 +113,23 @@ class RunFacts:
     Parameters
     ----------
     bytes_read : int
-        Decoded bytes of `pred_probs`, over all reads.
+        Decoded bytes of `pred_probs` that this call read, over all reads; less than all where it went on from a workdir.
     n_reads : int
-        How many times `pred_probs` was read.
+        How many times a run reads `pred_probs`.
+    rows_read, rows_resumed : int
+        Rows that the first read read, and rows that it found committed in the workdir.
     n_batches, n_partitions : int
         Pieces that it was cut in.
     planned_bytes : int
-        The most own memory that a run on threads takes, as planned before it (`memory.planned_bytes`), without the
-        issues.
+        The most own memory of a process that reads, as planned before the run (`memory.Need`), without the issues.
     seconds : float
         Wall time of the call.
     """
 
     bytes_read: int
     n_reads: int
+    rows_read: int
+    rows_resumed: int
     n_batches: int
     n_partitions: int
     planned_bytes: int
@@ -113,8 +144,8 @@ class LabelIssues:
     ----------
     n_rows, n_classes : int
         Shape of `pred_probs`.
-    issues : IssueRows
-        The label issues, worst first.
+    found : IssueParts
+        The label issues, worst first: in memory, or where the tasks wrote them.
     estimated_num_issues : int
         The number that the count rule estimated. `num_issues` is lower where the lowest scores include rows whose label
         is the predicted class, or nearly so: these are no issues.
@@ -136,7 +167,7 @@ class LabelIssues:
 
     n_rows: int
     n_classes: int
-    issues: IssueRows
+    found: IssueParts
     estimated_num_issues: int
     confident_thresholds: npt.NDArray[np.float64]
     class_counts: npt.NDArray[np.int64]
@@ -146,12 +177,28 @@ class LabelIssues:
     @property
     def num_issues(self) -> int:
         """Number of label issues: the length of `indices`."""
-        return len(self.issues)
+        return len(self.found)
+
+    @cached_property
+    def issues(self) -> IssueRows:
+        """The label issues, worst first, in memory."""
+        return self.found if isinstance(self.found, IssueRows) else self.found.part(0, len(self.found))
 
     @property
     def indices(self) -> npt.NDArray[np.int64]:
         """``(num_issues,)`` rows of the label issues, worst first, ties by row."""
         return self.issues.rows
+
+    def worst(self, top: int) -> IssueRows:
+        """Return the `top` worst issues, or all if there are fewer; no others are loaded.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]]).worst(3).rows
+        array([2])
+        """
+        return self.found.part(0, min(top, len(self.found)))
 
     @cached_property
     def lazy_scores(self) -> da.Array:
@@ -177,12 +224,13 @@ class LabelIssues:
         array([False, False,  True])
         """
         mask = np.zeros(self.n_rows, np.bool_)
-        mask[self.indices] = True
+        for part in self.found.parts():
+            mask[part.rows] = True
         return mask
 
     def __repr__(self) -> str:
         share = self.num_issues / self.n_rows
-        worst = ", ".join(str(row) for row in self.indices[:5].tolist()) + (", ..." if self.num_issues > 5 else "")
+        worst = ", ".join(str(row) for row in self.worst(5).rows.tolist()) + (", ..." if self.num_issues > 5 else "")
         return (
             f"<LabelIssues: {self.num_issues:,} of {self.n_rows:,} rows ({share:.2%}) in {self.n_classes:,} classes; "
             f"worst rows: {worst or 'none'}>"

@@ -1,7 +1,8 @@
 """Writing what was found: ``.npy``, ``.csv``, ``.parquet`` and ``.zarr``.
 
-Covers: `check_output`, to refuse before the run, and `write`, which publishes whole files or folders at once.
-Does not cover: results larger than memory.
+Covers: `check_output`, to refuse before the run; `write`, which publishes whole files; and `staged`, the place where the
+tasks write a ``.zarr`` result until it is whole.
+Does not cover: what is in a ``.zarr`` result (`stored`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,23 +21,23 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError
-from labelsieve.results import LabelIssues
+from labelsieve.results import IssueRows, LabelIssues
+from labelsieve.storage import Folder, LocalFolder, UrlFolder, open_folder
+from labelsieve.stored import ResultGroup, is_result
+from labelsieve.urls import is_url, redacted
 
 # Rows of a CSV file that are turned into text at a time.
 _CSV_ROWS: Final = 1 << 16
-# Rows of a stored chunk of a Zarr result.
-_ZARR_ROWS: Final = 1 << 20
-_ZARR_KIND: Final = "labelsieve result"
 
 
-def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
-    """Raise unless `path` can be written: its ending, its folder, its extra, and what stands there.
+def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
+    """Raise unless `output` can be written: its ending, its folder, its extra, and what stands there.
 
     Parameters
     ----------
-    path : Path
-        Where results are to go; the ending says in which form.
-    inputs : sequence of Path
+    output : str or Path
+        Where results are to go; the ending says in which form. Only ``.zarr`` may be a URL.
+    inputs : sequence of str or Path
         What is read, and must not be replaced.
 
     Raises
@@ -45,21 +47,81 @@ def check_output(path: Path, inputs: Sequence[Path] = ()) -> None:
     MissingDependencyError
         For ``.parquet`` without pyarrow.
     """
-    if path.suffix not in _WRITERS:
-        raise InvalidInputError(f"{path} must end in one of {', '.join(_WRITERS)}")
+    path = Path(str(output))
+    if path.suffix not in FORMS:
+        raise InvalidInputError(f"{redacted(str(output))} must end in one of {', '.join(FORMS)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise MissingDependencyError("Writing .parquet", "parquet")
+    if is_url(str(output)):
+        _check_url(str(output), inputs)
+        return
     if not path.absolute().parent.is_dir():
         raise InvalidInputError(f"there is no folder {path.absolute().parent} to write {path.name} in")
-    for read in inputs:
+    for read in (Path(one) for one in inputs if not is_url(str(one))):
         if path.resolve() == read.resolve() or read.resolve() in path.resolve().parents:
             raise InvalidInputError(f"{path} is an input or lies in one: it is not replaced")
         if path.resolve() in read.resolve().parents:
             raise InvalidInputError(f"{path} holds the input {read}: it is not replaced")
-    if path.suffix == ".zarr" and path.exists() and not _is_result(path):
+    if path.suffix == ".zarr" and path.exists() and not is_result(LocalFolder(path.absolute())):
         raise InvalidInputError(f"{path} exists and is no result of Labelsieve: it is not replaced")
     if path.suffix != ".zarr" and path.is_dir():
         raise InvalidInputError(f"{path} is a folder")
+
+
+def _check_url(output: str, inputs: Sequence[str | Path]) -> None:
+    if not output.endswith(".zarr"):
+        raise InvalidInputError(f"{redacted(output)}: only a .zarr result goes to a URL")
+    for read in map(str, inputs):
+        if output == read.rstrip("/") or output.startswith(f"{read}/") or read.startswith(f"{output}/"):
+            raise InvalidInputError(f"{redacted(output)} is an input, lies in one or holds one: it is not replaced")
+    folder = UrlFolder(output)
+    if folder.names() and not is_result(folder) and "scores" not in folder.names():
+        raise InvalidInputError(f"{redacted(output)} exists and is no result of Labelsieve: it is not replaced")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a result is made.
+
+    Parameters
+    ----------
+    group : ResultGroup
+        Its group.
+    work : Folder
+        For what is needed until it is whole, and then removed.
+    """
+
+    group: ResultGroup
+    work: Folder
+
+
+@contextmanager
+def staged(output: str | Path) -> Iterator[Stage]:
+    """Give the place where tasks make a ``.zarr`` result, which stands under its name once the block has ended.
+
+    A local result is made in a hidden folder beside its place and renamed, so that an earlier one is replaced whole. In
+    an object store nothing can be renamed: an earlier result is removed first, and the new one gets its root metadata
+    last.
+    """
+    if is_url(str(output)):
+        folder = open_folder(str(output))
+        work = open_folder(f"{folder.location}.partial")
+        folder.remove("zarr.json")
+        folder.remove_all()
+        try:
+            yield Stage(ResultGroup(folder), work)
+        finally:
+            work.remove_all()
+        return
+    path = Path(output).absolute()
+    beside = path.with_name(f".{path.name}.partial")  # of a run that was killed, if it is there
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        yield Stage(ResultGroup(LocalFolder(beside / path.name)), LocalFolder(beside / "work"))
+        _move_into_place(beside / path.name, path, beside / "replaced")
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def write(issues: LabelIssues, path: Path, class_names: Sequence[str] | None = None) -> None:
@@ -70,8 +132,7 @@ def write(issues: LabelIssues, path: Path, class_names: Sequence[str] | None = N
     issues : LabelIssues
         What was found.
     path : Path
-        ``.npy`` takes the indices, ``.csv`` and ``.parquet`` a table of the issues, ``.zarr`` a group of ``scores``,
-        ``mask``, ``issues``, ``confident_thresholds`` and ``class_counts``.
+        ``.npy`` takes the indices, ``.csv`` and ``.parquet`` a table of the issues.
     class_names : sequence of str, optional
         ``K`` names, for two more columns of a table.
 
@@ -81,89 +142,78 @@ def write(issues: LabelIssues, path: Path, class_names: Sequence[str] | None = N
         As `check_output`.
     """
     check_output(path)
-    with _published(path) as temporary:
-        _WRITERS[path.suffix](issues, temporary, class_names)
-
-
-def issue_table(issues: LabelIssues, class_names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """Return the issues as columns, with the classes' names if given."""
-    columns = issues.issues.columns()
-    if class_names is not None:
-        names = np.asarray(class_names)
-        columns["given_name"] = names[issues.issues.given_labels]
-        columns["suggested_name"] = names[issues.issues.suggested_labels]
-    return columns
-
-
-@contextmanager
-def _published(path: Path) -> Iterator[Path]:
-    """Give a path in a new folder beside `path`, and move what was written there into its place at the end."""
+    if path.suffix not in _WRITERS:
+        raise InvalidInputError(f"{path}: a .zarr result is written by the run, find_label_issues(output=...)")
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-    replaced = folder / "replaced"
     try:
-        yield folder / path.name
-        if path.is_dir():
-            path.rename(replaced)
+        _WRITERS[path.suffix](issues, folder / path.name, class_names)
         (folder / path.name).replace(path)
-    except BaseException:
-        if replaced.exists() and not path.exists():
-            replaced.rename(path)
-        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _move_into_place(made: Path, path: Path, replaced: Path) -> None:
+    """Rename what was made to `path`; what is there stays if that fails."""
+    try:
+        if path.is_dir():
+            path.rename(replaced)
+        made.replace(path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        raise
+
+
+def issue_table(issues: IssueRows, class_names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
+    """Return the issues as columns, with the classes' names if given."""
+    columns = issues.columns()
+    if class_names is not None:
+        names = np.asarray(class_names)
+        columns["given_name"] = names[issues.given_labels]
+        columns["suggested_name"] = names[issues.suggested_labels]
+    return columns
+
+
 def _write_npy(issues: LabelIssues, path: Path, _names: Sequence[str] | None) -> None:
-    np.save(path, issues.indices)
+    header = {"descr": "<i8", "fortran_order": False, "shape": (issues.num_issues,)}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for part in issues.found.parts():
+            file.write(part.rows.astype("<i8", copy=False).data)
 
 
 def _write_csv(issues: LabelIssues, path: Path, class_names: Sequence[str] | None) -> None:
-    columns = issue_table(issues, class_names)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(columns)
-        for start in range(0, issues.num_issues, _CSV_ROWS):
-            # As text NumPy gives the fewest digits that read back as the same float32.
-            writer.writerows(zip(*(c[start : start + _CSV_ROWS].astype(str) for c in columns.values()), strict=True))
+        for number, part in enumerate(issues.found.parts()):
+            columns = issue_table(part, class_names)
+            if not number:
+                writer.writerow(columns)
+            for start in range(0, len(part), _CSV_ROWS):
+                # As text NumPy gives the fewest digits that read back as the same float32.
+                writer.writerows(
+                    zip(*(c[start : start + _CSV_ROWS].astype(str) for c in columns.values()), strict=True)
+                )
 
 
 def _write_parquet(issues: LabelIssues, path: Path, class_names: Sequence[str] | None) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    parquet.write_table(pa.table(issue_table(issues, class_names)), path)
-
-
-def _write_zarr(issues: LabelIssues, path: Path, _names: Sequence[str] | None) -> None:
-    import zarr
-
-    group: Any = zarr.create_group(path)
-    group.attrs.update(kind=_ZARR_KIND, n_rows=issues.n_rows, n_classes=issues.n_classes, num_issues=issues.num_issues)
-    arrays = {
-        "scores": issues.scores,
-        "mask": issues.mask(),
-        "issues": issues.indices,
-        "confident_thresholds": issues.confident_thresholds,
-        "class_counts": issues.class_counts,
-    }
-    for name, array in arrays.items():
-        chunk = max(1, min(len(array), _ZARR_ROWS))
-        stored = group.create_array(name, shape=array.shape, chunks=(chunk,), dtype=array.dtype)
-        stored[:] = array
-
-
-def _is_result(path: Path) -> bool:
-    import zarr
-
+    writer: Any = None
     try:
-        return zarr.open(path, mode="r").attrs.get("kind") == _ZARR_KIND
-    except (FileNotFoundError, ValueError, KeyError):
-        return False
+        for part in issues.found.parts():
+            table = pa.table(issue_table(part, class_names))
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()
 
 
 _WRITERS: Final[dict[str, Callable[[LabelIssues, Path, Sequence[str] | None], None]]] = {
     ".npy": _write_npy,
     ".csv": _write_csv,
     ".parquet": _write_parquet,
-    ".zarr": _write_zarr,
 }
+FORMS: Final = (*_WRITERS, ".zarr")

@@ -1,15 +1,16 @@
-"""What one Dask task or forked process does with its partition. NumPy and sources, no Dask.
+"""What one task does with its partition or span of rows. NumPy, sources and records, no Dask.
 
-Covers: the three maps of a run (`summarise`, `count`, `select`), what finishes scores that need the thresholds first,
-and `inspect` for batches whose thresholds are known.
-Does not cover: which tasks there are and how their results are folded (`engine`, `forkpool`).
+Covers: the maps of a run (`summarise`, `count`, `select`), what finishes scores that need the thresholds first, and
+`inspect` for batches whose thresholds are known.
+Does not cover: issues that the tasks write themselves (`runs`), which tasks there are and how their results are folded
+(`engine`, `forkpool`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,12 @@ import numpy.typing as npt
 from labelsieve import ranking
 from labelsieve.checks import Findings, combine_findings
 from labelsieve.kernels import RowSummary, Summariser
+from labelsieve.memory import BLOCK_ROWS, Span
 from labelsieve.partitions import Block, Partition
 from labelsieve.reductions import (
     ClassSums,
     IssueCounts,
+    SparseClassSums,
     blocks,
     class_sums_chunk,
     class_sums_combine,
@@ -30,23 +33,18 @@ from labelsieve.reductions import (
 from labelsieve.results import IssueRows
 from labelsieve.scores import Float64s, RowValueKernel, adjusted_margin, adjusted_self_confidence, row_value_kernel
 from labelsieve.settings import Settings
+from labelsieve.workdir import Partial, Records, StoredSummary, footer_of, partial_of_footer
 
-Blocks = Sequence[Block] | None
-
-
-@dataclass(frozen=True)
-class Partial:
-    """The K-sized part of what reading a partition gives."""
-
-    sums: ClassSums
-    findings: Findings
+Blocks: TypeAlias = Sequence[Block] | None
 
 
 @dataclass(frozen=True)
 class Summarised:
-    """What reading a partition leaves: its row summaries and its partial sums."""
+    """What reading a partition leaves: its row summaries, here or in a record, and its partial sums."""
 
-    summary: RowSummary
+    start: int
+    n_rows: int
+    summary: RowSummary | StoredSummary
     partial: Partial
 
 
@@ -70,9 +68,14 @@ class Inspected:
 
 
 def summarise(
-    partition: Partition, labels: Blocks = None, pred_probs: Blocks = None, *, settings: Settings
+    partition: Partition,
+    labels: Blocks = None,
+    pred_probs: Blocks = None,
+    *,
+    settings: Settings,
+    records: Records | None = None,
 ) -> Summarised:
-    """Read a partition once.
+    """Read a partition once, unless it is committed.
 
     Parameters
     ----------
@@ -82,10 +85,26 @@ def summarise(
         The batches, where they are not read from a source.
     settings : Settings
         What is scored.
+    records : Records, optional
+        Where summaries are committed; without it they are returned.
     """
-    summary, findings = _read(partition, row_value_kernel(settings), labels, pred_probs)
-    sums = class_sums_chunk(summary.labels, summary.p_given, partition.n_classes)
-    return Summarised(summary, Partial(sums, findings))
+    row_values, n_rows = row_value_kernel(settings), partition.n_rows
+    if records is None:
+        summary, sums, findings = _whole(partition, row_values, labels, pred_probs)
+        return Summarised(partition.start, n_rows, summary, Partial(SparseClassSums.of(sums), findings, n_rows))
+    index, rows = partition.index, (partition.start, partition.stop)
+    stored, footer = StoredSummary(records, index), records.committed("summaries", index, rows)
+    if footer is not None:
+        return Summarised(partition.start, n_rows, stored, partial_of_footer(footer))
+    with records.create("summaries", index, rows) as writer:
+
+        def commit(block: RowSummary) -> None:
+            writer.add({name: column for name, column in block.columns().items() if column is not None})
+
+        sums, findings = _read(partition, min(n_rows, BLOCK_ROWS), row_values, commit, labels, pred_probs)
+        partial = Partial(SparseClassSums.of(sums), findings, n_rows)
+        writer.finish(footer_of(partial))
+    return Summarised(partition.start, n_rows, stored, partial)
 
 
 def class_sums(partition: Partition, labels: Blocks = None, pred_probs: Blocks = None) -> Partial:
@@ -103,27 +122,45 @@ def inspect(
     adj_thresholds: Float64s | None,
 ) -> Inspected:
     """Read a partition once and score it against known thresholds; count it where `adj_thresholds` are given."""
-    summary, findings = _read(partition, row_value_kernel(settings, thresholds), labels, pred_probs)
+    summary, _, findings = _whole(partition, row_value_kernel(settings, thresholds), labels, pred_probs)
     counts = None
     if adj_thresholds is not None:
         counts = issue_counts_chunk(summary, adj_thresholds, calibrated=settings.calibrated)
-    if settings.adjust_pred_probs and not settings.scores_need_reread:
-        summary = score_adjusted(summary, thresholds=thresholds)
-    return Inspected(wide_scores_of(summary), counts, findings)
+    return Inspected(widened(scores_of(Finish(settings, thresholds)(summary))), counts, findings)
 
 
 def _read(
-    partition: Partition, row_values: RowValueKernel | None, labels: Blocks, pred_probs: Blocks
-) -> tuple[RowSummary, Findings]:
-    summariser = Summariser(partition.n_rows, partition.n_classes, partition.dtype, row_values, partition.start)
+    partition: Partition,
+    capacity: int,
+    row_values: RowValueKernel | None,
+    consume: Callable[[RowSummary], None],
+    labels: Blocks,
+    pred_probs: Blocks,
+) -> tuple[ClassSums, Findings]:
+    """Hand the summaries of a partition to `consume`, at most `capacity` rows at a time, and sum them by class."""
+    summariser = Summariser(capacity, partition.n_classes, partition.dtype, row_values, partition.start)
+    sums = ClassSums.zeros(partition.n_classes)
+
+    def pass_on() -> None:
+        nonlocal sums
+        block = summariser.take()
+        sums = class_sums_combine([sums, class_sums_chunk(block.labels, block.p_given, partition.n_classes)])
+        consume(block)
+
     for strip_labels, strip_probs in partition.strips(labels, pred_probs):
+        if summariser.room < len(strip_probs):
+            pass_on()
         summariser.add(strip_labels, strip_probs)
-    return summariser.summary, summariser.findings
+    pass_on()
+    return sums, summariser.findings
 
 
-def summary_of(summarised: Summarised) -> RowSummary:
-    """Return the row summaries."""
-    return summarised.summary
+def _whole(
+    partition: Partition, row_values: RowValueKernel | None, labels: Blocks, pred_probs: Blocks
+) -> tuple[RowSummary, ClassSums, Findings]:
+    taken: list[RowSummary] = []
+    sums, findings = _read(partition, partition.n_rows, row_values, taken.append, labels, pred_probs)
+    return taken[0], sums, findings
 
 
 def partial_of(summarised: Summarised) -> Partial:
@@ -131,34 +168,113 @@ def partial_of(summarised: Summarised) -> Partial:
     return summarised.partial
 
 
-def combine_partials(parts: Iterable[Partial]) -> Partial:
+def combine_partials(parts: Iterable[Partial | Summarised]) -> Partial:
     """Fold the partials of neighbouring partitions, given in row order."""
-    parts = list(parts)
-    return Partial(class_sums_combine(p.sums for p in parts), combine_findings(p.findings for p in parts))
+    partials = [part.partial if isinstance(part, Summarised) else part for part in parts]
+    total = ClassSums.zeros(partials[0].sums.n_classes)
+    for partial in partials:
+        partial.sums.add_to(total)
+    findings = combine_findings(partial.findings for partial in partials)
+    return Partial(SparseClassSums.of(total), findings, sum(partial.n_read for partial in partials))
 
 
-def score_adjusted(summary: RowSummary, *, thresholds: Float64s) -> RowSummary:
-    """Turn row sums into adjusted self-confidences, now that the thresholds are known."""
-    if summary.row_values is None:
-        raise RuntimeError("adjusted self-confidence needs row sums in the summary")
-    scores = np.empty(len(summary), np.float64)
-    for block in blocks(len(summary)):
-        scores[block] = adjusted_self_confidence(
-            summary.p_given[block], summary.labels[block], summary.row_values[block], thresholds
-        )
-    return replace(summary, row_values=scores)
+@dataclass(frozen=True)
+class Finish:
+    """Turns summaries as they were read into finished ones, now that the thresholds are known.
+
+    Parameters
+    ----------
+    settings : Settings
+        What is scored.
+    thresholds : (K,) float64
+        Confident thresholds.
+    records, scored : Records, optional
+        Where summaries, and scores of a second read, are committed, for spans.
+    """
+
+    settings: Settings
+    thresholds: Float64s
+    records: Records | None = None
+    scored: Records | None = None
+
+    def __call__(self, summary: RowSummary) -> RowSummary:
+        """Return `summary` with its final scores; row sums become adjusted self-confidences."""
+        if not self.settings.adjust_pred_probs or self.settings.scores_need_reread:
+            return summary
+        if summary.row_values is None:
+            raise RuntimeError("adjusted self-confidence needs row sums in the summary")
+        scores = np.empty(len(summary), np.float64)
+        for block in blocks(len(summary)):
+            scores[block] = adjusted_self_confidence(
+                summary.p_given[block], summary.labels[block], summary.row_values[block], self.thresholds
+            )
+        return replace(summary, row_values=scores)
+
+    def blocks(self, rows: Summarised | Span) -> Iterator[RowSummary]:
+        """Yield the finished summaries of a partition or a span, some at a time, in row order."""
+        if isinstance(rows, Summarised):
+            if not isinstance(rows.summary, RowSummary):
+                raise TypeError("stored summaries are read by spans")
+            # A partition without rows, of a user's Dask array, is one empty block.
+            for block in blocks(len(rows.summary)) if len(rows.summary) else [slice(0)]:
+                yield self(rows.summary[block])
+            return
+        for index, start, stop in rows.pieces:
+            yield from self._stored(index, start, stop)
+
+    def _stored(self, index: int, start: int, stop: int) -> Iterator[RowSummary]:
+        if self.records is None:
+            raise RuntimeError("spans are read from records")
+        for block in StoredSummary(self.records, index).blocks(start, stop):
+            if self.scored is not None:
+                with self.scored.open("scores", index) as record:
+                    scores = [part["row_values"] for part in record.blocks(start, start + len(block))]
+                start += len(block)
+                yield replace(block, row_values=np.concatenate(scores))
+            else:
+                yield self(block)
 
 
-def score_reread(
-    partition: Partition, summary: RowSummary, pred_probs: Blocks = None, *, thresholds: Float64s
-) -> RowSummary:
+def score_reread(partition: Partition, summarised: Summarised, pred_probs: Blocks = None, *, finish: Finish) -> Any:
     """Read a partition a second time for its adjusted margins, which need every probability and the thresholds."""
-    scores, filled = np.empty(len(summary), np.float64), 0
+    if not isinstance(summarised.summary, RowSummary):
+        raise TypeError("stored summaries are scored by `store_reread`")
+    parts = list(_margins(partition, iter([summarised.summary]), pred_probs, finish.thresholds))
+    return replace(summarised, summary=replace(summarised.summary, row_values=np.concatenate(parts)))
+
+
+def store_reread(partition: Partition, pred_probs: Blocks = None, *, finish: Finish) -> int:
+    """Read a partition a second time and commit its adjusted margins, unless they are; return the rows read."""
+    if finish.records is None or finish.scored is None:
+        raise RuntimeError("scores are stored where summaries are")
+    index, rows = partition.index, (partition.start, partition.stop)
+    if finish.scored.committed("scores", index, rows) is not None:
+        return 0
+    with finish.scored.create("scores", index, rows) as writer:
+        summaries = StoredSummary(finish.records, index).blocks(0, partition.n_rows)
+        held: list[Float64s] = []
+        for margins in _margins(partition, summaries, pred_probs, finish.thresholds):
+            held.append(margins)
+            if sum(map(len, held)) >= BLOCK_ROWS:
+                writer.add({"row_values": np.concatenate(held)})
+                held = []
+        if held:
+            writer.add({"row_values": np.concatenate(held)})
+        writer.finish({})
+    return partition.n_rows
+
+
+def _margins(
+    partition: Partition, summaries: Iterator[RowSummary], pred_probs: Blocks, thresholds: Float64s
+) -> Iterator[Float64s]:
+    """Yield the adjusted margins of a partition, strip by strip, with the labels that its summaries hold."""
+    labels: npt.NDArray[Any] = np.empty(0, np.int64)
     for strip in partition.prob_strips(pred_probs):
-        rows = slice(filled, filled + len(strip))
-        scores[rows] = adjusted_margin(strip, summary.labels[rows], thresholds)
-        filled = rows.stop
-    return replace(summary, row_values=scores)
+        while len(labels) < len(strip):
+            more = next(summaries).labels
+            labels = np.concatenate((labels, more)) if len(labels) else more
+        yield adjusted_margin(strip, labels[: len(strip)], thresholds)
+        labels = labels[len(strip) :]
 
 
 def scores_of(summary: RowSummary) -> ranking.Scores:
@@ -166,13 +282,14 @@ def scores_of(summary: RowSummary) -> ranking.Scores:
     return summary.p_given if summary.row_values is None else summary.row_values
 
 
-def wide_scores_of(summary: RowSummary) -> ranking.Scores:
-    """Return the scores of a finished summary, float16 widened to float32."""
-    return _widened(scores_of(summary))
-
-
-def _widened(scores: ranking.Scores) -> ranking.Scores:
+def widened(scores: ranking.Scores) -> ranking.Scores:
+    """Return scores as they are given out: float16 as float32."""
     return scores.astype(np.promote_types(scores.dtype, np.float32), copy=False)
+
+
+def all_scores(rows: Summarised | Span, *, finish: Finish) -> ranking.Scores:
+    """Return the scores of a partition or span."""
+    return np.concatenate([widened(scores_of(block)) for block in finish.blocks(rows)])
 
 
 @dataclass(frozen=True)
@@ -183,10 +300,15 @@ class Counted:
     histogram: ranking.Int64s
 
 
-def count(summary: RowSummary, *, adj_thresholds: Float64s, calibrated: bool) -> Counted:
-    """Hold a partition's summaries against the thresholds."""
-    counts = issue_counts_chunk(summary, adj_thresholds, calibrated=calibrated)
-    return Counted(counts, ranking.score_histogram(scores_of(summary)))
+def count(rows: Summarised | Span, *, finish: Finish, adj_thresholds: Float64s) -> Counted:
+    """Hold the summaries of a partition or span against the thresholds."""
+    calibrated, parts, histograms = finish.settings.calibrated, [], []
+    for block in finish.blocks(rows):
+        parts.append(issue_counts_chunk(block, adj_thresholds, calibrated=calibrated))
+        histograms.append(ranking.score_histogram(scores_of(block)))
+        if len(parts) > 8:
+            parts, histograms = [issue_counts_combine(parts)], [add_up(histograms)]
+    return Counted(issue_counts_combine(parts), add_up(histograms))
 
 
 def combine_counted(parts: Iterable[Counted]) -> Counted:
@@ -195,9 +317,15 @@ def combine_counted(parts: Iterable[Counted]) -> Counted:
     return Counted(issue_counts_combine(p.counts for p in parts), add_up(p.histogram for p in parts))
 
 
-def histogram_within(summary: RowSummary, *, cut: ranking.Cut) -> ranking.Int64s:
+def histogram_within(rows: Summarised | Span, *, finish: Finish, cut: ranking.Cut) -> ranking.Int64s:
     """Return the histogram of the next digit of the scores inside `cut`."""
-    return ranking.score_histogram(scores_of(summary), cut)
+    total: ranking.Int64s | None = None
+    for block in finish.blocks(rows):
+        histogram = ranking.score_histogram(scores_of(block), cut)
+        total = histogram if total is None else total + histogram
+    if total is None:
+        raise RuntimeError("a span has at least one row")
+    return total
 
 
 def add_up(histograms: Iterable[ranking.Int64s]) -> ranking.Int64s:
@@ -206,30 +334,53 @@ def add_up(histograms: Iterable[ranking.Int64s]) -> ranking.Int64s:
     return total
 
 
-def count_inside(summary: RowSummary, *, cut: ranking.Cut) -> int:
-    """Count the scores inside `cut`."""
-    return ranking.count_inside(scores_of(summary), cut)
+def scores_inside(rows: Summarised | Span, *, finish: Finish, cut: ranking.Cut) -> ranking.Ties:
+    """Return the scores inside `cut`, each value once with how many rows have it."""
+    parts = [ranking.inside(scores_of(block), cut) for block in finish.blocks(rows)]
+    return ranking.Ties.of(np.concatenate(parts))
 
 
-def select(summary: RowSummary, *, cut: ranking.Cut, quota: int | None, first_row: int) -> IssueRows:
-    """Return the rows up to `cut`, of those inside it the first `quota`, in row order."""
-    scores = scores_of(summary)
-    rows = ranking.rows_up_to(scores, cut, quota)
+def selected(
+    rows: Summarised | Span, quota: int | None, *, finish: Finish, cut: ranking.Cut
+) -> Iterator[tuple[RowSummary, npt.NDArray[np.intp], int]]:
+    """Yield blocks of summaries with which of their rows are up to `cut`, and the row number of their first row.
+
+    Of the rows inside `cut` the first `quota` are taken, all where it is None.
+    """
+    first = rows.start
+    for block in finish.blocks(rows):
+        scores = scores_of(block)
+        yield block, ranking.rows_up_to(scores, cut, quota), first
+        if quota is not None:
+            quota -= min(quota, ranking.count_inside(scores, cut))
+        first += len(block)
+
+
+def issue_rows(block: RowSummary, rows: npt.NDArray[np.intp], first_row: int) -> IssueRows:
+    """Return what is asked about some rows of a block, in row order."""
     return IssueRows(
         rows=(rows + first_row).astype(np.int64),
-        scores=scores[rows],
-        given_labels=summary.labels[rows],
-        suggested_labels=summary.predicted[rows],
-        p_given=summary.p_given[rows],
-        p_suggested=summary.p_predicted[rows],
+        scores=scores_of(block)[rows],
+        given_labels=block.labels[rows],
+        suggested_labels=block.predicted[rows],
+        p_given=block.p_given[rows],
+        p_suggested=block.p_predicted[rows],
     )
+
+
+def select(rows: Summarised | Span, quota: int | None, *, finish: Finish, cut: ranking.Cut) -> IssueRows:
+    """Return the rows up to `cut`, of those inside it the first `quota`, in row order."""
+    return IssueRows.concatenate([issue_rows(*found) for found in selected(rows, quota, finish=finish, cut=cut)])
+
+
+def without_near_predicted(found: IssueRows) -> IssueRows:
+    """Drop the rows whose label is predicted or nearly so."""
+    near = ranking.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
+    return found.take(np.flatnonzero(~near))
 
 
 def rank(parts: Sequence[IssueRows], wanted: int) -> IssueRows:
     """Order the selected rows of all partitions and drop those whose label is predicted or nearly so."""
-    columns: Iterable[tuple[npt.NDArray[Any], ...]] = zip(*(part.columns().values() for part in parts), strict=True)
-    found = IssueRows(*(np.concatenate(column) for column in columns))
-    order = ranking.lowest_first(found.scores, wanted)
-    near = ranking.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
-    chosen = found.take(order[~near[order]])
-    return replace(chosen, scores=_widened(chosen.scores))
+    found = IssueRows.concatenate(parts)
+    chosen = without_near_predicted(found.take(ranking.lowest_first(found.scores, wanted)))
+    return replace(chosen, scores=widened(chosen.scores))

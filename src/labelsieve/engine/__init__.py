@@ -1,15 +1,33 @@
 """The one place that lays the flow on Dask.
 
-Covers: opening both inputs on one grid (`inputs`), the maps and reductions of a run (`run`), and who runs them
-(`schedule`).
-Does not cover: what a task does (`tasks`), the fork pool (`forkpool`).
+Covers: opening both inputs on one grid (`inputs`), what a run will take (`plan`), its maps and reductions (`run`),
+their graphs (`graphs`), what tasks do around their work (`readers`), and who runs them (`choice`, `executors`,
+`on_cluster`, `clusters`).
+Does not cover: the work of a task (`tasks`, `runs`), the fork pool (`forkpool`).
 
-A run is three maps over partitions with a K-sized reduction after each: *summarise* reads the rows, *count* holds their
-summaries against the thresholds, *select* returns the rows up to the cut. Summaries stay where they were made. Whatever
-scheduler Dask is set to does the work: threads, processes, or the active client.
+A run is three maps with a K-sized reduction after the first two: *summarise* reads the rows, *count* holds their
+summaries against the thresholds, *select* returns or writes the rows up to the cut. Summaries stay where they were
+made, or are committed to a workdir. Whatever scheduler Dask is set to does the work: threads, processes, or the active
+client.
 """
 
-from labelsieve.engine.inputs import Inputs, open_inputs
+from labelsieve.engine.choice import active_client, choose_executor
+from labelsieve.engine.executors import Executor
+from labelsieve.engine.inputs import Inputs, identity, open_inputs, open_pair
+from labelsieve.engine.plan import Plan, make_plan, size
 from labelsieve.engine.run import Run, each_partition
 
-__all__ = ["Inputs", "Run", "each_partition", "open_inputs"]
+__all__ = [
+    "Executor",
+    "Inputs",
+    "Plan",
+    "Run",
+    "active_client",
+    "choose_executor",
+    "each_partition",
+    "identity",
+    "make_plan",
+    "open_inputs",
+    "open_pair",
+    "size",
+]

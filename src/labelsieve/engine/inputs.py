@@ -6,29 +6,44 @@ Does not cover: the run (`engine.run`), opening one array (`sources`), the arith
 
 from __future__ import annotations
 
+import hashlib
+import math
+import uuid
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import psutil
-from dask.delayed import Delayed
 
 from labelsieve import memory
-from labelsieve.engine.schedule import n_workers, persist_array, token
+from labelsieve.engine.choice import choose_executor
+from labelsieve.engine.executors import Executor
+from labelsieve.engine.readers import Reader
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.kernels import STRIP_BYTES
-from labelsieve.partitions import Partition
+from labelsieve.kernels import STRIP_BYTES, class_dtype
+from labelsieve.limits import free_bytes
+from labelsieve.partitions import Partition, label_window
 from labelsieve.settings import Settings
-from labelsieve.sources import Opened, Source, check_lengths, open_labels, open_pred_probs, read_narrowed
+from labelsieve.sources import (
+    ArraySource,
+    Opened,
+    Source,
+    check_lengths,
+    open_labels,
+    open_pred_probs,
+    read_narrowed,
+)
 
 if TYPE_CHECKING:
     import dask.array as da  # at run time only where a Dask array comes in or is asked for: it brings pandas along
 
 # A Dask array that must be read twice is kept where it takes at most this share of the free memory.
 _PERSIST_SHARE: Final = 0.3
-
-BlockLists = list[list[Delayed] | None]
+# Labels whose stored chunks the batches cut are read first where they are at most this large.
+_READ_FIRST_BYTES: Final = 64_000_000
+# Arrays in memory beyond this are better given as files to a cluster.
+_SCATTER_WARN_BYTES: Final = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -86,70 +101,94 @@ class Inputs:
         """Decoded bytes of `pred_probs`."""
         return self.grid.n_rows * self.n_classes * self.dtype.itemsize
 
-    def planned_bytes(self, settings: Settings) -> int:
-        """Return the most own memory that a run on threads takes, without the issues."""
-        batch_rows, row_bytes = max(self.grid.batch_rows), self.n_classes * self.dtype.itemsize
+    def need(self, settings: Settings) -> memory.Need:
+        """Return what the memory formula is made of."""
+        batch_rows, row_bytes = self.grid.largest_batch, self.n_classes * self.dtype.itemsize
         probs, labels = self.pred_probs_source, self.labels_source
         if not probs:
             # Dask hands a task all its blocks at once.
-            batch_bytes = batch_rows * row_bytes * min(self.grid.partition_batches, len(self.grid.batch_rows))
+            batch_bytes = batch_rows * row_bytes * min(self.grid.partition_batches, self.grid.n_batches)
         else:
             # A stored chunk is decoded whole, also where it is read in pieces.
             stored_rows = max(batch_rows, min(probs.row_chunk or 0, self.grid.n_rows))
             batch_bytes = 0 if probs.in_pieces else stored_rows * row_bytes
-        if not labels or not labels.in_pieces:
+        if not labels:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
-        planned = memory.planned_bytes(
+        elif not labels.in_pieces:
+            batch_bytes += min(label_window(labels.row_chunk), self.grid.n_rows) * labels.dtype.itemsize
+        return memory.Need(
             self.grid.n_rows,
             self.n_classes,
             self.dtype.itemsize,
-            n_workers(),
             settings,
             n_partitions=self.grid.n_partitions,
             batch_bytes=batch_bytes,
+            ahead_bytes=sum(source.read_ahead_bytes for source in (probs, labels) if source),
+            held_bytes=self.held_bytes,
         )
-        return planned + self.held_bytes
+
+    def partition(self, index: int) -> Partition:
+        """Return a partition."""
+        return Partition(
+            self.grid.ranges(index), self.n_classes, self.dtype, self.labels_source, self.pred_probs_source, index
+        )
 
     def partitions(self) -> list[Partition]:
         """Return the partitions in row order."""
-        return [
-            Partition(ranges, self.n_classes, self.dtype, self.labels_source, self.pred_probs_source)
-            for ranges in self.grid.partitions()
-        ]
+        return [self.partition(index) for index in range(self.grid.n_partitions)]
 
-    def blocks(self) -> tuple[BlockLists, BlockLists]:
-        """Return the blocks of labels and of pred_probs, a list a partition; None where tasks read a source."""
-        nothing: BlockLists = [None] * self.grid.n_partitions
-        return (
-            nothing if self.labels_source else self._grouped(self.labels),
-            nothing if self.pred_probs_source else self._grouped(self.pred_probs),
+    def reader(self, work: Callable[..., Any]) -> Reader:
+        """Return what a task runs: ``work(partition, labels, pred_probs)`` of a partition given by number."""
+
+        def described(source: Source | None) -> Source | None:
+            return None if isinstance(source, ArraySource) else source  # arrays in memory come as blocks
+
+        return Reader(
+            self.grid,
+            self.n_classes,
+            self.dtype,
+            described(self.labels_source),
+            described(self.pred_probs_source),
+            work,
+            self.pred_probs_source.where if self.pred_probs_source else "a Dask array",
         )
 
-    def _grouped(self, array: da.Array) -> BlockLists:
-        blocks, size = array.to_delayed().ravel().tolist(), self.grid.partition_batches
+    def columns(self, executor: Executor) -> list[Sequence[Any]]:
+        """Return the arguments of a reader's tasks: the number, and the blocks of labels and of pred_probs.
+
+        Blocks are a user's Dask blocks, or slices of arrays in memory, handed out once; None where tasks read.
+        """
+        return [
+            range(self.grid.n_partitions),
+            self._blocks("labels", self.opened_labels, executor),
+            self._blocks("pred_probs", self.opened_pred_probs, executor),
+        ]
+
+    def _blocks(self, name: str, opened: Opened, executor: Executor) -> Sequence[Any]:
+        grid = self.grid
+        if isinstance(opened, ArraySource):
+            if executor.is_cluster and opened.array.nbytes > _SCATTER_WARN_BYTES:
+                warn(
+                    f"{name} is an array in memory of {opened.array.nbytes / 1e6:,.0f} MB, sent to the workers: "
+                    "give a path or URL that they can read instead"
+                )
+            bounds = (grid.bounds(index) for index in range(grid.n_partitions))
+            return executor.scatter([opened.array[start:stop] for start, stop in bounds])
+        if isinstance(opened, Source):
+            return [None] * grid.n_partitions
+        array = self.labels if name == "labels" else self.pred_probs
+        blocks, size = array.to_delayed().ravel().tolist(), grid.partition_batches
         return [blocks[i : i + size] for i in range(0, len(blocks), size)]
 
+    def reachable(self) -> None:
+        """Raise unless this process can open both inputs."""
+        for source in (self.labels_source, self.pred_probs_source):
+            if source is not None and not isinstance(source, ArraySource):
+                source.reachable()
 
-def open_inputs(
-    labels: Any,
-    pred_probs: Any,
-    *,
-    batch_size: int | memory.Auto = "auto",
-    partition_batches: int | memory.Auto = "auto",
-    n_jobs: int = 1,
-) -> Inputs:
-    """Open both inputs, hold them against each other, and lay them out on one grid of batches.
 
-    Nothing is read but labels whose stored chunks the batches would cut: these are read first, once.
-
-    Parameters
-    ----------
-    labels, pred_probs : array-like
-        Anything that `sources.open_labels` and `sources.open_pred_probs` take.
-    batch_size, partition_batches : int or "auto"
-        As `find_label_issues` takes them; a Dask array keeps its own chunks as batches.
-    n_jobs : int
-        Processes that are to share the work; 1 leaves it to Dask's threads.
+def open_pair(labels: Any, pred_probs: Any) -> tuple[Opened, Opened]:
+    """Open both inputs and hold them against each other; nothing is read.
 
     Raises
     ------
@@ -160,45 +199,123 @@ def open_inputs(
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
+    return opened_labels, opened
+
+
+def open_inputs(
+    labels: Any,
+    pred_probs: Any,
+    *,
+    batch_size: int | memory.Auto = "auto",
+    partition_batches: int | memory.Auto = "auto",
+    n_jobs: int = 1,
+    executor: Executor | None = None,
+    grid: memory.Grid | None = None,
+) -> Inputs:
+    """Open both inputs, hold them against each other, and lay them out on one grid of batches.
+
+    Nothing is read but small labels whose stored chunks the batches would cut: these are read first, once.
+
+    Parameters
+    ----------
+    labels, pred_probs : array-like
+        Anything that `sources.open_labels` and `sources.open_pred_probs` take.
+    batch_size, partition_batches : int or "auto"
+        As `find_label_issues` takes them; a Dask array keeps its own chunks as batches.
+    n_jobs : int
+        Processes that are to share the work; 1 leaves it to Dask's threads.
+    executor : Executor, optional
+        Who will read; the active client or threads by default.
+    grid : memory.Grid, optional
+        The grid of an earlier run, whose partitions are kept.
+
+    Raises
+    ------
+    InvalidInputError
+        For what can be refused without reading.
+    """
+    opened_labels, opened = open_pair(labels, pred_probs)
     memory.check_sizes(batch_size, partition_batches)
+    executor = executor or choose_executor()
     forking = n_jobs > 1 and all(isinstance(o, Source) and o.forkable for o in (opened_labels, opened))
-    n_threads = n_jobs if forking else n_workers()
+    n_threads = n_jobs if forking else executor.all_threads
     if not isinstance(opened, Source):
         opened = _whole_rows(opened)
-        grid = _dask_grid(opened, n_threads, partition_batches)
+        planned = _dask_grid(opened, n_threads, partition_batches)
     else:
-        grid = memory.plan_grid(
+        planned = memory.plan_grid(
             opened.n_rows,
             opened.row_bytes,
             opened.row_chunk,
             n_threads,
+            executor.limit * executor.n_processes,
             batch_size=batch_size,
             partition_batches=partition_batches,
             min_batch_bytes=1 if forking else STRIP_BYTES,
         )
-    if isinstance(opened_labels, Source) and _is_cut(opened_labels.row_chunk, grid):
-        read_first = read_narrowed(opened_labels, opened.shape[1])
-        return Inputs(read_first, opened, grid, held_bytes=read_first.n_rows * read_first.row_bytes)
-    return Inputs(opened_labels, opened, grid)
+        _warn_of_pieces(opened, planned, n_threads)
+    if grid is not None:
+        whole = isinstance(opened, Source) and not opened.in_pieces
+        planned = grid.in_batches_of(planned.largest_batch, opened.row_chunk) if whole else grid
+    return _with_labels(opened_labels, opened, planned, executor)
 
 
-def _is_cut(row_chunk: int | None, grid: memory.Grid) -> bool:
+def _with_labels(labels: Opened, opened: Opened, grid: memory.Grid, executor: Executor) -> Inputs:
+    """Read labels first where every batch or partition would have to decode the same stored chunks of them again."""
+    if isinstance(labels, Source) and not labels.in_pieces and labels.row_chunk and _is_cut(labels.row_chunk, grid):
+        narrow = labels.n_rows * class_dtype(opened.shape[1]).itemsize
+        small = narrow <= _READ_FIRST_BYTES and not executor.is_cluster
+        rows = grid.largest_batch * grid.partition_batches
+        if small or labels.row_chunk > rows:
+            read_first = read_narrowed(labels, opened.shape[1])
+            return Inputs(read_first, opened, grid, held_bytes=read_first.n_rows * read_first.row_bytes)
+    return Inputs(labels, opened, grid)
+
+
+def _warn_of_pieces(source: Source, grid: memory.Grid, n_threads: int) -> None:
+    stored = min(source.row_chunk or 0, source.n_rows)
+    if stored > grid.largest_batch:
+        warn(
+            f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
+            f"{n_threads} threads: it is read about {math.ceil(stored / grid.largest_batch)} times, in pieces, and "
+            "decoded whole each time where it spans all classes. Chunks of fewer rows avoid that."
+        )
+
+
+def _is_cut(row_chunk: int, grid: memory.Grid) -> bool:
     """Tell whether batches cut stored chunks, each of which would be decoded again by the next batch."""
-    return row_chunk is not None and any(rows % row_chunk for rows in set(grid.batch_rows[:-1]))
+    if isinstance(grid.batches, int):
+        return grid.n_batches > 1 and grid.batches % row_chunk != 0
+    return any(rows % row_chunk for rows in set(grid.batches[:-1]))
 
 
-def read_twice(inputs: Inputs) -> Inputs:
+def read_twice(inputs: Inputs, executor: Executor) -> Inputs:
     """Keep a user's Dask array between its two reads if it fits, else say that it is computed twice."""
     if inputs.pred_probs_source is not None:
         return inputs
-    if inputs.pred_probs.nbytes <= psutil.virtual_memory().available * _PERSIST_SHARE:
-        kept = persist_array(inputs.pred_probs)
+    if inputs.pred_probs.nbytes <= free_bytes() * _PERSIST_SHARE:
+        kept = executor.persist(inputs.pred_probs)
         return replace(inputs, opened_pred_probs=kept, held_bytes=inputs.held_bytes + inputs.n_bytes)
     warn(
         "adjust_pred_probs with normalized_margin reads pred_probs twice, so this Dask array is computed twice; "
         "store it first (da.to_zarr) if computing it is expensive"
     )
     return inputs
+
+
+def identity(opened: Opened) -> dict[str, Any]:
+    """Return the facts that tell an input from another, as JSON takes them."""
+    if isinstance(opened, Source):
+        return opened.identity()
+    chunks = hashlib.sha256(repr(opened.chunks).encode()).hexdigest()[:16]
+    # A Dask array is named by a token of what it is made from, where that is deterministic.
+    return {
+        "kind": "dask",
+        "shape": list(opened.shape),
+        "dtype": opened.dtype.str,
+        "chunks": chunks,
+        "content": opened.name,
+    }
 
 
 def _as_dask_array(name: str, opened: Opened, grid: memory.Grid) -> da.Array:
@@ -209,7 +326,7 @@ def _as_dask_array(name: str, opened: Opened, grid: memory.Grid) -> da.Array:
     import dask.array as da
 
     meta = np.empty((0,) * opened.ndim, opened.dtype)
-    return da.from_array(opened, chunks=chunks, name=f"{name}-{token()}", asarray=False, meta=meta)
+    return da.from_array(opened, chunks=chunks, name=f"{name}-{uuid.uuid4().hex}", asarray=False, meta=meta)
 
 
 def _whole_rows(array: da.Array) -> da.Array:

@@ -1,33 +1,38 @@
 """The maps and reductions of a run.
 
-Covers: one task a partition for each map, tree reductions, the rounds of the ranking, and where scores stay.
-Does not cover: what a task does (`tasks`), the inputs (`engine.inputs`), who runs the tasks (`engine.schedule`).
+Covers: one task a partition for each map, the rounds of the ranking, where summaries, scores and issues stay.
+Does not cover: what a task does (`tasks`, `runs`), the inputs (`engine.inputs`), who runs the tasks
+(`engine.executors`).
+
+Summaries stay in memory where they were made, and the later maps run on partitions; or they are records of a workdir,
+and the later maps run on spans of rows, each of some partitions and of whole stored chunks of the result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dask.delayed import Delayed
 
-from labelsieve import ranking, tasks
+from labelsieve import ranking, runs, tasks
+from labelsieve.engine.choice import choose_executor
+from labelsieve.engine.executors import Executor
 from labelsieve.engine.inputs import Inputs, read_twice
-from labelsieve.engine.schedule import compute, map_partitions, persist, token, value
+from labelsieve.engine.readers import OnSummaries
 from labelsieve.kernels import class_dtype
+from labelsieve.memory import run_rows, spans
 from labelsieve.progress import Progress
 from labelsieve.reductions import Float64s, adjusted_thresholds
-from labelsieve.results import IssueRows
+from labelsieve.results import IssueRows, ScoreParts
 from labelsieve.settings import Settings
+from labelsieve.stored import ResultGroup, StoredIssues
+from labelsieve.workdir import Partial, Records, digest
 
 if TYPE_CHECKING:
     import dask.array as da
-
-# Partials that one task of a tree reduction folds.
-_TREE_WIDTH: Final = 16
 
 
 def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
@@ -35,11 +40,10 @@ def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
 
     A single partition is worked on here and now: a graph would only add to the time of a small batch.
     """
-    partitions = inputs.partitions()
-    if len(partitions) == 1 and inputs.labels_source and inputs.pred_probs_source:
-        return [function(partitions[0])]
-    functions = [partial(function, partition) for partition in partitions]
-    return list(compute(*map_partitions(f"inspect-{token()}", functions, *inputs.blocks())))
+    if inputs.grid.n_partitions == 1 and inputs.labels_source and inputs.pred_probs_source:
+        return [function(inputs.partition(0))]
+    executor = choose_executor()
+    return executor.gather("inspect", inputs.reader(function), inputs.columns(executor))
 
 
 class Run:
@@ -51,141 +55,241 @@ class Run:
         What to read.
     settings : Settings
         What to find.
+    executor : Executor
+        Who runs the tasks.
+    records : Records, optional
+        Where summaries are committed; without it they stay in memory.
     progress : bool or None
         Whether to show bars; None shows them on a terminal.
     """
 
-    def __init__(self, inputs: Inputs, settings: Settings, progress: bool | None = None) -> None:
-        self.settings, self._show, self._token = settings, progress, token()
-        self.inputs = read_twice(inputs) if settings.scores_need_reread else inputs
-        self.partitions = inputs.partitions()
-        self._rows = [partition.n_rows for partition in self.partitions]
-        self._summaries: list[Delayed] = []
+    def __init__(
+        self,
+        inputs: Inputs,
+        settings: Settings,
+        executor: Executor,
+        records: Records | None = None,
+        progress: bool | None = None,
+    ) -> None:
+        self.settings, self._executor, self._records, self._show = settings, executor, records, progress
+        self.inputs = read_twice(inputs, executor) if settings.scores_need_reread else inputs
+        bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
+        self._rows = [stop - start for start, stop in bounds]
+        self._kept: list[Any] = []
+        self._finish: tasks.Finish | None = None
+        self.n_reread = 0
 
-    def read(self) -> tasks.Partial:
+    def read(self) -> Partial:
         """Summarise every partition, once, and return the class sums and findings of all."""
-        read = [partial(tasks.summarise, partition, settings=self.settings) for partition in self.partitions]
-        summarised = self._map("summarise", read, *self.inputs.blocks())
-        total = self._tree("class-sums", tasks.combine_partials, self._each("class-sums", tasks.partial_of, summarised))
-        with self.reading():
-            # Only summaries stay: the sums of a partition are let go as soon as the tree has taken them.
-            *self._summaries, total = persist(*self._each("summary", tasks.summary_of, summarised), total)
-            result: tasks.Partial = value(total)
+        work = partial(tasks.summarise, settings=self.settings, records=self._records)
+        reader, columns = self.inputs.reader(work), self.inputs.columns(self._executor)
+        with self.reading() as bar:
+            if self._records is not None:
+                total = self._executor.reduce("summarise", reader, tasks.combine_partials, columns, bar)
+            else:
+                self._kept, total = self._executor.keep(
+                    "summarise", reader, columns, tasks.partial_of, tasks.combine_partials, bar
+                )
+        result: Partial = total
         return result
 
     def reading(self) -> Progress:
         """Return the bar of the pass that reads."""
         return self._progress("summarise", "rows read")
 
-    def adopt(self, summarised: Sequence[tasks.Summarised]) -> tasks.Partial:
+    def adopt(self, summarised: Sequence[tasks.Summarised]) -> Partial:
         """Take in what was read elsewhere, a summary for each partition."""
-        keys = (self._key("summary", i) for i in range(len(summarised)))
-        self._summaries = [Delayed(key, {key: part.summary}) for key, part in zip(keys, summarised, strict=True)]
-        return tasks.combine_partials(part.partial for part in summarised)
+        if self._records is None:
+            self._kept = list(summarised)
+        return tasks.combine_partials(summarised)
 
     def score(self, thresholds: Float64s) -> None:
         """Finish the scores that need the thresholds first, reading again only for adjusted margins."""
-        if not self.settings.adjust_pred_probs:
+        scored = None
+        if self._records is not None and self.settings.scores_need_reread:
+            scored = Records(self._records.folder, digest({"of": self._records.fingerprint, "t": thresholds.tolist()}))
+        self._finish = tasks.Finish(self.settings, thresholds, self._records, scored)
+        if not self.settings.scores_need_reread:
             return
-        if self.settings.scores_need_reread:
-            again = [partial(tasks.score_reread, partition, thresholds=thresholds) for partition in self.partitions]
-            scored = self._map("score", again, self._summaries, self.inputs.blocks()[1])
-        else:
-            scored = self._each("score", partial(tasks.score_adjusted, thresholds=thresholds), self._summaries)
-        with self._progress("score", "rows scored"):
-            self._summaries = persist(*scored)
+        numbers, _, blocks = self.inputs.columns(self._executor)
+        nothing = [None] * len(self._rows)
+        with self._progress("score", "rows scored") as bar:
+            if self._records is not None:
+                reader = self.inputs.reader(partial(_store_reread, finish=self._finish))
+                read = self._executor.gather("score", reader, [numbers, nothing, blocks], bar)
+                self.n_reread = sum(read)
+            else:
+                reader = self.inputs.reader(partial(_score_reread, finish=self._finish))
+                self._kept, _ = self._executor.keep(
+                    "score", reader, [numbers, nothing, blocks, self._kept], progress=bar
+                )
+                self.n_reread = self.inputs.grid.n_rows
 
     def count(self, thresholds: Float64s) -> tasks.Counted:
         """Return the issue counts and the histogram of all scores."""
-        chunk = partial(
-            tasks.count, adj_thresholds=adjusted_thresholds(thresholds), calibrated=self.settings.calibrated
-        )
-        counted = self._each("issue-counts", chunk, self._summaries)
-        with self._progress("issue-counts", "rows checked"):
-            total: tasks.Counted = value(self._tree("issue-counts", tasks.combine_counted, counted))
+        work = self._work(tasks.count, adj_thresholds=adjusted_thresholds(thresholds))
+        with self._progress("issue-counts", "rows checked") as bar:
+            total: tasks.Counted = self._executor.reduce(
+                "issue-counts", work, tasks.combine_counted, [self._items], bar
+            )
         return total
 
     def select(self, histogram: ranking.Int64s, wanted: int) -> IssueRows:
         """Return the `wanted` lowest rows, by (score, row), without those whose label is predicted or nearly so."""
-        wanted = min(wanted, self.inputs.grid.n_rows)
         if wanted < 1:
-            return IssueRows.none(self._wide_dtype(), class_dtype(self.inputs.n_classes), self.inputs.dtype)
-        cut = ranking.find_cut(histogram, wanted, 8 * self._score_dtype().itemsize, self._histogram_within)
-        quotas: list[int | None] = [None] * len(self.partitions)
+            return IssueRows.none(self.wide_dtype, class_dtype(self.inputs.n_classes), self.inputs.dtype)
+        cut = ranking.find_cut(histogram, wanted, 8 * self._score_dtype.itemsize, self._histogram_within)
+        quotas: list[int | None] = [None] * len(self._items)
         if not cut.shift and cut.inside > wanted - cut.below:
-            ties = compute(*self._each("ties", partial(tasks.count_inside, cut=cut), self._summaries))
-            quotas = list(ranking.tie_quotas(ties, wanted - cut.below))
-        chunks = [
-            partial(tasks.select, cut=cut, quota=quota, first_row=partition.start)
-            for quota, partition in zip(quotas, self.partitions, strict=True)
-        ]
-        with self._progress("select", "rows ranked"):
-            return tasks.rank(compute(*self._map("select", chunks, self._summaries)), wanted)
+            cut, exact = self._settle(cut, wanted)
+            quotas = list(exact)
+        with self._progress("select", "rows ranked") as bar:
+            work = self._work(tasks.select, cut=cut)
+            return tasks.rank(self._executor.gather("select", work, [self._items, quotas], bar), wanted)
+
+    def write(self, histogram: ranking.Int64s, wanted: int, group: ResultGroup, *, rows_too: bool) -> StoredIssues:
+        """Let the tasks write the issues of `select` into `group`, and the scores and the mask too if asked."""
+        if self._records is None:
+            raise RuntimeError("tasks write results where summaries are records")
+        folder, n_rows = self._records.folder.folder("runs"), self.inputs.grid.n_rows
+        folder.remove_all()
+        cut, quotas = ranking.Cut(0, 0, 0, 0), [0] * len(self._items)
+        if wanted >= 1:
+            cut = ranking.find_cut(histogram, wanted, 8 * self._score_dtype.itemsize, self._histogram_within)
+            cut, quotas = self._settle(cut, wanted)
+        if rows_too:
+            group.create_rows(n_rows, self.wide_dtype)
+        work = self._work(runs.write_rows, cut=cut, n_rows=n_rows, folder=folder, group=group if rows_too else None)
+        with self._progress("select", "rows ranked") as bar:
+            written = self._executor.gather("select", work, [self._items, quotas], bar)
+        issues = self._merge([run for part in written for run in part], folder, group)
+        self._records.folder.remove("runs")
+        return issues
+
+    def _merge(self, sorted_runs: list[runs.SortedRun], folder: Any, group: ResultGroup) -> StoredIssues:
+        n_issues, n_rows = sum(run.n_rows for run in sorted_runs), self.inputs.grid.n_rows
+        classes = class_dtype(self.inputs.n_classes)
+        dtypes = [np.dtype(np.int64), self.wide_dtype, classes, classes, self.inputs.dtype, self.inputs.dtype]
+        names = list(IssueRows.none(np.float32, classes, np.float32).columns())
+        group.create_issues(n_issues, n_rows, dict(zip(names, dtypes, strict=True)))
+        if n_issues:
+            cuts = runs.range_cuts(sorted_runs, run_rows(n_rows) // 2)
+            names = [run.name for run in sorted_runs]
+            before = self._executor.gather("rank", partial(runs.rows_before, folder=folder, cuts=cuts), [names])
+            stretches = list(runs.stretches(sorted_runs, np.stack(before), run_rows(n_rows)))
+            self._executor.gather("merge", partial(runs.merge, folder=folder, group=group), [stretches])
+        return StoredIssues(group, n_issues)
 
     def scores(self) -> ScoreParts:
-        """Return the scores of all rows, a part a partition; no other column is kept."""
-        parts = persist(*self._each("scores", tasks.wide_scores_of, self._summaries))
-        return ScoreParts(parts, self._rows, self._wide_dtype())
+        """Return the scores of all rows: lazily where summaries are stored or on a cluster; no other column is kept."""
+        if self._records is not None or self._executor.is_cluster:
+            rows = [i.stop - i.start for i in self._items] if self._records is not None else self._rows
+            return TaskScores(self._executor, self._work(tasks.all_scores), self._items, rows, self.wide_dtype)
+        parts, work = [], self._work(tasks.all_scores)
+        for index, summarised in enumerate(self._kept):
+            parts.append(work(summarised))
+            self._kept[index] = None  # let go of a partition's summaries before the next one's scores are copied
+        return ArrayScores(parts)
 
+    @property
+    def _items(self) -> list[Any]:
+        """What the maps after the first one run on: handles of partitions, or spans."""
+        if self._records is None:
+            return self._kept
+        need = self.inputs.need(self.settings)
+        return list(spans(self.inputs.grid, need.row, self._executor.all_threads))
+
+    @property
     def _score_dtype(self) -> np.dtype[Any]:
         return self.inputs.dtype if self.settings.plain_self_confidence else np.dtype(np.float64)
 
-    def _wide_dtype(self) -> np.dtype[Any]:
-        wide: np.dtype[Any] = np.promote_types(self._score_dtype(), np.float32)
+    @property
+    def wide_dtype(self) -> np.dtype[Any]:
+        """Dtype of the scores as they are given out."""
+        wide: np.dtype[Any] = np.promote_types(self._score_dtype, np.float32)
         return wide
 
+    def _work(self, function: Callable[..., Any], **shared: Any) -> Callable[..., Any]:
+        if self._finish is None:
+            raise RuntimeError("thresholds come first: call score()")
+        where = self._records.folder.where if self._records is not None else "memory"
+        return OnSummaries(partial(function, finish=self._finish, **shared), where)
+
+    def _settle(self, cut: ranking.Cut, wanted: int) -> tuple[ranking.Cut, list[int]]:
+        ties = self._executor.gather("ties", self._work(tasks.scores_inside, cut=cut), [self._items])
+        return ranking.settle(cut, wanted, ties)
+
     def _histogram_within(self, cut: ranking.Cut) -> ranking.Int64s:
-        histograms = self._each("histogram", partial(tasks.histogram_within, cut=cut), self._summaries)
-        total: ranking.Int64s = value(self._tree("histogram", tasks.add_up, histograms))
+        work = self._work(tasks.histogram_within, cut=cut)
+        total: ranking.Int64s = self._executor.reduce("histogram", work, tasks.add_up, [self._items])
         return total
 
-    def _map(self, layer: str, functions: Sequence[Callable[..., Any]], *columns: Sequence[Any]) -> list[Delayed]:
-        return map_partitions(f"{layer}-{self._token}", functions, *columns)
-
-    def _each(self, layer: str, function: Callable[..., Any], column: Sequence[Delayed]) -> list[Delayed]:
-        return self._map(layer, [function] * len(column), column)
-
-    def _tree(self, layer: str, combine: Callable[[Iterable[Any]], Any], parts: Sequence[Delayed]) -> Delayed:
-        """Fold `parts` in order, `_TREE_WIDTH` at a time."""
-        level = 0
-        while len(parts) > 1 or not level:
-            groups = [parts[i : i + _TREE_WIDTH] for i in range(0, len(parts), _TREE_WIDTH)]
-            parts = self._each(f"{layer}-combine-{level}", combine, groups)
-            level += 1
-        return parts[0]
-
-    def _key(self, layer: str, index: int) -> tuple[str, int]:
-        return f"{layer}-{self._token}", index
-
     def _progress(self, layer: str, description: str) -> Progress:
-        return Progress(self._key(layer, 0)[0], self._rows, description, show=self._show)
+        counted = layer in ("summarise", "score") or self._records is None
+        rows = self._rows if counted else [span.stop - span.start for span in self._items]
+        return Progress(layer, rows, description, show=self._show)
+
+
+def _score_reread(partition: Any, summarised: Any, _labels: Any, pred_probs: Any, *, finish: tasks.Finish) -> Any:
+    return tasks.score_reread(partition, summarised, pred_probs, finish=finish)
+
+
+def _store_reread(partition: Any, _labels: Any, pred_probs: Any, *, finish: tasks.Finish) -> int:
+    return tasks.store_reread(partition, pred_probs, finish=finish)
 
 
 @dataclass(frozen=True)
-class ScoreParts:
-    """Scores of all rows as one task a partition.
+class ArrayScores:
+    """Scores of all rows in this process, a part a partition."""
 
-    Parameters
-    ----------
-    parts : list of Delayed
-        ``(n,)`` scores of each partition.
-    rows : list of int
-        Rows of each.
-    dtype : dtype
-        Of all.
-    """
-
-    parts: Sequence[Delayed]
-    rows: Sequence[int]
-    dtype: np.dtype[Any]
+    parts: Sequence[ranking.Scores]
 
     def to_numpy(self) -> ranking.Scores:
         """Return them as ``(N,)`` in memory."""
-        return np.concatenate(compute(*self.parts))
+        return np.concatenate(self.parts)
 
     def to_dask(self) -> da.Array:
         """Return them as a lazy ``(N,)`` Dask array."""
         import dask.array as da
 
-        pairs = zip(self.parts, self.rows, strict=True)
-        return da.concatenate([da.from_delayed(part, (n,), dtype=self.dtype) for part, n in pairs])
+        return da.concatenate([da.from_array(part, chunks=-1) for part in self.parts])
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of all rows, made from the summaries where these are.
+
+    Parameters
+    ----------
+    executor : Executor
+        Who makes them.
+    work : callable
+        Gives the scores of an item.
+    items : sequence
+        Partitions or spans.
+    rows : sequence of int
+        Rows of each.
+    dtype : dtype
+        Of all.
+    """
+
+    executor: Executor
+    work: Callable[..., Any]
+    items: Sequence[Any]
+    rows: Sequence[int]
+    dtype: np.dtype[Any]
+
+    def to_numpy(self) -> ranking.Scores:
+        """Return them as ``(N,)`` in memory."""
+        return np.concatenate(self.executor.gather("scores", self.work, [self.items]))
+
+    def to_dask(self) -> da.Array:
+        """Return them as a lazy ``(N,)`` Dask array."""
+        import dask
+        import dask.array as da
+
+        work = dask.delayed(self.work, pure=False, traverse=False)
+        parts = (work(item) for item in self.items)
+        return da.concatenate(
+            [da.from_delayed(part, (n,), dtype=self.dtype) for part, n in zip(parts, self.rows, strict=True)]
+        )

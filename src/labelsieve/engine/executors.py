@@ -1,0 +1,218 @@
+"""Who runs the tasks, in this process: Dask's local scheduler.
+
+Covers: `Executor`, what a run asks of whoever runs its tasks, and the limits of memory that hold here.
+Does not cover: clusters (`engine.on_cluster`), which of them it is (`engine.choice`), which tasks there are
+(`engine.run`).
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Final
+
+import dask
+import dask.threaded
+from dask.system import CPU_COUNT
+
+from labelsieve.engine.graphs import Graph
+from labelsieve.limits import free_bytes
+from labelsieve.memory import INTERPRETER_BYTES
+from labelsieve.progress import Progress
+
+# Most tasks of a map that are submitted at once: neither client nor scheduler holds more.
+SLAB: Final = 4096
+# Of a worker's limit this much is planned with: beyond, Dask pauses it.
+_WORKER_SHARE: Final = 0.8
+_FREE_SHARE: Final = 0.8
+# Seconds to wait for a first worker.
+_WAIT_SECONDS: Final = 120
+
+Columns = Sequence[Sequence[Any]]
+
+
+class Executor(abc.ABC):
+    """Runs maps of one task a partition.
+
+    Attributes
+    ----------
+    n_processes, n_threads : int
+        Processes, and threads in each, that share the work.
+    limit : int
+        Bytes that each process may take.
+    limit_name : str
+        Where that limit comes from, for messages.
+    base_bytes : int
+        Bytes of a process before any work.
+    is_cluster : bool
+        Whether tasks run in other processes than this.
+    attempts : int
+        How often a task reads before what it cannot read is an error; a cluster tries elsewhere instead.
+    """
+
+    n_processes: int
+    n_threads: int
+    limit: int
+    limit_name: str
+    base_bytes: int
+    is_cluster: bool
+    attempts: int = 1
+
+    @property
+    def all_threads(self) -> int:
+        """Threads of all processes."""
+        return self.n_processes * self.n_threads
+
+    def gather(self, layer: str, function: Callable[..., Any], columns: Columns, progress: Any = None) -> list[Any]:
+        """Return what `function` gives for each row of `columns`."""
+        found = []
+        for part in _slabs(columns):
+            graph = Graph(self.attempts)
+            graph.wanted = graph.map(layer, function, part)
+            found += self.run(graph, progress)
+        return found
+
+    def reduce(
+        self,
+        layer: str,
+        function: Callable[..., Any],
+        combine: Callable[[Iterable[Any]], Any],
+        columns: Columns,
+        progress: Any = None,
+    ) -> Any:
+        """Return what `combine` makes of what `function` gives for each row of `columns`."""
+        totals = []
+        for part in _slabs(columns):
+            graph = Graph(self.attempts)
+            graph.wanted = [graph.tree(layer, combine, graph.map(layer, function, part))]
+            totals += self.run(graph, progress)
+        return totals[0] if len(totals) == 1 else combine(totals)
+
+    def keep(
+        self,
+        layer: str,
+        function: Callable[..., Any],
+        columns: Columns,
+        take: Callable[[Any], Any] | None = None,
+        combine: Callable[[Iterable[Any]], Any] | None = None,
+        progress: Any = None,
+    ) -> tuple[list[Any], Any]:
+        """Keep what `function` gives where it is made, and return handles on it and what `combine` makes of its parts.
+
+        Parameters
+        ----------
+        take : callable, optional
+            Picks the small part of a result, so that no whole result travels.
+        combine : callable, optional
+            Folds these parts.
+        """
+        handles, totals = [], []
+        for part in _slabs(columns):
+            graph = Graph(self.attempts)
+            kept = graph.map(layer, function, part)
+            graph.wanted = list(kept)
+            if combine is not None:
+                parts = graph.map(f"{layer}-part", take, [kept]) if self.is_cluster and take else kept
+                graph.wanted.append(graph.tree(layer, combine, parts))
+            found = self.hold(graph, n_small=len(graph.wanted) - len(kept), progress=progress)
+            handles += found[: len(kept)]
+            totals += found[len(kept) :]
+        if combine is None:
+            return handles, None
+        return handles, totals[0] if len(totals) == 1 else combine(totals)
+
+    @abc.abstractmethod
+    def run(self, graph: Graph, progress: Any = None) -> list[Any]:
+        """Return the values of the wanted tasks of `graph`."""
+
+    @abc.abstractmethod
+    def hold(self, graph: Graph, n_small: int, progress: Any = None) -> list[Any]:
+        """Return handles on the wanted tasks, the last `n_small` of them as values."""
+
+    @abc.abstractmethod
+    def values(self, handles: Sequence[Any]) -> list[Any]:
+        """Return the values of handles."""
+
+    def scatter(self, parts: Sequence[Any]) -> list[Any]:
+        """Hand out arrays to whoever runs the tasks, once."""
+        return list(parts)
+
+    @abc.abstractmethod
+    def check_reachable(self, check: Callable[[], None]) -> None:
+        """Run `check` wherever tasks will run, and raise its error with the name of the worker."""
+
+    def persist(self, array: Any) -> Any:
+        """Compute a user's Dask array and keep it, chunk by chunk."""
+        return array.persist()
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Return what makes a user's own Dask arrays be computed here too."""
+        return nullcontext()
+
+
+def _slabs(columns: Columns) -> Iterable[Columns]:
+    for start in range(0, len(columns[0]), SLAB):
+        yield [column[start : start + SLAB] for column in columns]
+
+
+class LocalExecutor(Executor):
+    """Dask's threads in this process, or whatever scheduler Dask's configuration names.
+
+    Parameters
+    ----------
+    max_memory : int, optional
+        Bytes that this process may take.
+    retries : int
+        How often what cannot be read is read again.
+    """
+
+    def __init__(self, max_memory: int | None = None, retries: int = 0) -> None:
+        self.attempts = retries + 1
+        self.n_processes, self.n_threads = 1, int(dask.config.get("num_workers", None) or CPU_COUNT)
+        self.base_bytes, self.is_cluster = INTERPRETER_BYTES, False
+        free = free_bytes()
+        self.limit = int(free * _FREE_SHARE) + INTERPRETER_BYTES
+        self.limit_name = f"{_FREE_SHARE:.0%} of the free memory"
+        if max_memory is not None and max_memory < self.limit:
+            self.limit, self.limit_name = max_memory, "max_memory"
+
+    def run(self, graph: Graph, progress: Any = None) -> list[Any]:
+        """Compute the wanted tasks."""
+        with _listening(progress):
+            values: list[Any] = dask.compute(graph, optimize_graph=False, **_scheduler())[0]
+        return values
+
+    def hold(self, graph: Graph, n_small: int, progress: Any = None) -> list[Any]:  # noqa: ARG002  # all is here
+        """Compute the wanted tasks."""
+        return self.run(graph, progress)
+
+    def values(self, handles: Sequence[Any]) -> list[Any]:
+        """Return the handles: they are the values."""
+        return list(handles)
+
+    def check_reachable(self, check: Callable[[], None]) -> None:
+        """Do nothing: what opened the sources reads them."""
+
+    def persist(self, array: Any) -> Any:
+        """Compute a Dask array and keep it."""
+        return array.persist(**_scheduler())
+
+
+def _scheduler() -> dict[str, Any]:
+    """Return the keyword that keeps Dask from importing `distributed` only to find that there is no client.
+
+    That import takes longer than many a job. A scheduler that the user has set goes first.
+    """
+    if dask.config.get("scheduler", None) in (None, "dask.distributed", "distributed"):
+        return {"scheduler": dask.threaded.get}
+    return {}
+
+
+@contextmanager
+def _listening(progress: Progress | None) -> Any:
+    if progress is None:
+        yield
+    else:
+        with progress.listening():
+            yield

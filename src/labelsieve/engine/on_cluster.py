@@ -1,0 +1,162 @@
+"""Who runs the tasks, elsewhere: the workers of a `distributed` cluster.
+
+Covers: the limits of memory that hold there, running graphs, keeping results where they were made, and what becomes of a
+lost worker or scheduler.
+Does not cover: starting one (`engine.clusters`), which tasks there are (`engine.run`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Final
+
+from labelsieve.engine.executors import Executor
+from labelsieve.engine.graphs import Graph
+from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError
+from labelsieve.memory import WORKER_BYTES
+
+# Of a worker's limit this much is planned with: beyond, Dask pauses it.
+_WORKER_SHARE: Final = 0.8
+# Seconds to wait for a first worker.
+_WAIT_SECONDS: Final = 120
+
+
+class ClusterExecutor(Executor):
+    """Workers of a `distributed` cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected to its scheduler.
+    max_memory : int, optional
+        Bytes that each worker may take; its own limit holds where it is lower.
+    retries : int
+        How often a failed task is tried again.
+    """
+
+    def __init__(self, client: Any, max_memory: int | None = None, retries: int = 0) -> None:
+        self._client, self._retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
+        workers = self._workers()
+        self.n_processes = len(workers)
+        self.n_threads = max(int(worker["nthreads"]) for worker in workers.values())
+        limits = {name: int(worker["memory_limit"] * _WORKER_SHARE) for name, worker in workers.items()}
+        bounded = {name: limit for name, limit in limits.items() if limit}
+        self.limit, self.limit_name = sys.maxsize, "no limit of the workers"
+        if bounded:
+            smallest = min(bounded, key=lambda name: bounded[name])
+            self.limit = bounded[smallest]
+            self.limit_name = f"{_WORKER_SHARE:.0%} of the memory limit of worker {smallest}"
+        if max_memory is not None and max_memory < self.limit:
+            self.limit, self.limit_name = max_memory, "max_memory"
+
+    def _workers(self) -> dict[str, Any]:
+        """Return what the scheduler knows of its workers, once there is one."""
+        try:
+            # An adaptive cluster starts workers only where there is something to do.
+            self._client.submit(int, pure=False).result(timeout=_WAIT_SECONDS)
+        except Exception as error:
+            raise TaskFailedError(
+                f"the cluster at {self._address} has no worker that answers within {_WAIT_SECONDS} seconds"
+            ) from error
+        try:
+            info = self._client.scheduler_info(n_workers=-1)
+        except TypeError:  # before distributed 2025.4 it always told all
+            info = self._client.scheduler_info()
+        return dict(info["workers"])
+
+    @property
+    def _address(self) -> str:
+        scheduler = self._client.scheduler
+        return str(scheduler.address if scheduler is not None else "an unknown address")
+
+    def run(self, graph: Graph, progress: Any = None) -> list[Any]:  # noqa: ARG002  # the dashboard shows it
+        """Compute the wanted tasks; a cluster's progress is on its dashboard."""
+        return self.values(self._submit(graph))
+
+    def hold(self, graph: Graph, n_small: int, progress: Any = None) -> list[Any]:  # noqa: ARG002  # as in run
+        """Compute the wanted tasks, and fetch only the last `n_small`."""
+        from distributed import wait
+
+        futures = self._submit(graph)
+        with self._watching(futures):
+            wait(futures)
+        failed = next((future for future in futures if future.status != "finished"), None)
+        if failed is not None:
+            self.values([failed])
+        kept = len(futures) - n_small
+        return futures[:kept] + self.values(futures[kept:])
+
+    def _submit(self, graph: Graph) -> list[Any]:
+        futures: list[Any] = self._client.get(
+            graph.tasks, graph.wanted, sync=False, retries=self._retries, optimize_graph=False
+        )
+        return futures
+
+    def values(self, handles: Sequence[Any]) -> list[Any]:
+        """Fetch values."""
+        with self._watching(handles):
+            return list(self._client.gather(list(handles)))
+
+    @contextmanager
+    def _watching(self, futures: Sequence[Any]) -> Iterator[None]:
+        """Cancel `futures` if the block fails, and say in our own words what became of workers and scheduler."""
+        from concurrent.futures import CancelledError
+
+        import distributed
+
+        gone = (CancelledError, distributed.comm.CommClosedError, TimeoutError)
+        try:
+            yield
+        except BaseException as error:
+            self._cancel(futures)
+            if isinstance(error, LabelsieveError) or not isinstance(error, Exception):
+                raise
+            if isinstance(error, distributed.KilledWorker):
+                raise TaskFailedError(
+                    f"task {error.task} was given up: {error.allowed_failures + 1} workers died while they ran it, "
+                    f"the last one {error.last_worker.address}; out of memory?"
+                ) from error
+            if isinstance(error, gone) or type(error).__name__ == "FutureCancelledError":
+                raise TaskFailedError(
+                    f"the cluster at {self._address} lost what was being computed ({type(error).__name__}: {error}): "
+                    "the scheduler died, or a worker that held arrays given in memory; run again, and a workdir goes on"
+                ) from error
+            raise
+
+    def _cancel(self, futures: Sequence[Any]) -> None:
+        with contextlib.suppress(Exception):  # the scheduler may be what failed
+            self._client.cancel(list(futures))
+
+    def scatter(self, parts: Sequence[Any]) -> list[Any]:
+        """Hand out arrays over the workers, each once."""
+        return list(self._client.scatter(list(parts), hash=False))
+
+    def check_reachable(self, check: Callable[[], None]) -> None:
+        """Run `check` on every worker."""
+        for worker, found in self._client.run(_error_of, check).items():
+            if found is not None:
+                raise UnreadableDataError(f"worker {worker}: {found}")
+
+    def persist(self, array: Any) -> Any:
+        """Compute a Dask array on the workers and keep it there."""
+        from distributed import wait
+
+        kept = self._client.persist(array)
+        wait(kept)
+        return kept
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Make the client the current one."""
+        context: AbstractContextManager[Any] = self._client.as_current()
+        return context
+
+
+def _error_of(check: Callable[[], None]) -> str | None:
+    try:
+        check()
+    except Exception as error:  # noqa: BLE001  # whatever keeps a worker from its data is told
+        return f"{type(error).__name__}: {error}"
+    return None

@@ -1,0 +1,215 @@
+"""What a run will take, before it runs: tasks, bytes, memory. No data is read.
+
+Covers: `Plan`, whether it fits, and where summaries go.
+Does not cover: the formula (`memory.Need`), the limits that hold (`engine.executors`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from labelsieve import memory
+from labelsieve.engine.executors import SLAB, Executor
+from labelsieve.engine.inputs import Inputs
+from labelsieve.errors import MemoryLimitError
+from labelsieve.settings import Settings
+
+# Share of the rows that is planned to be issues, where their memory has to be planned before it is known.
+EXPECTED_SHARE: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take.
+
+    Parameters
+    ----------
+    n_rows, n_classes : int
+        Shape of `pred_probs`.
+    dtype : str
+        Dtype of `pred_probs`.
+    n_batches, batch_rows, n_partitions : int
+        How the rows are cut.
+    n_tasks : int
+        Tasks of the whole job, ranking and writing included.
+    n_slabs : int
+        Submissions of each map.
+    n_reads : int
+        How many times `pred_probs` is read.
+    bytes_read : int
+        Decoded bytes of `pred_probs`, over all reads and with stored chunks that are decoded more than once.
+    amplification : float
+        Those bytes over the bytes of `pred_probs`, a read.
+    n_processes, n_threads : int
+        Processes that read, and threads of each.
+    stored : bool
+        Whether row summaries go to a workdir, rather than stay in memory.
+    process_bytes, client_bytes : int
+        The most own memory of each process that reads, and of the one that asks; one and the same on threads.
+    limit : int
+        Bytes that each process that reads may take.
+    limit_name : str
+        Where that limit comes from.
+    summary_bytes, score_bytes, mask_bytes : int
+        Sizes of all row summaries, and of the results of N.
+    issue_bytes : int
+        Size of an issue with its columns.
+    """
+
+    n_rows: int
+    n_classes: int
+    dtype: str
+    n_batches: int
+    batch_rows: int
+    n_partitions: int
+    n_tasks: int
+    n_slabs: int
+    n_reads: int
+    bytes_read: int
+    amplification: float
+    n_processes: int
+    n_threads: int
+    stored: bool
+    process_bytes: int
+    client_bytes: int
+    limit: int
+    limit_name: str
+    summary_bytes: int
+    score_bytes: int
+    mask_bytes: int
+    issue_bytes: int
+
+    @property
+    def expected_issue_bytes(self) -> int:
+        """Bytes of the issues while they are put in order in one place, if a tenth of the rows are issues."""
+        return int(EXPECTED_SHARE * self.n_rows) * memory.ISSUE_BYTES
+
+
+def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool | None, n_jobs: int = 1) -> Plan:
+    """Plan a run.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Opened, on their grid.
+    settings : Settings
+        What is scored.
+    executor : Executor
+        Who will run it, with the limits that hold there.
+    stored : bool or None
+        Whether summaries go to a workdir; None decides by what fits.
+    n_jobs : int
+        Forked processes, if any.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it cannot fit; the message says what would.
+    """
+    need, grid = inputs.need(settings), inputs.grid
+    n_processes, n_threads = executor.n_processes, executor.n_threads
+    here = {"base": executor.base_bytes, "n_processes": n_processes}
+    in_memory = need.in_process(n_threads, stored=False, **here)
+    issues = 0 if executor.is_cluster else int(EXPECTED_SHARE * grid.n_rows) * memory.ISSUE_BYTES
+    if stored is None:
+        stored = in_memory + issues > executor.limit
+    process_bytes = need.in_process(n_threads, stored=True, **here) if stored else in_memory
+    if process_bytes > executor.limit:
+        _refuse(need, executor, here)
+    decoded = _decoded_rows(inputs)
+    amplification, n_reads = decoded / grid.n_rows, 2 if settings.scores_need_reread else 1
+    client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes if executor.is_cluster else process_bytes
+    return Plan(
+        n_rows=grid.n_rows,
+        n_classes=inputs.n_classes,
+        dtype=str(inputs.dtype),
+        n_batches=grid.n_batches,
+        batch_rows=grid.largest_batch,
+        n_partitions=grid.n_partitions,
+        n_tasks=_n_tasks(inputs, settings, executor, stored=stored),
+        n_slabs=-(-grid.n_partitions // SLAB),
+        n_reads=n_reads,
+        bytes_read=round(inputs.n_bytes * amplification) * n_reads,
+        amplification=amplification,
+        n_processes=n_jobs if n_jobs > 1 else n_processes,
+        n_threads=1 if n_jobs > 1 else n_threads,
+        stored=stored,
+        process_bytes=process_bytes,
+        client_bytes=client,
+        limit=executor.limit,
+        limit_name=executor.limit_name,
+        summary_bytes=need.n_rows * need.row,
+        score_bytes=need.n_rows * need.score,
+        mask_bytes=need.n_rows,
+        issue_bytes=8 + need.score + need.row - (0 if settings.plain_self_confidence else 8),
+    )
+
+
+def _refuse(need: memory.Need, executor: Executor, here: dict[str, Any]) -> None:
+    """Raise, and say what would fit."""
+
+    def takes(n_threads: int) -> int:
+        return need.in_process(n_threads, stored=True, **here)
+
+    threads = executor.n_threads
+    fewer = next((n for n in range(threads - 1, 0, -1) if takes(n) <= executor.limit), 0)
+    who = "each worker" if executor.is_cluster else "the process"
+    would = [f"a limit of {size(takes(threads))}"]
+    if fewer:
+        would.append(f"{fewer} thread{'s' if fewer > 1 else ''} ({size(takes(fewer))})")
+    if need.batch_bytes:
+        would.append(f"stored chunks or batches of less than {size(need.batch_bytes)}")
+    raise MemoryLimitError(
+        f"{who} would take {size(takes(threads))} with {threads} thread{'s' if threads > 1 else ''}, and may take "
+        f"{size(executor.limit)} ({executor.limit_name}). What would fit: {', or '.join(would)}"
+    )
+
+
+def _decoded_rows(inputs: Inputs) -> int:
+    """Return how many rows one read decodes: more than there are, where batches cut stored chunks."""
+    source, grid = inputs.pred_probs_source, inputs.grid
+    if source is None or source.in_pieces or not source.row_chunk or not isinstance(grid.batches, int):
+        return grid.n_rows
+    starts = np.arange(grid.n_batches, dtype=np.int64) * grid.batches
+    stops = np.minimum(starts + grid.batches, grid.n_rows)
+    first, last = starts // source.row_chunk, -(-stops // source.row_chunk)
+    decoded = np.minimum(last * source.row_chunk, grid.n_rows) - first * source.row_chunk
+    return int(decoded.sum())
+
+
+def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
+    """Count the tasks of a job: its maps, and the trees that fold them."""
+    n_partitions = inputs.grid.n_partitions
+    need = inputs.need(settings)
+    n_spans = len(memory.spans(inputs.grid, need.row, executor.all_threads)) if stored else n_partitions
+    tree = _tree_tasks(n_partitions)
+    kept = n_partitions if executor.is_cluster and not stored else 0  # small parts are taken where results stay
+    reads = n_partitions * (2 if settings.scores_need_reread else 1) + kept + tree
+    count, select = n_spans + _tree_tasks(n_spans), n_spans
+    settle = n_spans if stored else 0
+    return reads + count + settle + select
+
+
+def _tree_tasks(leaves: int) -> int:
+    total = 0
+    while leaves > 1 or not total:
+        leaves = -(-leaves // 16)
+        total += leaves
+    return total
+
+
+def size(n_bytes: float) -> str:
+    """Name a number of bytes with the unit that leaves a number of at least 1.
+
+    Examples
+    --------
+    >>> size(512_000_000), size(12)
+    ('512 MB', '12 bytes')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"

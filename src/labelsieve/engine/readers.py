@@ -1,0 +1,104 @@
+"""What a task runs around its work: finds its rows by number, and names them in any error.
+
+Covers: `Reader`, for tasks that read both inputs, and `OnSummaries`, for those that need only summaries.
+Does not cover: the work (`tasks`, `runs`), which tasks there are (`engine.run`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from labelsieve.errors import (
+    LabelsieveError,
+    MissingDependencyError,
+    TaskFailedError,
+    UnreadableDataError,
+    WorkdirError,
+)
+from labelsieve.memory import Grid, Span
+from labelsieve.partitions import Partition
+from labelsieve.sources import Source
+from labelsieve.tasks import Summarised
+
+
+class Reader:
+    """What a task of a pass over the inputs runs, as a description: which rows a number stands for, and the work.
+
+    Parameters
+    ----------
+    grid, n_classes, dtype, labels, pred_probs
+        As in `Inputs`; sources are None where the task is handed blocks.
+    work : callable
+        Of a partition, its label blocks and its pred_probs blocks.
+    where : str
+        Where the rows are, for messages.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        n_classes: int,
+        dtype: np.dtype[Any],
+        labels: Source | None,
+        pred_probs: Source | None,
+        work: Callable[..., Any],
+        where: str,
+    ) -> None:
+        self._where = where
+        self._grid, self._n_classes, self._dtype = grid, n_classes, dtype
+        self._labels, self._pred_probs, self._work = labels, pred_probs, work
+
+    def __call__(self, index: int, labels: Any, pred_probs: Any, *more: Any) -> Any:
+        """Work on partition `index`, and name it in any error."""
+        ranges = self._grid.ranges(index)
+        partition = Partition(ranges, self._n_classes, self._dtype, self._labels, self._pred_probs, index)
+        rows = f"rows {partition.start:,}..{partition.stop - 1:,}"
+        with located(f"partition {index} ({rows}) of {self._where}"):
+            return self._work(partition, *more, _cut(labels, ranges), _cut(pred_probs, ranges))
+
+
+def _cut(block: Any, ranges: Sequence[tuple[int, int]]) -> Any:
+    """Cut the rows of a whole partition in its batches."""
+    if isinstance(block, np.ndarray):
+        first = ranges[0][0]
+        return [block[start - first : stop - first] for start, stop in ranges]
+    return block
+
+
+class located:  # noqa: N801  # reads as what it does: with located(...)
+    """A context in which every error gets the name of the rows that were worked on."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, MissingDependencyError | WorkdirError):
+            return
+        text = f"{self._where}: {error if isinstance(error, LabelsieveError) else f'{type(error).__name__}: {error}'}"
+        if isinstance(error, LabelsieveError):
+            raise type(error)(text) from error
+        if isinstance(error, OSError):
+            raise UnreadableDataError(text) from error
+        raise TaskFailedError(text) from error
+
+
+class OnSummaries:
+    """What a task on summaries runs: names the rows in any error."""
+
+    def __init__(self, work: Callable[..., Any], where: str) -> None:
+        self._work, self._where = work, where
+
+    def __call__(self, rows: Summarised | Span, *more: Any) -> Any:
+        """Work on a partition's or a span's summaries."""
+        stop = rows.stop if isinstance(rows, Span) else rows.start + rows.n_rows
+        with located(f"rows {rows.start:,}..{stop - 1:,} of the row summaries in {self._where}"):
+            return self._work(rows, *more)

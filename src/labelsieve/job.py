@@ -1,0 +1,237 @@
+"""The steps of a run, and the places where it keeps what it makes.
+
+Covers: the workdir, a temporary one where what a run makes fits nowhere else, resuming, and publishing.
+Does not cover: any step itself; see `engine`, `workdir`, `sinks` and, for forked processes, `forkpool`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import uuid
+import weakref
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import dask
+
+from labelsieve import forkpool, sinks
+from labelsieve.checks import raise_or_warn
+from labelsieve.engine import Executor, Inputs, Plan, Run, identity, make_plan, open_inputs, open_pair, size
+from labelsieve.errors import MemoryLimitError, UnreadableDataError, WorkdirError
+from labelsieve.limits import free_bytes
+from labelsieve.memory import ISSUE_BYTES, Auto
+from labelsieve.reductions import ClassSums, class_sums_finalize, issue_counts_finalize
+from labelsieve.results import IssueParts, LabelIssues, RunFacts
+from labelsieve.settings import Settings
+from labelsieve.sinks import Stage
+from labelsieve.sources import Opened, Source
+from labelsieve.storage import Folder, LocalFolder, open_folder
+from labelsieve.stored import ResultGroup, StoredIssues, StoredScores
+from labelsieve.tasks import summarise
+from labelsieve.workdir import FORMAT, Partial, Records, Workdir
+
+# Issues are put in order in one place up to this many bytes, or what is left of a limit.
+_FEW_ISSUE_BYTES: Final = 32_000_000
+# Share of the free memory that a client of a cluster may take for that.
+_CLIENT_SHARE: Final = 0.5
+
+
+@dataclass
+class Job:
+    """A run, with the choices of `find_label_issues`.
+
+    Parameters
+    ----------
+    labels, pred_probs : object
+        As given.
+    settings : Settings
+        What changes the answer.
+    executor : Executor
+        Who runs the tasks.
+    batch_size, partition_batches, n_jobs, allow_zero_rows, workdir, fresh, output
+        As in `find_label_issues`.
+    """
+
+    labels: Any
+    pred_probs: Any
+    settings: Settings
+    executor: Executor
+    batch_size: int | Auto
+    partition_batches: int | Auto
+    n_jobs: int
+    allow_zero_rows: bool
+    workdir: str | os.PathLike[str] | None
+    fresh: bool
+    output: str | None
+
+    def run(self, progress: bool | None, started: float) -> LabelIssues:
+        """Run all steps, and publish the result last."""
+        pair = open_pair(self.labels, self.pred_probs)
+        with self.executor.context(), ExitStack() as lasting:
+            with ExitStack() as stack:
+                workdir = None
+                if self.workdir is not None:
+                    workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh))
+                issues = self._run_in(workdir, pair, stack, lasting, progress, started)
+            if self.output is not None:  # it has moved to its place
+                group = ResultGroup(open_folder(self.output))
+                found = StoredIssues(group, issues.num_issues)
+                issues = replace(issues, found=found, score_parts=StoredScores(group))
+            weakref.finalize(issues, lasting.pop_all().close)
+        return issues
+
+    def _run_in(
+        self,
+        workdir: Workdir | None,
+        pair: tuple[Opened, Opened],
+        stack: ExitStack,
+        lasting: ExitStack,
+        progress: bool | None,
+        started: float,
+    ) -> LabelIssues:
+        """Plan, then run with what is kept in `workdir`, or in a temporary one that `lasting` removes."""
+        fingerprint = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
+        inputs = open_inputs(
+            *pair,
+            batch_size=self.batch_size,
+            partition_batches=self.partition_batches,
+            n_jobs=self.n_jobs,
+            executor=self.executor,
+            grid=None if workdir is None else workdir.grid(fingerprint),
+        )
+        self.executor.check_reachable(inputs.reachable)
+        asked = workdir is not None or self.output is not None
+        plan = make_plan(inputs, self.settings, self.executor, stored=asked or None, n_jobs=self.n_jobs)
+        stage = None if self.output is None else stack.enter_context(sinks.staged(self.output))
+        identities: list[str] = []
+        if workdir is not None:
+            identities = _part_identities(pair, inputs)
+        elif plan.stored:
+            workdir = Workdir(self._temporary(stage, plan, lasting))
+        records = None if workdir is None else workdir.begin(fingerprint, inputs.grid, identities)
+        if stage is not None:
+            self.executor.check_reachable(partial(_try_to_write, stage.group.folder))
+        if records is not None:
+            self.executor.check_reachable(partial(_try_to_write, records.folder))
+        run = Run(inputs, self.settings, self.executor, records, progress)
+        return self._steps(run, inputs, plan, records, stage, started)
+
+    def _steps(
+        self, run: Run, inputs: Inputs, plan: Plan, records: Records | None, stage: Stage | None, started: float
+    ) -> LabelIssues:
+        """Read, count, rank, and write what is to be written."""
+        total = self._read(run, inputs, records)
+        raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=self.allow_zero_rows)
+        sums = ClassSums.zeros(inputs.n_classes)
+        total.sums.add_to(sums)
+        thresholds = class_sums_finalize(sums)
+        run.score(thresholds)
+        counted = run.count(thresholds)
+        estimated = issue_counts_finalize(counted.counts)
+        wanted = min(estimated, inputs.grid.n_rows)
+        found: IssueParts
+        if stage is not None:
+            found = run.write(counted.histogram, wanted, stage.group, rows_too=True)
+            stage.group.publish(
+                {"confident_thresholds": thresholds, "class_counts": sums.counts},
+                {
+                    "n_rows": inputs.grid.n_rows,
+                    "n_classes": inputs.n_classes,
+                    "num_issues": len(found),
+                    "estimated_num_issues": estimated,
+                    "settings": asdict(self.settings),
+                },
+            )
+        elif wanted * ISSUE_BYTES <= self._room(inputs, records):
+            found = run.select(counted.histogram, wanted)
+        elif records is not None:
+            records.folder.remove("result")
+            found = run.write(counted.histogram, wanted, ResultGroup(records.folder.folder("result")), rows_too=False)
+        else:
+            raise MemoryLimitError(
+                f"{wanted:,} rows are issues, which take {size(wanted * ISSUE_BYTES)} to put in order: "
+                "give a workdir or an output"
+            )
+        n_reads = 2 if self.settings.scores_need_reread else 1
+        return LabelIssues(
+            n_rows=inputs.grid.n_rows,
+            n_classes=inputs.n_classes,
+            found=found,
+            estimated_num_issues=estimated,
+            confident_thresholds=thresholds,
+            class_counts=sums.counts,
+            score_parts=StoredScores(stage.group) if stage is not None else run.scores(),
+            facts=RunFacts(
+                bytes_read=(total.n_read + run.n_reread) * inputs.n_classes * inputs.dtype.itemsize,
+                n_reads=n_reads,
+                rows_read=total.n_read,
+                rows_resumed=inputs.grid.n_rows - total.n_read,
+                n_batches=inputs.grid.n_batches,
+                n_partitions=inputs.grid.n_partitions,
+                planned_bytes=plan.process_bytes,
+                seconds=time.perf_counter() - started,
+            ),
+        )
+
+    def _read(self, run: Run, inputs: Inputs, records: Records | None) -> Partial:
+        if not forkpool.can_fork(inputs, self.n_jobs):
+            return run.read()
+        with run.reading() as bar:
+            work = partial(summarise, settings=self.settings, records=records)
+            return run.adopt(forkpool.each_partition(inputs, work, self.n_jobs, advance=bar.advance))
+
+    def _room(self, inputs: Inputs, records: Records | None) -> int:
+        """Return the bytes that issues may take where they are put in order in this process."""
+        if self.executor.is_cluster:
+            return int(free_bytes() * _CLIENT_SHARE)
+        need = inputs.need(self.settings)
+        taken = self.executor.base_bytes + need.partials + (need.summaries() if records is None else 0)
+        return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
+
+    def _fingerprint(self, workdir: Workdir, pair: tuple[Opened, Opened]) -> dict[str, Any]:
+        """Return what tells this run from another, or refuse where the input cannot be told from another."""
+        labels, pred_probs = map(identity, pair)
+        for name, facts in (("labels", labels), ("pred_probs", pred_probs)):
+            if facts["content"] is None:
+                raise WorkdirError(
+                    f"{name} ({facts['where']}) cannot be told from other data, so the workdir "
+                    f"{workdir.folder.where} could not tell whether to go on: give a path or URL"
+                )
+        settings = asdict(self.settings) | {"allow_zero_rows": self.allow_zero_rows}
+        return {"format": FORMAT, "labels": labels, "pred_probs": pred_probs, "settings": settings}
+
+    def _temporary(self, stage: Stage | None, plan: Plan, lasting: ExitStack) -> Folder:
+        """Return a folder for what fits nowhere else; beside the output, or where Dask keeps temporary files."""
+        if stage is not None:
+            return stage.work
+        path = tempfile.mkdtemp(prefix="labelsieve-", dir=dask.config.get("temporary-directory", None))
+        lasting.callback(shutil.rmtree, path, ignore_errors=True)
+        folder = LocalFolder(Path(path))
+        try:
+            self.executor.check_reachable(partial(_try_to_write, folder))
+        except UnreadableDataError as error:
+            raise MemoryLimitError(
+                f"row summaries take {size(plan.summary_bytes)}, more than the workers hold, and not every worker can "
+                f"write to {path} here ({error}): give a workdir that all reach"
+            ) from error
+        return folder
+
+
+def _part_identities(pair: tuple[Opened, Opened], inputs: Inputs) -> list[str]:
+    """Return for each partition what changes when its part of the stored inputs is written anew."""
+    bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
+    both = [one.part_identities(bounds) if isinstance(one, Source) else [""] * len(bounds) for one in pair]
+    return [f"{labels}/{probs}" for labels, probs in zip(*both, strict=True)]
+
+
+def _try_to_write(folder: Folder) -> None:
+    """Write a file that nobody else writes, and remove it."""
+    name = f".probe-{uuid.uuid4().hex}"
+    folder.write(name, b"")
+    folder.remove(name)

@@ -1,0 +1,141 @@
+"""One run at a time in a workdir.
+
+Covers: a lock on a local or shared disk, which dies with its owner; a lease with a heartbeat elsewhere, which expires.
+Does not cover: what the owner does (`workdir`).
+
+A lease is an object that names its owner and when it ends; the owner renews it from a thread. Object stores without
+conditional writes leave a gap of some milliseconds between two who write at once; both then read who won.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from labelsieve.errors import WorkdirError
+from labelsieve.storage import Folder, LocalFolder
+
+try:
+    import fcntl
+except ImportError:  # elsewhere than POSIX
+    fcntl = None  # type: ignore[assignment]
+
+LOCK: Final = "lock"
+LEASE: Final = "lease.json"
+# How long a lease lasts that nobody renews, and how often it is renewed, in seconds.
+LEASE_SECONDS: Final = 60.0
+_RENEW_SECONDS: Final = 15.0
+# Two who write a lease at once both see the later one after this long.
+_SETTLE_SECONDS: Final = 0.5
+
+
+@contextmanager
+def owned(folder: Folder) -> Iterator[None]:
+    """Own `folder` while the block runs.
+
+    Raises
+    ------
+    WorkdirError
+        If another run does; the message says which.
+    """
+    if isinstance(folder, LocalFolder) and fcntl is not None:
+        with _locked(folder):
+            yield
+    else:
+        with _leased(folder):
+            yield
+
+
+def _me() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+@contextmanager
+def _locked(folder: LocalFolder) -> Iterator[None]:
+    folder.path.mkdir(parents=True, exist_ok=True)
+    # The file stays: removing it would let a third run lock a new file while a second one waits for this.
+    with (folder.path / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise _in_use(folder, file.read().strip() or "another process") from None
+        except OSError:  # a file system without locks
+            with _leased(folder):
+                yield
+            return
+        file.truncate(0)
+        file.write(_me())
+        file.flush()
+        yield
+
+
+@contextmanager
+def _leased(folder: Folder) -> Iterator[None]:
+    lease = _Lease(folder)
+    lease.take()
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+class _Lease:
+    """A lease, and the thread that renews it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder, self._id = folder, uuid.uuid4().hex
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="labelsieve-lease", daemon=True)
+
+    def take(self) -> None:
+        held = self._read()
+        if held and held["ends"] > time.time():
+            until = datetime.fromtimestamp(held["ends"], UTC).strftime("%H:%M:%S UTC")
+            raise _in_use(self._folder, f"{held['owner']}, unless it has died: then from {until} on it is free")
+        self._write()
+        time.sleep(_SETTLE_SECONDS)
+        held = self._read()
+        if not held or held["id"] != self._id:
+            raise _in_use(self._folder, held["owner"] if held else "another process")
+        self._thread.start()
+
+    def release(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(OSError):
+            held = self._read()
+            if held and held["id"] == self._id:
+                self._folder.remove(LEASE)
+
+    def _keep(self) -> None:
+        while not self._ended.wait(_RENEW_SECONDS):
+            with contextlib.suppress(OSError):  # the next renewal may get through
+                held = self._read()
+                if held and held["id"] != self._id:
+                    return  # taken over, since it had expired: its new owner finds our records as good as its own
+                self._write()
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            held = json.loads(self._folder.read(LEASE))
+            return held if {"id", "owner", "ends"} <= held.keys() else None
+        except (FileNotFoundError, ValueError, AttributeError):
+            return None
+
+    def _write(self) -> None:
+        lease = {"id": self._id, "owner": _me(), "ends": time.time() + LEASE_SECONDS}
+        self._folder.write(LEASE, json.dumps(lease).encode())
+
+
+def _in_use(folder: Folder, by: str) -> WorkdirError:
+    return WorkdirError(f"the workdir {folder.where} is in use by {by}")

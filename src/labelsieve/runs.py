@@ -1,0 +1,258 @@
+"""Issues that are too many for one machine: sorted runs that the tasks write, and their merge. NumPy and records.
+
+Covers: the map that writes the scores, the mask and a partition's sorted runs; where the runs are cut; the merge of a
+stretch of the final order.
+Does not cover: how many rows are wanted (`ranking`), the graph (`engine`).
+
+Each task sorts what it selects, some hundred thousand rows at a time, and writes these *runs* with a sample of their
+keys (score, row). The client cuts the keys into ranges of about equal size by the samples; a task a run tells how many
+of its rows come before each cut, which gives every row its exact rank; and a task a stretch of ranks merges the rows of
+the ranges that touch it. So nothing holds more than some ranges, whatever the number of issues and of ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve import ranking
+from labelsieve.memory import Span, result_rows, run_rows
+from labelsieve.records import Record, RecordWriter
+from labelsieve.results import IssueRows
+from labelsieve.storage import Folder
+from labelsieve.stored import COLUMNS, ResultGroup
+from labelsieve.tasks import Finish, issue_rows, scores_of, selected, widened, without_near_predicted
+
+# Every so many keys of a run the client is told one.
+_SAMPLE_STEP: Final = 1024
+# Rows of a block of a run: what is read to get at one row.
+_BLOCK_ROWS: Final = 8192
+
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Where rows stand in the final order: by score, ties by row.
+
+    Parameters
+    ----------
+    scores : (n,) float
+        Scores.
+    rows : (n,) int64
+        Row numbers.
+    """
+
+    scores: ranking.Scores
+    rows: Int64s
+
+    def in_order(self) -> Keys:
+        """Return them sorted."""
+        order = np.lexsort((self.rows, self.scores))
+        return Keys(self.scores[order], self.rows[order])
+
+
+@dataclass(frozen=True)
+class SortedRun:
+    """A file of sorted issues, as a description.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the folder of runs.
+    n_rows : int
+        Its rows.
+    sample : Keys
+        Every 1024th of its keys.
+    """
+
+    name: str
+    n_rows: int
+    sample: Keys
+
+
+def write_rows(
+    span: Span,
+    quota: int,
+    *,
+    finish: Finish,
+    cut: ranking.Cut,
+    n_rows: int,
+    folder: Folder,
+    group: ResultGroup | None,
+) -> list[SortedRun]:
+    """Write a span's issues as sorted runs, and its scores and mask where there is a `group` for them.
+
+    Parameters
+    ----------
+    span : Span
+        Rows of whole chunks of the result.
+    quota : int
+        How many of the rows inside `cut` to take.
+    finish : Finish
+        Finishes the summaries.
+    cut : Cut
+        Up to which score rows are issues.
+    n_rows : int
+        All rows.
+    folder : Folder
+        Where runs go.
+    group : ResultGroup or None
+        Where scores and mask go.
+    """
+    runs: list[SortedRun] = []
+    held, most = _Held(), run_rows(n_rows)
+    chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
+    for block, rows, first in selected(span, quota, finish=finish, cut=cut):
+        issues = without_near_predicted(issue_rows(block, rows, first))
+        held.add(issues)
+        if chunk is not None:
+            chunk.add(first, widened(scores_of(block)), issues.rows)
+        if held.n_rows >= most:
+            runs.append(_write_run(folder, f"{span.start}-{len(runs)}", held.take()))
+    if held.n_rows:
+        runs.append(_write_run(folder, f"{span.start}-{len(runs)}", held.take()))
+    return runs
+
+
+class _Held:
+    """Issues until there are enough for a run."""
+
+    def __init__(self) -> None:
+        self._parts: list[IssueRows] = []
+        self.n_rows = 0
+
+    def add(self, part: IssueRows) -> None:
+        if len(part):
+            self._parts.append(part)
+            self.n_rows += len(part)
+
+    def take(self) -> IssueRows:
+        parts, self._parts, self.n_rows = self._parts, [], 0
+        return IssueRows.concatenate(parts)
+
+
+class _ResultChunk:
+    """Scores and mask of a span, written a stored chunk at a time."""
+
+    def __init__(self, group: ResultGroup, span: Span, chunk_rows: int) -> None:
+        self._group, self._start, self._stop, self._chunk_rows = group, span.start, span.stop, chunk_rows
+        self._scores: ranking.Scores | None = None
+        self._mask = np.empty(0, np.bool_)
+
+    def add(self, first: int, scores: ranking.Scores, issues: Int64s) -> None:
+        """Take in a block of scores from row `first` on, and which of its rows are issues."""
+        while len(scores):
+            if self._scores is None:
+                n = min(self._chunk_rows, self._stop - self._start)
+                self._scores, self._mask = np.empty(n, scores.dtype), np.zeros(n, np.bool_)
+            at = first - self._start
+            n = min(len(scores), len(self._scores) - at)
+            self._scores[at : at + n] = scores[:n]
+            here = issues[: np.searchsorted(issues, first + n)]
+            self._mask[here - self._start] = True
+            scores, issues, first = scores[n:], issues[len(here) :], first + n
+            if at + n == len(self._scores):
+                self._group.write("scores", self._start, self._scores)
+                self._group.write("mask", self._start, self._mask)
+                self._start, self._scores = first, None
+
+
+def _write_run(folder: Folder, name: str, issues: IssueRows) -> SortedRun:
+    issues = issues.take(ranking.lowest_first(issues.scores, len(issues)))  # rows ascend, so ties are in row order
+    with folder.create(name) as file:
+        writer = RecordWriter(file, {"kind": "run"})
+        columns = issues.columns()
+        for start in range(0, len(issues), _BLOCK_ROWS):
+            writer.add({key: column[start : start + _BLOCK_ROWS] for key, column in columns.items()})
+        writer.finish({})
+    sample = Keys(issues.scores[::_SAMPLE_STEP].copy(), issues.rows[::_SAMPLE_STEP].copy())
+    return SortedRun(name, len(issues), sample)
+
+
+def range_cuts(runs: Sequence[SortedRun], rows: int) -> Keys:
+    """Return keys that cut all issues in ranges of about `rows` rows; the first rows of all ranges but the first."""
+    every = max(1, rows // _SAMPLE_STEP)
+    joined = Keys(
+        np.concatenate([run.sample.scores for run in runs]), np.concatenate([run.sample.rows for run in runs])
+    )
+    keys = joined.in_order()
+    return Keys(keys.scores[every::every], keys.rows[every::every])
+
+
+def rows_before(name: str, *, folder: Folder, cuts: Keys) -> Int64s:
+    """Return how many rows of a run come before each of the keys `cuts`."""
+    with Record(folder, name) as record:
+        parts = [(block["score"], block["row"]) for block in record.blocks()]
+    scores, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    low = np.searchsorted(scores, cuts.scores, "left")
+    high = np.searchsorted(scores, cuts.scores, "right")
+    ties = [np.searchsorted(rows[a:b], row) for a, b, row in zip(low, high, cuts.rows, strict=True)]
+    return (low + np.array(ties, np.int64)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive ranks of the final order, and where their rows are.
+
+    Parameters
+    ----------
+    start, stop : int
+        Ranks ``[start, stop)``.
+    first : int
+        Rank of the first row of `slices`.
+    slices : list of tuple
+        Run, and rows ``[a, b)`` of it, in the order of the runs.
+    """
+
+    start: int
+    stop: int
+    first: int
+    slices: list[tuple[str, int, int]]
+
+
+def stretches(runs: Sequence[SortedRun], before: npt.NDArray[np.int64], rows: int) -> Iterator[Stretch]:
+    """Yield stretches of `rows` ranks.
+
+    Parameters
+    ----------
+    runs : sequence of SortedRun
+        In the order of their rows.
+    before : (runs, cuts) int64
+        Rows of each run before each cut.
+    rows : int
+        Ranks of a stretch: whole stored chunks of the result.
+    """
+    lengths = np.array([run.n_rows for run in runs], np.int64)[:, None]
+    edges = np.concatenate((np.zeros_like(lengths), before, lengths), axis=1)
+    ranks = edges.sum(axis=0)  # the rank at which each range begins
+    total = int(ranks[-1])
+    for start in range(0, total, rows):
+        stop = min(start + rows, total)
+        a = int(np.searchsorted(ranks, start, "right")) - 1
+        b = int(np.searchsorted(ranks, stop, "left"))
+        slices = [
+            (run.name, low, high)
+            for run, low, high in zip(runs, edges[:, a].tolist(), edges[:, b].tolist(), strict=True)
+            if low < high
+        ]
+        yield Stretch(start, stop, int(ranks[a]), slices)
+
+
+def merge(stretch: Stretch, *, folder: Folder, group: ResultGroup) -> int:
+    """Merge the runs of a stretch, and write its columns; return its rows."""
+    parts = []
+    for name, start, stop in stretch.slices:
+        with Record(folder, name) as record:
+            parts += [IssueRows(*(block[key] for key in COLUMNS)) for block in record.blocks(start, stop)]
+    issues = IssueRows.concatenate(parts)
+    order = ranking.lowest_first(issues.scores, len(issues))  # runs come in row order, so ties stay in it
+    issues = issues.take(order[stretch.start - stretch.first : stretch.stop - stretch.first])
+    issues = replace(issues, scores=widened(issues.scores))
+    for key, column in issues.columns().items():
+        group.write(COLUMNS[key], stretch.start, column)
+    return len(issues)

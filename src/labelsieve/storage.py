@@ -1,0 +1,237 @@
+"""Folders that tasks write in: on a local or shared disk, or under a URL of any fsspec file system.
+
+Covers: `Folder` and its two kinds; files in them appear whole or not at all.
+Does not cover: what is in the files (`records`, `workdir`, `stored`), reading inputs (`sources`).
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from labelsieve.urls import filesystem, is_url, redacted
+
+
+class Folder(abc.ABC):
+    """A place for files, as a description: it travels to whoever writes there."""
+
+    @property
+    @abc.abstractmethod
+    def where(self) -> str:
+        """The path or URL, for messages."""
+
+    @property
+    @abc.abstractmethod
+    def location(self) -> str:
+        """The path or URL, to open it with."""
+
+    @abc.abstractmethod
+    def folder(self, name: str) -> Folder:
+        """Return a folder in this one; it need not exist."""
+
+    @abc.abstractmethod
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return bytes ``[start, stop)`` of a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        """
+
+    @abc.abstractmethod
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading."""
+
+    @abc.abstractmethod
+    def create(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
+        """Give a file to write; it appears under its name when the block ends, and not at all if the block fails."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a whole file at once."""
+        with self.create(name) as file:
+            file.write(content)
+
+    @abc.abstractmethod
+    def names(self) -> list[str]:
+        """Return the names of the files and folders in it, none where it does not exist."""
+
+    @abc.abstractmethod
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it, if it exists."""
+
+    def remove_all(self) -> None:
+        """Empty the folder."""
+        for name in self.names():
+            self.remove(name)
+
+
+def open_folder(location: str | os.PathLike[str]) -> Folder:
+    """Return the folder at a path or URL; nothing is made yet."""
+    if is_url(location):
+        return UrlFolder(str(location))
+    return LocalFolder(Path(location).absolute())
+
+
+class LocalFolder(Folder):
+    """A folder on a local disk, or a shared one that is mounted.
+
+    Parameters
+    ----------
+    path : Path
+        Absolute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def where(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    @property
+    def location(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def folder(self, name: str) -> LocalFolder:
+        """Return a folder in this one."""
+        return LocalFolder(self.path / name)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return bytes ``[start, stop)`` of a file."""
+        with (self.path / name).open("rb") as file:
+            file.seek(start)
+            return file.read(-1 if stop is None else stop - start)
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading, unbuffered: who reads here reads blocks."""
+        return (self.path / name).open("rb", buffering=0)
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[IO[bytes]]:
+        """Give a file to write, and rename it into its place.
+
+        No fsync: a file that a power cut left torn is found by its checksum, and made again.
+        """
+        final = self.path / name
+        temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb", buffering=1 << 18) as file:
+                yield file
+            temporary.replace(final)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def names(self) -> list[str]:
+        """Return the names in it."""
+        try:
+            return sorted(entry.name for entry in self.path.iterdir())
+        except FileNotFoundError:
+            return []
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder."""
+        path = self.path / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+class UrlFolder(Folder):
+    """A prefix in an object store, or a folder of another file system that fsspec knows.
+
+    Parameters
+    ----------
+    url : str
+        Its URL.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"UrlFolder({self.where!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self.url}  # connections stay here
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        return filesystem(self.url)
+
+    def _path(self, name: str) -> tuple[Any, str]:
+        fs, path = self._opened
+        return fs, f"{path}/{name}"
+
+    @property
+    def where(self) -> str:
+        """The URL, without secrets."""
+        return redacted(self.url)
+
+    @property
+    def location(self) -> str:
+        """The URL."""
+        return self.url
+
+    def folder(self, name: str) -> UrlFolder:
+        """Return a folder in this one."""
+        return UrlFolder(f"{self.url}/{name}")
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Return bytes ``[start, stop)`` of an object."""
+        fs, path = self._path(name)
+        return bytes(fs.cat_file(path) if not start and stop is None else fs.cat_file(path, start=start, end=stop))
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open an object for reading, some megabytes at a time."""
+        fs, path = self._path(name)
+        file: IO[bytes] = fs.open(path, "rb", block_size=8 << 20, cache_type="readahead")
+        return file
+
+    @contextmanager
+    def create(self, name: str) -> Iterator[IO[bytes]]:
+        """Give a temporary file to write, and put it into the store at the end: an object appears whole."""
+        fs, path = self._path(name)
+        with tempfile.NamedTemporaryFile(prefix="labelsieve-") as file:
+            yield file
+            file.flush()
+            with contextlib.suppress(NotImplementedError):
+                fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+            fs.put_file(file.name, path)
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write an object in one request."""
+        fs, path = self._path(name)
+        with contextlib.suppress(NotImplementedError):
+            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(path, content)
+
+    def names(self) -> list[str]:
+        """Return the names in it."""
+        fs, path = self._opened
+        fs.invalidate_cache(path)
+        try:
+            return sorted(entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False))
+        except FileNotFoundError:
+            return []
+
+    def remove(self, name: str) -> None:
+        """Remove an object or all below a prefix."""
+        fs, path = self._path(name)
+        fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)

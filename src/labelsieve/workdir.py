@@ -1,0 +1,267 @@
+"""The folder in which a run keeps what it has done, so that a killed run goes on.
+
+Covers: `Workdir`: whose it is, what it was made from, its grid, one owner at a time; and `Records`, the committed
+summaries in it, as the description that travels to the tasks.
+Does not cover: the bytes of a record (`records`), locks and leases (`ownership`), what identifies an input (`sources`).
+
+A workdir holds ``labelsieve.json`` (what it was made from, and the grid), ``summaries`` (a record a partition) and,
+while a run lasts, what the later steps write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from labelsieve.checks import Finding, Findings
+from labelsieve.errors import WorkdirError
+from labelsieve.kernels import RowSummary
+from labelsieve.memory import Grid
+from labelsieve.ownership import owned
+from labelsieve.records import Record, RecordWriter, TornRecordError
+from labelsieve.reductions import SparseClassSums
+from labelsieve.storage import Folder, LocalFolder, open_folder
+
+FORMAT: Final = 1
+_ABOUT: Final = "labelsieve.json"
+_KIND: Final = "labelsieve workdir"
+_OWN_NAMES: Final = ("summaries", "scores", "runs", "result")
+
+
+@dataclass(frozen=True)
+class Partial:
+    """The K-sized part of what reading a partition gives.
+
+    Parameters
+    ----------
+    sums : SparseClassSums
+        Class sums of its rows.
+    findings : Findings
+        What is wrong with them.
+    n_read : int
+        Rows that were read for it: none where a committed record was found.
+    """
+
+    sums: SparseClassSums
+    findings: Findings
+    n_read: int
+
+
+@dataclass(frozen=True)
+class StoredSummary:
+    """Row summaries that are in a record.
+
+    Parameters
+    ----------
+    records : Records
+        The workdir's records.
+    index : int
+        The partition.
+    """
+
+    records: Records
+    index: int
+
+    def blocks(self, start: int, stop: int) -> Iterator[RowSummary]:
+        """Yield the summaries of rows ``[start, stop)`` of the partition, a block at a time."""
+        with self.records.open("summaries", self.index) as record:
+            for columns in record.blocks(start, stop):
+                yield RowSummary(
+                    columns["labels"],
+                    columns["predicted"],
+                    columns["p_predicted"],
+                    columns["p_given"],
+                    columns.get("row_values"),
+                )
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of a run, a file a partition and kind; a description.
+
+    Parameters
+    ----------
+    folder : Folder
+        The workdir.
+    fingerprint : str
+        Digest of what the run was made from: a record of another run is none.
+    """
+
+    folder: Folder
+    fingerprint: str
+
+    def open(self, kind: str, index: int) -> Record:
+        """Open a record that is there."""
+        return Record(self.folder.folder(kind), _name(index))
+
+    @contextmanager
+    def create(self, kind: str, index: int, rows: tuple[int, int]) -> Iterator[RecordWriter]:
+        """Give the writer of a record, which is committed as the block ends, if `finish` was called."""
+        with self.folder.folder(kind).create(_name(index)) as file:
+            yield RecordWriter(file, self._header(kind, index, rows))
+
+    def committed(self, kind: str, index: int, rows: tuple[int, int]) -> dict[str, Any] | None:
+        """Return the footer of a record whose every checksum holds; None if there is none, or it is torn or alien."""
+        try:
+            with self.open(kind, index) as record:
+                if record.header != self._header(kind, index, rows) or record.n_rows != rows[1] - rows[0]:
+                    return None
+                record.check()
+                footer: dict[str, Any] = record.footer
+                return footer
+        except (FileNotFoundError, TornRecordError, ValueError):
+            return None
+
+    def discard(self, kind: str, index: int) -> None:
+        """Remove a record."""
+        self.folder.folder(kind).remove(_name(index))
+
+    def _header(self, kind: str, index: int, rows: tuple[int, int]) -> dict[str, Any]:
+        return {"kind": kind, "fingerprint": self.fingerprint, "partition": index, "rows": list(rows)}
+
+
+def _name(index: int) -> str:
+    return f"{index:07d}.rec"
+
+
+def footer_of(partial: Partial) -> dict[str, Any]:
+    """Return the K-sized part of a partition as JSON takes it."""
+    sums = partial.sums
+    arrays = {name: getattr(sums, name).tolist() for name in ("classes", "counts", "high", "low")}
+    findings = {kind: vars(finding) for kind, finding in partial.findings.items()}
+    return {"n_classes": sums.n_classes, "sums": arrays, "findings": findings}
+
+
+def partial_of_footer(footer: Mapping[str, Any]) -> Partial:
+    """Return what `footer_of` was given, as found and not read."""
+    arrays = {name: np.array(values, np.int64) for name, values in footer["sums"].items()}
+    findings = Findings()
+    for kind, facts in footer["findings"].items():
+        findings[kind] = Finding(**facts | {"ranges": [(a, b) for a, b in facts["ranges"]]})
+    return Partial(SparseClassSums(footer["n_classes"], **arrays), findings, 0)
+
+
+class Workdir:
+    """A folder or URL prefix that belongs to one input with one choice of settings.
+
+    Parameters
+    ----------
+    folder : Folder
+        Where it is.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self._about: dict[str, Any] | None = None
+
+    @classmethod
+    @contextmanager
+    def owned(cls, location: Any, *, fresh: bool) -> Iterator[Workdir]:
+        """Open the workdir at a path or URL, as its only owner until the block ends.
+
+        Parameters
+        ----------
+        location : path or URL
+            A folder that is empty, missing, or a workdir.
+        fresh : bool
+            Whether to forget what is in it.
+
+        Raises
+        ------
+        WorkdirError
+            If it holds something else, or another run owns it.
+        """
+        folder = open_folder(location)
+        _refuse_alien(folder)
+        with owned(folder):
+            workdir = cls(folder)
+            if fresh:
+                workdir.empty()
+            workdir._about = workdir._read_about()
+            yield workdir
+
+    def empty(self) -> None:
+        """Remove what runs have left in it."""
+        for name in (_ABOUT, *_OWN_NAMES):
+            self.folder.remove(name)
+
+    def grid(self, fingerprint: Mapping[str, Any]) -> Grid | None:
+        """Return the grid of the run that is to go on; None if there is none.
+
+        Raises
+        ------
+        WorkdirError
+            If that run had another input or other settings; the message names what differs.
+        """
+        if self._about is None:
+            return None
+        differences = list(_differences(self._about["fingerprint"], json.loads(json.dumps(fingerprint))))
+        if differences:
+            raise WorkdirError(
+                f"the workdir {self.folder.where} is of another run: {'; '.join(differences)}. "
+                "Name another folder, or start over in this one with fresh=True (--fresh)"
+            )
+        facts = self._about["grid"]
+        batches = facts["batches"]
+        sizes = batches if isinstance(batches, int) else tuple(batches)
+        return Grid(facts["n_rows"], sizes, facts["partition_batches"])
+
+    def begin(self, fingerprint: Mapping[str, Any], grid: Grid, part_identities: Sequence[str]) -> Records:
+        """Note what the run is made from, and return its records, without those whose part of the input has changed."""
+        records = Records(self.folder, digest(fingerprint))
+        before = self._about["parts"] if self._about else []
+        for index, (then, now) in enumerate(zip(before, part_identities, strict=False)):
+            if then != now:
+                for kind in ("summaries", "scores"):
+                    records.discard(kind, index)
+        self._about = {
+            "kind": _KIND,
+            "format": FORMAT,
+            "fingerprint": dict(fingerprint),
+            "grid": {"n_rows": grid.n_rows, "batches": grid.batches, "partition_batches": grid.partition_batches},
+            "parts": list(part_identities),
+        }
+        self.folder.write(_ABOUT, json.dumps(self._about, indent=1).encode())
+        return records
+
+    def _read_about(self) -> dict[str, Any] | None:
+        try:
+            about = json.loads(self.folder.read(_ABOUT))
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            about = {}
+        if about.get("kind") != _KIND or about.get("format") != FORMAT or not isinstance(about.get("parts"), list):
+            raise WorkdirError(
+                f"{self.folder.where}/{_ABOUT} is damaged, or of another version: start over with fresh=True (--fresh)"
+            )
+        return dict(about)
+
+
+def digest(fingerprint: Mapping[str, Any]) -> str:
+    """Return a short name of a fingerprint."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _refuse_alien(folder: Folder) -> None:
+    """Raise for a folder that holds something, but no workdir: nothing of others is ever written to."""
+    names = [name for name in folder.names() if name not in ("lock", "lease.json")]
+    if isinstance(folder, LocalFolder) and folder.path.exists() and not folder.path.is_dir():
+        raise WorkdirError(f"the workdir {folder.where} is a file")
+    if names and _ABOUT not in names and not set(names) <= set(_OWN_NAMES):
+        raise WorkdirError(f"the workdir {folder.where} is not empty, and no workdir of Labelsieve")
+
+
+def _differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
+    """Name what differs between two fingerprints, leaf by leaf."""
+    if isinstance(then, dict) and isinstance(now, dict):
+        for key in sorted(then.keys() | now.keys()):
+            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif then != now:
+        yield f"{name} was {then}, is {now}"
