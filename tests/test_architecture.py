@@ -29,7 +29,10 @@ LAYERS = [
     {"reductions", "memory"},
     {"ranking"},
     {"sources.base"},
+    {"sources.ahead", "sources.shard_names"},
     {"sources.arrays", "sources.hdf5", "sources.npy", "sources.zarr_arrays"},
+    {"sources.remote_npy", "sources.remote_zarr", "sources.shards"},
+    {"sources.places"},
     {"sources"},
     {"partitions", "results"},
     {"tasks", "progress"},
@@ -48,8 +51,8 @@ LAYERS = [
 ]
 PURE = ["kernels", "scores", "reductions", "ranking", "checks", "settings", "memory"]
 # Each with its reason: engine builds the graphs, progress listens to them, sources and results name Dask's array as a
-# type.
-IMPORTS_DASK = {"engine.schedule", "engine.inputs", "engine.run", "progress", "sources", "results"}
+# type, arrays in memory are told apart by Dask's token.
+IMPORTS_DASK = {"engine.schedule", "engine.inputs", "engine.run", "progress", "sources", "sources.arrays", "results"}
 PUBLIC = [
     "ForkedWorkerError",
     "InputTypeError",

@@ -118,7 +118,8 @@ class _Feed:
 
     def __enter__(self) -> Self:
         if self._part is not None:
-            self._rows = self._part[0].open()
+            origin = self._part[1]
+            self._rows = self._part[0].open(self._ranges[0][0] - origin, self._ranges[-1][1] - origin)
         return self
 
     def __exit__(self, *exception: object) -> None:
