@@ -92,15 +92,8 @@ def cause_of(error: BaseException, url: str) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
-    """Return the fsspec file system of `url`, and the path in it.
-
-    Parameters
-    ----------
-    url : str
-        What to open.
-    asynchronous : bool
-        Whether it is to run in the caller's event loop, as Zarr asks of it.
+def filesystem(url: str) -> tuple[Any, str]:
+    """Return the fsspec file system of `url`, for use in any thread, and the path in it.
 
     Raises
     ------
@@ -114,8 +107,6 @@ def filesystem(url: str, *, asynchronous: bool = False) -> tuple[Any, str]:
     scheme = url.partition("://")[0]
     try:
         options = _s3_options(fsspec) if scheme in _EXTRAS else {}
-        if asynchronous and fsspec.get_filesystem_class(scheme.partition("::")[0]).async_impl:
-            options["asynchronous"] = True
         fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         if scheme in _EXTRAS:

@@ -121,9 +121,6 @@ def _local_shards(name: str, where: Path, places: Sequence[str]) -> Source:
 def _open_url(name: str, url: str) -> Source:
     shown = redacted(url)
     _refuse_archive(name, shown, shown)
-    # The suffix is looked for where no query hides it.
-    if shown.endswith(".zarr"):
-        return RemoteZarrSource.from_url(name, url)
     web = is_web(url)
     fs, path = filesystem(url)
     objects = Objects(fs)
@@ -133,6 +130,9 @@ def _open_url(name: str, url: str) -> Source:
                 f"{name}: {shown} is a pattern, but a web server lists no files: give them as a list"
             )
         return _remote_shards(name, url, objects, objects.match(name, path))
+    # The suffix is looked for where no query hides it.
+    if shown.endswith(".zarr"):
+        return RemoteZarrSource.from_url(name, url)
     if shown.endswith(".npy"):
         return RemoteNpySource.from_url(name, url, objects)
     listed = [] if web else objects.listing(name, path)

@@ -153,15 +153,16 @@ def stored_limit(n_bytes: int) -> int:
 
 
 def _store(url: str) -> Any:
-    """Return a Zarr store that reads from a URL in this process."""
+    """Return a Zarr store that reads from a URL in this process.
+
+    It wraps the one file system that the process has for this URL: one for Zarr's own event loop would be another
+    client a thread, which nobody closes.
+    """
+    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
     from zarr.storage import FsspecStore
 
-    fs, path = filesystem(url, asynchronous=True)
-    if not fs.async_impl:
-        from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-
-        fs = AsyncFileSystemWrapper(fs, asynchronous=True)
-    return FsspecStore(fs, read_only=True, path=path.rstrip("/"))
+    fs, path = filesystem(url)
+    return FsspecStore(AsyncFileSystemWrapper(fs, asynchronous=True), read_only=True, path=path.rstrip("/"))
 
 
 def _root(array: Any) -> str:

@@ -68,7 +68,7 @@ def chosen(name: str, where: str, names: Iterable[str]) -> list[str]:
         others = f"; it has {_named([path for paths in kinds.values() for path in paths])}" if kinds else ""
         raise InvalidInputError(f"{name}: {where} has no .npy files and no .zarr arrays{others}")
     if len(kinds) > 1:
-        firsts = " and ".join(_last(paths[0]) for paths in kinds.values())
+        firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + _NO_SHARDS if kind in kinds)
         raise InvalidInputError(f"{name}: {where} has shards of several kinds, {firsts}: give those of one as a list")
     warn_of_gaps(name, where, kinds[shards[0]])
     return kinds[shards[0]]
