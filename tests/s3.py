@@ -84,7 +84,7 @@ def _noting(application, log, delay_s):
             return [said]
         log.append((environ["REQUEST_METHOD"], path, environ.get("HTTP_RANGE")))
         time.sleep(delay_s)
-        if "forbidden" in path:
+        if "forbidden" in path + environ["QUERY_STRING"]:
             said = b"" if environ["REQUEST_METHOD"] == "HEAD" else _FORBIDDEN
             start_response("403 Forbidden", [("Content-Type", "text/xml"), ("Content-Length", str(len(said)))])
             return [said]

@@ -14,10 +14,10 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.urls import cause_of, redacted, url_of
+from labelsieve.urls import cause_of, filesystem, redacted, url_of
 
 # What one handle holds ahead, unless two pieces are larger; enough for about 100 ms of a 10 Gbit line.
 AHEAD_BYTES: Final = 64_000_000
@@ -36,14 +36,22 @@ class Objects:
     ----------
     fs : fsspec.AbstractFileSystem
         Synchronous, of this process.
+    url : str
+        What was opened, if it was a URL: what is secret in it is kept out of errors.
     """
 
-    def __init__(self, fs: Any) -> None:
-        self.fs = fs
+    def __init__(self, fs: Any, url: str = "") -> None:
+        self.fs, self._url = fs, url
         self._turn: AbstractContextManager[Any] = nullcontext()
         if not fs.async_impl:
             with _REGISTERING:
                 self._turn = _ONE_AT_A_TIME.setdefault(fs, threading.Lock())
+
+    @classmethod
+    def at(cls, url: str) -> tuple[Self, str]:
+        """Return the file system of a URL, and the path in it."""
+        fs, path = filesystem(url)
+        return cls(fs, url), path
 
     def shown(self, path: str) -> str:
         """Return the URL of `path` as it may be shown."""
@@ -119,7 +127,7 @@ class Objects:
     def unreadable(self, path: str, error: BaseException, what: str = "", name: str = "") -> UnreadableDataError:
         """Return the error that says where and why, in one line."""
         where = (f"{name}: " if name else "") + self.shown(path) + (f" ({what})" if what else "")
-        return UnreadableDataError(f"{where} is not readable: {cause_of(error, url_of(self.fs, path))}")
+        return UnreadableDataError(f"{where} is not readable: {cause_of(error, self._url or url_of(self.fs, path))}")
 
 
 def n_ahead(piece_bytes: int) -> int:

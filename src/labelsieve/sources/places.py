@@ -24,7 +24,7 @@ from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shard_names import SHARD_SUFFIXES, chosen, is_pattern
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import METADATA_NAMES, ZarrSource, is_zarr_folder
-from labelsieve.urls import filesystem, is_url, is_web, redacted, url_of
+from labelsieve.urls import is_url, is_web, redacted, url_of
 
 # Headers that are read at a time; each is a request where shards are remote.
 _OPENING_THREADS: Final = 16
@@ -122,8 +122,7 @@ def _open_url(name: str, url: str) -> Source:
     shown = redacted(url)
     _refuse_archive(name, shown, shown)
     web = is_web(url)
-    fs, path = filesystem(url)
-    objects = Objects(fs)
+    objects, path = Objects.at(url)
     if is_pattern(path.replace("?", "") if web else path):
         if web:
             raise InvalidInputError(

@@ -16,7 +16,7 @@ from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.ahead import Objects, ReadAhead, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.npy import read_header
-from labelsieve.urls import filesystem, redacted, stamp_of
+from labelsieve.urls import redacted, stamp_of
 
 # A header has about 128 bytes; one of many named fields is read again in full.
 _HEADER_BYTES: Final = 4096
@@ -65,8 +65,8 @@ class RemoteNpySource(Source):
         info : dict, optional
             What a listing said of the object.
         """
-        fs, path = filesystem(url)
-        objects = objects or Objects(fs)
+        opened, path = Objects.at(url)
+        objects = objects or opened
         info = info or objects.info(name, path)
         size, where = info.get("size"), redacted(url)
         if size is None:
@@ -112,8 +112,8 @@ class RemoteNpySource(Source):
 
     def reachable(self) -> None:
         """Ask for the object's size."""
-        fs, path = filesystem(self.url)
-        size = Objects(fs).info("data", path).get("size")
+        objects, path = Objects.at(self.url)
+        size = objects.info("data", path).get("size")
         if size != self.size:
             raise UnreadableDataError(f"{self.where} has {size or 0:,} bytes here, {self.size:,} are described")
 
@@ -137,8 +137,7 @@ def _exactly(objects: Objects, path: str, start: int, stop: int, what: str) -> b
 class _RemoteNpyRows(Rows):
     def __init__(self, source: RemoteNpySource, start: int, stop: int | None) -> None:
         self._source, self._step = source, source.request_rows
-        fs, self._path = filesystem(source.url)
-        self._objects = Objects(fs)
+        self._objects, self._path = Objects.at(source.url)
         # Requests are numbered from `start`, so that partitions do not share one.
         self._start, self._stop = start, source.n_rows if stop is None else min(stop, source.n_rows)
         n_requests = -(-max(0, self._stop - start) // self._step)

@@ -46,7 +46,7 @@ class RemoteZarrSource(ZarrSource):
 
     def __init__(self, array: Any, url: str | None = None) -> None:
         super().__init__(array)
-        self._url, self._metadata = url, array.metadata
+        self.url, self._metadata = url, array.metadata
         n_bytes = int(self.row_chunk or 1) * self.row_bytes
         direct = direct_codec(array) is not None
         # Of Zarr's own reading: a batch, decoded and not, and a copy of a chunk.
@@ -80,27 +80,27 @@ class RemoteZarrSource(ZarrSource):
 
     def __getstate__(self) -> dict[str, Any]:
         state = {key: value for key, value in self.__dict__.items() if key != "_objects_and_root"}
-        if self._url is not None:
+        if self.url is not None:
             del state["array"]
         return state
 
     def __getattr__(self, name: str) -> Any:
         """Build the array in the process that a description came to, from the URL and the metadata."""
-        if name != "array" or self.__dict__.get("_url") is None:
+        if name != "array" or self.__dict__.get("url") is None:
             raise AttributeError(name)
         import zarr
         from zarr.storage import StorePath
 
-        opened: Any = zarr.AsyncArray(self._metadata, StorePath(_store(str(self._url))))
+        opened: Any = zarr.AsyncArray(self._metadata, StorePath(_store(str(self.url))))
         self.array = zarr.Array(opened)
         return self.array
 
     @cached_property
     def _objects_and_root(self) -> tuple[Objects, str] | None:
         """The file system for use in threads, and the array's path; None where a user's own cannot be made anew."""
-        if self._url is not None:
-            fs, root = filesystem(self._url)
-            return Objects(fs), root.rstrip("/")
+        if self.url is not None:
+            objects, root = Objects.at(self.url)
+            return objects, root.rstrip("/")
         try:
             return Objects(_synchronous(self.array.store.fs)), _root(self.array)
         except Exception:  # noqa: BLE001  # file systems around file systems take what they like
@@ -109,7 +109,7 @@ class RemoteZarrSource(ZarrSource):
     @property
     def where(self) -> str:
         """The URL without user, password and query."""
-        return redacted(self._url or url_of(self.array.store.fs, _root(self.array)))
+        return redacted(self.url or url_of(self.array.store.fs, _root(self.array)))
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading; a known range is fetched from now on."""
@@ -246,12 +246,11 @@ class _ZarrOwnRows(ZarrRows):
 
     def __init__(self, source: RemoteZarrSource) -> None:
         super().__init__(source.array)
-        self._where = source.where
+        self._where, self._url = source.where, source.url or url_of(self._array.store.fs, self._array.store.path)
 
     def _unreadable(self, start: int, stop: int, error: Exception) -> UnreadableDataError:
-        url = url_of(self._array.store.fs, self._array.store.path)
         return UnreadableDataError(
-            f"{self._where} (rows {start:,}..{stop - 1:,}) is not readable: {cause_of(error, url)}"
+            f"{self._where} (rows {start:,}..{stop - 1:,}) is not readable: {cause_of(error, self._url)}"
         )
 
 
