@@ -268,7 +268,7 @@ def test_opening_an_npy_on_s3_takes_two_small_requests(bucket, server):
 def test_a_description_makes_no_request_until_it_is_read(bucket, server):
     sources = [open_pred_probs(f"{bucket}/probs.npy"), open_pred_probs(layout_url(bucket, "whole rows"))]
     server.requests()
-    travelled = [pickle.loads(pickle.dumps(source)) for source in sources]
+    travelled = [pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(source)))) for source in sources]
     assert [repr(source) for source in travelled] == [repr(source) for source in sources]
     assert server.requests() == []
     with travelled[1].open(70, 140) as rows:
@@ -575,8 +575,18 @@ def test_urls_are_shown_without_what_is_secret(url, want_shown):
     assert redacted(url) == want_shown
     said = cause_of(OSError(f"403, message='Forbidden', url='{url}' for\n you, and {url}."), url)
     assert "\n" not in said
+    assert said.startswith("OSError: 403, message='Forbidden'")
     assert "s3cret" not in said
     assert "s3/cret" not in said
+
+
+def test_a_password_is_kept_out_of_messages_in_any_spelling():
+    url = "ftp://me:a%40b@host/p.npy"
+    assert (
+        cause_of(OSError("no login with me:a%40b, a@b or 'a%40b'"), url) == "OSError: no login with ***, *** or '***'"
+    )
+    assert cause_of(OSError("no login for a@b"), "ftp://me@host/p") == "OSError: no login for a@b"
+    assert cause_of(TimeoutError(), "ftp://@host/p") == "TimeoutError"
 
 
 def test_a_password_in_a_url_works_and_is_never_shown(want):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
+from urllib.parse import unquote
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 
@@ -20,6 +21,8 @@ _EXTRAS: Final = {"s3": "s3", "s3a": "s3"}
 # Here "?" begins a query; elsewhere it is a letter of a name, or of a pattern.
 _WEB: Final = frozenset({"http", "https"})
 _USER: Final = re.compile(r"(?<=://)[^/@\s'\"]*@")
+# Also of a password with a slash in it, which no right URL has.
+_USERS: Final = re.compile(r"://([^/@]*:[^@]*|[^/@]*)@")
 _WEB_QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>]*")
 # As many requests as read-ahead makes, and one request an object: read-ahead takes care of doing several at once.
 _S3_OPTIONS: Final = {"max_concurrency": 1}
@@ -84,11 +87,11 @@ def cause_of(error: BaseException, url: str) -> str:
     """
     text = " ".join(str(error).split()).replace(url, redacted(url))
     text = _WEB_QUERY.sub(r"\1", _USER.sub("", text))
-    for user in re.findall(r"://([^/@]*)@", url):
+    for user in _USERS.findall(url):
         password = user.partition(":")[2]
-        text = text.replace(user, "***")
-        if password:
-            text = text.replace(password, "***")
+        # A name alone may be a token; one of a few letters would be found in many words.
+        for secret in (user if len(user) > 3 else "", password, unquote(password)):
+            text = text.replace(secret, "***") if secret else text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

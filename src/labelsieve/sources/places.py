@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.ahead import Objects
@@ -51,7 +51,8 @@ def open_place(name: str, place: Place) -> Source:
     if not is_url(place):
         return _open_path(name, place)
     if place.partition("://")[0] in ("file", "local"):
-        return _open_path(name, unquote(urlsplit(place).path))
+        path = place.partition("://")[2]
+        return _open_path(name, path if Path(path).exists() else unquote(path))
     return _open_url(name, place)
 
 
@@ -136,7 +137,7 @@ def _open_url(name: str, url: str) -> Source:
         return RemoteNpySource.from_url(name, url, objects)
     listed = [] if web else objects.listing(name, path)
     children = {str(info["name"]).rstrip("/").rpartition("/")[2] for info in listed}
-    if children & set(METADATA_NAMES) or (web and objects.has(path, METADATA_NAMES)):
+    if children & set(METADATA_NAMES) or (web and "?" not in url and objects.has(path, METADATA_NAMES)):
         return RemoteZarrSource.from_url(name, url)
     if web or (len(listed) == 1 and listed[0].get("type") == "file" and _same(listed[0], path)):
         return RemoteNpySource.from_url(name, url, objects)

@@ -79,10 +79,8 @@ class RemoteZarrSource(ZarrSource):
         return cls(checked_array(name, node), url)
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {key: value for key, value in self.__dict__.items() if key != "_objects_and_root"}
-        if self.url is not None:
-            del state["array"]
-        return state
+        here_only = {"_objects_and_root"} if self.url is None else {"_objects_and_root", "array"}
+        return {key: value for key, value in self.__dict__.items() if key not in here_only}
 
     def __getattr__(self, name: str) -> Any:
         """Build the array in the process that a description came to, from the URL and the metadata."""
