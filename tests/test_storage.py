@@ -165,6 +165,8 @@ def test_the_web_gives_the_same_bits(bucket, server, want):
     urls = [fs.sign(f"{s3.BUCKET}/{name}.npy") for name in ("labels", "probs")]
     assert all("Signature" in url for url in urls)
     assert_same_bits(find(*urls), want)
+    save(f"{bucket}/no-suffix", PROBS)
+    assert_same_bits(find(LABELS, fs.sign(f"{s3.BUCKET}/no-suffix")), want)
     write_zarr(f"{bucket}/public.zarr", PROBS, chunks=(100, 6))
     for path in fs.find(f"{s3.BUCKET}/public.zarr"):
         fs.chmod(path, acl="public-read")
