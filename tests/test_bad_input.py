@@ -384,7 +384,8 @@ def test_files_that_are_no_arrays(tmp_path):
     np.save(half, PROBS)
     size = half.stat().st_size
     half.write_bytes(half.read_bytes()[:-1])
-    missing = tmp_path / "missing.npy"
+    missing, empty = tmp_path / "missing.npy", tmp_path / "empty"
+    empty.mkdir()
     cases = {
         objects: "holds Python objects, which are never unpickled",
         archive: "is an .npz archive",
@@ -392,7 +393,7 @@ def test_files_that_are_no_arrays(tmp_path):
         half: f"is cut off: {size - 1:,} bytes, its header asks for {size:,}",
         missing: "there is no file",
         tmp_path / "missing.zarr": "there is no folder",
-        tmp_path: "it has no zarr.json or .zarray",
+        empty: "it has no zarr.json or .zarray",
     }
     for path, message in cases.items():
         for given in (path, str(path)):

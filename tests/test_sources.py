@@ -355,7 +355,7 @@ def test_the_direct_path_reads_the_rows_of_the_generic_path(tmp_path, codec, dty
     assert direct(array) == (codec[1] != "gzip"), "gzip decodes into memory of its own"
     ranges = [(0, 70), (0, 500), (140, 490), (210, 280), (490, 500), (420, 500), (0, 70)]
     ranges += [(3, 5), (69, 71), (100, 300)]  # what is no whole chunk goes the generic way
-    with ZarrSource(array).open() as rows, zarr_arrays._ZarrRows(array) as generic:
+    with ZarrSource(array).open() as rows, zarr_arrays.ZarrRows(array) as generic:
         for start, stop in ranges:
             expected = data[start:stop].copy()
             expected[max(0, 210 - start) : max(0, 280 - start)] = 0.25
@@ -373,7 +373,7 @@ def test_the_direct_path_is_taken_by_whole_rows_in_a_local_folder(want, tmp_path
     )
     assert direct(probs)
     assert direct(labels)
-    monkeypatch.setattr(zarr_arrays._ZarrRows, "read", lambda *_: pytest.fail("the generic path was taken"))
+    monkeypatch.setattr(zarr_arrays.ZarrRows, "read", lambda *_: pytest.fail("the generic path was taken"))
     # Batches are whole chunks, whatever batch_size asks for.
     assert_same_bits(find(labels, probs, batch_size=100), want)
 
@@ -655,7 +655,7 @@ def test_a_store_that_builds_on_the_local_one_is_not_read_behind_its_back(tmp_pa
     array = zarr.create_array(Doubled(tmp_path / "p.zarr"), shape=PROBS.shape, chunks=(100, PROBS.shape[1]), dtype="f8")
     array[:] = PROBS
     with ZarrSource(array).open() as rows:
-        assert type(rows) is zarr_arrays._ZarrRows
+        assert type(rows) is zarr_arrays.ZarrRows
 
 
 def test_paths_travel_whole(tmp_path, monkeypatch):

@@ -11,13 +11,22 @@ from __future__ import annotations
 
 import re
 from typing import Any, Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 # Which extra brings the file system of a scheme; others name their package themselves.
 _EXTRAS: Final = {"s3": "s3", "s3a": "s3"}
+# Here "?" begins a query; elsewhere it is a letter of a name, or of a pattern.
+_WEB: Final = frozenset({"http", "https"})
+_USER: Final = re.compile(r"(?<=://)[^/@\s'\"]*@")
+# Also of a password with a slash in it, which no right URL has.
+_USERS: Final = re.compile(r"://([^/@]*:[^@]*|[^/@]*)@")
+_WEB_QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>]*")
+# As many requests as read-ahead makes, and one request an object: read-ahead takes care of doing several at once.
+_S3_OPTIONS: Final = {"max_concurrency": 1}
+_S3_CONNECTIONS: Final = 64
 
 
 def is_url(name: object) -> bool:
@@ -31,6 +40,11 @@ def is_url(name: object) -> bool:
     return isinstance(name, str) and _SCHEME.match(name) is not None
 
 
+def is_web(url: str) -> bool:
+    """Tell whether `url` is of a web server, which lists no folder and where "?" begins a query."""
+    return url.partition("://")[0].rpartition("::")[2] in _WEB
+
+
 def redacted(url: str) -> str:
     """Return `url` without user, password and query, for messages, records and results.
 
@@ -38,15 +52,51 @@ def redacted(url: str) -> str:
     --------
     >>> redacted("https://me:secret@example.org/p.npy?X-Signature=abc")
     'https://example.org/p.npy'
+    >>> redacted("zip://p.npy::https://me:secret@example.org/all.zip?token=abc")
+    'zip://p.npy::https://example.org/all.zip'
     """
-    if not is_url(url):
-        return url
-    parts = urlsplit(url)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return "::".join(map(_redacted_link, url.split("::"))) if is_url(url) else url
+
+
+def _redacted_link(link: str) -> str:
+    """Redact one link of a chain of URLs."""
+    scheme, separator, rest = link.partition("://")
+    if not separator:
+        return link
+    bare = re.match(r"[^?#]*", rest)
+    if scheme in _WEB or re.search(r"\?.*=", rest):
+        rest = bare.group() if bare else ""
+    host, slash, path = rest.partition("/")
+    if re.search(r":(?!\d*$)", host) and "@" not in host and "@" in path:
+        # A password with a slash in it: no right URL, but no reason to show it either.
+        return f"{scheme}://{path.rpartition('@')[2]}"
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
+
+
+def cause_of(error: BaseException, url: str) -> str:
+    """Return what went wrong in one line, without anything secret that file systems put in their messages.
+
+    Such an error is raised ``from None``: the original may carry the whole URL, and a traceback would print it.
+
+    Parameters
+    ----------
+    error : Exception
+        What a file system raised.
+    url : str
+        What was opened, with all that it carries.
+    """
+    text = " ".join(str(error).split()).replace(url, redacted(url))
+    text = _WEB_QUERY.sub(r"\1", _USER.sub("", text))
+    for user in _USERS.findall(url):
+        password = user.partition(":")[2]
+        # A name alone may be a token; one of a few letters would be found in many words.
+        for secret in (user if len(user) > 3 else "", password, unquote(password)):
+            text = text.replace(secret, "***") if secret else text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def filesystem(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of `url`, and the path in it.
+    """Return the fsspec file system of `url`, for use in any thread, and the path in it.
 
     Raises
     ------
@@ -59,11 +109,38 @@ def filesystem(url: str) -> tuple[Any, str]:
 
     scheme = url.partition("://")[0]
     try:
-        fs, path = fsspec.core.url_to_fs(url)
+        options = _s3_options(fsspec) if scheme in _EXTRAS else {}
+        fs, path = fsspec.core.url_to_fs(url, **options)
     except ImportError as error:
         if scheme in _EXTRAS:
             raise MissingDependencyError(f"Reading {scheme}:// URLs", _EXTRAS[scheme]) from error
-        raise InvalidInputError(f"{redacted(url)} cannot be opened: {error}") from error
-    except ValueError as error:
-        raise InvalidInputError(f"{redacted(url)} cannot be opened: {error}") from error
+        raise InvalidInputError(f"{redacted(url)} cannot be opened: {cause_of(error, url)}") from None
+    except Exception as error:  # noqa: BLE001  # a file system may do anything on the way, even ask its server
+        raise InvalidInputError(f"{redacted(url)} cannot be opened: {cause_of(error, url)}") from None
     return fs, path
+
+
+def _s3_options(fsspec: Any) -> dict[str, Any]:
+    """Return options for many requests at a time, on top of those in the user's configuration of fsspec."""
+    configured = {**fsspec.config.conf.get("s3", {}), **fsspec.config.conf.get("s3a", {})}
+    config = {"max_pool_connections": _S3_CONNECTIONS} | configured.get("config_kwargs", {})
+    return {**_S3_OPTIONS, "config_kwargs": config}
+
+
+def stamp_of(info: dict[str, Any]) -> str:
+    """Return what a file system says of an object's version: its ETag, or when it was last written; "" if nothing.
+
+    Examples
+    --------
+    >>> stamp_of({"ETag": '"9b2c"', "LastModified": "yesterday"}), stamp_of({"size": 3})
+    ('9b2c', '')
+    """
+    for key in ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    return ""
+
+
+def url_of(fs: Any, path: str) -> str:
+    """Return the URL of a path in an fsspec file system."""
+    return str(fs.unstrip_protocol(path))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -19,7 +18,11 @@ from labelsieve.sources.arrays import ArraySource, in_memory, read_narrowed
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.hdf5 import Hdf5Source
 from labelsieve.sources.npy import NpySource
-from labelsieve.sources.zarr_arrays import ZarrSource
+from labelsieve.sources.places import are_places, open_place, open_places
+from labelsieve.sources.remote_npy import RemoteNpySource
+from labelsieve.sources.remote_zarr import RemoteZarrSource
+from labelsieve.sources.shards import ShardsSource
+from labelsieve.sources.zarr_arrays import ZarrSource, checked_array
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -28,7 +31,10 @@ __all__ = [
     "ArraySource",
     "Hdf5Source",
     "NpySource",
+    "RemoteNpySource",
+    "RemoteZarrSource",
     "Rows",
+    "ShardsSource",
     "Source",
     "ZarrSource",
     "check_lengths",
@@ -45,8 +51,9 @@ def open_labels(labels: Any) -> Opened:
 
     Parameters
     ----------
-    labels : (N,) array-like of int, path, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
-        Class of each row, 0..K-1.
+    labels : (N,) array-like of int, path, URL, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
+        Class of each row, 0..K-1. A folder, a pattern or a list of ``.npy`` files or ``.zarr`` arrays opens as one
+        array; all but a list in natural order, ``labels-2`` before ``labels-10``.
 
     Raises
     ------
@@ -68,8 +75,8 @@ def open_pred_probs(pred_probs: Any) -> Opened:
 
     Parameters
     ----------
-    pred_probs : (N, K) array-like of float, path, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
-        Out-of-sample probabilities, float16, float32 or float64.
+    pred_probs : (N, K) array-like of float, path, URL, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
+        Out-of-sample probabilities, float16, float32 or float64; of several shards, as for labels.
 
     Raises
     ------
@@ -105,13 +112,15 @@ def _open(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind
     if data is None:
         raise InputTypeError(f"{name} is missing")
     if isinstance(data, str | os.PathLike):
-        return _open_path(name, Path(data).absolute())  # a worker may stand in another folder
+        return open_place(name, data)
+    if isinstance(data, list | tuple) and are_places(data):
+        return open_places(name, data)
     if isinstance(data, Source):
         return data
     if _is_dask_array(data):
         return _checked_dask(name, data)
     if package == "zarr":
-        return ZarrSource.from_node(name, data)
+        return _of_zarr_node(checked_array(name, data))
     if package == "h5py":
         if not hasattr(data, "read_direct"):
             raise InputTypeError(f"{name} is an HDF5 {type(data).__name__.lower()}, not a dataset")
@@ -121,12 +130,10 @@ def _open(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind
     return ArraySource(in_memory(name, data))
 
 
-def _open_path(name: str, path: Path) -> Opened:
-    if path.suffix == ".npz":
-        raise InvalidInputError(f"{name}: {path} is an .npz archive; save the array alone with np.save")
-    if path.is_dir() or path.suffix == ".zarr":
-        return ZarrSource.from_path(name, path)
-    return NpySource.from_path(name, path)
+def _of_zarr_node(array: Any) -> Source:
+    from zarr.storage import FsspecStore
+
+    return RemoteZarrSource(array) if type(array.store) is FsspecStore else ZarrSource(array)
 
 
 def _is_dask_array(data: Any) -> bool:

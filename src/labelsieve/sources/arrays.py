@@ -33,9 +33,20 @@ class ArraySource(Source):
         super().__init__(array.shape, array.dtype)
         self.array = array
 
-    def open(self) -> Rows:
+    @property
+    def where(self) -> str:
+        """Say that it is in memory."""
+        return "an array in memory"
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing to read ahead
         """Open for reading; nothing to do."""
         return _ArrayRows(self.array)
+
+    def _content(self) -> str:
+        """Return a token of the values."""
+        from dask.base import tokenize
+
+        return str(tokenize(self.array, ensure_deterministic=True))
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return only these rows, since an array in memory travels with its data."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 import abc
 import io
 import math
+from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -55,10 +57,13 @@ class Source(abc.ABC):
         Whether reading a batch in several pieces costs no more than reading it whole.
     forkable : bool
         Whether it can be read in a forked process: plain memory and files.
+    read_ahead_bytes : int
+        Bytes that one open handle holds at most of rows not asked for yet; 0 where nothing is read ahead.
     """
 
     in_pieces: bool = True
     forkable: bool = False
+    read_ahead_bytes: int = 0
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
         self.shape, self.dtype, self.row_chunk = tuple(int(n) for n in shape), np.dtype(dtype), row_chunk
@@ -74,9 +79,62 @@ class Source(abc.ABC):
         """Length of the first axis."""
         return self.shape[0]
 
+    @property
+    def where(self) -> str:
+        """Path or URL for messages and records, with nothing secret in it."""
+        return f"a {type(self).__name__}"
+
+    def __repr__(self) -> str:
+        """Say what this is and where: all that a graph or a log may show of it."""
+        return f"<{type(self).__name__} {self.shape} {self.dtype} at {self.where}>"
+
     @abc.abstractmethod
-    def open(self) -> Rows:
-        """Open for reading in this thread."""
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Open for reading in this thread.
+
+        Parameters
+        ----------
+        start, stop : int
+            The caller means to read ascending ranges within rows ``[start, stop)``, None for the end: a remote source
+            fetches these ahead. Other reads give the right rows too, only later.
+        """
+
+    def identity(self) -> dict[str, Any]:
+        """Return JSON-able facts that tell this input from another, without reading its data.
+
+        ``content`` is None where nothing is known that would change with the data.
+        """
+        return {
+            "kind": type(self).__name__,
+            "where": self.where,
+            "shape": list(self.shape),
+            "dtype": self.dtype.str,
+            "row_chunk": self.row_chunk,
+            "content": self._content(),
+        }
+
+    def _content(self) -> Any:
+        """Return what changes when the data is written anew: sizes, times, ETags; None if nothing is known."""
+        return None
+
+    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
+        """Return a digest for each range of rows, which changes when what is stored of them is written anew.
+
+        Parameters
+        ----------
+        ranges : sequence of tuple of int
+            Row ranges ``[start, stop)``.
+        """
+        return [""] * len(ranges)
+
+    def reachable(self) -> None:  # noqa: B027  # an array in memory always is
+        """Raise unless this process can open what is described; no data is read.
+
+        Raises
+        ------
+        UnreadableDataError
+            Where it is not there, not as described, or not to be read from here.
+        """
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:  # noqa: ARG002  # a file travels whole: as its path
         """Return a source for whoever reads only rows ``[start, stop)``, and the row at which that source begins."""
@@ -90,11 +148,17 @@ class Source(abc.ABC):
         if not wanted.size:
             nothing: npt.NDArray[Any] = np.empty((0, *self.shape[1:]), self.dtype)[(wanted, *columns)]
             return nothing
-        start = int(wanted.min())
-        with self.open() as opened:
-            block = opened.read(start, int(wanted.max()) + 1)[wanted - start]
+        start, stop = int(wanted.min()), int(wanted.max()) + 1
+        with self.open(start, stop) as opened:
+            block = opened.read(start, stop)[wanted - start]
         picked: npt.NDArray[Any] = np.asarray(block[(slice(None),) * wanted.ndim + tuple(columns)])
         return picked
+
+
+def file_content(path: Path) -> dict[str, int]:
+    """Return size and time of a local file, which change when it is written anew."""
+    status = path.stat()
+    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def read_into(file: io.FileIO, position: int, buffer: npt.NDArray[np.uint8]) -> bool:

@@ -6,13 +6,15 @@ Does not cover: finding a dataset in a file by path; open it with h5py.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import MissingDependencyError
-from labelsieve.sources.base import Rows, Source
+from labelsieve.errors import MissingDependencyError, UnreadableDataError
+from labelsieve.sources.base import Rows, Source, file_content
 
 
 class Hdf5Source(Source):
@@ -28,12 +30,20 @@ class Hdf5Source(Source):
 
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset.shape, dataset.dtype, dataset.chunks[0] if dataset.chunks else None)
-        self.filename, self.name, self._dataset = dataset.file.filename, dataset.name, dataset
+        # A worker may stand in another folder; a file that is only in memory has a name that no path has.
+        filename = os.fsdecode(dataset.file.filename)
+        self.filename = str(Path(filename).absolute()) if Path(filename).exists() else filename
+        self.name, self._dataset = dataset.name, dataset
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_dataset": None}
 
-    def open(self) -> Rows:
+    @property
+    def where(self) -> str:
+        """File and dataset."""
+        return f"{self.filename}:{self.name}"
+
+    def open(self, start: int = 0, stop: int | None = None) -> _Hdf5Rows:  # noqa: ARG002  # nothing is read ahead
         """Use the dataset as it is open here, or open its file."""
         if self._dataset is not None:
             return _Hdf5Rows(self._dataset, None)
@@ -44,17 +54,32 @@ class Hdf5Source(Source):
         file = h5py.File(self.filename, "r")
         return _Hdf5Rows(file[self.name], file)
 
+    def _content(self) -> dict[str, int] | None:
+        path = Path(self.filename)
+        return file_content(path) if path.exists() else None
+
+    def reachable(self) -> None:
+        """Open the file where it is not open yet, and look at the dataset's shape."""
+        try:
+            rows = self.open()
+        except (OSError, KeyError) as error:
+            raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
+        with rows:
+            shape = tuple(rows.dataset.shape)
+        if shape != self.shape:
+            raise UnreadableDataError(f"{self.where} has shape {shape} here, not {self.shape}")
+
 
 class _Hdf5Rows(Rows):
     def __init__(self, dataset: Any, file: Any) -> None:
-        self._dataset, self._file = dataset, file
+        self.dataset, self._file = dataset, file
         self._buffer = np.empty((0, *dataset.shape[1:]), dataset.dtype)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         n = stop - start
         if len(self._buffer) < n:
-            self._buffer = np.empty((n, *self._dataset.shape[1:]), self._dataset.dtype)
-        self._dataset.read_direct(self._buffer, np.s_[start:stop], np.s_[:n])
+            self._buffer = np.empty((n, *self.dataset.shape[1:]), self.dataset.dtype)
+        self.dataset.read_direct(self._buffer, np.s_[start:stop], np.s_[:n])
         return self._buffer[:n]
 
     def close(self) -> None:

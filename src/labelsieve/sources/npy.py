@@ -7,16 +7,17 @@ Does not cover: ``.npz`` archives and object arrays, which are refused.
 from __future__ import annotations
 
 import io
+import math
 import mmap
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source, read_into
+from labelsieve.sources.base import Rows, Source, file_content, read_into
 
 
 class NpySource(Source):
@@ -48,22 +49,12 @@ class NpySource(Source):
         """Read the header of a ``.npy`` file, and check the file's size against it."""
         try:
             with path.open("rb") as file:
-                version = np.lib.format.read_magic(file)
-                read_header = (
-                    np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                )
-                shape, fortran, dtype = read_header(file)
-                offset = file.tell()
                 size = os.fstat(file.fileno()).st_size
+                shape, fortran, dtype, offset = read_header(name, str(path), file, size)
         except FileNotFoundError:
             raise InvalidInputError(f"{name}: there is no file {path}") from None
-        except (ValueError, OSError) as error:
+        except OSError as error:
             raise InvalidInputError(f"{name}: {path} is not a readable .npy file: {error}") from error
-        if dtype.hasobject:
-            raise InvalidInputError(f"{name}: {path} holds Python objects, which are never unpickled")
-        needed = offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        if size < needed:
-            raise InvalidInputError(f"{name}: {path} is cut off: {size:,} bytes, its header asks for {needed:,}")
         return cls(path, shape, dtype, offset, fortran=fortran)
 
     @classmethod
@@ -87,9 +78,60 @@ class NpySource(Source):
         order: Any = "F" if self.fortran else "C"
         return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
 
-    def open(self) -> Rows:
+    @property
+    def where(self) -> str:
+        """The path."""
+        return str(self.path.absolute())
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is read ahead
         """Open the file."""
         return _FortranRows(self) if self.fortran else _NpyRows(self)
+
+    def _content(self) -> dict[str, int]:
+        return file_content(self.path)
+
+    def reachable(self) -> None:
+        """Look at the file's size, and open it."""
+        needed = self.offset + self.n_rows * self.row_bytes
+        try:
+            with io.FileIO(self.path) as file:
+                size = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
+        if size < needed:
+            raise UnreadableDataError(f"{self.where} has {size:,} bytes here, {needed:,} are needed")
+
+
+def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+    """Return shape, whether columns are contiguous, dtype, and the byte at which the data begins.
+
+    Parameters
+    ----------
+    name, where : str
+        ``labels`` or ``pred_probs``, and the file, for messages.
+    file : binary file
+        At its beginning.
+    size : int
+        Bytes of the whole file, which are held against the header.
+
+    Raises
+    ------
+    InvalidInputError
+        For what is no ``.npy`` file, is cut off, or holds objects.
+    """
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except ValueError as error:
+        raise InvalidInputError(f"{name}: {where} is not a readable .npy file: {error}") from error
+    if dtype.hasobject:
+        raise InvalidInputError(f"{name}: {where} holds Python objects, which are never unpickled")
+    offset = file.tell()
+    needed = offset + dtype.itemsize * math.prod(shape)
+    if size < needed:
+        raise InvalidInputError(f"{name}: {where} is cut off: {size:,} bytes, its header asks for {needed:,}")
+    return shape, fortran, dtype, offset
 
 
 def _is_mapped_file(path: Path, address: int) -> bool:

@@ -11,17 +11,23 @@ and the generic path gives the same rows.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import itertools
 import os
 import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source, read_into
+from labelsieve.sources.base import Rows, Source, file_content, read_into
+from labelsieve.urls import redacted
+
+METADATA_NAMES: Final = ("zarr.json", ".zarray", ".zgroup")
 
 
 class ZarrSource(Source):
@@ -38,6 +44,7 @@ class ZarrSource(Source):
     def __init__(self, array: Any) -> None:
         super().__init__(array.shape, array.dtype, int(array.chunks[0]) if array.ndim else None)
         self.array = array
+        self.grid = {"chunks": list(array.chunks), "shards": list(array.shards) if array.shards else None}
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> ZarrSource:
@@ -46,7 +53,7 @@ class ZarrSource(Source):
 
         if not path.exists():
             raise InvalidInputError(f"{name}: there is no folder {path}")
-        if not any((path / metadata).exists() for metadata in ("zarr.json", ".zarray", ".zgroup")):
+        if not is_zarr_folder(path):
             raise InvalidInputError(f"{name}: {path} is no Zarr array: it has no zarr.json or .zarray")
         try:
             node = zarr.open(str(path), mode="r")
@@ -58,18 +65,114 @@ class ZarrSource(Source):
     @classmethod
     def from_node(cls, name: str, node: Any) -> ZarrSource:
         """Take an array, and refuse a group by naming the arrays in it."""
-        if not hasattr(node, "chunks"):
-            arrays = ", ".join(sorted(node.array_keys())) or "none"
-            raise InputTypeError(f"{name} is a Zarr group, not an array; arrays in it: {arrays}")
-        return cls(node)
+        return cls(checked_array(name, node))
 
-    def open(self) -> Rows:
+    @property
+    def where(self) -> str:
+        """Folder, or store and path in it."""
+        folder = _local_folder(self.array)
+        return redacted(str(self.array.store_path)) if folder is None else str(folder.absolute())
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is read ahead
         """Open for reading, on the direct path where there is one."""
-        direct = _direct_codec(self.array)
-        return _ZarrRows(self.array) if direct is None else _DirectRows(self.array, *direct)
+        folder, direct = _local_folder(self.array), direct_codec(self.array)
+        return ZarrRows(self.array) if folder is None or direct is None else _DirectRows(self.array, folder, *direct)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what every source tells, and the grid of chunks."""
+        return super().identity() | self.grid
+
+    def _content(self) -> dict[str, int] | None:
+        """Return size and time of the metadata document, or of the archive that holds the array."""
+        folder, archive = _local_folder(self.array), getattr(self.array.store, "path", None)
+        if folder is not None:
+            return file_content(folder / metadata_name(self.array))
+        if isinstance(archive, Path) and archive.is_file():
+            return file_content(archive)
+        return None
+
+    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
+        """Return a digest of sizes and times of the stored chunks or shards of each range."""
+        folder = _local_folder(self.array)
+        if folder is None:
+            return super().part_identities(ranges)
+
+        def version(key: str) -> str:
+            try:
+                status = os.stat(f"{folder}/{key}")  # noqa: PTH116  # thrice as fast as Path, and there are many
+            except FileNotFoundError:
+                return "missing"
+            return f"{status.st_size} {status.st_mtime_ns}"
+
+        return chunk_digests(self.array, ranges, version)
+
+    def reachable(self) -> None:
+        """Look for the metadata document in a local folder, or for the archive; other stores travel as they are."""
+        folder, archive = _local_folder(self.array), getattr(self.array.store, "path", None)
+        needed = archive if folder is None else folder / metadata_name(self.array)
+        if isinstance(needed, Path) and not needed.exists():
+            raise UnreadableDataError(f"{self.where} cannot be opened: there is no {needed}")
 
 
-class _ZarrRows(Rows):
+def is_zarr_folder(path: Path) -> bool:
+    """Tell whether a local folder holds a Zarr array or group."""
+    return any((path / name).exists() for name in METADATA_NAMES)
+
+
+def checked_array(name: str, node: Any) -> Any:
+    """Return an array as it is, and refuse a group by naming the arrays in it."""
+    if not hasattr(node, "chunks"):
+        arrays = ", ".join(sorted(node.array_keys())) or "none"
+        raise InputTypeError(f"{name} is a Zarr group, not an array; arrays in it: {arrays}")
+    return node
+
+
+def metadata_name(array: Any) -> str:
+    """Return the name of the document that describes `array`."""
+    return "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+
+
+def chunk_digests(array: Any, ranges: Sequence[tuple[int, int]], version: Callable[[str], str]) -> list[str]:
+    """Return a digest for each range of rows over the stored chunks, or shards, that cover it.
+
+    Parameters
+    ----------
+    array : zarr.Array
+        Only its grid is looked at.
+    ranges : sequence of tuple of int
+        Row ranges ``[start, stop)``.
+    version : callable
+        Returns what is known of the object of a key.
+    """
+    return [
+        hashlib.blake2b(
+            "\n".join(f"{key} {version(key)}" for key in _keys(array, start, stop)).encode(), digest_size=16
+        ).hexdigest()
+        for start, stop in ranges
+    ]
+
+
+def _keys(array: Any, start: int, stop: int) -> Iterator[str]:
+    """Yield the keys of the stored chunks, or shards, that cover rows ``[start, stop)``."""
+    rows, *columns = array.shards or array.chunks
+    others = [range(-(-n // size)) for n, size in zip(array.shape[1:], columns, strict=True)]
+    for index in itertools.product(range(start // rows, -(-stop // rows)), *others):
+        yield array.metadata.encode_chunk_key(index)
+
+
+def _local_folder(array: Any) -> Path | None:
+    """Return the folder of an array in a plain local store, else None."""
+    from zarr.storage import LocalStore
+
+    # A subclass may do more than read files.
+    return Path(array.store.root) / array.path if type(array.store) is LocalStore else None
+
+
+class ZarrRows(Rows):
+    """Zarr's own reading, into one reused buffer."""
+
+    _chained = True  # whether an error may show the one that it came from
+
     def __init__(self, array: Any) -> None:
         from zarr.buffer import cpu
 
@@ -78,19 +181,23 @@ class _ZarrRows(Rows):
         self._out = np.empty((0, *array.shape[1:]), array.dtype)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Let Zarr decode the rows."""
         n = stop - start
         if len(self._out) < n:
             self._out = np.empty((n, *self._array.shape[1:]), self._array.dtype)
         out = self._out[:n]
         try:
             self._array.get_basic_selection((slice(start, stop), ...), out=self._as_buffer(out))
-        except Exception as error:  # stores and codecs raise what they like
-            where = f"{self._array.store_path} (rows {start:,}..{stop - 1:,})"
-            raise UnreadableDataError(f"{where} is not readable: {type(error).__name__}: {error}") from error
+        except Exception as error:  # noqa: BLE001  # stores and codecs raise what they like
+            raise self._unreadable(start, stop, error) from (error if self._chained else None)
         return out
 
+    def _unreadable(self, start: int, stop: int, error: Exception) -> UnreadableDataError:
+        where = f"{self._array.store_path} (rows {start:,}..{stop - 1:,})"
+        return UnreadableDataError(f"{where} is not readable: {type(error).__name__}: {error}")
 
-class _DirectRows(_ZarrRows):
+
+class _DirectRows(ZarrRows):
     """Whole chunks from local files, through one reused buffer for stored bytes and one for rows."""
 
     def __init__(self, array: Any, folder: Path, codec: Any) -> None:
@@ -125,10 +232,10 @@ class _DirectRows(_ZarrRows):
             fill = self._array.fill_value
             out.fill(0 if fill is None else fill)
             return
-        _decode_into(self._codec, stored, out.reshape(-1).view(np.uint8), where)
+        decode_into(self._codec, stored, out.reshape(-1).view(np.uint8), where)
 
 
-def _decode_into(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], where: str) -> None:
+def decode_into(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], where: str) -> None:
     """Decode exactly one chunk into `target`, or raise."""
     if codec is None:
         if len(stored) != len(target):
@@ -166,17 +273,14 @@ def _overflows(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np
     return False
 
 
-def _direct_codec(array: Any) -> tuple[Path, Any] | None:
-    """Return the folder and the codec (or None for plain bytes) if whole chunks can be decoded straight, else None."""
+def direct_codec(array: Any) -> tuple[Any] | None:
+    """Return the codec (or None for plain bytes), in a tuple, if whole chunks can be decoded straight, else None."""
     try:
         import numcodecs
-        from zarr.storage import LocalStore
     except ImportError:
         return None
     whole_rows = tuple(array.chunks[1:]) == tuple(array.shape[1:])
-    # A subclass may do more than read files.
-    local = type(array.store) is LocalStore
-    if not (local and whole_rows and array.dtype.isnative and array.dtype.kind in "fiu"):
+    if not (whole_rows and array.dtype.isnative and array.dtype.kind in "fiu"):
         return None
     metadata = array.metadata
     if metadata.zarr_format == 2:
@@ -190,7 +294,7 @@ def _direct_codec(array: Any) -> tuple[Path, Any] | None:
     known = (numcodecs.Zstd, numcodecs.Blosc, numcodecs.LZ4)
     if not plain or not (codec is None or isinstance(codec, known)):
         return None
-    return Path(array.store.root) / array.path, codec
+    return (codec,)
 
 
 def _numcodecs_of(numcodecs: Any, name: str) -> Any:

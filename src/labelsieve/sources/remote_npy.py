@@ -1,0 +1,185 @@
+"""``.npy`` files at URLs, read with ranged requests ahead of who works on the rows.
+
+Covers: any fsspec file system that reads ranges and tells sizes.
+Does not cover: Fortran order, where a batch of rows would take a request a class, and object arrays; both are refused.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.errors import InvalidInputError, UnreadableDataError
+from labelsieve.sources.ahead import Objects, ReadAhead, ahead_bytes, n_ahead
+from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.npy import read_header
+from labelsieve.urls import redacted, stamp_of
+
+# A header has about 128 bytes; one of many named fields is read again in full.
+_HEADER_BYTES: Final = 4096
+# One request: large beside what a request costs, small beside what is held ahead.
+_REQUEST_BYTES: Final = 8_000_000
+
+
+class RemoteNpySource(Source):
+    """An array stored plainly in an object.
+
+    Parameters
+    ----------
+    url : str
+        With all that it carries; shown without.
+    shape : tuple of int
+        Rows and, for probabilities, classes.
+    dtype : dtype
+        As stored.
+    offset : int
+        Byte at which the data begins.
+    size : int
+        Bytes of the object.
+    stamp : str
+        Its version, as the file system tells it.
+    """
+
+    def __init__(
+        self, url: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, *, size: int, stamp: str
+    ) -> None:
+        super().__init__(shape, dtype)
+        self.url, self.offset, self.size, self.stamp = url, offset, size, stamp
+        self.read_ahead_bytes = ahead_bytes(self.request_bytes)
+
+    @classmethod
+    def from_url(cls, name: str, url: str, objects: Objects | None = None, info: dict[str, Any] | None = None) -> Self:
+        """Read the header of a ``.npy`` object, and check the object's size against it.
+
+        Parameters
+        ----------
+        name : str
+            ``labels`` or ``pred_probs``, for messages.
+        url : str
+            Where it is.
+        objects : Objects, optional
+            The file system, where it is open already.
+        info : dict, optional
+            What a listing said of the object.
+        """
+        opened, path = Objects.at(url)
+        objects = objects or opened
+        info = info or objects.info(name, path)
+        size, where = info.get("size"), redacted(url)
+        if size is None:
+            raise InvalidInputError(
+                f"{name}: the server does not tell the size of {where}, which reading it in parts needs"
+            )
+        if info.get("partial") is False:
+            raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
+        head = _exactly(objects, path, 0, min(size, _HEADER_BYTES), "its header")
+        if len(head) == _HEADER_BYTES:
+            length = int.from_bytes(head[8:10] if head[6] == 1 else head[8:12], "little")
+            if length + 12 > _HEADER_BYTES:
+                head = _exactly(objects, path, 0, min(size, length + 12), "its header")
+        shape, fortran, dtype, offset = read_header(name, where, io.BytesIO(head), size)
+        if fortran and len(shape) > 1:
+            raise InvalidInputError(
+                f"{name}: {where} is in Fortran order, where a batch of rows takes a request for each of "
+                f"{shape[1]:,} columns; save it with np.save(..., np.ascontiguousarray(...))"
+            )
+        return cls(url, shape, dtype, offset, size=size, stamp=stamp_of(info))
+
+    @property
+    def request_rows(self) -> int:
+        """Rows of one request."""
+        return max(1, _REQUEST_BYTES // max(1, self.row_bytes))
+
+    @property
+    def request_bytes(self) -> int:
+        """Bytes of one request."""
+        return min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
+
+    @property
+    def where(self) -> str:
+        """The URL without user, password and query."""
+        return redacted(self.url)
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Open for reading; a known range is fetched from now on."""
+        return _RemoteNpyRows(self, start, stop)
+
+    def _content(self) -> dict[str, Any]:
+        return {"size": self.size, "stamp": self.stamp}
+
+    def reachable(self) -> None:
+        """Ask for the object's size."""
+        objects, path = Objects.at(self.url)
+        size = objects.info("data", path).get("size")
+        if size != self.size:
+            raise UnreadableDataError(f"{self.where} has {size or 0:,} bytes here, {self.size:,} are described")
+
+
+def _exactly(objects: Objects, path: str, start: int, stop: int, what: str) -> bytes:
+    """Return bytes ``[start, stop)``, or raise."""
+    if start == stop:
+        return b""
+    got = objects.get(path, start, stop, what)
+    if got is None:
+        raise UnreadableDataError(f"{objects.shown(path)} ({what}) is gone")
+    if len(got) > stop - start:
+        raise UnreadableDataError(f"{objects.shown(path)}: its server sends the whole file where a part is asked for")
+    if len(got) < stop - start:
+        raise UnreadableDataError(
+            f"{objects.shown(path)} ended before byte {stop:,} ({what}): was it cut while in use?"
+        )
+    return got
+
+
+class _RemoteNpyRows(Rows):
+    def __init__(self, source: RemoteNpySource, start: int, stop: int | None) -> None:
+        self._source, self._step = source, source.request_rows
+        self._objects, self._path = Objects.at(source.url)
+        # Requests are numbered from `start`, so that partitions do not share one.
+        self._start, self._stop = start, source.n_rows if stop is None else min(stop, source.n_rows)
+        n_requests = -(-max(0, self._stop - start) // self._step)
+        self._ahead = ReadAhead(self._fetch, 0, n_requests, n_ahead(source.request_bytes))
+        if stop is not None:
+            self._ahead.start()
+        self._held: tuple[int, bytes] = (-1, b"")
+        self._buffer = np.empty(0, np.uint8)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        source = self._source
+        n_bytes = (stop - start) * source.row_bytes
+        if len(self._buffer) < n_bytes:
+            self._buffer = np.empty(n_bytes, np.uint8)
+        if start < self._start or stop > self._stop:
+            self._buffer[:n_bytes] = np.frombuffer(self._get(start, stop), np.uint8)
+        else:
+            self._gather(start - self._start, stop - self._start, self._buffer)
+        return self._buffer[:n_bytes].view(source.dtype).reshape(stop - start, *source.shape[1:])
+
+    def _gather(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
+        """Put the rows together from the requests that cover them; counted from where reading began."""
+        row_bytes, filled = self._source.row_bytes, 0
+        while start < stop:
+            index = start // self._step
+            if self._held[0] != index:
+                self._held = (-1, b"")  # let go before the next one comes
+                self._held = (index, self._ahead.take(index) or b"")
+            end = min(stop, (index + 1) * self._step)
+            first = index * self._step
+            piece = memoryview(self._held[1])[(start - first) * row_bytes : (end - first) * row_bytes]
+            buffer[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+            filled, start = filled + len(piece), end
+
+    def _fetch(self, index: int) -> bytes:
+        first = self._start + index * self._step
+        return self._get(first, min(first + self._step, self._stop))
+
+    def _get(self, start: int, stop: int) -> bytes:
+        source = self._source
+        a, b = (source.offset + row * source.row_bytes for row in (start, stop))
+        return _exactly(self._objects, self._path, a, b, f"rows {start:,}..{stop - 1:,}")
+
+    def close(self) -> None:
+        self._ahead.close()

@@ -1,0 +1,108 @@
+"""Which files are shards, and in which order. Names only: nothing is opened.
+
+Covers: natural order, patterns, folders, gaps in the numbers.
+Does not cover: what is in the shards (`shards`).
+
+Order is natural: runs of digits count as numbers, so that ``pred_probs-2`` comes before ``pred_probs-10``, and all else
+letter by letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import PurePosixPath
+
+from labelsieve.errors import InvalidInputError, warn
+
+SHARD_SUFFIXES = (".npy", ".zarr")
+# They look like shards and cannot be read as such: better to say so than to leave their rows out.
+_NO_SHARDS = (".npz", ".h5", ".hdf5", ".parquet", ".pkl", ".pt", ".gz", ".zip")
+_MOST_NAMED = 3
+
+
+def natural(name: str) -> tuple[list[int | str], str]:
+    """Return the key by which names are in natural order.
+
+    Examples
+    --------
+    >>> sorted(["p-10.npy", "p-2.npy", "p-1.npy"], key=natural)
+    ['p-1.npy', 'p-2.npy', 'p-10.npy']
+    """
+    # Text and numbers take turns, so that one is never held against the other.
+    parts = re.split(r"([0-9]+)", name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
+
+
+def is_pattern(name: str) -> bool:
+    """Tell whether a name has wildcards in it."""
+    return any(letter in name for letter in "*?[")
+
+
+def chosen(name: str, where: str, names: Iterable[str]) -> list[str]:
+    """Return the shards among the names in a folder, or that match a pattern, in natural order.
+
+    Parameters
+    ----------
+    name : str
+        ``labels`` or ``pred_probs``, for messages.
+    where : str
+        Folder or pattern, for messages.
+    names : iterable of str
+        Paths; hidden ones and those of other suffixes are left out.
+
+    Raises
+    ------
+    InvalidInputError
+        Where there are none, where kinds are mixed, or where other data lies among them.
+    """
+    kinds: dict[str, list[str]] = {}
+    for path in sorted(set(names), key=natural):
+        last = PurePosixPath(path.replace("\\", "/")).name
+        suffix = PurePosixPath(last).suffix
+        if not last.startswith(".") and suffix in SHARD_SUFFIXES + _NO_SHARDS:
+            kinds.setdefault(suffix, []).append(path)
+    shards = [kind for kind in SHARD_SUFFIXES if kind in kinds]
+    if not shards:
+        others = f"; it has {_named([path for paths in kinds.values() for path in paths])}" if kinds else ""
+        raise InvalidInputError(f"{name}: {where} has no .npy files and no .zarr arrays{others}")
+    if len(kinds) > 1:
+        firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + _NO_SHARDS if kind in kinds)
+        raise InvalidInputError(f"{name}: {where} has shards of several kinds, {firsts}: give those of one as a list")
+    warn_of_gaps(name, where, kinds[shards[0]])
+    return kinds[shards[0]]
+
+
+def warn_of_gaps(name: str, where: str, paths: Sequence[str]) -> None:
+    """Warn where one number is missing in names that are otherwise numbered throughout."""
+    split = [re.split(r"([0-9]+)", _last(path)) for path in paths]
+    if len({tuple(parts[::2]) for parts in split}) != 1:
+        return
+    varying = [i for i in range(1, len(split[0]), 2) if len({parts[i] for parts in split}) > 1]
+    if len(varying) > 1 or (not varying and len(split[0]) < 3):
+        return
+    # "of 16" right behind the number says where it ends.
+    place = varying[0] if varying else 1
+    numbers = sorted({int(parts[place]) for parts in split})
+    steps = {b - a for a, b in pairwise(numbers)}
+    step = min(steps, default=1)
+    last = numbers[-1]
+    if place + 2 < len(split[0]) and split[0][place + 1].strip("-_ .") == "of":
+        step, last = 1, max(last, int(split[0][place + 2]) - (numbers[0] == 0))
+    if (last - numbers[0]) // step >= 2 * len(numbers) + 8:
+        return  # no numbering, or no shards but a choice among them
+    missing = sorted(set(range(numbers[0], last + 1, step)) - set(numbers))
+    if missing:
+        width = len(split[0][place]) if len({len(parts[place]) for parts in split}) == 1 else 1
+        absent = ["".join([*split[0][:place], str(number).zfill(width), *split[0][place + 1 :]]) for number in missing]
+        warn(f"{name}: {where} has {len(paths):,} shards, but no {_named(absent)}: is a part missing?")
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _MOST_NAMED:,} more" if len(paths) > _MOST_NAMED else ""
+    return ", ".join(map(_last, paths[:_MOST_NAMED])) + more
