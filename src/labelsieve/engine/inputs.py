@@ -178,6 +178,8 @@ class Inputs:
             return [None] * grid.n_partitions
         array = self.labels if name == "labels" else self.pred_probs
         blocks, size = array.to_delayed().ravel().tolist(), grid.partition_batches
+        if blocks[0].key not in blocks[0].dask:  # optimising drops blocks that are kept on a cluster
+            blocks = array.to_delayed(optimize_graph=False).ravel().tolist()
         return [blocks[i : i + size] for i in range(0, len(blocks), size)]
 
     def reachable(self) -> None:
