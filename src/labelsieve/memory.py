@@ -36,7 +36,7 @@ ISSUE_BYTES: Final = 120
 # Rows of one block of stored summaries: a thread holds one.
 BLOCK_ROWS: Final = 1 << 16
 # Selected rows that a thread sorts at a time where the issues are written by the tasks.
-RUN_ROWS: Final = 1 << 17
+RUN_ROWS: Final = 1 << 16
 # Rows of a stored chunk of the scores and the mask of all rows.
 RESULT_ROWS: Final = 1 << 18
 # Bytes of summaries that a task works on where these are stored, and the most chunks of a result.

@@ -160,7 +160,8 @@ class Record:
             a, b = max(start - first, 0), min(stop - first, n_rows)
             if a < b:
                 block = self._block(begin, n_rows)
-                yield block if b - a == n_rows else {name: array[a:b] for name, array in block.items()}
+                # A copy of a part, so that the rest of the block is let go.
+                yield block if b - a == n_rows else {name: array[a:b].copy() for name, array in block.items()}
             first += n_rows
 
     def _block(self, begin: int, n_rows: int) -> dict[str, npt.NDArray[Any]]:

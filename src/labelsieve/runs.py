@@ -29,8 +29,8 @@ from labelsieve.tasks import Finish, issue_rows, scores_of, selected, widened, w
 
 # Every so many keys of a run the client is told one.
 _SAMPLE_STEP: Final = 1024
-# Rows of a block of a run: what is read to get at one row.
-_BLOCK_ROWS: Final = 8192
+# Rows of a block of a run: what is read of each run to get at one row.
+_BLOCK_ROWS: Final = 1024
 
 Int64s = npt.NDArray[np.int64]
 
@@ -140,7 +140,8 @@ class _ResultChunk:
     """Scores and mask of a span, written a stored chunk at a time."""
 
     def __init__(self, group: ResultGroup, span: Span, chunk_rows: int) -> None:
-        self._group, self._start, self._stop, self._chunk_rows = group, span.start, span.stop, chunk_rows
+        self._start, self._stop, self._chunk_rows = span.start, span.stop, chunk_rows
+        self._to_scores, self._to_mask = group.writer("scores"), group.writer("mask")
         self._scores: ranking.Scores | None = None
         self._mask = np.empty(0, np.bool_)
 
@@ -157,20 +158,20 @@ class _ResultChunk:
             self._mask[here - self._start] = True
             scores, issues, first = scores[n:], issues[len(here) :], first + n
             if at + n == len(self._scores):
-                self._group.write("scores", self._start, self._scores)
-                self._group.write("mask", self._start, self._mask)
+                self._to_scores(self._start, self._scores)
+                self._to_mask(self._start, self._mask)
                 self._start, self._scores = first, None
 
 
 def _write_run(folder: Folder, name: str, issues: IssueRows) -> SortedRun:
-    issues = issues.take(ranking.lowest_first(issues.scores, len(issues)))  # rows ascend, so ties are in row order
+    order = ranking.lowest_first(issues.scores, len(issues))  # rows ascend, so ties are in row order
     with folder.create(name) as file:
         writer = RecordWriter(file, {"kind": "run"})
-        columns = issues.columns()
         for start in range(0, len(issues), _BLOCK_ROWS):
-            writer.add({key: column[start : start + _BLOCK_ROWS] for key, column in columns.items()})
+            writer.add(issues.take(order[start : start + _BLOCK_ROWS]).columns())
         writer.finish({})
-    sample = Keys(issues.scores[::_SAMPLE_STEP].copy(), issues.rows[::_SAMPLE_STEP].copy())
+    sampled = order[::_SAMPLE_STEP]
+    sample = Keys(issues.scores[sampled], issues.rows[sampled])
     return SortedRun(name, len(issues), sample)
 
 
@@ -245,14 +246,14 @@ def stretches(runs: Sequence[SortedRun], before: npt.NDArray[np.int64], rows: in
 
 def merge(stretch: Stretch, *, folder: Folder, group: ResultGroup) -> int:
     """Merge the runs of a stretch, and write its columns; return its rows."""
-    parts = []
+    parts: list[dict[str, npt.NDArray[Any]]] = []
     for name, start, stop in stretch.slices:
         with Record(folder, name) as record:
-            parts += [IssueRows(*(block[key] for key in COLUMNS)) for block in record.blocks(start, stop)]
-    issues = IssueRows.concatenate(parts)
-    order = ranking.lowest_first(issues.scores, len(issues))  # runs come in row order, so ties stay in it
-    issues = issues.take(order[stretch.start - stretch.first : stretch.stop - stretch.first])
-    issues = replace(issues, scores=widened(issues.scores))
-    for key, column in issues.columns().items():
-        group.write(COLUMNS[key], stretch.start, column)
-    return len(issues)
+            parts += record.blocks(start, stop)
+    scores = np.concatenate([part["score"] for part in parts])
+    # Runs come in row order, so ties stay in it.
+    order = ranking.lowest_first(scores, len(scores))[stretch.start - stretch.first : stretch.stop - stretch.first]
+    for key, path in COLUMNS.items():  # one at a time, for the memory
+        column = np.concatenate([part[key] for part in parts])[order]
+        group.writer(path)(stretch.start, widened(column) if key == "score" else column)
+    return len(order)
