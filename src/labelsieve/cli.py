@@ -128,8 +128,8 @@ def find(
 ) -> None:
     """Find the rows whose label is likely wrong.
 
-    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays, as
-    paths or URLs, or shards of these: a pattern in quotes, or their folder.
+    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays,
+    as paths or URLs, or shards of these: a pattern in quotes, or their folder.
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
     """
@@ -329,20 +329,23 @@ def run(args: Sequence[str] | None = None) -> int:
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             return error.exit_code
-        except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else "labelsieve"
-            click.echo(f"labelsieve: {error.format_message()} (see {command} --help)", err=True)
-            return error.exit_code
-        except _REFUSED as error:
-            click.echo(f"labelsieve: {' '.join(str(error).split())}", err=True)
-            return 2
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("labelsieve: interrupted", err=True)
-            return 130
-        except _Terminated:
-            click.echo("labelsieve: terminated", err=True)
-            return 143
-        except Exception as error:  # noqa: BLE001  # the last resort of a command line: one line, exit 1
-            click.echo(f"labelsieve: failed: {type(error).__name__}: {' '.join(str(error).split())}", err=True)
-            return 1
+        except BaseException as error:  # noqa: BLE001  # the last resort of a command line: one line, and a code
+            code, text = _failure(error)
+            click.echo(f"labelsieve: {text}", err=True)
+            return code
     return 0
+
+
+def _failure(error: BaseException) -> tuple[int, str]:
+    """Return the exit code of what ended a command, and the line that tells it."""
+    line = " ".join(str(error).split())
+    if isinstance(error, click.UsageError):
+        command = error.ctx.command_path if error.ctx else "labelsieve"
+        return error.exit_code, f"{error.format_message()} (see {command} --help)"
+    if isinstance(error, _REFUSED):
+        return 2, line
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        return 130, "interrupted"
+    if isinstance(error, _Terminated):
+        return 143, "terminated"
+    return 1, f"failed: {type(error).__name__}: {line}"

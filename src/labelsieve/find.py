@@ -81,8 +81,8 @@ def find_label_issues(
     fresh : bool
         Forget what is in `workdir`.
     output : path or URL, optional
-        A ``.zarr`` group into which the tasks write the scores and the mask of all rows and the issues, published whole.
-        The result then reads from there.
+        A ``.zarr`` group into which the tasks write the scores and the mask of all rows and the issues, published
+        whole. The result then reads from there.
     max_memory : int or str, optional
         Bytes, or text such as ``"1GiB"``: the most own memory of this process, interpreter included, or of each worker.
         What does not fit goes to the workdir, a temporary one if none is given; what cannot fit is refused.

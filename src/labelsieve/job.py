@@ -24,7 +24,7 @@ from labelsieve import forkpool, sinks
 from labelsieve.checks import raise_or_warn
 from labelsieve.engine import Executor, Inputs, Plan, Run, identity, make_plan, open_inputs, open_pair, size
 from labelsieve.errors import MemoryLimitError, UnreadableDataError, WorkdirError
-from labelsieve.limits import free_bytes
+from labelsieve.limits import free_bytes, is_memory
 from labelsieve.memory import ISSUE_BYTES, Auto
 from labelsieve.reductions import ClassSums, class_sums_finalize, issue_counts_finalize
 from labelsieve.results import IssueParts, LabelIssues, RunFacts
@@ -210,7 +210,7 @@ class Job:
         """Return a folder for what fits nowhere else; beside the output, or where Dask keeps temporary files."""
         if stage is not None:
             return stage.work
-        path = tempfile.mkdtemp(prefix="labelsieve-", dir=dask.config.get("temporary-directory", None))
+        path = tempfile.mkdtemp(prefix="labelsieve-", dir=_disk())
         lasting.callback(shutil.rmtree, path, ignore_errors=True)
         folder = LocalFolder(Path(path))
         try:
@@ -228,6 +228,15 @@ def _part_identities(pair: tuple[Opened, Opened], inputs: Inputs) -> list[str]:
     bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
     both = [one.part_identities(bounds) if isinstance(one, Source) else [""] * len(bounds) for one in pair]
     return [f"{labels}/{probs}" for labels, probs in zip(*both, strict=True)]
+
+
+def _disk() -> str:
+    """Return where Dask or Python keep temporary files, unless that is memory and there is a disk."""
+    chosen = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    if is_memory(Path(chosen)):
+        others = [path for path in (Path("/var/tmp"), Path.cwd()) if os.access(path, os.W_OK) and not is_memory(path)]  # noqa: S108  # made private by mkdtemp
+        return str(others[0]) if others else str(chosen)
+    return str(chosen)
 
 
 def _try_to_write(folder: Folder) -> None:

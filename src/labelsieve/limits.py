@@ -1,6 +1,6 @@
 """How much memory this process may still take: the host's free memory, or less where a control group says so.
 
-Covers: cgroups of version 2 and 1, on Linux; the host's free memory elsewhere.
+Covers: cgroups of version 2 and 1, on Linux; the host's free memory elsewhere; folders that are memory themselves.
 Does not cover: what is done with it (`memory`), the limits of Dask workers (`engine.executors`).
 """
 
@@ -58,3 +58,13 @@ def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
     except (OSError, ValueError):  # no such group, or "max"
         return None
     return most - used + int(stat.get(droppable, 0))
+
+
+def is_memory(folder: Path) -> bool:
+    """Tell whether `folder` lies on a file system that is kept in memory: what is written there takes as much."""
+    try:
+        mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    except OSError:
+        return False
+    around = (path for path in (folder.resolve(), *folder.resolve().parents) if path in mounts)
+    return mounts.get(next(around, folder), "") in ("tmpfs", "ramfs")

@@ -23,6 +23,8 @@ BATCH_BYTES: Final = 48_000_000
 PARTITION_BYTES: Final = 512_000_000
 # Each thread should get some partitions, so that the last ones do not leave it idle.
 _PARTITIONS_A_THREAD: Final = 4
+# Most tasks of a map that are submitted at once: neither client nor scheduler holds more.
+SLAB: Final = 4096
 # A batch takes at most this share of the memory over all threads.
 _BATCH_SHARE: Final = 0.25
 
@@ -288,10 +290,9 @@ class Need:
 
     @property
     def partials(self) -> int:
-        """The sums of partitions and the histograms that a reduction tree holds."""
-        tree = min(self.n_partitions, 32 + self.n_partitions // 16)
-        rows = -(-self.n_rows // self.n_partitions)
-        return tree * (24 * self.n_classes + HISTOGRAM_BYTES) + self.n_partitions * min(24 * self.n_classes, 32 * rows)
+        """The sums and histograms that a reduction tree holds, of a slab of partitions."""
+        n = min(self.n_partitions, SLAB)
+        return min(n, 32 + n // 16) * (24 * self.n_classes + HISTOGRAM_BYTES)
 
     @property
     def _streaming(self) -> int:
@@ -300,8 +301,10 @@ class Need:
         return 3 * BLOCK_ROWS * self.row + run * ISSUE_BYTES + 4 * chunk * (self.score + 1)
 
     def summaries(self) -> int:
-        """Return the bytes of all row summaries."""
-        return self.n_rows * (self.row + (self.score if self.settings.adjust_pred_probs or self.itemsize == 2 else 0))
+        """Return the bytes of all row summaries in memory, with the class sums that come with each partition's."""
+        again = self.score if self.settings.adjust_pred_probs or self.itemsize == 2 else 0
+        sums = self.n_partitions * min(24 * self.n_classes, 32 * -(-self.n_rows // self.n_partitions))
+        return self.n_rows * (self.row + again) + sums
 
     def in_process(self, n_threads: int, *, stored: bool, base: int = INTERPRETER_BYTES, n_processes: int = 1) -> int:
         """Return the most own memory, in bytes, that one process takes, but for `ISSUE_BYTES` an issue.

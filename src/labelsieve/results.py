@@ -113,7 +113,7 @@ class RunFacts:
     Parameters
     ----------
     bytes_read : int
-        Decoded bytes of `pred_probs` that this call read, over all reads; less than all where it went on from a workdir.
+        Decoded bytes of `pred_probs` that this call read, over all reads; fewer where it went on from a workdir.
     n_reads : int
         How many times a run reads `pred_probs`.
     rows_read, rows_resumed : int

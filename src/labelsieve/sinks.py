@@ -1,7 +1,7 @@
 """Writing what was found: ``.npy``, ``.csv``, ``.parquet`` and ``.zarr``.
 
-Covers: `check_output`, to refuse before the run; `write`, which publishes whole files; and `staged`, the place where the
-tasks write a ``.zarr`` result until it is whole.
+Covers: `check_output`, to refuse before the run; `write`, which publishes whole files; and `staged`, the place where
+the tasks write a ``.zarr`` result until it is whole.
 Does not cover: what is in a ``.zarr`` result (`stored`).
 """
 

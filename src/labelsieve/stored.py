@@ -4,8 +4,8 @@ Covers: making the group and its arrays, writing regions of whole chunks, publis
 Does not cover: what is written (`runs`), results in memory (`results`) and other file forms (`sinks`).
 
 The group holds ``scores`` and ``mask`` of all rows, ``issues`` (their rows, worst first), ``issue_table`` (the other
-columns of the issues), ``confident_thresholds`` and ``class_counts``. It is made beside its place and renamed, or, in an
-object store, gets its root metadata last: what is not whole is no group.
+columns of the issues), ``confident_thresholds`` and ``class_counts``. It is made beside its place and renamed, or, in
+an object store, gets its root metadata last: what is not whole is no group.
 """
 
 from __future__ import annotations

@@ -13,9 +13,6 @@ from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError, TaskFailedError
 
-# Told to glibc in the workers that are started here: blocks of decoded chunks are used again rather than given back to
-# the system and faulted in anew for every chunk. The user's own process is never changed.
-_KEEP_BLOCKS: Final = {"MALLOC_MMAP_THRESHOLD_": "1073741824", "MALLOC_TRIM_THRESHOLD_": "1073741824"}
 _CONNECT_SECONDS: Final = 30
 
 
@@ -82,7 +79,6 @@ def _local(n_workers: int, n_threads: int | None, worker_memory: str | None) -> 
             n_workers=n_workers,
             threads_per_worker=n_threads or max(1, (os.cpu_count() or 1) // n_workers),
             memory_limit=worker_memory or "auto",
-            env=_KEEP_BLOCKS,
             dashboard_address=None,
             silence_logs="ERROR",
         )

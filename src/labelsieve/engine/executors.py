@@ -18,11 +18,9 @@ from dask.system import CPU_COUNT
 
 from labelsieve.engine.graphs import Graph
 from labelsieve.limits import free_bytes
-from labelsieve.memory import INTERPRETER_BYTES
+from labelsieve.memory import INTERPRETER_BYTES, SLAB
 from labelsieve.progress import Progress
 
-# Most tasks of a map that are submitted at once: neither client nor scheduler holds more.
-SLAB: Final = 4096
 # Of a worker's limit this much is planned with: beyond, Dask pauses it.
 _WORKER_SHARE: Final = 0.8
 _FREE_SHARE: Final = 0.8

@@ -1,7 +1,7 @@
 """Who runs the tasks, elsewhere: the workers of a `distributed` cluster.
 
-Covers: the limits of memory that hold there, running graphs, keeping results where they were made, and what becomes of a
-lost worker or scheduler.
+Covers: the limits of memory that hold there, running graphs, keeping results where they were made, and what becomes of
+a lost worker or scheduler.
 Does not cover: starting one (`engine.clusters`), which tasks there are (`engine.run`).
 """
 

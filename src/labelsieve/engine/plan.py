@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from labelsieve import memory
-from labelsieve.engine.executors import SLAB, Executor
+from labelsieve.engine.executors import Executor
 from labelsieve.engine.inputs import Inputs
 from labelsieve.errors import MemoryLimitError
 from labelsieve.settings import Settings
@@ -130,7 +130,7 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
         batch_rows=grid.largest_batch,
         n_partitions=grid.n_partitions,
         n_tasks=_n_tasks(inputs, settings, executor, stored=stored),
-        n_slabs=-(-grid.n_partitions // SLAB),
+        n_slabs=-(-grid.n_partitions // memory.SLAB),
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
         amplification=amplification,
