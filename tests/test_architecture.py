@@ -79,6 +79,7 @@ PUBLIC = [
     "Plan",
     "TaskFailedError",
     "UnreadableDataError",
+    "UnwritableError",
     "WorkdirError",
     "find_label_issues",
     "find_label_issues_batched",

@@ -11,6 +11,7 @@ from labelsieve.errors import (
     MissingDependencyError,
     TaskFailedError,
     UnreadableDataError,
+    UnwritableError,
     WorkdirError,
 )
 from labelsieve.find import find_label_issues, plan_label_issues
@@ -31,6 +32,7 @@ __all__ = [
     "Plan",
     "TaskFailedError",
     "UnreadableDataError",
+    "UnwritableError",
     "WorkdirError",
     "find_label_issues",
     "find_label_issues_batched",

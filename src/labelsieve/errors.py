@@ -9,6 +9,7 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
     ├── InvalidInputError (ValueError)          data or a setting that cannot give a right answer
     ├── InputTypeError (TypeError)              an object of the wrong kind
     ├── UnreadableDataError (OSError)           stored data is cut off, corrupt or gone; says where
+    ├── UnwritableError (OSError)               a workdir or a result cannot be written: disk full, no permission
     ├── MissingDependencyError (ImportError)    an extra is not installed; says the pip line
     ├── MemoryLimitError (MemoryError)          a plan does not fit; says what would, before anything is read
     ├── WorkdirError (RuntimeError)             a workdir of another run, or in use; nothing in it is touched
@@ -37,6 +38,10 @@ class InputTypeError(LabelsieveError, TypeError):
 
 class UnreadableDataError(LabelsieveError, OSError):
     """Stored data is cut off, corrupt or gone."""
+
+
+class UnwritableError(LabelsieveError, OSError):
+    """A workdir or a result cannot be written; what was written before stays."""
 
 
 class MissingDependencyError(LabelsieveError, ImportError):

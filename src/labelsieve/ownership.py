@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from labelsieve.errors import WorkdirError
-from labelsieve.storage import Folder, LocalFolder
+from labelsieve.storage import Folder, LocalFolder, writing
 
 try:
     import fcntl
@@ -61,9 +61,11 @@ def _me() -> str:
 
 @contextmanager
 def _locked(folder: LocalFolder) -> Iterator[None]:
-    folder.path.mkdir(parents=True, exist_ok=True)
-    # The file stays: removing it would let a third run lock a new file while a second one waits for this.
-    with (folder.path / LOCK).open("a+") as file:
+    with writing(folder.where):
+        folder.path.mkdir(parents=True, exist_ok=True)
+        # The file stays: removing it would let a third run lock a new file while a second one waits for this.
+        lock = (folder.path / LOCK).open("a+")
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,12 +15,12 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import IO, Any, Final, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.storage import Folder
+from labelsieve.storage import Folder, Output
 
 _MAGIC: Final = b"labelsieve record 1\n"
 _LENGTH: Final = struct.Struct("<I")
@@ -39,13 +39,13 @@ class RecordWriter:
 
     Parameters
     ----------
-    file : binary file
-        Empty, open for writing.
+    file : Output
+        Empty.
     header : dict
         JSON facts that tell this record from another.
     """
 
-    def __init__(self, file: IO[bytes], header: Mapping[str, Any]) -> None:
+    def __init__(self, file: Output, header: Mapping[str, Any]) -> None:
         self._file, self._position = file, 0
         self._blocks: list[tuple[int, int]] = []  # where each begins, and its rows
         self._dtypes: dict[str, str] = {}

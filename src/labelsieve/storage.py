@@ -13,12 +13,49 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
+from labelsieve.errors import UnwritableError
 from labelsieve.urls import filesystem, is_url, redacted
+
+# A record is written in a few large pieces.
+_BUFFER_BYTES: Final = 1 << 18
+
+
+class Output:
+    """A file that is being written.
+
+    Parameters
+    ----------
+    file : binary file
+        Open for writing.
+    where : str
+        The folder, for messages.
+    """
+
+    def __init__(self, file: IO[bytes], where: str) -> None:
+        self._file, self._where = file, where
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Append to the file."""
+        with writing(self._where):
+            self._file.write(content)
+
+
+@contextmanager
+def writing(where: str) -> Iterator[None]:
+    """Raise an `UnwritableError` for what the system says of a write to `where`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, UnwritableError):
+            raise
+        raise UnwritableError(
+            f"{where} cannot be written: {error}. What is committed stays, and a new run goes on from it"
+        ) from error
 
 
 class Folder(abc.ABC):
@@ -53,8 +90,14 @@ class Folder(abc.ABC):
         """Open a file for reading."""
 
     @abc.abstractmethod
-    def create(self, name: str) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """Give a file to write; it appears under its name when the block ends, and not at all if the block fails."""
+    def create(self, name: str) -> AbstractContextManager[Output]:
+        """Give a file to write; it appears under its name when the block ends, and not at all if the block fails.
+
+        Raises
+        ------
+        UnwritableError
+            If it cannot be written; what the block itself raises comes as it is.
+        """
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file at once."""
@@ -119,20 +162,26 @@ class LocalFolder(Folder):
         return (self.path / name).open("rb", buffering=0)
 
     @contextmanager
-    def create(self, name: str) -> Iterator[IO[bytes]]:
+    def create(self, name: str) -> Iterator[Output]:
         """Give a file to write, and rename it into its place.
 
         No fsync: a file that a power cut left torn is found by its checksum, and made again.
         """
         final = self.path / name
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
-        final.parent.mkdir(parents=True, exist_ok=True)
+        with writing(self.where):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("wb", buffering=_BUFFER_BYTES)
         try:
-            with temporary.open("wb", buffering=1 << 18) as file:
-                yield file
-            temporary.replace(final)
+            yield Output(file, self.where)
+            with writing(self.where):
+                file.close()
+                temporary.replace(final)
         except BaseException:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                file.close()
+            with contextlib.suppress(OSError):
+                temporary.unlink()
             raise
 
     def names(self) -> list[str]:
@@ -203,22 +252,25 @@ class UrlFolder(Folder):
         return file
 
     @contextmanager
-    def create(self, name: str) -> Iterator[IO[bytes]]:
+    def create(self, name: str) -> Iterator[Output]:
         """Give a temporary file to write, and put it into the store at the end: an object appears whole."""
-        fs, path = self._path(name)
         with tempfile.NamedTemporaryFile(prefix="labelsieve-") as file:
-            yield file
-            file.flush()
-            with contextlib.suppress(NotImplementedError):
-                fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            fs.put_file(file.name, path)
+            yield Output(file, f"a temporary file for {self.where}")
+            with writing(self.where):
+                file.flush()
+                self._made(name).put_file(file.name, self._path(name)[1])
 
     def write(self, name: str, content: bytes) -> None:
         """Write an object in one request."""
+        with writing(self.where):
+            self._made(name).pipe_file(self._path(name)[1], content)
+
+    def _made(self, name: str) -> Any:
+        """Return the file system, with the folder of `name` in it where it has folders."""
         fs, path = self._path(name)
         with contextlib.suppress(NotImplementedError):
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-        fs.pipe_file(path, content)
+        return fs
 
     def names(self) -> list[str]:
         """Return the names in it."""

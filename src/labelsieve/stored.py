@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import WorkdirError
 from labelsieve.memory import RUN_ROWS, result_rows, run_rows
 from labelsieve.results import IssueRows
-from labelsieve.storage import Folder, LocalFolder
+from labelsieve.storage import Folder, LocalFolder, writing
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone
@@ -79,16 +78,14 @@ class ResultGroup:
 
         Raises
         ------
-        WorkdirError
+        UnwritableError
             If they cannot be written.
         """
         array = self.open(name, mode="r+")
 
         def write(start: int, values: npt.NDArray[Any]) -> None:
-            try:
+            with writing(self.folder.where):
                 array[start : start + len(values)] = values
-            except OSError as error:
-                raise WorkdirError(f"{self.folder.where} cannot be written: {error}") from error
 
         return write
 

@@ -45,12 +45,25 @@ def choose_executor(client: Any = None, max_memory: int | None = None, retries: 
 
 
 def active_client() -> Any:
-    """Return the active `distributed.Client`; None where there is none, or Dask is set to a local scheduler."""
+    """Return the active `distributed.Client`; None where there is none, or Dask is set to a local scheduler.
+
+    None inside a worker too: its task would wait for others that may have no thread to run on.
+    """
     distributed: Any = sys.modules.get("distributed")
     chosen = dask.config.get("scheduler", None)
     if distributed is None or chosen not in (None, "dask.distributed", "distributed"):
+        return None
+    if _in_worker(distributed):
         return None
     try:
         return distributed.get_client()
     except ValueError:
         return None
+
+
+def _in_worker(distributed: Any) -> bool:
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True

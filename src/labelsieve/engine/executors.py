@@ -17,6 +17,7 @@ import dask.threaded
 from dask.system import CPU_COUNT
 
 from labelsieve.engine.graphs import Graph
+from labelsieve.errors import TaskFailedError
 from labelsieve.limits import free_bytes
 from labelsieve.memory import INTERPRETER_BYTES, SLAB
 from labelsieve.progress import Progress
@@ -28,6 +29,10 @@ _FREE_SHARE: Final = 0.8
 _WAIT_SECONDS: Final = 120
 
 Columns = Sequence[Sequence[Any]]
+
+
+class LostDataError(TaskFailedError):
+    """What was being computed, or was handed out, is gone with a worker or the scheduler."""
 
 
 class Executor(abc.ABC):
@@ -47,6 +52,8 @@ class Executor(abc.ABC):
         Whether tasks run in other processes than this.
     attempts : int
         How often a task reads before what it cannot read is an error; a cluster tries elsewhere instead.
+    retries : int
+        How often what failed is tried again.
     """
 
     n_processes: int
@@ -56,6 +63,7 @@ class Executor(abc.ABC):
     base_bytes: int
     is_cluster: bool
     attempts: int = 1
+    retries: int = 0
 
     @property
     def all_threads(self) -> int:
@@ -166,7 +174,7 @@ class LocalExecutor(Executor):
     """
 
     def __init__(self, max_memory: int | None = None, retries: int = 0) -> None:
-        self.attempts = retries + 1
+        self.attempts, self.retries = retries + 1, retries
         self.n_processes, self.n_threads = 1, int(dask.config.get("num_workers", None) or CPU_COUNT)
         self.base_bytes, self.is_cluster = INTERPRETER_BYTES, False
         free = free_bytes()

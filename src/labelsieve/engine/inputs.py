@@ -101,6 +101,11 @@ class Inputs:
         """Decoded bytes of `pred_probs`."""
         return self.grid.n_rows * self.n_classes * self.dtype.itemsize
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether any of it is an array in this process."""
+        return any(isinstance(opened, ArraySource) for opened in (self.opened_labels, self.opened_pred_probs))
+
     def need(self, settings: Settings) -> memory.Need:
         """Return what the memory formula is made of."""
         batch_rows, row_bytes = self.grid.largest_batch, self.n_classes * self.dtype.itemsize
@@ -295,7 +300,8 @@ def read_twice(inputs: Inputs, executor: Executor) -> Inputs:
     """Keep a user's Dask array between its two reads if it fits, else say that it is computed twice."""
     if inputs.pred_probs_source is not None:
         return inputs
-    if inputs.pred_probs.nbytes <= free_bytes() * _PERSIST_SHARE:
+    free = executor.limit * executor.n_processes if executor.is_cluster else free_bytes()
+    if inputs.pred_probs.nbytes <= free * _PERSIST_SHARE:
         kept = executor.persist(inputs.pred_probs)
         return replace(inputs, opened_pred_probs=kept, held_bytes=inputs.held_bytes + inputs.n_bytes)
     warn(

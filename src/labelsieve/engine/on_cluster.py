@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
-from labelsieve.engine.executors import Executor
+from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.graphs import Graph
 from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError
 from labelsieve.memory import WORKER_BYTES
@@ -38,7 +38,7 @@ class ClusterExecutor(Executor):
     """
 
     def __init__(self, client: Any, max_memory: int | None = None, retries: int = 0) -> None:
-        self._client, self._retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
+        self._client, self.retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
         workers = self._workers()
         self.n_processes = len(workers)
         self.n_threads = max(int(worker["nthreads"]) for worker in workers.values())
@@ -91,7 +91,7 @@ class ClusterExecutor(Executor):
 
     def _submit(self, graph: Graph) -> list[Any]:
         futures: list[Any] = self._client.get(
-            graph.tasks, graph.wanted, sync=False, retries=self._retries, optimize_graph=False
+            graph.tasks, graph.wanted, sync=False, retries=self.retries, optimize_graph=False
         )
         return futures
 
@@ -120,7 +120,7 @@ class ClusterExecutor(Executor):
                     f"the last one {error.last_worker.address}; out of memory?"
                 ) from error
             if isinstance(error, gone) or type(error).__name__ == "FutureCancelledError":
-                raise TaskFailedError(
+                raise LostDataError(
                     f"the cluster at {self._address} lost what was being computed ({type(error).__name__}: {error}): "
                     "the scheduler died, or a worker that held arrays given in memory; run again, and a workdir goes on"
                 ) from error

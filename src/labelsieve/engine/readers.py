@@ -17,7 +17,6 @@ from labelsieve.errors import (
     MissingDependencyError,
     TaskFailedError,
     UnreadableDataError,
-    WorkdirError,
 )
 from labelsieve.memory import Grid, Span
 from labelsieve.partitions import Partition
@@ -81,7 +80,7 @@ class located:  # noqa: N801  # reads as what it does: with located(...)
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not isinstance(error, Exception) or isinstance(error, MissingDependencyError | WorkdirError):
+        if not isinstance(error, Exception) or isinstance(error, MissingDependencyError):
             return
         text = f"{self._where}: {error if isinstance(error, LabelsieveError) else f'{type(error).__name__}: {error}'}"
         if isinstance(error, LabelsieveError):

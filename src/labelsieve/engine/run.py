@@ -19,7 +19,7 @@ import numpy as np
 
 from labelsieve import ranking, runs, tasks
 from labelsieve.engine.choice import choose_executor
-from labelsieve.engine.executors import Executor
+from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.inputs import Inputs, read_twice
 from labelsieve.engine.readers import OnSummaries
 from labelsieve.kernels import class_dtype
@@ -81,6 +81,14 @@ class Run:
 
     def read(self) -> Partial:
         """Summarise every partition, once, and return the class sums and findings of all."""
+        for _ in range(self._executor.retries if self.inputs.in_memory else 0):
+            try:
+                return self._read()
+            except LostDataError:
+                continue  # the slices of an array in memory go with the worker that held them: hand them out again
+        return self._read()
+
+    def _read(self) -> Partial:
         work = partial(tasks.summarise, settings=self.settings, records=self._records)
         reader, columns = self.inputs.reader(work), self.inputs.columns(self._executor)
         with self.reading() as bar:
