@@ -253,6 +253,7 @@ def _plan(plan: Plan) -> str:
     }
     if on_cluster:
         lines["client memory"] = size(plan.client_bytes)
+        lines["network"] = f"{size(plan.network_bytes)}, and the issues"
     lines["results"] = (
         f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes an issue; beside the "
         f"peak, {ISSUE_BYTES} bytes an issue where these are not written by the tasks"

@@ -37,6 +37,8 @@ class Plan:
         Tasks of the whole job, ranking and writing included.
     n_slabs : int
         Submissions of each map.
+    network_bytes : int
+        What tasks send each other and the client: class sums and histograms, but for the issues.
     n_reads : int
         How many times `pred_probs` is read.
     bytes_read : int
@@ -67,6 +69,7 @@ class Plan:
     n_partitions: int
     n_tasks: int
     n_slabs: int
+    network_bytes: int
     n_reads: int
     bytes_read: int
     amplification: float
@@ -131,6 +134,7 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
         n_partitions=grid.n_partitions,
         n_tasks=_n_tasks(inputs, settings, executor, stored=stored),
         n_slabs=-(-grid.n_partitions // memory.SLAB),
+        network_bytes=_network_bytes(inputs, settings, executor, stored=stored),
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
         amplification=amplification,
@@ -182,15 +186,28 @@ def _decoded_rows(inputs: Inputs) -> int:
 
 def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
     """Count the tasks of a job: its maps, and the trees that fold them."""
-    n_partitions = inputs.grid.n_partitions
-    need = inputs.need(settings)
-    n_spans = len(memory.spans(inputs.grid, need.row, executor.all_threads)) if stored else n_partitions
+    n_partitions, n_spans = inputs.grid.n_partitions, _n_spans(inputs, settings, executor, stored=stored)
     tree = _tree_tasks(n_partitions)
     kept = n_partitions if executor.is_cluster and not stored else 0  # small parts are taken where results stay
     reads = n_partitions * (2 if settings.scores_need_reread else 1) + kept + tree
     count, select = n_spans + _tree_tasks(n_spans), n_spans
     settle = n_spans if stored else 0
     return reads + count + settle + select
+
+
+def _network_bytes(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
+    """Add up the results that trees fold: four integers a class that occurs, and a histogram."""
+    n_partitions, n_spans = inputs.grid.n_partitions, _n_spans(inputs, settings, executor, stored=stored)
+    sums = 32 * min(inputs.n_classes, -(-inputs.grid.n_rows // n_partitions))
+    histogram = memory.HISTOGRAM_BYTES + (24 * inputs.n_classes if settings.calibrated else 0)
+    return (n_partitions + _tree_tasks(n_partitions)) * sums + (n_spans + _tree_tasks(n_spans)) * histogram
+
+
+def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
+    """Return how many tasks each map after the first one has."""
+    if not stored:
+        return inputs.grid.n_partitions
+    return len(memory.spans(inputs.grid, inputs.need(settings).row, executor.all_threads))
 
 
 def _tree_tasks(leaves: int) -> int:
