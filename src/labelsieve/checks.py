@@ -103,6 +103,11 @@ class Findings(dict[str, Finding]):
             self.setdefault(kind, Finding()).extend(finding)
 
 
+def errors_in(findings: Findings, *, allow_zero_rows: bool) -> list[str]:
+    """Return the kinds of trouble that would make the answer wrong."""
+    return [kind for kind in ERRORS if kind in findings and not (kind == "zero_row" and allow_zero_rows)]
+
+
 def combine_findings(parts: Iterable[Findings]) -> Findings:
     """Fold findings of neighbouring runs of rows, given in row order."""
     total = Findings()
@@ -119,7 +124,7 @@ def raise_or_warn(findings: Findings, n_classes: int, *, allow_zero_rows: bool) 
     InvalidInputError
         Naming what is wrong, how many values, and in which rows.
     """
-    kinds = [kind for kind in ERRORS if kind in findings and not (kind == "zero_row" and allow_zero_rows)]
+    kinds = errors_in(findings, allow_zero_rows=allow_zero_rows)
     if kinds:
         raise InvalidInputError("; ".join(_sentence(kind, findings[kind], n_classes) for kind in kinds))
     for kind, text in WARNINGS.items():

@@ -190,7 +190,7 @@ def plan_label_issues(
     """
     executor = choose_executor(client, _bytes(max_memory))
     inputs = open_inputs(
-        labels, pred_probs, batch_size=batch_size, partition_batches=partition_batches, executor=executor
+        labels, pred_probs, batch_size=batch_size, partition_batches=partition_batches, executor=executor, read=False
     )
     return make_plan(inputs, Settings(method, adjust_pred_probs), executor, stored=stored or None)
 

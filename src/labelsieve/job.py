@@ -119,7 +119,7 @@ class Job:
             self.executor.check_reachable(partial(_try_to_write, stage.group.folder))
         if records is not None:
             self.executor.check_reachable(partial(_try_to_write, records.folder))
-        run = Run(inputs, self.settings, self.executor, records, progress)
+        run = Run(inputs, self.settings, self.executor, records, progress, allow_zero_rows=self.allow_zero_rows)
         return self._steps(run, inputs, plan, records, stage, started)
 
     def _steps(
@@ -183,7 +183,7 @@ class Job:
         if not forkpool.can_fork(inputs, self.n_jobs):
             return run.read()
         with run.reading() as bar:
-            work = partial(summarise, settings=self.settings, records=records)
+            work = partial(summarise, settings=self.settings, records=records, allow_zero_rows=self.allow_zero_rows)
             return run.adopt(forkpool.each_partition(inputs, work, self.n_jobs, advance=bar.advance))
 
     def _room(self, inputs: Inputs, records: Records | None) -> int:

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from labelsieve.errors import WorkdirError
-from labelsieve.storage import Folder, LocalFolder, writing
+from labelsieve.storage import Folder, LocalFolder
 
 try:
     import fcntl
@@ -61,10 +61,12 @@ def _me() -> str:
 
 @contextmanager
 def _locked(folder: LocalFolder) -> Iterator[None]:
-    with writing(folder.where):
+    try:
         folder.path.mkdir(parents=True, exist_ok=True)
         # The file stays: removing it would let a third run lock a new file while a second one waits for this.
         lock = (folder.path / LOCK).open("a+")
+    except OSError as error:
+        raise WorkdirError(f"the workdir {folder.where} cannot be written: {error}") from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -46,7 +46,7 @@ class RecordWriter:
     """
 
     def __init__(self, file: Output, header: Mapping[str, Any]) -> None:
-        self._file, self._position = file, 0
+        self._file, self._position, self.finished = file, 0, False
         self._blocks: list[tuple[int, int]] = []  # where each begins, and its rows
         self._dtypes: dict[str, str] = {}
         self._put(_MAGIC)
@@ -77,6 +77,7 @@ class RecordWriter:
         begin = self._position
         self._put_json({"blocks": self._blocks, "columns": list(self._dtypes.items()), "footer": footer})
         self._put(_END.pack(begin, _MAGIC))
+        self.finished = True
 
     def _put(self, data: bytes | memoryview) -> None:
         self._file.write(data)
@@ -200,7 +201,10 @@ class Record:
         raw = self._take(length)
         if _LENGTH.unpack(self._take(_LENGTH.size))[0] != zlib.crc32(raw):
             raise self._torn("its header or footer does not match its checksum")
-        content: dict[str, Any] = json.loads(raw)
+        try:
+            content: dict[str, Any] = json.loads(raw)
+        except ValueError as error:
+            raise self._torn("its header or footer is no JSON") from error
         return content
 
     def _torn(self, why: str) -> TornRecordError:

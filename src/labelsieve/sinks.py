@@ -111,7 +111,7 @@ def staged(output: str | Path) -> Iterator[Stage]:
         try:
             yield Stage(ResultGroup(folder), work)
         finally:
-            work.remove_all()
+            work.delete()
         return
     path = Path(output).absolute()
     beside = path.with_name(f".{path.name}.partial")  # of a run that was killed, if it is there

@@ -117,6 +117,10 @@ class Folder(abc.ABC):
         for name in self.names():
             self.remove(name)
 
+    @abc.abstractmethod
+    def delete(self) -> None:
+        """Remove the folder itself, if it exists."""
+
 
 def open_folder(location: str | os.PathLike[str]) -> Folder:
     """Return the folder at a path or URL; nothing is made yet."""
@@ -198,6 +202,10 @@ class LocalFolder(Folder):
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+
+    def delete(self) -> None:
+        """Remove the folder."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 class UrlFolder(Folder):
@@ -284,6 +292,13 @@ class UrlFolder(Folder):
     def remove(self, name: str) -> None:
         """Remove an object or all below a prefix."""
         fs, path = self._path(name)
+        fs.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(path, recursive=True)
+
+    def delete(self) -> None:
+        """Remove all below the prefix."""
+        fs, path = self._opened
         fs.invalidate_cache()
         with contextlib.suppress(FileNotFoundError):
             fs.rm(path, recursive=True)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve import ranking
-from labelsieve.checks import Findings, combine_findings
+from labelsieve.checks import Findings, combine_findings, errors_in
 from labelsieve.kernels import RowSummary, Summariser
 from labelsieve.memory import BLOCK_ROWS, Span
 from labelsieve.partitions import Block, Partition
@@ -74,8 +74,11 @@ def summarise(
     *,
     settings: Settings,
     records: Records | None = None,
+    allow_zero_rows: bool = False,
 ) -> Summarised:
     """Read a partition once, unless it is committed.
+
+    One with bad data is not: the run will end with an error, and the next one reads what was mended.
 
     Parameters
     ----------
@@ -87,6 +90,8 @@ def summarise(
         What is scored.
     records : Records, optional
         Where summaries are committed; without it they are returned.
+    allow_zero_rows : bool
+        Whether rows that are all zeros are good.
     """
     row_values, n_rows = row_value_kernel(settings), partition.n_rows
     if records is None:
@@ -103,7 +108,8 @@ def summarise(
 
         sums, findings = _read(partition, min(n_rows, BLOCK_ROWS), row_values, commit, labels, pred_probs)
         partial = Partial(SparseClassSums.of(sums), findings, n_rows)
-        writer.finish(footer_of(partial))
+        if not errors_in(findings, allow_zero_rows=allow_zero_rows):
+            writer.finish(footer_of(partial))
     return Summarised(partition.start, n_rows, stored, partial)
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -81,6 +81,10 @@ class StoredSummary:
                 )
 
 
+class _Unfinished(Exception):  # noqa: N818  # no error: it keeps a file from being committed
+    """A record that was not finished."""
+
+
 @dataclass(frozen=True)
 class Records:
     """The records of a run, a file a partition and kind; a description.
@@ -102,9 +106,12 @@ class Records:
 
     @contextmanager
     def create(self, kind: str, index: int, rows: tuple[int, int]) -> Iterator[RecordWriter]:
-        """Give the writer of a record, which is committed as the block ends, if `finish` was called."""
-        with self.folder.folder(kind).create(_name(index)) as file:
-            yield RecordWriter(file, self._header(kind, index, rows))
+        """Give the writer of a record, which is committed as the block ends, if its `finish` was called."""
+        with suppress(_Unfinished), self.folder.folder(kind).create(_name(index)) as file:
+            writer = RecordWriter(file, self._header(kind, index, rows))
+            yield writer
+            if not writer.finished:
+                raise _Unfinished
 
     def committed(self, kind: str, index: int, rows: tuple[int, int]) -> dict[str, Any] | None:
         """Return the footer of a record whose every checksum holds; None if there is none, or it is torn or alien."""

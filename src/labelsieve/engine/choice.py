@@ -13,7 +13,7 @@ import dask
 
 from labelsieve.engine.executors import Executor, LocalExecutor
 from labelsieve.engine.on_cluster import ClusterExecutor
-from labelsieve.errors import InputTypeError
+from labelsieve.errors import InputTypeError, TaskFailedError
 
 
 def choose_executor(client: Any = None, max_memory: int | None = None, retries: int = 0) -> Executor:
@@ -41,6 +41,8 @@ def choose_executor(client: Any = None, max_memory: int | None = None, retries: 
         raise InputTypeError(f"client must be a distributed.Client, not {type(client).__name__}")
     elif getattr(client, "asynchronous", False):
         raise InputTypeError("client is asynchronous: give a synchronous distributed.Client")
+    elif client.status == "closed":
+        raise TaskFailedError("client is closed: connect a new distributed.Client")
     return LocalExecutor(max_memory, retries) if client is None else ClusterExecutor(client, max_memory, retries)
 
 

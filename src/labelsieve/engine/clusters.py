@@ -6,6 +6,7 @@ Does not cover: what runs there (`engine.executors`).
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def _local(n_workers: int, n_threads: int | None, worker_memory: str | None) -> 
             threads_per_worker=n_threads or max(1, (os.cpu_count() or 1) // n_workers),
             memory_limit=worker_memory or "auto",
             dashboard_address=None,
-            silence_logs="ERROR",
+            silence_logs=logging.CRITICAL,  # what a task raises is told once, by the command
         )
     except ValueError as error:
         raise InvalidInputError(f"workers cannot be started: {error}") from error

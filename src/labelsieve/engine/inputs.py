@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import numpy as np
 
@@ -218,6 +218,7 @@ def open_inputs(
     n_jobs: int = 1,
     executor: Executor | None = None,
     grid: memory.Grid | None = None,
+    read: bool = True,
 ) -> Inputs:
     """Open both inputs, hold them against each other, and lay them out on one grid of batches.
 
@@ -235,6 +236,8 @@ def open_inputs(
         Who will read; the active client or threads by default.
     grid : memory.Grid, optional
         The grid of an earlier run, whose partitions are kept.
+    read : bool
+        Whether labels may be read; without it only their memory is counted.
 
     Raises
     ------
@@ -264,19 +267,24 @@ def open_inputs(
     if grid is not None:
         whole = isinstance(opened, Source) and not opened.in_pieces
         planned = grid.in_batches_of(planned.largest_batch, opened.row_chunk) if whole else grid
-    return _with_labels(opened_labels, opened, planned, executor)
+    if not _read_first(opened_labels, planned, executor, opened.shape[1]):
+        return Inputs(opened_labels, opened, planned)
+    held = opened_labels.shape[0] * class_dtype(opened.shape[1]).itemsize
+    labels_first = read_narrowed(opened_labels, opened.shape[1]) if read else opened_labels
+    return Inputs(labels_first, opened, planned, held_bytes=held)
 
 
-def _with_labels(labels: Opened, opened: Opened, grid: memory.Grid, executor: Executor) -> Inputs:
-    """Read labels first where every batch or partition would have to decode the same stored chunks of them again."""
-    if isinstance(labels, Source) and not labels.in_pieces and labels.row_chunk and _is_cut(labels.row_chunk, grid):
-        narrow = labels.n_rows * class_dtype(opened.shape[1]).itemsize
-        small = narrow <= _READ_FIRST_BYTES and not executor.is_cluster
-        rows = grid.largest_batch * grid.partition_batches
-        if small or labels.row_chunk > rows:
-            read_first = read_narrowed(labels, opened.shape[1])
-            return Inputs(read_first, opened, grid, held_bytes=read_first.n_rows * read_first.row_bytes)
-    return Inputs(labels, opened, grid)
+def _read_first(labels: Opened, grid: memory.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
+    """Tell whether labels are read first: small, or every partition would have to decode the same chunk of them."""
+    if (
+        not isinstance(labels, Source)
+        or labels.in_pieces
+        or not labels.row_chunk
+        or not _is_cut(labels.row_chunk, grid)
+    ):
+        return False
+    small = labels.n_rows * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
+    return small or labels.row_chunk > grid.largest_batch * grid.partition_batches
 
 
 def _warn_of_pieces(source: Source, grid: memory.Grid, n_threads: int) -> None:

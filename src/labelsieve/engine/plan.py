@@ -19,6 +19,8 @@ from labelsieve.settings import Settings
 
 # Share of the rows that is planned to be issues, where their memory has to be planned before it is known.
 EXPECTED_SHARE: Final = 0.1
+# A size is told with three digits: what would fit must not be rounded down.
+_ROUNDING: Final = 1.006
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ def _refuse(need: memory.Need, executor: Executor, here: dict[str, Any]) -> None
     threads = executor.n_threads
     fewer = next((n for n in range(threads - 1, 0, -1) if takes(n) <= executor.limit), 0)
     who = "each worker" if executor.is_cluster else "the process"
-    would = [f"a limit of {size(takes(threads))}"]
+    would = [f"a limit of {size(takes(threads) * _ROUNDING)}"]
     if fewer:
         would.append(f"{fewer} thread{'s' if fewer > 1 else ''} ({size(takes(fewer))})")
     if need.batch_bytes:

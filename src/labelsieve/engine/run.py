@@ -61,6 +61,8 @@ class Run:
         Where summaries are committed; without it they stay in memory.
     progress : bool or None
         Whether to show bars; None shows them on a terminal.
+    allow_zero_rows : bool
+        Whether rows that are all zeros are good.
     """
 
     def __init__(
@@ -70,7 +72,10 @@ class Run:
         executor: Executor,
         records: Records | None = None,
         progress: bool | None = None,
+        *,
+        allow_zero_rows: bool = False,
     ) -> None:
+        self._allow_zero_rows = allow_zero_rows
         self.settings, self._executor, self._records, self._show = settings, executor, records, progress
         self.inputs = read_twice(inputs, executor) if settings.scores_need_reread else inputs
         bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
@@ -89,7 +94,9 @@ class Run:
         return self._read()
 
     def _read(self) -> Partial:
-        work = partial(tasks.summarise, settings=self.settings, records=self._records)
+        work = partial(
+            tasks.summarise, settings=self.settings, records=self._records, allow_zero_rows=self._allow_zero_rows
+        )
         reader, columns = self.inputs.reader(work), self.inputs.columns(self._executor)
         with self.reading() as bar:
             if self._records is not None:
