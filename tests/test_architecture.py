@@ -39,7 +39,7 @@ LAYERS = [
     {"partitions", "results"},
     {"stored"},
     {"tasks", "progress", "sinks"},
-    {"runs"},
+    {"runs", "rereads"},
     {"engine.graphs"},
     {"engine.executors", "engine.clusters"},
     {"engine.on_cluster", "engine.readers"},

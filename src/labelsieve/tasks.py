@@ -2,7 +2,7 @@
 
 Covers: the maps of a run (`summarise`, `count`, `select`), what finishes scores that need the thresholds first, and
 `inspect` for batches whose thresholds are known.
-Does not cover: issues that the tasks write themselves (`runs`), which tasks there are and how their results are folded
+Does not cover: a second read (`rereads`), issues that the tasks write themselves (`runs`), which tasks there are and how their results are folded
 (`engine`, `forkpool`).
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from labelsieve.reductions import (
     issue_counts_combine,
 )
 from labelsieve.results import IssueRows
-from labelsieve.scores import Float64s, RowValueKernel, adjusted_margin, adjusted_self_confidence, row_value_kernel
+from labelsieve.scores import Float64s, RowValueKernel, adjusted_self_confidence, row_value_kernel
 from labelsieve.settings import Settings
 from labelsieve.workdir import Partial, Records, StoredSummary, footer_of, partial_of_footer
 
@@ -239,48 +239,6 @@ class Finish:
                 yield replace(block, row_values=np.concatenate(scores))
             else:
                 yield self(block)
-
-
-def score_reread(partition: Partition, summarised: Summarised, pred_probs: Blocks = None, *, finish: Finish) -> Any:
-    """Read a partition a second time for its adjusted margins, which need every probability and the thresholds."""
-    if not isinstance(summarised.summary, RowSummary):
-        raise TypeError("stored summaries are scored by `store_reread`")
-    parts = list(_margins(partition, iter([summarised.summary]), pred_probs, finish.thresholds))
-    return replace(summarised, summary=replace(summarised.summary, row_values=np.concatenate(parts)))
-
-
-def store_reread(partition: Partition, pred_probs: Blocks = None, *, finish: Finish) -> int:
-    """Read a partition a second time and commit its adjusted margins, unless they are; return the rows read."""
-    if finish.records is None or finish.scored is None:
-        raise RuntimeError("scores are stored where summaries are")
-    index, rows = partition.index, (partition.start, partition.stop)
-    if finish.scored.committed("scores", index, rows) is not None:
-        return 0
-    with finish.scored.create("scores", index, rows) as writer:
-        summaries = StoredSummary(finish.records, index).blocks(0, partition.n_rows)
-        held: list[Float64s] = []
-        for margins in _margins(partition, summaries, pred_probs, finish.thresholds):
-            held.append(margins)
-            if sum(map(len, held)) >= BLOCK_ROWS:
-                writer.add({"row_values": np.concatenate(held)})
-                held = []
-        if held:
-            writer.add({"row_values": np.concatenate(held)})
-        writer.finish({})
-    return partition.n_rows
-
-
-def _margins(
-    partition: Partition, summaries: Iterator[RowSummary], pred_probs: Blocks, thresholds: Float64s
-) -> Iterator[Float64s]:
-    """Yield the adjusted margins of a partition, strip by strip, with the labels that its summaries hold."""
-    labels: npt.NDArray[Any] = np.empty(0, np.int64)
-    for strip in partition.prob_strips(pred_probs):
-        while len(labels) < len(strip):
-            more = next(summaries).labels
-            labels = np.concatenate((labels, more)) if len(labels) else more
-        yield adjusted_margin(strip, labels[: len(strip)], thresholds)
-        labels = labels[len(strip) :]
 
 
 def scores_of(summary: RowSummary) -> ranking.Scores:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelsieve import ranking, runs, tasks
+from labelsieve import ranking, rereads, runs, tasks
 from labelsieve.engine.choice import choose_executor
 from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.inputs import Inputs, read_twice
@@ -130,11 +130,11 @@ class Run:
         nothing = [None] * len(self._rows)
         with self._progress("score", "rows scored") as bar:
             if self._records is not None:
-                reader = self.inputs.reader(partial(_store_reread, finish=self._finish))
+                reader = self.inputs.reader(partial(rereads.store_reread, finish=self._finish))
                 read = self._executor.gather("score", reader, [numbers, nothing, blocks], bar)
                 self.n_reread = sum(read)
             else:
-                reader = self.inputs.reader(partial(_score_reread, finish=self._finish))
+                reader = self.inputs.reader(partial(rereads.score_reread, finish=self._finish))
                 self._kept, _ = self._executor.keep(
                     "score", reader, [numbers, nothing, blocks, self._kept], progress=bar
                 )
@@ -243,14 +243,6 @@ class Run:
         counted = layer in ("summarise", "score") or self._records is None
         rows = self._rows if counted else [span.stop - span.start for span in self._items]
         return Progress(layer, rows, description, show=self._show)
-
-
-def _score_reread(partition: Any, summarised: Any, _labels: Any, pred_probs: Any, *, finish: tasks.Finish) -> Any:
-    return tasks.score_reread(partition, summarised, pred_probs, finish=finish)
-
-
-def _store_reread(partition: Any, _labels: Any, pred_probs: Any, *, finish: tasks.Finish) -> int:
-    return tasks.store_reread(partition, pred_probs, finish=finish)
 
 
 @dataclass(frozen=True)
