@@ -2,8 +2,8 @@
 
 Covers: the maps of a run (`summarise`, `count`, `select`), what finishes scores that need the thresholds first, and
 `inspect` for batches whose thresholds are known.
-Does not cover: a second read (`rereads`), issues that the tasks write themselves (`runs`), which tasks there are and how their results are folded
-(`engine`, `forkpool`).
+Does not cover: a second read (`rereads`), issues that the tasks write themselves (`runs`), which tasks there are and
+how their results are folded (`engine`, `forkpool`).
 """
 
 from __future__ import annotations
