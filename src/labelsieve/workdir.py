@@ -266,9 +266,10 @@ def _refuse_alien(folder: Folder) -> None:
 
 
 def _differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Name what differs between two fingerprints, leaf by leaf."""
+    """Name what differs between two fingerprints, leaf by leaf; of an input elsewhere only that."""
     if isinstance(then, dict) and isinstance(now, dict):
-        for key in sorted(then.keys() | now.keys()):
+        elsewhere = "where" in then and then["where"] != now.get("where")
+        for key in ["where"] if elsewhere else sorted(then.keys() | now.keys()):
             yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif then != now:
         yield f"{name} was {then}, is {now}"
