@@ -1,0 +1,208 @@
+"""Processes for tests of faults: the command, a scheduler and workers, each slowed, logged, and ended whatever happens.
+
+Covers: starting, waiting for a moment, killing; which rows the runs of a test have read; what a ``.zarr`` result holds.
+Does not cover: what is asserted of them (`test_faults`, `test_cluster`, `test_compose`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import zarr
+
+from inputs import assert_same_array
+from labelsieve.stored import COLUMNS
+
+# Imported by every Python process of a test that has its folder on the path: notes each read, and makes it last; and
+# makes a batch a partition, which the command sizes for data that is far larger.
+_SLOWED = """
+import os, time
+from labelsieve import memory, partitions
+
+memory._PARTITIONS_A_THREAD = 1_000_000
+
+read = partitions._Feed._read
+
+def slowed(feed, start, stop):
+    if feed._name == "pred_probs":
+        with open(os.environ["LABELSIEVE_TEST_LOG"], "a") as log:
+            log.write(f"{os.getpid()} {start} {stop}\\n")
+        time.sleep(float(os.environ["LABELSIEVE_TEST_PAUSE"]))
+    return read(feed, start, stop)
+
+partitions._Feed._read = slowed
+"""
+_WAIT_S = 60
+
+
+class Processes(ExitStack):
+    """Processes that read slowly and note what they read; all that still run are killed as the block ends.
+
+    Parameters
+    ----------
+    folder : Path
+        For logs, and where the processes run.
+    pause_s : float
+        How long each read lasts.
+    """
+
+    def __init__(self, folder, pause_s=0.0):
+        super().__init__()
+        self.folder, self._log = Path(folder), Path(folder) / "reads.log"
+        slowed = self.folder / "slowed"
+        slowed.mkdir(exist_ok=True)
+        (slowed / "sitecustomize.py").write_text(_SLOWED)
+        self._log.touch()
+        self.environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join([str(slowed), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            "LABELSIEVE_TEST_LOG": str(self._log),
+            "LABELSIEVE_TEST_PAUSE": str(pause_s),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def start(self, *command, pause_s=None, before=(), **options):
+        """Start Python with some arguments, `before` which may stand a command that starts it."""
+        environment = options.pop("env", self.environment)
+        if pause_s is not None:
+            environment = environment | {"LABELSIEVE_TEST_PAUSE": str(pause_s)}
+        process = Process(
+            [*map(str, before), sys.executable, *map(str, command)], cwd=self.folder, env=environment, **options
+        )
+        self.callback(process.end)
+        return process
+
+    def find(self, *arguments, **options):
+        """Start ``labelsieve find``."""
+        return self.start("-m", "labelsieve", "find", *arguments, **options)
+
+    def cluster(self, n_workers=2, n_threads=1, **options):
+        """Start a scheduler and its workers, and wait for them."""
+        return Cluster(self, n_workers, n_threads, **options)
+
+    def reads(self):
+        """Return who has read which rows so far: process, start, stop."""
+        return [tuple(map(int, line.split())) for line in self._log.read_text().splitlines()]
+
+    def n_reads(self):
+        """Return how many reads there were so far."""
+        return len(self.reads())
+
+    def rows_read_again(self):
+        """Return how many rows were read beyond once each."""
+        times = Counter((start, stop) for _, start, stop in self.reads())
+        return sum((n - 1) * (stop - start) for (start, stop), n in times.items())
+
+    def forget_reads(self):
+        """Begin the log anew."""
+        self._log.write_text("")
+
+
+class Process:
+    """A process with what it prints in memory."""
+
+    def __init__(self, command, **options):
+        self._popen = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, **options
+        )
+        self.pid = self._popen.pid
+
+    def wait(self, timeout=_WAIT_S):
+        """Return the exit code, and what was printed and said."""
+        out, err = self._popen.communicate(timeout=timeout)
+        return self._popen.returncode, out, err
+
+    def succeeds(self, timeout=_WAIT_S):
+        """Wait for an end without error, and return what was printed."""
+        code, out, err = self.wait(timeout)
+        assert code == 0, err
+        return out
+
+    def fails(self, code, timeout=_WAIT_S):
+        """Wait for an end with `code` and one line that says why, and return that line."""
+        got, out, err = self.wait(timeout)
+        assert got == code, (got, out, err)
+        lines = [line for line in err.splitlines() if line.startswith("labelsieve: ")]
+        assert len(lines) == 1, err
+        assert "Traceback" not in err
+        return lines[0]
+
+    @property
+    def runs(self):
+        """Whether it still runs."""
+        return self._popen.poll() is None
+
+    def signal(self, number):
+        """Send a signal."""
+        self._popen.send_signal(number)
+
+    def kill(self):
+        """Kill it as the kernel does where memory is short, and wait until it is gone."""
+        self.signal(signal.SIGKILL)
+        self._popen.communicate()
+
+    def end(self):
+        """Kill it if it still runs."""
+        if self.runs:
+            self.kill()
+        for pipe in (self._popen.stdout, self._popen.stderr):
+            pipe.close()
+
+
+class Cluster:
+    """A scheduler and workers, each a process of its own."""
+
+    def __init__(self, processes, n_workers, n_threads, memory_limit="2GiB"):
+        self._processes, self._options = processes, ["--nthreads", n_threads, "--memory-limit", memory_limit]
+        self._file = processes.folder / "scheduler.json"
+        self.start_scheduler()
+        self.workers = [self.add_worker() for _ in range(n_workers)]
+
+    def start_scheduler(self):
+        """Start a scheduler on a free port."""
+        self._file.unlink(missing_ok=True)
+        options = ("--host", "127.0.0.1", "--port", 0, "--no-dashboard", "--scheduler-file", self._file)
+        self.scheduler = self._processes.start("-m", "distributed.cli.dask_scheduler", *options)
+        wait_until(self._file.exists, self.scheduler)
+        self.address = json.loads(self._file.read_text())["address"]
+
+    def add_worker(self):
+        """Start a worker, which nobody starts anew if it dies."""
+        options = ("--no-nanny", "--no-dashboard", "--local-directory", self._processes.folder, *self._options)
+        return self._processes.start("-m", "distributed.cli.dask_worker", self.address, *options)
+
+    def wait_for_workers(self, n_workers=None):
+        """Wait until the scheduler knows its workers."""
+        from distributed import Client
+
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(n_workers or len(self.workers), timeout=_WAIT_S)
+
+
+def wait_until(happened, *processes, timeout=_WAIT_S):
+    """Wait until `happened()` is true; an error if one of `processes` ends first."""
+    deadline = time.monotonic() + timeout
+    while not happened():
+        for process in processes:
+            assert process.runs, f"ended too early: {process.wait()}"
+        assert time.monotonic() < deadline, "it has not happened"
+        time.sleep(0.01)
+
+
+def assert_same_output(path, want):
+    """Hold a ``.zarr`` result against a result in memory, to the last bit."""
+    assert want.num_issues > 0, "a test without issues shows nothing"
+    group = zarr.open_group(path, mode="r")
+    for name, column in want.issues.columns().items():
+        assert_same_array(group[COLUMNS[name]][:], column, name)
+    assert_same_array(group["scores"][:], want.scores, "scores")
+    assert_same_array(group["mask"][:], want.mask(), "mask")
+    for name in ("confident_thresholds", "class_counts"):
+        assert_same_array(group[name][:], getattr(want, name), name)

@@ -1,0 +1,466 @@
+"""Whatever dies, fills up, vanishes or is damaged: the answer is the undisturbed one, or an error says what to do."""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+
+from inputs import draw, find
+from processes import Processes, assert_same_output, wait_until
+
+N_ROWS, N_CLASSES, BATCH = 60_000, 4, 1000
+N_PARTITIONS = N_ROWS // BATCH
+LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=5, dtype=np.float32)
+# One read a partition, many partitions.
+CUT = ("--batch-size", BATCH, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def want():
+    return find(LABELS, PROBS)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """The inputs as files in the folder where the processes run."""
+    np.save(tmp_path / "labels.npy", LABELS)
+    np.save(tmp_path / "probs.npy", PROBS)
+    return tmp_path
+
+
+@pytest.fixture
+def zarr_files(tmp_path):
+    """The inputs with a stored chunk a partition."""
+    np.save(tmp_path / "labels.npy", LABELS)
+    zarr.create_array(str(tmp_path / "probs.zarr"), shape=PROBS.shape, chunks=(BATCH, N_CLASSES), dtype="f4")[:] = PROBS
+    return tmp_path
+
+
+NPY = ("labels.npy", "probs.npy")
+ZARR = ("labels.npy", "probs.zarr")
+
+
+THREADS = 2
+
+
+def records(folder):
+    return sorted(path.name for path in (Path(folder) / "summaries").glob("*.rec"))
+
+
+def leftovers(folder):
+    """What a run has left beside its inputs, its workdir and its result."""
+    known = {
+        "labels.npy",
+        "probs.npy",
+        "probs.zarr",
+        "wd",
+        "slowed",
+        "reads.log",
+        "scheduler.json",
+        "dask-scratch-space",
+    }
+    return {path.name for path in Path(folder).iterdir()} - known
+
+
+# Workers, clients and schedulers ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kept", [["--workdir", "wd"], []], ids=["workdir", "memory"])
+def test_every_worker_is_killed_once_and_replaced(files, want, kept):
+    with Processes(files, pause_s=0.05) as processes:
+        cluster = processes.cluster(2)
+        cluster.wait_for_workers()
+        job = processes.find(*NPY, *CUT, *kept, "-o", "out.zarr", "--scheduler", cluster.address)
+        for victim in cluster.workers:
+            reads = processes.n_reads()
+            wait_until(lambda pid=victim.pid, n=reads: sum(r[0] == pid for r in processes.reads()[n:]) > 4, job)
+            victim.kill()
+            cluster.add_worker()
+        job.succeeds()
+        if kept:
+            assert processes.rows_read_again() <= 2 * BATCH, "a dead worker costs the partition in its hands"
+    assert_same_output(files / "out.zarr", want)
+    assert leftovers(files) == {"out.zarr"}
+
+
+@pytest.mark.slow
+def test_a_worker_is_killed_and_nobody_takes_its_place(files, want):
+    with Processes(files, pause_s=0.03) as processes:
+        cluster = processes.cluster(2)
+        cluster.wait_for_workers()
+        job = processes.find(*NPY, *CUT, "-o", "issues.npy", "--scheduler", cluster.address)
+        wait_until(lambda: len({read[0] for read in processes.reads()}) == 2 and processes.n_reads() > 20, job)
+        cluster.workers[0].kill()
+        job.succeeds()
+    assert np.load(files / "issues.npy").tobytes() == want.indices.tobytes()
+
+
+@pytest.mark.slow
+def test_the_client_and_then_the_scheduler_are_killed(files, want):
+    with Processes(files, pause_s=0.05) as processes:
+        cluster = processes.cluster(2)
+        cluster.wait_for_workers()
+        command = (*NPY, *CUT, "--workdir", "wd", "-o", "out.zarr")
+        first = processes.find(*command, "--scheduler", cluster.address)
+        wait_until(lambda: processes.n_reads() > 15, first)
+        first.kill()
+        assert not (files / "out.zarr").exists()
+
+        second = processes.find(*command, "--scheduler", cluster.address)
+        wait_until(lambda: processes.n_reads() > 30, second)
+        cluster.scheduler.kill()
+        said = second.fails(1)
+        assert "the scheduler died" in said
+        assert "a workdir goes on" in said
+        assert not (files / "out.zarr").exists()
+
+        for worker in cluster.workers:
+            worker.end()
+        cluster = processes.cluster(1)
+        processes.find(*command, "--scheduler", cluster.address).succeeds()
+        # A client that dies leaves tasks to workers that hold some in their hands, and some in their queues.
+        assert processes.rows_read_again() <= 2 * 2 * 2 * BATCH
+    assert_same_output(files / "out.zarr", want)
+    assert leftovers(files) == {"out.zarr"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_workers_that_a_command_has_started_end_with_it(files, number):
+    with Processes(files, pause_s=0.1) as processes:
+        job = processes.find(*NPY, *CUT, "--workers", 2, "--threads", 1, "--workdir", "wd")
+        wait_until(lambda: len({read[0] for read in processes.reads()}) == 2, job)
+        children = psutil.Process(job.pid).children(recursive=True)
+        assert len(children) >= 2
+        job.signal(number)
+        code, _, err = job.wait()
+        assert code == (143 if number == signal.SIGTERM else -signal.SIGKILL), err
+        _, alive = psutil.wait_procs(children, timeout=20)
+        for process in alive:
+            process.kill()
+        assert not alive
+        assert len(records(files / "wd")) < N_PARTITIONS
+        assert leftovers(files) == set()
+
+
+@pytest.mark.slow
+def test_all_scores_are_tied_and_nearly_all_rows_are_issues(tmp_path):
+    n_rows = 400_000
+    labels = np.zeros(n_rows, np.int8)
+    labels[::40_000] = 2
+    np.save(tmp_path / "labels.npy", labels)
+    np.save(tmp_path / "probs.npy", np.tile(np.array([0.125, 0.25, 0.625], np.float16), (n_rows, 1)))
+    with Processes(tmp_path) as processes:
+        cluster = processes.cluster(2)
+        command = (*NPY, "--batch-size", 30_000, "-o", "out.zarr", "--quiet")
+        processes.find(*command, "--scheduler", cluster.address).succeeds()
+    want = find(tmp_path / "labels.npy", tmp_path / "probs.npy")
+    assert want.num_issues == n_rows - 10
+    assert_same_output(tmp_path / "out.zarr", want)
+
+
+# Killed and resumed on threads ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_killed_twenty_times(files, want):
+    rng = random.Random(20)
+    command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd", "-o", "out.zarr")
+    with Processes(files, pause_s=0.1) as processes:
+        for kill in range(15):
+            memory = ["--max-memory", "600MB" if kill != 7 else "300MB"]
+            reads = processes.n_reads()
+            job = processes.find(*command, *memory)
+            if rng.random() < 0.75:  # while it reads; else at any time from its first moment on
+                wait_until(lambda n=reads: processes.n_reads() > n, job)
+                time.sleep(rng.uniform(0, 0.3))
+            else:
+                time.sleep(rng.uniform(0, 1))
+            assert job.runs
+            job.kill()
+            assert processes.rows_read_again() <= (kill + 1) * THREADS * BATCH
+            assert not (files / "out.zarr").exists()
+        processes.find(*command).succeeds()
+        assert processes.rows_read_again() <= 15 * THREADS * BATCH
+        assert_same_output(files / "out.zarr", want)
+        # All is read: what follows is ranking, writing and publishing.
+        started = time.monotonic()
+        processes.find(*command).succeeds()
+        lasts, reads = time.monotonic() - started, processes.n_reads()
+        for _ in range(5):
+            shutil.rmtree(files / "out.zarr", ignore_errors=True)
+            job = processes.find(*command)
+            time.sleep(rng.uniform(0.5, 1) * lasts)
+            job.kill()
+            if (files / "out.zarr").exists():
+                assert_same_output(files / "out.zarr", want)
+        processes.find(*command).succeeds()
+        assert processes.n_reads() == reads
+    assert_same_output(files / "out.zarr", want)
+    assert leftovers(files) == {"out.zarr"}
+
+
+@pytest.mark.slow
+def test_killed_while_it_reads_a_second_time(files):
+    settings = {"method": "normalized_margin", "adjust_pred_probs": True}
+    options = ("--method", "normalized_margin", "--adjust-pred-probs", "--threads", THREADS)
+    command = (*NPY, *CUT, *options, "--workdir", "wd", "-o", "out.zarr")
+    with Processes(files, pause_s=0.03) as processes:
+        for n_reads in (20, N_PARTITIONS + 20):
+            job = processes.find(*command)
+            wait_until(lambda n=n_reads: processes.n_reads() >= n, job)
+            job.kill()
+        processes.find(*command).succeeds()
+        assert processes.n_reads() <= 2 * N_PARTITIONS + 2 * THREADS
+    assert_same_output(files / "out.zarr", find(LABELS, PROBS, **settings))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_leaves_what_is_done_and_nothing_else(files, want, number):
+    command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd", "-o", "out.zarr")
+    with Processes(files, pause_s=0.05) as processes:
+        job = processes.find(*command)
+        wait_until(lambda: processes.n_reads() > 15, job)
+        job.signal(number)
+        sent = time.monotonic()
+        said = job.fails(143 if number == signal.SIGTERM else 130)
+        assert said == f"labelsieve: {'terminated' if number == signal.SIGTERM else 'interrupted'}"
+        assert time.monotonic() - sent < 3, "it waits for the partitions in flight, and for no other"
+        assert leftovers(files) == set()
+        done = len(records(files / "wd"))
+        assert 15 - THREADS <= done < N_PARTITIONS
+        assert processes.rows_read_again() == 0
+        n_reads = processes.n_reads()
+        processes.find(*command, pause_s=0).succeeds()
+        assert processes.n_reads() - n_reads == N_PARTITIONS - done
+        assert processes.rows_read_again() <= THREADS * BATCH
+    assert_same_output(files / "out.zarr", want)
+    assert leftovers(files) == {"out.zarr"}
+
+
+def test_what_a_killed_run_has_left_harms_no_other(files, want):
+    beside = files / ".out.zarr.partial"
+    (beside / "out.zarr").mkdir(parents=True)
+    (beside / "out.zarr" / "zarr.json").write_text("{")
+    (files / "wd" / "summaries").mkdir(parents=True)
+    (files / "wd" / "summaries" / ".0000003.rec.0123").write_bytes(b"half a record")
+    (files / "wd" / "summaries" / "0000004.rec").write_bytes(b"labelsieve record 1\nand no more")
+    (files / "wd" / "runs").mkdir()
+    (files / "wd" / "runs" / "0-0").write_bytes(b"a run of another run")
+    found = find(files / "labels.npy", files / "probs.npy", workdir=files / "wd", output=files / "out.zarr")
+    assert_same_output(files / "out.zarr", want)
+    assert found.facts.rows_read == N_ROWS
+    assert leftovers(files) == {"out.zarr"}
+
+
+# Stored data ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["threads", pytest.param("cluster", marks=pytest.mark.slow)])
+def test_a_chunk_that_does_not_decode(zarr_files, want, where):
+    broken = zarr_files / "probs.zarr" / "c" / "41" / "0"
+    whole = broken.read_bytes()
+    broken.write_bytes(bytes(len(whole)))
+    options = ("--threads", THREADS) if where == "threads" else ("--workers", 2, "--threads", 1)
+    command = (*ZARR, *CUT, *options, "--workdir", "wd", "-o", "out.zarr")
+    with Processes(zarr_files) as processes:
+        said = processes.find(*command).fails(1)
+        assert "partition 41 (rows 41,000..41,999) of" in said
+        assert "probs.zarr" in said
+        assert any(cause in said.lower() for cause in ("zstd", "decod", "corrupt", "decompress"))
+        assert leftovers(zarr_files) == set()
+        done = {int(name.partition(".")[0]) for name in records(zarr_files / "wd")}
+        assert 41 not in done
+        assert done
+        broken.write_bytes(whole)
+        processes.forget_reads()
+        processes.find(*command).succeeds()
+        read = sorted(start // BATCH for _, start, _ in processes.reads())
+        assert read == sorted(set(range(N_PARTITIONS)) - done)
+    assert_same_output(zarr_files / "out.zarr", want)
+
+
+def test_a_file_vanishes_while_it_is_read(files, want):
+    command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd", "-o", "out.zarr")
+    with Processes(files, pause_s=0.03) as processes:
+        job = processes.find(*command)
+        wait_until(lambda: processes.n_reads() > 10, job)
+        (files / "probs.npy").rename(files / "away")
+        said = job.fails(1)
+        assert "probs.npy" in said
+        assert "No such file" in said
+        assert "partition" in said
+        done = len(records(files / "wd"))
+        assert 10 - THREADS <= done < N_PARTITIONS
+        (files / "away").rename(files / "probs.npy")
+        n_reads = processes.n_reads()
+        processes.find(*command, pause_s=0).succeeds()
+        assert processes.n_reads() - n_reads == N_PARTITIONS - done
+    assert_same_output(files / "out.zarr", want)
+
+
+def test_a_chunk_vanishes_while_the_array_is_read_and_comes_back(zarr_files, want):
+    """As on a shared disk that is away for a moment: Zarr gives zeros for a chunk that is not there."""
+    command = (*ZARR, *CUT, "--threads", THREADS, "--workdir", "wd", "-o", "out.zarr")
+    chunk = zarr_files / "probs.zarr" / "c" / "50"
+    with Processes(zarr_files, pause_s=0.03) as processes:
+        job = processes.find(*command)
+        wait_until(lambda: processes.n_reads() > 5, job)
+        chunk.rename(zarr_files / "away")
+        code, _, err = job.wait()
+        assert code in (1, 2)
+        assert "rows 50000..50999: missing chunk?" in err
+        assert not (zarr_files / "out.zarr").exists()
+        (zarr_files / "away").rename(chunk)
+        processes.find(*command, pause_s=0).succeeds()
+    assert_same_output(zarr_files / "out.zarr", want)
+
+
+def test_an_input_that_has_changed_is_refused_by_what_differs(files, want):
+    command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd")
+    with Processes(files, pause_s=0.02) as processes:
+        job = processes.find(*command)
+        wait_until(lambda: processes.n_reads() > 10, job)
+        job.kill()
+        before = records(files / "wd")
+        for options, difference in (
+            (["--method", "normalized_margin"], "settings.method was self_confidence, is normalized_margin"),
+            (["--allow-zero-rows"], "settings.allow_zero_rows was False, is True"),
+        ):
+            assert difference in processes.find(*command, *options).fails(2)
+        other = PROBS.copy()
+        other[17] = 1 / N_CLASSES
+        np.save(files / "probs.npy", other)
+        said = processes.find(*command).fails(2)
+        assert "pred_probs.content.mtime_ns was " in said
+        assert "--fresh" in said
+        assert records(files / "wd") == before, "nothing in it is touched"
+        processes.find(*command, "--fresh", "-o", "out.zarr", pause_s=0).succeeds()
+    assert_same_output(files / "out.zarr", find(LABELS, other))
+
+
+# The workdir ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(folder, *, n_bytes=2_000_000, read_only=False):
+    """Give a folder that is a file system of its own in memory, which ends with the process that holds it."""
+    at = folder / "disk"
+    at.mkdir()
+    script = f"mount -t tmpfs -o size={n_bytes} tmpfs {at} && mkdir {at}/wd && "
+    script += f"mount -o remount,ro {at} && " if read_only else ""
+    command = ["unshare", "-rm", "sh", "-c", script + "echo ready && exec sleep 300"]
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare to mount with")
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        if holder.stdout.readline() != "ready\n":
+            pytest.skip("no file system may be mounted here")
+        yield Path(f"/proc/{holder.pid}/root") / at.relative_to("/")
+    finally:
+        holder.kill()
+        holder.wait()
+        holder.stdout.close()
+
+
+def test_the_disk_of_the_workdir_fills_up(files, want):
+    with Processes(files) as processes, small_disk(files) as disk:
+        (disk / "ballast").write_bytes(bytes(1_700_000))
+        command = (*NPY, *CUT, "--threads", THREADS, "--workdir", disk / "wd", "-o", "out.zarr")
+        code, _, err = processes.find(*command, "--retries", 0).wait()
+        assert code in (1, 2)
+        assert "No space left on device" in err
+        assert len(err.splitlines()) == 1
+        assert str(disk / "wd") in err, "what is full is named"
+        assert not (files / "out.zarr").exists()
+        done = records(disk / "wd")
+        assert 5 < len(done) < N_PARTITIONS
+        assert not [path for path in (disk / "wd" / "summaries").iterdir() if path.name not in done], "no torn file"
+        processes.forget_reads()
+        (disk / "ballast").unlink()
+        processes.find(*command).succeeds()
+        assert processes.n_reads() == N_PARTITIONS - len(done)
+    assert_same_output(files / "out.zarr", want)
+
+
+def test_the_workdir_of_a_full_disk_goes_on_elsewhere(files, want):
+    with Processes(files) as processes, small_disk(files) as disk:
+        (disk / "ballast").write_bytes(bytes(1_700_000))
+        command = (*NPY, *CUT, "--threads", THREADS, "-o", "out.zarr")
+        processes.find(*command, "--workdir", disk / "wd", "--retries", 0).wait()
+        done = records(disk / "wd")
+        shutil.copytree(disk / "wd", files / "wd")
+        processes.forget_reads()
+        processes.find(*command, "--workdir", "wd").succeeds()
+        assert processes.n_reads() == N_PARTITIONS - len(done)
+    assert_same_output(files / "out.zarr", want)
+
+
+def test_the_disk_of_the_output_fills_up(files, want):
+    def limit_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # scores take more, records less
+
+    command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd", "-o", "out.zarr")
+    with Processes(files) as processes:
+        code, _, err = processes.find(*command, preexec_fn=limit_files).wait()
+        assert code in (1, 2)
+        assert "out.zarr" in err
+        assert "File too large" in err
+        assert len(err.splitlines()) == 1
+        assert leftovers(files) == set()
+        processes.forget_reads()
+        processes.find(*command).succeeds()
+        assert processes.n_reads() == 0
+    assert_same_output(files / "out.zarr", want)
+
+
+def test_a_workdir_that_is_read_only(files):
+    with Processes(files) as processes, small_disk(files, read_only=True) as disk:
+        said = processes.find(*NPY, *CUT, "--workdir", disk / "wd").fails(2)
+        assert "Read-only file system" in said
+        assert f"{disk}/wd" in said
+        assert processes.n_reads() == 0
+
+
+def test_two_runs_in_one_workdir(files, want):
+    command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd")
+    with Processes(files, pause_s=0.03) as processes:
+        first = processes.find(*command, "-o", "out.zarr")
+        wait_until(lambda: processes.n_reads() > 5, first)
+        assert f"wd is in use by process {first.pid} on " in processes.find(*command).fails(2)
+        assert f"wd is in use by process {first.pid} on " in processes.find(*command, "--fresh").fails(2)
+        first.succeeds()
+        assert processes.n_reads() == N_PARTITIONS
+    assert_same_output(files / "out.zarr", want)
+
+
+def test_two_runs_in_one_workdir_behind_a_url(files, want):
+    command = (*NPY, *CUT, "--threads", THREADS, "--workdir", (files / "wd").as_uri())
+    with Processes(files, pause_s=0.03) as processes:
+        first = processes.find(*command)
+        wait_until(lambda: processes.n_reads() > 5, first)
+        said = processes.find(*command).fails(2)
+        assert f"is in use by process {first.pid} on " in said
+        assert "unless it has died" in said
+        first.kill()
+        lease = files / "wd" / "lease.json"
+        held = json.loads(lease.read_text())
+        assert time.time() < held["ends"] < time.time() + 61
+        lease.write_text(json.dumps(held | {"ends": time.time() - 1}))
+        processes.find(*command, "-o", "out.zarr", pause_s=0).succeeds()
+        assert processes.rows_read_again() <= THREADS * BATCH
+        assert not lease.exists()
+    assert_same_output(files / "out.zarr", want)
