@@ -177,10 +177,10 @@ class Cluster:
         wait_until(self._file.exists, self.scheduler)
         self.address = json.loads(self._file.read_text())["address"]
 
-    def add_worker(self):
+    def add_worker(self, **how):
         """Start a worker, which nobody starts anew if it dies."""
         options = ("--no-nanny", "--no-dashboard", "--local-directory", self._processes.folder, *self._options)
-        return self._processes.start("-m", "distributed.cli.dask_worker", self.address, *options)
+        return self._processes.start("-m", "distributed.cli.dask_worker", self.address, *options, **how)
 
     def wait_for_workers(self, n_workers=None):
         """Wait until the scheduler knows its workers."""
