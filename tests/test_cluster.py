@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import textwrap
 import threading
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +18,6 @@ import numpy as np
 import pytest
 import zarr
 from distributed import Client, LocalCluster, SchedulerPlugin
-from distributed.utils_test import gen_cluster
 
 import labelsieve
 from inputs import assert_same_array, assert_same_bits, draw, find
@@ -32,8 +32,6 @@ LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=9, dtype=np.float32)
 CUT = {"batch_size": 70, "partition_batches": 2}
 # Without an address a scheduler takes port 8787 for its HTTP server, which may be taken.
 HTTP = "127.0.0.1:0"
-# The clusters of this module's fixtures live on while a test makes one of its own in its event loop.
-BESIDE_OTHERS = {"threads": False, "instances": False, "processes": False}
 METHODS = [
     {"method": method, "adjust_pred_probs": adjust, "estimation_method": estimation}
     for method, adjust in (
@@ -453,30 +451,22 @@ def test_without_a_client_nothing_is_started(stored, want):
     assert threading.active_count() <= before + 64
 
 
-@gen_cluster(client=True, clean_kwargs=BESIDE_OTHERS)
-async def test_an_asynchronous_client_is_refused(client, scheduler, a, b):
-    with pytest.raises(InputTypeError, match="client is asynchronous"):
-        labelsieve.find_label_issues(LABELS, PROBS, client=client)
+def test_an_asynchronous_client_is_refused():
+    async def ask():
+        settings = {"n_workers": 1, "processes": False, "dashboard_address": HTTP, "asynchronous": True}
+        async with LocalCluster(**settings) as cluster, Client(cluster, asynchronous=True) as client:
+            with pytest.raises(InputTypeError, match="client is asynchronous"):
+                labelsieve.find_label_issues(LABELS, PROBS, client=client)
+
+    asyncio.run(ask())
 
 
-# In one event loop ------------------------------------------------------------------------------------------------
-
-
-@gen_cluster(client=True, nthreads=[("127.0.0.1", 1)] * 2, timeout=60, clean_kwargs=BESIDE_OTHERS)
-async def test_a_worker_that_retires_in_the_middle(client, scheduler, a, b):
-    want = await asyncio.to_thread(find, LABELS, PROBS, **CUT)
-
-    def run():
-        with Client(scheduler.address, set_as_default=False) as synchronous:
-            found = find(
-                LABELS.tolist(), da.from_array(PROBS, chunks=(50, -1)), client=synchronous, partition_batches=1
-            )
-            assert_same_bits(found, want)
-
-    tasks = Tasks()
-    scheduler.add_plugin(tasks)
-    running = asyncio.create_task(asyncio.to_thread(run))
-    while tasks.layers["summarise"] < 10 and not running.done():
-        await asyncio.sleep(0.002)
-    await client.retire_workers([a.address])
-    await running
+def test_a_worker_that_retires_in_the_middle(want):
+    with small_cluster(threads_per_worker=1) as cluster, Client(cluster, set_as_default=False) as client:
+        tasks, probs = counting(cluster), da.from_array(PROBS, chunks=(50, -1))
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(find, LABELS.tolist(), probs, client=client, partition_batches=1)
+            while tasks.layers["summarise"] < 10 and not run.done():
+                time.sleep(0.002)
+            client.retire_workers([cluster.workers[0].address])
+            assert_same_bits(run.result(timeout=30), want)
