@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -110,18 +111,21 @@ class Processes(ExitStack):
 
 
 class Process:
-    """A process with what it prints in memory."""
+    """A process with what it prints in files: a pipe that nobody reads would fill up and stop it."""
 
     def __init__(self, command, **options):
-        self._popen = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL, **options
-        )
+        self._printed = [tempfile.TemporaryFile("w+") for _ in range(2)]  # noqa: SIM115  # `end` closes them
+        out, err = self._printed
+        self._popen = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, **options)
         self.pid = self._popen.pid
 
     def wait(self, timeout=_WAIT_S):
         """Return the exit code, and what was printed and said."""
-        out, err = self._popen.communicate(timeout=timeout)
-        return self._popen.returncode, out, err
+        code = self._popen.wait(timeout)
+        for file in self._printed:
+            file.seek(0)
+        out, err = (file.read() for file in self._printed)
+        return code, out, err
 
     def succeeds(self, timeout=_WAIT_S):
         """Wait for an end without error, and return what was printed."""
@@ -150,14 +154,14 @@ class Process:
     def kill(self):
         """Kill it as the kernel does where memory is short, and wait until it is gone."""
         self.signal(signal.SIGKILL)
-        self._popen.communicate()
+        self._popen.wait()
 
     def end(self):
         """Kill it if it still runs."""
         if self.runs:
             self.kill()
-        for pipe in (self._popen.stdout, self._popen.stderr):
-            pipe.close()
+        for file in self._printed:
+            file.close()
 
 
 class Cluster:

@@ -259,7 +259,6 @@ def test_a_local_scheduler_that_is_set_keeps_work_here(cluster, in_process, stor
     assert tasks.layers == {}
 
 
-@pytest.mark.xfail(strict=True, reason="the run waits for the worker whose only thread it holds")
 def test_a_run_inside_a_task_waits_for_no_thread_that_it_holds(stored, tmp_path):
     code = f"""
         import sys
