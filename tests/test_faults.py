@@ -122,7 +122,7 @@ def test_the_client_and_then_the_scheduler_are_killed(files, want):
         second = processes.find(*command, "--scheduler", cluster.address)
         wait_until(lambda: processes.n_reads() > 30, second)
         cluster.scheduler.kill()
-        said = second.fails(1)
+        said = second.fails(1, alone=False)  # the client of the cluster says in its own log that it gives up
         assert "the scheduler died" in said
         assert "a workdir goes on" in said
         assert not (files / "out.zarr").exists()
@@ -396,7 +396,7 @@ def test_the_disk_of_the_workdir_fills_up(files, want):
     with Processes(files) as processes, small_disk(files) as disk:
         (disk / "ballast").write_bytes(bytes(1_700_000))
         command = (*NPY, *CUT, "--threads", THREADS, "--workdir", disk / "wd", "-o", "out.zarr")
-        said = processes.find(*command).fails(2)
+        said = processes.find(*command).fails(1)
         assert "No space left on device" in said
         assert str(disk / "wd") in said, "what is full is named"
         assert not (files / "out.zarr").exists()
