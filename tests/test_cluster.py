@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import textwrap
 import threading
 import time
@@ -150,7 +149,9 @@ def test_hdf5_gives_the_bits_of_threads(client, stored, want):
         assert_same_bits(find(stored / "labels.npy", file["probs"], client=client, **CUT), want)
 
 
-@pytest.mark.parametrize("kept", ["memory", "workdir", "output"])
+@pytest.mark.parametrize(
+    "kept", ["output", *(pytest.param(kept, marks=pytest.mark.slow) for kept in ("memory", "workdir"))]
+)
 @pytest.mark.parametrize("settings", METHODS, ids=lambda settings: "-".join(map(str, settings.values())))
 def test_every_method_gives_the_bits_of_threads(in_process, stored, tmp_path, settings, kept):
     with dask.config.set(scheduler="threads"):
@@ -183,7 +184,7 @@ def test_a_workdir_goes_on_wherever_it_was_begun(in_process, stored, tmp_path, w
 
 
 def test_partitions_of_any_size_give_the_same_bits(in_process, stored, want):
-    for batch_size, partition_batches in itertools.product((33, 1000, "auto"), (1, 3, "auto")):
+    for batch_size, partition_batches in ((33, 1), (33, 4), (1000, 1), (1000, "auto"), ("auto", "auto")):
         cut = {"batch_size": batch_size, "partition_batches": partition_batches}
         assert_same_bits(find(*KINDS["npy"](stored), client=in_process, **cut), want)
 
@@ -425,7 +426,6 @@ def test_a_client_that_is_none_is_refused(stored):
             find(*KINDS["npy"](stored), client=client)
 
 
-@pytest.mark.xfail(strict=True, reason="it says that no worker answers within 120 seconds, after none")
 def test_a_closed_client_is_refused_at_once(cluster, stored):
     client = Client(cluster, set_as_default=False)
     client.close()

@@ -410,6 +410,7 @@ def test_the_disk_of_the_workdir_fills_up(files, want):
     assert_same_output(files / "out.zarr", want)
 
 
+@pytest.mark.slow
 def test_the_workdir_of_a_full_disk_goes_on_elsewhere(files, want):
     with Processes(files) as processes, small_disk(files) as disk:
         (disk / "ballast").write_bytes(bytes(1_700_000))
@@ -423,6 +424,7 @@ def test_the_workdir_of_a_full_disk_goes_on_elsewhere(files, want):
     assert_same_output(files / "out.zarr", want)
 
 
+@pytest.mark.slow
 def test_the_disk_of_the_output_fills_up(files, want):
     def limit_files():
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # scores take more, records less
@@ -461,6 +463,7 @@ def test_two_runs_in_one_workdir(files, want):
     assert_same_output(files / "out.zarr", want)
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_workdir_behind_a_url(files, want):
     command = (*NPY, *CUT, "--threads", THREADS, "--workdir", (files / "wd").as_uri())
     with Processes(files, pause_s=0.03) as processes:
