@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
-import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -243,9 +242,9 @@ def test_the_active_client_does_the_work_of_documented_functions(cluster, in_pro
         inspector = labelsieve.LabelInspector(num_class=N_CLASSES, verbose=False)
         inspector.update_confident_thresholds(LABELS, da.from_array(PROBS, chunks=(500, -1)))
         inspector.score_label_quality(LABELS, da.from_array(PROBS, chunks=(500, -1)))
-        assert_same_array(
-            inspector.get_label_issues()[: want.num_issues], inspector.get_label_issues()[: want.num_issues]
-        )
+        assert_same_array(inspector.get_quality_scores(), want.scores)
+        lowest = np.lexsort((np.arange(N_ROWS), want.scores))[: want.estimated_num_issues]
+        assert_same_array(inspector.get_label_issues(), lowest)
         assert inspector.get_num_issues() == want.estimated_num_issues
         assert tasks.layers["inspect"] >= 12
 
@@ -443,11 +442,16 @@ def test_a_cluster_without_workers_is_named(stored, monkeypatch):
         find(*KINDS["npy"](stored), client=client)
 
 
-def test_without_a_client_nothing_is_started(stored, want):
-    before = threading.active_count()
-    assert_same_bits(find(*KINDS["npy"](stored), **CUT), want)
-    assert labelsieve.engine.active_client() is None
-    assert threading.active_count() <= before + 64
+def test_without_a_client_no_cluster_is_even_imported(stored, tmp_path, want):
+    code = """
+        import sys
+        from labelsieve import find_label_issues
+
+        print(find_label_issues(*sys.argv[1:], batch_size=70, progress=False).num_issues, "distributed" in sys.modules)
+    """
+    with Processes(tmp_path) as processes:
+        said = processes.start("-c", textwrap.dedent(code), *KINDS["npy"](stored)).succeeds()
+    assert said.split() == [str(want.num_issues), "False"]
 
 
 def test_an_asynchronous_client_is_refused():
