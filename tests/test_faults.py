@@ -162,6 +162,7 @@ def test_rows_that_kill_each_worker_are_given_up(files, want):
     with Processes(files) as processes:
         deadly = processes.environment | {"LABELSIEVE_TEST_DEADLY_ROW": str(41 * BATCH)}
         said = processes.find(*command, env=deadly).fails(1, alone=False)  # new workers may log that they start
+        assert "partition 41 (rows " in said
         assert "was given up: 4 workers died while they ran it" in said
         assert leftovers(files) == set()
         done = len(records(files / "wd"))

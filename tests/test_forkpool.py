@@ -338,7 +338,9 @@ def test_an_active_client_does_the_work_and_warns_once_of_n_jobs(monkeypatch):
     want = find(LABELS, PROBS)
     margins = {"method": "normalized_margin", "adjust_pred_probs": True}
     want_margins = find(LABELS, PROBS, **margins)
-    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None)
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0"
+    )
     with cluster, distributed.Client(cluster):
         monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
         with pytest.warns(LabelsieveWarning, match="n_jobs=2 is ignored: the active Dask client") as caught:

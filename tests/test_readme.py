@@ -55,6 +55,6 @@ def test_files_that_the_guarantees_name_exist():
     assert all((ROOT / name).is_file() for name in named)
 
 
-@pytest.mark.parametrize("extra", ["hdf5", "parquet", "demo", "test"])
+@pytest.mark.parametrize("extra", ["hdf5", "s3", "parquet", "dashboard", "demo", "test"])
 def test_every_extra_is_named(extra):
     assert f"`{extra}`" in README

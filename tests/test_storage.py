@@ -989,7 +989,7 @@ def test_reachable_on_s3(bucket):
 def test_workers_of_a_cluster_open_urls_themselves(bucket, want):
     from distributed import Client
 
-    with Client(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None):
+    with Client(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0"):
         assert_same_bits(find(f"{bucket}/labels.npy", layout_url(bucket, "whole rows"), batch_size=70), want)
         assert_same_bits(find(f"{bucket}/labels.npy", f"{bucket}/npy-shards", batch_size=70), want)
 

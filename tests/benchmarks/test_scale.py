@@ -194,7 +194,7 @@ def test_a_killed_run_goes_on(tmp_path, real):
 @pytest.fixture
 def client():
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as connected,
     ):
         labelsieve.find_label_issues([0, 1] * 50, [[0.9, 0.1], [0.2, 0.8]] * 50, progress=False)

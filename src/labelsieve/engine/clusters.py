@@ -42,6 +42,29 @@ def cluster(
     TaskFailedError
         If the scheduler does not answer.
     """
+    with _quiet(), _chosen(scheduler, n_workers, n_threads, worker_memory) as client:
+        yield client
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave it to the command to say, once, what failed: distributed logs it again, here and in the workers."""
+    import dask
+
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with dask.config.set({"logging.distributed": "critical"}):
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _chosen(
+    scheduler: str | None, n_workers: int | None, n_threads: int | None, worker_memory: str | None
+) -> Iterator[Any]:
     if scheduler is not None:
         if n_workers or n_threads or worker_memory:
             raise InvalidInputError("give the address of a scheduler, or workers to start here; not both")
@@ -80,8 +103,8 @@ def _local(n_workers: int, n_threads: int | None, worker_memory: str | None) -> 
             n_workers=n_workers,
             threads_per_worker=n_threads or max(1, (os.cpu_count() or 1) // n_workers),
             memory_limit=worker_memory or "auto",
-            dashboard_address=None,
-            silence_logs=logging.CRITICAL,  # what a task raises is told once, by the command
+            dashboard_address="127.0.0.1:0",
+            silence_logs=logging.CRITICAL,
         )
     except ValueError as error:
         raise InvalidInputError(f"workers cannot be started: {error}") from error

@@ -70,6 +70,15 @@ class Graph:
             return value.key
         return value
 
+    def describe(self, key: Any) -> str:
+        """Name the rows of a task for a message, by its key, whichever way that is written."""
+        found = next((task for name, task in self.tasks.items() if str(name) == str(key)), None)
+        if isinstance(found, tuple) and found[1] in self.tasks:
+            name = getattr(self.tasks[found[1]].function, "name", None)
+            if name is not None:
+                return str(name(found[2]))
+        return f"task {key}"
+
     def __dask_graph__(self) -> dict[Any, Any]:
         return self.tasks
 

@@ -74,18 +74,20 @@ class ClusterExecutor(Executor):
 
     def run(self, graph: Graph, progress: Any = None) -> list[Any]:  # noqa: ARG002  # the dashboard shows it
         """Compute the wanted tasks; a cluster's progress is on its dashboard."""
-        return self.values(self._submit(graph))
+        futures = self._submit(graph)
+        with self._watching(futures, graph):
+            return list(self._client.gather(futures))
 
     def hold(self, graph: Graph, n_small: int, progress: Any = None) -> list[Any]:  # noqa: ARG002  # as in run
         """Compute the wanted tasks, and fetch only the last `n_small`."""
         from distributed import wait
 
         futures = self._submit(graph)
-        with self._watching(futures):
+        with self._watching(futures, graph):
             wait(futures)
-        failed = next((future for future in futures if future.status != "finished"), None)
-        if failed is not None:
-            self.values([failed])
+            failed = next((future for future in futures if future.status != "finished"), None)
+            if failed is not None:
+                self._client.gather([failed])
         kept = len(futures) - n_small
         return futures[:kept] + self.values(futures[kept:])
 
@@ -101,7 +103,7 @@ class ClusterExecutor(Executor):
             return list(self._client.gather(list(handles)))
 
     @contextmanager
-    def _watching(self, futures: Sequence[Any]) -> Iterator[None]:
+    def _watching(self, futures: Sequence[Any], graph: Graph | None = None) -> Iterator[None]:
         """Cancel `futures` if the block fails, and say in our own words what became of workers and scheduler."""
         from concurrent.futures import CancelledError
 
@@ -115,8 +117,9 @@ class ClusterExecutor(Executor):
             if isinstance(error, LabelsieveError) or not isinstance(error, Exception):
                 raise
             if isinstance(error, distributed.KilledWorker):
+                what = graph.describe(error.task) if graph is not None else f"task {error.task}"
                 raise TaskFailedError(
-                    f"task {error.task} was given up: {error.allowed_failures + 1} workers died while they ran it, "
+                    f"{what} was given up: {error.allowed_failures + 1} workers died while they ran it, "
                     f"the last one {error.last_worker.address}; out of memory?"
                 ) from error
             if isinstance(error, gone) or type(error).__name__ == "FutureCancelledError":

@@ -36,7 +36,8 @@ class Plan:
     n_batches, batch_rows, n_partitions : int
         How the rows are cut.
     n_tasks : int
-        Tasks of the whole job, ranking and writing included.
+        Tasks of the whole job, ranking and writing included; where tasks write the issues, their merge takes two more
+        for about 65,536 issues.
     n_slabs : int
         Submissions of each map.
     network_bytes : int

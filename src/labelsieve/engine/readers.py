@@ -51,12 +51,16 @@ class Reader:
         self._grid, self._n_classes, self._dtype = grid, n_classes, dtype
         self._labels, self._pred_probs, self._work = labels, pred_probs, work
 
+    def name(self, index: int) -> str:
+        """Name a partition for messages."""
+        start, stop = self._grid.bounds(index)
+        return f"partition {index} (rows {start:,}..{stop - 1:,}) of {self._where}"
+
     def __call__(self, index: int, labels: Any, pred_probs: Any, *more: Any) -> Any:
         """Work on partition `index`, and name it in any error."""
         ranges = self._grid.ranges(index)
         partition = Partition(ranges, self._n_classes, self._dtype, self._labels, self._pred_probs, index)
-        rows = f"rows {partition.start:,}..{partition.stop - 1:,}"
-        with located(f"partition {index} ({rows}) of {self._where}"):
+        with located(self.name(index)):
             return self._work(partition, *more, _cut(labels, ranges), _cut(pred_probs, ranges))
 
 
@@ -96,8 +100,14 @@ class OnSummaries:
     def __init__(self, work: Callable[..., Any], where: str) -> None:
         self._work, self._where = work, where
 
+    def name(self, rows: Any) -> str:
+        """Name a partition or a span for messages; the handle of a partition elsewhere has no rows here."""
+        if not isinstance(rows, Summarised | Span):
+            return f"row summaries in {self._where}"
+        stop = rows.stop if isinstance(rows, Span) else rows.start + rows.n_rows
+        return f"rows {rows.start:,}..{stop - 1:,} of the row summaries in {self._where}"
+
     def __call__(self, rows: Summarised | Span, *more: Any) -> Any:
         """Work on a partition's or a span's summaries."""
-        stop = rows.stop if isinstance(rows, Span) else rows.start + rows.n_rows
-        with located(f"rows {rows.start:,}..{stop - 1:,} of the row summaries in {self._where}"):
+        with located(self.name(rows)):
             return self._work(rows, *more)
