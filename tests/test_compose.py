@@ -100,7 +100,7 @@ def test_one_image_is_built_from_the_project_for_a_plain_user():
     [(_, dockerfile)] = images
     lines = dockerfile.strip().splitlines()
     assert lines[0] == "FROM python:3.12-slim"
-    assert '".[s3]"' in dockerfile
+    assert '".[s3,dashboard]"' in dockerfile
     assert lines[-1].startswith("USER ")
     assert lines[-1] not in ("USER root", "USER 0")
     for line in lines:

@@ -454,7 +454,7 @@ def test_a_workdir_that_is_read_only(files):
 
 def test_two_runs_in_one_workdir(files, want):
     command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd")
-    with Processes(files, pause_s=0.03) as processes:
+    with Processes(files, pause_s=0.12) as processes:
         first = processes.find(*command, "-o", "out.zarr")
         wait_until(lambda: processes.n_reads() > 5, first)
         assert f"wd is in use by process {first.pid} on " in processes.find(*command).fails(2)
