@@ -58,8 +58,8 @@ LAYERS = [
     {"__main__"},
 ]
 PURE = ["kernels", "scores", "reductions", "ranking", "checks", "settings", "memory"]
-# Each with its reason: engine builds the graphs and runs them, progress listens to them, sources, results and stored name
-# Dask's array as a type, find and job read Dask's way to write sizes and where it keeps temporary files.
+# Each with its reason: engine builds the graphs and runs them, progress listens to them, sources, results and stored
+# name Dask's array as a type, find and job read Dask's way to write sizes and where it keeps temporary files.
 IMPORTS_DASK = {
     *("engine.graphs", "engine.executors", "engine.on_cluster", "engine.choice"),
     *("engine.clusters", "engine.inputs", "engine.run"),

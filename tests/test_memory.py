@@ -34,10 +34,11 @@ def test_equal_batches_leave_the_rest_to_the_last(n_rows, rows, runs):
     assert runs == Grid(n_rows, rows, 1).batch_rows
 
 
-def grids(batch_rows=st.lists(st.integers(1, 9), min_size=1, max_size=20), rows=st.integers(1, 200)):
-    """Draw grids of equal batches and of a Dask array's own."""
-    equal = st.builds(Grid, rows, st.integers(1, 70), st.integers(1, 25))
-    own = st.builds(lambda b, p: Grid(sum(b), tuple(b), p), batch_rows, st.integers(1, 25))
+def grids(least_rows=1):
+    """Draw grids of equal batches and of a Dask array's own, which have `least_rows` rows at least."""
+    equal = st.builds(Grid, st.integers(1, 200), st.integers(1, 70), st.integers(1, 25))
+    chunks = st.lists(st.integers(least_rows, 9), min_size=1, max_size=40)
+    own = st.builds(lambda b, p: Grid(sum(b), tuple(b), p), chunks, st.integers(1, 25))
     return st.one_of(equal, own)
 
 
@@ -54,7 +55,7 @@ def test_partitions_cover_all_rows_in_order(grid):
     assert max(grid.batch_rows) == grid.largest_batch
 
 
-@given(grids(batch_rows=st.lists(st.integers(0, 9), min_size=1, max_size=20)))
+@given(grids(least_rows=0))
 def test_bounds_are_the_ends_of_the_ranges(grid):
     for index in range(grid.n_partitions):
         ranges = grid.ranges(index)
@@ -112,14 +113,12 @@ def test_batches_of_a_dask_array_stay():
 
 
 @given(
-    grid=grids(batch_rows=st.lists(st.integers(0, 9), min_size=1, max_size=40)),
+    grid=grids(least_rows=0).filter(lambda grid: grid.n_rows),
     chunk=st.integers(1, 30),
     span_bytes=st.integers(1, 3000),
     n_threads=st.integers(1, 5),
 )
 def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span_bytes, n_threads):
-    if not grid.n_rows:
-        return
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory, "RESULT_ROWS", chunk)
         patch.setattr(memory, "_SPAN_BYTES", span_bytes)
@@ -292,8 +291,8 @@ def test_planned_memory_grows_by_thread_and_by_batch_where_batches_are_read_whol
     assert 5 * (two - one) == six - one
     batch = 40_000_000
     assert 2 * 9 * batch // 4 == replace(need, batch_bytes=batch).in_process(2, stored=False) - two
-    assert 2 * 10_000 == replace(need, ahead_bytes=10_000).in_process(2, stored=False) - two
-    assert 77 == replace(need, held_bytes=77).in_process(2, stored=False) - two
+    assert replace(need, ahead_bytes=10_000).in_process(2, stored=False) - two == 2 * 10_000
+    assert replace(need, held_bytes=77).in_process(2, stored=False) - two == 77
 
 
 def test_planned_memory_of_a_worker_is_its_share_of_the_summaries():

@@ -122,7 +122,7 @@ def test_facts_say_how_often_pred_probs_was_read(method, adjust):
         facts.n_batches,
         facts.n_partitions,
     )
-    assert (100, 0) == (facts.rows_read, facts.rows_resumed)
+    assert (facts.rows_read, facts.rows_resumed) == (100, 0)
     assert facts.seconds > 0
 
 
