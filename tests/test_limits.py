@@ -1,5 +1,6 @@
 """The memory that is left, from fake control groups of both versions."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -141,6 +142,32 @@ def test_files_that_do_not_say_what_they_should_are_no_limit(tree, name, content
 
 def test_elsewhere_than_linux_the_host_is_the_limit(tmp_path):
     assert free_bytes(tmp_path / "nothing", tmp_path) == FREE
+
+
+@pytest.mark.parametrize(
+    ("folder", "memory"),
+    [
+        ("/home/me", False),
+        ("/tmp", True),
+        ("/tmp/a/b", True),
+        ("/tmpfiles", False),
+        ("/tmp/disk/a", False),
+        ("/", False),
+    ],
+)
+def test_a_folder_is_on_the_file_system_mounted_nearest_above_it(monkeypatch, folder, memory):
+    mounts = {"/": "ext4", "/tmp": "tmpfs", "/tmp/disk": "xfs", "/home": "nfs4"}
+    parts = [SimpleNamespace(mountpoint=path, fstype=kind) for path, kind in mounts.items()]
+    monkeypatch.setattr(limits.psutil, "disk_partitions", lambda **_: parts)
+    assert limits.is_memory(Path(folder)) == memory
+
+
+def test_where_mounts_are_not_told_a_folder_is_on_a_disk(monkeypatch):
+    def refused(**_):
+        raise PermissionError("no /proc here")
+
+    monkeypatch.setattr(limits.psutil, "disk_partitions", refused)
+    assert not limits.is_memory(Path("/tmp"))
 
 
 def test_here_it_is_some_number():

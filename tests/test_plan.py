@@ -111,7 +111,7 @@ def test_ties_at_the_cut_take_a_map_more_than_planned():
 
 def test_a_map_is_submitted_in_slabs(monkeypatch):
     monkeypatch.setattr(executors, "SLAB", 16)
-    monkeypatch.setattr("labelsieve.engine.plan.SLAB", 16)
+    monkeypatch.setattr(memory, "SLAB", 16)
     want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS))
     plan = plan_label_issues(LABELS, PROBS, **CUT)
     submitted = []
