@@ -179,22 +179,13 @@ def test_with_every_byte_flipped_it_is_torn(folder, small):
         assert_torn(folder, bytes(altered), want)
 
 
-def test_with_zeros_for_what_was_not_written_it_is_never_read(folder, small):
+def test_with_zeros_for_what_was_not_written_it_is_torn(folder, small):
     # A power cut leaves a file of the right length with holes.
-    _, content = small
+    want, content = small
     for start, length in itertools.product(range(len(content)), (1, 7, len(content))):
         altered = (content[:start] + bytes(length) + content[start + length :])[: len(content)]
         if altered != content:
-            folder.write("b", altered)
-            with pytest.raises(ValueError, match=r"no whole record|Expecting value"):
-                whole(folder, "b")
-
-
-@pytest.mark.xfail(strict=True, reason="an empty header has the right checksum, and json.loads says what is wrong")
-def test_with_zeros_for_what_was_not_written_it_is_torn(folder, small):
-    want, content = small
-    assert_torn(folder, content[:20] + bytes(len(content) - 20), want)
-    assert_torn(folder, content[:20] + bytes(100) + content[-28:], want)
+            assert_torn(folder, altered, want)
 
 
 def test_with_anything_behind_or_before_it_it_is_torn(folder, small):

@@ -247,7 +247,6 @@ def test_a_result_goes_to_a_url_and_replaces_an_earlier_one(data, issues, bucket
     assert zarr.open_array(url, path="scores", mode="r").shape == (500,)
 
 
-@pytest.mark.xfail(strict=True, reason="staged() empties the folder beside a result at a URL and leaves it there")
 def test_no_folder_is_left_beside_a_result_at_a_url(data, bucket):
     labelsieve.find_label_issues(*data, output="memory://results/i.zarr")
     assert bucket.ls("/results", detail=False) == ["/results/i.zarr"]

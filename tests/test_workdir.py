@@ -18,7 +18,7 @@ import labelsieve
 import naive
 from labelsieve import WorkdirError, tasks
 from labelsieve.storage import LocalFolder, open_folder
-from labelsieve.workdir import Workdir
+from labelsieve.workdir import Records, Workdir
 
 N_ROWS = 400
 LABELS, PROBS = draws.draw(N_ROWS, 5, seed=31, noise=0.3)
@@ -189,6 +189,55 @@ def test_findings_go_on_too(place, killed_after):
             find(probs=probs, **choices)
         messages.add(str(caught.value))
     assert messages == {"15 NaN probabilities in rows 3, 7, 390"}
+
+
+def test_a_partition_with_bad_data_is_not_committed(files):
+    # It is read again however the input was mended.
+    array = zarr.open_array(files / "probs.zarr", mode="r+")
+    bad = PROBS[220:240].copy()
+    bad[3, 2] = np.nan
+    array[220:240] = bad
+    choices = {"probs": files / "probs.zarr", "workdir": files / "work"}
+    with pytest.raises(labelsieve.InvalidInputError, match="1 NaN probabilities in row 223"):
+        find(**choices)
+    assert LocalFolder(files / "work" / "summaries").names() == [f"{i:07d}.rec" for i in range(10) if i != 5]
+    array[220:240] = PROBS[220:240]
+    found = find(**choices)
+    assert facts(found) == (40, 360)
+    assert draws.bits(found) == draws.bits(find())
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_zero_rows_are_committed_where_they_are_allowed(tmp_path, allowed):
+    probs = PROBS.copy()
+    probs[[3, 399]] = 0
+    choices = {"probs": probs, "workdir": tmp_path / "work", "allow_zero_rows": allowed}
+    if not allowed:
+        with pytest.raises(labelsieve.InvalidInputError, match="all zeros"):
+            find(**choices)
+        assert len(LocalFolder(tmp_path / "work" / "summaries").names()) == 8
+    else:
+        find(**choices)
+        assert facts(find(**choices)) == (0, N_ROWS)
+
+
+def test_a_record_that_is_not_finished_is_not_committed(place):
+    records = Records(open_folder(place), "fingerprint")
+    with records.create("summaries", 0, (0, 3)) as writer:
+        writer.add({"x": np.arange(3)})
+    assert records.committed("summaries", 0, (0, 3)) is None
+    assert open_folder(place).folder("summaries").names() == []
+    with records.create("summaries", 0, (0, 3)) as writer:
+        writer.add({"x": np.arange(3)})
+        writer.finish({"n": 1})
+    assert records.committed("summaries", 0, (0, 3)) == {"n": 1}
+    # Of other rows, partitions, kinds and runs there is none.
+    assert records.committed("summaries", 0, (0, 4)) is None
+    assert records.committed("summaries", 1, (0, 3)) is None
+    assert records.committed("scores", 0, (0, 3)) is None
+    assert Records(open_folder(place), "another").committed("summaries", 0, (0, 3)) is None
+    records.discard("summaries", 0)
+    assert records.committed("summaries", 0, (0, 3)) is None
 
 
 # Records that are not to be trusted ------------------------------------------------------------------------------
