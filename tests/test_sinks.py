@@ -1,5 +1,6 @@
 """Results on disk, read back by other readers."""
 
+import contextlib
 import csv
 import pathlib
 from pathlib import Path
@@ -222,6 +223,21 @@ def test_a_stage_is_in_place_only_once_its_block_has_ended(tmp_path):
         assert not is_result(LocalFolder(path))
     assert is_result(LocalFolder(path))
     assert list(tmp_path.iterdir()) == [path]
+    assert zarr.open_array(path / "scores", mode="r")[:].tolist() == [1, 2, 3]
+
+
+@pytest.mark.xfail(strict=True, reason="staged() takes the folder beside a result for one of a killed run, always")
+def test_two_runs_that_write_the_same_result_do_not_write_into_each_other(tmp_path):
+    path = tmp_path / "i.zarr"
+    with sinks.staged(path) as first:
+        first.group.create("scores", (3,), np.float32, 3)
+        first.group.writer("scores")(0, np.float32([1, 2, 3]))
+        with contextlib.suppress(labelsieve.LabelsieveError), sinks.staged(path) as second:
+            second.group.create("scores", (3,), np.float32, 3)
+            second.group.writer("scores")(0, np.float32([4, 5, 6]))
+            assert first.group.folder != second.group.folder
+        assert first.group.open("scores")[:].tolist() == [1, 2, 3]
+        first.group.publish({}, {})
     assert zarr.open_array(path / "scores", mode="r")[:].tolist() == [1, 2, 3]
 
 
