@@ -173,6 +173,8 @@ print([name for name in ("dask.array", "distributed", "pandas", "scipy", "zarr",
 
 
 def test_only_the_engine_builds_graphs():
+    # `stored` makes a lazy array of a stored one where a user asks for it, which is no part of a run.
+    allowed = {"labelsieve.stored": {"from_array"}}
     building = {
         "delayed",
         "Delayed",
@@ -195,7 +197,7 @@ def test_only_the_engine_builds_graphs():
             for node in ast.walk(tree_of(module))
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("da", "dask")
         }
-        assert (names | used) & building == set(), module
+        assert (names | used) & building == allowed.get(module, set()), module
 
 
 def test_importing_the_package_leaves_slow_and_optional_packages_alone():

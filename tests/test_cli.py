@@ -1,17 +1,20 @@
 """The command line as a user runs it: what it prints, what it writes, how it exits."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 import zarr
 
 import labelsieve
 from labelsieve.cli import run
+from labelsieve.engine import size
 
 
 @pytest.fixture
@@ -104,6 +107,111 @@ def test_absent_classes_are_counted(tmp_path, capsys):
     assert "confident thresholds 0.7000 to 0.7500, 1 classes without rows" in capsys.readouterr().out
 
 
+PLAN = """\
+input          400 rows, 3 classes, float64
+batches        10 of 40 rows
+partitions     5, submitted 1 time
+tasks          17
+bytes to read  9.6 kB in 1 read
+row summaries  7.2 kB, in memory
+peak memory    {memory}, 1 threads; may take 400 MB (max_memory)
+results        scores 3.2 kB, mask 400 bytes, 34 bytes an issue; beside the peak, 120 bytes an issue where these are \
+not written by the tasks
+"""
+
+
+def test_a_plan_says_what_a_run_would_take(files, capsys, monkeypatch):
+    monkeypatch.setattr("labelsieve.sources.NpySource.open", lambda *_: pytest.fail("something was read"))
+    assert (
+        run(["plan", "labels.npy", "pred_probs.npy", "--batch-size", "40", "--max-memory", "400MB", "--threads", "1"])
+        == 0
+    )
+    with dask.config.set(num_workers=1):
+        plan = labelsieve.plan_label_issues("labels.npy", "pred_probs.npy", batch_size=40)
+    assert capsys.readouterr() == (PLAN.format(memory=size(plan.process_bytes)), "")
+
+
+@pytest.mark.parametrize("where", [["--workdir", "work"], ["-o", "i.zarr"], ["-o", "memory://bucket/i.zarr"]])
+def test_a_plan_for_a_run_that_stores_what_it_makes(files, capsys, where, tmp_path):
+    before = sorted(tmp_path.iterdir())
+    assert run(["plan", "labels.npy", "pred_probs.npy", *where]) == 0
+    lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["row summaries"].strip() == "7.2 kB, in a workdir"
+    plan = labelsieve.plan_label_issues("labels.npy", "pred_probs.npy", stored=True)
+    assert lines["peak memory"].strip().startswith(f"{size(plan.process_bytes)}, {plan.n_threads} threads; may take ")
+    assert lines["tasks"].strip() == f"{plan.n_tasks:,}"
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_plan_for_a_table_is_one_in_memory(files, capsys):
+    assert run(["plan", "labels.npy", "pred_probs.npy", "-o", "i.csv"]) == 0
+    assert "7.2 kB, in memory" in capsys.readouterr().out
+
+
+def test_a_plan_of_two_reads_and_of_chunks_that_are_decoded_again(files, capsys, monkeypatch):
+    monkeypatch.setattr("labelsieve.memory._BATCH_SHARE", 30 * 24 / 400e6)
+    options = ["--max-memory", "400MB", "--threads", "1", "--adjust-pred-probs", "--method", "normalized_margin"]
+    assert run(["plan", "labels.npy", "pred_probs.zarr", *options]) == 0
+    out, err = capsys.readouterr()
+    assert "57.6 kB in 2 reads, 3.00 times each stored row" in out.replace("\n", " ") or "times each stored row" in out
+    assert err.startswith("labelsieve: warning: a stored chunk of 90 rows")
+
+
+@pytest.mark.parametrize("command", ["find", "plan"])
+def test_what_cannot_fit_is_refused_with_what_would(files, capsys, tmp_path, command):
+    before = sorted(tmp_path.iterdir())
+    assert run([command, "labels.npy", "pred_probs.npy", "--max-memory", "50MB", "--threads", "2"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert re.match(
+        r"labelsieve: the process would take \d+ MB with 2 threads, and may take 50 MB \(max_memory\)\. "
+        r"What would fit: a limit of \d+ MB",
+        err,
+    )
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("command", ["find", "plan"])
+@pytest.mark.parametrize("bad", ["much", "0", "-3GB"])
+def test_a_limit_that_is_none_is_refused(files, capsys, command, bad):
+    assert run([command, "labels.npy", "pred_probs.npy", "--max-memory", bad]) == 2
+    assert capsys.readouterr().err.startswith("labelsieve: max_memory must be ")
+
+
+def test_a_workdir_goes_on_from_the_command_line(files, capsys, tmp_path):
+    command = ["find", "labels.npy", "pred_probs.npy", "--workdir", "work", "--top", "0"]
+    assert run(command) == 0
+    first = capsys.readouterr().out.splitlines()
+    assert run(command) == 0
+    again = capsys.readouterr().out.splitlines()
+    assert first[:3] == again[:3]
+    assert again[3].startswith("0 bytes read in one pass")
+    assert run([*command, "--method", "normalized_margin"]) == 2
+    err = capsys.readouterr().err
+    assert "work is of another run: settings.method was self_confidence, is normalized_margin" in err
+    assert "--fresh" in err
+    assert run([*command, "--method", "normalized_margin", "--fresh"]) == 0
+    assert "9.6 kB read in one pass" in capsys.readouterr().out
+
+
+def test_a_folder_of_others_is_no_workdir(files, capsys, tmp_path):
+    assert run(["find", "labels.npy", "pred_probs.npy", "--workdir", ".", "--fresh"]) == 2
+    assert f"the workdir {tmp_path} is not empty, and no workdir of Labelsieve" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["labels.npy", "pred_probs.npy", "labels.zarr", "pred_probs.zarr"]
+    )
+
+
+def test_a_zarr_output_is_written_by_the_run(files, capsys):
+    issues = labelsieve.find_label_issues(*files)
+    assert run(["find", "labels.npy", "pred_probs.npy", "-o", "i.zarr", "--top", "1"]) == 0
+    group = zarr.open_group("i.zarr", mode="r")
+    assert group["issues"][:].tolist() == issues.indices.tolist()
+    assert group["mask"][:].tolist() == issues.mask().tolist()
+    assert capsys.readouterr().out.endswith("written to i.zarr\n")
+
+
 USAGE_ERRORS = [
     (["find", "labels.npy"], "Missing argument 'PRED_PROBS'"),
     (["find", "labels.npy", "pred_probs.npy", "--batch-size", "0"], "'0' is neither 'auto' nor a whole number"),
@@ -193,7 +301,9 @@ def test_without_arguments_it_shows_help(capsys):
     assert "demo" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["--help"], ["find", "--help"], ["demo", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["find", "--help"], ["plan", "--help"], ["demo", "--help"], ["--version"]]
+)
 def test_help_exits_0(capsys, command):
     assert run(command) == 0
     assert "labelsieve" in capsys.readouterr().out
@@ -246,6 +356,74 @@ def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
     assert process.returncode == 130
     assert err.strip() == "labelsieve: interrupted"
     assert sorted(tmp_path.iterdir()) == before
+
+
+STOPPED = """
+import signal, sys, time
+import dask
+import labelsieve.cli, labelsieve.tasks as tasks
+
+inner, n_done = tasks.{step}, 0
+
+def slow(*args, **kwargs):
+    global n_done
+    if n_done == {n_done}:
+        print("working", flush=True)
+        time.sleep({seconds})
+    n_done += 1
+    return inner(*args, **kwargs)
+
+tasks.{step} = slow
+dask.config.set(num_workers=1)  # four partitions of a hundred rows
+options = "--workdir work -o i.zarr --batch-size 20 --quiet".split()
+labelsieve.cli.main(["find", "labels.npy", "pred_probs.npy", *options])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("step", "n_done", "left"), [("summarise", 2, 200), ("scores_inside", 0, 0)])
+@pytest.mark.parametrize(
+    ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_run_that_is_stopped_goes_on_and_leaves_no_output(files, tmp_path, number, code, line, step, n_done, left):
+    before = {path.name for path in tmp_path.iterdir()}
+    script = STOPPED.format(step=step, n_done=n_done, seconds=1.5)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
+    try:
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(number)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, err.strip()) == (code, f"labelsieve: {line}")
+    assert {path.name for path in tmp_path.iterdir()} == before | {"work"}
+    found = labelsieve.find_label_issues(
+        "labels.npy", "pred_probs.npy", workdir="work", output="i.zarr", batch_size=20, progress=False
+    )
+    assert found.facts.rows_read in (left, max(0, left - 100)), "what was in work when the signal came may be committed"
+    assert found.indices.tolist() == labelsieve.find_label_issues(*files).indices.tolist()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on(files, tmp_path):
+    script = STOPPED.format(step="summarise", n_done=2, seconds=60)
+    process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
+    try:
+        assert process.stdout.readline() == "working\n"
+    finally:
+        process.kill()
+        process.communicate()
+    assert not (tmp_path / "i.zarr").exists()
+    choices = {"workdir": "work", "output": "i.zarr", "batch_size": 20, "progress": False}
+    found = labelsieve.find_label_issues("labels.npy", "pred_probs.npy", **choices)
+    assert found.facts.rows_read == 200
+    assert found.indices.tolist() == labelsieve.find_label_issues(*files).indices.tolist()
+    assert sorted(path.name for path in tmp_path.iterdir() if "npy" not in path.name) == [
+        "i.zarr",
+        "labels.zarr",
+        "pred_probs.zarr",
+        "work",
+    ]
 
 
 @pytest.mark.slow

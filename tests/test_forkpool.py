@@ -180,15 +180,15 @@ def test_the_documented_module_has_no_other_dynamic_names():
         label_issues_batched.scores_shared  # noqa: B018  # the access is the test
 
 
-def recording_summarise(partition, *, settings):
+def recording_summarise(partition, **shared):
     with (Path(os.environ["RECORD_PIDS_IN"]) / str(os.getpid())).open("a") as file:
         file.write("x")
-    return tasks.summarise(partition, settings=settings)
+    return tasks.summarise(partition, **shared)
 
 
 def test_a_whole_run_reads_in_the_children_only(tmp_path, monkeypatch):
     monkeypatch.setenv("RECORD_PIDS_IN", str(tmp_path))
-    monkeypatch.setattr("labelsieve.find.summarise", recording_summarise)
+    monkeypatch.setattr("labelsieve.job.summarise", recording_summarise)
     found = find(LABELS, PROBS, n_jobs=2, batch_size=50, partition_batches=1)
     records = {int(file.name): len(file.read_text()) for file in tmp_path.iterdir()}
     assert os.getpid() not in records

@@ -1,7 +1,7 @@
 """How rows are cut: arithmetic only."""
 
 import itertools
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,50 +9,179 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labelsieve import memory
-from labelsieve.errors import InvalidInputError, LabelsieveWarning
-from labelsieve.memory import Grid, check_sizes, equal_runs, group_size, plan_grid, planned_bytes
+from labelsieve.errors import InvalidInputError
+from labelsieve.memory import (
+    BLOCK_ROWS,
+    ISSUE_BYTES,
+    Grid,
+    Need,
+    check_sizes,
+    group_size,
+    plan_grid,
+    result_rows,
+    run_rows,
+    spans,
+)
 from labelsieve.settings import Settings
 
-
-@pytest.fixture
-def free_memory(monkeypatch):
-    """Set the bytes of free memory; plenty until told otherwise."""
-
-    def set_bytes(n_bytes):
-        monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=n_bytes))
-
-    set_bytes(10**15)
-    return set_bytes
+PLENTY = 10**15
 
 
 @pytest.mark.parametrize(
     ("n_rows", "rows", "runs"), [(10, 3, (3, 3, 3, 1)), (9, 3, (3, 3, 3)), (2, 5, (2,)), (1, 1, (1,)), (0, 4, ())]
 )
-def test_equal_runs_leave_the_rest_to_the_last(n_rows, rows, runs):
-    assert runs == equal_runs(n_rows, rows)
+def test_equal_batches_leave_the_rest_to_the_last(n_rows, rows, runs):
+    assert runs == Grid(n_rows, rows, 1).batch_rows
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 25))
-def test_partitions_cover_all_rows_in_order(batch_rows, partition_batches):
-    partitions = list(Grid(sum(batch_rows), tuple(batch_rows), partition_batches).partitions())
+def grids(least_rows=1):
+    """Draw grids of equal batches and of a Dask array's own, which have `least_rows` rows at least."""
+    equal = st.builds(Grid, st.integers(1, 200), st.integers(1, 70), st.integers(1, 25))
+    chunks = st.lists(st.integers(least_rows, 9), min_size=1, max_size=40)
+    own = st.builds(lambda b, p: Grid(sum(b), tuple(b), p), chunks, st.integers(1, 25))
+    return st.one_of(equal, own)
+
+
+@given(grids())
+def test_partitions_cover_all_rows_in_order(grid):
+    partitions = list(grid.partitions())
     flat = [edge for ranges in partitions for edge in ranges]
-    edges = [sum(batch_rows[:i]) for i in range(len(batch_rows) + 1)]
+    edges = [sum(grid.batch_rows[:i]) for i in range(len(grid.batch_rows) + 1)]
     assert list(itertools.pairwise(edges)) == flat
-    assert all(len(ranges) == partition_batches for ranges in partitions[:-1])
-    assert 1 <= len(partitions[-1]) <= partition_batches
+    assert sum(grid.batch_rows) == grid.n_rows
+    assert all(len(ranges) == grid.partition_batches for ranges in partitions[:-1])
+    assert 1 <= len(partitions[-1]) <= grid.partition_batches
+    assert (len(flat), len(partitions)) == (grid.n_batches, grid.n_partitions)
+    assert max(grid.batch_rows) == grid.largest_batch
 
 
-def test_a_given_batch_size_is_taken(free_memory):
-    assert Grid(100, (30, 30, 30, 10), 2) == plan_grid(100, 8, None, 1, batch_size=30, partition_batches=2)
+@given(grids(least_rows=0))
+def test_bounds_are_the_ends_of_the_ranges(grid):
+    for index in range(grid.n_partitions):
+        ranges = grid.ranges(index)
+        assert grid.bounds(index) == (ranges[0][0], ranges[-1][1])
 
 
-def test_a_batch_has_at_most_all_rows(free_memory):
-    assert plan_grid(7, 8, None, 1, batch_size=10_000, partition_batches=1).batch_rows == (7,)
+def test_equal_batches_and_the_same_ones_listed_are_the_same_grid():
+    equal = Grid(100, 30, 3)
+    listed = Grid(100, equal.batch_rows, 3)
+    assert equal.batch_rows == (30, 30, 30, 10)
+    assert list(equal.partitions()) == list(listed.partitions()) == [[(0, 30), (30, 60), (60, 90)], [(90, 100)]]
+    assert [equal.bounds(i) for i in (0, 1)] == [listed.bounds(i) for i in (0, 1)] == [(0, 90), (90, 100)]
+
+
+@given(
+    n_rows=st.integers(1, 500),
+    row_chunk=st.one_of(st.none(), st.integers(1, 20)),
+    chunks=st.integers(1, 12),
+    partition_batches=st.integers(1, 12),
+    rows=st.integers(1, 300),
+)
+def test_smaller_batches_keep_the_partitions_and_whole_stored_chunks(
+    n_rows, row_chunk, chunks, partition_batches, rows
+):
+    before = Grid(n_rows, chunks * (row_chunk or 1), partition_batches)
+    after = before.in_batches_of(rows, row_chunk)
+    assert after.n_partitions == before.n_partitions
+    assert [after.bounds(i) for i in range(after.n_partitions)] == [
+        before.bounds(i) for i in range(before.n_partitions)
+    ]
+    if before.batches <= rows:
+        assert after is before
+    elif row_chunk:
+        assert after.batches % row_chunk == 0
+        assert after.batches <= max(rows, row_chunk), "one stored chunk is the least"
+    else:
+        assert after.batches <= rows
+
+
+def test_smaller_batches_are_the_largest_that_divide_a_partition():
+    assert Grid(1000, 300, 2).in_batches_of(150, 30) == Grid(1000, 150, 4)
+    assert Grid(1000, 320, 2).in_batches_of(150, 40) == Grid(1000, 80, 8)  # 16 chunks: not in 5, 6 or 7 pieces
+    assert Grid(1000, 300, 2).in_batches_of(29, 30) == Grid(1000, 30, 20)
+    assert Grid(1000, 300, 2).in_batches_of(150, None) == Grid(1000, 150, 4)
+    # Batches that cut stored chunks, of an earlier run with little memory, need not be whole chunks.
+    assert Grid(1000, 50, 3).in_batches_of(40, 100) == Grid(1000, 30, 5)
+
+
+def test_batches_of_a_dask_array_stay():
+    own = Grid(12, (5, 4, 3), 2)
+    assert own.in_batches_of(1, None) is own
+
+
+# Spans -----------------------------------------------------------------------------------------------------------
+
+
+@given(
+    grid=grids(least_rows=0).filter(lambda grid: grid.n_rows),
+    chunk=st.integers(1, 30),
+    span_bytes=st.integers(1, 3000),
+    n_threads=st.integers(1, 5),
+)
+def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span_bytes, n_threads):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "RESULT_ROWS", chunk)
+        patch.setattr(memory, "_SPAN_BYTES", span_bytes)
+        found = spans(grid, 10, n_threads)
+    edges = [found[0].start, *(span.stop for span in found)]
+    assert (edges[0], edges[-1]) == (0, grid.n_rows)
+    assert all(a < b for a, b in itertools.pairwise(edges))
+    assert [span.start for span in found] == edges[:-1]
+    assert all(edge % chunk == 0 for edge in edges[:-1])
+    assert all(span.stop - span.start <= max(chunk, span_bytes // 10) for span in found)
+    for span in found:
+        rows = []
+        for index, a, b in span.pieces:
+            first, last = grid.bounds(index)
+            assert 0 <= a <= b <= last - first
+            rows += range(first + a, first + b)
+        assert rows == list(range(span.start, span.stop))
+        numbers = [index for index, _, _ in span.pieces]
+        assert numbers == sorted(set(numbers)), "each partition once"
+
+
+def test_spans_touch_no_partition_in_vain():
+    grid = Grid(3 * memory.RESULT_ROWS, memory.RESULT_ROWS, 1)
+    assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, memory.RESULT_ROWS),) for i in range(3)]
+
+
+def test_there_are_some_spans_for_each_thread_and_each_is_about_32_mb():
+    many, few = Grid(10**9, 10**6, 1), Grid(10**7, 10**6, 1)
+    assert {span.stop - span.start for span in spans(many, 10, 2)[:-1]} == {32_000_000 // 10 // 2**18 * 2**18}
+    assert len(spans(few, 10, 2)) == 10  # four a thread, but whole chunks of 262,144 rows
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "rows"),
+    [(1, 2**18), (2**30, 2**18), (2**30 + 1, 2**19), (25 * 10**9, 24 * 2**18), (10**12, 932 * 2**18)],
+)
+def test_a_result_of_any_size_has_some_thousand_chunks_at_most(n_rows, rows):
+    assert rows == result_rows(n_rows)
+    assert -(-n_rows // rows) <= 4096
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "rows"), [(1, 2**16), (10 * 2**26, 2**16), (10 * 2**26 + 1, 2**17), (10**12, 1491 * 2**16)]
+)
+def test_issues_are_sorted_in_runs_of_which_a_tenth_of_the_rows_make_a_thousand(n_rows, rows):
+    assert rows == run_rows(n_rows)
+    assert n_rows / 10 / rows <= 1024
+
+
+# Planning --------------------------------------------------------------------------------------------------------
+
+
+def test_a_given_batch_size_is_taken():
+    assert Grid(100, 30, 2) == plan_grid(100, 8, None, 1, PLENTY, batch_size=30, partition_batches=2)
+
+
+def test_a_batch_has_at_most_all_rows():
+    assert plan_grid(7, 8, None, 1, PLENTY, batch_size=10_000, partition_batches=1).batch_rows == (7,)
 
 
 @pytest.mark.parametrize(("row_bytes", "rows"), [(4000, 12_000), (40, 1_200_000), (1_000_000_000, 1)])
-def test_an_automatic_batch_is_about_48_mb(free_memory, row_bytes, rows):
-    grid = plan_grid(10_000_000, row_bytes, None, 2)
+def test_an_automatic_batch_is_about_48_mb(row_bytes, rows):
+    grid = plan_grid(10_000_000, row_bytes, None, 2, PLENTY)
     assert set(grid.batch_rows[:-1]) == {rows}
     assert sum(grid.batch_rows) == 10_000_000
 
@@ -70,29 +199,27 @@ def test_an_automatic_batch_is_about_48_mb(free_memory, row_bytes, rows):
         (10, 100_000, 100_000),
     ],
 )
-def test_a_batch_is_a_whole_number_of_stored_chunks(free_memory, batch_size, row_chunk, rows):
-    grid = plan_grid(100_000, 4000, row_chunk, 1, batch_size=batch_size)
+def test_a_batch_is_a_whole_number_of_stored_chunks(batch_size, row_chunk, rows):
+    grid = plan_grid(100_000, 4000, row_chunk, 1, PLENTY, batch_size=batch_size)
     assert rows == grid.batch_rows[0]
     assert sum(grid.batch_rows) == 100_000
 
 
-def test_a_stored_chunk_too_large_for_memory_is_read_in_pieces_with_a_warning(free_memory):
-    free_memory(4_000_000)  # a quarter over two threads of 100 byte rows: 5,000 rows
-    with pytest.warns(LabelsieveWarning, match="a stored chunk of 20,000 rows .* read about 4 times"):
-        grid = plan_grid(50_000, 100, 20_000, 2)
+def test_a_stored_chunk_too_large_for_memory_is_read_in_pieces():
+    # A quarter over two threads of 100 byte rows: 5,000 rows. `test_reading` holds the warning.
+    grid = plan_grid(50_000, 100, 20_000, 2, 4_000_000)
     assert grid.batch_rows == (5000,) * 10
 
 
 @pytest.mark.parametrize("batch_size", ["auto", 1_000_000])
-def test_small_stored_chunks_stay_whole_where_memory_is_short(free_memory, batch_size):
-    free_memory(4_004_000)  # 5,005 rows: a chunk of 10 is not too large, only the batch is
-    grid = plan_grid(50_000, 100, 10, 2, batch_size=batch_size)
+def test_small_stored_chunks_stay_whole_where_memory_is_short(batch_size):
+    # 5,005 rows: a chunk of 10 is not too large, only the batch is.
+    grid = plan_grid(50_000, 100, 10, 2, 4_004_000, batch_size=batch_size)
     assert set(grid.batch_rows) == {5000}
 
 
-def test_rows_that_are_stored_apart_need_no_such_warning(free_memory):
-    free_memory(4_000_000)
-    assert plan_grid(50_000, 100, None, 2, batch_size=20_000).batch_rows == (20_000, 20_000, 10_000)
+def test_rows_that_are_stored_apart_keep_a_given_batch_size():
+    assert plan_grid(50_000, 100, None, 2, 4_000_000, batch_size=20_000).batch_rows == (20_000, 20_000, 10_000)
 
 
 @pytest.mark.parametrize(
@@ -113,8 +240,8 @@ def test_a_given_partition_size_is_taken():
     assert group_size(48_000_000, 10**12, 2, 7) == 7
 
 
-def test_a_terabyte_is_a_few_thousand_tasks(free_memory):
-    grid = plan_grid(250_000_000, 4000, None, 4)
+def test_a_terabyte_is_a_few_thousand_tasks():
+    grid = plan_grid(250_000_000, 4000, None, 4, PLENTY)
     assert 1000 < len(list(grid.partitions())) < 5000
 
 
@@ -146,13 +273,37 @@ def test_planned_memory_grows_by_the_summary_of_a_row_and_not_by_its_probabiliti
     n_classes, itemsize, method, adjust, a_row
 ):
     settings = Settings(method, adjust)
-    few, many = (planned_bytes(n, n_classes, itemsize, 2, settings) for n in (10**6, 10**9))
+    few, many = (Need(n, n_classes, itemsize, settings).in_process(2, stored=False) for n in (10**6, 10**9))
     assert a_row * (10**9 - 10**6) == many - few
 
 
+def test_planned_memory_of_stored_summaries_does_not_grow_with_the_rows():
+    few, many = (Need(n, 100, 4, Settings()).in_process(2, stored=True) for n in (10**6, 6 * 10**8))
+    assert few == many
+    # Beyond, only as runs and chunks of the result do, of which there are some thousands at most.
+    assert Need(10**10, 100, 4, Settings()).in_process(2, stored=True) < 600_000_000
+
+
 def test_planned_memory_grows_by_thread_and_by_batch_where_batches_are_read_whole():
-    one, two, six = (planned_bytes(10**6, 100, 4, n, Settings()) for n in (1, 2, 6))
+    need = Need(10**6, 100, 4, Settings())
+    one, two, six = (need.in_process(n, stored=False) for n in (1, 2, 6))
     assert 0 < two - one < 20_000_000
     assert 5 * (two - one) == six - one
     batch = 40_000_000
-    assert 2 * 9 * batch // 4 == planned_bytes(10**6, 100, 4, 2, Settings(), batch_bytes=batch) - two
+    assert 2 * 9 * batch // 4 == replace(need, batch_bytes=batch).in_process(2, stored=False) - two
+    assert replace(need, ahead_bytes=10_000).in_process(2, stored=False) - two == 2 * 10_000
+    assert replace(need, held_bytes=77).in_process(2, stored=False) - two == 77
+
+
+def test_planned_memory_of_a_worker_is_its_share_of_the_summaries():
+    need = Need(10**6, 100, 4, Settings())
+    alone, shared = (need.in_process(2, stored=False, n_processes=n) for n in (1, 4))
+    assert alone - shared == need.summaries() - need.summaries() // 4
+    assert need.in_process(2, stored=False, base=7) == alone - memory.INTERPRETER_BYTES + 7
+
+
+def test_a_thread_that_streams_takes_blocks_a_run_and_some_chunks_of_the_result():
+    need = Need(10**6, 100, 4, Settings())
+    summaries = need.in_process(3, stored=False) - need.summaries()
+    streaming = 3 * BLOCK_ROWS * need.row + run_rows(10**6) * ISSUE_BYTES + 4 * result_rows(10**6) * (4 + 1)
+    assert need.in_process(3, stored=True) - summaries == 3 * streaming

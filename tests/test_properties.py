@@ -365,7 +365,7 @@ def test_rows_of_zeros_that_are_allowed_agree_with_loops(choice):
 def test_ranking_goes_through_its_rounds_and_quotas_when_bins_are_tiny():
     # The properties above would show little if `pieces` did not reach these parts.
     labels, probs = draw(100, 3, signal=1.0, noise=0.5, seed=8, decimals=1)
-    seen = {"histogram_within": 0, "count_inside": 0}
+    seen = {"histogram_within": 0, "scores_inside": 0}
 
     def counting(name):
         inner = getattr(labelsieve.tasks, name)
@@ -376,11 +376,11 @@ def test_ranking_goes_through_its_rounds_and_quotas_when_bins_are_tiny():
 
         return mock.patch.object(labelsieve.tasks, name, call)
 
-    with pieces(max_candidates=1), counting("histogram_within"), counting("count_inside"):
+    with pieces(max_candidates=1), counting("histogram_within"), counting("scores_inside"):
         found = find(labels, probs, batch_size=10, partition_batches=2)
     assert naive.answer(labels, probs).issues == found.indices.tolist()
     assert seen["histogram_within"] == 4 * 5  # five partitions: four digits after the first, down to a single value
-    assert seen["count_inside"] == 5
+    assert seen["scores_inside"] == 5
 
 
 @pytest.mark.parametrize(

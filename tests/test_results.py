@@ -1,5 +1,7 @@
 """What a run hands back."""
 
+import dataclasses
+
 import dask
 import numpy as np
 import pytest
@@ -27,7 +29,16 @@ def results_of(rows, n_rows=2000):
     rows = np.array(rows, np.int64)
     m = len(rows)
     issues = IssueRows(rows, np.linspace(0, 1, m), *(np.zeros(m, np.uint8),) * 2, *(np.zeros(m),) * 2)
-    facts = RunFacts(bytes_read=1, n_reads=1, n_batches=1, n_partitions=1, planned_bytes=1, seconds=0.5)
+    facts = RunFacts(
+        bytes_read=1,
+        n_reads=1,
+        rows_read=n_rows,
+        rows_resumed=0,
+        n_batches=1,
+        n_partitions=1,
+        planned_bytes=1,
+        seconds=0.5,
+    )
     return LabelIssues(n_rows, 1000, issues, m, np.zeros(1000), np.zeros(1000, np.int64), Zeros(n_rows), facts)
 
 
@@ -111,6 +122,7 @@ def test_facts_say_how_often_pred_probs_was_read(method, adjust):
         facts.n_batches,
         facts.n_partitions,
     )
+    assert (facts.rows_read, facts.rows_resumed) == (100, 0)
     assert facts.seconds > 0
 
 
@@ -142,6 +154,40 @@ def test_columns_come_under_their_names_and_rows_can_be_taken():
     assert len(none) == 0
     assert list(none.columns()) == COLUMNS
     assert none.given_labels.dtype == np.uint16
+
+
+def test_the_worst_are_the_first_issues_and_no_others_are_loaded():
+    found = results_of([5, 9, 2])
+    assert found.worst(2).rows.tolist() == [5, 9]
+    assert found.worst(0).rows.tolist() == []
+    assert found.worst(99).rows.tolist() == [5, 9, 2]
+    assert list(found.worst(2).columns()) == COLUMNS
+
+    class Loaded:
+        """Issues that tell which of them are asked for."""
+
+        def __init__(self, issues):
+            self.issues, self.asked = issues, []
+
+        def __len__(self):
+            return len(self.issues)
+
+        def part(self, start, stop):
+            self.asked.append((start, stop))
+            return self.issues.part(start, stop)
+
+        def parts(self):
+            yield self.part(0, 2)
+            yield self.part(2, 3)
+
+    lazy = dataclasses.replace(found, found=Loaded(found.issues))
+    assert lazy.worst(2).rows.tolist() == [5, 9]
+    assert lazy.found.asked == [(0, 2)]
+    assert np.flatnonzero(lazy.mask()).tolist() == [2, 5, 9]
+    assert lazy.issues is lazy.issues
+    assert lazy.indices.tolist() == [5, 9, 2]
+    assert lazy.found.asked == [(0, 2), (0, 2), (2, 3), (0, 3)]
+    assert lazy.num_issues == 3
 
 
 def test_results_cannot_be_changed_by_assignment():

@@ -1,0 +1,278 @@
+"""One run at a time: a lock that dies with its process, a lease that ends."""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import fsspec
+import numpy as np
+import pytest
+
+import labelsieve
+from labelsieve import WorkdirError, ownership
+from labelsieve.ownership import owned
+from labelsieve.storage import LocalFolder, UrlFolder, open_folder
+
+ME = f"process {os.getpid()} on {socket.gethostname()}"
+
+
+@pytest.fixture
+def local(tmp_path):
+    return LocalFolder(tmp_path / "work")
+
+
+@pytest.fixture
+def remote(monkeypatch):
+    """A folder in memory, whose leases last a second."""
+    monkeypatch.setattr(ownership, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(ownership, "_RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0.02)
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    yield UrlFolder("memory://bucket/work")
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+def lease_of(folder):
+    return json.loads(folder.read("lease.json"))
+
+
+def write_lease(folder, ends, owner="process 7 on elsewhere", name="theirs"):
+    folder.write("lease.json", json.dumps({"id": name, "owner": owner, "ends": ends}).encode())
+
+
+def lease_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "labelsieve-lease"]
+
+
+# A lock ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_second_owner_is_refused_with_who_is_the_first(local):
+    with owned(local), pytest.raises(WorkdirError) as caught, owned(open_folder(local.path)):
+        pytest.fail("two own it")
+    assert str(caught.value) == f"the workdir {local.path} is in use by {ME}"
+
+
+def test_a_lock_is_free_again_once_its_block_ends(local):
+    for _ in range(3):
+        with owned(local):
+            pass
+
+    def fail():
+        with owned(local):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    with owned(local):
+        assert local.read("lock").decode() == ME
+
+
+def test_who_held_the_lock_before_is_not_named(local):
+    local.write("lock", b"process 123456789 on a host with a much longer name, which is gone")
+    with owned(local):
+        assert local.read("lock").decode() == ME
+        with pytest.raises(WorkdirError, match=f"in use by {ME}$"), owned(local):
+            pass
+
+
+HOLD = """
+import sys, time
+from labelsieve.ownership import owned
+from labelsieve.storage import open_folder
+with owned(open_folder(sys.argv[1])):
+    print("owned", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def another_process(code, *args):
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, args)], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_lock_dies_with_its_process(local):
+    with another_process(HOLD, local.path) as process:
+        assert process.stdout.readline() == "owned\n"
+        with pytest.raises(WorkdirError, match=f"in use by process {process.pid} on {socket.gethostname()}"):
+            owned(local).__enter__()
+        process.kill()
+        process.wait(timeout=10)
+        with owned(local):
+            pass
+
+
+def test_of_many_processes_one_is_the_owner(local):
+    with contextlib.ExitStack() as stack:
+        processes = [stack.enter_context(another_process(HOLD + "\n", local.path)) for _ in range(2)]
+        deadline = time.monotonic() + 30
+        # The others end with an error; the owner goes on.
+        while sum(process.poll() is None for process in processes) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        [owner] = [process for process in processes if process.poll() is None]
+        assert owner.stdout.readline() == "owned\n"
+        assert local.read("lock").decode() == f"process {owner.pid} on {socket.gethostname()}"
+
+
+def test_a_run_names_who_is_in_its_workdir(tmp_path):
+    labels, probs = np.array([0, 1, 0]), np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+    with another_process(HOLD, tmp_path / "work") as process:
+        assert process.stdout.readline() == "owned\n"
+        with pytest.raises(WorkdirError, match=f"work is in use by process {process.pid}"):
+            labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "work", fresh=True)
+    assert labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "work").num_issues == 1
+
+
+def test_a_disk_without_locks_takes_a_lease(local, monkeypatch):
+    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0)
+
+    def no_locks(*_):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(ownership.fcntl, "flock", no_locks)
+    with owned(local):
+        assert lease_of(local)["owner"] == ME
+        with pytest.raises(WorkdirError, match=f"in use by {ME}, unless it has died"), owned(local):
+            pass
+    assert local.names() == ["lock"]
+
+
+def test_a_system_without_locks_takes_a_lease(local, monkeypatch):
+    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0)
+    monkeypatch.setattr(ownership, "fcntl", None)
+    with owned(local):
+        assert lease_of(local)["owner"] == ME
+    assert local.names() == []
+
+
+# A lease ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_lease_names_its_owner_and_is_gone_with_it(remote):
+    with owned(remote):
+        lease = lease_of(remote)
+        assert lease["owner"] == ME
+        assert time.time() < lease["ends"] <= time.time() + 1
+        assert len(lease_threads()) == 1
+    assert remote.names() == []
+    assert lease_threads() == []
+
+
+def test_a_second_owner_is_refused_with_who_and_until_when(remote):
+    with owned(remote), pytest.raises(WorkdirError) as caught, owned(UrlFolder(remote.url)):
+        pytest.fail("two own it")
+    message = str(caught.value)
+    assert message.startswith(f"the workdir memory://bucket/work is in use by {ME}, unless it has died: then from ")
+    assert message.endswith(" UTC on it is free")
+    with owned(remote):
+        pass
+
+
+def test_a_lease_is_renewed_while_its_owner_lives(remote):
+    with owned(remote):
+        first = lease_of(remote)
+        time.sleep(1.3)  # longer than it lasts
+        later = lease_of(remote)
+        assert later["id"] == first["id"]
+        assert later["ends"] > first["ends"] + 0.5
+        with pytest.raises(WorkdirError), owned(UrlFolder(remote.url)):
+            pass
+
+
+def test_a_lease_that_nobody_renews_ends(remote):
+    write_lease(remote, time.time() + 0.2)
+    with pytest.raises(WorkdirError, match="in use by process 7 on elsewhere, unless it has died"), owned(remote):
+        pass
+    time.sleep(0.25)
+    with owned(remote):
+        assert lease_of(remote)["owner"] == ME
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"id": "x"}', b"\xff\xfe"])
+def test_a_lease_that_does_not_read_is_none(remote, content):
+    remote.write("lease.json", content)
+    with owned(remote):
+        assert lease_of(remote)["owner"] == ME
+
+
+def test_a_lease_that_was_taken_over_is_left_to_its_new_owner(remote):
+    with owned(remote):
+        write_lease(remote, time.time() + 60)
+        time.sleep(0.2)  # some renewals
+        assert lease_of(remote)["id"] == "theirs"
+        deadline = time.monotonic() + 5
+        while lease_threads() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lease_threads() == [], "it has stopped renewing"
+    assert lease_of(remote)["id"] == "theirs"
+
+
+def test_of_two_who_take_it_at_once_the_later_one_has_it(remote, monkeypatch):
+    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0.5)
+    together, got, lock = threading.Barrier(4), [], threading.Lock()
+    read = ownership._Lease._read
+
+    def read_together(self):
+        held = read(self)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            if held is None:
+                together.wait(timeout=2)  # all have seen that it is free before any of them writes
+        return held
+
+    monkeypatch.setattr(ownership._Lease, "_read", read_together)
+
+    def take():
+        try:
+            with owned(UrlFolder(remote.url)):
+                with lock:
+                    got.append("owner")
+                time.sleep(0.3)
+        except WorkdirError:
+            with lock:
+                got.append("refused")
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert sorted(got) == ["owner", "refused", "refused", "refused"]
+
+
+def test_a_store_that_fails_for_a_while_costs_no_lease(remote, monkeypatch):
+    with owned(remote):
+        with monkeypatch.context() as patch:
+            patch.setattr(UrlFolder, "write", lambda *_: (_ for _ in ()).throw(OSError("the store is gone")))
+            time.sleep(0.2)
+        assert len(lease_threads()) == 1
+        time.sleep(0.2)
+        assert lease_of(remote)["ends"] > time.time()
+
+
+def test_a_lease_is_given_back_if_its_block_fails(remote):
+    def fail():
+        with owned(remote):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert remote.names() == []
+    assert lease_threads() == []
+
+
+def test_a_password_in_the_url_is_not_told():
+    error = ownership._in_use(UrlFolder("s3://key:secret@bucket/work"), "process 1")
+    assert "secret" not in str(error)
+    assert "bucket/work" in str(error)

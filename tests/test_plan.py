@@ -1,0 +1,411 @@
+"""Plans against what runs really do: tasks, bytes, memory. Nothing is read for a plan."""
+
+import re
+from collections import Counter
+
+import dask
+import dask.array as da
+import numpy as np
+import pytest
+import zarr
+from dask.callbacks import Callback
+from dask.utils import parse_bytes
+
+import draws
+import labelsieve
+import naive
+from labelsieve import MemoryLimitError, engine, memory, plan_label_issues, sources
+from labelsieve.engine import executors, size
+from labelsieve.memory import INTERPRETER_BYTES, Need
+from labelsieve.settings import Settings
+
+N_ROWS = 2000
+LABELS, PROBS = draws.draw(N_ROWS, 5, seed=41, noise=0.3)
+CUT = {"batch_size": 20, "partition_batches": 2}  # fifty partitions
+
+
+class Tasks(Callback):
+    """Counts the tasks that a local scheduler runs, but for the one with which newer Dask ends each graph."""
+
+    def __init__(self):
+        self.names = Counter()
+        super().__init__(pretask=self._count)
+
+    def _count(self, key, *_):
+        name = str(key[0] if isinstance(key, tuple) else key).rsplit("-", 1)[0]
+        self.names[name] += not name.startswith("finalize")
+
+    @property
+    def total(self):
+        return self.names.total()
+
+
+@pytest.fixture(params=[1, 2, 7])
+def n_threads(request):
+    with dask.config.set(num_workers=request.param):
+        yield request.param
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Make stored chunks of the result small, so that there are spans and runs."""
+    monkeypatch.setattr(memory, "RESULT_ROWS", 64)
+    monkeypatch.setattr(memory, "_SPAN_BYTES", 4000)
+
+
+# Tasks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
+@pytest.mark.parametrize("cut", [CUT, {"batch_size": 7, "partition_batches": 1}, {"batch_size": 2000}, {}], ids=str)
+def test_tasks_in_memory_are_as_planned(n_threads, method, adjust, cut):
+    choices = {"method": method, "adjust_pred_probs": adjust, **cut}
+    plan = plan_label_issues(LABELS, PROBS, **choices)
+    with Tasks() as tasks:
+        found = labelsieve.find_label_issues(LABELS, PROBS, **choices)
+    assert (plan.n_tasks, plan.stored) == (tasks.total, False)
+    assert (plan.n_partitions, plan.n_batches) == (found.facts.n_partitions, found.facts.n_batches)
+    assert plan.process_bytes == plan.client_bytes == found.facts.planned_bytes
+    assert (plan.n_threads, plan.n_processes) == (n_threads, 1)
+
+
+@pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
+@pytest.mark.parametrize("cut", [CUT, {"batch_size": 2000}], ids=str)
+def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(
+    tmp_path, small_chunks, n_threads, method, adjust, cut
+):
+    # How many issues there will be, and so how many tasks put them in order, is not known before.
+    choices = {"method": method, "adjust_pred_probs": adjust, **cut}
+    plan = plan_label_issues(LABELS, PROBS, stored=True, **choices)
+    with Tasks() as tasks:
+        found = labelsieve.find_label_issues(LABELS, PROBS, output=tmp_path / "r.zarr", **choices)
+    merging = tasks.names.pop("rank") + tasks.names.pop("merge")
+    assert 0 < merging <= found.num_issues
+    assert (plan.n_tasks, plan.stored) == (tasks.total, True)
+    assert plan.process_bytes == plan.client_bytes == found.facts.planned_bytes
+
+
+def test_tasks_with_a_workdir_are_at_most_as_planned(tmp_path, small_chunks, n_threads):
+    # Ties at the cut take a map of their own only where there are some.
+    plan = plan_label_issues(LABELS, PROBS, stored=True, **CUT)
+    with Tasks() as first:
+        labelsieve.find_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
+    with Tasks() as again:
+        labelsieve.find_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
+    assert first.names == again.names, "partitions that are done are tasks too, which only look"
+    n_spans = first.names["select"]
+    assert plan.n_tasks in (first.total, first.total + n_spans)
+
+
+def test_ties_at_the_cut_take_a_map_more_than_planned():
+    labels, probs = draws.draw(N_ROWS, 5, seed=41, noise=0.3, decimals=1)
+    plan = plan_label_issues(labels, probs, **CUT)
+    with pytest.MonkeyPatch.context() as patch, Tasks() as tasks:
+        patch.setattr("labelsieve.ranking.MAX_CANDIDATES", 1)
+        patch.setattr("labelsieve.ranking.find_cut.__defaults__", (1,))
+        labelsieve.find_label_issues(labels, probs, **CUT)
+    rounds = {name: n for name, n in tasks.names.items() if name.startswith(("histogram", "ties"))}
+    assert rounds["ties"] == 50
+    assert plan.n_tasks == tasks.total - sum(rounds.values())
+
+
+def test_labels_that_are_read_first_are_counted_by_a_plan_that_does_not_read_them():
+    labels = zarr.create_array(zarr.storage.MemoryStore(), shape=(N_ROWS,), chunks=(70,), dtype=np.int64)
+    labels[:] = LABELS
+    plan = plan_label_issues(labels, PROBS, batch_size=100, partition_batches=1)
+    assert plan.process_bytes >= plan_label_issues(LABELS, PROBS, batch_size=100, partition_batches=1).process_bytes
+    found = labelsieve.find_label_issues(labels, PROBS, batch_size=100, partition_batches=1)
+    assert found.facts.planned_bytes <= plan.process_bytes
+
+
+def test_a_map_is_submitted_in_slabs(monkeypatch):
+    monkeypatch.setattr(executors, "SLAB", 16)
+    monkeypatch.setattr(memory, "SLAB", 16)
+    want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS))
+    plan = plan_label_issues(LABELS, PROBS, **CUT)
+    submitted = []
+
+    class Watch(Callback):
+        def _start(self, graph):
+            submitted.append(sum(isinstance(key, tuple) and key[0].startswith("summarise-") for key in graph))
+
+    with Watch():
+        found = labelsieve.find_label_issues(LABELS, PROBS, **CUT)
+    assert plan.n_slabs == sum(map(bool, submitted)) == 4
+    assert max(submitted) <= 16 + 1 + 1, "a slab and its tree"
+    assert draws.bits(found) == want
+
+
+# Bytes -----------------------------------------------------------------------------------------------------------
+
+
+class CountingStore(zarr.storage.MemoryStore):
+    """A store that counts how often each chunk is asked for, and decoded whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.n_chunks = 0
+
+    async def get(self, key, prototype, byte_range=None):
+        self.n_chunks += key.startswith("c/")
+        return await super().get(key, prototype, byte_range)
+
+
+@pytest.mark.parametrize(("share", "batch_rows"), [(1, 500), (1e-5, 125), (4e-6, 50), (2.4e-6, 30)])
+@pytest.mark.parametrize("settings", [{}, {"method": "normalized_margin", "adjust_pred_probs": True}], ids=str)
+@pytest.mark.parametrize("partition_batches", [1, 3])
+@pytest.mark.filterwarnings("ignore:a stored chunk of:labelsieve.LabelsieveWarning")
+def test_bytes_to_read_are_as_planned_also_where_chunks_are_decoded_again(
+    monkeypatch, share, batch_rows, settings, partition_batches
+):
+    array = zarr.create_array(CountingStore(), shape=PROBS.shape, chunks=(500, 5), dtype=PROBS.dtype)
+    array[:] = PROBS
+    # Where a batch's share of the memory is small, batches are smaller than stored chunks.
+    monkeypatch.setattr(memory, "_BATCH_SHARE", share)
+    monkeypatch.setattr("labelsieve.partitions.STRIP_BYTES", 30 * 5 * 8)  # or batches that small were read together
+    choices = {"max_memory": 10**9, "batch_size": 500, "partition_batches": partition_batches, **settings}
+    with dask.config.set(num_workers=2):
+        plan = plan_label_issues(LABELS, array, **choices)
+        array.store.n_chunks = 0
+        found = labelsieve.find_label_issues(LABELS, array, **choices)
+    assert plan.batch_rows == batch_rows
+    assert array.store.n_chunks * 500 * 5 * 8 == plan.bytes_read
+    assert plan.n_reads == found.facts.n_reads == (2 if settings else 1)
+    assert (plan.amplification > 1) == (share < 1)
+    assert plan.bytes_read == round(plan.amplification * PROBS.nbytes) * plan.n_reads
+    assert found.facts.bytes_read == PROBS.nbytes * plan.n_reads, "of rows, however often they were decoded"
+
+
+@pytest.mark.parametrize("kind", ["array", "npy", "dask"])
+def test_elsewhere_each_row_is_read_once(tmp_path, kind):
+    np.save(tmp_path / "p.npy", PROBS)
+    probs = {"array": PROBS, "npy": tmp_path / "p.npy", "dask": da.from_array(PROBS, chunks=(300, 2))}[kind]
+    plan = plan_label_issues(LABELS, probs, batch_size=70)
+    assert (plan.bytes_read, plan.amplification, plan.n_reads) == (PROBS.nbytes, 1, 1)
+
+
+def test_the_cut_is_that_of_a_run(tmp_path):
+    array = zarr.create_array(tmp_path / "p.zarr", shape=PROBS.shape, chunks=(70, 5), dtype=PROBS.dtype)
+    array[:] = PROBS
+    plan = plan_label_issues(LABELS, tmp_path / "p.zarr", batch_size=300, partition_batches=2)
+    assert (plan.n_rows, plan.n_classes, plan.dtype) == (2000, 5, "float64")
+    assert (plan.batch_rows, plan.n_batches, plan.n_partitions) == (280, 8, 4)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("method", ["self_confidence", "normalized_margin"])
+def test_sizes_of_what_is_kept_and_given_out(tmp_path, dtype, method):
+    probs = PROBS.astype(dtype)
+    plan = plan_label_issues(LABELS, probs, method=method, stored=True)
+    found = labelsieve.find_label_issues(
+        LABELS, probs, method=method, output=tmp_path / "r.zarr", workdir=tmp_path / "work"
+    )
+    assert plan.score_bytes == found.scores.nbytes
+    assert plan.mask_bytes == found.mask().nbytes
+    assert plan.issue_bytes * found.num_issues == sum(c.nbytes for c in found.issues.columns().values())
+    records = sum(path.stat().st_size for path in (tmp_path / "work" / "summaries").iterdir())
+    assert plan.summary_bytes <= records <= plan.summary_bytes + 10_000
+
+
+# Memory ----------------------------------------------------------------------------------------------------------
+
+
+def needed(probs=PROBS, **choices):
+    """Return what a run with stored summaries takes, and what one in memory does."""
+    return tuple(plan_label_issues(LABELS, probs, stored=stored, **choices).process_bytes for stored in (True, False))
+
+
+def test_a_run_that_does_not_fit_is_refused_with_both_numbers_before_anything_is_read(n_threads):
+    stored, _ = needed()
+    with pytest.raises(MemoryLimitError) as caught:
+        plan_label_issues(LABELS, PROBS, stored=True, max_memory=stored - 1)
+    message = str(caught.value)
+    threads = f"{n_threads} thread{'s' if n_threads > 1 else ''}"
+    assert message.startswith(
+        f"the process would take {size(stored)} with {threads}, and may take {size(stored - 1)} (max_memory). "
+        "What would fit: a limit of "
+    )
+    would = parse_bytes(re.search(r"a limit of ([0-9.]+ \w+)", message).group(1))
+    assert stored <= would < 1.011 * stored, "in three digits, rounded up"
+    assert plan_label_issues(LABELS, PROBS, stored=True, max_memory=stored).limit == stored
+
+
+def refusal(max_memory, probs=PROBS, **choices):
+    with pytest.raises(MemoryLimitError) as caught:
+        plan_label_issues(LABELS, probs, max_memory=max_memory, **choices)
+    return str(caught.value)
+
+
+def test_the_limit_that_would_fit_fits():
+    for method, n_threads in (
+        (m, n) for m in ("self_confidence", "confidence_weighted_entropy") for n in (1, 2, 3, 5, 8)
+    ):
+        with dask.config.set(num_workers=n_threads):
+            message = refusal("1MB", method=method, stored=True)
+            limit = re.search(r"a limit of ([0-9.]+ \w+)", message).group(1)
+            plan_label_issues(LABELS, PROBS, method=method, stored=True, max_memory=limit)
+
+
+@pytest.mark.parametrize("kind", ["array", "zarr"])
+@pytest.mark.parametrize("n_threads", [3, 8])
+def test_the_number_of_threads_that_would_fit_fits(tmp_path, n_threads, kind):
+    probs = PROBS
+    if kind == "zarr":
+        probs = zarr.create_array(tmp_path / "p.zarr", shape=PROBS.shape, chunks=(100, 5), dtype=PROBS.dtype)
+        probs[:] = PROBS
+    with dask.config.set(num_workers=n_threads):
+        stored, _ = needed(probs)
+        message = refusal(stored - 1, probs, stored=True)
+    found = re.search(r"(\d+) threads? \(([^)]*)\)", message.partition("What would fit")[2])
+    fewer = int(found.group(1))
+    assert fewer == n_threads - 1
+    with dask.config.set(num_workers=fewer):
+        plan = plan_label_issues(LABELS, probs, stored=True, max_memory=stored - 1)
+        assert size(plan.process_bytes) == found.group(2)
+        assert plan.process_bytes <= stored - 1
+
+
+def test_batches_that_would_fit_are_named_where_batches_are_what_is_too_large():
+    lazy = da.full((10**7, 5), 0.2, chunks=(10**6, 5))
+    labels = da.zeros(10**7, dtype=int, chunks=10**6)
+    with dask.config.set(num_workers=1), pytest.raises(MemoryLimitError, match="chunks or batches of less than 48 MB"):
+        plan_label_issues(labels, lazy, partition_batches=1, max_memory="200MB")
+    lazy, labels = lazy.rechunk((10**5, 5)), labels.rechunk(10**5)
+    with dask.config.set(num_workers=1):
+        assert plan_label_issues(labels, lazy, partition_batches=1, max_memory="230MB").process_bytes < 230e6
+    assert "batches" not in refusal("1MB"), "an array in memory is read strip by strip"
+
+
+def test_summaries_stay_in_memory_where_they_fit_with_a_tenth_of_the_rows_as_issues():
+    n_rows = 10**7
+    labels, probs = np.zeros(n_rows, np.int8), np.broadcast_to(np.float32(0.2), (n_rows, 5))
+    choices = {"max_memory": 10**10}
+    with dask.config.set(num_workers=2):
+        plan = plan_label_issues(labels, probs, **choices)
+        fits = plan.process_bytes + plan.expected_issue_bytes
+        assert plan.expected_issue_bytes == n_rows // 10 * memory.ISSUE_BYTES
+        assert [plan_label_issues(labels, probs, max_memory=m).stored for m in (fits, fits - 1)] == [False, True]
+        stored = plan_label_issues(labels, probs, max_memory=fits - 1)
+    assert stored.process_bytes < plan.process_bytes
+    assert stored.summary_bytes == n_rows * (2 + 2 * 4)
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "normalized_margin", "adjust_pred_probs": True}], ids=str)
+def test_a_run_whose_summaries_do_not_fit_keeps_them_on_disk_and_finds_the_same(tmp_path, monkeypatch, settings):
+    want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS, **settings))
+    monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)  # as if all memory were for issues
+    stored, _ = needed(**settings)
+    with dask.config.set({"temporary-directory": str(tmp_path)}):
+        found = labelsieve.find_label_issues(LABELS, PROBS, **settings, max_memory=stored)
+        assert found.facts.planned_bytes == stored
+        assert len(list(tmp_path.iterdir())) == 1
+        assert draws.bits(found) == want
+
+
+def test_a_run_that_does_not_fit_leaves_nothing(tmp_path):
+    with pytest.raises(MemoryLimitError):
+        labelsieve.find_label_issues(
+            LABELS, PROBS, max_memory="1MB", workdir=tmp_path / "work", output=tmp_path / "r.zarr"
+        )
+    assert [path.name for path in tmp_path.rglob("*") if path.name != "lock"] == ["work"]
+
+
+@pytest.mark.parametrize(("text", "n_bytes"), [("1GiB", 2**30), ("300MB", 3 * 10**8), (400_000_000, 400_000_000)])
+def test_a_limit_is_bytes_or_text(text, n_bytes):
+    assert plan_label_issues(LABELS, PROBS, max_memory=text).limit == n_bytes
+
+
+@pytest.mark.parametrize("bad", ["much", 0, -1, "0GB", 1.5, True, "-1GB", [1]])
+def test_a_limit_that_is_none_is_refused(bad):
+    with pytest.raises((labelsieve.InvalidInputError, labelsieve.InputTypeError), match="max_memory must be"):
+        plan_label_issues(LABELS, PROBS, max_memory=bad)
+
+
+def test_a_plan_says_where_its_limit_comes_from(monkeypatch):
+    monkeypatch.setattr(executors, "free_bytes", lambda: 10**9)
+    plan = plan_label_issues(LABELS, PROBS)
+    assert (plan.limit, plan.limit_name) == (800_000_000 + INTERPRETER_BYTES, "80% of the free memory")
+    assert plan_label_issues(LABELS, PROBS, max_memory=2 * 10**9).limit_name == "80% of the free memory"
+    assert plan_label_issues(LABELS, PROBS, max_memory=3 * 10**8).limit_name == "max_memory"
+
+
+# Nothing is read -------------------------------------------------------------------------------------------------
+
+
+class Unreadable(sources.Source):
+    """Says what it is and cannot be read."""
+
+    in_pieces = False
+
+    def open(self, start=0, stop=None):
+        pytest.fail("something was read")
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_nothing_is_read_for_a_plan(stored):
+    labels, probs = Unreadable((10**9,), np.dtype("i8"), 1000), Unreadable((10**9, 1000), np.dtype("f4"), 1000)
+    plan = plan_label_issues(labels, probs, stored=stored, max_memory="100GB")
+    assert plan.bytes_read == 4 * 10**12
+    assert 1000 < plan.n_tasks < 100_000
+
+
+def test_nothing_is_computed_for_a_plan():
+    def never(*_):
+        pytest.fail("something was computed")
+
+    probs = da.from_array(PROBS, chunks=(100, 2)).map_blocks(never, dtype="f8", meta=np.empty((0, 0)))
+    labels = da.from_array(LABELS, chunks=70).map_blocks(never, dtype="i8", meta=np.empty(0, int))
+    plan = plan_label_issues(labels, probs, method="normalized_margin", adjust_pred_probs=True)
+    assert plan.n_reads == 2
+
+
+def test_no_labels_are_read_for_a_plan_either():
+    plan_label_issues(Unreadable((2000,), np.dtype("i8"), 70), PROBS, batch_size=100, partition_batches=1)
+
+
+def test_a_plan_of_a_hundred_terabytes_takes_no_time():
+    labels, probs = (
+        Unreadable((25 * 10**9,), np.dtype("i8"), 10**4),
+        Unreadable((25 * 10**9, 1000), np.dtype("f4"), 10**4),
+    )
+    plan = plan_label_issues(labels, probs, max_memory="50GB")
+    assert (plan.stored, plan.bytes_read) == (True, 10**14)
+    assert plan.n_slabs == -(-plan.n_partitions // executors.SLAB) > 10
+
+
+def test_what_is_wrong_with_the_inputs_is_told_by_a_plan_too():
+    with pytest.raises(labelsieve.InvalidInputError, match="1,999"):
+        plan_label_issues(LABELS[:-1], PROBS)
+    with pytest.raises(labelsieve.InvalidInputError, match="adjust_pred_probs is not defined"):
+        plan_label_issues(LABELS, PROBS, method="confidence_weighted_entropy", adjust_pred_probs=True)
+    with pytest.raises(labelsieve.InvalidInputError, match="batch_size must be"):
+        plan_label_issues(LABELS, PROBS, batch_size=0)
+
+
+# Sizes as text ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "text"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (1234, "1.23 kB"), (10**14, "100 TB"), (2.5e9, "2.5 GB")],
+)
+def test_a_size_has_the_unit_that_leaves_a_number(n_bytes, text):
+    assert size(n_bytes) == text
+
+
+def test_sizes_read_back():
+    for n_bytes in np.logspace(3, 14, 60):
+        assert abs(parse_bytes(size(n_bytes)) / n_bytes - 1) < 0.01
+
+
+def test_a_plan_of_forked_processes_names_them():
+    inputs = engine.open_inputs(LABELS, PROBS, n_jobs=4, **CUT)
+    plan = engine.make_plan(inputs, Settings(), engine.choose_executor(), stored=None, n_jobs=4)
+    assert (plan.n_processes, plan.n_threads) == (4, 1)
+
+
+def test_the_formula_of_a_plan_is_that_of_memory(n_threads):
+    plan = plan_label_issues(LABELS, PROBS, **CUT)
+    need = Need(N_ROWS, 5, 8, Settings(), n_partitions=50)
+    assert plan.process_bytes == need.in_process(n_threads, stored=False)
+    assert plan.summary_bytes == N_ROWS * need.row

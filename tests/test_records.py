@@ -1,0 +1,281 @@
+"""Records: what was written comes back, or is refused; cut or altered anywhere, never read as other data."""
+
+import contextlib
+import io
+import itertools
+import json
+import struct
+import time
+import zlib
+
+import fsspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from labelsieve.records import Record, RecordWriter, TornRecordError
+from labelsieve.storage import LocalFolder, open_folder
+
+DTYPES = ["?", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"]
+HEADER = {"kind": "test", "rows": [3, 8]}
+
+
+def write(folder, name, blocks, header=HEADER, footer=None):
+    with folder.create(name) as file:
+        writer = RecordWriter(file, header)
+        for block in blocks:
+            writer.add(block)
+        writer.finish({} if footer is None else footer)
+
+
+def joined(blocks, names):
+    return {name: np.concatenate([block[name] for block in blocks]) for name in names}
+
+
+def whole(folder, name):
+    """Return all that a record says."""
+    with Record(folder, name) as record:
+        record.check()
+        blocks = [{key: (c.dtype.str, c.tobytes()) for key, c in block.items()} for block in record.blocks()]
+        return record.header, record.footer, record.n_rows, blocks
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return LocalFolder(tmp_path)
+
+
+@pytest.fixture(params=["disk", "memory://records/here"])
+def any_folder(request, tmp_path):
+    """A folder on the disk, and one at a URL."""
+    if request.param == "disk":
+        yield LocalFolder(tmp_path)
+    else:
+        yield open_folder(request.param)
+        fsspec.filesystem("memory").store.clear()
+
+
+# Round trips -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_every_dtype_comes_back_in_native_order(any_folder, dtype, order):
+    rng = np.random.default_rng(1)
+    native = np.frombuffer(rng.bytes(8 * 13), np.uint8)[: 13 * np.dtype(dtype).itemsize]
+    column = (native > 127)[:13] if dtype == "?" else native.view(dtype)
+    write(any_folder, "a", [{"x": column.astype(np.dtype(dtype).newbyteorder(order), copy=False)}])
+    with Record(any_folder, "a") as record:
+        [block] = record.blocks()
+    assert block["x"].dtype == np.dtype(dtype)
+    assert block["x"].dtype.isnative
+    # Not by value: NaN is a value too.
+    assert block["x"].astype(column.dtype).tobytes() == column.tobytes()
+
+
+@st.composite
+def records(draw):
+    """Draw blocks of the same columns, with or without rows."""
+    dtypes = draw(st.dictionaries(st.text(min_size=1, max_size=5), st.sampled_from(DTYPES), min_size=1, max_size=5))
+    lengths = draw(st.lists(st.integers(0, 9), max_size=5))
+    return dtypes, [{name: draw(arrays.arrays(d, n)) for name, d in dtypes.items()} for n in lengths]
+
+
+@given(records(), st.integers(0, 50), st.integers(0, 50))
+def test_any_rows_come_back(tmp_path_factory, drawn, start, stop):
+    dtypes, blocks = drawn
+    folder = LocalFolder(tmp_path_factory.mktemp("records"))
+    write(folder, "a", blocks, footer={"n": len(blocks)})
+    with Record(folder, "a") as record:
+        record.check()
+        assert (record.header, record.footer) == (HEADER, {"n": len(blocks)})
+        assert record.n_rows == sum(len(block[next(iter(dtypes))]) for block in blocks)
+        every, some = list(record.blocks()), list(record.blocks(start, stop))
+    assert all(list(block) and all(len(column) for column in block.values()) for block in every + some)
+    for name, dtype in dtypes.items():
+        want = np.concatenate([np.empty(0, dtype), *(block[name] for block in blocks)])
+        for got, rows in ((every, slice(None)), (some, slice(start, stop))):
+            column = np.concatenate([np.empty(0, dtype), *(block[name] for block in got)])
+            assert column.dtype == want.dtype
+            assert column.tobytes() == want[rows].tobytes()
+
+
+def test_strided_columns_come_back(folder):
+    column = np.arange(20)[::3]
+    write(folder, "a", [{"x": column, "y": np.asfortranarray(np.arange(7.0))}])
+    with Record(folder, "a") as record:
+        [block] = record.blocks()
+    assert block["x"].tolist() == column.tolist()
+
+
+def test_rows_of_a_block_are_views_of_one_read_and_other_blocks_are_not_read(folder, monkeypatch):
+    blocks = [{"x": np.arange(10 * i, 10 * i + 10)} for i in range(5)]
+    write(folder, "a", blocks)
+    taken = []
+    inner = Record._block
+    monkeypatch.setattr(Record, "_block", lambda self, begin, n: taken.append(begin) or inner(self, begin, n))
+    with Record(folder, "a") as record:
+        assert joined(list(record.blocks(18, 33)), ["x"])["x"].tolist() == list(range(18, 33))
+    assert len(taken) == 3
+
+
+def test_a_block_of_other_columns_is_refused(folder):
+    writer = RecordWriter(io.BytesIO(), HEADER)
+    writer.add({"x": np.zeros(3, "i4")})
+    with pytest.raises(ValueError, match="a block of"):
+        writer.add({"x": np.zeros(3, "i8")})
+    with pytest.raises(ValueError, match="a block of"):
+        writer.add({"y": np.zeros(3, "i4")})
+
+
+def test_a_record_is_no_pickle_and_says_what_it_is(folder):
+    write(folder, "a", [{"x": np.zeros(3)}])
+    content = folder.read("a")
+    assert content.startswith(b"labelsieve record 1\n")
+    assert json.loads(content[24 : 24 + struct.unpack("<I", content[20:24])[0]]) == HEADER
+
+
+def test_records_of_the_same_rows_are_the_same_bytes(folder):
+    for name in "ab":
+        write(folder, name, [{"x": np.arange(5), "y": np.ones(5)}], footer={"b": 1, "a": 2})
+    assert folder.read("a") == folder.read("b")
+
+
+# Torn and altered ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small(folder):
+    """A record of two blocks with columns of two widths, and its bytes."""
+    blocks = [
+        {"label": np.array([1, 2, 3], np.uint8), "p": np.array([0.25, 0.5, 0.75], np.float32)},
+        {"label": np.array([7], np.uint8), "p": np.array([0.125], np.float32)},
+    ]
+    write(folder, "a", blocks, footer={"sums": [1, 2]})
+    return whole(folder, "a"), folder.read("a")
+
+
+def assert_torn(folder, content, want):
+    """Hold that `content` is no record; or, at the very least, never one that says something else than `want`."""
+    folder.write("b", content)
+    with pytest.raises(TornRecordError, match="is no whole record: ") as caught:
+        whole(folder, "b")
+    assert str(folder.path / "b") in str(caught.value)
+
+
+def test_cut_at_every_length_it_is_torn(folder, small):
+    want, content = small
+    for length in range(len(content)):
+        assert_torn(folder, content[:length], want)
+
+
+def test_with_every_byte_flipped_it_is_torn(folder, small):
+    want, content = small
+    for at, flip in itertools.product(range(len(content)), (0x01, 0x80, 0xFF)):
+        altered = bytearray(content)
+        altered[at] ^= flip
+        assert_torn(folder, bytes(altered), want)
+
+
+def test_with_zeros_for_what_was_not_written_it_is_torn(folder, small):
+    # A power cut leaves a file of the right length with holes.
+    want, content = small
+    for start, length in itertools.product(range(len(content)), (1, 7, len(content))):
+        altered = (content[:start] + bytes(length) + content[start + length :])[: len(content)]
+        if altered != content:
+            assert_torn(folder, altered, want)
+
+
+def test_with_anything_behind_or_before_it_it_is_torn(folder, small):
+    want, content = small
+    for more in (b"\0", b"more", content):
+        assert_torn(folder, content + more, want) if more != content else None
+        assert_torn(folder, more[:4] + content, want)
+
+
+def test_two_records_on_end_are_read_as_the_one_they_are_or_not_at_all(folder, small):
+    # The second one's footer tells places in the first one, whose header is what is read.
+    want, content = small
+    folder.write("b", content + content)
+    with contextlib.suppress(TornRecordError):
+        assert whole(folder, "b") == want
+
+
+@given(st.binary(max_size=200), st.data())
+def test_alien_files_are_torn(tmp_path_factory, content, data):
+    folder = LocalFolder(tmp_path_factory.mktemp("alien"))
+    if data.draw(st.booleans()):
+        content = b"labelsieve record 1\n" + content + b"labelsieve record 1\n"
+    folder.write("b", content)
+    with pytest.raises(TornRecordError):
+        whole(folder, "b")
+
+
+def part(content):
+    raw = json.dumps(content).encode()
+    return struct.pack("<I", len(raw)) + raw + struct.pack("<I", zlib.crc32(raw))
+
+
+@pytest.mark.parametrize(
+    "footer",
+    [
+        {},
+        {"blocks": []},
+        {"blocks": [], "footer": {}, "columns": [["x", "no dtype"]]},
+        {"blocks": [], "footer": {}, "columns": "xy"},
+        {"blocks": [], "footer": {}, "columns": None},
+        [],
+        None,
+        7,
+    ],
+)
+def test_a_footer_that_lacks_something_is_torn(folder, footer):
+    magic = b"labelsieve record 1\n"
+    head = magic + part(HEADER)
+    folder.write("b", head + part(footer) + struct.pack("<Q20s", len(head), magic))
+    with pytest.raises(TornRecordError):
+        whole(folder, "b")
+
+
+def test_a_record_that_was_never_finished_is_torn(folder):
+    with folder.create("a") as file:
+        RecordWriter(file, HEADER).add({"x": np.arange(3)})
+    with pytest.raises(TornRecordError):
+        Record(folder, "a")
+
+
+def test_a_record_that_is_not_there_is_not_found(any_folder):
+    with pytest.raises(FileNotFoundError):
+        Record(any_folder, "none")
+
+
+def test_a_record_whose_writing_fails_is_not_there(any_folder):
+    def failing():
+        with any_folder.create("a") as file:
+            RecordWriter(file, HEADER).add({"x": np.arange(3)})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        failing()
+    assert any_folder.names() == []
+
+
+def test_a_torn_record_is_closed(folder, small, recwarn):
+    _, content = small
+    folder.write("b", content[:-3])
+    with pytest.raises(TornRecordError):
+        Record(folder, "b")
+    assert not recwarn.list, "no file was left to the garbage collector"
+
+
+def test_a_length_that_is_nonsense_costs_nothing(folder, small):
+    _, content = small
+    altered = bytearray(content)
+    altered[20:24] = b"\xff\xff\xff\xff"  # the header's length
+    folder.write("b", bytes(altered))
+    began = time.perf_counter()
+    with pytest.raises(TornRecordError):
+        whole(folder, "b")
+    assert time.perf_counter() - began < 1

@@ -1,0 +1,250 @@
+"""The sort of issues that are too many for one machine, against sorting all of them at once."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import draws
+import labelsieve
+import naive
+from labelsieve import memory, runs
+from labelsieve.results import IssueRows
+from labelsieve.runs import Keys, SortedRun
+from labelsieve.storage import LocalFolder
+from labelsieve.stored import COLUMNS, ResultGroup
+
+ROW_NAMES = ["row", "score", "given_label", "suggested_label", "p_given", "p_suggested"]
+
+
+def issue_rows(rows, scores, dtype=np.float32):
+    """Return issues whose other columns tell which row they belong to."""
+    rows = np.array(rows, np.int64)
+    classes = (rows % 200).astype(np.uint8)
+    probs = (rows / 1000).astype(dtype)
+    return IssueRows(rows, np.array(scores, dtype), classes, classes[::1] + np.uint8(1), probs, probs + dtype(1))
+
+
+@dataclass
+class Sorted:
+    """Issues that went through runs, ranges and stretches."""
+
+    runs: list
+    cuts: Keys
+    stretches: list
+    columns: dict
+
+
+def external_sort(tmp_path, parts, stretch_rows, range_rows, sample_step, block_rows):
+    """Sort `parts`, each of which becomes a run, as the engine does."""
+    folder, group = LocalFolder(tmp_path / "runs"), ResultGroup(LocalFolder(tmp_path / "result.zarr"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_SAMPLE_STEP", sample_step)
+        patch.setattr(runs, "_BLOCK_ROWS", block_rows)
+        written = [runs._write_run(folder, f"{i}-0", part) for i, part in enumerate(parts)]
+        n_issues = sum(map(len, parts))
+        dtypes = {name: column.dtype for name, column in parts[0].columns().items()}
+        dtypes["score"] = np.promote_types(dtypes["score"], np.float32)
+        for name, dtype in dtypes.items():
+            group.create(COLUMNS[name], (n_issues,), dtype, stretch_rows)
+        cuts = runs.range_cuts(written, range_rows)
+        before = np.stack([runs.rows_before(run.name, folder=folder, cuts=cuts) for run in written])
+        stretches = list(runs.stretches(written, before, stretch_rows))
+        # In any order: tasks know nothing of each other.
+        assert sum(runs.merge(stretch, folder=folder, group=group) for stretch in reversed(stretches)) == n_issues
+    return Sorted(written, cuts, stretches, {name: group.open(COLUMNS[name])[:] for name in ROW_NAMES})
+
+
+def naive_sort(parts):
+    """Return the rows of all parts by (score, row)."""
+    pairs = [(float(score), int(row)) for part in parts for score, row in zip(part.scores, part.rows, strict=True)]
+    return [row for _, row in sorted(pairs)]
+
+
+@st.composite
+def sorted_parts(draw):
+    """Draw runs of ascending rows with many ties; none of them empty."""
+    lengths = draw(st.lists(st.integers(1, 25), min_size=1, max_size=6))
+    values = draw(st.lists(st.sampled_from([0.0, 0.125, 0.25, 0.5, 0.75, 1.0]), min_size=1, max_size=6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = np.flatnonzero(rng.random(sum(lengths) * 3) < 0.9)[: sum(lengths)]
+    parts = np.split(np.sort(rows), np.cumsum(lengths)[:-1])
+    dtype = draw(st.sampled_from([np.float16, np.float32, np.float64]))
+    return [issue_rows(part, rng.choice(values, len(part)), dtype) for part in parts]
+
+
+@given(
+    sorted_parts(),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([1, 2, 5, 1024]),
+    st.sampled_from([1, 3, 99]),
+)
+def test_runs_give_the_order_of_all_rows(tmp_path_factory, parts, stretch_rows, range_rows, sample_step, block_rows):
+    tmp_path = tmp_path_factory.mktemp("sort")
+    got = external_sort(tmp_path, parts, stretch_rows, range_rows, sample_step, block_rows)
+    want = naive_sort(parts)
+    assert got.columns["row"].tolist() == want
+    every = IssueRows.concatenate(parts)
+    every = every.take(np.argsort(every.rows))
+    at = np.searchsorted(every.rows, want)
+    for name, column in every.columns().items():
+        expected = column[at].astype(np.promote_types(column.dtype, np.float32)) if name == "score" else column[at]
+        assert got.columns[name].tobytes() == expected.tobytes()
+    # Each rank is in one stretch, and what a stretch reads is around its ranks.
+    ranks = [rank for stretch in got.stretches for rank in range(stretch.start, stretch.stop)]
+    assert ranks == list(range(len(want)))
+    for stretch in got.stretches:
+        assert stretch.first <= stretch.start
+        assert stretch.stop <= stretch.first + sum(b - a for _, a, b in stretch.slices)
+        assert stretch.start % stretch_rows == 0
+
+
+@given(sorted_parts(), st.integers(1, 12))
+def test_rows_before_a_cut_are_counted_as_by_looking_at_each(tmp_path_factory, parts, range_rows):
+    folder = LocalFolder(tmp_path_factory.mktemp("runs"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "_SAMPLE_STEP", 2)
+        patch.setattr(runs, "_BLOCK_ROWS", 4)
+        written = [runs._write_run(folder, str(i), part) for i, part in enumerate(parts)]
+        cuts = runs.range_cuts(written, range_rows)
+    keys = list(zip(cuts.scores.tolist(), cuts.rows.tolist(), strict=True))
+    assert keys == sorted(keys)
+    for run, part in zip(written, parts, strict=True):
+        pairs = list(zip(part.scores.tolist(), part.rows.tolist(), strict=True))
+        want = [sum(pair < key for pair in pairs) for key in keys]
+        assert runs.rows_before(run.name, folder=folder, cuts=cuts).tolist() == want
+        assert run.n_rows == len(part)
+        assert list(zip(run.sample.scores.tolist(), run.sample.rows.tolist(), strict=True)) == sorted(pairs)[::2]
+
+
+def test_what_a_stretch_reads_is_bounded_even_if_all_scores_are_tied(tmp_path):
+    # 20 runs of 1000 rows with one score: the ranges go by row then.
+    parts = [issue_rows(range(1000 * i, 1000 * i + 1000), np.full(1000, 0.25)) for i in range(20)]
+    got = external_sort(tmp_path, parts, stretch_rows=500, range_rows=250, sample_step=50, block_rows=100)
+    assert got.columns["row"].tolist() == list(range(20_000))
+    for stretch in got.stretches:
+        # The ranges that touch it, each longer than planned by a step of the sample a run at most.
+        assert sum(b - a for _, a, b in stretch.slices) <= 500 + 2 * (250 + 20 * 50)
+
+
+def test_what_a_stretch_reads_is_bounded_if_all_runs_have_all_scores(tmp_path):
+    rng = np.random.default_rng(1)
+    parts = [issue_rows(range(1000 * i, 1000 * i + 1000), rng.random(1000)) for i in range(20)]
+    got = external_sort(tmp_path, parts, stretch_rows=2000, range_rows=1000, sample_step=20, block_rows=100)
+    assert got.columns["row"].tolist() == naive_sort(parts)
+    for stretch in got.stretches:
+        assert sum(b - a for _, a, b in stretch.slices) <= 2000 + 2 * (1000 + 20 * 20)
+
+
+def test_keys_order_by_score_and_row():
+    keys = Keys(np.array([0.5, 0.1, 0.5, 0.1]), np.array([4, 9, 2, 3])).in_order()
+    assert (keys.scores.tolist(), keys.rows.tolist()) == ([0.1, 0.1, 0.5, 0.5], [3, 9, 2, 4])
+
+
+def test_few_rows_are_one_range():
+    sample = Keys(np.array([0.1]), np.array([7]))
+    cuts = runs.range_cuts([SortedRun("0", 5, sample)], 1 << 16)
+    assert len(cuts.scores) == len(cuts.rows) == 0
+
+
+# Whole runs ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Make runs, chunks of the result, spans and blocks of a few rows."""
+    for name, rows in (("RESULT_ROWS", 16), ("RUN_ROWS", 10), ("_SPAN_BYTES", 400)):
+        monkeypatch.setattr(memory, name, rows)
+    for module, name, rows in (
+        ("tasks", "BLOCK_ROWS", 7),  # as many as a strip has, at least
+        ("reductions", "BLOCK_ROWS", 5),
+        ("runs", "_BLOCK_ROWS", 3),
+        ("runs", "_SAMPLE_STEP", 2),
+        ("partitions", "STRIP_BYTES", 100),
+    ):
+        monkeypatch.setattr(f"labelsieve.{module}.{name}", rows)
+
+
+@pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
+@pytest.mark.parametrize("kind", ["plain", "tied", "nearly all", "none"])
+def test_a_result_is_that_of_a_run_in_memory(tmp_path, tiny, method, adjust, kind):
+    labels, probs = draws.draw(300, 4, seed=3, dtype=np.float32, decimals=1 if kind == "tied" else None)
+    if kind == "nearly all":  # and all scores tied: each row is the same, under the label it does not predict
+        probs, labels = np.full((300, 4), np.float32([0.1, 0.7, 0.1, 0.1])), np.arange(300) % 4
+        labels[labels == 1] = 0
+        labels[7] = 1
+    elif kind == "none":
+        labels = probs.argmax(axis=1)
+    choices = {"method": method, "adjust_pred_probs": adjust}
+    want = labelsieve.find_label_issues(labels, probs, **choices)
+    got = labelsieve.find_label_issues(
+        labels, probs, **choices, output=tmp_path / "r.zarr", batch_size=9, partition_batches=2
+    )
+    least, most = {"plain": (20, 200), "tied": (20, 200), "nearly all": (298, 299), "none": (0, 0)}[kind]
+    assert least <= want.num_issues <= most
+    assert draws.bits(got) == draws.bits(want)
+    mask = zarr.open_group(tmp_path / "r.zarr", mode="r")["mask"][:]
+    assert mask.tobytes() == want.mask().tobytes()
+
+
+@given(
+    data=draws.datasets(max_rows=70, classes=(2, 3, 5)),
+    method=st.sampled_from(naive.METHODS),
+    batch_size=st.integers(1, 30),
+    partition_batches=st.integers(1, 5),
+    result_rows=st.integers(9, 40),
+    run_rows=st.integers(9, 40),
+    span_bytes=st.integers(1, 900),
+    kept=st.booleans(),
+)
+@settings(max_examples=10 if settings.default.max_examples < 100 else 100)  # each run writes some hundred small files
+def test_a_result_is_the_same_whatever_the_sizes(
+    tmp_path_factory, data, method, batch_size, partition_batches, result_rows, run_rows, span_bytes, kept
+):
+    labels, probs = data
+    choices = {"method": method[0], "adjust_pred_probs": method[1], "allow_zero_rows": True}
+    folder = tmp_path_factory.mktemp("result")
+    where = {"output": folder / "r.zarr"} | ({"workdir": folder / "work"} if kept else {})
+    want = draws.bits(labelsieve.find_label_issues(labels, probs, **choices))
+    with draws.pieces(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "RESULT_ROWS", result_rows)
+        patch.setattr(memory, "RUN_ROWS", run_rows)
+        patch.setattr(memory, "_SPAN_BYTES", span_bytes)
+        patch.setattr("labelsieve.tasks.BLOCK_ROWS", 63)  # a strip of 1000 bytes has as many
+        patch.setattr("labelsieve.runs._SAMPLE_STEP", 3)
+        patch.setattr("labelsieve.runs._BLOCK_ROWS", 2)
+        got = labelsieve.find_label_issues(
+            labels, probs, **choices, **where, batch_size=batch_size, partition_batches=partition_batches
+        )
+        assert draws.bits(got) == want
+
+
+def test_issues_that_do_not_fit_are_sorted_in_the_workdir(tmp_path, tiny, monkeypatch):
+    labels, probs = draws.draw(300, 4, seed=4)
+    want = labelsieve.find_label_issues(labels, probs)
+    monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
+    got = labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "w", batch_size=20, partition_batches=2)
+    assert sorted(entry.name for entry in (tmp_path / "w").iterdir()) == [
+        "labelsieve.json",
+        "lock",
+        "result",
+        "summaries",
+    ]
+    assert draws.bits(got) == draws.bits(want)
+    with pytest.raises(labelsieve.MemoryLimitError, match=r"rows are issues, .* give a workdir or an output"):
+        labelsieve.find_label_issues(labels, probs)
+
+
+def test_each_run_is_as_long_as_a_thread_sorts_at_a_time(tmp_path, tiny, monkeypatch):
+    labels, probs = draws.draw(300, 4, seed=4, noise=0.6)
+    lengths = []
+    inner = runs._write_run
+    monkeypatch.setattr(runs, "_write_run", lambda *args: lengths.append(len(args[2])) or inner(*args))
+    found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", batch_size=20)
+    assert sum(lengths) == found.num_issues
+    assert max(lengths) < 10 + 7, "a run ends with the block that fills it"
+    assert len(lengths) > 5
