@@ -45,7 +45,7 @@ LAYERS = [
     {"engine.on_cluster", "engine.readers"},
     {"engine.choice"},
     {"engine.inputs"},
-    {"engine.plan", "engine.run"},
+    {"engine.plan", "engine.run", "engine.identities"},
     {"engine"},
     {"forkpool"},
     {"job"},

@@ -15,10 +15,15 @@ import pytest
 
 import labelsieve
 from labelsieve import WorkdirError, ownership
-from labelsieve.ownership import owned
+from labelsieve.ownership import owned as owned_by_name
 from labelsieve.storage import LocalFolder, UrlFolder, open_folder
 
 ME = f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def owned(folder):
+    """Own a folder as a workdir does."""
+    return owned_by_name(folder, f"the workdir {folder.where}")
 
 
 @pytest.fixture
@@ -87,7 +92,7 @@ HOLD = """
 import sys, time
 from labelsieve.ownership import owned
 from labelsieve.storage import open_folder
-with owned(open_folder(sys.argv[1])):
+with owned(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}"):
     print("owned", flush=True)
     time.sleep(60)
 """

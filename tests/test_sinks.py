@@ -226,7 +226,6 @@ def test_a_stage_is_in_place_only_once_its_block_has_ended(tmp_path):
     assert zarr.open_array(path / "scores", mode="r")[:].tolist() == [1, 2, 3]
 
 
-@pytest.mark.xfail(strict=True, reason="staged() takes the folder beside a result for one of a killed run, always")
 def test_two_runs_that_write_the_same_result_do_not_write_into_each_other(tmp_path):
     path = tmp_path / "i.zarr"
     with sinks.staged(path) as first:
@@ -295,7 +294,6 @@ def test_what_is_no_result_is_not_replaced_at_a_url_either(data, bucket):
     assert bucket.cat_file("/results/i.zarr/photo") == b"precious"
 
 
-@pytest.mark.xfail(strict=True, reason="_check_url takes any group with scores for what a killed run left")
 def test_a_group_of_others_with_scores_is_not_replaced_at_a_url(data, bucket):
     url = "memory://results/i.zarr"
     zarr.create_group(url, attributes={"made by": "another program"})

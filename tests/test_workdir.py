@@ -381,9 +381,6 @@ def test_a_fresh_run_in_a_new_folder_is_a_run(place, want):
     assert draws.bits(find(workdir=place, fresh=True)) == want[1]
 
 
-NO_OBJECT = pytest.mark.xfail(strict=True, reason="_read_about asks any JSON value for its keys")
-
-
 @pytest.mark.parametrize(
     "content",
     [
@@ -393,8 +390,8 @@ NO_OBJECT = pytest.mark.xfail(strict=True, reason="_read_about asks any JSON val
         b"\xff",
         b'{"kind": "labelsieve workdir", "format": 99}',
         b'{"kind": "labelsieve workdir", "format": 1}',
-        pytest.param(b"[]", marks=NO_OBJECT),
-        pytest.param(b"7", marks=NO_OBJECT),
+        b"[]",
+        b"7",
     ],
 )
 def test_a_damaged_description_is_refused_and_a_fresh_run_starts_over(place, want, content):
@@ -405,7 +402,6 @@ def test_a_damaged_description_is_refused_and_a_fresh_run_starts_over(place, wan
     assert draws.bits(find(workdir=place, fresh=True)) == want[1]
 
 
-@pytest.mark.xfail(strict=True, reason="Records.open takes any record under its number, whoever's it is")
 def test_the_scores_of_a_run_are_not_those_of_a_later_one_in_the_same_workdir(place, want):
     first = find(workdir=place)
     find(probs=np.roll(PROBS, 1, axis=1), workdir=place, fresh=True)
@@ -433,7 +429,6 @@ def test_a_folder_that_holds_something_else_is_refused_and_untouched(place, name
     assert set(open_folder(place).names()) == {name.partition("/")[0]}
 
 
-@pytest.mark.xfail(strict=True, reason="folders named like a workdir's own pass for one without its description")
 @pytest.mark.parametrize("name", ["result", "scores", "runs", "summaries"])
 def test_a_folder_of_others_with_a_name_like_our_own_is_untouched(place, name):
     open_folder(place).folder(name).write("2019.csv", b"precious")
@@ -458,7 +453,6 @@ def test_a_relative_path_and_a_home_are_paths(tmp_path, monkeypatch, want):
     assert facts(find(workdir=tmp_path / "work")) == (0, N_ROWS)
 
 
-@pytest.mark.xfail(strict=True, reason="LocalFolder.names() of a file is NotADirectoryError, before the check for one")
 def test_a_file_in_its_place_is_refused(tmp_path):
     (tmp_path / "work").write_text("precious")
     with pytest.raises(WorkdirError, match=r"the workdir .*work is a file"):
@@ -481,12 +475,7 @@ def test_a_workdir_that_cannot_be_written_is_an_error_that_names_it(tmp_path):
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="uses a file system that even root cannot write to")
 @pytest.mark.parametrize(
     "name",
-    [
-        "workdir",
-        pytest.param(
-            "output", marks=pytest.mark.xfail(strict=True, reason="staged() makes its folder outside of writing()")
-        ),
-    ],
+    ["workdir", "output"],
 )
 def test_a_place_where_nobody_can_write_is_an_error_that_names_it(name):
     with pytest.raises(labelsieve.LabelsieveError, match=r"/proc/labelsieve\.zarr"):
@@ -513,7 +502,6 @@ def test_a_workdir_that_cannot_be_written_on_the_way_fails_with_the_reason(tmp_p
     assert draws.bits(found) == want[1]
 
 
-@pytest.mark.xfail(strict=True, reason="nothing holds the two against each other: publishing removes the workdir")
 @pytest.mark.parametrize(("workdir", "output"), [("a.zarr", "a.zarr"), ("a.zarr/work", "a.zarr")])
 def test_a_workdir_where_the_output_will_be_is_refused(tmp_path, monkeypatch, workdir, output):
     monkeypatch.chdir(tmp_path)
@@ -531,9 +519,6 @@ def test_an_output_in_the_workdir_is_left_alone(tmp_path, want):
 
 
 # The grid stays --------------------------------------------------------------------------------------------------
-
-
-FORKED = pytest.mark.xfail(strict=True, reason="forkpool._piece numbers partitions with np.int64, which JSON refuses")
 
 
 @pytest.mark.parametrize(
@@ -554,7 +539,6 @@ def test_another_way_of_running_goes_on(files, want, killed_after, other, kind, 
     goes_on(files, want, killed_after, other, kind, reads)
 
 
-@FORKED
 @pytest.mark.parametrize("other", [{}, {"batch_size": 3, "partition_batches": 1}], ids=str)
 @pytest.mark.parametrize("kind", ["array", "npy"])
 @pytest.mark.parametrize("reads", [1, 2])
@@ -582,7 +566,6 @@ def test_any_number_of_threads_goes_on(tmp_path, want, killed_after, n_threads):
     assert draws.bits(found) == want[1]
 
 
-@FORKED
 def test_forked_processes_leave_what_threads_go_on_from(tmp_path, want):
     first = find(workdir=tmp_path / "work", n_jobs=2)
     folder, name = record_path(tmp_path / "work", 2)
@@ -634,7 +617,6 @@ def test_arrays_in_memory_are_told_by_their_values(tmp_path, want):
         find(probs=other, workdir=tmp_path / "work")
 
 
-@pytest.mark.xfail(strict=True, reason="NpySource.identity leaves out where in the file the rows are")
 def test_parts_of_one_memmap_are_told_apart(files):
     probs = np.load(files / "probs.npy", mmap_mode="r")
     find(LABELS[:200], probs[:200], workdir=files / "work")
@@ -661,7 +643,6 @@ def test_dask_arrays_go_on(tmp_path, want, killed_after):
         find(**arrays() | {"probs": da.from_array(PROBS, chunks=(40, 5)) + 0.0})
 
 
-@pytest.mark.xfail(strict=True, reason="Dask names an array from a store by the place, not by what is stored there")
 def test_a_dask_array_whose_store_was_written_anew_is_another_input(files):
     def lazy():
         return {"probs": da.from_zarr(str(files / "probs.zarr")), "workdir": files / "work"}
@@ -729,7 +710,6 @@ def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
         assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.xfail(strict=True, reason="only the LabelIssues keeps the folder, not its found or its lazy scores")
 def test_a_temporary_workdir_lasts_as_long_as_anything_that_reads_from_it(tmp_path, want, monkeypatch):
     monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
     monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)

@@ -199,6 +199,8 @@ def _bytes(value: int | str | None) -> int | None:
     """Read a number of bytes, or text such as "1GiB"."""
     if value is None:
         return None
+    if isinstance(value, str) and not any(map(str.isdecimal, value)):
+        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}')
     try:
         n_bytes = int(parse_bytes(value)) if isinstance(value, str) else check_whole_number("max_memory", value, 1)
     except ValueError as error:

@@ -243,4 +243,4 @@ def _piece(function: Callable[..., Any], grid: Grid, names: tuple[str, ...], pie
     labels, pred_probs = ArraySource(labels_shared), ArraySource(pred_probs_shared)
     shared = dict.fromkeys(names, adj_confident_thresholds_shared)
     shape, dtype = pred_probs_shared.shape, pred_probs_shared.dtype
-    return [function(Partition(grid.ranges(i), shape[1], dtype, labels, pred_probs, i), **shared) for i in piece]
+    return [function(Partition(grid.ranges(i), shape[1], dtype, labels, pred_probs, int(i)), **shared) for i in piece]

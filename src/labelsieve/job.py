@@ -22,19 +22,30 @@ import dask
 
 from labelsieve import forkpool, sinks
 from labelsieve.checks import raise_or_warn
-from labelsieve.engine import Executor, Inputs, Plan, Run, identity, make_plan, open_inputs, open_pair, size
-from labelsieve.errors import MemoryLimitError, UnreadableDataError, WorkdirError
+from labelsieve.engine import (
+    Executor,
+    Inputs,
+    Plan,
+    Run,
+    fingerprint,
+    make_plan,
+    open_inputs,
+    open_pair,
+    part_identities,
+    size,
+)
+from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError
 from labelsieve.limits import free_bytes, is_memory
 from labelsieve.memory import ISSUE_BYTES, Auto
 from labelsieve.reductions import ClassSums, class_sums_finalize, issue_counts_finalize
 from labelsieve.results import IssueParts, LabelIssues, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.sinks import Stage
-from labelsieve.sources import Opened, Source
+from labelsieve.sources import Opened
 from labelsieve.storage import Folder, LocalFolder, open_folder
 from labelsieve.stored import ResultGroup, StoredIssues, StoredScores
 from labelsieve.tasks import summarise
-from labelsieve.workdir import FORMAT, Partial, Records, Workdir
+from labelsieve.workdir import Partial, Records, Workdir
 
 # Issues are put in order in one place up to this many bytes, or what is left of a limit.
 _FEW_ISSUE_BYTES: Final = 32_000_000
@@ -73,17 +84,17 @@ class Job:
     def run(self, progress: bool | None, started: float) -> LabelIssues:
         """Run all steps, and publish the result last."""
         pair = open_pair(self.labels, self.pred_probs)
-        with self.executor.context(), ExitStack() as lasting:
-            with ExitStack() as stack:
-                workdir = None
-                if self.workdir is not None:
-                    workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh))
-                issues = self._run_in(workdir, pair, stack, lasting, progress, started)
-            if self.output is not None:  # it has moved to its place
-                group = ResultGroup(open_folder(self.output))
-                found = StoredIssues(group, issues.num_issues)
-                issues = replace(issues, found=found, score_parts=StoredScores(group))
-            weakref.finalize(issues, lasting.pop_all().close)
+        with self.executor.context(), ExitStack() as stack:
+            workdir = None
+            if self.workdir is not None:
+                if self.output is not None:
+                    _refuse_nested(open_folder(self.workdir), open_folder(self.output))
+                workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh))
+            issues = self._run_in(workdir, pair, stack, progress, started)
+        if self.output is not None:  # it has moved to its place
+            group = ResultGroup(open_folder(self.output))
+            found = StoredIssues(group, issues.num_issues)
+            issues = replace(issues, found=found, score_parts=StoredScores(group))
         return issues
 
     def _run_in(
@@ -91,19 +102,18 @@ class Job:
         workdir: Workdir | None,
         pair: tuple[Opened, Opened],
         stack: ExitStack,
-        lasting: ExitStack,
         progress: bool | None,
         started: float,
     ) -> LabelIssues:
-        """Plan, then run with what is kept in `workdir`, or in a temporary one that `lasting` removes."""
-        fingerprint = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
+        """Plan, then run with what is kept in `workdir`, or in a temporary one."""
+        facts = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
         inputs = open_inputs(
             *pair,
             batch_size=self.batch_size,
             partition_batches=self.partition_batches,
             n_jobs=self.n_jobs,
             executor=self.executor,
-            grid=None if workdir is None else workdir.grid(fingerprint),
+            grid=None if workdir is None else workdir.grid(facts),
         )
         self.executor.check_reachable(inputs.reachable)
         asked = workdir is not None or self.output is not None
@@ -111,10 +121,10 @@ class Job:
         stage = None if self.output is None else stack.enter_context(sinks.staged(self.output))
         identities: list[str] = []
         if workdir is not None:
-            identities = _part_identities(pair, inputs)
+            identities = part_identities(pair, inputs)
         elif plan.stored:
-            workdir = Workdir(self._temporary(stage, plan, lasting))
-        records = None if workdir is None else workdir.begin(fingerprint, inputs.grid, identities)
+            workdir = Workdir(self._temporary(stage, plan))
+        records = None if workdir is None else workdir.begin(facts, inputs.grid, identities)
         if stage is not None:
             self.executor.check_reachable(partial(_try_to_write, stage.group.folder))
         if records is not None:
@@ -195,24 +205,18 @@ class Job:
         return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
 
     def _fingerprint(self, workdir: Workdir, pair: tuple[Opened, Opened]) -> dict[str, Any]:
-        """Return what tells this run from another, or refuse where the input cannot be told from another."""
-        labels, pred_probs = map(identity, pair)
-        for name, facts in (("labels", labels), ("pred_probs", pred_probs)):
-            if facts["content"] is None:
-                raise WorkdirError(
-                    f"{name} ({facts['where']}) cannot be told from other data, so the workdir "
-                    f"{workdir.folder.where} could not tell whether to go on: give a path or URL"
-                )
+        """Return what tells this run from another."""
         settings = asdict(self.settings) | {"allow_zero_rows": self.allow_zero_rows}
-        return {"format": FORMAT, "labels": labels, "pred_probs": pred_probs, "settings": settings}
+        return fingerprint(pair, settings, workdir.folder.where)
 
-    def _temporary(self, stage: Stage | None, plan: Plan, lasting: ExitStack) -> Folder:
+    def _temporary(self, stage: Stage | None, plan: Plan) -> Folder:
         """Return a folder for what fits nowhere else; beside the output, or where Dask keeps temporary files."""
         if stage is not None:
             return stage.work
         path = tempfile.mkdtemp(prefix="labelsieve-", dir=_disk())
-        lasting.callback(shutil.rmtree, path, ignore_errors=True)
         folder = LocalFolder(Path(path))
+        # It lasts as long as anything that reads from it: scores, issues, a lazy array.
+        weakref.finalize(folder, shutil.rmtree, path, ignore_errors=True)
         try:
             self.executor.check_reachable(partial(_try_to_write, folder))
         except UnreadableDataError as error:
@@ -223,11 +227,13 @@ class Job:
         return folder
 
 
-def _part_identities(pair: tuple[Opened, Opened], inputs: Inputs) -> list[str]:
-    """Return for each partition what changes when its part of the stored inputs is written anew."""
-    bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
-    both = [one.part_identities(bounds) if isinstance(one, Source) else [""] * len(bounds) for one in pair]
-    return [f"{labels}/{probs}" for labels, probs in zip(*both, strict=True)]
+def _refuse_nested(workdir: Folder, output: Folder) -> None:
+    """Raise where publishing the output would replace the workdir."""
+    inner, outer = f"{workdir.location}/", f"{output.location}/"
+    if inner.startswith(outer):
+        raise InvalidInputError(
+            f"the workdir {workdir.where} lies where the output {output.where} will be: move either"
+        )
 
 
 def _disk() -> str:

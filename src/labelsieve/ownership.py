@@ -39,8 +39,15 @@ _SETTLE_SECONDS: Final = 0.5
 
 
 @contextmanager
-def owned(folder: Folder) -> Iterator[None]:
+def owned(folder: Folder, name: str) -> Iterator[None]:
     """Own `folder` while the block runs.
+
+    Parameters
+    ----------
+    folder : Folder
+        Made if missing, on a disk.
+    name : str
+        What it is, for messages.
 
     Raises
     ------
@@ -48,10 +55,10 @@ def owned(folder: Folder) -> Iterator[None]:
         If another run does; the message says which.
     """
     if isinstance(folder, LocalFolder) and fcntl is not None:
-        with _locked(folder):
+        with _locked(folder, name):
             yield
     else:
-        with _leased(folder):
+        with _leased(folder, name):
             yield
 
 
@@ -60,21 +67,21 @@ def _me() -> str:
 
 
 @contextmanager
-def _locked(folder: LocalFolder) -> Iterator[None]:
+def _locked(folder: LocalFolder, name: str) -> Iterator[None]:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         # The file stays: removing it would let a third run lock a new file while a second one waits for this.
         lock = (folder.path / LOCK).open("a+")
     except OSError as error:
-        raise WorkdirError(f"the workdir {folder.where} cannot be written: {error}") from error
+        raise WorkdirError(f"{name} cannot be written: {error}") from error
     with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise _in_use(folder, file.read().strip() or "another process") from None
+            raise _in_use(name, file.read().strip() or "another process") from None
         except OSError:  # a file system without locks
-            with _leased(folder):
+            with _leased(folder, name):
                 yield
             return
         file.truncate(0)
@@ -84,8 +91,8 @@ def _locked(folder: LocalFolder) -> Iterator[None]:
 
 
 @contextmanager
-def _leased(folder: Folder) -> Iterator[None]:
-    lease = _Lease(folder)
+def _leased(folder: Folder, name: str) -> Iterator[None]:
+    lease = _Lease(folder, name)
     lease.take()
     try:
         yield
@@ -96,8 +103,8 @@ def _leased(folder: Folder) -> Iterator[None]:
 class _Lease:
     """A lease, and the thread that renews it."""
 
-    def __init__(self, folder: Folder) -> None:
-        self._folder, self._id = folder, uuid.uuid4().hex
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder, self._name, self._id = folder, name, uuid.uuid4().hex
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="labelsieve-lease", daemon=True)
 
@@ -105,12 +112,12 @@ class _Lease:
         held = self._read()
         if held and held["ends"] > time.time():
             until = datetime.fromtimestamp(held["ends"], UTC).strftime("%H:%M:%S UTC")
-            raise _in_use(self._folder, f"{held['owner']}, unless it has died: then from {until} on it is free")
+            raise _in_use(self._name, f"{held['owner']}, unless it has died: then from {until} on it is free")
         self._write()
         time.sleep(_SETTLE_SECONDS)
         held = self._read()
         if not held or held["id"] != self._id:
-            raise _in_use(self._folder, held["owner"] if held else "another process")
+            raise _in_use(self._name, held["owner"] if held else "another process")
         self._thread.start()
 
     def release(self) -> None:
@@ -141,5 +148,5 @@ class _Lease:
         self._folder.write(LEASE, json.dumps(lease).encode())
 
 
-def _in_use(folder: Folder, by: str) -> WorkdirError:
-    return WorkdirError(f"the workdir {folder.where} is in use by {by}")
+def _in_use(name: str, by: str) -> WorkdirError:
+    return WorkdirError(f"{name} is in use by {by}")

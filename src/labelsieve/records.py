@@ -50,7 +50,7 @@ class RecordWriter:
         self._blocks: list[tuple[int, int]] = []  # where each begins, and its rows
         self._dtypes: dict[str, str] = {}
         self._put(_MAGIC)
-        self._put_json(header)
+        self._seed = self._put_json(header)  # so that a block belongs to its header
 
     def add(self, columns: Columns) -> None:
         """Append a block: ``(n,)`` arrays of the same names and dtypes each time."""
@@ -64,7 +64,7 @@ class RecordWriter:
         n_rows = len(next(iter(arrays.values())))
         self._blocks.append((self._position, n_rows))
         head = _BLOCK.pack(n_rows)
-        checksum = zlib.crc32(head)
+        checksum = zlib.crc32(head, self._seed)
         self._put(head)
         for name, array in arrays.items():
             raw = array.astype(dtypes[name], copy=False).view(np.uint8).data
@@ -83,11 +83,14 @@ class RecordWriter:
         self._file.write(data)
         self._position += len(data)
 
-    def _put_json(self, content: Mapping[str, Any]) -> None:
+    def _put_json(self, content: Mapping[str, Any]) -> int:
+        """Write JSON, and return its checksum."""
         raw = json.dumps(content, sort_keys=True).encode()
+        checksum = zlib.crc32(raw)
         self._put(_LENGTH.pack(len(raw)))
         self._put(raw)
-        self._put(_LENGTH.pack(zlib.crc32(raw)))
+        self._put(_LENGTH.pack(checksum))
+        return checksum
 
 
 class Record:
@@ -124,13 +127,13 @@ class Record:
         self._file.seek(0)
         if self._take(len(_MAGIC)) != _MAGIC:
             raise self._torn("it begins otherwise")
-        self.header = self._take_json()
+        self.header, self._seed = self._take_json()
         self._file.seek(size - _END.size)
         begin, magic = _END.unpack(self._take(_END.size))
         if magic != _MAGIC or begin >= size:
             raise self._torn("its end is missing")
         self._file.seek(begin)
-        content = self._take_json()
+        content, _ = self._take_json()
         try:
             self._blocks, self.footer = content["blocks"], content["footer"]
             self._columns = {name: np.dtype(dtype) for name, dtype in content["columns"]}
@@ -141,6 +144,10 @@ class Record:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     @property
@@ -171,7 +178,7 @@ class Record:
         raw = self._take(_BLOCK.size + n_bytes + _LENGTH.size)
         body = memoryview(raw)[: -_LENGTH.size]
         if (
-            _LENGTH.unpack(raw[-_LENGTH.size :])[0] != zlib.crc32(body)
+            _LENGTH.unpack(raw[-_LENGTH.size :])[0] != zlib.crc32(body, self._seed)
             or _BLOCK.unpack(raw[: _BLOCK.size])[0] != n_rows
         ):
             raise self._torn(f"a block of {n_rows:,} rows does not match its checksum")
@@ -196,16 +203,18 @@ class Record:
             n_bytes -= len(part)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    def _take_json(self) -> dict[str, Any]:
+    def _take_json(self) -> tuple[dict[str, Any], int]:
+        """Read JSON, and return it with its checksum."""
         length = _LENGTH.unpack(self._take(_LENGTH.size))[0]
         raw = self._take(length)
-        if _LENGTH.unpack(self._take(_LENGTH.size))[0] != zlib.crc32(raw):
+        checksum = zlib.crc32(raw)
+        if _LENGTH.unpack(self._take(_LENGTH.size))[0] != checksum:
             raise self._torn("its header or footer does not match its checksum")
         try:
             content: dict[str, Any] = json.loads(raw)
         except ValueError as error:
             raise self._torn("its header or footer is no JSON") from error
-        return content
+        return content, checksum
 
     def _torn(self, why: str) -> TornRecordError:
         return TornRecordError(f"{self.where} is no whole record: {why}")

@@ -21,9 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.ownership import owned
 from labelsieve.results import IssueRows, LabelIssues
-from labelsieve.storage import Folder, LocalFolder, UrlFolder, open_folder
-from labelsieve.stored import ResultGroup, is_result
+from labelsieve.storage import Folder, LocalFolder, UrlFolder, open_folder, writing
+from labelsieve.stored import PARTS, ResultGroup, is_result
 from labelsieve.urls import is_url, redacted
 
 # Rows of a CSV file that are turned into text at a time.
@@ -75,7 +76,10 @@ def _check_url(output: str, inputs: Sequence[str | Path]) -> None:
         if output == read.rstrip("/") or output.startswith(f"{read}/") or read.startswith(f"{output}/"):
             raise InvalidInputError(f"{redacted(output)} is an input, lies in one or holds one: it is not replaced")
     folder = UrlFolder(output)
-    if folder.names() and not is_result(folder) and "scores" not in folder.names():
+    names = folder.names()
+    # What a killed run leaves has no root metadata yet, and nothing that a result has not.
+    killed = "zarr.json" not in names and set(names) <= PARTS
+    if names and not is_result(folder) and not killed:
         raise InvalidInputError(f"{redacted(output)} exists and is no result of Labelsieve: it is not replaced")
 
 
@@ -115,13 +119,15 @@ def staged(output: str | Path) -> Iterator[Stage]:
         return
     path = Path(output).absolute()
     beside = path.with_name(f".{path.name}.partial")  # of a run that was killed, if it is there
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        yield Stage(ResultGroup(LocalFolder(beside / path.name)), LocalFolder(beside / "work"))
-        _move_into_place(beside / path.name, path, beside / "replaced")
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with owned(LocalFolder(beside), f"the output {path}"):
+        try:
+            for left in ("result", "work", "replaced"):
+                LocalFolder(beside).remove(left)
+            yield Stage(ResultGroup(LocalFolder(beside / "result")), LocalFolder(beside / "work"))
+            with writing(str(path)):
+                _move_into_place(beside / "result", path, beside / "replaced")
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
 
 
 def write(issues: LabelIssues, path: Path, class_names: Sequence[str] | None = None) -> None:

@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Final
 
-from labelsieve.errors import UnwritableError
+from labelsieve.errors import UnwritableError, WorkdirError
 from labelsieve.urls import filesystem, is_url, redacted
 
 # A record is written in a few large pieces.
@@ -138,8 +138,12 @@ class LocalFolder(Folder):
         Absolute.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, around: LocalFolder | None = None) -> None:
         self.path = path
+        self._around = around  # kept, so that a temporary folder lasts as long as any folder in it
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_around": None}
 
     @property
     def where(self) -> str:
@@ -153,7 +157,7 @@ class LocalFolder(Folder):
 
     def folder(self, name: str) -> LocalFolder:
         """Return a folder in this one."""
-        return LocalFolder(self.path / name)
+        return LocalFolder(self.path / name, self)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return bytes ``[start, stop)`` of a file."""
@@ -194,6 +198,8 @@ class LocalFolder(Folder):
             return sorted(entry.name for entry in self.path.iterdir())
         except FileNotFoundError:
             return []
+        except NotADirectoryError as error:
+            raise WorkdirError(f"{self.where} is a file") from error
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder."""

@@ -35,6 +35,8 @@ COLUMNS: Final = {
     "p_given": "issue_table/p_given",
     "p_suggested": "issue_table/p_suggested",
 }
+# All that is in a result beside its root metadata.
+PARTS: Final = {"scores", "mask", "issues", "issue_table", "confident_thresholds", "class_counts"}
 
 
 @dataclass(frozen=True)

@@ -101,8 +101,21 @@ class Records:
     fingerprint: str
 
     def open(self, kind: str, index: int) -> Record:
-        """Open a record that is there."""
-        return Record(self.folder.folder(kind), _name(index))
+        """Open a record that is there.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        WorkdirError
+            If it is of another run.
+        """
+        record = Record(self.folder.folder(kind), _name(index))
+        header = record.header
+        if (header.get("kind"), header.get("fingerprint"), header.get("partition")) != (kind, self.fingerprint, index):
+            record.close()
+            raise WorkdirError(f"{record.where} is of another run: a later one has started over in this workdir")
+        return record
 
     @contextmanager
     def create(self, kind: str, index: int, rows: tuple[int, int]) -> Iterator[RecordWriter]:
@@ -122,7 +135,7 @@ class Records:
                 record.check()
                 footer: dict[str, Any] = record.footer
                 return footer
-        except (FileNotFoundError, TornRecordError, ValueError):
+        except (FileNotFoundError, TornRecordError, WorkdirError, ValueError):
             return None
 
     def discard(self, kind: str, index: int) -> None:
@@ -186,7 +199,7 @@ class Workdir:
         """
         folder = open_folder(location)
         _refuse_alien(folder)
-        with owned(folder):
+        with owned(folder, f"the workdir {folder.where}"):
             workdir = cls(folder)
             if fresh:
                 workdir.empty()
@@ -195,7 +208,7 @@ class Workdir:
 
     def empty(self) -> None:
         """Remove what runs have left in it."""
-        for name in (_ABOUT, *_OWN_NAMES):
+        for name in (*_OWN_NAMES, _ABOUT):  # the description last: without it the folder is not known as ours
             self.folder.remove(name)
 
     def grid(self, fingerprint: Mapping[str, Any]) -> Grid | None:
@@ -243,8 +256,13 @@ class Workdir:
         except FileNotFoundError:
             return None
         except ValueError:
-            about = {}
-        if about.get("kind") != _KIND or about.get("format") != FORMAT or not isinstance(about.get("parts"), list):
+            about = None
+        if (
+            not isinstance(about, dict)
+            or about.get("kind") != _KIND
+            or about.get("format") != FORMAT
+            or not isinstance(about.get("parts"), list)
+        ):
             raise WorkdirError(
                 f"{self.folder.where}/{_ABOUT} is damaged, or of another version: start over with fresh=True (--fresh)"
             )
@@ -258,10 +276,12 @@ def digest(fingerprint: Mapping[str, Any]) -> str:
 
 def _refuse_alien(folder: Folder) -> None:
     """Raise for a folder that holds something, but no workdir: nothing of others is ever written to."""
-    names = [name for name in folder.names() if name not in ("lock", "lease.json")]
     if isinstance(folder, LocalFolder) and folder.path.exists() and not folder.path.is_dir():
         raise WorkdirError(f"the workdir {folder.where} is a file")
-    if names and _ABOUT not in names and not set(names) <= set(_OWN_NAMES):
+    # A run that is killed at its very first write leaves the lock and a part of the description.
+    first = ("lock", "lease.json")
+    names = [name for name in folder.names() if name not in first and not name.startswith(f".{_ABOUT}.")]
+    if names and _ABOUT not in names:
         raise WorkdirError(f"the workdir {folder.where} is not empty, and no workdir of Labelsieve")
 
 

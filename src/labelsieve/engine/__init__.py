@@ -1,8 +1,8 @@
 """The one place that lays the flow on Dask.
 
-Covers: opening both inputs on one grid (`inputs`), what a run will take (`plan`), its maps and reductions (`run`),
-their graphs (`graphs`), what tasks do around their work (`readers`), and who runs them (`choice`, `executors`,
-`on_cluster`, `clusters`).
+Covers: opening both inputs on one grid (`inputs`), what tells them from others (`identities`), what a run will take
+(`plan`), its maps and reductions (`run`), their graphs (`graphs`), what tasks do around their work (`readers`), and who
+runs them (`choice`, `executors`, `on_cluster`, `clusters`).
 Does not cover: the work of a task (`tasks`, `runs`), the fork pool (`forkpool`).
 
 A run is three maps with a K-sized reduction after the first two: *summarise* reads the rows, *count* holds their
@@ -13,7 +13,8 @@ client.
 
 from labelsieve.engine.choice import active_client, choose_executor
 from labelsieve.engine.executors import Executor
-from labelsieve.engine.inputs import Inputs, identity, open_inputs, open_pair
+from labelsieve.engine.identities import fingerprint, part_identities
+from labelsieve.engine.inputs import Inputs, open_inputs, open_pair
 from labelsieve.engine.plan import Plan, make_plan, size
 from labelsieve.engine.run import Run, each_partition
 
@@ -25,9 +26,10 @@ __all__ = [
     "active_client",
     "choose_executor",
     "each_partition",
-    "identity",
+    "fingerprint",
     "make_plan",
     "open_inputs",
     "open_pair",
+    "part_identities",
     "size",
 ]

@@ -6,7 +6,6 @@ Does not cover: the run (`engine.run`), opening one array (`sources`), the arith
 
 from __future__ import annotations
 
-import hashlib
 import math
 import uuid
 from collections.abc import Callable, Sequence
@@ -317,21 +316,6 @@ def read_twice(inputs: Inputs, executor: Executor) -> Inputs:
         "store it first (da.to_zarr) if computing it is expensive"
     )
     return inputs
-
-
-def identity(opened: Opened) -> dict[str, Any]:
-    """Return the facts that tell an input from another, as JSON takes them."""
-    if isinstance(opened, Source):
-        return opened.identity()
-    chunks = hashlib.sha256(repr(opened.chunks).encode()).hexdigest()[:16]
-    # A Dask array is named by a token of what it is made from, where that is deterministic.
-    return {
-        "kind": "dask",
-        "shape": list(opened.shape),
-        "dtype": opened.dtype.str,
-        "chunks": chunks,
-        "content": opened.name,
-    }
 
 
 def _as_dask_array(name: str, opened: Opened, grid: memory.Grid) -> da.Array:

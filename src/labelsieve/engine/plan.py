@@ -120,11 +120,12 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
     here = {"base": executor.base_bytes, "n_processes": n_processes}
     in_memory = need.in_process(n_threads, stored=False, **here)
     issues = 0 if executor.is_cluster else int(EXPECTED_SHARE * grid.n_rows) * memory.ISSUE_BYTES
+    on_disk = need.in_process(n_threads, stored=True, **here)
     if stored is None:
-        stored = in_memory + issues > executor.limit
-    process_bytes = need.in_process(n_threads, stored=True, **here) if stored else in_memory
+        stored = in_memory + issues > executor.limit and on_disk < in_memory + issues
+    process_bytes = on_disk if stored else in_memory
     if process_bytes > executor.limit:
-        _refuse(need, executor, here)
+        _refuse(need, executor, here, stored=stored)
     decoded = _decoded_rows(inputs)
     amplification, n_reads = decoded / grid.n_rows, 2 if settings.scores_need_reread else 1
     client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes if executor.is_cluster else process_bytes
@@ -155,11 +156,11 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
     )
 
 
-def _refuse(need: memory.Need, executor: Executor, here: dict[str, Any]) -> None:
+def _refuse(need: memory.Need, executor: Executor, here: dict[str, Any], *, stored: bool) -> None:
     """Raise, and say what would fit."""
 
     def takes(n_threads: int) -> int:
-        return need.in_process(n_threads, stored=True, **here)
+        return need.in_process(n_threads, stored=stored, **here)
 
     threads = executor.n_threads
     fewer = next((n for n in range(threads - 1, 0, -1) if takes(n) <= executor.limit), 0)

@@ -38,6 +38,7 @@ __all__ = [
     "Source",
     "ZarrSource",
     "check_lengths",
+    "open_any",
     "open_labels",
     "open_pred_probs",
     "read_narrowed",
@@ -62,7 +63,7 @@ def open_labels(labels: Any) -> Opened:
     InputTypeError
         For an object of the wrong kind.
     """
-    opened = _open("labels", labels)
+    opened = open_any("labels", labels)
     if opened.ndim != 1:
         raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}")
     if opened.dtype.kind not in "iu":
@@ -85,7 +86,7 @@ def open_pred_probs(pred_probs: Any) -> Opened:
     InputTypeError
         For an object of the wrong kind.
     """
-    opened = _open("pred_probs", pred_probs)
+    opened = open_any("pred_probs", pred_probs)
     if opened.ndim != 2:
         raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
     if opened.dtype.kind != "f" or opened.dtype.itemsize not in (2, 4, 8):
@@ -102,7 +103,8 @@ def check_lengths(labels: Opened, pred_probs: Opened) -> None:
         raise InvalidInputError(f"{n_labels:,} labels, {n_rows:,} rows of pred_probs: they must be as many")
 
 
-def _open(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind of input reads best
+def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind of input reads best
+    """Open an array of any shape and dtype, that `name` stands for in messages."""
     package = type(data).__module__.partition(".")[0]
     if package == "xarray":
         if not hasattr(data, "data"):

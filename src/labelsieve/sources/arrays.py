@@ -46,7 +46,7 @@ class ArraySource(Source):
         """Return a token of the values."""
         from dask.base import tokenize
 
-        return str(tokenize(self.array, ensure_deterministic=True))
+        return str(tokenize(np.ascontiguousarray(self.array), ensure_deterministic=True))
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return only these rows, since an array in memory travels with its data."""

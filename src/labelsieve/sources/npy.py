@@ -87,8 +87,8 @@ class NpySource(Source):
         """Open the file."""
         return _FortranRows(self) if self.fortran else _NpyRows(self)
 
-    def _content(self) -> dict[str, int]:
-        return file_content(self.path)
+    def _content(self) -> dict[str, Any]:
+        return file_content(self.path) | {"offset": self.offset, "fortran": self.fortran}
 
     def reachable(self) -> None:
         """Look at the file's size, and open it."""
