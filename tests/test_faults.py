@@ -272,7 +272,9 @@ def test_what_a_killed_run_has_left_harms_no_other(files, want):
     beside = files / ".out.zarr.partial"
     (beside / "out.zarr").mkdir(parents=True)
     (beside / "out.zarr" / "zarr.json").write_text("{")
-    (files / "wd" / "summaries").mkdir(parents=True)
+    find(files / "labels.npy", files / "probs.npy", workdir=files / "wd")
+    for record in (files / "wd" / "summaries").iterdir():
+        record.unlink()
     (files / "wd" / "summaries" / ".0000003.rec.0123").write_bytes(b"half a record")
     (files / "wd" / "summaries" / "0000004.rec").write_bytes(b"labelsieve record 1\nand no more")
     (files / "wd" / "runs").mkdir()

@@ -84,7 +84,7 @@ class Job:
     def run(self, progress: bool | None, started: float) -> LabelIssues:
         """Run all steps, and publish the result last."""
         pair = open_pair(self.labels, self.pred_probs)
-        with self.executor.context(), ExitStack() as stack:
+        with ExitStack() as stack:
             workdir = None
             if self.workdir is not None:
                 if self.output is not None:

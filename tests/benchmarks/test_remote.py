@@ -48,6 +48,7 @@ def move(memory, fs, url):
         del memory._store_dict[key]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunks", REAL)
 def test_a_delay_of_each_request_is_hidden(chunks, request, monkeypatch):
     real = request.config.getoption("--real-size")

@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster, SchedulerPlugin
 
 import labelsieve
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 READ_BYTES = 8_000_000
 
 

@@ -99,6 +99,7 @@ def timed(function, runs):
     return statistics.median(seconds), result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npy", "zarr"])
 @pytest.mark.parametrize("shape", REAL)
 def test_finds_what_cleanlab_finds(shape, kind, tmp_path, request):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any, Final
 
 import dask
@@ -151,10 +151,6 @@ class Executor(abc.ABC):
     def persist(self, array: Any) -> Any:
         """Compute a user's Dask array and keep it, chunk by chunk."""
         return array.persist()
-
-    def context(self) -> AbstractContextManager[Any]:
-        """Return what makes a user's own Dask arrays be computed here too."""
-        return nullcontext()
 
 
 def _slabs(columns: Columns) -> Iterable[Columns]:

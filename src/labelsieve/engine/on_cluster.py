@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final
 
 from labelsieve.engine.executors import Executor, LostDataError
@@ -150,11 +150,6 @@ class ClusterExecutor(Executor):
         kept = self._client.persist(array)
         wait(kept)
         return kept
-
-    def context(self) -> AbstractContextManager[Any]:
-        """Make the client the current one."""
-        context: AbstractContextManager[Any] = self._client.as_current()
-        return context
 
 
 def _error_of(check: Callable[[], None]) -> str | None:
