@@ -12,6 +12,7 @@ import tempfile
 import time
 import uuid
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -34,7 +35,7 @@ from labelsieve.engine import (
     part_identities,
     size,
 )
-from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError
+from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, warn
 from labelsieve.limits import free_bytes, is_memory
 from labelsieve.memory import ISSUE_BYTES, Auto
 from labelsieve.reductions import ClassSums, class_sums_finalize, issue_counts_finalize
@@ -81,6 +82,9 @@ class Job:
     fresh: bool
     output: str | None
 
+    def __post_init__(self) -> None:
+        self._check_owned: Callable[[], None] = lambda: None  # of the workdir, once there is one
+
     def run(self, progress: bool | None, started: float) -> LabelIssues:
         """Run all steps, and publish the result last."""
         pair = open_pair(self.labels, self.pred_probs)
@@ -90,6 +94,7 @@ class Job:
                 if self.output is not None:
                     _refuse_nested(open_folder(self.workdir), open_folder(self.output))
                 workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh))
+                self._check_owned = workdir.check_owned
             issues = self._run_in(workdir, pair, stack, progress, started)
         if self.output is not None:  # it has moved to its place
             group = ResultGroup(open_folder(self.output))
@@ -113,11 +118,13 @@ class Job:
             partition_batches=self.partition_batches,
             n_jobs=self.n_jobs,
             executor=self.executor,
+            read=False,
             grid=None if workdir is None else workdir.grid(facts),
         )
         self.executor.check_reachable(inputs.reachable)
         asked = workdir is not None or self.output is not None
         plan = make_plan(inputs, self.settings, self.executor, stored=asked or None, n_jobs=self.n_jobs)
+        inputs = inputs.read_labels()
         stage = None if self.output is None else stack.enter_context(sinks.staged(self.output))
         identities: list[str] = []
         if workdir is not None:
@@ -125,10 +132,10 @@ class Job:
         elif plan.stored:
             workdir = Workdir(self._temporary(stage, plan))
         records = None if workdir is None else workdir.begin(facts, inputs.grid, identities)
-        if stage is not None:
-            self.executor.check_reachable(partial(_try_to_write, stage.group.folder))
+        for folder in [stage.group.folder] if stage is not None else []:
+            self._check_shared(folder)
         if records is not None:
-            self.executor.check_reachable(partial(_try_to_write, records.folder))
+            self._check_shared(records.folder)
         run = Run(inputs, self.settings, self.executor, records, progress, allow_zero_rows=self.allow_zero_rows)
         return self._steps(run, inputs, plan, records, stage, started)
 
@@ -137,6 +144,7 @@ class Job:
     ) -> LabelIssues:
         """Read, count, rank, and write what is to be written."""
         total = self._read(run, inputs, records)
+        self._check_owned()
         raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=self.allow_zero_rows)
         sums = ClassSums.zeros(inputs.n_classes)
         total.sums.add_to(sums)
@@ -147,7 +155,10 @@ class Job:
         wanted = min(estimated, inputs.grid.n_rows)
         found: IssueParts
         if stage is not None:
-            found = run.write(counted.histogram, wanted, stage.group, rows_too=True)
+            stage.clear()
+            found = run.write(counted.histogram, wanted, stage.group, stage.work, rows_too=True)
+            self._check_owned()
+            stage.check_owned()
             stage.group.publish(
                 {"confident_thresholds": thresholds, "class_counts": sums.counts},
                 {
@@ -160,14 +171,11 @@ class Job:
             )
         elif wanted * ISSUE_BYTES <= self._room(inputs, records):
             found = run.select(counted.histogram, wanted)
-        elif records is not None:
-            records.folder.remove("result")
-            found = run.write(counted.histogram, wanted, ResultGroup(records.folder.folder("result")), rows_too=False)
         else:
-            raise MemoryLimitError(
-                f"{wanted:,} rows are issues, which take {size(wanted * ISSUE_BYTES)} to put in order: "
-                "give a workdir or an output"
-            )
+            scratch = self._temporary(None, plan) if records is None else records.folder
+            scratch.remove("result")
+            group = ResultGroup(scratch.folder("result"))
+            found = run.write(counted.histogram, wanted, group, scratch, rows_too=False)
         n_reads = 2 if self.settings.scores_need_reread else 1
         return LabelIssues(
             n_rows=inputs.grid.n_rows,
@@ -209,6 +217,17 @@ class Job:
         settings = asdict(self.settings) | {"allow_zero_rows": self.allow_zero_rows}
         return fingerprint(pair, settings, workdir.folder.where)
 
+    def _check_shared(self, folder: Folder) -> None:
+        """Raise unless all who run tasks see the same folder as this process, and can write in it."""
+        if not self.executor.is_cluster:
+            return
+        name = f".probe-{uuid.uuid4().hex}"
+        folder.write(name, b"")
+        try:
+            self.executor.check_reachable(partial(_meet, folder, name))
+        finally:
+            folder.remove(name)
+
     def _temporary(self, stage: Stage | None, plan: Plan) -> Folder:
         """Return a folder for what fits nowhere else; beside the output, or where Dask keeps temporary files."""
         if stage is not None:
@@ -218,7 +237,7 @@ class Job:
         # It lasts as long as anything that reads from it: scores, issues, a lazy array.
         weakref.finalize(folder, shutil.rmtree, path, ignore_errors=True)
         try:
-            self.executor.check_reachable(partial(_try_to_write, folder))
+            self._check_shared(folder)
         except UnreadableDataError as error:
             raise MemoryLimitError(
                 f"row summaries take {size(plan.summary_bytes)}, more than the workers hold, and not every worker can "
@@ -229,7 +248,10 @@ class Job:
 
 def _refuse_nested(workdir: Folder, output: Folder) -> None:
     """Raise where publishing the output would replace the workdir."""
-    inner, outer = f"{workdir.location}/", f"{output.location}/"
+    inner, outer = (
+        f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.location}/"
+        for folder in (workdir, output)
+    )
     if inner.startswith(outer):
         raise InvalidInputError(
             f"the workdir {workdir.where} lies where the output {output.where} will be: move either"
@@ -241,12 +263,15 @@ def _disk() -> str:
     chosen = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     if is_memory(Path(chosen)):
         others = [path for path in (Path("/var/tmp"), Path.cwd()) if os.access(path, os.W_OK) and not is_memory(path)]  # noqa: S108  # made private by mkdtemp
+        if not others:
+            warn(f"{chosen} is kept in memory, so what goes there takes as much: set TMPDIR to a folder on a disk")
         return str(others[0]) if others else str(chosen)
     return str(chosen)
 
 
-def _try_to_write(folder: Folder) -> None:
-    """Write a file that nobody else writes, and remove it."""
-    name = f".probe-{uuid.uuid4().hex}"
-    folder.write(name, b"")
-    folder.remove(name)
+def _meet(folder: Folder, name: str) -> None:
+    """Read what the client has written, which no folder of that name elsewhere holds, and write beside it."""
+    folder.read(name)
+    mine = f".probe-{uuid.uuid4().hex}"
+    folder.write(mine, b"")
+    folder.remove(mine)

@@ -1,6 +1,7 @@
 """How much memory this process may still take: the host's free memory, or less where a control group says so.
 
-Covers: cgroups of version 2 and 1, on Linux; the host's free memory elsewhere; folders that are memory themselves.
+Covers: cgroups of version 2 and 1, on Linux; the host's free memory elsewhere; folders that are memory themselves; what
+this process has.
 Does not cover: what is done with it (`memory`), the limits of Dask workers (`engine.executors`).
 """
 
@@ -58,6 +59,12 @@ def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
     except (OSError, ValueError):  # no such group, or "max"
         return None
     return most - used + int(stat.get(droppable, 0))
+
+
+def own_bytes() -> int:
+    """Return the memory that this process has for itself: what is not mapped from files."""
+    info = psutil.Process().memory_info()
+    return max(0, int(info.rss) - int(getattr(info, "shared", 0)))
 
 
 def is_memory(folder: Path) -> bool:

@@ -117,9 +117,18 @@ class Grid:
             return self
         partition = self.batches * self.partition_batches
         unit = row_chunk if row_chunk and self.batches % row_chunk == 0 else 1
-        pieces = range(-(-partition // rows), partition // unit + 1)
-        count = next((n for n in pieces if partition // unit % n == 0), partition // unit)
-        return Grid(self.n_rows, partition // count, count)
+        pieces = range(-(-partition // rows), min(2 * (-(-partition // rows)), partition // unit) + 1)
+        least = -(-partition // rows)
+        count = next((n for n in pieces if partition // unit % n == 0 and n <= 2 * least), 0)
+        if count:
+            return Grid(self.n_rows, partition // count, count)
+        # No even cut: each partition ends in a shorter batch.
+        rows -= rows % unit if rows >= unit else 0
+        whole = [min(rows, partition - done) for done in range(0, partition, rows)]
+        sizes = [n for _ in range(self.n_rows // partition) for n in whole]
+        rest = self.n_rows % partition
+        sizes += [min(rows, rest - done) for done in range(0, rest, rows)]
+        return Grid(self.n_rows, tuple(sizes), len(whole))
 
     def partitions(self) -> Iterator[list[tuple[int, int]]]:
         """Yield each partition as its batches' row ranges ``[start, stop)``."""

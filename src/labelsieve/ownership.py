@@ -16,10 +16,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final
+from pathlib import Path
+from typing import IO, Any, Final
 
 from labelsieve.errors import WorkdirError
 from labelsieve.storage import Folder, LocalFolder
@@ -39,8 +40,8 @@ _SETTLE_SECONDS: Final = 0.5
 
 
 @contextmanager
-def owned(folder: Folder, name: str) -> Iterator[None]:
-    """Own `folder` while the block runs.
+def owned(folder: Folder, name: str) -> Iterator[Callable[[], None]]:
+    """Own `folder` while the block runs; give what raises once it is owned no more.
 
     Parameters
     ----------
@@ -55,11 +56,11 @@ def owned(folder: Folder, name: str) -> Iterator[None]:
         If another run does; the message says which.
     """
     if isinstance(folder, LocalFolder) and fcntl is not None:
-        with _locked(folder, name):
-            yield
+        with _locked(folder, name) as check:
+            yield check
     else:
-        with _leased(folder, name):
-            yield
+        with _leased(folder, name) as check:
+            yield check
 
 
 def _me() -> str:
@@ -67,7 +68,7 @@ def _me() -> str:
 
 
 @contextmanager
-def _locked(folder: LocalFolder, name: str) -> Iterator[None]:
+def _locked(folder: LocalFolder, name: str) -> Iterator[Callable[[], None]]:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         # The file stays: removing it would let a third run lock a new file while a second one waits for this.
@@ -81,21 +82,31 @@ def _locked(folder: LocalFolder, name: str) -> Iterator[None]:
             file.seek(0)
             raise _in_use(name, file.read().strip() or "another process") from None
         except OSError:  # a file system without locks
-            with _leased(folder, name):
-                yield
+            with _leased(folder, name) as check:
+                yield check
             return
+        if not _stands(lock, folder.path / LOCK):  # its owner has removed it with its folder meanwhile
+            raise _in_use(name, "a process that is ending: try again")
         file.truncate(0)
         file.write(_me())
         file.flush()
-        yield
+        yield lambda: None
+
+
+def _stands(file: IO[str], path: Path) -> bool:
+    """Tell whether an open file is still the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager
-def _leased(folder: Folder, name: str) -> Iterator[None]:
+def _leased(folder: Folder, name: str) -> Iterator[Callable[[], None]]:
     lease = _Lease(folder, name)
     lease.take()
     try:
-        yield
+        yield lease.check
     finally:
         lease.release()
 
@@ -105,7 +116,7 @@ class _Lease:
 
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder, self._name, self._id = folder, name, uuid.uuid4().hex
-        self._ended = threading.Event()
+        self._ended, self._lost = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="labelsieve-lease", daemon=True)
 
     def take(self) -> None:
@@ -120,6 +131,20 @@ class _Lease:
             raise _in_use(self._name, held["owner"] if held else "another process")
         self._thread.start()
 
+    def check(self) -> None:
+        """Raise if another run has taken over.
+
+        Raises
+        ------
+        WorkdirError
+            Naming it.
+        """
+        held = self._read()
+        if self._lost.is_set() or (held and held["id"] != self._id):
+            raise _in_use(
+                self._name, f"{held['owner'] if held else 'another run'}, which took over while this one slept"
+            )
+
     def release(self) -> None:
         self._ended.set()
         self._thread.join()
@@ -133,7 +158,8 @@ class _Lease:
             with contextlib.suppress(OSError):  # the next renewal may get through
                 held = self._read()
                 if held and held["id"] != self._id:
-                    return  # taken over, since it had expired: its new owner finds our records as good as its own
+                    self._lost.set()  # taken over, since it had expired
+                    return
                 self._write()
 
     def _read(self) -> dict[str, Any] | None:

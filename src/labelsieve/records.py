@@ -121,7 +121,7 @@ class Record:
             raise
 
     def _open(self) -> None:
-        size = self._file.seek(0, io.SEEK_END)
+        size = self._size = self._file.seek(0, io.SEEK_END)
         if size < len(_MAGIC) + _END.size:
             raise self._torn("it is too short")
         self._file.seek(0)
@@ -206,6 +206,8 @@ class Record:
     def _take_json(self) -> tuple[dict[str, Any], int]:
         """Read JSON, and return it with its checksum."""
         length = _LENGTH.unpack(self._take(_LENGTH.size))[0]
+        if length > self._size:
+            raise self._torn("its header or footer is longer than the file")
         raw = self._take(length)
         checksum = zlib.crc32(raw)
         if _LENGTH.unpack(self._take(_LENGTH.size))[0] != checksum:

@@ -27,8 +27,9 @@ def score_reread(
     """Read a partition a second time for its adjusted margins, which need every probability and the thresholds."""
     if not isinstance(summarised.summary, RowSummary):
         raise TypeError("stored summaries are scored by `store_reread`")
-    parts = list(_margins(partition, iter([summarised.summary]), pred_probs, finish.thresholds))
-    return replace(summarised, summary=replace(summarised.summary, row_values=np.concatenate(parts)))
+    parts = _margins(partition, iter([summarised.summary]), pred_probs, finish.thresholds)
+    margins = np.concatenate([np.empty(0, np.float64), *parts])  # a partition may have no rows
+    return replace(summarised, summary=replace(summarised.summary, row_values=margins))
 
 
 def store_reread(partition: Partition, _labels: Blocks, pred_probs: Blocks, *, finish: Finish) -> int:

@@ -27,8 +27,9 @@ from labelsieve.storage import Folder
 from labelsieve.stored import COLUMNS, ResultGroup
 from labelsieve.tasks import Finish, issue_rows, scores_of, selected, widened, without_near_predicted
 
-# Every so many keys of a run the client is told one.
+# The client is told every 1024th key of a run, and of a short run as many as this: ranges are as fair as samples are.
 _SAMPLE_STEP: Final = 1024
+_LEAST_SAMPLE: Final = 16
 # Rows of a block of a run: what is read of each run to get at one row.
 _BLOCK_ROWS: Final = 1024
 
@@ -50,11 +51,6 @@ class Keys:
     scores: ranking.Scores
     rows: Int64s
 
-    def in_order(self) -> Keys:
-        """Return them sorted."""
-        order = np.lexsort((self.rows, self.scores))
-        return Keys(self.scores[order], self.rows[order])
-
 
 @dataclass(frozen=True)
 class SortedRun:
@@ -67,12 +63,15 @@ class SortedRun:
     n_rows : int
         Its rows.
     sample : Keys
-        Every 1024th of its keys.
+        Some of its keys, evenly spaced.
+    step : int
+        Rows from one of these to the next.
     """
 
     name: str
     n_rows: int
     sample: Keys
+    step: int
 
 
 def write_rows(
@@ -170,19 +169,22 @@ def _write_run(folder: Folder, name: str, issues: IssueRows) -> SortedRun:
         for start in range(0, len(issues), _BLOCK_ROWS):
             writer.add(issues.take(order[start : start + _BLOCK_ROWS]).columns())
         writer.finish({})
-    sampled = order[::_SAMPLE_STEP]
+    step = max(1, min(_SAMPLE_STEP, len(issues) // _LEAST_SAMPLE))
+    sampled = order[step - 1 :: step]
     sample = Keys(issues.scores[sampled], issues.rows[sampled])
-    return SortedRun(name, len(issues), sample)
+    return SortedRun(name, len(issues), sample, step)
 
 
 def range_cuts(runs: Sequence[SortedRun], rows: int) -> Keys:
     """Return keys that cut all issues in ranges of about `rows` rows; the first rows of all ranges but the first."""
-    every = max(1, rows // _SAMPLE_STEP)
     joined = Keys(
         np.concatenate([run.sample.scores for run in runs]), np.concatenate([run.sample.rows for run in runs])
     )
-    keys = joined.in_order()
-    return Keys(keys.scores[every::every], keys.rows[every::every])
+    weights = np.repeat([run.step for run in runs], [len(run.sample.rows) for run in runs])
+    order = np.lexsort((joined.rows, joined.scores))
+    ranges = np.cumsum(weights[order]) // rows
+    first = np.flatnonzero(np.diff(ranges, prepend=0))  # where the next range begins
+    return Keys(joined.scores[order[first]], joined.rows[order[first]])
 
 
 def rows_before(name: str, *, folder: Folder, cuts: Keys) -> Int64s:
@@ -192,8 +194,10 @@ def rows_before(name: str, *, folder: Folder, cuts: Keys) -> Int64s:
     scores, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
     low = np.searchsorted(scores, cuts.scores, "left")
     high = np.searchsorted(scores, cuts.scores, "right")
-    ties = [np.searchsorted(rows[a:b], row) for a, b, row in zip(low, high, cuts.rows, strict=True)]
-    return (low + np.array(ties, np.int64)).astype(np.int64)
+    before = low.astype(np.int64)
+    for tied in np.flatnonzero(low < high):
+        before[tied] += np.searchsorted(rows[low[tied] : high[tied]], cuts.rows[tied])
+    return before
 
 
 @dataclass(frozen=True)

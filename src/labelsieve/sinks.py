@@ -48,12 +48,12 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
     MissingDependencyError
         For ``.parquet`` without pyarrow.
     """
-    path = Path(str(output))
+    path = Path(str(output).removeprefix("file://").removeprefix("local://"))
     if path.suffix not in FORMS:
         raise InvalidInputError(f"{redacted(str(output))} must end in one of {', '.join(FORMS)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise MissingDependencyError("Writing .parquet", "parquet")
-    if is_url(str(output)):
+    if isinstance(open_folder(output), UrlFolder):
         _check_url(str(output), inputs)
         return
     if not path.absolute().parent.is_dir():
@@ -93,10 +93,19 @@ class Stage:
         Its group.
     work : Folder
         For what is needed until it is whole, and then removed.
+    check_owned : callable
+        Raises if another run makes the same result by now.
     """
 
     group: ResultGroup
     work: Folder
+    check_owned: Callable[[], None]
+
+    def clear(self) -> None:
+        """Make room for the result, once all is read and counted: in an object store the earlier one goes now."""
+        self.check_owned()
+        self.group.folder.remove("zarr.json")
+        self.group.folder.remove_all()
 
 
 @contextmanager
@@ -107,23 +116,24 @@ def staged(output: str | Path) -> Iterator[Stage]:
     an object store nothing can be renamed: an earlier result is removed first, and the new one gets its root metadata
     last.
     """
-    if is_url(str(output)):
+    if isinstance(open_folder(output), UrlFolder):
         folder = open_folder(str(output))
         work = open_folder(f"{folder.location}.partial")
-        folder.remove("zarr.json")
-        folder.remove_all()
-        try:
-            yield Stage(ResultGroup(folder), work)
-        finally:
+        with owned(work, f"the output {folder.where}") as check:
+            yield Stage(ResultGroup(folder), work.folder("work"), check)
+            work.folder("work").delete()
+        if not work.names():
             work.delete()
         return
-    path = Path(output).absolute()
+    path = _local(output)
     beside = path.with_name(f".{path.name}.partial")  # of a run that was killed, if it is there
-    with owned(LocalFolder(beside), f"the output {path}"):
+    with owned(LocalFolder(beside), f"the output {path}") as check:
         try:
+            if (beside / "replaced").exists() and not path.exists():  # killed between the two renames of the end
+                (beside / "replaced").rename(path)
             for left in ("result", "work", "replaced"):
                 LocalFolder(beside).remove(left)
-            yield Stage(ResultGroup(LocalFolder(beside / "result")), LocalFolder(beside / "work"))
+            yield Stage(ResultGroup(LocalFolder(beside / "result")), LocalFolder(beside / "work"), check)
             with writing(str(path)):
                 _move_into_place(beside / "result", path, beside / "replaced")
         finally:
@@ -156,6 +166,14 @@ def write(issues: LabelIssues, path: Path, class_names: Sequence[str] | None = N
         (folder / path.name).replace(path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _local(output: str | Path) -> Path:
+    """Return the path of an output that is a path or a URL of a local file."""
+    folder = open_folder(output)
+    if not isinstance(folder, LocalFolder):
+        raise TypeError(f"{folder.where} is not local")
+    return folder.path
 
 
 def _move_into_place(made: Path, path: Path, replaced: Path) -> None:

@@ -125,7 +125,9 @@ class Folder(abc.ABC):
 def open_folder(location: str | os.PathLike[str]) -> Folder:
     """Return the folder at a path or URL; nothing is made yet."""
     if is_url(location):
-        return UrlFolder(str(location))
+        scheme, _, path = str(location).partition("://")
+        # A local file is one thing, by path or by URL: one lock, one place.
+        return LocalFolder(Path(path).absolute()) if scheme in ("file", "local") else UrlFolder(str(location))
     return LocalFolder(Path(location).absolute())
 
 

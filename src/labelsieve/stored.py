@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.memory import RUN_ROWS, result_rows, run_rows
+from labelsieve.memory import result_rows, run_rows
 from labelsieve.results import IssueRows
 from labelsieve.storage import Folder, LocalFolder, writing
 
@@ -159,8 +159,9 @@ class StoredIssues:
         """Return the issues ``[start, stop)``, counted from the worst."""
         return IssueRows(*(self.group.open(path)[start:stop] for path in COLUMNS.values()))
 
-    def parts(self, rows: int = RUN_ROWS) -> Iterator[IssueRows]:
-        """Yield all issues, some at a time."""
+    def parts(self) -> Iterator[IssueRows]:
+        """Yield all issues, a stored chunk at a time."""
+        rows = self.group.open(COLUMNS["row"]).chunks[0]
         for start in range(0, max(1, self.n_issues), rows):
             yield self.part(start, min(start + rows, self.n_issues))
 

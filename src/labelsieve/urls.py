@@ -9,6 +9,7 @@ configuration. Each process that opens a URL finds its own; none of them is part
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any, Final
 from urllib.parse import unquote
@@ -125,6 +126,11 @@ def _s3_options(fsspec: Any) -> dict[str, Any]:
     configured = {**fsspec.config.conf.get("s3", {}), **fsspec.config.conf.get("s3a", {})}
     config = {"max_pool_connections": _S3_CONNECTIONS} | configured.get("config_kwargs", {})
     return {**_S3_OPTIONS, "config_kwargs": config}
+
+
+def digest_of(url: str) -> str:
+    """Return what tells a URL from another without showing it: passwords and queries are part of a URL, and secret."""
+    return hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
 def stamp_of(info: dict[str, Any]) -> str:

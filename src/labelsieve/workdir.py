@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -135,7 +135,7 @@ class Records:
                 record.check()
                 footer: dict[str, Any] = record.footer
                 return footer
-        except (FileNotFoundError, TornRecordError, WorkdirError, ValueError):
+        except (FileNotFoundError, IsADirectoryError, TornRecordError, WorkdirError, ValueError, TypeError, KeyError):
             return None
 
     def discard(self, kind: str, index: int) -> None:
@@ -178,6 +178,7 @@ class Workdir:
 
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
+        self.check_owned: Callable[[], None] = lambda: None
         self._about: dict[str, Any] | None = None
 
     @classmethod
@@ -199,8 +200,9 @@ class Workdir:
         """
         folder = open_folder(location)
         _refuse_alien(folder)
-        with owned(folder, f"the workdir {folder.where}"):
+        with owned(folder, f"the workdir {folder.where}") as check:
             workdir = cls(folder)
+            workdir.check_owned = check
             if fresh:
                 workdir.empty()
             workdir._about = workdir._read_about()

@@ -18,15 +18,13 @@ from dask.system import CPU_COUNT
 
 from labelsieve.engine.graphs import Graph
 from labelsieve.errors import TaskFailedError
-from labelsieve.limits import free_bytes
+from labelsieve.limits import free_bytes, own_bytes
 from labelsieve.memory import INTERPRETER_BYTES, SLAB
 from labelsieve.progress import Progress
 
-# Of a worker's limit this much is planned with: beyond, Dask pauses it.
-_WORKER_SHARE: Final = 0.8
 _FREE_SHARE: Final = 0.8
-# Seconds to wait for a first worker.
-_WAIT_SECONDS: Final = 120
+# What imports of a run add to a process that has none of them yet.
+_FRESH_BYTES: Final = 60_000_000
 
 Columns = Sequence[Sequence[Any]]
 
@@ -172,9 +170,10 @@ class LocalExecutor(Executor):
     def __init__(self, max_memory: int | None = None, retries: int = 0) -> None:
         self.attempts, self.retries = retries + 1, retries
         self.n_processes, self.n_threads = 1, int(dask.config.get("num_workers", None) or CPU_COUNT)
-        self.base_bytes, self.is_cluster = INTERPRETER_BYTES, False
+        # What this process already holds counts too: a notebook, arrays in memory.
+        self.base_bytes, self.is_cluster = max(INTERPRETER_BYTES, own_bytes() + _FRESH_BYTES), False
         free = free_bytes()
-        self.limit = int(free * _FREE_SHARE) + INTERPRETER_BYTES
+        self.limit = int(free * _FREE_SHARE) + self.base_bytes
         self.limit_name = f"{_FREE_SHARE:.0%} of the free memory"
         if max_memory is not None and max_memory < self.limit:
             self.limit, self.limit_name = max_memory, "max_memory"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ from labelsieve.sources import Opened, Source, open_any
 
 # Nodes of a Dask graph that are looked at for a store: a graph names what it reads near its leaves.
 _MOST_NODES: Final = 1_000_000
+# A name that Dask made ends in a token; one that a user gave says nothing of the data.
+_TOKEN: Final = re.compile(r"[0-9a-f]{32}$")
 
 
 def fingerprint(pair: tuple[Opened, Opened], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -54,13 +57,17 @@ def identity(opened: Opened) -> dict[str, Any]:
     """
     if isinstance(opened, Source):
         return opened.identity()
+    stores = list(_stores(opened))
+    states = None if None in stores else [_state(store) for store in stores]
+    named = _TOKEN.search(opened.name) is not None and states is not None
     return {
         "kind": "dask",
+        "where": "a Dask array",
         "shape": list(opened.shape),
         "dtype": opened.dtype.str,
         "chunks": _digest(repr(opened.chunks)),
-        "content": opened.name,
-        "stores": _digest(json.dumps([_state(store) for store in _stores(opened)])),
+        "content": opened.name if named else None,
+        "stores": _digest(json.dumps(states)),
     }
 
 
@@ -82,10 +89,11 @@ def _state(store: Any) -> Any:
 
 
 def _stores(array: Any) -> Iterator[Any]:
-    """Yield the stored arrays that a Dask array's graph holds, each once."""
+    """Yield the stored arrays that a Dask array's graph holds, each once; None where it is too large for that."""
     seen: set[int] = set()
     for number, node in enumerate(dict(array.dask).values()):
         if number > _MOST_NODES:
+            yield None
             return
         for value in (node, getattr(node, "value", None), *getattr(node, "args", ())):
             package = type(value).__module__.partition(".")[0]

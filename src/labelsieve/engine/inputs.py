@@ -56,13 +56,23 @@ class Inputs:
     grid : memory.Grid
         Batches and partitions.
     held_bytes : int
-        Memory that the inputs themselves were given: labels read first, a Dask array kept between two reads.
+        Memory that the inputs themselves take: labels read first, a Dask array kept between two reads.
+    labels_first : bool
+        Whether labels are to be read before the run, once: `read_labels` does.
     """
 
     opened_labels: Opened
     opened_pred_probs: Opened
     grid: memory.Grid
     held_bytes: int = 0
+    labels_first: bool = False
+
+    def read_labels(self) -> Inputs:
+        """Return the inputs with their labels in memory, where these are to be read first."""
+        if not self.labels_first or not isinstance(self.opened_labels, Source):
+            return self
+        read = read_narrowed(self.opened_labels, self.n_classes)
+        return replace(self, opened_labels=read, labels_first=False)
 
     @cached_property
     def labels(self) -> da.Array:
@@ -118,7 +128,7 @@ class Inputs:
             batch_bytes = 0 if probs.in_pieces else stored_rows * row_bytes
         if not labels:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
-        elif not labels.in_pieces:
+        elif not labels.in_pieces and not self.labels_first:
             batch_bytes += min(label_window(labels.row_chunk), self.grid.n_rows) * labels.dtype.itemsize
         return memory.Need(
             self.grid.n_rows,
@@ -236,7 +246,7 @@ def open_inputs(
     grid : memory.Grid, optional
         The grid of an earlier run, whose partitions are kept.
     read : bool
-        Whether labels may be read; without it only their memory is counted.
+        Whether labels that are to be read first are read now; `Inputs.read_labels` does it later.
 
     Raises
     ------
@@ -252,15 +262,8 @@ def open_inputs(
         opened = _whole_rows(opened)
         planned = _dask_grid(opened, n_threads, partition_batches)
     else:
-        planned = memory.plan_grid(
-            opened.n_rows,
-            opened.row_bytes,
-            opened.row_chunk,
-            n_threads,
-            executor.limit * executor.n_processes,
-            batch_size=batch_size,
-            partition_batches=partition_batches,
-            min_batch_bytes=1 if forking else STRIP_BYTES,
+        planned = _source_grid(
+            opened, n_threads, executor, batch_size, partition_batches, 1 if forking else STRIP_BYTES
         )
         _warn_of_pieces(opened, planned, n_threads)
     if grid is not None:
@@ -268,9 +271,42 @@ def open_inputs(
         planned = grid.in_batches_of(planned.largest_batch, opened.row_chunk) if whole else grid
     if not _read_first(opened_labels, planned, executor, opened.shape[1]):
         return Inputs(opened_labels, opened, planned)
-    held = opened_labels.shape[0] * class_dtype(opened.shape[1]).itemsize
-    labels_first = read_narrowed(opened_labels, opened.shape[1]) if read else opened_labels
-    return Inputs(labels_first, opened, planned, held_bytes=held)
+    # Narrowed, and beside them the stored chunk that is being decoded.
+    held = opened_labels.n_rows * class_dtype(opened.shape[1]).itemsize
+    held += min(opened_labels.row_chunk or 0, opened_labels.n_rows) * opened_labels.dtype.itemsize
+    inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True)
+    return inputs.read_labels() if read else inputs
+
+
+def _source_grid(
+    source: Source,
+    n_threads: int,
+    executor: Executor,
+    batch_size: int | memory.Auto,
+    partition_batches: int | memory.Auto,
+    min_batch_bytes: int,
+) -> memory.Grid:
+    """Plan the grid of stored rows, with smaller automatic batches as long as these are what does not fit."""
+    limit = executor.limit * executor.n_processes
+    while True:
+        grid = memory.plan_grid(
+            source.n_rows,
+            source.row_bytes,
+            source.row_chunk,
+            n_threads,
+            limit,
+            batch_size=batch_size,
+            partition_batches=partition_batches,
+            min_batch_bytes=min_batch_bytes,
+        )
+        need = Inputs(source, source, grid).need(Settings()) if source.ndim == 2 else None
+        smallest = grid.largest_batch <= (source.row_chunk or 1)
+        fits = (
+            need is None or need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
+        )
+        if batch_size != "auto" or source.in_pieces or smallest or fits:
+            return grid
+        limit = limit * 3 // 4
 
 
 def _read_first(labels: Opened, grid: memory.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
@@ -303,12 +339,19 @@ def _is_cut(row_chunk: int, grid: memory.Grid) -> bool:
     return any(rows % row_chunk for rows in set(grid.batches[:-1]))
 
 
+def kept_bytes(inputs: Inputs, executor: Executor) -> int:
+    """Return the bytes that a Dask array takes which is kept between two reads; 0 where it is computed twice."""
+    limit = executor.limit * executor.n_processes
+    room = limit if executor.is_cluster else min(limit, free_bytes())
+    fits = inputs.pred_probs_source is None and inputs.n_bytes <= room * _PERSIST_SHARE
+    return inputs.n_bytes if fits else 0
+
+
 def read_twice(inputs: Inputs, executor: Executor) -> Inputs:
     """Keep a user's Dask array between its two reads if it fits, else say that it is computed twice."""
     if inputs.pred_probs_source is not None:
         return inputs
-    free = executor.limit * executor.n_processes if executor.is_cluster else free_bytes()
-    if inputs.pred_probs.nbytes <= free * _PERSIST_SHARE:
+    if kept_bytes(inputs, executor):
         kept = executor.persist(inputs.pred_probs)
         return replace(inputs, opened_pred_probs=kept, held_bytes=inputs.held_bytes + inputs.n_bytes)
     warn(

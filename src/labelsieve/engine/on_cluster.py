@@ -8,7 +8,6 @@ Does not cover: starting one (`engine.clusters`), which tasks there are (`engine
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -16,6 +15,7 @@ from typing import Any, Final
 from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.graphs import Graph
 from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError
+from labelsieve.limits import free_bytes
 from labelsieve.memory import WORKER_BYTES
 
 # Of a worker's limit this much is planned with: beyond, Dask pauses it.
@@ -42,25 +42,30 @@ class ClusterExecutor(Executor):
         workers = self._workers()
         self.n_processes = len(workers)
         self.n_threads = max(int(worker["nthreads"]) for worker in workers.values())
-        limits = {name: int(worker["memory_limit"] * _WORKER_SHARE) for name, worker in workers.items()}
-        bounded = {name: limit for name, limit in limits.items() if limit}
-        self.limit, self.limit_name = sys.maxsize, "no limit of the workers"
-        if bounded:
-            smallest = min(bounded, key=lambda name: bounded[name])
-            self.limit = bounded[smallest]
-            self.limit_name = f"{_WORKER_SHARE:.0%} of the memory limit of worker {smallest}"
+        limits = {name: int(worker["memory_limit"] or 0) for name, worker in workers.items()}
+        if not all(limits.values()):  # workers without a limit of their own have that of their machine or container
+            limits |= {name: free for name, free in client.run(free_bytes).items() if not limits.get(name)}
+        smallest = min(limits, key=lambda name: limits[name])
+        self.limit = int(limits[smallest] * _WORKER_SHARE)
+        self.limit_name = f"{_WORKER_SHARE:.0%} of the memory limit of worker {smallest}"
         if max_memory is not None and max_memory < self.limit:
             self.limit, self.limit_name = max_memory, "max_memory"
 
     def _workers(self) -> dict[str, Any]:
         """Return what the scheduler knows of its workers, once there is one."""
-        try:
-            # An adaptive cluster starts workers only where there is something to do.
-            self._client.submit(int, pure=False).result(timeout=_WAIT_SECONDS)
-        except Exception as error:
-            raise TaskFailedError(
-                f"the cluster at {self._address} has no worker that answers within {_WAIT_SECONDS} seconds"
-            ) from error
+        workers = self._known()
+        if not workers:
+            try:
+                # An adaptive cluster starts workers only where there is something to do.
+                self._client.submit(int, pure=False).result(timeout=_WAIT_SECONDS)
+            except Exception as error:
+                raise TaskFailedError(
+                    f"the cluster at {self._address} has no worker that answers within {_WAIT_SECONDS} seconds"
+                ) from error
+            workers = self._known()
+        return workers
+
+    def _known(self) -> dict[str, Any]:
         try:
             info = self._client.scheduler_info(n_workers=-1)
         except TypeError:  # before distributed 2025.4 it always told all

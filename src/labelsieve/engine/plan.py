@@ -6,14 +6,14 @@ Does not cover: the formula (`memory.Need`), the limits that hold (`engine.execu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 
 from labelsieve import memory
 from labelsieve.engine.executors import Executor
-from labelsieve.engine.inputs import Inputs
+from labelsieve.engine.inputs import Inputs, kept_bytes
 from labelsieve.errors import MemoryLimitError
 from labelsieve.settings import Settings
 
@@ -88,11 +88,6 @@ class Plan:
     mask_bytes: int
     issue_bytes: int
 
-    @property
-    def expected_issue_bytes(self) -> int:
-        """Bytes of the issues while they are put in order in one place, if a tenth of the rows are issues."""
-        return int(EXPECTED_SHARE * self.n_rows) * memory.ISSUE_BYTES
-
 
 def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool | None, n_jobs: int = 1) -> Plan:
     """Plan a run.
@@ -116,6 +111,9 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
         If it cannot fit; the message says what would.
     """
     need, grid = inputs.need(settings), inputs.grid
+    if settings.scores_need_reread:
+        kept = kept_bytes(inputs, executor) // executor.n_processes
+        need = replace(need, held_bytes=need.held_bytes + kept)
     n_processes, n_threads = executor.n_processes, executor.n_threads
     here = {"base": executor.base_bytes, "n_processes": n_processes}
     in_memory = need.in_process(n_threads, stored=False, **here)
@@ -168,8 +166,9 @@ def _refuse(need: memory.Need, executor: Executor, here: dict[str, Any], *, stor
     would = [f"a limit of {size(takes(threads) * _ROUNDING)}"]
     if fewer:
         would.append(f"{fewer} thread{'s' if fewer > 1 else ''} ({size(takes(fewer))})")
-    if need.batch_bytes:
-        would.append(f"stored chunks or batches of less than {size(need.batch_bytes)}")
+    room = executor.limit - takes(threads) + 2.25 * threads * need.batch_bytes
+    if need.batch_bytes and room > 0:
+        would.append(f"stored chunks or batches of {size(room / (2.25 * threads) / _ROUNDING)}")
     raise MemoryLimitError(
         f"{who} would take {size(takes(threads))} with {threads} thread{'s' if threads > 1 else ''}, and may take "
         f"{size(executor.limit)} ({executor.limit_name}). What would fit: {', or '.join(would)}"

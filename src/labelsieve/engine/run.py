@@ -10,9 +10,10 @@ and the later maps run on spans of rows, each of some partitions and of whole st
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +24,12 @@ from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.inputs import Inputs, read_twice
 from labelsieve.engine.readers import OnSummaries
 from labelsieve.kernels import class_dtype
-from labelsieve.memory import run_rows, spans
+from labelsieve.memory import Span, run_rows, spans
 from labelsieve.progress import Progress
 from labelsieve.reductions import Float64s, adjusted_thresholds
 from labelsieve.results import IssueRows, ScoreParts
 from labelsieve.settings import Settings
+from labelsieve.storage import Folder
 from labelsieve.stored import ResultGroup, StoredIssues
 from labelsieve.workdir import Partial, Records, digest
 
@@ -81,6 +83,7 @@ class Run:
         bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
         self._rows = [stop - start for start, stop in bounds]
         self._kept: list[Any] = []
+        self._columns: list[Sequence[Any]] = []  # handed out once, for both reads
         self._finish: tasks.Finish | None = None
         self.n_reread = 0
 
@@ -97,7 +100,8 @@ class Run:
         work = partial(
             tasks.summarise, settings=self.settings, records=self._records, allow_zero_rows=self._allow_zero_rows
         )
-        reader, columns = self.inputs.reader(work), self.inputs.columns(self._executor)
+        self._columns = self.inputs.columns(self._executor)
+        reader, columns = self.inputs.reader(work), self._columns
         with self.reading() as bar:
             if self._records is not None:
                 total = self._executor.reduce("summarise", reader, tasks.combine_partials, columns, bar)
@@ -126,7 +130,7 @@ class Run:
         self._finish = tasks.Finish(self.settings, thresholds, self._records, scored)
         if not self.settings.scores_need_reread:
             return
-        numbers, _, blocks = self.inputs.columns(self._executor)
+        numbers, _, blocks = self._columns or self.inputs.columns(self._executor)
         nothing = [None] * len(self._rows)
         with self._progress("score", "rows scored") as bar:
             if self._records is not None:
@@ -162,12 +166,16 @@ class Run:
             work = self._work(tasks.select, cut=cut)
             return tasks.rank(self._executor.gather("select", work, [self._items, quotas], bar), wanted)
 
-    def write(self, histogram: ranking.Int64s, wanted: int, group: ResultGroup, *, rows_too: bool) -> StoredIssues:
-        """Let the tasks write the issues of `select` into `group`, and the scores and the mask too if asked."""
-        if self._records is None:
-            raise RuntimeError("tasks write results where summaries are records")
-        folder, n_rows = self._records.folder.folder("runs"), self.inputs.grid.n_rows
-        folder.remove_all()
+    def write(
+        self, histogram: ranking.Int64s, wanted: int, group: ResultGroup, scratch: Folder, *, rows_too: bool
+    ) -> StoredIssues:
+        """Let the tasks write the issues of `select` into `group`, and the scores and the mask too if asked.
+
+        `scratch` takes the sorted runs until they are merged.
+        """
+        n_rows = self.inputs.grid.n_rows
+        scratch.remove("runs")  # of a run that was killed
+        folder = scratch.folder("runs").folder(uuid.uuid4().hex)
         cut, quotas = ranking.Cut(0, 0, 0, 0), [0] * len(self._items)
         if wanted >= 1:
             cut = ranking.find_cut(histogram, wanted, 8 * self._score_dtype.itemsize, self._histogram_within)
@@ -178,10 +186,10 @@ class Run:
         with self._progress("select", "rows ranked") as bar:
             written = self._executor.gather("select", work, [self._items, quotas], bar)
         issues = self._merge([run for part in written for run in part], folder, group)
-        self._records.folder.remove("runs")
+        scratch.remove("runs")
         return issues
 
-    def _merge(self, sorted_runs: list[runs.SortedRun], folder: Any, group: ResultGroup) -> StoredIssues:
+    def _merge(self, sorted_runs: list[runs.SortedRun], folder: Folder, group: ResultGroup) -> StoredIssues:
         n_issues, n_rows = sum(run.n_rows for run in sorted_runs), self.inputs.grid.n_rows
         classes = class_dtype(self.inputs.n_classes)
         dtypes = [np.dtype(np.int64), self.wide_dtype, classes, classes, self.inputs.dtype, self.inputs.dtype]
@@ -189,8 +197,8 @@ class Run:
         group.create_issues(n_issues, n_rows, dict(zip(names, dtypes, strict=True)))
         if n_issues:
             cuts = runs.range_cuts(sorted_runs, run_rows(n_rows) // 2)
-            names = [run.name for run in sorted_runs]
-            before = self._executor.gather("rank", partial(runs.rows_before, folder=folder, cuts=cuts), [names])
+            files = [run.name for run in sorted_runs]
+            before = self._executor.gather("rank", partial(runs.rows_before, folder=folder, cuts=cuts), [files])
             stretches = list(runs.stretches(sorted_runs, np.stack(before), run_rows(n_rows)))
             self._executor.gather("merge", partial(runs.merge, folder=folder, group=group), [stretches])
         return StoredIssues(group, n_issues)
@@ -209,10 +217,12 @@ class Run:
     @property
     def _items(self) -> list[Any]:
         """What the maps after the first one run on: handles of partitions, or spans."""
-        if self._records is None:
-            return self._kept
+        return self._kept if self._records is None else self._spans
+
+    @cached_property
+    def _spans(self) -> list[Span]:
         need = self.inputs.need(self.settings)
-        return list(spans(self.inputs.grid, need.row, self._executor.all_threads))
+        return spans(self.inputs.grid, need.row, self._executor.all_threads)
 
     @property
     def _score_dtype(self) -> np.dtype[Any]:

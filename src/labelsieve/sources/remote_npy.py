@@ -16,7 +16,7 @@ from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.ahead import Objects, ReadAhead, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.npy import read_header
-from labelsieve.urls import redacted, stamp_of
+from labelsieve.urls import digest_of, redacted, stamp_of
 
 # A header has about 128 bytes; one of many named fields is read again in full.
 _HEADER_BYTES: Final = 4096
@@ -107,8 +107,9 @@ class RemoteNpySource(Source):
         """Open for reading; a known range is fetched from now on."""
         return _RemoteNpyRows(self, start, stop)
 
-    def _content(self) -> dict[str, Any]:
-        return {"size": self.size, "stamp": self.stamp}
+    def _content(self) -> dict[str, Any] | None:
+        # A size alone does not change with the data.
+        return {"size": self.size, "stamp": self.stamp, "url": digest_of(self.url)} if self.stamp else None
 
     def reachable(self) -> None:
         """Ask for the object's size."""

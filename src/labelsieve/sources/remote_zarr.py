@@ -125,7 +125,9 @@ class RemoteZarrSource(ZarrSource):
             return None
         objects, root = self._objects_and_root
         info = objects.info("data", f"{root}/{metadata_name(self.array)}")
-        return {"size": info.get("size"), "stamp": stamp_of(info)}
+        stamp = stamp_of(info)
+        # On the web nothing lists the chunks, and the metadata does not change with them.
+        return {"size": info.get("size"), "stamp": stamp} if stamp and not is_web(self.where) else None
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest of sizes and versions of the stored chunks or shards of each range, from one listing."""
