@@ -85,14 +85,9 @@ class ClusterExecutor(Executor):
 
     def hold(self, graph: Graph, n_small: int, progress: Any = None) -> list[Any]:  # noqa: ARG002  # as in run
         """Compute the wanted tasks, and fetch only the last `n_small`."""
-        from distributed import wait
-
         futures = self._submit(graph)
         with self._watching(futures, graph):
-            wait(futures)
-            failed = next((future for future in futures if future.status != "finished"), None)
-            if failed is not None:
-                self._client.gather([failed])
+            _wait(futures)
         kept = len(futures) - n_small
         return futures[:kept] + self.values(futures[kept:])
 
@@ -150,11 +145,21 @@ class ClusterExecutor(Executor):
 
     def persist(self, array: Any) -> Any:
         """Compute a Dask array on the workers and keep it there."""
-        from distributed import wait
+        from distributed import futures_of
 
         kept = self._client.persist(array)
-        wait(kept)
+        _wait(futures_of(kept))
         return kept
+
+
+def _wait(futures: Sequence[Any]) -> None:
+    """Wait until all are done, and raise what went wrong; nothing is fetched.
+
+    `distributed.wait` would take the default client's loop, whatever client these are of.
+    """
+    for future in futures:
+        if future.exception() is not None:
+            future.result()
 
 
 def _error_of(check: Callable[[], None]) -> str | None:
