@@ -17,6 +17,12 @@ def pytest_addoption(parser):
     parser.addoption("--real-size", action="store_true", help="benchmark on inputs of gigabytes")
 
 
+@pytest.fixture(autouse=True)
+def _fresh_process(monkeypatch):
+    """Plan as in a process that holds nothing yet: this one holds what the tests before have left."""
+    monkeypatch.setattr("labelsieve.engine.executors.own_bytes", lambda: 0)
+
+
 @pytest.fixture(scope="session")
 def real_datasets():
     """Labels, a tenth of them flipped, and out-of-fold probabilities of scikit-learn's own datasets, by name."""

@@ -118,7 +118,10 @@ def test_rows_before_a_cut_are_counted_as_by_looking_at_each(tmp_path_factory, p
         want = [sum(pair < key for pair in pairs) for key in keys]
         assert runs.rows_before(run.name, folder=folder, cuts=cuts).tolist() == want
         assert run.n_rows == len(part)
-        assert list(zip(run.sample.scores.tolist(), run.sample.rows.tolist(), strict=True)) == sorted(pairs)[::2]
+        assert (
+            list(zip(run.sample.scores.tolist(), run.sample.rows.tolist(), strict=True))
+            == sorted(pairs)[run.step - 1 :: run.step]
+        )
 
 
 def test_what_a_stretch_reads_is_bounded_even_if_all_scores_are_tied(tmp_path):
@@ -140,14 +143,21 @@ def test_what_a_stretch_reads_is_bounded_if_all_runs_have_all_scores(tmp_path):
         assert sum(b - a for _, a, b in stretch.slices) <= 2000 + 2 * (1000 + 20 * 20)
 
 
-def test_keys_order_by_score_and_row():
-    keys = Keys(np.array([0.5, 0.1, 0.5, 0.1]), np.array([4, 9, 2, 3])).in_order()
-    assert (keys.scores.tolist(), keys.rows.tolist()) == ([0.1, 0.1, 0.5, 0.5], [3, 9, 2, 4])
+def test_ranges_of_many_short_runs_are_fair(tmp_path):
+    # Two hundred runs that are each shorter than a step of the samples: no range may take nearly all of them.
+    rng = np.random.default_rng(3)
+    parts = [issue_rows(range(100 * i, 100 * i + 100), np.sort(rng.random(100))) for i in range(200)]
+    written = [runs._write_run(LocalFolder(tmp_path), str(i), part) for i, part in enumerate(parts)]
+    cuts = runs.range_cuts(written, 1000)
+    before = np.stack([runs.rows_before(run.name, folder=LocalFolder(tmp_path), cuts=cuts) for run in written])
+    sizes = np.diff(np.concatenate(([0], before.sum(axis=0), [20_000])))
+    assert len(sizes) >= 15
+    assert sizes.max() < 3000
 
 
 def test_few_rows_are_one_range():
     sample = Keys(np.array([0.1]), np.array([7]))
-    cuts = runs.range_cuts([SortedRun("0", 5, sample)], 1 << 16)
+    cuts = runs.range_cuts([SortedRun("0", 5, sample, 5)], 1 << 16)
     assert len(cuts.scores) == len(cuts.rows) == 0
 
 
@@ -235,8 +245,9 @@ def test_issues_that_do_not_fit_are_sorted_in_the_workdir(tmp_path, tiny, monkey
         "summaries",
     ]
     assert draws.bits(got) == draws.bits(want)
-    with pytest.raises(labelsieve.MemoryLimitError, match=r"rows are issues, .* give a workdir or an output"):
-        labelsieve.find_label_issues(labels, probs)
+    spilled = labelsieve.find_label_issues(labels, probs)  # from summaries in memory to a temporary folder
+    assert not isinstance(spilled.found, labelsieve.IssueRows)
+    assert draws.bits(spilled) == draws.bits(want)
 
 
 def test_each_run_is_as_long_as_a_thread_sorts_at_a_time(tmp_path, tiny, monkeypatch):

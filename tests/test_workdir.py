@@ -339,7 +339,10 @@ OTHERS = {
         r"pred_probs.shape was \[400, 5\], is \[300, 5\]",
     ),
     "float32": ({"probs": PROBS.astype("f4")}, "pred_probs.dtype was <f8, is <f4"),
-    "dask": ({"probs": da.from_array(PROBS, chunks=(20, 5))}, "pred_probs.where was an array in memory, is None"),
+    "dask": (
+        {"probs": da.from_array(PROBS, chunks=(20, 5))},
+        "pred_probs.where was an array in memory, is a Dask array",
+    ),
 }
 
 

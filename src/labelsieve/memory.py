@@ -117,6 +117,7 @@ class Grid:
             return self
         partition = self.batches * self.partition_batches
         unit = row_chunk if row_chunk and self.batches % row_chunk == 0 else 1
+        rows = max(rows, unit)
         pieces = range(-(-partition // rows), min(2 * (-(-partition // rows)), partition // unit) + 1)
         least = -(-partition // rows)
         count = next((n for n in pieces if partition // unit % n == 0 and n <= 2 * least), 0)

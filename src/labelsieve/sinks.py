@@ -120,8 +120,10 @@ def staged(output: str | Path) -> Iterator[Stage]:
         folder = open_folder(str(output))
         work = open_folder(f"{folder.location}.partial")
         with owned(work, f"the output {folder.where}") as check:
-            yield Stage(ResultGroup(folder), work.folder("work"), check)
-            work.folder("work").delete()
+            try:
+                yield Stage(ResultGroup(folder), work.folder("work"), check)
+            finally:
+                work.folder("work").delete()
         if not work.names():
             work.delete()
         return
