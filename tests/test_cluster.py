@@ -250,6 +250,7 @@ def test_the_active_client_does_the_work_of_documented_functions(cluster, in_pro
 
 
 @pytest.mark.parametrize("scheduler", ["threads", "synchronous"])
+@pytest.mark.filterwarnings("ignore:Running on a single-machine scheduler")  # Dask before 2025.2 says so
 def test_a_local_scheduler_that_is_set_keeps_work_here(cluster, in_process, stored, want, scheduler):
     tasks = counting(cluster)
     with in_process.as_current(), dask.config.set(scheduler=scheduler):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import resource
 import shutil
@@ -463,24 +462,4 @@ def test_two_runs_in_one_workdir(files, want):
         assert f"wd is in use by process {first.pid} on " in processes.find(*command, "--fresh").fails(2)
         first.succeeds()
         assert processes.n_reads() == N_PARTITIONS
-    assert_same_output(files / "out.zarr", want)
-
-
-@pytest.mark.slow
-def test_two_runs_in_one_workdir_behind_a_url(files, want):
-    command = (*NPY, *CUT, "--threads", THREADS, "--workdir", (files / "wd").as_uri())
-    with Processes(files, pause_s=0.03) as processes:
-        first = processes.find(*command)
-        wait_until(lambda: processes.n_reads() > 5, first)
-        said = processes.find(*command).fails(2)
-        assert f"is in use by process {first.pid} on " in said
-        assert "unless it has died" in said
-        first.kill()
-        lease = files / "wd" / "lease.json"
-        held = json.loads(lease.read_text())
-        assert time.time() < held["ends"] < time.time() + 61
-        lease.write_text(json.dumps(held | {"ends": time.time() - 1}))
-        processes.find(*command, "-o", "out.zarr", pause_s=0).succeeds()
-        assert processes.rows_read_again() <= THREADS * BATCH
-        assert not lease.exists()
     assert_same_output(files / "out.zarr", want)
