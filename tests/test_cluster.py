@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import textwrap
 import time
 from collections import Counter
@@ -474,3 +475,9 @@ def test_a_worker_that_retires_in_the_middle(want):
                 time.sleep(0.002)
             client.retire_workers([cluster.workers[0].address])
             assert_same_bits(run.result(timeout=30), want)
+
+
+def test_the_check_of_every_worker_takes_no_array_along(stored):
+    labels, probs = LABELS, PROBS
+    opened = labelsieve.engine.open_inputs(labels, probs)
+    assert len(pickle.dumps(opened.reachability())) < 1000 < probs.nbytes

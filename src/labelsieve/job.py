@@ -121,7 +121,7 @@ class Job:
             read=False,
             grid=None if workdir is None else workdir.grid(facts),
         )
-        self.executor.check_reachable(inputs.reachable)
+        self.executor.check_reachable(inputs.reachability())
         asked = workdir is not None or self.output is not None
         plan = make_plan(inputs, self.settings, self.executor, stored=asked or None, n_jobs=self.n_jobs)
         inputs = inputs.read_labels()
@@ -132,8 +132,8 @@ class Job:
         elif plan.stored:
             workdir = Workdir(self._temporary(stage, plan))
         records = None if workdir is None else workdir.begin(facts, inputs.grid, identities)
-        for folder in [stage.group.folder] if stage is not None else []:
-            self._check_shared(folder)
+        if stage is not None:
+            self._check_shared(stage.group.folder)
         if records is not None:
             self._check_shared(records.folder)
         run = Run(inputs, self.settings, self.executor, records, progress, allow_zero_rows=self.allow_zero_rows)

@@ -19,6 +19,8 @@ from labelsieve.settings import Settings, check_whole_number
 
 # What one thread holds at a time, unless the stored chunks are larger.
 BATCH_BYTES: Final = 48_000_000
+# What a batch takes that is read whole: decoded, stored, and some room.
+BATCH_COPIES: Final = 2.25
 # What one task streams: large enough for few tasks, small enough to share out and to redo.
 PARTITION_BYTES: Final = 512_000_000
 # Each thread should get some partitions, so that the last ones do not leave it idle.
@@ -296,7 +298,7 @@ class Need:
         """What a thread takes while it reads."""
         # A strip, a copy of it with columns as rows, and where whole rows are scored some float64 copies.
         copies = 3 if self.settings.plain_self_confidence else 3 + 5 * 8 // self.itemsize
-        return 2.25 * self.batch_bytes + self.ahead_bytes + copies * STRIP_BYTES
+        return BATCH_COPIES * self.batch_bytes + self.ahead_bytes + copies * STRIP_BYTES
 
     @property
     def partials(self) -> int:

@@ -110,14 +110,6 @@ class ResultGroup:
 
         return zarr.open_array(self._store(read_only=mode == "r"), path=name, mode=mode)
 
-    def has(self, name: str) -> bool:
-        """Tell whether there is an array of that name."""
-        try:
-            self.open(name)
-        except FileNotFoundError:
-            return False
-        return True
-
     def _store(self, *, read_only: bool = False) -> Any:
         from zarr.storage import FsspecStore, LocalStore
 

@@ -19,7 +19,7 @@ from dask.delayed import Delayed
 from labelsieve.errors import UnreadableDataError
 
 # Partials that one task of a tree reduction folds.
-_TREE_WIDTH: Final = 16
+TREE_WIDTH: Final = 16
 # Seconds before what could not be read is read again; twice as long each time.
 _FIRST_PAUSE: Final = 0.1
 
@@ -54,7 +54,7 @@ class Graph:
         """Add tasks that fold `keys` in order, some at a time, and return the key of the whole."""
         level = 0
         while len(keys) > 1 or not level:
-            groups = [keys[i : i + _TREE_WIDTH] for i in range(0, len(keys), _TREE_WIDTH)]
+            groups = [keys[i : i + TREE_WIDTH] for i in range(0, len(keys), TREE_WIDTH)]
             keys = self.map(f"{layer}-combine-{level}", combine, [groups])
             level += 1
         return keys[0]

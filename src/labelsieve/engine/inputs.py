@@ -10,7 +10,7 @@ import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import numpy as np
@@ -196,11 +196,15 @@ class Inputs:
             blocks = array.to_delayed(optimize_graph=False).ravel().tolist()
         return [blocks[i : i + size] for i in range(0, len(blocks), size)]
 
-    def reachable(self) -> None:
-        """Raise unless this process can open both inputs."""
-        for source in (self.labels_source, self.pred_probs_source):
-            if source is not None and not isinstance(source, ArraySource):
-                source.reachable()
+    def reachability(self) -> Callable[[], None]:
+        """Return what raises unless the process that calls it can open both inputs; arrays in memory stay here."""
+        sources = (self.labels_source, self.pred_probs_source)
+        return partial(_reach, [s for s in sources if s is not None and not isinstance(s, ArraySource)])
+
+
+def _reach(sources: Sequence[Source]) -> None:
+    for source in sources:
+        source.reachable()
 
 
 def open_pair(labels: Any, pred_probs: Any) -> tuple[Opened, Opened]:
@@ -299,11 +303,9 @@ def _source_grid(
             partition_batches=partition_batches,
             min_batch_bytes=min_batch_bytes,
         )
-        need = Inputs(source, source, grid).need(Settings()) if source.ndim == 2 else None
+        need = Inputs(source, source, grid).need(Settings())
         smallest = grid.largest_batch <= (source.row_chunk or 1)
-        fits = (
-            need is None or need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
-        )
+        fits = need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
         if batch_size != "auto" or source.in_pieces or smallest or fits:
             return grid
         limit = limit * 3 // 4

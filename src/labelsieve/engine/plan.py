@@ -13,6 +13,7 @@ import numpy as np
 
 from labelsieve import memory
 from labelsieve.engine.executors import Executor
+from labelsieve.engine.graphs import TREE_WIDTH
 from labelsieve.engine.inputs import Inputs, kept_bytes
 from labelsieve.errors import MemoryLimitError
 from labelsieve.settings import Settings
@@ -124,6 +125,7 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
     process_bytes = on_disk if stored else in_memory
     if process_bytes > executor.limit:
         _refuse(need, executor, here, stored=stored)
+    n_spans = _n_spans(inputs, settings, executor, stored=stored)
     decoded = _decoded_rows(inputs)
     amplification, n_reads = decoded / grid.n_rows, 2 if settings.scores_need_reread else 1
     client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes if executor.is_cluster else process_bytes
@@ -134,9 +136,9 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
         n_batches=grid.n_batches,
         batch_rows=grid.largest_batch,
         n_partitions=grid.n_partitions,
-        n_tasks=_n_tasks(inputs, settings, executor, stored=stored),
+        n_tasks=_n_tasks(inputs, settings, executor, n_spans, stored=stored),
         n_slabs=-(-grid.n_partitions // memory.SLAB),
-        network_bytes=_network_bytes(inputs, settings, executor, stored=stored),
+        network_bytes=_network_bytes(inputs, settings, n_spans),
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
         amplification=amplification,
@@ -166,9 +168,10 @@ def _refuse(need: memory.Need, executor: Executor, here: dict[str, Any], *, stor
     would = [f"a limit of {size(takes(threads) * _ROUNDING)}"]
     if fewer:
         would.append(f"{fewer} thread{'s' if fewer > 1 else ''} ({size(takes(fewer))})")
-    room = executor.limit - takes(threads) + 2.25 * threads * need.batch_bytes
+    copies = memory.BATCH_COPIES * threads
+    room = executor.limit - takes(threads) + copies * need.batch_bytes
     if need.batch_bytes and room > 0:
-        would.append(f"stored chunks or batches of {size(room / (2.25 * threads) / _ROUNDING)}")
+        would.append(f"stored chunks or batches of {size(room / copies / _ROUNDING)}")
     raise MemoryLimitError(
         f"{who} would take {size(takes(threads))} with {threads} thread{'s' if threads > 1 else ''}, and may take "
         f"{size(executor.limit)} ({executor.limit_name}). What would fit: {', or '.join(would)}"
@@ -187,9 +190,9 @@ def _decoded_rows(inputs: Inputs) -> int:
     return int(decoded.sum())
 
 
-def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
+def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, n_spans: int, *, stored: bool) -> int:
     """Count the tasks of a job: its maps, and the trees that fold them."""
-    n_partitions, n_spans = inputs.grid.n_partitions, _n_spans(inputs, settings, executor, stored=stored)
+    n_partitions = inputs.grid.n_partitions
     tree = _tree_tasks(n_partitions)
     kept = n_partitions if executor.is_cluster and not stored else 0  # small parts are taken where results stay
     reads = n_partitions * (2 if settings.scores_need_reread else 1) + kept + tree
@@ -198,9 +201,9 @@ def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, *, stored: 
     return reads + count + settle + select
 
 
-def _network_bytes(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
+def _network_bytes(inputs: Inputs, settings: Settings, n_spans: int) -> int:
     """Add up the results that trees fold: four integers a class that occurs, and a histogram."""
-    n_partitions, n_spans = inputs.grid.n_partitions, _n_spans(inputs, settings, executor, stored=stored)
+    n_partitions = inputs.grid.n_partitions
     sums = 32 * min(inputs.n_classes, -(-inputs.grid.n_rows // n_partitions))
     histogram = memory.HISTOGRAM_BYTES + (24 * inputs.n_classes if settings.calibrated else 0)
     return (n_partitions + _tree_tasks(n_partitions)) * sums + (n_spans + _tree_tasks(n_spans)) * histogram
@@ -216,7 +219,7 @@ def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: 
 def _tree_tasks(leaves: int) -> int:
     total = 0
     while leaves > 1 or not total:
-        leaves = -(-leaves // 16)
+        leaves = -(-leaves // TREE_WIDTH)
         total += leaves
     return total
 

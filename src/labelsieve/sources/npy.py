@@ -6,6 +6,7 @@ Does not cover: ``.npz`` archives and object arrays, which are refused.
 
 from __future__ import annotations
 
+import abc
 import io
 import math
 import mmap
@@ -153,19 +154,45 @@ def _is_mapped_file(path: Path, address: int) -> bool:
     return False
 
 
-class _NpyRows(Rows):
-    def __init__(self, source: NpySource) -> None:
-        self._source = source
-        self._file = io.FileIO(source.path)
+class PlainRows(Rows):
+    """Rows whose bytes are stored as they are, through a buffer that the next read uses again.
+
+    Parameters
+    ----------
+    source : Source
+        Says their shape and dtype.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._shape, self._dtype, self._row_bytes = source.shape, source.dtype, source.row_bytes
         self._buffer = np.empty(0, np.uint8)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        source = self._source
-        n_bytes = (stop - start) * source.row_bytes
+        """Return rows ``[start, stop)``."""
+        buffer = self._room(stop - start)
+        self._fill_rows(start, stop, buffer)
+        return buffer.view(self._dtype).reshape(stop - start, *self._shape[1:])
+
+    def _room(self, n_rows: int) -> npt.NDArray[np.uint8]:
+        """Return the buffer for the bytes of `n_rows` rows."""
+        n_bytes = n_rows * self._row_bytes
         if len(self._buffer) < n_bytes:
             self._buffer = np.empty(n_bytes, np.uint8)
-        self._fill(self._buffer[:n_bytes], source.offset + start * source.row_bytes)
-        return self._buffer[:n_bytes].view(source.dtype).reshape(stop - start, *source.shape[1:])
+        return self._buffer[:n_bytes]
+
+    @abc.abstractmethod
+    def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
+        """Put the bytes of rows ``[start, stop)`` in `buffer`."""
+
+
+class _NpyRows(PlainRows):
+    def __init__(self, source: NpySource) -> None:
+        super().__init__(source)
+        self._source = source
+        self._file = io.FileIO(source.path)
+
+    def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:  # noqa: ARG002  # buffer says it
+        self._fill(buffer, self._source.offset + start * self._row_bytes)
 
     def _fill(self, buffer: npt.NDArray[np.uint8], position: int) -> None:
         if not read_into(self._file, position, buffer):
@@ -181,9 +208,7 @@ class _FortranRows(_NpyRows):
         source, n = self._source, stop - start
         n_rows, n_columns = source.shape
         item = source.dtype.itemsize
-        if len(self._buffer) < n * source.row_bytes:
-            self._buffer = np.empty(n * source.row_bytes, np.uint8)
-        columns = self._buffer[: n * source.row_bytes].reshape(n_columns, n * item)
+        columns = self._room(n).reshape(n_columns, n * item)
         for k in range(n_columns):
             self._fill(columns[k], source.offset + (k * n_rows + start) * item)
         return columns.view(source.dtype).T

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.ahead import Objects, ReadAhead, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.npy import read_header
+from labelsieve.sources.npy import PlainRows, read_header
 from labelsieve.urls import digest_of, redacted, stamp_of
 
 # A header has about 128 bytes; one of many named fields is read again in full.
@@ -135,8 +135,9 @@ def _exactly(objects: Objects, path: str, start: int, stop: int, what: str) -> b
     return got
 
 
-class _RemoteNpyRows(Rows):
+class _RemoteNpyRows(PlainRows):
     def __init__(self, source: RemoteNpySource, start: int, stop: int | None) -> None:
+        super().__init__(source)
         self._source, self._step = source, source.request_rows
         self._objects, self._path = Objects.at(source.url)
         # Requests are numbered from `start`, so that partitions do not share one.
@@ -146,18 +147,12 @@ class _RemoteNpyRows(Rows):
         if stop is not None:
             self._ahead.start()
         self._held: tuple[int, bytes] = (-1, b"")
-        self._buffer = np.empty(0, np.uint8)
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        source = self._source
-        n_bytes = (stop - start) * source.row_bytes
-        if len(self._buffer) < n_bytes:
-            self._buffer = np.empty(n_bytes, np.uint8)
+    def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
         if start < self._start or stop > self._stop:
-            self._buffer[:n_bytes] = np.frombuffer(self._get(start, stop), np.uint8)
+            buffer[:] = np.frombuffer(self._get(start, stop), np.uint8)
         else:
-            self._gather(start - self._start, stop - self._start, self._buffer)
-        return self._buffer[:n_bytes].view(source.dtype).reshape(stop - start, *source.shape[1:])
+            self._gather(start - self._start, stop - self._start, buffer)
 
     def _gather(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
         """Put the rows together from the requests that cover them; counted from where reading began."""
