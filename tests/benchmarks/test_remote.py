@@ -9,6 +9,7 @@ import time
 
 import fsspec
 import numpy as np
+import predictions
 import pytest
 import zarr
 
@@ -30,12 +31,7 @@ def upload(url, n_rows, n_classes, chunk_rows):
     for start in range(0, n_rows, chunk_rows):
         rows = slice(start, min(start + chunk_rows, n_rows))
         n = rows.stop - rows.start
-        true = rng.integers(0, n_classes, n)
-        logits = rng.standard_normal((n, n_classes), dtype=np.float32)
-        logits[np.arange(n), true] += 2 + np.log(n_classes)
-        np.exp(logits, out=logits)
-        probs[rows] = logits / logits.sum(axis=1, keepdims=True)
-        every[rows] = np.where(rng.random(n) < 0.05, rng.integers(0, n_classes, n), true)
+        probs[rows], every[rows] = predictions.draw(rng, n, n_classes)
         move(memory, fs, url)
     labels[:] = every
     move(memory, fs, url)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import dask
 import numpy as np
+import predictions
 import pytest
 import zarr
 from distributed import Client, LocalCluster, SchedulerPlugin
@@ -41,13 +42,7 @@ def make_input(folder, n_rows, n_classes, dtype=np.float32):
     for start in range(0, n_rows, step):
         part = slice(start, min(start + step, n_rows))
         n = part.stop - part.start
-        true = rng.integers(0, n_classes, n)
-        logits = rng.standard_normal((n, n_classes), dtype=np.float32)
-        logits[np.arange(n), true] += 2 + np.log(n_classes) + rng.gamma(2.0, 1.0, n).astype(np.float32)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=1, keepdims=True)
-        probs[part] = logits
-        labels[part] = np.where(rng.random(n) < 0.05, rng.integers(0, n_classes, n), true)
+        probs[part], labels[part] = predictions.draw(rng, n, n_classes, spread=True)
     probs.flush(), labels.flush()
 
 

@@ -13,6 +13,7 @@ from functools import partial
 import dask
 import dask.array as da
 import numpy as np
+import predictions
 import pytest
 import zarr
 from cleanlab.experimental.label_issues_batched import find_label_issues_batched as cleanlab_batched
@@ -50,13 +51,7 @@ def make_input(folder, n_rows, n_classes, *, as_zarr):
     for start in range(0, n_rows, step):
         part = slice(start, min(start + step, n_rows))
         n = part.stop - part.start
-        true = rng.integers(0, n_classes, n)
-        logits = rng.standard_normal((n, n_classes), dtype=np.float32)
-        logits[np.arange(n), true] += 2 + np.log(n_classes)
-        np.exp(logits, out=logits)
-        logits /= logits.sum(axis=1, keepdims=True)
-        probs[part] = logits
-        labels[part] = np.where(rng.random(n) < 0.05, rng.integers(0, n_classes, n), true)
+        probs[part], labels[part] = predictions.draw(rng, n, n_classes)
     probs.flush()
     np.save(folder / "labels.npy", labels)
     if as_zarr:
