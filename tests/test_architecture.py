@@ -45,6 +45,7 @@ LAYERS = [
     {"engine.on_cluster", "engine.readers"},
     {"engine.choice"},
     {"engine.inputs"},
+    {"engine.opening"},
     {"engine.plan", "engine.run", "engine.identities"},
     {"engine"},
     {"forkpool"},
@@ -62,7 +63,7 @@ PURE = ["kernels", "scores", "reductions", "ranking", "checks", "settings", "mem
 # name Dask's array as a type, find and job read Dask's way to write sizes and where it keeps temporary files.
 IMPORTS_DASK = {
     *("engine.graphs", "engine.executors", "engine.on_cluster", "engine.choice"),
-    *("engine.clusters", "engine.inputs", "engine.run"),
+    *("engine.clusters", "engine.inputs", "engine.opening", "engine.run"),
     *("progress", "sources", "sources.arrays", "results", "stored", "find", "job"),
 }
 PUBLIC = [

@@ -131,13 +131,13 @@ def test_a_plan_says_what_a_run_would_take(files, capsys, monkeypatch):
     assert capsys.readouterr() == (PLAN.format(memory=size(plan.process_bytes)), "")
 
 
-@pytest.mark.parametrize("where", [["--workdir", "work"], ["-o", "i.zarr"], ["-o", "memory://bucket/i.zarr"]])
+@pytest.mark.parametrize("where", [["-o", "i.zarr"], ["-o", "memory://bucket/i.zarr"]])
 def test_a_plan_for_a_run_that_stores_what_it_makes(files, capsys, where, tmp_path):
     before = sorted(tmp_path.iterdir())
     assert run(["plan", "labels.npy", "pred_probs.npy", *where]) == 0
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert lines["row summaries"].strip() == "7.2 kB, in a workdir"
-    plan = labelsieve.plan_label_issues("labels.npy", "pred_probs.npy", stored=True)
+    plan = labelsieve.plan_label_issues("labels.npy", "pred_probs.npy", output="i.zarr")
     assert lines["peak memory"].strip().startswith(f"{size(plan.process_bytes)}, {plan.n_threads} threads; may take ")
     assert lines["tasks"].strip() == f"{plan.n_tasks:,}"
     assert sorted(tmp_path.iterdir()) == before

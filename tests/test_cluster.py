@@ -385,7 +385,7 @@ def test_with_an_output_the_client_never_fetches_what_grows_with_the_rows(in_pro
 def test_the_plan_counts_the_tasks(cluster, in_process, stored, tmp_path, settings, stored_too):
     files, tasks = KINDS["npy"](stored), counting(cluster)
     place = {"output": tmp_path / "out.zarr"} if stored_too else {}
-    plan = labelsieve.plan_label_issues(*files, client=in_process, stored=stored_too, **settings, **CUT)
+    plan = labelsieve.plan_label_issues(*files, client=in_process, **settings, **CUT, **place)
     find(*files, client=in_process, **settings, **CUT, **place)
     assert plan.n_partitions == tasks.layers["summarise"]
     # How many tasks merge the issues that are found is not known before.

@@ -180,15 +180,18 @@ def test_the_documented_module_has_no_other_dynamic_names():
         label_issues_batched.scores_shared  # noqa: B018  # the access is the test
 
 
-def recording_summarise(partition, **shared):
+summarise = tasks.summarise
+
+
+def recording_summarise(partition, *blocks, **shared):
     with (Path(os.environ["RECORD_PIDS_IN"]) / str(os.getpid())).open("a") as file:
         file.write("x")
-    return tasks.summarise(partition, **shared)
+    return summarise(partition, *blocks, **shared)
 
 
 def test_a_whole_run_reads_in_the_children_only(tmp_path, monkeypatch):
     monkeypatch.setenv("RECORD_PIDS_IN", str(tmp_path))
-    monkeypatch.setattr("labelsieve.job.summarise", recording_summarise)
+    monkeypatch.setattr("labelsieve.tasks.summarise", recording_summarise)
     found = find(LABELS, PROBS, n_jobs=2, batch_size=50, partition_batches=1)
     records = {int(file.name): len(file.read_text()) for file in tmp_path.iterdir()}
     assert os.getpid() not in records
@@ -343,7 +346,7 @@ def test_an_active_client_does_the_work_and_warns_once_of_n_jobs(monkeypatch):
     )
     with cluster, distributed.Client(cluster):
         monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
-        with pytest.warns(LabelsieveWarning, match="n_jobs=2 is ignored: the active Dask client") as caught:
+        with pytest.warns(LabelsieveWarning, match="n_jobs=2 is ignored: the Dask client") as caught:
             found = find(LABELS, PROBS, n_jobs=2, batch_size=90)
         assert [w.category for w in caught if issubclass(w.category, LabelsieveWarning)] == [LabelsieveWarning]
         assert_same_bits(found, want)

@@ -14,7 +14,7 @@ from dask.utils import parse_bytes
 import draws
 import labelsieve
 import naive
-from labelsieve import MemoryLimitError, engine, memory, plan_label_issues, sources
+from labelsieve import MemoryLimitError, memory, plan_label_issues, sources
 from labelsieve.engine import executors, size
 from labelsieve.memory import INTERPRETER_BYTES, Need
 from labelsieve.settings import Settings
@@ -76,7 +76,7 @@ def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(
 ):
     # How many issues there will be, and so how many tasks put them in order, is not known before.
     choices = {"method": method, "adjust_pred_probs": adjust, **cut}
-    plan = plan_label_issues(LABELS, PROBS, stored=True, **choices)
+    plan = plan_label_issues(LABELS, PROBS, output="r.zarr", **choices)
     with Tasks() as tasks:
         found = labelsieve.find_label_issues(LABELS, PROBS, output=tmp_path / "r.zarr", **choices)
     merging = tasks.names.pop("rank") + tasks.names.pop("merge")
@@ -85,16 +85,33 @@ def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(
     assert plan.process_bytes == plan.client_bytes == found.facts.planned_bytes
 
 
-def test_tasks_with_a_workdir_are_at_most_as_planned(tmp_path, small_chunks, n_threads):
-    # Ties at the cut take a map of their own only where there are some.
-    plan = plan_label_issues(LABELS, PROBS, stored=True, **CUT)
+@pytest.mark.parametrize("fits", [True, False])
+def test_tasks_with_a_workdir_are_at_most_as_planned(tmp_path, small_chunks, n_threads, fits, monkeypatch):
+    if not fits:
+        monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)  # as if all memory were for issues
+    plan = plan_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     with Tasks() as first:
         labelsieve.find_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     with Tasks() as again:
         labelsieve.find_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     assert first.names == again.names, "partitions that are done are tasks too, which only look"
-    n_spans = first.names["select"]
+    # Ties at the cut take a map of their own only where there are some.
+    n_spans = 0 if fits else first.names["select"]
     assert plan.n_tasks in (first.total, first.total + n_spans)
+    assert plan.stored is not fits
+
+
+def test_a_plan_keeps_the_partitions_of_a_workdir_and_refuses_what_its_run_would(tmp_path):
+    workdir = tmp_path / "work"
+    labelsieve.find_label_issues(LABELS, PROBS, workdir=workdir, batch_size=100, partition_batches=3)
+    before = sorted(path.name for path in workdir.rglob("*"))
+    assert plan_label_issues(LABELS, PROBS, workdir=workdir).n_partitions == 7
+    assert plan_label_issues(LABELS, PROBS, workdir=workdir, fresh=True, **CUT).n_partitions == 50
+    with pytest.raises(labelsieve.WorkdirError, match=r"settings\.method was self_confidence, is normalized_margin"):
+        plan_label_issues(LABELS, PROBS, workdir=workdir, method="normalized_margin")
+    assert sorted(path.name for path in workdir.rglob("*")) == before
+    assert plan_label_issues(LABELS, PROBS, workdir=tmp_path / "new").n_partitions
+    assert not (tmp_path / "new").exists()
 
 
 def test_ties_at_the_cut_take_a_map_more_than_planned():
@@ -196,7 +213,7 @@ def test_the_cut_is_that_of_a_run(tmp_path):
 @pytest.mark.parametrize("method", ["self_confidence", "normalized_margin"])
 def test_sizes_of_what_is_kept_and_given_out(tmp_path, dtype, method):
     probs = PROBS.astype(dtype)
-    plan = plan_label_issues(LABELS, probs, method=method, stored=True)
+    plan = plan_label_issues(LABELS, probs, method=method, output="r.zarr")
     found = labelsieve.find_label_issues(
         LABELS, probs, method=method, output=tmp_path / "r.zarr", workdir=tmp_path / "work"
     )
@@ -212,13 +229,13 @@ def test_sizes_of_what_is_kept_and_given_out(tmp_path, dtype, method):
 
 def needed(probs=PROBS, **choices):
     """Return what a run with stored summaries takes, and what one in memory does."""
-    return tuple(plan_label_issues(LABELS, probs, stored=stored, **choices).process_bytes for stored in (True, False))
+    return tuple(plan_label_issues(LABELS, probs, output=o, **choices).process_bytes for o in ("r.zarr", None))
 
 
 def test_a_run_that_does_not_fit_is_refused_with_both_numbers_before_anything_is_read(n_threads):
     stored, _ = needed()
     with pytest.raises(MemoryLimitError) as caught:
-        plan_label_issues(LABELS, PROBS, stored=True, max_memory=stored - 1)
+        plan_label_issues(LABELS, PROBS, output="r.zarr", max_memory=stored - 1)
     message = str(caught.value)
     threads = f"{n_threads} thread{'s' if n_threads > 1 else ''}"
     assert message.startswith(
@@ -227,7 +244,7 @@ def test_a_run_that_does_not_fit_is_refused_with_both_numbers_before_anything_is
     )
     would = parse_bytes(re.search(r"a limit of ([0-9.]+ \w+)", message).group(1))
     assert stored <= would < 1.011 * stored, "in three digits, rounded up"
-    assert plan_label_issues(LABELS, PROBS, stored=True, max_memory=stored).limit == stored
+    assert plan_label_issues(LABELS, PROBS, output="r.zarr", max_memory=stored).limit == stored
 
 
 def refusal(max_memory, probs=PROBS, **choices):
@@ -241,9 +258,9 @@ def test_the_limit_that_would_fit_fits():
         (m, n) for m in ("self_confidence", "confidence_weighted_entropy") for n in (1, 2, 3, 5, 8)
     ):
         with dask.config.set(num_workers=n_threads):
-            message = refusal("1MB", method=method, stored=True)
+            message = refusal("1MB", method=method, output="r.zarr")
             limit = re.search(r"a limit of ([0-9.]+ \w+)", message).group(1)
-            plan_label_issues(LABELS, PROBS, method=method, stored=True, max_memory=limit)
+            plan_label_issues(LABELS, PROBS, method=method, output="r.zarr", max_memory=limit)
 
 
 @pytest.mark.parametrize("kind", ["array"])
@@ -255,12 +272,12 @@ def test_the_number_of_threads_that_would_fit_fits(tmp_path, n_threads, kind):
         probs[:] = PROBS
     with dask.config.set(num_workers=n_threads):
         stored, _ = needed(probs)
-        message = refusal(stored - 1, probs, stored=True)
+        message = refusal(stored - 1, probs, output="r.zarr")
     found = re.search(r"(\d+) threads? \(([^)]*)\)", message.partition("What would fit")[2])
     fewer = int(found.group(1))
     assert fewer == n_threads - 1
     with dask.config.set(num_workers=fewer):
-        plan = plan_label_issues(LABELS, probs, stored=True, max_memory=stored - 1)
+        plan = plan_label_issues(LABELS, probs, output="r.zarr", max_memory=stored - 1)
         assert size(plan.process_bytes) == found.group(2)
         assert plan.process_bytes <= stored - 1
 
@@ -341,10 +358,10 @@ class Unreadable(sources.Source):
         pytest.fail("something was read")
 
 
-@pytest.mark.parametrize("stored", [False, True])
-def test_nothing_is_read_for_a_plan(stored):
+@pytest.mark.parametrize("output", [None, "r.zarr"])
+def test_nothing_is_read_for_a_plan(output):
     labels, probs = Unreadable((10**9,), np.dtype("i8"), 1000), Unreadable((10**9, 1000), np.dtype("f4"), 1000)
-    plan = plan_label_issues(labels, probs, stored=stored, max_memory="100GB")
+    plan = plan_label_issues(labels, probs, output=output, max_memory="100GB")
     assert plan.bytes_read == 4 * 10**12
     assert 1000 < plan.n_tasks < 100_000
 
@@ -399,9 +416,14 @@ def test_sizes_read_back():
 
 
 def test_a_plan_of_forked_processes_names_them():
-    inputs = engine.open_inputs(LABELS, PROBS, n_jobs=4, **CUT)
-    plan = engine.make_plan(inputs, Settings(), engine.choose_executor(), stored=None, n_jobs=4)
+    plan = plan_label_issues(LABELS, PROBS, n_jobs=4, **CUT)
     assert (plan.n_processes, plan.n_threads) == (4, 1)
+    need = Need(N_ROWS, 5, 8, Settings(), n_partitions=50)
+    children = 4 * memory.FORK_BYTES + need.summaries() // 4  # what they hand over, a piece at a time
+    assert plan.process_bytes == need.in_process(4, stored=False) + children
+    assert "with 4 forked processes, and may take 1 MB" in refusal("1MB", n_jobs=4)
+    lazy = da.from_array(PROBS, chunks=(100, 5))
+    assert plan_label_issues(LABELS, lazy, n_jobs=4).n_processes == 1, "a Dask array is read by threads"
 
 
 def test_the_formula_of_a_plan_is_that_of_memory(n_threads):

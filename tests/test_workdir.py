@@ -18,7 +18,7 @@ import labelsieve
 import naive
 from labelsieve import WorkdirError, rereads, tasks
 from labelsieve.storage import LocalFolder, open_folder
-from labelsieve.workdir import Records, Workdir
+from labelsieve.workdir import Records, StoredSummary, Workdir
 
 N_ROWS = 400
 LABELS, PROBS = draws.draw(N_ROWS, 5, seed=31, noise=0.3)
@@ -52,10 +52,16 @@ def empty_memory():
     fs.pseudo_dirs[:] = [""]
 
 
+def nothing_fits(monkeypatch):
+    """Keep row summaries in the workdir alone, as if all memory were for issues."""
+    monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)
+
+
 @pytest.fixture(params=["disk", "memory"])
 def place(request, tmp_path):
-    """Where a workdir may be: on a disk, or at a URL."""
+    """Where a workdir may be: on a disk, with summaries there alone, or at a URL, with summaries here too."""
     if request.param == "disk":
+        nothing_fits(request.getfixturevalue("monkeypatch"))
         yield str(tmp_path / "work")
         return
     request.getfixturevalue("monkeypatch").setattr("labelsieve.ownership._SETTLE_SECONDS", 0)
@@ -542,6 +548,29 @@ def test_another_way_of_running_goes_on(files, want, killed_after, other, kind, 
     goes_on(files, want, killed_after, other, kind, reads)
 
 
+@pytest.mark.parametrize("here_first", [False, True])
+@pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
+def test_a_run_whose_summaries_fit_no_more_goes_on_and_the_other_way_round(
+    tmp_path, killed_after, method, adjust, here_first
+):
+    settings, stored = {"method": method, "adjust_pred_probs": adjust, "workdir": tmp_path / "work"}, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labelsieve.tasks.StoredSummary", lambda *args: stored.append(args) or StoredSummary(*args))
+        for here in (here_first, not here_first):
+            with pytest.MonkeyPatch.context() as inner:
+                if not here:
+                    nothing_fits(inner)
+                if here is here_first:
+                    killed_after(4, lambda: find(**settings))
+                    stored.clear()
+                else:
+                    found = find(**settings)
+    assert facts(found) == (N_ROWS - 160, 160)
+    assert draws.bits(found) == draws.bits(find(method=method, adjust_pred_probs=adjust))
+    twice = settings["adjust_pred_probs"] and method == "normalized_margin"
+    assert bool(stored) is (here_first or twice), "only what does not fit is read back"
+
+
 @pytest.mark.parametrize("other", [{}, {"batch_size": 3, "partition_batches": 1}], ids=str)
 @pytest.mark.parametrize("kind", ["array", "npy"])
 @pytest.mark.parametrize("reads", [1, 2])
@@ -697,7 +726,7 @@ def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
     with dask.config.set({"temporary-directory": str(tmp_path)}):
         monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
         monkeypatch.setattr("labelsieve.engine.executors.free_bytes", lambda: 10**9)
-        small = labelsieve.plan_label_issues(LABELS, PROBS, stored=True).process_bytes
+        small = labelsieve.plan_label_issues(LABELS, PROBS, output="r.zarr").process_bytes
         assert labelsieve.plan_label_issues(LABELS, PROBS).process_bytes < small, "stored takes more for few rows"
         monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)
         found = find()

@@ -69,7 +69,7 @@ def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return put
 
 
-_INPUTS = _options(
+_RUN = _options(
     click.argument("labels"),
     click.argument("pred_probs"),
     click.option(
@@ -78,6 +78,30 @@ _INPUTS = _options(
     click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="Quality score."),
     click.option("--adjust-pred-probs", is_flag=True, help="Subtract the class thresholds before scoring."),
     click.option("--max-memory", metavar="SIZE", help="Most own memory of the process, or of each worker: 1GiB."),
+    click.option(
+        "-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write."
+    ),
+    click.option(
+        "--estimation-method",
+        type=click.Choice(ESTIMATION_METHODS),
+        default=ESTIMATION_METHODS[0],
+        show_default=True,
+        help="How issues are counted.",
+    ),
+    click.option(
+        "--n-jobs",
+        type=_WholeNumberOr("cores", None),
+        default="1",
+        show_default=True,
+        help="Forked processes for .npy files, on Linux; 1 runs on Dask's threads.",
+    ),
+    click.option("--workdir", metavar="DIR|URL", help="Keep finished partitions there, for a killed run to go on."),
+    click.option("--fresh", is_flag=True, help="Forget what is in the workdir."),
+    click.option("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
+    click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Tries after a failure."),
+    click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Worst rows to print."),
+    click.option("--class-names", type=click.Path(path_type=Path), help="A name a line, or a JSON list."),
+    click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors."),
 )
 _CLUSTER = _options(
     click.option("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler: tcp://host:8786."),
@@ -88,30 +112,8 @@ _CLUSTER = _options(
 
 
 @cli.command()
-@_INPUTS
-@click.option("-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write.")
-@click.option(
-    "--estimation-method",
-    type=click.Choice(ESTIMATION_METHODS),
-    default=ESTIMATION_METHODS[0],
-    show_default=True,
-    help="How issues are counted.",
-)
-@click.option(
-    "--n-jobs",
-    type=_WholeNumberOr("cores", None),
-    default="1",
-    show_default=True,
-    help="Forked processes for .npy files, on Linux; 1 runs on Dask's threads.",
-)
+@_RUN
 @_CLUSTER
-@click.option("--workdir", metavar="DIR|URL", help="Keep finished partitions there; a killed run goes on from them.")
-@click.option("--fresh", is_flag=True, help="Forget what is in the workdir.")
-@click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Tries after a failed task.")
-@click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Worst rows to print.")
-@click.option("--class-names", type=click.Path(path_type=Path), help="A name a line, or a JSON list.")
-@click.option("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros.")
-@click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors.")
 def find(
     labels: str,
     pred_probs: str,
@@ -153,31 +155,30 @@ def find(
 
 
 @cli.command()
-@_INPUTS
+@_RUN
 @_CLUSTER
-@click.option("--workdir", metavar="DIR|URL", help="Plan for a run with a workdir.")
-@click.option("-o", "--output", help="Plan for a run that writes there.")
 def plan(
     labels: str,
     pred_probs: str,
     *,
+    output: str | None,
     scheduler: str | None,
     workers: int | None,
     threads: int | None,
     worker_memory: str | None,
-    workdir: str | None,
-    output: str | None,
     **choices: Any,
 ) -> None:
     """Print what a run would take: batches, partitions, tasks, bytes, memory. No data is read.
 
-    Takes the arguments of `labelsieve find`.
+    Takes the arguments of `labelsieve find`; --retries, --top, --class-names and --quiet change nothing here.
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """
-    stored = workdir is not None or (output is not None and output.endswith(".zarr"))
+    for unused in ("retries", "top", "class_names", "quiet"):
+        del choices[unused]
+    stored = output if output is not None and output.endswith(".zarr") else None
     with cluster(scheduler, workers, threads, worker_memory) as client:
-        click.echo(_plan(plan_label_issues(labels, pred_probs, client=client, stored=stored, **choices)))
+        click.echo(_plan(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))
 
 
 @cli.command()

@@ -13,7 +13,7 @@ from typing import Any
 from dask.utils import parse_bytes
 
 from labelsieve import forkpool, sinks
-from labelsieve.engine import Plan, choose_executor, make_plan, open_inputs
+from labelsieve.engine import Plan, choose_executor
 from labelsieve.errors import InvalidInputError
 from labelsieve.job import Job
 from labelsieve.memory import Auto
@@ -156,19 +156,25 @@ def plan_label_issues(
     batch_size: int | Auto = "auto",
     method: str = "self_confidence",
     adjust_pred_probs: bool = False,
+    estimation_method: str = "off_diagonal",
     partition_batches: int | Auto = "auto",
+    allow_zero_rows: bool = False,
+    n_jobs: int | None = 1,
     client: Any = None,
-    stored: bool = False,
+    workdir: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
 ) -> Plan:
     """Return what `find_label_issues` would take: batches, partitions, tasks, bytes, memory. No data is read.
 
     Parameters
     ----------
-    labels, pred_probs, batch_size, method, adjust_pred_probs, partition_batches, client, max_memory
+    labels, pred_probs, batch_size, method, adjust_pred_probs, estimation_method, partition_batches
         As in `find_label_issues`.
-    stored : bool
-        Plan for a run with a `workdir` or an `output`.
+    allow_zero_rows, n_jobs, client, workdir, fresh, output, max_memory
+        As in `find_label_issues`. In a workdir of an earlier run its partitions are kept, and those that are committed
+        are planned as if they were not.
 
     Returns
     -------
@@ -179,6 +185,8 @@ def plan_label_issues(
     ------
     MemoryLimitError
         If it cannot fit.
+    InvalidInputError, InputTypeError, UnreadableDataError, WorkdirError
+        For what `find_label_issues` would refuse before it reads.
 
     Examples
     --------
@@ -188,11 +196,21 @@ def plan_label_issues(
     >>> plan.n_partitions, plan.bytes_read, plan.stored
     (1, 32000, False)
     """
-    executor = choose_executor(client, _bytes(max_memory))
-    inputs = open_inputs(
-        labels, pred_probs, batch_size=batch_size, partition_batches=partition_batches, executor=executor, read=False
-    )
-    return make_plan(inputs, Settings(method, adjust_pred_probs), executor, stored=stored or None)
+    check_flag("allow_zero_rows", allow_zero_rows)
+    check_flag("fresh", fresh)
+    return Job(
+        labels,
+        pred_probs,
+        settings=Settings(method, adjust_pred_probs, estimation_method),
+        executor=choose_executor(client, _bytes(max_memory)),
+        batch_size=batch_size,
+        partition_batches=partition_batches,
+        n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=False),
+        allow_zero_rows=allow_zero_rows,
+        workdir=workdir,
+        fresh=fresh,
+        output=None if output is None else _output(output, labels, pred_probs),
+    ).plan()
 
 
 def _bytes(value: int | str | None) -> int | None:

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from labelsieve.engine import Inputs, active_client
+from labelsieve.engine import Inputs
 from labelsieve.errors import ForkedWorkerError, warn
 from labelsieve.memory import Grid
 from labelsieve.partitions import Partition
@@ -121,22 +121,22 @@ def resolve_n_jobs(n_jobs: int | None, *, verbose: bool = True) -> int:
     return logical
 
 
-def can_fork(inputs: Inputs, n_jobs: int) -> bool:
+def can_fork(inputs: Inputs, n_jobs: int, *, is_cluster: bool) -> bool:
     """Tell whether to fork `n_jobs` processes for `inputs`; warn where they were asked for in vain."""
     if n_jobs == 1:
         return False
-    reason = _why_not(inputs)
+    reason = _why_not(inputs, is_cluster=is_cluster)
     if reason:
         warn(f"n_jobs={n_jobs} is ignored: {reason}")
     return not reason
 
 
-def _why_not(inputs: Inputs) -> str:
-    if not all(source and source.forkable for source in (inputs.labels_source, inputs.pred_probs_source)):
+def _why_not(inputs: Inputs, *, is_cluster: bool) -> str:
+    if not inputs.forkable:
         return "Zarr, HDF5 and Dask inputs are read by Dask's threads"
     if multiprocessing.current_process().daemon:
         return "this is a worker process, which may have no children"
-    return "" if active_client() is None else "the active Dask client does the work"
+    return "the Dask client does the work" if is_cluster else ""
 
 
 def each_partition(

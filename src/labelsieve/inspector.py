@@ -254,7 +254,7 @@ class LabelInspector:
         if not opened_probs.shape[0] and not opened_labels.shape[0]:
             return []
         inputs = engine.open_inputs(opened_labels, opened_probs, n_jobs=self.n_jobs)
-        if forkpool.can_fork(inputs, self.n_jobs):
+        if forkpool.can_fork(inputs, self.n_jobs, is_cluster=engine.active_client() is not None):
             return forkpool.each_partition(inputs, function, self.n_jobs, shared)
         return engine.each_partition(inputs, partial(function, **shared))
 

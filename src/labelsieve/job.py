@@ -45,7 +45,6 @@ from labelsieve.sinks import Stage
 from labelsieve.sources import Opened
 from labelsieve.storage import Folder, LocalFolder, open_folder
 from labelsieve.stored import ResultGroup, StoredIssues, StoredScores
-from labelsieve.tasks import summarise
 from labelsieve.workdir import Partial, Records, Workdir
 
 # Issues are put in order in one place up to this many bytes, or what is left of a limit.
@@ -102,6 +101,29 @@ class Job:
             issues = replace(issues, found=found, score_parts=StoredScores(group))
         return issues
 
+    def plan(self) -> Plan:
+        """Plan the run; nothing is read, owned or made."""
+        pair, workdir = open_pair(self.labels, self.pred_probs), None
+        if self.workdir is not None and not self.fresh:
+            workdir = Workdir.seen(self.workdir)
+        return self._plan(self._open(workdir, pair, {} if workdir is None else self._fingerprint(workdir, pair)))
+
+    def _open(self, workdir: Workdir | None, pair: tuple[Opened, Opened], facts: dict[str, Any]) -> Inputs:
+        """Open the inputs on the grid of the run that goes on, or on a new one."""
+        return open_inputs(
+            *pair,
+            batch_size=self.batch_size,
+            partition_batches=self.partition_batches,
+            n_jobs=self.n_jobs,
+            executor=self.executor,
+            read=False,
+            grid=None if workdir is None else workdir.grid(facts),
+        )
+
+    def _plan(self, inputs: Inputs) -> Plan:
+        stores = {"workdir": self.workdir is not None, "output": self.output is not None}
+        return make_plan(inputs, self.settings, self.executor, **stores, n_jobs=self.n_jobs)
+
     def _run_in(
         self,
         workdir: Workdir | None,
@@ -112,18 +134,9 @@ class Job:
     ) -> LabelIssues:
         """Plan, then run with what is kept in `workdir`, or in a temporary one."""
         facts = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
-        inputs = open_inputs(
-            *pair,
-            batch_size=self.batch_size,
-            partition_batches=self.partition_batches,
-            n_jobs=self.n_jobs,
-            executor=self.executor,
-            read=False,
-            grid=None if workdir is None else workdir.grid(facts),
-        )
+        inputs = self._open(workdir, pair, facts)
         self.executor.check_reachable(inputs.reachability())
-        asked = workdir is not None or self.output is not None
-        plan = make_plan(inputs, self.settings, self.executor, stored=asked or None, n_jobs=self.n_jobs)
+        plan = self._plan(inputs)
         inputs = inputs.read_labels()
         stage = None if self.output is None else stack.enter_context(sinks.staged(self.output))
         identities: list[str] = []
@@ -136,14 +149,22 @@ class Job:
             self._check_shared(stage.group.folder)
         if records is not None:
             self._check_shared(records.folder)
-        run = Run(inputs, self.settings, self.executor, records, progress, allow_zero_rows=self.allow_zero_rows)
+        run = Run(
+            inputs,
+            self.settings,
+            self.executor,
+            records,
+            progress,
+            keep=not plan.stored,
+            allow_zero_rows=self.allow_zero_rows,
+        )
         return self._steps(run, inputs, plan, records, stage, started)
 
     def _steps(
         self, run: Run, inputs: Inputs, plan: Plan, records: Records | None, stage: Stage | None, started: float
     ) -> LabelIssues:
         """Read, count, rank, and write what is to be written."""
-        total = self._read(run, inputs, records)
+        total = self._read(run, inputs)
         self._check_owned()
         raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=self.allow_zero_rows)
         sums = ClassSums.zeros(inputs.n_classes)
@@ -169,7 +190,7 @@ class Job:
                     "settings": asdict(self.settings),
                 },
             )
-        elif wanted * ISSUE_BYTES <= self._room(inputs, records):
+        elif wanted * ISSUE_BYTES <= self._room(inputs, plan):
             found = run.select(counted.histogram, wanted)
         else:
             scratch = self._temporary(None, plan) if records is None else records.folder
@@ -197,19 +218,18 @@ class Job:
             ),
         )
 
-    def _read(self, run: Run, inputs: Inputs, records: Records | None) -> Partial:
-        if not forkpool.can_fork(inputs, self.n_jobs):
+    def _read(self, run: Run, inputs: Inputs) -> Partial:
+        if not forkpool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster):
             return run.read()
         with run.reading() as bar:
-            work = partial(summarise, settings=self.settings, records=records, allow_zero_rows=self.allow_zero_rows)
-            return run.adopt(forkpool.each_partition(inputs, work, self.n_jobs, advance=bar.advance))
+            return run.adopt(forkpool.each_partition(inputs, run.summarise, self.n_jobs, advance=bar.advance))
 
-    def _room(self, inputs: Inputs, records: Records | None) -> int:
+    def _room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that issues may take where they are put in order in this process."""
         if self.executor.is_cluster:
             return int(free_bytes() * _CLIENT_SHARE)
         need = inputs.need(self.settings)
-        taken = self.executor.base_bytes + need.partials + (need.summaries() if records is None else 0)
+        taken = self.executor.base_bytes + need.partials + (0 if plan.stored else need.summaries())
         return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
 
     def _fingerprint(self, workdir: Workdir, pair: tuple[Opened, Opened]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ class, its probability and the check at once; only a strip whose largest value e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -96,6 +97,20 @@ class RowSummary:
             p_given=np.empty(n_rows, dtype),
             row_values=np.empty(n_rows, np.float64) if with_row_values else None,
         )
+
+
+def joined(parts: Sequence[RowSummary]) -> RowSummary:
+    """Return the summaries of neighbouring rows as one."""
+    if len(parts) == 1:
+        return parts[0]
+    values = [part.row_values for part in parts if part.row_values is not None]
+    return RowSummary(
+        labels=np.concatenate([part.labels for part in parts]),
+        predicted=np.concatenate([part.predicted for part in parts]),
+        p_predicted=np.concatenate([part.p_predicted for part in parts]),
+        p_given=np.concatenate([part.p_given for part in parts]),
+        row_values=np.concatenate(values) if values else None,
+    )
 
 
 class Summariser:

@@ -33,6 +33,8 @@ _BATCH_SHARE: Final = 0.25
 # The interpreter with NumPy, Dask and Zarr, before any work; a worker of a cluster has an event loop and its state too.
 INTERPRETER_BYTES: Final = 120_000_000
 WORKER_BYTES: Final = 220_000_000
+# What a forked process takes of its own of what it was forked from.
+FORK_BYTES: Final = 30_000_000
 # A histogram of scores, of which a span of rows gives one.
 HISTOGRAM_BYTES: Final = 65_536
 # An issue with its columns, while the issues of all partitions are put in order.

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from labelsieve.storage import Folder, Output
 
-_MAGIC: Final = b"labelsieve record 1\n"
+_MAGIC: Final = b"labelsieve record 2\n"
 _LENGTH: Final = struct.Struct("<I")
 _BLOCK: Final = struct.Struct("<Q")
 _END: Final = struct.Struct("<Q20s")
@@ -63,14 +63,11 @@ class RecordWriter:
         self._dtypes = dtypes
         n_rows = len(next(iter(arrays.values())))
         self._blocks.append((self._position, n_rows))
-        head = _BLOCK.pack(n_rows)
-        checksum = zlib.crc32(head, self._seed)
-        self._put(head)
-        for name, array in arrays.items():
-            raw = array.astype(dtypes[name], copy=False).view(np.uint8).data
-            checksum = zlib.crc32(raw, checksum)
-            self._put(raw)
-        self._put(_LENGTH.pack(checksum))
+        raw = [array.astype(dtypes[name], copy=False).view(np.uint8).data for name, array in arrays.items()]
+        # Joined first: each call of the system lets go of the interpreter's lock, for which other threads are waiting.
+        block = b"".join([_BLOCK.pack(n_rows), *raw])
+        self._put(block)
+        self._put(_LENGTH.pack(zlib.crc32(block, self._seed)))
 
     def finish(self, footer: Mapping[str, Any]) -> None:
         """Write what is known at the end, as JSON, and close the record."""
@@ -187,11 +184,6 @@ class Record:
             columns[name] = np.frombuffer(raw, dtype, n_rows, position).astype(dtype.newbyteorder("="), copy=False)
             position += n_rows * dtype.itemsize
         return columns
-
-    def check(self) -> None:
-        """Read the whole record and hold every checksum."""
-        for _ in self.blocks():
-            pass
 
     def _take(self, n_bytes: int) -> bytes:
         parts = []

@@ -180,8 +180,11 @@ class LocalFolder(Folder):
         final = self.path / name
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
         with writing(self.where):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            file = temporary.open("wb", buffering=_BUFFER_BYTES)
+            try:
+                file = temporary.open("wb", buffering=_BUFFER_BYTES)
+            except FileNotFoundError:
+                final.parent.mkdir(parents=True, exist_ok=True)
+                file = temporary.open("wb", buffering=_BUFFER_BYTES)
         try:
             yield Output(file, self.where)
             with writing(self.where):

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from labelsieve import ranking
 from labelsieve.checks import Findings, combine_findings, errors_in
-from labelsieve.kernels import RowSummary, Summariser
+from labelsieve.kernels import RowSummary, Summariser, joined
 from labelsieve.memory import BLOCK_ROWS, Span
 from labelsieve.partitions import Block, Partition
 from labelsieve.reductions import (
@@ -33,7 +33,7 @@ from labelsieve.reductions import (
 from labelsieve.results import IssueRows
 from labelsieve.scores import Float64s, RowValueKernel, adjusted_self_confidence, row_value_kernel
 from labelsieve.settings import Settings
-from labelsieve.workdir import Partial, Records, StoredSummary, footer_of, partial_of_footer
+from labelsieve.workdir import Partial, Records, StoredSummary, footer_of, partial_of_footer, summary_of
 
 Blocks: TypeAlias = Sequence[Block] | None
 
@@ -74,6 +74,7 @@ def summarise(
     *,
     settings: Settings,
     records: Records | None = None,
+    keep: bool = True,
     allow_zero_rows: bool = False,
 ) -> Summarised:
     """Read a partition once, unless it is committed.
@@ -89,7 +90,9 @@ def summarise(
     settings : Settings
         What is scored.
     records : Records, optional
-        Where summaries are committed; without it they are returned.
+        Where summaries are committed.
+    keep : bool
+        Whether the summary is returned; without `records` it always is.
     allow_zero_rows : bool
         Whether rows that are all zeros are good.
     """
@@ -97,20 +100,31 @@ def summarise(
     if records is None:
         summary, sums, findings = _whole(partition, row_values, labels, pred_probs)
         return Summarised(partition.start, n_rows, summary, Partial(SparseClassSums.of(sums), findings, n_rows))
-    index, rows = partition.index, (partition.start, partition.stop)
-    stored, footer = StoredSummary(records, index), records.committed("summaries", index, rows)
+    index, rows, held = partition.index, (partition.start, partition.stop), list[RowSummary]()
+    footer = records.committed("summaries", index, rows, lambda block: held.append(summary_of(block)) if keep else None)
     if footer is not None:
-        return Summarised(partition.start, n_rows, stored, partial_of_footer(footer))
+        kept = joined(held or [_no_rows(partition, row_values)]) if keep else StoredSummary(records, index)
+        return Summarised(partition.start, n_rows, kept, partial_of_footer(footer))
+    held.clear()  # what a torn record gave
     with records.create("summaries", index, rows) as writer:
 
-        def commit(block: RowSummary) -> None:
-            writer.add({name: column for name, column in block.columns().items() if column is not None})
+        def commit(taken: RowSummary) -> None:
+            for start in range(0, len(taken), BLOCK_ROWS):
+                block = taken[start : start + BLOCK_ROWS].columns()
+                writer.add({name: column for name, column in block.items() if column is not None})
+            if keep:
+                held.append(taken)
 
-        sums, findings = _read(partition, min(n_rows, BLOCK_ROWS), row_values, commit, labels, pred_probs)
+        capacity = n_rows if keep else min(n_rows, BLOCK_ROWS)
+        sums, findings = _read(partition, capacity, row_values, commit, labels, pred_probs)
         partial = Partial(SparseClassSums.of(sums), findings, n_rows)
         if not errors_in(findings, allow_zero_rows=allow_zero_rows):
             writer.finish(footer_of(partial))
-    return Summarised(partition.start, n_rows, stored, partial)
+    return Summarised(partition.start, n_rows, held[0] if keep else StoredSummary(records, index), partial)
+
+
+def _no_rows(partition: Partition, row_values: RowValueKernel | None) -> RowSummary:
+    return RowSummary.empty(0, partition.n_classes, partition.dtype, with_row_values=row_values is not None)
 
 
 def class_sums(partition: Partition, labels: Blocks = None, pred_probs: Blocks = None) -> Partial:

@@ -10,6 +10,7 @@ while a run lasts, what the later steps write.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from labelsieve.errors import WorkdirError
 from labelsieve.kernels import RowSummary
 from labelsieve.memory import Grid
 from labelsieve.ownership import owned
-from labelsieve.records import Record, RecordWriter, TornRecordError
+from labelsieve.records import Columns, Record, RecordWriter, TornRecordError
 from labelsieve.reductions import SparseClassSums
 from labelsieve.storage import Folder, LocalFolder, open_folder
 
@@ -53,6 +54,13 @@ class Partial:
     n_read: int
 
 
+def summary_of(columns: Columns) -> RowSummary:
+    """Return what the columns of a record's block stand for."""
+    return RowSummary(
+        columns["labels"], columns["predicted"], columns["p_predicted"], columns["p_given"], columns.get("row_values")
+    )
+
+
 @dataclass(frozen=True)
 class StoredSummary:
     """Row summaries that are in a record.
@@ -72,13 +80,7 @@ class StoredSummary:
         """Yield the summaries of rows ``[start, stop)`` of the partition, a block at a time."""
         with self.records.open("summaries", self.index) as record:
             for columns in record.blocks(start, stop):
-                yield RowSummary(
-                    columns["labels"],
-                    columns["predicted"],
-                    columns["p_predicted"],
-                    columns["p_given"],
-                    columns.get("row_values"),
-                )
+                yield summary_of(columns)
 
 
 class _Unfinished(Exception):  # noqa: N818  # no error: it keeps a file from being committed
@@ -126,13 +128,19 @@ class Records:
             if not writer.finished:
                 raise _Unfinished
 
-    def committed(self, kind: str, index: int, rows: tuple[int, int]) -> dict[str, Any] | None:
-        """Return the footer of a record whose every checksum holds; None if there is none, or it is torn or alien."""
+    def committed(
+        self, kind: str, index: int, rows: tuple[int, int], take: Callable[[Columns], object] = lambda _: None
+    ) -> dict[str, Any] | None:
+        """Return the footer of a record whose every checksum holds; None if there is none, or it is torn or alien.
+
+        Its blocks are handed to `take` as they are checked, those before a torn one too.
+        """
         try:
             with self.open(kind, index) as record:
                 if record.header != self._header(kind, index, rows) or record.n_rows != rows[1] - rows[0]:
                     return None
-                record.check()
+                for block in record.blocks():
+                    take(block)
                 footer: dict[str, Any] = record.footer
                 return footer
         except (FileNotFoundError, IsADirectoryError, TornRecordError, WorkdirError, ValueError, TypeError, KeyError):
@@ -151,16 +159,21 @@ def _name(index: int) -> str:
 
 
 def footer_of(partial: Partial) -> dict[str, Any]:
-    """Return the K-sized part of a partition as JSON takes it."""
+    """Return the K-sized part of a partition as JSON takes it.
+
+    Integers go as base64: as numbers they took a third of the time of a record.
+    """
     sums = partial.sums
-    arrays = {name: getattr(sums, name).tolist() for name in ("classes", "counts", "high", "low")}
+    raw = {name: getattr(sums, name).astype("<i8").tobytes() for name in ("classes", "counts", "high", "low")}
+    arrays = {name: base64.b64encode(integers).decode() for name, integers in raw.items()}
     findings = {kind: vars(finding) for kind, finding in partial.findings.items()}
     return {"n_classes": sums.n_classes, "sums": arrays, "findings": findings}
 
 
 def partial_of_footer(footer: Mapping[str, Any]) -> Partial:
     """Return what `footer_of` was given, as found and not read."""
-    arrays = {name: np.array(values, np.int64) for name, values in footer["sums"].items()}
+    raw = {name: np.frombuffer(base64.b64decode(text), "<i8") for name, text in footer["sums"].items()}
+    arrays = {name: integers.astype(np.int64) for name, integers in raw.items()}
     findings = Findings()
     for kind, facts in footer["findings"].items():
         findings[kind] = Finding(**facts | {"ranges": [(a, b) for a, b in facts["ranges"]]})
@@ -207,6 +220,21 @@ class Workdir:
                 workdir.empty()
             workdir._about = workdir._read_about()
             yield workdir
+
+    @classmethod
+    def seen(cls, location: Any) -> Workdir | None:
+        """Look at the workdir at a path or URL, without owning it; None if there is none yet.
+
+        Raises
+        ------
+        WorkdirError
+            If something else is there.
+        """
+        folder = open_folder(location)
+        _refuse_alien(folder)
+        workdir = cls(folder)
+        workdir._about = workdir._read_about()
+        return None if workdir._about is None else workdir
 
     def empty(self) -> None:
         """Remove what runs have left in it."""

@@ -1,6 +1,6 @@
 """The one place that lays the flow on Dask.
 
-Covers: opening both inputs on one grid (`inputs`), what tells them from others (`identities`), what a run will take
+Covers: both inputs on one grid (`inputs`, `opening`), what tells them from others (`identities`), what a run will take
 (`plan`), its maps and reductions (`run`), their graphs (`graphs`), what tasks do around their work (`readers`), and who
 runs them (`choice`, `executors`, `on_cluster`, `clusters`).
 Does not cover: the work of a task (`tasks`, `runs`), the fork pool (`forkpool`).
@@ -14,7 +14,8 @@ client.
 from labelsieve.engine.choice import active_client, choose_executor
 from labelsieve.engine.executors import Executor
 from labelsieve.engine.identities import fingerprint, part_identities
-from labelsieve.engine.inputs import Inputs, open_inputs, open_pair
+from labelsieve.engine.inputs import Inputs
+from labelsieve.engine.opening import open_inputs, open_pair
 from labelsieve.engine.plan import Plan, make_plan, size
 from labelsieve.engine.run import Run, each_partition
 

@@ -7,7 +7,8 @@ Does not cover: the formula (`memory.Need`), the limits that hold (`engine.execu
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from functools import partial
+from typing import Final
 
 import numpy as np
 
@@ -52,9 +53,10 @@ class Plan:
     n_processes, n_threads : int
         Processes that read, and threads of each.
     stored : bool
-        Whether row summaries go to a workdir, rather than stay in memory.
+        Whether row summaries are in a workdir alone, rather than in memory.
     process_bytes, client_bytes : int
-        The most own memory of each process that reads, and of the one that asks; one and the same on threads.
+        The most own memory of each worker, and of the process that asks; without a cluster one and the same, and that
+        of all forked processes together.
     limit : int
         Bytes that each process that reads may take.
     limit_name : str
@@ -90,7 +92,9 @@ class Plan:
     issue_bytes: int
 
 
-def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool | None, n_jobs: int = 1) -> Plan:
+def make_plan(
+    inputs: Inputs, settings: Settings, executor: Executor, *, workdir: bool, output: bool, n_jobs: int = 1
+) -> Plan:
     """Plan a run.
 
     Parameters
@@ -101,10 +105,10 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
         What is scored.
     executor : Executor
         Who will run it, with the limits that hold there.
-    stored : bool or None
-        Whether summaries go to a workdir; None decides by what fits.
+    workdir, output : bool
+        Whether what is done is kept in a workdir, and whether the tasks write the result.
     n_jobs : int
-        Forked processes, if any.
+        Processes to fork, where the inputs allow it.
 
     Raises
     ------
@@ -115,16 +119,18 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
     if settings.scores_need_reread:
         kept = kept_bytes(inputs, executor) // executor.n_processes
         need = replace(need, held_bytes=need.held_bytes + kept)
-    n_processes, n_threads = executor.n_processes, executor.n_threads
-    here = {"base": executor.base_bytes, "n_processes": n_processes}
-    in_memory = need.in_process(n_threads, stored=False, **here)
+    n_forks = n_jobs if n_jobs > 1 and inputs.forkable and not executor.is_cluster else 0
+    takes = partial(_process_bytes, need, executor, n_forks)
+    n_processes, n_threads = (n_forks, 1) if n_forks else (executor.n_processes, executor.n_threads)
     issues = 0 if executor.is_cluster else int(EXPECTED_SHARE * grid.n_rows) * memory.ISSUE_BYTES
-    on_disk = need.in_process(n_threads, stored=True, **here)
-    if stored is None:
-        stored = in_memory + issues > executor.limit and on_disk < in_memory + issues
+    in_memory, on_disk = takes(stored=False), takes(stored=True)
+    # A task that writes whole chunks of a result, or margins that take two reads, work on records. On a cluster these
+    # take fewer tasks; elsewhere what fits stays, and is not read back.
+    stored = output or (workdir and (executor.is_cluster or settings.scores_need_reread))
+    stored = stored or (in_memory + issues > executor.limit and on_disk < in_memory + issues)
     process_bytes = on_disk if stored else in_memory
     if process_bytes > executor.limit:
-        _refuse(need, executor, here, stored=stored)
+        _refuse(need, executor, n_forks, stored=stored)
     n_spans = _n_spans(inputs, settings, executor, stored=stored)
     decoded = _decoded_rows(inputs)
     amplification, n_reads = decoded / grid.n_rows, 2 if settings.scores_need_reread else 1
@@ -142,8 +148,8 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
         amplification=amplification,
-        n_processes=n_jobs if n_jobs > 1 else n_processes,
-        n_threads=1 if n_jobs > 1 else n_threads,
+        n_processes=n_processes,
+        n_threads=n_threads,
         stored=stored,
         process_bytes=process_bytes,
         client_bytes=client,
@@ -156,24 +162,33 @@ def make_plan(inputs: Inputs, settings: Settings, executor: Executor, *, stored:
     )
 
 
-def _refuse(need: memory.Need, executor: Executor, here: dict[str, Any], *, stored: bool) -> None:
+def _process_bytes(
+    need: memory.Need, executor: Executor, n_forks: int, n_threads: int | None = None, *, stored: bool
+) -> int:
+    """Return what a process takes with so many threads; of forked ones all together, each as good as a thread."""
+    base = executor.base_bytes + n_forks * memory.FORK_BYTES
+    # The children hand their summaries over, a piece of a few partitions at a time.
+    handed_over = 0 if stored or not n_forks else need.summaries() // 4
+    threads = n_threads or n_forks or executor.n_threads
+    return handed_over + need.in_process(threads, stored=stored, base=base, n_processes=executor.n_processes)
+
+
+def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool) -> None:
     """Raise, and say what would fit."""
-
-    def takes(n_threads: int) -> int:
-        return need.in_process(n_threads, stored=stored, **here)
-
-    threads = executor.n_threads
+    takes = partial(_process_bytes, need, executor, n_forks, stored=stored)
+    threads, kind = (n_forks, "forked process") if n_forks else (executor.n_threads, "thread")
+    plural = "es" if n_forks else "s"
     fewer = next((n for n in range(threads - 1, 0, -1) if takes(n) <= executor.limit), 0)
     who = "each worker" if executor.is_cluster else "the process"
     would = [f"a limit of {size(takes(threads) * _ROUNDING)}"]
-    if fewer:
+    if fewer and not n_forks:
         would.append(f"{fewer} thread{'s' if fewer > 1 else ''} ({size(takes(fewer))})")
     copies = memory.BATCH_COPIES * threads
     room = executor.limit - takes(threads) + copies * need.batch_bytes
     if need.batch_bytes and room > 0:
         would.append(f"stored chunks or batches of {size(room / copies / _ROUNDING)}")
     raise MemoryLimitError(
-        f"{who} would take {size(takes(threads))} with {threads} thread{'s' if threads > 1 else ''}, and may take "
+        f"{who} would take {size(takes(threads))} with {threads} {kind}{plural if threads > 1 else ''}, and may take "
         f"{size(executor.limit)} ({executor.limit_name}). What would fit: {', or '.join(would)}"
     )
 

@@ -4,8 +4,8 @@ Covers: one task a partition for each map, the rounds of the ranking, where summ
 Does not cover: what a task does (`tasks`, `runs`), the inputs (`engine.inputs`), who runs the tasks
 (`engine.executors`).
 
-Summaries stay in memory where they were made, and the later maps run on partitions; or they are records of a workdir,
-and the later maps run on spans of rows, each of some partitions and of whole stored chunks of the result.
+Summaries stay in memory where they were made, and the later maps run on partitions; or they are only in the records of
+a workdir, and the later maps run on spans of rows, each of some partitions and of whole stored chunks of the result.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Run:
     executor : Executor
         Who runs the tasks.
     records : Records, optional
-        Where summaries are committed; without it they stay in memory.
+        Where summaries are committed.
+    keep : bool
+        Whether summaries stay in memory, beside any records; without `records` they always do.
     progress : bool or None
         Whether to show bars; None shows them on a terminal.
     allow_zero_rows : bool
@@ -75,9 +77,10 @@ class Run:
         records: Records | None = None,
         progress: bool | None = None,
         *,
+        keep: bool = True,
         allow_zero_rows: bool = False,
     ) -> None:
-        self._allow_zero_rows = allow_zero_rows
+        self._allow_zero_rows, self._stored = allow_zero_rows, records is not None and not keep
         self.settings, self._executor, self._records, self._show = settings, executor, records, progress
         self.inputs = read_twice(inputs, executor) if settings.scores_need_reread else inputs
         bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
@@ -97,13 +100,10 @@ class Run:
         return self._read()
 
     def _read(self) -> Partial:
-        work = partial(
-            tasks.summarise, settings=self.settings, records=self._records, allow_zero_rows=self._allow_zero_rows
-        )
         self._columns = self.inputs.columns(self._executor)
-        reader, columns = self.inputs.reader(work), self._columns
+        reader, columns = self.inputs.reader(self.summarise), self._columns
         with self.reading() as bar:
-            if self._records is not None:
+            if self._stored:
                 total = self._executor.reduce("summarise", reader, tasks.combine_partials, columns, bar)
             else:
                 self._kept, total = self._executor.keep(
@@ -112,13 +112,24 @@ class Run:
         result: Partial = total
         return result
 
+    @property
+    def summarise(self) -> Callable[..., tasks.Summarised]:
+        """What reads a partition."""
+        return partial(
+            tasks.summarise,
+            settings=self.settings,
+            records=self._records,
+            keep=not self._stored,
+            allow_zero_rows=self._allow_zero_rows,
+        )
+
     def reading(self) -> Progress:
         """Return the bar of the pass that reads."""
         return self._progress("summarise", "rows read")
 
     def adopt(self, summarised: Sequence[tasks.Summarised]) -> Partial:
         """Take in what was read elsewhere, a summary for each partition."""
-        if self._records is None:
+        if not self._stored:
             self._kept = list(summarised)
         return tasks.combine_partials(summarised)
 
@@ -133,7 +144,7 @@ class Run:
         numbers, _, blocks = self._columns or self.inputs.columns(self._executor)
         nothing = [None] * len(self._rows)
         with self._progress("score", "rows scored") as bar:
-            if self._records is not None:
+            if self._stored:
                 reader = self.inputs.reader(partial(rereads.store_reread, finish=self._finish))
                 read = self._executor.gather("score", reader, [numbers, nothing, blocks], bar)
                 self.n_reread = sum(read)
@@ -205,8 +216,8 @@ class Run:
 
     def scores(self) -> ScoreParts:
         """Return the scores of all rows: lazily where summaries are stored or on a cluster; no other column is kept."""
-        if self._records is not None or self._executor.is_cluster:
-            rows = [i.stop - i.start for i in self._items] if self._records is not None else self._rows
+        if self._stored or self._executor.is_cluster:
+            rows = [i.stop - i.start for i in self._items] if self._stored else self._rows
             return TaskScores(self._executor, self._work(tasks.all_scores), self._items, rows, self.wide_dtype)
         parts, work = [], self._work(tasks.all_scores)
         for index, summarised in enumerate(self._kept):
@@ -217,7 +228,7 @@ class Run:
     @property
     def _items(self) -> list[Any]:
         """What the maps after the first one run on: handles of partitions, or spans."""
-        return self._kept if self._records is None else self._spans
+        return self._spans if self._stored else self._kept
 
     @cached_property
     def _spans(self) -> list[Span]:
@@ -237,7 +248,7 @@ class Run:
     def _work(self, function: Callable[..., Any], **shared: Any) -> Callable[..., Any]:
         if self._finish is None:
             raise RuntimeError("thresholds come first: call score()")
-        where = self._records.folder.where if self._records is not None else "memory"
+        where = self._records.folder.where if self._stored and self._records is not None else "memory"
         return OnSummaries(partial(function, finish=self._finish, **shared), where)
 
     def _settle(self, cut: ranking.Cut, wanted: int) -> tuple[ranking.Cut, list[int]]:
@@ -250,7 +261,7 @@ class Run:
         return total
 
     def _progress(self, layer: str, description: str) -> Progress:
-        counted = layer in ("summarise", "score") or self._records is None
+        counted = layer in ("summarise", "score") or not self._stored
         rows = self._rows if counted else [span.stop - span.start for span in self._items]
         return Progress(layer, rows, description, show=self._show)
 
