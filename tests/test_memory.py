@@ -160,12 +160,17 @@ def test_a_result_of_any_size_has_some_thousand_chunks_at_most(n_rows, rows):
     assert -(-n_rows // rows) <= 4096
 
 
-@pytest.mark.parametrize(
-    ("n_rows", "rows"), [(1, 2**16), (10 * 2**26, 2**16), (10 * 2**26 + 1, 2**17), (10**12, 1491 * 2**16)]
-)
-def test_issues_are_sorted_in_runs_of_which_a_tenth_of_the_rows_make_a_thousand(n_rows, rows):
-    assert rows == run_rows(n_rows)
-    assert n_rows / 10 / rows <= 1024
+@pytest.mark.parametrize(("n_issues", "rows"), [(1, 2**16), (2**26, 2**16), (2**26 + 1, 2**17), (10**11, 1491 * 2**16)])
+def test_issues_are_sorted_in_a_thousand_runs_where_there_is_room(n_issues, rows):
+    assert rows == run_rows(n_issues) == run_rows(n_issues, rows * ISSUE_BYTES)
+    assert n_issues / rows <= 1024
+    assert run_rows(n_issues, rows * ISSUE_BYTES - 1) == max(2**16, rows - 2**16)
+    assert run_rows(n_issues, 0) == 2**16
+
+
+def test_a_client_merges_the_issues_of_a_hundred_terabytes_in_some_hundred_megabytes():
+    assert memory.merge_bytes(25 * 10**9, 4096) < 100e6
+    assert memory.merge_bytes(250 * 10**6, 100) < 10e6
 
 
 # Planning --------------------------------------------------------------------------------------------------------
@@ -305,5 +310,5 @@ def test_planned_memory_of_a_worker_is_its_share_of_the_summaries():
 def test_a_thread_that_streams_takes_blocks_a_run_and_some_chunks_of_the_result():
     need = Need(10**6, 100, 4, Settings())
     summaries = need.in_process(3, stored=False) - need.summaries()
-    streaming = 3 * BLOCK_ROWS * need.row + run_rows(10**6) * ISSUE_BYTES + 4 * result_rows(10**6) * (4 + 1)
+    streaming = 3 * BLOCK_ROWS * need.row + run_rows(10**5) * ISSUE_BYTES + 4 * result_rows(10**6) * (4 + 1)
     assert need.in_process(3, stored=True) - summaries == 3 * streaming

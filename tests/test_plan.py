@@ -88,7 +88,9 @@ def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(
 @pytest.mark.parametrize("fits", [True, False])
 def test_tasks_with_a_workdir_are_at_most_as_planned(tmp_path, small_chunks, n_threads, fits, monkeypatch):
     if not fits:
-        monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)  # as if all memory were for issues
+        monkeypatch.setattr(
+            "labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows
+        )  # as if all memory were for issues
     plan = plan_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     with Tasks() as first:
         labelsieve.find_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
@@ -310,7 +312,9 @@ def test_summaries_stay_in_memory_where_they_fit_with_a_tenth_of_the_rows_as_iss
 @pytest.mark.parametrize("settings", [{}, {"method": "normalized_margin", "adjust_pred_probs": True}], ids=str)
 def test_a_run_whose_summaries_do_not_fit_keeps_them_on_disk_and_finds_the_same(tmp_path, monkeypatch, settings):
     want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS, **settings))
-    monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)  # as if all memory were for issues
+    monkeypatch.setattr(
+        "labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows
+    )  # as if all memory were for issues
     stored, _ = needed(**settings)
     with dask.config.set({"temporary-directory": str(tmp_path)}):
         found = labelsieve.find_label_issues(LABELS, PROBS, **settings, max_memory=stored)

@@ -35,6 +35,7 @@ class Sorted:
     runs: list
     cuts: Keys
     stretches: list
+    slices: list
     columns: dict
 
 
@@ -51,11 +52,13 @@ def external_sort(tmp_path, parts, stretch_rows, range_rows, sample_step, block_
         for name, dtype in dtypes.items():
             group.create(COLUMNS[name], (n_issues,), dtype, stretch_rows)
         cuts = runs.range_cuts(written, range_rows)
-        before = np.stack([runs.rows_before(run.name, folder=folder, cuts=cuts) for run in written])
-        stretches = list(runs.stretches(written, before, stretch_rows))
+        before = [runs.rows_before(run.name, folder=folder, cuts=cuts) for run in written]
+        names, stretches = runs.stretches(written, before, stretch_rows, folder)
         # In any order: tasks know nothing of each other.
-        assert sum(runs.merge(stretch, folder=folder, group=group) for stretch in reversed(stretches)) == n_issues
-    return Sorted(written, cuts, stretches, {name: group.open(COLUMNS[name])[:] for name in ROW_NAMES})
+        merged = [runs.merge(one, names=names, folder=folder, group=group) for one in reversed(stretches)]
+        assert sum(merged) == n_issues
+    slices = [list(runs.slices(stretch, names, folder)) for stretch in stretches]
+    return Sorted(written, cuts, stretches, slices, {name: group.open(COLUMNS[name])[:] for name in ROW_NAMES})
 
 
 def naive_sort(parts):
@@ -97,9 +100,9 @@ def test_runs_give_the_order_of_all_rows(tmp_path_factory, parts, stretch_rows, 
     # Each rank is in one stretch, and what a stretch reads is around its ranks.
     ranks = [rank for stretch in got.stretches for rank in range(stretch.start, stretch.stop)]
     assert ranks == list(range(len(want)))
-    for stretch in got.stretches:
+    for stretch, slices in zip(got.stretches, got.slices, strict=True):
         assert stretch.first <= stretch.start
-        assert stretch.stop <= stretch.first + sum(b - a for _, a, b in stretch.slices)
+        assert stretch.stop <= stretch.first + sum(b - a for _, a, b in slices)
         assert stretch.start % stretch_rows == 0
 
 
@@ -129,9 +132,9 @@ def test_what_a_stretch_reads_is_bounded_even_if_all_scores_are_tied(tmp_path):
     parts = [issue_rows(range(1000 * i, 1000 * i + 1000), np.full(1000, 0.25)) for i in range(20)]
     got = external_sort(tmp_path, parts, stretch_rows=500, range_rows=250, sample_step=50, block_rows=100)
     assert got.columns["row"].tolist() == list(range(20_000))
-    for stretch in got.stretches:
+    for slices in got.slices:
         # The ranges that touch it, each longer than planned by a step of the sample a run at most.
-        assert sum(b - a for _, a, b in stretch.slices) <= 500 + 2 * (250 + 20 * 50)
+        assert sum(b - a for _, a, b in slices) <= 500 + 2 * (250 + 20 * 50)
 
 
 def test_what_a_stretch_reads_is_bounded_if_all_runs_have_all_scores(tmp_path):
@@ -139,8 +142,8 @@ def test_what_a_stretch_reads_is_bounded_if_all_runs_have_all_scores(tmp_path):
     parts = [issue_rows(range(1000 * i, 1000 * i + 1000), rng.random(1000)) for i in range(20)]
     got = external_sort(tmp_path, parts, stretch_rows=2000, range_rows=1000, sample_step=20, block_rows=100)
     assert got.columns["row"].tolist() == naive_sort(parts)
-    for stretch in got.stretches:
-        assert sum(b - a for _, a, b in stretch.slices) <= 2000 + 2 * (1000 + 20 * 20)
+    for slices in got.slices:
+        assert sum(b - a for _, a, b in slices) <= 2000 + 2 * (1000 + 20 * 20)
 
 
 def test_ranges_of_many_short_runs_are_fair(tmp_path):
@@ -259,3 +262,34 @@ def test_each_run_is_as_long_as_a_thread_sorts_at_a_time(tmp_path, tiny, monkeyp
     assert sum(lengths) == found.num_issues
     assert max(lengths) < 10 + 7, "a run ends with the block that fills it"
     assert len(lengths) > 5
+
+
+def test_the_client_holds_less_than_planned_of_what_is_merged(tmp_path, tiny, monkeypatch):
+    labels, probs = draws.draw(3000, 4, seed=4, noise=0.1)
+    n_spans, held = [], []
+    inner, write_rows = runs.stretches, runs.write_rows
+    monkeypatch.setattr(runs, "write_rows", lambda *args, **more: n_spans.append(1) or write_rows(*args, **more))
+    monkeypatch.setattr(
+        runs, "stretches", lambda *args: held.append(2 * sum(before.nbytes for before in args[1])) or inner(*args)
+    )
+    found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", batch_size=20)
+    assert 150 < found.num_issues < memory.expected_issues(3000)
+    assert 0 < held[0] <= memory.merge_bytes(3000, len(n_spans))
+
+
+@pytest.mark.parametrize(("limit", "want"), [(400e6, 10), (4e9, 30)])
+def test_more_issues_are_sorted_in_larger_runs_where_there_is_room(tmp_path, tiny, monkeypatch, limit, want):
+    labels, probs = draws.draw(300, 4, seed=4, noise=0.6)
+    lengths, inner, asked = [], runs._write_run, []
+    monkeypatch.setattr(runs, "_write_run", lambda *args: lengths.append(len(args[2])) or inner(*args))
+
+    def run_rows(n_issues, room):
+        asked.append(n_issues)
+        return memory.run_rows(30 * 1024 if room > 1e9 else 1, room)
+
+    monkeypatch.setattr(memory, "RESULT_ROWS", 160)  # and so a span
+    monkeypatch.setattr("labelsieve.engine.run.run_rows", run_rows)
+    found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", max_memory=int(limit))
+    assert asked == [found.estimated_num_issues]
+    assert zarr.open_array(tmp_path / "r.zarr", path="issues").chunks == (want,)
+    assert want <= max(lengths) < want + 7

@@ -54,7 +54,7 @@ def empty_memory():
 
 def nothing_fits(monkeypatch):
     """Keep row summaries in the workdir alone, as if all memory were for issues."""
-    monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)
+    monkeypatch.setattr("labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -728,7 +728,7 @@ def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
         monkeypatch.setattr("labelsieve.engine.executors.free_bytes", lambda: 10**9)
         small = labelsieve.plan_label_issues(LABELS, PROBS, output="r.zarr").process_bytes
         assert labelsieve.plan_label_issues(LABELS, PROBS).process_bytes < small, "stored takes more for few rows"
-        monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)
+        monkeypatch.setattr("labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
         found = find()
         [folder] = tmp_path.iterdir()
         assert (folder / "summaries").is_dir()
@@ -744,7 +744,7 @@ def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
 
 def test_a_temporary_workdir_lasts_as_long_as_anything_that_reads_from_it(tmp_path, want, monkeypatch):
     monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
-    monkeypatch.setattr("labelsieve.engine.plan.EXPECTED_SHARE", 10**9)
+    monkeypatch.setattr("labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
     with dask.config.set({"temporary-directory": str(tmp_path)}):
         issues = find().found
         lazy = find().lazy_scores

@@ -37,7 +37,7 @@ from labelsieve.engine import (
 )
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, warn
 from labelsieve.limits import free_bytes, is_memory
-from labelsieve.memory import ISSUE_BYTES, Auto
+from labelsieve.memory import ISSUE_BYTES, Auto, expected_issues, run_rows
 from labelsieve.reductions import ClassSums, class_sums_finalize, issue_counts_finalize
 from labelsieve.results import IssueParts, LabelIssues, RunFacts
 from labelsieve.settings import Settings
@@ -177,7 +177,9 @@ class Job:
         found: IssueParts
         if stage is not None:
             stage.clear()
-            found = run.write(counted.histogram, wanted, stage.group, stage.work, rows_too=True)
+            found = run.write(
+                counted.histogram, wanted, stage.group, stage.work, self._run_room(inputs, plan), rows_too=True
+            )
             self._check_owned()
             stage.check_owned()
             stage.group.publish(
@@ -196,7 +198,7 @@ class Job:
             scratch = self._temporary(None, plan) if records is None else records.folder
             scratch.remove("result")
             group = ResultGroup(scratch.folder("result"))
-            found = run.write(counted.histogram, wanted, group, scratch, rows_too=False)
+            found = run.write(counted.histogram, wanted, group, scratch, self._run_room(inputs, plan), rows_too=False)
         n_reads = 2 if self.settings.scores_need_reread else 1
         return LabelIssues(
             n_rows=inputs.grid.n_rows,
@@ -231,6 +233,15 @@ class Job:
         need = inputs.need(self.settings)
         taken = self.executor.base_bytes + need.partials + (0 if plan.stored else need.summaries())
         return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
+
+    def _run_room(self, inputs: Inputs, plan: Plan) -> int:
+        """Return the bytes that each thread may take for the issues that it sorts: those planned for, and what is left.
+
+        More issues than planned are sorted in larger runs where there is room for that: of many small ones each merging
+        task would read a few rows.
+        """
+        planned = run_rows(expected_issues(inputs.grid.n_rows)) * ISSUE_BYTES
+        return planned + max(0, self.executor.limit - plan.process_bytes) // self.executor.n_threads
 
     def _fingerprint(self, workdir: Workdir, pair: tuple[Opened, Opened]) -> dict[str, Any]:
         """Return what tells this run from another."""

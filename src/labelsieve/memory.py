@@ -39,6 +39,8 @@ FORK_BYTES: Final = 30_000_000
 HISTOGRAM_BYTES: Final = 65_536
 # An issue with its columns, while the issues of all partitions are put in order.
 ISSUE_BYTES: Final = 120
+# Share of the rows that is planned to be issues.
+EXPECTED_SHARE: Final = 0.1
 # Rows of one block of stored summaries: a thread holds one.
 BLOCK_ROWS: Final = 1 << 16
 # Selected rows that a thread sorts at a time where the issues are written by the tasks.
@@ -162,9 +164,30 @@ def result_rows(n_rows: int) -> int:
     return RESULT_ROWS * max(1, -(-n_rows // (_RESULT_CHUNKS * RESULT_ROWS)))
 
 
-def run_rows(n_rows: int) -> int:
-    """Return the issues that a thread sorts at a time, and of a stored chunk: a tenth of the rows make 1024 at most."""
-    return RUN_ROWS * max(1, -(-n_rows // (10 * 1024 * RUN_ROWS)))
+def run_rows(n_issues: int, room: int | None = None) -> int:
+    """Return the issues that a thread sorts at a time, and of a stored chunk: 1024 of these hold them all.
+
+    Parameters
+    ----------
+    n_issues : int
+        All issues.
+    room : int, optional
+        Bytes that a thread has for it; where that is not enough, there are more and smaller runs.
+    """
+    rows = RUN_ROWS * max(1, -(-n_issues // (1024 * RUN_ROWS)))
+    return rows if room is None else max(RUN_ROWS, min(rows, room // ISSUE_BYTES // RUN_ROWS * RUN_ROWS))
+
+
+def expected_issues(n_rows: int) -> int:
+    """Return how many issues are planned for, where their memory has to be planned before they are known."""
+    return int(EXPECTED_SHARE * n_rows)
+
+
+def merge_bytes(n_rows: int, n_spans: int) -> int:
+    """Return what the client holds while runs are merged: how many rows of each come before each cut, twice."""
+    n_issues = expected_issues(n_rows)
+    n_runs = -(-n_issues // run_rows(n_issues))
+    return 2 * 4 * (n_runs + n_spans) * 2 * n_runs
 
 
 def spans(grid: Grid, row_bytes: int, n_threads: int) -> list[Span]:
@@ -311,7 +334,7 @@ class Need:
     @property
     def _streaming(self) -> int:
         """What a thread takes beside reading, where summaries and results are stored."""
-        run, chunk = run_rows(self.n_rows), result_rows(self.n_rows)
+        run, chunk = run_rows(expected_issues(self.n_rows)), result_rows(self.n_rows)
         return 3 * BLOCK_ROWS * self.row + run * ISSUE_BYTES + 4 * chunk * (self.score + 1)
 
     def summaries(self) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve import ranking
-from labelsieve.memory import Span, result_rows, run_rows
+from labelsieve.memory import Span, result_rows
 from labelsieve.records import Record, RecordWriter
 from labelsieve.results import IssueRows
 from labelsieve.storage import Folder
@@ -33,6 +33,10 @@ _LEAST_SAMPLE: Final = 16
 # Rows of a block of a run: what is read of each run to get at one row.
 _BLOCK_ROWS: Final = 1024
 
+# Where stretches look up which rows of a run are theirs.
+_EDGES: Final = "edges"
+
+Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 
 
@@ -81,6 +85,7 @@ def write_rows(
     finish: Finish,
     cut: ranking.Cut,
     n_rows: int,
+    run_rows: int,
     folder: Folder,
     group: ResultGroup | None,
 ) -> list[SortedRun]:
@@ -98,20 +103,22 @@ def write_rows(
         Up to which score rows are issues.
     n_rows : int
         All rows.
+    run_rows : int
+        Issues that are sorted at a time.
     folder : Folder
         Where runs go.
     group : ResultGroup or None
         Where scores and mask go.
     """
     runs: list[SortedRun] = []
-    held, most = _Held(), run_rows(n_rows)
+    held = _Held()
     chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
     for block, rows, first in selected(span, quota, finish=finish, cut=cut):
         issues = without_near_predicted(issue_rows(block, rows, first))
         held.add(issues)
         if chunk is not None:
             chunk.add(first, widened(scores_of(block)), issues.rows)
-        if held.n_rows >= most:
+        if held.n_rows >= run_rows:
             runs.append(_write_run(folder, f"{span.start}-{len(runs)}", held.take()))
     if held.n_rows:
         runs.append(_write_run(folder, f"{span.start}-{len(runs)}", held.take()))
@@ -187,7 +194,7 @@ def range_cuts(runs: Sequence[SortedRun], rows: int) -> Keys:
     return Keys(joined.scores[order[first]], joined.rows[order[first]])
 
 
-def rows_before(name: str, *, folder: Folder, cuts: Keys) -> Int64s:
+def rows_before(name: str, *, folder: Folder, cuts: Keys) -> Int32s:
     """Return how many rows of a run come before each of the keys `cuts`."""
     with Record(folder, name) as record:
         parts = [(block["score"], block["row"]) for block in record.blocks()]
@@ -197,61 +204,81 @@ def rows_before(name: str, *, folder: Folder, cuts: Keys) -> Int64s:
     before = low.astype(np.int64)
     for tied in np.flatnonzero(low < high):
         before[tied] += np.searchsorted(rows[low[tied] : high[tied]], cuts.rows[tied])
-    return before
+    return before.astype(np.int32)
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive ranks of the final order, and where their rows are.
+    """Consecutive ranks of the final order, and in which ranges of keys their rows are.
 
     Parameters
     ----------
     start, stop : int
         Ranks ``[start, stop)``.
     first : int
-        Rank of the first row of `slices`.
-    slices : list of tuple
-        Run, and rows ``[a, b)`` of it, in the order of the runs.
+        Rank of the first row of the first range.
+    edges : tuple of int
+        Where the first range begins and the last one ends, by number.
     """
 
     start: int
     stop: int
     first: int
-    slices: list[tuple[str, int, int]]
+    edges: tuple[int, int]
 
 
-def stretches(runs: Sequence[SortedRun], before: npt.NDArray[np.int64], rows: int) -> Iterator[Stretch]:
-    """Yield stretches of `rows` ranks.
+def stretches(
+    runs: Sequence[SortedRun], before: Sequence[Int32s], rows: int, folder: Folder
+) -> tuple[list[str], list[Stretch]]:
+    """Cut the final order in stretches; what they need to know of the runs is written beside these.
 
     Parameters
     ----------
     runs : sequence of SortedRun
         In the order of their rows.
-    before : (runs, cuts) int64
-        Rows of each run before each cut.
+    before : sequence of (cuts,) int32
+        For each run, its rows before each cut.
     rows : int
         Ranks of a stretch: whole stored chunks of the result.
+    folder : Folder
+        Where the runs are.
+
+    Returns
+    -------
+    names : list of str
+        The runs.
+    stretches : list of Stretch
+        In order.
     """
-    lengths = np.array([run.n_rows for run in runs], np.int64)[:, None]
-    edges = np.concatenate((np.zeros_like(lengths), before, lengths), axis=1)
-    ranks = edges.sum(axis=0)  # the rank at which each range begins
-    total = int(ranks[-1])
+    lengths = np.array([run.n_rows for run in runs], np.int32)
+    edges = np.empty((len(before[0]) + 2, len(runs)), np.int32)  # a row for each edge: what a task reads lies together
+    edges[0], edges[-1] = 0, lengths
+    for index, cuts in enumerate(before):
+        edges[1:-1, index] = cuts
+    # Ranges times runs: a hundred megabytes and more at the largest, and so no part of the graph.
+    folder.write(_EDGES, edges.astype("<i4", copy=False).tobytes())
+    ranks = edges.sum(axis=1, dtype=np.int64)  # the rank at which each range begins
+    found, total = [], int(ranks[-1])
     for start in range(0, total, rows):
         stop = min(start + rows, total)
         a = int(np.searchsorted(ranks, start, "right")) - 1
         b = int(np.searchsorted(ranks, stop, "left"))
-        slices = [
-            (run.name, low, high)
-            for run, low, high in zip(runs, edges[:, a].tolist(), edges[:, b].tolist(), strict=True)
-            if low < high
-        ]
-        yield Stretch(start, stop, int(ranks[a]), slices)
+        found.append(Stretch(start, stop, int(ranks[a]), (a, b)))
+    return [run.name for run in runs], found
 
 
-def merge(stretch: Stretch, *, folder: Folder, group: ResultGroup) -> int:
+def slices(stretch: Stretch, names: Sequence[str], folder: Folder) -> Iterator[tuple[str, int, int]]:
+    """Yield where the rows of a stretch are: a run, and rows ``[a, b)`` of it."""
+    row = 4 * len(names)
+    low, high = (np.frombuffer(folder.read(_EDGES, row * edge, row * (edge + 1)), "<i4") for edge in stretch.edges)
+    for index in np.flatnonzero(low < high):
+        yield names[int(index)], int(low[index]), int(high[index])
+
+
+def merge(stretch: Stretch, *, names: Sequence[str], folder: Folder, group: ResultGroup) -> int:
     """Merge the runs of a stretch, and write its columns; return its rows."""
     parts: list[dict[str, npt.NDArray[Any]]] = []
-    for name, start, stop in stretch.slices:
+    for name, start, stop in slices(stretch, names, folder):
         with Record(folder, name) as record:
             parts += record.blocks(start, stop)
     scores = np.concatenate([part["score"] for part in parts])

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.memory import result_rows, run_rows
+from labelsieve.memory import result_rows
 from labelsieve.results import IssueRows
 from labelsieve.storage import Folder, LocalFolder, writing
 
@@ -70,10 +70,10 @@ class ResultGroup:
         self.create("scores", (n_rows,), score_dtype, result_rows(n_rows))
         self.create("mask", (n_rows,), np.bool_, result_rows(n_rows))
 
-    def create_issues(self, n_issues: int, n_rows: int, dtypes: Mapping[str, npt.DTypeLike]) -> None:
-        """Make the columns of the issues."""
+    def create_issues(self, n_issues: int, chunk: int, dtypes: Mapping[str, npt.DTypeLike]) -> None:
+        """Make the columns of the issues, in chunks of `chunk` rows."""
         for name, dtype in dtypes.items():
-            self.create(COLUMNS[name], (n_issues,), dtype, run_rows(n_rows))
+            self.create(COLUMNS[name], (n_issues,), dtype, chunk)
 
     def writer(self, name: str) -> Callable[[int, npt.NDArray[Any]], None]:
         """Return what writes values from a row on: whole chunks, or up to the end.

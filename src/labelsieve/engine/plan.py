@@ -17,10 +17,9 @@ from labelsieve.engine.executors import Executor
 from labelsieve.engine.graphs import TREE_WIDTH
 from labelsieve.engine.inputs import Inputs, kept_bytes
 from labelsieve.errors import MemoryLimitError
+from labelsieve.memory import expected_issues
 from labelsieve.settings import Settings
 
-# Share of the rows that is planned to be issues, where their memory has to be planned before it is known.
-EXPECTED_SHARE: Final = 0.1
 # A size is told with three digits: what would fit must not be rounded down.
 _ROUNDING: Final = 1.006
 
@@ -122,7 +121,7 @@ def make_plan(
     n_forks = n_jobs if n_jobs > 1 and inputs.forkable and not executor.is_cluster else 0
     takes = partial(_process_bytes, need, executor, n_forks)
     n_processes, n_threads = (n_forks, 1) if n_forks else (executor.n_processes, executor.n_threads)
-    issues = 0 if executor.is_cluster else int(EXPECTED_SHARE * grid.n_rows) * memory.ISSUE_BYTES
+    issues = 0 if executor.is_cluster else expected_issues(grid.n_rows) * memory.ISSUE_BYTES
     in_memory, on_disk = takes(stored=False), takes(stored=True)
     # A task that writes whole chunks of a result, or margins that take two reads, work on records. On a cluster these
     # take fewer tasks; elsewhere what fits stays, and is not read back.
@@ -134,7 +133,8 @@ def make_plan(
     n_spans = _n_spans(inputs, settings, executor, stored=stored)
     decoded = _decoded_rows(inputs)
     amplification, n_reads = decoded / grid.n_rows, 2 if settings.scores_need_reread else 1
-    client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes if executor.is_cluster else process_bytes
+    merging = memory.merge_bytes(grid.n_rows, n_spans) if output else 0
+    client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes + merging
     return Plan(
         n_rows=grid.n_rows,
         n_classes=inputs.n_classes,
@@ -152,7 +152,7 @@ def make_plan(
         n_threads=n_threads,
         stored=stored,
         process_bytes=process_bytes,
-        client_bytes=client,
+        client_bytes=client if executor.is_cluster else process_bytes,
         limit=executor.limit,
         limit_name=executor.limit_name,
         summary_bytes=need.n_rows * need.row,

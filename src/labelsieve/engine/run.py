@@ -178,11 +178,11 @@ class Run:
             return tasks.rank(self._executor.gather("select", work, [self._items, quotas], bar), wanted)
 
     def write(
-        self, histogram: ranking.Int64s, wanted: int, group: ResultGroup, scratch: Folder, *, rows_too: bool
+        self, histogram: ranking.Int64s, wanted: int, group: ResultGroup, scratch: Folder, room: int, *, rows_too: bool
     ) -> StoredIssues:
         """Let the tasks write the issues of `select` into `group`, and the scores and the mask too if asked.
 
-        `scratch` takes the sorted runs until they are merged.
+        `scratch` takes the sorted runs until they are merged; `room` is what a thread may take to sort one.
         """
         n_rows = self.inputs.grid.n_rows
         scratch.remove("runs")  # of a run that was killed
@@ -193,25 +193,28 @@ class Run:
             cut, quotas = self._settle(cut, wanted)
         if rows_too:
             group.create_rows(n_rows, self.wide_dtype)
-        work = self._work(runs.write_rows, cut=cut, n_rows=n_rows, folder=folder, group=group if rows_too else None)
+        rows = run_rows(wanted, room)
+        work = self._work(
+            runs.write_rows, cut=cut, n_rows=n_rows, run_rows=rows, folder=folder, group=group if rows_too else None
+        )
         with self._progress("select", "rows ranked") as bar:
             written = self._executor.gather("select", work, [self._items, quotas], bar)
-        issues = self._merge([run for part in written for run in part], folder, group)
+        issues = self._merge([run for part in written for run in part], rows, folder, group)
         scratch.remove("runs")
         return issues
 
-    def _merge(self, sorted_runs: list[runs.SortedRun], folder: Folder, group: ResultGroup) -> StoredIssues:
-        n_issues, n_rows = sum(run.n_rows for run in sorted_runs), self.inputs.grid.n_rows
+    def _merge(self, sorted_runs: list[runs.SortedRun], rows: int, folder: Folder, group: ResultGroup) -> StoredIssues:
+        n_issues = sum(run.n_rows for run in sorted_runs)
         classes = class_dtype(self.inputs.n_classes)
         dtypes = [np.dtype(np.int64), self.wide_dtype, classes, classes, self.inputs.dtype, self.inputs.dtype]
         names = list(IssueRows.none(np.float32, classes, np.float32).columns())
-        group.create_issues(n_issues, n_rows, dict(zip(names, dtypes, strict=True)))
+        group.create_issues(n_issues, rows, dict(zip(names, dtypes, strict=True)))
         if n_issues:
-            cuts = runs.range_cuts(sorted_runs, run_rows(n_rows) // 2)
+            cuts = runs.range_cuts(sorted_runs, rows // 2)
             files = [run.name for run in sorted_runs]
             before = self._executor.gather("rank", partial(runs.rows_before, folder=folder, cuts=cuts), [files])
-            stretches = list(runs.stretches(sorted_runs, np.stack(before), run_rows(n_rows)))
-            self._executor.gather("merge", partial(runs.merge, folder=folder, group=group), [stretches])
+            names, stretches = runs.stretches(sorted_runs, before, rows, folder)
+            self._executor.gather("merge", partial(runs.merge, names=names, folder=folder, group=group), [stretches])
         return StoredIssues(group, n_issues)
 
     def scores(self) -> ScoreParts:
