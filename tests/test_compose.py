@@ -80,6 +80,8 @@ def test_limits_of_memory_are_those_that_the_workers_know():
     worker = SERVICES["worker"]
     told = worker["command"][worker["command"].index("--memory-limit") + 1]
     assert told == worker["mem_limit"] == "${WORKER_MEMORY:-2GiB}"
+    assert "--no-nanny" in worker["command"], "another process would take of the same limit"
+    assert worker["restart"] == "on-failure"
 
 
 def test_no_secret_stands_in_it():

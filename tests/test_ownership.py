@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import labelsieve
+import s3
 from labelsieve import WorkdirError, ownership
 from labelsieve.ownership import owned as owned_by_name
 from labelsieve.storage import LocalFolder, UrlFolder, open_folder
@@ -224,8 +225,11 @@ def test_a_lease_that_was_taken_over_is_left_to_its_new_owner(remote):
     assert lease_of(remote)["id"] == "theirs"
 
 
-def test_of_two_who_take_it_at_once_the_later_one_has_it(remote, monkeypatch):
-    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0.5)
+@pytest.mark.parametrize("conditions", [True, False])
+def test_of_those_who_take_it_at_once_one_has_it(remote, monkeypatch, conditions):
+    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0 if conditions else 0.5)
+    if not conditions:  # a store that knows none: the later one has it
+        monkeypatch.setattr(UrlFolder, "write_new", UrlFolder.write)
     together, got, lock = threading.Barrier(4), [], threading.Lock()
     read = ownership._Lease._read
 
@@ -254,6 +258,28 @@ def test_of_two_who_take_it_at_once_the_later_one_has_it(remote, monkeypatch):
     for thread in threads:
         thread.join(timeout=20)
     assert sorted(got) == ["owner", "refused", "refused", "refused"]
+
+
+def test_of_many_processes_one_has_the_lease_of_a_real_store(monkeypatch):
+    with s3.running_server() as server, contextlib.ExitStack() as stack:
+        server.set_environment(monkeypatch)
+        fsspec.filesystem("s3").mkdir(s3.BUCKET)
+        url = f"s3://{s3.BUCKET}/work"
+        processes = [stack.enter_context(another_process(HOLD, url)) for _ in range(3)]
+        deadline = time.monotonic() + 45
+        while sum(process.poll() is None for process in processes) > 1 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        [owner] = [process for process in processes if process.poll() is None]
+        assert owner.stdout.readline() == "owned\n"
+        assert lease_of(UrlFolder(url))["owner"] == f"process {owner.pid} on {socket.gethostname()}"
+        with pytest.raises(WorkdirError, match=f"in use by process {owner.pid} on "), owned(UrlFolder(url)):
+            pass
+        folder = UrlFolder(f"{url}/new")
+        folder.write_new("once", b"1")
+        with pytest.raises(FileExistsError):
+            folder.write_new("once", b"2")
+        assert folder.read("once") == b"1"
+    s3.clear_clients()
 
 
 def test_a_store_that_fails_for_a_while_costs_no_lease(remote, monkeypatch):

@@ -125,6 +125,19 @@ def test_a_run_that_was_done_is_not_read_again(place, want):
     assert draws.bits(first) == draws.bits(again) == want[1]
 
 
+def test_the_description_is_written_through_and_left_alone_by_a_run_that_goes_on(tmp_path, monkeypatch, want):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        os, "fsync", lambda number: synced.append(Path(f"/proc/self/fd/{number}").readlink()) or fsync(number)
+    )
+    find(workdir=tmp_path / "work")
+    assert [path.name.startswith(".labelsieve.json.") for path in synced] == [True]
+    before = (tmp_path / "work" / "labelsieve.json").stat()
+    assert draws.bits(find(workdir=tmp_path / "work")) == want[1]
+    after = (tmp_path / "work" / "labelsieve.json").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
 def test_rows_are_really_read_only_where_they_are_missing(files, killed_after, monkeypatch, want):
     killed_after(6, lambda: find(probs=files / "probs.zarr", workdir=files / "work"))
     read, inner = [], tasks._read
@@ -495,12 +508,12 @@ def test_a_place_where_nobody_can_write_is_an_error_that_names_it(name):
 def test_a_workdir_that_cannot_be_written_on_the_way_fails_with_the_reason(tmp_path, monkeypatch, want, error):
     inner, written = LocalFolder.create, []
 
-    def create(self, name):
+    def create(self, name, **how):
         if name.endswith(".rec"):
             written.append(name)
             if len(written) > 3:
                 raise error
-        return inner(self, name)
+        return inner(self, name, **how)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
         patch.setattr(LocalFolder, "create", create)

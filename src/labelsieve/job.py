@@ -35,7 +35,7 @@ from labelsieve.engine import (
     part_identities,
     size,
 )
-from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, warn
+from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError, warn
 from labelsieve.limits import free_bytes, is_memory
 from labelsieve.memory import ISSUE_BYTES, Auto, expected_issues, run_rows
 from labelsieve.reductions import ClassSums, class_sums_finalize, issue_counts_finalize
@@ -269,7 +269,7 @@ class Job:
         weakref.finalize(folder, shutil.rmtree, path, ignore_errors=True)
         try:
             self._check_shared(folder)
-        except UnreadableDataError as error:
+        except (UnreadableDataError, UnwritableError) as error:
             raise MemoryLimitError(
                 f"row summaries take {size(plan.summary_bytes)}, more than the workers hold, and not every worker can "
                 f"write to {path} here ({error}): give a workdir that all reach"

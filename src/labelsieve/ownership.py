@@ -3,8 +3,9 @@
 Covers: a lock on a local or shared disk, which dies with its owner; a lease with a heartbeat elsewhere, which expires.
 Does not cover: what the owner does (`workdir`).
 
-A lease is an object that names its owner and when it ends; the owner renews it from a thread. Object stores without
-conditional writes leave a gap of some milliseconds between two who write at once; both then read who won.
+A lease is an object that names its owner and when it ends; the owner renews it from a thread. It is written on the
+condition that there is none. Where a store knows no such condition, or two take over a lease that has ended, both read
+who won after a while; and who was slower than that finds out before anything is published.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ LEASE: Final = "lease.json"
 # How long a lease lasts that nobody renews, and how often it is renewed, in seconds.
 LEASE_SECONDS: Final = 60.0
 _RENEW_SECONDS: Final = 15.0
-# Two who write a lease at once both see the later one after this long.
+# Two who write a lease at once, without conditions, both see the later one after this long.
 _SETTLE_SECONDS: Final = 0.5
 
 
@@ -120,16 +121,23 @@ class _Lease:
         self._thread = threading.Thread(target=self._keep, name="labelsieve-lease", daemon=True)
 
     def take(self) -> None:
-        held = self._read()
-        if held and held["ends"] > time.time():
-            until = datetime.fromtimestamp(held["ends"], UTC).strftime("%H:%M:%S UTC")
-            raise _in_use(self._name, f"{held['owner']}, unless it has died: then from {until} on it is free")
-        self._write()
+        self._refuse_held()
+        if not self._write_new():  # one that has ended or does not read, or another run was faster
+            self._refuse_held()
+            self._folder.remove(LEASE)
+            if not self._write_new():
+                raise _in_use(self._name, "another process")
         time.sleep(_SETTLE_SECONDS)
         held = self._read()
         if not held or held["id"] != self._id:
             raise _in_use(self._name, held["owner"] if held else "another process")
         self._thread.start()
+
+    def _refuse_held(self) -> None:
+        held = self._read()
+        if held and held["ends"] > time.time():
+            until = datetime.fromtimestamp(held["ends"], UTC).strftime("%H:%M:%S UTC")
+            raise _in_use(self._name, f"{held['owner']}, unless it has died: then from {until} on it is free")
 
     def check(self) -> None:
         """Raise if another run has taken over.
@@ -169,9 +177,19 @@ class _Lease:
         except (FileNotFoundError, ValueError, AttributeError):
             return None
 
+    def _write_new(self) -> bool:
+        """Write the lease unless there is one; tell whether it was written."""
+        try:
+            self._folder.write_new(LEASE, self._content())
+        except FileExistsError:
+            return False
+        return True
+
     def _write(self) -> None:
-        lease = {"id": self._id, "owner": _me(), "ends": time.time() + LEASE_SECONDS}
-        self._folder.write(LEASE, json.dumps(lease).encode())
+        self._folder.write(LEASE, self._content())
+
+    def _content(self) -> bytes:
+        return json.dumps({"id": self._id, "owner": _me(), "ends": time.time() + LEASE_SECONDS}).encode()
 
 
 def _in_use(name: str, by: str) -> WorkdirError:

@@ -105,6 +105,16 @@ class Folder(abc.ABC):
             file.write(content)
 
     @abc.abstractmethod
+    def write_new(self, name: str, content: bytes) -> None:
+        """Write a whole file that is not there yet; where a store cannot tell, as `write` does.
+
+        Raises
+        ------
+        FileExistsError
+            If it is there.
+        """
+
+    @abc.abstractmethod
     def names(self) -> list[str]:
         """Return the names of the files and folders in it, none where it does not exist."""
 
@@ -172,10 +182,11 @@ class LocalFolder(Folder):
         return (self.path / name).open("rb", buffering=0)
 
     @contextmanager
-    def create(self, name: str) -> Iterator[Output]:
+    def create(self, name: str, *, durable: bool = False) -> Iterator[Output]:
         """Give a file to write, and rename it into its place.
 
-        No fsync: a file that a power cut left torn is found by its checksum, and made again.
+        No fsync unless it is to be durable: a record that a power cut left torn is found by its checksum, and made
+        again.
         """
         final = self.path / name
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
@@ -188,6 +199,9 @@ class LocalFolder(Folder):
         try:
             yield Output(file, self.where)
             with writing(self.where):
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
                 file.close()
                 temporary.replace(final)
         except BaseException:
@@ -196,6 +210,26 @@ class LocalFolder(Folder):
             with contextlib.suppress(OSError):
                 temporary.unlink()
             raise
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a whole file at once, to stay: these are few, and others rest on them."""
+        with self.create(name, durable=True) as file:
+            file.write(content)
+
+    def write_new(self, name: str, content: bytes) -> None:
+        """Write a file that is not there yet."""
+        path = self.path / name
+        with writing(self.where):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                file = path.open("xb")
+            except FileExistsError as error:
+                exists = error
+            else:
+                with file:
+                    file.write(content)
+                return
+        raise exists
 
     def names(self) -> list[str]:
         """Return the names in it."""
@@ -283,6 +317,17 @@ class UrlFolder(Folder):
         """Write an object in one request."""
         with writing(self.where):
             self._made(name).pipe_file(self._path(name)[1], content)
+
+    def write_new(self, name: str, content: bytes) -> None:
+        """Write an object on the condition that there is none, which S3 and most stores hold for all who write."""
+        with writing(self.where):
+            fs = self._made(name)
+        try:
+            fs.pipe_file(self._path(name)[1], content, mode="create")
+        except FileExistsError:
+            raise
+        except Exception:  # noqa: BLE001  # a store or a client of it that knows no conditions
+            self.write(name, content)
 
     def _made(self, name: str) -> Any:
         """Return the file system, with the folder of `name` in it where it has folders."""

@@ -270,14 +270,17 @@ class Workdir:
             if then != now:
                 for kind in ("summaries", "scores"):
                     records.discard(kind, index)
-        self._about = {
+        about = {
             "kind": _KIND,
             "format": FORMAT,
             "fingerprint": dict(fingerprint),
             "grid": {"n_rows": grid.n_rows, "batches": grid.batches, "partition_batches": grid.partition_batches},
             "parts": list(part_identities),
         }
-        self.folder.write(_ABOUT, json.dumps(self._about, indent=1).encode())
+        content = json.dumps(about, indent=1).encode()
+        if self._about != json.loads(content):  # a run that goes on leaves it alone
+            self.folder.write(_ABOUT, content)
+        self._about = about
         return records
 
     def _read_about(self) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.graphs import Graph
-from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError
+from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
 from labelsieve.limits import free_bytes
 from labelsieve.memory import WORKER_BYTES
 
@@ -141,7 +141,8 @@ class ClusterExecutor(Executor):
         """Run `check` on every worker."""
         for worker, found in self._client.run(_error_of, check).items():
             if found is not None:
-                raise UnreadableDataError(f"worker {worker}: {found}")
+                kind, text = found
+                raise kind(f"worker {worker}: {text}")
 
     def persist(self, array: Any) -> Any:
         """Compute a Dask array on the workers and keep it there."""
@@ -162,9 +163,11 @@ def _wait(futures: Sequence[Any]) -> None:
             future.result()
 
 
-def _error_of(check: Callable[[], None]) -> str | None:
+def _error_of(check: Callable[[], None]) -> tuple[type[LabelsieveError], str] | None:
     try:
         check()
+    except UnwritableError as error:
+        return UnwritableError, str(error)
     except Exception as error:  # noqa: BLE001  # whatever keeps a worker from its data is told
-        return f"{type(error).__name__}: {error}"
+        return UnreadableDataError, f"{type(error).__name__}: {error}"
     return None
