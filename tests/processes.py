@@ -28,7 +28,7 @@ _SLOWED = """
 import os, time
 from labelsieve import memory, partitions
 
-memory._PARTITIONS_A_THREAD = 1_000_000
+memory._PARTITIONS_A_THREAD = memory._REMOTE_PARTITIONS_A_THREAD = 1_000_000
 
 read = partitions._Feed._read
 

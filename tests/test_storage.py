@@ -257,6 +257,22 @@ def test_each_chunk_on_s3_takes_one_request(bucket, server, batch_size):
     assert {path for path, _ in asked} == {f"c/{i}/0" for i in range(15)}
 
 
+@pytest.mark.parametrize(("chunk", "most"), [(70, 1), (35, 1), (50, 2)])
+def test_labels_on_s3_are_read_where_their_rows_are_and_nowhere_else(tmp_path, bucket, server, want, chunk, most):
+    url, local = f"{bucket}/labels-{chunk}.zarr", tmp_path / f"labels-{chunk}.zarr"
+    zarr.create_array(local, shape=LABELS.shape, chunks=(chunk,), dtype=LABELS.dtype)[:] = LABELS
+    fsspec.filesystem("s3").put(str(local), url, recursive=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labelsieve.engine.opening._READ_FIRST_BYTES", -1)
+        server.requests()
+        found = find(url, layout_url(bucket, "whole rows"), batch_size=70, partition_batches=1)
+    assert_same_bits(found, want)
+    asked = reads(server, f"labels-{chunk}.zarr")
+    assert len(asked) == -(-N_ROWS // chunk)
+    # Only a chunk in which a partition ends is the next one's too.
+    assert set(asked.values()) == {1, most}
+
+
 def test_opening_an_npy_on_s3_takes_two_small_requests(bucket, server):
     server.requests()
     source = open_pred_probs(f"{bucket}/probs.npy")

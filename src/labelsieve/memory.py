@@ -23,8 +23,10 @@ BATCH_BYTES: Final = 48_000_000
 BATCH_COPIES: Final = 2.25
 # What one task streams: large enough for few tasks, small enough to share out and to redo.
 PARTITION_BYTES: Final = 512_000_000
-# Each thread should get some partitions, so that the last ones do not leave it idle.
+# Each thread should get some partitions, so that the last ones do not leave it idle; fewer where each begins with
+# waiting for an answer from far away.
 _PARTITIONS_A_THREAD: Final = 4
+_REMOTE_PARTITIONS_A_THREAD: Final = 2
 # Most tasks of a map that are submitted at once: neither client nor scheduler holds more.
 SLAB: Final = 4096
 # A batch takes at most this share of the memory over all threads.
@@ -229,6 +231,7 @@ def plan_grid(
     batch_size: int | Auto = "auto",
     partition_batches: int | Auto = "auto",
     min_batch_bytes: int = STRIP_BYTES,
+    remote: bool = False,
 ) -> Grid:
     """Cut `n_rows` rows of `row_bytes` bytes in batches and partitions.
 
@@ -249,6 +252,8 @@ def plan_grid(
         Batches of a partition; auto takes about 512 MB, less where there are few rows a thread.
     min_batch_bytes : int
         Bytes below which an automatic batch is not cut to give every thread one.
+    remote : bool
+        Whether rows come from remote storage, and partitions should be few.
     """
     most = max(1, int(limit * _BATCH_SHARE) // (n_threads * row_bytes))
     if batch_size == "auto":
@@ -264,14 +269,18 @@ def plan_grid(
         stored = min(row_chunk, n_rows)
         rows = most - most % stored if stored <= most else most
     rows = min(rows, n_rows)
-    return Grid(n_rows, rows, group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches))
+    batches = group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches, remote=remote)
+    return Grid(n_rows, rows, batches)
 
 
-def group_size(batch_bytes: int, total_bytes: int, n_threads: int, partition_batches: int | Auto = "auto") -> int:
+def group_size(
+    batch_bytes: int, total_bytes: int, n_threads: int, partition_batches: int | Auto = "auto", *, remote: bool = False
+) -> int:
     """Return how many batches of `batch_bytes` bytes make a partition."""
     if partition_batches != "auto":
         return int(partition_batches)
-    target = min(PARTITION_BYTES, total_bytes // (n_threads * _PARTITIONS_A_THREAD))
+    each = _REMOTE_PARTITIONS_A_THREAD if remote else _PARTITIONS_A_THREAD
+    target = min(PARTITION_BYTES, total_bytes // (n_threads * each))
     return max(1, target // max(1, batch_bytes))
 
 

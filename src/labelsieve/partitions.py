@@ -199,9 +199,12 @@ class _LabelFeed(_Feed):
             source, origin = self._part or (None, 0)
             if source is None:
                 raise RuntimeError("labels come in stored chunks only from a source")
-            step = label_window(source.row_chunk)
-            self._first = origin + (start - origin) // step * step
-            last = min(self._first - origin + step, source.n_rows)
+            # Whole stored chunks, and none beyond the partition's own: those are read elsewhere.
+            chunk = source.row_chunk or 1
+            first = (start - origin) // chunk * chunk
+            end = -(-(self._ranges[-1][1] - origin) // chunk) * chunk
+            last = min(first + label_window(source.row_chunk), end, source.n_rows)
+            self._first = origin + first
             self._window = self._read(self._first, origin + last)
         return self._window[start - self._first : stop - self._first]
 

@@ -7,6 +7,7 @@ Does not cover: what a run works on (`engine.inputs`), opening one array (`sourc
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from labelsieve import memory
@@ -17,6 +18,7 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.kernels import STRIP_BYTES, class_dtype
 from labelsieve.settings import Settings
 from labelsieve.sources import Opened, Source, check_lengths, open_labels, open_pred_probs
+from labelsieve.urls import is_url
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone
@@ -33,11 +35,20 @@ def open_pair(labels: Any, pred_probs: Any) -> tuple[Opened, Opened]:
     InvalidInputError
         For what can be refused without reading.
     """
-    opened_labels, opened = open_labels(labels), open_pred_probs(pred_probs)
+    opened_labels, opened = _both(labels, pred_probs)
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
     return opened_labels, opened
+
+
+def _both(labels: Any, pred_probs: Any) -> tuple[Opened, Opened]:
+    """Open both; at the same time where each has to wait for a remote store."""
+    if not (is_url(labels) and is_url(pred_probs)):
+        return open_labels(labels), open_pred_probs(pred_probs)
+    with ThreadPoolExecutor(1, "labelsieve-open") as pool:
+        other = pool.submit(open_pred_probs, pred_probs)
+        return open_labels(labels), other.result()
 
 
 def open_inputs(
@@ -120,6 +131,7 @@ def _source_grid(
             batch_size=batch_size,
             partition_batches=partition_batches,
             min_batch_bytes=min_batch_bytes,
+            remote=source.read_ahead_bytes > 0,
         )
         need = Inputs(source, source, grid).need(Settings())
         smallest = grid.largest_batch <= (source.row_chunk or 1)
