@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import labelsieve.partitions
 import labelsieve.ranking
 import labelsieve.reductions
+from labelsieve.kernels import Summariser
 
 
 def draw(n=200, k=5, *, signal=2.0, noise=0.2, seed=0, dtype=np.float64, decimals=None):
@@ -107,3 +108,10 @@ def bits(found):
         "estimated": found.estimated_num_issues,
         "mask": found.mask().tobytes(),
     }
+
+
+def summary_of(labels, probs):
+    """Return the row summaries of arrays in memory."""
+    summariser = Summariser(len(probs), probs.shape[1], probs.dtype)
+    summariser.add(labels, probs)
+    return summariser.take()

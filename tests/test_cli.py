@@ -225,7 +225,7 @@ USAGE_ERRORS = [
     (["find", "labels.npy", "pred_probs.npy", "-o", "no/i.npy"], "there is no folder"),
     (["find", "labels.npy", "pred_probs.npy", "-o", "pred_probs.zarr"], "is no result of Labelsieve"),
     (["find", "labels.npy", "pred_probs.npy", "--class-names", "none"], "class names: none is not readable"),
-    (["find", "labels.npy", "pred_probs.npy", "--class-names", "two"], "two has 2 names, pred_probs has 3 classes"),
+    (["find", "labels.npy", "pred_probs.npy", "--class-names", "two"], "2 class_names, pred_probs has 3 classes"),
     (
         ["find", "labels.npy", "p.npy", "--adjust-pred-probs", "--method", "confidence_weighted_entropy"],
         "adjust_pred_probs is not defined for confidence_weighted_entropy",
@@ -332,7 +332,7 @@ INTERRUPTED = """
 import sys, time
 import labelsieve.cli, labelsieve.sinks as sinks
 
-def slow(issues, path, names):
+def slow(result, path):
     path.write_bytes(b"half of a result")
     print("writing", flush=True)
     time.sleep(60)

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 import draws
 import naive
 from labelsieve import reductions
-from labelsieve.kernels import Summariser
 from labelsieve.reductions import (
     ClassSums,
     IssueCounts,
@@ -34,12 +33,6 @@ def by_loops(labels, p_given, n_classes):
     for label, p in zip(labels.tolist(), p_given.tolist(), strict=True):
         totals[label] += round(Fraction(p) * 2**52)
     return totals
-
-
-def summary_of(labels, probs):
-    summariser = Summariser(len(probs), probs.shape[1], probs.dtype)
-    summariser.add(labels, probs)
-    return summariser.take()
 
 
 @pytest.mark.parametrize("block_rows", [1, 7, 64, 1 << 16])
@@ -126,7 +119,7 @@ def test_counts_agree_with_loops(monkeypatch, dtype, block_rows, count):
     rows = naive.plain(labels, probs)
     cuts = naive.thresholds(*rows)
     counts = issue_counts_chunk(
-        summary_of(labels, probs), adjusted_thresholds(np.array(cuts)), calibrated=count != "off_diagonal"
+        draws.summary_of(labels, probs), adjusted_thresholds(np.array(cuts)), calibrated=count != "off_diagonal"
     )
     assert naive.num_issues(*rows, cuts, count) == issue_counts_finalize(counts)
     assert naive.num_issues(*rows, cuts, "off_diagonal") == counts.off_diagonal
@@ -138,7 +131,7 @@ def test_a_row_is_confident_up_to_1e_6_below_the_threshold():
     top = np.array([low, np.nextafter(low, 0), cut, 0.9])
     probs = np.stack([top, 1 - top], axis=1)
     counts = issue_counts_chunk(
-        summary_of(np.ones(4, int), probs), adjusted_thresholds(np.array([cut, 0.5])), calibrated=True
+        draws.summary_of(np.ones(4, int), probs), adjusted_thresholds(np.array([cut, 0.5])), calibrated=True
     )
     assert counts.off_diagonal == 3
     assert counts.per_label.tolist() == [[0, 4], [0, 3], [0, 3]]
@@ -147,10 +140,10 @@ def test_a_row_is_confident_up_to_1e_6_below_the_threshold():
 def test_counts_of_parts_add_up_in_any_cut():
     labels, probs = draws.draw(200, 5, signal=1.0, seed=6)
     adjusted = adjusted_thresholds(np.full(5, 0.4))
-    want = issue_counts_chunk(summary_of(labels, probs), adjusted, calibrated=True)
+    want = issue_counts_chunk(draws.summary_of(labels, probs), adjusted, calibrated=True)
     for step in (1, 13, 150):
         parts = [
-            issue_counts_chunk(summary_of(labels[i : i + step], probs[i : i + step]), adjusted, calibrated=True)
+            issue_counts_chunk(draws.summary_of(labels[i : i + step], probs[i : i + step]), adjusted, calibrated=True)
             for i in range(0, 200, step)
         ]
         got = issue_counts_combine(parts)

@@ -8,14 +8,18 @@ import pytest
 
 import draws
 import naive
-from labelsieve import IssueRows, find_label_issues, find_label_issues_batched
-from labelsieve.results import LabelIssues, RunFacts
+from labelsieve import IssueRows, LabelIssues, find_label_issues, find_label_issues_batched
+from labelsieve.confident import ConfidentCounts
+from labelsieve.results import RunFacts
+from labelsieve.settings import Settings
 
 COLUMNS = ["row", "score", "given_label", "suggested_label", "p_given", "p_suggested"]
 
 
 class Zeros:
     """Scores that are all zero."""
+
+    in_memory = True
 
     def __init__(self, n_rows):
         self._n_rows = n_rows
@@ -39,7 +43,20 @@ def results_of(rows, n_rows=2000):
         planned_bytes=1,
         seconds=0.5,
     )
-    return LabelIssues(n_rows, 1000, issues, m, np.zeros(1000), np.zeros(1000, np.int64), Zeros(n_rows), facts)
+    none = np.empty(0, np.int64)
+    return LabelIssues(
+        n_rows=n_rows,
+        n_classes=1000,
+        found=issues,
+        estimated_num_issues=m,
+        confident_thresholds=np.zeros(1000),
+        class_counts=np.zeros(1000, np.int64),
+        mean_scores=np.zeros(1000),
+        confident=ConfidentCounts(np.zeros(1000, np.int64), none, none),
+        score_parts=Zeros(n_rows),
+        settings=Settings(),
+        facts=facts,
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
@@ -176,9 +193,9 @@ def test_the_worst_are_the_first_issues_and_no_others_are_loaded():
             self.asked.append((start, stop))
             return self.issues.part(start, stop)
 
-        def parts(self):
-            yield self.part(0, 2)
-            yield self.part(2, 3)
+        def column(self, name):
+            self.asked.append(name)
+            yield from (self.issues.columns()[name][:2], self.issues.columns()[name][2:])
 
     lazy = dataclasses.replace(found, found=Loaded(found.issues))
     assert lazy.worst(2).rows.tolist() == [5, 9]
@@ -186,7 +203,7 @@ def test_the_worst_are_the_first_issues_and_no_others_are_loaded():
     assert np.flatnonzero(lazy.mask()).tolist() == [2, 5, 9]
     assert lazy.issues is lazy.issues
     assert lazy.indices.tolist() == [5, 9, 2]
-    assert lazy.found.asked == [(0, 2), (0, 2), (2, 3), (0, 3)]
+    assert lazy.found.asked == [(0, 2), "row", (0, 3)]
     assert lazy.num_issues == 3
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import pathlib
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -58,7 +59,7 @@ def test_npy_holds_the_indices(issues, tmp_path):
 
 def test_csv_reads_back_to_the_same_bits(issues, tmp_path, monkeypatch):
     monkeypatch.setattr(sinks, "_CSV_ROWS", 50)
-    sinks.write(issues, tmp_path / "i.csv", ["a", 'b "quoted"', "c, with comma", "d"])
+    sinks.write(replace(issues, class_names=("a", 'b "quoted"', "c, with comma", "d")), tmp_path / "i.csv")
     with (tmp_path / "i.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     table = issues.issues
@@ -96,6 +97,7 @@ def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
     assert group["scores"].chunks == group["mask"].chunks == (128,)
     assert group["issues"].chunks == (32,)
     attributes = dict(group.attrs)
+    assert attributes.pop("facts")["rows_read"] == 900
     assert attributes.pop("settings") == {
         "method": "self_confidence",
         "adjust_pred_probs": False,
@@ -103,9 +105,10 @@ def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
     }
     assert attributes == {
         "kind": "labelsieve result",
-        "format": 1,
+        "format": 2,
         "n_rows": 900,
         "n_classes": 4,
+        "class_names": None,
         "num_issues": issues.num_issues,
         "estimated_num_issues": issues.estimated_num_issues,
     }
@@ -118,12 +121,14 @@ def test_a_table_of_a_run_with_a_workdir_is_the_same(data, issues, tmp_path, mon
     # Issues that the tasks wrote come in parts.
     monkeypatch.setattr("labelsieve.job._FEW_ISSUE_BYTES", 0)
     monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
-    monkeypatch.setattr(StoredIssues.parts, "__defaults__", (7,))
-    stored = labelsieve.find_label_issues(*data, workdir=tmp_path / "work")
+    monkeypatch.setattr("labelsieve.results.TABLE_ROWS", 7)
+    names = ("w", "x", "y", "z")
+    issues = replace(issues, class_names=names)
+    stored = labelsieve.find_label_issues(*data, workdir=tmp_path / "work", class_names=names)
     assert isinstance(stored.found, StoredIssues)
     for form in ("npy", "csv", "parquet"):
-        sinks.write(issues, tmp_path / f"a.{form}", list("wxyz"))
-        sinks.write(stored, tmp_path / f"b.{form}", list("wxyz"))
+        sinks.write(issues, tmp_path / f"a.{form}")
+        sinks.write(stored, tmp_path / f"b.{form}")
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.parquet"), pd.read_parquet(tmp_path / "b.parquet"))
@@ -157,7 +162,7 @@ def test_a_failure_leaves_the_earlier_result_and_no_other_file(issues, tmp_path,
     sinks.write(issues, path)
     before = snapshot(tmp_path)
 
-    def full(_issues, temporary, _names):
+    def full(_result, temporary, **_choices):
         temporary.write_bytes(b"half")
         raise OSError("disk full")
 
@@ -305,7 +310,7 @@ def test_a_group_of_others_with_scores_is_not_replaced_at_a_url(data, bucket):
 
 
 def test_a_table_is_no_group(issues, tmp_path):
-    with pytest.raises(labelsieve.InvalidInputError, match=r"written by the run, find_label_issues\(output="):
+    with pytest.raises(labelsieve.InvalidInputError, match=r"written by the run \(output="):
         sinks.write(issues, tmp_path / "i.zarr")
     assert list(tmp_path.iterdir()) == []
 

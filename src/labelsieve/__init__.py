@@ -15,8 +15,9 @@ from labelsieve.errors import (
     WorkdirError,
 )
 from labelsieve.find import find_label_issues, plan_label_issues
+from labelsieve.issues import LabelIssues, load
 from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
-from labelsieve.results import IssueRows, LabelIssues
+from labelsieve.results import IssueRows
 
 __all__ = [
     "ForkedWorkerError",
@@ -36,6 +37,7 @@ __all__ = [
     "WorkdirError",
     "find_label_issues",
     "find_label_issues_batched",
+    "load",
     "plan_label_issues",
     "split_arr",
 ]

@@ -6,7 +6,6 @@ Does not cover: any logic of the job.
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
@@ -31,10 +30,10 @@ from labelsieve.errors import (
     WorkdirError,
 )
 from labelsieve.find import find_label_issues, plan_label_issues
+from labelsieve.issues import LabelIssues
 from labelsieve.memory import ISSUE_BYTES
-from labelsieve.results import LabelIssues
+from labelsieve.names import read_class_names
 from labelsieve.settings import ABSENT_THRESHOLD, ESTIMATION_METHODS, METHODS
-from labelsieve.sources import open_pred_probs
 from labelsieve.urls import redacted
 
 
@@ -101,6 +100,7 @@ _RUN = _options(
     click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Tries after a failure."),
     click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Worst rows to print."),
     click.option("--class-names", type=click.Path(path_type=Path), help="A name a line, or a JSON list."),
+    click.option("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, or a name a line."),
     click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors."),
 )
 _CLUSTER = _options(
@@ -138,18 +138,24 @@ def find(
     # All that can be refused is refused before the run.
     if output is not None:
         sinks.check_output(output, [labels, pred_probs, *([class_names] if class_names else [])])
-    names = None if class_names is None else _read_names(class_names, open_pred_probs(pred_probs).shape[1])
+    names = None if class_names is None else read_class_names(class_names)
     stored = output if output is not None and output.endswith(".zarr") else None
     with cluster(scheduler, workers, threads, worker_memory) as client:
         issues = find_label_issues(
-            labels, pred_probs, progress=False if quiet else None, client=client, output=stored, **choices
+            labels,
+            pred_probs,
+            progress=False if quiet else None,
+            client=client,
+            output=stored,
+            class_names=names,
+            **choices,
         )
         if not quiet:
             click.echo(_summary(issues))
-            click.echo(_worst(issues, top, names), nl=False)
+            click.echo(_worst(issues, top), nl=False)
         if output is not None:
             if stored is None:
-                sinks.write(issues, Path(output), names)
+                sinks.write(issues, Path(output))
             if not quiet:
                 click.echo(f"written to {redacted(output)}")
 
@@ -170,11 +176,11 @@ def plan(
 ) -> None:
     """Print what a run would take: batches, partitions, tasks, bytes, memory. No data is read.
 
-    Takes the arguments of `labelsieve find`; --retries, --top, --class-names and --quiet change nothing here.
+    Takes the arguments of `labelsieve find`; --retries, --top, --class-names, --ids and --quiet change nothing here.
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """
-    for unused in ("retries", "top", "class_names", "quiet"):
+    for unused in ("retries", "top", "class_names", "ids", "quiet"):
         del choices[unused]
     stored = output if output is not None and output.endswith(".zarr") else None
     with cluster(scheduler, workers, threads, worker_memory) as client:
@@ -197,28 +203,22 @@ def demo(folder: Path) -> None:
     click.echo("training a model on scikit-learn's digits, out of fold ...")
     made = make_demo(folder)
     click.echo(f"{len(made.flipped)} of {made.n_rows:,} labels flipped ({FLIPPED_SHARE:.0%}), stored as Zarr\n")
-    issues = find_label_issues(made.labels, made.pred_probs, batch_size=300, partition_batches=2, progress=False)
+    issues = find_label_issues(
+        made.labels,
+        made.pred_probs,
+        batch_size=300,
+        partition_batches=2,
+        progress=False,
+        class_names=read_class_names(made.class_names),
+    )
     click.echo(_summary(issues))
-    click.echo(_worst(issues, 5, _read_names(made.class_names, issues.n_classes)))
+    click.echo(_worst(issues, 5))
     precision, recall = precision_recall(issues.indices, made.flipped)
     hits = round(recall * len(made.flipped))
     click.echo(f"flipped {len(made.flipped)}, found {issues.num_issues}, of these flipped {hits}:")
     click.echo(f"precision {precision:.1%}, recall {recall:.1%}\n")
     click.echo(f"The files are in {folder}. Try:")
     click.echo(f"  labelsieve find {made.labels} {made.pred_probs} --class-names {made.class_names} -o issues.csv")
-
-
-def _read_names(path: Path, n_classes: int) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if text.lstrip().startswith("[") else text.rstrip().splitlines()
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"class names: {path} is not readable: {error}") from error
-    if not all(isinstance(name, str) for name in names):
-        raise InvalidInputError(f"class names: {path} must list names, as strings")
-    if len(names) != n_classes:
-        raise InvalidInputError(f"{path} has {len(names):,} names, pred_probs has {n_classes:,} classes")
-    return list(names)
 
 
 def _summary(issues: LabelIssues) -> str:
@@ -263,9 +263,9 @@ def _plan(plan: Plan) -> str:
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
 
 
-def _worst(issues: LabelIssues, top: int, names: Sequence[str] | None) -> str:
+def _worst(issues: LabelIssues, top: int) -> str:
     """Return the table of the `top` worst rows, or nothing."""
-    worst = issues.worst(top)
+    worst, names = issues.worst(top), issues.class_names
     if not len(worst):
         return ""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from dask.utils import parse_bytes
@@ -15,9 +16,9 @@ from dask.utils import parse_bytes
 from labelsieve import forkpool, sinks
 from labelsieve.engine import Plan, choose_executor
 from labelsieve.errors import InvalidInputError
+from labelsieve.issues import LabelIssues
 from labelsieve.job import Job
 from labelsieve.memory import Auto
-from labelsieve.results import LabelIssues
 from labelsieve.settings import Settings, check_flag, check_whole_number
 
 
@@ -39,6 +40,8 @@ def find_label_issues(
     output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
     retries: int = 2,
+    class_names: Sequence[str] | None = None,
+    ids: Any = None,
 ) -> LabelIssues:
     """Find the rows whose given label is likely wrong, reading `pred_probs` once and out of core.
 
@@ -88,6 +91,11 @@ def find_label_issues(
         What does not fit goes to the workdir, a temporary one if none is given; what cannot fit is refused.
     retries : int
         How often a task that fails is tried again.
+    class_names : sequence of str, optional
+        K names, for tables and reports.
+    ids : array-like of int or str, or path, optional
+        ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
+        file, a Zarr array, or a text file with a name a line. Only those of issues are read.
 
     Returns
     -------
@@ -145,6 +153,8 @@ def find_label_issues(
         workdir=workdir,
         fresh=fresh,
         output=None if output is None else _output(output, labels, pred_probs),
+        class_names=class_names,
+        ids=ids,
     )
     return job.run(progress, started)
 

@@ -7,15 +7,18 @@ Does not cover: any step itself; see `engine`, `workdir`, `sinks` and, for forke
 from __future__ import annotations
 
 import os
+import platform
 import shutil
+import sys
 import tempfile
 import time
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,15 +39,18 @@ from labelsieve.engine import (
     size,
 )
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError, warn
+from labelsieve.issues import LabelIssues
 from labelsieve.limits import free_bytes, is_memory
 from labelsieve.memory import ISSUE_BYTES, Auto, expected_issues, run_rows
-from labelsieve.reductions import ClassSums, class_sums_finalize, issue_counts_finalize
-from labelsieve.results import IssueParts, LabelIssues, RunFacts
+from labelsieve.names import ArrayIds, check_class_names, open_ids
+from labelsieve.reductions import class_means, class_sums_finalize, issue_counts_finalize
+from labelsieve.results import IssueParts, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.sinks import Stage
 from labelsieve.sources import Opened
 from labelsieve.storage import Folder, LocalFolder, open_folder
-from labelsieve.stored import ResultGroup, StoredIssues, StoredScores
+from labelsieve.stored import ResultGroup, StoredIds, StoredIssues, StoredScores, publish_result
+from labelsieve.tasks import Counted
 from labelsieve.workdir import Partial, Records, Workdir
 
 # Issues are put in order in one place up to this many bytes, or what is left of a limit.
@@ -65,7 +71,7 @@ class Job:
         What changes the answer.
     executor : Executor
         Who runs the tasks.
-    batch_size, partition_batches, n_jobs, allow_zero_rows, workdir, fresh, output
+    batch_size, partition_batches, n_jobs, allow_zero_rows, workdir, fresh, output, class_names, ids
         As in `find_label_issues`.
     """
 
@@ -80,13 +86,19 @@ class Job:
     workdir: str | os.PathLike[str] | None
     fresh: bool
     output: str | None
+    class_names: Sequence[str] | None = None
+    ids: Any = None
 
     def __post_init__(self) -> None:
         self._check_owned: Callable[[], None] = lambda: None  # of the workdir, once there is one
+        self._names: tuple[str, ...] | None = None
+        self._ids: ArrayIds | None = None
 
     def run(self, progress: bool | None, started: float) -> LabelIssues:
         """Run all steps, and publish the result last."""
         pair = open_pair(self.labels, self.pred_probs)
+        n_rows, n_classes = pair[1].shape
+        self._names, self._ids = check_class_names(self.class_names, n_classes), open_ids(self.ids, n_rows)
         with ExitStack() as stack:
             workdir = None
             if self.workdir is not None:
@@ -98,7 +110,8 @@ class Job:
         if self.output is not None:  # it has moved to its place
             group = ResultGroup(open_folder(self.output))
             found = StoredIssues(group, issues.num_issues)
-            issues = replace(issues, found=found, score_parts=StoredScores(group))
+            ids = None if issues.ids is None else StoredIds(group)
+            issues = replace(issues, found=found, score_parts=StoredScores(group), ids=ids)
         return issues
 
     def plan(self) -> Plan:
@@ -167,57 +180,72 @@ class Job:
         total = self._read(run, inputs)
         self._check_owned()
         raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=self.allow_zero_rows)
-        sums = ClassSums.zeros(inputs.n_classes)
-        total.sums.add_to(sums)
+        sums = total.sums.dense()
         thresholds = class_sums_finalize(sums)
         run.score(thresholds)
         counted = run.count(thresholds)
-        estimated = issue_counts_finalize(counted.counts)
-        wanted = min(estimated, inputs.grid.n_rows)
-        found: IssueParts
-        if stage is not None:
-            stage.clear()
-            found = run.write(
-                counted.histogram, wanted, stage.group, stage.work, self._run_room(inputs, plan), rows_too=True
-            )
-            self._check_owned()
-            stage.check_owned()
-            stage.group.publish(
-                {"confident_thresholds": thresholds, "class_counts": sums.counts},
-                {
-                    "n_rows": inputs.grid.n_rows,
-                    "n_classes": inputs.n_classes,
-                    "num_issues": len(found),
-                    "estimated_num_issues": estimated,
-                    "settings": asdict(self.settings),
-                },
-            )
-        elif wanted * ISSUE_BYTES <= self._room(inputs, plan):
-            found = run.select(counted.histogram, wanted)
-        else:
-            scratch = self._temporary(None, plan) if records is None else records.folder
-            scratch.remove("result")
-            group = ResultGroup(scratch.folder("result"))
-            found = run.write(counted.histogram, wanted, group, scratch, self._run_room(inputs, plan), rows_too=False)
-        n_reads = 2 if self.settings.scores_need_reread else 1
-        return LabelIssues(
+        estimated = issue_counts_finalize(
+            counted.confident.issue_counts(sums.counts, calibrated=self.settings.calibrated)
+        )
+        found = self._rank(run, inputs, plan, counted, min(estimated, inputs.grid.n_rows), records, stage)
+        issues = LabelIssues(
             n_rows=inputs.grid.n_rows,
             n_classes=inputs.n_classes,
             found=found,
             estimated_num_issues=estimated,
             confident_thresholds=thresholds,
             class_counts=sums.counts,
+            mean_scores=class_means(sums if counted.scores is None else counted.scores.dense()),
+            confident=counted.confident,
             score_parts=StoredScores(stage.group) if stage is not None else run.scores(),
-            facts=RunFacts(
-                bytes_read=(total.n_read + run.n_reread) * inputs.n_classes * inputs.dtype.itemsize,
-                n_reads=n_reads,
-                rows_read=total.n_read,
-                rows_resumed=inputs.grid.n_rows - total.n_read,
-                n_batches=inputs.grid.n_batches,
-                n_partitions=inputs.grid.n_partitions,
-                planned_bytes=plan.process_bytes,
-                seconds=time.perf_counter() - started,
-            ),
+            settings=self.settings,
+            facts=self._facts(run, inputs, plan, total, started),
+            class_names=self._names,
+            ids=self._ids,
+        )
+        if stage is not None:
+            if self._ids is not None:
+                stage.group.write_ids(self._ids, StoredIssues(stage.group, len(found)))
+            self._check_owned()
+            stage.check_owned()
+            publish_result(stage.group, issues)
+        return issues
+
+    def _rank(
+        self,
+        run: Run,
+        inputs: Inputs,
+        plan: Plan,
+        counted: Counted,
+        wanted: int,
+        records: Records | None,
+        stage: Stage | None,
+    ) -> IssueParts:
+        """Return the issues: in memory, or where the tasks write them."""
+        if stage is not None:
+            stage.clear()
+            room = self._run_room(inputs, plan)
+            return run.write(counted.histogram, wanted, stage.group, stage.work, room, rows_too=True)
+        if wanted * ISSUE_BYTES <= self._room(inputs, plan):
+            return run.select(counted.histogram, wanted)
+        scratch = self._temporary(None, plan) if records is None else records.folder
+        scratch.remove("result")
+        group = ResultGroup(scratch.folder("result"))
+        return run.write(counted.histogram, wanted, group, scratch, self._run_room(inputs, plan), rows_too=False)
+
+    def _facts(self, run: Run, inputs: Inputs, plan: Plan, total: Partial, started: float) -> RunFacts:
+        forks = plan.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
+        return RunFacts(
+            bytes_read=(total.n_read + run.n_reread) * inputs.n_classes * inputs.dtype.itemsize,
+            n_reads=plan.n_reads,
+            rows_read=total.n_read,
+            rows_resumed=inputs.grid.n_rows - total.n_read,
+            n_batches=inputs.grid.n_batches,
+            n_partitions=inputs.grid.n_partitions,
+            planned_bytes=plan.process_bytes,
+            seconds=time.perf_counter() - started,
+            scheduler=f"{forks} forked processes" if forks else self.executor.described,
+            versions=_versions(),
         )
 
     def _read(self, run: Run, inputs: Inputs) -> Partial:
@@ -275,6 +303,13 @@ class Job:
                 f"write to {path} here ({error}): give a workdir that all reach"
             ) from error
         return folder
+
+
+def _versions() -> dict[str, str]:
+    """Return the versions of what made the answer, of what is loaded."""
+    found = {"labelsieve": metadata.version("labelsieve"), "python": platform.python_version()}
+    loaded = {name: sys.modules.get(name) for name in ("numpy", "dask", "zarr", "distributed")}
+    return found | {name: str(module.__version__) for name, module in loaded.items() if module is not None}
 
 
 def _refuse_nested(workdir: Folder, output: Folder) -> None:

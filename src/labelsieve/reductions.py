@@ -83,6 +83,12 @@ class SparseClassSums:
         some = np.flatnonzero(sums.counts).astype(np.int64)
         return cls(len(sums.counts), some, sums.counts[some], sums.high[some], sums.low[some])
 
+    def dense(self) -> ClassSums:
+        """Return the sums of all classes."""
+        total = ClassSums.zeros(self.n_classes)
+        self.add_to(total)
+        return total
+
     def add_to(self, total: ClassSums) -> None:
         """Add these sums to `total`."""
         total.counts[self.classes] += self.counts
@@ -125,6 +131,14 @@ def class_sums_finalize(sums: ClassSums) -> Float64s:
             max(MIN_THRESHOLD, ((high << _LOW_BITS) + low) / (count << _FRACTION_BITS)) if count else ABSENT_THRESHOLD
             for count, high, low in totals
         ]
+    )
+
+
+def class_means(sums: ClassSums) -> Float64s:
+    """Return the ``(K,)`` mean of each class, rounded once; NaN for a class without rows."""
+    totals = zip(sums.counts.tolist(), sums.high.tolist(), sums.low.tolist(), strict=True)
+    return np.array(
+        [((high << _LOW_BITS) + low) / (count << _FRACTION_BITS) if count else np.nan for count, high, low in totals]
     )
 
 

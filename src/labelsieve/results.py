@@ -1,18 +1,25 @@
-"""What a run found.
+"""What a run found, as data.
 
-Covers: `LabelIssues` and `IssueRows`.
-Does not cover: files (`sinks`).
+Covers: `IssueRows`, `RunFacts` and `Result`, with the tables that are made of them as columns.
+Does not cover: what people do with a result (`issues`), files (`sinks`), pictures (`plots`, `report`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from labelsieve import health
+from labelsieve.confident import ConfidentCounts
+from labelsieve.settings import Settings
+
+# Issues that are made a table of at a time.
+TABLE_ROWS: Final = 1 << 20
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone: this module needs no Dask
@@ -20,6 +27,10 @@ if TYPE_CHECKING:
 
 class ScoreParts(Protocol):
     """Scores of all rows, wherever their parts are."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether they are in this process."""
 
     def to_numpy(self) -> npt.NDArray[np.floating[Any]]:
         """Return them as ``(N,)`` in memory."""
@@ -37,8 +48,15 @@ class IssueParts(Protocol):
     def part(self, start: int, stop: int) -> IssueRows:
         """Return the issues ``[start, stop)``, counted from the worst."""
 
-    def parts(self) -> Iterator[IssueRows]:
-        """Yield all issues, some at a time."""
+    def column(self, name: str) -> Iterator[npt.NDArray[Any]]:
+        """Yield one column of all issues, some at a time."""
+
+
+class IdParts(Protocol):
+    """The user's own names of rows, wherever they are."""
+
+    def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return the names of the issues ``[start, stop)``, which are `rows` of the input."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -86,9 +104,9 @@ class IssueRows:
         """Return the issues ``[start, stop)``, counted from the worst."""
         return IssueRows(*(column[start:stop] for column in self.columns().values()))
 
-    def parts(self) -> Iterator[IssueRows]:
-        """Yield all issues, some at a time."""
-        yield self
+    def column(self, name: str) -> Iterator[npt.NDArray[Any]]:
+        """Yield a column."""
+        yield self.columns()[name]
 
     def take(self, order: npt.NDArray[np.intp]) -> IssueRows:
         """Return the rows at the positions `order`."""
@@ -124,6 +142,10 @@ class RunFacts:
         The most own memory of a process that reads, as planned before the run (`memory.Need`), without the issues.
     seconds : float
         Wall time of the call.
+    scheduler : str
+        Who did the work.
+    versions : dict
+        Versions of Labelsieve and of what it rests on.
     """
 
     bytes_read: int
@@ -134,11 +156,13 @@ class RunFacts:
     n_partitions: int
     planned_bytes: int
     seconds: float
+    scheduler: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class LabelIssues:
-    """Label issues of a dataset, found by `labelsieve.find_label_issues`.
+class Result:
+    """What a run found; `labelsieve.LabelIssues` is what people get.
 
     Parameters
     ----------
@@ -153,16 +177,20 @@ class LabelIssues:
         Mean probability of each class over the rows labelled with it; 2.0 for a class without rows.
     class_counts : (K,) int64
         Rows labelled with each class.
+    mean_scores : (K,) float64
+        Mean score of the rows labelled with each class; NaN without rows.
+    confident : ConfidentCounts
+        Confidently predicted rows by given label and predicted class.
     score_parts : ScoreParts
         What `scores` and `lazy_scores` are made of.
+    settings : Settings
+        What changes the answer.
     facts : RunFacts
         How the run went.
-
-    Examples
-    --------
-    >>> import labelsieve
-    >>> labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
-    <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
+    class_names : tuple of str, optional
+        K names.
+    ids : IdParts, optional
+        The user's own names of rows.
     """
 
     n_rows: int
@@ -171,8 +199,13 @@ class LabelIssues:
     estimated_num_issues: int
     confident_thresholds: npt.NDArray[np.float64]
     class_counts: npt.NDArray[np.int64]
+    mean_scores: npt.NDArray[np.float64]
+    confident: ConfidentCounts
     score_parts: ScoreParts
+    settings: Settings
     facts: RunFacts
+    class_names: tuple[str, ...] | None = None
+    ids: IdParts | None = None
 
     @property
     def num_issues(self) -> int:
@@ -190,48 +223,77 @@ class LabelIssues:
         return self.issues.rows
 
     def worst(self, top: int) -> IssueRows:
-        """Return the `top` worst issues, or all if there are fewer; no others are loaded.
-
-        Examples
-        --------
-        >>> import labelsieve
-        >>> labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]]).worst(3).rows
-        array([2])
-        """
+        """Return the `top` worst issues, or all if there are fewer; no others are loaded."""
         return self.found.part(0, min(top, len(self.found)))
 
     @cached_property
     def lazy_scores(self) -> da.Array:
-        """``(N,)`` label quality scores of all rows as a Dask array, one chunk a partition."""
+        """``(N,)`` label quality scores of all rows as a Dask array."""
         return self.score_parts.to_dask()
 
     @cached_property
-    def scores(self) -> npt.NDArray[np.floating[Any]]:
-        """``(N,)`` label quality scores of all rows, made a read-only NumPy array at the first call."""
+    def scores(self) -> Any:
+        """``(N,)`` label quality scores of all rows: a read-only NumPy array, or a lazy Dask array.
+
+        Lazy where they are not in this process: in a store, or in row summaries on a cluster or in a workdir;
+        ``numpy.asarray(issues.scores)`` fetches them.
+        """
+        if not self.score_parts.in_memory:
+            return self.lazy_scores
         scores = self.score_parts.to_numpy()
         scores.flags.writeable = False
         return scores
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """Return the ``(N,)`` mask that is True for label issues.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> import labelsieve
-        >>> p = np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
-        >>> labelsieve.find_label_issues([0, 1, 0], p).mask()
-        array([False, False,  True])
-        """
+        """Return the ``(N,)`` mask that is True for label issues."""
         mask = np.zeros(self.n_rows, np.bool_)
-        for part in self.found.parts():
-            mask[part.rows] = True
+        for rows in self.found.column("row"):
+            mask[rows] = True
         return mask
 
-    def __repr__(self) -> str:
-        share = self.num_issues / self.n_rows
-        worst = ", ".join(str(row) for row in self.worst(5).rows.tolist()) + (", ..." if self.num_issues > 5 else "")
-        return (
-            f"<LabelIssues: {self.num_issues:,} of {self.n_rows:,} rows ({share:.2%}) in {self.n_classes:,} classes; "
-            f"worst rows: {worst or 'none'}>"
+    @cached_property
+    def issues_of_class(self) -> npt.NDArray[np.int64]:
+        """``(K,)`` label issues with each label."""
+        total = np.zeros(self.n_classes, np.int64)
+        for labels in self.found.column("given_label"):
+            total += np.bincount(labels, minlength=self.n_classes)
+        return total
+
+    def issue_table(self, start: int = 0, stop: int | None = None) -> health.Columns:
+        """Return the issues ``[start, stop)``, counted from the worst, as columns, with ids and names if any."""
+        stop = len(self.found) if stop is None else min(stop, len(self.found))
+        part = self.found.part(start, stop)
+        columns = part.columns()
+        if self.ids is not None:
+            columns = {"row": columns.pop("row"), "id": self.ids.part(start, stop, part.rows)} | columns
+        return self.named(columns)
+
+    def issue_tables(self, start: int = 0, stop: int | None = None) -> Iterator[health.Columns]:
+        """Yield `issue_table` some rows at a time; of no rows once, for its columns."""
+        stop = len(self.found) if stop is None else stop
+        for first in range(start, max(stop, start + 1), TABLE_ROWS):
+            yield self.issue_table(first, min(first + TABLE_ROWS, stop))
+
+    def class_table(self) -> health.Columns:
+        """Return what is known of each class: the columns of `health.class_columns`, with names after ``class``."""
+        return self.named(
+            health.class_columns(
+                self.confident,
+                self.class_counts,
+                self.confident_thresholds,
+                self.mean_scores,
+                self.issues_of_class,
+            )
         )
+
+    def pair_table(self, top: int | None = None) -> health.Columns:
+        """Return the most confused pairs of classes: the columns of `health.pair_columns`, with names."""
+        return self.named(health.pair_columns(self.confident, self.class_counts, top))
+
+    def named(self, columns: health.Columns) -> health.Columns:
+        """Add the names of the classes that stand in `columns`, at the end."""
+        if self.class_names is None:
+            return columns
+        names = np.array(self.class_names, object)
+        pairs = (("class", "name"), ("given_label", "given_name"), ("suggested_label", "suggested_name"))
+        return columns | {name: names[columns[of].astype(np.intp)] for of, name in pairs if of in columns}

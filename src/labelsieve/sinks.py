@@ -15,19 +15,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from re import fullmatch
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.memory import result_rows, run_rows
 from labelsieve.ownership import owned
-from labelsieve.results import IssueRows, LabelIssues
+from labelsieve.results import Result
 from labelsieve.storage import Folder, LocalFolder, UrlFolder, open_folder, writing
-from labelsieve.stored import PARTS, ResultGroup, is_result
+from labelsieve.stored import COLUMNS, PARTS, ResultGroup, StoredIssues, is_result, publish_result
 from labelsieve.urls import is_url, redacted
 
-# Rows of a CSV file that are turned into text at a time.
+# Most rows of one Parquet file, and rows of a CSV file that are turned into text at a time.
+ROWS_A_FILE: Final = 10_000_000
 _CSV_ROWS: Final = 1 << 16
 
 
@@ -65,8 +67,14 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
             raise InvalidInputError(f"{path} holds the input {read}: it is not replaced")
     if path.suffix == ".zarr" and path.exists() and not is_result(LocalFolder(path.absolute())):
         raise InvalidInputError(f"{path} exists and is no result of Labelsieve: it is not replaced")
-    if path.suffix != ".zarr" and path.is_dir():
+    if path.suffix != ".zarr" and path.is_dir() and not _is_parquet(path):
         raise InvalidInputError(f"{path} is a folder")
+
+
+def _is_parquet(path: Path) -> bool:
+    """Tell whether a folder is a table of many rows that was written here."""
+    names = [entry.name for entry in path.iterdir()]
+    return path.suffix == ".parquet" and all(fullmatch(r"part-\d{5,}\.parquet", name) for name in names)
 
 
 def _check_url(output: str, inputs: Sequence[str | Path]) -> None:
@@ -142,17 +150,17 @@ def staged(output: str | Path) -> Iterator[Stage]:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def write(issues: LabelIssues, path: Path, class_names: Sequence[str] | None = None) -> None:
-    """Write `issues` in the form that the ending of `path` says; what is there is replaced only once all is written.
+def write(result: Result, path: Path, *, rows_a_file: int = ROWS_A_FILE) -> None:
+    """Write the issues in the form that the ending of `path` says; what is there is replaced only once all is written.
 
     Parameters
     ----------
-    issues : LabelIssues
+    result : Result
         What was found.
     path : Path
         ``.npy`` takes the indices, ``.csv`` and ``.parquet`` a table of the issues.
-    class_names : sequence of str, optional
-        ``K`` names, for two more columns of a table.
+    rows_a_file : int
+        Most rows of a ``.parquet`` file; of more issues it becomes a folder of such files, which reads as one table.
 
     Raises
     ------
@@ -161,13 +169,40 @@ def write(issues: LabelIssues, path: Path, class_names: Sequence[str] | None = N
     """
     check_output(path)
     if path.suffix not in _WRITERS:
-        raise InvalidInputError(f"{path}: a .zarr result is written by the run, find_label_issues(output=...)")
+        raise InvalidInputError(f"{path}: a .zarr result is written by the run (output=...) or by save()")
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
     try:
-        _WRITERS[path.suffix](issues, folder / path.name, class_names)
-        (folder / path.name).replace(path)
+        made = folder / path.name
+        more = {"rows_a_file": rows_a_file} if path.suffix == ".parquet" else {}
+        _WRITERS[path.suffix](result, made, **more)
+        with writing(str(path)):
+            _move_into_place(made, path, folder / "replaced")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def save(result: Result, location: str) -> None:
+    """Write a whole result as a ``.zarr`` group at a path or URL, some rows at a time."""
+    with staged(location) as stage:
+        stage.clear()
+        group, step = stage.group, result_rows(result.n_rows)
+        scores = result.lazy_scores if not result.score_parts.in_memory else result.scores
+        group.create_rows(result.n_rows, scores.dtype)
+        to_scores, to_mask, mask = group.writer("scores"), group.writer("mask"), result.mask()
+        for start in range(0, result.n_rows, step):
+            to_scores(start, np.asarray(scores[start : start + step]))
+            to_mask(start, mask[start : start + step])
+        chunk, columns = run_rows(result.num_issues), result.found.part(0, 0).columns()
+        group.create_issues(result.num_issues, chunk, {name: column.dtype for name, column in columns.items()})
+        writers = {name: group.writer(COLUMNS[name]) for name in columns}
+        for start in range(0, result.num_issues, chunk):
+            part = result.found.part(start, min(start + chunk, result.num_issues))
+            for name, column in part.columns().items():
+                writers[name](start, column)
+        if result.ids is not None:
+            group.write_ids(result.ids, StoredIssues(group, result.num_issues))
+        stage.check_owned()
+        publish_result(group, result)
 
 
 def _local(output: str | Path) -> Path:
@@ -190,54 +225,49 @@ def _move_into_place(made: Path, path: Path, replaced: Path) -> None:
         raise
 
 
-def issue_table(issues: IssueRows, class_names: Sequence[str] | None = None) -> dict[str, npt.NDArray[Any]]:
-    """Return the issues as columns, with the classes' names if given."""
-    columns = issues.columns()
-    if class_names is not None:
-        names = np.asarray(class_names)
-        columns["given_name"] = names[issues.given_labels]
-        columns["suggested_name"] = names[issues.suggested_labels]
-    return columns
-
-
-def _write_npy(issues: LabelIssues, path: Path, _names: Sequence[str] | None) -> None:
-    header = {"descr": "<i8", "fortran_order": False, "shape": (issues.num_issues,)}
+def _write_npy(result: Result, path: Path) -> None:
+    header = {"descr": "<i8", "fortran_order": False, "shape": (result.num_issues,)}
     with path.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
-        for part in issues.found.parts():
-            file.write(part.rows.astype("<i8", copy=False).data)
+        for rows in result.found.column("row"):
+            file.write(rows.astype("<i8", copy=False).data)
 
 
-def _write_csv(issues: LabelIssues, path: Path, class_names: Sequence[str] | None) -> None:
+def _write_csv(result: Result, path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        for number, part in enumerate(issues.found.parts()):
-            columns = issue_table(part, class_names)
+        for number, columns in enumerate(result.issue_tables()):
             if not number:
                 writer.writerow(columns)
-            for start in range(0, len(part), _CSV_ROWS):
+            for start in range(0, len(columns["row"]), _CSV_ROWS):
                 # As text NumPy gives the fewest digits that read back as the same float32.
                 writer.writerows(
                     zip(*(c[start : start + _CSV_ROWS].astype(str) for c in columns.values()), strict=True)
                 )
 
 
-def _write_parquet(issues: LabelIssues, path: Path, class_names: Sequence[str] | None) -> None:
+def _write_parquet(result: Result, path: Path, rows_a_file: int = ROWS_A_FILE) -> None:
+    """Write a file, or a folder of files of at most `rows_a_file` rows each."""
     import pyarrow as pa
     from pyarrow import parquet
 
-    writer: Any = None
-    try:
-        for part in issues.found.parts():
-            table = pa.table(issue_table(part, class_names))
-            writer = writer or parquet.ParquetWriter(path, table.schema)
-            writer.write_table(table)
-    finally:
-        if writer is not None:
-            writer.close()
+    several = result.num_issues > rows_a_file
+    if several:
+        path.mkdir()
+    for number, start in enumerate(range(0, max(1, result.num_issues), rows_a_file)):
+        writer: Any = None
+        try:
+            for columns in result.issue_tables(start, min(start + rows_a_file, result.num_issues)):
+                table = pa.table(columns)
+                file = path / f"part-{number:05d}.parquet" if several else path
+                writer = writer or parquet.ParquetWriter(file, table.schema)
+                writer.write_table(table)
+        finally:
+            if writer is not None:
+                writer.close()
 
 
-_WRITERS: Final[dict[str, Callable[[LabelIssues, Path, Sequence[str] | None], None]]] = {
+_WRITERS: Final[dict[str, Callable[..., None]]] = {
     ".npy": _write_npy,
     ".csv": _write_csv,
     ".parquet": _write_parquet,

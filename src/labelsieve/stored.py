@@ -10,22 +10,26 @@ an object store, gets its root metadata last: what is not whole is no group.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident import ConfidentCounts
+from labelsieve.errors import InvalidInputError
 from labelsieve.memory import result_rows
-from labelsieve.results import IssueRows
+from labelsieve.results import IdParts, IssueRows, Result, RunFacts
+from labelsieve.settings import Settings
 from labelsieve.storage import Folder, LocalFolder, writing
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone
 
 KIND: Final = "labelsieve result"
-FORMAT: Final = 1
+FORMAT: Final = 2
 # Where each column of the issues is.
 COLUMNS: Final = {
     "row": "issues",
@@ -36,7 +40,12 @@ COLUMNS: Final = {
     "p_suggested": "issue_table/p_suggested",
 }
 # All that is in a result beside its root metadata.
-PARTS: Final = {"scores", "mask", "issues", "issue_table", "confident_thresholds", "class_counts"}
+PARTS: Final = {
+    *("scores", "mask", "issues", "issue_table", "confident_thresholds", "class_counts", "mean_scores"),
+    *("confident_diagonal", "confident_pairs"),
+}
+# The user's own names of the issues' rows, where there are any.
+_IDS: Final = "issue_table/id"
 
 
 @dataclass(frozen=True)
@@ -52,13 +61,14 @@ class ResultGroup:
     folder: Folder
 
     def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int) -> None:
-        """Make an array, for tasks to write regions of."""
+        """Make an array, in chunks of `chunk` rows, for tasks to write regions of."""
         import zarr
         from zarr.codecs import BloscCodec
 
-        chunks: Any = (max(1, min(chunk, shape[0])),)
+        chunks: Any = (max(1, min(chunk, shape[0])), *(max(1, size) for size in shape[1:]))
         # Zarr's own choice, zstd, took half of the time in which 500 million rows were ranked and written.
-        codec = BloscCodec(cname="lz4", shuffle="shuffle", typesize=np.dtype(dtype).itemsize)
+        typesize = 1 if dtype is str else np.dtype(dtype).itemsize
+        codec = BloscCodec(cname="lz4", shuffle="shuffle", typesize=typesize)
         zarr.create_array(
             self._store(), name=name, shape=shape, chunks=chunks, dtype=dtype, compressors=codec, overwrite=True
         )
@@ -69,6 +79,19 @@ class ResultGroup:
         """Make the scores and the mask of all rows."""
         self.create("scores", (n_rows,), score_dtype, result_rows(n_rows))
         self.create("mask", (n_rows,), np.bool_, result_rows(n_rows))
+
+    def write_ids(self, ids: IdParts, found: StoredIssues) -> StoredIds:
+        """Write the user's own names of the issues beside them, a stored chunk at a time."""
+        rows = self.open(COLUMNS["row"])
+        step, write = max(1, rows.chunks[0]), None
+        for start in range(0, max(1, len(found)), step):
+            stop = min(start + step, len(found))
+            names = ids.part(start, stop, rows[start:stop])
+            if write is None:
+                self.create(_IDS, (len(found),), str if names.dtype.kind not in "iu" else names.dtype, step)
+                write = self.writer(_IDS)
+            write(start, names)
+        return StoredIds(self)
 
     def create_issues(self, n_issues: int, chunk: int, dtypes: Mapping[str, npt.DTypeLike]) -> None:
         """Make the columns of the issues, in chunks of `chunk` rows."""
@@ -96,7 +119,7 @@ class ResultGroup:
         import zarr
 
         for name, array in arrays.items():
-            self.create(name, array.shape, array.dtype, len(array))
+            self.create(name, array.shape, array.dtype, array.shape[0])
             self.writer(name)(0, array)
         attributes = {"kind": KIND, "format": FORMAT, **attributes}
         if isinstance(self.folder, LocalFolder):
@@ -110,6 +133,14 @@ class ResultGroup:
 
         return zarr.open_array(self._store(read_only=mode == "r"), path=name, mode=mode)
 
+    def has(self, name: str) -> bool:
+        """Tell whether one of the arrays is there."""
+        try:
+            self.open(name)
+        except FileNotFoundError:
+            return False
+        return True
+
     def _store(self, *, read_only: bool = False) -> Any:
         from zarr.storage import FsspecStore, LocalStore
 
@@ -120,8 +151,6 @@ class ResultGroup:
 
 def is_result(folder: Folder) -> bool:
     """Tell whether a whole result of Labelsieve is there."""
-    import json
-
     try:
         about = json.loads(folder.read("zarr.json"))
         return bool(about["attributes"]["kind"] == KIND)
@@ -151,11 +180,11 @@ class StoredIssues:
         """Return the issues ``[start, stop)``, counted from the worst."""
         return IssueRows(*(self.group.open(path)[start:stop] for path in COLUMNS.values()))
 
-    def parts(self) -> Iterator[IssueRows]:
-        """Yield all issues, a stored chunk at a time."""
-        rows = self.group.open(COLUMNS["row"]).chunks[0]
-        for start in range(0, max(1, self.n_issues), rows):
-            yield self.part(start, min(start + rows, self.n_issues))
+    def column(self, name: str) -> Iterator[npt.NDArray[Any]]:
+        """Yield one column, a stored chunk at a time."""
+        array = self.group.open(COLUMNS[name])
+        for start in range(0, self.n_issues, array.chunks[0]):
+            yield array[start : min(start + array.chunks[0], self.n_issues)]
 
 
 @dataclass(frozen=True)
@@ -169,6 +198,7 @@ class StoredScores:
     """
 
     group: ResultGroup
+    in_memory: bool = False
 
     def to_numpy(self) -> npt.NDArray[np.floating[Any]]:
         """Return them as ``(N,)`` in memory."""
@@ -180,3 +210,82 @@ class StoredScores:
         import dask.array as da
 
         return da.from_array(self.group.open("scores"), chunks="auto", asarray=False)
+
+
+@dataclass(frozen=True)
+class StoredIds:
+    """The user's own names of the issues' rows, beside the issues.
+
+    Parameters
+    ----------
+    group : ResultGroup
+        Where they are.
+    """
+
+    group: ResultGroup
+
+    def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # known here
+        """Return the names of the issues ``[start, stop)``."""
+        names: npt.NDArray[Any] = self.group.open(_IDS)[start:stop]
+        return names if names.dtype.kind in "iu" else names.astype(object)
+
+
+def publish_result(group: ResultGroup, result: Result) -> None:
+    """Write all of a result that the tasks have not, and make the group one."""
+    confident = result.confident
+    group.publish(
+        {
+            "confident_thresholds": result.confident_thresholds,
+            "class_counts": result.class_counts,
+            "mean_scores": result.mean_scores,
+            "confident_diagonal": confident.diagonal,
+            "confident_pairs": np.stack([confident.given, confident.predicted, confident.counts]),
+        },
+        {
+            "n_rows": result.n_rows,
+            "n_classes": result.n_classes,
+            "num_issues": result.num_issues,
+            "estimated_num_issues": result.estimated_num_issues,
+            "settings": asdict(result.settings),
+            "facts": asdict(result.facts),
+            "class_names": result.class_names,
+        },
+    )
+
+
+def read_result(group: ResultGroup) -> dict[str, Any]:
+    """Return the fields of `Result` of a group; issues and scores stay where they are.
+
+    Raises
+    ------
+    InvalidInputError
+        Where there is no result, or one of another version.
+    """
+    try:
+        about = json.loads(group.folder.read("zarr.json"))["attributes"]
+        kind, version = about["kind"], about["format"]
+    except (OSError, ValueError, KeyError, TypeError):
+        kind, version = None, None
+    if kind != KIND:
+        raise InvalidInputError(f"there is no result of Labelsieve at {group.folder.where}")
+    if version != FORMAT:
+        raise InvalidInputError(
+            f"{group.folder.where} is a result of format {version}; this version of Labelsieve reads format {FORMAT}"
+        )
+    given, predicted, counts = group.open("confident_pairs")[:]
+    n_classes = int(about["n_classes"])
+    confident = ConfidentCounts(group.open("confident_diagonal")[:], given * n_classes + predicted, counts)
+    names = about["class_names"]
+    return {
+        "n_rows": int(about["n_rows"]),
+        "n_classes": n_classes,
+        "found": StoredIssues(group, int(about["num_issues"])),
+        "estimated_num_issues": int(about["estimated_num_issues"]),
+        **{name: group.open(name)[:] for name in ("confident_thresholds", "class_counts", "mean_scores")},
+        "confident": confident,
+        "score_parts": StoredScores(group),
+        "settings": Settings(**about["settings"]),
+        "facts": RunFacts(**about["facts"]),
+        "class_names": None if names is None else tuple(names),
+        "ids": StoredIds(group) if group.has(_IDS) else None,
+    }

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from labelsieve import ranking
 from labelsieve.checks import Findings, combine_findings, errors_in
+from labelsieve.confident import ConfidentCounts, confident_chunk, confident_combine
 from labelsieve.kernels import RowSummary, Summariser, joined
 from labelsieve.memory import BLOCK_ROWS, Span
 from labelsieve.partitions import Block, Partition
@@ -28,7 +29,6 @@ from labelsieve.reductions import (
     class_sums_chunk,
     class_sums_combine,
     issue_counts_chunk,
-    issue_counts_combine,
 )
 from labelsieve.results import IssueRows
 from labelsieve.scores import Float64s, RowValueKernel, adjusted_self_confidence, row_value_kernel
@@ -272,27 +272,41 @@ def all_scores(rows: Summarised | Span, *, finish: Finish) -> ranking.Scores:
 
 @dataclass(frozen=True)
 class Counted:
-    """Issue counts, and the histogram of the scores that ranking begins with."""
+    """Confident rows by their classes, the histogram that ranking begins with, and sums of computed scores by label."""
 
-    counts: IssueCounts
+    confident: ConfidentCounts
     histogram: ranking.Int64s
+    scores: SparseClassSums | None
 
 
 def count(rows: Summarised | Span, *, finish: Finish, adj_thresholds: Float64s) -> Counted:
     """Hold the summaries of a partition or span against the thresholds."""
-    calibrated, parts, histograms = finish.settings.calibrated, [], []
+    parts, histograms, n_classes = [], [], len(adj_thresholds)
+    # The scores of plain self-confidence were summed by label as they were read.
+    scores = None if finish.settings.plain_self_confidence else ClassSums.zeros(n_classes)
     for block in finish.blocks(rows):
-        parts.append(issue_counts_chunk(block, adj_thresholds, calibrated=calibrated))
+        parts.append(confident_chunk(block, adj_thresholds))
         histograms.append(ranking.score_histogram(scores_of(block)))
+        if scores is not None:
+            scores = class_sums_combine([scores, class_sums_chunk(block.labels, scores_of(block), n_classes)])
         if len(parts) > 8:
-            parts, histograms = [issue_counts_combine(parts)], [add_up(histograms)]
-    return Counted(issue_counts_combine(parts), add_up(histograms))
+            parts, histograms = [confident_combine(parts)], [add_up(histograms)]
+    summed = None if scores is None else SparseClassSums.of(scores)
+    return Counted(confident_combine(parts), add_up(histograms), summed)
 
 
 def combine_counted(parts: Iterable[Counted]) -> Counted:
-    """Add up counts and histograms."""
+    """Add up counts, histograms and sums."""
     parts = list(parts)
-    return Counted(issue_counts_combine(p.counts for p in parts), add_up(p.histogram for p in parts))
+    total = ClassSums.zeros(parts[0].confident.n_classes)
+    for part in parts:
+        if part.scores is not None:
+            part.scores.add_to(total)
+    return Counted(
+        confident_combine(part.confident for part in parts),
+        add_up(part.histogram for part in parts),
+        None if parts[0].scores is None else SparseClassSums.of(total),
+    )
 
 
 def histogram_within(rows: Summarised | Span, *, finish: Finish, cut: ranking.Cut) -> ranking.Int64s:

@@ -64,6 +64,11 @@ class Executor(abc.ABC):
     retries: int = 0
 
     @property
+    def described(self) -> str:
+        """Who runs the tasks, in words."""
+        return f"{self.n_threads} thread{'s' if self.n_threads > 1 else ''}"
+
+    @property
     def all_threads(self) -> int:
         """Threads of all processes."""
         return self.n_processes * self.n_threads

@@ -51,6 +51,12 @@ class ClusterExecutor(Executor):
         if max_memory is not None and max_memory < self.limit:
             self.limit, self.limit_name = max_memory, "max_memory"
 
+    @property
+    def described(self) -> str:
+        """Who runs the tasks, in words."""
+        workers = f"{self.n_processes} worker{'s' if self.n_processes > 1 else ''}"
+        return f"a cluster of {workers}, {super().described} each"
+
     def _workers(self) -> dict[str, Any]:
         """Return what the scheduler knows of its workers, once there is one."""
         workers = self._known()

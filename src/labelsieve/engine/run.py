@@ -274,6 +274,7 @@ class ArrayScores:
     """Scores of all rows in this process, a part a partition."""
 
     parts: Sequence[ranking.Scores]
+    in_memory: bool = True
 
     def to_numpy(self) -> ranking.Scores:
         """Return them as ``(N,)`` in memory."""
@@ -309,6 +310,7 @@ class TaskScores:
     items: Sequence[Any]
     rows: Sequence[int]
     dtype: np.dtype[Any]
+    in_memory: bool = False
 
     def to_numpy(self) -> ranking.Scores:
         """Return them as ``(N,)`` in memory."""

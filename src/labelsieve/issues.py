@@ -1,0 +1,248 @@
+"""`LabelIssues`: what a run found, to be asked, saved, opened again and looked at.
+
+Covers: the methods that people call, and `load`. Each is one call of the room that does it.
+Does not cover: the data (`results`), files (`sinks`, `stored`).
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labelsieve import sinks
+from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.results import Result
+from labelsieve.settings import check_whole_number
+from labelsieve.storage import open_folder
+from labelsieve.stored import ResultGroup, read_result
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class LabelIssues(Result):
+    """Label issues of a dataset, found by `labelsieve.find_label_issues`, or opened by `labelsieve.load`.
+
+    What is known is in the attributes of `results.Result`: ``num_issues``, ``indices``, ``issues``, ``scores``,
+    ``mask()``, ``confident_thresholds``, ``class_counts``, ``mean_scores``, ``settings``, ``facts``.
+
+    Examples
+    --------
+    >>> import labelsieve
+    >>> labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+    <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
+    """
+
+    def to_frame(self, top: int | None = None) -> pd.DataFrame:
+        """Return the issues as a pandas table, worst first.
+
+        Parameters
+        ----------
+        top : int, optional
+            How many of the worst; all by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``row``, ``id`` (if given), ``score``, ``given_label``, ``suggested_label``, ``p_given``, ``p_suggested``,
+            and with class names ``given_name`` and ``suggested_name``.
+
+        Raises
+        ------
+        MissingDependencyError
+            Without pandas.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], ids=["a", "b", "c"])
+        >>> found.to_frame()[["row", "id", "given_label", "suggested_label"]].values.tolist()
+        [[2, 'c', 0, 1]]
+        """
+        stop = None if top is None else check_whole_number("top", top, 0)
+        return _frame(self.issue_table(0, stop))
+
+    def class_summary(self) -> pd.DataFrame:
+        """Return a row for each class, the noisiest first.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``class``, ``rows``, ``issues`` (found with this label), ``share`` (of its rows), ``label_noise`` (share of
+            the rows with this label that truly are of another class), ``inverse_label_noise`` (share of the rows truly
+            of this class that have another label), ``mean_score``, ``threshold``, ``flag`` (``absent``; ``rare``: fewer
+            than 10 rows; ``tiny threshold``: below 1/K; else empty), and ``name``. NaN where a class has no rows.
+
+        Notes
+        -----
+        Both noises are estimated with the calibrated joint, as ``cleanlab.dataset.rank_classes_by_label_quality`` (2.9)
+        does, over the counts of the batched rule. Called with these counts as its ``confident_joint`` it gives the same
+        numbers; called with ``pred_probs`` it counts a row by its most likely class among those whose threshold it
+        reaches, which differs where the predicted class itself is below its threshold.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> found.class_summary()[["class", "rows", "issues", "flag"]].values.tolist()
+        [[0, 2, 1, 'rare'], [1, 1, 0, 'rare']]
+        """
+        frame = _frame(self.class_table())
+        return frame.sort_values(["label_noise", "class"], ascending=[False, True], ignore_index=True)
+
+    def confused_pairs(self, top: int | None = 20) -> pd.DataFrame:
+        """Return which labels are confused with which classes, the most frequent pairs first; sparse for any K.
+
+        Parameters
+        ----------
+        top : int or None
+            How many pairs; None for all that occur.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``given_label``, ``suggested_label``, ``confident_rows`` (rows that are confidently predicted so),
+            ``estimated_rows`` (scaled to all rows of the label), ``share`` (of these), and with class names
+            ``given_name`` and ``suggested_name``.
+
+        Notes
+        -----
+        ``estimated_rows`` are the *Num Overlapping Examples* of ``cleanlab.dataset.find_overlapping_classes`` (2.9)
+        with ``asymmetric=True`` for the same counts, where remainders do not tie as the joint is rounded; see
+        `class_summary`.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> found.confused_pairs().values.tolist()
+        [[0.0, 1.0, 1.0, 1.0, 0.5]]
+        """
+        return _frame(self.pair_table(None if top is None else check_whole_number("top", top, 0)))
+
+    def health_score(self) -> float:
+        """Return the share of labels that are right, as estimated: 1 less ``estimated_num_issues / n_rows``.
+
+        As the overall score of ``cleanlab.dataset.health_summary`` (2.9), there with the count of the in-memory rule.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> labelsieve.find_label_issues([0, 1, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7]]).health_score()
+        0.75
+        """
+        return 1 - self.estimated_num_issues / self.n_rows
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all that was found into one Zarr group, for `labelsieve.load`.
+
+        Parameters
+        ----------
+        path : path or URL
+            Ends in ``.zarr``; an earlier result there is replaced once all is written.
+
+        Raises
+        ------
+        InvalidInputError
+            For a place that is none for a result.
+        """
+        location = os.fspath(path)
+        if not location.endswith(".zarr"):
+            raise InvalidInputError(f"a result is saved where the name ends in .zarr, not to {location}")
+        sinks.check_output(location)
+        sinks.save(self, location)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the issues as a table, worst first, in a file whose name ends in ``.csv``."""
+        sinks.write(self, _ending(path, ".csv"))
+
+    def to_parquet(self, path: str | os.PathLike[str], rows_a_file: int = sinks.ROWS_A_FILE) -> None:
+        """Write the issues as a table, worst first, whose name ends in ``.parquet``.
+
+        Parameters
+        ----------
+        path : path
+            A file; of more than `rows_a_file` issues a folder of such files, which pandas and Arrow read as one table.
+        rows_a_file : int
+            Most rows of a file.
+
+        Raises
+        ------
+        MissingDependencyError
+            Without pyarrow.
+        """
+        sinks.write(self, _ending(path, ".parquet"), rows_a_file=check_whole_number("rows_a_file", rows_a_file, 1))
+
+    def __repr__(self) -> str:
+        share = self.num_issues / self.n_rows
+        worst = ", ".join(str(row) for row in self.worst(5).rows.tolist()) + (", ..." if self.num_issues > 5 else "")
+        return (
+            f"<LabelIssues: {self.num_issues:,} of {self.n_rows:,} rows ({share:.2%}) in {self.n_classes:,} classes; "
+            f"worst rows: {worst or 'none'}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the headline and the worst rows in a notebook; names of classes and rows are shown as text."""
+        columns = self.issue_table(0, 5)
+        head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>"
+            for row in zip(*(column.tolist() for column in columns.values()), strict=True)
+        )
+        return (
+            f"<p><strong>{self.num_issues:,}</strong> label issues in {self.n_rows:,} rows "
+            f"({self.num_issues / self.n_rows:.2%}) of {self.n_classes:,} classes; "
+            f"label health {self.health_score():.1%}</p>"
+            f"<table><caption>The worst rows</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+
+def load(path: str | os.PathLike[str]) -> LabelIssues:
+    """Open a result that was saved, or that the tasks of a run wrote; issues and scores are read as they are asked for.
+
+    Parameters
+    ----------
+    path : path or URL
+        The ``.zarr`` group.
+
+    Returns
+    -------
+    LabelIssues
+        What the run found.
+
+    Raises
+    ------
+    InvalidInputError
+        Where there is no result, or one of another version.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import labelsieve
+    >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+    >>> path = f"{tempfile.mkdtemp()}/result.zarr"
+    >>> found.save(path)
+    >>> labelsieve.load(path)
+    <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
+    """
+    return LabelIssues(**read_result(ResultGroup(open_folder(os.fspath(path)))))
+
+
+def _ending(path: str | os.PathLike[str], suffix: str) -> Path:
+    if not os.fspath(path).endswith(suffix):
+        raise InvalidInputError(f"{os.fspath(path)} must end in {suffix}")
+    return Path(path)
+
+
+def _cell(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _frame(columns: dict[str, Any]) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise MissingDependencyError("A table of pandas", "frame") from error
+    return pd.DataFrame(columns)
