@@ -35,8 +35,10 @@ def assert_same_bits(got, want):
         want.n_classes,
         want.estimated_num_issues,
     )
-    for name in ("indices", "scores", "confident_thresholds", "class_counts"):
-        assert_same_array(getattr(got, name), getattr(want, name), name)
+    for name in ("indices", "scores", "confident_thresholds", "class_counts", "mean_scores"):
+        assert_same_array(np.asarray(getattr(got, name)), np.asarray(getattr(want, name)), name)
+    for name in ("diagonal", "pairs", "counts"):
+        assert_same_array(getattr(got.confident, name), getattr(want.confident, name), name)
     for name, column in want.issues.columns().items():
         assert_same_array(got.issues.columns()[name], column, name)
 

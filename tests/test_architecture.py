@@ -66,7 +66,7 @@ PURE = ["kernels", "scores", "reductions", "ranking", "checks", "settings", "mem
 IMPORTS_DASK = {
     *("engine.graphs", "engine.executors", "engine.on_cluster", "engine.choice"),
     *("engine.clusters", "engine.inputs", "engine.opening", "engine.run"),
-    *("progress", "sources", "sources.arrays", "results", "stored", "find", "job"),
+    *("storage", "progress", "sources", "sources.arrays", "results", "stored", "find", "job"),
 }
 PUBLIC = [
     "ForkedWorkerError",

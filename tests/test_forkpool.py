@@ -22,7 +22,15 @@ import zarr
 
 import labelsieve
 from inputs import assert_same_array, assert_same_bits, draw, find
-from labelsieve import ForkedWorkerError, LabelInspector, LabelsieveWarning, forkpool, label_issues_batched, tasks
+from labelsieve import (
+    ForkedWorkerError,
+    LabelInspector,
+    LabelsieveWarning,
+    TaskFailedError,
+    forkpool,
+    label_issues_batched,
+    tasks,
+)
 from labelsieve.engine import open_inputs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -221,7 +229,8 @@ def test_a_killed_child_is_an_error_and_not_a_hang(inputs):
 
 
 def test_an_error_in_a_child_is_raised_here(inputs):
-    with pytest.raises(KeyError, match="0"):
+    named = r"partition \d+ \(rows (\d+)\.\.\d+\) of an array in memory: KeyError: \1"
+    with pytest.raises(TaskFailedError, match=named):
         forkpool.each_partition(inputs, fail, 2)
     assert shared() == [None, None, None]
     assert multiprocessing.active_children() == []
@@ -448,7 +457,7 @@ def interrupt_parent(partition, **_):
         finished.value += 1
 
 
-@pytest.mark.parametrize(("work", "error"), [(fail_first, ValueError), (interrupt_parent, KeyboardInterrupt)])
+@pytest.mark.parametrize(("work", "error"), [(fail_first, TaskFailedError), (interrupt_parent, KeyboardInterrupt)])
 def test_an_error_or_ctrl_c_ends_the_other_processes_at_once(work, error):
     inputs = open_inputs(LABELS, PROBS, batch_size=10, partition_batches=1, n_jobs=2)
     finished.value = 0

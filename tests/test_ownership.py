@@ -282,6 +282,30 @@ def test_of_many_processes_one_has_the_lease_of_a_real_store(monkeypatch):
     s3.clear_clients()
 
 
+def test_a_store_that_says_otherwise_that_there_is_a_lease_is_believed(remote, monkeypatch):
+    remote.write("lease.json", b"theirs")
+
+    def conflict(*_, **__):
+        raise OSError(22, "ConditionalRequestConflict")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "pipe_file", conflict)
+    with pytest.raises(FileExistsError):
+        remote.write_new("lease.json", b"mine")
+    assert remote.read("lease.json") == b"theirs"
+
+
+def test_a_lease_whose_writing_was_answered_too_late_is_held(remote, monkeypatch):
+    inner = UrlFolder.write_new
+
+    def written_twice(folder, name, content):
+        inner(folder, name, content)
+        inner(folder, name, content)
+
+    monkeypatch.setattr(UrlFolder, "write_new", written_twice)
+    with owned(remote):
+        assert lease_of(remote)["owner"] == ME
+
+
 def test_a_store_that_fails_for_a_while_costs_no_lease(remote, monkeypatch):
     with owned(remote):
         with monkeypatch.context() as patch:

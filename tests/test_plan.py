@@ -430,6 +430,42 @@ def test_a_plan_of_forked_processes_names_them():
     assert plan_label_issues(LABELS, lazy, n_jobs=4).n_processes == 1, "a Dask array is read by threads"
 
 
+def test_a_plan_counts_the_processes_that_there_will_be():
+    assert plan_label_issues(LABELS, PROBS, n_jobs=64, batch_size=500, partition_batches=1).n_processes == 4
+    whole = plan_label_issues(LABELS, PROBS, n_jobs=64, batch_size=2000, partition_batches=1)
+    assert (whole.n_processes, whole.process_bytes) == (
+        1,
+        plan_label_issues(LABELS, PROBS, batch_size=2000).process_bytes,
+    )
+    assert re.search(r"or [12] forked process(es)? \(", refusal("200MB", n_jobs=4, **CUT))
+
+
+def test_a_second_read_of_forked_processes_is_planned_for_all_threads():
+    margins = {"method": "normalized_margin", "adjust_pred_probs": True, **CUT}
+    with dask.config.set(num_workers=32):
+        forked, threads = (plan_label_issues(LABELS, PROBS, n_jobs=n, **margins).process_bytes for n in (2, 1))
+    assert forked == threads
+
+
+@pytest.mark.parametrize("act", [plan_label_issues, labelsieve.find_label_issues])
+@pytest.mark.parametrize("what", ["alien", "nested", "nameless"])
+def test_a_plan_refuses_what_the_run_would(tmp_path, act, what):
+    labels, choices = LABELS, {"workdir": tmp_path / "w"}
+    if what == "alien":
+        (tmp_path / "w").mkdir()
+        (tmp_path / "w" / "photo.jpg").write_bytes(b"x")
+        choices["fresh"], message = True, "is not empty, and no workdir"
+    elif what == "nested":
+        choices, message = (
+            {"workdir": tmp_path / "o.zarr" / "w", "output": tmp_path / "o.zarr"},
+            "lies where the output",
+        )
+    else:
+        labels, message = da.from_array(LABELS, chunks=70, name="mine"), "cannot be told from other data"
+    with pytest.raises(labelsieve.LabelsieveError, match=message):
+        act(labels, PROBS, **choices)
+
+
 def test_the_formula_of_a_plan_is_that_of_memory(n_threads):
     plan = plan_label_issues(LABELS, PROBS, **CUT)
     need = Need(N_ROWS, 5, 8, Settings(), n_partitions=50)

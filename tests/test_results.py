@@ -19,7 +19,7 @@ COLUMNS = ["row", "score", "given_label", "suggested_label", "p_given", "p_sugge
 class Zeros:
     """Scores that are all zero."""
 
-    in_memory = True
+    in_store = False
 
     def __init__(self, n_rows):
         self._n_rows = n_rows

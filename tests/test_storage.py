@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 import zipfile
 from collections import Counter
 
@@ -23,6 +24,7 @@ import zarr
 import labelsieve
 import s3
 from inputs import assert_same_array, assert_same_bits, draw, find
+from labelsieve import engine
 from labelsieve.engine import open_inputs
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.sources import (
@@ -271,6 +273,39 @@ def test_labels_on_s3_are_read_where_their_rows_are_and_nowhere_else(tmp_path, b
     assert len(asked) == -(-N_ROWS // chunk)
     # Only a chunk in which a partition ends is the next one's too.
     assert set(asked.values()) == {1, most}
+
+
+@pytest.mark.parametrize("choice", ["workdir", "output"])
+@pytest.mark.parametrize("act", ["find", "plan"])
+def test_credentials_in_a_workdir_or_output_are_never_shown(bucket, choice, act):
+    place = f"s3://{s3.KEY}:{s3.SECRET}@nowhere/w.zarr"
+    do = find if act == "find" else labelsieve.plan_label_issues
+    with pytest.raises(labelsieve.LabelsieveError) as caught:
+        do(LABELS, PROBS, **{choice: place})
+    shown = "".join(traceback.format_exception(caught.value))
+    assert s3.SECRET not in shown
+    assert s3.KEY not in shown
+
+
+def test_an_error_of_the_labels_does_not_wait_for_a_store_that_hangs(bucket, monkeypatch):
+    inner, asked, answered = engine.opening.open_pred_probs, threading.Event(), threading.Event()
+
+    def hangs(opened):
+        asked.set()
+        answered.wait(20)
+        return inner(opened)
+
+    monkeypatch.setattr(engine.opening, "open_pred_probs", hangs)
+    try:
+        with pytest.raises(InvalidInputError, match=r"labels: there is no file .*none\.npy"):
+            find(f"{bucket}/none.npy", f"{bucket}/probs.npy")
+        assert asked.is_set()
+        assert not answered.is_set()
+    finally:
+        answered.set()
+        for thread in threading.enumerate():
+            if thread.name == "labelsieve-open":
+                thread.join(10)
 
 
 def test_opening_an_npy_on_s3_takes_two_small_requests(bucket, server):

@@ -16,7 +16,7 @@ import zarr
 import draws
 import labelsieve
 import naive
-from labelsieve import WorkdirError, rereads, tasks
+from labelsieve import WorkdirError, kernels, rereads, tasks
 from labelsieve.storage import LocalFolder, open_folder
 from labelsieve.workdir import Records, StoredSummary, Workdir
 
@@ -136,6 +136,46 @@ def test_the_description_is_written_through_and_left_alone_by_a_run_that_goes_on
     assert draws.bits(find(workdir=tmp_path / "work")) == want[1]
     after = (tmp_path / "work" / "labelsieve.json").stat()
     assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_a_fresh_run_that_is_refused_forgets_nothing(place, want):
+    find(workdir=place)
+    with pytest.raises(labelsieve.MemoryLimitError):
+        find(workdir=place, fresh=True, max_memory="1MB")
+    found = find(workdir=place)
+    assert facts(found) == (0, N_ROWS)
+    assert draws.bits(found) == want[1]
+
+
+def test_what_killed_runs_were_writing_goes_with_the_next_one(tmp_path, want):
+    find(workdir=tmp_path / "work")
+    left = tmp_path / "work" / "summaries" / ".0000003.rec.0123"
+    left.write_bytes(b"half")
+    assert draws.bits(find(workdir=tmp_path / "work")) == want[1]
+    assert not left.exists()
+
+
+def test_a_result_in_a_workdir_is_never_that_of_a_later_run(tmp_path, want, monkeypatch):
+    monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
+    first = find(workdir=tmp_path / "work")
+    assert not isinstance(first.found, labelsieve.IssueRows)
+    other = find(probs=np.roll(PROBS, 1, axis=1), workdir=tmp_path / "work", fresh=True)
+    assert other.num_issues != first.num_issues
+    for ask in (lambda: first.indices, lambda: first.worst(3), first.mask, first.to_frame):
+        with pytest.raises(labelsieve.UnreadableDataError, match=r"there is no issues in .* \(any more\)"):
+            ask()
+
+
+def test_a_resume_takes_each_record_into_its_place(tmp_path, want, monkeypatch):
+    find(workdir=tmp_path / "work")
+    made, inner = [], kernels.RowSummary.empty.__func__
+    monkeypatch.setattr(
+        kernels.RowSummary,
+        "empty",
+        classmethod(lambda cls, n, *args, **how: made.append(n) or inner(cls, n, *args, **how)),
+    )
+    assert draws.bits(find(workdir=tmp_path / "work")) == want[1]
+    assert sum(made) == N_ROWS
 
 
 def test_rows_are_really_read_only_where_they_are_missing(files, killed_after, monkeypatch, want):
@@ -428,7 +468,7 @@ def test_the_scores_of_a_run_are_not_those_of_a_later_one_in_the_same_workdir(pl
     first = find(workdir=place)
     find(probs=np.roll(PROBS, 1, axis=1), workdir=place, fresh=True)
     try:
-        scores = first.scores
+        scores = np.asarray(first.scores)
     except labelsieve.LabelsieveError:
         return  # what is gone may be said to be gone
     assert draws.wide(scores).tobytes() == want[1]["all scores"]

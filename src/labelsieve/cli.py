@@ -182,6 +182,8 @@ def plan(
     """
     for unused in ("retries", "top", "class_names", "ids", "quiet"):
         del choices[unused]
+    if output is not None:
+        sinks.check_output(output, [labels, pred_probs])
     stored = output if output is not None and output.endswith(".zarr") else None
     with cluster(scheduler, workers, threads, worker_memory) as client:
         click.echo(_plan(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))
@@ -242,6 +244,8 @@ def _plan(plan: Plan) -> str:
     where = "a workdir" if plan.stored else "memory"
     on_cluster = plan.client_bytes != plan.process_bytes
     each = f" in each of {plan.n_processes:,} workers" if on_cluster else ""
+    forked = plan.n_processes > 1 and not on_cluster
+    runs_on = f"{plan.n_processes} forked processes in all" if forked else f"{plan.n_threads} threads"
     lines = {
         "input": f"{plan.n_rows:,} rows, {plan.n_classes:,} classes, {plan.dtype}",
         "batches": f"{plan.n_batches:,} of {plan.batch_rows:,} rows",
@@ -249,8 +253,7 @@ def _plan(plan: Plan) -> str:
         "tasks": f"{plan.n_tasks:,}",
         "bytes to read": f"{size(plan.bytes_read)} in {plan.n_reads} read{'s' if plan.n_reads > 1 else ''}{again}",
         "row summaries": f"{size(plan.summary_bytes)}, in {where}",
-        "peak memory": f"{size(plan.process_bytes)}{each}, {plan.n_threads} threads; may take {size(plan.limit)} "
-        f"({plan.limit_name})",
+        "peak memory": f"{size(plan.process_bytes)}{each}, {runs_on}; may take {size(plan.limit)} ({plan.limit_name})",
     }
     if on_cluster:
         lines["client memory"] = size(plan.client_bytes)

@@ -28,6 +28,7 @@ import numpy.typing as npt
 import psutil
 
 from labelsieve.engine import Inputs
+from labelsieve.engine.readers import located
 from labelsieve.errors import ForkedWorkerError, warn
 from labelsieve.memory import Grid
 from labelsieve.partitions import Partition
@@ -171,7 +172,7 @@ def each_partition(
     if len(partitions) == 1:
         return [function(partitions[0], **shared)]
     pieces = split_arr(np.arange(len(partitions)), -(-len(partitions) // (4 * n_jobs)))
-    work = partial(_piece, function, inputs.grid, tuple(shared))
+    work = partial(_piece, function, inputs.reader(function).name, inputs.grid, tuple(shared))
     with _lock, _shared(inputs, **shared), _pool(min(n_jobs, len(pieces))) as pool:
         with warnings.catch_warnings():
             # Python 3.12 and newer warn of forking a process with threads; see the module's docstring.
@@ -236,11 +237,22 @@ def _shared_array(source: Source | None) -> npt.NDArray[Any]:
     raise RuntimeError("only arrays in memory and files are shared with forked processes")
 
 
-def _piece(function: Callable[..., Any], grid: Grid, names: tuple[str, ...], piece: npt.NDArray[np.intp]) -> list[Any]:
+def _piece(
+    function: Callable[..., Any],
+    name: Callable[[int], str],
+    grid: Grid,
+    names: tuple[str, ...],
+    piece: npt.NDArray[np.intp],
+) -> list[Any]:
     """Work on some partitions of the shared arrays; runs in a child."""
     if labels_shared is None or pred_probs_shared is None:
         raise RuntimeError("the shared arrays are set only while a pool runs")
     labels, pred_probs = ArraySource(labels_shared), ArraySource(pred_probs_shared)
     shared = dict.fromkeys(names, adj_confident_thresholds_shared)
     shape, dtype = pred_probs_shared.shape, pred_probs_shared.dtype
-    return [function(Partition(grid.ranges(i), shape[1], dtype, labels, pred_probs, int(i)), **shared) for i in piece]
+    done = []
+    for index in piece.tolist():
+        partition = Partition(grid.ranges(index), shape[1], dtype, labels, pred_probs, index)
+        with located(name(index)):
+            done.append(function(partition, **shared))
+    return done

@@ -22,8 +22,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
-import dask
-
 from labelsieve import forkpool, sinks
 from labelsieve.checks import raise_or_warn
 from labelsieve.engine import (
@@ -38,9 +36,9 @@ from labelsieve.engine import (
     part_identities,
     size,
 )
-from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError, warn
+from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
 from labelsieve.issues import LabelIssues
-from labelsieve.limits import free_bytes, is_memory
+from labelsieve.limits import free_bytes
 from labelsieve.memory import ISSUE_BYTES, Auto, expected_issues, run_rows
 from labelsieve.names import ArrayIds, check_class_names, open_ids
 from labelsieve.reductions import class_means, class_sums_finalize, issue_counts_finalize
@@ -48,7 +46,7 @@ from labelsieve.results import IssueParts, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.sinks import Stage
 from labelsieve.sources import Opened
-from labelsieve.storage import Folder, LocalFolder, open_folder
+from labelsieve.storage import Folder, LocalFolder, local_disk, open_folder
 from labelsieve.stored import ResultGroup, StoredIds, StoredIssues, StoredScores, publish_result
 from labelsieve.tasks import Counted
 from labelsieve.workdir import Partial, Records, Workdir
@@ -102,8 +100,7 @@ class Job:
         with ExitStack() as stack:
             workdir = None
             if self.workdir is not None:
-                if self.output is not None:
-                    _refuse_nested(open_folder(self.workdir), open_folder(self.output))
+                self._refuse_nested()
                 workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh))
                 self._check_owned = workdir.check_owned
             issues = self._run_in(workdir, pair, stack, progress, started)
@@ -117,9 +114,16 @@ class Job:
     def plan(self) -> Plan:
         """Plan the run; nothing is read, owned or made."""
         pair, workdir = open_pair(self.labels, self.pred_probs), None
-        if self.workdir is not None and not self.fresh:
-            workdir = Workdir.seen(self.workdir)
-        return self._plan(self._open(workdir, pair, {} if workdir is None else self._fingerprint(workdir, pair)))
+        if self.workdir is not None:
+            self._refuse_nested()
+            workdir = Workdir.seen(self.workdir, fresh=self.fresh)
+        inputs = self._open(workdir, pair, {} if workdir is None else self._fingerprint(workdir, pair))
+        self.executor.check_reachable(inputs.reachability())
+        return self._plan(inputs)
+
+    def _refuse_nested(self) -> None:
+        if self.workdir is not None and self.output is not None:
+            _refuse_nested(open_folder(self.workdir), open_folder(self.output))
 
     def _open(self, workdir: Workdir | None, pair: tuple[Opened, Opened], facts: dict[str, Any]) -> Inputs:
         """Open the inputs on the grid of the run that goes on, or on a new one."""
@@ -159,7 +163,7 @@ class Job:
             workdir = Workdir(self._temporary(stage, plan))
         records = None if workdir is None else workdir.begin(facts, inputs.grid, identities)
         if stage is not None:
-            self._check_shared(stage.group.folder)
+            self._check_shared(stage.work)
         if records is not None:
             self._check_shared(records.folder)
         run = Run(
@@ -230,7 +234,8 @@ class Job:
             return run.select(counted.histogram, wanted)
         scratch = self._temporary(None, plan) if records is None else records.folder
         scratch.remove("result")
-        group = ResultGroup(scratch.folder("result"))
+        # A name of its own: of a result that a later run in the workdir has removed nothing is read any more.
+        group = ResultGroup(scratch.folder("result").folder(uuid.uuid4().hex))
         return run.write(counted.histogram, wanted, group, scratch, self._run_room(inputs, plan), rows_too=False)
 
     def _facts(self, run: Run, inputs: Inputs, plan: Plan, total: Partial, started: float) -> RunFacts:
@@ -291,7 +296,7 @@ class Job:
         """Return a folder for what fits nowhere else; beside the output, or where Dask keeps temporary files."""
         if stage is not None:
             return stage.work
-        path = tempfile.mkdtemp(prefix="labelsieve-", dir=_disk())
+        path = tempfile.mkdtemp(prefix="labelsieve-", dir=local_disk())
         folder = LocalFolder(Path(path))
         # It lasts as long as anything that reads from it: scores, issues, a lazy array.
         weakref.finalize(folder, shutil.rmtree, path, ignore_errors=True)
@@ -322,17 +327,6 @@ def _refuse_nested(workdir: Folder, output: Folder) -> None:
         raise InvalidInputError(
             f"the workdir {workdir.where} lies where the output {output.where} will be: move either"
         )
-
-
-def _disk() -> str:
-    """Return where Dask or Python keep temporary files, unless that is memory and there is a disk."""
-    chosen = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
-    if is_memory(Path(chosen)):
-        others = [path for path in (Path("/var/tmp"), Path.cwd()) if os.access(path, os.W_OK) and not is_memory(path)]  # noqa: S108  # made private by mkdtemp
-        if not others:
-            warn(f"{chosen} is kept in memory, so what goes there takes as much: set TMPDIR to a folder on a disk")
-        return str(others[0]) if others else str(chosen)
-    return str(chosen)
 
 
 def _meet(folder: Folder, name: str) -> None:

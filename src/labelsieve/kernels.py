@@ -11,7 +11,6 @@ class, its probability and the check at once; only a strip whose largest value e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -76,6 +75,14 @@ class RowSummary:
         values = None if self.row_values is None else self.row_values[rows]
         return RowSummary(self.labels[rows], self.predicted[rows], self.p_predicted[rows], self.p_given[rows], values)
 
+    def put(self, start: int, block: RowSummary) -> int:
+        """Copy `block` to the rows from `start` on, and return the row behind it."""
+        stop = start + len(block)
+        for name, column in self.columns().items():
+            if column is not None:
+                column[start:stop] = block.columns()[name]
+        return stop
+
     def columns(self) -> dict[str, Any]:
         """Return the arrays by their names; `row_values` may be None."""
         return {
@@ -97,20 +104,6 @@ class RowSummary:
             p_given=np.empty(n_rows, dtype),
             row_values=np.empty(n_rows, np.float64) if with_row_values else None,
         )
-
-
-def joined(parts: Sequence[RowSummary]) -> RowSummary:
-    """Return the summaries of neighbouring rows as one."""
-    if len(parts) == 1:
-        return parts[0]
-    values = [part.row_values for part in parts if part.row_values is not None]
-    return RowSummary(
-        labels=np.concatenate([part.labels for part in parts]),
-        predicted=np.concatenate([part.predicted for part in parts]),
-        p_predicted=np.concatenate([part.p_predicted for part in parts]),
-        p_given=np.concatenate([part.p_given for part in parts]),
-        row_values=np.concatenate(values) if values else None,
-    )
 
 
 class Summariser:

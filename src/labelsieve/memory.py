@@ -185,11 +185,21 @@ def expected_issues(n_rows: int) -> int:
     return int(EXPECTED_SHARE * n_rows)
 
 
-def merge_bytes(n_rows: int, n_spans: int) -> int:
-    """Return what the client holds while runs are merged: how many rows of each come before each cut, twice."""
+def pair_bytes(n_rows: int, n_classes: int) -> int:
+    """Return what the pairs of a given label and another class take that `n_rows` rows are confidently predicted as."""
+    return 16 * min(expected_issues(n_rows), n_classes * (n_classes - 1))
+
+
+def merge_bytes(n_rows: int) -> int:
+    """Return what the client holds while runs are merged.
+
+    How many rows of each run come before each cut, twice; and the keys of every 1024th row, or of 16 rows of each run,
+    with what sorts them. There are at least as many runs as a thousand, or as spans with issues.
+    """
     n_issues = expected_issues(n_rows)
-    n_runs = -(-n_issues // run_rows(n_issues))
-    return 2 * 4 * (n_runs + n_spans) * 2 * n_runs
+    n_ranges = -(-n_issues // run_rows(n_issues))
+    n_runs = n_ranges + -(-n_rows // result_rows(n_rows))
+    return 2 * 4 * n_runs * 2 * n_ranges + 64 * max(n_issues // 1024, 16 * n_runs)
 
 
 def spans(grid: Grid, row_bytes: int, n_threads: int) -> list[Span]:
@@ -336,9 +346,10 @@ class Need:
 
     @property
     def partials(self) -> int:
-        """The sums and histograms that a reduction tree holds, of a slab of partitions."""
+        """The sums, histograms and pairs of classes that a tree holds, of a slab of partitions; all pairs, twice."""
         n = min(self.n_partitions, SLAB)
-        return min(n, 32 + n // 16) * (24 * self.n_classes + HISTOGRAM_BYTES)
+        each = 24 * self.n_classes + HISTOGRAM_BYTES + pair_bytes(-(-self.n_rows // self.n_partitions), self.n_classes)
+        return min(n, 32 + n // 16) * each + 2 * pair_bytes(self.n_rows, self.n_classes)
 
     @property
     def _streaming(self) -> int:

@@ -5,7 +5,7 @@ Does not cover: what the owner does (`workdir`).
 
 A lease is an object that names its owner and when it ends; the owner renews it from a thread. It is written on the
 condition that there is none. Where a store knows no such condition, or two take over a lease that has ended, both read
-who won after a while; and who was slower than that finds out before anything is published.
+who won after a while; and who has lost it all the same finds out before anything is published.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class _Lease:
 
     def take(self) -> None:
         self._refuse_held()
-        if not self._write_new():  # one that has ended or does not read, or another run was faster
+        if not self._write_new() and not self._is_mine():  # it has ended or does not read, or another run was faster
             self._refuse_held()
             self._folder.remove(LEASE)
             if not self._write_new():
@@ -132,6 +132,11 @@ class _Lease:
         if not held or held["id"] != self._id:
             raise _in_use(self._name, held["owner"] if held else "another process")
         self._thread.start()
+
+    def _is_mine(self) -> bool:
+        """Tell whether the lease is this one: the answer to its writing was lost, and it was written again."""
+        held = self._read()
+        return held is not None and held["id"] == self._id
 
     def _refuse_held(self) -> None:
         held = self._read()

@@ -29,8 +29,8 @@ class ScoreParts(Protocol):
     """Scores of all rows, wherever their parts are."""
 
     @property
-    def in_memory(self) -> bool:
-        """Whether they are in this process."""
+    def in_store(self) -> bool:
+        """Whether they are in a store, or made from what is in one."""
 
     def to_numpy(self) -> npt.NDArray[np.floating[Any]]:
         """Return them as ``(N,)`` in memory."""
@@ -235,10 +235,9 @@ class Result:
     def scores(self) -> Any:
         """``(N,)`` label quality scores of all rows: a read-only NumPy array, or a lazy Dask array.
 
-        Lazy where they are not in this process: in a store, or in row summaries on a cluster or in a workdir;
-        ``numpy.asarray(issues.scores)`` fetches them.
+        Lazy where they are in a store, or in row summaries in a workdir; ``numpy.asarray(issues.scores)`` fetches them.
         """
-        if not self.score_parts.in_memory:
+        if self.score_parts.in_store:
             return self.lazy_scores
         scores = self.score_parts.to_numpy()
         scores.flags.writeable = False

@@ -228,7 +228,7 @@ class Stretch:
 
 
 def stretches(
-    runs: Sequence[SortedRun], before: Sequence[Int32s], rows: int, folder: Folder
+    runs: Sequence[SortedRun], before: list[Int32s], rows: int, folder: Folder
 ) -> tuple[list[str], list[Stretch]]:
     """Cut the final order in stretches; what they need to know of the runs is written beside these.
 
@@ -236,8 +236,8 @@ def stretches(
     ----------
     runs : sequence of SortedRun
         In the order of their rows.
-    before : sequence of (cuts,) int32
-        For each run, its rows before each cut.
+    before : list of (cuts,) int32
+        For each run, its rows before each cut; emptied, for the memory.
     rows : int
         Ranks of a stretch: whole stored chunks of the result.
     folder : Folder
@@ -253,10 +253,10 @@ def stretches(
     lengths = np.array([run.n_rows for run in runs], np.int32)
     edges = np.empty((len(before[0]) + 2, len(runs)), np.int32)  # a row for each edge: what a task reads lies together
     edges[0], edges[-1] = 0, lengths
-    for index, cuts in enumerate(before):
-        edges[1:-1, index] = cuts
+    for index in range(len(runs)):
+        edges[1:-1, index], before[index] = before[index], edges[:0, index]  # let go of it
     # Ranges times runs: a hundred megabytes and more at the largest, and so no part of the graph.
-    folder.write(_EDGES, edges.astype("<i4", copy=False).tobytes())
+    folder.write(_EDGES, edges.astype("<i4", copy=False).view(np.uint8).reshape(-1).data)
     ranks = edges.sum(axis=1, dtype=np.int64)  # the rank at which each range begins
     found, total = [], int(ranks[-1])
     for start in range(0, total, rows):

@@ -186,7 +186,7 @@ def save(result: Result, location: str) -> None:
     with staged(location) as stage:
         stage.clear()
         group, step = stage.group, result_rows(result.n_rows)
-        scores = result.lazy_scores if not result.score_parts.in_memory else result.scores
+        scores = result.scores
         group.create_rows(result.n_rows, scores.dtype)
         to_scores, to_mask, mask = group.writer("scores"), group.writer("mask"), result.mask()
         for start in range(0, result.n_rows, step):

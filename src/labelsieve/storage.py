@@ -18,8 +18,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Final
 
-from labelsieve.errors import UnwritableError, WorkdirError
-from labelsieve.urls import filesystem, is_url, redacted
+import dask
+
+from labelsieve.errors import LabelsieveError, UnreadableDataError, UnwritableError, WorkdirError, warn
+from labelsieve.limits import is_memory
+from labelsieve.urls import cause_of, filesystem, is_url, redacted
 
 # A record is written in a few large pieces.
 _BUFFER_BYTES: Final = 1 << 18
@@ -46,16 +49,34 @@ class Output:
 
 
 @contextmanager
-def writing(where: str) -> Iterator[None]:
-    """Raise an `UnwritableError` for what the system says of a write to `where`."""
+def writing(where: str, url: str = "") -> Iterator[None]:
+    """Raise an `UnwritableError` for what keeps `where` from being written; what is secret in `url` is kept out of it.
+
+    Of a local place these are the system's errors; clients of remote stores raise what they like.
+    """
     try:
         yield
-    except OSError as error:
-        if isinstance(error, UnwritableError):
+    except LabelsieveError:
+        raise
+    except Exception as error:
+        if not url and not isinstance(error, OSError):
             raise
-        raise UnwritableError(
-            f"{where} cannot be written: {error}. What is committed stays, and a new run goes on from it"
-        ) from error
+        why = cause_of(error, url) if url else str(error)
+        told = UnwritableError(
+            f"{where} cannot be written: {why}. What is committed stays, and a new run goes on from it"
+        )
+        raise told from (None if url else error)
+
+
+def local_disk() -> str:
+    """Return where Dask or Python keep temporary files, unless that is memory and there is a disk."""
+    chosen = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    if is_memory(Path(chosen)):
+        others = [path for path in (Path("/var/tmp"), Path.cwd()) if os.access(path, os.W_OK) and not is_memory(path)]  # noqa: S108  # made private by mkdtemp
+        if not others:
+            warn(f"{chosen} is kept in memory, so what goes there takes as much: set TMPDIR to a folder on a disk")
+        return str(others[0]) if others else str(chosen)
+    return str(chosen)
 
 
 class Folder(abc.ABC):
@@ -99,7 +120,7 @@ class Folder(abc.ABC):
             If it cannot be written; what the block itself raises comes as it is.
         """
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Write a whole file at once."""
         with self.create(name) as file:
             file.write(content)
@@ -211,7 +232,7 @@ class LocalFolder(Folder):
                 temporary.unlink()
             raise
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Write a whole file at once, to stay: these are few, and others rest on them."""
         with self.create(name, durable=True) as file:
             file.write(content)
@@ -279,6 +300,19 @@ class UrlFolder(Folder):
         fs, path = self._opened
         return fs, f"{path}/{name}"
 
+    @contextmanager
+    def _reading(self, name: str = "") -> Iterator[None]:
+        """Raise what keeps the folder from being read, with nothing secret in it."""
+        where = f"{self.where}/{name}".rstrip("/")
+        try:
+            yield
+        except FileNotFoundError:
+            raise FileNotFoundError(f"there is no {where}") from None
+        except LabelsieveError:
+            raise
+        except Exception as error:  # noqa: BLE001  # clients of remote stores raise what they like
+            raise UnreadableDataError(f"{where} is not readable: {cause_of(error, self.url)}") from None
+
     @property
     def where(self) -> str:
         """The URL, without secrets."""
@@ -295,38 +329,40 @@ class UrlFolder(Folder):
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """Return bytes ``[start, stop)`` of an object."""
-        fs, path = self._path(name)
-        return bytes(fs.cat_file(path) if not start and stop is None else fs.cat_file(path, start=start, end=stop))
+        with self._reading(name):
+            fs, path = self._path(name)
+            return bytes(fs.cat_file(path) if not start and stop is None else fs.cat_file(path, start=start, end=stop))
 
     def open(self, name: str) -> IO[bytes]:
         """Open an object for reading, some megabytes at a time."""
-        fs, path = self._path(name)
-        file: IO[bytes] = fs.open(path, "rb", block_size=8 << 20, cache_type="readahead")
-        return file
+        with self._reading(name):
+            fs, path = self._path(name)
+            file: IO[bytes] = fs.open(path, "rb", block_size=8 << 20, cache_type="readahead")
+            return file
 
     @contextmanager
     def create(self, name: str) -> Iterator[Output]:
         """Give a temporary file to write, and put it into the store at the end: an object appears whole."""
-        with tempfile.NamedTemporaryFile(prefix="labelsieve-") as file:
+        with tempfile.NamedTemporaryFile(prefix="labelsieve-", dir=local_disk()) as file:
             yield Output(file, f"a temporary file for {self.where}")
-            with writing(self.where):
+            with writing(self.where, self.url):
                 file.flush()
                 self._made(name).put_file(file.name, self._path(name)[1])
 
-    def write(self, name: str, content: bytes) -> None:
+    def write(self, name: str, content: bytes | memoryview) -> None:
         """Write an object in one request."""
-        with writing(self.where):
-            self._made(name).pipe_file(self._path(name)[1], content)
+        with writing(self.where, self.url):
+            self._made(name).pipe_file(self._path(name)[1], bytes(content))
 
     def write_new(self, name: str, content: bytes) -> None:
         """Write an object on the condition that there is none, which S3 and most stores hold for all who write."""
-        with writing(self.where):
-            fs = self._made(name)
         try:
-            fs.pipe_file(self._path(name)[1], content, mode="create")
+            self._made(name).pipe_file(self._path(name)[1], content, mode="create")
         except FileExistsError:
-            raise
-        except Exception:  # noqa: BLE001  # a store or a client of it that knows no conditions
+            raise FileExistsError(f"there is a {self.where}/{name}") from None
+        except Exception:  # noqa: BLE001  # a store that knows no conditions, or says otherwise that it does not hold
+            if name in self.names():
+                raise FileExistsError(f"there is a {self.where}/{name}") from None
             self.write(name, content)
 
     def _made(self, name: str) -> Any:
@@ -338,23 +374,25 @@ class UrlFolder(Folder):
 
     def names(self) -> list[str]:
         """Return the names in it."""
-        fs, path = self._opened
-        fs.invalidate_cache(path)
         try:
-            return sorted(entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False))
+            with self._reading():
+                fs, path = self._opened
+                fs.invalidate_cache(path)
+                return sorted(entry.rstrip("/").rpartition("/")[2] for entry in fs.ls(path, detail=False))
         except FileNotFoundError:
             return []
 
     def remove(self, name: str) -> None:
         """Remove an object or all below a prefix."""
-        fs, path = self._path(name)
-        fs.invalidate_cache()
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm(path, recursive=True)
+        self._remove(f"/{name}")
 
     def delete(self) -> None:
         """Remove all below the prefix."""
-        fs, path = self._opened
-        fs.invalidate_cache()
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm(path, recursive=True)
+        self._remove("")
+
+    def _remove(self, below: str) -> None:
+        with writing(self.where, self.url):
+            fs, path = self._opened
+            fs.invalidate_cache()
+            with contextlib.suppress(FileNotFoundError):
+                fs.rm(f"{path}{below}", recursive=True)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident import ConfidentCounts
-from labelsieve.errors import InvalidInputError
+from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.memory import result_rows
 from labelsieve.results import IdParts, IssueRows, Result, RunFacts
 from labelsieve.settings import Settings
@@ -109,7 +109,7 @@ class ResultGroup:
         array = self.open(name, mode="r+")
 
         def write(start: int, values: npt.NDArray[Any]) -> None:
-            with writing(self.folder.where):
+            with writing(self.folder.where, "" if isinstance(self.folder, LocalFolder) else self.folder.location):
                 array[start : start + len(values)] = values
 
         return write
@@ -128,16 +128,25 @@ class ResultGroup:
             zarr.create_group(self._store(), attributes=dict(attributes))
 
     def open(self, name: str, mode: Any = "r") -> Any:
-        """Open one of the arrays."""
+        """Open one of the arrays.
+
+        Raises
+        ------
+        UnreadableDataError
+            If it is gone, with a run that has started over.
+        """
         import zarr
 
-        return zarr.open_array(self._store(read_only=mode == "r"), path=name, mode=mode)
+        try:
+            return zarr.open_array(self._store(read_only=mode == "r"), path=name, mode=mode)
+        except FileNotFoundError:
+            raise UnreadableDataError(f"there is no {name} in {self.folder.where} (any more)") from None
 
     def has(self, name: str) -> bool:
         """Tell whether one of the arrays is there."""
         try:
             self.open(name)
-        except FileNotFoundError:
+        except UnreadableDataError:
             return False
         return True
 
@@ -198,7 +207,7 @@ class StoredScores:
     """
 
     group: ResultGroup
-    in_memory: bool = False
+    in_store: bool = True
 
     def to_numpy(self) -> npt.NDArray[np.floating[Any]]:
         """Return them as ``(N,)`` in memory."""

@@ -8,9 +8,9 @@ how their results are folded (`engine`, `forkpool`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,10 @@ import numpy.typing as npt
 from labelsieve import ranking
 from labelsieve.checks import Findings, combine_findings, errors_in
 from labelsieve.confident import ConfidentCounts, confident_chunk, confident_combine
-from labelsieve.kernels import RowSummary, Summariser, joined
+from labelsieve.kernels import RowSummary, Summariser
 from labelsieve.memory import BLOCK_ROWS, Span
 from labelsieve.partitions import Block, Partition
+from labelsieve.records import Columns
 from labelsieve.reductions import (
     ClassSums,
     IssueCounts,
@@ -100,12 +101,10 @@ def summarise(
     if records is None:
         summary, sums, findings = _whole(partition, row_values, labels, pred_probs)
         return Summarised(partition.start, n_rows, summary, Partial(SparseClassSums.of(sums), findings, n_rows))
-    index, rows, held = partition.index, (partition.start, partition.stop), list[RowSummary]()
-    footer = records.committed("summaries", index, rows, lambda block: held.append(summary_of(block)) if keep else None)
+    done, footer = _committed(partition, row_values, records, keep=keep)
     if footer is not None:
-        kept = joined(held or [_no_rows(partition, row_values)]) if keep else StoredSummary(records, index)
-        return Summarised(partition.start, n_rows, kept, partial_of_footer(footer))
-    held.clear()  # what a torn record gave
+        return Summarised(partition.start, n_rows, done, partial_of_footer(footer))
+    index, rows, kept = partition.index, (partition.start, partition.stop), list[RowSummary]()
     with records.create("summaries", index, rows) as writer:
 
         def commit(taken: RowSummary) -> None:
@@ -113,18 +112,31 @@ def summarise(
                 block = taken[start : start + BLOCK_ROWS].columns()
                 writer.add({name: column for name, column in block.items() if column is not None})
             if keep:
-                held.append(taken)
+                kept.append(taken)
 
         capacity = n_rows if keep else min(n_rows, BLOCK_ROWS)
         sums, findings = _read(partition, capacity, row_values, commit, labels, pred_probs)
         partial = Partial(SparseClassSums.of(sums), findings, n_rows)
         if not errors_in(findings, allow_zero_rows=allow_zero_rows):
             writer.finish(footer_of(partial))
-    return Summarised(partition.start, n_rows, held[0] if keep else StoredSummary(records, index), partial)
+    return Summarised(partition.start, n_rows, kept[0] if keep else StoredSummary(records, index), partial)
 
 
-def _no_rows(partition: Partition, row_values: RowValueKernel | None) -> RowSummary:
-    return RowSummary.empty(0, partition.n_classes, partition.dtype, with_row_values=row_values is not None)
+def _committed(
+    partition: Partition, row_values: RowValueKernel | None, records: Records, *, keep: bool
+) -> tuple[RowSummary | StoredSummary, Mapping[str, Any] | None]:
+    """Return what is committed of a partition: its summary, in memory if it is to be kept, and its footer or None."""
+    index, rows = partition.index, (partition.start, partition.stop)
+    if not keep:
+        return StoredSummary(records, index), records.committed("summaries", index, rows)
+    with_row_values, position = row_values is not None, 0
+    whole = RowSummary.empty(partition.n_rows, partition.n_classes, partition.dtype, with_row_values=with_row_values)
+
+    def take(block: Columns) -> None:
+        nonlocal position
+        position = whole.put(position, summary_of(block))
+
+    return whole, records.committed("summaries", index, rows, take)
 
 
 def class_sums(partition: Partition, labels: Blocks = None, pred_probs: Blocks = None) -> Partial:

@@ -193,6 +193,7 @@ class Workdir:
         self.folder = folder
         self.check_owned: Callable[[], None] = lambda: None
         self._about: dict[str, Any] | None = None
+        self._fresh = False
 
     @classmethod
     @contextmanager
@@ -215,15 +216,13 @@ class Workdir:
         _refuse_alien(folder)
         with owned(folder, f"the workdir {folder.where}") as check:
             workdir = cls(folder)
-            workdir.check_owned = check
-            if fresh:
-                workdir.empty()
-            workdir._about = workdir._read_about()
+            workdir.check_owned, workdir._fresh = check, fresh
+            workdir._about = None if fresh else workdir._read_about()
             yield workdir
 
     @classmethod
-    def seen(cls, location: Any) -> Workdir | None:
-        """Look at the workdir at a path or URL, without owning it; None if there is none yet.
+    def seen(cls, location: Any, *, fresh: bool) -> Workdir:
+        """Look at the workdir at a path or URL, without owning it; `fresh` as in `owned`.
 
         Raises
         ------
@@ -233,8 +232,8 @@ class Workdir:
         folder = open_folder(location)
         _refuse_alien(folder)
         workdir = cls(folder)
-        workdir._about = workdir._read_about()
-        return None if workdir._about is None else workdir
+        workdir._about = None if fresh else workdir._read_about()
+        return workdir
 
     def empty(self) -> None:
         """Remove what runs have left in it."""
@@ -263,7 +262,14 @@ class Workdir:
         return Grid(facts["n_rows"], sizes, facts["partition_batches"])
 
     def begin(self, fingerprint: Mapping[str, Any], grid: Grid, part_identities: Sequence[str]) -> Records:
-        """Note what the run is made from, and return its records, without those whose part of the input has changed."""
+        """Note what the run is made from, and return its records, without those whose part of the input has changed.
+
+        Only now, when the run is known to be possible, what a fresh one is to forget goes.
+        """
+        if self._fresh:
+            self.empty()
+        for kind in ("summaries", "scores"):
+            _remove_unfinished(self.folder.folder(kind))
         records = Records(self.folder, digest(fingerprint))
         before = self._about["parts"] if self._about else []
         for index, (then, now) in enumerate(zip(before, part_identities, strict=False)):
@@ -295,6 +301,7 @@ class Workdir:
             or about.get("kind") != _KIND
             or about.get("format") != FORMAT
             or not isinstance(about.get("parts"), list)
+            or not all(isinstance(about.get(part), dict) for part in ("fingerprint", "grid"))
         ):
             raise WorkdirError(
                 f"{self.folder.where}/{_ABOUT} is damaged, or of another version: start over with fresh=True (--fresh)"
@@ -305,6 +312,13 @@ class Workdir:
 def digest(fingerprint: Mapping[str, Any]) -> str:
     """Return a short name of a fingerprint."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _remove_unfinished(folder: Folder) -> None:
+    """Remove what a killed run was writing."""
+    for name in folder.names():
+        if name.startswith("."):
+            folder.remove(name)
 
 
 def _refuse_alien(folder: Folder) -> None:

@@ -7,7 +7,8 @@ Does not cover: what a run works on (`engine.inputs`), opening one array (`sourc
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from labelsieve import memory
@@ -46,9 +47,17 @@ def _both(labels: Any, pred_probs: Any) -> tuple[Opened, Opened]:
     """Open both; at the same time where each has to wait for a remote store."""
     if not (is_url(labels) and is_url(pred_probs)):
         return open_labels(labels), open_pred_probs(pred_probs)
-    with ThreadPoolExecutor(1, "labelsieve-open") as pool:
-        other = pool.submit(open_pred_probs, pred_probs)
-        return open_labels(labels), other.result()
+    other: Future[Opened] = Future()
+
+    def opening() -> None:
+        try:
+            other.set_result(open_pred_probs(pred_probs))
+        except BaseException as error:  # noqa: BLE001  # raised below, if the labels open
+            other.set_exception(error)
+
+    # A daemon, so that neither an error of the labels nor Ctrl-C waits for a store that does not answer.
+    Thread(target=opening, name="labelsieve-open", daemon=True).start()
+    return open_labels(labels), other.result()
 
 
 def open_inputs(
@@ -89,7 +98,7 @@ def open_inputs(
     opened_labels, opened = open_pair(labels, pred_probs)
     memory.check_sizes(batch_size, partition_batches)
     executor = executor or choose_executor()
-    forking = n_jobs > 1 and forkable(opened_labels, opened)
+    forking = n_jobs > 1 and not executor.is_cluster and forkable(opened_labels, opened)
     n_threads = n_jobs if forking else executor.all_threads
     if not isinstance(opened, Source):
         opened = _whole_rows(opened)

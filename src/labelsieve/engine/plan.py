@@ -37,8 +37,8 @@ class Plan:
     n_batches, batch_rows, n_partitions : int
         How the rows are cut.
     n_tasks : int
-        Tasks of the whole job, ranking and writing included; where tasks write the issues, their merge takes two more
-        for about 65,536 issues.
+        Tasks of the whole job, ranking and writing included; where tasks write the issues, their merge takes one more
+        a sorted run and one a stored chunk of issues, of 65,536 rows or more (`memory.run_rows`).
     n_slabs : int
         Submissions of each map.
     network_bytes : int
@@ -118,7 +118,8 @@ def make_plan(
     if settings.scores_need_reread:
         kept = kept_bytes(inputs, executor) // executor.n_processes
         need = replace(need, held_bytes=need.held_bytes + kept)
-    n_forks = n_jobs if n_jobs > 1 and inputs.forkable and not executor.is_cluster else 0
+    n_forks = min(n_jobs, grid.n_partitions) if inputs.forkable and not executor.is_cluster else 0
+    n_forks = n_forks if n_forks > 1 else 0
     takes = partial(_process_bytes, need, executor, n_forks)
     n_processes, n_threads = (n_forks, 1) if n_forks else (executor.n_processes, executor.n_threads)
     issues = 0 if executor.is_cluster else expected_issues(grid.n_rows) * memory.ISSUE_BYTES
@@ -133,7 +134,7 @@ def make_plan(
     n_spans = _n_spans(inputs, settings, executor, stored=stored)
     decoded = _decoded_rows(inputs)
     amplification, n_reads = decoded / grid.n_rows, 2 if settings.scores_need_reread else 1
-    merging = memory.merge_bytes(grid.n_rows, n_spans) if output else 0
+    merging = memory.merge_bytes(grid.n_rows) if stored else 0
     client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes + merging
     return Plan(
         n_rows=grid.n_rows,
@@ -166,11 +167,20 @@ def _process_bytes(
     need: memory.Need, executor: Executor, n_forks: int, n_threads: int | None = None, *, stored: bool
 ) -> int:
     """Return what a process takes with so many threads; of forked ones all together, each as good as a thread."""
-    base = executor.base_bytes + n_forks * memory.FORK_BYTES
+    merging = memory.merge_bytes(need.n_rows) if stored and not executor.is_cluster else 0
+
+    def takes(threads: int, base: int) -> int:
+        return need.in_process(threads, stored=stored, base=base, n_processes=executor.n_processes)
+
+    if not n_forks:
+        return merging + takes(n_threads or executor.n_threads, executor.base_bytes)
     # The children hand their summaries over, a piece of a few partitions at a time.
-    handed_over = 0 if stored or not n_forks else need.summaries() // 4
-    threads = n_threads or n_forks or executor.n_threads
-    return handed_over + need.in_process(threads, stored=stored, base=base, n_processes=executor.n_processes)
+    handed_over = 0 if stored else need.summaries() // 4
+    n_forks = n_threads or n_forks
+    reading = takes(n_forks, executor.base_bytes + n_forks * memory.FORK_BYTES) + handed_over
+    # Reading is all that is forked: a second read, and work on stored summaries, have all threads.
+    threads = executor.n_threads if stored or need.settings.scores_need_reread else 1
+    return merging + max(reading, takes(threads, executor.base_bytes))
 
 
 def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool) -> None:
@@ -181,8 +191,8 @@ def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool
     fewer = next((n for n in range(threads - 1, 0, -1) if takes(n) <= executor.limit), 0)
     who = "each worker" if executor.is_cluster else "the process"
     would = [f"a limit of {size(takes(threads) * _ROUNDING)}"]
-    if fewer and not n_forks:
-        would.append(f"{fewer} thread{'s' if fewer > 1 else ''} ({size(takes(fewer))})")
+    if fewer:
+        would.append(f"{fewer} {kind}{plural if fewer > 1 else ''} ({size(takes(fewer))})")
     copies = memory.BATCH_COPIES * threads
     room = executor.limit - takes(threads) + copies * need.batch_bytes
     if need.batch_bytes and room > 0:
@@ -217,11 +227,12 @@ def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, n_spans: in
 
 
 def _network_bytes(inputs: Inputs, settings: Settings, n_spans: int) -> int:
-    """Add up the results that trees fold: four integers a class that occurs, and a histogram."""
-    n_partitions = inputs.grid.n_partitions
-    sums = 32 * min(inputs.n_classes, -(-inputs.grid.n_rows // n_partitions))
-    histogram = memory.HISTOGRAM_BYTES + (24 * inputs.n_classes if settings.calibrated else 0)
-    return (n_partitions + _tree_tasks(n_partitions)) * sums + (n_spans + _tree_tasks(n_spans)) * histogram
+    """Add up the results that trees fold: sums by class, of those that occur; then a histogram, and confident pairs."""
+    n_partitions, n_classes, n_rows = inputs.grid.n_partitions, inputs.n_classes, inputs.grid.n_rows
+    sums = 32 * min(n_classes, -(-n_rows // n_partitions))
+    scores = 0 if settings.plain_self_confidence else 32 * n_classes
+    counts = memory.HISTOGRAM_BYTES + 8 * n_classes + scores + memory.pair_bytes(-(-n_rows // n_spans), n_classes)
+    return (n_partitions + _tree_tasks(n_partitions)) * sums + (n_spans + _tree_tasks(n_spans)) * counts
 
 
 def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:

@@ -221,7 +221,8 @@ class Run:
         """Return the scores of all rows: lazily where summaries are stored or on a cluster; no other column is kept."""
         if self._stored or self._executor.is_cluster:
             rows = [i.stop - i.start for i in self._items] if self._stored else self._rows
-            return TaskScores(self._executor, self._work(tasks.all_scores), self._items, rows, self.wide_dtype)
+            work = self._work(tasks.all_scores)
+            return TaskScores(self._executor, work, self._items, rows, self.wide_dtype, in_store=self._stored)
         parts, work = [], self._work(tasks.all_scores)
         for index, summarised in enumerate(self._kept):
             parts.append(work(summarised))
@@ -274,7 +275,7 @@ class ArrayScores:
     """Scores of all rows in this process, a part a partition."""
 
     parts: Sequence[ranking.Scores]
-    in_memory: bool = True
+    in_store: bool = False
 
     def to_numpy(self) -> ranking.Scores:
         """Return them as ``(N,)`` in memory."""
@@ -303,6 +304,8 @@ class TaskScores:
         Rows of each.
     dtype : dtype
         Of all.
+    in_store : bool
+        Whether items are spans of what is in a workdir; else they are handles of what workers hold.
     """
 
     executor: Executor
@@ -310,7 +313,7 @@ class TaskScores:
     items: Sequence[Any]
     rows: Sequence[int]
     dtype: np.dtype[Any]
-    in_memory: bool = False
+    in_store: bool
 
     def to_numpy(self) -> ranking.Scores:
         """Return them as ``(N,)`` in memory."""
