@@ -122,12 +122,14 @@ def test_the_formula_as_the_docstring_gives_it():
         return Need(n_rows, n_classes, itemsize, settings or Settings(), **more).in_process(n_threads, stored=False)
 
     strips, entropy = 3 * STRIP_BYTES, Settings("confidence_weighted_entropy")
-    # A tree of one partition: its sums by class and a histogram, and the sums that the client keeps.
-    ten, thousand = 2 * 24 * 10 + 65_536, 2 * 24 * 1000 + 65_536
+    # A tree of one partition: its sums by class, a histogram and its pairs of classes, 16 bytes each, of as many as there
+    # are, or as a tenth of the rows; and the sums and pairs that the client keeps.
+    ten, thousand = 2 * 24 * 10 + 65_536 + 3 * 16 * 90, 2 * 24 * 1000 + 65_536 + 3 * 16 * 10**5
     assert take(2, 10**6, 1000, 4) == 120_000_000 + 2 * strips + thousand + 10**6 * (4 + 8)
     assert take(1, 10**6, 10, 2) == 120_000_000 + strips + ten + 10**6 * (2 + 4 + 4)
     assert take(1, 10**6, 10, 8, entropy) == 120_000_000 + 8 * STRIP_BYTES + ten + 10**6 * (2 + 16 + 8)
-    adjusted, batch, partials = Settings(adjust_pred_probs=True), 48_000_000, (32 + 10) * (24 * 70_000 + 65_536)
+    adjusted, batch = Settings(adjust_pred_probs=True), 48_000_000
+    partials = (32 + 10) * (24 * 70_000 + 65_536 + 16 * 625) + 2 * 16 * 10**5
     # 6,250 rows a partition, so its sums are of as many classes at most: 32 bytes each, sparse.
     assert take(1, 10**6, 70_000, 4, adjusted, n_partitions=160, batch_bytes=batch, ahead_bytes=9, held_bytes=5) == (
         120_000_000 + int(2.25 * batch) + 13 * STRIP_BYTES + partials + 160 * 32 * 6250 + 10**6 * (8 + 8 + 16) + 9 + 5
