@@ -40,6 +40,8 @@ LAYERS = [
     {"partitions", "results"},
     {"stored", "names"},
     {"tasks", "progress", "sinks"},
+    {"plots"},
+    {"report"},
     {"issues"},
     {"runs", "rereads"},
     {"engine.graphs"},

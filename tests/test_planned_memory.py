@@ -122,8 +122,8 @@ def test_the_formula_as_the_docstring_gives_it():
         return Need(n_rows, n_classes, itemsize, settings or Settings(), **more).in_process(n_threads, stored=False)
 
     strips, entropy = 3 * STRIP_BYTES, Settings("confidence_weighted_entropy")
-    # A tree of one partition: its sums by class, a histogram and its pairs of classes, 16 bytes each, of as many as there
-    # are, or as a tenth of the rows; and the sums and pairs that the client keeps.
+    # A tree of one partition: its sums by class, a histogram and its pairs of classes, 16 bytes each, of as many as
+    # there are, or as a tenth of the rows; and the sums and pairs that the client keeps.
     ten, thousand = 2 * 24 * 10 + 65_536 + 3 * 16 * 90, 2 * 24 * 1000 + 65_536 + 3 * 16 * 10**5
     assert take(2, 10**6, 1000, 4) == 120_000_000 + 2 * strips + thousand + 10**6 * (4 + 8)
     assert take(1, 10**6, 10, 2) == 120_000_000 + strips + ten + 10**6 * (2 + 4 + 4)

@@ -31,6 +31,9 @@ ERRORS: Final = {
 }
 WARNINGS: Final = {"low_row": "rows of pred_probs whose largest value is below 1/K, which no distribution has"}
 
+# What is looked at in every 64th row, and told in reports alone.
+NOTES: Final = {"row_sum": "of every 64th row of pred_probs have probabilities that do not sum to 1 within 1%"}
+
 
 @dataclass
 class Finding:
@@ -77,7 +80,7 @@ class Finding:
 
 
 class Findings(dict[str, Finding]):
-    """All kinds of trouble in a run of rows, by the keys of `ERRORS` and `WARNINGS`."""
+    """All kinds of trouble in a run of rows, by the keys of `ERRORS`, `WARNINGS` and `NOTES`."""
 
     def add(
         self,
@@ -114,6 +117,20 @@ def combine_findings(parts: Iterable[Findings]) -> Findings:
     for part in parts:
         total.extend(part)
     return total
+
+
+def notes_of(findings: Findings) -> tuple[str, ...]:
+    """Return what looks odd, in sentences."""
+    return tuple(
+        f"{findings[kind].n_rows:,} {text} ({findings[kind].where()})."
+        for kind, text in (WARNINGS | NOTES).items()
+        if kind in findings
+    )
+
+
+def rows_in_words(n: int, one: str, many: str) -> str:
+    """Return a number with its noun."""
+    return f"{n:,} {one if n == 1 else many}"
 
 
 def raise_or_warn(findings: Findings, n_classes: int, *, allow_zero_rows: bool) -> None:

@@ -30,10 +30,12 @@ from labelsieve.errors import (
     WorkdirError,
 )
 from labelsieve.find import find_label_issues, plan_label_issues
-from labelsieve.issues import LabelIssues
+from labelsieve.issues import LabelIssues, load
 from labelsieve.memory import ISSUE_BYTES
 from labelsieve.names import read_class_names
+from labelsieve.report import check_page
 from labelsieve.settings import ABSENT_THRESHOLD, ESTIMATION_METHODS, METHODS
+from labelsieve.sources import open_pred_probs
 from labelsieve.urls import redacted
 
 
@@ -102,6 +104,12 @@ _RUN = _options(
     click.option("--class-names", type=click.Path(path_type=Path), help="A name a line, or a JSON list."),
     click.option("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, or a name a line."),
     click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors."),
+    click.option("--report", "page", type=click.Path(path_type=Path), help="Write a page for a browser: report.html."),
+)
+_PAGE = _options(
+    click.option("--images", metavar="FILE", help="Pictures of the rows for the page: (N, H, W) .npy or Zarr."),
+    click.option("--texts", metavar="FILE", help="Texts of the rows for the page, one a line."),
+    click.option("--rows", type=click.IntRange(min=0), default=100, show_default=True, help="Worst rows on the page."),
 )
 _CLUSTER = _options(
     click.option("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler: tcp://host:8786."),
@@ -113,6 +121,7 @@ _CLUSTER = _options(
 
 @cli.command()
 @_RUN
+@_PAGE
 @_CLUSTER
 def find(
     labels: str,
@@ -126,6 +135,10 @@ def find(
     top: int,
     class_names: Path | None,
     quiet: bool,
+    page: Path | None,
+    images: str | None,
+    texts: str | None,
+    rows: int,
     **choices: Any,
 ) -> None:
     """Find the rows whose label is likely wrong.
@@ -138,6 +151,10 @@ def find(
     # All that can be refused is refused before the run.
     if output is not None:
         sinks.check_output(output, [labels, pred_probs, *([class_names] if class_names else [])])
+    if page is not None:
+        check_page(page, open_pred_probs(pred_probs).shape[0], images, texts)
+    elif images is not None or texts is not None:
+        raise InvalidInputError("pictures and texts are for the page: name it with --report")
     names = None if class_names is None else read_class_names(class_names)
     stored = output if output is not None and output.endswith(".zarr") else None
     with cluster(scheduler, workers, threads, worker_memory) as client:
@@ -158,10 +175,15 @@ def find(
                 sinks.write(issues, Path(output))
             if not quiet:
                 click.echo(f"written to {redacted(output)}")
+        if page is not None:
+            issues.report(page, top=rows, images=images, texts=texts)
+            if not quiet:
+                click.echo(f"written to {page}")
 
 
 @cli.command()
 @_RUN
+@_PAGE
 @_CLUSTER
 def plan(
     labels: str,
@@ -176,17 +198,34 @@ def plan(
 ) -> None:
     """Print what a run would take: batches, partitions, tasks, bytes, memory. No data is read.
 
-    Takes the arguments of `labelsieve find`; --retries, --top, --class-names, --ids and --quiet change nothing here.
+    Takes the arguments of `labelsieve find`; those of what is printed and shown change nothing here.
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """
-    for unused in ("retries", "top", "class_names", "ids", "quiet"):
+    for unused in ("retries", "top", "class_names", "ids", "quiet", "page", "images", "texts", "rows"):
         del choices[unused]
     if output is not None:
         sinks.check_output(output, [labels, pred_probs])
     stored = output if output is not None and output.endswith(".zarr") else None
     with cluster(scheduler, workers, threads, worker_memory) as client:
         click.echo(_plan(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))
+
+
+@cli.command()
+@click.argument("result")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="The page."
+)
+@_PAGE
+def report(result: str, output: Path, images: str | None, texts: str | None, rows: int) -> None:
+    """Write a page for a browser about a result that was saved.
+
+    RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote, as a path or URL.
+
+    Example: labelsieve report issues.zarr -o report.html
+    """
+    load(result).report(output, top=rows, images=images, texts=texts)
+    click.echo(f"written to {output}")
 
 
 @cli.command()

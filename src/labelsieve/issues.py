@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import html
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labelsieve import sinks
+from labelsieve import report, sinks
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.plots import Plots
 from labelsieve.results import Result
 from labelsieve.settings import check_whole_number
 from labelsieve.storage import open_folder
@@ -174,6 +176,41 @@ class LabelIssues(Result):
             Without pyarrow.
         """
         sinks.write(self, _ending(path, ".parquet"), rows_a_file=check_whole_number("rows_a_file", rows_a_file, 1))
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        top: int = 100,
+        images: Any = None,
+        texts: Sequence[str] | Path | None = None,
+    ) -> None:
+        """Write a page for a browser: headline, worst rows, scores, classes, confused pairs, the run.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.html``. The page is one file and loads nothing from elsewhere.
+        top : int
+            How many of the worst rows it shows.
+        images : (N, H, W) or (N, H, W, 3) array, or path, optional
+            Pictures of the rows, or a ``.npy`` file or Zarr array of them; only those shown are read.
+        texts : sequence of str, or path, optional
+            Texts of the rows, or a file with one a line.
+
+        Raises
+        ------
+        InvalidInputError
+            For another ending, or pictures or texts that are not of N rows.
+        MissingDependencyError
+            Without jinja2 or matplotlib.
+        """
+        report.write_report(self, Path(path), top=check_whole_number("top", top, 0), images=images, texts=texts)
+
+    @property
+    def plot(self) -> Plots:
+        """Pictures: ``plot.scores()``, ``plot.classes()``, ``plot.pairs()``, each of which returns matplotlib axes."""
+        return Plots(self)
 
     def __repr__(self) -> str:
         share = self.num_issues / self.n_rows

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from labelsieve import forkpool, sinks
-from labelsieve.checks import raise_or_warn
+from labelsieve.checks import notes_of, raise_or_warn
 from labelsieve.engine import (
     Executor,
     Inputs,
@@ -251,6 +251,7 @@ class Job:
             seconds=time.perf_counter() - started,
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
             versions=_versions(),
+            notes=notes_of(total.findings),
         )
 
     def _read(self, run: Run, inputs: Inputs) -> Partial:

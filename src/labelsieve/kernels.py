@@ -28,6 +28,9 @@ STRIP_BYTES: Final = 4_000_000
 MAX_STRIP_ROWS: Final = 1 << 16
 # Up to this many classes a loop over columns beats a row-wise argmax.
 _FEW_CLASSES: Final = 32
+# Of so many rows one is summed, and how far from 1 the sum may be: float16 rounds each of K probabilities.
+_SUMMED_ROWS: Final = 64
+_SUM_TOLERANCE: Final = 0.01
 _UNSIGNED: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -172,6 +175,7 @@ class Summariser:
             p_predicted = top_bits.view(self.dtype)
         if p_predicted.min() < self._low_limit:
             self._record_low_rows(probs if looked_at else None, p_predicted, first)
+        self._sample_sums(probs, first)
         p_given = probs.reshape(-1)[self._row_offsets[:n] + labels]
         summary = self._summary
         summary.labels[out], summary.predicted[out] = labels, predicted
@@ -179,6 +183,15 @@ class Summariser:
         if summary.row_values is not None and self._row_values is not None:
             summary.row_values[out] = self._row_values(probs, labels)
         self._filled += n
+
+    def _sample_sums(self, probs: Floats, first: int) -> None:
+        """Note which of the rows whose number is a multiple of 64 do not sum to 1."""
+        skip = -first % _SUMMED_ROWS
+        sums = probs[skip::_SUMMED_ROWS].sum(axis=1, dtype=np.float64)
+        off = np.abs(sums - 1) > _SUM_TOLERANCE
+        if off.any():
+            rows = skip + _SUMMED_ROWS * np.flatnonzero(off)
+            self.findings.add("row_sum", rows, first, example=float(sums[off][0]))
 
     def _checked_labels(self, labels: Ints, first: int) -> Ints:
         compact = class_dtype(self.n_classes)

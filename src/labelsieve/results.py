@@ -146,6 +146,8 @@ class RunFacts:
         Who did the work.
     versions : dict
         Versions of Labelsieve and of what it rests on.
+    notes : tuple of str
+        What looked odd in the data.
     """
 
     bytes_read: int
@@ -158,6 +160,7 @@ class RunFacts:
     seconds: float
     scheduler: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -242,6 +245,38 @@ class Result:
         scores = self.score_parts.to_numpy()
         scores.flags.writeable = False
         return scores
+
+    def score_histogram(self, n_bins: int = 50) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Return how the scores of all rows are distributed, read some rows at a time.
+
+        Parameters
+        ----------
+        n_bins : int
+            Bins of equal width: from 0 to 1, or from the lowest to the highest score where adjusted ones go beyond.
+
+        Returns
+        -------
+        edges : (n_bins + 1,) float64
+            Of the bins.
+        counts : (n_bins,) int64
+            Rows of each.
+        """
+        low, high = 0.0, 1.0
+        if self.settings.adjust_pred_probs:
+            ends = [(float(block.min()), float(block.max())) for block in self._score_blocks()]
+            low, high = min(low, *(a for a, _ in ends)), max(high, *(b for _, b in ends))
+        edges = np.linspace(low, high, n_bins + 1)
+        counts = np.zeros(n_bins, np.int64)
+        for block in self._score_blocks():  # scores may be above 1 by what probabilities may
+            counts += np.histogram(np.clip(block, low, high), edges)[0]
+        return edges, counts
+
+    def _score_blocks(self) -> Iterator[npt.NDArray[np.floating[Any]]]:
+        if not self.score_parts.in_store:
+            yield self.scores
+            return
+        for block in self.lazy_scores.blocks:
+            yield np.asarray(block)
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """Return the ``(N,)`` mask that is True for label issues."""

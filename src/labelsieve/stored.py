@@ -294,7 +294,7 @@ def read_result(group: ResultGroup) -> dict[str, Any]:
         "confident": confident,
         "score_parts": StoredScores(group),
         "settings": Settings(**about["settings"]),
-        "facts": RunFacts(**about["facts"]),
+        "facts": RunFacts(**about["facts"] | {"notes": tuple(about["facts"]["notes"])}),
         "class_names": None if names is None else tuple(names),
         "ids": StoredIds(group) if group.has(_IDS) else None,
     }

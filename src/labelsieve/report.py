@@ -1,0 +1,293 @@
+"""The report: one page that a person opens in a browser, with nothing in it from elsewhere.
+
+Covers: `write_report`, the pictures and texts of rows beside their lines, and what is said of a run.
+Does not cover: the numbers (`results`), figures (`plots`), the page's form (``report.html.jinja``).
+
+Names of classes and rows, and texts, come from users: the template escapes all that it is given, the page's policy lets
+no script run but its own, and figures have their text as outlines.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve import plots
+from labelsieve.checks import rows_in_words
+from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.results import Result
+from labelsieve.storage import writing
+
+_TEMPLATE: Final = "report.html.jinja"
+# Pixels of the longer side of a picture; a larger one is made smaller.
+_PICTURE_PIXELS: Final = 96
+_TEXT_LETTERS: Final = 300
+# Bytes of a picture that is stored without loss; beyond it becomes a JPEG.
+_LOSSLESS_BYTES: Final = 3000
+_TOP_CLASSES: Final = 20
+_TOP_PAIRS: Final = 20
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What stands beside the line of a row.
+
+    Parameters
+    ----------
+    picture : str
+        A data URL, or "".
+    text : str
+        The row's text, or "".
+    """
+
+    picture: str = ""
+    text: str = ""
+
+
+def write_report(
+    result: Result, path: Path, *, top: int = 100, images: Any = None, texts: Sequence[str] | Path | None = None
+) -> None:
+    """Write the report of a result.
+
+    Parameters
+    ----------
+    result : Result
+        What was found.
+    path : Path
+        Ends in ``.html``; what is there is replaced once all is written.
+    top : int
+        How many of the worst rows to show.
+    images : (N, H, W) or (N, H, W, 3) array, or path, optional
+        Pictures of all rows, bytes or numbers of any range, or the path of a ``.npy`` file or Zarr array; only those
+        shown are read.
+    texts : sequence of str, or path, optional
+        Texts of all rows, or a text file with one a line.
+
+    Raises
+    ------
+    InvalidInputError
+        For a path that does not end in ``.html``, or pictures and texts that are not of N rows.
+    MissingDependencyError
+        Without jinja2 or matplotlib.
+    """
+    check_report(path)
+    pictures, lines = open_images(images, result.n_rows), open_texts(texts, result.n_rows)
+    columns = result.issue_table(0, top)
+    shown = [
+        Shown(picture_of(pictures, row), "" if lines is None else _cut(lines(row))) for row in columns["row"].tolist()
+    ]
+    page = _page(result, columns, shown, with_pictures=pictures is not None, with_texts=lines is not None)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+    try:
+        with writing(str(path)):
+            (folder / path.name).write_text(page, encoding="utf-8")
+            (folder / path.name).replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_report(path: Path) -> None:
+    """Raise unless a report can be written to `path`: its ending, its folder, what it takes.
+
+    Raises
+    ------
+    InvalidInputError
+        For another ending, or a folder that is missing.
+    MissingDependencyError
+        Without jinja2 or matplotlib.
+    """
+    if path.suffix != ".html":
+        raise InvalidInputError(f"a report is a page, so {path} must end in .html")
+    if not path.absolute().parent.is_dir():
+        raise InvalidInputError(f"there is no folder {path.absolute().parent} to write {path.name} in")
+    if path.is_dir():
+        raise InvalidInputError(f"{path} is a folder")
+    try:
+        import jinja2  # noqa: F401  # whether it is there
+        import matplotlib  # noqa: F401, ICN001  # the same
+    except ImportError as error:
+        raise MissingDependencyError("The report", "report") from error
+
+
+def check_page(path: Path, n_rows: int, images: Any, texts: Any) -> None:
+    """Raise unless a report of `n_rows` rows can be written with these pictures and texts, before they are needed."""
+    check_report(path)
+    open_images(images, n_rows)
+    open_texts(texts, n_rows)
+
+
+def open_images(images: Any, n_rows: int) -> Any:
+    """Return pictures of all rows as an array that is read row by row; None without any.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything but ``(N, H, W)`` or ``(N, H, W, 3)``.
+    """
+    if images is None:
+        return None
+    array = images
+    if isinstance(images, str | os.PathLike):
+        try:
+            if Path(images).is_dir():
+                import zarr
+
+                array = zarr.open_array(Path(images), mode="r")
+            else:
+                array = np.load(Path(images), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(f"images: {images} is not readable: {error}") from error
+    shape = tuple(np.shape(array))
+    if len(shape) not in (3, 4) or shape[0] != n_rows or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise InvalidInputError(f"images must have shape ({n_rows:,}, H, W) or ({n_rows:,}, H, W, 3), not {shape}")
+    if np.dtype(array.dtype).kind not in "uif":
+        raise InvalidInputError(f"images must be numbers, not {array.dtype}")
+    return array
+
+
+def open_texts(texts: Sequence[str] | Path | str | None, n_rows: int) -> Callable[[int], str] | None:
+    """Return what gives the text of a row; None without any.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are not N texts.
+    """
+    if texts is None:
+        return None
+    if isinstance(texts, str | os.PathLike):
+        try:
+            texts = Path(texts).read_text(encoding="utf-8").splitlines()
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(f"texts: {texts} is not readable: {error}") from error
+    if len(texts) != n_rows:
+        raise InvalidInputError(f"{len(texts):,} texts, pred_probs has {n_rows:,} rows")
+    every = texts
+    return lambda row: str(every[row])
+
+
+def picture_of(images: Any, row: int) -> str:
+    """Return the picture of a row as a data URL; "" without pictures."""
+    if images is None:
+        return ""
+    from PIL import Image
+
+    pixels = np.asarray(images[row])
+    image = Image.fromarray(_bytes_of(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))
+    image.thumbnail((_PICTURE_PIXELS, _PICTURE_PIXELS))
+    for form, options in (("png", {"optimize": True}), ("jpeg", {"quality": 75})):
+        file = io.BytesIO()
+        image.save(file, form, **options)
+        if form == "jpeg" or file.tell() <= _LOSSLESS_BYTES:
+            break
+    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _bytes_of(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Scale pixels to 0..255, unless they are bytes; what is no number is black."""
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    values = np.nan_to_num(pixels.astype(np.float64))
+    low, high = float(values.min()), float(values.max())
+    return np.ascontiguousarray((values - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _TEXT_LETTERS else text[: _TEXT_LETTERS - 1] + "…"
+
+
+def _page(result: Result, columns: dict[str, Any], shown: list[Shown], *, with_pictures: bool, with_texts: bool) -> str:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("labelsieve", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    script = _script(environment)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    classes = result.class_table()
+    order = np.argsort(-np.nan_to_num(classes["label_noise"], nan=-1.0), kind="stable")[:_TOP_CLASSES]
+    return environment.get_template(_TEMPLATE).render(
+        result=result,
+        health=1 - result.estimated_num_issues / result.n_rows,
+        figures={
+            "scores": _figure(plots.score_plot(result), "scores"),
+            "classes": _figure(plots.class_plot(result, _TOP_CLASSES), "classes"),
+            "pairs": _figure(plots.pair_plot(result), "pairs") if len(result.confident.pairs) else "",
+        },
+        classes=_lines({name: column[order] for name, column in classes.items()}),
+        pairs=_lines(result.pair_table(_TOP_PAIRS)),
+        rows=list(zip(_lines(columns), shown, strict=True)),
+        label=lambda k: plots.class_label(result, k).replace(r"\$", "$"),
+        warnings=warnings_of(result),
+        facts=facts_of(result),
+        with_pictures=with_pictures,
+        with_texts=with_texts,
+        script=script,
+        digest=digest,
+    )
+
+
+def _script(environment: Any) -> str:
+    """Return the page's only script, which sorts its tables."""
+    source: str = environment.loader.get_source(environment, "report.js")[0]
+    return source
+
+
+def _lines(columns: dict[str, npt.NDArray[Any]]) -> list[dict[str, Any]]:
+    return [
+        dict(zip(columns, values, strict=True))
+        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
+    ]
+
+
+def _figure(ax: Any, name: str) -> str:
+    """Return a figure as SVG with its text as outlines, without date, and with ids of its own."""
+    import matplotlib as mpl
+
+    file = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
+        ax.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return file.getvalue().partition("<svg")[2].join(["<svg", ""])
+
+
+def warnings_of(result: Result) -> list[str]:
+    """Return what deserves a look before the numbers are believed."""
+    flags = result.class_table()["flag"]
+    said = list(result.facts.notes)
+    for flag, text in {
+        "absent": "no row has this label: nothing can be said of it",
+        "rare": "fewer than 10 rows have this label, too few for a threshold",
+        "tiny threshold": "rows with this label get less than 1/K on average: rows predicted so count as confident",
+    }.items():
+        classes = np.flatnonzero(flags == flag).tolist()
+        if classes:
+            names = ", ".join(plots.class_label(result, k).replace(r"\$", "$") for k in classes[:10])
+            more = f" and {len(classes) - 10:,} more" if len(classes) > 10 else ""
+            said.append(f"{rows_in_words(len(classes), 'class', 'classes')} {flag} ({names}{more}): {text}.")
+    return said
+
+
+def facts_of(result: Result) -> dict[str, str]:
+    """Return how the run went, by name."""
+    facts, settings = result.facts, result.settings
+    chosen = [settings.method, settings.estimation_method] + ["adjust_pred_probs"] * settings.adjust_pred_probs
+    return {
+        "Rows and classes": f"{result.n_rows:,} x {result.n_classes:,}",
+        "Read": f"{facts.bytes_read / 1e9:,.3g} GB in {facts.n_reads} pass{'es' if facts.n_reads > 1 else ''}"
+        + (f"; {facts.rows_resumed:,} rows were done before" if facts.rows_resumed else ""),
+        "Time": f"{facts.seconds:,.3g} s, {facts.bytes_read / 1e9 / max(facts.seconds, 1e-9):,.3g} GB/s",
+        "Done by": facts.scheduler,
+        "Settings": ", ".join(chosen),
+        "Versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
+    }

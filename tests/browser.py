@@ -1,0 +1,132 @@
+"""A real browser: headless Chromium, asked over its debugging protocol.
+
+Covers: opening a page, what its console says, what it requests, running a line of script in it, pictures of it.
+Does not cover: what a page should be (`test_report`).
+"""
+
+import asyncio
+import base64
+import json
+import re
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+from tornado.websocket import websocket_connect
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+class Page:
+    """A page that is open, on a connection to its browser."""
+
+    def __init__(self, loop, socket):
+        self._loop, self._socket, self._last = loop, socket, 0
+        self.events = []
+
+    def ask(self, method, **parameters):
+        """Send a command and return its result; what happens meanwhile is in `events`."""
+        return self._loop.run_until_complete(self._ask(method, parameters))
+
+    async def _ask(self, method, parameters):
+        self._last += 1
+        await self._socket.write_message(json.dumps({"id": self._last, "method": method, "params": parameters}))
+        while True:
+            message = await asyncio.wait_for(self._socket.read_message(), 30)
+            said = json.loads(message)
+            if said.get("id") == self._last:
+                assert "error" not in said, said
+                return said["result"]
+            self.events.append(said)
+
+    def open(self, url):
+        """Go to a URL and wait until it is loaded."""
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.ask(f"{domain}.enable")
+        self.ask("Page.navigate", url=url)
+        while not self.named("Page.loadEventFired"):
+            self.run("0")
+
+    def run(self, script):
+        """Return the value of an expression in the page."""
+        answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def named(self, method):
+        """Return the parameters of all events of a kind."""
+        return [event["params"] for event in self.events if event.get("method") == method]
+
+    def complaints(self):
+        """Return what the console and the browser complained of."""
+        console = [e for e in self.named("Runtime.consoleAPICalled") if e["type"] in ("error", "warning", "assert")]
+        return console + self.named("Runtime.exceptionThrown") + self.named("Log.entryAdded")
+
+    def requests(self):
+        """Return the URLs that were asked for, but for what stands in the page itself."""
+        asked = [event["request"]["url"] for event in self.named("Network.requestWillBeSent")]
+        return [url for url in asked if not url.startswith("data:")]
+
+    def size(self, width, height):
+        """Make the window of a size in pixels."""
+        self.ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+
+    def emulate(self, *, dark=False, media=""):
+        """Show the page as in dark mode, or as printed."""
+        scheme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
+        self.ask("Emulation.setEmulatedMedia", media=media, features=scheme)
+
+    def picture(self):
+        """Return the whole page as the bytes of a PNG."""
+        return base64.b64decode(self.ask("Page.captureScreenshot", captureBeyondViewport=True)["data"])
+
+
+@contextmanager
+def browser():
+    """Start the browser, give a blank page of it, and end it."""
+    program = next(filter(None, map(shutil.which, NAMES)), None)
+    assert program, f"a browser is needed: one of {', '.join(NAMES)}"
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:
+        command = [program, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        command += ["--no-first-run", "--remote-debugging-port=0", f"--user-data-dir={home}", "about:blank"]
+        errors = Path(home, "stderr")
+        with errors.open("wb") as file:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
+        loop = asyncio.new_event_loop()
+        try:
+            loop.run_until_complete(_answering(process, errors))
+            port = re.search(rb"ws://127\.0\.0\.1:(\d+)/", errors.read_bytes()).group(1).decode()
+            socket = loop.run_until_complete(_connected(port))
+            yield Page(loop, socket)
+            socket.close()
+            loop.run_until_complete(asyncio.sleep(0.1))
+        finally:
+            process.kill()
+            process.wait()
+            loop.close()
+
+
+async def _answering(process, errors):
+    for _ in range(600):
+        if b"DevTools listening" in errors.read_bytes():
+            return
+        assert process.poll() is None, errors.read_text(errors="replace")
+        await asyncio.sleep(0.05)
+    raise AssertionError("the browser does not answer")
+
+
+async def _connected(port):
+    """Return a connection to the first page of the browser."""
+    from tornado.httpclient import AsyncHTTPClient
+
+    for _ in range(100):
+        answer = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")
+        pages = [target for target in json.loads(answer.body) if target["type"] == "page"]
+        if pages:
+            return await websocket_connect(pages[0]["webSocketDebuggerUrl"], max_message_size=1 << 28)
+        await asyncio.sleep(0.05)
+    raise AssertionError("the browser has no page")
