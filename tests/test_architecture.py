@@ -58,7 +58,7 @@ LAYERS = [
     {"inspector"},
     {"label_issues_batched"},
     {""},  # the package itself
-    {"demo"},
+    {"demo", "console"},
     {"cli"},
     {"__main__"},
 ]

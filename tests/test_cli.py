@@ -14,7 +14,7 @@ import zarr
 
 import labelsieve
 from labelsieve.cli import run
-from labelsieve.engine import size
+from labelsieve.limits import size
 
 
 @pytest.fixture

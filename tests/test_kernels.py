@@ -158,6 +158,7 @@ def test_several_kinds_of_trouble_in_one_row_are_all_found():
     probs = np.full((3, 6), 0.2)
     probs[1] = [np.nan, np.inf, -np.inf, -0.5, 3.0, 0.2]
     _, findings = summarise(np.zeros(3, int), probs)
+    assert findings.pop("row_sum").n_rows == 1, "row 0, with six times 0.2"
     assert {kind: f.n_values for kind, f in findings.items()} == {"nan": 1, "infinite": 2, "below": 1, "above": 1}
     assert {(1, 2)} == {span for f in findings.values() for span in f.ranges}
     assert findings["below"].example == -0.5

@@ -15,7 +15,8 @@ import draws
 import labelsieve
 import naive
 from labelsieve import MemoryLimitError, memory, plan_label_issues, sources
-from labelsieve.engine import executors, size
+from labelsieve.engine import executors
+from labelsieve.limits import size
 from labelsieve.memory import INTERPRETER_BYTES, Need
 from labelsieve.settings import Settings
 

@@ -18,8 +18,8 @@ from typing import Any
 import click
 
 from labelsieve import __version__, sinks
+from labelsieve.console import plan_text, summary_text, worst_text
 from labelsieve.demo import FLIPPED_SHARE, make_demo, precision_recall
-from labelsieve.engine import Plan, size
 from labelsieve.engine.clusters import cluster
 from labelsieve.errors import (
     InputTypeError,
@@ -30,11 +30,10 @@ from labelsieve.errors import (
     WorkdirError,
 )
 from labelsieve.find import find_label_issues, plan_label_issues
-from labelsieve.issues import LabelIssues, load
-from labelsieve.memory import ISSUE_BYTES
+from labelsieve.issues import load
 from labelsieve.names import read_class_names
-from labelsieve.report import check_page
-from labelsieve.settings import ABSENT_THRESHOLD, ESTIMATION_METHODS, METHODS
+from labelsieve.report import check_page, check_report
+from labelsieve.settings import ESTIMATION_METHODS, METHODS
 from labelsieve.sources import open_pred_probs
 from labelsieve.urls import redacted
 
@@ -168,8 +167,8 @@ def find(
             **choices,
         )
         if not quiet:
-            click.echo(_summary(issues))
-            click.echo(_worst(issues, top), nl=False)
+            click.echo(summary_text(issues))
+            click.echo(worst_text(issues, top), nl=False)
         if output is not None:
             if stored is None:
                 sinks.write(issues, Path(output))
@@ -208,7 +207,7 @@ def plan(
         sinks.check_output(output, [labels, pred_probs])
     stored = output if output is not None and output.endswith(".zarr") else None
     with cluster(scheduler, workers, threads, worker_memory) as client:
-        click.echo(_plan(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))
+        click.echo(plan_text(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))
 
 
 @cli.command()
@@ -236,11 +235,14 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
     show_default=True,
     help="Where the files are left.",
 )
-def demo(folder: Path) -> None:
+@click.option("--report", "page", type=click.Path(path_type=Path), help="Write a page with the pictures: report.html.")
+def demo(folder: Path, page: Path | None) -> None:
     """Flip a tenth of the labels of 1,797 real handwritten digits, and find them again out of core.
 
     Example: labelsieve demo
     """
+    if page is not None:
+        check_report(page)
     click.echo("training a model on scikit-learn's digits, out of fold ...")
     made = make_demo(folder)
     click.echo(f"{len(made.flipped)} of {made.n_rows:,} labels flipped ({FLIPPED_SHARE:.0%}), stored as Zarr\n")
@@ -252,81 +254,19 @@ def demo(folder: Path) -> None:
         progress=False,
         class_names=read_class_names(made.class_names),
     )
-    click.echo(_summary(issues))
-    click.echo(_worst(issues, 5))
+    click.echo(summary_text(issues))
+    click.echo(worst_text(issues, 5))
     precision, recall = precision_recall(issues.indices, made.flipped)
     hits = round(recall * len(made.flipped))
     click.echo(f"flipped {len(made.flipped)}, found {issues.num_issues}, of these flipped {hits}:")
     click.echo(f"precision {precision:.1%}, recall {recall:.1%}\n")
     click.echo(f"The files are in {folder}. Try:")
     click.echo(f"  labelsieve find {made.labels} {made.pred_probs} --class-names {made.class_names} -o issues.csv")
-
-
-def _summary(issues: LabelIssues) -> str:
-    thresholds, facts = issues.confident_thresholds, issues.facts
-    present = thresholds[thresholds < ABSENT_THRESHOLD]
-    absent = len(thresholds) - len(present)
-    passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
-    return (
-        f"{issues.n_rows:,} rows, {issues.n_classes:,} classes\n"
-        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_rows:.2%})\n"
-        f"confident thresholds {present.min():.4f} to {present.max():.4f}"
-        + (f", {absent:,} classes without rows" if absent else "")
-        + f"\n{size(facts.bytes_read)} read in {passes}, {facts.seconds:.2f} s, "
-        + f"{facts.bytes_read / 1e9 / facts.seconds:.3g} GB/s"
-    )
-
-
-def _plan(plan: Plan) -> str:
-    """Return a plan as lines of a name and what it is."""
-    again = f", {plan.amplification:.2f} times each stored row" if plan.amplification > 1 else ""
-    where = "a workdir" if plan.stored else "memory"
-    on_cluster = plan.client_bytes != plan.process_bytes
-    each = f" in each of {plan.n_processes:,} workers" if on_cluster else ""
-    forked = plan.n_processes > 1 and not on_cluster
-    runs_on = f"{plan.n_processes} forked processes in all" if forked else f"{plan.n_threads} threads"
-    lines = {
-        "input": f"{plan.n_rows:,} rows, {plan.n_classes:,} classes, {plan.dtype}",
-        "batches": f"{plan.n_batches:,} of {plan.batch_rows:,} rows",
-        "partitions": f"{plan.n_partitions:,}, submitted {plan.n_slabs:,} time{'s' if plan.n_slabs > 1 else ''}",
-        "tasks": f"{plan.n_tasks:,}",
-        "bytes to read": f"{size(plan.bytes_read)} in {plan.n_reads} read{'s' if plan.n_reads > 1 else ''}{again}",
-        "row summaries": f"{size(plan.summary_bytes)}, in {where}",
-        "peak memory": f"{size(plan.process_bytes)}{each}, {runs_on}; may take {size(plan.limit)} ({plan.limit_name})",
-    }
-    if on_cluster:
-        lines["client memory"] = size(plan.client_bytes)
-        lines["network"] = f"{size(plan.network_bytes)}, and the issues"
-    lines["results"] = (
-        f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes an issue; beside the "
-        f"peak, {ISSUE_BYTES} bytes an issue where these are not written by the tasks"
-    )
-    width = max(map(len, lines))
-    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
-
-
-def _worst(issues: LabelIssues, top: int) -> str:
-    """Return the table of the `top` worst rows, or nothing."""
-    worst, names = issues.worst(top), issues.class_names
-    if not len(worst):
-        return ""
-
-    def label(k: int) -> str:
-        return str(k) if names is None else f"{k} {names[k]}"
-
-    lines = [("row", "given", "suggested", "score", "p_given", "p_suggested")]
-    lines += [
-        (str(row), label(given), label(suggested), f"{score:.4g}", f"{p_given:.4g}", f"{p_suggested:.4g}")
-        for row, score, given, suggested, p_given, p_suggested in zip(
-            *(column.tolist() for column in worst.columns().values()), strict=True
-        )
-    ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    align = (str.rjust, str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
-    rows = (
-        "  ".join(side(cell, width) for side, cell, width in zip(align, line, widths, strict=True)) for line in lines
-    )
-    return "\n" + "".join(f"{row}\n" for row in rows)
+    if page is None:
+        click.echo("  labelsieve demo --report report.html")
+    else:
+        issues.report(page, images=made.images)
+        click.echo(f"written to {page}")
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

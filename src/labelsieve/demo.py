@@ -33,6 +33,8 @@ class Demo:
         Zarr arrays ``(N,)`` and ``(N, K)``.
     class_names : Path
         Text file of K names.
+    images : Path
+        ``.npy`` file of the pictures, ``(N, 8, 8)``.
     flipped : (M,) int64
         Rows whose label was flipped, ascending; in ``flipped.npy`` too.
     n_rows : int
@@ -42,6 +44,7 @@ class Demo:
     labels: Path
     pred_probs: Path
     class_names: Path
+    images: Path
     flipped: npt.NDArray[np.int64]
     n_rows: int
 
@@ -82,10 +85,18 @@ def make_demo(folder: Path) -> Demo:
     pred_probs = cross_val_predict(model, images, labels, cv=5, method="predict_proba").astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
     marker.write_text(_MARK, encoding="utf-8")
-    demo = Demo(folder / "labels.zarr", folder / "pred_probs.zarr", folder / "class_names.txt", flipped, len(labels))
+    demo = Demo(
+        folder / "labels.zarr",
+        folder / "pred_probs.zarr",
+        folder / "class_names.txt",
+        folder / "images.npy",
+        flipped,
+        len(labels),
+    )
     _store(demo.labels, labels)
     _store(demo.pred_probs, pred_probs)
     np.save(folder / "flipped.npy", flipped)
+    np.save(demo.images, images.reshape(-1, 8, 8))
     demo.class_names.write_text("\n".join(NAMES) + "\n", encoding="utf-8")
     return demo
 

@@ -34,11 +34,10 @@ from labelsieve.engine import (
     open_inputs,
     open_pair,
     part_identities,
-    size,
 )
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
 from labelsieve.issues import LabelIssues
-from labelsieve.limits import free_bytes
+from labelsieve.limits import free_bytes, size
 from labelsieve.memory import ISSUE_BYTES, Auto, expected_issues, run_rows
 from labelsieve.names import ArrayIds, check_class_names, open_ids
 from labelsieve.reductions import class_means, class_sums_finalize, issue_counts_finalize

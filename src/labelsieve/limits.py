@@ -1,7 +1,7 @@
 """How much memory this process may still take: the host's free memory, or less where a control group says so.
 
 Covers: cgroups of version 2 and 1, on Linux; the host's free memory elsewhere; folders that are memory themselves; what
-this process has.
+this process has; and how a number of bytes is told.
 Does not cover: what is done with it (`memory`), the limits of Dask workers (`engine.executors`).
 """
 
@@ -75,3 +75,17 @@ def is_memory(folder: Path) -> bool:
         return False
     around = (path for path in (folder.resolve(), *folder.resolve().parents) if path in mounts)
     return mounts.get(next(around, folder), "") in ("tmpfs", "ramfs")
+
+
+def size(n_bytes: float) -> str:
+    """Name a number of bytes with the unit that leaves a number of at least 1.
+
+    Examples
+    --------
+    >>> size(512_000_000), size(12)
+    ('512 MB', '12 bytes')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"

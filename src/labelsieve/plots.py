@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#767676"
 # Most classes of a heat map, and most bars.
 MOST_CLASSES: Final = 30
+_LABEL_LETTERS: Final = 24
 
 
 class Plots:
@@ -71,7 +72,7 @@ def class_plot(result: Result, top: int = 20, ax: Axes | None = None) -> Axes:
     table = result.class_table()
     order = np.argsort(-np.nan_to_num(table["label_noise"], nan=-1.0), kind="stable")[: min(top, MOST_CLASSES)]
     order = order[table["rows"][order] > 0]
-    names = [class_label(result, k) for k in order.tolist()]
+    names = [_short(result, k) for k in order.tolist()]
     ax = ax or _axes(6.4, 0.8 + 0.26 * max(1, len(order)))
     flags = class_flags(result.class_counts, result.confident_thresholds)[order]
     ax.barh(np.arange(len(order)), table["label_noise"][order], color=[_GREY if flag else _BLUE for flag in flags])
@@ -101,7 +102,7 @@ def pair_plot(result: Result, top: int = MOST_CLASSES, ax: Axes | None = None) -
     side = 2.2 + 0.22 * max(4, len(classes))
     ax = ax or _axes(side + 0.8, side)
     image = ax.imshow(np.ma.masked_equal(grid, 0), cmap="viridis_r", vmin=0)
-    names = [class_label(result, k) for k in classes]
+    names = [_short(result, k) for k in classes]
     ax.set_xticks(np.arange(len(classes)), names, rotation=90)
     ax.set_yticks(np.arange(len(classes)), names)
     ax.set_xlabel("suggested label")
@@ -111,12 +112,10 @@ def pair_plot(result: Result, top: int = MOST_CLASSES, ax: Axes | None = None) -
     return ax
 
 
-def class_label(result: Result, k: int) -> str:
-    """Return how a class is called in pictures: its number, and its name if it has one, cut where it is long."""
-    if result.class_names is None:
-        return str(k)
-    name = " ".join(result.class_names[k].split())
-    text = f"{k} {name if len(name) <= 24 else name[:23] + '…'}"
+def _short(result: Result, k: int) -> str:
+    """Return how a class is called in pictures: cut where it is long."""
+    text = result.class_label(k)
+    text = text if len(text) <= _LABEL_LETTERS else text[: _LABEL_LETTERS - 1] + "…"
     return text.replace("$", r"\$")  # matplotlib would read mathematics between two of these
 
 

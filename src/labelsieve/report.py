@@ -13,6 +13,7 @@ import base64
 import hashlib
 import io
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -26,6 +27,7 @@ import numpy.typing as npt
 from labelsieve import plots
 from labelsieve.checks import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.limits import size
 from labelsieve.results import Result
 from labelsieve.storage import writing
 
@@ -228,7 +230,7 @@ def _page(result: Result, columns: dict[str, Any], shown: list[Shown], *, with_p
         classes=_lines({name: column[order] for name, column in classes.items()}),
         pairs=_lines(result.pair_table(_TOP_PAIRS)),
         rows=list(zip(_lines(columns), shown, strict=True)),
-        label=lambda k: plots.class_label(result, k).replace(r"\$", "$"),
+        label=result.class_label,
         warnings=warnings_of(result),
         facts=facts_of(result),
         with_pictures=with_pictures,
@@ -258,7 +260,9 @@ def _figure(ax: Any, name: str) -> str:
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
         ax.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return file.getvalue().partition("<svg")[2].join(["<svg", ""])
+    svg = "<svg" + file.getvalue().partition("<svg")[2]
+    # Several figures share a page, so each has ids of its own.
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
 
 
 def warnings_of(result: Result) -> list[str]:
@@ -272,7 +276,7 @@ def warnings_of(result: Result) -> list[str]:
     }.items():
         classes = np.flatnonzero(flags == flag).tolist()
         if classes:
-            names = ", ".join(plots.class_label(result, k).replace(r"\$", "$") for k in classes[:10])
+            names = ", ".join(result.class_label(k) for k in classes[:10])
             more = f" and {len(classes) - 10:,} more" if len(classes) > 10 else ""
             said.append(f"{rows_in_words(len(classes), 'class', 'classes')} {flag} ({names}{more}): {text}.")
     return said
@@ -284,9 +288,9 @@ def facts_of(result: Result) -> dict[str, str]:
     chosen = [settings.method, settings.estimation_method] + ["adjust_pred_probs"] * settings.adjust_pred_probs
     return {
         "Rows and classes": f"{result.n_rows:,} x {result.n_classes:,}",
-        "Read": f"{facts.bytes_read / 1e9:,.3g} GB in {facts.n_reads} pass{'es' if facts.n_reads > 1 else ''}"
+        "Read": f"{size(facts.bytes_read)} in {facts.n_reads} pass{'es' if facts.n_reads > 1 else ''}"
         + (f"; {facts.rows_resumed:,} rows were done before" if facts.rows_resumed else ""),
-        "Time": f"{facts.seconds:,.3g} s, {facts.bytes_read / 1e9 / max(facts.seconds, 1e-9):,.3g} GB/s",
+        "Time": f"{facts.seconds:,.3g} s, {size(facts.bytes_read / max(facts.seconds, 1e-9))} a second",
         "Done by": facts.scheduler,
         "Settings": ", ".join(chosen),
         "Versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),

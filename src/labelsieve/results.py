@@ -324,6 +324,10 @@ class Result:
         """Return the most confused pairs of classes: the columns of `health.pair_columns`, with names."""
         return self.named(health.pair_columns(self.confident, self.class_counts, top))
 
+    def class_label(self, k: int) -> str:
+        """Return how a class is called: its number, and its name if it has one."""
+        return str(k) if self.class_names is None else f"{k} {' '.join(self.class_names[k].split())}"
+
     def named(self, columns: health.Columns) -> health.Columns:
         """Add the names of the classes that stand in `columns`, at the end."""
         if self.class_names is None:

@@ -16,7 +16,7 @@ from labelsieve.engine.executors import Executor
 from labelsieve.engine.identities import fingerprint, part_identities
 from labelsieve.engine.inputs import Inputs
 from labelsieve.engine.opening import open_inputs, open_pair
-from labelsieve.engine.plan import Plan, make_plan, size
+from labelsieve.engine.plan import Plan, make_plan
 from labelsieve.engine.run import Run, each_partition
 
 __all__ = [
@@ -32,5 +32,4 @@ __all__ = [
     "open_inputs",
     "open_pair",
     "part_identities",
-    "size",
 ]

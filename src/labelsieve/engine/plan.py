@@ -17,6 +17,7 @@ from labelsieve.engine.executors import Executor
 from labelsieve.engine.graphs import TREE_WIDTH
 from labelsieve.engine.inputs import Inputs, kept_bytes
 from labelsieve.errors import MemoryLimitError
+from labelsieve.limits import size
 from labelsieve.memory import expected_issues
 from labelsieve.settings import Settings
 
@@ -248,17 +249,3 @@ def _tree_tasks(leaves: int) -> int:
         leaves = -(-leaves // TREE_WIDTH)
         total += leaves
     return total
-
-
-def size(n_bytes: float) -> str:
-    """Name a number of bytes with the unit that leaves a number of at least 1.
-
-    Examples
-    --------
-    >>> size(512_000_000), size(12)
-    ('512 MB', '12 bytes')
-    """
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:.3g} {unit}"
-    return f"{n_bytes:.0f} bytes"

@@ -1,0 +1,81 @@
+"""What the command line prints: a result in some lines, its worst rows, and a plan.
+
+Covers: `summary_text`, `worst_text`, `plan_text`.
+Does not cover: options and exit codes (`cli`).
+"""
+
+from __future__ import annotations
+
+from labelsieve.engine import Plan
+from labelsieve.issues import LabelIssues
+from labelsieve.limits import size
+from labelsieve.memory import ISSUE_BYTES
+from labelsieve.settings import ABSENT_THRESHOLD
+
+
+def summary_text(issues: LabelIssues) -> str:
+    """Return what was found, in four lines."""
+    thresholds, facts = issues.confident_thresholds, issues.facts
+    present = thresholds[thresholds < ABSENT_THRESHOLD]
+    absent = len(thresholds) - len(present)
+    passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
+    return (
+        f"{issues.n_rows:,} rows, {issues.n_classes:,} classes\n"
+        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_rows:.2%})\n"
+        f"confident thresholds {present.min():.4f} to {present.max():.4f}"
+        + (f", {absent:,} classes without rows" if absent else "")
+        + f"\n{size(facts.bytes_read)} read in {passes}, {facts.seconds:.2f} s, "
+        + f"{facts.bytes_read / 1e9 / facts.seconds:.3g} GB/s"
+    )
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan as lines of a name and what it is."""
+    again = f", {plan.amplification:.2f} times each stored row" if plan.amplification > 1 else ""
+    where = "a workdir" if plan.stored else "memory"
+    on_cluster = plan.client_bytes != plan.process_bytes
+    each = f" in each of {plan.n_processes:,} workers" if on_cluster else ""
+    forked = plan.n_processes > 1 and not on_cluster
+    runs_on = f"{plan.n_processes} forked processes in all" if forked else f"{plan.n_threads} threads"
+    lines = {
+        "input": f"{plan.n_rows:,} rows, {plan.n_classes:,} classes, {plan.dtype}",
+        "batches": f"{plan.n_batches:,} of {plan.batch_rows:,} rows",
+        "partitions": f"{plan.n_partitions:,}, submitted {plan.n_slabs:,} time{'s' if plan.n_slabs > 1 else ''}",
+        "tasks": f"{plan.n_tasks:,}",
+        "bytes to read": f"{size(plan.bytes_read)} in {plan.n_reads} read{'s' if plan.n_reads > 1 else ''}{again}",
+        "row summaries": f"{size(plan.summary_bytes)}, in {where}",
+        "peak memory": f"{size(plan.process_bytes)}{each}, {runs_on}; may take {size(plan.limit)} ({plan.limit_name})",
+    }
+    if on_cluster:
+        lines["client memory"] = size(plan.client_bytes)
+        lines["network"] = f"{size(plan.network_bytes)}, and the issues"
+    lines["results"] = (
+        f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes an issue; beside the "
+        f"peak, {ISSUE_BYTES} bytes an issue where these are not written by the tasks"
+    )
+    width = max(map(len, lines))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+def worst_text(issues: LabelIssues, top: int) -> str:
+    """Return the table of the `top` worst rows, or nothing."""
+    worst, names = issues.worst(top), issues.class_names
+    if not len(worst):
+        return ""
+
+    def label(k: int) -> str:
+        return str(k) if names is None else f"{k} {names[k]}"
+
+    lines = [("row", "given", "suggested", "score", "p_given", "p_suggested")]
+    lines += [
+        (str(row), label(given), label(suggested), f"{score:.4g}", f"{p_given:.4g}", f"{p_suggested:.4g}")
+        for row, score, given, suggested, p_given, p_suggested in zip(
+            *(column.tolist() for column in worst.columns().values()), strict=True
+        )
+    ]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    align = (str.rjust, str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
+    rows = (
+        "  ".join(side(cell, width) for side, cell, width in zip(align, line, widths, strict=True)) for line in lines
+    )
+    return "\n" + "".join(f"{row}\n" for row in rows)
