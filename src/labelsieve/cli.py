@@ -6,6 +6,7 @@ Does not cover: any logic of the job.
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -156,7 +157,7 @@ def find(
         raise InvalidInputError("pictures and texts are for the page: name it with --report")
     names = None if class_names is None else read_class_names(class_names)
     stored = output if output is not None and output.endswith(".zarr") else None
-    with cluster(scheduler, workers, threads, worker_memory) as client:
+    with cluster(scheduler, workers, threads, worker_memory) as client, _logging(client is not None and not quiet):
         issues = find_label_issues(
             labels,
             pred_probs,
@@ -267,6 +268,25 @@ def demo(folder: Path, page: Path | None) -> None:
     else:
         issues.report(page, images=made.images)
         click.echo(f"written to {page}")
+
+
+@contextmanager
+def _logging(wanted: bool) -> Iterator[None]:
+    """Print what the package logs: how far a job on a cluster is, where no terminal shows a bar."""
+    if not wanted:
+        yield
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("labelsieve")
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:

@@ -1,22 +1,31 @@
-"""Bars for whoever watches.
+"""Bars for whoever watches a terminal or a notebook, lines in a log for a job on a cluster.
 
-Covers: `Progress`, which listens to Dask's local schedulers and moves a bar when a partition is done.
-Does not cover: clusters, where the dashboard shows the same layers.
+Covers: `Progress`, which is told what is done: by Dask's local schedulers, by the workers of a cluster, by forked
+processes.
+Does not cover: the tasks (`engine`); the dashboard of a cluster shows the same layers.
 """
 
 from __future__ import annotations
 
+import logging
+import sys
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from dask.callbacks import Callback
 from tqdm.auto import tqdm
 
+logger = logging.getLogger("labelsieve")
+# Seconds from one line of a log to the next.
+_LINE_SECONDS: Final = 30.0
+
 
 class Progress:
-    """A bar of rows for one map over partitions; a context manager around the computation.
+    """Rows done by one map over partitions; a context manager around the computation.
 
     Parameters
     ----------
@@ -25,19 +34,41 @@ class Progress:
     partition_rows : sequence of int
         Rows of each partition.
     description : str
-        What the bar says.
+        What is being done.
     show : bool or None
-        Whether to show it; None shows it on a terminal only.
+        Whether to show a bar; None shows one on a terminal and in a notebook, and lines in the log on a cluster.
+    row_bytes : int
+        Bytes that are read of a row, for the rate; 0 shows none.
+    on_cluster : bool
+        Whether a cluster does the work.
     """
 
-    def __init__(self, layer: str, partition_rows: Sequence[int], description: str, *, show: bool | None) -> None:
+    def __init__(
+        self,
+        layer: str,
+        partition_rows: Sequence[int],
+        description: str,
+        *,
+        show: bool | None,
+        row_bytes: int = 0,
+        on_cluster: bool = False,
+    ) -> None:
         self._layer, self._rows, self._description = layer, partition_rows, description
-        self._disable = None if show is None else not show
+        self._row_bytes = row_bytes
+        watched = sys.stderr.isatty() or _in_notebook()
+        self._bar_shown = watched if show is None else show
+        self._logged = show is None and not watched and on_cluster
+        # Workers tell under this name what they have done; None where nobody listens.
+        self.topic = f"labelsieve-{uuid.uuid4().hex}" if on_cluster and (self._bar_shown or self._logged) else None
 
     def __enter__(self) -> Self:
         self._first = self._seen = 0
-        self._bar: tqdm[Any] = tqdm(
-            desc=self._description, total=sum(self._rows), unit="rows", unit_scale=True, disable=self._disable
+        total = sum(self._rows)
+        self._started = time.perf_counter()
+        self._bar: tqdm[Any] | _Lines = (
+            _Lines(self._description, total, self._row_bytes)
+            if self._logged
+            else tqdm(desc=self._description, total=total, unit="rows", unit_scale=True, disable=not self._bar_shown)
         )
         return self
 
@@ -45,7 +76,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self._bar.update(self._bar.total - self._bar.n)  # a cluster tells nothing on the way
+            self.advance(self._bar.total - self._bar.n)  # what was told too late
         self._bar.close()
 
     @contextmanager
@@ -55,11 +86,66 @@ class Progress:
             yield
         self._first, self._seen = self._first + self._seen, 0
 
+    @contextmanager
+    def subscribed(self, client: Any) -> Iterator[None]:
+        """Listen to what the workers of a cluster tell while the block runs."""
+        if self.topic is None:
+            yield
+            return
+        client.subscribe_topic(self.topic, lambda event: self.advance(int(event[1])))
+        try:
+            yield
+        finally:
+            client.unsubscribe_topic(self.topic)
+
     def advance(self, n_rows: int) -> None:
-        """Move the bar by `n_rows` rows that were not done by Dask."""
-        self._bar.update(n_rows)
+        """Count `n_rows` rows as done; no more than there are, where a lost worker's were done again."""
+        self._bar.update(min(n_rows, self._bar.total - self._bar.n))
+        if self._row_bytes and isinstance(self._bar, tqdm):
+            rate = self._bar.n * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
+            self._bar.set_postfix_str(f"{rate / 1e9:.2f} GB/s", refresh=False)
 
     def _posttask(self, key: Any, *_: object) -> None:
         if isinstance(key, tuple) and key[0].rpartition("-")[0] == self._layer:
-            self._bar.update(self._rows[self._first + key[1]])
+            self.advance(self._rows[self._first + key[1]])
             self._seen += 1
+
+
+class _Lines:
+    """A bar's place in a log: a line now and then, and one at the end."""
+
+    def __init__(self, description: str, total: int, row_bytes: int) -> None:
+        self._description, self.total, self._row_bytes, self.n = description, total, row_bytes, 0
+        self._started = self._told = time.perf_counter()
+
+    def update(self, n_rows: int) -> None:
+        self.n += n_rows
+        if time.perf_counter() - self._told >= _LINE_SECONDS and self.n < self.total:
+            self._tell()
+
+    def close(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.perf_counter()
+        seconds = max(1e-9, self._told - self._started)
+        rate = f", {self.n * self._row_bytes / seconds / 1e9:.2f} GB/s" if self._row_bytes else ""
+        left = f", {seconds / self.n * (self.total - self.n):.0f} s left" if 0 < self.n < self.total else ""
+        done = f"{self.n:,} of {self.total:,} ({self.n / max(1, self.total):.0%})"
+        logger.info("%s: %s in %.0f s%s%s", self._description, done, seconds, rate, left)
+
+
+def _in_notebook() -> bool:
+    """Tell whether this is the kernel of a notebook, whose output is no terminal."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def tell(topic: str, n_rows: int) -> None:
+    """Tell, from a worker's task, that so many rows are done."""
+    distributed: Any = sys.modules.get("distributed")
+    try:
+        worker = distributed.get_worker()
+    except (AttributeError, ValueError):
+        return
+    worker.log_event(topic, n_rows)

@@ -77,7 +77,7 @@ class Executor(abc.ABC):
         """Return what `function` gives for each row of `columns`."""
         found = []
         for part in _slabs(columns):
-            graph = Graph(self.attempts)
+            graph = Graph(self.attempts, None if progress is None else progress.topic)
             graph.wanted = graph.map(layer, function, part)
             found += self.run(graph, progress)
         return found
@@ -93,7 +93,7 @@ class Executor(abc.ABC):
         """Return what `combine` makes of what `function` gives for each row of `columns`."""
         totals = []
         for part in _slabs(columns):
-            graph = Graph(self.attempts)
+            graph = Graph(self.attempts, None if progress is None else progress.topic)
             graph.wanted = [graph.tree(layer, combine, graph.map(layer, function, part))]
             totals += self.run(graph, progress)
         return totals[0] if len(totals) == 1 else combine(totals)
@@ -118,7 +118,7 @@ class Executor(abc.ABC):
         """
         handles, totals = [], []
         for part in _slabs(columns):
-            graph = Graph(self.attempts)
+            graph = Graph(self.attempts, None if progress is None else progress.topic)
             kept = graph.map(layer, function, part)
             graph.wanted = list(kept)
             if combine is not None:

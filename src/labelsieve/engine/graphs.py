@@ -17,6 +17,7 @@ from typing import Any, Final
 from dask.delayed import Delayed
 
 from labelsieve.errors import UnreadableDataError
+from labelsieve.progress import tell
 
 # Partials that one task of a tree reduction folds.
 TREE_WIDTH: Final = 16
@@ -33,17 +34,19 @@ class Graph:
     ----------
     attempts : int
         How often a task reads before what it cannot read is an error.
+    topic : str, optional
+        Under which the tasks of a map tell that they are done.
     """
 
-    def __init__(self, attempts: int = 1) -> None:
+    def __init__(self, attempts: int = 1, topic: str | None = None) -> None:
         self.tasks: dict[Any, Any] = {}
         self.wanted: list[Key] = []
-        self._attempts, self._token = attempts, uuid.uuid4().hex
+        self._attempts, self._topic, self._token = attempts, topic, uuid.uuid4().hex
 
     def map(self, layer: str, function: Callable[..., Any], columns: Sequence[Sequence[Any]]) -> list[Key]:
         """Add a task for each row of `columns`, which hold values, keys, futures or a user's Dask blocks."""
         name, shared = f"{layer}-{self._token}", f"{layer}-function-{self._token}"
-        self.tasks[shared] = _Function(function, self._attempts)
+        self.tasks[shared] = _Function(function, self._attempts, self._topic if hasattr(function, "n_rows") else None)
         keys = []
         for index, row in enumerate(zip(*columns, strict=True)):
             keys.append((name, index))
@@ -95,11 +98,18 @@ class Graph:
 class _Function:
     """A function as a value of a graph, which would call a bare one."""
 
-    def __init__(self, function: Callable[..., Any], attempts: int) -> None:
-        self.function, self.attempts = function, attempts
+    def __init__(self, function: Callable[..., Any], attempts: int, topic: str | None) -> None:
+        self.function, self.attempts, self.topic = function, attempts, topic
 
 
 def _call(shared: _Function, *arguments: Any) -> Any:
+    result = _tried(shared, *arguments)
+    if shared.topic is not None:
+        tell(shared.topic, shared.function.n_rows(arguments[0]))  # type: ignore[attr-defined]  # of what has a topic
+    return result
+
+
+def _tried(shared: _Function, *arguments: Any) -> Any:
     for attempt in range(shared.attempts - 1):
         try:
             return shared.function(*arguments)

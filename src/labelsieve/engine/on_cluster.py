@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 from labelsieve.engine.executors import Executor, LostDataError
@@ -17,6 +17,7 @@ from labelsieve.engine.graphs import Graph
 from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
 from labelsieve.limits import free_bytes
 from labelsieve.memory import WORKER_BYTES
+from labelsieve.progress import Progress
 
 # Of a worker's limit this much is planned with: beyond, Dask pauses it.
 _WORKER_SHARE: Final = 0.8
@@ -83,19 +84,24 @@ class ClusterExecutor(Executor):
         scheduler = self._client.scheduler
         return str(scheduler.address if scheduler is not None else "an unknown address")
 
-    def run(self, graph: Graph, progress: Any = None) -> list[Any]:  # noqa: ARG002  # the dashboard shows it
-        """Compute the wanted tasks; a cluster's progress is on its dashboard."""
-        futures = self._submit(graph)
-        with self._watching(futures, graph):
-            return list(self._client.gather(futures))
+    def run(self, graph: Graph, progress: Progress | None = None) -> list[Any]:
+        """Compute the wanted tasks."""
+        with self._told(progress):
+            futures = self._submit(graph)
+            with self._watching(futures, graph):
+                return list(self._client.gather(futures))
 
-    def hold(self, graph: Graph, n_small: int, progress: Any = None) -> list[Any]:  # noqa: ARG002  # as in run
+    def hold(self, graph: Graph, n_small: int, progress: Progress | None = None) -> list[Any]:
         """Compute the wanted tasks, and fetch only the last `n_small`."""
-        futures = self._submit(graph)
-        with self._watching(futures, graph):
-            _wait(futures)
+        with self._told(progress):
+            futures = self._submit(graph)
+            with self._watching(futures, graph):
+                _wait(futures)
         kept = len(futures) - n_small
         return futures[:kept] + self.values(futures[kept:])
+
+    def _told(self, progress: Progress | None) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if progress is None else progress.subscribed(self._client)
 
     def _submit(self, graph: Graph) -> list[Any]:
         futures: list[Any] = self._client.get(

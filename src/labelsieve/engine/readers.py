@@ -56,6 +56,11 @@ class Reader:
         start, stop = self._grid.bounds(index)
         return f"partition {index} (rows {start:,}..{stop - 1:,}) of {self._where}"
 
+    def n_rows(self, index: int) -> int:
+        """Return the rows of a partition."""
+        start, stop = self._grid.bounds(index)
+        return stop - start
+
     def __call__(self, index: int, labels: Any, pred_probs: Any, *more: Any) -> Any:
         """Work on partition `index`, and name it in any error."""
         ranges = self._grid.ranges(index)
@@ -106,6 +111,10 @@ class OnSummaries:
             return f"row summaries in {self._where}"
         stop = rows.stop if isinstance(rows, Span) else rows.start + rows.n_rows
         return f"rows {rows.start:,}..{stop - 1:,} of the row summaries in {self._where}"
+
+    def n_rows(self, rows: Summarised | Span) -> int:
+        """Return the rows of a partition or a span."""
+        return rows.stop - rows.start if isinstance(rows, Span) else rows.n_rows
 
     def __call__(self, rows: Summarised | Span, *more: Any) -> Any:
         """Work on a partition's or a span's summaries."""

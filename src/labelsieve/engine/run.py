@@ -267,7 +267,11 @@ class Run:
     def _progress(self, layer: str, description: str) -> Progress:
         counted = layer in ("summarise", "score") or not self._stored
         rows = self._rows if counted else [span.stop - span.start for span in self._items]
-        return Progress(layer, rows, description, show=self._show)
+        reads = layer in ("summarise", "score")
+        row_bytes = self.inputs.n_classes * self.inputs.dtype.itemsize if reads else 0
+        return Progress(
+            layer, rows, description, show=self._show, row_bytes=row_bytes, on_cluster=self._executor.is_cluster
+        )
 
 
 @dataclass(frozen=True)

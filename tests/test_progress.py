@@ -1,0 +1,145 @@
+"""What whoever watches is told: rows that add up, wherever they are done, and nothing where nobody watches."""
+
+import contextlib
+import logging
+import time
+from typing import ClassVar
+
+import dask
+import numpy as np
+import pytest
+from distributed import Client, LocalCluster
+
+import draws
+import labelsieve
+from labelsieve import progress
+
+LABELS, PROBS = draws.draw(2000, 5, seed=41, noise=0.3)
+CUT = {"batch_size": 20, "partition_batches": 2}
+
+
+class Bar:
+    """A bar that notes what it is told."""
+
+    made: ClassVar = []
+
+    def __init__(self, *, desc, total, disable, **_):
+        self.desc, self.total, self.disable, self.n, self.steps, self.postfix = desc, total, disable, 0, [], ""
+        self.made.append(self)
+
+    def update(self, n):
+        self.n += n
+        self.steps.append(n)
+
+    def set_postfix_str(self, text, **_):
+        self.postfix = text
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def bars(monkeypatch):
+    monkeypatch.setattr(Bar, "made", [])
+    monkeypatch.setattr(progress, "tqdm", Bar)
+    return Bar.made
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        Client(cluster, set_as_default=False) as connected,
+    ):
+        yield connected
+
+
+def steps_of(bar):
+    return [n for n in bar.steps if n]
+
+
+@pytest.mark.parametrize("where", ["threads", "synchronous", "forked", "cluster"])
+@pytest.mark.parametrize("adjust", [False, True])
+def test_rows_are_told_as_they_are_done(bars, client, where, adjust):
+    choices = {"forked": {"n_jobs": 2}, "cluster": {"client": client}}.get(where, {})
+    settings = {"method": "normalized_margin", "adjust_pred_probs": True} if adjust else {}
+    chosen = dask.config.set(scheduler=where) if where in ("threads", "synchronous") else contextlib.nullcontext()
+    with chosen:
+        labelsieve.find_label_issues(LABELS, PROBS, progress=True, **choices, **settings, **CUT)
+    said = {bar.desc: bar for bar in bars}
+    assert list(said) == ["rows read", *(["rows scored"] if adjust else []), "rows checked", "rows ranked"]
+    for bar in bars:
+        assert (bar.n, bar.total, bar.closed, bar.disable) == (2000, 2000, True, False)
+        if where == "forked" and bar.desc == "rows read":
+            assert len(steps_of(bar)) > 4, "a piece of partitions at a time"
+        elif where != "cluster":
+            assert steps_of(bar) == [40] * 50
+        else:  # what is told too late is one step at the end
+            assert set(steps_of(bar)[:-1]) <= {40}
+    assert said["rows read"].postfix.endswith(" GB/s")
+    assert said["rows checked"].postfix == ""
+
+
+def test_a_cluster_tells_on_the_way(bars, client, monkeypatch):
+    inner = labelsieve.tasks.summarise
+
+    def slow(partition, *args, **kwargs):
+        time.sleep(0.02)
+        return inner(partition, *args, **kwargs)
+
+    monkeypatch.setattr("labelsieve.tasks.summarise", slow)
+    labelsieve.find_label_issues(LABELS, PROBS, progress=True, client=client, **CUT)
+    read = next(bar for bar in bars if bar.desc == "rows read")
+    assert len([n for n in read.steps if n == 40]) > 30
+
+
+def test_a_workdir_tells_of_partitions_once(bars, tmp_path):
+    for _ in range(2):
+        labelsieve.find_label_issues(
+            LABELS, PROBS, progress=True, workdir=tmp_path / "w", output=tmp_path / "o.zarr", **CUT
+        )
+    assert [(bar.desc, bar.n) for bar in bars] == [
+        ("rows read", 2000),
+        ("rows checked", 2000),
+        ("rows ranked", 2000),
+    ] * 2
+
+
+@pytest.mark.parametrize(("show", "terminal", "notebook", "shown"), [
+    (None, False, False, False),
+    (None, True, False, True),
+    (None, False, True, True),
+    (False, True, True, False),
+    (True, False, False, True),
+])  # fmt: skip
+def test_a_bar_is_shown_where_somebody_watches(bars, monkeypatch, show, terminal, notebook, shown):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+    monkeypatch.setattr(progress, "_in_notebook", lambda: notebook)
+    labelsieve.find_label_issues(LABELS, PROBS, progress=show, **CUT)
+    assert [not bar.disable for bar in bars] == [shown] * 3
+
+
+def test_a_job_on_a_cluster_logs_lines_where_nobody_watches(bars, client, caplog, monkeypatch):
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress, "_in_notebook", lambda: False)
+    with caplog.at_level(logging.INFO, "labelsieve"):
+        labelsieve.find_label_issues(LABELS, PROBS, client=client, **CUT)
+    assert bars == []
+    lines = [record.getMessage() for record in caplog.records if record.name == "labelsieve"]
+    last = [line for line in lines if "2,000 of 2,000 (100%) in 0 s" in line]
+    assert [line.partition(":")[0] for line in last] == ["rows read", "rows checked", "rows ranked"]
+    assert last[0].endswith(" GB/s")
+    on_the_way = [line for line in lines if line.startswith("rows read") and line not in last]
+    assert all(line.endswith(" s left") for line in on_the_way)
+    caplog.clear()
+    labelsieve.find_label_issues(LABELS, PROBS, client=client, progress=False, **CUT)
+    labelsieve.find_label_issues(LABELS, PROBS, **CUT)
+    assert [record for record in caplog.records if record.name == "labelsieve"] == []
+
+
+def test_no_more_rows_are_told_than_there_are(bars):
+    with progress.Progress("summarise", [10, 10], "rows read", show=True) as bar:
+        for _ in range(3):  # one of them by a worker that died after it
+            bar.advance(10)
+    assert bars[0].n == 20
+    assert np.array(bars[0].steps).sum() == 20
