@@ -107,8 +107,7 @@ def browser():
             port = re.search(rb"ws://127\.0\.0\.1:(\d+)/", errors.read_bytes()).group(1).decode()
             socket = loop.run_until_complete(_connected(port))
             yield Page(loop, socket)
-            socket.close()
-            loop.run_until_complete(asyncio.sleep(0.1))
+            loop.run_until_complete(_closed(socket))
         finally:
             process.kill()
             process.wait()
@@ -122,6 +121,11 @@ async def _answering(process, errors):
         assert process.poll() is None, errors.read_text(errors="replace")
         await asyncio.sleep(0.05)
     raise AssertionError("the browser does not answer")
+
+
+async def _closed(socket):
+    socket.close()
+    await asyncio.sleep(0.1)
 
 
 async def _connected(port):

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from dask.callbacks import Callback
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 logger = logging.getLogger("labelsieve")
 # Seconds from one line of a log to the next.

@@ -1,0 +1,51 @@
+"""The notebooks run as they stand, and what is kept in them is what they print."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parent.parent / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+# Models and elementary functions differ in their last digits from one machine to the next, and so may counts.
+NUMBER = re.compile(r"\d[\d,.e%]*")
+
+
+def said(notebook):
+    """Return what the cells of a notebook print or show, with # for each number; pictures as their kind."""
+    texts = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error", output
+            if output.get("name") == "stderr":  # what other packages warn of there
+                continue
+            shown = output.get("text") or "".join(output.get("data", {}).get("text/plain", ""))
+            texts += [
+                re.sub(r"[\s-]+", " ", NUMBER.sub("#", shown)),
+                *sorted(set(output.get("data", {})) - {"text/plain"}),
+            ]
+    return texts
+
+
+def test_there_are_the_four_of_them():
+    assert [path.stem for path in NOTEBOOKS] == ["01_quickstart", "02_out_of_core", "03_cluster", "04_from_cleanlab"]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_notebook_names_a_machine(path):
+    text = path.read_text(encoding="utf-8")
+    assert not re.search(r"site-packages|/home/|/root/|/work/|Warning", text)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+@pytest.mark.filterwarnings("ignore")  # of the kernel and its client
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_and_says_what_is_kept_in_it(path, tmp_path):
+    kept = nbformat.read(path, as_version=4)
+    run = nbformat.read(path, as_version=4)
+    NotebookClient(run, timeout=150, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert said(run) == said(kept)
+    assert len(said(kept)) >= 3
