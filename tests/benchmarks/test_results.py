@@ -1,0 +1,95 @@
+"""What asking a result takes: the classes and pairs of very many classes, the report of a large run.
+
+Tiny by default, so that this code cannot rot; ``pytest tests/benchmarks -s --real-size`` runs it on gigabytes and
+prints the figures. What is asserted is that the answers are right: no wall time, and no memory.
+"""
+
+import itertools
+import time
+import tracemalloc
+
+import numpy as np
+import predictions
+import pytest
+
+import labelsieve
+from labelsieve import tasks
+from labelsieve.health import class_columns, pair_columns
+from labelsieve.kernels import RowSummary, class_dtype
+from labelsieve.reductions import ClassSums, class_means, class_sums_chunk, class_sums_finalize
+from labelsieve.settings import Settings
+from labelsieve.tasks import Finish, Summarised
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def real(request):
+    return request.config.getoption("--real-size")
+
+
+def made_up(n_rows, n_classes, wrong):
+    """Return seeded row summaries of classes of very different sizes, some predicted as any other class."""
+    rng = np.random.default_rng(0)
+    dtype = class_dtype(n_classes)
+    labels = (n_classes * rng.random(n_rows) ** 3).astype(dtype)
+    predicted = np.where(rng.random(n_rows) < wrong, rng.integers(0, n_classes, n_rows).astype(dtype), labels)
+    p_predicted = (0.4 + 0.6 * rng.random(n_rows, np.float32)).astype(np.float32)
+    p_given = np.where(predicted == labels, p_predicted, (1 - p_predicted) / 2).astype(np.float32)
+    return RowSummary(labels, predicted, p_predicted, p_given, None)
+
+
+@pytest.mark.parametrize("wrong", [0.1, 1.0])
+def test_classes_and_pairs_of_very_many_classes(real, wrong):
+    n_rows, n_classes = (20_000_000, 21_841) if real else (20_000, 300)
+    summary, parts = made_up(n_rows, n_classes, wrong), 40
+    sums = ClassSums.zeros(n_classes)
+    edges = np.linspace(0, n_rows, parts + 1).astype(int)
+    for a, b in itertools.pairwise(edges):
+        part = class_sums_chunk(summary.labels[a:b], summary.p_given[a:b], n_classes)
+        sums.counts += part.counts
+        sums.high += part.high
+        sums.low += part.low
+    thresholds = class_sums_finalize(sums)
+    finish = Finish(Settings(), thresholds)
+    tracemalloc.start()
+    started = time.perf_counter()
+    total = None
+    for a, b in itertools.pairwise(edges):
+        piece = Summarised(int(a), int(b - a), summary[a:b], None)
+        counted = tasks.count(piece, finish=finish, adj_thresholds=thresholds - 1e-6)
+        total = counted if total is None else tasks.combine_counted([total, counted])
+    confident, no_issues = total.confident, np.zeros(n_classes, np.int64)
+    classes = class_columns(confident, sums.counts, thresholds, class_means(sums), no_issues)
+    pairs = pair_columns(confident, sums.counts, 100)
+    seconds, peak = time.perf_counter() - started, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    sure = summary.p_predicted >= thresholds[summary.predicted] - 1e-6
+    assert confident.counts.sum() + confident.diagonal.sum() == np.count_nonzero(sure)
+    worst = int(pairs["given_label"][0]), int(pairs["suggested_label"][0])
+    there = sure & (summary.labels == worst[0]) & (summary.predicted == worst[1])
+    assert pairs["confident_rows"][0] == np.count_nonzero(there)
+    assert classes["rows"].sum() == n_rows
+    print(
+        f"\n{n_rows:,} rows, {n_classes:,} classes, {len(confident.pairs):,} pairs: {seconds:.1f} s, "
+        f"{peak / 1e6:.0f} MB beside the summaries"
+    )
+
+
+def test_the_report_of_a_large_run(tmp_path, real):
+    n_rows, n_classes, step = (1_000_000, 1000, 20_000) if real else (2000, 50, 1000)
+    rng = np.random.default_rng(0)
+    probs = np.lib.format.open_memmap(tmp_path / "p.npy", mode="w+", dtype=np.float32, shape=(n_rows, n_classes))
+    labels = np.empty(n_rows, np.int64)
+    for start in range(0, n_rows, step):
+        part = slice(start, start + step)
+        probs[part], labels[part] = predictions.draw(rng, step, n_classes, spread=True, wrong=0.2)
+    found = labelsieve.find_label_issues(labels, tmp_path / "p.npy", progress=False)
+    images = np.broadcast_to(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8), (n_rows, 224, 224, 3))
+    started = time.perf_counter()
+    found.report(tmp_path / "r.html", top=1000, images=images)
+    seconds, n_bytes = time.perf_counter() - started, (tmp_path / "r.html").stat().st_size
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert text.count("<img ") == min(1000, found.num_issues)
+    assert n_bytes < 5_000_000
+    print(f"\nreport of {n_rows:,} x {n_classes:,}: {seconds:.1f} s, {n_bytes / 1e6:.2f} MB")
