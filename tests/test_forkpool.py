@@ -480,7 +480,7 @@ def test_small_batches_are_shared_out_too(n_rows):
 
 def test_the_bar_of_the_read_moves_with_forked_processes_too(capsys):
     labelsieve.find_label_issues_batched(LABELS, PROBS, n_jobs=2, batch_size=50, verbose=True)
-    assert "rows read: 100%" in capsys.readouterr().err
+    assert "read: 100%" in capsys.readouterr().err
 
 
 ORPHANS = """

@@ -386,7 +386,7 @@ def test_numbers_are_the_same_bits_wherever_they_are_counted(data):
         find(labels, probs, method="normalized_margin", n_jobs=2),
     ]
     with (
-        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         with warnings.catch_warnings():

@@ -36,7 +36,7 @@ def test_there_are_the_four_of_them():
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_no_notebook_names_a_machine(path):
     text = path.read_text(encoding="utf-8")
-    assert not re.search(r"site-packages|/home/|/root/|/work/|Warning", text)
+    assert not re.search(r"site-packages|Warning|File \\\"/", text)
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def bars(monkeypatch):
 @pytest.fixture(scope="module")
 def client():
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as connected,
     ):
         yield connected
@@ -67,17 +67,17 @@ def test_rows_are_told_as_they_are_done(bars, client, where, adjust):
     with chosen:
         labelsieve.find_label_issues(LABELS, PROBS, progress=True, **choices, **settings, **CUT)
     said = {bar.desc: bar for bar in bars}
-    assert list(said) == ["rows read", *(["rows scored"] if adjust else []), "rows checked", "rows ranked"]
+    assert list(said) == ["read", *(["read again"] if adjust else []), "threshold", "rank"]
     for bar in bars:
         assert (bar.n, bar.total, bar.closed, bar.disable) == (2000, 2000, True, False)
-        if where == "forked" and bar.desc == "rows read":
+        if where == "forked" and bar.desc == "read":
             assert len(steps_of(bar)) > 4, "a piece of partitions at a time"
         elif where != "cluster":
             assert steps_of(bar) == [40] * 50
         else:  # what is told too late is one step at the end
             assert set(steps_of(bar)[:-1]) <= {40}
-    assert said["rows read"].postfix.endswith(" GB/s")
-    assert said["rows checked"].postfix == ""
+    assert said["read"].postfix.endswith(" GB/s")
+    assert said["threshold"].postfix == ""
 
 
 def test_a_cluster_tells_on_the_way(bars, client, monkeypatch):
@@ -89,20 +89,17 @@ def test_a_cluster_tells_on_the_way(bars, client, monkeypatch):
 
     monkeypatch.setattr("labelsieve.tasks.summarise", slow)
     labelsieve.find_label_issues(LABELS, PROBS, progress=True, client=client, **CUT)
-    read = next(bar for bar in bars if bar.desc == "rows read")
+    read = next(bar for bar in bars if bar.desc == "read")
     assert len([n for n in read.steps if n == 40]) > 30
 
 
 def test_a_workdir_tells_of_partitions_once(bars, tmp_path):
     for _ in range(2):
-        labelsieve.find_label_issues(
+        found = labelsieve.find_label_issues(
             LABELS, PROBS, progress=True, workdir=tmp_path / "w", output=tmp_path / "o.zarr", **CUT
         )
-    assert [(bar.desc, bar.n) for bar in bars] == [
-        ("rows read", 2000),
-        ("rows checked", 2000),
-        ("rows ranked", 2000),
-    ] * 2
+    told = [("read", 2000), ("threshold", 2000), ("rank", 2000), ("write", found.num_issues)]
+    assert [(bar.desc, bar.n) for bar in bars] == 2 * told
 
 
 @pytest.mark.parametrize(("show", "terminal", "notebook", "shown"), [
@@ -127,9 +124,9 @@ def test_a_job_on_a_cluster_logs_lines_where_nobody_watches(bars, client, caplog
     assert bars == []
     lines = [record.getMessage() for record in caplog.records if record.name == "labelsieve"]
     last = [line for line in lines if "2,000 of 2,000 (100%) in 0 s" in line]
-    assert [line.partition(":")[0] for line in last] == ["rows read", "rows checked", "rows ranked"]
+    assert [line.partition(":")[0] for line in last] == ["read", "threshold", "rank"]
     assert last[0].endswith(" GB/s")
-    on_the_way = [line for line in lines if line.startswith("rows read") and line not in last]
+    on_the_way = [line for line in lines if line.startswith("read") and line not in last]
     assert all(line.endswith(" s left") for line in on_the_way)
     caplog.clear()
     labelsieve.find_label_issues(LABELS, PROBS, client=client, progress=False, **CUT)
@@ -138,7 +135,7 @@ def test_a_job_on_a_cluster_logs_lines_where_nobody_watches(bars, client, caplog
 
 
 def test_no_more_rows_are_told_than_there_are(bars):
-    with progress.Progress("summarise", [10, 10], "rows read", show=True) as bar:
+    with progress.Progress("summarise", [10, 10], "read", show=True) as bar:
         for _ in range(3):  # one of them by a worker that died after it
             bar.advance(10)
     assert bars[0].n == 20

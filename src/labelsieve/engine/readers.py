@@ -20,6 +20,7 @@ from labelsieve.errors import (
 )
 from labelsieve.memory import Grid, Span
 from labelsieve.partitions import Partition
+from labelsieve.runs import Stretch
 from labelsieve.sources import Source
 from labelsieve.tasks import Summarised
 
@@ -100,23 +101,32 @@ class located:  # noqa: N801  # reads as what it does: with located(...)
 
 
 class OnSummaries:
-    """What a task on summaries runs: names the rows in any error."""
+    """What a task runs that reads no input: names its rows in any error.
+
+    Parameters
+    ----------
+    work : callable
+        Of a partition's summaries, of a span of rows, or of a stretch of the issues in their order.
+    where : str
+        Where these are, for messages.
+    """
 
     def __init__(self, work: Callable[..., Any], where: str) -> None:
         self._work, self._where = work, where
 
     def name(self, rows: Any) -> str:
-        """Name a partition or a span for messages; the handle of a partition elsewhere has no rows here."""
+        """Name what is worked on for messages; the handle of a partition elsewhere has no rows here."""
+        if isinstance(rows, Stretch):
+            return f"issues {rows.start:,}..{rows.stop - 1:,} in {self._where}"
         if not isinstance(rows, Summarised | Span):
             return f"row summaries in {self._where}"
-        stop = rows.stop if isinstance(rows, Span) else rows.start + rows.n_rows
-        return f"rows {rows.start:,}..{stop - 1:,} of the row summaries in {self._where}"
+        return f"rows {rows.start:,}..{rows.start + self.n_rows(rows) - 1:,} of the row summaries in {self._where}"
 
-    def n_rows(self, rows: Summarised | Span) -> int:
-        """Return the rows of a partition or a span."""
-        return rows.stop - rows.start if isinstance(rows, Span) else rows.n_rows
+    def n_rows(self, rows: Summarised | Span | Stretch) -> int:
+        """Return the rows that are worked on."""
+        return rows.n_rows if isinstance(rows, Summarised) else rows.stop - rows.start
 
-    def __call__(self, rows: Summarised | Span, *more: Any) -> Any:
-        """Work on a partition's or a span's summaries."""
+    def __call__(self, rows: Summarised | Span | Stretch, *more: Any) -> Any:
+        """Do the work."""
         with located(self.name(rows)):
             return self._work(rows, *more)

@@ -125,7 +125,7 @@ class Run:
 
     def reading(self) -> Progress:
         """Return the bar of the pass that reads."""
-        return self._progress("summarise", "rows read")
+        return self._progress("summarise", "read")
 
     def adopt(self, summarised: Sequence[tasks.Summarised]) -> Partial:
         """Take in what was read elsewhere, a summary for each partition."""
@@ -143,7 +143,7 @@ class Run:
             return
         numbers, _, blocks = self._columns or self.inputs.columns(self._executor)
         nothing = [None] * len(self._rows)
-        with self._progress("score", "rows scored") as bar:
+        with self._progress("score", "read again") as bar:
             if self._stored:
                 reader = self.inputs.reader(partial(rereads.store_reread, finish=self._finish))
                 read = self._executor.gather("score", reader, [numbers, nothing, blocks], bar)
@@ -158,7 +158,7 @@ class Run:
     def count(self, thresholds: Float64s) -> tasks.Counted:
         """Return the issue counts and the histogram of all scores."""
         work = self._work(tasks.count, adj_thresholds=adjusted_thresholds(thresholds))
-        with self._progress("issue-counts", "rows checked") as bar:
+        with self._progress("issue-counts", "threshold") as bar:
             total: tasks.Counted = self._executor.reduce(
                 "issue-counts", work, tasks.combine_counted, [self._items], bar
             )
@@ -173,7 +173,7 @@ class Run:
         if not cut.shift and cut.inside > wanted - cut.below:
             cut, exact = self._settle(cut, wanted)
             quotas = list(exact)
-        with self._progress("select", "rows ranked") as bar:
+        with self._progress("select", "rank") as bar:
             work = self._work(tasks.select, cut=cut)
             return tasks.rank(self._executor.gather("select", work, [self._items, quotas], bar), wanted)
 
@@ -197,7 +197,7 @@ class Run:
         work = self._work(
             runs.write_rows, cut=cut, n_rows=n_rows, run_rows=rows, folder=folder, group=group if rows_too else None
         )
-        with self._progress("select", "rows ranked") as bar:
+        with self._progress("select", "rank") as bar:
             written = self._executor.gather("select", work, [self._items, quotas], bar)
         issues = self._merge([run for part in written for run in part], rows, folder, group)
         scratch.remove("runs")
@@ -214,7 +214,10 @@ class Run:
             files = [run.name for run in sorted_runs]
             before = self._executor.gather("rank", partial(runs.rows_before, folder=folder, cuts=cuts), [files])
             names, stretches = runs.stretches(sorted_runs, before, rows, folder)
-            self._executor.gather("merge", partial(runs.merge, names=names, folder=folder, group=group), [stretches])
+            work = OnSummaries(partial(runs.merge, names=names, folder=folder, group=group), folder.where)
+            rows_of = [work.n_rows(stretch) for stretch in stretches]
+            with Progress("merge", rows_of, "write", show=self._show, on_cluster=self._executor.is_cluster) as bar:
+                self._executor.gather("merge", work, [stretches], bar)
         return StoredIssues(group, n_issues)
 
     def scores(self) -> ScoreParts:
