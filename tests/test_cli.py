@@ -148,6 +148,19 @@ def test_a_plan_for_a_table_is_one_in_memory(files, capsys):
     assert "7.2 kB, in memory" in capsys.readouterr().out
 
 
+def test_names_and_ids_are_printed_as_text(files, capsys, tmp_path):
+    (tmp_path / "wild").write_text('["a\\nb", "\\u001b[31mred", "c"]')
+    (tmp_path / "ids.txt").write_text("\n".join(f"row {i}" for i in range(400)))
+    what = ["labels.npy", "pred_probs.npy", "--class-names", "wild", "--ids", "ids.txt", "--top", "400"]
+    assert run(["find", *what]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    lines = out.split("\n\n", 1)[1].splitlines()
+    assert lines[0].split() == ["row", "given", "suggested", "score", "p_given", "p_suggested", "id"]
+    assert all(line.rstrip().endswith(f"row {line.split()[0]}") for line in lines[1:])
+    assert any(" 0 a b " in line for line in lines[1:])
+
+
 def test_a_plan_of_two_reads_and_of_chunks_that_are_decoded_again(files, capsys, monkeypatch):
     monkeypatch.setattr("labelsieve.memory._BATCH_SHARE", 30 * 24 / 400e6)
     options = ["--max-memory", "400MB", "--threads", "1", "--adjust-pred-probs", "--method", "normalized_margin"]

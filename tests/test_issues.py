@@ -1,6 +1,7 @@
 """What people ask of a result: against direct computations with pandas, and against cleanlab on the same counts."""
 
 import itertools
+import tracemalloc
 import warnings
 
 import cleanlab.dataset
@@ -241,6 +242,7 @@ def test_ids_of_any_kind(tmp_path, data):
         ({"ids": "nowhere.npy"}, InvalidInputError, r"ids: nowhere\.npy is not readable"),
         ({"class_names": ["a"]}, InvalidInputError, "1 class_names, pred_probs has 4 classes"),
         ({"class_names": "abcd"}, InputTypeError, "class_names must be a sequence of strings"),
+        ({"class_names": 5}, InputTypeError, "class_names must be a sequence of strings"),
         ({"class_names": [1, 2, 3, 4]}, InputTypeError, "class_names must be a sequence of strings"),
     ],
 )
@@ -248,6 +250,49 @@ def test_names_that_are_none_are_refused_before_anything_is_read(data, choice, e
     monkeypatch.setattr("labelsieve.tasks.summarise", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(error, match=message):
         find(*data, **choice)
+
+
+def test_names_of_any_letters_reach_every_table(tmp_path, data):
+    # Names of files that are no UTF-8 come with surrogates; strings in Zarr and in NumPy may be of no fixed width.
+    names = [f"image {i}" for i in range(1500)]
+    store = zarr.create_array(tmp_path / "ids.zarr", shape=(1500,), dtype=str, chunks=(100,))
+    store[:] = np.array(names, np.dtypes.StringDType())
+    column = pd.Series(names, index=range(1500, 0, -1))
+    for ids in (tmp_path / "ids.zarr", np.array(names, np.dtypes.StringDType()), column):
+        frame = find(*data, ids=ids).to_frame()
+        assert frame["id"].tolist() == [names[row] for row in frame["row"]]
+    broken = [f"\udcff{i}\0" for i in range(1500)]
+    found = find(*data, ids=broken, class_names=["a\udcff", "b", "c", "d"], output=tmp_path / "o.zarr")
+    want = [f"\\udcff{row}\0" for row in found.indices]
+    assert found.to_frame()["id"].tolist() == want
+    assert found.class_names[0] == "a\\udcff"
+    found.to_csv(tmp_path / "o.csv")
+    found.to_parquet(tmp_path / "o.parquet")
+    assert pd.read_parquet(tmp_path / "o.parquet")["id"].tolist() == want
+    found.report(tmp_path / "o.html", texts=broken)
+    big = np.arange(1500, dtype=">i8")
+    find(*data, ids=big).to_parquet(tmp_path / "big.parquet")
+    assert pd.read_parquet(tmp_path / "big.parquet")["id"].tolist() == find(*data).indices.tolist()
+
+
+def test_a_long_name_makes_no_wide_table(data):
+    names = ["x"] * 1500
+    names[int(find(*data).indices[0])] = "y" * 100_000
+    tracemalloc.start()
+    frame = find(*data, ids=names).to_frame()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(frame["id"][0]) == 100_000
+    assert peak < 50e6, "1,500 such names would take 600 MB"
+
+
+def test_lines_end_where_lines_end(tmp_path):
+    (tmp_path / "n.txt").write_text("\ufeffa\u2028b\n[UNK]\r\nc\x0cd\n\n", encoding="utf-8")
+    assert labelsieve.names.read_class_names(tmp_path / "n.txt") == ["a\u2028b", "[UNK]", "c\x0cd"]
+    (tmp_path / "n.json").write_text('["a", "b\\nc"]')
+    assert labelsieve.names.read_class_names(tmp_path / "n.json") == ["a", "b\nc"]
+    (tmp_path / "n.txt").write_text("[UNK]\nb\n")
+    assert labelsieve.names.read_class_names(tmp_path / "n.txt") == ["[UNK]", "b"]
 
 
 # Saved and opened again ------------------------------------------------------------------------------------------
@@ -278,6 +323,27 @@ def test_a_result_is_saved_and_opened_again(tmp_path, found, place):
     again = tmp_path / "again.zarr"
     loaded.save(again)
     assert_same(labelsieve.load(again), found)
+
+
+def test_a_result_is_never_saved_over_what_it_is_read_from(data, found, tmp_path):
+    url = "memory://results/own.zarr"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("labelsieve.ownership._SETTLE_SECONDS", 0)
+        written = find(*data, class_names=NAMES, output=url)
+        for result in (written, labelsieve.load(url)):
+            with pytest.raises(InvalidInputError, match=r"this result is read from memory://results/own\.zarr"):
+                result.save(url)
+        assert draws.bits(labelsieve.load(url)) == draws.bits(found)
+    found.save(tmp_path / "r.zarr")
+    labelsieve.load(tmp_path / "r.zarr").save(tmp_path / "r.zarr")  # a folder is renamed into its place
+    assert_same(labelsieve.load(tmp_path / "r.zarr"), found)
+
+
+def test_facts_of_a_newer_version_are_left_out(tmp_path, found):
+    found.save(tmp_path / "r.zarr")
+    group = zarr.open_group(tmp_path / "r.zarr")
+    group.attrs["facts"] = dict(group.attrs["facts"]) | {"colour": "blue"}
+    assert labelsieve.load(tmp_path / "r.zarr").facts == found.facts
 
 
 def test_what_the_tasks_wrote_is_what_is_saved(tmp_path, data, found):
@@ -361,8 +427,12 @@ def test_many_issues_are_a_file_a_range(tmp_path, found):
         pd.testing.assert_frame_equal(pd.read_parquet(path), found.to_frame(), check_dtype=False)
     (tmp_path / "other.parquet").mkdir()
     (tmp_path / "other.parquet" / "mine.txt").write_text("x")
-    with pytest.raises(InvalidInputError, match="is a folder"):
-        found.to_parquet(tmp_path / "other.parquet")
+    (tmp_path / "empty.parquet").mkdir()
+    (tmp_path / "theirs.parquet").mkdir()
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "theirs.parquet" / "part-00000.parquet")
+    for other in ("other", "empty", "theirs"):
+        with pytest.raises(InvalidInputError, match="is a folder"):
+            found.to_parquet(tmp_path / f"{other}.parquet")
 
 
 # In notebooks ----------------------------------------------------------------------------------------------------

@@ -134,6 +134,26 @@ def test_a_job_on_a_cluster_logs_lines_where_nobody_watches(bars, client, caplog
     assert [record for record in caplog.records if record.name == "labelsieve"] == []
 
 
+@pytest.mark.parametrize("where", ["threads", "cluster"])
+def test_rows_that_were_done_before_are_no_bytes(bars, client, tmp_path, where, monkeypatch):
+    told, inner = [], progress.Progress.advance
+
+    def advance(bar, n_rows, n_read=None):
+        if bar._description == "read":
+            told.append((n_rows, n_read))
+        inner(bar, n_rows, n_read)
+
+    monkeypatch.setattr(progress.Progress, "advance", advance)
+    choices = {"workdir": tmp_path / "w", "progress": True} | ({"client": client} if where == "cluster" else {})
+    for reads in (True, False):
+        told.clear()
+        labelsieve.find_label_issues(LABELS, PROBS, **choices, **CUT)
+        on_the_way = told[:-1]
+        assert {n_read for _, n_read in on_the_way} <= {40 if reads else 0}
+        assert len(on_the_way) == 50 or where == "cluster", "a cluster may tell too late"
+    assert [bar.postfix for bar in bars if bar.desc == "read"][1] == "0.00 GB/s"
+
+
 def test_no_more_rows_are_told_than_there_are(bars):
     with progress.Progress("summarise", [10, 10], "read", show=True) as bar:
         for _ in range(3):  # one of them by a worker that died after it

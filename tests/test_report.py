@@ -9,6 +9,7 @@ import sys
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 import zarr
 from PIL import Image
@@ -158,6 +159,22 @@ def test_pictures_stand_beside_their_rows(found, tmp_path, kind):
         assert np.abs(np.asarray(picture).astype(int) - images[row].astype(int)).max() <= (kind == "floats")
 
 
+def test_texts_are_found_by_row(found, tmp_path):
+    texts = [f"text {i}" for i in range(1500)]
+    (tmp_path / "t.txt").write_text("\n".join(texts))
+    (tmp_path / "t2.txt").write_text("\n".join(["a\u2028\x0cb", *texts[1:]]) + "\n", encoding="utf-8")
+    for given in (texts, pd.Series(texts, index=range(1500, 0, -1)), tmp_path / "t.txt", tmp_path / "t2.txt"):
+        found.report(tmp_path / "r.html", texts=given, top=9)
+        page = Parsed((tmp_path / "r.html").read_text(encoding="utf-8"))
+        assert [line[1] for line in page.tables[0][1:]] == [texts[row] for row in found.indices[:9]]
+
+
+@pytest.mark.parametrize("images", [[[[0, 1]] * 2] * 1500, np.ones((1500, 2, 2), bool)], ids=["lists", "masks"])
+def test_pictures_of_other_kinds(found, tmp_path, images):
+    found.report(tmp_path / "r.html", images=images, top=2)
+    assert len(pictures_in((tmp_path / "r.html").read_text(encoding="utf-8"))) == 2
+
+
 def test_large_pictures_are_made_small(found, tmp_path):
     rng = np.random.default_rng(0)
     images = np.broadcast_to(rng.integers(0, 256, (1, 300, 200, 3), dtype=np.uint8), (1500, 300, 200, 3))
@@ -197,6 +214,13 @@ def test_what_deserves_a_look_is_said(tmp_path):
         assert labelsieve.find_label_issues(labels, probs, progress=False, **again).facts.notes == found.facts.notes
 
 
+def test_a_page_without_rows_does_not_say_that_there_are_none(found, tmp_path):
+    found.report(tmp_path / "r.html", top=0)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "<p>None of them is shown here.</p>" in page
+    assert "No row is a label issue" not in page
+
+
 def test_no_issues_are_a_page_too(tmp_path):
     labels, probs = np.array([0, 1, 0, 1]), np.array([[0.9, 0.1], [0.1, 0.9]] * 2)
     labelsieve.find_label_issues(labels, probs, progress=False).report(tmp_path / "r.html")
@@ -212,6 +236,7 @@ def test_no_issues_are_a_page_too(tmp_path):
         ("none/r.html", {}, "there is no folder"),
         ("r.html", {"images": np.zeros((3, 4, 4))}, r"images must have shape \(1,500, H, W\)"),
         ("r.html", {"images": np.zeros((1500, 4))}, "images must have shape"),
+        ("r.html", {"images": np.zeros((1500, 0, 4))}, "images must have shape"),
         ("r.html", {"images": np.zeros((1500, 4, 4), complex)}, "images must be numbers"),
         ("r.html", {"images": "none.npy"}, r"images: none\.npy is not readable"),
         ("r.html", {"texts": ["a"]}, "1 texts, pred_probs has 1,500 rows"),
@@ -267,6 +292,12 @@ def test_a_page_by_the_command_line(found, tmp_path, monkeypatch, capsys):
     assert run(["report", "nothing.zarr"]) == 2
     assert "there is no result of Labelsieve" in capsys.readouterr().err
     monkeypatch.setattr("labelsieve.tasks.summarise", lambda *_, **__: pytest.fail("read"))
+    np.save("ids.npy", np.arange(1500))
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    for given, place in (("--ids", "ids.npy"), ("--texts", "texts.txt"), ("--class-names", "names.txt")):
+        for option in ("-o", "--report"):
+            assert run(["find", "labels.npy", "probs.npy", "--report", "p.html", given, place, option, place]) == 2
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
     for wrong in (["--report", "x.htm"], ["--report", "x.html", "--texts", "names.txt"], ["--texts", "texts.txt"]):
         assert run(["find", "labels.npy", "probs.npy", *wrong]) == 2
 

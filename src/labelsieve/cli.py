@@ -149,9 +149,12 @@ def find(
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
     """
     # All that can be refused is refused before the run.
+    read = [path for path in (labels, pred_probs, class_names, choices["ids"], images, texts) if path is not None]
     if output is not None:
-        sinks.check_output(output, [labels, pred_probs, *([class_names] if class_names else [])])
+        sinks.check_output(output, read)
     if page is not None:
+        if page.resolve() in [Path(path).resolve() for path in [*read, *([output] if output else [])]]:
+            raise InvalidInputError(f"{page} is an input, or the output: the page is not written there")
         check_page(page, open_pred_probs(pred_probs).shape[0], images, texts)
     elif images is not None or texts is not None:
         raise InvalidInputError("pictures and texts are for the page: name it with --report")

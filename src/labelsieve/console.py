@@ -58,24 +58,29 @@ def plan_text(plan: Plan) -> str:
 
 
 def worst_text(issues: LabelIssues, top: int) -> str:
-    """Return the table of the `top` worst rows, or nothing."""
-    worst, names = issues.worst(top), issues.class_names
-    if not len(worst):
+    """Return the table of the `top` worst rows, or nothing; control characters in names are not printed."""
+    table = issues.issue_table(0, top)
+    if not len(table["row"]):
         return ""
-
-    def label(k: int) -> str:
-        return str(k) if names is None else f"{k} {names[k]}"
-
-    lines = [("row", "given", "suggested", "score", "p_given", "p_suggested")]
-    lines += [
-        (str(row), label(given), label(suggested), f"{score:.4g}", f"{p_given:.4g}", f"{p_suggested:.4g}")
-        for row, score, given, suggested, p_given, p_suggested in zip(
-            *(column.tolist() for column in worst.columns().values()), strict=True
-        )
+    columns = {
+        "row": [str(row) for row in table["row"].tolist()],
+        "given": [issues.class_label(k) for k in table["given_label"].tolist()],
+        "suggested": [issues.class_label(k) for k in table["suggested_label"].tolist()],
+        **{name: [f"{x:.4g}" for x in table[name].tolist()] for name in ("score", "p_given", "p_suggested")},
+    }
+    if "id" in table:
+        columns["id"] = [str(name) for name in table["id"].tolist()]
+    words = {"given", "suggested", "id"}
+    lines = [list(columns), *map(list, zip(*columns.values(), strict=True))]
+    lines = [
+        ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell) for cell in line]
+        for line in lines
     ]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    align = (str.rjust, str.ljust, str.ljust, str.rjust, str.rjust, str.rjust)
-    rows = (
-        "  ".join(side(cell, width) for side, cell, width in zip(align, line, widths, strict=True)) for line in lines
-    )
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = [str.ljust if name in words else str.rjust for name in columns]
+    rows = ("  ".join(side(cell, n) for side, cell, n in zip(sides, line, widths, strict=True)) for line in lines)
     return "\n" + "".join(f"{row}\n" for row in rows)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

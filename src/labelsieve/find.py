@@ -152,7 +152,7 @@ def find_label_issues(
         allow_zero_rows=allow_zero_rows,
         workdir=workdir,
         fresh=fresh,
-        output=None if output is None else _output(output, labels, pred_probs),
+        output=None if output is None else _output(output, labels, pred_probs, ids),
         class_names=class_names,
         ids=ids,
     )
@@ -238,10 +238,10 @@ def _bytes(value: int | str | None) -> int | None:
     return n_bytes
 
 
-def _output(output: str | os.PathLike[str], labels: Any, pred_probs: Any) -> str:
+def _output(output: str | os.PathLike[str], *inputs: Any) -> str:
     """Check where a result is to go before anything is read."""
     location = os.fspath(output) if isinstance(output, str | os.PathLike) else output
     if not isinstance(location, str) or not location.endswith(".zarr"):
         raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
-    sinks.check_output(location, [os.fspath(one) for one in (labels, pred_probs) if isinstance(one, str | os.PathLike)])
+    sinks.check_output(location, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
     return location

@@ -17,7 +17,7 @@ from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.plots import Plots
 from labelsieve.results import Result
 from labelsieve.settings import check_whole_number
-from labelsieve.storage import open_folder
+from labelsieve.storage import LocalFolder, open_folder
 from labelsieve.stored import ResultGroup, read_result
 
 if TYPE_CHECKING:
@@ -154,7 +154,15 @@ class LabelIssues(Result):
         if not location.endswith(".zarr"):
             raise InvalidInputError(f"a result is saved where the name ends in .zarr, not to {location}")
         sinks.check_output(location)
+        self._refuse_own_place(location)
         sinks.save(self, location)
+
+    def _refuse_own_place(self, location: str) -> None:
+        """Raise where this result would be removed before it is read: in a store where nothing is renamed."""
+        target = open_folder(location)
+        groups = [getattr(part, "group", None) for part in (self.found, self.score_parts, self.ids)]
+        if not isinstance(target, LocalFolder) and any(g and g.folder.location == target.location for g in groups):
+            raise InvalidInputError(f"this result is read from {target.where}: save it to another place")
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the issues as a table, worst first, in a file whose name ends in ``.csv``."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,23 @@ def check_class_names(names: Sequence[str] | None, n_classes: int) -> tuple[str,
     """
     if names is None:
         return None
-    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+    given: tuple[Any, ...] = tuple(names) if isinstance(names, Iterable) else (names,)
+    if isinstance(names, str) or not all(isinstance(name, str) for name in given):
         raise InputTypeError("class_names must be a sequence of strings, one for each class")
-    if len(names) != n_classes:
-        raise InvalidInputError(f"{len(names):,} class_names, pred_probs has {n_classes:,} classes")
-    return tuple(map(str, names))
+    if len(given) != n_classes:
+        raise InvalidInputError(f"{len(given):,} class_names, pred_probs has {n_classes:,} classes")
+    return tuple(map(as_text, given))
+
+
+def as_text(text: str) -> str:
+    """Return text that can be written anywhere: what is no letter, as in names of files, in its escaped form."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file, which end where a file's lines end and nowhere else."""
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    return lines[:-1] if lines[-1] == "" else lines
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -47,13 +59,20 @@ def read_class_names(path: Path) -> list[str]:
         For a file that holds no such thing.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if text.lstrip().startswith("[") else text.rstrip().splitlines()
+        lines = read_lines(path)
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"class names: {path} is not readable: {error}") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    try:
+        names = json.loads("\n".join(lines))
+    except ValueError:
+        return lines  # also where the first one is written in brackets
+    if not isinstance(names, list):
+        return lines
     if not all(isinstance(name, str) for name in names):
         raise InvalidInputError(f"class names: {path} must list names, as strings")
-    return list(names)
+    return names
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,11 @@ class ArrayIds:
         """Return the names of `rows`."""
         taken = self.array.oindex[rows] if hasattr(self.array, "oindex") else self.array[rows]
         names: npt.NDArray[Any] = np.asarray(taken)
-        return names if names.dtype.kind in "iu" else names.astype(str).astype(object)
+        if names.dtype.kind in "iu":
+            return names.astype(names.dtype.newbyteorder("="), copy=False)
+        texts: npt.NDArray[Any] = np.empty(len(names), object)  # fixed widths would be that of the longest
+        texts[:] = [as_text(str(name)) for name in names.tolist()]
+        return texts
 
 
 def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
@@ -97,12 +120,12 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
         return None
     array = _open(Path(ids)) if isinstance(ids, str | os.PathLike) else ids
     if not hasattr(array, "oindex"):
-        array = np.asarray(array)
-        if array.dtype.kind == "O" and all(isinstance(name, str) for name in array.ravel()):
-            array = array.astype(str)
+        strings = isinstance(array, list | tuple) and all(isinstance(name, str) for name in array)
+        array = np.asarray(array, object if strings else None)
     if array.ndim != 1 or array.shape[0] != n_rows:
         raise InvalidInputError(f"ids have shape {tuple(array.shape)}, pred_probs has {n_rows:,} rows")
-    if np.dtype(array.dtype).kind not in "iuUT":
+    strings = np.dtype(array.dtype).kind == "O" and all(isinstance(name, str) for name in array)
+    if not strings and np.dtype(array.dtype).kind not in "iuUT":
         raise InputTypeError(f"ids must be integers or strings, not {array.dtype}")
     return ArrayIds(array)
 
@@ -115,6 +138,6 @@ def _open(path: Path) -> Any:
             import zarr
 
             return zarr.open_array(path, mode="r")
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_lines(path)
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"ids: {path} is not readable: {error}") from error

@@ -62,11 +62,11 @@ class Progress:
         self.topic = f"labelsieve-{uuid.uuid4().hex}" if on_cluster and (self._bar_shown or self._logged) else None
 
     def __enter__(self) -> Self:
-        self._first = self._seen = 0
+        self._first = self._seen = self._n_read = 0
         total = sum(self._rows)
         self._started = time.perf_counter()
         self._bar: tqdm[Any] | _Lines = (
-            _Lines(self._description, total, self._row_bytes)
+            _Lines(self._description, total)
             if self._logged
             else tqdm(desc=self._description, total=total, unit="rows", unit_scale=True, disable=not self._bar_shown)
         )
@@ -76,7 +76,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.advance(self._bar.total - self._bar.n)  # what was told too late
+            self.advance(self._bar.total - self._bar.n, 0)  # what was told too late
         self._bar.close()
 
     @contextmanager
@@ -92,30 +92,35 @@ class Progress:
         if self.topic is None:
             yield
             return
-        client.subscribe_topic(self.topic, lambda event: self.advance(int(event[1])))
+        client.subscribe_topic(self.topic, lambda event: self.advance(*event[1]))
         try:
             yield
         finally:
             client.unsubscribe_topic(self.topic)
 
-    def advance(self, n_rows: int) -> None:
-        """Count `n_rows` rows as done; no more than there are, where a lost worker's were done again."""
+    def advance(self, n_rows: int, n_read: int | None = None) -> None:
+        """Count `n_rows` rows as done; no more than there are, where a lost worker's were done again.
+
+        Of these `n_read` were read, all by default: the others were found done in a workdir.
+        """
+        self._n_read += n_rows if n_read is None else n_read
         self._bar.update(min(n_rows, self._bar.total - self._bar.n))
-        if self._row_bytes and isinstance(self._bar, tqdm):
-            rate = self._bar.n * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
+        if self._row_bytes:
+            rate = self._n_read * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
             self._bar.set_postfix_str(f"{rate / 1e9:.2f} GB/s", refresh=False)
 
-    def _posttask(self, key: Any, *_: object) -> None:
+    def _posttask(self, key: Any, value: Any, *_: object) -> None:
         if isinstance(key, tuple) and key[0].rpartition("-")[0] == self._layer:
-            self.advance(self._rows[self._first + key[1]])
+            n_rows = self._rows[self._first + key[1]]
+            self.advance(n_rows, rows_read(value, n_rows))
             self._seen += 1
 
 
 class _Lines:
     """A bar's place in a log: a line now and then, and one at the end."""
 
-    def __init__(self, description: str, total: int, row_bytes: int) -> None:
-        self._description, self.total, self._row_bytes, self.n = description, total, row_bytes, 0
+    def __init__(self, description: str, total: int) -> None:
+        self._description, self.total, self.n, self._rate = description, total, 0, ""
         self._started = self._told = time.perf_counter()
 
     def update(self, n_rows: int) -> None:
@@ -123,16 +128,18 @@ class _Lines:
         if time.perf_counter() - self._told >= _LINE_SECONDS and self.n < self.total:
             self._tell()
 
+    def set_postfix_str(self, text: str, *, refresh: bool) -> None:  # noqa: ARG002  # as a bar takes it
+        self._rate = f", {text}"
+
     def close(self) -> None:
         self._tell()
 
     def _tell(self) -> None:
         self._told = time.perf_counter()
         seconds = max(1e-9, self._told - self._started)
-        rate = f", {self.n * self._row_bytes / seconds / 1e9:.2f} GB/s" if self._row_bytes else ""
         left = f", {seconds / self.n * (self.total - self.n):.0f} s left" if 0 < self.n < self.total else ""
         done = f"{self.n:,} of {self.total:,} ({self.n / max(1, self.total):.0%})"
-        logger.info("%s: %s in %.0f s%s%s", self._description, done, seconds, rate, left)
+        logger.info("%s: %s in %.0f s%s%s", self._description, done, seconds, self._rate, left)
 
 
 def _in_notebook() -> bool:
@@ -141,11 +148,17 @@ def _in_notebook() -> bool:
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
-def tell(topic: str, n_rows: int) -> None:
-    """Tell, from a worker's task, that so many rows are done."""
+def rows_read(result: Any, n_rows: int) -> int:
+    """Return how many of a task's rows were read, by what it returns: those that were committed before were not."""
+    partial = getattr(result, "partial", None)
+    return n_rows if partial is None else int(partial.n_read)
+
+
+def tell(topic: str, n_rows: int, n_read: int) -> None:
+    """Tell, from a worker's task, that so many rows are done, and how many of them were read."""
     distributed: Any = sys.modules.get("distributed")
     try:
         worker = distributed.get_worker()
     except (AttributeError, ValueError):
         return
-    worker.log_event(topic, n_rows)
+    worker.log_event(topic, (n_rows, n_read))

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,7 @@ from labelsieve import plots
 from labelsieve.checks import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.limits import size
+from labelsieve.names import as_text
 from labelsieve.results import Result
 from labelsieve.storage import writing
 
@@ -84,12 +85,11 @@ def write_report(
         Without jinja2 or matplotlib.
     """
     check_report(path)
-    pictures, lines = open_images(images, result.n_rows), open_texts(texts, result.n_rows)
-    columns = result.issue_table(0, top)
-    shown = [
-        Shown(picture_of(pictures, row), "" if lines is None else _cut(lines(row))) for row in columns["row"].tolist()
-    ]
-    page = _page(result, columns, shown, with_pictures=pictures is not None, with_texts=lines is not None)
+    pictures, columns = open_images(images, result.n_rows), result.issue_table(0, top)
+    rows = columns["row"].tolist()
+    lines = texts_of(texts, rows, result.n_rows)
+    shown = [Shown(picture_of(pictures, row), line) for row, line in zip(rows, lines, strict=True)]
+    page = _page(result, columns, shown, with_pictures=pictures is not None, with_texts=texts is not None)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
     try:
         with writing(str(path)):
@@ -126,7 +126,7 @@ def check_page(path: Path, n_rows: int, images: Any, texts: Any) -> None:
     """Raise unless a report of `n_rows` rows can be written with these pictures and texts, before they are needed."""
     check_report(path)
     open_images(images, n_rows)
-    open_texts(texts, n_rows)
+    texts_of(texts, (), n_rows)
 
 
 def open_images(images: Any, n_rows: int) -> Any:
@@ -150,16 +150,18 @@ def open_images(images: Any, n_rows: int) -> Any:
                 array = np.load(Path(images), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError) as error:
             raise InvalidInputError(f"images: {images} is not readable: {error}") from error
+    if not hasattr(array, "dtype"):
+        array = np.asarray(array)
     shape = tuple(np.shape(array))
-    if len(shape) not in (3, 4) or shape[0] != n_rows or (len(shape) == 4 and shape[3] not in (1, 3)):
+    if len(shape) not in (3, 4) or shape[0] != n_rows or 0 in shape or (len(shape) == 4 and shape[3] not in (1, 3)):
         raise InvalidInputError(f"images must have shape ({n_rows:,}, H, W) or ({n_rows:,}, H, W, 3), not {shape}")
-    if np.dtype(array.dtype).kind not in "uif":
+    if np.dtype(array.dtype).kind not in "buif":
         raise InvalidInputError(f"images must be numbers, not {array.dtype}")
     return array
 
 
-def open_texts(texts: Sequence[str] | Path | str | None, n_rows: int) -> Callable[[int], str] | None:
-    """Return what gives the text of a row; None without any.
+def texts_of(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
+    """Return the texts of some rows; of a file no others are kept.
 
     Raises
     ------
@@ -167,16 +169,23 @@ def open_texts(texts: Sequence[str] | Path | str | None, n_rows: int) -> Callabl
         If there are not N texts.
     """
     if texts is None:
-        return None
+        return [""] * len(rows)
     if isinstance(texts, str | os.PathLike):
+        wanted, found, n_texts = set(rows), dict[int, str](), 0
         try:
-            texts = Path(texts).read_text(encoding="utf-8").splitlines()
+            with Path(texts).open(encoding="utf-8-sig") as file:
+                for line in file:
+                    if n_texts in wanted:
+                        found[n_texts] = line.rstrip("\n")
+                    n_texts += 1
         except (OSError, ValueError) as error:
             raise InvalidInputError(f"texts: {texts} is not readable: {error}") from error
-    if len(texts) != n_rows:
-        raise InvalidInputError(f"{len(texts):,} texts, pred_probs has {n_rows:,} rows")
-    every = texts
-    return lambda row: str(every[row])
+    else:
+        n_texts, found = len(texts), {}
+    if n_texts != n_rows:
+        raise InvalidInputError(f"{n_texts:,} texts, pred_probs has {n_rows:,} rows")
+    by_place = getattr(texts, "iloc", texts)  # a column of pandas would look rows up by its own index
+    return [_cut(as_text(str(found[row] if found else by_place[row]))) for row in rows]
 
 
 def picture_of(images: Any, row: int) -> str:

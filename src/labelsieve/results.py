@@ -38,6 +38,9 @@ class ScoreParts(Protocol):
     def to_dask(self) -> da.Array:
         """Return them as a lazy ``(N,)`` Dask array."""
 
+    def blocks(self) -> Iterator[npt.NDArray[np.floating[Any]]]:
+        """Yield them in row order, some rows at a time."""
+
 
 class IssueParts(Protocol):
     """The label issues, worst first, wherever they are."""
@@ -263,20 +266,13 @@ class Result:
         """
         low, high = 0.0, 1.0
         if self.settings.adjust_pred_probs:
-            ends = [(float(block.min()), float(block.max())) for block in self._score_blocks()]
+            ends = [(float(block.min()), float(block.max())) for block in self.score_parts.blocks()]
             low, high = min(low, *(a for a, _ in ends)), max(high, *(b for _, b in ends))
         edges = np.linspace(low, high, n_bins + 1)
         counts = np.zeros(n_bins, np.int64)
-        for block in self._score_blocks():  # scores may be above 1 by what probabilities may
+        for block in self.score_parts.blocks():  # scores may be above 1 by what probabilities may
             counts += np.histogram(np.clip(block, low, high), edges)[0]
         return edges, counts
-
-    def _score_blocks(self) -> Iterator[npt.NDArray[np.floating[Any]]]:
-        if not self.score_parts.in_store:
-            yield self.scores
-            return
-        for block in self.lazy_scores.blocks:
-            yield np.asarray(block)
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """Return the ``(N,)`` mask that is True for label issues."""

@@ -31,6 +31,7 @@ from labelsieve.urls import is_url, redacted
 # Most rows of one Parquet file, and rows of a CSV file that are turned into text at a time.
 ROWS_A_FILE: Final = 10_000_000
 _CSV_ROWS: Final = 1 << 16
+_MADE_BY: Final = b"labelsieve result"
 
 
 def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
@@ -73,8 +74,15 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
 
 def _is_parquet(path: Path) -> bool:
     """Tell whether a folder is a table of many rows that was written here."""
-    names = [entry.name for entry in path.iterdir()]
-    return path.suffix == ".parquet" and all(fullmatch(r"part-\d{5,}\.parquet", name) for name in names)
+    files = list(path.iterdir())
+    if path.suffix != ".parquet" or not all(fullmatch(r"part-\d{5,}\.parquet", file.name) for file in files):
+        return False
+    from pyarrow import parquet
+
+    try:
+        return bool(files) and all(_MADE_BY in (parquet.read_schema(file).metadata or {}) for file in files)
+    except (OSError, ValueError):
+        return False
 
 
 def _check_url(output: str, inputs: Sequence[str | Path]) -> None:
@@ -241,9 +249,8 @@ def _write_csv(result: Result, path: Path) -> None:
                 writer.writerow(columns)
             for start in range(0, len(columns["row"]), _CSV_ROWS):
                 # As text NumPy gives the fewest digits that read back as the same float32.
-                writer.writerows(
-                    zip(*(c[start : start + _CSV_ROWS].astype(str) for c in columns.values()), strict=True)
-                )
+                cut = [column[start : start + _CSV_ROWS] for column in columns.values()]
+                writer.writerows(zip(*(c if c.dtype.kind == "O" else c.astype(str) for c in cut), strict=True))
 
 
 def _write_parquet(result: Result, path: Path, rows_a_file: int = ROWS_A_FILE) -> None:
@@ -258,7 +265,7 @@ def _write_parquet(result: Result, path: Path, rows_a_file: int = ROWS_A_FILE) -
         writer: Any = None
         try:
             for columns in result.issue_tables(start, min(start + rows_a_file, result.num_issues)):
-                table = pa.table(columns)
+                table = pa.table(columns).replace_schema_metadata({_MADE_BY: b"1"})
                 file = path / f"part-{number:05d}.parquet" if several else path
                 writer = writer or parquet.ParquetWriter(file, table.schema)
                 writer.write_table(table)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -220,6 +220,12 @@ class StoredScores:
 
         return da.from_array(self.group.open("scores"), chunks="auto", asarray=False)
 
+    def blocks(self) -> Iterator[npt.NDArray[np.floating[Any]]]:
+        """Yield them in row order, a stored chunk at a time."""
+        array = self.group.open("scores")
+        for start in range(0, array.shape[0], array.chunks[0]):
+            yield array[start : start + array.chunks[0]]
+
 
 @dataclass(frozen=True)
 class StoredIds:
@@ -284,7 +290,7 @@ def read_result(group: ResultGroup) -> dict[str, Any]:
     given, predicted, counts = group.open("confident_pairs")[:]
     n_classes = int(about["n_classes"])
     confident = ConfidentCounts(group.open("confident_diagonal")[:], given * n_classes + predicted, counts)
-    names = about["class_names"]
+    names, known = about["class_names"], {fact.name for fact in fields(RunFacts)} & about["facts"].keys()
     return {
         "n_rows": int(about["n_rows"]),
         "n_classes": n_classes,
@@ -294,7 +300,7 @@ def read_result(group: ResultGroup) -> dict[str, Any]:
         "confident": confident,
         "score_parts": StoredScores(group),
         "settings": Settings(**about["settings"]),
-        "facts": RunFacts(**about["facts"] | {"notes": tuple(about["facts"]["notes"])}),
+        "facts": RunFacts(**{name: about["facts"][name] for name in known} | {"notes": tuple(about["facts"]["notes"])}),
         "class_names": None if names is None else tuple(names),
         "ids": StoredIds(group) if group.has(_IDS) else None,
     }

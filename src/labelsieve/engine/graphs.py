@@ -17,7 +17,7 @@ from typing import Any, Final
 from dask.delayed import Delayed
 
 from labelsieve.errors import UnreadableDataError
-from labelsieve.progress import tell
+from labelsieve.progress import rows_read, tell
 
 # Partials that one task of a tree reduction folds.
 TREE_WIDTH: Final = 16
@@ -105,7 +105,8 @@ class _Function:
 def _call(shared: _Function, *arguments: Any) -> Any:
     result = _tried(shared, *arguments)
     if shared.topic is not None:
-        tell(shared.topic, shared.function.n_rows(arguments[0]))  # type: ignore[attr-defined]  # of what has a topic
+        n_rows = shared.function.n_rows(arguments[0])  # type: ignore[attr-defined]  # of what has a topic
+        tell(shared.topic, n_rows, rows_read(result, n_rows))
     return result
 
 

@@ -11,10 +11,10 @@ a workdir, and the later maps run on spans of rows, each of some partitions and 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -35,6 +35,9 @@ from labelsieve.workdir import Partial, Records, digest
 
 if TYPE_CHECKING:
     import dask.array as da
+
+# Partitions or spans whose scores are fetched at a time, where not all are wanted at once.
+_BLOCK_ITEMS: Final = 16
 
 
 def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
@@ -294,6 +297,10 @@ class ArrayScores:
 
         return da.concatenate([da.from_array(part, chunks=-1) for part in self.parts])
 
+    def blocks(self) -> Iterator[ranking.Scores]:
+        """Yield them in row order, a partition at a time."""
+        yield from self.parts
+
 
 @dataclass(frozen=True)
 class TaskScores:
@@ -336,3 +343,8 @@ class TaskScores:
         return da.concatenate(
             [da.from_delayed(part, (n,), dtype=self.dtype) for part, n in zip(parts, self.rows, strict=True)]
         )
+
+    def blocks(self) -> Iterator[ranking.Scores]:
+        """Yield them in row order, some partitions or spans at a time."""
+        for start in range(0, len(self.items), _BLOCK_ITEMS):
+            yield from self.executor.gather("scores", self.work, [self.items[start : start + _BLOCK_ITEMS]])
