@@ -33,11 +33,18 @@ from labelsieve.results import Result
 from labelsieve.storage import writing
 
 _TEMPLATE: Final = "report.html.jinja"
-# Pixels of the longer side of a picture; a larger one is made smaller.
-_PICTURE_PIXELS: Final = 96
+# How a picture is stored, its longer side in pixels at most: the first that is small enough, or the last.
+_FORMS: Final = (
+    ("png", 96, {"optimize": True}),
+    ("jpeg", 96, {"quality": 75}),
+    ("jpeg", 96, {"quality": 40}),
+    ("jpeg", 64, {"quality": 40}),
+    ("jpeg", 48, {"quality": 25}),
+)
+# Bytes of all pictures of a page, before they are made text, and the most of one.
+_PICTURE_BYTES: Final = 2_500_000
+_ONE_PICTURE_BYTES: Final = 10_000
 _TEXT_LETTERS: Final = 300
-# Bytes of a picture that is stored without loss; beyond it becomes a JPEG.
-_LOSSLESS_BYTES: Final = 3000
 _TOP_CLASSES: Final = 20
 _TOP_PAIRS: Final = 20
 
@@ -88,7 +95,8 @@ def write_report(
     pictures, columns = open_images(images, result.n_rows), result.issue_table(0, top)
     rows = columns["row"].tolist()
     lines = texts_of(texts, rows, result.n_rows)
-    shown = [Shown(picture_of(pictures, row), line) for row, line in zip(rows, lines, strict=True)]
+    each = min(_ONE_PICTURE_BYTES, _PICTURE_BYTES // max(1, len(rows)))
+    shown = [Shown(picture_of(pictures, row, each), line) for row, line in zip(rows, lines, strict=True)]
     page = _page(result, columns, shown, with_pictures=pictures is not None, with_texts=texts is not None)
     folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
     try:
@@ -188,19 +196,19 @@ def texts_of(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
     return [_cut(as_text(str(found[row] if found else by_place[row]))) for row in rows]
 
 
-def picture_of(images: Any, row: int) -> str:
-    """Return the picture of a row as a data URL; "" without pictures."""
+def picture_of(images: Any, row: int, n_bytes: int) -> str:
+    """Return the picture of a row as a data URL, of at most `n_bytes` bytes if it can be; "" without pictures."""
     if images is None:
         return ""
     from PIL import Image
 
     pixels = np.asarray(images[row])
-    image = Image.fromarray(_bytes_of(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))
-    image.thumbnail((_PICTURE_PIXELS, _PICTURE_PIXELS))
-    for form, options in (("png", {"optimize": True}), ("jpeg", {"quality": 75})):
-        file = io.BytesIO()
+    whole = Image.fromarray(_bytes_of(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))
+    for form, side, options in _FORMS:
+        image, file = whole.copy(), io.BytesIO()
+        image.thumbnail((side, side))
         image.save(file, form, **options)
-        if form == "jpeg" or file.tell() <= _LOSSLESS_BYTES:
+        if file.tell() <= n_bytes:
             break
     return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
