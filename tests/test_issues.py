@@ -19,7 +19,7 @@ import draws
 import labelsieve
 import naive
 from labelsieve import InputTypeError, InvalidInputError, LabelIssues, confident, health, results
-from labelsieve.confident import ConfidentCounts, calibrate, confident_chunk, confident_combine
+from labelsieve.confident import ConfidentCounts, calibrated_pairs, confident_chunk, confident_combine, joint_sums
 from labelsieve.engine.run import ArrayScores
 from labelsieve.reductions import adjusted_thresholds
 from labelsieve.results import IssueRows
@@ -72,6 +72,7 @@ def test_confident_rows_are_counted_as_one_by_one(data, cuts, few_pairs):
     assert want == dense(found).tolist()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(confident, "_FEW_PAIRS", few_pairs)
+        patch.setattr(confident, "_PIECE_PAIRS", 2)
         summary = draws.summary_of(labels, probs)
         edges = sorted({0, len(summary), *(min(cut, len(summary)) for cut in cuts)})
         adjusted = adjusted_thresholds(found.confident_thresholds)
@@ -80,20 +81,25 @@ def test_confident_rows_are_counted_as_one_by_one(data, cuts, few_pairs):
         assert getattr(total, name).tolist() == getattr(found.confident, name).tolist()
 
 
-@given(st.integers(2, 12), st.integers(0, 2**32 - 1), st.sampled_from([0.3, 2.0, 30.0]))
-def test_the_calibrated_joint_is_that_of_cleanlab_but_for_tied_remainders(k, seed, mean):
+@given(st.integers(2, 12), st.integers(0, 2**32 - 1), st.sampled_from([0.3, 2.0, 30.0]), st.sampled_from([1, 3, 99]))
+def test_the_calibrated_joint_is_that_of_cleanlab_but_for_tied_remainders(k, seed, mean, piece_pairs):
     rng = np.random.default_rng(seed)
     matrix = rng.poisson(mean, (k, k)) * (rng.random((k, k)) < 0.6) + np.diag(rng.poisson(5 * mean, k))
     class_counts = matrix.sum(axis=1) + rng.poisson(10, k) + 1
     off = matrix.copy()
     np.fill_diagonal(off, 0)
     pairs = np.flatnonzero(off.ravel())
-    joint = calibrate(ConfidentCounts(matrix.diagonal().copy(), pairs, off.ravel()[pairs]), class_counts)
-    got = np.diag(joint.diagonal)
-    got.ravel()[joint.pairs] = joint.counts
+    counts, got = ConfidentCounts(matrix.diagonal().copy(), pairs, off.ravel()[pairs]), np.zeros((k, k), int)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(confident, "_PIECE_PAIRS", piece_pairs)
+        for piece, estimated, diagonal in calibrated_pairs(counts, class_counts):
+            got[piece.given, piece.predicted] = estimated
+            got += np.diag(diagonal)
+        joint = joint_sums(counts, class_counts)
     want = calibrate_confident_joint(matrix, np.repeat(np.arange(k), class_counts))
     assert got.sum(axis=1).tolist() == joint.of_given.tolist() == want.sum(axis=1).tolist()
     assert got.sum(axis=0).tolist() == joint.of_true.tolist()
+    assert got.diagonal().tolist() == joint.diagonal.tolist()
     exact = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-100) * class_counts[:, None]
     exact *= class_counts.sum() / max(exact.sum(), 1e-100)
     for row in range(k):

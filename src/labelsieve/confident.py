@@ -1,7 +1,7 @@
 """Confidently predicted rows by given label and predicted class, and what is made of these counts. NumPy only.
 
 Covers: `confident_*` as chunk and combine (the confident joint of the batched rule, sparse for any K), the number of
-label issues in it, and `Joint`, the calibrated joint of Northcutt, Jiang, Chuang (JAIR 2021) in whole rows.
+label issues in it, and the calibrated joint of Northcutt, Jiang, Chuang (JAIR 2021) in whole rows, a piece at a time.
 Does not cover: tables for people (`health`), where the chunks run (`engine`).
 
 The batched rule counts a row by its predicted class alone, where cleanlab's in-memory rule counts it by its most likely
@@ -11,9 +11,9 @@ numbers that stand here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ import numpy.typing as npt
 from labelsieve.kernels import RowSummary
 from labelsieve.reductions import Float64s, Int64s, IssueCounts, blocks
 
+# Pairs that are worked on at a time.
+_PIECE_PAIRS: Final = 1 << 18
 # Up to this many pairs of classes they are counted in a table; beyond, rows are sorted by their pair.
 _FEW_PAIRS: Final = 1 << 16
 
@@ -33,15 +35,15 @@ class ConfidentCounts:
     ----------
     diagonal : (K,) int64
         Those whose label is predicted.
-    pairs : (P,) int64
-        ``given * K + predicted`` of the pairs of different classes that occur, ascending.
-    counts : (P,) int64
+    pairs : (P,) uint32 or int64
+        ``given * K + predicted`` of the pairs of different classes that occur, ascending; see `pair_dtype`.
+    counts : (P,) int32 or int64
         Rows of each pair.
     """
 
     diagonal: Int64s
-    pairs: Int64s
-    counts: Int64s
+    pairs: npt.NDArray[Any]
+    counts: npt.NDArray[Any]
 
     @property
     def n_classes(self) -> int:
@@ -51,54 +53,98 @@ class ConfidentCounts:
     @property
     def given(self) -> Int64s:
         """``(P,)`` given label of each pair."""
-        return self.pairs // self.n_classes
+        return self.pairs.astype(np.int64) // self.n_classes
 
     @property
     def predicted(self) -> Int64s:
         """``(P,)`` predicted class of each pair."""
-        return self.pairs % self.n_classes
+        return self.pairs.astype(np.int64) % self.n_classes
+
+    @property
+    def of_given(self) -> Int64s:
+        """``(K,)`` confident rows of each given label that are predicted as another class."""
+        total = np.zeros(self.n_classes, np.int64)
+        for piece in self.pieces():
+            total += _sums(piece.given, piece.counts, self.n_classes)
+        return total
+
+    def pieces(self) -> Iterator[ConfidentCounts]:
+        """Yield the pairs some at a time, those of a given label together, each with the whole diagonal."""
+        start = 0
+        while start < len(self.pairs):
+            stop = min(start + _PIECE_PAIRS, len(self.pairs))
+            if stop < len(self.pairs):
+                first = int(self.pairs[stop]) // self.n_classes * self.n_classes  # of the label that is cut
+                stop = int(np.searchsorted(self.pairs, self.pairs.dtype.type(first)))
+            if stop <= start:  # a label of more pairs than a piece has
+                beyond = (int(self.pairs[start]) // self.n_classes + 1) * self.n_classes
+                stop = int(np.searchsorted(self.pairs, beyond))
+            yield ConfidentCounts(self.diagonal, self.pairs[start:stop], self.counts[start:stop])
+            start = stop
 
     def issue_counts(self, class_counts: Int64s, *, calibrated: bool) -> IssueCounts:
         """Return what the number of label issues is made of, where all ``(K,)`` `class_counts` rows were counted."""
-        off = int(self.counts.sum())
+        off = int(self.counts.sum(dtype=np.int64))
         if not calibrated:
             return IssueCounts(off, None)
-        off_of_label = _sums(self.given, self.counts, self.n_classes)
+        off_of_label = self.of_given
         return IssueCounts(off, np.stack([class_counts, self.diagonal + off_of_label, off_of_label]))
+
+
+def pair_dtype(n_classes: int) -> np.dtype[Any]:
+    """Return the dtype of pairs: 4 bytes where they hold it, and of classes that are very many 8."""
+    return np.dtype(np.uint32 if n_classes * n_classes <= 1 << 32 else np.int64)
 
 
 def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentCounts:
     """Count the confident rows of `summary` against the ``(K,)`` `adjusted_thresholds`."""
     n_classes = len(adj_thresholds)
-    diagonal, pairs = np.zeros(n_classes, np.int64), []
+    diagonal, pairs, dtype = np.zeros(n_classes, np.int64), [], pair_dtype(n_classes)
     for block in blocks(len(summary)):
         labels, predicted = summary.labels[block], summary.predicted[block]
         confident = summary.p_predicted[block] >= adj_thresholds[predicted]
         differ = predicted != labels
         diagonal += np.bincount(labels[confident & ~differ], minlength=n_classes)
         off = np.flatnonzero(confident & differ)
-        pairs.append(labels[off].astype(np.int64) * n_classes + predicted[off])
-    every = np.concatenate([np.empty(0, np.int64), *pairs])
+        pairs.append(labels[off].astype(dtype) * dtype.type(n_classes) + predicted[off].astype(dtype))
+    every = np.concatenate([np.empty(0, dtype), *pairs])
     if n_classes * n_classes <= _FEW_PAIRS:
         table = np.bincount(every, minlength=1)
         found = np.flatnonzero(table)
-        return ConfidentCounts(diagonal, found.astype(np.int64), table[found].astype(np.int64))
+        return ConfidentCounts(diagonal, found.astype(dtype), table[found].astype(np.int32))
     found, counts = np.unique(every, return_counts=True)
-    return ConfidentCounts(diagonal, found, counts.astype(np.int64))
+    return ConfidentCounts(diagonal, found, counts.astype(np.int32))
 
 
 def confident_combine(parts: Iterable[ConfidentCounts]) -> ConfidentCounts:
-    """Add up counts."""
+    """Add up counts, some pairs at a time: beside the parts and the whole no more is held than that takes."""
     every = list(parts)
     if len(every) == 1:
         return every[0]
-    pairs = np.concatenate([part.pairs for part in every])
-    counts = np.concatenate([part.counts for part in every])
-    order = np.argsort(pairs, kind="stable")
-    pairs, counts = pairs[order], counts[order]
-    first = np.flatnonzero(np.diff(pairs, prepend=-1))
-    summed = np.add.reduceat(counts, first) if len(first) else counts
-    return ConfidentCounts(np.sum([part.diagonal for part in every], axis=0), pairs[first], summed)
+    diagonal = np.sum([part.diagonal for part in every], axis=0)
+    largest = max(every, key=lambda part: len(part.pairs)).pairs
+    cuts = largest[_PIECE_PAIRS::_PIECE_PAIRS]
+    edges = [np.concatenate(([0], np.searchsorted(part.pairs, cuts), [len(part.pairs)])) for part in every]
+    n_most = sum(len(part.pairs) for part in every)
+    # As wide as their sum needs: the rows of a pair may be more than those of any part's.
+    wide = sum(int(part.counts.max(initial=0)) for part in every) > np.iinfo(np.int32).max
+    pairs, counts = np.empty(n_most, largest.dtype), np.empty(n_most, np.int64 if wide else np.int32)
+    end = 0
+    for piece in range(len(cuts) + 1):
+        cut = [slice(edge[piece], edge[piece + 1]) for edge in edges]
+        some = np.concatenate([part.pairs[rows] for part, rows in zip(every, cut, strict=True)])
+        rows_of = np.concatenate([part.counts[rows] for part, rows in zip(every, cut, strict=True)])
+        order = np.argsort(some, kind="stable")
+        some, rows_of = some[order], rows_of[order].astype(counts.dtype, copy=False)
+        first = np.flatnonzero(np.concatenate((some[:1] == some[:1], some[1:] != some[:-1])))
+        stop = end + len(first)
+        pairs[end:stop] = some[first]
+        if len(first):
+            counts[end:stop] = np.add.reduceat(rows_of, first)
+        end = stop
+    pairs.resize(end, refcheck=False)
+    counts.resize(end, refcheck=False)
+    return ConfidentCounts(diagonal, pairs, counts)
 
 
 @dataclass(frozen=True)
@@ -109,26 +155,18 @@ class Joint:
     ----------
     diagonal : (K,) int64
         Rows of each class whose label is right.
-    pairs, counts : (P,) int64
-        As in `ConfidentCounts`: given label and true class, and estimated rows.
+    of_given, of_true : (K,) int64
+        Rows by given label, and by true class.
     """
 
     diagonal: Int64s
-    pairs: Int64s
-    counts: Int64s
-
-    @property
-    def of_given(self) -> Int64s:
-        """``(K,)`` rows by given label."""
-        return self.diagonal + _sums(self.pairs // len(self.diagonal), self.counts, len(self.diagonal))
-
-    @property
-    def of_true(self) -> Int64s:
-        """``(K,)`` rows by true class."""
-        return self.diagonal + _sums(self.pairs % len(self.diagonal), self.counts, len(self.diagonal))
+    of_given: Int64s
+    of_true: Int64s
 
 
-def calibrate(confident: ConfidentCounts, class_counts: Int64s) -> Joint:
+def calibrated_pairs(
+    confident: ConfidentCounts, class_counts: Int64s
+) -> Iterator[tuple[ConfidentCounts, Int64s, Int64s]]:
     """Scale the confident rows of each given label to all of its rows, and round to whole ones that add up the same.
 
     As ``cleanlab.count.calibrate_confident_joint`` (2.9), for pairs that occur; a label without any confident row has
@@ -140,20 +178,47 @@ def calibrate(confident: ConfidentCounts, class_counts: Int64s) -> Joint:
         Counts.
     class_counts : (K,) int64
         All rows with each label.
+
+    Yields
+    ------
+    piece : ConfidentCounts
+        Some of the pairs, all of their given labels; the last piece has none.
+    estimated : (P,) int64
+        Estimated rows of each pair.
+    diagonal : (K,) int64
+        Estimated rows of the diagonal, of the piece's labels; in the last piece of labels without pairs. Else 0.
     """
     n_classes = confident.n_classes
-    everywhere = confident.diagonal + _sums(confident.given, confident.counts, n_classes)
+    everywhere = confident.diagonal + confident.of_given
     total = float(class_counts[everywhere > 0].sum())  # what the rows scaled by label add up to
     scale = class_counts / np.maximum(everywhere, 1) / max(total, 1.0) * float(class_counts.sum())
-    # The diagonal is one more pair of each label, so that all of its rows are rounded together.
-    pairs = np.concatenate([confident.pairs, np.arange(n_classes) * (n_classes + 1)])
-    values = np.concatenate([confident.counts * scale[confident.given], confident.diagonal * scale])
-    order = np.argsort(pairs)
-    pairs = pairs[order]
-    whole = _rounded(values[order], pairs // n_classes)
-    diagonal = pairs % (n_classes + 1) == 0
-    others = ~diagonal & (whole > 0)
-    return Joint(whole[diagonal], pairs[others], whole[others])
+    alone = np.ones(n_classes, bool)
+    for piece in confident.pieces():
+        given = piece.given
+        labels = np.unique(given)
+        alone[labels] = False
+        # The diagonal is one more pair of each label, so that all of its rows are rounded together.
+        pairs = np.concatenate([piece.pairs.astype(np.int64), labels * (n_classes + 1)])
+        values = np.concatenate([piece.counts * scale[given], confident.diagonal[labels] * scale[labels]])
+        order = np.argsort(pairs)
+        whole = np.empty(len(pairs), np.int64)
+        whole[order] = _rounded(values[order], pairs[order] // n_classes)
+        diagonal = np.zeros(n_classes, np.int64)
+        diagonal[labels] = whole[len(given) :]
+        yield piece, whole[: len(given)], diagonal
+    rest = np.where(alone, np.rint(confident.diagonal * scale), 0).astype(np.int64)
+    none = ConfidentCounts(confident.diagonal, confident.pairs[:0], confident.counts[:0])
+    yield none, np.empty(0, np.int64), rest
+
+
+def joint_sums(confident: ConfidentCounts, class_counts: Int64s) -> Joint:
+    """Add up the calibrated joint by given label and by true class; see `calibrated_pairs`."""
+    diagonal, of_given, of_true = (np.zeros(confident.n_classes, np.int64) for _ in range(3))
+    for piece, estimated, of_piece in calibrated_pairs(confident, class_counts):
+        diagonal += of_piece
+        of_given += _sums(piece.given, estimated, confident.n_classes)
+        of_true += _sums(piece.predicted, estimated, confident.n_classes)
+    return Joint(diagonal, of_given + diagonal, of_true + diagonal)
 
 
 def _rounded(values: Float64s, groups: Int64s) -> Int64s:
@@ -174,6 +239,6 @@ def _rounded(values: Float64s, groups: Int64s) -> Int64s:
     return whole.astype(np.int64)
 
 
-def _sums(classes: npt.NDArray[np.int64], counts: Int64s, n_classes: int) -> Int64s:
+def _sums(classes: npt.NDArray[np.int64], counts: npt.NDArray[Any], n_classes: int) -> Int64s:
     """Add up counts by class; float64 holds them exactly."""
     return np.bincount(classes, counts, n_classes).astype(np.int64)

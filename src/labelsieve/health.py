@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident import ConfidentCounts, calibrate
+from labelsieve.confident import ConfidentCounts, calibrated_pairs, joint_sums
 from labelsieve.reductions import Float64s, Int64s
 
 # A class with fewer rows than this has no threshold to speak of.
@@ -70,7 +70,7 @@ def class_columns(
         those that truly are of another class, as estimated), ``inverse_label_noise`` (of the rows truly of this class
         those with another label), ``mean_score``, ``threshold``, ``flag``. NaN where there is no row to divide by.
     """
-    joint = calibrate(confident, class_counts)
+    joint = joint_sums(confident, class_counts)
     return {
         "class": np.arange(len(class_counts)),
         "rows": class_counts,
@@ -103,17 +103,22 @@ def pair_columns(confident: ConfidentCounts, class_counts: Int64s, top: int | No
         that class), ``estimated_rows`` (scaled to all rows of the label and rounded, so that labels add up), ``share``
         (of the rows with the given label). By estimated rows, then confident ones, then classes.
     """
-    joint = calibrate(confident, class_counts)
-    estimated = np.zeros(len(confident.pairs), np.int64)
-    estimated[np.searchsorted(confident.pairs, joint.pairs)] = joint.counts
-    order = np.lexsort((confident.pairs, -confident.counts, -estimated))[:top]
-    given = confident.given[order]
+    best: list[npt.NDArray[Any]] = []  # of the pieces so far: pairs, confident rows, estimated rows
+    for piece, estimated, _ in calibrated_pairs(confident, class_counts):
+        found = [piece.pairs.astype(np.int64), piece.counts.astype(np.int64), estimated]
+        best = [np.concatenate(columns) for columns in zip(best, found, strict=True)] if best else found
+        if top is not None and len(best[0]) > 2 * top:
+            order = np.lexsort((best[0], -best[1], -best[2]))[:top]
+            best = [column[order] for column in best]
+    order = np.lexsort((best[0], -best[1], -best[2]))[:top]
+    pairs, counts, estimated = (column[order] for column in best)
+    given = pairs // confident.n_classes
     return {
         "given_label": given,
-        "suggested_label": confident.predicted[order],
-        "confident_rows": confident.counts[order],
-        "estimated_rows": estimated[order],
-        "share": _share(estimated[order], class_counts[given]),
+        "suggested_label": pairs % confident.n_classes,
+        "confident_rows": counts,
+        "estimated_rows": estimated,
+        "share": _share(estimated, class_counts[given]),
     }
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident import ConfidentCounts
+from labelsieve.confident import ConfidentCounts, pair_dtype
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.memory import result_rows
 from labelsieve.results import IdParts, IssueRows, Result, RunFacts
@@ -289,7 +289,9 @@ def read_result(group: ResultGroup) -> dict[str, Any]:
         )
     given, predicted, counts = group.open("confident_pairs")[:]
     n_classes = int(about["n_classes"])
-    confident = ConfidentCounts(group.open("confident_diagonal")[:], given * n_classes + predicted, counts)
+    pairs = (given * n_classes + predicted).astype(pair_dtype(n_classes))
+    counts = counts.astype(np.int32) if counts.max(initial=0) <= np.iinfo(np.int32).max else counts
+    confident = ConfidentCounts(group.open("confident_diagonal")[:], pairs, counts)
     names, known = about["class_names"], {fact.name for fact in fields(RunFacts)} & about["facts"].keys()
     return {
         "n_rows": int(about["n_rows"]),
