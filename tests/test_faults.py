@@ -195,7 +195,8 @@ def test_all_scores_are_tied_and_nearly_all_rows_are_issues(tmp_path):
 def test_killed_twenty_times(files, want):
     rng = random.Random(20)
     command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd", "-o", "out.zarr")
-    with Processes(files, pause_s=0.1) as processes:
+    # So slow that fifteen runs of at most a second do not read it all.
+    with Processes(files, pause_s=0.35) as processes:
         for kill in range(15):
             memory = ["--max-memory", "600MB" if kill != 7 else "300MB"]
             reads = processes.n_reads()
