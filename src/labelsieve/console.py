@@ -72,10 +72,7 @@ def worst_text(issues: LabelIssues, top: int) -> str:
         columns["id"] = [str(name) for name in table["id"].tolist()]
     words = {"given", "suggested", "id"}
     lines = [list(columns), *map(list, zip(*columns.values(), strict=True))]
-    lines = [
-        ["".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in cell) for cell in line]
-        for line in lines
-    ]
+    lines = [[_printable(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     sides = [str.ljust if name in words else str.rjust for name in columns]
     rows = ("  ".join(side(cell, n) for side, cell, n in zip(sides, line, widths, strict=True)) for line in lines)

@@ -167,6 +167,12 @@ def is_result(folder: Folder) -> bool:
         return False
 
 
+def _by_chunks(array: Any) -> Iterator[npt.NDArray[Any]]:
+    """Yield the values of an array, a stored chunk at a time."""
+    for start in range(0, array.shape[0], array.chunks[0]):
+        yield array[start : start + array.chunks[0]]
+
+
 @dataclass(frozen=True)
 class StoredIssues:
     """The issues of a run where the tasks wrote them; nothing is read before it is asked for.
@@ -191,9 +197,7 @@ class StoredIssues:
 
     def column(self, name: str) -> Iterator[npt.NDArray[Any]]:
         """Yield one column, a stored chunk at a time."""
-        array = self.group.open(COLUMNS[name])
-        for start in range(0, self.n_issues, array.chunks[0]):
-            yield array[start : min(start + array.chunks[0], self.n_issues)]
+        yield from _by_chunks(self.group.open(COLUMNS[name]))
 
 
 @dataclass(frozen=True)
@@ -222,9 +226,7 @@ class StoredScores:
 
     def blocks(self) -> Iterator[npt.NDArray[np.floating[Any]]]:
         """Yield them in row order, a stored chunk at a time."""
-        array = self.group.open("scores")
-        for start in range(0, array.shape[0], array.chunks[0]):
-            yield array[start : start + array.chunks[0]]
+        yield from _by_chunks(self.group.open("scores"))
 
 
 @dataclass(frozen=True)
