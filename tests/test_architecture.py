@@ -27,8 +27,9 @@ LAYERS = [
     {"scores"},
     {"kernels"},
     {"reductions", "memory"},
-    {"ranking", "storage", "confident"},
-    {"health"},
+    {"ranking", "storage", "confident", "looks"},
+    {"health", "joint", "class_ranking", "partials"},
+    {"filters"},
     {"records", "ownership"},
     {"workdir"},
     {"sources.base"},
@@ -44,15 +45,16 @@ LAYERS = [
     {"report"},
     {"issues"},
     {"runs", "rereads"},
+    {"margins", "inspection"},
     {"engine.graphs"},
     {"engine.executors", "engine.clusters"},
     {"engine.on_cluster", "engine.readers"},
-    {"engine.choice"},
+    {"engine.choice", "engine.choosing", "engine.score_parts"},
     {"engine.inputs"},
     {"engine.opening"},
     {"engine.plan", "engine.run", "engine.identities"},
     {"engine"},
-    {"forkpool"},
+    {"forkpool", "filtering"},
     {"job"},
     {"find"},
     {"inspector"},
@@ -62,12 +64,15 @@ LAYERS = [
     {"cli"},
     {"__main__"},
 ]
-PURE = ["kernels", "scores", "reductions", "ranking", "checks", "settings", "memory"]
+PURE = [
+    *("kernels", "scores", "reductions", "ranking", "checks", "settings", "memory"),
+    *("confident", "looks", "joint", "class_ranking", "filters"),
+]
 # Each with its reason: engine builds the graphs and runs them, progress listens to them, sources, results and stored
 # name Dask's array as a type, find and job read Dask's way to write sizes and where it keeps temporary files.
 IMPORTS_DASK = {
     *("engine.graphs", "engine.executors", "engine.on_cluster", "engine.choice"),
-    *("engine.clusters", "engine.inputs", "engine.opening", "engine.run"),
+    *("engine.clusters", "engine.inputs", "engine.opening", "engine.score_parts"),
     *("storage", "progress", "sources", "sources.arrays", "results", "stored", "find", "job"),
 }
 PUBLIC = [

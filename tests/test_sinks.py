@@ -102,6 +102,11 @@ def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
         "method": "self_confidence",
         "adjust_pred_probs": False,
         "estimation_method": "off_diagonal",
+        "rule": "predicted_class",
+        "filter_by": None,
+        "frac_noise": 1.0,
+        "num_to_remove_per_class": None,
+        "min_examples_per_class": 1,
     }
     assert attributes == {
         "kind": "labelsieve result",

@@ -180,9 +180,9 @@ def test_a_resume_takes_each_record_into_its_place(tmp_path, want, monkeypatch):
 
 def test_rows_are_really_read_only_where_they_are_missing(files, killed_after, monkeypatch, want):
     killed_after(6, lambda: find(probs=files / "probs.zarr", workdir=files / "work"))
-    read, inner = [], tasks._read
+    read, inner = [], tasks.read_rows
     monkeypatch.setattr(
-        tasks, "_read", lambda partition, *args: read.append(partition.start) or inner(partition, *args)
+        tasks, "read_rows", lambda partition, *args: read.append(partition.start) or inner(partition, *args)
     )
     assert draws.bits(find(probs=files / "probs.zarr", workdir=files / "work")) == want[1]
     assert len(read) == 4
@@ -293,7 +293,7 @@ def test_a_record_that_is_not_finished_is_not_committed(place):
     # Of other rows, partitions, kinds and runs there is none.
     assert records.committed("summaries", 0, (0, 4)) is None
     assert records.committed("summaries", 1, (0, 3)) is None
-    assert records.committed("scores", 0, (0, 3)) is None
+    assert records.committed("rereads", 0, (0, 3)) is None
     assert Records(open_folder(place), "another").committed("summaries", 0, (0, 3)) is None
     records.discard("summaries", 0)
     assert records.committed("summaries", 0, (0, 3)) is None
@@ -328,7 +328,7 @@ def test_a_torn_record_is_made_again(place, want, harm):
 
 def test_a_torn_record_of_the_second_read_is_made_again(place, want):
     find(workdir=place, **MARGIN)
-    folder, name = record_path(place, 3, "scores")
+    folder, name = record_path(place, 3, "rereads")
     folder.write(name, folder.read(name)[:-5])
     found = find(workdir=place, **MARGIN)
     assert (facts(found), found.facts.bytes_read) == ((0, N_ROWS), 40 * 5 * 8)
@@ -435,7 +435,7 @@ def test_a_fresh_run_forgets_the_other_one(place):
     found = find(probs=other, workdir=place, fresh=True)
     assert facts(found) == (N_ROWS, 0)
     assert draws.bits(found) == draws.bits(find(probs=other))
-    assert not open_folder(place).folder("scores").names()
+    assert not open_folder(place).folder("rereads").names()
     assert facts(find(probs=other, workdir=place)) == (0, N_ROWS)
 
 
@@ -491,7 +491,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_untouched(place, name
     assert set(open_folder(place).names()) == {name.partition("/")[0]}
 
 
-@pytest.mark.parametrize("name", ["result", "scores", "runs", "summaries"])
+@pytest.mark.parametrize("name", ["result", "rereads", "runs", "summaries"])
 def test_a_folder_of_others_with_a_name_like_our_own_is_untouched(place, name):
     open_folder(place).folder(name).write("2019.csv", b"precious")
     before = snapshot(place)
@@ -762,7 +762,7 @@ def test_an_input_that_cannot_be_told_from_another_is_refused(tmp_path):
 def test_a_workdir_holds_what_it_says(place):
     find(workdir=place, **MARGIN)
     folder = open_folder(place)
-    left = {"labelsieve.json", "scores", "summaries"} | (set() if "://" in place else {"lock"})
+    left = {"labelsieve.json", "rereads", "summaries"} | (set() if "://" in place else {"lock"})
     assert set(folder.names()) == left
     about = json.loads(folder.read("labelsieve.json"))
     assert about["grid"] == {"n_rows": N_ROWS, "batches": 20, "partition_batches": 2}
@@ -772,7 +772,7 @@ def test_a_workdir_holds_what_it_says(place):
         "estimation_method": "off_diagonal",
         "allow_zero_rows": False,
     }
-    assert folder.folder("summaries").names() == folder.folder("scores").names() == [f"{i:07d}.rec" for i in range(10)]
+    assert folder.folder("summaries").names() == folder.folder("rereads").names() == [f"{i:07d}.rec" for i in range(10)]
 
 
 def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):

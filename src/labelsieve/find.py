@@ -30,6 +30,12 @@ def find_label_issues(
     method: str = "self_confidence",
     adjust_pred_probs: bool = False,
     estimation_method: str = "off_diagonal",
+    filter_by: str | None = None,
+    rank_by: str | None = None,
+    rule: str | None = None,
+    frac_noise: float = 1.0,
+    num_to_remove_per_class: Sequence[int] | None = None,
+    min_examples_per_class: int = 1,
     partition_batches: int | Auto = "auto",
     allow_zero_rows: bool = False,
     n_jobs: int | None = 1,
@@ -144,7 +150,17 @@ def find_label_issues(
     job = Job(
         labels,
         pred_probs,
-        settings=Settings(method, adjust_pred_probs, estimation_method),
+        settings=_settings(
+            method=method,
+            adjust_pred_probs=adjust_pred_probs,
+            estimation_method=estimation_method,
+            filter_by=filter_by,
+            rank_by=rank_by,
+            rule=rule,
+            frac_noise=frac_noise,
+            num_to_remove_per_class=num_to_remove_per_class,
+            min_examples_per_class=min_examples_per_class,
+        ),
         executor=choose_executor(client, _bytes(max_memory), check_whole_number("retries", retries, 0)),
         batch_size=batch_size,
         partition_batches=partition_batches,
@@ -167,6 +183,12 @@ def plan_label_issues(
     method: str = "self_confidence",
     adjust_pred_probs: bool = False,
     estimation_method: str = "off_diagonal",
+    filter_by: str | None = None,
+    rank_by: str | None = None,
+    rule: str | None = None,
+    frac_noise: float = 1.0,
+    num_to_remove_per_class: Sequence[int] | None = None,
+    min_examples_per_class: int = 1,
     partition_batches: int | Auto = "auto",
     allow_zero_rows: bool = False,
     n_jobs: int | None = 1,
@@ -211,7 +233,17 @@ def plan_label_issues(
     return Job(
         labels,
         pred_probs,
-        settings=Settings(method, adjust_pred_probs, estimation_method),
+        settings=_settings(
+            method=method,
+            adjust_pred_probs=adjust_pred_probs,
+            estimation_method=estimation_method,
+            filter_by=filter_by,
+            rank_by=rank_by,
+            rule=rule,
+            frac_noise=frac_noise,
+            num_to_remove_per_class=num_to_remove_per_class,
+            min_examples_per_class=min_examples_per_class,
+        ),
         executor=choose_executor(client, _bytes(max_memory)),
         batch_size=batch_size,
         partition_batches=partition_batches,
@@ -221,6 +253,19 @@ def plan_label_issues(
         fresh=fresh,
         output=None if output is None else _output(output, labels, pred_probs),
     ).plan()
+
+
+def _settings(*, method: str, rank_by: str | None, filter_by: str | None, rule: str | None, **choices: Any) -> Settings:
+    """Return the settings: with a filter `rank_by` is another name of `method`, and the rule is the filter's."""
+    if rank_by is not None:
+        if filter_by is None:
+            raise InvalidInputError("rank_by goes with filter_by; without one method both chooses rows and ranks them")
+        if method not in ("self_confidence", rank_by):
+            raise InvalidInputError(f"rank_by={rank_by!r} and method={method!r} are two scores to rank by: give one")
+        method = rank_by
+    by_class = filter_by in (None, "predicted_neq_given")
+    default = "predicted_class" if by_class else "confident_joint"
+    return Settings(method=method, filter_by=filter_by, rule=default if rule is None else rule, **choices)
 
 
 def _bytes(value: int | str | None) -> int | None:

@@ -1,7 +1,7 @@
 """`LabelInspector`: the job in the user's own loop over batches.
 
 Covers: the state between batches, and the documented methods.
-Does not cover: reading a batch (`tasks.class_sums`, `tasks.inspect`).
+Does not cover: reading a batch (`tasks.class_sums`, `inspection`).
 """
 
 from __future__ import annotations
@@ -16,18 +16,11 @@ import numpy.typing as npt
 from labelsieve import engine, forkpool, ranking
 from labelsieve.checks import combine_findings, raise_or_warn
 from labelsieve.errors import InvalidInputError
-from labelsieve.reductions import (
-    ClassSums,
-    IssueCounts,
-    adjusted_thresholds,
-    class_sums_combine,
-    class_sums_finalize,
-    issue_counts_combine,
-    issue_counts_finalize,
-)
+from labelsieve.inspection import Inspected, JointCounts, combine_counts, inspect, num_issues
+from labelsieve.reductions import ClassSums, IssueCounts, adjusted_thresholds, class_sums_combine, class_sums_finalize
 from labelsieve.settings import Settings, check_whole_number
 from labelsieve.sources import open_labels, open_pred_probs
-from labelsieve.tasks import Inspected, class_sums, combine_partials, inspect
+from labelsieve.tasks import class_sums, combine_partials
 
 Scores = npt.NDArray[np.floating[Any]]
 
@@ -51,7 +44,9 @@ class LabelInspector:
     quality_score_kwargs : dict, optional
         ``method`` (self_confidence, normalized_margin or confidence_weighted_entropy) and ``adjust_pred_probs``.
     num_issue_kwargs : dict, optional
-        ``estimation_method`` (off_diagonal or off_diagonal_calibrated).
+        ``estimation_method`` (off_diagonal or off_diagonal_calibrated), and ``rule``: ``predicted_class``, the
+        documented one, counts a row by its predicted class alone; ``confident_joint`` counts it as cleanlab's in-memory
+        functions do (`labelsieve.count.num_label_issues`), by the class whose threshold it reaches.
     n_jobs : int or None
         1 works on Dask's scheduler; more forks that many processes a batch, on Linux; None takes the physical cores.
 
@@ -72,6 +67,22 @@ class LabelInspector:
     ...     scores = lab.score_label_quality(labels[i : i + 2], pred_probs[i : i + 2])
     >>> lab.get_label_issues()
     array([4])
+
+    The two rules part where a row does not reach the threshold of its predicted class, but reaches others. The one row
+    labelled 2 has a probability of 0.2 for it, which is then the threshold of that class: the row reaches it, and that
+    of class 0, and so is counted as what is predicted, class 1, though it is not confident in that.
+
+    >>> labels = np.array([0, 0, 1, 1, 2, 1])
+    >>> pred_probs = np.array(
+    ...     [[0.9, 0.1, 0], [0.8, 0.2, 0], [0.2, 0.8, 0], [0.1, 0.9, 0], [0.2, 0.6, 0.2], [0.7, 0, 0.3]]
+    ... )
+    >>> for rule in ("predicted_class", "confident_joint"):
+    ...     lab = LabelInspector(num_class=3, verbose=False, num_issue_kwargs={"rule": rule})
+    ...     lab.update_confident_thresholds(labels, pred_probs)
+    ...     scores = lab.score_label_quality(labels, pred_probs)
+    ...     print(rule, lab.get_num_issues(), lab.get_label_issues())
+    predicted_class 1 [5]
+    confident_joint 2 [5 4]
     """
 
     def __init__(
@@ -90,7 +101,7 @@ class LabelInspector:
         self._settings = Settings.from_kwargs(quality_score_kwargs, num_issue_kwargs)
         self._sums = ClassSums.zeros(self.num_class)
         self._thresholds: npt.NDArray[np.float64] | None = None
-        self._counts: IssueCounts | None = None
+        self._counts: IssueCounts | JointCounts | None = None
         self._n_scored = self._n_counted = 0
         self._scores = _Growing()
 
@@ -157,7 +168,7 @@ class LabelInspector:
         scores = np.concatenate([p.scores for p in parts])
         if update_num_issues:
             known = [] if self._counts is None else [self._counts]
-            self._counts = issue_counts_combine(known + [p.counts for p in parts if p.counts is not None])
+            self._counts = combine_counts(known + [p.counts for p in parts if p.counts is not None])
             self._n_counted += len(scores)
         self._n_scored += len(scores)
         if self.store_results:
@@ -209,7 +220,7 @@ class LabelInspector:
         counts = self._all_counted()
         if self.verbose and not silent:
             print(f"Total number of examples whose labels have been evaluated: {self._n_scored}")
-        return issue_counts_finalize(counts)
+        return num_issues(counts, calibrated=self._settings.calibrated)
 
     def get_quality_scores(self) -> Scores:
         """Return the scores of all rows so far.
@@ -265,7 +276,7 @@ class LabelInspector:
             self._thresholds = class_sums_finalize(self._sums)
         return self._thresholds
 
-    def _all_counted(self) -> IssueCounts:
+    def _all_counted(self) -> IssueCounts | JointCounts:
         if not self._n_scored:
             raise InvalidInputError("no labels evaluated yet: call score_label_quality() first")
         if self._counts is None or self._n_counted != self._n_scored:

@@ -25,6 +25,7 @@ from typing import Any, Final
 from labelsieve import forkpool, sinks
 from labelsieve.checks import notes_of, raise_or_warn
 from labelsieve.engine import (
+    Chosen,
     Executor,
     Inputs,
     Plan,
@@ -36,19 +37,20 @@ from labelsieve.engine import (
     part_identities,
 )
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
+from labelsieve.filtering import check_settings, choose, known_counts
 from labelsieve.issues import LabelIssues
 from labelsieve.limits import free_bytes, size
 from labelsieve.memory import ISSUE_BYTES, Auto, expected_issues, run_rows
 from labelsieve.names import ArrayIds, check_class_names, open_ids
-from labelsieve.reductions import class_means, class_sums_finalize, issue_counts_finalize
+from labelsieve.partials import Partial
+from labelsieve.reductions import class_means, class_sums_finalize
 from labelsieve.results import IssueParts, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.sinks import Stage
 from labelsieve.sources import Opened
 from labelsieve.storage import Folder, LocalFolder, local_disk, open_folder
 from labelsieve.stored import ResultGroup, StoredIds, StoredIssues, StoredScores, publish_result
-from labelsieve.tasks import Counted
-from labelsieve.workdir import Partial, Records, Workdir
+from labelsieve.workdir import Records, Workdir
 
 # Issues are put in order in one place up to this many bytes, or what is left of a limit.
 _FEW_ISSUE_BYTES: Final = 32_000_000
@@ -96,6 +98,7 @@ class Job:
         pair = open_pair(self.labels, self.pred_probs)
         n_rows, n_classes = pair[1].shape
         self._names, self._ids = check_class_names(self.class_names, n_classes), open_ids(self.ids, n_rows)
+        check_settings(self.settings, n_classes)
         with ExitStack() as stack:
             workdir = None
             if self.workdir is not None:
@@ -113,6 +116,7 @@ class Job:
     def plan(self) -> Plan:
         """Plan the run; nothing is read, owned or made."""
         pair, workdir = open_pair(self.labels, self.pred_probs), None
+        check_settings(self.settings, pair[1].shape[1])
         if self.workdir is not None:
             self._refuse_nested()
             workdir = Workdir.seen(self.workdir, fresh=self.fresh)
@@ -185,21 +189,21 @@ class Job:
         raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=self.allow_zero_rows)
         sums = total.sums.dense()
         thresholds = class_sums_finalize(sums)
-        run.score(thresholds)
+        looked = run.reread(thresholds)
         counted = run.count(thresholds)
-        estimated = issue_counts_finalize(
-            counted.confident.issue_counts(sums.counts, calibrated=self.settings.calibrated)
-        )
-        found = self._rank(run, inputs, plan, counted, min(estimated, inputs.grid.n_rows), records, stage)
+        known = known_counts(counted, looked, sums.counts, self.settings)
+        # In memory the lowest scores are sorted once more, so a few too many do no harm.
+        exactly = stage is not None or not self._fits(known.estimated, inputs, plan)
+        found = self._rank(run, inputs, plan, choose(run, known, exactly=exactly), records, stage)
         issues = LabelIssues(
             n_rows=inputs.grid.n_rows,
             n_classes=inputs.n_classes,
             found=found,
-            estimated_num_issues=estimated,
+            estimated_num_issues=known.estimated,
             confident_thresholds=thresholds,
             class_counts=sums.counts,
             mean_scores=class_means(sums if counted.scores is None else counted.scores.dense()),
-            confident=counted.confident,
+            confident=known.confident,
             score_parts=StoredScores(stage.group) if stage is not None else run.scores(),
             settings=self.settings,
             facts=self._facts(run, inputs, plan, total, started),
@@ -215,27 +219,23 @@ class Job:
         return issues
 
     def _rank(
-        self,
-        run: Run,
-        inputs: Inputs,
-        plan: Plan,
-        counted: Counted,
-        wanted: int,
-        records: Records | None,
-        stage: Stage | None,
+        self, run: Run, inputs: Inputs, plan: Plan, chosen: Chosen, records: Records | None, stage: Stage | None
     ) -> IssueParts:
         """Return the issues: in memory, or where the tasks write them."""
         if stage is not None:
             stage.clear()
-            room = self._run_room(inputs, plan)
-            return run.write(counted.histogram, wanted, stage.group, stage.work, room, rows_too=True)
-        if wanted * ISSUE_BYTES <= self._room(inputs, plan):
-            return run.select(counted.histogram, wanted)
+            return run.write(chosen, stage.group, stage.work, self._run_room(inputs, plan), rows_too=True)
+        if self._fits(chosen.n_rows, inputs, plan):
+            return run.select(chosen)
         scratch = self._temporary(None, plan) if records is None else records.folder
         scratch.remove("result")
         # A name of its own: of a result that a later run in the workdir has removed nothing is read any more.
         group = ResultGroup(scratch.folder("result").folder(uuid.uuid4().hex))
-        return run.write(counted.histogram, wanted, group, scratch, self._run_room(inputs, plan), rows_too=False)
+        return run.write(chosen, group, scratch, self._run_room(inputs, plan), rows_too=False)
+
+    def _fits(self, n_issues: int, inputs: Inputs, plan: Plan) -> bool:
+        """Tell whether so many issues can be put in order in this process."""
+        return n_issues * ISSUE_BYTES <= self._room(inputs, plan)
 
     def _facts(self, run: Run, inputs: Inputs, plan: Plan, total: Partial, started: float) -> RunFacts:
         forks = plan.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0

@@ -62,6 +62,9 @@ class RowSummary:
     row_values : (N,) float64 or None
         The score where it is computed from the whole row; the row's sum where only that is needed for an adjusted
         score; None where the score is `p_given`.
+    off_joint : (N,) bool or None
+        Whether the row is counted off the diagonal of the confident joint and its label is not nearly predicted; None
+        until a second look has told.
     """
 
     labels: Ints
@@ -69,14 +72,15 @@ class RowSummary:
     p_predicted: Floats
     p_given: Floats
     row_values: npt.NDArray[np.float64] | None
+    off_joint: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, rows: slice) -> RowSummary:
         """Return the summaries of some rows, as views."""
-        values = None if self.row_values is None else self.row_values[rows]
-        return RowSummary(self.labels[rows], self.predicted[rows], self.p_predicted[rows], self.p_given[rows], values)
+        cut: dict[str, Any] = {name: None if c is None else c[rows] for name, c in self.columns().items()}
+        return RowSummary(**cut)
 
     def put(self, start: int, block: RowSummary) -> int:
         """Copy `block` to the rows from `start` on, and return the row behind it."""
@@ -87,13 +91,14 @@ class RowSummary:
         return stop
 
     def columns(self) -> dict[str, Any]:
-        """Return the arrays by their names; `row_values` may be None."""
+        """Return the arrays by their names; the last two may be None."""
         return {
             "labels": self.labels,
             "predicted": self.predicted,
             "p_predicted": self.p_predicted,
             "p_given": self.p_given,
             "row_values": self.row_values,
+            "off_joint": self.off_joint,
         }
 
     @classmethod
@@ -156,8 +161,14 @@ class Summariser:
         self._first_row, self._filled = self._first_row + self._filled, 0
         return taken
 
-    def add(self, labels: Ints, probs: Floats) -> None:
-        """Take in the next strip: ``(n,)`` integer labels and ``(n, K)`` probabilities, which are only read."""
+    def add(self, labels: Ints, probs: Floats) -> RowSummary:
+        """Take in the next strip: ``(n,)`` integer labels and ``(n, K)`` probabilities, which are only read.
+
+        Returns
+        -------
+        RowSummary
+            Of these rows, as a view.
+        """
         n, first = len(probs), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
         probs = np.ascontiguousarray(probs, dtype=self.dtype)
@@ -183,6 +194,7 @@ class Summariser:
         if summary.row_values is not None and self._row_values is not None:
             summary.row_values[out] = self._row_values(probs, labels)
         self._filled += n
+        return summary[out]
 
     def _sample_sums(self, probs: Floats, first: int) -> None:
         """Note which of the rows whose number is a multiple of 64 do not sum to 1."""

@@ -39,6 +39,11 @@ WORKER_BYTES: Final = 220_000_000
 FORK_BYTES: Final = 30_000_000
 # A histogram of scores, of which a span of rows gives one.
 HISTOGRAM_BYTES: Final = 65_536
+# A histogram of scores by class (`class_ranking`), and what a piece of margins of pairs takes (`margins`).
+CLASS_HISTOGRAM_BYTES: Final = 2_100_000
+PAIR_PIECE_BYTES: Final = 40_000_000
+# Copies of the candidates that are held while the largest are sorted out.
+CANDIDATE_COPIES: Final = 4
 # An issue with its columns, while the issues of all partitions are put in order.
 ISSUE_BYTES: Final = 120
 # Share of the rows that is planned to be issues.
@@ -190,6 +195,11 @@ def pair_bytes(n_rows: int, n_classes: int) -> int:
     return 16 * min(expected_issues(n_rows), n_classes * (n_classes - 1))
 
 
+def candidate_bytes(n_rows: int) -> int:
+    """Return what the rows of largest margin take that the filters by pairs of classes keep: `margins.Candidates`."""
+    return 20 * expected_issues(n_rows)
+
+
 def merge_bytes(n_rows: int) -> int:
     """Return what the client holds while runs are merged.
 
@@ -330,7 +340,7 @@ class Need:
     def row(self) -> int:
         """Bytes of a row's summary."""
         computed = 0 if self.settings.plain_self_confidence else 8
-        return 2 * class_dtype(self.n_classes).itemsize + 2 * self.itemsize + computed
+        return 2 * class_dtype(self.n_classes).itemsize + 2 * self.itemsize + computed + self.settings.looks_again
 
     @property
     def score(self) -> int:
@@ -342,14 +352,18 @@ class Need:
         """What a thread takes while it reads."""
         # A strip, a copy of it with columns as rows, and where whole rows are scored some float64 copies.
         copies = 3 if self.settings.plain_self_confidence else 3 + 5 * 8 // self.itemsize
-        return BATCH_COPIES * self.batch_bytes + self.ahead_bytes + copies * STRIP_BYTES
+        pruned = CANDIDATE_COPIES * candidate_bytes(self.n_rows) + PAIR_PIECE_BYTES if self.settings.prunes_pairs else 0
+        return BATCH_COPIES * self.batch_bytes + self.ahead_bytes + copies * STRIP_BYTES + pruned
 
     @property
     def partials(self) -> int:
         """The sums, histograms and pairs of classes that a tree holds, of a slab of partitions; all pairs, twice."""
         n = min(self.n_partitions, SLAB)
         each = 24 * self.n_classes + HISTOGRAM_BYTES + pair_bytes(-(-self.n_rows // self.n_partitions), self.n_classes)
-        return min(n, 32 + n // 16) * each + 2 * pair_bytes(self.n_rows, self.n_classes)
+        if self.settings.prunes:
+            each += CLASS_HISTOGRAM_BYTES
+        pruned = CANDIDATE_COPIES * candidate_bytes(self.n_rows) if self.settings.prunes_pairs else 0
+        return min(n, 32 + n // 16) * each + 2 * pair_bytes(self.n_rows, self.n_classes) + pruned
 
     @property
     def _streaming(self) -> int:
@@ -360,7 +374,10 @@ class Need:
     def summaries(self) -> int:
         """Return the bytes of all row summaries in memory, with the class sums that come with each partition's."""
         again = self.score if self.settings.adjust_pred_probs or self.itemsize == 2 else 0
-        sums = self.n_partitions * min(24 * self.n_classes, 32 * -(-self.n_rows // self.n_partitions))
+        rows = -(-self.n_rows // self.n_partitions)
+        sums = self.n_partitions * min(24 * self.n_classes, 32 * rows)
+        if self.settings.looks_again:
+            sums += self.n_partitions * (8 * self.n_classes + pair_bytes(rows, self.n_classes))
         return self.n_rows * (self.row + again) + sums
 
     def in_process(self, n_threads: int, *, stored: bool, base: int = INTERPRETER_BYTES, n_processes: int = 1) -> int:

@@ -150,8 +150,8 @@ def _in_notebook() -> bool:
 
 def rows_read(result: Any, n_rows: int) -> int:
     """Return how many of a task's rows were read, by what it returns: those that were committed before were not."""
-    partial = getattr(result, "partial", None)
-    return n_rows if partial is None else int(partial.n_read)
+    small = getattr(result, "looked", None) or getattr(result, "partial", None) or result
+    return int(getattr(small, "n_read", n_rows))
 
 
 def tell(topic: str, n_rows: int, n_read: int) -> None:

@@ -20,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve import ranking
+from labelsieve.filters import Choice, scores_of
 from labelsieve.memory import Span, result_rows
 from labelsieve.records import Record, RecordWriter
 from labelsieve.results import IssueRows
 from labelsieve.storage import Folder
 from labelsieve.stored import COLUMNS, ResultGroup
-from labelsieve.tasks import Finish, issue_rows, scores_of, selected, widened, without_near_predicted
+from labelsieve.tasks import Finish, issue_rows, selected, widened, without_near_predicted
 
 # The client is told every 1024th key of a run, and of a short run as many as this: ranges are as fair as samples are.
 _SAMPLE_STEP: Final = 1024
@@ -80,10 +81,10 @@ class SortedRun:
 
 def write_rows(
     span: Span,
-    quota: int,
+    part: Any,
     *,
     finish: Finish,
-    cut: ranking.Cut,
+    choice: Choice,
     n_rows: int,
     run_rows: int,
     folder: Folder,
@@ -95,12 +96,12 @@ def write_rows(
     ----------
     span : Span
         Rows of whole chunks of the result.
-    quota : int
-        How many of the rows inside `cut` to take.
+    part : object
+        What the choice needs to know of these rows.
     finish : Finish
         Finishes the summaries.
-    cut : Cut
-        Up to which score rows are issues.
+    choice : Choice
+        Which rows are taken.
     n_rows : int
         All rows.
     run_rows : int
@@ -113,8 +114,8 @@ def write_rows(
     runs: list[SortedRun] = []
     held = _Held()
     chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
-    for block, rows, first in selected(span, quota, finish=finish, cut=cut):
-        issues = without_near_predicted(issue_rows(block, rows, first))
+    for block, rows, first in selected(span, part, finish=finish, choice=choice):
+        issues = without_near_predicted(issue_rows(block, rows, first), finish.settings)
         held.add(issues)
         if chunk is not None:
             chunk.add(first, widened(scores_of(block)), issues.rows)

@@ -6,14 +6,27 @@ Does not cover: how work is cut in batches and partitions (`memory`), the data's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Final, SupportsIndex
 
 from labelsieve.errors import InvalidInputError
 
 METHODS: Final = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
 ESTIMATION_METHODS: Final = ("off_diagonal", "off_diagonal_calibrated")
+# As which class a row is counted: the predicted one, or the one that the confident joint counts it as.
+RULES: Final = ("predicted_class", "confident_joint")
+FILTERS: Final = (
+    "prune_by_class",
+    "prune_by_noise_rate",
+    "both",
+    "confident_learning",
+    "predicted_neq_given",
+    "low_normalized_margin",
+    "low_self_confidence",
+)
+_PRUNING: Final = ("prune_by_class", "prune_by_noise_rate", "both")
 
 # The tolerances of confident learning as cleanlab defines them (cleanlab/internal/constants.py, 2.9).
 FLOAT_TOLERANCE: Final = 1e-6
@@ -36,6 +49,16 @@ class Settings:
         Subtract the class thresholds from the probabilities before scoring.
     estimation_method : str
         One of `ESTIMATION_METHODS`.
+    rule : str
+        One of `RULES`.
+    filter_by : str or None
+        One of `FILTERS`; None takes the lowest scores and drops rows whose label is predicted.
+    frac_noise : float
+        Share of the noise that the pruning filters take away, 0 to 1.
+    num_to_remove_per_class : tuple of int or None
+        K numbers, for the pruning filters.
+    min_examples_per_class : int
+        Rows of each class that the pruning filters leave.
 
     Raises
     ------
@@ -46,13 +69,41 @@ class Settings:
     method: str = "self_confidence"
     adjust_pred_probs: bool = False
     estimation_method: str = "off_diagonal"
+    rule: str = "predicted_class"
+    filter_by: str | None = None
+    frac_noise: float = 1.0
+    num_to_remove_per_class: tuple[int, ...] | None = None
+    min_examples_per_class: int = 1
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, METHODS)
         _one_of("estimation_method", self.estimation_method, ESTIMATION_METHODS)
+        _one_of("rule", self.rule, RULES)
         check_flag("adjust_pred_probs", self.adjust_pred_probs)
         if self.adjust_pred_probs and self.method == "confidence_weighted_entropy":
             raise InvalidInputError("adjust_pred_probs is not defined for confidence_weighted_entropy")
+        if self.filter_by is not None:
+            _one_of("filter_by", self.filter_by, FILTERS)
+            if self.rule != "confident_joint" and self.filter_by != "predicted_neq_given":
+                raise InvalidInputError(f"filter_by={self.filter_by!r} counts by rule='confident_joint' only")
+        object.__setattr__(self, "frac_noise", _share("frac_noise", self.frac_noise))
+        check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
+        if self.num_to_remove_per_class is not None:
+            object.__setattr__(self, "num_to_remove_per_class", _numbers_to_remove(self.num_to_remove_per_class))
+        if self.unused and (self.filter_by is None or self.num_to_remove_per_class is not None):
+            raise InvalidInputError(
+                f"{' and '.join(self.unused)} go with filter_by={', '.join(_PRUNING)}; not with {self.filter_by!r}"
+            )
+
+    @property
+    def unused(self) -> list[str]:
+        """Choices that were made for the pruning filters and do nothing with this one."""
+        chosen = {
+            "frac_noise": self.frac_noise != 1,
+            "num_to_remove_per_class": self.num_to_remove_per_class is not None,
+            "min_examples_per_class": self.min_examples_per_class != 1,
+        }
+        return [] if self.prunes else [name for name, given in chosen.items() if given]
 
     @classmethod
     def from_kwargs(
@@ -60,7 +111,7 @@ class Settings:
     ) -> Settings:
         """Read the two keyword dictionaries of the documented batched API."""
         quality = _only("quality_score_kwargs", quality_score_kwargs, ("method", "adjust_pred_probs"))
-        counting = _only("num_issue_kwargs", num_issue_kwargs, ("estimation_method",))
+        counting = _only("num_issue_kwargs", num_issue_kwargs, ("estimation_method", "rule"))
         return cls(**quality, **counting)
 
     @property
@@ -72,6 +123,41 @@ class Settings:
     def scores_need_reread(self) -> bool:
         """Whether scores need the thresholds and every probability at once: a second read."""
         return self.adjust_pred_probs and self.method == "normalized_margin"
+
+    @property
+    def looks_again(self) -> bool:
+        """Whether a row's class can depend on all of its probabilities and the thresholds: a second read."""
+        return self.rule == "confident_joint"
+
+    @property
+    def reads_twice(self) -> bool:
+        """Whether anything takes a second read; one is enough for all that does."""
+        return self.looks_again or self.scores_need_reread
+
+    @property
+    def cuts_scores(self) -> bool:
+        """Whether the issues are so many rows of lowest score."""
+        return self.filter_by in (None, "low_self_confidence", "low_normalized_margin")
+
+    @property
+    def keeps_near_predicted(self) -> bool:
+        """Whether rows whose label is the predicted class, or nearly so, may be issues."""
+        return self.filter_by in ("low_self_confidence", "low_normalized_margin")
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the filter takes rows away by the counts of the calibrated joint."""
+        return self.filter_by in _PRUNING
+
+    @property
+    def prunes_pairs(self) -> bool:
+        """Whether the filter compares margins within each pair of classes: a third read, once these are counted."""
+        return self.filter_by in ("prune_by_noise_rate", "both")
+
+    @property
+    def n_reads(self) -> int:
+        """How many times `pred_probs` is read."""
+        return 1 + self.reads_twice + self.prunes_pairs
 
     @property
     def plain_self_confidence(self) -> bool:
@@ -95,6 +181,18 @@ def check_whole_number(name: str, value: object, at_least: int, otherwise: str =
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if not isinstance(value, str) or value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}; not {value!r}")
+
+
+def _share(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise InvalidInputError(f"{name} must be a number from 0 to 1, not {value!r}")
+    return float(value)
+
+
+def _numbers_to_remove(values: Iterable[Any]) -> tuple[int, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise InvalidInputError(f"num_to_remove_per_class must be a list of K whole numbers, not {values!r}")
+    return tuple(check_whole_number("each of num_to_remove_per_class", value, 0) for value in values)
 
 
 def _only(name: str, kwargs: Mapping[str, Any] | None, allowed: tuple[str, ...]) -> dict[str, Any]:

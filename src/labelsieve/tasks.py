@@ -17,24 +17,25 @@ import numpy.typing as npt
 
 from labelsieve import ranking
 from labelsieve.checks import Findings, combine_findings, errors_in
+from labelsieve.class_ranking import ClassCuts, ClassTies, class_histogram
 from labelsieve.confident import ConfidentCounts, confident_chunk, confident_combine
+from labelsieve.filters import Choice, cut_scores, scores_of
 from labelsieve.kernels import RowSummary, Summariser
 from labelsieve.memory import BLOCK_ROWS, Span
+from labelsieve.partials import Looked, Partial, footer_of, partial_of_footer
 from labelsieve.partitions import Block, Partition
 from labelsieve.records import Columns
 from labelsieve.reductions import (
     ClassSums,
-    IssueCounts,
     SparseClassSums,
     blocks,
     class_sums_chunk,
     class_sums_combine,
-    issue_counts_chunk,
 )
 from labelsieve.results import IssueRows
 from labelsieve.scores import Float64s, RowValueKernel, adjusted_self_confidence, row_value_kernel
 from labelsieve.settings import Settings
-from labelsieve.workdir import Partial, Records, StoredSummary, footer_of, partial_of_footer, summary_of
+from labelsieve.workdir import Records, StoredSummary, summary_of
 
 Blocks: TypeAlias = Sequence[Block] | None
 
@@ -47,25 +48,7 @@ class Summarised:
     n_rows: int
     summary: RowSummary | StoredSummary
     partial: Partial
-
-
-@dataclass(frozen=True)
-class Inspected:
-    """What a partition gives where the thresholds are known before it is read.
-
-    Parameters
-    ----------
-    scores : (n,) float
-        Label quality scores.
-    counts : IssueCounts or None
-        Issue counts, where asked for.
-    findings : Findings
-        What is wrong with the rows.
-    """
-
-    scores: ranking.Scores
-    counts: IssueCounts | None
-    findings: Findings
+    looked: Looked | None = None
 
 
 def summarise(
@@ -115,7 +98,7 @@ def summarise(
                 kept.append(taken)
 
         capacity = n_rows if keep else min(n_rows, BLOCK_ROWS)
-        sums, findings = _read(partition, capacity, row_values, commit, labels, pred_probs)
+        sums, findings = read_rows(partition, capacity, row_values, commit, labels, pred_probs)
         partial = Partial(SparseClassSums.of(sums), findings, n_rows)
         if not errors_in(findings, allow_zero_rows=allow_zero_rows):
             writer.finish(footer_of(partial))
@@ -144,32 +127,19 @@ def class_sums(partition: Partition, labels: Blocks = None, pred_probs: Blocks =
     return summarise(partition, labels, pred_probs, settings=Settings()).partial
 
 
-def inspect(
-    partition: Partition,
-    labels: Blocks = None,
-    pred_probs: Blocks = None,
-    *,
-    settings: Settings,
-    thresholds: Float64s,
-    adj_thresholds: Float64s | None,
-) -> Inspected:
-    """Read a partition once and score it against known thresholds; count it where `adj_thresholds` are given."""
-    summary, _, findings = _whole(partition, row_value_kernel(settings, thresholds), labels, pred_probs)
-    counts = None
-    if adj_thresholds is not None:
-        counts = issue_counts_chunk(summary, adj_thresholds, calibrated=settings.calibrated)
-    return Inspected(widened(scores_of(Finish(settings, thresholds)(summary))), counts, findings)
-
-
-def _read(
+def read_rows(
     partition: Partition,
     capacity: int,
     row_values: RowValueKernel | None,
     consume: Callable[[RowSummary], None],
     labels: Blocks,
     pred_probs: Blocks,
+    look: Callable[[RowSummary, Block], object] = lambda _summary, _probs: None,
 ) -> tuple[ClassSums, Findings]:
-    """Hand the summaries of a partition to `consume`, at most `capacity` rows at a time, and sum them by class."""
+    """Hand the summaries of a partition to `consume`, at most `capacity` rows at a time, and sum them by class.
+
+    `look` is shown each strip, with the summaries of its rows.
+    """
     summariser = Summariser(capacity, partition.n_classes, partition.dtype, row_values, partition.start)
     sums = ClassSums.zeros(partition.n_classes)
 
@@ -182,7 +152,7 @@ def _read(
     for strip_labels, strip_probs in partition.strips(labels, pred_probs):
         if summariser.room < len(strip_probs):
             pass_on()
-        summariser.add(strip_labels, strip_probs)
+        look(summariser.add(strip_labels, strip_probs), strip_probs)
     pass_on()
     return sums, summariser.findings
 
@@ -191,7 +161,7 @@ def _whole(
     partition: Partition, row_values: RowValueKernel | None, labels: Blocks, pred_probs: Blocks
 ) -> tuple[RowSummary, ClassSums, Findings]:
     taken: list[RowSummary] = []
-    sums, findings = _read(partition, partition.n_rows, row_values, taken.append, labels, pred_probs)
+    sums, findings = read_rows(partition, partition.n_rows, row_values, taken.append, labels, pred_probs)
     return taken[0], sums, findings
 
 
@@ -220,14 +190,14 @@ class Finish:
         What is scored.
     thresholds : (K,) float64
         Confident thresholds.
-    records, scored : Records, optional
-        Where summaries, and scores of a second read, are committed, for spans.
+    records, again : Records, optional
+        Where summaries, and what a second read tells, are committed, for spans.
     """
 
     settings: Settings
     thresholds: Float64s
     records: Records | None = None
-    scored: Records | None = None
+    again: Records | None = None
 
     def __call__(self, summary: RowSummary) -> RowSummary:
         """Return `summary` with its final scores; row sums become adjusted self-confidences."""
@@ -258,18 +228,14 @@ class Finish:
         if self.records is None:
             raise RuntimeError("spans are read from records")
         for block in StoredSummary(self.records, index).blocks(start, stop):
-            if self.scored is not None:
-                with self.scored.open("scores", index) as record:
-                    scores = [part["row_values"] for part in record.blocks(start, start + len(block))]
-                start += len(block)
-                yield replace(block, row_values=np.concatenate(scores))
-            else:
+            if self.again is None:
                 yield self(block)
-
-
-def scores_of(summary: RowSummary) -> ranking.Scores:
-    """Return the scores of a finished summary."""
-    return summary.p_given if summary.row_values is None else summary.row_values
+                continue
+            with self.again.open("rereads", index) as record:
+                parts = list(record.blocks(start, start + len(block)))
+            start += len(block)
+            found: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            yield self(replace(block, **found))
 
 
 def widened(scores: ranking.Scores) -> ranking.Scores:
@@ -284,52 +250,71 @@ def all_scores(rows: Summarised | Span, *, finish: Finish) -> ranking.Scores:
 
 @dataclass(frozen=True)
 class Counted:
-    """Confident rows by their classes, the histogram that ranking begins with, and sums of computed scores by label."""
+    """What holding summaries against the thresholds gives.
 
-    confident: ConfidentCounts
-    histogram: ranking.Int64s
+    Parameters
+    ----------
+    confident : ConfidentCounts or None
+        Confident rows by label and predicted class; None where a second look has counted them.
+    histogram : (B,) int64 or None
+        Of the scores that a cut is made on, where one is.
+    scores : SparseClassSums or None
+        Sums of computed scores by label.
+    n_else : int
+        Rows whose label is not the predicted class.
+    """
+
+    confident: ConfidentCounts | None
+    histogram: ranking.Int64s | None
     scores: SparseClassSums | None
+    n_else: int = 0
 
 
 def count(rows: Summarised | Span, *, finish: Finish, adj_thresholds: Float64s) -> Counted:
     """Hold the summaries of a partition or span against the thresholds."""
-    parts, histograms, n_classes = [], [], len(adj_thresholds)
+    confident, histograms = list[ConfidentCounts](), list[ranking.Int64s]()
+    settings, n_classes = finish.settings, len(adj_thresholds)
     # The scores of plain self-confidence were summed by label as they were read.
-    scores = None if finish.settings.plain_self_confidence else ClassSums.zeros(n_classes)
+    scores, n_else = None if settings.plain_self_confidence else ClassSums.zeros(n_classes), 0
     for block in finish.blocks(rows):
-        parts.append(confident_chunk(block, adj_thresholds))
-        histograms.append(ranking.score_histogram(scores_of(block)))
+        n_else += int(np.count_nonzero(block.predicted != block.labels)) if not settings.cuts_scores else 0
+        if not settings.looks_again:
+            confident.append(confident_chunk(block, adj_thresholds))
+        if settings.cuts_scores:
+            histograms.append(ranking.score_histogram(cut_scores(block, settings)))
         if scores is not None:
             scores = class_sums_combine([scores, class_sums_chunk(block.labels, scores_of(block), n_classes)])
-        if len(parts) > 8:
-            parts, histograms = [confident_combine(parts)], [add_up(histograms)]
-    summed = None if scores is None else SparseClassSums.of(scores)
-    return Counted(confident_combine(parts), add_up(histograms), summed)
+        if max(len(confident), len(histograms)) > 8:
+            confident = [confident_combine(confident)] if confident else []
+            histograms = [add_up(histograms)] if histograms else []
+    return _counted(confident, histograms, None if scores is None else SparseClassSums.of(scores), n_else)
 
 
 def combine_counted(parts: Iterable[Counted]) -> Counted:
     """Add up counts, histograms and sums."""
-    parts = list(parts)
-    total = ClassSums.zeros(parts[0].confident.n_classes)
-    for part in parts:
-        if part.scores is not None:
-            part.scores.add_to(total)
+    parts, total = list(parts), None
+    sums = [part.scores for part in parts if part.scores is not None]
+    if sums:
+        dense = ClassSums.zeros(sums[0].n_classes)
+        for one in sums:
+            one.add_to(dense)
+        total = SparseClassSums.of(dense)
+    confident = [part.confident for part in parts if part.confident is not None]
+    histograms = [part.histogram for part in parts if part.histogram is not None]
+    return _counted(confident, histograms, total, sum(part.n_else for part in parts))
+
+
+def _counted(
+    confident: list[ConfidentCounts], histograms: list[ranking.Int64s], scores: SparseClassSums | None, n_else: int
+) -> Counted:
     return Counted(
-        confident_combine(part.confident for part in parts),
-        add_up(part.histogram for part in parts),
-        None if parts[0].scores is None else SparseClassSums.of(total),
+        confident_combine(confident) if confident else None, add_up(histograms) if histograms else None, scores, n_else
     )
 
 
 def histogram_within(rows: Summarised | Span, *, finish: Finish, cut: ranking.Cut) -> ranking.Int64s:
     """Return the histogram of the next digit of the scores inside `cut`."""
-    total: ranking.Int64s | None = None
-    for block in finish.blocks(rows):
-        histogram = ranking.score_histogram(scores_of(block), cut)
-        total = histogram if total is None else total + histogram
-    if total is None:
-        raise RuntimeError("a span has at least one row")
-    return total
+    return add_up(ranking.score_histogram(cut_scores(block, finish.settings), cut) for block in finish.blocks(rows))
 
 
 def add_up(histograms: Iterable[ranking.Int64s]) -> ranking.Int64s:
@@ -340,23 +325,27 @@ def add_up(histograms: Iterable[ranking.Int64s]) -> ranking.Int64s:
 
 def scores_inside(rows: Summarised | Span, *, finish: Finish, cut: ranking.Cut) -> ranking.Ties:
     """Return the scores inside `cut`, each value once with how many rows have it."""
-    parts = [ranking.inside(scores_of(block), cut) for block in finish.blocks(rows)]
+    parts = [ranking.inside(cut_scores(block, finish.settings), cut) for block in finish.blocks(rows)]
     return ranking.Ties.of(np.concatenate(parts))
 
 
-def selected(
-    rows: Summarised | Span, quota: int | None, *, finish: Finish, cut: ranking.Cut
-) -> Iterator[tuple[RowSummary, npt.NDArray[np.intp], int]]:
-    """Yield blocks of summaries with which of their rows are up to `cut`, and the row number of their first row.
+def class_histogram_within(rows: Summarised | Span, *, finish: Finish, cuts: ClassCuts) -> ranking.Int64s:
+    """Return the histogram of the next digit of the given label's probability inside the cut of each class."""
+    return add_up(class_histogram(block.labels, block.p_given, cuts) for block in finish.blocks(rows))
 
-    Of the rows inside `cut` the first `quota` are taken, all where it is None.
-    """
-    first = rows.start
+
+def class_ties(rows: Summarised | Span, *, finish: Finish, cuts: ClassCuts) -> ClassTies:
+    """Return the given label's probabilities inside the cut of each class, each value once."""
+    return ClassTies.add_up([ClassTies.of(block.labels, block.p_given, cuts) for block in finish.blocks(rows)])
+
+
+def selected(
+    rows: Summarised | Span, part: Any, *, finish: Finish, choice: Choice
+) -> Iterator[tuple[RowSummary, npt.NDArray[np.intp], int]]:
+    """Yield blocks of summaries with which of their rows are taken, and the row number of their first row."""
+    first, pick = rows.start, choice.picker(part)
     for block in finish.blocks(rows):
-        scores = scores_of(block)
-        yield block, ranking.rows_up_to(scores, cut, quota), first
-        if quota is not None:
-            quota -= min(quota, ranking.count_inside(scores, cut))
+        yield block, pick(block, first), first
         first += len(block)
 
 
@@ -372,19 +361,21 @@ def issue_rows(block: RowSummary, rows: npt.NDArray[np.intp], first_row: int) ->
     )
 
 
-def select(rows: Summarised | Span, quota: int | None, *, finish: Finish, cut: ranking.Cut) -> IssueRows:
-    """Return the rows up to `cut`, of those inside it the first `quota`, in row order."""
-    return IssueRows.concatenate([issue_rows(*found) for found in selected(rows, quota, finish=finish, cut=cut)])
+def select(rows: Summarised | Span, part: Any, *, finish: Finish, choice: Choice) -> IssueRows:
+    """Return the rows that are taken, in row order; `part` is what the choice needs to know of these rows."""
+    return IssueRows.concatenate([issue_rows(*found) for found in selected(rows, part, finish=finish, choice=choice)])
 
 
-def without_near_predicted(found: IssueRows) -> IssueRows:
-    """Drop the rows whose label is predicted or nearly so."""
+def without_near_predicted(found: IssueRows, settings: Settings) -> IssueRows:
+    """Drop the rows whose label is predicted or nearly so, where the filter does."""
+    if settings.keeps_near_predicted:
+        return found
     near = ranking.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
     return found.take(np.flatnonzero(~near))
 
 
-def rank(parts: Sequence[IssueRows], wanted: int) -> IssueRows:
-    """Order the selected rows of all partitions and drop those whose label is predicted or nearly so."""
+def rank(parts: Sequence[IssueRows], wanted: int, settings: Settings) -> IssueRows:
+    """Put the selected rows of all partitions in order, the `wanted` lowest, and drop what is no issue."""
     found = IssueRows.concatenate(parts)
-    chosen = without_near_predicted(found.take(ranking.lowest_first(found.scores, wanted)))
+    chosen = without_near_predicted(found.take(ranking.lowest_first(found.scores, wanted)), settings)
     return replace(chosen, scores=widened(chosen.scores))

@@ -10,7 +10,6 @@ while a run lasts, what the later steps write.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,47 +17,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-import numpy as np
-
-from labelsieve.checks import Finding, Findings
 from labelsieve.errors import WorkdirError
 from labelsieve.kernels import RowSummary
 from labelsieve.memory import Grid
 from labelsieve.ownership import owned
 from labelsieve.records import Columns, Record, RecordWriter, TornRecordError
-from labelsieve.reductions import SparseClassSums
 from labelsieve.storage import Folder, LocalFolder, open_folder
 
 FORMAT: Final = 1
 _ABOUT: Final = "labelsieve.json"
 _KIND: Final = "labelsieve workdir"
-_OWN_NAMES: Final = ("summaries", "scores", "runs", "result")
-
-
-@dataclass(frozen=True)
-class Partial:
-    """The K-sized part of what reading a partition gives.
-
-    Parameters
-    ----------
-    sums : SparseClassSums
-        Class sums of its rows.
-    findings : Findings
-        What is wrong with them.
-    n_read : int
-        Rows that were read for it: none where a committed record was found.
-    """
-
-    sums: SparseClassSums
-    findings: Findings
-    n_read: int
+_OWN_NAMES: Final = ("summaries", "rereads", "margins", "runs", "result")
 
 
 def summary_of(columns: Columns) -> RowSummary:
     """Return what the columns of a record's block stand for."""
-    return RowSummary(
-        columns["labels"], columns["predicted"], columns["p_predicted"], columns["p_given"], columns.get("row_values")
-    )
+    found: dict[str, Any] = {"row_values": None, **columns}
+    return RowSummary(**found)
 
 
 @dataclass(frozen=True)
@@ -158,28 +133,6 @@ def _name(index: int) -> str:
     return f"{index:07d}.rec"
 
 
-def footer_of(partial: Partial) -> dict[str, Any]:
-    """Return the K-sized part of a partition as JSON takes it.
-
-    Integers go as base64: as numbers they took a third of the time of a record.
-    """
-    sums = partial.sums
-    raw = {name: getattr(sums, name).astype("<i8").tobytes() for name in ("classes", "counts", "high", "low")}
-    arrays = {name: base64.b64encode(integers).decode() for name, integers in raw.items()}
-    findings = {kind: vars(finding) for kind, finding in partial.findings.items()}
-    return {"n_classes": sums.n_classes, "sums": arrays, "findings": findings}
-
-
-def partial_of_footer(footer: Mapping[str, Any]) -> Partial:
-    """Return what `footer_of` was given, as found and not read."""
-    raw = {name: np.frombuffer(base64.b64decode(text), "<i8") for name, text in footer["sums"].items()}
-    arrays = {name: integers.astype(np.int64) for name, integers in raw.items()}
-    findings = Findings()
-    for kind, facts in footer["findings"].items():
-        findings[kind] = Finding(**facts | {"ranges": [(a, b) for a, b in facts["ranges"]]})
-    return Partial(SparseClassSums(footer["n_classes"], **arrays), findings, 0)
-
-
 class Workdir:
     """A folder or URL prefix that belongs to one input with one choice of settings.
 
@@ -268,14 +221,15 @@ class Workdir:
         """
         if self._fresh:
             self.empty()
-        for kind in ("summaries", "scores"):
+        for kind in ("summaries", "rereads", "margins"):
             _remove_unfinished(self.folder.folder(kind))
         records = Records(self.folder, digest(fingerprint))
         before = self._about["parts"] if self._about else []
         for index, (then, now) in enumerate(zip(before, part_identities, strict=False)):
             if then != now:
-                for kind in ("summaries", "scores"):
+                for kind in ("summaries", "rereads"):
                     records.discard(kind, index)
+                records.discard("margins", 0)
         about = {
             "kind": _KIND,
             "format": FORMAT,

@@ -12,6 +12,7 @@ client.
 """
 
 from labelsieve.engine.choice import active_client, choose_executor
+from labelsieve.engine.choosing import Chosen
 from labelsieve.engine.executors import Executor
 from labelsieve.engine.identities import fingerprint, part_identities
 from labelsieve.engine.inputs import Inputs
@@ -20,6 +21,7 @@ from labelsieve.engine.plan import Plan, make_plan
 from labelsieve.engine.run import Run, each_partition
 
 __all__ = [
+    "Chosen",
     "Executor",
     "Inputs",
     "Plan",

@@ -219,16 +219,17 @@ def kept_bytes(inputs: Inputs, executor: Executor) -> int:
     return inputs.n_bytes if fits else 0
 
 
-def read_twice(inputs: Inputs, executor: Executor) -> Inputs:
-    """Keep a user's Dask array between its two reads if it fits, else say that it is computed twice."""
+def keep_for_rereads(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
+    """Keep a user's Dask array between its reads if it fits, else say how often it is computed."""
     if inputs.pred_probs_source is not None:
         return inputs
     if kept_bytes(inputs, executor):
         kept = executor.persist(inputs.pred_probs)
         return replace(inputs, opened_pred_probs=kept, held_bytes=inputs.held_bytes + inputs.n_bytes)
+    times = "twice" if n_reads == 2 else f"{n_reads} times"
     warn(
-        "adjust_pred_probs with normalized_margin reads pred_probs twice, so this Dask array is computed twice; "
-        "store it first (da.to_zarr) if computing it is expensive"
+        f"these settings read pred_probs {times}, so this Dask array is computed {times}; store it first (da.to_zarr) "
+        "if computing it is expensive"
     )
     return inputs
 

@@ -6,6 +6,7 @@ Does not cover: the formula (`memory.Need`), the limits that hold (`engine.execu
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from labelsieve import memory
+from labelsieve.engine.choosing import rounds
 from labelsieve.engine.executors import Executor
 from labelsieve.engine.graphs import TREE_WIDTH
 from labelsieve.engine.inputs import Inputs, kept_bytes
@@ -116,7 +118,7 @@ def make_plan(
         If it cannot fit; the message says what would.
     """
     need, grid = inputs.need(settings), inputs.grid
-    if settings.scores_need_reread:
+    if settings.n_reads > 1:
         kept = kept_bytes(inputs, executor) // executor.n_processes
         need = replace(need, held_bytes=need.held_bytes + kept)
     n_forks = min(n_jobs, grid.n_partitions) if inputs.forkable and not executor.is_cluster else 0
@@ -127,14 +129,14 @@ def make_plan(
     in_memory, on_disk = takes(stored=False), takes(stored=True)
     # A task that writes whole chunks of a result, or margins that take two reads, work on records. On a cluster these
     # take fewer tasks; elsewhere what fits stays, and is not read back.
-    stored = output or (workdir and (executor.is_cluster or settings.scores_need_reread))
+    stored = output or (workdir and (executor.is_cluster or settings.n_reads > 1))
     stored = stored or (in_memory + issues > executor.limit and on_disk < in_memory + issues)
     process_bytes = on_disk if stored else in_memory
     if process_bytes > executor.limit:
         _refuse(need, executor, n_forks, stored=stored)
     n_spans = _n_spans(inputs, settings, executor, stored=stored)
     decoded = _decoded_rows(inputs)
-    amplification, n_reads = decoded / grid.n_rows, 2 if settings.scores_need_reread else 1
+    amplification, n_reads = decoded / grid.n_rows, settings.n_reads
     merging = memory.merge_bytes(grid.n_rows) if stored else 0
     client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes + merging
     return Plan(
@@ -180,7 +182,7 @@ def _process_bytes(
     n_forks = n_threads or n_forks
     reading = takes(n_forks, executor.base_bytes + n_forks * memory.FORK_BYTES) + handed_over
     # Reading is all that is forked: a second read, and work on stored summaries, have all threads.
-    threads = executor.n_threads if stored or need.settings.scores_need_reread else 1
+    threads = executor.n_threads if stored or need.settings.n_reads > 1 else 1
     return merging + max(reading, takes(threads, executor.base_bytes))
 
 
@@ -219,21 +221,29 @@ def _decoded_rows(inputs: Inputs) -> int:
 def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, n_spans: int, *, stored: bool) -> int:
     """Count the tasks of a job: its maps, and the trees that fold them."""
     n_partitions = inputs.grid.n_partitions
-    tree = _tree_tasks(n_partitions)
     kept = n_partitions if executor.is_cluster and not stored else 0  # small parts are taken where results stay
-    reads = n_partitions * (2 if settings.scores_need_reread else 1) + kept + tree
+    reads = (1 + settings.reads_twice) * (n_partitions + kept + _tree_tasks(n_partitions))
+    if settings.prunes_pairs:
+        ends = [0, *rounds(0, n_partitions, executor.all_threads)]
+        reads += n_partitions + sum(_tree_tasks(b - a) for a, b in itertools.pairwise(ends))
     count, select = n_spans + _tree_tasks(n_spans), n_spans
-    settle = n_spans if stored else 0
+    by_class = settings.filter_by in ("prune_by_class", "both")
+    settle = n_spans if by_class or (settings.cuts_scores and (stored or settings.filter_by)) else 0
     return reads + count + settle + select
 
 
 def _network_bytes(inputs: Inputs, settings: Settings, n_spans: int) -> int:
     """Add up the results that trees fold: sums by class, of those that occur; then a histogram, and confident pairs."""
     n_partitions, n_classes, n_rows = inputs.grid.n_partitions, inputs.n_classes, inputs.grid.n_rows
-    sums = 32 * min(n_classes, -(-n_rows // n_partitions))
-    scores = 0 if settings.plain_self_confidence else 32 * n_classes
-    counts = memory.HISTOGRAM_BYTES + 8 * n_classes + scores + memory.pair_bytes(-(-n_rows // n_spans), n_classes)
-    return (n_partitions + _tree_tasks(n_partitions)) * sums + (n_spans + _tree_tasks(n_spans)) * counts
+    read, counted = n_partitions + _tree_tasks(n_partitions), n_spans + _tree_tasks(n_spans)
+    total = read * 32 * min(n_classes, -(-n_rows // n_partitions))
+    total += counted * (memory.HISTOGRAM_BYTES if settings.cuts_scores else 0)
+    total += 0 if settings.plain_self_confidence else counted * 32 * n_classes
+    n_counts, rows_of = (read, n_partitions) if settings.looks_again else (counted, n_spans)
+    total += n_counts * (8 * n_classes + memory.pair_bytes(-(-n_rows // rows_of), n_classes))
+    if settings.prunes_pairs:
+        total += 3 * sum(1 for _ in rounds(0, n_partitions, 1)) * memory.candidate_bytes(n_rows)
+    return total
 
 
 def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:

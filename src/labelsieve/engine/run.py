@@ -11,33 +11,33 @@ a workdir, and the later maps run on spans of rows, each of some partitions and 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import numpy as np
 
-from labelsieve import ranking, rereads, runs, tasks
+from labelsieve import margins, ranking, rereads, runs, tasks
+from labelsieve.engine import choosing
 from labelsieve.engine.choice import choose_executor
+from labelsieve.engine.choosing import Chosen
 from labelsieve.engine.executors import Executor, LostDataError
-from labelsieve.engine.inputs import Inputs, read_twice
+from labelsieve.engine.inputs import Inputs, keep_for_rereads
 from labelsieve.engine.readers import OnSummaries
+from labelsieve.engine.score_parts import ArrayScores, TaskScores
+from labelsieve.filters import Choice
+from labelsieve.joint import PruneCounts
 from labelsieve.kernels import class_dtype
 from labelsieve.memory import Span, run_rows, spans
+from labelsieve.partials import Looked, Partial
 from labelsieve.progress import Progress
-from labelsieve.reductions import Float64s, adjusted_thresholds
+from labelsieve.reductions import Float64s, Int64s, adjusted_thresholds
 from labelsieve.results import IssueRows, ScoreParts
 from labelsieve.settings import Settings
 from labelsieve.storage import Folder
 from labelsieve.stored import ResultGroup, StoredIssues
-from labelsieve.workdir import Partial, Records, digest
-
-if TYPE_CHECKING:
-    import dask.array as da
-
-# Partitions or spans whose scores are fetched at a time, where not all are wanted at once.
-_BLOCK_ITEMS: Final = 16
+from labelsieve.workdir import Records, digest
 
 
 def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
@@ -85,7 +85,7 @@ class Run:
     ) -> None:
         self._allow_zero_rows, self._stored = allow_zero_rows, records is not None and not keep
         self.settings, self._executor, self._records, self._show = settings, executor, records, progress
-        self.inputs = read_twice(inputs, executor) if settings.scores_need_reread else inputs
+        self.inputs = keep_for_rereads(inputs, executor, settings.n_reads) if settings.n_reads > 1 else inputs
         bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
         self._rows = [stop - start for start, stop in bounds]
         self._kept: list[Any] = []
@@ -136,27 +136,45 @@ class Run:
             self._kept = list(summarised)
         return tasks.combine_partials(summarised)
 
-    def score(self, thresholds: Float64s) -> None:
-        """Finish the scores that need the thresholds first, reading again only for adjusted margins."""
-        scored = None
-        if self._records is not None and self.settings.scores_need_reread:
-            scored = Records(self._records.folder, digest({"of": self._records.fingerprint, "t": thresholds.tolist()}))
-        self._finish = tasks.Finish(self.settings, thresholds, self._records, scored)
-        if not self.settings.scores_need_reread:
-            return
-        numbers, _, blocks = self._columns or self.inputs.columns(self._executor)
-        nothing = [None] * len(self._rows)
-        with self._progress("score", "read again") as bar:
+    def reread(self, thresholds: Float64s) -> Looked | None:
+        """Read again for what needs the thresholds and whole rows, and return what that tells; None if nothing does."""
+        again = None
+        if self._stored and self._records is not None and self.settings.reads_twice:
+            again = self._of_thresholds(thresholds, "again")
+        self._finish = tasks.Finish(self.settings, thresholds, self._records, again)
+        if not self.settings.reads_twice:
+            return None
+        numbers, nothing, blocks, kept = self._reread_columns
+        with self._progress("reread", "read again") as bar:
             if self._stored:
                 reader = self.inputs.reader(partial(rereads.store_reread, finish=self._finish))
-                read = self._executor.gather("score", reader, [numbers, nothing, blocks], bar)
-                self.n_reread = sum(read)
+                columns = [numbers, nothing, blocks]
+                looked = self._executor.reduce("reread", reader, rereads.combine_looked, columns, bar)
             else:
-                reader = self.inputs.reader(partial(rereads.score_reread, finish=self._finish))
-                self._kept, _ = self._executor.keep(
-                    "score", reader, [numbers, nothing, blocks, self._kept], progress=bar
+                reader = self.inputs.reader(partial(rereads.reread, finish=self._finish))
+                columns = [numbers, nothing, blocks, kept]
+                self._kept, looked = self._executor.keep(
+                    "reread", reader, columns, rereads.looked_of, rereads.combine_looked, bar
                 )
-                self.n_reread = self.inputs.grid.n_rows
+                if not self._executor.is_cluster:  # it is added up
+                    self._kept = [replace(summarised, looked=None) for summarised in self._kept]
+        self.n_reread += looked.n_read
+        result: Looked = looked
+        return result
+
+    def _of_thresholds(self, thresholds: Float64s, what: str) -> Records | None:
+        """Return the records of what follows from the thresholds."""
+        if self._records is None:
+            return None
+        facts = {"of": self._records.fingerprint, "t": thresholds.tolist(), "what": what}
+        return Records(self._records.folder, digest(facts))
+
+    @property
+    def _reread_columns(self) -> tuple[Sequence[Any], ...]:
+        """The arguments of tasks that read again: numbers, no labels, blocks, and what is kept of each partition."""
+        numbers, _, blocks = self._columns or self.inputs.columns(self._executor)
+        nothing = [None] * len(self._rows)
+        return numbers, nothing, blocks, nothing if self._stored else self._kept
 
     def count(self, thresholds: Float64s) -> tasks.Counted:
         """Return the issue counts and the histogram of all scores."""
@@ -167,22 +185,50 @@ class Run:
             )
         return total
 
-    def select(self, histogram: ranking.Int64s, wanted: int) -> IssueRows:
-        """Return the `wanted` lowest rows, by (score, row), without those whose label is predicted or nearly so."""
-        if wanted < 1:
-            return IssueRows.none(self.wide_dtype, class_dtype(self.inputs.n_classes), self.inputs.dtype)
-        cut = ranking.find_cut(histogram, wanted, 8 * self._score_dtype.itemsize, self._histogram_within)
-        quotas: list[int | None] = [None] * len(self._items)
-        if not cut.shift and cut.inside > wanted - cut.below:
-            cut, exact = self._settle(cut, wanted)
-            quotas = list(exact)
-        with self._progress("select", "rank") as bar:
-            work = self._work(tasks.select, cut=cut)
-            return tasks.rank(self._executor.gather("select", work, [self._items, quotas], bar), wanted)
+    def lowest(self, histogram: ranking.Int64s | None, wanted: int, *, exactly: bool) -> Chosen:
+        """Choose the `wanted` rows of lowest score; see `choosing.lowest`."""
+        n_bits = 8 * self._cut_dtype.itemsize
+        return choosing.lowest(
+            self._executor, self._work, self._items, self.settings, histogram, wanted, n_bits, exactly=exactly
+        )
 
-    def write(
-        self, histogram: ranking.Int64s, wanted: int, group: ResultGroup, scratch: Folder, room: int, *, rows_too: bool
-    ) -> StoredIssues:
+    def all_that(self, choice: Choice, n_rows: int) -> Chosen:
+        """Choose what can be told of each row by itself."""
+        return Chosen(choice, [None] * len(self._items), n_rows)
+
+    def lowest_of_classes(self, wanted: Int64s, class_counts: Int64s) -> Chosen:
+        """Choose so many rows of lowest probability of the given label of each class."""
+        n_bits = 8 * self.inputs.dtype.itemsize
+        return choosing.lowest_of_classes(self._executor, self._work, self._items, wanted, class_counts, n_bits)
+
+    def largest_margins(self, prune: PruneCounts) -> Chosen:
+        """Choose so many rows of largest margin of each pair of classes, in a third read."""
+        if self._finish is None:
+            raise RuntimeError("thresholds come first: call reread()")
+        numbers, nothing, blocks, kept = self._reread_columns
+        found = choosing.largest_margins(
+            self._executor,
+            self.inputs.reader,
+            [numbers, nothing, blocks, kept],
+            prune,
+            partial(margins.pair_candidates, finish=self._finish),
+            self._progress("margins", "read a third time"),
+            self._of_thresholds(self._finish.thresholds, "margins") if self._stored else None,
+        )
+        self.n_reread += found.n_read
+        starts = [item.start for item in self._spans] if self._stored else np.cumsum([0, *self._rows[:-1]]).tolist()
+        return choosing.these_rows(self._executor, np.unique(found.rows), [*starts, self.inputs.grid.n_rows])
+
+    def select(self, chosen: Chosen) -> IssueRows:
+        """Return the chosen rows by (score, row), without those whose label is predicted or nearly so."""
+        if not chosen.n_rows:
+            return IssueRows.none(self.wide_dtype, class_dtype(self.inputs.n_classes), self.inputs.dtype)
+        with self._progress("select", "rank") as bar:
+            work = self._work(tasks.select, choice=chosen.choice)
+            parts = self._executor.gather("select", work, [self._items, chosen.parts], bar)
+        return tasks.rank(parts, chosen.n_rows, self.settings)
+
+    def write(self, chosen: Chosen, group: ResultGroup, scratch: Folder, room: int, *, rows_too: bool) -> StoredIssues:
         """Let the tasks write the issues of `select` into `group`, and the scores and the mask too if asked.
 
         `scratch` takes the sorted runs until they are merged; `room` is what a thread may take to sort one.
@@ -190,18 +236,19 @@ class Run:
         n_rows = self.inputs.grid.n_rows
         scratch.remove("runs")  # of a run that was killed
         folder = scratch.folder("runs").folder(uuid.uuid4().hex)
-        cut, quotas = ranking.Cut(0, 0, 0, 0), [0] * len(self._items)
-        if wanted >= 1:
-            cut = ranking.find_cut(histogram, wanted, 8 * self._score_dtype.itemsize, self._histogram_within)
-            cut, quotas = self._settle(cut, wanted)
         if rows_too:
             group.create_rows(n_rows, self.wide_dtype)
-        rows = run_rows(wanted, room)
+        rows = run_rows(chosen.n_rows, room)
         work = self._work(
-            runs.write_rows, cut=cut, n_rows=n_rows, run_rows=rows, folder=folder, group=group if rows_too else None
+            runs.write_rows,
+            choice=chosen.choice,
+            n_rows=n_rows,
+            run_rows=rows,
+            folder=folder,
+            group=group if rows_too else None,
         )
         with self._progress("select", "rank") as bar:
-            written = self._executor.gather("select", work, [self._items, quotas], bar)
+            written = self._executor.gather("select", work, [self._items, chosen.parts], bar)
         issues = self._merge([run for part in written for run in part], rows, folder, group)
         scratch.remove("runs")
         return issues
@@ -250,6 +297,14 @@ class Run:
         return self.inputs.dtype if self.settings.plain_self_confidence else np.dtype(np.float64)
 
     @property
+    def _cut_dtype(self) -> np.dtype[Any]:
+        """Dtype of the scores that a cut is made on."""
+        by = self.settings.filter_by
+        if by is None:
+            return self._score_dtype
+        return self.inputs.dtype if by == "low_self_confidence" else np.dtype(np.float64)
+
+    @property
     def wide_dtype(self) -> np.dtype[Any]:
         """Dtype of the scores as they are given out."""
         wide: np.dtype[Any] = np.promote_types(self._score_dtype, np.float32)
@@ -257,94 +312,14 @@ class Run:
 
     def _work(self, function: Callable[..., Any], **shared: Any) -> Callable[..., Any]:
         if self._finish is None:
-            raise RuntimeError("thresholds come first: call score()")
+            raise RuntimeError("thresholds come first: call reread()")
         where = self._records.folder.where if self._stored and self._records is not None else "memory"
         return OnSummaries(partial(function, finish=self._finish, **shared), where)
 
-    def _settle(self, cut: ranking.Cut, wanted: int) -> tuple[ranking.Cut, list[int]]:
-        ties = self._executor.gather("ties", self._work(tasks.scores_inside, cut=cut), [self._items])
-        return ranking.settle(cut, wanted, ties)
-
-    def _histogram_within(self, cut: ranking.Cut) -> ranking.Int64s:
-        work = self._work(tasks.histogram_within, cut=cut)
-        total: ranking.Int64s = self._executor.reduce("histogram", work, tasks.add_up, [self._items])
-        return total
-
     def _progress(self, layer: str, description: str) -> Progress:
-        counted = layer in ("summarise", "score") or not self._stored
-        rows = self._rows if counted else [span.stop - span.start for span in self._items]
-        reads = layer in ("summarise", "score")
+        reads = layer in ("summarise", "reread", "margins")
+        rows = self._rows if reads or not self._stored else [span.stop - span.start for span in self._items]
         row_bytes = self.inputs.n_classes * self.inputs.dtype.itemsize if reads else 0
         return Progress(
             layer, rows, description, show=self._show, row_bytes=row_bytes, on_cluster=self._executor.is_cluster
         )
-
-
-@dataclass(frozen=True)
-class ArrayScores:
-    """Scores of all rows in this process, a part a partition."""
-
-    parts: Sequence[ranking.Scores]
-    in_store: bool = False
-
-    def to_numpy(self) -> ranking.Scores:
-        """Return them as ``(N,)`` in memory."""
-        return np.concatenate(self.parts)
-
-    def to_dask(self) -> da.Array:
-        """Return them as a lazy ``(N,)`` Dask array."""
-        import dask.array as da
-
-        return da.concatenate([da.from_array(part, chunks=-1) for part in self.parts])
-
-    def blocks(self) -> Iterator[ranking.Scores]:
-        """Yield them in row order, a partition at a time."""
-        yield from self.parts
-
-
-@dataclass(frozen=True)
-class TaskScores:
-    """Scores of all rows, made from the summaries where these are.
-
-    Parameters
-    ----------
-    executor : Executor
-        Who makes them.
-    work : callable
-        Gives the scores of an item.
-    items : sequence
-        Partitions or spans.
-    rows : sequence of int
-        Rows of each.
-    dtype : dtype
-        Of all.
-    in_store : bool
-        Whether items are spans of what is in a workdir; else they are handles of what workers hold.
-    """
-
-    executor: Executor
-    work: Callable[..., Any]
-    items: Sequence[Any]
-    rows: Sequence[int]
-    dtype: np.dtype[Any]
-    in_store: bool
-
-    def to_numpy(self) -> ranking.Scores:
-        """Return them as ``(N,)`` in memory."""
-        return np.concatenate(self.executor.gather("scores", self.work, [self.items]))
-
-    def to_dask(self) -> da.Array:
-        """Return them as a lazy ``(N,)`` Dask array."""
-        import dask
-        import dask.array as da
-
-        work = dask.delayed(self.work, pure=False, traverse=False)
-        parts = (work(item) for item in self.items)
-        return da.concatenate(
-            [da.from_delayed(part, (n,), dtype=self.dtype) for part, n in zip(parts, self.rows, strict=True)]
-        )
-
-    def blocks(self) -> Iterator[ranking.Scores]:
-        """Yield them in row order, some partitions or spans at a time."""
-        for start in range(0, len(self.items), _BLOCK_ITEMS):
-            yield from self.executor.gather("scores", self.work, [self.items[start : start + _BLOCK_ITEMS]])

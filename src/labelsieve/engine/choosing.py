@@ -1,0 +1,151 @@
+"""Which rows are the issues: the rounds that find the cuts, laid on the executor.
+
+Covers: one cut over all scores, a cut for each class, and the third read with its rounds of candidates.
+Does not cover: the arithmetic (`ranking`, `class_ranking`, `margins`), what becomes of the rows (`engine.run`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from labelsieve import class_ranking, margins, ranking, tasks
+from labelsieve.engine.executors import Executor
+from labelsieve.filters import AllOf, Choice, TheseRows, UpToClassCuts, UpToCut
+from labelsieve.joint import PruneCounts
+from labelsieve.progress import Progress
+from labelsieve.reductions import Int64s
+from labelsieve.settings import Settings
+from labelsieve.workdir import Records
+
+# A round of the third read takes at most this share of the partitions: what a killed run does again.
+_ROUNDS: Final = 8
+
+# Puts the finished summaries of an item before a function: `Run.on_summaries`.
+Work = Callable[..., Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The rows that a filter takes.
+
+    Parameters
+    ----------
+    choice : Choice
+        Tells them.
+    parts : sequence
+        What it needs to know for each item of the maps.
+    n_rows : int
+        How many they are, before those whose label is nearly predicted are dropped.
+    """
+
+    choice: Choice
+    parts: Sequence[Any]
+    n_rows: int
+
+    def __and__(self, other: Chosen) -> Chosen:
+        """Return the rows that both take; how many there are is known only as no more than either."""
+        parts = [list(both) for both in zip(self.parts, other.parts, strict=True)]
+        return Chosen(AllOf((self.choice, other.choice)), parts, min(self.n_rows, other.n_rows))
+
+
+def lowest(
+    executor: Executor,
+    work: Work,
+    items: Sequence[Any],
+    settings: Settings,
+    histogram: ranking.Int64s | None,
+    wanted: int,
+    n_bits: int,
+    *,
+    exactly: bool,
+) -> Chosen:
+    """Choose the `wanted` lowest scores.
+
+    Where they need not be taken `exactly`, tasks take all of a bin of few rows that holds the cut.
+    """
+    cut, quotas = ranking.Cut(0, 0, 0, 0), list[int | None]([0] * len(items))
+    if wanted >= 1 and histogram is not None:
+
+        def histogram_within(within: ranking.Cut) -> ranking.Int64s:
+            total: ranking.Int64s = executor.reduce(
+                "histogram", work(tasks.histogram_within, cut=within), tasks.add_up, [items]
+            )
+            return total
+
+        cut, quotas = ranking.find_cut(histogram, wanted, n_bits, histogram_within), [None] * len(items)
+        if exactly or (not cut.shift and cut.inside > wanted - cut.below):
+            cut, exact = ranking.settle(
+                cut, wanted, executor.gather("ties", work(tasks.scores_inside, cut=cut), [items])
+            )
+            quotas = list(exact)
+    return Chosen(UpToCut(cut, settings), quotas, wanted)
+
+
+def lowest_of_classes(
+    executor: Executor, work: Work, items: Sequence[Any], wanted: Int64s, class_counts: Int64s, n_bits: int
+) -> Chosen:
+    """Choose the `wanted` lowest probabilities of the given label of each class."""
+
+    def histogram_within(within: class_ranking.ClassCuts) -> Int64s:
+        total: Int64s = executor.reduce(
+            "histogram", work(tasks.class_histogram_within, cuts=within), tasks.add_up, [items]
+        )
+        return total
+
+    cuts = class_ranking.ClassCuts.open(wanted, class_counts, n_bits)
+    cuts = class_ranking.find_cuts(cuts, histogram_within)
+    exact = class_ranking.settle(cuts, executor.gather("ties", work(tasks.class_ties, cuts=cuts), [items]))
+    return Chosen(UpToClassCuts(exact), range(len(items)), int(cuts.wanted.sum()))
+
+
+def largest_margins(
+    executor: Executor,
+    reader: Callable[[Callable[..., Any]], Any],
+    columns: Sequence[Sequence[Any]],
+    prune: PruneCounts,
+    work: partial[margins.Candidates],
+    progress: Progress,
+    records: Records | None,
+) -> margins.Candidates:
+    """Read a third time for the rows of largest margin of each pair.
+
+    In rounds, in row order, each of as many partitions as all before it: what those have found tells what the next ones
+    can leave out, so that no round brings more than are wanted, however many partitions there are.
+    """
+    found, n_done = margins.Candidates.none(), 0
+    if records is not None:
+        found, n_done = margins.stored_candidates(records)
+    with progress as bar:
+        for stop in rounds(n_done, len(columns[0]), executor.all_threads):
+            least = margins.to_exceed(found, prune.of_pair)
+            part = executor.reduce(
+                "margins",
+                reader(partial(work, prune=prune, least=least)),
+                partial(margins.combine_candidates, wanted=prune.of_pair),
+                [column[n_done:stop] for column in columns],
+                bar,
+            )
+            found, n_done = margins.largest([found, part], prune.of_pair), stop
+            if records is not None:
+                margins.store_candidates(records, found, n_done)
+    return found
+
+
+def rounds(n_done: int, n_partitions: int, n_threads: int) -> Iterator[int]:
+    """Yield up to which partition each round of the third read goes, from `n_done` on."""
+    while n_done < n_partitions:
+        n_done = min(n_partitions, n_done + max(n_threads, min(n_done, n_partitions // _ROUNDS)))
+        yield n_done
+
+
+def these_rows(executor: Executor, rows: Int64s, starts: Sequence[int]) -> Chosen:
+    """Choose rows that are known, ascending; `starts` are the first rows of the items, and the end of the last."""
+    cuts = np.searchsorted(rows, starts)
+    parts = [rows[a:b] for a, b in itertools.pairwise(cuts.tolist())]
+    return Chosen(TheseRows(), executor.scatter(parts), len(rows))

@@ -1,0 +1,123 @@
+"""From the counts of a run to the rows that its filter takes.
+
+Covers: the counts by the settings' rule, the choice of each filter, and the warnings that belong to them.
+Does not cover: the arithmetic (`joint`, `filters`), the rounds of a choice (`engine`), the steps of a run (`job`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from labelsieve.checks import rows_in_words
+from labelsieve.confident import ConfidentCounts
+from labelsieve.engine import Chosen, Run
+from labelsieve.errors import InvalidInputError, warn
+from labelsieve.filters import OffJoint, PredictedElse
+from labelsieve.joint import PruneCounts, calibrated_joint, estimated_issues, prune_counts, with_diagonal
+from labelsieve.partials import Looked
+from labelsieve.reductions import Int64s, issue_counts_finalize
+from labelsieve.settings import Settings
+from labelsieve.tasks import Counted
+
+# Share of the counted rows that may be undecided before the rules are said to part, and how many at least.
+_UNDECIDED_SHARE: Final = 0.1
+_UNDECIDED_ROWS: Final = 10
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known before rows are chosen.
+
+    Parameters
+    ----------
+    counted : Counted
+        Of all rows.
+    confident : ConfidentCounts
+        Confident rows by given label and class, by the settings' rule.
+    n_off : int
+        Those off the diagonal of the confident joint whose label is not nearly predicted; 0 by the other rule.
+    class_counts : (K,) int64
+        All rows of each label.
+    estimated : int
+        Estimated number of issues, no more than there are rows.
+    """
+
+    counted: Counted
+    confident: ConfidentCounts
+    n_off: int
+    class_counts: Int64s
+    estimated: int
+
+
+def check_settings(settings: Settings, n_classes: int) -> None:
+    """Raise for choices that do not fit K classes; warn of those that do nothing."""
+    numbers = settings.num_to_remove_per_class
+    if numbers is not None and len(numbers) != n_classes:
+        raise InvalidInputError(
+            f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_classes:,} classes"
+        )
+    if settings.unused:
+        warn(f"{' and '.join(settings.unused)} do nothing with filter_by={settings.filter_by!r}")
+
+
+def known_counts(counted: Counted, looked: Looked | None, class_counts: Int64s, settings: Settings) -> Known:
+    """Return the counts by the settings' rule; warn where the exact rule would count otherwise."""
+    if looked is not None and looked.joint is not None:
+        confident, n_off = with_diagonal(looked.joint), looked.n_off
+        estimated = estimated_issues(confident, n_off, class_counts, calibrated=settings.calibrated)
+    elif counted.confident is not None:
+        confident, n_off = counted.confident, 0
+        estimated = issue_counts_finalize(confident.issue_counts(class_counts, calibrated=settings.calibrated))
+        if settings.filter_by is None:
+            warn_of_undecided(confident)
+    else:
+        raise RuntimeError("either the count or a second look gives the confident rows")
+    return Known(counted, confident, n_off, class_counts, min(estimated, int(class_counts.sum())))
+
+
+def choose(run: Run, known: Known, *, exactly: bool) -> Chosen:
+    """Return the rows that the filter of the run's settings takes; see `Run.lowest` for `exactly`."""
+    settings, by = run.settings, run.settings.filter_by
+    if settings.cuts_scores:
+        # What the lowest scores are sorted by again is another score where a filter has one of its own.
+        return run.lowest(known.counted.histogram, known.estimated, exactly=exactly or by is not None)
+    if by == "confident_learning":
+        return run.all_that(OffJoint(), known.n_off)
+    if by == "predicted_neq_given":
+        return run.all_that(PredictedElse(), known.counted.n_else)
+    least = max(1, settings.min_examples_per_class)  # a single row of a class is never flagged there either
+    prune = prune_counts(
+        calibrated_joint(known.confident, known.class_counts),
+        known.class_counts,
+        frac_noise=settings.frac_noise,
+        min_examples_per_class=settings.min_examples_per_class,
+        num_to_remove_per_class=settings.num_to_remove_per_class,
+    ).without(known.class_counts <= least)
+    few = int(np.count_nonzero((known.class_counts > 0) & (known.class_counts <= least)))
+    if few:
+        classes = rows_in_words(few, "class has", "classes have")
+        warn(f"{classes} no more than {least} labelled rows (min_examples_per_class): none of these is flagged")
+    return _pruned(run, prune, known.class_counts)
+
+
+def _pruned(run: Run, prune: PruneCounts, class_counts: Int64s) -> Chosen:
+    by = run.settings.filter_by
+    if by == "prune_by_class":
+        return run.lowest_of_classes(prune.of_class, class_counts)
+    if by == "prune_by_noise_rate":
+        return run.largest_margins(prune)
+    return run.lowest_of_classes(prune.of_class, class_counts) & run.largest_margins(prune)
+
+
+def warn_of_undecided(confident: ConfidentCounts) -> None:
+    """Warn where many rows are left out that the confident joint may count."""
+    n_counted = int(confident.counts.sum(dtype=np.int64))
+    if confident.undecided >= max(_UNDECIDED_ROWS, _UNDECIDED_SHARE * n_counted):
+        warn(
+            f"{n_counted:,} rows are counted by their predicted class; by the confident joint about "
+            f"{confident.undecided:,} more may be, which reach the low threshold of another class: "
+            "filter_by='low_self_confidence' or 'confident_learning' counts them"
+        )

@@ -1,0 +1,230 @@
+"""The confident joint as cleanlab calibrates it, and how many rows the pruning filters take by it. NumPy only.
+
+Covers: `calibrated_joint`, `off_diagonal_rows`, `prune_counts`: ``cleanlab.count.calibrate_confident_joint`` and
+``cleanlab.filter._keep_at_least_n_per_class`` (2.9), a label at a time, so that K x K numbers are never held.
+Does not cover: the counts (`confident`), which rows are taken (`filters`, `margins`), the latent matrices (`latent`).
+
+Rounding gives what is left over to the largest remainders. Where remainders tie, NumPy's sort decides, over all K of a
+label, as it does in cleanlab: beside the logarithm of the entropy the one place where the processor has a say, since
+NumPy sorts with other instructions where it finds them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident import ConfidentCounts
+from labelsieve.kernels import class_dtype
+from labelsieve.reductions import Float64s, Int64s
+from labelsieve.settings import FLOAT_TOLERANCE
+
+# What divides where there is nothing (cleanlab/internal/constants.py, 2.9).
+TINY: Final = 1e-100
+# Up to this many classes all scaled counts are added up as NumPy adds up a matrix; an exact half may hang on it.
+_MATRIX_CLASSES: Final = 1024
+
+
+@dataclass(frozen=True)
+class PruneCounts:
+    """How many rows the pruning filters take.
+
+    Parameters
+    ----------
+    of_class : (K,) int64
+        Rows of each label, for ``prune_by_class``; may be below 0, which takes none.
+    edges : (K + 1,) int64
+        The pairs of given label k are those from ``edges[k]`` to ``edges[k + 1]``.
+    classes : (P,) uint
+        The other class of each pair, ascending within a label.
+    of_pair : (P,) int64
+        Rows of each pair, for ``prune_by_noise_rate``; at least 1.
+    """
+
+    of_class: Int64s
+    edges: Int64s
+    classes: npt.NDArray[Any]
+    of_pair: Int64s
+
+    def without(self, some: npt.NDArray[np.bool_]) -> PruneCounts:
+        """Return the counts without the labels that are marked in the ``(K,)`` `some`."""
+        lengths = np.diff(self.edges)
+        kept = np.repeat(~some, lengths)
+        edges = np.concatenate(([0], np.cumsum(np.where(some, 0, lengths))))
+        return PruneCounts(np.where(some, 0, self.of_class), edges, self.classes[kept], self.of_pair[kept])
+
+
+def calibrated_joint(joint: ConfidentCounts, class_counts: Int64s) -> ConfidentCounts:
+    """Scale the counts of each given label to all of its rows, and round to whole ones that add up to these.
+
+    Parameters
+    ----------
+    joint : ConfidentCounts
+        Counts by given label and true class.
+    class_counts : (K,) int64
+        All rows of each label.
+    """
+    n_rows = int(class_counts.sum())
+    total = max(_scaled_total(joint, class_counts), TINY)
+    return _each_label(
+        joint, lambda _label, scaled: round_preserving_sum(scaled / total * n_rows), _scaled_rows(joint, class_counts)
+    )
+
+
+def with_diagonal(joint: ConfidentCounts) -> ConfidentCounts:
+    """Return the counts with at least 1 on the diagonal of each class, as ``cleanlab.count`` (2.9) has them."""
+    return ConfidentCounts(np.maximum(joint.diagonal, 1), joint.pairs, joint.counts)
+
+
+def off_diagonal_rows(calibrated: ConfidentCounts) -> int:
+    """Return how many rows a calibrated joint has off its diagonal."""
+    return int(calibrated.counts.sum(dtype=np.int64))
+
+
+def estimated_issues(joint: ConfidentCounts, n_off: int, class_counts: Int64s, *, calibrated: bool) -> int:
+    """Return the estimated number of label issues, as ``cleanlab.count.num_label_issues`` (2.9).
+
+    Parameters
+    ----------
+    joint : ConfidentCounts
+        As counted.
+    n_off : int
+        Rows off its diagonal whose label is not nearly predicted.
+    class_counts : (K,) int64
+        All rows of each label.
+    calibrated : bool
+        Whether to count off the diagonal of the calibrated joint.
+    """
+    return off_diagonal_rows(calibrated_joint(with_diagonal(joint), class_counts)) if calibrated else n_off
+
+
+def prune_counts(
+    calibrated: ConfidentCounts,
+    class_counts: Int64s,
+    *,
+    frac_noise: float,
+    min_examples_per_class: int,
+    num_to_remove_per_class: npt.ArrayLike | None,
+) -> PruneCounts:
+    """Return how many rows to take of each label and pair, such that enough of each label are left.
+
+    Parameters
+    ----------
+    calibrated : ConfidentCounts
+        The calibrated joint.
+    class_counts : (K,) int64
+        All rows of each label.
+    frac_noise : float
+        Share of the noise to take.
+    min_examples_per_class : int
+        Rows of each class to leave: what the diagonal lacks is taken from the pairs of that label, evenly.
+    num_to_remove_per_class : (K,) array of int, optional
+        Scales the noise of each true class to so many rows.
+    """
+
+    def kept(label: int, counts: Float64s) -> Int64s:
+        right = max(counts[label], min_examples_per_class)
+        others = counts - (right - counts[label]) / max(np.count_nonzero(counts) - 1.0, 1.0)
+        np.maximum(others, 0, out=others)
+        others[label] = right
+        reduced = others * frac_noise
+        reduced[label] = right
+        reduced[label] = right + np.sum(others - reduced)
+        kept_rows: Int64s = reduced.astype(np.int64)
+        return kept_rows
+
+    taken = _each_label(calibrated, kept, (row for _, row in _rows(calibrated)))
+    if num_to_remove_per_class is not None:
+        taken = _of_so_many(taken, class_counts, np.asarray(num_to_remove_per_class, np.int64))
+    classes = taken.predicted.astype(class_dtype(taken.n_classes))
+    return PruneCounts(class_counts - taken.diagonal, _edges(taken), classes, taken.counts)
+
+
+def round_preserving_sum(values: Float64s) -> Int64s:
+    """Round numbers to whole ones that add up to their rounded sum, as ``cleanlab.internal.util`` (2.9) does."""
+    whole = values.round()
+    missing = np.sum(values).round() - np.sum(whole).round()
+    while abs(missing) > FLOAT_TOLERANCE:
+        step = -1 if missing < 0 else 1
+        largest_first = np.argsort(values - whole)[::-step]
+        whole[largest_first[: min(int(abs(missing)), len(values))]] += step
+        missing = np.sum(values).round() - np.sum(whole).round()
+    return whole.astype(np.int64)
+
+
+def _of_so_many(taken: ConfidentCounts, class_counts: Int64s, wanted: Int64s) -> ConfidentCounts:
+    """Scale the noise of each true class to the `wanted` rows, by the formula of ``cleanlab.filter`` (2.9).
+
+    That divides the counts of a given label by the sum over its *true* class; a class without noise takes none.
+    """
+    by_true = _transposed(taken)
+    of_true = np.array([row.sum() for _, row in _rows(by_true)])
+    shares = np.maximum(of_true, 1)  # one that has no rows has no counts to divide
+
+    def scaled(label: int, counts: Float64s) -> Int64s:
+        parts = counts / shares
+        noise = parts.sum() - parts[label]
+        rows = parts * wanted[label] / noise if noise > 0 else np.zeros_like(parts)
+        rows[label] = class_counts[label] - wanted[label]
+        return round_preserving_sum(rows)
+
+    return _transposed(_each_label(by_true, scaled, (row for _, row in _rows(by_true))))
+
+
+def _rows(joint: ConfidentCounts) -> Iterator[tuple[int, Float64s]]:
+    """Yield each given label with its ``(K,)`` counts, in an array that is its own."""
+    edges = _edges(joint)
+    for label in range(joint.n_classes):
+        pairs = slice(edges[label], edges[label + 1])
+        row = np.zeros(joint.n_classes)
+        row[joint.pairs[pairs].astype(np.int64) - label * joint.n_classes] = joint.counts[pairs]
+        row[label] = joint.diagonal[label]
+        yield label, row
+
+
+def _edges(joint: ConfidentCounts) -> Int64s:
+    """Return where the pairs of each label begin, and where the last ones end."""
+    first = np.arange(joint.n_classes + 1) * joint.n_classes
+    edges: Int64s = np.searchsorted(joint.pairs.astype(np.int64), first).astype(np.int64)
+    return edges
+
+
+def _scaled_rows(joint: ConfidentCounts, class_counts: Int64s) -> Iterator[Float64s]:
+    for label, row in _rows(joint):
+        yield row / max(row.sum(), TINY) * class_counts[label]
+
+
+def _scaled_total(joint: ConfidentCounts, class_counts: Int64s) -> float:
+    """Add up all scaled counts: nearly the rows of the labels that have any."""
+    n_classes = joint.n_classes
+    if n_classes > _MATRIX_CLASSES:
+        return math.fsum(math.fsum(row[row > 0]) for row in _scaled_rows(joint, class_counts))
+    matrix = np.empty((n_classes, n_classes), order="F")  # by true class, as the matrix lies in memory there
+    for label, row in enumerate(_scaled_rows(joint, class_counts)):
+        matrix[label] = row
+    return float(np.sum(matrix))
+
+
+def _each_label(
+    joint: ConfidentCounts, function: Callable[[int, Float64s], Int64s], rows: Iterator[Float64s]
+) -> ConfidentCounts:
+    """Return the counts that `function` makes of the row of each label; those below 0 count as 0."""
+    diagonal, pairs, counts = np.zeros(joint.n_classes, np.int64), [joint.pairs[:0]], [np.empty(0, np.int64)]
+    for label, row in enumerate(rows):
+        made = function(label, row)
+        diagonal[label], made[label] = made[label], 0
+        some = np.flatnonzero(made > 0)
+        pairs.append((some + label * joint.n_classes).astype(joint.pairs.dtype))
+        counts.append(made[some])
+    return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
+
+
+def _transposed(joint: ConfidentCounts) -> ConfidentCounts:
+    pairs: npt.NDArray[Any] = (joint.predicted * joint.n_classes + joint.given).astype(joint.pairs.dtype)
+    order = np.argsort(pairs)
+    return ConfidentCounts(joint.diagonal, pairs[order], joint.counts[order])

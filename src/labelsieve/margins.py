@@ -1,0 +1,202 @@
+"""The third read of `pred_probs`: the rows of largest margin for each pair of classes, so many of each.
+
+Covers: `Candidates` of a partition and of many, never more than are wanted of a pair, and the map of that read.
+Does not cover: how many are wanted (`joint`), the rounds of the read (`engine`).
+
+A row labelled k has a margin ``p[j] - p[k]`` for each class j of which rows of label k are wanted. Most rows cannot be
+among the largest of any pair: none of their margins is above that to the predicted class. Once a pair has as many
+candidates as are wanted, the lowest of these is what others must exceed: rows come in order, and ties go to the lower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.errors import WorkdirError
+from labelsieve.joint import PruneCounts
+from labelsieve.kernels import RowSummary
+from labelsieve.memory import BLOCK_ROWS
+from labelsieve.partitions import Partition
+from labelsieve.records import Columns, TornRecordError
+from labelsieve.reductions import Float64s, Int64s
+from labelsieve.rereads import aligned
+from labelsieve.scores import Floats
+from labelsieve.tasks import Blocks, Finish, Summarised
+from labelsieve.workdir import Records, StoredSummary
+
+# Margins that are worked on at a time, and candidates that are held before the largest are sorted out.
+_PIECE: Final = 1 << 18
+_HELD: Final = 1 << 19
+_COLUMNS: Final = ("pairs", "margins", "rows")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Rows that may be among those of largest margin, by pair, largest margin first, ties by row.
+
+    Parameters
+    ----------
+    pairs : (C,) uint32
+        Numbers of the pairs, as in `joint.PruneCounts`.
+    margins : (C,) float64
+        Margins.
+    rows : (C,) int64
+        Row numbers.
+    n_read : int
+        Rows that were read to find them.
+    """
+
+    pairs: npt.NDArray[np.uint32]
+    margins: Float64s
+    rows: Int64s
+    n_read: int = 0
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    @classmethod
+    def none(cls) -> Candidates:
+        """Return no rows."""
+        return cls(np.empty(0, np.uint32), np.empty(0, np.float64), np.empty(0, np.int64))
+
+
+def largest(parts: Sequence[Candidates], wanted: Int64s) -> Candidates:
+    """Join candidates, and keep of each pair the `wanted` largest margins."""
+    pairs, margins, rows = (np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS)
+    order = np.lexsort((rows, -margins, pairs))
+    in_order = pairs[order]
+    place = np.arange(len(order)) - np.searchsorted(in_order, in_order)
+    kept = order[place < wanted[in_order]]
+    return Candidates(pairs[kept], margins[kept], rows[kept], sum(part.n_read for part in parts))
+
+
+def to_exceed(found: Candidates, wanted: Int64s) -> Float64s:
+    """Return the ``(P,)`` margins that rows behind those of `found` must exceed; -inf where any will do."""
+    counts = np.bincount(found.pairs, minlength=len(wanted))
+    full = np.flatnonzero(counts >= wanted)
+    least = np.full(len(wanted), -np.inf)
+    least[full] = found.margins[np.cumsum(counts)[full] - 1]
+    return least
+
+
+class _Pool:
+    """The candidates of consecutive rows.
+
+    Parameters
+    ----------
+    prune : PruneCounts
+        How many of each pair are wanted.
+    least : (P,) float64
+        Margins that must be exceeded.
+    """
+
+    def __init__(self, prune: PruneCounts, least: Float64s) -> None:
+        self._prune, self._least = prune, least.copy()
+        self._lowest = self._of_labels()
+        self._found, self._n_held, self._room = [Candidates.none()], 0, _HELD
+
+    def add(self, summary: RowSummary, probs: Floats, first: int) -> None:
+        """Take in the ``(n, K)`` strip `probs` of the rows from `first` on, and their summaries."""
+        labels = summary.labels.astype(np.intp)
+        given = summary.p_given.astype(np.float64)
+        some = np.flatnonzero(summary.p_predicted - given > self._lowest[labels])
+        lengths = np.diff(self._prune.edges)[labels[some]]
+        # Pieces of some rows, with all of their pairs.
+        ends = np.cumsum(lengths)
+        start = 0
+        while start < len(some):
+            done = ends[start - 1] if start else 0
+            stop = max(start + 1, int(np.searchsorted(ends, done + _PIECE, "right")))
+            self._compare(some[start:stop], lengths[start:stop], labels, given, probs, first)
+            start = stop
+
+    def candidates(self) -> Candidates:
+        """Return the candidates, no more than are wanted of each pair."""
+        return largest(self._found, self._prune.of_pair)
+
+    def _compare(
+        self, rows: Int64s, lengths: Int64s, labels: npt.NDArray[np.intp], given: Float64s, probs: Floats, first: int
+    ) -> None:
+        row = np.repeat(rows, lengths)
+        pair = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        pair += np.repeat(self._prune.edges[labels[rows]], lengths)
+        margins = probs[row, self._prune.classes[pair]].astype(np.float64) - given[row]
+        kept = np.flatnonzero(margins > self._least[pair])
+        if not len(kept):
+            return
+        self._found.append(Candidates(pair[kept].astype(np.uint32), margins[kept], row[kept] + first))
+        self._n_held += len(kept)
+        if self._n_held > self._room:
+            self._found = [self.candidates()]
+            self._n_held = len(self._found[0])
+            self._room = max(_HELD, 2 * self._n_held)
+            np.maximum(self._least, to_exceed(self._found[0], self._prune.of_pair), out=self._least)
+            self._lowest = self._of_labels()
+
+    def _of_labels(self) -> Float64s:
+        """Return the lowest margin that a row of each label must exceed; inf where none of its rows are wanted."""
+        lowest = np.full(len(self._prune.edges) - 1, np.inf)
+        some = np.flatnonzero(np.diff(self._prune.edges))
+        if len(some):
+            lowest[some] = np.minimum.reduceat(self._least, self._prune.edges[some])
+        return lowest
+
+
+def pair_candidates(
+    partition: Partition,
+    summarised: Summarised | None,
+    _labels: Blocks,
+    pred_probs: Blocks,
+    *,
+    finish: Finish,
+    prune: PruneCounts,
+    least: Float64s,
+) -> Candidates:
+    """Read a partition for the rows of largest margin of each pair."""
+    pool, first = _Pool(prune, least), partition.start
+    for summary, probs in aligned(partition, _summaries(partition, summarised, finish), pred_probs):
+        pool.add(summary, probs, first)
+        first += len(probs)
+    found = pool.candidates()
+    return Candidates(found.pairs, found.margins, found.rows, partition.n_rows)
+
+
+def _summaries(partition: Partition, summarised: Summarised | None, finish: Finish) -> Iterator[RowSummary]:
+    if summarised is not None and isinstance(summarised.summary, RowSummary):
+        return iter([summarised.summary])
+    if finish.records is None:
+        raise RuntimeError("summaries are in memory or in records")
+    return StoredSummary(finish.records, partition.index).blocks(0, partition.n_rows)
+
+
+def combine_candidates(parts: Iterable[Candidates], *, wanted: Int64s) -> Candidates:
+    """Join the candidates of partitions, in row order."""
+    return largest(list(parts), wanted)
+
+
+def store_candidates(records: Records, found: Candidates, n_done: int) -> None:
+    """Commit what the first `n_done` partitions have given, in place of what fewer had."""
+    with records.create("margins", 0, (0, n_done)) as writer:
+        for start in range(0, len(found), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            writer.add({name: getattr(found, name)[rows] for name in _COLUMNS})
+        writer.finish({})
+
+
+def stored_candidates(records: Records) -> tuple[Candidates, int]:
+    """Return what is committed, as found and not read, and of how many partitions; none of 0 where there is nothing."""
+    none = Candidates.none()
+    parts: list[Columns] = [{name: getattr(none, name) for name in _COLUMNS}]
+    try:
+        with records.open("margins", 0) as record:
+            parts += record.blocks()
+            n_done = int(record.header["rows"][1])
+    except (FileNotFoundError, TornRecordError, WorkdirError):
+        return none, 0
+    pairs, margins, rows = (np.concatenate([part[name] for part in parts]) for name in _COLUMNS)
+    return Candidates(pairs, margins, rows), n_done
