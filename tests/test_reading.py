@@ -241,7 +241,7 @@ def test_a_small_dask_array_is_kept_between_two_reads():
 def test_a_dask_array_too_large_to_keep_is_computed_twice_with_a_warning(monkeypatch):
     monkeypatch.setattr("labelsieve.engine.inputs.free_bytes", lambda: PROBS.nbytes)
     probs, counts = counted_blocks(PROBS, (100, 6))
-    with pytest.warns(labelsieve.LabelsieveWarning, match="read pred_probs twice, so this Dask array is computed twice") as caught:
+    with pytest.warns(labelsieve.LabelsieveWarning, match="this Dask array is computed twice") as caught:
         found = find(LABELS, probs, **TWO_READS)
     assert len(caught) == 1
     assert list(counts.values()) == [2] * 10

@@ -1,5 +1,6 @@
 """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
 
+from labelsieve import count
 from labelsieve.engine import Plan
 from labelsieve.errors import (
     ForkedWorkerError,
@@ -35,6 +36,7 @@ __all__ = [
     "UnreadableDataError",
     "UnwritableError",
     "WorkdirError",
+    "count",
     "find_label_issues",
     "find_label_issues_batched",
     "load",

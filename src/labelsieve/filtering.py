@@ -16,7 +16,7 @@ from labelsieve.confident import ConfidentCounts
 from labelsieve.engine import Chosen, Run
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.filters import OffJoint, PredictedElse
-from labelsieve.joint import PruneCounts, calibrated_joint, estimated_issues, prune_counts, with_diagonal
+from labelsieve.joint import JointCounts, PruneCounts, calibrated_joint, estimated_issues, prune_counts, with_diagonal
 from labelsieve.partials import Looked
 from labelsieve.reductions import Int64s, issue_counts_finalize
 from labelsieve.settings import Settings
@@ -67,7 +67,7 @@ def known_counts(counted: Counted, looked: Looked | None, class_counts: Int64s, 
     """Return the counts by the settings' rule; warn where the exact rule would count otherwise."""
     if looked is not None and looked.joint is not None:
         confident, n_off = with_diagonal(looked.joint), looked.n_off
-        estimated = estimated_issues(confident, n_off, class_counts, calibrated=settings.calibrated)
+        estimated = estimated_issues(JointCounts(confident, n_off, class_counts), calibrated=settings.calibrated)
     elif counted.confident is not None:
         confident, n_off = counted.confident, 0
         estimated = issue_counts_finalize(confident.issue_counts(class_counts, calibrated=settings.calibrated))

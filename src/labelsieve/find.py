@@ -11,8 +11,6 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dask.utils import parse_bytes
-
 from labelsieve import forkpool, sinks
 from labelsieve.engine import Plan, choose_executor
 from labelsieve.errors import InvalidInputError
@@ -161,7 +159,7 @@ def find_label_issues(
             num_to_remove_per_class=num_to_remove_per_class,
             min_examples_per_class=min_examples_per_class,
         ),
-        executor=choose_executor(client, _bytes(max_memory), check_whole_number("retries", retries, 0)),
+        executor=choose_executor(client, max_memory, check_whole_number("retries", retries, 0)),
         batch_size=batch_size,
         partition_batches=partition_batches,
         n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=progress is not False),
@@ -244,7 +242,7 @@ def plan_label_issues(
             num_to_remove_per_class=num_to_remove_per_class,
             min_examples_per_class=min_examples_per_class,
         ),
-        executor=choose_executor(client, _bytes(max_memory)),
+        executor=choose_executor(client, max_memory),
         batch_size=batch_size,
         partition_batches=partition_batches,
         n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=False),
@@ -266,21 +264,6 @@ def _settings(*, method: str, rank_by: str | None, filter_by: str | None, rule: 
     by_class = filter_by in (None, "predicted_neq_given")
     default = "predicted_class" if by_class else "confident_joint"
     return Settings(method=method, filter_by=filter_by, rule=default if rule is None else rule, **choices)
-
-
-def _bytes(value: int | str | None) -> int | None:
-    """Read a number of bytes, or text such as "1GiB"."""
-    if value is None:
-        return None
-    if isinstance(value, str) and not any(map(str.isdecimal, value)):
-        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}')
-    try:
-        n_bytes = int(parse_bytes(value)) if isinstance(value, str) else check_whole_number("max_memory", value, 1)
-    except ValueError as error:
-        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}') from error
-    if n_bytes < 1:
-        raise InvalidInputError(f"max_memory must be at least 1 byte, not {value!r}")
-    return n_bytes
 
 
 def _output(output: str | os.PathLike[str], *inputs: Any) -> str:

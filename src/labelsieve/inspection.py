@@ -13,9 +13,9 @@ import numpy as np
 
 from labelsieve import ranking
 from labelsieve.checks import Findings
-from labelsieve.confident import ConfidentCounts, confident_combine
+from labelsieve.confident import confident_combine
 from labelsieve.filters import scores_of
-from labelsieve.joint import estimated_issues
+from labelsieve.joint import JointCounts, estimated_issues
 from labelsieve.kernels import RowSummary
 from labelsieve.partitions import Partition
 from labelsieve.reductions import (
@@ -29,25 +29,6 @@ from labelsieve.rereads import JointCounter
 from labelsieve.scores import Float64s, row_value_kernel
 from labelsieve.settings import Settings
 from labelsieve.tasks import Blocks, Finish, read_rows, widened
-
-
-@dataclass(frozen=True)
-class JointCounts:
-    """What the number of label issues is made of, by the confident joint.
-
-    Parameters
-    ----------
-    joint : ConfidentCounts
-        Rows by given label and the class as which they are counted.
-    n_off : int
-        Those off the diagonal whose label is not nearly predicted.
-    class_counts : (K,) int64
-        All rows of each label.
-    """
-
-    joint: ConfidentCounts
-    n_off: int
-    class_counts: Int64s
 
 
 @dataclass(frozen=True)
@@ -114,4 +95,4 @@ def num_issues(counts: IssueCounts | JointCounts, *, calibrated: bool) -> int:
     """Return the estimated number of label issues."""
     if isinstance(counts, IssueCounts):
         return issue_counts_finalize(counts)
-    return estimated_issues(counts.joint, counts.n_off, counts.class_counts, calibrated=calibrated)
+    return estimated_issues(counts, calibrated=calibrated)

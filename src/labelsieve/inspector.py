@@ -16,7 +16,8 @@ import numpy.typing as npt
 from labelsieve import engine, forkpool, ranking
 from labelsieve.checks import combine_findings, raise_or_warn
 from labelsieve.errors import InvalidInputError
-from labelsieve.inspection import Inspected, JointCounts, combine_counts, inspect, num_issues
+from labelsieve.inspection import Inspected, combine_counts, inspect, num_issues
+from labelsieve.joint import JointCounts
 from labelsieve.reductions import ClassSums, IssueCounts, adjusted_thresholds, class_sums_combine, class_sums_finalize
 from labelsieve.settings import Settings, check_whole_number
 from labelsieve.sources import open_labels, open_pred_probs

@@ -39,6 +39,7 @@ from labelsieve.engine import (
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
 from labelsieve.filtering import check_settings, choose, known_counts
 from labelsieve.issues import LabelIssues
+from labelsieve.joint import JointCounts, with_diagonal
 from labelsieve.limits import free_bytes, size
 from labelsieve.memory import ISSUE_BYTES, Auto, expected_issues, run_rows
 from labelsieve.names import ArrayIds, check_class_names, open_ids
@@ -56,6 +57,17 @@ from labelsieve.workdir import Records, Workdir
 _FEW_ISSUE_BYTES: Final = 32_000_000
 # Share of the free memory that a client of a cluster may take for that.
 _CLIENT_SHARE: Final = 0.5
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run that is ready to read, and the places where it keeps what it makes."""
+
+    run: Run
+    inputs: Inputs
+    plan: Plan
+    records: Records | None
+    stage: Stage | None
 
 
 @dataclass
@@ -100,18 +112,24 @@ class Job:
         self._names, self._ids = check_class_names(self.class_names, n_classes), open_ids(self.ids, n_rows)
         check_settings(self.settings, n_classes)
         with ExitStack() as stack:
-            workdir = None
-            if self.workdir is not None:
-                self._refuse_nested()
-                workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh))
-                self._check_owned = workdir.check_owned
-            issues = self._run_in(workdir, pair, stack, progress, started)
+            issues = self._steps(self._begin(pair, stack, progress), started)
         if self.output is not None:  # it has moved to its place
             group = ResultGroup(open_folder(self.output))
             found = StoredIssues(group, issues.num_issues)
             ids = None if issues.ids is None else StoredIds(group)
             issues = replace(issues, found=found, score_parts=StoredScores(group), ids=ids)
         return issues
+
+    def count(self, progress: bool | None) -> JointCounts:
+        """Read twice and count the confident joint, and no more."""
+        pair = open_pair(self.labels, self.pred_probs)
+        with ExitStack() as stack:
+            begun = self._begin(pair, stack, progress)
+            sums = self._read(begun).sums.dense()
+            looked = begun.run.reread(class_sums_finalize(sums))
+        if looked is None or looked.joint is None:
+            raise RuntimeError("the settings of a count ask for the confident joint")
+        return JointCounts(with_diagonal(looked.joint), looked.n_off, sums.counts)
 
     def plan(self) -> Plan:
         """Plan the run; nothing is read, owned or made."""
@@ -144,15 +162,13 @@ class Job:
         stores = {"workdir": self.workdir is not None, "output": self.output is not None}
         return make_plan(inputs, self.settings, self.executor, **stores, n_jobs=self.n_jobs)
 
-    def _run_in(
-        self,
-        workdir: Workdir | None,
-        pair: tuple[Opened, Opened],
-        stack: ExitStack,
-        progress: bool | None,
-        started: float,
-    ) -> LabelIssues:
-        """Plan, then run with what is kept in `workdir`, or in a temporary one."""
+    def _begin(self, pair: tuple[Opened, Opened], stack: ExitStack, progress: bool | None) -> _Begun:
+        """Plan, and make ready a run with what is kept in the workdir, or in a temporary one."""
+        workdir = None
+        if self.workdir is not None:
+            self._refuse_nested()
+            workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh))
+            self._check_owned = workdir.check_owned
         facts = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
         inputs = self._open(workdir, pair, facts)
         self.executor.check_reachable(inputs.reachability())
@@ -178,15 +194,12 @@ class Job:
             keep=not plan.stored,
             allow_zero_rows=self.allow_zero_rows,
         )
-        return self._steps(run, inputs, plan, records, stage, started)
+        return _Begun(run, inputs, plan, records, stage)
 
-    def _steps(
-        self, run: Run, inputs: Inputs, plan: Plan, records: Records | None, stage: Stage | None, started: float
-    ) -> LabelIssues:
+    def _steps(self, begun: _Begun, started: float) -> LabelIssues:
         """Read, count, rank, and write what is to be written."""
-        total = self._read(run, inputs)
-        self._check_owned()
-        raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=self.allow_zero_rows)
+        run, inputs, plan, stage = begun.run, begun.inputs, begun.plan, begun.stage
+        total = self._read(begun)
         sums = total.sums.dense()
         thresholds = class_sums_finalize(sums)
         looked = run.reread(thresholds)
@@ -194,7 +207,7 @@ class Job:
         known = known_counts(counted, looked, sums.counts, self.settings)
         # In memory the lowest scores are sorted once more, so a few too many do no harm.
         exactly = stage is not None or not self._fits(known.estimated, inputs, plan)
-        found = self._rank(run, inputs, plan, choose(run, known, exactly=exactly), records, stage)
+        found = self._rank(begun, choose(run, known, exactly=exactly))
         issues = LabelIssues(
             n_rows=inputs.grid.n_rows,
             n_classes=inputs.n_classes,
@@ -218,10 +231,9 @@ class Job:
             publish_result(stage.group, issues)
         return issues
 
-    def _rank(
-        self, run: Run, inputs: Inputs, plan: Plan, chosen: Chosen, records: Records | None, stage: Stage | None
-    ) -> IssueParts:
+    def _rank(self, begun: _Begun, chosen: Chosen) -> IssueParts:
         """Return the issues: in memory, or where the tasks write them."""
+        run, inputs, plan, records, stage = begun.run, begun.inputs, begun.plan, begun.records, begun.stage
         if stage is not None:
             stage.clear()
             return run.write(chosen, stage.group, stage.work, self._run_room(inputs, plan), rows_too=True)
@@ -253,11 +265,17 @@ class Job:
             notes=notes_of(total.findings),
         )
 
-    def _read(self, run: Run, inputs: Inputs) -> Partial:
-        if not forkpool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster):
-            return run.read()
-        with run.reading() as bar:
-            return run.adopt(forkpool.each_partition(inputs, run.summarise, self.n_jobs, advance=bar.advance))
+    def _read(self, begun: _Begun) -> Partial:
+        """Read all rows once, and raise for what is wrong with them."""
+        run, inputs = begun.run, begun.inputs
+        if forkpool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster):
+            with run.reading() as bar:
+                total = run.adopt(forkpool.each_partition(inputs, run.summarise, self.n_jobs, advance=bar.advance))
+        else:
+            total = run.read()
+        self._check_owned()
+        raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=self.allow_zero_rows)
+        return total
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that issues may take where they are put in order in this process."""

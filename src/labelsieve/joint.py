@@ -31,6 +31,25 @@ _MATRIX_CLASSES: Final = 1024
 
 
 @dataclass(frozen=True)
+class JointCounts:
+    """What the number of label issues is made of, by the confident joint.
+
+    Parameters
+    ----------
+    joint : ConfidentCounts
+        Rows by given label and the class as which they are counted.
+    n_off : int
+        Those off the diagonal whose label is not nearly predicted.
+    class_counts : (K,) int64
+        All rows of each label.
+    """
+
+    joint: ConfidentCounts
+    n_off: int
+    class_counts: Int64s
+
+
+@dataclass(frozen=True)
 class PruneCounts:
     """How many rows the pruning filters take.
 
@@ -86,21 +105,19 @@ def off_diagonal_rows(calibrated: ConfidentCounts) -> int:
     return int(calibrated.counts.sum(dtype=np.int64))
 
 
-def estimated_issues(joint: ConfidentCounts, n_off: int, class_counts: Int64s, *, calibrated: bool) -> int:
+def estimated_issues(counts: JointCounts, *, calibrated: bool) -> int:
     """Return the estimated number of label issues, as ``cleanlab.count.num_label_issues`` (2.9).
 
     Parameters
     ----------
-    joint : ConfidentCounts
-        As counted.
-    n_off : int
-        Rows off its diagonal whose label is not nearly predicted.
-    class_counts : (K,) int64
-        All rows of each label.
+    counts : JointCounts
+        Of all rows.
     calibrated : bool
         Whether to count off the diagonal of the calibrated joint.
     """
-    return off_diagonal_rows(calibrated_joint(with_diagonal(joint), class_counts)) if calibrated else n_off
+    if not calibrated:
+        return counts.n_off
+    return off_diagonal_rows(calibrated_joint(with_diagonal(counts.joint), counts.class_counts))
 
 
 def prune_counts(

@@ -76,14 +76,14 @@ class Settings:
     min_examples_per_class: int = 1
 
     def __post_init__(self) -> None:
-        _one_of("method", self.method, METHODS)
-        _one_of("estimation_method", self.estimation_method, ESTIMATION_METHODS)
-        _one_of("rule", self.rule, RULES)
+        check_one_of("method", self.method, METHODS)
+        check_one_of("estimation_method", self.estimation_method, ESTIMATION_METHODS)
+        check_one_of("rule", self.rule, RULES)
         check_flag("adjust_pred_probs", self.adjust_pred_probs)
         if self.adjust_pred_probs and self.method == "confidence_weighted_entropy":
             raise InvalidInputError("adjust_pred_probs is not defined for confidence_weighted_entropy")
         if self.filter_by is not None:
-            _one_of("filter_by", self.filter_by, FILTERS)
+            check_one_of("filter_by", self.filter_by, FILTERS)
             if self.rule != "confident_joint" and self.filter_by != "predicted_neq_given":
                 raise InvalidInputError(f"filter_by={self.filter_by!r} counts by rule='confident_joint' only")
         object.__setattr__(self, "frac_noise", _share("frac_noise", self.frac_noise))
@@ -178,7 +178,8 @@ def check_whole_number(name: str, value: object, at_least: int, otherwise: str =
     return int(value)
 
 
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of the `allowed` words."""
     if not isinstance(value, str) or value not in allowed:
         raise InvalidInputError(f"{name} must be one of {', '.join(allowed)}; not {value!r}")
 

@@ -10,21 +10,23 @@ import sys
 from typing import Any
 
 import dask
+from dask.utils import parse_bytes
 
 from labelsieve.engine.executors import Executor, LocalExecutor
 from labelsieve.engine.on_cluster import ClusterExecutor
-from labelsieve.errors import InputTypeError, TaskFailedError
+from labelsieve.errors import InputTypeError, InvalidInputError, TaskFailedError
+from labelsieve.settings import check_whole_number
 
 
-def choose_executor(client: Any = None, max_memory: int | None = None, retries: int = 0) -> Executor:
+def choose_executor(client: Any = None, max_memory: int | str | None = None, retries: int = 0) -> Executor:
     """Return who runs the tasks: `client`, the active one, or Dask's local scheduler.
 
     Parameters
     ----------
     client : distributed.Client, optional
         Goes first.
-    max_memory : int, optional
-        Bytes for each process.
+    max_memory : int or str, optional
+        Bytes for each process, or text such as ``"1GiB"``.
     retries : int
         How often a failed task is tried again.
 
@@ -32,9 +34,12 @@ def choose_executor(client: Any = None, max_memory: int | None = None, retries: 
     ------
     InputTypeError
         If `client` is none.
+    InvalidInputError
+        For a `max_memory` that is no size.
     TaskFailedError
         For a cluster without workers.
     """
+    limit = _bytes(max_memory)
     if client is None:
         client = active_client()
     elif not (hasattr(client, "scheduler_info") and hasattr(client, "gather")):
@@ -43,7 +48,7 @@ def choose_executor(client: Any = None, max_memory: int | None = None, retries: 
         raise InputTypeError("client is asynchronous: give a synchronous distributed.Client")
     elif client.status == "closed":
         raise TaskFailedError("client is closed: connect a new distributed.Client")
-    return LocalExecutor(max_memory, retries) if client is None else ClusterExecutor(client, max_memory, retries)
+    return LocalExecutor(limit, retries) if client is None else ClusterExecutor(client, limit, retries)
 
 
 def active_client() -> Any:
@@ -69,3 +74,18 @@ def _in_worker(distributed: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _bytes(value: int | str | None) -> int | None:
+    """Read a number of bytes, or text such as "1GiB"."""
+    if value is None:
+        return None
+    if isinstance(value, str) and not any(map(str.isdecimal, value)):
+        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}')
+    try:
+        n_bytes = int(parse_bytes(value)) if isinstance(value, str) else check_whole_number("max_memory", value, 1)
+    except ValueError as error:
+        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}') from error
+    if n_bytes < 1:
+        raise InvalidInputError(f"max_memory must be at least 1 byte, not {value!r}")
+    return n_bytes

@@ -1,0 +1,335 @@
+"""The counts of confident learning at any size: the confident joint, and what is estimated from it.
+
+Covers: `num_label_issues`, `compute_confident_joint`, `estimate_joint` and `estimate_latent`, named and defined as in
+``cleanlab.count`` (2.9).
+Does not cover: which rows are the issues (`labelsieve.find_label_issues` with ``filter_by``), the arithmetic (`joint`,
+`latent`), the two reads (`job`).
+
+Matrices are sparse: of K x K places those that occur, as `scipy.sparse.csr_array` (the extra ``sparse``); with
+``dense=True`` they are full NumPy arrays, as cleanlab returns them. Rows are given labels and columns are true classes,
+but for the inverse noise matrix, where it is the other way round.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypedDict, Unpack
+
+import numpy as np
+
+from labelsieve.engine import choose_executor
+from labelsieve.errors import InvalidInputError
+from labelsieve.job import Job
+from labelsieve.joint import JointCounts, calibrated_joint, estimated_issues, off_diagonal_rows
+from labelsieve.latent import PY_METHODS, latent
+from labelsieve.matrices import Entries, check_sparse, entries_of
+from labelsieve.memory import Auto
+from labelsieve.reductions import Float64s, Int64s
+from labelsieve.settings import ESTIMATION_METHODS, Settings, check_flag, check_one_of, check_whole_number
+from labelsieve.sources import Source, open_labels, open_pred_probs
+
+__all__ = ["compute_confident_joint", "estimate_joint", "estimate_latent", "num_label_issues"]
+
+_CUSTOM = "off_diagonal_custom"
+
+
+class RunOptions(TypedDict, total=False):
+    """How a count reads; as in `labelsieve.find_label_issues`."""
+
+    batch_size: int | Auto
+    partition_batches: int | Auto
+    allow_zero_rows: bool
+    progress: bool | None
+    client: Any
+    workdir: str | os.PathLike[str] | None
+    fresh: bool
+    max_memory: int | str | None
+    retries: int
+
+
+def num_label_issues(
+    labels: Any,
+    pred_probs: Any,
+    *,
+    confident_joint: Any = None,
+    estimation_method: str = "off_diagonal",
+    **options: Unpack[RunOptions],
+) -> int:
+    """Estimate how many labels are wrong, by the confident joint.
+
+    Parameters
+    ----------
+    labels : (N,) array-like of int
+        Given labels; anything that `labelsieve.find_label_issues` takes.
+    pred_probs : (N, K) array-like of float
+        Out-of-sample probabilities, of the same kinds; read twice. For ``off_diagonal_custom`` only K is looked at.
+    confident_joint : (K, K) array or sparse array, optional
+        Counts by given label and true class, for ``off_diagonal_custom`` alone.
+    estimation_method : {"off_diagonal", "off_diagonal_calibrated", "off_diagonal_custom"}
+        Rows counted off the diagonal whose label is not predicted, or nearly so; or rows off the diagonal of the joint
+        that is calibrated to all rows of each label; or of `confident_joint`, calibrated.
+    **options
+        ``batch_size``, ``partition_batches``, ``allow_zero_rows``, ``progress``, ``client``, ``workdir``, ``fresh``,
+        ``max_memory``, ``retries``: as in `labelsieve.find_label_issues`.
+
+    Returns
+    -------
+    int
+        Estimated number of label issues.
+
+    Raises
+    ------
+    InvalidInputError
+        A ValueError, for bad data, and for a joint that is missing, or is given and would not be used.
+
+    Examples
+    --------
+    >>> from labelsieve import count
+    >>> labels = [0, 0, 1, 1, 1]
+    >>> pred_probs = [[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]]
+    >>> count.num_label_issues(labels, pred_probs)
+    1
+    """
+    check_one_of("estimation_method", estimation_method, (*ESTIMATION_METHODS, _CUSTOM))
+    if estimation_method == _CUSTOM:
+        if confident_joint is None:
+            raise InvalidInputError(f"estimation_method={_CUSTOM!r} needs a confident_joint")
+        entries = entries_of("confident_joint", confident_joint)
+        n_classes = int(open_pred_probs(pred_probs).shape[1])
+        if entries.size != n_classes:
+            raise InvalidInputError(f"confident_joint has {entries.size:,} classes, pred_probs {n_classes:,}")
+        return off_diagonal_rows(calibrated_joint(entries.counts(), _class_counts(labels, n_classes)))
+    if confident_joint is not None:
+        raise InvalidInputError(
+            f"a confident_joint is used by estimation_method={_CUSTOM!r} only; {estimation_method!r} counts its own"
+        )
+    counts = _counted(labels, pred_probs, estimation_method, **options)
+    return estimated_issues(counts, calibrated=estimation_method == "off_diagonal_calibrated")
+
+
+def compute_confident_joint(
+    labels: Any, pred_probs: Any, *, calibrate: bool = True, dense: bool = False, **options: Unpack[RunOptions]
+) -> Any:
+    """Count rows by their given label and the class that they confidently belong to.
+
+    A row reaches a class where its probability is at least the mean probability of that class over the rows labelled
+    with it, less 1e-6. It counts as the class that it reaches; as the predicted one where it reaches several; and not
+    at all where it reaches none. The diagonal is at least 1.
+
+    Parameters
+    ----------
+    labels : (N,) array-like of int
+        Given labels; anything that `labelsieve.find_label_issues` takes.
+    pred_probs : (N, K) array-like of float
+        Out-of-sample probabilities, of the same kinds; read twice.
+    calibrate : bool
+        Whether to scale the counts of each label to all of its rows, and round them.
+    dense : bool
+        Whether to return a full matrix: 8 K**2 bytes.
+    **options
+        As in `num_label_issues`.
+
+    Returns
+    -------
+    (K, K) scipy.sparse.csr_array or array of int64
+        Counts by given label (rows) and true class (columns).
+
+    Raises
+    ------
+    InvalidInputError
+        A ValueError, for bad data.
+    MissingDependencyError
+        Without SciPy, unless `dense`.
+
+    Examples
+    --------
+    >>> from labelsieve import count
+    >>> labels = [0, 0, 1, 1, 1]
+    >>> pred_probs = [[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]]
+    >>> count.compute_confident_joint(labels, pred_probs, dense=True)
+    array([[2, 0],
+           [1, 2]])
+    >>> count.compute_confident_joint(labels, pred_probs, calibrate=False).nnz
+    3
+    """
+    check_flag("calibrate", calibrate)
+    check_flag("dense", dense)
+    check_sparse(dense=dense)
+    counts = _counted(labels, pred_probs, **options)
+    joint = calibrated_joint(counts.joint, counts.class_counts) if calibrate else counts.joint
+    return Entries.of(joint).matrix(dense=dense)
+
+
+def estimate_joint(
+    labels: Any,
+    pred_probs: Any = None,
+    *,
+    confident_joint: Any = None,
+    dense: bool = False,
+    **options: Unpack[RunOptions],
+) -> Any:
+    """Estimate the joint distribution of given labels and true classes.
+
+    Parameters
+    ----------
+    labels : (N,) array-like of int or None
+        Given labels. None takes `confident_joint` as calibrated already.
+    pred_probs : (N, K) array-like of float, optional
+        Out-of-sample probabilities; not needed with `confident_joint`.
+    confident_joint : (K, K) array or sparse array, optional
+        Counts by given label and true class; counted from `pred_probs` by default.
+    dense : bool
+        Whether to return a full matrix.
+    **options
+        As in `num_label_issues`.
+
+    Returns
+    -------
+    (K, K) scipy.sparse.csr_array or array of float64
+        Shares that add up to 1, and by row to the shares of the labels.
+
+    Raises
+    ------
+    InvalidInputError
+        A ValueError, for bad data, or if neither or both of `pred_probs` and `confident_joint` are of use.
+    MissingDependencyError
+        Without SciPy, unless `dense`.
+
+    Examples
+    --------
+    >>> from labelsieve import count
+    >>> count.estimate_joint([0, 0, 1, 1, 1], confident_joint=[[2, 0], [1, 2]], dense=True)
+    array([[0.4, 0. ],
+           [0.2, 0.4]])
+    """
+    check_flag("dense", dense)
+    check_sparse(dense=dense)
+    if confident_joint is not None:
+        entries = entries_of("confident_joint", confident_joint)
+        if labels is not None:
+            class_counts = _class_counts(labels, entries.size)
+            entries = Entries.of(calibrated_joint(entries.counts(), class_counts))
+    elif pred_probs is None or labels is None:
+        raise InvalidInputError("give pred_probs and labels, or a confident_joint")
+    else:
+        counts = _counted(labels, pred_probs, **options)
+        entries = Entries.of(calibrated_joint(counts.joint, counts.class_counts))
+    total = float(entries.values.sum())
+    if not total:
+        raise InvalidInputError("confident_joint has no counts")
+    return Entries(entries.size, entries.rows, entries.columns, entries.values / total).matrix(dense=dense)
+
+
+def estimate_latent(
+    confident_joint: Any,
+    labels: Any,
+    *,
+    py_method: str = "cnt",
+    converge_latent_estimates: bool = False,
+    dense: bool = False,
+) -> tuple[Float64s, Any, Any]:
+    """Estimate the prior of the true classes, the noise matrix, and its inverse.
+
+    Parameters
+    ----------
+    confident_joint : (K, K) array or sparse array
+        Counts by given label and true class, as `compute_confident_joint` returns them.
+    labels : (N,) array-like of int
+        Given labels; only they are read.
+    py_method : {"cnt", "eqn", "marginal", "marginal_ps"}
+        How the prior is estimated; ``eqn`` inverts the noise matrix, which then is full for a while.
+    converge_latent_estimates : bool
+        Whether to make the three agree with each other.
+    dense : bool
+        Whether to return full matrices.
+
+    Returns
+    -------
+    py : (K,) float64
+        Estimated share of each true class.
+    noise_matrix : (K, K) scipy.sparse.csr_array or array of float64
+        ``P(given label | true class)``: labels by row, classes by column, columns add up to 1.
+    inverse_noise_matrix : (K, K) scipy.sparse.csr_array or array of float64
+        ``P(true class | given label)``: classes by row, labels by column, columns add up to 1.
+
+    Raises
+    ------
+    InvalidInputError
+        A ValueError, for bad data, or ``eqn`` without an inverse.
+    MissingDependencyError
+        Without SciPy, unless `dense`.
+
+    Examples
+    --------
+    >>> from labelsieve import count
+    >>> py, noise, inverse = count.estimate_latent([[2, 0], [1, 2]], [0, 0, 1, 1, 1], dense=True)
+    >>> py.round(2), noise.round(2).tolist(), inverse.round(2).tolist()
+    (array([0.6, 0.4]), [[0.67, 0.0], [0.33, 1.0]], [[1.0, 0.33], [0.0, 0.67]])
+    """
+    check_flag("dense", dense)
+    check_flag("converge_latent_estimates", converge_latent_estimates)
+    check_one_of("py_method", py_method, PY_METHODS)
+    check_sparse(dense=dense)
+    entries = entries_of("confident_joint", confident_joint)
+    class_counts = _class_counts(labels, entries.size)
+    py, noise, inverse = latent(entries, class_counts, py_method, converge=converge_latent_estimates)
+    return py, noise.matrix(dense=dense), inverse.matrix(dense=dense)
+
+
+def _counted(
+    labels: Any,
+    pred_probs: Any,
+    estimation_method: str = "off_diagonal",
+    *,
+    batch_size: int | Auto = "auto",
+    partition_batches: int | Auto = "auto",
+    allow_zero_rows: bool = False,
+    progress: bool | None = None,
+    client: Any = None,
+    workdir: str | os.PathLike[str] | None = None,
+    fresh: bool = False,
+    max_memory: int | str | None = None,
+    retries: int = 2,
+) -> JointCounts:
+    check_flag("allow_zero_rows", allow_zero_rows)
+    check_flag("fresh", fresh)
+    return Job(
+        labels,
+        pred_probs,
+        settings=Settings(estimation_method=estimation_method, rule="confident_joint"),
+        executor=choose_executor(client, max_memory, check_whole_number("retries", retries, 0)),
+        batch_size=batch_size,
+        partition_batches=partition_batches,
+        n_jobs=1,
+        allow_zero_rows=allow_zero_rows,
+        workdir=workdir,
+        fresh=fresh,
+        output=None,
+    ).count(progress)
+
+
+def _class_counts(labels: Any, n_classes: int) -> Int64s:
+    """Count labels by class, some at a time."""
+    total, opened, first = np.zeros(n_classes, np.int64), open_labels(labels), 0
+    for some in _pieces(opened):
+        outside = np.flatnonzero((some < 0) | (some >= n_classes))
+        if len(outside):
+            raise InvalidInputError(
+                f"label {some[outside[0]]} in row {first + outside[0]:,} is outside 0..{n_classes - 1}"
+            )
+        total += np.bincount(some.astype(np.int64), minlength=n_classes)
+        first += len(some)
+    if not first:
+        raise InvalidInputError("labels has no rows")
+    return total
+
+
+def _pieces(opened: Any) -> Any:
+    if isinstance(opened, Source):
+        step = opened.row_chunk or 1 << 20
+        with opened.open(0, opened.n_rows) as rows:
+            for start in range(0, opened.n_rows, step):
+                yield rows.read(start, min(start + step, opened.n_rows))
+    else:
+        for block in opened.blocks:
+            yield np.asarray(block)
