@@ -26,7 +26,8 @@ LAYERS = [
     {"settings", "checks"},
     {"scores"},
     {"kernels"},
-    {"reductions", "memory"},
+    {"reductions", "grids"},
+    {"memory"},
     {"ranking", "storage", "confident", "looks"},
     {"health", "joint", "class_ranking", "partials"},
     {"filters", "matrices"},
@@ -66,7 +67,7 @@ LAYERS = [
     {"__main__"},
 ]
 PURE = [
-    *("kernels", "scores", "reductions", "ranking", "checks", "settings", "memory"),
+    *("kernels", "scores", "reductions", "ranking", "checks", "settings", "memory", "grids"),
     *("confident", "looks", "joint", "class_ranking", "filters"),
 ]
 # Each with its reason: engine builds the graphs and runs them, progress listens to them, sources, results and stored

@@ -14,7 +14,7 @@ from dask.utils import parse_bytes
 import draws
 import labelsieve
 import naive
-from labelsieve import MemoryLimitError, memory, plan_label_issues, sources
+from labelsieve import MemoryLimitError, grids, memory, plan_label_issues, sources
 from labelsieve.engine import executors
 from labelsieve.limits import size
 from labelsieve.memory import INTERPRETER_BYTES, Need
@@ -181,7 +181,7 @@ def test_bytes_to_read_are_as_planned_also_where_chunks_are_decoded_again(
     array = zarr.create_array(CountingStore(), shape=PROBS.shape, chunks=(500, 5), dtype=PROBS.dtype)
     array[:] = PROBS
     # Where a batch's share of the memory is small, batches are smaller than stored chunks.
-    monkeypatch.setattr(memory, "_BATCH_SHARE", share)
+    monkeypatch.setattr(grids, "_BATCH_SHARE", share)
     monkeypatch.setattr("labelsieve.partitions.STRIP_BYTES", 30 * 5 * 8)  # or batches that small were read together
     choices = {"max_memory": 10**9, "batch_size": 500, "partition_batches": partition_batches, **settings}
     with dask.config.set(num_workers=2):

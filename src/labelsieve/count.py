@@ -19,11 +19,11 @@ import numpy as np
 
 from labelsieve.engine import choose_executor
 from labelsieve.errors import InvalidInputError
+from labelsieve.grids import Auto
 from labelsieve.job import Job
 from labelsieve.joint import JointCounts, calibrated_joint, estimated_issues, off_diagonal_rows
 from labelsieve.latent import PY_METHODS, latent
 from labelsieve.matrices import Entries, check_sparse, entries_of
-from labelsieve.memory import Auto
 from labelsieve.reductions import Float64s, Int64s
 from labelsieve.settings import ESTIMATION_METHODS, Settings, check_flag, check_one_of, check_whole_number
 from labelsieve.sources import Source, open_labels, open_pred_probs

@@ -14,9 +14,9 @@ from typing import Any
 from labelsieve import forkpool, sinks
 from labelsieve.engine import Plan, choose_executor
 from labelsieve.errors import InvalidInputError
+from labelsieve.grids import Auto
 from labelsieve.issues import LabelIssues
 from labelsieve.job import Job
-from labelsieve.memory import Auto
 from labelsieve.settings import Settings, check_flag, check_whole_number
 
 

@@ -30,7 +30,7 @@ import psutil
 from labelsieve.engine import Inputs
 from labelsieve.engine.readers import located
 from labelsieve.errors import ForkedWorkerError, warn
-from labelsieve.memory import Grid
+from labelsieve.grids import Grid
 from labelsieve.partitions import Partition
 from labelsieve.reductions import Float64s
 from labelsieve.settings import check_whole_number

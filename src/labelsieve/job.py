@@ -38,10 +38,11 @@ from labelsieve.engine import (
 )
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
 from labelsieve.filtering import check_settings, choose, known_counts
+from labelsieve.grids import Auto
 from labelsieve.issues import LabelIssues
 from labelsieve.joint import JointCounts, with_diagonal
 from labelsieve.limits import free_bytes, size
-from labelsieve.memory import ISSUE_BYTES, Auto, expected_issues, run_rows
+from labelsieve.memory import ISSUE_BYTES, expected_issues, run_rows
 from labelsieve.names import ArrayIds, check_class_names, open_ids
 from labelsieve.partials import Partial
 from labelsieve.reductions import class_means, class_sums_finalize

@@ -17,8 +17,8 @@ from labelsieve import forkpool
 from labelsieve.errors import InvalidInputError
 from labelsieve.find import find_label_issues
 from labelsieve.forkpool import split_arr
+from labelsieve.grids import Auto
 from labelsieve.inspector import LabelInspector
-from labelsieve.memory import Auto
 from labelsieve.settings import Settings
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]

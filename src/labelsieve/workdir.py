@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from labelsieve.errors import WorkdirError
+from labelsieve.grids import Grid
 from labelsieve.kernels import RowSummary
-from labelsieve.memory import Grid
 from labelsieve.ownership import owned
 from labelsieve.records import Columns, Record, RecordWriter, TornRecordError
 from labelsieve.storage import Folder, LocalFolder, open_folder

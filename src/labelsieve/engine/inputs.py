@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from labelsieve import memory
+from labelsieve import grids, memory
 from labelsieve.engine.executors import Executor
 from labelsieve.engine.readers import Reader
 from labelsieve.errors import warn
@@ -45,7 +45,7 @@ class Inputs:
     ----------
     opened_labels, opened_pred_probs : Source or dask.array.Array
         What tasks read, or a user's own Dask array, which has to be computed.
-    grid : memory.Grid
+    grid : grids.Grid
         Batches and partitions.
     held_bytes : int
         Memory that the inputs themselves take: labels read first, a Dask array kept between two reads.
@@ -55,7 +55,7 @@ class Inputs:
 
     opened_labels: Opened
     opened_pred_probs: Opened
-    grid: memory.Grid
+    grid: grids.Grid
     held_bytes: int = 0
     labels_first: bool = False
 
@@ -234,7 +234,7 @@ def keep_for_rereads(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs
     return inputs
 
 
-def _as_dask_array(name: str, opened: Opened, grid: memory.Grid) -> da.Array:
+def _as_dask_array(name: str, opened: Opened, grid: grids.Grid) -> da.Array:
     """Return a lazy Dask array with one chunk a batch of `grid`."""
     chunks = (grid.batch_rows, *((size,) for size in opened.shape[1:]))
     if not isinstance(opened, Source):

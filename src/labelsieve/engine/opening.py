@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
-from labelsieve import memory
+from labelsieve import grids
 from labelsieve.engine.choice import choose_executor
 from labelsieve.engine.executors import Executor
 from labelsieve.engine.inputs import Inputs, forkable
@@ -64,11 +64,11 @@ def open_inputs(
     labels: Any,
     pred_probs: Any,
     *,
-    batch_size: int | memory.Auto = "auto",
-    partition_batches: int | memory.Auto = "auto",
+    batch_size: int | grids.Auto = "auto",
+    partition_batches: int | grids.Auto = "auto",
     n_jobs: int = 1,
     executor: Executor | None = None,
-    grid: memory.Grid | None = None,
+    grid: grids.Grid | None = None,
     read: bool = True,
 ) -> Inputs:
     """Open both inputs, hold them against each other, and lay them out on one grid of batches.
@@ -85,7 +85,7 @@ def open_inputs(
         Processes that are to share the work; 1 leaves it to Dask's threads.
     executor : Executor, optional
         Who will read; the active client or threads by default.
-    grid : memory.Grid, optional
+    grid : grids.Grid, optional
         The grid of an earlier run, whose partitions are kept.
     read : bool
         Whether labels that are to be read first are read now; `Inputs.read_labels` does it later.
@@ -96,7 +96,7 @@ def open_inputs(
         For what can be refused without reading.
     """
     opened_labels, opened = open_pair(labels, pred_probs)
-    memory.check_sizes(batch_size, partition_batches)
+    grids.check_sizes(batch_size, partition_batches)
     executor = executor or choose_executor()
     forking = n_jobs > 1 and not executor.is_cluster and forkable(opened_labels, opened)
     n_threads = n_jobs if forking else executor.all_threads
@@ -124,14 +124,14 @@ def _source_grid(
     source: Source,
     n_threads: int,
     executor: Executor,
-    batch_size: int | memory.Auto,
-    partition_batches: int | memory.Auto,
+    batch_size: int | grids.Auto,
+    partition_batches: int | grids.Auto,
     min_batch_bytes: int,
-) -> memory.Grid:
+) -> grids.Grid:
     """Plan the grid of stored rows, with smaller automatic batches as long as these are what does not fit."""
     limit = executor.limit * executor.n_processes
     while True:
-        grid = memory.plan_grid(
+        grid = grids.plan_grid(
             source.n_rows,
             source.row_bytes,
             source.row_chunk,
@@ -150,7 +150,7 @@ def _source_grid(
         limit = limit * 3 // 4
 
 
-def _read_first(labels: Opened, grid: memory.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
+def _read_first(labels: Opened, grid: grids.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
     """Tell whether labels are read first: small, or every partition would have to decode the same chunk of them."""
     if (
         not isinstance(labels, Source)
@@ -163,7 +163,7 @@ def _read_first(labels: Opened, grid: memory.Grid, executor: Executor, n_classes
     return small or labels.row_chunk > grid.largest_batch * grid.partition_batches
 
 
-def _warn_of_pieces(source: Source, grid: memory.Grid, n_threads: int) -> None:
+def _warn_of_pieces(source: Source, grid: grids.Grid, n_threads: int) -> None:
     stored = min(source.row_chunk or 0, source.n_rows)
     if stored > grid.largest_batch:
         warn(
@@ -173,7 +173,7 @@ def _warn_of_pieces(source: Source, grid: memory.Grid, n_threads: int) -> None:
         )
 
 
-def _is_cut(row_chunk: int, grid: memory.Grid) -> bool:
+def _is_cut(row_chunk: int, grid: grids.Grid) -> bool:
     """Tell whether batches cut stored chunks, each of which would be decoded again by the next batch."""
     if isinstance(grid.batches, int):
         return grid.n_batches > 1 and grid.batches % row_chunk != 0
@@ -184,15 +184,15 @@ def _whole_rows(array: da.Array) -> da.Array:
     """Return a user's Dask array with chunks that span all classes, its own wherever they do."""
     if len(array.chunks[1]) == 1:
         return array
-    rows = max(1, memory.BATCH_BYTES // (array.shape[1] * array.dtype.itemsize))
+    rows = max(1, grids.BATCH_BYTES // (array.shape[1] * array.dtype.itemsize))
     return array.rechunk({0: min(rows, max(array.chunks[0])), 1: -1})
 
 
-def _dask_grid(array: da.Array, n_threads: int, partition_batches: int | memory.Auto) -> memory.Grid:
+def _dask_grid(array: da.Array, n_threads: int, partition_batches: int | grids.Auto) -> grids.Grid:
     """Take the row chunks of a Dask array as batches; a task holds all its blocks at once, so few make a partition."""
     if partition_batches == "auto":
         largest = max(array.chunks[0]) * array.shape[1] * array.dtype.itemsize
         partition_batches = min(
-            max(1, memory.BATCH_BYTES // max(1, largest)), memory.group_size(largest, array.nbytes, n_threads)
+            max(1, grids.BATCH_BYTES // max(1, largest)), grids.group_size(largest, array.nbytes, n_threads)
         )
-    return memory.Grid(len(array), array.chunks[0], int(partition_batches))
+    return grids.Grid(len(array), array.chunks[0], int(partition_batches))

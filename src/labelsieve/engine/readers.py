@@ -18,7 +18,8 @@ from labelsieve.errors import (
     TaskFailedError,
     UnreadableDataError,
 )
-from labelsieve.memory import Grid, Span
+from labelsieve.grids import Grid
+from labelsieve.memory import Span
 from labelsieve.partitions import Partition
 from labelsieve.runs import Stretch
 from labelsieve.sources import Source
