@@ -62,7 +62,7 @@ LAYERS = [
     {"inspector"},
     {"label_issues_batched"},
     {""},  # the package itself
-    {"demo", "console"},
+    {"demo", "console", "options"},
     {"cli"},
     {"__main__"},
 ]

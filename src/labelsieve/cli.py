@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,24 +33,10 @@ from labelsieve.errors import (
 from labelsieve.find import find_label_issues, plan_label_issues
 from labelsieve.issues import load
 from labelsieve.names import read_class_names
+from labelsieve.options import CLUSTER, PAGE, RUN
 from labelsieve.report import check_page, check_report
-from labelsieve.settings import ESTIMATION_METHODS, METHODS
 from labelsieve.sources import open_pred_probs
 from labelsieve.urls import redacted
-
-
-class _WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
-    """A whole number of at least 1, or one word."""
-
-    def __init__(self, word: str, value: Any) -> None:
-        self.word, self.value, self.name = word, value, f"{word}|N"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if value == self.word or not isinstance(value, str):
-            return self.value if value == self.word else value
-        if not value.isdecimal() or int(value) < 1:
-            self.fail(f"{value!r} is neither {self.word!r} nor a whole number of at least 1", param, ctx)
-        return int(value)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -59,70 +45,10 @@ def cli() -> None:
     """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Put some options on a command, in the order given."""
-
-    def put(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return put
-
-
-_RUN = _options(
-    click.argument("labels"),
-    click.argument("pred_probs"),
-    click.option(
-        "--batch-size", type=_WholeNumberOr("auto", "auto"), default="auto", show_default=True, help="Rows held."
-    ),
-    click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="Quality score."),
-    click.option("--adjust-pred-probs", is_flag=True, help="Subtract the class thresholds before scoring."),
-    click.option("--max-memory", metavar="SIZE", help="Most own memory of the process, or of each worker: 1GiB."),
-    click.option(
-        "-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write."
-    ),
-    click.option(
-        "--estimation-method",
-        type=click.Choice(ESTIMATION_METHODS),
-        default=ESTIMATION_METHODS[0],
-        show_default=True,
-        help="How issues are counted.",
-    ),
-    click.option(
-        "--n-jobs",
-        type=_WholeNumberOr("cores", None),
-        default="1",
-        show_default=True,
-        help="Forked processes for .npy files, on Linux; 1 runs on Dask's threads.",
-    ),
-    click.option("--workdir", metavar="DIR|URL", help="Keep finished partitions there, for a killed run to go on."),
-    click.option("--fresh", is_flag=True, help="Forget what is in the workdir."),
-    click.option("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
-    click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Tries after a failure."),
-    click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Worst rows to print."),
-    click.option("--class-names", type=click.Path(path_type=Path), help="A name a line, or a JSON list."),
-    click.option("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, or a name a line."),
-    click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors."),
-    click.option("--report", "page", type=click.Path(path_type=Path), help="Write a page for a browser: report.html."),
-)
-_PAGE = _options(
-    click.option("--images", metavar="FILE", help="Pictures of the rows for the page: (N, H, W) .npy or Zarr."),
-    click.option("--texts", metavar="FILE", help="Texts of the rows for the page, one a line."),
-    click.option("--rows", type=click.IntRange(min=0), default=100, show_default=True, help="Worst rows on the page."),
-)
-_CLUSTER = _options(
-    click.option("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler: tcp://host:8786."),
-    click.option("--workers", type=click.IntRange(min=1), help="Start a local cluster of that many processes."),
-    click.option("--threads", type=click.IntRange(min=1), help="Threads of each process."),
-    click.option("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
-)
-
-
 @cli.command()
-@_RUN
-@_PAGE
-@_CLUSTER
+@RUN
+@PAGE
+@CLUSTER
 def find(
     labels: str,
     pred_probs: str,
@@ -185,9 +111,9 @@ def find(
 
 
 @cli.command()
-@_RUN
-@_PAGE
-@_CLUSTER
+@RUN
+@PAGE
+@CLUSTER
 def plan(
     labels: str,
     pred_probs: str,
@@ -219,7 +145,7 @@ def plan(
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="The page."
 )
-@_PAGE
+@PAGE
 def report(result: str, output: Path, images: str | None, texts: str | None, rows: int) -> None:
     """Write a page for a browser about a result that was saved.
 

@@ -19,9 +19,10 @@ def summary_text(issues: LabelIssues) -> str:
     present = thresholds[thresholds < ABSENT_THRESHOLD]
     absent = len(thresholds) - len(present)
     passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
+    by = f", by {issues.settings.filter_by}" if issues.settings.filter_by else ""
     return (
         f"{issues.n_rows:,} rows, {issues.n_classes:,} classes\n"
-        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_rows:.2%})\n"
+        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_rows:.2%}){by}\n"
         f"confident thresholds {present.min():.4f} to {present.max():.4f}"
         + (f", {absent:,} classes without rows" if absent else "")
         + f"\n{size(facts.bytes_read)} read in {passes}, {facts.seconds:.2f} s, "

@@ -43,6 +43,8 @@ class Known:
         All rows of each label.
     estimated : int
         Estimated number of issues, no more than there are rows.
+    note : str
+        What is odd about the counts; empty if nothing is.
     """
 
     counted: Counted
@@ -50,6 +52,7 @@ class Known:
     n_off: int
     class_counts: Int64s
     estimated: int
+    note: str = ""
 
 
 def check_settings(settings: Settings, n_classes: int) -> None:
@@ -66,16 +69,16 @@ def check_settings(settings: Settings, n_classes: int) -> None:
 def known_counts(counted: Counted, looked: Looked | None, class_counts: Int64s, settings: Settings) -> Known:
     """Return the counts by the settings' rule; warn where the exact rule would count otherwise."""
     if looked is not None and looked.joint is not None:
-        confident, n_off = with_diagonal(looked.joint), looked.n_off
-        estimated = estimated_issues(JointCounts(confident, n_off, class_counts), calibrated=settings.calibrated)
-    elif counted.confident is not None:
-        confident, n_off = counted.confident, 0
-        estimated = issue_counts_finalize(confident.issue_counts(class_counts, calibrated=settings.calibrated))
-        if settings.filter_by is None:
-            warn_of_undecided(confident)
-    else:
+        counts = JointCounts(with_diagonal(looked.joint), looked.n_off, class_counts)
+        estimated = estimated_issues(counts, calibrated=settings.calibrated)
+        return Known(counted, counts.joint, counts.n_off, class_counts, estimated)
+    if counted.confident is None:
         raise RuntimeError("either the count or a second look gives the confident rows")
-    return Known(counted, confident, n_off, class_counts, min(estimated, int(class_counts.sum())))
+    of_class = counted.confident.issue_counts(class_counts, calibrated=settings.calibrated)
+    note = _undecided(counted.confident) if settings.filter_by is None else ""
+    if note:
+        warn(note)
+    return Known(counted, counted.confident, 0, class_counts, issue_counts_finalize(of_class), note)
 
 
 def choose(run: Run, known: Known, *, exactly: bool) -> Chosen:
@@ -112,12 +115,13 @@ def _pruned(run: Run, prune: PruneCounts, class_counts: Int64s) -> Chosen:
     return run.lowest_of_classes(prune.of_class, class_counts) & run.largest_margins(prune)
 
 
-def warn_of_undecided(confident: ConfidentCounts) -> None:
-    """Warn where many rows are left out that the confident joint may count."""
+def _undecided(confident: ConfidentCounts) -> str:
+    """Tell where many rows are left out that the confident joint likely counts."""
     n_counted = int(confident.counts.sum(dtype=np.int64))
-    if confident.undecided >= max(_UNDECIDED_ROWS, _UNDECIDED_SHARE * n_counted):
-        warn(
-            f"{n_counted:,} rows are counted by their predicted class; by the confident joint about "
-            f"{confident.undecided:,} more may be, which reach the low threshold of another class: "
-            "filter_by='low_self_confidence' or 'confident_learning' counts them"
-        )
+    if confident.undecided < max(_UNDECIDED_ROWS, _UNDECIDED_SHARE * n_counted):
+        return ""
+    return (
+        f"{n_counted:,} rows are counted by their predicted class; by the confident joint about "
+        f"{confident.undecided:,} more may be, which reach the low threshold of another class: "
+        "filter_by='low_self_confidence' or 'confident_learning' counts them"
+    )

@@ -47,11 +47,12 @@ def find_label_issues(
     class_names: Sequence[str] | None = None,
     ids: Any = None,
 ) -> LabelIssues:
-    """Find the rows whose given label is likely wrong, reading `pred_probs` once and out of core.
+    """Find the rows whose given label is likely wrong, out of core, reading `pred_probs` as rarely as can be.
 
-    Confident learning (Northcutt, Jiang, Chuang, JAIR 2021) in its batched form: the rows predicted as another class
-    with at least that class's mean confidence are counted, and as many rows of the lowest label quality are the issues,
-    less those whose label is the predicted class.
+    Confident learning (Northcutt, Jiang, Chuang, JAIR 2021). By default in its batched form, in one read: the rows
+    predicted as another class with at least that class's mean confidence are counted, and as many rows of the lowest
+    label quality are the issues, less those whose label is the predicted class. With `filter_by` as cleanlab's
+    in-memory ``filter.find_label_issues`` (2.9): by the exact confident joint, in two reads or three.
 
     Parameters
     ----------
@@ -69,7 +70,30 @@ def find_label_issues(
     adjust_pred_probs : bool
         Subtract the class thresholds from the probabilities first; with ``normalized_margin`` this takes a second read.
     estimation_method : {"off_diagonal", "off_diagonal_calibrated"}
-        How issues are counted.
+        How issues are counted: as many are taken by default and by ``low_normalized_margin`` and
+        ``low_self_confidence``.
+    filter_by : str, optional
+        Which rows are issues, and how often `pred_probs` is read for it.
+        ``"low_self_confidence"``, ``"low_normalized_margin"`` (2 reads): as many rows of the lowest such score as are
+        counted off the diagonal of the confident joint. ``"confident_learning"`` (2): the rows that are counted there.
+        ``"predicted_neq_given"`` (1): those whose label is not the predicted class. ``"prune_by_class"`` (2): of each
+        label as many rows of the lowest probability of it as the calibrated joint has off its diagonal.
+        ``"prune_by_noise_rate"`` (3): of each label and other class as many rows of the largest margin between the two
+        as the calibrated joint counts for the pair. ``"both"`` (3): what the last two agree on. All but the first two
+        leave out rows whose label is the predicted class, or nearly so.
+    rank_by : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}, optional
+        With `filter_by`, the score that puts the issues in order, and that ``scores`` are; `method` by default. It does
+        not change which rows they are.
+    rule : {"predicted_class", "confident_joint"}, optional
+        As which class a row is counted: the predicted one, if it reaches that one's threshold (the default without
+        `filter_by`), or as the confident joint does it, see `labelsieve.count.compute_confident_joint` (in two reads).
+    frac_noise : float
+        For the filters that prune: the share of the rows off the diagonal to take, 0 to 1.
+    num_to_remove_per_class : sequence of int, optional
+        For the filters that prune: K numbers, of rows to take of each class; ``"prune_by_noise_rate"`` may take one
+        more or less.
+    min_examples_per_class : int
+        For the filters that prune: rows of each class that are left.
     partition_batches : int or "auto"
         Consecutive batches that one task streams; auto takes about 512 MB. It does not change the answer.
     allow_zero_rows : bool
@@ -141,6 +165,14 @@ def find_label_issues(
     ... )
     >>> found.scores.round(3)
     array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
+
+    By the exact rule, as cleanlab's in-memory filter:
+
+    >>> found = labelsieve.find_label_issues(
+    ...     f"{folder}/labels.npy", f"{folder}/pred_probs.npy", filter_by="prune_by_class", progress=False
+    ... )
+    >>> found.indices, found.facts.n_reads
+    (array([4]), 2)
     """
     started = time.perf_counter()
     check_flag("allow_zero_rows", allow_zero_rows)
@@ -201,6 +233,8 @@ def plan_label_issues(
     Parameters
     ----------
     labels, pred_probs, batch_size, method, adjust_pred_probs, estimation_method, partition_batches
+        As in `find_label_issues`.
+    filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
     allow_zero_rows, n_jobs, client, workdir, fresh, output, max_memory
         As in `find_label_issues`. In a workdir of an earlier run its partitions are kept, and those that are committed

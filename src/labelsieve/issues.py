@@ -80,9 +80,10 @@ class LabelIssues(Result):
         Notes
         -----
         Both noises are estimated with the calibrated joint, as ``cleanlab.dataset.rank_classes_by_label_quality`` (2.9)
-        does, over the counts of the batched rule. Called with these counts as its ``confident_joint`` it gives the same
-        numbers; called with ``pred_probs`` it counts a row by its most likely class among those whose threshold it
-        reaches, which differs where the predicted class itself is below its threshold.
+        does, over the counts of the run's rule. By the confident joint (``settings.rule``) they are that function's of
+        the same ``labels`` and ``pred_probs``, where remainders do not tie as the joint is rounded. By the predicted
+        class they are what it gives for these counts as its ``confident_joint``, and differ from its own where many
+        rows do not reach the threshold of their predicted class.
 
         Examples
         --------

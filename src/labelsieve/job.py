@@ -220,7 +220,7 @@ class Job:
             confident=known.confident,
             score_parts=StoredScores(stage.group) if stage is not None else run.scores(),
             settings=self.settings,
-            facts=self._facts(run, inputs, plan, total, started),
+            facts=self._facts(begun, total, known.note, started),
             class_names=self._names,
             ids=self._ids,
         )
@@ -250,7 +250,8 @@ class Job:
         """Tell whether so many issues can be put in order in this process."""
         return n_issues * ISSUE_BYTES <= self._room(inputs, plan)
 
-    def _facts(self, run: Run, inputs: Inputs, plan: Plan, total: Partial, started: float) -> RunFacts:
+    def _facts(self, begun: _Begun, total: Partial, note: str, started: float) -> RunFacts:
+        run, inputs, plan = begun.run, begun.inputs, begun.plan
         forks = plan.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
         return RunFacts(
             bytes_read=(total.n_read + run.n_reread) * inputs.n_classes * inputs.dtype.itemsize,
@@ -263,7 +264,7 @@ class Job:
             seconds=time.perf_counter() - started,
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
             versions=_versions(),
-            notes=notes_of(total.findings),
+            notes=notes_of(total.findings) + ((f"{note}.",) if note else ()),
         )
 
     def _read(self, begun: _Begun) -> Partial:

@@ -62,7 +62,8 @@ def find_label_issues_batched(
     quality_score_kwargs : dict, optional
         ``method`` (self_confidence, normalized_margin or confidence_weighted_entropy) and ``adjust_pred_probs``.
     num_issue_kwargs : dict, optional
-        ``estimation_method`` (off_diagonal or off_diagonal_calibrated).
+        ``estimation_method`` (off_diagonal or off_diagonal_calibrated), and ``rule`` (predicted_class, or
+        confident_joint for the exact count, in two reads).
     return_mask : bool
         Return a mask instead of indices.
 
@@ -92,6 +93,7 @@ def find_label_issues_batched(
         method=settings.method,
         adjust_pred_probs=settings.adjust_pred_probs,
         estimation_method=settings.estimation_method,
+        rule=settings.rule,
         n_jobs=n_jobs,
         progress=bool(verbose),
     )

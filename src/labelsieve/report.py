@@ -301,14 +301,13 @@ def warnings_of(result: Result) -> list[str]:
 
 def facts_of(result: Result) -> dict[str, str]:
     """Return how the run went, by name."""
-    facts, settings = result.facts, result.settings
-    chosen = [settings.method, settings.estimation_method] + ["adjust_pred_probs"] * settings.adjust_pred_probs
+    facts = result.facts
     return {
         "Rows and classes": f"{result.n_rows:,} x {result.n_classes:,}",
         "Read": f"{size(facts.bytes_read)} in {facts.n_reads} pass{'es' if facts.n_reads > 1 else ''}"
         + (f"; {facts.rows_resumed:,} rows were done before" if facts.rows_resumed else ""),
         "Time": f"{facts.seconds:,.3g} s, {size(facts.bytes_read / max(facts.seconds, 1e-9))} a second",
         "Done by": facts.scheduler,
-        "Settings": ", ".join(chosen),
+        "Settings": ", ".join(result.settings.described),
         "Versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
     }

@@ -92,8 +92,19 @@ class Settings:
             object.__setattr__(self, "num_to_remove_per_class", _numbers_to_remove(self.num_to_remove_per_class))
         if self.unused and (self.filter_by is None or self.num_to_remove_per_class is not None):
             raise InvalidInputError(
-                f"{' and '.join(self.unused)} go with filter_by={', '.join(_PRUNING)}; not with {self.filter_by!r}"
+                f"with filter_by={self.filter_by!r} nothing follows from {' and '.join(self.unused)}: for "
+                f"filter_by={', '.join(_PRUNING)}"
             )
+
+    @property
+    def described(self) -> list[str]:
+        """The choices in words, those that are not by default."""
+        words = [self.method, self.estimation_method] + ["adjust_pred_probs"] * self.adjust_pred_probs
+        if self.filter_by is not None or self.rule != RULES[0]:
+            words += [f"filter_by={self.filter_by}", f"rule={self.rule}"]
+        if self.prunes:
+            words += [f"frac_noise={self.frac_noise:g}", f"min_examples_per_class={self.min_examples_per_class}"]
+        return words + ["num_to_remove_per_class"] * (self.num_to_remove_per_class is not None)
 
     @property
     def unused(self) -> list[str]:
