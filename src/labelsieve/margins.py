@@ -32,12 +32,14 @@ from labelsieve.workdir import Records, StoredSummary
 # Margins that are worked on at a time, and candidates that are held before the largest are sorted out.
 _PIECE: Final = 1 << 18
 _HELD: Final = 1 << 19
+# Up to this many pairs each is sorted out by itself.
+_FEW_PAIRS: Final = 4096
 _COLUMNS: Final = ("pairs", "margins", "rows")
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows that may be among those of largest margin, by pair, largest margin first, ties by row.
+    """Rows that may be among those of largest margin, by pair, and by row within a pair.
 
     Parameters
     ----------
@@ -66,21 +68,52 @@ class Candidates:
 
 
 def largest(parts: Sequence[Candidates], wanted: Int64s) -> Candidates:
-    """Join candidates, and keep of each pair the `wanted` largest margins."""
+    """Join candidates of consecutive rows, and keep of each pair the `wanted` largest margins, ties by row."""
     pairs, margins, rows = (np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS)
-    order = np.lexsort((rows, -margins, pairs))
-    in_order = pairs[order]
-    place = np.arange(len(order)) - np.searchsorted(in_order, in_order)
-    kept = order[place < wanted[in_order]]
+    order = _by_pair(pairs)
+    pairs, margins, rows = pairs[order], margins[order], rows[order]
+    counts = np.bincount(pairs, minlength=len(wanted))
+    kept = np.ones(len(pairs), np.bool_)
+    too_many = np.flatnonzero(counts > wanted)
+    if len(too_many) <= _FEW_PAIRS:
+        stops = np.cumsum(counts)
+        for pair in too_many:
+            segment = slice(stops[pair] - counts[pair], stops[pair])
+            kept[segment] = _are_largest(margins[segment], int(wanted[pair]))
+    else:
+        some = np.flatnonzero((counts > wanted)[pairs])
+        some = some[np.argsort(-margins[some], kind="stable")]
+        some = some[_by_pair(pairs[some])]
+        of = pairs[some]
+        place = np.arange(len(of)) - np.searchsorted(of, of)
+        kept[some[place >= wanted[of]]] = False
     return Candidates(pairs[kept], margins[kept], rows[kept], sum(part.n_read for part in parts))
+
+
+def _by_pair(pairs: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
+    """Return a stable order by pair: NumPy sorts 16 bits at a time by counting, and more by comparing."""
+    order = np.argsort(pairs.astype(np.uint16), kind="stable")
+    if pairs.max(initial=0) > np.iinfo(np.uint16).max:
+        order = order[np.argsort((pairs >> 16).astype(np.uint16)[order], kind="stable")]
+    return order
+
+
+def _are_largest(margins: Float64s, wanted: int) -> npt.NDArray[np.bool_]:
+    """Tell which are the `wanted` largest, the first ones where they tie."""
+    cut = np.partition(margins, len(margins) - wanted)[len(margins) - wanted]
+    chosen: npt.NDArray[np.bool_] = margins > cut
+    chosen[np.flatnonzero(margins == cut)[: wanted - int(np.count_nonzero(chosen))]] = True
+    return chosen
 
 
 def to_exceed(found: Candidates, wanted: Int64s) -> Float64s:
     """Return the ``(P,)`` margins that rows behind those of `found` must exceed; -inf where any will do."""
     counts = np.bincount(found.pairs, minlength=len(wanted))
-    full = np.flatnonzero(counts >= wanted)
+    some = np.flatnonzero(counts)
     least = np.full(len(wanted), -np.inf)
-    least[full] = found.margins[np.cumsum(counts)[full] - 1]
+    if len(some):
+        least[some] = np.minimum.reduceat(found.margins, (np.cumsum(counts) - counts)[some])
+        least[counts < wanted] = -np.inf
     return least
 
 
