@@ -121,7 +121,7 @@ def _undecided(confident: ConfidentCounts) -> str:
     if confident.undecided < max(_UNDECIDED_ROWS, _UNDECIDED_SHARE * n_counted):
         return ""
     return (
-        f"{n_counted:,} rows are counted by their predicted class; by the confident joint about "
-        f"{confident.undecided:,} more may be, which reach the low threshold of another class: "
-        "filter_by='low_self_confidence' or 'confident_learning' counts them"
+        f"{n_counted:,} rows are counted by their predicted class; another {confident.undecided:,} do not reach its "
+        "threshold, but may reach that of a class with a low one, which the confident joint counts: "
+        "filter_by='low_self_confidence' or 'confident_learning' tells"
     )

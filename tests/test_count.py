@@ -1,0 +1,293 @@
+"""The counts of confident learning: cleanlab's numbers on the same data, sparse and dense; what cannot be counted."""
+
+import sys
+
+import cleanlab.count
+import dask.array as da
+import numpy as np
+import pytest
+import scipy.sparse
+import zarr
+from hypothesis import given
+
+import draws
+import naive
+import naive_joint
+from draws import datasets, draw, pieces
+from labelsieve import (
+    InputTypeError,
+    InvalidInputError,
+    LabelInspector,
+    MissingDependencyError,
+    count,
+    find_label_issues_batched,
+    joint,
+)
+from labelsieve.latent import PY_METHODS
+from test_filters import SHAPES, odd
+
+LABELS, PROBS = draw(600, 5, seed=51, noise=0.3, signal=1.5)
+CUT = {"batch_size": 20, "partition_batches": 2, "progress": False}
+
+
+@pytest.fixture(params=["digits", "wine", "breast_cancer", *SHAPES])
+def dataset(request, real_datasets):
+    return odd(request.param) if request.param in SHAPES else real_datasets[request.param]
+
+
+def wide(labels, probs):
+    return np.asarray(labels), np.asarray(probs, np.float64)
+
+
+# Against cleanlab --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calibrate", [True, False])
+def test_the_confident_joint_is_that_of_cleanlab(dataset, calibrate):
+    want = cleanlab.count.compute_confident_joint(*wide(*dataset), calibrate=calibrate)
+    got = count.compute_confident_joint(*dataset, calibrate=calibrate, dense=True, **CUT)
+    assert got.dtype == np.int64
+    assert want.tolist() == got.tolist()
+    sparse = count.compute_confident_joint(*dataset, calibrate=calibrate, progress=False)
+    assert isinstance(sparse, scipy.sparse.csr_array)
+    assert sparse.has_canonical_format
+    assert sparse.nnz == np.count_nonzero(want)
+    assert want.tolist() == sparse.toarray().tolist()
+
+
+@pytest.mark.parametrize("method", naive.COUNTS)
+def test_the_number_of_issues_is_that_of_cleanlab(dataset, method):
+    want = cleanlab.count.num_label_issues(*wide(*dataset), estimation_method=method)
+    assert want == count.num_label_issues(*dataset, estimation_method=method, **CUT)
+
+
+@pytest.mark.parametrize("kind", ["dense", "csr", "coo", "float", "lists"])
+def test_the_number_of_issues_in_a_given_joint_is_that_of_cleanlab(dataset, kind):
+    labels, probs = wide(*dataset)
+    given_joint = cleanlab.count.compute_confident_joint(labels, probs, calibrate=False)
+    forms = {
+        "dense": given_joint,
+        "csr": scipy.sparse.csr_array(given_joint),
+        "coo": scipy.sparse.coo_matrix(given_joint),
+        "float": given_joint.astype(np.float32),
+        "lists": given_joint.tolist(),
+    }
+    how = {"estimation_method": "off_diagonal_custom"}
+    want = cleanlab.count.num_label_issues(labels, probs, confident_joint=given_joint, **how)
+    assert want == count.num_label_issues(labels, probs, confident_joint=forms[kind], **how)
+
+
+def test_the_joint_distribution_is_that_of_cleanlab(dataset):
+    labels, probs = wide(*dataset)
+    want = cleanlab.count.estimate_joint(labels, probs)
+    assert want.tobytes() == count.estimate_joint(*dataset, dense=True, **CUT).tobytes()
+    assert want.tobytes() == count.estimate_joint(*dataset, **CUT).toarray().tobytes()
+    counts = cleanlab.count.compute_confident_joint(labels, probs, calibrate=False)
+    assert want.tobytes() == count.estimate_joint(labels, confident_joint=counts, dense=True).tobytes()
+    calibrated = cleanlab.count.compute_confident_joint(labels, probs)
+    got = count.estimate_joint(None, confident_joint=calibrated, dense=True)
+    assert cleanlab.count.estimate_joint(None, None, confident_joint=calibrated).tobytes() == got.tobytes()
+
+
+@pytest.mark.parametrize("py_method", PY_METHODS)
+@pytest.mark.parametrize("converge", [False, True])
+def test_the_latent_matrices_are_those_of_cleanlab(dataset, py_method, converge):
+    labels, probs = wide(*dataset)
+    counts = cleanlab.count.compute_confident_joint(labels, probs, calibrate=False)
+    how = {"py_method": py_method, "converge_latent_estimates": converge}
+    want = cleanlab.count.estimate_latent(counts, labels, **how)
+    dense = count.estimate_latent(counts, labels, dense=True, **how)
+    sparse = count.estimate_latent(scipy.sparse.csr_array(counts), labels, **how)
+    for theirs, ours, ours_sparse in zip(want, dense, sparse, strict=True):
+        np.testing.assert_allclose(theirs, ours, rtol=1e-9, atol=1e-12)
+        assert ours.tobytes() == (ours_sparse if ours.ndim == 1 else ours_sparse.toarray()).tobytes()
+
+
+# Against loops -----------------------------------------------------------------------------------------------------
+
+
+@given(data=datasets())
+def test_the_joint_is_what_loops_count(data):
+    labels, probs = naive.plain(*data)
+    cuts = naive.thresholds(labels, probs)
+    counts = naive_joint.joint(labels, probs, cuts)
+    sizes = naive.class_counts(labels, len(cuts))
+    with pieces():
+        assert counts == count.compute_confident_joint(*data, calibrate=False, dense=True, **CUT).tolist()
+        assert len(naive_joint.off_rows(labels, probs, cuts)) == count.num_label_issues(*data, **CUT)
+        got = count.compute_confident_joint(*data, dense=True, **CUT)
+    assert naive_joint.calibrated(counts, sizes) == got.tolist()
+    assert got.sum(axis=1).tolist() == sizes
+
+
+def test_of_many_classes_the_total_is_added_up_exactly(monkeypatch):
+    # Beyond some classes no matrix is made: values at an exact half may round the other way, and nothing else does.
+    labels, probs = odd("many classes")
+    want = count.compute_confident_joint(labels, probs, dense=True, progress=False)
+    monkeypatch.setattr(joint, "_MATRIX_CLASSES", 0)
+    got = count.compute_confident_joint(labels, probs, dense=True, progress=False)
+    assert np.abs(want - got).sum() <= 4
+    assert got.sum(axis=1).tolist() == np.bincount(labels, minlength=60).tolist()
+
+
+# Inputs, and what must not matter ------------------------------------------------------------------------------------
+
+
+def test_labels_and_probabilities_of_all_kinds_are_counted(tmp_path):
+    want = count.compute_confident_joint(LABELS, PROBS, dense=True, progress=False).tolist()
+    np.save(tmp_path / "labels.npy", LABELS)
+    np.save(tmp_path / "probs.npy", PROBS)
+    stored = zarr.create_array(tmp_path / "labels.zarr", shape=LABELS.shape, chunks=(77,), dtype=LABELS.dtype)
+    stored[:] = LABELS
+    kinds = {
+        "list": (LABELS.tolist(), PROBS.tolist()),
+        "files": (tmp_path / "labels.npy", tmp_path / "probs.npy"),
+        "zarr": (stored, PROBS),
+        "dask": (da.from_array(LABELS, chunks=50), da.from_array(PROBS, chunks=(70, 2))),
+    }
+    counts = count.compute_confident_joint(LABELS, PROBS, calibrate=False, dense=True, progress=False)
+    for name, (labels, probs) in kinds.items():
+        assert want == count.compute_confident_joint(labels, probs, dense=True, progress=False).tolist(), name
+        # Here only labels are read.
+        assert want == (600 * count.estimate_joint(labels, confident_joint=counts, dense=True)).round().tolist(), name
+
+
+def test_a_count_goes_on_in_a_workdir(tmp_path):
+    want = count.num_label_issues(LABELS, PROBS, progress=False)
+    for _ in range(2):
+        assert want == count.num_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
+    assert len(list((tmp_path / "work" / "rereads").iterdir())) == 15
+
+
+def test_nothing_dense_is_made_unless_asked(monkeypatch):
+    labels, probs = draw(300, 900, seed=2, signal=6.0, dtype=np.float32)
+    largest = []
+    zeros = np.zeros
+
+    def watched(shape, *args, **kwargs):
+        made = zeros(shape, *args, **kwargs)
+        largest.append(made.size)
+        return made
+
+    monkeypatch.setattr(joint, "_MATRIX_CLASSES", 0)
+    monkeypatch.setattr(np, "zeros", watched)
+    counts = count.compute_confident_joint(labels, probs, progress=False)
+    count.estimate_latent(counts, labels, converge_latent_estimates=True)
+    assert 0 < max(largest) < 900 * 900
+    assert counts.nnz < 1500
+
+
+# LabelInspector ------------------------------------------------------------------------------------------------------
+
+
+def inspected(labels, probs, n_batches, n_jobs=1, **counting):
+    lab = LabelInspector(num_class=probs.shape[1], verbose=False, num_issue_kwargs=counting, n_jobs=n_jobs)
+    batches = list(zip(np.array_split(labels, n_batches), np.array_split(probs, n_batches), strict=True))
+    for batch in batches:
+        lab.update_confident_thresholds(*batch)
+    for batch in batches:
+        lab.score_label_quality(*batch)
+    return lab
+
+
+@pytest.mark.parametrize("method", naive.COUNTS)
+@pytest.mark.parametrize(("n_batches", "n_jobs"), [(1, 1), (7, 1), (2, 2)])
+def test_label_inspector_counts_by_the_confident_joint_where_asked(dataset, method, n_batches, n_jobs):
+    labels, probs = dataset
+    lab = inspected(labels, probs, n_batches, n_jobs, estimation_method=method, rule="confident_joint")
+    want = count.num_label_issues(labels, probs, estimation_method=method, progress=False)
+    assert want == lab.get_num_issues()
+    assert len(lab.get_label_issues()) == want
+    scores = lab.get_quality_scores()
+    assert sorted(range(len(labels)), key=lambda i: (scores[i], i))[:want] == lab.get_label_issues().tolist()
+
+
+def test_the_documented_function_counts_by_either_rule():
+    labels, probs = odd("many classes")
+    how = {"labels": labels, "pred_probs": probs, "verbose": False}
+    exact = find_label_issues_batched(**how, num_issue_kwargs={"rule": "confident_joint"})
+    ranked = inspected(labels, probs, 3, rule="confident_joint").get_label_issues()
+    assert naive.without_near(ranked, labels, probs.tolist()) == exact.tolist()
+    batched = find_label_issues_batched(**how, num_issue_kwargs={"rule": "predicted_class"})
+    assert find_label_issues_batched(**how).tolist() == batched.tolist()
+    assert len(exact) > len(batched)
+
+
+def test_only_batches_that_were_counted_count():
+    lab = LabelInspector(num_class=5, verbose=False, num_issue_kwargs={"rule": "confident_joint"})
+    lab.update_confident_thresholds(LABELS, PROBS)
+    lab.score_label_quality(LABELS[:100], PROBS[:100])
+    lab.score_label_quality(LABELS[100:], PROBS[100:], update_num_issues=False)
+    with pytest.raises(InvalidInputError, match="600 rows were scored, 100 of them counted"):
+        lab.get_num_issues()
+
+
+# What cannot be counted ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_joint", "error", "says"),
+    [
+        (np.ones((3, 4)), InvalidInputError, r"must be square, not of shape \(3, 4\)"),
+        (np.ones(3), InputTypeError, r"must be a \(K, K\) matrix of numbers, not ndarray"),
+        ("joint", InputTypeError, r"must be a \(K, K\) matrix of numbers, not str"),
+        ([[1, -1], [0, 1]], InvalidInputError, "it has negative ones"),
+        ([[1, np.nan], [0, 1]], InvalidInputError, "NaN or infinity"),
+        (scipy.sparse.csr_array(np.array([[1.0, np.inf], [0, 1]])), InvalidInputError, "NaN or infinity"),
+        (np.zeros((0, 0)), InvalidInputError, "must be square"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_a_joint_that_is_none_is_refused(given_joint, error, says):
+    for function in (
+        lambda: count.estimate_latent(given_joint, [0, 1]),
+        lambda: count.estimate_joint([0, 1], confident_joint=given_joint),
+        lambda: count.num_label_issues(
+            [0, 1], np.eye(2), confident_joint=given_joint, estimation_method="off_diagonal_custom"
+        ),
+    ):
+        with pytest.raises(error, match=says):
+            function()
+
+
+def test_choices_that_do_not_fit_are_refused():
+    both = {"confident_joint": np.eye(5), "estimation_method": "off_diagonal"}
+    with pytest.raises(InvalidInputError, match="is used by estimation_method='off_diagonal_custom' only"):
+        count.num_label_issues(LABELS, PROBS, **both)
+    with pytest.raises(InvalidInputError, match="needs a confident_joint"):
+        count.num_label_issues(LABELS, PROBS, estimation_method="off_diagonal_custom")
+    with pytest.raises(InvalidInputError, match="confident_joint has 4 classes, pred_probs 5"):
+        count.num_label_issues(LABELS, PROBS, estimation_method="off_diagonal_custom", confident_joint=np.eye(4))
+    with pytest.raises(InvalidInputError, match="estimation_method must be one of off_diagonal, "):
+        count.num_label_issues(LABELS, PROBS, estimation_method="diagonal")
+    with pytest.raises(InvalidInputError, match="give pred_probs and labels, or a confident_joint"):
+        count.estimate_joint(LABELS)
+    with pytest.raises(InvalidInputError, match="confident_joint has no counts"):
+        count.estimate_joint(None, confident_joint=np.zeros((2, 2)))
+    with pytest.raises(InvalidInputError, match="py_method must be one of cnt, eqn"):
+        count.estimate_latent(np.eye(5), LABELS, py_method="count")
+    with pytest.raises(InvalidInputError, match="needs a noise matrix that has an inverse"):
+        count.estimate_latent(np.ones((5, 5)), LABELS, py_method="eqn")
+    with pytest.raises(InvalidInputError, match=r"label 4 in row [\d,]+ is outside 0..2"):
+        count.estimate_latent(np.eye(3), [0, 1, 2, 2, 4])
+    with pytest.raises(InvalidInputError, match="labels has no rows"):
+        count.estimate_latent(np.eye(3), np.empty(0, int))
+    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
+        count.compute_confident_joint(LABELS, PROBS, batchsize=3)
+    with pytest.raises(InvalidInputError, match="dense must be True or False, not 1"):
+        count.compute_confident_joint(LABELS, PROBS, dense=1)
+
+
+def test_without_scipy_the_pip_line_is_told_before_anything_is_read(monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.sparse", None)
+    monkeypatch.setattr(count, "_counted", lambda *_args, **_options: pytest.fail("it reads"))
+    for function in (
+        lambda: count.compute_confident_joint(LABELS, PROBS),
+        lambda: count.estimate_joint(LABELS, PROBS),
+        lambda: count.estimate_latent(np.eye(5), LABELS),
+    ):
+        with pytest.raises(MissingDependencyError, match=r'pip install "labelsieve\[sparse\]"'):
+            function()
+    py, noise, _ = count.estimate_latent(np.eye(5), draws.draw(50, 5)[0], dense=True)
+    assert noise.tolist() == np.eye(5).tolist()
+    assert py.sum() == pytest.approx(1)

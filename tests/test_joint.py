@@ -1,0 +1,252 @@
+"""The parts of the exact rule, each against its naive twin: second look, cuts of classes, margins of pairs, joint.
+
+Does not cover: what they make together (`test_filters`, `test_count`).
+"""
+
+import numpy as np
+import pytest
+from cleanlab.count import calibrate_confident_joint
+from cleanlab.filter import _keep_at_least_n_per_class
+
+import draws
+import naive
+import naive_joint
+from labelsieve import class_ranking, joint, looks, margins, partials
+from labelsieve.class_ranking import ClassCuts, ClassTies
+from labelsieve.confident import ConfidentCounts, PairCounter, pair_dtype
+from labelsieve.margins import Candidates
+
+DTYPES = [np.float16, np.float32, np.float64]
+
+
+# The second look -----------------------------------------------------------------------------------------------------
+
+
+def strip(k, dtype, seed=0, n=300):
+    """Return labels and probabilities of which many are at a threshold, just below it, 0, or slightly negative."""
+    rng = np.random.default_rng(seed)
+    labels, probs = draws.draw(n, k, seed=seed, signal=1.0, dtype=np.float64)
+    thresholds = rng.choice([0.3, 0.4, 0.5, 2.0], k)
+    thresholds[rng.integers(k)] = rng.choice([2e-6, 0.05])
+    bars = thresholds - 1e-6
+    at = rng.random(probs.shape) < 3 / k
+    steps = rng.choice([-1e-5, -1e-7, -1e-12, 0, 1e-12, 1e-5], probs.shape)
+    probs = np.where(at, np.minimum(bars + steps, 1), probs).astype(dtype)
+    probs[rng.random(probs.shape) < 0.01] = rng.choice([0.0, -0.0, -9e-4, 1.0009])
+    return labels, probs, thresholds
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("k", [2, 3, 32, 33, 40, 100])
+@pytest.mark.parametrize("most_rows", [0.0, 0.4, 1.1])
+def test_each_row_counts_as_loops_count_it(monkeypatch, dtype, k, most_rows):
+    monkeypatch.setattr(looks, "_MOST_ROWS", most_rows)
+    for seed in range(4):
+        labels, probs, thresholds = strip(k, dtype, seed)
+        classes, counted = looks.SecondLook(thresholds, np.dtype(dtype))(probs, draws.summary_of(labels, probs))
+        want = [naive_joint.counted_as([p + 0.0 for p in row], thresholds.tolist()) for row in probs.tolist()]
+        assert want == [int(c) if some else None for c, some in zip(classes, counted, strict=True)]
+        assert len(set(want)) > 1
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 8, 9])
+def test_flags_that_fill_no_word_are_counted_too(n):
+    # The mask is searched in words of eight flags; what an earlier, longer strip has left behind must not count.
+    thresholds = np.full(41, 0.02)
+    thresholds[7] = 0.5
+    look = looks.SecondLook(thresholds, np.dtype(np.float32))
+    for rows in (10, n):
+        probs = np.full((rows, 41), 0.01, np.float32)
+        probs[:, 40] = 0.03
+        probs[:, 3] = 0.025 if rows == 10 else 0.01
+        summary = draws.summary_of(np.zeros(rows, int), probs)
+        summary.predicted[:] = 7  # which is not reached, so that all is looked at
+        classes, counted = look(probs, summary)
+        assert counted.all()
+        assert set(classes.tolist()) == ({7} if rows == 10 else {40})
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_smallest_number_that_is_no_less(dtype):
+    values = np.random.default_rng(0).uniform(1e-6, 1, 2000)
+    values[:3] = [1e-6, 0.5, 1.999999]
+    found = looks.smallest_at_least(values, np.dtype(dtype))
+    assert found.dtype == dtype
+    assert (found.astype(np.float64) >= values).all()
+    below = np.nextafter(found, dtype(0)).astype(np.float64)
+    assert (below < values).all()
+
+
+# Cuts of classes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("bins", [8, 1 << 18])
+@pytest.mark.parametrize("max_candidates", [0, 3, 1000])
+def test_the_lowest_of_each_class_are_taken_in_any_cut(monkeypatch, dtype, bins, max_candidates):
+    monkeypatch.setattr(class_ranking, "_BINS", bins)
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        k, n = int(rng.integers(2, 6)), int(rng.integers(1, 60))
+        labels = rng.integers(0, k, n).astype(np.uint8)
+        scores = (rng.integers(-2, 8, n) / rng.choice([7, 8])).astype(dtype) + dtype(0)
+        wanted = rng.integers(-1, 10, k)
+        want = sorted(
+            row
+            for c in range(k)
+            for row in sorted(np.flatnonzero(labels == c), key=lambda i: (scores[i], i))[: max(0, wanted[c])]
+        )
+        ranges = np.split(np.arange(n), np.sort(rng.integers(0, n + 1, 3)))
+        cuts = ClassCuts.open(wanted, np.bincount(labels, minlength=k), 8 * scores.dtype.itemsize)
+        cuts = class_ranking.find_cuts(
+            cuts,
+            lambda cuts, y=labels, s=scores, ranges=ranges: sum(
+                class_ranking.class_histogram(y[rows], s[rows], cuts) for rows in ranges
+            ),
+            max_candidates,
+        )
+        exact = class_ranking.settle(cuts, [ClassTies.of(labels[rows], scores[rows], cuts) for rows in ranges])
+        got = []
+        for item, rows in enumerate(ranges):
+            left = np.where(exact.item == item, exact.quotas, 0)
+            for block in np.array_split(rows, 2):
+                got += block[exact.rows(labels[block], scores[block], item, left)].tolist()
+        assert want == got
+        assert want == class_ranking.lowest_of_classes(labels, scores, wanted).tolist()
+
+
+# Margins of pairs ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("few_pairs", [0, 4096])
+@pytest.mark.parametrize("n_pairs", [3, 70_000])
+def test_the_largest_margins_are_kept_with_the_lower_of_tied_rows(monkeypatch, few_pairs, n_pairs):
+    monkeypatch.setattr(margins, "_FEW_PAIRS", few_pairs)
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        pairs = rng.choice([0, 1, n_pairs - 1], 50).astype(np.uint32)
+        values = rng.choice([-0.5, -0.1, 0.0, 0.25, 0.5], 50)
+        wanted = np.ones(n_pairs, np.int64)
+        wanted[[0, 1, n_pairs - 1]] = rng.integers(1, 25, 3)
+        want = sorted(
+            (pair, row)
+            for pair in (0, 1, n_pairs - 1)
+            for row in sorted(np.flatnonzero(pairs == pair), key=lambda i: (-values[i], i))[: wanted[pair]]
+        )
+        parts = [
+            Candidates(pairs[some], values[some], some, len(some)) for some in np.split(np.arange(50), [10, 11, 30])
+        ]
+        some = margins.largest(parts[:2], wanted)
+        found = margins.largest([some, *parts[2:]], wanted)
+        assert want == list(zip(found.pairs.tolist(), found.rows.tolist(), strict=True))
+        assert found.n_read == 50
+        least = margins.to_exceed(found, wanted)
+        for pair in (0, 1, n_pairs - 1):
+            own = found.margins[found.pairs == pair]
+            assert least[pair] == (own.min() if len(own) == wanted[pair] else -np.inf)
+        assert (least[2 : n_pairs - 1] == -np.inf).all()
+
+
+# The joint -----------------------------------------------------------------------------------------------------------
+
+
+def drawn_joint(k, seed, mean):
+    rng = np.random.default_rng(seed)
+    matrix = rng.poisson(mean, (k, k))
+    np.fill_diagonal(matrix, np.maximum(1, rng.poisson(20, k)))
+    sizes = (matrix.sum(axis=1) * rng.uniform(1, 2, k)).astype(int)
+    sizes[rng.random(k) < 0.1] = 0
+    return matrix, sizes
+
+
+def counts_of(matrix):
+    k = len(matrix)
+    off = np.flatnonzero((matrix > 0) & ~np.eye(k, dtype=bool))
+    return ConfidentCounts(np.diag(matrix).copy(), off.astype(pair_dtype(k)), matrix.ravel()[off])
+
+
+def dense(counts):
+    matrix = np.diag(counts.diagonal)
+    matrix[counts.given, counts.predicted] = counts.counts
+    return matrix
+
+
+@pytest.mark.parametrize("k", [2, 3, 10, 50])
+@pytest.mark.parametrize("mean", [0.1, 1, 5])
+def test_the_calibrated_joint_and_its_prune_counts_are_those_of_cleanlab(k, mean):
+    for seed in range(20):
+        matrix, sizes = drawn_joint(k, seed, mean)
+        labels = np.repeat(np.arange(k), sizes)
+        want = calibrate_confident_joint(np.asfortranarray(matrix), labels)
+        got = joint.calibrated_joint(counts_of(matrix), sizes)
+        assert want.tolist() == dense(got).tolist() == naive_joint.calibrated(matrix.tolist(), sizes.tolist())
+        for frac_noise, least in ((1.0, 1), (0.37, 0), (0.7, 30)):
+            taken = _keep_at_least_n_per_class(want.T, least, frac_noise=frac_noise)
+            found = joint.prune_counts(
+                got, sizes, frac_noise=frac_noise, min_examples_per_class=least, num_to_remove_per_class=None
+            )
+            assert (sizes - np.diag(taken)).tolist() == found.of_class.tolist()
+            table = np.zeros((k, k), int)
+            table[np.repeat(np.arange(k), np.diff(found.edges)), found.classes] = found.of_pair
+            assert (taken.T * (1 - np.eye(k, dtype=int))).tolist() == table.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_prune_counts_of_given_numbers_are_those_of_loops(seed):
+    matrix, sizes = drawn_joint(7, seed, 1)
+    wanted = np.random.default_rng(seed).integers(0, 9, 7).tolist()
+    calibrated = joint.calibrated_joint(counts_of(matrix), sizes)
+    table = naive_joint.prune_counts(dense(calibrated).tolist(), sizes.tolist(), 0.8, 2, wanted)
+    found = joint.prune_counts(
+        calibrated, sizes, frac_noise=0.8, min_examples_per_class=2, num_to_remove_per_class=wanted
+    )
+    assert [sizes[k] - table[k][k] for k in range(7)] == found.of_class.tolist() == wanted
+    for k in range(7):
+        pairs = {int(j): int(n) for j, n in zip(found.classes, found.of_pair, strict=True)}
+        own = slice(found.edges[k], found.edges[k + 1])
+        pairs = dict(zip(found.classes[own].tolist(), found.of_pair[own].tolist(), strict=True))
+        assert {j: n for j, n in enumerate(table[k]) if j != k and n > 0} == pairs
+
+
+def test_labels_can_be_left_out_of_prune_counts():
+    counts = joint.PruneCounts(np.array([3, 2, 1]), np.array([0, 2, 3, 3]), np.array([1, 2, 0]), np.array([1, 2, 2]))
+    left = counts.without(np.array([True, False, False]))
+    assert left.of_class.tolist() == [0, 2, 1]
+    assert (left.edges.tolist(), left.classes.tolist(), left.of_pair.tolist()) == ([0, 0, 1, 1], [0], [2])
+
+
+@pytest.mark.parametrize("k", [3, 300])
+def test_pairs_are_counted_some_rows_at_a_time(k):
+    rng = np.random.default_rng(0)
+    labels, classes, counted = rng.integers(0, k, 500), rng.integers(0, k, 500), rng.random(500) < 0.7
+    counter = PairCounter(k)
+    for some in np.array_split(np.arange(500), 9):
+        left = counter.add(labels[some], classes[some], counted[some])
+        assert some[left].tolist() == [i for i in some if not counted[i] and labels[i] != classes[i]]
+    want = np.zeros((k, k), int)
+    np.add.at(want, (labels[counted], classes[counted]), 1)
+    assert want.tolist() == dense(counter.counts()).tolist()
+
+
+@pytest.mark.parametrize("with_joint", [True, False])
+def test_what_a_second_read_tells_survives_a_footer(with_joint):
+    matrix, _ = drawn_joint(9, 1, 0.5)
+    looked = partials.Looked(counts_of(matrix) if with_joint else None, 7, 100)
+    again = partials.look_of_footer(partials.footer_of_look(looked))
+    assert (again.n_off, again.n_read) == (7, 0)
+    if with_joint:
+        assert dense(again.joint).tolist() == matrix.tolist()
+        assert again.joint.pairs.dtype == looked.joint.pairs.dtype
+    else:
+        assert again.joint is None
+
+
+def test_rows_that_are_near_the_predicted_class_are_never_off():
+    labels, probs = draws.near_ties(*draws.draw(300, 4, seed=8, signal=0.5))
+    plain = naive.plain(labels, probs)
+    cuts = naive.thresholds(*plain)
+    off = naive_joint.off_rows(*plain, cuts)
+    counted = [naive_joint.counted_as(row, cuts) for row in plain[1]]
+    near = [i for i, c in enumerate(counted) if c not in (None, plain[0][i]) and i not in off]
+    assert off
+    assert near
