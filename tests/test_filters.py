@@ -16,7 +16,7 @@ import draws
 import labelsieve
 import naive
 from draws import bits, datasets, draw, pieces
-from labelsieve import InvalidInputError, LabelsieveWarning, class_ranking, find_label_issues, margins
+from labelsieve import InvalidInputError, LabelsieveWarning, MemoryLimitError, class_ranking, find_label_issues, margins
 from naive_joint import FILTERS, PRUNING, filtered
 
 N_ROWS = 600
@@ -186,6 +186,25 @@ def test_rounds_change_no_row(monkeypatch, small_rounds, few_pairs, filter_by, s
         assert want == find(labels, probs, filter_by=filter_by, **CUT).indices.tolist()
 
 
+def test_rows_whose_label_is_predicted_take_the_places_that_are_theirs():
+    # Few rows labelled 0 are confident, half of them as 1: after calibration 42 rows are wanted of this pair, and most
+    # of those are rows predicted as 0, which are no issues. They come before five that are predicted as 2.
+    kinds = [
+        (0, 10, (0.9, 0.05, 0.05)),
+        (0, 10, (0.05, 0.9, 0.05)),
+        (0, 5, (0.35, 0.25, 0.4)),
+        (0, 60, (0.44, 0.42, 0.14)),
+        (1, 40, (0.1, 0.85, 0.05)),
+        (2, 40, (0.02, 0.02, 0.96)),
+    ]
+    labels = np.repeat([label for label, _, _ in kinds], [n for _, n, _ in kinds])
+    probs = np.repeat([row for _, _, row in kinds], [n for _, n, _ in kinds], axis=0)
+    want = theirs(labels, probs, "prune_by_noise_rate")
+    assert sorted(want.tolist()) == list(range(10, 20))
+    with pieces():
+        assert want.tolist() == find(labels, probs, filter_by="prune_by_noise_rate", **CUT).indices.tolist()
+
+
 # What must not matter ----------------------------------------------------------------------------------------------
 
 
@@ -344,6 +363,18 @@ def test_a_workdir_of_another_filter_is_refused_with_the_difference(tmp_path):
         find(filter_by="both", workdir=tmp_path / "work")
 
 
+@pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
+def test_more_candidates_than_fit_are_refused_before_they_are_looked_for(filter_by, monkeypatch):
+    monkeypatch.setattr(margins, "pair_candidates", lambda *_args, **_options: pytest.fail("it reads a third time"))
+    labels = np.random.default_rng(0).integers(0, 5, 20_000)
+    probs = np.random.default_rng(1).dirichlet(np.ones(5), 20_000)
+    planned = labelsieve.plan_label_issues(labels, probs, filter_by=filter_by).process_bytes
+    with pytest.raises(
+        MemoryLimitError, match=r"the 1\d,\d\d\d rows of largest margin of all pairs would take [\d.]+ MB"
+    ):
+        find(labels, probs, filter_by=filter_by, max_memory=planned)
+
+
 # Choices -----------------------------------------------------------------------------------------------------------
 
 
@@ -400,12 +431,20 @@ def test_classes_of_few_rows_are_left_alone_and_said_to():
     assert 17 not in found.indices
 
 
-@pytest.mark.parametrize("by", ["low_self_confidence", "low_normalized_margin"])
+@pytest.mark.parametrize("by", ["self_confidence", "normalized_margin"])
 @pytest.mark.parametrize("estimation_method", naive.COUNTS)
 def test_as_many_of_the_lowest_are_taken_as_are_counted(by, estimation_method):
-    found = find(filter_by=by, estimation_method=estimation_method)
-    want = labelsieve.count.num_label_issues(LABELS, PROBS, estimation_method=estimation_method)
+    labels, probs = draw(300, 3, seed=4, noise=0.4, signal=0.3)  # the calibrated count exceeds the rows predicted else
+    found = find(labels, probs, filter_by=f"low_{by}", rank_by=by, estimation_method=estimation_method, **CUT)
+    want = labelsieve.count.num_label_issues(labels, probs, estimation_method=estimation_method)
     assert found.num_issues == found.estimated_num_issues == want
+    scores = naive.answer(labels, probs, by).scores
+    assert naive.ranked(scores, want) == found.indices.tolist()
+
+
+def test_margins_that_are_not_kept_are_not_asked():
+    with pytest.raises(InvalidInputError, match="whose margins only rank_by='normalized_margin' keeps"):
+        find(filter_by="low_normalized_margin", estimation_method="off_diagonal_calibrated")
 
 
 def zipf(n=4000, k=200, seed=0):

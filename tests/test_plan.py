@@ -18,7 +18,7 @@ from labelsieve import MemoryLimitError, grids, memory, plan_label_issues, sourc
 from labelsieve.engine import executors
 from labelsieve.limits import size
 from labelsieve.memory import INTERPRETER_BYTES, Need
-from labelsieve.settings import Settings
+from labelsieve.settings import FILTERS, Settings
 
 N_ROWS = 2000
 LABELS, PROBS = draws.draw(N_ROWS, 5, seed=41, noise=0.3)
@@ -57,10 +57,15 @@ def small_chunks(monkeypatch):
 # Tasks -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
+SCORES = [{"method": method, "adjust_pred_probs": adjust} for method, adjust in naive.METHODS]
+# Of few rows neither the cut nor those of classes are split, so that all rounds are planned.
+SETTINGS = SCORES + [{"filter_by": by} for by in FILTERS] + [{"filter_by": "both", **SCORES[3]}]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("cut", [CUT, {"batch_size": 7, "partition_batches": 1}, {"batch_size": 2000}, {}], ids=str)
-def test_tasks_in_memory_are_as_planned(n_threads, method, adjust, cut):
-    choices = {"method": method, "adjust_pred_probs": adjust, **cut}
+def test_tasks_in_memory_are_as_planned(n_threads, settings, cut):
+    choices = {**settings, **cut}
     plan = plan_label_issues(LABELS, PROBS, **choices)
     with Tasks() as tasks:
         found = labelsieve.find_label_issues(LABELS, PROBS, **choices)
@@ -70,13 +75,11 @@ def test_tasks_in_memory_are_as_planned(n_threads, method, adjust, cut):
     assert (plan.n_threads, plan.n_processes) == (n_threads, 1)
 
 
-@pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 @pytest.mark.parametrize("cut", [CUT, {"batch_size": 2000}], ids=str)
-def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(
-    tmp_path, small_chunks, n_threads, method, adjust, cut
-):
+def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(tmp_path, small_chunks, n_threads, settings, cut):
     # How many issues there will be, and so how many tasks put them in order, is not known before.
-    choices = {"method": method, "adjust_pred_probs": adjust, **cut}
+    choices = {**settings, **cut}
     plan = plan_label_issues(LABELS, PROBS, output="r.zarr", **choices)
     with Tasks() as tasks:
         found = labelsieve.find_label_issues(LABELS, PROBS, output=tmp_path / "r.zarr", **choices)

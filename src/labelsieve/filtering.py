@@ -14,9 +14,11 @@ import numpy as np
 from labelsieve.checks import rows_in_words
 from labelsieve.confident import ConfidentCounts
 from labelsieve.engine import Chosen, Run
-from labelsieve.errors import InvalidInputError, warn
+from labelsieve.errors import InvalidInputError, MemoryLimitError, warn
 from labelsieve.filters import OffJoint, PredictedElse
 from labelsieve.joint import JointCounts, PruneCounts, calibrated_joint, estimated_issues, prune_counts, with_diagonal
+from labelsieve.limits import size
+from labelsieve.memory import candidate_bytes
 from labelsieve.partials import Looked
 from labelsieve.reductions import Int64s, issue_counts_finalize
 from labelsieve.settings import Settings
@@ -81,8 +83,25 @@ def known_counts(counted: Counted, looked: Looked | None, class_counts: Int64s, 
     return Known(counted, counted.confident, 0, class_counts, issue_counts_finalize(of_class), note)
 
 
-def choose(run: Run, known: Known, *, exactly: bool) -> Chosen:
-    """Return the rows that the filter of the run's settings takes; see `Run.lowest` for `exactly`."""
+def choose(run: Run, known: Known, *, exactly: bool, room: int) -> Chosen:
+    """Return the rows that the filter of the run's settings takes.
+
+    Parameters
+    ----------
+    run : Run
+        Asked for its choices.
+    known : Known
+        What is known of all rows.
+    exactly : bool
+        See `Run.lowest`.
+    room : int
+        Bytes that each process may take for rows of largest margin.
+
+    Raises
+    ------
+    MemoryLimitError
+        Where these would take more.
+    """
     settings, by = run.settings, run.settings.filter_by
     if settings.cuts_scores:
         # What the lowest scores are sorted by again is another score where a filter has one of its own.
@@ -103,7 +122,19 @@ def choose(run: Run, known: Known, *, exactly: bool) -> Chosen:
     if few:
         classes = rows_in_words(few, "class has", "classes have")
         warn(f"{classes} no more than {least} labelled rows (min_examples_per_class): none of these is flagged")
+    if settings.prunes_pairs:
+        _check_room(int(prune.of_pair.sum()), run.n_threads, room)
     return _pruned(run, prune, known.class_counts)
+
+
+def _check_room(n_candidates: int, n_threads: int, room: int) -> None:
+    """Raise where so many rows of largest margin do not fit; how many is known only once rows are counted."""
+    needed = candidate_bytes(n_candidates, n_threads)
+    if needed > room:
+        raise MemoryLimitError(
+            f"the {n_candidates:,} rows of largest margin of all pairs would take {size(needed)}, and may take "
+            f"{size(max(0, room))}. What takes less: fewer threads, a lower frac_noise, or filter_by='prune_by_class'"
+        )
 
 
 def _pruned(run: Run, prune: PruneCounts, class_counts: Int64s) -> Chosen:

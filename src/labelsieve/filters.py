@@ -42,19 +42,18 @@ def cut_scores(summary: RowSummary, settings: Settings) -> ranking.Scores:
     """Return the scores of which the lowest are taken, where a filter takes these: not those that put them in order."""
     if settings.filter_by == "low_self_confidence":
         return summary.p_given
-    if settings.filter_by == "low_normalized_margin":
-        return margins_below_half(summary)
+    if settings.filter_by == "low_normalized_margin" and not settings.plain_margin:
+        return margins_to_predicted(summary)
     return scores_of(summary)
 
 
-def margins_below_half(summary: RowSummary) -> npt.NDArray[np.float64]:
-    """Return the ``(n,)`` normalized margins of rows whose label is not predicted, and 1 for the others.
+def margins_to_predicted(summary: RowSummary) -> npt.NDArray[np.float64]:
+    """Return the ``(n,)`` normalized margins of rows whose label is not predicted, and 0.5 for the others.
 
-    Those have at least 0.5, and at most as many rows are wanted as have less: rows counted off the diagonal whose label
-    is not nearly predicted. So what the others have exactly is not asked.
+    These have at least as much. No more rows are wanted than have less: those counted off the diagonal whose label is
+    not nearly predicted. So what the others have exactly is not asked; `Settings` refuses a count that would.
     """
-    margins = (summary.p_given.astype(np.float64) - summary.p_predicted + 1) / 2
-    margins[summary.predicted == summary.labels] = 1.0
+    margins: npt.NDArray[np.float64] = (summary.p_given.astype(np.float64) - summary.p_predicted + 1) / 2
     return margins
 
 

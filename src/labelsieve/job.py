@@ -42,7 +42,7 @@ from labelsieve.grids import Auto
 from labelsieve.issues import LabelIssues
 from labelsieve.joint import JointCounts, with_diagonal
 from labelsieve.limits import free_bytes, size
-from labelsieve.memory import ISSUE_BYTES, expected_issues, run_rows
+from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, run_rows
 from labelsieve.names import ArrayIds, check_class_names, open_ids
 from labelsieve.partials import Partial
 from labelsieve.reductions import class_means, class_sums_finalize
@@ -208,7 +208,8 @@ class Job:
         known = known_counts(counted, looked, sums.counts, self.settings)
         # In memory the lowest scores are sorted once more, so a few too many do no harm.
         exactly = stage is not None or not self._fits(known.estimated, inputs, plan)
-        found = self._rank(begun, choose(run, known, exactly=exactly))
+        chosen = choose(run, known, exactly=exactly, room=self._candidate_room(inputs, plan))
+        found = self._rank(begun, chosen)
         issues = LabelIssues(
             n_rows=inputs.grid.n_rows,
             n_classes=inputs.n_classes,
@@ -286,6 +287,14 @@ class Job:
         need = inputs.need(self.settings)
         taken = self.executor.base_bytes + need.partials + (0 if plan.stored else need.summaries())
         return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
+
+    def _candidate_room(self, inputs: Inputs, plan: Plan) -> int:
+        """Return the bytes that each process may take for rows of largest margin: those planned for, and what is left.
+
+        Without a limit that was given that is what is free, as for the plan.
+        """
+        planned = candidate_bytes(expected_issues(inputs.grid.n_rows), self.executor.n_threads)
+        return planned + self.executor.limit - plan.process_bytes
 
     def _run_room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that each thread may take for the issues that it sorts: those planned for, and what is left.

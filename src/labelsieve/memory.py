@@ -29,8 +29,9 @@ HISTOGRAM_BYTES: Final = 65_536
 # A histogram of scores by class (`class_ranking`), and what a piece of margins of pairs takes (`margins`).
 CLASS_HISTOGRAM_BYTES: Final = 2_100_000
 PAIR_PIECE_BYTES: Final = 40_000_000
-# Copies of the candidates that are held while the largest are sorted out.
-CANDIDATE_COPIES: Final = 4
+# A candidate, and copies of all that are held while the largest are sorted out.
+CANDIDATE_BYTES: Final = 20
+CANDIDATE_COPIES: Final = 5
 # An issue with its columns, while the issues of all partitions are put in order.
 ISSUE_BYTES: Final = 120
 # Share of the rows that is planned to be issues.
@@ -92,9 +93,9 @@ def pair_bytes(n_rows: int, n_classes: int) -> int:
     return 16 * min(expected_issues(n_rows), n_classes * (n_classes - 1))
 
 
-def candidate_bytes(n_rows: int) -> int:
-    """Return what the rows of largest margin take that the filters by pairs of classes keep: `margins.Candidates`."""
-    return 20 * expected_issues(n_rows)
+def candidate_bytes(n_candidates: int, n_threads: int) -> int:
+    """Return what the rows of largest margin take: here, and in each thread that looks for them (`margins`)."""
+    return CANDIDATE_BYTES * CANDIDATE_COPIES * n_candidates * (n_threads + 1)
 
 
 def merge_bytes(n_rows: int) -> int:
@@ -186,7 +187,9 @@ class Need:
         """What a thread takes while it reads."""
         # A strip, a copy of it with columns as rows, and where whole rows are scored some float64 copies.
         copies = 3 if self.settings.plain_self_confidence else 3 + 5 * 8 // self.itemsize
-        pruned = CANDIDATE_COPIES * candidate_bytes(self.n_rows) + PAIR_PIECE_BYTES if self.settings.prunes_pairs else 0
+        pruned = 0
+        if self.settings.prunes_pairs:  # what a thread more takes
+            pruned = candidate_bytes(expected_issues(self.n_rows), 0) + PAIR_PIECE_BYTES
         return BATCH_COPIES * self.batch_bytes + self.ahead_bytes + copies * STRIP_BYTES + pruned
 
     @property
@@ -196,7 +199,7 @@ class Need:
         each = 24 * self.n_classes + HISTOGRAM_BYTES + pair_bytes(-(-self.n_rows // self.n_partitions), self.n_classes)
         if self.settings.prunes:
             each += CLASS_HISTOGRAM_BYTES
-        pruned = CANDIDATE_COPIES * candidate_bytes(self.n_rows) if self.settings.prunes_pairs else 0
+        pruned = candidate_bytes(expected_issues(self.n_rows), 0) if self.settings.prunes_pairs else 0
         return min(n, 32 + n // 16) * each + 2 * pair_bytes(self.n_rows, self.n_classes) + pruned
 
     @property

@@ -86,6 +86,11 @@ class Settings:
             check_one_of("filter_by", self.filter_by, FILTERS)
             if self.rule != "confident_joint" and self.filter_by != "predicted_neq_given":
                 raise InvalidInputError(f"filter_by={self.filter_by!r} counts by rule='confident_joint' only")
+            if self.filter_by == "low_normalized_margin" and self.calibrated and not self.plain_margin:
+                raise InvalidInputError(
+                    "filter_by='low_normalized_margin' with estimation_method='off_diagonal_calibrated' may take rows "
+                    "whose label is predicted, whose margins only rank_by='normalized_margin' keeps, not adjusted"
+                )
         object.__setattr__(self, "frac_noise", _share("frac_noise", self.frac_noise))
         check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
         if self.num_to_remove_per_class is not None:
@@ -169,6 +174,11 @@ class Settings:
     def n_reads(self) -> int:
         """How many times `pred_probs` is read."""
         return 1 + self.reads_twice + self.prunes_pairs
+
+    @property
+    def plain_margin(self) -> bool:
+        """Whether the score is the normalized margin of the probabilities as they are."""
+        return self.method == "normalized_margin" and not self.adjust_pred_probs
 
     @property
     def plain_self_confidence(self) -> bool:

@@ -242,7 +242,8 @@ def _network_bytes(inputs: Inputs, settings: Settings, n_spans: int) -> int:
     n_counts, rows_of = (read, n_partitions) if settings.looks_again else (counted, n_spans)
     total += n_counts * (8 * n_classes + memory.pair_bytes(-(-n_rows // rows_of), n_classes))
     if settings.prunes_pairs:
-        total += 3 * sum(1 for _ in rounds(0, n_partitions, 1)) * memory.candidate_bytes(n_rows)
+        n_rounds = sum(1 for _ in rounds(0, n_partitions, 1))
+        total += 3 * n_rounds * memory.CANDIDATE_BYTES * expected_issues(n_rows)
     return total
 
 

@@ -93,6 +93,11 @@ class Run:
         self._finish: tasks.Finish | None = None
         self.n_reread = 0
 
+    @property
+    def n_threads(self) -> int:
+        """Threads of a process that reads."""
+        return self._executor.n_threads
+
     def read(self) -> Partial:
         """Summarise every partition, once, and return the class sums and findings of all."""
         for _ in range(self._executor.retries if self.inputs.in_memory else 0):
