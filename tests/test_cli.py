@@ -74,6 +74,36 @@ def test_options_reach_the_job(files, capsys):
     assert "read in 2 passes" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("numbers", ["4,0,2", "numbers.txt"])
+def test_filters_reach_the_job(files, capsys, numbers):
+    Path("numbers.txt").write_text("4\n0\n2\n", encoding="utf-8")
+    choices = {"frac_noise": 0.7, "num_to_remove_per_class": [4, 0, 2], "min_examples_per_class": 3}
+    expected = labelsieve.find_label_issues(*files, filter_by="both", rank_by="normalized_margin", **choices)
+    options = "--filter-by both --rank-by normalized_margin --frac-noise 0.7 --min-examples-per-class 3"
+    command = ["labels.npy", "pred_probs.npy", *options.split(), "--num-to-remove-per-class", numbers]
+    assert run(["find", *command, "-o", "i.npy"]) == 0
+    assert np.load("i.npy").tolist() == expected.indices.tolist()
+    out = capsys.readouterr().out
+    assert f"{expected.num_issues} label issues ({expected.num_issues / 400:.2%}), by both" in out
+    assert "read in 3 passes" in out
+    assert run(["plan", *command]) == 0
+    assert re.search(r"bytes to read +28.8 kB in 3 reads", capsys.readouterr().out)
+
+
+def test_the_rule_reaches_the_job(files, capsys):
+    assert run(["find", "labels.npy", "pred_probs.npy", "--rule", "confident_joint", "--top", "0"]) == 0
+    assert "read in 2 passes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("numbers", ["missing.txt", "4,zero,2", "4,-1,2", "labels.npy", ""])
+def test_numbers_that_are_none_are_bad_usage(files, capsys, numbers):
+    command = ["find", "labels.npy", "pred_probs.npy", "--filter-by", "both", "--num-to-remove-per-class", numbers]
+    assert run(command) == 2
+    error = capsys.readouterr().err
+    assert "Invalid value for '--num-to-remove-per-class'" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize("extra", [[], ["--n-jobs", "2"], ["--n-jobs", "cores"], ["--batch-size", "auto"]])
 @pytest.mark.filterwarnings("ignore:n_jobs=:labelsieve.LabelsieveWarning")
 @pytest.mark.parametrize("ending", ["npy", "zarr"])

@@ -3,7 +3,10 @@
 import types
 import warnings
 
+import cleanlab.count
+import cleanlab.dataset
 import cleanlab.filter
+import cleanlab.rank
 import dask
 import dask.array as da
 import numpy as np
@@ -445,6 +448,24 @@ def test_as_many_of_the_lowest_are_taken_as_are_counted(by, estimation_method):
 def test_margins_that_are_not_kept_are_not_asked():
     with pytest.raises(InvalidInputError, match="whose margins only rank_by='normalized_margin' keeps"):
         find(filter_by="low_normalized_margin", estimation_method="off_diagonal_calibrated")
+
+
+@pytest.mark.parametrize("filter_by", ["confident_learning", "both"])
+def test_tables_rest_on_the_exact_joint(dataset, filter_by):
+    labels, probs = dataset
+    found = find(labels, probs, filter_by=filter_by)
+    joint = cleanlab.count.compute_confident_joint(labels, probs, calibrate=False)
+    counts = found.confident
+    assert np.diag(joint).tolist() == counts.diagonal.tolist()
+    assert joint[counts.given, counts.predicted].tolist() == counts.counts.tolist()
+    assert joint.sum() == counts.diagonal.sum() + counts.counts.sum()
+    want = cleanlab.dataset.rank_classes_by_label_quality(labels=labels, pred_probs=probs).set_index("Class Index")
+    got = found.class_summary().set_index("class")
+    for ours, theirs_ in {"label_noise": "Label Noise", "inverse_label_noise": "Inverse Label Noise"}.items():
+        differ = (got[ours] - want[theirs_].reindex(got.index)).abs()
+        # Remainders that tie may move a row or two from one pair of classes to another.
+        assert differ.max() <= 2 / np.bincount(labels).min()
+        assert differ.mean() <= 0.5 / np.bincount(labels).min()
 
 
 def zipf(n=4000, k=200, seed=0):
