@@ -26,9 +26,9 @@ from labelsieve.stored import COLUMNS
 # makes a batch a partition, which the command sizes for data that is far larger.
 _SLOWED = """
 import os, time
-from labelsieve import memory, partitions
+from labelsieve import grids, memory, partitions
 
-memory._PARTITIONS_A_THREAD = memory._REMOTE_PARTITIONS_A_THREAD = 1_000_000
+grids.PARTITIONS_A_THREAD = grids._REMOTE_PARTITIONS_A_THREAD = memory.PARTITIONS_A_THREAD = 1_000_000
 
 read = partitions._Feed._read
 

@@ -201,8 +201,13 @@ def test_what_deserves_a_look_is_said(tmp_path):
     probs[64] *= 0.9
     found = labelsieve.find_label_issues(labels, probs, class_names=list("wxyz"), progress=False)
     tiny = "rows with this label get less than 1/K on average: rows predicted so count as confident"
+    parted = (
+        "130 rows are counted by their predicted class; another 108 do not reach its threshold, but may reach that of "
+    )
     assert report.warnings_of(found) == [
         "1 of every 64th row of pred_probs have probabilities that do not sum to 1 within 1% (row 64).",
+        parted + "a class with a low one, which the confident joint counts: filter_by='low_self_confidence' or "
+        "'confident_learning' tells.",
         "1 class absent (2 y): no row has this label: nothing can be said of it.",
         "1 class rare (1 x): fewer than 10 rows have this label, too few for a threshold.",
         f"1 class tiny threshold (3 z): {tiny}.",
@@ -210,6 +215,7 @@ def test_what_deserves_a_look_is_said(tmp_path):
     found.report(tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert page.count("<li>1 ") == 4
+    assert f"<li>{parted}" in page
     for again in ({"batch_size": 7}, {"batch_size": 100, "partition_batches": 2}):
         assert labelsieve.find_label_issues(labels, probs, progress=False, **again).facts.notes == found.facts.notes
 

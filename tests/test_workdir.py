@@ -770,6 +770,11 @@ def test_a_workdir_holds_what_it_says(place):
         "method": "normalized_margin",
         "adjust_pred_probs": True,
         "estimation_method": "off_diagonal",
+        "rule": "predicted_class",
+        "filter_by": None,
+        "frac_noise": 1.0,
+        "num_to_remove_per_class": None,
+        "min_examples_per_class": 1,
         "allow_zero_rows": False,
     }
     assert folder.folder("summaries").names() == folder.folder("rereads").names() == [f"{i:07d}.rec" for i in range(10)]
