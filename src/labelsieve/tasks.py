@@ -1,9 +1,8 @@
 """What one task does with its partition or span of rows. NumPy, sources and records, no Dask.
 
-Covers: the maps of a run (`summarise`, `count`, `select`), what finishes scores that need the thresholds first, and
-`inspect` for batches whose thresholds are known.
-Does not cover: a second read (`rereads`), issues that the tasks write themselves (`runs`), which tasks there are and
-how their results are folded (`engine`, `forkpool`).
+Covers: the maps of a run (`summarise`, `count`, `select`), and what finishes summaries once the thresholds are known.
+Does not cover: later reads (`rereads`, `margins`), batches whose thresholds are known (`inspection`), issues that the
+tasks write themselves (`runs`), which tasks there are and how their results are folded (`engine`, `forkpool`).
 """
 
 from __future__ import annotations

@@ -1,14 +1,15 @@
 """The one place that lays the flow on Dask.
 
 Covers: both inputs on one grid (`inputs`, `opening`), what tells them from others (`identities`), what a run will take
-(`plan`), its maps and reductions (`run`), their graphs (`graphs`), what tasks do around their work (`readers`), and who
-runs them (`choice`, `executors`, `on_cluster`, `clusters`).
-Does not cover: the work of a task (`tasks`, `runs`), the fork pool (`forkpool`).
+(`plan`), its maps and reductions (`run`), the rounds that choose rows (`choosing`), the graphs of all of these
+(`graphs`), what tasks do around their work (`readers`), and who runs them (`choice`, `executors`, `on_cluster`,
+`clusters`).
+Does not cover: the work of a task (`tasks`, `rereads`, `margins`, `runs`), the fork pool (`forkpool`).
 
 A run is three maps with a K-sized reduction after the first two: *summarise* reads the rows, *count* holds their
-summaries against the thresholds, *select* returns or writes the rows up to the cut. Summaries stay where they were
-made, or are committed to a workdir. Whatever scheduler Dask is set to does the work: threads, processes, or the active
-client.
+summaries against the thresholds, *select* returns or writes the rows that are chosen. Where it takes the thresholds and
+whole rows, *reread* comes between the first two, and *margins* before the last. Summaries stay where they were made, or
+are committed to a workdir. Whatever scheduler Dask is set to does the work: threads, processes, or the active client.
 """
 
 from labelsieve.engine.choice import active_client, choose_executor
