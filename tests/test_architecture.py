@@ -28,9 +28,9 @@ LAYERS = [
     {"kernels"},
     {"reductions", "grids"},
     {"memory"},
-    {"ranking", "storage", "confident", "looks"},
-    {"health", "joint", "class_ranking", "partials"},
-    {"filters", "matrices"},
+    {"ranking", "storage", "confident"},
+    {"health", "joint", "class_ranking", "partials", "looks"},
+    {"filters", "matrices", "margins"},
     {"latent"},
     {"records", "ownership"},
     {"workdir"},
@@ -46,8 +46,7 @@ LAYERS = [
     {"plots"},
     {"report"},
     {"issues"},
-    {"runs", "rereads"},
-    {"margins", "inspection"},
+    {"runs", "rereads", "inspection"},
     {"engine.graphs"},
     {"engine.executors", "engine.clusters"},
     {"engine.on_cluster", "engine.readers"},
@@ -68,7 +67,7 @@ LAYERS = [
 ]
 PURE = [
     *("kernels", "scores", "reductions", "ranking", "checks", "settings", "memory", "grids"),
-    *("confident", "looks", "joint", "class_ranking", "filters"),
+    *("confident", "looks", "joint", "class_ranking", "filters", "margins", "partials"),
 ]
 # Each with its reason: engine builds the graphs and runs them, progress listens to them, sources, results and stored
 # name Dask's array as a type, find and job read Dask's way to write sizes and where it keeps temporary files.

@@ -1,13 +1,16 @@
 """The counts of confident learning: cleanlab's numbers on the same data, sparse and dense; what cannot be counted."""
 
 import sys
+import tracemalloc
 
 import cleanlab.count
+import dask
 import dask.array as da
 import numpy as np
 import pytest
 import scipy.sparse
 import zarr
+from distributed import Client, LocalCluster
 from hypothesis import given
 
 import draws
@@ -19,9 +22,10 @@ from labelsieve import (
     InvalidInputError,
     LabelInspector,
     MissingDependencyError,
+    confident,
     count,
     find_label_issues_batched,
-    joint,
+    rereads,
 )
 from labelsieve.latent import PY_METHODS
 from test_filters import SHAPES, odd
@@ -120,14 +124,22 @@ def test_the_joint_is_what_loops_count(data):
     assert got.sum(axis=1).tolist() == sizes
 
 
-def test_of_many_classes_the_total_is_added_up_exactly(monkeypatch):
-    # Beyond some classes no matrix is made: values at an exact half may round the other way, and nothing else does.
-    labels, probs = odd("many classes")
-    want = count.compute_confident_joint(labels, probs, dense=True, progress=False)
-    monkeypatch.setattr(joint, "_MATRIX_CLASSES", 0)
+@pytest.mark.parametrize("seed", range(5))
+def test_of_very_many_classes_remainders_are_given_out_in_the_order_of_the_classes(monkeypatch, seed):
+    # Beyond 1,024 classes there is no matrix, and no sort of all K.
+    monkeypatch.setattr(confident, "_MATRIX_CLASSES", 0)
+    labels, probs = draw(900, 60, seed=seed, noise=0.3, signal=3.0)
+    counts = count.compute_confident_joint(labels, probs, calibrate=False, dense=True, progress=False)
+    sizes = np.bincount(labels, minlength=60)
     got = count.compute_confident_joint(labels, probs, dense=True, progress=False)
-    assert np.abs(want - got).sum() <= 4
-    assert got.sum(axis=1).tolist() == np.bincount(labels, minlength=60).tolist()
+    for row, size, whole in zip(counts, sizes, got, strict=True):
+        scaled = row / row.sum() * size / 900.0 * 900
+        want = np.rint(scaled)
+        missing = int(size - want.sum())
+        order = sorted(range(60), key=lambda k, v=scaled, w=want: (v[k] - w[k], k))
+        for k in order[-missing:] if missing > 0 else order[: -missing or 0]:
+            want[k] += np.sign(missing)
+        assert want.tolist() == whole.tolist()
 
 
 # Inputs, and what must not matter ------------------------------------------------------------------------------------
@@ -152,29 +164,50 @@ def test_labels_and_probabilities_of_all_kinds_are_counted(tmp_path):
         assert want == (600 * count.estimate_joint(labels, confident_joint=counts, dense=True)).round().tolist(), name
 
 
-def test_a_count_goes_on_in_a_workdir(tmp_path):
+def test_a_count_goes_on_in_a_workdir(tmp_path, monkeypatch):
     want = count.num_label_issues(LABELS, PROBS, progress=False)
-    for _ in range(2):
-        assert want == count.num_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
+    inner, done = rereads.store_reread, []
+
+    def killing(partition, *args, **kwargs):
+        if len(done) == 7:
+            raise KeyboardInterrupt
+        done.append(partition.index)
+        return inner(partition, *args, **kwargs)
+
+    with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
+        patch.setattr(rereads, "store_reread", killing)
+        with pytest.raises(KeyboardInterrupt):
+            count.num_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
+    assert len(list((tmp_path / "work" / "rereads").iterdir())) == 7
+    assert want == count.num_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     assert len(list((tmp_path / "work" / "rereads").iterdir())) == 15
 
 
-def test_nothing_dense_is_made_unless_asked(monkeypatch):
-    labels, probs = draw(300, 900, seed=2, signal=6.0, dtype=np.float32)
-    largest = []
-    zeros = np.zeros
+def test_a_cluster_and_processes_count_the_same(tmp_path):
+    want = count.compute_confident_joint(LABELS, PROBS, dense=True, progress=False).tolist()
+    with dask.config.set(scheduler="processes", num_workers=2):
+        assert want == count.compute_confident_joint(LABELS, PROBS, dense=True, **CUT).tolist()
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        assert want == count.compute_confident_joint(LABELS, PROBS, dense=True, client=client, **CUT).tolist()
 
-    def watched(shape, *args, **kwargs):
-        made = zeros(shape, *args, **kwargs)
-        largest.append(made.size)
-        return made
 
-    monkeypatch.setattr(joint, "_MATRIX_CLASSES", 0)
-    monkeypatch.setattr(np, "zeros", watched)
-    counts = count.compute_confident_joint(labels, probs, progress=False)
-    count.estimate_latent(counts, labels, converge_latent_estimates=True)
-    assert 0 < max(largest) < 900 * 900
-    assert counts.nnz < 1500
+def test_nothing_dense_is_made_unless_asked():
+    k = 3000  # a matrix of 72 MB
+    labels, probs = draw(300, k, seed=2, signal=8.0, dtype=np.float32)
+    count.compute_confident_joint(labels[:9], probs[:9], progress=False)  # what is imported is no part of it
+    tracemalloc.start()
+    try:
+        joint = count.compute_confident_joint(labels, probs, progress=False)
+        count.estimate_latent(joint, labels, converge_latent_estimates=True)
+        assert tracemalloc.get_traced_memory()[1] < 4 * k * k / 2
+        tracemalloc.reset_peak()
+        assert joint.toarray().nbytes == 8 * k * k < tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert joint.nnz < 2 * k
 
 
 # LabelInspector ------------------------------------------------------------------------------------------------------
@@ -231,10 +264,21 @@ def test_only_batches_that_were_counted_count():
         (np.ones((3, 4)), InvalidInputError, r"must be square, not of shape \(3, 4\)"),
         (np.ones(3), InputTypeError, r"must be a \(K, K\) matrix of numbers, not ndarray"),
         ("joint", InputTypeError, r"must be a \(K, K\) matrix of numbers, not str"),
-        ([[1, -1], [0, 1]], InvalidInputError, "it has negative ones"),
-        ([[1, np.nan], [0, 1]], InvalidInputError, "NaN or infinity"),
-        (scipy.sparse.csr_array(np.array([[1.0, np.inf], [0, 1]])), InvalidInputError, "NaN or infinity"),
+        ([[1, -1], [0, 1]], InvalidInputError, "it has negative, larger ones or NaN"),
+        ([[1, np.nan], [0, 1]], InvalidInputError, "it has negative, larger ones or NaN"),
+        (
+            scipy.sparse.csr_array(np.array([[1.0, np.inf], [0, 1]])),
+            InvalidInputError,
+            "it has negative, larger ones or NaN",
+        ),
+        (np.full((2, 2), 2**63, np.uint64), InvalidInputError, r"from 0 to 2\*\*53"),
         (np.zeros((0, 0)), InvalidInputError, "must be square"),
+        (np.zeros((2, 2)), InvalidInputError, "confident_joint has no counts"),
+        ([[1, 2], [1]], InputTypeError, r"must be a \(K, K\) matrix of numbers: .* inhomogeneous"),
+        (np.eye(2) * 1j, InputTypeError, "not ndarray of complex128"),
+        (scipy.sparse.csr_array(np.eye(2) * 1j), InputTypeError, "not csr_array of complex128"),
+        (np.eye(2, dtype=bool), InputTypeError, "not ndarray of bool"),
+        (scipy.sparse.csr_array(np.eye(2, dtype=bool)), InputTypeError, "not csr_array of bool"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -262,18 +306,24 @@ def test_choices_that_do_not_fit_are_refused():
         count.num_label_issues(LABELS, PROBS, estimation_method="diagonal")
     with pytest.raises(InvalidInputError, match="give pred_probs and labels, or a confident_joint"):
         count.estimate_joint(LABELS)
-    with pytest.raises(InvalidInputError, match="confident_joint has no counts"):
-        count.estimate_joint(None, confident_joint=np.zeros((2, 2)))
     with pytest.raises(InvalidInputError, match="py_method must be one of cnt, eqn"):
         count.estimate_latent(np.eye(5), LABELS, py_method="count")
     with pytest.raises(InvalidInputError, match="needs a noise matrix that has an inverse"):
         count.estimate_latent(np.ones((5, 5)), LABELS, py_method="eqn")
-    with pytest.raises(InvalidInputError, match=r"label 4 in row [\d,]+ is outside 0..2"):
-        count.estimate_latent(np.eye(3), [0, 1, 2, 2, 4])
+    with pytest.raises(InvalidInputError, match=r"2 labels outside 0..2 in rows 1, 4 \(first: -1\)"):
+        count.estimate_latent(np.eye(3), [0, -1, 2, 2, 4])
     with pytest.raises(InvalidInputError, match="labels has no rows"):
         count.estimate_latent(np.eye(3), np.empty(0, int))
-    with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'"):
-        count.compute_confident_joint(LABELS, PROBS, batchsize=3)
+    for function in (
+        lambda: count.compute_confident_joint(LABELS, PROBS, batchsize=3),
+        lambda: count.num_label_issues(LABELS, PROBS, batchsize=3),
+        lambda: count.num_label_issues(
+            LABELS, PROBS, confident_joint=np.eye(5), estimation_method="off_diagonal_custom", batchsize=3
+        ),
+        lambda: count.estimate_joint(LABELS, confident_joint=np.eye(5), batchsize=3),
+    ):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'batchsize'; options are batch_size, "):
+            function()
     with pytest.raises(InvalidInputError, match="dense must be True or False, not 1"):
         count.compute_confident_joint(LABELS, PROBS, dense=1)
 

@@ -1,5 +1,7 @@
 """The filters of cleanlab, out of core: its rows in its order, what loops find, the same bits however work is cut."""
 
+import os
+import signal
 import types
 import warnings
 
@@ -19,7 +21,16 @@ import draws
 import labelsieve
 import naive
 from draws import bits, datasets, draw, pieces
-from labelsieve import InvalidInputError, LabelsieveWarning, MemoryLimitError, class_ranking, find_label_issues, margins
+from labelsieve import (
+    InvalidInputError,
+    LabelsieveWarning,
+    MemoryLimitError,
+    class_ranking,
+    find_label_issues,
+    margins,
+    rereads,
+)
+from labelsieve.engine import Chosen
 from naive_joint import FILTERS, PRUNING, filtered
 
 N_ROWS = 600
@@ -235,6 +246,7 @@ def test_no_way_of_working_changes_a_bit(tmp_path, filter_by, rank):
         "cut": find(**choices, **CUT),
         "one row a batch": find(**choices, batch_size=1, partition_batches=100),
         "layout": find(LABELS.astype(np.uint8), np.asfortranarray(PROBS), **choices),
+        "byte order": find(LABELS.astype(">i4"), PROBS.astype(">f8"), **choices),
         "dask": find(da.from_array(LABELS, chunks=77), da.from_array(PROBS, chunks=(50, 2)), **choices),
         "files": find(*files, **choices, **CUT),
         "forks": find(*files, **choices, **CUT, n_jobs=2),
@@ -247,6 +259,7 @@ def test_no_way_of_working_changes_a_bit(tmp_path, filter_by, rank):
         ways["one thread"] = find(**choices, **CUT)
     for name, found in ways.items():
         assert whole == all_bits(found), name
+    assert all_bits(find(LABELS, probs32.astype(">f4"), **choices)) == all_bits(find(LABELS, probs32, **choices))
     narrow = find(LABELS, probs32, **choices)
     assert all_bits(narrow) == all_bits(find(LABELS, probs32.astype(np.float64), **choices))
 
@@ -326,7 +339,9 @@ class Killed(BaseException):
 @pytest.mark.parametrize("step", ["summarise", "store_reread", "pair_candidates"])
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_done):
     choices = {"filter_by": "both", "workdir": tmp_path / "work", **CUT}
-    module = {"summarise": labelsieve.tasks, "store_reread": labelsieve.rereads, "pair_candidates": margins}[step]
+    module = {"summarise": labelsieve.tasks, "store_reread": labelsieve.rereads, "pair_candidates": labelsieve.rereads}[
+        step
+    ]
     inner, done = getattr(module, step), []
 
     def counting(partition, *args, **kwargs):
@@ -345,7 +360,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_
     assert bits(found) == want["both"]
     rows = PROBS.nbytes // N_ROWS
     before = {"summarise": 0, "store_reread": 600, "pair_candidates": 1200}[step]
-    # Of the third read whole rounds are kept: of 1, 1, 1, ... partitions, fifteen being few.
+    # Of the third read whole rounds are kept: of one partition each, fifteen being few for one thread.
     assert found.facts.bytes_read == rows * (3 * 600 - before - 40 * n_done)
 
 
@@ -368,7 +383,7 @@ def test_a_workdir_of_another_filter_is_refused_with_the_difference(tmp_path):
 
 @pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
 def test_more_candidates_than_fit_are_refused_before_they_are_looked_for(filter_by, monkeypatch):
-    monkeypatch.setattr(margins, "pair_candidates", lambda *_args, **_options: pytest.fail("it reads a third time"))
+    monkeypatch.setattr(rereads, "pair_candidates", lambda *_args, **_options: pytest.fail("it reads a third time"))
     labels = np.random.default_rng(0).integers(0, 5, 20_000)
     probs = np.random.default_rng(1).dirichlet(np.ones(5), 20_000)
     planned = labelsieve.plan_label_issues(labels, probs, filter_by=filter_by).process_bytes
@@ -403,6 +418,10 @@ def test_more_candidates_than_fit_are_refused_before_they_are_looked_for(filter_
         ({"filter_by": "both", "num_to_remove_per_class": 3}, "must be a list of K whole numbers, not 3"),
         ({"filter_by": "both", "num_to_remove_per_class": [1, 2, -1, 0, 0]}, "whole number of at least 0, not -1"),
         ({"filter_by": "both", "num_to_remove_per_class": "11111"}, "must be a list of K whole numbers"),
+        ({"filter_by": "both", "num_to_remove_per_class": np.ones((5, 1), int)}, "must be a list of K whole numbers"),
+        ({"filter_by": "both", "num_to_remove_per_class": np.array(3)}, "must be a list of K whole numbers"),
+        ({"filter_by": "both", "num_to_remove_per_class": dict.fromkeys(range(5), 1)}, "must be a list of K whole"),
+        ({"filter_by": "both", "num_to_remove_per_class": [10**25] * 5}, "more rows than can be counted"),
         ({"filter_by": "both", "frac_noise": 1.5}, "frac_noise must be a number from 0 to 1, not 1.5"),
         ({"filter_by": "both", "frac_noise": float("nan")}, "frac_noise must be a number from 0 to 1"),
         ({"filter_by": "both", "frac_noise": True}, "frac_noise must be a number from 0 to 1, not True"),
@@ -422,7 +441,7 @@ def test_choices_that_mean_nothing_are_refused_before_anything_is_read(choices, 
 
 @pytest.mark.parametrize("filter_by", FILTERS[:4])
 def test_choices_that_do_nothing_are_said_to(filter_by):
-    with pytest.warns(LabelsieveWarning, match=f"frac_noise do nothing with filter_by='{filter_by}'"):
+    with pytest.warns(LabelsieveWarning, match=f"filter_by='{filter_by}' takes no frac_noise: nothing follows"):
         found = find(filter_by=filter_by, frac_noise=0.5)
     assert bits(found) == bits(find(filter_by=filter_by))
 
@@ -466,6 +485,63 @@ def test_tables_rest_on_the_exact_joint(dataset, filter_by):
         # Remainders that tie may move a row or two from one pair of classes to another.
         assert differ.max() <= 2 / np.bincount(labels).min()
         assert differ.mean() <= 0.5 / np.bincount(labels).min()
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    numpy = {
+        "min_examples_per_class": np.int64(2),
+        "frac_noise": np.float32(0.5),
+        "num_to_remove_per_class": np.ones(5, int),
+    }
+    plain = {"min_examples_per_class": 2, "frac_noise": 0.5, "num_to_remove_per_class": [1] * 5}
+    found = find(filter_by="both", workdir=tmp_path / "work", output=tmp_path / "found.zarr", **numpy)
+    assert bits(found) == bits(find(filter_by="both", **plain))
+    assert labelsieve.load(tmp_path / "found.zarr").settings == found.settings
+
+
+@pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
+def test_where_no_pair_takes_a_row_there_is_no_third_read(filter_by):
+    labels = np.arange(30) % 3
+    found = find(labels, np.eye(3)[labels] * 0.97 + 0.01, filter_by=filter_by)
+    assert (found.num_issues, found.facts.n_reads, found.facts.bytes_read) == (0, 2, 2 * 30 * 3 * 8)
+
+
+@pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
+@pytest.mark.slow
+def test_a_worker_that_dies_before_rows_are_selected_is_made_up_for(tmp_path, monkeypatch, want, filter_by):
+    np.save(tmp_path / "labels.npy", LABELS)
+    np.save(tmp_path / "probs.npy", PROBS)
+    killed = []
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        handed_out = Chosen.handed_out
+
+        def killing(chosen, executor):
+            handles = handed_out(chosen, executor)
+            if not killed:
+                killed.append(next(iter(cluster.workers.values())).pid)
+                os.kill(killed[0], signal.SIGKILL)
+            return handles
+
+        monkeypatch.setattr(Chosen, "handed_out", killing)
+        found = find(tmp_path / "labels.npy", tmp_path / "probs.npy", filter_by=filter_by, client=client, **CUT)
+    assert killed
+    assert bits(found) == want[filter_by]
+
+
+@pytest.mark.parametrize("k", [2, 3, 5])
+def test_the_rules_are_not_said_to_part_where_they_count_alike(k, recwarn):
+    for seed in range(30):
+        labels, probs = draw(500, k, seed=seed, signal=2.5, noise=0.1)
+        batched, exact = find(labels, probs), find(labels, probs, filter_by="low_self_confidence")
+        if k == 2:
+            assert batched.estimated_num_issues == exact.estimated_num_issues
+            assert batched.confident.undecided == 0
+        else:
+            assert exact.estimated_num_issues - batched.estimated_num_issues <= batched.confident.undecided + 2
+    assert [str(w.message) for w in recwarn if issubclass(w.category, LabelsieveWarning)] == []
 
 
 def zipf(n=4000, k=200, seed=0):

@@ -202,7 +202,6 @@ def test_prune_counts_of_given_numbers_are_those_of_loops(seed):
     )
     assert [sizes[k] - table[k][k] for k in range(7)] == found.of_class.tolist() == wanted
     for k in range(7):
-        pairs = {int(j): int(n) for j, n in zip(found.classes, found.of_pair, strict=True)}
         own = slice(found.edges[k], found.edges[k + 1])
         pairs = dict(zip(found.classes[own].tolist(), found.of_pair[own].tolist(), strict=True))
         assert {j: n for j, n in enumerate(table[k]) if j != k and n > 0} == pairs

@@ -26,6 +26,11 @@ from labelsieve.settings import FLOAT_TOLERANCE
 _LIKELY: Final = 3.0
 # Pairs that are worked on at a time.
 _PIECE_PAIRS: Final = 1 << 18
+# Up to this many classes counts are calibrated to the last bit as in cleanlab: with a matrix, and NumPy's sort where
+# remainders tie. Beyond, where that takes gigabytes and minutes, by exact sums and in the order of the classes.
+_MATRIX_CLASSES: Final = 1024
+# What divides where there is nothing (cleanlab/internal/constants.py, 2.9).
+TINY: Final = 1e-100
 # Up to this many pairs of classes they are counted in a table; beyond, rows are sorted by their pair.
 _FEW_PAIRS: Final = 1 << 16
 
@@ -114,7 +119,8 @@ class PairCounter:
     def __init__(self, n_classes: int) -> None:
         self._n_classes, self._dtype = n_classes, pair_dtype(n_classes)
         self._diagonal = np.zeros(n_classes, np.int64)
-        self._pairs = [np.empty(0, self._dtype)]
+        self._pairs, self._n_held = list[npt.NDArray[Any]](), 0
+        self._folded: list[ConfidentCounts] = []
 
     def add(
         self, labels: npt.NDArray[Any], classes: npt.NDArray[Any], counted: npt.NDArray[np.bool_]
@@ -129,25 +135,36 @@ class PairCounter:
         off = np.flatnonzero(counted & differ)
         pairs = labels[off].astype(self._dtype) * self._dtype.type(self._n_classes)
         self._pairs.append(pairs + classes[off].astype(self._dtype))
+        self._n_held += len(off)
+        if self._n_held > _PIECE_PAIRS:
+            self._fold()
         return np.flatnonzero(differ & ~counted)
 
     def counts(self) -> ConfidentCounts:
         """Return what was counted."""
-        every = np.concatenate(self._pairs)
+        self._fold()
+        return replace(self._folded[0], diagonal=self._diagonal)
+
+    def _fold(self) -> None:
+        """Count the pairs that are held, so that no more are than `_PIECE_PAIRS` and a strip's."""
+        every = np.concatenate([np.empty(0, self._dtype), *self._pairs])
         if self._n_classes * self._n_classes <= _FEW_PAIRS:
             table = np.bincount(every, minlength=1)
-            found = np.flatnonzero(table)
-            return ConfidentCounts(self._diagonal, found.astype(self._dtype), table[found].astype(np.int32))
-        found, counts = np.unique(every, return_counts=True)
-        return ConfidentCounts(self._diagonal, found, counts.astype(np.int32))
+            found = np.flatnonzero(table).astype(self._dtype)
+            counts = table[found]
+        else:
+            found, counts = np.unique(every, return_counts=True)
+        none = np.zeros(self._n_classes, np.int64)
+        self._folded.append(ConfidentCounts(none, found, counts.astype(np.int32)))
+        self._folded, self._pairs, self._n_held = [confident_combine(self._folded)], [], 0
 
 
 def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentCounts:
     """Count the rows of `summary` by their predicted class where it reaches the ``(K,)`` `adjusted_thresholds`.
 
     Of those left out some likely reach another class, and are counted by the exact rule: those whose largest
-    probability is as high as the lowest threshold of another class, and so are three times what it leaves for each of
-    the others on average.
+    probability is as high as the lowest threshold of another class, and so are what it leaves for all others, and three
+    times what it leaves for each of them on average.
     """
     n_classes, undecided = len(adj_thresholds), 0
     counter = PairCounter(n_classes)
@@ -161,7 +178,7 @@ def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentC
         left = counter.add(labels, predicted, p_predicted >= adj_thresholds[predicted])
         p_left = p_predicted[left].astype(np.float64)
         near = summary.p_given[block][left].astype(np.float64) + FLOAT_TOLERANCE > p_left
-        likely = np.minimum(p_left, _LIKELY * (1 - p_left) / (n_classes - 1))
+        likely = np.minimum(p_left, np.minimum(1.0, _LIKELY / (n_classes - 1)) * (1 - p_left))
         undecided += int(np.count_nonzero(~near & (likely >= other[predicted[left]])))
     return replace(counter.counts(), undecided=undecided)
 
@@ -240,25 +257,38 @@ def calibrated_pairs(
     """
     n_classes = confident.n_classes
     everywhere = confident.diagonal + confident.of_given
-    total = float(class_counts[everywhere > 0].sum())  # what the rows scaled by label add up to
-    scale = class_counts / np.maximum(everywhere, 1) / max(total, 1.0) * float(class_counts.sum())
+    n_rows, total = int(class_counts.sum()), float(max(class_counts[everywhere > 0].sum(), 1))
+    if n_classes <= _MATRIX_CLASSES:
+        total = max(_matrix_total(confident, class_counts), TINY)
+    everywhere = np.maximum(everywhere, TINY)
     alone = np.ones(n_classes, bool)
     for piece in confident.pieces():
         given = piece.given
         labels = np.unique(given)
         alone[labels] = False
         # The diagonal is one more pair of each label, so that all of its rows are rounded together.
-        pairs = np.concatenate([piece.pairs.astype(np.int64), labels * (n_classes + 1)])
-        values = np.concatenate([piece.counts * scale[given], confident.diagonal[labels] * scale[labels]])
-        order = np.argsort(pairs)
-        whole = np.empty(len(pairs), np.int64)
-        whole[order] = _rounded(values[order], pairs[order] // n_classes)
+        of = np.concatenate([given, labels])
+        columns = np.concatenate([piece.predicted, labels])
+        values = np.concatenate([piece.counts, confident.diagonal[labels]]) / everywhere[of] * class_counts[of]
+        values = values / total * n_rows
+        order = np.lexsort((columns, of))
+        whole = np.empty(len(of), np.int64)
+        whole[order] = _rounded(values[order], of[order], columns[order], n_classes)
         diagonal = np.zeros(n_classes, np.int64)
         diagonal[labels] = whole[len(given) :]
         yield piece, whole[: len(given)], diagonal
-    rest = np.where(alone, np.rint(confident.diagonal * scale), 0).astype(np.int64)
+    scaled = confident.diagonal / everywhere * class_counts / total * n_rows
+    rest = np.where(alone, np.rint(scaled), 0).astype(np.int64)
     none = ConfidentCounts(confident.diagonal, confident.pairs[:0], confident.counts[:0])
     yield none, np.empty(0, np.int64), rest
+
+
+def _matrix_total(confident: ConfidentCounts, class_counts: Int64s) -> float:
+    """Add up the scaled counts as NumPy adds up a matrix: an exact half may hang on the last bit of that."""
+    matrix = np.diag(confident.diagonal).astype(np.float64)
+    matrix[confident.given, confident.predicted] = confident.counts
+    scaled = matrix / np.maximum(matrix.sum(axis=1), TINY)[:, None] * class_counts[:, None]
+    return float(np.sum(np.asfortranarray(scaled)))  # by true class, as the matrix lies in memory there
 
 
 def joint_sums(confident: ConfidentCounts, class_counts: Int64s) -> Joint:
@@ -271,11 +301,12 @@ def joint_sums(confident: ConfidentCounts, class_counts: Int64s) -> Joint:
     return Joint(diagonal, of_given + diagonal, of_true + diagonal)
 
 
-def _rounded(values: Float64s, groups: Int64s) -> Int64s:
+def _rounded(values: Float64s, groups: Int64s, columns: Int64s, n_columns: int) -> Int64s:
     """Round so that each group of neighbours adds up to its rounded sum: the largest remainders are rounded up.
 
-    As ``cleanlab.internal.util.round_preserving_sum`` (2.9); of equal remainders the last ones are rounded up, and the
-    first ones down.
+    As ``cleanlab.internal.util.round_preserving_sum`` (2.9). Where remainders tie at the last one that is rounded, the
+    later ones are rounded up and the earlier ones down; of up to 1,024 classes, where that function is of use, those
+    that NumPy's sort of all K remainders of the label leaves there.
     """
     first = np.flatnonzero(np.diff(groups, prepend=-1))
     lengths = np.diff(np.append(first, len(values)))
@@ -285,7 +316,26 @@ def _rounded(values: Float64s, groups: Int64s) -> Int64s:
     place = np.arange(len(values)) - np.repeat(first, lengths)  # within its group, smallest remainder first
     more = np.repeat(missing, lengths)
     up, down = place >= np.repeat(lengths, lengths) - more, place < -more
-    whole[order] += np.where(more > 0, up, 0) - np.where(more < 0, down, 0)
+    rounded = whole.copy()
+    rounded[order] += np.where(more > 0, up, 0) - np.where(more < 0, down, 0)
+    if n_columns <= _MATRIX_CLASSES:
+        for group in np.flatnonzero(missing):
+            own = slice(first[group], first[group] + lengths[group])
+            row = np.zeros(n_columns)
+            row[columns[own]] = values[own]
+            rounded[own] = round_preserving_sum(row)[columns[own]]
+    return rounded.astype(np.int64)
+
+
+def round_preserving_sum(values: Float64s) -> Int64s:
+    """Round numbers to whole ones that add up to their rounded sum, as ``cleanlab.internal.util`` (2.9) does."""
+    whole = values.round()
+    missing = np.sum(values).round() - np.sum(whole).round()
+    while abs(missing) > FLOAT_TOLERANCE:
+        step = -1 if missing < 0 else 1
+        largest_first = np.argsort(values - whole)[::-step]
+        whole[largest_first[: min(int(abs(missing)), len(values))]] += step
+        missing = np.sum(values).round() - np.sum(whole).round()
     return whole.astype(np.int64)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from labelsieve.engine import Plan
 from labelsieve.issues import LabelIssues
 from labelsieve.limits import size
-from labelsieve.memory import ISSUE_BYTES
+from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES
 from labelsieve.settings import ABSENT_THRESHOLD
 
 
@@ -50,6 +50,11 @@ def plan_text(plan: Plan) -> str:
     if on_cluster:
         lines["client memory"] = size(plan.client_bytes)
         lines["network"] = f"{size(plan.network_bytes)}, and the issues"
+    if plan.n_reads == 3:
+        lines["third read"] = (
+            f"{size(CANDIDATE_BYTES * CANDIDATE_COPIES)} a row that pairs of classes take, here and in each thread; a "
+            "tenth of the rows is planned for, and more than fit is refused before that read"
+        )
     lines["results"] = (
         f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes an issue; beside the "
         f"peak, {ISSUE_BYTES} bytes an issue where these are not written by the tasks"

@@ -13,10 +13,13 @@ but for the inverse noise matrix, where it is the other way round.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
 from typing import Any, TypedDict, Unpack
 
 import numpy as np
+import numpy.typing as npt
 
+from labelsieve.checks import Findings, raise_or_warn
 from labelsieve.engine import choose_executor
 from labelsieve.errors import InvalidInputError
 from labelsieve.grids import Auto
@@ -26,7 +29,7 @@ from labelsieve.latent import PY_METHODS, latent
 from labelsieve.matrices import Entries, check_sparse, entries_of
 from labelsieve.reductions import Float64s, Int64s
 from labelsieve.settings import ESTIMATION_METHODS, Settings, check_flag, check_one_of, check_whole_number
-from labelsieve.sources import Source, open_labels, open_pred_probs
+from labelsieve.sources import Opened, Source, open_labels, open_pred_probs
 
 __all__ = ["compute_confident_joint", "estimate_joint", "estimate_latent", "num_label_issues"]
 
@@ -91,6 +94,7 @@ def num_label_issues(
     1
     """
     check_one_of("estimation_method", estimation_method, (*ESTIMATION_METHODS, _CUSTOM))
+    _check_names(options)
     if estimation_method == _CUSTOM:
         if confident_joint is None:
             raise InvalidInputError(f"estimation_method={_CUSTOM!r} needs a confident_joint")
@@ -154,6 +158,7 @@ def compute_confident_joint(
     """
     check_flag("calibrate", calibrate)
     check_flag("dense", dense)
+    _check_names(options)
     check_sparse(dense=dense)
     counts = _counted(labels, pred_probs, **options)
     joint = calibrated_joint(counts.joint, counts.class_counts) if calibrate else counts.joint
@@ -175,7 +180,7 @@ def estimate_joint(
     labels : (N,) array-like of int or None
         Given labels. None takes `confident_joint` as calibrated already.
     pred_probs : (N, K) array-like of float, optional
-        Out-of-sample probabilities; not needed with `confident_joint`.
+        Out-of-sample probabilities; not looked at with `confident_joint`.
     confident_joint : (K, K) array or sparse array, optional
         Counts by given label and true class; counted from `pred_probs` by default.
     dense : bool
@@ -191,7 +196,7 @@ def estimate_joint(
     Raises
     ------
     InvalidInputError
-        A ValueError, for bad data, or if neither or both of `pred_probs` and `confident_joint` are of use.
+        A ValueError, for bad data, for neither `pred_probs` nor a `confident_joint`, and for one without counts.
     MissingDependencyError
         Without SciPy, unless `dense`.
 
@@ -203,6 +208,7 @@ def estimate_joint(
            [0.2, 0.4]])
     """
     check_flag("dense", dense)
+    _check_names(options)
     check_sparse(dense=dense)
     if confident_joint is not None:
         entries = entries_of("confident_joint", confident_joint)
@@ -215,8 +221,6 @@ def estimate_joint(
         counts = _counted(labels, pred_probs, **options)
         entries = Entries.of(calibrated_joint(counts.joint, counts.class_counts))
     total = float(entries.values.sum())
-    if not total:
-        raise InvalidInputError("confident_joint has no counts")
     return Entries(entries.size, entries.rows, entries.columns, entries.values / total).matrix(dense=dense)
 
 
@@ -237,7 +241,7 @@ def estimate_latent(
     labels : (N,) array-like of int
         Given labels; only they are read.
     py_method : {"cnt", "eqn", "marginal", "marginal_ps"}
-        How the prior is estimated; ``eqn`` inverts the noise matrix, which then is full for a while.
+        How the prior is estimated; ``eqn`` inverts the noise matrix, which is dense meanwhile: some 8 K**2 bytes.
     converge_latent_estimates : bool
         Whether to make the three agree with each other.
     dense : bool
@@ -308,23 +312,30 @@ def _counted(
     ).count(progress)
 
 
+def _check_names(options: Mapping[str, Any]) -> None:
+    """Raise for what is no option, also where no option is used."""
+    unknown = sorted(options.keys() - RunOptions.__annotations__.keys())
+    if unknown:
+        allowed = ", ".join(RunOptions.__annotations__)
+        raise TypeError(f"unexpected keyword argument {', '.join(map(repr, unknown))}; options are {allowed}")
+
+
 def _class_counts(labels: Any, n_classes: int) -> Int64s:
     """Count labels by class, some at a time."""
-    total, opened, first = np.zeros(n_classes, np.int64), open_labels(labels), 0
-    for some in _pieces(opened):
+    total, findings, first = np.zeros(n_classes, np.int64), Findings(), 0
+    for some in _pieces(open_labels(labels)):
         outside = np.flatnonzero((some < 0) | (some >= n_classes))
         if len(outside):
-            raise InvalidInputError(
-                f"label {some[outside[0]]} in row {first + outside[0]:,} is outside 0..{n_classes - 1}"
-            )
-        total += np.bincount(some.astype(np.int64), minlength=n_classes)
+            findings.add("label", outside, first, example=int(some[outside[0]]))
+        total += np.bincount(np.delete(some, outside).astype(np.int64), minlength=n_classes)
         first += len(some)
     if not first:
         raise InvalidInputError("labels has no rows")
+    raise_or_warn(findings, n_classes, allow_zero_rows=False)
     return total
 
 
-def _pieces(opened: Any) -> Any:
+def _pieces(opened: Opened) -> Iterator[npt.NDArray[Any]]:
     if isinstance(opened, Source):
         step = opened.row_chunk or 1 << 20
         with opened.open(0, opened.n_rows) as rows:

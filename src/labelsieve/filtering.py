@@ -38,7 +38,7 @@ class Known:
     counted : Counted
         Of all rows.
     confident : ConfidentCounts
-        Confident rows by given label and class, by the settings' rule.
+        Confident rows by given label and class, by the settings' rule; by the exact one at least 1 on the diagonal.
     n_off : int
         Those off the diagonal of the confident joint whose label is not nearly predicted; 0 by the other rule.
     class_counts : (K,) int64
@@ -65,7 +65,7 @@ def check_settings(settings: Settings, n_classes: int) -> None:
             f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_classes:,} classes"
         )
     if settings.unused:
-        warn(f"{' and '.join(settings.unused)} do nothing with filter_by={settings.filter_by!r}")
+        warn(f"filter_by={settings.filter_by!r} takes no {' and no '.join(settings.unused)}: nothing follows from it")
 
 
 def known_counts(counted: Counted, looked: Looked | None, class_counts: Int64s, settings: Settings) -> Known:

@@ -90,8 +90,8 @@ def find_label_issues(
     frac_noise : float
         For the filters that prune: the share of the rows off the diagonal to take, 0 to 1.
     num_to_remove_per_class : sequence of int, optional
-        For the filters that prune: K numbers, of rows to take of each class; ``"prune_by_noise_rate"`` may take one
-        more or less.
+        For the filters that prune: K numbers. ``"prune_by_class"`` takes so many rows with each label;
+        ``"prune_by_noise_rate"`` so many rows that look like each class, whatever their labels, give or take one.
     min_examples_per_class : int
         For the filters that prune: rows of each class that are left.
     partition_batches : int or "auto"

@@ -17,6 +17,7 @@ from labelsieve.confident import confident_combine
 from labelsieve.filters import scores_of
 from labelsieve.joint import JointCounts, estimated_issues
 from labelsieve.kernels import RowSummary
+from labelsieve.looks import JointCounter
 from labelsieve.partitions import Partition
 from labelsieve.reductions import (
     Int64s,
@@ -25,7 +26,6 @@ from labelsieve.reductions import (
     issue_counts_combine,
     issue_counts_finalize,
 )
-from labelsieve.rereads import JointCounter
 from labelsieve.scores import Float64s, row_value_kernel
 from labelsieve.settings import Settings
 from labelsieve.tasks import Blocks, Finish, read_rows, widened

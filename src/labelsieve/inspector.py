@@ -69,9 +69,11 @@ class LabelInspector:
     >>> lab.get_label_issues()
     array([4])
 
-    The two rules part where a row does not reach the threshold of its predicted class, but reaches others. The one row
-    labelled 2 has a probability of 0.2 for it, which is then the threshold of that class: the row reaches it, and that
-    of class 0, and so is counted as what is predicted, class 1, though it is not confident in that.
+    The two rules part where a row does not reach the threshold of its predicted class, but that of another. Here the
+    thresholds are 0.85, 0.57 and 0.2, the last one low because the only row labelled 2 is not taken for one. Row 5 is
+    predicted as class 0 with 0.7, which is too little, so the documented rule leaves it out; it has 0.3 for class 2,
+    which is enough, so the exact rule counts it there. `LabelInspector` does not warn where many rows are like that,
+    as `labelsieve.find_label_issues` does.
 
     >>> labels = np.array([0, 0, 1, 1, 2, 1])
     >>> pred_probs = np.array(

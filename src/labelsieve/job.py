@@ -256,7 +256,7 @@ class Job:
         forks = plan.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
         return RunFacts(
             bytes_read=(total.n_read + run.n_reread) * inputs.n_classes * inputs.dtype.itemsize,
-            n_reads=plan.n_reads,
+            n_reads=run.n_reads,
             rows_read=total.n_read,
             rows_resumed=inputs.grid.n_rows - total.n_read,
             n_batches=inputs.grid.n_batches,
@@ -291,10 +291,11 @@ class Job:
     def _candidate_room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that each process may take for rows of largest margin: those planned for, and what is left.
 
-        Without a limit that was given that is what is free, as for the plan.
+        On a cluster this process holds all of them too.
         """
         planned = candidate_bytes(expected_issues(inputs.grid.n_rows), self.executor.n_threads)
-        return planned + self.executor.limit - plan.process_bytes
+        room = planned + self.executor.limit - plan.process_bytes
+        return min(room, int(free_bytes() * _CLIENT_SHARE)) if self.executor.is_cluster else room
 
     def _run_room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that each thread may take for the issues that it sorts: those planned for, and what is left.

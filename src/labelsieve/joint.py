@@ -1,33 +1,23 @@
-"""The confident joint as cleanlab calibrates it, and how many rows the pruning filters take by it. NumPy only.
+"""The calibrated confident joint, and how many rows the pruning filters take by it. NumPy only.
 
-Covers: `calibrated_joint`, `off_diagonal_rows`, `prune_counts`: ``cleanlab.count.calibrate_confident_joint`` and
-``cleanlab.filter._keep_at_least_n_per_class`` (2.9), a label at a time, so that K x K numbers are never held.
-Does not cover: the counts (`confident`), which rows are taken (`filters`, `margins`), the latent matrices (`latent`).
-
-Rounding gives what is left over to the largest remainders. Where remainders tie, NumPy's sort decides, over all K of a
-label, as it does in cleanlab: beside the logarithm of the entropy the one place where the processor has a say, since
-NumPy sorts with other instructions where it finds them.
+Covers: `calibrated_joint`, `estimated_issues`, `prune_counts`: ``cleanlab.filter._keep_at_least_n_per_class`` (2.9) a
+label at a time, so that K x K numbers are never held.
+Does not cover: the counts and their calibration (`confident`), which rows are taken (`selections`, `margins`), the
+latent matrices (`latent`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident import ConfidentCounts
+from labelsieve.confident import ConfidentCounts, calibrated_pairs, round_preserving_sum
 from labelsieve.kernels import class_dtype
 from labelsieve.reductions import Float64s, Int64s
-from labelsieve.settings import FLOAT_TOLERANCE
-
-# What divides where there is nothing (cleanlab/internal/constants.py, 2.9).
-TINY: Final = 1e-100
-# Up to this many classes all scaled counts are added up as NumPy adds up a matrix; an exact half may hang on it.
-_MATRIX_CLASSES: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -88,11 +78,12 @@ def calibrated_joint(joint: ConfidentCounts, class_counts: Int64s) -> ConfidentC
     class_counts : (K,) int64
         All rows of each label.
     """
-    n_rows = int(class_counts.sum())
-    total = max(_scaled_total(joint, class_counts), TINY)
-    return _each_label(
-        joint, lambda _label, scaled: round_preserving_sum(scaled / total * n_rows), _scaled_rows(joint, class_counts)
-    )
+    diagonal, pairs, counts = np.zeros(joint.n_classes, np.int64), list[npt.NDArray[Any]](), list[Int64s]()
+    for piece, estimated, of_piece in calibrated_pairs(joint, class_counts):
+        diagonal += of_piece
+        pairs.append(piece.pairs[estimated > 0])
+        counts.append(estimated[estimated > 0])
+    return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
 
 
 def with_diagonal(joint: ConfidentCounts) -> ConfidentCounts:
@@ -141,7 +132,7 @@ def prune_counts(
     min_examples_per_class : int
         Rows of each class to leave: what the diagonal lacks is taken from the pairs of that label, evenly.
     num_to_remove_per_class : (K,) array of int, optional
-        Scales the noise of each true class to so many rows.
+        Scales the noise of each true class to so many rows, and leaves all but so many rows with each label.
     """
 
     def kept(label: int, counts: Float64s) -> Int64s:
@@ -160,18 +151,6 @@ def prune_counts(
         taken = _of_so_many(taken, class_counts, np.asarray(num_to_remove_per_class, np.int64))
     classes = taken.predicted.astype(class_dtype(taken.n_classes))
     return PruneCounts(class_counts - taken.diagonal, _edges(taken), classes, taken.counts)
-
-
-def round_preserving_sum(values: Float64s) -> Int64s:
-    """Round numbers to whole ones that add up to their rounded sum, as ``cleanlab.internal.util`` (2.9) does."""
-    whole = values.round()
-    missing = np.sum(values).round() - np.sum(whole).round()
-    while abs(missing) > FLOAT_TOLERANCE:
-        step = -1 if missing < 0 else 1
-        largest_first = np.argsort(values - whole)[::-step]
-        whole[largest_first[: min(int(abs(missing)), len(values))]] += step
-        missing = np.sum(values).round() - np.sum(whole).round()
-    return whole.astype(np.int64)
 
 
 def _of_so_many(taken: ConfidentCounts, class_counts: Int64s, wanted: Int64s) -> ConfidentCounts:
@@ -209,22 +188,6 @@ def _edges(joint: ConfidentCounts) -> Int64s:
     first = np.arange(joint.n_classes + 1) * joint.n_classes
     edges: Int64s = np.searchsorted(joint.pairs.astype(np.int64), first).astype(np.int64)
     return edges
-
-
-def _scaled_rows(joint: ConfidentCounts, class_counts: Int64s) -> Iterator[Float64s]:
-    for label, row in _rows(joint):
-        yield row / max(row.sum(), TINY) * class_counts[label]
-
-
-def _scaled_total(joint: ConfidentCounts, class_counts: Int64s) -> float:
-    """Add up all scaled counts: nearly the rows of the labels that have any."""
-    n_classes = joint.n_classes
-    if n_classes > _MATRIX_CLASSES:
-        return math.fsum(math.fsum(row[row > 0]) for row in _scaled_rows(joint, class_counts))
-    matrix = np.empty((n_classes, n_classes), order="F")  # by true class, as the matrix lies in memory there
-    for label, row in enumerate(_scaled_rows(joint, class_counts)):
-        matrix[label] = row
-    return float(np.sum(matrix))
 
 
 def _each_label(

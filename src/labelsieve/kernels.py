@@ -49,7 +49,7 @@ def class_dtype(n_classes: int) -> np.dtype[Any]:
 
 @dataclass
 class RowSummary:
-    """What the answer needs of each row of `pred_probs`: 6 to 32 bytes instead of K probabilities.
+    """What the answer needs of each row of `pred_probs`: 6 to 33 bytes instead of K probabilities.
 
     Parameters
     ----------

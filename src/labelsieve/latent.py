@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident import TINY
 from labelsieve.errors import InvalidInputError
-from labelsieve.joint import TINY
 from labelsieve.matrices import Entries
 from labelsieve.reductions import Float64s, Int64s
 from labelsieve.settings import FLOAT_TOLERANCE

@@ -1,7 +1,7 @@
 """A second look at rows, now that the thresholds are known: the class as which each is counted. NumPy only.
 
-Covers: the exact rule of confident learning, strip by strip.
-Does not cover: the counts by pairs of classes (`confident`), the read (`rereads`).
+Covers: the exact rule of confident learning, strip by strip, and the counts by it.
+Does not cover: sums and calibration of these counts (`confident`), the read (`rereads`).
 
 A row reaches a class where its probability is at least the class's threshold, less 1e-6. One that reaches a single
 class is counted as it; one that reaches more is counted as the class that is predicted, be that reached or not; one
@@ -17,17 +17,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident import ConfidentCounts, PairCounter
 from labelsieve.kernels import RowSummary
+from labelsieve.ranking import near_predicted
 from labelsieve.scores import Floats
 from labelsieve.settings import FLOAT_TOLERANCE
 
-# Up to this many classes a loop over columns beats a search in a flat mask.
+# Up to this many classes a loop over columns beats a search along rows.
 _FEW_CLASSES: Final = 32
 # Beyond this share of a strip's rows it is faster to compare all of them than to gather some.
 _MOST_ROWS: Final = 0.4
 
 Float64s = npt.NDArray[np.float64]
-Counted = tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]
+Flags = npt.NDArray[np.bool_]
+Reached = tuple[Flags, Flags, npt.NDArray[Any]]
 
 
 class SecondLook:
@@ -45,12 +48,12 @@ class SecondLook:
         reached = thresholds - FLOAT_TOLERANCE
         self.n_classes = len(thresholds)
         # Signed bits order like floats against a number above 0, and float16 compares no other way in good time.
-        self._signed = np.dtype(f"i{dtype.itemsize}")
-        self._bars = smallest_at_least(reached, dtype).view(self._signed)
+        self._dtype, self._signed = dtype.newbyteorder("="), np.dtype(f"i{dtype.itemsize}")
+        self._bars = smallest_at_least(reached, self._dtype).view(self._signed)
         self._reached, self._least = reached, reached.min()
-        self._mask: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self._mask: Flags = np.empty(0, np.bool_)
 
-    def __call__(self, probs: Floats, summary: RowSummary) -> Counted:
+    def __call__(self, probs: Floats, summary: RowSummary) -> tuple[npt.NDArray[np.intp], Flags]:
         """Return the ``(n,)`` classes of the ``(n, K)`` strip `probs`, and which rows are counted at all.
 
         `summary` is that of the same rows.
@@ -60,45 +63,65 @@ class SecondLook:
         rows = np.flatnonzero(~counted & (summary.p_predicted >= self._least))
         if not len(rows):
             return classes, counted
-        bits = np.ascontiguousarray(probs).view(self._signed)
-        if len(rows) < _MOST_ROWS * len(bits):
-            n_reached, last = self._count(bits[rows])
-        else:
-            n_reached, last = (found[rows] for found in self._count(bits))
-        counted[rows] = n_reached > 0
-        single = n_reached == 1
+        bits = np.ascontiguousarray(probs, dtype=self._dtype).view(self._signed)
+        some = bits[rows] if len(rows) < _MOST_ROWS * len(bits) else bits
+        found = self._find_columns(some) if self.n_classes <= _FEW_CLASSES else self._find(some)
+        any_reached, single, last = found if some is not bits else (column[rows] for column in found)
+        counted[rows] = any_reached
         classes[rows[single]] = last[single]
         return classes, counted
 
-    def _count(self, bits: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return how many classes each row reaches, and one of them."""
-        few = self.n_classes <= _FEW_CLASSES
-        return self._count_columns(bits) if few else self._count_flat(bits)
-
-    def _count_columns(self, bits: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def _find_columns(self, bits: npt.NDArray[Any]) -> Reached:
+        """Return of each row whether it reaches any class, whether a single one, and the one."""
         columns = np.ascontiguousarray(bits.T)
         n_reached, last = np.zeros(len(bits), np.uint8), np.zeros(len(bits), np.uint8)
         for k in range(self.n_classes):
             reached = (columns[k] >= self._bars[k]).view(np.uint8)
             n_reached += reached
             np.maximum(last, reached * np.uint8(k), out=last)
-        return n_reached, last
+        return n_reached > 0, n_reached == 1, last
 
-    def _count_flat(self, bits: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        n_flags = bits.size
-        if len(self._mask) < n_flags + 8:
-            self._mask = np.zeros(n_flags + 8, np.bool_)
-        mask = self._mask[:n_flags]
-        np.greater_equal(bits, self._bars, out=mask.reshape(bits.shape))
-        n_words = -(-n_flags // 8)
-        self._mask[n_flags : 8 * n_words] = False
-        # Few classes are reached: eight flags are skipped at a time.
-        words = np.flatnonzero(self._mask[: 8 * n_words].view(np.uint64))
-        flags = np.flatnonzero(self._mask[: 8 * n_words].reshape(-1, 8)[words])
-        where = 8 * words[flags >> 3] + (flags & 7)
-        rows, last = where // self.n_classes, np.zeros(len(bits), np.intp)
-        last[rows] = where - rows * self.n_classes
-        return np.bincount(rows, minlength=len(bits)), last
+    def _find(self, bits: npt.NDArray[Any]) -> Reached:
+        """Return the same by two searches for a class that is reached, each of which ends with the first one."""
+        if len(self._mask) < bits.size:
+            self._mask = np.empty(bits.size, np.bool_)
+        mask, rows = self._mask[: bits.size].reshape(bits.shape), np.arange(len(bits))
+        np.greater_equal(bits, self._bars, out=mask)
+        first = mask.argmax(axis=1)
+        any_reached = mask[rows, first]
+        mask[rows, first] = False
+        return any_reached, any_reached & ~mask[rows, mask.argmax(axis=1)], first
+
+
+class JointCounter:
+    """Counts rows by the confident joint, strip by strip.
+
+    Parameters
+    ----------
+    thresholds : (K,) float64
+        Confident thresholds.
+    dtype : dtype
+        Native dtype of `pred_probs`.
+    """
+
+    def __init__(self, thresholds: Float64s, dtype: np.dtype[Any]) -> None:
+        self._look, self._counter, self._n_off = SecondLook(thresholds, dtype), PairCounter(len(thresholds)), 0
+
+    def add(self, summary: RowSummary, probs: Floats) -> npt.NDArray[np.bool_]:
+        """Count the ``(n, K)`` strip `probs`; tell which rows are off the diagonal, and not nearly predicted."""
+        classes, counted = self._look(probs, summary)
+        self._counter.add(summary.labels, classes, counted)
+        off: npt.NDArray[np.bool_] = counted & (classes != summary.labels)
+        rows = np.flatnonzero(off)
+        off[rows] = ~near_predicted(
+            summary.labels[rows], summary.predicted[rows], summary.p_given[rows], summary.p_predicted[rows]
+        )
+        self._n_off += int(np.count_nonzero(off))
+        return off
+
+    def counts(self) -> tuple[ConfidentCounts, int]:
+        """Return the counts of all rows so far, and how many are off the diagonal and not nearly predicted."""
+        return self._counter.counts(), self._n_off
 
 
 def smallest_at_least(values: Float64s, dtype: np.dtype[Any]) -> Floats:

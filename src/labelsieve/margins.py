@@ -1,7 +1,7 @@
-"""The third read of `pred_probs`: the rows of largest margin for each pair of classes, so many of each.
+"""The rows of largest margin for each pair of classes, so many of each. NumPy only.
 
-Covers: `Candidates` of a partition and of many, never more than are wanted of a pair, and the map of that read.
-Does not cover: how many are wanted (`joint`), the rounds of the read (`engine`).
+Covers: `Candidates` of a range of rows and of many, never more than are wanted of a pair.
+Does not cover: how many are wanted (`joint`), the read that looks for them (`rereads`) and its rounds (`engine`).
 
 A row labelled k has a margin ``p[j] - p[k]`` for each class j of which rows of label k are wanted. Most rows cannot be
 among the largest of any pair: none of their margins is above that to the predicted class. Once a pair has as many
@@ -10,31 +10,24 @@ candidates as are wanted, the lowest of these is what others must exceed: rows c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import WorkdirError
 from labelsieve.joint import PruneCounts
 from labelsieve.kernels import RowSummary
-from labelsieve.memory import BLOCK_ROWS
-from labelsieve.partitions import Partition
-from labelsieve.records import Columns, TornRecordError
 from labelsieve.reductions import Float64s, Int64s
-from labelsieve.rereads import aligned
 from labelsieve.scores import Floats
-from labelsieve.tasks import Blocks, Finish, Summarised
-from labelsieve.workdir import Records, StoredSummary
 
 # Margins that are worked on at a time, and candidates that are held before the largest are sorted out.
 _PIECE: Final = 1 << 18
 _HELD: Final = 1 << 19
 # Up to this many pairs each is sorted out by itself.
 _FEW_PAIRS: Final = 4096
-_COLUMNS: Final = ("pairs", "margins", "rows")
+COLUMNS: Final = ("pairs", "margins", "rows")
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ class Candidates:
 
 def largest(parts: Sequence[Candidates], wanted: Int64s) -> Candidates:
     """Join candidates of consecutive rows, and keep of each pair the `wanted` largest margins, ties by row."""
-    pairs, margins, rows = (np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS)
+    pairs, margins, rows = (np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS)
     order = _by_pair(pairs)
     pairs, margins, rows = pairs[order], margins[order], rows[order]
     counts = np.bincount(pairs, minlength=len(wanted))
@@ -117,19 +110,33 @@ def to_exceed(found: Candidates, wanted: Int64s) -> Float64s:
     return least
 
 
-class _Pool:
-    """The candidates of consecutive rows.
+@dataclass(frozen=True)
+class Wanted:
+    """What rows are looked for.
 
     Parameters
     ----------
     prune : PruneCounts
-        How many of each pair are wanted.
+        How many of each pair.
     least : (P,) float64
-        Margins that must be exceeded.
+        Margins that they must exceed.
     """
 
-    def __init__(self, prune: PruneCounts, least: Float64s) -> None:
-        self._prune, self._least = prune, least.copy()
+    prune: PruneCounts
+    least: Float64s
+
+
+class Pool:
+    """The candidates of consecutive rows.
+
+    Parameters
+    ----------
+    wanted : Wanted
+        What rows are looked for.
+    """
+
+    def __init__(self, wanted: Wanted) -> None:
+        self._prune, self._least = wanted.prune, wanted.least.copy()
         self._lowest = self._of_labels()
         self._found, self._n_held, self._room = [Candidates.none()], 0, _HELD
 
@@ -178,58 +185,3 @@ class _Pool:
         if len(some):
             lowest[some] = np.minimum.reduceat(self._least, self._prune.edges[some])
         return lowest
-
-
-def pair_candidates(
-    partition: Partition,
-    summarised: Summarised | None,
-    _labels: Blocks,
-    pred_probs: Blocks,
-    *,
-    finish: Finish,
-    prune: PruneCounts,
-    least: Float64s,
-) -> Candidates:
-    """Read a partition for the rows of largest margin of each pair."""
-    pool, first = _Pool(prune, least), partition.start
-    for summary, probs in aligned(partition, _summaries(partition, summarised, finish), pred_probs):
-        pool.add(summary, probs, first)
-        first += len(probs)
-    found = pool.candidates()
-    return Candidates(found.pairs, found.margins, found.rows, partition.n_rows)
-
-
-def _summaries(partition: Partition, summarised: Summarised | None, finish: Finish) -> Iterator[RowSummary]:
-    if summarised is not None and isinstance(summarised.summary, RowSummary):
-        return iter([summarised.summary])
-    if finish.records is None:
-        raise RuntimeError("summaries are in memory or in records")
-    return StoredSummary(finish.records, partition.index).blocks(0, partition.n_rows)
-
-
-def combine_candidates(parts: Iterable[Candidates], *, wanted: Int64s) -> Candidates:
-    """Join the candidates of partitions, in row order."""
-    return largest(list(parts), wanted)
-
-
-def store_candidates(records: Records, found: Candidates, n_done: int) -> None:
-    """Commit what the first `n_done` partitions have given, in place of what fewer had."""
-    with records.create("margins", 0, (0, n_done)) as writer:
-        for start in range(0, len(found), BLOCK_ROWS):
-            rows = slice(start, start + BLOCK_ROWS)
-            writer.add({name: getattr(found, name)[rows] for name in _COLUMNS})
-        writer.finish({})
-
-
-def stored_candidates(records: Records) -> tuple[Candidates, int]:
-    """Return what is committed, as found and not read, and of how many partitions; none of 0 where there is nothing."""
-    none = Candidates.none()
-    parts: list[Columns] = [{name: getattr(none, name) for name in _COLUMNS}]
-    try:
-        with records.open("margins", 0) as record:
-            parts += record.blocks()
-            n_done = int(record.header["rows"][1])
-    except (FileNotFoundError, TornRecordError, WorkdirError):
-        return none, 0
-    pairs, margins, rows = (np.concatenate([part[name] for part in parts]) for name in _COLUMNS)
-    return Candidates(pairs, margins, rows), n_done

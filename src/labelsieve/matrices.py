@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ from labelsieve.reductions import Int64s
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
+
+
+# Whole numbers up to this are exact as floats.
+_MOST: Final = 2**53
 
 
 @dataclass(frozen=True)
@@ -73,19 +77,22 @@ class Entries:
             full = np.zeros(shape, self.values.dtype)
             full[self.rows, self.columns] = self.values
             return full
-        try:
-            from scipy.sparse import csr_array
-        except ImportError as error:
-            raise MissingDependencyError("A sparse matrix (dense=True gives a full one)", "sparse") from error
-        found: csr_array = csr_array((self.values, (self.rows, self.columns)), shape=shape)
+        found: csr_array = _csr_array()((self.values, (self.rows, self.columns)), shape=shape)
         return found
 
 
 def check_sparse(*, dense: bool) -> None:
     """Raise where a sparse matrix is asked for and SciPy is missing, before anything is read."""
     if not dense:
-        nothing = np.empty(0, np.int64)
-        Entries(1, nothing, nothing, nothing).matrix(dense=False)
+        _csr_array()
+
+
+def _csr_array() -> Any:
+    try:
+        from scipy.sparse import csr_array
+    except ImportError as error:
+        raise MissingDependencyError("A sparse matrix (dense=True gives a full one)", "sparse") from error
+    return csr_array
 
 
 def entries_of(name: str, matrix: Any) -> Entries:
@@ -96,25 +103,31 @@ def entries_of(name: str, matrix: Any) -> Entries:
     InputTypeError
         If it is none.
     InvalidInputError
-        If it is not square, or has negative numbers, NaN or infinity.
+        If it is not square, holds nothing but 0, or has negative numbers, NaN or infinity, or too large ones.
     """
     sparse: Any = sys.modules.get("scipy.sparse")
-    if sparse is not None and sparse.issparse(matrix):
+    is_sparse = sparse is not None and sparse.issparse(matrix)
+    try:
+        given: Any = matrix if is_sparse else np.asarray(matrix)
+    except ValueError as error:  # rows of several lengths
+        raise InputTypeError(f"{name} must be a (K, K) matrix of numbers: {error}") from error
+    if given.ndim != 2 or given.dtype.kind not in "iuf":
+        raise InputTypeError(f"{name} must be a (K, K) matrix of numbers, not {type(matrix).__name__} of {given.dtype}")
+    if given.shape[0] != given.shape[1] or not given.shape[0]:
+        raise InvalidInputError(f"{name} must be square, not of shape {tuple(given.shape)}")
+    if is_sparse:
         coordinates: Any = sparse.coo_array(matrix)
         coordinates.sum_duplicates()
-        (rows, columns), values, shape = coordinates.coords, coordinates.data, coordinates.shape
+        (rows, columns), values = coordinates.coords, coordinates.data
     else:
-        full = np.asarray(matrix)
-        if full.ndim != 2 or full.dtype.kind not in "iuf":
-            raise InputTypeError(f"{name} must be a (K, K) matrix of numbers, not {type(matrix).__name__}")
-        rows, columns = np.nonzero(full)
-        values, shape = full[rows, columns], full.shape
-    if shape[0] != shape[1] or not shape[0]:
-        raise InvalidInputError(f"{name} must be square, not of shape {tuple(shape)}")
-    if len(values) and not (np.isfinite(values).all() and (values >= 0).all()):
-        raise InvalidInputError(f"{name} must hold numbers from 0 on: it has negative ones, NaN or infinity")
+        rows, columns = np.nonzero(given)
+        values = given[rows, columns]
+    if not (np.isfinite(values).all() and (values >= 0).all() and (values <= _MOST).all()):
+        raise InvalidInputError(f"{name} must hold numbers from 0 to 2**53: it has negative, larger ones or NaN")
     some = values != 0
+    if not some.any():
+        raise InvalidInputError(f"{name} has no counts")
     wide = np.float64 if values.dtype.kind == "f" else np.int64
     return Entries(
-        int(shape[0]), rows[some].astype(np.int64), columns[some].astype(np.int64), values[some].astype(wide)
+        int(given.shape[0]), rows[some].astype(np.int64), columns[some].astype(np.int64), values[some].astype(wide)
     )

@@ -26,8 +26,7 @@ WORKER_BYTES: Final = 220_000_000
 FORK_BYTES: Final = 30_000_000
 # A histogram of scores, of which a span of rows gives one.
 HISTOGRAM_BYTES: Final = 65_536
-# A histogram of scores by class (`class_ranking`), and what a piece of margins of pairs takes (`margins`).
-CLASS_HISTOGRAM_BYTES: Final = 2_100_000
+# What a piece of margins of pairs takes (`margins`).
 PAIR_PIECE_BYTES: Final = 40_000_000
 # A candidate, and copies of all that are held while the largest are sorted out.
 CANDIDATE_BYTES: Final = 20
@@ -96,6 +95,11 @@ def pair_bytes(n_rows: int, n_classes: int) -> int:
 def candidate_bytes(n_candidates: int, n_threads: int) -> int:
     """Return what the rows of largest margin take: here, and in each thread that looks for them (`margins`)."""
     return CANDIDATE_BYTES * CANDIDATE_COPIES * n_candidates * (n_threads + 1)
+
+
+def class_histogram_bytes(n_classes: int) -> int:
+    """Return what a histogram of scores by class takes: 2**18 bins, or 4 a class where these are more."""
+    return 8 * max(1 << 18, 4 * n_classes)
 
 
 def merge_bytes(n_rows: int) -> int:
@@ -197,8 +201,8 @@ class Need:
         """The sums, histograms and pairs of classes that a tree holds, of a slab of partitions; all pairs, twice."""
         n = min(self.n_partitions, SLAB)
         each = 24 * self.n_classes + HISTOGRAM_BYTES + pair_bytes(-(-self.n_rows // self.n_partitions), self.n_classes)
-        if self.settings.prunes:
-            each += CLASS_HISTOGRAM_BYTES
+        if self.settings.filter_by in ("prune_by_class", "both"):
+            each += class_histogram_bytes(self.n_classes)
         pruned = candidate_bytes(expected_issues(self.n_rows), 0) if self.settings.prunes_pairs else 0
         return min(n, 32 + n // 16) * each + 2 * pair_bytes(self.n_rows, self.n_classes) + pruned
 

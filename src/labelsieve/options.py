@@ -83,7 +83,11 @@ RUN = _options(
     click.option("--rank-by", type=click.Choice(METHODS), help="With --filter-by, the score that orders the issues."),
     click.option("--rule", type=click.Choice(RULES), help="As which class a row is counted."),
     click.option("--frac-noise", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share to prune."),
-    click.option("--num-to-remove-per-class", type=WholeNumbers(), help="Rows to prune of each class: 5,0,1."),
+    click.option(
+        "--num-to-remove-per-class",
+        type=WholeNumbers(),
+        help="Rows to prune, a number a class: 5,0,1.",
+    ),
     click.option(
         "--min-examples-per-class",
         type=click.IntRange(min=0),

@@ -1,4 +1,4 @@
-"""The K-sized parts of what reading a partition gives: what trees fold, and what records keep in their footers.
+"""The small parts of what reading a partition gives: what trees fold, and what records keep in their footers.
 
 Covers: `Partial` of a first read, `Looked` of a second one, and both as JSON takes them.
 Does not cover: how they are made and folded (`tasks`, `rereads`), the files (`records`, `workdir`).
@@ -39,7 +39,7 @@ class Partial:
 
 @dataclass(frozen=True)
 class Looked:
-    """The K-sized part of what a second read of a partition gives.
+    """The small part of what a second read of a partition gives: numbers of K and of the pairs that occur.
 
     Parameters
     ----------

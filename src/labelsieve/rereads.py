@@ -1,9 +1,8 @@
-"""The second read of `pred_probs`, now that the thresholds are known.
+"""Later reads of `pred_probs`, now that the thresholds are known.
 
-Covers: the map of that read, with summaries in memory and in a workdir: the class as which each row is counted by the
-confident joint, and adjusted margins, which need every probability of a row too.
-Does not cover: the first read and what follows (`tasks`), the third read of the filters that prune pairs of classes
-(`margins`).
+Covers: the map of the second read, with summaries in memory and in a workdir: the class as which each row is counted by
+the confident joint, and adjusted margins, which need every probability of a row too; and the map of the third read.
+Does not cover: the first read and what follows (`tasks`), the arithmetic (`looks`, `scores`, `margins`).
 """
 
 from __future__ import annotations
@@ -15,18 +14,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve import ranking
-from labelsieve.confident import ConfidentCounts, PairCounter, confident_combine
+from labelsieve.confident import confident_combine
+from labelsieve.errors import WorkdirError
 from labelsieve.kernels import RowSummary
-from labelsieve.looks import SecondLook
+from labelsieve.looks import JointCounter
+from labelsieve.margins import COLUMNS, Candidates, Pool, Wanted
 from labelsieve.memory import BLOCK_ROWS
 from labelsieve.partials import Looked, footer_of_look, look_of_footer
 from labelsieve.partitions import Block, Partition
-from labelsieve.records import Columns
-from labelsieve.scores import Float64s, Floats, adjusted_margin
-from labelsieve.settings import Settings
+from labelsieve.records import Columns, TornRecordError
+from labelsieve.scores import Floats, adjusted_margin
 from labelsieve.tasks import Blocks, Finish, Summarised
-from labelsieve.workdir import StoredSummary
+from labelsieve.workdir import Records, StoredSummary
 
 
 def reread(
@@ -35,12 +34,14 @@ def reread(
     """Read a partition a second time, and add to its summaries what that tells."""
     if not isinstance(summarised.summary, RowSummary):
         raise TypeError("stored summaries are read again by `store_reread`")
-    again = _Again(finish.settings, finish.thresholds, partition.dtype)
-    summary = summarised.summary
-    # A partition may have no rows.
-    parts = [again.columns(summary[:0], np.empty((0, partition.n_classes), partition.dtype))]
-    parts += [again.columns(*rows) for rows in aligned(partition, iter([summary]), pred_probs)]
-    return replace(summarised, summary=replace(summary, **_joined(parts)), looked=again.looked(partition.n_rows))
+    summary, again = summarised.summary, _Again(finish, partition.dtype, keep=finish.settings.keeps_off_joint)
+    columns = again.empty(partition.n_rows)
+    first = 0
+    for some, probs in aligned(partition, iter([summary]), pred_probs):
+        for name, values in again.columns(some, probs).items():
+            columns[name][first : first + len(some)] = values
+        first += len(some)
+    return replace(summarised, summary=replace(summary, **columns), looked=again.looked(partition.n_rows))
 
 
 def store_reread(partition: Partition, _labels: Blocks, pred_probs: Blocks, *, finish: Finish) -> Looked:
@@ -51,17 +52,19 @@ def store_reread(partition: Partition, _labels: Blocks, pred_probs: Blocks, *, f
     footer = finish.again.committed("rereads", index, rows)
     if footer is not None:
         return look_of_footer(footer)
-    again = _Again(finish.settings, finish.thresholds, partition.dtype)
+    again = _Again(finish, partition.dtype, keep=finish.settings.looks_again)  # a record needs a column
+    held = again.empty(BLOCK_ROWS)
     with finish.again.create("rereads", index, rows) as writer:
-        summaries = StoredSummary(finish.records, index).blocks(0, partition.n_rows)
-        held: list[Columns] = []
-        for some in aligned(partition, summaries, pred_probs):
-            held.append(again.columns(*some))
-            if sum(len(next(iter(part.values()))) for part in held) >= BLOCK_ROWS:
-                writer.add(_joined(held))
-                held = []
-        if held:
-            writer.add(_joined(held))
+        summaries, n_held = StoredSummary(finish.records, index).blocks(0, partition.n_rows), 0
+        for some, probs in aligned(partition, summaries, pred_probs):
+            if n_held + len(some) > BLOCK_ROWS:
+                writer.add({name: column[:n_held] for name, column in held.items()})
+                n_held = 0
+            for name, values in again.columns(some, probs).items():
+                held[name][n_held : n_held + len(some)] = values
+            n_held += len(some)
+        if n_held:
+            writer.add({name: column[:n_held] for name, column in held.items()})
         looked = again.looked(partition.n_rows)
         writer.finish(footer_of_look(looked))
     return looked
@@ -85,43 +88,28 @@ def combine_looked(parts: Iterable[Looked | Summarised]) -> Looked:
     )
 
 
-class JointCounter:
-    """Counts rows by the confident joint, strip by strip.
+class _Again:
+    """What a second read tells of rows, strip by strip.
 
     Parameters
     ----------
-    thresholds : (K,) float64
-        Confident thresholds.
+    finish : Finish
+        Settings and thresholds.
     dtype : dtype
         Native dtype of `pred_probs`.
+    keep : bool
+        Whether it is kept of each row where the confident joint counts it.
     """
 
-    def __init__(self, thresholds: Float64s, dtype: np.dtype[Any]) -> None:
-        self._look, self._counter, self._n_off = SecondLook(thresholds, dtype), PairCounter(len(thresholds)), 0
+    def __init__(self, finish: Finish, dtype: np.dtype[Any], *, keep: bool) -> None:
+        settings, self._keep = finish.settings, keep
+        self._thresholds = finish.thresholds if settings.scores_need_reread else None
+        self._joint = JointCounter(finish.thresholds, dtype) if settings.looks_again else None
 
-    def add(self, summary: RowSummary, probs: Floats) -> npt.NDArray[np.bool_]:
-        """Count the ``(n, K)`` strip `probs`; tell which rows are off the diagonal, and not nearly predicted."""
-        classes, counted = self._look(probs, summary)
-        self._counter.add(summary.labels, classes, counted)
-        off: npt.NDArray[np.bool_] = counted & (classes != summary.labels)
-        rows = np.flatnonzero(off)
-        off[rows] = ~ranking.near_predicted(
-            summary.labels[rows], summary.predicted[rows], summary.p_given[rows], summary.p_predicted[rows]
-        )
-        self._n_off += int(np.count_nonzero(off))
-        return off
-
-    def counts(self) -> tuple[ConfidentCounts, int]:
-        """Return the counts of all rows so far, and how many are off the diagonal and not nearly predicted."""
-        return self._counter.counts(), self._n_off
-
-
-class _Again:
-    """What a second read tells of rows, strip by strip."""
-
-    def __init__(self, settings: Settings, thresholds: Float64s, dtype: np.dtype[Any]) -> None:
-        self._thresholds = thresholds if settings.scores_need_reread else None
-        self._joint = JointCounter(thresholds, dtype) if settings.looks_again else None
+    def empty(self, n_rows: int) -> dict[str, Any]:
+        """Return the columns that are added to the summaries of so many rows, to be filled."""
+        columns: dict[str, Any] = {} if self._thresholds is None else {"row_values": np.empty(n_rows, np.float64)}
+        return columns | ({"off_joint": np.empty(n_rows, np.bool_)} if self._keep else {})
 
     def columns(self, summary: RowSummary, probs: Floats) -> Columns:
         """Return what is added to the summaries of the ``(n, K)`` strip `probs`."""
@@ -129,7 +117,8 @@ class _Again:
         if self._thresholds is not None:
             found["row_values"] = adjusted_margin(probs, summary.labels, self._thresholds)
         if self._joint is not None:
-            found["off_joint"] = self._joint.add(summary, probs)
+            off = self._joint.add(summary, probs)
+            found |= {"off_joint": off} if self._keep else {}
         return found
 
     def looked(self, n_read: int) -> Looked:
@@ -153,5 +142,50 @@ def aligned(
             block, start = block[n:], start + n
 
 
-def _joined(parts: list[Columns]) -> Columns:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def pair_candidates(
+    partition: Partition,
+    summarised: Summarised | None,
+    wanted: Wanted,
+    _labels: Blocks,
+    pred_probs: Blocks,
+    *,
+    finish: Finish,
+) -> Candidates:
+    """Read a partition for the rows of largest margin of each pair."""
+    pool, first = Pool(wanted), partition.start
+    for summary, probs in aligned(partition, _summaries(partition, summarised, finish), pred_probs):
+        pool.add(summary, probs, first)
+        first += len(probs)
+    found = pool.candidates()
+    return Candidates(found.pairs, found.margins, found.rows, partition.n_rows)
+
+
+def _summaries(partition: Partition, summarised: Summarised | None, finish: Finish) -> Iterator[RowSummary]:
+    if summarised is not None and isinstance(summarised.summary, RowSummary):
+        return iter([summarised.summary])
+    if finish.records is None:
+        raise RuntimeError("summaries are in memory or in records")
+    return StoredSummary(finish.records, partition.index).blocks(0, partition.n_rows)
+
+
+def store_candidates(records: Records, found: Candidates, n_done: int) -> None:
+    """Commit what the first `n_done` partitions have given, in place of what fewer had."""
+    with records.create("margins", 0, (0, n_done)) as writer:
+        for start in range(0, len(found), BLOCK_ROWS):
+            rows = slice(start, start + BLOCK_ROWS)
+            writer.add({name: getattr(found, name)[rows] for name in COLUMNS})
+        writer.finish({})
+
+
+def stored_candidates(records: Records) -> tuple[Candidates, int]:
+    """Return what is committed, as found and not read, and of how many partitions; none of 0 where there is nothing."""
+    none = Candidates.none()
+    parts: list[Columns] = [{name: getattr(none, name) for name in COLUMNS}]
+    try:
+        with records.open("margins", 0) as record:
+            parts += record.blocks()
+            n_done = int(record.header["rows"][1])
+    except (FileNotFoundError, IsADirectoryError, TornRecordError, WorkdirError, ValueError, KeyError):
+        return none, 0
+    pairs, margins, rows = (np.concatenate([part[name] for part in parts]) for name in COLUMNS)
+    return Candidates(pairs, margins, rows), n_done

@@ -1,7 +1,7 @@
 """What a user chooses, checked once, and the constants of the numeric contract.
 
 Covers: `Settings` and the tolerances that scores, thresholds and counts share.
-Does not cover: how work is cut in batches and partitions (`memory`), the data's own checks (`checks`).
+Does not cover: how work is cut in batches and partitions (`grids`), the data's own checks (`checks`).
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ FILTERS: Final = (
     "low_normalized_margin",
     "low_self_confidence",
 )
+# Rows that a sum of 64 bits still holds the probabilities of (`reductions`).
+_MOST_ROWS: Final = 1 << 36
 _PRUNING: Final = ("prune_by_class", "prune_by_noise_rate", "both")
 
 # The tolerances of confident learning as cleanlab defines them (cleanlab/internal/constants.py, 2.9).
@@ -56,7 +58,7 @@ class Settings:
     frac_noise : float
         Share of the noise that the pruning filters take away, 0 to 1.
     num_to_remove_per_class : tuple of int or None
-        K numbers, for the pruning filters.
+        K numbers, for the pruning filters: rows with each label, or, for pairs, rows suggested as each class.
     min_examples_per_class : int
         Rows of each class that the pruning filters leave.
 
@@ -92,7 +94,8 @@ class Settings:
                     "whose label is predicted, whose margins only rank_by='normalized_margin' keeps, not adjusted"
                 )
         object.__setattr__(self, "frac_noise", _share("frac_noise", self.frac_noise))
-        check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
+        least = check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
+        object.__setattr__(self, "min_examples_per_class", least)
         if self.num_to_remove_per_class is not None:
             object.__setattr__(self, "num_to_remove_per_class", _numbers_to_remove(self.num_to_remove_per_class))
         if self.unused and (self.filter_by is None or self.num_to_remove_per_class is not None):
@@ -139,6 +142,21 @@ class Settings:
     def scores_need_reread(self) -> bool:
         """Whether scores need the thresholds and every probability at once: a second read."""
         return self.adjust_pred_probs and self.method == "normalized_margin"
+
+    @property
+    def keeps_off_joint(self) -> bool:
+        """Whether it is asked of each row where the joint counts it; for other filters how many there are is enough."""
+        return self.filter_by == "confident_learning"
+
+    @property
+    def counts_summaries(self) -> bool:
+        """Whether anything is asked of all summaries before rows are chosen."""
+        return (
+            not self.looks_again
+            or self.cuts_scores
+            or not self.plain_self_confidence
+            or self.filter_by == "predicted_neq_given"
+        )
 
     @property
     def looks_again(self) -> bool:
@@ -212,9 +230,12 @@ def _share(name: str, value: object) -> float:
 
 
 def _numbers_to_remove(values: Iterable[Any]) -> tuple[int, ...]:
-    if isinstance(values, str) or not isinstance(values, Iterable):
+    if isinstance(values, str | Mapping) or getattr(values, "ndim", 1) != 1 or not isinstance(values, Iterable):
         raise InvalidInputError(f"num_to_remove_per_class must be a list of K whole numbers, not {values!r}")
-    return tuple(check_whole_number("each of num_to_remove_per_class", value, 0) for value in values)
+    numbers = tuple(check_whole_number("each of num_to_remove_per_class", value, 0) for value in values)
+    if max(numbers, default=0) > _MOST_ROWS:
+        raise InvalidInputError(f"num_to_remove_per_class has {max(numbers):,}: more rows than can be counted")
+    return numbers
 
 
 def _only(name: str, kwargs: Mapping[str, Any] | None, allowed: tuple[str, ...]) -> dict[str, Any]:

@@ -226,15 +226,16 @@ class Finish:
     def _stored(self, index: int, start: int, stop: int) -> Iterator[RowSummary]:
         if self.records is None:
             raise RuntimeError("spans are read from records")
-        for block in StoredSummary(self.records, index).blocks(start, stop):
-            if self.again is None:
-                yield self(block)
-                continue
-            with self.again.open("rereads", index) as record:
+        stored = StoredSummary(self.records, index).blocks(start, stop)
+        if self.again is None:
+            yield from map(self, stored)
+            return
+        with self.again.open("rereads", index) as record:
+            for block in stored:
                 parts = list(record.blocks(start, start + len(block)))
-            start += len(block)
-            found: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-            yield self(replace(block, **found))
+                start += len(block)
+                found: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                yield self(replace(block, **found))
 
 
 def widened(scores: ranking.Scores) -> ranking.Scores:

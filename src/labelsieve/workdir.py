@@ -24,10 +24,12 @@ from labelsieve.ownership import owned
 from labelsieve.records import Columns, Record, RecordWriter, TornRecordError
 from labelsieve.storage import Folder, LocalFolder, open_folder
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _ABOUT: Final = "labelsieve.json"
 _KIND: Final = "labelsieve workdir"
-_OWN_NAMES: Final = ("summaries", "rereads", "margins", "runs", "result")
+_RECORDS: Final = ("summaries", "rereads", "margins")
+# "scores" is of format 1.
+_OWN_NAMES: Final = (*_RECORDS, "runs", "result", "scores")
 
 
 def summary_of(columns: Columns) -> RowSummary:
@@ -221,15 +223,15 @@ class Workdir:
         """
         if self._fresh:
             self.empty()
-        for kind in ("summaries", "rereads", "margins"):
+        for kind in _RECORDS:
             _remove_unfinished(self.folder.folder(kind))
         records = Records(self.folder, digest(fingerprint))
         before = self._about["parts"] if self._about else []
         for index, (then, now) in enumerate(zip(before, part_identities, strict=False)):
             if then != now:
-                for kind in ("summaries", "rereads"):
-                    records.discard(kind, index)
-                records.discard("margins", 0)
+                records.discard("summaries", index)
+                records.discard("rereads", index)
+                records.discard("margins", 0)  # one for all partitions
         about = {
             "kind": _KIND,
             "format": FORMAT,

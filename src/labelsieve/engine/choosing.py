@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from labelsieve import class_ranking, margins, ranking, tasks
+from labelsieve import class_ranking, margins, ranking, rereads, tasks
 from labelsieve.engine.executors import Executor
 from labelsieve.filters import AllOf, Choice, TheseRows, UpToClassCuts, UpToCut
 from labelsieve.joint import PruneCounts
@@ -26,7 +26,7 @@ from labelsieve.workdir import Records
 # A round of the third read takes at most this share of the partitions: what a killed run does again.
 _ROUNDS: Final = 8
 
-# Puts the finished summaries of an item before a function: `Run.on_summaries`.
+# Makes a task of a function of an item's finished summaries.
 Work = Callable[..., Callable[..., Any]]
 
 
@@ -42,16 +42,31 @@ class Chosen:
         What it needs to know for each item of the maps.
     n_rows : int
         How many they are, before those whose label is nearly predicted are dropped.
+    scattered : bool
+        Whether a part is, or ends in, an array that workers are handed.
     """
 
     choice: Choice
     parts: Sequence[Any]
     n_rows: int
+    scattered: bool = False
 
     def __and__(self, other: Chosen) -> Chosen:
         """Return the rows that both take; how many there are is known only as no more than either."""
         parts = [list(both) for both in zip(self.parts, other.parts, strict=True)]
-        return Chosen(AllOf((self.choice, other.choice)), parts, min(self.n_rows, other.n_rows))
+        choice = AllOf((self.choice, other.choice))
+        return Chosen(choice, parts, min(self.n_rows, other.n_rows), self.scattered or other.scattered)
+
+    def handed_out(self, executor: Executor) -> Sequence[Any]:
+        """Return the parts as the tasks' arguments."""
+        if not self.scattered:
+            return self.parts
+        whole = [part[-1] if isinstance(part, list) else part for part in self.parts]
+        handles = executor.scatter(whole)
+        return [
+            [*part[:-1], handle] if isinstance(part, list) else handle
+            for part, handle in zip(self.parts, handles, strict=True)
+        ]
 
 
 def lowest(
@@ -120,32 +135,30 @@ def largest_margins(
     """
     found, n_done = margins.Candidates.none(), 0
     if records is not None:
-        found, n_done = margins.stored_candidates(records)
+        found, n_done = rereads.stored_candidates(records)
     with progress as bar:
         for stop in rounds(n_done, len(columns[0]), executor.all_threads):
             least = margins.to_exceed(found, prune.of_pair)
-            part = executor.reduce(
-                "margins",
-                reader(partial(work, prune=prune, least=least)),
-                partial(margins.combine_candidates, wanted=prune.of_pair),
-                [column[n_done:stop] for column in columns],
-                bar,
-            )
-            found, n_done = margins.largest([found, part], prune.of_pair), stop
+            # Some megabytes of many pairs: handed to the workers once a round, and no part of its graph.
+            [shared] = executor.scatter([margins.Wanted(prune, least)])
+            some = [column[n_done:stop] for column in columns]
+            parts = executor.gather("margins", reader(work), [*some, [shared] * (stop - n_done)], bar)
+            found, n_done = margins.largest([found, *parts], prune.of_pair), stop
             if records is not None:
-                margins.store_candidates(records, found, n_done)
+                rereads.store_candidates(records, found, n_done)
     return found
 
 
 def rounds(n_done: int, n_partitions: int, n_threads: int) -> Iterator[int]:
     """Yield up to which partition each round of the third read goes, from `n_done` on."""
     while n_done < n_partitions:
-        n_done = min(n_partitions, n_done + max(n_threads, min(n_done, n_partitions // _ROUNDS)))
+        most = max(n_threads, n_partitions // _ROUNDS)
+        n_done = min(n_partitions, n_done + max(1, min(n_done, most)))
         yield n_done
 
 
-def these_rows(executor: Executor, rows: Int64s, starts: Sequence[int]) -> Chosen:
+def these_rows(rows: Int64s, starts: Sequence[int]) -> Chosen:
     """Choose rows that are known, ascending; `starts` are the first rows of the items, and the end of the last."""
     cuts = np.searchsorted(rows, starts)
     parts = [rows[a:b] for a, b in itertools.pairwise(cuts.tolist())]
-    return Chosen(TheseRows(), executor.scatter(parts), len(rows))
+    return Chosen(TheseRows(), parts, len(rows), scattered=True)

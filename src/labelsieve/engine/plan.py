@@ -6,7 +6,6 @@ Does not cover: the formula (`memory.Need`), the limits that hold (`engine.execu
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -23,6 +22,8 @@ from labelsieve.limits import size
 from labelsieve.memory import expected_issues
 from labelsieve.settings import Settings
 
+# Digits of the scores after which so few rows are left inside the cuts of all classes that they are told one by one.
+_CLASS_ROUNDS: Final = 3
 # A size is told with three digits: what would fit must not be rounded down.
 _ROUNDING: Final = 1.006
 
@@ -148,7 +149,7 @@ def make_plan(
         n_partitions=grid.n_partitions,
         n_tasks=_n_tasks(inputs, settings, executor, n_spans, stored=stored),
         n_slabs=-(-grid.n_partitions // memory.SLAB),
-        network_bytes=_network_bytes(inputs, settings, n_spans),
+        network_bytes=_network_bytes(inputs, settings, executor, n_spans),
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
         amplification=amplification,
@@ -224,15 +225,14 @@ def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, n_spans: in
     kept = n_partitions if executor.is_cluster and not stored else 0  # small parts are taken where results stay
     reads = (1 + settings.reads_twice) * (n_partitions + kept + _tree_tasks(n_partitions))
     if settings.prunes_pairs:
-        ends = [0, *rounds(0, n_partitions, executor.all_threads)]
-        reads += n_partitions + sum(_tree_tasks(b - a) for a, b in itertools.pairwise(ends))
-    count, select = n_spans + _tree_tasks(n_spans), n_spans
+        reads += n_partitions
+    count, select = (n_spans + _tree_tasks(n_spans)) * settings.counts_summaries, n_spans
     by_class = settings.filter_by in ("prune_by_class", "both")
     settle = n_spans if by_class or (settings.cuts_scores and (stored or settings.filter_by)) else 0
     return reads + count + settle + select
 
 
-def _network_bytes(inputs: Inputs, settings: Settings, n_spans: int) -> int:
+def _network_bytes(inputs: Inputs, settings: Settings, executor: Executor, n_spans: int) -> int:
     """Add up the results that trees fold: sums by class, of those that occur; then a histogram, and confident pairs."""
     n_partitions, n_classes, n_rows = inputs.grid.n_partitions, inputs.n_classes, inputs.grid.n_rows
     read, counted = n_partitions + _tree_tasks(n_partitions), n_spans + _tree_tasks(n_spans)
@@ -241,9 +241,13 @@ def _network_bytes(inputs: Inputs, settings: Settings, n_spans: int) -> int:
     total += 0 if settings.plain_self_confidence else counted * 32 * n_classes
     n_counts, rows_of = (read, n_partitions) if settings.looks_again else (counted, n_spans)
     total += n_counts * (8 * n_classes + memory.pair_bytes(-(-n_rows // rows_of), n_classes))
+    if settings.filter_by in ("prune_by_class", "both"):
+        total += _CLASS_ROUNDS * counted * memory.class_histogram_bytes(n_classes)
     if settings.prunes_pairs:
-        n_rounds = sum(1 for _ in rounds(0, n_partitions, 1))
-        total += 3 * n_rounds * memory.CANDIDATE_BYTES * expected_issues(n_rows)
+        # A round brings about as many candidates as are wanted, and tells each worker of all pairs.
+        n_rounds = sum(1 for _ in rounds(0, n_partitions, executor.all_threads))
+        told = executor.n_processes * 2 * memory.pair_bytes(n_rows, n_classes)
+        total += n_rounds * (memory.CANDIDATE_BYTES * expected_issues(n_rows) + told)
     return total
 
 

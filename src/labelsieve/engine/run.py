@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from labelsieve import margins, ranking, rereads, runs, tasks
+from labelsieve import ranking, rereads, runs, tasks
 from labelsieve.engine import choosing
 from labelsieve.engine.choice import choose_executor
 from labelsieve.engine.choosing import Chosen
@@ -89,9 +89,9 @@ class Run:
         bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
         self._rows = [stop - start for start, stop in bounds]
         self._kept: list[Any] = []
-        self._columns: list[Sequence[Any]] = []  # handed out once, for both reads
+        self._columns: list[Sequence[Any]] = []  # handed out once, for all reads
         self._finish: tasks.Finish | None = None
-        self.n_reread = 0
+        self.n_reread, self.n_reads = 0, 1
 
     @property
     def n_threads(self) -> int:
@@ -143,20 +143,23 @@ class Run:
 
     def reread(self, thresholds: Float64s) -> Looked | None:
         """Read again for what needs the thresholds and whole rows, and return what that tells; None if nothing does."""
-        again = None
-        if self._stored and self._records is not None and self.settings.reads_twice:
-            again = self._of_thresholds(thresholds, "again")
-        self._finish = tasks.Finish(self.settings, thresholds, self._records, again)
-        if not self.settings.reads_twice:
+        settings = self.settings
+        again = self._of_thresholds(thresholds, "again") if self._stored and settings.reads_twice else None
+        finish = tasks.Finish(settings, thresholds, self._records, again)
+        # What is told of rows is read back only where it is asked for.
+        asked = settings.keeps_off_joint or settings.scores_need_reread
+        self._finish = finish if asked else replace(finish, again=None)
+        if not settings.reads_twice:
             return None
+        self.n_reads += 1
         numbers, nothing, blocks, kept = self._reread_columns
         with self._progress("reread", "read again") as bar:
             if self._stored:
-                reader = self.inputs.reader(partial(rereads.store_reread, finish=self._finish))
+                reader = self.inputs.reader(partial(rereads.store_reread, finish=finish))
                 columns = [numbers, nothing, blocks]
                 looked = self._executor.reduce("reread", reader, rereads.combine_looked, columns, bar)
             else:
-                reader = self.inputs.reader(partial(rereads.reread, finish=self._finish))
+                reader = self.inputs.reader(partial(rereads.reread, finish=finish))
                 columns = [numbers, nothing, blocks, kept]
                 self._kept, looked = self._executor.keep(
                     "reread", reader, columns, rereads.looked_of, rereads.combine_looked, bar
@@ -182,7 +185,9 @@ class Run:
         return numbers, nothing, blocks, nothing if self._stored else self._kept
 
     def count(self, thresholds: Float64s) -> tasks.Counted:
-        """Return the issue counts and the histogram of all scores."""
+        """Return the issue counts and the histogram of all scores, as far as the settings ask for them."""
+        if not self.settings.counts_summaries:
+            return tasks.Counted(None, None, None)
         work = self._work(tasks.count, adj_thresholds=adjusted_thresholds(thresholds))
         with self._progress("issue-counts", "threshold") as bar:
             total: tasks.Counted = self._executor.reduce(
@@ -210,19 +215,23 @@ class Run:
         """Choose so many rows of largest margin of each pair of classes, in a third read."""
         if self._finish is None:
             raise RuntimeError("thresholds come first: call reread()")
+        starts = [item.start for item in self._spans] if self._stored else np.cumsum([0, *self._rows[:-1]]).tolist()
+        starts = [*starts, self.inputs.grid.n_rows]
+        if not len(prune.of_pair):
+            return choosing.these_rows(np.empty(0, np.int64), starts)
+        self.n_reads += 1
         numbers, nothing, blocks, kept = self._reread_columns
         found = choosing.largest_margins(
             self._executor,
             self.inputs.reader,
             [numbers, nothing, blocks, kept],
             prune,
-            partial(margins.pair_candidates, finish=self._finish),
+            partial(rereads.pair_candidates, finish=self._finish),
             self._progress("margins", "read a third time"),
             self._of_thresholds(self._finish.thresholds, "margins") if self._stored else None,
         )
         self.n_reread += found.n_read
-        starts = [item.start for item in self._spans] if self._stored else np.cumsum([0, *self._rows[:-1]]).tolist()
-        return choosing.these_rows(self._executor, np.unique(found.rows), [*starts, self.inputs.grid.n_rows])
+        return choosing.these_rows(np.unique(found.rows), starts)
 
     def select(self, chosen: Chosen) -> IssueRows:
         """Return the chosen rows by (score, row), without those whose label is predicted or nearly so."""
@@ -230,7 +239,7 @@ class Run:
             return IssueRows.none(self.wide_dtype, class_dtype(self.inputs.n_classes), self.inputs.dtype)
         with self._progress("select", "rank") as bar:
             work = self._work(tasks.select, choice=chosen.choice)
-            parts = self._executor.gather("select", work, [self._items, chosen.parts], bar)
+            parts = self._handed(chosen, lambda own: self._executor.gather("select", work, [self._items, own], bar))
         return tasks.rank(parts, chosen.n_rows, self.settings)
 
     def write(self, chosen: Chosen, group: ResultGroup, scratch: Folder, room: int, *, rows_too: bool) -> StoredIssues:
@@ -253,10 +262,21 @@ class Run:
             group=group if rows_too else None,
         )
         with self._progress("select", "rank") as bar:
-            written = self._executor.gather("select", work, [self._items, chosen.parts], bar)
+            written = self._handed(
+                chosen, lambda parts: self._executor.gather("select", work, [self._items, parts], bar)
+            )
         issues = self._merge([run for part in written for run in part], rows, folder, group)
         scratch.remove("runs")
         return issues
+
+    def _handed(self, chosen: Chosen, function: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+        """Hand out what the choice needs to know of each item, again where a worker that held some of it was lost."""
+        for _ in range(self._executor.retries if chosen.scattered else 0):
+            try:
+                return function(chosen.handed_out(self._executor))
+            except LostDataError:
+                continue
+        return function(chosen.handed_out(self._executor))
 
     def _merge(self, sorted_runs: list[runs.SortedRun], rows: int, folder: Folder, group: ResultGroup) -> StoredIssues:
         n_issues = sum(run.n_rows for run in sorted_runs)
