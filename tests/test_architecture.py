@@ -30,7 +30,7 @@ LAYERS = [
     {"memory"},
     {"ranking", "storage", "confident"},
     {"health", "joint", "class_ranking", "partials", "looks"},
-    {"filters", "matrices", "margins"},
+    {"selections", "matrices", "margins"},
     {"latent"},
     {"records", "ownership"},
     {"workdir"},
@@ -50,12 +50,12 @@ LAYERS = [
     {"engine.graphs"},
     {"engine.executors", "engine.clusters"},
     {"engine.on_cluster", "engine.readers"},
-    {"engine.choice", "engine.choosing", "engine.score_parts"},
+    {"engine.choice", "engine.selecting", "engine.score_parts"},
     {"engine.inputs"},
     {"engine.opening"},
     {"engine.plan", "engine.run", "engine.identities"},
     {"engine"},
-    {"forkpool", "filtering"},
+    {"forkpool", "filters"},
     {"job"},
     {"find", "count"},
     {"inspector"},
@@ -67,7 +67,7 @@ LAYERS = [
 ]
 PURE = [
     *("kernels", "scores", "reductions", "ranking", "checks", "settings", "memory", "grids"),
-    *("confident", "looks", "joint", "class_ranking", "filters", "margins", "partials"),
+    *("confident", "looks", "joint", "class_ranking", "selections", "margins", "partials"),
 ]
 # Each with its reason: engine builds the graphs and runs them, progress listens to them, sources, results and stored
 # name Dask's array as a type, find and job read Dask's way to write sizes and where it keeps temporary files.

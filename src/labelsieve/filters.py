@@ -1,148 +1,158 @@
-"""Which rows a filter takes, block by block of their summaries. NumPy only.
+"""From the counts of a run to the rows that its filter takes.
 
-Covers: the score that a cut is made on, and a choice for each kind of filter.
-Does not cover: finding the cuts (`ranking`, `class_ranking`), margins of pairs (`margins`), the order of the issues.
-
-A choice travels to the tasks. Each asks it for a picker, with what belongs to its own range of rows, and hands that the
-range's blocks in row order.
+Covers: the counts by the settings' rule, what each filter selects, and the warnings that belong to them.
+Does not cover: the arithmetic (`joint`, `selections`), its rounds (`engine`), the steps of a run (`job`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
-from labelsieve import ranking
-from labelsieve.class_ranking import ExactCuts
-from labelsieve.kernels import RowSummary
+from labelsieve.checks import rows_in_words
+from labelsieve.confident import ConfidentCounts
+from labelsieve.engine import Run, Selected
+from labelsieve.errors import InvalidInputError, MemoryLimitError, warn
+from labelsieve.joint import JointCounts, PruneCounts, calibrated_joint, estimated_issues, prune_counts, with_diagonal
+from labelsieve.limits import size
+from labelsieve.memory import candidate_bytes
+from labelsieve.partials import Looked
+from labelsieve.reductions import Int64s, issue_counts_finalize
+from labelsieve.selections import OffJoint, PredictedElse
 from labelsieve.settings import Settings
+from labelsieve.tasks import Counted
 
-Positions = npt.NDArray[np.intp]
-# Of a block of summaries and the number of its first row.
-Picker = Callable[[RowSummary, int], Positions]
-
-
-class Choice(Protocol):
-    """Which rows are taken."""
-
-    def picker(self, part: Any) -> Picker:
-        """Return what tells the rows of a range's blocks; `part` is what belongs to that range."""
+# Share of the counted rows that may be undecided before the rules are said to part, and how many at least.
+_UNDECIDED_SHARE: Final = 0.1
+_UNDECIDED_ROWS: Final = 10
 
 
-def scores_of(summary: RowSummary) -> ranking.Scores:
-    """Return the scores of a finished summary."""
-    return summary.p_given if summary.row_values is None else summary.row_values
+@dataclass(frozen=True)
+class Known:
+    """What is known before rows are chosen.
 
-
-def cut_scores(summary: RowSummary, settings: Settings) -> ranking.Scores:
-    """Return the scores of which the lowest are taken, where a filter takes these: not those that put them in order."""
-    if settings.filter_by == "low_self_confidence":
-        return summary.p_given
-    if settings.filter_by == "low_normalized_margin" and not settings.plain_margin:
-        return margins_to_predicted(summary)
-    return scores_of(summary)
-
-
-def margins_to_predicted(summary: RowSummary) -> npt.NDArray[np.float64]:
-    """Return the ``(n,)`` normalized margins of rows whose label is not predicted, and 0.5 for the others.
-
-    These have at least as much. No more rows are wanted than have less: those counted off the diagonal whose label is
-    not nearly predicted. So what the others have exactly is not asked; `Settings` refuses a count that would.
+    Parameters
+    ----------
+    counted : Counted
+        Of all rows.
+    confident : ConfidentCounts
+        Confident rows by given label and class, by the settings' rule; by the exact one at least 1 on the diagonal.
+    n_off : int
+        Those off the diagonal of the confident joint whose label is not nearly predicted; 0 by the other rule.
+    class_counts : (K,) int64
+        All rows of each label.
+    estimated : int
+        Estimated number of issues, no more than there are rows.
+    note : str
+        What is odd about the counts; empty if nothing is.
     """
-    margins: npt.NDArray[np.float64] = (summary.p_given.astype(np.float64) - summary.p_predicted + 1) / 2
-    return margins
+
+    counted: Counted
+    confident: ConfidentCounts
+    n_off: int
+    class_counts: Int64s
+    estimated: int
+    note: str = ""
 
 
-@dataclass(frozen=True)
-class UpToCut:
-    """The lowest scores up to a cut; a part is how many of the rows inside the cut are taken, all where it is None."""
-
-    cut: ranking.Cut
-    settings: Settings
-
-    def picker(self, part: int | None) -> Picker:
-        """Return what tells the rows."""
-        quota = part
-
-        def pick(block: RowSummary, _first: int) -> Positions:
-            nonlocal quota
-            scores = cut_scores(block, self.settings)
-            rows = ranking.rows_up_to(scores, self.cut, quota)
-            if quota is not None:
-                quota -= min(quota, ranking.count_inside(scores, self.cut))
-            return rows
-
-        return pick
+def check_settings(settings: Settings, n_classes: int) -> None:
+    """Raise for choices that do not fit K classes; warn of those that do nothing."""
+    numbers = settings.num_to_remove_per_class
+    if numbers is not None and len(numbers) != n_classes:
+        raise InvalidInputError(
+            f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_classes:,} classes"
+        )
+    if settings.unused:
+        warn(f"filter_by={settings.filter_by!r} takes no {' and no '.join(settings.unused)}: nothing follows from it")
 
 
-@dataclass(frozen=True)
-class OffJoint:
-    """The rows that the confident joint counts off its diagonal."""
-
-    def picker(self, _part: Any) -> Picker:
-        """Return what tells the rows."""
-
-        def pick(block: RowSummary, _first: int) -> Positions:
-            if block.off_joint is None:
-                raise RuntimeError("a second look comes first")
-            return np.flatnonzero(block.off_joint)
-
-        return pick
-
-
-@dataclass(frozen=True)
-class PredictedElse:
-    """The rows whose label is not the predicted class."""
-
-    def picker(self, _part: Any) -> Picker:
-        """Return what tells the rows."""
-        return lambda block, _first: np.flatnonzero(block.predicted != block.labels)
+def known_counts(counted: Counted, looked: Looked | None, class_counts: Int64s, settings: Settings) -> Known:
+    """Return the counts by the settings' rule; warn where the exact rule would count otherwise."""
+    if looked is not None and looked.joint is not None:
+        counts = JointCounts(with_diagonal(looked.joint), looked.n_off, class_counts)
+        estimated = estimated_issues(counts, calibrated=settings.calibrated)
+        return Known(counted, counts.joint, counts.n_off, class_counts, estimated)
+    if counted.confident is None:
+        raise RuntimeError("either the count or a second look gives the confident rows")
+    of_class = counted.confident.issue_counts(class_counts, calibrated=settings.calibrated)
+    note = _undecided(counted.confident) if settings.filter_by is None else ""
+    if note:
+        warn(note)
+    return Known(counted, counted.confident, 0, class_counts, issue_counts_finalize(of_class), note)
 
 
-@dataclass(frozen=True)
-class UpToClassCuts:
-    """The lowest probabilities of the given label, so many of each class; a part is the number of the range."""
+def choose(run: Run, known: Known, *, exactly: bool, room: int) -> Selected:
+    """Return the rows that the filter of the run's settings takes.
 
-    cuts: ExactCuts
+    Parameters
+    ----------
+    run : Run
+        Asked for its choices.
+    known : Known
+        What is known of all rows.
+    exactly : bool
+        See `Run.lowest`.
+    room : int
+        Bytes that each process may take for rows of largest margin.
 
-    def picker(self, part: int) -> Picker:
-        """Return what tells the rows."""
-        left = np.where(self.cuts.item == part, self.cuts.quotas, 0)
-        return lambda block, _first: self.cuts.rows(block.labels, block.p_given, part, left)
+    Raises
+    ------
+    MemoryLimitError
+        Where these would take more.
+    """
+    settings, by = run.settings, run.settings.filter_by
+    if settings.cuts_scores:
+        # What the lowest scores are sorted by again is another score where a filter has one of its own.
+        return run.lowest(known.counted.histogram, known.estimated, exactly=exactly or by is not None)
+    if by == "confident_learning":
+        return run.all_that(OffJoint(), known.n_off)
+    if by == "predicted_neq_given":
+        return run.all_that(PredictedElse(), known.counted.n_else)
+    least = max(1, settings.min_examples_per_class)  # a single row of a class is never flagged there either
+    prune = prune_counts(
+        calibrated_joint(known.confident, known.class_counts),
+        known.class_counts,
+        frac_noise=settings.frac_noise,
+        min_examples_per_class=settings.min_examples_per_class,
+        num_to_remove_per_class=settings.num_to_remove_per_class,
+    ).without(known.class_counts <= least)
+    few = int(np.count_nonzero((known.class_counts > 0) & (known.class_counts <= least)))
+    if few:
+        classes = rows_in_words(few, "class has", "classes have")
+        warn(f"{classes} no more than {least} labelled rows (min_examples_per_class): none of these is flagged")
+    if settings.prunes_pairs:
+        _check_room(int(prune.of_pair.sum()), run.n_threads, room)
+    return _pruned(run, prune, known.class_counts)
 
 
-@dataclass(frozen=True)
-class TheseRows:
-    """Rows that are known; a part is the range's own, ascending."""
-
-    def picker(self, part: npt.NDArray[np.int64]) -> Picker:
-        """Return what tells the rows."""
-
-        def pick(block: RowSummary, first: int) -> Positions:
-            a, b = np.searchsorted(part, [first, first + len(block)])
-            return (part[a:b] - first).astype(np.intp)
-
-        return pick
+def _check_room(n_candidates: int, n_threads: int, room: int) -> None:
+    """Raise where so many rows of largest margin do not fit; how many is known only once rows are counted."""
+    needed = candidate_bytes(n_candidates, n_threads)
+    if needed > room:
+        raise MemoryLimitError(
+            f"the {n_candidates:,} rows of largest margin of all pairs would take {size(needed)}, and may take "
+            f"{size(max(0, room))}. What takes less: fewer threads, a lower frac_noise, or filter_by='prune_by_class'"
+        )
 
 
-@dataclass(frozen=True)
-class AllOf:
-    """The rows that every one of some choices takes; a part is a list of theirs."""
+def _pruned(run: Run, prune: PruneCounts, class_counts: Int64s) -> Selected:
+    by = run.settings.filter_by
+    if by == "prune_by_class":
+        return run.lowest_of_classes(prune.of_class, class_counts)
+    if by == "prune_by_noise_rate":
+        return run.largest_margins(prune)
+    return run.lowest_of_classes(prune.of_class, class_counts) & run.largest_margins(prune)
 
-    choices: tuple[Choice, ...]
 
-    def picker(self, part: Sequence[Any]) -> Picker:
-        """Return what tells the rows."""
-        pickers = [choice.picker(own) for choice, own in zip(self.choices, part, strict=True)]
-
-        def pick(block: RowSummary, first: int) -> Positions:
-            rows, *others = [each(block, first) for each in pickers]
-            for other in others:
-                rows = np.intersect1d(rows, other, assume_unique=True)
-            return rows
-
-        return pick
+def _undecided(confident: ConfidentCounts) -> str:
+    """Tell where many rows are left out that the confident joint likely counts."""
+    n_counted = int(confident.counts.sum(dtype=np.int64))
+    if confident.undecided < max(_UNDECIDED_ROWS, _UNDECIDED_SHARE * n_counted):
+        return ""
+    return (
+        f"{n_counted:,} rows are counted by their predicted class; another {confident.undecided:,} do not reach its "
+        "threshold, but may reach that of a class with a low one, which the confident joint counts: "
+        "filter_by='low_self_confidence' or 'confident_learning' tells"
+    )

@@ -14,7 +14,6 @@ import numpy as np
 from labelsieve import ranking
 from labelsieve.checks import Findings
 from labelsieve.confident import confident_combine
-from labelsieve.filters import scores_of
 from labelsieve.joint import JointCounts, estimated_issues
 from labelsieve.kernels import RowSummary
 from labelsieve.looks import JointCounter
@@ -27,6 +26,7 @@ from labelsieve.reductions import (
     issue_counts_finalize,
 )
 from labelsieve.scores import Float64s, row_value_kernel
+from labelsieve.selections import scores_of
 from labelsieve.settings import Settings
 from labelsieve.tasks import Blocks, Finish, read_rows, widened
 

@@ -25,11 +25,11 @@ from typing import Any, Final
 from labelsieve import forkpool, sinks
 from labelsieve.checks import notes_of, raise_or_warn
 from labelsieve.engine import (
-    Chosen,
     Executor,
     Inputs,
     Plan,
     Run,
+    Selected,
     fingerprint,
     make_plan,
     open_inputs,
@@ -37,7 +37,7 @@ from labelsieve.engine import (
     part_identities,
 )
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
-from labelsieve.filtering import check_settings, choose, known_counts
+from labelsieve.filters import check_settings, choose, known_counts
 from labelsieve.grids import Auto
 from labelsieve.issues import LabelIssues
 from labelsieve.joint import JointCounts, with_diagonal
@@ -233,7 +233,7 @@ class Job:
             publish_result(stage.group, issues)
         return issues
 
-    def _rank(self, begun: _Begun, chosen: Chosen) -> IssueParts:
+    def _rank(self, begun: _Begun, chosen: Selected) -> IssueParts:
         """Return the issues: in memory, or where the tasks write them."""
         run, inputs, plan, records, stage = begun.run, begun.inputs, begun.plan, begun.records, begun.stage
         if stage is not None:

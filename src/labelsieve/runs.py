@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve import ranking
-from labelsieve.filters import Choice, scores_of
 from labelsieve.memory import Span, result_rows
 from labelsieve.records import Record, RecordWriter
 from labelsieve.results import IssueRows
+from labelsieve.selections import Selection, scores_of
 from labelsieve.storage import Folder
 from labelsieve.stored import COLUMNS, ResultGroup
 from labelsieve.tasks import Finish, issue_rows, selected, widened, without_near_predicted
@@ -84,7 +84,7 @@ def write_rows(
     part: Any,
     *,
     finish: Finish,
-    choice: Choice,
+    selection: Selection,
     n_rows: int,
     run_rows: int,
     folder: Folder,
@@ -97,10 +97,10 @@ def write_rows(
     span : Span
         Rows of whole chunks of the result.
     part : object
-        What the choice needs to know of these rows.
+        What the selection needs to know of these rows.
     finish : Finish
         Finishes the summaries.
-    choice : Choice
+    selection : Selection
         Which rows are taken.
     n_rows : int
         All rows.
@@ -114,7 +114,7 @@ def write_rows(
     runs: list[SortedRun] = []
     held = _Held()
     chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
-    for block, rows, first in selected(span, part, finish=finish, choice=choice):
+    for block, rows, first in selected(span, part, finish=finish, selection=selection):
         issues = without_near_predicted(issue_rows(block, rows, first), finish.settings)
         held.add(issues)
         if chunk is not None:

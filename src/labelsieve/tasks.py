@@ -18,7 +18,6 @@ from labelsieve import ranking
 from labelsieve.checks import Findings, combine_findings, errors_in
 from labelsieve.class_ranking import ClassCuts, ClassTies, class_histogram
 from labelsieve.confident import ConfidentCounts, confident_chunk, confident_combine
-from labelsieve.filters import Choice, cut_scores, scores_of
 from labelsieve.kernels import RowSummary, Summariser
 from labelsieve.memory import BLOCK_ROWS, Span
 from labelsieve.partials import Looked, Partial, footer_of, partial_of_footer
@@ -33,6 +32,7 @@ from labelsieve.reductions import (
 )
 from labelsieve.results import IssueRows
 from labelsieve.scores import Float64s, RowValueKernel, adjusted_self_confidence, row_value_kernel
+from labelsieve.selections import Selection, cut_scores, scores_of
 from labelsieve.settings import Settings
 from labelsieve.workdir import Records, StoredSummary, summary_of
 
@@ -340,10 +340,10 @@ def class_ties(rows: Summarised | Span, *, finish: Finish, cuts: ClassCuts) -> C
 
 
 def selected(
-    rows: Summarised | Span, part: Any, *, finish: Finish, choice: Choice
+    rows: Summarised | Span, part: Any, *, finish: Finish, selection: Selection
 ) -> Iterator[tuple[RowSummary, npt.NDArray[np.intp], int]]:
     """Yield blocks of summaries with which of their rows are taken, and the row number of their first row."""
-    first, pick = rows.start, choice.picker(part)
+    first, pick = rows.start, selection.picker(part)
     for block in finish.blocks(rows):
         yield block, pick(block, first), first
         first += len(block)
@@ -361,9 +361,11 @@ def issue_rows(block: RowSummary, rows: npt.NDArray[np.intp], first_row: int) ->
     )
 
 
-def select(rows: Summarised | Span, part: Any, *, finish: Finish, choice: Choice) -> IssueRows:
-    """Return the rows that are taken, in row order; `part` is what the choice needs to know of these rows."""
-    return IssueRows.concatenate([issue_rows(*found) for found in selected(rows, part, finish=finish, choice=choice)])
+def select(rows: Summarised | Span, part: Any, *, finish: Finish, selection: Selection) -> IssueRows:
+    """Return the rows that are taken, in row order; `part` is what the selection needs to know of these rows."""
+    return IssueRows.concatenate(
+        [issue_rows(*found) for found in selected(rows, part, finish=finish, selection=selection)]
+    )
 
 
 def without_near_predicted(found: IssueRows, settings: Settings) -> IssueRows:

@@ -119,6 +119,7 @@ def test_the_exact_rule_beside_one_read_and_beside_cleanlab(folder, request):
         ours, theirs = np.load(folder / "ours.npy"), np.load(folder / "theirs.npy")
         assert len(ours) > 100
         assert set(ours.tolist()) == set(theirs.tolist())
+        assert not real or peaks[by] < peak / 10
         ratio = seconds / statistics.median(times[by])
         print(
             f"\n{by}: {ratio:.1f} times as fast as cleanlab ({seconds:.2f} s, {peak / 1e6:,.0f} MB), {len(ours):,} rows"
@@ -135,8 +136,7 @@ def test_the_exact_rule_beside_one_read_and_beside_cleanlab(folder, request):
 def test_the_joint_of_very_many_classes_is_never_dense(folder, request):
     real = request.config.getoption("--real-size")
     make_input(folder, *((200_000, 21_841) if real else (2_000, 1_500)))
-    dense = 8 * (21_841 if real else 1_500) ** 2
     for what in ("counted", "calibrated", "latent"):
         seconds, peak = run(COUNT, folder, what)
-        assert peak < (dense if real else 200_000_000)
+        assert peak < 2_000_000_000
         print(f"\nthe joint, {what}: {seconds:.1f} s, {peak / 1e6:.0f} MB")

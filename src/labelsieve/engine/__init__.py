@@ -1,7 +1,7 @@
 """The one place that lays the flow on Dask.
 
 Covers: both inputs on one grid (`inputs`, `opening`), what tells them from others (`identities`), what a run will take
-(`plan`), its maps and reductions (`run`), the rounds that choose rows (`choosing`), the graphs of all of these
+(`plan`), its maps and reductions (`run`), the rounds that choose rows (`selecting`), the graphs of all of these
 (`graphs`), what tasks do around their work (`readers`), and who runs them (`choice`, `executors`, `on_cluster`,
 `clusters`).
 Does not cover: the work of a task (`tasks`, `rereads`, `margins`, `runs`), the fork pool (`forkpool`).
@@ -13,20 +13,20 @@ are committed to a workdir. Whatever scheduler Dask is set to does the work: thr
 """
 
 from labelsieve.engine.choice import active_client, choose_executor
-from labelsieve.engine.choosing import Chosen
 from labelsieve.engine.executors import Executor
 from labelsieve.engine.identities import fingerprint, part_identities
 from labelsieve.engine.inputs import Inputs
 from labelsieve.engine.opening import open_inputs, open_pair
 from labelsieve.engine.plan import Plan, make_plan
 from labelsieve.engine.run import Run, each_partition
+from labelsieve.engine.selecting import Selected
 
 __all__ = [
-    "Chosen",
     "Executor",
     "Inputs",
     "Plan",
     "Run",
+    "Selected",
     "active_client",
     "choose_executor",
     "each_partition",

@@ -13,10 +13,10 @@ from typing import Final
 import numpy as np
 
 from labelsieve import memory
-from labelsieve.engine.choosing import rounds
 from labelsieve.engine.executors import Executor
 from labelsieve.engine.graphs import TREE_WIDTH
 from labelsieve.engine.inputs import Inputs, kept_bytes
+from labelsieve.engine.selecting import rounds
 from labelsieve.errors import MemoryLimitError
 from labelsieve.limits import size
 from labelsieve.memory import expected_issues

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 
 from labelsieve import ranking, rereads, runs, tasks
-from labelsieve.engine import choosing
+from labelsieve.engine import selecting
 from labelsieve.engine.choice import choose_executor
-from labelsieve.engine.choosing import Chosen
 from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.inputs import Inputs, keep_for_rereads
 from labelsieve.engine.readers import OnSummaries
 from labelsieve.engine.score_parts import ArrayScores, TaskScores
-from labelsieve.filters import Choice
+from labelsieve.engine.selecting import Selected
 from labelsieve.joint import PruneCounts
 from labelsieve.kernels import class_dtype
 from labelsieve.memory import Span, run_rows, spans
@@ -34,6 +33,7 @@ from labelsieve.partials import Looked, Partial
 from labelsieve.progress import Progress
 from labelsieve.reductions import Float64s, Int64s, adjusted_thresholds
 from labelsieve.results import IssueRows, ScoreParts
+from labelsieve.selections import Selection
 from labelsieve.settings import Settings
 from labelsieve.storage import Folder
 from labelsieve.stored import ResultGroup, StoredIssues
@@ -195,33 +195,33 @@ class Run:
             )
         return total
 
-    def lowest(self, histogram: ranking.Int64s | None, wanted: int, *, exactly: bool) -> Chosen:
-        """Choose the `wanted` rows of lowest score; see `choosing.lowest`."""
+    def lowest(self, histogram: ranking.Int64s | None, wanted: int, *, exactly: bool) -> Selected:
+        """Choose the `wanted` rows of lowest score; see `selecting.lowest`."""
         n_bits = 8 * self._cut_dtype.itemsize
-        return choosing.lowest(
+        return selecting.lowest(
             self._executor, self._work, self._items, self.settings, histogram, wanted, n_bits, exactly=exactly
         )
 
-    def all_that(self, choice: Choice, n_rows: int) -> Chosen:
+    def all_that(self, selection: Selection, n_rows: int) -> Selected:
         """Choose what can be told of each row by itself."""
-        return Chosen(choice, [None] * len(self._items), n_rows)
+        return Selected(selection, [None] * len(self._items), n_rows)
 
-    def lowest_of_classes(self, wanted: Int64s, class_counts: Int64s) -> Chosen:
+    def lowest_of_classes(self, wanted: Int64s, class_counts: Int64s) -> Selected:
         """Choose so many rows of lowest probability of the given label of each class."""
         n_bits = 8 * self.inputs.dtype.itemsize
-        return choosing.lowest_of_classes(self._executor, self._work, self._items, wanted, class_counts, n_bits)
+        return selecting.lowest_of_classes(self._executor, self._work, self._items, wanted, class_counts, n_bits)
 
-    def largest_margins(self, prune: PruneCounts) -> Chosen:
+    def largest_margins(self, prune: PruneCounts) -> Selected:
         """Choose so many rows of largest margin of each pair of classes, in a third read."""
         if self._finish is None:
             raise RuntimeError("thresholds come first: call reread()")
         starts = [item.start for item in self._spans] if self._stored else np.cumsum([0, *self._rows[:-1]]).tolist()
         starts = [*starts, self.inputs.grid.n_rows]
         if not len(prune.of_pair):
-            return choosing.these_rows(np.empty(0, np.int64), starts)
+            return selecting.these_rows(np.empty(0, np.int64), starts)
         self.n_reads += 1
         numbers, nothing, blocks, kept = self._reread_columns
-        found = choosing.largest_margins(
+        found = selecting.largest_margins(
             self._executor,
             self.inputs.reader,
             [numbers, nothing, blocks, kept],
@@ -231,18 +231,20 @@ class Run:
             self._of_thresholds(self._finish.thresholds, "margins") if self._stored else None,
         )
         self.n_reread += found.n_read
-        return choosing.these_rows(np.unique(found.rows), starts)
+        return selecting.these_rows(np.unique(found.rows), starts)
 
-    def select(self, chosen: Chosen) -> IssueRows:
-        """Return the chosen rows by (score, row), without those whose label is predicted or nearly so."""
-        if not chosen.n_rows:
+    def select(self, selected: Selected) -> IssueRows:
+        """Return the selected rows by (score, row), without those whose label is predicted or nearly so."""
+        if not selected.n_rows:
             return IssueRows.none(self.wide_dtype, class_dtype(self.inputs.n_classes), self.inputs.dtype)
         with self._progress("select", "rank") as bar:
-            work = self._work(tasks.select, choice=chosen.choice)
-            parts = self._handed(chosen, lambda own: self._executor.gather("select", work, [self._items, own], bar))
-        return tasks.rank(parts, chosen.n_rows, self.settings)
+            work = self._work(tasks.select, selection=selected.selection)
+            parts = self._handed(selected, lambda own: self._executor.gather("select", work, [self._items, own], bar))
+        return tasks.rank(parts, selected.n_rows, self.settings)
 
-    def write(self, chosen: Chosen, group: ResultGroup, scratch: Folder, room: int, *, rows_too: bool) -> StoredIssues:
+    def write(
+        self, selected: Selected, group: ResultGroup, scratch: Folder, room: int, *, rows_too: bool
+    ) -> StoredIssues:
         """Let the tasks write the issues of `select` into `group`, and the scores and the mask too if asked.
 
         `scratch` takes the sorted runs until they are merged; `room` is what a thread may take to sort one.
@@ -252,10 +254,10 @@ class Run:
         folder = scratch.folder("runs").folder(uuid.uuid4().hex)
         if rows_too:
             group.create_rows(n_rows, self.wide_dtype)
-        rows = run_rows(chosen.n_rows, room)
+        rows = run_rows(selected.n_rows, room)
         work = self._work(
             runs.write_rows,
-            choice=chosen.choice,
+            selection=selected.selection,
             n_rows=n_rows,
             run_rows=rows,
             folder=folder,
@@ -263,20 +265,20 @@ class Run:
         )
         with self._progress("select", "rank") as bar:
             written = self._handed(
-                chosen, lambda parts: self._executor.gather("select", work, [self._items, parts], bar)
+                selected, lambda parts: self._executor.gather("select", work, [self._items, parts], bar)
             )
         issues = self._merge([run for part in written for run in part], rows, folder, group)
         scratch.remove("runs")
         return issues
 
-    def _handed(self, chosen: Chosen, function: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
-        """Hand out what the choice needs to know of each item, again where a worker that held some of it was lost."""
-        for _ in range(self._executor.retries if chosen.scattered else 0):
+    def _handed(self, selected: Selected, function: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
+        """Hand out what the selection knows of each item, again where a worker that held some of it was lost."""
+        for _ in range(self._executor.retries if selected.scattered else 0):
             try:
-                return function(chosen.handed_out(self._executor))
+                return function(selected.handed_out(self._executor))
             except LostDataError:
                 continue
-        return function(chosen.handed_out(self._executor))
+        return function(selected.handed_out(self._executor))
 
     def _merge(self, sorted_runs: list[runs.SortedRun], rows: int, folder: Folder, group: ResultGroup) -> StoredIssues:
         n_issues = sum(run.n_rows for run in sorted_runs)

@@ -16,10 +16,10 @@ import numpy as np
 
 from labelsieve import class_ranking, margins, ranking, rereads, tasks
 from labelsieve.engine.executors import Executor
-from labelsieve.filters import AllOf, Choice, TheseRows, UpToClassCuts, UpToCut
 from labelsieve.joint import PruneCounts
 from labelsieve.progress import Progress
 from labelsieve.reductions import Int64s
+from labelsieve.selections import AllOf, Selection, TheseRows, UpToClassCuts, UpToCut
 from labelsieve.settings import Settings
 from labelsieve.workdir import Records
 
@@ -31,12 +31,12 @@ Work = Callable[..., Callable[..., Any]]
 
 
 @dataclass(frozen=True)
-class Chosen:
+class Selected:
     """The rows that a filter takes.
 
     Parameters
     ----------
-    choice : Choice
+    selection : Selection
         Tells them.
     parts : sequence
         What it needs to know for each item of the maps.
@@ -46,16 +46,16 @@ class Chosen:
         Whether a part is, or ends in, an array that workers are handed.
     """
 
-    choice: Choice
+    selection: Selection
     parts: Sequence[Any]
     n_rows: int
     scattered: bool = False
 
-    def __and__(self, other: Chosen) -> Chosen:
+    def __and__(self, other: Selected) -> Selected:
         """Return the rows that both take; how many there are is known only as no more than either."""
         parts = [list(both) for both in zip(self.parts, other.parts, strict=True)]
-        choice = AllOf((self.choice, other.choice))
-        return Chosen(choice, parts, min(self.n_rows, other.n_rows), self.scattered or other.scattered)
+        selection = AllOf((self.selection, other.selection))
+        return Selected(selection, parts, min(self.n_rows, other.n_rows), self.scattered or other.scattered)
 
     def handed_out(self, executor: Executor) -> Sequence[Any]:
         """Return the parts as the tasks' arguments."""
@@ -79,7 +79,7 @@ def lowest(
     n_bits: int,
     *,
     exactly: bool,
-) -> Chosen:
+) -> Selected:
     """Choose the `wanted` lowest scores.
 
     Where they need not be taken `exactly`, tasks take all of a bin of few rows that holds the cut.
@@ -99,12 +99,12 @@ def lowest(
                 cut, wanted, executor.gather("ties", work(tasks.scores_inside, cut=cut), [items])
             )
             quotas = list(exact)
-    return Chosen(UpToCut(cut, settings), quotas, wanted)
+    return Selected(UpToCut(cut, settings), quotas, wanted)
 
 
 def lowest_of_classes(
     executor: Executor, work: Work, items: Sequence[Any], wanted: Int64s, class_counts: Int64s, n_bits: int
-) -> Chosen:
+) -> Selected:
     """Choose the `wanted` lowest probabilities of the given label of each class."""
 
     def histogram_within(within: class_ranking.ClassCuts) -> Int64s:
@@ -116,7 +116,7 @@ def lowest_of_classes(
     cuts = class_ranking.ClassCuts.open(wanted, class_counts, n_bits)
     cuts = class_ranking.find_cuts(cuts, histogram_within)
     exact = class_ranking.settle(cuts, executor.gather("ties", work(tasks.class_ties, cuts=cuts), [items]))
-    return Chosen(UpToClassCuts(exact), range(len(items)), int(cuts.wanted.sum()))
+    return Selected(UpToClassCuts(exact), range(len(items)), int(cuts.wanted.sum()))
 
 
 def largest_margins(
@@ -157,8 +157,8 @@ def rounds(n_done: int, n_partitions: int, n_threads: int) -> Iterator[int]:
         yield n_done
 
 
-def these_rows(rows: Int64s, starts: Sequence[int]) -> Chosen:
+def these_rows(rows: Int64s, starts: Sequence[int]) -> Selected:
     """Choose rows that are known, ascending; `starts` are the first rows of the items, and the end of the last."""
     cuts = np.searchsorted(rows, starts)
     parts = [rows[a:b] for a, b in itertools.pairwise(cuts.tolist())]
-    return Chosen(TheseRows(), parts, len(rows), scattered=True)
+    return Selected(TheseRows(), parts, len(rows), scattered=True)
