@@ -215,19 +215,3 @@ def settle(cuts: ClassCuts, parts: Sequence[ClassTies]) -> ExactCuts:
         open_ &= ~last
         left -= tied
     return ExactCuts(bits, some, item, quotas)
-
-
-def lowest_of_classes(labels: Labels, scores: Scores, wanted: Int64s) -> npt.NDArray[np.intp]:
-    """Return the rows of the `wanted` lowest scores of each class, held in memory, in row order.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> lowest_of_classes(np.array([0, 1, 0, 1]), np.array([0.5, 0.2, 0.1, 0.2]), np.array([1, 1]))
-    array([1, 2])
-    """
-    class_counts = np.bincount(labels, minlength=len(wanted))
-    cuts = ClassCuts.open(wanted, class_counts, 8 * scores.dtype.itemsize)
-    cuts = find_cuts(cuts, lambda within: class_histogram(labels, scores, within))
-    exact = settle(cuts, [ClassTies.of(labels, scores, cuts)])
-    return exact.rows(labels, scores, 0, exact.quotas.copy())

@@ -3,9 +3,10 @@
 Covers: `class_columns`, `pair_columns`, and which classes deserve a warning.
 Does not cover: the counts behind them (`confident`), pandas and pictures (`results`, `plots`, `report`).
 
-Formulas are those of ``cleanlab.dataset`` (2.9) over the calibrated joint, taken over the counts of the batched rule:
+Formulas are those of ``cleanlab.dataset`` (2.9) over the calibrated joint, taken over the counts of the run's rule:
 handed the matrix C of `confident.ConfidentCounts`, ``rank_classes_by_label_quality(labels=labels, confident_joint=C)``
-and ``find_overlapping_classes`` give the same numbers, but where remainders tie as the joint is rounded.
+and ``find_overlapping_classes`` give the same numbers; of more than 1,024 classes but where remainders tie as the joint
+is rounded.
 """
 
 from __future__ import annotations

@@ -81,9 +81,9 @@ class LabelIssues(Result):
         -----
         Both noises are estimated with the calibrated joint, as ``cleanlab.dataset.rank_classes_by_label_quality`` (2.9)
         does, over the counts of the run's rule. By the confident joint (``settings.rule``) they are that function's of
-        the same ``labels`` and ``pred_probs``, where remainders do not tie as the joint is rounded. By the predicted
-        class they are what it gives for these counts as its ``confident_joint``, and differ from its own where many
-        rows do not reach the threshold of their predicted class.
+        the same ``labels`` and ``pred_probs``; of more than 1,024 classes, where remainders do not tie as the joint is
+        rounded. By the predicted class they are what it gives for these counts as its ``confident_joint``, and differ
+        from its own where many rows do not reach the threshold of their predicted class.
 
         Examples
         --------
