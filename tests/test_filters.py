@@ -30,7 +30,7 @@ from labelsieve import (
     margins,
     rereads,
 )
-from labelsieve.engine import Selected
+from labelsieve.engine.on_cluster import ClusterExecutor
 from naive_joint import FILTERS, PRUNING, filtered
 
 N_ROWS = 600
@@ -507,9 +507,10 @@ def test_where_no_pair_takes_a_row_there_is_no_third_read(filter_by):
     assert (found.num_issues, found.facts.n_reads, found.facts.bytes_read) == (0, 2, 2 * 30 * 3 * 8)
 
 
-@pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
 @pytest.mark.slow
-def test_a_worker_that_dies_before_rows_are_selected_is_made_up_for(tmp_path, monkeypatch, want, filter_by):
+@pytest.mark.parametrize("step", ["the third read", "selecting"])
+@pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
+def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(tmp_path, monkeypatch, want, filter_by, step):
     np.save(tmp_path / "labels.npy", LABELS)
     np.save(tmp_path / "probs.npy", PROBS)
     killed = []
@@ -517,16 +518,18 @@ def test_a_worker_that_dies_before_rows_are_selected_is_made_up_for(tmp_path, mo
         LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        handed_out = Selected.handed_out
+        handed = ClusterExecutor.scatter
 
-        def killing(chosen, executor):
-            handles = handed_out(chosen, executor)
-            if not killed:
-                killed.append(next(iter(cluster.workers.values())).pid)
+        def killing(executor, parts):
+            handles = handed(executor, parts)
+            if not killed and isinstance(parts[0], margins.Wanted) is (step == "the third read"):
+                holders = {address for where in client.who_has(handles).values() for address in where}
+                workers = {worker.worker_address: worker for worker in cluster.workers.values()}
+                killed.append(workers[min(holders)].pid)
                 os.kill(killed[0], signal.SIGKILL)
             return handles
 
-        monkeypatch.setattr(Selected, "handed_out", killing)
+        monkeypatch.setattr(ClusterExecutor, "scatter", killing)
         found = find(tmp_path / "labels.npy", tmp_path / "probs.npy", filter_by=filter_by, client=client, **CUT)
         assert bits(found) == want[filter_by]
     assert killed

@@ -147,6 +147,15 @@ class Executor(abc.ABC):
         """Hand out arrays to whoever runs the tasks, once."""
         return list(parts)
 
+    def unless_lost(self, function: Callable[[], list[Any]]) -> list[Any]:
+        """Return what `function` gives, which hands out what it needs; again where that is lost with a worker."""
+        for _ in range(self.retries):
+            try:
+                return function()
+            except LostDataError:
+                continue
+        return function()
+
     @abc.abstractmethod
     def check_reachable(self, check: Callable[[], None]) -> None:
         """Run `check` wherever tasks will run, and raise its error with the name of the worker."""

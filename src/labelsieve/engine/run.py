@@ -272,13 +272,10 @@ class Run:
         return issues
 
     def _handed(self, selected: Selected, function: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
-        """Hand out what the selection knows of each item, again where a worker that held some of it was lost."""
-        for _ in range(self._executor.retries if selected.scattered else 0):
-            try:
-                return function(selected.handed_out(self._executor))
-            except LostDataError:
-                continue
-        return function(selected.handed_out(self._executor))
+        """Return what `function` makes of the selection's parts, as the tasks' arguments."""
+        if not selected.scattered:
+            return function(selected.parts)
+        return self._executor.unless_lost(lambda: function(selected.handed_out(self._executor)))
 
     def _merge(self, sorted_runs: list[runs.SortedRun], rows: int, folder: Folder, group: ResultGroup) -> StoredIssues:
         n_issues = sum(run.n_rows for run in sorted_runs)

@@ -58,9 +58,7 @@ class Selected:
         return Selected(selection, parts, min(self.n_rows, other.n_rows), self.scattered or other.scattered)
 
     def handed_out(self, executor: Executor) -> Sequence[Any]:
-        """Return the parts as the tasks' arguments."""
-        if not self.scattered:
-            return self.parts
+        """Return the parts as the tasks' arguments, with their arrays handed out."""
         whole = [part[-1] if isinstance(part, list) else part for part in self.parts]
         handles = executor.scatter(whole)
         return [
@@ -139,14 +137,24 @@ def largest_margins(
     with progress as bar:
         for stop in rounds(n_done, len(columns[0]), executor.all_threads):
             least = margins.to_exceed(found, prune.of_pair)
-            # Some megabytes of many pairs: handed to the workers once a round, and no part of its graph.
-            [shared] = executor.scatter([margins.Wanted(prune, least)])
-            some = [column[n_done:stop] for column in columns]
-            parts = executor.gather("margins", reader(work), [*some, [shared] * (stop - n_done)], bar)
+            wanted, some = margins.Wanted(prune, least), [column[n_done:stop] for column in columns]
+            parts = executor.unless_lost(partial(_look_for, executor, reader(work), wanted, some, bar))
             found, n_done = margins.largest([found, *parts], prune.of_pair), stop
             if records is not None:
                 rereads.store_candidates(records, found, n_done)
     return found
+
+
+def _look_for(
+    executor: Executor,
+    work: Callable[..., Any],
+    wanted: margins.Wanted,
+    columns: Sequence[Sequence[Any]],
+    bar: Progress,
+) -> list[margins.Candidates]:
+    """Run a round; what is wanted is handed out, as of many pairs it is some megabytes, and no part of the graph."""
+    [shared] = executor.scatter([wanted])
+    return executor.gather("margins", work, [*columns, [shared] * len(columns[0])], bar)
 
 
 def rounds(n_done: int, n_partitions: int, n_threads: int) -> Iterator[int]:
