@@ -508,6 +508,30 @@ def test_where_no_pair_takes_a_row_there_is_no_third_read(filter_by):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("layer", ["summarise", "reread", "issue-counts", "margins", "select"])
+def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, layer):
+    choices = {"filter_by": "both", "rank_by": "normalized_margin"}
+    whole = bits(find(**choices))
+    killed = []
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        submit = ClusterExecutor._submit
+
+        def killing(executor, graph):
+            if not killed and any(key[0].startswith(layer) for key in graph.tasks if isinstance(key, tuple)):
+                killed.append(next(iter(cluster.workers.values())).pid)
+                os.kill(killed[0], signal.SIGKILL)
+            return submit(executor, graph)
+
+        monkeypatch.setattr(ClusterExecutor, "_submit", killing)
+        found = find(client=client, **choices, **CUT)
+        assert bits(found) == whole
+    assert killed
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["the third read", "selecting"])
 @pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
 def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(tmp_path, monkeypatch, want, filter_by, step):

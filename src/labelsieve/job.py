@@ -20,13 +20,14 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from labelsieve import forkpool, sinks
 from labelsieve.checks import notes_of, raise_or_warn
 from labelsieve.engine import (
     Executor,
     Inputs,
+    LostDataError,
     Plan,
     Run,
     Selected,
@@ -58,6 +59,9 @@ from labelsieve.workdir import Records, Workdir
 _FEW_ISSUE_BYTES: Final = 32_000_000
 # Share of the free memory that a client of a cluster may take for that.
 _CLIENT_SHARE: Final = 0.5
+
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,7 @@ class Job:
         n_rows, n_classes = pair[1].shape
         self._names, self._ids = check_class_names(self.class_names, n_classes), open_ids(self.ids, n_rows)
         check_settings(self.settings, n_classes)
-        with ExitStack() as stack:
-            issues = self._steps(self._begin(pair, stack, progress), started)
+        issues = self._attempted(pair, progress, partial(self._steps, started=started))
         if self.output is not None:  # it has moved to its place
             group = ResultGroup(open_folder(self.output))
             found = StoredIssues(group, issues.num_issues)
@@ -124,13 +127,27 @@ class Job:
     def count(self, progress: bool | None) -> JointCounts:
         """Read twice and count the confident joint, and no more."""
         pair = open_pair(self.labels, self.pred_probs)
-        with ExitStack() as stack:
-            begun = self._begin(pair, stack, progress)
-            sums = self._read(begun).sums.dense()
-            looked = begun.run.reread(class_sums_finalize(sums))
+        return self._attempted(pair, progress, self._count)
+
+    def _count(self, begun: _Begun) -> JointCounts:
+        sums = self._read(begun).sums.dense()
+        looked = begun.run.reread(class_sums_finalize(sums))
         if looked is None or looked.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
         return JointCounts(with_diagonal(looked.joint), looked.n_off, sums.counts)
+
+    def _attempted(self, pair: tuple[Opened, Opened], progress: bool | None, steps: Callable[[_Begun], _T]) -> _T:
+        """Return what `steps` make of a run; again where arrays in memory were lost with the worker that held them."""
+        attempts = self.executor.retries + 1
+        for attempt in range(attempts):
+            with ExitStack() as stack:
+                begun = self._begin(pair, stack, progress)
+                try:
+                    return steps(begun)
+                except LostDataError:
+                    if attempt + 1 == attempts or not begun.inputs.in_memory:
+                        raise
+        raise RuntimeError("there is at least one attempt")
 
     def plan(self) -> Plan:
         """Plan the run; nothing is read, owned or made."""

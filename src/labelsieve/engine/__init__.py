@@ -13,7 +13,7 @@ are committed to a workdir. Whatever scheduler Dask is set to does the work: thr
 """
 
 from labelsieve.engine.choice import active_client, choose_executor
-from labelsieve.engine.executors import Executor
+from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.identities import fingerprint, part_identities
 from labelsieve.engine.inputs import Inputs
 from labelsieve.engine.opening import open_inputs, open_pair
@@ -24,6 +24,7 @@ from labelsieve.engine.selecting import Selected
 __all__ = [
     "Executor",
     "Inputs",
+    "LostDataError",
     "Plan",
     "Run",
     "Selected",

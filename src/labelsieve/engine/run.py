@@ -21,7 +21,7 @@ import numpy as np
 from labelsieve import ranking, rereads, runs, tasks
 from labelsieve.engine import selecting
 from labelsieve.engine.choice import choose_executor
-from labelsieve.engine.executors import Executor, LostDataError
+from labelsieve.engine.executors import Executor
 from labelsieve.engine.inputs import Inputs, keep_for_rereads
 from labelsieve.engine.readers import OnSummaries
 from labelsieve.engine.score_parts import ArrayScores, TaskScores
@@ -100,14 +100,6 @@ class Run:
 
     def read(self) -> Partial:
         """Summarise every partition, once, and return the class sums and findings of all."""
-        for _ in range(self._executor.retries if self.inputs.in_memory else 0):
-            try:
-                return self._read()
-            except LostDataError:
-                continue  # the slices of an array in memory go with the worker that held them: hand them out again
-        return self._read()
-
-    def _read(self) -> Partial:
         self._columns = self.inputs.columns(self._executor)
         reader, columns = self.inputs.reader(self.summarise), self._columns
         with self.reading() as bar:
