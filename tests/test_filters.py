@@ -264,7 +264,7 @@ def test_no_way_of_working_changes_a_bit(tmp_path, filter_by, rank):
     assert all_bits(narrow) == all_bits(find(LABELS, probs32.astype(np.float64), **choices))
 
 
-@every_filter
+@pytest.mark.parametrize("filter_by", [pytest.param(by, marks=pytest.mark.slow) for by in FILTERS[:-1]] + ["both"])
 def test_processes_change_no_bit(filter_by, want):
     with dask.config.set(scheduler="processes", num_workers=2):
         assert want[filter_by] == bits(find(filter_by=filter_by, batch_size=200, partition_batches=1))

@@ -452,6 +452,7 @@ def test_a_damaged_chunk_on_the_direct_path_is_an_error_that_names_the_file(tmp_
     assert str(file) in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", DAMAGE)
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: f"v{codec[0]} {codec[1]}")
 def test_a_damaged_chunk_on_the_generic_path_is_an_error(tmp_path, codec, how):
