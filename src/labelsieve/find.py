@@ -177,20 +177,11 @@ def find_label_issues(
     started = time.perf_counter()
     check_flag("allow_zero_rows", allow_zero_rows)
     check_flag("fresh", fresh)
+    pruning = (frac_noise, num_to_remove_per_class, min_examples_per_class)
     job = Job(
         labels,
         pred_probs,
-        settings=_settings(
-            method=method,
-            adjust_pred_probs=adjust_pred_probs,
-            estimation_method=estimation_method,
-            filter_by=filter_by,
-            rank_by=rank_by,
-            rule=rule,
-            frac_noise=frac_noise,
-            num_to_remove_per_class=num_to_remove_per_class,
-            min_examples_per_class=min_examples_per_class,
-        ),
+        settings=_settings(method, adjust_pred_probs, estimation_method, filter_by, rank_by, rule, pruning),
         executor=choose_executor(client, max_memory, check_whole_number("retries", retries, 0)),
         batch_size=batch_size,
         partition_batches=partition_batches,
@@ -262,20 +253,11 @@ def plan_label_issues(
     """
     check_flag("allow_zero_rows", allow_zero_rows)
     check_flag("fresh", fresh)
+    pruning = (frac_noise, num_to_remove_per_class, min_examples_per_class)
     return Job(
         labels,
         pred_probs,
-        settings=_settings(
-            method=method,
-            adjust_pred_probs=adjust_pred_probs,
-            estimation_method=estimation_method,
-            filter_by=filter_by,
-            rank_by=rank_by,
-            rule=rule,
-            frac_noise=frac_noise,
-            num_to_remove_per_class=num_to_remove_per_class,
-            min_examples_per_class=min_examples_per_class,
-        ),
+        settings=_settings(method, adjust_pred_probs, estimation_method, filter_by, rank_by, rule, pruning),
         executor=choose_executor(client, max_memory),
         batch_size=batch_size,
         partition_batches=partition_batches,
@@ -287,7 +269,15 @@ def plan_label_issues(
     ).plan()
 
 
-def _settings(*, method: str, rank_by: str | None, filter_by: str | None, rule: str | None, **choices: Any) -> Settings:
+def _settings(
+    method: str,
+    adjust_pred_probs: bool,
+    estimation_method: str,
+    filter_by: str | None,
+    rank_by: str | None,
+    rule: str | None,
+    pruning: tuple[Any, ...],
+) -> Settings:
     """Return the settings: with a filter `rank_by` is another name of `method`, and the rule is the filter's."""
     if rank_by is not None:
         if filter_by is None:
@@ -297,7 +287,8 @@ def _settings(*, method: str, rank_by: str | None, filter_by: str | None, rule: 
         method = rank_by
     by_class = filter_by in (None, "predicted_neq_given")
     default = "predicted_class" if by_class else "confident_joint"
-    return Settings(method=method, filter_by=filter_by, rule=default if rule is None else rule, **choices)
+    rule = default if rule is None else rule
+    return Settings(method, adjust_pred_probs, estimation_method, rule, filter_by, *pruning)
 
 
 def _output(output: str | os.PathLike[str], *inputs: Any) -> str:
