@@ -109,9 +109,9 @@ class ClassTies:
     Parameters
     ----------
     labels : (V,) int64
-        Classes, ascending.
+        Classes; ascending once they are added up.
     bits : (V,) uint64
-        Ordered bits of the scores, ascending within a class.
+        Ordered bits of the scores; ascending within a class then.
     counts : (V,) int64
         Rows of each.
     """
@@ -122,7 +122,7 @@ class ClassTies:
 
     @classmethod
     def of(cls, labels: Labels, scores: Scores, cuts: ClassCuts) -> ClassTies:
-        """Count the rows inside the cuts."""
+        """Return the rows inside the cuts, each by itself and in their order; `add_up` joins equal ones."""
         bits = ordered_bits(scores)
         chosen = cuts.in_bin(labels, bits)
         return cls(labels[chosen].astype(np.int64), bits[chosen].astype(np.uint64), np.ones(chosen.sum(), np.int64))

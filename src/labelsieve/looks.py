@@ -20,7 +20,7 @@ import numpy.typing as npt
 from labelsieve.confident import ConfidentCounts, PairCounter
 from labelsieve.kernels import RowSummary
 from labelsieve.ranking import near_predicted
-from labelsieve.scores import Floats
+from labelsieve.scores import Float64s, Floats
 from labelsieve.settings import FLOAT_TOLERANCE
 
 # Up to this many classes a loop over columns beats a search along rows.
@@ -28,7 +28,6 @@ _FEW_CLASSES: Final = 32
 # Beyond this share of a strip's rows it is faster to compare all of them than to gather some.
 _MOST_ROWS: Final = 0.4
 
-Float64s = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 Reached = tuple[Flags, Flags, npt.NDArray[Any]]
 
@@ -107,11 +106,11 @@ class JointCounter:
     def __init__(self, thresholds: Float64s, dtype: np.dtype[Any]) -> None:
         self._look, self._counter, self._n_off = SecondLook(thresholds, dtype), PairCounter(len(thresholds)), 0
 
-    def add(self, summary: RowSummary, probs: Floats) -> npt.NDArray[np.bool_]:
+    def add(self, summary: RowSummary, probs: Floats) -> Flags:
         """Count the ``(n, K)`` strip `probs`; tell which rows are off the diagonal, and not nearly predicted."""
         classes, counted = self._look(probs, summary)
         self._counter.add(summary.labels, classes, counted)
-        off: npt.NDArray[np.bool_] = counted & (classes != summary.labels)
+        off: Flags = counted & (classes != summary.labels)
         rows = np.flatnonzero(off)
         off[rows] = ~near_predicted(
             summary.labels[rows], summary.predicted[rows], summary.p_given[rows], summary.p_predicted[rows]

@@ -261,7 +261,7 @@ class Counted:
     scores : SparseClassSums or None
         Sums of computed scores by label.
     n_else : int
-        Rows whose label is not the predicted class.
+        Rows whose label is not the predicted class, where a filter takes these.
     """
 
     confident: ConfidentCounts | None
@@ -277,7 +277,8 @@ def count(rows: Summarised | Span, *, finish: Finish, adj_thresholds: Float64s) 
     # The scores of plain self-confidence were summed by label as they were read.
     scores, n_else = None if settings.plain_self_confidence else ClassSums.zeros(n_classes), 0
     for block in finish.blocks(rows):
-        n_else += int(np.count_nonzero(block.predicted != block.labels)) if not settings.cuts_scores else 0
+        if settings.filter_by == "predicted_neq_given":
+            n_else += int(np.count_nonzero(block.predicted != block.labels))
         if not settings.looks_again:
             confident.append(confident_chunk(block, adj_thresholds))
         if settings.cuts_scores:
