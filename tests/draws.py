@@ -26,11 +26,11 @@ def draw(n=200, k=5, *, signal=2.0, noise=0.2, seed=0, dtype=np.float64, decimal
     logits[np.arange(n), true] += signal
     probs = np.exp(logits)
     probs /= probs.sum(axis=1, keepdims=True)
-    if decimals is not None:  # coarse probabilities tie; a row's top is raised so that it stays a distribution
-        top = probs.argmax(axis=1)
-        probs = np.round(probs, decimals)
-        rest = 1 - (probs.sum(axis=1) - probs[np.arange(n), top])
-        probs[np.arange(n), top] = np.maximum(rest, probs.max(axis=1))
+    if decimals is not None:  # coarse probabilities tie
+        units = np.floor(probs * 10**decimals)
+        missing = 10**decimals - units.sum(axis=1, keepdims=True)
+        by_remainder = np.argsort(units - probs * 10**decimals, axis=1, kind="stable").argsort(axis=1)
+        probs = (units + (by_remainder < missing)) / 10**decimals  # each row stays a distribution
     labels = np.where(rng.random(n) < noise, rng.integers(0, k, n), true)
     return labels, probs.astype(dtype)
 
@@ -41,6 +41,7 @@ def near_ties(labels, probs, seed=0):
     probs, labels = probs.copy(), np.asarray(labels)
     rows = np.flatnonzero(rng.random(len(labels)) < 0.5)
     probs[rows, labels[rows]] = probs[rows].max(axis=1) - rng.choice([0, 5e-7, 1e-6, 2e-6], len(rows))
+    probs[rows] /= probs[rows].sum(axis=1, keepdims=True)
     return labels, probs
 
 

@@ -23,8 +23,9 @@ MODULES = {
 LAYERS = [
     {"errors"},
     {"urls", "limits"},
-    {"settings", "checks"},
-    {"scores"},
+    {"settings"},
+    {"checks", "scores"},
+    {"row_sums"},
     {"kernels"},
     {"reductions", "grids"},
     {"memory"},
@@ -66,7 +67,7 @@ LAYERS = [
     {"__main__"},
 ]
 PURE = [
-    *("kernels", "scores", "reductions", "ranking", "checks", "settings", "memory", "grids"),
+    *("kernels", "row_sums", "scores", "reductions", "ranking", "checks", "settings", "memory", "grids"),
     *("confident", "looks", "joint", "class_ranking", "selections", "margins", "partials"),
 ]
 # Each with its reason: engine builds the graphs and runs them, progress listens to them, sources, results and stored

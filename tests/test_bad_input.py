@@ -138,8 +138,7 @@ def test_numbers_of_many_rows_have_separators():
 def test_values_within_the_tolerance_are_used_as_they_are(value):
     probs = changed([3, 5], [[value, 0.0, 0.0, 0.0], [0.0, value, 0.0, 0.0]])
     labels = relabelled([3, 5], [0, 1])
-    if value < 0:
-        probs[[3, 5], 3] = 0.9
+    probs[[3, 5], 3] = 1 - value  # the largest value where the other is below 0
     found = find(labels, probs)
     assert found.scores[3] == found.scores[5] == value
     rows = np.flatnonzero(labels == 0)
@@ -150,7 +149,7 @@ def test_values_within_the_tolerance_are_used_as_they_are(value):
 
 def test_a_value_slightly_above_one_is_the_predicted_class():
     probs = changed([3], [0.0, 1.0, 1.00001, 0.0])
-    found = find(relabelled([3], 0), probs)
+    found = find(relabelled([3], 0), probs, allow_unnormalized_rows=True)
     at = found.indices.tolist().index(3)
     assert (found.issues.suggested_labels[at], found.issues.p_suggested[at]) == (2, 1.00001)
 
@@ -163,7 +162,8 @@ def test_minus_zero_counts_as_zero(dtype, method):
     minus = zeros.copy()
     minus[:50, 1] = -0.0
     assert np.signbit(minus[0, 1])
-    assert_same_bits(find(LABELS, minus, method=method), find(LABELS, zeros, method=method))
+    settings = {"method": method, "allow_unnormalized_rows": True}
+    assert_same_bits(find(LABELS, minus, **settings), find(LABELS, zeros, **settings))
 
 
 def test_zero_rows_are_accepted_where_allowed():
@@ -189,15 +189,16 @@ def test_allowed_zero_rows_do_not_hide_other_trouble():
 
 
 def test_a_row_of_zeros_but_for_noise_is_no_zero_row():
-    with pytest.warns(LabelsieveWarning, match=r"^1 rows of pred_probs whose largest value is below 1/K"):
-        find(LABELS, changed([3], [0.0, 1e-30, 0.0, 0.0]))
+    assert refused(find, LABELS, changed([3], [0.0, 1e-30, 0.0, 0.0])).startswith(
+        "1 rows of pred_probs do not sum to 1 within 0.05, row 3 (first sum: 1e-30)"
+    )
 
 
 @pytest.mark.parametrize("partition_batches", [1, "auto"])
 @pytest.mark.parametrize("batch_size", [1, 7, "auto"])
 @pytest.mark.parametrize("adjust", [False, True])
 def test_low_rows_warn_once_with_their_number(batch_size, partition_batches, adjust):
-    probs = changed([5, *range(60, 80), 250], 0.2)
+    probs = changed([5, *range(60, 80), 250], 0.24)
     settings = {"method": "normalized_margin", "adjust_pred_probs": adjust, "partition_batches": partition_batches}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -567,6 +568,9 @@ def test_the_message_of_the_troubled_input(message):
         "60 probabilities above 1 in rows 200..259 (first: 1.5; at most 1e-3 outside [0, 1] is accepted); "
         "11 rows of pred_probs that are all zeros, rows 95..105: missing chunk? "
         "(find_label_issues(allow_zero_rows=True) accepts them); "
+        "61 rows of pred_probs do not sum to 1 within 0.05, rows 131, 200..259 (first sum: 0.486834): "
+        "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1) "
+        "(find_label_issues(allow_unnormalized_rows=True) accepts them); "
         "4 labels outside 0..3 in rows 49..51, 250 (first: -1)"
     )
 
@@ -596,9 +600,16 @@ def test_the_message_is_the_same_for_any_chunks_and_scheduler(message, tmp_path,
 def test_the_message_is_the_same_with_forked_processes_and_in_the_documented_call(message):
     labels, probs = troubled()
     assert refused(find, labels, probs, n_jobs=2, batch_size=40) == message
-    assert refused(find_label_issues_batched, labels, probs, verbose=False, batch_size=40) == message
+    # The functions for cleanlab's users only warn of sums, so the likely cause alone stands at the end.
+    errors, cause = (
+        message.split("; 61 rows")[0],
+        "are these logits?" + re.search(r"are these logits\?(.*?) \(find", message)[1],
+    )
+    at_labels = message[message.index("4 labels") :]
+    documented = f"{errors}; {at_labels}; {cause}"
+    assert refused(find_label_issues_batched, labels, probs, verbose=False, batch_size=40) == documented
     inspector = LabelInspector(num_class=N_CLASSES, verbose=False)
-    assert refused(inspector.update_confident_thresholds, labels, probs) == message
+    assert refused(inspector.update_confident_thresholds, labels, probs) == documented
 
 
 def test_rows_are_those_of_the_whole_array_where_a_slice_was_not_given():

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draws import cuts
-from labelsieve.checks import ERRORS, MAX_RANGES, Finding, Findings, combine_findings, raise_or_warn
+from labelsieve.checks import ERRORS, MAX_RANGES, Finding, Findings, RowChecks, combine_findings, raise_or_warn
 from labelsieve.errors import InvalidInputError, LabelsieveWarning
 
 
@@ -89,9 +89,9 @@ def test_rows_are_named_as_people_read_them(finding, text):
 def test_each_error_says_what_how_many_and_where(kind):
     findings = Findings({kind: Finding(1234, 1200, [(7, 9)], more=True, example=-2)})
     with pytest.raises(InvalidInputError) as caught:
-        raise_or_warn(findings, 10, allow_zero_rows=False)
+        raise_or_warn(findings, 10)
     text = str(caught.value)
-    assert text.startswith("1,200 rows of pred_probs" if kind == "zero_row" else "1,234 ")
+    assert text.startswith("1,200 rows of pred_probs" if kind in ("zero_row", "row_sum") else "1,234 ")
     assert "rows 7..8 and more" in text
     assert ERRORS[kind].replace("K-1", "9") in text
     assert isinstance(caught.value, ValueError)
@@ -100,7 +100,7 @@ def test_each_error_says_what_how_many_and_where(kind):
 def test_one_error_names_every_kind_of_trouble():
     findings = Findings({kind: Finding(1, 1, [(row, row + 1)]) for row, kind in enumerate(ERRORS)})
     with pytest.raises(InvalidInputError) as caught:
-        raise_or_warn(findings, 3, allow_zero_rows=False)
+        raise_or_warn(findings, 3)
     text = str(caught.value)
     named = [text.find(f"row {row}") for row in range(len(ERRORS))]
     assert -1 not in named
@@ -110,28 +110,28 @@ def test_one_error_names_every_kind_of_trouble():
 def test_values_out_of_range_come_with_the_first_and_the_tolerance():
     findings = Findings({"above": Finding(1, 1, [(0, 1)], example=1.5), "label": Finding(2, 2, [(3, 5)], example=12)})
     with pytest.raises(InvalidInputError, match=r"first: 1\.5; at most 1e-3 outside.*first: 12"):
-        raise_or_warn(findings, 10, allow_zero_rows=False)
+        raise_or_warn(findings, 10)
 
 
 def test_zero_rows_ask_for_a_missing_chunk_unless_allowed():
     findings = Findings({"zero_row": Finding(500, 500, [(1000, 1500)])})
     with pytest.raises(InvalidInputError, match=r"500 rows .*all zeros, rows 1000\.\.1499: missing chunk\?"):
-        raise_or_warn(findings, 10, allow_zero_rows=False)
-    raise_or_warn(findings, 10, allow_zero_rows=True)  # neither error nor warning
+        raise_or_warn(findings, 10)
+    raise_or_warn(findings, 10, RowChecks(allow_zero_rows=True))  # neither error nor warning
 
 
 def test_low_rows_are_one_warning_with_their_number():
     findings = Findings({"low_row": Finding(4321, 4321, [(0, 4321)])})
     with pytest.warns(LabelsieveWarning, match=r"4,321 rows .*below 1/K.*rows 0\.\.4320") as caught:
-        raise_or_warn(findings, 10, allow_zero_rows=False)
+        raise_or_warn(findings, 10)
     assert len(caught) == 1
 
 
 def test_an_error_goes_before_a_warning():
     findings = Findings({"low_row": Finding(1, 1, [(0, 1)]), "nan": Finding(1, 1, [(2, 3)])})
     with pytest.raises(InvalidInputError, match="1 NaN probabilities in row 2"):
-        raise_or_warn(findings, 10, allow_zero_rows=False)
+        raise_or_warn(findings, 10)
 
 
 def test_nothing_found_says_nothing():
-    raise_or_warn(Findings(), 2, allow_zero_rows=False)
+    raise_or_warn(Findings(), 2)

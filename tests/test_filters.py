@@ -147,7 +147,6 @@ def odd(shape):
         labels, probs = draw(900, 60, seed=6, noise=0.3, signal=3.0)
     elif shape == "near":
         labels, probs = draws.near_ties(labels, probs)
-        probs /= np.maximum(probs.sum(axis=1, keepdims=True), 1)
     return labels, probs
 
 

@@ -236,7 +236,7 @@ def test_scores_made_with_other_thresholds_are_never_mixed_in(files):
 def test_findings_go_on_too(place, killed_after):
     probs = PROBS.copy()
     probs[[3, 7, 390]] = np.nan
-    probs[100:103] = 0.05  # below 1/K: a warning
+    probs[100:103] = 0.98 / probs.shape[1]  # below 1/K: a warning
     messages = set()
     with pytest.warns(labelsieve.LabelsieveWarning, match="largest value is below 1/K"):
         find(probs=np.nan_to_num(probs, nan=0.2), workdir=f"{place}-warned")
@@ -776,6 +776,7 @@ def test_a_workdir_holds_what_it_says(place):
         "num_to_remove_per_class": None,
         "min_examples_per_class": 1,
         "allow_zero_rows": False,
+        "allow_unnormalized_rows": False,
     }
     assert folder.folder("summaries").names() == folder.folder("rereads").names() == [f"{i:07d}.rec" for i in range(10)]
 

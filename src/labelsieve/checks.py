@@ -9,14 +9,15 @@ the same whatever the chunks, and one run shows every missing piece of a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, warn
+from labelsieve.settings import check_flag
 
 # Row ranges that a message names before it says "and more".
 MAX_RANGES: Final = 5
@@ -27,12 +28,64 @@ ERRORS: Final = {
     "below": "probabilities below 0",
     "above": "probabilities above 1",
     "zero_row": "rows of pred_probs that are all zeros",
+    "row_sum": "rows of pred_probs do not sum to 1 within 0.05",
     "label": "labels outside 0..K-1",
 }
 WARNINGS: Final = {"low_row": "rows of pred_probs whose largest value is below 1/K, which no distribution has"}
 
-# What is looked at in every 64th row, and told in reports alone.
-NOTES: Final = {"row_sum": "of every 64th row of pred_probs have probabilities that do not sum to 1 within 1%"}
+# What only reports show.
+NOTES: Final = {"loose_sum": "rows of pred_probs sum to 1 within 5% but not within 1%"}
+
+# What rows that do not sum to 1 look like, and what to do about it. The first that fits a row is taken.
+LOOKS: Final = {
+    "equal": "all values of a row are equal: is this a missing chunk, read as its fill value?",
+    "log": "are these logarithms of probabilities? Take pred_probs = np.exp(pred_probs)",
+    "logits": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
+    "percent": "are these percentages? Take pred_probs = pred_probs / 100",
+    "counts": "are these counts? Take pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+    "positive": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
+    "above": "are these scores of independent classes (sigmoid)? One distribution over all classes is needed: "
+    "softmax of the logits, or pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+    "short": "are some classes missing, as a chunk or because only the largest probabilities were kept? If not, take "
+    "pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+}
+
+
+@dataclass(frozen=True)
+class RowChecks:
+    """Which rows that cannot be a distribution are accepted.
+
+    Parameters
+    ----------
+    allow_zero_rows : bool
+        Whether rows may be all zeros.
+    unnormalized_rows : {"error", "warn", "allow"}
+        What becomes of rows that do not sum to 1.
+    """
+
+    allow_zero_rows: bool = False
+    unnormalized_rows: Literal["error", "warn", "allow"] = "error"
+
+    @classmethod
+    def of(cls, *, allow_zero_rows: bool, allow_unnormalized_rows: bool) -> RowChecks:
+        """Return what a user's flags say, after a check of these."""
+        check_flag("allow_zero_rows", allow_zero_rows)
+        check_flag("allow_unnormalized_rows", allow_unnormalized_rows)
+        return cls(allow_zero_rows, "allow" if allow_unnormalized_rows else "error")
+
+    def flags(self) -> dict[str, bool]:
+        """Return the user's flags that these checks come from."""
+        allow = self.unnormalized_rows == "allow"
+        return {"allow_zero_rows": self.allow_zero_rows, "allow_unnormalized_rows": allow}
+
+    @property
+    def allowed(self) -> set[str]:
+        """Kinds of `ERRORS` that are accepted."""
+        zero = {"zero_row"} if self.allow_zero_rows else set()
+        return zero if self.unnormalized_rows == "error" else zero | {"row_sum"}
+
+
+DEFAULT_CHECKS: Final = RowChecks()
 
 
 @dataclass
@@ -48,7 +101,9 @@ class Finding:
     more : bool
         Whether there are ranges beyond those listed.
     example : float or int
-        The first bad value.
+        The first bad value, or the first bad sum.
+    looks : dict of int
+        For ``"row_sum"``: the number of sampled rows by what they look like, by the keys of `LOOKS`.
     """
 
     n_values: int = 0
@@ -56,6 +111,7 @@ class Finding:
     ranges: list[tuple[int, int]] = field(default_factory=list)
     more: bool = False
     example: float | int = 0.0
+    looks: dict[str, int] = field(default_factory=dict)
 
     def extend(self, later: Finding) -> None:
         """Take in what was found in later rows."""
@@ -63,6 +119,8 @@ class Finding:
             self.example = later.example
         self.n_values += later.n_values
         self.n_rows += later.n_rows
+        for look, n in later.looks.items():
+            self.looks[look] = self.looks.get(look, 0) + n
         if self.more:
             return
         for start, stop in later.ranges:
@@ -89,6 +147,7 @@ class Findings(dict[str, Finding]):
         first_row: int,
         n_values: int | None = None,
         example: float = 0.0,
+        looks: Mapping[str, int] | None = None,
     ) -> None:
         """Record that the ascending `rows` of the strip that begins at `first_row` were hit."""
         if not len(rows):
@@ -97,7 +156,9 @@ class Findings(dict[str, Finding]):
         starts = rows[np.concatenate(([0], breaks))][: MAX_RANGES + 1]
         stops = rows[np.concatenate((breaks - 1, [len(rows) - 1]))][: MAX_RANGES + 1] + 1
         ranges = [(first_row + int(a), first_row + int(b)) for a, b in zip(starts, stops, strict=True)]
-        found = Finding(len(rows) if n_values is None else n_values, len(rows), ranges, example=example)
+        found = Finding(
+            len(rows) if n_values is None else n_values, len(rows), ranges, False, example, dict(looks or {})
+        )
         self.extend(Findings({kind: found}))
 
     def extend(self, later: Findings) -> None:
@@ -106,9 +167,9 @@ class Findings(dict[str, Finding]):
             self.setdefault(kind, Finding()).extend(finding)
 
 
-def errors_in(findings: Findings, *, allow_zero_rows: bool) -> list[str]:
+def errors_in(findings: Findings, checks: RowChecks) -> list[str]:
     """Return the kinds of trouble that would make the answer wrong."""
-    return [kind for kind in ERRORS if kind in findings and not (kind == "zero_row" and allow_zero_rows)]
+    return [kind for kind in ERRORS if kind in findings and kind not in checks.allowed]
 
 
 def combine_findings(parts: Iterable[Findings]) -> Findings:
@@ -133,21 +194,28 @@ def rows_in_words(n: int, one: str, many: str) -> str:
     return f"{n:,} {one if n == 1 else many}"
 
 
-def raise_or_warn(findings: Findings, n_classes: int, *, allow_zero_rows: bool) -> None:
-    """Raise for what would make the answer wrong, warn of what looks odd.
+def raise_or_warn(findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS) -> None:
+    """Raise for what would make the answer wrong, warn of what looks odd, in one warning.
 
     Raises
     ------
     InvalidInputError
         Naming what is wrong, how many values, and in which rows.
     """
-    kinds = errors_in(findings, allow_zero_rows=allow_zero_rows)
+    kinds = errors_in(findings, checks)
     if kinds:
-        raise InvalidInputError("; ".join(_sentence(kind, findings[kind], n_classes) for kind in kinds))
-    for kind, text in WARNINGS.items():
-        if kind in findings:
-            found = findings[kind]
-            warn(f"{found.n_rows:,} {text} ({found.where()})")
+        sentences = [_sentence(kind, findings[kind], n_classes) for kind in kinds]
+        if "row_sum" in findings and "row_sum" not in kinds and {"below", "above"} & set(kinds):
+            sentences.append(_likely_cause(findings["row_sum"]))
+        raise InvalidInputError("; ".join(sentences))
+    odd = []
+    if checks.unnormalized_rows == "warn" and "row_sum" in findings:
+        odd.append(_unnormalized(findings["row_sum"]))
+    if checks.unnormalized_rows != "allow":
+        found = ((text, findings[kind]) for kind, text in WARNINGS.items() if kind in findings)
+        odd += [f"{finding.n_rows:,} {text} ({finding.where()})" for text, finding in found]
+    if odd:
+        warn("; ".join(odd))
 
 
 def _sentence(kind: str, found: Finding, n_classes: int) -> str:
@@ -160,4 +228,17 @@ def _sentence(kind: str, found: Finding, n_classes: int) -> str:
     elif kind == "zero_row":
         text = f"{found.n_rows:,} {what}, {found.where()}: missing chunk? "
         text += "(find_label_issues(allow_zero_rows=True) accepts them)"
+    elif kind == "row_sum":
+        text = f"{_unnormalized(found)} (find_label_issues(allow_unnormalized_rows=True) accepts them)"
     return text
+
+
+def _unnormalized(found: Finding) -> str:
+    """Say which rows do not sum to 1, and what most of them look like."""
+    text = f"{found.n_rows:,} {ERRORS['row_sum']}, {found.where()} (first sum: {found.example:.6g})"
+    return f"{text}: {_likely_cause(found)}" if found.looks else text
+
+
+def _likely_cause(found: Finding) -> str:
+    """Say what most rows that do not sum to 1 look like."""
+    return LOOKS[max(LOOKS, key=lambda look: found.looks.get(look, 0))]

@@ -19,7 +19,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.checks import Findings, raise_or_warn
+from labelsieve.checks import Findings, RowChecks, raise_or_warn
 from labelsieve.engine import choose_executor
 from labelsieve.errors import InvalidInputError
 from labelsieve.grids import Auto
@@ -42,6 +42,7 @@ class RunOptions(TypedDict, total=False):
     batch_size: int | Auto
     partition_batches: int | Auto
     allow_zero_rows: bool
+    allow_unnormalized_rows: bool
     progress: bool | None
     client: Any
     workdir: str | os.PathLike[str] | None
@@ -72,8 +73,8 @@ def num_label_issues(
         Rows counted off the diagonal whose label is not predicted, or nearly so; or rows off the diagonal of the joint
         that is calibrated to all rows of each label; or of `confident_joint`, calibrated.
     **options
-        ``batch_size``, ``partition_batches``, ``allow_zero_rows``, ``progress``, ``client``, ``workdir``, ``fresh``,
-        ``max_memory``, ``retries``: as in `labelsieve.find_label_issues`.
+        ``batch_size``, ``partition_batches``, ``allow_zero_rows``, ``allow_unnormalized_rows``, ``progress``,
+        ``client``, ``workdir``, ``fresh``, ``max_memory``, ``retries``: as in `labelsieve.find_label_issues`.
 
     Returns
     -------
@@ -288,6 +289,7 @@ def _counted(
     batch_size: int | Auto = "auto",
     partition_batches: int | Auto = "auto",
     allow_zero_rows: bool = False,
+    allow_unnormalized_rows: bool = False,
     progress: bool | None = None,
     client: Any = None,
     workdir: str | os.PathLike[str] | None = None,
@@ -295,7 +297,6 @@ def _counted(
     max_memory: int | str | None = None,
     retries: int = 2,
 ) -> JointCounts:
-    check_flag("allow_zero_rows", allow_zero_rows)
     check_flag("fresh", fresh)
     return Job(
         labels,
@@ -305,10 +306,9 @@ def _counted(
         batch_size=batch_size,
         partition_batches=partition_batches,
         n_jobs=1,
-        allow_zero_rows=allow_zero_rows,
+        checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
         workdir=workdir,
         fresh=fresh,
-        output=None,
     ).count(progress)
 
 
@@ -331,7 +331,7 @@ def _class_counts(labels: Any, n_classes: int) -> Int64s:
         first += len(some)
     if not first:
         raise InvalidInputError("labels has no rows")
-    raise_or_warn(findings, n_classes, allow_zero_rows=False)
+    raise_or_warn(findings, n_classes)
     return total
 
 

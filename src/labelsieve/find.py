@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labelsieve import forkpool, sinks
+from labelsieve.checks import RowChecks
 from labelsieve.engine import Plan, choose_executor
 from labelsieve.errors import InvalidInputError
 from labelsieve.grids import Auto
@@ -36,6 +37,7 @@ def find_label_issues(
     min_examples_per_class: int = 1,
     partition_batches: int | Auto = "auto",
     allow_zero_rows: bool = False,
+    allow_unnormalized_rows: bool = False,
     n_jobs: int | None = 1,
     progress: bool | None = None,
     client: Any = None,
@@ -98,6 +100,9 @@ def find_label_issues(
         Consecutive batches that one task streams; auto takes about 512 MB. It does not change the answer.
     allow_zero_rows : bool
         Accept rows that are all zeros, which otherwise are taken for missing data.
+    allow_unnormalized_rows : bool
+        Accept rows of probabilities that do not sum to 1 within 0.05, which otherwise are an error: they are often
+        logits, percentages, scores of independent classes, or a missing chunk.
     n_jobs : int or None
         1 runs on Dask's scheduler; more forks that many processes for arrays in memory and ``.npy`` files, on Linux;
         None takes the physical cores. It does not change the answer.
@@ -175,7 +180,6 @@ def find_label_issues(
     (array([4]), 2)
     """
     started = time.perf_counter()
-    check_flag("allow_zero_rows", allow_zero_rows)
     check_flag("fresh", fresh)
     pruning = (frac_noise, num_to_remove_per_class, min_examples_per_class)
     job = Job(
@@ -186,7 +190,7 @@ def find_label_issues(
         batch_size=batch_size,
         partition_batches=partition_batches,
         n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=progress is not False),
-        allow_zero_rows=allow_zero_rows,
+        checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
         workdir=workdir,
         fresh=fresh,
         output=None if output is None else _output(output, labels, pred_probs, ids),
@@ -212,6 +216,7 @@ def plan_label_issues(
     min_examples_per_class: int = 1,
     partition_batches: int | Auto = "auto",
     allow_zero_rows: bool = False,
+    allow_unnormalized_rows: bool = False,
     n_jobs: int | None = 1,
     client: Any = None,
     workdir: str | os.PathLike[str] | None = None,
@@ -227,7 +232,7 @@ def plan_label_issues(
         As in `find_label_issues`.
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
-    allow_zero_rows, n_jobs, client, workdir, fresh, output, max_memory
+    allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory
         As in `find_label_issues`. In a workdir of an earlier run its partitions are kept, and those that are committed
         are planned as if they were not.
 
@@ -251,7 +256,6 @@ def plan_label_issues(
     >>> plan.n_partitions, plan.bytes_read, plan.stored
     (1, 32000, False)
     """
-    check_flag("allow_zero_rows", allow_zero_rows)
     check_flag("fresh", fresh)
     pruning = (frac_noise, num_to_remove_per_class, min_examples_per_class)
     return Job(
@@ -262,7 +266,7 @@ def plan_label_issues(
         batch_size=batch_size,
         partition_batches=partition_batches,
         n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=False),
-        allow_zero_rows=allow_zero_rows,
+        checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
         workdir=workdir,
         fresh=fresh,
         output=None if output is None else _output(output, labels, pred_probs),

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve import engine, forkpool, ranking
-from labelsieve.checks import combine_findings, raise_or_warn
+from labelsieve.checks import Findings, RowChecks, combine_findings, raise_or_warn
 from labelsieve.errors import InvalidInputError
 from labelsieve.inspection import Inspected, combine_counts, inspect, num_issues
 from labelsieve.joint import JointCounts
@@ -107,6 +107,7 @@ class LabelInspector:
         self._counts: IssueCounts | JointCounts | None = None
         self._n_scored = self._n_counted = 0
         self._scores = _Growing()
+        self._checks = RowChecks(unnormalized_rows="warn")
 
     def __repr__(self) -> str:
         seen, settings = int(self._sums.counts.sum()), self._settings
@@ -134,7 +135,7 @@ class LabelInspector:
         if not parts:
             return
         total = combine_partials(parts)
-        raise_or_warn(total.findings, self.num_class, allow_zero_rows=False)
+        self._raise_or_warn(total.findings)
         self._sums = class_sums_combine([self._sums])
         total.sums.add_to(self._sums)
         self._thresholds = None
@@ -167,7 +168,7 @@ class LabelInspector:
         parts: list[Inspected] = self._each_partition(labels, pred_probs, work, adj_thresholds=adj_thresholds)
         if not parts:
             return np.empty(0, np.float64)
-        raise_or_warn(combine_findings(p.findings for p in parts), self.num_class, allow_zero_rows=False)
+        self._raise_or_warn(combine_findings(p.findings for p in parts))
         scores = np.concatenate([p.scores for p in parts])
         if update_num_issues:
             known = [] if self._counts is None else [self._counts]
@@ -271,6 +272,12 @@ class LabelInspector:
         if forkpool.can_fork(inputs, self.n_jobs, is_cluster=engine.active_client() is not None):
             return forkpool.each_partition(inputs, function, self.n_jobs, shared)
         return engine.each_partition(inputs, partial(function, **shared))
+
+    def _raise_or_warn(self, findings: Findings) -> None:
+        """Raise for bad data; warn of rows that do not sum to 1 once, for the first batch that has some."""
+        raise_or_warn(findings, self.num_class, self._checks)
+        if "row_sum" in findings:
+            self._checks = RowChecks(unnormalized_rows="allow")
 
     def _current_thresholds(self) -> npt.NDArray[np.float64]:
         if not self._sums.counts.any():

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from labelsieve import forkpool, sinks
-from labelsieve.checks import notes_of, raise_or_warn
+from labelsieve.checks import RowChecks, notes_of, raise_or_warn
 from labelsieve.engine import (
     Executor,
     Inputs,
@@ -87,7 +87,9 @@ class Job:
         What changes the answer.
     executor : Executor
         Who runs the tasks.
-    batch_size, partition_batches, n_jobs, allow_zero_rows, workdir, fresh, output, class_names, ids
+    checks : RowChecks
+        Which rows that cannot be a distribution are accepted.
+    batch_size, partition_batches, n_jobs, workdir, fresh, output, class_names, ids
         As in `find_label_issues`.
     """
 
@@ -98,10 +100,10 @@ class Job:
     batch_size: int | Auto
     partition_batches: int | Auto
     n_jobs: int
-    allow_zero_rows: bool
-    workdir: str | os.PathLike[str] | None
-    fresh: bool
-    output: str | None
+    checks: RowChecks
+    workdir: str | os.PathLike[str] | None = None
+    fresh: bool = False
+    output: str | None = None
     class_names: Sequence[str] | None = None
     ids: Any = None
 
@@ -210,7 +212,7 @@ class Job:
             records,
             progress,
             keep=not plan.stored,
-            allow_zero_rows=self.allow_zero_rows,
+            checks=self.checks,
         )
         return _Begun(run, inputs, plan, records, stage)
 
@@ -294,7 +296,7 @@ class Job:
         else:
             total = run.read()
         self._check_owned()
-        raise_or_warn(total.findings, inputs.n_classes, allow_zero_rows=self.allow_zero_rows)
+        raise_or_warn(total.findings, inputs.n_classes, self.checks)
         return total
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
@@ -325,7 +327,7 @@ class Job:
 
     def _fingerprint(self, workdir: Workdir, pair: tuple[Opened, Opened]) -> dict[str, Any]:
         """Return what tells this run from another."""
-        settings = asdict(self.settings) | {"allow_zero_rows": self.allow_zero_rows}
+        settings = asdict(self.settings) | self.checks.flags()
         return fingerprint(pair, settings, workdir.folder.where)
 
     def _check_shared(self, folder: Folder) -> None:

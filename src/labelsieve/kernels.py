@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.checks import Findings
+from labelsieve.row_sums import RowSumCheck
 from labelsieve.scores import RowValueKernel
 from labelsieve.settings import PROBABILITY_TOLERANCE
 
@@ -28,9 +29,6 @@ STRIP_BYTES: Final = 4_000_000
 MAX_STRIP_ROWS: Final = 1 << 16
 # Up to this many classes a loop over columns beats a row-wise argmax.
 _FEW_CLASSES: Final = 32
-# Of so many rows one is summed, and how far from 1 the sum may be: float16 rounds each of K probabilities.
-_SUMMED_ROWS: Final = 64
-_SUM_TOLERANCE: Final = 0.01
 _UNSIGNED: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -149,6 +147,7 @@ class Summariser:
         self._row_offsets: Ints = np.empty(0, np.intp)
         self._argmax = FirstArgmax(n_classes, unsigned_type(dtype))
         self._row_values = row_values
+        self._row_sums = RowSumCheck(n_classes)
 
     @property
     def room(self) -> int:
@@ -179,14 +178,16 @@ class Summariser:
         predicted, top_bits = self._argmax(bits)
         looked_at = top_bits.max() > self._one_bits
         if looked_at:
+            self._row_sums.record(probs, self._row_sums.of_any(probs), first, self.findings)
             probs = self._look_closely(probs, first)
             predicted = probs.argmax(axis=1)
             p_predicted = probs.reshape(-1)[self._row_offsets[:n] + predicted]
         else:
+            sums = self._row_sums.of_bits(*self._argmax.in_cache(bits))
+            self._row_sums.record(probs, sums, first, self.findings)
             p_predicted = top_bits.view(self.dtype)
         if p_predicted.min() < self._low_limit:
             self._record_low_rows(probs if looked_at else None, p_predicted, first)
-        self._sample_sums(probs, first)
         p_given = probs.reshape(-1)[self._row_offsets[:n] + labels]
         summary = self._summary
         summary.labels[out], summary.predicted[out] = labels, predicted
@@ -195,15 +196,6 @@ class Summariser:
             summary.row_values[out] = self._row_values(probs, labels)
         self._filled += n
         return summary[out]
-
-    def _sample_sums(self, probs: Floats, first: int) -> None:
-        """Note which of the rows whose number is a multiple of 64 do not sum to 1."""
-        skip = -first % _SUMMED_ROWS
-        sums = probs[skip::_SUMMED_ROWS].sum(axis=1, dtype=np.float64)
-        off = np.abs(sums - 1) > _SUM_TOLERANCE
-        if off.any():
-            rows = skip + _SUMMED_ROWS * np.flatnonzero(off)
-            self.findings.add("row_sum", rows, first, example=float(sums[off][0]))
 
     def _checked_labels(self, labels: Ints, first: int) -> Ints:
         compact = class_dtype(self.n_classes)
@@ -273,6 +265,11 @@ class FirstArgmax:
             np.multiply(greater.view(np.uint8), np.uint8(k), out=candidate)
             np.maximum(classes8, candidate, out=classes8)
         return classes8, best
+
+    def in_cache(self, bits: Ints) -> tuple[Ints, bool]:
+        """Return the `bits` of the last call as they are quickest to work on, and whether they are by class."""
+        few = self.n_classes <= _FEW_CLASSES
+        return (self.columns[:, : len(bits)], True) if few else (bits, False)
 
     def _transposed(self, bits: Ints) -> Ints:
         if self.columns.shape[1] < len(bits):

@@ -8,17 +8,20 @@ Does not cover: how it is done; see `labelsieve.find`, `labelsieve.inspector` an
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy.typing as npt
 
 from labelsieve import forkpool
+from labelsieve.checks import RowChecks
+from labelsieve.engine import choose_executor
 from labelsieve.errors import InvalidInputError
-from labelsieve.find import find_label_issues
 from labelsieve.forkpool import split_arr
 from labelsieve.grids import Auto
 from labelsieve.inspector import LabelInspector
+from labelsieve.job import Job
 from labelsieve.settings import Settings
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
@@ -43,7 +46,9 @@ def find_label_issues_batched(
     num_issue_kwargs: Mapping[str, Any] | None = None,
     return_mask: bool = False,
 ) -> npt.NDArray[Any]:
-    """Find label issues in arrays that need not fit in memory: the documented call, with a thin call of the modern one.
+    """Find label issues in arrays that need not fit in memory: the documented call.
+
+    Rows of `pred_probs` that do not sum to 1 within 0.05 are one warning; `labelsieve.find_label_issues` refuses them.
 
     Parameters
     ----------
@@ -85,18 +90,18 @@ def find_label_issues_batched(
     >>> find_label_issues_batched(labels, pred_probs, verbose=False)
     array([4])
     """
-    settings = Settings.from_kwargs(quality_score_kwargs, num_issue_kwargs)
-    issues = find_label_issues(
+    started = time.perf_counter()
+    job = Job(
         _one_of("labels", labels, labels_file),
         _one_of("pred_probs", pred_probs, pred_probs_file),
+        settings=Settings.from_kwargs(quality_score_kwargs, num_issue_kwargs),
+        executor=choose_executor(retries=2),
         batch_size=batch_size,
-        method=settings.method,
-        adjust_pred_probs=settings.adjust_pred_probs,
-        estimation_method=settings.estimation_method,
-        rule=settings.rule,
-        n_jobs=n_jobs,
-        progress=bool(verbose),
+        partition_batches="auto",
+        n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=bool(verbose)),
+        checks=RowChecks(unnormalized_rows="warn"),
     )
+    issues = job.run(bool(verbose), started)
     if verbose:
         print(f"{issues.num_issues:,} label issues in {issues.n_rows:,} examples of {issues.n_classes:,} classes")
     return issues.mask() if return_mask else issues.indices

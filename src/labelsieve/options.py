@@ -105,6 +105,7 @@ RUN = _options(
     click.option("--workdir", metavar="DIR|URL", help="Keep finished partitions there, for a killed run to go on."),
     click.option("--fresh", is_flag=True, help="Forget what is in the workdir."),
     click.option("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
+    click.option("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Tries after a failure."),
     click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Worst rows to print."),
     click.option("--class-names", type=click.Path(path_type=Path), help="A name a line, or a JSON list."),

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve import ranking
-from labelsieve.checks import Findings, combine_findings, errors_in
+from labelsieve.checks import DEFAULT_CHECKS, Findings, RowChecks, combine_findings, errors_in
 from labelsieve.class_ranking import ClassCuts, ClassTies, class_histogram
 from labelsieve.confident import ConfidentCounts, confident_chunk, confident_combine
 from labelsieve.kernels import RowSummary, Summariser
@@ -58,7 +58,7 @@ def summarise(
     settings: Settings,
     records: Records | None = None,
     keep: bool = True,
-    allow_zero_rows: bool = False,
+    checks: RowChecks = DEFAULT_CHECKS,
 ) -> Summarised:
     """Read a partition once, unless it is committed.
 
@@ -76,8 +76,8 @@ def summarise(
         Where summaries are committed.
     keep : bool
         Whether the summary is returned; without `records` it always is.
-    allow_zero_rows : bool
-        Whether rows that are all zeros are good.
+    checks : RowChecks
+        Which rows that cannot be a distribution are accepted.
     """
     row_values, n_rows = row_value_kernel(settings), partition.n_rows
     if records is None:
@@ -99,7 +99,7 @@ def summarise(
         capacity = n_rows if keep else min(n_rows, BLOCK_ROWS)
         sums, findings = read_rows(partition, capacity, row_values, commit, labels, pred_probs)
         partial = Partial(SparseClassSums.of(sums), findings, n_rows)
-        if not errors_in(findings, allow_zero_rows=allow_zero_rows):
+        if not errors_in(findings, checks):
             writer.finish(footer_of(partial))
     return Summarised(partition.start, n_rows, kept[0] if keep else StoredSummary(records, index), partial)
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from labelsieve import ranking, rereads, runs, tasks
+from labelsieve.checks import DEFAULT_CHECKS, RowChecks
 from labelsieve.engine import selecting
 from labelsieve.engine.choice import choose_executor
 from labelsieve.engine.executors import Executor
@@ -68,8 +69,8 @@ class Run:
         Whether summaries stay in memory, beside any records; without `records` they always do.
     progress : bool or None
         Whether to show bars; None shows them on a terminal.
-    allow_zero_rows : bool
-        Whether rows that are all zeros are good.
+    checks : RowChecks
+        Which rows that cannot be a distribution are accepted.
     """
 
     def __init__(
@@ -81,9 +82,9 @@ class Run:
         progress: bool | None = None,
         *,
         keep: bool = True,
-        allow_zero_rows: bool = False,
+        checks: RowChecks = DEFAULT_CHECKS,
     ) -> None:
-        self._allow_zero_rows, self._stored = allow_zero_rows, records is not None and not keep
+        self._checks, self._stored = checks, records is not None and not keep
         self.settings, self._executor, self._records, self._show = settings, executor, records, progress
         self.inputs = keep_for_rereads(inputs, executor, settings.n_reads) if settings.n_reads > 1 else inputs
         bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
@@ -120,7 +121,7 @@ class Run:
             settings=self.settings,
             records=self._records,
             keep=not self._stored,
-            allow_zero_rows=self._allow_zero_rows,
+            checks=self._checks,
         )
 
     def reading(self) -> Progress:
