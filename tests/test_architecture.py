@@ -30,7 +30,8 @@ LAYERS = [
     {"reductions", "grids"},
     {"memory"},
     {"ranking", "storage", "confident"},
-    {"health", "joint", "class_ranking", "partials", "looks"},
+    {"health", "joint", "class_ranking", "looks", "agreement"},
+    {"partials"},
     {"selections", "matrices", "margins"},
     {"latent"},
     {"records", "ownership"},
@@ -68,7 +69,7 @@ LAYERS = [
 ]
 PURE = [
     *("kernels", "row_sums", "scores", "reductions", "ranking", "checks", "settings", "memory", "grids"),
-    *("confident", "looks", "joint", "class_ranking", "selections", "margins", "partials"),
+    *("confident", "looks", "joint", "class_ranking", "selections", "margins", "partials", "agreement"),
 ]
 # Each with its reason: engine builds the graphs and runs them, progress listens to them, sources, results and stored
 # name Dask's array as a type, find and job read Dask's way to write sizes and where it keeps temporary files.

@@ -108,6 +108,8 @@ def find(
             issues.report(page, top=rows, images=images, texts=texts)
             if not quiet:
                 click.echo(f"written to {page}")
+        if issues.facts.misfit and not quiet:  # again, where it is not scrolled away
+            click.echo(f"\nWARNING: {issues.facts.misfit}")
 
 
 @cli.command()

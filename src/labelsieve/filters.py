@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 
+from labelsieve.agreement import RowSample, may_not_fit, misfit
 from labelsieve.checks import rows_in_words
 from labelsieve.confident import ConfidentCounts
 from labelsieve.engine import Run, Selected
@@ -18,7 +19,7 @@ from labelsieve.errors import InvalidInputError, MemoryLimitError, warn
 from labelsieve.joint import JointCounts, PruneCounts, calibrated_joint, estimated_issues, prune_counts, with_diagonal
 from labelsieve.limits import size
 from labelsieve.memory import candidate_bytes
-from labelsieve.partials import Looked
+from labelsieve.partials import Looked, Partial
 from labelsieve.reductions import Int64s, issue_counts_finalize
 from labelsieve.selections import OffJoint, PredictedElse
 from labelsieve.settings import Settings
@@ -81,6 +82,27 @@ def known_counts(counted: Counted, looked: Looked | None, class_counts: Int64s, 
     if note:
         warn(note)
     return Known(counted, counted.confident, 0, class_counts, issue_counts_finalize(of_class), note)
+
+
+def check_fit(run: Run, total: Partial, confident: ConfidentCounts) -> str:
+    """Warn of labels that do not belong to the predictions, and return that text; "" if they do.
+
+    Parameters
+    ----------
+    run : Run
+        Has read all rows.
+    total : Partial
+        What that gave.
+    confident : ConfidentCounts
+        Confident rows by given label and class.
+    """
+    if not may_not_fit(total.agreement, total.sums.dense().counts, confident):
+        return ""
+    sample = RowSample(run.inputs.grid.n_rows)
+    text = misfit(*run.sampled_classes(sample), run.inputs.n_classes, sample.n_rows, sample.window)
+    if text:
+        warn(text)
+    return text
 
 
 def choose(run: Run, known: Known, *, exactly: bool, room: int) -> Selected:

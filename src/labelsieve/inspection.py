@@ -15,7 +15,7 @@ from labelsieve import ranking
 from labelsieve.checks import Findings
 from labelsieve.confident import confident_combine
 from labelsieve.joint import JointCounts, estimated_issues
-from labelsieve.kernels import RowSummary
+from labelsieve.kernels import Ints, RowSummary
 from labelsieve.looks import JointCounter
 from labelsieve.partitions import Partition
 from labelsieve.reductions import (
@@ -39,6 +39,8 @@ class Inspected:
     ----------
     scores : (n,) float
         Label quality scores.
+    labels, predicted : (n,) uint
+        Given labels and predicted classes.
     counts : IssueCounts, JointCounts or None
         Issue counts by either rule, where asked for.
     findings : Findings
@@ -46,6 +48,8 @@ class Inspected:
     """
 
     scores: ranking.Scores
+    labels: Ints
+    predicted: Ints
     counts: IssueCounts | JointCounts | None
     findings: Findings
 
@@ -64,7 +68,7 @@ def inspect(
     if adj_thresholds is not None and settings.looks_again:
         joint = JointCounter(thresholds, partition.dtype)
     taken: list[RowSummary] = []
-    sums, findings = read_rows(
+    partial = read_rows(
         partition,
         partition.n_rows,
         row_value_kernel(settings, thresholds),
@@ -76,10 +80,11 @@ def inspect(
     [summary] = taken
     counts: IssueCounts | JointCounts | None = None
     if joint is not None:
-        counts = JointCounts(*joint.counts(), sums.counts)
+        counts = JointCounts(*joint.counts(), partial.sums.dense().counts)
     elif adj_thresholds is not None:
         counts = issue_counts_chunk(summary, adj_thresholds, calibrated=settings.calibrated)
-    return Inspected(widened(scores_of(Finish(settings, thresholds)(summary))), counts, findings)
+    scores = widened(scores_of(Finish(settings, thresholds)(summary)))
+    return Inspected(scores, summary.labels, summary.predicted, counts, partial.findings)
 
 
 def combine_counts(parts: Sequence[IssueCounts | JointCounts]) -> IssueCounts | JointCounts:

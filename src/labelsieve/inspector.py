@@ -14,10 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve import engine, forkpool, ranking
+from labelsieve.agreement import SAMPLE_ROWS, misfit
 from labelsieve.checks import Findings, RowChecks, combine_findings, raise_or_warn
-from labelsieve.errors import InvalidInputError
+from labelsieve.errors import InvalidInputError, warn
 from labelsieve.inspection import Inspected, combine_counts, inspect, num_issues
 from labelsieve.joint import JointCounts
+from labelsieve.kernels import Ints
 from labelsieve.reductions import ClassSums, IssueCounts, adjusted_thresholds, class_sums_combine, class_sums_finalize
 from labelsieve.settings import Settings, check_whole_number
 from labelsieve.sources import open_labels, open_pred_probs
@@ -108,6 +110,7 @@ class LabelInspector:
         self._n_scored = self._n_counted = 0
         self._scores = _Growing()
         self._checks = RowChecks(unnormalized_rows="warn")
+        self._fit = _FitCheck(self.num_class)
 
     def __repr__(self) -> str:
         seen, settings = int(self._sums.counts.sum()), self._settings
@@ -175,6 +178,8 @@ class LabelInspector:
             self._counts = combine_counts(known + [p.counts for p in parts if p.counts is not None])
             self._n_counted += len(scores)
         self._n_scored += len(scores)
+        for part in parts:
+            self._fit.add(part.labels, part.predicted)
         if self.store_results:
             self._scores.append(scores)
         return scores
@@ -222,6 +227,7 @@ class LabelInspector:
             If no row, or only some of the rows scored, were counted.
         """
         counts = self._all_counted()
+        self._fit.warn_once(self._n_scored)
         if self.verbose and not silent:
             print(f"Total number of examples whose labels have been evaluated: {self._n_scored}")
         return num_issues(counts, calibrated=self._settings.calibrated)
@@ -302,6 +308,31 @@ class LabelInspector:
                 f"store_results=False keeps no {what}: keep the scores that score_label_quality() returns; "
                 "the issues are the get_num_issues() lowest"
             )
+
+
+class _FitCheck:
+    """Tells labels that do not belong to the predictions by the first rows that are scored, a million at most."""
+
+    def __init__(self, n_classes: int) -> None:
+        self._n_classes, self._n_rows, self._n_checked = n_classes, 0, 0
+        self._parts: list[tuple[Ints, Ints]] = []
+
+    def add(self, labels: Ints, predicted: Ints) -> None:
+        some = SAMPLE_ROWS - self._n_rows
+        if some > 0:
+            self._parts.append((labels[:some].copy(), predicted[:some].copy()))
+            self._n_rows += len(self._parts[-1][0])
+
+    def warn_once(self, n_scored: int) -> None:
+        """Warn if they do not; checked again only once there are twice as many rows."""
+        if self._n_rows < max(1, 2 * self._n_checked):
+            return
+        labels, predicted = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        self._parts, self._n_checked = [(labels, predicted)], self._n_rows
+        text = misfit(labels, predicted, self._n_classes, n_scored)
+        if text:
+            warn(text)
+            self._n_checked = SAMPLE_ROWS
 
 
 class _Growing:

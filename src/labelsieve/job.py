@@ -38,7 +38,7 @@ from labelsieve.engine import (
     part_identities,
 )
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
-from labelsieve.filters import check_settings, choose, known_counts
+from labelsieve.filters import check_fit, check_settings, choose, known_counts
 from labelsieve.grids import Auto
 from labelsieve.issues import LabelIssues
 from labelsieve.joint import JointCounts, with_diagonal
@@ -132,10 +132,12 @@ class Job:
         return self._attempted(pair, progress, self._count)
 
     def _count(self, begun: _Begun) -> JointCounts:
-        sums = self._read(begun).sums.dense()
+        total = self._read(begun)
+        sums = total.sums.dense()
         looked = begun.run.reread(class_sums_finalize(sums))
         if looked is None or looked.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
+        check_fit(begun.run, total, looked.joint)
         return JointCounts(with_diagonal(looked.joint), looked.n_off, sums.counts)
 
     def _attempted(self, pair: tuple[Opened, Opened], progress: bool | None, steps: Callable[[_Begun], _T]) -> _T:
@@ -225,6 +227,7 @@ class Job:
         looked = run.reread(thresholds)
         counted = run.count(thresholds)
         known = known_counts(counted, looked, sums.counts, self.settings)
+        misfit = check_fit(run, total, known.confident)
         # In memory the lowest scores are sorted once more, so a few too many do no harm.
         exactly = stage is not None or not self._fits(known.estimated, inputs, plan)
         chosen = choose(run, known, exactly=exactly, room=self._candidate_room(inputs, plan))
@@ -240,7 +243,7 @@ class Job:
             confident=known.confident,
             score_parts=StoredScores(stage.group) if stage is not None else run.scores(),
             settings=self.settings,
-            facts=self._facts(begun, total, known.note, started),
+            facts=replace(self._facts(begun, total, known.note, started), misfit=misfit),
             class_names=self._names,
             ids=self._ids,
         )

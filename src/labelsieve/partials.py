@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from labelsieve.agreement import Agreement
 from labelsieve.checks import Finding, Findings
 from labelsieve.confident import ConfidentCounts, pair_dtype
 from labelsieve.reductions import SparseClassSums
@@ -30,11 +31,14 @@ class Partial:
         What is wrong with them.
     n_read : int
         Rows that were read for it: none where a committed record was found.
+    agreement : Agreement
+        How many labels are the predicted class.
     """
 
     sums: SparseClassSums
     findings: Findings
     n_read: int
+    agreement: Agreement
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def footer_of(partial: Partial) -> dict[str, Any]:
     sums = partial.sums
     arrays = _as_text({name: getattr(sums, name) for name in ("classes", "counts", "high", "low")})
     findings = {kind: vars(finding) for kind, finding in partial.findings.items()}
-    return {"n_classes": sums.n_classes, "sums": arrays, "findings": findings}
+    return {"n_classes": sums.n_classes, "sums": arrays, "findings": findings, "agreement": partial.agreement}
 
 
 def partial_of_footer(footer: Mapping[str, Any]) -> Partial:
@@ -69,7 +73,8 @@ def partial_of_footer(footer: Mapping[str, Any]) -> Partial:
     findings = Findings()
     for kind, facts in footer["findings"].items():
         findings[kind] = Finding(**facts | {"ranges": [(a, b) for a, b in facts["ranges"]]})
-    return Partial(SparseClassSums(footer["n_classes"], **_of_text(footer["sums"])), findings, 0)
+    sums = SparseClassSums(footer["n_classes"], **_of_text(footer["sums"]))
+    return Partial(sums, findings, 0, Agreement(*footer["agreement"]))
 
 
 def footer_of_look(looked: Looked) -> dict[str, Any]:

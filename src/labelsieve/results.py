@@ -151,6 +151,8 @@ class RunFacts:
         Versions of Labelsieve and of what it rests on.
     notes : tuple of str
         What looked odd in the data.
+    misfit : str
+        Why labels and predictions do not seem to belong together; empty if they do.
     """
 
     bytes_read: int
@@ -164,6 +166,7 @@ class RunFacts:
     scheduler: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    misfit: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve import ranking
-from labelsieve.checks import DEFAULT_CHECKS, Findings, RowChecks, combine_findings, errors_in
+from labelsieve.agreement import Agreement, RowSample
+from labelsieve.checks import DEFAULT_CHECKS, RowChecks, combine_findings, errors_in
 from labelsieve.class_ranking import ClassCuts, ClassTies, class_histogram
 from labelsieve.confident import ConfidentCounts, confident_chunk, confident_combine
-from labelsieve.kernels import RowSummary, Summariser
+from labelsieve.kernels import Ints, RowSummary, Summariser
 from labelsieve.memory import BLOCK_ROWS, Span
 from labelsieve.partials import Looked, Partial, footer_of, partial_of_footer
 from labelsieve.partitions import Block, Partition
@@ -81,8 +82,9 @@ def summarise(
     """
     row_values, n_rows = row_value_kernel(settings), partition.n_rows
     if records is None:
-        summary, sums, findings = _whole(partition, row_values, labels, pred_probs)
-        return Summarised(partition.start, n_rows, summary, Partial(SparseClassSums.of(sums), findings, n_rows))
+        taken: list[RowSummary] = []
+        partial = read_rows(partition, n_rows, row_values, taken.append, labels, pred_probs)
+        return Summarised(partition.start, n_rows, taken[0], partial)
     done, footer = _committed(partition, row_values, records, keep=keep)
     if footer is not None:
         return Summarised(partition.start, n_rows, done, partial_of_footer(footer))
@@ -97,9 +99,8 @@ def summarise(
                 kept.append(taken)
 
         capacity = n_rows if keep else min(n_rows, BLOCK_ROWS)
-        sums, findings = read_rows(partition, capacity, row_values, commit, labels, pred_probs)
-        partial = Partial(SparseClassSums.of(sums), findings, n_rows)
-        if not errors_in(findings, checks):
+        partial = read_rows(partition, capacity, row_values, commit, labels, pred_probs)
+        if not errors_in(partial.findings, checks):
             writer.finish(footer_of(partial))
     return Summarised(partition.start, n_rows, kept[0] if keep else StoredSummary(records, index), partial)
 
@@ -134,18 +135,19 @@ def read_rows(
     labels: Blocks,
     pred_probs: Blocks,
     look: Callable[[RowSummary, Block], object] = lambda _summary, _probs: None,
-) -> tuple[ClassSums, Findings]:
+) -> Partial:
     """Hand the summaries of a partition to `consume`, at most `capacity` rows at a time, and sum them by class.
 
     `look` is shown each strip, with the summaries of its rows.
     """
     summariser = Summariser(capacity, partition.n_classes, partition.dtype, row_values, partition.start)
-    sums = ClassSums.zeros(partition.n_classes)
+    sums, agreements = ClassSums.zeros(partition.n_classes), list[Agreement]()
 
     def pass_on() -> None:
         nonlocal sums
         block = summariser.take()
         sums = class_sums_combine([sums, class_sums_chunk(block.labels, block.p_given, partition.n_classes)])
+        agreements.append(Agreement.of(block.labels, block.predicted))
         consume(block)
 
     for strip_labels, strip_probs in partition.strips(labels, pred_probs):
@@ -153,15 +155,7 @@ def read_rows(
             pass_on()
         look(summariser.add(strip_labels, strip_probs), strip_probs)
     pass_on()
-    return sums, summariser.findings
-
-
-def _whole(
-    partition: Partition, row_values: RowValueKernel | None, labels: Blocks, pred_probs: Blocks
-) -> tuple[RowSummary, ClassSums, Findings]:
-    taken: list[RowSummary] = []
-    sums, findings = read_rows(partition, partition.n_rows, row_values, taken.append, labels, pred_probs)
-    return taken[0], sums, findings
+    return Partial(SparseClassSums.of(sums), summariser.findings, partition.n_rows, Agreement.total(agreements))
 
 
 def partial_of(summarised: Summarised) -> Partial:
@@ -176,7 +170,8 @@ def combine_partials(parts: Iterable[Partial | Summarised]) -> Partial:
     for partial in partials:
         partial.sums.add_to(total)
     findings = combine_findings(partial.findings for partial in partials)
-    return Partial(SparseClassSums.of(total), findings, sum(partial.n_read for partial in partials))
+    agreement = Agreement.total(partial.agreement for partial in partials)
+    return Partial(SparseClassSums.of(total), findings, sum(partial.n_read for partial in partials), agreement)
 
 
 @dataclass(frozen=True)
@@ -311,6 +306,11 @@ def _counted(
     return Counted(
         confident_combine(confident) if confident else None, add_up(histograms) if histograms else None, scores, n_else
     )
+
+
+def sampled_classes(rows: Summarised | Span, *, finish: Finish, sample: RowSample) -> tuple[Ints, Ints]:
+    """Return the labels and predicted classes of the sample's rows in a partition or span."""
+    return sample.take(rows.start, finish.blocks(rows))
 
 
 def histogram_within(rows: Summarised | Span, *, finish: Finish, cut: ranking.Cut) -> ranking.Int64s:

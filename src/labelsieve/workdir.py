@@ -24,7 +24,7 @@ from labelsieve.ownership import owned
 from labelsieve.records import Columns, Record, RecordWriter, TornRecordError
 from labelsieve.storage import Folder, LocalFolder, open_folder
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _ABOUT: Final = "labelsieve.json"
 _KIND: Final = "labelsieve workdir"
 _RECORDS: Final = ("summaries", "rereads", "margins")

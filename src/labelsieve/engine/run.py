@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from labelsieve import ranking, rereads, runs, tasks
+from labelsieve.agreement import RowSample
 from labelsieve.checks import DEFAULT_CHECKS, RowChecks
 from labelsieve.engine import selecting
 from labelsieve.engine.choice import choose_executor
@@ -28,7 +29,7 @@ from labelsieve.engine.readers import OnSummaries
 from labelsieve.engine.score_parts import ArrayScores, TaskScores
 from labelsieve.engine.selecting import Selected
 from labelsieve.joint import PruneCounts
-from labelsieve.kernels import class_dtype
+from labelsieve.kernels import Ints, class_dtype
 from labelsieve.memory import Span, run_rows, spans
 from labelsieve.partials import Looked, Partial
 from labelsieve.progress import Progress
@@ -188,6 +189,13 @@ class Run:
             )
         return total
 
+    def sampled_classes(self, sample: RowSample) -> tuple[Ints, Ints]:
+        """Return the labels and predicted classes of the rows of `sample`, in row order."""
+        finish = tasks.Finish(Settings(), np.empty(0), self._records)  # as they were read: no score is needed
+        work = self._work(tasks.sampled_classes, finish, sample=sample)
+        labels, predicted = zip(*self._executor.gather("agreement", work, [self._items]), strict=True)
+        return np.concatenate(labels), np.concatenate(predicted)
+
     def lowest(self, histogram: ranking.Int64s | None, wanted: int, *, exactly: bool) -> Selected:
         """Choose the `wanted` rows of lowest score; see `selecting.lowest`."""
         n_bits = 8 * self._cut_dtype.itemsize
@@ -327,11 +335,14 @@ class Run:
         wide: np.dtype[Any] = np.promote_types(self._score_dtype, np.float32)
         return wide
 
-    def _work(self, function: Callable[..., Any], **shared: Any) -> Callable[..., Any]:
-        if self._finish is None:
+    def _work(
+        self, function: Callable[..., Any], finish: tasks.Finish | None = None, **shared: Any
+    ) -> Callable[..., Any]:
+        finish = finish or self._finish
+        if finish is None:
             raise RuntimeError("thresholds come first: call reread()")
         where = self._records.folder.where if self._stored and self._records is not None else "memory"
-        return OnSummaries(partial(function, finish=self._finish, **shared), where)
+        return OnSummaries(partial(function, finish=finish, **shared), where)
 
     def _progress(self, layer: str, description: str) -> Progress:
         reads = layer in ("summarise", "reread", "margins")
