@@ -38,7 +38,7 @@ LAYERS = [
     {"workdir"},
     {"sources.base"},
     {"sources.ahead", "sources.shard_names"},
-    {"sources.arrays", "sources.hdf5", "sources.npy", "sources.zarr_arrays"},
+    {"sources.arrays", "sources.axes", "sources.hdf5", "sources.npy", "sources.zarr_arrays"},
     {"sources.remote_npy", "sources.remote_zarr", "sources.shards"},
     {"sources.places"},
     {"sources"},

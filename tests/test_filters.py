@@ -380,6 +380,7 @@ def test_a_workdir_of_another_filter_is_refused_with_the_difference(tmp_path):
         find(filter_by="both", workdir=tmp_path / "work")
 
 
+@pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
 @pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
 def test_more_candidates_than_fit_are_refused_before_they_are_looked_for(filter_by, monkeypatch):
     monkeypatch.setattr(rereads, "pair_candidates", lambda *_args, **_options: pytest.fail("it reads a third time"))

@@ -19,6 +19,9 @@ import naive
 from draws import bits, cuts, datasets, draw, near_ties, pieces, wide
 from labelsieve import LabelInspector, engine, find_label_issues, find_label_issues_batched
 
+# Some of the models that are drawn know nothing.
+pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
+
 methods = st.sampled_from(naive.METHODS)
 counts = st.sampled_from(naive.COUNTS)
 sizes = st.sampled_from([1, 3, 8, 1000, "auto"])

@@ -20,6 +20,9 @@ from labelsieve import WorkdirError, kernels, rereads, tasks
 from labelsieve.storage import LocalFolder, open_folder
 from labelsieve.workdir import Records, StoredSummary, Workdir
 
+# Other inputs are made of these by moving the classes.
+pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
+
 N_ROWS = 400
 LABELS, PROBS = draws.draw(N_ROWS, 5, seed=31, noise=0.3)
 CUT = {"batch_size": 20, "partition_batches": 2}  # ten partitions of 40 rows

@@ -104,6 +104,8 @@ class Finding:
         The first bad value, or the first bad sum.
     looks : dict of int
         For ``"row_sum"``: the number of sampled rows by what they look like, by the keys of `LOOKS`.
+    alike : bool
+        Whether all bad values are that one; only labels are compared.
     """
 
     n_values: int = 0
@@ -112,11 +114,13 @@ class Finding:
     more: bool = False
     example: float | int = 0.0
     looks: dict[str, int] = field(default_factory=dict)
+    alike: bool = False
 
     def extend(self, later: Finding) -> None:
         """Take in what was found in later rows."""
         if not self.n_values:
-            self.example = later.example
+            self.example, self.alike = later.example, later.alike
+        self.alike = self.alike and later.alike and self.example == later.example
         self.n_values += later.n_values
         self.n_rows += later.n_rows
         for look, n in later.looks.items():
@@ -148,6 +152,7 @@ class Findings(dict[str, Finding]):
         n_values: int | None = None,
         example: float = 0.0,
         looks: Mapping[str, int] | None = None,
+        alike: bool = False,
     ) -> None:
         """Record that the ascending `rows` of the strip that begins at `first_row` were hit."""
         if not len(rows):
@@ -156,9 +161,8 @@ class Findings(dict[str, Finding]):
         starts = rows[np.concatenate(([0], breaks))][: MAX_RANGES + 1]
         stops = rows[np.concatenate((breaks - 1, [len(rows) - 1]))][: MAX_RANGES + 1] + 1
         ranges = [(first_row + int(a), first_row + int(b)) for a, b in zip(starts, stops, strict=True)]
-        found = Finding(
-            len(rows) if n_values is None else n_values, len(rows), ranges, False, example, dict(looks or {})
-        )
+        n_bad = len(rows) if n_values is None else n_values
+        found = Finding(n_bad, len(rows), ranges, False, example, dict(looks or {}), alike)
         self.extend(Findings({kind: found}))
 
     def extend(self, later: Findings) -> None:
@@ -194,8 +198,21 @@ def rows_in_words(n: int, one: str, many: str) -> str:
     return f"{n:,} {one if n == 1 else many}"
 
 
-def raise_or_warn(findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS) -> None:
+def raise_or_warn(
+    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, n_class_0: int | None = None
+) -> None:
     """Raise for what would make the answer wrong, warn of what looks odd, in one warning.
+
+    Parameters
+    ----------
+    findings : Findings
+        Of all rows.
+    n_classes : int
+        Number of classes K.
+    checks : RowChecks
+        What is accepted.
+    n_class_0 : int, optional
+        Rows that were counted as class 0, all labels outside 0..K-1 among them.
 
     Raises
     ------
@@ -207,7 +224,7 @@ def raise_or_warn(findings: Findings, n_classes: int, checks: RowChecks = DEFAUL
         sentences = [_sentence(kind, findings[kind], n_classes) for kind in kinds]
         if "row_sum" in findings and "row_sum" not in kinds and {"below", "above"} & set(kinds):
             sentences.append(_likely_cause(findings["row_sum"]))
-        raise InvalidInputError("; ".join(sentences))
+        raise InvalidInputError("; ".join(sentences) + _shift(findings, n_classes, n_class_0))
     odd = []
     if checks.unnormalized_rows == "warn" and "row_sum" in findings:
         odd.append(_unnormalized(findings["row_sum"]))
@@ -216,6 +233,14 @@ def raise_or_warn(findings: Findings, n_classes: int, checks: RowChecks = DEFAUL
         odd += [f"{finding.n_rows:,} {text} ({finding.where()})" for text, finding in found]
     if odd:
         warn("; ".join(odd))
+
+
+def _shift(findings: Findings, n_classes: int, n_class_0: int | None) -> str:
+    """Return that labels count from 1, if they do: the only one outside is K, and no row is labelled 0."""
+    found = findings.get("label")
+    if found is None or not found.alike or found.example != n_classes or n_class_0 != found.n_rows:
+        return ""
+    return f". No row is labelled 0, so the labels seem to be 1..{n_classes}: subtract 1 from all of them"
 
 
 def _sentence(kind: str, found: Finding, n_classes: int) -> str:

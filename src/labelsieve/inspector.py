@@ -22,7 +22,7 @@ from labelsieve.joint import JointCounts
 from labelsieve.kernels import Ints
 from labelsieve.reductions import ClassSums, IssueCounts, adjusted_thresholds, class_sums_combine, class_sums_finalize
 from labelsieve.settings import Settings, check_whole_number
-from labelsieve.sources import open_labels, open_pred_probs
+from labelsieve.sources import check_axes, open_labels, open_pred_probs
 from labelsieve.tasks import class_sums, combine_partials
 
 Scores = npt.NDArray[np.floating[Any]]
@@ -138,7 +138,7 @@ class LabelInspector:
         if not parts:
             return
         total = combine_partials(parts)
-        self._raise_or_warn(total.findings)
+        self._raise_or_warn(total.findings, int(total.sums.dense().counts[0]))
         self._sums = class_sums_combine([self._sums])
         total.sums.add_to(self._sums)
         self._thresholds = None
@@ -274,14 +274,15 @@ class LabelInspector:
             raise InvalidInputError(f"pred_probs has {opened_probs.shape[1]} columns, num_class is {self.num_class}")
         if not opened_probs.shape[0] and not opened_labels.shape[0]:
             return []
+        check_axes(labels, pred_probs)
         inputs = engine.open_inputs(opened_labels, opened_probs, n_jobs=self.n_jobs)
         if forkpool.can_fork(inputs, self.n_jobs, is_cluster=engine.active_client() is not None):
             return forkpool.each_partition(inputs, function, self.n_jobs, shared)
         return engine.each_partition(inputs, partial(function, **shared))
 
-    def _raise_or_warn(self, findings: Findings) -> None:
+    def _raise_or_warn(self, findings: Findings, n_class_0: int | None = None) -> None:
         """Raise for bad data; warn of rows that do not sum to 1 once, for the first batch that has some."""
-        raise_or_warn(findings, self.num_class, self._checks)
+        raise_or_warn(findings, self.num_class, self._checks, n_class_0)
         if "row_sum" in findings:
             self._checks = RowChecks(unnormalized_rows="allow")
 

@@ -114,7 +114,7 @@ class Job:
 
     def run(self, progress: bool | None, started: float) -> LabelIssues:
         """Run all steps, and publish the result last."""
-        pair = open_pair(self.labels, self.pred_probs)
+        pair = self._open_pair()
         n_rows, n_classes = pair[1].shape
         self._names, self._ids = check_class_names(self.class_names, n_classes), open_ids(self.ids, n_rows)
         check_settings(self.settings, n_classes)
@@ -126,9 +126,12 @@ class Job:
             issues = replace(issues, found=found, score_parts=StoredScores(group), ids=ids)
         return issues
 
+    def _open_pair(self) -> tuple[Opened, Opened]:
+        return open_pair(self.labels, self.pred_probs, self.class_names, self.ids)
+
     def count(self, progress: bool | None) -> JointCounts:
         """Read twice and count the confident joint, and no more."""
-        pair = open_pair(self.labels, self.pred_probs)
+        pair = self._open_pair()
         return self._attempted(pair, progress, self._count)
 
     def _count(self, begun: _Begun) -> JointCounts:
@@ -155,7 +158,7 @@ class Job:
 
     def plan(self) -> Plan:
         """Plan the run; nothing is read, owned or made."""
-        pair, workdir = open_pair(self.labels, self.pred_probs), None
+        pair, workdir = self._open_pair(), None
         check_settings(self.settings, pair[1].shape[1])
         if self.workdir is not None:
             self._refuse_nested()
@@ -299,7 +302,7 @@ class Job:
         else:
             total = run.read()
         self._check_owned()
-        raise_or_warn(total.findings, inputs.n_classes, self.checks)
+        raise_or_warn(total.findings, inputs.n_classes, self.checks, int(total.sums.dense().counts[0]))
         return total
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:

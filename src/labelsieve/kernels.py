@@ -203,7 +203,8 @@ class Summariser:
             return labels.astype(compact, copy=False)
         outside = (labels < 0) | (labels >= self.n_classes)
         rows = np.flatnonzero(outside)
-        self.findings.add("label", rows, first, example=int(labels[rows[0]]))
+        example = int(labels[rows[0]])
+        self.findings.add("label", rows, first, example=example, alike=bool((labels[rows] == example).all()))
         return np.where(outside, 0, labels).astype(compact)  # the run ends in an error; go on to find the rest
 
     def _look_closely(self, probs: Floats, first: int) -> Floats:

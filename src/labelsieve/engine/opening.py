@@ -18,7 +18,7 @@ from labelsieve.engine.inputs import Inputs, forkable
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.kernels import STRIP_BYTES, class_dtype
 from labelsieve.settings import Settings
-from labelsieve.sources import Opened, Source, check_lengths, open_labels, open_pred_probs
+from labelsieve.sources import Opened, Source, check_axes, check_lengths, open_labels, open_pred_probs
 from labelsieve.urls import is_url
 
 if TYPE_CHECKING:
@@ -28,8 +28,15 @@ if TYPE_CHECKING:
 _READ_FIRST_BYTES: Final = 64_000_000
 
 
-def open_pair(labels: Any, pred_probs: Any) -> tuple[Opened, Opened]:
-    """Open both inputs and hold them against each other; nothing is read.
+def open_pair(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None) -> tuple[Opened, Opened]:
+    """Open both inputs and compare their shapes and the names of their rows and classes; nothing is read.
+
+    Parameters
+    ----------
+    labels, pred_probs : object
+        As given.
+    class_names, ids : object, optional
+        The user's own names of classes and rows, as given.
 
     Raises
     ------
@@ -40,6 +47,7 @@ def open_pair(labels: Any, pred_probs: Any) -> tuple[Opened, Opened]:
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
+    check_axes(labels, pred_probs, class_names, ids)
     return opened_labels, opened
 
 

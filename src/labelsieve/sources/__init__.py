@@ -15,6 +15,7 @@ import numpy as np
 
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.arrays import ArraySource, in_memory, read_narrowed
+from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.hdf5 import Hdf5Source
 from labelsieve.sources.npy import NpySource
@@ -37,6 +38,7 @@ __all__ = [
     "ShardsSource",
     "Source",
     "ZarrSource",
+    "check_axes",
     "check_lengths",
     "open_any",
     "open_labels",

@@ -1,0 +1,190 @@
+"""What pandas and xarray say about the order of rows and classes.
+
+Covers: `check_axes`, which compares the index of one input with that of another, and columns with the classes' names.
+Does not cover: inputs without an index or named columns; whether these fit shows in their values (`agreement`).
+
+Rows and columns are taken by position. Names that contradict this are an error, since nearly every row would be
+reported as an issue otherwise. Names that say nothing about the order pass.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any, Final
+
+import numpy as np
+
+from labelsieve.errors import InvalidInputError
+
+# A column that is a number, alone or behind a word.
+_NUMBERED: Final = re.compile(r"(\D*)(0|[1-9][0-9]*)")
+# Instead of a line, where there is no short one.
+_BY_HAND: Final = "give them in that order"
+
+
+def check_axes(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None) -> None:
+    """Raise if the names of rows or classes say that they are in different orders; no value is read.
+
+    Parameters
+    ----------
+    labels, pred_probs : object
+        As given; only objects of pandas and xarray have named axes.
+    class_names : sequence of str, optional
+        The names of the classes, in order.
+    ids : object, optional
+        The user's own names of rows, as given.
+
+    Raises
+    ------
+    InvalidInputError
+        With the line that puts them in the same order.
+    """
+    _check_rows("labels", labels, "pred_probs", pred_probs)
+    _check_rows("ids", ids, "labels", labels)
+    _check_rows("ids", ids, "pred_probs", pred_probs)
+    _check_columns(pred_probs, class_names)
+
+
+def _package(data: Any) -> str:
+    return type(data).__module__.partition(".")[0]
+
+
+def _index(data: Any, axis: int) -> Any:
+    """Return the pandas index of an axis; None if it has none."""
+    if _package(data) == "pandas" and hasattr(data, "iloc") and axis < data.ndim:
+        return data.axes[axis]
+    if _package(data) == "xarray" and axis < len(getattr(data, "dims", ())):
+        return data.indexes.get(tuple(data.dims)[axis])
+    return None
+
+
+def _written(name: str, data: Any, axis: int = 0) -> str:
+    """Return how the index of an axis is written in Python."""
+    return f"{name}.indexes[{data.dims[axis]!r}]" if _package(data) == "xarray" else f"{name}.index"
+
+
+def _chosen(name: str, data: Any, wanted: str) -> str:
+    """Return the line that puts rows in the order of the index that is written as `wanted`."""
+    how = f".sel({{{data.dims[0]!r}: {wanted}}})" if _package(data) == "xarray" else f".loc[{wanted}]"
+    return f"{name} = {name}{how}"
+
+
+def _says_nothing(index: Any) -> bool:
+    """Return whether an index only counts the rows from 0, as pandas does by itself."""
+    return index.dtype.kind in "iu" and bool((np.asarray(index) == np.arange(len(index))).all())
+
+
+def _check_rows(name: str, data: Any, other_name: str, other: Any) -> None:
+    """Raise if both have an index, and these are of different rows or in different orders."""
+    own, index = _index(data, 0), _index(other, 0)
+    if own is None or index is None or len(own) != len(index) or own.nlevels != index.nlevels or own.equals(index):
+        return
+    as_they_stand = f"give both as .to_numpy() if row i of {name} does belong to row i of {other_name}"
+    silent = _says_nothing(own) or _says_nothing(index)
+    if not (own.is_unique and index.is_unique):
+        n_common = int(own.isin(index).sum())
+        if n_common and not silent:
+            raise InvalidInputError(
+                f"{name} and {other_name} have different indexes, in which labels are repeated, so that their rows "
+                f"cannot be matched: make the index unique, or {as_they_stand}"
+            )
+        return
+    places = index.get_indexer(own)
+    n_common = int(np.count_nonzero(places >= 0))
+    if n_common == len(own):
+        row = int(np.flatnonzero(places != np.arange(len(own)))[0])
+        [here], [there] = own[row : row + 1].tolist(), index[row : row + 1].tolist()
+        line = _chosen(other_name, other, _written(name, data))
+        if name == "ids":
+            line = _chosen(name, data, _written(other_name, other))
+        raise InvalidInputError(
+            f"{name} and {other_name} have the same index in different orders (row {row} is {here!r} in {name} and "
+            f"{there!r} in {other_name}): write {line}, or {as_they_stand}"
+        )
+    if n_common and not silent:
+        packages = {_package(data), _package(other)}
+        lines = {
+            "pandas": f'{name}, {other_name} = {name}.align({other_name}, join="inner", axis=0)',
+            "xarray": f'{name}, {other_name} = xarray.align({name}, {other_name}, join="inner")',
+        }
+        line = lines[packages.pop()] if len(packages) == 1 else "what keeps the rows that both have"
+        raise InvalidInputError(
+            f"{name} and {other_name} are not of the same rows: only {n_common:,} of {len(own):,} index labels are in "
+            f"both. Write {line}, or {as_they_stand}"
+        )
+
+
+def _check_columns(pred_probs: Any, class_names: Any) -> None:
+    """Raise if the columns of pred_probs are classes in another order than 0..K-1, or than their names."""
+    columns = _index(pred_probs, 1)
+    if columns is None or not columns.is_unique:
+        return
+    if columns.nlevels > 1:  # of several levels the one that tells the columns apart
+        levels = [columns.get_level_values(level) for level in range(columns.nlevels)]
+        telling = [level for level in levels if level.is_unique]
+        if len(telling) != 1:
+            return
+        [columns] = telling
+    names = columns.tolist()
+    if class_names is not None and not isinstance(class_names, str):
+        wanted = [str(name) for name in class_names]
+        if [str(name) for name in names] == wanted:
+            return
+        _check_names(names, wanted, pred_probs)
+    numbers = _numbers(names)
+    if numbers is None or numbers == sorted(numbers) or sorted(numbers) not in _countings(len(numbers)):
+        return
+    place = next(place for place, number in enumerate(numbers) if number != place + min(numbers))
+    raise InvalidInputError(
+        f"the columns of pred_probs are not in the order of the classes (column {place} is {names[place]!r}): "
+        f"{_sorted(pred_probs, names)}, or give pred_probs.to_numpy() if column k does belong to label k"
+    )
+
+
+def _check_names(names: Sequence[Any], wanted: Sequence[str], pred_probs: Any) -> None:
+    """Raise if a column has the name of a class at another place."""
+    places = {name: k for k, name in enumerate(wanted)}
+    wrong = [column for column, name in enumerate(names) if places.get(str(name), column) != column]
+    if not wrong:
+        return
+    column = wrong[0]
+    line = _selected(pred_probs, "class_names") if set(names) == set(wanted) else _BY_HAND
+    raise InvalidInputError(
+        f"the columns of pred_probs are not in the order of class_names (column {column} is {names[column]!r}, "
+        f"which is class {places[str(names[column])]}): {line}"
+    )
+
+
+def _numbers(names: Sequence[Any]) -> list[int] | None:
+    """Return the numbers that the columns are, or that follow the same word in all of them; None if they are not."""
+    if all(isinstance(name, Real | np.bool_) and float(name).is_integer() for name in names):
+        return [int(name) for name in names]
+    found = [_NUMBERED.fullmatch(name) if isinstance(name, str) else None for name in names]
+    words = {match and match.group(1) for match in found}
+    return None if None in words or len(words) > 1 else [int(match.group(2)) for match in found if match]
+
+
+def _countings(n: int) -> tuple[list[int], list[int]]:
+    """Return the numbers of n classes, from 0 and from 1."""
+    return list(range(n)), list(range(1, n + 1))
+
+
+def _sorted(pred_probs: Any, names: Sequence[Any]) -> str:
+    """Return how to sort columns by their numbers."""
+    in_xarray = _package(pred_probs) == "xarray"
+    if not isinstance(names[0], str):
+        how = f"sortby({pred_probs.dims[1]!r})" if in_xarray else "sort_index(axis=1)"
+        return f"write pred_probs = pred_probs.{how}"
+    n_letters = len(names[0].rstrip("0123456789"))
+    key = f"lambda name: int(name[{n_letters}:])" if n_letters else "int"
+    columns = f"pred_probs.indexes[{pred_probs.dims[1]!r}]" if in_xarray else "pred_probs"
+    return _selected(pred_probs, f"sorted({columns}, key={key})")
+
+
+def _selected(pred_probs: Any, wanted: str) -> str:
+    """Return how to select the columns that are written as `wanted`."""
+    if _package(pred_probs) == "xarray":
+        return f"write pred_probs = pred_probs.sel({{{pred_probs.dims[1]!r}: {wanted}}})"
+    return f"write pred_probs = pred_probs[{wanted}]" if pred_probs.columns.nlevels == 1 else _BY_HAND
