@@ -95,7 +95,7 @@ def test_labels_that_count_from_one_and_lack_the_last_class_are_named_without_a_
 def test_two_classes_that_are_swapped():
     labels, probs = draw(300, 2, signal=3.0)
     text = text_of(1 - labels, probs.argmax(axis=1), 2)
-    assert f"{CLASSES}With labels = (labels.astype(int) + 1) % 2, {np.mean(labels == probs.argmax(axis=1)):.1%}" in text
+    assert f"{CLASSES}With labels = 1 - labels, {np.mean(labels == probs.argmax(axis=1)):.1%}" in text
 
 
 def test_most_classes_in_another_order_are_told_beside_some_that_are_right():
@@ -169,7 +169,7 @@ def test_few_rows_are_left_alone_where_no_cause_fits():
     assert text_of(rng.permutation(10), rng.permutation(10), 10) == ""
     assert text_of(np.array([1]), np.array([0]), 2) == ""
     # But a cause that does is named: all of 40 rows the other way round is no chance.
-    assert "(labels.astype(int) + 1) % 2, 100.0%" in text_of(np.arange(40) % 2, 1 - np.arange(40) % 2, 2)
+    assert "With labels = 1 - labels, 100.0%" in text_of(np.arange(40) % 2, 1 - np.arange(40) % 2, 2)
 
 
 @pytest.mark.parametrize("name", ["digits", "wine", "breast_cancer"])
@@ -179,9 +179,9 @@ def test_real_data_is_left_alone_and_its_rolled_classes_are_found(real_datasets,
     issues, texts = warned(find, labels, probs)
     assert (texts, issues.facts.misfit) == ([], "")
     issues, texts = warned(find, (labels + 1) % n_classes, probs)
-    step = "+ 1" if n_classes == 2 else "- 1"
+    line = "1 - labels" if n_classes == 2 else f"(labels.astype(int) - 1) % {n_classes}"
     assert texts == [issues.facts.misfit]
-    assert f"{CLASSES}With labels = (labels.astype(int) {step}) % {n_classes}, " in texts[0]
+    assert f"{CLASSES}With labels = {line}, " in texts[0]
 
 
 # The arithmetic --------------------------------------------------------------------------------------------------

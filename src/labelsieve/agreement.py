@@ -4,7 +4,7 @@ A model's predictions agree with the labels far more often than two unrelated co
 classes or the rows of one input are in another order, and nearly every row would be reported as an issue.
 
 Two steps, so that the usual run pays nothing: `may_not_fit` looks at counts that a run has anyway, and only if these
-leave a doubt are the labels and predicted classes of up to a million rows (`RowSample`) examined by `misfit`.
+leave a doubt are the labels and predicted classes of up to 262,144 rows (`RowSample`) examined by `misfit`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CLEAR: Final = 5.0
 _WEAK: Final = 0.1
 _LEAST_POWER: Final = 20.0
 # Rows examined, and the neighbouring rows of which a sample consists.
-SAMPLE_ROWS: Final = 1 << 20
+SAMPLE_ROWS: Final = 1 << 18
 _WINDOW: Final = 64
 # Labels that do agree more than by chance are shifted only if that would make this share of the rows agree besides.
 _LEAST_GAIN: Final = 0.01
@@ -166,7 +166,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Cause:
-    """An explanation, and how well the inputs would fit without it."""
+    """An explanation, and how well the inputs would fit once it is mended."""
 
     fit: Fit
     text: str
@@ -192,13 +192,15 @@ def may_not_fit(agreement: Agreement, class_counts: Int64s, confident: Confident
     chance = int(class_counts.max()) + _CLEAR / 2 * n_rows / np.sqrt(n_rows - 1)
     if agreement.same < chance or max(agreement.next, agreement.before) >= agreement.same + _CLEAR**2:
         return True
-    if not len(confident.pairs):
-        return False
-    given = confident.given
-    first = np.flatnonzero(np.diff(given, prepend=-1))
-    largest = np.maximum.reduceat(confident.counts, first).astype(np.int64)
-    elsewhere = int(np.count_nonzero(2 * largest > class_counts[given[first]]))
-    return 2 * elsewhere > int(np.count_nonzero(class_counts)) or largest.sum() >= 2 * confident.diagonal.sum()
+    n_labels, n_rows_elsewhere = 0, 0
+    for piece in confident.pieces():
+        given = piece.given
+        first = np.flatnonzero(np.diff(given, prepend=-1))
+        largest = np.maximum.reduceat(piece.counts, first).astype(np.int64)
+        n_labels += int(np.count_nonzero(2 * largest > class_counts[given[first]]))
+        n_rows_elsewhere += int(largest.sum())
+    most_labels = 2 * n_labels > int(np.count_nonzero(class_counts))
+    return most_labels or n_rows_elsewhere >= max(1, 2 * int(confident.diagonal.sum()))
 
 
 def misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, window: int | None = None) -> str:
@@ -343,8 +345,8 @@ class _Pairs:
         """Return a class for each label, each class once: the most frequent pairs first."""
         n_classes = len(self.sizes)
         order, taken = np.full(n_classes, -1), np.zeros(n_classes, np.bool_)
-        for pair in np.argsort(-self.counts, kind="stable").tolist():
-            label, predicted = self.labels[pair], self.classes[pair]
+        frequent = np.argsort(-self.counts, kind="stable")
+        for label, predicted in zip(self.labels[frequent].tolist(), self.classes[frequent].tolist(), strict=True):
             if order[label] < 0 and not taken[predicted]:
                 order[label], taken[predicted] = predicted, True
         # The rest stay where they are if that is free.
@@ -363,6 +365,8 @@ class _Pairs:
 def _in_words(order: Int64s, present: npt.NDArray[np.bool_]) -> str:
     """Write a permutation as the start of a sentence that ends in what would follow."""
     labels, n_classes = np.flatnonzero(present), len(order)
+    if n_classes == 2:
+        return "With labels = 1 - labels"
     steps = order[labels] - labels
     # Unsigned labels would wrap around below 0.
     if len(set(steps.tolist())) == 1:

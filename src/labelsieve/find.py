@@ -150,6 +150,12 @@ def find_label_issues(
     TaskFailedError
         A RuntimeError, where workers or the scheduler died too often: run again with the same `workdir`.
 
+    Warns
+    -----
+    LabelsieveWarning
+        If labels and predictions do not seem to belong together, with the likely cause: classes or rows in different
+        orders. ``facts.misfit`` keeps the text.
+
     Examples
     --------
     >>> import numpy as np

@@ -312,7 +312,7 @@ class LabelInspector:
 
 
 class _FitCheck:
-    """Tells labels that do not belong to the predictions by the first rows that are scored, a million at most."""
+    """Tells labels that do not belong to the predictions by the first rows that are scored, 262,144 at most."""
 
     def __init__(self, n_classes: int) -> None:
         self._n_classes, self._n_rows, self._n_checked = n_classes, 0, 0
