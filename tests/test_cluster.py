@@ -357,7 +357,8 @@ def test_with_an_output_the_client_never_fetches_what_grows_with_the_rows(in_pro
     rng = np.random.default_rng(3)
     probs = rng.random((n_rows, 2), np.float32)
     probs[:, 1] = 1 - probs[:, 0]
-    np.save(tmp_path / "labels.npy", rng.integers(0, 2, n_rows, np.int8))
+    labels = np.where(rng.random(n_rows) < 0.9, rng.integers(0, 2, n_rows, np.int8), probs.argmax(axis=1))
+    np.save(tmp_path / "labels.npy", labels)
     np.save(tmp_path / "probs.npy", probs)
     fetched, gather = [], Client.gather
 
