@@ -19,7 +19,7 @@ from labelsieve.checks import Findings, RowChecks, combine_findings, raise_or_wa
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.inspection import Inspected, combine_counts, inspect, num_issues
 from labelsieve.joint import JointCounts
-from labelsieve.kernels import Ints
+from labelsieve.kernels import Ints, class_dtype
 from labelsieve.reductions import ClassSums, IssueCounts, adjusted_thresholds, class_sums_combine, class_sums_finalize
 from labelsieve.settings import Settings, check_whole_number
 from labelsieve.sources import check_axes, open_labels, open_pred_probs
@@ -108,7 +108,7 @@ class LabelInspector:
         self._thresholds: npt.NDArray[np.float64] | None = None
         self._counts: IssueCounts | JointCounts | None = None
         self._n_scored = self._n_counted = 0
-        self._scores = _Growing()
+        self._scores = _Growing(np.float32)
         self._checks = RowChecks(unnormalized_rows="warn")
         self._fit = _FitCheck(self.num_class)
 
@@ -315,42 +315,43 @@ class _FitCheck:
     """Tells labels that do not belong to the predictions by the first rows that are scored, 262,144 at most."""
 
     def __init__(self, n_classes: int) -> None:
-        self._n_classes, self._n_rows, self._n_checked = n_classes, 0, 0
-        self._parts: list[tuple[Ints, Ints]] = []
+        self._n_classes, self._n_checked = n_classes, 0
+        self._labels, self._predicted = (_Growing(class_dtype(n_classes)) for _ in range(2))
 
     def add(self, labels: Ints, predicted: Ints) -> None:
-        some = SAMPLE_ROWS - self._n_rows
-        if some > 0:
-            self._parts.append((labels[:some].copy(), predicted[:some].copy()))
-            self._n_rows += len(self._parts[-1][0])
+        some = max(0, SAMPLE_ROWS - len(self._labels))
+        self._labels.append(labels[:some])
+        self._predicted.append(predicted[:some])
 
     def warn_once(self, n_scored: int) -> None:
         """Warn if they do not; checked again only once there are twice as many rows."""
-        if self._n_rows < max(1, 2 * self._n_checked):
+        if len(self._labels) < max(1, 2 * self._n_checked):
             return
-        labels, predicted = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        self._parts, self._n_checked = [(labels, predicted)], self._n_rows
-        text = misfit(labels, predicted, self._n_classes, n_scored)
+        self._n_checked = len(self._labels)
+        text = misfit(self._labels.values(), self._predicted.values(), self._n_classes, n_scored)
         if text:
             warn(text)
             self._n_checked = SAMPLE_ROWS
 
 
 class _Growing:
-    """Scores of batches in one array that doubles when full: a few bytes a row even for batches of one row."""
+    """Numbers of batches in one array that doubles when full: a few bytes a row even for batches of one row."""
 
-    def __init__(self) -> None:
-        self._array: Scores = np.empty(0, np.float32)
+    def __init__(self, dtype: npt.DTypeLike) -> None:
+        self._array: npt.NDArray[Any] = np.empty(0, dtype)
         self._filled = 0
 
-    def append(self, scores: Scores) -> None:
-        dtype, needed = np.promote_types(self._array.dtype, scores.dtype), self._filled + len(scores)
+    def __len__(self) -> int:
+        return self._filled
+
+    def append(self, numbers: npt.NDArray[Any]) -> None:
+        dtype, needed = np.promote_types(self._array.dtype, numbers.dtype), self._filled + len(numbers)
         if needed > len(self._array) or dtype != self._array.dtype:
             grown = np.empty(max(needed, 2 * self._filled), dtype)
             grown[: self._filled] = self.values()
             self._array = grown
-        self._array[self._filled : needed] = scores
+        self._array[self._filled : needed] = numbers
         self._filled = needed
 
-    def values(self) -> Scores:
+    def values(self) -> npt.NDArray[Any]:
         return self._array[: self._filled]
