@@ -389,6 +389,7 @@ def test_the_command_line_ends_with_the_warning(files, capsys):
     assert "WARNING" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_report_begins_with_the_warning(files):
     wrong = warned(find, "wrong.npy", "probs.npy")[0]
     wrong.save("wrong.zarr")

@@ -216,6 +216,17 @@ def test_several_runs_at_once_share_a_client(in_process, stored, want):
             assert_same_bits(run.result(), want)
 
 
+@pytest.mark.parametrize("place", ["memory", "workdir"])
+def test_labels_that_do_not_belong_to_the_predictions_are_examined_where_they_are(in_process, place, tmp_path):
+    labels = np.roll(LABELS, 1)
+    choices = CUT | ({} if place == "memory" else {"workdir": tmp_path / "work"})
+    with pytest.warns(LabelsieveWarning, match=r"shifted by one row\. With labels\[1:\] and pred_probs\[:-1\]") as here:
+        find(labels, PROBS, **CUT)
+    with pytest.warns(LabelsieveWarning) as there:
+        found = find(labels, PROBS, client=in_process, **choices)
+    assert [str(one.message) for one in there] == [str(one.message) for one in here] == [found.facts.misfit]
+
+
 # Where the work is done -------------------------------------------------------------------------------------------
 
 
