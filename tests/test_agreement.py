@@ -156,6 +156,14 @@ def test_data_that_fits_is_left_alone():
     assert {seed: text for seed, text in found.items() if text and seed not in weak} == {}
 
 
+def test_two_classes_that_are_confused_more_often_than_not_are_noise():
+    rng = np.random.default_rng(0)
+    true = rng.integers(0, 3, 3000)
+    labels = np.where((true < 2) & (rng.random(3000) < 0.58), 1 - true, true)
+    assert np.mean(labels[true < 2] == true[true < 2]) < 0.45
+    assert text_of(labels, true, 3) == ""
+
+
 @pytest.mark.parametrize("n_classes", [2, 10])
 def test_a_model_that_always_predicts_the_same_class_is_left_alone(n_classes):
     labels = np.where(np.arange(5000) % 20, 1, 0)

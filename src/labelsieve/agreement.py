@@ -32,6 +32,8 @@ SAMPLE_ROWS: Final = 1 << 18
 _WINDOW: Final = 64
 # Labels that do agree more than by chance are shifted only if that would make this share of the rows agree besides.
 _LEAST_GAIN: Final = 0.01
+# So many times the agreement a permutation of most classes has to give, where labels agree more than by chance.
+_LEAST_FACTOR: Final = 1.5
 # Rows by which one input may be shifted against the other.
 _SHIFTS: Final = (1, -1, 2, -2, 3, -3)
 # Classes of a permutation that a message lists.
@@ -251,8 +253,8 @@ def _most_predicted(predicted: Ints) -> tuple[float, int]:
 def _other_classes(labels: Ints, predicted: Ints, n_classes: int, plain: Fit) -> list[_Cause]:
     """Return a permutation of the classes, if the labels fit clearly better with it.
 
-    Labels that do agree more than by chance need more: most rows of most classes are predicted as one other class, or
-    the permutation doubles the agreement. Else it may follow from an asymmetric kind of noise.
+    Labels that do agree more than by chance need more, since asymmetric noise looks similar: the permutation doubles
+    the agreement, or most rows of most classes are predicted as one other class and it is half as much again.
 
     Each half of the rows is tested with the permutation of the other half: with many classes of few rows the best
     permutation agrees with the rows that it was made from, whatever these are.
@@ -267,7 +269,8 @@ def _other_classes(labels: Ints, predicted: Ints, n_classes: int, plain: Fit) ->
     gained = int(np.count_nonzero(changed & (tested == predicted)))
     lost = int(np.count_nonzero(changed & (labels == predicted)))
     better = fit.beats(plain) and gained - lost >= _CLEAR * np.sqrt(gained + lost)
-    needed = plain.deviations < _CLEAR or whole.mostly_elsewhere() or fit.share >= 2 * plain.share
+    factor = fit.share / plain.share if plain.share else np.inf
+    needed = plain.deviations < _CLEAR or factor >= 2 or (factor >= _LEAST_FACTOR and whole.mostly_elsewhere())
     if not (better and needed):
         return []
     share = int(np.count_nonzero(order[labels] == predicted)) / len(labels)
