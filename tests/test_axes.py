@@ -120,6 +120,7 @@ FITTING_ROWS = {
     "counted both": (series(), frame()),
     "counted and equal numbers": (series(), frame(np.arange(N))),
     "counted and equal floats": (series(np.arange(N) * 1.0), frame()),
+    "a nullable index": (series(pd.Index([*range(N - 1), pd.NA], dtype="Int64")), frame(np.arange(N) + 2 * N)),
     "ids": (series(IDS), frame(IDS)),
     "ids and counted": (series(IDS), frame()),
     "counted and ids": (series(), frame(IDS)),

@@ -73,7 +73,9 @@ def _chosen(name: str, data: Any, wanted: str) -> str:
 
 def _says_nothing(index: Any) -> bool:
     """Return whether an index only counts the rows from 0, as pandas does by itself."""
-    return index.dtype.kind in "iu" and bool((np.asarray(index) == np.arange(len(index))).all())
+    import pandas as pd  # which made the index
+
+    return bool(pd.RangeIndex(len(index)).equals(index))
 
 
 def _check_rows(name: str, data: Any, other_name: str, other: Any) -> None:
