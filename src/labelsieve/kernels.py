@@ -144,7 +144,7 @@ class Summariser:
         self._one_bits = np.ones(1, dtype).view(unsigned_type(dtype))[0]
         # As if in float64: comparing a narrow array with a float64 scalar widens the array.
         self._low_limit = np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
-        self._row_offsets: Ints = np.empty(0, np.intp)
+        self._rows = FlatRows(n_classes)
         self._argmax = FirstArgmax(n_classes, unsigned_type(dtype))
         self._row_values = row_values
         self._row_sums = RowSumCheck(n_classes)
@@ -172,8 +172,6 @@ class Summariser:
         out = slice(self._filled, self._filled + n)
         probs = np.ascontiguousarray(probs, dtype=self.dtype)
         labels = self._checked_labels(labels, first)
-        if len(self._row_offsets) < n:
-            self._row_offsets = np.arange(n, dtype=np.intp) * self.n_classes
         bits = probs.view(unsigned_type(self.dtype))
         predicted, top_bits = self._argmax(bits)
         looked_at = top_bits.max() > self._one_bits
@@ -181,14 +179,14 @@ class Summariser:
             self._row_sums.record(probs, self._row_sums.of_any(probs), first, self.findings)
             probs = self._look_closely(probs, first)
             predicted = probs.argmax(axis=1)
-            p_predicted = probs.reshape(-1)[self._row_offsets[:n] + predicted]
+            p_predicted = self._rows.values(probs, predicted)
         else:
             sums = self._row_sums.of_bits(*self._argmax.in_cache(bits))
             self._row_sums.record(probs, sums, first, self.findings)
             p_predicted = top_bits.view(self.dtype)
         if p_predicted.min() < self._low_limit:
             self._record_low_rows(probs if looked_at else None, p_predicted, first)
-        p_given = probs.reshape(-1)[self._row_offsets[:n] + labels]
+        p_given = self._rows.values(probs, labels)
         summary = self._summary
         summary.labels[out], summary.predicted[out] = labels, predicted
         summary.p_predicted[out], summary.p_given[out] = p_predicted, p_given
@@ -235,6 +233,27 @@ class Summariser:
         self.findings.add("low_row", np.flatnonzero(low & ~zero), first)
 
 
+class FlatRows:
+    """Picks one value of each row by its place in the flat array: three times faster than indexing by two arrays.
+
+    Parameters
+    ----------
+    n_classes : int
+        Columns.
+    """
+
+    def __init__(self, n_classes: int) -> None:
+        self._n_classes = n_classes
+        self._offsets: Ints = np.empty(0, np.intp)
+
+    def values(self, array: npt.NDArray[Any], columns: Ints) -> npt.NDArray[Any]:
+        """Return ``array[i, columns[i]]`` of each row of the C-ordered ``(n, K)`` `array`."""
+        n = len(array)
+        if len(self._offsets) < n:
+            self._offsets = np.arange(n, dtype=np.intp) * self._n_classes
+        return array.reshape(-1).take(self._offsets[:n] + columns)
+
+
 class FirstArgmax:
     """First index of the largest unsigned value of each row, and that value.
 
@@ -249,12 +268,13 @@ class FirstArgmax:
     def __init__(self, n_classes: int, dtype: np.dtype[Any]) -> None:
         self.n_classes = n_classes
         self.columns: Ints = np.empty((n_classes, 0), dtype)
+        self._rows = FlatRows(n_classes)
 
     def __call__(self, bits: Ints) -> tuple[Ints, Ints]:
         """Return ``(n,)`` classes and ``(n,)`` values of the ``(n, K)`` array `bits`."""
         if self.n_classes > _FEW_CLASSES:
             classes = bits.argmax(axis=1)
-            return classes, bits[np.arange(len(bits)), classes]
+            return classes, self._rows.values(bits, classes)
         columns = self._transposed(bits)
         best = columns[0].copy()
         classes8 = np.zeros(len(bits), np.uint8)

@@ -76,8 +76,7 @@ class Partition:
             yield strip
 
     def _label_feed(self, blocks: Sequence[Block] | None, ranges: Sequence[tuple[int, int]]) -> _Feed:
-        in_chunks = self._labels is not None and not self._labels[0].in_pieces
-        return (_LabelFeed if in_chunks else _Feed)("labels", self._labels, blocks, ranges)
+        return (_Feed if self._labels is None else _LabelFeed)("labels", self._labels, blocks, ranges)
 
     def _working_ranges(self, from_sources: bool) -> Sequence[tuple[int, int]]:
         return list(_joined(self.ranges, self.strip_rows)) if from_sources else self.ranges
@@ -178,7 +177,7 @@ class _Feed:
 
 
 class _LabelFeed(_Feed):
-    """Labels by their own stored chunks, each decoded once whatever the batches of `pred_probs`."""
+    """Labels in windows of many strips, of their own stored chunks, each decoded once whatever the batches."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
