@@ -98,6 +98,8 @@ def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
     assert group["issues"].chunks == (32,)
     attributes = dict(group.attrs)
     assert attributes.pop("facts")["rows_read"] == 900
+    assert set(attributes.pop("arrays")) == {name for name, _ in group.arrays()} | {f"issue_table/{c}" for c in COLUMNS}
+    assert attributes.pop("checksum")["of"] == sorted([*attributes, "arrays", "facts"])
     assert attributes.pop("settings") == {
         "method": "self_confidence",
         "adjust_pred_probs": False,
@@ -110,7 +112,7 @@ def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
     }
     assert attributes == {
         "kind": "labelsieve result",
-        "format": 2,
+        "format": 3,
         "n_rows": 900,
         "n_classes": 4,
         "class_names": None,
@@ -182,16 +184,16 @@ def test_a_disk_that_is_full_leaves_the_earlier_result_and_no_other_file(data, t
     path = tmp_path / "i.zarr"
     publish(data, path)
     before = snapshot(tmp_path)
-    opened = ResultGroup.open
+    opened = ResultGroup.open_for_writing
 
     class Full:
         def __setitem__(self, rows, values):
             raise OSError(28, "No space left on device")
 
-    def full(self, name, mode="r"):
-        return Full() if (name, mode) == (array, "r+") else opened(self, name, mode)
+    def full(self, name):
+        return Full() if name == array else opened(self, name)
 
-    monkeypatch.setattr(ResultGroup, "open", full)
+    monkeypatch.setattr(ResultGroup, "open_for_writing", full)
     with pytest.raises(labelsieve.UnwritableError, match=r"cannot be written: .*No space left"):
         publish(data, path)
     assert snapshot(tmp_path) == before
@@ -245,7 +247,7 @@ def test_two_runs_that_write_the_same_result_do_not_write_into_each_other(tmp_pa
             second.group.create("scores", (3,), np.float32, 3)
             second.group.writer("scores")(0, np.float32([4, 5, 6]))
             assert first.group.folder != second.group.folder
-        assert first.group.open("scores")[:].tolist() == [1, 2, 3]
+        assert first.group.open("scores").read_all().tolist() == [1, 2, 3]
         first.group.publish({}, {})
     assert zarr.open_array(path / "scores", mode="r")[:].tolist() == [1, 2, 3]
 

@@ -18,7 +18,7 @@ from labelsieve.plots import Plots
 from labelsieve.results import Result
 from labelsieve.settings import check_whole_number
 from labelsieve.storage import LocalFolder, open_folder
-from labelsieve.stored import ResultGroup, read_result
+from labelsieve.stored import read_result
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -262,6 +262,8 @@ def load(path: str | os.PathLike[str]) -> LabelIssues:
     ------
     InvalidInputError
         Where there is no result, or one of another version.
+    UnreadableDataError
+        Where a file of it is missing or damaged, now or when what is in it is first used: which file, and which rows.
 
     Examples
     --------
@@ -273,7 +275,7 @@ def load(path: str | os.PathLike[str]) -> LabelIssues:
     >>> labelsieve.load(path)
     <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
     """
-    return LabelIssues(**read_result(ResultGroup(open_folder(os.fspath(path)))))
+    return LabelIssues(**read_result(open_folder(os.fspath(path))))
 
 
 def _ending(path: str | os.PathLike[str], suffix: str) -> Path:

@@ -52,7 +52,7 @@ from labelsieve.settings import Settings
 from labelsieve.sinks import Stage
 from labelsieve.sources import Opened
 from labelsieve.storage import Folder, LocalFolder, local_disk, open_folder
-from labelsieve.stored import ResultGroup, StoredIds, StoredIssues, StoredScores, publish_result
+from labelsieve.stored import ResultGroup, StoredIds, StoredIssues, StoredScores, open_group, publish_result
 from labelsieve.workdir import Records, Workdir
 
 # Issues are put in order in one place up to this many bytes, or what is left of a limit.
@@ -120,7 +120,7 @@ class Job:
         check_settings(self.settings, n_classes)
         issues = self._attempted(pair, progress, partial(self._steps, started=started))
         if self.output is not None:  # it has moved to its place
-            group = ResultGroup(open_folder(self.output))
+            group, _ = open_group(open_folder(self.output))
             found = StoredIssues(group, issues.num_issues)
             ids = None if issues.ids is None else StoredIds(group)
             issues = replace(issues, found=found, score_parts=StoredScores(group), ids=ids)

@@ -151,7 +151,8 @@ def staged(output: str | Path) -> Iterator[Stage]:
                 (beside / "replaced").rename(path)
             for left in ("result", "work", "replaced"):
                 LocalFolder(beside).remove(left)
-            yield Stage(ResultGroup(LocalFolder(beside / "result")), LocalFolder(beside / "work"), check)
+            group = ResultGroup(LocalFolder(beside / "result"), shown=str(path))
+            yield Stage(group, LocalFolder(beside / "work"), check)
             with writing(str(path)):
                 _move_into_place(beside / "result", path, beside / "replaced")
         finally:

@@ -1,35 +1,42 @@
 """Results that the tasks write: one Zarr group, published whole.
 
 Covers: making the group and its arrays, writing regions of whole chunks, publishing, and reading it lazily.
-Does not cover: what is written (`runs`), results in memory (`results`) and other file forms (`sinks`).
+Does not cover: what is written (`runs`), results in memory (`results`), other file forms (`sinks`), and the checks of
+chunks (`stored_arrays`).
 
 The group holds ``scores`` and ``mask`` of all rows, ``issues`` (their rows, worst first), ``issue_table`` (the other
 columns of the issues), ``confident_thresholds`` and ``class_counts``. It is made beside its place and renamed, or, in
-an object store, gets its root metadata last: what is not whole is no group.
+an object store, gets its root metadata last: what is not whole is not a group.
+
+Damage is found as it is read. Every chunk of an array has a checksum; the group's attributes hold one of the metadata
+document of each array, and one of themselves.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident import ConfidentCounts, pair_dtype
-from labelsieve.errors import InvalidInputError, UnreadableDataError
+from labelsieve.errors import InvalidInputError, UnreadableDataError, WorkdirError
 from labelsieve.memory import result_rows
 from labelsieve.results import IdParts, IssueRows, Result, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.storage import Folder, LocalFolder, writing
+from labelsieve.stored_arrays import RESTORE, StoredArray, create_array, digest, is_whole, open_for_writing, signed
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone
 
 KIND: Final = "labelsieve result"
-FORMAT: Final = 2
+# Format 2 had no checksums.
+FORMAT: Final = 3
 # Where each column of the issues is.
 COLUMNS: Final = {
     "row": "issues",
@@ -39,13 +46,15 @@ COLUMNS: Final = {
     "p_given": "issue_table/p_given",
     "p_suggested": "issue_table/p_suggested",
 }
+_CLASS_ARRAYS: Final = ("confident_thresholds", "class_counts", "mean_scores", "confident_diagonal")
 # All that is in a result beside its root metadata.
-PARTS: Final = {
-    *("scores", "mask", "issues", "issue_table", "confident_thresholds", "class_counts", "mean_scores"),
-    *("confident_diagonal", "confident_pairs"),
-}
+PARTS: Final = {"scores", "mask", "issues", "issue_table", "confident_pairs", *_CLASS_ARRAYS}
 # The user's own names of the issues' rows, where there are any.
 _IDS: Final = "issue_table/id"
+_ARRAYS: Final = ("scores", "mask", *COLUMNS.values(), _IDS, "confident_pairs", *_CLASS_ARRAYS)
+# What the first axis of an array counts, in messages.
+_UNITS: Final = dict.fromkeys(_CLASS_ARRAYS, "classes") | {"scores": "rows", "mask": "rows", "confident_pairs": "lines"}
+_ROOT: Final = "zarr.json"
 
 
 @dataclass(frozen=True)
@@ -56,24 +65,28 @@ class ResultGroup:
     ----------
     folder : Folder
         Where it is, or is being made.
+    documents : mapping of str to str, optional
+        Checksum of the metadata of each array in it; None while it is being made.
+    shown : str
+        Where it will be, for messages; `folder` by default.
     """
 
     folder: Folder
+    documents: Mapping[str, str] | None = None
+    shown: str = ""
 
     def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int) -> None:
-        """Make an array, in chunks of `chunk` rows, for tasks to write regions of."""
-        import zarr
-        from zarr.codecs import BloscCodec
+        """Make an array, in chunks of `chunk` rows, for tasks to write regions of.
 
-        chunks: Any = (max(1, min(chunk, shape[0])), *(max(1, size) for size in shape[1:]))
-        # Zarr's own choice, zstd, took half of the time in which 500 million rows were ranked and written.
-        typesize = 1 if dtype is str else np.dtype(dtype).itemsize
-        codec = BloscCodec(cname="lz4", shuffle="shuffle", typesize=typesize)
-        zarr.create_array(
-            self._store(), name=name, shape=shape, chunks=chunks, dtype=dtype, compressors=codec, overwrite=True
-        )
-        if not isinstance(self.folder, LocalFolder):
-            self.folder.remove("zarr.json")  # until it is whole this is no group
+        Raises
+        ------
+        UnwritableError
+            If it cannot be made.
+        """
+        with self._writing():
+            create_array(self.folder, name, shape, dtype, chunk)
+            if not isinstance(self.folder, LocalFolder):
+                self.folder.remove(_ROOT)  # until it is whole this is not a group
 
     def create_rows(self, n_rows: int, score_dtype: npt.DTypeLike) -> None:
         """Make the scores and the mask of all rows."""
@@ -86,7 +99,7 @@ class ResultGroup:
         step, write = max(1, rows.chunks[0]), None
         for start in range(0, max(1, len(found)), step):
             stop = min(start + step, len(found))
-            names = ids.part(start, stop, rows[start:stop])
+            names = ids.part(start, stop, rows.read(start, stop))
             if write is None:
                 self.create(_IDS, (len(found),), str if names.dtype.kind not in "iu" else names.dtype, step)
                 write = self.writer(_IDS)
@@ -106,10 +119,10 @@ class ResultGroup:
         UnwritableError
             If they cannot be written.
         """
-        array = self.open(name, mode="r+")
+        array = self.open_for_writing(name)
 
         def write(start: int, values: npt.NDArray[Any]) -> None:
-            with writing(self.folder.where, "" if isinstance(self.folder, LocalFolder) else self.folder.location):
+            with self._writing():
                 array[start : start + len(values)] = values
 
         return write
@@ -121,56 +134,75 @@ class ResultGroup:
         for name, array in arrays.items():
             self.create(name, array.shape, array.dtype, array.shape[0])
             self.writer(name)(0, array)
-        attributes = {"kind": KIND, "format": FORMAT, **attributes}
-        if isinstance(self.folder, LocalFolder):
-            zarr.open_group(self._store(), mode="r+").attrs.update(attributes)
-        else:
-            zarr.create_group(self._store(), attributes=dict(attributes))
+        documents = self.sealed().documents
+        attributes = signed({"kind": KIND, "format": FORMAT, **attributes, "arrays": documents})
+        with self._writing():
+            if isinstance(self.folder, LocalFolder):
+                zarr.open_group(self.folder.path, mode="r+").attrs.update(attributes)
+            else:
+                zarr.create_group(self.folder.location, attributes=attributes)
 
-    def open(self, name: str, mode: Any = "r") -> Any:
-        """Open one of the arrays.
+    def sealed(self) -> ResultGroup:
+        """Return the group with the checksums of the metadata that its arrays now have: they no longer change."""
+        documents = {}
+        for name in _ARRAYS:
+            try:
+                documents[name] = digest(self.folder.read(f"{name}/{_ROOT}"))
+            except FileNotFoundError:
+                continue
+        return replace(self, documents=documents)
+
+    def open(self, name: str) -> StoredArray:
+        """Open one of the arrays for reading.
 
         Raises
         ------
         UnreadableDataError
-            If it is gone, with a run that has started over.
+            If it is missing or damaged, or another result is there by now.
         """
-        import zarr
+        return StoredArray(self.folder, name, _UNITS.get(name, "issues"), partial(self.check, name))
 
+    def open_for_writing(self, name: str) -> Any:
+        """Open one of the arrays to write whole chunks."""
+        with self._writing():
+            return open_for_writing(self.folder, name)
+
+    def check(self, name: str) -> None:
+        """Raise unless the metadata of an array are those that were written.
+
+        Raises
+        ------
+        UnreadableDataError
+            If they are missing or damaged, or another result is there by now.
+        """
+        file = f"{self.folder.where}/{name}/{_ROOT}"
         try:
-            return zarr.open_array(self._store(read_only=mode == "r"), path=name, mode=mode)
-        except FileNotFoundError:
-            raise UnreadableDataError(f"there is no {name} in {self.folder.where} (any more)") from None
+            content = self.folder.read(f"{name}/{_ROOT}")
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise UnreadableDataError(f"{file} is missing: {RESTORE}") from None
+        if self.documents is not None and self.documents.get(name) != digest(content):
+            raise UnreadableDataError(
+                f"{file} is damaged, or another result has been written there since this one was opened: load it "
+                f"again, {RESTORE}"
+            )
 
-    def has(self, name: str) -> bool:
-        """Tell whether one of the arrays is there."""
-        try:
-            self.open(name)
-        except UnreadableDataError:
-            return False
-        return True
+    def has_ids(self) -> bool:
+        """Tell whether the user's own names of the issues' rows are there."""
+        return self.documents is not None and _IDS in self.documents
 
-    def _store(self, *, read_only: bool = False) -> Any:
-        from zarr.storage import FsspecStore, LocalStore
-
-        if isinstance(self.folder, LocalFolder):
-            return LocalStore(self.folder.path, read_only=read_only)
-        return FsspecStore.from_url(self.folder.location, read_only=read_only)
+    def _writing(self) -> Any:
+        return writing(
+            self.shown or self.folder.where, "" if isinstance(self.folder, LocalFolder) else self.folder.location
+        )
 
 
 def is_result(folder: Folder) -> bool:
     """Tell whether a whole result of Labelsieve is there."""
     try:
-        about = json.loads(folder.read("zarr.json"))
+        about = json.loads(folder.read(_ROOT))
         return bool(about["attributes"]["kind"] == KIND)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _by_chunks(array: Any) -> Iterator[npt.NDArray[Any]]:
-    """Yield the values of an array, a stored chunk at a time."""
-    for start in range(0, array.shape[0], array.chunks[0]):
-        yield array[start : start + array.chunks[0]]
 
 
 @dataclass(frozen=True)
@@ -193,11 +225,11 @@ class StoredIssues:
 
     def part(self, start: int, stop: int) -> IssueRows:
         """Return the issues ``[start, stop)``, counted from the worst."""
-        return IssueRows(*(self.group.open(path)[start:stop] for path in COLUMNS.values()))
+        return IssueRows(*(self.group.open(path).read(start, stop) for path in COLUMNS.values()))
 
     def column(self, name: str) -> Iterator[npt.NDArray[Any]]:
         """Yield one column, a stored chunk at a time."""
-        yield from _by_chunks(self.group.open(COLUMNS[name]))
+        yield from self.group.open(COLUMNS[name]).blocks()
 
 
 @dataclass(frozen=True)
@@ -215,18 +247,19 @@ class StoredScores:
 
     def to_numpy(self) -> npt.NDArray[np.floating[Any]]:
         """Return them as ``(N,)`` in memory."""
-        scores: npt.NDArray[np.floating[Any]] = self.group.open("scores")[:]
-        return scores
+        return self.group.open("scores").read_all()
 
     def to_dask(self) -> da.Array:
         """Return them as a lazy ``(N,)`` Dask array."""
         import dask.array as da
 
-        return da.from_array(self.group.open("scores"), chunks="auto", asarray=False)
+        scores = self.group.open("scores")
+        # Not fancy: a selection of single rows would read the same chunks again and again.
+        return da.from_array(scores, chunks="auto", asarray=False, fancy=False, meta=np.empty(0, scores.dtype))
 
     def blocks(self) -> Iterator[npt.NDArray[np.floating[Any]]]:
         """Yield them in row order, a stored chunk at a time."""
-        yield from _by_chunks(self.group.open("scores"))
+        yield from self.group.open("scores").blocks()
 
 
 @dataclass(frozen=True)
@@ -243,7 +276,7 @@ class StoredIds:
 
     def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # known here
         """Return the names of the issues ``[start, stop)``."""
-        names: npt.NDArray[Any] = self.group.open(_IDS)[start:stop]
+        names: npt.NDArray[Any] = self.group.open(_IDS).read(start, stop)
         return names if names.dtype.kind in "iu" else names.astype(object)
 
 
@@ -270,41 +303,78 @@ def publish_result(group: ResultGroup, result: Result) -> None:
     )
 
 
-def read_result(group: ResultGroup) -> dict[str, Any]:
-    """Return the fields of `Result` of a group; issues and scores stay where they are.
+def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
+    """Return the result at `folder`, and its attributes.
 
     Raises
     ------
     InvalidInputError
         Where there is no result, or one of another version.
+    UnreadableDataError
+        Where its metadata are missing or damaged.
     """
     try:
-        about = json.loads(group.folder.read("zarr.json"))["attributes"]
-        kind, version = about["kind"], about["format"]
-    except (OSError, ValueError, KeyError, TypeError):
-        kind, version = None, None
-    if kind != KIND:
-        raise InvalidInputError(f"there is no result of Labelsieve at {group.folder.where}")
-    if version != FORMAT:
+        content = folder.read(_ROOT)
+    except (FileNotFoundError, NotADirectoryError):
+        if _looks_like_one(folder):
+            raise UnreadableDataError(
+                f"{folder.where}/{_ROOT} is missing: the run that wrote this result was killed, or {RESTORE}"
+            ) from None
+        raise InvalidInputError(f"there is no result of Labelsieve at {folder.where}") from None
+    except OSError as error:
+        raise UnreadableDataError(f"{folder.where}/{_ROOT} is not readable: {error}") from error
+    try:
+        document = json.loads(content)
+    except ValueError:
+        raise UnreadableDataError(f"{folder.where}/{_ROOT} is damaged: {RESTORE}") from None
+    found = document.get("attributes") if isinstance(document, dict) else None
+    attributes: dict[str, Any] = found if isinstance(found, dict) else {}
+    ours, version, whole = attributes.get("kind") == KIND, attributes.get("format"), is_whole(attributes)
+    if ours and version != FORMAT and (whole or "checksum" not in attributes):
         raise InvalidInputError(
-            f"{group.folder.where} is a result of format {version}; this version of Labelsieve reads format {FORMAT}"
+            f"{folder.where} is a result of format {version}; this version of Labelsieve reads format {FORMAT} only, "
+            "which has checksums: find the issues again"
         )
-    given, predicted, counts = group.open("confident_pairs")[:]
+    if ours and whole:
+        return ResultGroup(folder, attributes["arrays"]), attributes
+    if ours or _looks_like_one(folder):
+        raise UnreadableDataError(f"{folder.where}/{_ROOT} is damaged: {RESTORE}")
+    raise InvalidInputError(f"there is no result of Labelsieve at {folder.where}")
+
+
+def _looks_like_one(folder: Folder) -> bool:
+    """Tell whether a folder has the arrays of a result."""
+    try:
+        return {"issues", "issue_table", "class_counts"} <= set(folder.names())
+    except (OSError, WorkdirError):  # a file
+        return False
+
+
+def read_result(folder: Folder) -> dict[str, Any]:
+    """Return the fields of `Result` of a stored result; issues and scores stay where they are.
+
+    Raises
+    ------
+    InvalidInputError, UnreadableDataError
+        As `open_group`; the latter also for the arrays of classes.
+    """
+    group, about = open_group(folder)
+    given, predicted, counts = group.open("confident_pairs").read_all()
     n_classes = int(about["n_classes"])
     pairs = (given * n_classes + predicted).astype(pair_dtype(n_classes))
     counts = counts.astype(np.int32) if counts.max(initial=0) <= np.iinfo(np.int32).max else counts
-    confident = ConfidentCounts(group.open("confident_diagonal")[:], pairs, counts)
+    confident = ConfidentCounts(group.open("confident_diagonal").read_all(), pairs, counts)
     names, known = about["class_names"], {fact.name for fact in fields(RunFacts)} & about["facts"].keys()
     return {
         "n_rows": int(about["n_rows"]),
         "n_classes": n_classes,
         "found": StoredIssues(group, int(about["num_issues"])),
         "estimated_num_issues": int(about["estimated_num_issues"]),
-        **{name: group.open(name)[:] for name in ("confident_thresholds", "class_counts", "mean_scores")},
+        **{name: group.open(name).read_all() for name in ("confident_thresholds", "class_counts", "mean_scores")},
         "confident": confident,
         "score_parts": StoredScores(group),
         "settings": Settings(**about["settings"]),
         "facts": RunFacts(**{name: about["facts"][name] for name in known} | {"notes": tuple(about["facts"]["notes"])}),
         "class_names": None if names is None else tuple(names),
-        "ids": StoredIds(group) if group.has(_IDS) else None,
+        "ids": StoredIds(group) if group.has_ids() else None,
     }

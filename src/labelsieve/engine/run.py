@@ -293,7 +293,7 @@ class Run:
             rows_of = [work.n_rows(stretch) for stretch in stretches]
             with Progress("merge", rows_of, "write", show=self._show, on_cluster=self._executor.is_cluster) as bar:
                 self._executor.gather("merge", work, [stretches], bar)
-        return StoredIssues(group, n_issues)
+        return StoredIssues(group.sealed(), n_issues)
 
     def scores(self) -> ScoreParts:
         """Return the scores of all rows: lazily where summaries are stored or on a cluster; no other column is kept."""
