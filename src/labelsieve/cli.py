@@ -33,10 +33,10 @@ from labelsieve.errors import (
 from labelsieve.find import find_label_issues, plan_label_issues
 from labelsieve.issues import load
 from labelsieve.names import read_class_names
-from labelsieve.options import CLUSTER, PAGE, RUN
+from labelsieve.options import CLUSTER, PAGE, RUN, FilePath
 from labelsieve.report import check_page, check_report
 from labelsieve.sources import open_pred_probs
-from labelsieve.urls import redacted
+from labelsieve.urls import check_place, redacted
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -75,7 +75,8 @@ def find(
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
     """
     # All that can be refused is refused before the run.
-    read = [path for path in (labels, pred_probs, class_names, choices["ids"], images, texts) if path is not None]
+    given = (labels, pred_probs, class_names, choices["ids"], images, texts)
+    read = [check_place("input", path) for path in given if path is not None]
     if output is not None:
         sinks.check_output(output, read)
     if page is not None:
@@ -144,9 +145,7 @@ def plan(
 
 @cli.command()
 @click.argument("result")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), default=Path("report.html"), show_default=True, help="The page."
-)
+@click.option("-o", "--output", type=FilePath(), default=Path("report.html"), show_default=True, help="The page.")
 @PAGE
 def report(result: str, output: Path, images: str | None, texts: str | None, rows: int) -> None:
     """Write a page for a browser about a result that was saved.
@@ -162,12 +161,12 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
 @cli.command()
 @click.option(
     "--folder",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=FilePath(file_okay=False),
     default=Path("labelsieve-demo"),
     show_default=True,
     help="Where the files are left.",
 )
-@click.option("--report", "page", type=click.Path(path_type=Path), help="Write a page with the pictures: report.html.")
+@click.option("--report", "page", type=FilePath(), help="Write a page with the pictures: report.html.")
 def demo(folder: Path, page: Path | None) -> None:
     """Flip a tenth of the labels of 1,797 real handwritten digits, and find them again out of core.
 

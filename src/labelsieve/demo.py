@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.storage import writing
 
 SEED: Final = 0
 FLIPPED_SHARE: Final = 0.1
@@ -76,6 +77,9 @@ def make_demo(folder: Path) -> Demo:
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
         raise MissingDependencyError("The demo", "demo") from error
+    with writing(str(folder)):  # before the model is trained
+        folder.mkdir(parents=True, exist_ok=True)
+        marker.write_text(_MARK, encoding="utf-8")
     images, true = load_digits(return_X_y=True)
     rng = np.random.default_rng(SEED)
     flipped = np.sort(rng.choice(len(true), round(FLIPPED_SHARE * len(true)), replace=False))
@@ -83,8 +87,6 @@ def make_demo(folder: Path) -> Demo:
     labels[flipped] = (labels[flipped] + rng.integers(1, 10, len(flipped))) % 10
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.05, max_iter=1000))
     pred_probs = cross_val_predict(model, images, labels, cv=5, method="predict_proba").astype(np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    marker.write_text(_MARK, encoding="utf-8")
     demo = Demo(
         folder / "labels.zarr",
         folder / "pred_probs.zarr",

@@ -41,7 +41,7 @@ class UnreadableDataError(LabelsieveError, OSError):
 
 
 class UnwritableError(LabelsieveError, OSError):
-    """A workdir or a result cannot be written; what was written before stays."""
+    """A workdir, a result, a table or a page cannot be written."""
 
 
 class MissingDependencyError(LabelsieveError, ImportError):

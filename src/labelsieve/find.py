@@ -19,6 +19,7 @@ from labelsieve.grids import Auto
 from labelsieve.issues import LabelIssues
 from labelsieve.job import Job
 from labelsieve.settings import Settings, check_flag, check_whole_number
+from labelsieve.urls import check_place
 
 
 def find_label_issues(
@@ -128,7 +129,8 @@ def find_label_issues(
         K names, for tables and reports.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
-        file, a Zarr array, or a text file with a name a line. Only those of issues are read.
+        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with a name a line. Only those of
+        issues are read.
 
     Returns
     -------
@@ -303,7 +305,7 @@ def _settings(
 
 def _output(output: str | os.PathLike[str], *inputs: Any) -> str:
     """Check where a result is to go before anything is read."""
-    location = os.fspath(output) if isinstance(output, str | os.PathLike) else output
+    location = check_place("output", output) if isinstance(output, str | os.PathLike) else output
     if not isinstance(location, str) or not location.endswith(".zarr"):
         raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
     sinks.check_output(location, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])

@@ -16,9 +16,10 @@ from labelsieve import report, sinks
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.plots import Plots
 from labelsieve.results import Result
-from labelsieve.settings import check_whole_number
+from labelsieve.settings import check_flag, check_whole_number
 from labelsieve.storage import LocalFolder, open_folder
 from labelsieve.stored import read_result
+from labelsieve.urls import check_place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,9 +150,11 @@ class LabelIssues(Result):
         Raises
         ------
         InvalidInputError
-            For a place that is none for a result.
+            For a path that is not a valid location of a result.
+        UnwritableError
+            If it cannot be written: a folder without permission, a full disk.
         """
-        location = os.fspath(path)
+        location = check_place("path", path)
         if not location.endswith(".zarr"):
             raise InvalidInputError(f"a result is saved where the name ends in .zarr, not to {location}")
         sinks.check_output(location)
@@ -165,9 +168,27 @@ class LabelIssues(Result):
         if not isinstance(target, LocalFolder) and any(g and g.folder.location == target.location for g in groups):
             raise InvalidInputError(f"this result is read from {target.where}: save it to another place")
 
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
-        """Write the issues as a table, worst first, in a file whose name ends in ``.csv``."""
-        sinks.write(self, _ending(path, ".csv"))
+    def to_csv(self, path: str | os.PathLike[str], *, escape_formulas: bool = True) -> None:
+        """Write the issues as a table, worst first, in a file whose name ends in ``.csv``.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+        escape_formulas : bool
+            Write an apostrophe before ids and class names that a spreadsheet would run as formulas: those that begin
+            with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, and are not numbers.
+            `labelsieve.names.unescape_formula` takes it away again, as ``ids="issues.csv"`` does.
+
+        Raises
+        ------
+        InvalidInputError
+            For another ending, or a folder that is missing.
+        UnwritableError
+            If the file cannot be written: a folder without permission, a full disk.
+        """
+        check_flag("escape_formulas", escape_formulas)
+        sinks.write(self, _ending(path, ".csv"), escape_formulas=escape_formulas)
 
     def to_parquet(self, path: str | os.PathLike[str], rows_a_file: int = sinks.ROWS_A_FILE) -> None:
         """Write the issues as a table, worst first, whose name ends in ``.parquet``.
@@ -183,6 +204,8 @@ class LabelIssues(Result):
         ------
         MissingDependencyError
             Without pyarrow.
+        UnwritableError
+            If it cannot be written: a folder without permission, a full disk.
         """
         sinks.write(self, _ending(path, ".parquet"), rows_a_file=check_whole_number("rows_a_file", rows_a_file, 1))
 
@@ -213,8 +236,11 @@ class LabelIssues(Result):
             For another ending, or pictures or texts that are not of N rows.
         MissingDependencyError
             Without jinja2 or matplotlib.
+        UnwritableError
+            If the page cannot be written: a folder without permission, a full disk.
         """
-        report.write_report(self, Path(path), top=check_whole_number("top", top, 0), images=images, texts=texts)
+        page = Path(check_place("path", path))
+        report.write_report(self, page, top=check_whole_number("top", top, 0), images=images, texts=texts)
 
     @property
     def plot(self) -> Plots:
@@ -275,13 +301,14 @@ def load(path: str | os.PathLike[str]) -> LabelIssues:
     >>> labelsieve.load(path)
     <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
     """
-    return LabelIssues(**read_result(open_folder(os.fspath(path))))
+    return LabelIssues(**read_result(open_folder(path, "path")))
 
 
 def _ending(path: str | os.PathLike[str], suffix: str) -> Path:
-    if not os.fspath(path).endswith(suffix):
-        raise InvalidInputError(f"{os.fspath(path)} must end in {suffix}")
-    return Path(path)
+    place = check_place("path", path)
+    if not place.endswith(suffix):
+        raise InvalidInputError(f"{place} must end in {suffix}")
+    return Path(place)
 
 
 def _cell(value: object) -> str:

@@ -154,6 +154,11 @@ class Job:
                 except LostDataError:
                     if attempt + 1 == attempts or not begun.inputs.in_memory:
                         raise
+                except UnwritableError as error:
+                    if self.workdir is None or begun.records is None:
+                        raise
+                    kept = f"what is finished stays in the workdir {begun.records.folder.where}, and a new run uses it"
+                    raise UnwritableError(f"{error}; {kept}") from error
         raise RuntimeError("there is at least one attempt")
 
     def plan(self) -> Plan:
@@ -169,7 +174,7 @@ class Job:
 
     def _refuse_nested(self) -> None:
         if self.workdir is not None and self.output is not None:
-            _refuse_nested(open_folder(self.workdir), open_folder(self.output))
+            _refuse_nested(open_folder(self.workdir, "workdir"), open_folder(self.output))
 
     def _open(self, workdir: Workdir | None, pair: tuple[Opened, Opened], facts: dict[str, Any]) -> Inputs:
         """Open the inputs on the grid of the run that goes on, or on a new one."""

@@ -1,22 +1,30 @@
 """The user's own names of classes and of rows.
 
-Covers: `check_class_names`, `read_class_names` from a file, and `open_ids`.
+Covers: `check_class_names`, `read_class_names` from a file, `open_ids`, and names in CSV files (`escape_formula` and
+`unescape_formula`).
 Does not cover: where names are shown (`results`, `report`).
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
+from labelsieve.urls import check_place
+
+# What a spreadsheet takes for a formula, with the apostrophes that stand before it already.
+_FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def check_class_names(names: Sequence[str] | None, n_classes: int) -> tuple[str, ...] | None:
@@ -44,10 +52,37 @@ def as_text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def escape_formula(text: str) -> str:
+    """Return the text of a CSV cell that a spreadsheet does not run, in whatever program it is opened.
+
+    Text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets an apostrophe before it, except
+    for numbers. So does such text that has apostrophes before it already: `unescape_formula` gives back every text.
+
+    Examples
+    --------
+    >>> [escape_formula(text) for text in ("=1+1", "-5", "-a", "'=1+1", "'tis", "cat")]
+    ["'=1+1", '-5', "'-a", "''=1+1", "'tis", 'cat']
+    """
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def unescape_formula(text: str) -> str:
+    """Return the text of which `escape_formula` made the text of a CSV cell.
+
+    Examples
+    --------
+    >>> [unescape_formula(text) for text in ("'=1+1", "-5", "''=1+1", "'tis")]
+    ['=1+1', '-5', "'=1+1", "'tis"]
+    """
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file, which end where a file's lines end and nowhere else."""
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
+    """Return the lines of a text file, which end with a line feed, or a carriage return and a line feed."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = file.read().split("\n")
+    last = lines.pop()  # what no line feed ends
+    return [line.removesuffix("\r") for line in lines] + [last] * (last != "")
 
 
 def read_class_names(path: Path) -> list[str]:
@@ -58,6 +93,7 @@ def read_class_names(path: Path) -> list[str]:
     InvalidInputError
         For a file that holds no such thing.
     """
+    check_place("class names", path)
     try:
         lines = read_lines(path)
     except (OSError, ValueError) as error:
@@ -88,8 +124,17 @@ class ArrayIds:
     array: Any
 
     def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # by row
-        """Return the names of `rows`."""
-        taken = self.array.oindex[rows] if hasattr(self.array, "oindex") else self.array[rows]
+        """Return the names of `rows`.
+
+        Raises
+        ------
+        UnreadableDataError
+            If they cannot be read from where they are stored.
+        """
+        try:
+            taken = self.array.oindex[rows] if hasattr(self.array, "oindex") else self.array[rows]
+        except OSError as error:
+            raise UnreadableDataError(f"ids are not readable: {error}") from error
         names: npt.NDArray[Any] = np.asarray(taken)
         if names.dtype.kind in "iu":
             return names.astype(names.dtype.newbyteorder("="), copy=False)
@@ -104,8 +149,8 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
     Parameters
     ----------
     ids : array-like of int or str, or path, or None
-        ``(N,)`` names: a list, NumPy array, pandas column, Zarr array, or the path of a ``.npy`` file, a Zarr array, or
-        a text file with a name a line.
+        ``(N,)`` names: a list, NumPy array, pandas column, Zarr array, or the path of a ``.npy`` file, a Zarr array, a
+        ``.csv`` file with a column ``id`` as `LabelIssues.to_csv` writes it, or a text file with a name a line.
     n_rows : int
         N.
 
@@ -118,7 +163,7 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
     """
     if ids is None:
         return None
-    array = _open(Path(ids)) if isinstance(ids, str | os.PathLike) else ids
+    array = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else ids
     if not hasattr(array, "oindex"):
         strings = isinstance(array, list | tuple) and all(isinstance(name, str) for name in array)
         array = np.asarray(array, object if strings else None)
@@ -138,6 +183,24 @@ def _open(path: Path) -> Any:
             import zarr
 
             return zarr.open_array(path, mode="r")
-        return read_lines(path)
-    except (OSError, ValueError) as error:
+        column = _read_id_column(path) if path.suffix == ".csv" else None
+        return read_lines(path) if column is None else column
+    except (OSError, ValueError, csv.Error) as error:
         raise InvalidInputError(f"ids: {path} is not readable: {error}") from error
+
+
+def _read_id_column(path: Path) -> list[str] | None:
+    """Read the column ``id`` of a CSV file, with what `escape_formula` has added taken away; None without such one."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file)
+        header = next(lines, [])
+        if "id" not in header:
+            return None
+        at, names = header.index("id"), list[str]()
+        for line in lines:
+            if len(line) != len(header):
+                raise InvalidInputError(
+                    f"ids: line {lines.line_num:,} of {path} has {len(line)} cells, its header has {len(header)}"
+                )
+            names.append(unescape_formula(line[at]))
+    return names

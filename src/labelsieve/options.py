@@ -12,8 +12,10 @@ from typing import Any
 
 import click
 
+from labelsieve.errors import InvalidInputError
 from labelsieve.names import read_lines
 from labelsieve.settings import ESTIMATION_METHODS, FILTERS, METHODS, RULES
+from labelsieve.urls import check_place
 
 
 class WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
@@ -31,6 +33,21 @@ class WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in ne
         return int(value)
 
 
+class FilePath(click.Path):
+    """A path that is not empty, which Python takes for the current folder."""
+
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        try:
+            check_place("path", value)
+        except InvalidInputError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
     """Whole numbers with commas between them, or a file with one a line."""
 
@@ -42,7 +59,7 @@ class WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # generic in new
             return value
         try:
             parts = value.split(",") if "," in value or value.isdecimal() else read_lines(Path(value))
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
             self.fail(f"{value!r} is neither a list of whole numbers nor a file with one a line: {error}", param, ctx)
         if not all(part.strip().isdecimal() for part in parts):
             self.fail(f"{value!r} is no list of whole numbers", param, ctx)
@@ -108,10 +125,10 @@ RUN = _options(
     click.option("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Tries after a failure."),
     click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Worst rows to print."),
-    click.option("--class-names", type=click.Path(path_type=Path), help="A name a line, or a JSON list."),
-    click.option("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, or a name a line."),
+    click.option("--class-names", type=FilePath(), help="A name a line, or a JSON list."),
+    click.option("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or a name a line."),
     click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors."),
-    click.option("--report", "page", type=click.Path(path_type=Path), help="Write a page for a browser: report.html."),
+    click.option("--report", "page", type=FilePath(), help="Write a page for a browser: report.html."),
 )
 PAGE = _options(
     click.option("--images", metavar="FILE", help="Pictures of the rows for the page: (N, H, W) .npy or Zarr."),

@@ -14,8 +14,6 @@ import hashlib
 import io
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,8 @@ from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.limits import size
 from labelsieve.names import as_text
 from labelsieve.results import Result
-from labelsieve.storage import writing
+from labelsieve.sinks import check_writable, made_beside
+from labelsieve.urls import check_place
 
 _TEMPLATE: Final = "report.html.jinja"
 # How a picture is stored, its longer side in pixels at most: the first that is small enough, or the last.
@@ -90,6 +89,8 @@ def write_report(
         For a path that does not end in ``.html``, or pictures and texts that are not of N rows.
     MissingDependencyError
         Without jinja2 or matplotlib.
+    UnwritableError
+        If the page cannot be written.
     """
     check_report(path)
     pictures, columns = open_images(images, result.n_rows), result.issue_table(0, top)
@@ -98,13 +99,9 @@ def write_report(
     each = min(_ONE_PICTURE_BYTES, _PICTURE_BYTES // max(1, len(rows)))
     shown = [Shown(picture_of(pictures, row, each), line) for row, line in zip(rows, lines, strict=True)]
     page = _page(result, columns, shown, with_pictures=pictures is not None, with_texts=texts is not None)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-    try:
-        with writing(str(path)):
-            (folder / path.name).write_text(page, encoding="utf-8")
-            (folder / path.name).replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with made_beside(path) as folder:
+        (folder / path.name).write_text(page, encoding="utf-8")
+        (folder / path.name).replace(path)
 
 
 def check_report(path: Path) -> None:
@@ -114,13 +111,15 @@ def check_report(path: Path) -> None:
     ------
     InvalidInputError
         For another ending, or a folder that is missing.
+    UnwritableError
+        If nothing can be written beside it.
     MissingDependencyError
         Without jinja2 or matplotlib.
     """
+    check_place("report", path)
     if path.suffix != ".html":
         raise InvalidInputError(f"a report is a page, so {path} must end in .html")
-    if not path.absolute().parent.is_dir():
-        raise InvalidInputError(f"there is no folder {path.absolute().parent} to write {path.name} in")
+    check_writable(path)
     if path.is_dir():
         raise InvalidInputError(f"{path} is a folder")
     try:
@@ -149,6 +148,7 @@ def open_images(images: Any, n_rows: int) -> Any:
         return None
     array = images
     if isinstance(images, str | os.PathLike):
+        check_place("images", images)
         try:
             if Path(images).is_dir():
                 import zarr
@@ -179,12 +179,14 @@ def texts_of(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
     if texts is None:
         return [""] * len(rows)
     if isinstance(texts, str | os.PathLike):
+        check_place("texts", texts)
         wanted, found, n_texts = set(rows), dict[int, str](), 0
         try:
-            with Path(texts).open(encoding="utf-8-sig") as file:
+            # As `read_lines` cuts them, but not all are kept.
+            with Path(texts).open(encoding="utf-8-sig", newline="\n") as file:
                 for line in file:
                     if n_texts in wanted:
-                        found[n_texts] = line.rstrip("\n")
+                        found[n_texts] = line.removesuffix("\r\n").removesuffix("\n")
                     n_texts += 1
         except (OSError, ValueError) as error:
             raise InvalidInputError(f"texts: {texts} is not readable: {error}") from error

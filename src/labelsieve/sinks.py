@@ -1,7 +1,7 @@
 """Writing what was found: ``.npy``, ``.csv``, ``.parquet`` and ``.zarr``.
 
-Covers: `check_output`, to refuse before the run; `write`, which publishes whole files; and `staged`, the place where
-the tasks write a ``.zarr`` result until it is whole.
+Covers: `check_output` and `check_writable`, to refuse before the run; `write`, which publishes whole files, made in the
+folder of `made_beside`; and `staged`, the place where the tasks write a ``.zarr`` result until it is whole.
 Does not cover: what is in a ``.zarr`` result (`stored`).
 """
 
@@ -11,7 +11,7 @@ import csv
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,16 @@ from re import fullmatch
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.errors import InvalidInputError, MissingDependencyError, UnwritableError
 from labelsieve.memory import result_rows, run_rows
+from labelsieve.names import escape_formula
 from labelsieve.ownership import owned
 from labelsieve.results import Result
 from labelsieve.storage import Folder, LocalFolder, UrlFolder, open_folder, writing
 from labelsieve.stored import COLUMNS, PARTS, ResultGroup, StoredIssues, is_result, publish_result
-from labelsieve.urls import is_url, redacted
+from labelsieve.urls import check_place, is_url, redacted
 
 # Most rows of one Parquet file, and rows of a CSV file that are turned into text at a time.
 ROWS_A_FILE: Final = 10_000_000
@@ -50,8 +52,12 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
         For an unknown ending, a folder that is missing, an input, or a folder there that is no result of Labelsieve.
     MissingDependencyError
         For ``.parquet`` without pyarrow.
+    UnwritableError
+        If nothing can be written beside `output`. Of a URL this shows when the run takes its lease there.
     """
-    path = Path(str(output).removeprefix("file://").removeprefix("local://"))
+    path = Path(check_place("output", output).removeprefix("file://").removeprefix("local://"))
+    for read in inputs:
+        check_place("input", read)
     if path.suffix not in FORMS:
         raise InvalidInputError(f"{redacted(str(output))} must end in one of {', '.join(FORMS)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -59,17 +65,51 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
     if isinstance(open_folder(output), UrlFolder):
         _check_url(str(output), inputs)
         return
-    if not path.absolute().parent.is_dir():
-        raise InvalidInputError(f"there is no folder {path.absolute().parent} to write {path.name} in")
     for read in (Path(one) for one in inputs if not is_url(str(one))):
         if path.resolve() == read.resolve() or read.resolve() in path.resolve().parents:
             raise InvalidInputError(f"{path} is an input or lies in one: it is not replaced")
         if path.resolve() in read.resolve().parents:
             raise InvalidInputError(f"{path} holds the input {read}: it is not replaced")
+    check_writable(path)
     if path.suffix == ".zarr" and path.exists() and not is_result(LocalFolder(path.absolute())):
         raise InvalidInputError(f"{path} exists and is no result of Labelsieve: it is not replaced")
     if path.suffix != ".zarr" and path.is_dir() and not _is_parquet(path):
         raise InvalidInputError(f"{path} is a folder")
+
+
+@contextmanager
+def made_beside(path: Path) -> Iterator[Path]:
+    """Give a hidden folder beside `path`, in which a file is made that then replaces it; it is removed at the end.
+
+    Raises
+    ------
+    UnwritableError
+        If it cannot be made, or the block cannot write in it.
+    """
+    with writing(str(path)):
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise unless a file can be written at `path`; it is tried, as no permission tells of a disk that is read-only.
+
+    Raises
+    ------
+    InvalidInputError
+        If its folder is missing.
+    UnwritableError
+        If nothing can be written there.
+    """
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        what = f"{parent} is not a folder" if parent.exists() else f"there is no folder {parent}"
+        raise InvalidInputError(f"{path} cannot be written: {what}")
+    with made_beside(path) as folder:
+        (folder / path.name).touch()
 
 
 def _is_parquet(path: Path) -> bool:
@@ -155,11 +195,15 @@ def staged(output: str | Path) -> Iterator[Stage]:
             yield Stage(group, LocalFolder(beside / "work"), check)
             with writing(str(path)):
                 _move_into_place(beside / "result", path, beside / "replaced")
+        except UnwritableError as error:
+            if str(beside) not in str(error):
+                raise
+            raise UnwritableError(f"{path} cannot be written: {error}") from error
         finally:
             shutil.rmtree(beside, ignore_errors=True)
 
 
-def write(result: Result, path: Path, *, rows_a_file: int = ROWS_A_FILE) -> None:
+def write(result: Result, path: Path, *, rows_a_file: int = ROWS_A_FILE, escape_formulas: bool = True) -> None:
     """Write the issues in the form that the ending of `path` says; what is there is replaced only once all is written.
 
     Parameters
@@ -170,24 +214,27 @@ def write(result: Result, path: Path, *, rows_a_file: int = ROWS_A_FILE) -> None
         ``.npy`` takes the indices, ``.csv`` and ``.parquet`` a table of the issues.
     rows_a_file : int
         Most rows of a ``.parquet`` file; of more issues it becomes a folder of such files, which reads as one table.
+    escape_formulas : bool
+        Whether cells of a ``.csv`` file are escaped that a spreadsheet would run.
 
     Raises
     ------
-    InvalidInputError
+    InvalidInputError, MissingDependencyError
         As `check_output`.
+    UnwritableError
+        If it cannot be written.
     """
     check_output(path)
     if path.suffix not in _WRITERS:
         raise InvalidInputError(f"{path}: a .zarr result is written by the run (output=...) or by save()")
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
-    try:
+    choices: dict[str, dict[str, Any]] = {
+        ".parquet": {"rows_a_file": rows_a_file},
+        ".csv": {"escape_formulas": escape_formulas},
+    }
+    with made_beside(path) as folder:
         made = folder / path.name
-        more = {"rows_a_file": rows_a_file} if path.suffix == ".parquet" else {}
-        _WRITERS[path.suffix](result, made, **more)
-        with writing(str(path)):
-            _move_into_place(made, path, folder / "replaced")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _WRITERS[path.suffix](result, made, **choices.get(path.suffix, {}))
+        _move_into_place(made, path, folder / "replaced")
 
 
 def save(result: Result, location: str) -> None:
@@ -242,16 +289,20 @@ def _write_npy(result: Result, path: Path) -> None:
             file.write(rows.astype("<i8", copy=False).data)
 
 
-def _write_csv(result: Result, path: Path) -> None:
+def _write_csv(result: Result, path: Path, *, escape_formulas: bool = True) -> None:
+    def cells(column: npt.NDArray[Any]) -> Iterable[Any]:
+        if column.dtype.kind != "O":  # as text NumPy gives the fewest digits that read back as the same float32
+            return column.astype(str)
+        return map(escape_formula, column) if escape_formulas else column
+
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         for number, columns in enumerate(result.issue_tables()):
             if not number:
                 writer.writerow(columns)
             for start in range(0, len(columns["row"]), _CSV_ROWS):
-                # As text NumPy gives the fewest digits that read back as the same float32.
-                cut = [column[start : start + _CSV_ROWS] for column in columns.values()]
-                writer.writerows(zip(*(c if c.dtype.kind == "O" else c.astype(str) for c in cut), strict=True))
+                cut = [cells(column[start : start + _CSV_ROWS]) for column in columns.values()]
+                writer.writerows(zip(*cut, strict=True))
 
 
 def _write_parquet(result: Result, path: Path, rows_a_file: int = ROWS_A_FILE) -> None:

@@ -22,7 +22,7 @@ import dask
 
 from labelsieve.errors import LabelsieveError, UnreadableDataError, UnwritableError, WorkdirError, warn
 from labelsieve.limits import is_memory
-from labelsieve.urls import cause_of, filesystem, is_url, redacted
+from labelsieve.urls import cause_of, check_place, filesystem, is_url, redacted
 
 # A record is written in a few large pieces.
 _BUFFER_BYTES: Final = 1 << 18
@@ -61,11 +61,9 @@ def writing(where: str, url: str = "") -> Iterator[None]:
     except Exception as error:
         if not url and not isinstance(error, OSError):
             raise
-        why = cause_of(error, url) if url else str(error)
-        told = UnwritableError(
-            f"{where} cannot be written: {why}. What is committed stays, and a new run goes on from it"
-        )
-        raise told from (None if url else error)
+        # The system's error names a temporary file, if any.
+        why = cause_of(error, url) if url else getattr(error, "strerror", None) or str(error)
+        raise UnwritableError(f"{where} cannot be written: {why}") from (None if url else error)
 
 
 def local_disk() -> str:
@@ -153,13 +151,14 @@ class Folder(abc.ABC):
         """Remove the folder itself, if it exists."""
 
 
-def open_folder(location: str | os.PathLike[str]) -> Folder:
-    """Return the folder at a path or URL; nothing is made yet."""
-    if is_url(location):
-        scheme, _, path = str(location).partition("://")
+def open_folder(location: str | os.PathLike[str], name: str = "the folder") -> Folder:
+    """Return the folder at a path or URL, of which `name` says what it is for; nothing is made yet."""
+    place = check_place(name, location)
+    if is_url(place):
+        scheme, _, path = place.partition("://")
         # A local file is one thing, by path or by URL: one lock, one place.
-        return LocalFolder(Path(path).absolute()) if scheme in ("file", "local") else UrlFolder(str(location))
-    return LocalFolder(Path(location).absolute())
+        return LocalFolder(Path(path).absolute()) if scheme in ("file", "local") else UrlFolder(place)
+    return LocalFolder(Path(place).absolute())
 
 
 class LocalFolder(Folder):

@@ -1,6 +1,6 @@
 """URLs of any fsspec file system, and what of them may be shown. No Dask, and no data.
 
-Covers: telling a URL from a path, opening its file system, leaving passwords out of messages.
+Covers: telling a URL from a path, refusing what is neither, opening its file system, leaving passwords out of messages.
 Does not cover: what is read or written there (`sources`, `storage`).
 
 Credentials come from where the user's tools keep them: the environment, the provider's own files, fsspec's
@@ -10,11 +10,12 @@ configuration. Each process that opens a URL finds its own; none of them is part
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from typing import Any, Final
 from urllib.parse import unquote
 
-from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 # Which extra brings the file system of a scheme; others name their package themselves.
@@ -39,6 +40,39 @@ def is_url(name: object) -> bool:
     (True, False, False)
     """
     return isinstance(name, str) and _SCHEME.match(name) is not None
+
+
+def check_place(name: str, place: object) -> str:
+    """Return a path or URL as text.
+
+    Parameters
+    ----------
+    name : str
+        What it is for, for messages.
+    place : path or URL
+        As given.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is empty, which Python takes for the current folder, or has a null character in it.
+    InputTypeError
+        If it is neither text nor a path.
+
+    Examples
+    --------
+    >>> check_place("output", "")
+    Traceback (most recent call last):
+    labelsieve.errors.InvalidInputError: output: the path is empty; "." is the current folder
+    """
+    text = os.fspath(place) if isinstance(place, str | os.PathLike) else place
+    if not isinstance(text, str):
+        raise InputTypeError(f"{name} must be a path or URL as text, not {place!r}")
+    if not text:
+        raise InvalidInputError(f'{name}: the path is empty; "." is the current folder')
+    if "\0" in text:
+        raise InvalidInputError(f"{name}: the path {redacted(text)!r} has a null character in it")
+    return text
 
 
 def is_web(url: str) -> bool:

@@ -167,7 +167,7 @@ class Workdir:
         WorkdirError
             If it holds something else, or another run owns it.
         """
-        folder = open_folder(location)
+        folder = open_folder(location, "workdir")
         _refuse_alien(folder)
         with owned(folder, f"the workdir {folder.where}") as check:
             workdir = cls(folder)
@@ -184,7 +184,7 @@ class Workdir:
         WorkdirError
             If something else is there.
         """
-        folder = open_folder(location)
+        folder = open_folder(location, "workdir")
         _refuse_alien(folder)
         workdir = cls(folder)
         workdir._about = None if fresh else workdir._read_about()

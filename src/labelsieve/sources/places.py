@@ -24,7 +24,7 @@ from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shard_names import SHARD_SUFFIXES, chosen, is_pattern
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import METADATA_NAMES, ZarrSource, is_zarr_folder
-from labelsieve.urls import is_url, is_web, redacted, url_of
+from labelsieve.urls import check_place, is_url, is_web, redacted, url_of
 
 # Headers that are read at a time; each is a request where shards are remote.
 _OPENING_THREADS: Final = 16
@@ -47,7 +47,7 @@ def open_place(name: str, place: Place) -> Source:
     InvalidInputError
         Where there is nothing of the kind.
     """
-    place = os.fspath(place)
+    place = check_place(name, place)
     if not is_url(place):
         return _open_path(name, place)
     if place.partition("://")[0] in ("file", "local"):
