@@ -216,7 +216,7 @@ def test_a_result_that_was_replaced_is_not_read_as_the_one_before(data, tmp_path
     labels, probs = data
     find((labels, np.roll(probs, 1, axis=1)), filter_by="predicted_neq_given").save(path)
     for ask in (lazy.compute, lambda: before.indices, before.mask):
-        with pytest.raises(UnreadableDataError, match="another result has been written there since"):
+        with pytest.raises(UnreadableDataError, match="a later run has replaced the result: load it again"):
             ask()
 
 

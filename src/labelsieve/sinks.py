@@ -109,7 +109,7 @@ def check_writable(path: Path) -> None:
         what = f"{parent} is not a folder" if parent.exists() else f"there is no folder {parent}"
         raise InvalidInputError(f"{path} cannot be written: {what}")
     with made_beside(path) as folder:
-        (folder / path.name).touch()
+        (folder / path.name).write_bytes(bytes(4096))  # not on a full disk
 
 
 def _is_parquet(path: Path) -> bool:

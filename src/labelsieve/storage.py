@@ -36,7 +36,7 @@ class Output:
     file : binary file
         Open for writing.
     where : str
-        The folder, for messages.
+        Its path, for messages.
     """
 
     def __init__(self, file: IO[bytes], where: str) -> None:
@@ -209,16 +209,17 @@ class LocalFolder(Folder):
         again.
         """
         final = self.path / name
+        where = str(final)
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
-        with writing(self.where):
+        with writing(where):
             try:
                 file = temporary.open("wb", buffering=_BUFFER_BYTES)
             except FileNotFoundError:
                 final.parent.mkdir(parents=True, exist_ok=True)
                 file = temporary.open("wb", buffering=_BUFFER_BYTES)
         try:
-            yield Output(file, self.where)
-            with writing(self.where):
+            yield Output(file, where)
+            with writing(where):
                 if durable:
                     file.flush()
                     os.fsync(file.fileno())
@@ -239,7 +240,7 @@ class LocalFolder(Folder):
     def write_new(self, name: str, content: bytes) -> None:
         """Write a file that is not there yet."""
         path = self.path / name
-        with writing(self.where):
+        with writing(str(path)):
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 file = path.open("xb")

@@ -179,11 +179,12 @@ class ResultGroup:
         try:
             content = self.folder.read(f"{name}/{_ROOT}")
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise UnreadableDataError(f"{file} is missing: {RESTORE}") from None
+            raise UnreadableDataError(
+                f"{file} is missing, perhaps since a later run has replaced the result: {RESTORE}"
+            ) from None
         if self.documents is not None and self.documents.get(name) != digest(content):
             raise UnreadableDataError(
-                f"{file} is damaged, or another result has been written there since this one was opened: load it "
-                f"again, {RESTORE}"
+                f"{file} is damaged, or a later run has replaced the result: load it again, {RESTORE}"
             )
 
     def has_ids(self) -> bool:
