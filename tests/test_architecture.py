@@ -23,7 +23,7 @@ MODULES = {
 LAYERS = [
     {"errors"},
     {"urls", "limits"},
-    {"settings"},
+    {"settings", "keywords"},
     {"checks", "scores"},
     {"row_sums"},
     {"kernels"},

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from fractions import Fraction
 
+import cleanlab.count
+import cleanlab.experimental.label_issues_batched
+import cleanlab.filter
 import dask
 import dask.array as da
 import numpy as np
@@ -21,8 +25,10 @@ from labelsieve import (
     LabelInspector,
     LabelsieveError,
     LabelsieveWarning,
+    count,
     find_label_issues,
     find_label_issues_batched,
+    plan_label_issues,
 )
 
 N_ROWS, N_CLASSES = 300, 4
@@ -699,11 +705,81 @@ def test_unknown_keywords_list_what_is_allowed(kwargs, message):
     assert message in refused(LabelInspector, num_class=3, **kwargs)
 
 
-def test_unknown_arguments_are_type_errors():
-    with pytest.raises(TypeError, match="batchsize"):
-        find_label_issues(LABELS, PROBS, batchsize=3)
-    with pytest.raises(TypeError, match="filter_by"):
-        find_label_issues_batched(LABELS, PROBS, filter_by="both")
+@pytest.mark.parametrize(
+    ("call", "unknown", "message"),
+    [
+        (find_label_issues, "batchsize", "did you mean 'batch_size'?"),
+        (find_label_issues, "Filter_By", "did you mean 'filter_by'?"),
+        (plan_label_issues, "max_mem", "did you mean 'max_memory'?"),
+        (find_label_issues_batched, "pred_probs_files", "did you mean 'pred_probs_file'?"),
+        (find_label_issues_batched, "filter_by", "labelsieve.find_label_issues has the filters"),
+        (count.compute_confident_joint, "callibrate", "did you mean 'calibrate'?"),
+        (count.estimate_joint, "retry", "did you mean 'retries'?"),
+        (count.estimate_latent, "pymethod", "did you mean 'py_method'?"),
+        (count.estimate_latent, "xyz", "it takes confident_joint, labels, py_method, converge_latent_estimates, dense"),
+    ],
+)
+def test_unknown_arguments_are_type_errors_that_name_the_right_one(call, unknown, message):
+    said = refused(call, LABELS, PROBS, **{unknown: 3}, error=InputTypeError)
+    assert said.startswith(f"{call.__name__}() has no argument {unknown!r}: {message}")
+
+
+def test_an_unknown_argument_of_the_inspector():
+    said = refused(LabelInspector, num_classes=3, error=InputTypeError)
+    assert said == "LabelInspector() has no argument 'num_classes': did you mean 'num_class'?"
+
+
+# cleanlab's arguments that `find_label_issues` does not have, and those of its own that the message names.
+CLEANLAB = {
+    "return_indices_ranked_by": {"method", "rank_by"},
+    "rank_by_kwargs": {"adjust_pred_probs"},
+    "confident_joint": set(),
+    "verbose": {"progress"},
+    "multi_label": set(),
+    "labels_file": {"labels"},
+    "pred_probs_file": {"pred_probs"},
+    "quality_score_kwargs": {"method", "adjust_pred_probs"},
+    "num_issue_kwargs": {"estimation_method", "rule"},
+    "return_mask": set(),
+}
+
+
+@pytest.mark.parametrize("call", [find_label_issues, plan_label_issues])
+def test_arguments_of_cleanlab_are_answered_with_the_name_here(call):
+    theirs = set(inspect.signature(cleanlab.filter.find_label_issues).parameters)
+    theirs |= set(inspect.signature(cleanlab.experimental.label_issues_batched.find_label_issues_batched).parameters)
+    ours = set(inspect.signature(find_label_issues).parameters)
+    assert theirs - ours == set(CLEANLAB)
+    for name, named in CLEANLAB.items():
+        said = refused(call, LABELS, PROBS, **{name: None}, error=InputTypeError)
+        assert said.startswith(f"{call.__name__}() has no argument {name!r}: ")
+        assert set(re.findall(r"(\w+)=", said)) == named
+        assert named <= ours
+        assert "did you mean" not in said
+        assert "it takes" not in said
+    both = refused(call, LABELS, PROBS, verbose=True, rank_by_kwargs={}, error=InputTypeError)
+    assert "progress=" in both
+    assert "adjust_pred_probs=True" in both
+
+
+def test_arguments_of_cleanlabs_counts_are_answered_too():
+    for name in ("num_label_issues", "compute_confident_joint", "estimate_joint"):
+        call = getattr(count, name)
+        theirs = set(inspect.signature(getattr(cleanlab.count, name)).parameters)
+        for unknown in theirs - set(inspect.signature(call).parameters):
+            said = refused(call, LABELS, PROBS, **{unknown: None}, error=InputTypeError)
+            assert said.startswith(f"{name}() has no argument {unknown!r}: ")
+            assert "it takes" not in said
+
+
+def test_explained_functions_keep_their_signatures_and_names():
+    parameters = inspect.signature(find_label_issues).parameters
+    assert all(one.kind is not one.VAR_KEYWORD for one in parameters.values())
+    assert list(parameters)[:3] == ["labels", "pred_probs", "batch_size"]
+    assert find_label_issues.__name__ == "find_label_issues"
+    assert "Find the rows whose given label is likely wrong" in find_label_issues.__doc__
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'pred_probs'"):
+        find_label_issues(LABELS)
 
 
 @pytest.mark.parametrize("name", ["adjust_pred_probs", "allow_zero_rows"])

@@ -1,13 +1,21 @@
 """What a user may choose, and what it means for the run."""
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
 import naive
-from labelsieve import find_label_issues
+from labelsieve import count, find_label_issues, plan_label_issues
 from labelsieve.errors import InvalidInputError, LabelsieveError
-from labelsieve.settings import ESTIMATION_METHODS, METHODS, Settings
+from labelsieve.latent import PY_METHODS
+from labelsieve.settings import ESTIMATION_METHODS, FILTERS, METHODS, RULES, Settings
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_the_choices_are_those_of_the_contract():
@@ -77,3 +85,63 @@ def test_unknown_keywords_are_refused_with_what_is_allowed(quality, counting, me
 def test_an_error_of_settings_is_also_a_value_error():
     assert issubclass(InvalidInputError, ValueError)
     assert issubclass(InvalidInputError, LabelsieveError)
+
+
+# As types ---------------------------------------------------------------------------------------------------------
+
+
+def names_in(hint):
+    """Return the names that a type hint allows, through unions."""
+    if get_origin(hint) is Literal:
+        return list(get_args(hint))
+    return [name for part in get_args(hint) for name in names_in(part)]
+
+
+@pytest.mark.parametrize("function", [find_label_issues, plan_label_issues, Settings.__init__])
+def test_what_a_type_checker_allows_is_what_a_run_allows(function):
+    allowed = {name: names_in(hint) for name, hint in get_type_hints(function).items() if names_in(hint)}
+    lists = {"method": METHODS, "estimation_method": ESTIMATION_METHODS, "filter_by": FILTERS, "rule": RULES}
+    if function is not Settings.__init__:
+        lists |= {"rank_by": METHODS, "batch_size": ["auto"], "partition_batches": ["auto"]}
+    assert allowed == {name: list(names) for name, names in lists.items()}
+
+
+def test_what_a_type_checker_allows_of_the_counts():
+    hints = get_type_hints(count.num_label_issues)
+    assert names_in(hints["estimation_method"]) == [*ESTIMATION_METHODS, "off_diagonal_custom"]
+    assert names_in(get_type_hints(count.estimate_latent)["py_method"]) == list(PY_METHODS)
+
+
+TYPED = """\
+import numpy as np
+from labelsieve import count, find_label_issues, plan_label_issues
+
+y, p = np.zeros(3, int), np.zeros((3, 2))
+find_label_issues(y, p, method="normalized_margin", filter_by="both", rank_by="self_confidence", rule="confident_joint")
+plan_label_issues(y, p, batch_size="auto", estimation_method="off_diagonal_calibrated")
+count.num_label_issues(y, p, estimation_method="off_diagonal_custom", confident_joint=np.eye(2))
+rows: np.ndarray = find_label_issues(y, p).indices
+for row in find_label_issues(y, p):
+    whole: int = row
+find_label_issues(y, p, method="normalised_margin")  # wrong
+find_label_issues(y, p, filter_by="prune_by_noise")  # wrong
+find_label_issues(y, p, filter_by="both", rank_by="margin")  # wrong
+find_label_issues(y, p, rule="predicted")  # wrong
+find_label_issues(y, p, batch_size="automatic")  # wrong
+find_label_issues(y, p, rank_by_kwargs={})  # wrong
+plan_label_issues(y, p, estimation_method="off_diagonal_custom")  # wrong
+count.estimate_latent(np.eye(2), y, py_method="count")  # wrong
+"""
+
+
+@pytest.mark.slow
+def test_a_type_checker_finds_misspelt_names(tmp_path):
+    (tmp_path / "typed.py").write_text(TYPED)
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
+    command += ["--cache-dir", str(tmp_path / "cache"), "--no-error-summary", str(tmp_path / "typed.py")]
+    environment = os.environ | {"MYPYPATH": str(ROOT / "src")}
+    said = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
+    wrong = [number for number, line in enumerate(TYPED.splitlines(), 1) if line.endswith("# wrong")]
+    errors = [line for line in said.stdout.splitlines() if ": error: " in line]
+    assert [int(line.split(":")[1]) for line in errors] == wrong, said.stdout + said.stderr
+    assert all("[arg-type]" in line or "[call-arg]" in line for line in errors)

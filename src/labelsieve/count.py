@@ -13,8 +13,8 @@ but for the inverse noise matrix, where it is the other way round.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, TypedDict, Unpack
+from collections.abc import Iterator
+from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +25,24 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.grids import Auto
 from labelsieve.job import Job
 from labelsieve.joint import JointCounts, calibrated_joint, estimated_issues, off_diagonal_rows
-from labelsieve.latent import PY_METHODS, latent
+from labelsieve.keywords import FOR_COUNTING, explain_keywords
+from labelsieve.latent import PY_METHODS, PyMethod, latent
 from labelsieve.matrices import Entries, check_sparse, entries_of
 from labelsieve.reductions import Float64s, Int64s
-from labelsieve.settings import ESTIMATION_METHODS, Settings, check_flag, check_one_of, check_whole_number
+from labelsieve.settings import (
+    ESTIMATION_METHODS,
+    EstimationMethod,
+    Settings,
+    check_flag,
+    check_one_of,
+    check_whole_number,
+)
 from labelsieve.sources import Opened, Source, open_labels, open_pred_probs
 
 __all__ = ["compute_confident_joint", "estimate_joint", "estimate_latent", "num_label_issues"]
 
-_CUSTOM = "off_diagonal_custom"
+_Custom: TypeAlias = Literal["off_diagonal_custom"]
+_CUSTOM: Final = "off_diagonal_custom"
 
 
 class RunOptions(TypedDict, total=False):
@@ -51,12 +60,13 @@ class RunOptions(TypedDict, total=False):
     retries: int
 
 
+@explain_keywords(FOR_COUNTING, RunOptions.__annotations__)
 def num_label_issues(
     labels: Any,
     pred_probs: Any,
     *,
     confident_joint: Any = None,
-    estimation_method: str = "off_diagonal",
+    estimation_method: EstimationMethod | _Custom = "off_diagonal",
     **options: Unpack[RunOptions],
 ) -> int:
     """Estimate how many labels are wrong, by the confident joint.
@@ -95,7 +105,6 @@ def num_label_issues(
     1
     """
     check_one_of("estimation_method", estimation_method, (*ESTIMATION_METHODS, _CUSTOM))
-    _check_names(options)
     if estimation_method == _CUSTOM:
         if confident_joint is None:
             raise InvalidInputError(f"estimation_method={_CUSTOM!r} needs a confident_joint")
@@ -112,6 +121,7 @@ def num_label_issues(
     return estimated_issues(counts, calibrated=estimation_method == "off_diagonal_calibrated")
 
 
+@explain_keywords(FOR_COUNTING, RunOptions.__annotations__)
 def compute_confident_joint(
     labels: Any, pred_probs: Any, *, calibrate: bool = True, dense: bool = False, **options: Unpack[RunOptions]
 ) -> Any:
@@ -159,13 +169,13 @@ def compute_confident_joint(
     """
     check_flag("calibrate", calibrate)
     check_flag("dense", dense)
-    _check_names(options)
     check_sparse(dense=dense)
     counts = _counted(labels, pred_probs, **options)
     joint = calibrated_joint(counts.joint, counts.class_counts) if calibrate else counts.joint
     return Entries.of(joint).matrix(dense=dense)
 
 
+@explain_keywords(FOR_COUNTING, RunOptions.__annotations__)
 def estimate_joint(
     labels: Any,
     pred_probs: Any = None,
@@ -209,7 +219,6 @@ def estimate_joint(
            [0.2, 0.4]])
     """
     check_flag("dense", dense)
-    _check_names(options)
     check_sparse(dense=dense)
     if confident_joint is not None:
         entries = entries_of("confident_joint", confident_joint)
@@ -225,11 +234,12 @@ def estimate_joint(
     return Entries(entries.size, entries.rows, entries.columns, entries.values / total).matrix(dense=dense)
 
 
+@explain_keywords(FOR_COUNTING)
 def estimate_latent(
     confident_joint: Any,
     labels: Any,
     *,
-    py_method: str = "cnt",
+    py_method: PyMethod = "cnt",
     converge_latent_estimates: bool = False,
     dense: bool = False,
 ) -> tuple[Float64s, Any, Any]:
@@ -284,7 +294,7 @@ def estimate_latent(
 def _counted(
     labels: Any,
     pred_probs: Any,
-    estimation_method: str = "off_diagonal",
+    estimation_method: EstimationMethod = "off_diagonal",
     *,
     batch_size: int | Auto = "auto",
     partition_batches: int | Auto = "auto",
@@ -310,14 +320,6 @@ def _counted(
         workdir=workdir,
         fresh=fresh,
     ).count(progress)
-
-
-def _check_names(options: Mapping[str, Any]) -> None:
-    """Raise for what is no option, also where no option is used."""
-    unknown = sorted(options.keys() - RunOptions.__annotations__.keys())
-    if unknown:
-        allowed = ", ".join(RunOptions.__annotations__)
-        raise TypeError(f"unexpected keyword argument {', '.join(map(repr, unknown))}; options are {allowed}")
 
 
 def _class_counts(labels: Any, n_classes: int) -> Int64s:

@@ -18,21 +18,23 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.grids import Auto
 from labelsieve.issues import LabelIssues
 from labelsieve.job import Job
-from labelsieve.settings import Settings, check_flag, check_whole_number
+from labelsieve.keywords import FOR_FINDING, explain_keywords
+from labelsieve.settings import EstimationMethod, Filter, Method, Rule, Settings, check_flag, check_whole_number
 from labelsieve.urls import check_place
 
 
+@explain_keywords(FOR_FINDING)
 def find_label_issues(
     labels: Any,
     pred_probs: Any,
     *,
     batch_size: int | Auto = "auto",
-    method: str = "self_confidence",
+    method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
-    estimation_method: str = "off_diagonal",
-    filter_by: str | None = None,
-    rank_by: str | None = None,
-    rule: str | None = None,
+    estimation_method: EstimationMethod = "off_diagonal",
+    filter_by: Filter | None = None,
+    rank_by: Method | None = None,
+    rule: Rule | None = None,
     frac_noise: float = 1.0,
     num_to_remove_per_class: Sequence[int] | None = None,
     min_examples_per_class: int = 1,
@@ -208,17 +210,18 @@ def find_label_issues(
     return job.run(progress, started)
 
 
+@explain_keywords(FOR_FINDING)
 def plan_label_issues(
     labels: Any,
     pred_probs: Any,
     *,
     batch_size: int | Auto = "auto",
-    method: str = "self_confidence",
+    method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
-    estimation_method: str = "off_diagonal",
-    filter_by: str | None = None,
-    rank_by: str | None = None,
-    rule: str | None = None,
+    estimation_method: EstimationMethod = "off_diagonal",
+    filter_by: Filter | None = None,
+    rank_by: Method | None = None,
+    rule: Rule | None = None,
     frac_noise: float = 1.0,
     num_to_remove_per_class: Sequence[int] | None = None,
     min_examples_per_class: int = 1,
@@ -282,12 +285,12 @@ def plan_label_issues(
 
 
 def _settings(
-    method: str,
+    method: Method,
     adjust_pred_probs: bool,
-    estimation_method: str,
-    filter_by: str | None,
-    rank_by: str | None,
-    rule: str | None,
+    estimation_method: EstimationMethod,
+    filter_by: Filter | None,
+    rank_by: Method | None,
+    rule: Rule | None,
     pruning: tuple[Any, ...],
 ) -> Settings:
     """Return the settings: with a filter `rank_by` is another name of `method`, and the rule is the filter's."""
@@ -298,7 +301,7 @@ def _settings(
             raise InvalidInputError(f"rank_by={rank_by!r} and method={method!r} are two scores to rank by: give one")
         method = rank_by
     by_class = filter_by in (None, "predicted_neq_given")
-    default = "predicted_class" if by_class else "confident_joint"
+    default: Rule = "predicted_class" if by_class else "confident_joint"
     rule = default if rule is None else rule
     return Settings(method, adjust_pred_probs, estimation_method, rule, filter_by, *pruning)
 

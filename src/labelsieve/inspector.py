@@ -20,6 +20,7 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.inspection import Inspected, combine_counts, inspect, num_issues
 from labelsieve.joint import JointCounts
 from labelsieve.kernels import Ints, class_dtype
+from labelsieve.keywords import explain_keywords
 from labelsieve.reductions import ClassSums, IssueCounts, adjusted_thresholds, class_sums_combine, class_sums_finalize
 from labelsieve.settings import Settings, check_whole_number
 from labelsieve.sources import check_axes, open_labels, open_pred_probs
@@ -90,6 +91,7 @@ class LabelInspector:
     confident_joint 2 [5 4]
     """
 
+    @explain_keywords({})
     def __init__(
         self,
         *,

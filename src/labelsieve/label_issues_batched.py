@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import numpy.typing as npt
 
@@ -22,9 +22,16 @@ from labelsieve.forkpool import split_arr
 from labelsieve.grids import Auto
 from labelsieve.inspector import LabelInspector
 from labelsieve.job import Job
+from labelsieve.keywords import explain_keywords
 from labelsieve.settings import Settings
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
+
+# Arguments of cleanlab's in-memory functions, which the modern entry has.
+_MODERN: Final = dict.fromkeys(
+    ("filter_by", "frac_noise", "num_to_remove_per_class", "min_examples_per_class", "return_indices_ranked_by"),
+    "labelsieve.find_label_issues has the filters and the ranking of cleanlab's in-memory functions",
+)
 
 
 def __getattr__(name: str) -> Any:
@@ -33,6 +40,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+@explain_keywords(_MODERN)
 def find_label_issues_batched(
     labels: Any = None,
     pred_probs: Any = None,

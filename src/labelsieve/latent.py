@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,8 @@ from labelsieve.matrices import Entries
 from labelsieve.reductions import Float64s, Int64s
 from labelsieve.settings import FLOAT_TOLERANCE
 
-PY_METHODS: Final = ("cnt", "eqn", "marginal", "marginal_ps")
+PyMethod: TypeAlias = Literal["cnt", "eqn", "marginal", "marginal_ps"]
+PY_METHODS: Final[tuple[PyMethod, ...]] = get_args(PyMethod)
 # Above this no noise rate goes (cleanlab.internal.util.clip_noise_rates).
 _MOST_NOISE: Final = 0.9999
 # How often the estimates are made to agree, and the inverse within each time.
@@ -29,7 +30,7 @@ _INVERSE_ROUNDS: Final = 5
 
 
 def latent(
-    joint: Entries, class_counts: Int64s, py_method: str, *, converge: bool
+    joint: Entries, class_counts: Int64s, py_method: PyMethod, *, converge: bool
 ) -> tuple[Float64s, Entries, Entries]:
     """Return the prior of the true classes, the noise matrix and the inverse noise matrix.
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, Final, SupportsIndex
+from typing import Any, Final, Literal, SupportsIndex, TypeAlias, get_args
 
 from labelsieve.errors import InvalidInputError
 
-METHODS: Final = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
-ESTIMATION_METHODS: Final = ("off_diagonal", "off_diagonal_calibrated")
+# Each list of names is written once, as a type, so that an editor and a type checker find a misspelt one.
+Method: TypeAlias = Literal["self_confidence", "normalized_margin", "confidence_weighted_entropy"]
+EstimationMethod: TypeAlias = Literal["off_diagonal", "off_diagonal_calibrated"]
 # As which class a row is counted: the predicted one, or the one that the confident joint counts it as.
-RULES: Final = ("predicted_class", "confident_joint")
-FILTERS: Final = (
+Rule: TypeAlias = Literal["predicted_class", "confident_joint"]
+Filter: TypeAlias = Literal[
     "prune_by_class",
     "prune_by_noise_rate",
     "both",
@@ -25,7 +26,11 @@ FILTERS: Final = (
     "predicted_neq_given",
     "low_normalized_margin",
     "low_self_confidence",
-)
+]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+ESTIMATION_METHODS: Final[tuple[EstimationMethod, ...]] = get_args(EstimationMethod)
+RULES: Final[tuple[Rule, ...]] = get_args(Rule)
+FILTERS: Final[tuple[Filter, ...]] = get_args(Filter)
 # Rows that a sum of 64 bits still holds the probabilities of (`reductions`).
 _MOST_ROWS: Final = 1 << 36
 _PRUNING: Final = ("prune_by_class", "prune_by_noise_rate", "both")
@@ -68,11 +73,11 @@ class Settings:
         For a value that is not allowed; the message lists what is.
     """
 
-    method: str = "self_confidence"
+    method: Method = "self_confidence"
     adjust_pred_probs: bool = False
-    estimation_method: str = "off_diagonal"
-    rule: str = "predicted_class"
-    filter_by: str | None = None
+    estimation_method: EstimationMethod = "off_diagonal"
+    rule: Rule = "predicted_class"
+    filter_by: Filter | None = None
     frac_noise: float = 1.0
     num_to_remove_per_class: tuple[int, ...] | None = None
     min_examples_per_class: int = 1
