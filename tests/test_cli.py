@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import dask
@@ -14,6 +15,7 @@ import zarr
 
 import labelsieve
 from labelsieve.cli import run
+from labelsieve.console import summary_text
 from labelsieve.limits import size
 
 
@@ -229,13 +231,27 @@ def test_a_workdir_goes_on_from_the_command_line(files, capsys, tmp_path):
     assert run(command) == 0
     again = capsys.readouterr().out.splitlines()
     assert first[:3] == again[:3]
-    assert again[3].startswith("0 bytes read in one pass")
+    assert re.fullmatch(r"nothing read: all 400 rows were in the workdir, \d+\.\d\d s", again[3])
     assert run([*command, "--method", "normalized_margin"]) == 2
     err = capsys.readouterr().err
     assert "work is of another run: settings.method was self_confidence, is normalized_margin" in err
     assert "--fresh" in err
     assert run([*command, "--method", "normalized_margin", "--fresh"]) == 0
     assert "9.6 kB read in one pass" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "n_reads", "resumed", "line"),
+    [
+        (8_000_000_000, 1, 0, "8 GB read in one pass, 2.00 s, 4 GB/s"),
+        (8_000_000_000, 2, 100, "8 GB read in 2 passes, 100 rows were in the workdir, 2.00 s, 4 GB/s"),
+        (0, 1, 300, "nothing read: all 300 rows were in the workdir, 2.00 s"),
+    ],
+)
+def test_what_was_read_and_what_the_workdir_had(n_bytes, n_reads, resumed, line):
+    issues = labelsieve.find_label_issues([0, 1], [[0.9, 0.1], [0.1, 0.9]], progress=False)
+    facts = replace(issues.facts, bytes_read=n_bytes, n_reads=n_reads, rows_resumed=resumed, seconds=2.0)
+    assert summary_text(replace(issues, facts=facts)).splitlines()[3] == line
 
 
 def test_a_folder_of_others_is_no_workdir(files, capsys, tmp_path):

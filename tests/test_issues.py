@@ -132,6 +132,48 @@ def test_the_frame_has_a_line_for_each_issue(data, found):
         found.to_frame(-1)
 
 
+@pytest.mark.parametrize("method", ["self_confidence", "normalized_margin"])
+def test_a_frame_of_float16_is_printed_and_exact(data, method):
+    # Warnings are errors here, and pandas warns of an overflow as it prints float16.
+    labels, probs = data
+    found = find(labels, probs.astype(np.float16), method=method)
+    frame = found.to_frame()
+    assert {str(frame[name].dtype) for name in ("p_given", "p_suggested")} == {"float32"}
+    assert str(frame["row"].iloc[0]) in repr(frame)
+    for name, column in found.issues.columns().items():
+        assert frame[name].tolist() == column.tolist()
+
+
+def test_a_result_stands_for_its_indices(data, found, tmp_path):
+    labels, _ = data
+    rows = found.indices.tolist()
+    found.save(tmp_path / "r.zarr")
+    for result in (found, labelsieve.load(tmp_path / "r.zarr")):
+        assert len(result) == result.num_issues == len(rows) > 100
+        assert list(result) == rows
+        assert all(type(row) is int for row in result)
+        assert np.asarray(result).tolist() == rows
+        assert np.asarray(result, np.int32).dtype == np.int32
+        assert labels[result].tolist() == labels[rows].tolist()
+        assert np.delete(labels, result).tolist() == np.delete(labels, rows).tolist()
+        assert pd.Series(labels).iloc[result].tolist() == labels[rows].tolist()
+        assert rows[3] in result
+        assert -1 not in result
+    copy = np.array(found)
+    copy[:] = -1
+    assert found.indices.tolist() == rows
+    with pytest.raises(ValueError, match="copy"):
+        np.asarray(found, np.int32, copy=False)
+
+
+def test_a_result_without_issues_is_false(found):
+    none = find([0, 1, 0, 1], [[0.9, 0.1], [0.1, 0.9]] * 2)
+    assert found
+    assert not none
+    assert list(none) == []
+    assert np.arange(4)[none].tolist() == []
+
+
 @pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
 def test_classes_are_summed_up_as_pandas_does(data, method, adjust):
     labels, probs = data

@@ -10,6 +10,7 @@ from labelsieve.engine import Plan
 from labelsieve.issues import LabelIssues
 from labelsieve.limits import size
 from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES
+from labelsieve.results import RunFacts
 from labelsieve.settings import ABSENT_THRESHOLD
 
 
@@ -18,16 +19,24 @@ def summary_text(issues: LabelIssues) -> str:
     thresholds, facts = issues.confident_thresholds, issues.facts
     present = thresholds[thresholds < ABSENT_THRESHOLD]
     absent = len(thresholds) - len(present)
-    passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
     by = f", by {issues.settings.filter_by}" if issues.settings.filter_by else ""
     return (
         f"{issues.n_rows:,} rows, {issues.n_classes:,} classes\n"
         f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_rows:.2%}){by}\n"
         f"confident thresholds {present.min():.4f} to {present.max():.4f}"
         + (f", {absent:,} classes without rows" if absent else "")
-        + f"\n{size(facts.bytes_read)} read in {passes}, {facts.seconds:.2f} s, "
-        + f"{facts.bytes_read / 1e9 / facts.seconds:.3g} GB/s"
+        + f"\n{_reading(facts)}, {facts.seconds:.2f} s"
+        + (f", {facts.bytes_read / 1e9 / facts.seconds:.3g} GB/s" if facts.bytes_read else "")
     )
+
+
+def _reading(facts: RunFacts) -> str:
+    """Return what was read, and what the workdir had."""
+    if not facts.bytes_read:
+        return f"nothing read: all {facts.rows_resumed:,} rows were in the workdir"
+    passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
+    resumed = f", {facts.rows_resumed:,} rows were in the workdir" if facts.rows_resumed else ""
+    return f"{size(facts.bytes_read)} read in {passes}{resumed}"
 
 
 def plan_text(plan: Plan) -> str:

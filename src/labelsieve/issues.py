@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from labelsieve import report, sinks
 from labelsieve.errors import InvalidInputError, MissingDependencyError
@@ -31,12 +34,30 @@ class LabelIssues(Result):
     What is known is in the attributes of `results.Result`: ``num_issues``, ``indices``, ``issues``, ``scores``,
     ``mask()``, ``confident_thresholds``, ``class_counts``, ``mean_scores``, ``settings``, ``facts``.
 
+    It also stands for its ``indices``: its length is ``num_issues``, iterating over it gives the rows of the issues,
+    worst first, NumPy converts it to ``indices``, so that ``data[issues]`` selects these rows, and it is false if there
+    are no issues.
+
     Examples
     --------
     >>> import labelsieve
-    >>> labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+    >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+    >>> found
     <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
+    >>> import numpy as np
+    >>> np.array(["a", "b", "c"])[found].tolist(), len(found), list(found)
+    (['c'], 1, [2])
     """
+
+    def __len__(self) -> int:
+        return self.num_issues
+
+    def __iter__(self) -> Iterator[int]:
+        for rows in self.found.column("row"):
+            yield from rows.tolist()
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.array(self.indices, dtype, copy=copy)
 
     def to_frame(self, top: int | None = None) -> pd.DataFrame:
         """Return the issues as a pandas table, worst first.
@@ -50,7 +71,7 @@ class LabelIssues(Result):
         -------
         pandas.DataFrame
             ``row``, ``id`` (if given), ``score``, ``given_label``, ``suggested_label``, ``p_given``, ``p_suggested``,
-            and with class names ``given_name`` and ``suggested_name``.
+            and with class names ``given_name`` and ``suggested_name``. float16 values are in columns of float32.
 
         Raises
         ------
@@ -320,4 +341,5 @@ def _frame(columns: dict[str, Any]) -> pd.DataFrame:
         import pandas as pd
     except ImportError as error:
         raise MissingDependencyError("A table of pandas", "frame") from error
-    return pd.DataFrame(columns)
+    # pandas cannot print float16 without an overflow: it compares with 1e6. As float32 the values are the same.
+    return pd.DataFrame({n: c.astype(np.float32) if c.dtype == np.float16 else c for n, c in columns.items()})

@@ -105,7 +105,7 @@ class Progress:
         """
         self._n_read += n_rows if n_read is None else n_read
         self._bar.update(min(n_rows, self._bar.total - self._bar.n))
-        if self._row_bytes:
+        if self._row_bytes and self._n_read:  # of rows from a workdir alone there is no rate
             rate = self._n_read * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
             self._bar.set_postfix_str(f"{rate / 1e9:.2f} GB/s", refresh=False)
 
