@@ -37,7 +37,7 @@ LAYERS = [
     {"records", "ownership", "stored_arrays"},
     {"workdir"},
     {"sources.base"},
-    {"sources.ahead", "sources.shard_names"},
+    {"sources.ahead", "sources.shard_names", "sources.conversions"},
     {"sources.arrays", "sources.axes", "sources.hdf5", "sources.npy", "sources.zarr_arrays"},
     {"sources.remote_npy", "sources.remote_zarr", "sources.shards"},
     {"sources.places"},

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import pickle
 import re
+import sys
+import types
 import warnings
 from fractions import Fraction
+from pathlib import Path
 
 import cleanlab.count
 import cleanlab.experimental.label_issues_batched
@@ -30,6 +35,7 @@ from labelsieve import (
     find_label_issues_batched,
     plan_label_issues,
 )
+from labelsieve.sources import conversions
 
 N_ROWS, N_CLASSES = 300, 4
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=4)
@@ -232,13 +238,15 @@ LABEL_VALUES = [
     ("big-endian", relabelled([9], 256, ">i2"), "1 labels outside 0..3 in row 9 (first: 256)"),
     ("one-based", LABELS + 1, "labels outside 0..3"),
     ("list", relabelled([2], 7).tolist(), "1 labels outside 0..3 in row 2 (first: 7)"),
-    ("float", LABELS.astype(float), "labels must be integers 0..K-1, not float64"),
+    ("float", LABELS.astype(float), "not float64: convert them with .astype(int) if all are whole numbers"),
     ("float32", LABELS.astype("f4"), "labels must be integers 0..K-1, not float32"),
     ("nan in list", [float("nan"), *LABELS.tolist()[1:]], "labels must be integers 0..K-1, not float64"),
     ("bool", LABELS > 1, "labels must be integers 0..K-1, not bool"),
     ("complex", LABELS.astype(complex), "labels must be integers 0..K-1, not complex128"),
-    ("strings", LABELS.astype(str), "labels must be integers 0..K-1, not <U21"),
-    ("list of strings", ["cat"] * N_ROWS, "labels must be integers 0..K-1, not <U3"),
+    ("strings", LABELS.astype(str), "labels must be integers 0..K-1, not <U21: map them to the columns"),
+    ("list of strings", ["cat"] * N_ROWS, "labels must be integers 0..K-1, not <U3: map them to the columns"),
+    ("bytes", LABELS.astype("S"), "labels must be integers 0..K-1, not |S21: map them to the columns"),
+    ("variable strings", LABELS.astype(np.dtypes.StringDType()), "0..K-1, not StringDType(): map them to the columns"),
     ("object", LABELS.astype(object), "labels must be integers 0..K-1, not object"),
     ("dates", LABELS.astype("datetime64[s]"), "labels must be integers 0..K-1, not datetime64"),
     ("none", [None, *LABELS.tolist()[1:-1], None], "labels has 2 missing values (None)"),
@@ -246,15 +254,15 @@ LABEL_VALUES = [
     ("ragged lists", [[0], [0, 1], *LABELS.tolist()[2:]], "labels is a list of lists: multi-label is out of scope"),
     ("sets", [{1}, *LABELS.tolist()[1:]], "labels is a list of lists: multi-label is out of scope"),
     ("tuples of arrays", tuple(np.array([k]) for k in LABELS), "multi-label is out of scope"),
-    ("one-hot", np.eye(N_CLASSES, dtype=int)[LABELS], "labels must have one axis (N,), not shape (300, 4)"),
+    ("one-hot", np.eye(N_CLASSES, dtype=int)[LABELS], "not shape (300, 4): of one-hot rows take labels.argmax(axis=1)"),
     ("a column", LABELS[:, None], "labels must have one axis (N,), not shape (300, 1)"),
     ("a scalar", np.array(3), "labels must have one axis (N,), not shape ()"),
     ("table", pd.DataFrame({"a": LABELS, "b": LABELS}), "labels is a table of 2 columns"),
-    ("series of strings", pd.Series(LABELS).astype(str), "integers 0..K-1"),
-    ("series of objects", pd.Series(LABELS, dtype=object), "integers 0..K-1"),
+    ("series of strings", pd.Series(LABELS).astype(str), "integers 0..K-1: map them to the columns"),
+    ("series of objects", pd.Series(LABELS, dtype=object), "integers 0..K-1: convert them with .astype(int)"),
     ("series of floats", pd.Series(LABELS, dtype=float), "labels must be integers 0..K-1, not float64"),
     ("nullable floats", pd.Series(LABELS, dtype="Float64"), "integers 0..K-1"),
-    ("categories", pd.Series(LABELS.astype(str)).astype("category"), "integers 0..K-1"),
+    ("categories", pd.Series(LABELS.astype(str)).astype("category"), "integers 0..K-1: map them to the columns"),
     ("nullable", pd.Series(LABELS).astype("Int64").where(LABELS != 2), "missing values"),
     ("arrow", pd.Series(LABELS).astype("int64[pyarrow]").where(LABELS != 2), "missing values"),
     ("masked", np.ma.MaskedArray(LABELS, LABELS == 2), "labels is a masked array with"),
@@ -395,7 +403,7 @@ def test_files_that_are_no_arrays(tmp_path):
     empty.mkdir()
     cases = {
         objects: "holds Python objects, which are never unpickled",
-        archive: "is an .npz archive",
+        archive: "is an .npz archive of arr_0",
         text: "is not a readable .npy file",
         half: f"is cut off: {size - 1:,} bytes, its header asks for {size:,}",
         missing: "there is no file",
@@ -434,6 +442,157 @@ def test_an_hdf5_file_or_group(tmp_path):
         assert "pred_probs is an HDF5 file, not a dataset" in refused(find, LABELS, file, error=InputTypeError)
         group = file.create_group("g")
         assert "labels is an HDF5 group, not a dataset" in refused(find, group, PROBS, error=InputTypeError)
+
+
+# Forms that are not read: how each is written, and the same rows have to be found after the line that the message says.
+def _table(array):
+    names = ["label"] if array.ndim == 1 else [f"p{k}" for k in range(array.shape[1])]
+    return pd.DataFrame(array.reshape(len(array), -1), columns=names).assign(note="x")
+
+
+def _hdf5(array, path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "w") as file:
+        file["labels" if array.ndim == 1 else "pred_probs"] = array
+
+
+def _module(monkeypatch, name, **functions):
+    """Stand in for a package that is not among those of the tests."""
+    module = types.ModuleType(name)
+    module.__dict__.update(functions)
+    monkeypatch.setitem(sys.modules, name, module)
+    if "." in name:
+        parent = _module(monkeypatch, name.rpartition(".")[0])
+        setattr(parent, name.rpartition(".")[2], module)
+    return module
+
+
+class _Tensor:
+    """What is called of a tensor of PyTorch."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def detach(self):
+        return self
+
+    def float(self):
+        return _Tensor(self.array.astype("f4"))
+
+    def numpy(self):
+        return self.array
+
+
+WRITERS = {
+    "parquet": lambda array, path: _table(array).to_parquet(path),
+    "csv": lambda array, path: _table(array).to_csv(path, index=False),
+    "tsv": lambda array, path: _table(array).to_csv(path, index=False, sep="\t"),
+    "json": lambda array, path: _table(array).to_json(path, double_precision=15),
+    "jsonl": lambda array, path: _table(array).to_json(path, orient="records", lines=True, double_precision=15),
+    "feather": lambda array, path: _table(array).to_feather(path),
+    "arrow": lambda array, path: _table(array).to_feather(path),
+    "txt": lambda array, path: np.savetxt(path, array, fmt="%d" if array.ndim == 1 else "%.18g"),
+    "npz": lambda array, path: np.savez(path, **{"labels" if array.ndim == 1 else "pred_probs": array, "other": 1}),
+    "h5": _hdf5,
+    "hdf5": _hdf5,
+    "pkl": lambda array, path: path.write_bytes(pickle.dumps(array)),
+    "pickle": lambda array, path: path.write_bytes(pickle.dumps(array)),
+    "pt": lambda array, path: path.write_bytes(pickle.dumps(array)),
+    "pth": lambda array, path: path.write_bytes(pickle.dumps(array)),
+    "safetensors": lambda array, path: path.write_bytes(pickle.dumps(array)),
+}
+
+
+def test_every_form_that_is_converted_is_tried():
+    assert {f".{form}" for form in WRITERS} == set(conversions.FORMS)
+
+
+@pytest.fixture
+def other_packages(monkeypatch):
+    def load(path):
+        return pickle.loads(Path(path).read_bytes())
+
+    def tensors(path):
+        return {"labels" if "label" in Path(path).name else "pred_probs": load(path)}
+
+    _module(monkeypatch, "torch", load=lambda path, map_location, weights_only: _Tensor(load(path)))
+    _module(monkeypatch, "safetensors.numpy", load_file=tensors)
+
+
+@pytest.mark.parametrize("form", WRITERS)
+def test_a_file_of_another_form_is_answered_with_the_line_that_converts_it(tmp_path, form, other_packages):
+    probs = PROBS.astype("f4") if form in ("pt", "pth") else PROBS
+    labels, pred_probs = tmp_path / f"my labels.{form}", tmp_path / f"my pred_probs.{form}"
+    WRITERS[form](LABELS, labels)
+    WRITERS[form](probs, pred_probs)
+    want = find(LABELS, probs)
+    converted = {}
+    for name, path, other in (("labels", labels, PROBS), ("pred_probs", pred_probs, LABELS)):
+        given = (path, other) if name == "labels" else (other, path)
+        message = refused(find, *given)
+        assert message.startswith(f"{name}: {path} is a")
+        target = re.search(r", and give ('.*?'): ", message).group(1)
+        line, _, lazy = message.partition(f", and give {target}: ")[2].partition(
+            f" -- or, from Python and out of core, give {name}: "
+        )
+        exec(line, {})
+        converted[name] = Path(ast.literal_eval(target))
+        assert converted[name] == path.with_suffix(".npy")
+        if lazy:
+            names = {}
+            exec(lazy, names)
+            got = find(names[name], other) if name == "labels" else find(other, names[name])
+            assert got.indices.tolist() == want.indices.tolist()
+            assert got.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-12)
+        assert bool(lazy) == (form in ("parquet", "csv", "h5", "hdf5"))
+    got = find(converted["labels"], converted["pred_probs"])
+    assert got.indices.tolist() == want.indices.tolist()
+    assert got.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-12)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "npz", "pt"])
+def test_a_folder_of_other_forms_is_answered_with_the_line_that_converts_them(tmp_path, form, other_packages):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for part in range(11):  # 10 comes after 9
+        rows = PROBS[27 * part : 27 * part + 27 if part < 10 else None].astype("f4")
+        if form == "npz":
+            np.savez(folder / f"p-{part}.npz", rows)
+        else:
+            WRITERS[form](rows, folder / f"p-{part}.{form}")
+    (folder / "README.md").write_text("about these")
+    message = refused(find, LABELS, folder)
+    assert f"pred_probs: {folder} is not a Zarr array: it has no zarr.json or .zarray" in message
+    assert f"it holds 11 .{form} files" in message
+    assert refused(find, LABELS, f"{folder}/*.{form}").partition("; it holds")[2] == message.partition("; it holds")[2]
+    target, line = re.search(r", and give ('.*?'): (import .*)", message).groups()
+    exec(line, {})
+    assert target == repr(f"{folder}/*.npy")
+    found, want = find(LABELS, ast.literal_eval(target)), find(LABELS, PROBS.astype("f4"))
+    assert found.indices.tolist() == want.indices.tolist()
+    assert found.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-6)
+
+
+def test_a_missing_file_of_another_form_is_missing(tmp_path):
+    assert "there is no file" in refused(find, LABELS, tmp_path / "p.parquet")
+
+
+def test_an_npy_file_under_another_name_is_read(tmp_path):
+    with (tmp_path / "p.pt").open("wb") as file:
+        np.save(file, PROBS)
+    assert_same_bits(find(LABELS, tmp_path / "p.pt"), find(LABELS, PROBS))
+
+
+def test_the_line_that_maps_labels_gives_the_classes():
+    names = np.array(["ant", "bee", "cow", "dog"])
+    message = refused(find, names[LABELS], PROBS)
+    by_columns, by_alphabet = re.findall(r"(number = .*?labels\]|class_names, labels = .*\))", message)
+    for line, known in ((by_columns, {"class_names": names.tolist()}), (by_alphabet, {})):
+        space = {"np": np, "labels": names[LABELS]} | known
+        exec(line, space)
+        found = find(space["labels"], PROBS, class_names=space["class_names"])
+        assert found.indices.tolist() == find(LABELS, PROBS).indices.tolist()
+        assert found.class_names == tuple(names)
 
 
 def test_wrong_dtypes_in_files_are_refused_before_they_are_read(tmp_path):
@@ -1008,6 +1167,7 @@ def test_labels_of_dtype_object_are_named_for_what_they_hold():
         "2 missing values": [0, None, float("nan")],
         "multi-label is out of scope": [[0, 1], [1], [2]],
         "not object: convert them with .astype(int)": [0, 1, 2],
+        "not object: map them to the columns of pred_probs": ["a", "b", "a"],
     }
     for message, values in cases.items():
         labels = np.empty(3, object)

@@ -775,10 +775,10 @@ def test_other_files_among_shards(tmp_path, want):
     with pytest.raises(InvalidInputError, match=r"pred_probs-0.npy and q.zarr"):
         open_pred_probs(folder)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InvalidInputError, match=r"no Zarr array: it has no zarr\.json or \.zarray, and no \.npy"):
+    with pytest.raises(InvalidInputError, match=r"not a Zarr array: it has no zarr\.json or \.zarray, and no \.npy"):
         open_pred_probs(tmp_path / "empty")
     np.savez(tmp_path / "empty" / "only.npz", PROBS)
-    with pytest.raises(InvalidInputError, match=r"has no .npy files and no .zarr arrays; it has only.npz"):
+    with pytest.raises(InvalidInputError, match=r"and no \.npy or \.zarr shards; it holds 1 \.npz file, but only"):
         open_pred_probs(tmp_path / "empty")
 
 
@@ -790,8 +790,9 @@ def test_lists_of_places_that_are_none(tmp_path):
         open_pred_probs([path, 3])
     with pytest.raises(InvalidInputError, match=r"there is no file .*gone\.npy"):
         open_pred_probs([path, tmp_path / "gone.npy"])
-    with pytest.raises(InvalidInputError, match="npz archive"):
-        open_pred_probs([str(path), "x.npz"])
+    np.savez(tmp_path / "x.npz", PROBS)
+    with pytest.raises(InvalidInputError, match="npz archive of arr_0"):
+        open_pred_probs([str(path), str(tmp_path / "x.npz")])
     with pytest.raises(InvalidInputError, match="no file matches"):
         open_pred_probs(tmp_path / "none-*.npy")
     with pytest.raises(InvalidInputError, match=r"labels must be integers 0\.\.K-1, not <U3"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.sources.arrays import ArraySource, in_memory, read_narrowed
+from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory, read_narrowed
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.hdf5 import Hdf5Source
@@ -67,9 +67,12 @@ def open_labels(labels: Any) -> Opened:
     """
     opened = open_any("labels", labels)
     if opened.ndim != 1:
-        raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}")
+        columns = opened.ndim == 2 and opened.shape[1] > 1
+        hint = ": of one-hot rows take labels.argmax(axis=1)" if columns else ""
+        raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}{hint}")
     if opened.dtype.kind not in "iu":
-        raise InvalidInputError(f"labels must be integers 0..K-1, not {opened.dtype}")
+        hint = MAP_STRINGS if opened.dtype.kind in "USTO" else "convert them with .astype(int) if all are whole numbers"
+        raise InvalidInputError(f"labels must be integers 0..K-1, not {opened.dtype}: {hint}")
     return opened
 
 

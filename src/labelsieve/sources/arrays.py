@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,14 @@ import numpy.typing as npt
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.kernels import class_dtype
 from labelsieve.sources.base import Rows, Source
+
+# What to do with labels that are names. Which number a name gets is the user's to know: the columns have an order.
+MAP_STRINGS: Final = (
+    "map them to the columns of pred_probs, with class_names in the order of these columns: "
+    "number = {name: k for k, name in enumerate(class_names)}; labels = [number[label] for label in labels]. "
+    "If the columns are in alphabetical order, as scikit-learn's are, and every class has rows: "
+    "class_names, labels = np.unique(labels, return_inverse=True)"
+)
 
 
 class ArraySource(Source):
@@ -131,7 +139,8 @@ def _refuse_objects(labels: list[Any]) -> None:
     missing = sum(item is None or (isinstance(item, float) and math.isnan(item)) for item in labels)
     if missing:
         raise InvalidInputError(f"labels has {missing:,} missing values: drop these rows or label them")
-    raise InvalidInputError("labels must be integers 0..K-1, not object: convert them with .astype(int)")
+    hint = MAP_STRINGS if any(isinstance(item, str) for item in labels) else "convert them with .astype(int)"
+    raise InvalidInputError(f"labels must be integers 0..K-1, not object: {hint}")
 
 
 def _from_sequence(name: str, data: Sequence[Any]) -> npt.NDArray[Any]:
@@ -172,5 +181,6 @@ def _from_pandas(name: str, data: Any) -> npt.NDArray[Any]:
     if array.dtype == object and getattr(data.dtype, "kind", "O") in "iu":
         array = data.to_numpy(dtype=np.int64)
     if array.dtype == object:
-        raise InvalidInputError(f"labels has dtype {data.dtype}; they must be integers 0..K-1")
+        hint = MAP_STRINGS if any(isinstance(item, str) for item in array) else "convert them with .astype(int)"
+        raise InvalidInputError(f"labels has dtype {data.dtype}; they must be integers 0..K-1: {hint}")
     return array

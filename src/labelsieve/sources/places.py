@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.ahead import Objects
 from labelsieve.sources.base import Source
+from labelsieve.sources.conversions import FORMS, conversion_of, refuse_other_form
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.remote_zarr import RemoteZarrSource
@@ -85,7 +86,7 @@ def are_places(data: Sequence[Any]) -> bool:
 
 def _is_place(item: object) -> bool:
     if isinstance(item, str):
-        return is_url(item) or item.endswith((*SHARD_SUFFIXES, ".npz")) or os.sep in item or "/" in item
+        return is_url(item) or item.endswith((*SHARD_SUFFIXES, *FORMS)) or os.sep in item or "/" in item
     return isinstance(item, os.PathLike)
 
 
@@ -95,23 +96,25 @@ def _open_path(name: str, place: str) -> Source:
         matched = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
         if not matched:
             raise InvalidInputError(f"{name}: no file matches {path}")
+        if not any(one.endswith(SHARD_SUFFIXES) for one in matched) and (
+            others := conversion_of(name, str(path), matched)
+        ):
+            raise InvalidInputError(f"{name}: {path} matches no .npy and no .zarr shards; {others}")
         return _local_shards(name, path, matched)
-    _refuse_archive(name, str(path), str(path))
+    if path.is_file():
+        refuse_other_form(name, str(path), str(path))
     if path.is_dir() and path.suffix != ".zarr" and not is_zarr_folder(path):
         names = [entry.name for entry in os.scandir(path)]
-        if not any(child.endswith((*SHARD_SUFFIXES, ".npz")) for child in names):
+        if not any(child.endswith(SHARD_SUFFIXES) for child in names):
+            others = conversion_of(name, str(path), names)
             raise InvalidInputError(
-                f"{name}: {path} is no Zarr array: it has no zarr.json or .zarray, and no .npy or .zarr shards"
+                f"{name}: {path} is not a Zarr array: it has no zarr.json or .zarray, and no .npy or .zarr shards"
+                + (f"; {others}" if others else "")
             )
         return _local_shards(name, path, [str(path / child) for child in names])
     if path.is_dir() or path.suffix == ".zarr":
         return ZarrSource.from_path(name, path)
     return NpySource.from_path(name, path)
-
-
-def _refuse_archive(name: str, place: str, shown: str) -> None:
-    if place.endswith(".npz"):
-        raise InvalidInputError(f"{name}: {shown} is an .npz archive; save the array alone with np.save")
 
 
 def _local_shards(name: str, where: Path, places: Sequence[str]) -> Source:
@@ -121,7 +124,6 @@ def _local_shards(name: str, where: Path, places: Sequence[str]) -> Source:
 
 def _open_url(name: str, url: str) -> Source:
     shown = redacted(url)
-    _refuse_archive(name, shown, shown)
     web = is_web(url)
     objects, path = Objects.at(url)
     if is_pattern(path.replace("?", "") if web else path):
@@ -130,6 +132,7 @@ def _open_url(name: str, url: str) -> Source:
                 f"{name}: {shown} is a pattern, but a web server lists no files: give them as a list"
             )
         return _remote_shards(name, url, objects, objects.match(name, path))
+    refuse_other_form(name, url, shown)
     # The suffix is looked for where no query hides it.
     if shown.endswith(".zarr"):
         return RemoteZarrSource.from_url(name, url)
