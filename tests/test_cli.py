@@ -16,6 +16,7 @@ import zarr
 import labelsieve
 from labelsieve.cli import run
 from labelsieve.console import summary_text
+from labelsieve.errors import install_line
 from labelsieve.limits import size
 
 
@@ -371,7 +372,7 @@ def test_help_exits_0(capsys, command):
 def test_a_missing_package_prints_the_pip_line(files, capsys, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     assert run(["find", "labels.npy", "pred_probs.npy", "-o", "i.parquet"]) == 2
-    assert capsys.readouterr().err.endswith('pip install "labelsieve[parquet]"\n')
+    assert capsys.readouterr().err.endswith(f"{install_line('parquet')}\n")
 
 
 @pytest.mark.slow
@@ -509,9 +510,7 @@ def test_the_demo_without_scikit_learn_prints_the_pip_line(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     assert run(["demo"]) == 2
-    assert capsys.readouterr().err == (
-        'labelsieve: The demo needs an optional package: pip install "labelsieve[demo]"\n'
-    )
+    assert capsys.readouterr().err == (f"labelsieve: The demo needs an optional package: {install_line('demo')}\n")
     assert list(tmp_path.iterdir()) == []
 
 

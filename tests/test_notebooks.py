@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from installs import environment_after, pip_lines
+
 FOLDER = Path(__file__).parent.parent / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # Models and elementary functions differ in their last digits from one machine to the next, and so may counts.
@@ -43,9 +45,14 @@ def test_no_notebook_names_a_machine(path):
 @pytest.mark.timeout(180)
 @pytest.mark.filterwarnings("ignore")  # of the kernel and its client
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_runs_and_says_what_is_kept_in_it(path, tmp_path):
+def test_a_notebook_runs_with_what_it_installs_and_says_what_is_kept_in_it(path, tmp_path, monkeypatch):
     kept = nbformat.read(path, as_version=4)
     run = nbformat.read(path, as_version=4)
-    NotebookClient(run, timeout=150, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    [line] = pip_lines(kept.cells[0].source)
+    for name, value in environment_after(line, tmp_path / "site").items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "work").mkdir()
+    resources = {"metadata": {"path": str(tmp_path / "work")}}
+    NotebookClient(run, timeout=150, kernel_name="python3", resources=resources).execute()
     assert said(run) == said(kept)
     assert len(said(kept)) >= 3

@@ -21,6 +21,10 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
 from __future__ import annotations
 
 import inspect
+import json
+import os
+import shlex
+import sys
 import warnings
 
 
@@ -56,7 +60,7 @@ class MissingDependencyError(LabelsieveError, ImportError):
     """
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f'{what} needs an optional package: pip install "labelsieve[{extra}]"')
+        super().__init__(f"{what} needs an optional package: {install_line(extra)}")
         self._arguments = what, extra
 
     def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str]]:
@@ -81,6 +85,30 @@ class ForkedWorkerError(LabelsieveError, RuntimeError):
 
 class LabelsieveWarning(UserWarning):
     """The answer stands, but something about the input deserves a look."""
+
+
+def install_line(extra: str) -> str:
+    """Return the line of the shell that installs an extra for this Python, from where Labelsieve itself came.
+
+    pip keeps the folder, archive or repository that it installed from; without any, that is the package index.
+    """
+    from importlib import metadata
+    from urllib.parse import urlparse
+    from urllib.request import url2pathname
+
+    try:
+        origin = json.loads(metadata.distribution("labelsieve").read_text("direct_url.json") or "{}")
+    except metadata.PackageNotFoundError:
+        origin = {}
+    url, option, what = origin.get("url", ""), "", f"labelsieve[{extra}]"
+    clone = url2pathname(urlparse(url).path) if "dir_info" in origin else ""
+    if os.path.isdir(clone):  # noqa: PTH112  # "" would be the working folder as a Path
+        option, what = "-e " if origin["dir_info"].get("editable") else "", f"{clone}[{extra}]"
+    elif vcs := origin.get("vcs_info"):
+        what += f" @ {vcs['vcs']}+{url}@{vcs['commit_id']}"
+    elif "archive_info" in origin:
+        what += f" @ {url}"
+    return f'{shlex.quote(sys.executable)} -m pip install {option}"{what}"'
 
 
 def warn(message: str) -> None:
