@@ -1,10 +1,13 @@
 """The page: what stands in it, that nothing of a user's runs in it, and how a real browser takes it."""
 
 import base64
+import html
 import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import numpy as np
@@ -80,9 +83,9 @@ def test_the_tables_are_those_of_the_result(found, page):
     rows, classes, pairs, run_facts = Parsed(page).tables
     frame = found.to_frame(40)
     assert [line[0] for line in rows[1:]] == [str(row) for row in frame["row"]]
-    assert [line[-1] for line in rows[1:]] == [IDS[row] for row in frame["row"]]
-    assert [line[1] for line in rows[1:]] == [f"{k} {NAMES[k]}" for k in frame["given_label"]]
-    assert [line[3] for line in rows[1:]] == [f"{score:.4g}" for score in frame["score"]]
+    assert [line[1] for line in rows[1:]] == [IDS[row] for row in frame["row"]]
+    assert [line[2] for line in rows[1:]] == [f"{k} {NAMES[k]}" for k in frame["given_label"]]
+    assert [line[4] for line in rows[1:]] == [f"{score:.4g}" for score in frame["score"]]
     summary = found.class_summary()
     assert [line[0] for line in classes[1:]] == [f"{k} {NAMES[k]}" for k in summary["class"]]
     assert [line[3] for line in classes[1:]] == [f"{100 * noise:.2f}%" for noise in summary["label_noise"]]
@@ -96,6 +99,86 @@ def test_the_tables_are_those_of_the_result(found, page):
     assert f"<dd>{100 * found.health_score():.2f}%</dd>" in page
 
 
+STORIES = [
+    ({}, "The 257 rows of lowest score (17.13% of the rows) are listed as issues."),
+    (
+        {"estimation_method": "off_diagonal_calibrated"},
+        (
+            "352 (23.47% of the rows) are listed as issues. The "
+            "label of the other 2 is the class that the model predicts, "
+            "or nearly so."
+        ),
+    ),
+    ({"filter_by": "low_self_confidence"}, "'low_self_confidence': 257 (17.13% of the rows), as many as estimated."),
+    ({"filter_by": "both"}, "'both': 300 (20.00% of the rows), more than estimated."),
+    ({"filter_by": "both", "frac_noise": 0.5}, "'both': 139 (9.27% of the rows), fewer than estimated."),
+]
+
+
+@pytest.mark.parametrize(("choices", "end"), STORIES)
+def test_found_and_estimated_numbers_are_one_story(choices, end, tmp_path):
+    labels, probs = draws.draw(1500, 4, seed=8, noise=0.25)
+    found = labelsieve.find_label_issues(labels, probs, progress=False, **choices)
+    found.report(tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    n, estimated = found.num_issues, found.estimated_num_issues
+    text = report.story_of(found)
+    assert f"that {estimated:,} of 1,500 labels ({estimated / 1500:.2%}) are wrong" in text
+    assert f"the share of the others, {found.health_score():.2%}" in text
+    assert text.endswith(end)
+    assert html.escape(text) in page.replace("&#39;", "&#x27;")
+    assert f'<dd>{n:,}</dd><dd class="of">{n / 1500:.2%} of the rows</dd>' in page
+    assert f'<dd>{estimated:,}</dd><dd class="of">{estimated / 1500:.2%} of the rows</dd>' in page
+    shown = found._repr_html_()
+    assert f"<strong>{n:,}</strong>" in shown
+    assert f"an estimated {estimated:,} labels are wrong: label health {found.health_score():.1%}" in shown
+
+
+def test_the_heading_names_dataset_date_and_version(tmp_path, found):
+    labels, probs = draws.draw(300, 4, seed=8)
+    folder = tmp_path / "my <data>"
+    folder.mkdir()
+    np.save(folder / "labels.npy", labels)
+    np.save(folder / "pred_probs.npy", probs)
+    before = datetime.now(UTC).replace(second=0, microsecond=0)
+    stored = labelsieve.find_label_issues(
+        folder / "labels.npy", folder / "pred_probs.npy", output=tmp_path / "r.zarr", progress=False
+    )
+    assert before <= datetime.strptime(stored.facts.finished, "%Y-%m-%d %H:%M").replace(tzinfo=UTC) <= datetime.now(UTC)
+    when, version = f"{stored.facts.finished} UTC", f"Labelsieve {labelsieve.__version__}"
+    for result in (stored, labelsieve.load(tmp_path / "r.zarr")):
+        assert report.about_of(result) == ["my <data>/pred_probs.npy", when, version]
+        facts = report.facts_of(result)
+        assert (facts["labels"], facts["pred_probs"]) == (str(folder / "labels.npy"), str(folder / "pred_probs.npy"))
+        assert facts["Finished"] == when
+        result.report(tmp_path / "r.html")
+        page = (tmp_path / "r.html").read_text(encoding="utf-8")
+        assert f'<p class="about">my &lt;data&gt;/pred_probs.npy · {when} · {version}</p>' in page
+        assert "of 300 rows of my &lt;data&gt;/pred_probs.npy</title>" in page
+    assert report.about_of(found) == [f"{found.facts.finished} UTC", version], "arrays in memory have no name"
+    assert report.about_of(found, "cats & dogs")[0] == "cats & dogs"
+    old = replace(found, facts=replace(found.facts, inputs={}, finished=""))  # as saved before there was a date
+    assert report.about_of(old) == [version]
+    assert "Finished" not in report.facts_of(old)
+
+
+def test_flags_have_a_column_where_there_are_any(tmp_path, found):
+    for labels, flags in ((np.arange(400) % 4, None), (np.minimum(np.arange(400), 3), ["", "rare", "rare", "rare"])):
+        probs = 0.7 * np.eye(4)[labels] + 0.075
+        labelsieve.find_label_issues(labels, probs, progress=False).report(tmp_path / "r.html")
+        classes = Parsed((tmp_path / "r.html").read_text(encoding="utf-8")).tables[-2]
+        assert ("Flag" in classes[0]) == (flags is not None)
+        assert {len(line) for line in classes} == {7 if flags is None else 8}
+        if flags is not None:
+            assert sorted(line[-1] for line in classes[1:]) == flags
+
+
+def test_what_was_read_has_a_rate_only_where_it_was_read(found):
+    nothing = replace(found, facts=replace(found.facts, bytes_read=0, rows_resumed=1500, seconds=2.0))
+    assert report.facts_of(nothing)["Time"] == "2 s"
+    assert report.facts_of(replace(found, facts=replace(found.facts, seconds=2.0)))["Time"] == "2 s, 24 kB a second"
+
+
 def test_names_ids_and_texts_are_text(found, tmp_path):
     found.report(tmp_path / "r.html", texts=["<script>alert(2)</script>"] * 1500)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
@@ -103,7 +186,7 @@ def test_names_ids_and_texts_are_text(found, tmp_path):
     assert len(parsed.all("script")) == 1
     assert parsed.all("img") == []
     assert parsed.all("b") == []
-    assert "<script>alert(2)</script>" in [line[1] for line in parsed.tables[0][1:]]
+    assert "<script>alert(2)</script>" in [line[2] for line in parsed.tables[0][1:]]
     for name in NAMES[1:3]:
         assert name not in page
 
@@ -167,7 +250,7 @@ def test_texts_are_found_by_row(found, tmp_path):
     for given in (texts, pd.Series(texts, index=range(1500, 0, -1)), tmp_path / "t.txt", tmp_path / "t2.txt"):
         found.report(tmp_path / "r.html", texts=given, top=9)
         page = Parsed((tmp_path / "r.html").read_text(encoding="utf-8"))
-        assert [line[1] for line in page.tables[0][1:]] == [texts[row] for row in found.indices[:9]]
+        assert [line[2] for line in page.tables[0][1:]] == [texts[row] for row in found.indices[:9]]
 
 
 @pytest.mark.parametrize("images", [[[[0, 1]] * 2] * 1500, np.ones((1500, 2, 2), bool)], ids=["lists", "masks"])
@@ -336,12 +419,12 @@ def test_a_browser_takes_the_page(found, tmp_path):
         for wanted in (sorted(rows), sorted(rows, reverse=True)):
             page.run(click.format(0))
             assert [int(text) for text in column(page, 0)] == wanted
-        page.run(click.format(3))
+        page.run(click.format(4))
         assert [int(text) for text in column(page, 0)] == rows, "by score again"
-        page.run(click.format(1))
-        labels = column(page, 2)
+        page.run(click.format(2))
+        labels = column(page, 3)
         assert labels == sorted(labels)
-        header = "document.querySelectorAll('table thead th')[2].getAttribute('aria-sort')"
+        header = "document.querySelectorAll('table thead th')[3].getAttribute('aria-sort')"
         assert page.run(header) == "ascending"
         # By keyboard: each heading that sorts can be reached and pressed.
         page.run("document.querySelectorAll('table thead button')[0].focus()")
@@ -359,6 +442,26 @@ def test_a_browser_takes_the_page(found, tmp_path):
         page.emulate(media="print")
         assert page.run("getComputedStyle(document.querySelector('nav')).display") == "none"
         assert page.complaints() == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shown", ["images", "texts"])
+def test_long_ids_are_seen_whole_in_a_window_of_1300_pixels(tmp_path, shown):
+    labels, probs = draws.draw(300, 4, seed=8, noise=0.25)
+    names = ["tabby cat", "golden retriever dog", "two-toed sloth", "hippopotamus"]
+    ids = [f"images/train/n{i:08d}/ILSVRC2012_train_{i:08d}.JPEG" for i in range(300)]
+    found = labelsieve.find_label_issues(labels, probs, class_names=names, ids=ids, progress=False)
+    what = {"images": np.zeros((300, 8, 8), np.uint8), "texts": ["a text of some length, as a review is"] * 300}
+    found.report(tmp_path / "r.html", top=9, **{shown: what[shown]})
+    with browser() as page:
+        page.size(1300, 900)
+        page.open((tmp_path / "r.html").as_uri())
+        assert page.run("document.querySelector('table td.id').textContent") == ids[found.indices[0]]
+        region, cell = "document.querySelector('.scroll')", "document.querySelector('table td.id')"
+        assert page.run(f"{region}.scrollWidth") == page.run(f"{region}.clientWidth"), "nothing is cut off"
+        assert page.run(f"{cell}.scrollWidth <= {cell}.clientWidth")
+        page.size(400, 900)
+        assert page.run("document.documentElement.scrollWidth") <= 400
 
 
 @pytest.mark.slow

@@ -196,7 +196,7 @@ def demo(folder: Path, page: Path | None) -> None:
     if page is None:
         click.echo("  labelsieve demo --report report.html")
     else:
-        issues.report(page, images=made.images)
+        issues.report(page, images=made.images, title="handwritten digits, a tenth of the labels flipped")
         click.echo(f"written to {page}")
 
 

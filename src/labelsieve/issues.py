@@ -237,6 +237,7 @@ class LabelIssues(Result):
         top: int = 100,
         images: Any = None,
         texts: Sequence[str] | Path | None = None,
+        title: str | None = None,
     ) -> None:
         """Write a page for a browser: headline, worst rows, scores, classes, confused pairs, the run.
 
@@ -250,6 +251,8 @@ class LabelIssues(Result):
             Pictures of the rows, or a ``.npy`` file or Zarr array of them; only those shown are read.
         texts : sequence of str, or path, optional
             Texts of the rows, or a file with one a line.
+        title : str, optional
+            Name of the dataset, for the heading; by default the end of the path of `pred_probs`.
 
         Raises
         ------
@@ -261,7 +264,9 @@ class LabelIssues(Result):
             If the page cannot be written: a folder without permission, a full disk.
         """
         page = Path(check_place("path", path))
-        report.write_report(self, page, top=check_whole_number("top", top, 0), images=images, texts=texts)
+        report.write_report(
+            self, page, top=check_whole_number("top", top, 0), images=images, texts=texts, title=title
+        )
 
     @property
     def plot(self) -> Plots:
@@ -287,7 +292,7 @@ class LabelIssues(Result):
         return (
             f"<p><strong>{self.num_issues:,}</strong> label issues in {self.n_rows:,} rows "
             f"({self.num_issues / self.n_rows:.2%}) of {self.n_classes:,} classes; "
-            f"label health {self.health_score():.1%}</p>"
+            f"an estimated {self.estimated_num_issues:,} labels are wrong: label health {self.health_score():.1%}</p>"
             f"<table><caption>The worst rows</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
 

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -50,7 +51,7 @@ from labelsieve.reductions import class_means, class_sums_finalize
 from labelsieve.results import IssueParts, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.sinks import Stage
-from labelsieve.sources import Opened
+from labelsieve.sources import Opened, Source
 from labelsieve.storage import Folder, LocalFolder, local_disk, open_folder
 from labelsieve.stored import ResultGroup, StoredIds, StoredIssues, StoredScores, open_group, publish_result
 from labelsieve.workdir import Records, Workdir
@@ -111,11 +112,13 @@ class Job:
         self._check_owned: Callable[[], None] = lambda: None  # of the workdir, once there is one
         self._names: tuple[str, ...] | None = None
         self._ids: ArrayIds | None = None
+        self._places: dict[str, str] = {}
 
     def run(self, progress: bool | None, started: float) -> LabelIssues:
         """Run all steps, and publish the result last."""
         pair = self._open_pair()
         n_rows, n_classes = pair[1].shape
+        self._places = {"labels": _place(pair[0]), "pred_probs": _place(pair[1])}
         self._names, self._ids = check_class_names(self.class_names, n_classes), open_ids(self.ids, n_rows)
         check_settings(self.settings, n_classes)
         issues = self._attempted(pair, progress, partial(self._steps, started=started))
@@ -296,6 +299,8 @@ class Job:
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
             versions=_versions(),
             notes=notes_of(total.findings) + ((f"{note}.",) if note else ()),
+            inputs=self._places,
+            finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         )
 
     def _read(self, begun: _Begun) -> Partial:
@@ -368,6 +373,11 @@ class Job:
                 f"write to {path} here ({error}): give a workdir that all reach"
             ) from error
         return folder
+
+
+def _place(opened: Opened) -> str:
+    """Return where an input is."""
+    return opened.where if isinstance(opened, Source) else "a Dask array"
 
 
 def _versions() -> dict[str, str]:

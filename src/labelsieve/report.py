@@ -65,7 +65,13 @@ class Shown:
 
 
 def write_report(
-    result: Result, path: Path, *, top: int = 100, images: Any = None, texts: Sequence[str] | Path | None = None
+    result: Result,
+    path: Path,
+    *,
+    top: int = 100,
+    images: Any = None,
+    texts: Sequence[str] | Path | None = None,
+    title: str | None = None,
 ) -> None:
     """Write the report of a result.
 
@@ -82,6 +88,8 @@ def write_report(
         shown are read.
     texts : sequence of str, or path, optional
         Texts of all rows, or a text file with one a line.
+    title : str, optional
+        Name of the dataset; by default the end of the path of `pred_probs`.
 
     Raises
     ------
@@ -98,7 +106,8 @@ def write_report(
     lines = texts_of(texts, rows, result.n_rows)
     each = min(_ONE_PICTURE_BYTES, _PICTURE_BYTES // max(1, len(rows)))
     shown = [Shown(picture_of(pictures, row, each), line) for row, line in zip(rows, lines, strict=True)]
-    page = _page(result, columns, shown, with_pictures=pictures is not None, with_texts=texts is not None)
+    about = about_of(result, title)
+    page = _page(result, columns, shown, about, with_pictures=pictures is not None, with_texts=texts is not None)
     with made_beside(path) as folder:
         (folder / path.name).write_text(page, encoding="utf-8")
         (folder / path.name).replace(path)
@@ -228,7 +237,15 @@ def _cut(text: str) -> str:
     return text if len(text) <= _TEXT_LETTERS else text[: _TEXT_LETTERS - 1] + "…"
 
 
-def _page(result: Result, columns: dict[str, Any], shown: list[Shown], *, with_pictures: bool, with_texts: bool) -> str:
+def _page(
+    result: Result,
+    columns: dict[str, Any],
+    shown: list[Shown],
+    about: list[str],
+    *,
+    with_pictures: bool,
+    with_texts: bool,
+) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -240,6 +257,9 @@ def _page(result: Result, columns: dict[str, Any], shown: list[Shown], *, with_p
     order = np.argsort(-np.nan_to_num(classes["label_noise"], nan=-1.0), kind="stable")[:_TOP_CLASSES]
     return environment.get_template(_TEMPLATE).render(
         result=result,
+        about=about,
+        story=story_of(result),
+        estimated=result.estimated_num_issues / result.n_rows,
         health=1 - result.estimated_num_issues / result.n_rows,
         figures={
             "scores": _figure(plots.score_plot(result), "scores"),
@@ -247,6 +267,7 @@ def _page(result: Result, columns: dict[str, Any], shown: list[Shown], *, with_p
             "pairs": _figure(plots.pair_plot(result), "pairs") if len(result.confident.pairs) else "",
         },
         classes=_lines({name: column[order] for name, column in classes.items()}),
+        with_flags=bool((classes["flag"][order] != "").any()),
         pairs=_lines(result.pair_table(_TOP_PAIRS)),
         rows=list(zip(_lines(columns), shown, strict=True)),
         label=result.class_label,
@@ -284,6 +305,38 @@ def _figure(ax: Any, name: str) -> str:
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
 
 
+def about_of(result: Result, title: str | None = None) -> list[str]:
+    """Return what the page is about: the dataset, when the run ended, and which version made it."""
+    facts = result.facts
+    place = facts.inputs.get("pred_probs", "").partition("?")[0].rstrip("/")
+    # A file is called as those do who keep several datasets in a folder: by its folder and its name.
+    name = as_text(title) if title else "/".join(place.split("/")[-2:]) if "/" in place else ""
+    when = f"{facts.finished} UTC" if facts.finished else ""
+    return [part for part in (name, when, f"Labelsieve {facts.versions.get('labelsieve', '')}".strip()) if part]
+
+
+def story_of(result: Result) -> str:
+    """Return how the number of issues that were found and that of wrong labels as estimated go together."""
+    n_rows, found, estimated = result.n_rows, result.num_issues, result.estimated_num_issues
+    share = f"{found / n_rows:.2%} of the rows"
+    text = (
+        f"Confident learning estimates that {estimated:,} of {n_rows:,} labels ({estimated / n_rows:.2%}) are wrong. "
+        f"The label health is the share of the others, {1 - estimated / n_rows:.2%}. "
+    )
+    if result.settings.filter_by is not None:
+        compared = "as many as" if found == estimated else "more than" if found > estimated else "fewer than"
+        return (
+            f"{text}The rows listed as issues are chosen by filter_by={result.settings.filter_by!r}: "
+            f"{found:,} ({share}), {compared} estimated."
+        )
+    if found == estimated:
+        return f"{text}The {found:,} rows of lowest score ({share}) are listed as issues."
+    return (
+        f"{text}Of the {estimated:,} rows of lowest score {found:,} ({share}) are listed as issues. The label of the "
+        f"other {estimated - found:,} is the class that the model predicts, or nearly so."
+    )
+
+
 def warnings_of(result: Result) -> list[str]:
     """Return what deserves a look before the numbers are believed."""
     flags = result.class_table()["flag"]
@@ -305,10 +358,13 @@ def facts_of(result: Result) -> dict[str, str]:
     """Return how the run went, by name."""
     facts = result.facts
     return {
+        **{name: place for name, place in facts.inputs.items() if place},
         "Rows and classes": f"{result.n_rows:,} x {result.n_classes:,}",
         "Read": f"{size(facts.bytes_read)} in {facts.n_reads} pass{'es' if facts.n_reads > 1 else ''}"
         + (f"; {facts.rows_resumed:,} rows were done before" if facts.rows_resumed else ""),
-        "Time": f"{facts.seconds:,.3g} s, {size(facts.bytes_read / max(facts.seconds, 1e-9))} a second",
+        "Time": f"{facts.seconds:,.3g} s"
+        + (f", {size(facts.bytes_read / max(facts.seconds, 1e-9))} a second" if facts.bytes_read else ""),
+        **({"Finished": f"{facts.finished} UTC"} if facts.finished else {}),
         "Done by": facts.scheduler,
         "Settings": ", ".join(result.settings.described),
         "Versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),

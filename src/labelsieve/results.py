@@ -153,6 +153,10 @@ class RunFacts:
         What looked odd in the data.
     misfit : str
         Why labels and predictions do not seem to belong together; empty if they do.
+    inputs : dict
+        Where ``labels`` and ``pred_probs`` are: a path, a URL without secrets, or what kind of object.
+    finished : str
+        When the run ended, in UTC, as ``2026-11-25 12:40``.
     """
 
     bytes_read: int
@@ -167,6 +171,8 @@ class RunFacts:
     versions: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     misfit: str = ""
+    inputs: dict[str, str] = field(default_factory=dict)
+    finished: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
