@@ -7,7 +7,7 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
 
     LabelsieveError
     ├── InvalidInputError (ValueError)          data or a setting that cannot give a right answer
-    ├── InputTypeError (TypeError)              an object of the wrong kind
+    ├── InputTypeError (TypeError)              an object of the wrong kind, or an unknown argument
     ├── UnreadableDataError (OSError)           stored data is cut off, corrupt or gone; says where
     ├── UnwritableError (OSError)               a workdir or a result cannot be written: disk full, no permission
     ├── MissingDependencyError (ImportError)    an extra is not installed; says the pip line
@@ -37,7 +37,7 @@ class InvalidInputError(LabelsieveError, ValueError):
 
 
 class InputTypeError(LabelsieveError, TypeError):
-    """An object of a kind that is neither labels nor probabilities."""
+    """An object of a kind that is neither labels nor probabilities, or an argument that does not exist."""
 
 
 class UnreadableDataError(LabelsieveError, OSError):

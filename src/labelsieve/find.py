@@ -144,7 +144,7 @@ def find_label_issues(
     InvalidInputError
         A ValueError, for data or settings that cannot give a right answer: what, in which rows, how many.
     InputTypeError
-        A TypeError, for an object of the wrong kind.
+        A TypeError, for an object of the wrong kind, or an argument that does not exist, with the one that does.
     UnreadableDataError
         An OSError, for stored data that is corrupt, gone, or out of a worker's reach: which rows, where and why.
     MemoryLimitError
