@@ -51,7 +51,7 @@ from labelsieve.reductions import class_means, class_sums_finalize
 from labelsieve.results import IssueParts, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.sinks import Stage
-from labelsieve.sources import Opened, Source
+from labelsieve.sources import Opened, where_is
 from labelsieve.storage import Folder, LocalFolder, local_disk, open_folder
 from labelsieve.stored import ResultGroup, StoredIds, StoredIssues, StoredScores, open_group, publish_result
 from labelsieve.workdir import Records, Workdir
@@ -118,7 +118,7 @@ class Job:
         """Run all steps, and publish the result last."""
         pair = self._open_pair()
         n_rows, n_classes = pair[1].shape
-        self._places = {"labels": _place(pair[0]), "pred_probs": _place(pair[1])}
+        self._places = {"labels": where_is(pair[0]), "pred_probs": where_is(pair[1])}
         self._names, self._ids = check_class_names(self.class_names, n_classes), open_ids(self.ids, n_rows)
         check_settings(self.settings, n_classes)
         issues = self._attempted(pair, progress, partial(self._steps, started=started))
@@ -373,11 +373,6 @@ class Job:
                 f"write to {path} here ({error}): give a workdir that all reach"
             ) from error
         return folder
-
-
-def _place(opened: Opened) -> str:
-    """Return where an input is."""
-    return opened.where if isinstance(opened, Source) else "a Dask array"
 
 
 def _versions() -> dict[str, str]:

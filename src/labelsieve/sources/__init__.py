@@ -44,6 +44,7 @@ __all__ = [
     "open_labels",
     "open_pred_probs",
     "read_narrowed",
+    "where_is",
 ]
 
 Opened: TypeAlias = "Source | da.Array"
@@ -106,6 +107,11 @@ def check_lengths(labels: Opened, pred_probs: Opened) -> None:
     n_labels, n_rows = labels.shape[0], pred_probs.shape[0]
     if n_labels != n_rows:
         raise InvalidInputError(f"{n_labels:,} labels, {n_rows:,} rows of pred_probs: they must be as many")
+
+
+def where_is(opened: Opened) -> str:
+    """Return where an input is: its path, its URL without secrets, or what kind of object it is."""
+    return opened.where if isinstance(opened, Source) else "a Dask array"
 
 
 def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind of input reads best
