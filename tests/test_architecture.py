@@ -280,7 +280,7 @@ def test_the_modern_entry_takes_its_choices_by_keyword():
 def test_every_module_says_what_it_is_and_stays_short(module):
     text = MODULES[module].read_text(encoding="utf-8")
     assert (ast.get_docstring(tree_of(module)) or "").strip()
-    assert len(text.splitlines()) <= 400
+    assert len(text.splitlines()) <= 600  # one topic, and not a drawer of them
 
 
 @pytest.mark.parametrize("name", [n for n in PUBLIC if n.endswith(("Error", "Warning"))])

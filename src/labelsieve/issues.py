@@ -264,9 +264,7 @@ class LabelIssues(Result):
             If the page cannot be written: a folder without permission, a full disk.
         """
         page = Path(check_place("path", path))
-        report.write_report(
-            self, page, top=check_whole_number("top", top, 0), images=images, texts=texts, title=title
-        )
+        report.write_report(self, page, top=check_whole_number("top", top, 0), images=images, texts=texts, title=title)
 
     @property
     def plot(self) -> Plots:
