@@ -34,7 +34,7 @@ LAYERS = [
     {"partials"},
     {"selections", "matrices", "margins"},
     {"latent"},
-    {"records", "ownership", "stored_arrays"},
+    {"records", "ownership", "descriptions", "stored_arrays"},
     {"workdir"},
     {"sources.base"},
     {"sources.ahead", "sources.shard_names", "sources.conversions"},

@@ -448,27 +448,6 @@ def test_a_fresh_run_in_a_new_folder_is_a_run(place, want):
     assert draws.bits(find(workdir=place, fresh=True)) == want[1]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"{",
-        b"{}",
-        b"\xff",
-        b'{"kind": "labelsieve workdir", "format": 99}',
-        b'{"kind": "labelsieve workdir", "format": 1}',
-        b"[]",
-        b"7",
-    ],
-)
-def test_a_damaged_description_is_refused_and_a_fresh_run_starts_over(place, want, content):
-    find(workdir=place)
-    open_folder(place).write("labelsieve.json", content)
-    with pytest.raises(WorkdirError, match=r"labelsieve\.json is damaged, or of another version: start over"):
-        find(workdir=place)
-    assert draws.bits(find(workdir=place, fresh=True)) == want[1]
-
-
 def test_the_scores_of_a_run_are_not_those_of_a_later_one_in_the_same_workdir(place, want):
     first = find(workdir=place)
     find(probs=np.roll(PROBS, 1, axis=1), workdir=place, fresh=True)
@@ -818,4 +797,4 @@ def test_a_temporary_workdir_lasts_as_long_as_anything_that_reads_from_it(tmp_pa
 
 def test_a_workdir_that_was_never_begun_has_no_grid(tmp_path):
     with Workdir.owned(tmp_path / "work", fresh=False) as workdir:
-        assert workdir.grid({"any": 1}) is None
+        assert workdir.grid({"any": 1}, 3) is None

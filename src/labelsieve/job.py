@@ -188,7 +188,7 @@ class Job:
             n_jobs=self.n_jobs,
             executor=self.executor,
             read=False,
-            grid=None if workdir is None else workdir.grid(facts),
+            grid=None if workdir is None else workdir.grid(facts, pair[1].shape[0]),
         )
 
     def _plan(self, inputs: Inputs) -> Plan:

@@ -1,8 +1,9 @@
 """The folder in which a run keeps what it has done, so that a killed run goes on.
 
-Covers: `Workdir`: whose it is, what it was made from, its grid, one owner at a time; and `Records`, the committed
-summaries in it, as the description that travels to the tasks.
-Does not cover: the bytes of a record (`records`), locks and leases (`ownership`), what identifies an input (`sources`).
+Covers: `Workdir`: whose it is, what it was made from, one owner at a time; and `Records`, the committed summaries in
+it, in the form that travels to the tasks.
+Does not cover: the file that describes it (`descriptions`), the bytes of a record (`records`), locks and leases
+(`ownership`), what identifies an input (`sources`).
 
 A workdir holds ``labelsieve.json`` (what it was made from, and the grid), ``summaries`` (a record a partition) and,
 while a run lasts, what the later steps write.
@@ -17,6 +18,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
+from labelsieve import descriptions
+from labelsieve.descriptions import Description, read_description
 from labelsieve.errors import WorkdirError
 from labelsieve.grids import Grid
 from labelsieve.kernels import RowSummary
@@ -24,9 +27,6 @@ from labelsieve.ownership import owned
 from labelsieve.records import Columns, Record, RecordWriter, TornRecordError
 from labelsieve.storage import Folder, LocalFolder, open_folder
 
-FORMAT: Final = 3
-_ABOUT: Final = "labelsieve.json"
-_KIND: Final = "labelsieve workdir"
 _RECORDS: Final = ("summaries", "rereads", "margins")
 # "scores" is of format 1.
 _OWN_NAMES: Final = (*_RECORDS, "runs", "result", "scores")
@@ -147,7 +147,7 @@ class Workdir:
     def __init__(self, folder: Folder) -> None:
         self.folder = folder
         self.check_owned: Callable[[], None] = lambda: None
-        self._about: dict[str, Any] | None = None
+        self._before: Description | None = None  # what the run that goes on was made from
         self._fresh = False
 
     @classmethod
@@ -172,7 +172,7 @@ class Workdir:
         with owned(folder, f"the workdir {folder.where}") as check:
             workdir = cls(folder)
             workdir.check_owned, workdir._fresh = check, fresh
-            workdir._about = None if fresh else workdir._read_about()
+            workdir._before = None if fresh else read_description(folder)
             yield workdir
 
     @classmethod
@@ -187,34 +187,41 @@ class Workdir:
         folder = open_folder(location, "workdir")
         _refuse_alien(folder)
         workdir = cls(folder)
-        workdir._about = None if fresh else workdir._read_about()
+        workdir._before = None if fresh else read_description(folder)
         return workdir
 
     def empty(self) -> None:
         """Remove what runs have left in it."""
-        for name in (*_OWN_NAMES, _ABOUT):  # the description last: without it the folder is not known as ours
+        for name in (*_OWN_NAMES, descriptions.NAME):  # the description last: without it the folder is not ours
             self.folder.remove(name)
 
-    def grid(self, fingerprint: Mapping[str, Any]) -> Grid | None:
+    def grid(self, fingerprint: Mapping[str, Any], n_rows: int) -> Grid | None:
         """Return the grid of the run that is to go on; None if there is none.
+
+        Parameters
+        ----------
+        fingerprint : mapping
+            Facts that identify the input and the settings of this run.
+        n_rows : int
+            Rows of the input.
 
         Raises
         ------
         WorkdirError
             If that run had another input or other settings; the message names what differs.
         """
-        if self._about is None:
+        if self._before is None:
             return None
-        differences = list(_differences(self._about["fingerprint"], json.loads(json.dumps(fingerprint))))
+        differences = list(_differences(self._before.fingerprint, json.loads(json.dumps(fingerprint))))
+        grid = self._before.grid
+        if not differences and grid.n_rows != n_rows:
+            differences = [f"grid.n_rows was {grid.n_rows:,}, and the input has {n_rows:,} rows"]
         if differences:
             raise WorkdirError(
                 f"the workdir {self.folder.where} is of another run: {'; '.join(differences)}. "
                 "Name another folder, or start over in this one with fresh=True (--fresh)"
             )
-        facts = self._about["grid"]
-        batches = facts["batches"]
-        sizes = batches if isinstance(batches, int) else tuple(batches)
-        return Grid(facts["n_rows"], sizes, facts["partition_batches"])
+        return grid
 
     def begin(self, fingerprint: Mapping[str, Any], grid: Grid, part_identities: Sequence[str]) -> Records:
         """Note what the run is made from, and return its records, without those whose part of the input has changed.
@@ -226,43 +233,17 @@ class Workdir:
         for kind in _RECORDS:
             _remove_unfinished(self.folder.folder(kind))
         records = Records(self.folder, digest(fingerprint))
-        before = self._about["parts"] if self._about else []
+        before = self._before.parts if self._before else ()
         for index, (then, now) in enumerate(zip(before, part_identities, strict=False)):
             if then != now:
                 records.discard("summaries", index)
                 records.discard("rereads", index)
                 records.discard("margins", 0)  # one for all partitions
-        about = {
-            "kind": _KIND,
-            "format": FORMAT,
-            "fingerprint": dict(fingerprint),
-            "grid": {"n_rows": grid.n_rows, "batches": grid.batches, "partition_batches": grid.partition_batches},
-            "parts": list(part_identities),
-        }
-        content = json.dumps(about, indent=1).encode()
-        if self._about != json.loads(content):  # a run that goes on leaves it alone
-            self.folder.write(_ABOUT, content)
-        self._about = about
+        description = Description(fingerprint, grid, tuple(part_identities))
+        if self._before is None or self._before.fields() != description.fields():  # a run that goes on leaves it alone
+            description.write(self.folder)
+        self._before = description
         return records
-
-    def _read_about(self) -> dict[str, Any] | None:
-        try:
-            about = json.loads(self.folder.read(_ABOUT))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            about = None
-        if (
-            not isinstance(about, dict)
-            or about.get("kind") != _KIND
-            or about.get("format") != FORMAT
-            or not isinstance(about.get("parts"), list)
-            or not all(isinstance(about.get(part), dict) for part in ("fingerprint", "grid"))
-        ):
-            raise WorkdirError(
-                f"{self.folder.where}/{_ABOUT} is damaged, or of another version: start over with fresh=True (--fresh)"
-            )
-        return dict(about)
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
@@ -283,8 +264,8 @@ def _refuse_alien(folder: Folder) -> None:
         raise WorkdirError(f"the workdir {folder.where} is a file")
     # A run that is killed at its very first write leaves the lock and a part of the description.
     first = ("lock", "lease.json")
-    names = [name for name in folder.names() if name not in first and not name.startswith(f".{_ABOUT}.")]
-    if names and _ABOUT not in names:
+    names = [name for name in folder.names() if name not in first and not name.startswith(f".{descriptions.NAME}.")]
+    if names and descriptions.NAME not in names:
         raise WorkdirError(f"the workdir {folder.where} is not empty, and no workdir of Labelsieve")
 
 

@@ -1,0 +1,219 @@
+"""The description of a workdir: any damage is one clear error that names the file and the field."""
+
+import copy
+import json
+
+import fsspec
+import numpy as np
+import pytest
+
+import draws
+import labelsieve
+from labelsieve import WorkdirError
+from labelsieve.descriptions import Description, _checksum, _leaves, read_description
+from labelsieve.grids import Grid
+from labelsieve.storage import LocalFolder, open_folder
+from labelsieve.workdir import Workdir
+
+LABELS, PROBS = draws.draw(90, 4, seed=5, noise=0.3)
+
+
+def find(place, **choices):
+    return labelsieve.find_label_issues(
+        LABELS, PROBS, workdir=place, batch_size=10, partition_batches=2, progress=False, **choices
+    )
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A workdir of a run that was done, and its description."""
+    place = tmp_path_factory.mktemp("made") / "work"
+    find(place)
+    return place, json.loads((place / "labelsieve.json").read_text())
+
+
+@pytest.fixture
+def place(made):
+    """The workdir, whose description is mended after the test."""
+    path = made[0] / "labelsieve.json"
+    whole = path.read_bytes()
+    yield made[0]
+    LocalFolder(made[0]).remove("labelsieve.json")
+    path.write_bytes(whole)
+
+
+def error_of(place):
+    """Return what a run would be refused with; a plan reads the same file as a run, and reads it first."""
+    with pytest.raises(WorkdirError) as caught:
+        Workdir.seen(place, fresh=False)
+    message = str(caught.value)
+    assert message.startswith(f"{place}/labelsieve.json "), message
+    assert message.endswith(". Start over with fresh=True (--fresh)"), message
+    return message
+
+
+def at(fields, name):
+    """Return the table that holds the field of a dotted name, and its key there."""
+    *tables, key = name.split(".")
+    for table in tables:
+        fields = fields[table]
+    return fields, key
+
+
+def delete(fields, name):
+    table, key = at(fields, name)
+    del table[key]
+
+
+def replace_by(value):
+    def harm(fields, name):
+        table, key = at(fields, name)
+        assert table[key] != value or type(table[key]) is not type(value)
+        table[key] = value
+
+    return harm
+
+
+def change(fields, name):
+    """Change a value a little, and keep its type."""
+    table, key = at(fields, name)
+    value = table[key]
+    if isinstance(value, bool):
+        table[key] = not value
+    elif isinstance(value, int | float):
+        table[key] = value + 1
+    elif isinstance(value, str):
+        table[key] = value[:-1] + chr(ord(value[-1]) ^ 1) if value else "x"
+    elif isinstance(value, list):
+        table[key] = [*value[:-1], value[0]] if len(value) > 1 and value[0] != value[-1] else [*value, 0]
+    else:
+        table[key] = 0
+
+
+DAMAGES = {
+    "deleted": delete,
+    "changed": change,
+    "a longer list": replace_by([[1, 2], {"a": None}]),
+    "a table": replace_by({"inner": 1}),
+    "text": replace_by("seven"),
+    "below zero": replace_by(-3),
+    "huge": replace_by(10**400),
+    "infinite": replace_by(float("inf")),
+    "not a number": replace_by(float("nan")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_field_is_named(place, made, damage):
+    fields = {name for name, _ in _leaves(made[1]) if not name.startswith("checksums.")}
+    assert {"kind", "format", "grid.n_rows", "grid.batches", "parts", "fingerprint.settings.method"} <= fields
+    assert len(fields) > 20
+    for name in fields | {"grid", "fingerprint", "fingerprint.labels", "checksums"}:
+        fields = copy.deepcopy(made[1])
+        DAMAGES[damage](fields, name)
+        (place / "labelsieve.json").write_text(json.dumps(fields))
+        message = error_of(place)
+        inside = name in ("grid", "fingerprint", "fingerprint.labels")  # named with the first field in it
+        assert (f" {name}." if inside and damage != "changed" else name) in message, (name, message)
+
+
+@pytest.mark.parametrize("value", [None, 0, True, 1.5, []], ids=str)
+def test_a_field_of_the_grid_of_a_wrong_kind_is_named(place, made, value):
+    for name in ("n_rows", "batches", "partition_batches"):
+        fields = copy.deepcopy(made[1])
+        fields["grid"][name] = value
+        (place / "labelsieve.json").write_text(json.dumps(fields))
+        assert f"the field grid.{name} does not match its checksum; it is " in error_of(place)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("grid.n_rows", value) for value in (0, -1, 1000, None, "90", 90.0, True, 10**30)),
+        *(("grid.batches", value) for value in (0, -1, 91, None, [], [45], [90, -1, 1], ["90"], {}, True, 10**30)),
+        *(("grid.partition_batches", value) for value in (0, -1, None, 1, "2", 10**30)),
+        *(("parts", value) for value in (None, {}, ["", ""], [""] * 6, [1, 2, 3, 4, 5])),
+        *(("fingerprint", value) for value in (None, [], "x")),
+        *(("grid", value) for value in (None, [], 7)),
+    ],
+    ids=str,
+)
+def test_nonsense_with_a_right_checksum_is_refused_too(place, made, name, value):
+    fields = copy.deepcopy(made[1])
+    table, key = at(fields, name)
+    table[key] = value
+    del fields["checksums"]
+    fields["checksums"] = {field: _checksum(found) for field, found in _leaves(fields)}
+    (place / "labelsieve.json").write_text(json.dumps(fields))
+    with pytest.raises(WorkdirError, match=r"grid\.|grid |parts|fingerprint") as caught:
+        find(place)
+    assert "fresh=True (--fresh)" in str(caught.value)
+
+
+CONTENTS = {
+    "empty": b"",
+    "half": b'{"kind": "labelsieve workdir", ',
+    "bytes": b"\xff\xfe\x00",
+    "bad UTF-8 in a text": b'{"kind": "labelsieve \xff"}',
+    "a list": b"[]",
+    "a number": b"7",
+    "null": b"null",
+    "no fields": b"{}",
+    "a number of 5,000 digits": b"9" * 5000,
+    "deep": b"[" * 100_000,
+    "zeros": bytes(300),
+}
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+@pytest.mark.parametrize("url", [False, True])
+def test_a_file_that_is_not_a_description_is_refused_and_a_fresh_run_starts_over(tmp_path, monkeypatch, content, url):
+    monkeypatch.setattr("labelsieve.ownership._SETTLE_SECONDS", 0)
+    place = "memory://bucket/described" if url else str(tmp_path / "work")
+    try:
+        open_folder(place).write("labelsieve.json", CONTENTS[content])
+        error_of(place)
+        with pytest.raises(WorkdirError, match=r"labelsieve\.json"):
+            find(place)
+        assert find(place, fresh=True).facts.rows_read == 90
+        assert find(place).facts.rows_resumed == 90
+    finally:
+        fsspec.filesystem("memory").store.clear()
+
+
+def test_a_folder_in_its_place_is_named_and_a_fresh_run_starts_over(place, made):
+    (place / "labelsieve.json").unlink()
+    (place / "labelsieve.json").mkdir()
+    assert "it is a folder, not a file" in error_of(place)
+    assert find(place, fresh=True).facts.rows_read == 90
+
+
+@pytest.mark.parametrize("version", [1, 2, 3, 99])
+def test_another_version_is_named(place, made, version):
+    (place / "labelsieve.json").write_text(json.dumps(made[1] | {"format": version}))
+    assert f"format is {version}, and this version reads format 4" in error_of(place)
+
+
+def test_other_rows_are_refused_whatever_the_checksum(place, made):
+    # As it was found: with 1,000 rows in the file, the rows of 1,000 were returned for two million.
+    fields = copy.deepcopy(made[1])
+    fields["grid"]["n_rows"], fields["parts"] = 60, made[1]["parts"][:3]
+    del fields["checksums"]
+    fields["checksums"] = {field: _checksum(found) for field, found in _leaves(fields)}
+    (place / "labelsieve.json").write_text(json.dumps(fields))
+    with pytest.raises(WorkdirError, match=r"grid\.n_rows was 60, and the input has 90 rows"):
+        find(place)
+
+
+def test_what_was_written_comes_back(tmp_path):
+    folder = LocalFolder(tmp_path)
+    for grid in (Grid(90, 20, 2), Grid(90, (0, 30, 60, 0), 3)):
+        description = Description({"a": {"b": [1.5, None, "\N{SNOWMAN}"]}, "c": True}, grid, ("x",) * grid.n_partitions)
+        description.write(folder)
+        assert read_description(folder) == description
+    assert read_description(LocalFolder(tmp_path / "none")) is None
+
+
+def test_a_workdir_that_was_not_harmed_goes_on(made):
+    assert find(made[0]).facts.rows_resumed == 90
+    assert np.array_equal(find(made[0]).indices, find(None).indices)
