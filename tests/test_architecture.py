@@ -22,7 +22,7 @@ MODULES = {
 # From the bottom up: a module imports only from lines above its own. A new module has to find its place here.
 LAYERS = [
     {"errors"},
-    {"urls", "limits"},
+    {"urls", "limits", "process_identity"},
     {"settings", "keywords"},
     {"checks", "scores"},
     {"row_sums"},
@@ -80,6 +80,7 @@ IMPORTS_DASK = {
 }
 PUBLIC = [
     "ForkedWorkerError",
+    "InUseError",
     "InputTypeError",
     "InvalidInputError",
     "IssueRows",

@@ -1,8 +1,10 @@
 """The command line as a user runs it: what it prints, what it writes, how it exits."""
 
 import json
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +20,8 @@ from labelsieve.cli import run
 from labelsieve.console import summary_text
 from labelsieve.errors import install_line
 from labelsieve.limits import size
+from labelsieve.ownership import owned
+from labelsieve.storage import LocalFolder
 
 
 @pytest.fixture
@@ -359,6 +363,33 @@ def test_a_failure_exits_1_and_names_the_file(files, capsys, tmp_path):
 def test_without_arguments_it_shows_help(capsys):
     assert run([]) == 2
     assert "demo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [[], ["find"], ["plan"], ["report"], ["demo"]])
+def test_help_lists_every_exit_code(capsys, command):
+    assert run([*command, "--help"]) == 0
+    listed = capsys.readouterr().out.partition("Exit codes:\n")[2].splitlines()
+    assert [line.split()[0] for line in listed] == ["0", "1", "2", "75", "130", "143"]
+
+
+def test_a_workdir_in_use_exits_75_after_it_was_waited_for(files, capfd, tmp_path):
+    command = ["find", "labels.npy", "pred_probs.npy", "--workdir", "work", "--quiet"]
+    with owned(LocalFolder(tmp_path / "work"), "mine"):
+        for wait in ("0", "0.05"):
+            assert run([*command, "--wait", wait]) == 75
+            said = capfd.readouterr().err.splitlines()
+            who = (
+                f"labelsieve: the workdir {tmp_path}/work is in use by process {os.getpid()} on {socket.gethostname()}"
+            )
+            assert said == ([] if wait == "0" else [f"{who}; waiting up to 0.05 s for it"]) + [who]
+        assert run(["plan", *command[1:-1]]) == 0, "a plan owns nothing"
+    assert run(command) == 0
+
+
+@pytest.mark.parametrize("wait", ["-1", "soon", "nan"])
+def test_a_wait_that_is_not_a_time_exits_2(files, capsys, wait):
+    assert run(["find", "labels.npy", "pred_probs.npy", "--wait", wait]) == 2
+    assert "wait" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

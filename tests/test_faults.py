@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import resource
 import shutil
@@ -11,12 +12,15 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import psutil
 import pytest
 import zarr
 
+import s3
 from inputs import draw, find
+from labelsieve.storage import UrlFolder
 from processes import Processes, assert_same_output, wait_until
 
 N_ROWS, N_CLASSES, BATCH = 60_000, 4, 1000
@@ -457,13 +461,45 @@ def test_a_workdir_that_is_read_only(files):
         assert processes.n_reads() == 0
 
 
+@pytest.mark.slow
+def test_after_a_kill_in_an_object_store_the_same_command_goes_on_at_once(files, want):
+    with s3.running_server() as server, pytest.MonkeyPatch.context() as patch:
+        server.set_environment(patch)
+        fsspec.filesystem("s3").mkdir(s3.BUCKET)
+        work, batch = UrlFolder(f"s3://{s3.BUCKET}/work"), 5 * BATCH
+        command = (*NPY, "--batch-size", batch, "--quiet", "--threads", 1, "--workdir", work.url, "-o", "out.zarr")
+        with Processes(files) as processes:
+            first = processes.find(*command, pause_s=0.3)
+            wait_until(lambda: processes.n_reads() > 3, first)
+            first.kill()
+            lease = json.loads(work.read("lease.json"))
+            assert lease["owner"].startswith(f"process {first.pid} on ")
+            assert lease["ends"] > time.time() + 10, "a minute has not passed"
+            # To any other machine it seems to run still: the command waits, and says so.
+            alien = lease | {"process": None, "ends": time.time() + 3600}
+            work.write("lease.json", json.dumps(alien).encode())
+            code, out_, err = processes.find(*command, "--wait", 0.2).wait()
+            assert (code, out_) == (75, "")
+            who = f"labelsieve: the workdir {work.url} is in use by {lease['owner']}, unless that has died: "
+            waits, ends = err.splitlines()
+            assert waits.startswith(who)
+            assert waits.endswith("; waiting up to 0.2 s for it")
+            assert ends.startswith(who)
+            work.write("lease.json", json.dumps(lease).encode())
+            processes.find(*command, "--wait", 0).succeeds()
+            assert processes.rows_read_again() <= 2 * batch
+        assert_same_output(files / "out.zarr", want)
+        assert "lease.json" not in work.names()
+    s3.clear_clients()
+
+
 def test_two_runs_in_one_workdir(files, want):
     command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd")
     with Processes(files, pause_s=0.12) as processes:
         first = processes.find(*command, "-o", "out.zarr")
         wait_until(lambda: processes.n_reads() > 5, first)
-        assert f"wd is in use by process {first.pid} on " in processes.find(*command).fails(2)
-        assert f"wd is in use by process {first.pid} on " in processes.find(*command, "--fresh").fails(2)
+        assert f"wd is in use by process {first.pid} on " in processes.find(*command, "--wait", 0).fails(75)
+        assert f"wd is in use by process {first.pid} on " in processes.find(*command, "--wait", 0, "--fresh").fails(75)
         first.succeeds()
         assert processes.n_reads() == N_PARTITIONS
     assert_same_output(files / "out.zarr", want)

@@ -3,6 +3,8 @@
 import contextlib
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -15,16 +17,16 @@ import pytest
 
 import labelsieve
 import s3
-from labelsieve import WorkdirError, ownership
+from labelsieve import InUseError, WorkdirError, ownership, process_identity
 from labelsieve.ownership import owned as owned_by_name
 from labelsieve.storage import LocalFolder, UrlFolder, open_folder
 
 ME = f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def owned(folder):
+def owned(folder, wait=0):
     """Own a folder as a workdir does."""
-    return owned_by_name(folder, f"the workdir {folder.where}")
+    return owned_by_name(folder, f"the workdir {folder.where}", wait)
 
 
 @pytest.fixture
@@ -49,8 +51,8 @@ def lease_of(folder):
     return json.loads(folder.read("lease.json"))
 
 
-def write_lease(folder, ends, owner="process 7 on elsewhere", name="theirs"):
-    folder.write("lease.json", json.dumps({"id": name, "owner": owner, "ends": ends}).encode())
+def write_lease(folder, ends, owner="process 7 on elsewhere", name="theirs", **more):
+    folder.write("lease.json", json.dumps({"id": name, "owner": owner, "ends": ends, **more}).encode())
 
 
 def lease_threads():
@@ -132,12 +134,33 @@ def test_of_many_processes_one_is_the_owner(local):
         assert local.read("lock").decode() == f"process {owner.pid} on {socket.gethostname()}"
 
 
+def test_a_lock_on_a_file_that_its_owner_has_removed_is_none(local, monkeypatch):
+    # As the owner of an output does at its end: in between, another process has opened the lock but not locked it.
+    inner, opened = ownership.fcntl.flock, []
+
+    def locked_too_late(file, flags):
+        opened.append(file)
+        if len(opened) == 1:
+            shutil.rmtree(local.path)
+        return inner(file, flags)
+
+    monkeypatch.setattr(ownership.fcntl, "flock", locked_too_late)
+    with pytest.raises(InUseError, match="in use by a process that is ending: try again"), owned(local):
+        pass
+    opened.clear()
+    with owned(local, wait=60):
+        assert len(opened) == 2
+        assert local.read("lock").decode() == ME, "the file that is there is the one that is locked"
+        with pytest.raises(InUseError), owned(local):
+            pass
+
+
 def test_a_run_names_who_is_in_its_workdir(tmp_path):
     labels, probs = np.array([0, 1, 0]), np.array([[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
     with another_process(HOLD, tmp_path / "work") as process:
         assert process.stdout.readline() == "owned\n"
         with pytest.raises(WorkdirError, match=f"work is in use by process {process.pid}"):
-            labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "work", fresh=True)
+            labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "work", fresh=True, wait=0)
     assert labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "work").num_issues == 1
 
 
@@ -150,7 +173,7 @@ def test_a_disk_without_locks_takes_a_lease(local, monkeypatch):
     monkeypatch.setattr(ownership.fcntl, "flock", no_locks)
     with owned(local):
         assert lease_of(local)["owner"] == ME
-        with pytest.raises(WorkdirError, match=f"in use by {ME}, unless it has died"), owned(local):
+        with pytest.raises(WorkdirError, match=f"in use by {ME}, which still runs"), owned(local):
             pass
     assert local.names() == ["lock"]
 
@@ -176,14 +199,20 @@ def test_a_lease_names_its_owner_and_is_gone_with_it(remote):
     assert lease_threads() == []
 
 
-def test_a_second_owner_is_refused_with_who_and_until_when(remote):
-    with owned(remote), pytest.raises(WorkdirError) as caught, owned(UrlFolder(remote.url)):
+def test_a_second_owner_is_refused_with_who_it_is(remote):
+    with owned(remote), pytest.raises(InUseError) as caught, owned(UrlFolder(remote.url)):
         pytest.fail("two own it")
-    message = str(caught.value)
-    assert message.startswith(f"the workdir memory://bucket/work is in use by {ME}, unless it has died: then from ")
-    assert message.endswith(" UTC on it is free")
+    assert str(caught.value) == f"the workdir memory://bucket/work is in use by {ME}, which still runs"
     with owned(remote):
         pass
+
+
+def test_of_an_owner_elsewhere_it_is_said_until_when(remote):
+    write_lease(remote, 1_800_000_000 + 4_000_000_000)
+    with pytest.raises(InUseError) as caught, owned(remote):
+        pass
+    who = "the workdir memory://bucket/work is in use by process 7 on elsewhere"
+    assert str(caught.value) == f"{who}, unless that has died: then it is free from 15:06:40 UTC on"
 
 
 def test_a_lease_is_renewed_while_its_owner_lives(remote):
@@ -199,14 +228,21 @@ def test_a_lease_is_renewed_while_its_owner_lives(remote):
 
 def test_a_lease_that_nobody_renews_ends(remote):
     write_lease(remote, time.time() + 0.2)
-    with pytest.raises(WorkdirError, match="in use by process 7 on elsewhere, unless it has died"), owned(remote):
+    with pytest.raises(WorkdirError, match="in use by process 7 on elsewhere, unless that has died"), owned(remote):
         pass
     time.sleep(0.25)
     with owned(remote):
         assert lease_of(remote)["owner"] == ME
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b'{"id": "x"}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"{", b"[]", b"7", b"null", b"{}", b'{"id": "x"}', b"\xff\xfe"),
+        *(b'{"id": "x", "owner": "y", "ends": ' + ends + b"}" for ends in (b'"z"', b"null", b"NaN", b"1e400", b"[]")),
+        b'{"id": 1, "owner": "y", "ends": 4e9}',
+    ],
+)
 def test_a_lease_that_does_not_read_is_none(remote, content):
     remote.write("lease.json", content)
     with owned(remote):
@@ -325,6 +361,126 @@ def test_a_lease_is_given_back_if_its_block_fails(remote):
         fail()
     assert remote.names() == []
     assert lease_threads() == []
+
+
+# An owner that was killed -----------------------------------------------------------------------------------------
+
+
+HOLD_BY_LEASE = "from labelsieve import ownership\nownership.fcntl = None\n" + HOLD
+
+
+@pytest.fixture
+def without_locks(local, monkeypatch):
+    """A folder that takes leases, which last long."""
+    monkeypatch.setattr(ownership, "fcntl", None)
+    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0)
+    return local
+
+
+@pytest.mark.slow
+def test_a_lease_is_free_at_once_where_its_owner_was_killed_on_this_machine(without_locks):
+    with another_process(HOLD_BY_LEASE, without_locks.path) as process:
+        assert process.stdout.readline() == "owned\n"
+        with pytest.raises(InUseError, match=f"in use by process {process.pid} on .*, which still runs$"):
+            owned(without_locks).__enter__()
+        os.kill(process.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, but its parent has not asked about it yet
+        assert lease_of(without_locks)["ends"] > time.time() + 10
+        with owned(without_locks):
+            assert lease_of(without_locks)["owner"] == ME
+        process.wait(timeout=30)
+        with owned(without_locks):
+            pass
+
+
+@pytest.mark.slow
+def test_a_lease_is_not_free_where_its_owner_may_run_elsewhere(without_locks):
+    with another_process(HOLD_BY_LEASE, without_locks.path) as process:
+        assert process.stdout.readline() == "owned\n"
+        lease = lease_of(without_locks)
+        process.kill()
+        process.wait(timeout=30)
+    machine = lease["process"]["machine"]
+    others = [{**lease["process"], "machine": [*machine[:i], "other", *machine[i + 1 :]]} for i in range(len(machine))]
+    damaged = [{**lease["process"], key: "7"} for key in ("number", "started")]
+    for process in (*others, *damaged, None, [], 7, {}):
+        without_locks.write("lease.json", json.dumps(lease | {"process": process}).encode())
+        with pytest.raises(InUseError, match="unless that has died"):
+            owned(without_locks).__enter__()
+    without_locks.write("lease.json", json.dumps(lease).encode())
+    with owned(without_locks):
+        pass
+
+
+def test_a_process_is_known_by_its_number_and_its_start():
+    me = process_identity.this_process()
+    assert me["number"] == os.getpid()
+    assert process_identity.still_runs(json.loads(json.dumps(me))) is True
+    assert process_identity.still_runs(me | {"started": me["started"] - 1}) is False, "its number was given again"
+    assert process_identity.still_runs(me | {"machine": None}) is None
+    assert process_identity.still_runs(None) is None
+    with another_process("import time; time.sleep(60)") as process:
+        assert process_identity.still_runs(me | {"number": process.pid, "started": me["started"]}) is False
+
+
+def test_nothing_is_known_of_processes_where_proc_is_of_another_namespace(tmp_path, monkeypatch):
+    me = process_identity.this_process()
+    (tmp_path / "self").symlink_to("1")
+    monkeypatch.setattr(process_identity, "_PROC", tmp_path)
+    assert process_identity.this_process() is None
+    assert process_identity.still_runs(me | {"number": 2**30}) is None
+
+
+# Waiting ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_who_waits_is_the_owner_once_the_other_has_ended(request, kind, monkeypatch, caplog):
+    monkeypatch.setattr(ownership, "_LOOK_SECONDS", 0.02)
+    folder, began = request.getfixturevalue(kind), threading.Event()
+    end, got = threading.Event(), []
+
+    def hold():
+        with owned(folder):
+            began.set()
+            end.wait(60)
+            got.append("first")
+
+    def look(_patience, error, inner=ownership._Patience.wait):
+        inner(_patience, error)
+        end.set()  # only once the other has been refused
+
+    monkeypatch.setattr(ownership._Patience, "wait", look)
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert began.wait(60)
+    with owned(open_folder(folder.location), wait=60):
+        got.append("second")
+    thread.join(60)
+    assert got == ["first", "second"]
+    [record] = caplog.records
+    assert (record.name, record.levelname) == ("labelsieve", "WARNING")
+    who = f"the workdir {folder.where} is in use by {ME}{', which still runs' if kind == 'remote' else ''}"
+    assert record.getMessage() == f"{who}; waiting up to 60 s for it"
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_waiting_ends_with_the_error_that_would_have_come_at_once(request, kind, monkeypatch):
+    monkeypatch.setattr(ownership, "_LOOK_SECONDS", 0.02)
+    folder = request.getfixturevalue(kind)
+    with owned(folder):
+        began = time.monotonic()
+        with pytest.raises(InUseError, match=f"in use by {ME}"), owned(open_folder(folder.location), wait=0.3):
+            pass
+        assert time.monotonic() - began >= 0.3
+
+
+@pytest.mark.slow
+def test_a_lease_that_nobody_renews_ends_whatever_its_owner_s_clock_said(remote, monkeypatch):
+    monkeypatch.setattr(ownership, "_LOOK_SECONDS", 0.02)
+    write_lease(remote, time.time() + 86_400)
+    with owned(remote, wait=60):
+        assert lease_of(remote)["owner"] == ME
 
 
 def test_a_password_in_the_url_is_not_told():

@@ -24,7 +24,7 @@ import zarr
 import labelsieve
 import s3
 from inputs import assert_same_array, assert_same_bits, draw, find
-from labelsieve import engine
+from labelsieve import cli, engine
 from labelsieve.engine import open_inputs
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.sources import (
@@ -285,6 +285,33 @@ def test_credentials_in_a_workdir_or_output_are_never_shown(bucket, choice, act)
     shown = "".join(traceback.format_exception(caught.value))
     assert s3.SECRET not in shown
     assert s3.KEY not in shown
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("{}/labels.npy", "{}/probs.npy"),
+        ("{}/labels.zarr", "{}/whole_rows.zarr"),
+        ("labels.npy", "{}/*.npy"),
+        ("labels.npy", "{}/npy-shards"),
+        ("labels.npy", "probs.npy", "--workdir", "{}/without"),
+        ("labels.npy", "probs.npy", "-o", "{}/without.zarr"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("bucket_name", [s3.BUCKET, "nowhere"])
+def test_missing_credentials_exit_2_as_a_missing_bucket_does(bucket, args, bucket_name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", LABELS)
+    np.save("probs.npy", PROBS)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    s3.clear_clients()
+    assert cli.run(["find", *(arg.format(f"s3://{bucket_name}") for arg in args)]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"s3://{bucket_name}/" in said
+    assert "cannot be opened without credentials (NoCredentialsError: Unable to locate credentials)" in said
 
 
 def test_an_error_of_the_labels_does_not_wait_for_a_store_that_hangs(bucket, monkeypatch):

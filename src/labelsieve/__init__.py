@@ -5,6 +5,7 @@ from labelsieve.engine import Plan
 from labelsieve.errors import (
     ForkedWorkerError,
     InputTypeError,
+    InUseError,
     InvalidInputError,
     LabelsieveError,
     LabelsieveWarning,
@@ -22,6 +23,7 @@ from labelsieve.results import IssueRows
 
 __all__ = [
     "ForkedWorkerError",
+    "InUseError",
     "InputTypeError",
     "InvalidInputError",
     "IssueRows",

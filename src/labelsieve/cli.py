@@ -1,6 +1,6 @@
 """The command line: ``labelsieve find``, ``labelsieve plan`` and ``labelsieve demo``.
 
-Covers: options, what is printed, exit codes: 0 done, 1 failed, 2 bad usage, input or memory, 130 and 143 interrupted.
+Covers: options, what is printed, exit codes (`_EXIT_CODES`).
 Does not cover: any logic of the job.
 """
 
@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -24,6 +24,7 @@ from labelsieve.demo import FLIPPED_SHARE, make_demo, precision_recall
 from labelsieve.engine.clusters import cluster
 from labelsieve.errors import (
     InputTypeError,
+    InUseError,
     InvalidInputError,
     LabelsieveWarning,
     MemoryLimitError,
@@ -38,14 +39,25 @@ from labelsieve.report import check_page, check_report
 from labelsieve.sources import open_pred_probs
 from labelsieve.urls import check_place, redacted
 
+_IN_USE: Final = 75  # EX_TEMPFAIL of sysexits.h
+_EXIT_CODES: Final = """\b
+Exit codes:
+  0    done
+  1    a failure: data that cannot be read, a full disk, a lost cluster
+  2    bad usage, input, credentials or workdir, or too little memory
+  75   another run uses the workdir or the output: try again later
+  130  interrupted by Ctrl-C
+  143  ended by SIGTERM
+"""
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
 @click.version_option(__version__, prog_name="labelsieve")
 def cli() -> None:
     """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
 
 
-@cli.command()
+@cli.command(epilog=_EXIT_CODES)
 @RUN
 @PAGE
 @CLUSTER
@@ -113,7 +125,7 @@ def find(
             click.echo(f"\nWARNING: {issues.facts.misfit}")
 
 
-@cli.command()
+@cli.command(epilog=_EXIT_CODES)
 @RUN
 @PAGE
 @CLUSTER
@@ -134,7 +146,7 @@ def plan(
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """
-    for unused in ("retries", "top", "class_names", "ids", "quiet", "page", "images", "texts", "rows"):
+    for unused in ("retries", "wait", "top", "class_names", "ids", "quiet", "page", "images", "texts", "rows"):
         del choices[unused]
     if output is not None:
         sinks.check_output(output, [labels, pred_probs])
@@ -143,7 +155,7 @@ def plan(
         click.echo(plan_text(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))
 
 
-@cli.command()
+@cli.command(epilog=_EXIT_CODES)
 @click.argument("result")
 @click.option("-o", "--output", type=FilePath(), default=Path("report.html"), show_default=True, help="The page.")
 @PAGE
@@ -158,7 +170,7 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
     click.echo(f"written to {output}")
 
 
-@cli.command()
+@cli.command(epilog=_EXIT_CODES)
 @click.option(
     "--folder",
     type=FilePath(file_okay=False),
@@ -202,21 +214,27 @@ def demo(folder: Path, page: Path | None) -> None:
 
 @contextmanager
 def _logging(wanted: bool) -> Iterator[None]:
-    """Print what the package logs: how far a job on a cluster is, where no terminal shows a bar."""
-    if not wanted:
-        yield
-        return
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    """Print what the package logs: that it waits for another run; if `wanted`, how far a job on a cluster is too."""
     logger = logging.getLogger("labelsieve")
-    level = logger.level
+    handler, level = _LogLines(logging.INFO if wanted else logging.WARNING), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    if wanted:
+        logger.setLevel(logging.INFO)
     try:
         yield
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+
+
+class _LogLines(logging.Handler):
+    """Prints a warning as the command line prints its errors, and progress with the time."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a line."""
+        warns = record.levelno >= logging.WARNING
+        click.echo(f"labelsieve: {record.getMessage()}" if warns else self.format(record), err=True)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
@@ -276,6 +294,8 @@ def _failure(error: BaseException) -> tuple[int, str]:
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "labelsieve"
         return error.exit_code, f"{error.format_message()} (see {command} --help)"
+    if isinstance(error, InUseError):
+        return _IN_USE, line
     if isinstance(error, _REFUSED):
         return 2, line
     if isinstance(error, KeyboardInterrupt | click.Abort):

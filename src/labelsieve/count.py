@@ -35,6 +35,7 @@ from labelsieve.settings import (
     Settings,
     check_flag,
     check_one_of,
+    check_seconds,
     check_whole_number,
 )
 from labelsieve.sources import Opened, Source, open_labels, open_pred_probs
@@ -56,6 +57,7 @@ class RunOptions(TypedDict, total=False):
     client: Any
     workdir: str | os.PathLike[str] | None
     fresh: bool
+    wait: float
     max_memory: int | str | None
     retries: int
 
@@ -84,7 +86,7 @@ def num_label_issues(
         that is calibrated to all rows of each label; or of `confident_joint`, calibrated.
     **options
         ``batch_size``, ``partition_batches``, ``allow_zero_rows``, ``allow_unnormalized_rows``, ``progress``,
-        ``client``, ``workdir``, ``fresh``, ``max_memory``, ``retries``: as in `labelsieve.find_label_issues`.
+        ``client``, ``workdir``, ``fresh``, ``wait``, ``max_memory``, ``retries``: as in `labelsieve.find_label_issues`.
 
     Returns
     -------
@@ -304,6 +306,7 @@ def _counted(
     client: Any = None,
     workdir: str | os.PathLike[str] | None = None,
     fresh: bool = False,
+    wait: float = 90,
     max_memory: int | str | None = None,
     retries: int = 2,
 ) -> JointCounts:
@@ -319,6 +322,7 @@ def _counted(
         checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
         workdir=workdir,
         fresh=fresh,
+        wait=check_seconds("wait", wait),
     ).count(progress)
 
 

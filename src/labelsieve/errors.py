@@ -12,7 +12,8 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
     ├── UnwritableError (OSError)               a workdir or a result cannot be written: disk full, no permission
     ├── MissingDependencyError (ImportError)    an extra is not installed; says the pip line
     ├── MemoryLimitError (MemoryError)          a plan does not fit; says what would, before anything is read
-    ├── WorkdirError (RuntimeError)             a workdir of another run, or in use; nothing in it is touched
+    ├── WorkdirError (RuntimeError)             a workdir that is damaged or of another run; nothing in it is touched
+    │   └── InUseError (RuntimeError)           another run has the workdir or the output: try again later
     ├── TaskFailedError (RuntimeError)          a task failed, or its worker died; says which rows
     └── ForkedWorkerError (RuntimeError)        a forked process died before it was done
     LabelsieveWarning (UserWarning)             the answer stands, but look at this
@@ -72,7 +73,11 @@ class MemoryLimitError(LabelsieveError, MemoryError):
 
 
 class WorkdirError(LabelsieveError, RuntimeError):
-    """A workdir that belongs to another run, or is in use."""
+    """A workdir that is damaged, or belongs to another input or other settings."""
+
+
+class InUseError(WorkdirError):
+    """A workdir or an output that another run uses at the moment: the same call works once that run has ended."""
 
 
 class TaskFailedError(LabelsieveError, RuntimeError):

@@ -19,7 +19,16 @@ from labelsieve.grids import Auto
 from labelsieve.issues import LabelIssues
 from labelsieve.job import Job
 from labelsieve.keywords import FOR_FINDING, explain_keywords
-from labelsieve.settings import EstimationMethod, Filter, Method, Rule, Settings, check_flag, check_whole_number
+from labelsieve.settings import (
+    EstimationMethod,
+    Filter,
+    Method,
+    Rule,
+    Settings,
+    check_flag,
+    check_seconds,
+    check_whole_number,
+)
 from labelsieve.urls import check_place
 
 
@@ -46,6 +55,7 @@ def find_label_issues(
     client: Any = None,
     workdir: str | os.PathLike[str] | None = None,
     fresh: bool = False,
+    wait: float = 90,
     output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
     retries: int = 2,
@@ -119,6 +129,10 @@ def find_label_issues(
         committed is read, and nothing else. It belongs to one input with one choice of settings.
     fresh : bool
         Forget what is in `workdir`.
+    wait : float
+        Seconds to wait while another run uses `workdir` or `output`; the logger ``labelsieve`` says what is waited for.
+        In an object store a run that was killed on another machine seems to run for up to a minute; one that was killed
+        on this machine is known to have ended.
     output : path or URL, optional
         A ``.zarr`` group into which the tasks write the scores and the mask of all rows and the issues, published
         whole. The result then reads from there.
@@ -150,7 +164,9 @@ def find_label_issues(
     MemoryLimitError
         A MemoryError, for a plan that cannot fit: what would.
     WorkdirError
-        A RuntimeError, for a workdir of another input or settings, or in use.
+        A RuntimeError, for a workdir that is damaged or of another input or other settings.
+    InUseError
+        A WorkdirError, where another run still uses `workdir` or `output` after `wait` seconds.
     TaskFailedError
         A RuntimeError, where workers or the scheduler died too often: run again with the same `workdir`.
 
@@ -203,6 +219,7 @@ def find_label_issues(
         checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
         workdir=workdir,
         fresh=fresh,
+        wait=check_seconds("wait", wait),
         output=None if output is None else _output(output, labels, pred_probs, ids),
         class_names=class_names,
         ids=ids,

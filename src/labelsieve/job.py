@@ -90,7 +90,7 @@ class Job:
         Who runs the tasks.
     checks : RowChecks
         Which rows that cannot be a distribution are accepted.
-    batch_size, partition_batches, n_jobs, workdir, fresh, output, class_names, ids
+    batch_size, partition_batches, n_jobs, workdir, fresh, output, class_names, ids, wait
         As in `find_label_issues`.
     """
 
@@ -107,6 +107,7 @@ class Job:
     output: str | None = None
     class_names: Sequence[str] | None = None
     ids: Any = None
+    wait: float = 0
 
     def __post_init__(self) -> None:
         self._check_owned: Callable[[], None] = lambda: None  # of the workdir, once there is one
@@ -200,14 +201,14 @@ class Job:
         workdir = None
         if self.workdir is not None:
             self._refuse_nested()
-            workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh))
+            workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh, wait=self.wait))
             self._check_owned = workdir.check_owned
         facts = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
         inputs = self._open(workdir, pair, facts)
         self.executor.check_reachable(inputs.reachability())
         plan = self._plan(inputs)
         inputs = inputs.read_labels()
-        stage = None if self.output is None else stack.enter_context(sinks.staged(self.output))
+        stage = None if self.output is None else stack.enter_context(sinks.staged(self.output, self.wait))
         identities: list[str] = []
         if workdir is not None:
             identities = part_identities(pair, inputs)
@@ -270,6 +271,7 @@ class Job:
         """Return the issues: in memory, or where the tasks write them."""
         run, inputs, plan, records, stage = begun.run, begun.inputs, begun.plan, begun.records, begun.stage
         if stage is not None:
+            self._check_owned()
             stage.clear()
             return run.write(chosen, stage.group, stage.work, self._run_room(inputs, plan), rows_too=True)
         if self._fits(chosen.n_rows, inputs, plan):

@@ -1,17 +1,22 @@
-"""One run at a time in a workdir.
+"""One run at a time in a workdir or an output.
 
-Covers: a lock on a local or shared disk, which dies with its owner; a lease with a heartbeat elsewhere, which expires.
-Does not cover: what the owner does (`workdir`).
+Covers: a lock on a local or shared disk, which ends with its owner; a lease with a heartbeat elsewhere, which expires;
+and waiting for either.
+Does not cover: what the owner does (`workdir`), which process an owner is (`process_identity`).
 
 A lease is an object that names its owner and when it ends; the owner renews it from a thread. It is written on the
 condition that there is none. Where a store knows no such condition, or two take over a lease that has ended, both read
 who won after a while; and who has lost it all the same finds out before anything is published.
+
+A lease outlives an owner that was killed. It is taken over at once where its owner was a process of this machine that
+provably runs no more, and else when it has ended.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import socket
 import threading
@@ -23,13 +28,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
-from labelsieve.errors import WorkdirError
+from labelsieve.errors import InUseError, LabelsieveError, WorkdirError
+from labelsieve.process_identity import still_runs, this_process
 from labelsieve.storage import Folder, LocalFolder
 
 try:
     import fcntl
 except ImportError:  # elsewhere than POSIX
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger("labelsieve")
 
 LOCK: Final = "lock"
 LEASE: Final = "lease.json"
@@ -38,11 +46,15 @@ LEASE_SECONDS: Final = 60.0
 _RENEW_SECONDS: Final = 15.0
 # Two who write a lease at once, without conditions, both see the later one after this long.
 _SETTLE_SECONDS: Final = 0.5
+# How often a lock or a lease of another run is looked at while waiting for it, in seconds.
+_LOOK_SECONDS: Final = 1.0
+# Later than any time that a lease ends at, in seconds since 1970.
+_MOST_TIME: Final = 1e11
 
 
 @contextmanager
-def owned(folder: Folder, name: str) -> Iterator[Callable[[], None]]:
-    """Own `folder` while the block runs; give what raises once it is owned no more.
+def owned(folder: Folder, name: str, wait: float = 0) -> Iterator[Callable[[], None]]:
+    """Own `folder` while the block runs; yield a check that raises if another run has taken it over.
 
     Parameters
     ----------
@@ -50,18 +62,44 @@ def owned(folder: Folder, name: str) -> Iterator[Callable[[], None]]:
         Made if missing, on a disk.
     name : str
         What it is, for messages.
+    wait : float
+        Seconds to wait while another run owns it; the log says what is waited for.
 
     Raises
     ------
-    WorkdirError
-        If another run does; the message says which.
+    InUseError
+        If another run still owns it after that time; the message says which.
     """
+    patience = _Patience(wait)
     if isinstance(folder, LocalFolder) and fcntl is not None:
-        with _locked(folder, name) as check:
+        with _locked(folder, name, patience) as check:
             yield check
     else:
-        with _leased(folder, name) as check:
+        with _leased(folder, name, patience) as check:
             yield check
+
+
+class _Patience:
+    """How long to wait for other runs, all in all.
+
+    Parameters
+    ----------
+    seconds : float
+        From now on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._until, self._told = seconds, time.monotonic() + seconds, False
+
+    def wait(self, error: InUseError) -> None:
+        """Sleep a little, or raise `error` if the time is over."""
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise error
+        if not self._told:
+            logger.warning("%s; waiting up to %g s for it", error, self._seconds)
+            self._told = True
+        time.sleep(min(left, _LOOK_SECONDS))
 
 
 def _me() -> str:
@@ -69,29 +107,37 @@ def _me() -> str:
 
 
 @contextmanager
-def _locked(folder: LocalFolder, name: str) -> Iterator[Callable[[], None]]:
+def _locked(folder: LocalFolder, name: str, patience: _Patience) -> Iterator[Callable[[], None]]:
+    while True:
+        with _lock_file(folder, name) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                refused = _in_use(name, file.read().strip() or "another process")
+            except OSError:  # a file system without locks
+                with _leased(folder, name, patience) as check:
+                    yield check
+                return
+            else:
+                if _stands(file, folder.path / LOCK):
+                    file.truncate(0)
+                    file.write(_me())
+                    file.flush()
+                    yield lambda: None
+                    return
+                # Its owner has removed the folder meanwhile, and this file with it.
+                refused = _in_use(name, "a process that is ending: try again")
+        patience.wait(refused)
+
+
+def _lock_file(folder: LocalFolder, name: str) -> IO[str]:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         # The file stays: removing it would let a third run lock a new file while a second one waits for this.
-        lock = (folder.path / LOCK).open("a+")
+        return (folder.path / LOCK).open("a+")
     except OSError as error:
         raise WorkdirError(f"{name} cannot be written: {error}") from error
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise _in_use(name, file.read().strip() or "another process") from None
-        except OSError:  # a file system without locks
-            with _leased(folder, name) as check:
-                yield check
-            return
-        if not _stands(lock, folder.path / LOCK):  # its owner has removed it with its folder meanwhile
-            raise _in_use(name, "a process that is ending: try again")
-        file.truncate(0)
-        file.write(_me())
-        file.flush()
-        yield lambda: None
 
 
 def _stands(file: IO[str], path: Path) -> bool:
@@ -103,9 +149,9 @@ def _stands(file: IO[str], path: Path) -> bool:
 
 
 @contextmanager
-def _leased(folder: Folder, name: str) -> Iterator[Callable[[], None]]:
+def _leased(folder: Folder, name: str, patience: _Patience) -> Iterator[Callable[[], None]]:
     lease = _Lease(folder, name)
-    lease.take()
+    lease.take(patience)
     try:
         yield lease.check
     finally:
@@ -119,37 +165,61 @@ class _Lease:
         self._folder, self._name, self._id = folder, name, uuid.uuid4().hex
         self._ended, self._lost = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="labelsieve-lease", daemon=True)
+        # The lease of another run as it was last seen, and since when.
+        self._watched: tuple[Any, float] = (None, 0.0)
 
-    def take(self) -> None:
-        self._refuse_held()
+    def take(self, patience: _Patience) -> None:
+        """Write the lease, as soon as no other run has one, and begin to renew it."""
+        while (refused := self._try_to_take()) is not None:
+            patience.wait(refused)
+        self._thread.start()
+
+    def _try_to_take(self) -> InUseError | None:
+        """Write the lease, or return the error that says who has it."""
+        refused = self._refusal()
+        if refused is not None:
+            return refused
         if not self._write_new() and not self._is_mine():  # it has ended or does not read, or another run was faster
-            self._refuse_held()
+            refused = self._refusal()
+            if refused is not None:
+                return refused
             self._folder.remove(LEASE)
             if not self._write_new():
-                raise _in_use(self._name, "another process")
+                return _in_use(self._name, "another process")
         time.sleep(_SETTLE_SECONDS)
         held = self._read()
-        if not held or held["id"] != self._id:
-            raise _in_use(self._name, held["owner"] if held else "another process")
-        self._thread.start()
+        if held and held["id"] == self._id:
+            return None
+        return _in_use(self._name, held["owner"] if held else "another process")
 
     def _is_mine(self) -> bool:
         """Tell whether the lease is this one: the answer to its writing was lost, and it was written again."""
         held = self._read()
         return held is not None and held["id"] == self._id
 
-    def _refuse_held(self) -> None:
-        held = self._read()
-        if held and held["ends"] > time.time():
-            until = datetime.fromtimestamp(held["ends"], UTC).strftime("%H:%M:%S UTC")
-            raise _in_use(self._name, f"{held['owner']}, unless it has died: then from {until} on it is free")
+    def _refusal(self) -> InUseError | None:
+        """Return the error that says who has the lease; None if nobody has, or its owner runs no more."""
+        held, now = self._read(), time.monotonic()
+        if held is None or held["ends"] <= time.time():
+            return None
+        runs = still_runs(held.get("process"))
+        if runs is False:
+            return None
+        if self._watched[0] != (held["id"], held["ends"]):
+            self._watched = ((held["id"], held["ends"]), now)
+        elif now - self._watched[1] > LEASE_SECONDS:
+            return None  # not renewed for as long as it lasts: the owner's clock was ahead of this one
+        if runs:
+            return _in_use(self._name, f"{held['owner']}, which still runs")
+        until = datetime.fromtimestamp(held["ends"], UTC).strftime("%H:%M:%S UTC")
+        return _in_use(self._name, f"{held['owner']}, unless that has died: then it is free from {until} on")
 
     def check(self) -> None:
         """Raise if another run has taken over.
 
         Raises
         ------
-        WorkdirError
+        InUseError
             Naming it.
         """
         held = self._read()
@@ -161,14 +231,14 @@ class _Lease:
     def release(self) -> None:
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, LabelsieveError):
             held = self._read()
             if held and held["id"] == self._id:
                 self._folder.remove(LEASE)
 
     def _keep(self) -> None:
         while not self._ended.wait(_RENEW_SECONDS):
-            with contextlib.suppress(OSError):  # the next renewal may get through
+            with contextlib.suppress(OSError, LabelsieveError):  # the next renewal may get through
                 held = self._read()
                 if held and held["id"] != self._id:
                     self._lost.set()  # taken over, since it had expired
@@ -176,11 +246,13 @@ class _Lease:
                 self._write()
 
     def _read(self) -> dict[str, Any] | None:
+        """Return the lease that is there; None if there is none, or it does not read as one."""
         try:
             held = json.loads(self._folder.read(LEASE))
-            return held if {"id", "owner", "ends"} <= held.keys() else None
-        except (FileNotFoundError, ValueError, AttributeError):
+            whole = all(isinstance(held[name], str) for name in ("id", "owner")) and 0 <= held["ends"] < _MOST_TIME
+        except (FileNotFoundError, ValueError, LookupError, TypeError):
             return None
+        return held if whole else None
 
     def _write_new(self) -> bool:
         """Write the lease unless there is one; tell whether it was written."""
@@ -194,8 +266,9 @@ class _Lease:
         self._folder.write(LEASE, self._content())
 
     def _content(self) -> bytes:
-        return json.dumps({"id": self._id, "owner": _me(), "ends": time.time() + LEASE_SECONDS}).encode()
+        facts = {"id": self._id, "owner": _me(), "process": this_process(), "ends": time.time() + LEASE_SECONDS}
+        return json.dumps(facts).encode()
 
 
-def _in_use(name: str, by: str) -> WorkdirError:
-    return WorkdirError(f"{name} is in use by {by}")
+def _in_use(name: str, by: str) -> InUseError:
+    return InUseError(f"{name} is in use by {by}")

@@ -165,17 +165,17 @@ class Stage:
 
 
 @contextmanager
-def staged(output: str | Path) -> Iterator[Stage]:
+def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
     """Give the place where tasks make a ``.zarr`` result, which stands under its name once the block has ended.
 
     A local result is made in a hidden folder beside its place and renamed, so that an earlier one is replaced whole. In
     an object store nothing can be renamed: an earlier result is removed first, and the new one gets its root metadata
-    last.
+    last. `wait` is how many seconds to wait while another run makes the same result.
     """
     if isinstance(open_folder(output), UrlFolder):
         folder = open_folder(str(output))
         work = open_folder(f"{folder.location}.partial")
-        with owned(work, f"the output {folder.where}") as check:
+        with owned(work, f"the output {folder.where}", wait) as check:
             try:
                 yield Stage(ResultGroup(folder), work.folder("work"), check)
             finally:
@@ -185,7 +185,7 @@ def staged(output: str | Path) -> Iterator[Stage]:
         return
     path = _local(output)
     beside = path.with_name(f".{path.name}.partial")  # of a run that was killed, if it is there
-    with owned(LocalFolder(beside), f"the output {path}") as check:
+    with owned(LocalFolder(beside), f"the output {path}", wait) as check:
         try:
             if (beside / "replaced").exists() and not path.exists():  # killed between the two renames of the end
                 (beside / "replaced").rename(path)

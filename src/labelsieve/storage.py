@@ -22,7 +22,7 @@ import dask
 
 from labelsieve.errors import LabelsieveError, UnreadableDataError, UnwritableError, WorkdirError, warn
 from labelsieve.limits import is_memory
-from labelsieve.urls import cause_of, check_place, filesystem, is_url, redacted
+from labelsieve.urls import cause_of, check_credentials, check_place, filesystem, is_url, redacted
 
 # A record is written in a few large pieces.
 _BUFFER_BYTES: Final = 1 << 18
@@ -61,6 +61,7 @@ def writing(where: str, url: str = "") -> Iterator[None]:
     except Exception as error:
         if not url and not isinstance(error, OSError):
             raise
+        check_credentials(error, where, url)
         # The system's error names a temporary file, if any.
         why = cause_of(error, url) if url else getattr(error, "strerror", None) or str(error)
         raise UnwritableError(f"{where} cannot be written: {why}") from (None if url else error)
@@ -311,6 +312,7 @@ class UrlFolder(Folder):
         except LabelsieveError:
             raise
         except Exception as error:  # noqa: BLE001  # clients of remote stores raise what they like
+            check_credentials(error, where, self.url)
             raise UnreadableDataError(f"{where} is not readable: {cause_of(error, self.url)}") from None
 
     @property

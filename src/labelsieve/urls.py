@@ -26,6 +26,8 @@ _USER: Final = re.compile(r"(?<=://)[^/@\s'\"]*@")
 # Also of a password with a slash in it, which no right URL has.
 _USERS: Final = re.compile(r"://([^/@]*:[^@]*|[^/@]*)@")
 _WEB_QUERY: Final = re.compile(r"(https?://[^\s?'\"<>]+)\?[^\s'\"<>]*")
+# What clients of S3 and of Google Cloud raise where they find no credentials, or only a part of them.
+_NO_CREDENTIALS: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"})
 # As many requests as read-ahead makes, and one request an object: read-ahead takes care of doing several at once.
 _S3_OPTIONS: Final = {"max_concurrency": 1}
 _S3_CONNECTIONS: Final = 64
@@ -128,6 +130,30 @@ def cause_of(error: BaseException, url: str) -> str:
         for secret in (user if len(user) > 3 else "", password, unquote(password)):
             text = text.replace(secret, "***") if secret else text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def check_credentials(error: BaseException, where: str, url: str) -> None:
+    """Raise if `error` says that no credentials were found: nothing was tried, and trying again does not help.
+
+    Parameters
+    ----------
+    error : Exception
+        What a file system raised.
+    where : str
+        What was opened, as it may be shown.
+    url : str
+        The same with all that it carries.
+
+    Raises
+    ------
+    InvalidInputError
+        Saying where credentials are looked for.
+    """
+    if any(kind.__name__ in _NO_CREDENTIALS for kind in type(error).__mro__):
+        raise InvalidInputError(
+            f"{where} cannot be opened without credentials ({cause_of(error, url)}): give them where your tools keep "
+            "them, such as the environment (AWS_ACCESS_KEY_ID), ~/.aws, or fsspec's configuration"
+        ) from None
 
 
 def filesystem(url: str) -> tuple[Any, str]:

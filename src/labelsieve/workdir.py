@@ -152,7 +152,7 @@ class Workdir:
 
     @classmethod
     @contextmanager
-    def owned(cls, location: Any, *, fresh: bool) -> Iterator[Workdir]:
+    def owned(cls, location: Any, *, fresh: bool, wait: float = 0) -> Iterator[Workdir]:
         """Open the workdir at a path or URL, as its only owner until the block ends.
 
         Parameters
@@ -161,6 +161,8 @@ class Workdir:
             A folder that is empty, missing, or a workdir.
         fresh : bool
             Whether to forget what is in it.
+        wait : float
+            Seconds to wait while another run owns it.
 
         Raises
         ------
@@ -169,7 +171,7 @@ class Workdir:
         """
         folder = open_folder(location, "workdir")
         _refuse_alien(folder)
-        with owned(folder, f"the workdir {folder.where}") as check:
+        with owned(folder, f"the workdir {folder.where}", wait) as check:
             workdir = cls(folder)
             workdir.check_owned, workdir._fresh = check, fresh
             workdir._before = None if fresh else read_description(folder)

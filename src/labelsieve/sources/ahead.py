@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Self
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.urls import cause_of, filesystem, redacted, url_of
+from labelsieve.urls import cause_of, check_credentials, filesystem, redacted, url_of
 
 # What one handle holds ahead, unless two pieces are larger; enough for about 100 ms of a 10 Gbit line.
 AHEAD_BYTES: Final = 64_000_000
@@ -127,7 +127,9 @@ class Objects:
     def unreadable(self, path: str, error: BaseException, what: str = "", name: str = "") -> UnreadableDataError:
         """Return the error that says where and why, in one line."""
         where = (f"{name}: " if name else "") + self.shown(path) + (f" ({what})" if what else "")
-        return UnreadableDataError(f"{where} is not readable: {cause_of(error, self._url or url_of(self.fs, path))}")
+        url = self._url or url_of(self.fs, path)
+        check_credentials(error, where, url)
+        return UnreadableDataError(f"{where} is not readable: {cause_of(error, url)}")
 
 
 def n_ahead(piece_bytes: int) -> int:

@@ -30,7 +30,7 @@ from labelsieve.sources.zarr_arrays import (
     direct_codec,
     metadata_name,
 )
-from labelsieve.urls import cause_of, filesystem, is_web, redacted, stamp_of, url_of
+from labelsieve.urls import cause_of, check_credentials, filesystem, is_web, redacted, stamp_of, url_of
 
 
 class RemoteZarrSource(ZarrSource):
@@ -75,6 +75,7 @@ class RemoteZarrSource(ZarrSource):
             what = f"its metadata lack {error}" if isinstance(error, KeyError) else cause_of(error, url)
             raise InvalidInputError(f"{name}: {where} is not a readable Zarr array: {what}") from None
         except Exception as error:  # noqa: BLE001  # file systems raise what they like
+            check_credentials(error, f"{name}: {where}", url)
             raise UnreadableDataError(f"{name}: {where} is not readable: {cause_of(error, url)}") from None
         return cls(checked_array(name, node), url)
 
