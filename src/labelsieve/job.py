@@ -32,6 +32,7 @@ from labelsieve.engine import (
     Plan,
     Run,
     Selected,
+    check_finished,
     fingerprint,
     make_plan,
     open_inputs,
@@ -219,6 +220,8 @@ class Job:
             self._check_shared(stage.work)
         if records is not None:
             self._check_shared(records.folder)
+        if workdir is not None and records is not None:
+            check_finished(inputs, self.settings, self.executor, records, workdir.finished["summaries"])
         run = Run(
             inputs,
             self.settings,
@@ -227,6 +230,7 @@ class Job:
             progress,
             keep=not plan.stored,
             checks=self.checks,
+            finished=None if workdir is None else workdir.finished,
         )
         return _Begun(run, inputs, plan, records, stage)
 

@@ -7,6 +7,7 @@ Does not cover: what is done with the strips (`tasks`), and how rows are cut in 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -55,6 +56,20 @@ class Partition:
     def n_rows(self) -> int:
         """Rows of all batches."""
         return self.stop - self.start
+
+    def narrowed(self, start: int, stop: int) -> Partition:
+        """Return the rows ``[start, stop)`` of this partition as one batch; its number stays."""
+        part = copy(self)
+        part.ranges, part.start, part.stop = ((start, stop),), start, stop
+        return part
+
+    def has_labels(self, blocks: Sequence[Block] | None) -> bool:
+        """Tell whether labels can be read: from a source, or from the blocks that a task was handed."""
+        return self._labels is not None or blocks is not None
+
+    def has_pred_probs(self, blocks: Sequence[Block] | None) -> bool:
+        """Tell whether probabilities can be read: from a source, or from the blocks that a task was handed."""
+        return self._pred_probs is not None or blocks is not None
 
     @property
     def strip_rows(self) -> int:

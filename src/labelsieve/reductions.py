@@ -89,6 +89,11 @@ class SparseClassSums:
         self.add_to(total)
         return total
 
+    def same(self, other: SparseClassSums) -> bool:
+        """Tell whether these are the same sums of the same classes."""
+        columns = ("classes", "counts", "high", "low")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
+
     def add_to(self, total: ClassSums) -> None:
         """Add these sums to `total`."""
         total.counts[self.classes] += self.counts

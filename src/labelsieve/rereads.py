@@ -25,7 +25,7 @@ from labelsieve.partitions import Block, Partition
 from labelsieve.records import Columns, TornRecordError
 from labelsieve.scores import Floats, adjusted_margin
 from labelsieve.tasks import Blocks, Finish, Summarised
-from labelsieve.workdir import Records, StoredSummary
+from labelsieve.workdir import DamagedRecordError, Records, StoredSummary
 
 
 def reread(
@@ -52,6 +52,8 @@ def store_reread(partition: Partition, _labels: Blocks, pred_probs: Blocks, *, f
     footer = finish.again.committed("rereads", index, rows)
     if footer is not None:
         return look_of_footer(footer)
+    if not partition.has_pred_probs(pred_probs):
+        raise DamagedRecordError(f"the second record of partition {index} in {finish.again.folder.where} is damaged")
     again = _Again(finish, partition.dtype, keep=finish.settings.looks_again)  # a record needs a column
     held = again.empty(BLOCK_ROWS)
     with finish.again.create("rereads", index, rows) as writer:

@@ -35,7 +35,7 @@ from labelsieve.results import IssueRows
 from labelsieve.scores import Float64s, RowValueKernel, adjusted_self_confidence, row_value_kernel
 from labelsieve.selections import Selection, cut_scores, scores_of
 from labelsieve.settings import Settings
-from labelsieve.workdir import Records, StoredSummary, summary_of
+from labelsieve.workdir import DamagedRecordError, Records, StoredSummary, summary_of
 
 Blocks: TypeAlias = Sequence[Block] | None
 
@@ -88,6 +88,8 @@ def summarise(
     done, footer = _committed(partition, row_values, records, keep=keep)
     if footer is not None:
         return Summarised(partition.start, n_rows, done, partial_of_footer(footer))
+    if not (partition.has_labels(labels) and partition.has_pred_probs(pred_probs)):
+        raise DamagedRecordError(f"the record of partition {partition.index} in {records.folder.where} is damaged")
     index, rows, kept = partition.index, (partition.start, partition.stop), list[RowSummary]()
     with records.create("summaries", index, rows) as writer:
 
@@ -225,7 +227,7 @@ class Finish:
         if self.again is None:
             yield from map(self, stored)
             return
-        with self.again.open("rereads", index) as record:
+        with self.again.reading("rereads", index) as record:
             for block in stored:
                 parts = list(record.blocks(start, start + len(block)))
                 start += len(block)

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from labelsieve import descriptions
 from labelsieve.descriptions import Description, read_description
-from labelsieve.errors import WorkdirError
+from labelsieve.errors import TaskFailedError, WorkdirError
 from labelsieve.grids import Grid
 from labelsieve.kernels import RowSummary
 from labelsieve.ownership import owned
@@ -55,9 +55,13 @@ class StoredSummary:
 
     def blocks(self, start: int, stop: int) -> Iterator[RowSummary]:
         """Yield the summaries of rows ``[start, stop)`` of the partition, a block at a time."""
-        with self.records.open("summaries", self.index) as record:
+        with self.records.reading("summaries", self.index) as record:
             for columns in record.blocks(start, stop):
                 yield summary_of(columns)
+
+
+class DamagedRecordError(TaskFailedError):
+    """A record that was committed and is damaged by now, or gone: its partition has to be done again."""
 
 
 class _Unfinished(Exception):  # noqa: N818  # no error: it keeps a file from being committed
@@ -95,6 +99,27 @@ class Records:
             record.close()
             raise WorkdirError(f"{record.where} is of another run: a later one has started over in this workdir")
         return record
+
+    @contextmanager
+    def reading(self, kind: str, index: int) -> Iterator[Record]:
+        """Give a record that was committed.
+
+        Raises
+        ------
+        DamagedRecordError
+            If it is damaged, or gone; also while it is read.
+        WorkdirError
+            If it is of another run.
+        """
+        try:
+            with self.open(kind, index) as record:
+                yield record
+        except (FileNotFoundError, IsADirectoryError, TornRecordError) as error:
+            raise DamagedRecordError(str(error)) from error
+
+    def is_committed(self, index: int, start: int, stop: int, *, kind: str) -> bool:
+        """Tell whether there is a record of rows ``[start, stop)`` whose every checksum holds."""
+        return self.committed(kind, index, (start, stop)) is not None
 
     @contextmanager
     def create(self, kind: str, index: int, rows: tuple[int, int]) -> Iterator[RecordWriter]:
@@ -149,6 +174,8 @@ class Workdir:
         self.check_owned: Callable[[], None] = lambda: None
         self._before: Description | None = None  # what the run that goes on was made from
         self._fresh = False
+        # The partitions of which there were records when the run began, by kind.
+        self.finished: dict[str, list[int]] = {}
 
     @classmethod
     @contextmanager
@@ -232,12 +259,13 @@ class Workdir:
         """
         if self._fresh:
             self.empty()
-        for kind in _RECORDS:
-            _remove_unfinished(self.folder.folder(kind))
+        names = {kind: _remove_unfinished(self.folder.folder(kind)) for kind in _RECORDS}
         records = Records(self.folder, digest(fingerprint))
         before = self._before.parts if self._before else ()
         for index, (then, now) in enumerate(zip(before, part_identities, strict=False)):
             if then != now:
+                names["summaries"].discard(_name(index))
+                names["rereads"].discard(_name(index))
                 records.discard("summaries", index)
                 records.discard("rereads", index)
                 records.discard("margins", 0)  # one for all partitions
@@ -245,6 +273,8 @@ class Workdir:
         if self._before is None or self._before.fields() != description.fields():  # a run that goes on leaves it alone
             description.write(self.folder)
         self._before = description
+        for kind, found in names.items():
+            self.finished[kind] = [index for index in range(grid.n_partitions) if _name(index) in found]
         return records
 
 
@@ -253,11 +283,13 @@ def digest(fingerprint: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _remove_unfinished(folder: Folder) -> None:
-    """Remove what a killed run was writing."""
-    for name in folder.names():
-        if name.startswith("."):
-            folder.remove(name)
+def _remove_unfinished(folder: Folder) -> set[str]:
+    """Remove what a killed run was writing, and return the names of all else."""
+    names = set(folder.names())
+    for name in [name for name in names if name.startswith(".")]:
+        folder.remove(name)
+        names.remove(name)
+    return names
 
 
 def _refuse_alien(folder: Folder) -> None:

@@ -1,9 +1,9 @@
 """The one place that lays the flow on Dask.
 
-Covers: both inputs on one grid (`inputs`, `opening`), what tells them from others (`identities`), what a run will take
-(`plan`), its maps and reductions (`run`), the rounds that choose rows (`selecting`), the graphs of all of these
-(`graphs`), what tasks do around their work (`readers`), and who runs them (`choice`, `executors`, `on_cluster`,
-`clusters`).
+Covers: both inputs on one grid (`inputs`, `opening`), what tells them from others (`identities`, `spot_check`), what a
+run will take (`plan`), its maps and reductions (`run`, `repairs`), the rounds that choose rows (`selecting`), the
+graphs of all of these (`graphs`), what tasks do around their work (`readers`), and who runs them (`choice`,
+`executors`, `on_cluster`, `clusters`).
 Does not cover: the work of a task (`tasks`, `rereads`, `margins`, `runs`), the fork pool (`forkpool`).
 
 A run is three maps with a K-sized reduction after the first two: *summarise* reads the rows, *count* holds their
@@ -20,6 +20,7 @@ from labelsieve.engine.opening import open_inputs, open_pair
 from labelsieve.engine.plan import Plan, make_plan
 from labelsieve.engine.run import Run, each_partition
 from labelsieve.engine.selecting import Selected
+from labelsieve.engine.spot_check import check_finished
 
 __all__ = [
     "Executor",
@@ -29,6 +30,7 @@ __all__ = [
     "Run",
     "Selected",
     "active_client",
+    "check_finished",
     "choose_executor",
     "each_partition",
     "fingerprint",

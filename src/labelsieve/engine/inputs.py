@@ -7,7 +7,7 @@ Does not cover: making one (`engine.opening`), the run (`engine.run`).
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Final
@@ -189,11 +189,15 @@ class Inputs:
             return executor.scatter([opened.array[start:stop] for start, stop in bounds])
         if isinstance(opened, Source):
             return [None] * grid.n_partitions
-        array = self.labels if name == "labels" else self.pred_probs
-        blocks, size = array.to_delayed().ravel().tolist(), grid.partition_batches
-        if blocks[0].key not in blocks[0].dask:  # optimising drops blocks that are kept on a cluster
-            blocks = array.to_delayed(optimize_graph=False).ravel().tolist()
+        blocks, size = _delayed(self.labels if name == "labels" else self.pred_probs), grid.partition_batches
         return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+
+    def rows_as_blocks(self, name: str, start: int, stop: int) -> list[Any] | None:
+        """Return rows ``[start, stop)`` of ``labels`` or ``pred_probs`` as one block; None where tasks read them."""
+        opened = self.opened_labels if name == "labels" else self.opened_pred_probs
+        if isinstance(opened, Source):
+            return [opened.array[start:stop]] if isinstance(opened, ArraySource) else None
+        return _delayed(opened[start:stop].rechunk(-1))
 
     def reachability(self) -> Callable[[], None]:
         """Return what raises unless the process that calls it can open both inputs; arrays in memory stay here."""
@@ -232,6 +236,20 @@ def keep_for_rereads(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs
         "if computing it is expensive"
     )
     return inputs
+
+
+def without_blocks(columns: Sequence[Sequence[Any]], finished: Collection[int]) -> list[Sequence[Any]]:
+    """Return the arguments of a reader's tasks with no blocks for finished partitions."""
+    numbers, *both = columns
+    return [numbers, *([None if i in finished else part for i, part in enumerate(blocks)] for blocks in both)]
+
+
+def _delayed(array: da.Array) -> list[Any]:
+    """Return the blocks of a Dask array."""
+    blocks: list[Any] = array.to_delayed().ravel().tolist()
+    if blocks[0].key not in blocks[0].dask:  # optimising drops blocks that are kept on a cluster
+        blocks = array.to_delayed(optimize_graph=False).ravel().tolist()
+    return blocks
 
 
 def _as_dask_array(name: str, opened: Opened, grid: grids.Grid) -> da.Array:

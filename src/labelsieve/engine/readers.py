@@ -49,14 +49,14 @@ class Reader:
         work: Callable[..., Any],
         where: str,
     ) -> None:
-        self._where = where
+        self.where = where
         self._grid, self._n_classes, self._dtype = grid, n_classes, dtype
         self._labels, self._pred_probs, self._work = labels, pred_probs, work
 
     def name(self, index: int) -> str:
         """Name a partition for messages."""
         start, stop = self._grid.bounds(index)
-        return f"partition {index} (rows {start:,}..{stop - 1:,}) of {self._where}"
+        return f"partition {index} (rows {start:,}..{stop - 1:,}) of {self.where}"
 
     def n_rows(self, index: int) -> int:
         """Return the rows of a partition."""

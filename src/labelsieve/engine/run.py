@@ -11,7 +11,7 @@ a workdir, and the later maps run on spans of rows, each of some partitions and 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -24,8 +24,9 @@ from labelsieve.checks import DEFAULT_CHECKS, RowChecks
 from labelsieve.engine import selecting
 from labelsieve.engine.choice import choose_executor
 from labelsieve.engine.executors import Executor
-from labelsieve.engine.inputs import Inputs, keep_for_rereads
+from labelsieve.engine.inputs import Inputs, keep_for_rereads, without_blocks
 from labelsieve.engine.readers import OnSummaries
+from labelsieve.engine.repairs import check_same, committed, redoing_damaged
 from labelsieve.engine.score_parts import ArrayScores, TaskScores
 from labelsieve.engine.selecting import Selected
 from labelsieve.joint import PruneCounts
@@ -33,7 +34,7 @@ from labelsieve.kernels import Ints, class_dtype
 from labelsieve.memory import Span, run_rows, spans
 from labelsieve.partials import Looked, Partial
 from labelsieve.progress import Progress
-from labelsieve.reductions import Float64s, Int64s, adjusted_thresholds
+from labelsieve.reductions import Float64s, Int64s, SparseClassSums, adjusted_thresholds
 from labelsieve.results import IssueRows, ScoreParts
 from labelsieve.selections import Selection
 from labelsieve.settings import Settings
@@ -72,6 +73,9 @@ class Run:
         Whether to show bars; None shows them on a terminal.
     checks : RowChecks
         Which rows that cannot be a distribution are accepted.
+    finished : mapping, optional
+        The partitions that are committed already, by the kind of record: of a user's Dask array, their blocks are not
+        computed.
     """
 
     def __init__(
@@ -84,14 +88,16 @@ class Run:
         *,
         keep: bool = True,
         checks: RowChecks = DEFAULT_CHECKS,
+        finished: Mapping[str, Collection[int]] | None = None,
     ) -> None:
         self._checks, self._stored = checks, records is not None and not keep
         self.settings, self._executor, self._records, self._show = settings, executor, records, progress
-        self.inputs = keep_for_rereads(inputs, executor, settings.n_reads) if settings.n_reads > 1 else inputs
+        self.inputs, self._finished = inputs, dict(finished or {})
+        self._again: Records | None = None
+        self._sums: SparseClassSums | None = None
         bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
         self._rows = [stop - start for start, stop in bounds]
         self._kept: list[Any] = []
-        self._columns: list[Sequence[Any]] = []  # handed out once, for all reads
         self._finish: tasks.Finish | None = None
         self.n_reread, self.n_reads = 0, 1
 
@@ -100,10 +106,26 @@ class Run:
         """Threads of a process that reads."""
         return self._executor.n_threads
 
+    @cached_property
+    def _columns(self) -> list[Sequence[Any]]:
+        """The arguments of tasks that read: numbers, blocks of labels and of pred_probs; handed out once."""
+        if self.settings.n_reads > 1:
+            self.inputs = keep_for_rereads(self.inputs, self._executor, self.settings.n_reads)
+        return self.inputs.columns(self._executor)
+
+    def _columns_but(self, finished: Collection[int]) -> list[Sequence[Any]]:
+        """Return the same, with no blocks for finished partitions where Dask would have to compute them."""
+        if self.inputs.labels_source and self.inputs.pred_probs_source:
+            return self._columns
+        if len(finished) == (n := self.inputs.grid.n_partitions):
+            return [range(n), [None] * n, [None] * n]
+        return without_blocks(self._columns, frozenset(finished))
+
+    @redoing_damaged
     def read(self) -> Partial:
         """Summarise every partition, once, and return the class sums and findings of all."""
-        self._columns = self.inputs.columns(self._executor)
-        reader, columns = self.inputs.reader(self.summarise), self._columns
+        columns = self._columns_but(self._finished.get("summaries", ()))
+        reader = self.inputs.reader(self.summarise)
         with self.reading() as bar:
             if self._stored:
                 total = self._executor.reduce("summarise", reader, tasks.combine_partials, columns, bar)
@@ -112,6 +134,7 @@ class Run:
                     "summarise", reader, columns, tasks.partial_of, tasks.combine_partials, bar
                 )
         result: Partial = total
+        self._sums = result.sums
         return result
 
     @property
@@ -133,34 +156,34 @@ class Run:
         """Take in what was read elsewhere, a summary for each partition."""
         if not self._stored:
             self._kept = list(summarised)
-        return tasks.combine_partials(summarised)
+        total = tasks.combine_partials(summarised)
+        self._sums = total.sums
+        return total
 
+    @redoing_damaged
     def reread(self, thresholds: Float64s) -> Looked | None:
         """Read again for what needs the thresholds and whole rows, and return what that tells; None if nothing does."""
         settings = self.settings
-        again = self._of_thresholds(thresholds, "again") if self._stored and settings.reads_twice else None
-        finish = tasks.Finish(settings, thresholds, self._records, again)
+        self._again = self._of_thresholds(thresholds, "again") if self._stored and settings.reads_twice else None
+        finish = tasks.Finish(settings, thresholds, self._records, self._again)
         # What is told of rows is read back only where it is asked for.
         asked = settings.keeps_off_joint or settings.scores_need_reread
         self._finish = finish if asked else replace(finish, again=None)
         if not settings.reads_twice:
             return None
-        self.n_reads += 1
-        numbers, nothing, blocks, kept = self._reread_columns
         with self._progress("reread", "read again") as bar:
             if self._stored:
-                reader = self.inputs.reader(partial(rereads.store_reread, finish=finish))
-                columns = [numbers, nothing, blocks]
-                looked = self._executor.reduce("reread", reader, rereads.combine_looked, columns, bar)
+                looked = self._store_reread(finish, bar)
             else:
+                columns = self._reread_columns()
                 reader = self.inputs.reader(partial(rereads.reread, finish=finish))
-                columns = [numbers, nothing, blocks, kept]
                 self._kept, looked = self._executor.keep(
                     "reread", reader, columns, rereads.looked_of, rereads.combine_looked, bar
                 )
                 if not self._executor.is_cluster:  # it is added up
                     self._kept = [replace(summarised, looked=None) for summarised in self._kept]
         self.n_reread += looked.n_read
+        self.n_reads += 1
         result: Looked = looked
         return result
 
@@ -171,13 +194,34 @@ class Run:
         facts = {"of": self._records.fingerprint, "t": thresholds.tolist(), "what": what}
         return Records(self._records.folder, digest(facts))
 
-    @property
-    def _reread_columns(self) -> tuple[Sequence[Any], ...]:
-        """The arguments of tasks that read again: numbers, no labels, blocks, and what is kept of each partition."""
-        numbers, _, blocks = self._columns or self.inputs.columns(self._executor)
+    def _reread_columns(self, finished: Collection[int] = ()) -> list[Sequence[Any]]:
+        """Return the arguments of tasks that read again: numbers, no labels, blocks, what is kept of partitions."""
+        numbers, _, blocks = self._columns_but(finished)
         nothing = [None] * len(self._rows)
-        return numbers, nothing, blocks, nothing if self._stored else self._kept
+        return [numbers, nothing, blocks, nothing if self._stored else self._kept]
 
+    def redo_damaged(self) -> None:
+        """Read the partitions again whose records are damaged by now; in the first pass, that does it."""
+        if self._records is None:
+            return
+        self._finished["summaries"] = committed(self._executor, self._records, "summaries", self.inputs.grid)
+        if self._finish is None:
+            return
+        columns, reader = self._columns_but(self._finished["summaries"]), self.inputs.reader(self.summarise)
+        total = self._executor.reduce("summarise", reader, tasks.combine_partials, columns)
+        self.n_reread += total.n_read
+        check_same(total.sums, self._sums, reader.where, self._records)
+        if self._again is not None:
+            self._finished["rereads"] = committed(self._executor, self._again, "rereads", self.inputs.grid)
+            self.n_reread += self._store_reread(replace(self._finish, again=self._again)).n_read
+
+    def _store_reread(self, finish: tasks.Finish, progress: Progress | None = None) -> Looked:
+        columns = self._reread_columns(self._finished.get("rereads", ()))[:3]
+        reader = self.inputs.reader(partial(rereads.store_reread, finish=finish))
+        looked: Looked = self._executor.reduce("reread", reader, rereads.combine_looked, columns, progress)
+        return looked
+
+    @redoing_damaged
     def count(self, thresholds: Float64s) -> tasks.Counted:
         """Return the issue counts and the histogram of all scores, as far as the settings ask for them."""
         if not self.settings.counts_summaries:
@@ -189,6 +233,7 @@ class Run:
             )
         return total
 
+    @redoing_damaged
     def sampled_classes(self, sample: RowSample) -> tuple[Ints, Ints]:
         """Return the labels and predicted classes of the rows of `sample`, in row order."""
         finish = tasks.Finish(Settings(), np.empty(0), self._records)  # as they were read: no score is needed
@@ -196,6 +241,7 @@ class Run:
         labels, predicted = zip(*self._executor.gather("agreement", work, [self._items]), strict=True)
         return np.concatenate(labels), np.concatenate(predicted)
 
+    @redoing_damaged
     def lowest(self, histogram: ranking.Int64s | None, wanted: int, *, exactly: bool) -> Selected:
         """Choose the `wanted` rows of lowest score; see `selecting.lowest`."""
         n_bits = 8 * self._cut_dtype.itemsize
@@ -207,11 +253,13 @@ class Run:
         """Choose what can be told of each row by itself."""
         return Selected(selection, [None] * len(self._items), n_rows)
 
+    @redoing_damaged
     def lowest_of_classes(self, wanted: Int64s, class_counts: Int64s) -> Selected:
         """Choose so many rows of lowest probability of the given label of each class."""
         n_bits = 8 * self.inputs.dtype.itemsize
         return selecting.lowest_of_classes(self._executor, self._work, self._items, wanted, class_counts, n_bits)
 
+    @redoing_damaged
     def largest_margins(self, prune: PruneCounts) -> Selected:
         """Choose so many rows of largest margin of each pair of classes, in a third read."""
         if self._finish is None:
@@ -220,8 +268,9 @@ class Run:
         starts = [*starts, self.inputs.grid.n_rows]
         if not len(prune.of_pair):
             return selecting.these_rows(np.empty(0, np.int64), starts)
-        self.n_reads += 1
-        numbers, nothing, blocks, kept = self._reread_columns
+        records = self._of_thresholds(self._finish.thresholds, "margins") if self._stored else None
+        before = None if records is None else rereads.stored_candidates(records)
+        numbers, nothing, blocks, kept = self._reread_columns(range(before[1]) if before else ())
         found = selecting.largest_margins(
             self._executor,
             self.inputs.reader,
@@ -229,11 +278,14 @@ class Run:
             prune,
             partial(rereads.pair_candidates, finish=self._finish),
             self._progress("margins", "read a third time"),
-            self._of_thresholds(self._finish.thresholds, "margins") if self._stored else None,
+            records,
+            before,
         )
         self.n_reread += found.n_read
+        self.n_reads += 1
         return selecting.these_rows(np.unique(found.rows), starts)
 
+    @redoing_damaged
     def select(self, selected: Selected) -> IssueRows:
         """Return the selected rows by (score, row), without those whose label is predicted or nearly so."""
         if not selected.n_rows:
@@ -264,13 +316,16 @@ class Run:
             folder=folder,
             group=group if rows_too else None,
         )
-        with self._progress("select", "rank") as bar:
-            written = self._handed(
-                selected, lambda parts: self._executor.gather("select", work, [self._items, parts], bar)
-            )
-        issues = self._merge([run for part in written for run in part], rows, folder, group)
+        issues = self._merge([run for part in self._written(selected, work) for run in part], rows, folder, group)
         scratch.remove("runs")
         return issues
+
+    @redoing_damaged
+    def _written(self, selected: Selected, work: Callable[..., Any]) -> list[list[runs.SortedRun]]:
+        with self._progress("select", "rank") as bar:
+            return self._handed(
+                selected, lambda parts: self._executor.gather("select", work, [self._items, parts], bar)
+            )
 
     def _handed(self, selected: Selected, function: Callable[[Sequence[Any]], list[Any]]) -> list[Any]:
         """Return what `function` makes of the selection's parts, as the tasks' arguments."""

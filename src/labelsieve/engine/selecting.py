@@ -125,15 +125,15 @@ def largest_margins(
     work: partial[margins.Candidates],
     progress: Progress,
     records: Records | None,
+    before: tuple[margins.Candidates, int] | None,
 ) -> margins.Candidates:
     """Read a third time for the rows of largest margin of each pair.
 
     In rounds, in row order, each of as many partitions as all before it: what those have found tells what the next ones
-    can leave out, so that no round brings more than are wanted, however many partitions there are.
+    can leave out, so that no round brings more than are wanted, however many partitions there are. `before` is what an
+    earlier run has found, and in how many partitions.
     """
-    found, n_done = margins.Candidates.none(), 0
-    if records is not None:
-        found, n_done = rereads.stored_candidates(records)
+    found, n_done = before or (margins.Candidates.none(), 0)
     with progress as bar:
         for stop in rounds(n_done, len(columns[0]), executor.all_threads):
             least = margins.to_exceed(found, prune.of_pair)

@@ -1,0 +1,70 @@
+"""Records that are damaged while a run still needs them.
+
+Covers: beginning a pass again after its damaged records were made again, and finding these.
+Does not cover: making them (`engine.run`), records that are damaged before the run (`tasks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Concatenate, Final, ParamSpec, Protocol, TypeVar
+
+from labelsieve.engine.executors import Executor
+from labelsieve.errors import UnreadableDataError
+from labelsieve.grids import Grid
+from labelsieve.progress import logger
+from labelsieve.reductions import SparseClassSums
+from labelsieve.workdir import DamagedRecordError, Records
+
+# How often a pass is begun again: a disk that goes on damaging records is an error.
+_MOST_REPAIRS: Final = 3
+
+
+class _Repairable(Protocol):
+    def redo_damaged(self) -> None:
+        """Make the records again that are damaged."""
+
+
+_Run = TypeVar("_Run", bound=_Repairable)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def redoing_damaged(method: Callable[Concatenate[_Run, _P], _R]) -> Callable[Concatenate[_Run, _P], _R]:
+    """Let a pass of a run make damaged records again, and then begin itself again."""
+
+    @wraps(method)
+    def passed(run: _Run, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        for _ in range(_MOST_REPAIRS):
+            try:
+                return method(run, *args, **kwargs)
+            except DamagedRecordError as error:
+                logger.warning("%s; the partitions whose records are damaged are read again", error)
+                run.redo_damaged()
+        return method(run, *args, **kwargs)
+
+    return passed
+
+
+def committed(executor: Executor, records: Records, kind: str, grid: Grid) -> list[int]:
+    """Return the partitions whose record is there and whole."""
+    numbers = range(grid.n_partitions)
+    starts, stops = zip(*map(grid.bounds, numbers), strict=True)
+    whole = executor.gather("verify", partial(records.is_committed, kind=kind), [numbers, starts, stops])
+    return [index for index in numbers if whole[index]]
+
+
+def check_same(sums: SparseClassSums, before: SparseClassSums | None, where: str, records: Records) -> None:
+    """Raise unless rows that were read again have the same class sums as before.
+
+    Raises
+    ------
+    UnreadableDataError
+        Where the input changed meanwhile.
+    """
+    if before is not None and not sums.same(before):
+        raise UnreadableDataError(
+            f"{where} changed during the run: rows whose record in {records.folder.where} was damaged were read again, "
+            "and differ from what was read before. Run again with fresh=True (--fresh)"
+        )
