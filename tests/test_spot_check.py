@@ -16,6 +16,9 @@ import labelsieve
 from labelsieve import WorkdirError, partitions
 from labelsieve.engine import spot_check
 
+# Other inputs are made by moving the classes.
+pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
+
 N_ROWS, K = 400, 5
 LABELS, PROBS = draws.draw(N_ROWS, K, seed=31, noise=0.3)
 OTHER = np.roll(PROBS, 1, axis=1)

@@ -15,10 +15,10 @@ are committed to a workdir. Whatever scheduler Dask is set to does the work: thr
 from labelsieve.engine.choice import active_client, choose_executor
 from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.identities import fingerprint, part_identities
-from labelsieve.engine.inputs import Inputs
+from labelsieve.engine.inputs import Inputs, each_partition
 from labelsieve.engine.opening import open_inputs, open_pair
 from labelsieve.engine.plan import Plan, make_plan
-from labelsieve.engine.run import Run, each_partition
+from labelsieve.engine.run import Run
 from labelsieve.engine.selecting import Selected
 from labelsieve.engine.spot_check import check_finished
 

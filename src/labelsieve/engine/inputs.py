@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from labelsieve import grids, memory
+from labelsieve.engine.choice import choose_executor
 from labelsieve.engine.executors import Executor
 from labelsieve.engine.readers import Reader
 from labelsieve.errors import warn
@@ -203,6 +204,17 @@ class Inputs:
         """Return what raises unless the process that calls it can open both inputs; arrays in memory stay here."""
         sources = (self.labels_source, self.pred_probs_source)
         return partial(_reach, [s for s in sources if s is not None and not isinstance(s, ArraySource)])
+
+
+def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
+    """Return ``function(partition, label_blocks, pred_probs_blocks)`` of every partition, in row order.
+
+    A single partition is worked on here and now: a graph would only add to the time of a small batch.
+    """
+    if inputs.grid.n_partitions == 1 and inputs.labels_source and inputs.pred_probs_source:
+        return [function(inputs.partition(0))]
+    executor = choose_executor()
+    return executor.gather("inspect", inputs.reader(function), inputs.columns(executor))
 
 
 def _reach(sources: Sequence[Source]) -> None:

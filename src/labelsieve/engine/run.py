@@ -22,7 +22,6 @@ from labelsieve import ranking, rereads, runs, tasks
 from labelsieve.agreement import RowSample
 from labelsieve.checks import DEFAULT_CHECKS, RowChecks
 from labelsieve.engine import selecting
-from labelsieve.engine.choice import choose_executor
 from labelsieve.engine.executors import Executor
 from labelsieve.engine.inputs import Inputs, keep_for_rereads, without_blocks
 from labelsieve.engine.readers import OnSummaries
@@ -41,17 +40,6 @@ from labelsieve.settings import Settings
 from labelsieve.storage import Folder
 from labelsieve.stored import ResultGroup, StoredIssues
 from labelsieve.workdir import Records, digest
-
-
-def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
-    """Return ``function(partition, label_blocks, pred_probs_blocks)`` of every partition, in row order.
-
-    A single partition is worked on here and now: a graph would only add to the time of a small batch.
-    """
-    if inputs.grid.n_partitions == 1 and inputs.labels_source and inputs.pred_probs_source:
-        return [function(inputs.partition(0))]
-    executor = choose_executor()
-    return executor.gather("inspect", inputs.reader(function), inputs.columns(executor))
 
 
 class Run:
