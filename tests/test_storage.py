@@ -299,18 +299,19 @@ def test_credentials_in_a_workdir_or_output_are_never_shown(bucket, choice, act)
     ],
     ids=str,
 )
-@pytest.mark.parametrize("bucket_name", [s3.BUCKET, "nowhere"])
-def test_missing_credentials_exit_2_as_a_missing_bucket_does(bucket, args, bucket_name, tmp_path, monkeypatch, capsys):
+def test_missing_credentials_exit_2_as_a_missing_bucket_does(bucket, args, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("labels.npy", LABELS)
     np.save("probs.npy", PROBS)
+    assert cli.run(["find", "labels.npy", "s3://nowhere/probs.npy"]) == 2
+    assert "there is no file s3://nowhere/probs.npy" in capsys.readouterr().err
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     s3.clear_clients()
-    assert cli.run(["find", *(arg.format(f"s3://{bucket_name}") for arg in args)]) == 2
+    assert cli.run(["find", *(arg.format(bucket) for arg in args)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert f"s3://{bucket_name}/" in said
+    assert f"{bucket}/" in said
     assert "cannot be opened without credentials (NoCredentialsError: Unable to locate credentials)" in said
 
 
@@ -535,7 +536,7 @@ def test_missing_credentials_say_so_in_one_line(bucket, monkeypatch):
         monkeypatch.delenv(name)
     s3.clear_clients()
     for name in ("probs.npy", "labels.zarr", ""):
-        with pytest.raises(UnreadableDataError, match=r"NoCredentialsError: Unable to locate credentials$"):
+        with pytest.raises(InvalidInputError, match=r"\(NoCredentialsError: Unable to locate credentials\): give them"):
             open_pred_probs(f"{bucket}/{name}")
 
 

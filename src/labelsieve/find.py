@@ -126,9 +126,9 @@ def find_label_issues(
         Workers open files and URLs themselves.
     workdir : path or URL, optional
         Folder in which finished partitions are kept, so that a killed run goes on where it was: all that is not
-        committed is read, and of up to 8 finished partitions at most 1 MB each (one stored chunk of a Zarr array, one
-        computed block of a Dask array), to check that the input is still the same. It belongs to one input with one
-        choice of settings.
+        committed is read, and from each of up to 8 finished partitions at most 1 MB more (one stored chunk of a Zarr
+        array, one computed block of a Dask array), to check that the input is still the same. It belongs to one input
+        with one choice of settings.
     fresh : bool
         Forget what is in `workdir`.
     wait : float

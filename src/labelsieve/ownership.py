@@ -5,11 +5,11 @@ and waiting for either.
 Does not cover: what the owner does (`workdir`), which process an owner is (`process_identity`).
 
 A lease is an object that names its owner and when it ends; the owner renews it from a thread. It is written on the
-condition that there is none. Where a store knows no such condition, or two take over a lease that has ended, both read
-who won after a while; and who has lost it all the same finds out before anything is published.
+condition that there is none. Where a store has no such condition, or two runs take over the same ended lease, both read
+after a while who won; a run that loses its lease later finds out before anything is published.
 
-A lease outlives an owner that was killed. It is taken over at once where its owner was a process of this machine that
-provably runs no more, and else when it has ended.
+A lease outlives an owner that was killed. It is taken over at once if its owner was a process of this machine that has
+provably ended, and otherwise when the lease has ended.
 """
 
 from __future__ import annotations
@@ -89,16 +89,16 @@ class _Patience:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._seconds, self._until, self._told = seconds, time.monotonic() + seconds, False
+        self._seconds, self._until, self._logged = seconds, time.monotonic() + seconds, False
 
     def wait(self, error: InUseError) -> None:
         """Sleep a little, or raise `error` if the time is over."""
         left = self._until - time.monotonic()
         if left <= 0:
             raise error
-        if not self._told:
+        if not self._logged:
             logger.warning("%s; waiting up to %g s for it", error, self._seconds)
-            self._told = True
+            self._logged = True
         time.sleep(min(left, _LOOK_SECONDS))
 
 
@@ -198,7 +198,7 @@ class _Lease:
         return held is not None and held["id"] == self._id
 
     def _refusal(self) -> InUseError | None:
-        """Return the error that says who has the lease; None if nobody has, or its owner runs no more."""
+        """Return the error that says who has the lease; None if nobody has, or if its owner has ended."""
         held, now = self._read(), time.monotonic()
         if held is None or held["ends"] <= time.time():
             return None

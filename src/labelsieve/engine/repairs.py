@@ -17,7 +17,7 @@ from labelsieve.progress import logger
 from labelsieve.reductions import SparseClassSums
 from labelsieve.workdir import DamagedRecordError, Records
 
-# How often a pass is begun again: a disk that goes on damaging records is an error.
+# How often a pass starts again: a disk that keeps damaging records is an error.
 _MOST_REPAIRS: Final = 3
 
 
@@ -32,7 +32,7 @@ _R = TypeVar("_R")
 
 
 def redoing_damaged(method: Callable[Concatenate[_Run, _P], _R]) -> Callable[Concatenate[_Run, _P], _R]:
-    """Let a pass of a run make damaged records again, and then begin itself again."""
+    """Make a pass of a run start again after damaged records were made again."""
 
     @wraps(method)
     def passed(run: _Run, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:

@@ -189,7 +189,7 @@ class Run:
         return [numbers, nothing, blocks, nothing if self._stored else self._kept]
 
     def redo_damaged(self) -> None:
-        """Read the partitions again whose records are damaged by now; in the first pass, that does it."""
+        """Make damaged records again, from the input; before the first pass ends, it does that itself."""
         if self._records is None:
             return
         self._finished["summaries"] = committed(self._executor, self._records, "summaries", self.inputs.grid)

@@ -52,10 +52,10 @@ class Difference:
 def check_finished(
     inputs: Inputs, settings: Settings, executor: Executor, records: Records, finished: Sequence[int]
 ) -> None:
-    """Read some rows of finished partitions again, and hold their summaries against the records, bit for bit.
+    """Read a few rows of finished partitions again, and compare their summaries with the records, bit for bit.
 
-    Of up to 8 partitions, drawn at random, at most 1 MB is read each, in one stored chunk; of a user's Dask array, one
-    block is computed.
+    At most 1 MB is read from each of up to 8 partitions, drawn at random, and from one stored chunk each; of a user's
+    Dask array one block of each is computed.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def check_finished(
     records : Records
         The records of the run that goes on.
     finished : sequence of int
-        The partitions that it has committed. One whose record is damaged is left to the run, which does it again.
+        The partitions that it has committed. If a record is damaged, the run makes it again later.
 
     Raises
     ------
