@@ -36,10 +36,12 @@ LAYERS = [
     {"latent"},
     {"records", "ownership", "descriptions", "stored_arrays"},
     {"workdir"},
+    {"sources.versions"},
     {"sources.base"},
     {"sources.ahead", "sources.shard_names", "sources.conversions"},
-    {"sources.arrays", "sources.axes", "sources.hdf5", "sources.npy", "sources.zarr_arrays"},
-    {"sources.remote_npy", "sources.remote_zarr", "sources.shards"},
+    {"sources.arrays", "sources.axes", "sources.hdf5", "sources.npy", "sources.zarr_chunks"},
+    {"sources.zarr_arrays", "sources.remote_npy"},
+    {"sources.remote_zarr", "sources.shards"},
     {"sources.places"},
     {"sources"},
     {"partitions", "results"},
@@ -79,6 +81,7 @@ IMPORTS_DASK = {
     *("storage", "progress", "sources", "sources.arrays", "results", "stored", "find", "job"),
 }
 PUBLIC = [
+    "ChangedDataError",
     "ForkedWorkerError",
     "InUseError",
     "InputTypeError",

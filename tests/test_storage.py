@@ -453,7 +453,9 @@ def test_missing_chunks_are_the_fill_value(bucket):
     fs = fsspec.filesystem("s3")
     write_zarr(f"{bucket}/holes.zarr", np.full(PROBS.shape, 1 / 6), chunks=(70, 6), fill_value=1 / 6)
     assert len(fs.find(f"{bucket}/holes.zarr")) == 1
-    with open_pred_probs(f"{bucket}/holes.zarr").open(0, N_ROWS) as rows:
+    source = open_pred_probs(f"{bucket}/holes.zarr")
+    source.note_version()
+    with source.open(0, N_ROWS) as rows:
         assert (rows.read(0, N_ROWS) == 1 / 6).all()
 
 

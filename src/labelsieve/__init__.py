@@ -3,6 +3,7 @@
 from labelsieve import count
 from labelsieve.engine import Plan
 from labelsieve.errors import (
+    ChangedDataError,
     ForkedWorkerError,
     InputTypeError,
     InUseError,
@@ -22,6 +23,7 @@ from labelsieve.label_issues_batched import LabelInspector, find_label_issues_ba
 from labelsieve.results import IssueRows
 
 __all__ = [
+    "ChangedDataError",
     "ForkedWorkerError",
     "InUseError",
     "InputTypeError",

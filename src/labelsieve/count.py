@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.checks import Findings, RowChecks, raise_or_warn
-from labelsieve.engine import choose_executor
+from labelsieve.engine import RETRIES, check_versions, choose_executor, note_versions, tried
 from labelsieve.errors import InvalidInputError
 from labelsieve.grids import Auto
 from labelsieve.job import Job
@@ -329,12 +329,15 @@ def _counted(
 def _class_counts(labels: Any, n_classes: int) -> Int64s:
     """Count labels by class, some at a time."""
     total, findings, first = np.zeros(n_classes, np.int64), Findings(), 0
-    for some in _pieces(open_labels(labels)):
+    opened = tried(RETRIES + 1, open_labels, labels)
+    note_versions([opened], RETRIES + 1)
+    for some in _pieces(opened):
         outside = np.flatnonzero((some < 0) | (some >= n_classes))
         if len(outside):
             findings.add("label", outside, first, example=int(some[outside[0]]))
         total += np.bincount(np.delete(some, outside).astype(np.int64), minlength=n_classes)
         first += len(some)
+    check_versions([opened], RETRIES + 1)
     if not first:
         raise InvalidInputError("labels has no rows")
     raise_or_warn(findings, n_classes)
@@ -346,7 +349,7 @@ def _pieces(opened: Opened) -> Iterator[npt.NDArray[Any]]:
         step = opened.row_chunk or 1 << 20
         with opened.open(0, opened.n_rows) as rows:
             for start in range(0, opened.n_rows, step):
-                yield rows.read(start, min(start + step, opened.n_rows))
+                yield tried(RETRIES + 1, rows.read, start, min(start + step, opened.n_rows))
     else:
         for block in opened.blocks:
             yield np.asarray(block)

@@ -9,6 +9,7 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
     ├── InvalidInputError (ValueError)          data or a setting that cannot give a right answer
     ├── InputTypeError (TypeError)              an object of the wrong kind, or an unknown argument
     ├── UnreadableDataError (OSError)           stored data is cut off, corrupt or gone; says where
+    │   └── ChangedDataError (OSError)          stored data has changed since the run began; says what and how
     ├── UnwritableError (OSError)               a workdir or a result cannot be written: disk full, no permission
     ├── MissingDependencyError (ImportError)    an extra is not installed; says the pip line
     ├── MemoryLimitError (MemoryError)          a plan does not fit; says what would, before anything is read
@@ -43,6 +44,10 @@ class InputTypeError(LabelsieveError, TypeError):
 
 class UnreadableDataError(LabelsieveError, OSError):
     """Stored data is cut off, corrupt or gone."""
+
+
+class ChangedDataError(UnreadableDataError):
+    """Stored data has changed since the run began: part of it would have been read as it was, and part as it is."""
 
 
 class UnwritableError(LabelsieveError, OSError):

@@ -162,7 +162,8 @@ def find_label_issues(
     InputTypeError
         A TypeError, for an object of the wrong kind, or an argument that does not exist, with the one that does.
     UnreadableDataError
-        An OSError, for stored data that is corrupt, gone, or out of a worker's reach: which rows, where and why.
+        An OSError, for stored data that is corrupt, gone, or out of a worker's reach: which rows, where and why. A
+        ChangedDataError where it has changed since the run began; nothing is published then.
     MemoryLimitError
         A MemoryError, for a plan that cannot fit: what would.
     WorkdirError

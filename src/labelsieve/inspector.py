@@ -271,16 +271,23 @@ class LabelInspector:
         self, labels: Any, pred_probs: Any, function: Callable[..., Any], **shared: npt.NDArray[np.float64] | None
     ) -> list[Any]:
         """Return ``function(partition, **shared)`` of each partition of a batch; nothing for a batch without rows."""
-        opened_labels, opened_probs = open_labels(labels), open_pred_probs(pred_probs)
+        attempts = engine.RETRIES + 1
+        opened_labels = engine.tried(attempts, open_labels, labels)
+        opened_probs = engine.tried(attempts, open_pred_probs, pred_probs)
         if opened_probs.shape[1] != self.num_class:
             raise InvalidInputError(f"pred_probs has {opened_probs.shape[1]} columns, num_class is {self.num_class}")
         if not opened_probs.shape[0] and not opened_labels.shape[0]:
             return []
         check_axes(labels, pred_probs)
-        inputs = engine.open_inputs(opened_labels, opened_probs, n_jobs=self.n_jobs)
+        pair = opened_labels, opened_probs
+        engine.note_versions(pair, attempts)
+        inputs = engine.tried(attempts, partial(engine.open_inputs, *pair, n_jobs=self.n_jobs))
         if forkpool.can_fork(inputs, self.n_jobs, is_cluster=engine.active_client() is not None):
-            return forkpool.each_partition(inputs, function, self.n_jobs, shared)
-        return engine.each_partition(inputs, partial(function, **shared))
+            parts = forkpool.each_partition(inputs, function, self.n_jobs, shared)
+        else:
+            parts = engine.each_partition(inputs, partial(function, **shared))
+        engine.check_versions(pair, attempts)
+        return parts
 
     def _raise_or_warn(self, findings: Findings, n_class_0: int | None = None) -> None:
         """Raise for bad data; warn of rows that do not sum to 1 once, for the first batch that has some."""

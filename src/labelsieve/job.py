@@ -7,9 +7,7 @@ Does not cover: any step itself; see `engine`, `workdir`, `sinks` and, for forke
 from __future__ import annotations
 
 import os
-import platform
 import shutil
-import sys
 import tempfile
 import time
 import uuid
@@ -19,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -33,11 +30,14 @@ from labelsieve.engine import (
     Run,
     Selected,
     check_finished,
+    check_versions,
     fingerprint,
     make_plan,
+    note_versions,
     open_inputs,
     open_pair,
     part_identities,
+    tried,
 )
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
 from labelsieve.filters import check_fit, check_settings, choose, known_counts
@@ -49,7 +49,7 @@ from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, run
 from labelsieve.names import ArrayIds, check_class_names, open_ids
 from labelsieve.partials import Partial
 from labelsieve.reductions import class_means, class_sums_finalize
-from labelsieve.results import IssueParts, RunFacts
+from labelsieve.results import IssueParts, RunFacts, loaded_versions
 from labelsieve.settings import Settings
 from labelsieve.sinks import Stage
 from labelsieve.sources import Opened, where_is
@@ -71,6 +71,7 @@ class _Begun:
     """A run that is ready to read, and the places where it keeps what it makes."""
 
     run: Run
+    pair: tuple[Opened, Opened]
     inputs: Inputs
     plan: Plan
     records: Records | None
@@ -111,6 +112,7 @@ class Job:
     wait: float = 0
 
     def __post_init__(self) -> None:
+        self._attempts = self.executor.retries + 1  # to read what cannot be read
         self._check_owned: Callable[[], None] = lambda: None  # of the workdir, once there is one
         self._names: tuple[str, ...] | None = None
         self._ids: ArrayIds | None = None
@@ -132,7 +134,7 @@ class Job:
         return issues
 
     def _open_pair(self) -> tuple[Opened, Opened]:
-        return open_pair(self.labels, self.pred_probs, self.class_names, self.ids)
+        return open_pair(self.labels, self.pred_probs, self.class_names, self.ids, attempts=self._attempts)
 
     def count(self, progress: bool | None) -> JointCounts:
         """Read twice and count the confident joint, and no more."""
@@ -143,6 +145,7 @@ class Job:
         total = self._read(begun)
         sums = total.sums.dense()
         looked = begun.run.reread(class_sums_finalize(sums))
+        check_versions(begun.pair, self._attempts)
         if looked is None or looked.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
         check_fit(begun.run, total, looked.joint)
@@ -150,14 +153,14 @@ class Job:
 
     def _attempted(self, pair: tuple[Opened, Opened], progress: bool | None, steps: Callable[[_Begun], _T]) -> _T:
         """Return what `steps` make of a run; again where arrays in memory were lost with the worker that held them."""
-        attempts = self.executor.retries + 1
-        for attempt in range(attempts):
+        note_versions(pair, self._attempts, allow_zero_rows=self.checks.allow_zero_rows)
+        for attempt in range(self._attempts):
             with ExitStack() as stack:
                 begun = self._begin(pair, stack, progress)
                 try:
                     return steps(begun)
                 except LostDataError:
-                    if attempt + 1 == attempts or not begun.inputs.in_memory:
+                    if attempt + 1 == self._attempts or not begun.inputs.in_memory:
                         raise
                 except UnwritableError as error:
                     if self.workdir is None or begun.records is None:
@@ -208,7 +211,7 @@ class Job:
         inputs = self._open(workdir, pair, facts)
         self.executor.check_reachable(inputs.reachability())
         plan = self._plan(inputs)
-        inputs = inputs.read_labels()
+        inputs = tried(self._attempts, inputs.read_labels)
         stage = None if self.output is None else stack.enter_context(sinks.staged(self.output, self.wait))
         identities: list[str] = []
         if workdir is not None:
@@ -232,7 +235,7 @@ class Job:
             checks=self.checks,
             finished=None if workdir is None else workdir.finished,
         )
-        return _Begun(run, inputs, plan, records, stage)
+        return _Begun(run, pair, inputs, plan, records, stage)
 
     def _steps(self, begun: _Begun, started: float) -> LabelIssues:
         """Read, count, rank, and write what is to be written."""
@@ -247,6 +250,8 @@ class Job:
         # In memory the lowest scores are sorted once more, so a few too many do no harm.
         exactly = stage is not None or not self._fits(known.estimated, inputs, plan)
         chosen = choose(run, known, exactly=exactly, room=self._candidate_room(inputs, plan))
+        if run.n_reads > 1:
+            check_versions(begun.pair, self._attempts)
         found = self._rank(begun, chosen)
         issues = LabelIssues(
             n_rows=inputs.grid.n_rows,
@@ -303,7 +308,7 @@ class Job:
             planned_bytes=plan.process_bytes,
             seconds=time.perf_counter() - started,
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
-            versions=_versions(),
+            versions=loaded_versions(),
             notes=notes_of(total.findings) + ((f"{note}.",) if note else ()),
             inputs=self._places,
             finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
@@ -312,12 +317,14 @@ class Job:
     def _read(self, begun: _Begun) -> Partial:
         """Read all rows once, and raise for what is wrong with them."""
         run, inputs = begun.run, begun.inputs
-        if forkpool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster):
+        forks = forkpool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster)
+        if forks and inputs.grid.n_partitions > 1:  # one would be read here anyway, without another attempt
             with run.reading() as bar:
                 total = run.adopt(forkpool.each_partition(inputs, run.summarise, self.n_jobs, advance=bar.advance))
         else:
             total = run.read()
         self._check_owned()
+        check_versions(begun.pair, self._attempts)  # before what is odd about half-written rows is reported
         raise_or_warn(total.findings, inputs.n_classes, self.checks, int(total.sums.dense().counts[0]))
         return total
 
@@ -379,13 +386,6 @@ class Job:
                 f"write to {path} here ({error}): give a workdir that all reach"
             ) from error
         return folder
-
-
-def _versions() -> dict[str, str]:
-    """Return the versions of what made the answer, of what is loaded."""
-    found = {"labelsieve": metadata.version("labelsieve"), "python": platform.python_version()}
-    loaded = {name: sys.modules.get(name) for name in ("numpy", "dask", "zarr", "distributed")}
-    return found | {name: str(module.__version__) for name, module in loaded.items() if module is not None}
 
 
 def _refuse_nested(workdir: Folder, output: Folder) -> None:

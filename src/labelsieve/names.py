@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
+from labelsieve.sources import NpySource, ZarrSource
+from labelsieve.sources.versions import file_version
 from labelsieve.urls import check_place
 
 # What a spreadsheet takes for a formula, with the apostrophes that stand before it already.
@@ -119,9 +121,12 @@ class ArrayIds:
     ----------
     array : (N,) array
         Of integers or strings.
+    watched : NpySource or ZarrSource, optional
+        The file or array that they are read from, which must not change before.
     """
 
     array: Any
+    watched: NpySource | ZarrSource | None = None
 
     def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # by row
         """Return the names of `rows`.
@@ -136,11 +141,22 @@ class ArrayIds:
         except OSError as error:
             raise UnreadableDataError(f"ids are not readable: {error}") from error
         names: npt.NDArray[Any] = np.asarray(taken)
+        self._check(rows)
         if names.dtype.kind in "iu":
             return names.astype(names.dtype.newbyteorder("="), copy=False)
         texts: npt.NDArray[Any] = np.empty(len(names), object)  # fixed widths would be that of the longest
         texts[:] = [as_text(str(name)) for name in names.tolist()]
         return texts
+
+    def _check(self, rows: npt.NDArray[np.int64]) -> None:
+        """Raise if what was read now is not what was there when the run began."""
+        if isinstance(self.watched, ZarrSource):
+            self.watched.check_rows(rows)
+        elif self.watched is not None and self.watched.version is not None:
+            now = file_version(self.watched.path)
+            # What is mapped stays what it was where another file takes its place.
+            if now is not None and now.inode == self.watched.version.inode:
+                self.watched.check_version()
 
 
 def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
@@ -163,7 +179,7 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
     """
     if ids is None:
         return None
-    array = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else ids
+    array, watched = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else (ids, None)
     if not hasattr(array, "oindex"):
         strings = isinstance(array, list | tuple) and all(isinstance(name, str) for name in array)
         array = np.asarray(array, object if strings else None)
@@ -172,19 +188,25 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
     strings = np.dtype(array.dtype).kind == "O" and all(isinstance(name, str) for name in array)
     if not strings and np.dtype(array.dtype).kind not in "iuUT":
         raise InputTypeError(f"ids must be integers or strings, not {array.dtype}")
-    return ArrayIds(array)
+    return ArrayIds(array, watched)
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> tuple[Any, NpySource | ZarrSource | None]:
+    """Return the names in a file or Zarr array, and what they are read from later."""
     try:
         if path.suffix == ".npy":
-            return np.load(path, mmap_mode="r", allow_pickle=False)
+            version = file_version(path)
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+            return array, NpySource(path, array.shape, array.dtype, 0, fortran=False, version=version)
         if path.is_dir():
             import zarr
 
-            return zarr.open_array(path, mode="r")
+            stored = zarr.open_array(path, mode="r")
+            source = ZarrSource(stored)
+            source.note_version()
+            return stored, source
         column = _read_id_column(path) if path.suffix == ".csv" else None
-        return read_lines(path) if column is None else column
+        return read_lines(path) if column is None else column, None
     except (OSError, ValueError, csv.Error) as error:
         raise InvalidInputError(f"ids: {path} is not readable: {error}") from error
 

@@ -6,9 +6,12 @@ Does not cover: what people do with a result (`issues`), files (`sinks`), pictur
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
@@ -340,3 +343,10 @@ class Result:
         names = np.array(self.class_names, object)
         pairs = (("class", "name"), ("given_label", "given_name"), ("suggested_label", "suggested_name"))
         return columns | {name: names[columns[of].astype(np.intp)] for of, name in pairs if of in columns}
+
+
+def loaded_versions() -> dict[str, str]:
+    """Return the versions of what made the answer, of what is loaded."""
+    found = {"labelsieve": metadata.version("labelsieve"), "python": platform.python_version()}
+    loaded = {name: sys.modules.get(name) for name in ("numpy", "dask", "zarr", "distributed")}
+    return found | {name: str(module.__version__) for name, module in loaded.items() if module is not None}

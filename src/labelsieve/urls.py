@@ -207,6 +207,18 @@ def stamp_of(info: dict[str, Any]) -> str:
     return ""
 
 
+def version_of(info: dict[str, Any]) -> str:
+    """Return the size and stamp of an object in one text; "" where there is no stamp.
+
+    Examples
+    --------
+    >>> version_of({"size": 3, "ETag": '"9b2c"'}), version_of({"size": 3})
+    ('3 9b2c', '')
+    """
+    stamp = stamp_of(info)
+    return f"{info.get('size')} {stamp}" if stamp else ""
+
+
 def url_of(fs: Any, path: str) -> str:
     """Return the URL of a path in an fsspec file system."""
     return str(fs.unstrip_protocol(path))

@@ -14,8 +14,9 @@ are committed to a workdir. Whatever scheduler Dask is set to does the work: thr
 
 from labelsieve.engine.choice import active_client, choose_executor
 from labelsieve.engine.executors import Executor, LostDataError
-from labelsieve.engine.identities import fingerprint, part_identities
-from labelsieve.engine.inputs import Inputs, each_partition
+from labelsieve.engine.graphs import tried
+from labelsieve.engine.identities import check_versions, fingerprint, note_versions, part_identities
+from labelsieve.engine.inputs import RETRIES, Inputs, each_partition
 from labelsieve.engine.opening import open_inputs, open_pair
 from labelsieve.engine.plan import Plan, make_plan
 from labelsieve.engine.run import Run
@@ -23,6 +24,7 @@ from labelsieve.engine.selecting import Selected
 from labelsieve.engine.spot_check import check_finished
 
 __all__ = [
+    "RETRIES",
     "Executor",
     "Inputs",
     "LostDataError",
@@ -31,11 +33,14 @@ __all__ = [
     "Selected",
     "active_client",
     "check_finished",
+    "check_versions",
     "choose_executor",
     "each_partition",
     "fingerprint",
     "make_plan",
+    "note_versions",
     "open_inputs",
     "open_pair",
     "part_identities",
+    "tried",
 ]

@@ -12,11 +12,11 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dask.delayed import Delayed
 
-from labelsieve.errors import UnreadableDataError
+from labelsieve.errors import ChangedDataError, UnreadableDataError
 from labelsieve.progress import rows_read, tell
 
 # Partials that one task of a tree reduction folds.
@@ -25,6 +25,7 @@ TREE_WIDTH: Final = 16
 _FIRST_PAUSE: Final = 0.1
 
 Key = tuple[str, int]
+_T = TypeVar("_T")
 
 
 class Graph:
@@ -103,20 +104,23 @@ class _Function:
 
 
 def _call(shared: _Function, *arguments: Any) -> Any:
-    result = _tried(shared, *arguments)
+    result = tried(shared.attempts, shared.function, *arguments)
     if shared.topic is not None:
         n_rows = shared.function.n_rows(arguments[0])  # type: ignore[attr-defined]  # of what has a topic
         tell(shared.topic, n_rows, rows_read(result, n_rows))
     return result
 
 
-def _tried(shared: _Function, *arguments: Any) -> Any:
-    for attempt in range(shared.attempts - 1):
+def tried(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
+    """Return what `function` gives of `arguments`; what cannot be read is read again, `attempts` times in all."""
+    for attempt in range(attempts - 1):
         try:
-            return shared.function(*arguments)
+            return function(*arguments)
+        except ChangedDataError:
+            raise
         except UnreadableDataError:
             time.sleep(_FIRST_PAUSE * 2**attempt)
-    return shared.function(*arguments)
+    return function(*arguments)
 
 
 def _is_future(value: Any) -> bool:

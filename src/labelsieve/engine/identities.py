@@ -1,6 +1,7 @@
 """What tells one input of a run from another, so that a workdir goes on with the same one only.
 
-Covers: `fingerprint`, and `part_identities`, which change where a part of a stored input is written anew.
+Covers: `fingerprint`, and `part_identities`, which change where a part of a stored input is written anew;
+`note_versions` and `check_versions`, between which an input must not change.
 Does not cover: what identifies a single source (`sources`), what is done with it (`workdir`).
 """
 
@@ -9,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from labelsieve.engine.graphs import tried
 from labelsieve.engine.inputs import Inputs
-from labelsieve.errors import WorkdirError
+from labelsieve.errors import InvalidInputError, WorkdirError, warn
 from labelsieve.sources import Opened, Source, open_any
+from labelsieve.sources.versions import named_ranges
 
 # Nodes of a Dask graph that are looked at for a store: a graph names what it reads near its leaves.
 _MOST_NODES: Final = 1_000_000
@@ -76,6 +79,75 @@ def part_identities(pair: tuple[Opened, Opened], inputs: Inputs) -> list[str]:
     bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
     both = [one.part_identities(bounds) if isinstance(one, Source) else [""] * len(bounds) for one in pair]
     return [f"{labels}/{probs}" for labels, probs in zip(*both, strict=True)]
+
+
+def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_rows: bool = False) -> None:
+    """Note which version of the inputs is read, before the first read, and report chunks that are not stored.
+
+    Parameters
+    ----------
+    inputs : sequence of Source or dask.array.Array
+        Labels, and probabilities where these are read too.
+    attempts : int
+        How often each is looked at before it is an error that it cannot be.
+    allow_zero_rows : bool
+        Whether rows that are all zeros are good.
+
+    Raises
+    ------
+    InvalidInputError
+        For rows of which no probability is stored, unless they read as zeros and `allow_zero_rows`.
+    """
+    for opened in inputs:
+        if isinstance(opened, Source):
+            tried(attempts, opened.note_version)
+            if opened.ndim == 1:
+                _report_missing_labels(opened)
+            else:
+                _report_missing_probs(opened, allow_zero_rows=allow_zero_rows)
+
+
+def check_versions(inputs: Sequence[Opened], attempts: int = 1) -> None:
+    """Raise if an input is no longer what was noted; after the last read, and before anything is published.
+
+    Raises
+    ------
+    UnreadableDataError
+        Naming what has changed, and how.
+    """
+    for opened in inputs:
+        if isinstance(opened, Source):
+            tried(attempts, opened.check_version)
+
+
+def _report_missing_labels(labels: Source) -> None:
+    missing = labels.missing_rows()
+    if missing is not None and missing.n_missing:
+        warn(
+            f"{missing.n_missing:,} of {missing.n_chunks:,} chunks of labels are not stored in {labels.where}: "
+            f"{named_ranges(missing.whole)} read as class {labels.fill_value}, the array's fill value. Zarr leaves out "
+            "chunks that hold nothing else, as in labels sorted by class; if these rows have other labels, write them"
+        )
+
+
+def _report_missing_probs(probs: Source, *, allow_zero_rows: bool) -> None:
+    missing = probs.missing_rows()
+    if missing is None or not missing.n_missing:
+        return
+    fill, begin = probs.fill_value, f"{missing.n_missing:,} of {missing.n_chunks:,} chunks of pred_probs are not stored"
+    if missing.whole and not (allow_zero_rows and fill == 0):
+        accepts = " (find_label_issues(allow_zero_rows=True) accepts them)" if fill == 0 else ""
+        raise InvalidInputError(
+            f"{begin} in {probs.where}: nothing is stored of {named_ranges(missing.whole)}, which would read as "
+            f"{fill:g}, the array's fill value{accepts}: missing chunk? Write these rows, or leave them out of the "
+            "array"
+        )
+    if missing.partly:
+        warn(
+            f"{begin} in {probs.where}: some classes of {named_ranges(missing.partly)} read as {fill:g}, the array's "
+            "fill value. Zarr leaves out chunks that hold nothing else; if these classes have other probabilities, "
+            "write them"
+        )
 
 
 def _digest(text: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from labelsieve import grids, memory
 from labelsieve.engine.choice import choose_executor
 from labelsieve.engine.executors import Executor
+from labelsieve.engine.graphs import tried
 from labelsieve.engine.readers import Reader
 from labelsieve.errors import warn
 from labelsieve.limits import free_bytes
@@ -32,6 +33,8 @@ from labelsieve.sources import (
 if TYPE_CHECKING:
     import dask.array as da  # at run time only where a Dask array comes in or is asked for: it brings pandas along
 
+# How often what cannot be read is read again where no run says it.
+RETRIES: Final = 2
 # A Dask array that must be read twice is kept where it takes at most this share of the free memory.
 _PERSIST_SHARE: Final = 0.3
 # Arrays in memory beyond this are better given as files to a cluster.
@@ -212,8 +215,8 @@ def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
     A single partition is worked on here and now: a graph would only add to the time of a small batch.
     """
     if inputs.grid.n_partitions == 1 and inputs.labels_source and inputs.pred_probs_source:
-        return [function(inputs.partition(0))]
-    executor = choose_executor()
+        return [tried(RETRIES + 1, function, inputs.partition(0))]
+    executor = choose_executor(retries=RETRIES)
     return executor.gather("inspect", inputs.reader(function), inputs.columns(executor))
 
 

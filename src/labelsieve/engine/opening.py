@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 from labelsieve import grids
 from labelsieve.engine.choice import choose_executor
 from labelsieve.engine.executors import Executor
+from labelsieve.engine.graphs import tried
 from labelsieve.engine.inputs import Inputs, forkable
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.kernels import STRIP_BYTES, class_dtype
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 _READ_FIRST_BYTES: Final = 64_000_000
 
 
-def open_pair(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None) -> tuple[Opened, Opened]:
-    """Open both inputs and compare their shapes and the names of their rows and classes; nothing is read.
+def open_pair(
+    labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None, *, attempts: int = 1
+) -> tuple[Opened, Opened]:
+    """Open both inputs and compare their shapes and the names of their rows and classes; nothing is read but headers.
 
     Parameters
     ----------
@@ -37,13 +40,15 @@ def open_pair(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = 
         As given.
     class_names, ids : object, optional
         The user's own names of classes and rows, as given.
+    attempts : int
+        How often each is opened before it is an error that it cannot be.
 
     Raises
     ------
     InvalidInputError
         For what can be refused without reading.
     """
-    opened_labels, opened = _both(labels, pred_probs)
+    opened_labels, opened = _both(labels, pred_probs, attempts)
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
@@ -51,21 +56,21 @@ def open_pair(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = 
     return opened_labels, opened
 
 
-def _both(labels: Any, pred_probs: Any) -> tuple[Opened, Opened]:
+def _both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Opened]:
     """Open both; at the same time where each has to wait for a remote store."""
     if not (is_url(labels) and is_url(pred_probs)):
-        return open_labels(labels), open_pred_probs(pred_probs)
+        return tried(attempts, open_labels, labels), tried(attempts, open_pred_probs, pred_probs)
     other: Future[Opened] = Future()
 
     def opening() -> None:
         try:
-            other.set_result(open_pred_probs(pred_probs))
+            other.set_result(tried(attempts, open_pred_probs, pred_probs))
         except BaseException as error:  # noqa: BLE001  # raised below, if the labels open
             other.set_exception(error)
 
     # A daemon, so that neither an error of the labels nor Ctrl-C waits for a store that does not answer.
     Thread(target=opening, name="labelsieve-open", daemon=True).start()
-    return open_labels(labels), other.result()
+    return tried(attempts, open_labels, labels), other.result()
 
 
 def open_inputs(

@@ -9,6 +9,7 @@ Errors are raised again by whoever takes the piece. Trying again is left to the 
 
 from __future__ import annotations
 
+import inspect
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Self
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.urls import cause_of, check_credentials, filesystem, redacted, url_of
+from labelsieve.urls import cause_of, check_credentials, filesystem, redacted, url_of, version_of
 
 # What one handle holds ahead, unless two pieces are larger; enough for about 100 ms of a 10 Gbit line.
 AHEAD_BYTES: Final = 64_000_000
@@ -77,6 +78,28 @@ class Objects:
         except Exception as error:  # noqa: BLE001  # file systems raise what they like
             raise self.unreadable(path, error, what) from None
 
+    def get_version(self, path: str, start: int, stop: int, what: str = "") -> tuple[bytes | None, str]:
+        """Return what `get` returns, and the version of the object that it is of; "" where that is not known.
+
+        S3 sends size and ETag with each answer.
+        """
+        if not self.tells_versions:
+            return self.get(path, start, stop, what), ""
+        from fsspec.asyn import sync
+
+        try:
+            found: tuple[bytes, str] = sync(self.fs.loop, _of_s3, self.fs, path, start, stop)
+        except Missing:
+            return None, ""
+        except Exception as error:  # noqa: BLE001  # file systems raise what they like
+            raise self.unreadable(path, error, what) from None
+        return found
+
+    @property
+    def tells_versions(self) -> bool:
+        """Whether each answer tells the version of the object: that it does on S3 is no part of fsspec's interface."""
+        return hasattr(self.fs, "_call_s3") and hasattr(self.fs, "retries")
+
     def info(self, name: str, path: str) -> dict[str, Any]:
         """Return size and more of one object.
 
@@ -96,18 +119,27 @@ class Objects:
         except Exception as error:  # noqa: BLE001  # file systems raise what they like
             raise self.unreadable(path, error, name=name) from None
 
-    def listing(self, name: str, path: str, *, deep: bool = False) -> list[dict[str, Any]]:
-        """Return size and more of all objects in a folder, of all below it where `deep`; [] where there are none."""
+    def listing(self, name: str, path: str, *, deep: bool = False, prefix: str = "") -> list[dict[str, Any]]:
+        """Return size and more of all objects in a folder, of all below it where `deep`; [] where there are none.
+
+        `prefix` leaves out those below whose path from there does not begin with it, where `lists_prefixes`.
+        """
         try:
             with self._turn:
                 self.fs.invalidate_cache()
                 if deep:
-                    return [dict(info) for info in self.fs.find(path, detail=True).values()]
+                    options = {"prefix": prefix} if prefix else {}
+                    return [dict(info) for info in self.fs.find(path, detail=True, **options).values()]
                 return [dict(info) for info in self.fs.ls(path, detail=True)]
         except Missing:
             return []
         except Exception as error:  # noqa: BLE001  # file systems raise what they like
             raise self.unreadable(path, error, name=name) from None
+
+    @property
+    def lists_prefixes(self) -> bool:
+        """Whether a part of a long listing can be had by itself."""
+        return "prefix" in inspect.signature(getattr(self.fs, "_find", self.fs.find)).parameters
 
     def match(self, name: str, pattern: str) -> list[dict[str, Any]]:
         """Return size and more of all objects and folders that match a pattern."""
@@ -130,6 +162,30 @@ class Objects:
         url = self._url or url_of(self.fs, path)
         check_credentials(error, where, url)
         return UnreadableDataError(f"{where} is not readable: {cause_of(error, url)}")
+
+
+async def _of_s3(fs: Any, path: str, start: int, stop: int) -> tuple[bytes, str]:
+    """Return bytes ``[start, stop)`` of an object, and its version; the body is asked for again where it breaks off."""
+    import asyncio
+
+    from s3fs.core import S3_RETRYABLE_ERRORS  # type: ignore[import-untyped]  # it has no types
+
+    bucket, key, version = fs.split_path(path)
+    given = {"VersionId": version} if version else {}
+    for attempt in range(fs.retries):
+        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **given)  # noqa: SLF001
+        try:
+            body = await answer["Body"].read()
+        except S3_RETRYABLE_ERRORS:
+            if attempt + 1 == fs.retries:
+                raise
+            await asyncio.sleep(min(1.7**attempt * 0.1, 15))
+            continue
+        finally:
+            answer["Body"].close()
+        size = str(answer.get("ContentRange", "")).rpartition("/")[2] or answer.get("ContentLength")
+        return body, version_of({"size": size, **answer})
+    raise RuntimeError("there is at least one attempt")
 
 
 def n_ahead(piece_bytes: int) -> int:

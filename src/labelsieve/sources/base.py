@@ -10,12 +10,13 @@ import abc
 import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from labelsieve.sources.versions import MissingRows
 
 
 class Rows(abc.ABC):
@@ -59,11 +60,14 @@ class Source(abc.ABC):
         Whether it can be read in a forked process: plain memory and files.
     read_ahead_bytes : int
         Bytes that one open handle holds at most of rows not asked for yet; 0 where nothing is read ahead.
+    fill_value : float
+        What rows read as whose chunks are not stored.
     """
 
     in_pieces: bool = True
     forkable: bool = False
     read_ahead_bytes: int = 0
+    fill_value: float = 0
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
         self.shape, self.dtype, self.row_chunk = tuple(int(n) for n in shape), np.dtype(dtype), row_chunk
@@ -127,6 +131,25 @@ class Source(abc.ABC):
         """
         return [""] * len(ranges)
 
+    def note_version(self) -> None:  # noqa: B027  # an array in memory is its caller's
+        """Note what is stored now, before the first read, unless it is noted already.
+
+        What is noted travels with the description, and every read is held against it.
+        """
+
+    def check_version(self) -> None:  # noqa: B027  # an array in memory is its caller's
+        """Raise if what is stored now is not what was noted.
+
+        Raises
+        ------
+        UnreadableDataError
+            Naming what has changed, and how.
+        """
+
+    def missing_rows(self) -> MissingRows | None:
+        """Return the rows whose chunks were not stored when it was noted; None where nothing can be missing."""
+        return None
+
     def reachable(self) -> None:  # noqa: B027  # an array in memory always is
         """Raise unless this process can open what is described; no data is read.
 
@@ -153,12 +176,6 @@ class Source(abc.ABC):
             block = opened.read(start, stop)[wanted - start]
         picked: npt.NDArray[Any] = np.asarray(block[(slice(None),) * wanted.ndim + tuple(columns)])
         return picked
-
-
-def file_content(path: Path) -> dict[str, int]:
-    """Return size and time of a local file, which change when it is written anew."""
-    status = path.stat()
-    return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def read_into(file: io.FileIO, position: int, buffer: npt.NDArray[np.uint8]) -> bool:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import MissingDependencyError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source, file_content
+from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.versions import FileVersion, check_path, file_version
 
 
 class Hdf5Source(Source):
@@ -34,6 +35,7 @@ class Hdf5Source(Source):
         filename = os.fsdecode(dataset.file.filename)
         self.filename = str(Path(filename).absolute()) if Path(filename).exists() else filename
         self.name, self._dataset = dataset.name, dataset
+        self.version: FileVersion | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_dataset": None}
@@ -52,11 +54,23 @@ class Hdf5Source(Source):
         except ImportError as error:
             raise MissingDependencyError("Reading HDF5", "hdf5") from error
         file = h5py.File(self.filename, "r")
+        self.check_version()
         return _Hdf5Rows(file[self.name], file)
 
+    def note_version(self) -> None:
+        """Note the file's size, time and inode; what the library has not written yet would change them later."""
+        if self.version is None:
+            if self._dataset is not None and self._dataset.file.mode != "r":
+                self._dataset.file.flush()
+            self.version = file_version(Path(self.filename))
+
+    def check_version(self) -> None:
+        """Look at the file's size, time and inode; the library holds the open file itself."""
+        check_path(self.version, Path(self.filename))
+
     def _content(self) -> dict[str, int] | None:
-        path = Path(self.filename)
-        return file_content(path) if path.exists() else None
+        version = self.version or file_version(Path(self.filename))
+        return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
 
     def reachable(self) -> None:
         """Open the file where it is not open yet, and look at the dataset's shape."""

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source, file_content, read_into
+from labelsieve.sources.base import Rows, Source, read_into
+from labelsieve.sources.versions import FileVersion, check_path, file_version
 
 
 class NpySource(Source):
@@ -36,12 +37,24 @@ class NpySource(Source):
         Byte at which the data begins.
     fortran : bool
         Whether columns, rather than rows, are contiguous.
+    version : FileVersion, optional
+        Of the file whose header this is; no other is read.
     """
 
     forkable = True
 
-    def __init__(self, path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, *, fortran: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        offset: int,
+        *,
+        fortran: bool,
+        version: FileVersion | None = None,
+    ) -> None:
         super().__init__(shape, dtype)
+        self.version = version
         self.path, self.offset, self.fortran = path, offset, fortran and len(shape) > 1
         self.in_pieces = not self.fortran
 
@@ -50,13 +63,13 @@ class NpySource(Source):
         """Read the header of a ``.npy`` file, and check the file's size against it."""
         try:
             with path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                shape, fortran, dtype, offset = read_header(name, str(path), file, size)
+                version = FileVersion.of(os.fstat(file.fileno()))
+                shape, fortran, dtype, offset = read_header(name, str(path), file, version.size)
         except FileNotFoundError:
             raise InvalidInputError(f"{name}: there is no file {path}") from None
         except OSError as error:
             raise InvalidInputError(f"{name}: {path} is not a readable .npy file: {error}") from error
-        return cls(path, shape, dtype, offset, fortran=fortran)
+        return cls(path, shape, dtype, offset, fortran=fortran, version=version)
 
     @classmethod
     def from_memmap(cls, array: np.memmap[Any, Any]) -> NpySource | None:
@@ -70,14 +83,29 @@ class NpySource(Source):
         begin = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
         inside = array.__array_interface__["data"][0] - begin
         offset = inside + array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+        if array.mode != "r":
+            mapping.flush()  # what is written back later would change the file's time on a network's file system
+        version, fortran = file_version(Path(name)), not array.flags.c_contiguous
         if not _is_mapped_file(Path(name), begin):
             return None
-        return cls(Path(name), array.shape, array.dtype, offset, fortran=not array.flags.c_contiguous)
+        return cls(Path(name), array.shape, array.dtype, offset, fortran=fortran, version=version)
 
     def as_memmap(self) -> npt.NDArray[Any]:
         """Map the file, for reading."""
         order: Any = "F" if self.fortran else "C"
-        return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
+        with self.open_file() as file:
+            return np.memmap(file, self.dtype, "r", self.offset, self.shape, order)
+
+    def open_file(self) -> io.FileIO:
+        """Open the file, and hold it against the version that was noted."""
+        file = io.FileIO(self.path)
+        try:
+            if self.version is not None:
+                self.version.check(os.fstat(file.fileno()), self.where)
+        except BaseException:
+            file.close()
+            raise
+        return file
 
     @property
     def where(self) -> str:
@@ -88,19 +116,32 @@ class NpySource(Source):
         """Open the file."""
         return _FortranRows(self) if self.fortran else _NpyRows(self)
 
+    def note_version(self) -> None:
+        """Do nothing where the version was noted as the header was read."""
+        self.version = self.version or file_version(self.path)
+
+    def check_version(self) -> None:
+        """Look at the file's size, time and inode."""
+        check_path(self.version, self.path)
+
     def _content(self) -> dict[str, Any]:
-        return file_content(self.path) | {"offset": self.offset, "fortran": self.fortran}
+        self.note_version()
+        known = {} if self.version is None else {"size": self.version.size, "mtime_ns": self.version.mtime_ns}
+        return known | {"offset": self.offset, "fortran": self.fortran}
 
     def reachable(self) -> None:
         """Look at the file's size, and open it."""
         needed = self.offset + self.n_rows * self.row_bytes
         try:
             with io.FileIO(self.path) as file:
-                size = os.fstat(file.fileno()).st_size
+                status = os.fstat(file.fileno())
         except OSError as error:
             raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
+        size = status.st_size
         if size < needed:
             raise UnreadableDataError(f"{self.where} has {size:,} bytes here, {needed:,} are needed")
+        if self.version is not None:
+            self.version.check(status, self.where)
 
 
 def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
@@ -189,7 +230,7 @@ class _NpyRows(PlainRows):
     def __init__(self, source: NpySource) -> None:
         super().__init__(source)
         self._source = source
-        self._file = io.FileIO(source.path)
+        self._file = source.open_file()
 
     def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:  # noqa: ARG002  # buffer says it
         self._fill(buffer, self._source.offset + start * self._row_bytes)

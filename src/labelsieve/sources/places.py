@@ -162,10 +162,11 @@ def _remote_shards(name: str, url: str, objects: Objects, listed: Sequence[dict[
     for path in chosen(name, shown, infos):
         # A user and password in the URL stay in that of each shard.
         place = _beside(url, objects, path)
-        if path.endswith(".npy"):
-            openers.append(partial(RemoteNpySource.from_url, name, place, objects, infos[path]))
-        else:
+        # As on a disk: a folder is a Zarr array whatever its name, and so is what is named so.
+        if infos[path].get("type") == "directory" or path.endswith(".zarr"):
             openers.append(partial(RemoteZarrSource.from_url, name, place))
+        else:
+            openers.append(partial(RemoteNpySource.from_url, name, place, objects, infos[path]))
     return _joined(name, openers, shown)
 
 

@@ -7,6 +7,8 @@ Does not cover: Fortran order, where a batch of rows would take a request a clas
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Self
 
 import numpy as np
@@ -16,12 +18,15 @@ from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.ahead import Objects, ReadAhead, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.npy import PlainRows, read_header
-from labelsieve.urls import digest_of, redacted, stamp_of
+from labelsieve.sources.versions import changed, gone
+from labelsieve.urls import digest_of, is_web, redacted, stamp_of, version_of
 
 # A header has about 128 bytes; one of many named fields is read again in full.
 _HEADER_BYTES: Final = 4096
 # One request: large beside what a request costs, small beside what is held ahead.
 _REQUEST_BYTES: Final = 8_000_000
+# Objects that are looked at at the same time.
+_CHECKING_THREADS: Final = 16
 
 
 class RemoteNpySource(Source):
@@ -111,6 +116,27 @@ class RemoteNpySource(Source):
         # A size alone does not change with the data.
         return {"size": self.size, "stamp": self.stamp, "url": digest_of(self.url)} if self.stamp else None
 
+    @property
+    def version(self) -> str:
+        """Size and stamp, as `urls.version_of` writes them."""
+        return version_of({"size": self.size, "ETag": self.stamp})
+
+    def check_version(self) -> None:
+        """Ask for the object's size and stamp."""
+        objects, path = Objects.at(self.url)
+        try:
+            info = objects.info("data", path)
+        except InvalidInputError:
+            raise gone(self.where) from None
+        self.check_info(info)
+
+    def check_info(self, info: dict[str, Any]) -> None:
+        """Raise if a file system says something else of the object now than when it was opened."""
+        if info.get("size") != self.size:
+            raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
+        if stamp_of(info) != self.stamp:
+            raise changed(self.where, "it was written anew")
+
     def reachable(self) -> None:
         """Ask for the object's size."""
         objects, path = Objects.at(self.url)
@@ -119,11 +145,35 @@ class RemoteNpySource(Source):
             raise UnreadableDataError(f"{self.where} has {size or 0:,} bytes here, {self.size:,} are described")
 
 
-def _exactly(objects: Objects, path: str, start: int, stop: int, what: str) -> bytes:
-    """Return bytes ``[start, stop)``, or raise."""
+def check_objects(sources: Sequence[RemoteNpySource]) -> None:
+    """Hold many objects against what was known as they were opened, by one listing of each folder that has several."""
+    folders: dict[tuple[str, str], list[tuple[RemoteNpySource, Objects, str]]] = {}
+    for source in sources:
+        objects, path = Objects.at(source.url)
+        one = source.url if is_web(source.where) else ""
+        folders.setdefault((path.rpartition("/")[0], one), []).append((source, objects, path))
+    alone = [group[0][0] for group in folders.values() if len(group) == 1]
+    with ThreadPoolExecutor(_CHECKING_THREADS, "labelsieve-check") as pool:
+        for _ in pool.map(RemoteNpySource.check_version, alone):
+            pass
+    for (folder, _), group in folders.items():
+        if len(group) == 1:
+            continue
+        listed = {str(info["name"]).strip("/"): info for info in group[0][1].listing("data", folder)}
+        for source, _, path in group:
+            info = listed.get(path.strip("/"))
+            if info is None:
+                raise gone(source.where)
+            source.check_info(info)
+
+
+def _exactly(objects: Objects, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
+    """Return bytes ``[start, stop)``, of an object of `version` if that is known, or raise."""
     if start == stop:
         return b""
-    got = objects.get(path, start, stop, what)
+    got, now = objects.get_version(path, start, stop, what) if version else (objects.get(path, start, stop, what), "")
+    if now and now != version:
+        raise changed(f"{objects.shown(path)} ({what})", "it was written anew")
     if got is None:
         raise UnreadableDataError(f"{objects.shown(path)} ({what}) is gone")
     if len(got) > stop - start:
@@ -175,7 +225,7 @@ class _RemoteNpyRows(PlainRows):
     def _get(self, start: int, stop: int) -> bytes:
         source = self._source
         a, b = (source.offset + row * source.row_bytes for row in (start, stop))
-        return _exactly(self._objects, self._path, a, b, f"rows {start:,}..{stop - 1:,}")
+        return _exactly(self._objects, self._path, a, b, f"rows {start:,}..{stop - 1:,}", source.version)
 
     def close(self) -> None:
         self._ahead.close()

@@ -10,6 +10,8 @@ pickles with the options that it was made with, which may come from the user's c
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -18,18 +20,18 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError, UnreadableDataError
+from labelsieve.errors import InvalidInputError, UnreadableDataError, warn
 from labelsieve.sources.ahead import AHEAD_BYTES, Missing, Objects, ReadAhead, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows
+from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
 from labelsieve.sources.zarr_arrays import (
     ZarrRows,
     ZarrSource,
     checked_array,
-    chunk_digests,
     decode_into,
     direct_codec,
-    metadata_name,
 )
+from labelsieve.sources.zarr_chunks import PAUSE, key_of, metadata_name, objects_of
 from labelsieve.urls import cause_of, check_credentials, filesystem, is_web, redacted, stamp_of, url_of
 
 
@@ -46,7 +48,7 @@ class RemoteZarrSource(ZarrSource):
 
     def __init__(self, array: Any, url: str | None = None) -> None:
         super().__init__(array)
-        self.url, self._metadata = url, array.metadata
+        self.url, self._metadata, self._document_stamp = url, array.metadata, ""
         n_bytes = int(self.row_chunk or 1) * self.row_bytes
         direct = direct_codec(array) is not None
         # Of Zarr's own reading: a batch, decoded and not, and a copy of a chunk.
@@ -116,7 +118,7 @@ class RemoteZarrSource(ZarrSource):
         stop_row = self.n_rows if stop is None else min(stop, self.n_rows)
         if direct is None or self._objects_and_root is None:
             return _NextBatchRows(self, stop_row)
-        rows = _ChunkRows(self.array, direct[0], self._objects_and_root, start=start, stop=stop_row)
+        rows = _ChunkRows(self.array, self.stored, direct[0], self._objects_and_root, start=start, stop=stop_row)
         if stop is not None:
             rows.ahead.start()
         return rows
@@ -130,18 +132,32 @@ class RemoteZarrSource(ZarrSource):
         # On the web nothing lists the chunks, and the metadata does not change with them.
         return {"size": info.get("size"), "stamp": stamp} if stamp and not is_web(self.where) else None
 
+    def note_version(self) -> None:
+        """List the stored chunks; on the web, where nothing lists them, nothing is known of them."""
+        if self.stored is None and self._objects_and_root is not None and not is_web(self.where):
+            self.stored, self._document_stamp = objects_of(self.array, *self._objects_and_root)
+
+    def check_version(self) -> None:
+        """List the stored chunks again; not where there are many, and each answer has told its version."""
+        if self.stored is None or self._objects_and_root is None:
+            return
+        objects = self._objects_and_root[0]
+        told = objects.tells_versions and direct_codec(self.array) is not None
+        if told and len(self.stored) > MOST_LISTED_TWICE:
+            return
+        later, document = objects_of(self.array, *self._objects_and_root)
+        if document != self._document_stamp:
+            raise changed(f"{self.where}/{metadata_name(self.array)}", "it was written anew")
+        self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
+
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest of sizes and versions of the stored chunks or shards of each range, from one listing."""
         if self._objects_and_root is None or is_web(self.where):
             return [""] * len(ranges)
-        objects, root = self._objects_and_root
-        listed = {str(info["name"]): info for info in objects.listing("data", root, deep=True)}
-
-        def version(key: str) -> str:
-            info = listed.get(f"{root}/{key}")
-            return "missing" if info is None else f"{info.get('size')} {stamp_of(info)}"
-
-        return chunk_digests(self.array, ranges, version)
+        stored = self.stored or objects_of(self.array, *self._objects_and_root)[0]
+        rows, width = stored.rows, stored.width
+        parts = [stored.stamps[a // rows * width : -(-b // rows) * width] for a, b in ranges]
+        return [hashlib.blake2b(part.tobytes(), digest_size=16).hexdigest() for part in parts]
 
     def reachable(self) -> None:
         """Ask for the metadata document."""
@@ -182,8 +198,17 @@ def _synchronous(fs: Any) -> Any:
 class _ChunkRows(ZarrRows):
     """Chunks of whole rows, fetched ahead; each is fetched and decoded once, also where it is asked for in pieces."""
 
-    def __init__(self, array: Any, codec: Any, place: tuple[Objects, str], *, start: int, stop: int) -> None:
-        super().__init__(array)
+    def __init__(
+        self,
+        array: Any,
+        stored: StoredChunks | None,
+        codec: Any,
+        place: tuple[Objects, str],
+        *,
+        start: int,
+        stop: int,
+    ) -> None:
+        super().__init__(array, stored)
         self._codec, (self._objects, self._root) = codec, place
         self._chunk = int(array.chunks[0])
         self._limit = stored_limit(self._chunk * array.dtype.itemsize * int(np.prod(array.shape[1:], dtype=np.int64)))
@@ -227,7 +252,19 @@ class _ChunkRows(ZarrRows):
         decode_into(self._codec, np.frombuffer(stored, np.uint8), out.reshape(-1).view(np.uint8), where)
 
     def _fetch(self, index: int) -> bytes | None:
-        return self._objects.get(self._path(index), 0, self._limit, self._rows(index))
+        path, stored = self._path(index), self._stored
+        found, version = self._objects.get_version(path, 0, self._limit, self._rows(index))
+        if found is None and (stored is None or stored.stamps[index]):
+            time.sleep(PAUSE)  # where nothing is listed, an absent chunk is believed only the second time
+            found, version = self._objects.get_version(path, 0, self._limit, self._rows(index))
+        if found is None and stored is None:
+            warn(
+                f"{self._objects.shown(path)} ({self._rows(index)}) is not stored, and its server lists no files: its "
+                "rows are read as the array's fill value; if they are missing, write them"
+            )
+        if stored is not None and (version or found is None):
+            stored.check(index, stamp(version) if found is not None else 0, self._objects.shown(path))
+        return found
 
     def _path(self, index: int) -> str:
         key = self._array.metadata.encode_chunk_key((index,) + (0,) * (self._array.ndim - 1))
@@ -246,7 +283,7 @@ class _ZarrOwnRows(ZarrRows):
     _chained = False
 
     def __init__(self, source: RemoteZarrSource) -> None:
-        super().__init__(source.array)
+        super().__init__(source.array, source.stored)
         self._where, self._url = source.where, source.url or url_of(self._array.store.fs, self._array.store.path)
 
     def _unreadable(self, start: int, stop: int, error: Exception) -> UnreadableDataError:

@@ -58,15 +58,19 @@ def chosen(name: str, where: str, names: Iterable[str]) -> list[str]:
         Where there are none, where kinds are mixed, or where other data lies among them.
     """
     kinds: dict[str, list[str]] = {}
+    others: list[str] = []
     for path in sorted(set(names), key=natural):
         last = PurePosixPath(path.replace("\\", "/")).name
         suffix = PurePosixPath(last).suffix
         if not last.startswith(".") and suffix in SHARD_SUFFIXES + _NO_SHARDS:
             kinds.setdefault(suffix, []).append(path)
+        elif not last.startswith("."):
+            others.append(path)
     shards = [kind for kind in SHARD_SUFFIXES if kind in kinds]
     if not shards:
-        others = f"; it has {_named([path for paths in kinds.values() for path in paths])}" if kinds else ""
-        raise InvalidInputError(f"{name}: {where} has no .npy files and no .zarr arrays{others}")
+        named = [path for paths in kinds.values() for path in paths] or others
+        has = f"; it has {_named(named)}" if named else ""
+        raise InvalidInputError(f"{name}: {where} has no .npy files and no .zarr arrays{has}")
     if len(kinds) > 1:
         firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + _NO_SHARDS if kind in kinds)
         raise InvalidInputError(f"{name}: {where} has shards of several kinds, {firsts}: give those of one as a list")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +21,11 @@ import numpy.typing as npt
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.npy import NpySource
+from labelsieve.sources.remote_npy import RemoteNpySource, check_objects
+from labelsieve.sources.versions import FileVersion, MissingRows
+
+# Shards that are looked at at the same time where each is a request.
+_THREADS: Final = 16
 
 
 class ShardsSource(Source):
@@ -43,7 +50,7 @@ class ShardsSource(Source):
         self.in_pieces = all(shard.in_pieces for shard in shards)
         # The next shard is open while one is read.
         self.read_ahead_bytes = 2 * max(shard.read_ahead_bytes for shard in shards)
-        self._shards, self._where = tuple(shards), where
+        self._shards, self._where, self.fill_value = tuple(shards), where, first.fill_value
         self._ends = np.cumsum([shard.n_rows for shard in shards])
 
     @classmethod
@@ -151,6 +158,21 @@ class ShardsSource(Source):
                 parts[number].append(f"{inside} {digest or whole}")
         return [hashlib.blake2b("\n".join(part).encode(), digest_size=16).hexdigest() for part in parts]
 
+    def note_version(self) -> None:
+        """Note the version of every shard."""
+        _each_of(self._shards, lambda shard: shard.note_version())
+
+    def check_version(self) -> None:
+        """Look at every shard."""
+        check_objects([shard for shard in self._shards if isinstance(shard, RemoteNpySource)])
+        others = [shard for shard in self._shards if not isinstance(shard, RemoteNpySource)]
+        _each_of(others, lambda shard: shard.check_version())
+
+    def missing_rows(self) -> MissingRows | None:
+        """Return the rows whose chunks are not stored, in all shards."""
+        found = [(self._shards[i].missing_rows(), self.shard(i)[1]) for i in range(len(self._shards))]
+        return MissingRows.joined((rows, origin) for rows, origin in found if rows is not None)
+
     def reachable(self) -> None:
         """Look at every shard."""
         for shard in self._shards:
@@ -165,13 +187,34 @@ class _NpyColumns:
         folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120  # there are thousands
         self.folder, self.names = folder, "\0".join(path[len(folder) :].lstrip(os.sep) for path in paths)
         self.facts = np.array([(shard.n_rows, shard.offset, shard.fortran) for shard in shards], np.int64)
+        versions = [shard.version for shard in shards]
+        self.host = versions[0].host if versions[0] is not None else ""
+        self.versions = (
+            None if None in versions else [np.array(c) for c in zip(*(v[:3] for v in versions), strict=True)]
+        )
 
     def sources(self, row_shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[Source, ...]:
         """Return the sources again."""
+        names = self.names.split("\0")
+        versions: Iterator[FileVersion | None] = repeat(None)
+        if self.versions is not None:
+            columns = [column.tolist() for column in self.versions]
+            versions = (FileVersion(a, b, c, self.host) for a, b, c in zip(*columns, strict=True))
         return tuple(
-            NpySource(Path(self.folder, name), (n_rows, *row_shape), dtype, offset, fortran=bool(fortran))
-            for name, (n_rows, offset, fortran) in zip(self.names.split("\0"), self.facts.tolist(), strict=True)
+            NpySource(Path(self.folder, name), (n_rows, *row_shape), dtype, offset, fortran=bool(fortran), version=one)
+            for name, (n_rows, offset, fortran), one in zip(names, self.facts.tolist(), versions, strict=False)
         )
+
+
+def _each_of(shards: Sequence[Source], act: Callable[[Source], object]) -> None:
+    """Act on every shard, in threads where each has to wait for a remote store."""
+    if all(isinstance(shard, NpySource | RemoteNpySource) for shard in shards):  # those are known as they are opened
+        for shard in shards:
+            act(shard)
+        return
+    with ThreadPoolExecutor(_THREADS, "labelsieve-shards") as pool:
+        for _ in pool.map(act, shards):
+            pass
 
 
 class _ShardRows(Rows):

@@ -11,12 +11,12 @@ and the generic path gives the same rows.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,28 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source, file_content, read_into
+from labelsieve.sources.base import Rows, Source, read_into
+from labelsieve.sources.versions import (
+    MOST_LISTED_TWICE,
+    FileVersion,
+    MissingRows,
+    StoredChunks,
+    check_path,
+    file_version,
+)
+from labelsieve.sources.zarr_chunks import (
+    PAUSE,
+    chunk_digests,
+    files_of,
+    inner_chunks,
+    key_of,
+    keys_of,
+    local_folder,
+    look,
+    metadata_name,
+    stamped,
+    with_listing,
+)
 from labelsieve.urls import redacted
 
 METADATA_NAMES: Final = ("zarr.json", ".zarray", ".zgroup")
@@ -44,6 +65,9 @@ class ZarrSource(Source):
     def __init__(self, array: Any) -> None:
         super().__init__(array.shape, array.dtype, int(array.chunks[0]) if array.ndim else None)
         self.array = array
+        self.fill_value = array.fill_value or 0
+        self.version: FileVersion | None = None
+        self.stored: StoredChunks | None = None
         self.grid = {"chunks": list(array.chunks), "shards": list(array.shards) if array.shards else None}
 
     @classmethod
@@ -70,13 +94,76 @@ class ZarrSource(Source):
     @property
     def where(self) -> str:
         """Folder, or store and path in it."""
-        folder = _local_folder(self.array)
+        folder = local_folder(self.array)
         return redacted(str(self.array.store_path)) if folder is None else str(folder.absolute())
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is read ahead
         """Open for reading, on the direct path where there is one."""
-        folder, direct = _local_folder(self.array), direct_codec(self.array)
-        return ZarrRows(self.array) if folder is None or direct is None else _DirectRows(self.array, folder, *direct)
+        folder, direct = local_folder(self.array), direct_codec(self.array)
+        self._check_document()
+        if folder is None or direct is None:
+            return ZarrRows(self.array, self.stored)
+        return _DirectRows(self.array, self.stored, folder, *direct)
+
+    def _document(self) -> Path | None:
+        """Return the metadata document in a local folder, or the archive that holds the array; None elsewhere."""
+        folder, archive = local_folder(self.array), getattr(self.array.store, "path", None)
+        if folder is not None:
+            return folder / metadata_name(self.array)
+        return archive if isinstance(archive, Path) and archive.is_file() else None
+
+    def _document_version(self) -> FileVersion | None:
+        document = self._document()
+        return None if document is None else file_version(document)
+
+    def _check_document(self) -> None:
+        document = self._document()
+        if document is not None:
+            check_path(self.version, document)
+
+    def note_version(self) -> None:
+        """Note the metadata's version, and in a local folder those of all stored chunks."""
+        self.version = self.version or self._document_version()
+        if self.stored is None:
+            self.stored = self._listed()
+
+    def check_version(self) -> None:
+        """Look at the metadata, and at the chunks again where there are not too many for that."""
+        self._check_document()
+        if self.stored is not None and len(self.stored) <= MOST_LISTED_TWICE:
+            self._check_listing(self.stored)
+
+    def _check_listing(self, stored: StoredChunks) -> None:
+        later = self._listed()
+        if later is not None:
+            stored.check_all(later, self.where, lambda index: key_of(self.array, index))
+
+    def missing_rows(self) -> MissingRows | None:
+        """Return the rows whose chunks are not stored; in a local folder also those that are missing inside a shard."""
+        if self.stored is None:
+            return None
+        folder, inner = local_folder(self.array), None
+        if folder is not None and self.array.shards and len(self.stored) <= MOST_LISTED_TWICE:
+            try:
+                inner = inner_chunks(self.array, folder, self.stored)
+            except (OSError, ValueError):  # a damaged shard is an error where it is read
+                inner = None
+        return (inner or self.stored).missing()
+
+    def check_rows(self, rows: npt.NDArray[np.int64]) -> None:
+        """Raise if a stored chunk that holds one of `rows` in a local folder is not what was noted."""
+        folder = local_folder(self.array)
+        if self.stored is None or folder is None:
+            return
+        for index in np.unique(rows // self.stored.rows * self.stored.width).tolist():
+            path = f"{folder}/{key_of(self.array, index)}"
+            now, inode = look(path)
+            self.stored.check(index, now, path, inode)
+
+    def _listed(self) -> StoredChunks | None:
+        """Return the versions of the chunks, or shards, as they are stored now; None where nothing lists them."""
+        folder = local_folder(self.array)
+        return None if folder is None else files_of(self.array, folder)
 
     def identity(self) -> dict[str, Any]:
         """Return what every source tells, and the grid of chunks."""
@@ -84,16 +171,12 @@ class ZarrSource(Source):
 
     def _content(self) -> dict[str, int] | None:
         """Return size and time of the metadata document, or of the archive that holds the array."""
-        folder, archive = _local_folder(self.array), getattr(self.array.store, "path", None)
-        if folder is not None:
-            return file_content(folder / metadata_name(self.array))
-        if isinstance(archive, Path) and archive.is_file():
-            return file_content(archive)
-        return None
+        version = self.version or self._document_version()
+        return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest of sizes and times of the stored chunks or shards of each range."""
-        folder = _local_folder(self.array)
+        folder = local_folder(self.array)
         if folder is None:
             return super().part_identities(ranges)
 
@@ -108,7 +191,7 @@ class ZarrSource(Source):
 
     def reachable(self) -> None:
         """Look for the metadata document in a local folder, or for the archive; other stores travel as they are."""
-        folder, archive = _local_folder(self.array), getattr(self.array.store, "path", None)
+        folder, archive = local_folder(self.array), getattr(self.array.store, "path", None)
         needed = archive if folder is None else folder / metadata_name(self.array)
         if isinstance(needed, Path) and not needed.exists():
             raise UnreadableDataError(f"{self.where} cannot be opened: there is no {needed}")
@@ -127,58 +210,30 @@ def checked_array(name: str, node: Any) -> Any:
     return node
 
 
-def metadata_name(array: Any) -> str:
-    """Return the name of the document that describes `array`."""
-    return "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
-
-
-def chunk_digests(array: Any, ranges: Sequence[tuple[int, int]], version: Callable[[str], str]) -> list[str]:
-    """Return a digest for each range of rows over the stored chunks, or shards, that cover it.
+class ZarrRows(Rows):
+    """Zarr's own reading, into one reused buffer.
 
     Parameters
     ----------
     array : zarr.Array
-        Only its grid is looked at.
-    ranges : sequence of tuple of int
-        Row ranges ``[start, stop)``.
-    version : callable
-        Returns what is known of the object of a key.
+        Open for reading.
+    stored : StoredChunks, optional
+        What was listed before the first read, where that is known.
     """
-    return [
-        hashlib.blake2b(
-            "\n".join(f"{key} {version(key)}" for key in _keys(array, start, stop)).encode(), digest_size=16
-        ).hexdigest()
-        for start, stop in ranges
-    ]
-
-
-def _keys(array: Any, start: int, stop: int) -> Iterator[str]:
-    """Yield the keys of the stored chunks, or shards, that cover rows ``[start, stop)``."""
-    rows, *columns = array.shards or array.chunks
-    others = [range(-(-n // size)) for n, size in zip(array.shape[1:], columns, strict=True)]
-    for index in itertools.product(range(start // rows, -(-stop // rows)), *others):
-        yield array.metadata.encode_chunk_key(index)
-
-
-def _local_folder(array: Any) -> Path | None:
-    """Return the folder of an array in a plain local store, else None."""
-    from zarr.storage import LocalStore
-
-    # A subclass may do more than read files.
-    return Path(array.store.root) / array.path if type(array.store) is LocalStore else None
-
-
-class ZarrRows(Rows):
-    """Zarr's own reading, into one reused buffer."""
 
     _chained = True  # whether an error may show the one that it came from
 
-    def __init__(self, array: Any) -> None:
+    def __init__(self, array: Any, stored: StoredChunks | None = None) -> None:
         from zarr.buffer import cpu
 
         as_buffer: Any = cpu.NDBuffer
-        self._array, self._as_buffer = array, as_buffer
+        self._array, self._as_buffer, self._stored = array, as_buffer, stored
         self._out = np.empty((0, *array.shape[1:]), array.dtype)
+        self._listed: set[str] = set()  # keys of stored chunks among those that are being read
+
+    @cached_property
+    def _opened(self) -> Any:
+        return self._array if self._stored is None else with_listing(self._array, self._listed)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         """Let Zarr decode the rows."""
@@ -186,11 +241,28 @@ class ZarrRows(Rows):
         if len(self._out) < n:
             self._out = np.empty((n, *self._array.shape[1:]), self._array.dtype)
         out = self._out[:n]
+        keys = list(self._numbered(start, stop))
+        self._listed.clear()
+        self._listed.update(key for index, key in keys if self._stored is not None and self._stored.stamps[index])
         try:
-            self._array.get_basic_selection((slice(start, stop), ...), out=self._as_buffer(out))
+            self._opened.get_basic_selection((slice(start, stop), ...), out=self._as_buffer(out))
         except Exception as error:  # noqa: BLE001  # stores and codecs raise what they like
             raise self._unreadable(start, stop, error) from (error if self._chained else None)
+        self._check(keys)
         return out
+
+    def _numbered(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
+        """Yield number and key of the chunks that are read, where their versions are known."""
+        if self._stored is not None:
+            yield from enumerate(keys_of(self._array, start, stop), self._stored.first(start))
+
+    def _check(self, keys: Sequence[tuple[int, str]]) -> None:
+        """Raise if chunks that were read are not those that were listed."""
+        folder = local_folder(self._array)
+        for index, key in keys if folder is not None else ():
+            if self._stored is not None:
+                now, inode = look(f"{folder}/{key}")
+                self._stored.check(index, now, f"{folder}/{key}", inode)
 
     def _unreadable(self, start: int, stop: int, error: Exception) -> UnreadableDataError:
         where = f"{self._array.store_path} (rows {start:,}..{stop - 1:,})"
@@ -200,10 +272,10 @@ class ZarrRows(Rows):
 class _DirectRows(ZarrRows):
     """Whole chunks from local files, through one reused buffer for stored bytes and one for rows."""
 
-    def __init__(self, array: Any, folder: Path, codec: Any) -> None:
-        super().__init__(array)
+    def __init__(self, array: Any, stored: StoredChunks | None, folder: Path, codec: Any) -> None:
+        super().__init__(array, stored)
         self._folder, self._codec = folder, codec
-        self._stored = np.empty(0, np.uint8)
+        self._bytes = np.empty(0, np.uint8)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         array = self._array
@@ -218,21 +290,40 @@ class _DirectRows(ZarrRows):
         return self._out[: stop - start]
 
     def _decode(self, index: int, out: npt.NDArray[Any]) -> None:
-        key = self._array.metadata.encode_chunk_key((index,) + (0,) * (out.ndim - 1))
-        where = f"{self._folder / key} (rows from {index * len(out):,})"
+        path = self._folder / self._array.metadata.encode_chunk_key((index,) + (0,) * (out.ndim - 1))
+        where = f"{path} (rows from {index * len(out):,})"
         try:
-            with io.FileIO(self._folder / key) as file:
-                size = os.fstat(file.fileno()).st_size
-                if len(self._stored) < size:
-                    self._stored = np.empty(size + size // 8, np.uint8)
-                stored = self._stored[:size]
-                if not read_into(file, 0, stored):
-                    raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
+            file = self._open(index, path)
         except FileNotFoundError:  # Zarr does not store a chunk of nothing but the fill value
+            self._check_chunk(index, path, None)
             fill = self._array.fill_value
             out.fill(0 if fill is None else fill)
             return
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            if len(self._bytes) < size:
+                self._bytes = np.empty(size + size // 8, np.uint8)
+            stored = self._bytes[:size]
+            whole = read_into(file, 0, stored)
+            self._check_chunk(index, path, os.fstat(file.fileno()))
+        if not whole:
+            raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
         decode_into(self._codec, stored, out.reshape(-1).view(np.uint8), where)
+
+    def _open(self, index: int, path: Path) -> io.FileIO:
+        """Open the file of a chunk; again where it is listed and not found."""
+        try:
+            return io.FileIO(path)
+        except FileNotFoundError:
+            if self._stored is None or not self._stored.stamps[index]:
+                raise
+        time.sleep(PAUSE)
+        return io.FileIO(path)
+
+    def _check_chunk(self, index: int, path: Path, status: os.stat_result | None) -> None:
+        if self._stored is not None:
+            now, inode = (0, 0) if status is None else stamped(status)
+            self._stored.check(index, now, path, inode)
 
 
 def decode_into(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], where: str) -> None:

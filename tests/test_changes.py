@@ -1,0 +1,904 @@
+"""An input that changes while it is read, and chunks that are not stored: never another answer without a word."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import pickle
+import shutil
+import time
+
+import dask
+import fsspec
+import numpy as np
+import pytest
+import zarr
+
+import labelsieve
+import s3
+from inputs import assert_same_bits, draw, find
+from labelsieve import count, engine
+from labelsieve.engine.on_cluster import ClusterExecutor
+from labelsieve.errors import ChangedDataError, InvalidInputError, LabelsieveWarning, UnreadableDataError
+from labelsieve.sources import ahead, npy, open_pred_probs, remote_zarr, versions, zarr_arrays, zarr_chunks
+
+N_ROWS, N_CLASSES, BATCH = 600, 6, 100
+LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=31)
+_, OTHER = draw(N_ROWS, N_CLASSES, seed=32)
+IN_ORDER = np.argsort(LABELS, kind="stable")
+LAYOUTS = {
+    "direct": {"chunks": (BATCH, N_CLASSES)},
+    "direct, format 2": {"chunks": (BATCH, N_CLASSES), "zarr_format": 2},
+    "plain": {"chunks": (BATCH, N_CLASSES), "compressors": None},
+    "split classes": {"chunks": (BATCH, 2)},
+    "shards": {"chunks": (50, N_CLASSES), "shards": (BATCH, N_CLASSES)},
+}
+READ_BY_BATCH = {"batch_size": BATCH, "partition_batches": 1}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with dask.config.set(num_workers=1):
+        yield
+
+
+@pytest.fixture
+def want():
+    return find(LABELS, PROBS)
+
+
+def at_read(monkeypatch, number, act):
+    """Act once, when read `number` of any array is done: counted from 1, whoever reads.
+
+    `act` is handed the batches that were read so far: Dask may take partitions in any order.
+    """
+    batches = []
+
+    def counted(inner):
+        def reading(self, start, stop):
+            got = inner(self, start, stop)
+            batches.append(start // BATCH)
+            if len(batches) == number:
+                act(batches)
+            return got
+
+        return reading
+
+    for kind in (npy.PlainRows, zarr_arrays.ZarrRows, zarr_arrays._DirectRows):
+        monkeypatch.setattr(kind, "read", counted(kind.read))
+
+
+def to_come(batches):
+    return min(set(range(N_ROWS // BATCH)) - set(batches))
+
+
+def save_anew(path, array):
+    """Put another file in the place of one, as `mv` does."""
+    np.save(path.with_suffix(".new.npy"), array)
+    path.with_suffix(".new.npy").replace(path)
+
+
+def write_into(path, array):
+    """Write over the bytes of a file."""
+    with path.open("r+b") as file:
+        file.seek(-array.nbytes, os.SEEK_END)
+        file.write(array.tobytes())
+
+
+def cut(path, _):
+    os.truncate(path, path.stat().st_size - 8)
+
+
+def with_the_same_time(path, array):
+    status = path.stat()
+    save_anew(path, array)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def gone(path, _):
+    path.unlink()
+
+
+CHANGES = {
+    save_anew: "it was last written at",
+    write_into: "it was last written at",
+    cut: "its size was 28,928 bytes and is 28,920",
+    with_the_same_time: "another file has taken its place",
+    gone: "was there when the run began, and is gone",
+}
+
+
+# Files -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [1, 6], ids=["first read", "last read"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_file_that_changes_while_it_is_read_is_an_error(tmp_path, monkeypatch, change, number):
+    path, out = tmp_path / "probs.npy", tmp_path / "out.zarr"
+    np.save(path, PROBS)
+    at_read(monkeypatch, number, lambda _: change(path, OTHER))
+    with pytest.raises(UnreadableDataError, match=r"probs\.npy") as caught:
+        find(LABELS, path, output=out, **READ_BY_BATCH, retries=0)
+    if number == 6 or change in (save_anew, with_the_same_time):
+        assert isinstance(caught.value, ChangedDataError) == (change is not gone)
+        assert CHANGES[change] in str(caught.value)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("what", ["labels", "pred_probs"])
+@pytest.mark.parametrize("kind", ["path", "memmap", "list"])
+def test_every_kind_of_file_is_watched(tmp_path, monkeypatch, kind, what):
+    arrays = {"labels": LABELS, "pred_probs": PROBS}
+    for name, array in arrays.items():
+        np.save(tmp_path / f"{name}.npy", array)
+        np.save(tmp_path / f"{name}-0.npy", array[:250])
+        np.save(tmp_path / f"{name}-1.npy", array[250:])
+    path = tmp_path / (f"{what}-1.npy" if kind == "list" else f"{what}.npy")
+
+    def given(name):
+        if kind == "list":
+            return [tmp_path / f"{name}-{i}.npy" for i in range(2)]
+        return tmp_path / f"{name}.npy" if kind == "path" else np.load(tmp_path / f"{name}.npy", mmap_mode="r")
+
+    inputs = {name: given(name) for name in arrays}
+    new = np.load(path)[::-1].copy()
+    at_read(monkeypatch, 8, lambda _: write_into(path, new))
+    with pytest.raises(ChangedDataError, match=rf"{path.name} has changed since the run began"):
+        find(inputs["labels"], inputs["pred_probs"], **READ_BY_BATCH)
+
+
+@pytest.mark.parametrize(
+    ("settings", "number"),
+    [({"filter_by": "confident_learning"}, 7), ({"filter_by": "confident_learning"}, 12), ({"filter_by": "both"}, 18)],
+    ids=["between two reads", "second read", "third read"],
+)
+def test_later_reads_are_of_the_same_file(tmp_path, monkeypatch, settings, number):
+    path = tmp_path / "probs.npy"
+    np.save(path, PROBS)
+    want = find(LABELS, path, **settings, **READ_BY_BATCH)
+    assert want.facts.n_reads * 6 >= number > (want.facts.n_reads - 1) * 6 - 6
+    at_read(monkeypatch, number, lambda _: save_anew(path, OTHER))
+    with pytest.raises(ChangedDataError, match="has changed since the run began"):
+        find(LABELS, path, **settings, **READ_BY_BATCH)
+
+
+def test_counts_are_of_one_file(tmp_path, monkeypatch):
+    np.save(tmp_path / "probs.npy", PROBS)
+    np.save(tmp_path / "labels.npy", LABELS)
+    at_read(monkeypatch, 2, lambda _: save_anew(tmp_path / "probs.npy", OTHER))
+    with pytest.raises(ChangedDataError, match=r"probs\.npy has changed"):
+        count.num_label_issues(LABELS, tmp_path / "probs.npy", progress=False)
+    at_read(monkeypatch, 1, lambda _: save_anew(tmp_path / "labels.npy", LABELS[::-1]))
+    with pytest.raises(ChangedDataError, match=r"labels\.npy has changed"):
+        count.estimate_joint(tmp_path / "labels.npy", confident_joint=np.eye(N_CLASSES, dtype=int), dense=True)
+
+
+@pytest.mark.parametrize("act", ["update_confident_thresholds", "score_label_quality"])
+def test_a_batch_that_changes_leaves_an_inspector_as_it_was(tmp_path, monkeypatch, act):
+    inspector = labelsieve.LabelInspector(num_class=N_CLASSES, verbose=False)
+    inspector.update_confident_thresholds(LABELS, PROBS)
+    before = inspector.get_confident_thresholds()
+    np.save(tmp_path / "probs.npy", PROBS)
+    batch = np.load(tmp_path / "probs.npy", mmap_mode="r")
+    at_read(monkeypatch, 1, lambda _: write_into(tmp_path / "probs.npy", OTHER))
+    with pytest.raises(ChangedDataError, match=r"probs\.npy has changed"):
+        getattr(inspector, act)(LABELS, batch)
+    np.testing.assert_array_equal(inspector.get_confident_thresholds(), before)
+
+
+def test_forked_processes_read_one_version(tmp_path, monkeypatch):
+    path = tmp_path / "probs.npy"
+    np.save(path, PROBS)
+    adopt = engine.Run.adopt
+
+    def changing(self, summarised):
+        write_into(path, OTHER)
+        return adopt(self, summarised)
+
+    monkeypatch.setattr(engine.Run, "adopt", changing)
+    with pytest.raises(ChangedDataError, match=r"probs\.npy has changed since the run began: it was last written"):
+        find(LABELS, path, n_jobs=2, **READ_BY_BATCH)
+
+
+def test_what_is_mapped_for_forked_processes_is_the_version_that_was_opened(tmp_path):
+    np.save(tmp_path / "probs.npy", PROBS)
+    source = open_pred_probs(tmp_path / "probs.npy")
+    np.testing.assert_array_equal(source.as_memmap(), PROBS)
+    save_anew(tmp_path / "probs.npy", OTHER)
+    with pytest.raises(ChangedDataError, match=r"probs\.npy has changed"):
+        source.as_memmap()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["npy", "zarr"])
+def test_workers_of_a_cluster_read_the_version_that_the_client_has_opened(tmp_path, monkeypatch, kind):
+    distributed = pytest.importorskip("distributed")
+    path = tmp_path / f"probs.{kind}"
+    if kind == "npy":
+        np.save(path, PROBS)
+    else:
+        store(path, PROBS, LAYOUTS["direct"])
+    keep = ClusterExecutor.keep
+
+    def changing(self, *given):
+        if kind == "npy":
+            save_anew(path, OTHER)
+        else:
+            rewrite_chunk(path, 4, {})
+        monkeypatch.setattr(ClusterExecutor, "keep", keep)
+        return keep(self, *given)
+
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+        assert_same_bits(find(LABELS, path, client=client, **READ_BY_BATCH), find(LABELS, PROBS))
+        monkeypatch.setattr(ClusterExecutor, "keep", changing)
+        with pytest.raises(ChangedDataError, match=r"partition \d+ \(rows .*has changed since the run began"):
+            find(LABELS, path, client=client, **READ_BY_BATCH)
+
+
+@pytest.mark.parametrize("kind", ["npy", "shards", "zarr", "hdf5"])
+def test_the_version_travels_to_the_workers(tmp_path, kind):
+    if kind == "hdf5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(tmp_path / "p.h5", "w") as file:
+            file["p"] = PROBS
+        with h5py.File(tmp_path / "p.h5") as file:
+            source = open_pred_probs(file["p"])
+            source.note_version()
+            travelled = pickle.loads(pickle.dumps(source))
+        changed = tmp_path / "p.h5"
+    elif kind == "zarr":
+        zarr.create_array(tmp_path / "p.zarr", shape=PROBS.shape, dtype="f8", chunks=(BATCH, N_CLASSES))[:] = PROBS
+        source = open_pred_probs(tmp_path / "p.zarr")
+        source.note_version()
+        travelled, changed = pickle.loads(pickle.dumps(source)), tmp_path / "p.zarr" / "c" / "0" / "0"
+    else:
+        for i in range(2):
+            np.save(tmp_path / f"p-{i}.npy", PROBS[i * 300 : i * 300 + 300])
+        paths = [tmp_path / f"p-{i}.npy" for i in range(2)]
+        source = open_pred_probs(paths if kind == "shards" else paths[0])
+        travelled, changed = pickle.loads(pickle.dumps(source)), paths[0]
+    with travelled.open(0, 100) as rows:
+        np.testing.assert_array_equal(rows.read(0, 100), PROBS[:100])
+    os.utime(changed, ns=(0, changed.stat().st_mtime_ns + 1))
+    with pytest.raises(ChangedDataError, match="has changed since the run began"), travelled.open(0, 100) as rows:
+        rows.read(0, 100)
+
+
+def test_another_host_may_number_files_otherwise_but_must_keep_their_times(tmp_path, monkeypatch):
+    np.save(tmp_path / "p.npy", PROBS)
+    source = open_pred_probs(tmp_path / "p.npy")
+    monkeypatch.setattr(versions, "_host", lambda: "worker-7")
+    with_the_same_time(tmp_path / "p.npy", PROBS)
+    source.reachable()
+    with source.open() as rows:
+        np.testing.assert_array_equal(rows.read(0, N_ROWS), PROBS)
+    save_anew(tmp_path / "p.npy", PROBS)
+    with pytest.raises(
+        UnreadableDataError, match=r"p\.npy is not the same file on worker-7 as on .*: it was last writ"
+    ):
+        source.reachable()
+
+
+def test_fuse_may_number_files_anew(tmp_path, monkeypatch):
+    np.save(tmp_path / "p.npy", PROBS)
+    source = open_pred_probs(tmp_path / "p.npy")
+    assert not versions.is_fuse(tmp_path.stat().st_dev)
+    with_the_same_time(tmp_path / "p.npy", PROBS)
+    with pytest.raises(ChangedDataError, match="another file has taken its place"):
+        source.check_version()
+    monkeypatch.setattr(versions, "is_fuse", lambda device: device == tmp_path.stat().st_dev)
+    source.check_version()
+
+
+@pytest.mark.parametrize("mode", ["r+", "w+"])
+def test_a_memmap_that_can_be_written_to_is_no_change(tmp_path, monkeypatch, want, mode):
+    np.save(tmp_path / "probs.npy", PROBS)
+    if mode == "r+":
+        probs = np.load(tmp_path / "probs.npy", mmap_mode=mode)
+    else:
+        probs = np.lib.format.open_memmap(tmp_path / "probs.npy", mode=mode, dtype="f8", shape=PROBS.shape)
+    probs[:] = PROBS
+    at_read(monkeypatch, 3, lambda _: probs.flush())
+    assert_same_bits(find(LABELS, probs, **READ_BY_BATCH), want)
+
+
+@pytest.mark.parametrize("layout", [None, "direct", "shards"])
+def test_other_files_and_times_of_access_are_no_change(tmp_path, monkeypatch, want, layout):
+    if layout is None:
+        path = changed = tmp_path / "probs.npy"
+        np.save(path, PROBS)
+    else:
+        path = tmp_path / "probs.zarr"
+        zarr.create_array(path, shape=PROBS.shape, dtype="f8", **LAYOUTS[layout])[:] = PROBS
+        changed = path / "c" / "2" / "0"
+
+    def harmless(_):
+        os.utime(changed, ns=(1, changed.stat().st_mtime_ns))
+        (tmp_path / "other.npy").write_bytes(b"other")
+        (changed.parent / ".nfs0001").write_bytes(b"other")
+        changed.chmod(0o600)
+
+    at_read(monkeypatch, 3, harmless)
+    assert_same_bits(find(LABELS, path, **READ_BY_BATCH), want)
+
+
+def test_hdf5_files_are_watched(tmp_path, monkeypatch, want):
+    h5py = pytest.importorskip("h5py")
+    from labelsieve.sources import hdf5
+
+    with h5py.File(tmp_path / "p.h5", "a") as file:
+        file["p"] = PROBS  # not flushed, and the file stays open for writing
+        assert_same_bits(find(LABELS, file["p"], **READ_BY_BATCH), want)
+    read = hdf5._Hdf5Rows.read
+
+    def changing(self, start, stop):
+        os.utime(tmp_path / "p.h5")
+        return read(self, start, stop)
+
+    monkeypatch.setattr(hdf5._Hdf5Rows, "read", changing)
+    with (
+        h5py.File(tmp_path / "p.h5") as file,
+        pytest.raises(ChangedDataError, match=r"p\.h5 has changed since the run began"),
+    ):
+        find(LABELS, file["p"], **READ_BY_BATCH)
+
+
+# Zarr --------------------------------------------------------------------------------------------------------------
+
+
+def chunk_file(path, index, layout):
+    name = f"{index}.0" if layout.get("zarr_format") == 2 else f"c/{index}/0"
+    return path / name
+
+
+def store(path, array, layout, **options):
+    made = zarr.create_array(path, shape=array.shape, dtype=array.dtype, **layout, **options)
+    made[:] = array
+    return made
+
+
+def rewrite_chunk(path, index, layout):
+    zarr.open_array(path, mode="r+")[index * BATCH : (index + 1) * BATCH] = OTHER[index * BATCH : (index + 1) * BATCH]
+
+
+def rewrite_chunk_with_the_same_time(path, index, layout):
+    file = chunk_file(path, index, layout)
+    status, content = file.stat(), file.read_bytes()
+    file.with_name("new").write_bytes(content)
+    file.with_name("new").replace(file)
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def remove_chunk(path, index, layout):
+    chunk_file(path, index, layout).unlink()
+
+
+CHUNK_CHANGES = {
+    rewrite_chunk: "written anew",
+    rewrite_chunk_with_the_same_time: "written anew",
+    remove_chunk: "when the run began, and is gone|No such file",
+}
+
+
+@pytest.mark.parametrize("which", [max, to_come], ids=["a chunk that was read", "a chunk to come"])
+@pytest.mark.parametrize("change", CHUNK_CHANGES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_chunk_that_changes_while_the_array_is_read_is_an_error(tmp_path, monkeypatch, layout, change, which):
+    path, out = tmp_path / "probs.zarr", tmp_path / "out.zarr"
+    store(path, PROBS, LAYOUTS[layout])
+    chosen = []
+
+    def act(batches):
+        chosen.append(which(batches))
+        change(path, chosen[0], LAYOUTS[layout])
+
+    at_read(monkeypatch, 3, act)
+    with pytest.raises(UnreadableDataError, match=CHUNK_CHANGES[change]) as caught:
+        find(LABELS, path, output=out, **READ_BY_BATCH, retries=0)
+    start = chosen[0] * BATCH
+    assert f"rows {start:,}..{start + BATCH - 1:,}" in str(caught.value)
+    assert "probs.zarr" in str(caught.value)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("layout", ["direct", "shards"])
+def test_a_chunk_that_is_written_while_the_array_is_read_is_an_error(tmp_path, monkeypatch, layout):
+    path = tmp_path / "labels.zarr"
+    shape = {"chunks": (50,)} | ({"shards": (BATCH,)} if layout == "shards" else {})
+    store(path, np.where(np.arange(N_ROWS) < 500, LABELS, 0), shape)
+    monkeypatch.setattr("labelsieve.engine.opening._READ_FIRST_BYTES", -1)
+
+    def write(_):
+        zarr.open_array(path, mode="r+")[500:] = LABELS[500:]
+
+    at_read(monkeypatch, 2, write)
+    with (
+        pytest.warns(LabelsieveWarning, match=r"of labels are not stored .*: 100 rows \(500..599\) read as class 0"),
+        pytest.raises(ChangedDataError, match="has changed since the run began"),
+    ):
+        find(path, PROBS, **READ_BY_BATCH)
+
+
+def test_changed_metadata_is_an_error(tmp_path, monkeypatch):
+    array = store(tmp_path / "probs.zarr", PROBS, LAYOUTS["direct"])
+    at_read(monkeypatch, 6, lambda _: array.resize((N_ROWS - 1, N_CLASSES)))
+    with pytest.raises(ChangedDataError, match=r"zarr\.json has changed since the run began"):
+        find(LABELS, tmp_path / "probs.zarr", **READ_BY_BATCH)
+
+
+def test_an_archive_is_watched(tmp_path, monkeypatch, want):
+    path = tmp_path / "p.zip"
+    with zarr.storage.ZipStore(path, mode="w") as made:
+        store(made, PROBS, LAYOUTS["direct"])
+    with zarr.storage.ZipStore(path, mode="r") as opened:
+        array = zarr.open_array(opened, mode="r")
+        assert_same_bits(find(LABELS, array, **READ_BY_BATCH), want)
+        at_read(monkeypatch, 2, lambda _: os.utime(path))
+        with pytest.raises(ChangedDataError, match=r"p\.zip has changed since the run began"):
+            find(LABELS, array, **READ_BY_BATCH)
+
+
+def test_of_many_chunks_each_read_is_checked_and_they_are_listed_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(zarr_arrays, "MOST_LISTED_TWICE", 5)
+    looks = []
+    inner = zarr_arrays.files_of
+    monkeypatch.setattr(zarr_arrays, "files_of", lambda *given: looks.append(1) or inner(*given))
+    for layout in ("direct", "split classes"):
+        path = tmp_path / f"{layout}.zarr"
+        store(path, PROBS, LAYOUTS[layout])
+        looks.clear()
+        find(LABELS, path, **READ_BY_BATCH)
+        assert len(looks) == 1
+        at_read(monkeypatch, 3, lambda batches, path=path: rewrite_chunk(path, to_come(batches), {}))
+        with pytest.raises(ChangedDataError, match="written anew"):
+            find(LABELS, path, **READ_BY_BATCH)
+        monkeypatch.undo()
+        monkeypatch.setattr(zarr_arrays, "MOST_LISTED_TWICE", 5)
+        monkeypatch.setattr(zarr_arrays, "files_of", lambda *given: looks.append(1) or inner(*given))
+
+
+def test_files_of_chunks_are_looked_at_in_threads_where_there_are_many(tmp_path, monkeypatch):
+    store(tmp_path / "p.zarr", PROBS, {"chunks": (7, 4)})
+    shutil.rmtree(tmp_path / "p.zarr" / "c" / "3")
+    source = open_pred_probs(tmp_path / "p.zarr")
+    source.note_version()
+    monkeypatch.setattr(zarr_chunks, "_FEW_FILES", 10)
+    other = open_pred_probs(tmp_path / "p.zarr")
+    other.note_version()
+    assert len(source.stored) == 86 * 2
+    np.testing.assert_array_equal(other.stored.stamps, source.stored.stamps)
+    np.testing.assert_array_equal(np.flatnonzero(source.stored.stamps == 0), [6, 7])
+    assert zarr_chunks.key_of(source.array, 7) == "c/3/1"
+
+
+# URLs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3.running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    """An empty bucket, as a URL and a file system."""
+    server.set_environment(monkeypatch)
+    fs, name = fsspec.filesystem("s3"), f"b{time.time_ns()}"
+    fs.mkdir(name)
+    yield f"s3://{name}", fs
+    s3.clear_clients()
+
+
+@pytest.fixture
+def memory():
+    fs = fsspec.filesystem("memory")
+    yield "memory://folder", fs
+    fs.rm("/", recursive=True)
+    fs.store.clear()
+
+
+PLACES = pytest.mark.parametrize("place", [pytest.param("bucket", marks=pytest.mark.slow), "memory"])
+
+
+def put(fs, url, array):
+    with fs.open(url, "wb") as file:
+        np.save(file, array)
+
+
+def put_zarr(fs, url, array, layout, *, metadata=True):
+    store = zarr.storage.MemoryStore()
+    zarr.create_array(store, shape=array.shape, dtype=array.dtype, **layout)[:] = array
+    objects = {f"{url}/{key}": buffer.to_bytes() for key, buffer in store._store_dict.items()}
+    fs.pipe({key: content for key, content in objects.items() if metadata or key.rpartition("/")[2][-1].isdecimal()})
+
+
+def at_request(monkeypatch, number, act):
+    """Act once, before piece `number` of any object is asked for: counted from 1."""
+    numbers, inner = itertools.count(1), ahead.Objects.get_version
+
+    def counted(self, *given):
+        if next(numbers) == number:
+            act()
+        return inner(self, *given)
+
+    monkeypatch.setattr(ahead.Objects, "get_version", counted)
+
+
+@PLACES
+@pytest.mark.parametrize("number", [1, 6], ids=["first request", "last request"])
+def test_an_object_that_changes_while_it_is_read_is_an_error(request, monkeypatch, tmp_path, place, number):
+    url, fs = request.getfixturevalue(place)
+    put(fs, f"{url}/p.npy", PROBS)
+    at_request(monkeypatch, number, lambda: put(fs, f"{url}/p.npy", OTHER))
+    with pytest.raises(ChangedDataError, match=r"p\.npy .*has changed since the run began: it was written anew"):
+        find(LABELS, f"{url}/p.npy", output=tmp_path / "out.zarr", **READ_BY_BATCH)
+    assert not (tmp_path / "out.zarr").exists()
+
+
+@pytest.mark.slow
+def test_an_object_that_was_another_for_a_moment_is_seen_by_the_read_itself(bucket, monkeypatch):
+    url, fs = bucket
+    put(fs, f"{url}/p.npy", PROBS)
+    at_request(monkeypatch, 3, lambda: put(fs, f"{url}/p.npy", OTHER))
+    at_request(monkeypatch, 4, lambda: put(fs, f"{url}/p.npy", PROBS))
+    with pytest.raises(ChangedDataError, match=r"p\.npy \(rows .*\) has changed since the run began"):
+        find(LABELS, f"{url}/p.npy", **READ_BY_BATCH)
+
+
+@PLACES
+def test_shards_at_urls_are_listed_to_be_checked(request, monkeypatch, place):
+    url, fs = request.getfixturevalue(place)
+    for i in range(6):
+        put(fs, f"{url}/p/probs-{i}.npy", PROBS[i * 100 : i * 100 + 100])
+    source = open_pred_probs(f"{url}/p")
+    monkeypatch.setattr(ahead.Objects, "info", lambda *_: pytest.fail("one listing does"))
+    source.check_version()
+    put(fs, f"{url}/p/probs-4.npy", OTHER[400:500])
+    with pytest.raises(ChangedDataError, match=r"probs-4\.npy has changed since the run began: it was written anew"):
+        source.check_version()
+    fs.rm(f"{url}/p/probs-2.npy")
+    with pytest.raises(UnreadableDataError, match=r"probs-2\.npy was there when the run began, and is gone"):
+        source.check_version()
+
+
+@PLACES
+@pytest.mark.parametrize("layout", ["direct", "direct, format 2", "split classes", "shards"])
+def test_a_stored_chunk_at_a_url_that_changes_is_an_error(request, monkeypatch, place, layout):
+    url, fs = request.getfixturevalue(place)
+    put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS[layout])
+    want = find(LABELS, PROBS)
+    assert_same_bits(find(LABELS, f"{url}/p.zarr", **READ_BY_BATCH), want)
+    # Before the last look, whichever way the chunks are read.
+    check = remote_zarr.RemoteZarrSource.check_version
+
+    def changing(self):
+        put_zarr(fs, f"{url}/p.zarr", OTHER, LAYOUTS[layout], metadata=False)
+        check(self)
+
+    monkeypatch.setattr(remote_zarr.RemoteZarrSource, "check_version", changing)
+    with pytest.raises(ChangedDataError, match=r"its chunk (c/)?0[./]0 \(rows 0..99\) was written anew \(and \d+ more"):
+        find(LABELS, f"{url}/p.zarr", **READ_BY_BATCH)
+
+
+@pytest.mark.slow
+def test_each_answer_of_s3_is_checked_so_that_many_chunks_are_listed_once(bucket, server, monkeypatch):
+    url, fs = bucket
+    put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
+    monkeypatch.setattr(remote_zarr, "MOST_LISTED_TWICE", 5)
+    server.requests()
+    find(LABELS, f"{url}/p.zarr", **READ_BY_BATCH)
+    root = f"/{url.removeprefix('s3://')}"
+    assert sum(method == "GET" and path == root for method, path, _ in server.requests()) == 1
+    at_request(monkeypatch, 3, lambda: put_zarr(fs, f"{url}/p.zarr", OTHER, LAYOUTS["direct"], metadata=False))
+    with pytest.raises(ChangedDataError, match=r"p\.zarr/c/\d/0 \(rows \d+..\d+\) has changed .* it was written anew"):
+        find(LABELS, f"{url}/p.zarr", **READ_BY_BATCH)
+
+
+@PLACES
+@pytest.mark.parametrize("layout", [{"chunks": (40, 4)}, {"chunks": (20, 6), "zarr_format": 2}], ids=str)
+def test_long_listings_come_in_parts(request, monkeypatch, place, layout):
+    url, fs = request.getfixturevalue(place)
+    put_zarr(fs, f"{url}/p.zarr", PROBS, layout)
+    source = open_pred_probs(f"{url}/p.zarr")
+    source.note_version()
+    monkeypatch.setattr(zarr_chunks, "_FEW_OBJECTS", 10)
+    inner, prefixes = ahead.Objects.listing, []
+
+    def listing(self, name, path, *, deep=False, prefix=""):
+        prefixes.append(prefix)
+        return inner(self, name, path, deep=deep, prefix=prefix)
+
+    monkeypatch.setattr(ahead.Objects, "listing", listing)
+    other = open_pred_probs(f"{url}/p.zarr")
+    other.note_version()
+    np.testing.assert_array_equal(other.stored.stamps, source.stored.stamps)
+    assert (other.stored.stamps != 0).all()
+    assert other._document_stamp == source._document_stamp != ""
+    if place == "bucket":
+        base = "" if "zarr_format" in layout else "c/"
+        assert sorted(prefixes) == [f"{base}{digit}" for digit in range(10)]
+    other.check_version()
+
+
+def test_leading_digits_are_of_each_number_once():
+    for n, separator in ((1, "/"), (10_000, "/"), (123_456, "."), (123_456, ""), (2_500_000, "/")):
+        begins = zarr_chunks.leading_digits(n, separator)
+        for number in (0, 1, 7, 10, 99, 100, 101, 999, 1000, n // 2, n - 1):
+            assert sum(f"{number}{separator}".startswith(begin) for begin in begins) == 1, (n, number)
+        assert n <= 100_000 or not separator or len(begins) >= n / 10_000
+
+
+@PLACES
+@pytest.mark.parametrize("layout", ["direct", "shards"])
+def test_a_request_for_a_listed_chunk_that_fails_with_404_is_tried_again(request, monkeypatch, place, layout):
+    url, fs = request.getfixturevalue(place)
+    put_zarr(fs, f"{url}/labels.zarr", LABELS, {"chunks": (50,)} | ({"shards": (100,)} if layout == "shards" else {}))
+    calls, opened = [], ahead.Objects.at(url)[0].fs
+    inner, of_s3 = opened.cat_file, ahead._of_s3
+
+    def missing(path):
+        calls.extend([path] if path.endswith("labels.zarr/c/3") else [])
+        if path.endswith("labels.zarr/c/3") and len(calls) in failing:
+            raise FileNotFoundError(path)
+
+    def cat_file(path, *given, **options):
+        missing(path)
+        return inner(path, *given, **options)
+
+    async def with_version(fs, path, *given):
+        missing(path)
+        return await of_s3(fs, path, *given)
+
+    monkeypatch.setattr(opened, "cat_file", cat_file)
+    monkeypatch.setattr(ahead, "_of_s3", with_version)
+    failing = {1}
+    assert_same_bits(find(f"{url}/labels.zarr", PROBS, **READ_BY_BATCH, retries=0), find(LABELS, PROBS))
+    assert len(calls) >= 2
+    failing = set(range(1000))
+    with pytest.raises(UnreadableDataError, match=r"c/3.* when the run began, and is gone"):
+        find(f"{url}/labels.zarr", PROBS, **READ_BY_BATCH, retries=0)
+
+
+@PLACES
+def test_chunks_at_urls_that_are_not_stored_are_said(request, place):
+    url, fs = request.getfixturevalue(place)
+    put_zarr(fs, f"{url}/labels.zarr", np.sort(LABELS), {"chunks": (50,)})
+    with pytest.warns(LabelsieveWarning, match=r"chunks of labels are not stored in .*labels\.zarr: 50 rows \(0..49\)"):
+        find(f"{url}/labels.zarr", PROBS[IN_ORDER])
+    put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
+    fs.rm(f"{url}/p.zarr/c/4/0")
+    with pytest.raises(InvalidInputError, match=r"1 of 6 chunks of pred_probs .* nothing is stored of 100 rows \(400"):
+        find(LABELS, f"{url}/p.zarr")
+
+
+@pytest.mark.parametrize("cut", [{}, {"batch_size": 70}, READ_BY_BATCH], ids=["one partition", "cut chunks", "many"])
+@pytest.mark.parametrize("kind", ["npy", "zarr"])
+def test_one_failed_request_of_any_kind_ends_no_run(memory, monkeypatch, kind, cut):
+    url, fs = memory
+    put(fs, f"{url}/labels.npy", LABELS)
+    put(fs, f"{url}/p.npy", PROBS)
+    put_zarr(fs, f"{url}/labels.zarr", LABELS, {"chunks": (100,)})
+    put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
+    inputs, want = (f"{url}/labels.{kind}", f"{url}/p.{kind}"), find(LABELS, PROBS)
+    monkeypatch.setattr("labelsieve.engine.graphs._FIRST_PAUSE", 0)
+    requests, failing = itertools.count(1), [0]
+    for name in ("cat_file", "info", "find"):
+        inner = getattr(type(fs), name)
+
+        def failed_once(self, *given, inner=inner, **options):
+            if next(requests) == failing[0]:
+                raise OSError("connection reset")
+            return inner(self, *given, **options)
+
+        monkeypatch.setattr(type(fs), name, failed_once)
+    assert_same_bits(find(*inputs, **cut), want)
+    n_requests = next(requests) - 1
+    assert n_requests >= 6
+    for number in range(1, n_requests + 1):
+        requests, failing[0] = itertools.count(1), number
+        assert_same_bits(find(*inputs, **cut), want)
+        requests = itertools.count(1)
+        with pytest.raises(UnreadableDataError, match="connection reset"):
+            find(*inputs, **cut, retries=0)
+
+
+def test_one_failed_read_ends_no_batch_of_an_inspector(memory, monkeypatch):
+    url, fs = memory
+    put(fs, f"{url}/p.npy", PROBS)
+    inner, calls = type(fs).cat_file, itertools.count(1)
+
+    def failed_once(self, *given, **options):
+        if next(calls) == 2:
+            raise OSError("connection reset")
+        return inner(self, *given, **options)
+
+    monkeypatch.setattr(type(fs), "cat_file", failed_once)
+    inspector = labelsieve.LabelInspector(num_class=N_CLASSES, verbose=False)
+    inspector.update_confident_thresholds(LABELS, f"{url}/p.npy")
+    assert next(calls) > 3
+    np.testing.assert_array_equal(inspector.get_confident_thresholds(), find(LABELS, PROBS).confident_thresholds)
+
+
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_shards_are_what_they_are_whatever_their_names(tmp_path, request, place):
+    """A Zarr array in a folder of another name, and files of another one, which are refused by name."""
+    url, fs = (
+        (str(tmp_path), fsspec.filesystem("file", auto_mkdir=True))
+        if place == "local"
+        else request.getfixturevalue(place)
+    )
+    for i in range(2):
+        put_zarr(fs, f"{url}/folders/p-{i}.npy", PROBS[i * 300 : i * 300 + 300], LAYOUTS["direct"])
+    assert_same_bits(find(LABELS, f"{url}/folders/p-*"), find(LABELS, PROBS))
+    for i in range(2):
+        put(fs, f"{url}/files/p-{i}.bin", PROBS[i * 300 : i * 300 + 300])
+    with pytest.raises(InvalidInputError, match=r"has no \.npy files and no \.zarr arrays; it has p-0\.bin, p-1\.bin"):
+        find(LABELS, f"{url}/files/p-*")
+
+
+# Chunks that are not stored -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [{"chunks": (50,)}, {"chunks": (50,), "zarr_format": 2}], ids=str)
+def test_labels_without_a_stored_chunk_are_the_fill_value_and_said(tmp_path, layout):
+    in_order, probs = LABELS[IN_ORDER], PROBS[IN_ORDER]
+    assert (in_order[:50] == 0).all()
+    store(tmp_path / "labels.zarr", in_order, layout)
+    with pytest.warns(LabelsieveWarning) as caught:
+        found = find(tmp_path / "labels.zarr", probs)
+    n_zeros = int((in_order == 0).sum()) // 50 * 50
+    [said] = caught
+    assert str(said.message) == (
+        f"{n_zeros // 50} of 12 chunks of labels are not stored in {tmp_path}/labels.zarr: {n_zeros} rows "
+        f"(0..{n_zeros - 1}) read as class 0, the array's fill value. Zarr leaves out chunks that hold nothing else, "
+        "as in labels sorted by class; if these rows have other labels, write them"
+    )
+    assert_same_bits(found, find(in_order, probs))
+
+
+def test_shards_of_labels_name_the_rows_of_the_whole(tmp_path):
+    for i in range(2):
+        store(tmp_path / f"labels-{i}.zarr", LABELS[i * 300 : i * 300 + 300], {"chunks": (50,)})
+    (tmp_path / "labels-0.zarr" / "c" / "1").unlink()
+    for chunk in (2, 3, 5):
+        (tmp_path / "labels-1.zarr" / "c" / str(chunk)).unlink()
+    holes = LABELS.copy()
+    for start in (50, 400, 450, 550):
+        holes[start : start + 50] = 0
+    with pytest.warns(LabelsieveWarning, match=r"^4 of 12 chunks .* 200 rows \(50..99, 400..499, 550..599\) read as"):
+        found = find([tmp_path / f"labels-{i}.zarr" for i in range(2)], PROBS)
+    assert_same_bits(found, find(holes, PROBS))
+
+
+@pytest.mark.parametrize("layout", ["direct", "split classes", "shards"])
+@pytest.mark.parametrize("fill", [0, 1 / N_CLASSES, np.nan])
+def test_rows_without_stored_probabilities_are_an_error_before_anything_is_read(tmp_path, monkeypatch, layout, fill):
+    store(tmp_path / "probs.zarr", PROBS, LAYOUTS[layout], fill_value=fill)
+    for chunk in (1, 2, 4):
+        shutil.rmtree(tmp_path / "probs.zarr" / "c" / str(chunk))
+    at_read(monkeypatch, 1, lambda _: pytest.fail("nothing is to be read"))
+    with pytest.raises(InvalidInputError) as caught:
+        find(LABELS, tmp_path / "probs.zarr")
+    n, of = {"direct": (3, 6), "split classes": (9, 18), "shards": (6, 12)}[layout]
+    accepts = " (find_label_issues(allow_zero_rows=True) accepts them)" if fill == 0 else ""
+    assert str(caught.value) == (
+        f"{n} of {of} chunks of pred_probs are not stored in {tmp_path}/probs.zarr: nothing is stored of 300 rows "
+        f"(100..299, 400..499), which would read as {fill:g}, the array's fill value{accepts}: missing chunk? Write "
+        "these rows, or leave them out of the array"
+    )
+    if fill == 0:
+        monkeypatch.undo()
+        holes = PROBS.copy()
+        holes[100:300] = holes[400:500] = 0
+        found = find(LABELS, tmp_path / "probs.zarr", allow_zero_rows=True)
+        want = find(LABELS, holes, allow_zero_rows=True)
+        np.testing.assert_array_equal(found.scores, want.scores)
+        np.testing.assert_array_equal(found.confident_thresholds, want.confident_thresholds)
+
+
+def test_rows_of_which_some_classes_are_not_stored_are_said(tmp_path):
+    sparse = PROBS.copy()
+    sparse[200:300, 2:4] = 0
+    sparse[200:300] /= sparse[200:300].sum(axis=1, keepdims=True)
+    store(tmp_path / "probs.zarr", sparse, LAYOUTS["split classes"])
+    with pytest.warns(LabelsieveWarning) as caught:
+        found = find(LABELS, tmp_path / "probs.zarr")
+    [said] = caught
+    assert str(said.message) == (
+        f"1 of 18 chunks of pred_probs are not stored in {tmp_path}/probs.zarr: some classes of 100 rows (200..299) "
+        "read as 0, the array's fill value. Zarr leaves out chunks that hold nothing else; if these classes have other "
+        "probabilities, write them"
+    )
+    assert_same_bits(found, find(LABELS, sparse))
+
+
+@pytest.mark.parametrize("location", ["start", "end"])
+@pytest.mark.parametrize("shape", [(650,), (650, 7)], ids=["labels", "probabilities"])
+def test_chunks_that_are_missing_inside_a_shard_are_known(tmp_path, shape, location):
+    rng = np.random.default_rng(3)
+    data = rng.random(shape) + 1
+    data[100:150] = data[325:350] = data[600:] = 0
+    chunks, shards = ((25,), (100,)) if len(shape) == 1 else ((25, 2), (100, 4))
+    if len(shape) == 2:
+        data[200:225, 4:6] = 0
+    sharding = zarr.codecs.ShardingCodec(chunk_shape=chunks, index_location=location)
+    array = zarr.create_array(
+        tmp_path / "a.zarr", shape=shape, dtype="f8", chunks=shards, serializer=sharding, compressors=None, filters=None
+    )
+    array[:] = data
+    source = zarr_arrays.ZarrSource(zarr.open_array(tmp_path / "a.zarr", mode="r"))
+    source.note_version()
+    missing = source.missing_rows()
+    assert missing.whole == [(100, 150), (325, 350), (600, 650)]
+    assert missing.partly == ([] if len(shape) == 1 else [(200, 225)])
+    assert missing.n_chunks == 26 * (1 if len(shape) == 1 else 4)
+    assert missing.n_missing == (5 if len(shape) == 1 else 21)
+
+
+@pytest.mark.parametrize("kind", ["npy", "zarr"])
+def test_ids_that_change_are_an_error(tmp_path, kind, want):
+    ids, path = np.arange(N_ROWS) + 5000, tmp_path / f"ids.{kind}"
+    if kind == "npy":
+        np.save(path, ids)
+    else:
+        store(path, ids, {"chunks": (100,)})
+    result = find(LABELS, PROBS, ids=path)
+    np.testing.assert_array_equal(result.ids.part(0, 3, want.indices[:3]), want.indices[:3] + 5000)
+    [first] = want.indices[:1] // 100
+    if kind == "npy":
+        write_into(path, ids[::-1])
+    else:
+        zarr.open_array(path, mode="r+")[first * 100 : first * 100 + 100] = 7
+    with pytest.raises(ChangedDataError, match=r"ids.* has changed since the run began"):
+        result.ids.part(0, 3, want.indices[:3])
+
+
+def test_ids_that_are_mapped_stay_what_they_were_where_a_file_takes_their_place(tmp_path, want):
+    np.save(tmp_path / "ids.npy", np.arange(N_ROWS) + 5000)
+    result = find(LABELS, PROBS, ids=tmp_path / "ids.npy")
+    save_anew(tmp_path / "ids.npy", np.arange(N_ROWS))
+    np.testing.assert_array_equal(result.ids.part(0, 3, want.indices[:3]), want.indices[:3] + 5000)
+
+
+def test_the_inspector_and_the_counts_say_what_is_not_stored_too(tmp_path):
+    store(tmp_path / "labels.zarr", np.sort(LABELS), {"chunks": (50,)})
+    labels = zarr.open_array(tmp_path / "labels.zarr", mode="r")
+    inspector = labelsieve.LabelInspector(num_class=N_CLASSES, verbose=False)
+    with pytest.warns(LabelsieveWarning, match="chunks of labels are not stored"):
+        inspector.update_confident_thresholds(labels, PROBS)
+    with pytest.warns(LabelsieveWarning, match="chunks of labels are not stored"):
+        count.estimate_joint(labels, confident_joint=np.eye(N_CLASSES, dtype=int), dense=True)
+
+
+@pytest.mark.parametrize("layout", ["direct", "shards"])
+def test_a_chunk_that_is_listed_is_looked_for_again(tmp_path, monkeypatch, want, layout):
+    """As on a shared disk where a file is away for a moment."""
+    path = tmp_path / "probs.zarr"
+    store(path, PROBS, LAYOUTS[layout])
+    away, files = tmp_path / "away", []
+
+    def move(batches):
+        files.append(path / "c" / str(to_come(batches)) / "0")
+        files[0].rename(away)
+
+    at_read(monkeypatch, 2, move)
+    sleep, pause = zarr_arrays.time.sleep, asyncio.sleep
+
+    def back():
+        if away.exists():
+            away.rename(files[0])
+
+    async def waiting(seconds):
+        back()
+        await pause(0)
+
+    monkeypatch.setattr(zarr_arrays.time, "sleep", lambda seconds: back() or sleep(0))
+    monkeypatch.setattr(asyncio, "sleep", waiting)
+    assert_same_bits(find(LABELS, path, **READ_BY_BATCH, retries=0), want)
+    assert files
+    assert not away.exists()
