@@ -23,7 +23,7 @@ MODULES = {
 LAYERS = [
     {"errors"},
     {"urls", "limits", "process_identity"},
-    {"settings", "keywords"},
+    {"settings", "keywords", "forked_map"},
     {"checks", "scores"},
     {"row_sums"},
     {"kernels"},

@@ -27,6 +27,7 @@ from labelsieve import (
     LabelInspector,
     LabelsieveWarning,
     TaskFailedError,
+    forked_map,
     forkpool,
     label_issues_batched,
     tasks,
@@ -138,8 +139,34 @@ def kill_itself(partition):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def leave(partition):
+    os._exit(7)
+
+
+def large(partition):
+    columns = np.full((100, 50), partition.start // 50, np.float32, order="F")[::2]
+    return np.arange(partition.start, partition.start + 300_000), np.empty((0, 3)), columns
+
+
+def pause(partition):
+    while True:
+        signal.pause()
+
+
+def interrupt_itself(partition):
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def fail(partition):
     raise KeyError(partition.start)
+
+
+def exit_(partition):
+    raise SystemExit(3)
+
+
+def unpicklable(partition):
+    return Unpicklable()
 
 
 @pytest.fixture
@@ -168,16 +195,11 @@ def test_children_read_the_shared_arrays_and_nobody_after(inputs):
     assert shared() == [None, None, None]
 
 
-def test_the_shared_arrays_are_set_in_the_parent_while_the_pool_runs(inputs, monkeypatch):
+def test_the_shared_arrays_are_set_in_the_parent_while_the_pool_runs(inputs):
     seen = []
-    piece = forkpool.ProcessPoolExecutor.submit
-
-    def submit(self, *args):
-        seen.append([array is not None for array in shared()])
-        return piece(self, *args)
-
-    monkeypatch.setattr(forkpool.ProcessPoolExecutor, "submit", submit)
-    forkpool.each_partition(inputs, process_of, 2)
+    forkpool.each_partition(
+        inputs, process_of, 2, advance=lambda _: seen.append([array is not None for array in shared()])
+    )
     assert seen
     assert all(flags == [False, True, True] for flags in seen), "thresholds are shared for counting only"
     assert shared() == [None, None, None]
@@ -218,22 +240,146 @@ def test_one_job_forks_nothing(tmp_path, monkeypatch, kind):
     inspector.score_label_quality(LABELS, probs)
 
 
+def children():
+    return {child.pid for child in psutil.Process().children()}
+
+
+@pytest.fixture
+def no_child_left():
+    before = children()
+    yield
+    assert children() <= before
+    assert shared() == [None, None, None]
+
+
+@pytest.mark.usefixtures("no_child_left")
 def test_a_killed_child_is_an_error_and_not_a_hang(inputs):
-    with pytest.raises(ForkedWorkerError, match="a forked process was killed") as error:
+    killed = r"forked process \d+ was killed by SIGKILL while it worked on rows [\d,]+\.\.[\d,]+; out of memory\?"
+    with pytest.raises(ForkedWorkerError, match=killed) as error:
         forkpool.each_partition(inputs, kill_itself, 2)
     assert isinstance(error.value, RuntimeError)
-    assert shared() == [None, None, None]
-    assert multiprocessing.active_children() == []
     # And the next run is as good as ever.
     assert_same_bits(find(LABELS, PROBS, n_jobs=2, batch_size=50), find(LABELS, PROBS))
 
 
+@pytest.mark.usefixtures("no_child_left")
+def test_a_child_that_ends_by_itself_is_an_error(inputs):
+    with pytest.raises(ForkedWorkerError, match=r"forked process \d+ ended with exit code 7 while it worked on rows"):
+        forkpool.each_partition(inputs, leave, 2)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+@pytest.mark.usefixtures("no_child_left")
+def test_a_child_that_is_killed_while_it_writes_its_result_is_an_error(inputs, monkeypatch, share):
+    write = forked_map._write
+
+    def torn(pipe, parts):
+        whole = b"".join(parts)
+        if len(whole) < 1000:  # an item is announced
+            return write(pipe, parts)
+        write(pipe, [whole[: int(share * len(whole))]])
+        return os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(forked_map, "_write", torn)
+    with pytest.raises(ForkedWorkerError, match=r"was killed by SIGKILL while it worked on rows"):
+        forkpool.each_partition(inputs, large, 2)
+
+
+@pytest.mark.usefixtures("no_child_left")
+def test_a_killed_child_is_found_though_another_process_holds_its_pipe(inputs, monkeypatch):
+    pipe, held = forked_map._pipe, []
+
+    def held_pipe():
+        ours, theirs = pipe()
+        held.append(os.dup(theirs))  # as in a process that somebody forks at this moment: no end of file ever comes
+        return ours, theirs
+
+    monkeypatch.setattr(forked_map, "_pipe", held_pipe)
+    try:
+        with pytest.raises(ForkedWorkerError, match="was killed by SIGKILL while it worked on rows"):
+            forkpool.each_partition(inputs, kill_itself, 2)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+
+
+@pytest.mark.usefixtures("no_child_left")
+def test_large_results_come_back_whole_and_writable(inputs):
+    results = forkpool.each_partition(inputs, large, 3)
+    for index, (numbers, none, columns) in enumerate(results):
+        assert_same_array(numbers, np.arange(50 * index, 50 * index + 300_000))
+        assert none.shape == (0, 3)
+        assert_same_array(columns, np.full((100, 50), index, np.float32, order="F")[::2])
+        numbers[0] = -1
+
+
+@pytest.mark.usefixtures("no_child_left")
+def test_a_process_that_cannot_be_forked_is_an_error_and_the_others_end(inputs, monkeypatch):
+    fork, forked = os.fork, []
+
+    def fork_once():
+        if forked:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        forked.append(fork())
+        return forked[0]
+
+    monkeypatch.setattr(os, "fork", fork_once)
+    with pytest.raises(ForkedWorkerError, match=r"process 2 could not be forked: .*temporarily unavailable"):
+        forkpool.each_partition(inputs, pause, 2)
+
+
+@pytest.mark.usefixtures("no_child_left")
+def test_ctrl_c_while_processes_are_forked_loses_none(inputs, monkeypatch):
+    fork = os.fork
+
+    def interrupted():
+        pid = fork()
+        if pid:
+            signal.raise_signal(signal.SIGINT)
+        return pid
+
+    monkeypatch.setattr(os, "fork", interrupted)
+    handler = signal.default_int_handler
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            forkpool.each_partition(inputs, pause, 2)
+        assert signal.getsignal(signal.SIGINT) is handler
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_children_leave_ctrl_c_to_the_parent(inputs):
+    assert len(forkpool.each_partition(inputs, interrupt_itself, 2)) == 20
+
+
+@pytest.mark.usefixtures("no_child_left")
 def test_an_error_in_a_child_is_raised_here(inputs):
     named = r"partition \d+ \(rows (\d+)\.\.\d+\) of an array in memory: KeyError: \1"
-    with pytest.raises(TaskFailedError, match=named):
+    with pytest.raises(TaskFailedError, match=named) as error:
         forkpool.each_partition(inputs, fail, 2)
-    assert shared() == [None, None, None]
-    assert multiprocessing.active_children() == []
+    [note] = error.value.__notes__
+    assert "in fail\n    raise KeyError(partition.start)" in note, "where it was raised"
+
+
+class OddError(Exception):
+    """Cannot be unpickled: it takes two arguments and keeps one."""
+
+    def __init__(self, text, more):
+        super().__init__(text)
+
+
+class Unpicklable:
+    def __reduce__(self):
+        raise OddError("no", "way")
+
+
+@pytest.mark.parametrize(("work", "match"), [(exit_, "SystemExit: 3"), (unpicklable, "OddError: no")])
+@pytest.mark.usefixtures("no_child_left")
+def test_whatever_goes_wrong_in_a_child_is_an_error_here(inputs, work, match):
+    with pytest.raises(TaskFailedError, match=match):
+        forkpool.each_partition(inputs, work, 2)
 
 
 def test_pools_of_several_threads_take_turns():
@@ -438,33 +584,28 @@ def test_split_arr_refuses_empty_pieces(chunksize):
         labelsieve.split_arr(np.arange(5), chunksize)
 
 
-finished = multiprocessing.get_context("fork").Value("i", 0)  # inherited by the children
-
-
 def fail_first(partition, **_):
     if partition.start == 0:
         raise ValueError("the first one failed")
-    time.sleep(0.3)
-    with finished.get_lock():
-        finished.value += 1
+    pause(partition)
 
 
 def interrupt_parent(partition, **_):
     if partition.start == 0:
         os.kill(os.getppid(), signal.SIGINT)
-    time.sleep(0.3)
-    with finished.get_lock():
-        finished.value += 1
+    pause(partition)
 
 
 @pytest.mark.parametrize(("work", "error"), [(fail_first, TaskFailedError), (interrupt_parent, KeyboardInterrupt)])
+@pytest.mark.usefixtures("no_child_left")
 def test_an_error_or_ctrl_c_ends_the_other_processes_at_once(work, error):
     inputs = open_inputs(LABELS, PROBS, batch_size=10, partition_batches=1, n_jobs=2)
-    finished.value = 0
-    with pytest.raises(error):
-        forkpool.each_partition(inputs, work, 2)
-    assert multiprocessing.active_children() == []
-    assert finished.value < inputs.grid.n_partitions / 2, "the rest was worked off"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(error):
+            forkpool.each_partition(inputs, work, 2)  # its children never end by themselves
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("n_rows", [2, 7, 100])

@@ -1,7 +1,8 @@
 """Forked processes for arrays in memory and memmaps, on Linux.
 
-Covers: `n_jobs`, the shared arrays that forked children read copy-on-write, and the pool.
-Does not cover: Zarr, HDF5 and Dask inputs, which run on threads: their libraries are not safe to use after a fork.
+Covers: `n_jobs`, and the shared arrays that forked children read copy-on-write.
+Does not cover: the processes (`forked_map`); Zarr, HDF5 and Dask inputs, which run on threads: their libraries are not
+safe to use after a fork.
 
 Children touch NumPy and the shared arrays only, so a fork is safe whatever threads the parent runs. The shared names
 are those of the documented module, which shows them as its own.
@@ -9,17 +10,12 @@ are those of the documented module, which shows them as its own.
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import platform
-import signal
 import threading
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -29,7 +25,8 @@ import psutil
 
 from labelsieve.engine import Inputs
 from labelsieve.engine.readers import located
-from labelsieve.errors import ForkedWorkerError, warn
+from labelsieve.errors import warn
+from labelsieve.forked_map import forked_map
 from labelsieve.grids import Grid
 from labelsieve.partitions import Partition
 from labelsieve.reductions import Float64s
@@ -41,9 +38,6 @@ labels_shared: npt.NDArray[Any] | None = None
 pred_probs_shared: npt.NDArray[Any] | None = None
 
 SHARED_NAMES: Final = ("adj_confident_thresholds_shared", "labels_shared", "pred_probs_shared")
-
-# The call of Linux's prctl(2) that asks for a signal when the parent dies.
-_PR_SET_PDEATHSIG: Final = 1
 
 # The shared names belong to one pool at a time.
 _lock = threading.Lock()
@@ -166,26 +160,31 @@ def each_partition(
     Raises
     ------
     ForkedWorkerError
-        If a process is killed.
+        If a process is killed: which, and on which rows it worked.
     """
-    partitions, shared = inputs.partitions(), shared or {}
-    if len(partitions) == 1:
-        return [function(partitions[0], **shared)]
-    pieces = split_arr(np.arange(len(partitions)), -(-len(partitions) // (4 * n_jobs)))
-    work = partial(_piece, function, inputs.reader(function).name, inputs.grid, tuple(shared))
-    with _lock, _shared(inputs, **shared), _pool(min(n_jobs, len(pieces))) as pool:
-        with warnings.catch_warnings():
-            # Python 3.12 and newer warn of forking a process with threads; see the module's docstring.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            futures = [pool.submit(work, piece) for piece in pieces]
-        rows = {future: sum(partitions[i].n_rows for i in p) for future, p in zip(futures, pieces, strict=True)}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                advance(rows[future])
-        except BrokenProcessPool as error:
-            raise ForkedWorkerError("a forked process was killed, perhaps out of memory") from error
-        return [result for future in futures for result in future.result()]
+    shared = shared or {}
+    n_partitions = inputs.grid.n_partitions
+    if n_partitions == 1:
+        return [function(inputs.partition(0), **shared)]
+    pieces = split_arr(np.arange(n_partitions), -(-n_partitions // (4 * n_jobs)))
+    bounds = [(inputs.grid.bounds(piece[0])[0], inputs.grid.bounds(piece[-1])[1]) for piece in pieces]
+    work = partial(_piece, function, inputs.reader(function).name, inputs.grid, tuple(shared), pieces)
+    found: list[list[Any]] = [[] for _ in pieces]
+
+    def name(number: int) -> str:
+        start, stop = bounds[number]
+        return f"rows {start:,}..{stop - 1:,}"
+
+    with (
+        _lock,
+        _shared(inputs, **shared),
+        closing(forked_map(work, len(pieces), min(n_jobs, len(pieces)), name)) as results,
+    ):
+        for number, results_of_piece in results:
+            found[number] = results_of_piece
+            start, stop = bounds[number]
+            advance(stop - start)
+    return [result for results_of_piece in found for result in results_of_piece]
 
 
 @contextmanager
@@ -201,34 +200,6 @@ def _shared(inputs: Inputs, adj_thresholds: Float64s | None = None) -> Iterator[
         adj_confident_thresholds_shared = labels_shared = pred_probs_shared = None
 
 
-@contextmanager
-def _pool(n_processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Run a pool that ends with the block: at once, and its children with it, if the block fails or is interrupted."""
-    pool = ProcessPoolExecutor(
-        n_processes,
-        mp_context=multiprocessing.get_context("fork"),
-        initializer=_begin_child,
-        initargs=(os.getpid(),),
-    )
-    try:
-        yield pool
-    except BaseException:
-        for child in list((pool._processes or {}).values()):  # noqa: SLF001  # public from Python 3.14 on
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin_child(parent: int) -> None:
-    """Leave Ctrl-C to the parent, and end when the parent does, even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever handler the parent has
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before the line above
-        os._exit(1)
-
-
 def _shared_array(source: Source | None) -> npt.NDArray[Any]:
     if isinstance(source, NpySource):
         return source.as_memmap()
@@ -242,16 +213,17 @@ def _piece(
     name: Callable[[int], str],
     grid: Grid,
     names: tuple[str, ...],
-    piece: npt.NDArray[np.intp],
+    pieces: Sequence[npt.NDArray[np.intp]],
+    number: int,
 ) -> list[Any]:
-    """Work on some partitions of the shared arrays; runs in a child."""
+    """Work on the partitions of a piece of the shared arrays; runs in a child."""
     if labels_shared is None or pred_probs_shared is None:
         raise RuntimeError("the shared arrays are set only while a pool runs")
     labels, pred_probs = ArraySource(labels_shared), ArraySource(pred_probs_shared)
     shared = dict.fromkeys(names, adj_confident_thresholds_shared)
     shape, dtype = pred_probs_shared.shape, pred_probs_shared.dtype
     done = []
-    for index in piece.tolist():
+    for index in pieces[number].tolist():
         partition = Partition(grid.ranges(index), shape[1], dtype, labels, pred_probs, index)
         with located(name(index)):
             done.append(function(partition, **shared))

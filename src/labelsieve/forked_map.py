@@ -1,0 +1,342 @@
+"""A map in forked processes that cannot hang: each child has a pipe of its own, which is read as far as it is filled.
+
+Linux only. Children are forked with what the parent has in memory, and take the numbers of their items from one shared
+file. A child may be killed at any time: what it was writing is then cut off, which the reader finds, as it never waits
+for more. The children end with the parent, also where that is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import pickle
+import select
+import signal
+import struct
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn
+
+import numpy as np
+
+from labelsieve.errors import ForkedWorkerError, TaskFailedError
+
+# The call of Linux's prctl(2) that asks for a signal when the parent dies.
+_PR_SET_PDEATHSIG: Final = 1
+# A message begins with its item and the number of its parts: 0 where the item begins, else the lengths of the parts
+# follow, and the parts: a pickle, and the arrays that are beside it.
+_HEAD: Final = struct.Struct("=qq")
+_ITEM_BYTES: Final = 8
+# Seconds between looks at children whose pipes are silent: another process may hold the other end of a dead one's pipe.
+_LOOK_S: Final = 0.2
+# Seconds to wait for killed children. One that a disk keeps from dying is left behind.
+_REAP_S: Final = 5.0
+# A larger pipe takes fewer turns; a system may allow less.
+_PIPE_BYTES: Final = 1 << 20
+# What is likely behind a signal that ends a child.
+_HINTS: Final = {"SIGKILL": "; out of memory?", "SIGBUS": "; was a file cut off while it was read?"}
+
+
+@dataclass
+class _Child:
+    """A forked process as its parent sees it.
+
+    Parameters
+    ----------
+    pid : int
+        Its number.
+    pipe : int
+        The end of its pipe that is read.
+    item : int or None
+        What it works on.
+    status : int or None
+        How it ended: its exit code, or the negative number of a signal; None while it runs.
+    """
+
+    pid: int
+    pipe: int
+    item: int | None = None
+    status: int | None = None
+
+    def __post_init__(self) -> None:
+        self.messages = _messages(self.pipe)
+
+    def has_ended(self) -> bool:
+        """Look whether it has ended."""
+        if self.status is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # somebody else has waited for it
+                self.status = 0
+            else:
+                self.status = os.waitstatus_to_exitcode(status) if pid else None
+        return self.status is not None
+
+    def kill(self) -> None:
+        """Kill it if it runs."""
+        if not self.has_ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+
+
+def forked_map(
+    function: Callable[[int], Any], n_items: int, n_processes: int, name: Callable[[int], str]
+) -> Generator[tuple[int, Any], None, None]:
+    """Yield the number of each item and ``function(item)``, as forked processes get done with them.
+
+    All processes end with the iterator: close it if it is not used up.
+
+    Parameters
+    ----------
+    function : callable
+        Of the number of an item; it is pickled, so that a child does not use connections of its parent.
+    n_items, n_processes : int
+        Items, and processes that take them one after the other.
+    name : callable
+        Names an item in messages.
+
+    Raises
+    ------
+    ForkedWorkerError
+        If a process cannot be forked, or dies.
+    """
+    work = pickle.dumps(function)
+    prctl = ctypes.CDLL(None).prctl  # here: in a child, a lock of the loader may be one that a thread of ours had
+    items = os.memfd_create("items")
+    children: list[_Child] = []
+    try:
+        os.write(items, np.arange(n_items, dtype="<i8").tobytes())
+        os.lseek(items, 0, os.SEEK_SET)  # children share the position: each item is read once
+        with _signals_afterwards():
+            for _ in range(n_processes):
+                children.append(_fork(work, items, children, prctl))
+        yield from _results(children, n_items, name)
+    finally:
+        with _signals_afterwards():
+            os.close(items)
+            _end(children)
+
+
+@contextmanager
+def _signals_afterwards() -> Iterator[None]:
+    """Let handlers of SIGINT and SIGTERM that raise do so after the block, in which an exception would lose a child.
+
+    Signals are also blocked in this thread, for a child that has not yet put its own handlers in place.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    arrived: list[int] = []
+    try:
+        with ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                for each in numbers:
+                    handler = signal.getsignal(each)
+                    if callable(handler):
+                        signal.signal(each, lambda number, _: arrived.append(number))
+                        stack.callback(signal.signal, each, handler)
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+            stack.callback(signal.pthread_sigmask, signal.SIG_SETMASK, before)
+            yield
+    finally:
+        for number in arrived:
+            signal.raise_signal(number)
+
+
+def _fork(work: bytes, items: int, others: Sequence[_Child], prctl: Callable[[int, int], int]) -> _Child:
+    """Fork a child that takes items until there are no more."""
+    try:
+        ours, theirs = _pipe()
+        parent = os.getpid()
+        try:
+            with warnings.catch_warnings():
+                # Python 3.12 and newer warn of forking a process with threads: these children touch NumPy only.
+                warnings.simplefilter("ignore", DeprecationWarning)
+                pid = os.fork()
+            if not pid:
+                _run_child(work, items, theirs, [ours, *(other.pipe for other in others)], parent, prctl)
+        except OSError:
+            os.close(ours)
+            raise
+        finally:
+            os.close(theirs)
+    except OSError as error:
+        raise ForkedWorkerError(f"process {len(others) + 1} could not be forked: {error}") from error
+    return _Child(pid, ours)
+
+
+def _pipe() -> tuple[int, int]:
+    """Return both ends of a large pipe, of which only the one that writes waits."""
+    import fcntl  # elsewhere than on Unix there is none
+
+    ours, theirs = os.pipe()
+    os.set_blocking(ours, False)
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return ours, theirs
+
+
+def _run_child(
+    work: bytes, items: int, pipe: int, foreign: Sequence[int], parent: int, prctl: Callable[[int, int], int]
+) -> NoReturn:
+    """Take items and write what becomes of them. Never returns: nothing of the parent's is run at the end."""
+    code = 1
+    try:
+        # Ctrl-C is left to the parent, and so is its garbage: finalizers must not run twice.
+        gc.freeze()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever handler the parent has
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() == parent:  # else it died before the line above
+            for descriptor in foreign:
+                os.close(descriptor)
+            _take_items(pickle.loads(work), items, pipe)  # noqa: S301  # the parent's own
+            code = 0
+    finally:
+        os._exit(code)
+
+
+def _take_items(function: Callable[[int], Any], items: int, pipe: int) -> None:
+    while number := os.read(items, _ITEM_BYTES):
+        item = int.from_bytes(number, "little")
+        _write(pipe, [_HEAD.pack(item, 0)])
+        try:
+            parts = _pickled((None, function(item)))
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the parent raises it
+            parts = _pickled((_portable(error), None))
+        sizes = [len(part) for part in parts]
+        _write(pipe, [_HEAD.pack(item, len(parts)), struct.pack(f"={len(parts)}q", *sizes), *parts])
+
+
+def _pickled(value: Any) -> list[Any]:
+    """Return a pickle, and the arrays that are beside it, which are not copied."""
+    beside: list[pickle.PickleBuffer] = []
+    text = pickle.dumps(value, protocol=5, buffer_callback=beside.append)
+    return [text, *(buffer.raw() for buffer in beside)]
+
+
+def _portable(error: BaseException) -> BaseException:
+    """Return an error that can be pickled, with a note of where it was raised."""
+    copy: BaseException = TaskFailedError(f"{type(error).__name__}: {error}")
+    if isinstance(error, Exception):
+        with contextlib.suppress(Exception):  # an exception's own pickling may raise anything
+            copy = pickle.loads(pickle.dumps(error))  # noqa: S301  # our own
+    copy.add_note("In a forked process:\n" + "".join(traceback.format_exception(error)))
+    return copy
+
+
+def _write(pipe: int, parts: Sequence[Any]) -> None:
+    for part in parts:
+        left = memoryview(part)
+        while left:
+            left = left[os.write(pipe, left) :]
+
+
+def _messages(pipe: int) -> Iterator[tuple[int, list[Any]] | None]:
+    """Yield the messages of a child: an item, and its parts or nothing as it begins; None where more is to come.
+
+    Raises
+    ------
+    EOFError
+        At the end, also in the middle of a message.
+    """
+    head = bytearray(_HEAD.size)
+    while True:
+        yield from _fill(memoryview(head), pipe)
+        item, n_parts = _HEAD.unpack(head)
+        sizes = np.empty(8 * n_parts, np.uint8)
+        yield from _fill(sizes.data, pipe)
+        parts = [np.empty(size, np.uint8) for size in sizes.view(np.int64).tolist()]
+        for part in parts:
+            yield from _fill(part.data, pipe)
+        yield item, parts
+
+
+def _fill(buffer: memoryview, pipe: int) -> Iterator[None]:
+    """Fill a buffer with the next bytes of a pipe, and yield as often as there are none."""
+    while buffer:
+        try:
+            n = os.readv(pipe, [buffer])
+        except BlockingIOError:
+            yield
+            continue
+        if not n:
+            raise EOFError
+        buffer = buffer[n:]
+
+
+def _results(children: Sequence[_Child], n_items: int, name: Callable[[int], str]) -> Iterator[tuple[int, Any]]:
+    """Yield results until there is one of each item."""
+    open_pipes = {child.pipe: child for child in children}
+    poll = select.poll()
+    for pipe in open_pipes:
+        poll.register(pipe, select.POLLIN)
+    n_left = n_items
+    while n_left:
+        ready = [open_pipes[pipe] for pipe, _ in poll.poll(_LOOK_S * 1000)]
+        ended = [] if ready else [child for child in open_pipes.values() if child.has_ended()]
+        if not open_pipes:
+            raise ForkedWorkerError(f"the forked processes ended before {n_left} of {n_items} pieces were done")
+        for child in ready or ended:
+            has_ended = child in ended
+            try:
+                for item, error, value in _received(child):
+                    if error is not None:
+                        raise error
+                    n_left -= 1
+                    yield item, value
+            except EOFError:
+                has_ended = True
+            if has_ended:
+                poll.unregister(child.pipe)
+                del open_pipes[child.pipe]
+                _check_end(child, name)
+
+
+def _received(child: _Child) -> Iterator[tuple[int, BaseException | None, Any]]:
+    """Yield what a child is done with, as far as its pipe is filled."""
+    for message in child.messages:
+        if message is None:
+            return
+        item, parts = message
+        child.item = None if parts else item
+        if parts:
+            error, value = pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301  # our own child's
+            yield item, error, value
+
+
+def _check_end(child: _Child, name: Callable[[int], str]) -> None:
+    """Raise unless a child ended because there was nothing more to do."""
+    deadline = time.monotonic() + _REAP_S
+    while not child.has_ended() and time.monotonic() < deadline:  # its pipe may close a moment before
+        time.sleep(0.001)
+    if child.item is None and child.status == 0:
+        return
+    status = child.status or 0
+    killed_by = _signal_name(-status) if status < 0 else ""
+    how = f"was killed by {killed_by}" if killed_by else f"ended with exit code {status}"
+    at = "" if child.item is None else f" while it worked on {name(child.item)}"
+    raise ForkedWorkerError(f"forked process {child.pid} {how}{at}{_HINTS.get(killed_by, '')}")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
+
+
+def _end(children: Sequence[_Child]) -> None:
+    """Kill all children that still run, and wait until they are gone."""
+    for child in children:
+        child.kill()
+        os.close(child.pipe)
+    deadline = time.monotonic() + _REAP_S
+    while not all(child.has_ended() for child in children) and time.monotonic() < deadline:
+        time.sleep(0.0005)
