@@ -21,7 +21,7 @@ MODULES = {
 }
 # From the bottom up: a module imports only from lines above its own. A new module has to find its place here.
 LAYERS = [
-    {"errors"},
+    {"errors", "interrupts"},
     {"urls", "limits", "process_identity"},
     {"settings", "keywords", "forked_map"},
     {"checks", "scores"},
@@ -52,9 +52,9 @@ LAYERS = [
     {"issues"},
     {"runs", "rereads", "inspection"},
     {"engine.graphs"},
-    {"engine.executors", "engine.clusters"},
+    {"engine.executors"},
     {"engine.on_cluster", "engine.readers", "engine.repairs"},
-    {"engine.choice", "engine.selecting", "engine.score_parts"},
+    {"engine.clusters", "engine.choice", "engine.selecting", "engine.score_parts"},
     {"engine.inputs"},
     {"engine.opening"},
     {"engine.plan", "engine.run", "engine.identities", "engine.spot_check"},

@@ -1,6 +1,30 @@
-"""``python -m labelsieve``."""
+"""The command ``labelsieve``, and ``python -m labelsieve``."""
 
-from labelsieve.cli import main
+from __future__ import annotations
+
+import sys
+
+from labelsieve.interrupts import leave_at_once
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+
+def main(args: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with its code.
+
+    Parameters
+    ----------
+    args : sequence of str, optional
+        Arguments; those of the process by default.
+    """
+    leave_at_once()  # before the imports, which take a while
+    from labelsieve.cli import run
+
+    sys.exit(run(args))
+
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from labelsieve.errors import (
     WorkdirError,
 )
 from labelsieve.find import find_label_issues, plan_label_issues
+from labelsieve.interrupts import LINES, Terminated, raising
 from labelsieve.issues import load
 from labelsieve.names import read_class_names
 from labelsieve.options import CLUSTER, PAGE, RUN, FilePath
@@ -142,7 +142,8 @@ def plan(
 ) -> None:
     """Print what a run would take: batches, partitions, tasks, bytes, memory. No data is read.
 
-    Takes the arguments of `labelsieve find`; those of what is printed and shown change nothing here.
+    Takes the arguments of `labelsieve find`; those of what is printed and shown change nothing here. Nothing is
+    started: with --workers it plans for a cluster of that many workers, with --threads and --worker-memory each.
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """
@@ -151,7 +152,7 @@ def plan(
     if output is not None:
         sinks.check_output(output, [labels, pred_probs])
     stored = output if output is not None and output.endswith(".zarr") else None
-    with cluster(scheduler, workers, threads, worker_memory) as client:
+    with cluster(scheduler, workers, threads, worker_memory, start=False) as client:
         click.echo(plan_text(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))
 
 
@@ -247,44 +248,23 @@ def main(args: Sequence[str] | None = None) -> None:
     sys.exit(run(args))
 
 
-class _Terminated(BaseException):
-    """SIGTERM, which ends a run as Ctrl-C does: with what is committed kept, and no half result."""
-
-
-@contextmanager
-def _terminating() -> Iterator[None]:
-    """Turn SIGTERM into an exception while the block runs."""
-
-    def handle(_number: int, _frame: object) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 _REFUSED = (InvalidInputError, InputTypeError, MissingDependencyError, MemoryLimitError, WorkdirError)
 
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    with warnings.catch_warnings(), _terminating():
-        warnings.simplefilter("default", LabelsieveWarning)
-        warnings.showwarning = _show_warning
-        try:
+    try:
+        with raising(), warnings.catch_warnings():
+            warnings.simplefilter("default", LabelsieveWarning)
+            warnings.showwarning = _show_warning
             cli.main(args=None if args is None else list(args), prog_name="labelsieve", standalone_mode=False)
-        except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
-            return error.exit_code
-        except BaseException as error:  # noqa: BLE001  # the last resort of a command line: one line, and a code
-            code, text = _failure(error)
-            click.echo(f"labelsieve: {text}", err=True)
-            return code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except BaseException as error:  # noqa: BLE001  # the last resort of a command line: one line, and a code
+        code, text = _failure(error)
+        click.echo(f"labelsieve: {text}", err=True)
+        return code
     return 0
 
 
@@ -299,7 +279,7 @@ def _failure(error: BaseException) -> tuple[int, str]:
     if isinstance(error, _REFUSED):
         return 2, line
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return 130, "interrupted"
-    if isinstance(error, _Terminated):
-        return 143, "terminated"
+        return LINES[signal.SIGINT]
+    if isinstance(error, Terminated):
+        return LINES[signal.SIGTERM]
     return 1, f"failed: {type(error).__name__}: {line}"

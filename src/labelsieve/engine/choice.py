@@ -13,7 +13,7 @@ import dask
 from dask.utils import parse_bytes
 
 from labelsieve.engine.executors import Executor, LocalExecutor
-from labelsieve.engine.on_cluster import ClusterExecutor
+from labelsieve.engine.on_cluster import ClusterExecutor, DescribedExecutor, DescribedWorkers
 from labelsieve.errors import InputTypeError, InvalidInputError, TaskFailedError
 from labelsieve.settings import check_whole_number
 
@@ -23,8 +23,8 @@ def choose_executor(client: Any = None, max_memory: int | str | None = None, ret
 
     Parameters
     ----------
-    client : distributed.Client, optional
-        Goes first.
+    client : distributed.Client or DescribedWorkers, optional
+        Goes first; workers that are only described are for a plan.
     max_memory : int or str, optional
         Bytes for each process, or text such as ``"1GiB"``.
     retries : int
@@ -40,6 +40,8 @@ def choose_executor(client: Any = None, max_memory: int | str | None = None, ret
         For a cluster without workers.
     """
     limit = _bytes(max_memory)
+    if isinstance(client, DescribedWorkers):
+        return DescribedExecutor(client, limit)
     if client is None:
         client = active_client()
     elif not (hasattr(client, "scheduler_info") and hasattr(client, "gather")):

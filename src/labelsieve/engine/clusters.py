@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final
 
+from labelsieve.engine.on_cluster import DescribedWorkers
 from labelsieve.errors import InvalidInputError, TaskFailedError
+from labelsieve.limits import free_bytes
 
 _CONNECT_SECONDS: Final = 30
 
@@ -23,8 +26,10 @@ def cluster(
     n_workers: int | None = None,
     n_threads: int | None = None,
     worker_memory: str | None = None,
+    *,
+    start: bool = True,
 ) -> Iterator[Any]:
-    """Give a client, or None where nothing asks for a cluster.
+    """Yield a client, or None where no option asks for a cluster.
 
     Parameters
     ----------
@@ -34,6 +39,8 @@ def cluster(
         Worker processes to start on this machine, and threads of each.
     worker_memory : str, optional
         Memory limit of each, such as ``4GiB``.
+    start : bool
+        Whether workers are started; otherwise a description of them takes the client's place, for a plan.
 
     Raises
     ------
@@ -42,28 +49,32 @@ def cluster(
     TaskFailedError
         If the scheduler does not answer.
     """
-    with _quiet(), _chosen(scheduler, n_workers, n_threads, worker_memory) as client:
+    with _quiet(), _chosen(scheduler, n_workers, n_threads, worker_memory, start=start) as client:
         yield client
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave it to the command to say, once, what failed: distributed logs it again, here and in the workers."""
+    """Leave it to the command to say, once, what failed: these log it again, here and in the workers."""
     import dask
 
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with dask.config.set({"logging.distributed": "critical"}):
+    names = ("asyncio", "distributed", "distributed.client", "tornado", "tornado.application")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    # The import of distributed sets levels as configured here, and so do workers.
+    with dask.config.set({"logging": dict.fromkeys(names, "critical")}):
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
             yield
-    finally:
-        logger.setLevel(level)
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager
 def _chosen(
-    scheduler: str | None, n_workers: int | None, n_threads: int | None, worker_memory: str | None
+    scheduler: str | None, n_workers: int | None, n_threads: int | None, worker_memory: str | None, *, start: bool
 ) -> Iterator[Any]:
     if scheduler is not None:
         if n_workers or n_threads or worker_memory:
@@ -71,6 +82,10 @@ def _chosen(
         with _connected(scheduler) as client:
             yield client
     elif n_workers is not None:
+        n_threads = n_threads or max(1, (os.cpu_count() or 1) // n_workers)
+        if not start:
+            yield DescribedWorkers(n_workers, n_threads, _memory_limit(worker_memory, n_threads))
+            return
         with _local(n_workers, n_threads, worker_memory) as client:
             yield client
     elif worker_memory is not None:
@@ -95,18 +110,49 @@ def _connected(address: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _local(n_workers: int, n_threads: int | None, worker_memory: str | None) -> Iterator[Any]:
+def _local(n_workers: int, n_threads: int, worker_memory: str | None) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
-    try:
-        started = LocalCluster(
+    def start() -> tuple[Any, Any]:
+        cluster = LocalCluster(
             n_workers=n_workers,
-            threads_per_worker=n_threads or max(1, (os.cpu_count() or 1) // n_workers),
+            threads_per_worker=n_threads,
             memory_limit=worker_memory or "auto",
             dashboard_address="127.0.0.1:0",
             silence_logs=logging.CRITICAL,
         )
+        return cluster, Client(cluster, set_as_default=False)
+
+    def close() -> None:
+        if started.exception() is None:
+            cluster, client = started.result()
+            client.close()
+            cluster.close()
+
+    # In a thread: an interrupt that comes meanwhile is raised here at once, but what it finds half started or half
+    # closed is first started and then closed.
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(start)
+        try:
+            try:
+                _, client = started.result()
+            except ValueError as error:
+                raise InvalidInputError(f"workers cannot be started: {error}") from error
+            yield client
+        finally:
+            pool.submit(close).result()
+
+
+def _memory_limit(worker_memory: str | None, n_threads: int) -> int:
+    """Return the bytes that Dask would let a worker take, except that a larger machine than this may be described."""
+    from dask.system import CPU_COUNT
+    from dask.utils import parse_bytes
+    from distributed.system import MEMORY_LIMIT
+
+    if worker_memory in (None, "auto"):
+        return int(MEMORY_LIMIT * min(1, n_threads / CPU_COUNT))
+    try:
+        n_bytes = int(parse_bytes(worker_memory))
     except ValueError as error:
-        raise InvalidInputError(f"workers cannot be started: {error}") from error
-    with started, Client(started, set_as_default=False) as client:
-        yield client
+        raise InvalidInputError(f"the memory of workers must be a size such as 4GiB, not {worker_memory!r}") from error
+    return n_bytes or free_bytes()

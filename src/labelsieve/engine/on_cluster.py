@@ -1,7 +1,7 @@
 """Who runs the tasks, elsewhere: the workers of a `distributed` cluster.
 
-Covers: the limits of memory that hold there, running graphs, keeping results where they were made, and what becomes of
-a lost worker or scheduler.
+Covers: the limits of memory that hold there, running graphs, keeping results where they were made, what becomes of a
+lost worker or scheduler, and workers that are only described, for a plan.
 Does not cover: starting one (`engine.clusters`), which tasks there are (`engine.run`).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 from labelsieve.engine.executors import Executor, LostDataError
@@ -41,16 +42,14 @@ class ClusterExecutor(Executor):
     def __init__(self, client: Any, max_memory: int | None = None, retries: int = 0) -> None:
         self._client, self.retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
         workers = self._workers()
-        self.n_processes = len(workers)
-        self.n_threads = max(int(worker["nthreads"]) for worker in workers.values())
         limits = {name: int(worker["memory_limit"] or 0) for name, worker in workers.items()}
         if not all(limits.values()):  # workers without a limit of their own have that of their machine or container
-            limits |= {name: free for name, free in client.run(free_bytes).items() if not limits.get(name)}
+            limits |= {name: free for name, free in self._on_workers(free_bytes).items() if not limits.get(name)}
+            limits = {name: limit for name, limit in limits.items() if limit}
+        self.n_processes = len(workers)
+        self.n_threads = max(int(worker["nthreads"]) for worker in workers.values())
         smallest = min(limits, key=lambda name: limits[name])
-        self.limit = int(limits[smallest] * _WORKER_SHARE)
-        self.limit_name = f"{_WORKER_SHARE:.0%} of the memory limit of worker {smallest}"
-        if max_memory is not None and max_memory < self.limit:
-            self.limit, self.limit_name = max_memory, "max_memory"
+        self.limit, self.limit_name = _planned_with(limits[smallest], f"worker {smallest}", max_memory)
 
     @property
     def described(self) -> str:
@@ -121,7 +120,7 @@ class ClusterExecutor(Executor):
 
         import distributed
 
-        gone = (CancelledError, distributed.comm.CommClosedError, TimeoutError)
+        gone = (CancelledError, distributed.comm.CommClosedError, ConnectionError, TimeoutError)
         try:
             yield
         except BaseException as error:
@@ -147,22 +146,94 @@ class ClusterExecutor(Executor):
 
     def scatter(self, parts: Sequence[Any]) -> list[Any]:
         """Hand out arrays over the workers, each once."""
-        return list(self._client.scatter(list(parts), hash=False))
+        with self._watching([]):
+            return list(self._client.scatter(list(parts), hash=False))
 
     def check_reachable(self, check: Callable[[], None]) -> None:
         """Run `check` on every worker."""
-        for worker, found in self._client.run(_error_of, check).items():
+        for worker, found in self._on_workers(_error_of, check).items():
             if found is not None:
                 kind, text = found
                 raise kind(f"worker {worker}: {text}")
+
+    def _on_workers(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """Return what `function` returns on each worker that lives: the others' work is done by these."""
+        with self._watching([]):
+            found = self._client.run(function, *arguments, on_error="return")
+        lost = [error for error in found.values() if isinstance(error, Exception)]
+        if len(lost) == len(found):
+            why = f" ({type(lost[0]).__name__}: {lost[0]})" if lost else ""
+            raise TaskFailedError(
+                f"the cluster at {self._address} lost all its workers before the run began{why}: see what ended them, "
+                "start workers and run again"
+            )
+        return {worker: value for worker, value in found.items() if not isinstance(value, Exception)}
 
     def persist(self, array: Any) -> Any:
         """Compute a Dask array on the workers and keep it there."""
         from distributed import futures_of
 
-        kept = self._client.persist(array)
-        _wait(futures_of(kept))
+        with self._watching([]):
+            kept = self._client.persist(array)
+            _wait(futures_of(kept))
         return kept
+
+
+@dataclass(frozen=True)
+class DescribedWorkers:
+    """Workers of a cluster that does not run, for a plan.
+
+    Parameters
+    ----------
+    n_workers, n_threads : int
+        Workers, and threads of each.
+    memory_limit : int
+        Bytes of each.
+    """
+
+    n_workers: int
+    n_threads: int
+    memory_limit: int
+
+
+class DescribedExecutor(Executor):
+    """Plans as a cluster of such workers would, and runs nothing.
+
+    Parameters
+    ----------
+    workers : DescribedWorkers
+        Who would run the tasks.
+    max_memory : int, optional
+        Bytes that each worker may take; its own limit holds where it is lower.
+    """
+
+    def __init__(self, workers: DescribedWorkers, max_memory: int | None = None) -> None:
+        self.n_processes, self.n_threads = workers.n_workers, workers.n_threads
+        self.is_cluster, self.base_bytes = True, WORKER_BYTES
+        self.limit, self.limit_name = _planned_with(workers.memory_limit, "each worker", max_memory)
+
+    def run(self, graph: Graph, progress: Progress | None = None) -> list[Any]:  # noqa: ARG002
+        """Raise: there is nobody to run it."""
+        raise RuntimeError("workers that are only described run nothing")
+
+    def hold(self, graph: Graph, n_small: int, progress: Progress | None = None) -> list[Any]:  # noqa: ARG002
+        """Raise: there is nobody to run it."""
+        return self.run(graph, progress)
+
+    def values(self, handles: Sequence[Any]) -> list[Any]:
+        """Return the handles, of which there are none."""
+        return list(handles)
+
+    def check_reachable(self, check: Callable[[], None]) -> None:
+        """Do nothing: what workers can reach is known once they run."""
+
+
+def _planned_with(memory_limit: int, whose: str, max_memory: int | None) -> tuple[int, str]:
+    """Return the bytes that are planned with for each worker, and where that limit comes from."""
+    limit = int(memory_limit * _WORKER_SHARE)
+    if max_memory is not None and max_memory < limit:
+        return max_memory, "max_memory"
+    return limit, f"{_WORKER_SHARE:.0%} of the memory limit of {whose}"
 
 
 def _wait(futures: Sequence[Any]) -> None:
