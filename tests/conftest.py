@@ -1,6 +1,7 @@
 """Hypothesis profiles and shared fixtures. Helpers that are no fixtures stand in `draws` and `naive`."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,6 +12,12 @@ _COMMON = {"derandomize": True, "deadline": None, "suppress_health_check": [Heal
 settings.register_profile("fast", max_examples=25, **_COMMON)
 settings.register_profile("thorough", max_examples=400, **_COMMON)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+
+
+def pytest_configure():
+    """Take Ctrl-C: a shell's background job is started to ignore it, and so are all processes that it starts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

@@ -227,6 +227,24 @@ def test_importing_the_package_leaves_slow_and_optional_packages_alone():
     assert done.stdout.strip() == "[]"
 
 
+def test_public_names_are_what_type_checkers_are_told():
+    [told] = [node for node in tree_of("labelsieve").body if isinstance(node, ast.If)]
+    names = {alias.name: node.module for node in told.body for alias in node.names}
+    assert sorted(names) == PUBLIC
+    for name, module in names.items():
+        assert getattr(labelsieve, name) is getattr(importlib.import_module(module), name)
+    assert set(PUBLIC) <= set(dir(labelsieve))
+    assert labelsieve.label_issues_batched is ours
+    with pytest.raises(AttributeError, match="module 'labelsieve' has no attribute 'nothing'"):
+        labelsieve.nothing  # noqa: B018  # the access is the test
+
+
+def test_importing_the_package_is_next_to_nothing():
+    code = "import sys; before = set(sys.modules); import labelsieve.interrupts; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "dask", "typing", "logging", "labelsieve.errors"} & set(done.stdout.split())
+
+
 def test_the_public_names_are_pinned():
     assert labelsieve.__all__ == PUBLIC
     assert ours.__all__ == ["LabelInspector", "find_label_issues_batched", "split_arr"]

@@ -339,15 +339,11 @@ def test_ctrl_c_while_processes_are_forked_loses_none(inputs, monkeypatch):
         return pid
 
     monkeypatch.setattr(os, "fork", interrupted)
-    handler = signal.default_int_handler
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            forkpool.each_partition(inputs, pause, 2)
-        assert signal.getsignal(signal.SIGINT) is handler
-        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
-    finally:
-        signal.signal(signal.SIGINT, before)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        forkpool.each_partition(inputs, pause, 2)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 def test_children_leave_ctrl_c_to_the_parent(inputs):
@@ -600,12 +596,8 @@ def interrupt_parent(partition, **_):
 @pytest.mark.usefixtures("no_child_left")
 def test_an_error_or_ctrl_c_ends_the_other_processes_at_once(work, error):
     inputs = open_inputs(LABELS, PROBS, batch_size=10, partition_batches=1, n_jobs=2)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    try:
-        with pytest.raises(error):
-            forkpool.each_partition(inputs, work, 2)  # its children never end by themselves
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with pytest.raises(error):
+        forkpool.each_partition(inputs, work, 2)  # its children never end by themselves
 
 
 @pytest.mark.parametrize("n_rows", [2, 7, 100])

@@ -1,5 +1,6 @@
 """Plans against what runs really do: tasks, bytes, memory. Nothing is read for a plan."""
 
+import dataclasses
 import re
 from collections import Counter
 
@@ -15,7 +16,9 @@ import draws
 import labelsieve
 import naive
 from labelsieve import MemoryLimitError, grids, memory, plan_label_issues, sources
+from labelsieve.cli import run
 from labelsieve.engine import executors
+from labelsieve.engine.clusters import cluster
 from labelsieve.limits import size
 from labelsieve.memory import INTERPRETER_BYTES, Need
 from labelsieve.settings import FILTERS, Settings
@@ -477,3 +480,44 @@ def test_the_formula_of_a_plan_is_that_of_memory(n_threads):
     need = Need(N_ROWS, 5, 8, Settings(), n_partitions=50)
     assert plan.process_bytes == need.in_process(n_threads, stored=False)
     assert plan.summary_bytes == N_ROWS * need.row
+
+
+# Workers that are only described ----------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("memory", "max_memory"), [("1GiB", None), ("700MB", "500MB"), (None, None)], ids=["limit", "max_memory", "auto"]
+)
+def test_described_workers_are_planned_for_as_real_ones(tmp_path, memory, max_memory):
+    np.save(tmp_path / "labels.npy", LABELS)
+    np.save(tmp_path / "probs.npy", PROBS)
+    choices = {"filter_by": "both", "max_memory": max_memory, **CUT}
+    plans = []
+    for start in (False, True):
+        with cluster(None, 2, 3, memory, start=start) as workers:
+            plans.append(plan_label_issues(tmp_path / "labels.npy", tmp_path / "probs.npy", client=workers, **choices))
+    described, real = (dataclasses.asdict(plan) for plan in plans)
+    names = [facts.pop("limit_name") for facts in (described, real)]
+    assert described == real
+    assert (described["n_processes"], described["n_threads"]) == (2, 3)
+    if max_memory:
+        assert names == ["max_memory"] * 2
+    else:
+        assert names[0] == "80% of the memory limit of each worker"
+        assert names[1].startswith("80% of the memory limit of worker tcp://")
+
+
+def test_a_plan_for_described_workers_starts_none(tmp_path, monkeypatch, capsys):
+    np.save(tmp_path / "labels.npy", LABELS)
+    np.save(tmp_path / "probs.npy", PROBS)
+    monkeypatch.setattr("distributed.LocalCluster", lambda **_: pytest.fail("started"))
+    options = ["--workers", "100", "--threads", "4", "--worker-memory", "8GiB"]
+    assert run(["plan", str(tmp_path / "labels.npy"), str(tmp_path / "probs.npy"), *options]) == 0
+    assert "in each of 100 workers, 4 threads; may take 6.87 GB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("memory", ["many", "4GiB each"])
+def test_memory_of_described_workers_that_is_not_a_size(memory, tmp_path, capsys):
+    assert run(["plan", "labels.npy", "probs.npy", "--workers", "2", "--worker-memory", memory]) == 2
+    assert f"the memory of workers must be a size such as 4GiB, not {memory!r}" in capsys.readouterr().err

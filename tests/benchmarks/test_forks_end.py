@@ -22,11 +22,10 @@ pytestmark = [
 
 # Most of the time children write results: 24 MB a run, from 16 MB of predictions.
 RUNS = """
-import signal, sys
+import sys
 import numpy as np
 import labelsieve
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 rng = np.random.default_rng(0)
 labels, probs = rng.integers(0, 2, 2_000_000), rng.random((2_000_000, 2), np.float32)
 probs[:, 1] = 1 - probs[:, 0]

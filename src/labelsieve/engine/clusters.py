@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Any, Final
 
 from labelsieve.engine.on_cluster import DescribedWorkers
@@ -114,6 +116,7 @@ def _local(n_workers: int, n_threads: int, worker_memory: str | None) -> Iterato
     from distributed import Client, LocalCluster
 
     def start() -> tuple[Any, Any]:
+        _leave_interrupts_to_this_process()
         cluster = LocalCluster(
             n_workers=n_workers,
             threads_per_worker=n_threads,
@@ -141,6 +144,16 @@ def _local(n_workers: int, n_threads: int, worker_memory: str | None) -> Iterato
             yield client
         finally:
             pool.submit(close).result()
+
+
+def _leave_interrupts_to_this_process() -> None:
+    """Block SIGINT in this thread, and so in all threads and processes that it starts.
+
+    Ctrl-C at a terminal goes to the workers too, each of which would end with a traceback.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        resource_tracker.ensure_running()  # the first process to start one unblocks the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
 def _memory_limit(worker_memory: str | None, n_threads: int) -> int:
