@@ -134,6 +134,19 @@ def test_tie_quotas_go_to_lower_rows_first(ties, wanted, quotas):
     assert quotas == tie_quotas(ties, wanted)
 
 
+@pytest.mark.parametrize("n_parts", [1, 3])
+def test_settled_ties_are_the_value_of_the_last_row_that_is_taken(n_parts):
+    scores = np.round(np.random.default_rng(8).random(60), 1)
+    parts = [ranking.Ties.of(part) for part in np.array_split(scores, n_parts)]
+    everything = Cut(0, 64, below=0, inside=60)
+    for wanted in range(1, 61):  # also where a run of ties ends just there, and after all rows
+        last = sorted(scores.tolist())[wanted - 1]
+        below, tied = int(np.sum(scores < last)), int(np.sum(scores == last))
+        exact, quotas = ranking.settle(everything, wanted, parts)
+        assert exact == Cut(int(ordered_bits(np.array([last]))[0]), 0, below, tied)
+        assert quotas == tie_quotas([int(np.sum(p == last)) for p in np.array_split(scores, n_parts)], wanted - below)
+
+
 @pytest.mark.parametrize("block_rows", [1, 3, 1 << 16])
 def test_rows_up_to_a_cut_keep_the_first_ties_only(monkeypatch, block_rows):
     monkeypatch.setattr(reductions, "BLOCK_ROWS", block_rows)
