@@ -21,7 +21,14 @@ def pytest_configure():
 
 
 def pytest_addoption(parser):
-    parser.addoption("--real-size", action="store_true", help="benchmark on inputs of gigabytes")
+    parser.addoption("--benchmarks", action="store_true", help="run the benchmarks too, on tiny inputs")
+    parser.addoption("--real-size", action="store_true", help="run the benchmarks too, on inputs of gigabytes")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave the benchmarks out unless an option asks for them."""
+    wanted = config.getoption("--benchmarks") or config.getoption("--real-size")
+    return True if collection_path.name == "benchmarks" and not wanted else None
 
 
 @pytest.fixture(autouse=True)

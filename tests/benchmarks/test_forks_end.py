@@ -1,7 +1,7 @@
 """Runs with forked processes that are interrupted, and whose children are killed, at random moments: all end at once.
 
-A few by default; ``pytest tests/benchmarks -s --real-size`` takes 120 interrupts and 60 killed children, and prints how
-long they took. What is asserted is that each run ends with its one error, and leaves no process behind.
+A few with ``--benchmarks``; ``pytest tests/benchmarks -s --real-size`` takes 120 interrupts and 60 killed children, and
+prints how long they took. What is asserted is that each run ends with its one error, and leaves no process behind.
 """
 
 import contextlib
@@ -25,14 +25,17 @@ RUNS = """
 import sys
 import numpy as np
 import labelsieve
+from labelsieve.interrupts import leave_at_once, raising
 
+leave_at_once()
 rng = np.random.default_rng(0)
 labels, probs = rng.integers(0, 2, 2_000_000), rng.random((2_000_000, 2), np.float32)
 probs[:, 1] = 1 - probs[:, 0]
-print("ready", flush=True)
 try:
-    while True:
-        labelsieve.find_label_issues(labels, probs, n_jobs=2, progress=False)
+    with raising():
+        print("ready", flush=True)
+        while True:
+            labelsieve.find_label_issues(labels, probs, n_jobs=2, progress=False)
 except KeyboardInterrupt:
     sys.exit(130)
 except labelsieve.ForkedWorkerError as error:
@@ -67,7 +70,7 @@ def interrupted(process, rng):
     started = time.monotonic()
     process.send_signal(signal.SIGINT)
     seconds = ended(process, started)
-    assert process.returncode == 130
+    assert process.returncode == 130, process.stderr.read()
     return seconds
 
 
@@ -84,7 +87,7 @@ def child_killed(process, rng):
                 assert time.monotonic() < started + MOST_S, "it hangs"
                 time.sleep(0.01)
     seconds = time.monotonic() - started
-    assert process.returncode == 3
+    assert process.returncode == 3, process.stderr.read()
     assert "was killed by SIGKILL" in process.stdout.read()
     return seconds
 

@@ -1,6 +1,6 @@
 """Zarr on an S3 server, with and without 100 ms added to each request, in turn, in one run.
 
-Tiny by default, so that this code cannot rot; ``pytest tests/benchmarks/test_remote.py -s --real-size`` runs it on
+Tiny with ``--benchmarks``, so that it cannot rot; ``pytest tests/benchmarks/test_remote.py -s --real-size`` runs it on
 gigabytes and prints the ratio. What is asserted is the same answer: no wall time.
 """
 

@@ -1,6 +1,6 @@
 """What a run at scale takes: memory, the workdir's cost, a resume, a local cluster beside threads.
 
-Tiny by default, so that this code cannot rot; ``pytest tests/benchmarks -s --real-size`` runs it on gigabytes and
+Tiny with ``--benchmarks``, so that it cannot rot; ``pytest tests/benchmarks -s --real-size`` runs it on gigabytes and
 prints the figures. What is asserted is that the answers are right: no wall time, and no memory.
 """
 

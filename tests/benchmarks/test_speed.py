@@ -1,6 +1,6 @@
 """Labelsieve beside cleanlab and beside the bare read of the same bytes, on one input, in turn, in one run.
 
-Tiny by default, so that this code cannot rot; ``pytest tests/benchmarks -s --real-size`` runs it on gigabytes and
+Tiny with ``--benchmarks``, so that it cannot rot; ``pytest tests/benchmarks -s --real-size`` runs it on gigabytes and
 prints the table. What is asserted is that both find as many issues: no wall time.
 """
 
