@@ -1,7 +1,8 @@
 """The exact rule beside one read of the same rows and beside cleanlab's in-memory filter, each in its own process.
 
-Tiny with ``--benchmarks``, so that it cannot rot; ``pytest tests/benchmarks/test_exact_rule.py -s --real-size`` runs it on
-8 GB of float32 (2 million rows of 1,000 classes), where cleanlab takes 16 GB of memory, and on 17 GB of 21,841 classes.
+Tiny with ``--benchmarks``, so that it cannot rot; ``pytest tests/benchmarks/test_exact_rule.py -s --real-size`` runs it
+on 8 GB of float32 (2 million rows of 1,000 classes), where cleanlab takes 16 GB of memory, and on 17 GB of 21,841
+classes.
 What is asserted is that both find the same rows: no wall time.
 """
 

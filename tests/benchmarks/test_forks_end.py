@@ -22,11 +22,12 @@ pytestmark = [
 
 # Most of the time children write results: 24 MB a run, from 16 MB of predictions.
 RUNS = """
-import sys
+import faulthandler, signal, sys
 import numpy as np
 import labelsieve
 from labelsieve.interrupts import leave_at_once, raising
 
+faulthandler.register(signal.SIGUSR1)
 leave_at_once()
 rng = np.random.default_rng(0)
 labels, probs = rng.integers(0, 2, 2_000_000), rng.random((2_000_000, 2), np.float32)
@@ -58,7 +59,10 @@ def ended(process, started):
     try:
         process.wait(MOST_S)
     except subprocess.TimeoutExpired:
-        pytest.fail("it hangs")
+        process.send_signal(signal.SIGUSR1)
+        time.sleep(1)
+        process.kill()
+        pytest.fail(f"it hangs; children {children}:\n{process.stderr.read()}")
     seconds = time.monotonic() - started
     _, alive = psutil.wait_procs(children, timeout=MOST_S)
     assert alive == []
