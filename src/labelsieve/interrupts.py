@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import weakref
 from contextlib import contextmanager
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
 
 # The exit code and the message of a command that a signal has ended.
 LINES: Final = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+
+
+# Seconds after which a signal is sent again whose exception was lost.
+_AGAIN_S: Final = 0.01
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT."""
 
 
 class Terminated(BaseException):
@@ -33,7 +42,7 @@ def leave_at_once() -> None:
     for number in LINES:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
-    sys.unraisablehook = _send_again
+    sys.unraisablehook = _print_others
 
 
 def _leave(number: int, _frame: FrameType | None) -> NoReturn:
@@ -44,16 +53,10 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
         os._exit(code)
 
 
-def _send_again(unraisable: Any) -> None:
-    """Send the signal again if its exception was raised where it is lost, as in a callback of the garbage collector."""
-    numbers = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}
-    number = numbers.get(unraisable.exc_type)
-    if number is None:
+def _print_others(unraisable: Any) -> None:
+    """Print an exception that cannot be raised, as Python does, unless it is a signal's, which comes again."""
+    if not issubclass(unraisable.exc_type, Interrupted | Terminated):
         sys.__unraisablehook__(unraisable)
-        return
-    timer = threading.Timer(0.01, os.kill, (os.getpid(), number))  # a moment later: here it would be lost once more
-    timer.daemon = True
-    timer.start()
 
 
 @contextmanager
@@ -62,16 +65,31 @@ def raising() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in LINES}
+    numbers = (*LINES, signal.SIGALRM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    watched: list[weakref.ref[BaseException]] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        error = Interrupted() if number == signal.SIGINT else Terminated()
+        # An exception that is gone before the block ends was lost: in a callback of the garbage collector, where none
+        # can be raised, or in code that swallows all. A timer takes no lock that the code around may have.
+        watched.append(weakref.ref(error, lambda _: send_again(number)))
+        try:
+            raise error
+        finally:
+            del error  # its traceback leads here: it would keep itself
+
+    def send_again(number: int) -> None:
+        if watched:
+            signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(number))
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
+
     try:
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, _raise)
+        for number in LINES:
+            if before[number] is not signal.SIG_IGN:
+                signal.signal(number, handle)
         yield
     finally:
+        watched.clear()
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _raise(number: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
