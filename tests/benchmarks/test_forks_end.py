@@ -30,8 +30,9 @@ from labelsieve.interrupts import leave_at_once, raising
 faulthandler.register(signal.SIGUSR1)
 leave_at_once()
 rng = np.random.default_rng(0)
-labels, probs = rng.integers(0, 2, 2_000_000), rng.random((2_000_000, 2), np.float32)
+probs = rng.random((2_000_000, 2), np.float32)
 probs[:, 1] = 1 - probs[:, 0]
+labels = probs.argmax(axis=1) ^ (rng.random(2_000_000) < 0.1)
 try:
     with raising():
         print("ready", flush=True)
