@@ -180,6 +180,27 @@ def test_few_rows_are_left_alone_where_no_cause_fits():
     assert "With labels = 1 - labels, 100.0%" in text_of(np.arange(40) % 2, 1 - np.arange(40) % 2, 2)
 
 
+@pytest.mark.parametrize("n_predicted", [1, 5, 20])
+def test_a_rare_class_that_is_hardly_predicted_is_left_alone(n_predicted):
+    rows = np.arange(100_000)
+    labels = (rows < 100).astype(int)
+    predicted = ((rows >= 500) & (rows < 500 + n_predicted)).astype(int)  # all of them wrong
+    assert Fit.of(labels, predicted, 2).most > 30
+    assert text_of(labels, predicted, 2) == ""
+    # But half of a class of a hundred is enough to tell.
+    predicted = ((rows >= 500) & (rows < 550)).astype(int)
+    assert "rows are in different orders" in text_of(labels, predicted, 2)
+
+
+@pytest.mark.parametrize("row", [297, 4])
+def test_one_row_that_agrees_when_reversed_or_shifted_is_no_cause(row):
+    labels, predicted = np.zeros(300, int), np.zeros(300, int)
+    labels[2], predicted[row] = 1, 1
+    agreeing = labels[::-1] if row == 297 else np.roll(labels, 2)
+    assert Fit.of(agreeing, predicted, 2).deviations > 10
+    assert text_of(labels, predicted, 2) == ""
+
+
 @pytest.mark.parametrize("name", ["digits", "wine", "breast_cancer"])
 def test_real_data_is_left_alone_and_its_rolled_classes_are_found(real_datasets, name):
     labels, probs = real_datasets[name]

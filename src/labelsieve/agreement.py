@@ -27,6 +27,10 @@ _CLEAR: Final = 5.0
 # models do not reach five of them either.
 _WEAK: Final = 0.1
 _LEAST_POWER: Final = 20.0
+# Deviations say nothing where a class of few rows is hardly ever predicted: one row by accident is many of them. There
+# must also be this many more agreeing rows possible than by chance, and a cause has to explain this many more.
+_LEAST_ROOM: Final = 80
+_LEAST_ROWS: Final = 16
 # Rows examined, and the neighbouring rows of which a sample consists.
 SAMPLE_ROWS: Final = 1 << 18
 _WINDOW: Final = 64
@@ -128,12 +132,18 @@ class Fit:
         Standard deviations of a shuffled column's agreement between the two; 0 if it is always the same.
     most : float
         Standard deviations between chance and the most agreement that these class counts allow.
+    gain : float
+        Rows that agree beyond chance.
+    room : float
+        The most rows that could, with these class counts.
     """
 
     share: float
     chance: float
     deviations: float
     most: float
+    gain: float
+    room: float
 
     @property
     def strength(self) -> float:
@@ -143,11 +153,13 @@ class Fit:
     @property
     def weak(self) -> bool:
         """Whether they agree no more than by chance, in data where even a weak model would do better."""
-        return self.most >= _LEAST_POWER and self.deviations < _CLEAR and self.strength < _WEAK
+        telling = self.most >= _LEAST_POWER and self.room >= _LEAST_ROOM
+        return telling and self.deviations < _CLEAR and self.strength < _WEAK
 
     def beats(self, other: Fit) -> bool:
         """Whether this is clearly more agreement than `other`."""
-        return self.deviations >= max(other.deviations, 0.0) + _CLEAR
+        clear = self.deviations >= max(other.deviations, 0.0) + _CLEAR
+        return clear and self.gain >= max(other.gain, 0.0) + _LEAST_ROWS
 
     @classmethod
     def of(cls, labels: Ints, predicted: Ints, n_classes: int) -> Fit:
@@ -161,9 +173,9 @@ class Fit:
         variance = (products.sum() + mean**2 - (products * (given + seen)).sum() / n) / max(n - 1, 1)
         # Rounding leaves a little where one column is constant.
         spread = float(np.sqrt(variance)) if variance > 1e-9 * n else 0.0
-        most = float(np.minimum(given, seen).sum())
-        deviations = ((agreeing - mean) / spread, (most - mean) / spread) if spread else (0.0, 0.0)
-        return cls(agreeing / n, mean / n, *deviations)
+        gain, room = agreeing - mean, float(np.minimum(given, seen).sum()) - mean
+        deviations = (gain / spread, room / spread) if spread else (0.0, 0.0)
+        return cls(agreeing / n, mean / n, *deviations, gain, room)
 
 
 @dataclass(frozen=True)
