@@ -95,20 +95,20 @@ def refused(call, *args, error=InvalidInputError, **kwargs):
 # Values of pred_probs --------------------------------------------------------------------------------------------
 
 VALUES = [
-    ("nan", changed([7], np.nan, 1), "1 NaN probabilities in row 7"),
+    ("nan", changed([7], np.nan, 1), "1 NaN probability in row 7"),
     ("nan rows", changed([3, 17, 18, 19], np.nan, 2), "4 NaN probabilities in rows 3, 17..19"),
     ("nan values", changed([5, 6], np.nan, slice(0, 3)), "6 NaN probabilities in rows 5..6"),
-    ("negative nan", changed([7], np.copysign(np.nan, -1), 1), "1 NaN probabilities in row 7"),
-    ("inf", changed([299], np.inf, 0), "1 infinite probabilities in row 299"),
-    ("minus inf", changed([0], -np.inf, 0), "1 infinite probabilities in row 0"),
+    ("negative nan", changed([7], np.copysign(np.nan, -1), 1), "1 NaN probability in row 7"),
+    ("inf", changed([299], np.inf, 0), "1 infinite probability in row 299"),
+    ("minus inf", changed([0], -np.inf, 0), "1 infinite probability in row 0"),
     ("below", changed([40, 42], -0.25, 3), "2 probabilities below 0 in rows 40, 42 (first: -0.25"),
-    ("just below", changed([40], -1.1e-3, 3), "1 probabilities below 0 in row 40 (first: -0.0011"),
-    ("above", changed([8], 1.5, 3), "1 probabilities above 1 in row 8 (first: 1.5"),
-    ("just above", changed([8], 1.0011, 3), "1 probabilities above 1 in row 8 (first: 1.0011"),
+    ("just below", changed([40], -1.1e-3, 3), "1 probability below 0 in row 40 (first: -0.0011"),
+    ("above", changed([8], 1.5, 3), "1 probability above 1 in row 8 (first: 1.5"),
+    ("just above", changed([8], 1.0011, 3), "1 probability above 1 in row 8 (first: 1.0011"),
     ("percent", PROBS * 100, "probabilities above 1 in rows 0"),
-    ("float16", changed([9], np.nan, 1, "f2"), "1 NaN probabilities in row 9"),
-    ("float32", changed([9], 2.5, 1, "f4"), "1 probabilities above 1 in row 9 (first: 2.5"),
-    ("big-endian", changed([9], -np.inf, 1, ">f4"), "1 infinite probabilities in row 9"),
+    ("float16", changed([9], np.nan, 1, "f2"), "1 NaN probability in row 9"),
+    ("float32", changed([9], 2.5, 1, "f4"), "1 probability above 1 in row 9 (first: 2.5"),
+    ("big-endian", changed([9], -np.inf, 1, ">f4"), "1 infinite probability in row 9"),
     ("zero rows", changed(slice(10, 20), 0.0), "10 rows of pred_probs that are all zeros, rows 10..19: missing chunk?"),
     ("minus zero rows", changed([4, 6], -0.0), "2 rows of pred_probs that are all zeros, rows 4, 6: missing chunk?"),
 ]
@@ -196,13 +196,13 @@ def test_allowed_zero_rows_do_not_hide_other_trouble():
     probs = changed(slice(100, 150), 0.0)
     probs[3, 1] = np.nan
     message = refused(find, LABELS, probs, allow_zero_rows=True)
-    assert "1 NaN probabilities in row 3" in message
+    assert "1 NaN probability in row 3" in message
     assert "all zeros" not in message
 
 
 def test_a_row_of_zeros_but_for_noise_is_no_zero_row():
     assert refused(find, LABELS, changed([3], [0.0, 1e-30, 0.0, 0.0])).startswith(
-        "1 rows of pred_probs do not sum to 1 within 0.05, row 3 (first sum: 1e-30)"
+        "1 row of pred_probs does not sum to 1 within 0.05, row 3 (first sum: 1e-30)"
     )
 
 
@@ -231,13 +231,13 @@ def test_uniform_rows_are_not_low(dtype):
 # Values of labels ------------------------------------------------------------------------------------------------
 
 LABEL_VALUES = [
-    ("negative", relabelled([2], -1), "1 labels outside 0..3 in row 2 (first: -1)"),
+    ("negative", relabelled([2], -1), "1 label outside 0..3 in row 2 (first: -1)"),
     ("too large", relabelled([2, 3, 9], 4), "3 labels outside 0..3 in rows 2..3, 9 (first: 4)"),
-    ("huge uint64", relabelled([9], 2**64 - 1, "u8"), f"1 labels outside 0..3 in row 9 (first: {2**64 - 1})"),
-    ("int8", relabelled([9], -128, "i1"), "1 labels outside 0..3 in row 9 (first: -128)"),
-    ("big-endian", relabelled([9], 256, ">i2"), "1 labels outside 0..3 in row 9 (first: 256)"),
+    ("huge uint64", relabelled([9], 2**64 - 1, "u8"), f"1 label outside 0..3 in row 9 (first: {2**64 - 1})"),
+    ("int8", relabelled([9], -128, "i1"), "1 label outside 0..3 in row 9 (first: -128)"),
+    ("big-endian", relabelled([9], 256, ">i2"), "1 label outside 0..3 in row 9 (first: 256)"),
     ("one-based", LABELS + 1, "labels outside 0..3"),
-    ("list", relabelled([2], 7).tolist(), "1 labels outside 0..3 in row 2 (first: 7)"),
+    ("list", relabelled([2], 7).tolist(), "1 label outside 0..3 in row 2 (first: 7)"),
     ("float", LABELS.astype(float), "not float64: convert them with .astype(int) if all are whole numbers"),
     ("float32", LABELS.astype("f4"), "labels must be integers 0..K-1, not float32"),
     ("nan in list", [float("nan"), *LABELS.tolist()[1:]], "labels must be integers 0..K-1, not float64"),
@@ -729,7 +729,7 @@ def message():
 def test_the_message_of_the_troubled_input(message):
     assert message == (
         "7 NaN probabilities in rows 3, 5, 7, 9, 11 and more; "
-        "1 probabilities below 0 in row 131 (first: -0.5; at most 1e-3 outside [0, 1] is accepted); "
+        "1 probability below 0 in row 131 (first: -0.5; at most 1e-3 outside [0, 1] is accepted); "
         "60 probabilities above 1 in rows 200..259 (first: 1.5; at most 1e-3 outside [0, 1] is accepted); "
         "11 rows of pred_probs that are all zeros, rows 95..105: missing chunk? "
         "(find_label_issues(allow_zero_rows=True) accepts them); "
@@ -1004,7 +1004,7 @@ def test_a_batch_whose_warning_is_raised_leaves_all_state_as_it_was():
     before = state(inspector)
     low = changed([3], 0.1)
     for call in (inspector.update_confident_thresholds, inspector.score_label_quality):
-        with pytest.raises(LabelsieveWarning, match="1 rows"):
+        with pytest.raises(LabelsieveWarning, match="1 row "):
             call(LABELS, low)
         assert state(inspector) == before
 

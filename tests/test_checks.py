@@ -129,7 +129,7 @@ def test_low_rows_are_one_warning_with_their_number():
 
 def test_an_error_goes_before_a_warning():
     findings = Findings({"low_row": Finding(1, 1, [(0, 1)]), "nan": Finding(1, 1, [(2, 3)])})
-    with pytest.raises(InvalidInputError, match="1 NaN probabilities in row 2"):
+    with pytest.raises(InvalidInputError, match="1 NaN probability in row 2"):
         raise_or_warn(findings, 10)
 
 

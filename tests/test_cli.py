@@ -326,9 +326,7 @@ def test_bad_data_exits_2_and_writes_nothing(files, capsys, tmp_path):
     np.save("pred_probs.npy", probs)
     assert run(["find", "labels.npy", "pred_probs.npy", "-o", "i.npy"]) == 2
     err = capsys.readouterr().err
-    assert (
-        "1 NaN probabilities in row 7; 20 rows of pred_probs that are all zeros, rows 100..119: missing chunk?" in err
-    )
+    assert "1 NaN probability in row 7; 20 rows of pred_probs that are all zeros, rows 100..119: missing chunk?" in err
     assert err.count("\n") == 1
     assert not (tmp_path / "i.npy").exists()
 
@@ -346,7 +344,7 @@ def test_warnings_are_one_line_on_stderr(files, capsys):
     np.save("pred_probs.npy", probs)
     assert run(["find", "labels.npy", "pred_probs.npy", "--quiet"]) == 0
     err = capsys.readouterr().err
-    assert err.startswith("labelsieve: warning: 1 rows of pred_probs whose largest value is below 1/K")
+    assert err.startswith("labelsieve: warning: 1 row of pred_probs whose largest value is below 1/K")
     assert err.count("\n") == 1
 
 

@@ -289,7 +289,7 @@ def test_what_deserves_a_look_is_said(tmp_path):
         "130 rows are counted by their predicted class; another 108 do not reach its threshold, but may reach that of "
     )
     assert report.warnings_of(found) == [
-        "1 rows of pred_probs sum to 1 within 5% but not within 1% (row 65).",
+        "1 row of pred_probs sums to 1 within 5% but not within 1% (row 65).",
         parted + "a class with a low one, which the confident joint counts: filter_by='low_self_confidence' or "
         "'confident_learning' tells.",
         "1 class absent (2 y): no row has this label: nothing can be said of it.",

@@ -89,6 +89,17 @@ def test_approximate_sums_are_well_within_the_margin(dtype, n_classes):
     np.testing.assert_allclose(check.of_any(-probs), -want, rtol=0, atol=n_classes * 2**-24)
 
 
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_many_classes_are_summed_well_within_the_margin(dtype, monkeypatch):
+    probs = np.random.default_rng(4).random((4, 150_000))
+    probs = (probs / probs.sum(axis=1, keepdims=True)).astype(dtype)
+    sums = RowSumCheck(150_000).of_bits(probs.view(f"u{probs.itemsize}"), by_class=False)
+    np.testing.assert_allclose(sums, probs.astype(np.float64).sum(axis=1), rtol=0, atol=1e-3)
+    # Sums in column order take twenty times as long: good rows are not near a limit.
+    monkeypatch.setattr("labelsieve.row_sums._in_column_order", None)
+    assert not found_in(probs, 2)
+
+
 def logits_of(labels, n_classes, seed=1):
     logits = np.random.default_rng(seed).normal(size=(len(labels), n_classes))
     logits[np.arange(len(labels)), labels] += 3
@@ -124,6 +135,18 @@ def test_what_they_look_like_is_said(probs, cause, dtype):
     assert f"{n_bad} rows of pred_probs do not sum to 1 within 0.05, rows " in text
     assert cause in text
     assert "find_label_issues(allow_unnormalized_rows=True) accepts them" in text
+
+
+@pytest.mark.parametrize("cut", [(1, 1), (700, 2), (3000, 1)])
+def test_a_cause_is_named_for_one_row_far_down(cut):
+    probs = np.tile(PROBS, (7, 1))
+    probs[2001] *= 0.5
+    with pytest.raises(labelsieve.InvalidInputError) as caught:
+        find(np.tile(LABELS, 7), probs, batch_size=cut[0], partition_batches=cut[1])
+    text = (
+        "1 row of pred_probs does not sum to 1 within 0.05, row 2001 (first sum: 0.5): are some classes missing, as a"
+    )
+    assert str(caught.value).startswith(text)
 
 
 def test_the_likely_cause_is_one_string_however_the_rows_are_cut():

@@ -263,7 +263,7 @@ def test_a_partition_with_bad_data_is_not_committed(files):
     bad[3, 2] = np.nan
     array[220:240] = bad
     choices = {"probs": files / "probs.zarr", "workdir": files / "work"}
-    with pytest.raises(labelsieve.InvalidInputError, match="1 NaN probabilities in row 223"):
+    with pytest.raises(labelsieve.InvalidInputError, match="1 NaN probability in row 223"):
         find(**choices)
     assert LocalFolder(files / "work" / "summaries").names() == [f"{i:07d}.rec" for i in range(10) if i != 5]
     array[220:240] = PROBS[220:240]

@@ -36,6 +36,16 @@ WARNINGS: Final = {"low_row": "rows of pred_probs whose largest value is below 1
 # What only reports show.
 NOTES: Final = {"loose_sum": "rows of pred_probs sum to 1 within 5% but not within 1%"}
 
+# The beginnings of these for one.
+_ONE: Final = {
+    "rows of pred_probs that are": "row of pred_probs that is",
+    "rows of pred_probs do": "row of pred_probs does",
+    "rows of pred_probs sum": "row of pred_probs sums",
+    "rows": "row",
+    "labels": "label",
+    "probabilities": "probability",
+}
+
 # What rows that do not sum to 1 look like, and what to do about it. The first that fits a row is taken.
 LOOKS: Final = {
     "equal": "all values of a row are equal: is this a missing chunk, read as its fill value?",
@@ -104,6 +114,8 @@ class Finding:
         The first bad value, or the first bad sum.
     looks : dict of int
         For ``"row_sum"``: the number of sampled rows by what they look like, by the keys of `LOOKS`.
+    first_look : str
+        For ``"row_sum"``: what the first bad row looks like, where none was sampled.
     alike : bool
         Whether all bad values are that one; only labels are compared.
     """
@@ -114,12 +126,13 @@ class Finding:
     more: bool = False
     example: float | int = 0.0
     looks: dict[str, int] = field(default_factory=dict)
+    first_look: str = ""
     alike: bool = False
 
     def extend(self, later: Finding) -> None:
         """Take in what was found in later rows."""
         if not self.n_values:
-            self.example, self.alike = later.example, later.alike
+            self.example, self.first_look, self.alike = later.example, later.first_look, later.alike
         self.alike = self.alike and later.alike and self.example == later.example
         self.n_values += later.n_values
         self.n_rows += later.n_rows
@@ -152,6 +165,7 @@ class Findings(dict[str, Finding]):
         n_values: int | None = None,
         example: float = 0.0,
         looks: Mapping[str, int] | None = None,
+        first_look: str = "",
         alike: bool = False,
     ) -> None:
         """Record that the ascending `rows` of the strip that begins at `first_row` were hit."""
@@ -162,7 +176,7 @@ class Findings(dict[str, Finding]):
         stops = rows[np.concatenate((breaks - 1, [len(rows) - 1]))][: MAX_RANGES + 1] + 1
         ranges = [(first_row + int(a), first_row + int(b)) for a, b in zip(starts, stops, strict=True)]
         n_bad = len(rows) if n_values is None else n_values
-        found = Finding(n_bad, len(rows), ranges, False, example, dict(looks or {}), alike)
+        found = Finding(n_bad, len(rows), ranges, False, example, dict(looks or {}), first_look, alike)
         self.extend(Findings({kind: found}))
 
     def extend(self, later: Findings) -> None:
@@ -187,7 +201,7 @@ def combine_findings(parts: Iterable[Findings]) -> Findings:
 def notes_of(findings: Findings) -> tuple[str, ...]:
     """Return what looks odd, in sentences."""
     return tuple(
-        f"{findings[kind].n_rows:,} {text} ({findings[kind].where()})."
+        f"{_counted(findings[kind].n_rows, text)} ({findings[kind].where()})."
         for kind, text in (WARNINGS | NOTES).items()
         if kind in findings
     )
@@ -230,7 +244,7 @@ def raise_or_warn(
         odd.append(_unnormalized(findings["row_sum"]))
     if checks.unnormalized_rows != "allow":
         found = ((text, findings[kind]) for kind, text in WARNINGS.items() if kind in findings)
-        odd += [f"{finding.n_rows:,} {text} ({finding.where()})" for text, finding in found]
+        odd += [f"{_counted(finding.n_rows, text)} ({finding.where()})" for text, finding in found]
     if odd:
         warn("; ".join(odd))
 
@@ -243,15 +257,23 @@ def _shift(findings: Findings, n_classes: int, n_class_0: int | None) -> str:
     return f". No row is labelled 0, so the labels seem to be 1..{n_classes}: subtract 1 from all of them"
 
 
+def _counted(n: int, what: str) -> str:
+    """Return a number with what is counted, as `ERRORS`, `WARNINGS` and `NOTES` call it."""
+    if n == 1:
+        many = next(many for many in _ONE if many in what)
+        what = what.replace(many, _ONE[many], 1)
+    return f"{n:,} {what}"
+
+
 def _sentence(kind: str, found: Finding, n_classes: int) -> str:
     what = ERRORS[kind].replace("K-1", str(n_classes - 1))
-    text = f"{found.n_values:,} {what} in {found.where()}"
+    text = f"{_counted(found.n_values, what)} in {found.where()}"
     if kind in ("below", "above"):
         text += f" (first: {found.example:.6g}; at most 1e-3 outside [0, 1] is accepted)"
     elif kind == "label":
         text += f" (first: {found.example})"
     elif kind == "zero_row":
-        text = f"{found.n_rows:,} {what}, {found.where()}: missing chunk? "
+        text = f"{_counted(found.n_rows, what)}, {found.where()}: missing chunk? "
         text += "(find_label_issues(allow_zero_rows=True) accepts them)"
     elif kind == "row_sum":
         text = f"{_unnormalized(found)} (find_label_issues(allow_unnormalized_rows=True) accepts them)"
@@ -260,10 +282,11 @@ def _sentence(kind: str, found: Finding, n_classes: int) -> str:
 
 def _unnormalized(found: Finding) -> str:
     """Say which rows do not sum to 1, and what most of them look like."""
-    text = f"{found.n_rows:,} {ERRORS['row_sum']}, {found.where()} (first sum: {found.example:.6g})"
-    return f"{text}: {_likely_cause(found)}" if found.looks else text
+    what = _counted(found.n_rows, ERRORS["row_sum"])
+    return f"{what}, {found.where()} (first sum: {found.example:.6g}): {_likely_cause(found)}"
 
 
 def _likely_cause(found: Finding) -> str:
     """Say what most rows that do not sum to 1 look like."""
-    return LOOKS[max(LOOKS, key=lambda look: found.looks.get(look, 0))]
+    looks = found.looks or {found.first_look: 1}
+    return LOOKS[max(LOOKS, key=lambda look: looks.get(look, 0))]

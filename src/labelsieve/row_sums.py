@@ -22,9 +22,10 @@ from labelsieve.settings import PROBABILITY_TOLERANCE
 SUM_TOLERANCE: Final = 5e-2
 # From here on the report says that rows are off.
 NOTED_DIFFERENCE: Final = 1e-2
-# Error of a float32 sum, and then some; it grows with the number of values that are added.
+# Error of a float32 sum, and then some; it grows with the number of values that are added, so no more are at a time.
 _MARGIN: Final = 1e-3
 _MARGIN_OF_CLASS: Final = 2.0**-23
+_ADDED_CLASSES: Final = 1 << 14
 # Bad rows whose number is a multiple of this, and the first ones, are looked at to say what they are.
 _SAMPLED_ROWS: Final = 64
 _FIRST_ROWS: Final = 1024
@@ -46,7 +47,7 @@ class RowSumCheck:
     """
 
     def __init__(self, n_classes: int) -> None:
-        self._margin = _MARGIN + n_classes * _MARGIN_OF_CLASS
+        self._margin = _MARGIN + min(n_classes, _ADDED_CLASSES) * _MARGIN_OF_CLASS
         self._scratch = np.empty(0, np.uint32)
 
     def of_bits(self, bits: Bits, by_class: bool) -> Floats:
@@ -121,11 +122,17 @@ class RowSumCheck:
             example = float(_in_column_order(probs[bad[:1]])[0])
             numbers = first_row + bad
             sampled = bad[(numbers % _SAMPLED_ROWS == 0) | (numbers < _FIRST_ROWS)]
-            findings.add("row_sum", bad, first_row, example=example, looks=_looks(probs[sampled]))
+            looks, [first_look] = _looks(probs[sampled]), _looks(probs[bad[:1]]) or [""]
+            findings.add("row_sum", bad, first_row, example=example, looks=looks, first_look=first_look)
 
 
 def _summed(values: Floats, *, by_class: bool) -> Floats:
-    sums: Floats = np.add.reduce(values, axis=0) if by_class else np.einsum("ij->i", values)
+    if by_class or values.shape[1] <= _ADDED_CLASSES:
+        added: Floats = np.add.reduce(values, axis=0) if by_class else np.einsum("ij->i", values)
+        return added
+    sums = np.zeros(len(values))
+    for start in range(0, values.shape[1], _ADDED_CLASSES):
+        sums += np.einsum("ij->i", values[:, start : start + _ADDED_CLASSES])
     return sums
 
 
