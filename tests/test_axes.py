@@ -72,7 +72,13 @@ def test_rows_in_another_order_are_an_error_that_says_the_line(name):
     labels, probs = OTHER_ORDER[name]
     message = refused(labels, probs)
     assert message.startswith("labels and pred_probs have the same index in different orders (row 0 is ")
-    line = message.partition(": write ")[2].partition(", or give both as .to_numpy() if row i of labels does ")[0]
+    as_they_stand = "give both as .to_numpy() if row i of labels does belong to row i of pred_probs"
+    if name.startswith("counted "):  # which of the two is right is known to the user alone
+        counted = "labels" if name == "counted rows" else "pred_probs"
+        line = message.partition(f", but that of {counted} only counts its rows: {as_they_stand}, otherwise write ")[2]
+    else:
+        assert message.endswith(f", or {as_they_stand}")
+        line = message.partition(": write ")[2].partition(", or give both")[0]
     lines = {"labels": labels, "pred_probs": probs}
     exec(line, lines)
     fitting = lines["pred_probs"]

@@ -255,6 +255,7 @@ LABEL_VALUES = [
     ("sets", [{1}, *LABELS.tolist()[1:]], "labels is a list of lists: multi-label is out of scope"),
     ("tuples of arrays", tuple(np.array([k]) for k in LABELS), "multi-label is out of scope"),
     ("one-hot", np.eye(N_CLASSES, dtype=int)[LABELS], "not shape (300, 4): of one-hot rows take labels.argmax(axis=1)"),
+    ("predictions", PROBS, "not shape (300, 4): were pred_probs given as labels? Labels come first. Of one-hot rows"),
     ("a column", LABELS[:, None], "labels must have one axis (N,), not shape (300, 1)"),
     ("a scalar", np.array(3), "labels must have one axis (N,), not shape ()"),
     ("table", pd.DataFrame({"a": LABELS, "b": LABELS}), "labels is a table of 2 columns"),
@@ -300,6 +301,11 @@ def test_masked_probabilities_are_counted():
 def test_lengths_that_differ_are_both_named(entry, n_labels):
     labels = np.zeros(n_labels, int)
     assert f"{n_labels} labels, 300 rows of pred_probs" in refused(entry, labels, PROBS)
+
+
+def test_rows_and_columns_the_wrong_way_round_are_named():
+    want = "300 labels, 4 rows of pred_probs: are rows and columns the wrong way round? Give pred_probs.T"
+    assert refused(find, LABELS, PROBS.T) == want
 
 
 def test_lengths_that_differ_have_separators():

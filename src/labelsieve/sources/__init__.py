@@ -68,8 +68,13 @@ def open_labels(labels: Any) -> Opened:
     """
     opened = open_any("labels", labels)
     if opened.ndim != 1:
-        columns = opened.ndim == 2 and opened.shape[1] > 1
-        hint = ": of one-hot rows take labels.argmax(axis=1)" if columns else ""
+        hint = ""
+        if opened.ndim == 2 and opened.shape[1] > 1:
+            hint = ": of one-hot rows take labels.argmax(axis=1)"
+            if opened.dtype.kind == "f":
+                hint = (
+                    ": were pred_probs given as labels? Labels come first. Of one-hot rows take labels.argmax(axis=1)"
+                )
         raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}{hint}")
     if opened.dtype.kind not in "iu":
         hint = MAP_STRINGS if opened.dtype.kind in "USTO" else "convert them with .astype(int) if all are whole numbers"
@@ -106,7 +111,10 @@ def check_lengths(labels: Opened, pred_probs: Opened) -> None:
     """Raise unless labels and probabilities have the same number of rows."""
     n_labels, n_rows = labels.shape[0], pred_probs.shape[0]
     if n_labels != n_rows:
-        raise InvalidInputError(f"{n_labels:,} labels, {n_rows:,} rows of pred_probs: they must be as many")
+        hint = "there must be a label for each row"
+        if n_rows < n_labels == pred_probs.shape[1]:
+            hint = "are rows and columns the wrong way round? Give pred_probs.T"
+        raise InvalidInputError(f"{n_labels:,} labels, {n_rows:,} rows of pred_probs: {hint}")
 
 
 def where_is(opened: Opened) -> str:

@@ -101,10 +101,14 @@ def _check_rows(name: str, data: Any, other_name: str, other: Any) -> None:
         line = _chosen(other_name, other, _written(name, data))
         if name == "ids":
             line = _chosen(name, data, _written(other_name, other))
-        raise InvalidInputError(
-            f"{name} and {other_name} have the same index in different orders (row {row} is {here!r} in {name} and "
-            f"{there!r} in {other_name}): write {line}, or {as_they_stand}"
-        )
+        text = f"{name} and {other_name} have the same index in different orders (row {row} is {here!r} in {name} and "
+        if silent:  # perhaps predictions in the order of shuffled labels, in a new table
+            counted = name if _says_nothing(own) else other_name
+            raise InvalidInputError(
+                f"{text}{there!r} in {other_name}), but that of {counted} only counts its rows: {as_they_stand}, "
+                f"otherwise write {line}"
+            )
+        raise InvalidInputError(f"{text}{there!r} in {other_name}): write {line}, or {as_they_stand}")
     if n_common and not silent:
         packages = {_package(data), _package(other)}
         lines = {
