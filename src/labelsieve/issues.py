@@ -199,7 +199,7 @@ class LabelIssues(Result):
         escape_formulas : bool
             Write an apostrophe before ids and class names that a spreadsheet would run as formulas: those that begin
             with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, and are not numbers.
-            `labelsieve.names.unescape_formula` takes it away again, as ``ids="issues.csv"`` does.
+            `labelsieve.names.unescape_formula` takes it away again, as ``ids=...`` does for a ``.csv`` file.
 
         Raises
         ------
