@@ -115,7 +115,8 @@ class RowSumCheck:
             if len(close):
                 difference[close] = np.abs(_in_column_order(probs[close]) - 1)
         off = difference > NOTED_DIFFERENCE
-        off[off] = probs[off].any(axis=1)
+        (zero,) = np.nonzero(sums == 0)
+        off[zero] = probs[zero].any(axis=1)
         (bad,) = np.nonzero(off & (difference > SUM_TOLERANCE))
         findings.add("loose_sum", np.flatnonzero(off & (difference <= SUM_TOLERANCE)), first_row)
         if len(bad):

@@ -48,6 +48,12 @@ class _Form:
         """Return the expression that makes an array of a file."""
         return self.reading.format(path=path, name=array) + (self.labels if name == "labels" else self.probs)
 
+    def notes(self, name: str) -> str:
+        """Return what else to know of it, in brackets; "" if nothing."""
+        column = 'with the name of your column for "label"' if name == "labels" and self.labels == _Form.labels else ""
+        notes = ", ".join(filter(None, (self.note, column)))
+        return f" ({notes})" if notes else ""
+
 
 _NUMPY: Final = {"probs": "", "labels": ""}
 _TORCH: Final = _Form(
@@ -125,9 +131,8 @@ def refuse_other_form(name: str, place: str, shown: str) -> None:
     form, path = FORMS[suffix], repr(shown)
     array, others = _array_in(name, place) if suffix == ".npz" else (name, "")
     target = repr(f"{shown[: -len(suffix)] if Path(place).exists() else PurePosixPath(shown).stem}.npy")
-    notes = [form.note] * bool(form.note) + [_COLUMN] * (name == "labels" and form.labels == _Form.labels)
     text = (
-        f"{name}: {shown} is {form.called}{others}, but {_READ}. Convert it once{_ending(notes)}, and give {target}: "
+        f"{name}: {shown} is {form.called}{others}, but {_READ}. Convert it once{form.notes(name)}, and give {target}: "
     )
     text += f"{_imports(form)}; np.save({target}, {form.array(name, path, array)})"
     if form.larger:
@@ -161,24 +166,16 @@ def conversion_of(name: str, where: str, paths: Iterable[str]) -> str:
     form = FORMS[suffix]
     given = where if where.endswith(suffix) else f"{where}/*{suffix}"
     target = f"{given[: -len(suffix)]}.npy"
-    notes = [form.note] * bool(form.note) + [_COLUMN] * (name == "labels" and form.labels == _Form.labels)
     array = form.array(name, "p", "arr_0" if suffix == ".npz" else name)
     return (
         f"it holds {count[suffix]:,} {suffix} file{'s' if count[suffix] > 1 else ''}, but {_READ}. Convert each once"
-        f"{_ending(notes)}, and give {target!r}: import glob, {_imports(form).removeprefix('import ')}; "
+        f"{form.notes(name)}, and give {target!r}: import glob, {_imports(form).removeprefix('import ')}; "
         f"[np.save(p[: -{len(suffix)}] + '.npy', {array}) for p in glob.glob({given!r})]"
     )
 
 
-_COLUMN: Final = 'with the name of your column for "label"'
-
-
 def _imports(form: _Form) -> str:
     return "import numpy as np" + (f", {form.package}" if form.package else "")
-
-
-def _ending(notes: list[str]) -> str:
-    return f" ({', '.join(notes)})" if notes else ""
 
 
 def _is_npy(place: str) -> bool:
