@@ -60,6 +60,8 @@ LOOKS: Final = {
     "pred_probs / pred_probs.sum(axis=1, keepdims=True)",
 }
 
+_ACCEPT_ROWS: Final = "To use such rows as they are: allow_unnormalized_rows=True (--allow-unnormalized-rows)"
+
 
 @dataclass(frozen=True)
 class RowChecks:
@@ -236,9 +238,13 @@ def raise_or_warn(
     kinds = errors_in(findings, checks)
     if kinds:
         sentences = [_sentence(kind, findings[kind], n_classes) for kind in kinds]
-        if "row_sum" in findings and "row_sum" not in kinds and {"below", "above"} & set(kinds):
+        outside = {"below", "above"} & set(kinds)
+        if "row_sum" in findings and "row_sum" not in kinds and outside:
             sentences.append(_likely_cause(findings["row_sum"]))
-        raise InvalidInputError("; ".join(sentences) + _shift(findings, n_classes, n_class_0))
+        text = "; ".join(sentences) + _shift(findings, n_classes, n_class_0)
+        if "row_sum" in kinds and not outside:  # which would still be errors
+            text += f"{'' if text.endswith('?') else '.'} {_ACCEPT_ROWS}"
+        raise InvalidInputError(text)
     odd = []
     if checks.unnormalized_rows == "warn" and "row_sum" in findings:
         odd.append(_unnormalized(findings["row_sum"]))
@@ -276,7 +282,7 @@ def _sentence(kind: str, found: Finding, n_classes: int) -> str:
         text = f"{_counted(found.n_rows, what)}, {found.where()}: missing chunk? "
         text += "(find_label_issues(allow_zero_rows=True) accepts them)"
     elif kind == "row_sum":
-        text = f"{_unnormalized(found)} (find_label_issues(allow_unnormalized_rows=True) accepts them)"
+        text = _unnormalized(found)
     return text
 
 
