@@ -378,6 +378,17 @@ def test_labels_that_count_from_one_are_named(settings):
         LabelInspector(num_class=K).update_confident_thresholds(LABELS + 1, PROBS)
 
 
+def test_labels_of_minus_one_and_one_are_named():
+    labels, probs = draw(300, 2, signal=3.0)
+    with pytest.raises(InvalidInputError) as caught:
+        find(2 * labels - 1, probs)
+    hint = "No row is labelled 0, so the labels seem to be -1 and 1: take (labels + 1) // 2"
+    assert str(caught.value).endswith(f"(first: -1). {hint}")
+    with pytest.raises(InvalidInputError) as caught:
+        find(np.where(labels == 1, -1, 0), probs)
+    assert "No row" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "labels",
     [

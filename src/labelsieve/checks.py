@@ -256,11 +256,14 @@ def raise_or_warn(
 
 
 def _shift(findings: Findings, n_classes: int, n_class_0: int | None) -> str:
-    """Return that labels count from 1, if they do: the only one outside is K, and no row is labelled 0."""
+    """Return how labels are coded that are not 0..K-1, if one value is outside and no row is labelled 0."""
     found = findings.get("label")
-    if found is None or not found.alike or found.example != n_classes or n_class_0 != found.n_rows:
+    if found is None or not found.alike or n_class_0 != found.n_rows:
         return ""
-    return f". No row is labelled 0, so the labels seem to be 1..{n_classes}: subtract 1 from all of them"
+    none = ". No row is labelled 0, so the labels seem to be"
+    if found.example == n_classes:
+        return f"{none} 1..{n_classes}: subtract 1 from all of them"
+    return f"{none} -1 and 1: take (labels + 1) // 2" if n_classes == 2 and found.example == -1 else ""
 
 
 def _counted(n: int, what: str) -> str:
