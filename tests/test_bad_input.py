@@ -573,10 +573,26 @@ def test_a_folder_of_other_forms_is_answered_with_the_line_that_converts_them(tm
     assert refused(find, LABELS, f"{folder}/*.{form}").partition("; it holds")[2] == message.partition("; it holds")[2]
     target, line = re.search(r", and give ('.*?'): (import .*)", message).groups()
     exec(line, {})
-    assert target == repr(f"{folder}/*.npy")
+    assert target == repr(f"{folder}/*_pred_probs.npy")
     found, want = find(LABELS, ast.literal_eval(target)), find(LABELS, PROBS.astype("f4"))
     assert found.indices.tolist() == want.indices.tolist()
     assert found.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-6)
+
+
+@pytest.mark.parametrize("place", ["both.parquet", "both.npz", "folder", "folder/*.csv"])
+def test_labels_and_probabilities_of_one_file_are_converted_to_two(tmp_path, place):
+    table = pd.DataFrame(PROBS).rename(columns=str).assign(label=LABELS)
+    (tmp_path / "folder").mkdir()
+    table.to_csv(tmp_path / "folder" / "part 0.csv", index=False)
+    table.to_parquet(tmp_path / "both.parquet")
+    np.savez(tmp_path / "both.npz", pred_probs=PROBS, labels=LABELS)
+    converted, arrays = {}, {"labels": LABELS, "pred_probs": PROBS}
+    messages = {name: refused(find, **arrays | {name: tmp_path / place}) for name in arrays}
+    for name, message in messages.items():
+        target, line = re.search(r", and give ('.*?'): (.*?)(?: -- |$)", message).groups()
+        exec(line, {})
+        converted[name] = ast.literal_eval(target)
+    assert find(**converted).indices.tolist() == find(LABELS, PROBS).indices.tolist()
 
 
 def test_a_missing_file_of_another_form_is_missing(tmp_path):

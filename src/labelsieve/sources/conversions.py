@@ -130,7 +130,9 @@ def refuse_other_form(name: str, place: str, shown: str) -> None:
         return
     form, path = FORMS[suffix], repr(shown)
     array, others = _array_in(name, place) if suffix == ".npz" else (name, "")
-    target = repr(f"{shown[: -len(suffix)] if Path(place).exists() else PurePosixPath(shown).stem}.npy")
+    stem = shown[: -len(suffix)] if Path(place).exists() else PurePosixPath(shown).stem
+    # One file may hold both.
+    target = repr(f"{stem}.npy" if stem.endswith(name) else f"{stem}_{name}.npy")
     text = (
         f"{name}: {shown} is {form.called}{others}, but {_READ}. Convert it once{form.notes(name)}, and give {target}: "
     )
@@ -165,12 +167,12 @@ def conversion_of(name: str, where: str, paths: Iterable[str]) -> str:
     suffix = known[0]
     form = FORMS[suffix]
     given = where if where.endswith(suffix) else f"{where}/*{suffix}"
-    target = f"{given[: -len(suffix)]}.npy"
+    target = f"{given[: -len(suffix)]}_{name}.npy"
     array = form.array(name, "p", "arr_0" if suffix == ".npz" else name)
     return (
         f"it holds {count[suffix]:,} {suffix} file{'s' if count[suffix] > 1 else ''}, but {_READ}. Convert each once"
         f"{form.notes(name)}, and give {target!r}: import glob, {_imports(form).removeprefix('import ')}; "
-        f"[np.save(p[: -{len(suffix)}] + '.npy', {array}) for p in glob.glob({given!r})]"
+        f"[np.save(p[: -{len(suffix)}] + '_{name}.npy', {array}) for p in glob.glob({given!r})]"
     )
 
 
