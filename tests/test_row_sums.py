@@ -1,5 +1,7 @@
 """Rows of `pred_probs` that do not sum to 1: found whatever the cut, named with what they look like."""
 
+import ctypes
+import platform
 import warnings
 
 import numpy as np
@@ -98,6 +100,29 @@ def test_many_classes_are_summed_well_within_the_margin(dtype, monkeypatch):
     # Sums in column order take twenty times as long: good rows are not near a limit.
     monkeypatch.setattr("labelsieve.row_sums._in_column_order", None)
     assert not found_in(probs, 2)
+
+
+@pytest.fixture
+def no_subnormals():
+    """Have the processor take subnormal numbers for 0, as ``torch.set_flush_denormal(True)`` does."""
+    if platform.machine() != "x86_64" or platform.libc_ver()[0] != "glibc":
+        pytest.skip("the register is another one")
+    before, changed = ((ctypes.c_uint32 * 8)() for _ in range(2))
+    maths = ctypes.CDLL("libm.so.6")
+    assert maths.fegetenv(before) == maths.fegetenv(changed) == 0
+    changed[7] |= 0x8040
+    assert maths.fesetenv(changed) == 0
+    yield
+    assert maths.fesetenv(before) == 0
+
+
+def test_small_float16_values_count_where_subnormal_numbers_are_taken_for_0(no_subnormals):
+    tiny = np.array([1 << 13], np.uint32).view(np.float32)
+    assert (tiny + tiny)[0] == 0
+    probs = np.full((3, 20_000), 1 / 20_000, np.float16)  # below the smallest normal float16
+    for bits, by_class in ((probs.view(np.uint16), False), (np.ascontiguousarray(probs.T).view(np.uint16), True)):
+        np.testing.assert_allclose(RowSumCheck(20_000).of_bits(bits, by_class), 1, atol=1e-3)
+    assert "row_sum" not in found_in(probs, 2)
 
 
 def logits_of(labels, n_classes, seed=1):
