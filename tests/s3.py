@@ -4,7 +4,7 @@ Covers: starting and ending it, the environment in which clients find it, its lo
 Does not cover: what is read from it (`test_storage`, `benchmarks/test_remote`).
 
 Run as a program it is the server: moto's WSGI application as ``moto_server`` serves it, behind a few lines that note
-each request, wait where they are told to, and refuse keys with ``forbidden`` in them.
+each request, wait where they are told to, and refuse keys with ``forbidden`` in them, and listings with ``unlisted``.
 """
 
 import json
@@ -84,7 +84,7 @@ def _noting(application, log, delay_s):
             return [said]
         log.append((environ["REQUEST_METHOD"], path, environ.get("HTTP_RANGE")))
         time.sleep(delay_s)
-        if "forbidden" in path + environ["QUERY_STRING"]:
+        if "forbidden" in path + environ["QUERY_STRING"] or "unlisted" in environ["QUERY_STRING"]:
             said = b"" if environ["REQUEST_METHOD"] == "HEAD" else _FORBIDDEN
             start_response("403 Forbidden", [("Content-Type", "text/xml"), ("Content-Length", str(len(said)))])
             return [said]

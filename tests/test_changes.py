@@ -556,8 +556,9 @@ def test_shards_at_urls_are_listed_to_be_checked(request, monkeypatch, place):
     for i in range(6):
         put(fs, f"{url}/p/probs-{i}.npy", PROBS[i * 100 : i * 100 + 100])
     source = open_pred_probs(f"{url}/p")
-    monkeypatch.setattr(ahead.Objects, "info", lambda *_: pytest.fail("one listing does"))
-    source.check_version()
+    with monkeypatch.context() as patched:
+        patched.setattr(ahead.Objects, "info", lambda *_: pytest.fail("one listing does"))
+        source.check_version()
     put(fs, f"{url}/p/probs-4.npy", OTHER[400:500])
     with pytest.raises(ChangedDataError, match=r"probs-4\.npy has changed since the run began: it was written anew"):
         source.check_version()
@@ -583,6 +584,59 @@ def test_a_stored_chunk_at_a_url_that_changes_is_an_error(request, monkeypatch, 
     monkeypatch.setattr(remote_zarr.RemoteZarrSource, "check_version", changing)
     with pytest.raises(ChangedDataError, match=r"its chunk (c/)?0[./]0 \(rows 0..99\) was written anew \(and \d+ more"):
         find(LABELS, f"{url}/p.zarr", **READ_BY_BATCH)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["npy", "zarr"])
+def test_a_store_that_allows_reading_and_not_listing_is_read(bucket, want, kind):
+    url, fs = bucket
+    if kind == "npy":
+        for i in range(6):
+            put(fs, f"{url}/unlisted/{i}.npy", PROBS[i * 100 : i * 100 + 100])
+        shards = [f"{url}/unlisted/{i}.npy" for i in range(6)]
+        assert_same_bits(find(LABELS, shards, **READ_BY_BATCH), want)
+        source = open_pred_probs(shards)
+        put(fs, shards[4], OTHER[:100])
+        with pytest.raises(ChangedDataError, match=r"unlisted/4\.npy has changed since .*: it was written anew"):
+            source.check_version()
+    else:
+        put_zarr(fs, f"{url}/unlisted.zarr", PROBS, LAYOUTS["direct"])
+        with pytest.warns(LabelsieveWarning, match="this store allows reading, but not listing"):
+            assert_same_bits(find(LABELS, f"{url}/unlisted.zarr", **READ_BY_BATCH), want)
+
+
+def without_etags(listing):
+    return [{k: v for k, v in info.items() if k != "ETag"} for info in listing]
+
+
+@pytest.mark.slow
+def test_a_store_without_etags_tells_times_otherwise_in_listings_and_answers(bucket, monkeypatch, want):
+    url, fs = bucket
+    for i in range(6):
+        put(fs, f"{url}/p/{i}.npy", PROBS[i * 100 : i * 100 + 100])
+    put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
+    call, info, listing = type(fs)._call_s3, ahead.Objects.info, ahead.Objects.listing
+
+    async def answer(self, method, *given, **how):
+        found = await call(self, method, *given, **how)
+        if method == "get_object":
+            found.pop("ETag")
+        return found
+
+    def by_the_second(self, *given):
+        found = without_etags([info(self, *given)])[0]
+        return found | {"LastModified": "2026-01-01 00:00:00"}
+
+    def by_the_millisecond(self, *given, **how):
+        return [
+            one | {"LastModified": "2026-01-01 00:00:00.123"} for one in without_etags(listing(self, *given, **how))
+        ]
+
+    monkeypatch.setattr(type(fs), "_call_s3", answer)
+    monkeypatch.setattr(ahead.Objects, "info", by_the_second)
+    monkeypatch.setattr(ahead.Objects, "listing", by_the_millisecond)
+    for place in (f"{url}/p.zarr", f"{url}/p", [f"{url}/p/{i}.npy" for i in range(6)]):
+        assert_same_bits(find(LABELS, place, **READ_BY_BATCH), want)
 
 
 @pytest.mark.slow

@@ -198,12 +198,12 @@ def stamp_of(info: dict[str, Any]) -> str:
 
     Examples
     --------
-    >>> stamp_of({"ETag": '"9b2c"', "LastModified": "yesterday"}), stamp_of({"size": 3})
-    ('9b2c', '')
+    >>> stamp_of({"ETag": '"9b2c"', "LastModified": "yesterday"}), stamp_of({"ETag": 'W/"9b2c"'}), stamp_of({"size": 3})
+    ('9b2c', '9b2c', '')
     """
     for key in ("ETag", "etag", "LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created"):
         if info.get(key):
-            return str(info[key]).strip('"')
+            return str(info[key]).removeprefix("W/").strip('"')  # a server in between may call an ETag weak
     return ""
 
 

@@ -57,8 +57,9 @@ def check_finished(
 ) -> None:
     """Read a few rows of finished partitions again, and compare their summaries with the records, bit for bit.
 
-    Scores by entropy may differ by 1e-9: their last bits depend on the machine. At most 1 MB is read from each of up to 8 partitions, drawn at random, and from one stored chunk each; of a user's
-    Dask array one block of each is computed.
+    At most 1 MB is read from each of up to 8 partitions, drawn at random, and from one stored chunk each; of a user's
+    Dask array one block of each is computed. Scores by entropy may differ by 1e-9: their last bits depend on the
+    machine.
 
     Parameters
     ----------

@@ -30,6 +30,10 @@ _REGISTERING: Final = threading.Lock()
 Missing = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
+class RefusedError(UnreadableDataError):
+    """What the store does not permit, such as to list what may be read."""
+
+
 class Objects:
     """The stored objects of one file system; every error names the URL as it may be shown.
 
@@ -161,11 +165,15 @@ class Objects:
         where = (f"{name}: " if name else "") + self.shown(path) + (f" ({what})" if what else "")
         url = self._url or url_of(self.fs, path)
         check_credentials(error, where, url)
-        return UnreadableDataError(f"{where} is not readable: {cause_of(error, url)}")
+        kind = RefusedError if isinstance(error, PermissionError) else UnreadableDataError
+        return kind(f"{where} is not readable: {cause_of(error, url)}")
 
 
 async def _of_s3(fs: Any, path: str, start: int, stop: int) -> tuple[bytes, str]:
-    """Return bytes ``[start, stop)`` of an object, and its version; the body is asked for again where it breaks off."""
+    """Return bytes ``[start, stop)`` of an object, and its version; the body is asked for again where it breaks off.
+
+    Without an ETag its version is not known: listings tell the time of the last write otherwise than answers do.
+    """
     import asyncio
 
     from s3fs.core import S3_RETRYABLE_ERRORS  # type: ignore[import-untyped]  # it has no types
@@ -184,7 +192,7 @@ async def _of_s3(fs: Any, path: str, start: int, stop: int) -> tuple[bytes, str]
         finally:
             answer["Body"].close()
         size = str(answer.get("ContentRange", "")).rpartition("/")[2] or answer.get("ContentLength")
-        return body, version_of({"size": size, **answer})
+        return body, version_of({"size": size, "ETag": answer.get("ETag")})
     raise RuntimeError("there is at least one attempt")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.sources.ahead import Objects, ReadAhead, ahead_bytes, n_ahead
+from labelsieve.sources.ahead import Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.npy import PlainRows, read_header
 from labelsieve.sources.versions import changed, gone
@@ -128,14 +128,15 @@ class RemoteNpySource(Source):
             info = objects.info("data", path)
         except InvalidInputError:
             raise gone(self.where) from None
-        self.check_info(info)
+        difference = self.difference(info)
+        if difference:
+            raise changed(self.where, difference)
 
-    def check_info(self, info: dict[str, Any]) -> None:
-        """Raise if a file system says something else of the object now than when it was opened."""
+    def difference(self, info: dict[str, Any]) -> str:
+        """Say what a file system tells otherwise of the object now than when it was opened; "" if nothing."""
         if info.get("size") != self.size:
-            raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
-        if stamp_of(info) != self.stamp:
-            raise changed(self.where, "it was written anew")
+            return f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}"
+        return "it was written anew" if stamp_of(info) != self.stamp else ""
 
     def reachable(self) -> None:
         """Ask for the object's size."""
@@ -146,25 +147,31 @@ class RemoteNpySource(Source):
 
 
 def check_objects(sources: Sequence[RemoteNpySource]) -> None:
-    """Hold many objects against what was known as they were opened, by one listing of each folder that has several."""
+    """Hold many objects against what was known as they were opened, by one listing of each folder that has several.
+
+    An object of which the listing says something else, or that it does not name, is asked itself: a store may allow
+    reading and no listing, and tell times otherwise in it.
+    """
     folders: dict[tuple[str, str], list[tuple[RemoteNpySource, Objects, str]]] = {}
     for source in sources:
         objects, path = Objects.at(source.url)
         one = source.url if is_web(source.where) else ""
         folders.setdefault((path.rpartition("/")[0], one), []).append((source, objects, path))
-    alone = [group[0][0] for group in folders.values() if len(group) == 1]
-    with ThreadPoolExecutor(_CHECKING_THREADS, "labelsieve-check") as pool:
-        for _ in pool.map(RemoteNpySource.check_version, alone):
-            pass
+    asked: list[RemoteNpySource] = []
     for (folder, _), group in folders.items():
-        if len(group) == 1:
-            continue
-        listed = {str(info["name"]).strip("/"): info for info in group[0][1].listing("data", folder)}
-        for source, _, path in group:
-            info = listed.get(path.strip("/"))
-            if info is None:
-                raise gone(source.where)
-            source.check_info(info)
+        listed = _listed(group[0][1], folder) if len(group) > 1 else {}
+        asked += [source for source, _, path in group if source.difference(listed.get(path.strip("/"), {}))]
+    with ThreadPoolExecutor(_CHECKING_THREADS, "labelsieve-check") as pool:
+        for _ in pool.map(RemoteNpySource.check_version, asked):
+            pass
+
+
+def _listed(objects: Objects, folder: str) -> dict[str, dict[str, Any]]:
+    """Return what a listing says of the objects in a folder, by their paths; nothing where it is refused."""
+    try:
+        return {str(info["name"]).strip("/"): info for info in objects.listing("data", folder)}
+    except RefusedError:
+        return {}
 
 
 def _exactly(objects: Objects, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError, warn
-from labelsieve.sources.ahead import AHEAD_BYTES, Missing, Objects, ReadAhead, ahead_bytes, n_ahead
+from labelsieve.sources.ahead import AHEAD_BYTES, Missing, Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows
 from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
 from labelsieve.sources.zarr_arrays import (
@@ -135,7 +135,13 @@ class RemoteZarrSource(ZarrSource):
     def note_version(self) -> None:
         """List the stored chunks; on the web, where nothing lists them, nothing is known of them."""
         if self.stored is None and self._objects_and_root is not None and not is_web(self.where):
-            self.stored, self._document_stamp = objects_of(self.array, *self._objects_and_root)
+            try:
+                self.stored, self._document_stamp = objects_of(self.array, *self._objects_and_root)
+            except RefusedError as error:
+                warn(
+                    f"{error}: this store allows reading, but not listing, so chunks that are missing or that change "
+                    "during the run may pass unnoticed. Allow listing (ListBucket)"
+                )
 
     def check_version(self) -> None:
         """List the stored chunks again; not where there are many, and each answer has told its version."""
