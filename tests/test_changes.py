@@ -283,15 +283,37 @@ def test_another_host_may_number_files_otherwise_but_must_keep_their_times(tmp_p
         source.reachable()
 
 
-def test_fuse_may_number_files_anew(tmp_path, monkeypatch):
+def mounts(path, *kinds):
+    """Describe mounts as the kernel does, the last of them that of `path`."""
+    device, lines = path.stat().st_dev, []
+    for number, kind in enumerate(kinds):
+        other = device - (len(kinds) - number - 1)
+        name = f"{os.major(other)}:{os.minor(other)}"
+        lines.append(f"3{number} 24 {name} / /mnt/{number} rw,relatime shared:2 - {kind} source rw\n")
+    file = path / "mountinfo"
+    file.write_text("".join(lines))
+    return file
+
+
+@pytest.mark.parametrize("kind", ["fuse", "fuse.sshfs", "fuseblk", "vfat", "exfat", "cifs", "9p"])
+def test_some_file_systems_may_number_files_anew(tmp_path, monkeypatch, kind):
     np.save(tmp_path / "p.npy", PROBS)
+    store(tmp_path / "p.zarr", PROBS, LAYOUTS["direct"])
     source = open_pred_probs(tmp_path / "p.npy")
-    assert not versions.is_fuse(tmp_path.stat().st_dev)
+    monkeypatch.setattr(versions, "_MOUNTS", mounts(tmp_path, kind, "ext4"))
     with_the_same_time(tmp_path / "p.npy", PROBS)
     with pytest.raises(ChangedDataError, match="another file has taken its place"):
         source.check_version()
-    monkeypatch.setattr(versions, "is_fuse", lambda device: device == tmp_path.stat().st_dev)
+    monkeypatch.setattr(versions, "_MOUNTS", mounts(tmp_path, "ext4", kind))
     source.check_version()
+    chunks = open_pred_probs(tmp_path / "p.zarr")
+    chunks.note_version()
+    chunk = tmp_path / "p.zarr" / "c" / "3" / "0"
+    shutil.copy2(chunk, tmp_path / "copy")
+    (tmp_path / "copy").replace(chunk)
+    chunks.check_version()
+    with chunks.open() as rows:
+        np.testing.assert_array_equal(rows.read(300, 400), PROBS[300:400])
 
 
 @pytest.mark.parametrize("mode", ["r+", "w+"])
@@ -473,6 +495,19 @@ def test_files_of_chunks_are_looked_at_in_threads_where_there_are_many(tmp_path,
     np.testing.assert_array_equal(other.stored.stamps, source.stored.stamps)
     np.testing.assert_array_equal(np.flatnonzero(source.stored.stamps == 0), [6, 7])
     assert zarr_chunks.key_of(source.array, 7) == "c/3/1"
+
+
+def test_files_of_chunks_are_looked_at_once_where_a_workdir_asks_too(tmp_path, monkeypatch, want):
+    store(tmp_path / "p.zarr", PROBS, LAYOUTS["direct"])
+    looked, inner = [], zarr_chunks.look
+    monkeypatch.setattr(zarr_chunks, "look", lambda path: looked.append(path) or inner(path))
+    monkeypatch.setattr(zarr_arrays, "MOST_LISTED_TWICE", 0)
+    for n_resumed in (0, N_ROWS):
+        found = find(LABELS, tmp_path / "p.zarr", workdir=tmp_path / "work", **READ_BY_BATCH)
+        assert_same_bits(found, want)
+        assert found.facts.rows_resumed == n_resumed
+        assert len(looked) == len(set(looked)) == N_ROWS // BATCH
+        looked.clear()
 
 
 # URLs --------------------------------------------------------------------------------------------------------------

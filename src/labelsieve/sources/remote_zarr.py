@@ -10,9 +10,7 @@ pickles with the options that it was made with, which may come from the user's c
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Self
@@ -156,14 +154,10 @@ class RemoteZarrSource(ZarrSource):
             raise changed(f"{self.where}/{metadata_name(self.array)}", "it was written anew")
         self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
 
-    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest of sizes and versions of the stored chunks or shards of each range, from one listing."""
+    def _listed(self) -> StoredChunks | None:
         if self._objects_and_root is None or is_web(self.where):
-            return [""] * len(ranges)
-        stored = self.stored or objects_of(self.array, *self._objects_and_root)[0]
-        rows, width = stored.rows, stored.width
-        parts = [stored.stamps[a // rows * width : -(-b // rows) * width] for a, b in ranges]
-        return [hashlib.blake2b(part.tobytes(), digest_size=16).hexdigest() for part in parts]
+            return None
+        return objects_of(self.array, *self._objects_and_root)[0]
 
     def reachable(self) -> None:
         """Ask for the metadata document."""

@@ -27,6 +27,9 @@ from labelsieve.errors import ChangedDataError, UnreadableDataError
 # Objects whose versions are taken a second time after the last read; above, each read is checked alone.
 MOST_LISTED_TWICE: Final = 100_000
 _MOST_NAMED: Final = 3
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+# File systems beside FUSE that store no inodes: a file gets a number as it is looked at, and another one later.
+_MADE_UP_NUMBERS: Final = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "9p", "vboxsf"})
 
 
 class FileVersion(NamedTuple):
@@ -58,8 +61,8 @@ class FileVersion(NamedTuple):
         if status.st_mtime_ns != self.mtime_ns:
             differences.append(f"it was last written at {_time(self.mtime_ns)}, now at {_time(status.st_mtime_ns)}")
         if not differences:
-            # Hosts number a file each in its own way, and so does FUSE each time that it looks.
-            if not here or is_fuse(status.st_dev):
+            # Hosts number a file each in its own way, and some file systems do each time that they look.
+            if not here or not numbers_last(status.st_dev):
                 return
             differences.append("another file has taken its place")
         if here:
@@ -112,14 +115,15 @@ def _time(ns: int) -> str:
     return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S.%f UTC")
 
 
-def is_fuse(device: int) -> bool:
-    """Tell whether a device is a FUSE file system, where an inode's number lasts only as long as it is in use."""
+def numbers_last(device: int) -> bool:
+    """Tell whether a file keeps its inode's number on a device, also while the system does not have it in mind."""
     name = f"{os.major(device)}:{os.minor(device)}"
     try:
-        with Path("/proc/self/mountinfo").open(encoding="utf-8", errors="replace") as mounts:
-            return any(line.split()[2] == name and " - fuse" in line for line in mounts)
+        with _MOUNTS.open(encoding="utf-8", errors="replace") as mounts:
+            kinds = [line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == name]
     except (OSError, IndexError):
-        return False
+        return True
+    return not any(kind in _MADE_UP_NUMBERS or kind.startswith("fuse") for kind in kinds)
 
 
 def stamp(*facts: object) -> int:

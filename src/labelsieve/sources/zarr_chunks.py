@@ -7,7 +7,6 @@ Does not cover: what is in them (`zarr_arrays`, `remote_zarr`), holding versions
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
 import os
@@ -22,7 +21,7 @@ import numpy.typing as npt
 
 from labelsieve.errors import UnreadableDataError
 from labelsieve.sources.ahead import Objects
-from labelsieve.sources.versions import StoredChunks, is_fuse, stamp
+from labelsieve.sources.versions import StoredChunks, numbers_last, stamp
 from labelsieve.urls import version_of
 
 # Files are looked at in threads where there are more of them than this: over a network each takes a while.
@@ -33,6 +32,10 @@ _THREADS: Final = 16
 # Seconds before a chunk that is listed and was not found is looked for again.
 PAUSE: Final = 0.1
 
+# Chunks inside shards that are looked for at most; their indices have 16 bytes for each.
+_MOST_INNER: Final = 10_000_000
+
+_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 
@@ -47,26 +50,6 @@ def local_folder(array: Any) -> Path | None:
 
     # A subclass may do more than read files.
     return Path(array.store.root) / array.path if type(array.store) is LocalStore else None
-
-
-def chunk_digests(array: Any, ranges: Sequence[tuple[int, int]], version: Callable[[str], str]) -> list[str]:
-    """Return a digest for each range of rows over the stored chunks, or shards, that cover it.
-
-    Parameters
-    ----------
-    array : zarr.Array
-        Only its grid is looked at.
-    ranges : sequence of tuple of int
-        Row ranges ``[start, stop)``.
-    version : callable
-        Returns what is known of the object of a key.
-    """
-    return [
-        hashlib.blake2b(
-            "\n".join(f"{key} {version(key)}" for key in keys_of(array, start, stop)).encode(), digest_size=16
-        ).hexdigest()
-        for start, stop in ranges
-    ]
 
 
 def keys_of(array: Any, start: int, stop: int) -> Iterator[str]:
@@ -100,10 +83,10 @@ def files_of(array: Any, folder: Path) -> StoredChunks:
     """Look at the file of each stored chunk, or shard."""
     found = looked_at(lambda key: look(f"{folder}/{key}"), list(keys_of(array, 0, array.shape[0])))
     table = np.array(found, np.uint32).reshape(-1, 2)
-    return chunks_of(array, table[:, 0].copy(), None if is_fuse(folder.stat().st_dev) else table[:, 1].copy())
+    return chunks_of(array, table[:, 0].copy(), table[:, 1].copy() if numbers_last(folder.stat().st_dev) else None)
 
 
-def looked_at(look: Callable[[str], _T], keys: Sequence[str]) -> list[_T]:
+def looked_at(look: Callable[[_K], _T], keys: Sequence[_K]) -> list[_T]:
     """Return what `look` gives for each key; in threads where there are many."""
     if len(keys) <= _FEW_FILES:
         return [look(key) for key in keys]
@@ -213,12 +196,18 @@ def leading_digits(n: int, separator: str) -> list[str]:
 
 
 def inner_chunks(array: Any, folder: Path, shards: StoredChunks) -> StoredChunks | None:
-    """Return which chunks are stored inside the shards of a local array; None where their index is of another kind.
+    """Return which chunks are stored inside the shards of a local array; None where that is not known.
+
+    That is so where their index is of another kind, and not looked for where there are too many.
 
     The index of a shard is a pair of numbers for each chunk, offset and length, all ones where it is not stored, and a
     checksum behind them. The stamps only tell the stored from the others.
     """
     sharding = array.metadata.codecs[0].to_dict()["configuration"]
+    # Shards reach beyond the array.
+    n_chunks = [-(-n // size) for n, size in zip(array.shape, array.chunks, strict=True)]
+    if math.prod(n_chunks) > _MOST_INNER:
+        return None
     codecs = [codec if isinstance(codec, dict) else codec.to_dict() for codec in sharding["index_codecs"]]
     endian, checksums = codecs[0].get("configuration", {}).get("endian"), [codec["name"] for codec in codecs[1:]]
     if codecs[0]["name"] != "bytes" or endian != "little" or checksums not in ([], ["crc32c"]):
@@ -239,10 +228,8 @@ def inner_chunks(array: Any, folder: Path, shards: StoredChunks) -> StoredChunks
         stored: npt.NDArray[np.bool_] = (pairs != np.iinfo(np.uint64).max).any(axis=1).reshape(inside)
         return stored
 
-    found = np.array([stored_in(one) for one in enumerate(keys)], np.bool_).reshape(*grid, *inside)
+    found = np.array(looked_at(stored_in, list(enumerate(keys))), np.bool_).reshape(*grid, *inside)
     axes = [axis for pair in zip(range(array.ndim), range(array.ndim, 2 * array.ndim), strict=True) for axis in pair]
     whole = found.transpose(axes).reshape([a * b for a, b in zip(grid, inside, strict=True)])
-    # Shards reach beyond the array.
-    n_chunks = [-(-n // size) for n, size in zip(array.shape, array.chunks, strict=True)]
     stamps = whole[tuple(slice(n) for n in n_chunks)].reshape(-1).astype(np.uint32)
     return StoredChunks(int(array.chunks[0]), math.prod(n_chunks[1:]), int(array.shape[0]), stamps)
