@@ -1,6 +1,7 @@
 """One run at a time: a lock that dies with its process, a lease that ends."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -328,6 +329,53 @@ def test_a_store_that_says_otherwise_that_there_is_a_lease_is_believed(remote, m
     with pytest.raises(FileExistsError):
         remote.write_new("lease.json", b"mine")
     assert remote.read("lease.json") == b"theirs"
+
+
+@pytest.mark.parametrize("expired", [False, True])
+def test_a_run_that_took_over_and_has_ended_is_known_too(remote, monkeypatch, expired):
+    monkeypatch.setattr(ownership, "_RENEW_SECONDS", 600)  # as of a computer that sleeps
+    with owned(remote) as check:
+        remote.remove("lease.json")
+        check()
+        if expired:
+            later = time.time() + 2
+            monkeypatch.setattr(ownership.time, "time", lambda: later)
+            with pytest.raises(InUseError, match="in use by another run, which took over while this one slept"):
+                check()
+
+
+def test_a_sleeper_does_not_renew_what_another_run_has_had(remote, monkeypatch):
+    monkeypatch.setattr(ownership, "LEASE_SECONDS", 0.0)
+    with owned(remote):
+        remote.remove("lease.json")
+        [thread] = lease_threads()
+        thread.join(30)
+        assert not thread.is_alive()
+        assert remote.names() == []
+
+
+def test_a_lease_is_not_left_where_taking_it_was_interrupted(remote, monkeypatch):
+    def interrupted(_):
+        assert lease_of(remote)["owner"] == ME
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ownership.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt), owned(remote):
+        pass
+    assert remote.names() == []
+
+
+def test_a_lease_that_is_not_seen_at_once_is_taken_all_the_same(remote, monkeypatch):
+    inner, reads = UrlFolder.read, itertools.count(1)
+
+    def read(folder, name):
+        if next(reads) == 2:  # the first is before it is written
+            raise FileNotFoundError(name)
+        return inner(folder, name)
+
+    monkeypatch.setattr(UrlFolder, "read", read)
+    with owned(remote, wait=0.5):  # shorter than it lasts
+        assert lease_of(remote)["owner"] == ME
 
 
 def test_a_lease_whose_writing_was_answered_too_late_is_held(remote, monkeypatch):

@@ -151,8 +151,8 @@ def _stands(file: IO[str], path: Path) -> bool:
 @contextmanager
 def _leased(folder: Folder, name: str, patience: _Patience) -> Iterator[Callable[[], None]]:
     lease = _Lease(folder, name)
-    lease.take(patience)
     try:
+        lease.take(patience)
         yield lease.check
     finally:
         lease.release()
@@ -165,6 +165,7 @@ class _Lease:
         self._folder, self._name, self._id = folder, name, uuid.uuid4().hex
         self._ended, self._lost = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._keep, name="labelsieve-lease", daemon=True)
+        self._ends = 0.0  # of the lease as it was last written
         # The lease of another run as it was last seen, and since when.
         self._watched: tuple[Any, float] = (None, 0.0)
 
@@ -200,7 +201,7 @@ class _Lease:
     def _refusal(self) -> InUseError | None:
         """Return the error that says who has the lease; None if nobody has, or if its owner has ended."""
         held, now = self._read(), time.monotonic()
-        if held is None or held["ends"] <= time.time():
+        if held is None or held["id"] == self._id or held["ends"] <= time.time():
             return None
         runs = still_runs(held.get("process"))
         if runs is False:
@@ -223,14 +224,19 @@ class _Lease:
             Naming it.
         """
         held = self._read()
-        if self._lost.is_set() or (held and held["id"] != self._id):
+        if self._lost.is_set() or self._is_taken(held):
             raise _in_use(
                 self._name, f"{held['owner'] if held else 'another run'}, which took over while this one slept"
             )
 
+    def _is_taken(self, held: dict[str, Any] | None) -> bool:
+        """Tell whether another run has taken over, by the lease that is there: that run may also have ended since."""
+        return held["id"] != self._id if held else time.time() > self._ends
+
     def release(self) -> None:
         self._ended.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         with contextlib.suppress(OSError, LabelsieveError):
             held = self._read()
             if held and held["id"] == self._id:
@@ -240,8 +246,8 @@ class _Lease:
         while not self._ended.wait(_RENEW_SECONDS):
             with contextlib.suppress(OSError, LabelsieveError):  # the next renewal may get through
                 held = self._read()
-                if held and held["id"] != self._id:
-                    self._lost.set()  # taken over, since it had expired
+                if self._is_taken(held):
+                    self._lost.set()
                     return
                 self._write()
 
@@ -266,7 +272,8 @@ class _Lease:
         self._folder.write(LEASE, self._content())
 
     def _content(self) -> bytes:
-        facts = {"id": self._id, "owner": _me(), "process": this_process(), "ends": time.time() + LEASE_SECONDS}
+        self._ends = time.time() + LEASE_SECONDS
+        facts = {"id": self._id, "owner": _me(), "process": this_process(), "ends": self._ends}
         return json.dumps(facts).encode()
 
 
