@@ -908,7 +908,7 @@ def test_rows_of_which_some_classes_are_not_stored_are_said(tmp_path):
 
 @pytest.mark.parametrize("location", ["start", "end"])
 @pytest.mark.parametrize("shape", [(650,), (650, 7)], ids=["labels", "probabilities"])
-def test_chunks_that_are_missing_inside_a_shard_are_known(tmp_path, shape, location):
+def test_chunks_that_are_missing_inside_a_shard_are_known(tmp_path, monkeypatch, shape, location):
     rng = np.random.default_rng(3)
     data = rng.random(shape) + 1
     data[100:150] = data[325:350] = data[600:] = 0
@@ -927,6 +927,10 @@ def test_chunks_that_are_missing_inside_a_shard_are_known(tmp_path, shape, locat
     assert missing.partly == ([] if len(shape) == 1 else [(200, 225)])
     assert missing.n_chunks == 26 * (1 if len(shape) == 1 else 4)
     assert missing.n_missing == (5 if len(shape) == 1 else 21)
+    monkeypatch.setattr(zarr_chunks, "_FEW_FILES", 3)
+    assert source.missing_rows() == missing, "in threads"
+    monkeypatch.setattr(zarr_chunks, "_MOST_INNER", 20)
+    assert source.missing_rows().whole == [(600, 650)], "too many to look into: only whole shards"
 
 
 @pytest.mark.parametrize("kind", ["npy", "zarr"])

@@ -35,7 +35,6 @@ PAUSE: Final = 0.1
 # Chunks inside shards that are looked for at most; their indices have 16 bytes for each.
 _MOST_INNER: Final = 10_000_000
 
-_K = TypeVar("_K")
 _T = TypeVar("_T")
 
 
@@ -81,18 +80,23 @@ def chunks_of(array: Any, stamps: npt.NDArray[np.uint32], inodes: npt.NDArray[np
 
 def files_of(array: Any, folder: Path) -> StoredChunks:
     """Look at the file of each stored chunk, or shard."""
-    found = looked_at(lambda key: look(f"{folder}/{key}"), list(keys_of(array, 0, array.shape[0])))
-    table = np.array(found, np.uint32).reshape(-1, 2)
+
+    def looked(start: int, stop: int) -> npt.NDArray[np.uint32]:
+        return np.array([look(f"{folder}/{key}") for key in keys_of(array, start, stop)], np.uint32).reshape(-1, 2)
+
+    table = np.concatenate(_by_rows(array, looked))
     return chunks_of(array, table[:, 0].copy(), table[:, 1].copy() if numbers_last(folder.stat().st_dev) else None)
 
 
-def looked_at(look: Callable[[_K], _T], keys: Sequence[_K]) -> list[_T]:
-    """Return what `look` gives for each key; in threads where there are many."""
-    if len(keys) <= _FEW_FILES:
-        return [look(key) for key in keys]
-    parts = [keys[i : i + _FEW_FILES] for i in range(0, len(keys), _FEW_FILES)]
+def _by_rows(array: Any, act: Callable[[int, int], _T]) -> list[_T]:
+    """Return what `act` gives of all rows, some stored chunks or shards at a time; in threads where there are many."""
+    rows, others = _grid(array)
+    n_rows, step = int(array.shape[0]), rows * max(1, _FEW_FILES // math.prod(others))
+    if n_rows <= step:
+        return [act(0, n_rows)]
+    starts = range(0, n_rows, step)
     with ThreadPoolExecutor(_THREADS, "labelsieve-list") as pool:
-        return [one for part in pool.map(lambda part: [look(key) for key in part], parts) for one in part]
+        return list(pool.map(act, starts, (min(start + step, n_rows) for start in starts)))
 
 
 def look(path: str) -> tuple[int, int]:
@@ -215,11 +219,9 @@ def inner_chunks(array: Any, folder: Path, shards: StoredChunks) -> StoredChunks
     inside = [shard // chunk for shard, chunk in zip(array.shards, array.chunks, strict=True)]
     n_bytes, location = 16 * math.prod(inside), sharding["index_location"]
     at_end = getattr(location, "value", location) == "end"
-    keys = list(keys_of(array, 0, array.shape[0]))
     grid = [-(-n // size) for n, size in zip(array.shape, array.shards, strict=True)]
 
-    def stored_in(numbered: tuple[int, str]) -> npt.NDArray[np.bool_]:
-        index, key = numbered
+    def stored_in(index: int, key: str) -> npt.NDArray[np.bool_]:
         if not shards.stamps[index]:
             return np.zeros(inside, np.bool_)
         with (folder / key).open("rb") as file:
@@ -228,7 +230,10 @@ def inner_chunks(array: Any, folder: Path, shards: StoredChunks) -> StoredChunks
         stored: npt.NDArray[np.bool_] = (pairs != np.iinfo(np.uint64).max).any(axis=1).reshape(inside)
         return stored
 
-    found = np.array(looked_at(stored_in, list(enumerate(keys))), np.bool_).reshape(*grid, *inside)
+    def stored_of(start: int, stop: int) -> npt.NDArray[np.bool_]:
+        return np.array([stored_in(*one) for one in enumerate(keys_of(array, start, stop), shards.first(start))])
+
+    found = np.concatenate(_by_rows(array, stored_of)).reshape(*grid, *inside)
     axes = [axis for pair in zip(range(array.ndim), range(array.ndim, 2 * array.ndim), strict=True) for axis in pair]
     whole = found.transpose(axes).reshape([a * b for a, b in zip(grid, inside, strict=True)])
     stamps = whole[tuple(slice(n) for n in n_chunks)].reshape(-1).astype(np.uint32)
