@@ -452,6 +452,16 @@ def test_changed_metadata_is_an_error(tmp_path, monkeypatch):
         find(LABELS, tmp_path / "probs.zarr", **READ_BY_BATCH)
 
 
+def test_metadata_that_change_between_opening_and_listing_are_an_error(tmp_path):
+    store(tmp_path / "p.zarr", PROBS, LAYOUTS["direct"])
+    source = open_pred_probs(tmp_path / "p.zarr")
+    shutil.rmtree(tmp_path / "p.zarr")
+    store(tmp_path / "p.zarr", OTHER, LAYOUTS["direct"])
+    source.note_version()
+    with pytest.raises(ChangedDataError, match=r"zarr\.json has changed since the run began"):
+        source.open()
+
+
 def test_an_archive_is_watched(tmp_path, monkeypatch, want):
     path = tmp_path / "p.zip"
     with zarr.storage.ZipStore(path, mode="w") as made:

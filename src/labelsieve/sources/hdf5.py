@@ -54,8 +54,12 @@ class Hdf5Source(Source):
         except ImportError as error:
             raise MissingDependencyError("Reading HDF5", "hdf5") from error
         file = h5py.File(self.filename, "r")
-        self.check_version()
-        return _Hdf5Rows(file[self.name], file)
+        try:
+            self.check_version()
+            return _Hdf5Rows(file[self.name], file)
+        except BaseException:
+            file.close()
+            raise
 
     def note_version(self) -> None:
         """Note the file's size, time and inode; what the library has not written yet would change them later."""

@@ -79,12 +79,15 @@ class ZarrSource(Source):
             raise InvalidInputError(f"{name}: there is no folder {path}")
         if not is_zarr_folder(path):
             raise InvalidInputError(f"{name}: {path} is no Zarr array: it has no zarr.json or .zarray")
+        before = {document: file_version(path / document) for document in METADATA_NAMES}
         try:
             node = zarr.open(str(path), mode="r")
         except (FileNotFoundError, TypeError, ValueError, KeyError) as error:
             what = f"its metadata lack {error}" if isinstance(error, KeyError) else error
             raise InvalidInputError(f"{name}: {path} is not a readable Zarr array: {what}") from error
-        return cls.from_node(name, node)
+        source = cls.from_node(name, node)
+        source.version = before[metadata_name(source.array)]
+        return source
 
     @classmethod
     def from_node(cls, name: str, node: Any) -> ZarrSource:
