@@ -650,6 +650,40 @@ def test_a_store_that_allows_reading_and_not_listing_is_read(bucket, want, kind)
             assert_same_bits(find(LABELS, f"{url}/unlisted.zarr", **READ_BY_BATCH), want)
 
 
+@pytest.mark.parametrize("layout", ["direct", "split classes"])
+def test_where_nothing_is_listed_an_absent_chunk_is_believed_the_second_time_and_said(
+    memory, monkeypatch, want, layout
+):
+    url, fs = memory
+    put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS[layout])
+    put_zarr(fs, f"{url}/l.zarr", LABELS, {"chunks": (50,)})
+
+    def refused(*_, **__):
+        raise ahead.RefusedError("no listing")
+
+    failed, inner = set(), fs.cat_file
+
+    def fails_once(path, **how):
+        if path not in failed and path.rpartition("/")[2].isdecimal():
+            failed.add(path)
+            raise FileNotFoundError(path)
+        return inner(path, **how)
+
+    monkeypatch.setattr(ahead.Objects, "listing", refused)
+    monkeypatch.setattr(type(fs), "cat_file", lambda _, path, **how: fails_once(path, **how))
+    with pytest.warns(LabelsieveWarning) as caught:
+        assert_same_bits(find(f"{url}/l.zarr", f"{url}/p.zarr", **READ_BY_BATCH), want)
+    assert len(failed) == 12 + 6 * (3 if layout == "split classes" else 1)
+    assert not any("not stored" in str(one.message) for one in caught)
+    for name in ("l.zarr/c/3", "l.zarr/c/11", "p.zarr/c/2/0"):
+        fs.rm(f"{url}/{name}")
+    with pytest.warns(LabelsieveWarning) as caught:
+        find(f"{url}/l.zarr", f"{url}/p.zarr", allow_zero_rows=True, allow_unnormalized_rows=True)
+    said = sorted(str(one.message).partition("folder/")[2] for one in caught if "not stored" in str(one.message))
+    assert said[0].startswith("l.zarr: chunks that are not stored: c/3, c/11 (2 in all). Nothing lists what should be")
+    assert said[1].startswith("p.zarr: chunks that are not stored: c/2/0 (1 in all). Nothing lists what should be")
+
+
 def without_etags(listing):
     return [{k: v for k, v in info.items() if k != "ETag"} for info in listing]
 

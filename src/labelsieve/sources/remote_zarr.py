@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from labelsieve.errors import InvalidInputError, UnreadableDataError, warn
 from labelsieve.sources.ahead import AHEAD_BYTES, Missing, Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows
+from labelsieve.sources.shard_names import natural
 from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
 from labelsieve.sources.zarr_arrays import (
     ZarrRows,
@@ -29,8 +30,10 @@ from labelsieve.sources.zarr_arrays import (
     decode_into,
     direct_codec,
 )
-from labelsieve.sources.zarr_chunks import PAUSE, key_of, metadata_name, objects_of
+from labelsieve.sources.zarr_chunks import PAUSE, key_of, metadata_name, objects_of, with_listing
 from labelsieve.urls import cause_of, check_credentials, filesystem, is_web, redacted, stamp_of, url_of
+
+_MOST_NAMED: Final = 3
 
 
 class RemoteZarrSource(ZarrSource):
@@ -215,6 +218,7 @@ class _ChunkRows(ZarrRows):
         first, last = start // self._chunk, -(-stop // self._chunk)
         self.ahead = ReadAhead(self._fetch, first, last, n_ahead(self._limit))
         self._held, self._decoded = -1, np.empty((0, *array.shape[1:]), array.dtype)
+        self._absent: set[str] = set()
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         chunk, n_rows = self._chunk, self._array.shape[0]
@@ -258,10 +262,7 @@ class _ChunkRows(ZarrRows):
             time.sleep(PAUSE)  # where nothing is listed, an absent chunk is believed only the second time
             found, version = self._objects.get_version(path, 0, self._limit, self._rows(index))
         if found is None and stored is None:
-            warn(
-                f"{self._objects.shown(path)} ({self._rows(index)}) is not stored, and its server lists no files: its "
-                "rows are read as the array's fill value; if they are missing, write them"
-            )
+            self._absent.add(path.removeprefix(f"{self._root}/"))
         if stored is not None and (version or found is None):
             stored.check(index, stamp(version) if found is not None else 0, self._objects.shown(path))
         return found
@@ -275,6 +276,17 @@ class _ChunkRows(ZarrRows):
 
     def close(self) -> None:
         self.ahead.close()
+        _warn_of_absent(self._objects.shown(self._root), self._absent)
+
+
+def _warn_of_absent(where: str, keys: set[str]) -> None:
+    """Warn of chunks that were read and are not stored, where no listing has told that before."""
+    if keys:
+        named = ", ".join(sorted(keys, key=natural)[:_MOST_NAMED]) + (" and more" if len(keys) > _MOST_NAMED else "")
+        warn(
+            f"{where}: chunks that are not stored: {named} ({len(keys):,} in all). Nothing lists what should be there, "
+            "so their rows are read as the array's fill value; if they are missing, write them"
+        )
 
 
 class _ZarrOwnRows(ZarrRows):
@@ -284,11 +296,16 @@ class _ZarrOwnRows(ZarrRows):
 
     def __init__(self, source: RemoteZarrSource) -> None:
         super().__init__(source.array, source.stored)
-        self._where, self._url = source.where, source.url or url_of(self._array.store.fs, self._array.store.path)
+        self.where, self._url = source.where, source.url or url_of(self._array.store.fs, self._array.store.path)
+        self.absent: set[str] = set()
+
+    @cached_property
+    def _opened(self) -> Any:
+        return with_listing(self._array, self._listed, self.absent if self._stored is None else None)
 
     def _unreadable(self, start: int, stop: int, error: Exception) -> UnreadableDataError:
         return UnreadableDataError(
-            f"{self._where} (rows {start:,}..{stop - 1:,}) is not readable: {cause_of(error, self._url)}"
+            f"{self.where} (rows {start:,}..{stop - 1:,}) is not readable: {cause_of(error, self._url)}"
         )
 
 
@@ -324,3 +341,4 @@ class _NextBatchRows(Rows):
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        _warn_of_absent(self._now.where, self._now.absent | self._then.absent)

@@ -114,13 +114,16 @@ def stamped(status: os.stat_result) -> tuple[int, int]:
     return stamp(status.st_size, status.st_mtime_ns), status.st_ino & 0xFFFFFFFF
 
 
-def with_listing(array: Any, listed: set[str]) -> Any:
-    """Return `array` on a store that never takes a chunk for absent whose key is in `listed`."""
+def with_listing(array: Any, listed: set[str], absent: set[str] | None = None) -> Any:
+    """Return `array` on a store that never takes a chunk for absent whose key is in `listed`.
+
+    Where nothing is listed, `absent` is given: a chunk is taken for absent the second time, and its key is added there.
+    """
     import zarr
     from zarr.storage import StorePath
 
     store = _listed_store()(array.store)
-    store.listed, store.prefix = listed, f"{array.path}/" if array.path else ""
+    store.listed, store.absent, store.prefix = listed, absent, f"{array.path}/" if array.path else ""
     opened: Any = zarr.AsyncArray(array.metadata, StorePath(store, array.path))
     return zarr.Array(opened)
 
@@ -135,15 +138,18 @@ def _listed_store() -> Any:
         """Zarr reads an absent chunk as the fill value, also where a request has failed once with "not found"."""
 
         listed: set[str]
+        absent: set[str] | None
         prefix: str
 
         async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-            found = await self._store.get(key, prototype, byte_range)
-            if found is None and key.removeprefix(self.prefix) in self.listed:
+            found, name = await self._store.get(key, prototype, byte_range), key.removeprefix(self.prefix)
+            if found is None and (name in self.listed or self.absent is not None):
                 await asyncio.sleep(PAUSE)
                 found = await self._store.get(key, prototype, byte_range)
-                if found is None:
+                if found is None and name in self.listed:
                     raise FileNotFoundError(f"{key} was stored when the run began, and is gone")
+                if found is None and self.absent is not None:
+                    self.absent.add(name)
             return found
 
     return ListedStore
