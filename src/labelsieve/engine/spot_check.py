@@ -89,13 +89,15 @@ def check_finished(
     blocks = [
         [inputs.rows_as_blocks(name, start, stop) for _, start, stop in spots] for name in ("labels", "pred_probs")
     ]
+    stored = inputs.labels_source and inputs.pred_probs_source
+    otherwise = "" if stored else " (or its Dask array computes other values each time)"
     reader = inputs.reader(partial(compare, settings=settings, records=records))
     for found in executor.gather("check", reader, [indices, *blocks, starts, stops]):
         if found is not None:
             raise WorkdirError(
                 f"{_changed(found.columns)} changed after the workdir {records.folder.where} was made, although name, "
-                f"size and times are the same: of rows {found.start:,}..{found.stop - 1:,}, which were read again to "
-                f"check that, {found.n_rows:,} differ from what was kept. Start over with fresh=True (--fresh)"
+                f"size and times are the same{otherwise}: of rows {found.start:,}..{found.stop - 1:,}, which were read "
+                f"again to check that, {found.n_rows:,} differ from what was kept. Start over with fresh=True (--fresh)"
             )
 
 
