@@ -344,6 +344,28 @@ def test_a_run_that_took_over_and_has_ended_is_known_too(remote, monkeypatch, ex
                 check()
 
 
+def test_a_renewal_that_failed_does_not_count(remote, monkeypatch):
+    monkeypatch.setattr(ownership, "LEASE_SECONDS", 600.0)
+    failed, later = threading.Event(), 0.0
+
+    def fail(*_):
+        failed.set()
+        raise OSError("the store is gone")
+
+    with owned(remote) as check, monkeypatch.context() as patch:
+        patch.setattr(UrlFolder, "write", fail)
+        assert failed.wait(30)
+        remote.remove("lease.json")
+        later = time.time() + 590
+        failed.clear()
+        patch.setattr(ownership.time, "time", lambda: later)
+        check()
+        assert failed.wait(30)
+        later += 20
+        with pytest.raises(InUseError, match="in use by another run, which took over"):
+            check()
+
+
 def test_a_sleeper_does_not_renew_what_another_run_has_had(remote, monkeypatch):
     monkeypatch.setattr(ownership, "LEASE_SECONDS", 0.0)
     with owned(remote):

@@ -262,18 +262,21 @@ class _Lease:
 
     def _write_new(self) -> bool:
         """Write the lease unless there is one; tell whether it was written."""
+        ends = time.time() + LEASE_SECONDS
         try:
-            self._folder.write_new(LEASE, self._content())
+            self._folder.write_new(LEASE, self._content(ends))
         except FileExistsError:
             return False
+        self._ends = ends
         return True
 
     def _write(self) -> None:
-        self._folder.write(LEASE, self._content())
+        ends = time.time() + LEASE_SECONDS
+        self._folder.write(LEASE, self._content(ends))
+        self._ends = ends
 
-    def _content(self) -> bytes:
-        self._ends = time.time() + LEASE_SECONDS
-        facts = {"id": self._id, "owner": _me(), "process": this_process(), "ends": self._ends}
+    def _content(self, ends: float) -> bytes:
+        facts = {"id": self._id, "owner": _me(), "process": this_process(), "ends": ends}
         return json.dumps(facts).encode()
 
 
