@@ -22,7 +22,7 @@ import labelsieve
 from inputs import assert_same_array, assert_same_bits, draw, find
 from labelsieve.engine import inputs, on_cluster
 from labelsieve.errors import InputTypeError, LabelsieveWarning, MemoryLimitError, TaskFailedError
-from labelsieve.sources import NpySource
+from labelsieve.sources import NpySource, ZarrSource
 from processes import Processes, assert_same_output
 
 N_ROWS, N_CLASSES = 3000, 5
@@ -193,6 +193,17 @@ def test_a_map_in_slabs_gives_the_same_bits(in_process, stored, tmp_path, want, 
     monkeypatch.setattr("labelsieve.engine.executors.SLAB", 5)
     assert_same_bits(find(*KINDS["npy"](stored), client=in_process, **CUT), want)
     assert_same_bits(find(LABELS, PROBS, client=in_process, output=tmp_path / "out.zarr", **CUT), want)
+
+
+def test_the_versions_of_millions_of_chunks_are_no_reason_for_a_warning(in_process, stored, want, monkeypatch):
+    note = ZarrSource.note_version
+
+    def long_description(self):
+        note(self)
+        self.padding = np.zeros(20_000_000, np.uint8)
+
+    monkeypatch.setattr(ZarrSource, "note_version", long_description)
+    assert_same_bits(find(*KINDS["zarr"](stored), client=in_process, **CUT), want)
 
 
 def test_arrays_that_are_kept_on_the_cluster(in_process, stored, want):

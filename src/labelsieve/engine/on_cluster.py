@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
+import dask
+
 from labelsieve.engine.executors import Executor, LostDataError
 from labelsieve.engine.graphs import Graph
 from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
@@ -24,6 +26,8 @@ from labelsieve.progress import Progress
 _WORKER_SHARE: Final = 0.8
 # Seconds to wait for a first worker.
 _WAIT_SECONDS: Final = 120
+# Bytes of a graph that Dask is to warn of: the versions of millions of stored chunks take more than the usual 10 MB.
+_LARGE_GRAPH: Final = 100_000_000
 
 
 class ClusterExecutor(Executor):
@@ -103,9 +107,10 @@ class ClusterExecutor(Executor):
         return contextlib.nullcontext() if progress is None else progress.subscribed(self._client)
 
     def _submit(self, graph: Graph) -> list[Any]:
-        futures: list[Any] = self._client.get(
-            graph.tasks, graph.wanted, sync=False, retries=self.retries, optimize_graph=False
-        )
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
+            futures: list[Any] = self._client.get(
+                graph.tasks, graph.wanted, sync=False, retries=self.retries, optimize_graph=False
+            )
         return futures
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
