@@ -92,6 +92,21 @@ def test_labels_that_count_from_one_and_lack_the_last_class_are_named_without_a_
     assert text.endswith(f"{CLASSES}With labels = labels.astype(int) - 1, {share:.1%} of rows would agree")
 
 
+def test_a_little_agreement_of_other_rows_is_no_cause():
+    # Rows that come in rounds of the classes and are late by 7: each label meets the same other class more often.
+    rng = np.random.default_rng(5)
+    labels = np.where(rng.random(20_000) < 0.25, np.arange(20_000) % K, rng.integers(0, K, 20_000))
+    late = np.roll(labels, 7)
+    assert 0.14 < np.mean((late + 7) % K == labels) < 0.2
+    assert text_of(late, labels).endswith(ROWS)
+    # Many classes and a model that is right in one row of twelve: little, and far more than by chance.
+    labels = rng.integers(0, 500, 20_000)
+    predicted = np.where(rng.random(20_000) < 0.08, labels, rng.integers(0, 500, 20_000))
+    text = text_of((labels + 1) % 500, predicted, 500)
+    assert CLASSES in text
+    assert text.endswith("With the labels renumbered like this, 8.2% of rows would agree")
+
+
 def test_two_classes_that_are_swapped():
     labels, probs = draw(300, 2, signal=3.0)
     text = text_of(1 - labels, probs.argmax(axis=1), 2)
@@ -387,6 +402,18 @@ def test_labels_of_minus_one_and_one_are_named():
     with pytest.raises(InvalidInputError) as caught:
         find(np.where(labels == 1, -1, 0), probs)
     assert "No row" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("dtype", "first"), [("i8", -1), ("u1", 255), ("u8", 2**64 - 1)])
+def test_labels_that_count_from_minus_one_are_named(dtype, first):
+    labels = LABELS.astype(dtype) - np.ones(1, dtype)
+    with pytest.raises(InvalidInputError) as caught:
+        find(labels, PROBS)
+    text = str(caught.value)
+    assert text.startswith(f"{np.count_nonzero(LABELS == 0)} labels outside 0..9 in rows ")
+    assert f"(first: {first}). No row is labelled 9, so the labels seem to be -1..8" in text
+    assert text.endswith(": add 1 to all of them, or drop these rows if -1 means that a row has no label")
+    assert ("in unsigned integers" in text) == (first > 0)
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def test_lengths_that_differ_have_separators():
 SHAPES = [
     ("one axis", PROBS[:, 0], "pred_probs must have two axes (N, K), not shape (300,)"),
     ("three axes", PROBS[..., None], "pred_probs must have two axes (N, K), not shape (300, 4, 1)"),
-    ("int", (PROBS > 0.5).astype(int), "pred_probs must be float16, float32 or float64, not int64"),
+    ("int", (PROBS > 0.5).astype(int), "float32 or float64, not int64: if these are counts or percentages, take"),
     ("uint8", (PROBS * 255).astype("u1"), "pred_probs must be float16, float32 or float64, not uint8"),
     ("bool", PROBS > 0.5, "pred_probs must be float16, float32 or float64, not bool"),
     ("complex", PROBS.astype(complex), "pred_probs must be float16, float32 or float64, not complex128"),
@@ -414,6 +414,7 @@ def test_files_that_are_no_arrays(tmp_path):
         half: f"is cut off: {size - 1:,} bytes, its header asks for {size:,}",
         missing: "there is no file",
         tmp_path / "missing.zarr": "there is no folder",
+        tmp_path / ("a" * 300): "cannot be opened: File name too long",
         empty: "it has no zarr.json or .zarray",
     }
     for path, message in cases.items():

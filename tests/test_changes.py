@@ -210,6 +210,15 @@ def test_what_is_mapped_for_forked_processes_is_the_version_that_was_opened(tmp_
         source.as_memmap()
 
 
+def test_a_memmap_whose_file_was_cut_off_is_an_error(tmp_path):
+    np.save(tmp_path / "probs.npy", PROBS)
+    mapped = np.load(tmp_path / "probs.npy", mmap_mode="r")
+    os.truncate(tmp_path / "probs.npy", 1000)
+    for settings in ({}, {"n_jobs": 2}):
+        with pytest.raises(UnreadableDataError, match=r"probs\.npy ended before byte .*: was it cut while in use\?"):
+            find(LABELS, mapped, **settings)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["npy", "zarr"])
 def test_workers_of_a_cluster_read_the_version_that_the_client_has_opened(tmp_path, monkeypatch, kind):

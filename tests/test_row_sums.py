@@ -142,7 +142,10 @@ KINDS = {
     "whole percentages": (np.round(PROBS * 100), "pred_probs / 100"),
     "counts": (np.round(PROBS * 37), "are these counts?"),
     "sigmoid": (1 / (1 + np.exp(-LOGITS)), "sigmoid"),
-    "halved": (PROBS * 0.5, "pred_probs / pred_probs.sum(axis=1, keepdims=True)"),
+    "sigmoid, few classes likely": (1 / (1 + np.exp(1.5 - LOGITS)), "sigmoid"),
+    "halved": (PROBS * 0.5, "are these probabilities times 0.5? Take pred_probs = pred_probs / pred_probs.sum("),
+    "of 255": (PROBS * 255, "are these probabilities times 255? Take pred_probs = pred_probs / pred_probs.sum("),
+    "of five models": (PROBS * 5, "are these probabilities times 5? Take pred_probs = pred_probs / pred_probs.sum("),
     "largest alone": (np.where(PROBS.max(axis=1, keepdims=True) == PROBS, PROBS, 0), "are some classes missing"),
     "a missing chunk": (np.where(np.arange(400)[:, None] // 50 == 3, 0.25, PROBS), "missing chunk"),
 }

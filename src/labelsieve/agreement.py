@@ -237,6 +237,8 @@ def misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, window: i
     causes += _shifted_rows(labels, predicted, n_classes, window, plain)
     if plain.deviations < _CLEAR:
         causes += _reversed_rows(labels, predicted, n_classes, plain)
+        # Neighbours that are alike leave a little agreement wherever the rows are; that explains nothing.
+        causes = [cause for cause in causes if cause.fit.strength >= _WEAK or cause.fit.share >= 2 * cause.fit.chance]
     if not causes and not plain.weak:
         return ""
     if causes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,8 @@ LOOKS: Final = {
     "percent": "are these percentages? Take pred_probs = pred_probs / 100",
     "counts": "are these counts? Take pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
     "positive": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
+    "scaled": "are these probabilities times {sum}? Take "
+    "pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
     "above": "are these scores of independent classes (sigmoid)? One distribution over all classes is needed: "
     "softmax of the logits, or pred_probs / pred_probs.sum(axis=1, keepdims=True)",
     "short": "are some classes missing, as a chunk or because only the largest probabilities were kept? If not, take "
@@ -61,6 +63,15 @@ LOOKS: Final = {
 }
 
 _ACCEPT_ROWS: Final = "To use such rows as they are: allow_unnormalized_rows=True (--allow-unnormalized-rows)"
+
+# -1, and what it becomes in unsigned integers.
+_MINUS_ONE: Final = frozenset([-1, *(2**bits - 1 for bits in (8, 16, 32, 64))])
+# All sums are the same up to the rounding of float16.
+_SAME_SUM: Final = 1.02
+# Scores of independent classes sum to less than 1 in most rows where few classes are likely.
+_SOME_ABOVE: Final = 0.05
+
+Counts = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -118,6 +129,8 @@ class Finding:
         For ``"row_sum"``: the number of sampled rows by what they look like, by the keys of `LOOKS`.
     first_look : str
         For ``"row_sum"``: what the first bad row looks like, where none was sampled.
+    sums : tuple of float, optional
+        For ``"row_sum"``: the lowest and the highest sum of the sampled rows.
     alike : bool
         Whether all bad values are that one; only labels are compared.
     """
@@ -129,6 +142,7 @@ class Finding:
     example: float | int = 0.0
     looks: dict[str, int] = field(default_factory=dict)
     first_look: str = ""
+    sums: tuple[float, float] | None = None
     alike: bool = False
 
     def extend(self, later: Finding) -> None:
@@ -140,6 +154,9 @@ class Finding:
         self.n_rows += later.n_rows
         for look, n in later.looks.items():
             self.looks[look] = self.looks.get(look, 0) + n
+        if later.sums:
+            low, high = self.sums or later.sums
+            self.sums = (min(low, later.sums[0]), max(high, later.sums[1]))
         if self.more:
             return
         for start, stop in later.ranges:
@@ -168,6 +185,7 @@ class Findings(dict[str, Finding]):
         example: float = 0.0,
         looks: Mapping[str, int] | None = None,
         first_look: str = "",
+        sums: tuple[float, float] | None = None,
         alike: bool = False,
     ) -> None:
         """Record that the ascending `rows` of the strip that begins at `first_row` were hit."""
@@ -178,7 +196,7 @@ class Findings(dict[str, Finding]):
         stops = rows[np.concatenate((breaks - 1, [len(rows) - 1]))][: MAX_RANGES + 1] + 1
         ranges = [(first_row + int(a), first_row + int(b)) for a, b in zip(starts, stops, strict=True)]
         n_bad = len(rows) if n_values is None else n_values
-        found = Finding(n_bad, len(rows), ranges, False, example, dict(looks or {}), first_look, alike)
+        found = Finding(n_bad, len(rows), ranges, False, example, dict(looks or {}), first_look, sums, alike)
         self.extend(Findings({kind: found}))
 
     def extend(self, later: Findings) -> None:
@@ -215,7 +233,7 @@ def rows_in_words(n: int, one: str, many: str) -> str:
 
 
 def raise_or_warn(
-    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, n_class_0: int | None = None
+    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, class_counts: Counts | None = None
 ) -> None:
     """Raise for what would make the answer wrong, warn of what looks odd, in one warning.
 
@@ -227,8 +245,8 @@ def raise_or_warn(
         Number of classes K.
     checks : RowChecks
         What is accepted.
-    n_class_0 : int, optional
-        Rows that were counted as class 0, all labels outside 0..K-1 among them.
+    class_counts : (K,) int, optional
+        Rows of each class. Labels outside 0..K-1 are counted as class 0.
 
     Raises
     ------
@@ -241,7 +259,7 @@ def raise_or_warn(
         outside = {"below", "above"} & set(kinds)
         if "row_sum" in findings and "row_sum" not in kinds and outside:
             sentences.append(_likely_cause(findings["row_sum"]))
-        text = "; ".join(sentences) + _shift(findings, n_classes, n_class_0)
+        text = "; ".join(sentences) + _shift(findings, n_classes, class_counts)
         if "row_sum" in kinds and not outside:  # which would still be errors
             text += f"{'' if text.endswith('?') else '.'} {_ACCEPT_ROWS}"
         raise InvalidInputError(text)
@@ -255,15 +273,24 @@ def raise_or_warn(
         warn("; ".join(odd))
 
 
-def _shift(findings: Findings, n_classes: int, n_class_0: int | None) -> str:
-    """Return how labels are coded that are not 0..K-1, if one value is outside and no row is labelled 0."""
+def _shift(findings: Findings, n_classes: int, class_counts: Counts | None) -> str:
+    """Return how labels are coded that are not 0..K-1, if one value is outside and another one is missing."""
     found = findings.get("label")
-    if found is None or not found.alike or n_class_0 != found.n_rows:
+    if found is None or not found.alike or class_counts is None:
         return ""
-    none = ". No row is labelled 0, so the labels seem to be"
-    if found.example == n_classes:
-        return f"{none} 1..{n_classes}: subtract 1 from all of them"
-    return f"{none} -1 and 1: take (labels + 1) // 2" if n_classes == 2 and found.example == -1 else ""
+    if class_counts[0] == found.n_rows:
+        none = ". No row is labelled 0, so the labels seem to be"
+        if found.example == n_classes:
+            return f"{none} 1..{n_classes}: subtract 1 from all of them"
+        if n_classes == 2 and found.example == -1:
+            return f"{none} -1 and 1: take (labels + 1) // 2"
+    if found.example in _MINUS_ONE and not class_counts[-1]:
+        unsigned = "" if found.example < 0 else f" ({found.example} is -1 in unsigned integers)"
+        return (
+            f". No row is labelled {n_classes - 1}, so the labels seem to be -1..{n_classes - 2}{unsigned}: add 1 to "
+            "all of them, or drop these rows if -1 means that a row has no label"
+        )
+    return ""
 
 
 def _counted(n: int, what: str) -> str:
@@ -298,4 +325,12 @@ def _unnormalized(found: Finding) -> str:
 def _likely_cause(found: Finding) -> str:
     """Say what most rows that do not sum to 1 look like."""
     looks = found.looks or {found.first_look: 1}
-    return LOOKS[max(LOOKS, key=lambda look: looks.get(look, 0))]
+    look = max(LOOKS, key=lambda look: looks.get(look, 0))
+    if look in ("positive", "above", "short") and found.sums and sum(looks.values()) > 1:
+        low, high = found.sums
+        if 0 < high <= low * _SAME_SUM:
+            look = "scaled"
+    # Rows that lack some classes never sum to more than 1.
+    if look == "short" and looks.get("above", 0) >= _SOME_ABOVE * looks[look]:
+        look = "above"
+    return LOOKS[look].format(sum=f"{found.example:.3g}")

@@ -140,7 +140,7 @@ class LabelInspector:
         if not parts:
             return
         total = combine_partials(parts)
-        self._raise_or_warn(total.findings, int(total.sums.dense().counts[0]))
+        self._raise_or_warn(total.findings, total.sums.dense().counts)
         self._sums = class_sums_combine([self._sums])
         total.sums.add_to(self._sums)
         self._thresholds = None
@@ -289,9 +289,9 @@ class LabelInspector:
         engine.check_versions(pair, attempts)
         return parts
 
-    def _raise_or_warn(self, findings: Findings, n_class_0: int | None = None) -> None:
+    def _raise_or_warn(self, findings: Findings, class_counts: Ints | None = None) -> None:
         """Raise for bad data; warn of rows that do not sum to 1 once, for the first batch that has some."""
-        raise_or_warn(findings, self.num_class, self._checks, n_class_0)
+        raise_or_warn(findings, self.num_class, self._checks, class_counts)
         if "row_sum" in findings:
             self._checks = RowChecks(unnormalized_rows="allow")
 

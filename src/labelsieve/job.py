@@ -325,7 +325,7 @@ class Job:
             total = run.read()
         self._check_owned()
         check_versions(begun.pair, self._attempts)  # before what is odd about half-written rows is reported
-        raise_or_warn(total.findings, inputs.n_classes, self.checks, int(total.sums.dense().counts[0]))
+        raise_or_warn(total.findings, inputs.n_classes, self.checks, total.sums.dense().counts)
         return total
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:

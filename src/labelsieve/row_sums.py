@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.checks import LOOKS, Findings
+from labelsieve.checks import Findings
 from labelsieve.settings import PROBABILITY_TOLERANCE
 
 # How far the sum of a row may be from 1. Published float16 predictions are off by up to 0.014.
@@ -128,8 +128,9 @@ class RowSumCheck:
             example = float(_in_column_order(probs[bad[:1]])[0])
             numbers = first_row + bad
             sampled = bad[(numbers % _SAMPLED_ROWS == 0) | (numbers < _FIRST_ROWS)]
-            looks, [first_look] = _looks(probs[sampled]), _looks(probs[bad[:1]]) or [""]
-            findings.add("row_sum", bad, first_row, example=example, looks=looks, first_look=first_look)
+            (looks, limits), (first_looks, _) = _looks(probs[sampled]), _looks(probs[bad[:1]])
+            [first_look] = first_looks or [""]
+            findings.add("row_sum", bad, first_row, example=example, looks=looks, first_look=first_look, sums=limits)
 
 
 def _summed(values: Floats, *, by_class: bool) -> Floats:
@@ -147,8 +148,8 @@ def _in_column_order(rows: Floats) -> Float64s:
     return sums
 
 
-def _looks(rows: Floats) -> dict[str, int]:
-    """Count bad rows by what they look like, in the order of `LOOKS`."""
+def _looks(rows: Floats) -> tuple[dict[str, int], tuple[float, float] | None]:
+    """Count bad rows by what they look like, and return the lowest and the highest sum."""
     values = rows.astype(np.float64)
     values = values[np.isfinite(values).all(axis=1)]
     sums = _in_column_order(values)
@@ -157,6 +158,16 @@ def _looks(rows: Floats) -> dict[str, int]:
     outside = most > 1 + PROBABILITY_TOLERANCE
     percent = outside & (np.abs(sums - 100) <= 5)
     whole = outside & (values == np.rint(values)).all(axis=1)
-    conditions = (least == most, logs, least < -PROBABILITY_TOLERANCE, percent, whole, outside, sums > 1)
-    looks = np.select(conditions, range(len(conditions)), len(conditions))
-    return {name: n for name, n in zip(LOOKS, np.bincount(looks, minlength=len(LOOKS)).tolist(), strict=True) if n}
+    conditions = {
+        "equal": least == most,
+        "log": logs,
+        "logits": least < -PROBABILITY_TOLERANCE,
+        "percent": percent,
+        "counts": whole,
+        "positive": outside,
+        "above": sums > 1,
+    }
+    names = [*conditions, "short"]
+    looks = np.select(list(conditions.values()), range(len(conditions)), len(conditions))
+    counts = {name: n for name, n in zip(names, np.bincount(looks, minlength=len(names)).tolist(), strict=True) if n}
+    return counts, (float(sums.min()), float(sums.max())) if len(sums) else None

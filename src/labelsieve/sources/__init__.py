@@ -101,7 +101,10 @@ def open_pred_probs(pred_probs: Any) -> Opened:
     if opened.ndim != 2:
         raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
     if opened.dtype.kind != "f" or opened.dtype.itemsize not in (2, 4, 8):
-        raise InvalidInputError(f"pred_probs must be float16, float32 or float64, not {opened.dtype}")
+        hint = ""
+        if opened.dtype.kind in "iu":
+            hint = ": if these are counts or percentages, take pred_probs / pred_probs.sum(axis=1, keepdims=True)"
+        raise InvalidInputError(f"pred_probs must be float16, float32 or float64, not {opened.dtype}{hint}")
     if opened.shape[1] < 2:
         raise InvalidInputError(f"pred_probs has {opened.shape[1]} columns; classification takes at least 2 classes")
     return opened

@@ -94,6 +94,9 @@ class NpySource(Source):
         """Map the file, for reading."""
         order: Any = "F" if self.fortran else "C"
         with self.open_file() as file:
+            stop = self.offset + math.prod(self.shape) * self.dtype.itemsize
+            if os.fstat(file.fileno()).st_size < stop:
+                raise UnreadableDataError(f"{self.where} ended before byte {stop:,}: was it cut while in use?")
             return np.memmap(file, self.dtype, "r", self.offset, self.shape, order)
 
     def open_file(self) -> io.FileIO:

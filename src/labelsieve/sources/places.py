@@ -92,6 +92,12 @@ def _is_place(item: object) -> bool:
 
 def _open_path(name: str, place: str) -> Source:
     path = Path(place).absolute()  # a worker may stand in another folder
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # a pattern, or reported below
+    except OSError as error:  # a folder that may not be entered, a name that is too long
+        raise InvalidInputError(f"{name}: {path} cannot be opened: {error.strerror}") from error
     if is_pattern(place) and not path.exists():
         matched = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
         if not matched:
