@@ -8,8 +8,10 @@ import os
 import pickle
 import shutil
 import time
+import warnings
 
 import dask
+import dask.array as da
 import fsspec
 import numpy as np
 import pytest
@@ -901,6 +903,27 @@ def test_labels_without_a_stored_chunk_are_the_fill_value_and_said(tmp_path, lay
         "as in labels sorted by class; if these rows have other labels, write them"
     )
     assert_same_bits(found, find(in_order, probs))
+
+
+@pytest.mark.parametrize("transform", [lambda array: array, lambda array: array.rechunk(70) + 0])
+def test_chunks_behind_a_dask_array_that_are_not_stored_are_said(tmp_path, transform):
+    store(tmp_path / "labels.zarr", LABELS, {"chunks": (50,)})
+    store(tmp_path / "probs.zarr", PROBS, {"chunks": (50, N_CLASSES)}, fill_value=1 / N_CLASSES)
+    given = [transform(da.from_zarr(tmp_path / name)) for name in ("labels.zarr", "probs.zarr")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_same_bits(find(*given), find(LABELS, PROBS))
+    (tmp_path / "labels.zarr" / "c" / "3").unlink()
+    (tmp_path / "probs.zarr" / "c" / "5" / "0").unlink()
+    with pytest.warns(LabelsieveWarning) as caught:
+        find(*given)
+    of_labels, of_probs = (str(one.message) for one in caught if "not stored" in str(one.message))
+    assert of_labels.startswith("1 of 12 chunks of labels are not stored in ")
+    assert f"{tmp_path}/labels.zarr: 50 rows (150..199) read as class 0, the array's fill value" in of_labels
+    assert of_probs.startswith("1 of 12 chunks of pred_probs are not stored in ")
+    assert of_probs.endswith(
+        f"{tmp_path}/probs.zarr: 50 rows (250..299) read as {1 / N_CLASSES:g}, the array's fill value"
+    )
 
 
 def test_shards_of_labels_name_the_rows_of_the_whole(tmp_path):

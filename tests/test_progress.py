@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import threading
 import time
 from typing import ClassVar
 
@@ -162,3 +163,16 @@ def test_no_more_rows_are_told_than_there_are(bars):
             bar.advance(10)
     assert bars[0].n == 20
     assert np.array(bars[0].steps).sum() == 20
+
+
+def test_the_graphs_of_other_threads_are_not_counted(monkeypatch):
+    monkeypatch.setattr(progress, "tqdm", Bar)
+    found = []
+    bar = progress.Progress("issue-counts", [7], "count", show=True)
+    with bar, bar.listening():
+        other = threading.Thread(target=lambda: found.append(labelsieve.find_label_issues(LABELS, PROBS, **CUT)))
+        other.start()
+        other.join()
+        assert bar._bar.n == 0
+    assert len(found) == 1
+    np.testing.assert_array_equal(found[0].indices, labelsieve.find_label_issues(LABELS, PROBS).indices)

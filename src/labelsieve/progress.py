@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -81,9 +82,22 @@ class Progress:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen to Dask's local scheduler while it runs the next of the map's graphs."""
-        with Callback(posttask=self._posttask):
-            yield
+        """Listen to Dask's local scheduler while it runs the next of the map's graphs.
+
+        Dask keeps one set of callbacks for all threads, so those of other threads' graphs come here too, and also after
+        the block if two threads end at the same time. A scheduler calls from the thread that it was started in.
+        """
+        thread, listens = threading.get_ident(), True
+
+        def posttask(key: Any, value: Any, *_: object) -> None:
+            if listens and threading.get_ident() == thread:
+                self._posttask(key, value)
+
+        try:
+            with Callback(posttask=posttask):
+                yield
+        finally:
+            listens = False
         self._first, self._seen = self._first + self._seen, 0
 
     @contextmanager
@@ -109,7 +123,7 @@ class Progress:
             rate = self._n_read * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
             self._bar.set_postfix_str(f"{rate / 1e9:.2f} GB/s", refresh=False)
 
-    def _posttask(self, key: Any, value: Any, *_: object) -> None:
+    def _posttask(self, key: Any, value: Any) -> None:
         if isinstance(key, tuple) and key[0].rpartition("-")[0] == self._layer:
             n_rows = self._rows[self._first + key[1]]
             self.advance(n_rows, rows_read(value, n_rows))

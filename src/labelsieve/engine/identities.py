@@ -7,15 +7,17 @@ Does not cover: what identifies a single source (`sources`), what is done with i
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from labelsieve.engine.graphs import tried
 from labelsieve.engine.inputs import Inputs
-from labelsieve.errors import InvalidInputError, WorkdirError, warn
+from labelsieve.errors import InvalidInputError, LabelsieveError, WorkdirError, warn
 from labelsieve.sources import Opened, Source, open_any
 from labelsieve.sources.versions import named_ranges
 
@@ -105,6 +107,12 @@ def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_row
                 _report_missing_labels(opened)
             else:
                 _report_missing_probs(opened, allow_zero_rows=allow_zero_rows)
+        else:
+            for source in _zarr_arrays_behind(opened):
+                if opened.ndim == 1:
+                    _report_missing_labels(source)
+                elif not (allow_zero_rows and source.fill_value == 0):
+                    _warn_missing_probs(source)
 
 
 def check_versions(inputs: Sequence[Opened], attempts: int = 1) -> None:
@@ -147,6 +155,34 @@ def _report_missing_probs(probs: Source, *, allow_zero_rows: bool) -> None:
             f"{begin} in {probs.where}: some classes of {named_ranges(missing.partly)} read as {fill:g}, the array's "
             "fill value. Zarr leaves out chunks that hold nothing else; if these classes have other probabilities, "
             "write them"
+        )
+
+
+def _zarr_arrays_behind(array: Any) -> Iterator[Source]:
+    """Yield the Zarr arrays of the same shape that a Dask array is made of: their rows are its rows.
+
+    This serves warnings, so an array that cannot be examined is left out; reading it will tell.
+    """
+    if math.prod(array.numblocks) > _MOST_NODES:
+        return
+    for store in _stores(array):
+        if type(store).__module__.partition(".")[0] != "zarr" or tuple(store.shape) != tuple(array.shape):
+            continue
+        with contextlib.suppress(LabelsieveError, OSError):
+            source = open_any("an array of the graph", store)
+            if isinstance(source, Source):
+                source.note_version()
+                yield source
+
+
+def _warn_missing_probs(probs: Source) -> None:
+    """Warn of missing chunks behind a Dask array, which may put something else in the place of their fill value."""
+    missing = probs.missing_rows()
+    if missing is not None and missing.n_missing:
+        rows = named_ranges(missing.whole) if missing.whole else f"some classes of {named_ranges(missing.partly)}"
+        warn(
+            f"{missing.n_missing:,} of {missing.n_chunks:,} chunks of pred_probs are not stored in {probs.where}: "
+            f"{rows} read as {probs.fill_value:g}, the array's fill value"
         )
 
 
