@@ -20,7 +20,7 @@ import zarr
 import labelsieve
 import s3
 from inputs import assert_same_bits, draw, find
-from labelsieve import count, engine
+from labelsieve import count, engine, forkpool
 from labelsieve.engine.on_cluster import ClusterExecutor
 from labelsieve.errors import ChangedDataError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.sources import ahead, npy, open_pred_probs, remote_zarr, versions, zarr_arrays, zarr_chunks
@@ -219,6 +219,8 @@ def test_a_memmap_whose_file_was_cut_off_is_an_error(tmp_path):
     for settings in ({}, {"n_jobs": 2}):
         with pytest.raises(UnreadableDataError, match=r"probs\.npy ended before byte .*: was it cut while in use\?"):
             find(LABELS, mapped, **settings)
+    assert forkpool.labels_shared is None
+    assert forkpool.pred_probs_shared is None
 
 
 @pytest.mark.slow

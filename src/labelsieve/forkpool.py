@@ -191,10 +191,10 @@ def each_partition(
 def _shared(inputs: Inputs, adj_thresholds: Float64s | None = None) -> Iterator[None]:
     """Set the shared arrays, which children inherit."""
     global adj_confident_thresholds_shared, labels_shared, pred_probs_shared  # noqa: PLW0603  # children inherit these
-    labels_shared = _shared_array(inputs.labels_source)
-    pred_probs_shared = _shared_array(inputs.pred_probs_source)
-    adj_confident_thresholds_shared = adj_thresholds
     try:
+        labels_shared = _shared_array(inputs.labels_source)
+        pred_probs_shared = _shared_array(inputs.pred_probs_source)
+        adj_confident_thresholds_shared = adj_thresholds
         yield
     finally:
         adj_confident_thresholds_shared = labels_shared = pred_probs_shared = None
