@@ -284,7 +284,7 @@ def _shift(findings: Findings, n_classes: int, class_counts: Counts | None) -> s
             return f"{none} 1..{n_classes}: subtract 1 from all of them"
         if n_classes == 2 and found.example == -1:
             return f"{none} -1 and 1: take (labels + 1) // 2"
-    if found.example in _MINUS_ONE and not class_counts[-1]:
+    if n_classes > 2 and found.example in _MINUS_ONE and not class_counts[-1]:
         unsigned = "" if found.example < 0 else f" ({found.example} is -1 in unsigned integers)"
         return (
             f". No row is labelled {n_classes - 1}, so the labels seem to be -1..{n_classes - 2}{unsigned}: add 1 to "
