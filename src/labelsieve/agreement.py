@@ -23,8 +23,8 @@ from labelsieve.reductions import Int64s, blocks
 # Standard deviations that tell an agreement from chance.
 _CLEAR: Final = 5.0
 # Without a cause that fits the data, a warning takes more: agreement below this share of what the class counts allow,
-# in data where full agreement would be so many standard deviations above chance. Small or nearly constant data and weak
-# models do not reach five of them either.
+# in data where full agreement would be this many standard deviations above chance. Small or nearly constant data and
+# weak models do not reach five of them either.
 _WEAK: Final = 0.1
 _LEAST_POWER: Final = 20.0
 # Deviations say nothing where a class of few rows is hardly ever predicted: one row by accident is many of them. There
@@ -229,7 +229,7 @@ def misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, window: i
     n_rows : int
         Rows of which these are a sample; for the message.
     window : int, optional
-        The columns are windows of so many neighbouring rows; one window by default.
+        The columns are windows of this many neighbouring rows; one window by default.
     """
     window = window or len(labels)
     plain = Fit.of(labels, predicted, n_classes)

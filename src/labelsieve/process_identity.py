@@ -58,7 +58,7 @@ def still_runs(process: Any) -> bool | None:
         return None
     if int(status[_STARTED]) != started:
         return False  # another process has its number by now
-    # Killed, and its parent has not asked about it yet; but of a process with threads only the first may have ended.
+    # A killed process whose parent has not waited for it is a zombie. So is one that goes on after its first thread.
     return not (status[_STATE] in ("Z", "X") and _n_threads(number) <= 1)
 
 

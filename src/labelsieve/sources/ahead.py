@@ -101,7 +101,7 @@ class Objects:
 
     @property
     def tells_versions(self) -> bool:
-        """Whether each answer tells the version of the object: that it does on S3 is no part of fsspec's interface."""
+        """Whether each answer states the version of the object; on S3 it does, though fsspec does not promise it."""
         return hasattr(self.fs, "_call_s3") and hasattr(self.fs, "retries")
 
     def info(self, name: str, path: str) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class Source(abc.ABC):
     def note_version(self) -> None:  # noqa: B027  # an array in memory is its caller's
         """Note what is stored now, before the first read, unless it is noted already.
 
-        What is noted travels with the description, and every read is held against it.
+        What is noted travels with the description, and every read is compared with it.
         """
 
     def check_version(self) -> None:  # noqa: B027  # an array in memory is its caller's

@@ -149,8 +149,8 @@ class RemoteNpySource(Source):
 def check_objects(sources: Sequence[RemoteNpySource]) -> None:
     """Hold many objects against what was known as they were opened, by one listing of each folder that has several.
 
-    An object of which the listing says something else, or that it does not name, is asked itself: a store may allow
-    reading and no listing, and tell times otherwise in it.
+    An object that the listing does not name, or describes differently, is requested by itself: a store may allow
+    reading but not listing, and may write times differently in a listing.
     """
     folders: dict[tuple[str, str], list[tuple[RemoteNpySource, Objects, str]]] = {}
     for source in sources:

@@ -3,8 +3,8 @@
 Covers: the version of one local file, those of the stored chunks of a Zarr array, and which rows have no stored chunk.
 Does not cover: where versions come from (the sources), what makes a workdir go on (`engine.identities`).
 
-A version is taken before the first read, held against what each read opens, and taken again after the last read. Times
-of access do not count, and neither do the times of folders.
+A version is taken before the first read, compared with what each read opens, and taken again after the last read.
+Times of access do not count, and neither do the times of folders.
 """
 
 from __future__ import annotations
