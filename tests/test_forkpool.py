@@ -666,3 +666,10 @@ def test_zarr_is_cut_for_dasks_threads_whatever_n_jobs_says(tmp_path):
     probs = zarr.create_array(tmp_path / "p.zarr", shape=PROBS.shape, chunks=(20, PROBS.shape[1]), dtype="f8")
     grids = [open_inputs(LABELS, probs, n_jobs=n_jobs).grid for n_jobs in (1, 2, 16)]
     assert grids[0] == grids[1] == grids[2]
+
+
+def test_each_of_many_items_is_taken_once():
+    # Children that do nothing else ask for their next items at the same moments.
+    for _ in range(5):
+        done = [item for item, _ in forked_map.forked_map(abs, 3000, 4, str)]
+        assert sorted(done) == list(range(3000))

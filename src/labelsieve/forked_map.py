@@ -1,8 +1,10 @@
 """A map in forked processes that cannot hang: each child has a pipe of its own, which is read as far as it is filled.
 
-Linux only. Children are forked with what the parent has in memory, and take the numbers of their items from one shared
-file. A child may be killed at any time: what it was writing is then cut off, which the reader finds, as it never waits
-for more. The children end with the parent, also where that is killed.
+Linux only. Children are forked with what the parent has in memory, and take the numbers of their items from one pipe:
+the number of the next item is in it, and the child that takes it puts back the number after it.
+
+A child may be killed at any time: what it was writing is then cut off, which the reader finds, as it never waits for
+more. The children end with the parent, also where that is killed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import numpy as np
 
@@ -33,7 +35,9 @@ _PR_SET_PDEATHSIG: Final = 1
 # A message begins with its item and the number of its parts: 0 where the item begins, else the lengths of the parts
 # follow, and the parts: a pickle, and the arrays that are beside it.
 _HEAD: Final = struct.Struct("=qq")
-_ITEM_BYTES: Final = 8
+_ITEM: Final = struct.Struct("=q")
+# Both ends of the pipe of items, and the number of items.
+_Items: TypeAlias = tuple[int, int, int]
 # Seconds between looks at children whose pipes are silent: another process may hold the other end of a dead one's pipe.
 _LOOK_S: Final = 0.2
 # Seconds to wait for killed children. One that a disk keeps from dying is left behind.
@@ -109,19 +113,20 @@ def forked_map(
     """
     work = pickle.dumps(function)
     prctl = ctypes.CDLL(None).prctl  # here: in a child, a lock of the loader may be one that a thread of ours had
-    items = os.memfd_create("items")
+    # Not a file whose position is shared: two reads at the same moment may get the same bytes of it.
+    items = os.pipe()
     children: list[_Child] = []
     try:
-        os.write(items, np.arange(n_items, dtype="<i8").tobytes())
-        os.lseek(items, 0, os.SEEK_SET)  # children share the position: each item is read once
+        os.write(items[1], _ITEM.pack(0))
         with _signals_afterwards():
             for _ in range(n_processes):
-                children.append(_fork(work, items, children, prctl))
+                children.append(_fork(work, (*items, n_items), children, prctl))
         yield from _results(children, n_items, name)
     finally:
         with _signals_afterwards():
-            os.close(items)
             _end(children)
+            for end in items:
+                os.close(end)
 
 
 @contextmanager
@@ -148,7 +153,7 @@ def _signals_afterwards() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def _fork(work: bytes, items: int, others: Sequence[_Child], prctl: Callable[[int, int], int]) -> _Child:
+def _fork(work: bytes, items: _Items, others: Sequence[_Child], prctl: Callable[[int, int], int]) -> _Child:
     """Fork a child that takes items until there are no more."""
     try:
         ours, theirs = _pipe()
@@ -182,7 +187,7 @@ def _pipe() -> tuple[int, int]:
 
 
 def _run_child(
-    work: bytes, items: int, pipe: int, foreign: Sequence[int], parent: int, prctl: Callable[[int, int], int]
+    work: bytes, items: _Items, pipe: int, foreign: Sequence[int], parent: int, prctl: Callable[[int, int], int]
 ) -> NoReturn:
     """Take items and write what becomes of them. Never returns: nothing of the parent's is run at the end."""
     code = 1
@@ -202,9 +207,8 @@ def _run_child(
         os._exit(code)
 
 
-def _take_items(function: Callable[[int], Any], items: int, pipe: int) -> None:
-    while number := os.read(items, _ITEM_BYTES):
-        item = int.from_bytes(number, "little")
+def _take_items(function: Callable[[int], Any], items: _Items, pipe: int) -> None:
+    while (item := _next_item(items)) is not None:
         _write(pipe, [_HEAD.pack(item, 0)])
         try:
             parts = _pickled((None, function(item)))
@@ -212,6 +216,14 @@ def _take_items(function: Callable[[int], Any], items: int, pipe: int) -> None:
             parts = _pickled((_portable(error), None))
         sizes = [len(part) for part in parts]
         _write(pipe, [_HEAD.pack(item, len(parts)), struct.pack(f"={len(parts)}q", *sizes), *parts])
+
+
+def _next_item(items: _Items) -> int | None:
+    """Take the number of the next item; None after the last one."""
+    reads, writes, n_items = items
+    [item] = _ITEM.unpack(os.read(reads, _ITEM.size))  # waits while another child has it, for a moment
+    os.write(writes, _ITEM.pack(item + 1))
+    return item if item < n_items else None
 
 
 def _pickled(value: Any) -> list[Any]:
@@ -277,19 +289,19 @@ def _results(children: Sequence[_Child], n_items: int, name: Callable[[int], str
     poll = select.poll()
     for pipe in open_pipes:
         poll.register(pipe, select.POLLIN)
-    n_left = n_items
-    while n_left:
+    left = set(range(n_items))
+    while left:
         ready = [open_pipes[pipe] for pipe, _ in poll.poll(_LOOK_S * 1000)]
         ended = [] if ready else [child for child in open_pipes.values() if child.has_ended()]
         if not open_pipes:
-            raise ForkedWorkerError(f"the forked processes ended before {n_left} of {n_items} pieces were done")
+            raise ForkedWorkerError(f"the forked processes ended before {len(left)} of {n_items} pieces were done")
         for child in ready or ended:
             has_ended = child in ended
             try:
                 for item, error, value in _received(child):
                     if error is not None:
                         raise error
-                    n_left -= 1
+                    left.remove(item)
                     yield item, value
             except EOFError:
                 has_ended = True
