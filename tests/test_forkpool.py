@@ -359,16 +359,12 @@ def test_an_error_in_a_child_is_raised_here(inputs):
     assert "in fail\n    raise KeyError(partition.start)" in note, "where it was raised"
 
 
-class OddError(Exception):
-    """Cannot be unpickled: it takes two arguments and keeps one."""
-
-    def __init__(self, text, more):
-        super().__init__(text)
-
-
 class Unpicklable:
     def __reduce__(self):
-        raise OddError("no", "way")
+        class OddError(Exception):
+            """Cannot be pickled either: no module has it, whatever other packages register for exceptions."""
+
+        raise OddError("no")
 
 
 @pytest.mark.parametrize(("work", "match"), [(exit_, "SystemExit: 3"), (unpicklable, "OddError: no")])
