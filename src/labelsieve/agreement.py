@@ -36,7 +36,7 @@ SAMPLE_ROWS: Final = 1 << 18
 _WINDOW: Final = 64
 # Labels that do agree more than by chance are shifted only if that would make this share of the rows agree besides.
 _LEAST_GAIN: Final = 0.01
-# So many times the agreement a permutation of most classes has to give, where labels agree more than by chance.
+# A permutation of most classes has to multiply the agreement by this, where labels agree more than by chance.
 _LEAST_FACTOR: Final = 1.5
 # Rows by which one input may be shifted against the other.
 _SHIFTS: Final = (1, -1, 2, -2, 3, -3)
