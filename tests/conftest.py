@@ -34,7 +34,7 @@ def pytest_ignore_collect(collection_path, config):
 @pytest.fixture(autouse=True)
 def _fresh_process(monkeypatch):
     """Plan as in a process that holds nothing yet: this one holds what the tests before have left."""
-    monkeypatch.setattr("labelsieve.engine.executors.own_bytes", lambda: 0)
+    monkeypatch.setattr("labelsieve.execution.executor.own_bytes", lambda: 0)
 
 
 @pytest.fixture(scope="session")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-import labelsieve.partitions
-import labelsieve.ranking
-import labelsieve.reductions
-from labelsieve.kernels import Summariser
+import labelsieve.confident_learning.radix_select
+import labelsieve.confident_learning.thresholds
+import labelsieve.tasks.partition
+from labelsieve.confident_learning.row_summary import Summariser
 
 
 def draw(n=200, k=5, *, signal=2.0, noise=0.2, seed=0, dtype=np.float64, decimals=None):
@@ -85,11 +85,11 @@ def cuts(draw_from, n_rows, most=6):
 def pieces(strip_bytes=1000, block_rows=7, max_candidates=2):
     """Make small data large: strips, blocks and bins of a few rows, so that every loop goes round."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labelsieve.partitions, "STRIP_BYTES", strip_bytes)
-        patch.setattr(labelsieve.reductions, "BLOCK_ROWS", block_rows)
+        patch.setattr(labelsieve.tasks.partition, "STRIP_BYTES", strip_bytes)
+        patch.setattr(labelsieve.confident_learning.thresholds, "BLOCK_ROWS", block_rows)
         # A default argument is bound early, so the constant itself would change nothing.
-        find_cut = partial(labelsieve.ranking.find_cut, max_candidates=max_candidates)
-        patch.setattr(labelsieve.ranking, "find_cut", find_cut)
+        find_cut = partial(labelsieve.confident_learning.radix_select.find_cut, max_candidates=max_candidates)
+        patch.setattr(labelsieve.confident_learning.radix_select, "find_cut", find_cut)
         yield
 
 

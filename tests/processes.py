@@ -20,19 +20,20 @@ from pathlib import Path
 import zarr
 
 from inputs import assert_same_array
-from labelsieve.stored import COLUMNS
+from labelsieve.results.zarr_store import COLUMNS
 
 # Imported by every Python process of a test that has its folder on the path: notes each read, and makes it last; and
 # makes a batch a partition, which the command sizes for data that is far larger. The few rows that a resume reads again
 # as a check are left out (`test_spot_check` counts those).
 _SLOWED = """
 import os, threading, time
-from labelsieve import grids, memory, partitions
-from labelsieve.engine import spot_check
+from labelsieve import memory, partitioning
+from labelsieve.pipeline import spot_check
+from labelsieve.tasks import partition
 
-grids.PARTITIONS_A_THREAD = grids._REMOTE_PARTITIONS_A_THREAD = memory.PARTITIONS_A_THREAD = 1_000_000
+partitioning.PARTITIONS_A_THREAD = partitioning._REMOTE_PARTITIONS_A_THREAD = memory.PARTITIONS_A_THREAD = 1_000_000
 
-read = partitions._Feed._read
+read = partition._Feed._read
 
 checking, compare = threading.local(), spot_check.compare
 
@@ -56,12 +57,12 @@ def slowed(feed, start, stop):
         time.sleep(float(os.environ["LABELSIEVE_TEST_PAUSE"]))
     return read(feed, start, stop)
 
-partitions._Feed._read = slowed
+partition._Feed._read = slowed
 
 if "LABELSIEVE_TEST_DEADLY_CHECK" in os.environ:
-    from labelsieve.engine import on_cluster
+    from labelsieve.execution import cluster
 
-    on_cluster._error_of = lambda check: os._exit(137)
+    cluster._error_of = lambda check: os._exit(137)
 """
 _WAIT_S = 60
 

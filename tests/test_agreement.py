@@ -9,9 +9,10 @@ import pytest
 
 import labelsieve
 from draws import draw
-from labelsieve import LabelInspector, LabelsieveWarning, agreement
-from labelsieve.agreement import Agreement, Fit, RowSample, misfit
-from labelsieve.cli import run
+from labelsieve import LabelInspector, LabelsieveWarning
+from labelsieve.cli.app import run
+from labelsieve.confident_learning import agreement
+from labelsieve.confident_learning.agreement import Agreement, Fit, RowSample, misfit
 from labelsieve.errors import InvalidInputError
 
 K = 10
@@ -333,7 +334,7 @@ def test_every_filter_warns(settings, name):
 
 
 def test_nothing_is_examined_where_there_is_no_doubt(monkeypatch):
-    monkeypatch.setattr("labelsieve.filters.misfit", None)
+    monkeypatch.setattr("labelsieve.pipeline.filters.misfit", None)
     assert find(LABELS, PROBS).facts.misfit == ""
 
 

@@ -19,67 +19,26 @@ MODULES = {
     ".".join(("labelsieve", *path.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): path
     for path in sorted(SOURCE.rglob("*.py"))
 }
-# From the bottom up: a module imports only from lines above its own. A new module has to find its place here.
-LAYERS = [
-    {"errors", "interrupts"},
-    {"urls", "limits", "process_identity"},
-    {"settings", "keywords", "forked_map"},
-    {"checks", "scores"},
-    {"row_sums"},
-    {"kernels"},
-    {"reductions", "grids"},
-    {"memory"},
-    {"ranking", "storage", "confident"},
-    {"health", "joint", "class_ranking", "looks", "agreement"},
-    {"partials"},
-    {"selections", "matrices", "margins"},
-    {"latent"},
-    {"records", "ownership", "descriptions", "stored_arrays"},
-    {"workdir"},
-    {"sources.versions"},
-    {"sources.base"},
-    {"sources.ahead", "sources.shard_names", "sources.conversions"},
-    {"sources.arrays", "sources.axes", "sources.hdf5", "sources.npy", "sources.zarr_chunks"},
-    {"sources.zarr_arrays", "sources.remote_npy"},
-    {"sources.remote_zarr", "sources.shards"},
-    {"sources.places"},
-    {"sources"},
-    {"partitions", "results"},
-    {"stored", "names"},
-    {"tasks", "progress", "sinks"},
-    {"plots"},
-    {"report"},
-    {"issues"},
-    {"runs", "rereads", "inspection"},
-    {"engine.graphs"},
-    {"engine.executors"},
-    {"engine.on_cluster", "engine.readers", "engine.repairs"},
-    {"engine.clusters", "engine.choice", "engine.selecting", "engine.score_parts"},
-    {"engine.inputs"},
-    {"engine.opening"},
-    {"engine.plan", "engine.run", "engine.identities", "engine.spot_check"},
-    {"engine"},
-    {"forkpool", "filters"},
-    {"job"},
-    {"find", "count"},
-    {"inspector"},
-    {"label_issues_batched"},
-    {""},  # the package itself
-    {"demo", "console", "options"},
-    {"cli"},
-    {"__main__"},
+# From the bottom up: what is in a package, or a module beside the packages, imports only from lines above its own.
+ORDER = [
+    "errors",
+    "settings",
+    "confident_learning",
+    "storage",
+    "sources",
+    "partitioning",
+    "memory",
+    "results",
+    "execution",
+    "tasks",
+    "pipeline",
+    "API",
+    "cli",
 ]
-PURE = [
-    *("kernels", "row_sums", "scores", "reductions", "ranking", "checks", "settings", "memory", "grids"),
-    *("confident", "looks", "joint", "class_ranking", "selections", "margins", "partials", "agreement"),
-]
-# Each with its reason: engine builds the graphs and runs them, progress listens to them, sources, results and stored
-# name Dask's array as a type, find and job read Dask's way to write sizes and where it keeps temporary files.
-IMPORTS_DASK = {
-    *("engine.graphs", "engine.executors", "engine.on_cluster", "engine.choice"),
-    *("engine.clusters", "engine.inputs", "engine.opening", "engine.score_parts"),
-    *("storage", "progress", "sources", "sources.arrays", "results", "stored", "find", "job"),
-}
+API = ("", "find", "count", "inspector", "label_issues_batched")
+# execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
+# Dask's way to write sizes and where it keeps temporary files.
+IMPORTS_DASK = {"execution", "pipeline", "sources", "storage", "results"}
 PUBLIC = [
     "ChangedDataError",
     "ForkedWorkerError",
@@ -131,51 +90,69 @@ def imports_of(module):
     return found
 
 
-def layer_of(module):
-    [layer] = [i for i, names in enumerate(LAYERS) if short(module) in names]
-    return layer
+def part_of(module):
+    """Return the package of a module, or what stands for it in `ORDER`."""
+    name = short(module)
+    return "API" if name in API else "cli" if name == "__main__" else name.partition(".")[0]
 
 
-def test_every_module_has_its_layer():
-    assert {name for names in LAYERS for name in names} == {short(module) for module in MODULES}
+def of_part(part):
+    return {module for module in MODULES if part_of(module) == part}
+
+
+def test_the_folder_shows_the_packages():
+    entries = [path.name for path in SOURCE.iterdir() if path.name != "__pycache__"]
+    assert len(entries) <= 20, "one idea, one package"
+    assert {part_of(module) for module in MODULES} == set(ORDER)
+    packages = [path for path in SOURCE.iterdir() if (path / "__init__.py").exists()]
+    assert len(packages) <= 12
+    for package in packages:
+        [docstring] = ast.parse((package / "__init__.py").read_text(encoding="utf-8")).body
+        assert isinstance(docstring, ast.Expr), "an import of one module brings no other"
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_run_one_way(module):
-    own = imports_of(module) & set(MODULES)
-    assert {name for name in own if layer_of(name) >= layer_of(module)} == set()
+    allowed = set(ORDER[: ORDER.index(part_of(module)) + 1])
+    assert {name for name in imports_of(module) & set(MODULES) if part_of(name) not in allowed} == set()
 
 
-@pytest.mark.parametrize("module", PURE)
-def test_the_arithmetic_imports_numpy_and_its_kind_only(module):
-    allowed = {"numpy", "psutil"} if module == "memory" else {"numpy"}
-    outer = {name.partition(".")[0] for name in imports_of(f"labelsieve.{module}")}
-    assert outer - set(sys.stdlib_module_names) - {"labelsieve"} <= allowed
-    own = {short(name) for name in imports_of(f"labelsieve.{module}") & set(MODULES)}
-    assert own <= {*PURE, "errors"}
+def test_no_modules_import_each_other():
+    left = {module: imports_of(module) & set(MODULES) for module in MODULES}
+    while left:
+        free = {module for module, imported in left.items() if not imported & set(left) - {module}}
+        assert free, f"a cycle among {sorted(left)}"
+        left = {module: imported for module, imported in left.items() if module not in free}
 
 
-def test_the_arithmetic_runs_where_dask_and_storage_are_missing():
+@pytest.mark.parametrize("module", sorted(of_part("confident_learning")))
+def test_the_method_imports_numpy_only(module):
+    outer = {name.partition(".")[0] for name in imports_of(module)}
+    assert outer - set(sys.stdlib_module_names) <= {"labelsieve", "numpy", "scipy"}
+
+
+def test_the_method_runs_where_dask_and_storage_are_missing():
     # The package's own __init__ imports everything, so an empty stand-in takes its place.
-    blocked = ["dask", "distributed", "zarr", "h5py", "tqdm", "click", "pandas"]
+    blocked = ["dask", "distributed", "zarr", "h5py", "tqdm", "click", "pandas", "psutil", "scipy"]
+    method = sorted(of_part("confident_learning"))
     code = f"""
 import importlib, sys, types
 sys.modules.update(dict.fromkeys({blocked!r}))
 package = types.ModuleType("labelsieve")
 package.__path__ = [{str(SOURCE)!r}]
 sys.modules["labelsieve"] = package
-for name in {PURE!r}:
-    importlib.import_module("labelsieve." + name)
+for name in {method!r}:
+    importlib.import_module(name)
 print(sorted(name for name in sys.modules if name.startswith("labelsieve.")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert str(sorted(f"labelsieve.{name}" for name in [*PURE, "errors"])) == done.stdout.strip()
+    assert str(sorted([*method, "labelsieve.errors", "labelsieve.settings"])) == done.stdout.strip()
 
 
-def test_few_modules_import_dask():
-    found = {short(m) for m in MODULES if any(i.partition(".")[0] in ("dask", "distributed") for i in imports_of(m))}
-    assert found <= IMPORTS_DASK
+def test_few_packages_import_dask():
+    found = {part_of(m) for m in MODULES if any(i.partition(".")[0] in ("dask", "distributed") for i in imports_of(m))}
+    assert found == IMPORTS_DASK
 
 
 def test_a_run_on_files_imports_nothing_slow(tmp_path):
@@ -191,9 +168,9 @@ print([name for name in ("dask.array", "distributed", "pandas", "scipy", "zarr",
     assert done.stdout == "[2]\n[]\n"
 
 
-def test_only_the_engine_builds_graphs():
-    # `stored` makes a lazy array of a stored one where a user asks for it, which is no part of a run.
-    allowed = {"labelsieve.stored": {"from_array"}}
+def test_only_two_packages_build_graphs():
+    # `zarr_store` makes a lazy array of a stored one where a user asks for it, which is no part of a run.
+    allowed = {"labelsieve.results.zarr_store": {"from_array"}}
     building = {
         "delayed",
         "Delayed",
@@ -204,7 +181,7 @@ def test_only_the_engine_builds_graphs():
         "HighLevelGraph",
         "compute",
     }
-    for module in {module for module in MODULES if not module.startswith("labelsieve.engine")}:
+    for module in {module for module in MODULES if part_of(module) not in ("execution", "pipeline")}:
         names = {
             alias.name
             for node in ast.walk(tree_of(module))
@@ -240,7 +217,7 @@ def test_public_names_are_what_type_checkers_are_told():
 
 
 def test_importing_the_package_is_next_to_nothing():
-    code = "import sys; before = set(sys.modules); import labelsieve.interrupts; print(*set(sys.modules) - before)"
+    code = "import sys; before = set(sys.modules); import labelsieve.cli.interrupts; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"numpy", "dask", "typing", "logging", "labelsieve.errors"} & set(done.stdout.split())
 

@@ -20,10 +20,13 @@ import zarr
 import labelsieve
 import s3
 from inputs import assert_same_bits, draw, find
-from labelsieve import count, engine, forkpool
-from labelsieve.engine.on_cluster import ClusterExecutor
+from labelsieve import count
 from labelsieve.errors import ChangedDataError, InvalidInputError, LabelsieveWarning, UnreadableDataError
-from labelsieve.sources import ahead, npy, open_pred_probs, remote_zarr, versions, zarr_arrays, zarr_chunks
+from labelsieve.execution.cluster import ClusterExecutor
+from labelsieve.pipeline import fork_pool
+from labelsieve.pipeline.run import Run
+from labelsieve.sources import npy, prefetch, remote_zarr, versions, zarr_arrays, zarr_chunks
+from labelsieve.sources.open_array import open_pred_probs
 
 N_ROWS, N_CLASSES, BATCH = 600, 6, 100
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=31)
@@ -192,13 +195,13 @@ def test_a_batch_that_changes_leaves_an_inspector_as_it_was(tmp_path, monkeypatc
 def test_forked_processes_read_one_version(tmp_path, monkeypatch):
     path = tmp_path / "probs.npy"
     np.save(path, PROBS)
-    adopt = engine.Run.adopt
+    adopt = Run.adopt
 
     def changing(self, summarised):
         write_into(path, OTHER)
         return adopt(self, summarised)
 
-    monkeypatch.setattr(engine.Run, "adopt", changing)
+    monkeypatch.setattr(Run, "adopt", changing)
     with pytest.raises(ChangedDataError, match=r"probs\.npy has changed since the run began: it was last written"):
         find(LABELS, path, n_jobs=2, **READ_BY_BATCH)
 
@@ -219,8 +222,8 @@ def test_a_memmap_whose_file_was_cut_off_is_an_error(tmp_path):
     for settings in ({}, {"n_jobs": 2}):
         with pytest.raises(UnreadableDataError, match=r"probs\.npy ended before byte .*: was it cut while in use\?"):
             find(LABELS, mapped, **settings)
-    assert forkpool.labels_shared is None
-    assert forkpool.pred_probs_shared is None
+    assert fork_pool.labels_shared is None
+    assert fork_pool.pred_probs_shared is None
 
 
 @pytest.mark.slow
@@ -445,7 +448,7 @@ def test_a_chunk_that_is_written_while_the_array_is_read_is_an_error(tmp_path, m
     path = tmp_path / "labels.zarr"
     shape = {"chunks": (50,)} | ({"shards": (BATCH,)} if layout == "shards" else {})
     store(path, np.where(np.arange(N_ROWS) < 500, LABELS, 0), shape)
-    monkeypatch.setattr("labelsieve.engine.opening._READ_FIRST_BYTES", -1)
+    monkeypatch.setattr("labelsieve.pipeline.opening._READ_FIRST_BYTES", -1)
 
     def write(_):
         zarr.open_array(path, mode="r+")[500:] = LABELS[500:]
@@ -577,14 +580,14 @@ def put_zarr(fs, url, array, layout, *, metadata=True):
 
 def at_request(monkeypatch, number, act):
     """Act once, before piece `number` of any object is asked for: counted from 1."""
-    numbers, inner = itertools.count(1), ahead.Objects.get_version
+    numbers, inner = itertools.count(1), prefetch.Objects.get_version
 
     def counted(self, *given):
         if next(numbers) == number:
             act()
         return inner(self, *given)
 
-    monkeypatch.setattr(ahead.Objects, "get_version", counted)
+    monkeypatch.setattr(prefetch.Objects, "get_version", counted)
 
 
 @PLACES
@@ -615,7 +618,7 @@ def test_shards_at_urls_are_listed_to_be_checked(request, monkeypatch, place):
         put(fs, f"{url}/p/probs-{i}.npy", PROBS[i * 100 : i * 100 + 100])
     source = open_pred_probs(f"{url}/p")
     with monkeypatch.context() as patched:
-        patched.setattr(ahead.Objects, "info", lambda *_: pytest.fail("one listing does"))
+        patched.setattr(prefetch.Objects, "info", lambda *_: pytest.fail("one listing does"))
         source.check_version()
     put(fs, f"{url}/p/probs-4.npy", OTHER[400:500])
     with pytest.raises(ChangedDataError, match=r"probs-4\.npy has changed since the run began: it was written anew"):
@@ -672,7 +675,7 @@ def test_where_nothing_is_listed_an_absent_chunk_is_believed_the_second_time_and
     put_zarr(fs, f"{url}/l.zarr", LABELS, {"chunks": (50,)})
 
     def refused(*_, **__):
-        raise ahead.RefusedError("no listing")
+        raise prefetch.RefusedError("no listing")
 
     failed, inner = set(), fs.cat_file
 
@@ -682,7 +685,7 @@ def test_where_nothing_is_listed_an_absent_chunk_is_believed_the_second_time_and
             raise FileNotFoundError(path)
         return inner(path, **how)
 
-    monkeypatch.setattr(ahead.Objects, "listing", refused)
+    monkeypatch.setattr(prefetch.Objects, "listing", refused)
     monkeypatch.setattr(type(fs), "cat_file", lambda _, path, **how: fails_once(path, **how))
     with pytest.warns(LabelsieveWarning) as caught:
         assert_same_bits(find(f"{url}/l.zarr", f"{url}/p.zarr", **READ_BY_BATCH), want)
@@ -707,7 +710,7 @@ def test_a_store_without_etags_tells_times_otherwise_in_listings_and_answers(buc
     for i in range(6):
         put(fs, f"{url}/p/{i}.npy", PROBS[i * 100 : i * 100 + 100])
     put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
-    call, info, listing = type(fs)._call_s3, ahead.Objects.info, ahead.Objects.listing
+    call, info, listing = type(fs)._call_s3, prefetch.Objects.info, prefetch.Objects.listing
 
     async def answer(self, method, *given, **how):
         found = await call(self, method, *given, **how)
@@ -725,8 +728,8 @@ def test_a_store_without_etags_tells_times_otherwise_in_listings_and_answers(buc
         ]
 
     monkeypatch.setattr(type(fs), "_call_s3", answer)
-    monkeypatch.setattr(ahead.Objects, "info", by_the_second)
-    monkeypatch.setattr(ahead.Objects, "listing", by_the_millisecond)
+    monkeypatch.setattr(prefetch.Objects, "info", by_the_second)
+    monkeypatch.setattr(prefetch.Objects, "listing", by_the_millisecond)
     for place in (f"{url}/p.zarr", f"{url}/p", [f"{url}/p/{i}.npy" for i in range(6)]):
         assert_same_bits(find(LABELS, place, **READ_BY_BATCH), want)
 
@@ -753,13 +756,13 @@ def test_long_listings_come_in_parts(request, monkeypatch, place, layout):
     source = open_pred_probs(f"{url}/p.zarr")
     source.note_version()
     monkeypatch.setattr(zarr_chunks, "_FEW_OBJECTS", 10)
-    inner, prefixes = ahead.Objects.listing, []
+    inner, prefixes = prefetch.Objects.listing, []
 
     def listing(self, name, path, *, deep=False, prefix=""):
         prefixes.append(prefix)
         return inner(self, name, path, deep=deep, prefix=prefix)
 
-    monkeypatch.setattr(ahead.Objects, "listing", listing)
+    monkeypatch.setattr(prefetch.Objects, "listing", listing)
     other = open_pred_probs(f"{url}/p.zarr")
     other.note_version()
     np.testing.assert_array_equal(other.stored.stamps, source.stored.stamps)
@@ -784,8 +787,8 @@ def test_leading_digits_are_of_each_number_once():
 def test_a_request_for_a_listed_chunk_that_fails_with_404_is_tried_again(request, monkeypatch, place, layout):
     url, fs = request.getfixturevalue(place)
     put_zarr(fs, f"{url}/labels.zarr", LABELS, {"chunks": (50,)} | ({"shards": (100,)} if layout == "shards" else {}))
-    calls, opened = [], ahead.Objects.at(url)[0].fs
-    inner, of_s3 = opened.cat_file, ahead._of_s3
+    calls, opened = [], prefetch.Objects.at(url)[0].fs
+    inner, of_s3 = opened.cat_file, prefetch._of_s3
 
     def missing(path):
         calls.extend([path] if path.endswith("labels.zarr/c/3") else [])
@@ -801,7 +804,7 @@ def test_a_request_for_a_listed_chunk_that_fails_with_404_is_tried_again(request
         return await of_s3(fs, path, *given)
 
     monkeypatch.setattr(opened, "cat_file", cat_file)
-    monkeypatch.setattr(ahead, "_of_s3", with_version)
+    monkeypatch.setattr(prefetch, "_of_s3", with_version)
     failing = {1}
     assert_same_bits(find(f"{url}/labels.zarr", PROBS, **READ_BY_BATCH, retries=0), find(LABELS, PROBS))
     assert len(calls) >= 2
@@ -831,7 +834,7 @@ def test_one_failed_request_of_any_kind_ends_no_run(memory, monkeypatch, kind, c
     put_zarr(fs, f"{url}/labels.zarr", LABELS, {"chunks": (100,)})
     put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
     inputs, want = (f"{url}/labels.{kind}", f"{url}/p.{kind}"), find(LABELS, PROBS)
-    monkeypatch.setattr("labelsieve.engine.graphs._FIRST_PAUSE", 0)
+    monkeypatch.setattr("labelsieve.execution.graphs._FIRST_PAUSE", 0)
     requests, failing = itertools.count(1), [0]
     for name in ("cat_file", "info", "find"):
         inner = getattr(type(fs), name)

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draws import cuts
-from labelsieve.checks import ERRORS, MAX_RANGES, Finding, Findings, RowChecks, combine_findings, raise_or_warn
+from labelsieve.confident_learning.validation import (
+    ERRORS,
+    MAX_RANGES,
+    Finding,
+    Findings,
+    RowChecks,
+    combine_findings,
+    raise_or_warn,
+)
 from labelsieve.errors import InvalidInputError, LabelsieveWarning
 
 

@@ -16,12 +16,12 @@ import pytest
 import zarr
 
 import labelsieve
-from labelsieve.cli import run
-from labelsieve.console import summary_text
+from labelsieve.cli.app import run
+from labelsieve.cli.text import summary_text
 from labelsieve.errors import install_line
-from labelsieve.limits import size
-from labelsieve.ownership import owned
-from labelsieve.storage import LocalFolder
+from labelsieve.storage.folders import LocalFolder
+from labelsieve.storage.limits import size
+from labelsieve.storage.lock import owned
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ not written by the tasks
 
 
 def test_a_plan_says_what_a_run_would_take(files, capsys, monkeypatch):
-    monkeypatch.setattr("labelsieve.sources.NpySource.open", lambda *_: pytest.fail("something was read"))
+    monkeypatch.setattr("labelsieve.sources.npy.NpySource.open", lambda *_: pytest.fail("something was read"))
     assert (
         run(["plan", "labels.npy", "pred_probs.npy", "--batch-size", "40", "--max-memory", "400MB", "--threads", "1"])
         == 0
@@ -199,7 +199,7 @@ def test_names_and_ids_are_printed_as_text(files, capsys, tmp_path):
 
 
 def test_a_plan_of_two_reads_and_of_chunks_that_are_decoded_again(files, capsys, monkeypatch):
-    monkeypatch.setattr("labelsieve.grids._BATCH_SHARE", 30 * 24 / 400e6)
+    monkeypatch.setattr("labelsieve.partitioning._BATCH_SHARE", 30 * 24 / 400e6)
     options = ["--max-memory", "400MB", "--threads", "1", "--adjust-pred-probs", "--method", "normalized_margin"]
     assert run(["plan", "labels.npy", "pred_probs.zarr", *options]) == 0
     out, err = capsys.readouterr()
@@ -419,7 +419,7 @@ def test_the_installed_command_and_the_module_run(files, tmp_path):
 
 INTERRUPTED = """
 import sys, time
-import labelsieve.cli, labelsieve.sinks as sinks
+import labelsieve.cli.app, labelsieve.results.export as sinks
 
 def slow(result, path):
     path.write_bytes(b"half of a result")
@@ -427,7 +427,7 @@ def slow(result, path):
     time.sleep(60)
 
 sinks._WRITERS[".npy"] = slow
-labelsieve.cli.main(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"])
+labelsieve.cli.app.main(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"])
 """
 
 
@@ -450,7 +450,7 @@ def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
 STOPPED = """
 import signal, sys, time
 import dask
-import labelsieve.cli, labelsieve.tasks as tasks
+import labelsieve.cli.app, labelsieve.tasks.scan as tasks
 
 inner, n_done = tasks.{step}, 0
 
@@ -465,7 +465,7 @@ def slow(*args, **kwargs):
 tasks.{step} = slow
 dask.config.set(num_workers=1)  # four partitions of a hundred rows
 options = "--workdir work -o i.zarr --batch-size 20 --quiet".split()
-labelsieve.cli.main(["find", "labels.npy", "pred_probs.npy", *options])
+labelsieve.cli.app.main(["find", "labels.npy", "pred_probs.npy", *options])
 """
 
 

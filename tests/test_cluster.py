@@ -20,9 +20,11 @@ from distributed import Client, LocalCluster, SchedulerPlugin
 
 import labelsieve
 from inputs import assert_same_array, assert_same_bits, draw, find
-from labelsieve.engine import inputs, on_cluster
 from labelsieve.errors import InputTypeError, LabelsieveWarning, MemoryLimitError, TaskFailedError
-from labelsieve.sources import NpySource, ZarrSource
+from labelsieve.execution import cluster as cluster_executor
+from labelsieve.pipeline import inputs
+from labelsieve.sources.npy import NpySource
+from labelsieve.sources.zarr_arrays import ZarrSource
 from processes import Processes, assert_same_output
 
 N_ROWS, N_CLASSES = 3000, 5
@@ -190,7 +192,7 @@ def test_partitions_of_any_size_give_the_same_bits(in_process, stored, want):
 
 
 def test_a_map_in_slabs_gives_the_same_bits(in_process, stored, tmp_path, want, monkeypatch):
-    monkeypatch.setattr("labelsieve.engine.executors.SLAB", 5)
+    monkeypatch.setattr("labelsieve.execution.executor.SLAB", 5)
     assert_same_bits(find(*KINDS["npy"](stored), client=in_process, **CUT), want)
     assert_same_bits(find(LABELS, PROBS, client=in_process, output=tmp_path / "out.zarr", **CUT), want)
 
@@ -251,7 +253,7 @@ def test_the_client_that_is_given_goes_before_the_active_one(cluster, stored, wa
             assert_same_bits(found, want)
             assert asked.total > 20
             assert not_asked.total == 0
-            assert labelsieve.engine.active_client() is active
+            assert labelsieve.execution.choice.active_client() is active
 
 
 def test_the_active_client_does_the_work_of_documented_functions(cluster, in_process, stored, want):
@@ -288,9 +290,9 @@ def test_a_run_inside_a_task_waits_for_no_thread_that_it_holds(stored, tmp_path)
         import sys
         from distributed import Client, LocalCluster
         from labelsieve import find_label_issues
-        from labelsieve.engine import on_cluster
+        from labelsieve.execution import cluster as executor
 
-        on_cluster._WAIT_SECONDS = 3
+        executor._WAIT_SECONDS = 3
         settings = {{"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": "{HTTP}"}}
         with LocalCluster(**settings) as cluster, Client(cluster) as client:
             run = lambda: find_label_issues(*sys.argv[1:], progress=False).num_issues
@@ -458,7 +460,7 @@ def test_a_closed_client_is_refused_at_once(cluster, stored):
 
 
 def test_a_cluster_without_workers_is_named(stored, monkeypatch):
-    monkeypatch.setattr(on_cluster, "_WAIT_SECONDS", 0.3)
+    monkeypatch.setattr(cluster_executor, "_WAIT_SECONDS", 0.3)
     with (
         small_cluster(n_workers=0) as cluster,
         Client(cluster, set_as_default=False) as client,
@@ -502,5 +504,5 @@ def test_a_worker_that_retires_in_the_middle(want):
 
 def test_the_check_of_every_worker_takes_no_array_along(stored):
     labels, probs = LABELS, PROBS
-    opened = labelsieve.engine.open_inputs(labels, probs)
+    opened = labelsieve.pipeline.opening.open_inputs(labels, probs)
     assert len(pickle.dumps(opened.reachability())) < 1000 < probs.nbytes

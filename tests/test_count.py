@@ -23,13 +23,13 @@ from labelsieve import (
     InvalidInputError,
     LabelInspector,
     MissingDependencyError,
-    confident,
     count,
     find_label_issues_batched,
-    rereads,
 )
+from labelsieve.confident_learning import confident_joint
+from labelsieve.confident_learning.latent import PY_METHODS
 from labelsieve.errors import install_line
-from labelsieve.latent import PY_METHODS
+from labelsieve.tasks import rescan
 from test_filters import SHAPES, odd
 
 LABELS, PROBS = draw(600, 5, seed=51, noise=0.3, signal=1.5)
@@ -129,7 +129,7 @@ def test_the_joint_is_what_loops_count(data):
 @pytest.mark.parametrize("seed", range(5))
 def test_of_very_many_classes_remainders_are_given_out_in_the_order_of_the_classes(monkeypatch, seed):
     # Beyond 1,024 classes there is no matrix, and no sort of all K.
-    monkeypatch.setattr(confident, "_MATRIX_CLASSES", 0)
+    monkeypatch.setattr(confident_joint, "_MATRIX_CLASSES", 0)
     labels, probs = draw(900, 60, seed=seed, noise=0.3, signal=3.0)
     counts = count.compute_confident_joint(labels, probs, calibrate=False, dense=True, progress=False)
     sizes = np.bincount(labels, minlength=60)
@@ -168,7 +168,7 @@ def test_labels_and_probabilities_of_all_kinds_are_counted(tmp_path):
 
 def test_a_count_goes_on_in_a_workdir(tmp_path, monkeypatch):
     want = count.num_label_issues(LABELS, PROBS, progress=False)
-    inner, done = rereads.store_reread, []
+    inner, done = rescan.store_reread, []
 
     def killing(partition, *args, **kwargs):
         if len(done) == 7:
@@ -177,7 +177,7 @@ def test_a_count_goes_on_in_a_workdir(tmp_path, monkeypatch):
         return inner(partition, *args, **kwargs)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr(rereads, "store_reread", killing)
+        patch.setattr(rescan, "store_reread", killing)
         with pytest.raises(KeyboardInterrupt):
             count.num_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     assert len(list((tmp_path / "work" / "rereads").iterdir())) == 7

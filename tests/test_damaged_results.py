@@ -10,7 +10,8 @@ import zarr
 
 import draws
 import labelsieve
-from labelsieve import InvalidInputError, UnreadableDataError, memory, stored_arrays
+from labelsieve import InvalidInputError, UnreadableDataError, memory
+from labelsieve.storage import checked_arrays
 
 N = 400
 
@@ -177,8 +178,8 @@ def test_every_chunk_is_stored_also_of_zeros(stored):
 
 
 def test_an_issue_of_the_issues_in_a_workdir_is_checked_too(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("labelsieve.job._FEW_ISSUE_BYTES", 0)
-    monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
+    monkeypatch.setattr("labelsieve.pipeline.job._FEW_ISSUE_BYTES", 0)
+    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
     result = find(data, workdir=tmp_path / "w")
     want = result.indices.tolist()
     [group] = (tmp_path / "w" / "result").iterdir()
@@ -193,7 +194,7 @@ def test_an_issue_of_the_issues_in_a_workdir_is_checked_too(data, tmp_path, monk
 def test_damage_at_a_url_is_named_too(data):
     url, fs = "memory://results/d.zarr", fsspec.filesystem("memory")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelsieve.ownership._SETTLE_SECONDS", 0)
+        patch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
         find(data).save(url)
     content = fs.cat_file("/results/d.zarr/scores/c/0")
     fs.rm_file("/results/d.zarr/scores/c/0")
@@ -254,14 +255,14 @@ def test_notes_that_others_add_to_the_group_do_no_harm(data, tmp_path):
 
 
 def test_attributes_are_whole_or_not():
-    signed = stored_arrays.signed({"a": 1, "b": [1.5, None]})
-    assert stored_arrays.is_whole(signed)
-    assert stored_arrays.is_whole(signed | {"c": 3})
-    assert not stored_arrays.is_whole(signed | {"a": 2})
-    assert not stored_arrays.is_whole({name: signed[name] for name in ("a", "checksum")})
+    signed = checked_arrays.signed({"a": 1, "b": [1.5, None]})
+    assert checked_arrays.is_whole(signed)
+    assert checked_arrays.is_whole(signed | {"c": 3})
+    assert not checked_arrays.is_whole(signed | {"a": 2})
+    assert not checked_arrays.is_whole({name: signed[name] for name in ("a", "checksum")})
     for checksum in (None, [], {}, {"of": ["a"]}, {"of": [[]], "sha256": ""}, {"of": [], "sha256": "x"}):
-        assert not stored_arrays.is_whole(signed | {"checksum": checksum})
-    assert not stored_arrays.is_whole({})
+        assert not checked_arrays.is_whole(signed | {"checksum": checksum})
+    assert not checked_arrays.is_whole({})
 
 
 def test_a_reader_of_zarr_finds_a_flipped_bit_too(stored):

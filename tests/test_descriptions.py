@@ -10,10 +10,10 @@ import pytest
 import draws
 import labelsieve
 from labelsieve import WorkdirError
-from labelsieve.descriptions import Description, _checksum, _leaves, read_description
-from labelsieve.grids import Grid
-from labelsieve.storage import LocalFolder, open_folder
-from labelsieve.workdir import Workdir
+from labelsieve.partitioning import Grid
+from labelsieve.pipeline.workdir import Workdir
+from labelsieve.pipeline.workdir_description import Description, _checksum, _leaves, read_description
+from labelsieve.storage.folders import LocalFolder, open_folder
 
 LABELS, PROBS = draws.draw(90, 4, seed=5, noise=0.3)
 
@@ -168,7 +168,7 @@ CONTENTS = {
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("url", [False, True])
 def test_a_file_that_is_not_a_description_is_refused_and_a_fresh_run_starts_over(tmp_path, monkeypatch, content, url):
-    monkeypatch.setattr("labelsieve.ownership._SETTLE_SECONDS", 0)
+    monkeypatch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
     place = "memory://bucket/described" if url else str(tmp_path / "work")
     try:
         open_folder(place).write("labelsieve.json", CONTENTS[content])

@@ -20,7 +20,7 @@ import zarr
 
 import s3
 from inputs import draw, find
-from labelsieve.storage import UrlFolder
+from labelsieve.storage.folders import UrlFolder
 from processes import Processes, assert_same_output, wait_until
 
 N_ROWS, N_CLASSES, BATCH = 60_000, 4, 1000

@@ -21,16 +21,10 @@ import draws
 import labelsieve
 import naive
 from draws import bits, datasets, draw, pieces
-from labelsieve import (
-    InvalidInputError,
-    LabelsieveWarning,
-    MemoryLimitError,
-    class_ranking,
-    find_label_issues,
-    margins,
-    rereads,
-)
-from labelsieve.engine.on_cluster import ClusterExecutor
+from labelsieve import InvalidInputError, LabelsieveWarning, MemoryLimitError, find_label_issues
+from labelsieve.confident_learning import radix_select_by_class, top_k_by_pair
+from labelsieve.execution.cluster import ClusterExecutor
+from labelsieve.tasks import rescan
 from naive_joint import FILTERS, PRUNING, filtered
 
 N_ROWS = 600
@@ -178,13 +172,13 @@ def test_every_filter_finds_what_loops_find(data, filter_by, frac_noise):
 @pytest.fixture
 def small_rounds(monkeypatch):
     """Make small data large: cuts of classes and candidates of pairs go through all their rounds."""
-    monkeypatch.setattr(class_ranking, "_BINS", 16)
+    monkeypatch.setattr(radix_select_by_class, "_BINS", 16)
     monkeypatch.setattr(
-        "labelsieve.class_ranking.find_cuts",
-        lambda cuts, within, find_cuts=class_ranking.find_cuts: find_cuts(cuts, within, max_candidates=3),
+        "labelsieve.confident_learning.radix_select_by_class.find_cuts",
+        lambda cuts, within, find_cuts=radix_select_by_class.find_cuts: find_cuts(cuts, within, max_candidates=3),
     )
-    monkeypatch.setattr(margins, "_PIECE", 7)
-    monkeypatch.setattr(margins, "_HELD", 16)
+    monkeypatch.setattr(top_k_by_pair, "_PIECE", 7)
+    monkeypatch.setattr(top_k_by_pair, "_HELD", 16)
 
 
 @pytest.mark.parametrize("few_pairs", [0, 4096])
@@ -192,7 +186,7 @@ def small_rounds(monkeypatch):
 @pytest.mark.parametrize("shape", [None, *SHAPES])
 @pytest.mark.filterwarnings("ignore:.* no more than:labelsieve.LabelsieveWarning")
 def test_rounds_change_no_row(monkeypatch, small_rounds, few_pairs, filter_by, shape):
-    monkeypatch.setattr(margins, "_FEW_PAIRS", few_pairs)
+    monkeypatch.setattr(top_k_by_pair, "_FEW_PAIRS", few_pairs)
     labels, probs = (LABELS, PROBS) if shape is None else odd(shape)
     want = filtered(labels, probs, filter_by)
     with pieces():
@@ -293,7 +287,7 @@ def test_clusters_change_no_bit(client, filter_by, want, tmp_path):
 
 @every_filter
 def test_issues_that_do_not_fit_are_written_by_the_tasks(monkeypatch, filter_by, want):
-    monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
+    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
     assert want[filter_by] == bits(find(filter_by=filter_by, **CUT))
 
 
@@ -315,7 +309,7 @@ def test_pred_probs_is_read_as_often_as_planned_and_no_row_more(filter_by, rank_
     choices = {"filter_by": filter_by, "rank_by": rank_by, "adjust_pred_probs": rank_by == "normalized_margin"}
     n_reads = READS[filter_by] + (rank_by == "normalized_margin" and filter_by == "predicted_neq_given")
     with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr("labelsieve.engine.inputs.kept_bytes", lambda *_: 0)
+        patch.setattr("labelsieve.pipeline.inputs.kept_bytes", lambda *_: 0)
         plan = labelsieve.plan_label_issues(LABELS, probs, **choices)
         if n_reads > 1:
             with pytest.warns(LabelsieveWarning, match=f"computed {'twice' if n_reads == 2 else '3 times'}"):
@@ -338,9 +332,11 @@ class Killed(BaseException):
 @pytest.mark.parametrize("step", ["summarise", "store_reread", "pair_candidates"])
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_done):
     choices = {"filter_by": "both", "workdir": tmp_path / "work", **CUT}
-    module = {"summarise": labelsieve.tasks, "store_reread": labelsieve.rereads, "pair_candidates": labelsieve.rereads}[
-        step
-    ]
+    module = {
+        "summarise": labelsieve.tasks.scan,
+        "store_reread": labelsieve.tasks.rescan,
+        "pair_candidates": labelsieve.tasks.rescan,
+    }[step]
     inner, done = getattr(module, step), []
 
     def counting(partition, *args, **kwargs):
@@ -383,7 +379,7 @@ def test_a_workdir_of_another_filter_is_refused_with_the_difference(tmp_path):
 @pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
 @pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
 def test_more_candidates_than_fit_are_refused_before_they_are_looked_for(filter_by, monkeypatch):
-    monkeypatch.setattr(rereads, "pair_candidates", lambda *_args, **_options: pytest.fail("it reads a third time"))
+    monkeypatch.setattr(rescan, "pair_candidates", lambda *_args, **_options: pytest.fail("it reads a third time"))
     labels = np.random.default_rng(0).integers(0, 5, 20_000)
     probs = np.random.default_rng(1).dirichlet(np.ones(5), 20_000)
     planned = labelsieve.plan_label_issues(labels, probs, filter_by=filter_by).process_bytes
@@ -546,7 +542,7 @@ def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(tmp_path, mon
 
         def killing(executor, parts):
             handles = handed(executor, parts)
-            if not killed and isinstance(parts[0], margins.Wanted) is (step == "the third read"):
+            if not killed and isinstance(parts[0], top_k_by_pair.Wanted) is (step == "the third read"):
                 holders = {address for where in client.who_has(handles).values() for address in where}
                 workers = {worker.worker_address: worker for worker in cluster.workers.values()}
                 killed.append(workers[min(holders)].pid)

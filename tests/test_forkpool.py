@@ -22,17 +22,11 @@ import zarr
 
 import labelsieve
 from inputs import assert_same_array, assert_same_bits, draw, find
-from labelsieve import (
-    ForkedWorkerError,
-    LabelInspector,
-    LabelsieveWarning,
-    TaskFailedError,
-    forked_map,
-    forkpool,
-    label_issues_batched,
-    tasks,
-)
-from labelsieve.engine import open_inputs
+from labelsieve import ForkedWorkerError, LabelInspector, LabelsieveWarning, TaskFailedError, label_issues_batched
+from labelsieve.execution import fork
+from labelsieve.pipeline import fork_pool
+from labelsieve.pipeline.opening import open_inputs
+from labelsieve.tasks import scan
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
@@ -175,7 +169,7 @@ def inputs():
 
 
 def test_partitions_are_worked_on_in_other_processes_and_come_back_in_order(inputs):
-    results = forkpool.each_partition(inputs, process_of, 2)
+    results = fork_pool.each_partition(inputs, process_of, 2)
     pids = {pid for pid, _ in results}
     assert os.getpid() not in pids
     assert 1 <= len(pids) <= 2
@@ -186,7 +180,7 @@ def test_partitions_are_worked_on_in_other_processes_and_come_back_in_order(inpu
 def test_children_read_the_shared_arrays_and_nobody_after(inputs):
     assert shared() == [None, None, None]
     thresholds = np.linspace(0.1, 0.6, 6)
-    results = forkpool.each_partition(inputs, shared_in_child, 2, {"adj_thresholds": thresholds})
+    results = fork_pool.each_partition(inputs, shared_in_child, 2, {"adj_thresholds": thresholds})
     for index, (pid, adj_thresholds, shapes, first) in enumerate(results):
         assert pid != os.getpid()
         assert_same_array(adj_thresholds, thresholds)
@@ -197,7 +191,7 @@ def test_children_read_the_shared_arrays_and_nobody_after(inputs):
 
 def test_the_shared_arrays_are_set_in_the_parent_while_the_pool_runs(inputs):
     seen = []
-    forkpool.each_partition(
+    fork_pool.each_partition(
         inputs, process_of, 2, advance=lambda _: seen.append([array is not None for array in shared()])
     )
     assert seen
@@ -210,7 +204,7 @@ def test_the_documented_module_has_no_other_dynamic_names():
         label_issues_batched.scores_shared  # noqa: B018  # the access is the test
 
 
-summarise = tasks.summarise
+summarise = scan.summarise
 
 
 def recording_summarise(partition, *blocks, **shared):
@@ -221,7 +215,7 @@ def recording_summarise(partition, *blocks, **shared):
 
 def test_a_whole_run_reads_in_the_children_only(tmp_path, monkeypatch):
     monkeypatch.setenv("RECORD_PIDS_IN", str(tmp_path))
-    monkeypatch.setattr("labelsieve.tasks.summarise", recording_summarise)
+    monkeypatch.setattr("labelsieve.tasks.scan.summarise", recording_summarise)
     found = find(LABELS, PROBS, n_jobs=2, batch_size=50, partition_batches=1)
     records = {int(file.name): len(file.read_text()) for file in tmp_path.iterdir()}
     assert os.getpid() not in records
@@ -256,7 +250,7 @@ def no_child_left():
 def test_a_killed_child_is_an_error_and_not_a_hang(inputs):
     killed = r"forked process \d+ was killed by SIGKILL while it worked on rows [\d,]+\.\.[\d,]+; out of memory\?"
     with pytest.raises(ForkedWorkerError, match=killed) as error:
-        forkpool.each_partition(inputs, kill_itself, 2)
+        fork_pool.each_partition(inputs, kill_itself, 2)
     assert isinstance(error.value, RuntimeError)
     # And the next run is as good as ever.
     assert_same_bits(find(LABELS, PROBS, n_jobs=2, batch_size=50), find(LABELS, PROBS))
@@ -265,13 +259,13 @@ def test_a_killed_child_is_an_error_and_not_a_hang(inputs):
 @pytest.mark.usefixtures("no_child_left")
 def test_a_child_that_ends_by_itself_is_an_error(inputs):
     with pytest.raises(ForkedWorkerError, match=r"forked process \d+ ended with exit code 7 while it worked on rows"):
-        forkpool.each_partition(inputs, leave, 2)
+        fork_pool.each_partition(inputs, leave, 2)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
 @pytest.mark.usefixtures("no_child_left")
 def test_a_child_that_is_killed_while_it_writes_its_result_is_an_error(inputs, monkeypatch, share):
-    write = forked_map._write
+    write = fork._write
 
     def torn(pipe, parts):
         whole = b"".join(parts)
@@ -280,24 +274,24 @@ def test_a_child_that_is_killed_while_it_writes_its_result_is_an_error(inputs, m
         write(pipe, [whole[: int(share * len(whole))]])
         return os.kill(os.getpid(), signal.SIGKILL)
 
-    monkeypatch.setattr(forked_map, "_write", torn)
+    monkeypatch.setattr(fork, "_write", torn)
     with pytest.raises(ForkedWorkerError, match=r"was killed by SIGKILL while it worked on rows"):
-        forkpool.each_partition(inputs, large, 2)
+        fork_pool.each_partition(inputs, large, 2)
 
 
 @pytest.mark.usefixtures("no_child_left")
 def test_a_killed_child_is_found_though_another_process_holds_its_pipe(inputs, monkeypatch):
-    pipe, held = forked_map._pipe, []
+    pipe, held = fork._pipe, []
 
     def held_pipe():
         ours, theirs = pipe()
         held.append(os.dup(theirs))  # as in a process that somebody forks at this moment: no end of file ever comes
         return ours, theirs
 
-    monkeypatch.setattr(forked_map, "_pipe", held_pipe)
+    monkeypatch.setattr(fork, "_pipe", held_pipe)
     try:
         with pytest.raises(ForkedWorkerError, match="was killed by SIGKILL while it worked on rows"):
-            forkpool.each_partition(inputs, kill_itself, 2)
+            fork_pool.each_partition(inputs, kill_itself, 2)
     finally:
         for descriptor in held:
             os.close(descriptor)
@@ -305,7 +299,7 @@ def test_a_killed_child_is_found_though_another_process_holds_its_pipe(inputs, m
 
 @pytest.mark.usefixtures("no_child_left")
 def test_large_results_come_back_whole_and_writable(inputs):
-    results = forkpool.each_partition(inputs, large, 3)
+    results = fork_pool.each_partition(inputs, large, 3)
     for index, (numbers, none, columns) in enumerate(results):
         assert_same_array(numbers, np.arange(50 * index, 50 * index + 300_000))
         assert none.shape == (0, 3)
@@ -325,7 +319,7 @@ def test_a_process_that_cannot_be_forked_is_an_error_and_the_others_end(inputs, 
 
     monkeypatch.setattr(os, "fork", fork_once)
     with pytest.raises(ForkedWorkerError, match=r"process 2 could not be forked: .*temporarily unavailable"):
-        forkpool.each_partition(inputs, pause, 2)
+        fork_pool.each_partition(inputs, pause, 2)
 
 
 @pytest.mark.usefixtures("no_child_left")
@@ -341,20 +335,20 @@ def test_ctrl_c_while_processes_are_forked_loses_none(inputs, monkeypatch):
     monkeypatch.setattr(os, "fork", interrupted)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        forkpool.each_partition(inputs, pause, 2)
+        fork_pool.each_partition(inputs, pause, 2)
     assert signal.getsignal(signal.SIGINT) is handler
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
 
 def test_children_leave_ctrl_c_to_the_parent(inputs):
-    assert len(forkpool.each_partition(inputs, interrupt_itself, 2)) == 20
+    assert len(fork_pool.each_partition(inputs, interrupt_itself, 2)) == 20
 
 
 @pytest.mark.usefixtures("no_child_left")
 def test_an_error_in_a_child_is_raised_here(inputs):
     named = r"partition \d+ \(rows (\d+)\.\.\d+\) of an array in memory: KeyError: \1"
     with pytest.raises(TaskFailedError, match=named) as error:
-        forkpool.each_partition(inputs, fail, 2)
+        fork_pool.each_partition(inputs, fail, 2)
     [note] = error.value.__notes__
     assert "in fail\n    raise KeyError(partition.start)" in note, "where it was raised"
 
@@ -371,7 +365,7 @@ class Unpicklable:
 @pytest.mark.usefixtures("no_child_left")
 def test_whatever_goes_wrong_in_a_child_is_an_error_here(inputs, work, match):
     with pytest.raises(TaskFailedError, match=match):
-        forkpool.each_partition(inputs, work, 2)
+        fork_pool.each_partition(inputs, work, 2)
 
 
 def test_pools_of_several_threads_take_turns():
@@ -516,7 +510,7 @@ def test_an_imported_but_idle_distributed_does_not_stop_the_pool():
 @pytest.mark.parametrize("n_jobs", [2, None])
 @pytest.mark.parametrize("system", ["Windows", "Darwin"])
 def test_elsewhere_than_linux_one_job_is_all_and_it_says_so(monkeypatch, capsys, system, n_jobs):
-    monkeypatch.setattr(forkpool.platform, "system", lambda: system)
+    monkeypatch.setattr(fork_pool.platform, "system", lambda: system)
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
     assert LabelInspector(num_class=6, n_jobs=n_jobs).n_jobs == 1
     assert "n_jobs is 1" in capsys.readouterr().out
@@ -528,14 +522,14 @@ def test_elsewhere_than_linux_one_job_is_all_and_it_says_so(monkeypatch, capsys,
 
 
 def test_one_job_elsewhere_than_linux_has_nothing_to_say(monkeypatch, capsys):
-    monkeypatch.setattr(forkpool.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(fork_pool.platform, "system", lambda: "Darwin")
     assert LabelInspector(num_class=6).n_jobs == 1
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("physical", "want"), [(3, 3), (None, 7), (0, 7)])
 def test_none_takes_the_physical_cores_or_the_logical_ones_where_unknown(monkeypatch, capsys, physical, want):
-    monkeypatch.setattr(forkpool.psutil, "cpu_count", lambda logical=True: 99 if logical else physical)
+    monkeypatch.setattr(fork_pool.psutil, "cpu_count", lambda logical=True: 99 if logical else physical)
     monkeypatch.setattr(multiprocessing, "cpu_count", lambda: 7)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert LabelInspector(num_class=6, n_jobs=None, verbose=False).n_jobs == want
@@ -593,7 +587,7 @@ def interrupt_parent(partition, **_):
 def test_an_error_or_ctrl_c_ends_the_other_processes_at_once(work, error):
     inputs = open_inputs(LABELS, PROBS, batch_size=10, partition_batches=1, n_jobs=2)
     with pytest.raises(error):
-        forkpool.each_partition(inputs, work, 2)  # its children never end by themselves
+        fork_pool.each_partition(inputs, work, 2)  # its children never end by themselves
 
 
 @pytest.mark.parametrize("n_rows", [2, 7, 100])
@@ -615,8 +609,8 @@ def test_the_bar_of_the_read_moves_with_forked_processes_too(capsys):
 ORPHANS = """
 import time
 import numpy as np, psutil
-from labelsieve import forkpool
-from labelsieve.engine import open_inputs
+from labelsieve.pipeline import fork_pool as forkpool
+from labelsieve.pipeline.opening import open_inputs
 
 def work(partition):
     if partition.start == 0:
@@ -651,7 +645,7 @@ def test_a_failing_pool_leaves_other_children_alone(inputs):
 
     try:
         with pytest.raises(ValueError, match="stop here"):
-            forkpool.each_partition(inputs, process_of, 2, advance=advance)
+            fork_pool.each_partition(inputs, process_of, 2, advance=advance)
         assert other.is_alive()
     finally:
         other.kill()
@@ -667,5 +661,5 @@ def test_zarr_is_cut_for_dasks_threads_whatever_n_jobs_says(tmp_path):
 def test_each_of_many_items_is_taken_once():
     # Children that do nothing else ask for their next items at the same moments.
     for _ in range(5):
-        done = [item for item, _ in forked_map.forked_map(abs, 3000, 4, str)]
+        done = [item for item, _ in fork.forked_map(abs, 3000, 4, str)]
         assert sorted(done) == list(range(3000))

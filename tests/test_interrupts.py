@@ -60,12 +60,12 @@ def entry():
 @pytest.mark.parametrize(
     ("at", "number", "command"),
     [
-        ("labelsieve.cli", signal.SIGTERM, ("-m", "labelsieve")),
+        ("labelsieve.cli.app", signal.SIGTERM, ("-m", "labelsieve")),
         ("click", signal.SIGINT, ("-m", "labelsieve")),
         ("numpy", signal.SIGINT, ("-c", entry())),
         pytest.param("dask", signal.SIGTERM, ("-c", entry()), marks=pytest.mark.slow),
-        pytest.param("labelsieve.job", signal.SIGINT, ("-m", "labelsieve"), marks=pytest.mark.slow),
-        pytest.param("labelsieve.report", signal.SIGINT, ("-c", entry()), marks=pytest.mark.slow),
+        pytest.param("labelsieve.pipeline.job", signal.SIGINT, ("-m", "labelsieve"), marks=pytest.mark.slow),
+        pytest.param("labelsieve.results.report", signal.SIGINT, ("-c", entry()), marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_during_the_imports(processes, at, number, command):
@@ -112,7 +112,10 @@ def test_an_interrupt_that_was_ignored_from_the_start_stays_ignored(processes):
 
 LOST = """
 import os, signal, sys, time
-from labelsieve.interrupts import Interrupted, Terminated, leave_at_once, raising
+from labelsieve.cli.interrupts import Interrupted
+from labelsieve.cli.interrupts import Terminated
+from labelsieve.cli.interrupts import leave_at_once
+from labelsieve.cli.interrupts import raising
 
 def send():
     signal.raise_signal(int(sys.argv[1]))
@@ -147,7 +150,7 @@ def test_a_signal_whose_exception_is_lost_comes_again(processes, number, name, h
 
 def test_another_exception_that_cannot_be_raised_is_printed_as_ever(processes):
     code = (
-        "from labelsieve.interrupts import leave_at_once\nclass Lost:\n    def __del__(self):\n        1 / 0\n"
+        "from labelsieve.cli.interrupts import leave_at_once\nclass Lost:\n    def __del__(self):\n        1 / 0\n"
         "leave_at_once()\nLost()"
     )
     _, _, err = processes.start("-c", code, env=os.environ).wait()

@@ -18,11 +18,19 @@ from hypothesis import strategies as st
 import draws
 import labelsieve
 import naive
-from labelsieve import InputTypeError, InvalidInputError, LabelIssues, confident, health, results, stored_arrays
-from labelsieve.confident import ConfidentCounts, calibrated_pairs, confident_chunk, confident_combine, joint_sums
-from labelsieve.engine.run import ArrayScores
-from labelsieve.reductions import adjusted_thresholds
-from labelsieve.results import IssueRows
+from labelsieve import InputTypeError, InvalidInputError, LabelIssues
+from labelsieve.confident_learning import class_quality, confident_joint
+from labelsieve.confident_learning.confident_joint import (
+    ConfidentCounts,
+    calibrated_pairs,
+    confident_chunk,
+    confident_combine,
+    joint_sums,
+)
+from labelsieve.confident_learning.thresholds import adjusted_thresholds
+from labelsieve.pipeline.run import ArrayScores
+from labelsieve.results.result import IssueRows
+from labelsieve.storage import checked_arrays
 
 NAMES = ("cat", "<script>", 'a "dog"', "cow, brown")
 
@@ -71,8 +79,8 @@ def test_confident_rows_are_counted_as_one_by_one(data, cuts, few_pairs):
     want = naive_confident(plain_labels, rows, found.confident_thresholds.tolist())
     assert want == dense(found).tolist()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(confident, "_FEW_PAIRS", few_pairs)
-        patch.setattr(confident, "_PIECE_PAIRS", 2)
+        patch.setattr(confident_joint, "_FEW_PAIRS", few_pairs)
+        patch.setattr(confident_joint, "_PIECE_PAIRS", 2)
         summary = draws.summary_of(labels, probs)
         edges = sorted({0, len(summary), *(min(cut, len(summary)) for cut in cuts)})
         adjusted = adjusted_thresholds(found.confident_thresholds)
@@ -91,7 +99,7 @@ def test_the_calibrated_joint_is_that_of_cleanlab_but_for_tied_remainders(k, see
     pairs = np.flatnonzero(off.ravel())
     counts, got = ConfidentCounts(matrix.diagonal().copy(), pairs, off.ravel()[pairs]), np.zeros((k, k), int)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(confident, "_PIECE_PAIRS", piece_pairs)
+        patch.setattr(confident_joint, "_PIECE_PAIRS", piece_pairs)
         for piece, estimated, diagonal in calibrated_pairs(counts, class_counts):
             got[piece.given, piece.predicted] = estimated
             got += np.diag(diagonal)
@@ -260,9 +268,9 @@ def test_many_classes_take_no_square_of_memory():
     pairs, counts = np.unique(np.where(given == predicted, 1, given * k + predicted), return_counts=True)
     sums = np.bincount(given, minlength=k)
     confident_rows = ConfidentCounts(rng.integers(0, 9, k), pairs, counts)
-    table = health.class_columns(confident_rows, sums + 9, np.full(k, 0.5), np.zeros(k), np.zeros(k, np.int64))
+    table = class_quality.class_columns(confident_rows, sums + 9, np.full(k, 0.5), np.zeros(k), np.zeros(k, np.int64))
     assert len(table["label_noise"]) == k
-    assert len(health.pair_columns(confident_rows, sums + 9, 7)["share"]) == 7
+    assert len(class_quality.pair_columns(confident_rows, sums + 9, 7)["share"]) == 7
 
 
 # Names -----------------------------------------------------------------------------------------------------------
@@ -295,7 +303,7 @@ def test_ids_of_any_kind(tmp_path, data):
     ],
 )
 def test_names_that_are_none_are_refused_before_anything_is_read(data, choice, error, message, monkeypatch):
-    monkeypatch.setattr("labelsieve.tasks.summarise", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("labelsieve.tasks.scan.summarise", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(error, match=message):
         find(*data, **choice)
 
@@ -336,11 +344,11 @@ def test_a_long_name_makes_no_wide_table(data):
 
 def test_lines_end_where_lines_end(tmp_path):
     (tmp_path / "n.txt").write_text("\ufeffa\u2028b\n[UNK]\r\nc\x0cd\n\n", encoding="utf-8")
-    assert labelsieve.names.read_class_names(tmp_path / "n.txt") == ["a\u2028b", "[UNK]", "c\x0cd"]
+    assert labelsieve.results.row_ids.read_class_names(tmp_path / "n.txt") == ["a\u2028b", "[UNK]", "c\x0cd"]
     (tmp_path / "n.json").write_text('["a", "b\\nc"]')
-    assert labelsieve.names.read_class_names(tmp_path / "n.json") == ["a", "b\nc"]
+    assert labelsieve.results.row_ids.read_class_names(tmp_path / "n.json") == ["a", "b\nc"]
     (tmp_path / "n.txt").write_text("[UNK]\nb\n")
-    assert labelsieve.names.read_class_names(tmp_path / "n.txt") == ["[UNK]", "b"]
+    assert labelsieve.results.row_ids.read_class_names(tmp_path / "n.txt") == ["[UNK]", "b"]
 
 
 # Saved and opened again ------------------------------------------------------------------------------------------
@@ -361,7 +369,7 @@ def assert_same(got, want):
 def test_a_result_is_saved_and_opened_again(tmp_path, found, place):
     path = tmp_path / "r.zarr" if place == "disk" else "memory://results/r.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelsieve.ownership._SETTLE_SECONDS", 0)
+        patch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
         found.save(path)
         found.save(path)  # an earlier result is replaced
     loaded = labelsieve.load(path)
@@ -376,7 +384,7 @@ def test_a_result_is_saved_and_opened_again(tmp_path, found, place):
 def test_a_result_is_never_saved_over_what_it_is_read_from(data, found, tmp_path):
     url = "memory://results/own.zarr"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelsieve.ownership._SETTLE_SECONDS", 0)
+        patch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
         written = find(*data, class_names=NAMES, output=url)
         for result in (written, labelsieve.load(url)):
             with pytest.raises(InvalidInputError, match=r"this result is read from memory://results/own\.zarr"):
@@ -389,7 +397,7 @@ def test_a_result_is_never_saved_over_what_it_is_read_from(data, found, tmp_path
 
 def resigned(attributes, **changes):
     """Return the attributes of a stored result with changes, as another version would have written them."""
-    return stored_arrays.signed({name: attributes[name] for name in attributes["checksum"]["of"]} | changes)
+    return checked_arrays.signed({name: attributes[name] for name in attributes["checksum"]["of"]} | changes)
 
 
 def test_facts_of_a_newer_version_are_left_out(tmp_path, found):
@@ -418,7 +426,9 @@ def test_a_loaded_result_reads_what_is_asked_for(tmp_path, found, monkeypatch):
     assert type(scores).__module__.startswith("dask")
     assert scores.shape == (1500,)
     assert scores[:5].compute().tolist() == found.scores[:5].tolist()
-    monkeypatch.setattr(results.Result, "issues", property(lambda _: pytest.fail("all issues were loaded")))
+    monkeypatch.setattr(
+        "labelsieve.results.result.Result.issues", property(lambda _: pytest.fail("all issues were loaded"))
+    )
     assert loaded.to_frame(2)["row"].tolist() == found.found.rows[:2].tolist()
     assert repr(loaded) == repr(found)
 
@@ -498,7 +508,7 @@ def test_a_notebook_shows_headline_and_worst_rows_as_text(found):
     assert page.count("<tr>") == 6
     assert "<script>" not in page
     everything = IssueRows.concatenate([found.issues])
-    cell = labelsieve.issues._cell
+    cell = labelsieve.results.label_issues._cell
     assert f"<td>{cell(everything.scores.tolist()[0])}</td>" in page
 
 

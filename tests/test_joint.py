@@ -11,10 +11,11 @@ from cleanlab.filter import _keep_at_least_n_per_class
 import draws
 import naive
 import naive_joint
-from labelsieve import class_ranking, joint, looks, margins, partials
-from labelsieve.class_ranking import ClassCuts, ClassTies
-from labelsieve.confident import ConfidentCounts, PairCounter, pair_dtype
-from labelsieve.margins import Candidates
+from labelsieve.confident_learning import looks, pruning, radix_select_by_class, top_k_by_pair
+from labelsieve.confident_learning.confident_joint import ConfidentCounts, PairCounter, pair_dtype
+from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies
+from labelsieve.confident_learning.top_k_by_pair import Candidates
+from labelsieve.tasks import partials
 
 DTYPES = [np.float16, np.float32, np.float64]
 
@@ -84,7 +85,7 @@ def test_the_smallest_number_that_is_no_less(dtype):
 @pytest.mark.parametrize("bins", [8, 1 << 18])
 @pytest.mark.parametrize("max_candidates", [0, 3, 1000])
 def test_the_lowest_of_each_class_are_taken_in_any_cut(monkeypatch, dtype, bins, max_candidates):
-    monkeypatch.setattr(class_ranking, "_BINS", bins)
+    monkeypatch.setattr(radix_select_by_class, "_BINS", bins)
     for seed in range(40):
         rng = np.random.default_rng(seed)
         k, n = int(rng.integers(2, 6)), int(rng.integers(1, 60))
@@ -98,14 +99,14 @@ def test_the_lowest_of_each_class_are_taken_in_any_cut(monkeypatch, dtype, bins,
         )
         ranges = np.split(np.arange(n), np.sort(rng.integers(0, n + 1, 3)))
         cuts = ClassCuts.open(wanted, np.bincount(labels, minlength=k), 8 * scores.dtype.itemsize)
-        cuts = class_ranking.find_cuts(
+        cuts = radix_select_by_class.find_cuts(
             cuts,
             lambda cuts, y=labels, s=scores, ranges=ranges: sum(
-                class_ranking.class_histogram(y[rows], s[rows], cuts) for rows in ranges
+                radix_select_by_class.class_histogram(y[rows], s[rows], cuts) for rows in ranges
             ),
             max_candidates,
         )
-        exact = class_ranking.settle(cuts, [ClassTies.of(labels[rows], scores[rows], cuts) for rows in ranges])
+        exact = radix_select_by_class.settle(cuts, [ClassTies.of(labels[rows], scores[rows], cuts) for rows in ranges])
         got = []
         for item, rows in enumerate(ranges):
             left = np.where(exact.item == item, exact.quotas, 0)
@@ -120,7 +121,7 @@ def test_the_lowest_of_each_class_are_taken_in_any_cut(monkeypatch, dtype, bins,
 @pytest.mark.parametrize("few_pairs", [0, 4096])
 @pytest.mark.parametrize("n_pairs", [3, 70_000])
 def test_the_largest_margins_are_kept_with_the_lower_of_tied_rows(monkeypatch, few_pairs, n_pairs):
-    monkeypatch.setattr(margins, "_FEW_PAIRS", few_pairs)
+    monkeypatch.setattr(top_k_by_pair, "_FEW_PAIRS", few_pairs)
     for seed in range(20):
         rng = np.random.default_rng(seed)
         pairs = rng.choice([0, 1, n_pairs - 1], 50).astype(np.uint32)
@@ -135,11 +136,11 @@ def test_the_largest_margins_are_kept_with_the_lower_of_tied_rows(monkeypatch, f
         parts = [
             Candidates(pairs[some], values[some], some, len(some)) for some in np.split(np.arange(50), [10, 11, 30])
         ]
-        some = margins.largest(parts[:2], wanted)
-        found = margins.largest([some, *parts[2:]], wanted)
+        some = top_k_by_pair.largest(parts[:2], wanted)
+        found = top_k_by_pair.largest([some, *parts[2:]], wanted)
         assert want == list(zip(found.pairs.tolist(), found.rows.tolist(), strict=True))
         assert found.n_read == 50
-        least = margins.to_exceed(found, wanted)
+        least = top_k_by_pair.to_exceed(found, wanted)
         for pair in (0, 1, n_pairs - 1):
             own = found.margins[found.pairs == pair]
             assert least[pair] == (own.min() if len(own) == wanted[pair] else -np.inf)
@@ -177,11 +178,11 @@ def test_the_calibrated_joint_and_its_prune_counts_are_those_of_cleanlab(k, mean
         matrix, sizes = drawn_joint(k, seed, mean)
         labels = np.repeat(np.arange(k), sizes)
         want = calibrate_confident_joint(np.asfortranarray(matrix), labels)
-        got = joint.calibrated_joint(counts_of(matrix), sizes)
+        got = pruning.calibrated_joint(counts_of(matrix), sizes)
         assert want.tolist() == dense(got).tolist() == naive_joint.calibrated(matrix.tolist(), sizes.tolist())
         for frac_noise, least in ((1.0, 1), (0.37, 0), (0.7, 30)):
             taken = _keep_at_least_n_per_class(want.T, least, frac_noise=frac_noise)
-            found = joint.prune_counts(
+            found = pruning.prune_counts(
                 got, sizes, frac_noise=frac_noise, min_examples_per_class=least, num_to_remove_per_class=None
             )
             assert (sizes - np.diag(taken)).tolist() == found.of_class.tolist()
@@ -194,9 +195,9 @@ def test_the_calibrated_joint_and_its_prune_counts_are_those_of_cleanlab(k, mean
 def test_prune_counts_of_given_numbers_are_those_of_loops(seed):
     matrix, sizes = drawn_joint(7, seed, 1)
     wanted = np.random.default_rng(seed).integers(0, 9, 7).tolist()
-    calibrated = joint.calibrated_joint(counts_of(matrix), sizes)
+    calibrated = pruning.calibrated_joint(counts_of(matrix), sizes)
     table = naive_joint.prune_counts(dense(calibrated).tolist(), sizes.tolist(), 0.8, 2, wanted)
-    found = joint.prune_counts(
+    found = pruning.prune_counts(
         calibrated, sizes, frac_noise=0.8, min_examples_per_class=2, num_to_remove_per_class=wanted
     )
     assert [sizes[k] - table[k][k] for k in range(7)] == found.of_class.tolist() == wanted
@@ -207,7 +208,7 @@ def test_prune_counts_of_given_numbers_are_those_of_loops(seed):
 
 
 def test_labels_can_be_left_out_of_prune_counts():
-    counts = joint.PruneCounts(np.array([3, 2, 1]), np.array([0, 2, 3, 3]), np.array([1, 2, 0]), np.array([1, 2, 2]))
+    counts = pruning.PruneCounts(np.array([3, 2, 1]), np.array([0, 2, 3, 3]), np.array([1, 2, 0]), np.array([1, 2, 2]))
     left = counts.without(np.array([True, False, False]))
     assert left.of_class.tolist() == [0, 2, 1]
     assert (left.edges.tolist(), left.classes.tolist(), left.of_pair.tolist()) == ([0, 0, 1, 1], [0], [2])

@@ -5,12 +5,12 @@ import pytest
 
 import draws
 import naive
-from labelsieve import kernels
-from labelsieve.kernels import FirstArgmax, RowSummary, Summariser, class_dtype, unsigned_type
-from labelsieve.scores import normalized_margin
+from labelsieve.confident_learning import row_summary
+from labelsieve.confident_learning.quality_scores import normalized_margin
+from labelsieve.confident_learning.row_summary import FirstArgmax, RowSummary, Summariser, class_dtype, unsigned_type
 
 FLOATS = [np.float16, np.float32, np.float64]
-FEW = kernels._FEW_CLASSES
+FEW = row_summary._FEW_CLASSES
 
 
 def summarise(labels, probs, row_values=None, first_row=0, strip=None):

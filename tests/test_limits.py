@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from labelsieve import limits
-from labelsieve.engine.executors import LocalExecutor
-from labelsieve.limits import free_bytes
+from labelsieve.execution.executor import LocalExecutor
 from labelsieve.memory import INTERPRETER_BYTES
+from labelsieve.storage import limits
+from labelsieve.storage.limits import free_bytes
 
 FREE = 10**12
 UNLIMITED_V1 = 9223372036854771712
@@ -175,7 +175,7 @@ def test_here_it_is_some_number():
 
 
 def test_a_run_may_take_a_share_of_it_and_less_where_it_is_told_so(monkeypatch):
-    monkeypatch.setattr("labelsieve.engine.executors.free_bytes", lambda: 10**9)
+    monkeypatch.setattr("labelsieve.execution.executor.free_bytes", lambda: 10**9)
     executor = LocalExecutor()
     assert (executor.limit, executor.limit_name) == (800_000_000 + INTERPRETER_BYTES, "80% of the free memory")
     executor = LocalExecutor(10**8)

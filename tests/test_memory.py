@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from labelsieve import memory
 from labelsieve.errors import InvalidInputError
-from labelsieve.grids import Grid, check_sizes, group_size, plan_grid
 from labelsieve.memory import BLOCK_ROWS, ISSUE_BYTES, Need, result_rows, run_rows, spans
+from labelsieve.partitioning import Grid, check_sizes, group_size, plan_grid
 from labelsieve.settings import Settings
 
 PLENTY = 10**15

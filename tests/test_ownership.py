@@ -18,9 +18,10 @@ import pytest
 
 import labelsieve
 import s3
-from labelsieve import InUseError, WorkdirError, ownership, process_identity
-from labelsieve.ownership import owned as owned_by_name
-from labelsieve.storage import LocalFolder, UrlFolder, open_folder
+from labelsieve import InUseError, WorkdirError
+from labelsieve.storage import lock, process_identity
+from labelsieve.storage.folders import LocalFolder, UrlFolder, open_folder
+from labelsieve.storage.lock import owned as owned_by_name
 
 ME = f"process {os.getpid()} on {socket.gethostname()}"
 
@@ -38,9 +39,9 @@ def local(tmp_path):
 @pytest.fixture
 def remote(monkeypatch):
     """A folder in memory, whose leases last a second."""
-    monkeypatch.setattr(ownership, "LEASE_SECONDS", 1.0)
-    monkeypatch.setattr(ownership, "_RENEW_SECONDS", 0.05)
-    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0.02)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 1.0)
+    monkeypatch.setattr(lock, "_RENEW_SECONDS", 0.05)
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.02)
     fs = fsspec.filesystem("memory")
     fs.store.clear()
     yield UrlFolder("memory://bucket/work")
@@ -94,8 +95,8 @@ def test_who_held_the_lock_before_is_not_named(local):
 
 HOLD = """
 import sys, time
-from labelsieve.ownership import owned
-from labelsieve.storage import open_folder
+from labelsieve.storage.lock import owned
+from labelsieve.storage.folders import open_folder
 with owned(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}"):
     print("owned", flush=True)
     time.sleep(60)
@@ -137,7 +138,7 @@ def test_of_many_processes_one_is_the_owner(local):
 
 def test_a_lock_on_a_file_that_its_owner_has_removed_is_none(local, monkeypatch):
     # As the owner of an output does at its end: in between, another process has opened the lock but not locked it.
-    inner, opened = ownership.fcntl.flock, []
+    inner, opened = lock.fcntl.flock, []
 
     def locked_too_late(file, flags):
         opened.append(file)
@@ -145,7 +146,7 @@ def test_a_lock_on_a_file_that_its_owner_has_removed_is_none(local, monkeypatch)
             shutil.rmtree(local.path)
         return inner(file, flags)
 
-    monkeypatch.setattr(ownership.fcntl, "flock", locked_too_late)
+    monkeypatch.setattr(lock.fcntl, "flock", locked_too_late)
     with pytest.raises(InUseError, match="in use by a process that is ending: try again"), owned(local):
         pass
     opened.clear()
@@ -166,12 +167,12 @@ def test_a_run_names_who_is_in_its_workdir(tmp_path):
 
 
 def test_a_disk_without_locks_takes_a_lease(local, monkeypatch):
-    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0)
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0)
 
     def no_locks(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(ownership.fcntl, "flock", no_locks)
+    monkeypatch.setattr(lock.fcntl, "flock", no_locks)
     with owned(local):
         assert lease_of(local)["owner"] == ME
         with pytest.raises(WorkdirError, match=f"in use by {ME}, which still runs"), owned(local):
@@ -180,8 +181,8 @@ def test_a_disk_without_locks_takes_a_lease(local, monkeypatch):
 
 
 def test_a_system_without_locks_takes_a_lease(local, monkeypatch):
-    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0)
-    monkeypatch.setattr(ownership, "fcntl", None)
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0)
+    monkeypatch.setattr(lock, "fcntl", None)
     with owned(local):
         assert lease_of(local)["owner"] == ME
     assert local.names() == []
@@ -264,11 +265,11 @@ def test_a_lease_that_was_taken_over_is_left_to_its_new_owner(remote):
 
 @pytest.mark.parametrize("conditions", [True, False])
 def test_of_those_who_take_it_at_once_one_has_it(remote, monkeypatch, conditions):
-    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0 if conditions else 0.5)
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0 if conditions else 0.5)
     if not conditions:  # a store that knows none: the later one has it
         monkeypatch.setattr(UrlFolder, "write_new", UrlFolder.write)
-    together, got, lock = threading.Barrier(4), [], threading.Lock()
-    read = ownership._Lease._read
+    together, got, mutex = threading.Barrier(4), [], threading.Lock()
+    read = lock._Lease._read
 
     def read_together(self):
         held = read(self)
@@ -277,16 +278,16 @@ def test_of_those_who_take_it_at_once_one_has_it(remote, monkeypatch, conditions
                 together.wait(timeout=2)  # all have seen that it is free before any of them writes
         return held
 
-    monkeypatch.setattr(ownership._Lease, "_read", read_together)
+    monkeypatch.setattr(lock._Lease, "_read", read_together)
 
     def take():
         try:
             with owned(UrlFolder(remote.url)):
-                with lock:
+                with mutex:
                     got.append("owner")
                 time.sleep(0.3)
         except WorkdirError:
-            with lock:
+            with mutex:
                 got.append("refused")
 
     threads = [threading.Thread(target=take) for _ in range(4)]
@@ -333,19 +334,19 @@ def test_a_store_that_says_otherwise_that_there_is_a_lease_is_believed(remote, m
 
 @pytest.mark.parametrize("expired", [False, True])
 def test_a_run_that_took_over_and_has_ended_is_known_too(remote, monkeypatch, expired):
-    monkeypatch.setattr(ownership, "_RENEW_SECONDS", 600)  # as of a computer that sleeps
+    monkeypatch.setattr(lock, "_RENEW_SECONDS", 600)  # as of a computer that sleeps
     with owned(remote) as check:
         remote.remove("lease.json")
         check()
         if expired:
             later = time.time() + 2
-            monkeypatch.setattr(ownership.time, "time", lambda: later)
+            monkeypatch.setattr(lock.time, "time", lambda: later)
             with pytest.raises(InUseError, match="in use by another run, which took over while this one slept"):
                 check()
 
 
 def test_a_renewal_that_failed_does_not_count(remote, monkeypatch):
-    monkeypatch.setattr(ownership, "LEASE_SECONDS", 600.0)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 600.0)
     failed, later = threading.Event(), 0.0
 
     def fail(*_):
@@ -358,7 +359,7 @@ def test_a_renewal_that_failed_does_not_count(remote, monkeypatch):
         remote.remove("lease.json")
         later = time.time() + 590
         failed.clear()
-        patch.setattr(ownership.time, "time", lambda: later)
+        patch.setattr(lock.time, "time", lambda: later)
         check()
         assert failed.wait(30)
         later += 20
@@ -367,7 +368,7 @@ def test_a_renewal_that_failed_does_not_count(remote, monkeypatch):
 
 
 def test_a_sleeper_does_not_renew_what_another_run_has_had(remote, monkeypatch):
-    monkeypatch.setattr(ownership, "LEASE_SECONDS", 0.0)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.0)
     with owned(remote):
         remote.remove("lease.json")
         [thread] = lease_threads()
@@ -381,7 +382,7 @@ def test_a_lease_is_not_left_where_taking_it_was_interrupted(remote, monkeypatch
         assert lease_of(remote)["owner"] == ME
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ownership.time, "sleep", interrupted)
+    monkeypatch.setattr(lock.time, "sleep", interrupted)
     with pytest.raises(KeyboardInterrupt), owned(remote):
         pass
     assert remote.names() == []
@@ -436,14 +437,14 @@ def test_a_lease_is_given_back_if_its_block_fails(remote):
 # An owner that was killed -----------------------------------------------------------------------------------------
 
 
-HOLD_BY_LEASE = "from labelsieve import ownership\nownership.fcntl = None\n" + HOLD
+HOLD_BY_LEASE = "from labelsieve.storage import lock\nlock.fcntl = None\n" + HOLD
 
 
 @pytest.fixture
 def without_locks(local, monkeypatch):
     """A folder that takes leases, which last long."""
-    monkeypatch.setattr(ownership, "fcntl", None)
-    monkeypatch.setattr(ownership, "_SETTLE_SECONDS", 0)
+    monkeypatch.setattr(lock, "fcntl", None)
+    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0)
     return local
 
 
@@ -506,7 +507,7 @@ def test_nothing_is_known_of_processes_where_proc_is_of_another_namespace(tmp_pa
 
 @pytest.mark.parametrize("kind", ["local", "remote"])
 def test_who_waits_is_the_owner_once_the_other_has_ended(request, kind, monkeypatch, caplog):
-    monkeypatch.setattr(ownership, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.02)
     folder, began = request.getfixturevalue(kind), threading.Event()
     end, got = threading.Event(), []
 
@@ -516,11 +517,11 @@ def test_who_waits_is_the_owner_once_the_other_has_ended(request, kind, monkeypa
             end.wait(60)
             got.append("first")
 
-    def look(_patience, error, inner=ownership._Patience.wait):
+    def look(_patience, error, inner=lock._Patience.wait):
         inner(_patience, error)
         end.set()  # only once the other has been refused
 
-    monkeypatch.setattr(ownership._Patience, "wait", look)
+    monkeypatch.setattr(lock._Patience, "wait", look)
     thread = threading.Thread(target=hold)
     thread.start()
     assert began.wait(60)
@@ -536,7 +537,7 @@ def test_who_waits_is_the_owner_once_the_other_has_ended(request, kind, monkeypa
 
 @pytest.mark.parametrize("kind", ["local", "remote"])
 def test_waiting_ends_with_the_error_that_would_have_come_at_once(request, kind, monkeypatch):
-    monkeypatch.setattr(ownership, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.02)
     folder = request.getfixturevalue(kind)
     with owned(folder):
         began = time.monotonic()
@@ -547,13 +548,13 @@ def test_waiting_ends_with_the_error_that_would_have_come_at_once(request, kind,
 
 @pytest.mark.slow
 def test_a_lease_that_nobody_renews_ends_whatever_its_owner_s_clock_said(remote, monkeypatch):
-    monkeypatch.setattr(ownership, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(lock, "_LOOK_SECONDS", 0.02)
     write_lease(remote, time.time() + 86_400)
     with owned(remote, wait=60):
         assert lease_of(remote)["owner"] == ME
 
 
 def test_a_password_in_the_url_is_not_told():
-    error = ownership._in_use(UrlFolder("s3://key:secret@bucket/work"), "process 1")
+    error = lock._in_use(UrlFolder("s3://key:secret@bucket/work"), "process 1")
     assert "secret" not in str(error)
     assert "bucket/work" in str(error)

@@ -15,13 +15,14 @@ from dask.utils import parse_bytes
 import draws
 import labelsieve
 import naive
-from labelsieve import MemoryLimitError, grids, memory, plan_label_issues, sources
-from labelsieve.cli import run
-from labelsieve.engine import executors
-from labelsieve.engine.clusters import cluster
-from labelsieve.limits import size
+from labelsieve import MemoryLimitError, memory, partitioning, plan_label_issues
+from labelsieve.cli.app import run
+from labelsieve.execution import executor
+from labelsieve.execution.local_cluster import cluster
 from labelsieve.memory import INTERPRETER_BYTES, Need
 from labelsieve.settings import FILTERS, Settings
+from labelsieve.sources import open_array
+from labelsieve.storage.limits import size
 
 N_ROWS = 2000
 LABELS, PROBS = draws.draw(N_ROWS, 5, seed=41, noise=0.3)
@@ -97,7 +98,7 @@ def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(tmp_path, 
 def test_tasks_with_a_workdir_are_at_most_as_planned(tmp_path, small_chunks, n_threads, fits, monkeypatch):
     if not fits:
         monkeypatch.setattr(
-            "labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows
+            "labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows
         )  # as if all memory were for issues
     plan = plan_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     with Tasks() as first:
@@ -129,8 +130,8 @@ def test_ties_at_the_cut_take_a_map_more_than_planned():
     labels, probs = draws.draw(N_ROWS, 5, seed=41, noise=0.3, decimals=1)
     plan = plan_label_issues(labels, probs, **CUT)
     with pytest.MonkeyPatch.context() as patch, Tasks() as tasks:
-        patch.setattr("labelsieve.ranking.MAX_CANDIDATES", 1)
-        patch.setattr("labelsieve.ranking.find_cut.__defaults__", (1,))
+        patch.setattr("labelsieve.confident_learning.radix_select.MAX_CANDIDATES", 1)
+        patch.setattr("labelsieve.confident_learning.radix_select.find_cut.__defaults__", (1,))
         labelsieve.find_label_issues(labels, probs, **CUT)
     rounds = {name: n for name, n in tasks.names.items() if name.startswith(("histogram", "ties"))}
     assert rounds["ties"] == 50
@@ -147,7 +148,7 @@ def test_labels_that_are_read_first_are_counted_by_a_plan_that_does_not_read_the
 
 
 def test_a_map_is_submitted_in_slabs(monkeypatch):
-    monkeypatch.setattr(executors, "SLAB", 16)
+    monkeypatch.setattr(executor, "SLAB", 16)
     monkeypatch.setattr(memory, "SLAB", 16)
     want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS))
     plan = plan_label_issues(LABELS, PROBS, **CUT)
@@ -189,8 +190,8 @@ def test_bytes_to_read_are_as_planned_also_where_chunks_are_decoded_again(
     array = zarr.create_array(CountingStore(), shape=PROBS.shape, chunks=(500, 5), dtype=PROBS.dtype)
     array[:] = PROBS
     # Where a batch's share of the memory is small, batches are smaller than stored chunks.
-    monkeypatch.setattr(grids, "_BATCH_SHARE", share)
-    monkeypatch.setattr("labelsieve.partitions.STRIP_BYTES", 30 * 5 * 8)  # or batches that small were read together
+    monkeypatch.setattr(partitioning, "_BATCH_SHARE", share)
+    monkeypatch.setattr("labelsieve.tasks.partition.STRIP_BYTES", 30 * 5 * 8)  # else small ones are joined
     choices = {"max_memory": 10**9, "batch_size": 500, "partition_batches": partition_batches, **settings}
     with dask.config.set(num_workers=2):
         plan = plan_label_issues(LABELS, array, **choices)
@@ -322,7 +323,7 @@ def test_summaries_stay_in_memory_where_they_fit_with_a_tenth_of_the_rows_as_iss
 def test_a_run_whose_summaries_do_not_fit_keeps_them_on_disk_and_finds_the_same(tmp_path, monkeypatch, settings):
     want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS, **settings))
     monkeypatch.setattr(
-        "labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows
+        "labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows
     )  # as if all memory were for issues
     stored, _ = needed(**settings)
     with dask.config.set({"temporary-directory": str(tmp_path)}):
@@ -352,7 +353,7 @@ def test_a_limit_that_is_none_is_refused(bad):
 
 
 def test_a_plan_says_where_its_limit_comes_from(monkeypatch):
-    monkeypatch.setattr(executors, "free_bytes", lambda: 10**9)
+    monkeypatch.setattr(executor, "free_bytes", lambda: 10**9)
     plan = plan_label_issues(LABELS, PROBS)
     assert (plan.limit, plan.limit_name) == (800_000_000 + INTERPRETER_BYTES, "80% of the free memory")
     assert plan_label_issues(LABELS, PROBS, max_memory=2 * 10**9).limit_name == "80% of the free memory"
@@ -362,7 +363,7 @@ def test_a_plan_says_where_its_limit_comes_from(monkeypatch):
 # Nothing is read -------------------------------------------------------------------------------------------------
 
 
-class Unreadable(sources.Source):
+class Unreadable(open_array.Source):
     """Says what it is and cannot be read."""
 
     in_pieces = False
@@ -400,7 +401,7 @@ def test_a_plan_of_a_hundred_terabytes_takes_no_time():
     )
     plan = plan_label_issues(labels, probs, max_memory="50GB")
     assert (plan.stored, plan.bytes_read) == (True, 10**14)
-    assert plan.n_slabs == -(-plan.n_partitions // executors.SLAB) > 10
+    assert plan.n_slabs == -(-plan.n_partitions // executor.SLAB) > 10
 
 
 def test_what_is_wrong_with_the_inputs_is_told_by_a_plan_too():

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import zarr
 
-from labelsieve.engine import open_inputs
 from labelsieve.memory import ISSUE_BYTES, STRIP_BYTES, Need
+from labelsieve.pipeline.opening import open_inputs
 from labelsieve.settings import Settings
 
 MEASURED = """

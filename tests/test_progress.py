@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 
 import draws
 import labelsieve
-from labelsieve import progress
+from labelsieve.execution import progress
 
 LABELS, PROBS = draws.draw(2000, 5, seed=41, noise=0.3)
 CUT = {"batch_size": 20, "partition_batches": 2}
@@ -82,13 +82,13 @@ def test_rows_are_told_as_they_are_done(bars, client, where, adjust):
 
 
 def test_a_cluster_tells_on_the_way(bars, client, monkeypatch):
-    inner = labelsieve.tasks.summarise
+    inner = labelsieve.tasks.scan.summarise
 
     def slow(partition, *args, **kwargs):
         time.sleep(0.02)
         return inner(partition, *args, **kwargs)
 
-    monkeypatch.setattr("labelsieve.tasks.summarise", slow)
+    monkeypatch.setattr("labelsieve.tasks.scan.summarise", slow)
     labelsieve.find_label_issues(LABELS, PROBS, progress=True, client=client, **CUT)
     read = next(bar for bar in bars if bar.desc == "read")
     assert len([n for n in read.steps if n == 40]) > 30

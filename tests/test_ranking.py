@@ -8,8 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import naive
-from labelsieve import ranking, reductions
-from labelsieve.ranking import Cut, find_cut, ordered_bits, rows_up_to, score_histogram, tie_quotas
+from labelsieve.confident_learning import radix_select, thresholds
+from labelsieve.confident_learning.radix_select import (
+    Cut,
+    find_cut,
+    ordered_bits,
+    rows_up_to,
+    score_histogram,
+    tie_quotas,
+)
 
 FLOATS = [np.float16, np.float32, np.float64]
 
@@ -25,7 +32,7 @@ def lowest_in_rounds(scores, count, max_candidates):
     n_bits = 8 * scores.dtype.itemsize
     cut = find_cut(score_histogram(scores), count, n_bits, histogram_within, max_candidates)
     rows = rows_up_to(scores, cut, None if cut.shift else count - cut.below)
-    return rows[ranking.lowest_first(scores[rows], count)].tolist(), cut, len(rounds)
+    return rows[radix_select.lowest_first(scores[rows], count)].tolist(), cut, len(rounds)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -63,7 +70,7 @@ def test_ordered_bits_compare_like_floats(pair):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("block_rows", [3, 1 << 16])
 def test_a_histogram_counts_each_score_in_the_bin_of_its_leading_bits(monkeypatch, dtype, block_rows):
-    monkeypatch.setattr(reductions, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(thresholds, "BLOCK_ROWS", block_rows)
     scores = np.random.default_rng(2).random(300).astype(dtype)
     digits = [int(b) >> (8 * scores.dtype.itemsize - 13) for b in ordered_bits(scores)]
     want = [digits.count(digit) for digit in range(1 << 13)]
@@ -72,17 +79,17 @@ def test_a_histogram_counts_each_score_in_the_bin_of_its_leading_bits(monkeypatc
 
 def test_a_histogram_within_a_cut_splits_only_that_bin():
     scores = np.random.default_rng(3).random(4000)
-    cut = ranking.next_cut(score_histogram(scores), 2000, 64)
+    cut = radix_select.next_cut(score_histogram(scores), 2000, 64)
     inside = [int(b) for b in ordered_bits(scores) if int(b) >> cut.shift == cut.prefix]
     histogram = score_histogram(scores, cut)
     digits = [(b >> (cut.shift - 13)) & 8191 for b in inside]
-    assert cut.inside == len(inside) == ranking.count_inside(scores, cut) == histogram.sum()
+    assert cut.inside == len(inside) == radix_select.count_inside(scores, cut) == histogram.sum()
     assert [digits.count(digit) for digit in range(1 << 13)] == histogram.tolist()
 
 
 def test_the_last_digit_of_a_cut_may_be_short():
     scores = np.array([0.5, 0.25, 0.5], np.float16)  # 16 bits: digits of 13 and 3
-    cut = ranking.next_cut(score_histogram(scores), 2, 16)
+    cut = radix_select.next_cut(score_histogram(scores), 2, 16)
     assert cut.shift == 3
     assert score_histogram(scores, cut).shape == (8,)
 
@@ -137,19 +144,19 @@ def test_tie_quotas_go_to_lower_rows_first(ties, wanted, quotas):
 @pytest.mark.parametrize("n_parts", [1, 3])
 def test_settled_ties_are_the_value_of_the_last_row_that_is_taken(n_parts):
     scores = np.round(np.random.default_rng(8).random(60), 1)
-    parts = [ranking.Ties.of(part) for part in np.array_split(scores, n_parts)]
+    parts = [radix_select.Ties.of(part) for part in np.array_split(scores, n_parts)]
     everything = Cut(0, 64, below=0, inside=60)
     for wanted in range(1, 61):  # also where a run of ties ends just there, and after all rows
         last = sorted(scores.tolist())[wanted - 1]
         below, tied = int(np.sum(scores < last)), int(np.sum(scores == last))
-        exact, quotas = ranking.settle(everything, wanted, parts)
+        exact, quotas = radix_select.settle(everything, wanted, parts)
         assert exact == Cut(int(ordered_bits(np.array([last]))[0]), 0, below, tied)
         assert quotas == tie_quotas([int(np.sum(p == last)) for p in np.array_split(scores, n_parts)], wanted - below)
 
 
 @pytest.mark.parametrize("block_rows", [1, 3, 1 << 16])
 def test_rows_up_to_a_cut_keep_the_first_ties_only(monkeypatch, block_rows):
-    monkeypatch.setattr(reductions, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(thresholds, "BLOCK_ROWS", block_rows)
     scores = np.array([0.5, 0.1, 0.5, 0.9, 0.5, 0.1, 0.5])
     cut = Cut(int(ordered_bits(np.array([0.5]))[0]), 0, below=2, inside=4)
     assert rows_up_to(scores, cut).tolist() == [0, 1, 2, 4, 5, 6]
@@ -163,17 +170,17 @@ def test_rows_up_to_a_cut_keep_the_first_ties_only(monkeypatch, block_rows):
 @pytest.mark.parametrize("decimals", [0, 1, 17])
 @pytest.mark.parametrize("max_candidates", [1, 1 << 18])
 def test_lowest_is_ordered_by_score_and_row(monkeypatch, dtype, decimals, max_candidates):
-    monkeypatch.setattr(reductions, "BLOCK_ROWS", 11)
-    monkeypatch.setattr(ranking, "find_cut", partial(find_cut, max_candidates=max_candidates))
+    monkeypatch.setattr(thresholds, "BLOCK_ROWS", 11)
+    monkeypatch.setattr(radix_select, "find_cut", partial(find_cut, max_candidates=max_candidates))
     scores = np.round(np.random.default_rng(6).random(200), decimals).astype(dtype)
     for count in (0, 1, 99, 200, 1000):
-        got = ranking.lowest(scores, count)
+        got = radix_select.lowest(scores, count)
         assert naive.ranked(scores.tolist(), count) == got.tolist()
         assert got.dtype == np.int64
 
 
 def test_lowest_of_nothing_is_nothing():
-    assert ranking.lowest(np.empty(0), 5).tolist() == []
+    assert radix_select.lowest(np.empty(0), 5).tolist() == []
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -185,7 +192,7 @@ def test_near_predicted_agrees_with_loops(dtype):
     labels, rows = naive.plain(rng.integers(0, 3, 400), probs)
     predicted = [naive.first_argmax(row) for row in rows]
     at = np.arange(400)
-    got = ranking.near_predicted(np.array(labels), np.array(predicted), probs[at, labels], probs[at, predicted])
+    got = radix_select.near_predicted(np.array(labels), np.array(predicted), probs[at, labels], probs[at, predicted])
     assert [naive.near_predicted(label, row) for label, row in zip(labels, rows, strict=True)] == got.tolist()
 
 
@@ -193,6 +200,6 @@ def test_near_predicted_at_exactly_1e_6_goes_by_the_lower_class():
     given_p = 0.25
     top = given_p + 1e-6  # the very sum that the rule compares
     labels, predicted = np.array([0, 1]), np.array([1, 0])
-    got = ranking.near_predicted(labels, predicted, np.full(2, given_p), np.full(2, top))
+    got = radix_select.near_predicted(labels, predicted, np.full(2, given_p), np.full(2, top))
     assert [naive.near_predicted(0, [given_p, top]), naive.near_predicted(1, [top, given_p])] == got.tolist()
     assert got.tolist() == [True, False]

@@ -21,10 +21,13 @@ from dask.callbacks import Callback
 
 import labelsieve
 from inputs import assert_same_bits, draw, find
-from labelsieve import grids
-from labelsieve.engine import open_inputs
-from labelsieve.engine.executors import LocalExecutor
-from labelsieve.sources import NpySource, Source, ZarrSource, npy, zarr_arrays
+from labelsieve import partitioning
+from labelsieve.execution.executor import LocalExecutor
+from labelsieve.pipeline.opening import open_inputs
+from labelsieve.sources import npy, zarr_arrays
+from labelsieve.sources.base import Source
+from labelsieve.sources.npy import NpySource
+from labelsieve.sources.zarr_arrays import ZarrSource
 
 LABELS, PROBS = draw(1000, 6, seed=11)
 TWO_READS = {"method": "normalized_margin", "adjust_pred_probs": True}
@@ -239,7 +242,7 @@ def test_a_small_dask_array_is_kept_between_two_reads():
 
 
 def test_a_dask_array_too_large_to_keep_is_computed_twice_with_a_warning(monkeypatch):
-    monkeypatch.setattr("labelsieve.engine.inputs.free_bytes", lambda: PROBS.nbytes)
+    monkeypatch.setattr("labelsieve.pipeline.inputs.free_bytes", lambda: PROBS.nbytes)
     probs, counts = counted_blocks(PROBS, (100, 6))
     with pytest.warns(labelsieve.LabelsieveWarning, match="this Dask array is computed twice") as caught:
         found = find(LABELS, probs, **TWO_READS)
@@ -297,7 +300,7 @@ def test_tasks_follow_the_bytes_and_not_the_batches():
 
 
 def test_auto_partitions_stream_about_half_a_gigabyte():
-    grid = grids.plan_grid(250_000_000, 4000, 10_000, 8, 64 * 10**9)
+    grid = partitioning.plan_grid(250_000_000, 4000, 10_000, 8, 64 * 10**9)
     batch_bytes = grid.batch_rows[0] * 4000
     assert 32e6 <= batch_bytes <= 64e6
     assert 256e6 <= batch_bytes * grid.partition_batches <= 1e9
@@ -343,7 +346,7 @@ def test_a_stored_chunk_beyond_the_budget_is_read_in_pieces_with_a_warning(tmp_p
     # A share of the limit, divided by the threads, holds about 100 of the 500 rows.
     n_threads = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
     budget = 100 * PROBS.itemsize * 6 * n_threads
-    monkeypatch.setattr(grids, "_BATCH_SHARE", (budget + 1) / LocalExecutor(10**9).limit)
+    monkeypatch.setattr(partitioning, "_BATCH_SHARE", (budget + 1) / LocalExecutor(10**9).limit)
     with pytest.warns(labelsieve.LabelsieveWarning, match=r"stored chunk of 500 rows .* read about 5 times") as caught:
         found = find(LABELS, probs, max_memory=10**9)
     assert len(caught) == 1
@@ -353,7 +356,7 @@ def test_a_stored_chunk_beyond_the_budget_is_read_in_pieces_with_a_warning(tmp_p
 
 def test_small_batches_of_what_is_stored_plainly_need_no_warning(tmp_path, monkeypatch):
     np.save(tmp_path / "p.npy", PROBS)
-    monkeypatch.setattr(grids, "_BATCH_SHARE", 1e-9)
+    monkeypatch.setattr(partitioning, "_BATCH_SHARE", 1e-9)
     assert_same_bits(find(LABELS, tmp_path / "p.npy", batch_size=100), find(LABELS, PROBS, batch_size=100))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import labelsieve
-from labelsieve.cli import run
+from labelsieve.cli.app import run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from labelsieve.records import Record, RecordWriter, TornRecordError
-from labelsieve.storage import LocalFolder, open_folder
+from labelsieve.storage.folders import LocalFolder, open_folder
+from labelsieve.storage.record_files import Record, RecordWriter, TornRecordError
 
 DTYPES = ["?", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"]
 HEADER = {"kind": "test", "rows": [3, 8]}

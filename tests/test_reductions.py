@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import draws
 import naive
-from labelsieve import reductions
-from labelsieve.reductions import (
+from labelsieve.confident_learning import thresholds
+from labelsieve.confident_learning.thresholds import (
     ClassSums,
     IssueCounts,
     adjusted_thresholds,
@@ -38,7 +38,7 @@ def by_loops(labels, p_given, n_classes):
 @pytest.mark.parametrize("block_rows", [1, 7, 64, 1 << 16])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_class_sums_are_exact_integers(monkeypatch, block_rows, dtype):
-    monkeypatch.setattr(reductions, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(thresholds, "BLOCK_ROWS", block_rows)
     rng = np.random.default_rng(1)
     labels, p = rng.integers(0, 5, 500), rng.random(500).astype(dtype)
     sums = class_sums_chunk(labels.astype(np.uint8), p, 6)
@@ -59,7 +59,7 @@ def test_class_sums_are_exact_for_negatives_tiny_values_halves_and_values_above_
 
 
 def test_class_sums_of_a_whole_block_of_the_largest_values_are_exact():
-    n = reductions.BLOCK_ROWS + 3
+    n = thresholds.BLOCK_ROWS + 3
     p = np.full(n, np.nextafter(1.001, 2))
     sums = class_sums_chunk(np.zeros(n, np.uint8), p, 2)
     assert [n * naive.units(float(p[0])), 0] == integers(sums)
@@ -114,7 +114,7 @@ def test_sums_of_many_rows_do_not_overflow():
 @pytest.mark.parametrize("block_rows", [1, 7, 1 << 16])
 @pytest.mark.parametrize("count", naive.COUNTS)
 def test_counts_agree_with_loops(monkeypatch, dtype, block_rows, count):
-    monkeypatch.setattr(reductions, "BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(thresholds, "BLOCK_ROWS", block_rows)
     labels, probs = draws.draw(300, 4, signal=1.0, noise=0.4, seed=5, dtype=dtype, decimals=2)
     rows = naive.plain(labels, probs)
     cuts = naive.thresholds(*rows)
@@ -170,7 +170,7 @@ def test_the_plain_count_needs_no_calibration():
 
 @pytest.mark.parametrize("n_rows", [0, 1, 6, 7, 8, 21])
 def test_blocks_cover_all_rows_in_order(monkeypatch, n_rows):
-    monkeypatch.setattr(reductions, "BLOCK_ROWS", 7)
-    cut = [list(range(n_rows)[block]) for block in reductions.blocks(n_rows)]
+    monkeypatch.setattr(thresholds, "BLOCK_ROWS", 7)
+    cut = [list(range(n_rows)[block]) for block in thresholds.blocks(n_rows)]
     assert list(range(n_rows)) == [row for rows in cut for row in rows]
     assert all(1 <= len(rows) <= 7 for rows in cut)

@@ -11,8 +11,9 @@ from distributed import Client, LocalCluster
 
 import draws
 import labelsieve
-from labelsieve import engine, tasks
-from labelsieve.storage import LocalFolder
+from labelsieve.pipeline.run import Run
+from labelsieve.storage.folders import LocalFolder
+from labelsieve.tasks import scan
 
 N_ROWS, K = 400, 5
 LABELS, PROBS = draws.draw(N_ROWS, K, seed=31, noise=0.3)
@@ -38,7 +39,7 @@ def find(probs=PROBS, labels=LABELS, **choices):
 @pytest.fixture(autouse=True)
 def stored(monkeypatch):
     """Keep row summaries in the workdir alone, as if all memory were for issues."""
-    monkeypatch.setattr("labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
 
 
 @pytest.fixture
@@ -46,21 +47,21 @@ def harmed_before(monkeypatch, tmp_path):
     """Harm some records once, before a pass of the next run; return which rows were read after that."""
 
     def prepare(step, harm="half", indices=(3,), kind="summaries"):
-        inner, read, done = getattr(engine.Run, step), Counter(), []
+        inner, read, done = getattr(Run, step), Counter(), []
 
         def harmful(run, *args, **how):
             if not done:
                 done.append(step)
                 for index in indices:
                     HARMS[harm](tmp_path / "work" / kind / f"{index:07d}.rec")
-                monkeypatch.setattr("labelsieve.tasks.read_rows", noted)
+                monkeypatch.setattr("labelsieve.tasks.scan.read_rows", noted)
             return inner(run, *args, **how)
 
-        def noted(partition, *args, read_rows=tasks.read_rows, **how):
+        def noted(partition, *args, read_rows=scan.read_rows, **how):
             read[partition.index] += 1
             return read_rows(partition, *args, **how)
 
-        monkeypatch.setattr(engine.Run, step, harmful)
+        monkeypatch.setattr(Run, step, harmful)
         return read, done
 
     return prepare
@@ -165,21 +166,21 @@ def test_forked_processes_leave_records_that_are_made_again(tmp_path, harmed_bef
 
 
 def test_a_disk_that_goes_on_damaging_records_is_an_error(tmp_path, monkeypatch):
-    inner = tasks.count
+    inner = scan.count
 
     def harmful(*args, **how):
         for record in (tmp_path / "work" / "summaries").glob("*.rec"):
             HARMS["half"](record)
         return inner(*args, **how)
 
-    monkeypatch.setattr("labelsieve.tasks.count", harmful)
+    monkeypatch.setattr("labelsieve.tasks.scan.count", harmful)
     with pytest.raises(labelsieve.TaskFailedError, match=r"summaries/0000000\.rec is no whole record"):
         find(workdir=tmp_path / "work")
 
 
 def test_rows_that_are_others_by_then_are_an_error(tmp_path, monkeypatch):
     np.save(tmp_path / "probs.npy", PROBS)
-    inner = engine.Run.count
+    inner = Run.count
 
     def harmful(run, *args, **how):
         status = (tmp_path / "probs.npy").stat()
@@ -190,19 +191,19 @@ def test_rows_that_are_others_by_then_are_an_error(tmp_path, monkeypatch):
         HARMS["half"](tmp_path / "work" / "summaries" / "0000003.rec")
         return inner(run, *args, **how)
 
-    monkeypatch.setattr(engine.Run, "count", harmful)
+    monkeypatch.setattr(Run, "count", harmful)
     with pytest.raises(labelsieve.UnreadableDataError, match=r"probs\.npy changed during the run"):
         find(tmp_path / "probs.npy", workdir=tmp_path / "work")
 
 
 def test_a_workdir_that_is_gone_altogether_is_made_again(tmp_path, monkeypatch):
-    inner, done = engine.Run.count, []
+    inner, done = Run.count, []
 
     def harmful(run, *args, **how):
         if not done:
             done.append(shutil.rmtree(tmp_path / "work" / "summaries"))
         return inner(run, *args, **how)
 
-    monkeypatch.setattr(engine.Run, "count", harmful)
+    monkeypatch.setattr(Run, "count", harmful)
     assert draws.bits(find(workdir=tmp_path / "work")) == draws.bits(find())
     assert len(LocalFolder(tmp_path / "work" / "summaries").names()) == 10

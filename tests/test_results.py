@@ -9,8 +9,8 @@ import pytest
 import draws
 import naive
 from labelsieve import IssueRows, LabelIssues, find_label_issues, find_label_issues_batched
-from labelsieve.confident import ConfidentCounts
-from labelsieve.results import RunFacts
+from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.results.result import RunFacts
 from labelsieve.settings import Settings
 
 COLUMNS = ["row", "score", "given_label", "suggested_label", "p_given", "p_suggested"]

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 import draws
 import labelsieve
 import naive
-from labelsieve import memory, runs
-from labelsieve.results import IssueRows
-from labelsieve.runs import Keys, SortedRun
-from labelsieve.storage import LocalFolder
-from labelsieve.stored import COLUMNS, ResultGroup
+from labelsieve import memory
+from labelsieve.results.result import IssueRows
+from labelsieve.results.zarr_store import COLUMNS, ResultGroup
+from labelsieve.storage.folders import LocalFolder
+from labelsieve.tasks import external_sort
+from labelsieve.tasks.external_sort import Keys, SortedRun
 
 ROW_NAMES = ["row", "score", "given_label", "suggested_label", "p_given", "p_suggested"]
 
@@ -39,25 +40,25 @@ class Sorted:
     columns: dict
 
 
-def external_sort(tmp_path, parts, stretch_rows, range_rows, sample_step, block_rows):
+def sort_and_merge(tmp_path, parts, stretch_rows, range_rows, sample_step, block_rows):
     """Sort `parts`, each of which becomes a run, as the engine does."""
     folder, group = LocalFolder(tmp_path / "runs"), ResultGroup(LocalFolder(tmp_path / "result.zarr"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_SAMPLE_STEP", sample_step)
-        patch.setattr(runs, "_BLOCK_ROWS", block_rows)
-        written = [runs._write_run(folder, f"{i}-0", part) for i, part in enumerate(parts)]
+        patch.setattr(external_sort, "_SAMPLE_STEP", sample_step)
+        patch.setattr(external_sort, "_BLOCK_ROWS", block_rows)
+        written = [external_sort._write_run(folder, f"{i}-0", part) for i, part in enumerate(parts)]
         n_issues = sum(map(len, parts))
         dtypes = {name: column.dtype for name, column in parts[0].columns().items()}
         dtypes["score"] = np.promote_types(dtypes["score"], np.float32)
         for name, dtype in dtypes.items():
             group.create(COLUMNS[name], (n_issues,), dtype, stretch_rows)
-        cuts = runs.range_cuts(written, range_rows)
-        before = [runs.rows_before(run.name, folder=folder, cuts=cuts) for run in written]
-        names, stretches = runs.stretches(written, before, stretch_rows, folder)
+        cuts = external_sort.range_cuts(written, range_rows)
+        before = [external_sort.rows_before(run.name, folder=folder, cuts=cuts) for run in written]
+        names, stretches = external_sort.stretches(written, before, stretch_rows, folder)
         # In any order: tasks know nothing of each other.
-        merged = [runs.merge(one, names=names, folder=folder, group=group) for one in reversed(stretches)]
+        merged = [external_sort.merge(one, names=names, folder=folder, group=group) for one in reversed(stretches)]
         assert sum(merged) == n_issues
-    slices = [list(runs.slices(stretch, names, folder)) for stretch in stretches]
+    slices = [list(external_sort.slices(stretch, names, folder)) for stretch in stretches]
     return Sorted(written, cuts, stretches, slices, {name: group.open(COLUMNS[name])[:] for name in ROW_NAMES})
 
 
@@ -88,7 +89,7 @@ def sorted_parts(draw):
 )
 def test_runs_give_the_order_of_all_rows(tmp_path_factory, parts, stretch_rows, range_rows, sample_step, block_rows):
     tmp_path = tmp_path_factory.mktemp("sort")
-    got = external_sort(tmp_path, parts, stretch_rows, range_rows, sample_step, block_rows)
+    got = sort_and_merge(tmp_path, parts, stretch_rows, range_rows, sample_step, block_rows)
     want = naive_sort(parts)
     assert got.columns["row"].tolist() == want
     every = IssueRows.concatenate(parts)
@@ -110,16 +111,16 @@ def test_runs_give_the_order_of_all_rows(tmp_path_factory, parts, stretch_rows, 
 def test_rows_before_a_cut_are_counted_as_by_looking_at_each(tmp_path_factory, parts, range_rows):
     folder = LocalFolder(tmp_path_factory.mktemp("runs"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "_SAMPLE_STEP", 2)
-        patch.setattr(runs, "_BLOCK_ROWS", 4)
-        written = [runs._write_run(folder, str(i), part) for i, part in enumerate(parts)]
-        cuts = runs.range_cuts(written, range_rows)
+        patch.setattr(external_sort, "_SAMPLE_STEP", 2)
+        patch.setattr(external_sort, "_BLOCK_ROWS", 4)
+        written = [external_sort._write_run(folder, str(i), part) for i, part in enumerate(parts)]
+        cuts = external_sort.range_cuts(written, range_rows)
     keys = list(zip(cuts.scores.tolist(), cuts.rows.tolist(), strict=True))
     assert keys == sorted(keys)
     for run, part in zip(written, parts, strict=True):
         pairs = list(zip(part.scores.tolist(), part.rows.tolist(), strict=True))
         want = [sum(pair < key for pair in pairs) for key in keys]
-        assert runs.rows_before(run.name, folder=folder, cuts=cuts).tolist() == want
+        assert external_sort.rows_before(run.name, folder=folder, cuts=cuts).tolist() == want
         assert run.n_rows == len(part)
         assert (
             list(zip(run.sample.scores.tolist(), run.sample.rows.tolist(), strict=True))
@@ -130,7 +131,7 @@ def test_rows_before_a_cut_are_counted_as_by_looking_at_each(tmp_path_factory, p
 def test_what_a_stretch_reads_is_bounded_even_if_all_scores_are_tied(tmp_path):
     # 20 runs of 1000 rows with one score: the ranges go by row then.
     parts = [issue_rows(range(1000 * i, 1000 * i + 1000), np.full(1000, 0.25)) for i in range(20)]
-    got = external_sort(tmp_path, parts, stretch_rows=500, range_rows=250, sample_step=50, block_rows=100)
+    got = sort_and_merge(tmp_path, parts, stretch_rows=500, range_rows=250, sample_step=50, block_rows=100)
     assert got.columns["row"].tolist() == list(range(20_000))
     for slices in got.slices:
         # The ranges that touch it, each longer than planned by a step of the sample a run at most.
@@ -140,7 +141,7 @@ def test_what_a_stretch_reads_is_bounded_even_if_all_scores_are_tied(tmp_path):
 def test_what_a_stretch_reads_is_bounded_if_all_runs_have_all_scores(tmp_path):
     rng = np.random.default_rng(1)
     parts = [issue_rows(range(1000 * i, 1000 * i + 1000), rng.random(1000)) for i in range(20)]
-    got = external_sort(tmp_path, parts, stretch_rows=2000, range_rows=1000, sample_step=20, block_rows=100)
+    got = sort_and_merge(tmp_path, parts, stretch_rows=2000, range_rows=1000, sample_step=20, block_rows=100)
     assert got.columns["row"].tolist() == naive_sort(parts)
     for slices in got.slices:
         assert sum(b - a for _, a, b in slices) <= 2000 + 2 * (1000 + 20 * 20)
@@ -150,9 +151,9 @@ def test_ranges_of_many_short_runs_are_fair(tmp_path):
     # Two hundred runs that are each shorter than a step of the samples: no range may take nearly all of them.
     rng = np.random.default_rng(3)
     parts = [issue_rows(range(100 * i, 100 * i + 100), np.sort(rng.random(100))) for i in range(200)]
-    written = [runs._write_run(LocalFolder(tmp_path), str(i), part) for i, part in enumerate(parts)]
-    cuts = runs.range_cuts(written, 1000)
-    before = np.stack([runs.rows_before(run.name, folder=LocalFolder(tmp_path), cuts=cuts) for run in written])
+    written = [external_sort._write_run(LocalFolder(tmp_path), str(i), part) for i, part in enumerate(parts)]
+    cuts = external_sort.range_cuts(written, 1000)
+    before = np.stack([external_sort.rows_before(run.name, folder=LocalFolder(tmp_path), cuts=cuts) for run in written])
     sizes = np.diff(np.concatenate(([0], before.sum(axis=0), [20_000])))
     assert len(sizes) >= 15
     assert sizes.max() < 3000
@@ -160,7 +161,7 @@ def test_ranges_of_many_short_runs_are_fair(tmp_path):
 
 def test_few_rows_are_one_range():
     sample = Keys(np.array([0.1]), np.array([7]))
-    cuts = runs.range_cuts([SortedRun("0", 5, sample, 5)], 1 << 16)
+    cuts = external_sort.range_cuts([SortedRun("0", 5, sample, 5)], 1 << 16)
     assert len(cuts.scores) == len(cuts.rows) == 0
 
 
@@ -173,11 +174,11 @@ def tiny(monkeypatch):
     for name, rows in (("RESULT_ROWS", 16), ("RUN_ROWS", 10), ("_SPAN_BYTES", 400)):
         monkeypatch.setattr(memory, name, rows)
     for module, name, rows in (
-        ("tasks", "BLOCK_ROWS", 7),  # as many as a strip has, at least
-        ("reductions", "BLOCK_ROWS", 5),
-        ("runs", "_BLOCK_ROWS", 3),
-        ("runs", "_SAMPLE_STEP", 2),
-        ("partitions", "STRIP_BYTES", 100),
+        ("tasks.scan", "BLOCK_ROWS", 7),  # as many as a strip has, at least
+        ("confident_learning.thresholds", "BLOCK_ROWS", 5),
+        ("tasks.external_sort", "_BLOCK_ROWS", 3),
+        ("tasks.external_sort", "_SAMPLE_STEP", 2),
+        ("tasks.partition", "STRIP_BYTES", 100),
     ):
         monkeypatch.setattr(f"labelsieve.{module}.{name}", rows)
 
@@ -227,9 +228,9 @@ def test_a_result_is_the_same_whatever_the_sizes(
         patch.setattr(memory, "RESULT_ROWS", result_rows)
         patch.setattr(memory, "RUN_ROWS", run_rows)
         patch.setattr(memory, "_SPAN_BYTES", span_bytes)
-        patch.setattr("labelsieve.tasks.BLOCK_ROWS", 63)  # a strip of 1000 bytes has as many
-        patch.setattr("labelsieve.runs._SAMPLE_STEP", 3)
-        patch.setattr("labelsieve.runs._BLOCK_ROWS", 2)
+        patch.setattr("labelsieve.tasks.scan.BLOCK_ROWS", 63)  # a strip of 1000 bytes has as many
+        patch.setattr("labelsieve.tasks.external_sort._SAMPLE_STEP", 3)
+        patch.setattr("labelsieve.tasks.external_sort._BLOCK_ROWS", 2)
         got = labelsieve.find_label_issues(
             labels, probs, **choices, **where, batch_size=batch_size, partition_batches=partition_batches
         )
@@ -239,7 +240,7 @@ def test_a_result_is_the_same_whatever_the_sizes(
 def test_issues_that_do_not_fit_are_sorted_in_the_workdir(tmp_path, tiny, monkeypatch):
     labels, probs = draws.draw(300, 4, seed=4)
     want = labelsieve.find_label_issues(labels, probs)
-    monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
+    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
     got = labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "w", batch_size=20, partition_batches=2)
     assert sorted(entry.name for entry in (tmp_path / "w").iterdir()) == [
         "labelsieve.json",
@@ -256,8 +257,8 @@ def test_issues_that_do_not_fit_are_sorted_in_the_workdir(tmp_path, tiny, monkey
 def test_each_run_is_as_long_as_a_thread_sorts_at_a_time(tmp_path, tiny, monkeypatch):
     labels, probs = draws.draw(300, 4, seed=4, noise=0.6)
     lengths = []
-    inner = runs._write_run
-    monkeypatch.setattr(runs, "_write_run", lambda *args: lengths.append(len(args[2])) or inner(*args))
+    inner = external_sort._write_run
+    monkeypatch.setattr(external_sort, "_write_run", lambda *args: lengths.append(len(args[2])) or inner(*args))
     found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", batch_size=20)
     assert sum(lengths) == found.num_issues
     assert max(lengths) < 10 + 7, "a run ends with the block that fills it"
@@ -266,9 +267,11 @@ def test_each_run_is_as_long_as_a_thread_sorts_at_a_time(tmp_path, tiny, monkeyp
 
 def test_the_client_holds_less_than_planned_of_what_is_merged(tmp_path, tiny, monkeypatch):
     labels, probs = draws.draw(3000, 4, seed=4, noise=0.1)
-    held, inner = [], runs.stretches
+    held, inner = [], external_sort.stretches
     monkeypatch.setattr(
-        runs, "stretches", lambda *args: held.append(2 * sum(before.nbytes for before in args[1])) or inner(*args)
+        external_sort,
+        "stretches",
+        lambda *args: held.append(2 * sum(before.nbytes for before in args[1])) or inner(*args),
     )
     found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", batch_size=20)
     assert 150 < found.num_issues < memory.expected_issues(3000)
@@ -278,15 +281,15 @@ def test_the_client_holds_less_than_planned_of_what_is_merged(tmp_path, tiny, mo
 @pytest.mark.parametrize(("limit", "want"), [(400e6, 10), (4e9, 30)])
 def test_more_issues_are_sorted_in_larger_runs_where_there_is_room(tmp_path, tiny, monkeypatch, limit, want):
     labels, probs = draws.draw(300, 4, seed=4, noise=0.6)
-    lengths, inner, asked = [], runs._write_run, []
-    monkeypatch.setattr(runs, "_write_run", lambda *args: lengths.append(len(args[2])) or inner(*args))
+    lengths, inner, asked = [], external_sort._write_run, []
+    monkeypatch.setattr(external_sort, "_write_run", lambda *args: lengths.append(len(args[2])) or inner(*args))
 
     def run_rows(n_issues, room):
         asked.append(n_issues)
         return memory.run_rows(30 * 1024 if room > 1e9 else 1, room)
 
     monkeypatch.setattr(memory, "RESULT_ROWS", 160)  # and so a span
-    monkeypatch.setattr("labelsieve.engine.run.run_rows", run_rows)
+    monkeypatch.setattr("labelsieve.pipeline.run.run_rows", run_rows)
     found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", max_memory=int(limit))
     assert asked == [found.estimated_num_issues]
     assert zarr.open_array(tmp_path / "r.zarr", path="issues").chunks == (want,)

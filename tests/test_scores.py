@@ -7,11 +7,11 @@ import pytest
 
 import draws
 import naive
-from labelsieve import scores
+from labelsieve.confident_learning import quality_scores
 from labelsieve.settings import Settings
 
 FLOATS = [np.float16, np.float32, np.float64]
-CLASSES = [2, 3, scores._FEW_CLASSES, scores._FEW_CLASSES + 1, 40]
+CLASSES = [2, 3, quality_scores._FEW_CLASSES, quality_scores._FEW_CLASSES + 1, 40]
 
 
 def loops(labels, probs, method, adjust=False, cuts=None):
@@ -23,7 +23,7 @@ def loops(labels, probs, method, adjust=False, cuts=None):
 def test_normalized_margin_is_exact(dtype, n_classes):
     labels, probs = draws.draw(150, n_classes, seed=1, dtype=dtype)
     before = probs.tobytes()
-    got = scores.normalized_margin(probs, labels)
+    got = quality_scores.normalized_margin(probs, labels)
     assert loops(labels, probs, "normalized_margin") == got.tolist()
     assert got.dtype == np.float64
     assert before == probs.tobytes()
@@ -31,22 +31,22 @@ def test_normalized_margin_is_exact(dtype, n_classes):
 
 def test_normalized_margin_of_two_rows_by_hand():
     probs = np.array([[0.75, 0.125, 0.125], [0.5, 0.5, 0.0]])
-    assert scores.normalized_margin(probs, np.array([0, 1])).tolist() == [0.8125, 0.5]
-    assert scores.normalized_margin(probs, np.array([2, 2])).tolist() == [0.1875, 0.25]
+    assert quality_scores.normalized_margin(probs, np.array([0, 1])).tolist() == [0.8125, 0.5]
+    assert quality_scores.normalized_margin(probs, np.array([2, 2])).tolist() == [0.1875, 0.25]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("n_classes", CLASSES)
 def test_confidence_weighted_entropy_agrees_with_loops(dtype, n_classes):
     labels, probs = draws.draw(150, n_classes, seed=2, dtype=dtype, decimals=2)
-    got = scores.confidence_weighted_entropy(probs, labels)
+    got = quality_scores.confidence_weighted_entropy(probs, labels)
     np.testing.assert_allclose(loops(labels, probs, "confidence_weighted_entropy"), got, rtol=1e-12, atol=1e-13)
     assert got.dtype == np.float64
 
 
 def test_entropy_of_certain_and_even_rows_by_hand():
     probs = np.array([[1.0, 0.0], [1.0, 0.0], [0.5, 0.5]])
-    sure, wrong, even = scores.confidence_weighted_entropy(probs, np.array([0, 1, 0])).tolist()
+    sure, wrong, even = quality_scores.confidence_weighted_entropy(probs, np.array([0, 1, 0])).tolist()
     assert (sure, wrong) == (0.0, 0.0)  # no entropy, so cleanlab's bound on the denominator makes the score 0
     assert even == math.log(3) / 2
 
@@ -54,8 +54,8 @@ def test_entropy_of_certain_and_even_rows_by_hand():
 def test_entropy_clips_what_lies_a_little_outside():
     outside, inside = np.array([[1.0005, -0.0005]]), np.array([[1.0, 0.0]])
     for label in (0, 1):
-        got = scores.confidence_weighted_entropy(outside, np.array([label]))
-        assert scores.confidence_weighted_entropy(inside, np.array([label])).tolist() == got.tolist()
+        got = quality_scores.confidence_weighted_entropy(outside, np.array([label]))
+        assert quality_scores.confidence_weighted_entropy(inside, np.array([label])).tolist() == got.tolist()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -67,35 +67,37 @@ def test_adjusted_scores_agree_with_loops(dtype, n_classes, absent):
         labels = labels % (n_classes - 1)  # the last class has threshold 2, which is part of the shift
     cuts = naive.thresholds(*naive.plain(labels, probs))
     assert (cuts[-1] == 2.0) == absent
-    margin = scores.adjusted_margin(probs, labels, np.array(cuts))
+    margin = quality_scores.adjusted_margin(probs, labels, np.array(cuts))
     np.testing.assert_allclose(loops(labels, probs, "normalized_margin", True, cuts), margin, rtol=1e-12, atol=1e-14)
     given = probs[np.arange(150), labels]
-    confidence = scores.adjusted_self_confidence(given, labels, scores.row_sum(probs, labels), np.array(cuts))
+    confidence = quality_scores.adjusted_self_confidence(
+        given, labels, quality_scores.row_sum(probs, labels), np.array(cuts)
+    )
     np.testing.assert_allclose(loops(labels, probs, "self_confidence", True, cuts), confidence, rtol=1e-12, atol=1e-14)
     assert margin.dtype == confidence.dtype == np.float64
 
 
 def test_a_row_without_any_mass_gets_a_finite_adjusted_score():
     probs, labels, cuts = np.zeros((1, 3)), np.array([1]), np.full(3, 0.4)
-    assert scores.adjusted_margin(probs, labels, cuts).tolist() == [0.5]
-    sums = scores.row_sum(probs, labels)
-    assert scores.adjusted_self_confidence(probs[:, 1], labels, sums, cuts).tolist() == [0.0]
+    assert quality_scores.adjusted_margin(probs, labels, cuts).tolist() == [0.5]
+    sums = quality_scores.row_sum(probs, labels)
+    assert quality_scores.adjusted_self_confidence(probs[:, 1], labels, sums, cuts).tolist() == [0.0]
 
 
 def test_a_row_whose_sum_is_a_little_negative_agrees_with_loops():
     probs, labels, cuts = np.array([[2.0**-12, -(2.0**-10)]] * 2), np.array([0, 1]), [0.5, 0.5]
     want = loops(labels, probs, "self_confidence", True, cuts)
-    sums = scores.row_sum(probs, labels)
-    assert want == scores.adjusted_self_confidence(probs[0], labels, sums, np.array(cuts)).tolist()
+    sums = quality_scores.row_sum(probs, labels)
+    assert want == quality_scores.adjusted_self_confidence(probs[0], labels, sums, np.array(cuts)).tolist()
     margins = loops(labels, probs, "normalized_margin", True, cuts)
-    assert margins == scores.adjusted_margin(probs, labels, np.array(cuts)).tolist()
+    assert margins == quality_scores.adjusted_margin(probs, labels, np.array(cuts)).tolist()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_row_sums_are_sums_of_float64(dtype):
     labels, probs = draws.draw(100, 9000, seed=4, dtype=dtype)
     want = np.array([row.astype(np.float64).sum() for row in probs])
-    assert want.tobytes() == scores.row_sum(probs, labels).tobytes()
+    assert want.tobytes() == quality_scores.row_sum(probs, labels).tobytes()
 
 
 @pytest.mark.parametrize("n_classes", [2, 7, 8, 9, 129, 9000])
@@ -104,7 +106,7 @@ def test_a_score_does_not_depend_on_layout_dtype_or_the_rows_beside_it(kernel, n
     labels, narrow = draws.draw(40, n_classes, seed=5, dtype=np.float32)
     probs = narrow.astype(np.float64)
     cuts = (np.linspace(0.1, 0.9, n_classes),) if kernel == "adjusted_margin" else ()
-    function = getattr(scores, kernel)
+    function = getattr(quality_scores, kernel)
     want = function(probs, labels, *cuts)
     for form in (narrow, np.asfortranarray(probs), probs[::-1][::-1], np.repeat(probs, 2, axis=1)[:, ::2]):
         assert want.tobytes() == function(form, labels, *cuts).tobytes()
@@ -124,12 +126,12 @@ def test_a_score_does_not_depend_on_layout_dtype_or_the_rows_beside_it(kernel, n
     ],
 )
 def test_a_first_read_computes_only_what_needs_no_thresholds(method, adjust, kernel):
-    want = getattr(scores, kernel) if kernel else None
-    assert want is scores.row_value_kernel(Settings(method, adjust))
+    want = getattr(quality_scores, kernel) if kernel else None
+    assert want is quality_scores.row_value_kernel(Settings(method, adjust))
 
 
 def test_adjusted_margins_are_computed_at_once_where_thresholds_are_known():
     labels, probs = draws.draw(30, 4, seed=6)
     cuts = np.array([0.4, 0.5, 0.6, 0.7])
-    kernel = scores.row_value_kernel(Settings("normalized_margin", adjust_pred_probs=True), cuts)
-    assert scores.adjusted_margin(probs, labels, cuts).tobytes() == kernel(probs, labels).tobytes()
+    kernel = quality_scores.row_value_kernel(Settings("normalized_margin", adjust_pred_probs=True), cuts)
+    assert quality_scores.adjusted_margin(probs, labels, cuts).tobytes() == kernel(probs, labels).tobytes()

@@ -11,8 +11,8 @@ import pytest
 
 import naive
 from labelsieve import count, find_label_issues, plan_label_issues
+from labelsieve.confident_learning.latent import PY_METHODS
 from labelsieve.errors import InvalidInputError, LabelsieveError
-from labelsieve.latent import PY_METHODS
 from labelsieve.settings import ESTIMATION_METHODS, FILTERS, METHODS, RULES, Settings
 
 ROOT = Path(__file__).parent.parent

@@ -15,9 +15,10 @@ import zarr
 
 import draws
 import labelsieve
-from labelsieve import memory, sinks
-from labelsieve.storage import LocalFolder, open_folder
-from labelsieve.stored import ResultGroup, StoredIssues, is_result
+from labelsieve import memory
+from labelsieve.results import export
+from labelsieve.results.zarr_store import ResultGroup, StoredIssues, is_result
+from labelsieve.storage.folders import LocalFolder, open_folder
 
 FORMS = ["npy", "csv", "parquet", "zarr"]
 COLUMNS = ["score", "given_label", "suggested_label", "p_given", "p_suggested"]
@@ -42,7 +43,7 @@ def publish(data, path):
     if path.suffix == ".zarr":
         labelsieve.find_label_issues(*data, output=path)
     else:
-        sinks.write(labelsieve.find_label_issues(*data), path)
+        export.write(labelsieve.find_label_issues(*data), path)
 
 
 def snapshot(folder):
@@ -51,15 +52,15 @@ def snapshot(folder):
 
 
 def test_npy_holds_the_indices(issues, tmp_path):
-    sinks.write(issues, tmp_path / "i.npy")
+    export.write(issues, tmp_path / "i.npy")
     read = np.load(tmp_path / "i.npy")
     assert read.dtype == np.int64
     assert read.tolist() == issues.indices.tolist()
 
 
 def test_csv_reads_back_to_the_same_bits(issues, tmp_path, monkeypatch):
-    monkeypatch.setattr(sinks, "_CSV_ROWS", 50)
-    sinks.write(replace(issues, class_names=("a", 'b "quoted"', "c, with comma", "d")), tmp_path / "i.csv")
+    monkeypatch.setattr(export, "_CSV_ROWS", 50)
+    export.write(replace(issues, class_names=("a", 'b "quoted"', "c, with comma", "d")), tmp_path / "i.csv")
     with (tmp_path / "i.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     table = issues.issues
@@ -72,7 +73,7 @@ def test_csv_reads_back_to_the_same_bits(issues, tmp_path, monkeypatch):
 
 
 def test_parquet_reads_back_in_pandas_and_pyarrow(issues, tmp_path):
-    sinks.write(issues, tmp_path / "i.parquet")
+    export.write(issues, tmp_path / "i.parquet")
     frame = pd.read_parquet(tmp_path / "i.parquet")
     assert list(frame.columns) == ["row", "score", "given_label", "suggested_label", "p_given", "p_suggested"]
     for name, column in issues.issues.columns().items():
@@ -126,16 +127,16 @@ def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
 
 def test_a_table_of_a_run_with_a_workdir_is_the_same(data, issues, tmp_path, monkeypatch):
     # Issues that the tasks wrote come in parts.
-    monkeypatch.setattr("labelsieve.job._FEW_ISSUE_BYTES", 0)
-    monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
-    monkeypatch.setattr("labelsieve.results.TABLE_ROWS", 7)
+    monkeypatch.setattr("labelsieve.pipeline.job._FEW_ISSUE_BYTES", 0)
+    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
+    monkeypatch.setattr("labelsieve.results.result.TABLE_ROWS", 7)
     names = ("w", "x", "y", "z")
     issues = replace(issues, class_names=names)
     stored = labelsieve.find_label_issues(*data, workdir=tmp_path / "work", class_names=names)
     assert isinstance(stored.found, StoredIssues)
     for form in ("npy", "csv", "parquet"):
-        sinks.write(issues, tmp_path / f"a.{form}")
-        sinks.write(stored, tmp_path / f"b.{form}")
+        export.write(issues, tmp_path / f"a.{form}")
+        export.write(stored, tmp_path / f"b.{form}")
     assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
     assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
     pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "a.parquet"), pd.read_parquet(tmp_path / "b.parquet"))
@@ -166,16 +167,16 @@ def test_an_earlier_result_is_replaced_whole(data, tmp_path, ending):
 @pytest.mark.parametrize("ending", ["npy", "csv", "parquet"])
 def test_a_failure_leaves_the_earlier_result_and_no_other_file(issues, tmp_path, monkeypatch, ending):
     path = tmp_path / f"i.{ending}"
-    sinks.write(issues, path)
+    export.write(issues, path)
     before = snapshot(tmp_path)
 
     def full(_result, temporary, **_choices):
         temporary.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setitem(sinks._WRITERS, f".{ending}", full)
+    monkeypatch.setitem(export._WRITERS, f".{ending}", full)
     with pytest.raises(OSError, match="disk full"):
-        sinks.write(issues, path)
+        export.write(issues, path)
     assert snapshot(tmp_path) == before
 
 
@@ -226,7 +227,7 @@ def test_what_a_killed_run_left_beside_the_result_is_swept_away(data, tmp_path):
 
 def test_a_stage_is_in_place_only_once_its_block_has_ended(tmp_path):
     path = tmp_path / "i.zarr"
-    with sinks.staged(path) as stage:
+    with export.staged(path) as stage:
         stage.work.write("anything", b"")
         stage.group.create("scores", (3,), np.float32, 2)
         stage.group.writer("scores")(0, np.float32([1, 2, 3]))
@@ -240,10 +241,10 @@ def test_a_stage_is_in_place_only_once_its_block_has_ended(tmp_path):
 
 def test_two_runs_that_write_the_same_result_do_not_write_into_each_other(tmp_path):
     path = tmp_path / "i.zarr"
-    with sinks.staged(path) as first:
+    with export.staged(path) as first:
         first.group.create("scores", (3,), np.float32, 3)
         first.group.writer("scores")(0, np.float32([1, 2, 3]))
-        with contextlib.suppress(labelsieve.LabelsieveError), sinks.staged(path) as second:
+        with contextlib.suppress(labelsieve.LabelsieveError), export.staged(path) as second:
             second.group.create("scores", (3,), np.float32, 3)
             second.group.writer("scores")(0, np.float32([4, 5, 6]))
             assert first.group.folder != second.group.folder
@@ -318,7 +319,7 @@ def test_a_group_of_others_with_scores_is_not_replaced_at_a_url(data, bucket):
 
 def test_a_table_is_no_group(issues, tmp_path):
     with pytest.raises(labelsieve.InvalidInputError, match=r"written by the run \(output="):
-        sinks.write(issues, tmp_path / "i.zarr")
+        export.write(issues, tmp_path / "i.zarr")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -339,7 +340,7 @@ def test_a_bad_output_is_refused_before_anything_is_read(data, tmp_path, monkeyp
     (tmp_path / "mine.zarr").mkdir()
     (tmp_path / "mine.zarr" / "photo").write_text("precious")
     zarr.create_array("input.zarr", data=data[1])
-    monkeypatch.setattr("labelsieve.job.open_pair", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr("labelsieve.pipeline.job.open_pair", lambda *_: pytest.fail("opened"))
     with pytest.raises(labelsieve.InvalidInputError, match=message):
         labelsieve.find_label_issues(data[0], "input.zarr", output=output)
     assert (tmp_path / "mine.zarr" / "photo").read_text() == "precious"
@@ -349,11 +350,11 @@ def test_what_is_no_result_is_not_replaced(issues, tmp_path):
     (tmp_path / "mine.zarr").mkdir()
     (tmp_path / "mine.zarr" / "photo").write_text("precious")
     with pytest.raises(labelsieve.InvalidInputError, match="no result of Labelsieve"):
-        sinks.write(issues, tmp_path / "mine.zarr")
+        export.write(issues, tmp_path / "mine.zarr")
     assert (tmp_path / "mine.zarr" / "photo").read_text() == "precious"
     (tmp_path / "folder.npy").mkdir()
     with pytest.raises(labelsieve.InvalidInputError, match="is a folder"):
-        sinks.write(issues, tmp_path / "folder.npy")
+        export.write(issues, tmp_path / "folder.npy")
 
 
 @pytest.mark.parametrize("ending", ["npy", "zarr"])

@@ -13,8 +13,9 @@ from distributed import Client, LocalCluster
 
 import draws
 import labelsieve
-from labelsieve import WorkdirError, partitions
-from labelsieve.engine import spot_check
+from labelsieve import WorkdirError
+from labelsieve.pipeline import spot_check
+from labelsieve.tasks import partition
 
 # Other inputs are made by moving the classes.
 pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
@@ -105,7 +106,7 @@ def test_a_dask_array_whose_data_changed_under_its_name_is_found_out(files, kind
 @pytest.mark.parametrize("settings", [MARGIN, {"filter_by": "both"}, {"filter_by": "confident_learning"}], ids=str)
 def test_where_all_is_stored_no_more_of_a_dask_array_is_computed(files, monkeypatch, settings):
     # As on a cluster: with what later reads give in the workdir too.
-    monkeypatch.setattr("labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
     computed = Counter()
     choices = {"workdir": files / "work", "max_memory": "100GB", **settings}
     want = find(LABELS, by_delayed(files, computed), **choices)
@@ -196,9 +197,9 @@ def test_few_rows_are_read_and_only_of_finished_partitions(files, monkeypatch):
         (files / "work" / "summaries" / f"{index:07d}.rec").unlink()
     (files / "work" / "summaries" / "0000007.rec").write_bytes(b"torn")
     monkeypatch.setattr(spot_check, "MOST_BYTES", 7 * K * 8)
-    read, inner = [], partitions.Partition.narrowed
+    read, inner = [], partition.Partition.narrowed
     monkeypatch.setattr(
-        partitions.Partition, "narrowed", lambda self, *rows: read.append((self.index, *rows)) or inner(self, *rows)
+        partition.Partition, "narrowed", lambda self, *rows: read.append((self.index, *rows)) or inner(self, *rows)
     )
     assert find(files / "labels.npy", files / "probs.npy", workdir=files / "work").facts.rows_resumed == 160
     assert sorted(index for index, _, _ in read) == [1, 2, 6, 8]
@@ -207,8 +208,8 @@ def test_few_rows_are_read_and_only_of_finished_partitions(files, monkeypatch):
 
 def test_at_most_8_partitions_are_read_of_one_stored_chunk_each(files, monkeypatch):
     find(LABELS, files / "probs.zarr", workdir=files / "work")
-    drawn, read, inner = set(), [], partitions.Partition.narrowed
-    monkeypatch.setattr(partitions.Partition, "narrowed", lambda self, *rows: read.append(rows) or inner(self, *rows))
+    drawn, read, inner = set(), [], partition.Partition.narrowed
+    monkeypatch.setattr(partition.Partition, "narrowed", lambda self, *rows: read.append(rows) or inner(self, *rows))
     for _ in range(20):
         read.clear()
         find(LABELS, files / "probs.zarr", workdir=files / "work")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import draws
 import labelsieve
 from labelsieve import InvalidInputError
-from labelsieve.cli import run
-from labelsieve.names import escape_formula, open_ids, read_class_names, read_lines, unescape_formula
-from labelsieve.report import texts_of
+from labelsieve.cli.app import run
+from labelsieve.results.report import texts_of
+from labelsieve.results.row_ids import escape_formula, open_ids, read_class_names, read_lines, unescape_formula
 
 # What is written, and what a spreadsheet gets to see.
 CELLS = {

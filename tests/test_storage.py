@@ -24,24 +24,21 @@ import zarr
 import labelsieve
 import s3
 from inputs import assert_same_array, assert_same_bits, draw, find
-from labelsieve import cli, engine
-from labelsieve.engine import open_inputs
+from labelsieve.cli import app
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, UnreadableDataError
-from labelsieve.sources import (
-    ArraySource,
-    NpySource,
-    RemoteNpySource,
-    RemoteZarrSource,
-    ShardsSource,
-    ZarrSource,
-    open_labels,
-    open_pred_probs,
-    remote_npy,
-    remote_zarr,
-)
-from labelsieve.sources.ahead import ReadAhead, ahead_bytes, n_ahead
+from labelsieve.pipeline import opening
+from labelsieve.pipeline.opening import open_inputs
+from labelsieve.sources import remote_npy, remote_zarr
+from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.npy import NpySource
+from labelsieve.sources.open_array import open_labels, open_pred_probs
+from labelsieve.sources.prefetch import ReadAhead, ahead_bytes, n_ahead
+from labelsieve.sources.remote_npy import RemoteNpySource
+from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shard_names import natural
-from labelsieve.urls import cause_of, redacted
+from labelsieve.sources.shards import ShardsSource
+from labelsieve.sources.zarr_arrays import ZarrSource
+from labelsieve.storage.urls import cause_of, redacted
 
 N_ROWS, N_CLASSES = 1000, 6
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=21)
@@ -200,7 +197,9 @@ def test_an_array_opened_by_its_user_on_fsspec_is_read_ahead(bucket, tmp_path):
     code = """
         import pickle, sys
         import numpy as np, zarr
-        from labelsieve.sources import RemoteZarrSource, open_pred_probs, remote_zarr
+        from labelsieve.sources import remote_zarr
+        from labelsieve.sources.open_array import open_pred_probs
+        from labelsieve.sources.remote_zarr import RemoteZarrSource
 
         source = open_pred_probs(zarr.open_array(sys.argv[1], mode="r"))
         assert isinstance(source, RemoteZarrSource) and source.where == sys.argv[1], source
@@ -265,7 +264,7 @@ def test_labels_on_s3_are_read_where_their_rows_are_and_nowhere_else(tmp_path, b
     zarr.create_array(local, shape=LABELS.shape, chunks=(chunk,), dtype=LABELS.dtype)[:] = LABELS
     fsspec.filesystem("s3").put(str(local), url, recursive=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelsieve.engine.opening._READ_FIRST_BYTES", -1)
+        patch.setattr("labelsieve.pipeline.opening._READ_FIRST_BYTES", -1)
         server.requests()
         found = find(url, layout_url(bucket, "whole rows"), batch_size=70, partition_batches=1)
     assert_same_bits(found, want)
@@ -303,12 +302,12 @@ def test_missing_credentials_exit_2_as_a_missing_bucket_does(bucket, args, tmp_p
     monkeypatch.chdir(tmp_path)
     np.save("labels.npy", LABELS)
     np.save("probs.npy", PROBS)
-    assert cli.run(["find", "labels.npy", "s3://nowhere/probs.npy"]) == 2
+    assert app.run(["find", "labels.npy", "s3://nowhere/probs.npy"]) == 2
     assert "there is no file s3://nowhere/probs.npy" in capsys.readouterr().err
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     s3.clear_clients()
-    assert cli.run(["find", *(arg.format(bucket) for arg in args)]) == 2
+    assert app.run(["find", *(arg.format(bucket) for arg in args)]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"{bucket}/" in said
@@ -316,14 +315,14 @@ def test_missing_credentials_exit_2_as_a_missing_bucket_does(bucket, args, tmp_p
 
 
 def test_an_error_of_the_labels_does_not_wait_for_a_store_that_hangs(bucket, monkeypatch):
-    inner, asked, answered = engine.opening.open_pred_probs, threading.Event(), threading.Event()
+    inner, asked, answered = opening.open_pred_probs, threading.Event(), threading.Event()
 
     def hangs(opened):
         asked.set()
         answered.wait(20)
         return inner(opened)
 
-    monkeypatch.setattr(engine.opening, "open_pred_probs", hangs)
+    monkeypatch.setattr(opening, "open_pred_probs", hangs)
     try:
         with pytest.raises(InvalidInputError, match=r"labels: there is no file .*none\.npy"):
             find(f"{bucket}/none.npy", f"{bucket}/probs.npy")

@@ -16,9 +16,13 @@ import zarr
 import draws
 import labelsieve
 import naive
-from labelsieve import WorkdirError, engine, kernels, rereads, tasks
-from labelsieve.storage import LocalFolder, open_folder
-from labelsieve.workdir import Records, StoredSummary, Workdir
+from labelsieve import WorkdirError
+from labelsieve.confident_learning import row_summary
+from labelsieve.pipeline.run import Run
+from labelsieve.pipeline.workdir import Workdir
+from labelsieve.storage.folders import LocalFolder, open_folder
+from labelsieve.tasks import rescan, scan
+from labelsieve.tasks.checkpoint import Records, StoredSummary
 
 # Other inputs are made of these by moving the classes.
 pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
@@ -57,7 +61,7 @@ def empty_memory():
 
 def nothing_fits(monkeypatch):
     """Keep row summaries in the workdir alone, as if all memory were for issues."""
-    monkeypatch.setattr("labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -67,7 +71,7 @@ def place(request, tmp_path):
         nothing_fits(request.getfixturevalue("monkeypatch"))
         yield str(tmp_path / "work")
         return
-    request.getfixturevalue("monkeypatch").setattr("labelsieve.ownership._SETTLE_SECONDS", 0)
+    request.getfixturevalue("monkeypatch").setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
     empty_memory()
     yield "memory://bucket/work"
     empty_memory()
@@ -82,7 +86,7 @@ def killed_after(monkeypatch):
     """Run something in which all partitions of a map after some are never worked on."""
 
     def run(n_partitions, run, *, name="summarise"):
-        module = tasks if name == "summarise" else rereads
+        module = scan if name == "summarise" else rescan
         inner, done = getattr(module, name), []
 
         def counting(partition, *args, **kwargs):
@@ -159,7 +163,7 @@ def test_what_killed_runs_were_writing_goes_with_the_next_one(tmp_path, want):
 
 
 def test_a_result_in_a_workdir_is_never_that_of_a_later_run(tmp_path, want, monkeypatch):
-    monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
+    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
     first = find(workdir=tmp_path / "work")
     assert not isinstance(first.found, labelsieve.IssueRows)
     other = find(probs=np.roll(PROBS, 1, axis=1), workdir=tmp_path / "work", fresh=True)
@@ -173,10 +177,10 @@ def test_a_result_in_a_workdir_is_never_that_of_a_later_run(tmp_path, want, monk
 
 def test_a_resume_takes_each_record_into_its_place(tmp_path, want, monkeypatch):
     find(workdir=tmp_path / "work")
-    made, inner = [], kernels.RowSummary.empty.__func__
-    monkeypatch.setattr("labelsieve.job.check_finished", lambda *_: None)
+    made, inner = [], row_summary.RowSummary.empty.__func__
+    monkeypatch.setattr("labelsieve.pipeline.job.check_finished", lambda *_: None)
     monkeypatch.setattr(
-        kernels.RowSummary,
+        row_summary.RowSummary,
         "empty",
         classmethod(lambda cls, n, *args, **how: made.append(n) or inner(cls, n, *args, **how)),
     )
@@ -186,9 +190,9 @@ def test_a_resume_takes_each_record_into_its_place(tmp_path, want, monkeypatch):
 
 def test_rows_are_really_read_only_where_they_are_missing(files, killed_after, monkeypatch, want):
     killed_after(6, lambda: find(probs=files / "probs.zarr", workdir=files / "work"))
-    read, inner = [], tasks.read_rows
+    read, inner = [], scan.read_rows
     monkeypatch.setattr(
-        tasks, "read_rows", lambda partition, *args: read.append(partition.start) or inner(partition, *args)
+        scan, "read_rows", lambda partition, *args: read.append(partition.start) or inner(partition, *args)
     )
     assert draws.bits(find(probs=files / "probs.zarr", workdir=files / "work")) == want[1]
     assert len(read) == 4
@@ -599,7 +603,7 @@ def test_a_run_whose_summaries_fit_no_more_goes_on_and_the_other_way_round(
 ):
     settings, stored = {"method": method, "adjust_pred_probs": adjust, "workdir": tmp_path / "work"}, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelsieve.tasks.StoredSummary", lambda *args: stored.append(args) or StoredSummary(*args))
+        patch.setattr("labelsieve.tasks.scan.StoredSummary", lambda *args: stored.append(args) or StoredSummary(*args))
         for here in (here_first, not here_first):
             with pytest.MonkeyPatch.context() as inner:
                 if not here:
@@ -758,7 +762,7 @@ def take_over(place):
 
 @pytest.fixture
 def bucket(monkeypatch):
-    monkeypatch.setattr("labelsieve.ownership._SETTLE_SECONDS", 0)
+    monkeypatch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
     empty_memory()
     yield "memory://bucket"
     empty_memory()
@@ -770,7 +774,7 @@ def test_who_has_lost_its_workdir_or_output_publishes_nothing(bucket, monkeypatc
     work, out = f"{bucket}/work", f"{bucket}/out.zarr"
     find(workdir=f"{bucket}/before", output=out)  # an earlier result
     before = open_folder(out).read("zarr.json")
-    inner = getattr(engine.Run, step)
+    inner = getattr(Run, step)
     after = inner.fget if isinstance(inner, property) else inner
 
     def then_lost(*args, **how):
@@ -779,7 +783,7 @@ def test_who_has_lost_its_workdir_or_output_publishes_nothing(bucket, monkeypatc
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.Run, step, property(then_lost) if isinstance(inner, property) else then_lost)
+        patch.setattr(Run, step, property(then_lost) if isinstance(inner, property) else then_lost)
         with pytest.raises(labelsieve.InUseError, match=r"in use by process 7 on elsewhere, which took over while"):
             find(workdir=work, output=out, method="normalized_margin")
     left = open_folder(out)
@@ -818,11 +822,11 @@ def test_a_workdir_holds_what_it_says(place):
 
 def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
     with dask.config.set({"temporary-directory": str(tmp_path)}):
-        monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
-        monkeypatch.setattr("labelsieve.engine.executors.free_bytes", lambda: 10**9)
+        monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
+        monkeypatch.setattr("labelsieve.execution.executor.free_bytes", lambda: 10**9)
         small = labelsieve.plan_label_issues(LABELS, PROBS, output="r.zarr").process_bytes
         assert labelsieve.plan_label_issues(LABELS, PROBS).process_bytes < small, "stored takes more for few rows"
-        monkeypatch.setattr("labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+        monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
         found = find()
         [folder] = tmp_path.iterdir()
         assert (folder / "summaries").is_dir()
@@ -837,8 +841,8 @@ def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
 
 
 def test_a_temporary_workdir_lasts_as_long_as_anything_that_reads_from_it(tmp_path, want, monkeypatch):
-    monkeypatch.setattr("labelsieve.job.Job._room", lambda *_: 0)
-    monkeypatch.setattr("labelsieve.engine.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
+    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
     with dask.config.set({"temporary-directory": str(tmp_path)}):
         issues = find().found
         lazy = find().lazy_scores

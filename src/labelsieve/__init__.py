@@ -8,7 +8,6 @@ import importlib
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
     from labelsieve import count
-    from labelsieve.engine import Plan
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -25,9 +24,10 @@ if TYPE_CHECKING:
         WorkdirError,
     )
     from labelsieve.find import find_label_issues, plan_label_issues
-    from labelsieve.issues import LabelIssues, load
     from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
-    from labelsieve.results import IssueRows
+    from labelsieve.pipeline.plan import Plan
+    from labelsieve.results.label_issues import LabelIssues, load
+    from labelsieve.results.result import IssueRows
 
 __all__ = [
     "ChangedDataError",
@@ -58,13 +58,13 @@ __version__ = "0.1.0"
 
 # Where the names above are from; those that are not here are errors.
 _MODULES = {
-    "IssueRows": "results",
+    "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
-    "LabelIssues": "issues",
-    "Plan": "engine",
+    "LabelIssues": "results.label_issues",
+    "Plan": "pipeline.plan",
     "find_label_issues": "find",
     "find_label_issues_batched": "label_issues_batched",
-    "load": "issues",
+    "load": "results.label_issues",
     "plan_label_issues": "find",
     "split_arr": "label_issues_batched",
 }

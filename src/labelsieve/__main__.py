@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from labelsieve.interrupts import leave_at_once
+from labelsieve.cli.interrupts import leave_at_once
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
         Arguments; those of the process by default.
     """
     leave_at_once()  # before the imports, which take a while
-    from labelsieve.cli import run
+    from labelsieve.cli.app import run
 
     sys.exit(run(args))
 

@@ -1,10 +1,5 @@
 """The counts of confident learning at any size: the confident joint, and what is estimated from it.
 
-Covers: `num_label_issues`, `compute_confident_joint`, `estimate_joint` and `estimate_latent`, named and defined as in
-``cleanlab.count`` (2.9).
-Does not cover: which rows are the issues (`labelsieve.find_label_issues` with ``filter_by``), the arithmetic (`joint`,
-`latent`), the two reads (`job`).
-
 Matrices are sparse: of K x K places those that occur, as `scipy.sparse.csr_array` (the extra ``sparse``); with
 ``dense=True`` they are full NumPy arrays, as cleanlab returns them. Rows are given labels and columns are true classes,
 but for the inverse noise matrix, where it is the other way round.
@@ -19,16 +14,19 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.checks import Findings, RowChecks, raise_or_warn
-from labelsieve.engine import RETRIES, check_versions, choose_executor, note_versions, tried
+from labelsieve.confident_learning.latent import PY_METHODS, PyMethod, latent
+from labelsieve.confident_learning.noise_matrices import Entries, check_sparse, entries_of
+from labelsieve.confident_learning.pruning import JointCounts, calibrated_joint, estimated_issues, off_diagonal_rows
+from labelsieve.confident_learning.thresholds import Float64s, Int64s
+from labelsieve.confident_learning.validation import Findings, RowChecks, raise_or_warn
 from labelsieve.errors import InvalidInputError
-from labelsieve.grids import Auto
-from labelsieve.job import Job
-from labelsieve.joint import JointCounts, calibrated_joint, estimated_issues, off_diagonal_rows
-from labelsieve.keywords import FOR_COUNTING, explain_keywords
-from labelsieve.latent import PY_METHODS, PyMethod, latent
-from labelsieve.matrices import Entries, check_sparse, entries_of
-from labelsieve.reductions import Float64s, Int64s
+from labelsieve.execution.choice import choose_executor
+from labelsieve.execution.graphs import tried
+from labelsieve.partitioning import Auto
+from labelsieve.pipeline.fingerprint import check_versions, note_versions
+from labelsieve.pipeline.inputs import RETRIES
+from labelsieve.pipeline.job import Job
+from labelsieve.pipeline.keywords import FOR_COUNTING, explain_keywords
 from labelsieve.settings import (
     ESTIMATION_METHODS,
     EstimationMethod,
@@ -38,7 +36,8 @@ from labelsieve.settings import (
     check_seconds,
     check_whole_number,
 )
-from labelsieve.sources import Opened, Source, open_labels, open_pred_probs
+from labelsieve.sources.base import Source
+from labelsieve.sources.open_array import Opened, open_labels, open_pred_probs
 
 __all__ = ["compute_confident_joint", "estimate_joint", "estimate_latent", "num_label_issues"]
 

@@ -1,8 +1,4 @@
-"""`find_label_issues`: from two arrays to the rows whose label is likely wrong; and what that will take.
-
-Covers: the public functions and their arguments.
-Does not cover: the steps of a run (`job`).
-"""
+"""`find_label_issues`: from two arrays to the rows whose label is likely wrong; and what that will take."""
 
 from __future__ import annotations
 
@@ -11,14 +7,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from labelsieve import forkpool, sinks
-from labelsieve.checks import RowChecks
-from labelsieve.engine import Plan, choose_executor
+from labelsieve.confident_learning.validation import RowChecks
 from labelsieve.errors import InvalidInputError
-from labelsieve.grids import Auto
-from labelsieve.issues import LabelIssues
-from labelsieve.job import Job
-from labelsieve.keywords import FOR_FINDING, explain_keywords
+from labelsieve.execution.choice import choose_executor
+from labelsieve.partitioning import Auto
+from labelsieve.pipeline import fork_pool
+from labelsieve.pipeline.job import Job
+from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
+from labelsieve.pipeline.plan import Plan
+from labelsieve.results import export
+from labelsieve.results.label_issues import LabelIssues
 from labelsieve.settings import (
     EstimationMethod,
     Filter,
@@ -29,7 +27,7 @@ from labelsieve.settings import (
     check_seconds,
     check_whole_number,
 )
-from labelsieve.urls import check_place
+from labelsieve.storage.urls import check_place
 
 
 @explain_keywords(FOR_FINDING)
@@ -218,7 +216,7 @@ def find_label_issues(
         executor=choose_executor(client, max_memory, check_whole_number("retries", retries, 0)),
         batch_size=batch_size,
         partition_batches=partition_batches,
-        n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=progress is not False),
+        n_jobs=fork_pool.resolve_n_jobs(n_jobs, verbose=progress is not False),
         checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
         workdir=workdir,
         fresh=fresh,
@@ -296,7 +294,7 @@ def plan_label_issues(
         executor=choose_executor(client, max_memory),
         batch_size=batch_size,
         partition_batches=partition_batches,
-        n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=False),
+        n_jobs=fork_pool.resolve_n_jobs(n_jobs, verbose=False),
         checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
         workdir=workdir,
         fresh=fresh,
@@ -331,5 +329,5 @@ def _output(output: str | os.PathLike[str], *inputs: Any) -> str:
     location = check_place("output", output) if isinstance(output, str | os.PathLike) else output
     if not isinstance(location, str) or not location.endswith(".zarr"):
         raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
-    sinks.check_output(location, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
+    export.check_output(location, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
     return location

@@ -1,8 +1,4 @@
-"""`LabelInspector`: the job in the user's own loop over batches.
-
-Covers: the state between batches, and the documented methods.
-Does not cover: reading a batch (`tasks.class_sums`, `inspection`).
-"""
+"""`LabelInspector`: the job in the user's own loop over batches."""
 
 from __future__ import annotations
 
@@ -13,18 +9,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve import engine, forkpool, ranking
-from labelsieve.agreement import SAMPLE_ROWS, misfit
-from labelsieve.checks import Findings, RowChecks, combine_findings, raise_or_warn
+from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning.agreement import SAMPLE_ROWS, misfit
+from labelsieve.confident_learning.pruning import JointCounts
+from labelsieve.confident_learning.row_summary import Ints, class_dtype
+from labelsieve.confident_learning.thresholds import (
+    ClassSums,
+    IssueCounts,
+    adjusted_thresholds,
+    class_sums_combine,
+    class_sums_finalize,
+)
+from labelsieve.confident_learning.validation import Findings, RowChecks, combine_findings, raise_or_warn
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.inspection import Inspected, combine_counts, inspect, num_issues
-from labelsieve.joint import JointCounts
-from labelsieve.kernels import Ints, class_dtype
-from labelsieve.keywords import explain_keywords
-from labelsieve.reductions import ClassSums, IssueCounts, adjusted_thresholds, class_sums_combine, class_sums_finalize
+from labelsieve.execution.choice import active_client
+from labelsieve.execution.graphs import tried
+from labelsieve.pipeline import fork_pool
+from labelsieve.pipeline.fingerprint import check_versions, note_versions
+from labelsieve.pipeline.inputs import RETRIES, each_partition
+from labelsieve.pipeline.keywords import explain_keywords
+from labelsieve.pipeline.opening import open_inputs
 from labelsieve.settings import Settings, check_whole_number
-from labelsieve.sources import check_axes, open_labels, open_pred_probs
-from labelsieve.tasks import class_sums, combine_partials
+from labelsieve.sources.axes import check_axes
+from labelsieve.sources.open_array import open_labels, open_pred_probs
+from labelsieve.tasks.inspection import Inspected, combine_counts, inspect, num_issues
+from labelsieve.tasks.scan import class_sums, combine_partials
 
 Scores = npt.NDArray[np.floating[Any]]
 
@@ -104,7 +113,7 @@ class LabelInspector:
     ) -> None:
         self.num_class = check_whole_number("num_class", num_class, 2)
         self.store_results, self.verbose = store_results, verbose
-        self.n_jobs = forkpool.resolve_n_jobs(n_jobs, verbose=verbose)
+        self.n_jobs = fork_pool.resolve_n_jobs(n_jobs, verbose=verbose)
         self._settings = Settings.from_kwargs(quality_score_kwargs, num_issue_kwargs)
         self._sums = ClassSums.zeros(self.num_class)
         self._thresholds: npt.NDArray[np.float64] | None = None
@@ -265,28 +274,28 @@ class LabelInspector:
         """
         self._require_results("issues")
         num_issues = self.get_num_issues()
-        return ranking.lowest(self._scores.values(), num_issues)
+        return radix_select.lowest(self._scores.values(), num_issues)
 
     def _each_partition(
         self, labels: Any, pred_probs: Any, function: Callable[..., Any], **shared: npt.NDArray[np.float64] | None
     ) -> list[Any]:
         """Return ``function(partition, **shared)`` of each partition of a batch; nothing for a batch without rows."""
-        attempts = engine.RETRIES + 1
-        opened_labels = engine.tried(attempts, open_labels, labels)
-        opened_probs = engine.tried(attempts, open_pred_probs, pred_probs)
+        attempts = RETRIES + 1
+        opened_labels = tried(attempts, open_labels, labels)
+        opened_probs = tried(attempts, open_pred_probs, pred_probs)
         if opened_probs.shape[1] != self.num_class:
             raise InvalidInputError(f"pred_probs has {opened_probs.shape[1]} columns, num_class is {self.num_class}")
         if not opened_probs.shape[0] and not opened_labels.shape[0]:
             return []
         check_axes(labels, pred_probs)
         pair = opened_labels, opened_probs
-        engine.note_versions(pair, attempts)
-        inputs = engine.tried(attempts, partial(engine.open_inputs, *pair, n_jobs=self.n_jobs))
-        if forkpool.can_fork(inputs, self.n_jobs, is_cluster=engine.active_client() is not None):
-            parts = forkpool.each_partition(inputs, function, self.n_jobs, shared)
+        note_versions(pair, attempts)
+        inputs = tried(attempts, partial(open_inputs, *pair, n_jobs=self.n_jobs))
+        if fork_pool.can_fork(inputs, self.n_jobs, is_cluster=active_client() is not None):
+            parts = fork_pool.each_partition(inputs, function, self.n_jobs, shared)
         else:
-            parts = engine.each_partition(inputs, partial(function, **shared))
-        engine.check_versions(pair, attempts)
+            parts = each_partition(inputs, partial(function, **shared))
+        check_versions(pair, attempts)
         return parts
 
     def _raise_or_warn(self, findings: Findings, class_counts: Ints | None = None) -> None:

@@ -1,9 +1,4 @@
-"""The documented API of cleanlab's batched label-issue module, under the same names.
-
-Covers: `find_label_issues_batched`, `LabelInspector`, `split_arr`, and the module data that forked processes read
-(`adj_confident_thresholds_shared`, `labels_shared`, `pred_probs_shared`; None while no pool runs).
-Does not cover: how it is done; see `labelsieve.find`, `labelsieve.inspector` and `labelsieve.forkpool`.
-"""
+"""The documented API of cleanlab's batched label-issue module, under the same names."""
 
 from __future__ import annotations
 
@@ -14,15 +9,15 @@ from typing import Any, Final
 
 import numpy.typing as npt
 
-from labelsieve import forkpool
-from labelsieve.checks import RowChecks
-from labelsieve.engine import choose_executor
+from labelsieve.confident_learning.validation import RowChecks
 from labelsieve.errors import InvalidInputError
-from labelsieve.forkpool import split_arr
-from labelsieve.grids import Auto
+from labelsieve.execution.choice import choose_executor
 from labelsieve.inspector import LabelInspector
-from labelsieve.job import Job
-from labelsieve.keywords import explain_keywords
+from labelsieve.partitioning import Auto
+from labelsieve.pipeline import fork_pool
+from labelsieve.pipeline.fork_pool import split_arr
+from labelsieve.pipeline.job import Job
+from labelsieve.pipeline.keywords import explain_keywords
 from labelsieve.settings import Settings
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
@@ -35,8 +30,8 @@ _MODERN: Final = dict.fromkeys(
 
 
 def __getattr__(name: str) -> Any:
-    if name in forkpool.SHARED_NAMES:
-        return getattr(forkpool, name)
+    if name in fork_pool.SHARED_NAMES:
+        return getattr(fork_pool, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -106,7 +101,7 @@ def find_label_issues_batched(
         executor=choose_executor(retries=2),
         batch_size=batch_size,
         partition_batches="auto",
-        n_jobs=forkpool.resolve_n_jobs(n_jobs, verbose=bool(verbose)),
+        n_jobs=fork_pool.resolve_n_jobs(n_jobs, verbose=bool(verbose)),
         checks=RowChecks(unnormalized_rows="warn"),
     )
     issues = job.run(bool(verbose), started)

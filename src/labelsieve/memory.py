@@ -1,17 +1,12 @@
-"""The memory that a run takes, and the sizes that follow from it. Arithmetic alone: no data, no Dask.
-
-Covers: `Need`, the memory formula; spans of stored rows, sorted runs, chunks of results.
-Does not cover: batches and partitions (`grids`), which limits hold (`limits`, `engine.executors`) and what is planned
-with them (`engine.plan`).
-"""
+"""The memory that a run takes, and the sizes that follow from it. Arithmetic alone: no data, no Dask."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from labelsieve.grids import PARTITIONS_A_THREAD, Grid
-from labelsieve.kernels import STRIP_BYTES, class_dtype
+from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
+from labelsieve.partitioning import PARTITIONS_A_THREAD, Grid
 from labelsieve.settings import Settings
 
 # What a batch takes that is read whole: decoded, stored, and some room.

@@ -1,8 +1,4 @@
-"""What a user chooses, checked once, and the constants of the numeric contract.
-
-Covers: `Settings` and the tolerances that scores, thresholds and counts share.
-Does not cover: how work is cut in batches and partitions (`grids`), the data's own checks (`checks`).
-"""
+"""What a user chooses, checked once, and the constants of the numeric contract."""
 
 from __future__ import annotations
 

@@ -25,7 +25,8 @@ RUNS = """
 import faulthandler, signal, sys
 import numpy as np
 import labelsieve
-from labelsieve.interrupts import leave_at_once, raising
+from labelsieve.cli.interrupts import leave_at_once
+from labelsieve.cli.interrupts import raising
 
 faulthandler.register(signal.SIGUSR1)
 leave_at_once()

@@ -13,12 +13,12 @@ import predictions
 import pytest
 
 import labelsieve
-from labelsieve import tasks
-from labelsieve.health import class_columns, pair_columns
-from labelsieve.kernels import RowSummary, class_dtype
-from labelsieve.reductions import ClassSums, class_means, class_sums_chunk, class_sums_finalize
+from labelsieve.confident_learning.class_quality import class_columns, pair_columns
+from labelsieve.confident_learning.row_summary import RowSummary, class_dtype
+from labelsieve.confident_learning.thresholds import ClassSums, class_means, class_sums_chunk, class_sums_finalize
 from labelsieve.settings import Settings
-from labelsieve.tasks import Finish, Summarised
+from labelsieve.tasks import scan
+from labelsieve.tasks.scan import Finish, Summarised
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +57,8 @@ def test_classes_and_pairs_of_very_many_classes(real, wrong):
     total = None
     for a, b in itertools.pairwise(edges):
         piece = Summarised(int(a), int(b - a), summary[a:b], None)
-        counted = tasks.count(piece, finish=finish, adj_thresholds=thresholds - 1e-6)
-        total = counted if total is None else tasks.combine_counted([total, counted])
+        counted = scan.count(piece, finish=finish, adj_thresholds=thresholds - 1e-6)
+        total = counted if total is None else scan.combine_counted([total, counted])
     confident, no_issues = total.confident, np.zeros(n_classes, np.int64)
     classes = class_columns(confident, sums.counts, thresholds, class_means(sums), no_issues)
     pairs = pair_columns(confident, sums.counts, 100)

@@ -1,8 +1,4 @@
-"""Arrays in memory, and what becomes one: lists, pandas Series and DataFrames.
-
-Covers: `ArraySource` and the conversions of labels and probabilities that are Python or pandas objects.
-Does not cover: anything on disk.
-"""
+"""Arrays in memory, and what becomes one: lists, pandas Series and DataFrames."""
 
 from __future__ import annotations
 
@@ -13,8 +9,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.row_summary import class_dtype
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.kernels import class_dtype
 from labelsieve.sources.base import Rows, Source
 
 # What to do with labels that are names. Which number a name gets is the user's to know: the columns have an order.

@@ -1,8 +1,5 @@
 """What pandas and xarray say about the order of rows and classes.
 
-Covers: `check_axes`, which compares the index of one input with that of another, and columns with the classes' names.
-Does not cover: inputs without an index or named columns; whether these fit shows in their values (`agreement`).
-
 Rows and columns are taken by position. Names that contradict this are an error, since nearly every row would be
 reported as an issue otherwise. Names that say nothing about the order pass.
 """

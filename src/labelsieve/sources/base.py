@@ -1,8 +1,4 @@
-"""What a source of rows can do, wherever the rows are.
-
-Covers: `Source`, the description that travels to the worker, and `Rows`, the open handle that reads.
-Does not cover: any format; see the sibling modules.
-"""
+"""What a source of rows can do, wherever the rows are."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Files of other forms, which are not read from a path: the lines of Python that convert them.
-
-Covers: `refuse_other_form` for one file, and `conversion_of` for those of a folder or a pattern.
-Does not cover: how ``.npy`` and Zarr are opened (the sibling modules).
-"""
+"""Files of other forms, which are not read from a path: the lines of Python that convert them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""HDF5 datasets, as h5py opens them.
-
-Covers: `Hdf5Source`, which reads through the open dataset here and through its own handle elsewhere.
-Does not cover: finding a dataset in a file by path; open it with h5py.
-"""
+"""HDF5 datasets, as h5py opens them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""``.npy`` files, read with positioned reads: nothing mapped, nothing left behind in memory.
-
-Covers: C and Fortran order, either byte order, and memmaps rebuilt from their file.
-Does not cover: ``.npz`` archives and object arrays, which are refused.
-"""
+"""``.npy`` files, read with positioned reads: nothing mapped, nothing left behind in memory."""
 
 from __future__ import annotations
 

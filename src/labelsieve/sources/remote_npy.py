@@ -1,8 +1,4 @@
-"""``.npy`` files at URLs, read with ranged requests ahead of who works on the rows.
-
-Covers: any fsspec file system that reads ranges and tells sizes.
-Does not cover: Fortran order, where a batch of rows would take a request a class, and object arrays; both are refused.
-"""
+"""``.npy`` files at URLs, read with ranged requests ahead of who works on the rows."""
 
 from __future__ import annotations
 
@@ -15,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.sources.ahead import Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.npy import PlainRows, read_header
+from labelsieve.sources.prefetch import Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
 from labelsieve.sources.versions import changed, gone
-from labelsieve.urls import digest_of, is_web, redacted, stamp_of, version_of
+from labelsieve.storage.urls import digest_of, is_web, redacted, stamp_of, version_of
 
 # A header has about 128 bytes; one of many named fields is read again in full.
 _HEADER_BYTES: Final = 4096

@@ -1,9 +1,5 @@
 """Zarr arrays at URLs, and any that live on one of Zarr's fsspec stores.
 
-Covers: chunks of whole rows fetched ahead and decoded straight into a reused buffer; any other layout read by Zarr, one
-batch ahead.
-Does not cover: local folders (`zarr_arrays`), and what a codec does (there too).
-
 What travels is the URL and the metadata, so that no worker asks for them again, and no credentials: an fsspec store
 pickles with the options that it was made with, which may come from the user's configuration of fsspec.
 """
@@ -19,19 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError, warn
-from labelsieve.sources.ahead import AHEAD_BYTES, Missing, Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
 from labelsieve.sources.base import Rows
+from labelsieve.sources.prefetch import AHEAD_BYTES, Missing, Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
 from labelsieve.sources.shard_names import natural
 from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
-from labelsieve.sources.zarr_arrays import (
-    ZarrRows,
-    ZarrSource,
-    checked_array,
-    decode_into,
-    direct_codec,
-)
+from labelsieve.sources.zarr_arrays import ZarrRows, ZarrSource, checked_array, decode_into, direct_codec
 from labelsieve.sources.zarr_chunks import PAUSE, key_of, metadata_name, objects_of, with_listing
-from labelsieve.urls import cause_of, check_credentials, filesystem, is_web, redacted, stamp_of, url_of
+from labelsieve.storage.urls import cause_of, check_credentials, filesystem, is_web, redacted, stamp_of, url_of
 
 _MOST_NAMED: Final = 3
 

@@ -1,8 +1,5 @@
 """Which files are shards, and in which order. Names only: nothing is opened.
 
-Covers: natural order, patterns, folders, gaps in the numbers.
-Does not cover: what is in the shards (`shards`).
-
 Order is natural: runs of digits count as numbers, so that ``pred_probs-2`` comes before ``pred_probs-10``, and all else
 letter by letter.
 """

@@ -1,8 +1,4 @@
-"""Several arrays, one after the other, as one: what inference workers leave behind.
-
-Covers: `ShardsSource`, over shards of any kind; a read opens only the shards that it touches.
-Does not cover: which files are shards, and their order (`shard_names`).
-"""
+"""Several arrays, one after the other, as one: what inference workers leave behind."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """Versions of what is stored: which bytes a run has begun to read, so that others are never mixed in.
 
-Covers: the version of one local file, those of the stored chunks of a Zarr array, and which rows have no stored chunk.
-Does not cover: where versions come from (the sources), what makes a workdir go on (`engine.identities`).
-
 A version is taken before the first read, compared with what each read opens, and taken again after the last read.
 Times of access do not count, and neither do the times of folders.
 """

@@ -1,8 +1,5 @@
 """Zarr arrays of format 2 and 3, decoded into a reused buffer.
 
-Covers: any store, any chunking, sharded arrays; a direct path for whole chunks of rows in a local folder.
-Does not cover: groups, and dtypes that are no probabilities or labels (`sources.check`).
-
 Zarr decodes a chunk into fresh memory and copies it out; the pages of a fresh 40 MB block cost as much as decoding it.
 The direct path reads the stored bytes into one reused buffer and lets the codec write into another. It is taken where
 a chunk is whole rows in C order, in a local folder, plain or under one codec that numcodecs decodes into given memory,
@@ -46,7 +43,7 @@ from labelsieve.sources.zarr_chunks import (
     stamped,
     with_listing,
 )
-from labelsieve.urls import redacted
+from labelsieve.storage.urls import redacted
 
 METADATA_NAMES: Final = ("zarr.json", ".zarray", ".zgroup")
 

@@ -1,9 +1,4 @@
-"""The stored chunks of a Zarr array, or shards of one that has these: their keys, files, objects and versions.
-
-Covers: listing them before the first read, in a local folder and in an fsspec file system, and Zarr's own reading of
-chunks that are known to be stored.
-Does not cover: what is in them (`zarr_arrays`, `remote_zarr`), holding versions against each other (`versions`).
-"""
+"""The stored chunks of a Zarr array, or shards of one that has these: their keys, files, objects and versions."""
 
 from __future__ import annotations
 
@@ -20,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import UnreadableDataError
-from labelsieve.sources.ahead import Objects
+from labelsieve.sources.prefetch import Objects
 from labelsieve.sources.versions import StoredChunks, numbers_last, stamp
-from labelsieve.urls import version_of
+from labelsieve.storage.urls import version_of
 
 # Files are looked at in threads where there are more of them than this: over a network each takes a while.
 _FEW_FILES: Final = 2_000

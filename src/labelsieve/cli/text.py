@@ -1,0 +1,94 @@
+"""What the command line prints: a result in some lines, its worst rows, and a plan."""
+
+from __future__ import annotations
+
+from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES
+from labelsieve.pipeline.plan import Plan
+from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.result import RunFacts
+from labelsieve.settings import ABSENT_THRESHOLD
+from labelsieve.storage.limits import size
+
+
+def summary_text(issues: LabelIssues) -> str:
+    """Return what was found, in four lines."""
+    thresholds, facts = issues.confident_thresholds, issues.facts
+    present = thresholds[thresholds < ABSENT_THRESHOLD]
+    absent = len(thresholds) - len(present)
+    by = f", by {issues.settings.filter_by}" if issues.settings.filter_by else ""
+    return (
+        f"{issues.n_rows:,} rows, {issues.n_classes:,} classes\n"
+        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_rows:.2%}){by}\n"
+        f"confident thresholds {present.min():.4f} to {present.max():.4f}"
+        + (f", {absent:,} classes without rows" if absent else "")
+        + f"\n{_reading(facts)}, {facts.seconds:.2f} s"
+        + (f", {facts.bytes_read / 1e9 / facts.seconds:.3g} GB/s" if facts.bytes_read else "")
+    )
+
+
+def _reading(facts: RunFacts) -> str:
+    """Return what was read, and what the workdir had."""
+    if not facts.bytes_read:
+        return f"nothing read: all {facts.rows_resumed:,} rows were in the workdir"
+    passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
+    resumed = f", {facts.rows_resumed:,} rows were in the workdir" if facts.rows_resumed else ""
+    return f"{size(facts.bytes_read)} read in {passes}{resumed}"
+
+
+def plan_text(plan: Plan) -> str:
+    """Return a plan as lines of a name and what it is."""
+    again = f", {plan.amplification:.2f} times each stored row" if plan.amplification > 1 else ""
+    where = "a workdir" if plan.stored else "memory"
+    on_cluster = plan.client_bytes != plan.process_bytes
+    each = f" in each of {plan.n_processes:,} workers" if on_cluster else ""
+    forked = plan.n_processes > 1 and not on_cluster
+    runs_on = f"{plan.n_processes} forked processes in all" if forked else f"{plan.n_threads} threads"
+    lines = {
+        "input": f"{plan.n_rows:,} rows, {plan.n_classes:,} classes, {plan.dtype}",
+        "batches": f"{plan.n_batches:,} of {plan.batch_rows:,} rows",
+        "partitions": f"{plan.n_partitions:,}, submitted {plan.n_slabs:,} time{'s' if plan.n_slabs > 1 else ''}",
+        "tasks": f"{plan.n_tasks:,}",
+        "bytes to read": f"{size(plan.bytes_read)} in {plan.n_reads} read{'s' if plan.n_reads > 1 else ''}{again}",
+        "row summaries": f"{size(plan.summary_bytes)}, in {where}",
+        "peak memory": f"{size(plan.process_bytes)}{each}, {runs_on}; may take {size(plan.limit)} ({plan.limit_name})",
+    }
+    if on_cluster:
+        lines["client memory"] = size(plan.client_bytes)
+        lines["network"] = f"{size(plan.network_bytes)}, and the issues"
+    if plan.n_reads == 3:
+        lines["third read"] = (
+            f"{size(CANDIDATE_BYTES * CANDIDATE_COPIES)} a row that pairs of classes take, here and in each thread; a "
+            "tenth of the rows is planned for, and more than fit is refused before that read"
+        )
+    lines["results"] = (
+        f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes an issue; beside the "
+        f"peak, {ISSUE_BYTES} bytes an issue where these are not written by the tasks"
+    )
+    width = max(map(len, lines))
+    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+def worst_text(issues: LabelIssues, top: int) -> str:
+    """Return the table of the `top` worst rows, or nothing; control characters in names are not printed."""
+    table = issues.issue_table(0, top)
+    if not len(table["row"]):
+        return ""
+    columns = {
+        "row": [str(row) for row in table["row"].tolist()],
+        "given": [issues.class_label(k) for k in table["given_label"].tolist()],
+        "suggested": [issues.class_label(k) for k in table["suggested_label"].tolist()],
+        **{name: [f"{x:.4g}" for x in table[name].tolist()] for name in ("score", "p_given", "p_suggested")},
+    }
+    if "id" in table:
+        columns["id"] = [str(name) for name in table["id"].tolist()]
+    words = {"given", "suggested", "id"}
+    lines = [list(columns), *map(list, zip(*columns.values(), strict=True))]
+    lines = [[_printable(cell) for cell in line] for line in lines]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    sides = [str.ljust if name in words else str.rjust for name in columns]
+    rows = ("  ".join(side(cell, n) for side, cell, n in zip(sides, line, widths, strict=True)) for line in lines)
+    return "\n" + "".join(f"{row}\n" for row in rows)
+
+
+def _printable(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

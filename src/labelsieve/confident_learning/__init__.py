@@ -1,0 +1,1 @@
+"""The method: confident learning on NumPy arrays. No Dask and no files."""

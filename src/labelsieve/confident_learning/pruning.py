@@ -1,0 +1,204 @@
+"""The calibrated confident joint, and how many rows the pruning filters take by it. NumPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.confident_joint import ConfidentCounts, calibrated_pairs, round_preserving_sum
+from labelsieve.confident_learning.row_summary import class_dtype
+from labelsieve.confident_learning.thresholds import Float64s, Int64s
+
+
+@dataclass(frozen=True)
+class JointCounts:
+    """What the number of label issues is made of, by the confident joint.
+
+    Parameters
+    ----------
+    joint : ConfidentCounts
+        Rows by given label and the class as which they are counted.
+    n_off : int
+        Those off the diagonal whose label is not nearly predicted.
+    class_counts : (K,) int64
+        All rows of each label.
+    """
+
+    joint: ConfidentCounts
+    n_off: int
+    class_counts: Int64s
+
+
+@dataclass(frozen=True)
+class PruneCounts:
+    """How many rows the pruning filters take.
+
+    Parameters
+    ----------
+    of_class : (K,) int64
+        Rows of each label, for ``prune_by_class``; may be below 0, which takes none.
+    edges : (K + 1,) int64
+        The pairs of given label k are those from ``edges[k]`` to ``edges[k + 1]``.
+    classes : (P,) uint
+        The other class of each pair, ascending within a label.
+    of_pair : (P,) int64
+        Rows of each pair, for ``prune_by_noise_rate``; at least 1.
+    """
+
+    of_class: Int64s
+    edges: Int64s
+    classes: npt.NDArray[Any]
+    of_pair: Int64s
+
+    def without(self, some: npt.NDArray[np.bool_]) -> PruneCounts:
+        """Return the counts without the labels that are marked in the ``(K,)`` `some`."""
+        lengths = np.diff(self.edges)
+        kept = np.repeat(~some, lengths)
+        edges = np.concatenate(([0], np.cumsum(np.where(some, 0, lengths))))
+        return PruneCounts(np.where(some, 0, self.of_class), edges, self.classes[kept], self.of_pair[kept])
+
+
+def calibrated_joint(joint: ConfidentCounts, class_counts: Int64s) -> ConfidentCounts:
+    """Scale the counts of each given label to all of its rows, and round to whole ones that add up to these.
+
+    Parameters
+    ----------
+    joint : ConfidentCounts
+        Counts by given label and true class.
+    class_counts : (K,) int64
+        All rows of each label.
+    """
+    diagonal, pairs, counts = np.zeros(joint.n_classes, np.int64), list[npt.NDArray[Any]](), list[Int64s]()
+    for piece, estimated, of_piece in calibrated_pairs(joint, class_counts):
+        diagonal += of_piece
+        pairs.append(piece.pairs[estimated > 0])
+        counts.append(estimated[estimated > 0])
+    return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
+
+
+def with_diagonal(joint: ConfidentCounts) -> ConfidentCounts:
+    """Return the counts with at least 1 on the diagonal of each class, as ``cleanlab.count`` (2.9) has them."""
+    return ConfidentCounts(np.maximum(joint.diagonal, 1), joint.pairs, joint.counts)
+
+
+def off_diagonal_rows(calibrated: ConfidentCounts) -> int:
+    """Return how many rows a calibrated joint has off its diagonal."""
+    return int(calibrated.counts.sum(dtype=np.int64))
+
+
+def estimated_issues(counts: JointCounts, *, calibrated: bool) -> int:
+    """Return the estimated number of label issues, as ``cleanlab.count.num_label_issues`` (2.9).
+
+    Parameters
+    ----------
+    counts : JointCounts
+        Of all rows.
+    calibrated : bool
+        Whether to count off the diagonal of the calibrated joint.
+    """
+    if not calibrated:
+        return counts.n_off
+    return off_diagonal_rows(calibrated_joint(with_diagonal(counts.joint), counts.class_counts))
+
+
+def prune_counts(
+    calibrated: ConfidentCounts,
+    class_counts: Int64s,
+    *,
+    frac_noise: float,
+    min_examples_per_class: int,
+    num_to_remove_per_class: npt.ArrayLike | None,
+) -> PruneCounts:
+    """Return how many rows to take of each label and pair, such that enough of each label are left.
+
+    Parameters
+    ----------
+    calibrated : ConfidentCounts
+        The calibrated joint.
+    class_counts : (K,) int64
+        All rows of each label.
+    frac_noise : float
+        Share of the noise to take.
+    min_examples_per_class : int
+        Rows of each class to leave: what the diagonal lacks is taken from the pairs of that label, evenly.
+    num_to_remove_per_class : (K,) array of int, optional
+        Scales the noise of each true class to so many rows, and leaves all but so many rows with each label.
+    """
+
+    def kept(label: int, counts: Float64s) -> Int64s:
+        right = max(counts[label], min_examples_per_class)
+        others = counts - (right - counts[label]) / max(np.count_nonzero(counts) - 1.0, 1.0)
+        np.maximum(others, 0, out=others)
+        others[label] = right
+        reduced = others * frac_noise
+        reduced[label] = right
+        reduced[label] = right + np.sum(others - reduced)
+        kept_rows: Int64s = reduced.astype(np.int64)
+        return kept_rows
+
+    taken = _each_label(calibrated, kept, (row for _, row in _rows(calibrated)))
+    if num_to_remove_per_class is not None:
+        taken = _of_so_many(taken, class_counts, np.asarray(num_to_remove_per_class, np.int64))
+    classes = taken.predicted.astype(class_dtype(taken.n_classes))
+    return PruneCounts(class_counts - taken.diagonal, _edges(taken), classes, taken.counts)
+
+
+def _of_so_many(taken: ConfidentCounts, class_counts: Int64s, wanted: Int64s) -> ConfidentCounts:
+    """Scale the noise of each true class to the `wanted` rows, by the formula of ``cleanlab.filter`` (2.9).
+
+    That divides the counts of a given label by the sum over its *true* class; a class without noise takes none.
+    """
+    by_true = _transposed(taken)
+    of_true = np.array([row.sum() for _, row in _rows(by_true)])
+    shares = np.maximum(of_true, 1)  # one that has no rows has no counts to divide
+
+    def scaled(label: int, counts: Float64s) -> Int64s:
+        parts = counts / shares
+        noise = parts.sum() - parts[label]
+        rows = parts * wanted[label] / noise if noise > 0 else np.zeros_like(parts)
+        rows[label] = class_counts[label] - wanted[label]
+        return round_preserving_sum(rows)
+
+    return _transposed(_each_label(by_true, scaled, (row for _, row in _rows(by_true))))
+
+
+def _rows(joint: ConfidentCounts) -> Iterator[tuple[int, Float64s]]:
+    """Yield each given label with its ``(K,)`` counts, in an array that is its own."""
+    edges = _edges(joint)
+    for label in range(joint.n_classes):
+        pairs = slice(edges[label], edges[label + 1])
+        row = np.zeros(joint.n_classes)
+        row[joint.pairs[pairs].astype(np.int64) - label * joint.n_classes] = joint.counts[pairs]
+        row[label] = joint.diagonal[label]
+        yield label, row
+
+
+def _edges(joint: ConfidentCounts) -> Int64s:
+    """Return where the pairs of each label begin, and where the last ones end."""
+    first = np.arange(joint.n_classes + 1) * joint.n_classes
+    edges: Int64s = np.searchsorted(joint.pairs.astype(np.int64), first).astype(np.int64)
+    return edges
+
+
+def _each_label(
+    joint: ConfidentCounts, function: Callable[[int, Float64s], Int64s], rows: Iterator[Float64s]
+) -> ConfidentCounts:
+    """Return the counts that `function` makes of the row of each label; those below 0 count as 0."""
+    diagonal, pairs, counts = np.zeros(joint.n_classes, np.int64), [joint.pairs[:0]], [np.empty(0, np.int64)]
+    for label, row in enumerate(rows):
+        made = function(label, row)
+        diagonal[label], made[label] = made[label], 0
+        some = np.flatnonzero(made > 0)
+        pairs.append((some + label * joint.n_classes).astype(joint.pairs.dtype))
+        counts.append(made[some])
+    return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
+
+
+def _transposed(joint: ConfidentCounts) -> ConfidentCounts:
+    pairs: npt.NDArray[Any] = (joint.predicted * joint.n_classes + joint.given).astype(joint.pairs.dtype)
+    order = np.argsort(pairs)
+    return ConfidentCounts(joint.diagonal, pairs[order], joint.counts[order])

@@ -1,0 +1,204 @@
+"""Class sums and issue counts over row summaries, each as chunk / combine / finalize. NumPy only.
+
+Class sums are exact integers, so any tree over any chunks in any order gives the same bits. A probability p becomes
+``q = rint(p * 2**52)``, split in a high part and 26 low bits; a float64 bincount of either over a block of 2**16 rows
+stays below 2**53 and is exact, int64 holds their sums over 2**36 rows, and the one division is done in Python integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.row_summary import RowSummary
+from labelsieve.settings import ABSENT_THRESHOLD, FLOAT_TOLERANCE, MIN_THRESHOLD
+
+# Rows worked on at a time: a few arrays of this length stay in the cache.
+BLOCK_ROWS: Final = 1 << 16
+_FRACTION_BITS: Final = 52
+_LOW_BITS: Final = 26
+
+Int64s = npt.NDArray[np.int64]
+Float64s = npt.NDArray[np.float64]
+
+
+def blocks(n_rows: int) -> Iterator[slice]:
+    """Cut `n_rows` rows in slices of at most `BLOCK_ROWS`."""
+    for start in range(0, n_rows, BLOCK_ROWS):
+        yield slice(start, min(start + BLOCK_ROWS, n_rows))
+
+
+@dataclass
+class ClassSums:
+    """Rows and exact sum of the given label's probability, per class.
+
+    Parameters
+    ----------
+    counts : (K,) int64
+        Rows labelled with each class.
+    high, low : (K,) int64
+        The sum of ``rint(p * 2**52)`` is ``high * 2**26 + low``.
+    """
+
+    counts: Int64s
+    high: Int64s
+    low: Int64s
+
+    @classmethod
+    def zeros(cls, n_classes: int) -> ClassSums:
+        """Return the sums of no rows."""
+        return cls(*(np.zeros(n_classes, np.int64) for _ in range(3)))
+
+
+@dataclass
+class SparseClassSums:
+    """Class sums of few rows among many classes, as they are kept and sent.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes K.
+    classes : (C,) int64
+        Those that occur.
+    counts, high, low : (C,) int64
+        As in `ClassSums`.
+    """
+
+    n_classes: int
+    classes: Int64s
+    counts: Int64s
+    high: Int64s
+    low: Int64s
+
+    @classmethod
+    def of(cls, sums: ClassSums) -> SparseClassSums:
+        """Leave out the classes without rows."""
+        some = np.flatnonzero(sums.counts).astype(np.int64)
+        return cls(len(sums.counts), some, sums.counts[some], sums.high[some], sums.low[some])
+
+    def dense(self) -> ClassSums:
+        """Return the sums of all classes."""
+        total = ClassSums.zeros(self.n_classes)
+        self.add_to(total)
+        return total
+
+    def same(self, other: SparseClassSums) -> bool:
+        """Tell whether these are the same sums of the same classes."""
+        columns = ("classes", "counts", "high", "low")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
+
+    def add_to(self, total: ClassSums) -> None:
+        """Add these sums to `total`."""
+        total.counts[self.classes] += self.counts
+        total.high[self.classes] += self.high
+        total.low[self.classes] += self.low
+
+
+def class_sums_chunk(labels: npt.NDArray[Any], p_given: npt.NDArray[Any], n_classes: int) -> ClassSums:
+    """Sum the ``(n,)`` probabilities `p_given` over the rows of each of the ``(n,)`` `labels`."""
+    sums = ClassSums.zeros(n_classes)
+    for block in blocks(len(labels)):
+        index = labels[block].astype(np.intp)
+        units = p_given[block].astype(np.float64)
+        units *= 2.0**_FRACTION_BITS
+        np.rint(units, out=units)
+        high = np.floor(units * 2.0**-_LOW_BITS)  # an arithmetic shift: exact for negatives too
+        units -= high * 2.0**_LOW_BITS
+        sums.counts += np.bincount(index, minlength=n_classes)
+        sums.high += np.bincount(index, high, n_classes).astype(np.int64)
+        sums.low += np.bincount(index, units, n_classes).astype(np.int64)
+    return sums
+
+
+def class_sums_combine(parts: Iterable[ClassSums]) -> ClassSums:
+    """Add up class sums."""
+    first, *rest = parts
+    total = ClassSums(first.counts.copy(), first.high.copy(), first.low.copy())
+    for part in rest:
+        total.counts += part.counts
+        total.high += part.high
+        total.low += part.low
+    return total
+
+
+def class_sums_finalize(sums: ClassSums) -> Float64s:
+    """Return the ``(K,)`` confident thresholds: the mean per class, at least 2e-6; 2.0 for a class without rows."""
+    totals = zip(sums.counts.tolist(), sums.high.tolist(), sums.low.tolist(), strict=True)
+    return np.array(
+        [
+            max(MIN_THRESHOLD, ((high << _LOW_BITS) + low) / (count << _FRACTION_BITS)) if count else ABSENT_THRESHOLD
+            for count, high, low in totals
+        ]
+    )
+
+
+def class_means(sums: ClassSums) -> Float64s:
+    """Return the ``(K,)`` mean of each class, rounded once; NaN for a class without rows."""
+    totals = zip(sums.counts.tolist(), sums.high.tolist(), sums.low.tolist(), strict=True)
+    return np.array(
+        [((high << _LOW_BITS) + low) / (count << _FRACTION_BITS) if count else np.nan for count, high, low in totals]
+    )
+
+
+@dataclass
+class IssueCounts:
+    """What the number of label issues is made of.
+
+    Parameters
+    ----------
+    off_diagonal : int
+        Rows that are confidently predicted as another class than their label.
+    per_label : (3, K) int64 or None
+        Per given label all rows, the confident ones, and those of `off_diagonal`; None where not calibrated.
+    """
+
+    off_diagonal: int
+    per_label: Int64s | None
+
+
+def adjusted_thresholds(thresholds: Float64s) -> Float64s:
+    """Return what a probability must reach to be confident: the ``(K,)`` thresholds less a margin for rounding."""
+    return thresholds - FLOAT_TOLERANCE
+
+
+def issue_counts_chunk(summary: RowSummary, adj_thresholds: Float64s, *, calibrated: bool) -> IssueCounts:
+    """Count the rows of `summary` against the ``(K,)`` `adjusted_thresholds`."""
+    n_classes = len(adj_thresholds)
+    counts = IssueCounts(0, np.zeros((3, n_classes), np.int64) if calibrated else None)
+    for block in blocks(len(summary)):
+        labels, predicted = summary.labels[block], summary.predicted[block]
+        confident = summary.p_predicted[block] >= adj_thresholds[predicted]
+        off = confident & (predicted != labels)
+        counts.off_diagonal += int(np.count_nonzero(off))
+        if counts.per_label is not None:
+            chosen = (labels, labels[confident], labels[off])
+            counts.per_label += np.stack([np.bincount(some, minlength=n_classes) for some in chosen])
+    return counts
+
+
+def issue_counts_combine(parts: Iterable[IssueCounts]) -> IssueCounts:
+    """Add up issue counts."""
+    first, *rest = parts
+    total = IssueCounts(first.off_diagonal, None if first.per_label is None else first.per_label.copy())
+    for part in rest:
+        total.off_diagonal += part.off_diagonal
+        if total.per_label is not None and part.per_label is not None:
+            total.per_label += part.per_label
+    return total
+
+
+def issue_counts_finalize(counts: IssueCounts) -> int:
+    """Return the estimated number of label issues.
+
+    Without calibration the off-diagonal rows; with it, these rows per label scaled by all over confident rows:
+    ``rint(sum_j q[j] * n[j] / max(m[j], 1e-6))``, as ``cleanlab.count.num_label_issues`` (2.9) calibrates, with NumPy's
+    sum over the classes as there: at an exact half another order of adding could round the other way.
+    """
+    if counts.per_label is None:
+        return counts.off_diagonal
+    n, m, q = counts.per_label.astype(np.float64)
+    return int(np.rint(np.sum(q * n / np.maximum(m, FLOAT_TOLERANCE))))

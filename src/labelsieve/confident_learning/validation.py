@@ -1,0 +1,333 @@
+"""What is wrong with the data: found in the pass that reads it, reported once, whole.
+
+Findings are collected over the whole pass rather than raised at the first hit, so the message (which rows, how many) is
+the same whatever the chunks, and one run shows every missing piece of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.errors import InvalidInputError, warn
+from labelsieve.settings import check_flag
+
+# Row ranges that a message names before it says "and more".
+MAX_RANGES: Final = 5
+
+ERRORS: Final = {
+    "nan": "NaN probabilities",
+    "infinite": "infinite probabilities",
+    "below": "probabilities below 0",
+    "above": "probabilities above 1",
+    "zero_row": "rows of pred_probs that are all zeros",
+    "row_sum": "rows of pred_probs do not sum to 1 within 0.05",
+    "label": "labels outside 0..K-1",
+}
+WARNINGS: Final = {"low_row": "rows of pred_probs whose largest value is below 1/K, which no distribution has"}
+
+# What only reports show.
+NOTES: Final = {"loose_sum": "rows of pred_probs sum to 1 within 5% but not within 1%"}
+
+# The beginnings of these for one.
+_ONE: Final = {
+    "rows of pred_probs that are": "row of pred_probs that is",
+    "rows of pred_probs do": "row of pred_probs does",
+    "rows of pred_probs sum": "row of pred_probs sums",
+    "rows": "row",
+    "labels": "label",
+    "probabilities": "probability",
+}
+
+# What rows that do not sum to 1 look like, and what to do about it. The first that fits a row is taken.
+LOOKS: Final = {
+    "equal": "all values of a row are equal: is this a missing chunk, read as its fill value?",
+    "log": "are these logarithms of probabilities? Take pred_probs = np.exp(pred_probs)",
+    "logits": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
+    "percent": "are these percentages? Take pred_probs = pred_probs / 100",
+    "counts": "are these counts? Take pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+    "positive": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
+    "scaled": "are these probabilities times {sum}? Take "
+    "pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+    "above": "are these scores of independent classes (sigmoid)? One distribution over all classes is needed: "
+    "softmax of the logits, or pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+    "short": "are some classes missing, as a chunk or because only the largest probabilities were kept? If not, take "
+    "pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+}
+
+_ACCEPT_ROWS: Final = "To use such rows as they are: allow_unnormalized_rows=True (--allow-unnormalized-rows)"
+
+# -1, and what it becomes in unsigned integers.
+_MINUS_ONE: Final = frozenset([-1, *(2**bits - 1 for bits in (8, 16, 32, 64))])
+# All sums are the same up to the rounding of float16.
+_SAME_SUM: Final = 1.02
+# Scores of independent classes sum to less than 1 in most rows where few classes are likely.
+_SOME_ABOVE: Final = 0.05
+
+Counts = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class RowChecks:
+    """Which rows that cannot be a distribution are accepted.
+
+    Parameters
+    ----------
+    allow_zero_rows : bool
+        Whether rows may be all zeros.
+    unnormalized_rows : {"error", "warn", "allow"}
+        What becomes of rows that do not sum to 1.
+    """
+
+    allow_zero_rows: bool = False
+    unnormalized_rows: Literal["error", "warn", "allow"] = "error"
+
+    @classmethod
+    def of(cls, *, allow_zero_rows: bool, allow_unnormalized_rows: bool) -> RowChecks:
+        """Return what a user's flags say, after a check of these."""
+        check_flag("allow_zero_rows", allow_zero_rows)
+        check_flag("allow_unnormalized_rows", allow_unnormalized_rows)
+        return cls(allow_zero_rows, "allow" if allow_unnormalized_rows else "error")
+
+    def flags(self) -> dict[str, bool]:
+        """Return the user's flags that these checks come from."""
+        allow = self.unnormalized_rows == "allow"
+        return {"allow_zero_rows": self.allow_zero_rows, "allow_unnormalized_rows": allow}
+
+    @property
+    def allowed(self) -> set[str]:
+        """Kinds of `ERRORS` that are accepted."""
+        zero = {"zero_row"} if self.allow_zero_rows else set()
+        return zero if self.unnormalized_rows == "error" else zero | {"row_sum"}
+
+
+DEFAULT_CHECKS: Final = RowChecks()
+
+
+@dataclass
+class Finding:
+    """One kind of trouble: how many values, how many rows, and where.
+
+    Parameters
+    ----------
+    n_values, n_rows : int
+        How many values and rows were hit.
+    ranges : list of tuple of int
+        The first row ranges ``[start, stop)`` that were hit, in row order, neighbours joined.
+    more : bool
+        Whether there are ranges beyond those listed.
+    example : float or int
+        The first bad value, or the first bad sum.
+    looks : dict of int
+        For ``"row_sum"``: the number of sampled rows by what they look like, by the keys of `LOOKS`.
+    first_look : str
+        For ``"row_sum"``: what the first bad row looks like, where none was sampled.
+    sums : tuple of float, optional
+        For ``"row_sum"``: the lowest and the highest sum of the sampled rows.
+    alike : bool
+        Whether all bad values are that one; only labels are compared.
+    """
+
+    n_values: int = 0
+    n_rows: int = 0
+    ranges: list[tuple[int, int]] = field(default_factory=list)
+    more: bool = False
+    example: float | int = 0.0
+    looks: dict[str, int] = field(default_factory=dict)
+    first_look: str = ""
+    sums: tuple[float, float] | None = None
+    alike: bool = False
+
+    def extend(self, later: Finding) -> None:
+        """Take in what was found in later rows."""
+        if not self.n_values:
+            self.example, self.first_look, self.alike = later.example, later.first_look, later.alike
+        self.alike = self.alike and later.alike and self.example == later.example
+        self.n_values += later.n_values
+        self.n_rows += later.n_rows
+        for look, n in later.looks.items():
+            self.looks[look] = self.looks.get(look, 0) + n
+        if later.sums:
+            low, high = self.sums or later.sums
+            self.sums = (min(low, later.sums[0]), max(high, later.sums[1]))
+        if self.more:
+            return
+        for start, stop in later.ranges:
+            if self.ranges and self.ranges[-1][1] == start:
+                self.ranges[-1] = (self.ranges[-1][0], stop)
+            else:
+                self.ranges.append((start, stop))
+        self.more = later.more or len(self.ranges) > MAX_RANGES
+        del self.ranges[MAX_RANGES:]
+
+    def where(self) -> str:
+        """Name the rows: ``rows 3, 17..20 and more``."""
+        parts = [str(a) if b - a == 1 else f"{a}..{b - 1}" for a, b in self.ranges]
+        return f"row{'s' if self.n_rows > 1 else ''} {', '.join(parts)}{' and more' if self.more else ''}"
+
+
+class Findings(dict[str, Finding]):
+    """All kinds of trouble in a run of rows, by the keys of `ERRORS`, `WARNINGS` and `NOTES`."""
+
+    def add(
+        self,
+        kind: str,
+        rows: npt.NDArray[np.intp],
+        first_row: int,
+        n_values: int | None = None,
+        example: float = 0.0,
+        looks: Mapping[str, int] | None = None,
+        first_look: str = "",
+        sums: tuple[float, float] | None = None,
+        alike: bool = False,
+    ) -> None:
+        """Record that the ascending `rows` of the strip that begins at `first_row` were hit."""
+        if not len(rows):
+            return
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+        starts = rows[np.concatenate(([0], breaks))][: MAX_RANGES + 1]
+        stops = rows[np.concatenate((breaks - 1, [len(rows) - 1]))][: MAX_RANGES + 1] + 1
+        ranges = [(first_row + int(a), first_row + int(b)) for a, b in zip(starts, stops, strict=True)]
+        n_bad = len(rows) if n_values is None else n_values
+        found = Finding(n_bad, len(rows), ranges, False, example, dict(looks or {}), first_look, sums, alike)
+        self.extend(Findings({kind: found}))
+
+    def extend(self, later: Findings) -> None:
+        """Take in what was found in later rows."""
+        for kind, finding in later.items():
+            self.setdefault(kind, Finding()).extend(finding)
+
+
+def errors_in(findings: Findings, checks: RowChecks) -> list[str]:
+    """Return the kinds of trouble that would make the answer wrong."""
+    return [kind for kind in ERRORS if kind in findings and kind not in checks.allowed]
+
+
+def combine_findings(parts: Iterable[Findings]) -> Findings:
+    """Fold findings of neighbouring runs of rows, given in row order."""
+    total = Findings()
+    for part in parts:
+        total.extend(part)
+    return total
+
+
+def notes_of(findings: Findings) -> tuple[str, ...]:
+    """Return what looks odd, in sentences."""
+    return tuple(
+        f"{_counted(findings[kind].n_rows, text)} ({findings[kind].where()})."
+        for kind, text in (WARNINGS | NOTES).items()
+        if kind in findings
+    )
+
+
+def rows_in_words(n: int, one: str, many: str) -> str:
+    """Return a number with its noun."""
+    return f"{n:,} {one if n == 1 else many}"
+
+
+def raise_or_warn(
+    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, class_counts: Counts | None = None
+) -> None:
+    """Raise for what would make the answer wrong, warn of what looks odd, in one warning.
+
+    Parameters
+    ----------
+    findings : Findings
+        Of all rows.
+    n_classes : int
+        Number of classes K.
+    checks : RowChecks
+        What is accepted.
+    class_counts : (K,) int, optional
+        Rows of each class. Labels outside 0..K-1 are counted as class 0.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming what is wrong, how many values, and in which rows.
+    """
+    kinds = errors_in(findings, checks)
+    if kinds:
+        sentences = [_sentence(kind, findings[kind], n_classes) for kind in kinds]
+        outside = {"below", "above"} & set(kinds)
+        if "row_sum" in findings and "row_sum" not in kinds and outside:
+            sentences.append(_likely_cause(findings["row_sum"]))
+        text = "; ".join(sentences) + _shift(findings, n_classes, class_counts)
+        if "row_sum" in kinds and not outside:  # which would still be errors
+            text += f"{'' if text.endswith('?') else '.'} {_ACCEPT_ROWS}"
+        raise InvalidInputError(text)
+    odd = []
+    if checks.unnormalized_rows == "warn" and "row_sum" in findings:
+        odd.append(_unnormalized(findings["row_sum"]))
+    if checks.unnormalized_rows != "allow":
+        found = ((text, findings[kind]) for kind, text in WARNINGS.items() if kind in findings)
+        odd += [f"{_counted(finding.n_rows, text)} ({finding.where()})" for text, finding in found]
+    if odd:
+        warn("; ".join(odd))
+
+
+def _shift(findings: Findings, n_classes: int, class_counts: Counts | None) -> str:
+    """Return how labels are coded that are not 0..K-1, if one value is outside and another one is missing."""
+    found = findings.get("label")
+    if found is None or not found.alike or class_counts is None:
+        return ""
+    if class_counts[0] == found.n_rows:
+        none = ". No row is labelled 0, so the labels seem to be"
+        if found.example == n_classes:
+            return f"{none} 1..{n_classes}: subtract 1 from all of them"
+        if n_classes == 2 and found.example == -1:
+            return f"{none} -1 and 1: take (labels + 1) // 2"
+    if n_classes > 2 and found.example in _MINUS_ONE and not class_counts[-1]:
+        unsigned = "" if found.example < 0 else f" ({found.example} is -1 in unsigned integers)"
+        return (
+            f". No row is labelled {n_classes - 1}, so the labels seem to be -1..{n_classes - 2}{unsigned}: add 1 to "
+            "all of them, or drop these rows if -1 means that a row has no label"
+        )
+    return ""
+
+
+def _counted(n: int, what: str) -> str:
+    """Return a number with what is counted, as `ERRORS`, `WARNINGS` and `NOTES` call it."""
+    if n == 1:
+        many = next(many for many in _ONE if many in what)
+        what = what.replace(many, _ONE[many], 1)
+    return f"{n:,} {what}"
+
+
+def _sentence(kind: str, found: Finding, n_classes: int) -> str:
+    what = ERRORS[kind].replace("K-1", str(n_classes - 1))
+    text = f"{_counted(found.n_values, what)} in {found.where()}"
+    if kind in ("below", "above"):
+        text += f" (first: {found.example:.6g}; at most 1e-3 outside [0, 1] is accepted)"
+    elif kind == "label":
+        text += f" (first: {found.example})"
+    elif kind == "zero_row":
+        text = f"{_counted(found.n_rows, what)}, {found.where()}: missing chunk? "
+        text += "(find_label_issues(allow_zero_rows=True) accepts them)"
+    elif kind == "row_sum":
+        text = _unnormalized(found)
+    return text
+
+
+def _unnormalized(found: Finding) -> str:
+    """Say which rows do not sum to 1, and what most of them look like."""
+    what = _counted(found.n_rows, ERRORS["row_sum"])
+    return f"{what}, {found.where()} (first sum: {found.example:.6g}): {_likely_cause(found)}"
+
+
+def _likely_cause(found: Finding) -> str:
+    """Say what most rows that do not sum to 1 look like."""
+    looks = found.looks or {found.first_look: 1}
+    look = max(LOOKS, key=lambda look: looks.get(look, 0))
+    if look in ("positive", "above", "short") and found.sums and sum(looks.values()) > 1:
+        low, high = found.sums
+        if 0 < high <= low * _SAME_SUM:
+            look = "scaled"
+    # Rows that lack some classes never sum to more than 1.
+    if look == "short" and looks.get("above", 0) >= _SOME_ABOVE * looks[look]:
+        look = "above"
+    return LOOKS[look].format(sum=f"{found.example:.3g}")

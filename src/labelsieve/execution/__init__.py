@@ -1,0 +1,1 @@
+"""Who runs the tasks: threads, forked processes, the workers of a cluster."""

@@ -1,0 +1,256 @@
+"""Who runs the tasks, elsewhere: the workers of a `distributed` cluster."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import dask
+
+from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
+from labelsieve.execution.executor import Executor, LostDataError
+from labelsieve.execution.graphs import Graph
+from labelsieve.execution.progress import Progress
+from labelsieve.memory import WORKER_BYTES
+from labelsieve.storage.limits import free_bytes
+
+# Of a worker's limit this much is planned with: beyond, Dask pauses it.
+_WORKER_SHARE: Final = 0.8
+# Seconds to wait for a first worker.
+_WAIT_SECONDS: Final = 120
+# Bytes of a graph that Dask is to warn of: the versions of millions of stored chunks take more than the usual 10 MB.
+_LARGE_GRAPH: Final = 100_000_000
+
+
+class ClusterExecutor(Executor):
+    """Workers of a `distributed` cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Connected to its scheduler.
+    max_memory : int, optional
+        Bytes that each worker may take; its own limit holds where it is lower.
+    retries : int
+        How often a failed task is tried again.
+    """
+
+    def __init__(self, client: Any, max_memory: int | None = None, retries: int = 0) -> None:
+        self._client, self.retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
+        workers = self._workers()
+        limits = {name: int(worker["memory_limit"] or 0) for name, worker in workers.items()}
+        if not all(limits.values()):  # workers without a limit of their own have that of their machine or container
+            limits |= {name: free for name, free in self._on_workers(free_bytes).items() if not limits.get(name)}
+            limits = {name: limit for name, limit in limits.items() if limit}
+        self.n_processes = len(workers)
+        self.n_threads = max(int(worker["nthreads"]) for worker in workers.values())
+        smallest = min(limits, key=lambda name: limits[name])
+        self.limit, self.limit_name = _planned_with(limits[smallest], f"worker {smallest}", max_memory)
+
+    @property
+    def described(self) -> str:
+        """Who runs the tasks, in words."""
+        workers = f"{self.n_processes} worker{'s' if self.n_processes > 1 else ''}"
+        return f"a cluster of {workers}, {super().described} each"
+
+    def _workers(self) -> dict[str, Any]:
+        """Return what the scheduler knows of its workers, once there is one."""
+        workers = self._known()
+        if not workers:
+            try:
+                # An adaptive cluster starts workers only where there is something to do.
+                self._client.submit(int, pure=False).result(timeout=_WAIT_SECONDS)
+            except Exception as error:
+                raise TaskFailedError(
+                    f"the cluster at {self._address} has no worker that answers within {_WAIT_SECONDS} seconds"
+                ) from error
+            workers = self._known()
+        return workers
+
+    def _known(self) -> dict[str, Any]:
+        try:
+            info = self._client.scheduler_info(n_workers=-1)
+        except TypeError:  # before distributed 2025.4 it always told all
+            info = self._client.scheduler_info()
+        return dict(info["workers"])
+
+    @property
+    def _address(self) -> str:
+        scheduler = self._client.scheduler
+        return str(scheduler.address if scheduler is not None else "an unknown address")
+
+    def run(self, graph: Graph, progress: Progress | None = None) -> list[Any]:
+        """Compute the wanted tasks."""
+        with self._told(progress):
+            futures = self._submit(graph)
+            with self._watching(futures, graph):
+                return list(self._client.gather(futures))
+
+    def hold(self, graph: Graph, n_small: int, progress: Progress | None = None) -> list[Any]:
+        """Compute the wanted tasks, and fetch only the last `n_small`."""
+        with self._told(progress):
+            futures = self._submit(graph)
+            with self._watching(futures, graph):
+                _wait(futures)
+        kept = len(futures) - n_small
+        return futures[:kept] + self.values(futures[kept:])
+
+    def _told(self, progress: Progress | None) -> AbstractContextManager[None]:
+        return contextlib.nullcontext() if progress is None else progress.subscribed(self._client)
+
+    def _submit(self, graph: Graph) -> list[Any]:
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
+            futures: list[Any] = self._client.get(
+                graph.tasks, graph.wanted, sync=False, retries=self.retries, optimize_graph=False
+            )
+        return futures
+
+    def values(self, handles: Sequence[Any]) -> list[Any]:
+        """Fetch values."""
+        with self._watching(handles):
+            return list(self._client.gather(list(handles)))
+
+    @contextmanager
+    def _watching(self, futures: Sequence[Any], graph: Graph | None = None) -> Iterator[None]:
+        """Cancel `futures` if the block fails, and say in our own words what became of workers and scheduler."""
+        from concurrent.futures import CancelledError
+
+        import distributed
+
+        gone = (CancelledError, distributed.comm.CommClosedError, ConnectionError, TimeoutError)
+        try:
+            yield
+        except BaseException as error:
+            self._cancel(futures)
+            if isinstance(error, LabelsieveError) or not isinstance(error, Exception):
+                raise
+            if isinstance(error, distributed.KilledWorker):
+                what = graph.describe(error.task) if graph is not None else f"task {error.task}"
+                raise TaskFailedError(
+                    f"{what} was given up: {error.allowed_failures + 1} workers died while they ran it, "
+                    f"the last one {error.last_worker.address}; out of memory?"
+                ) from error
+            if isinstance(error, gone) or type(error).__name__ == "FutureCancelledError":
+                raise LostDataError(
+                    f"the cluster at {self._address} lost what was being computed ({type(error).__name__}: {error}): "
+                    "the scheduler died, or a worker that held arrays given in memory; run again, and a workdir goes on"
+                ) from error
+            raise
+
+    def _cancel(self, futures: Sequence[Any]) -> None:
+        with contextlib.suppress(Exception):  # the scheduler may be what failed
+            self._client.cancel(list(futures))
+
+    def scatter(self, parts: Sequence[Any]) -> list[Any]:
+        """Hand out arrays over the workers, each once."""
+        with self._watching([]):
+            return list(self._client.scatter(list(parts), hash=False))
+
+    def check_reachable(self, check: Callable[[], None]) -> None:
+        """Run `check` on every worker."""
+        for worker, found in self._on_workers(_error_of, check).items():
+            if found is not None:
+                kind, text = found
+                raise kind(f"worker {worker}: {text}")
+
+    def _on_workers(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+        """Return what `function` returns on each worker that lives: the others' work is done by these."""
+        with self._watching([]):
+            found = self._client.run(function, *arguments, on_error="return")
+        lost = [error for error in found.values() if isinstance(error, Exception)]
+        if len(lost) == len(found):
+            why = f" ({type(lost[0]).__name__}: {lost[0]})" if lost else ""
+            raise TaskFailedError(
+                f"the cluster at {self._address} lost all its workers before the run began{why}: see what ended them, "
+                "start workers and run again"
+            )
+        return {worker: value for worker, value in found.items() if not isinstance(value, Exception)}
+
+    def persist(self, array: Any) -> Any:
+        """Compute a Dask array on the workers and keep it there."""
+        from distributed import futures_of
+
+        with self._watching([]):
+            kept = self._client.persist(array)
+            _wait(futures_of(kept))
+        return kept
+
+
+@dataclass(frozen=True)
+class DescribedWorkers:
+    """Workers of a cluster that does not run, for a plan.
+
+    Parameters
+    ----------
+    n_workers, n_threads : int
+        Workers, and threads of each.
+    memory_limit : int
+        Bytes of each.
+    """
+
+    n_workers: int
+    n_threads: int
+    memory_limit: int
+
+
+class DescribedExecutor(Executor):
+    """Plans as a cluster of such workers would, and runs nothing.
+
+    Parameters
+    ----------
+    workers : DescribedWorkers
+        Who would run the tasks.
+    max_memory : int, optional
+        Bytes that each worker may take; its own limit holds where it is lower.
+    """
+
+    def __init__(self, workers: DescribedWorkers, max_memory: int | None = None) -> None:
+        self.n_processes, self.n_threads = workers.n_workers, workers.n_threads
+        self.is_cluster, self.base_bytes = True, WORKER_BYTES
+        self.limit, self.limit_name = _planned_with(workers.memory_limit, "each worker", max_memory)
+
+    def run(self, graph: Graph, progress: Progress | None = None) -> list[Any]:  # noqa: ARG002
+        """Raise: there is nobody to run it."""
+        raise RuntimeError("workers that are only described run nothing")
+
+    def hold(self, graph: Graph, n_small: int, progress: Progress | None = None) -> list[Any]:  # noqa: ARG002
+        """Raise: there is nobody to run it."""
+        return self.run(graph, progress)
+
+    def values(self, handles: Sequence[Any]) -> list[Any]:
+        """Return the handles, of which there are none."""
+        return list(handles)
+
+    def check_reachable(self, check: Callable[[], None]) -> None:
+        """Do nothing: what workers can reach is known once they run."""
+
+
+def _planned_with(memory_limit: int, whose: str, max_memory: int | None) -> tuple[int, str]:
+    """Return the bytes that are planned with for each worker, and where that limit comes from."""
+    limit = int(memory_limit * _WORKER_SHARE)
+    if max_memory is not None and max_memory < limit:
+        return max_memory, "max_memory"
+    return limit, f"{_WORKER_SHARE:.0%} of the memory limit of {whose}"
+
+
+def _wait(futures: Sequence[Any]) -> None:
+    """Wait until all are done, and raise what went wrong; nothing is fetched.
+
+    `distributed.wait` would take the default client's loop, whatever client these are of.
+    """
+    for future in futures:
+        if future.exception() is not None:
+            future.result()
+
+
+def _error_of(check: Callable[[], None]) -> tuple[type[LabelsieveError], str] | None:
+    try:
+        check()
+    except UnwritableError as error:
+        return UnwritableError, str(error)
+    except Exception as error:  # noqa: BLE001  # whatever keeps a worker from its data is told
+        return UnreadableDataError, f"{type(error).__name__}: {error}"
+    return None

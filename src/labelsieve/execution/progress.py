@@ -1,0 +1,173 @@
+"""Bars for whoever watches a terminal or a notebook, lines in a log for a job on a cluster."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Final, Self
+
+from dask.callbacks import Callback
+from tqdm import tqdm
+
+logger = logging.getLogger("labelsieve")
+# Seconds from one line of a log to the next.
+_LINE_SECONDS: Final = 30.0
+
+
+class Progress:
+    """Rows done by one map over partitions; a context manager around the computation.
+
+    Parameters
+    ----------
+    layer : str
+        Name of the map whose tasks count.
+    partition_rows : sequence of int
+        Rows of each partition.
+    description : str
+        What is being done.
+    show : bool or None
+        Whether to show a bar; None shows one on a terminal and in a notebook, and lines in the log on a cluster.
+    row_bytes : int
+        Bytes that are read of a row, for the rate; 0 shows none.
+    on_cluster : bool
+        Whether a cluster does the work.
+    """
+
+    def __init__(
+        self,
+        layer: str,
+        partition_rows: Sequence[int],
+        description: str,
+        *,
+        show: bool | None,
+        row_bytes: int = 0,
+        on_cluster: bool = False,
+    ) -> None:
+        self._layer, self._rows, self._description = layer, partition_rows, description
+        self._row_bytes = row_bytes
+        watched = sys.stderr.isatty() or _in_notebook()
+        self._bar_shown = watched if show is None else show
+        self._logged = show is None and not watched and on_cluster
+        # Workers tell under this name what they have done; None where nobody listens.
+        self.topic = f"labelsieve-{uuid.uuid4().hex}" if on_cluster and (self._bar_shown or self._logged) else None
+
+    def __enter__(self) -> Self:
+        self._first = self._seen = self._n_read = 0
+        total = sum(self._rows)
+        self._started = time.perf_counter()
+        self._bar: tqdm[Any] | _Lines = (
+            _Lines(self._description, total)
+            if self._logged
+            else tqdm(desc=self._description, total=total, unit="rows", unit_scale=True, disable=not self._bar_shown)
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.advance(self._bar.total - self._bar.n, 0)  # what was told too late
+        self._bar.close()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to Dask's local scheduler while it runs the next of the map's graphs.
+
+        Dask keeps one set of callbacks for all threads, so those of other threads' graphs come here too, and also after
+        the block if two threads end at the same time. A scheduler calls from the thread that it was started in.
+        """
+        thread, listens = threading.get_ident(), True
+
+        def posttask(key: Any, value: Any, *_: object) -> None:
+            if listens and threading.get_ident() == thread:
+                self._posttask(key, value)
+
+        try:
+            with Callback(posttask=posttask):
+                yield
+        finally:
+            listens = False
+        self._first, self._seen = self._first + self._seen, 0
+
+    @contextmanager
+    def subscribed(self, client: Any) -> Iterator[None]:
+        """Listen to what the workers of a cluster tell while the block runs."""
+        if self.topic is None:
+            yield
+            return
+        client.subscribe_topic(self.topic, lambda event: self.advance(*event[1]))
+        try:
+            yield
+        finally:
+            client.unsubscribe_topic(self.topic)
+
+    def advance(self, n_rows: int, n_read: int | None = None) -> None:
+        """Count `n_rows` rows as done; no more than there are, where a lost worker's were done again.
+
+        Of these `n_read` were read, all by default: the others were found done in a workdir.
+        """
+        self._n_read += n_rows if n_read is None else n_read
+        self._bar.update(min(n_rows, self._bar.total - self._bar.n))
+        if self._row_bytes and self._n_read:  # of rows from a workdir alone there is no rate
+            rate = self._n_read * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
+            self._bar.set_postfix_str(f"{rate / 1e9:.2f} GB/s", refresh=False)
+
+    def _posttask(self, key: Any, value: Any) -> None:
+        if isinstance(key, tuple) and key[0].rpartition("-")[0] == self._layer:
+            n_rows = self._rows[self._first + key[1]]
+            self.advance(n_rows, rows_read(value, n_rows))
+            self._seen += 1
+
+
+class _Lines:
+    """A bar's place in a log: a line now and then, and one at the end."""
+
+    def __init__(self, description: str, total: int) -> None:
+        self._description, self.total, self.n, self._rate = description, total, 0, ""
+        self._started = self._told = time.perf_counter()
+
+    def update(self, n_rows: int) -> None:
+        self.n += n_rows
+        if time.perf_counter() - self._told >= _LINE_SECONDS and self.n < self.total:
+            self._tell()
+
+    def set_postfix_str(self, text: str, *, refresh: bool) -> None:  # noqa: ARG002  # as a bar takes it
+        self._rate = f", {text}"
+
+    def close(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.perf_counter()
+        seconds = max(1e-9, self._told - self._started)
+        left = f", {seconds / self.n * (self.total - self.n):.0f} s left" if 0 < self.n < self.total else ""
+        done = f"{self.n:,} of {self.total:,} ({self.n / max(1, self.total):.0%})"
+        logger.info("%s: %s in %.0f s%s%s", self._description, done, seconds, self._rate, left)
+
+
+def _in_notebook() -> bool:
+    """Tell whether this is the kernel of a notebook, whose output is no terminal."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
+
+
+def rows_read(result: Any, n_rows: int) -> int:
+    """Return how many of a task's rows were read, by what it returns: those that were committed before were not."""
+    small = getattr(result, "looked", None) or getattr(result, "partial", None) or result
+    return int(getattr(small, "n_read", n_rows))
+
+
+def tell(topic: str, n_rows: int, n_read: int) -> None:
+    """Tell, from a worker's task, that so many rows are done, and how many of them were read."""
+    distributed: Any = sys.modules.get("distributed")
+    try:
+        worker = distributed.get_worker()
+    except (AttributeError, ValueError):
+        return
+    worker.log_event(topic, (n_rows, n_read))

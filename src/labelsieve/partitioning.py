@@ -1,0 +1,191 @@
+"""How rows are cut in batches and partitions. Arithmetic alone: no data, no Dask."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from labelsieve.confident_learning.row_summary import STRIP_BYTES
+from labelsieve.settings import check_whole_number
+
+# What one thread holds at a time, unless the stored chunks are larger.
+BATCH_BYTES: Final = 48_000_000
+# What one task streams: large enough for few tasks, small enough to share out and to redo.
+PARTITION_BYTES: Final = 512_000_000
+# Each thread should get some partitions, so that the last ones do not leave it idle; fewer where each begins with
+# waiting for an answer from far away.
+PARTITIONS_A_THREAD: Final = 4
+_REMOTE_PARTITIONS_A_THREAD: Final = 2
+# A batch takes at most this share of the memory over all threads.
+_BATCH_SHARE: Final = 0.25
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Batches of rows, grouped in partitions.
+
+    Parameters
+    ----------
+    n_rows : int
+        All rows.
+    batches : int or tuple of int
+        Rows of every batch but the last, which is shorter, or of each batch in order; one batch is one chunk of the
+        Dask arrays.
+    partition_batches : int
+        Consecutive batches that one task streams.
+    """
+
+    n_rows: int
+    batches: int | tuple[int, ...]
+    partition_batches: int
+
+    @cached_property
+    def batch_rows(self) -> tuple[int, ...]:
+        """Rows of each batch."""
+        if isinstance(self.batches, tuple):
+            return self.batches
+        whole, rest = divmod(self.n_rows, self.batches)
+        return (self.batches,) * whole + ((rest,) if rest else ())
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches."""
+        return len(self.batches) if isinstance(self.batches, tuple) else -(-self.n_rows // self.batches)
+
+    @property
+    def largest_batch(self) -> int:
+        """Rows of the largest batch."""
+        return max(self.batches) if isinstance(self.batches, tuple) else min(self.batches, self.n_rows)
+
+    @property
+    def n_partitions(self) -> int:
+        """Number of tasks that read."""
+        return -(-self.n_batches // self.partition_batches)
+
+    @cached_property
+    def _edges(self) -> Any:
+        return np.concatenate(([0], np.cumsum(self.batch_rows, dtype=np.int64)))
+
+    def ranges(self, index: int) -> list[tuple[int, int]]:
+        """Return the row ranges ``[start, stop)`` of the batches of partition `index`."""
+        first = index * self.partition_batches
+        last = min(first + self.partition_batches, self.n_batches)
+        if isinstance(self.batches, int):
+            return [(b * self.batches, min((b + 1) * self.batches, self.n_rows)) for b in range(first, last)]
+        edges = self._edges[first : last + 1].tolist()
+        return list(itertools.pairwise(edges))
+
+    def bounds(self, index: int) -> tuple[int, int]:
+        """Return the row range ``[start, stop)`` of partition `index`."""
+        first = index * self.partition_batches
+        last = min(first + self.partition_batches, self.n_batches)
+        if isinstance(self.batches, int):
+            return first * self.batches, min(last * self.batches, self.n_rows)
+        return int(self._edges[first]), int(self._edges[last])
+
+    def in_batches_of(self, rows: int, row_chunk: int | None) -> Grid:
+        """Return the same partitions in batches of at most `rows` rows, whole stored chunks where they were."""
+        if isinstance(self.batches, tuple) or self.batches <= rows:
+            return self
+        partition = self.batches * self.partition_batches
+        unit = row_chunk if row_chunk and self.batches % row_chunk == 0 else 1
+        rows = max(rows, unit)
+        pieces = range(-(-partition // rows), min(2 * (-(-partition // rows)), partition // unit) + 1)
+        least = -(-partition // rows)
+        count = next((n for n in pieces if partition // unit % n == 0 and n <= 2 * least), 0)
+        if count:
+            return Grid(self.n_rows, partition // count, count)
+        # No even cut: each partition ends in a shorter batch.
+        rows -= rows % unit if rows >= unit else 0
+        whole = [min(rows, partition - done) for done in range(0, partition, rows)]
+        sizes = [n for _ in range(self.n_rows // partition) for n in whole]
+        rest = self.n_rows % partition
+        sizes += [min(rows, rest - done) for done in range(0, rest, rows)]
+        return Grid(self.n_rows, tuple(sizes), len(whole))
+
+    def partitions(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield each partition as its batches' row ranges ``[start, stop)``."""
+        return (self.ranges(index) for index in range(self.n_partitions))
+
+
+def plan_grid(
+    n_rows: int,
+    row_bytes: int,
+    row_chunk: int | None,
+    n_threads: int,
+    limit: int,
+    *,
+    batch_size: int | Auto = "auto",
+    partition_batches: int | Auto = "auto",
+    min_batch_bytes: int = STRIP_BYTES,
+    remote: bool = False,
+) -> Grid:
+    """Cut `n_rows` rows of `row_bytes` bytes in batches and partitions.
+
+    Parameters
+    ----------
+    n_rows, row_bytes : int
+        Length of `pred_probs` and bytes of its decoded row.
+    row_chunk : int or None
+        Rows stored together: a batch is a whole number of these, so that each is decoded once, unless one alone is too
+        big for the memory.
+    n_threads : int
+        Threads that share the work.
+    limit : int
+        Bytes of memory that the threads of one process share.
+    batch_size : int or "auto"
+        Rows of a batch; auto takes about 48 MB, less where there are too few rows for all threads or little memory.
+    partition_batches : int or "auto"
+        Batches of a partition; auto takes about 512 MB, less where there are few rows a thread.
+    min_batch_bytes : int
+        Bytes below which an automatic batch is not cut to give every thread one.
+    remote : bool
+        Whether rows come from remote storage, and partitions should be few.
+    """
+    most = max(1, int(limit * _BATCH_SHARE) // (n_threads * row_bytes))
+    if batch_size == "auto":
+        share = max(-(-n_rows // n_threads), min_batch_bytes // row_bytes)
+        rows = max(1, min(BATCH_BYTES // row_bytes, share, most))
+    else:
+        rows = int(batch_size)
+    if row_chunk and row_chunk < n_rows:
+        rows = max(row_chunk, rows - rows % row_chunk)
+    elif row_chunk:
+        rows = n_rows
+    if row_chunk and rows > most:
+        stored = min(row_chunk, n_rows)
+        rows = most - most % stored if stored <= most else most
+    rows = min(rows, n_rows)
+    batches = group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches, remote=remote)
+    return Grid(n_rows, rows, batches)
+
+
+def group_size(
+    batch_bytes: int, total_bytes: int, n_threads: int, partition_batches: int | Auto = "auto", *, remote: bool = False
+) -> int:
+    """Return how many batches of `batch_bytes` bytes make a partition."""
+    if partition_batches != "auto":
+        return int(partition_batches)
+    each = _REMOTE_PARTITIONS_A_THREAD if remote else PARTITIONS_A_THREAD
+    target = min(PARTITION_BYTES, total_bytes // (n_threads * each))
+    return max(1, target // max(1, batch_bytes))
+
+
+def check_sizes(batch_size: object, partition_batches: object) -> None:
+    """Raise unless both are "auto" or a whole number of at least 1.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the one that is not.
+    """
+    for name, value in (("batch_size", batch_size), ("partition_batches", partition_batches)):
+        if not (isinstance(value, str) and value == "auto"):
+            check_whole_number(name, value, 1, otherwise='"auto" or ')

@@ -1,0 +1,228 @@
+"""Forked processes for arrays in memory and memmaps, on Linux.
+
+Children touch NumPy and the shared arrays only, so a fork is safe whatever threads the parent runs. The shared names
+are those of the documented module, which shows them as its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+
+from labelsieve.confident_learning.thresholds import Float64s
+from labelsieve.errors import warn
+from labelsieve.execution.fork import forked_map
+from labelsieve.partitioning import Grid
+from labelsieve.pipeline.inputs import Inputs
+from labelsieve.settings import check_whole_number
+from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.base import Source
+from labelsieve.sources.npy import NpySource
+from labelsieve.tasks.partition import Partition
+from labelsieve.tasks.readers import located
+
+adj_confident_thresholds_shared: Float64s | None = None
+labels_shared: npt.NDArray[Any] | None = None
+pred_probs_shared: npt.NDArray[Any] | None = None
+
+SHARED_NAMES: Final = ("adj_confident_thresholds_shared", "labels_shared", "pred_probs_shared")
+
+# The shared names belong to one pool at a time.
+_lock = threading.Lock()
+
+
+def _forget_pool() -> None:
+    """Start afresh in a process that somebody else forks while a pool runs here."""
+    global _lock  # noqa: PLW0603  # the inherited one may be held
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def split_arr(arr: npt.NDArray[Any], chunksize: int) -> list[npt.NDArray[Any]]:
+    """Split an array along its first axis in pieces of `chunksize`, the last one shorter.
+
+    Parameters
+    ----------
+    arr : (N, ...) array
+        What to split; the pieces are views.
+    chunksize : int
+        Rows of a piece, at least 1.
+
+    Returns
+    -------
+    list of array
+        In order.
+
+    Raises
+    ------
+    InvalidInputError
+        For a `chunksize` below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> split_arr(np.arange(5), 2)
+    [array([0, 1]), array([2, 3]), array([4])]
+    """
+    check_whole_number("chunksize", chunksize, 1)
+    arr = np.asarray(arr)
+    return np.split(arr, np.arange(chunksize, arr.shape[0], chunksize), axis=0)
+
+
+def resolve_n_jobs(n_jobs: int | None, *, verbose: bool = True) -> int:
+    """Return the number of processes that `n_jobs` stands for.
+
+    Parameters
+    ----------
+    n_jobs : int or None
+        None takes the physical cores, or the logical ones where psutil does not know.
+    verbose : bool
+        Whether to print what was decided otherwise than asked.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything but None or a whole number of at least 1.
+    """
+    if n_jobs is not None:
+        n_jobs = check_whole_number("n_jobs", n_jobs, 1, otherwise="None or ")
+    if platform.system() != "Linux":
+        if verbose and n_jobs != 1:
+            print("n_jobs is 1: processes are forked on Linux only")
+        return 1
+    if n_jobs is not None:
+        return n_jobs
+    physical = psutil.cpu_count(logical=False)
+    if physical:
+        return int(physical)
+    logical = multiprocessing.cpu_count()
+    if verbose:
+        print(f"n_jobs is {logical}, the logical cores: the number of physical ones is unknown")
+    return logical
+
+
+def can_fork(inputs: Inputs, n_jobs: int, *, is_cluster: bool) -> bool:
+    """Tell whether to fork `n_jobs` processes for `inputs`; warn where they were asked for in vain."""
+    if n_jobs == 1:
+        return False
+    reason = _why_not(inputs, is_cluster=is_cluster)
+    if reason:
+        warn(f"n_jobs={n_jobs} is ignored: {reason}")
+    return not reason
+
+
+def _why_not(inputs: Inputs, *, is_cluster: bool) -> str:
+    if not inputs.forkable:
+        return "Zarr, HDF5 and Dask inputs are read by Dask's threads"
+    if multiprocessing.current_process().daemon:
+        return "this is a worker process, which may have no children"
+    return "the Dask client does the work" if is_cluster else ""
+
+
+def each_partition(
+    inputs: Inputs,
+    function: Callable[..., Any],
+    n_jobs: int,
+    shared: Mapping[str, Float64s | None] | None = None,
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> list[Any]:
+    """Return ``function(partition, **shared)`` of every partition, in row order, computed by forked processes.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Arrays in memory or files; the children read them as the shared arrays.
+    function : callable
+        Of a `Partition`; picklable.
+    n_jobs : int
+        Processes; no more than there are partitions.
+    shared : mapping, optional
+        ``adj_thresholds``, ``(K,)`` float64 or None, which the children read as a shared array too.
+    advance : callable
+        Told the number of rows of each piece that is done.
+
+    Raises
+    ------
+    ForkedWorkerError
+        If a process is killed: which, and on which rows it worked.
+    """
+    shared = shared or {}
+    n_partitions = inputs.grid.n_partitions
+    if n_partitions == 1:
+        return [function(inputs.partition(0), **shared)]
+    pieces = split_arr(np.arange(n_partitions), -(-n_partitions // (4 * n_jobs)))
+    bounds = [(inputs.grid.bounds(piece[0])[0], inputs.grid.bounds(piece[-1])[1]) for piece in pieces]
+    work = partial(_piece, function, inputs.reader(function).name, inputs.grid, tuple(shared), pieces)
+    found: list[list[Any]] = [[] for _ in pieces]
+
+    def name(number: int) -> str:
+        start, stop = bounds[number]
+        return f"rows {start:,}..{stop - 1:,}"
+
+    with (
+        _lock,
+        _shared(inputs, **shared),
+        closing(forked_map(work, len(pieces), min(n_jobs, len(pieces)), name)) as results,
+    ):
+        for number, results_of_piece in results:
+            found[number] = results_of_piece
+            start, stop = bounds[number]
+            advance(stop - start)
+    return [result for results_of_piece in found for result in results_of_piece]
+
+
+@contextmanager
+def _shared(inputs: Inputs, adj_thresholds: Float64s | None = None) -> Iterator[None]:
+    """Set the shared arrays, which children inherit."""
+    global adj_confident_thresholds_shared, labels_shared, pred_probs_shared  # noqa: PLW0603  # children inherit these
+    try:
+        labels_shared = _shared_array(inputs.labels_source)
+        pred_probs_shared = _shared_array(inputs.pred_probs_source)
+        adj_confident_thresholds_shared = adj_thresholds
+        yield
+    finally:
+        adj_confident_thresholds_shared = labels_shared = pred_probs_shared = None
+
+
+def _shared_array(source: Source | None) -> npt.NDArray[Any]:
+    if isinstance(source, NpySource):
+        return source.as_memmap()
+    if isinstance(source, ArraySource):
+        return source.array
+    raise RuntimeError("only arrays in memory and files are shared with forked processes")
+
+
+def _piece(
+    function: Callable[..., Any],
+    name: Callable[[int], str],
+    grid: Grid,
+    names: tuple[str, ...],
+    pieces: Sequence[npt.NDArray[np.intp]],
+    number: int,
+) -> list[Any]:
+    """Work on the partitions of a piece of the shared arrays; runs in a child."""
+    if labels_shared is None or pred_probs_shared is None:
+        raise RuntimeError("the shared arrays are set only while a pool runs")
+    labels, pred_probs = ArraySource(labels_shared), ArraySource(pred_probs_shared)
+    shared = dict.fromkeys(names, adj_confident_thresholds_shared)
+    shape, dtype = pred_probs_shared.shape, pred_probs_shared.dtype
+    done = []
+    for index in pieces[number].tolist():
+        partition = Partition(grid.ranges(index), shape[1], dtype, labels, pred_probs, index)
+        with located(name(index)):
+            done.append(function(partition, **shared))
+    return done

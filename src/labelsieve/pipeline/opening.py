@@ -1,0 +1,210 @@
+"""Opening both inputs, and laying them out on one grid of batches. Nothing is read but labels that have to go first."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import Future
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
+
+from labelsieve import partitioning
+from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
+from labelsieve.errors import InvalidInputError, warn
+from labelsieve.execution.choice import choose_executor
+from labelsieve.execution.executor import Executor
+from labelsieve.execution.graphs import tried
+from labelsieve.pipeline.inputs import Inputs, forkable
+from labelsieve.settings import Settings
+from labelsieve.sources.axes import check_axes
+from labelsieve.sources.base import Source
+from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
+from labelsieve.storage.urls import is_url
+
+if TYPE_CHECKING:
+    import dask.array as da  # for types alone
+
+# Labels whose stored chunks the batches cut are read first where they are at most this large.
+_READ_FIRST_BYTES: Final = 64_000_000
+
+
+def open_pair(
+    labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None, *, attempts: int = 1
+) -> tuple[Opened, Opened]:
+    """Open both inputs and compare their shapes and the names of their rows and classes; nothing is read but headers.
+
+    Parameters
+    ----------
+    labels, pred_probs : object
+        As given.
+    class_names, ids : object, optional
+        The user's own names of classes and rows, as given.
+    attempts : int
+        How often each is opened before it is an error that it cannot be.
+
+    Raises
+    ------
+    InvalidInputError
+        For what can be refused without reading.
+    """
+    opened_labels, opened = _both(labels, pred_probs, attempts)
+    check_lengths(opened_labels, opened)
+    if not opened.shape[0]:
+        raise InvalidInputError("labels and pred_probs have no rows")
+    check_axes(labels, pred_probs, class_names, ids)
+    return opened_labels, opened
+
+
+def _both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Opened]:
+    """Open both; at the same time where each has to wait for a remote store."""
+    if not (is_url(labels) and is_url(pred_probs)):
+        return tried(attempts, open_labels, labels), tried(attempts, open_pred_probs, pred_probs)
+    other: Future[Opened] = Future()
+
+    def opening() -> None:
+        try:
+            other.set_result(tried(attempts, open_pred_probs, pred_probs))
+        except BaseException as error:  # noqa: BLE001  # raised below, if the labels open
+            other.set_exception(error)
+
+    # A daemon, so that neither an error of the labels nor Ctrl-C waits for a store that does not answer.
+    Thread(target=opening, name="labelsieve-open", daemon=True).start()
+    return tried(attempts, open_labels, labels), other.result()
+
+
+def open_inputs(
+    labels: Any,
+    pred_probs: Any,
+    *,
+    batch_size: int | partitioning.Auto = "auto",
+    partition_batches: int | partitioning.Auto = "auto",
+    n_jobs: int = 1,
+    executor: Executor | None = None,
+    grid: partitioning.Grid | None = None,
+    read: bool = True,
+) -> Inputs:
+    """Open both inputs, hold them against each other, and lay them out on one grid of batches.
+
+    Nothing is read but small labels whose stored chunks the batches would cut: these are read first, once.
+
+    Parameters
+    ----------
+    labels, pred_probs : array-like
+        Anything that `sources.open_labels` and `sources.open_pred_probs` take.
+    batch_size, partition_batches : int or "auto"
+        As `find_label_issues` takes them; a Dask array keeps its own chunks as batches.
+    n_jobs : int
+        Processes that are to share the work; 1 leaves it to Dask's threads.
+    executor : Executor, optional
+        Who will read; the active client or threads by default.
+    grid : grids.Grid, optional
+        The grid of an earlier run, whose partitions are kept.
+    read : bool
+        Whether labels that are to be read first are read now; `Inputs.read_labels` does it later.
+
+    Raises
+    ------
+    InvalidInputError
+        For what can be refused without reading.
+    """
+    opened_labels, opened = open_pair(labels, pred_probs)
+    partitioning.check_sizes(batch_size, partition_batches)
+    executor = executor or choose_executor()
+    forking = n_jobs > 1 and not executor.is_cluster and forkable(opened_labels, opened)
+    n_threads = n_jobs if forking else executor.all_threads
+    if not isinstance(opened, Source):
+        opened = _whole_rows(opened)
+        planned = _dask_grid(opened, n_threads, partition_batches)
+    else:
+        planned = _source_grid(
+            opened, n_threads, executor, batch_size, partition_batches, 1 if forking else STRIP_BYTES
+        )
+        _warn_of_pieces(opened, planned, n_threads)
+    if grid is not None:
+        whole = isinstance(opened, Source) and not opened.in_pieces
+        planned = grid.in_batches_of(planned.largest_batch, opened.row_chunk) if whole else grid
+    if not _read_first(opened_labels, planned, executor, opened.shape[1]):
+        return Inputs(opened_labels, opened, planned)
+    # Narrowed, and beside them the stored chunk that is being decoded.
+    held = opened_labels.n_rows * class_dtype(opened.shape[1]).itemsize
+    held += min(opened_labels.row_chunk or 0, opened_labels.n_rows) * opened_labels.dtype.itemsize
+    inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True)
+    return inputs.read_labels() if read else inputs
+
+
+def _source_grid(
+    source: Source,
+    n_threads: int,
+    executor: Executor,
+    batch_size: int | partitioning.Auto,
+    partition_batches: int | partitioning.Auto,
+    min_batch_bytes: int,
+) -> partitioning.Grid:
+    """Plan the grid of stored rows, with smaller automatic batches as long as these are what does not fit."""
+    limit = executor.limit * executor.n_processes
+    while True:
+        grid = partitioning.plan_grid(
+            source.n_rows,
+            source.row_bytes,
+            source.row_chunk,
+            n_threads,
+            limit,
+            batch_size=batch_size,
+            partition_batches=partition_batches,
+            min_batch_bytes=min_batch_bytes,
+            remote=source.read_ahead_bytes > 0,
+        )
+        need = Inputs(source, source, grid).need(Settings())
+        smallest = grid.largest_batch <= (source.row_chunk or 1)
+        fits = need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
+        if batch_size != "auto" or source.in_pieces or smallest or fits:
+            return grid
+        limit = limit * 3 // 4
+
+
+def _read_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
+    """Tell whether labels are read first: small, or every partition would have to decode the same chunk of them."""
+    if (
+        not isinstance(labels, Source)
+        or labels.in_pieces
+        or not labels.row_chunk
+        or not _is_cut(labels.row_chunk, grid)
+    ):
+        return False
+    small = labels.n_rows * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
+    return small or labels.row_chunk > grid.largest_batch * grid.partition_batches
+
+
+def _warn_of_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
+    stored = min(source.row_chunk or 0, source.n_rows)
+    if stored > grid.largest_batch:
+        warn(
+            f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
+            f"{n_threads} threads: it is read about {math.ceil(stored / grid.largest_batch)} times, in pieces, and "
+            "decoded whole each time where it spans all classes. Chunks of fewer rows avoid that."
+        )
+
+
+def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:
+    """Tell whether batches cut stored chunks, each of which would be decoded again by the next batch."""
+    if isinstance(grid.batches, int):
+        return grid.n_batches > 1 and grid.batches % row_chunk != 0
+    return any(rows % row_chunk for rows in set(grid.batches[:-1]))
+
+
+def _whole_rows(array: da.Array) -> da.Array:
+    """Return a user's Dask array with chunks that span all classes, its own wherever they do."""
+    if len(array.chunks[1]) == 1:
+        return array
+    rows = max(1, partitioning.BATCH_BYTES // (array.shape[1] * array.dtype.itemsize))
+    return array.rechunk({0: min(rows, max(array.chunks[0])), 1: -1})
+
+
+def _dask_grid(array: da.Array, n_threads: int, partition_batches: int | partitioning.Auto) -> partitioning.Grid:
+    """Take the row chunks of a Dask array as batches; a task holds all its blocks at once, so few make a partition."""
+    if partition_batches == "auto":
+        largest = max(array.chunks[0]) * array.shape[1] * array.dtype.itemsize
+        partition_batches = min(
+            max(1, partitioning.BATCH_BYTES // max(1, largest)),
+            partitioning.group_size(largest, array.nbytes, n_threads),
+        )
+    return partitioning.Grid(len(array), array.chunks[0], int(partition_batches))

@@ -1,0 +1,262 @@
+"""What a run will take, before it runs: tasks, bytes, memory. No data is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import numpy as np
+
+from labelsieve import memory
+from labelsieve.errors import MemoryLimitError
+from labelsieve.execution.executor import Executor
+from labelsieve.execution.graphs import TREE_WIDTH
+from labelsieve.memory import expected_issues
+from labelsieve.pipeline.inputs import Inputs, kept_bytes
+from labelsieve.pipeline.selecting import rounds
+from labelsieve.settings import Settings
+from labelsieve.storage.limits import size
+
+# Digits of the scores after which so few rows are left inside the cuts of all classes that they are told one by one.
+_CLASS_ROUNDS: Final = 3
+# A size is told with three digits: what would fit must not be rounded down.
+_ROUNDING: Final = 1.006
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will take.
+
+    Parameters
+    ----------
+    n_rows, n_classes : int
+        Shape of `pred_probs`.
+    dtype : str
+        Dtype of `pred_probs`.
+    n_batches, batch_rows, n_partitions : int
+        How the rows are cut.
+    n_tasks : int
+        Tasks of the whole job, ranking and writing included; where tasks write the issues, their merge takes one more
+        a sorted run and one a stored chunk of issues, of 65,536 rows or more (`memory.run_rows`).
+    n_slabs : int
+        Submissions of each map.
+    network_bytes : int
+        What tasks send each other and the client: class sums and histograms, but for the issues.
+    n_reads : int
+        How many times `pred_probs` is read.
+    bytes_read : int
+        Decoded bytes of `pred_probs`, over all reads and with stored chunks that are decoded more than once.
+    amplification : float
+        Those bytes over the bytes of `pred_probs`, a read.
+    n_processes, n_threads : int
+        Processes that read, and threads of each.
+    stored : bool
+        Whether row summaries are in a workdir alone, rather than in memory.
+    process_bytes, client_bytes : int
+        The most own memory of each worker, and of the process that asks; without a cluster one and the same, and that
+        of all forked processes together.
+    limit : int
+        Bytes that each process that reads may take.
+    limit_name : str
+        Where that limit comes from.
+    summary_bytes, score_bytes, mask_bytes : int
+        Sizes of all row summaries, and of the results of N.
+    issue_bytes : int
+        Size of an issue with its columns.
+    """
+
+    n_rows: int
+    n_classes: int
+    dtype: str
+    n_batches: int
+    batch_rows: int
+    n_partitions: int
+    n_tasks: int
+    n_slabs: int
+    network_bytes: int
+    n_reads: int
+    bytes_read: int
+    amplification: float
+    n_processes: int
+    n_threads: int
+    stored: bool
+    process_bytes: int
+    client_bytes: int
+    limit: int
+    limit_name: str
+    summary_bytes: int
+    score_bytes: int
+    mask_bytes: int
+    issue_bytes: int
+
+
+def make_plan(
+    inputs: Inputs, settings: Settings, executor: Executor, *, workdir: bool, output: bool, n_jobs: int = 1
+) -> Plan:
+    """Plan a run.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        Opened, on their grid.
+    settings : Settings
+        What is scored.
+    executor : Executor
+        Who will run it, with the limits that hold there.
+    workdir, output : bool
+        Whether what is done is kept in a workdir, and whether the tasks write the result.
+    n_jobs : int
+        Processes to fork, where the inputs allow it.
+
+    Raises
+    ------
+    MemoryLimitError
+        If it cannot fit; the message says what would.
+    """
+    need, grid = inputs.need(settings), inputs.grid
+    if settings.n_reads > 1:
+        kept = kept_bytes(inputs, executor) // executor.n_processes
+        need = replace(need, held_bytes=need.held_bytes + kept)
+    n_forks = min(n_jobs, grid.n_partitions) if inputs.forkable and not executor.is_cluster else 0
+    n_forks = n_forks if n_forks > 1 else 0
+    takes = partial(_process_bytes, need, executor, n_forks)
+    n_processes, n_threads = (n_forks, 1) if n_forks else (executor.n_processes, executor.n_threads)
+    issues = 0 if executor.is_cluster else expected_issues(grid.n_rows) * memory.ISSUE_BYTES
+    in_memory, on_disk = takes(stored=False), takes(stored=True)
+    # A task that writes whole chunks of a result, or margins that take two reads, work on records. On a cluster these
+    # take fewer tasks; elsewhere what fits stays, and is not read back.
+    stored = output or (workdir and (executor.is_cluster or settings.n_reads > 1))
+    stored = stored or (in_memory + issues > executor.limit and on_disk < in_memory + issues)
+    process_bytes = on_disk if stored else in_memory
+    if process_bytes > executor.limit:
+        _refuse(need, executor, n_forks, stored=stored)
+    n_spans = _n_spans(inputs, settings, executor, stored=stored)
+    decoded = _decoded_rows(inputs)
+    amplification, n_reads = decoded / grid.n_rows, settings.n_reads
+    merging = memory.merge_bytes(grid.n_rows) if stored else 0
+    client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes + merging
+    return Plan(
+        n_rows=grid.n_rows,
+        n_classes=inputs.n_classes,
+        dtype=str(inputs.dtype),
+        n_batches=grid.n_batches,
+        batch_rows=grid.largest_batch,
+        n_partitions=grid.n_partitions,
+        n_tasks=_n_tasks(inputs, settings, executor, n_spans, stored=stored),
+        n_slabs=-(-grid.n_partitions // memory.SLAB),
+        network_bytes=_network_bytes(inputs, settings, executor, n_spans),
+        n_reads=n_reads,
+        bytes_read=round(inputs.n_bytes * amplification) * n_reads,
+        amplification=amplification,
+        n_processes=n_processes,
+        n_threads=n_threads,
+        stored=stored,
+        process_bytes=process_bytes,
+        client_bytes=client if executor.is_cluster else process_bytes,
+        limit=executor.limit,
+        limit_name=executor.limit_name,
+        summary_bytes=need.n_rows * need.row,
+        score_bytes=need.n_rows * need.score,
+        mask_bytes=need.n_rows,
+        issue_bytes=8 + need.score + need.row - (0 if settings.plain_self_confidence else 8),
+    )
+
+
+def _process_bytes(
+    need: memory.Need, executor: Executor, n_forks: int, n_threads: int | None = None, *, stored: bool
+) -> int:
+    """Return what a process takes with so many threads; of forked ones all together, each as good as a thread."""
+    merging = memory.merge_bytes(need.n_rows) if stored and not executor.is_cluster else 0
+
+    def takes(threads: int, base: int) -> int:
+        return need.in_process(threads, stored=stored, base=base, n_processes=executor.n_processes)
+
+    if not n_forks:
+        return merging + takes(n_threads or executor.n_threads, executor.base_bytes)
+    # The children hand their summaries over, a piece of a few partitions at a time.
+    handed_over = 0 if stored else need.summaries() // 4
+    n_forks = n_threads or n_forks
+    reading = takes(n_forks, executor.base_bytes + n_forks * memory.FORK_BYTES) + handed_over
+    # Reading is all that is forked: a second read, and work on stored summaries, have all threads.
+    threads = executor.n_threads if stored or need.settings.n_reads > 1 else 1
+    return merging + max(reading, takes(threads, executor.base_bytes))
+
+
+def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool) -> None:
+    """Raise, and say what would fit."""
+    takes = partial(_process_bytes, need, executor, n_forks, stored=stored)
+    threads, kind = (n_forks, "forked process") if n_forks else (executor.n_threads, "thread")
+    plural = "es" if n_forks else "s"
+    fewer = next((n for n in range(threads - 1, 0, -1) if takes(n) <= executor.limit), 0)
+    who = "each worker" if executor.is_cluster else "the process"
+    would = [f"a limit of {size(takes(threads) * _ROUNDING)}"]
+    if fewer:
+        would.append(f"{fewer} {kind}{plural if fewer > 1 else ''} ({size(takes(fewer))})")
+    copies = memory.BATCH_COPIES * threads
+    room = executor.limit - takes(threads) + copies * need.batch_bytes
+    if need.batch_bytes and room > 0:
+        would.append(f"stored chunks or batches of {size(room / copies / _ROUNDING)}")
+    raise MemoryLimitError(
+        f"{who} would take {size(takes(threads))} with {threads} {kind}{plural if threads > 1 else ''}, and may take "
+        f"{size(executor.limit)} ({executor.limit_name}). What would fit: {', or '.join(would)}"
+    )
+
+
+def _decoded_rows(inputs: Inputs) -> int:
+    """Return how many rows one read decodes: more than there are, where batches cut stored chunks."""
+    source, grid = inputs.pred_probs_source, inputs.grid
+    if source is None or source.in_pieces or not source.row_chunk or not isinstance(grid.batches, int):
+        return grid.n_rows
+    starts = np.arange(grid.n_batches, dtype=np.int64) * grid.batches
+    stops = np.minimum(starts + grid.batches, grid.n_rows)
+    first, last = starts // source.row_chunk, -(-stops // source.row_chunk)
+    decoded = np.minimum(last * source.row_chunk, grid.n_rows) - first * source.row_chunk
+    return int(decoded.sum())
+
+
+def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, n_spans: int, *, stored: bool) -> int:
+    """Count the tasks of a job: its maps, and the trees that fold them."""
+    n_partitions = inputs.grid.n_partitions
+    kept = n_partitions if executor.is_cluster and not stored else 0  # small parts are taken where results stay
+    reads = (1 + settings.reads_twice) * (n_partitions + kept + _tree_tasks(n_partitions))
+    if settings.prunes_pairs:
+        reads += n_partitions
+    count, select = (n_spans + _tree_tasks(n_spans)) * settings.counts_summaries, n_spans
+    by_class = settings.filter_by in ("prune_by_class", "both")
+    settle = n_spans if by_class or (settings.cuts_scores and (stored or settings.filter_by)) else 0
+    return reads + count + settle + select
+
+
+def _network_bytes(inputs: Inputs, settings: Settings, executor: Executor, n_spans: int) -> int:
+    """Add up the results that trees fold: sums by class, of those that occur; then a histogram, and confident pairs."""
+    n_partitions, n_classes, n_rows = inputs.grid.n_partitions, inputs.n_classes, inputs.grid.n_rows
+    read, counted = n_partitions + _tree_tasks(n_partitions), n_spans + _tree_tasks(n_spans)
+    total = read * 32 * min(n_classes, -(-n_rows // n_partitions))
+    total += counted * (memory.HISTOGRAM_BYTES if settings.cuts_scores else 0)
+    total += 0 if settings.plain_self_confidence else counted * 32 * n_classes
+    n_counts, rows_of = (read, n_partitions) if settings.looks_again else (counted, n_spans)
+    total += n_counts * (8 * n_classes + memory.pair_bytes(-(-n_rows // rows_of), n_classes))
+    if settings.filter_by in ("prune_by_class", "both"):
+        total += _CLASS_ROUNDS * counted * memory.class_histogram_bytes(n_classes)
+    if settings.prunes_pairs:
+        # A round brings about as many candidates as are wanted, and tells each worker of all pairs.
+        n_rounds = sum(1 for _ in rounds(0, n_partitions, executor.all_threads))
+        told = executor.n_processes * 2 * memory.pair_bytes(n_rows, n_classes)
+        total += n_rounds * (memory.CANDIDATE_BYTES * expected_issues(n_rows) + told)
+    return total
+
+
+def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
+    """Return how many tasks each map after the first one has."""
+    if not stored:
+        return inputs.grid.n_partitions
+    return len(memory.spans(inputs.grid, inputs.need(settings).row, executor.all_threads))
+
+
+def _tree_tasks(leaves: int) -> int:
+    total = 0
+    while leaves > 1 or not total:
+        leaves = -(-leaves // TREE_WIDTH)
+        total += leaves
+    return total

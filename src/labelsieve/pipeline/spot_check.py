@@ -1,0 +1,159 @@
+"""Whether the input of a run that goes on is still the one its records were made from.
+
+Those cannot tell everything: a file may be written anew with its times restored, and a Dask array may keep its name
+while the data that it computes has changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from labelsieve.confident_learning.quality_scores import row_value_kernel
+from labelsieve.errors import WorkdirError
+from labelsieve.execution.executor import Executor
+from labelsieve.pipeline.inputs import Inputs
+from labelsieve.settings import Settings
+from labelsieve.tasks.checkpoint import DamagedRecordError, Records
+from labelsieve.tasks.partition import Partition
+from labelsieve.tasks.scan import Blocks, read_rows
+
+MOST_PARTITIONS: Final = 8
+MOST_BYTES: Final = 1_000_000
+# The last bits of entropy's logarithm are those of a processor and a build of NumPy, and a run may go on elsewhere. The
+# score takes the logarithm of 1 + a ratio, over a ratio of at least 1e-6, which makes 1e-16 at most some 1e-10.
+_ENTROPY_TOLERANCE: Final = 1e-9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Rows whose summaries are not those that were kept.
+
+    Parameters
+    ----------
+    start, stop : int
+        The rows that were read again.
+    n_rows : int
+        How many of them differ.
+    columns : tuple of str
+        In which columns of their summaries.
+    """
+
+    start: int
+    stop: int
+    n_rows: int
+    columns: tuple[str, ...]
+
+
+def check_finished(
+    inputs: Inputs, settings: Settings, executor: Executor, records: Records, finished: Sequence[int]
+) -> None:
+    """Read a few rows of finished partitions again, and compare their summaries with the records, bit for bit.
+
+    At most 1 MB is read from each of up to 8 partitions, drawn at random, and from one stored chunk each; of a user's
+    Dask array one block of each is computed. Scores by entropy may differ by 1e-9: their last bits depend on the
+    machine.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        What the run reads.
+    settings : Settings
+        What is scored.
+    executor : Executor
+        Who runs the tasks.
+    records : Records
+        The records of the run that goes on.
+    finished : sequence of int
+        The partitions that it has committed. If a record is damaged, the run makes it again later.
+
+    Raises
+    ------
+    WorkdirError
+        If they differ.
+    """
+    rng = np.random.default_rng()
+    drawn = rng.permutation(np.asarray(finished, np.int64))[:MOST_PARTITIONS].tolist()
+    spots = [(index, *_spot(inputs, index, rng)) for index in drawn]
+    spots = [spot for spot in spots if spot[1] < spot[2]]
+    if not spots:
+        return
+    indices, starts, stops = zip(*spots, strict=True)
+    blocks = [
+        [inputs.rows_as_blocks(name, start, stop) for _, start, stop in spots] for name in ("labels", "pred_probs")
+    ]
+    stored = inputs.labels_source and inputs.pred_probs_source
+    otherwise = "" if stored else " (or its Dask array computes other values each time)"
+    reader = inputs.reader(partial(compare, settings=settings, records=records))
+    for found in executor.gather("check", reader, [indices, *blocks, starts, stops]):
+        if found is not None:
+            raise WorkdirError(
+                f"{_changed(found.columns)} changed after the workdir {records.folder.where} was made, although name, "
+                f"size and times are the same{otherwise}: of rows {found.start:,}..{found.stop - 1:,}, which were read "
+                f"again to check that, {found.n_rows:,} differ from what was kept. Start over with fresh=True (--fresh)"
+            )
+
+
+def _spot(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Choose the rows of a partition that are read again."""
+    source, (first, last) = inputs.pred_probs_source, inputs.grid.bounds(index)
+    if source is None:  # a block is computed whole, so all of it is compared
+        ranges = [(start, stop) for start, stop in inputs.grid.ranges(index) if start < stop]
+        return ranges[rng.integers(len(ranges))] if ranges else (first, first)
+    row, n_rows = int(rng.integers(first, last)), max(1, MOST_BYTES // source.row_bytes)
+    if source.row_chunk:  # stored chunks are read whole, so no second one is begun
+        chunk = row // source.row_chunk
+        first, last = max(first, chunk * source.row_chunk), min(last, (chunk + 1) * source.row_chunk)
+    start = min(row, max(first, last - n_rows))
+    return start, min(start + n_rows, last)
+
+
+def compare(
+    partition: Partition,
+    start: int,
+    stop: int,
+    labels: Blocks,
+    pred_probs: Blocks,
+    *,
+    settings: Settings,
+    records: Records,
+) -> Difference | None:
+    """Summarise rows ``[start, stop)``, and return in what they differ from their record, if they do."""
+    n_rows, first = stop - start, partition.start
+    try:
+        with records.reading("summaries", partition.index) as record:
+            kept = list(record.blocks(start - first, stop - first)) if record.n_rows == partition.n_rows else []
+    except (DamagedRecordError, WorkdirError):
+        return None
+    if not kept:
+        return None
+    row_values, found = row_value_kernel(settings), list[Any]()
+    read_rows(partition.narrowed(start, stop), n_rows, row_values, found.append, labels, pred_probs)
+    differs, columns = np.zeros(n_rows, np.bool_), []
+    for name, now in found[0].columns().items():
+        if now is None:
+            continue
+        then = np.concatenate([block[name] for block in kept])
+        other = (_bytes(then) != _bytes(now)).any(axis=1) if then.dtype == now.dtype else np.ones(n_rows, np.bool_)
+        if name == "row_values" and settings.method == "confidence_weighted_entropy":
+            other &= ~np.isclose(then, now, rtol=0, atol=_ENTROPY_TOLERANCE)
+        if other.any():
+            columns.append(name)
+            differs |= other
+    return Difference(start, stop, int(differs.sum()), tuple(columns)) if columns else None
+
+
+def _bytes(column: Any) -> Any:
+    """Return a column as bytes, a line a row: -0.0 is not 0.0 here, and a NaN is itself."""
+    return np.ascontiguousarray(column).view(np.uint8).reshape(len(column), -1)
+
+
+def _changed(columns: Sequence[str]) -> str:
+    """Name the input that has changed: what is known of `pred_probs` at a row depends on its label too."""
+    if "labels" not in columns:
+        return "pred_probs"
+    return "labels and pred_probs" if {"predicted", "p_predicted"} & set(columns) else "labels"

@@ -1,0 +1,169 @@
+"""Where labels and probabilities come from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory, read_narrowed
+from labelsieve.sources.axes import check_axes
+from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.hdf5 import Hdf5Source
+from labelsieve.sources.npy import NpySource
+from labelsieve.sources.open_path import are_places, open_place, open_places
+from labelsieve.sources.remote_npy import RemoteNpySource
+from labelsieve.sources.remote_zarr import RemoteZarrSource
+from labelsieve.sources.shards import ShardsSource
+from labelsieve.sources.zarr_arrays import ZarrSource, checked_array
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+__all__ = [
+    "ArraySource",
+    "Hdf5Source",
+    "NpySource",
+    "RemoteNpySource",
+    "RemoteZarrSource",
+    "Rows",
+    "ShardsSource",
+    "Source",
+    "ZarrSource",
+    "check_axes",
+    "check_lengths",
+    "open_any",
+    "open_labels",
+    "open_pred_probs",
+    "read_narrowed",
+    "where_is",
+]
+
+Opened: TypeAlias = "Source | da.Array"
+
+
+def open_labels(labels: Any) -> Opened:
+    """Open given labels without reading them, where they are not in memory.
+
+    Parameters
+    ----------
+    labels : (N,) array-like of int, path, URL, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
+        Class of each row, 0..K-1. A folder, a pattern or a list of ``.npy`` files or ``.zarr`` arrays opens as one
+        array; all but a list in natural order, ``labels-2`` before ``labels-10``.
+
+    Raises
+    ------
+    InvalidInputError
+        For labels that are not one axis of integers, or an unreadable file.
+    InputTypeError
+        For an object of the wrong kind.
+    """
+    opened = open_any("labels", labels)
+    if opened.ndim != 1:
+        hint = ""
+        if opened.ndim == 2 and opened.shape[1] > 1:
+            hint = ": of one-hot rows take labels.argmax(axis=1)"
+            if opened.dtype.kind == "f":
+                hint = (
+                    ": were pred_probs given as labels? Labels come first. Of one-hot rows take labels.argmax(axis=1)"
+                )
+        raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}{hint}")
+    if opened.dtype.kind not in "iu":
+        hint = MAP_STRINGS if opened.dtype.kind in "USTO" else "convert them with .astype(int) if all are whole numbers"
+        raise InvalidInputError(f"labels must be integers 0..K-1, not {opened.dtype}: {hint}")
+    return opened
+
+
+def open_pred_probs(pred_probs: Any) -> Opened:
+    """Open predicted probabilities without reading them, where they are not in memory.
+
+    Parameters
+    ----------
+    pred_probs : (N, K) array-like of float, path, URL, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
+        Out-of-sample probabilities, float16, float32 or float64; of several shards, as for labels.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything but two axes of floats with K >= 2, or an unreadable file.
+    InputTypeError
+        For an object of the wrong kind.
+    """
+    opened = open_any("pred_probs", pred_probs)
+    if opened.ndim != 2:
+        raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
+    if opened.dtype.kind != "f" or opened.dtype.itemsize not in (2, 4, 8):
+        hint = ""
+        if opened.dtype.kind in "iu":
+            hint = ": if these are counts or percentages, take pred_probs / pred_probs.sum(axis=1, keepdims=True)"
+        raise InvalidInputError(f"pred_probs must be float16, float32 or float64, not {opened.dtype}{hint}")
+    if opened.shape[1] < 2:
+        raise InvalidInputError(f"pred_probs has {opened.shape[1]} columns; classification takes at least 2 classes")
+    return opened
+
+
+def check_lengths(labels: Opened, pred_probs: Opened) -> None:
+    """Raise unless labels and probabilities have the same number of rows."""
+    n_labels, n_rows = labels.shape[0], pred_probs.shape[0]
+    if n_labels != n_rows:
+        hint = "there must be a label for each row"
+        if n_rows < n_labels == pred_probs.shape[1]:
+            hint = "are rows and columns the wrong way round? Give pred_probs.T"
+        raise InvalidInputError(f"{n_labels:,} labels, {n_rows:,} rows of pred_probs: {hint}")
+
+
+def where_is(opened: Opened) -> str:
+    """Return where an input is: its path, its URL without secrets, or what kind of object it is."""
+    return opened.where if isinstance(opened, Source) else "a Dask array"
+
+
+def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind of input reads best
+    """Open an array of any shape and dtype, that `name` stands for in messages."""
+    package = type(data).__module__.partition(".")[0]
+    if package == "xarray":
+        if not hasattr(data, "data"):
+            raise InputTypeError(f"{name} is an xarray {type(data).__name__}: give one of its arrays")
+        data = data.data
+        package = type(data).__module__.partition(".")[0]
+    if data is None:
+        raise InputTypeError(f"{name} is missing")
+    if isinstance(data, str | os.PathLike):
+        return open_place(name, data)
+    if isinstance(data, list | tuple) and are_places(data):
+        return open_places(name, data)
+    if isinstance(data, Source):
+        return data
+    if _is_dask_array(data):
+        return _checked_dask(name, data)
+    if package == "zarr":
+        return _of_zarr_node(checked_array(name, data))
+    if package == "h5py":
+        if not hasattr(data, "read_direct"):
+            raise InputTypeError(f"{name} is an HDF5 {type(data).__name__.lower()}, not a dataset")
+        return Hdf5Source(data)
+    if isinstance(data, np.memmap):
+        return NpySource.from_memmap(data) or ArraySource(np.asarray(data))
+    return ArraySource(in_memory(name, data))
+
+
+def _of_zarr_node(array: Any) -> Source:
+    from zarr.storage import FsspecStore
+
+    return RemoteZarrSource(array) if type(array.store) is FsspecStore else ZarrSource(array)
+
+
+def _is_dask_array(data: Any) -> bool:
+    """Tell a Dask array without importing `dask.array`, which brings pandas along: who has one has imported it."""
+    dask_array = sys.modules.get("dask.array")
+    return dask_array is not None and isinstance(data, dask_array.Array)
+
+
+def _checked_dask(name: str, array: da.Array) -> da.Array:
+    if any(np.isnan(size) for sizes in array.chunks for size in sizes):
+        raise InvalidInputError(
+            f"{name} is a Dask array of unknown chunk sizes: call compute_chunk_sizes() on it first"
+        )
+    return array

@@ -1,0 +1,1 @@
+"""Files and objects at a path or URL."""

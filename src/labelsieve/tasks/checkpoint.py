@@ -1,0 +1,151 @@
+"""The committed row summaries of a run, in the form that travels to the tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+from labelsieve.confident_learning.row_summary import RowSummary
+from labelsieve.errors import TaskFailedError, WorkdirError
+from labelsieve.storage.folders import Folder
+from labelsieve.storage.record_files import Columns, Record, RecordWriter, TornRecordError
+
+KINDS: Final = ("summaries", "rereads", "margins")
+
+
+def summary_of(columns: Columns) -> RowSummary:
+    """Return what the columns of a record's block stand for."""
+    found: dict[str, Any] = {"row_values": None, **columns}
+    return RowSummary(**found)
+
+
+@dataclass(frozen=True)
+class StoredSummary:
+    """Row summaries that are in a record.
+
+    Parameters
+    ----------
+    records : Records
+        The workdir's records.
+    index : int
+        The partition.
+    """
+
+    records: Records
+    index: int
+
+    def blocks(self, start: int, stop: int) -> Iterator[RowSummary]:
+        """Yield the summaries of rows ``[start, stop)`` of the partition, a block at a time."""
+        with self.records.reading("summaries", self.index) as record:
+            for columns in record.blocks(start, stop):
+                yield summary_of(columns)
+
+
+class DamagedRecordError(TaskFailedError):
+    """A record that was committed and is damaged by now, or gone: its partition has to be done again."""
+
+
+class _Unfinished(Exception):  # noqa: N818  # no error: it keeps a file from being committed
+    """A record that was not finished."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of a run, a file a partition and kind; a description.
+
+    Parameters
+    ----------
+    folder : Folder
+        The workdir.
+    fingerprint : str
+        Digest of what the run was made from: a record of another run is none.
+    """
+
+    folder: Folder
+    fingerprint: str
+
+    def open(self, kind: str, index: int) -> Record:
+        """Open a record that is there.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        WorkdirError
+            If it is of another run.
+        """
+        record = Record(self.folder.folder(kind), record_name(index))
+        header = record.header
+        if (header.get("kind"), header.get("fingerprint"), header.get("partition")) != (kind, self.fingerprint, index):
+            record.close()
+            raise WorkdirError(f"{record.where} is of another run: a later one has started over in this workdir")
+        return record
+
+    @contextmanager
+    def reading(self, kind: str, index: int) -> Iterator[Record]:
+        """Give a record that was committed.
+
+        Raises
+        ------
+        DamagedRecordError
+            If it is damaged, or gone; also while it is read.
+        WorkdirError
+            If it is of another run.
+        """
+        try:
+            with self.open(kind, index) as record:
+                yield record
+        except (FileNotFoundError, IsADirectoryError, TornRecordError) as error:
+            raise DamagedRecordError(str(error)) from error
+
+    def is_committed(self, index: int, start: int, stop: int, *, kind: str) -> bool:
+        """Tell whether there is a record of rows ``[start, stop)`` whose every checksum holds."""
+        return self.committed(kind, index, (start, stop)) is not None
+
+    @contextmanager
+    def create(self, kind: str, index: int, rows: tuple[int, int]) -> Iterator[RecordWriter]:
+        """Give the writer of a record, which is committed as the block ends, if its `finish` was called."""
+        with suppress(_Unfinished), self.folder.folder(kind).create(record_name(index)) as file:
+            writer = RecordWriter(file, self._header(kind, index, rows))
+            yield writer
+            if not writer.finished:
+                raise _Unfinished
+
+    def committed(
+        self, kind: str, index: int, rows: tuple[int, int], take: Callable[[Columns], object] = lambda _: None
+    ) -> dict[str, Any] | None:
+        """Return the footer of a record whose every checksum holds; None if there is none, or it is torn or alien.
+
+        Its blocks are handed to `take` as they are checked, those before a torn one too.
+        """
+        try:
+            with self.open(kind, index) as record:
+                if record.header != self._header(kind, index, rows) or record.n_rows != rows[1] - rows[0]:
+                    return None
+                for block in record.blocks():
+                    take(block)
+                footer: dict[str, Any] = record.footer
+                return footer
+        except (FileNotFoundError, IsADirectoryError, TornRecordError, WorkdirError, ValueError, TypeError, KeyError):
+            return None
+
+    def discard(self, kind: str, index: int) -> None:
+        """Remove a record."""
+        self.folder.folder(kind).remove(record_name(index))
+
+    def _header(self, kind: str, index: int, rows: tuple[int, int]) -> dict[str, Any]:
+        return {"kind": kind, "fingerprint": self.fingerprint, "partition": index, "rows": list(rows)}
+
+
+def record_name(index: int) -> str:
+    """Return the file name of the record of partition `index`."""
+    return f"{index:07d}.rec"
+
+
+def digest(fingerprint: Mapping[str, Any]) -> str:
+    """Return a short name of a fingerprint."""
+    return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,287 @@
+"""Issues that are too many for one machine: sorted runs that the tasks write, and their merge. NumPy and records.
+
+Each task sorts what it selects, some hundred thousand rows at a time, and writes these *runs* with a sample of their
+keys (score, row). The client cuts the keys into ranges of about equal size by the samples; a task a run tells how many
+of its rows come before each cut, which gives every row its exact rank; and a task a stretch of ranks merges the rows of
+the ranges that touch it. So nothing holds more than some ranges, whatever the number of issues and of ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning.selections import Selection, scores_of
+from labelsieve.memory import Span, result_rows
+from labelsieve.results.result import IssueRows
+from labelsieve.results.zarr_store import COLUMNS, ResultGroup
+from labelsieve.storage.folders import Folder
+from labelsieve.storage.record_files import Record, RecordWriter
+from labelsieve.tasks.scan import Finish, issue_rows, selected, widened, without_near_predicted
+
+# The client is told every 1024th key of a run, and of a short run as many as this: ranges are as fair as samples are.
+_SAMPLE_STEP: Final = 1024
+_LEAST_SAMPLE: Final = 16
+# Rows of a block of a run: what is read of each run to get at one row.
+_BLOCK_ROWS: Final = 1024
+
+# Where stretches look up which rows of a run are theirs.
+_EDGES: Final = "edges"
+
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Where rows stand in the final order: by score, ties by row.
+
+    Parameters
+    ----------
+    scores : (n,) float
+        Scores.
+    rows : (n,) int64
+        Row numbers.
+    """
+
+    scores: radix_select.Scores
+    rows: Int64s
+
+
+@dataclass(frozen=True)
+class SortedRun:
+    """A file of sorted issues, as a description.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the folder of runs.
+    n_rows : int
+        Its rows.
+    sample : Keys
+        Some of its keys, evenly spaced.
+    step : int
+        Rows from one of these to the next.
+    """
+
+    name: str
+    n_rows: int
+    sample: Keys
+    step: int
+
+
+def write_rows(
+    span: Span,
+    part: Any,
+    *,
+    finish: Finish,
+    selection: Selection,
+    n_rows: int,
+    run_rows: int,
+    folder: Folder,
+    group: ResultGroup | None,
+) -> list[SortedRun]:
+    """Write a span's issues as sorted runs, and its scores and mask where there is a `group` for them.
+
+    Parameters
+    ----------
+    span : Span
+        Rows of whole chunks of the result.
+    part : object
+        What the selection needs to know of these rows.
+    finish : Finish
+        Finishes the summaries.
+    selection : Selection
+        Which rows are taken.
+    n_rows : int
+        All rows.
+    run_rows : int
+        Issues that are sorted at a time.
+    folder : Folder
+        Where runs go.
+    group : ResultGroup or None
+        Where scores and mask go.
+    """
+    runs: list[SortedRun] = []
+    held = _Held()
+    chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
+    for block, rows, first in selected(span, part, finish=finish, selection=selection):
+        issues = without_near_predicted(issue_rows(block, rows, first), finish.settings)
+        held.add(issues)
+        if chunk is not None:
+            chunk.add(first, widened(scores_of(block)), issues.rows)
+        if held.n_rows >= run_rows:
+            runs.append(_write_run(folder, f"{span.start}-{len(runs)}", held.take()))
+    if held.n_rows:
+        runs.append(_write_run(folder, f"{span.start}-{len(runs)}", held.take()))
+    return runs
+
+
+class _Held:
+    """Issues until there are enough for a run."""
+
+    def __init__(self) -> None:
+        self._parts: list[IssueRows] = []
+        self.n_rows = 0
+
+    def add(self, part: IssueRows) -> None:
+        if len(part):
+            self._parts.append(part)
+            self.n_rows += len(part)
+
+    def take(self) -> IssueRows:
+        parts, self._parts, self.n_rows = self._parts, [], 0
+        return IssueRows.concatenate(parts)
+
+
+class _ResultChunk:
+    """Scores and mask of a span, written a stored chunk at a time."""
+
+    def __init__(self, group: ResultGroup, span: Span, chunk_rows: int) -> None:
+        self._start, self._stop, self._chunk_rows = span.start, span.stop, chunk_rows
+        self._to_scores, self._to_mask = group.writer("scores"), group.writer("mask")
+        self._scores: radix_select.Scores | None = None
+        self._mask = np.empty(0, np.bool_)
+
+    def add(self, first: int, scores: radix_select.Scores, issues: Int64s) -> None:
+        """Take in a block of scores from row `first` on, and which of its rows are issues."""
+        while len(scores):
+            if self._scores is None:
+                n = min(self._chunk_rows, self._stop - self._start)
+                self._scores, self._mask = np.empty(n, scores.dtype), np.zeros(n, np.bool_)
+            at = first - self._start
+            n = min(len(scores), len(self._scores) - at)
+            self._scores[at : at + n] = scores[:n]
+            here = issues[: np.searchsorted(issues, first + n)]
+            self._mask[here - self._start] = True
+            scores, issues, first = scores[n:], issues[len(here) :], first + n
+            if at + n == len(self._scores):
+                self._to_scores(self._start, self._scores)
+                self._to_mask(self._start, self._mask)
+                self._start, self._scores = first, None
+
+
+def _write_run(folder: Folder, name: str, issues: IssueRows) -> SortedRun:
+    order = radix_select.lowest_first(issues.scores, len(issues))  # rows ascend, so ties are in row order
+    with folder.create(name) as file:
+        writer = RecordWriter(file, {"kind": "run"})
+        for start in range(0, len(issues), _BLOCK_ROWS):
+            writer.add(issues.take(order[start : start + _BLOCK_ROWS]).columns())
+        writer.finish({})
+    step = max(1, min(_SAMPLE_STEP, len(issues) // _LEAST_SAMPLE))
+    sampled = order[step - 1 :: step]
+    sample = Keys(issues.scores[sampled], issues.rows[sampled])
+    return SortedRun(name, len(issues), sample, step)
+
+
+def range_cuts(runs: Sequence[SortedRun], rows: int) -> Keys:
+    """Return keys that cut all issues in ranges of about `rows` rows; the first rows of all ranges but the first."""
+    joined = Keys(
+        np.concatenate([run.sample.scores for run in runs]), np.concatenate([run.sample.rows for run in runs])
+    )
+    weights = np.repeat([run.step for run in runs], [len(run.sample.rows) for run in runs])
+    order = np.lexsort((joined.rows, joined.scores))
+    ranges = np.cumsum(weights[order]) // rows
+    first = np.flatnonzero(np.diff(ranges, prepend=0))  # where the next range begins
+    return Keys(joined.scores[order[first]], joined.rows[order[first]])
+
+
+def rows_before(name: str, *, folder: Folder, cuts: Keys) -> Int32s:
+    """Return how many rows of a run come before each of the keys `cuts`."""
+    with Record(folder, name) as record:
+        parts = [(block["score"], block["row"]) for block in record.blocks()]
+    scores, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
+    low = np.searchsorted(scores, cuts.scores, "left")
+    high = np.searchsorted(scores, cuts.scores, "right")
+    before = low.astype(np.int64)
+    for tied in np.flatnonzero(low < high):
+        before[tied] += np.searchsorted(rows[low[tied] : high[tied]], cuts.rows[tied])
+    return before.astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive ranks of the final order, and in which ranges of keys their rows are.
+
+    Parameters
+    ----------
+    start, stop : int
+        Ranks ``[start, stop)``.
+    first : int
+        Rank of the first row of the first range.
+    edges : tuple of int
+        Where the first range begins and the last one ends, by number.
+    """
+
+    start: int
+    stop: int
+    first: int
+    edges: tuple[int, int]
+
+
+def stretches(
+    runs: Sequence[SortedRun], before: list[Int32s], rows: int, folder: Folder
+) -> tuple[list[str], list[Stretch]]:
+    """Cut the final order in stretches; what they need to know of the runs is written beside these.
+
+    Parameters
+    ----------
+    runs : sequence of SortedRun
+        In the order of their rows.
+    before : list of (cuts,) int32
+        For each run, its rows before each cut; emptied, for the memory.
+    rows : int
+        Ranks of a stretch: whole stored chunks of the result.
+    folder : Folder
+        Where the runs are.
+
+    Returns
+    -------
+    names : list of str
+        The runs.
+    stretches : list of Stretch
+        In order.
+    """
+    lengths = np.array([run.n_rows for run in runs], np.int32)
+    edges = np.empty((len(before[0]) + 2, len(runs)), np.int32)  # a row for each edge: what a task reads lies together
+    edges[0], edges[-1] = 0, lengths
+    for index in range(len(runs)):
+        edges[1:-1, index], before[index] = before[index], edges[:0, index]  # let go of it
+    # Ranges times runs: a hundred megabytes and more at the largest, and so no part of the graph.
+    folder.write(_EDGES, edges.astype("<i4", copy=False).view(np.uint8).reshape(-1).data)
+    ranks = edges.sum(axis=1, dtype=np.int64)  # the rank at which each range begins
+    found, total = [], int(ranks[-1])
+    for start in range(0, total, rows):
+        stop = min(start + rows, total)
+        a = int(np.searchsorted(ranks, start, "right")) - 1
+        b = int(np.searchsorted(ranks, stop, "left"))
+        found.append(Stretch(start, stop, int(ranks[a]), (a, b)))
+    return [run.name for run in runs], found
+
+
+def slices(stretch: Stretch, names: Sequence[str], folder: Folder) -> Iterator[tuple[str, int, int]]:
+    """Yield where the rows of a stretch are: a run, and rows ``[a, b)`` of it."""
+    row = 4 * len(names)
+    low, high = (np.frombuffer(folder.read(_EDGES, row * edge, row * (edge + 1)), "<i4") for edge in stretch.edges)
+    for index in np.flatnonzero(low < high):
+        yield names[int(index)], int(low[index]), int(high[index])
+
+
+def merge(stretch: Stretch, *, names: Sequence[str], folder: Folder, group: ResultGroup) -> int:
+    """Merge the runs of a stretch, and write its columns; return its rows."""
+    parts: list[dict[str, npt.NDArray[Any]]] = []
+    for name, start, stop in slices(stretch, names, folder):
+        with Record(folder, name) as record:
+            parts += record.blocks(start, stop)
+    scores = np.concatenate([part["score"] for part in parts])
+    # Runs come in row order, so ties stay in it.
+    order = radix_select.lowest_first(scores, len(scores))[stretch.start - stretch.first : stretch.stop - stretch.first]
+    for key, path in COLUMNS.items():  # one at a time, for the memory
+        column = np.concatenate([part[key] for part in parts])[order]
+        group.writer(path)(stretch.start, widened(column) if key == "score" else column)
+    return len(order)

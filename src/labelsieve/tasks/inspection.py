@@ -1,0 +1,99 @@
+"""Batches whose thresholds are known before they are read: summaries, scores and counts in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning.confident_joint import confident_combine
+from labelsieve.confident_learning.looks import JointCounter
+from labelsieve.confident_learning.pruning import JointCounts, estimated_issues
+from labelsieve.confident_learning.quality_scores import Float64s, row_value_kernel
+from labelsieve.confident_learning.row_summary import Ints, RowSummary
+from labelsieve.confident_learning.selections import scores_of
+from labelsieve.confident_learning.thresholds import (
+    Int64s,
+    IssueCounts,
+    issue_counts_chunk,
+    issue_counts_combine,
+    issue_counts_finalize,
+)
+from labelsieve.confident_learning.validation import Findings
+from labelsieve.settings import Settings
+from labelsieve.tasks.partition import Partition
+from labelsieve.tasks.scan import Blocks, Finish, read_rows, widened
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a partition gives where the thresholds are known before it is read.
+
+    Parameters
+    ----------
+    scores : (n,) float
+        Label quality scores.
+    labels, predicted : (n,) uint
+        Given labels and predicted classes.
+    counts : IssueCounts, JointCounts or None
+        Issue counts by either rule, where asked for.
+    findings : Findings
+        What is wrong with the rows.
+    """
+
+    scores: radix_select.Scores
+    labels: Ints
+    predicted: Ints
+    counts: IssueCounts | JointCounts | None
+    findings: Findings
+
+
+def inspect(
+    partition: Partition,
+    labels: Blocks = None,
+    pred_probs: Blocks = None,
+    *,
+    settings: Settings,
+    thresholds: Float64s,
+    adj_thresholds: Float64s | None,
+) -> Inspected:
+    """Read a partition once and score it against known thresholds; count it where `adj_thresholds` are given."""
+    joint = None
+    if adj_thresholds is not None and settings.looks_again:
+        joint = JointCounter(thresholds, partition.dtype)
+    taken: list[RowSummary] = []
+    partial = read_rows(
+        partition,
+        partition.n_rows,
+        row_value_kernel(settings, thresholds),
+        taken.append,
+        labels,
+        pred_probs,
+        *([] if joint is None else [joint.add]),
+    )
+    [summary] = taken
+    counts: IssueCounts | JointCounts | None = None
+    if joint is not None:
+        counts = JointCounts(*joint.counts(), partial.sums.dense().counts)
+    elif adj_thresholds is not None:
+        counts = issue_counts_chunk(summary, adj_thresholds, calibrated=settings.calibrated)
+    scores = widened(scores_of(Finish(settings, thresholds)(summary)))
+    return Inspected(scores, summary.labels, summary.predicted, counts, partial.findings)
+
+
+def combine_counts(parts: Sequence[IssueCounts | JointCounts]) -> IssueCounts | JointCounts:
+    """Add up counts, all by the same rule."""
+    joints = [part for part in parts if isinstance(part, JointCounts)]
+    if not joints:
+        return issue_counts_combine(part for part in parts if isinstance(part, IssueCounts))
+    sizes: Int64s = np.sum([part.class_counts for part in joints], axis=0)
+    return JointCounts(confident_combine(part.joint for part in joints), sum(part.n_off for part in joints), sizes)
+
+
+def num_issues(counts: IssueCounts | JointCounts, *, calibrated: bool) -> int:
+    """Return the estimated number of label issues."""
+    if isinstance(counts, IssueCounts):
+        return issue_counts_finalize(counts)
+    return estimated_issues(counts, calibrated=calibrated)
