@@ -12,8 +12,9 @@ import subprocess
 import sys
 
 import numpy as np
-import predictions
 import pytest
+
+import predictions
 
 FILTERS = ["confident_learning", "low_self_confidence"]
 

@@ -9,10 +9,10 @@ import time
 import tracemalloc
 
 import numpy as np
-import predictions
 import pytest
 
 import labelsieve
+import predictions
 from labelsieve.confident_learning.class_quality import class_columns, pair_columns
 from labelsieve.confident_learning.row_summary import RowSummary, class_dtype
 from labelsieve.confident_learning.thresholds import ClassSums, class_means, class_sums_chunk, class_sums_finalize

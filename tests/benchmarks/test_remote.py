@@ -9,11 +9,11 @@ import time
 
 import fsspec
 import numpy as np
-import predictions
 import pytest
 import zarr
 
 import labelsieve
+import predictions
 import s3
 
 # Rows, classes, rows a chunk: chunks as tools make them, and smaller ones, where requests weigh more.

@@ -18,12 +18,12 @@ from pathlib import Path
 
 import dask
 import numpy as np
-import predictions
 import pytest
 import zarr
 from distributed import Client, LocalCluster, SchedulerPlugin
 
 import labelsieve
+import predictions
 from labelsieve.errors import LabelsieveWarning
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]

@@ -13,11 +13,11 @@ from functools import partial
 import dask
 import dask.array as da
 import numpy as np
-import predictions
 import pytest
 import zarr
 from cleanlab.experimental.label_issues_batched import find_label_issues_batched as cleanlab_batched
 
+import predictions
 from labelsieve import find_label_issues_batched
 
 REAL = {"1000 classes": (2_000_000, 1000), "100 classes": (10_000_000, 100), "10 classes": (50_000_000, 10)}

@@ -22,6 +22,7 @@ import zarr
 
 import labelsieve
 from inputs import assert_same_array, assert_same_bits, draw, find
+from installs import ROOT
 from labelsieve import ForkedWorkerError, LabelInspector, LabelsieveWarning, TaskFailedError, label_issues_batched
 from labelsieve.execution import fork
 from labelsieve.pipeline import fork_pool
@@ -48,9 +49,9 @@ def shared():
 
 
 def run_python(code, *arguments, options=()):
-    """Run a script in a fresh interpreter that finds this folder's helpers, and return what it printed."""
+    """Run a script in a fresh interpreter that finds the shared helpers, and return what it printed."""
     command = [sys.executable, *options, "-c", textwrap.dedent(code), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "support")}
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -408,7 +409,7 @@ def test_zarr_hdf5_and_dask_inputs_run_on_threads_and_say_so(tmp_path, monkeypat
     with pytest.warns(LabelsieveWarning, match="n_jobs=2 is ignored: Zarr, HDF5 and Dask inputs") as caught:
         found = find(LABELS, probs, n_jobs=2)
     assert len(caught) == 1
-    assert caught[0].filename == __file__.replace("test_forkpool", "inputs"), "the warning points at the caller's line"
+    assert caught[0].filename == find.__code__.co_filename, "the warning points at the caller's line"
     assert_same_bits(found, find(LABELS, PROBS))
     inspector = LabelInspector(num_class=6, n_jobs=2, verbose=False)
     with pytest.warns(LabelsieveWarning, match="n_jobs=2 is ignored"):

@@ -17,10 +17,9 @@ from distributed import Client, LocalCluster
 from hypothesis import given
 from hypothesis import strategies as st
 
-import draws
 import labelsieve
 import naive
-from draws import bits, datasets, draw, pieces
+from draws import SHAPES, bits, datasets, draw, odd, pieces
 from labelsieve import InvalidInputError, LabelsieveWarning, MemoryLimitError, find_label_issues
 from labelsieve.confident_learning import radix_select_by_class, top_k_by_pair
 from labelsieve.execution.cluster import ClusterExecutor
@@ -118,33 +117,6 @@ def test_rows_and_order_are_those_of_cleanlab(dataset, filter_by, rank):
 @pytest.mark.filterwarnings("ignore:.* no more than:labelsieve.LabelsieveWarning")
 def test_options_of_the_pruning_filters_are_those_of_cleanlab(dataset, filter_by, options):
     assert_cleanlab(*dataset, filter_by, **options)
-
-
-def odd(shape):
-    """Return datasets that are easy to get wrong."""
-    labels, probs = draw(400, 6, seed=3, noise=0.4, signal=1.0)
-    if shape == "absent":
-        labels = np.where(labels >= 4, 0, labels)
-    elif shape == "single row":
-        labels = np.where(labels == 2, 1, labels)
-        labels[17] = 2
-    elif shape == "sorted":
-        order = np.argsort(labels, kind="stable")
-        labels, probs = labels[order], probs[order]
-    elif shape == "two classes":
-        labels, probs = draw(300, 2, seed=4, noise=0.3, signal=0.7)
-    elif shape == "ties":
-        labels, probs = draw(400, 6, seed=5, noise=0.4, decimals=1)
-    elif shape == "float16":
-        probs = probs.astype(np.float16)
-    elif shape == "many classes":
-        labels, probs = draw(900, 60, seed=6, noise=0.3, signal=3.0)
-    elif shape == "near":
-        labels, probs = draws.near_ties(labels, probs)
-    return labels, probs
-
-
-SHAPES = ["absent", "single row", "sorted", "two classes", "ties", "float16", "many classes", "near"]
 
 
 @every_filter

@@ -17,7 +17,7 @@ from hypothesis import given
 import draws
 import naive
 import naive_joint
-from draws import datasets, draw, pieces
+from draws import SHAPES, datasets, draw, odd, pieces
 from labelsieve import (
     InputTypeError,
     InvalidInputError,
@@ -30,7 +30,6 @@ from labelsieve.confident_learning import confident_joint
 from labelsieve.confident_learning.latent import PY_METHODS
 from labelsieve.errors import install_line
 from labelsieve.tasks import rescan
-from test_filters import SHAPES, odd
 
 LABELS, PROBS = draw(600, 5, seed=51, noise=0.3, signal=1.5)
 CUT = {"batch_size": 20, "partition_batches": 2, "progress": False}

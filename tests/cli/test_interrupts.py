@@ -52,7 +52,7 @@ def signalled(processes, number, at):
 
 def entry():
     """Return code that does what the installed command does."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     module, _, name = project["project"]["scripts"]["labelsieve"].partition(":")
     return f"import re\nimport sys\nfrom {module} import {name}\nsys.exit({name}())"
 

@@ -23,7 +23,7 @@ import s3
 from inputs import find
 from processes import Process, assert_same_output, wait_until
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 SERVICES = yaml.safe_load(TEXT)["services"]
 ONE_SHOT = {"seed", "job"}

@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 
 from installs import environment_after, pip_lines
 
-FOLDER = Path(__file__).parent.parent / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # Models and elementary functions differ in their last digits from one machine to the next, and so may counts.
 NUMBER = re.compile(r"\d[\d,.e%]*")

@@ -15,7 +15,7 @@ from labelsieve.confident_learning.latent import PY_METHODS
 from labelsieve.errors import InvalidInputError, LabelsieveError
 from labelsieve.settings import ESTIMATION_METHODS, FILTERS, METHODS, RULES, Settings
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_choices_are_those_of_the_contract():

@@ -17,6 +17,8 @@ import labelsieve.confident_learning.thresholds
 import labelsieve.tasks.partition
 from labelsieve.confident_learning.row_summary import Summariser
 
+SHAPES = ["absent", "single row", "sorted", "two classes", "ties", "float16", "many classes", "near"]
+
 
 def draw(n=200, k=5, *, signal=2.0, noise=0.2, seed=0, dtype=np.float64, decimals=None):
     """Return ``(n,)`` labels, some of them wrong, and ``(n, k)`` probabilities of a model that knows the true class."""
@@ -42,6 +44,30 @@ def near_ties(labels, probs, seed=0):
     rows = np.flatnonzero(rng.random(len(labels)) < 0.5)
     probs[rows, labels[rows]] = probs[rows].max(axis=1) - rng.choice([0, 5e-7, 1e-6, 2e-6], len(rows))
     probs[rows] /= probs[rows].sum(axis=1, keepdims=True)
+    return labels, probs
+
+
+def odd(shape):
+    """Return datasets that are easy to get wrong."""
+    labels, probs = draw(400, 6, seed=3, noise=0.4, signal=1.0)
+    if shape == "absent":
+        labels = np.where(labels >= 4, 0, labels)
+    elif shape == "single row":
+        labels = np.where(labels == 2, 1, labels)
+        labels[17] = 2
+    elif shape == "sorted":
+        order = np.argsort(labels, kind="stable")
+        labels, probs = labels[order], probs[order]
+    elif shape == "two classes":
+        labels, probs = draw(300, 2, seed=4, noise=0.3, signal=0.7)
+    elif shape == "ties":
+        labels, probs = draw(400, 6, seed=5, noise=0.4, decimals=1)
+    elif shape == "float16":
+        probs = probs.astype(np.float16)
+    elif shape == "many classes":
+        labels, probs = draw(900, 60, seed=6, noise=0.3, signal=3.0)
+    elif shape == "near":
+        labels, probs = near_ties(labels, probs)
     return labels, probs
 
 
