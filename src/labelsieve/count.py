@@ -18,26 +18,22 @@ from labelsieve.confident_learning.latent import PY_METHODS, PyMethod, latent
 from labelsieve.confident_learning.noise_matrices import Entries, check_sparse, entries_of
 from labelsieve.confident_learning.pruning import JointCounts, calibrated_joint, estimated_issues, off_diagonal_rows
 from labelsieve.confident_learning.thresholds import Float64s, Int64s
-from labelsieve.confident_learning.validation import Findings, RowChecks, raise_or_warn
+from labelsieve.confident_learning.validation import Findings, raise_or_warn
 from labelsieve.errors import InvalidInputError
-from labelsieve.execution.choice import choose_executor
-from labelsieve.execution.graphs import tried
 from labelsieve.partitioning import Auto
 from labelsieve.pipeline.fingerprint import check_versions, note_versions
-from labelsieve.pipeline.inputs import RETRIES
 from labelsieve.pipeline.job import Job
+from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_COUNTING, explain_keywords
 from labelsieve.settings import (
     ESTIMATION_METHODS,
     EstimationMethod,
-    Settings,
     check_flag,
     check_one_of,
-    check_seconds,
-    check_whole_number,
 )
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, open_labels, open_pred_probs
+from labelsieve.sources.retries import RETRIES, tried
 
 __all__ = ["compute_confident_joint", "estimate_joint", "estimate_latent", "num_label_issues"]
 
@@ -296,33 +292,10 @@ def _counted(
     labels: Any,
     pred_probs: Any,
     estimation_method: EstimationMethod = "off_diagonal",
-    *,
-    batch_size: int | Auto = "auto",
-    partition_batches: int | Auto = "auto",
-    allow_zero_rows: bool = False,
-    allow_unnormalized_rows: bool = False,
-    progress: bool | None = None,
-    client: Any = None,
-    workdir: str | os.PathLike[str] | None = None,
-    fresh: bool = False,
-    wait: float = 90,
-    max_memory: int | str | None = None,
-    retries: int = 2,
+    **options: Unpack[RunOptions],
 ) -> JointCounts:
-    check_flag("fresh", fresh)
-    return Job(
-        labels,
-        pred_probs,
-        settings=Settings(estimation_method=estimation_method, rule="confident_joint"),
-        executor=choose_executor(client, max_memory, check_whole_number("retries", retries, 0)),
-        batch_size=batch_size,
-        partition_batches=partition_batches,
-        n_jobs=1,
-        checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
-        workdir=workdir,
-        fresh=fresh,
-        wait=check_seconds("wait", wait),
-    ).count(progress)
+    settings = JobSettings(estimation_method=estimation_method, rule="confident_joint", **options)
+    return Job(labels, pred_probs, settings).count()
 
 
 def _class_counts(labels: Any, n_classes: int) -> Int64s:

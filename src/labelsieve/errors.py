@@ -28,6 +28,7 @@ import os
 import shlex
 import sys
 import warnings
+from types import TracebackType
 
 
 class LabelsieveError(Exception):
@@ -127,3 +128,31 @@ def warn(message: str) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, LabelsieveWarning, stacklevel=level)
+
+
+class located:  # noqa: N801  # reads as what it does: with located(...)
+    """A context that puts the name of the rows being worked on before the message of any error.
+
+    Parameters
+    ----------
+    where : str
+        Which rows, and where they are.
+    """
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not isinstance(error, Exception) or isinstance(error, MissingDependencyError):
+            return
+        text = f"{self._where}: {error if isinstance(error, LabelsieveError) else f'{type(error).__name__}: {error}'}"
+        if isinstance(error, LabelsieveError):
+            raise type(error)(text) from error
+        if isinstance(error, OSError):
+            raise UnreadableDataError(text) from error
+        raise TaskFailedError(text) from error

@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
-from labelsieve.confident_learning.validation import RowChecks
-from labelsieve.errors import InvalidInputError
-from labelsieve.execution.choice import choose_executor
 from labelsieve.partitioning import Auto
-from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.job import Job
+from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
 from labelsieve.pipeline.plan import Plan
-from labelsieve.results import export
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.settings import (
     EstimationMethod,
-    Filter,
+    FilterName,
     Method,
     Rule,
-    Settings,
-    check_flag,
-    check_seconds,
-    check_whole_number,
 )
-from labelsieve.storage.urls import check_place
 
 
 @explain_keywords(FOR_FINDING)
@@ -39,7 +29,7 @@ def find_label_issues(
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
     estimation_method: EstimationMethod = "off_diagonal",
-    filter_by: Filter | None = None,
+    filter_by: FilterName | None = None,
     rank_by: Method | None = None,
     rule: Rule | None = None,
     frac_noise: float = 1.0,
@@ -206,26 +196,9 @@ def find_label_issues(
     >>> found.indices, found.facts.n_reads
     (array([4]), 2)
     """
-    started = time.perf_counter()
-    check_flag("fresh", fresh)
-    pruning = (frac_noise, num_to_remove_per_class, min_examples_per_class)
-    job = Job(
-        labels,
-        pred_probs,
-        settings=_settings(method, adjust_pred_probs, estimation_method, filter_by, rank_by, rule, pruning),
-        executor=choose_executor(client, max_memory, check_whole_number("retries", retries, 0)),
-        batch_size=batch_size,
-        partition_batches=partition_batches,
-        n_jobs=fork_pool.resolve_n_jobs(n_jobs, verbose=progress is not False),
-        checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
-        workdir=workdir,
-        fresh=fresh,
-        wait=check_seconds("wait", wait),
-        output=None if output is None else _output(output, labels, pred_probs, ids),
-        class_names=class_names,
-        ids=ids,
-    )
-    return job.run(progress, started)
+    choices = dict(locals())
+    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
+    return Job(labels, pred_probs, JobSettings(**choices)).run()
 
 
 @explain_keywords(FOR_FINDING)
@@ -237,7 +210,7 @@ def plan_label_issues(
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
     estimation_method: EstimationMethod = "off_diagonal",
-    filter_by: Filter | None = None,
+    filter_by: FilterName | None = None,
     rank_by: Method | None = None,
     rule: Rule | None = None,
     frac_noise: float = 1.0,
@@ -285,49 +258,6 @@ def plan_label_issues(
     >>> plan.n_partitions, plan.bytes_read, plan.stored
     (1, 32000, False)
     """
-    check_flag("fresh", fresh)
-    pruning = (frac_noise, num_to_remove_per_class, min_examples_per_class)
-    return Job(
-        labels,
-        pred_probs,
-        settings=_settings(method, adjust_pred_probs, estimation_method, filter_by, rank_by, rule, pruning),
-        executor=choose_executor(client, max_memory),
-        batch_size=batch_size,
-        partition_batches=partition_batches,
-        n_jobs=fork_pool.resolve_n_jobs(n_jobs, verbose=False),
-        checks=RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
-        workdir=workdir,
-        fresh=fresh,
-        output=None if output is None else _output(output, labels, pred_probs),
-    ).plan()
-
-
-def _settings(
-    method: Method,
-    adjust_pred_probs: bool,
-    estimation_method: EstimationMethod,
-    filter_by: Filter | None,
-    rank_by: Method | None,
-    rule: Rule | None,
-    pruning: tuple[Any, ...],
-) -> Settings:
-    """Return the settings: with a filter `rank_by` is another name of `method`, and the rule is the filter's."""
-    if rank_by is not None:
-        if filter_by is None:
-            raise InvalidInputError("rank_by goes with filter_by; without one method both chooses rows and ranks them")
-        if method not in ("self_confidence", rank_by):
-            raise InvalidInputError(f"rank_by={rank_by!r} and method={method!r} are two scores to rank by: give one")
-        method = rank_by
-    by_class = filter_by in (None, "predicted_neq_given")
-    default: Rule = "predicted_class" if by_class else "confident_joint"
-    rule = default if rule is None else rule
-    return Settings(method, adjust_pred_probs, estimation_method, rule, filter_by, *pruning)
-
-
-def _output(output: str | os.PathLike[str], *inputs: Any) -> str:
-    """Check where a result is to go before anything is read."""
-    location = check_place("output", output) if isinstance(output, str | os.PathLike) else output
-    if not isinstance(location, str) or not location.endswith(".zarr"):
-        raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
-    export.check_output(location, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
-    return location
+    choices = dict(locals())
+    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan()

@@ -23,17 +23,18 @@ from labelsieve.confident_learning.thresholds import (
 from labelsieve.confident_learning.validation import Findings, RowChecks, combine_findings, raise_or_warn
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import active_client
-from labelsieve.execution.graphs import tried
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.fingerprint import check_versions, note_versions
-from labelsieve.pipeline.inputs import RETRIES, each_partition
+from labelsieve.pipeline.inputs import each_partition
 from labelsieve.pipeline.keywords import explain_keywords
 from labelsieve.pipeline.opening import open_inputs
-from labelsieve.settings import Settings, check_whole_number
+from labelsieve.settings import Settings, batched_choices, check_whole_number
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.open_array import open_labels, open_pred_probs
-from labelsieve.tasks.inspection import Inspected, combine_counts, inspect, num_issues
-from labelsieve.tasks.scan import class_sums, combine_partials
+from labelsieve.sources.retries import RETRIES, tried
+from labelsieve.tasks.inspection import InspectedRows, combine_counts, inspect, num_issues
+from labelsieve.tasks.scan import class_sums
+from labelsieve.tasks.totals import combine_totals
 
 Scores = npt.NDArray[np.floating[Any]]
 
@@ -114,7 +115,7 @@ class LabelInspector:
         self.num_class = check_whole_number("num_class", num_class, 2)
         self.store_results, self.verbose = store_results, verbose
         self.n_jobs = fork_pool.resolve_n_jobs(n_jobs, verbose=verbose)
-        self._settings = Settings.from_kwargs(quality_score_kwargs, num_issue_kwargs)
+        self._settings = Settings(**batched_choices(quality_score_kwargs, num_issue_kwargs))
         self._sums = ClassSums.zeros(self.num_class)
         self._thresholds: npt.NDArray[np.float64] | None = None
         self._counts: IssueCounts | JointCounts | None = None
@@ -148,7 +149,7 @@ class LabelInspector:
         parts = self._each_partition(labels, pred_probs, class_sums)
         if not parts:
             return
-        total = combine_partials(parts)
+        total = combine_totals(parts)
         self._raise_or_warn(total.findings, total.sums.dense().counts)
         self._sums = class_sums_combine([self._sums])
         total.sums.add_to(self._sums)
@@ -179,7 +180,7 @@ class LabelInspector:
         thresholds = self._current_thresholds()
         adj_thresholds = adjusted_thresholds(thresholds) if update_num_issues else None
         work = partial(inspect, settings=self._settings, thresholds=thresholds)
-        parts: list[Inspected] = self._each_partition(labels, pred_probs, work, adj_thresholds=adj_thresholds)
+        parts: list[InspectedRows] = self._each_partition(labels, pred_probs, work, adj_thresholds=adj_thresholds)
         if not parts:
             return np.empty(0, np.float64)
         self._raise_or_warn(combine_findings(p.findings for p in parts))
@@ -291,7 +292,8 @@ class LabelInspector:
         pair = opened_labels, opened_probs
         note_versions(pair, attempts)
         inputs = tried(attempts, partial(open_inputs, *pair, n_jobs=self.n_jobs))
-        if fork_pool.can_fork(inputs, self.n_jobs, is_cluster=active_client() is not None):
+        forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=active_client() is not None)
+        if forks and inputs.grid.n_partitions > 1:
             parts = fork_pool.each_partition(inputs, function, self.n_jobs, shared)
         else:
             parts = each_partition(inputs, partial(function, **shared))

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
 import numpy.typing as npt
 
-from labelsieve.confident_learning.validation import RowChecks
 from labelsieve.errors import InvalidInputError
-from labelsieve.execution.choice import choose_executor
 from labelsieve.inspector import LabelInspector
 from labelsieve.partitioning import Auto
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.fork_pool import split_arr
 from labelsieve.pipeline.job import Job
+from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import explain_keywords
-from labelsieve.settings import Settings
+from labelsieve.settings import batched_choices
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
 
@@ -93,18 +91,15 @@ def find_label_issues_batched(
     >>> find_label_issues_batched(labels, pred_probs, verbose=False)
     array([4])
     """
-    started = time.perf_counter()
-    job = Job(
-        _one_of("labels", labels, labels_file),
-        _one_of("pred_probs", pred_probs, pred_probs_file),
-        settings=Settings.from_kwargs(quality_score_kwargs, num_issue_kwargs),
-        executor=choose_executor(retries=2),
+    settings = JobSettings(
+        **batched_choices(quality_score_kwargs, num_issue_kwargs),
         batch_size=batch_size,
-        partition_batches="auto",
-        n_jobs=fork_pool.resolve_n_jobs(n_jobs, verbose=bool(verbose)),
-        checks=RowChecks(unnormalized_rows="warn"),
+        n_jobs=n_jobs,
+        progress=bool(verbose),
+        allow_unnormalized_rows="warn",
     )
-    issues = job.run(bool(verbose), started)
+    inputs = _one_of("labels", labels, labels_file), _one_of("pred_probs", pred_probs, pred_probs_file)
+    issues = Job(*inputs, settings).run()
     if verbose:
         print(f"{issues.num_issues:,} label issues in {issues.n_rows:,} examples of {issues.n_classes:,} classes")
     return issues.mask() if return_mask else issues.indices

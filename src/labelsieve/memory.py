@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
+from labelsieve.confident_learning.filters import Filter, filter_of
 from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
 from labelsieve.partitioning import PARTITIONS_A_THREAD, Grid
 from labelsieve.settings import Settings
@@ -170,11 +172,16 @@ class Need:
     ahead_bytes: int = 0
     held_bytes: int = 0
 
+    @cached_property
+    def filter(self) -> Filter:
+        """The filter of the settings."""
+        return filter_of(self.settings)
+
     @property
     def row(self) -> int:
         """Bytes of a row's summary."""
         computed = 0 if self.settings.plain_self_confidence else 8
-        return 2 * class_dtype(self.n_classes).itemsize + 2 * self.itemsize + computed + self.settings.looks_again
+        return 2 * class_dtype(self.n_classes).itemsize + 2 * self.itemsize + computed + self.settings.counts_joint
 
     @property
     def score(self) -> int:
@@ -187,7 +194,7 @@ class Need:
         # A strip, a copy of it with columns as rows, and where whole rows are scored some float64 copies.
         copies = 3 if self.settings.plain_self_confidence else 3 + 5 * 8 // self.itemsize
         pruned = 0
-        if self.settings.prunes_pairs:  # what a thread more takes
+        if self.filter.reads_pairs:  # what a thread more takes
             pruned = candidate_bytes(expected_issues(self.n_rows), 0) + PAIR_PIECE_BYTES
         return BATCH_COPIES * self.batch_bytes + self.ahead_bytes + copies * STRIP_BYTES + pruned
 
@@ -196,9 +203,9 @@ class Need:
         """The sums, histograms and pairs of classes that a tree holds, of a slab of partitions; all pairs, twice."""
         n = min(self.n_partitions, SLAB)
         each = 24 * self.n_classes + HISTOGRAM_BYTES + pair_bytes(-(-self.n_rows // self.n_partitions), self.n_classes)
-        if self.settings.filter_by in ("prune_by_class", "both"):
+        if self.filter.cuts_classes:
             each += class_histogram_bytes(self.n_classes)
-        pruned = candidate_bytes(expected_issues(self.n_rows), 0) if self.settings.prunes_pairs else 0
+        pruned = candidate_bytes(expected_issues(self.n_rows), 0) if self.filter.reads_pairs else 0
         return min(n, 32 + n // 16) * each + 2 * pair_bytes(self.n_rows, self.n_classes) + pruned
 
     @property
@@ -212,7 +219,7 @@ class Need:
         again = self.score if self.settings.adjust_pred_probs or self.itemsize == 2 else 0
         rows = -(-self.n_rows // self.n_partitions)
         sums = self.n_partitions * min(24 * self.n_classes, 32 * rows)
-        if self.settings.looks_again:
+        if self.settings.counts_joint:
             sums += self.n_partitions * (8 * self.n_classes + pair_bytes(rows, self.n_classes))
         return self.n_rows * (self.row + again) + sums
 

@@ -14,7 +14,7 @@ Method: TypeAlias = Literal["self_confidence", "normalized_margin", "confidence_
 EstimationMethod: TypeAlias = Literal["off_diagonal", "off_diagonal_calibrated"]
 # As which class a row is counted: the predicted one, or the one that the confident joint counts it as.
 Rule: TypeAlias = Literal["predicted_class", "confident_joint"]
-Filter: TypeAlias = Literal[
+FilterName: TypeAlias = Literal[
     "prune_by_class",
     "prune_by_noise_rate",
     "both",
@@ -26,10 +26,9 @@ Filter: TypeAlias = Literal[
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 ESTIMATION_METHODS: Final[tuple[EstimationMethod, ...]] = get_args(EstimationMethod)
 RULES: Final[tuple[Rule, ...]] = get_args(Rule)
-FILTERS: Final[tuple[Filter, ...]] = get_args(Filter)
+FILTER_NAMES: Final[tuple[FilterName, ...]] = get_args(FilterName)
 # Rows that a sum of 64 bits still holds the probabilities of (`reductions`).
 _MOST_ROWS: Final = 1 << 36
-_PRUNING: Final = ("prune_by_class", "prune_by_noise_rate", "both")
 
 # The tolerances of confident learning as cleanlab defines them (cleanlab/internal/constants.py, 2.9).
 FLOAT_TOLERANCE: Final = 1e-6
@@ -55,7 +54,7 @@ class Settings:
     rule : str
         One of `RULES`.
     filter_by : str or None
-        One of `FILTERS`; None takes the lowest scores and drops rows whose label is predicted.
+        One of `FILTER_NAMES`; None takes the lowest scores and drops rows whose label is predicted.
     frac_noise : float
         Share of the noise that the pruning filters take away, 0 to 1.
     num_to_remove_per_class : tuple of int or None
@@ -73,7 +72,7 @@ class Settings:
     adjust_pred_probs: bool = False
     estimation_method: EstimationMethod = "off_diagonal"
     rule: Rule = "predicted_class"
-    filter_by: Filter | None = None
+    filter_by: FilterName | None = None
     frac_noise: float = 1.0
     num_to_remove_per_class: tuple[int, ...] | None = None
     min_examples_per_class: int = 1
@@ -85,54 +84,21 @@ class Settings:
         check_flag("adjust_pred_probs", self.adjust_pred_probs)
         if self.adjust_pred_probs and self.method == "confidence_weighted_entropy":
             raise InvalidInputError("adjust_pred_probs is not defined for confidence_weighted_entropy")
-        if self.filter_by is not None:
-            check_one_of("filter_by", self.filter_by, FILTERS)
-            if self.rule != "confident_joint" and self.filter_by != "predicted_neq_given":
-                raise InvalidInputError(f"filter_by={self.filter_by!r} counts by rule='confident_joint' only")
-            if self.filter_by == "low_normalized_margin" and self.calibrated and not self.plain_margin:
-                raise InvalidInputError(
-                    "filter_by='low_normalized_margin' with estimation_method='off_diagonal_calibrated' may take rows "
-                    "whose label is predicted, whose margins only rank_by='normalized_margin' keeps, not adjusted"
-                )
         object.__setattr__(self, "frac_noise", _share("frac_noise", self.frac_noise))
         least = check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
         object.__setattr__(self, "min_examples_per_class", least)
         if self.num_to_remove_per_class is not None:
             object.__setattr__(self, "num_to_remove_per_class", _numbers_to_remove(self.num_to_remove_per_class))
-        if self.unused and (self.filter_by is None or self.num_to_remove_per_class is not None):
-            raise InvalidInputError(
-                f"with filter_by={self.filter_by!r} nothing follows from {' and '.join(self.unused)}: for "
-                f"filter_by={', '.join(_PRUNING)}"
-            )
 
     @property
-    def described(self) -> list[str]:
-        """The choices in words, those that are not by default."""
-        words = [self.method, self.estimation_method] + ["adjust_pred_probs"] * self.adjust_pred_probs
-        if self.filter_by is not None or self.rule != RULES[0]:
-            words += [f"filter_by={self.filter_by}", f"rule={self.rule}"]
-        if self.prunes:
-            words += [f"frac_noise={self.frac_noise:g}", f"min_examples_per_class={self.min_examples_per_class}"]
-        return words + ["num_to_remove_per_class"] * (self.num_to_remove_per_class is not None)
-
-    @property
-    def unused(self) -> list[str]:
-        """Choices that were made for the pruning filters and do nothing with this one."""
+    def pruning_choices(self) -> list[str]:
+        """Names of the choices made for the filters that prune: those that differ from their defaults."""
         chosen = {
             "frac_noise": self.frac_noise != 1,
             "num_to_remove_per_class": self.num_to_remove_per_class is not None,
             "min_examples_per_class": self.min_examples_per_class != 1,
         }
-        return [] if self.prunes else [name for name, given in chosen.items() if given]
-
-    @classmethod
-    def from_kwargs(
-        cls, quality_score_kwargs: Mapping[str, Any] | None, num_issue_kwargs: Mapping[str, Any] | None
-    ) -> Settings:
-        """Read the two keyword dictionaries of the documented batched API."""
-        quality = _only("quality_score_kwargs", quality_score_kwargs, ("method", "adjust_pred_probs"))
-        counting = _only("num_issue_kwargs", num_issue_kwargs, ("estimation_method", "rule"))
-        return cls(**quality, **counting)
+        return [name for name, given in chosen.items() if given]
 
     @property
     def calibrated(self) -> bool:
@@ -140,59 +106,19 @@ class Settings:
         return self.estimation_method == "off_diagonal_calibrated"
 
     @property
-    def scores_need_reread(self) -> bool:
-        """Whether scores need the thresholds and every probability at once: a second read."""
+    def scores_need_rescan(self) -> bool:
+        """Whether scores need the thresholds and all probabilities of a row at once: a second read."""
         return self.adjust_pred_probs and self.method == "normalized_margin"
 
     @property
-    def keeps_off_joint(self) -> bool:
-        """Whether it is asked of each row where the joint counts it; for other filters how many there are is enough."""
-        return self.filter_by == "confident_learning"
-
-    @property
-    def counts_summaries(self) -> bool:
-        """Whether anything is asked of all summaries before rows are chosen."""
-        return (
-            not self.looks_again
-            or self.cuts_scores
-            or not self.plain_self_confidence
-            or self.filter_by == "predicted_neq_given"
-        )
-
-    @property
-    def looks_again(self) -> bool:
-        """Whether a row's class can depend on all of its probabilities and the thresholds: a second read."""
+    def counts_joint(self) -> bool:
+        """Whether rows are counted by the confident joint, which needs thresholds and whole rows: a second read."""
         return self.rule == "confident_joint"
 
     @property
-    def reads_twice(self) -> bool:
-        """Whether anything takes a second read; one is enough for all that does."""
-        return self.looks_again or self.scores_need_reread
-
-    @property
-    def cuts_scores(self) -> bool:
-        """Whether the issues are so many rows of lowest score."""
-        return self.filter_by in (None, "low_self_confidence", "low_normalized_margin")
-
-    @property
-    def keeps_near_predicted(self) -> bool:
-        """Whether rows whose label is the predicted class, or nearly so, may be issues."""
-        return self.filter_by in ("low_self_confidence", "low_normalized_margin")
-
-    @property
-    def prunes(self) -> bool:
-        """Whether the filter takes rows away by the counts of the calibrated joint."""
-        return self.filter_by in _PRUNING
-
-    @property
-    def prunes_pairs(self) -> bool:
-        """Whether the filter compares margins within each pair of classes: a third read, once these are counted."""
-        return self.filter_by in ("prune_by_noise_rate", "both")
-
-    @property
-    def n_reads(self) -> int:
-        """How many times `pred_probs` is read."""
-        return 1 + self.reads_twice + self.prunes_pairs
+    def rescans(self) -> bool:
+        """Whether `pred_probs` is read a second time, once the thresholds are known."""
+        return self.counts_joint or self.scores_need_rescan
 
     @property
     def plain_margin(self) -> bool:
@@ -203,6 +129,14 @@ class Settings:
     def plain_self_confidence(self) -> bool:
         """Whether the score is the given label's probability itself, in the input's own precision."""
         return self.method == "self_confidence" and not self.adjust_pred_probs
+
+
+def batched_choices(
+    quality_score_kwargs: Mapping[str, Any] | None, num_issue_kwargs: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return the choices in the two keyword dictionaries of the documented batched API."""
+    quality = _only("quality_score_kwargs", quality_score_kwargs, ("method", "adjust_pred_probs"))
+    return quality | _only("num_issue_kwargs", num_issue_kwargs, ("estimation_method", "rule"))
 
 
 def check_flag(name: str, value: object) -> None:

@@ -14,11 +14,12 @@ import pytest
 import labelsieve
 import predictions
 from labelsieve.confident_learning.class_quality import class_columns, pair_columns
+from labelsieve.confident_learning.filters import LowestScores
 from labelsieve.confident_learning.row_summary import RowSummary, class_dtype
 from labelsieve.confident_learning.thresholds import ClassSums, class_means, class_sums_chunk, class_sums_finalize
 from labelsieve.settings import Settings
-from labelsieve.tasks import scan
-from labelsieve.tasks.scan import Finish, Summarised
+from labelsieve.tasks import count_and_select
+from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
 
 pytestmark = pytest.mark.slow
 
@@ -51,14 +52,15 @@ def test_classes_and_pairs_of_very_many_classes(real, wrong):
         sums.high += part.high
         sums.low += part.low
     thresholds = class_sums_finalize(sums)
-    finish = Finish(Settings(), thresholds)
+    reader = SummaryReader(Settings(), thresholds)
+    shared = {"reader": reader, "rule": LowestScores(Settings()), "adj_thresholds": thresholds - 1e-6}
     tracemalloc.start()
     started = time.perf_counter()
     total = None
     for a, b in itertools.pairwise(edges):
-        piece = Summarised(int(a), int(b - a), summary[a:b], None)
-        counted = scan.count(piece, finish=finish, adj_thresholds=thresholds - 1e-6)
-        total = counted if total is None else scan.combine_counted([total, counted])
+        piece = SummaryChunk(int(a), summary[a:b], None)
+        counted = count_and_select.count(piece, **shared)
+        total = counted if total is None else count_and_select.combine_counts([total, counted])
     confident, no_issues = total.confident, np.zeros(n_classes, np.int64)
     classes = class_columns(confident, sums.counts, thresholds, class_means(sums), no_issues)
     pairs = pair_columns(confident, sums.counts, 100)

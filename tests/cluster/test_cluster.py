@@ -263,7 +263,7 @@ def test_the_active_client_does_the_work_of_documented_functions(cluster, in_pro
             labels_file=stored / "labels.npy", pred_probs_file=stored / "probs.npy", batch_size=100, verbose=False
         )
         assert_same_array(rows, want.indices)
-        assert tasks.layers["summarise"] > 1
+        assert tasks.layers["scan"] > 1
         inspector = labelsieve.LabelInspector(num_class=N_CLASSES, verbose=False)
         inspector.update_confident_thresholds(LABELS, da.from_array(PROBS, chunks=(500, -1)))
         inspector.score_label_quality(LABELS, da.from_array(PROBS, chunks=(500, -1)))
@@ -412,7 +412,7 @@ def test_the_plan_counts_the_tasks(cluster, in_process, stored, tmp_path, settin
     place = {"output": tmp_path / "out.zarr"} if stored_too else {}
     plan = labelsieve.plan_label_issues(*files, client=in_process, **settings, **CUT, **place)
     find(*files, client=in_process, **settings, **CUT, **place)
-    assert plan.n_partitions == tasks.layers["summarise"]
+    assert plan.n_partitions == tasks.layers["scan"]
     # How many tasks merge the issues that are found is not known before.
     assert tasks.total == plan.n_tasks + tasks.layers["rank"] + tasks.layers["merge"]
 
@@ -496,7 +496,7 @@ def test_a_worker_that_retires_in_the_middle(want):
         tasks, probs = counting(cluster), da.from_array(PROBS, chunks=(50, -1))
         with ThreadPoolExecutor(1) as pool:
             run = pool.submit(find, LABELS.tolist(), probs, client=client, partition_batches=1)
-            while tasks.layers["summarise"] < 10 and not run.done():
+            while tasks.layers["scan"] < 10 and not run.done():
                 time.sleep(0.002)
             client.retire_workers([cluster.workers[0].address])
             assert_same_bits(run.result(timeout=30), want)

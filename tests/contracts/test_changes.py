@@ -24,7 +24,7 @@ from labelsieve import count
 from labelsieve.errors import ChangedDataError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.execution.cluster import ClusterExecutor
 from labelsieve.pipeline import fork_pool
-from labelsieve.pipeline.run import Run
+from labelsieve.pipeline.passes import Passes
 from labelsieve.sources import npy, prefetch, remote_zarr, versions, zarr_arrays, zarr_chunks
 from labelsieve.sources.open_array import open_pred_probs
 
@@ -195,13 +195,13 @@ def test_a_batch_that_changes_leaves_an_inspector_as_it_was(tmp_path, monkeypatc
 def test_forked_processes_read_one_version(tmp_path, monkeypatch):
     path = tmp_path / "probs.npy"
     np.save(path, PROBS)
-    adopt = Run.adopt
+    adopt = Passes.adopt
 
     def changing(self, summarised):
         write_into(path, OTHER)
         return adopt(self, summarised)
 
-    monkeypatch.setattr(Run, "adopt", changing)
+    monkeypatch.setattr(Passes, "adopt", changing)
     with pytest.raises(ChangedDataError, match=r"probs\.npy has changed since the run began: it was last written"):
         find(LABELS, path, n_jobs=2, **READ_BY_BATCH)
 
@@ -834,7 +834,7 @@ def test_one_failed_request_of_any_kind_ends_no_run(memory, monkeypatch, kind, c
     put_zarr(fs, f"{url}/labels.zarr", LABELS, {"chunks": (100,)})
     put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
     inputs, want = (f"{url}/labels.{kind}", f"{url}/p.{kind}"), find(LABELS, PROBS)
-    monkeypatch.setattr("labelsieve.execution.graphs._FIRST_PAUSE", 0)
+    monkeypatch.setattr("labelsieve.sources.retries._FIRST_PAUSE", 0)
     requests, failing = itertools.count(1), [0]
     for name in ("cat_file", "info", "find"):
         inner = getattr(type(fs), name)

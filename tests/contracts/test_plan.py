@@ -20,7 +20,7 @@ from labelsieve.cli.app import run
 from labelsieve.execution import executor
 from labelsieve.execution.local_cluster import cluster
 from labelsieve.memory import INTERPRETER_BYTES, Need
-from labelsieve.settings import FILTERS, Settings
+from labelsieve.settings import FILTER_NAMES, Settings
 from labelsieve.sources import open_array
 from labelsieve.storage.limits import size
 
@@ -63,7 +63,7 @@ def small_chunks(monkeypatch):
 
 SCORES = [{"method": method, "adjust_pred_probs": adjust} for method, adjust in naive.METHODS]
 # Of few rows neither the cut nor those of classes are split, so that all rounds are planned.
-SETTINGS = SCORES + [{"filter_by": by} for by in FILTERS] + [{"filter_by": "both", **SCORES[3]}]
+SETTINGS = SCORES + [{"filter_by": by} for by in FILTER_NAMES] + [{"filter_by": "both", **SCORES[3]}]
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)

@@ -19,6 +19,7 @@ import naive
 from draws import bits, cuts, datasets, draw, near_ties, pieces, wide
 from labelsieve import LabelInspector, find_label_issues, find_label_issues_batched
 from labelsieve.pipeline.opening import open_inputs
+from labelsieve.tasks.partition import Partition, RowRange
 
 # Some of the models that are drawn know nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
@@ -396,8 +397,8 @@ def test_strips_of_a_partition(batch_size, lengths):
     labels, probs = draw(64, 4, seed=9)
     opened = labelsieve.sources.open_array.open_labels(labels), labelsieve.sources.open_array.open_pred_probs(probs)
     with pieces(strip_bytes=3 * 4 * 8):
-        [partition] = open_inputs(*opened, batch_size=batch_size, partition_batches=100).partitions()
-        strips = list(partition.strips(None, None))
+        [batches] = open_inputs(*opened, batch_size=batch_size, partition_batches=100).partitions()
+        strips = list(Partition(batches, *map(RowRange, opened), 4, probs.dtype).strips())
     assert lengths == [len(part) for part, _ in strips] == [len(part) for _, part in strips]
     assert labels.tolist() == np.concatenate([part for part, _ in strips]).tolist()
     assert probs.tobytes() == np.concatenate([part for _, part in strips]).tobytes()

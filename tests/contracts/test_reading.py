@@ -100,10 +100,10 @@ class UnreadableSource(Source):
 def test_opening_sources_reads_nothing():
     labels, probs = UnreadableSource((1000,), np.dtype("i8")), UnreadableSource((1000, 6), np.dtype("f4"), 100)
     inputs = open_inputs(labels, probs, batch_size=100, partition_batches=3)
-    assert inputs.pred_probs.chunks == ((100,) * 10, (6,))
-    assert inputs.labels.chunks == ((100,) * 10,)
+    assert inputs.pred_probs.chunks == ((300, 300, 300, 100), (6,))
+    assert inputs.labels.chunks == ((300, 300, 300, 100),)
     assert (inputs.pred_probs.dtype, inputs.labels.dtype) == (np.float32, np.int64)
-    assert [p.n_rows for p in inputs.partitions()] == [300, 300, 300, 100]
+    assert [p.ranges[-1][1] - p.ranges[0][0] for p in inputs.partitions()] == [300, 300, 300, 100]
 
 
 def test_opening_dask_arrays_computes_nothing():
@@ -283,7 +283,7 @@ def test_tasks_are_a_handful_a_partition(tmp_path, partition_batches, n_partitio
         found = find(LABELS, tmp_path / "p.npy", batch_size=10, partition_batches=partition_batches)
     assert (found.facts.n_batches, found.facts.n_partitions) == (100, n_partitions)
     # Three maps of one task a partition, and two trees that fold 16 at a time.
-    maps = ("summarise", "issue-counts", "select")
+    maps = ("scan", "issue-counts", "select")
     assert [tasks.names[name] for name in maps] == [n_partitions] * 3
     first = -(-n_partitions // 16)
     assert tasks.names.total() == 3 * n_partitions + 2 * (first + (first > 1))
@@ -294,7 +294,7 @@ def test_tasks_follow_the_bytes_and_not_the_batches():
     for batch_size in (1, 10, 100):
         with CountTasks() as tasks:
             find(LABELS, PROBS, batch_size=batch_size)
-        totals.append(tasks.names["summarise"])
+        totals.append(tasks.names["scan"])
     n_threads = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
     assert max(totals) <= 8 * n_threads, "a few partitions a thread"
 

@@ -11,9 +11,10 @@ from distributed import Client, LocalCluster
 
 import draws
 import labelsieve
-from labelsieve.pipeline.run import Run
+from labelsieve.pipeline.passes import Passes
+from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.storage.folders import LocalFolder
-from labelsieve.tasks import scan
+from labelsieve.tasks import count_and_select, scan
 
 N_ROWS, K = 400, 5
 LABELS, PROBS = draws.draw(N_ROWS, K, seed=31, noise=0.3)
@@ -47,7 +48,8 @@ def harmed_before(monkeypatch, tmp_path):
     """Harm some records once, before a pass of the next run; return which rows were read after that."""
 
     def prepare(step, harm="half", indices=(3,), kind="summaries"):
-        inner, read, done = getattr(Run, step), Counter(), []
+        owner = Passes if step == "rescan" else RowSummaries
+        inner, read, done = getattr(owner, step), Counter(), []
 
         def harmful(run, *args, **how):
             if not done:
@@ -61,7 +63,7 @@ def harmed_before(monkeypatch, tmp_path):
             read[partition.index] += 1
             return read_rows(partition, *args, **how)
 
-        monkeypatch.setattr(Run, step, harmful)
+        monkeypatch.setattr(owner, step, harmful)
         return read, done
 
     return prepare
@@ -70,11 +72,11 @@ def harmed_before(monkeypatch, tmp_path):
 STEPS = {
     "count": {},
     "lowest": {},
-    "select": {},
-    "_written": {"output": True},
-    "lowest_of_classes": {"filter_by": "prune_by_class"},
+    "sorted_issues": {},
+    "write": {"output": True},
+    "lowest_by_class": {"filter_by": "prune_by_class"},
     "largest_margins": {"filter_by": "prune_by_noise_rate"},
-    "reread": {"filter_by": "confident_learning"},
+    "rescan": {"filter_by": "confident_learning"},
 }
 
 
@@ -104,7 +106,7 @@ def test_it_does_not_matter_how(tmp_path, harmed_before, harm):
 
 @pytest.mark.parametrize("settings", [MARGIN, {"filter_by": "confident_learning"}], ids=str)
 def test_what_a_second_read_gave_is_made_again_too(tmp_path, harmed_before, settings):
-    read, done = harmed_before("select", kind="rereads")
+    read, done = harmed_before("sorted_issues", kind="rereads")
     found = find(workdir=tmp_path / "work", **settings)
     assert done
     assert read == {}, "the first read is whole"
@@ -166,21 +168,21 @@ def test_forked_processes_leave_records_that_are_made_again(tmp_path, harmed_bef
 
 
 def test_a_disk_that_goes_on_damaging_records_is_an_error(tmp_path, monkeypatch):
-    inner = scan.count
+    inner = count_and_select.count
 
     def harmful(*args, **how):
         for record in (tmp_path / "work" / "summaries").glob("*.rec"):
             HARMS["half"](record)
         return inner(*args, **how)
 
-    monkeypatch.setattr("labelsieve.tasks.scan.count", harmful)
+    monkeypatch.setattr("labelsieve.tasks.count_and_select.count", harmful)
     with pytest.raises(labelsieve.TaskFailedError, match=r"summaries/0000000\.rec is no whole record"):
         find(workdir=tmp_path / "work")
 
 
 def test_rows_that_are_others_by_then_are_an_error(tmp_path, monkeypatch):
     np.save(tmp_path / "probs.npy", PROBS)
-    inner = Run.count
+    inner = RowSummaries.count
 
     def harmful(run, *args, **how):
         status = (tmp_path / "probs.npy").stat()
@@ -191,19 +193,19 @@ def test_rows_that_are_others_by_then_are_an_error(tmp_path, monkeypatch):
         HARMS["half"](tmp_path / "work" / "summaries" / "0000003.rec")
         return inner(run, *args, **how)
 
-    monkeypatch.setattr(Run, "count", harmful)
+    monkeypatch.setattr(RowSummaries, "count", harmful)
     with pytest.raises(labelsieve.UnreadableDataError, match=r"probs\.npy changed during the run"):
         find(tmp_path / "probs.npy", workdir=tmp_path / "work")
 
 
 def test_a_workdir_that_is_gone_altogether_is_made_again(tmp_path, monkeypatch):
-    inner, done = Run.count, []
+    inner, done = RowSummaries.count, []
 
     def harmful(run, *args, **how):
         if not done:
             done.append(shutil.rmtree(tmp_path / "work" / "summaries"))
         return inner(run, *args, **how)
 
-    monkeypatch.setattr(Run, "count", harmful)
+    monkeypatch.setattr(RowSummaries, "count", harmful)
     assert draws.bits(find(workdir=tmp_path / "work")) == draws.bits(find())
     assert len(LocalFolder(tmp_path / "work" / "summaries").names()) == 10

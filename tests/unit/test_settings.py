@@ -13,7 +13,7 @@ import naive
 from labelsieve import count, find_label_issues, plan_label_issues
 from labelsieve.confident_learning.latent import PY_METHODS
 from labelsieve.errors import InvalidInputError, LabelsieveError
-from labelsieve.settings import ESTIMATION_METHODS, FILTERS, METHODS, RULES, Settings
+from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, Settings, batched_choices
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,16 +27,17 @@ def test_the_choices_are_those_of_the_contract():
 @pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
 @pytest.mark.parametrize("count", naive.COUNTS)
 def test_what_a_choice_needs(method, adjust, count):
-    settings = Settings.from_kwargs({"method": method, "adjust_pred_probs": adjust}, {"estimation_method": count})
+    choices = batched_choices({"method": method, "adjust_pred_probs": adjust}, {"estimation_method": count})
+    settings = Settings(**choices)
     assert settings == Settings(method, adjust, count)
     assert settings.calibrated == (count == "off_diagonal_calibrated")
-    assert settings.scores_need_reread == (method == "normalized_margin" and adjust)
+    assert settings.scores_need_rescan == (method == "normalized_margin" and adjust)
     assert settings.plain_self_confidence == (method == "self_confidence" and not adjust)
 
 
 @pytest.mark.parametrize("nothing", [None, {}])
 def test_no_keywords_are_the_defaults(nothing):
-    assert Settings() == Settings.from_kwargs(nothing, nothing)
+    assert batched_choices(nothing, nothing) == {}
 
 
 @pytest.mark.parametrize("bad", ["Self_confidence", "", None, 1, ["self_confidence"]])
@@ -79,7 +80,7 @@ def test_entropy_cannot_be_adjusted():
 )
 def test_unknown_keywords_are_refused_with_what_is_allowed(quality, counting, message):
     with pytest.raises(InvalidInputError, match=message):
-        Settings.from_kwargs(quality, counting)
+        batched_choices(quality, counting)
 
 
 def test_an_error_of_settings_is_also_a_value_error():
@@ -100,7 +101,7 @@ def names_in(hint):
 @pytest.mark.parametrize("function", [find_label_issues, plan_label_issues, Settings.__init__])
 def test_what_a_type_checker_allows_is_what_a_run_allows(function):
     allowed = {name: names_in(hint) for name, hint in get_type_hints(function).items() if names_in(hint)}
-    lists = {"method": METHODS, "estimation_method": ESTIMATION_METHODS, "filter_by": FILTERS, "rule": RULES}
+    lists = {"method": METHODS, "estimation_method": ESTIMATION_METHODS, "filter_by": FILTER_NAMES, "rule": RULES}
     if function is not Settings.__init__:
         lists |= {"rank_by": METHODS, "batch_size": ["auto"], "partition_batches": ["auto"]}
     assert allowed == {name: list(names) for name, names in lists.items()}

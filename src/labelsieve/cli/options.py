@@ -10,7 +10,7 @@ import click
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.results.row_ids import read_lines
-from labelsieve.settings import ESTIMATION_METHODS, FILTERS, METHODS, RULES
+from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES
 from labelsieve.storage.urls import check_place
 
 
@@ -92,7 +92,7 @@ RUN = _options(
         show_default=True,
         help="How issues are counted.",
     ),
-    click.option("--filter-by", type=click.Choice(FILTERS), help="Which rows are issues, by the exact rule."),
+    click.option("--filter-by", type=click.Choice(FILTER_NAMES), help="Which rows are issues, by the exact rule."),
     click.option("--rank-by", type=click.Choice(METHODS), help="With --filter-by, the score that orders the issues."),
     click.option("--rule", type=click.Choice(RULES), help="As which class a row is counted."),
     click.option("--frac-noise", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share to prune."),

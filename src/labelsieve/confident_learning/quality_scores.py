@@ -30,7 +30,7 @@ def row_value_kernel(settings: Settings, thresholds: Float64s | None = None) -> 
 
     `thresholds` are given where they are known before the read; adjusted margins wait for them otherwise.
     """
-    if settings.scores_need_reread:
+    if settings.scores_need_rescan:
         return None if thresholds is None else partial(adjusted_margin, thresholds=thresholds)
     if settings.method == "normalized_margin":
         return normalized_margin

@@ -6,6 +6,7 @@ the range's blocks in row order.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,7 +17,6 @@ import numpy.typing as npt
 from labelsieve.confident_learning import radix_select
 from labelsieve.confident_learning.radix_select_by_class import ExactCuts
 from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.settings import Settings
 
 Positions = npt.NDArray[np.intp]
 # Of a block of summaries and the number of its first row.
@@ -24,10 +24,11 @@ Picker = Callable[[RowSummary, int], Positions]
 
 
 class Selection(Protocol):
-    """Which rows are taken."""
+    """Which rows are selected; it travels to the tasks."""
 
-    def picker(self, part: Any) -> Picker:
-        """Return what tells the rows of a range's blocks; `part` is what belongs to that range."""
+    @property
+    def picker(self) -> Callable[..., Picker]:
+        """Returns what picks the rows of a chunk's blocks, given what the selection needs for that chunk."""
 
 
 def scores_of(summary: RowSummary) -> radix_select.Scores:
@@ -35,31 +36,12 @@ def scores_of(summary: RowSummary) -> radix_select.Scores:
     return summary.p_given if summary.row_values is None else summary.row_values
 
 
-def cut_scores(summary: RowSummary, settings: Settings) -> radix_select.Scores:
-    """Return the scores of which the lowest are taken, where a filter takes these: not those that put them in order."""
-    if settings.filter_by == "low_self_confidence":
-        return summary.p_given
-    if settings.filter_by == "low_normalized_margin" and not settings.plain_margin:
-        return margins_to_predicted(summary)
-    return scores_of(summary)
-
-
-def margins_to_predicted(summary: RowSummary) -> npt.NDArray[np.float64]:
-    """Return the ``(n,)`` normalized margins of rows whose label is not predicted, and 0.5 for the others.
-
-    These have at least as much. No more rows are wanted than have less: those counted off the diagonal whose label is
-    not nearly predicted. So what the others have exactly is not asked; `Settings` refuses a count that would.
-    """
-    margins: npt.NDArray[np.float64] = (summary.p_given.astype(np.float64) - summary.p_predicted + 1) / 2
-    return margins
-
-
 @dataclass(frozen=True)
 class UpToCut:
     """The lowest scores up to a cut; a part is how many of the rows inside the cut are taken, all where it is None."""
 
     cut: radix_select.Cut
-    settings: Settings
+    cut_scores: Callable[[RowSummary], radix_select.Scores]
 
     def picker(self, part: int | None) -> Picker:
         """Return what tells the rows."""
@@ -67,7 +49,7 @@ class UpToCut:
 
         def pick(block: RowSummary, _first: int) -> Positions:
             nonlocal quota
-            scores = cut_scores(block, self.settings)
+            scores = self.cut_scores(block)
             rows = radix_select.rows_up_to(scores, self.cut, quota)
             if quota is not None:
                 quota -= min(quota, radix_select.count_inside(scores, self.cut))
@@ -128,13 +110,13 @@ class TheseRows:
 
 @dataclass(frozen=True)
 class AllOf:
-    """The rows that every one of some choices takes; a part is a list of theirs."""
+    """The rows that every one of some selections picks, each of which needs one part."""
 
-    choices: tuple[Selection, ...]
+    selections: tuple[Selection, ...]
 
-    def picker(self, part: Sequence[Any]) -> Picker:
-        """Return what tells the rows."""
-        pickers = [selection.picker(own) for selection, own in zip(self.choices, part, strict=True)]
+    def picker(self, *parts: Any) -> Picker:
+        """Return what picks the rows of a chunk's blocks."""
+        pickers = [selection.picker(part) for selection, part in zip(self.selections, parts, strict=True)]
 
         def pick(block: RowSummary, first: int) -> Positions:
             rows, *others = [each(block, first) for each in pickers]
@@ -143,3 +125,42 @@ class AllOf:
             return rows
 
         return pick
+
+
+@dataclass(frozen=True)
+class RowSelection:
+    """The rows that a filter selects.
+
+    Parameters
+    ----------
+    selection : Selection
+        Picks the rows of a block of summaries.
+    columns : tuple of sequence
+        What `selection` needs for each chunk of the table.
+    n_rows : int
+        Number of rows, before those whose label is nearly predicted are dropped; an upper bound where two selections
+        are combined.
+    scattered : tuple of bool
+        Whether each of the columns holds arrays, which are sent to the workers once.
+    """
+
+    selection: Selection
+    columns: tuple[Sequence[Any], ...]
+    n_rows: int
+    scattered: tuple[bool, ...] = (False,)
+
+    @classmethod
+    def of_rows(cls, rows: npt.NDArray[np.int64], chunk_rows: Sequence[int]) -> RowSelection:
+        """Return the selection of ascending row numbers, for chunks of `chunk_rows` rows."""
+        edges = np.searchsorted(rows, np.cumsum([0, *chunk_rows]))
+        parts = [rows[start:stop] for start, stop in itertools.pairwise(edges.tolist())]
+        return cls(TheseRows(), (parts,), len(rows), (True,))
+
+    def __and__(self, other: RowSelection) -> RowSelection:
+        """Return the rows that both select."""
+        return RowSelection(
+            AllOf((self.selection, other.selection)),
+            self.columns + other.columns,
+            min(self.n_rows, other.n_rows),
+            self.scattered + other.scattered,
+        )

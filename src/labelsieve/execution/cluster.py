@@ -6,16 +6,18 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import dask
 
 from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
-from labelsieve.execution.executor import Executor, LostDataError
-from labelsieve.execution.graphs import Graph
+from labelsieve.execution.executor import Executor, LostDataError, blocks_of
 from labelsieve.execution.progress import Progress
 from labelsieve.memory import WORKER_BYTES
 from labelsieve.storage.limits import free_bytes
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 # Of a worker's limit this much is planned with: beyond, Dask pauses it.
 _WORKER_SHARE: Final = 0.8
@@ -82,31 +84,21 @@ class ClusterExecutor(Executor):
         scheduler = self._client.scheduler
         return str(scheduler.address if scheduler is not None else "an unknown address")
 
-    def run(self, graph: Graph, progress: Progress | None = None) -> list[Any]:
-        """Compute the wanted tasks."""
+    def hold(
+        self, arrays: Sequence[da.Array], progress: Progress | None = None, describe: Callable[[Any], str] = str
+    ) -> list[list[Any]]:
+        """Compute Dask arrays on the workers, which keep the blocks."""
         with self._told(progress):
-            futures = self._submit(graph)
-            with self._watching(futures, graph):
-                return list(self._client.gather(futures))
-
-    def hold(self, graph: Graph, n_small: int, progress: Progress | None = None) -> list[Any]:
-        """Compute the wanted tasks, and fetch only the last `n_small`."""
-        with self._told(progress):
-            futures = self._submit(graph)
-            with self._watching(futures, graph):
-                _wait(futures)
-        kept = len(futures) - n_small
-        return futures[:kept] + self.values(futures[kept:])
+            with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
+                persisted = self._client.persist(list(arrays), retries=self.retries)
+            futures = [blocks_of(array) for array in persisted]
+            every = [future for blocks in futures for future in blocks]
+            with self._watching(every, describe):
+                _wait(every)
+        return futures
 
     def _told(self, progress: Progress | None) -> AbstractContextManager[None]:
         return contextlib.nullcontext() if progress is None else progress.subscribed(self._client)
-
-    def _submit(self, graph: Graph) -> list[Any]:
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
-            futures: list[Any] = self._client.get(
-                graph.tasks, graph.wanted, sync=False, retries=self.retries, optimize_graph=False
-            )
-        return futures
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Fetch values."""
@@ -114,7 +106,7 @@ class ClusterExecutor(Executor):
             return list(self._client.gather(list(handles)))
 
     @contextmanager
-    def _watching(self, futures: Sequence[Any], graph: Graph | None = None) -> Iterator[None]:
+    def _watching(self, futures: Sequence[Any], describe: Callable[[Any], str] = str) -> Iterator[None]:
         """Cancel `futures` if the block fails, and say in our own words what became of workers and scheduler."""
         from concurrent.futures import CancelledError
 
@@ -128,10 +120,9 @@ class ClusterExecutor(Executor):
             if isinstance(error, LabelsieveError) or not isinstance(error, Exception):
                 raise
             if isinstance(error, distributed.KilledWorker):
-                what = graph.describe(error.task) if graph is not None else f"task {error.task}"
                 raise TaskFailedError(
-                    f"{what} was given up: {error.allowed_failures + 1} workers died while they ran it, "
-                    f"the last one {error.last_worker.address}; out of memory?"
+                    f"{describe(error.task)} was given up: {error.allowed_failures + 1} workers died while they ran "
+                    f"it, the last one {error.last_worker.address}; out of memory?"
                 ) from error
             if isinstance(error, gone) or type(error).__name__ == "FutureCancelledError":
                 raise LostDataError(
@@ -212,13 +203,9 @@ class DescribedExecutor(Executor):
         self.is_cluster, self.base_bytes = True, WORKER_BYTES
         self.limit, self.limit_name = _planned_with(workers.memory_limit, "each worker", max_memory)
 
-    def run(self, graph: Graph, progress: Progress | None = None) -> list[Any]:  # noqa: ARG002
-        """Raise: there is nobody to run it."""
+    def hold(self, *_: Any) -> list[list[Any]]:
+        """Raise: there is nobody to compute them."""
         raise RuntimeError("workers that are only described run nothing")
-
-    def hold(self, graph: Graph, n_small: int, progress: Progress | None = None) -> list[Any]:  # noqa: ARG002
-        """Raise: there is nobody to run it."""
-        return self.run(graph, progress)
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Return the handles, of which there are none."""

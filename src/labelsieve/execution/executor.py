@@ -1,27 +1,28 @@
-"""Who runs the tasks, in this process: Dask's local scheduler."""
+"""Who runs the tasks: the interface, and Dask's local scheduler."""
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import contextmanager
-from typing import Any, Final
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import dask
 import dask.threaded
+from dask.core import flatten
 from dask.system import CPU_COUNT
 
 from labelsieve.errors import TaskFailedError
-from labelsieve.execution.graphs import Graph
 from labelsieve.execution.progress import Progress
-from labelsieve.memory import INTERPRETER_BYTES, SLAB
+from labelsieve.memory import INTERPRETER_BYTES
 from labelsieve.storage.limits import free_bytes, own_bytes
 
 _FREE_SHARE: Final = 0.8
 # What imports of a run add to a process that has none of them yet.
 _FRESH_BYTES: Final = 60_000_000
 
-Columns = Sequence[Sequence[Any]]
+if TYPE_CHECKING:
+    import dask.array as da  # for types alone: its import takes longer than many a job
 
 
 class LostDataError(TaskFailedError):
@@ -29,7 +30,7 @@ class LostDataError(TaskFailedError):
 
 
 class Executor(abc.ABC):
-    """Runs maps of one task a partition.
+    """Computes Dask arrays.
 
     Attributes
     ----------
@@ -68,75 +69,30 @@ class Executor(abc.ABC):
         """Threads of all processes."""
         return self.n_processes * self.n_threads
 
-    def gather(self, layer: str, function: Callable[..., Any], columns: Columns, progress: Any = None) -> list[Any]:
-        """Return what `function` gives for each row of `columns`."""
-        found = []
-        for part in _slabs(columns):
-            graph = Graph(self.attempts, None if progress is None else progress.topic)
-            graph.wanted = graph.map(layer, function, part)
-            found += self.run(graph, progress)
-        return found
-
-    def reduce(
-        self,
-        layer: str,
-        function: Callable[..., Any],
-        combine: Callable[[Iterable[Any]], Any],
-        columns: Columns,
-        progress: Any = None,
-    ) -> Any:
-        """Return what `combine` makes of what `function` gives for each row of `columns`."""
-        totals = []
-        for part in _slabs(columns):
-            graph = Graph(self.attempts, None if progress is None else progress.topic)
-            graph.wanted = [graph.tree(layer, combine, graph.map(layer, function, part))]
-            totals += self.run(graph, progress)
-        return totals[0] if len(totals) == 1 else combine(totals)
-
-    def keep(
-        self,
-        layer: str,
-        function: Callable[..., Any],
-        columns: Columns,
-        take: Callable[[Any], Any] | None = None,
-        combine: Callable[[Iterable[Any]], Any] | None = None,
-        progress: Any = None,
-    ) -> tuple[list[Any], Any]:
-        """Keep what `function` gives where it is made, and return handles on it and what `combine` makes of its parts.
+    @abc.abstractmethod
+    def hold(
+        self, arrays: Sequence[da.Array], progress: Progress | None = None, describe: Callable[[Any], str] = str
+    ) -> list[list[Any]]:
+        """Compute Dask arrays in one graph, whose blocks may be any objects.
 
         Parameters
         ----------
-        take : callable, optional
-            Picks the small part of a result, so that no whole result travels.
-        combine : callable, optional
-            Folds these parts.
+        arrays : sequence of dask.array.Array
+            What to compute.
+        progress : Progress, optional
+            Reports what is done.
+        describe : callable
+            Names the rows of a task by its key, for messages.
+
+        Returns
+        -------
+        list of list
+            The blocks of each array in order, or futures of those that workers hold.
         """
-        handles, totals = [], []
-        for part in _slabs(columns):
-            graph = Graph(self.attempts, None if progress is None else progress.topic)
-            kept = graph.map(layer, function, part)
-            graph.wanted = list(kept)
-            if combine is not None:
-                parts = graph.map(f"{layer}-part", take, [kept]) if self.is_cluster and take else kept
-                graph.wanted.append(graph.tree(layer, combine, parts))
-            found = self.hold(graph, n_small=len(graph.wanted) - len(kept), progress=progress)
-            handles += found[: len(kept)]
-            totals += found[len(kept) :]
-        if combine is None:
-            return handles, None
-        return handles, totals[0] if len(totals) == 1 else combine(totals)
-
-    @abc.abstractmethod
-    def run(self, graph: Graph, progress: Any = None) -> list[Any]:
-        """Return the values of the wanted tasks of `graph`."""
-
-    @abc.abstractmethod
-    def hold(self, graph: Graph, n_small: int, progress: Any = None) -> list[Any]:
-        """Return handles on the wanted tasks, the last `n_small` of them as values."""
 
     @abc.abstractmethod
     def values(self, handles: Sequence[Any]) -> list[Any]:
-        """Return the values of handles."""
+        """Return the blocks that `hold` returned futures of."""
 
     def scatter(self, parts: Sequence[Any]) -> list[Any]:
         """Hand out arrays to whoever runs the tasks, once."""
@@ -158,11 +114,6 @@ class Executor(abc.ABC):
     def persist(self, array: Any) -> Any:
         """Compute a user's Dask array and keep it, chunk by chunk."""
         return array.persist()
-
-
-def _slabs(columns: Columns) -> Iterable[Columns]:
-    for start in range(0, len(columns[0]), SLAB):
-        yield [column[start : start + SLAB] for column in columns]
 
 
 class LocalExecutor(Executor):
@@ -187,15 +138,15 @@ class LocalExecutor(Executor):
         if max_memory is not None and max_memory < self.limit:
             self.limit, self.limit_name = max_memory, "max_memory"
 
-    def run(self, graph: Graph, progress: Any = None) -> list[Any]:
-        """Compute the wanted tasks."""
-        with _listening(progress):
-            values: list[Any] = dask.compute(graph, optimize_graph=False, **_scheduler())[0]
-        return values
-
-    def hold(self, graph: Graph, n_small: int, progress: Any = None) -> list[Any]:  # noqa: ARG002  # all is here
-        """Compute the wanted tasks."""
-        return self.run(graph, progress)
+    def hold(
+        self,
+        arrays: Sequence[da.Array],
+        progress: Progress | None = None,
+        describe: Callable[[Any], str] = str,  # noqa: ARG002  # no worker dies here
+    ) -> list[list[Any]]:
+        """Compute Dask arrays in this process."""
+        with contextlib.nullcontext() if progress is None else progress.listening():
+            return [blocks_of(array) for array in dask.persist(*arrays, **_scheduler())]
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Return the handles: they are the values."""
@@ -219,10 +170,7 @@ def _scheduler() -> dict[str, Any]:
     return {}
 
 
-@contextmanager
-def _listening(progress: Progress | None) -> Any:
-    if progress is None:
-        yield
-    else:
-        with progress.listening():
-            yield
+def blocks_of(persisted: da.Array) -> list[Any]:
+    """Return the blocks of a persisted Dask array in order, or their futures."""
+    graph = dict(persisted.__dask_graph__())
+    return [graph[key] for key in flatten(persisted.__dask_keys__())]

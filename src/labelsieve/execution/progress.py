@@ -118,11 +118,15 @@ class Progress:
             rate = self._n_read * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
             self._bar.set_postfix_str(f"{rate / 1e9:.2f} GB/s", refresh=False)
 
+    def count(self, index: int, result: Any) -> None:
+        """Count the task with number `index` of the graph that runs as done."""
+        n_rows = self._rows[self._first + index]
+        self.advance(n_rows, rows_read(result, n_rows))
+        self._seen += 1
+
     def _posttask(self, key: Any, value: Any) -> None:
-        if isinstance(key, tuple) and key[0].rpartition("-")[0] == self._layer:
-            n_rows = self._rows[self._first + key[1]]
-            self.advance(n_rows, rows_read(value, n_rows))
-            self._seen += 1
+        if isinstance(key, tuple) and str(key[0]).rpartition("-")[0] == self._layer:
+            self.count(key[1], value)
 
 
 class _Lines:
@@ -158,9 +162,8 @@ def _in_notebook() -> bool:
 
 
 def rows_read(result: Any, n_rows: int) -> int:
-    """Return how many of a task's rows were read, by what it returns: those that were committed before were not."""
-    small = getattr(result, "looked", None) or getattr(result, "partial", None) or result
-    return int(getattr(small, "n_read", n_rows))
+    """Return how many of the `n_rows` rows of a task were read; a result may say that some were committed before."""
+    return int(getattr(result, "n_read", n_rows))
 
 
 def tell(topic: str, n_rows: int, n_read: int) -> None:

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError, LabelsieveError, WorkdirError, warn
-from labelsieve.execution.graphs import tried
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, open_any
+from labelsieve.sources.retries import tried
 from labelsieve.sources.versions import named_ranges
 
 # Nodes of a Dask graph that are looked at for a store: a graph names what it reads near its leaves.

@@ -22,14 +22,13 @@ import psutil
 from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import warn
 from labelsieve.execution.fork import forked_map
-from labelsieve.partitioning import Grid
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.settings import check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 from labelsieve.sources.npy import NpySource
-from labelsieve.tasks.partition import Partition
-from labelsieve.tasks.readers import located
+from labelsieve.tasks.partition import Batches, RowRange
+from labelsieve.tasks.work import PartitionWork
 
 adj_confident_thresholds_shared: Float64s | None = None
 labels_shared: npt.NDArray[Any] | None = None
@@ -162,11 +161,9 @@ def each_partition(
     """
     shared = shared or {}
     n_partitions = inputs.grid.n_partitions
-    if n_partitions == 1:
-        return [function(inputs.partition(0), **shared)]
     pieces = split_arr(np.arange(n_partitions), -(-n_partitions // (4 * n_jobs)))
     bounds = [(inputs.grid.bounds(piece[0])[0], inputs.grid.bounds(piece[-1])[1]) for piece in pieces]
-    work = partial(_piece, function, inputs.reader(function).name, inputs.grid, tuple(shared), pieces)
+    work = partial(_piece, inputs.work(function), inputs.partitions(), tuple(shared), pieces)
     found: list[list[Any]] = [[] for _ in pieces]
 
     def name(number: int) -> str:
@@ -207,9 +204,8 @@ def _shared_array(source: Source | None) -> npt.NDArray[Any]:
 
 
 def _piece(
-    function: Callable[..., Any],
-    name: Callable[[int], str],
-    grid: Grid,
+    work: PartitionWork,
+    partitions: Sequence[Batches],
     names: tuple[str, ...],
     pieces: Sequence[npt.NDArray[np.intp]],
     number: int,
@@ -217,12 +213,6 @@ def _piece(
     """Work on the partitions of a piece of the shared arrays; runs in a child."""
     if labels_shared is None or pred_probs_shared is None:
         raise RuntimeError("the shared arrays are set only while a pool runs")
-    labels, pred_probs = ArraySource(labels_shared), ArraySource(pred_probs_shared)
-    shared = dict.fromkeys(names, adj_confident_thresholds_shared)
-    shape, dtype = pred_probs_shared.shape, pred_probs_shared.dtype
-    done = []
-    for index in pieces[number].tolist():
-        partition = Partition(grid.ranges(index), shape[1], dtype, labels, pred_probs, index)
-        with located(name(index)):
-            done.append(function(partition, **shared))
-    return done
+    labels, pred_probs = (RowRange(ArraySource(shared)) for shared in (labels_shared, pred_probs_shared))
+    work = work.with_options(**dict.fromkeys(names, adj_confident_thresholds_shared))
+    return [work(partitions[index], labels, pred_probs) for index in pieces[number].tolist()]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import uuid
+import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -14,20 +14,19 @@ from labelsieve import memory, partitioning
 from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
-from labelsieve.execution.graphs import tried
+from labelsieve.pipeline.dask_job import Column, DaskJob, nothing_like, rows_array
 from labelsieve.settings import Settings
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
-from labelsieve.sources.open_array import Opened
+from labelsieve.sources.open_array import Opened, where_is
+from labelsieve.sources.retries import RETRIES, tried
 from labelsieve.storage.limits import free_bytes
-from labelsieve.tasks.partition import Partition, label_window
-from labelsieve.tasks.readers import Reader
+from labelsieve.tasks.partition import Batches, RowRange, label_window
+from labelsieve.tasks.work import PartitionWork
 
 if TYPE_CHECKING:
     import dask.array as da  # at run time only where a Dask array comes in or is asked for: it brings pandas along
 
-# How often what cannot be read is read again where no run says it.
-RETRIES: Final = 2
 # A Dask array that must be read twice is kept where it takes at most this share of the free memory.
 _PERSIST_SHARE: Final = 0.3
 # Arrays in memory beyond this are better given as files to a cluster.
@@ -63,15 +62,15 @@ class Inputs:
         read = read_narrowed(self.opened_labels, self.n_classes)
         return replace(self, opened_labels=read, labels_first=False)
 
-    @cached_property
+    @property
     def labels(self) -> da.Array:
-        """``(N,)`` labels, chunked like the rows of `pred_probs`."""
-        return _as_dask_array("labels", self.opened_labels, self.grid)
+        """``(N,)`` labels as a Dask array, a chunk a partition; blocks of files are ranges of rows to be read."""
+        return self._array("labels", self.opened_labels)
 
-    @cached_property
+    @property
     def pred_probs(self) -> da.Array:
-        """``(N, K)`` probabilities, every chunk a batch that spans all K."""
-        return _as_dask_array("pred-probs", self.opened_pred_probs, self.grid)
+        """``(N, K)`` probabilities as a Dask array, a chunk a partition; see `labels`."""
+        return self._array("pred-probs", self.opened_pred_probs)
 
     @property
     def labels_source(self) -> Source | None:
@@ -137,64 +136,45 @@ class Inputs:
             held_bytes=self.held_bytes,
         )
 
-    def partition(self, index: int) -> Partition:
-        """Return a partition."""
-        return Partition(
-            self.grid.ranges(index), self.n_classes, self.dtype, self.labels_source, self.pred_probs_source, index
-        )
+    def partitions(self) -> list[Batches]:
+        """Return which rows each partition has, in row order."""
+        return [Batches(index, self.grid.ranges(index)) for index in range(self.grid.n_partitions)]
 
-    def partitions(self) -> list[Partition]:
-        """Return the partitions in row order."""
-        return [self.partition(index) for index in range(self.grid.n_partitions)]
+    def work(self, function: Callable[..., Any]) -> PartitionWork:
+        """Return the work of a task: ``function(partition, *more)``."""
+        return PartitionWork(function, self.n_classes, self.dtype, where_is(self.opened_pred_probs))
 
-    def reader(self, work: Callable[..., Any]) -> Reader:
-        """Return what a task runs: ``work(partition, labels, pred_probs)`` of a partition given by number."""
+    def columns(self, executor: Executor) -> list[Column]:
+        """Return the arguments of tasks that read: batches, labels and pred_probs.
 
-        def described(source: Source | None) -> Source | None:
-            return None if isinstance(source, ArraySource) else source  # arrays in memory come as blocks
-
-        return Reader(
-            self.grid,
-            self.n_classes,
-            self.dtype,
-            described(self.labels_source),
-            described(self.pred_probs_source),
-            work,
-            self.pred_probs_source.where if self.pred_probs_source else "a Dask array",
-        )
-
-    def columns(self, executor: Executor) -> list[Sequence[Any]]:
-        """Return the arguments of a reader's tasks: the number, and the blocks of labels and of pred_probs.
-
-        Blocks are a user's Dask blocks, or slices of arrays in memory, handed out once; None where tasks read.
+        Arrays in memory are cut and sent out once. A single partition on this machine needs no Dask array.
         """
         return [
-            range(self.grid.n_partitions),
-            self._blocks("labels", self.opened_labels, executor),
-            self._blocks("pred_probs", self.opened_pred_probs, executor),
+            self.partitions(),
+            self._column("labels", self.opened_labels, executor),
+            self._column("pred_probs", self.opened_pred_probs, executor),
         ]
 
-    def _blocks(self, name: str, opened: Opened, executor: Executor) -> Sequence[Any]:
-        grid = self.grid
+    def _column(self, name: str, opened: Opened, executor: Executor) -> Column:
         if isinstance(opened, ArraySource):
             if executor.is_cluster and opened.array.nbytes > _SCATTER_WARN_BYTES:
                 warn(
                     f"{name} is an array in memory of {opened.array.nbytes / 1e6:,.0f} MB, sent to the workers: "
                     "give a path or URL that they can read instead"
                 )
-            bounds = (grid.bounds(index) for index in range(grid.n_partitions))
+            bounds = (self.grid.bounds(index) for index in range(self.grid.n_partitions))
             return executor.scatter([opened.array[start:stop] for start, stop in bounds])
-        if isinstance(opened, Source):
-            return [None] * grid.n_partitions
-        blocks, size = _delayed(self.labels if name == "labels" else self.pred_probs), grid.partition_batches
-        return [blocks[i : i + size] for i in range(0, len(blocks), size)]
+        if isinstance(opened, Source) and self.grid.n_partitions == 1 and not executor.is_cluster:
+            return [RowRange(opened)]
+        return self.labels if name == "labels" else self.pred_probs
 
-    def rows_as_blocks(self, name: str, start: int, stop: int) -> list[Any] | None:
-        """Return rows ``[start, stop)`` of ``labels`` or ``pred_probs`` as one block; None where tasks read them."""
-        opened = self.opened_labels if name == "labels" else self.opened_pred_probs
+    def _array(self, name: str, opened: Opened) -> da.Array:
+        """Return a Dask array with a chunk a partition."""
+        bounds = (self.grid.bounds(index) for index in range(self.grid.n_partitions))
+        rows = tuple(stop - start for start, stop in bounds)
         if isinstance(opened, Source):
-            return [opened.array[start:stop]] if isinstance(opened, ArraySource) else None
-        return _delayed(opened[start:stop].rechunk(-1))
+            return rows_array(name, RowRange(opened), rows)
+        return opened.rechunk((rows, *((size,) for size in opened.shape[1:])))
 
     def reachability(self) -> Callable[[], None]:
         """Return what raises unless the process that calls it can open both inputs; arrays in memory stay here."""
@@ -203,14 +183,13 @@ class Inputs:
 
 
 def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
-    """Return ``function(partition, label_blocks, pred_probs_blocks)`` of every partition, in row order.
-
-    A single partition is worked on here and now: a graph would only add to the time of a small batch.
-    """
-    if inputs.grid.n_partitions == 1 and inputs.labels_source and inputs.pred_probs_source:
-        return [tried(RETRIES + 1, function, inputs.partition(0))]
+    """Return ``function(partition)`` of every partition, in row order."""
+    labels, pred_probs = inputs.labels_source, inputs.pred_probs_source
+    if inputs.grid.n_partitions == 1 and labels and pred_probs:  # here: a graph would only take time
+        work, [batches] = inputs.work(function), inputs.partitions()
+        return [tried(RETRIES + 1, work, batches, RowRange(labels), RowRange(pred_probs))]
     executor = choose_executor(retries=RETRIES)
-    return executor.gather("inspect", inputs.reader(function), inputs.columns(executor))
+    return DaskJob(executor).map("inspect", inputs.work(function), inputs.columns(executor))
 
 
 def _reach(sources: Sequence[Source]) -> None:
@@ -231,8 +210,8 @@ def kept_bytes(inputs: Inputs, executor: Executor) -> int:
     return inputs.n_bytes if fits else 0
 
 
-def keep_for_rereads(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
-    """Keep a user's Dask array between its reads if it fits, else say how often it is computed."""
+def persist_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
+    """Persist a user's Dask array that is read more than once if it fits in memory, else warn that it is recomputed."""
     if inputs.pred_probs_source is not None:
         return inputs
     if kept_bytes(inputs, executor):
@@ -246,26 +225,16 @@ def keep_for_rereads(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs
     return inputs
 
 
-def without_blocks(columns: Sequence[Sequence[Any]], finished: Collection[int]) -> list[Sequence[Any]]:
-    """Return the arguments of a reader's tasks with no blocks for finished partitions."""
-    numbers, *both = columns
-    return [numbers, *([None if i in finished else part for i, part in enumerate(blocks)] for blocks in both)]
-
-
-def _delayed(array: da.Array) -> list[Any]:
-    """Return the blocks of a Dask array."""
-    blocks: list[Any] = array.to_delayed().ravel().tolist()
-    if blocks[0].key not in blocks[0].dask:  # optimising drops blocks that are kept on a cluster
-        blocks = array.to_delayed(optimize_graph=False).ravel().tolist()
-    return blocks
-
-
-def _as_dask_array(name: str, opened: Opened, grid: partitioning.Grid) -> da.Array:
-    """Return a lazy Dask array with one chunk a batch of `grid`."""
-    chunks = (grid.batch_rows, *((size,) for size in opened.shape[1:]))
-    if not isinstance(opened, Source):
-        return opened.rechunk(chunks)
+def without_blocks(column: Column, grid: partitioning.Grid, finished: Collection[int]) -> Column:
+    """Return a column without the blocks of finished partitions, which are None."""
+    if isinstance(column, Sequence):
+        return [None if index in finished else block for index, block in enumerate(column)]
     import dask.array as da
 
-    meta = np.empty((0,) * opened.ndim, opened.dtype)
-    return da.from_array(opened, chunks=chunks, name=f"{name}-{uuid.uuid4().hex}", asarray=False, meta=meta)
+    parts = []
+    numbers = range(grid.n_partitions)
+    for is_finished, group in itertools.groupby(numbers, lambda index: index in finished):
+        some = list(group)
+        blocks = column.blocks[some[0] : some[-1] + 1]
+        parts.append(nothing_like(blocks) if is_finished else blocks)
+    return da.concatenate(parts)

@@ -8,7 +8,7 @@ import tempfile
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -16,22 +16,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from labelsieve.confident_learning.pruning import JointCounts, with_diagonal
+from labelsieve.confident_learning.pruning import JointCounts, PruneCounts, with_diagonal
+from labelsieve.confident_learning.selections import RowSelection
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
-from labelsieve.confident_learning.validation import RowChecks, notes_of, raise_or_warn
+from labelsieve.confident_learning.validation import notes_of, raise_or_warn
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
-from labelsieve.execution.executor import Executor, LostDataError
-from labelsieve.execution.graphs import tried
+from labelsieve.execution.choice import choose_executor
+from labelsieve.execution.executor import LostDataError
 from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, run_rows
-from labelsieve.partitioning import Auto
 from labelsieve.pipeline import fork_pool
-from labelsieve.pipeline.filters import check_fit, check_settings, choose, known_counts
 from labelsieve.pipeline.fingerprint import check_versions, fingerprint, note_versions, part_identities
 from labelsieve.pipeline.inputs import Inputs
+from labelsieve.pipeline.issue_totals import check_fit, issue_totals
+from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.opening import open_inputs, open_pair
+from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.plan import Plan, make_plan
-from labelsieve.pipeline.run import Run
-from labelsieve.pipeline.selecting import Selected
+from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.pipeline.spot_check import check_finished
 from labelsieve.pipeline.workdir import Workdir
 from labelsieve.results import export
@@ -40,12 +41,12 @@ from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import ArrayIds, check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredIds, StoredIssues, StoredScores, open_group, publish_result
-from labelsieve.settings import Settings
 from labelsieve.sources.open_array import Opened, where_is
+from labelsieve.sources.retries import tried
 from labelsieve.storage.folders import Folder, LocalFolder, local_disk, open_folder
 from labelsieve.storage.limits import free_bytes, size
 from labelsieve.tasks.checkpoint import Records
-from labelsieve.tasks.partials import Partial
+from labelsieve.tasks.totals import ScanTotals
 
 # Issues are put in order in one place up to this many bytes, or what is left of a limit.
 _FEW_ISSUE_BYTES: Final = 32_000_000
@@ -57,10 +58,10 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
-class _Begun:
-    """A run that is ready to read, and the places where it keeps what it makes."""
+class _Setup:
+    """What a run needs once it is planned: its inputs, and the places where it keeps what it makes."""
 
-    run: Run
+    passes: Passes
     pair: tuple[Opened, Opened]
     inputs: Inputs
     plan: Plan
@@ -68,54 +69,41 @@ class _Begun:
     stage: Stage | None
 
 
-@dataclass
 class Job:
-    """A run, with the choices of `find_label_issues`.
+    """Finds label issues, from the inputs as given to a published result.
 
     Parameters
     ----------
     labels, pred_probs : object
         As given.
-    settings : Settings
-        What changes the answer.
-    executor : Executor
-        Who runs the tasks.
-    checks : RowChecks
-        Which rows that cannot be a distribution are accepted.
-    batch_size, partition_batches, n_jobs, workdir, fresh, output, class_names, ids, wait
-        As in `find_label_issues`.
+    settings : JobSettings
+        All choices.
     """
 
-    labels: Any
-    pred_probs: Any
-    settings: Settings
-    executor: Executor
-    batch_size: int | Auto
-    partition_batches: int | Auto
-    n_jobs: int
-    checks: RowChecks
-    workdir: str | os.PathLike[str] | None = None
-    fresh: bool = False
-    output: str | None = None
-    class_names: Sequence[str] | None = None
-    ids: Any = None
-    wait: float = 0
-
-    def __post_init__(self) -> None:
-        self._attempts = self.executor.retries + 1  # to read what cannot be read
+    def __init__(self, labels: Any, pred_probs: Any, settings: JobSettings) -> None:
+        self._started = time.perf_counter()
+        self.labels, self.pred_probs, self.settings, self.filter = labels, pred_probs, settings, settings.filter
+        self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
+        if self.output is not None:
+            inputs = (labels, pred_probs, settings.ids)
+            export.check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
+        self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
+        self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
+        self._attempts = settings.retries + 1
         self._check_owned: Callable[[], None] = lambda: None  # of the workdir, once there is one
         self._names: tuple[str, ...] | None = None
         self._ids: ArrayIds | None = None
         self._places: dict[str, str] = {}
 
-    def run(self, progress: bool | None, started: float) -> LabelIssues:
+    def run(self) -> LabelIssues:
         """Run all steps, and publish the result last."""
         pair = self._open_pair()
         n_rows, n_classes = pair[1].shape
         self._places = {"labels": where_is(pair[0]), "pred_probs": where_is(pair[1])}
-        self._names, self._ids = check_class_names(self.class_names, n_classes), open_ids(self.ids, n_rows)
-        check_settings(self.settings, n_classes)
-        issues = self._attempted(pair, progress, partial(self._steps, started=started))
+        self._names = check_class_names(self.settings.class_names, n_classes)
+        self._ids = open_ids(self.settings.ids, n_rows)
+        self.filter.check_classes(n_classes)
+        issues = self._attempted(pair, self._find)
         if self.output is not None:  # it has moved to its place
             group, _ = open_group(open_folder(self.output))
             found = StoredIssues(group, issues.num_issues)
@@ -124,62 +112,63 @@ class Job:
         return issues
 
     def _open_pair(self) -> tuple[Opened, Opened]:
-        return open_pair(self.labels, self.pred_probs, self.class_names, self.ids, attempts=self._attempts)
+        return open_pair(
+            self.labels, self.pred_probs, self.settings.class_names, self.settings.ids, attempts=self._attempts
+        )
 
-    def count(self, progress: bool | None) -> JointCounts:
+    def count(self) -> JointCounts:
         """Read twice and count the confident joint, and no more."""
-        pair = self._open_pair()
-        return self._attempted(pair, progress, self._count)
+        return self._attempted(self._open_pair(), self._count)
 
-    def _count(self, begun: _Begun) -> JointCounts:
-        total = self._read(begun)
+    def _count(self, setup: _Setup) -> JointCounts:
+        total = self._scan(setup)
         sums = total.sums.dense()
-        looked = begun.run.reread(class_sums_finalize(sums))
-        check_versions(begun.pair, self._attempts)
-        if looked is None or looked.joint is None:
+        _, rescanned = setup.passes.rescan(class_sums_finalize(sums))
+        check_versions(setup.pair, self._attempts)
+        if rescanned is None or rescanned.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
-        check_fit(begun.run, total, looked.joint)
-        return JointCounts(with_diagonal(looked.joint), looked.n_off, sums.counts)
+        check_fit(setup.passes.first_table(), total, rescanned.joint)
+        return JointCounts(with_diagonal(rescanned.joint), rescanned.n_off, sums.counts)
 
-    def _attempted(self, pair: tuple[Opened, Opened], progress: bool | None, steps: Callable[[_Begun], _T]) -> _T:
+    def _attempted(self, pair: tuple[Opened, Opened], steps: Callable[[_Setup], _T]) -> _T:
         """Return what `steps` make of a run; again where arrays in memory were lost with the worker that held them."""
-        note_versions(pair, self._attempts, allow_zero_rows=self.checks.allow_zero_rows)
+        note_versions(pair, self._attempts, allow_zero_rows=self.settings.allow_zero_rows)
         for attempt in range(self._attempts):
             with ExitStack() as stack:
-                begun = self._begin(pair, stack, progress)
+                setup = self._prepare(pair, stack)
                 try:
-                    return steps(begun)
+                    return steps(setup)
                 except LostDataError:
-                    if attempt + 1 == self._attempts or not begun.inputs.in_memory:
+                    if attempt + 1 == self._attempts or not setup.inputs.in_memory:
                         raise
                 except UnwritableError as error:
-                    if self.workdir is None or begun.records is None:
+                    if self.settings.workdir is None or setup.records is None:
                         raise
-                    kept = f"what is finished stays in the workdir {begun.records.folder.where}, and a new run uses it"
+                    kept = f"what is finished stays in the workdir {setup.records.folder.where}, and a new run uses it"
                     raise UnwritableError(f"{error}; {kept}") from error
         raise RuntimeError("there is at least one attempt")
 
     def plan(self) -> Plan:
         """Plan the run; nothing is read, owned or made."""
         pair, workdir = self._open_pair(), None
-        check_settings(self.settings, pair[1].shape[1])
-        if self.workdir is not None:
+        self.filter.check_classes(pair[1].shape[1])
+        if self.settings.workdir is not None:
             self._refuse_nested()
-            workdir = Workdir.seen(self.workdir, fresh=self.fresh)
+            workdir = Workdir.seen(self.settings.workdir, fresh=self.settings.fresh)
         inputs = self._open(workdir, pair, {} if workdir is None else self._fingerprint(workdir, pair))
         self.executor.check_reachable(inputs.reachability())
         return self._plan(inputs)
 
     def _refuse_nested(self) -> None:
-        if self.workdir is not None and self.output is not None:
-            _refuse_nested(open_folder(self.workdir, "workdir"), open_folder(self.output))
+        if self.settings.workdir is not None and self.output is not None:
+            _refuse_nested(open_folder(self.settings.workdir, "workdir"), open_folder(self.output))
 
     def _open(self, workdir: Workdir | None, pair: tuple[Opened, Opened], facts: dict[str, Any]) -> Inputs:
         """Open the inputs on the grid of the run that goes on, or on a new one."""
         return open_inputs(
             *pair,
-            batch_size=self.batch_size,
-            partition_batches=self.partition_batches,
+            batch_size=self.settings.batch_size,
+            partition_batches=self.settings.partition_batches,
             n_jobs=self.n_jobs,
             executor=self.executor,
             read=False,
@@ -187,22 +176,23 @@ class Job:
         )
 
     def _plan(self, inputs: Inputs) -> Plan:
-        stores = {"workdir": self.workdir is not None, "output": self.output is not None}
-        return make_plan(inputs, self.settings, self.executor, **stores, n_jobs=self.n_jobs)
+        stores = {"workdir": self.settings.workdir is not None, "output": self.output is not None}
+        return make_plan(inputs, self.filter, self.executor, **stores, n_jobs=self.n_jobs)
 
-    def _begin(self, pair: tuple[Opened, Opened], stack: ExitStack, progress: bool | None) -> _Begun:
+    def _prepare(self, pair: tuple[Opened, Opened], stack: ExitStack) -> _Setup:
         """Plan, and make ready a run with what is kept in the workdir, or in a temporary one."""
         workdir = None
-        if self.workdir is not None:
+        if self.settings.workdir is not None:
             self._refuse_nested()
-            workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh, wait=self.wait))
+            owned = Workdir.owned(self.settings.workdir, fresh=self.settings.fresh, wait=self.settings.wait)
+            workdir = stack.enter_context(owned)
             self._check_owned = workdir.check_owned
         facts = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
         inputs = self._open(workdir, pair, facts)
         self.executor.check_reachable(inputs.reachability())
         plan = self._plan(inputs)
         inputs = tried(self._attempts, inputs.read_labels)
-        stage = None if self.output is None else stack.enter_context(export.staged(self.output, self.wait))
+        stage = None if self.output is None else stack.enter_context(export.staged(self.output, self.settings.wait))
         identities: list[str] = []
         if workdir is not None:
             identities = part_identities(pair, inputs)
@@ -214,47 +204,48 @@ class Job:
         if records is not None:
             self._check_shared(records.folder)
         if workdir is not None and records is not None:
-            check_finished(inputs, self.settings, self.executor, records, workdir.finished["summaries"])
-        run = Run(
+            check_finished(inputs, self.filter.settings, self.executor, records, workdir.finished["summaries"])
+        passes = Passes(
             inputs,
-            self.settings,
+            self.filter,
             self.executor,
             records,
-            progress,
+            self.settings.progress,
             keep=not plan.stored,
-            checks=self.checks,
+            checks=self.settings.checks,
             finished=None if workdir is None else workdir.finished,
+            check_margins=partial(self._check_margins, inputs, plan),
         )
-        return _Begun(run, pair, inputs, plan, records, stage)
+        return _Setup(passes, pair, inputs, plan, records, stage)
 
-    def _steps(self, begun: _Begun, started: float) -> LabelIssues:
-        """Read, count, rank, and write what is to be written."""
-        run, inputs, plan, stage = begun.run, begun.inputs, begun.plan, begun.stage
-        total = self._read(begun)
-        sums = total.sums.dense()
+    def _find(self, setup: _Setup) -> LabelIssues:
+        """Read, count, select, and write what is to be written."""
+        passes, inputs, plan, stage = setup.passes, setup.inputs, setup.plan, setup.stage
+        scanned = self._scan(setup)
+        sums = scanned.sums.dense()
         thresholds = class_sums_finalize(sums)
-        looked = run.reread(thresholds)
-        counted = run.count(thresholds)
-        known = known_counts(counted, looked, sums.counts, self.settings)
-        misfit = check_fit(run, total, known.confident)
+        table, rescanned = passes.rescan(thresholds)
+        counts = table.count(self.filter, thresholds)
+        totals = issue_totals(counts, rescanned, sums.counts, self.filter.settings)
+        misfit = check_fit(passes.first_table(), scanned, totals.confident)
         # In memory the lowest scores are sorted once more, so a few too many do no harm.
-        exactly = stage is not None or not self._fits(known.estimated, inputs, plan)
-        chosen = choose(run, known, exactly=exactly, room=self._candidate_room(inputs, plan))
-        if run.n_reads > 1:
-            check_versions(begun.pair, self._attempts)
-        found = self._rank(begun, chosen)
+        exactly = stage is not None or not self._fits(totals.estimated, inputs, plan)
+        selected = self.filter.select(table, totals, inputs.dtype, exactly=exactly)
+        if passes.n_reads > 1:
+            check_versions(setup.pair, self._attempts)
+        found = self._sort(setup, table, selected)
         issues = LabelIssues(
             n_rows=inputs.grid.n_rows,
             n_classes=inputs.n_classes,
             found=found,
-            estimated_num_issues=known.estimated,
+            estimated_num_issues=totals.estimated,
             confident_thresholds=thresholds,
             class_counts=sums.counts,
-            mean_scores=class_means(sums if counted.scores is None else counted.scores.dense()),
-            confident=known.confident,
-            score_parts=StoredScores(stage.group) if stage is not None else run.scores(),
-            settings=self.settings,
-            facts=replace(self._facts(begun, total, known.note, started), misfit=misfit),
+            mean_scores=class_means(sums if counts.scores is None else counts.scores.dense()),
+            confident=totals.confident,
+            score_parts=StoredScores(stage.group) if stage is not None else table.scores(),
+            settings=self.filter.settings,
+            facts=replace(self._facts(setup, scanned, totals.note), misfit=misfit),
             class_names=self._names,
             ids=self._ids,
         )
@@ -266,37 +257,38 @@ class Job:
             publish_result(stage.group, issues)
         return issues
 
-    def _rank(self, begun: _Begun, chosen: Selected) -> IssueParts:
-        """Return the issues: in memory, or where the tasks write them."""
-        run, inputs, plan, records, stage = begun.run, begun.inputs, begun.plan, begun.records, begun.stage
+    def _sort(self, setup: _Setup, table: RowSummaries, selected: RowSelection) -> IssueParts:
+        """Return the sorted issues: in memory, or where the tasks write them."""
+        inputs, plan, records, stage = setup.inputs, setup.plan, setup.records, setup.stage
+        room = self._run_room(inputs, plan)
         if stage is not None:
             self._check_owned()
             stage.clear()
-            return run.write(chosen, stage.group, stage.work, self._run_room(inputs, plan), rows_too=True)
-        if self._fits(chosen.n_rows, inputs, plan):
-            return run.select(chosen)
+            return table.write(selected, self.filter, stage.group, stage.work, room, rows_too=True)
+        if self._fits(selected.n_rows, inputs, plan):
+            return table.sorted_issues(selected, self.filter)
         scratch = self._temporary(None, plan) if records is None else records.folder
         scratch.remove("result")
-        # A name of its own: of a result that a later run in the workdir has removed nothing is read any more.
+        # A name of its own: a later run in the workdir may remove the result while this one is still read.
         group = ResultGroup(scratch.folder("result").folder(uuid.uuid4().hex))
-        return run.write(chosen, group, scratch, self._run_room(inputs, plan), rows_too=False)
+        return table.write(selected, self.filter, group, scratch, room, rows_too=False)
 
     def _fits(self, n_issues: int, inputs: Inputs, plan: Plan) -> bool:
         """Tell whether so many issues can be put in order in this process."""
         return n_issues * ISSUE_BYTES <= self._room(inputs, plan)
 
-    def _facts(self, begun: _Begun, total: Partial, note: str, started: float) -> RunFacts:
-        run, inputs, plan = begun.run, begun.inputs, begun.plan
+    def _facts(self, setup: _Setup, total: ScanTotals, note: str) -> RunFacts:
+        passes, inputs, plan = setup.passes, setup.inputs, setup.plan
         forks = plan.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
         return RunFacts(
-            bytes_read=(total.n_read + run.n_reread) * inputs.n_classes * inputs.dtype.itemsize,
-            n_reads=run.n_reads,
+            bytes_read=(total.n_read + passes.n_reread) * inputs.n_classes * inputs.dtype.itemsize,
+            n_reads=passes.n_reads,
             rows_read=total.n_read,
             rows_resumed=inputs.grid.n_rows - total.n_read,
             n_batches=inputs.grid.n_batches,
             n_partitions=inputs.grid.n_partitions,
             planned_bytes=plan.process_bytes,
-            seconds=time.perf_counter() - started,
+            seconds=time.perf_counter() - self._started,
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
             versions=loaded_versions(),
             notes=notes_of(total.findings) + ((f"{note}.",) if note else ()),
@@ -304,36 +296,46 @@ class Job:
             finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         )
 
-    def _read(self, begun: _Begun) -> Partial:
+    def _scan(self, setup: _Setup) -> ScanTotals:
         """Read all rows once, and raise for what is wrong with them."""
-        run, inputs = begun.run, begun.inputs
+        passes, inputs = setup.passes, setup.inputs
         forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster)
-        if forks and inputs.grid.n_partitions > 1:  # one would be read here anyway, without another attempt
-            with run.reading() as bar:
-                total = run.adopt(fork_pool.each_partition(inputs, run.summarise, self.n_jobs, advance=bar.advance))
+        if forks and inputs.grid.n_partitions > 1:  # a single one is read here anyway
+            with passes.reading() as bar:
+                work, n_jobs = passes.scan_work, self.n_jobs
+                total = passes.adopt(fork_pool.each_partition(inputs, work, n_jobs, advance=bar.advance))
         else:
-            total = run.read()
+            total = passes.scan()
         self._check_owned()
-        check_versions(begun.pair, self._attempts)  # before what is odd about half-written rows is reported
-        raise_or_warn(total.findings, inputs.n_classes, self.checks, total.sums.dense().counts)
+        check_versions(setup.pair, self._attempts)  # before what is odd about half-written rows is reported
+        raise_or_warn(total.findings, inputs.n_classes, self.settings.checks, total.sums.dense().counts)
         return total
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that issues may take where they are put in order in this process."""
         if self.executor.is_cluster:
             return int(free_bytes() * _CLIENT_SHARE)
-        need = inputs.need(self.settings)
+        need = inputs.need(self.filter.settings)
         taken = self.executor.base_bytes + need.partials + (0 if plan.stored else need.summaries())
         return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
 
-    def _candidate_room(self, inputs: Inputs, plan: Plan) -> int:
-        """Return the bytes that each process may take for rows of largest margin: those planned for, and what is left.
+    def _check_margins(self, inputs: Inputs, plan: Plan, prune: PruneCounts) -> None:
+        """Raise where the rows of largest margin do not fit; how many they are is known only once rows are counted.
 
-        On a cluster this process holds all of them too.
+        They may take what was planned for them, and what is left. On a cluster this process holds all of them too.
         """
         planned = candidate_bytes(expected_issues(inputs.grid.n_rows), self.executor.n_threads)
         room = planned + self.executor.limit - plan.process_bytes
-        return min(room, int(free_bytes() * _CLIENT_SHARE)) if self.executor.is_cluster else room
+        if self.executor.is_cluster:
+            room = min(room, int(free_bytes() * _CLIENT_SHARE))
+        n_candidates = int(prune.of_pair.sum())
+        needed = candidate_bytes(n_candidates, self.executor.n_threads)
+        if needed > room:
+            raise MemoryLimitError(
+                f"the {n_candidates:,} rows of largest margin of all pairs would take {size(needed)}, and may take "
+                f"{size(max(0, room))}. What takes less: fewer threads, a lower frac_noise, or "
+                "filter_by='prune_by_class'"
+            )
 
     def _run_room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that each thread may take for the issues that it sorts: those planned for, and what is left.
@@ -346,7 +348,7 @@ class Job:
 
     def _fingerprint(self, workdir: Workdir, pair: tuple[Opened, Opened]) -> dict[str, Any]:
         """Return what tells this run from another."""
-        settings = asdict(self.settings) | self.checks.flags()
+        settings = asdict(self.filter.settings) | self.settings.checks.flags()
         return fingerprint(pair, settings, workdir.folder.where)
 
     def _check_shared(self, folder: Folder) -> None:

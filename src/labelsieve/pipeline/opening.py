@@ -12,12 +12,12 @@ from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
-from labelsieve.execution.graphs import tried
 from labelsieve.pipeline.inputs import Inputs, forkable
 from labelsieve.settings import Settings
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
+from labelsieve.sources.retries import tried
 from labelsieve.storage.urls import is_url
 
 if TYPE_CHECKING:

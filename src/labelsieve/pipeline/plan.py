@@ -9,12 +9,13 @@ from typing import Final
 import numpy as np
 
 from labelsieve import memory
+from labelsieve.confident_learning.filters import Filter
 from labelsieve.errors import MemoryLimitError
 from labelsieve.execution.executor import Executor
-from labelsieve.execution.graphs import TREE_WIDTH
 from labelsieve.memory import expected_issues
+from labelsieve.pipeline.dask_job import SPLIT_EVERY
 from labelsieve.pipeline.inputs import Inputs, kept_bytes
-from labelsieve.pipeline.selecting import rounds
+from labelsieve.pipeline.passes import rounds
 from labelsieve.settings import Settings
 from labelsieve.storage.limits import size
 
@@ -92,7 +93,7 @@ class Plan:
 
 
 def make_plan(
-    inputs: Inputs, settings: Settings, executor: Executor, *, workdir: bool, output: bool, n_jobs: int = 1
+    inputs: Inputs, rule: Filter, executor: Executor, *, workdir: bool, output: bool, n_jobs: int = 1
 ) -> Plan:
     """Plan a run.
 
@@ -100,8 +101,8 @@ def make_plan(
     ----------
     inputs : Inputs
         Opened, on their grid.
-    settings : Settings
-        What is scored.
+    rule : Filter
+        The filter, with its settings.
     executor : Executor
         Who will run it, with the limits that hold there.
     workdir, output : bool
@@ -114,8 +115,9 @@ def make_plan(
     MemoryLimitError
         If it cannot fit; the message says what would.
     """
+    settings = rule.settings
     need, grid = inputs.need(settings), inputs.grid
-    if settings.n_reads > 1:
+    if rule.n_reads > 1:
         kept = kept_bytes(inputs, executor) // executor.n_processes
         need = replace(need, held_bytes=need.held_bytes + kept)
     n_forks = min(n_jobs, grid.n_partitions) if inputs.forkable and not executor.is_cluster else 0
@@ -126,14 +128,14 @@ def make_plan(
     in_memory, on_disk = takes(stored=False), takes(stored=True)
     # A task that writes whole chunks of a result, or margins that take two reads, work on records. On a cluster these
     # take fewer tasks; elsewhere what fits stays, and is not read back.
-    stored = output or (workdir and (executor.is_cluster or settings.n_reads > 1))
+    stored = output or (workdir and (executor.is_cluster or rule.n_reads > 1))
     stored = stored or (in_memory + issues > executor.limit and on_disk < in_memory + issues)
     process_bytes = on_disk if stored else in_memory
     if process_bytes > executor.limit:
         _refuse(need, executor, n_forks, stored=stored)
     n_spans = _n_spans(inputs, settings, executor, stored=stored)
     decoded = _decoded_rows(inputs)
-    amplification, n_reads = decoded / grid.n_rows, settings.n_reads
+    amplification, n_reads = decoded / grid.n_rows, rule.n_reads
     merging = memory.merge_bytes(grid.n_rows) if stored else 0
     client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes + merging
     return Plan(
@@ -143,9 +145,9 @@ def make_plan(
         n_batches=grid.n_batches,
         batch_rows=grid.largest_batch,
         n_partitions=grid.n_partitions,
-        n_tasks=_n_tasks(inputs, settings, executor, n_spans, stored=stored),
+        n_tasks=_n_tasks(inputs, rule, executor, n_spans, stored=stored),
         n_slabs=-(-grid.n_partitions // memory.SLAB),
-        network_bytes=_network_bytes(inputs, settings, executor, n_spans),
+        network_bytes=_network_bytes(inputs, rule, executor, n_spans),
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
         amplification=amplification,
@@ -179,7 +181,7 @@ def _process_bytes(
     n_forks = n_threads or n_forks
     reading = takes(n_forks, executor.base_bytes + n_forks * memory.FORK_BYTES) + handed_over
     # Reading is all that is forked: a second read, and work on stored summaries, have all threads.
-    threads = executor.n_threads if stored or need.settings.n_reads > 1 else 1
+    threads = executor.n_threads if stored or need.filter.n_reads > 1 else 1
     return merging + max(reading, takes(threads, executor.base_bytes))
 
 
@@ -215,31 +217,30 @@ def _decoded_rows(inputs: Inputs) -> int:
     return int(decoded.sum())
 
 
-def _n_tasks(inputs: Inputs, settings: Settings, executor: Executor, n_spans: int, *, stored: bool) -> int:
+def _n_tasks(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int, *, stored: bool) -> int:
     """Count the tasks of a job: its maps, and the trees that fold them."""
     n_partitions = inputs.grid.n_partitions
     kept = n_partitions if executor.is_cluster and not stored else 0  # small parts are taken where results stay
-    reads = (1 + settings.reads_twice) * (n_partitions + kept + _tree_tasks(n_partitions))
-    if settings.prunes_pairs:
+    reads = (1 + rule.settings.rescans) * (n_partitions + kept + _tree_tasks(n_partitions))
+    if rule.reads_pairs:
         reads += n_partitions
-    count, select = (n_spans + _tree_tasks(n_spans)) * settings.counts_summaries, n_spans
-    by_class = settings.filter_by in ("prune_by_class", "both")
-    settle = n_spans if by_class or (settings.cuts_scores and (stored or settings.filter_by)) else 0
+    count, select = (n_spans + _tree_tasks(n_spans)) * rule.counts_summaries, n_spans
+    settle = n_spans if rule.cuts_classes or (rule.cuts_scores and (stored or rule.name)) else 0
     return reads + count + settle + select
 
 
-def _network_bytes(inputs: Inputs, settings: Settings, executor: Executor, n_spans: int) -> int:
+def _network_bytes(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int) -> int:
     """Add up the results that trees fold: sums by class, of those that occur; then a histogram, and confident pairs."""
     n_partitions, n_classes, n_rows = inputs.grid.n_partitions, inputs.n_classes, inputs.grid.n_rows
     read, counted = n_partitions + _tree_tasks(n_partitions), n_spans + _tree_tasks(n_spans)
     total = read * 32 * min(n_classes, -(-n_rows // n_partitions))
-    total += counted * (memory.HISTOGRAM_BYTES if settings.cuts_scores else 0)
-    total += 0 if settings.plain_self_confidence else counted * 32 * n_classes
-    n_counts, rows_of = (read, n_partitions) if settings.looks_again else (counted, n_spans)
+    total += counted * (memory.HISTOGRAM_BYTES if rule.cuts_scores else 0)
+    total += 0 if rule.settings.plain_self_confidence else counted * 32 * n_classes
+    n_counts, rows_of = (read, n_partitions) if rule.settings.counts_joint else (counted, n_spans)
     total += n_counts * (8 * n_classes + memory.pair_bytes(-(-n_rows // rows_of), n_classes))
-    if settings.filter_by in ("prune_by_class", "both"):
+    if rule.cuts_classes:
         total += _CLASS_ROUNDS * counted * memory.class_histogram_bytes(n_classes)
-    if settings.prunes_pairs:
+    if rule.reads_pairs:
         # A round brings about as many candidates as are wanted, and tells each worker of all pairs.
         n_rounds = sum(1 for _ in rounds(0, n_partitions, executor.all_threads))
         told = executor.n_processes * 2 * memory.pair_bytes(n_rows, n_classes)
@@ -257,6 +258,6 @@ def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: 
 def _tree_tasks(leaves: int) -> int:
     total = 0
     while leaves > 1 or not total:
-        leaves = -(-leaves // TREE_WIDTH)
+        leaves = -(-leaves // SPLIT_EVERY)
         total += leaves
     return total

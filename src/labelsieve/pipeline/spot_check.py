@@ -16,11 +16,14 @@ import numpy as np
 from labelsieve.confident_learning.quality_scores import row_value_kernel
 from labelsieve.errors import WorkdirError
 from labelsieve.execution.executor import Executor
+from labelsieve.pipeline.dask_job import Column, DaskJob
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.settings import Settings
+from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.base import Source
 from labelsieve.tasks.checkpoint import DamagedRecordError, Records
-from labelsieve.tasks.partition import Partition
-from labelsieve.tasks.scan import Blocks, read_rows
+from labelsieve.tasks.partition import Batches, Partition, RowRange
+from labelsieve.tasks.scan import read_rows
 
 MOST_PARTITIONS: Final = 8
 MOST_BYTES: Final = 1_000_000
@@ -82,14 +85,13 @@ def check_finished(
     spots = [spot for spot in spots if spot[1] < spot[2]]
     if not spots:
         return
-    indices, starts, stops = zip(*spots, strict=True)
-    blocks = [
-        [inputs.rows_as_blocks(name, start, stop) for _, start, stop in spots] for name in ("labels", "pred_probs")
-    ]
+    batches = [Batches(index, ((start, stop),)) for index, start, stop in spots]
+    bounds = [inputs.grid.bounds(index) for index, _, _ in spots]
+    columns = [batches, *(_rows(name, inputs, batches) for name in ("labels", "pred_probs")), bounds]
     stored = inputs.labels_source and inputs.pred_probs_source
     otherwise = "" if stored else " (or its Dask array computes other values each time)"
-    reader = inputs.reader(partial(compare, settings=settings, records=records))
-    for found in executor.gather("check", reader, [indices, *blocks, starts, stops]):
+    work = inputs.work(partial(compare, settings=settings, records=records))
+    for found in DaskJob(executor).map("check", work, columns):
         if found is not None:
             raise WorkdirError(
                 f"{_changed(found.columns)} changed after the workdir {records.folder.where} was made, although name, "
@@ -112,27 +114,36 @@ def _spot(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[int, in
     return start, min(start + n_rows, last)
 
 
+def _rows(name: str, inputs: Inputs, spots: Sequence[Batches]) -> Column:
+    """Return the rows of labels or pred_probs that are read again."""
+    opened = inputs.opened_labels if name == "labels" else inputs.opened_pred_probs
+    bounds = [spot.ranges[0] for spot in spots]
+    if isinstance(opened, ArraySource):
+        return [opened.array[start:stop] for start, stop in bounds]
+    if isinstance(opened, Source):
+        return [RowRange(opened, start, stop) for start, stop in bounds]
+    import dask.array as da
+
+    return da.concatenate([opened[start:stop].rechunk(-1) for start, stop in bounds])
+
+
 def compare(
-    partition: Partition,
-    start: int,
-    stop: int,
-    labels: Blocks,
-    pred_probs: Blocks,
-    *,
-    settings: Settings,
-    records: Records,
+    partition: Partition, bounds: tuple[int, int], *, settings: Settings, records: Records
 ) -> Difference | None:
-    """Summarise rows ``[start, stop)``, and return in what they differ from their record, if they do."""
-    n_rows, first = stop - start, partition.start
+    """Summarise rows again, and return in what they differ from the record of their partition, if they do.
+
+    `bounds` are the rows ``[first, last)`` of that partition, of which `partition` has some.
+    """
+    (first, last), start, stop, n_rows = bounds, partition.start, partition.stop, partition.n_rows
     try:
         with records.reading("summaries", partition.index) as record:
-            kept = list(record.blocks(start - first, stop - first)) if record.n_rows == partition.n_rows else []
+            kept = list(record.blocks(start - first, stop - first)) if record.n_rows == last - first else []
     except (DamagedRecordError, WorkdirError):
         return None
     if not kept:
         return None
     row_values, found = row_value_kernel(settings), list[Any]()
-    read_rows(partition.narrowed(start, stop), n_rows, row_values, found.append, labels, pred_probs)
+    read_rows(partition, n_rows, row_values, found.append)
     differs, columns = np.zeros(n_rows, np.bool_), []
     for name, now in found[0].columns().items():
         if now is None:

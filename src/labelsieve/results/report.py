@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.filters import filter_of
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.results import plots
@@ -363,6 +364,6 @@ def facts_of(result: Result) -> dict[str, str]:
         + (f", {size(facts.bytes_read / max(facts.seconds, 1e-9))} a second" if facts.bytes_read else ""),
         **({"Finished": f"{facts.finished} UTC"} if facts.finished else {}),
         "Done by": facts.scheduler,
-        "Settings": ", ".join(result.settings.described),
+        "Settings": ", ".join(filter_of(result.settings).described),
         "Versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
     }

@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.selections import Selection, scores_of
 from labelsieve.memory import Span, result_rows
 from labelsieve.results.result import IssueRows
 from labelsieve.results.zarr_store import COLUMNS, ResultGroup
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import Record, RecordWriter
-from labelsieve.tasks.scan import Finish, issue_rows, selected, widened, without_near_predicted
+from labelsieve.tasks.count_and_select import issue_rows, selected, widened, without_near_predicted
+from labelsieve.tasks.summaries import SummaryReader
 
 # The client is told every 1024th key of a run, and of a short run as many as this: ranges are as fair as samples are.
 _SAMPLE_STEP: Final = 1024
@@ -77,9 +79,9 @@ class SortedRun:
 
 def write_rows(
     span: Span,
-    part: Any,
-    *,
-    finish: Finish,
+    *parts: Any,
+    reader: SummaryReader,
+    rule: Filter,
     selection: Selection,
     n_rows: int,
     run_rows: int,
@@ -92,10 +94,12 @@ def write_rows(
     ----------
     span : Span
         Rows of whole chunks of the result.
-    part : object
-        What the selection needs to know of these rows.
-    finish : Finish
-        Finishes the summaries.
+    *parts : object
+        What the selection needs for these rows.
+    reader : SummaryReader
+        Reads the summaries.
+    rule : Filter
+        Whether rows whose label is nearly predicted are issues.
     selection : Selection
         Which rows are taken.
     n_rows : int
@@ -110,8 +114,8 @@ def write_rows(
     runs: list[SortedRun] = []
     held = _Held()
     chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
-    for block, rows, first in selected(span, part, finish=finish, selection=selection):
-        issues = without_near_predicted(issue_rows(block, rows, first), finish.settings)
+    for block, rows, first in selected(span, *parts, reader=reader, selection=selection):
+        issues = without_near_predicted(issue_rows(block, rows, first), rule)
         held.add(issues)
         if chunk is not None:
             chunk.add(first, widened(scores_of(block)), issues.rows)

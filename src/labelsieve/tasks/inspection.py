@@ -23,12 +23,14 @@ from labelsieve.confident_learning.thresholds import (
 )
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.settings import Settings
+from labelsieve.tasks.count_and_select import widened
 from labelsieve.tasks.partition import Partition
-from labelsieve.tasks.scan import Blocks, Finish, read_rows, widened
+from labelsieve.tasks.scan import read_rows
+from labelsieve.tasks.summaries import SummaryReader
 
 
 @dataclass(frozen=True)
-class Inspected:
+class InspectedRows:
     """What a partition gives where the thresholds are known before it is read.
 
     Parameters
@@ -51,36 +53,27 @@ class Inspected:
 
 
 def inspect(
-    partition: Partition,
-    labels: Blocks = None,
-    pred_probs: Blocks = None,
-    *,
-    settings: Settings,
-    thresholds: Float64s,
-    adj_thresholds: Float64s | None,
-) -> Inspected:
-    """Read a partition once and score it against known thresholds; count it where `adj_thresholds` are given."""
+    partition: Partition, *, settings: Settings, thresholds: Float64s, adj_thresholds: Float64s | None
+) -> InspectedRows:
+    """Read a partition once and score it with known thresholds; count its issues where `adj_thresholds` are given."""
     joint = None
-    if adj_thresholds is not None and settings.looks_again:
+    if adj_thresholds is not None and settings.counts_joint:
         joint = JointCounter(thresholds, partition.dtype)
     taken: list[RowSummary] = []
-    partial = read_rows(
+    totals = read_rows(
         partition,
         partition.n_rows,
         row_value_kernel(settings, thresholds),
         taken.append,
-        labels,
-        pred_probs,
         *([] if joint is None else [joint.add]),
     )
-    [summary] = taken
+    summary = SummaryReader(settings, thresholds).scored(taken[0])
     counts: IssueCounts | JointCounts | None = None
     if joint is not None:
-        counts = JointCounts(*joint.counts(), partial.sums.dense().counts)
+        counts = JointCounts(*joint.counts(), totals.sums.dense().counts)
     elif adj_thresholds is not None:
         counts = issue_counts_chunk(summary, adj_thresholds, calibrated=settings.calibrated)
-    scores = widened(scores_of(Finish(settings, thresholds)(summary)))
-    return Inspected(scores, summary.labels, summary.predicted, counts, partial.findings)
+    return InspectedRows(widened(scores_of(summary)), summary.labels, summary.predicted, counts, totals.findings)
 
 
 def combine_counts(parts: Sequence[IssueCounts | JointCounts]) -> IssueCounts | JointCounts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from copy import copy
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -11,96 +11,144 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.row_summary import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
-from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.base import Source
 
 Block = npt.NDArray[Any]
 
 
-class Partition:
-    """The rows of one task, as a description; not a dataclass, so that Dask takes it as one opaque value.
+class RowRange:
+    """Consecutive rows of a source that are not read yet: a block of a Dask array over files.
 
     Parameters
     ----------
+    source : Source
+        Where the rows are.
+    start, stop : int
+        The rows ``[start, stop)``; all by default.
+    """
+
+    def __init__(self, source: Source, start: int = 0, stop: int | None = None) -> None:
+        self.source, self.start, self.stop = source, start, source.n_rows if stop is None else stop
+        self.shape, self.dtype, self.ndim = (self.stop - start, *source.shape[1:]), source.dtype, source.ndim
+
+    def __getitem__(self, key: Any) -> RowRange:
+        """Return some of the rows; `key` is a slice of rows, alone or with slices that take all columns."""
+        start, stop, _ = (key[0] if isinstance(key, tuple) else key).indices(self.shape[0])
+        return RowRange(self.source, self.start + start, self.start + stop)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Block:
+        """Read the rows."""
+        rows: Block = np.asarray(self.source[self.start : self.stop], dtype, copy=copy)
+        return rows
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Which rows a task reads.
+
+    Parameters
+    ----------
+    index : int
+        Number of the partition.
     ranges : sequence of tuple of int
-        Row ranges ``[start, stop)`` of the batches.
+        Row ranges ``[start, stop)`` of its batches.
+    """
+
+    index: int
+    ranges: Sequence[tuple[int, int]]
+
+
+class Partition:
+    """The rows of one task, read strip by strip.
+
+    Parameters
+    ----------
+    batches : Batches
+        Which rows.
+    labels, pred_probs : RowRange, array or None
+        The rows themselves, to be read or in memory; None where they are not needed.
     n_classes : int
         Columns of `pred_probs`.
     dtype : dtype
         Dtype of `pred_probs`.
-    labels, pred_probs : Source or None
-        Where the rows are; None where the task is handed them as blocks, one a batch.
-    index : int
-        Its number in the grid.
     """
 
     def __init__(
         self,
-        ranges: Sequence[tuple[int, int]],
+        batches: Batches,
+        labels: RowRange | Block | None,
+        pred_probs: RowRange | Block | None,
         n_classes: int,
         dtype: np.dtype[Any],
-        labels: Source | None,
-        pred_probs: Source | None,
-        index: int = 0,
     ) -> None:
-        self.index = index
-        self.ranges, self.n_classes, self.dtype = tuple(ranges), n_classes, dtype.newbyteorder("=")
+        self.index, self.ranges = batches.index, tuple(batches.ranges)
+        self.n_classes, self.dtype = n_classes, dtype.newbyteorder("=")
         self.start, self.stop = self.ranges[0][0], self.ranges[-1][1]
-        self._labels = labels.part(self.start, self.stop) if labels else None
-        self._pred_probs = pred_probs.part(self.start, self.stop) if pred_probs else None
+        self._labels = self._part("labels", labels)
+        self._pred_probs = self._part("pred_probs", pred_probs)
+
+    def _part(self, name: str, rows: RowRange | Block | None) -> tuple[Source, int] | None:
+        """Return what to read the rows from, and the row number of its first row."""
+        if rows is None:
+            return None
+        if isinstance(rows, RowRange):
+            return rows.source.part(self.start, self.stop)
+        shape = (self.n_rows, self.n_classes)[: 1 + (name == "pred_probs")]
+        return ArraySource(_checked_block(name, rows, shape, self.dtype)), self.start
 
     @property
     def n_rows(self) -> int:
         """Rows of all batches."""
         return self.stop - self.start
 
-    def narrowed(self, start: int, stop: int) -> Partition:
-        """Return the rows ``[start, stop)`` of this partition as one batch; its number stays."""
-        part = copy(self)
-        part.ranges, part.start, part.stop = ((start, stop),), start, stop
-        return part
+    @property
+    def has_pred_probs(self) -> bool:
+        """Whether the task was given rows of `pred_probs`."""
+        return self._pred_probs is not None
 
-    def has_labels(self, blocks: Sequence[Block] | None) -> bool:
-        """Tell whether labels can be read: from a source, or from the blocks that a task was handed."""
-        return self._labels is not None or blocks is not None
-
-    def has_pred_probs(self, blocks: Sequence[Block] | None) -> bool:
-        """Tell whether probabilities can be read: from a source, or from the blocks that a task was handed."""
-        return self._pred_probs is not None or blocks is not None
+    @property
+    def readable(self) -> bool:
+        """Whether the task was given the rows of both inputs."""
+        return self._labels is not None and self._pred_probs is not None
 
     @property
     def strip_rows(self) -> int:
         """Rows worked on at a time."""
         return max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // (self.n_classes * self.dtype.itemsize)))
 
-    def strips(
-        self, labels: Sequence[Block] | None, pred_probs: Sequence[Block] | None
-    ) -> Iterator[tuple[Block, Block]]:
-        """Yield ``(n,)`` labels and ``(n, K)`` probabilities in row order, from sources or the blocks handed in."""
-        ranges = self._working_ranges(labels is None and pred_probs is None)
-        with self._label_feed(labels, ranges) as feed:
-            for index, rows, strip in self._prob_strips(pred_probs, ranges):
-                yield feed.piece(index, rows.start, rows.stop), strip
+    def strips(self) -> Iterator[tuple[Block, Block]]:
+        """Yield ``(n,)`` labels and ``(n, K)`` probabilities in row order."""
+        ranges = list(_joined(self.ranges, self.strip_rows))
+        with _LabelReader(self._labels, ranges) as labels:
+            for start, stop, strip in self._prob_strips(ranges):
+                yield labels.read(start, stop), strip
 
-    def prob_strips(self, pred_probs: Sequence[Block] | None) -> Iterator[Block]:
+    def prob_strips(self) -> Iterator[Block]:
         """Yield ``(n, K)`` probabilities in row order; no label is read."""
-        for _, _, strip in self._prob_strips(pred_probs, self._working_ranges(pred_probs is None)):
+        for _, _, strip in self._prob_strips(list(_joined(self.ranges, self.strip_rows))):
             yield strip
 
-    def _label_feed(self, blocks: Sequence[Block] | None, ranges: Sequence[tuple[int, int]]) -> _Feed:
-        return (_Feed if self._labels is None else _LabelFeed)("labels", self._labels, blocks, ranges)
+    def _prob_strips(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, Block]]:
+        with _BatchReader(self._pred_probs, ranges) as probs:
+            for first, last in ranges:
+                for start in range(first, last, self.strip_rows):
+                    stop = min(start + self.strip_rows, last)
+                    yield start, stop, probs.read(start, stop)
 
-    def _working_ranges(self, from_sources: bool) -> Sequence[tuple[int, int]]:
-        return list(_joined(self.ranges, self.strip_rows)) if from_sources else self.ranges
 
-    def _prob_strips(
-        self, blocks: Sequence[Block] | None, ranges: Sequence[tuple[int, int]]
-    ) -> Iterator[tuple[int, slice, Block]]:
-        feed = _Feed("pred_probs", self._pred_probs, blocks, ranges, dtype=self.dtype, row_shape=(self.n_classes,))
-        with feed:
-            for index, (start, stop) in enumerate(ranges):
-                for a in range(0, stop - start, self.strip_rows):
-                    rows = slice(a, min(a + self.strip_rows, stop - start))
-                    yield index, rows, feed.piece(index, rows.start, rows.stop)
+def _checked_block(name: str, block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Block:
+    """Return a block of a user's Dask array, or raise where it is not what the array says."""
+    if isinstance(block, np.ma.MaskedArray) and np.ma.is_masked(block):
+        raise InvalidInputError(f"a block of the Dask array {name} has masked values: drop or fill them first")
+    block = np.asarray(block)
+    if block.shape != shape:
+        raise InvalidInputError(f"a block of the Dask array {name} has shape {block.shape}; the array says {shape}")
+    expected = dtype if len(shape) == 2 else "integers"
+    if block.dtype.kind not in "iu" if len(shape) == 1 else block.dtype.newbyteorder("=") != dtype:
+        raise InvalidInputError(f"a block of the Dask array {name} has dtype {block.dtype}; the array says {expected}")
+    checked: Block = block
+    return checked
 
 
 def _joined(ranges: Iterable[tuple[int, int]], n_rows: int) -> Iterator[tuple[int, int]]:
@@ -116,87 +164,42 @@ def _joined(ranges: Iterable[tuple[int, int]], n_rows: int) -> Iterator[tuple[in
     yield first, last
 
 
-class _Feed:
-    """Batches of one array, from a source or from blocks that Dask computed."""
+class _BatchReader:
+    """Reads rows of one array in ascending order: strip by strip where that costs no more, else batch by batch."""
 
-    def __init__(
-        self,
-        name: str,
-        part: tuple[Source, int] | None,
-        blocks: Sequence[Block] | None,
-        ranges: Sequence[tuple[int, int]],
-        *,
-        dtype: np.dtype[Any] | None = None,
-        row_shape: tuple[int, ...] = (),
-    ) -> None:
-        self._name, self._part, self._blocks, self._ranges, self._dtype = name, part, blocks, ranges, dtype
-        self._row_shape = row_shape
-        self._rows: Rows | None = None
-        self._batch: tuple[int, Block] = (-1, np.empty(0))
+    def __init__(self, part: tuple[Source, int] | None, ranges: Sequence[tuple[int, int]]) -> None:
+        if part is None:
+            raise RuntimeError("this task was given no rows to read")
+        (self._source, self._origin), self._ranges = part, ranges
+        self._first = 0
+        self._held: Block = np.empty(0)
 
     def __enter__(self) -> Self:
-        if self._part is not None:
-            origin = self._part[1]
-            self._rows = self._part[0].open(self._ranges[0][0] - origin, self._ranges[-1][1] - origin)
+        self._rows = self._source.open(self._ranges[0][0] - self._origin, self._ranges[-1][1] - self._origin)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._rows is not None:
-            self._rows.close()
+        self._rows.close()
 
-    def whole(self, index: int) -> Block:
-        """Return all rows of batch `index`."""
-        if self._batch[0] != index:
-            start, stop = self._ranges[index]
-            self._batch = (
-                index,
-                self._read(start, stop) if self._rows is not None else self._block(index, stop - start),
-            )
-        return self._batch[1]
-
-    def piece(self, index: int, a: int, b: int) -> Block:
-        """Return rows ``[a, b)`` of batch `index`."""
-        if self._part is not None and self._part[0].in_pieces:
-            start = self._ranges[index][0]
-            return self._read(start + a, start + b)
-        return self.whole(index)[a:b]
+    def read(self, start: int, stop: int) -> Block:
+        """Return rows ``[start, stop)``, which lie in one batch."""
+        if self._source.in_pieces:
+            return self._read(start, stop)
+        if not self._first <= start < self._first + len(self._held):
+            self._first, end = next(batch for batch in self._ranges if batch[0] <= start < batch[1])
+            self._held = self._read(self._first, end)
+        held: Block = self._held[start - self._first : stop - self._first]
+        return held
 
     def _read(self, start: int, stop: int) -> Block:
-        if self._rows is None or self._part is None:
-            raise RuntimeError("a feed reads only while it is open")
-        origin = self._part[1]
-        return self._rows.read(start - origin, stop - origin)
-
-    def _block(self, index: int, n_rows: int) -> Block:
-        block = (self._blocks or ())[index]
-        if isinstance(block, np.ma.MaskedArray) and np.ma.is_masked(block):
-            raise InvalidInputError(
-                f"a block of the Dask array {self._name} has masked values: drop or fill them first"
-            )
-        block, shape = np.asarray(block), (n_rows, *self._row_shape)
-        if block.shape != shape:
-            raise InvalidInputError(
-                f"a block of the Dask array {self._name} has shape {block.shape}; the array says {shape}"
-            )
-        wrong = block.dtype.kind not in "iu" if self._dtype is None else block.dtype.newbyteorder("=") != self._dtype
-        if wrong:
-            says = "integers" if self._dtype is None else self._dtype
-            raise InvalidInputError(
-                f"a block of the Dask array {self._name} has dtype {block.dtype}; the array says {says}"
-            )
-        return block
+        return self._rows.read(start - self._origin, stop - self._origin)
 
 
-class _LabelFeed(_Feed):
-    """Labels in windows of many strips, of their own stored chunks, each decoded once whatever the batches."""
+class _LabelReader(_BatchReader):
+    """Reads labels in windows of many strips, of whole stored chunks, so that each chunk is decoded once."""
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._window, self._first = np.empty(0, np.int64), 0
-
-    def piece(self, index: int, a: int, b: int) -> Block:
-        """Return rows ``[a, b)`` of batch `index`."""
-        start, stop = (self._ranges[index][0] + row for row in (a, b))
+    def read(self, start: int, stop: int) -> Block:
+        """Return rows ``[start, stop)``."""
         parts = [self._from_window(start, stop)]
         while (start := start + len(parts[-1])) < stop:
             parts[-1] = parts[-1].copy()  # the next window is read over this one
@@ -204,19 +207,16 @@ class _LabelFeed(_Feed):
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _from_window(self, start: int, stop: int) -> Block:
-        """Return rows from `start` on, as far as the window goes that holds it, but not beyond `stop`."""
-        if not self._first <= start < self._first + len(self._window):
-            source, origin = self._part or (None, 0)
-            if source is None:
-                raise RuntimeError("labels come in stored chunks only from a source")
-            # Whole stored chunks, and none beyond the partition's own: those are read elsewhere.
-            chunk = source.row_chunk or 1
-            first = (start - origin) // chunk * chunk
-            end = -(-(self._ranges[-1][1] - origin) // chunk) * chunk
-            last = min(first + label_window(source.row_chunk), end, source.n_rows)
-            self._first = origin + first
-            self._window = self._read(self._first, origin + last)
-        return self._window[start - self._first : stop - self._first]
+        """Return rows from `start` on, up to `stop` or the end of the window that holds `start`."""
+        if not self._first <= start < self._first + len(self._held):
+            # Whole stored chunks, and none beyond the partition's own: other tasks read those.
+            chunk = self._source.row_chunk or 1
+            first = (start - self._origin) // chunk * chunk
+            end = -(-(self._ranges[-1][1] - self._origin) // chunk) * chunk
+            last = min(first + label_window(self._source.row_chunk), end, self._source.n_rows)
+            self._first = self._origin + first
+            self._held = self._read(self._first, self._origin + last)
+        return self._held[start - self._first : stop - self._first]
 
 
 def label_window(row_chunk: int | None) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.confident_joint import confident_combine
 from labelsieve.confident_learning.looks import JointCounter
 from labelsieve.confident_learning.quality_scores import Floats, adjusted_margin
 from labelsieve.confident_learning.row_summary import RowSummary
@@ -18,118 +17,114 @@ from labelsieve.errors import WorkdirError
 from labelsieve.memory import BLOCK_ROWS
 from labelsieve.storage.record_files import Columns, TornRecordError
 from labelsieve.tasks.checkpoint import DamagedRecordError, Records, StoredSummary
-from labelsieve.tasks.partials import Looked, footer_of_look, look_of_footer
 from labelsieve.tasks.partition import Block, Partition
-from labelsieve.tasks.scan import Blocks, Finish, Summarised
+from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
+from labelsieve.tasks.totals import RescanTotals, footer_of_rescan, rescan_of_footer
 
 
-def reread(
-    partition: Partition, summarised: Summarised, _labels: Blocks, pred_probs: Blocks, *, finish: Finish
-) -> Summarised:
-    """Read a partition a second time, and add to its summaries what that tells."""
-    if not isinstance(summarised.summary, RowSummary):
-        raise TypeError("stored summaries are read again by `store_reread`")
-    summary, again = summarised.summary, _Again(finish, partition.dtype, keep=finish.settings.keeps_off_joint)
-    columns = again.empty(partition.n_rows)
-    first = 0
-    for some, probs in aligned(partition, iter([summary]), pred_probs):
-        for name, values in again.columns(some, probs).items():
+def rescan(partition: Partition, chunk: SummaryChunk, *, reader: SummaryReader, keeps_off_joint: bool) -> SummaryChunk:
+    """Read a partition a second time, and add the columns that need the thresholds to its summaries.
+
+    Parameters
+    ----------
+    partition : Partition
+        What to read.
+    chunk : SummaryChunk
+        Summaries of the same rows.
+    reader : SummaryReader
+        Settings and thresholds.
+    keeps_off_joint : bool
+        Whether the column `off_joint` is kept; otherwise rows are only counted.
+    """
+    second, first = _SecondPass(reader, partition.dtype, keeps_off_joint=keeps_off_joint), 0
+    columns = second.empty(partition.n_rows)
+    for some, probs in aligned(partition, iter([chunk.summary])):
+        for name, values in second.columns(some, probs).items():
             columns[name][first : first + len(some)] = values
         first += len(some)
-    return replace(summarised, summary=replace(summary, **columns), looked=again.looked(partition.n_rows))
+    return replace(chunk, summary=replace(chunk.summary, **columns), rescan=second.totals(partition.n_rows))
 
 
-def store_reread(partition: Partition, _labels: Blocks, pred_probs: Blocks, *, finish: Finish) -> Looked:
-    """Read a partition a second time and commit what that tells, unless it is."""
-    if finish.records is None or finish.again is None:
-        raise RuntimeError("what a second read tells is stored where summaries are")
+def rescan_to_checkpoint(partition: Partition, *, reader: SummaryReader) -> RescanTotals:
+    """Read a partition a second time, unless that is committed, and commit the columns that need the thresholds."""
+    if reader.records is None or reader.rescan_records is None:
+        raise RuntimeError("stored summaries are rescanned to records")
     index, rows = partition.index, (partition.start, partition.stop)
-    footer = finish.again.committed("rereads", index, rows)
+    footer = reader.rescan_records.committed("rereads", index, rows)
     if footer is not None:
-        return look_of_footer(footer)
-    if not partition.has_pred_probs(pred_probs):
-        raise DamagedRecordError(f"the second record of partition {index} in {finish.again.folder.where} is damaged")
-    again = _Again(finish, partition.dtype, keep=finish.settings.looks_again)  # a record needs a column
-    held = again.empty(BLOCK_ROWS)
-    with finish.again.create("rereads", index, rows) as writer:
-        summaries, n_held = StoredSummary(finish.records, index).blocks(0, partition.n_rows), 0
-        for some, probs in aligned(partition, summaries, pred_probs):
+        return rescan_of_footer(footer)
+    if not partition.has_pred_probs:
+        where = reader.rescan_records.folder.where
+        raise DamagedRecordError(f"the second record of partition {index} in {where} is damaged")
+    # A record needs a column.
+    second = _SecondPass(reader, partition.dtype, keeps_off_joint=reader.settings.counts_joint)
+    held = second.empty(BLOCK_ROWS)
+    with reader.rescan_records.create("rereads", index, rows) as writer:
+        summaries, n_held = StoredSummary(reader.records, index).blocks(0, partition.n_rows), 0
+        for some, probs in aligned(partition, summaries):
             if n_held + len(some) > BLOCK_ROWS:
                 writer.add({name: column[:n_held] for name, column in held.items()})
                 n_held = 0
-            for name, values in again.columns(some, probs).items():
+            for name, values in second.columns(some, probs).items():
                 held[name][n_held : n_held + len(some)] = values
             n_held += len(some)
         if n_held:
             writer.add({name: column[:n_held] for name, column in held.items()})
-        looked = again.looked(partition.n_rows)
-        writer.finish(footer_of_look(looked))
-    return looked
+        totals = second.totals(partition.n_rows)
+        writer.finish(footer_of_rescan(totals))
+    return totals
 
 
-def looked_of(summarised: Summarised) -> Looked:
-    """Return the small part of what a second read gives."""
-    if summarised.looked is None:
-        raise RuntimeError("a second read comes first")
-    return summarised.looked
+def rescan_totals(chunk: SummaryChunk) -> RescanTotals:
+    """Return the totals of the second pass."""
+    if chunk.rescan is None:
+        raise RuntimeError("the second pass comes first")
+    return chunk.rescan
 
 
-def combine_looked(parts: Iterable[Looked | Summarised]) -> Looked:
-    """Add up what the second read of some partitions tells."""
-    every = [looked_of(part) if isinstance(part, Summarised) else part for part in parts]
-    joints = [part.joint for part in every if part.joint is not None]
-    return Looked(
-        confident_combine(joints) if joints else None,
-        sum(part.n_off for part in every),
-        sum(part.n_read for part in every),
-    )
-
-
-class _Again:
-    """What a second read tells of rows, strip by strip.
+class _SecondPass:
+    """Computes the columns of a second pass, strip by strip.
 
     Parameters
     ----------
-    finish : Finish
+    reader : SummaryReader
         Settings and thresholds.
     dtype : dtype
         Native dtype of `pred_probs`.
-    keep : bool
-        Whether it is kept of each row where the confident joint counts it.
+    keeps_off_joint : bool
+        Whether the column `off_joint` is kept.
     """
 
-    def __init__(self, finish: Finish, dtype: np.dtype[Any], *, keep: bool) -> None:
-        settings, self._keep = finish.settings, keep
-        self._thresholds = finish.thresholds if settings.scores_need_reread else None
-        self._joint = JointCounter(finish.thresholds, dtype) if settings.looks_again else None
+    def __init__(self, reader: SummaryReader, dtype: np.dtype[Any], *, keeps_off_joint: bool) -> None:
+        settings, self._keeps_off_joint = reader.settings, keeps_off_joint and reader.settings.counts_joint
+        self._thresholds = reader.thresholds if settings.scores_need_rescan else None
+        self._joint = JointCounter(reader.thresholds, dtype) if settings.counts_joint else None
 
     def empty(self, n_rows: int) -> dict[str, Any]:
-        """Return the columns that are added to the summaries of so many rows, to be filled."""
+        """Return the columns for `n_rows` rows, to be filled."""
         columns: dict[str, Any] = {} if self._thresholds is None else {"row_values": np.empty(n_rows, np.float64)}
-        return columns | ({"off_joint": np.empty(n_rows, np.bool_)} if self._keep else {})
+        return columns | ({"off_joint": np.empty(n_rows, np.bool_)} if self._keeps_off_joint else {})
 
     def columns(self, summary: RowSummary, probs: Floats) -> Columns:
-        """Return what is added to the summaries of the ``(n, K)`` strip `probs`."""
+        """Return the columns for the ``(n, K)`` strip `probs`."""
         found: dict[str, npt.NDArray[Any]] = {}
         if self._thresholds is not None:
             found["row_values"] = adjusted_margin(probs, summary.labels, self._thresholds)
         if self._joint is not None:
             off = self._joint.add(summary, probs)
-            found |= {"off_joint": off} if self._keep else {}
+            found |= {"off_joint": off} if self._keeps_off_joint else {}
         return found
 
-    def looked(self, n_read: int) -> Looked:
-        """Return what is known of all rows so far."""
+    def totals(self, n_read: int) -> RescanTotals:
+        """Return the totals of all strips so far."""
         joint, n_off = (None, 0) if self._joint is None else self._joint.counts()
-        return Looked(joint, n_off, n_read)
+        return RescanTotals(joint, n_off, n_read)
 
 
-def aligned(
-    partition: Partition, summaries: Iterator[RowSummary], pred_probs: Blocks
-) -> Iterator[tuple[RowSummary, Block]]:
+def aligned(partition: Partition, summaries: Iterator[RowSummary]) -> Iterator[tuple[RowSummary, Block]]:
     """Yield the strips of a partition with the summaries of their rows, which come in blocks of another length."""
     block: RowSummary | None = None
-    for strip in partition.prob_strips(pred_probs):
+    for strip in partition.prob_strips():
         start = 0
         while start < len(strip):
             if block is None or not len(block):
@@ -140,29 +135,20 @@ def aligned(
 
 
 def pair_candidates(
-    partition: Partition,
-    summarised: Summarised | None,
-    wanted: Wanted,
-    _labels: Blocks,
-    pred_probs: Blocks,
-    *,
-    finish: Finish,
+    partition: Partition, chunk: SummaryChunk | None, wanted: Wanted, *, reader: SummaryReader
 ) -> Candidates:
-    """Read a partition for the rows of largest margin of each pair."""
+    """Read a partition a third time, for the rows of largest margin of each pair of classes."""
+    if chunk is not None:
+        summaries = iter([chunk.summary])
+    elif reader.records is not None:
+        summaries = StoredSummary(reader.records, partition.index).blocks(0, partition.n_rows)
+    else:
+        raise RuntimeError("summaries are in memory or in records")
     pool, first = Pool(wanted), partition.start
-    for summary, probs in aligned(partition, _summaries(partition, summarised, finish), pred_probs):
+    for summary, probs in aligned(partition, summaries):
         pool.add(summary, probs, first)
         first += len(probs)
-    found = pool.candidates()
-    return Candidates(found.pairs, found.margins, found.rows, partition.n_rows)
-
-
-def _summaries(partition: Partition, summarised: Summarised | None, finish: Finish) -> Iterator[RowSummary]:
-    if summarised is not None and isinstance(summarised.summary, RowSummary):
-        return iter([summarised.summary])
-    if finish.records is None:
-        raise RuntimeError("summaries are in memory or in records")
-    return StoredSummary(finish.records, partition.index).blocks(0, partition.n_rows)
+    return replace(pool.candidates(), n_read=partition.n_rows)
 
 
 def store_candidates(records: Records, found: Candidates, n_done: int) -> None:

@@ -15,7 +15,7 @@ from labelsieve.confident_learning import looks, pruning, radix_select_by_class,
 from labelsieve.confident_learning.confident_joint import ConfidentCounts, PairCounter, pair_dtype
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies
 from labelsieve.confident_learning.top_k_by_pair import Candidates
-from labelsieve.tasks import partials
+from labelsieve.tasks import totals
 
 DTYPES = [np.float16, np.float32, np.float64]
 
@@ -230,12 +230,12 @@ def test_pairs_are_counted_some_rows_at_a_time(k):
 @pytest.mark.parametrize("with_joint", [True, False])
 def test_what_a_second_read_tells_survives_a_footer(with_joint):
     matrix, _ = drawn_joint(9, 1, 0.5)
-    looked = partials.Looked(counts_of(matrix) if with_joint else None, 7, 100)
-    again = partials.look_of_footer(partials.footer_of_look(looked))
+    rescanned = totals.RescanTotals(counts_of(matrix) if with_joint else None, 7, 100)
+    again = totals.rescan_of_footer(totals.footer_of_rescan(rescanned))
     assert (again.n_off, again.n_read) == (7, 0)
     if with_joint:
         assert dense(again.joint).tolist() == matrix.tolist()
-        assert again.joint.pairs.dtype == looked.joint.pairs.dtype
+        assert again.joint.pairs.dtype == rescanned.joint.pairs.dtype
     else:
         assert again.joint is None
 

@@ -82,13 +82,13 @@ def test_rows_are_told_as_they_are_done(bars, client, where, adjust):
 
 
 def test_a_cluster_tells_on_the_way(bars, client, monkeypatch):
-    inner = labelsieve.tasks.scan.summarise
+    inner = labelsieve.tasks.scan.scan
 
     def slow(partition, *args, **kwargs):
         time.sleep(0.02)
         return inner(partition, *args, **kwargs)
 
-    monkeypatch.setattr("labelsieve.tasks.scan.summarise", slow)
+    monkeypatch.setattr("labelsieve.tasks.scan.scan", slow)
     labelsieve.find_label_issues(LABELS, PROBS, progress=True, client=client, **CUT)
     read = next(bar for bar in bars if bar.desc == "read")
     assert len([n for n in read.steps if n == 40]) > 30
@@ -158,7 +158,7 @@ def test_rows_that_were_done_before_are_no_bytes(bars, client, tmp_path, where, 
 
 
 def test_no_more_rows_are_told_than_there_are(bars):
-    with progress.Progress("summarise", [10, 10], "read", show=True) as bar:
+    with progress.Progress("scan", [10, 10], "read", show=True) as bar:
         for _ in range(3):  # one of them by a worker that died after it
             bar.advance(10)
     assert bars[0].n == 20

@@ -28,7 +28,7 @@ from labelsieve.confident_learning.confident_joint import (
     joint_sums,
 )
 from labelsieve.confident_learning.thresholds import adjusted_thresholds
-from labelsieve.pipeline.run import ArrayScores
+from labelsieve.pipeline.row_summaries import ArrayScores
 from labelsieve.results.result import IssueRows
 from labelsieve.storage import checked_arrays
 

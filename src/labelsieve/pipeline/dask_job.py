@@ -1,0 +1,259 @@
+"""The job in Dask's words: maps over the chunks of Dask arrays, and tree reductions.
+
+A job is a few of these, which show up on Dask's dashboard under their names::
+
+    labels (N,), pred_probs (N, K)                   chunked alike; a block of a file is a lazy range of rows
+
+    scan         = blockwise(labels, pred_probs)     a chunk of row summaries for each chunk of pred_probs
+    thresholds   = reduction(scan)                   class sums, and what is wrong with the rows
+    rescan       = blockwise(pred_probs, scan)       only where whole rows are needed again: a second pass
+    issue-counts = reduction(blockwise(scan))        confident pairs, and a histogram of the scores
+    ties         = blockwise(scan)                   the scores at the cut; rounds of "histogram" where these are many
+    margins      = blockwise(pred_probs, scan)       only where pairs of classes are pruned: a third pass
+    select       = blockwise(scan)                   the issues of each chunk, or sorted runs of them
+
+Dask fuses opening a range of rows and scanning it to one task for each chunk. A job of one chunk on this machine calls
+the same functions without a graph: `dask.array` takes longer to import than such a job takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from labelsieve.execution.executor import Executor
+from labelsieve.execution.progress import Progress, rows_read, tell
+from labelsieve.memory import SLAB
+from labelsieve.sources.retries import tried
+from labelsieve.tasks.partition import RowRange
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+# Results that one task of a reduction combines.
+SPLIT_EVERY: Final = 16
+
+# Arguments of the tasks of a map, one for each chunk: the blocks of a Dask array, values, or futures of values.
+Column: TypeAlias = "da.Array | Sequence[Any]"
+
+
+def rows_array(name: str, rows: RowRange, chunk_rows: Sequence[int]) -> da.Array:
+    """Return a Dask array whose blocks are ranges of rows that are not read yet."""
+    import dask.array as da
+
+    chunks = (tuple(chunk_rows), *((size,) for size in rows.shape[1:]))
+    meta = np.empty((0,) * rows.ndim, rows.dtype)
+    return da.from_array(rows, chunks=chunks, name=f"{name}-{uuid.uuid4().hex}", asarray=False, meta=meta)
+
+
+def values_array(name: str, values: Sequence[Any]) -> da.Array:
+    """Return a Dask array whose blocks are `values`, whatever they are, or futures of them."""
+    import dask.array as da
+
+    name = f"{name}-{uuid.uuid4().hex}"
+    graph = {(name, index): value for index, value in enumerate(values)}
+    return da.Array(graph, name, ((1,) * len(values),), dtype=object, meta=np.empty(0, object))
+
+
+def nothing_like(array: da.Array) -> da.Array:
+    """Return a Dask array of the same chunks whose blocks are all None: for tasks that do not need them."""
+    import dask.array as da
+
+    name = f"nothing-{uuid.uuid4().hex}"
+    graph = dict.fromkeys(itertools.product([name], *map(range, array.numblocks)))
+    return da.Array(graph, name, array.chunks, dtype=array.dtype, meta=array._meta)  # noqa: SLF001  # as Dask passes it on
+
+
+class DaskJob:
+    """Runs maps and reductions over chunks on an executor.
+
+    Parameters
+    ----------
+    executor : Executor
+        Who runs the tasks.
+    """
+
+    def __init__(self, executor: Executor) -> None:
+        self.executor = executor
+
+    def map(
+        self, name: str, function: Callable[..., Any], columns: Sequence[Column], progress: Progress | None = None
+    ) -> list[Any]:
+        """Return ``function(*blocks)`` for each chunk, in order; `columns` give the blocks."""
+        if self._is_direct(columns):
+            return [self._direct(function, columns, progress)]
+        found = []
+        for slab in _slabs(columns):
+            mapped = self._blockwise(name, function, slab, progress)
+            found += self.executor.values(self._compute(name, function, slab, [mapped], progress)[0])
+        return found
+
+    def reduce(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        combine: Callable[[Iterable[Any]], Any],
+        columns: Sequence[Column],
+        progress: Progress | None = None,
+    ) -> Any:
+        """Return what `combine` makes of ``function(*blocks)`` of all chunks, in a tree that keeps their order."""
+        if self._is_direct(columns):
+            return combine([self._direct(function, columns, progress)])
+        totals = []
+        for slab in _slabs(columns):
+            mapped = self._blockwise(name, function, slab, progress)
+            total = _reduction(name, mapped, lambda result: result, combine)
+            totals += self.executor.values(self._compute(name, function, slab, [total], progress)[0])
+        return totals[0] if len(totals) == 1 else combine(totals)
+
+    def persist(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        columns: Sequence[Column],
+        take: Callable[[Any], Any],
+        combine: Callable[[Iterable[Any]], Any],
+        progress: Progress | None = None,
+    ) -> tuple[list[Any], Any]:
+        """Keep ``function(*blocks)`` of each chunk where it is made.
+
+        Returns
+        -------
+        kept : list
+            The results on this machine, or futures of those that workers hold.
+        total : object
+            What `combine` makes of ``take(result)`` of all chunks.
+        """
+        if self._is_direct(columns):
+            result = self._direct(function, columns, progress)
+            return [result], combine([take(result)])
+        kept, totals = [], []
+        for slab in _slabs(columns):
+            mapped = self._blockwise(name, function, slab, progress)
+            total = _reduction(f"{name}-totals", mapped, take, combine)
+            results, whole = self._compute(name, function, slab, [mapped, total], progress)
+            kept += results
+            totals += self.executor.values(whole)
+        return kept, totals[0] if len(totals) == 1 else combine(totals)
+
+    def _is_direct(self, columns: Sequence[Column]) -> bool:
+        """Tell whether there is one chunk, here: a graph would only take time."""
+        return not self.executor.is_cluster and all(isinstance(one, Sequence) and len(one) == 1 for one in columns)
+
+    def _direct(self, function: Callable[..., Any], columns: Sequence[Any], progress: Progress | None) -> Any:
+        blocks = [column[0] for column in columns]
+        result = tried(self.executor.attempts, function, *blocks)
+        if progress is not None:
+            progress.count(0, result)
+        return result
+
+    def _blockwise(
+        self, name: str, function: Callable[..., Any], columns: Sequence[Column], progress: Progress | None
+    ) -> da.Array:
+        import dask
+        import dask.array as da
+
+        topic = None if progress is None else progress.topic
+        # What all tasks share is one node of the graph, so that each task is a few hundred bytes.
+        shared = dask.delayed(_Task(function, self.executor.attempts, topic), pure=False, traverse=False)
+        arrays = [values_array(f"{name}-of", one) if isinstance(one, Sequence) else one for one in columns]
+        index = "ij" if any(array.ndim == 2 for array in arrays) else "i"
+        pairs = [part for array in arrays for part in (array, index[: array.ndim])]
+        return da.blockwise(
+            _run,
+            index,
+            shared,
+            None,
+            *pairs,
+            name=f"{name}-{uuid.uuid4().hex}",
+            adjust_chunks={"j": 1},
+            align_arrays=False,  # a block belongs to a chunk, whatever its own length
+            dtype=object,
+            meta=np.empty((0,) * len(index), object),
+        )
+
+    def _compute(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        columns: Sequence[Column],
+        arrays: Sequence[da.Array],
+        progress: Progress | None,
+    ) -> list[list[Any]]:
+        """Compute all `arrays` in one graph; return the blocks of each, or futures of them."""
+
+        def describe(key: Any) -> str:
+            """Name the rows of a task, by its key, whichever way that is written."""
+            found = re.match(rf"\('{name}-\w+', (\d+)", str(key))
+            rows, name_of = columns[0], getattr(function, "name", None)
+            if found is None or name_of is None or not isinstance(rows, Sequence):
+                return f"task {key}"
+            return str(name_of(rows[int(found[1])]))
+
+        return self.executor.hold(arrays, progress, describe)
+
+
+class _Task:
+    """What all tasks of a map share."""
+
+    def __init__(self, function: Callable[..., Any], attempts: int, topic: str | None) -> None:
+        self.function, self.attempts = function, attempts
+        self.topic = topic if hasattr(function, "n_rows") else None
+
+
+def _run(task: _Task, *blocks: Any) -> Any:
+    result = tried(task.attempts, task.function, *blocks)
+    if task.topic is not None:
+        n_rows = task.function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what has a topic
+        tell(task.topic, n_rows, rows_read(result, n_rows))
+    return result
+
+
+def _reduction(
+    name: str, mapped: da.Array, take: Callable[[Any], Any], combine: Callable[[Iterable[Any]], Any]
+) -> da.Array:
+    """Return the tree reduction of the blocks of `mapped`."""
+    import dask.array as da
+
+    return da.reduction(
+        mapped,
+        chunk=partial(_taken, take=take),
+        combine=partial(_combined, combine=combine),
+        aggregate=partial(_combined, combine=combine),
+        concatenate=False,
+        split_every=dict(zip(range(mapped.ndim), (SPLIT_EVERY, 2), strict=False)),
+        name=name,
+        dtype=object,
+        meta=np.empty((), object),
+    )
+
+
+def _taken(block: Any, axis: Any, keepdims: bool, take: Callable[[Any], Any]) -> Any:  # noqa: ARG001
+    return take(block)
+
+
+def _combined(blocks: Any, axis: Any, keepdims: bool, combine: Callable[[Iterable[Any]], Any]) -> Any:  # noqa: ARG001
+    return combine(list(_flat(blocks)))
+
+
+def _flat(blocks: Any) -> Iterator[Any]:
+    """Yield the blocks of nested lists, as deep as there are axes, in order."""
+    for block in blocks if isinstance(blocks, list) else [blocks]:
+        yield from _flat(block) if isinstance(block, list) else [block]
+
+
+def _slabs(columns: Sequence[Column]) -> Iterator[list[Column]]:
+    """Cut the chunks in as many as are submitted at once."""
+    n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
+    if n_chunks <= SLAB:
+        yield list(columns)
+        return
+    for start in range(0, n_chunks, SLAB):
+        rows = slice(start, start + SLAB)
+        yield [one[rows] if isinstance(one, Sequence) else one.blocks[rows] for one in columns]

@@ -1,0 +1,114 @@
+"""The choices of a job, made and checked once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from labelsieve.confident_learning.filters import Filter, default_rule, filter_of
+from labelsieve.confident_learning.validation import RowChecks
+from labelsieve.errors import InvalidInputError
+from labelsieve.partitioning import Auto, check_sizes
+from labelsieve.pipeline.fork_pool import resolve_n_jobs
+from labelsieve.settings import (
+    EstimationMethod,
+    FilterName,
+    Method,
+    Rule,
+    Settings,
+    check_flag,
+    check_seconds,
+    check_whole_number,
+)
+from labelsieve.storage.urls import check_place
+
+
+@dataclass(frozen=True)
+class JobSettings:
+    """All choices of `labelsieve.find_label_issues`, under the same names.
+
+    Raises
+    ------
+    InvalidInputError
+        For a value that is not allowed, and for values that do not go together.
+    """
+
+    batch_size: int | Auto = "auto"
+    method: Method = "self_confidence"
+    adjust_pred_probs: bool = False
+    estimation_method: EstimationMethod = "off_diagonal"
+    filter_by: FilterName | None = None
+    rank_by: Method | None = None
+    rule: Rule | None = None
+    frac_noise: float = 1.0
+    num_to_remove_per_class: Sequence[int] | None = None
+    min_examples_per_class: int = 1
+    partition_batches: int | Auto = "auto"
+    allow_zero_rows: bool = False
+    allow_unnormalized_rows: bool | Literal["warn"] = False  # "warn" for the functions that cleanlab's users know
+    n_jobs: int | None = 1
+    progress: bool | None = None
+    client: Any = None
+    workdir: str | os.PathLike[str] | None = None
+    fresh: bool = False
+    wait: float = 90
+    output: str | os.PathLike[str] | None = None
+    max_memory: int | str | None = None
+    retries: int = 2
+    class_names: Sequence[str] | None = None
+    ids: Any = None
+
+    def __post_init__(self) -> None:
+        check_flag("fresh", self.fresh)
+        check_sizes(self.batch_size, self.partition_batches)
+        object.__setattr__(self, "retries", check_whole_number("retries", self.retries, 0))
+        object.__setattr__(self, "wait", check_seconds("wait", self.wait))
+        object.__setattr__(self, "n_jobs", resolve_n_jobs(self.n_jobs, verbose=self.progress is not False))
+        object.__setattr__(self, "output", self._checked_output())
+        self.filter, self.checks  # noqa: B018  # what is wrong with these is raised here
+
+    @cached_property
+    def filter(self) -> Filter:
+        """The filter, with the choices that change the answer as its ``settings``."""
+        method, rule = self.method, self.rule
+        if self.rank_by is not None:
+            if self.filter_by is None:
+                raise InvalidInputError(
+                    "rank_by goes with filter_by; without one method both chooses rows and ranks them"
+                )
+            if method not in ("self_confidence", self.rank_by):
+                raise InvalidInputError(
+                    f"rank_by={self.rank_by!r} and method={method!r} are two scores to rank by: give one"
+                )
+            method = self.rank_by
+        return filter_of(
+            Settings(
+                method,
+                self.adjust_pred_probs,
+                self.estimation_method,
+                default_rule(self.filter_by) if rule is None else rule,
+                self.filter_by,
+                self.frac_noise,
+                self.num_to_remove_per_class,  # type: ignore[arg-type]  # checked and made a tuple
+                self.min_examples_per_class,
+            )
+        )
+
+    @cached_property
+    def checks(self) -> RowChecks:
+        """Which rows that cannot be a distribution are accepted."""
+        if self.allow_unnormalized_rows == "warn":
+            return RowChecks(unnormalized_rows="warn")
+        return RowChecks.of(allow_zero_rows=self.allow_zero_rows, allow_unnormalized_rows=self.allow_unnormalized_rows)
+
+    def _checked_output(self) -> str | None:
+        if self.output is None:
+            return None
+        output = self.output
+        location = check_place("output", output) if isinstance(output, str | os.PathLike) else output
+        if not isinstance(location, str) or not location.endswith(".zarr"):
+            raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
+        return location

@@ -1,0 +1,296 @@
+"""The passes over `pred_probs`: the first makes the table of row summaries, later ones add to it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any, Final
+
+import numpy as np
+
+from labelsieve.confident_learning import top_k_by_pair
+from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.pruning import PruneCounts
+from labelsieve.confident_learning.radix_select import Int64s
+from labelsieve.confident_learning.thresholds import Float64s, SparseClassSums
+from labelsieve.confident_learning.validation import DEFAULT_CHECKS, RowChecks
+from labelsieve.errors import UnreadableDataError
+from labelsieve.execution.executor import Executor
+from labelsieve.execution.progress import Progress
+from labelsieve.memory import Span, spans
+from labelsieve.pipeline.dask_job import Column, DaskJob
+from labelsieve.pipeline.inputs import Inputs, persist_if_it_fits, without_blocks
+from labelsieve.pipeline.row_summaries import RowSummaries, repairing
+from labelsieve.tasks import rescan, scan
+from labelsieve.tasks.checkpoint import Records, digest
+from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
+from labelsieve.tasks.totals import RescanTotals, ScanTotals, combine_rescans, combine_totals
+
+# A round of the third pass reads at most this share of the partitions, which is what a killed run reads again.
+_ROUNDS: Final = 8
+
+
+class Passes:
+    """The passes of one run over the partitions of its inputs.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        What to read.
+    rule : Filter
+        Selects issues; says which passes and columns it needs.
+    executor : Executor
+        Who runs the tasks.
+    records : Records, optional
+        Where summaries are committed.
+    keep : bool
+        Whether summaries stay in memory, beside any records; without `records` they always do.
+    show : bool or None
+        Whether to show progress; None shows it on a terminal.
+    checks : RowChecks
+        Which rows that cannot be a distribution are accepted.
+    finished : mapping, optional
+        The partitions that are committed already, by the kind of record. Their blocks of a user's Dask array are not
+        computed.
+    check_margins : callable
+        Raises where the rows of largest margin do not fit in memory.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        rule: Filter,
+        executor: Executor,
+        records: Records | None = None,
+        show: bool | None = None,
+        *,
+        keep: bool = True,
+        checks: RowChecks = DEFAULT_CHECKS,
+        finished: Mapping[str, Collection[int]] | None = None,
+        check_margins: Callable[[PruneCounts], None] = lambda _: None,
+    ) -> None:
+        self.inputs, self.rule, self.settings = inputs, rule, rule.settings
+        self.job, self._show, self._checks = DaskJob(executor), show, checks
+        self._records, self._stored = records, records is not None and not keep
+        self._finished, self._check_margins = dict(finished or {}), check_margins
+        self._sums: SparseClassSums | None = None
+        self._chunks: list[Any] = []
+        self._reader: SummaryReader | None = None
+        self._rescan_records: Records | None = None
+        self.n_reread, self.n_reads = 0, 1
+
+    @cached_property
+    def _columns(self) -> list[Column]:
+        """The arguments of tasks that read: batches, labels and pred_probs; arrays in memory are sent out once."""
+        if self.rule.n_reads > 1:
+            self.inputs = persist_if_it_fits(self.inputs, self.job.executor, self.rule.n_reads)
+        return self.inputs.columns(self.job.executor)
+
+    def _columns_without(self, finished: Collection[int]) -> list[Column]:
+        """Return the same, without the blocks of finished partitions that Dask would have to compute."""
+        if self.inputs.labels_source and self.inputs.pred_probs_source:
+            return self._columns
+        batches = self.inputs.partitions()
+        if len(finished) == len(batches):
+            return [batches, [None] * len(batches), [None] * len(batches)]
+        return [batches, *(without_blocks(column, self.inputs.grid, finished) for column in self._columns[1:])]
+
+    def scan(self) -> ScanTotals:
+        """Summarise all rows, in the first pass, and return what it adds up."""
+        total: ScanTotals = repairing(self._repair, self._scan)
+        self._sums = total.sums
+        return total
+
+    def _scan(self) -> ScanTotals:
+        columns, work = self._columns_without(self._finished.get("summaries", ())), self.inputs.work(self.scan_work)
+        total: ScanTotals
+        with self.reading() as bar:
+            if self._stored:
+                total = self.job.reduce("scan", work, combine_totals, columns, bar)
+            else:
+                self._chunks, total = self.job.persist("scan", work, columns, scan.totals_of, combine_totals, bar)
+        return total
+
+    @property
+    def scan_work(self) -> Callable[..., Any]:
+        """What reads a partition in the first pass."""
+        work = partial(scan.scan, settings=self.settings, records=self._records, checks=self._checks)
+        return partial(scan.scan_to_checkpoint, **work.keywords) if self._stored else work
+
+    def reading(self) -> Progress:
+        """Return the progress bar of the first pass."""
+        return self._progress("scan", "read")
+
+    def adopt(self, results: Sequence[Any]) -> ScanTotals:
+        """Take in what forked processes made of the partitions in the first pass."""
+        if not self._stored:
+            self._chunks = list(results)
+        total = combine_totals(result.totals if isinstance(result, SummaryChunk) else result for result in results)
+        self._sums = total.sums
+        return total
+
+    def rescan(self, thresholds: Float64s) -> tuple[RowSummaries, RescanTotals | None]:
+        """Return the table, and what a second pass adds up over `pred_probs`, where one is needed."""
+        if self._stored and self.settings.rescans:
+            self._rescan_records = self._records_of_thresholds(thresholds, "again")
+        # The columns of a second pass are read back only if they are needed.
+        needed = self.rule.needs_off_joint or self.settings.scores_need_rescan
+        self._reader = SummaryReader(self.settings, thresholds, self._records, self._rescan_records if needed else None)
+        totals: RescanTotals | None = None
+        if self.settings.rescans:
+            totals = repairing(self._repair, self._rescan)
+            self.n_reread += totals.n_read
+            self.n_reads += 1
+        return self._table(), totals
+
+    def _rescan(self) -> RescanTotals:
+        with self._progress("rescan", "read again") as bar:
+            if self._stored or self._reader is None:
+                return self._rescan_to_checkpoint(bar)
+            batches, _, pred_probs = self._columns_without(())
+            work = partial(rescan.rescan, reader=self._reader, keeps_off_joint=self.rule.needs_off_joint)
+            columns = [batches, [None] * len(self._chunks), pred_probs, self._chunks]
+            total: RescanTotals
+            self._chunks, total = self.job.persist(
+                "rescan", self.inputs.work(work), columns, rescan.rescan_totals, combine_rescans, bar
+            )
+            if not self.job.executor.is_cluster:  # each chunk's counts are added up
+                self._chunks = [replace(chunk, rescan=None) for chunk in self._chunks]
+            return total
+
+    def _rescan_to_checkpoint(self, progress: Progress | None = None) -> RescanTotals:
+        if self._reader is None:
+            raise RuntimeError("thresholds come first: call rescan()")
+        batches, _, pred_probs = self._columns_without(self._finished.get("rereads", ()))
+        reader = replace(self._reader, rescan_records=self._rescan_records)
+        work = self.inputs.work(partial(rescan.rescan_to_checkpoint, reader=reader))
+        columns = [batches, [None] * self.inputs.grid.n_partitions, pred_probs]
+        total: RescanTotals = self.job.reduce("rescan", work, combine_rescans, columns, progress)
+        return total
+
+    def _table(self) -> RowSummaries:
+        if self._reader is None:
+            raise RuntimeError("thresholds come first: call rescan()")
+        chunks: list[Any] = self._spans if self._stored else self._chunks
+        rows = [span.stop - span.start for span in self._spans] if self._stored else self._partition_rows
+        return RowSummaries(
+            self.job,
+            chunks,
+            rows,
+            self._reader,
+            self.inputs.n_classes,
+            self.inputs.dtype,
+            stored=self._stored,
+            show=self._show,
+            repair=self._repair,
+            read_margins=self._read_margins,
+        )
+
+    def first_table(self) -> RowSummaries:
+        """Return the table of the first pass, without scores that need the thresholds."""
+        reader, self._reader = self._reader, SummaryReader(type(self.settings)(), np.empty(0), self._records)
+        try:
+            return self._table()
+        finally:
+            self._reader = reader
+
+    @cached_property
+    def _partition_rows(self) -> list[int]:
+        bounds = map(self.inputs.grid.bounds, range(self.inputs.grid.n_partitions))
+        return [stop - start for start, stop in bounds]
+
+    @cached_property
+    def _spans(self) -> list[Span]:
+        need = self.inputs.need(self.settings)
+        return spans(self.inputs.grid, need.row, self.job.executor.all_threads)
+
+    def _records_of_thresholds(self, thresholds: Float64s, what: str) -> Records | None:
+        """Return the records of what follows from the thresholds."""
+        if self._records is None:
+            return None
+        facts = {"of": self._records.fingerprint, "t": thresholds.tolist(), "what": what}
+        return Records(self._records.folder, digest(facts))
+
+    def _read_margins(self, prune: PruneCounts) -> Int64s:
+        """Read a third time for the rows of largest margin of each pair, and return their row numbers.
+
+        In rounds, in row order, each of as many partitions as all before it: what those have found tells what the next
+        ones can leave out, so no round returns more rows than are wanted, however many partitions there are.
+        """
+        if self._reader is None:
+            raise RuntimeError("thresholds come first: call rescan()")
+        self._check_margins(prune)
+        records = self._records_of_thresholds(self._reader.thresholds, "margins") if self._stored else None
+        found, n_done = (top_k_by_pair.Candidates.none(), 0) if records is None else rescan.stored_candidates(records)
+        batches, _, pred_probs = self._columns_without(range(n_done))
+        nothing = [None] * len(batches)
+        columns = [batches, nothing, pred_probs, nothing if self._stored else self._chunks]
+        work = self.inputs.work(partial(rescan.pair_candidates, reader=self._reader))
+        executor = self.job.executor
+        with self._progress("margins", "read a third time") as bar:
+            for stop in rounds(n_done, self.inputs.grid.n_partitions, executor.all_threads):
+                wanted = top_k_by_pair.Wanted(prune, top_k_by_pair.to_exceed(found, prune.of_pair))
+                some = [c[n_done:stop] if isinstance(c, Sequence) else c.blocks[n_done:stop] for c in columns]
+
+                def search(wanted: top_k_by_pair.Wanted = wanted, some: list[Column] = some) -> list[Any]:
+                    # For many pairs `wanted` is some megabytes, so it is sent to the workers once.
+                    [shared] = executor.scatter([wanted])
+                    return self.job.map("margins", work, [*some, [shared] * len(some[0])], bar)
+
+                parts = executor.unless_lost(search)
+                found, n_done = top_k_by_pair.largest([found, *parts], prune.of_pair), stop
+                if records is not None:
+                    rescan.store_candidates(records, found, n_done)
+        self.n_reread += found.n_read
+        self.n_reads += 1
+        rows: Int64s = np.unique(found.rows)
+        return rows
+
+    def _repair(self) -> None:
+        """Make damaged records again, from the input; before the first pass ends, that pass does it."""
+        if self._records is None:
+            return
+        self._finished["summaries"] = self._committed(self._records, "summaries")
+        if self._reader is None:
+            return
+        columns, work = self._columns_without(self._finished["summaries"]), self.inputs.work(self.scan_work)
+        take = combine_totals if self._stored else _combine_chunk_totals
+        total: ScanTotals = self.job.reduce("scan", work, take, columns)
+        self.n_reread += total.n_read
+        if self._sums is not None and not total.sums.same(self._sums):
+            raise UnreadableDataError(
+                f"{work.where} changed during the run: rows whose record in {self._records.folder.where} was damaged "
+                "were read again, and differ from what was read before. Run again with fresh=True (--fresh)"
+            )
+        if self._rescan_records is not None:
+            self._finished["rereads"] = self._committed(self._rescan_records, "rereads")
+            self.n_reread += self._rescan_to_checkpoint().n_read
+
+    def _committed(self, records: Records, kind: str) -> list[int]:
+        """Return the partitions whose record is there and whole."""
+        grid = self.inputs.grid
+        numbers = range(grid.n_partitions)
+        starts, stops = zip(*map(grid.bounds, numbers), strict=True)
+        whole = self.job.map("verify", partial(records.is_committed, kind=kind), [numbers, starts, stops])
+        return list(itertools.compress(numbers, whole))
+
+    def _progress(self, name: str, description: str) -> Progress:
+        row_bytes = self.inputs.n_classes * self.inputs.dtype.itemsize
+        on_cluster = self.job.executor.is_cluster
+        return Progress(
+            name, self._partition_rows, description, show=self._show, row_bytes=row_bytes, on_cluster=on_cluster
+        )
+
+
+def _combine_chunk_totals(parts: Any) -> ScanTotals:
+    return combine_totals(part.totals if isinstance(part, SummaryChunk) else part for part in parts)
+
+
+def rounds(n_done: int, n_partitions: int, n_threads: int) -> Iterator[int]:
+    """Yield up to which partition each round of the third pass goes, from `n_done` on."""
+    while n_done < n_partitions:
+        most = max(n_threads, n_partitions // _ROUNDS)
+        n_done = min(n_partitions, n_done + max(1, min(n_done, most)))
+        yield n_done

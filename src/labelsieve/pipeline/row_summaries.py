@@ -1,0 +1,424 @@
+"""The table in the middle: a row for each labelled example, with all that the answer needs of `pred_probs`.
+
+Whatever reads predictions makes such a table; thresholds, counts, filters, ranking and results read one. Its columns:
+
+==============  =================  =====================================================================================
+column          dtype              meaning
+==============  =================  =====================================================================================
+`labels`        unsigned integer   given label, 0..K-1
+`predicted`     unsigned integer   first class of the largest probability
+`p_given`       that of the input  probability of the given label
+`p_predicted`   that of the input  probability of the predicted class
+`row_values`    float64            score, where it is computed from all probabilities of the row; the row's sum where
+                                   `adjust_pred_probs` needs only that; absent where the score is `p_given`
+`off_joint`     bool               whether the confident joint counts the row off its diagonal, and its label is not
+                                   nearly predicted; only for ``filter_by="confident_learning"``
+==============  =================  =====================================================================================
+
+The dtype of the first two is the smallest that holds K - 1. The chunks of the table stay in memory where they were
+made, or are rows of a checkpoint (`labelsieve.tasks.summaries`).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import numpy as np
+
+from labelsieve.confident_learning import radix_select, radix_select_by_class
+from labelsieve.confident_learning.agreement import RowSample
+from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.pruning import PruneCounts
+from labelsieve.confident_learning.radix_select import Int64s, Scores
+from labelsieve.confident_learning.row_summary import Ints, RowSummary, class_dtype
+from labelsieve.confident_learning.selections import RowSelection, Selection, UpToClassCuts, UpToCut
+from labelsieve.confident_learning.thresholds import Float64s, adjusted_thresholds
+from labelsieve.execution.progress import Progress, logger
+from labelsieve.memory import run_rows
+from labelsieve.pipeline.dask_job import DaskJob, values_array
+from labelsieve.results.result import IssueRows, ScoreParts
+from labelsieve.results.zarr_store import ResultGroup, StoredIssues
+from labelsieve.storage.folders import Folder
+from labelsieve.tasks import count_and_select, external_sort
+from labelsieve.tasks.checkpoint import DamagedRecordError
+from labelsieve.tasks.summaries import SummaryReader
+from labelsieve.tasks.work import ChunkWork
+
+if TYPE_CHECKING:
+    import dask.array as da
+
+# How often a map starts again: a disk that keeps damaging records is an error.
+_MOST_REPAIRS: Final = 3
+# Chunks whose scores are fetched at a time, where not all are wanted at once.
+_FETCHED_CHUNKS: Final = 16
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class RowSummaries:
+    """A table of row summaries in chunks.
+
+    Parameters
+    ----------
+    job : DaskJob
+        Runs maps and reductions over the chunks.
+    chunks : list
+        The chunks, in row order: `SummaryChunk`, futures of these, or `Span` of rows that are stored.
+    rows : list of int
+        Number of rows of each chunk.
+    reader : SummaryReader
+        Reads chunks, with final scores.
+    n_classes : int
+        Number of classes K.
+    dtype : dtype
+        Native dtype of the probabilities.
+    stored : bool
+        Whether chunks are rows of a checkpoint.
+    show : bool or None
+        Whether to show progress; None shows it on a terminal.
+    repair : callable
+        Makes damaged records of the checkpoint again.
+    read_margins : callable, optional
+        Reads `pred_probs` for `largest_margins`; returns row numbers.
+    """
+
+    job: DaskJob
+    chunks: list[Any]
+    rows: list[int]
+    reader: SummaryReader
+    n_classes: int
+    dtype: np.dtype[Any]
+    stored: bool = False
+    show: bool | None = False
+    repair: Callable[[], None] = lambda: None
+    read_margins: Callable[[PruneCounts], Int64s] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return sum(self.rows)
+
+    @property
+    def score_dtype(self) -> np.dtype[Any]:
+        """Dtype of the scores as they are returned."""
+        scores = self.dtype if self.reader.settings.plain_self_confidence else np.dtype(np.float64)
+        wide: np.dtype[Any] = np.promote_types(scores, np.float32)
+        return wide
+
+    def map(
+        self, name: str, function: Callable[..., Any], *columns: Sequence[Any], show: str = "", **shared: Any
+    ) -> Any:
+        """Return ``function(chunk, *blocks, reader=..., **shared)`` for each chunk; `columns` give the blocks.
+
+        `show` describes the work in a progress bar, if there is to be one.
+        """
+        work = self.work(function, **shared)
+        with self._progress(name, show) as bar:
+            return self._repairing(lambda: self.job.map(name, work, [self.chunks, *columns], bar))
+
+    def reduce(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        combine: Callable[[Iterable[Any]], Any],
+        *,
+        show: str = "",
+        **shared: Any,
+    ) -> Any:
+        """Return what `combine` makes of ``function(chunk, reader=..., **shared)`` of all chunks."""
+        work = self.work(function, **shared)
+        with self._progress(name, show) as bar:
+            return self._repairing(lambda: self.job.reduce(name, work, combine, [self.chunks], bar))
+
+    def work(self, function: Callable[..., Any], **shared: Any) -> ChunkWork:
+        """Return the work of a task for each chunk."""
+        records = self.reader.records
+        where = records.folder.where if self.stored and records is not None else "memory"
+        return ChunkWork(partial(function, reader=self.reader, **shared), where)
+
+    def _progress(self, name: str, description: str) -> Progress:
+        show = self.show if description else False
+        return Progress(name, self.rows, description, show=show, on_cluster=self.job.executor.is_cluster)
+
+    def _repairing(self, compute: Callable[[], _T]) -> _T:
+        return repairing(self.repair, compute)
+
+    def sampled_classes(self, sample: RowSample) -> tuple[Ints, Ints]:
+        """Return the labels and predicted classes of the rows of `sample`, in row order."""
+        labels, predicted = zip(*self.map("agreement", count_and_select.sampled_classes, sample=sample), strict=True)
+        return np.concatenate(labels), np.concatenate(predicted)
+
+    def count(self, rule: Filter, thresholds: Float64s) -> count_and_select.SummaryCounts:
+        """Compare all rows with the thresholds, as far as the filter needs it."""
+        if not rule.counts_summaries:
+            return count_and_select.SummaryCounts(None, None, None)
+        total: count_and_select.SummaryCounts = self.reduce(
+            "issue-counts",
+            count_and_select.count,
+            count_and_select.combine_counts,
+            show="threshold",
+            rule=rule,
+            adj_thresholds=adjusted_thresholds(thresholds),
+        )
+        return total
+
+    # What filters ask for -------------------------------------------------------------------------------------------
+
+    def all_where(self, selection: Selection, n_rows: int) -> RowSelection:
+        """Return the `n_rows` rows that `selection` picks by their summaries alone."""
+        return RowSelection(selection, ([None] * len(self.chunks),), n_rows)
+
+    def lowest(
+        self,
+        cut_scores: Callable[[RowSummary], Scores],
+        dtype: np.dtype[Any],
+        histogram: Int64s | None,
+        n_rows: int,
+        *,
+        exactly: bool,
+    ) -> RowSelection:
+        """Return the `n_rows` rows of lowest score.
+
+        Unless `exactly` as many are needed, all rows of the bin that holds the cut are returned where they are few.
+        """
+        cut, quotas = radix_select.Cut(0, 0, 0, 0), list[int | None]([0] * len(self.chunks))
+        if n_rows >= 1 and histogram is not None:
+
+            def histogram_within(within: radix_select.Cut) -> Int64s:
+                total: Int64s = self.reduce(
+                    "histogram",
+                    count_and_select.histogram_within,
+                    count_and_select.add_up,
+                    cut_scores=cut_scores,
+                    cut=within,
+                )
+                return total
+
+            cut = radix_select.find_cut(histogram, n_rows, 8 * dtype.itemsize, histogram_within)
+            quotas = [None] * len(self.chunks)
+            if exactly or (not cut.shift and cut.inside > n_rows - cut.below):
+                ties = self.map("ties", count_and_select.scores_inside, cut_scores=cut_scores, cut=cut)
+                cut, exact = radix_select.settle(cut, n_rows, ties)
+                quotas = list(exact)
+        return RowSelection(UpToCut(cut, cut_scores), (quotas,), n_rows)
+
+    def lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
+        """Return for each label the ``n_rows[label]`` rows of lowest probability of that label."""
+
+        def histogram_within(within: radix_select_by_class.ClassCuts) -> Int64s:
+            total: Int64s = self.reduce(
+                "histogram", count_and_select.class_histogram_within, count_and_select.add_up, cuts=within
+            )
+            return total
+
+        cuts = radix_select_by_class.ClassCuts.open(n_rows, class_counts, 8 * self.dtype.itemsize)
+        cuts = radix_select_by_class.find_cuts(cuts, histogram_within)
+        exact = radix_select_by_class.settle(cuts, self.map("ties", count_and_select.class_ties, cuts=cuts))
+        return RowSelection(UpToClassCuts(exact), (range(len(self.chunks)),), int(cuts.wanted.sum()))
+
+    def largest_margins(self, prune: PruneCounts) -> RowSelection:
+        """Return for each pair of classes the rows of largest margin, in a third read."""
+        if self.read_margins is None:
+            raise RuntimeError("margins between classes need all probabilities of a row")
+        return RowSelection.of_rows(self._repairing(lambda: self._margin_rows(prune)), self.rows)
+
+    def _margin_rows(self, prune: PruneCounts) -> Int64s:
+        if self.read_margins is None or not len(prune.of_pair):
+            return np.empty(0, np.int64)
+        return self.read_margins(prune)
+
+    # Results --------------------------------------------------------------------------------------------------------
+
+    def sorted_issues(self, selected: RowSelection, rule: Filter) -> IssueRows:
+        """Return the selected rows by (score, row), without those that the filter drops."""
+        if not selected.n_rows:
+            return IssueRows.none(self.score_dtype, class_dtype(self.n_classes), self.dtype)
+        parts = self._selected(count_and_select.select, selected)
+        return count_and_select.rank(parts, selected.n_rows, rule)
+
+    def _selected(self, function: Callable[..., Any], selected: RowSelection, **shared: Any) -> list[Any]:
+        """Map `function` over the chunks with the selection; its arrays are sent to the workers once."""
+
+        def select() -> list[Any]:
+            columns = [
+                self.job.executor.scatter(column) if scattered else column
+                for column, scattered in zip(selected.columns, selected.scattered, strict=True)
+            ]
+            found: list[Any] = self.map(
+                "select", function, *columns, show="rank", selection=selected.selection, **shared
+            )
+            return found
+
+        return self.job.executor.unless_lost(select) if any(selected.scattered) else select()
+
+    def write(
+        self, selected: RowSelection, rule: Filter, group: ResultGroup, scratch: Folder, room: int, *, rows_too: bool
+    ) -> StoredIssues:
+        """Let the tasks write the issues of `sorted_issues` into `group`.
+
+        Parameters
+        ----------
+        selected : RowSelection
+            The selected rows.
+        rule : Filter
+            Drops rows whose label is nearly predicted.
+        group : ResultGroup
+            Where the issues go.
+        scratch : Folder
+            Takes sorted runs until they are merged.
+        room : int
+            Bytes that a thread may take to sort a run.
+        rows_too : bool
+            Whether the scores and the mask of all rows are written too.
+        """
+        scratch.remove("runs")  # of a run that was killed
+        folder = scratch.folder("runs").folder(uuid.uuid4().hex)
+        if rows_too:
+            group.create_rows(self.n_rows, self.score_dtype)
+        n_sorted = run_rows(selected.n_rows, room)
+        parts = self._selected(
+            external_sort.write_rows,
+            selected,
+            rule=rule,
+            n_rows=self.n_rows,
+            run_rows=n_sorted,
+            folder=folder,
+            group=group if rows_too else None,
+        )
+        issues = self._merge([run for part in parts for run in part], n_sorted, folder, group)
+        scratch.remove("runs")
+        return issues
+
+    def _merge(
+        self, sorted_runs: list[external_sort.SortedRun], rows: int, folder: Folder, group: ResultGroup
+    ) -> StoredIssues:
+        n_issues = sum(run.n_rows for run in sorted_runs)
+        classes = class_dtype(self.n_classes)
+        dtypes = [np.dtype(np.int64), self.score_dtype, classes, classes, self.dtype, self.dtype]
+        columns = list(IssueRows.none(np.float32, classes, np.float32).columns())
+        group.create_issues(n_issues, rows, dict(zip(columns, dtypes, strict=True)))
+        if n_issues:
+            cuts = external_sort.range_cuts(sorted_runs, rows // 2)
+            files = [run.name for run in sorted_runs]
+            before = self.job.map("rank", partial(external_sort.rows_before, folder=folder, cuts=cuts), [files])
+            names, stretches = external_sort.stretches(sorted_runs, before, rows, folder)
+            work = ChunkWork(partial(external_sort.merge, names=names, folder=folder, group=group), folder.where)
+            lengths = [work.n_rows(stretch) for stretch in stretches]
+            on_cluster = self.job.executor.is_cluster
+            with Progress("merge", lengths, "write", show=self.show, on_cluster=on_cluster) as bar:
+                self.job.map("merge", work, [stretches], bar)
+        return StoredIssues(group.sealed(), n_issues)
+
+    def scores(self) -> ScoreParts:
+        """Return the scores of all rows: lazily where summaries are stored or on a cluster.
+
+        Elsewhere they are copied, and `chunks` is emptied meanwhile, so that no other column is kept.
+        """
+        work = self.work(count_and_select.all_scores)
+        if self.stored or self.job.executor.is_cluster:
+            return TaskScores(self.job, work, self.chunks, self.rows, self.score_dtype, in_store=self.stored)
+        parts = []
+        for index, chunk in enumerate(self.chunks):
+            parts.append(work(chunk))
+            self.chunks[index] = None
+        return ArrayScores(parts)
+
+
+def repairing(repair: Callable[[], None], compute: Callable[[], _T]) -> _T:
+    """Return ``compute()``; where a record turns out to be damaged, `repair` and compute again."""
+    for _ in range(_MOST_REPAIRS):
+        try:
+            return compute()
+        except DamagedRecordError as error:
+            logger.warning("%s; the partitions whose records are damaged are read again", error)
+            repair()
+    return compute()
+
+
+@dataclass(frozen=True)
+class ArrayScores:
+    """Scores of all rows in this process.
+
+    Parameters
+    ----------
+    parts : sequence of (n,) float
+        The scores of each chunk.
+    """
+
+    parts: Sequence[Scores]
+    in_store: bool = False
+
+    def to_numpy(self) -> Scores:
+        """Return them as ``(N,)`` in memory."""
+        return np.concatenate(self.parts)
+
+    def to_dask(self) -> da.Array:
+        """Return them as a lazy ``(N,)`` Dask array."""
+        import dask.array as da
+
+        return da.concatenate([da.from_array(part, chunks=-1) for part in self.parts])
+
+    def blocks(self) -> Iterator[Scores]:
+        """Yield them in row order, a chunk at a time."""
+        yield from self.parts
+
+
+@dataclass(frozen=True)
+class TaskScores:
+    """Scores of all rows, made from the summaries where these are.
+
+    Parameters
+    ----------
+    job : DaskJob
+        Makes them.
+    work : callable
+        Returns the scores of a chunk.
+    chunks : sequence
+        Chunks of the table.
+    rows : sequence of int
+        Number of rows of each.
+    dtype : dtype
+        Dtype of the scores.
+    in_store : bool
+        Whether summaries are in a workdir; else workers hold them.
+    """
+
+    job: DaskJob
+    work: Callable[..., Any]
+    chunks: Sequence[Any]
+    rows: Sequence[int]
+    dtype: np.dtype[Any]
+    in_store: bool
+
+    def to_numpy(self) -> Scores:
+        """Return them as ``(N,)`` in memory."""
+        return np.concatenate(self.job.map("scores", self.work, [self.chunks]))
+
+    def to_dask(self) -> da.Array:
+        """Return them as a lazy ``(N,)`` Dask array."""
+        import dask
+        import dask.array as da
+
+        work = dask.delayed(self.work, pure=False, traverse=False)
+        return da.blockwise(
+            lambda chunk, function: function(chunk),
+            "i",
+            values_array("summaries", self.chunks),
+            "i",
+            work,
+            None,
+            name=f"scores-{uuid.uuid4().hex}",
+            adjust_chunks={"i": tuple(self.rows)},
+            dtype=self.dtype,
+            meta=np.empty(0, self.dtype),
+        )
+
+    def blocks(self) -> Iterator[Scores]:
+        """Yield them in row order, some chunks at a time."""
+        for start in range(0, len(self.chunks), _FETCHED_CHUNKS):
+            yield from self.job.map("scores", self.work, [self.chunks[start : start + _FETCHED_CHUNKS]])

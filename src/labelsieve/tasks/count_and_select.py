@@ -1,0 +1,176 @@
+"""Counting and selecting: what the tasks after the passes over `pred_probs` do with chunks of row summaries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning.agreement import RowSample
+from labelsieve.confident_learning.confident_joint import ConfidentCounts, confident_chunk, confident_combine
+from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.quality_scores import Float64s
+from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies, class_histogram
+from labelsieve.confident_learning.row_summary import Ints, RowSummary
+from labelsieve.confident_learning.selections import Selection, scores_of
+from labelsieve.confident_learning.thresholds import ClassSums, SparseClassSums, class_sums_chunk
+from labelsieve.results.result import IssueRows
+from labelsieve.tasks.summaries import Chunk, SummaryReader
+
+CutScores: TypeAlias = Callable[[RowSummary], radix_select.Scores]
+# Partial counts of a chunk that are held before they are added up.
+_MOST_PARTS: Final = 8
+
+
+def widened(scores: radix_select.Scores) -> radix_select.Scores:
+    """Return scores as they are given out: float16 as float32."""
+    return scores.astype(np.promote_types(scores.dtype, np.float32), copy=False)
+
+
+def all_scores(chunk: Chunk, *, reader: SummaryReader) -> radix_select.Scores:
+    """Return the scores of a partition or span."""
+    return np.concatenate([widened(scores_of(block)) for block in reader.blocks(chunk)])
+
+
+@dataclass(frozen=True)
+class SummaryCounts:
+    """What comparing summaries with the thresholds adds up.
+
+    Parameters
+    ----------
+    confident : ConfidentCounts or None
+        Confident rows by label and predicted class; None where a second pass counts them.
+    histogram : (B,) int64 or None
+        Histogram of the scores that the filter cuts on, if it does.
+    scores : SparseClassSums or None
+        Sums by label of scores that are computed.
+    n_counted : int
+        Rows that `Filter.counted_rows` found.
+    """
+
+    confident: ConfidentCounts | None
+    histogram: radix_select.Int64s | None
+    scores: SparseClassSums | None
+    n_counted: int = 0
+
+
+def count(chunk: Chunk, *, reader: SummaryReader, rule: Filter, adj_thresholds: Float64s) -> SummaryCounts:
+    """Compare the summaries of a chunk with the thresholds."""
+    # Plain self-confidences were added up by label as they were read.
+    sums_scores, n_classes = not reader.settings.plain_self_confidence, len(adj_thresholds)
+    parts: list[SummaryCounts] = []
+    for block in reader.blocks(chunk):
+        sums = class_sums_chunk(block.labels, scores_of(block), n_classes) if sums_scores else None
+        part = SummaryCounts(
+            confident=None if reader.settings.counts_joint else confident_chunk(block, adj_thresholds),
+            histogram=radix_select.score_histogram(rule.cut_scores(block)) if rule.cuts_scores else None,
+            scores=None if sums is None else SparseClassSums.of(sums),
+            n_counted=rule.counted_rows(block) if rule.counts_rows else 0,
+        )
+        parts.append(part)
+        if len(parts) > _MOST_PARTS:
+            parts = [combine_counts(parts)]
+    return combine_counts(parts)
+
+
+def combine_counts(parts: Iterable[SummaryCounts]) -> SummaryCounts:
+    """Add up counts, histograms and sums."""
+    parts, total = list(parts), None
+    sums = [part.scores for part in parts if part.scores is not None]
+    if sums:
+        dense = ClassSums.zeros(sums[0].n_classes)
+        for one in sums:
+            one.add_to(dense)
+        total = SparseClassSums.of(dense)
+    confident = [part.confident for part in parts if part.confident is not None]
+    histograms = [part.histogram for part in parts if part.histogram is not None]
+    return SummaryCounts(
+        confident_combine(confident) if confident else None,
+        add_up(histograms) if histograms else None,
+        total,
+        sum(part.n_counted for part in parts),
+    )
+
+
+def sampled_classes(chunk: Chunk, *, reader: SummaryReader, sample: RowSample) -> tuple[Ints, Ints]:
+    """Return the labels and predicted classes of the sample's rows in a partition or span."""
+    return sample.take(chunk.start, reader.blocks(chunk))
+
+
+def histogram_within(
+    chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut
+) -> radix_select.Int64s:
+    """Return the histogram of the next digit of the scores inside `cut`."""
+    return add_up(radix_select.score_histogram(cut_scores(block), cut) for block in reader.blocks(chunk))
+
+
+def add_up(histograms: Iterable[radix_select.Int64s]) -> radix_select.Int64s:
+    """Add up histograms."""
+    total: radix_select.Int64s = np.sum(list(histograms), axis=0)
+    return total
+
+
+def scores_inside(
+    chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut
+) -> radix_select.Ties:
+    """Return the scores inside `cut`, each value once with how many rows have it."""
+    parts = [radix_select.inside(cut_scores(block), cut) for block in reader.blocks(chunk)]
+    return radix_select.Ties.of(np.concatenate(parts))
+
+
+def class_histogram_within(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> radix_select.Int64s:
+    """Return the histogram of the next digit of the given label's probability inside the cut of each class."""
+    return add_up(class_histogram(block.labels, block.p_given, cuts) for block in reader.blocks(chunk))
+
+
+def class_ties(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> ClassTies:
+    """Return the given label's probabilities inside the cut of each class, each value once."""
+    return ClassTies.add_up([ClassTies.of(block.labels, block.p_given, cuts) for block in reader.blocks(chunk)])
+
+
+def selected(
+    chunk: Chunk, *parts: Any, reader: SummaryReader, selection: Selection
+) -> Iterator[tuple[RowSummary, npt.NDArray[np.intp], int]]:
+    """Yield blocks of summaries with which of their rows are taken, and the row number of their first row."""
+    first, pick = chunk.start, selection.picker(*parts)
+    for block in reader.blocks(chunk):
+        yield block, pick(block, first), first
+        first += len(block)
+
+
+def issue_rows(block: RowSummary, rows: npt.NDArray[np.intp], first_row: int) -> IssueRows:
+    """Return what is asked about some rows of a block, in row order."""
+    return IssueRows(
+        rows=(rows + first_row).astype(np.int64),
+        scores=scores_of(block)[rows],
+        given_labels=block.labels[rows],
+        suggested_labels=block.predicted[rows],
+        p_given=block.p_given[rows],
+        p_suggested=block.p_predicted[rows],
+    )
+
+
+def select(chunk: Chunk, *parts: Any, reader: SummaryReader, selection: Selection) -> IssueRows:
+    """Return the rows that are taken, in row order; `parts` are what the selection needs for the chunk."""
+    return IssueRows.concatenate(
+        [issue_rows(*found) for found in selected(chunk, *parts, reader=reader, selection=selection)]
+    )
+
+
+def without_near_predicted(found: IssueRows, rule: Filter) -> IssueRows:
+    """Drop the rows whose label is predicted or nearly so, unless the filter keeps them."""
+    if rule.keeps_near_predicted:
+        return found
+    near = radix_select.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
+    return found.take(np.flatnonzero(~near))
+
+
+def rank(parts: Sequence[IssueRows], wanted: int, rule: Filter) -> IssueRows:
+    """Put the selected rows of all partitions in order, the `wanted` lowest, and drop what is no issue."""
+    found = IssueRows.concatenate(parts)
+    chosen = without_near_predicted(found.take(radix_select.lowest_first(found.scores, wanted)), rule)
+    return replace(chosen, scores=widened(chosen.scores))

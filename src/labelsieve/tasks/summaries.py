@@ -1,0 +1,111 @@
+"""Chunks of the table of row summaries: in memory, or rows of a checkpoint, read in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from labelsieve.confident_learning.quality_scores import Float64s, adjusted_self_confidence
+from labelsieve.confident_learning.row_summary import RowSummary
+from labelsieve.confident_learning.thresholds import blocks
+from labelsieve.memory import Span
+from labelsieve.settings import Settings
+from labelsieve.tasks.checkpoint import Records, StoredSummary
+from labelsieve.tasks.totals import RescanTotals, ScanTotals
+
+
+@dataclass(frozen=True)
+class SummaryChunk:
+    """Row summaries in memory.
+
+    Parameters
+    ----------
+    start : int
+        Number of the first row.
+    summary : RowSummary
+        Summaries of consecutive rows.
+    totals : ScanTotals
+        What the first pass added up over these rows.
+    rescan : RescanTotals or None
+        What the second pass added up.
+    """
+
+    start: int
+    summary: RowSummary
+    totals: ScanTotals
+    rescan: RescanTotals | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.summary)
+
+    @property
+    def n_read(self) -> int:
+        """Rows that the last pass read."""
+        return (self.totals if self.rescan is None else self.rescan).n_read
+
+
+Chunk: TypeAlias = SummaryChunk | Span
+
+
+@dataclass(frozen=True)
+class SummaryReader:
+    """Reads chunks of the table, with final scores.
+
+    Parameters
+    ----------
+    settings : Settings
+        How rows are scored.
+    thresholds : (K,) float64
+        Confident thresholds.
+    records : Records, optional
+        Where the summaries of `Span` chunks are stored.
+    rescan_records : Records, optional
+        Where the columns of a second pass are stored, if they are needed.
+    """
+
+    settings: Settings
+    thresholds: Float64s
+    records: Records | None = None
+    rescan_records: Records | None = None
+
+    def blocks(self, chunk: Chunk) -> Iterator[RowSummary]:
+        """Yield the summaries of a chunk in row order, some rows at a time."""
+        if isinstance(chunk, SummaryChunk):
+            # A chunk without rows, of a user's Dask array, is one empty block.
+            for rows in blocks(chunk.n_rows) if chunk.n_rows else [slice(0)]:
+                yield self.scored(chunk.summary[rows])
+            return
+        for index, start, stop in chunk.pieces:
+            yield from self._stored(index, start, stop)
+
+    def scored(self, summary: RowSummary) -> RowSummary:
+        """Return `summary` with final scores: the sums of rows become adjusted self-confidences."""
+        if not self.settings.adjust_pred_probs or self.settings.scores_need_rescan:
+            return summary
+        if summary.row_values is None:
+            raise RuntimeError("adjusted self-confidence needs the sums of rows")
+        scores = np.empty(len(summary), np.float64)
+        for rows in blocks(len(summary)):
+            scores[rows] = adjusted_self_confidence(
+                summary.p_given[rows], summary.labels[rows], summary.row_values[rows], self.thresholds
+            )
+        return replace(summary, row_values=scores)
+
+    def _stored(self, index: int, start: int, stop: int) -> Iterator[RowSummary]:
+        if self.records is None:
+            raise RuntimeError("stored chunks are read from records")
+        stored = StoredSummary(self.records, index).blocks(start, stop)
+        if self.rescan_records is None:
+            yield from map(self.scored, stored)
+            return
+        with self.rescan_records.reading("rereads", index) as record:
+            for block in stored:
+                parts = list(record.blocks(start, start + len(block)))
+                start += len(block)
+                found: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                yield self.scored(replace(block, **found))
