@@ -1,13 +1,31 @@
-"""Find wrong labels in datasets whose predicted probabilities are larger than memory.
+"""Find wrong labels in classification datasets whose predicted probabilities are larger than memory.
 
-Names are imported when they are first used: the command line has to answer to Ctrl-C before it imports anything slow.
+Ten public benchmarks have on average at least 3.3% wrong labels in their test sets ([Northcutt, Athalye, Mueller
+2021](https://arxiv.org/abs/2103.14749)). Confident learning finds them from two arrays: the given labels, and the
+out-of-sample predicted probabilities of a model. `find_label_issues` does it out of core, on Dask, in bounded memory.
+
+>>> import labelsieve
+>>> labels = [0, 0, 1, 1, 1]
+>>> pred_probs = [[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]]
+>>> labelsieve.find_label_issues(labels, pred_probs)
+<LabelIssues: 1 of 5 rows (20.00%) in 2 classes; worst rows: 4>
+
+| Topic | Page |
+|---|---|
+| which rows are issues, filters, how a run works, inputs, clusters | `labelsieve.find` |
+| the confident joint and what is estimated from it | `labelsieve.count` |
+| coming from cleanlab, and what differs | `labelsieve.label_issues_batched` |
+| batches in a loop of your own | `labelsieve.inspector` |
+| memory, time, measurements, planning for terabytes | `labelsieve.memory` |
+| errors, failures, workdirs that resume | `labelsieve.errors` |
 """
 
+# Names are imported when they are first used: the command line has to answer to Ctrl-C before it imports anything slow.
 import importlib
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
-    from labelsieve import count
+    from labelsieve import count, errors, find, inspector, label_issues_batched, memory
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -28,35 +46,43 @@ if TYPE_CHECKING:
     from labelsieve.pipeline.plan import Plan
     from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
+    from labelsieve.results.row_ids import unescape_formula
 
-__all__ = [
-    "ChangedDataError",
-    "ForkedWorkerError",
-    "InUseError",
-    "InputTypeError",
-    "InvalidInputError",
-    "IssueRows",
-    "LabelInspector",
-    "LabelIssues",
-    "LabelsieveError",
-    "LabelsieveWarning",
-    "MemoryLimitError",
-    "MissingDependencyError",
-    "Plan",
-    "TaskFailedError",
-    "UnreadableDataError",
-    "UnwritableError",
-    "WorkdirError",
-    "count",
+__all__ = [  # noqa: RUF022  # in the order of the documentation
     "find_label_issues",
-    "find_label_issues_batched",
+    "LabelIssues",
     "load",
     "plan_label_issues",
+    "Plan",
+    "IssueRows",
+    "unescape_formula",
+    "find_label_issues_batched",
+    "LabelInspector",
     "split_arr",
+    "find",
+    "count",
+    "label_issues_batched",
+    "inspector",
+    "memory",
+    "errors",
+    "LabelsieveError",
+    "InvalidInputError",
+    "InputTypeError",
+    "UnreadableDataError",
+    "ChangedDataError",
+    "UnwritableError",
+    "MissingDependencyError",
+    "MemoryLimitError",
+    "WorkdirError",
+    "InUseError",
+    "TaskFailedError",
+    "ForkedWorkerError",
+    "LabelsieveWarning",
 ]
 __version__ = "0.1.0"
 
-# Where the names above are from; those that are not here are errors.
+_SUBMODULES = ("count", "errors", "find", "inspector", "label_issues_batched", "memory")
+# The modules that define the names above; the names that are not here are errors.
 _MODULES = {
     "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
@@ -67,6 +93,7 @@ _MODULES = {
     "load": "results.label_issues",
     "plan_label_issues": "find",
     "split_arr": "label_issues_batched",
+    "unescape_formula": "results.row_ids",
 }
 
 
@@ -74,7 +101,7 @@ def __getattr__(name: str) -> object:
     """Import a public name, or a module of this package."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    public = name in __all__ and name != "count"
+    public = name in __all__ and name not in _SUBMODULES
     module = f"{__name__}.{_MODULES.get(name, 'errors') if public else name}"
     try:
         imported = importlib.import_module(module)
@@ -88,4 +115,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

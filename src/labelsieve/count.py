@@ -1,8 +1,13 @@
 """The counts of confident learning at any size: the confident joint, and what is estimated from it.
 
-Matrices are sparse: of K x K places those that occur, as `scipy.sparse.csr_array` (the extra ``sparse``); with
-``dense=True`` they are full NumPy arrays, as cleanlab returns them. Rows are given labels and columns are true classes,
-but for the inverse noise matrix, where it is the other way round.
+Matrices are sparse: of the K x K entries those that occur, as `scipy.sparse.csr_array` (the extra ``sparse``). With
+``dense=True`` they are full NumPy arrays, as in cleanlab. Rows are given labels and columns are true classes, except in
+the inverse noise matrix, where it is the other way round.
+
+The calibrated joint is rounded to integers; what is left over goes to the largest remainders. Where remainders tie,
+NumPy's sort decides, as in cleanlab, with up to 1,024 classes. NumPy sorts with the instructions of the processor, so
+on another processor a different pair of classes may get the one row more. With more than 1,024 classes the later ones
+get it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,6 @@
-"""Every error and warning that Labelsieve raises on purpose.
+"""Every error and warning that Labelsieve raises on purpose, and what happens when something fails.
 
-Covers: the exception tree. Each error is also the builtin that a caller would catch.
-Does not cover: the checks themselves (`checks`, `settings`, `sources`).
-
-::
+Each error is also the builtin that a caller would catch:
 
     LabelsieveError
     ├── InvalidInputError (ValueError)          data or a setting that cannot give a right answer
@@ -11,13 +8,72 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
     ├── UnreadableDataError (OSError)           stored data is cut off, corrupt or gone; says where
     │   └── ChangedDataError (OSError)          stored data has changed since the run began; says what and how
     ├── UnwritableError (OSError)               a workdir or a result cannot be written: disk full, no permission
-    ├── MissingDependencyError (ImportError)    an extra is not installed; says the pip line
+    ├── MissingDependencyError (ImportError)    an extra is not installed; gives the pip command
     ├── MemoryLimitError (MemoryError)          a plan does not fit; says what would, before anything is read
     ├── WorkdirError (RuntimeError)             a workdir that is damaged or of another run; nothing in it is touched
-    │   └── InUseError (RuntimeError)           another run has the workdir or the output: try again later
+    │   └── InUseError (RuntimeError)           another run uses the workdir or the output: try again later
     ├── TaskFailedError (RuntimeError)          a task failed, or its worker died; says which rows
-    └── ForkedWorkerError (RuntimeError)        a forked process died before it was done
-    LabelsieveWarning (UserWarning)             the answer stands, but look at this
+    └── ForkedWorkerError (RuntimeError)        a forked process died before it finished
+    LabelsieveWarning (UserWarning)             the answer stands, but something deserves a look
+
+The command line exits with 0 when it is done; 1 after a failure; 2 for bad usage, input or credentials, or too little
+memory, with one line that says what; 75 if another run still uses the workdir or the output after ``--wait`` seconds
+(90 by default); 130 after Ctrl-C and 143 after SIGTERM.
+
+## When something fails
+
+- **A worker dies.** Its partitions are computed again elsewhere. After `distributed.scheduler.allowed-failures` deaths
+  the error names the task.
+- **A chunk cannot be read.** The read is tried again (`retries`, 2 by default). Then the error names the partition, the
+  rows, the source and the cause. After a repair the same command reads only what is missing. A ``.npy`` or HDF5 file
+  that was repaired is another input to its workdir: start over with `fresh=True` (``--fresh``).
+- **An input changes during the run.** A `ChangedDataError` names the file, object or chunk and what changed. Nothing is
+  published. See *One version of the input* below.
+- **The client dies, or gets Ctrl-C or SIGTERM.** Run the same command again. It does not read again what the workdir
+  holds. There is never half a result.
+- **The scheduler dies.** The client ends with an error. Start the scheduler and run the same command again.
+- **The disk of the workdir is full.** The error says so. What is committed stays.
+- **An output cannot be written.** The run is refused before it starts if the folder is missing or read-only, or if its
+  disk is full already. Otherwise the error names the output. With a workdir, the next run uses what is finished.
+- **Another run uses the same workdir.** The run waits for up to `wait` seconds (``--wait``). Then it is refused, with
+  exit code 75, and the error says who uses the workdir. On a disk this is a lock; in an object store it is a lease of
+  60 seconds with a heartbeat. So the run of a client that was killed on another machine seems to last for up to 60
+  seconds more; a client that was killed on this machine is known to have ended.
+- **The description of the workdir is damaged.** The run is refused; the error names the file and the field.
+  `fresh=True` starts over.
+- **The workdir is of another input or other settings.** The run is refused; the error says what differs. `fresh=True`
+  starts over.
+- **A file of a saved result is damaged or missing.** The first read of it raises an error that names the file and its
+  rows. Every chunk is stored and has a checksum (Zarr's `crc32c`), and so has the metadata. Any reader of Zarr 3 can
+  open the group.
+
+## One version of the input
+
+All reads are of the files that were there when the run began. Before the first read Labelsieve notes the size,
+modification time and inode of each file (of each stored chunk of a Zarr array too), or the size and ETag of each
+object. Each read compares them, and they are taken again after the last read. S3 sends the ETag with each answer.
+Elsewhere by URL, and for shards and split chunks there, the comparison is made before and after the run only. Above
+100,000 chunks the listing is parallel, and it is done once only where each read compares.
+
+Not watched are arrays in memory, Dask arrays of your own, Zarr over HTTP, and, with a warning, Zarr in a store that
+refuses to list its chunks.
+
+## What a workdir recognizes
+
+A workdir identifies its input by path or URL, size, modification time or ETag, shape, dtype and storage grid, and a
+Zarr array by the same facts of every stored chunk: only partitions whose chunks were rewritten are read again. Arrays
+in memory are identified by their content, Dask arrays by their name.
+
+Names and times do not show everything: a file can be rewritten with its times restored, and a Dask array can keep its
+name while the data behind it changes. So every resume reads a few rows again and compares their summaries with those in
+the workdir, bit for bit: at most 1 MB from each of up to 8 finished partitions, drawn at random (one stored chunk of a
+Zarr array, one computed block of a Dask array). A difference is an error. (Scores by entropy are allowed to
+differ by 1e-9, as they may on another processor.)
+
+Records in a workdir have checksums. A torn or damaged record is made again, also if the damage happens during the run.
+The chunks of a Zarr array have no checksum by default: a damaged chunk may decode to other numbers, which only the
+check of every value can catch. Where disks are not trusted, store `pred_probs` with one
+(`ZstdCodec(checksum=True)`).
 """
 
 from __future__ import annotations
@@ -102,6 +158,8 @@ def install_line(extra: str) -> str:
     """Return the line of the shell that installs an extra for this Python, from where Labelsieve itself came.
 
     pip keeps the folder, archive or repository that it installed from; without any, that is the package index.
+
+    @private
     """
     from importlib import metadata
     from urllib.parse import urlparse
@@ -123,7 +181,10 @@ def install_line(extra: str) -> str:
 
 
 def warn(message: str) -> None:
-    """Issue a `LabelsieveWarning` that points at the line of the caller outside this package."""
+    """Issue a `LabelsieveWarning` that points at the line of the caller outside this package.
+
+    @private
+    """
     frame, level = inspect.currentframe(), 1
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         frame, level = frame.f_back, level + 1

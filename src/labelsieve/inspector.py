@@ -36,6 +36,8 @@ from labelsieve.tasks.inspection import InspectedRows, combine_counts, inspect, 
 from labelsieve.tasks.scan import class_sums
 from labelsieve.tasks.totals import combine_totals
 
+__all__ = ["LabelInspector"]
+
 Scores = npt.NDArray[np.floating[Any]]
 
 

@@ -1,4 +1,103 @@
-"""The memory that a run takes, and the sizes that follow from it. Arithmetic alone: no data, no Dask."""
+"""Memory and time: what a run takes, and the sizes that follow from it. Arithmetic only: no data, no Dask.
+
+## Memory
+
+`Need` computes the most memory that the process that reads takes, or that each worker takes, in bytes (anonymous
+memory, the interpreter included). `labelsieve plan` prints it, and `max_memory` limits it:
+
+    120 MB                                       the interpreter with NumPy, Dask and Zarr; a worker of a cluster 220 MB
+    + threads x (2.25 x batch + ahead + c x 4 MB)
+                                                 batch: decoded bytes of a batch that is read whole (Zarr, HDF5, Fortran
+                                                 order; all batches of a partition for your own Dask arrays); 0 for .npy
+                                                 files and arrays, which are read in strips. ahead: bytes fetched ahead
+                                                 from remote storage. c: 3; with computed scores 3 + 40 / probability
+    + t x (24 x K + 64 kB + pairs of a partition)
+                                                 t: p partitions (at most 4096), or 32 + p / 16 if that is less
+    + 2 x pairs                                  16 bytes each: a tenth of the rows, or K x (K - 1) if that is less
+    + N x class                                  if the batches cut stored chunks of labels, which are then read first
+
+    summaries in memory, shared by the workers of a cluster:
+    + N x (2 x class + 2 x probability + score)  class: 1, 2 or 4 bytes (K up to 256, 65,536, more); probability: 2, 4
+                                                 or 8; score: 0 for plain self-confidence (4 for float16), 8 if
+                                                 computed, 16 if adjusted; 1 more with the exact rule
+    + partitions x (24 x K)                      or 32 bytes a row, if that is less; with the exact rule 8 x K and the
+                                                 pairs more
+    + issues x 120                               on the client
+
+    or summaries in a workdir only:
+    + threads x (65,536 x (3 x row + 120) + 262,144 x 4 x (score + 1))
+                                                 row: bytes of a summary; score: 4 or 8. The numbers of rows grow from
+                                                 671 million and 1,074 million rows on
+    + 16 x runs x ranges + sample                on the client, to merge issues: for a tenth of the rows 36 MB at 500
+                                                 million rows and 236 MB at 25,000 million (`merge_bytes`)
+
+    prune_by_class, prune_by_noise_rate and both:
+    + t x 2.1 MB                                 histograms by class
+    prune_by_noise_rate and both:
+    + threads x 40 MB                            margins of a piece of rows
+    + (threads + 1) x 100 x rows taken           planned for a tenth of the rows; refused before the third read if that
+                                                 is not enough
+
+    with n_jobs, all processes together: a forked one is a thread, and
+    + n_jobs x 30 MB + a quarter of the summaries in memory
+
+So 1 TB of float32 at K = 1000 (250 million rows) takes 3 GB in memory beside the threads, or, with a workdir, nothing
+that grows with the rows. An automatic batch is about 48 MB in whole stored chunks, and less if `max_memory` is small.
+
+## Time
+
+`seconds = reads x bytes / rate + N x row / threads`. *Reads* is 1, 2 or 3 (`labelsieve plan`). *Rate* is the speed of
+reading and decoding `pred_probs`: on the machine of README about 25 GB/s for ``.npy`` in page cache (a slower disk
+sets its own), and 2.5 GB/s for Zarr chunks of whole rows with zstd in a local folder, which are decoded into buffers
+that are used again. Zarr chunks that split the classes, shards, other codecs and other stores are read by Zarr itself.
+*Row*, the work on a row's summary, is about 40 ns.
+
+Measured on that machine on 2026-11-24, and on 2 cores of an Intel Xeon on 2026-11-25 for the rows of filters and of the
+joint, where one read of 2M x 1000 took 1.07 s:
+
+| | Seconds | Own memory |
+|---|---|---|
+| 25M x 1000 `.npy` of holes, 100 GB, `--max-memory 1GiB` | 33 (1.5 of the bare read) | 331 MB |
+| 500M x 2 float32, `--max-memory 1GiB -o out.zarr`, 26.9 million issues | 51 | 104 MB |
+| the same in float16 | 46 | 97 MB |
+| 1M x 100 and 50M x 100 float32, `--workdir` and `-o out.zarr` | | 59 and 78 MB |
+| 2M x 1000 `.npy` with `confident_learning`, `low_self_confidence` | 1.7 times one read | 82 MB |
+| cleanlab's `filter.find_label_issues` beside these two | 13 and 22 times as long | 16.3 GB |
+| the same, `prune_by_class` and `prune_by_noise_rate` | 1.8 and 3.5 times one read | 158 MB |
+| 200,000 x 21,841 `.npy`, 17 GB: the calibrated joint as a sparse array | 3.9 | 73 MB |
+| 2M x 1000 Zarr on a local cluster of two workers, beside two threads | 1.09 times | |
+| 2M x 1000 with a workdir, beside without | 1.03 times `.npy`, 1.01 times Zarr | |
+| a resume with half of the partitions done, beside the whole run | 0.55 of it `.npy`, 0.45 Zarr | |
+| 400,000 x 1000 Zarr on an S3 server, 100 ms added to each request | 1.03 times (40 MB chunks), 1.17 (4 MB) | |
+| report of 1M x 1000 with 1,000 rows and their pictures, 3.1 MB | 2.7 | |
+| classes and pairs of 20M rows of 21,841 classes, one row in ten predicted as another class | 0.9 | 54 MB |
+| the same, all rows at random | 6.0 | 291 MB |
+
+The memory of the last two comes on top of that of the summaries. The page loads nothing from elsewhere; its 3.1 MB
+hold all pictures.
+
+## A terabyte and more
+
+Float32, K = 1000, Zarr chunks of 10,000 rows on a shared disk (with an object store a worker also takes what it fetches
+ahead), 100 workers of 4 threads and 8 GB, with a workdir. All but the seconds are computed as `labelsieve plan` does:
+
+| | 1 TB | 100 TB |
+|---|---|---|
+| rows | 250,000,000 | 25,000,000,000 |
+| partitions | 2,084 | 208,334 |
+| submissions of each map | 1 | 51 |
+| tasks | 5,152 | 234,413 |
+| scheduler | 11 s | 492 s |
+| memory of a worker, of the client | 772 MB, 207 MB | 2.45 GB, 469 MB |
+| network, at most, without the issues | 573 MB | 50.1 GB |
+| summaries | 3 GB | 300 GB |
+| scores and mask | 1 GB and 250 MB | 100 GB and 25 GB |
+
+The scheduler takes 2.1 ms per task, measured with 4,000 tasks that do nothing on a local cluster of two workers, client
+and tree included. A terabyte of absent Zarr chunks (250 million rows, a local cluster of two workers of one thread,
+summaries in memory) took 79 s and 6,543 tasks there; the first partition started after 0.42 s, and client and scheduler
+held 174 MB.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +109,8 @@ from labelsieve.confident_learning.filters import Filter, filter_of
 from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
 from labelsieve.partitioning import PARTITIONS_A_THREAD, Grid
 from labelsieve.settings import Settings
+
+__all__ = ["Need"]
 
 # What a batch takes that is read whole: decoded, stored, and some room.
 BATCH_COPIES: Final = 2.25

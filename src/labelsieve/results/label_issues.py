@@ -27,12 +27,39 @@ if TYPE_CHECKING:
 class LabelIssues(Result):
     """Label issues of a dataset, found by `labelsieve.find_label_issues`, or opened by `labelsieve.load`.
 
-    What is known is in the attributes of `results.Result`: ``num_issues``, ``indices``, ``issues``, ``scores``,
-    ``mask()``, ``confident_thresholds``, ``class_counts``, ``mean_scores``, ``settings``, ``facts``.
-
-    It also stands for its ``indices``: its length is ``num_issues``, iterating over it gives the rows of the issues,
+    A result stands for its ``indices``: its length is ``num_issues``, iterating over it gives the rows of the issues,
     worst first, NumPy converts it to ``indices``, so that ``data[issues]`` selects these rows, and it is false if there
     are no issues.
+
+    Attributes
+    ----------
+    num_issues : int
+        Number of label issues.
+    indices : (num_issues,) int64
+        Rows of the label issues, worst first, ties by row.
+    issues : IssueRows
+        The label issues, worst first, with labels, predicted classes, probabilities and scores.
+    scores : (N,) array of float
+        Label quality scores of all rows: a read-only NumPy array, or a lazy Dask array if they are stored.
+    lazy_scores : (N,) dask.array.Array
+        The same, always as a lazy Dask array.
+    mask() : (N,) bool
+        True for label issues.
+    worst(top) : IssueRows
+        The `top` worst issues; no others are loaded.
+    score_histogram(n_bins) : two arrays
+        Edges of bins, and how many of all rows have a score in each.
+    estimated_num_issues : int
+        The number of issues that was estimated; ``num_issues`` is lower if some of the rows of lowest score are no
+        issues, because their label is the predicted class, or nearly so.
+    confident_thresholds : (K,) float64
+        Mean probability of each class over the rows labelled with it; 2.0 for a class without rows.
+    class_counts, mean_scores : (K,) arrays
+        Number of rows and mean score of each label.
+    n_rows, n_classes : int
+        Shape of `pred_probs`.
+    settings, facts : object
+        What was asked for, and how the run went: bytes, reads, partitions, seconds, versions, notes.
 
     Examples
     --------
@@ -195,7 +222,7 @@ class LabelIssues(Result):
         escape_formulas : bool
             Write an apostrophe before ids and class names that a spreadsheet would run as formulas: those that begin
             with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, and are not numbers.
-            `labelsieve.results.row_ids.unescape_formula` takes it away again, as ``ids=...`` does for a ``.csv`` file.
+            `labelsieve.unescape_formula` takes it away again, and so does ``ids=`` for a ``.csv`` file.
 
         Raises
         ------
