@@ -18,22 +18,34 @@ def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
+def lines_of_code(block):
+    return [line for line in block.splitlines() if line.strip()]
+
+
 @pytest.mark.timeout(180)  # it starts a cluster
-def test_python_and_find_blocks_run_in_order(tmp_path, monkeypatch, capsys):
+def test_python_and_shell_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    [first, *others] = blocks("python")
+    assert len(lines_of_code(first)) <= 10
     names = {}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
-    promised = re.search(r"# (<LabelIssues.*>)", README).group(1)
-    out = capsys.readouterr().out
-    assert out.splitlines()[0] == promised
-    assert out.splitlines()[1].startswith(str(names["issues"].indices[:10]))
-    assert len(blocks("python")[0].splitlines()) <= 12
-    assert names["find_label_issues_batched"] is labelsieve.find_label_issues_batched
-    (find,) = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("labelsieve find")]
-    assert run(shlex.split(find)[1:]) == 0
+    exec(compile(first, "README.md", "exec"), names)
+    assert capsys.readouterr().out.splitlines() == [re.search(r"# (<LabelIssues.*>)", README).group(1)]
+    issues = names["issues"]
+    clean = np.load("clean_labels.npy")
+    assert clean.tolist() == np.delete(np.load("labels.npy"), issues).tolist()
+
+    [shell] = [block for block in blocks("bash") if "labelsieve find" in block]
+    assert len(lines_of_code(shell)) == 5
+    for line in lines_of_code(shell):
+        assert run(shlex.split(line)[1:]) == 0, line
     rows = np.loadtxt("issues.csv", delimiter=",", skiprows=1, usecols=0)
-    assert rows.tolist() == names["issues"].indices.tolist()
+    assert rows.tolist() == labelsieve.load("issues.zarr").indices.tolist() == issues.indices.tolist()
+    assert Path("report.html").is_file()
+
+    for block in others:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["find_label_issues_batched"] is labelsieve.find_label_issues_batched
+    assert len(names["suspects"]) == len(issues)
 
 
 def test_set_up_commands_are_one_line_each_and_the_tests_command_is_what_ci_runs():
@@ -50,12 +62,23 @@ def test_no_figure_was_left_open():
     assert re.findall(r"@\w+@", README) == []
 
 
-def test_files_that_the_guarantees_name_exist():
-    named = set(re.findall(r"`(tests/[\w/]+\.py)`", README))
-    assert len(named) >= 6
-    assert all((ROOT / name).is_file() for name in named)
+def test_every_link_leads_to_a_file_and_every_guarantee_to_its_tests():
+    links = [link.partition("#") for link in re.findall(r"\]\(([^)]+)\)", README) if not link.startswith("https://")]
+    assert all((ROOT / path).exists() for path, _, _ in links)
+    headings = [
+        re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)", README, re.MULTILINE)
+    ]
+    assert {anchor for _, _, anchor in links if anchor} <= set(headings)
+    table = README.partition("## What is guaranteed")[2].partition("\n## ")[0]
+    guarantees = re.findall(r"^\| \*\*.*\|$", table, re.MULTILINE)
+    assert len(guarantees) == 7
+    assert all(re.search(r"\]\(tests/[\w/]+\.py\)", guarantee) for guarantee in guarantees)
 
 
-@pytest.mark.parametrize("extra", ["hdf5", "s3", "parquet", "dashboard", "demo", "test"])
+def test_it_is_short():
+    assert len(README.splitlines()) <= 250
+
+
+@pytest.mark.parametrize("extra", ["hdf5", "s3", "parquet", "dashboard", "demo", "docs", "test"])
 def test_every_extra_is_named(extra):
     assert f"`{extra}`" in README
