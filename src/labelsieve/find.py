@@ -186,12 +186,13 @@ def find_label_issues(
     class_names: Sequence[str] | None = None,
     ids: Any = None,
 ) -> LabelIssues:
-    """Find the rows whose given label is likely wrong, out of core, reading `pred_probs` as rarely as can be.
+    """Find the rows whose given label is likely wrong, out of core and in as few reads of `pred_probs` as possible.
 
-    Confident learning (Northcutt, Jiang, Chuang, JAIR 2021). By default in its batched form, in one read: the rows
-    predicted as another class with at least that class's mean confidence are counted, and as many rows of the lowest
-    label quality are the issues, less those whose label is the predicted class. With `filter_by` as cleanlab's
-    in-memory ``filter.find_label_issues`` (2.9): by the exact confident joint, in two reads or three.
+    This is confident learning (Northcutt, Jiang, Chuang, JAIR 2021). The default is its batched form, in one read: it
+    counts the rows that are predicted as another class with at least that class's mean confidence, and takes that
+    number of rows of the lowest label quality, except those whose label is the predicted class. With `filter_by` it
+    finds the issues of cleanlab's in-memory ``filter.find_label_issues`` (2.9), by the exact confident joint and in two
+    or three reads. The docstring of `labelsieve.find` explains the filters.
 
     Parameters
     ----------
@@ -202,59 +203,60 @@ def find_label_issues(
     pred_probs : (N, K) array-like of float16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
     batch_size : int or "auto"
-        Rows that a thread holds at a time; auto takes about 48 MB. A Dask array keeps its own chunks. It does not
+        Rows that a thread holds at a time; about 48 MB by default. A Dask array keeps its own chunks. It does not
         change the answer.
     method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}
         Label quality score.
     adjust_pred_probs : bool
-        Subtract the class thresholds from the probabilities first; with ``normalized_margin`` this takes a second read.
+        Subtract the class thresholds from the probabilities first. With ``normalized_margin`` this takes a second read.
     estimation_method : {"off_diagonal", "off_diagonal_calibrated"}
-        How issues are counted: as many are taken by default and by ``low_normalized_margin`` and
-        ``low_self_confidence``.
+        How issues are counted; the default filter, ``low_normalized_margin`` and ``low_self_confidence`` take that
+        number of rows.
     filter_by : str, optional
-        Which rows are issues, and how often `pred_probs` is read for it.
-        ``"low_self_confidence"``, ``"low_normalized_margin"`` (2 reads): as many rows of the lowest such score as are
-        counted off the diagonal of the confident joint. ``"confident_learning"`` (2): the rows that are counted there.
-        ``"predicted_neq_given"`` (1): those whose label is not the predicted class. ``"prune_by_class"`` (2): of each
-        label as many rows of the lowest probability of it as the calibrated joint has off its diagonal.
-        ``"prune_by_noise_rate"`` (3): of each label and other class as many rows of the largest margin between the two
-        as the calibrated joint counts for the pair. ``"both"`` (3): what the last two agree on. All but the first two
-        leave out rows whose label is the predicted class, or nearly so.
+        Which rows are issues, and how often `pred_probs` is read to find them.
+        ``"low_self_confidence"``, ``"low_normalized_margin"`` (2 reads): the rows of the lowest such score, as many as
+        are counted off the diagonal of the confident joint. ``"confident_learning"`` (2): the rows counted there.
+        ``"predicted_neq_given"`` (1): the rows whose label is not the predicted class. ``"prune_by_class"`` (2): of
+        each label the rows that least likely have it, as many as the calibrated joint has off its diagonal.
+        ``"prune_by_noise_rate"`` (3): of each label and other class the rows of the largest margin between the two, as
+        many as the calibrated joint has for the pair. ``"both"`` (3): the rows that the last two agree on. All but the
+        first two leave out rows whose label is the predicted class, or nearly so.
     rank_by : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}, optional
-        With `filter_by`, the score that puts the issues in order, and that ``scores`` are; `method` by default. It does
-        not change which rows they are.
+        With `filter_by`, the score that sorts the issues and that ``scores`` holds; `method` by default. It does not
+        change which rows are issues.
     rule : {"predicted_class", "confident_joint"}, optional
-        As which class a row is counted: the predicted one, if it reaches that one's threshold (the default without
-        `filter_by`), or as the confident joint does it, see `labelsieve.count.compute_confident_joint` (in two reads).
+        Which class a row is counted as: the predicted one, if the row reaches its threshold (the default without
+        `filter_by`), or that of the confident joint (in two reads; see `labelsieve.count.compute_confident_joint`).
     frac_noise : float
-        For the filters that prune: the share of the rows off the diagonal to take, 0 to 1.
+        For the filters that prune: the share to take of the rows off the diagonal, 0 to 1.
     num_to_remove_per_class : sequence of int, optional
-        For the filters that prune: K numbers. ``"prune_by_class"`` takes so many rows with each label;
-        ``"prune_by_noise_rate"`` so many rows that look like each class, whatever their labels, give or take one.
+        For the filters that prune: K numbers. ``"prune_by_class"`` takes this number of rows with each label;
+        ``"prune_by_noise_rate"`` takes this number, give or take one, of rows that look like each class, whatever their
+        labels.
     min_examples_per_class : int
-        For the filters that prune: rows of each class that are left.
+        For the filters that prune: the number of rows of each class to leave.
     partition_batches : int or "auto"
-        Consecutive batches that one task streams; auto takes about 512 MB. It does not change the answer.
+        Consecutive batches that one task streams; about 512 MB by default. It does not change the answer.
     allow_zero_rows : bool
-        Accept rows that are all zeros, which otherwise are taken for missing data.
+        Accept rows that are all zeros. Otherwise they are an error, because they usually are missing data.
     allow_unnormalized_rows : bool
-        Accept rows of probabilities that do not sum to 1 within 0.05, which otherwise are an error: they are often
-        logits, percentages, scores of independent classes, or a missing chunk.
+        Accept rows that do not sum to 1 within 0.05. Otherwise they are an error, because they often are logits,
+        percentages, scores of independent classes, or a missing chunk.
     n_jobs : int or None
         1 runs on Dask's scheduler; more forks that many processes for arrays in memory and ``.npy`` files, on Linux;
         None takes the physical cores. It does not change the answer.
     progress : bool or None
         Whether to show bars; None shows them on a terminal.
     client : distributed.Client, optional
-        The cluster that does the work; the active client by default, and Dask's local scheduler where there is none.
+        The cluster that does the work: by default the active client, or Dask's local scheduler if there is none.
         Workers open files and URLs themselves.
     workdir : path or URL, optional
-        Folder in which finished partitions are kept, so that a killed run goes on where it was: all that is not
-        committed is read, and from each of up to 8 finished partitions at most 1 MB more (one stored chunk of a Zarr
-        array, one computed block of a Dask array), to check that the input is still the same. It belongs to one input
-        with one choice of settings.
+        Folder in which finished partitions are kept, so that a killed run can resume. The next run reads only the
+        others, and from each of up to 8 finished partitions at most 1 MB (one stored chunk of a Zarr array, one
+        computed block of a Dask array) to check that the input is still the same. A workdir belongs to one input with
+        one choice of settings.
     fresh : bool
-        Forget what is in `workdir`.
+        Discard what is in `workdir`.
     wait : float
         Seconds to wait while another run uses `workdir` or `output`; the logger ``labelsieve`` says what is waited for.
         In an object store a run that was killed on another machine seems to run for up to a minute; one that was killed
@@ -263,15 +265,15 @@ def find_label_issues(
         A ``.zarr`` group into which the tasks write the scores and the mask of all rows and the issues, published
         whole. The result then reads from there.
     max_memory : int or str, optional
-        Bytes, or text such as ``"1GiB"``: the most own memory of this process, interpreter included, or of each worker.
-        What does not fit goes to the workdir, a temporary one if none is given; what cannot fit is refused.
+        The most memory of this process, interpreter included, or of each worker: bytes, or text such as ``"1GiB"``.
+        What does not fit goes to the workdir, a temporary one if none is given; a run that cannot fit is refused.
     retries : int
-        How often a task that fails is tried again.
+        How often a failed task is tried again.
     class_names : sequence of str, optional
         K names, for tables and reports.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
-        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with a name a line. Only those of
+        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only those of
         issues are read.
 
     Returns
@@ -362,7 +364,7 @@ def plan_label_issues(
     output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
 ) -> Plan:
-    """Return what `find_label_issues` would take: batches, partitions, tasks, bytes, memory. No data is read.
+    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes, memory. No data is read.
 
     Parameters
     ----------
@@ -371,8 +373,8 @@ def plan_label_issues(
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
     allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory
-        As in `find_label_issues`. In a workdir of an earlier run its partitions are kept, and those that are committed
-        are planned as if they were not.
+        As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`, and counts those that
+        are finished as if they were not.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""`LabelInspector`: the job in the user's own loop over batches."""
+"""`LabelInspector`: find label issues in a loop of your own over batches, as in cleanlab's batched module."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LabelInspector:
 
     Call `update_confident_thresholds` on every batch (or on a subset with enough rows of each class), then
     `score_label_quality` on every batch, then `get_label_issues`. A batch is scored and counted with the thresholds as
-    they stand at that call; later updates revise nothing. A batch that is refused leaves everything as it was.
+    they are at that call; later updates do not change it. A batch that is refused leaves everything as it was.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class LabelInspector:
         Whether to keep the score of every row. Without it, keep the scores that `score_label_quality` returns: the
         issues are the `get_num_issues` lowest.
     verbose : bool
-        Whether the getters print how many rows they speak of.
+        Whether the getters print the number of rows that they cover.
     quality_score_kwargs : dict, optional
         ``method`` (self_confidence, normalized_margin or confidence_weighted_entropy) and ``adjust_pred_probs``.
     num_issue_kwargs : dict, optional
@@ -84,11 +84,11 @@ class LabelInspector:
     >>> lab.get_label_issues()
     array([4])
 
-    The two rules part where a row does not reach the threshold of its predicted class, but that of another. Here the
-    thresholds are 0.85, 0.57 and 0.2, the last one low because the only row labelled 2 is not taken for one. Row 5 is
-    predicted as class 0 with 0.7, which is too little, so the documented rule leaves it out; it has 0.3 for class 2,
-    which is enough, so the exact rule counts it there. `LabelInspector` does not warn where many rows are like that,
-    as `labelsieve.find_label_issues` does.
+    The two rules differ for a row that does not reach the threshold of its predicted class, but that of another. Here
+    the thresholds are 0.85, 0.57 and 0.2; the last one is low because the only row labelled 2 is predicted as class 1.
+    Row 5 is predicted as class 0 with 0.7, which is too little, so the documented rule leaves it out. It has 0.3 for
+    class 2, which is enough, so the exact rule counts it there. `labelsieve.find_label_issues` warns if there are many
+    such rows; `LabelInspector` does not.
 
     >>> labels = np.array([0, 0, 1, 1, 2, 1])
     >>> pred_probs = np.array(

@@ -101,9 +101,10 @@ def find_label_issues_batched(
     num_issue_kwargs: Mapping[str, Any] | None = None,
     return_mask: bool = False,
 ) -> npt.NDArray[Any]:
-    """Find label issues in arrays that need not fit in memory: the documented call.
+    """Find label issues in arrays that need not fit in memory, by the call that cleanlab documents.
 
-    Rows of `pred_probs` that do not sum to 1 within 0.05 are one warning; `labelsieve.find_label_issues` refuses them.
+    If rows of `pred_probs` do not sum to 1 within 0.05, there is one warning; `labelsieve.find_label_issues` refuses
+    such rows.
 
     Parameters
     ----------
@@ -114,7 +115,7 @@ def find_label_issues_batched(
     labels_file, pred_probs_file : str or path, optional
         Path of a ``.npy`` file or a Zarr array, instead of the array.
     batch_size : int or "auto"
-        Rows that a thread holds at a time; a Dask array keeps its own chunks.
+        Rows that a thread holds at a time. A Dask array keeps its own chunks.
     n_jobs : int or None
         1 runs on Dask's scheduler; more forks that many processes, on Linux; None takes the physical cores.
     verbose : bool
@@ -135,7 +136,7 @@ def find_label_issues_batched(
     Raises
     ------
     InvalidInputError
-        A ValueError, for both an array and a file, for neither, for bad data and unknown settings.
+        A ValueError, for an array and a file of the same input, for neither, for bad data and for unknown settings.
 
     Examples
     --------
