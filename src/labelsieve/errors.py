@@ -16,9 +16,9 @@ Each error is also the builtin that a caller would catch:
     └── ForkedWorkerError (RuntimeError)        a forked process died before it finished
     LabelsieveWarning (UserWarning)             the answer stands, but something deserves a look
 
-The command line exits with 0 when it is done; 1 after a failure; 2 for bad usage, input or credentials, or too little
-memory, with one line that says what; 75 if another run still uses the workdir or the output after ``--wait`` seconds
-(90 by default); 130 after Ctrl-C and 143 after SIGTERM.
+The command line exits with 0 when it is done; 1 after a failure; 2 for bad usage, input, credentials or workdir, or too
+little memory, with one line that says what; 75 if another run still uses the workdir or the output after ``--wait``
+seconds (90 by default); 130 after Ctrl-C and 143 after SIGTERM.
 
 ## When something fails
 
