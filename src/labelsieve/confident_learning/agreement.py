@@ -367,10 +367,9 @@ class _Pairs:
             if order[label] < 0 and not taken[predicted]:
                 order[label], taken[predicted] = predicted, True
         # The rest stay where they are if that is free.
-        for label in np.flatnonzero(order < 0).tolist():
-            if not taken[label]:
-                order[label], taken[label] = label, True
-        order[order < 0] = np.flatnonzero(~taken)
+        free = (order < 0) & ~taken
+        order[free] = np.flatnonzero(free)
+        order[order < 0] = np.flatnonzero(~(taken | free))
         return order
 
     def mostly_elsewhere(self) -> bool:

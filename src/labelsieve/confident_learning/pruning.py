@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,23 +127,46 @@ def prune_counts(
     num_to_remove_per_class : (K,) array of int, optional
         Scales the noise of each true class to so many rows, and leaves all but so many rows with each label.
     """
-
-    def kept(label: int, counts: Float64s) -> Int64s:
-        right = max(counts[label], min_examples_per_class)
-        others = counts - (right - counts[label]) / max(np.count_nonzero(counts) - 1.0, 1.0)
-        np.maximum(others, 0, out=others)
-        others[label] = right
-        reduced = others * frac_noise
-        reduced[label] = right
-        reduced[label] = right + np.sum(others - reduced)
-        kept_rows: Int64s = reduced.astype(np.int64)
-        return kept_rows
-
-    taken = _each_label(calibrated, kept, (row for _, row in _rows(calibrated)))
+    taken = _reduced(calibrated, frac_noise, min_examples_per_class)
     if num_to_remove_per_class is not None:
         taken = _of_so_many(taken, class_counts, np.asarray(num_to_remove_per_class, np.int64))
     classes = taken.predicted.astype(class_dtype(taken.n_classes))
     return PruneCounts(class_counts - taken.diagonal, _edges(taken), classes, taken.counts)
+
+
+def _reduced(calibrated: ConfidentCounts, frac_noise: float, min_examples_per_class: int) -> ConfidentCounts:
+    """Return the rows to leave with each label on the diagonal, and the rows to take of each pair."""
+    diagonal = np.maximum(calibrated.diagonal, min_examples_per_class)
+    pairs, counts = [calibrated.pairs[:0]], [np.empty(0, np.int64)]
+    for piece in calibrated.pieces():
+        given = piece.given
+        first = np.flatnonzero(np.diff(given, prepend=-1))
+        labels, lengths = given[first], np.diff(np.append(first, len(given)))
+        lacking = diagonal[labels] - calibrated.diagonal[labels]
+        n_others = lengths + (calibrated.diagonal[labels] != 0) - 1
+        others = np.maximum(piece.counts - np.repeat(lacking / np.maximum(n_others, 1), lengths), 0)
+        reduced = others * frac_noise
+        left = _matrix_sums(others - reduced, piece.predicted, first, lengths, piece.n_classes)
+        diagonal[labels] = (diagonal[labels] + left).astype(np.int64)
+        rows = reduced.astype(np.int64)
+        pairs.append(piece.pairs[rows > 0])
+        counts.append(rows[rows > 0])
+    return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
+
+
+def _matrix_sums(values: Float64s, columns: Int64s, first: Int64s, lengths: Int64s, n_columns: int) -> Float64s:
+    """Add up groups of neighbouring values as NumPy adds up rows of a matrix: the last bit may decide about a row.
+
+    `first` and `lengths` are those of the groups. The order of adding matters only where there are three values.
+    """
+    sums: Float64s = np.add.reduceat(values, first)
+    row = np.zeros(n_columns)
+    for group in np.flatnonzero((lengths > 2) & (sums > 0)):
+        own = slice(first[group], first[group] + lengths[group])
+        row[columns[own]] = values[own]
+        sums[group] = row.sum()
+        row[columns[own]] = 0
+    return sums
 
 
 def _of_so_many(taken: ConfidentCounts, class_counts: Int64s, wanted: Int64s) -> ConfidentCounts:
@@ -153,28 +175,24 @@ def _of_so_many(taken: ConfidentCounts, class_counts: Int64s, wanted: Int64s) ->
     That divides the counts of a given label by the sum over its *true* class; a class without noise takes none.
     """
     by_true = _transposed(taken)
-    of_true = np.array([row.sum() for _, row in _rows(by_true)])
+    of_true = by_true.diagonal + by_true.of_given
     shares = np.maximum(of_true, 1)  # one that has no rows has no counts to divide
-
-    def scaled(label: int, counts: Float64s) -> Int64s:
-        parts = counts / shares
-        noise = parts.sum() - parts[label]
-        rows = parts * wanted[label] / noise if noise > 0 else np.zeros_like(parts)
-        rows[label] = class_counts[label] - wanted[label]
-        return round_preserving_sum(rows)
-
-    return _transposed(_each_label(by_true, scaled, (row for _, row in _rows(by_true))))
-
-
-def _rows(joint: ConfidentCounts) -> Iterator[tuple[int, Float64s]]:
-    """Yield each given label with its ``(K,)`` counts, in an array that is its own."""
-    edges = _edges(joint)
-    for label in range(joint.n_classes):
-        pairs = slice(edges[label], edges[label + 1])
-        row = np.zeros(joint.n_classes)
-        row[joint.pairs[pairs].astype(np.int64) - label * joint.n_classes] = joint.counts[pairs]
-        row[label] = joint.diagonal[label]
-        yield label, row
+    parts, on_diagonal = by_true.counts / shares[by_true.predicted], by_true.diagonal / shares
+    edges, columns, diagonal = _edges(by_true), by_true.predicted, class_counts - wanted
+    pairs, counts = [taken.pairs[:0]], [np.empty(0, np.int64)]
+    for true in np.flatnonzero(np.diff(edges)):
+        own = slice(edges[true], edges[true + 1])
+        row = np.zeros(taken.n_classes)
+        row[columns[own]], row[true] = parts[own], on_diagonal[true]
+        noise = row.sum() - row[true]
+        row = row * wanted[true] / noise if noise > 0 else np.zeros_like(row)
+        row[true] = diagonal[true]
+        rows = round_preserving_sum(row)
+        diagonal[true], rows[true] = rows[true], 0
+        some = np.flatnonzero(rows > 0)
+        pairs.append((some + true * taken.n_classes).astype(taken.pairs.dtype))
+        counts.append(rows[some])
+    return _transposed(ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts)))
 
 
 def _edges(joint: ConfidentCounts) -> Int64s:
@@ -182,20 +200,6 @@ def _edges(joint: ConfidentCounts) -> Int64s:
     first = np.arange(joint.n_classes + 1) * joint.n_classes
     edges: Int64s = np.searchsorted(joint.pairs.astype(np.int64), first).astype(np.int64)
     return edges
-
-
-def _each_label(
-    joint: ConfidentCounts, function: Callable[[int, Float64s], Int64s], rows: Iterator[Float64s]
-) -> ConfidentCounts:
-    """Return the counts that `function` makes of the row of each label; those below 0 count as 0."""
-    diagonal, pairs, counts = np.zeros(joint.n_classes, np.int64), [joint.pairs[:0]], [np.empty(0, np.int64)]
-    for label, row in enumerate(rows):
-        made = function(label, row)
-        diagonal[label], made[label] = made[label], 0
-        some = np.flatnonzero(made > 0)
-        pairs.append((some + label * joint.n_classes).astype(joint.pairs.dtype))
-        counts.append(made[some])
-    return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
 
 
 def _transposed(joint: ConfidentCounts) -> ConfidentCounts:

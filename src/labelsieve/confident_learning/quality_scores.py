@@ -101,7 +101,8 @@ def adjusted_self_confidence(p_given: Floats, labels: Ints, row_sums: Float64s, 
         ``(p - t + max t)`` at the given label over its sum in the row; 0 where that sum is 0.
     """
     top = thresholds.max()
-    shift = math.fsum((top - thresholds).tolist())
+    gaps = top - thresholds
+    shift = math.fsum(gaps[gaps > 0].tolist())
     given = (p_given.astype(np.float64) - thresholds[labels]) + top
     sums = row_sums + shift
     scores: Float64s = np.divide(given, sums, out=np.zeros_like(given), where=sums != 0)

@@ -127,21 +127,16 @@ def class_sums_combine(parts: Iterable[ClassSums]) -> ClassSums:
 
 def class_sums_finalize(sums: ClassSums) -> Float64s:
     """Return the ``(K,)`` confident thresholds: the mean per class, at least 2e-6; 2.0 for a class without rows."""
-    totals = zip(sums.counts.tolist(), sums.high.tolist(), sums.low.tolist(), strict=True)
-    return np.array(
-        [
-            max(MIN_THRESHOLD, ((high << _LOW_BITS) + low) / (count << _FRACTION_BITS)) if count else ABSENT_THRESHOLD
-            for count, high, low in totals
-        ]
-    )
+    return np.where(sums.counts > 0, np.maximum(class_means(sums), MIN_THRESHOLD), ABSENT_THRESHOLD)
 
 
 def class_means(sums: ClassSums) -> Float64s:
     """Return the ``(K,)`` mean of each class, rounded once; NaN for a class without rows."""
-    totals = zip(sums.counts.tolist(), sums.high.tolist(), sums.low.tolist(), strict=True)
-    return np.array(
-        [((high << _LOW_BITS) + low) / (count << _FRACTION_BITS) if count else np.nan for count, high, low in totals]
-    )
+    means = np.full(len(sums.counts), np.nan)
+    some = np.flatnonzero(sums.counts)
+    totals = zip(*(column[some].tolist() for column in (sums.counts, sums.high, sums.low)), strict=True)
+    means[some] = [((high << _LOW_BITS) + low) / (count << _FRACTION_BITS) for count, high, low in totals]
+    return means
 
 
 @dataclass

@@ -142,7 +142,7 @@ class Pool:
         labels = summary.labels.astype(np.intp)
         given = summary.p_given.astype(np.float64)
         some = np.flatnonzero(summary.p_predicted - given > self._lowest[labels])
-        lengths = np.diff(self._prune.edges)[labels[some]]
+        lengths = self._prune.edges[labels[some] + 1] - self._prune.edges[labels[some]]
         # Pieces of some rows, with all of their pairs.
         ends = np.cumsum(lengths)
         start = 0
