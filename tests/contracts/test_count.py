@@ -211,6 +211,14 @@ def test_nothing_dense_is_made_unless_asked():
     assert joint.nnz < 2 * k
 
 
+@pytest.mark.parametrize("function", [count.num_label_issues, count.compute_confident_joint, count.estimate_joint])
+def test_classes_without_rows_are_no_work(function):
+    with dask.config.set(scheduler="synchronous"):  # calls are counted in this thread
+        function(*draws.few_of_many(40), progress=False)  # imports
+        few, many = (draws.n_calls(lambda k=k: function(*draws.few_of_many(k), progress=False)) for k in (40, 10_000))
+    assert abs(many - few) < 1000  # a loop over all classes would be 10,000 calls and more
+
+
 # LabelInspector ------------------------------------------------------------------------------------------------------
 
 

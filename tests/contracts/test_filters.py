@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import labelsieve
 import naive
-from draws import SHAPES, bits, datasets, draw, odd, pieces
+from draws import SHAPES, bits, datasets, draw, few_of_many, n_calls, odd, pieces
 from labelsieve import InvalidInputError, LabelsieveWarning, MemoryLimitError, find_label_issues
 from labelsieve.confident_learning import radix_select_by_class, top_k_by_pair
 from labelsieve.execution.cluster import ClusterExecutor
@@ -139,6 +139,23 @@ def test_every_filter_finds_what_loops_find(data, filter_by, frac_noise):
     with pieces():
         got = find(*data, filter_by=filter_by, **CUT, **options)
     assert want == got.indices.tolist()
+
+
+@pytest.mark.parametrize("filter_by", [None, *FILTERS])
+@pytest.mark.filterwarnings("ignore:.* no more than:labelsieve.LabelsieveWarning")
+def test_classes_without_rows_are_no_work(filter_by):
+    found = {}
+
+    def run(k):
+        found[k] = find(*few_of_many(k), filter_by=filter_by)
+        found[k].class_summary()
+        found[k].confused_pairs()
+
+    with dask.config.set(scheduler="synchronous"):  # calls are counted in this thread
+        run(40)  # imports
+        # A loop over all classes would be 10,000 calls and more.
+        assert abs(n_calls(lambda: run(10_000)) - n_calls(lambda: run(40))) < 1000
+    assert found[40].indices.tolist() == found[10_000].indices.tolist() != []
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """Seeded data for tests, the choices that must not matter, and results as bytes.
 
-Covers: draws of labels and probabilities, hypothesis strategies, `pieces` (tiny strips and bins), `bits`.
+Covers: draws of labels and probabilities, hypothesis strategies, `pieces` (tiny strips and bins), `bits`, and
+`n_calls`, which measures work by no clock.
 Does not cover: what is right (`naive`), and real data (`conftest`).
 """
 
 import contextlib
 import itertools
+import sys
 from functools import partial
 
 import numpy as np
@@ -142,3 +144,30 @@ def summary_of(labels, probs):
     summariser = Summariser(len(probs), probs.shape[1], probs.dtype)
     summariser.add(labels, probs)
     return summariser.take()
+
+
+def few_of_many(k, n=60):
+    """Return rows of six classes among `k`, some of them labelled wrongly."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 6, n)
+    probs = np.full((n, k), 0.1 / k, np.float32)
+    probs[np.arange(n), np.where(rng.random(n) < 0.3, rng.integers(0, 6, n), labels)] += 0.6
+    probs[np.arange(n), rng.integers(0, 6, n)] += 0.3
+    return labels, probs
+
+
+def n_calls(function):
+    """Return how many functions `function` calls in this thread, directly or not, those of C included."""
+    calls = 0
+
+    def note(_frame, event, _argument):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        function()
+    finally:
+        sys.setprofile(before)
+    return calls

@@ -188,7 +188,7 @@ def _of_so_many(taken: ConfidentCounts, class_counts: Int64s, wanted: Int64s) ->
         row = row * wanted[true] / noise if noise > 0 else np.zeros_like(row)
         row[true] = diagonal[true]
         rows = round_preserving_sum(row)
-        diagonal[true], rows[true] = rows[true], 0
+        rows[true] = 0
         some = np.flatnonzero(rows > 0)
         pairs.append((some + true * taken.n_classes).astype(taken.pairs.dtype))
         counts.append(rows[some])

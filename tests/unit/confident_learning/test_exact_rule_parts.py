@@ -3,6 +3,8 @@
 Does not cover: what they make together (`test_filters`, `test_count`).
 """
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from cleanlab.count import calibrate_confident_joint
@@ -11,7 +13,7 @@ from cleanlab.filter import _keep_at_least_n_per_class
 import draws
 import naive
 import naive_joint
-from labelsieve.confident_learning import looks, pruning, radix_select_by_class, top_k_by_pair
+from labelsieve.confident_learning import confident_joint, looks, pruning, radix_select_by_class, top_k_by_pair
 from labelsieve.confident_learning.confident_joint import ConfidentCounts, PairCounter, pair_dtype
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies
 from labelsieve.confident_learning.top_k_by_pair import Candidates
@@ -189,6 +191,77 @@ def test_the_calibrated_joint_and_its_prune_counts_are_those_of_cleanlab(k, mean
             table = np.zeros((k, k), int)
             table[np.repeat(np.arange(k), np.diff(found.edges)), found.classes] = found.of_pair
             assert (taken.T * (1 - np.eye(k, dtype=int))).tolist() == table.tolist()
+
+
+def sparse_joint(k, seed, n_labels=30, n_pairs=9):
+    """Return a matrix in which few labels of many have rows, and how many rows each label has."""
+    rng = np.random.default_rng(seed)
+    matrix = np.zeros((k, k), int)
+    for label in rng.choice(k, n_labels, replace=False):
+        matrix[label, rng.choice(k, n_pairs, replace=False)] = rng.integers(1, 9, n_pairs)
+        matrix[label, label] = rng.integers(20)
+    return matrix, matrix.sum(axis=1)
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_prune_counts_of_few_labels_among_many_are_those_of_loops(numbers):
+    # Nine tenths of some whole numbers add up to a whole number or just less, and then another row is left: by the
+    # order in which NumPy adds up all 150 columns, be most of them 0.
+    for seed in range(6):
+        matrix, sizes = sparse_joint(150, seed)
+        wanted = np.random.default_rng(seed).integers(0, 5, 150).tolist() if numbers else None
+        table = np.array(naive_joint.prune_counts(matrix.tolist(), sizes.tolist(), 0.9, 2, wanted))
+        found = pruning.prune_counts(
+            counts_of(matrix), sizes, frac_noise=0.9, min_examples_per_class=2, num_to_remove_per_class=wanted
+        )
+        assert (sizes - np.diag(table)).tolist() == found.of_class.tolist()
+        np.fill_diagonal(table, 0)
+        got = np.zeros_like(table)
+        got[np.repeat(np.arange(150), np.diff(found.edges)), found.classes] = found.of_pair
+        assert np.maximum(table, 0).tolist() == got.tolist()
+
+
+def test_sums_have_the_bits_of_rows_of_a_matrix():
+    rng = np.random.default_rng(0)
+    matrix = np.where(rng.random((200, 300)) < 0.02, rng.random((200, 300)), 0)
+    matrix = matrix[matrix.any(axis=1)]
+    groups, columns = np.nonzero(matrix)
+    first, lengths = np.unique(groups, return_index=True, return_counts=True)[1:]
+    assert {1, 2, 3, 4} < set(lengths.tolist())
+    got = pruning._matrix_sums(matrix[groups, columns], columns, first, lengths, 300)
+    assert [row.sum() for row in matrix] == got.tolist()
+
+
+@pytest.mark.parametrize("frac_noise", [1.0, 0.5])
+def test_the_work_of_pruning_grows_with_the_pairs_and_not_with_the_classes(frac_noise):
+    rows, columns = sparse_joint(40, 0, n_labels=6)[0].nonzero()
+
+    def prune(k):
+        matrix = np.zeros(k, np.int64), (rows * k + columns)[rows != columns].astype(pair_dtype(k))
+        joint = ConfidentCounts(*matrix, np.full(len(matrix[1]), 4))
+        sizes = np.bincount(rows, minlength=k) * 4
+        calibrated = pruning.calibrated_joint(joint, sizes)
+        options = {"min_examples_per_class": 1, "num_to_remove_per_class": None}
+        return pruning.prune_counts(calibrated, sizes, frac_noise=frac_noise, **options)
+
+    assert prune(2000).of_pair.tolist() == prune(20_000).of_pair.tolist()
+    assert abs(draws.n_calls(lambda: prune(20_000)) - draws.n_calls(lambda: prune(2000))) < 20
+    tracemalloc.start()
+    try:
+        prune(20_000)
+        assert tracemalloc.get_traced_memory()[1] < 20 * 8 * 20_000  # some arrays of a number for each class
+    finally:
+        tracemalloc.stop()
+
+
+def test_prune_counts_are_taken_in_pieces_of_whole_labels(monkeypatch):
+    matrix, sizes = sparse_joint(40, 0, n_labels=6)
+    options = {"frac_noise": 0.7, "min_examples_per_class": 2, "num_to_remove_per_class": None}
+    want = pruning.prune_counts(counts_of(matrix), sizes, **options)
+    monkeypatch.setattr(confident_joint, "_PIECE_PAIRS", 10)
+    found = pruning.prune_counts(counts_of(matrix), sizes, **options)
+    assert [column.tolist() for column in vars(want).values()] == [column.tolist() for column in vars(found).values()]
+    assert len(want.of_pair) > 20
 
 
 @pytest.mark.parametrize("seed", range(5))
