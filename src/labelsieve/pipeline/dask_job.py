@@ -19,6 +19,7 @@ the same functions without a graph: `dask.array` takes longer to import than suc
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -39,17 +40,49 @@ if TYPE_CHECKING:
 # Results that one task of a reduction combines.
 SPLIT_EVERY: Final = 16
 
-# Arguments of the tasks of a map, one for each chunk: the blocks of a Dask array, values, or futures of values.
-Column: TypeAlias = "da.Array | Sequence[Any]"
+
+class ChunkedRows:
+    """Rows of a source in chunks: a Dask array, once that is needed.
+
+    Parameters
+    ----------
+    name : str
+        Name of the Dask array.
+    rows : RowRange
+        The rows.
+    chunk_rows : sequence of int
+        Number of rows of each chunk.
+    """
+
+    def __init__(self, name: str, rows: RowRange, chunk_rows: Sequence[int]) -> None:
+        self._name, self._rows, self._chunk_rows = name, rows, tuple(chunk_rows)
+
+    def __len__(self) -> int:
+        return len(self._chunk_rows)
+
+    def __getitem__(self, chunks: slice) -> ChunkedRows:
+        """Return some consecutive chunks."""
+        sizes, first = self._chunk_rows[chunks], self._rows.start + sum(self._chunk_rows[: chunks.start or 0])
+        return ChunkedRows(self._name, RowRange(self._rows.source, first, first + sum(sizes)), sizes)
+
+    @property
+    def only_block(self) -> RowRange:
+        """The rows of a single chunk."""
+        return self._rows
+
+    def array(self) -> da.Array:
+        """Return a Dask array whose blocks are ranges of rows that are not read yet."""
+        import dask.array as da
+
+        chunks = (self._chunk_rows, *((size,) for size in self._rows.shape[1:]))
+        meta = np.empty((0,) * self._rows.ndim, self._rows.dtype)
+        name = f"{self._name}-{uuid.uuid4().hex}"
+        return da.from_array(self._rows, chunks=chunks, name=name, asarray=False, meta=meta)
 
 
-def rows_array(name: str, rows: RowRange, chunk_rows: Sequence[int]) -> da.Array:
-    """Return a Dask array whose blocks are ranges of rows that are not read yet."""
-    import dask.array as da
-
-    chunks = (tuple(chunk_rows), *((size,) for size in rows.shape[1:]))
-    meta = np.empty((0,) * rows.ndim, rows.dtype)
-    return da.from_array(rows, chunks=chunks, name=f"{name}-{uuid.uuid4().hex}", asarray=False, meta=meta)
+# Arguments of the tasks of a map, one for each chunk: rows to be read, the blocks of a user's Dask array, values, or
+# futures of values.
+Column: TypeAlias = "ChunkedRows | da.Array | Sequence[Any]"
 
 
 def values_array(name: str, values: Sequence[Any]) -> da.Array:
@@ -144,10 +177,12 @@ class DaskJob:
 
     def _is_direct(self, columns: Sequence[Column]) -> bool:
         """Tell whether there is one chunk, here: a graph would only take time."""
-        return not self.executor.is_cluster and all(isinstance(one, Sequence) and len(one) == 1 for one in columns)
+        return not self.executor.is_cluster and all(
+            isinstance(one, Sequence | ChunkedRows) and len(one) == 1 for one in columns
+        )
 
     def _direct(self, function: Callable[..., Any], columns: Sequence[Any], progress: Progress | None) -> Any:
-        blocks = [column[0] for column in columns]
+        blocks = [one.only_block if isinstance(one, ChunkedRows) else one[0] for one in columns]
         result = tried(self.executor.attempts, function, *blocks)
         if progress is not None:
             progress.count(0, result)
@@ -162,7 +197,7 @@ class DaskJob:
         topic = None if progress is None else progress.topic
         # What all tasks share is one node of the graph, so that each task is a few hundred bytes.
         shared = dask.delayed(_Task(function, self.executor.attempts, topic), pure=False, traverse=False)
-        arrays = [values_array(f"{name}-of", one) if isinstance(one, Sequence) else one for one in columns]
+        arrays = [_array(f"{name}-of", column) for column in columns]
         index = "ij" if any(array.ndim == 2 for array in arrays) else "i"
         pairs = [part for array in arrays for part in (array, index[: array.ndim])]
         return da.blockwise(
@@ -215,6 +250,12 @@ def _run(task: _Task, *blocks: Any) -> Any:
     return result
 
 
+def _array(name: str, column: Column) -> da.Array:
+    if isinstance(column, ChunkedRows):
+        return column.array()
+    return values_array(name, column) if isinstance(column, Sequence) else column
+
+
 def _reduction(
     name: str, mapped: da.Array, take: Callable[[Any], Any], combine: Callable[[Iterable[Any]], Any]
 ) -> da.Array:
@@ -250,10 +291,39 @@ def _flat(blocks: Any) -> Iterator[Any]:
 
 def _slabs(columns: Sequence[Column]) -> Iterator[list[Column]]:
     """Cut the chunks in as many as are submitted at once."""
-    n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
+    n_chunks = len(columns[0]) if isinstance(columns[0], Sequence | ChunkedRows) else columns[0].numblocks[0]
     if n_chunks <= SLAB:
         yield list(columns)
         return
     for start in range(0, n_chunks, SLAB):
-        rows = slice(start, start + SLAB)
-        yield [one[rows] if isinstance(one, Sequence) else one.blocks[rows] for one in columns]
+        yield some_chunks(columns, start, start + SLAB)
+
+
+def some_chunks(columns: Sequence[Column], start: int, stop: int) -> list[Column]:
+    """Return the columns of the chunks from `start` to `stop`."""
+    chunks = slice(start, stop)
+    return [one[chunks] if isinstance(one, Sequence | ChunkedRows) else one.blocks[chunks] for one in columns]
+
+
+def n_graph_tasks(n_chunks: int, *, reduced: bool = False, kept: bool = False, is_cluster: bool = False) -> int:
+    """Return the tasks of a map over `n_chunks` chunks, and of its reduction; 0 where no graph is needed.
+
+    Parameters
+    ----------
+    n_chunks : int
+        Number of chunks.
+    reduced : bool
+        Whether the results are combined in a tree.
+    kept : bool
+        Whether they are kept too, so that what is combined is taken from them by tasks of its own.
+    is_cluster : bool
+        Whether a cluster runs the tasks.
+    """
+    if n_chunks == 1 and not is_cluster:
+        return 0
+    total, left = n_chunks * (1 + kept), n_chunks
+    if reduced:
+        for _ in range(max(1, math.ceil(math.log(n_chunks, SPLIT_EVERY)))):
+            left = -(-left // SPLIT_EVERY)
+            total += left
+    return total

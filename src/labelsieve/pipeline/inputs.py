@@ -14,7 +14,7 @@ from labelsieve import memory, partitioning
 from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
-from labelsieve.pipeline.dask_job import Column, DaskJob, nothing_like, rows_array
+from labelsieve.pipeline.dask_job import ChunkedRows, Column, DaskJob, nothing_like
 from labelsieve.settings import Settings
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
@@ -65,12 +65,14 @@ class Inputs:
     @property
     def labels(self) -> da.Array:
         """``(N,)`` labels as a Dask array, a chunk a partition; blocks of files are ranges of rows to be read."""
-        return self._array("labels", self.opened_labels)
+        chunked = self._chunked("labels", self.opened_labels)
+        return chunked.array() if isinstance(chunked, ChunkedRows) else chunked
 
     @property
     def pred_probs(self) -> da.Array:
         """``(N, K)`` probabilities as a Dask array, a chunk a partition; see `labels`."""
-        return self._array("pred-probs", self.opened_pred_probs)
+        chunked = self._chunked("pred-probs", self.opened_pred_probs)
+        return chunked.array() if isinstance(chunked, ChunkedRows) else chunked
 
     @property
     def labels_source(self) -> Source | None:
@@ -164,16 +166,14 @@ class Inputs:
                 )
             bounds = (self.grid.bounds(index) for index in range(self.grid.n_partitions))
             return executor.scatter([opened.array[start:stop] for start, stop in bounds])
-        if isinstance(opened, Source) and self.grid.n_partitions == 1 and not executor.is_cluster:
-            return [RowRange(opened)]
-        return self.labels if name == "labels" else self.pred_probs
+        return self._chunked(name, opened)
 
-    def _array(self, name: str, opened: Opened) -> da.Array:
-        """Return a Dask array with a chunk a partition."""
+    def _chunked(self, name: str, opened: Opened) -> ChunkedRows | da.Array:
+        """Return the rows with a chunk a partition."""
         bounds = (self.grid.bounds(index) for index in range(self.grid.n_partitions))
         rows = tuple(stop - start for start, stop in bounds)
         if isinstance(opened, Source):
-            return rows_array(name, RowRange(opened), rows)
+            return ChunkedRows(name, RowRange(opened), rows)
         return opened.rechunk((rows, *((size,) for size in opened.shape[1:])))
 
     def reachability(self) -> Callable[[], None]:
@@ -227,6 +227,8 @@ def persist_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inpu
 
 def without_blocks(column: Column, grid: partitioning.Grid, finished: Collection[int]) -> Column:
     """Return a column without the blocks of finished partitions, which are None."""
+    if isinstance(column, ChunkedRows):
+        return column
     if isinstance(column, Sequence):
         return [None if index in finished else block for index, block in enumerate(column)]
     import dask.array as da

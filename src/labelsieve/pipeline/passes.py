@@ -20,7 +20,7 @@ from labelsieve.errors import UnreadableDataError
 from labelsieve.execution.executor import Executor
 from labelsieve.execution.progress import Progress
 from labelsieve.memory import Span, spans
-from labelsieve.pipeline.dask_job import Column, DaskJob
+from labelsieve.pipeline.dask_job import Column, DaskJob, some_chunks
 from labelsieve.pipeline.inputs import Inputs, persist_if_it_fits, without_blocks
 from labelsieve.pipeline.row_summaries import RowSummaries, repairing
 from labelsieve.tasks import rescan, scan
@@ -232,12 +232,14 @@ class Passes:
         with self._progress("margins", "read a third time") as bar:
             for stop in rounds(n_done, self.inputs.grid.n_partitions, executor.all_threads):
                 wanted = top_k_by_pair.Wanted(prune, top_k_by_pair.to_exceed(found, prune.of_pair))
-                some = [c[n_done:stop] if isinstance(c, Sequence) else c.blocks[n_done:stop] for c in columns]
+                some = some_chunks(columns, n_done, stop)
 
-                def search(wanted: top_k_by_pair.Wanted = wanted, some: list[Column] = some) -> list[Any]:
+                def search(
+                    wanted: top_k_by_pair.Wanted = wanted, some: list[Column] = some, n_chunks: int = stop - n_done
+                ) -> list[Any]:
                     # For many pairs `wanted` is some megabytes, so it is sent to the workers once.
                     [shared] = executor.scatter([wanted])
-                    return self.job.map("margins", work, [*some, [shared] * len(some[0])], bar)
+                    return self.job.map("margins", work, [*some, [shared] * n_chunks], bar)
 
                 parts = executor.unless_lost(search)
                 found, n_done = top_k_by_pair.largest([found, *parts], prune.of_pair), stop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -13,7 +14,7 @@ from labelsieve.confident_learning.filters import Filter
 from labelsieve.errors import MemoryLimitError
 from labelsieve.execution.executor import Executor
 from labelsieve.memory import expected_issues
-from labelsieve.pipeline.dask_job import SPLIT_EVERY
+from labelsieve.pipeline.dask_job import n_graph_tasks
 from labelsieve.pipeline.inputs import Inputs, kept_bytes
 from labelsieve.pipeline.passes import rounds
 from labelsieve.settings import Settings
@@ -38,8 +39,9 @@ class Plan:
     n_batches, batch_rows, n_partitions : int
         How the rows are cut.
     n_tasks : int
-        Tasks of the whole job, ranking and writing included; where tasks write the issues, their merge takes one more
-        a sorted run and one a stored chunk of issues, of 65,536 rows or more (`memory.run_rows`).
+        Tasks of the whole job, ranking and writing included; 0 where a single partition is worked on without a graph.
+        Where tasks write the issues, their merge takes one more for each sorted run and for each stored chunk of
+        issues, of 65,536 rows or more (`memory.run_rows`).
     n_slabs : int
         Submissions of each map.
     network_bytes : int
@@ -218,21 +220,24 @@ def _decoded_rows(inputs: Inputs) -> int:
 
 
 def _n_tasks(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int, *, stored: bool) -> int:
-    """Count the tasks of a job: its maps, and the trees that fold them."""
-    n_partitions = inputs.grid.n_partitions
-    kept = n_partitions if executor.is_cluster and not stored else 0  # small parts are taken where results stay
-    reads = (1 + rule.settings.rescans) * (n_partitions + kept + _tree_tasks(n_partitions))
+    """Count the tasks of a job: its maps, and the trees that reduce them."""
+    n_partitions, on_cluster = inputs.grid.n_partitions, executor.is_cluster
+    of_dask = not (inputs.labels_source and inputs.pred_probs_source)  # which needs a graph
+    reading = partial(n_graph_tasks, is_cluster=on_cluster or of_dask)
+    mapped = partial(n_graph_tasks, n_spans, is_cluster=on_cluster)
+    total = (1 + rule.settings.rescans) * reading(n_partitions, reduced=True, kept=not stored)
     if rule.reads_pairs:
-        reads += n_partitions
-    count, select = (n_spans + _tree_tasks(n_spans)) * rule.counts_summaries, n_spans
-    settle = n_spans if rule.cuts_classes or (rule.cuts_scores and (stored or rule.name)) else 0
-    return reads + count + settle + select
+        stops = [0, *rounds(0, n_partitions, executor.all_threads)]
+        total += sum(reading(stop - start) for start, stop in itertools.pairwise(stops))
+    total += rule.counts_summaries * mapped(reduced=True)
+    settles = rule.cuts_classes or (rule.cuts_scores and (stored or rule.name))
+    return total + (2 if settles else 1) * mapped()
 
 
 def _network_bytes(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int) -> int:
     """Add up the results that trees fold: sums by class, of those that occur; then a histogram, and confident pairs."""
     n_partitions, n_classes, n_rows = inputs.grid.n_partitions, inputs.n_classes, inputs.grid.n_rows
-    read, counted = n_partitions + _tree_tasks(n_partitions), n_spans + _tree_tasks(n_spans)
+    read, counted = (n_graph_tasks(n, reduced=True, is_cluster=True) for n in (n_partitions, n_spans))
     total = read * 32 * min(n_classes, -(-n_rows // n_partitions))
     total += counted * (memory.HISTOGRAM_BYTES if rule.cuts_scores else 0)
     total += 0 if rule.settings.plain_self_confidence else counted * 32 * n_classes
@@ -253,11 +258,3 @@ def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: 
     if not stored:
         return inputs.grid.n_partitions
     return len(memory.spans(inputs.grid, inputs.need(settings).row, executor.all_threads))
-
-
-def _tree_tasks(leaves: int) -> int:
-    total = 0
-    while leaves > 1 or not total:
-        leaves = -(-leaves // SPLIT_EVERY)
-        total += leaves
-    return total

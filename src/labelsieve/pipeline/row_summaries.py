@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -141,9 +142,10 @@ class RowSummaries:
         where = records.folder.where if self.stored and records is not None else "memory"
         return ChunkWork(partial(function, reader=self.reader, **shared), where)
 
-    def _progress(self, name: str, description: str) -> Progress:
-        show = self.show if description else False
-        return Progress(name, self.rows, description, show=show, on_cluster=self.job.executor.is_cluster)
+    def _progress(self, name: str, description: str) -> AbstractContextManager[Progress | None]:
+        if not description:
+            return nullcontext()
+        return Progress(name, self.rows, description, show=self.show, on_cluster=self.job.executor.is_cluster)
 
     def _repairing(self, compute: Callable[[], _T]) -> _T:
         return repairing(self.repair, compute)

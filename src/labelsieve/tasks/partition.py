@@ -32,10 +32,15 @@ class RowRange:
         self.source, self.start, self.stop = source, start, source.n_rows if stop is None else stop
         self.shape, self.dtype, self.ndim = (self.stop - start, *source.shape[1:]), source.dtype, source.ndim
 
-    def __getitem__(self, key: Any) -> RowRange:
-        """Return some of the rows; `key` is a slice of rows, alone or with slices that take all columns."""
-        start, stop, _ = (key[0] if isinstance(key, tuple) else key).indices(self.shape[0])
-        return RowRange(self.source, self.start + start, self.start + stop)
+    def __getitem__(self, key: Any) -> RowRange | Block:
+        """Return consecutive rows, still unread; anything else that NumPy's indexing can pick is read."""
+        rows, *columns = key if isinstance(key, tuple) else (key,)
+        all_columns = [slice(0, size) for size in self.shape[1:]]
+        if isinstance(rows, slice) and rows.step in (None, 1) and columns in ([], all_columns):
+            start, stop, _ = rows.indices(self.shape[0])
+            return RowRange(self.source, self.start + start, self.start + stop)
+        block: Block = np.asarray(self)[key]
+        return block
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Block:
         """Read the rows."""

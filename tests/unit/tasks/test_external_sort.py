@@ -289,7 +289,7 @@ def test_more_issues_are_sorted_in_larger_runs_where_there_is_room(tmp_path, tin
         return memory.run_rows(30 * 1024 if room > 1e9 else 1, room)
 
     monkeypatch.setattr(memory, "RESULT_ROWS", 160)  # and so a span
-    monkeypatch.setattr("labelsieve.pipeline.run.run_rows", run_rows)
+    monkeypatch.setattr("labelsieve.pipeline.row_summaries.run_rows", run_rows)
     found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", max_memory=int(limit))
     assert asked == [found.estimated_num_issues]
     assert zarr.open_array(tmp_path / "r.zarr", path="issues").chunks == (want,)
