@@ -19,6 +19,7 @@ import labelsieve
 from labelsieve.cli.app import run
 from labelsieve.cli.text import summary_text
 from labelsieve.errors import install_line
+from labelsieve.settings import FILTERS
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.limits import size
 from labelsieve.storage.lock import owned
@@ -368,6 +369,37 @@ def test_help_lists_every_exit_code(capsys, command):
     assert run([*command, "--help"]) == 0
     listed = capsys.readouterr().out.partition("Exit codes:\n")[2].splitlines()
     assert [line.split()[0] for line in listed] == ["0", "1", "2", "75", "130", "143"]
+
+
+HEADINGS = {
+    "Input": "class-names ids allow-zero-rows allow-unnormalized-rows",
+    "Method": "method adjust-pred-probs estimation-method filter-by rank-by rule frac-noise num-to-remove-per-class "
+    "min-examples-per-class",
+    "Memory and workdir": "batch-size max-memory workdir fresh wait",
+    "Output": "output top quiet report images texts rows",
+    "Cluster and processes": "scheduler workers threads worker-memory retries n-jobs",
+    "Other": "help",
+}
+
+
+@pytest.mark.parametrize("command", ["find", "plan"])
+def test_help_lists_the_options_under_headings(capsys, command):
+    assert run([command, "--help"]) == 0
+    listed, heading = {}, None
+    for line in capsys.readouterr().out.splitlines():
+        if re.match(r"\w.*:$", line):
+            heading = line[:-1]
+        for option in re.findall(r"^  (?:-\w, )?--([\w-]+)", line):
+            listed.setdefault(heading, []).append(option)
+    assert listed == {heading: names.split() for heading, names in HEADINGS.items()}
+
+
+def test_help_says_which_filter_when(capsys):
+    assert run(["find", "--help"]) == 0
+    guide = capsys.readouterr().out.partition("Which filter")[2].partition("Exit codes")[0]
+    assert set(re.findall(r"\w+_\w+|\bboth\b", guide)) == set(FILTERS)
+    words = " ".join(guide.split())
+    assert re.search(r"none given .*?0\.98, 0\.61.* both .*?0\.97, 0\.73.* prune_by_noise_rate .*?0\.87, 0\.85", words)
 
 
 def test_a_workdir_in_use_exits_75_after_it_was_waited_for(files, capfd, tmp_path):

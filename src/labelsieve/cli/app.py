@@ -16,7 +16,7 @@ import click
 from labelsieve import __version__
 from labelsieve.cli.demo import FLIPPED_SHARE, make_demo, precision_recall
 from labelsieve.cli.interrupts import LINES, Terminated, raising
-from labelsieve.cli.options import CLUSTER, PAGE, RUN, FilePath
+from labelsieve.cli.options import EXIT_CODES, PAGE, RUN, FilePath, JobCommand
 from labelsieve.cli.text import plan_text, summary_text, worst_text
 from labelsieve.errors import (
     InputTypeError,
@@ -37,27 +37,16 @@ from labelsieve.sources.open_array import open_pred_probs
 from labelsieve.storage.urls import check_place, redacted
 
 _IN_USE: Final = 75  # EX_TEMPFAIL of sysexits.h
-_EXIT_CODES: Final = """\b
-Exit codes:
-  0    done
-  1    a failure: data that cannot be read, a full disk, a lost cluster
-  2    bad usage, input, credentials or workdir, or too little memory
-  75   another run uses the workdir or the output: try again later
-  130  interrupted by Ctrl-C
-  143  ended by SIGTERM
-"""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EXIT_CODES)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="labelsieve")
 def cli() -> None:
     """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
-@PAGE
-@CLUSTER
 def find(
     labels: str,
     pred_probs: str,
@@ -122,10 +111,8 @@ def find(
             click.echo(f"\nWARNING: {issues.facts.misfit}")
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
-@PAGE
-@CLUSTER
 def plan(
     labels: str,
     pred_probs: str,
@@ -153,7 +140,7 @@ def plan(
         click.echo(plan_text(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command(epilog=EXIT_CODES)
 @click.argument("result")
 @click.option("-o", "--output", type=FilePath(), default=Path("report.html"), show_default=True, help="The page.")
 @PAGE
@@ -168,7 +155,7 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
     click.echo(f"written to {output}")
 
 
-@cli.command(epilog=_EXIT_CODES)
+@cli.command(epilog=EXIT_CODES)
 @click.option(
     "--folder",
     type=FilePath(file_okay=False),

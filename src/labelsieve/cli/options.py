@@ -1,10 +1,11 @@
-"""Options of the command line that several commands take."""
+"""Options that several commands share, and the help that lists them under headings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -12,6 +13,58 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.results.row_ids import read_lines
 from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES
 from labelsieve.storage.urls import check_place
+
+EXIT_CODES: Final = """\b
+Exit codes:
+  0    done
+  1    a failure: data that cannot be read, a full disk, a lost cluster
+  2    bad usage, input, credentials or workdir, or too little memory
+  75   another run uses the workdir or the output: try again later
+  130  interrupted by Ctrl-C
+  143  ended by SIGTERM
+"""
+# For the help: the goal that each filter serves, with its precision and recall as README measures them.
+_FILTER_GUIDE: Final = (
+    ("none given", "For a first look, few false alarms, or many rare classes: 0.98, 0.61. One pass."),
+    ("both", "To clean a training set without a review: 0.97, 0.73. Three passes."),
+    ("prune_by_noise_rate", "To find most wrong labels, for a review or to drop them: 0.87, 0.85. Three passes."),
+    ("prune_by_class", "The same, counted by class and not by pair of classes. Two passes."),
+    (
+        "confident_learning, low_self_confidence, low_normalized_margin",
+        "Few false alarms, by the exact rule. Two passes.",
+    ),
+    ("predicted_neq_given", "All rows that the model predicts as another class than their label. One pass."),
+)
+
+
+class JobCommand(click.Command):
+    """A command that takes a job's options: its help lists them under headings, and says which filter to use when."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a section for each heading, in the order of the options."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            line = param.get_help_record(ctx)
+            if isinstance(param, click.Option) and line is not None:
+                heading = param.heading if isinstance(param, HeadedOption) else "Other"
+                sections.setdefault(heading, []).append(line)
+        for heading, lines in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(lines)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write which filter to use when, and the epilog."""
+        with formatter.section("Which filter (precision and recall on 200,000 rows, 50 classes, 4% wrong labels)"):
+            formatter.write_dl(_FILTER_GUIDE)
+        super().format_epilog(ctx, formatter)
+
+
+class HeadedOption(click.Option):
+    """An option that stands under a heading in the help of a `JobCommand`."""
+
+    def __init__(self, *args: Any, heading: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.heading = heading
 
 
 class WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
@@ -21,7 +74,7 @@ class WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in ne
         self.word, self.value, self.name = word, value, f"{word}|N"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Return the number, or what the word stands for."""
+        """Return the number, or the value that the word stands for."""
         if value == self.word or not isinstance(value, str):
             return self.value if value == self.word else value
         if not value.isdecimal() or int(value) < 1:
@@ -30,7 +83,7 @@ class WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in ne
 
 
 class FilePath(click.Path):
-    """A path that is not empty, which Python takes for the current folder."""
+    """A path. An empty one is refused: Python takes it for the current folder."""
 
     def __init__(self, *, file_okay: bool = True) -> None:
         super().__init__(path_type=Path, file_okay=file_okay)
@@ -45,7 +98,7 @@ class FilePath(click.Path):
 
 
 class WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
-    """Whole numbers with commas between them, or a file with one a line."""
+    """Whole numbers separated by commas, or a file with one on each line."""
 
     name = "N,N,...|FILE"
 
@@ -58,66 +111,82 @@ class WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # generic in new
         except (OSError, ValueError) as error:
             self.fail(f"{value!r} is neither a list of whole numbers nor a file with one a line: {error}", param, ctx)
         if not all(part.strip().isdecimal() for part in parts):
-            self.fail(f"{value!r} is no list of whole numbers", param, ctx)
+            self.fail(f"{value!r} is not a list of whole numbers", param, ctx)
         return [int(part) for part in parts]
 
 
-def _options(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Put some options on a command, in the order given."""
+def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a decorator that puts some options on a command, in the order given."""
 
-    def put(command: Any) -> Any:
-        for option in reversed(options):
-            command = option(command)
+    def decorate(command: Any) -> Any:
+        for decorator in reversed(decorators):
+            command = decorator(command)
         return command
 
-    return put
+    return decorate
 
 
-RUN = _options(
+_input, _method, _memory, _output, _cluster = (
+    partial(click.option, cls=HeadedOption, heading=heading)
+    for heading in ("Input", "Method", "Memory and workdir", "Output", "Cluster and processes")
+)
+_count = click.IntRange(min=0)
+_at_least_one = click.IntRange(min=1)
+
+PAGE = _together(
+    _output("--images", metavar="FILE", help="Pictures of the rows for the report: (N, H, W) .npy or Zarr."),
+    _output("--texts", metavar="FILE", help="Texts of the rows for the report, one a line."),
+    _output(
+        "--rows", type=_count, metavar="N", default=100, show_default=True, help="Worst rows to show in the report."
+    ),
+)
+RUN = _together(
     click.argument("labels"),
     click.argument("pred_probs"),
-    click.option(
-        "--batch-size", type=WholeNumberOr("auto", "auto"), default="auto", show_default=True, help="Rows held."
-    ),
-    click.option("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="Quality score."),
-    click.option("--adjust-pred-probs", is_flag=True, help="Subtract the class thresholds before scoring."),
-    click.option("--max-memory", metavar="SIZE", help="Most own memory of the process, or of each worker: 1GiB."),
-    click.option(
-        "-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write."
-    ),
-    click.option(
+    _input("--class-names", type=FilePath(), help="File with a name a line, or a JSON list."),
+    _input("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or a name a line."),
+    _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
+    _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
+    _method("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="Label quality score."),
+    _method("--adjust-pred-probs", is_flag=True, help="Subtract the class thresholds before scoring."),
+    _method(
         "--estimation-method",
         type=click.Choice(ESTIMATION_METHODS),
         default=ESTIMATION_METHODS[0],
         show_default=True,
         help="How issues are counted.",
     ),
-    click.option("--filter-by", type=click.Choice(FILTER_NAMES), help="Which rows are issues, by the exact rule."),
-    click.option("--rank-by", type=click.Choice(METHODS), help="With --filter-by, the score that orders the issues."),
-    click.option("--rule", type=click.Choice(RULES), help="As which class a row is counted."),
-    click.option("--frac-noise", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share to prune."),
-    click.option(
-        "--num-to-remove-per-class",
-        type=WholeNumbers(),
-        help="Rows to prune, a number a class: 5,0,1.",
+    _method("--filter-by", type=click.Choice(FILTER_NAMES), metavar="FILTER", help="Which rows are issues: see below."),
+    _method("--rank-by", type=click.Choice(METHODS), help="With --filter-by: the score that sorts the issues."),
+    _method("--rule", type=click.Choice(RULES), help="Which class a row is counted as."),
+    _method(
+        "--frac-noise",
+        type=click.FloatRange(0, 1),
+        metavar="SHARE",
+        default=1.0,
+        show_default=True,
+        help="Share to prune.",
     ),
-    click.option(
+    _method("--num-to-remove-per-class", type=WholeNumbers(), help="Rows to prune, one number per class: 5,0,1."),
+    _method(
         "--min-examples-per-class",
-        type=click.IntRange(min=0),
+        type=_count,
+        metavar="N",
         default=1,
         show_default=True,
         help="Rows of each class that pruning leaves.",
     ),
-    click.option(
-        "--n-jobs",
-        type=WholeNumberOr("cores", None),
-        default="1",
+    _memory(
+        "--batch-size",
+        type=WholeNumberOr("auto", "auto"),
+        default="auto",
         show_default=True,
-        help="Forked processes for .npy files, on Linux; 1 runs on Dask's threads.",
+        help="Rows that a thread holds at a time.",
     ),
-    click.option("--workdir", metavar="DIR|URL", help="Keep finished partitions there, for a killed run to go on."),
-    click.option("--fresh", is_flag=True, help="Forget what is in the workdir."),
-    click.option(
+    _memory("--max-memory", metavar="SIZE", help="Most memory of the process, or of each worker: 1GiB."),
+    _memory("--workdir", metavar="DIR|URL", help="Keep finished partitions there, so that a killed run can resume."),
+    _memory("--fresh", is_flag=True, help="Discard what is in the workdir."),
+    _memory(
         "--wait",
         type=click.FloatRange(min=0),
         default=90.0,
@@ -125,23 +194,28 @@ RUN = _options(
         metavar="SECONDS",
         help="How long to wait for another run that uses the workdir or the output.",
     ),
-    click.option("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
-    click.option("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
-    click.option("--retries", type=click.IntRange(min=0), default=2, show_default=True, help="Tries after a failure."),
-    click.option("--top", type=click.IntRange(min=0), default=10, show_default=True, help="Worst rows to print."),
-    click.option("--class-names", type=FilePath(), help="A name a line, or a JSON list."),
-    click.option("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or a name a line."),
-    click.option("--quiet", is_flag=True, help="Print nothing but warnings and errors."),
-    click.option("--report", "page", type=FilePath(), help="Write a page for a browser: report.html."),
-)
-PAGE = _options(
-    click.option("--images", metavar="FILE", help="Pictures of the rows for the page: (N, H, W) .npy or Zarr."),
-    click.option("--texts", metavar="FILE", help="Texts of the rows for the page, one a line."),
-    click.option("--rows", type=click.IntRange(min=0), default=100, show_default=True, help="Worst rows on the page."),
-)
-CLUSTER = _options(
-    click.option("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler: tcp://host:8786."),
-    click.option("--workers", type=click.IntRange(min=1), help="Start a local cluster of that many processes."),
-    click.option("--threads", type=click.IntRange(min=1), help="Threads of each process."),
-    click.option("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
+    _output("-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write."),
+    _output("--top", type=_count, metavar="N", default=10, show_default=True, help="Worst rows to print."),
+    _output("--quiet", is_flag=True, help="Print only warnings and errors."),
+    _output("--report", "page", type=FilePath(), help="Write a report for a browser: report.html."),
+    PAGE,
+    _cluster("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler: tcp://host:8786."),
+    _cluster("--workers", type=_at_least_one, metavar="N", help="Start a local cluster with this number of processes."),
+    _cluster("--threads", type=_at_least_one, metavar="N", help="Threads of each process."),
+    _cluster("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
+    _cluster(
+        "--retries",
+        type=_count,
+        metavar="N",
+        default=2,
+        show_default=True,
+        help="How often a failed task is tried again.",
+    ),
+    _cluster(
+        "--n-jobs",
+        type=WholeNumberOr("cores", None),
+        default="1",
+        show_default=True,
+        help="Forked processes for .npy files, on Linux; 1 runs on Dask's threads.",
+    ),
 )
