@@ -98,7 +98,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name, or a module of this package."""
+    """Import a public name, or a module of this package, when it is first used."""
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     public = name in __all__ and name not in _SUBMODULES
@@ -106,7 +106,7 @@ def __getattr__(name: str) -> object:
     try:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module:  # something that a module of ours needs
+        if error.name != module:  # a module of ours needs something that is missing
             raise
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
     found: object = getattr(imported, name) if public else imported

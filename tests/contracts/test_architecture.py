@@ -222,6 +222,13 @@ def test_public_names_are_what_type_checkers_are_told():
         labelsieve.nothing  # noqa: B018  # the access is the test
 
 
+def test_dir_shows_the_public_names_and_the_promised_submodules():
+    importlib.import_module("labelsieve.results.report")  # other modules do not show, imported or not
+    submodules = ["count", "find", "inspector", "label_issues_batched", "memory"]
+    assert dir(labelsieve) == sorted({*PUBLIC, *submodules})
+    assert all(getattr(labelsieve, name) is importlib.import_module(f"labelsieve.{name}") for name in submodules)
+
+
 def test_importing_the_package_is_next_to_nothing():
     code = "import sys; before = set(sys.modules); import labelsieve.cli.interrupts; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
