@@ -1,5 +1,7 @@
 """What a user may choose, and what it means for the run."""
 
+import dataclasses
+import inspect
 import os
 import re
 import subprocess
@@ -11,6 +13,7 @@ import pytest
 
 import naive
 from labelsieve import count, find_label_issues, plan_label_issues
+from labelsieve.cli.app import cli
 from labelsieve.confident_learning.latent import PY_METHODS
 from labelsieve.errors import InvalidInputError, LabelsieveError
 from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, Settings, batched_choices
@@ -86,6 +89,56 @@ def test_unknown_keywords_are_refused_with_what_is_allowed(quality, counting, me
 def test_an_error_of_settings_is_also_a_value_error():
     assert issubclass(InvalidInputError, ValueError)
     assert issubclass(InvalidInputError, LabelsieveError)
+
+
+# As parameters of the public functions, fields, and options ---------------------------------------------------------
+
+
+def defaults(function):
+    """Return the defaults of the keyword-only parameters by name."""
+    parameters = inspect.signature(function).parameters.values()
+    return {one.name: one.default for one in parameters if one.kind is one.KEYWORD_ONLY}
+
+
+def without(choices, names):
+    """Return the choices without `names`, all of which must be there."""
+    assert set(names) <= set(choices), "a name is listed that is not a choice any more"
+    return {name: default for name, default in choices.items() if name not in names}
+
+
+# A plan starts nothing and reads neither names nor ids.
+OF_A_RUN = ["progress", "wait", "retries", "class_names", "ids"]
+# How a job runs, not what it answers.
+NOT_IN_SETTINGS = [
+    *OF_A_RUN,
+    *("batch_size", "partition_batches", "allow_zero_rows", "allow_unnormalized_rows", "n_jobs"),
+    *("client", "workdir", "fresh", "output", "max_memory"),
+    "rank_by",  # another name of `method` beside a filter
+]
+# What the command line makes of --quiet and --scheduler, and what only Python offers.
+NOT_ON_THE_COMMAND_LINE = ["progress", "client", "partition_batches"]
+# What is printed and shown, and the cluster that the command starts.
+ONLY_ON_THE_COMMAND_LINE = [
+    *("top", "quiet", "page", "images", "texts", "rows"),
+    *("scheduler", "workers", "threads", "worker_memory"),
+]
+
+
+def test_a_plan_takes_the_choices_of_a_run():
+    assert defaults(plan_label_issues) == without(defaults(find_label_issues), OF_A_RUN)
+
+
+def test_settings_have_the_choices_of_a_run():
+    settings = {field.name: field.default for field in dataclasses.fields(Settings)}
+    assert settings["rule"] == "predicted_class", "None in the signature: it follows from the filter"
+    assert settings | {"rule": None} == without(defaults(find_label_issues), NOT_IN_SETTINGS)
+
+
+@pytest.mark.parametrize("command", ["find", "plan"])
+def test_the_command_line_has_the_choices_of_a_run(command):
+    with cli.commands[command].make_context(command, ["labels.npy", "pred_probs.npy"]) as context:
+        options = without(context.params, ["labels", "pred_probs", *ONLY_ON_THE_COMMAND_LINE])
+    assert options == without(defaults(find_label_issues), NOT_ON_THE_COMMAND_LINE)
 
 
 # As types ---------------------------------------------------------------------------------------------------------
