@@ -288,7 +288,7 @@ USAGE_ERRORS = [
     (["find", "labels.npy", "labels.npy"], "pred_probs must have two axes (N, K), not shape (400,)"),
     (["find", "labels.npy", "pred_probs.npy", "-o", "i.txt"], "i.txt must end in one of .npy, .csv, .parquet, .zarr"),
     (["find", "labels.npy", "pred_probs.npy", "-o", "no/i.npy"], "there is no folder"),
-    (["find", "labels.npy", "pred_probs.npy", "-o", "pred_probs.zarr"], "is no result of Labelsieve"),
+    (["find", "labels.npy", "pred_probs.npy", "-o", "pred_probs.zarr"], "is not a result of Labelsieve"),
     (["find", "labels.npy", "pred_probs.npy", "--class-names", "none"], "class names: none is not readable"),
     (["find", "labels.npy", "pred_probs.npy", "--class-names", "two"], "2 class_names, pred_probs has 3 classes"),
     (
@@ -458,7 +458,7 @@ def slow(result, path):
     print("writing", flush=True)
     time.sleep(60)
 
-sinks._WRITERS[".npy"] = slow
+sinks._write_npy = slow
 labelsieve.cli.app.main(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"])
 """
 

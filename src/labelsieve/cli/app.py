@@ -31,6 +31,7 @@ from labelsieve.execution.local_cluster import cluster
 from labelsieve.find import find_label_issues, plan_label_issues
 from labelsieve.results import export
 from labelsieve.results.label_issues import load
+from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_page, check_report
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.sources.open_array import open_pred_probs
@@ -76,7 +77,7 @@ def find(
     given = (labels, pred_probs, class_names, choices["ids"], images, texts)
     read = [check_place("input", path) for path in given if path is not None]
     if output is not None:
-        export.check_output(output, read)
+        check_output(output, read)
     if page is not None:
         if page.resolve() in [Path(path).resolve() for path in [*read, *([output] if output else [])]]:
             raise InvalidInputError(f"{page} is an input, or the output: the page is not written there")
@@ -100,7 +101,7 @@ def find(
             click.echo(worst_text(issues, top), nl=False)
         if output is not None:
             if stored is None:
-                export.write(issues, Path(output))
+                export.write(issues, output)
             if not quiet:
                 click.echo(f"written to {redacted(output)}")
         if page is not None:
@@ -134,7 +135,7 @@ def plan(
     for unused in ("retries", "wait", "top", "class_names", "ids", "quiet", "page", "images", "texts", "rows"):
         del choices[unused]
     if output is not None:
-        export.check_output(output, [labels, pred_probs])
+        check_output(output, [labels, pred_probs])
     stored = output if output is not None and output.endswith(".zarr") else None
     with cluster(scheduler, workers, threads, worker_memory, start=False) as client:
         click.echo(plan_text(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))

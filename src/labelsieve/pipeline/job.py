@@ -35,12 +35,11 @@ from labelsieve.pipeline.plan import Plan, make_plan
 from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.pipeline.spot_check import check_finished
 from labelsieve.pipeline.workdir import Workdir
-from labelsieve.results import export
-from labelsieve.results.export import Stage
-from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.label_issues import LabelIssues, load
+from labelsieve.results.publish import Stage, check_output, staged
 from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import ArrayIds, check_class_names, open_ids
-from labelsieve.results.zarr_store import ResultGroup, StoredIds, StoredIssues, StoredScores, open_group, publish_result
+from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.open_array import Opened, where_is
 from labelsieve.sources.retries import tried
 from labelsieve.storage.folders import Folder, LocalFolder, local_disk, open_folder
@@ -86,7 +85,7 @@ class Job:
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
         if self.output is not None:
             inputs = (labels, pred_probs, settings.ids)
-            export.check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
+            check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
         self._attempts = settings.retries + 1
@@ -104,12 +103,7 @@ class Job:
         self._ids = open_ids(self.settings.ids, n_rows)
         self.filter.check_classes(n_classes)
         issues = self._attempted(pair, self._find)
-        if self.output is not None:  # it has moved to its place
-            group, _ = open_group(open_folder(self.output))
-            found = StoredIssues(group, issues.num_issues)
-            ids = None if issues.ids is None else StoredIds(group)
-            issues = replace(issues, found=found, score_parts=StoredScores(group), ids=ids)
-        return issues
+        return issues if self.output is None else load(self.output)
 
     def _open_pair(self) -> tuple[Opened, Opened]:
         return open_pair(
@@ -192,7 +186,7 @@ class Job:
         self.executor.check_reachable(inputs.reachability())
         plan = self._plan(inputs)
         inputs = tried(self._attempts, inputs.read_labels)
-        stage = None if self.output is None else stack.enter_context(export.staged(self.output, self.settings.wait))
+        stage = None if self.output is None else stack.enter_context(staged(self.output, self.settings.wait))
         identities: list[str] = []
         if workdir is not None:
             identities = part_identities(pair, inputs)
@@ -250,11 +244,8 @@ class Job:
             ids=self._ids,
         )
         if stage is not None:
-            if self._ids is not None:
-                stage.group.write_ids(self._ids, StoredIssues(stage.group, len(found)))
             self._check_owned()
-            stage.check_owned()
-            publish_result(stage.group, issues)
+            stage.publish(issues)
         return issues
 
     def _sort(self, setup: _Setup, table: RowSummaries, selected: RowSelection) -> IssueParts:

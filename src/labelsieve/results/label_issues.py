@@ -17,8 +17,8 @@ from labelsieve.results.plots import Plots
 from labelsieve.results.result import Result
 from labelsieve.results.zarr_store import read_result
 from labelsieve.settings import check_flag, check_whole_number
-from labelsieve.storage.folders import LocalFolder, open_folder
-from labelsieve.storage.urls import check_place
+from labelsieve.storage.folders import open_folder
+from labelsieve.storage.urls import check_place, redacted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -198,19 +198,7 @@ class LabelIssues(Result):
         UnwritableError
             If it cannot be written: a folder without permission, a full disk.
         """
-        location = check_place("path", path)
-        if not location.endswith(".zarr"):
-            raise InvalidInputError(f"a result is saved where the name ends in .zarr, not to {location}")
-        export.check_output(location)
-        self._refuse_own_place(location)
-        export.save(self, location)
-
-    def _refuse_own_place(self, location: str) -> None:
-        """Raise where this result would be removed before it is read: in a store where nothing is renamed."""
-        target = open_folder(location)
-        groups = [getattr(part, "group", None) for part in (self.found, self.score_parts, self.ids)]
-        if not isinstance(target, LocalFolder) and any(g and g.folder.location == target.location for g in groups):
-            raise InvalidInputError(f"this result is read from {target.where}: save it to another place")
+        export.write(self, _ending(path, ".zarr"))
 
     def to_csv(self, path: str | os.PathLike[str], *, escape_formulas: bool = True) -> None:
         """Write the issues as a table, worst first, in a file whose name ends in ``.csv``.
@@ -351,11 +339,12 @@ def load(path: str | os.PathLike[str]) -> LabelIssues:
     return LabelIssues(**read_result(open_folder(path, "path")))
 
 
-def _ending(path: str | os.PathLike[str], suffix: str) -> Path:
+def _ending(path: str | os.PathLike[str], suffix: str) -> str:
+    """Return the path or URL of an output, which must end in `suffix`."""
     place = check_place("path", path)
     if not place.endswith(suffix):
-        raise InvalidInputError(f"{place} must end in {suffix}")
-    return Path(place)
+        raise InvalidInputError(f"{redacted(place)} must end in {suffix}")
+    return place
 
 
 def _cell(value: object) -> str:

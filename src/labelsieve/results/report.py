@@ -23,7 +23,7 @@ from labelsieve.confident_learning.filters import filter_of
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.results import plots
-from labelsieve.results.export import check_writable, made_beside
+from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
 from labelsieve.results.row_ids import as_text
 from labelsieve.storage.limits import size
@@ -106,9 +106,8 @@ def write_report(
     shown = [Shown(picture_of(pictures, row, each), line) for row, line in zip(rows, lines, strict=True)]
     about = about_of(result, title)
     page = _page(result, columns, shown, about, with_pictures=pictures is not None, with_texts=texts is not None)
-    with made_beside(path) as folder:
-        (folder / path.name).write_text(page, encoding="utf-8")
-        (folder / path.name).replace(path)
+    with replacing(path) as made:
+        made.write_text(page, encoding="utf-8")
 
 
 def check_report(path: Path) -> None:

@@ -1,17 +1,18 @@
-"""Results that the tasks write: one Zarr group, published whole.
+"""A result as one Zarr group.
 
 The group holds ``scores`` and ``mask`` of all rows, ``issues`` (their rows, worst first), ``issue_table`` (the other
-columns of the issues), ``confident_thresholds`` and ``class_counts``. It is made beside its place and renamed, or, in
-an object store, gets its root metadata last: what is not whole is not a group.
+columns of the issues), and arrays with a value per class. Its root metadata, which hold everything else, are written
+last: a group without them is not a result.
 
-Damage is found as it is read. Every chunk of an array has a checksum; the group's attributes hold one of the metadata
-document of each array, and one of themselves.
+Damage is found when it is read. Every chunk of an array has a checksum; the attributes of the group hold a checksum of
+each array's metadata and one of themselves.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -51,26 +52,29 @@ COLUMNS: Final = {
     "p_suggested": "issue_table/p_suggested",
 }
 _CLASS_ARRAYS: Final = ("confident_thresholds", "class_counts", "mean_scores", "confident_diagonal")
-# All that is in a result beside its root metadata.
-PARTS: Final = {"scores", "mask", "issues", "issue_table", "confident_pairs", *_CLASS_ARRAYS}
-# The user's own names of the issues' rows, where there are any.
 _IDS: Final = "issue_table/id"
-_ARRAYS: Final = ("scores", "mask", *COLUMNS.values(), _IDS, "confident_pairs", *_CLASS_ARRAYS)
-# What the first axis of an array counts, in messages.
-_UNITS: Final = dict.fromkeys(_CLASS_ARRAYS, "classes") | {"scores": "rows", "mask": "rows", "confident_pairs": "lines"}
+# All arrays, and what the first axis of each counts, for messages.
+_UNITS: Final = {
+    **dict.fromkeys(("scores", "mask"), "rows"),
+    **dict.fromkeys((*COLUMNS.values(), _IDS), "issues"),
+    "confident_pairs": "lines",
+    **dict.fromkeys(_CLASS_ARRAYS, "classes"),
+}
+# The names in the group beside its root metadata.
+PARTS: Final = {name.partition("/")[0] for name in _UNITS}
 _ROOT: Final = "zarr.json"
 
 
 @dataclass(frozen=True)
 class ResultGroup:
-    """A Zarr group of results, as a description.
+    """The Zarr group of a result, as a description that travels to the tasks.
 
     Parameters
     ----------
     folder : Folder
         Where it is, or is being made.
     documents : mapping of str to str, optional
-        Checksum of the metadata of each array in it; None while it is being made.
+        Checksum of the metadata of each array; None while the group is being made.
     shown : str
         Where it will be, for messages; `folder` by default.
     """
@@ -80,7 +84,7 @@ class ResultGroup:
     shown: str = ""
 
     def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int) -> None:
-        """Make an array, in chunks of `chunk` rows, for tasks to write regions of.
+        """Create an array, in chunks of `chunk` rows, whose regions the tasks write.
 
         Raises
         ------
@@ -90,33 +94,32 @@ class ResultGroup:
         with self._writing():
             create_array(self.folder, name, shape, dtype, chunk)
             if not isinstance(self.folder, LocalFolder):
-                self.folder.remove(_ROOT)  # until it is whole this is not a group
+                self.folder.remove(_ROOT)  # not a group before it is whole
 
     def create_rows(self, n_rows: int, score_dtype: npt.DTypeLike) -> None:
-        """Make the scores and the mask of all rows."""
+        """Create the scores and the mask of all rows."""
         self.create("scores", (n_rows,), score_dtype, result_rows(n_rows))
         self.create("mask", (n_rows,), np.bool_, result_rows(n_rows))
 
-    def write_ids(self, ids: IdParts, found: StoredIssues) -> StoredIds:
-        """Write the user's own names of the issues beside them, a stored chunk at a time."""
-        rows = self.open(COLUMNS["row"])
-        step, write = max(1, rows.chunks[0]), None
-        for start in range(0, max(1, len(found)), step):
-            stop = min(start + step, len(found))
-            names = ids.part(start, stop, rows.read(start, stop))
-            if write is None:
-                self.create(_IDS, (len(found),), str if names.dtype.kind not in "iu" else names.dtype, step)
-                write = self.writer(_IDS)
-            write(start, names)
-        return StoredIds(self)
-
     def create_issues(self, n_issues: int, chunk: int, dtypes: Mapping[str, npt.DTypeLike]) -> None:
-        """Make the columns of the issues, in chunks of `chunk` rows."""
+        """Create the columns of the issues, in chunks of `chunk` rows."""
         for name, dtype in dtypes.items():
             self.create(COLUMNS[name], (n_issues,), dtype, chunk)
 
+    def write_ids(self, ids: IdParts) -> None:
+        """Write the user's own names of the issues beside them, a stored chunk at a time."""
+        rows = self.open(COLUMNS["row"])
+        step, write = rows.chunks[0], None
+        for start in range(0, max(1, len(rows)), step):
+            stop = min(start + step, len(rows))
+            names = ids.part(start, stop, rows.read(start, stop))
+            if write is None:  # now the dtype is known
+                self.create(_IDS, (len(rows),), names.dtype if names.dtype.kind in "iu" else str, step)
+                write = self.writer(_IDS)
+            write(start, names)
+
     def writer(self, name: str) -> Callable[[int, npt.NDArray[Any]], None]:
-        """Return what writes values from a row on: whole chunks, or up to the end.
+        """Return a function that writes values from a row on: whole chunks, or up to the end.
 
         Raises
         ------
@@ -132,7 +135,7 @@ class ResultGroup:
         return write
 
     def publish(self, arrays: Mapping[str, npt.NDArray[Any]], attributes: Mapping[str, Any]) -> None:
-        """Write the small arrays, and then what makes this a result."""
+        """Write the small arrays, and then the root metadata, which make the group a result."""
         import zarr
 
         for name, array in arrays.items():
@@ -147,13 +150,11 @@ class ResultGroup:
                 zarr.create_group(self.folder.location, attributes=attributes)
 
     def sealed(self) -> ResultGroup:
-        """Return the group with the checksums of the metadata that its arrays now have: they no longer change."""
+        """Return the group with the checksums of its arrays' metadata, which no longer change."""
         documents = {}
-        for name in _ARRAYS:
-            try:
+        for name in _UNITS:
+            with suppress(FileNotFoundError):
                 documents[name] = digest(self.folder.read(f"{name}/{_ROOT}"))
-            except FileNotFoundError:
-                continue
         return replace(self, documents=documents)
 
     def open(self, name: str) -> StoredArray:
@@ -162,9 +163,9 @@ class ResultGroup:
         Raises
         ------
         UnreadableDataError
-            If it is missing or damaged, or another result is there by now.
+            If it is missing or damaged, or another result has taken its place.
         """
-        return StoredArray(self.folder, name, _UNITS.get(name, "issues"), partial(self.check, name))
+        return StoredArray(self.folder, name, _UNITS[name], partial(self.check, name))
 
     def open_for_writing(self, name: str) -> Any:
         """Open one of the arrays to write whole chunks."""
@@ -172,12 +173,12 @@ class ResultGroup:
             return open_for_writing(self.folder, name)
 
     def check(self, name: str) -> None:
-        """Raise unless the metadata of an array are those that were written.
+        """Raise unless the metadata of an array are as they were written.
 
         Raises
         ------
         UnreadableDataError
-            If they are missing or damaged, or another result is there by now.
+            If they are missing or damaged, or another result has taken their place.
         """
         file = f"{self.folder.where}/{name}/{_ROOT}"
         try:
@@ -191,10 +192,6 @@ class ResultGroup:
                 f"{file} is damaged, or a later run has replaced the result: load it again, {RESTORE}"
             )
 
-    def has_ids(self) -> bool:
-        """Tell whether the user's own names of the issues' rows are there."""
-        return self.documents is not None and _IDS in self.documents
-
     def _writing(self) -> Any:
         return writing(
             self.shown or self.folder.where, "" if isinstance(self.folder, LocalFolder) else self.folder.location
@@ -204,22 +201,21 @@ class ResultGroup:
 def is_result(folder: Folder) -> bool:
     """Tell whether a whole result of Labelsieve is there."""
     try:
-        about = json.loads(folder.read(_ROOT))
-        return bool(about["attributes"]["kind"] == KIND)
+        return bool(json.loads(folder.read(_ROOT))["attributes"]["kind"] == KIND)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
 @dataclass(frozen=True)
 class StoredIssues:
-    """The issues of a run where the tasks wrote them; nothing is read before it is asked for.
+    """The issues in a group; nothing is read before it is needed.
 
     Parameters
     ----------
     group : ResultGroup
-        Where they are.
+        The group.
     n_issues : int
-        How many.
+        Number of issues.
     """
 
     group: ResultGroup
@@ -233,18 +229,18 @@ class StoredIssues:
         return IssueRows(*(self.group.open(path).read(start, stop) for path in COLUMNS.values()))
 
     def column(self, name: str) -> Iterator[npt.NDArray[Any]]:
-        """Yield one column, a stored chunk at a time."""
+        """Yield a column, a stored chunk at a time."""
         yield from self.group.open(COLUMNS[name]).blocks()
 
 
 @dataclass(frozen=True)
 class StoredScores:
-    """Scores of all rows where the tasks wrote them.
+    """The scores of all rows in a group.
 
     Parameters
     ----------
     group : ResultGroup
-        Where they are.
+        The group.
     """
 
     group: ResultGroup
@@ -259,7 +255,7 @@ class StoredScores:
         import dask.array as da
 
         scores = self.group.open("scores")
-        # Not fancy: a selection of single rows would read the same chunks again and again.
+        # Not fancy: selecting single rows would read the same chunks again and again.
         return da.from_array(scores, chunks="auto", asarray=False, fancy=False, meta=np.empty(0, scores.dtype))
 
     def blocks(self) -> Iterator[npt.NDArray[np.floating[Any]]]:
@@ -269,24 +265,24 @@ class StoredScores:
 
 @dataclass(frozen=True)
 class StoredIds:
-    """The user's own names of the issues' rows, beside the issues.
+    """The user's own names of the issues' rows in a group.
 
     Parameters
     ----------
     group : ResultGroup
-        Where they are.
+        The group.
     """
 
     group: ResultGroup
 
-    def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # known here
+    def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # stored by rank
         """Return the names of the issues ``[start, stop)``."""
         names: npt.NDArray[Any] = self.group.open(_IDS).read(start, stop)
         return names if names.dtype.kind in "iu" else names.astype(object)
 
 
 def publish_result(group: ResultGroup, result: Result) -> None:
-    """Write all of a result that the tasks have not, and make the group one."""
+    """Write the arrays per class and the root metadata of a result, and so make the group one."""
     confident = result.confident
     group.publish(
         {
@@ -318,68 +314,67 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
     UnreadableDataError
         Where its metadata are missing or damaged.
     """
+    where = f"{folder.where}/{_ROOT}"
+    nothing = InvalidInputError(f"there is no result of Labelsieve at {folder.where}")
+    damaged = UnreadableDataError(f"{where} is damaged: {RESTORE}")
     try:
-        content = folder.read(_ROOT)
+        document = json.loads(folder.read(_ROOT))
     except (FileNotFoundError, NotADirectoryError):
-        if _looks_like_one(folder):
-            raise UnreadableDataError(
-                f"{folder.where}/{_ROOT} is missing: the run that wrote this result was killed, or {RESTORE}"
-            ) from None
-        raise InvalidInputError(f"there is no result of Labelsieve at {folder.where}") from None
+        killed = UnreadableDataError(f"{where} is missing: the run that wrote this result was killed, or {RESTORE}")
+        raise (killed if _looks_like_one(folder) else nothing) from None
     except OSError as error:
-        raise UnreadableDataError(f"{folder.where}/{_ROOT} is not readable: {error}") from error
-    try:
-        document = json.loads(content)
+        raise UnreadableDataError(f"{where} is not readable: {error}") from error
     except ValueError:
-        raise UnreadableDataError(f"{folder.where}/{_ROOT} is damaged: {RESTORE}") from None
+        raise damaged from None
     found = document.get("attributes") if isinstance(document, dict) else None
     attributes: dict[str, Any] = found if isinstance(found, dict) else {}
     ours, version, whole = attributes.get("kind") == KIND, attributes.get("format"), is_whole(attributes)
-    if ours and version != FORMAT and (whole or "checksum" not in attributes):
+    if not ours:
+        raise damaged if _looks_like_one(folder) else nothing
+    if version != FORMAT and (whole or "checksum" not in attributes):
         raise InvalidInputError(
             f"{folder.where} is a result of format {version}; this version of Labelsieve reads format {FORMAT} only, "
             "which has checksums: find the issues again"
         )
-    if ours and whole:
-        return ResultGroup(folder, attributes["arrays"]), attributes
-    if ours or _looks_like_one(folder):
-        raise UnreadableDataError(f"{folder.where}/{_ROOT} is damaged: {RESTORE}")
-    raise InvalidInputError(f"there is no result of Labelsieve at {folder.where}")
+    if not whole:
+        raise damaged
+    return ResultGroup(folder, attributes["arrays"]), attributes
 
 
 def _looks_like_one(folder: Folder) -> bool:
-    """Tell whether a folder has the arrays of a result."""
+    """Tell whether a folder has arrays of a result."""
     try:
         return {"issues", "issue_table", "class_counts"} <= set(folder.names())
-    except (OSError, WorkdirError):  # a file
+    except (OSError, WorkdirError):  # it is a file
         return False
 
 
 def read_result(folder: Folder) -> dict[str, Any]:
-    """Return the fields of `Result` of a stored result; issues and scores stay where they are.
+    """Return the fields of `Result` for a stored result; issues and scores stay where they are.
 
     Raises
     ------
     InvalidInputError, UnreadableDataError
         As `open_group`; the latter also for the arrays of classes.
     """
-    group, about = open_group(folder)
+    group, attributes = open_group(folder)
     given, predicted, counts = group.open("confident_pairs").read_all()
-    n_classes = int(about["n_classes"])
+    n_classes = int(attributes["n_classes"])
     pairs = (given * n_classes + predicted).astype(pair_dtype(n_classes))
     counts = counts.astype(np.int32) if counts.max(initial=0) <= np.iinfo(np.int32).max else counts
     confident = ConfidentCounts(group.open("confident_diagonal").read_all(), pairs, counts)
-    names, known = about["class_names"], {fact.name for fact in fields(RunFacts)} & about["facts"].keys()
+    names, facts = attributes["class_names"], attributes["facts"] | {"notes": tuple(attributes["facts"]["notes"])}
+    known = {field.name for field in fields(RunFacts)} & facts.keys()  # a newer version may have written more
     return {
-        "n_rows": int(about["n_rows"]),
+        "n_rows": int(attributes["n_rows"]),
         "n_classes": n_classes,
-        "found": StoredIssues(group, int(about["num_issues"])),
-        "estimated_num_issues": int(about["estimated_num_issues"]),
+        "found": StoredIssues(group, int(attributes["num_issues"])),
+        "estimated_num_issues": int(attributes["estimated_num_issues"]),
         **{name: group.open(name).read_all() for name in ("confident_thresholds", "class_counts", "mean_scores")},
         "confident": confident,
         "score_parts": StoredScores(group),
-        "settings": Settings(**about["settings"]),
-        "facts": RunFacts(**{name: about["facts"][name] for name in known} | {"notes": tuple(about["facts"]["notes"])}),
+        "settings": Settings(**attributes["settings"]),
+        "facts": RunFacts(**{name: facts[name] for name in known}),
         "class_names": None if names is None else tuple(names),
-        "ids": StoredIds(group) if group.has_ids() else None,
+        "ids": StoredIds(group) if _IDS in attributes["arrays"] else None,
     }

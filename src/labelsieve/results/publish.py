@@ -1,0 +1,229 @@
+"""Where a result may be written, and how it appears there whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from re import fullmatch
+from typing import Final
+
+from labelsieve.errors import InvalidInputError, MissingDependencyError, UnwritableError
+from labelsieve.results.result import Result
+from labelsieve.results.zarr_store import PARTS, ResultGroup, is_result, publish_result
+from labelsieve.storage.folders import Folder, LocalFolder, open_folder, writing
+from labelsieve.storage.lock import owned
+from labelsieve.storage.urls import check_place, redacted
+
+FORMS: Final = (".npy", ".csv", ".parquet", ".zarr")
+# Marks the Parquet files that Labelsieve has written, and so may replace.
+PARQUET_MARK: Final = b"labelsieve result"
+
+
+def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
+    """Raise unless a result can be written to `output`: its ending, its folder, its extra, and what is there now.
+
+    Parameters
+    ----------
+    output : str or Path
+        Where the result goes; the ending says in which form. Only ``.zarr`` may be a URL.
+    inputs : sequence of str or Path
+        Paths and URLs that are read, and must not be replaced.
+
+    Raises
+    ------
+    InvalidInputError
+        For an unknown ending, a missing folder, an input, or something there that is not a result of Labelsieve.
+    MissingDependencyError
+        For ``.parquet`` without pyarrow.
+    UnwritableError
+        If nothing can be written beside `output`. For a URL this shows when the run takes its lease there.
+    """
+    folder = open_folder(output, "output")
+    suffix = Path(folder.location).suffix
+    if suffix not in FORMS:
+        raise InvalidInputError(f"{redacted(str(output))} must end in one of {', '.join(FORMS)}")
+    if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise MissingDependencyError("Writing .parquet", "parquet")
+    if not isinstance(folder, LocalFolder) and suffix != ".zarr":
+        raise InvalidInputError(f"{folder.where}: only a .zarr result goes to a URL")
+    refuse_inputs(output, inputs)
+    if isinstance(folder, LocalFolder):
+        check_writable(folder.path)
+        if suffix != ".zarr" and folder.path.is_dir() and not _is_parquet(folder.path):
+            raise InvalidInputError(f"{folder.where} is a folder")
+        ours = suffix != ".zarr" or not folder.path.exists() or is_result(folder)
+    else:
+        names = set(folder.names())
+        # What a killed run leaves behind has no root metadata yet, and only the arrays of a result.
+        ours = not names or is_result(folder) or ("zarr.json" not in names and names <= PARTS)
+    if not ours:
+        raise InvalidInputError(f"{folder.where} exists and is not a result of Labelsieve: it is not replaced")
+
+
+def refuse_inputs(output: str | Path, inputs: Sequence[str | Path]) -> None:
+    """Raise if `output` is one of `inputs`, lies in one, or holds one.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming which.
+    """
+    place = _resolved(output)
+    for read in inputs:
+        source = _resolved(check_place("input", read))
+        if place.startswith(source):
+            raise InvalidInputError(f"{redacted(str(output))} is an input or lies in one: it is not replaced")
+        if source.startswith(place):
+            raise InvalidInputError(
+                f"{redacted(str(output))} holds the input {redacted(str(read))}: it is not replaced"
+            )
+
+
+def _resolved(location: str | Path) -> str:
+    """Return a path without links or a URL, with a slash at the end: what lies in it begins with it."""
+    folder = open_folder(location)
+    return f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.location}/"
+
+
+def check_writable(path: Path) -> None:
+    """Raise unless a file can be written at `path`. It is tried: permissions do not tell of a read-only disk.
+
+    Raises
+    ------
+    InvalidInputError
+        If its folder is missing.
+    UnwritableError
+        If nothing can be written there.
+    """
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        what = f"{parent} is not a folder" if parent.exists() else f"there is no folder {parent}"
+        raise InvalidInputError(f"{path} cannot be written: {what}")
+    with _hidden_folder(path) as folder:
+        (folder / path.name).write_bytes(bytes(4096))  # fails on a full disk
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield the path of a file or folder to make, which takes the place of `path` when the block ends.
+
+    Raises
+    ------
+    UnwritableError
+        If it cannot be written. What is at `path` then stays.
+    """
+    with _hidden_folder(path) as folder:
+        yield folder / path.name
+        _move_into_place(folder / path.name, path, folder / "replaced")
+
+
+@contextmanager
+def _hidden_folder(path: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `path`; it is removed at the end."""
+    with writing(str(path)):
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.absolute().parent))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _move_into_place(made: Path, path: Path, replaced: Path) -> None:
+    """Rename `made` to `path`; what is there stays if that fails, and is otherwise moved to `replaced`."""
+    try:
+        if path.is_dir():
+            path.rename(replaced)
+        made.replace(path)
+    except BaseException:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        raise
+
+
+def _is_parquet(path: Path) -> bool:
+    """Tell whether a folder is a table of several Parquet files that Labelsieve has written."""
+    files = list(path.iterdir())
+    if path.suffix != ".parquet" or not all(fullmatch(r"part-\d{5,}\.parquet", file.name) for file in files):
+        return False
+    from pyarrow import parquet
+
+    try:
+        return bool(files) and all(PARQUET_MARK in (parquet.read_schema(file).metadata or {}) for file in files)
+    except (OSError, ValueError):
+        return False
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a ``.zarr`` result is made.
+
+    Parameters
+    ----------
+    group : ResultGroup
+        Its group.
+    work : Folder
+        For what is needed until the result is whole, and then removed.
+    check_owned : callable
+        Raises if another run has taken over the output.
+    """
+
+    group: ResultGroup
+    work: Folder
+    check_owned: Callable[[], None]
+
+    def clear(self) -> None:
+        """Remove what is in the way, once everything is read and counted: in an object store the earlier result."""
+        self.check_owned()
+        self.group.folder.remove("zarr.json")
+        self.group.folder.remove_all()
+
+    def publish(self, result: Result) -> None:
+        """Write what the tasks have not written, and make the group a result."""
+        if result.ids is not None:
+            self.group.write_ids(result.ids)
+        self.check_owned()
+        publish_result(self.group, result)
+
+
+@contextmanager
+def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
+    """Yield the stage on which a ``.zarr`` result is made; it stands under its name once the block has ended.
+
+    A local result is made in a hidden folder beside its place and renamed, so that an earlier one is replaced whole. In
+    an object store nothing can be renamed: an earlier result is removed first, and the new one gets its root metadata
+    last. `wait` is how many seconds to wait for another run that writes the same result.
+    """
+    folder = open_folder(output)
+    if not isinstance(folder, LocalFolder):
+        work = open_folder(f"{folder.location}.partial")
+        with owned(work, f"the output {folder.where}", wait) as check:
+            try:
+                yield Stage(ResultGroup(folder), work.folder("work"), check)
+            finally:
+                work.folder("work").delete()
+        if not work.names():
+            work.delete()
+        return
+    path = folder.path
+    beside = LocalFolder(path.with_name(f".{path.name}.partial"))  # a killed run may have left one
+    made, replaced = beside.path / "result", beside.path / "replaced"
+    with owned(beside, f"the output {path}", wait) as check:
+        try:
+            if replaced.exists() and not path.exists():  # killed between the two renames at the end
+                replaced.rename(path)
+            for left in ("result", "work", "replaced"):
+                beside.remove(left)
+            yield Stage(ResultGroup(LocalFolder(made), shown=str(path)), LocalFolder(beside.path / "work"), check)
+            with writing(str(path)):
+                _move_into_place(made, path, replaced)
+        except UnwritableError as error:
+            if str(beside.path) not in str(error):
+                raise
+            raise UnwritableError(f"{path} cannot be written: {error}") from error
+        finally:
+            beside.delete()
