@@ -1,7 +1,7 @@
-"""The report: one page that a person opens in a browser, with nothing in it from elsewhere.
+"""The report: one page for a browser that loads nothing from elsewhere.
 
-Names of classes and rows, and texts, come from users: the template escapes all that it is given, the page's policy lets
-no script run but its own, and figures have their text as outlines.
+Names of classes and rows, and texts, come from users: the template escapes everything that it is given, the page's
+policy lets no script run but its own, and figures have their text as outlines.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import io
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,44 +21,29 @@ import numpy.typing as npt
 from labelsieve.confident_learning.filters import filter_of
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
-from labelsieve.results import plots
+from labelsieve.results.plots import Plots, noisiest_classes
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
 from labelsieve.results.row_ids import as_text
+from labelsieve.sources.npy import NpySource
+from labelsieve.sources.open_array import open_any
 from labelsieve.storage.limits import size
 from labelsieve.storage.urls import check_place
 
-_TEMPLATE: Final = "report.html.jinja"
-# How a picture is stored, its longer side in pixels at most: the first that is small enough, or the last.
-_FORMS: Final = (
+# How a picture is stored, with the most pixels of its longer side: the first way that is small enough, or the last.
+_PICTURE_FORMS: Final = (
     ("png", 96, {"optimize": True}),
     ("jpeg", 96, {"quality": 75}),
     ("jpeg", 96, {"quality": 40}),
     ("jpeg", 64, {"quality": 40}),
     ("jpeg", 48, {"quality": 25}),
 )
-# Bytes of all pictures of a page, before they are made text, and the most of one.
+# Bytes of all pictures of a page, before they are encoded as text, and of one.
 _PICTURE_BYTES: Final = 2_500_000
 _ONE_PICTURE_BYTES: Final = 10_000
 _TEXT_LETTERS: Final = 300
 _TOP_CLASSES: Final = 20
 _TOP_PAIRS: Final = 20
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What stands beside the line of a row.
-
-    Parameters
-    ----------
-    picture : str
-        A data URL, or "".
-    text : str
-        The row's text, or "".
-    """
-
-    picture: str = ""
-    text: str = ""
 
 
 def write_report(
@@ -76,7 +60,7 @@ def write_report(
     Parameters
     ----------
     result : Result
-        What was found.
+        The result.
     path : Path
         Ends in ``.html``; what is there is replaced once all is written.
     top : int
@@ -99,24 +83,27 @@ def write_report(
         If the page cannot be written.
     """
     check_report(path)
-    pictures, columns = open_images(images, result.n_rows), result.issue_table(0, top)
-    rows = columns["row"].tolist()
-    lines = texts_of(texts, rows, result.n_rows)
-    each = min(_ONE_PICTURE_BYTES, _PICTURE_BYTES // max(1, len(rows)))
-    shown = [Shown(picture_of(pictures, row, each), line) for row, line in zip(rows, lines, strict=True)]
-    about = about_of(result, title)
-    page = _page(result, columns, shown, about, with_pictures=pictures is not None, with_texts=texts is not None)
+    columns = result.issue_table(0, top)
+    numbers, rows = columns["row"].tolist(), _lines(columns)
+    if images is not None:
+        pictures, most = open_images(images, result.n_rows), _PICTURE_BYTES // max(1, len(rows))
+        for number, row in zip(numbers, rows, strict=True):
+            row["picture"] = picture_of(pictures[number], min(_ONE_PICTURE_BYTES, most))
+    if texts is not None:
+        for text, row in zip(texts_of(texts, numbers, result.n_rows), rows, strict=True):
+            row["text"] = text
+    page = _page(result, rows, about_of(result, title))
     with replacing(path) as made:
         made.write_text(page, encoding="utf-8")
 
 
 def check_report(path: Path) -> None:
-    """Raise unless a report can be written to `path`: its ending, its folder, what it takes.
+    """Raise unless a report can be written to `path`: its ending, its folder, the packages that it takes.
 
     Raises
     ------
     InvalidInputError
-        For another ending, or a folder that is missing.
+        For another ending, or a missing folder.
     UnwritableError
         If nothing can be written beside it.
     MissingDependencyError
@@ -136,59 +123,44 @@ def check_report(path: Path) -> None:
 
 
 def check_page(path: Path, n_rows: int, images: Any, texts: Any) -> None:
-    """Raise unless a report of `n_rows` rows can be written with these pictures and texts, before they are needed."""
+    """Raise unless a report of `n_rows` rows can be written with these pictures and texts, before a long run."""
     check_report(path)
-    open_images(images, n_rows)
-    texts_of(texts, (), n_rows)
+    if images is not None:
+        open_images(images, n_rows)
+    if texts is not None:
+        texts_of(texts, (), n_rows)
 
 
 def open_images(images: Any, n_rows: int) -> Any:
-    """Return pictures of all rows as an array that is read row by row; None without any.
+    """Return the pictures of all rows as an array that is read row by row.
 
     Raises
     ------
     InvalidInputError
         For anything but ``(N, H, W)`` or ``(N, H, W, 3)``.
     """
-    if images is None:
-        return None
-    array = images
-    if isinstance(images, str | os.PathLike):
-        check_place("images", images)
-        try:
-            if Path(images).is_dir():
-                import zarr
-
-                array = zarr.open_array(Path(images), mode="r")
-            else:
-                array = np.load(Path(images), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(f"images: {images} is not readable: {error}") from error
-    if not hasattr(array, "dtype"):
-        array = np.asarray(array)
-    shape = tuple(np.shape(array))
+    array = open_any("images", images)
+    shape = tuple(array.shape)
     if len(shape) not in (3, 4) or shape[0] != n_rows or 0 in shape or (len(shape) == 4 and shape[3] not in (1, 3)):
         raise InvalidInputError(f"images must have shape ({n_rows:,}, H, W) or ({n_rows:,}, H, W, 3), not {shape}")
-    if np.dtype(array.dtype).kind not in "buif":
+    if array.dtype.kind not in "buif":
         raise InvalidInputError(f"images must be numbers, not {array.dtype}")
-    return array
+    return array.as_memmap() if isinstance(array, NpySource) else array
 
 
 def texts_of(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
-    """Return the texts of some rows; of a file no others are kept.
+    """Return the texts of some rows; no others of a file are kept.
 
     Raises
     ------
     InvalidInputError
         If there are not N texts.
     """
-    if texts is None:
-        return [""] * len(rows)
     if isinstance(texts, str | os.PathLike):
         check_place("texts", texts)
-        wanted, found, n_texts = set(rows), dict[int, str](), 0
+        found, n_texts, wanted = dict[int, str](), 0, set(rows)
         try:
-            # As `read_lines` cuts them, but not all are kept.
+            # The lines of `read_lines`, which would keep all.
             with Path(texts).open(encoding="utf-8-sig", newline="\n") as file:
                 for line in file:
                     if n_texts in wanted:
@@ -197,22 +169,20 @@ def texts_of(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
         except (OSError, ValueError) as error:
             raise InvalidInputError(f"texts: {texts} is not readable: {error}") from error
     else:
-        n_texts, found = len(texts), {}
+        found, n_texts = getattr(texts, "iloc", texts), len(texts)  # pandas would look rows up by its own index
     if n_texts != n_rows:
         raise InvalidInputError(f"{n_texts:,} texts, pred_probs has {n_rows:,} rows")
-    by_place = getattr(texts, "iloc", texts)  # a column of pandas would look rows up by its own index
-    return [_cut(as_text(str(found[row] if found else by_place[row]))) for row in rows]
+    lines = [as_text(str(found[row])) for row in rows]
+    return [text if len(text) <= _TEXT_LETTERS else text[: _TEXT_LETTERS - 1] + "…" for text in lines]
 
 
-def picture_of(images: Any, row: int, n_bytes: int) -> str:
-    """Return the picture of a row as a data URL, of at most `n_bytes` bytes if it can be; "" without pictures."""
-    if images is None:
-        return ""
+def picture_of(pixels: Any, n_bytes: int) -> str:
+    """Return a picture as a data URL, of at most `n_bytes` bytes if possible."""
     from PIL import Image
 
-    pixels = np.asarray(images[row])
-    whole = Image.fromarray(_bytes_of(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))
-    for form, side, options in _FORMS:
+    pixels = np.asarray(pixels)
+    whole = Image.fromarray(_as_bytes(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))
+    for form, side, options in _PICTURE_FORMS:
         image, file = whole.copy(), io.BytesIO()
         image.thumbnail((side, side))
         image.save(file, form, **options)
@@ -221,8 +191,8 @@ def picture_of(images: Any, row: int, n_bytes: int) -> str:
     return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _bytes_of(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Scale pixels to 0..255, unless they are bytes; what is no number is black."""
+def _as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Scale pixels to 0..255, unless they are bytes; NaN becomes black."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
     values = np.nan_to_num(pixels.astype(np.float64))
@@ -230,75 +200,49 @@ def _bytes_of(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray((values - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= _TEXT_LETTERS else text[: _TEXT_LETTERS - 1] + "…"
-
-
-def _page(
-    result: Result,
-    columns: dict[str, Any],
-    shown: list[Shown],
-    about: list[str],
-    *,
-    with_pictures: bool,
-    with_texts: bool,
-) -> str:
+def _page(result: Result, rows: list[dict[str, Any]], about: list[str]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("labelsieve.results", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    script = _script(environment)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    classes = result.class_table()
-    order = np.argsort(-np.nan_to_num(classes["label_noise"], nan=-1.0), kind="stable")[:_TOP_CLASSES]
-    return environment.get_template(_TEMPLATE).render(
+    script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
+    classes, plots = result.class_table(), Plots(result)
+    order = noisiest_classes(classes, _TOP_CLASSES)
+    return environment.get_template("report.html.jinja").render(
         result=result,
         about=about,
         story=story_of(result),
-        estimated=result.estimated_num_issues / result.n_rows,
-        health=1 - result.estimated_num_issues / result.n_rows,
         figures={
-            "scores": _figure(plots.score_plot(result), "scores"),
-            "classes": _figure(plots.class_plot(result, _TOP_CLASSES), "classes"),
-            "pairs": _figure(plots.pair_plot(result), "pairs") if len(result.confident.pairs) else "",
+            "scores": _svg(plots.scores(), "scores"),
+            "classes": _svg(plots.classes(_TOP_CLASSES), "classes"),
+            "pairs": _svg(plots.pairs(), "pairs") if len(result.confident.pairs) else "",
         },
         classes=_lines({name: column[order] for name, column in classes.items()}),
-        with_flags=bool((classes["flag"][order] != "").any()),
         pairs=_lines(result.pair_table(_TOP_PAIRS)),
-        rows=list(zip(_lines(columns), shown, strict=True)),
-        label=result.class_label,
+        rows=rows,
         warnings=warnings_of(result),
         facts=facts_of(result),
-        with_pictures=with_pictures,
-        with_texts=with_texts,
         script=script,
-        digest=digest,
+        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def _script(environment: Any) -> str:
-    """Return the page's only script, which sorts its tables."""
-    source: str = environment.loader.get_source(environment, "report.js")[0]
-    return source
-
-
 def _lines(columns: dict[str, npt.NDArray[Any]]) -> list[dict[str, Any]]:
-    return [
-        dict(zip(columns, values, strict=True))
-        for values in zip(*(column.tolist() for column in columns.values()), strict=True)
-    ]
+    """Return a table as a dictionary for each line."""
+    values = zip(*(column.tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, line, strict=True)) for line in values]
 
 
-def _figure(ax: Any, name: str) -> str:
-    """Return a figure as SVG with its text as outlines, without date, and with ids of its own."""
+def _svg(ax: Any, name: str) -> str:
+    """Return a figure as SVG, with text as outlines and without a date: the same bytes each time."""
     import matplotlib as mpl
 
     file = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "path", "svg.hashsalt": name}):
         ax.figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = "<svg" + file.getvalue().partition("<svg")[2]
-    # Several figures share a page, so each has ids of its own.
+    # Several figures share a page, so the ids in each begin with its name.
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
 
 

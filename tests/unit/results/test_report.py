@@ -222,7 +222,7 @@ def pictures_in(page):
     return [(form, int(row), Image.open(io.BytesIO(base64.b64decode(data)))) for form, data, row in found]
 
 
-@pytest.mark.parametrize("kind", ["bytes", "floats", "npy", "zarr", "colour"])
+@pytest.mark.parametrize("kind", ["bytes", "floats", "npy", "columns first", "zarr", "colour"])
 def test_pictures_stand_beside_their_rows(found, tmp_path, kind):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1500, 9, 7, 3) if kind == "colour" else (1500, 9, 7), dtype=np.uint8)
@@ -230,8 +230,8 @@ def test_pictures_stand_beside_their_rows(found, tmp_path, kind):
     given = images
     if kind == "floats":
         given = images / 255
-    elif kind == "npy":
-        np.save(tmp_path / "images.npy", images)
+    elif kind in ("npy", "columns first"):
+        np.save(tmp_path / "images.npy", images if kind == "npy" else np.asfortranarray(images))
         given = tmp_path / "images.npy"
     elif kind == "zarr":
         zarr.create_array(tmp_path / "images.zarr", shape=images.shape, dtype="u1", chunks=(100, 9, 7))[:] = images
@@ -329,7 +329,7 @@ def test_no_issues_are_a_page_too(tmp_path):
         ("r.html", {"images": np.zeros((1500, 4))}, "images must have shape"),
         ("r.html", {"images": np.zeros((1500, 0, 4))}, "images must have shape"),
         ("r.html", {"images": np.zeros((1500, 4, 4), complex)}, "images must be numbers"),
-        ("r.html", {"images": "none.npy"}, r"images: none\.npy is not readable"),
+        ("r.html", {"images": "none.npy"}, r"images: there is no file .*none\.npy"),
         ("r.html", {"texts": ["a"]}, "1 texts, pred_probs has 1,500 rows"),
         ("r.html", {"texts": "none.txt"}, r"texts: none\.txt is not readable"),
         ("r.html", {"top": -1}, "top must be a whole number"),
