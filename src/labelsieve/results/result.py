@@ -1,4 +1,4 @@
-"""What a run found, as data."""
+"""The result of a run, as data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from labelsieve.confident_learning import class_quality
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.settings import Settings
 
-# Issues that are made a table of at a time.
+# Rows of the tables in which many issues are written.
 TABLE_ROWS: Final = 1 << 20
 
 if TYPE_CHECKING:
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class ScoreParts(Protocol):
-    """Scores of all rows, wherever their parts are."""
+    """The scores of all rows: in memory, in a store, or computed from row summaries."""
 
     @property
     def in_store(self) -> bool:
-        """Whether they are in a store, or made from what is in one."""
+        """Whether they are in a store, or computed from what is in one."""
 
     def to_numpy(self) -> npt.NDArray[np.floating[Any]]:
         """Return them as ``(N,)`` in memory."""
@@ -38,24 +38,24 @@ class ScoreParts(Protocol):
         """Return them as a lazy ``(N,)`` Dask array."""
 
     def blocks(self) -> Iterator[npt.NDArray[np.floating[Any]]]:
-        """Yield them in row order, some rows at a time."""
+        """Yield them in row order, in blocks."""
 
 
 class IssueParts(Protocol):
-    """The label issues, worst first, wherever they are."""
+    """The label issues, worst first: in memory or in a store."""
 
     def __len__(self) -> int:
-        """Return how many there are."""
+        """Return the number of issues."""
 
     def part(self, start: int, stop: int) -> IssueRows:
         """Return the issues ``[start, stop)``, counted from the worst."""
 
     def column(self, name: str) -> Iterator[npt.NDArray[Any]]:
-        """Yield one column of all issues, some at a time."""
+        """Yield a column of all issues, in blocks."""
 
 
 class IdParts(Protocol):
-    """The user's own names of rows, wherever they are."""
+    """The user's own names of rows: of all rows, or stored beside the issues."""
 
     def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
         """Return the names of the issues ``[start, stop)``, which are `rows` of the input."""
@@ -63,7 +63,7 @@ class IdParts(Protocol):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class IssueRows:
-    """The rows that are label issues, worst first, with what a person asks about each.
+    """Label issues, worst first: a table with a row for each.
 
     Parameters
     ----------
@@ -92,13 +92,13 @@ class IssueRows:
 
     @classmethod
     def none(cls, score_dtype: npt.DTypeLike, class_dtype: npt.DTypeLike, prob_dtype: npt.DTypeLike) -> IssueRows:
-        """Return no rows."""
+        """Return an empty table."""
         dtypes = (np.int64, score_dtype, class_dtype, class_dtype, prob_dtype, prob_dtype)
         return cls(*(np.empty(0, dtype) for dtype in dtypes))
 
     @classmethod
     def concatenate(cls, parts: Sequence[IssueRows]) -> IssueRows:
-        """Return the rows of all `parts`, one after the other."""
+        """Return the rows of all `parts` as one table."""
         columns: Any = zip(*(part.columns().values() for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
@@ -107,7 +107,7 @@ class IssueRows:
         return IssueRows(*(column[start:stop] for column in self.columns().values()))
 
     def column(self, name: str) -> Iterator[npt.NDArray[Any]]:
-        """Yield a column."""
+        """Yield a column, in one block."""
         yield self.columns()[name]
 
     def take(self, order: npt.NDArray[np.intp]) -> IssueRows:
@@ -115,7 +115,7 @@ class IssueRows:
         return IssueRows(*(column[order] for column in self.columns().values()))
 
     def columns(self) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns by their names in a table."""
+        """Return the columns by name."""
         return {
             "row": self.rows,
             "score": self.scores,
@@ -128,34 +128,34 @@ class IssueRows:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """How the run went.
+    """Facts about a run: what it read, how long it took, and what it noticed.
 
     Parameters
     ----------
     bytes_read : int
-        Decoded bytes of `pred_probs` that this call read, over all reads; fewer where it went on from a workdir.
+        Decoded bytes of `pred_probs` that this call read, over all passes; fewer if it resumed from a workdir.
     n_reads : int
-        How many times a run reads `pred_probs`.
+        Number of passes over `pred_probs`.
     rows_read, rows_resumed : int
-        Rows that the first read read, and rows that it found committed in the workdir.
+        Rows that the first pass read, and rows that were already finished in the workdir.
     n_batches, n_partitions : int
-        Pieces that it was cut in.
+        Number of batches and partitions.
     planned_bytes : int
-        The most own memory of a process that reads, as planned before the run (`memory.Need`), without the issues.
+        Most memory of a process that reads, as planned before the run (`memory.Need`), without the issues.
     seconds : float
         Wall time of the call.
     scheduler : str
-        Who did the work.
+        What ran the tasks.
     versions : dict
-        Versions of Labelsieve and of what it rests on.
+        Versions of Labelsieve, Python and the packages that were loaded.
     notes : tuple of str
-        What looked odd in the data.
+        What looks odd in the data.
     misfit : str
         Why labels and predictions do not seem to belong together; empty if they do.
     inputs : dict
-        Where ``labels`` and ``pred_probs`` are: a path, a URL without secrets, or what kind of object.
+        Where ``labels`` and ``pred_probs`` are: a path, a URL without secrets, or the kind of object.
     finished : str
-        When the run ended, in UTC, as ``2026-11-25 12:40``.
+        When the run ended, in UTC: ``2026-11-25 12:40``.
     """
 
     bytes_read: int
@@ -176,7 +176,7 @@ class RunFacts:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What a run found; `labelsieve.LabelIssues` is what people get.
+    """The data of `labelsieve.LabelIssues`, which adds tables, files and pictures.
 
     Parameters
     ----------
@@ -185,22 +185,22 @@ class Result:
     found : IssueParts
         The label issues, worst first: in memory, or where the tasks wrote them.
     estimated_num_issues : int
-        The number that the count rule estimated. `num_issues` is lower where the lowest scores include rows whose label
-        is the predicted class, or nearly so: these are no issues.
+        Estimated number of wrong labels. `num_issues` is lower if the lowest scores include rows whose label is the
+        predicted class, or nearly so: these are not issues.
     confident_thresholds : (K,) float64
-        Mean probability of each class over the rows labelled with it; 2.0 for a class without rows.
+        Mean probability of each class over the rows with its label; 2.0 for a class without rows.
     class_counts : (K,) int64
-        Rows labelled with each class.
+        Rows with each label.
     mean_scores : (K,) float64
-        Mean score of the rows labelled with each class; NaN without rows.
+        Mean score of the rows with each label; NaN for a class without rows.
     confident : ConfidentCounts
         Confidently predicted rows by given label and predicted class.
     score_parts : ScoreParts
-        What `scores` and `lazy_scores` are made of.
+        Holds `scores` and `lazy_scores`.
     settings : Settings
-        What changes the answer.
+        The choices that change the answer.
     facts : RunFacts
-        How the run went.
+        Facts about the run.
     class_names : tuple of str, optional
         K names.
     ids : IdParts, optional
@@ -223,21 +223,21 @@ class Result:
 
     @property
     def num_issues(self) -> int:
-        """Number of label issues: the length of `indices`."""
+        """Number of label issues, the length of `indices`."""
         return len(self.found)
 
     @cached_property
     def issues(self) -> IssueRows:
         """The label issues, worst first, in memory."""
-        return self.found if isinstance(self.found, IssueRows) else self.found.part(0, len(self.found))
+        return self.found.part(0, len(self.found))
 
     @property
     def indices(self) -> npt.NDArray[np.int64]:
-        """``(num_issues,)`` rows of the label issues, worst first, ties by row."""
+        """``(num_issues,)`` row numbers of the label issues, worst first, ties by row."""
         return self.issues.rows
 
     def worst(self, top: int) -> IssueRows:
-        """Return the `top` worst issues, or all if there are fewer; no others are loaded."""
+        """Return the `top` worst issues, or all if there are fewer. No others are loaded."""
         return self.found.part(0, min(top, len(self.found)))
 
     @cached_property
@@ -249,7 +249,7 @@ class Result:
     def scores(self) -> Any:
         """``(N,)`` label quality scores of all rows: a read-only NumPy array, or a lazy Dask array.
 
-        Lazy where they are in a store, or in row summaries in a workdir; ``numpy.asarray(issues.scores)`` fetches them.
+        Lazy if they are in a store, or in row summaries in a workdir: ``numpy.asarray(issues.scores)`` loads them.
         """
         if self.score_parts.in_store:
             return self.lazy_scores
@@ -258,19 +258,19 @@ class Result:
         return scores
 
     def score_histogram(self, n_bins: int = 50) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Return how the scores of all rows are distributed, read some rows at a time.
+        """Return a histogram of the scores of all rows, which are read in blocks.
 
         Parameters
         ----------
         n_bins : int
-            Bins of equal width: from 0 to 1, or from the lowest to the highest score where adjusted ones go beyond.
+            Bins of equal width from 0 to 1, or from the lowest to the highest score if adjusted scores go beyond.
 
         Returns
         -------
         edges : (n_bins + 1,) float64
-            Of the bins.
+            Edges of the bins.
         counts : (n_bins,) int64
-            Rows of each.
+            Rows in each bin.
         """
         low, high = 0.0, 1.0
         if self.settings.adjust_pred_probs:
@@ -278,12 +278,12 @@ class Result:
             low, high = min(low, *(a for a, _ in ends)), max(high, *(b for _, b in ends))
         edges = np.linspace(low, high, n_bins + 1)
         counts = np.zeros(n_bins, np.int64)
-        for block in self.score_parts.blocks():  # scores may be above 1 by what probabilities may
+        for block in self.score_parts.blocks():  # scores may exceed 1 by as much as probabilities may
             counts += np.histogram(np.clip(block, low, high), edges)[0]
         return edges, counts
 
     def mask(self) -> npt.NDArray[np.bool_]:
-        """Return the ``(N,)`` mask that is True for label issues."""
+        """Return an ``(N,)`` mask that is True for label issues."""
         mask = np.zeros(self.n_rows, np.bool_)
         for rows in self.found.column("row"):
             mask[rows] = True
@@ -291,14 +291,14 @@ class Result:
 
     @cached_property
     def issues_of_class(self) -> npt.NDArray[np.int64]:
-        """``(K,)`` label issues with each label."""
+        """``(K,)`` number of label issues with each label."""
         total = np.zeros(self.n_classes, np.int64)
         for labels in self.found.column("given_label"):
             total += np.bincount(labels, minlength=self.n_classes)
         return total
 
     def issue_table(self, start: int = 0, stop: int | None = None) -> class_quality.Columns:
-        """Return the issues ``[start, stop)``, counted from the worst, as columns, with ids and names if any."""
+        """Return the issues ``[start, stop)``, counted from the worst, as columns, with ids and names if given."""
         stop = len(self.found) if stop is None else min(stop, len(self.found))
         part = self.found.part(start, stop)
         columns = part.columns()
@@ -307,13 +307,13 @@ class Result:
         return self.named(columns)
 
     def issue_tables(self, start: int = 0, stop: int | None = None) -> Iterator[class_quality.Columns]:
-        """Yield `issue_table` some rows at a time; of no rows once, for its columns."""
+        """Yield the table of the issues ``[start, stop)`` in chunks; one empty table if there are none."""
         stop = len(self.found) if stop is None else stop
         for first in range(start, max(stop, start + 1), TABLE_ROWS):
             yield self.issue_table(first, min(first + TABLE_ROWS, stop))
 
     def class_table(self) -> class_quality.Columns:
-        """Return what is known of each class: the columns of `health.class_columns`, with names after ``class``."""
+        """Return a line for each class: the columns of `class_quality.class_columns`, with names if given."""
         return self.named(
             class_quality.class_columns(
                 self.confident,
@@ -325,15 +325,15 @@ class Result:
         )
 
     def pair_table(self, top: int | None = None) -> class_quality.Columns:
-        """Return the most confused pairs of classes: the columns of `health.pair_columns`, with names."""
+        """Return the most confused pairs of classes: the columns of `class_quality.pair_columns`, with names if given."""
         return self.named(class_quality.pair_columns(self.confident, self.class_counts, top))
 
     def class_label(self, k: int) -> str:
-        """Return how a class is called: its number, and its name if it has one."""
+        """Return the number of a class, and its name if it has one."""
         return str(k) if self.class_names is None else f"{k} {' '.join(self.class_names[k].split())}"
 
     def named(self, columns: class_quality.Columns) -> class_quality.Columns:
-        """Add the names of the classes that stand in `columns`, at the end."""
+        """Add the names of the classes in `columns`, as columns at the end."""
         if self.class_names is None:
             return columns
         names = np.array(self.class_names, object)
@@ -342,7 +342,7 @@ class Result:
 
 
 def loaded_versions() -> dict[str, str]:
-    """Return the versions of what made the answer, of what is loaded."""
+    """Return the versions of Labelsieve, Python, and those packages below it that are loaded."""
     found = {"labelsieve": metadata.version("labelsieve"), "python": platform.python_version()}
     loaded = {name: sys.modules.get(name) for name in ("numpy", "dask", "zarr", "distributed")}
     return found | {name: str(module.__version__) for name, module in loaded.items() if module is not None}

@@ -20,7 +20,7 @@ from labelsieve.sources.versions import file_version
 from labelsieve.sources.zarr_arrays import ZarrSource
 from labelsieve.storage.urls import check_place
 
-# What a spreadsheet takes for a formula, with the apostrophes that stand before it already.
+# Text that a spreadsheet takes for a formula, with any apostrophes before it.
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
 _NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -31,7 +31,7 @@ def check_class_names(names: Sequence[str] | None, n_classes: int) -> tuple[str,
     Raises
     ------
     InvalidInputError
-        If there are not as many as classes.
+        If there is not one for each class.
     InputTypeError
         If they are not a sequence of strings.
     """
@@ -46,15 +46,15 @@ def check_class_names(names: Sequence[str] | None, n_classes: int) -> tuple[str,
 
 
 def as_text(text: str) -> str:
-    """Return text that can be written anywhere: what is no letter, as in names of files, in its escaped form."""
+    """Return text that can be written anywhere: lone surrogates, as in names of files, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def escape_formula(text: str) -> str:
-    """Return the text of a CSV cell that a spreadsheet does not run, in whatever program it is opened.
+    """Return the text of a CSV cell that no spreadsheet runs as a formula.
 
     Text that begins with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return gets an apostrophe before it, except
-    for numbers. So does such text that has apostrophes before it already: `unescape_formula` gives back every text.
+    numbers. So does such text with apostrophes before it: `unescape_formula` restores every text.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def escape_formula(text: str) -> str:
 
 
 def unescape_formula(text: str) -> str:
-    """Return the text of which `escape_formula` made the text of a CSV cell.
+    """Return the text that `escape_formula` turned into the text of a CSV cell.
 
     Examples
     --------
@@ -76,20 +76,20 @@ def unescape_formula(text: str) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file, which end with a line feed, or a carriage return and a line feed."""
+    r"""Return the lines of a text file. They end with ``\n`` or ``\r\n``, and with nothing else."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = file.read().split("\n")
-    last = lines.pop()  # what no line feed ends
+    last = lines.pop()  # the text after the last line feed
     return [line.removesuffix("\r") for line in lines] + [last] * (last != "")
 
 
 def read_class_names(path: Path) -> list[str]:
-    """Read names from a file: one a line, or a JSON list.
+    """Read class names from a file: one on each line, or a JSON list.
 
     Raises
     ------
     InvalidInputError
-        For a file that holds no such thing.
+        For a file that cannot be read, or a list of anything but strings.
     """
     check_place("class names", path)
     try:
@@ -101,7 +101,7 @@ def read_class_names(path: Path) -> list[str]:
     try:
         names = json.loads("\n".join(lines))
     except ValueError:
-        return lines  # also where the first one is written in brackets
+        return lines  # perhaps the first name is in brackets
     if not isinstance(names, list):
         return lines
     if not all(isinstance(name, str) for name in names):
@@ -111,26 +111,26 @@ def read_class_names(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class ArrayIds:
-    """Names of all rows, in memory or in a store that takes row numbers.
+    """The user's own names of all rows, in memory or stored.
 
     Parameters
     ----------
     array : (N,) array
-        Of integers or strings.
-    watched : NpySource or ZarrSource, optional
-        The file or array that they are read from, which must not change before.
+        Integers or strings.
+    source : NpySource or ZarrSource, optional
+        The file or array that holds them, which must not change during the run.
     """
 
     array: Any
-    watched: NpySource | ZarrSource | None = None
+    source: NpySource | ZarrSource | None = None
 
-    def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # by row
+    def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # found by row
         """Return the names of `rows`.
 
         Raises
         ------
         UnreadableDataError
-            If they cannot be read from where they are stored.
+            If they cannot be read, or have changed since the run began.
         """
         try:
             taken = self.array.oindex[rows] if hasattr(self.array, "oindex") else self.array[rows]
@@ -140,42 +140,42 @@ class ArrayIds:
         self._check(rows)
         if names.dtype.kind in "iu":
             return names.astype(names.dtype.newbyteorder("="), copy=False)
-        texts: npt.NDArray[Any] = np.empty(len(names), object)  # fixed widths would be that of the longest
+        texts: npt.NDArray[Any] = np.empty(len(names), object)  # a fixed width would be that of the longest
         texts[:] = [as_text(str(name)) for name in names.tolist()]
         return texts
 
     def _check(self, rows: npt.NDArray[np.int64]) -> None:
-        """Raise if what was read now is not what was there when the run began."""
-        if isinstance(self.watched, ZarrSource):
-            self.watched.check_rows(rows)
-        elif self.watched is not None and self.watched.version is not None:
-            now = file_version(self.watched.path)
-            # What is mapped stays what it was where another file takes its place.
-            if now is not None and now.inode == self.watched.version.inode:
-                self.watched.check_version()
+        """Raise if the names of `rows` have changed since the run began."""
+        if isinstance(self.source, ZarrSource):
+            self.source.check_rows(rows)
+        elif self.source is not None and self.source.version is not None:
+            now = file_version(self.source.path)
+            # If another file has taken its place, the old one is still mapped, unchanged.
+            if now is not None and now.inode == self.source.version.inode:
+                self.source.check_version()
 
 
 def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
-    """Open the user's own names of rows; of a file only what is asked for is read.
+    """Open the user's own names of rows. Of a ``.npy`` file or Zarr array only the names of issues are read, later.
 
     Parameters
     ----------
     ids : array-like of int or str, or path, or None
         ``(N,)`` names: a list, NumPy array, pandas column, Zarr array, or the path of a ``.npy`` file, a Zarr array, a
-        ``.csv`` file with a column ``id`` as `LabelIssues.to_csv` writes it, or a text file with a name a line.
+        ``.csv`` file with a column ``id`` as `LabelIssues.to_csv` writes it, or a text file with a name on each line.
     n_rows : int
         N.
 
     Raises
     ------
     InvalidInputError
-        If there are not N, or a path holds no such thing.
+        If there are not N, or the path cannot be read.
     InputTypeError
         For anything but integers and strings.
     """
     if ids is None:
         return None
-    array, watched = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else (ids, None)
+    array, source = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else (ids, None)
     if not hasattr(array, "oindex"):
         strings = isinstance(array, list | tuple) and all(isinstance(name, str) for name in array)
         array = np.asarray(array, object if strings else None)
@@ -184,23 +184,19 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
     strings = np.dtype(array.dtype).kind == "O" and all(isinstance(name, str) for name in array)
     if not strings and np.dtype(array.dtype).kind not in "iuUT":
         raise InputTypeError(f"ids must be integers or strings, not {array.dtype}")
-    return ArrayIds(array, watched)
+    return ArrayIds(array, source)
 
 
 def _open(path: Path) -> tuple[Any, NpySource | ZarrSource | None]:
-    """Return the names in a file or Zarr array, and what they are read from later."""
+    """Return the names at a path, and the source from which they are read later, if any."""
+    if path.suffix == ".npy":
+        file = NpySource.from_path("ids", path)
+        return file.as_memmap(), file
+    if path.is_dir():
+        stored = ZarrSource.from_path("ids", path)
+        stored.note_version()
+        return stored.array, stored
     try:
-        if path.suffix == ".npy":
-            version = file_version(path)
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-            return array, NpySource(path, array.shape, array.dtype, 0, fortran=False, version=version)
-        if path.is_dir():
-            import zarr
-
-            stored = zarr.open_array(path, mode="r")
-            source = ZarrSource(stored)
-            source.note_version()
-            return stored, source
         column = _read_id_column(path) if path.suffix == ".csv" else None
         return read_lines(path) if column is None else column, None
     except (OSError, ValueError, csv.Error) as error:
@@ -208,17 +204,17 @@ def _open(path: Path) -> tuple[Any, NpySource | ZarrSource | None]:
 
 
 def _read_id_column(path: Path) -> list[str] | None:
-    """Read the column ``id`` of a CSV file, with what `escape_formula` has added taken away; None without such one."""
+    """Return the column ``id`` of a CSV file without what `escape_formula` added; None if it has no such column."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         lines = csv.reader(file)
         header = next(lines, [])
         if "id" not in header:
             return None
-        at, names = header.index("id"), list[str]()
+        position, names = header.index("id"), list[str]()
         for line in lines:
             if len(line) != len(header):
                 raise InvalidInputError(
                     f"ids: line {lines.line_num:,} of {path} has {len(line)} cells, its header has {len(header)}"
                 )
-            names.append(unescape_formula(line[at]))
+            names.append(unescape_formula(line[position]))
     return names
