@@ -313,7 +313,7 @@ class Result:
             yield self.issue_table(first, min(first + TABLE_ROWS, stop))
 
     def class_table(self) -> class_quality.Columns:
-        """Return a line for each class: the columns of `class_quality.class_columns`, with names if given."""
+        """Return a line for each class, with its name if given: see `class_quality.class_columns`."""
         return self.named(
             class_quality.class_columns(
                 self.confident,
@@ -325,7 +325,7 @@ class Result:
         )
 
     def pair_table(self, top: int | None = None) -> class_quality.Columns:
-        """Return the most confused pairs of classes: the columns of `class_quality.pair_columns`, with names if given."""
+        """Return the most confused pairs of classes, with names if given: see `class_quality.pair_columns`."""
         return self.named(class_quality.pair_columns(self.confident, self.class_counts, top))
 
     def class_label(self, k: int) -> str:
