@@ -581,5 +581,5 @@ def test_the_demo_replaces_nothing_but_an_earlier_demo(tmp_path, monkeypatch, ca
     (tmp_path / "mine" / "labels.zarr").write_text("precious")
     (tmp_path / "mine" / "about-this-demo.txt").write_text("my own notes")
     assert run(["demo", "--folder", "mine"]) == 2
-    assert "mine is not empty and no earlier demo" in capsys.readouterr().err
+    assert "mine is not empty and is not an earlier demo" in capsys.readouterr().err
     assert (tmp_path / "mine" / "labels.zarr").read_text() == "precious"

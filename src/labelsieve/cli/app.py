@@ -7,14 +7,14 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from labelsieve import __version__
-from labelsieve.cli.demo import FLIPPED_SHARE, make_demo, precision_recall
+from labelsieve.cli.demo import FILES, FLIPPED_SHARE, make_demo, precision_recall
 from labelsieve.cli.interrupts import LINES, Terminated, raising
 from labelsieve.cli.options import EXIT_CODES, PAGE, RUN, FilePath, JobCommand
 from labelsieve.cli.text import plan_text, summary_text, worst_text
@@ -31,7 +31,7 @@ from labelsieve.execution.local_cluster import cluster
 from labelsieve.find import find_label_issues, plan_label_issues
 from labelsieve.results import export
 from labelsieve.results.label_issues import load
-from labelsieve.results.publish import check_output
+from labelsieve.results.publish import check_output, refuse_inputs
 from labelsieve.results.report import check_page, check_report
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.sources.open_array import open_pred_probs
@@ -40,7 +40,7 @@ from labelsieve.storage.urls import check_place, redacted
 _IN_USE: Final = 75  # EX_TEMPFAIL of sysexits.h
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=EXIT_CODES)
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="labelsieve")
 def cli() -> None:
     """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
@@ -53,10 +53,6 @@ def find(
     pred_probs: str,
     *,
     output: str | None,
-    scheduler: str | None,
-    workers: int | None,
-    threads: int | None,
-    worker_memory: str | None,
     top: int,
     class_names: Path | None,
     quiet: bool,
@@ -73,62 +69,43 @@ def find(
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
     """
-    # All that can be refused is refused before the run.
+    # Whatever can be refused is refused before the run.
     given = (labels, pred_probs, class_names, choices["ids"], images, texts)
-    read = [check_place("input", path) for path in given if path is not None]
+    inputs = [check_place("input", path) for path in given if path is not None]
     if output is not None:
-        check_output(output, read)
+        check_output(output, inputs)
     if page is not None:
-        if page.resolve() in [Path(path).resolve() for path in [*read, *([output] if output else [])]]:
-            raise InvalidInputError(f"{page} is an input, or the output: the page is not written there")
+        refuse_inputs(page, inputs)
         check_page(page, open_pred_probs(pred_probs).shape[0], images, texts)
     elif images is not None or texts is not None:
-        raise InvalidInputError("pictures and texts are for the page: name it with --report")
+        raise InvalidInputError("pictures and texts are for the report: name it with --report")
     names = None if class_names is None else read_class_names(class_names)
-    stored = output if output is not None and output.endswith(".zarr") else None
-    with cluster(scheduler, workers, threads, worker_memory) as client, _logging(client is not None and not quiet):
+    group, say = _group_of(output), _silent if quiet else click.echo
+    with _cluster_of(choices) as client, _logging(progress=client is not None and not quiet):
+        progress = False if quiet else None
         issues = find_label_issues(
-            labels,
-            pred_probs,
-            progress=False if quiet else None,
-            client=client,
-            output=stored,
-            class_names=names,
-            **choices,
+            labels, pred_probs, progress=progress, client=client, output=group, class_names=names, **choices
         )
-        if not quiet:
-            click.echo(summary_text(issues))
-            click.echo(worst_text(issues, top), nl=False)
+        say(summary_text(issues))
+        say(worst_text(issues, top), nl=False)
         if output is not None:
-            if stored is None:
+            if group is None:
                 export.write(issues, output)
-            if not quiet:
-                click.echo(f"written to {redacted(output)}")
+            say(f"written to {redacted(output)}")
         if page is not None:
             issues.report(page, top=rows, images=images, texts=texts)
-            if not quiet:
-                click.echo(f"written to {page}")
-        if issues.facts.misfit and not quiet:  # again, where it is not scrolled away
-            click.echo(f"\nWARNING: {issues.facts.misfit}")
+            say(f"written to {page}")
+        if issues.facts.misfit:  # again, at the end, where it has not scrolled away
+            say(f"\nWARNING: {issues.facts.misfit}")
 
 
 @cli.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
-def plan(
-    labels: str,
-    pred_probs: str,
-    *,
-    output: str | None,
-    scheduler: str | None,
-    workers: int | None,
-    threads: int | None,
-    worker_memory: str | None,
-    **choices: Any,
-) -> None:
+def plan(labels: str, pred_probs: str, *, output: str | None, **choices: Any) -> None:
     """Print what a run would take: batches, partitions, tasks, bytes, memory. No data is read.
 
-    Takes the arguments of `labelsieve find`; those of what is printed and shown change nothing here. Nothing is
-    started: with --workers it plans for a cluster of that many workers, with --threads and --worker-memory each.
+    Takes the arguments of `labelsieve find`; those for what is printed and shown change nothing here. Nothing is
+    started: --workers plans for a cluster of that many workers, with --threads and --worker-memory for each.
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """
@@ -136,17 +113,31 @@ def plan(
         del choices[unused]
     if output is not None:
         check_output(output, [labels, pred_probs])
-    stored = output if output is not None and output.endswith(".zarr") else None
-    with cluster(scheduler, workers, threads, worker_memory, start=False) as client:
-        click.echo(plan_text(plan_label_issues(labels, pred_probs, client=client, output=stored, **choices)))
+    with _cluster_of(choices, start=False) as client:
+        click.echo(plan_text(plan_label_issues(labels, pred_probs, client=client, output=_group_of(output), **choices)))
+
+
+def _group_of(output: str | None) -> str | None:
+    """Return an output that the tasks write themselves; None for a table, which is written at the end."""
+    return output if output is not None and output.endswith(".zarr") else None
+
+
+def _cluster_of(choices: dict[str, Any], *, start: bool = True) -> AbstractContextManager[Any]:
+    """Take the options of the cluster out of `choices`, and return it."""
+    options = (choices.pop(name) for name in ("scheduler", "workers", "threads", "worker_memory"))
+    return cluster(*options, start=start)
+
+
+def _silent(*_: Any, **__: Any) -> None:
+    """Print nothing: with --quiet in the place of `click.echo`."""
 
 
 @cli.command(epilog=EXIT_CODES)
 @click.argument("result")
-@click.option("-o", "--output", type=FilePath(), default=Path("report.html"), show_default=True, help="The page.")
+@click.option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
 @PAGE
 def report(result: str, output: Path, images: str | None, texts: str | None, rows: int) -> None:
-    """Write a page for a browser about a result that was saved.
+    """Write a report for a browser about a result that was saved.
 
     RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote, as a path or URL.
 
@@ -157,55 +148,46 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
 
 
 @cli.command(epilog=EXIT_CODES)
-@click.option(
-    "--folder",
-    type=FilePath(file_okay=False),
-    default=Path("labelsieve-demo"),
-    show_default=True,
-    help="Where the files are left.",
-)
-@click.option("--report", "page", type=FilePath(), help="Write a page with the pictures: report.html.")
+@click.option("--folder", type=FilePath(file_okay=False), default=Path("labelsieve-demo"), help="Folder for the files.")
+@click.option("--report", "page", type=FilePath(), help="Write a report with the pictures: report.html.")
 def demo(folder: Path, page: Path | None) -> None:
-    """Flip a tenth of the labels of 1,797 real handwritten digits, and find them again out of core.
+    """Flip a tenth of the labels of 1,797 handwritten digits, and find them again out of core.
 
     Example: labelsieve demo
     """
     if page is not None:
         check_report(page)
     click.echo("training a model on scikit-learn's digits, out of fold ...")
-    made = make_demo(folder)
-    click.echo(f"{len(made.flipped)} of {made.n_rows:,} labels flipped ({FLIPPED_SHARE:.0%}), stored as Zarr\n")
+    flipped, n_rows = make_demo(folder)
+    click.echo(f"{len(flipped)} of {n_rows:,} labels flipped ({FLIPPED_SHARE:.0%}), stored as Zarr\n")
+    labels, pred_probs, class_names, images = (folder / name for name in FILES)
+    names = read_class_names(class_names)
     issues = find_label_issues(
-        made.labels,
-        made.pred_probs,
-        batch_size=300,
-        partition_batches=2,
-        progress=False,
-        class_names=read_class_names(made.class_names),
+        labels, pred_probs, batch_size=300, partition_batches=2, progress=False, class_names=names
     )
     click.echo(summary_text(issues))
     click.echo(worst_text(issues, 5))
-    precision, recall = precision_recall(issues.indices, made.flipped)
-    hits = round(recall * len(made.flipped))
-    click.echo(f"flipped {len(made.flipped)}, found {issues.num_issues}, of these flipped {hits}:")
+    precision, recall = precision_recall(issues.indices, flipped)
+    hits = round(recall * len(flipped))
+    click.echo(f"flipped {len(flipped)}, found {issues.num_issues}, of these flipped {hits}:")
     click.echo(f"precision {precision:.1%}, recall {recall:.1%}\n")
     click.echo(f"The files are in {folder}. Try:")
-    click.echo(f"  labelsieve find {made.labels} {made.pred_probs} --class-names {made.class_names} -o issues.csv")
+    click.echo(f"  labelsieve find {labels} {pred_probs} --class-names {class_names} -o issues.csv")
     if page is None:
         click.echo("  labelsieve demo --report report.html")
     else:
-        issues.report(page, images=made.images, title="handwritten digits, a tenth of the labels flipped")
+        issues.report(page, images=images, title="handwritten digits, a tenth of the labels flipped")
         click.echo(f"written to {page}")
 
 
 @contextmanager
-def _logging(wanted: bool) -> Iterator[None]:
-    """Print what the package logs: that it waits for another run; if `wanted`, how far a job on a cluster is too."""
+def _logging(*, progress: bool) -> Iterator[None]:
+    """Print what the package logs: that it waits for another run, and the progress of a job on a cluster."""
     logger = logging.getLogger("labelsieve")
-    handler, level = _LogLines(logging.INFO if wanted else logging.WARNING), logger.level
+    handler, level = _LogLines(logging.INFO if progress else logging.WARNING), logger.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger.addHandler(handler)
-    if wanted:
+    if progress:
         logger.setLevel(logging.INFO)
     try:
         yield
@@ -215,7 +197,7 @@ def _logging(wanted: bool) -> Iterator[None]:
 
 
 class _LogLines(logging.Handler):
-    """Prints a warning as the command line prints its errors, and progress with the time."""
+    """Prints warnings as the command line prints errors, and progress with the time."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a line."""
@@ -246,7 +228,7 @@ def run(args: Sequence[str] | None = None) -> int:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
-    except BaseException as error:  # noqa: BLE001  # the last resort of a command line: one line, and a code
+    except BaseException as error:  # noqa: BLE001  # a command line prints one line, and exits with a code
         code, text = _failure(error)
         click.echo(f"labelsieve: {text}", err=True)
         return code
@@ -254,7 +236,7 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _failure(error: BaseException) -> tuple[int, str]:
-    """Return the exit code of what ended a command, and the line that tells it."""
+    """Return the exit code for the error that ended a command, and the line to print."""
     line = " ".join(str(error).split())
     if isinstance(error, click.UsageError):
         command = error.ctx.command_path if error.ctx else "labelsieve"

@@ -136,9 +136,7 @@ _at_least_one = click.IntRange(min=1)
 PAGE = _together(
     _output("--images", metavar="FILE", help="Pictures of the rows for the report: (N, H, W) .npy or Zarr."),
     _output("--texts", metavar="FILE", help="Texts of the rows for the report, one a line."),
-    _output(
-        "--rows", type=_count, metavar="N", default=100, show_default=True, help="Worst rows to show in the report."
-    ),
+    _output("--rows", type=_count, metavar="N", default=100, help="Worst rows to show in the report."),
 )
 RUN = _together(
     click.argument("labels"),
@@ -147,41 +145,24 @@ RUN = _together(
     _input("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or a name a line."),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
-    _method("--method", type=click.Choice(METHODS), default=METHODS[0], show_default=True, help="Label quality score."),
+    _method("--method", type=click.Choice(METHODS), default="self_confidence", help="Label quality score."),
     _method("--adjust-pred-probs", is_flag=True, help="Subtract the class thresholds before scoring."),
     _method(
         "--estimation-method",
         type=click.Choice(ESTIMATION_METHODS),
-        default=ESTIMATION_METHODS[0],
-        show_default=True,
+        default="off_diagonal",
         help="How issues are counted.",
     ),
     _method("--filter-by", type=click.Choice(FILTER_NAMES), metavar="FILTER", help="Which rows are issues: see below."),
     _method("--rank-by", type=click.Choice(METHODS), help="With --filter-by: the score that sorts the issues."),
     _method("--rule", type=click.Choice(RULES), help="Which class a row is counted as."),
-    _method(
-        "--frac-noise",
-        type=click.FloatRange(0, 1),
-        metavar="SHARE",
-        default=1.0,
-        show_default=True,
-        help="Share to prune.",
-    ),
+    _method("--frac-noise", type=click.FloatRange(0, 1), metavar="SHARE", default=1.0, help="Share to prune."),
     _method("--num-to-remove-per-class", type=WholeNumbers(), help="Rows to prune, one number per class: 5,0,1."),
     _method(
-        "--min-examples-per-class",
-        type=_count,
-        metavar="N",
-        default=1,
-        show_default=True,
-        help="Rows of each class that pruning leaves.",
+        "--min-examples-per-class", type=_count, metavar="N", default=1, help="Rows of each class that pruning leaves."
     ),
     _memory(
-        "--batch-size",
-        type=WholeNumberOr("auto", "auto"),
-        default="auto",
-        show_default=True,
-        help="Rows that a thread holds at a time.",
+        "--batch-size", type=WholeNumberOr("auto", "auto"), default="auto", help="Rows that a thread holds at a time."
     ),
     _memory("--max-memory", metavar="SIZE", help="Most memory of the process, or of each worker: 1GiB."),
     _memory("--workdir", metavar="DIR|URL", help="Keep finished partitions there, so that a killed run can resume."),
@@ -190,12 +171,11 @@ RUN = _together(
         "--wait",
         type=click.FloatRange(min=0),
         default=90.0,
-        show_default=True,
         metavar="SECONDS",
         help="How long to wait for another run that uses the workdir or the output.",
     ),
     _output("-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write."),
-    _output("--top", type=_count, metavar="N", default=10, show_default=True, help="Worst rows to print."),
+    _output("--top", type=_count, metavar="N", default=10, help="Worst rows to print."),
     _output("--quiet", is_flag=True, help="Print only warnings and errors."),
     _output("--report", "page", type=FilePath(), help="Write a report for a browser: report.html."),
     PAGE,
@@ -203,19 +183,11 @@ RUN = _together(
     _cluster("--workers", type=_at_least_one, metavar="N", help="Start a local cluster with this number of processes."),
     _cluster("--threads", type=_at_least_one, metavar="N", help="Threads of each process."),
     _cluster("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
-    _cluster(
-        "--retries",
-        type=_count,
-        metavar="N",
-        default=2,
-        show_default=True,
-        help="How often a failed task is tried again.",
-    ),
+    _cluster("--retries", type=_count, metavar="N", default=2, help="How often a failed task is tried again."),
     _cluster(
         "--n-jobs",
         type=WholeNumberOr("cores", None),
         default="1",
-        show_default=True,
         help="Forked processes for .npy files, on Linux; 1 runs on Dask's threads.",
     ),
 )
