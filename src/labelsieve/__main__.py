@@ -20,7 +20,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     args : sequence of str, optional
         Arguments; those of the process by default.
     """
-    leave_at_once()  # before the imports, which take a while
+    leave_at_once()  # before the slow imports
     from labelsieve.cli.app import run
 
     sys.exit(run(args))

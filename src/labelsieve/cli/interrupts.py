@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM in the command: exceptions while it runs; before and after, one line and the exit code.
+"""SIGINT and SIGTERM: exceptions while a command runs; before and after, one line and the exit code.
 
-Imported first of all by the command, and so it imports next to nothing itself.
+The command imports this module first, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Final, NoReturn
 
-# The exit code and the message of a command that a signal has ended.
+# The exit code and the message of a command that a signal ends.
 LINES: Final = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
-
-
-# Seconds after which a signal is sent again whose exception was lost.
+# Seconds until a signal is sent again whose exception was lost.
 _AGAIN_S: Final = 0.01
 
 
@@ -31,13 +29,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Terminated(BaseException):
-    """SIGTERM, which ends a run as Ctrl-C does: what is committed is kept, and there is no half result."""
+    """SIGTERM, which ends a run as Ctrl-C does: finished partitions are kept, and no half-written result is left."""
 
 
 def leave_at_once() -> None:
-    """From now on end the process where a signal comes outside of `raising`. This is for a process of our own.
+    """End the process at once on a signal outside of `raising`. Only for a process of the command line.
 
-    A signal that the process was started to ignore, as by nohup or as a background job of a shell, stays ignored.
+    A signal that the process was started to ignore stays ignored, as under nohup or in a shell's background job.
     """
     for number in LINES:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -54,7 +52,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _print_others(unraisable: Any) -> None:
-    """Print an exception that cannot be raised, as Python does, unless it is a signal's, which comes again."""
+    """Print an exception that cannot be raised, as Python does, unless it is that of a signal, which is sent again."""
     if not issubclass(unraisable.exc_type, Interrupted | Terminated):
         sys.__unraisablehook__(unraisable)
 
@@ -71,13 +69,13 @@ def raising() -> Iterator[None]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         error = Interrupted() if number == signal.SIGINT else Terminated()
-        # An exception that is gone before the block ends was lost: in a callback of the garbage collector, where none
-        # can be raised, or in code that swallows all. A timer takes no lock that the code around may have.
+        # An exception that is freed before the block ends was lost: in a callback of the garbage collector, where none
+        # can be raised, or in code that swallows all. A timer needs no lock that the surrounding code may hold.
         watched.append(weakref.ref(error, lambda _: send_again(number)))
         try:
             raise error
         finally:
-            del error  # its traceback leads here: it would keep itself
+            del error  # its traceback refers to this frame, so it would keep itself alive
 
     def send_again(number: int) -> None:
         if watched:

@@ -1,4 +1,4 @@
-"""What the command line prints: a result in some lines, its worst rows, and a plan."""
+"""Text that the command line prints: the summary of a result, its worst rows, a plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from labelsieve.storage.limits import size
 
 
 def summary_text(issues: LabelIssues) -> str:
-    """Return what was found, in four lines."""
+    """Return a summary of a result, in four lines."""
     thresholds, facts = issues.confident_thresholds, issues.facts
     present = thresholds[thresholds < ABSENT_THRESHOLD]
     absent = len(thresholds) - len(present)
@@ -27,7 +27,7 @@ def summary_text(issues: LabelIssues) -> str:
 
 
 def _reading(facts: RunFacts) -> str:
-    """Return what was read, and what the workdir had."""
+    """Return how much was read, and how many rows were already in the workdir."""
     if not facts.bytes_read:
         return f"nothing read: all {facts.rows_resumed:,} rows were in the workdir"
     passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
@@ -36,7 +36,7 @@ def _reading(facts: RunFacts) -> str:
 
 
 def plan_text(plan: Plan) -> str:
-    """Return a plan as lines of a name and what it is."""
+    """Return a plan as lines, each with a name and its value."""
     again = f", {plan.amplification:.2f} times each stored row" if plan.amplification > 1 else ""
     where = "a workdir" if plan.stored else "memory"
     on_cluster = plan.client_bytes != plan.process_bytes
@@ -69,7 +69,7 @@ def plan_text(plan: Plan) -> str:
 
 
 def worst_text(issues: LabelIssues, top: int) -> str:
-    """Return the table of the `top` worst rows, or nothing; control characters in names are not printed."""
+    """Return a table of the `top` worst rows, or "" if there are none; control characters in names are replaced."""
     table = issues.issue_table(0, top)
     if not len(table["row"]):
         return ""

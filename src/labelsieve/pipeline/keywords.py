@@ -1,4 +1,4 @@
-"""Unknown keyword arguments, explained: what another package calls it, or the name that was misspelt."""
+"""Errors for unknown keyword arguments, which say what to write instead."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _MULTI_LABEL: Final = "rows with several labels are not supported; give one integer label for each row"
-# cleanlab's arguments that `labelsieve.find_label_issues` does not have, and what does the same.
+# Arguments of cleanlab that `labelsieve.find_label_issues` does not have, and what replaces each.
 FOR_FINDING: Final = {
-    "return_indices_ranked_by": "the result's .indices are ranked already, by method=..., or by rank_by=... with "
+    "return_indices_ranked_by": "the result's .indices are already ranked, by method=..., or by rank_by=... with "
     "filter_by",
     "rank_by_kwargs": "give adjust_pred_probs=True as an argument of its own",
     "quality_score_kwargs": "give method=... and adjust_pred_probs=... as arguments of their own",
@@ -25,9 +25,9 @@ FOR_FINDING: Final = {
     "verbose": "use progress=True or progress=False",
     "labels_file": "labels=... takes a path as well as an array",
     "pred_probs_file": "pred_probs=... takes a path as well as an array",
-    "confident_joint": "leave it out, the confident joint is always counted from labels and pred_probs; "
+    "confident_joint": "leave it out: the confident joint is always counted from labels and pred_probs; "
     "labelsieve.count takes one",
-    "thresholds": "leave it out, the thresholds are always computed from labels and pred_probs",
+    "thresholds": "leave it out: the thresholds are always computed from labels and pred_probs",
     "multi_label": _MULTI_LABEL,
 }
 # The same for `labelsieve.count`.
@@ -43,14 +43,14 @@ FOR_COUNTING: Final = {
 def explain_keywords(
     known: Mapping[str, str], options: Iterable[str] = ()
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Return a decorator that raises for a keyword argument which the function does not have, saying what to write.
+    """Return a decorator that raises for keyword arguments that the function does not have, and says what to write.
 
     Parameters
     ----------
     known : mapping of str
-        Arguments of other packages, and what does the same here.
+        Arguments of cleanlab, and what replaces each.
     options : iterable of str
-        Arguments that the function takes by its ``**options``.
+        Arguments that the function takes through ``**options``.
 
     Raises
     ------
@@ -76,7 +76,7 @@ def explain_keywords(
         parameters = inspect.signature(function).parameters.values()
         named = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
         allowed = dict.fromkeys([name for name in named if name != "self"] + list(options))
-        # Of a class, the name that the user has called.
+        # For a class, the name that the user has called.
         name = function.__qualname__.removesuffix(".__init__").rpartition(".")[2]
 
         @wraps(function)

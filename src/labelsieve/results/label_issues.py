@@ -1,4 +1,4 @@
-"""`LabelIssues`: what a run found, to be asked, saved, opened again and looked at."""
+"""`LabelIssues`: the result of a run, with its tables, files and pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class LabelIssues(Result):
-    """Label issues of a dataset, found by `labelsieve.find_label_issues`, or opened by `labelsieve.load`.
+    """The label issues of a dataset, from `labelsieve.find_label_issues` or `labelsieve.load`.
 
     A result stands for its ``indices``: its length is ``num_issues``, iterating over it gives the rows of the issues,
     worst first, NumPy converts it to ``indices``, so that ``data[issues]`` selects these rows, and it is false if there
@@ -83,18 +83,18 @@ class LabelIssues(Result):
         return np.array(self.indices, dtype, copy=copy)
 
     def to_frame(self, top: int | None = None) -> pd.DataFrame:
-        """Return the issues as a pandas table, worst first.
+        """Return the issues as a pandas DataFrame, worst first.
 
         Parameters
         ----------
         top : int, optional
-            How many of the worst; all by default.
+            Number of issues, from the worst; all by default.
 
         Returns
         -------
         pandas.DataFrame
             ``row``, ``id`` (if given), ``score``, ``given_label``, ``suggested_label``, ``p_given``, ``p_suggested``,
-            and with class names ``given_name`` and ``suggested_name``. float16 values are in columns of float32.
+            and with class names ``given_name`` and ``suggested_name``. float16 values become float32.
 
         Raises
         ------
@@ -112,23 +112,25 @@ class LabelIssues(Result):
         return _frame(self.issue_table(0, stop))
 
     def class_summary(self) -> pd.DataFrame:
-        """Return a row for each class, the noisiest first.
+        """Return a table with a row per class, the noisiest first.
 
         Returns
         -------
         pandas.DataFrame
-            ``class``, ``rows``, ``issues`` (found with this label), ``share`` (of its rows), ``label_noise`` (share of
-            the rows with this label that truly are of another class), ``inverse_label_noise`` (share of the rows truly
-            of this class that have another label), ``mean_score``, ``threshold``, ``flag`` (``absent``; ``rare``: fewer
-            than 10 rows; ``tiny threshold``: below 1/K; else empty), and ``name``. NaN where a class has no rows.
+            ``class``, ``rows`` (with this label), ``issues`` (among them), ``share`` (issues over rows),
+            ``label_noise`` (share of the rows with this label whose true class is another), ``inverse_label_noise``
+            (share of the rows whose true class is this one that have another label), ``mean_score``, ``threshold``,
+            ``flag`` (``absent``; ``rare``: fewer than 10 rows; ``tiny threshold``: below 1/K; else empty), and with
+            class names ``name``. NaN where a class has no rows.
 
         Notes
         -----
-        Both noises are estimated with the calibrated joint, as ``cleanlab.dataset.rank_classes_by_label_quality`` (2.9)
-        does, over the counts of the run's rule. By the confident joint (``settings.rule``) they are that function's of
-        the same ``labels`` and ``pred_probs``; of more than 1,024 classes, where remainders do not tie as the joint is
-        rounded. By the predicted class they are what it gives for these counts as its ``confident_joint``, and differ
-        from its own where many rows do not reach the threshold of their predicted class.
+        Both noises are estimated with the calibrated joint, by the formulas of
+        ``cleanlab.dataset.rank_classes_by_label_quality`` (2.9), from the counts of the run's rule
+        (``settings.rule``). With the confident joint they equal the values of that function for the same ``labels``
+        and ``pred_probs`` (with more than 1,024 classes only if no remainders tie when the joint is rounded). With the
+        predicted class they equal its values if it is given these counts as ``confident_joint``, and differ from its
+        defaults where many rows do not reach the threshold of their predicted class.
 
         Examples
         --------
@@ -141,24 +143,24 @@ class LabelIssues(Result):
         return frame.sort_values(["label_noise", "class"], ascending=[False, True], ignore_index=True)
 
     def confused_pairs(self, top: int | None = 20) -> pd.DataFrame:
-        """Return which labels are confused with which classes, the most frequent pairs first; sparse for any K.
+        """Return which labels are confused with which classes, the most frequent pairs first.
 
         Parameters
         ----------
         top : int or None
-            How many pairs; None for all that occur.
+            Number of pairs; None for all that occur.
 
         Returns
         -------
         pandas.DataFrame
-            ``given_label``, ``suggested_label``, ``confident_rows`` (rows that are confidently predicted so),
-            ``estimated_rows`` (scaled to all rows of the label), ``share`` (of these), and with class names
-            ``given_name`` and ``suggested_name``.
+            ``given_label``, ``suggested_label``, ``confident_rows`` (rows with this label that are confidently
+            predicted as this class), ``estimated_rows`` (scaled to all rows with the label), ``share`` (estimated rows
+            over rows with the label), and with class names ``given_name`` and ``suggested_name``.
 
         Notes
         -----
-        ``estimated_rows`` are the *Num Overlapping Examples* of ``cleanlab.dataset.find_overlapping_classes`` (2.9)
-        with ``asymmetric=True`` for the same counts, where remainders do not tie as the joint is rounded; see
+        ``estimated_rows`` equal the *Num Overlapping Examples* of ``cleanlab.dataset.find_overlapping_classes`` (2.9)
+        with ``asymmetric=True`` for the same counts, if no remainders tie when the joint is rounded; see
         `class_summary`.
 
         Examples
@@ -171,9 +173,9 @@ class LabelIssues(Result):
         return _frame(self.pair_table(None if top is None else check_whole_number("top", top, 0)))
 
     def health_score(self) -> float:
-        """Return the share of labels that are right, as estimated: 1 less ``estimated_num_issues / n_rows``.
+        """Return the estimated share of right labels, ``1 - estimated_num_issues / n_rows``.
 
-        As the overall score of ``cleanlab.dataset.health_summary`` (2.9), there with the count of the in-memory rule.
+        The overall score of ``cleanlab.dataset.health_summary`` (2.9), which counts by the confident joint.
 
         Examples
         --------
@@ -184,7 +186,7 @@ class LabelIssues(Result):
         return 1 - self.estimated_num_issues / self.n_rows
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all that was found into one Zarr group, for `labelsieve.load`.
+        """Write the whole result into one Zarr group, for `labelsieve.load`.
 
         Parameters
         ----------
@@ -194,19 +196,19 @@ class LabelIssues(Result):
         Raises
         ------
         InvalidInputError
-            For a path that is not a valid location of a result.
+            For a path that is not a valid output location.
         UnwritableError
             If it cannot be written: a folder without permission, a full disk.
         """
         export.write(self, _ending(path, ".zarr"))
 
     def to_csv(self, path: str | os.PathLike[str], *, escape_formulas: bool = True) -> None:
-        """Write the issues as a table, worst first, in a file whose name ends in ``.csv``.
+        """Write the issues as a CSV table, worst first.
 
         Parameters
         ----------
         path : path
-            The file.
+            Ends in ``.csv``.
         escape_formulas : bool
             Write an apostrophe before ids and class names that a spreadsheet would run as formulas: those that begin
             with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, and are not numbers.
@@ -215,7 +217,7 @@ class LabelIssues(Result):
         Raises
         ------
         InvalidInputError
-            For another ending, or a folder that is missing.
+            For another ending, or a missing folder.
         UnwritableError
             If the file cannot be written: a folder without permission, a full disk.
         """
@@ -223,14 +225,15 @@ class LabelIssues(Result):
         export.write(self, _ending(path, ".csv"), escape_formulas=escape_formulas)
 
     def to_parquet(self, path: str | os.PathLike[str], rows_a_file: int = export.ROWS_A_FILE) -> None:
-        """Write the issues as a table, worst first, whose name ends in ``.parquet``.
+        """Write the issues as a Parquet table, worst first.
 
         Parameters
         ----------
         path : path
-            A file; of more than `rows_a_file` issues a folder of such files, which pandas and Arrow read as one table.
+            Ends in ``.parquet``. More than `rows_a_file` issues make a folder of such files, which pandas and Arrow
+            read as one table.
         rows_a_file : int
-            Most rows of a file.
+            Most rows in a file.
 
         Raises
         ------
@@ -250,18 +253,18 @@ class LabelIssues(Result):
         texts: Sequence[str] | Path | None = None,
         title: str | None = None,
     ) -> None:
-        """Write a page for a browser: headline, worst rows, scores, classes, confused pairs, the run.
+        """Write a report for a browser: summary, worst rows, scores, classes, confused pairs, the run.
 
         Parameters
         ----------
         path : path
-            Ends in ``.html``. The page is one file and loads nothing from elsewhere.
+            Ends in ``.html``. The report is one file and loads nothing from elsewhere.
         top : int
-            How many of the worst rows it shows.
+            Number of issues to show, from the worst.
         images : (N, H, W) or (N, H, W, 3) array, or path, optional
-            Pictures of the rows, or a ``.npy`` file or Zarr array of them; only those shown are read.
+            Pictures of the rows, or the path of a ``.npy`` file or Zarr array; only those shown are read.
         texts : sequence of str, or path, optional
-            Texts of the rows, or a file with one a line.
+            Texts of the rows, or a text file with one on each line.
         title : str, optional
             Name of the dataset, for the heading; by default the end of the path of `pred_probs`.
 
@@ -272,14 +275,14 @@ class LabelIssues(Result):
         MissingDependencyError
             Without jinja2 or matplotlib.
         UnwritableError
-            If the page cannot be written: a folder without permission, a full disk.
+            If the report cannot be written: a folder without permission, a full disk.
         """
         page = Path(check_place("path", path))
         report.write_report(self, page, top=check_whole_number("top", top, 0), images=images, texts=texts, title=title)
 
     @property
     def plot(self) -> Plots:
-        """Pictures: ``plot.scores()``, ``plot.classes()``, ``plot.pairs()``, each of which returns matplotlib axes."""
+        """Pictures: ``plot.scores()``, ``plot.classes()`` and ``plot.pairs()``, which return matplotlib axes."""
         return Plots(self)
 
     def __repr__(self) -> str:
@@ -291,7 +294,7 @@ class LabelIssues(Result):
         )
 
     def _repr_html_(self) -> str:
-        """Show the headline and the worst rows in a notebook; names of classes and rows are shown as text."""
+        """Show a summary and the worst rows in a notebook. Names of classes and rows are escaped."""
         columns = self.issue_table(0, 5)
         head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in columns)
         body = "".join(
@@ -307,24 +310,24 @@ class LabelIssues(Result):
 
 
 def load(path: str | os.PathLike[str]) -> LabelIssues:
-    """Open a result that was saved, or that the tasks of a run wrote; issues and scores are read as they are asked for.
+    """Open a saved result; issues and scores are read when they are used.
 
     Parameters
     ----------
     path : path or URL
-        The ``.zarr`` group.
+        The ``.zarr`` group that `LabelIssues.save` or ``find_label_issues(..., output=...)`` wrote.
 
     Returns
     -------
     LabelIssues
-        What the run found.
+        The result.
 
     Raises
     ------
     InvalidInputError
-        Where there is no result, or one of another version.
+        If there is no result, or one in another format.
     UnreadableDataError
-        Where a file of it is missing or damaged, now or when what is in it is first used: which file, and which rows.
+        If a file of it is missing or damaged, now or when it is first used: which file, and which rows.
 
     Examples
     --------
@@ -356,5 +359,5 @@ def _frame(columns: dict[str, Any]) -> pd.DataFrame:
         import pandas as pd
     except ImportError as error:
         raise MissingDependencyError("A table of pandas", "frame") from error
-    # pandas cannot print float16 without an overflow: it compares with 1e6. As float32 the values are the same.
+    # pandas cannot print float16 without an overflow, as it compares with 1e6. float32 has the same values.
     return pd.DataFrame({n: c.astype(np.float32) if c.dtype == np.float16 else c for n, c in columns.items()})

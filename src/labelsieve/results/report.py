@@ -88,11 +88,11 @@ def write_report(
     if images is not None:
         pictures, most = open_images(images, result.n_rows), _PICTURE_BYTES // max(1, len(rows))
         for number, row in zip(numbers, rows, strict=True):
-            row["picture"] = picture_of(pictures[number], min(_ONE_PICTURE_BYTES, most))
+            row["picture"] = encode_picture(pictures[number], min(_ONE_PICTURE_BYTES, most))
     if texts is not None:
-        for text, row in zip(texts_of(texts, numbers, result.n_rows), rows, strict=True):
+        for text, row in zip(read_texts(texts, numbers, result.n_rows), rows, strict=True):
             row["text"] = text
-    page = _page(result, rows, about_of(result, title))
+    page = _page(result, rows, heading_parts(result, title))
     with replacing(path) as made:
         made.write_text(page, encoding="utf-8")
 
@@ -128,7 +128,7 @@ def check_page(path: Path, n_rows: int, images: Any, texts: Any) -> None:
     if images is not None:
         open_images(images, n_rows)
     if texts is not None:
-        texts_of(texts, (), n_rows)
+        read_texts(texts, (), n_rows)
 
 
 def open_images(images: Any, n_rows: int) -> Any:
@@ -148,7 +148,7 @@ def open_images(images: Any, n_rows: int) -> Any:
     return array.as_memmap() if isinstance(array, NpySource) else array
 
 
-def texts_of(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
+def read_texts(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
     """Return the texts of some rows; no others of a file are kept.
 
     Raises
@@ -176,7 +176,7 @@ def texts_of(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
     return [text if len(text) <= _TEXT_LETTERS else text[: _TEXT_LETTERS - 1] + "…" for text in lines]
 
 
-def picture_of(pixels: Any, n_bytes: int) -> str:
+def encode_picture(pixels: Any, n_bytes: int) -> str:
     """Return a picture as a data URL, of at most `n_bytes` bytes if possible."""
     from PIL import Image
 
@@ -200,7 +200,7 @@ def _as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray((values - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
 
 
-def _page(result: Result, rows: list[dict[str, Any]], about: list[str]) -> str:
+def _page(result: Result, rows: list[dict[str, Any]], heading: list[str]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -211,8 +211,8 @@ def _page(result: Result, rows: list[dict[str, Any]], about: list[str]) -> str:
     order = noisiest_classes(classes, _TOP_CLASSES)
     return environment.get_template("report.html.jinja").render(
         result=result,
-        about=about,
-        story=story_of(result),
+        heading=heading,
+        summary=summary_of(result),
         figures={
             "scores": _svg(plots.scores(), "scores"),
             "classes": _svg(plots.classes(_TOP_CLASSES), "classes"),
@@ -246,18 +246,18 @@ def _svg(ax: Any, name: str) -> str:
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
 
 
-def about_of(result: Result, title: str | None = None) -> list[str]:
-    """Return what the page is about: the dataset, when the run ended, and which version made it."""
+def heading_parts(result: Result, title: str | None = None) -> list[str]:
+    """Return what stands under the heading: the dataset, when the run ended, and the version."""
     facts = result.facts
     place = facts.inputs.get("pred_probs", "").partition("?")[0].rstrip("/")
-    # A file is called as those do who keep several datasets in a folder: by its folder and its name.
+    # Of a path the folder and the name: several datasets often differ only in the folder.
     name = as_text(title) if title else "/".join(place.split("/")[-2:]) if "/" in place else ""
     when = f"{facts.finished} UTC" if facts.finished else ""
     return [part for part in (name, when, f"Labelsieve {facts.versions.get('labelsieve', '')}".strip()) if part]
 
 
-def story_of(result: Result) -> str:
-    """Return how the number of issues that were found and that of wrong labels as estimated go together."""
+def summary_of(result: Result) -> str:
+    """Return how the number of issues relates to the estimated number of wrong labels, in some sentences."""
     n_rows, found, estimated = result.n_rows, result.num_issues, result.estimated_num_issues
     share = f"{found / n_rows:.2%} of the rows"
     text = (
@@ -267,46 +267,47 @@ def story_of(result: Result) -> str:
     if result.settings.filter_by is not None:
         compared = "as many as" if found == estimated else "more than" if found > estimated else "fewer than"
         return (
-            f"{text}The rows listed as issues are chosen by filter_by={result.settings.filter_by!r}: "
+            f"{text}The rows listed as issues are selected by filter_by={result.settings.filter_by!r}: "
             f"{found:,} ({share}), {compared} estimated."
         )
     if found == estimated:
-        return f"{text}The {found:,} rows of lowest score ({share}) are listed as issues."
+        return f"{text}The {found:,} rows with the lowest scores ({share}) are listed as issues."
     return (
-        f"{text}Of the {estimated:,} rows of lowest score {found:,} ({share}) are listed as issues. The label of the "
-        f"other {estimated - found:,} is the class that the model predicts, or nearly so."
+        f"{text}Of the {estimated:,} rows with the lowest scores, {found:,} ({share}) are listed as issues. The label "
+        f"of the other {estimated - found:,} is the class that the model predicts, or nearly so."
     )
 
 
 def warnings_of(result: Result) -> list[str]:
-    """Return what deserves a look before the numbers are believed."""
-    flags = result.class_table()["flag"]
-    said = list(result.facts.notes)
+    """Return what to check before trusting the numbers: the notes of the run, and classes whose numbers mean little."""
+    flags, warnings = result.class_table()["flag"], list(result.facts.notes)
     for flag, text in {
-        "absent": "no row has this label: nothing can be said of it",
+        "absent": "no row has this label, so nothing is known about it",
         "rare": "fewer than 10 rows have this label, too few for a threshold",
-        "tiny threshold": "rows with this label get less than 1/K on average: rows predicted so count as confident",
+        "tiny threshold": "the mean probability of the class over its rows is below 1/K, so nearly every row that is "
+        "predicted as it counts as confident",
     }.items():
         classes = np.flatnonzero(flags == flag).tolist()
         if classes:
             names = ", ".join(result.class_label(k) for k in classes[:10])
             more = f" and {len(classes) - 10:,} more" if len(classes) > 10 else ""
-            said.append(f"{rows_in_words(len(classes), 'class', 'classes')} {flag} ({names}{more}): {text}.")
-    return said
+            warnings.append(f"{rows_in_words(len(classes), 'class', 'classes')} {flag} ({names}{more}): {text}.")
+    return warnings
 
 
 def facts_of(result: Result) -> dict[str, str]:
-    """Return how the run went, by name."""
+    """Return facts about the run, by name."""
     facts = result.facts
+    read = f"{size(facts.bytes_read)} in {facts.n_reads} pass{'es' if facts.n_reads > 1 else ''}"
+    resumed = f"; {facts.rows_resumed:,} rows were already in the workdir" if facts.rows_resumed else ""
+    rate = f", {size(facts.bytes_read / max(facts.seconds, 1e-9))} per second" if facts.bytes_read else ""
     return {
         **{name: place for name, place in facts.inputs.items() if place},
         "Rows and classes": f"{result.n_rows:,} x {result.n_classes:,}",
-        "Read": f"{size(facts.bytes_read)} in {facts.n_reads} pass{'es' if facts.n_reads > 1 else ''}"
-        + (f"; {facts.rows_resumed:,} rows were done before" if facts.rows_resumed else ""),
-        "Time": f"{facts.seconds:,.3g} s"
-        + (f", {size(facts.bytes_read / max(facts.seconds, 1e-9))} a second" if facts.bytes_read else ""),
+        "Read": read + resumed,
+        "Time": f"{facts.seconds:,.3g} s{rate}",
         **({"Finished": f"{facts.finished} UTC"} if facts.finished else {}),
-        "Done by": facts.scheduler,
+        "Scheduler": facts.scheduler,
         "Settings": ", ".join(filter_of(result.settings).described),
         "Versions": ", ".join(f"{name} {version}" for name, version in facts.versions.items()),
     }

@@ -101,7 +101,7 @@ def test_the_tables_are_those_of_the_result(found, page):
 
 
 STORIES = [
-    ({}, "The 257 rows of lowest score (17.13% of the rows) are listed as issues."),
+    ({}, "The 257 rows with the lowest scores (17.13% of the rows) are listed as issues."),
     (
         {"estimation_method": "off_diagonal_calibrated"},
         (
@@ -123,7 +123,7 @@ def test_found_and_estimated_numbers_are_one_story(choices, end, tmp_path):
     found.report(tmp_path / "r.html")
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     n, estimated = found.num_issues, found.estimated_num_issues
-    text = report.story_of(found)
+    text = report.summary_of(found)
     assert f"that {estimated:,} of 1,500 labels ({estimated / 1500:.2%}) are wrong" in text
     assert f"the share of the others, {found.health_score():.2%}" in text
     assert text.endswith(end)
@@ -148,7 +148,7 @@ def test_the_heading_names_dataset_date_and_version(tmp_path, found):
     assert before <= datetime.strptime(stored.facts.finished, "%Y-%m-%d %H:%M").replace(tzinfo=UTC) <= datetime.now(UTC)
     when, version = f"{stored.facts.finished} UTC", f"Labelsieve {labelsieve.__version__}"
     for result in (stored, labelsieve.load(tmp_path / "r.zarr")):
-        assert report.about_of(result) == ["my <data>/pred_probs.npy", when, version]
+        assert report.heading_parts(result) == ["my <data>/pred_probs.npy", when, version]
         facts = report.facts_of(result)
         assert (facts["labels"], facts["pred_probs"]) == (str(folder / "labels.npy"), str(folder / "pred_probs.npy"))
         assert facts["Finished"] == when
@@ -156,10 +156,10 @@ def test_the_heading_names_dataset_date_and_version(tmp_path, found):
         page = (tmp_path / "r.html").read_text(encoding="utf-8")
         assert f'<p class="about">my &lt;data&gt;/pred_probs.npy · {when} · {version}</p>' in page
         assert "of 300 rows of my &lt;data&gt;/pred_probs.npy</title>" in page
-    assert report.about_of(found) == [f"{found.facts.finished} UTC", version], "arrays in memory have no name"
-    assert report.about_of(found, "cats & dogs")[0] == "cats & dogs"
+    assert report.heading_parts(found) == [f"{found.facts.finished} UTC", version], "arrays in memory have no name"
+    assert report.heading_parts(found, "cats & dogs")[0] == "cats & dogs"
     old = replace(found, facts=replace(found.facts, inputs={}, finished=""))  # as saved before there was a date
-    assert report.about_of(old) == [version]
+    assert report.heading_parts(old) == [version]
     assert "Finished" not in report.facts_of(old)
 
 
@@ -177,7 +177,7 @@ def test_flags_have_a_column_where_there_are_any(tmp_path, found):
 def test_what_was_read_has_a_rate_only_where_it_was_read(found):
     nothing = replace(found, facts=replace(found.facts, bytes_read=0, rows_resumed=1500, seconds=2.0))
     assert report.facts_of(nothing)["Time"] == "2 s"
-    assert report.facts_of(replace(found, facts=replace(found.facts, seconds=2.0)))["Time"] == "2 s, 24 kB a second"
+    assert report.facts_of(replace(found, facts=replace(found.facts, seconds=2.0)))["Time"] == "2 s, 24 kB per second"
 
 
 def test_names_ids_and_texts_are_text(found, tmp_path):
@@ -285,7 +285,10 @@ def test_what_deserves_a_look_is_said(tmp_path):
     probs = rng.dirichlet([5, 5, 5, 0.01], 305)
     probs[65] *= 0.98
     found = labelsieve.find_label_issues(labels, probs, class_names=list("wxyz"), progress=False)
-    tiny = "rows with this label get less than 1/K on average: rows predicted so count as confident"
+    tiny = (
+        "the mean probability of the class over its rows is below 1/K, so nearly every row that is predicted as it "
+        "counts as confident"
+    )
     parted = (
         "130 rows are counted by their predicted class; another 108 do not reach its threshold, but may reach that of "
     )
@@ -293,7 +296,7 @@ def test_what_deserves_a_look_is_said(tmp_path):
         "1 row of pred_probs sums to 1 within 5% but not within 1% (row 65).",
         parted + "a class with a low one, which the confident joint counts: filter_by='low_self_confidence' or "
         "'confident_learning' tells.",
-        "1 class absent (2 y): no row has this label: nothing can be said of it.",
+        "1 class absent (2 y): no row has this label, so nothing is known about it.",
         "1 class rare (1 x): fewer than 10 rows have this label, too few for a threshold.",
         f"1 class tiny threshold (3 z): {tiny}.",
     ]

@@ -12,7 +12,7 @@ import draws
 import labelsieve
 from labelsieve import InvalidInputError
 from labelsieve.cli.app import run
-from labelsieve.results.report import texts_of
+from labelsieve.results.report import read_texts
 from labelsieve.results.row_ids import escape_formula, open_ids, read_class_names, read_lines, unescape_formula
 
 # What is written, and what a spreadsheet gets to see.
@@ -136,7 +136,7 @@ def test_lines_end_with_a_line_feed_and_nothing_else(tmp_path):
     lines = ["a\rb", "c\x0bd\u2028e", "", "f\r"]
     assert read_lines(path) == lines
     assert open_ids(path, 4).part(0, 0, np.arange(4)).tolist() == lines
-    assert texts_of(path, [0, 1, 2, 3], 4) == lines
+    assert read_texts(path, [0, 1, 2, 3], 4) == lines
     path.write_bytes(b"a\rb\nc\n")
     assert read_class_names(path) == ["a\rb", "c"]
     path.write_bytes(b"")
