@@ -459,7 +459,7 @@ def slow(result, path):
     time.sleep(60)
 
 sinks._write_npy = slow
-labelsieve.cli.app.main(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"])
+sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"]))
 """
 
 
@@ -497,7 +497,7 @@ def slow(*args, **kwargs):
 tasks.{step} = slow
 dask.config.set(num_workers=1)  # four partitions of a hundred rows
 options = "--workdir work -o i.zarr --batch-size 20 --quiet".split()
-labelsieve.cli.app.main(["find", "labels.npy", "pred_probs.npy", *options])
+sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", *options]))
 """
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -32,7 +31,7 @@ from labelsieve.find import find_label_issues, plan_label_issues
 from labelsieve.results import export
 from labelsieve.results.label_issues import load
 from labelsieve.results.publish import check_output, refuse_inputs
-from labelsieve.results.report import check_page, check_report
+from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.sources.open_array import open_pred_probs
 from labelsieve.storage.urls import check_place, redacted
@@ -76,7 +75,7 @@ def find(
         check_output(output, inputs)
     if page is not None:
         refuse_inputs(page, inputs)
-        check_page(page, open_pred_probs(pred_probs).shape[0], images, texts)
+        check_report(page, open_pred_probs(pred_probs).shape[0], images, texts)
     elif images is not None or texts is not None:
         raise InvalidInputError("pictures and texts are for the report: name it with --report")
     names = None if class_names is None else read_class_names(class_names)
@@ -208,11 +207,6 @@ class _LogLines(logging.Handler):
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     if issubclass(category, LabelsieveWarning):
         click.echo(f"labelsieve: warning: {message}", err=True)
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
-    sys.exit(run(args))
 
 
 _REFUSED = (InvalidInputError, InputTypeError, MissingDependencyError, MemoryLimitError, WorkdirError)

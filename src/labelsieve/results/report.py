@@ -97,13 +97,13 @@ def write_report(
         made.write_text(page, encoding="utf-8")
 
 
-def check_report(path: Path) -> None:
-    """Raise unless a report can be written to `path`: its ending, its folder, the packages that it takes.
+def check_report(path: Path, n_rows: int = 0, images: Any = None, texts: Any = None) -> None:
+    """Raise unless a report can be written to `path`, of `n_rows` rows with these images and texts.
 
     Raises
     ------
     InvalidInputError
-        For another ending, or a missing folder.
+        For another ending, a missing folder, or images or texts of another number of rows.
     UnwritableError
         If nothing can be written beside it.
     MissingDependencyError
@@ -120,11 +120,6 @@ def check_report(path: Path) -> None:
         import matplotlib  # noqa: F401, ICN001  # the same
     except ImportError as error:
         raise MissingDependencyError("The report", "report") from error
-
-
-def check_page(path: Path, n_rows: int, images: Any, texts: Any) -> None:
-    """Raise unless a report of `n_rows` rows can be written with these pictures and texts, before a long run."""
-    check_report(path)
     if images is not None:
         open_images(images, n_rows)
     if texts is not None:

@@ -17,7 +17,7 @@ import draws
 import labelsieve
 from labelsieve import memory
 from labelsieve.results import export
-from labelsieve.results.publish import staged
+from labelsieve.results.publish import check_output, staged
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues, is_result
 from labelsieve.storage.folders import LocalFolder, open_folder
 
@@ -316,6 +316,14 @@ def test_a_group_of_others_with_scores_is_not_replaced_at_a_url(data, bucket):
     with pytest.raises(labelsieve.InvalidInputError, match="not a result of Labelsieve"):
         labelsieve.find_label_issues(*data, output=url)
     assert {name: bucket.cat_file(name) for name in bucket.find("/results")} == before
+
+
+def test_the_url_of_a_local_file_is_its_path(issues, tmp_path):
+    export.write(issues, f"file://{tmp_path}/i.csv")
+    assert len(pd.read_csv(tmp_path / "i.csv")) == issues.num_issues
+    for output, source in (("i.csv", f"file://{tmp_path}/i.csv"), (f"file://{tmp_path}/i.csv", "i.csv")):
+        with contextlib.chdir(tmp_path), pytest.raises(labelsieve.InvalidInputError, match=r"i\.csv is an input"):
+            check_output(output, [source])
 
 
 @pytest.mark.parametrize("place", ["i.zarr", "memory://results/i.zarr"])
