@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -222,7 +223,7 @@ def pictures_in(page):
     return [(form, int(row), Image.open(io.BytesIO(base64.b64decode(data)))) for form, data, row in found]
 
 
-@pytest.mark.parametrize("kind", ["bytes", "floats", "npy", "columns first", "zarr", "colour"])
+@pytest.mark.parametrize("kind", ["bytes", "floats", "npy", "columns first", "zarr", "url", "colour"])
 def test_pictures_stand_beside_their_rows(found, tmp_path, kind):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1500, 9, 7, 3) if kind == "colour" else (1500, 9, 7), dtype=np.uint8)
@@ -233,6 +234,10 @@ def test_pictures_stand_beside_their_rows(found, tmp_path, kind):
     elif kind in ("npy", "columns first"):
         np.save(tmp_path / "images.npy", images if kind == "npy" else np.asfortranarray(images))
         given = tmp_path / "images.npy"
+    elif kind == "url":
+        np.save(tmp_path / "images.npy", images)
+        given = "memory://pictures/images.npy"
+        fsspec.filesystem("memory").pipe_file("/pictures/images.npy", (tmp_path / "images.npy").read_bytes())
     elif kind == "zarr":
         zarr.create_array(tmp_path / "images.zarr", shape=images.shape, dtype="u1", chunks=(100, 9, 7))[:] = images
         given = str(tmp_path / "images.zarr")
