@@ -1,4 +1,4 @@
-"""The command line: ``labelsieve find``, ``labelsieve plan`` and ``labelsieve demo``."""
+"""The command line: ``labelsieve find``, ``plan``, ``report`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from labelsieve.execution.local_cluster import cluster
 from labelsieve.find import find_label_issues, plan_label_issues
 from labelsieve.results import export
 from labelsieve.results.label_issues import load
-from labelsieve.results.publish import check_output, refuse_inputs
+from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.sources.open_array import open_pred_probs
@@ -74,7 +74,8 @@ def find(
     if output is not None:
         check_output(output, inputs)
     if page is not None:
-        refuse_inputs(page, inputs)
+        if page.resolve() in [Path(path).resolve() for path in inputs]:
+            raise InvalidInputError(f"{page} is an input: the report is not written there")
         check_report(page, open_pred_probs(pred_probs).shape[0], images, texts)
     elif images is not None or texts is not None:
         raise InvalidInputError("pictures and texts are for the report: name it with --report")

@@ -51,7 +51,7 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
         raise MissingDependencyError("Writing .parquet", "parquet")
     if not isinstance(folder, LocalFolder) and suffix != ".zarr":
         raise InvalidInputError(f"{folder.where}: only a .zarr result goes to a URL")
-    refuse_inputs(output, inputs)
+    _refuse_inputs(output, inputs)
     if isinstance(folder, LocalFolder):
         check_writable(folder.path)
         if suffix != ".zarr" and folder.path.is_dir() and not _is_parquet(folder.path):
@@ -65,14 +65,8 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
         raise InvalidInputError(f"{folder.where} exists and is not a result of Labelsieve: it is not replaced")
 
 
-def refuse_inputs(output: str | Path, inputs: Sequence[str | Path]) -> None:
-    """Raise if `output` is one of `inputs`, lies in one, or holds one.
-
-    Raises
-    ------
-    InvalidInputError
-        Naming which.
-    """
+def _refuse_inputs(output: str | Path, inputs: Sequence[str | Path]) -> None:
+    """Raise if `output` is one of `inputs`, lies in one, or holds one."""
     place = _resolved(output)
     for read in inputs:
         source = _resolved(check_place("input", read))
