@@ -153,8 +153,8 @@ tasks          17
 bytes to read  9.6 kB in 1 read
 row summaries  7.2 kB, in memory
 peak memory    {memory}, 1 threads; may take 400 MB (max_memory)
-results        scores 3.2 kB, mask 400 bytes, 34 bytes an issue; beside the peak, 120 bytes an issue where these are \
-not written by the tasks
+results        scores 3.2 kB, mask 400 bytes, 34 bytes per issue; beside the peak, 120 bytes per issue if the tasks do \
+not write them
 """
 
 

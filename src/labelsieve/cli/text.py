@@ -57,12 +57,12 @@ def plan_text(plan: Plan) -> str:
         lines["network"] = f"{size(plan.network_bytes)}, and the issues"
     if plan.n_reads == 3:
         lines["third read"] = (
-            f"{size(CANDIDATE_BYTES * CANDIDATE_COPIES)} a row that pairs of classes take, here and in each thread; a "
-            "tenth of the rows is planned for, and more than fit is refused before that read"
+            f"{size(CANDIDATE_BYTES * CANDIDATE_COPIES)} per row that pairs of classes take, here and in each thread; "
+            "planned for a tenth of the rows, and refused before that read if more do not fit"
         )
     lines["results"] = (
-        f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes an issue; beside the "
-        f"peak, {ISSUE_BYTES} bytes an issue where these are not written by the tasks"
+        f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes per issue; beside "
+        f"the peak, {ISSUE_BYTES} bytes per issue if the tasks do not write them"
     )
     width = max(map(len, lines))
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
