@@ -451,14 +451,14 @@ def test_the_installed_command_and_the_module_run(files, tmp_path):
 
 INTERRUPTED = """
 import sys, time
-import labelsieve.cli.app, labelsieve.results.export as sinks
+import labelsieve.cli.app, labelsieve.results.export as export
 
 def slow(result, path):
     path.write_bytes(b"half of a result")
     print("writing", flush=True)
     time.sleep(60)
 
-sinks._write_npy = slow
+export._write_npy = slow
 sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"]))
 """
 

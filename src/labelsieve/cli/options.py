@@ -109,7 +109,7 @@ class WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # generic in new
         try:
             parts = value.split(",") if "," in value or value.isdecimal() else read_lines(Path(value))
         except (OSError, ValueError) as error:
-            self.fail(f"{value!r} is neither a list of whole numbers nor a file with one a line: {error}", param, ctx)
+            self.fail(f"{value!r} is neither a list of whole numbers nor a file with one per line: {error}", param, ctx)
         if not all(part.strip().isdecimal() for part in parts):
             self.fail(f"{value!r} is not a list of whole numbers", param, ctx)
         return [int(part) for part in parts]
@@ -135,14 +135,14 @@ _at_least_one = click.IntRange(min=1)
 
 PAGE = _together(
     _output("--images", metavar="FILE", help="Pictures of the rows for the report: (N, H, W) .npy or Zarr."),
-    _output("--texts", metavar="FILE", help="Texts of the rows for the report, one a line."),
+    _output("--texts", metavar="FILE", help="Texts of the rows for the report, one per line."),
     _output("--rows", type=_count, metavar="N", default=100, help="Worst rows to show in the report."),
 )
 RUN = _together(
     click.argument("labels"),
     click.argument("pred_probs"),
-    _input("--class-names", type=FilePath(), help="File with a name a line, or a JSON list."),
-    _input("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or a name a line."),
+    _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
+    _input("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or one name per line."),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     _method("--method", type=click.Choice(METHODS), default="self_confidence", help="Label quality score."),
@@ -166,7 +166,7 @@ RUN = _together(
     ),
     _memory("--max-memory", metavar="SIZE", help="Most memory of the process, or of each worker: 1GiB."),
     _memory("--workdir", metavar="DIR|URL", help="Keep finished partitions there, so that a killed run can resume."),
-    _memory("--fresh", is_flag=True, help="Discard what is in the workdir."),
+    _memory("--fresh", is_flag=True, help="Discard the contents of the workdir."),
     _memory(
         "--wait",
         type=click.FloatRange(min=0),

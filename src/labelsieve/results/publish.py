@@ -161,7 +161,7 @@ class Stage:
     group : ResultGroup
         Its group.
     work : Folder
-        For what is needed until the result is whole, and then removed.
+        For files that are needed until the result is whole; removed at the end.
     check_owned : callable
         Raises if another run has taken over the output.
     """
@@ -171,7 +171,7 @@ class Stage:
     check_owned: Callable[[], None]
 
     def clear(self) -> None:
-        """Remove what is in the way, once everything is read and counted: in an object store the earlier result."""
+        """Remove the contents of the group before it is written: in an object store, the earlier result."""
         self.check_owned()
         self.group.folder.remove("zarr.json")
         self.group.folder.remove_all()

@@ -69,7 +69,7 @@ def write_report(
         Pictures of all rows, bytes or numbers of any range, or the path of a ``.npy`` file or Zarr array; only those
         shown are read.
     texts : sequence of str, or path, optional
-        Texts of all rows, or a text file with one a line.
+        Texts of all rows, or a text file with one per line.
     title : str, optional
         Name of the dataset; by default the end of the path of `pred_probs`.
 

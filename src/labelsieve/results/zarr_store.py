@@ -310,9 +310,9 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
     Raises
     ------
     InvalidInputError
-        Where there is no result, or one of another version.
+        If there is no result, or one in another format.
     UnreadableDataError
-        Where its metadata are missing or damaged.
+        If its metadata are missing or damaged.
     """
     where = f"{folder.where}/{_ROOT}"
     nothing = InvalidInputError(f"there is no result of Labelsieve at {folder.where}")
