@@ -19,7 +19,7 @@ import labelsieve
 from labelsieve.cli.app import run
 from labelsieve.cli.text import summary_text
 from labelsieve.errors import install_line
-from labelsieve.settings import FILTERS
+from labelsieve.settings import FILTER_NAMES
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.limits import size
 from labelsieve.storage.lock import owned
@@ -397,7 +397,7 @@ def test_help_lists_the_options_under_headings(capsys, command):
 def test_help_says_which_filter_when(capsys):
     assert run(["find", "--help"]) == 0
     guide = capsys.readouterr().out.partition("Which filter")[2].partition("Exit codes")[0]
-    assert set(re.findall(r"\w+_\w+|\bboth\b", guide)) == set(FILTERS)
+    assert set(re.findall(r"\w+_\w+|\bboth\b", guide)) == set(FILTER_NAMES)
     words = " ".join(guide.split())
     assert re.search(r"none given .*?0\.98, 0\.61.* both .*?0\.97, 0\.73.* prune_by_noise_rate .*?0\.87, 0\.85", words)
 

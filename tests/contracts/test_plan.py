@@ -88,8 +88,8 @@ def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(tmp_path, 
     plan = plan_label_issues(LABELS, PROBS, output="r.zarr", **choices)
     with Tasks() as tasks:
         found = labelsieve.find_label_issues(LABELS, PROBS, output=tmp_path / "r.zarr", **choices)
-    merging = tasks.names.pop("rank") + tasks.names.pop("merge")
-    assert 0 < merging <= found.num_issues
+    merging = tasks.names.pop("rank", 0) + tasks.names.pop("merge", 0)
+    assert merging <= found.num_issues
     assert (plan.n_tasks, plan.stored) == (tasks.total, True)
     assert plan.process_bytes == plan.client_bytes == found.facts.planned_bytes
 
