@@ -19,8 +19,8 @@ import labelsieve
 from labelsieve.cli.app import run
 from labelsieve.cli.text import summary_text
 from labelsieve.errors import install_line
+from labelsieve.memory import size
 from labelsieve.storage.folders import LocalFolder
-from labelsieve.storage.limits import size
 from labelsieve.storage.lock import owned
 
 

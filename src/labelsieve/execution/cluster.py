@@ -14,8 +14,7 @@ from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataEr
 from labelsieve.execution.executor import Executor, LostDataError
 from labelsieve.execution.graphs import Graph
 from labelsieve.execution.progress import Progress
-from labelsieve.memory import WORKER_BYTES
-from labelsieve.storage.limits import free_bytes
+from labelsieve.memory import WORKER_BYTES, free_bytes
 
 # Of a worker's limit this much is planned with: beyond, Dask pauses it.
 _WORKER_SHARE: Final = 0.8

@@ -21,11 +21,10 @@ from labelsieve.confident_learning.selections import OffJoint, PredictedElse
 from labelsieve.confident_learning.thresholds import Int64s, issue_counts_finalize
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MemoryLimitError, warn
-from labelsieve.memory import candidate_bytes
+from labelsieve.memory import candidate_bytes, size
 from labelsieve.pipeline.run import Run
 from labelsieve.pipeline.selecting import Selected
 from labelsieve.settings import Settings
-from labelsieve.storage.limits import size
 from labelsieve.tasks.partials import Looked, Partial
 from labelsieve.tasks.scan import Counted
 

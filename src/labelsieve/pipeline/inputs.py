@@ -15,11 +15,11 @@ from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
 from labelsieve.execution.graphs import tried
+from labelsieve.memory import free_bytes
 from labelsieve.settings import Settings
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened
-from labelsieve.storage.limits import free_bytes
 from labelsieve.tasks.partition import Partition, label_window
 from labelsieve.tasks.readers import Reader
 

@@ -22,7 +22,7 @@ from labelsieve.confident_learning.validation import RowChecks, notes_of, raise_
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
 from labelsieve.execution.executor import Executor, LostDataError
 from labelsieve.execution.graphs import tried
-from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, run_rows
+from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, free_bytes, run_rows, size
 from labelsieve.partitioning import Auto
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.filters import check_fit, check_settings, choose, known_counts
@@ -43,7 +43,6 @@ from labelsieve.results.zarr_store import ResultGroup, StoredIds, StoredIssues, 
 from labelsieve.settings import Settings
 from labelsieve.sources.open_array import Opened, where_is
 from labelsieve.storage.folders import Folder, LocalFolder, local_disk, open_folder
-from labelsieve.storage.limits import free_bytes, size
 from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.partials import Partial
 

@@ -12,11 +12,10 @@ from labelsieve import memory
 from labelsieve.errors import MemoryLimitError
 from labelsieve.execution.executor import Executor
 from labelsieve.execution.graphs import TREE_WIDTH
-from labelsieve.memory import expected_issues
+from labelsieve.memory import expected_issues, size
 from labelsieve.pipeline.inputs import Inputs, kept_bytes
 from labelsieve.pipeline.selecting import rounds
 from labelsieve.settings import Settings
-from labelsieve.storage.limits import size
 
 # Digits of the scores after which so few rows are left inside the cuts of all classes that they are told one by one.
 _CLASS_ROUNDS: Final = 3

@@ -21,11 +21,11 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.memory import size
 from labelsieve.results import plots
 from labelsieve.results.export import check_writable, made_beside
 from labelsieve.results.result import Result
 from labelsieve.results.row_ids import as_text
-from labelsieve.storage.limits import size
 from labelsieve.storage.urls import check_place
 
 _TEMPLATE: Final = "report.html.jinja"

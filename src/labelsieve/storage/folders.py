@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 import dask
+import psutil
 
 from labelsieve.errors import LabelsieveError, UnreadableDataError, UnwritableError, WorkdirError, warn
-from labelsieve.storage.limits import is_memory
 from labelsieve.storage.urls import cause_of, check_credentials, check_place, filesystem, is_url, redacted
 
 # A record is written in a few large pieces.
@@ -72,6 +72,16 @@ def local_disk() -> str:
             warn(f"{chosen} is kept in memory, so what goes there takes as much: set TMPDIR to a folder on a disk")
         return str(others[0]) if others else str(chosen)
     return str(chosen)
+
+
+def is_memory(folder: Path) -> bool:
+    """Tell whether `folder` is on a file system in memory (tmpfs), where files take memory."""
+    try:
+        mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    except OSError:
+        return False
+    around = (path for path in (folder.resolve(), *folder.resolve().parents) if path in mounts)
+    return mounts.get(next(around, folder), "") in ("tmpfs", "ramfs")
 
 
 class Folder(abc.ABC):
