@@ -380,8 +380,7 @@ class Job:
 def _refuse_nested(workdir: Folder, output: Folder) -> None:
     """Raise where publishing the output would replace the workdir."""
     inner, outer = (
-        f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.location}/"
-        for folder in (workdir, output)
+        f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.where}/" for folder in (workdir, output)
     )
     if inner.startswith(outer):
         raise InvalidInputError(

@@ -169,7 +169,7 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
     """
     if isinstance(open_folder(output), UrlFolder):
         folder = open_folder(str(output))
-        work = open_folder(f"{folder.location}.partial")
+        work = open_folder(f"{folder.where}.partial")
         with owned(work, f"the output {folder.where}", wait) as check:
             try:
                 yield Stage(ResultGroup(folder), work.folder("work"), check)

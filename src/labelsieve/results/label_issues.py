@@ -18,7 +18,7 @@ from labelsieve.results.result import Result
 from labelsieve.results.zarr_store import read_result
 from labelsieve.settings import check_flag, check_whole_number
 from labelsieve.storage.folders import LocalFolder, open_folder
-from labelsieve.storage.urls import check_place
+from labelsieve.storage.urls import check_place, redacted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +173,7 @@ class LabelIssues(Result):
         """
         location = check_place("path", path)
         if not location.endswith(".zarr"):
-            raise InvalidInputError(f"a result is saved where the name ends in .zarr, not to {location}")
+            raise InvalidInputError(f"a result is saved where the name ends in .zarr, not to {redacted(location)}")
         export.check_output(location)
         self._refuse_own_place(location)
         export.save(self, location)
@@ -182,7 +182,7 @@ class LabelIssues(Result):
         """Raise where this result would be removed before it is read: in a store where nothing is renamed."""
         target = open_folder(location)
         groups = [getattr(part, "group", None) for part in (self.found, self.score_parts, self.ids)]
-        if not isinstance(target, LocalFolder) and any(g and g.folder.location == target.location for g in groups):
+        if not isinstance(target, LocalFolder) and any(g and g.folder.where == target.where for g in groups):
             raise InvalidInputError(f"this result is read from {target.where}: save it to another place")
 
     def to_csv(self, path: str | os.PathLike[str], *, escape_formulas: bool = True) -> None:

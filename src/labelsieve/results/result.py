@@ -153,7 +153,7 @@ class RunFacts:
     misfit : str
         Why labels and predictions do not seem to belong together; empty if they do.
     inputs : dict
-        Where ``labels`` and ``pred_probs`` are: a path, a URL without secrets, or what kind of object.
+        Where ``labels`` and ``pred_probs`` are: a path, a URL without its query, or what kind of object.
     finished : str
         When the run ended, in UTC, as ``2026-11-25 12:40``.
     """

@@ -144,7 +144,7 @@ class ResultGroup:
             if isinstance(self.folder, LocalFolder):
                 zarr.open_group(self.folder.path, mode="r+").attrs.update(attributes)
             else:
-                zarr.create_group(self.folder.location, attributes=attributes)
+                zarr.create_group(self.folder.where, attributes=attributes)
 
     def sealed(self) -> ResultGroup:
         """Return the group with the checksums of the metadata that its arrays now have: they no longer change."""
@@ -196,9 +196,7 @@ class ResultGroup:
         return self.documents is not None and _IDS in self.documents
 
     def _writing(self) -> Any:
-        return writing(
-            self.shown or self.folder.where, "" if isinstance(self.folder, LocalFolder) else self.folder.location
-        )
+        return writing(self.shown or self.folder.where)
 
 
 def is_result(folder: Folder) -> bool:

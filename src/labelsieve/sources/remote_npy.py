@@ -31,7 +31,7 @@ class RemoteNpySource(Source):
     Parameters
     ----------
     url : str
-        With all that it carries; shown without.
+        The whole URL; its query is not shown.
     shape : tuple of int
         Rows and, for probabilities, classes.
     dtype : dtype
@@ -101,7 +101,7 @@ class RemoteNpySource(Source):
 
     @property
     def where(self) -> str:
-        """The URL without user, password and query."""
+        """The URL without its query."""
         return redacted(self.url)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:

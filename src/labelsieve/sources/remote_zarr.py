@@ -100,7 +100,7 @@ class RemoteZarrSource(ZarrSource):
 
     @property
     def where(self) -> str:
-        """The URL without user, password and query."""
+        """The URL without its query."""
         return redacted(self.url or url_of(self.array.store.fs, _root(self.array)))
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:

@@ -95,7 +95,7 @@ class StoredArray:
 
     def __dask_tokenize__(self) -> tuple[str, ...]:
         """Return what tells the array from others, for the names of Dask."""
-        return self._folder.location, self._name, self._array_id
+        return self._folder.where, self._name, self._array_id
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -159,7 +159,7 @@ class StoredArray:
         if isinstance(error, _MissingChunkError | FileNotFoundError):
             what = "missing"
         elif isinstance(error, OSError):
-            what = f"not readable ({cause_of(error, self._folder.location)})"
+            what = f"not readable ({cause_of(error, self._folder.where)})"
         lost = "" if rows is None else f" with {self._unit} {rows[0]:,} to {min(rows[1], len(self)) - 1:,}"
         return UnreadableDataError(f"{self._folder.where}/{file}{lost} is {what}: {RESTORE}")
 
@@ -193,7 +193,7 @@ def _store(folder: Folder, *, read_only: bool = False) -> Any:
 
     if isinstance(folder, LocalFolder):
         return LocalStore(folder.path, read_only=read_only)
-    return FsspecStore.from_url(folder.location, read_only=read_only)
+    return FsspecStore.from_url(folder.where, read_only=read_only)
 
 
 def _complete_store(folder: Folder) -> Any:

@@ -17,7 +17,14 @@ from typing import IO, Any, Final
 import dask
 import psutil
 
-from labelsieve.errors import LabelsieveError, UnreadableDataError, UnwritableError, WorkdirError, warn
+from labelsieve.errors import (
+    InvalidInputError,
+    LabelsieveError,
+    UnreadableDataError,
+    UnwritableError,
+    WorkdirError,
+    warn,
+)
 from labelsieve.storage.urls import cause_of, check_credentials, check_place, filesystem, is_url, redacted
 
 # A record is written in a few large pieces.
@@ -45,22 +52,23 @@ class Output:
 
 
 @contextmanager
-def writing(where: str, url: str = "") -> Iterator[None]:
-    """Raise an `UnwritableError` for what keeps `where` from being written; what is secret in `url` is kept out of it.
+def writing(where: str) -> Iterator[None]:
+    """Raise `UnwritableError` if the block fails to write to the path or URL `where`.
 
-    Of a local place these are the system's errors; clients of remote stores raise what they like.
+    On a disk that are errors of the operating system; clients of remote stores may raise any error.
     """
     try:
         yield
     except LabelsieveError:
         raise
     except Exception as error:
-        if not url and not isinstance(error, OSError):
+        remote = is_url(where)
+        if not remote and not isinstance(error, OSError):
             raise
-        check_credentials(error, where, url)
-        # The system's error names a temporary file, if any.
-        why = cause_of(error, url) if url else getattr(error, "strerror", None) or str(error)
-        raise UnwritableError(f"{where} cannot be written: {why}") from (None if url else error)
+        check_credentials(error, where, where)
+        # Without the name in the system's error, which may be that of a temporary file.
+        why = cause_of(error, where) if remote else getattr(error, "strerror", None) or str(error)
+        raise UnwritableError(f"{where} cannot be written: {why}") from (None if remote else error)
 
 
 def local_disk() -> str:
@@ -90,12 +98,7 @@ class Folder(abc.ABC):
     @property
     @abc.abstractmethod
     def where(self) -> str:
-        """The path or URL, for messages."""
-
-    @property
-    @abc.abstractmethod
-    def location(self) -> str:
-        """The path or URL, to open it with."""
+        """The path or URL."""
 
     @abc.abstractmethod
     def folder(self, name: str) -> Folder:
@@ -159,9 +162,17 @@ class Folder(abc.ABC):
 
 
 def open_folder(location: str | os.PathLike[str], name: str = "the folder") -> Folder:
-    """Return the folder at a path or URL, of which `name` says what it is for; nothing is made yet."""
+    """Return the folder at a path or URL, without making it; `name` says what it is for, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a valid location (see `check_place`), or a URL with a query, to which no names can be appended.
+    """
     place = check_place(name, location)
     if is_url(place):
+        if redacted(place) != place:
+            raise InvalidInputError(f"{name}: {redacted(place)} is given with a query; the URL of a folder has none")
         scheme, _, path = place.partition("://")
         # A local file is one thing, by path or by URL: one lock, one place.
         return LocalFolder(Path(path).absolute()) if scheme in ("file", "local") else UrlFolder(place)
@@ -186,11 +197,6 @@ class LocalFolder(Folder):
 
     @property
     def where(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    @property
-    def location(self) -> str:
         """The path."""
         return str(self.path)
 
@@ -323,11 +329,6 @@ class UrlFolder(Folder):
 
     @property
     def where(self) -> str:
-        """The URL, without secrets."""
-        return redacted(self.url)
-
-    @property
-    def location(self) -> str:
         """The URL."""
         return self.url
 
@@ -353,13 +354,13 @@ class UrlFolder(Folder):
         """Give a temporary file to write, and put it into the store at the end: an object appears whole."""
         with tempfile.NamedTemporaryFile(prefix="labelsieve-", dir=local_disk()) as file:
             yield Output(file, f"a temporary file for {self.where}")
-            with writing(self.where, self.url):
+            with writing(self.where):
                 file.flush()
                 self._made(name).put_file(file.name, self._path(name)[1])
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Write an object in one request."""
-        with writing(self.where, self.url):
+        with writing(self.where):
             self._made(name).pipe_file(self._path(name)[1], bytes(content))
 
     def write_new(self, name: str, content: bytes) -> None:
@@ -399,7 +400,7 @@ class UrlFolder(Folder):
         self._remove("")
 
     def _remove(self, below: str) -> None:
-        with writing(self.where, self.url):
+        with writing(self.where):
             fs, path = self._opened
             fs.invalidate_cache()
             with contextlib.suppress(FileNotFoundError):
