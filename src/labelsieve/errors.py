@@ -14,7 +14,7 @@ Does not cover: the checks themselves (`checks`, `settings`, `sources`).
     ├── MissingDependencyError (ImportError)    an extra is not installed; says the pip line
     ├── MemoryLimitError (MemoryError)          a plan does not fit; says what would, before anything is read
     ├── WorkdirError (RuntimeError)             a workdir that is damaged or of another run; nothing in it is touched
-    │   └── InUseError (RuntimeError)           another run has the workdir or the output: try again later
+    │   └── InUseError (RuntimeError)           another run uses the workdir or the output: try again later
     ├── TaskFailedError (RuntimeError)          a task failed, or its worker died; says which rows
     └── ForkedWorkerError (RuntimeError)        a forked process died before it was done
     LabelsieveWarning (UserWarning)             the answer stands, but look at this
@@ -82,7 +82,7 @@ class WorkdirError(LabelsieveError, RuntimeError):
 
 
 class InUseError(WorkdirError):
-    """A workdir or an output that another run uses at the moment: the same call works once that run has ended."""
+    """A workdir or an output that another run uses: the same call works when that run has ended."""
 
 
 class TaskFailedError(LabelsieveError, RuntimeError):

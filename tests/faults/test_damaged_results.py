@@ -193,9 +193,7 @@ def test_an_issue_of_the_issues_in_a_workdir_is_checked_too(data, tmp_path, monk
 
 def test_damage_at_a_url_is_named_too(data):
     url, fs = "memory://results/d.zarr", fsspec.filesystem("memory")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
-        find(data).save(url)
+    find(data).save(url)
     content = fs.cat_file("/results/d.zarr/scores/c/0")
     fs.rm_file("/results/d.zarr/scores/c/0")
     with pytest.raises(UnreadableDataError, match=r"memory://results/d\.zarr/scores/c/0 with rows 0 to 399 is missing"):

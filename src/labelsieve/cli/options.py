@@ -123,7 +123,7 @@ RUN = _options(
         default=90.0,
         show_default=True,
         metavar="SECONDS",
-        help="How long to wait for another run that uses the workdir or the output.",
+        help="How long to wait for another run that uses the workdir or the output on a disk.",
     ),
     click.option("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     click.option("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),

@@ -268,8 +268,8 @@ class Job:
     def _rank(self, begun: _Begun, chosen: Selected) -> IssueParts:
         """Return the issues: in memory, or where the tasks write them."""
         run, inputs, plan, records, stage = begun.run, begun.inputs, begun.plan, begun.records, begun.stage
+        self._check_owned()
         if stage is not None:
-            self._check_owned()
             stage.clear()
             return run.write(chosen, stage.group, stage.work, self._run_room(inputs, plan), rows_too=True)
         if self._fits(chosen.n_rows, inputs, plan):

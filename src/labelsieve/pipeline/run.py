@@ -300,7 +300,9 @@ class Run:
             group=group if rows_too else None,
         )
         issues = self._merge([run for part in self._written(selected, work) for run in part], rows, folder, group)
-        scratch.remove("runs")
+        folder.delete()
+        if not scratch.folder("runs").names():  # a later run in an object store may have some there
+            scratch.remove("runs")
         return issues
 
     @redoing_damaged

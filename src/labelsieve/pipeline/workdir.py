@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Final
 
 from labelsieve.errors import WorkdirError
@@ -16,7 +17,7 @@ from labelsieve.partitioning import Grid
 from labelsieve.pipeline import workdir_description
 from labelsieve.pipeline.workdir_description import Description, read_description
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder
-from labelsieve.storage.lock import owned
+from labelsieve.storage.lock import LOCK, RUN_ID, owned
 from labelsieve.tasks.checkpoint import KINDS, Records, digest, record_name
 
 # "scores" is of format 1.
@@ -119,11 +120,18 @@ class Workdir:
         """Note what the run is made from, and return its records, without those whose part of the input has changed.
 
         Only now, when the run is known to be possible, what a fresh one is to forget goes.
+
+        Raises
+        ------
+        InUseError
+            If another run has taken over the workdir.
         """
+        self.check_owned()
         if self._fresh:
             self.empty()
         names = {kind: _remove_unfinished(self.folder.folder(kind)) for kind in KINDS}
-        records = Records(self.folder, digest(fingerprint))
+        # Two runs at the same time may have begun on different grids: neither takes a record of the other for its own.
+        records = Records(self.folder, digest({"of": fingerprint, "grid": asdict(grid)}))
         before = self._before.parts if self._before else ()
         for index, (then, now) in enumerate(zip(before, part_identities, strict=False)):
             if then != now:
@@ -154,11 +162,9 @@ def _refuse_alien(folder: Folder) -> None:
     """Raise for a folder that holds something, but no workdir: nothing of others is ever written to."""
     if isinstance(folder, LocalFolder) and folder.path.exists() and not folder.path.is_dir():
         raise WorkdirError(f"the workdir {folder.where} is a file")
-    # A run that is killed at its very first write leaves the lock and a part of the description.
-    first = ("lock", "lease.json")
-    names = [
-        name for name in folder.names() if name not in first and not name.startswith(f".{workdir_description.NAME}.")
-    ]
+    # A run that is killed at its very first write leaves these.
+    temporary = (f".{RUN_ID}.", f".{workdir_description.NAME}.")
+    names = [name for name in folder.names() if name not in (LOCK, RUN_ID) and not name.startswith(temporary)]
     if names and workdir_description.NAME not in names:
         raise WorkdirError(f"the workdir {folder.where} is not empty, and no workdir of Labelsieve")
 

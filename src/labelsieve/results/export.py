@@ -7,7 +7,7 @@ import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from re import fullmatch
@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError, MissingDependencyError, UnwritableError
+from labelsieve.errors import InUseError, InvalidInputError, MissingDependencyError, UnwritableError
 from labelsieve.memory import result_rows, run_rows
 from labelsieve.results.result import Result
 from labelsieve.results.row_ids import escape_formula
@@ -48,7 +48,7 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
     MissingDependencyError
         For ``.parquet`` without pyarrow.
     UnwritableError
-        If nothing can be written beside `output`. Of a URL this shows when the run takes its lease there.
+        If nothing can be written beside `output`. Of a URL this shows when the run writes its id there.
     """
     path = Path(check_place("output", output).removeprefix("file://").removeprefix("local://"))
     for read in inputs:
@@ -165,16 +165,18 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
 
     A local result is made in a hidden folder beside its place and renamed, so that an earlier one is replaced whole. In
     an object store nothing can be renamed: an earlier result is removed first, and the new one gets its root metadata
-    last. `wait` is how many seconds to wait while another run makes the same result.
+    last. `wait` is how many seconds to wait while another run makes the same result on a disk.
     """
     if isinstance(open_folder(output), UrlFolder):
         folder = open_folder(str(output))
         work = open_folder(f"{folder.where}.partial")
         with owned(work, f"the output {folder.where}", wait) as check:
             try:
-                yield Stage(ResultGroup(folder), work.folder("work"), check)
+                yield Stage(ResultGroup(folder, check_owned=check), work.folder("work"), check)
             finally:
-                work.folder("work").delete()
+                with suppress(InUseError, OSError):
+                    check()  # or it is the folder of a later run
+                    work.folder("work").delete()
         if not work.names():
             work.delete()
         return
@@ -186,7 +188,7 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
                 (beside / "replaced").rename(path)
             for left in ("result", "work", "replaced"):
                 LocalFolder(beside).remove(left)
-            group = ResultGroup(LocalFolder(beside / "result"), shown=str(path))
+            group = ResultGroup(LocalFolder(beside / "result"), shown=str(path), check_owned=check)
             yield Stage(group, LocalFolder(beside / "work"), check)
             with writing(str(path)):
                 _move_into_place(beside / "result", path, beside / "replaced")
@@ -195,7 +197,9 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
                 raise
             raise UnwritableError(f"{path} cannot be written: {error}") from error
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            with suppress(InUseError, OSError):
+                check()
+                shutil.rmtree(beside, ignore_errors=True)
 
 
 def write(result: Result, path: Path, *, rows_a_file: int = ROWS_A_FILE, escape_formulas: bool = True) -> None:

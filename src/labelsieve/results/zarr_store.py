@@ -34,6 +34,7 @@ from labelsieve.storage.checked_arrays import (
     signed,
 )
 from labelsieve.storage.folders import Folder, LocalFolder, writing
+from labelsieve.storage.lock import keep_lock
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone
@@ -73,11 +74,14 @@ class ResultGroup:
         Checksum of the metadata of each array in it; None while it is being made.
     shown : str
         Where it will be, for messages; `folder` by default.
+    check_owned : callable
+        Called before each write: raises if a later run writes this result by now.
     """
 
     folder: Folder
     documents: Mapping[str, str] | None = None
     shown: str = ""
+    check_owned: Callable[[], None] = keep_lock
 
     def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int) -> None:
         """Make an array, in chunks of `chunk` rows, for tasks to write regions of.
@@ -87,6 +91,7 @@ class ResultGroup:
         UnwritableError
             If it cannot be made.
         """
+        self.check_owned()
         with self._writing():
             create_array(self.folder, name, shape, dtype, chunk)
             if not isinstance(self.folder, LocalFolder):
@@ -126,6 +131,7 @@ class ResultGroup:
         array = self.open_for_writing(name)
 
         def write(start: int, values: npt.NDArray[Any]) -> None:
+            self.check_owned()
             with self._writing():
                 array[start : start + len(values)] = values
 
@@ -140,6 +146,7 @@ class ResultGroup:
             self.writer(name)(0, array)
         documents = self.sealed().documents
         attributes = signed({"kind": KIND, "format": FORMAT, **attributes, "arrays": documents})
+        self.check_owned()
         with self._writing():
             if isinstance(self.folder, LocalFolder):
                 zarr.open_group(self.folder.path, mode="r+").attrs.update(attributes)

@@ -134,16 +134,6 @@ class Folder(abc.ABC):
             file.write(content)
 
     @abc.abstractmethod
-    def write_new(self, name: str, content: bytes) -> None:
-        """Write a whole file that is not there yet; where a store cannot tell, as `write` does.
-
-        Raises
-        ------
-        FileExistsError
-            If it is there.
-        """
-
-    @abc.abstractmethod
     def names(self) -> list[str]:
         """Return the names of the files and folders in it, none where it does not exist."""
 
@@ -250,21 +240,6 @@ class LocalFolder(Folder):
         with self.create(name, durable=True) as file:
             file.write(content)
 
-    def write_new(self, name: str, content: bytes) -> None:
-        """Write a file that is not there yet."""
-        path = self.path / name
-        with writing(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                file = path.open("xb")
-            except FileExistsError as error:
-                exists = error
-            else:
-                with file:
-                    file.write(content)
-                return
-        raise exists
-
     def names(self) -> list[str]:
         """Return the names in it."""
         try:
@@ -362,17 +337,6 @@ class UrlFolder(Folder):
         """Write an object in one request."""
         with writing(self.where):
             self._made(name).pipe_file(self._path(name)[1], bytes(content))
-
-    def write_new(self, name: str, content: bytes) -> None:
-        """Write an object on the condition that there is none, which S3 and most stores hold for all who write."""
-        try:
-            self._made(name).pipe_file(self._path(name)[1], content, mode="create")
-        except FileExistsError:
-            raise FileExistsError(f"there is a {self.where}/{name}") from None
-        except Exception:  # noqa: BLE001  # a store that knows no conditions, or says otherwise that it does not hold
-            if name in self.names():
-                raise FileExistsError(f"there is a {self.where}/{name}") from None
-            self.write(name, content)
 
     def _made(self, name: str) -> Any:
         """Return the file system, with the folder of `name` in it where it has folders."""
