@@ -306,7 +306,7 @@ def test_what_a_killed_run_has_left_harms_no_other(files, want):
     for record in (files / "wd" / "summaries").iterdir():
         record.unlink()
     (files / "wd" / "summaries" / ".0000003.rec.0123").write_bytes(b"half a record")
-    (files / "wd" / "summaries" / "0000004.rec").write_bytes(b"labelsieve record 2\nand no more")
+    (files / "wd" / "summaries" / "0000004.rec").write_bytes(b"no more than this")
     (files / "wd" / "runs").mkdir()
     (files / "wd" / "runs" / "0-0").write_bytes(b"a run of another run")
     found = find(files / "labels.npy", files / "probs.npy", workdir=files / "wd", output=files / "out.zarr")
