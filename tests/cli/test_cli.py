@@ -21,7 +21,7 @@ from labelsieve.cli.text import summary_text
 from labelsieve.errors import install_line
 from labelsieve.memory import size
 from labelsieve.storage.folders import LocalFolder
-from labelsieve.storage.lock import owned
+from labelsieve.storage.lock import own_folder
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ def test_what_was_read_and_what_the_workdir_had(n_bytes, n_reads, resumed, line)
 
 def test_a_folder_of_others_is_no_workdir(files, capsys, tmp_path):
     assert run(["find", "labels.npy", "pred_probs.npy", "--workdir", ".", "--fresh"]) == 2
-    assert f"the workdir {tmp_path} is not empty, and no workdir of Labelsieve" in capsys.readouterr().err
+    assert f"the workdir {tmp_path} is not empty and is not a Labelsieve workdir" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["labels.npy", "pred_probs.npy", "labels.zarr", "pred_probs.zarr"]
     )
@@ -372,7 +372,7 @@ def test_help_lists_every_exit_code(capsys, command):
 
 def test_a_workdir_in_use_exits_75_after_it_was_waited_for(files, capfd, tmp_path):
     command = ["find", "labels.npy", "pred_probs.npy", "--workdir", "work", "--quiet"]
-    with owned(LocalFolder(tmp_path / "work"), "mine"):
+    with own_folder(LocalFolder(tmp_path / "work"), "mine"):
         for wait in ("0", "0.05"):
             assert run([*command, "--wait", wait]) == 75
             said = capfd.readouterr().err.splitlines()

@@ -483,7 +483,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_untouched(place, name
         folder = folder.folder(part)
     folder.write(name.rpartition("/")[2], b"precious")
     before = snapshot(place)
-    with pytest.raises(WorkdirError, match="is not empty, and no workdir of Labelsieve"):
+    with pytest.raises(WorkdirError, match="is not empty and is not a Labelsieve workdir"):
         find(workdir=place, fresh=fresh)
     assert snapshot(place) == before
     assert set(open_folder(place).names()) == {name.partition("/")[0]}
@@ -493,7 +493,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_untouched(place, name
 def test_a_folder_of_others_with_a_name_like_our_own_is_untouched(place, name):
     open_folder(place).folder(name).write("2019.csv", b"precious")
     before = snapshot(place)
-    with pytest.raises(WorkdirError, match="no workdir of Labelsieve"):
+    with pytest.raises(WorkdirError, match="is not a Labelsieve workdir"):
         find(workdir=place, fresh=True)
     assert snapshot(place) == before
 
@@ -515,7 +515,7 @@ def test_a_relative_path_and_a_home_are_paths(tmp_path, monkeypatch, want):
 
 def test_a_file_in_its_place_is_refused(tmp_path):
     (tmp_path / "work").write_text("precious")
-    with pytest.raises(WorkdirError, match=r"the workdir .*work is a file"):
+    with pytest.raises(WorkdirError, match="work is a file, not a folder"):
         find(workdir=tmp_path / "work")
     assert (tmp_path / "work").read_text() == "precious"
 
@@ -836,7 +836,7 @@ def test_records_of_a_run_on_another_grid_are_of_another_run(tmp_path):
     # As of two runs that both began before either of them had written its grid.
     both = []
     for batches in (4, 6):
-        with Workdir.owned(tmp_path, fresh=False) as workdir:
+        with Workdir.open(tmp_path, fresh=False) as workdir:
             workdir._before = None
             both.append(workdir.begin({"any": 1}, Grid(12, batches, 1), []))
     with both[0].create("summaries", 0, (0, 4)) as writer:
@@ -926,5 +926,5 @@ def test_a_temporary_workdir_lasts_as_long_as_anything_that_reads_from_it(tmp_pa
 
 
 def test_a_workdir_that_was_never_begun_has_no_grid(tmp_path):
-    with Workdir.owned(tmp_path / "work", fresh=False) as workdir:
+    with Workdir.open(tmp_path / "work", fresh=False) as workdir:
         assert workdir.grid({"any": 1}, 3) is None

@@ -253,14 +253,14 @@ def test_notes_that_others_add_to_the_group_do_no_harm(data, tmp_path):
 
 
 def test_attributes_are_whole_or_not():
-    signed = checked_arrays.signed({"a": 1, "b": [1.5, None]})
-    assert checked_arrays.is_whole(signed)
-    assert checked_arrays.is_whole(signed | {"c": 3})
-    assert not checked_arrays.is_whole(signed | {"a": 2})
-    assert not checked_arrays.is_whole({name: signed[name] for name in ("a", "checksum")})
+    signed = checked_arrays.with_checksum({"a": 1, "b": [1.5, None]})
+    assert checked_arrays.matches_checksum(signed)
+    assert checked_arrays.matches_checksum(signed | {"c": 3})
+    assert not checked_arrays.matches_checksum(signed | {"a": 2})
+    assert not checked_arrays.matches_checksum({name: signed[name] for name in ("a", "checksum")})
     for checksum in (None, [], {}, {"of": ["a"]}, {"of": [[]], "sha256": ""}, {"of": [], "sha256": "x"}):
-        assert not checked_arrays.is_whole(signed | {"checksum": checksum})
-    assert not checked_arrays.is_whole({})
+        assert not checked_arrays.matches_checksum(signed | {"checksum": checksum})
+    assert not checked_arrays.matches_checksum({})
 
 
 def test_a_reader_of_zarr_finds_a_flipped_bit_too(stored):

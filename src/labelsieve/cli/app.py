@@ -34,7 +34,7 @@ from labelsieve.results.label_issues import load
 from labelsieve.results.report import check_page, check_report
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.sources.open_array import open_pred_probs
-from labelsieve.storage.urls import check_place, redacted
+from labelsieve.storage.urls import check_place, without_query
 
 _IN_USE: Final = 75  # EX_TEMPFAIL of sysexits.h
 _EXIT_CODES: Final = """\b
@@ -113,7 +113,7 @@ def find(
             if stored is None:
                 export.write(issues, Path(output))
             if not quiet:
-                click.echo(f"written to {redacted(output)}")
+                click.echo(f"written to {without_query(output)}")
         if page is not None:
             issues.report(page, top=rows, images=images, texts=texts)
             if not quiet:

@@ -42,7 +42,7 @@ from labelsieve.results.row_ids import ArrayIds, check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredIds, StoredIssues, StoredScores, open_group, publish_result
 from labelsieve.settings import Settings
 from labelsieve.sources.open_array import Opened, where_is
-from labelsieve.storage.folders import Folder, LocalFolder, local_disk, open_folder
+from labelsieve.storage.folders import Folder, LocalFolder, open_folder, temporary_folder
 from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.partials import Partial
 
@@ -164,7 +164,7 @@ class Job:
         check_settings(self.settings, pair[1].shape[1])
         if self.workdir is not None:
             self._refuse_nested()
-            workdir = Workdir.seen(self.workdir, fresh=self.fresh)
+            workdir = Workdir.peek(self.workdir, fresh=self.fresh)
         inputs = self._open(workdir, pair, {} if workdir is None else self._fingerprint(workdir, pair))
         self.executor.check_reachable(inputs.reachability())
         return self._plan(inputs)
@@ -194,7 +194,7 @@ class Job:
         workdir = None
         if self.workdir is not None:
             self._refuse_nested()
-            workdir = stack.enter_context(Workdir.owned(self.workdir, fresh=self.fresh, wait=self.wait))
+            workdir = stack.enter_context(Workdir.open(self.workdir, fresh=self.fresh, wait=self.wait))
             self._check_owned = workdir.check_owned
         facts = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
         inputs = self._open(workdir, pair, facts)
@@ -363,7 +363,7 @@ class Job:
         """Return a folder for what fits nowhere else; beside the output, or where Dask keeps temporary files."""
         if stage is not None:
             return stage.work
-        path = tempfile.mkdtemp(prefix="labelsieve-", dir=local_disk())
+        path = tempfile.mkdtemp(prefix="labelsieve-", dir=temporary_folder())
         folder = LocalFolder(Path(path))
         # It lasts as long as anything that reads from it: scores, issues, a lazy array.
         weakref.finalize(folder, shutil.rmtree, path, ignore_errors=True)

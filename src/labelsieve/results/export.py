@@ -22,8 +22,8 @@ from labelsieve.results.result import Result
 from labelsieve.results.row_ids import escape_formula
 from labelsieve.results.zarr_store import COLUMNS, PARTS, ResultGroup, StoredIssues, is_result, publish_result
 from labelsieve.storage.folders import Folder, LocalFolder, UrlFolder, open_folder, writing
-from labelsieve.storage.lock import owned
-from labelsieve.storage.urls import check_place, is_url, redacted
+from labelsieve.storage.lock import own_folder
+from labelsieve.storage.urls import check_place, is_url, without_query
 
 # Most rows of one Parquet file, and rows of a CSV file that are turned into text at a time.
 ROWS_A_FILE: Final = 10_000_000
@@ -54,7 +54,7 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
     for read in inputs:
         check_place("input", read)
     if path.suffix not in FORMS:
-        raise InvalidInputError(f"{redacted(str(output))} must end in one of {', '.join(FORMS)}")
+        raise InvalidInputError(f"{without_query(str(output))} must end in one of {', '.join(FORMS)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise MissingDependencyError("Writing .parquet", "parquet")
     if isinstance(open_folder(output), UrlFolder):
@@ -122,16 +122,18 @@ def _is_parquet(path: Path) -> bool:
 
 def _check_url(output: str, inputs: Sequence[str | Path]) -> None:
     if not output.endswith(".zarr"):
-        raise InvalidInputError(f"{redacted(output)}: only a .zarr result goes to a URL")
+        raise InvalidInputError(f"{without_query(output)}: only a .zarr result goes to a URL")
     for read in map(str, inputs):
         if output == read.rstrip("/") or output.startswith(f"{read}/") or read.startswith(f"{output}/"):
-            raise InvalidInputError(f"{redacted(output)} is an input, lies in one or holds one: it is not replaced")
+            raise InvalidInputError(
+                f"{without_query(output)} is an input, lies in one or holds one: it is not replaced"
+            )
     folder = UrlFolder(output)
     names = folder.names()
     # What a killed run leaves has no root metadata yet, and nothing that a result has not.
     killed = "zarr.json" not in names and set(names) <= PARTS
     if names and not is_result(folder) and not killed:
-        raise InvalidInputError(f"{redacted(output)} exists and is no result of Labelsieve: it is not replaced")
+        raise InvalidInputError(f"{without_query(output)} exists and is no result of Labelsieve: it is not replaced")
 
 
 @dataclass(frozen=True)
@@ -167,10 +169,10 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
     an object store nothing can be renamed: an earlier result is removed first, and the new one gets its root metadata
     last. `wait` is how many seconds to wait while another run makes the same result on a disk.
     """
-    if isinstance(open_folder(output), UrlFolder):
-        folder = open_folder(str(output))
+    folder = open_folder(output, "output")
+    if not isinstance(folder, LocalFolder):
         work = open_folder(f"{folder.where}.partial")
-        with owned(work, f"the output {folder.where}", wait) as check:
+        with own_folder(work, f"the output {folder.where}", wait) as check:
             try:
                 yield Stage(ResultGroup(folder, check_owned=check), work.folder("work"), check)
             finally:
@@ -180,9 +182,9 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
         if not work.names():
             work.delete()
         return
-    path = _local(output)
+    path = folder.path
     beside = path.with_name(f".{path.name}.partial")  # of a run that was killed, if it is there
-    with owned(LocalFolder(beside), f"the output {path}", wait) as check:
+    with own_folder(LocalFolder(beside), f"the output {path}", wait) as check:
         try:
             if (beside / "replaced").exists() and not path.exists():  # killed between the two renames of the end
                 (beside / "replaced").rename(path)
@@ -258,14 +260,6 @@ def save(result: Result, location: str) -> None:
             group.write_ids(result.ids, StoredIssues(group, result.num_issues))
         stage.check_owned()
         publish_result(group, result)
-
-
-def _local(output: str | Path) -> Path:
-    """Return the path of an output that is a path or a URL of a local file."""
-    folder = open_folder(output)
-    if not isinstance(folder, LocalFolder):
-        raise TypeError(f"{folder.where} is not local")
-    return folder.path
 
 
 def _move_into_place(made: Path, path: Path, replaced: Path) -> None:

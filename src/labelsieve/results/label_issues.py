@@ -18,7 +18,7 @@ from labelsieve.results.result import Result
 from labelsieve.results.zarr_store import read_result
 from labelsieve.settings import check_flag, check_whole_number
 from labelsieve.storage.folders import LocalFolder, open_folder
-from labelsieve.storage.urls import check_place, redacted
+from labelsieve.storage.urls import check_place, without_query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -173,7 +173,7 @@ class LabelIssues(Result):
         """
         location = check_place("path", path)
         if not location.endswith(".zarr"):
-            raise InvalidInputError(f"a result is saved where the name ends in .zarr, not to {redacted(location)}")
+            raise InvalidInputError(f"a result is saved where the name ends in .zarr, not to {without_query(location)}")
         export.check_output(location)
         self._refuse_own_place(location)
         export.save(self, location)

@@ -29,12 +29,12 @@ from labelsieve.storage.checked_arrays import (
     StoredArray,
     create_array,
     digest,
-    is_whole,
+    matches_checksum,
     open_for_writing,
-    signed,
+    with_checksum,
 )
 from labelsieve.storage.folders import Folder, LocalFolder, writing
-from labelsieve.storage.lock import keep_lock
+from labelsieve.storage.lock import always_owned
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone
@@ -81,7 +81,7 @@ class ResultGroup:
     folder: Folder
     documents: Mapping[str, str] | None = None
     shown: str = ""
-    check_owned: Callable[[], None] = keep_lock
+    check_owned: Callable[[], None] = always_owned
 
     def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int) -> None:
         """Make an array, in chunks of `chunk` rows, for tasks to write regions of.
@@ -145,7 +145,7 @@ class ResultGroup:
             self.create(name, array.shape, array.dtype, array.shape[0])
             self.writer(name)(0, array)
         documents = self.sealed().documents
-        attributes = signed({"kind": KIND, "format": FORMAT, **attributes, "arrays": documents})
+        attributes = with_checksum({"kind": KIND, "format": FORMAT, **attributes, "arrays": documents})
         self.check_owned()
         with self._writing():
             if isinstance(self.folder, LocalFolder):
@@ -339,7 +339,7 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
         raise UnreadableDataError(f"{folder.where}/{_ROOT} is damaged: {RESTORE}") from None
     found = document.get("attributes") if isinstance(document, dict) else None
     attributes: dict[str, Any] = found if isinstance(found, dict) else {}
-    ours, version, whole = attributes.get("kind") == KIND, attributes.get("format"), is_whole(attributes)
+    ours, version, whole = attributes.get("kind") == KIND, attributes.get("format"), matches_checksum(attributes)
     if ours and version != FORMAT and (whole or "checksum" not in attributes):
         raise InvalidInputError(
             f"{folder.where} is a result of format {version}; this version of Labelsieve reads format {FORMAT} only, "

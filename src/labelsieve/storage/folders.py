@@ -1,4 +1,4 @@
-"""Folders that tasks write in: on a local or shared disk, or under a URL of any fsspec file system."""
+"""Folders in which tasks write: on a local or shared disk, or at a URL of any fsspec file system."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from labelsieve.errors import (
     WorkdirError,
     warn,
 )
-from labelsieve.storage.urls import cause_of, check_credentials, check_place, filesystem, is_url, redacted
+from labelsieve.storage.urls import cause_of, check_credentials, check_place, filesystem, is_url, without_query
 
-# A record is written in a few large pieces.
+# Records are written in few large pieces.
 _BUFFER_BYTES: Final = 1 << 18
 
 
-class Output:
+class OutputFile:
     """A file that is being written.
 
     Parameters
@@ -39,7 +39,7 @@ class Output:
     file : binary file
         Open for writing.
     where : str
-        Its path, for messages.
+        Path or URL, for messages.
     """
 
     def __init__(self, file: IO[bytes], where: str) -> None:
@@ -71,19 +71,19 @@ def writing(where: str) -> Iterator[None]:
         raise UnwritableError(f"{where} cannot be written: {why}") from (None if remote else error)
 
 
-def local_disk() -> str:
-    """Return where Dask or Python keep temporary files, unless that is memory and there is a disk."""
+def temporary_folder() -> str:
+    """Return the folder in which Dask or Python put temporary files, or one on a disk if that is in memory."""
     chosen = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     if is_memory(Path(chosen)):
-        others = [path for path in (Path("/var/tmp"), Path.cwd()) if os.access(path, os.W_OK) and not is_memory(path)]  # noqa: S108  # made private by mkdtemp
+        others = [path for path in (Path("/var/tmp"), Path.cwd()) if os.access(path, os.W_OK) and not is_memory(path)]  # noqa: S108  # mkdtemp makes a private folder in it
         if not others:
-            warn(f"{chosen} is kept in memory, so what goes there takes as much: set TMPDIR to a folder on a disk")
+            warn(f"{chosen} is in memory, so temporary files take memory: set TMPDIR to a folder on a disk")
         return str(others[0]) if others else str(chosen)
     return str(chosen)
 
 
 def is_memory(folder: Path) -> bool:
-    """Tell whether `folder` is on a file system in memory (tmpfs), where files take memory."""
+    """Return whether `folder` is on a file system in memory (tmpfs), where files take memory."""
     try:
         mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
     except OSError:
@@ -93,7 +93,7 @@ def is_memory(folder: Path) -> bool:
 
 
 class Folder(abc.ABC):
-    """A place for files, as a description: it travels to whoever writes there."""
+    """A folder, which need not exist. It can be pickled, so that tasks on any worker can write in it."""
 
     @property
     @abc.abstractmethod
@@ -102,7 +102,7 @@ class Folder(abc.ABC):
 
     @abc.abstractmethod
     def folder(self, name: str) -> Folder:
-        """Return a folder in this one; it need not exist."""
+        """Return a folder in this one."""
 
     @abc.abstractmethod
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -119,13 +119,13 @@ class Folder(abc.ABC):
         """Open a file for reading."""
 
     @abc.abstractmethod
-    def create(self, name: str) -> AbstractContextManager[Output]:
-        """Give a file to write; it appears under its name when the block ends, and not at all if the block fails.
+    def create(self, name: str) -> AbstractContextManager[OutputFile]:
+        """Open a file for writing; it appears under its name when the block ends, and not at all if the block fails.
 
         Raises
         ------
         UnwritableError
-            If it cannot be written; what the block itself raises comes as it is.
+            If it cannot be written. Other errors of the block are not changed.
         """
 
     def write(self, name: str, content: bytes | memoryview) -> None:
@@ -135,11 +135,11 @@ class Folder(abc.ABC):
 
     @abc.abstractmethod
     def names(self) -> list[str]:
-        """Return the names of the files and folders in it, none where it does not exist."""
+        """Return the names of the files and folders in it; none if it does not exist."""
 
     @abc.abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that is in it, if it exists."""
+        """Remove a file, or a folder and everything in it, if it exists."""
 
     def remove_all(self) -> None:
         """Empty the folder."""
@@ -161,10 +161,12 @@ def open_folder(location: str | os.PathLike[str], name: str = "the folder") -> F
     """
     place = check_place(name, location)
     if is_url(place):
-        if redacted(place) != place:
-            raise InvalidInputError(f"{name}: {redacted(place)} is given with a query; the URL of a folder has none")
+        if without_query(place) != place:
+            raise InvalidInputError(
+                f"{name}: {without_query(place)} is given with a query; the URL of a folder has none"
+            )
         scheme, _, path = place.partition("://")
-        # A local file is one thing, by path or by URL: one lock, one place.
+        # The same folder by path and by URL has the same lock.
         return LocalFolder(Path(path).absolute()) if scheme in ("file", "local") else UrlFolder(place)
     return LocalFolder(Path(place).absolute())
 
@@ -180,7 +182,7 @@ class LocalFolder(Folder):
 
     def __init__(self, path: Path, around: LocalFolder | None = None) -> None:
         self.path = path
-        self._around = around  # kept, so that a temporary folder lasts as long as any folder in it
+        self._around = around  # a temporary folder is not removed as long as there is a reference to a folder in it
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_around": None}
@@ -201,15 +203,15 @@ class LocalFolder(Folder):
             return file.read(-1 if stop is None else stop - start)
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading, unbuffered: who reads here reads blocks."""
+        """Open a file for reading, unbuffered, because records are read in large blocks."""
         return (self.path / name).open("rb", buffering=0)
 
     @contextmanager
-    def create(self, name: str, *, durable: bool = False) -> Iterator[Output]:
-        """Give a file to write, and rename it into its place.
+    def create(self, name: str, *, durable: bool = False) -> Iterator[OutputFile]:
+        """Open a temporary file for writing, and rename it at the end.
 
-        No fsync unless it is to be durable: a record that a power cut left torn is found by its checksum, and made
-        again.
+        Without `durable` there is no fsync: a record that is torn after a power cut is found by its checksums and
+        made again.
         """
         final = self.path / name
         where = str(final)
@@ -221,7 +223,7 @@ class LocalFolder(Folder):
                 final.parent.mkdir(parents=True, exist_ok=True)
                 file = temporary.open("wb", buffering=_BUFFER_BYTES)
         try:
-            yield Output(file, where)
+            yield OutputFile(file, where)
             with writing(where):
                 if durable:
                     file.flush()
@@ -236,7 +238,7 @@ class LocalFolder(Folder):
             raise
 
     def write(self, name: str, content: bytes | memoryview) -> None:
-        """Write a whole file at once, to stay: these are few, and others rest on them."""
+        """Write a whole file at once, with fsync: there are few such files, and others depend on them."""
         with self.create(name, durable=True) as file:
             file.write(content)
 
@@ -247,7 +249,7 @@ class LocalFolder(Folder):
         except FileNotFoundError:
             return []
         except NotADirectoryError as error:
-            raise WorkdirError(f"{self.where} is a file") from error
+            raise WorkdirError(f"{self.where} is a file, not a folder") from error
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder."""
@@ -274,11 +276,8 @@ class UrlFolder(Folder):
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
 
-    def __repr__(self) -> str:
-        return f"UrlFolder({self.where!r})"
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}  # connections stay here
+        return {"url": self.url}  # without connections
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -290,15 +289,15 @@ class UrlFolder(Folder):
 
     @contextmanager
     def _reading(self, name: str = "") -> Iterator[None]:
-        """Raise what keeps the folder from being read, with nothing secret in it."""
+        """Raise a Labelsieve error if the block fails to read."""
         where = f"{self.where}/{name}".rstrip("/")
         try:
             yield
         except FileNotFoundError:
-            raise FileNotFoundError(f"there is no {where}") from None
+            raise FileNotFoundError(f"there is no file {where}") from None
         except LabelsieveError:
             raise
-        except Exception as error:  # noqa: BLE001  # clients of remote stores raise what they like
+        except Exception as error:  # noqa: BLE001  # clients of remote stores may raise any error
             check_credentials(error, where, self.url)
             raise UnreadableDataError(f"{where} is not readable: {cause_of(error, self.url)}") from None
 
@@ -318,28 +317,28 @@ class UrlFolder(Folder):
             return bytes(fs.cat_file(path) if not start and stop is None else fs.cat_file(path, start=start, end=stop))
 
     def open(self, name: str) -> IO[bytes]:
-        """Open an object for reading, some megabytes at a time."""
+        """Open an object for reading, with requests of at least 8 MB."""
         with self._reading(name):
             fs, path = self._path(name)
             file: IO[bytes] = fs.open(path, "rb", block_size=8 << 20, cache_type="readahead")
             return file
 
     @contextmanager
-    def create(self, name: str) -> Iterator[Output]:
-        """Give a temporary file to write, and put it into the store at the end: an object appears whole."""
-        with tempfile.NamedTemporaryFile(prefix="labelsieve-", dir=local_disk()) as file:
-            yield Output(file, f"a temporary file for {self.where}")
+    def create(self, name: str) -> Iterator[OutputFile]:
+        """Open a temporary file for writing, and upload it at the end: an object is never incomplete."""
+        with tempfile.NamedTemporaryFile(prefix="labelsieve-", dir=temporary_folder()) as file:
+            yield OutputFile(file, f"a temporary file for {self.where}")
             with writing(self.where):
                 file.flush()
-                self._made(name).put_file(file.name, self._path(name)[1])
+                self._with_parent(name).put_file(file.name, self._path(name)[1])
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Write an object in one request."""
         with writing(self.where):
-            self._made(name).pipe_file(self._path(name)[1], bytes(content))
+            self._with_parent(name).pipe_file(self._path(name)[1], bytes(content))
 
-    def _made(self, name: str) -> Any:
-        """Return the file system, with the folder of `name` in it where it has folders."""
+    def _with_parent(self, name: str) -> Any:
+        """Return the file system, after making the parent folder of `name` where there are folders."""
         fs, path = self._path(name)
         with contextlib.suppress(NotImplementedError):
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -356,11 +355,11 @@ class UrlFolder(Folder):
             return []
 
     def remove(self, name: str) -> None:
-        """Remove an object or all below a prefix."""
+        """Remove an object, or all objects below a prefix."""
         self._remove(f"/{name}")
 
     def delete(self) -> None:
-        """Remove all below the prefix."""
+        """Remove all objects below the prefix."""
         self._remove("")
 
     def _remove(self, below: str) -> None:

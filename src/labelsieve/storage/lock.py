@@ -38,7 +38,7 @@ _RETRY_SECONDS: Final = 1.0
 
 
 @contextmanager
-def owned(folder: Folder, name: str, wait: float = 0) -> Iterator[Callable[[], None]]:
+def own_folder(folder: Folder, name: str, wait: float = 0) -> Iterator[Callable[[], None]]:
     """Own `folder` while the block runs; yield a check, which can be pickled, that raises if another run took over.
 
     Parameters
@@ -59,7 +59,7 @@ def owned(folder: Folder, name: str, wait: float = 0) -> Iterator[Callable[[], N
     locked = _lock(folder, name, wait) if isinstance(folder, LocalFolder) and fcntl is not None else None
     if locked is not None:
         with locked:
-            yield keep_lock
+            yield always_owned
         return
     run = _Run(folder, name, uuid.uuid4().hex)
     run.begin()
@@ -75,7 +75,7 @@ def owned(folder: Folder, name: str, wait: float = 0) -> Iterator[Callable[[], N
         run.end()
 
 
-def keep_lock() -> None:
+def always_owned() -> None:
     """Check nothing: a lock cannot be taken away."""
 
 

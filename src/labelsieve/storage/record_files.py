@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.storage.folders import Folder, Output
+from labelsieve.storage.folders import Folder, OutputFile
 
 _FORMAT: Final = b"labelsieve record 3\n"
 # The footer's length and checksum, and the format.
@@ -39,13 +39,13 @@ class RecordWriter:
 
     Parameters
     ----------
-    file : Output
+    file : OutputFile
         Empty.
     header : dict
         JSON facts that identify the record.
     """
 
-    def __init__(self, file: Output, header: Mapping[str, Any]) -> None:
+    def __init__(self, file: OutputFile, header: Mapping[str, Any]) -> None:
         self._file, self._header, self.finished = file, header, False
         self._dtypes: dict[str, str] = {}
         self._blocks: list[tuple[int, int]] = []  # rows and checksum

@@ -78,7 +78,7 @@ def check_place(name: str, place: object) -> str:
     if not text:
         raise InvalidInputError(f'{name}: the path is empty; "." is the current folder')
     if "\0" in text:
-        raise InvalidInputError(f"{name}: the path {redacted(text)!r} has a null character in it")
+        raise InvalidInputError(f"{name}: the path {without_query(text)!r} has a null character in it")
     return text
 
 
@@ -110,22 +110,20 @@ def is_web(url: str) -> bool:
     return url.partition("://")[0].rpartition("::")[2] in _WEB
 
 
-def redacted(url: str) -> str:
+def without_query(url: str) -> str:
     """Return `url` without its query, for messages, records and results.
 
     Examples
     --------
-    >>> redacted("https://example.org/p.npy?X-Signature=abc")
+    >>> without_query("https://example.org/p.npy?X-Signature=abc")
     'https://example.org/p.npy'
-    >>> redacted("zip://p.npy::https://example.org/all.zip?token=abc")
+    >>> without_query("zip://p.npy::https://example.org/all.zip?token=abc")
     'zip://p.npy::https://example.org/all.zip'
     """
-    return "::".join(map(_without_query, url.split("::"))) if is_url(url) else url
-
-
-def _without_query(link: str) -> str:
-    """Remove the query from one link of a chain of URLs."""
-    return re.split(r"[?#]" if is_web(link) else r"\?[^/?]*=", link, maxsplit=1)[0]
+    if not is_url(url):
+        return url
+    links = url.split("::")  # as in zip://p.npy::https://host/all.zip?token=abc
+    return "::".join(re.split(r"[?#]" if is_web(link) else r"\?[^/?]*=", link, maxsplit=1)[0] for link in links)
 
 
 def cause_of(error: BaseException, url: str) -> str:
@@ -140,7 +138,7 @@ def cause_of(error: BaseException, url: str) -> str:
     url : str
         The whole URL that was opened.
     """
-    text = _QUERY.sub(r"\1", " ".join(str(error).split()).replace(url, redacted(url)))
+    text = _QUERY.sub(r"\1", " ".join(str(error).split()).replace(url, without_query(url)))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -188,7 +186,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         if isinstance(error, ImportError) and scheme in _EXTRAS:
             raise MissingDependencyError(f"Reading {scheme}:// URLs", _EXTRAS[scheme]) from error
         # A file system may do anything here, even send a request to its server.
-        raise InvalidInputError(f"{redacted(url)} cannot be opened: {cause_of(error, url)}") from None
+        raise InvalidInputError(f"{without_query(url)} cannot be opened: {cause_of(error, url)}") from None
     return fs, path
 
 

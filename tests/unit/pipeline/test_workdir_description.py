@@ -45,7 +45,7 @@ def place(made):
 def error_of(place):
     """Return what a run would be refused with; a plan reads the same file as a run, and reads it first."""
     with pytest.raises(WorkdirError) as caught:
-        Workdir.seen(place, fresh=False)
+        Workdir.peek(place, fresh=False)
     message = str(caught.value)
     assert message.startswith(f"{place}/labelsieve.json "), message
     assert message.endswith(". Start over with fresh=True (--fresh)"), message

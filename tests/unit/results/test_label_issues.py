@@ -393,7 +393,7 @@ def test_a_result_is_never_saved_over_what_it_is_read_from(data, found, tmp_path
 
 def resigned(attributes, **changes):
     """Return the attributes of a stored result with changes, as another version would have written them."""
-    return checked_arrays.signed({name: attributes[name] for name in attributes["checksum"]["of"]} | changes)
+    return checked_arrays.with_checksum({name: attributes[name] for name in attributes["checksum"]["of"]} | changes)
 
 
 def test_facts_of_a_newer_version_are_left_out(tmp_path, found):

@@ -39,7 +39,7 @@ from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shard_names import natural
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import ZarrSource
-from labelsieve.storage.urls import cause_of, check_place, redacted
+from labelsieve.storage.urls import cause_of, check_place, without_query
 
 N_ROWS, N_CLASSES = 1000, 6
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=21)
@@ -723,7 +723,7 @@ QUERIES = [
 
 @pytest.mark.parametrize(("url", "want_shown"), QUERIES)
 def test_urls_are_shown_without_their_queries(url, want_shown):
-    assert redacted(url) == want_shown
+    assert without_query(url) == want_shown
     said = cause_of(OSError(f"403, message='Forbidden', url='{url}' for\n you, and {url}."), url)
     assert said == f"OSError: 403, message='Forbidden', url='{want_shown}' for you, and {want_shown}."
 

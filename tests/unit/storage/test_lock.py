@@ -21,14 +21,14 @@ import s3
 from labelsieve import InUseError, WorkdirError
 from labelsieve.storage import lock
 from labelsieve.storage.folders import LocalFolder, UrlFolder, open_folder
-from labelsieve.storage.lock import owned as owned_by_name
+from labelsieve.storage.lock import own_folder
 
 ME = f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def owned(folder, wait=0):
     """Own a folder as a workdir does."""
-    return owned_by_name(folder, f"the workdir {folder.where}", wait)
+    return own_folder(folder, f"the workdir {folder.where}", wait)
 
 
 @pytest.fixture
@@ -84,9 +84,9 @@ def test_who_held_the_lock_before_is_not_named(local):
 
 HOLD = """
 import sys, time
-from labelsieve.storage.lock import owned
+from labelsieve.storage.lock import own_folder
 from labelsieve.storage.folders import open_folder
-with owned(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}"):
+with own_folder(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}"):
     print("owned", flush=True)
     time.sleep(60)
 """
@@ -278,9 +278,9 @@ def test_a_check_travels_to_workers(request, kind):
 CHECK = """
 import sys
 from labelsieve import InUseError
-from labelsieve.storage.lock import owned
+from labelsieve.storage.lock import own_folder
 from labelsieve.storage.folders import open_folder
-with owned(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}") as check:
+with own_folder(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}") as check:
     print("owned", flush=True)
     sys.stdin.readline()
     check()
