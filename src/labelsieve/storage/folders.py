@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import dask
 import psutil
@@ -29,6 +30,7 @@ from labelsieve.storage.urls import cause_of, check_credentials, check_place, fi
 
 # Records are written in few large pieces.
 _BUFFER_BYTES: Final = 1 << 18
+_REQUEST_BYTES: Final = 8 << 20
 
 
 class OutputFile:
@@ -317,11 +319,14 @@ class UrlFolder(Folder):
             return bytes(fs.cat_file(path) if not start and stop is None else fs.cat_file(path, start=start, end=stop))
 
     def open(self, name: str) -> IO[bytes]:
-        """Open an object for reading, with requests of at least 8 MB."""
+        """Open an object for reading. A small one is read with one request, a large one with some megabytes each."""
         with self._reading(name):
             fs, path = self._path(name)
-            file: IO[bytes] = fs.open(path, "rb", block_size=8 << 20, cache_type="readahead")
-            return file
+            file: Any = fs.open(path, "rb", block_size=_REQUEST_BYTES, cache_type="readahead")
+            if file.size > _REQUEST_BYTES:
+                return cast("IO[bytes]", file)
+            with file:
+                return io.BytesIO(file.read())
 
     @contextmanager
     def create(self, name: str) -> Iterator[OutputFile]:
