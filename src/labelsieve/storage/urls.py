@@ -25,7 +25,7 @@ _CREDENTIALS: Final = re.compile(
     r"https?://[^/?#]*@|(?!git(hub)?:)[\w+.-]+://(?!arn:|\[)[^/@?#]*:(?!\d*[/?#])[^@]*@", re.IGNORECASE
 )
 # The query of a web URL; and of another URL, where it has the form of one.
-_QUERY: Final = re.compile(r"(https?://[^\s?#'\"<>]+)[?#][^\s'\"<>]*|\?[^\s/?'\"<>]*=[^\s'\"<>]*")
+_QUERY: Final = re.compile(r"(https?://[^\s?#'\"<>]+)[?#][^\s'\"<>]*|\?[^\s/?'\"<>]*=[^\s'\"<>]*", re.IGNORECASE)
 _WHERE_CREDENTIALS_BELONG: Final = (
     "the environment (AWS_ACCESS_KEY_ID), ~/.aws, or fsspec's configuration (~/.config/fsspec)"
 )
@@ -107,7 +107,7 @@ def check_no_password(name: str, url: str) -> None:
 
 def is_web(url: str) -> bool:
     """Return whether `url` is on a web server, which lists no folders and where "?" begins a query."""
-    return url.partition("://")[0].rpartition("::")[2] in _WEB
+    return url.partition("://")[0].rpartition("::")[2].lower() in _WEB
 
 
 def without_query(url: str) -> str:

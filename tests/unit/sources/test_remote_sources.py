@@ -709,6 +709,7 @@ def test_other_urls_with_a_colon_or_an_at_are_not(url):
 QUERIES = [
     ("https://host/p.npy?token=s3cret#s3cret", "https://host/p.npy"),
     ("https://host:8080/p@1.npy?s3cret", "https://host:8080/p@1.npy"),
+    ("HTTPS://host/p.npy?s3cret", "HTTPS://host/p.npy"),
     ("https://host/a b.npy?sig=s3cret s3cret", "https://host/a b.npy"),
     ("simplecache::https://host/p.npy?a=s3cret", "simplecache::https://host/p.npy"),
     ("zip://p.npy::https://host/all.zip?a=s3cret", "zip://p.npy::https://host/all.zip"),
