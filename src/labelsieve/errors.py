@@ -35,10 +35,10 @@ seconds (90 by default); 130 after Ctrl-C and 143 after SIGTERM.
 - **The disk of the workdir is full.** The error says so. What is committed stays.
 - **An output cannot be written.** The run is refused before it starts if the folder is missing or read-only, or if its
   disk is full already. Otherwise the error names the output. With a workdir, the next run uses what is finished.
-- **Another run uses the same workdir.** The run waits for up to `wait` seconds (``--wait``). Then it is refused, with
-  exit code 75, and the error says who uses the workdir. On a disk this is a lock; in an object store it is a lease of
-  60 seconds with a heartbeat. So the run of a client that was killed on another machine seems to last for up to 60
-  seconds more; a client that was killed on this machine is known to have ended.
+- **Another run uses the same workdir.** On a disk there is a lock: the run waits for up to `wait` seconds (``--wait``),
+  then it is refused with exit code 75, and the error says who uses the workdir. In an object store the run that started
+  last takes over at once, and the log says from whom; the earlier one, if it was not killed, fails with exit code 75
+  before it publishes anything.
 - **The description of the workdir is damaged.** The run is refused; the error names the file and the field.
   `fresh=True` starts over.
 - **The workdir is of another input or other settings.** The run is refused; the error says what differs. `fresh=True`
@@ -139,7 +139,7 @@ class WorkdirError(LabelsieveError, RuntimeError):
 
 
 class InUseError(WorkdirError):
-    """A workdir or an output that another run uses at the moment: the same call works once that run has ended."""
+    """A workdir or an output that another run uses: the same call works when that run has ended."""
 
 
 class TaskFailedError(LabelsieveError, RuntimeError):

@@ -258,7 +258,8 @@ def find_label_issues(
     fresh : bool
         Discard what is in `workdir`.
     wait : float
-        Seconds to wait while another run uses `workdir` or `output`; the logger ``labelsieve`` says what is waited for.
+        Seconds to wait while another run uses `workdir` or `output` on a disk; the logger ``labelsieve`` says what is
+        waited for. In an object store nothing is waited for: the run that started last takes over.
         In an object store a run that was killed on another machine seems to run for up to a minute; one that was killed
         on this machine is known to have ended.
     output : path or URL, optional
@@ -295,7 +296,8 @@ def find_label_issues(
     WorkdirError
         A RuntimeError, for a workdir that is damaged or of another input or other settings.
     InUseError
-        A WorkdirError, where another run still uses `workdir` or `output` after `wait` seconds.
+        A WorkdirError, where another run still uses `workdir` or `output` after `wait` seconds, or took over in an
+        object store.
     TaskFailedError
         A RuntimeError, where workers or the scheduler died too often: run again with the same `workdir`.
 

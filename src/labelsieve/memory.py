@@ -1,4 +1,4 @@
-"""Memory and time: what a run takes, and the sizes that follow from it. Arithmetic only: no data, no Dask.
+"""Memory and time: what a run takes, the sizes that follow from it, and the memory that is free.
 
 ## Memory
 
@@ -101,9 +101,13 @@ held 174 MB.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Final
+
+import psutil
 
 from labelsieve.confident_learning.filters import Filter, filter_of
 from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
@@ -142,6 +146,12 @@ RESULT_ROWS: Final = 1 << 18
 # Bytes of summaries that a task works on where these are stored, and the most chunks of a result.
 _SPAN_BYTES: Final = 32_000_000
 _RESULT_CHUNKS: Final = 4096
+
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+# In control groups of version 2 and 1: the files with the limit and the usage, and the line of memory.stat with the
+# part of the usage that the kernel can drop at any time.
+_V2: Final = ("memory.max", "memory.current", "inactive_file")
+_V1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
 @dataclass(frozen=True)
@@ -344,3 +354,65 @@ class Need:
         """
         rest = n_threads * self._streaming if stored else -(-self.summaries() // n_processes)
         return int(base + n_threads * self._thread + self.partials + self.held_bytes + rest)
+
+
+def free_bytes(proc: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> int:
+    """Return how many bytes this process can still take before the host or a control group runs out of memory.
+
+    Parameters
+    ----------
+    proc : Path
+        Lists the control groups of the process.
+    cgroups : Path
+        Where control groups are mounted.
+    """
+    return max(0, min([int(psutil.virtual_memory().available), *_group_bytes(proc, cgroups)]))
+
+
+def _group_bytes(proc: Path, cgroups: Path) -> Iterator[int]:
+    """Yield the bytes that each control group of this process leaves, those of its parents included."""
+    try:
+        lines = proc.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, inner = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, names = (cgroups / "memory", _V1) if controllers else (cgroups, _V2)
+        # Inside a container the path may be that of the host, of which only the root is mounted here.
+        path = PurePosixPath(inner.lstrip("/"))
+        for folder in [path, *path.parents]:
+            left = _left(root / folder, *names)
+            if left is not None:
+                yield left
+
+
+def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
+    """Return the bytes that one control group leaves; None if it has no limit or does not exist."""
+    try:
+        most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):  # no such group, or "max"
+        return None
+    return most - used + int(stat.get(droppable, 0))
+
+
+def own_bytes() -> int:
+    """Return the memory of this process that is not mapped from files, in bytes."""
+    info = psutil.Process().memory_info()
+    return max(0, int(info.rss) - int(getattr(info, "shared", 0)))
+
+
+def size(n_bytes: float) -> str:
+    """Return a number of bytes as text, in the largest unit of which there is at least one.
+
+    Examples
+    --------
+    >>> size(512_000_000), size(12)
+    ('512 MB', '12 bytes')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"

@@ -19,10 +19,10 @@ import labelsieve
 from labelsieve.cli.app import run
 from labelsieve.cli.text import summary_text
 from labelsieve.errors import install_line
+from labelsieve.memory import size
 from labelsieve.settings import FILTER_NAMES
 from labelsieve.storage.folders import LocalFolder
-from labelsieve.storage.limits import size
-from labelsieve.storage.lock import owned
+from labelsieve.storage.lock import own_folder
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_what_was_read_and_what_the_workdir_had(n_bytes, n_reads, resumed, line)
 
 def test_a_folder_of_others_is_no_workdir(files, capsys, tmp_path):
     assert run(["find", "labels.npy", "pred_probs.npy", "--workdir", ".", "--fresh"]) == 2
-    assert f"the workdir {tmp_path} is not empty, and no workdir of Labelsieve" in capsys.readouterr().err
+    assert f"the workdir {tmp_path} is not empty and is not a Labelsieve workdir" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         ["labels.npy", "pred_probs.npy", "labels.zarr", "pred_probs.zarr"]
     )
@@ -404,7 +404,7 @@ def test_help_says_which_filter_when(capsys):
 
 def test_a_workdir_in_use_exits_75_after_it_was_waited_for(files, capfd, tmp_path):
     command = ["find", "labels.npy", "pred_probs.npy", "--workdir", "work", "--quiet"]
-    with owned(LocalFolder(tmp_path / "work"), "mine"):
+    with own_folder(LocalFolder(tmp_path / "work"), "mine"):
         for wait in ("0", "0.05"):
             assert run([*command, "--wait", wait]) == 75
             said = capfd.readouterr().err.splitlines()
@@ -482,9 +482,9 @@ def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
 STOPPED = """
 import signal, sys, time
 import dask
-import labelsieve.cli.app, labelsieve.tasks.scan as tasks
+import labelsieve.cli.app, labelsieve.tasks.count_and_select, labelsieve.tasks.scan
 
-inner, n_done = tasks.{step}, 0
+inner, n_done = labelsieve.tasks.{step}, 0
 
 def slow(*args, **kwargs):
     global n_done
@@ -494,7 +494,7 @@ def slow(*args, **kwargs):
     n_done += 1
     return inner(*args, **kwargs)
 
-tasks.{step} = slow
+labelsieve.tasks.{step} = slow
 dask.config.set(num_workers=1)  # four partitions of a hundred rows
 options = "--workdir work -o i.zarr --batch-size 20 --quiet".split()
 sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", *options]))
@@ -502,7 +502,7 @@ sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", *option
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("step", "n_done", "left"), [("summarise", 2, 200), ("scores_inside", 0, 0)])
+@pytest.mark.parametrize(("step", "n_done", "left"), [("scan.scan_to_checkpoint", 2, 200), ("count_and_select.scores_inside", 0, 0)])
 @pytest.mark.parametrize(
     ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
@@ -527,7 +527,7 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_no_output(files, tmp_path, num
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(files, tmp_path):
-    script = STOPPED.format(step="summarise", n_done=2, seconds=60)
+    script = STOPPED.format(step="scan.scan_to_checkpoint", n_done=2, seconds=60)
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
     try:
         assert process.stdout.readline() == "working\n"

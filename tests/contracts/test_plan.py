@@ -19,10 +19,9 @@ from labelsieve import MemoryLimitError, memory, partitioning, plan_label_issues
 from labelsieve.cli.app import run
 from labelsieve.execution import executor
 from labelsieve.execution.local_cluster import cluster
-from labelsieve.memory import INTERPRETER_BYTES, Need
+from labelsieve.memory import INTERPRETER_BYTES, Need, size
 from labelsieve.settings import FILTER_NAMES, Settings
 from labelsieve.sources import open_array
-from labelsieve.storage.limits import size
 
 N_ROWS = 2000
 LABELS, PROBS = draws.draw(N_ROWS, 5, seed=41, noise=0.3)

@@ -1,7 +1,9 @@
 """A killed run goes on: only what is not committed is read, and nothing of another run is ever taken in."""
 
+import contextlib
 import json
 import os
+import pickle
 import shutil
 import stat
 from pathlib import Path
@@ -18,9 +20,11 @@ import labelsieve
 import naive
 from labelsieve import WorkdirError
 from labelsieve.confident_learning import row_summary
+from labelsieve.partitioning import Grid
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.pipeline.workdir import Workdir
+from labelsieve.results import publish
 from labelsieve.storage.folders import LocalFolder, open_folder
 from labelsieve.tasks import rescan, scan
 from labelsieve.tasks.checkpoint import Records, StoredSummary
@@ -72,7 +76,6 @@ def place(request, tmp_path):
         nothing_fits(request.getfixturevalue("monkeypatch"))
         yield str(tmp_path / "work")
         return
-    request.getfixturevalue("monkeypatch").setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
     empty_memory()
     yield "memory://bucket/work"
     empty_memory()
@@ -395,7 +398,7 @@ def snapshot(place):
     """Return every file of a workdir but the lock, with what is in it."""
     if "://" in place:
         fs = fsspec.filesystem("memory")
-        return {path: fs.cat_file(path) for path in fs.find(place.partition("://")[2]) if "lease" not in path}
+        return {path: fs.cat_file(path) for path in fs.find(place.partition("://")[2]) if "run.json" not in path}
     files = (path for path in Path(place).rglob("*") if path.is_file() and path.name != "lock")
     return {str(path): path.read_bytes() for path in files}
 
@@ -481,7 +484,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_untouched(place, name
         folder = folder.folder(part)
     folder.write(name.rpartition("/")[2], b"precious")
     before = snapshot(place)
-    with pytest.raises(WorkdirError, match="is not empty, and no workdir of Labelsieve"):
+    with pytest.raises(WorkdirError, match="is not empty and is not a Labelsieve workdir"):
         find(workdir=place, fresh=fresh)
     assert snapshot(place) == before
     assert set(open_folder(place).names()) == {name.partition("/")[0]}
@@ -491,7 +494,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_untouched(place, name
 def test_a_folder_of_others_with_a_name_like_our_own_is_untouched(place, name):
     open_folder(place).folder(name).write("2019.csv", b"precious")
     before = snapshot(place)
-    with pytest.raises(WorkdirError, match="no workdir of Labelsieve"):
+    with pytest.raises(WorkdirError, match="is not a Labelsieve workdir"):
         find(workdir=place, fresh=True)
     assert snapshot(place) == before
 
@@ -513,7 +516,7 @@ def test_a_relative_path_and_a_home_are_paths(tmp_path, monkeypatch, want):
 
 def test_a_file_in_its_place_is_refused(tmp_path):
     (tmp_path / "work").write_text("precious")
-    with pytest.raises(WorkdirError, match=r"the workdir .*work is a file"):
+    with pytest.raises(WorkdirError, match="work is a file, not a folder"):
         find(workdir=tmp_path / "work")
     assert (tmp_path / "work").read_text() == "precious"
 
@@ -756,14 +759,13 @@ def test_an_input_that_cannot_be_told_from_another_is_refused(tmp_path):
 
 
 def take_over(place):
-    """Write another run's lease, as one does that found this one expired while its owner slept."""
-    lease = {"id": "theirs", "owner": "process 7 on elsewhere", "ends": 9e9}
-    open_folder(place).write("lease.json", json.dumps(lease).encode())
+    """Write the id of another run, as one does that starts later."""
+    run = {"id": "theirs", "owner": "process 7 on elsewhere", "since": "2026-11-25 15:06:40 UTC"}
+    open_folder(place).write("run.json", json.dumps(run).encode())
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    monkeypatch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
+def bucket():
     empty_memory()
     yield "memory://bucket"
     empty_memory()
@@ -785,15 +787,88 @@ def test_who_has_lost_its_workdir_or_output_publishes_nothing(bucket, monkeypatc
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, step, then_lost)
-        with pytest.raises(labelsieve.InUseError, match=r"in use by process 7 on elsewhere, which took over while"):
+        with pytest.raises(labelsieve.InUseError, match="in use by process 7 on elsewhere, a later run: this run"):
             find(workdir=work, output=out, method="normalized_margin")
     left = open_folder(out)
     if step == "write":  # in an object store an earlier result has gone by then
         assert "zarr.json" not in left.names()
     else:
         assert left.read("zarr.json") == before
-    with pytest.raises(labelsieve.InUseError, match="in use by process 7 on elsewhere, unless that has died"):
-        find(workdir=work, output=out, method="normalized_margin", wait=0)
+    again = find(workdir=work, output=out, method="normalized_margin")
+    assert draws.bits(again) == draws.bits(find(method="normalized_margin"))
+    assert draws.bits(labelsieve.load(out)) == draws.bits(again)
+
+
+def test_tasks_of_a_run_that_was_replaced_write_nothing_into_the_later_run_s_result(bucket):
+    out, zeros, ones = f"{bucket}/out.zarr", np.zeros(N_ROWS, np.float32), np.ones(N_ROWS, np.float32)
+    with publish.staged(out) as stage:
+        stage.clear()
+        stage.group.create_rows(N_ROWS, np.float32)
+        write = pickle.loads(pickle.dumps(stage.group)).writer("scores")
+        with publish.staged(out) as later:
+            later.clear()
+            later.group.create_rows(N_ROWS, np.float32)
+            later.group.writer("scores")(0, ones)
+            refused = [
+                lambda: write(0, zeros),
+                lambda: stage.group.create_rows(N_ROWS, np.float32),
+                lambda: stage.group.publish({}, {}),
+                stage.clear,
+            ]
+            for act in refused:
+                with pytest.raises(labelsieve.InUseError, match="a later run: this run stops"):
+                    act()
+            later.work.write("run", b"of the later one")
+            assert later.group.open("scores").read_all().tolist() == ones.tolist()
+
+
+def test_a_run_that_was_replaced_leaves_what_the_later_run_works_with(bucket):
+    out = f"{bucket}/out.zarr"
+    with contextlib.ExitStack() as stack:
+        with publish.staged(out):
+            later = stack.enter_context(publish.staged(out))
+            later.work.write("run", b"of the later one")
+        assert later.work.read("run") == b"of the later one"
+        later.check_owned()
+    assert open_folder(f"{out}.partial").names() == []
+
+
+def test_records_of_a_run_on_another_grid_are_of_another_run(tmp_path):
+    # As of two runs that both began before either of them had written its grid.
+    both = []
+    for batches in (4, 6):
+        with Workdir.open(tmp_path, fresh=False) as workdir:
+            workdir._before = None
+            both.append(workdir.begin({"any": 1}, Grid(12, batches, 1), []))
+    with both[0].create("summaries", 0, (0, 4)) as writer:
+        writer.add({"x": np.arange(4)})
+        writer.finish({})
+    assert both[0].is_committed(0, 0, 4, kind="summaries")
+    with pytest.raises(WorkdirError, match="is of another run"), both[1].reading("summaries", 0):
+        pass
+
+
+@pytest.mark.parametrize("choices", [{}, {"batch_size": 7}, {"method": "normalized_margin", "fresh": True}])
+def test_of_two_runs_in_one_workdir_of_an_object_store_the_later_one_is_right(bucket, monkeypatch, choices):
+    # The later one starts while the earlier one reads, and ends before that one has read all.
+    work, inner, found = f"{bucket}/work", scan.scan, []
+
+    def overtaken(partition, *args, **how):
+        if partition.index == 3 and not found:
+            found.append(None)
+            with monkeypatch.context() as patch:
+                if "batch_size" in choices:  # it looked before the earlier one had written its grid
+                    patch.setattr("labelsieve.pipeline.workdir.read_description", lambda _: None)
+                found.append(find(workdir=work, **choices))
+        return inner(partition, *args, **how)
+
+    with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
+        patch.setattr(scan, "scan", overtaken)
+        with pytest.raises(labelsieve.InUseError, match="was used by a later run"):
+            find(workdir=work)
+    plain = {name: value for name, value in choices.items() if name == "method"}
+    assert draws.bits(found[1]) == draws.bits(find(**plain))
+    assert draws.bits(find(workdir=work, **plain)) == draws.bits(found[1])
 
 
 # What is in it ---------------------------------------------------------------------------------------------------
@@ -852,5 +927,5 @@ def test_a_temporary_workdir_lasts_as_long_as_anything_that_reads_from_it(tmp_pa
 
 
 def test_a_workdir_that_was_never_begun_has_no_grid(tmp_path):
-    with Workdir.owned(tmp_path / "work", fresh=False) as workdir:
+    with Workdir.open(tmp_path / "work", fresh=False) as workdir:
         assert workdir.grid({"any": 1}, 3) is None

@@ -193,9 +193,7 @@ def test_an_issue_of_the_issues_in_a_workdir_is_checked_too(data, tmp_path, monk
 
 def test_damage_at_a_url_is_named_too(data):
     url, fs = "memory://results/d.zarr", fsspec.filesystem("memory")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
-        find(data).save(url)
+    find(data).save(url)
     content = fs.cat_file("/results/d.zarr/scores/c/0")
     fs.rm_file("/results/d.zarr/scores/c/0")
     with pytest.raises(UnreadableDataError, match=r"memory://results/d\.zarr/scores/c/0 with rows 0 to 399 is missing"):
@@ -255,14 +253,14 @@ def test_notes_that_others_add_to_the_group_do_no_harm(data, tmp_path):
 
 
 def test_attributes_are_whole_or_not():
-    signed = checked_arrays.signed({"a": 1, "b": [1.5, None]})
-    assert checked_arrays.is_whole(signed)
-    assert checked_arrays.is_whole(signed | {"c": 3})
-    assert not checked_arrays.is_whole(signed | {"a": 2})
-    assert not checked_arrays.is_whole({name: signed[name] for name in ("a", "checksum")})
+    signed = checked_arrays.with_checksum({"a": 1, "b": [1.5, None]})
+    assert checked_arrays.matches_checksum(signed)
+    assert checked_arrays.matches_checksum(signed | {"c": 3})
+    assert not checked_arrays.matches_checksum(signed | {"a": 2})
+    assert not checked_arrays.matches_checksum({name: signed[name] for name in ("a", "checksum")})
     for checksum in (None, [], {}, {"of": ["a"]}, {"of": [[]], "sha256": ""}, {"of": [], "sha256": "x"}):
-        assert not checked_arrays.is_whole(signed | {"checksum": checksum})
-    assert not checked_arrays.is_whole({})
+        assert not checked_arrays.matches_checksum(signed | {"checksum": checksum})
+    assert not checked_arrays.matches_checksum({})
 
 
 def test_a_reader_of_zarr_finds_a_flipped_bit_too(stored):

@@ -306,7 +306,7 @@ def test_what_a_killed_run_has_left_harms_no_other(files, want):
     for record in (files / "wd" / "summaries").iterdir():
         record.unlink()
     (files / "wd" / "summaries" / ".0000003.rec.0123").write_bytes(b"half a record")
-    (files / "wd" / "summaries" / "0000004.rec").write_bytes(b"labelsieve record 2\nand no more")
+    (files / "wd" / "summaries" / "0000004.rec").write_bytes(b"no more than this")
     (files / "wd" / "runs").mkdir()
     (files / "wd" / "runs" / "0-0").write_bytes(b"a run of another run")
     found = find(files / "labels.npy", files / "probs.npy", workdir=files / "wd", output=files / "out.zarr")
@@ -494,24 +494,14 @@ def test_after_a_kill_in_an_object_store_the_same_command_goes_on_at_once(files,
             first = processes.find(*command, pause_s=0.3)
             wait_until(lambda: processes.n_reads() > 3, first)
             first.kill()
-            lease = json.loads(work.read("lease.json"))
-            assert lease["owner"].startswith(f"process {first.pid} on ")
-            assert lease["ends"] > time.time() + 10, "a minute has not passed"
-            # To any other machine it seems to run still: the command waits, and says so.
-            alien = lease | {"process": None, "ends": time.time() + 3600}
-            work.write("lease.json", json.dumps(alien).encode())
-            code, out_, err = processes.find(*command, "--wait", 0.2).wait()
-            assert (code, out_) == (75, "")
-            who = f"labelsieve: the workdir {work.url} is in use by {lease['owner']}, unless that has died: "
-            waits, ends = err.splitlines()
-            assert waits.startswith(who)
-            assert waits.endswith("; waiting up to 0.2 s for it")
-            assert ends.startswith(who)
-            work.write("lease.json", json.dumps(lease).encode())
-            processes.find(*command, "--wait", 0).succeeds()
+            before = json.loads(work.read("run.json"))
+            assert before["owner"].startswith(f"process {first.pid} on ")
+            code, _, said = processes.find(*command).wait()
+            assert code == 0, said
+            assert f"the workdir {work.url} has been in use by {before['owner']} since {before['since']}; if" in said
             assert processes.rows_read_again() <= 2 * batch
         assert_same_output(files / "out.zarr", want)
-        assert "lease.json" not in work.names()
+        assert "run.json" not in work.names()
     s3.clear_clients()
 
 

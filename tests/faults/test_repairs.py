@@ -176,7 +176,7 @@ def test_a_disk_that_goes_on_damaging_records_is_an_error(tmp_path, monkeypatch)
         return inner(*args, **how)
 
     monkeypatch.setattr("labelsieve.tasks.count_and_select.count", harmful)
-    with pytest.raises(labelsieve.TaskFailedError, match=r"summaries/0000000\.rec is no whole record"):
+    with pytest.raises(labelsieve.TaskFailedError, match=r"summaries/0000000\.rec is not a whole record"):
         find(workdir=tmp_path / "work")
 
 

@@ -34,7 +34,7 @@ from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.sources.open_array import open_pred_probs
-from labelsieve.storage.urls import check_place, redacted
+from labelsieve.storage.urls import check_place, without_query
 
 _IN_USE: Final = 75  # EX_TEMPFAIL of sysexits.h
 
@@ -91,7 +91,7 @@ def find(
         if output is not None:
             if group is None:
                 export.write(issues, output)
-            say(f"written to {redacted(output)}")
+            say(f"written to {without_query(output)}")
         if page is not None:
             issues.report(page, top=rows, images=images, texts=texts)
             say(f"written to {page}")

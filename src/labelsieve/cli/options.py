@@ -172,7 +172,7 @@ RUN = _together(
         type=click.FloatRange(min=0),
         default=90.0,
         metavar="SECONDS",
-        help="How long to wait for another run that uses the workdir or the output.",
+        help="How long to wait for another run that uses the workdir or the output on a disk.",
     ),
     _output("-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write."),
     _output("--top", type=_count, metavar="N", default=10, help="Worst rows to print."),

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES
+from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, size
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.result import RunFacts
 from labelsieve.settings import ABSENT_THRESHOLD
-from labelsieve.storage.limits import size
 
 
 def summary_text(issues: LabelIssues) -> str:

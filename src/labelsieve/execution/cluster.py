@@ -13,8 +13,7 @@ import dask
 from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
 from labelsieve.execution.executor import Executor, LostDataError, blocks_of
 from labelsieve.execution.progress import Progress
-from labelsieve.memory import WORKER_BYTES
-from labelsieve.storage.limits import free_bytes
+from labelsieve.memory import WORKER_BYTES, free_bytes
 
 if TYPE_CHECKING:
     import dask.array as da

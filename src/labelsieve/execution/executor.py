@@ -14,8 +14,7 @@ from dask.system import CPU_COUNT
 
 from labelsieve.errors import TaskFailedError
 from labelsieve.execution.progress import Progress
-from labelsieve.memory import INTERPRETER_BYTES
-from labelsieve.storage.limits import free_bytes, own_bytes
+from labelsieve.memory import INTERPRETER_BYTES, free_bytes, own_bytes
 
 _FREE_SHARE: Final = 0.8
 # What imports of a run add to a process that has none of them yet.

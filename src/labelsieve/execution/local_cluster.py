@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError, TaskFailedError
 from labelsieve.execution.cluster import DescribedWorkers
-from labelsieve.storage.limits import free_bytes
+from labelsieve.memory import free_bytes
 
 _CONNECT_SECONDS: Final = 30
 

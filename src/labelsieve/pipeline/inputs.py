@@ -14,13 +14,13 @@ from labelsieve import memory, partitioning
 from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
+from labelsieve.memory import free_bytes
 from labelsieve.pipeline.dask_job import ChunkedRows, Column, DaskJob, nothing_like
 from labelsieve.settings import Settings
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, where_is
 from labelsieve.sources.retries import RETRIES, tried
-from labelsieve.storage.limits import free_bytes
 from labelsieve.tasks.partition import Batches, RowRange, label_window
 from labelsieve.tasks.work import PartitionWork
 

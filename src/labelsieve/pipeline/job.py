@@ -23,7 +23,7 @@ from labelsieve.confident_learning.validation import notes_of, raise_or_warn
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import LostDataError
-from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, run_rows
+from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, free_bytes, run_rows, size
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.fingerprint import check_versions, fingerprint, note_versions, part_identities
 from labelsieve.pipeline.inputs import Inputs
@@ -42,8 +42,7 @@ from labelsieve.results.row_ids import ArrayIds, check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.open_array import Opened, where_is
 from labelsieve.sources.retries import tried
-from labelsieve.storage.folders import Folder, LocalFolder, local_disk, open_folder
-from labelsieve.storage.limits import free_bytes, size
+from labelsieve.storage.folders import Folder, LocalFolder, open_folder, temporary_folder
 from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.totals import ScanTotals
 
@@ -148,7 +147,7 @@ class Job:
         self.filter.check_classes(pair[1].shape[1])
         if self.settings.workdir is not None:
             self._refuse_nested()
-            workdir = Workdir.seen(self.settings.workdir, fresh=self.settings.fresh)
+            workdir = Workdir.peek(self.settings.workdir, fresh=self.settings.fresh)
         inputs = self._open(workdir, pair, {} if workdir is None else self._fingerprint(workdir, pair))
         self.executor.check_reachable(inputs.reachability())
         return self._plan(inputs)
@@ -178,7 +177,7 @@ class Job:
         workdir = None
         if self.settings.workdir is not None:
             self._refuse_nested()
-            owned = Workdir.owned(self.settings.workdir, fresh=self.settings.fresh, wait=self.settings.wait)
+            owned = Workdir.open(self.settings.workdir, fresh=self.settings.fresh, wait=self.settings.wait)
             workdir = stack.enter_context(owned)
             self._check_owned = workdir.check_owned
         facts = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
@@ -252,8 +251,8 @@ class Job:
         """Return the sorted issues: in memory, or where the tasks write them."""
         inputs, plan, records, stage = setup.inputs, setup.plan, setup.records, setup.stage
         room = self._run_room(inputs, plan)
+        self._check_owned()
         if stage is not None:
-            self._check_owned()
             stage.clear()
             return table.write(selected, self.filter, stage.group, stage.work, room, rows_too=True)
         if self._fits(selected.n_rows, inputs, plan):
@@ -357,7 +356,7 @@ class Job:
         """Return a folder for what fits nowhere else; beside the output, or where Dask keeps temporary files."""
         if stage is not None:
             return stage.work
-        path = tempfile.mkdtemp(prefix="labelsieve-", dir=local_disk())
+        path = tempfile.mkdtemp(prefix="labelsieve-", dir=temporary_folder())
         folder = LocalFolder(Path(path))
         # It lasts as long as anything that reads from it: scores, issues, a lazy array.
         weakref.finalize(folder, shutil.rmtree, path, ignore_errors=True)
@@ -374,8 +373,7 @@ class Job:
 def _refuse_nested(workdir: Folder, output: Folder) -> None:
     """Raise where publishing the output would replace the workdir."""
     inner, outer = (
-        f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.location}/"
-        for folder in (workdir, output)
+        f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.where}/" for folder in (workdir, output)
     )
     if inner.startswith(outer):
         raise InvalidInputError(

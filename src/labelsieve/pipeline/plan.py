@@ -13,12 +13,11 @@ from labelsieve import memory
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.errors import MemoryLimitError
 from labelsieve.execution.executor import Executor
-from labelsieve.memory import expected_issues
+from labelsieve.memory import expected_issues, size
 from labelsieve.pipeline.dask_job import n_graph_tasks
 from labelsieve.pipeline.inputs import Inputs, kept_bytes
 from labelsieve.pipeline.passes import rounds
 from labelsieve.settings import Settings
-from labelsieve.storage.limits import size
 
 # Digits of the scores after which so few rows are left inside the cuts of all classes that they are told one by one.
 _CLASS_ROUNDS: Final = 3

@@ -293,7 +293,9 @@ class RowSummaries:
             group=group if rows_too else None,
         )
         issues = self._merge([run for part in parts for run in part], n_sorted, folder, group)
-        scratch.remove("runs")
+        folder.delete()
+        if not scratch.folder("runs").names():  # a later run in an object store may have some there
+            scratch.remove("runs")
         return issues
 
     def _merge(

@@ -1,26 +1,26 @@
-"""The folder in which a run keeps what it has done, so that a killed run goes on.
+"""The folder that stores the finished partitions of a run, so that a killed run can go on.
 
-A workdir holds ``labelsieve.json`` (what it was made from, and the grid), ``summaries`` (a record a partition) and,
-while a run lasts, what the later steps write.
+A workdir contains ``labelsieve.json`` (what it was made from, and the grid), ``summaries`` (a record for each
+partition) and, while a run lasts, what the later steps write.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Final
 
 from labelsieve.errors import WorkdirError
 from labelsieve.partitioning import Grid
 from labelsieve.pipeline import workdir_description
 from labelsieve.pipeline.workdir_description import Description, read_description
-from labelsieve.storage.folders import Folder, LocalFolder, open_folder
-from labelsieve.storage.lock import owned
+from labelsieve.storage.folders import Folder, open_folder
+from labelsieve.storage.lock import LOCK, RUN_ID, always_owned, own_folder
 from labelsieve.tasks.checkpoint import KINDS, Records, digest, record_name
 
-# "scores" is of format 1.
-_OWN_NAMES: Final = (*KINDS, "runs", "result", "scores")
+_RUN_FOLDERS: Final = (*KINDS, "runs", "result")
 
 
 class Workdir:
@@ -30,65 +30,60 @@ class Workdir:
     ----------
     folder : Folder
         Where it is.
+    description : Description, optional
+        What the earlier run that goes on was made from.
+    fresh : bool
+        Whether to delete what earlier runs have left.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, description: Description | None = None, *, fresh: bool = False) -> None:
         self.folder = folder
-        self.check_owned: Callable[[], None] = lambda: None
-        self._before: Description | None = None  # what the run that goes on was made from
-        self._fresh = False
-        # The partitions of which there were records when the run began, by kind.
+        self.check_owned = always_owned
+        self._description, self._fresh = description, fresh
+        # For each kind of record, the partitions that had one when the run began.
         self.finished: dict[str, list[int]] = {}
 
     @classmethod
     @contextmanager
-    def owned(cls, location: Any, *, fresh: bool, wait: float = 0) -> Iterator[Workdir]:
-        """Open the workdir at a path or URL, as its only owner until the block ends.
+    def open(cls, location: Any, *, fresh: bool, wait: float = 0) -> Iterator[Workdir]:
+        """Open the workdir at a path or URL, and own it until the block ends.
 
         Parameters
         ----------
         location : path or URL
-            A folder that is empty, missing, or a workdir.
+            A folder that is missing, empty or a workdir.
         fresh : bool
-            Whether to forget what is in it.
+            Whether to delete what is in it when the run begins.
         wait : float
-            Seconds to wait while another run owns it.
+            Seconds to wait for another run that has locked it.
 
         Raises
         ------
         WorkdirError
-            If it holds something else, or another run owns it.
+            If it contains other files, or another run owns it.
         """
-        folder = open_folder(location, "workdir")
-        _refuse_alien(folder)
-        with owned(folder, f"the workdir {folder.where}", wait) as check:
-            workdir = cls(folder)
-            workdir.check_owned, workdir._fresh = check, fresh
-            workdir._before = None if fresh else read_description(folder)
+        folder = _open_folder(location)
+        with own_folder(folder, f"the workdir {folder.where}", wait) as check:
+            workdir = cls._read(folder, fresh=fresh)
+            workdir.check_owned = check
             yield workdir
 
     @classmethod
-    def seen(cls, location: Any, *, fresh: bool) -> Workdir:
-        """Look at the workdir at a path or URL, without owning it; `fresh` as in `owned`.
+    def peek(cls, location: Any, *, fresh: bool) -> Workdir:
+        """Open the workdir at a path or URL for reading, without owning it; parameters and errors as for `open`."""
+        return cls._read(_open_folder(location), fresh=fresh)
 
-        Raises
-        ------
-        WorkdirError
-            If something else is there.
-        """
-        folder = open_folder(location, "workdir")
-        _refuse_alien(folder)
-        workdir = cls(folder)
-        workdir._before = None if fresh else read_description(folder)
-        return workdir
+    @classmethod
+    def _read(cls, folder: Folder, *, fresh: bool) -> Workdir:
+        return cls(folder, None if fresh else read_description(folder), fresh=fresh)
 
     def empty(self) -> None:
-        """Remove what runs have left in it."""
-        for name in (*_OWN_NAMES, workdir_description.NAME):  # the description last: without it the folder is not ours
+        """Delete what runs have left in it."""
+        for name in (*_RUN_FOLDERS, workdir_description.NAME):  # last, because without it the folder is not a workdir
             self.folder.remove(name)
 
     def grid(self, fingerprint: Mapping[str, Any], n_rows: int) -> Grid | None:
-        """Return the grid of the run that is to go on; None if there is none.
+        """Return the grid of the earlier run; None if there is none.
 
         Parameters
         ----------
@@ -100,12 +95,12 @@ class Workdir:
         Raises
         ------
         WorkdirError
-            If that run had another input or other settings; the message names what differs.
+            If the earlier run had another input or other settings; the message names the differences.
         """
-        if self._before is None:
+        if self._description is None:
             return None
-        differences = list(_differences(self._before.fingerprint, json.loads(json.dumps(fingerprint))))
-        grid = self._before.grid
+        grid = self._description.grid
+        differences = list(_differences(self._description.fingerprint, json.loads(json.dumps(fingerprint))))
         if not differences and grid.n_rows != n_rows:
             differences = [f"grid.n_rows was {grid.n_rows:,}, and the input has {n_rows:,} rows"]
         if differences:
@@ -116,55 +111,60 @@ class Workdir:
         return grid
 
     def begin(self, fingerprint: Mapping[str, Any], grid: Grid, part_identities: Sequence[str]) -> Records:
-        """Note what the run is made from, and return its records, without those whose part of the input has changed.
+        """Write the description of the run, and return its records.
 
-        Only now, when the run is known to be possible, what a fresh one is to forget goes.
+        Records of partitions whose part of the input has changed are deleted, and in a fresh run all of them: only now,
+        when it is known that the run is possible.
+
+        Raises
+        ------
+        InUseError
+            If another run has taken over the workdir.
         """
+        self.check_owned()
         if self._fresh:
             self.empty()
-        names = {kind: _remove_unfinished(self.folder.folder(kind)) for kind in KINDS}
-        records = Records(self.folder, digest(fingerprint))
-        before = self._before.parts if self._before else ()
-        for index, (then, now) in enumerate(zip(before, part_identities, strict=False)):
-            if then != now:
-                names["summaries"].discard(record_name(index))
-                names["rereads"].discard(record_name(index))
-                records.discard("summaries", index)
-                records.discard("rereads", index)
-                records.discard("margins", 0)  # one for all partitions
+        # Two runs at the same time may have begun with different grids: neither uses records of the other.
+        records = Records(self.folder, digest({"of": fingerprint, "grid": asdict(grid)}))
+        before = self._description.parts if self._description else ()
+        changed = [i for i, (then, now) in enumerate(zip(before, part_identities, strict=False)) if then != now]
+        for index in changed:
+            records.discard("summaries", index)
+            records.discard("rereads", index)
+        if changed:
+            records.discard("margins", 0)  # one record for all partitions
         description = Description(fingerprint, grid, tuple(part_identities))
-        if self._before is None or self._before.fields() != description.fields():  # a run that goes on leaves it alone
+        if self._description is None or self._description.fields() != description.fields():
             description.write(self.folder)
-        self._before = description
-        for kind, found in names.items():
-            self.finished[kind] = [index for index in range(grid.n_partitions) if record_name(index) in found]
+        self._description = description
+        for kind in KINDS:
+            names = _remove_unfinished(self.folder.folder(kind))
+            self.finished[kind] = [index for index in range(grid.n_partitions) if record_name(index) in names]
         return records
 
 
 def _remove_unfinished(folder: Folder) -> set[str]:
-    """Remove what a killed run was writing, and return the names of all else."""
+    """Remove files that a killed run has not finished, and return the names of the others."""
     names = set(folder.names())
-    for name in [name for name in names if name.startswith(".")]:
+    unfinished = {name for name in names if name.startswith(".")}
+    for name in unfinished:
         folder.remove(name)
-        names.remove(name)
-    return names
+    return names - unfinished
 
 
-def _refuse_alien(folder: Folder) -> None:
-    """Raise for a folder that holds something, but no workdir: nothing of others is ever written to."""
-    if isinstance(folder, LocalFolder) and folder.path.exists() and not folder.path.is_dir():
-        raise WorkdirError(f"the workdir {folder.where} is a file")
-    # A run that is killed at its very first write leaves the lock and a part of the description.
-    first = ("lock", "lease.json")
-    names = [
-        name for name in folder.names() if name not in first and not name.startswith(f".{workdir_description.NAME}.")
-    ]
+def _open_folder(location: Any) -> Folder:
+    """Return the folder at a path or URL, unless it contains other files than those of a workdir."""
+    folder = open_folder(location, "workdir")
+    # These alone are left if a run is killed before it has written the description.
+    temporary = (f".{RUN_ID}.", f".{workdir_description.NAME}.")
+    names = [name for name in folder.names() if name not in (LOCK, RUN_ID) and not name.startswith(temporary)]
     if names and workdir_description.NAME not in names:
-        raise WorkdirError(f"the workdir {folder.where} is not empty, and no workdir of Labelsieve")
+        raise WorkdirError(f"the workdir {folder.where} is not empty and is not a Labelsieve workdir")
+    return folder
 
 
 def _differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Name what differs between two fingerprints, leaf by leaf; of an input elsewhere only that."""
+    """Yield the differences of two fingerprints, field by field; of an input at another place only that."""
     if isinstance(then, dict) and isinstance(now, dict):
         elsewhere = "where" in then and then["where"] != now.get("where")
         for key in ["where"] if elsewhere else sorted(then.keys() | now.keys()):

@@ -1,7 +1,7 @@
-"""The description of a workdir: what its run was made from, and the grid of its partitions.
+"""The description of a workdir: what its run was made from, and its grid of partitions.
 
-The file is JSON, so that a person can read it. Each field has a CRC-32 of its own, so that the message about a damaged
-file can name what is wrong; a field that was changed, added or deleted is never used.
+The file is JSON, so that people can read it. Each field has its own CRC-32, so that a message about a damaged file can
+name the field; a file with a field that was changed, added or deleted is not used.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from labelsieve.partitioning import Grid
 from labelsieve.storage.folders import Folder
 
 NAME: Final = "labelsieve.json"
-FORMAT: Final = 4
+FORMAT: Final = 5
 _KIND: Final = "labelsieve workdir"
 _CHECKSUMS: Final = "checksums"
 _START_OVER: Final = "Start over with fresh=True (--fresh)"
-# A longer number is kept as text: no field has one, and Python refuses to read the longest.
-_MOST_DIGITS: Final = 20
-_MOST_SHOWN: Final = 60
+# A longer number is read as text: no field has one, and Python cannot convert numbers of thousands of digits.
+_MAX_DIGITS: Final = 20
+# Characters of a value in a message.
+_MAX_SHOWN: Final = 60
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ def read_description(folder: Folder) -> Description | None:
     Raises
     ------
     WorkdirError
-        If it is damaged: names the file and the field, and says how to start over.
+        If it is damaged. The message names the file and the field, and says how to start over.
     """
     try:
         content = folder.read(NAME)
@@ -116,7 +117,7 @@ def _check_intact(folder: Folder, fields: dict[str, Any]) -> None:
 
 
 def _description(folder: Folder, fields: Mapping[str, Any]) -> Description:
-    """Return what intact fields stand for."""
+    """Return the description that intact fields make."""
     for name, kind in (("fingerprint", dict), ("grid", dict), ("parts", list)):
         if not isinstance(fields.get(name), kind):
             raise _damaged(folder, f"the field {name} is {_shown(fields.get(name))}")
@@ -128,19 +129,18 @@ def _description(folder: Folder, fields: Mapping[str, Any]) -> Description:
     if isinstance(batches, list):
         # A user's Dask array may have empty chunks.
         fits = all(_is_count(rows, 0) for rows in batches) and sum(batches) == n_rows
-        batches = tuple(batches)
     else:
         fits = _is_count(batches, 1) and batches <= n_rows
     if not fits:
-        raise _damaged(folder, f"the field grid.batches is {_shown(facts.get('batches'))}, which does not make n_rows")
-    grid = Grid(n_rows, batches, facts["partition_batches"])
+        raise _damaged(folder, f"the field grid.batches is {_shown(batches)} and does not add up to n_rows")
+    grid = Grid(n_rows, tuple(batches) if isinstance(batches, list) else batches, facts["partition_batches"])
     if not all(isinstance(part, str) for part in parts) or len(parts) not in (0, grid.n_partitions):
         raise _damaged(folder, f"the field parts does not hold a text for each of {grid.n_partitions:,} partitions")
     return Description(fields["fingerprint"], grid, tuple(parts))
 
 
 def _leaves(fields: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted name and the value of every field, those in tables too."""
+    """Yield the dotted name and the value of every field, including fields in tables."""
     for key, value in fields.items():
         if isinstance(value, dict) and value:
             yield from _leaves(value, f"{name}{key}.")
@@ -153,7 +153,7 @@ def _checksum(value: Any) -> str:
 
 
 def _number(text: str) -> int | str:
-    return int(text) if len(text) <= _MOST_DIGITS else text
+    return int(text) if len(text) <= _MAX_DIGITS else text
 
 
 def _is_count(value: Any, least: int) -> bool:
@@ -164,7 +164,7 @@ def _shown(value: Any) -> str:
     if value is None:
         return "missing or null"
     text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _damaged(folder: Folder, what: str) -> WorkdirError:

@@ -51,7 +51,7 @@ def write(
     if suffix == ".zarr":
         _write_zarr(result, str(location))
         return
-    with replacing(Path(open_folder(location).location)) as path:
+    with replacing(Path(open_folder(location).where)) as path:
         if suffix == ".npy":
             _write_npy(result, path)
         elif suffix == ".csv":
@@ -128,5 +128,5 @@ def _refuse_own_place(result: Result, location: str) -> None:
     """Raise where a result would be removed before it is read: in an object store nothing is renamed."""
     target = open_folder(location)
     groups = [getattr(part, "group", None) for part in (result.found, result.score_parts, result.ids)]
-    if not isinstance(target, LocalFolder) and any(g and g.folder.location == target.location for g in groups):
+    if not isinstance(target, LocalFolder) and any(g and g.folder.where == target.where for g in groups):
         raise InvalidInputError(f"this result is read from {target.where}: save it to another place")

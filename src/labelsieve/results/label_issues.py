@@ -18,7 +18,7 @@ from labelsieve.results.result import Result
 from labelsieve.results.zarr_store import read_result
 from labelsieve.settings import check_flag, check_whole_number
 from labelsieve.storage.folders import open_folder
-from labelsieve.storage.urls import check_place, redacted
+from labelsieve.storage.urls import check_place, without_query
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -346,7 +346,7 @@ def _ending(path: str | os.PathLike[str], suffix: str) -> str:
     """Return the path or URL of an output, which must end in `suffix`."""
     place = check_place("path", path)
     if not place.endswith(suffix):
-        raise InvalidInputError(f"{redacted(place)} must end in {suffix}")
+        raise InvalidInputError(f"{without_query(place)} must end in {suffix}")
     return place
 
 

@@ -6,18 +6,18 @@ import importlib.util
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from re import fullmatch
 from typing import Final
 
-from labelsieve.errors import InvalidInputError, MissingDependencyError, UnwritableError
+from labelsieve.errors import InUseError, InvalidInputError, MissingDependencyError, UnwritableError
 from labelsieve.results.result import Result
 from labelsieve.results.zarr_store import PARTS, ResultGroup, is_result, publish_result
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, writing
-from labelsieve.storage.lock import owned
-from labelsieve.storage.urls import check_place, redacted
+from labelsieve.storage.lock import own_folder
+from labelsieve.storage.urls import check_place, without_query
 
 FORMS: Final = (".npy", ".csv", ".parquet", ".zarr")
 # Marks the Parquet files that Labelsieve has written, and so may replace.
@@ -44,9 +44,9 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
         If nothing can be written beside `output`. For a URL this shows when the run takes its lease there.
     """
     folder = open_folder(output, "output")
-    suffix = Path(folder.location).suffix
+    suffix = Path(folder.where).suffix
     if suffix not in FORMS:
-        raise InvalidInputError(f"{redacted(str(output))} must end in one of {', '.join(FORMS)}")
+        raise InvalidInputError(f"{without_query(str(output))} must end in one of {', '.join(FORMS)}")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise MissingDependencyError("Writing .parquet", "parquet")
     if not isinstance(folder, LocalFolder) and suffix != ".zarr":
@@ -71,17 +71,17 @@ def _refuse_inputs(output: str | Path, inputs: Sequence[str | Path]) -> None:
     for read in inputs:
         source = _resolved(check_place("input", read))
         if place.startswith(source):
-            raise InvalidInputError(f"{redacted(str(output))} is an input or lies in one: it is not replaced")
+            raise InvalidInputError(f"{without_query(str(output))} is an input or lies in one: it is not replaced")
         if source.startswith(place):
             raise InvalidInputError(
-                f"{redacted(str(output))} holds the input {redacted(str(read))}: it is not replaced"
+                f"{without_query(str(output))} holds the input {without_query(str(read))}: it is not replaced"
             )
 
 
 def _resolved(location: str | Path) -> str:
     """Return a path without links or a URL, with a slash at the end: what lies in it begins with it."""
     folder = open_folder(location)
-    return f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.location}/"
+    return f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.where}/"
 
 
 def check_writable(path: Path) -> None:
@@ -190,29 +190,32 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
 
     A local result is made in a hidden folder beside its place and renamed, so that an earlier one is replaced whole. In
     an object store nothing can be renamed: an earlier result is removed first, and the new one gets its root metadata
-    last. `wait` is how many seconds to wait for another run that writes the same result.
+    last. `wait` is how many seconds to wait for another run that writes the same result on a disk.
     """
-    folder = open_folder(output)
+    folder = open_folder(output, "output")
     if not isinstance(folder, LocalFolder):
-        work = open_folder(f"{folder.location}.partial")
-        with owned(work, f"the output {folder.where}", wait) as check:
+        work = open_folder(f"{folder.where}.partial")
+        with own_folder(work, f"the output {folder.where}", wait) as check:
             try:
-                yield Stage(ResultGroup(folder), work.folder("work"), check)
+                yield Stage(ResultGroup(folder, check_owned=check), work.folder("work"), check)
             finally:
-                work.folder("work").delete()
+                with suppress(InUseError, OSError):
+                    check()  # otherwise it is the folder of a later run
+                    work.folder("work").delete()
         if not work.names():
             work.delete()
         return
     path = folder.path
     beside = LocalFolder(path.with_name(f".{path.name}.partial"))  # a killed run may have left one
     made, replaced = beside.path / "result", beside.path / "replaced"
-    with owned(beside, f"the output {path}", wait) as check:
+    with own_folder(beside, f"the output {path}", wait) as check:
         try:
             if replaced.exists() and not path.exists():  # killed between the two renames at the end
                 replaced.rename(path)
             for left in ("result", "work", "replaced"):
                 beside.remove(left)
-            yield Stage(ResultGroup(LocalFolder(made), shown=str(path)), LocalFolder(beside.path / "work"), check)
+            group = ResultGroup(LocalFolder(made), shown=str(path), check_owned=check)
+            yield Stage(group, LocalFolder(beside.path / "work"), check)
             with writing(str(path)):
                 _move_into_place(made, path, replaced)
         except UnwritableError as error:
@@ -220,4 +223,6 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
                 raise
             raise UnwritableError(f"{path} cannot be written: {error}") from error
         finally:
-            beside.delete()
+            with suppress(InUseError, OSError):
+                check()
+                beside.delete()

@@ -21,13 +21,13 @@ import numpy.typing as npt
 from labelsieve.confident_learning.filters import filter_of
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.memory import size
 from labelsieve.results.plots import Plots, noisiest_classes
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
 from labelsieve.results.row_ids import as_text
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_array import open_any
-from labelsieve.storage.limits import size
 from labelsieve.storage.urls import check_place
 
 # How a picture is stored, with the most pixels of its longer side: the first way that is small enough, or the last.

@@ -30,11 +30,12 @@ from labelsieve.storage.checked_arrays import (
     StoredArray,
     create_array,
     digest,
-    is_whole,
+    matches_checksum,
     open_for_writing,
-    signed,
+    with_checksum,
 )
 from labelsieve.storage.folders import Folder, LocalFolder, writing
+from labelsieve.storage.lock import always_owned
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone
@@ -77,11 +78,14 @@ class ResultGroup:
         Checksum of the metadata of each array; None while the group is being made.
     shown : str
         Where it will be, for messages; `folder` by default.
+    check_owned : callable
+        Called before each write: raises if a later run writes this result by now.
     """
 
     folder: Folder
     documents: Mapping[str, str] | None = None
     shown: str = ""
+    check_owned: Callable[[], None] = always_owned
 
     def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int) -> None:
         """Create an array, in chunks of `chunk` rows, whose regions the tasks write.
@@ -91,6 +95,7 @@ class ResultGroup:
         UnwritableError
             If it cannot be made.
         """
+        self.check_owned()
         with self._writing():
             create_array(self.folder, name, shape, dtype, chunk)
             if not isinstance(self.folder, LocalFolder):
@@ -129,6 +134,7 @@ class ResultGroup:
         array = self.open_for_writing(name)
 
         def write(start: int, values: npt.NDArray[Any]) -> None:
+            self.check_owned()
             with self._writing():
                 array[start : start + len(values)] = values
 
@@ -142,12 +148,13 @@ class ResultGroup:
             self.create(name, array.shape, array.dtype, array.shape[0])
             self.writer(name)(0, array)
         documents = self.sealed().documents
-        attributes = signed({"kind": KIND, "format": FORMAT, **attributes, "arrays": documents})
+        attributes = with_checksum({"kind": KIND, "format": FORMAT, **attributes, "arrays": documents})
+        self.check_owned()
         with self._writing():
             if isinstance(self.folder, LocalFolder):
                 zarr.open_group(self.folder.path, mode="r+").attrs.update(attributes)
             else:
-                zarr.create_group(self.folder.location, attributes=attributes)
+                zarr.create_group(self.folder.where, attributes=attributes)
 
     def sealed(self) -> ResultGroup:
         """Return the group with the checksums of its arrays' metadata, which no longer change."""
@@ -193,9 +200,7 @@ class ResultGroup:
             )
 
     def _writing(self) -> Any:
-        return writing(
-            self.shown or self.folder.where, "" if isinstance(self.folder, LocalFolder) else self.folder.location
-        )
+        return writing(self.shown or self.folder.where)
 
 
 def is_result(folder: Folder) -> bool:
@@ -328,7 +333,7 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
         raise damaged from None
     found = document.get("attributes") if isinstance(document, dict) else None
     attributes: dict[str, Any] = found if isinstance(found, dict) else {}
-    ours, version, whole = attributes.get("kind") == KIND, attributes.get("format"), is_whole(attributes)
+    ours, version, whole = attributes.get("kind") == KIND, attributes.get("format"), matches_checksum(attributes)
     if not ours:
         raise damaged if _looks_like_one(folder) else nothing
     if version != FORMAT and (whole or "checksum" not in attributes):

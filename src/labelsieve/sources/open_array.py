@@ -19,6 +19,7 @@ from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import ZarrSource, checked_array
+from labelsieve.storage.urls import check_no_password, url_of
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -116,7 +117,7 @@ def check_lengths(labels: Opened, pred_probs: Opened) -> None:
 
 
 def where_is(opened: Opened) -> str:
-    """Return where an input is: its path, its URL without secrets, or what kind of object it is."""
+    """Return where an input is: its path, its URL without a query, or what kind of object it is."""
     return opened.where if isinstance(opened, Source) else "a Dask array"
 
 
@@ -139,7 +140,7 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a k
     if _is_dask_array(data):
         return _checked_dask(name, data)
     if package == "zarr":
-        return _of_zarr_node(checked_array(name, data))
+        return _of_zarr_node(name, checked_array(name, data))
     if package == "h5py":
         if not hasattr(data, "read_direct"):
             raise InputTypeError(f"{name} is an HDF5 {type(data).__name__.lower()}, not a dataset")
@@ -149,10 +150,13 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a k
     return ArraySource(in_memory(name, data))
 
 
-def _of_zarr_node(array: Any) -> Source:
+def _of_zarr_node(name: str, array: Any) -> Source:
     from zarr.storage import FsspecStore
 
-    return RemoteZarrSource(array) if type(array.store) is FsspecStore else ZarrSource(array)
+    if type(array.store) is not FsspecStore:
+        return ZarrSource(array)
+    check_no_password(name, url_of(array.store.fs, array.store.path))
+    return RemoteZarrSource(array)
 
 
 def _is_dask_array(data: Any) -> bool:

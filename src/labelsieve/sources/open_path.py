@@ -21,7 +21,7 @@ from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shard_names import SHARD_SUFFIXES, chosen, is_pattern
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import METADATA_NAMES, ZarrSource, is_zarr_folder
-from labelsieve.storage.urls import check_place, is_url, is_web, redacted, url_of
+from labelsieve.storage.urls import check_place, is_url, is_web, url_of, without_query
 
 # Headers that are read at a time; each is a request where shards are remote.
 _OPENING_THREADS: Final = 16
@@ -55,14 +55,14 @@ def open_place(name: str, place: Place) -> Source:
 
 def open_places(name: str, places: Sequence[Place]) -> Source:
     """Open a list of shards, in the order given."""
-    named = [os.fspath(place) for place in places]
+    named = [check_place(name, place) for place in places]
     seen: set[str] = set()
     for place in named:
-        shown = redacted(place)
+        shown = without_query(place)
         if place in seen:
             raise InvalidInputError(f"{name}: {shown} is listed twice")
         seen.add(place)
-    return _joined(name, [partial(open_place, name, place) for place in named], redacted(named[0]))
+    return _joined(name, [partial(open_place, name, place) for place in named], without_query(named[0]))
 
 
 def are_places(data: Sequence[Any]) -> bool:
@@ -75,8 +75,9 @@ def are_places(data: Sequence[Any]) -> bool:
     """
     places = [_is_place(item) for item in data[:1]] or [False]
     if places[0] and not all(isinstance(item, str | os.PathLike) for item in data):
+        first = without_query(check_place("data", data[0]))
         other = next(type(item).__name__ for item in data if not isinstance(item, str | os.PathLike))
-        raise InputTypeError(f"a list that begins with the path {redacted(os.fspath(data[0]))} also holds {other}")
+        raise InputTypeError(f"a list that begins with the path {first} also holds {other}")
     return places[0]
 
 
@@ -125,7 +126,7 @@ def _local_shards(name: str, where: Path, places: Sequence[str]) -> Source:
 
 
 def _open_url(name: str, url: str) -> Source:
-    shown = redacted(url)
+    shown = without_query(url)
     web = is_web(url)
     objects, path = Objects.at(url)
     if is_pattern(path.replace("?", "") if web else path):
@@ -156,13 +157,13 @@ def _same(info: dict[str, Any], path: str) -> bool:
 
 
 def _remote_shards(name: str, url: str, objects: Objects, listed: Sequence[dict[str, Any]]) -> Source:
-    shown = redacted(url)
+    shown = without_query(url)
     if not listed:
         raise InvalidInputError(f"{name}: no file matches {shown}")
     infos = {str(info["name"]).rstrip("/"): info for info in listed}
     openers: list[Callable[[], Source]] = []
     for path in chosen(name, shown, infos):
-        # A user and password in the URL stay in that of each shard.
+        # A user in the URL, as in ftp://user@host, is also the user for each shard.
         place = _beside(url, objects, path)
         # As on a disk: a folder is a Zarr array whatever its name, and so is what is named so.
         if infos[path].get("type") == "directory" or path.endswith(".zarr"):
@@ -173,7 +174,7 @@ def _remote_shards(name: str, url: str, objects: Objects, listed: Sequence[dict[
 
 
 def _beside(url: str, objects: Objects, path: str) -> str:
-    """Return the URL of `path` with the user and password of `url`, and with the file systems around its own."""
+    """Return the URL of `path` with the user of `url`, and with the file systems that are chained around its own."""
     bare = url_of(objects.fs, path)
     scheme, _, rest = url.partition("://")
     user, at, _ = rest.partition("/")[0].rpartition("@")

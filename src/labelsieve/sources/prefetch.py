@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Self
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.storage.urls import cause_of, check_credentials, filesystem, redacted, url_of, version_of
+from labelsieve.storage.urls import cause_of, check_credentials, filesystem, url_of, version_of, without_query
 
 # What one handle holds ahead, unless two pieces are larger; enough for about 100 ms of a 10 Gbit line.
 AHEAD_BYTES: Final = 64_000_000
@@ -56,7 +56,7 @@ class Objects:
 
     def shown(self, path: str) -> str:
         """Return the URL of `path` as it may be shown."""
-        return redacted(url_of(self.fs, path))
+        return without_query(url_of(self.fs, path))
 
     def get(self, path: str, start: int, stop: int, what: str = "") -> bytes | None:
         """Return bytes ``[start, stop)``, fewer where the object ends before; None where there is no object.

@@ -15,7 +15,7 @@ from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.npy import PlainRows, read_header
 from labelsieve.sources.prefetch import Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
 from labelsieve.sources.versions import changed, gone
-from labelsieve.storage.urls import digest_of, is_web, redacted, stamp_of, version_of
+from labelsieve.storage.urls import digest_of, is_web, stamp_of, version_of, without_query
 
 # A header has about 128 bytes; one of many named fields is read again in full.
 _HEADER_BYTES: Final = 4096
@@ -31,7 +31,7 @@ class RemoteNpySource(Source):
     Parameters
     ----------
     url : str
-        With all that it carries; shown without.
+        The whole URL; its query is not shown.
     shape : tuple of int
         Rows and, for probabilities, classes.
     dtype : dtype
@@ -69,7 +69,7 @@ class RemoteNpySource(Source):
         opened, path = Objects.at(url)
         objects = objects or opened
         info = info or objects.info(name, path)
-        size, where = info.get("size"), redacted(url)
+        size, where = info.get("size"), without_query(url)
         if size is None:
             raise InvalidInputError(
                 f"{name}: the server does not tell the size of {where}, which reading it in parts needs"
@@ -101,8 +101,8 @@ class RemoteNpySource(Source):
 
     @property
     def where(self) -> str:
-        """The URL without user, password and query."""
-        return redacted(self.url)
+        """The URL without its query."""
+        return without_query(self.url)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading; a known range is fetched from now on."""

@@ -21,7 +21,7 @@ from labelsieve.sources.shard_names import natural
 from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
 from labelsieve.sources.zarr_arrays import ZarrRows, ZarrSource, checked_array, decode_into, direct_codec
 from labelsieve.sources.zarr_chunks import PAUSE, key_of, metadata_name, objects_of, with_listing
-from labelsieve.storage.urls import cause_of, check_credentials, filesystem, is_web, redacted, stamp_of, url_of
+from labelsieve.storage.urls import cause_of, check_credentials, filesystem, is_web, stamp_of, url_of, without_query
 
 _MOST_NAMED: Final = 3
 
@@ -59,7 +59,7 @@ class RemoteZarrSource(ZarrSource):
         """
         import zarr
 
-        where = redacted(url)
+        where = without_query(url)
         try:
             node = zarr.open(_store(url), mode="r")
         except Missing:
@@ -100,8 +100,8 @@ class RemoteZarrSource(ZarrSource):
 
     @property
     def where(self) -> str:
-        """The URL without user, password and query."""
-        return redacted(self.url or url_of(self.array.store.fs, _root(self.array)))
+        """The URL without its query."""
+        return without_query(self.url or url_of(self.array.store.fs, _root(self.array)))
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading; a known range is fetched from now on."""

@@ -43,7 +43,7 @@ from labelsieve.sources.zarr_chunks import (
     stamped,
     with_listing,
 )
-from labelsieve.storage.urls import redacted
+from labelsieve.storage.urls import without_query
 
 METADATA_NAMES: Final = ("zarr.json", ".zarray", ".zgroup")
 
@@ -95,7 +95,7 @@ class ZarrSource(Source):
     def where(self) -> str:
         """Folder, or store and path in it."""
         folder = local_folder(self.array)
-        return redacted(str(self.array.store_path)) if folder is None else str(folder.absolute())
+        return without_query(str(self.array.store_path)) if folder is None else str(folder.absolute())
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is read ahead
         """Open for reading, on the direct path where there is one."""

@@ -1,7 +1,7 @@
-"""Zarr arrays of which every chunk is written and has a checksum, so that damage is an error and never other numbers.
+"""Zarr arrays in which every chunk is stored with a checksum, so that damage raises an error.
 
-Zarr reads a chunk that is not stored as the fill value, and a damaged one as whatever its codecs make of it. Here each
-chunk ends in a CRC32C (a codec of Zarr's own, so that any reader of Zarr checks it too), and a missing one is an error.
+Zarr reads a chunk that is not stored as the fill value, and may read a damaged chunk as other numbers. Here each chunk
+ends in a CRC32C, which is one of Zarr's codecs, so any reader of Zarr checks it; and a missing chunk is an error.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class _MissingChunkError(Exception):
 
 
 def create_array(folder: Folder, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int) -> None:
-    """Make an array in the group at `folder`, in chunks of `chunk` rows."""
+    """Create an array in the group at `folder`, in chunks of `chunk` rows."""
     import zarr
     from zarr.codecs import BloscCodec, Crc32cCodec
 
     chunks: Any = (max(1, min(chunk, shape[0])), *(max(1, size) for size in shape[1:]))
-    # Zarr's own choice, zstd, took half of the time in which 500 million rows were ranked and written. The checksum
-    # costs nothing beside it: 50 million scores and their mask take 0.37 s with it and without.
+    # Zarr's default, zstd, took half of the time in which 500 million rows were ranked and written. The checksum has no
+    # measurable cost: 50 million scores and their mask take 0.37 s with it and without it.
     typesize = 1 if dtype is str else np.dtype(dtype).itemsize
     codecs = [BloscCodec(cname="lz4", shuffle="shuffle", typesize=typesize), Crc32cCodec()]
     zarr.create_array(
@@ -46,14 +46,14 @@ def create_array(folder: Folder, name: str, shape: tuple[int, ...], dtype: npt.D
         chunks=chunks,
         dtype=dtype,
         compressors=codecs,
-        # Tells this array from one of the same shape that is written in its place later.
+        # Distinguishes this array from one of the same shape that is written in its place later.
         attributes={"array_id": uuid4().hex},
         overwrite=True,
     )
 
 
 def open_for_writing(folder: Folder, name: str) -> Any:
-    """Open an array to write whole chunks; those that hold nothing but zeros are stored like all others."""
+    """Open an array to write whole chunks; chunks of zeros are stored too."""
     import zarr
 
     array: Any = zarr.open_array(_store(folder), path=name, mode="r+", zarr_format=3)
@@ -61,7 +61,7 @@ def open_for_writing(folder: Folder, name: str) -> Any:
 
 
 class StoredArray:
-    """An array of a stored group, read with every chunk checked. It opens its files in each process that reads.
+    """An array of a stored group. Every chunk is checked when it is read; each process opens the files for itself.
 
     Parameters
     ----------
@@ -70,14 +70,14 @@ class StoredArray:
     name : str
         Its path in the group.
     unit : str
-        What the first axis counts, for messages: ``rows``.
+        What the first axis counts, such as ``rows``, for messages.
     check : callable
         Raises if the array's metadata are not those that were written.
 
     Raises
     ------
     UnreadableDataError
-        For damage and for a missing chunk, here and in all methods: which file, and which rows are in it.
+        If the array or a chunk is damaged or missing, here and in all methods: names the file and its rows.
     """
 
     def __init__(self, folder: Folder, name: str, unit: str, check: Callable[[], None]) -> None:
@@ -94,14 +94,14 @@ class StoredArray:
         return {**self.__dict__, "_array": None}
 
     def __dask_tokenize__(self) -> tuple[str, ...]:
-        """Return what tells the array from others, for the names of Dask."""
-        return self._folder.location, self._name, self._array_id
+        """Return what identifies the array, for the names of Dask arrays."""
+        return self._folder.where, self._name, self._array_id
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> npt.NDArray[Any]:
-        """Return rows as a lazy array asks for them, perhaps long after it was made: the result may be another one."""
+        """Return rows for a lazy array. It may be computed long after it was made, so look whether it was replaced."""
         self._check()
         return self._read(rows)
 
@@ -114,7 +114,7 @@ class StoredArray:
         return self.read(0, len(self))
 
     def blocks(self) -> Iterator[npt.NDArray[Any]]:
-        """Yield all rows, a stored chunk at a time."""
+        """Yield all rows, one stored chunk at a time."""
         for start in range(0, len(self), self.chunks[0]):
             yield self._read(slice(start, start + self.chunks[0]))
 
@@ -125,7 +125,7 @@ class StoredArray:
             self._check()
             try:
                 self._array = zarr.open_array(_complete_store(self._folder), path=self._name, mode="r", zarr_format=3)
-            except Exception as error:  # noqa: BLE001  # whatever stores raise
+            except Exception as error:  # noqa: BLE001  # stores may raise any error
                 raise self._unreadable(f"{self._name}/zarr.json", error) from None
         return self._array
 
@@ -149,7 +149,7 @@ class StoredArray:
             if len(wanted) and start + step > min(wanted[0], wanted[-1]):
                 try:
                     array[start : start + step]
-                except Exception as found:  # noqa: BLE001  # whatever codecs and stores raise
+                except Exception as found:  # noqa: BLE001  # codecs and stores may raise any error
                     file = "/".join([self._name, "c", str(start // step), *["0"] * (self.ndim - 1)])
                     return self._unreadable(file, found, (start, start + step))
         return self._unreadable(self._name, error) if isinstance(error, OSError | ValueError) else None
@@ -159,7 +159,7 @@ class StoredArray:
         if isinstance(error, _MissingChunkError | FileNotFoundError):
             what = "missing"
         elif isinstance(error, OSError):
-            what = f"not readable ({cause_of(error, self._folder.location)})"
+            what = f"not readable ({cause_of(error, self._folder.where)})"
         lost = "" if rows is None else f" with {self._unit} {rows[0]:,} to {min(rows[1], len(self)) - 1:,}"
         return UnreadableDataError(f"{self._folder.where}/{file}{lost} is {what}: {RESTORE}")
 
@@ -169,13 +169,13 @@ def digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def signed(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return attributes with a checksum of them all; others, that someone adds later, are not part of it."""
+def with_checksum(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes with a checksum of them. Attributes that are added later are not part of it."""
     return {**attributes, "checksum": {"of": sorted(attributes), "sha256": _attributes_digest(attributes)}}
 
 
-def is_whole(attributes: Mapping[str, Any]) -> bool:
-    """Tell whether `signed` attributes are as they were written."""
+def matches_checksum(attributes: Mapping[str, Any]) -> bool:
+    """Return whether attributes match their checksum."""
     try:
         checksum = attributes["checksum"]
         written = {name: attributes[name] for name in checksum["of"]}
@@ -193,7 +193,7 @@ def _store(folder: Folder, *, read_only: bool = False) -> Any:
 
     if isinstance(folder, LocalFolder):
         return LocalStore(folder.path, read_only=read_only)
-    return FsspecStore.from_url(folder.location, read_only=read_only)
+    return FsspecStore.from_url(folder.where, read_only=read_only)
 
 
 def _complete_store(folder: Folder) -> Any:

@@ -1,9 +1,10 @@
-"""Folders that tasks write in: on a local or shared disk, or under a URL of any fsspec file system."""
+"""Folders in which tasks write: on a local or shared disk, or at a URL of any fsspec file system."""
 
 from __future__ import annotations
 
 import abc
 import contextlib
+import io
 import os
 import shutil
 import tempfile
@@ -12,19 +13,27 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, cast
 
 import dask
+import psutil
 
-from labelsieve.errors import LabelsieveError, UnreadableDataError, UnwritableError, WorkdirError, warn
-from labelsieve.storage.limits import is_memory
-from labelsieve.storage.urls import cause_of, check_credentials, check_place, filesystem, is_url, redacted
+from labelsieve.errors import (
+    InvalidInputError,
+    LabelsieveError,
+    UnreadableDataError,
+    UnwritableError,
+    WorkdirError,
+    warn,
+)
+from labelsieve.storage.urls import cause_of, check_credentials, check_place, filesystem, is_url, without_query
 
-# A record is written in a few large pieces.
+# Records are written in few large pieces.
 _BUFFER_BYTES: Final = 1 << 18
+_REQUEST_BYTES: Final = 8 << 20
 
 
-class Output:
+class OutputFile:
     """A file that is being written.
 
     Parameters
@@ -32,7 +41,7 @@ class Output:
     file : binary file
         Open for writing.
     where : str
-        Its path, for messages.
+        Path or URL, for messages.
     """
 
     def __init__(self, file: IO[bytes], where: str) -> None:
@@ -45,51 +54,57 @@ class Output:
 
 
 @contextmanager
-def writing(where: str, url: str = "") -> Iterator[None]:
-    """Raise an `UnwritableError` for what keeps `where` from being written; what is secret in `url` is kept out of it.
+def writing(where: str) -> Iterator[None]:
+    """Raise `UnwritableError` if the block fails to write to the path or URL `where`.
 
-    Of a local place these are the system's errors; clients of remote stores raise what they like.
+    On a disk that are errors of the operating system; clients of remote stores may raise any error.
     """
     try:
         yield
     except LabelsieveError:
         raise
     except Exception as error:
-        if not url and not isinstance(error, OSError):
+        remote = is_url(where)
+        if not remote and not isinstance(error, OSError):
             raise
-        check_credentials(error, where, url)
-        # The system's error names a temporary file, if any.
-        why = cause_of(error, url) if url else getattr(error, "strerror", None) or str(error)
-        raise UnwritableError(f"{where} cannot be written: {why}") from (None if url else error)
+        check_credentials(error, where, where)
+        # Without the name in the system's error, which may be that of a temporary file.
+        why = cause_of(error, where) if remote else getattr(error, "strerror", None) or str(error)
+        raise UnwritableError(f"{where} cannot be written: {why}") from (None if remote else error)
 
 
-def local_disk() -> str:
-    """Return where Dask or Python keep temporary files, unless that is memory and there is a disk."""
+def temporary_folder() -> str:
+    """Return the folder in which Dask or Python put temporary files, or one on a disk if that is in memory."""
     chosen = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
     if is_memory(Path(chosen)):
-        others = [path for path in (Path("/var/tmp"), Path.cwd()) if os.access(path, os.W_OK) and not is_memory(path)]  # noqa: S108  # made private by mkdtemp
+        others = [path for path in (Path("/var/tmp"), Path.cwd()) if os.access(path, os.W_OK) and not is_memory(path)]  # noqa: S108  # mkdtemp makes a private folder in it
         if not others:
-            warn(f"{chosen} is kept in memory, so what goes there takes as much: set TMPDIR to a folder on a disk")
+            warn(f"{chosen} is in memory, so temporary files take memory: set TMPDIR to a folder on a disk")
         return str(others[0]) if others else str(chosen)
     return str(chosen)
 
 
+def is_memory(folder: Path) -> bool:
+    """Return whether `folder` is on a file system in memory (tmpfs), where files take memory."""
+    try:
+        mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    except OSError:
+        return False
+    around = (path for path in (folder.resolve(), *folder.resolve().parents) if path in mounts)
+    return mounts.get(next(around, folder), "") in ("tmpfs", "ramfs")
+
+
 class Folder(abc.ABC):
-    """A place for files, as a description: it travels to whoever writes there."""
+    """A folder, which need not exist. It can be pickled, so that tasks on any worker can write in it."""
 
     @property
     @abc.abstractmethod
     def where(self) -> str:
-        """The path or URL, for messages."""
-
-    @property
-    @abc.abstractmethod
-    def location(self) -> str:
-        """The path or URL, to open it with."""
+        """The path or URL."""
 
     @abc.abstractmethod
     def folder(self, name: str) -> Folder:
-        """Return a folder in this one; it need not exist."""
+        """Return a folder in this one."""
 
     @abc.abstractmethod
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
@@ -106,13 +121,13 @@ class Folder(abc.ABC):
         """Open a file for reading."""
 
     @abc.abstractmethod
-    def create(self, name: str) -> AbstractContextManager[Output]:
-        """Give a file to write; it appears under its name when the block ends, and not at all if the block fails.
+    def create(self, name: str) -> AbstractContextManager[OutputFile]:
+        """Open a file for writing; it appears under its name when the block ends, and not at all if the block fails.
 
         Raises
         ------
         UnwritableError
-            If it cannot be written; what the block itself raises comes as it is.
+            If it cannot be written. Other errors of the block are not changed.
         """
 
     def write(self, name: str, content: bytes | memoryview) -> None:
@@ -121,22 +136,12 @@ class Folder(abc.ABC):
             file.write(content)
 
     @abc.abstractmethod
-    def write_new(self, name: str, content: bytes) -> None:
-        """Write a whole file that is not there yet; where a store cannot tell, as `write` does.
-
-        Raises
-        ------
-        FileExistsError
-            If it is there.
-        """
-
-    @abc.abstractmethod
     def names(self) -> list[str]:
-        """Return the names of the files and folders in it, none where it does not exist."""
+        """Return the names of the files and folders in it; none if it does not exist."""
 
     @abc.abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that is in it, if it exists."""
+        """Remove a file, or a folder and everything in it, if it exists."""
 
     def remove_all(self) -> None:
         """Empty the folder."""
@@ -149,11 +154,21 @@ class Folder(abc.ABC):
 
 
 def open_folder(location: str | os.PathLike[str], name: str = "the folder") -> Folder:
-    """Return the folder at a path or URL, of which `name` says what it is for; nothing is made yet."""
+    """Return the folder at a path or URL, without making it; `name` says what it is for, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a valid location (see `check_place`), or a URL with a query, to which no names can be appended.
+    """
     place = check_place(name, location)
     if is_url(place):
+        if without_query(place) != place:
+            raise InvalidInputError(
+                f"{name}: {without_query(place)} is given with a query; the URL of a folder has none"
+            )
         scheme, _, path = place.partition("://")
-        # A local file is one thing, by path or by URL: one lock, one place.
+        # The same folder by path and by URL has the same lock.
         return LocalFolder(Path(path).absolute()) if scheme in ("file", "local") else UrlFolder(place)
     return LocalFolder(Path(place).absolute())
 
@@ -169,18 +184,13 @@ class LocalFolder(Folder):
 
     def __init__(self, path: Path, around: LocalFolder | None = None) -> None:
         self.path = path
-        self._around = around  # kept, so that a temporary folder lasts as long as any folder in it
+        self._around = around  # a temporary folder is not removed as long as there is a reference to a folder in it
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_around": None}
 
     @property
     def where(self) -> str:
-        """The path."""
-        return str(self.path)
-
-    @property
-    def location(self) -> str:
         """The path."""
         return str(self.path)
 
@@ -195,15 +205,15 @@ class LocalFolder(Folder):
             return file.read(-1 if stop is None else stop - start)
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading, unbuffered: who reads here reads blocks."""
+        """Open a file for reading, unbuffered, because records are read in large blocks."""
         return (self.path / name).open("rb", buffering=0)
 
     @contextmanager
-    def create(self, name: str, *, durable: bool = False) -> Iterator[Output]:
-        """Give a file to write, and rename it into its place.
+    def create(self, name: str, *, durable: bool = False) -> Iterator[OutputFile]:
+        """Open a temporary file for writing, and rename it at the end.
 
-        No fsync unless it is to be durable: a record that a power cut left torn is found by its checksum, and made
-        again.
+        Without `durable` there is no fsync: a record that is torn after a power cut is found by its checksums and
+        made again.
         """
         final = self.path / name
         where = str(final)
@@ -215,7 +225,7 @@ class LocalFolder(Folder):
                 final.parent.mkdir(parents=True, exist_ok=True)
                 file = temporary.open("wb", buffering=_BUFFER_BYTES)
         try:
-            yield Output(file, where)
+            yield OutputFile(file, where)
             with writing(where):
                 if durable:
                     file.flush()
@@ -230,24 +240,9 @@ class LocalFolder(Folder):
             raise
 
     def write(self, name: str, content: bytes | memoryview) -> None:
-        """Write a whole file at once, to stay: these are few, and others rest on them."""
+        """Write a whole file at once, with fsync: there are few such files, and others depend on them."""
         with self.create(name, durable=True) as file:
             file.write(content)
-
-    def write_new(self, name: str, content: bytes) -> None:
-        """Write a file that is not there yet."""
-        path = self.path / name
-        with writing(str(path)):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                file = path.open("xb")
-            except FileExistsError as error:
-                exists = error
-            else:
-                with file:
-                    file.write(content)
-                return
-        raise exists
 
     def names(self) -> list[str]:
         """Return the names in it."""
@@ -256,7 +251,7 @@ class LocalFolder(Folder):
         except FileNotFoundError:
             return []
         except NotADirectoryError as error:
-            raise WorkdirError(f"{self.where} is a file") from error
+            raise WorkdirError(f"{self.where} is a file, not a folder") from error
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder."""
@@ -283,11 +278,8 @@ class UrlFolder(Folder):
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
 
-    def __repr__(self) -> str:
-        return f"UrlFolder({self.where!r})"
-
     def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}  # connections stay here
+        return {"url": self.url}  # without connections
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -299,25 +291,20 @@ class UrlFolder(Folder):
 
     @contextmanager
     def _reading(self, name: str = "") -> Iterator[None]:
-        """Raise what keeps the folder from being read, with nothing secret in it."""
+        """Raise a Labelsieve error if the block fails to read."""
         where = f"{self.where}/{name}".rstrip("/")
         try:
             yield
         except FileNotFoundError:
-            raise FileNotFoundError(f"there is no {where}") from None
+            raise FileNotFoundError(f"there is no file {where}") from None
         except LabelsieveError:
             raise
-        except Exception as error:  # noqa: BLE001  # clients of remote stores raise what they like
+        except Exception as error:  # noqa: BLE001  # clients of remote stores may raise any error
             check_credentials(error, where, self.url)
             raise UnreadableDataError(f"{where} is not readable: {cause_of(error, self.url)}") from None
 
     @property
     def where(self) -> str:
-        """The URL, without secrets."""
-        return redacted(self.url)
-
-    @property
-    def location(self) -> str:
         """The URL."""
         return self.url
 
@@ -332,39 +319,31 @@ class UrlFolder(Folder):
             return bytes(fs.cat_file(path) if not start and stop is None else fs.cat_file(path, start=start, end=stop))
 
     def open(self, name: str) -> IO[bytes]:
-        """Open an object for reading, some megabytes at a time."""
+        """Open an object for reading. A small one is read with one request, a large one with some megabytes each."""
         with self._reading(name):
             fs, path = self._path(name)
-            file: IO[bytes] = fs.open(path, "rb", block_size=8 << 20, cache_type="readahead")
-            return file
+            file: Any = fs.open(path, "rb", block_size=_REQUEST_BYTES, cache_type="readahead")
+            if file.size > _REQUEST_BYTES:
+                return cast("IO[bytes]", file)
+            with file:
+                return io.BytesIO(file.read())
 
     @contextmanager
-    def create(self, name: str) -> Iterator[Output]:
-        """Give a temporary file to write, and put it into the store at the end: an object appears whole."""
-        with tempfile.NamedTemporaryFile(prefix="labelsieve-", dir=local_disk()) as file:
-            yield Output(file, f"a temporary file for {self.where}")
-            with writing(self.where, self.url):
+    def create(self, name: str) -> Iterator[OutputFile]:
+        """Open a temporary file for writing, and upload it at the end: an object is never incomplete."""
+        with tempfile.NamedTemporaryFile(prefix="labelsieve-", dir=temporary_folder()) as file:
+            yield OutputFile(file, f"a temporary file for {self.where}")
+            with writing(self.where):
                 file.flush()
-                self._made(name).put_file(file.name, self._path(name)[1])
+                self._with_parent(name).put_file(file.name, self._path(name)[1])
 
     def write(self, name: str, content: bytes | memoryview) -> None:
         """Write an object in one request."""
-        with writing(self.where, self.url):
-            self._made(name).pipe_file(self._path(name)[1], bytes(content))
+        with writing(self.where):
+            self._with_parent(name).pipe_file(self._path(name)[1], bytes(content))
 
-    def write_new(self, name: str, content: bytes) -> None:
-        """Write an object on the condition that there is none, which S3 and most stores hold for all who write."""
-        try:
-            self._made(name).pipe_file(self._path(name)[1], content, mode="create")
-        except FileExistsError:
-            raise FileExistsError(f"there is a {self.where}/{name}") from None
-        except Exception:  # noqa: BLE001  # a store that knows no conditions, or says otherwise that it does not hold
-            if name in self.names():
-                raise FileExistsError(f"there is a {self.where}/{name}") from None
-            self.write(name, content)
-
-    def _made(self, name: str) -> Any:
-        """Return the file system, with the folder of `name` in it where it has folders."""
+    def _with_parent(self, name: str) -> Any:
+        """Return the file system, after making the parent folder of `name` where there are folders."""
         fs, path = self._path(name)
         with contextlib.suppress(NotImplementedError):
             fs.makedirs(path.rpartition("/")[0], exist_ok=True)
@@ -381,15 +360,15 @@ class UrlFolder(Folder):
             return []
 
     def remove(self, name: str) -> None:
-        """Remove an object or all below a prefix."""
+        """Remove an object, or all objects below a prefix."""
         self._remove(f"/{name}")
 
     def delete(self) -> None:
-        """Remove all below the prefix."""
+        """Remove all objects below the prefix."""
         self._remove("")
 
     def _remove(self, below: str) -> None:
-        with writing(self.where, self.url):
+        with writing(self.where):
             fs, path = self._opened
             fs.invalidate_cache()
             with contextlib.suppress(FileNotFoundError):

@@ -45,7 +45,7 @@ def place(made):
 def error_of(place):
     """Return what a run would be refused with; a plan reads the same file as a run, and reads it first."""
     with pytest.raises(WorkdirError) as caught:
-        Workdir.seen(place, fresh=False)
+        Workdir.peek(place, fresh=False)
     message = str(caught.value)
     assert message.startswith(f"{place}/labelsieve.json "), message
     assert message.endswith(". Start over with fresh=True (--fresh)"), message
@@ -168,7 +168,6 @@ CONTENTS = {
 @pytest.mark.parametrize("content", CONTENTS)
 @pytest.mark.parametrize("url", [False, True])
 def test_a_file_that_is_not_a_description_is_refused_and_a_fresh_run_starts_over(tmp_path, monkeypatch, content, url):
-    monkeypatch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
     place = "memory://bucket/described" if url else str(tmp_path / "work")
     try:
         open_folder(place).write("labelsieve.json", CONTENTS[content])
@@ -188,10 +187,10 @@ def test_a_folder_in_its_place_is_named_and_a_fresh_run_starts_over(place, made)
     assert find(place, fresh=True).facts.rows_read == 90
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 99])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 99])
 def test_another_version_is_named(place, made, version):
     (place / "labelsieve.json").write_text(json.dumps(made[1] | {"format": version}))
-    assert f"format is {version}, and this version reads format 4" in error_of(place)
+    assert f"format is {version}, and this version reads format 5" in error_of(place)
 
 
 def test_other_rows_are_refused_whatever_the_checksum(place, made):

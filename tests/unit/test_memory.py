@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from labelsieve import memory
 from labelsieve.execution.executor import LocalExecutor
-from labelsieve.memory import INTERPRETER_BYTES
-from labelsieve.storage import limits
-from labelsieve.storage.limits import free_bytes
+from labelsieve.memory import INTERPRETER_BYTES, free_bytes
+from labelsieve.storage.folders import is_memory
 
 FREE = 10**12
 UNLIMITED_V1 = 9223372036854771712
@@ -17,7 +17,7 @@ UNLIMITED_V1 = 9223372036854771712
 @pytest.fixture(autouse=True)
 def host(monkeypatch):
     """Give the host a terabyte of free memory."""
-    monkeypatch.setattr(limits.psutil, "virtual_memory", lambda: SimpleNamespace(available=FREE))
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(available=FREE))
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_elsewhere_than_linux_the_host_is_the_limit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("folder", "memory"),
+    ("folder", "in_memory"),
     [
         ("/home/me", False),
         ("/tmp", True),
@@ -155,19 +155,19 @@ def test_elsewhere_than_linux_the_host_is_the_limit(tmp_path):
         ("/", False),
     ],
 )
-def test_a_folder_is_on_the_file_system_mounted_nearest_above_it(monkeypatch, folder, memory):
+def test_a_folder_is_on_the_file_system_mounted_nearest_above_it(monkeypatch, folder, in_memory):
     mounts = {"/": "ext4", "/tmp": "tmpfs", "/tmp/disk": "xfs", "/home": "nfs4"}
     parts = [SimpleNamespace(mountpoint=path, fstype=kind) for path, kind in mounts.items()]
-    monkeypatch.setattr(limits.psutil, "disk_partitions", lambda **_: parts)
-    assert limits.is_memory(Path(folder)) == memory
+    monkeypatch.setattr(memory.psutil, "disk_partitions", lambda **_: parts)
+    assert is_memory(Path(folder)) == in_memory
 
 
 def test_where_mounts_are_not_told_a_folder_is_on_a_disk(monkeypatch):
     def refused(**_):
         raise PermissionError("no /proc here")
 
-    monkeypatch.setattr(limits.psutil, "disk_partitions", refused)
-    assert not limits.is_memory(Path("/tmp"))
+    monkeypatch.setattr(memory.psutil, "disk_partitions", refused)
+    assert not is_memory(Path("/tmp"))
 
 
 def test_here_it_is_some_number():
