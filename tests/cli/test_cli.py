@@ -502,7 +502,9 @@ sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", *option
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("step", "n_done", "left"), [("scan.scan_to_checkpoint", 2, 200), ("count_and_select.scores_inside", 0, 0)])
+@pytest.mark.parametrize(
+    ("step", "n_done", "left"), [("scan.scan_to_checkpoint", 2, 200), ("count_and_select.scores_inside", 0, 0)]
+)
 @pytest.mark.parametrize(
     ("number", "code", "line"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )

@@ -218,7 +218,7 @@ def test_every_score_goes_on(tmp_path, killed_after, method, adjust, output):
 
 @pytest.mark.parametrize("n_scored", [0, 4, 9])
 def test_both_reads_go_on(place, want, killed_after, n_scored):
-    killed_after(n_scored, lambda: find(workdir=place, **MARGIN), name="store_reread")
+    killed_after(n_scored, lambda: find(workdir=place, **MARGIN), name="rescan_to_checkpoint")
     found = find(workdir=place, **MARGIN)
     assert facts(found) == (0, N_ROWS)
     assert found.facts.bytes_read == (N_ROWS - 40 * n_scored) * 5 * 8

@@ -303,7 +303,7 @@ def test_ids_of_any_kind(tmp_path, data):
     ],
 )
 def test_names_that_are_none_are_refused_before_anything_is_read(data, choice, error, message, monkeypatch):
-    monkeypatch.setattr("labelsieve.tasks.scan.summarise", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("labelsieve.tasks.scan.scan", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(error, match=message):
         find(*data, **choice)
 
