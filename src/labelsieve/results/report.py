@@ -25,6 +25,7 @@ from labelsieve.results import plots
 from labelsieve.results.export import check_writable, made_beside
 from labelsieve.results.result import Result
 from labelsieve.results.row_ids import as_text
+from labelsieve.sources.open_path import open_place
 from labelsieve.storage.limits import size
 from labelsieve.storage.urls import check_place
 
@@ -154,16 +155,7 @@ def open_images(images: Any, n_rows: int) -> Any:
         return None
     array = images
     if isinstance(images, str | os.PathLike):
-        check_place("images", images)
-        try:
-            if Path(images).is_dir():
-                import zarr
-
-                array = zarr.open_array(Path(images), mode="r")
-            else:
-                array = np.load(Path(images), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(f"images: {images} is not readable: {error}") from error
+        array = open_place("images", Path(check_place("images", images)))
     if not hasattr(array, "dtype"):
         array = np.asarray(array)
     shape = tuple(np.shape(array))

@@ -44,7 +44,7 @@ class ArraySource(Source):
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing to read ahead
         """Open for reading; nothing to do."""
-        return _ArrayRows(self.array)
+        return _ArrayRows(self)
 
     def _content(self) -> str:
         """Return a token of the values."""
@@ -58,8 +58,9 @@ class ArraySource(Source):
 
 
 class _ArrayRows(Rows):
-    def __init__(self, array: npt.NDArray[Any]) -> None:
-        self._array = array
+    def __init__(self, source: ArraySource) -> None:
+        super().__init__(source)
+        self._array = source.array
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         return self._array[start:stop]

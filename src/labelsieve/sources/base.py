@@ -7,23 +7,45 @@ import io
 import math
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.sources.versions import MissingRows
 
+# Rows among which some are taken are read so many bytes at a time.
+_TAKE_BYTES: Final = 4_000_000
+
 
 class Rows(abc.ABC):
-    """An open source, for one thread; a context manager."""
+    """An open source, for one thread; a context manager.
+
+    Parameters
+    ----------
+    source : Source
+        Gives the shape and dtype.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._row_shape, self._dtype = source.shape[1:], source.dtype
+        self._buffer = self._empty(0)
+
+    def _empty(self, n_rows: int) -> npt.NDArray[Any]:
+        return np.empty((n_rows, *self._row_shape), self._dtype)
+
+    def _reused(self, n_rows: int) -> npt.NDArray[Any]:
+        """Return a buffer of `n_rows` rows, the same memory each time."""
+        if len(self._buffer) < n_rows:
+            self._buffer = self._empty(n_rows)
+        return self._buffer[:n_rows]
 
     @abc.abstractmethod
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return rows ``[start, stop)``; the array may be reused by the next call and is only to be read."""
+        """Return rows ``[start, stop)``: a read-only array, valid until the next call."""
 
     def close(self) -> None:  # noqa: B027  # most sources hold nothing open
-        """Give back what is held open."""
+        """Release what is held open."""
 
     def __enter__(self) -> Self:
         return self
@@ -32,6 +54,63 @@ class Rows(abc.ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class ChunkedRows(Rows):
+    """Rows that are stored, or requested, in chunks: a chunk that reads cut is loaded once and kept for the next read.
+
+    Parameters
+    ----------
+    source : Source
+        Gives the shape and dtype.
+    chunk_rows : int
+        Rows of a chunk.
+    origin : int
+        Row at which chunk 0 begins.
+    """
+
+    # Whether `_hold` costs no copy and no memory, so that whole chunks are best read by it, too.
+    _lends = False
+
+    def __init__(self, source: Source, chunk_rows: int, origin: int = 0) -> None:
+        super().__init__(source)
+        self._n_rows, self._chunk_rows, self._origin = source.n_rows, chunk_rows, origin
+        self._held, self._chunk = -1, self._empty(0)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows ``[start, stop)``."""
+        size = self._chunk_rows
+        # The last chunk of an array is stored whole, so there must be room for it.
+        end = stop + (self._origin - stop) % size if stop == self._n_rows else stop
+        index, inside = divmod(start - self._origin, size)
+        if 0 < stop - start <= size - inside and (self._lends or inside or end - start != size):
+            return self._hold(index)[inside : inside + stop - start]
+        out, row = self._reused(end - start), start
+        while row < stop:
+            index, inside = divmod(row - self._origin, size)
+            whole = (end - row) // size * size
+            if inside or index == self._held or not whole:
+                held = self._hold(index)[inside : inside + stop - row]
+                out[row - start : row - start + len(held)] = held
+                row += len(held)
+            else:
+                self._load(row, row + whole, out[row - start : row - start + whole])
+                row += whole
+        return out[: stop - start]
+
+    def _hold(self, index: int) -> npt.NDArray[Any]:
+        """Return a chunk, kept until another one is needed."""
+        if self._held != index:
+            if not len(self._chunk):
+                self._chunk = self._empty(self._chunk_rows)
+            self._held, start = -1, self._origin + index * self._chunk_rows
+            self._load(start, start + self._chunk_rows, self._chunk)
+            self._held = index
+        return self._chunk
+
+    @abc.abstractmethod
+    def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        """Load the whole chunks of rows ``[start, stop)`` into `out`; the last may reach beyond the array."""
 
 
 class Source(abc.ABC):
@@ -158,6 +237,17 @@ class Source(abc.ABC):
     def part(self, start: int, stop: int) -> tuple[Source, int]:  # noqa: ARG002  # a file travels whole: as its path
         """Return a source for whoever reads only rows ``[start, stop)``, and the row at which that source begins."""
         return self, 0
+
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return rows in any order; what lies between them is read a few megabytes at a time, if at all."""
+        chunk, out = self.row_chunk or 1, np.empty((len(rows), *self.shape[1:]), self.dtype)
+        step = max(1, _TAKE_BYTES // max(1, chunk * self.row_bytes)) * chunk
+        order = np.argsort(rows, kind="stable")
+        with self.open() as opened:
+            for places in np.split(order, np.flatnonzero(np.diff(rows[order] // step)) + 1) if len(rows) else ():
+                start = int(rows[places[0]])
+                out[places] = opened.read(start, int(rows[places[-1]]) + 1)[rows[places] - start]
+        return out
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
         """Read what NumPy's index would give, rows and columns picked apart: an array to Dask."""

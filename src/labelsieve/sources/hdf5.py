@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import MissingDependencyError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.base import ChunkedRows, Source
 from labelsieve.sources.versions import FileVersion, check_path, file_version
 
 
@@ -44,7 +44,7 @@ class Hdf5Source(Source):
     def open(self, start: int = 0, stop: int | None = None) -> _Hdf5Rows:  # noqa: ARG002  # nothing is read ahead
         """Use the dataset as it is open here, or open its file."""
         if self._dataset is not None:
-            return _Hdf5Rows(self._dataset, None)
+            return _Hdf5Rows(self, self._dataset)
         try:
             import h5py
         except ImportError as error:
@@ -52,7 +52,7 @@ class Hdf5Source(Source):
         file = h5py.File(self.filename, "r")
         try:
             self.check_version()
-            return _Hdf5Rows(file[self.name], file)
+            return _Hdf5Rows(self, file[self.name], file)
         except BaseException:
             file.close()
             raise
@@ -84,17 +84,14 @@ class Hdf5Source(Source):
             raise UnreadableDataError(f"{self.where} has shape {shape} here, not {self.shape}")
 
 
-class _Hdf5Rows(Rows):
-    def __init__(self, dataset: Any, file: Any) -> None:
+class _Hdf5Rows(ChunkedRows):
+    def __init__(self, source: Hdf5Source, dataset: Any, file: Any = None) -> None:
+        super().__init__(source, source.row_chunk or 1)
         self.dataset, self._file = dataset, file
-        self._buffer = np.empty((0, *dataset.shape[1:]), dataset.dtype)
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        n = stop - start
-        if len(self._buffer) < n:
-            self._buffer = np.empty((n, *self.dataset.shape[1:]), self.dataset.dtype)
-        self.dataset.read_direct(self._buffer, np.s_[start:stop], np.s_[:n])
-        return self._buffer[:n]
+    def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        stop = min(stop, self._n_rows)
+        self.dataset.read_direct(out, np.s_[start:stop], np.s_[: stop - start])
 
     def close(self) -> None:
         if self._file is not None:

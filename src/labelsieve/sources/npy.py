@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import abc
 import io
 import math
 import mmap
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,6 +94,19 @@ class NpySource(Source):
             if os.fstat(file.fileno()).st_size < stop:
                 raise UnreadableDataError(f"{self.where} ended before byte {stop:,}: was it cut while in use?")
             return np.memmap(file, self.dtype, "r", self.offset, self.shape, order)
+
+    @cached_property
+    def _mapped(self) -> npt.NDArray[Any]:
+        return self.as_memmap()
+
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return rows in any order, of the file as it was when some were first taken."""
+        taken: npt.NDArray[Any] = np.asarray(self._mapped[rows])
+        now = file_version(self.path)
+        # The mapping keeps the contents of a file that another one has replaced.
+        if now is not None and self.version is not None and now.inode == self.version.inode:
+            self.check_version()
+        return taken
 
     def open_file(self) -> io.FileIO:
         """Open the file, and hold it against the version that was noted."""
@@ -194,45 +207,16 @@ def _is_mapped_file(path: Path, address: int) -> bool:
     return False
 
 
-class PlainRows(Rows):
-    """Rows whose bytes are stored as they are, through a buffer that the next read uses again.
-
-    Parameters
-    ----------
-    source : Source
-        Says their shape and dtype.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._shape, self._dtype, self._row_bytes = source.shape, source.dtype, source.row_bytes
-        self._buffer = np.empty(0, np.uint8)
-
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return rows ``[start, stop)``."""
-        buffer = self._room(stop - start)
-        self._fill_rows(start, stop, buffer)
-        return buffer.view(self._dtype).reshape(stop - start, *self._shape[1:])
-
-    def _room(self, n_rows: int) -> npt.NDArray[np.uint8]:
-        """Return the buffer for the bytes of `n_rows` rows."""
-        n_bytes = n_rows * self._row_bytes
-        if len(self._buffer) < n_bytes:
-            self._buffer = np.empty(n_bytes, np.uint8)
-        return self._buffer[:n_bytes]
-
-    @abc.abstractmethod
-    def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
-        """Put the bytes of rows ``[start, stop)`` in `buffer`."""
-
-
-class _NpyRows(PlainRows):
+class _NpyRows(Rows):
     def __init__(self, source: NpySource) -> None:
         super().__init__(source)
         self._source = source
         self._file = source.open_file()
 
-    def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:  # noqa: ARG002  # buffer says it
-        self._fill(buffer, self._source.offset + start * self._row_bytes)
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        rows = self._reused(stop - start)
+        self._fill(rows.reshape(-1).view(np.uint8), self._source.offset + start * self._source.row_bytes)
+        return rows
 
     def _fill(self, buffer: npt.NDArray[np.uint8], position: int) -> None:
         if not read_into(self._file, position, buffer):
@@ -245,10 +229,8 @@ class _NpyRows(PlainRows):
 
 class _FortranRows(_NpyRows):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        source, n = self._source, stop - start
-        n_rows, n_columns = source.shape
-        item = source.dtype.itemsize
-        columns = self._room(n).reshape(n_columns, n * item)
-        for k in range(n_columns):
-            self._fill(columns[k], source.offset + (k * n_rows + start) * item)
-        return columns.view(source.dtype).T
+        n_rows, n_columns = self._source.shape
+        columns, item = self._reused(stop - start).reshape(n_columns, stop - start), self._dtype.itemsize
+        for k, column in enumerate(columns):
+            self._fill(column.view(np.uint8), self._source.offset + (k * n_rows + start) * item)
+        return columns.T

@@ -15,7 +15,7 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.base import Source
 from labelsieve.sources.conversions import FORMS, conversion_of, refuse_other_form
 from labelsieve.sources.npy import NpySource
-from labelsieve.sources.prefetch import Objects
+from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shard_names import SHARD_SUFFIXES, chosen, is_pattern
@@ -127,35 +127,35 @@ def _local_shards(name: str, where: Path, places: Sequence[str]) -> Source:
 def _open_url(name: str, url: str) -> Source:
     shown = redacted(url)
     web = is_web(url)
-    objects, path = Objects.at(url)
+    store, path = ObjectStore.at(url)
     if is_pattern(path.replace("?", "") if web else path):
         if web:
             raise InvalidInputError(
                 f"{name}: {shown} is a pattern, but a web server lists no files: give them as a list"
             )
-        return _remote_shards(name, url, objects, objects.match(name, path))
+        return _remote_shards(name, url, store, store.match(name, path))
     refuse_other_form(name, url, shown)
     # The suffix is looked for where no query hides it.
     if shown.endswith(".zarr"):
         return RemoteZarrSource.from_url(name, url)
     if shown.endswith(".npy"):
-        return RemoteNpySource.from_url(name, url, objects)
-    listed = [] if web else objects.listing(name, path)
+        return RemoteNpySource.from_url(name, url, store)
+    listed = [] if web else store.list_folder(name, path)
     children = {str(info["name"]).rstrip("/").rpartition("/")[2] for info in listed}
-    if children & set(METADATA_NAMES) or (web and "?" not in url and objects.has(path, METADATA_NAMES)):
+    if children & set(METADATA_NAMES) or (web and "?" not in url and store.has(path, METADATA_NAMES)):
         return RemoteZarrSource.from_url(name, url)
     if web or (len(listed) == 1 and listed[0].get("type") == "file" and _same(listed[0], path)):
-        return RemoteNpySource.from_url(name, url, objects)
+        return RemoteNpySource.from_url(name, url, store)
     if not listed:
         raise InvalidInputError(f"{name}: there is nothing at {shown}")
-    return _remote_shards(name, url, objects, listed)
+    return _remote_shards(name, url, store, listed)
 
 
 def _same(info: dict[str, Any], path: str) -> bool:
     return str(info["name"]).strip("/") == path.strip("/")
 
 
-def _remote_shards(name: str, url: str, objects: Objects, listed: Sequence[dict[str, Any]]) -> Source:
+def _remote_shards(name: str, url: str, store: ObjectStore, listed: Sequence[dict[str, Any]]) -> Source:
     shown = redacted(url)
     if not listed:
         raise InvalidInputError(f"{name}: no file matches {shown}")
@@ -163,18 +163,18 @@ def _remote_shards(name: str, url: str, objects: Objects, listed: Sequence[dict[
     openers: list[Callable[[], Source]] = []
     for path in chosen(name, shown, infos):
         # A user and password in the URL stay in that of each shard.
-        place = _beside(url, objects, path)
+        place = _beside(url, store, path)
         # As on a disk: a folder is a Zarr array whatever its name, and so is what is named so.
         if infos[path].get("type") == "directory" or path.endswith(".zarr"):
             openers.append(partial(RemoteZarrSource.from_url, name, place))
         else:
-            openers.append(partial(RemoteNpySource.from_url, name, place, objects, infos[path]))
+            openers.append(partial(RemoteNpySource.from_url, name, place, store, infos[path]))
     return _joined(name, openers, shown)
 
 
-def _beside(url: str, objects: Objects, path: str) -> str:
+def _beside(url: str, store: ObjectStore, path: str) -> str:
     """Return the URL of `path` with the user and password of `url`, and with the file systems around its own."""
-    bare = url_of(objects.fs, path)
+    bare = url_of(store.fs, path)
     scheme, _, rest = url.partition("://")
     user, at, _ = rest.partition("/")[0].rpartition("@")
     inner_scheme, _, inner = bare.partition("://")

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.npy import PlainRows, read_header
-from labelsieve.sources.prefetch import Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
+from labelsieve.sources.npy import read_header
+from labelsieve.sources.object_store import ObjectStore, RefusedError
+from labelsieve.sources.prefetch import LentRows, ahead_bytes, n_ahead
 from labelsieve.sources.versions import changed, gone
 from labelsieve.storage.urls import digest_of, is_web, redacted, stamp_of, version_of
 
@@ -21,7 +22,7 @@ from labelsieve.storage.urls import digest_of, is_web, redacted, stamp_of, versi
 _HEADER_BYTES: Final = 4096
 # One request: large beside what a request costs, small beside what is held ahead.
 _REQUEST_BYTES: Final = 8_000_000
-# Objects that are looked at at the same time.
+# ObjectStore that are looked at at the same time.
 _CHECKING_THREADS: Final = 16
 
 
@@ -52,7 +53,9 @@ class RemoteNpySource(Source):
         self.read_ahead_bytes = ahead_bytes(self.request_bytes)
 
     @classmethod
-    def from_url(cls, name: str, url: str, objects: Objects | None = None, info: dict[str, Any] | None = None) -> Self:
+    def from_url(
+        cls, name: str, url: str, store: ObjectStore | None = None, info: dict[str, Any] | None = None
+    ) -> Self:
         """Read the header of a ``.npy`` object, and check the object's size against it.
 
         Parameters
@@ -61,14 +64,14 @@ class RemoteNpySource(Source):
             ``labels`` or ``pred_probs``, for messages.
         url : str
             Where it is.
-        objects : Objects, optional
+        objects : ObjectStore, optional
             The file system, where it is open already.
         info : dict, optional
             What a listing said of the object.
         """
-        opened, path = Objects.at(url)
-        objects = objects or opened
-        info = info or objects.info(name, path)
+        opened, path = ObjectStore.at(url)
+        store = store or opened
+        info = info or store.info(name, path)
         size, where = info.get("size"), redacted(url)
         if size is None:
             raise InvalidInputError(
@@ -76,11 +79,11 @@ class RemoteNpySource(Source):
             )
         if info.get("partial") is False:
             raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
-        head = _exactly(objects, path, 0, min(size, _HEADER_BYTES), "its header")
+        head = _exactly(store, path, 0, min(size, _HEADER_BYTES), "its header")
         if len(head) == _HEADER_BYTES:
             length = int.from_bytes(head[8:10] if head[6] == 1 else head[8:12], "little")
             if length + 12 > _HEADER_BYTES:
-                head = _exactly(objects, path, 0, min(size, length + 12), "its header")
+                head = _exactly(store, path, 0, min(size, length + 12), "its header")
         shape, fortran, dtype, offset = read_header(name, where, io.BytesIO(head), size)
         if fortran and len(shape) > 1:
             raise InvalidInputError(
@@ -119,9 +122,9 @@ class RemoteNpySource(Source):
 
     def check_version(self) -> None:
         """Ask for the object's size and stamp."""
-        objects, path = Objects.at(self.url)
+        store, path = ObjectStore.at(self.url)
         try:
-            info = objects.info("data", path)
+            info = store.info("data", path)
         except InvalidInputError:
             raise gone(self.where) from None
         difference = self.difference(info)
@@ -136,8 +139,8 @@ class RemoteNpySource(Source):
 
     def reachable(self) -> None:
         """Ask for the object's size."""
-        objects, path = Objects.at(self.url)
-        size = objects.info("data", path).get("size")
+        store, path = ObjectStore.at(self.url)
+        size = store.info("data", path).get("size")
         if size != self.size:
             raise UnreadableDataError(f"{self.where} has {size or 0:,} bytes here, {self.size:,} are described")
 
@@ -148,11 +151,11 @@ def check_objects(sources: Sequence[RemoteNpySource]) -> None:
     An object that the listing does not name, or describes differently, is requested by itself: a store may allow
     reading but not listing, and may write times differently in a listing.
     """
-    folders: dict[tuple[str, str], list[tuple[RemoteNpySource, Objects, str]]] = {}
+    folders: dict[tuple[str, str], list[tuple[RemoteNpySource, ObjectStore, str]]] = {}
     for source in sources:
-        objects, path = Objects.at(source.url)
+        store, path = ObjectStore.at(source.url)
         one = source.url if is_web(source.where) else ""
-        folders.setdefault((path.rpartition("/")[0], one), []).append((source, objects, path))
+        folders.setdefault((path.rpartition("/")[0], one), []).append((source, store, path))
     asked: list[RemoteNpySource] = []
     for (folder, _), group in folders.items():
         listed = _listed(group[0][1], folder) if len(group) > 1 else {}
@@ -162,73 +165,38 @@ def check_objects(sources: Sequence[RemoteNpySource]) -> None:
             pass
 
 
-def _listed(objects: Objects, folder: str) -> dict[str, dict[str, Any]]:
+def _listed(store: ObjectStore, folder: str) -> dict[str, dict[str, Any]]:
     """Return what a listing says of the objects in a folder, by their paths; nothing where it is refused."""
     try:
-        return {str(info["name"]).strip("/"): info for info in objects.listing("data", folder)}
+        return {str(info["name"]).strip("/"): info for info in store.list_folder("data", folder)}
     except RefusedError:
         return {}
 
 
-def _exactly(objects: Objects, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
+def _exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
     """Return bytes ``[start, stop)``, of an object of `version` if that is known, or raise."""
     if start == stop:
         return b""
-    got, now = objects.get_version(path, start, stop, what) if version else (objects.get(path, start, stop, what), "")
-    if now and now != version:
-        raise changed(f"{objects.shown(path)} ({what})", "it was written anew")
+    got, now = store.read(path, start, stop, what)
+    if now and version and now != version:
+        raise changed(f"{store.shown(path)} ({what})", "it was written anew")
     if got is None:
-        raise UnreadableDataError(f"{objects.shown(path)} ({what}) is gone")
+        raise UnreadableDataError(f"{store.shown(path)} ({what}) is gone")
     if len(got) > stop - start:
-        raise UnreadableDataError(f"{objects.shown(path)}: its server sends the whole file where a part is asked for")
+        raise UnreadableDataError(f"{store.shown(path)}: its server sends the whole file where a part is asked for")
     if len(got) < stop - start:
-        raise UnreadableDataError(
-            f"{objects.shown(path)} ended before byte {stop:,} ({what}): was it cut while in use?"
-        )
+        raise UnreadableDataError(f"{store.shown(path)} ended before byte {stop:,} ({what}): was it cut while in use?")
     return got
 
 
-class _RemoteNpyRows(PlainRows):
+class _RemoteNpyRows(LentRows):
     def __init__(self, source: RemoteNpySource, start: int, stop: int | None) -> None:
-        super().__init__(source)
-        self._source, self._step = source, source.request_rows
-        self._objects, self._path = Objects.at(source.url)
+        self._npy, (self._store, self._path) = source, ObjectStore.at(source.url)
         # Requests are numbered from `start`, so that partitions do not share one.
-        self._start, self._stop = start, source.n_rows if stop is None else min(stop, source.n_rows)
-        n_requests = -(-max(0, self._stop - start) // self._step)
-        self._ahead = ReadAhead(self._fetch, 0, n_requests, n_ahead(source.request_bytes))
-        if stop is not None:
-            self._ahead.start()
-        self._held: tuple[int, bytes] = (-1, b"")
+        super().__init__(source, source.request_rows, start, start, stop, n_ahead(source.request_bytes))
 
-    def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
-        if start < self._start or stop > self._stop:
-            buffer[:] = np.frombuffer(self._get(start, stop), np.uint8)
-        else:
-            self._gather(start - self._start, stop - self._start, buffer)
-
-    def _gather(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
-        """Put the rows together from the requests that cover them; counted from where reading began."""
-        row_bytes, filled = self._source.row_bytes, 0
-        while start < stop:
-            index = start // self._step
-            if self._held[0] != index:
-                self._held = (-1, b"")  # let go before the next one comes
-                self._held = (index, self._ahead.take(index) or b"")
-            end = min(stop, (index + 1) * self._step)
-            first = index * self._step
-            piece = memoryview(self._held[1])[(start - first) * row_bytes : (end - first) * row_bytes]
-            buffer[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
-            filled, start = filled + len(piece), end
-
-    def _fetch(self, index: int) -> bytes:
-        first = self._start + index * self._step
-        return self._get(first, min(first + self._step, self._stop))
-
-    def _get(self, start: int, stop: int) -> bytes:
-        source = self._source
-        a, b = (source.offset + row * source.row_bytes for row in (start, stop))
-        return _exactly(self._objects, self._path, a, b, f"rows {start:,}..{stop - 1:,}", source.version)
-
-    def close(self) -> None:
-        self._ahead.close()
+    def _fetch(self, index: int) -> npt.NDArray[Any]:
+        npy, (start, stop) = self._npy, self._bounds(index)
+        a, b = (npy.offset + row * npy.row_bytes for row in (start, stop))
+        data = _exactly(self._store, self._path, a, b, f"rows {start:,}..{stop - 1:,}", npy.version)
+        return np.frombuffer(data, npy.dtype).reshape(stop - start, *npy.shape[1:])

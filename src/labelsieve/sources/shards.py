@@ -217,10 +217,10 @@ class _ShardRows(Rows):
     """Reads from one shard at a time, with the next one open where there is something to fetch ahead."""
 
     def __init__(self, source: ShardsSource, start: int, stop: int | None) -> None:
+        super().__init__(source)
         self._source, self._start = source, start
         self._stop = source.n_rows if stop is None else min(stop, source.n_rows)
         self._open: dict[int, Rows] = {}
-        self._buffer = np.empty((0, *source.shape[1:]), source.dtype)
         if stop is not None and start < self._stop:
             self._rows_of(source.covering(start, self._stop)[0])
 
@@ -228,14 +228,13 @@ class _ShardRows(Rows):
         touched = self._source.covering(start, stop)
         if len(touched) == 1:
             return self._read(touched[0], start, stop)
-        if len(self._buffer) < stop - start:
-            self._buffer = np.empty((stop - start, *self._source.shape[1:]), self._source.dtype)
+        rows = self._reused(stop - start)
         for index in touched:
             source, origin = self._source.shard(index)
             a, b = max(start, origin), min(stop, origin + source.n_rows)
             if a < b:
-                self._buffer[a - start : b - start] = self._read(index, a, b)
-        return self._buffer[: stop - start]
+                rows[a - start : b - start] = self._read(index, a, b)
+        return rows
 
     def _read(self, index: int, start: int, stop: int) -> npt.NDArray[Any]:
         origin = self._source.shard(index)[1]

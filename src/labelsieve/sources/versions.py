@@ -169,17 +169,17 @@ class StoredChunks:
         start = index // self.width * self.rows
         return f"rows {start:,}..{min(start + self.rows, self.n_rows) - 1:,}"
 
-    def check(self, index: int, now: int, where: object, inode: int | None = None) -> None:
-        """Raise if the chunk of a number is not of the version that was listed.
+    def check(self, index: int, where: object, now: int, inode: int | None = None) -> None:
+        """Raise if a chunk is not of the version that was listed.
 
         Parameters
         ----------
         index : int
             Number of the chunk.
-        now : int
-            Its stamp now; 0 where it is gone.
         where : object
             Its place, for the message.
+        now : int
+            Its stamp now; 0 where it is gone.
         inode : int, optional
             Of a local file.
         """

@@ -32,7 +32,7 @@ from labelsieve.sources import remote_npy, remote_zarr
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_array import open_labels, open_pred_probs
-from labelsieve.sources.prefetch import ReadAhead, ahead_bytes, n_ahead
+from labelsieve.sources.prefetch import Prefetcher, ahead_bytes, n_ahead
 from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shard_names import natural
@@ -205,7 +205,7 @@ def test_an_array_opened_by_its_user_on_fsspec_is_read_ahead(bucket, tmp_path):
         assert isinstance(source, RemoteZarrSource) and source.where == sys.argv[1], source
         source = pickle.loads(pickle.dumps(source))
         with source.open(0, 140) as rows:
-            assert isinstance(rows, remote_zarr._ChunkRows), rows
+            assert isinstance(rows, remote_zarr._DirectChunks), rows
         assert np.array_equal(source[:], np.load(sys.argv[2]))
         source.reachable()
         assert source.identity()["content"]["stamp"]
@@ -397,7 +397,7 @@ def test_read_ahead_holds_what_it_says_and_no_more():
             most[0] = max(most[0], len(held))
         return b"%d" % index
 
-    ahead = ReadAhead(fetch, 0, 200, depth=4)
+    ahead = Prefetcher(fetch, 0, 200, depth=4)
     ahead.start()
     for index in [*range(50), *range(120, 200)]:
         assert ahead.take(index) == b"%d" % index
