@@ -6,13 +6,15 @@ import abc
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.sources.versions import MissingRows
+from labelsieve.errors import UnreadableDataError
+from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version
 
 # Rows among which some are taken are read so many bytes at a time.
 _TAKE_BYTES: Final = 4_000_000
@@ -225,7 +227,7 @@ class Source(abc.ABC):
         """Return the rows whose chunks were not stored when it was noted; None where nothing can be missing."""
         return None
 
-    def reachable(self) -> None:  # noqa: B027  # an array in memory always is
+    def reachable(self) -> None:
         """Raise unless this process can open what is described; no data is read.
 
         Raises
@@ -233,6 +235,10 @@ class Source(abc.ABC):
         UnreadableDataError
             Where it is not there, not as described, or not to be read from here.
         """
+        try:
+            self.open().close()
+        except (OSError, KeyError) as error:
+            raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:  # noqa: ARG002  # a file travels whole: as its path
         """Return a source for whoever reads only rows ``[start, stop)``, and the row at which that source begins."""
@@ -262,6 +268,33 @@ class Source(abc.ABC):
             block = opened.read(start, stop)[wanted - start]
         picked: npt.NDArray[Any] = np.asarray(block[(slice(None),) * wanted.ndim + tuple(columns)])
         return picked
+
+
+class FileSource(Source):
+    """An array in a local file, whose version is noted and compared.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    version : FileVersion or None
+        As noted; None where nothing is.
+    """
+
+    path: Path
+    version: FileVersion | None = None
+
+    def note_version(self) -> None:
+        """Note the file's size, time and inode, unless they were noted as its header was read."""
+        self.version = self.version or file_version(self.path)
+
+    def check_version(self) -> None:
+        """Compare the file's size, time and inode."""
+        check_path(self.version, self.path)
+
+    def _content(self) -> dict[str, Any] | None:
+        version = self.version or file_version(self.path)
+        return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
 
 
 def read_into(file: io.FileIO, position: int, buffer: npt.NDArray[np.uint8]) -> bool:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import MissingDependencyError, UnreadableDataError
-from labelsieve.sources.base import ChunkedRows, Source
-from labelsieve.sources.versions import FileVersion, check_path, file_version
+from labelsieve.errors import MissingDependencyError
+from labelsieve.sources.base import ChunkedRows, FileSource
 
 
-class Hdf5Source(Source):
+class Hdf5Source(FileSource):
     """A dataset in an HDF5 file.
 
     Parameters
@@ -23,15 +22,13 @@ class Hdf5Source(Source):
         Open for reading.
     """
 
-    in_pieces = False
-
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset.shape, dataset.dtype, dataset.chunks[0] if dataset.chunks else None)
+        self.in_pieces = dataset.ndim == 1  # a chunk of labels is kept while it is read in pieces
         # A worker may stand in another folder; a file that is only in memory has a name that no path has.
         filename = os.fsdecode(dataset.file.filename)
-        self.filename = str(Path(filename).absolute()) if Path(filename).exists() else filename
+        self.path = Path(filename).absolute() if Path(filename).exists() else Path(filename)
         self.name, self._dataset = dataset.name, dataset
-        self.version: FileVersion | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_dataset": None}
@@ -39,9 +36,9 @@ class Hdf5Source(Source):
     @property
     def where(self) -> str:
         """File and dataset."""
-        return f"{self.filename}:{self.name}"
+        return f"{self.path}:{self.name}"
 
-    def open(self, start: int = 0, stop: int | None = None) -> _Hdf5Rows:  # noqa: ARG002  # nothing is read ahead
+    def open(self, start: int = 0, stop: int | None = None) -> _Hdf5Rows:  # noqa: ARG002  # nothing is prefetched
         """Use the dataset as it is open here, or open its file."""
         if self._dataset is not None:
             return _Hdf5Rows(self, self._dataset)
@@ -49,7 +46,7 @@ class Hdf5Source(Source):
             import h5py
         except ImportError as error:
             raise MissingDependencyError("Reading HDF5", "hdf5") from error
-        file = h5py.File(self.filename, "r")
+        file = h5py.File(self.path, "r")
         try:
             self.check_version()
             return _Hdf5Rows(self, file[self.name], file)
@@ -59,29 +56,9 @@ class Hdf5Source(Source):
 
     def note_version(self) -> None:
         """Note the file's size, time and inode; what the library has not written yet would change them later."""
-        if self.version is None:
-            if self._dataset is not None and self._dataset.file.mode != "r":
-                self._dataset.file.flush()
-            self.version = file_version(Path(self.filename))
-
-    def check_version(self) -> None:
-        """Look at the file's size, time and inode; the library holds the open file itself."""
-        check_path(self.version, Path(self.filename))
-
-    def _content(self) -> dict[str, int] | None:
-        version = self.version or file_version(Path(self.filename))
-        return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
-
-    def reachable(self) -> None:
-        """Open the file where it is not open yet, and look at the dataset's shape."""
-        try:
-            rows = self.open()
-        except (OSError, KeyError) as error:
-            raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
-        with rows:
-            shape = tuple(rows.dataset.shape)
-        if shape != self.shape:
-            raise UnreadableDataError(f"{self.where} has shape {shape} here, not {self.shape}")
+        if self.version is None and self._dataset is not None and self._dataset.file.mode != "r":
+            self._dataset.file.flush()
+        super().note_version()
 
 
 class _Hdf5Rows(ChunkedRows):

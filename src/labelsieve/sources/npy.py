@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source, read_into
-from labelsieve.sources.versions import FileVersion, check_path, file_version
+from labelsieve.sources.base import FileSource, Rows, read_into
+from labelsieve.sources.versions import FileVersion, file_version
 
 
-class NpySource(Source):
+class NpySource(FileSource):
     """An array stored plainly in a file.
 
     Parameters
@@ -124,36 +124,12 @@ class NpySource(Source):
         """The path."""
         return str(self.path.absolute())
 
-    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is read ahead
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open the file."""
         return _FortranRows(self) if self.fortran else _NpyRows(self)
 
-    def note_version(self) -> None:
-        """Do nothing where the version was noted as the header was read."""
-        self.version = self.version or file_version(self.path)
-
-    def check_version(self) -> None:
-        """Look at the file's size, time and inode."""
-        check_path(self.version, self.path)
-
     def _content(self) -> dict[str, Any]:
-        self.note_version()
-        known = {} if self.version is None else {"size": self.version.size, "mtime_ns": self.version.mtime_ns}
-        return known | {"offset": self.offset, "fortran": self.fortran}
-
-    def reachable(self) -> None:
-        """Look at the file's size, and open it."""
-        needed = self.offset + self.n_rows * self.row_bytes
-        try:
-            with io.FileIO(self.path) as file:
-                status = os.fstat(file.fileno())
-        except OSError as error:
-            raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
-        size = status.st_size
-        if size < needed:
-            raise UnreadableDataError(f"{self.where} has {size:,} bytes here, {needed:,} are needed")
-        if self.version is not None:
-            self.version.check(status, self.where)
+        return (super()._content() or {}) | {"offset": self.offset, "fortran": self.fortran}
 
 
 def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:

@@ -61,7 +61,7 @@ class ZarrSource(Source):
 
     def __init__(self, array: Any) -> None:
         super().__init__(array.shape, array.dtype, int(array.chunks[0]) if array.ndim else None)
-        self.in_pieces = False
+        self.in_pieces = array.ndim == 1  # a chunk of labels is kept while it is read in pieces
         self.array = array
         self.fill_value = array.fill_value or 0
         self.version: FileVersion | None = None
