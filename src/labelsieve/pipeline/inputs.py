@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from labelsieve import memory, partitioning
+from labelsieve.confident_learning.row_summary import MAX_STRIP_ROWS
 from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
@@ -20,7 +21,7 @@ from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened
 from labelsieve.storage.limits import free_bytes
-from labelsieve.tasks.partition import Partition, label_window
+from labelsieve.tasks.partition import Partition
 from labelsieve.tasks.readers import Reader
 
 if TYPE_CHECKING:
@@ -124,8 +125,9 @@ class Inputs:
             batch_bytes = 0 if probs.in_pieces else stored_rows * row_bytes
         if not labels:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
-        elif not labels.in_pieces and not self.labels_first:
-            batch_bytes += min(label_window(labels.row_chunk), self.grid.n_rows) * labels.dtype.itemsize
+        elif labels.row_chunk and not self.labels_first:
+            # A strip, and the chunk that it cuts.
+            batch_bytes += min(MAX_STRIP_ROWS + labels.row_chunk, self.grid.n_rows) * labels.dtype.itemsize
         return memory.Need(
             self.grid.n_rows,
             self.n_classes,

@@ -163,12 +163,7 @@ def _source_grid(
 
 def _read_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
     """Tell whether labels are read first: small, or every partition would have to decode the same chunk of them."""
-    if (
-        not isinstance(labels, Source)
-        or labels.in_pieces
-        or not labels.row_chunk
-        or not _is_cut(labels.row_chunk, grid)
-    ):
+    if not isinstance(labels, Source) or not labels.row_chunk or not _is_cut(labels.row_chunk, grid):
         return False
     small = labels.n_rows * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
     return small or labels.row_chunk > grid.largest_batch * grid.partition_batches

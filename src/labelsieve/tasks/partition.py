@@ -77,7 +77,7 @@ class Partition:
     ) -> Iterator[tuple[Block, Block]]:
         """Yield ``(n,)`` labels and ``(n, K)`` probabilities in row order, from sources or the blocks handed in."""
         ranges = self._working_ranges(labels is None and pred_probs is None)
-        with self._label_feed(labels, ranges) as feed:
+        with _Feed("labels", self._labels, labels, ranges) as feed:
             for index, rows, strip in self._prob_strips(pred_probs, ranges):
                 yield feed.piece(index, rows.start, rows.stop), strip
 
@@ -85,9 +85,6 @@ class Partition:
         """Yield ``(n, K)`` probabilities in row order; no label is read."""
         for _, _, strip in self._prob_strips(pred_probs, self._working_ranges(pred_probs is None)):
             yield strip
-
-    def _label_feed(self, blocks: Sequence[Block] | None, ranges: Sequence[tuple[int, int]]) -> _Feed:
-        return (_Feed if self._labels is None else _LabelFeed)("labels", self._labels, blocks, ranges)
 
     def _working_ranges(self, from_sources: bool) -> Sequence[tuple[int, int]]:
         return list(_joined(self.ranges, self.strip_rows)) if from_sources else self.ranges
@@ -185,41 +182,3 @@ class _Feed:
                 f"a block of the Dask array {self._name} has dtype {block.dtype}; the array says {says}"
             )
         return block
-
-
-class _LabelFeed(_Feed):
-    """Labels in windows of many strips, of their own stored chunks, each decoded once whatever the batches."""
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._window, self._first = np.empty(0, np.int64), 0
-
-    def piece(self, index: int, a: int, b: int) -> Block:
-        """Return rows ``[a, b)`` of batch `index`."""
-        start, stop = (self._ranges[index][0] + row for row in (a, b))
-        parts = [self._from_window(start, stop)]
-        while (start := start + len(parts[-1])) < stop:
-            parts[-1] = parts[-1].copy()  # the next window is read over this one
-            parts.append(self._from_window(start, stop))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _from_window(self, start: int, stop: int) -> Block:
-        """Return rows from `start` on, as far as the window goes that holds it, but not beyond `stop`."""
-        if not self._first <= start < self._first + len(self._window):
-            source, origin = self._part or (None, 0)
-            if source is None:
-                raise RuntimeError("labels come in stored chunks only from a source")
-            # Whole stored chunks, and none beyond the partition's own: those are read elsewhere.
-            chunk = source.row_chunk or 1
-            first = (start - origin) // chunk * chunk
-            end = -(-(self._ranges[-1][1] - origin) // chunk) * chunk
-            last = min(first + label_window(source.row_chunk), end, source.n_rows)
-            self._first = origin + first
-            self._window = self._read(self._first, origin + last)
-        return self._window[start - self._first : stop - self._first]
-
-
-def label_window(row_chunk: int | None) -> int:
-    """Return how many labels are read at a time: whole stored chunks, of at least a strip's rows."""
-    chunk = row_chunk or MAX_STRIP_ROWS
-    return -(-MAX_STRIP_ROWS // chunk) * chunk
