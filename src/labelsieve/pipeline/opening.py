@@ -170,12 +170,12 @@ def _read_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_c
 
 
 def _warn_of_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
-    stored = min(source.row_chunk or 0, source.n_rows)
-    if stored > grid.largest_batch:
+    stored, partition_rows = min(source.row_chunk or 0, source.n_rows), grid.largest_batch * grid.partition_batches
+    if stored > partition_rows:
         warn(
             f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
-            f"{n_threads} threads: it is read about {math.ceil(stored / grid.largest_batch)} times, in pieces, and "
-            "decoded whole each time where it spans all classes. Chunks of fewer rows avoid that."
+            f"{n_threads} threads: it is read by about {math.ceil(stored / partition_rows)} partitions, and decoded "
+            "whole by each. Chunks of fewer rows avoid that."
         )
 
 

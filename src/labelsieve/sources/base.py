@@ -1,4 +1,4 @@
-"""What a source of rows can do, wherever the rows are."""
+"""Sources of rows: descriptions of stored arrays, and how their rows are read."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class ChunkedRows(Rows):
 
 
 class Source(abc.ABC):
-    """A description of an array of rows: it pickles without the data, unless the data is only in memory.
+    """A description of an array of rows; it pickles without the data, unless the data is in memory.
 
     Parameters
     ----------
@@ -125,20 +125,20 @@ class Source(abc.ABC):
     dtype : dtype
         As stored, in either byte order.
     row_chunk : int or None
-        Rows that are stored together and cost as much to read in part as whole; None where rows are separate.
+        Rows that are stored together, so that reading some costs as much as reading all; None where rows are separate.
 
     Attributes
     ----------
     row_bytes : int
-        Bytes of one row once decoded.
+        Decoded bytes of one row.
     in_pieces : bool
-        Whether reading a batch in several pieces costs no more than reading it whole.
+        Whether reading a batch in pieces costs no more than reading it whole.
     forkable : bool
-        Whether it can be read in a forked process: plain memory and files.
+        Whether a forked process can read it: memory and plain files.
     read_ahead_bytes : int
-        Bytes that one open handle holds at most of rows not asked for yet; 0 where nothing is read ahead.
+        Most bytes of prefetched rows that one open source holds; 0 where nothing is prefetched.
     fill_value : float
-        What rows read as whose chunks are not stored.
+        The value of rows whose chunks are not stored.
     """
 
     in_pieces: bool = True
@@ -162,11 +162,11 @@ class Source(abc.ABC):
 
     @property
     def where(self) -> str:
-        """Path or URL for messages and records, with nothing secret in it."""
+        """Path or URL for messages and records, without secrets."""
         return f"a {type(self).__name__}"
 
     def __repr__(self) -> str:
-        """Say what this is and where: all that a graph or a log may show of it."""
+        """Return what a graph or a log may show: kind, shape, dtype and place."""
         return f"<{type(self).__name__} {self.shape} {self.dtype} at {self.where}>"
 
     @abc.abstractmethod
@@ -176,14 +176,14 @@ class Source(abc.ABC):
         Parameters
         ----------
         start, stop : int
-            The caller means to read ascending ranges within rows ``[start, stop)``, None for the end: a remote source
-            fetches these ahead. Other reads give the right rows too, only later.
+            The caller intends to read ascending ranges within rows ``[start, stop)``, None for the end, and a remote
+            source prefetches these. Other reads return the right rows too, but slower.
         """
 
     def identity(self) -> dict[str, Any]:
-        """Return JSON-able facts that tell this input from another, without reading its data.
+        """Return facts, as JSON takes them, that identify this input without reading its data.
 
-        ``content`` is None where nothing is known that would change with the data.
+        ``content`` is None where no known fact changes with the data.
         """
         return {
             "kind": type(self).__name__,
@@ -195,11 +195,11 @@ class Source(abc.ABC):
         }
 
     def _content(self) -> Any:
-        """Return what changes when the data is written anew: sizes, times, ETags; None if nothing is known."""
+        """Return facts that change when the data is written anew: sizes, times, ETags; None if none are known."""
         return None
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range of rows, which changes when what is stored of them is written anew.
+        """Return a digest for each range of rows, which changes when their stored data is written anew.
 
         Parameters
         ----------
@@ -209,13 +209,13 @@ class Source(abc.ABC):
         return [""] * len(ranges)
 
     def note_version(self) -> None:  # noqa: B027  # an array in memory is its caller's
-        """Note what is stored now, before the first read, unless it is noted already.
+        """Note the version of the stored data before the first read, unless it is noted already.
 
-        What is noted travels with the description, and every read is compared with it.
+        It is pickled with the description, and every read compares with it.
         """
 
     def check_version(self) -> None:  # noqa: B027  # an array in memory is its caller's
-        """Raise if what is stored now is not what was noted.
+        """Raise if the stored data is not of the version that was noted.
 
         Raises
         ------
@@ -224,7 +224,7 @@ class Source(abc.ABC):
         """
 
     def missing_rows(self) -> MissingRows | None:
-        """Return the rows whose chunks were not stored when it was noted; None where nothing can be missing."""
+        """Return the rows whose chunks were not stored when the version was noted; None where none can be missing."""
         return None
 
     def reachable(self) -> None:
@@ -241,7 +241,7 @@ class Source(abc.ABC):
             raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:  # noqa: ARG002  # a file travels whole: as its path
-        """Return a source for whoever reads only rows ``[start, stop)``, and the row at which that source begins."""
+        """Return a source that holds rows ``[start, stop)``, and the row at which it begins."""
         return self, 0
 
     def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
@@ -256,7 +256,7 @@ class Source(abc.ABC):
         return out
 
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        """Read what NumPy's index would give, rows and columns picked apart: an array to Dask."""
+        """Read rows and columns by a NumPy index, as Dask expects of an array."""
         rows, *columns = key if isinstance(key, tuple) else (key,)
         picked_rows = range(self.n_rows)[rows] if isinstance(rows, slice) else np.arange(self.n_rows)[rows]
         wanted = np.asarray(picked_rows, dtype=np.intp)
@@ -298,7 +298,7 @@ class FileSource(Source):
 
 
 def read_into(file: io.FileIO, position: int, buffer: npt.NDArray[np.uint8]) -> bool:
-    """Fill `buffer` from byte `position` of an unbuffered file; tell whether there were enough bytes."""
+    """Fill `buffer` from byte `position` of an unbuffered file; return whether there were enough bytes."""
     file.seek(position)
     view, done = buffer.data, 0
     while done < len(view):

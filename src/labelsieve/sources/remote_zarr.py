@@ -17,7 +17,7 @@ from labelsieve.errors import warn
 from labelsieve.sources.base import Rows
 from labelsieve.sources.object_store import ObjectStore, RefusedError
 from labelsieve.sources.prefetch import AHEAD_BYTES, LentRows, PrefetchedRows, ahead_bytes, n_ahead
-from labelsieve.sources.shard_names import natural
+from labelsieve.sources.shard_names import natural_key
 from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
 from labelsieve.sources.zarr_arrays import Decoder, ZarrRows, ZarrSource, chunk_decoder, open_array
 from labelsieve.sources.zarr_chunks import PAUSE, chunk_objects, key_of, metadata_name
@@ -236,7 +236,8 @@ class _ZarrBatches(LentRows):
 def _warn_of_absent(where: str, keys: set[str]) -> None:
     """Warn of absent chunks among those that were read, where no listing has reported them before."""
     if keys:
-        named = ", ".join(sorted(keys, key=natural)[:_MOST_NAMED]) + (" and more" if len(keys) > _MOST_NAMED else "")
+        named = ", ".join(sorted(keys, key=natural_key)[:_MOST_NAMED])
+        named += " and more" if len(keys) > _MOST_NAMED else ""
         warn(
             f"{where}: chunks that are not stored: {named} ({len(keys):,} in all). Nothing lists what should be there, "
             "so their rows are read as the array's fill value; if they are missing, write them"

@@ -35,7 +35,7 @@ from labelsieve.sources.open_array import open_labels, open_pred_probs
 from labelsieve.sources.prefetch import Prefetcher, ahead_bytes, n_ahead
 from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.remote_zarr import RemoteZarrSource
-from labelsieve.sources.shard_names import natural
+from labelsieve.sources.shard_names import natural_key
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import ZarrSource
 from labelsieve.storage.urls import cause_of, redacted
@@ -754,7 +754,15 @@ def test_a_list_may_mix_places(tmp_path, bucket, want):
 
 def test_names_are_in_natural_order(tmp_path):
     names = ["a2b10.npy", "a2b9.npy", "a10b1.npy", "b.npy", "10.npy", "9.npy", "a2b09.npy"]
-    assert sorted(names, key=natural) == ["9.npy", "10.npy", "a2b09.npy", "a2b9.npy", "a2b10.npy", "a10b1.npy", "b.npy"]
+    assert sorted(names, key=natural_key) == [
+        "9.npy",
+        "10.npy",
+        "a2b09.npy",
+        "a2b9.npy",
+        "a2b10.npy",
+        "a10b1.npy",
+        "b.npy",
+    ]
     write_shards(tmp_path / "p", np.array_split(PROBS, 12))
     assert_same_array(open_pred_probs(tmp_path / "p")[:], PROBS)
 
