@@ -110,19 +110,19 @@ class RemoteNpySource(Source):
 
     def check_version(self) -> None:
         """Request the object's size and stamp, and compare them."""
-        store, path = ObjectStore.at(self.url)
         try:
-            info = store.info("data", path)
+            self.reachable()
         except InvalidInputError:
             raise gone(self.where) from None
+
+    def reachable(self) -> None:
+        """Request the object's size and stamp, and compare them."""
+        store, path = ObjectStore.at(self.url)
+        info = store.info("data", path)
         if info.get("size") != self.size:
             raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
         if stamp_of(info) != self.stamp:
             raise changed(self.where, "it was written anew")
-
-    def reachable(self) -> None:
-        """Compare the object's size and stamp."""
-        self.check_version()
 
 
 def check_objects(sources: Sequence[RemoteNpySource]) -> None:
