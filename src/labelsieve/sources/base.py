@@ -240,7 +240,7 @@ class Source(abc.ABC):
         except (OSError, KeyError) as error:
             raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
 
-    def part(self, start: int, stop: int) -> tuple[Source, int]:  # noqa: ARG002  # a file travels whole: as its path
+    def part(self, start: int, stop: int) -> tuple[Source, int]:  # noqa: ARG002  # a file pickles as its path
         """Return a source that holds rows ``[start, stop)``, and the row at which it begins."""
         return self, 0
 

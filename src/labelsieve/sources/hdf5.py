@@ -1,4 +1,4 @@
-"""HDF5 datasets, as h5py opens them."""
+"""HDF5 datasets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Hdf5Source(FileSource):
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset.shape, dataset.dtype, dataset.chunks[0] if dataset.chunks else None)
         self.in_pieces = dataset.ndim == 1  # a chunk of labels is kept while it is read in pieces
-        # A worker may stand in another folder; a file that is only in memory has a name that no path has.
+        # A worker may run in another folder; a file that is only in memory has a name that is not a path.
         filename = os.fsdecode(dataset.file.filename)
         self.path = Path(filename).absolute() if Path(filename).exists() else Path(filename)
         self.name, self._dataset = dataset.name, dataset
@@ -39,7 +39,7 @@ class Hdf5Source(FileSource):
         return f"{self.path}:{self.name}"
 
     def open(self, start: int = 0, stop: int | None = None) -> _Hdf5Rows:  # noqa: ARG002  # nothing is prefetched
-        """Use the dataset as it is open here, or open its file."""
+        """Use the open dataset, or open its file."""
         if self._dataset is not None:
             return _Hdf5Rows(self, self._dataset)
         try:
@@ -55,7 +55,7 @@ class Hdf5Source(FileSource):
             raise
 
     def note_version(self) -> None:
-        """Note the file's size, time and inode; what the library has not written yet would change them later."""
+        """Note the file's size, time and inode, once the library has written what it holds back."""
         if self.version is None and self._dataset is not None and self._dataset.file.mode != "r":
             self._dataset.file.flush()
         super().note_version()

@@ -1,4 +1,4 @@
-"""``.npy`` files, read with positioned reads: nothing mapped, nothing left behind in memory."""
+"""``.npy`` files, read with positioned reads rather than mapped, so that no pages stay in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from labelsieve.sources.versions import FileVersion, file_version
 
 
 class NpySource(FileSource):
-    """An array stored plainly in a file.
+    """A ``.npy`` file, or a part of one that is mapped.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class NpySource(FileSource):
     fortran : bool
         Whether columns, rather than rows, are contiguous.
     version : FileVersion, optional
-        Of the file whose header this is; no other is read.
+        Of the file whose header was read; another one is an error.
     """
 
     forkable = True
@@ -56,7 +56,7 @@ class NpySource(FileSource):
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> NpySource:
-        """Read the header of a ``.npy`` file, and check the file's size against it."""
+        """Read the header of a ``.npy`` file, and compare the file's size with it."""
         try:
             with path.open("rb") as file:
                 version = FileVersion.of(os.fstat(file.fileno()))
@@ -69,18 +69,18 @@ class NpySource(FileSource):
 
     @classmethod
     def from_memmap(cls, array: np.memmap[Any, Any]) -> NpySource | None:
-        """Rebuild a memmap from its file, so that it travels as a path; None where the file does not say the same."""
+        """Return the file of a memmap, so that it pickles as a path; None where the file may differ from the memmap."""
         mapping, name = getattr(array, "_mmap", None), getattr(array, "filename", None)
         shared = getattr(array, "mode", "c") in ("r", "r+", "w+")
         plain = array.flags.c_contiguous or array.flags.f_contiguous
         if not (isinstance(mapping, mmap.mmap) and name is not None and shared and plain and array.size):
             return None
-        # A slice of a memmap keeps the offset of the whole: work out its own from the addresses.
+        # A slice of a memmap keeps the offset of the whole: its own follows from the addresses.
         begin = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
         inside = array.__array_interface__["data"][0] - begin
         offset = inside + array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
         if array.mode != "r":
-            mapping.flush()  # what is written back later would change the file's time on a network's file system
+            mapping.flush()  # on a network file system, later write-back would change the file's time
         version, fortran = file_version(Path(name)), not array.flags.c_contiguous
         if not _is_mapped_file(Path(name), begin):
             return None
@@ -109,7 +109,7 @@ class NpySource(FileSource):
         return taken
 
     def open_file(self) -> io.FileIO:
-        """Open the file, and hold it against the version that was noted."""
+        """Open the file, and compare it with the version that was noted."""
         file = io.FileIO(self.path)
         try:
             if self.version is not None:
@@ -142,12 +142,12 @@ def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tupl
     file : binary file
         At its beginning.
     size : int
-        Bytes of the whole file, which are held against the header.
+        Bytes of the whole file, which are compared with the header.
 
     Raises
     ------
     InvalidInputError
-        For what is no ``.npy`` file, is cut off, or holds objects.
+        For a file that is not a ``.npy`` file, is cut off, or holds objects.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -165,10 +165,10 @@ def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tupl
 
 
 def _is_mapped_file(path: Path, address: int) -> bool:
-    """Tell whether `path` is still the file that is mapped at `address`: it may have been replaced since.
+    """Return whether `path` is still the file that is mapped at `address`: it may have been replaced.
 
-    The mapping keeps its file's inode alive, so no other file can have the same number. Where the system does not tell
-    (elsewhere than Linux), the answer is no, and the mapping itself is read.
+    The mapping keeps its file's inode in use, so no other file can have the same number. On systems other than Linux it
+    is not known, so the answer is no, and the mapping itself is read.
     """
     try:
         inode = path.stat().st_ino

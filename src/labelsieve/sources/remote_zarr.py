@@ -1,7 +1,7 @@
-"""Zarr arrays at URLs, and any that live on one of Zarr's fsspec stores.
+"""Zarr arrays at URLs, and arrays that users have opened on an fsspec store.
 
-What travels is the URL and the metadata, so that no worker asks for them again, and no credentials: an fsspec store
-pickles with the options that it was made with, which may come from the user's configuration of fsspec.
+A source pickles as its URL and metadata, so that workers need not request them, and without credentials: an fsspec
+store pickles with its options, which may come from the user's configuration of fsspec.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class RemoteZarrSource(ZarrSource):
     array : zarr.Array
         Open for reading, on an ``FsspecStore``.
     url : str, optional
-        Where it is, if it was opened from there; without it, the array pickles with its store, as its user made it.
+        Its URL, if it was opened from there; otherwise the array pickles with the store of its user.
     """
 
     def __init__(self, array: Any, url: str | None = None) -> None:
@@ -44,7 +44,7 @@ class RemoteZarrSource(ZarrSource):
         self.url, self._metadata, self._document_stamp = url, array.metadata, ""
         n_bytes = int(self.row_chunk or 1) * self.row_bytes
         direct = chunk_decoder(array) is not None
-        # Of Zarr's own reading: a batch, decoded and not, and a copy of a chunk.
+        # Zarr's own reading holds a batch, decoded and stored, and a copy of a chunk.
         generic_bytes = 9 * max(AHEAD_BYTES, n_bytes) // 4
         self.read_ahead_bytes = ahead_bytes(stored_limit(n_bytes)) if direct else generic_bytes
 
@@ -55,9 +55,9 @@ class RemoteZarrSource(ZarrSource):
         Raises
         ------
         InvalidInputError
-            Where there is none.
+            If there is none.
         UnreadableDataError
-            Where it cannot be looked at.
+            If the request fails.
         """
         where = redacted(url)
         return cls(open_array(name, where, _zarr_store(url), url), url)
@@ -67,7 +67,7 @@ class RemoteZarrSource(ZarrSource):
         return {key: value for key, value in self.__dict__.items() if key not in here_only}
 
     def __getattr__(self, name: str) -> Any:
-        """Build the array in the process that a description came to, from the URL and the metadata."""
+        """Build the array from the URL and the metadata, in a process that has unpickled the source."""
         if name != "array" or self.__dict__.get("url") is None:
             raise AttributeError(name)
         import zarr
@@ -79,13 +79,13 @@ class RemoteZarrSource(ZarrSource):
 
     @cached_property
     def _store_and_root(self) -> tuple[ObjectStore, str] | None:
-        """The file system for use in threads, and the array's path; None where a user's own cannot be made anew."""
+        """The file system for use in threads, and the array's path; None where a user's own cannot be copied."""
         if self.url is not None:
             store, root = ObjectStore.at(self.url)
             return store, root.rstrip("/")
         try:
             return ObjectStore(_synchronous(self.array.store.fs)), _root(self.array)
-        except Exception:  # noqa: BLE001  # file systems around file systems take what they like
+        except Exception:  # noqa: BLE001  # file systems raise what they like
             return None
 
     @property
@@ -110,7 +110,7 @@ class RemoteZarrSource(ZarrSource):
         return {"size": info.get("size"), "stamp": stamp} if stamp and not is_web(self.where) else None
 
     def note_version(self) -> None:
-        """List the stored chunks; on the web, where nothing lists them, nothing is known of them."""
+        """List the stored chunks, except on the web, where nothing lists them."""
         if self.stored is None and self._store_and_root is not None and not is_web(self.where):
             try:
                 self.stored, self._document_stamp = chunk_objects(self.array, *self._store_and_root)
@@ -121,12 +121,12 @@ class RemoteZarrSource(ZarrSource):
                 )
 
     def check_version(self) -> None:
-        """List the stored chunks again; not where there are many, and each answer has told its version."""
+        """List the stored chunks again, unless there are many, and each answer has included its version."""
         if self.stored is None or self._store_and_root is None:
             return
         store = self._store_and_root[0]
-        told = store.tells_versions and chunk_decoder(self.array) is not None
-        if told and len(self.stored) > MOST_LISTED_TWICE:
+        versioned = store.tells_versions and chunk_decoder(self.array) is not None
+        if versioned and len(self.stored) > MOST_LISTED_TWICE:
             return
         later, document = chunk_objects(self.array, *self._store_and_root)
         if document != self._document_stamp:
@@ -139,20 +139,20 @@ class RemoteZarrSource(ZarrSource):
         return chunk_objects(self.array, *self._store_and_root)[0]
 
     def reachable(self) -> None:
-        """Ask for the metadata document."""
+        """Request the metadata document."""
         self._content()
 
 
 def stored_limit(n_bytes: int) -> int:
-    """Return the most bytes that a chunk of `n_bytes` can be stored in: codecs add less than this to what is random."""
+    """Return the most bytes that a stored chunk of `n_bytes` can have: codecs add less than this to random data."""
     return n_bytes + n_bytes // 128 + 1024
 
 
 def _zarr_store(url: str) -> Any:
     """Return a Zarr store that reads from a URL in this process.
 
-    It wraps the one file system that the process has for this URL: one for Zarr's own event loop would be another
-    client a thread, which nobody closes.
+    It wraps the file system that the process has for this URL: Zarr's event loop would need another client, which
+    nobody closes.
     """
     from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
     from zarr.storage import FsspecStore

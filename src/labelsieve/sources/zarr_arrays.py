@@ -325,9 +325,9 @@ def _decode_chunk(
 
 
 def _blosc_length(stored: npt.NDArray[np.uint8]) -> int:
-    """Return the length that a Blosc header claims for itself (16 bytes, little-endian, the last four of them).
+    """Return the length in a Blosc header of 16 bytes, of which it is the last four, little-endian.
 
-    Blosc believes its header and reads on past a chunk that was cut off, here into what is left of the chunk before.
+    Blosc relies on its header and reads past the end of a chunk that was cut off, here into the rest of another chunk.
     """
     return int(stored[12:16].view("<u4")[0]) if len(stored) >= 16 else -1
 
