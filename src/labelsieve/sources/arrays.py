@@ -133,11 +133,14 @@ def _refuse_objects(labels: list[Any]) -> None:
     """Raise for labels that are Python objects, by what they are."""
     if any(isinstance(item, list | tuple | set | np.ndarray) for item in labels):
         raise InvalidInputError("labels holds lists: multi-label is out of scope, give one integer label for each row")
-    missing = sum(item is None or (isinstance(item, float) and math.isnan(item)) for item in labels)
-    if missing:
-        raise InvalidInputError(f"labels has {missing:,} missing values: drop these rows or label them")
+    _refuse_missing(sum(item is None or (isinstance(item, float) and math.isnan(item)) for item in labels))
     hint = MAP_STRINGS if any(isinstance(item, str) for item in labels) else "convert them with .astype(int)"
     raise InvalidInputError(f"labels must be integers 0..K-1, not object: {hint}")
+
+
+def _refuse_missing(n: int, what: str = "") -> None:
+    if n:
+        raise InvalidInputError(f"labels has {n:,} missing values{what}: drop these rows or label them")
 
 
 def _from_sequence(name: str, data: Sequence[Any]) -> npt.NDArray[Any]:
@@ -148,9 +151,7 @@ def _from_sequence(name: str, data: Sequence[Any]) -> npt.NDArray[Any]:
             raise InvalidInputError(
                 "labels is a list of lists: multi-label is out of scope, give one integer label for each row"
             )
-        missing = sum(item is None for item in data)
-        if missing:
-            raise InvalidInputError(f"labels has {missing:,} missing values (None): drop these rows or label them")
+        _refuse_missing(sum(item is None for item in data), " (None)")
     try:
         return np.asarray(data)
     except ValueError as error:
@@ -171,9 +172,7 @@ def _from_pandas(name: str, data: Any) -> npt.NDArray[Any]:
         if array.dtype == object and floats:
             array = data.to_numpy(dtype=np.float64, na_value=np.nan)
         return array
-    missing = int(np.sum(np.asarray(data.isna())))
-    if missing:
-        raise InvalidInputError(f"labels has {missing:,} missing values: drop these rows or label them")
+    _refuse_missing(int(np.sum(np.asarray(data.isna()))))
     array = data.to_numpy()
     if array.dtype == object and getattr(data.dtype, "kind", "O") in "iu":
         array = data.to_numpy(dtype=np.int64)

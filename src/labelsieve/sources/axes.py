@@ -137,7 +137,9 @@ def _check_columns(pred_probs: Any, class_names: Any) -> None:
             return
         _check_names(names, wanted, pred_probs)
     numbers = _numbers(names)
-    if numbers is None or numbers == sorted(numbers) or sorted(numbers) not in _countings(len(numbers)):
+    if numbers is None or numbers == sorted(numbers):
+        return
+    if sorted(numbers) not in (list(range(len(numbers))), list(range(1, len(numbers) + 1))):
         return
     place = next(place for place, number in enumerate(numbers) if number != place + min(numbers))
     raise InvalidInputError(
@@ -167,11 +169,6 @@ def _numbers(names: Sequence[Any]) -> list[int] | None:
     found = [_NUMBERED.fullmatch(name) if isinstance(name, str) else None for name in names]
     words = {match and match.group(1) for match in found}
     return None if None in words or len(words) > 1 else [int(match.group(2)) for match in found if match]
-
-
-def _countings(n: int) -> tuple[list[int], list[int]]:
-    """Return the numbers of n classes, counted from 0 and from 1."""
-    return list(range(n)), list(range(1, n + 1))
 
 
 def _sorted(pred_probs: Any, names: Sequence[Any]) -> str:

@@ -66,7 +66,6 @@ class ZarrSource(Source):
         self.fill_value = array.fill_value or 0
         self.version: FileVersion | None = None
         self.stored: StoredChunks | None = None
-        self.grid = {"chunks": list(array.chunks), "shards": list(array.shards) if array.shards else None}
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> ZarrSource:
@@ -138,7 +137,8 @@ class ZarrSource(Source):
 
     def identity(self) -> dict[str, Any]:
         """Return what every source returns, and the grid of chunks."""
-        return super().identity() | self.grid
+        shards = self.array.shards
+        return super().identity() | {"chunks": list(self.array.chunks), "shards": list(shards) if shards else None}
 
     def _content(self) -> dict[str, Any] | None:
         """Return size and time of the metadata document, or of the archive that holds the array."""
