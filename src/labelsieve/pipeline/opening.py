@@ -174,8 +174,8 @@ def _warn_of_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> 
     if stored > partition_rows:
         warn(
             f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
-            f"{n_threads} threads: it is read by about {math.ceil(stored / partition_rows)} partitions, and decoded "
-            "whole by each. Chunks of fewer rows avoid that."
+            f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
+            "decoded whole each time where it spans all classes. Chunks of fewer rows avoid that."
         )
 
 
