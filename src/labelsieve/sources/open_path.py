@@ -56,7 +56,7 @@ def open_place(name: str, place: Place) -> Source:
 
 def open_places(name: str, places: Sequence[Place]) -> Source:
     """Open a list of shards, in the order given."""
-    named = [os.fspath(place) for place in places]
+    named = [check_place(name, place) for place in places]
     place, count = Counter(named).most_common(1)[0]
     if count > 1:
         raise InvalidInputError(f"{name}: {redacted(place)} is listed twice")
@@ -75,8 +75,8 @@ def are_places(data: Sequence[Any]) -> bool:
         return False
     for item in data:
         if not isinstance(item, str | os.PathLike):
-            first, other = redacted(os.fspath(data[0])), type(item).__name__
-            raise InputTypeError(f"a list that begins with the path {first} also holds {other}")
+            first = redacted(check_place("data", data[0]))
+            raise InputTypeError(f"a list that begins with the path {first} also holds {type(item).__name__}")
     return True
 
 
