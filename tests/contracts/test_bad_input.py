@@ -511,7 +511,7 @@ WRITERS = {
 
 
 def test_every_form_that_is_converted_is_tried():
-    assert {f".{form}" for form in WRITERS} == set(conversions.FORMS)
+    assert {f".{form}" for form in WRITERS} == set(conversions.FORMATS)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from labelsieve.errors import ChangedDataError, InvalidInputError, LabelsieveWar
 from labelsieve.execution.cluster import ClusterExecutor
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.passes import Passes
-from labelsieve.sources import npy, prefetch, remote_zarr, versions, zarr_arrays, zarr_chunks
+from labelsieve.sources import base, npy, object_store, remote_zarr, versions, zarr_arrays, zarr_chunks
 from labelsieve.sources.open_array import open_pred_probs
 
 N_ROWS, N_CLASSES, BATCH = 600, 6, 100
@@ -70,7 +70,7 @@ def at_read(monkeypatch, number, act):
 
         return reading
 
-    for kind in (npy.PlainRows, zarr_arrays.ZarrRows, zarr_arrays._DirectRows):
+    for kind in (npy._NpyRows, base.ChunkedRows):
         monkeypatch.setattr(kind, "read", counted(kind.read))
 
 
@@ -493,8 +493,8 @@ def test_an_archive_is_watched(tmp_path, monkeypatch, want):
 def test_of_many_chunks_each_read_is_checked_and_they_are_listed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(zarr_arrays, "MOST_LISTED_TWICE", 5)
     looks = []
-    inner = zarr_arrays.files_of
-    monkeypatch.setattr(zarr_arrays, "files_of", lambda *given: looks.append(1) or inner(*given))
+    inner = zarr_arrays.chunk_files
+    monkeypatch.setattr(zarr_arrays, "chunk_files", lambda *given: looks.append(1) or inner(*given))
     for layout in ("direct", "split classes"):
         path = tmp_path / f"{layout}.zarr"
         store(path, PROBS, LAYOUTS[layout])
@@ -506,7 +506,7 @@ def test_of_many_chunks_each_read_is_checked_and_they_are_listed_once(tmp_path, 
             find(LABELS, path, **READ_BY_BATCH)
         monkeypatch.undo()
         monkeypatch.setattr(zarr_arrays, "MOST_LISTED_TWICE", 5)
-        monkeypatch.setattr(zarr_arrays, "files_of", lambda *given: looks.append(1) or inner(*given))
+        monkeypatch.setattr(zarr_arrays, "chunk_files", lambda *given: looks.append(1) or inner(*given))
 
 
 def test_files_of_chunks_are_looked_at_in_threads_where_there_are_many(tmp_path, monkeypatch):
@@ -525,8 +525,8 @@ def test_files_of_chunks_are_looked_at_in_threads_where_there_are_many(tmp_path,
 
 def test_files_of_chunks_are_looked_at_once_where_a_workdir_asks_too(tmp_path, monkeypatch, want):
     store(tmp_path / "p.zarr", PROBS, LAYOUTS["direct"])
-    looked, inner = [], zarr_chunks.look
-    monkeypatch.setattr(zarr_chunks, "look", lambda path: looked.append(path) or inner(path))
+    looked, inner = [], zarr_chunks.file_stamp
+    monkeypatch.setattr(zarr_chunks, "file_stamp", lambda path: looked.append(path) or inner(path))
     monkeypatch.setattr(zarr_arrays, "MOST_LISTED_TWICE", 0)
     for n_resumed in (0, N_ROWS):
         found = find(LABELS, tmp_path / "p.zarr", workdir=tmp_path / "work", **READ_BY_BATCH)
@@ -580,14 +580,14 @@ def put_zarr(fs, url, array, layout, *, metadata=True):
 
 def at_request(monkeypatch, number, act):
     """Act once, before piece `number` of any object is asked for: counted from 1."""
-    numbers, inner = itertools.count(1), prefetch.Objects.get_version
+    numbers, inner = itertools.count(1), object_store.ObjectStore.read
 
-    def counted(self, *given):
-        if next(numbers) == number:
+    def counted(self, path, start, stop, what=""):
+        if what.startswith("rows") and next(numbers) == number:
             act()
-        return inner(self, *given)
+        return inner(self, path, start, stop, what)
 
-    monkeypatch.setattr(prefetch.Objects, "get_version", counted)
+    monkeypatch.setattr(object_store.ObjectStore, "read", counted)
 
 
 @PLACES
@@ -618,7 +618,7 @@ def test_shards_at_urls_are_listed_to_be_checked(request, monkeypatch, place):
         put(fs, f"{url}/p/probs-{i}.npy", PROBS[i * 100 : i * 100 + 100])
     source = open_pred_probs(f"{url}/p")
     with monkeypatch.context() as patched:
-        patched.setattr(prefetch.Objects, "info", lambda *_: pytest.fail("one listing does"))
+        patched.setattr(object_store.ObjectStore, "info", lambda *_: pytest.fail("one listing does"))
         source.check_version()
     put(fs, f"{url}/p/probs-4.npy", OTHER[400:500])
     with pytest.raises(ChangedDataError, match=r"probs-4\.npy has changed since the run began: it was written anew"):
@@ -675,7 +675,7 @@ def test_where_nothing_is_listed_an_absent_chunk_is_believed_the_second_time_and
     put_zarr(fs, f"{url}/l.zarr", LABELS, {"chunks": (50,)})
 
     def refused(*_, **__):
-        raise prefetch.RefusedError("no listing")
+        raise object_store.RefusedError("no listing")
 
     failed, inner = set(), fs.cat_file
 
@@ -685,7 +685,7 @@ def test_where_nothing_is_listed_an_absent_chunk_is_believed_the_second_time_and
             raise FileNotFoundError(path)
         return inner(path, **how)
 
-    monkeypatch.setattr(prefetch.Objects, "listing", refused)
+    monkeypatch.setattr(object_store.ObjectStore, "list_below", refused)
     monkeypatch.setattr(type(fs), "cat_file", lambda _, path, **how: fails_once(path, **how))
     with pytest.warns(LabelsieveWarning) as caught:
         assert_same_bits(find(f"{url}/l.zarr", f"{url}/p.zarr", **READ_BY_BATCH), want)
@@ -710,7 +710,7 @@ def test_a_store_without_etags_tells_times_otherwise_in_listings_and_answers(buc
     for i in range(6):
         put(fs, f"{url}/p/{i}.npy", PROBS[i * 100 : i * 100 + 100])
     put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
-    call, info, listing = type(fs)._call_s3, prefetch.Objects.info, prefetch.Objects.listing
+    call, info, listing = type(fs)._call_s3, object_store.ObjectStore.info, object_store.ObjectStore._listing
 
     async def answer(self, method, *given, **how):
         found = await call(self, method, *given, **how)
@@ -728,8 +728,8 @@ def test_a_store_without_etags_tells_times_otherwise_in_listings_and_answers(buc
         ]
 
     monkeypatch.setattr(type(fs), "_call_s3", answer)
-    monkeypatch.setattr(prefetch.Objects, "info", by_the_second)
-    monkeypatch.setattr(prefetch.Objects, "listing", by_the_millisecond)
+    monkeypatch.setattr(object_store.ObjectStore, "info", by_the_second)
+    monkeypatch.setattr(object_store.ObjectStore, "_listing", by_the_millisecond)
     for place in (f"{url}/p.zarr", f"{url}/p", [f"{url}/p/{i}.npy" for i in range(6)]):
         assert_same_bits(find(LABELS, place, **READ_BY_BATCH), want)
 
@@ -756,13 +756,13 @@ def test_long_listings_come_in_parts(request, monkeypatch, place, layout):
     source = open_pred_probs(f"{url}/p.zarr")
     source.note_version()
     monkeypatch.setattr(zarr_chunks, "_FEW_OBJECTS", 10)
-    inner, prefixes = prefetch.Objects.listing, []
+    inner, prefixes = object_store.ObjectStore.list_below, []
 
-    def listing(self, name, path, *, deep=False, prefix=""):
+    def listing(self, name, path, prefix=""):
         prefixes.append(prefix)
-        return inner(self, name, path, deep=deep, prefix=prefix)
+        return inner(self, name, path, prefix)
 
-    monkeypatch.setattr(prefetch.Objects, "listing", listing)
+    monkeypatch.setattr(object_store.ObjectStore, "list_below", listing)
     other = open_pred_probs(f"{url}/p.zarr")
     other.note_version()
     np.testing.assert_array_equal(other.stored.stamps, source.stored.stamps)
@@ -787,8 +787,8 @@ def test_leading_digits_are_of_each_number_once():
 def test_a_request_for_a_listed_chunk_that_fails_with_404_is_tried_again(request, monkeypatch, place, layout):
     url, fs = request.getfixturevalue(place)
     put_zarr(fs, f"{url}/labels.zarr", LABELS, {"chunks": (50,)} | ({"shards": (100,)} if layout == "shards" else {}))
-    calls, opened = [], prefetch.Objects.at(url)[0].fs
-    inner, of_s3 = opened.cat_file, prefetch._of_s3
+    calls, opened = [], object_store.ObjectStore.at(url)[0].fs
+    inner, of_s3 = opened.cat_file, object_store.read_s3
 
     def missing(path):
         calls.extend([path] if path.endswith("labels.zarr/c/3") else [])
@@ -804,7 +804,7 @@ def test_a_request_for_a_listed_chunk_that_fails_with_404_is_tried_again(request
         return await of_s3(fs, path, *given)
 
     monkeypatch.setattr(opened, "cat_file", cat_file)
-    monkeypatch.setattr(prefetch, "_of_s3", with_version)
+    monkeypatch.setattr(object_store, "read_s3", with_version)
     failing = {1}
     assert_same_bits(find(f"{url}/labels.zarr", PROBS, **READ_BY_BATCH, retries=0), find(LABELS, PROBS))
     assert len(calls) >= 2

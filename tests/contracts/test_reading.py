@@ -63,14 +63,14 @@ class CountingStore(zarr.storage.MemoryStore):
 def decoded(monkeypatch):
     """Count the chunks that the direct path decodes, by folder and number."""
     counts, lock = Counter(), threading.Lock()
-    decode = zarr_arrays._DirectRows._decode
+    decode = zarr_arrays._DirectRows._load_chunk
 
     def counting(self, index, out):
         with lock:
             counts[self._folder.name, index] += 1
         decode(self, index, out)
 
-    monkeypatch.setattr(zarr_arrays._DirectRows, "_decode", counting)
+    monkeypatch.setattr(zarr_arrays._DirectRows, "_load_chunk", counting)
     return counts
 
 

@@ -365,7 +365,7 @@ def test_the_direct_path_reads_the_rows_of_the_generic_path(tmp_path, codec, dty
     assert direct(array) == (codec[1] != "gzip"), "gzip decodes into memory of its own"
     ranges = [(0, 70), (0, 500), (140, 490), (210, 280), (490, 500), (420, 500), (0, 70)]
     ranges += [(3, 5), (69, 71), (100, 300)]  # what is no whole chunk goes the generic way
-    with ZarrSource(array).open() as rows, zarr_arrays.ZarrRows(array) as generic:
+    with ZarrSource(array).open() as rows, zarr_arrays.ZarrRows(ZarrSource(array)) as generic:
         for start, stop in ranges:
             expected = data[start:stop].copy()
             expected[max(0, 210 - start) : max(0, 280 - start)] = 0.25
@@ -383,7 +383,7 @@ def test_the_direct_path_is_taken_by_whole_rows_in_a_local_folder(want, tmp_path
     )
     assert direct(probs)
     assert direct(labels)
-    monkeypatch.setattr(zarr_arrays.ZarrRows, "read", lambda *_: pytest.fail("the generic path was taken"))
+    monkeypatch.setattr(zarr_arrays.ZarrRows, "_load", lambda *_: pytest.fail("the generic path was taken"))
     # Batches are whole chunks, whatever batch_size asks for.
     assert_same_bits(find(labels, probs, batch_size=100), want)
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError, LabelsieveError, WorkdirError, warn
@@ -17,8 +17,8 @@ from labelsieve.sources.open_array import Opened, open_any
 from labelsieve.sources.retries import tried
 from labelsieve.sources.versions import named_ranges
 
-# Nodes of a Dask graph that are looked at for a store: a graph names what it reads near its leaves.
-_MOST_NODES: Final = 1_000_000
+# Dask arrays of more blocks are not searched for the stored arrays that they are made of.
+_MOST_BLOCKS: Final = 1_000_000
 # A name that Dask made ends in a token; one that a user gave says nothing of the data.
 _TOKEN: Final = re.compile(r"[0-9a-f]{32}$")
 
@@ -58,9 +58,8 @@ def identity(opened: Opened) -> dict[str, Any]:
     """
     if isinstance(opened, Source):
         return opened.identity()
-    stores = list(_stores(opened))
-    states = None if None in stores else [_state(store) for store in stores]
-    named = _TOKEN.search(opened.name) is not None and states is not None
+    sources = _sources_behind(opened)
+    named = _TOKEN.search(opened.name) is not None and sources is not None
     return {
         "kind": "dask",
         "where": "a Dask array",
@@ -68,7 +67,9 @@ def identity(opened: Opened) -> dict[str, Any]:
         "dtype": opened.dtype.str,
         "chunks": _digest(repr(opened.chunks)),
         "content": opened.name if named else None,
-        "stores": _digest(json.dumps(states)),
+        "stores": _digest(
+            [[source.identity(), source.part_identities([(0, source.n_rows)])] for source in sources or ()]
+        ),
     }
 
 
@@ -99,16 +100,14 @@ def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_row
     for opened in inputs:
         if isinstance(opened, Source):
             tried(attempts, opened.note_version)
-            if opened.ndim == 1:
-                _report_missing_labels(opened)
-            else:
-                _report_missing_probs(opened, allow_zero_rows=allow_zero_rows)
-        else:
-            for source in _zarr_arrays_behind(opened):
-                if opened.ndim == 1:
-                    _report_missing_labels(source)
-                elif not (allow_zero_rows and source.fill_value == 0):
-                    _warn_missing_probs(source)
+            _report_missing(opened, allow_zero_rows=allow_zero_rows)
+            continue
+        # Rows of a stored array of the same shape are rows of the Dask array, unless its graph changes them.
+        for source in _sources_behind(opened) or ():
+            if source.shape == opened.shape:
+                with contextlib.suppress(LabelsieveError, OSError):  # what cannot be examined will not be read either
+                    source.note_version()
+                _report_missing(source, allow_zero_rows=allow_zero_rows, lazy=True)
 
 
 def check_versions(inputs: Sequence[Opened], attempts: int = 1) -> None:
@@ -124,84 +123,49 @@ def check_versions(inputs: Sequence[Opened], attempts: int = 1) -> None:
             tried(attempts, opened.check_version)
 
 
-def _report_missing_labels(labels: Source) -> None:
-    missing = labels.missing_rows()
-    if missing is not None and missing.n_missing:
-        warn(
-            f"{missing.n_missing:,} of {missing.n_chunks:,} chunks of labels are not stored in {labels.where}: "
-            f"{named_ranges(missing.whole)} read as class {labels.fill_value}, the array's fill value. Zarr leaves out "
-            "chunks that hold nothing else, as in labels sorted by class; if these rows have other labels, write them"
-        )
+def _report_missing(source: Source, *, allow_zero_rows: bool, lazy: bool = False) -> None:
+    """Warn of chunks that are not stored, or raise where rows of probabilities have none.
 
-
-def _report_missing_probs(probs: Source, *, allow_zero_rows: bool) -> None:
-    missing = probs.missing_rows()
+    It is only a warning where a Dask array is `lazy` about them: it may replace the fill value by something else.
+    """
+    missing, fill = source.missing_rows(), source.fill_value
     if missing is None or not missing.n_missing:
         return
-    fill, begin = probs.fill_value, f"{missing.n_missing:,} of {missing.n_chunks:,} chunks of pred_probs are not stored"
-    if missing.whole and not (allow_zero_rows and fill == 0):
+    is_labels, accepted = source.ndim == 1, allow_zero_rows and fill == 0
+    name = "labels" if is_labels else "pred_probs"
+    begin = f"{missing.n_missing:,} of {missing.n_chunks:,} chunks of {name} are not stored in {source.where}:"
+    whole = named_ranges(missing.whole)
+    if is_labels:
+        warn(
+            f"{begin} {whole} read as class {fill}, the array's fill value. Zarr leaves out chunks that hold nothing "
+            "else, as in labels sorted by class; if these rows have other labels, write them"
+        )
+        return
+    if missing.whole and not accepted and not lazy:
         accepts = " (find_label_issues(allow_zero_rows=True) accepts them)" if fill == 0 else ""
         raise InvalidInputError(
-            f"{begin} in {probs.where}: nothing is stored of {named_ranges(missing.whole)}, which would read as "
-            f"{fill:g}, the array's fill value{accepts}: missing chunk? Write these rows, or leave them out of the "
-            "array"
+            f"{begin} nothing is stored of {whole}, which would read as {fill:g}, the array's fill value{accepts}: "
+            "missing chunk? Write these rows, or leave them out of the array"
         )
-    if missing.partly:
-        warn(
-            f"{begin} in {probs.where}: some classes of {named_ranges(missing.partly)} read as {fill:g}, the array's "
-            "fill value. Zarr leaves out chunks that hold nothing else; if these classes have other probabilities, "
-            "write them"
-        )
+    rows = whole if missing.whole and not accepted else f"some classes of {named_ranges(missing.partly)}"
+    advice = ". Zarr leaves out chunks that hold nothing else; if these classes have other probabilities, write them"
+    if not accepted or (missing.partly and not lazy):
+        warn(f"{begin} {rows} read as {fill:g}, the array's fill value{'' if lazy else advice}")
 
 
-def _zarr_arrays_behind(array: Any) -> Iterator[Source]:
-    """Yield the Zarr arrays of the same shape that a Dask array is made of: their rows are its rows.
-
-    This serves warnings, so an array that cannot be examined is left out; reading it will tell.
-    """
-    if math.prod(array.numblocks) > _MOST_NODES:
-        return
-    for store in _stores(array):
-        if type(store).__module__.partition(".")[0] != "zarr" or tuple(store.shape) != tuple(array.shape):
-            continue
-        with contextlib.suppress(LabelsieveError, OSError):
-            source = open_any("an array of the graph", store)
-            if isinstance(source, Source):
-                source.note_version()
-                yield source
+def _digest(facts: Any) -> str:
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _warn_missing_probs(probs: Source) -> None:
-    """Warn of missing chunks behind a Dask array, which may put something else in the place of their fill value."""
-    missing = probs.missing_rows()
-    if missing is not None and missing.n_missing:
-        rows = named_ranges(missing.whole) if missing.whole else f"some classes of {named_ranges(missing.partly)}"
-        warn(
-            f"{missing.n_missing:,} of {missing.n_chunks:,} chunks of pred_probs are not stored in {probs.where}: "
-            f"{rows} read as {probs.fill_value:g}, the array's fill value"
-        )
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _state(store: Any) -> Any:
-    """Return what changes when a stored array is written anew."""
-    source = open_any("an array of the graph", store)
-    return [source.identity(), source.part_identities([(0, source.n_rows)])] if isinstance(source, Source) else None
-
-
-def _stores(array: Any) -> Iterator[Any]:
-    """Yield the stored arrays that a Dask array's graph holds, each once; None where it is too large for that."""
-    seen: set[int] = set()
-    for number, node in enumerate(dict(array.dask).values()):
-        if number > _MOST_NODES:
-            yield None
-            return
+def _sources_behind(array: Any) -> list[Source] | None:
+    """Return the stored arrays that the graph of a Dask array holds; None where it is too large to be searched."""
+    if math.prod(array.numblocks) > _MOST_BLOCKS:
+        return None
+    found: dict[int, Any] = {}
+    for node in dict(array.dask).values():
         for value in (node, getattr(node, "value", None), *getattr(node, "args", ())):
             package = type(value).__module__.partition(".")[0]
-            stored = package in ("zarr", "h5py") or type(value).__name__ == "memmap"
-            if stored and hasattr(value, "shape") and id(value) not in seen:
-                seen.add(id(value))
-                yield value
+            if (package in ("zarr", "h5py") or type(value).__name__ == "memmap") and hasattr(value, "shape"):
+                found[id(value)] = value
+    opened = [open_any("an array of the graph", value) for value in found.values()]
+    return [source for source in opened if isinstance(source, Source)]

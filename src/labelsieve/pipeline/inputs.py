@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from labelsieve import memory, partitioning
+from labelsieve.confident_learning.row_summary import MAX_STRIP_ROWS
 from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
@@ -21,7 +22,7 @@ from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, where_is
 from labelsieve.sources.retries import RETRIES, tried
-from labelsieve.tasks.partition import Batches, RowRange, label_window
+from labelsieve.tasks.partition import Batches, RowRange
 from labelsieve.tasks.work import PartitionWork
 
 if TYPE_CHECKING:
@@ -125,8 +126,9 @@ class Inputs:
             batch_bytes = 0 if probs.in_pieces else stored_rows * row_bytes
         if not labels:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
-        elif not labels.in_pieces and not self.labels_first:
-            batch_bytes += min(label_window(labels.row_chunk), self.grid.n_rows) * labels.dtype.itemsize
+        elif labels.row_chunk and not self.labels_first:
+            # A strip, and the chunk that it cuts.
+            batch_bytes += min(MAX_STRIP_ROWS + labels.row_chunk, self.grid.n_rows) * labels.dtype.itemsize
         return memory.Need(
             self.grid.n_rows,
             self.n_classes,

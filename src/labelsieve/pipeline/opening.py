@@ -163,23 +163,18 @@ def _source_grid(
 
 def _read_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
     """Tell whether labels are read first: small, or every partition would have to decode the same chunk of them."""
-    if (
-        not isinstance(labels, Source)
-        or labels.in_pieces
-        or not labels.row_chunk
-        or not _is_cut(labels.row_chunk, grid)
-    ):
+    if not isinstance(labels, Source) or not labels.row_chunk or not _is_cut(labels.row_chunk, grid):
         return False
     small = labels.n_rows * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
     return small or labels.row_chunk > grid.largest_batch * grid.partition_batches
 
 
 def _warn_of_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
-    stored = min(source.row_chunk or 0, source.n_rows)
-    if stored > grid.largest_batch:
+    stored, partition_rows = min(source.row_chunk or 0, source.n_rows), grid.largest_batch * grid.partition_batches
+    if stored > partition_rows:
         warn(
             f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
-            f"{n_threads} threads: it is read about {math.ceil(stored / grid.largest_batch)} times, in pieces, and "
+            f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
             "decoded whole each time where it spans all classes. Chunks of fewer rows avoid that."
         )
 

@@ -207,12 +207,13 @@ def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool
 
 
 def _decoded_rows(inputs: Inputs) -> int:
-    """Return how many rows one read decodes: more than there are, where batches cut stored chunks."""
+    """Return how many rows one read decodes: more than there are, where partitions cut stored chunks."""
     source, grid = inputs.pred_probs_source, inputs.grid
     if source is None or source.in_pieces or not source.row_chunk or not isinstance(grid.batches, int):
         return grid.n_rows
-    starts = np.arange(grid.n_batches, dtype=np.int64) * grid.batches
-    stops = np.minimum(starts + grid.batches, grid.n_rows)
+    partition_rows = grid.batches * grid.partition_batches
+    starts = np.arange(grid.n_partitions, dtype=np.int64) * partition_rows
+    stops = np.minimum(starts + partition_rows, grid.n_rows)
     first, last = starts // source.row_chunk, -(-stops // source.row_chunk)
     decoded = np.minimum(last * source.row_chunk, grid.n_rows) - first * source.row_chunk
     return int(decoded.sum())

@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.sources.npy import NpySource
-from labelsieve.sources.versions import file_version
-from labelsieve.sources.zarr_arrays import ZarrSource
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.sources.base import Source
+from labelsieve.sources.open_array import open_any
+from labelsieve.sources.open_path import open_place
 from labelsieve.storage.urls import check_place
 
 # Text that a spreadsheet takes for a formula, with any apostrophes before it.
@@ -111,18 +111,15 @@ def read_class_names(path: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class ArrayIds:
-    """The user's own names of all rows, in memory or stored.
+    """The user's own names of all rows.
 
     Parameters
     ----------
-    array : (N,) array
+    names : (N,) array or Source
         Integers or strings.
-    source : NpySource or ZarrSource, optional
-        The file or array that holds them, which must not change during the run.
     """
 
-    array: Any
-    source: NpySource | ZarrSource | None = None
+    names: npt.NDArray[Any] | Source
 
     def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # found by row
         """Return the names of `rows`.
@@ -132,27 +129,12 @@ class ArrayIds:
         UnreadableDataError
             If they cannot be read, or have changed since the run began.
         """
-        try:
-            taken = self.array.oindex[rows] if hasattr(self.array, "oindex") else self.array[rows]
-        except OSError as error:
-            raise UnreadableDataError(f"ids are not readable: {error}") from error
-        names: npt.NDArray[Any] = np.asarray(taken)
-        self._check(rows)
+        names = self.names.take(rows)
         if names.dtype.kind in "iu":
             return names.astype(names.dtype.newbyteorder("="), copy=False)
         texts: npt.NDArray[Any] = np.empty(len(names), object)  # a fixed width would be that of the longest
         texts[:] = [as_text(str(name)) for name in names.tolist()]
         return texts
-
-    def _check(self, rows: npt.NDArray[np.int64]) -> None:
-        """Raise if the names of `rows` have changed since the run began."""
-        if isinstance(self.source, ZarrSource):
-            self.source.check_rows(rows)
-        elif self.source is not None and self.source.version is not None:
-            now = file_version(self.source.path)
-            # If another file has taken its place, the old one is still mapped, unchanged.
-            if now is not None and now.inode == self.source.version.inode:
-                self.source.check_version()
 
 
 def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
@@ -175,30 +157,30 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
     """
     if ids is None:
         return None
-    array, source = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else (ids, None)
-    if not hasattr(array, "oindex"):
-        strings = isinstance(array, list | tuple) and all(isinstance(name, str) for name in array)
-        array = np.asarray(array, object if strings else None)
-    if array.ndim != 1 or array.shape[0] != n_rows:
-        raise InvalidInputError(f"ids have shape {tuple(array.shape)}, pred_probs has {n_rows:,} rows")
-    strings = np.dtype(array.dtype).kind == "O" and all(isinstance(name, str) for name in array)
-    if not strings and np.dtype(array.dtype).kind not in "iuUT":
-        raise InputTypeError(f"ids must be integers or strings, not {array.dtype}")
-    return ArrayIds(array, source)
+    names = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else ids
+    if hasattr(names, "oindex"):
+        names = open_any("ids", names)
+    if isinstance(names, Source):
+        names.note_version()
+        names.take(np.empty(0, np.int64))  # a file stays mapped, so that it can be replaced while the result is used
+    else:
+        strings = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        names = np.asarray(names, object if strings else None)
+    if names.shape != (n_rows,):
+        raise InvalidInputError(f"ids have shape {tuple(names.shape)}, pred_probs has {n_rows:,} rows")
+    strings = names.dtype.kind == "O" and all(isinstance(name, str) for name in names[:])
+    if not strings and names.dtype.kind not in "iuUT":
+        raise InputTypeError(f"ids must be integers or strings, not {names.dtype}")
+    return ArrayIds(names)
 
 
-def _open(path: Path) -> tuple[Any, NpySource | ZarrSource | None]:
-    """Return the names at a path, and the source from which they are read later, if any."""
-    if path.suffix == ".npy":
-        file = NpySource.from_path("ids", path)
-        return file.as_memmap(), file
-    if path.is_dir():
-        stored = ZarrSource.from_path("ids", path)
-        stored.note_version()
-        return stored.array, stored
+def _open(path: Path) -> Source | list[str]:
+    """Open a file or Zarr array of names; of a text file or CSV all are read."""
+    if path.suffix == ".npy" or path.is_dir():
+        return open_place("ids", path)
     try:
         column = _read_id_column(path) if path.suffix == ".csv" else None
-        return read_lines(path) if column is None else column, None
+        return read_lines(path) if column is None else column
     except (OSError, ValueError, csv.Error) as error:
         raise InvalidInputError(f"ids: {path} is not readable: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Arrays in memory, and what becomes one: lists, pandas Series and DataFrames."""
+"""Arrays in memory, and what is converted to one: lists, pandas Series and DataFrames."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labelsieve.confident_learning.row_summary import class_dtype
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.base import Rows, Source
 
-# What to do with labels that are names. Which number a name gets is the user's to know: the columns have an order.
+# How to convert labels that are names. Only the user knows the number of each: the columns have an order.
 MAP_STRINGS: Final = (
     "map them to the columns of pred_probs, with class_names in the order of these columns: "
     "number = {name: k for k, name in enumerate(class_names)}; labels = [number[label] for label in labels]. "
@@ -28,7 +28,7 @@ class ArraySource(Source):
     Parameters
     ----------
     array : (N,) or (N, K) array
-        Never written to.
+        Only read.
     """
 
     forkable = True
@@ -39,34 +39,35 @@ class ArraySource(Source):
 
     @property
     def where(self) -> str:
-        """Say that it is in memory."""
+        """What it is: memory has no path."""
         return "an array in memory"
 
-    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing to read ahead
-        """Open for reading; nothing to do."""
-        return _ArrayRows(self.array)
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing to prefetch
+        """Open for reading."""
+        return _ArrayRows(self)
 
     def _content(self) -> str:
-        """Return a token of the values."""
+        """Return a digest of the values."""
         from dask.base import tokenize
 
         return str(tokenize(np.ascontiguousarray(self.array), ensure_deterministic=True))
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
-        """Return only these rows, since an array in memory travels with its data."""
+        """Return a view of these rows, since an array in memory pickles with its data."""
         return ArraySource(self.array[start:stop]), start
 
 
 class _ArrayRows(Rows):
-    def __init__(self, array: npt.NDArray[Any]) -> None:
-        self._array = array
+    def __init__(self, source: ArraySource) -> None:
+        super().__init__(source)
+        self._array = source.array
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         return self._array[start:stop]
 
 
 def read_narrowed(labels: Source, n_classes: int) -> ArraySource:
-    """Read labels once, chunk by chunk, into the smallest dtype; as stored if some are no classes 0..K-1.
+    """Read labels chunk by chunk into the smallest dtype; as they are stored if some are not classes 0..K-1.
 
     Parameters
     ----------
@@ -86,7 +87,7 @@ def read_narrowed(labels: Source, n_classes: int) -> ArraySource:
 
 
 def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
-    """Return the NumPy array of an object that is none of the lazy kinds.
+    """Return the NumPy array of an object in memory.
 
     Parameters
     ----------
@@ -100,7 +101,7 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
     InvalidInputError
         For missing values, masked entries, ragged rows, nested labels.
     InputTypeError
-        For an object that is no array at all.
+        For an object that is not an array.
     """
     kind = type(data)
     if kind.__module__.partition(".")[0] == "pandas":
@@ -129,14 +130,17 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
 
 
 def _refuse_objects(labels: list[Any]) -> None:
-    """Raise for labels of dtype object, by what they hold."""
+    """Raise for labels that are Python objects, by what they are."""
     if any(isinstance(item, list | tuple | set | np.ndarray) for item in labels):
         raise InvalidInputError("labels holds lists: multi-label is out of scope, give one integer label for each row")
-    missing = sum(item is None or (isinstance(item, float) and math.isnan(item)) for item in labels)
-    if missing:
-        raise InvalidInputError(f"labels has {missing:,} missing values: drop these rows or label them")
+    _refuse_missing(sum(item is None or (isinstance(item, float) and math.isnan(item)) for item in labels))
     hint = MAP_STRINGS if any(isinstance(item, str) for item in labels) else "convert them with .astype(int)"
     raise InvalidInputError(f"labels must be integers 0..K-1, not object: {hint}")
+
+
+def _refuse_missing(n: int, what: str = "") -> None:
+    if n:
+        raise InvalidInputError(f"labels has {n:,} missing values{what}: drop these rows or label them")
 
 
 def _from_sequence(name: str, data: Sequence[Any]) -> npt.NDArray[Any]:
@@ -147,9 +151,7 @@ def _from_sequence(name: str, data: Sequence[Any]) -> npt.NDArray[Any]:
             raise InvalidInputError(
                 "labels is a list of lists: multi-label is out of scope, give one integer label for each row"
             )
-        missing = sum(item is None for item in data)
-        if missing:
-            raise InvalidInputError(f"labels has {missing:,} missing values (None): drop these rows or label them")
+        _refuse_missing(sum(item is None for item in data), " (None)")
     try:
         return np.asarray(data)
     except ValueError as error:
@@ -170,9 +172,7 @@ def _from_pandas(name: str, data: Any) -> npt.NDArray[Any]:
         if array.dtype == object and floats:
             array = data.to_numpy(dtype=np.float64, na_value=np.nan)
         return array
-    missing = int(np.sum(np.asarray(data.isna())))
-    if missing:
-        raise InvalidInputError(f"labels has {missing:,} missing values: drop these rows or label them")
+    _refuse_missing(int(np.sum(np.asarray(data.isna()))))
     array = data.to_numpy()
     if array.dtype == object and getattr(data.dtype, "kind", "O") in "iu":
         array = data.to_numpy(dtype=np.int64)

@@ -1,7 +1,7 @@
-"""What pandas and xarray say about the order of rows and classes.
+"""The index and columns of pandas and xarray objects, which may contradict the order of rows and classes.
 
-Rows and columns are taken by position. Names that contradict this are an error, since nearly every row would be
-reported as an issue otherwise. Names that say nothing about the order pass.
+Rows and columns are used by position. Names that contradict this are an error, since nearly every row would be reported
+as an issue otherwise. Names that do not state an order are ignored.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 
 from labelsieve.errors import InvalidInputError
 
-# A column that is a number, alone or behind a word.
+# A column called by a number, alone or after a word.
 _NUMBERED: Final = re.compile(r"(\D*)(0|[1-9][0-9]*)")
-# Instead of a line, where there is no short one.
+# The advice where no short line of code does it.
 _BY_HAND: Final = "give them in that order"
 
 
 def check_axes(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None) -> None:
-    """Raise if the names of rows or classes say that they are in different orders; no value is read.
+    """Raise if the names of rows or classes are in different orders; no value is read.
 
     Parameters
     ----------
     labels, pred_probs : object
-        As given; only objects of pandas and xarray have named axes.
+        As given; only objects of pandas and xarray have names.
     class_names : sequence of str, optional
         The names of the classes, in order.
     ids : object, optional
@@ -36,7 +36,7 @@ def check_axes(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any =
     Raises
     ------
     InvalidInputError
-        With the line that puts them in the same order.
+        With the line of code that puts them in the same order.
     """
     _check_rows("labels", labels, "pred_probs", pred_probs)
     _check_rows("ids", ids, "labels", labels)
@@ -49,7 +49,7 @@ def _package(data: Any) -> str:
 
 
 def _index(data: Any, axis: int) -> Any:
-    """Return the pandas index of an axis; None if it has none."""
+    """Return the pandas index of an axis; None if there is none."""
     if _package(data) == "pandas" and hasattr(data, "iloc") and axis < data.ndim:
         return data.axes[axis]
     if _package(data) == "xarray" and axis < len(getattr(data, "dims", ())):
@@ -58,36 +58,36 @@ def _index(data: Any, axis: int) -> Any:
 
 
 def _written(name: str, data: Any, axis: int = 0) -> str:
-    """Return how the index of an axis is written in Python."""
+    """Return the Python expression for the index of an axis."""
     return f"{name}.indexes[{data.dims[axis]!r}]" if _package(data) == "xarray" else f"{name}.index"
 
 
 def _chosen(name: str, data: Any, wanted: str) -> str:
-    """Return the line that puts rows in the order of the index that is written as `wanted`."""
+    """Return the line of code that puts rows in the order of the index `wanted`, an expression."""
     how = f".sel({{{data.dims[0]!r}: {wanted}}})" if _package(data) == "xarray" else f".loc[{wanted}]"
     return f"{name} = {name}{how}"
 
 
-def _says_nothing(index: Any) -> bool:
-    """Return whether an index only counts the rows from 0, as pandas does by itself."""
+def _only_counts(index: Any) -> bool:
+    """Return whether an index only counts the rows from 0, as the default of pandas does."""
     import pandas as pd  # which made the index
 
     return bool(pd.RangeIndex(len(index)).equals(index))
 
 
 def _check_rows(name: str, data: Any, other_name: str, other: Any) -> None:
-    """Raise if both have an index, and these are of different rows or in different orders."""
+    """Raise if both have an index, and these have different rows or different orders."""
     own, index = _index(data, 0), _index(other, 0)
     if own is None or index is None or len(own) != len(index) or own.nlevels != index.nlevels or own.equals(index):
         return
-    as_they_stand = f"give both as .to_numpy() if row i of {name} does belong to row i of {other_name}"
-    silent = _says_nothing(own) or _says_nothing(index)
+    by_position = f"give both as .to_numpy() if row i of {name} does belong to row i of {other_name}"
+    uninformative = _only_counts(own) or _only_counts(index)
     if not (own.is_unique and index.is_unique):
         n_common = int(own.isin(index).sum())
-        if n_common and not silent:
+        if n_common and not uninformative:
             raise InvalidInputError(
                 f"{name} and {other_name} have different indexes, in which labels are repeated, so that their rows "
-                f"cannot be matched: make the index unique, or {as_they_stand}"
+                f"cannot be matched: make the index unique, or {by_position}"
             )
         return
     places = index.get_indexer(own)
@@ -99,14 +99,14 @@ def _check_rows(name: str, data: Any, other_name: str, other: Any) -> None:
         if name == "ids":
             line = _chosen(name, data, _written(other_name, other))
         text = f"{name} and {other_name} have the same index in different orders (row {row} is {here!r} in {name} and "
-        if silent:  # perhaps predictions in the order of shuffled labels, in a new table
-            counted = name if _says_nothing(own) else other_name
+        if uninformative:  # perhaps predictions for shuffled labels, in a new table
+            counted = name if _only_counts(own) else other_name
             raise InvalidInputError(
-                f"{text}{there!r} in {other_name}), but that of {counted} only counts its rows: {as_they_stand}, "
+                f"{text}{there!r} in {other_name}), but that of {counted} only counts its rows: {by_position}, "
                 f"otherwise write {line}"
             )
-        raise InvalidInputError(f"{text}{there!r} in {other_name}): write {line}, or {as_they_stand}")
-    if n_common and not silent:
+        raise InvalidInputError(f"{text}{there!r} in {other_name}): write {line}, or {by_position}")
+    if n_common and not uninformative:
         packages = {_package(data), _package(other)}
         lines = {
             "pandas": f'{name}, {other_name} = {name}.align({other_name}, join="inner", axis=0)',
@@ -115,21 +115,21 @@ def _check_rows(name: str, data: Any, other_name: str, other: Any) -> None:
         line = lines[packages.pop()] if len(packages) == 1 else "what keeps the rows that both have"
         raise InvalidInputError(
             f"{name} and {other_name} are not of the same rows: only {n_common:,} of {len(own):,} index labels are in "
-            f"both. Write {line}, or {as_they_stand}"
+            f"both. Write {line}, or {by_position}"
         )
 
 
 def _check_columns(pred_probs: Any, class_names: Any) -> None:
-    """Raise if the columns of pred_probs are classes in another order than 0..K-1, or than their names."""
+    """Raise if the columns of pred_probs are classes in another order than 0..K-1 or `class_names`."""
     columns = _index(pred_probs, 1)
     if columns is None or not columns.is_unique:
         return
-    if columns.nlevels > 1:  # of several levels the one that tells the columns apart
+    if columns.nlevels > 1:  # the level that distinguishes the columns
         levels = [columns.get_level_values(level) for level in range(columns.nlevels)]
-        telling = [level for level in levels if level.is_unique]
-        if len(telling) != 1:
+        distinct = [level for level in levels if level.is_unique]
+        if len(distinct) != 1:
             return
-        [columns] = telling
+        [columns] = distinct
     names = columns.tolist()
     if class_names is not None and not isinstance(class_names, str):
         wanted = [str(name) for name in class_names]
@@ -137,7 +137,9 @@ def _check_columns(pred_probs: Any, class_names: Any) -> None:
             return
         _check_names(names, wanted, pred_probs)
     numbers = _numbers(names)
-    if numbers is None or numbers == sorted(numbers) or sorted(numbers) not in _countings(len(numbers)):
+    if numbers is None or numbers == sorted(numbers):
+        return
+    if sorted(numbers) not in (list(range(len(numbers))), list(range(1, len(numbers) + 1))):
         return
     place = next(place for place, number in enumerate(numbers) if number != place + min(numbers))
     raise InvalidInputError(
@@ -147,7 +149,7 @@ def _check_columns(pred_probs: Any, class_names: Any) -> None:
 
 
 def _check_names(names: Sequence[Any], wanted: Sequence[str], pred_probs: Any) -> None:
-    """Raise if a column has the name of a class at another place."""
+    """Raise if a column has the name of another class."""
     places = {name: k for k, name in enumerate(wanted)}
     wrong = [column for column, name in enumerate(names) if places.get(str(name), column) != column]
     if not wrong:
@@ -161,7 +163,7 @@ def _check_names(names: Sequence[Any], wanted: Sequence[str], pred_probs: Any) -
 
 
 def _numbers(names: Sequence[Any]) -> list[int] | None:
-    """Return the numbers that the columns are, or that follow the same word in all of them; None if they are not."""
+    """Return the numbers of columns called by numbers, or by one word and a number; None for other names."""
     if all(isinstance(name, Real | np.bool_) and float(name).is_integer() for name in names):
         return [int(name) for name in names]
     found = [_NUMBERED.fullmatch(name) if isinstance(name, str) else None for name in names]
@@ -169,13 +171,8 @@ def _numbers(names: Sequence[Any]) -> list[int] | None:
     return None if None in words or len(words) > 1 else [int(match.group(2)) for match in found if match]
 
 
-def _countings(n: int) -> tuple[list[int], list[int]]:
-    """Return the numbers of n classes, from 0 and from 1."""
-    return list(range(n)), list(range(1, n + 1))
-
-
 def _sorted(pred_probs: Any, names: Sequence[Any]) -> str:
-    """Return how to sort columns by their numbers."""
+    """Return the advice to sort columns by their numbers."""
     in_xarray = _package(pred_probs) == "xarray"
     if not isinstance(names[0], str):
         how = f"sortby({pred_probs.dims[1]!r})" if in_xarray else "sort_index(axis=1)"
@@ -187,7 +184,7 @@ def _sorted(pred_probs: Any, names: Sequence[Any]) -> str:
 
 
 def _selected(pred_probs: Any, wanted: str) -> str:
-    """Return how to select the columns that are written as `wanted`."""
+    """Return the advice to select the columns `wanted`, an expression."""
     if _package(pred_probs) == "xarray":
         return f"write pred_probs = pred_probs.sel({{{pred_probs.dims[1]!r}: {wanted}}})"
     return f"write pred_probs = pred_probs[{wanted}]" if pred_probs.columns.nlevels == 1 else _BY_HAND

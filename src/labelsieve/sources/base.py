@@ -1,4 +1,4 @@
-"""What a source of rows can do, wherever the rows are."""
+"""Sources of rows: descriptions of stored arrays, and how their rows are read."""
 
 from __future__ import annotations
 
@@ -6,24 +6,48 @@ import abc
 import io
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.sources.versions import MissingRows
+from labelsieve.errors import UnreadableDataError
+from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version
+
+# Rows among which some are taken are read so many bytes at a time.
+_TAKE_BYTES: Final = 4_000_000
 
 
 class Rows(abc.ABC):
-    """An open source, for one thread; a context manager."""
+    """An open source, for one thread; a context manager.
+
+    Parameters
+    ----------
+    source : Source
+        Gives the shape and dtype.
+    """
+
+    def __init__(self, source: Source) -> None:
+        self._row_shape, self._dtype = source.shape[1:], source.dtype
+        self._buffer = self._empty(0)
+
+    def _empty(self, n_rows: int) -> npt.NDArray[Any]:
+        return np.empty((n_rows, *self._row_shape), self._dtype)
+
+    def _reused(self, n_rows: int) -> npt.NDArray[Any]:
+        """Return a buffer of `n_rows` rows, the same memory each time."""
+        if len(self._buffer) < n_rows:
+            self._buffer = self._empty(n_rows)
+        return self._buffer[:n_rows]
 
     @abc.abstractmethod
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return rows ``[start, stop)``; the array may be reused by the next call and is only to be read."""
+        """Return rows ``[start, stop)``: a read-only array, valid until the next call."""
 
     def close(self) -> None:  # noqa: B027  # most sources hold nothing open
-        """Give back what is held open."""
+        """Release what is held open."""
 
     def __enter__(self) -> Self:
         return self
@@ -34,8 +58,65 @@ class Rows(abc.ABC):
         self.close()
 
 
+class ChunkedRows(Rows):
+    """Rows that are stored, or requested, in chunks: a chunk that reads cut is loaded once and kept for the next read.
+
+    Parameters
+    ----------
+    source : Source
+        Gives the shape and dtype.
+    chunk_rows : int
+        Rows of a chunk.
+    origin : int
+        Row at which chunk 0 begins.
+    """
+
+    # Whether `_hold` costs no copy and no memory, so that whole chunks are best read by it, too.
+    _lends = False
+
+    def __init__(self, source: Source, chunk_rows: int, origin: int = 0) -> None:
+        super().__init__(source)
+        self._n_rows, self._chunk_rows, self._origin = source.n_rows, chunk_rows, origin
+        self._held, self._chunk = -1, self._empty(0)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows ``[start, stop)``."""
+        size = self._chunk_rows
+        # The last chunk of an array is stored whole, so there must be room for it.
+        end = stop + (self._origin - stop) % size if stop == self._n_rows else stop
+        index, inside = divmod(start - self._origin, size)
+        if 0 < stop - start <= size - inside and (self._lends or inside or end - start != size):
+            return self._hold(index)[inside : inside + stop - start]
+        out, row = self._reused(end - start), start
+        while row < stop:
+            index, inside = divmod(row - self._origin, size)
+            whole = (end - row) // size * size
+            if inside or index == self._held or not whole:
+                held = self._hold(index)[inside : inside + stop - row]
+                out[row - start : row - start + len(held)] = held
+                row += len(held)
+            else:
+                self._load(row, row + whole, out[row - start : row - start + whole])
+                row += whole
+        return out[: stop - start]
+
+    def _hold(self, index: int) -> npt.NDArray[Any]:
+        """Return a chunk, kept until another one is needed."""
+        if self._held != index:
+            if not len(self._chunk):
+                self._chunk = self._empty(self._chunk_rows)
+            self._held, start = -1, self._origin + index * self._chunk_rows
+            self._load(start, start + self._chunk_rows, self._chunk)
+            self._held = index
+        return self._chunk
+
+    @abc.abstractmethod
+    def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        """Load the whole chunks of rows ``[start, stop)`` into `out`; the last may reach beyond the array."""
+
+
 class Source(abc.ABC):
-    """A description of an array of rows: it pickles without the data, unless the data is only in memory.
+    """A description of an array of rows; it pickles without the data, unless the data is in memory.
 
     Parameters
     ----------
@@ -44,20 +125,20 @@ class Source(abc.ABC):
     dtype : dtype
         As stored, in either byte order.
     row_chunk : int or None
-        Rows that are stored together and cost as much to read in part as whole; None where rows are separate.
+        Rows that are stored together, so that reading some costs as much as reading all; None where rows are separate.
 
     Attributes
     ----------
     row_bytes : int
-        Bytes of one row once decoded.
+        Decoded bytes of one row.
     in_pieces : bool
-        Whether reading a batch in several pieces costs no more than reading it whole.
+        Whether reading a batch in pieces costs no more than reading it whole.
     forkable : bool
-        Whether it can be read in a forked process: plain memory and files.
+        Whether a forked process can read it: memory and plain files.
     read_ahead_bytes : int
-        Bytes that one open handle holds at most of rows not asked for yet; 0 where nothing is read ahead.
+        Most bytes of prefetched rows that one open source holds; 0 where nothing is prefetched.
     fill_value : float
-        What rows read as whose chunks are not stored.
+        The value of rows whose chunks are not stored.
     """
 
     in_pieces: bool = True
@@ -81,11 +162,11 @@ class Source(abc.ABC):
 
     @property
     def where(self) -> str:
-        """Path or URL for messages and records, with nothing secret in it."""
+        """Path or URL for messages and records, without secrets."""
         return f"a {type(self).__name__}"
 
     def __repr__(self) -> str:
-        """Say what this is and where: all that a graph or a log may show of it."""
+        """Return what a graph or a log may show: kind, shape, dtype and place."""
         return f"<{type(self).__name__} {self.shape} {self.dtype} at {self.where}>"
 
     @abc.abstractmethod
@@ -95,14 +176,14 @@ class Source(abc.ABC):
         Parameters
         ----------
         start, stop : int
-            The caller means to read ascending ranges within rows ``[start, stop)``, None for the end: a remote source
-            fetches these ahead. Other reads give the right rows too, only later.
+            The caller intends to read ascending ranges within rows ``[start, stop)``, None for the end, and a remote
+            source prefetches these. Other reads return the right rows too, but slower.
         """
 
     def identity(self) -> dict[str, Any]:
-        """Return JSON-able facts that tell this input from another, without reading its data.
+        """Return facts, as JSON takes them, that identify this input without reading its data.
 
-        ``content`` is None where nothing is known that would change with the data.
+        ``content`` is None where no known fact changes with the data.
         """
         return {
             "kind": type(self).__name__,
@@ -114,11 +195,11 @@ class Source(abc.ABC):
         }
 
     def _content(self) -> Any:
-        """Return what changes when the data is written anew: sizes, times, ETags; None if nothing is known."""
+        """Return facts that change when the data is written anew: sizes, times, ETags; None if none are known."""
         return None
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range of rows, which changes when what is stored of them is written anew.
+        """Return a digest for each range of rows, which changes when their stored data is written anew.
 
         Parameters
         ----------
@@ -128,13 +209,13 @@ class Source(abc.ABC):
         return [""] * len(ranges)
 
     def note_version(self) -> None:  # noqa: B027  # an array in memory is its caller's
-        """Note what is stored now, before the first read, unless it is noted already.
+        """Note the version of the stored data before the first read, unless it is noted already.
 
-        What is noted travels with the description, and every read is compared with it.
+        It is pickled with the description, and every read compares with it.
         """
 
     def check_version(self) -> None:  # noqa: B027  # an array in memory is its caller's
-        """Raise if what is stored now is not what was noted.
+        """Raise if the stored data is not of the version that was noted.
 
         Raises
         ------
@@ -143,10 +224,10 @@ class Source(abc.ABC):
         """
 
     def missing_rows(self) -> MissingRows | None:
-        """Return the rows whose chunks were not stored when it was noted; None where nothing can be missing."""
+        """Return the rows whose chunks were not stored when the version was noted; None where none can be missing."""
         return None
 
-    def reachable(self) -> None:  # noqa: B027  # an array in memory always is
+    def reachable(self) -> None:
         """Raise unless this process can open what is described; no data is read.
 
         Raises
@@ -154,13 +235,28 @@ class Source(abc.ABC):
         UnreadableDataError
             Where it is not there, not as described, or not to be read from here.
         """
+        try:
+            self.open().close()
+        except (OSError, KeyError) as error:
+            raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
 
-    def part(self, start: int, stop: int) -> tuple[Source, int]:  # noqa: ARG002  # a file travels whole: as its path
-        """Return a source for whoever reads only rows ``[start, stop)``, and the row at which that source begins."""
+    def part(self, start: int, stop: int) -> tuple[Source, int]:  # noqa: ARG002  # a file pickles as its path
+        """Return a source that holds rows ``[start, stop)``, and the row at which it begins."""
         return self, 0
 
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return rows in any order; what lies between them is read a few megabytes at a time, if at all."""
+        chunk, out = self.row_chunk or 1, np.empty((len(rows), *self.shape[1:]), self.dtype)
+        step = max(1, _TAKE_BYTES // max(1, chunk * self.row_bytes)) * chunk
+        order = np.argsort(rows, kind="stable")
+        with self.open() as opened:
+            for places in np.split(order, np.flatnonzero(np.diff(rows[order] // step)) + 1) if len(rows) else ():
+                start = int(rows[places[0]])
+                out[places] = opened.read(start, int(rows[places[-1]]) + 1)[rows[places] - start]
+        return out
+
     def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        """Read what NumPy's index would give, rows and columns picked apart: an array to Dask."""
+        """Read rows and columns by a NumPy index, as Dask expects of an array."""
         rows, *columns = key if isinstance(key, tuple) else (key,)
         picked_rows = range(self.n_rows)[rows] if isinstance(rows, slice) else np.arange(self.n_rows)[rows]
         wanted = np.asarray(picked_rows, dtype=np.intp)
@@ -174,8 +270,35 @@ class Source(abc.ABC):
         return picked
 
 
+class FileSource(Source):
+    """An array in a local file, whose version is noted and compared.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    version : FileVersion or None
+        As noted; None where nothing is.
+    """
+
+    path: Path
+    version: FileVersion | None = None
+
+    def note_version(self) -> None:
+        """Note the file's size, time and inode, unless they were noted as its header was read."""
+        self.version = self.version or file_version(self.path)
+
+    def check_version(self) -> None:
+        """Compare the file's size, time and inode."""
+        check_path(self.version, self.path)
+
+    def _content(self) -> dict[str, Any] | None:
+        version = self.version or file_version(self.path)
+        return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
+
+
 def read_into(file: io.FileIO, position: int, buffer: npt.NDArray[np.uint8]) -> bool:
-    """Fill `buffer` from byte `position` of an unbuffered file; tell whether there were enough bytes."""
+    """Fill `buffer` from byte `position` of an unbuffered file; return whether there were enough bytes."""
     file.seek(position)
     view, done = buffer.data, 0
     while done < len(view):

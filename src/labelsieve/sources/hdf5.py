@@ -1,4 +1,4 @@
-"""HDF5 datasets, as h5py opens them."""
+"""HDF5 datasets."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import MissingDependencyError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.versions import FileVersion, check_path, file_version
+from labelsieve.errors import MissingDependencyError
+from labelsieve.sources.base import ChunkedRows, FileSource
 
 
-class Hdf5Source(Source):
+class Hdf5Source(FileSource):
     """A dataset in an HDF5 file.
 
     Parameters
@@ -23,15 +22,13 @@ class Hdf5Source(Source):
         Open for reading.
     """
 
-    in_pieces = False
-
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset.shape, dataset.dtype, dataset.chunks[0] if dataset.chunks else None)
-        # A worker may stand in another folder; a file that is only in memory has a name that no path has.
+        self.in_pieces = dataset.ndim == 1  # a chunk of labels is kept while it is read in pieces
+        # A worker may run in another folder; a file that is only in memory has a name that is not a path.
         filename = os.fsdecode(dataset.file.filename)
-        self.filename = str(Path(filename).absolute()) if Path(filename).exists() else filename
+        self.path = Path(filename).absolute() if Path(filename).exists() else Path(filename)
         self.name, self._dataset = dataset.name, dataset
-        self.version: FileVersion | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_dataset": None}
@@ -39,62 +36,39 @@ class Hdf5Source(Source):
     @property
     def where(self) -> str:
         """File and dataset."""
-        return f"{self.filename}:{self.name}"
+        return f"{self.path}:{self.name}"
 
-    def open(self, start: int = 0, stop: int | None = None) -> _Hdf5Rows:  # noqa: ARG002  # nothing is read ahead
-        """Use the dataset as it is open here, or open its file."""
+    def open(self, start: int = 0, stop: int | None = None) -> _Hdf5Rows:  # noqa: ARG002  # nothing is prefetched
+        """Use the open dataset, or open its file."""
         if self._dataset is not None:
-            return _Hdf5Rows(self._dataset, None)
+            return _Hdf5Rows(self, self._dataset)
         try:
             import h5py
         except ImportError as error:
             raise MissingDependencyError("Reading HDF5", "hdf5") from error
-        file = h5py.File(self.filename, "r")
+        file = h5py.File(self.path, "r")
         try:
             self.check_version()
-            return _Hdf5Rows(file[self.name], file)
+            return _Hdf5Rows(self, file[self.name], file)
         except BaseException:
             file.close()
             raise
 
     def note_version(self) -> None:
-        """Note the file's size, time and inode; what the library has not written yet would change them later."""
-        if self.version is None:
-            if self._dataset is not None and self._dataset.file.mode != "r":
-                self._dataset.file.flush()
-            self.version = file_version(Path(self.filename))
-
-    def check_version(self) -> None:
-        """Look at the file's size, time and inode; the library holds the open file itself."""
-        check_path(self.version, Path(self.filename))
-
-    def _content(self) -> dict[str, int] | None:
-        version = self.version or file_version(Path(self.filename))
-        return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
-
-    def reachable(self) -> None:
-        """Open the file where it is not open yet, and look at the dataset's shape."""
-        try:
-            rows = self.open()
-        except (OSError, KeyError) as error:
-            raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
-        with rows:
-            shape = tuple(rows.dataset.shape)
-        if shape != self.shape:
-            raise UnreadableDataError(f"{self.where} has shape {shape} here, not {self.shape}")
+        """Note the file's size, time and inode, once the library has written what it holds back."""
+        if self.version is None and self._dataset is not None and self._dataset.file.mode != "r":
+            self._dataset.file.flush()
+        super().note_version()
 
 
-class _Hdf5Rows(Rows):
-    def __init__(self, dataset: Any, file: Any) -> None:
+class _Hdf5Rows(ChunkedRows):
+    def __init__(self, source: Hdf5Source, dataset: Any, file: Any = None) -> None:
+        super().__init__(source, source.row_chunk or 1)
         self.dataset, self._file = dataset, file
-        self._buffer = np.empty((0, *dataset.shape[1:]), dataset.dtype)
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        n = stop - start
-        if len(self._buffer) < n:
-            self._buffer = np.empty((n, *self.dataset.shape[1:]), self.dataset.dtype)
-        self.dataset.read_direct(self._buffer, np.s_[start:stop], np.s_[:n])
-        return self._buffer[:n]
+    def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        stop = min(stop, self._n_rows)
+        self.dataset.read_direct(out, np.s_[start:stop], np.s_[: stop - start])
 
     def close(self) -> None:
         if self._file is not None:

@@ -1,12 +1,12 @@
-"""``.npy`` files, read with positioned reads: nothing mapped, nothing left behind in memory."""
+"""``.npy`` files, read with positioned reads rather than mapped, so that no pages stay in memory."""
 
 from __future__ import annotations
 
-import abc
 import io
 import math
 import mmap
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source, read_into
-from labelsieve.sources.versions import FileVersion, check_path, file_version
+from labelsieve.sources.base import FileSource, Rows, read_into
+from labelsieve.sources.versions import FileVersion, file_version
 
 
-class NpySource(Source):
-    """An array stored plainly in a file.
+class NpySource(FileSource):
+    """A ``.npy`` file, or a part of one that is mapped.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class NpySource(Source):
     fortran : bool
         Whether columns, rather than rows, are contiguous.
     version : FileVersion, optional
-        Of the file whose header this is; no other is read.
+        Of the file whose header was read; another one is an error.
     """
 
     forkable = True
@@ -56,7 +56,7 @@ class NpySource(Source):
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> NpySource:
-        """Read the header of a ``.npy`` file, and check the file's size against it."""
+        """Read the header of a ``.npy`` file, and compare the file's size with it."""
         try:
             with path.open("rb") as file:
                 version = FileVersion.of(os.fstat(file.fileno()))
@@ -69,18 +69,18 @@ class NpySource(Source):
 
     @classmethod
     def from_memmap(cls, array: np.memmap[Any, Any]) -> NpySource | None:
-        """Rebuild a memmap from its file, so that it travels as a path; None where the file does not say the same."""
+        """Return the file of a memmap, so that it pickles as a path; None where the file may differ from the memmap."""
         mapping, name = getattr(array, "_mmap", None), getattr(array, "filename", None)
         shared = getattr(array, "mode", "c") in ("r", "r+", "w+")
         plain = array.flags.c_contiguous or array.flags.f_contiguous
         if not (isinstance(mapping, mmap.mmap) and name is not None and shared and plain and array.size):
             return None
-        # A slice of a memmap keeps the offset of the whole: work out its own from the addresses.
+        # A slice of a memmap keeps the offset of the whole: its own follows from the addresses.
         begin = np.frombuffer(mapping, np.uint8).__array_interface__["data"][0]
         inside = array.__array_interface__["data"][0] - begin
         offset = inside + array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
         if array.mode != "r":
-            mapping.flush()  # what is written back later would change the file's time on a network's file system
+            mapping.flush()  # on a network file system, later write-back would change the file's time
         version, fortran = file_version(Path(name)), not array.flags.c_contiguous
         if not _is_mapped_file(Path(name), begin):
             return None
@@ -95,8 +95,21 @@ class NpySource(Source):
                 raise UnreadableDataError(f"{self.where} ended before byte {stop:,}: was it cut while in use?")
             return np.memmap(file, self.dtype, "r", self.offset, self.shape, order)
 
+    @cached_property
+    def _mapped(self) -> npt.NDArray[Any]:
+        return self.as_memmap()
+
+    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return rows in any order, of the file as it was when some were first taken."""
+        taken: npt.NDArray[Any] = np.asarray(self._mapped[rows])
+        now = file_version(self.path)
+        # The mapping keeps the contents of a file that another one has replaced.
+        if now is not None and self.version is not None and now.inode == self.version.inode:
+            self.check_version()
+        return taken
+
     def open_file(self) -> io.FileIO:
-        """Open the file, and hold it against the version that was noted."""
+        """Open the file, and compare it with the version that was noted."""
         file = io.FileIO(self.path)
         try:
             if self.version is not None:
@@ -111,36 +124,12 @@ class NpySource(Source):
         """The path."""
         return str(self.path.absolute())
 
-    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is read ahead
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open the file."""
         return _FortranRows(self) if self.fortran else _NpyRows(self)
 
-    def note_version(self) -> None:
-        """Do nothing where the version was noted as the header was read."""
-        self.version = self.version or file_version(self.path)
-
-    def check_version(self) -> None:
-        """Look at the file's size, time and inode."""
-        check_path(self.version, self.path)
-
     def _content(self) -> dict[str, Any]:
-        self.note_version()
-        known = {} if self.version is None else {"size": self.version.size, "mtime_ns": self.version.mtime_ns}
-        return known | {"offset": self.offset, "fortran": self.fortran}
-
-    def reachable(self) -> None:
-        """Look at the file's size, and open it."""
-        needed = self.offset + self.n_rows * self.row_bytes
-        try:
-            with io.FileIO(self.path) as file:
-                status = os.fstat(file.fileno())
-        except OSError as error:
-            raise UnreadableDataError(f"{self.where} cannot be opened: {error}") from error
-        size = status.st_size
-        if size < needed:
-            raise UnreadableDataError(f"{self.where} has {size:,} bytes here, {needed:,} are needed")
-        if self.version is not None:
-            self.version.check(status, self.where)
+        return (super()._content() or {}) | {"offset": self.offset, "fortran": self.fortran}
 
 
 def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
@@ -153,12 +142,12 @@ def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tupl
     file : binary file
         At its beginning.
     size : int
-        Bytes of the whole file, which are held against the header.
+        Bytes of the whole file, which are compared with the header.
 
     Raises
     ------
     InvalidInputError
-        For what is no ``.npy`` file, is cut off, or holds objects.
+        For a file that is not a ``.npy`` file, is cut off, or holds objects.
     """
     try:
         version = np.lib.format.read_magic(file)
@@ -176,10 +165,10 @@ def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tupl
 
 
 def _is_mapped_file(path: Path, address: int) -> bool:
-    """Tell whether `path` is still the file that is mapped at `address`: it may have been replaced since.
+    """Return whether `path` is still the file that is mapped at `address`: it may have been replaced.
 
-    The mapping keeps its file's inode alive, so no other file can have the same number. Where the system does not tell
-    (elsewhere than Linux), the answer is no, and the mapping itself is read.
+    The mapping keeps its file's inode in use, so no other file can have the same number. On systems other than Linux it
+    is not known, so the answer is no, and the mapping itself is read.
     """
     try:
         inode = path.stat().st_ino
@@ -194,45 +183,16 @@ def _is_mapped_file(path: Path, address: int) -> bool:
     return False
 
 
-class PlainRows(Rows):
-    """Rows whose bytes are stored as they are, through a buffer that the next read uses again.
-
-    Parameters
-    ----------
-    source : Source
-        Says their shape and dtype.
-    """
-
-    def __init__(self, source: Source) -> None:
-        self._shape, self._dtype, self._row_bytes = source.shape, source.dtype, source.row_bytes
-        self._buffer = np.empty(0, np.uint8)
-
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return rows ``[start, stop)``."""
-        buffer = self._room(stop - start)
-        self._fill_rows(start, stop, buffer)
-        return buffer.view(self._dtype).reshape(stop - start, *self._shape[1:])
-
-    def _room(self, n_rows: int) -> npt.NDArray[np.uint8]:
-        """Return the buffer for the bytes of `n_rows` rows."""
-        n_bytes = n_rows * self._row_bytes
-        if len(self._buffer) < n_bytes:
-            self._buffer = np.empty(n_bytes, np.uint8)
-        return self._buffer[:n_bytes]
-
-    @abc.abstractmethod
-    def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
-        """Put the bytes of rows ``[start, stop)`` in `buffer`."""
-
-
-class _NpyRows(PlainRows):
+class _NpyRows(Rows):
     def __init__(self, source: NpySource) -> None:
         super().__init__(source)
         self._source = source
         self._file = source.open_file()
 
-    def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:  # noqa: ARG002  # buffer says it
-        self._fill(buffer, self._source.offset + start * self._row_bytes)
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        rows = self._reused(stop - start)
+        self._fill(rows.reshape(-1).view(np.uint8), self._source.offset + start * self._source.row_bytes)
+        return rows
 
     def _fill(self, buffer: npt.NDArray[np.uint8], position: int) -> None:
         if not read_into(self._file, position, buffer):
@@ -245,10 +205,8 @@ class _NpyRows(PlainRows):
 
 class _FortranRows(_NpyRows):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        source, n = self._source, stop - start
-        n_rows, n_columns = source.shape
-        item = source.dtype.itemsize
-        columns = self._room(n).reshape(n_columns, n * item)
-        for k in range(n_columns):
-            self._fill(columns[k], source.offset + (k * n_rows + start) * item)
-        return columns.view(source.dtype).T
+        n_rows, n_columns = self._source.shape
+        columns, item = self._reused(stop - start).reshape(n_columns, stop - start), self._dtype.itemsize
+        for k, column in enumerate(columns):
+            self._fill(column.view(np.uint8), self._source.offset + (k * n_rows + start) * item)
+        return columns.T

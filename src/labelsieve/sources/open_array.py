@@ -1,4 +1,4 @@
-"""Where labels and probabilities come from."""
+"""Opening labels and probabilities, whatever object they are given as."""
 
 from __future__ import annotations
 
@@ -9,51 +9,29 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory, read_narrowed
-from labelsieve.sources.axes import check_axes
-from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory
+from labelsieve.sources.base import Source
 from labelsieve.sources.hdf5 import Hdf5Source
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_path import are_places, open_place, open_places
-from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.remote_zarr import RemoteZarrSource
-from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import ZarrSource, checked_array
 from labelsieve.storage.urls import check_no_password, url_of
 
 if TYPE_CHECKING:
     import dask.array as da
 
-__all__ = [
-    "ArraySource",
-    "Hdf5Source",
-    "NpySource",
-    "RemoteNpySource",
-    "RemoteZarrSource",
-    "Rows",
-    "ShardsSource",
-    "Source",
-    "ZarrSource",
-    "check_axes",
-    "check_lengths",
-    "open_any",
-    "open_labels",
-    "open_pred_probs",
-    "read_narrowed",
-    "where_is",
-]
-
 Opened: TypeAlias = "Source | da.Array"
 
 
 def open_labels(labels: Any) -> Opened:
-    """Open given labels without reading them, where they are not in memory.
+    """Open labels; nothing is read but headers.
 
     Parameters
     ----------
     labels : (N,) array-like of int, path, URL, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
         Class of each row, 0..K-1. A folder, a pattern or a list of ``.npy`` files or ``.zarr`` arrays opens as one
-        array; all but a list in natural order, ``labels-2`` before ``labels-10``.
+        array: a list in its own order, others in natural order, ``labels-2`` before ``labels-10``.
 
     Raises
     ------
@@ -79,7 +57,7 @@ def open_labels(labels: Any) -> Opened:
 
 
 def open_pred_probs(pred_probs: Any) -> Opened:
-    """Open predicted probabilities without reading them, where they are not in memory.
+    """Open predicted probabilities; nothing is read but headers.
 
     Parameters
     ----------
@@ -117,18 +95,18 @@ def check_lengths(labels: Opened, pred_probs: Opened) -> None:
 
 
 def where_is(opened: Opened) -> str:
-    """Return where an input is: its path, its URL without a query, or what kind of object it is."""
+    """Return the path of an input, its URL without secrets, or the kind of object that it is."""
     return opened.where if isinstance(opened, Source) else "a Dask array"
 
 
-def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a kind of input reads best
-    """Open an array of any shape and dtype, that `name` stands for in messages."""
-    package = type(data).__module__.partition(".")[0]
+def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return per kind of input reads best
+    """Open an array of any shape and dtype, called `name` in messages."""
+    package = _package(data)
     if package == "xarray":
         if not hasattr(data, "data"):
             raise InputTypeError(f"{name} is an xarray {type(data).__name__}: give one of its arrays")
         data = data.data
-        package = type(data).__module__.partition(".")[0]
+        package = _package(data)
     if data is None:
         raise InputTypeError(f"{name} is missing")
     if isinstance(data, str | os.PathLike):
@@ -140,7 +118,13 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a k
     if _is_dask_array(data):
         return _checked_dask(name, data)
     if package == "zarr":
-        return _of_zarr_node(name, checked_array(name, data))
+        from zarr.storage import FsspecStore
+
+        array = checked_array(name, data)
+        if type(array.store) is not FsspecStore:
+            return ZarrSource(array)
+        check_no_password(name, url_of(array.store.fs, array.store.path))
+        return RemoteZarrSource(array)
     if package == "h5py":
         if not hasattr(data, "read_direct"):
             raise InputTypeError(f"{name} is an HDF5 {type(data).__name__.lower()}, not a dataset")
@@ -150,17 +134,12 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return a k
     return ArraySource(in_memory(name, data))
 
 
-def _of_zarr_node(name: str, array: Any) -> Source:
-    from zarr.storage import FsspecStore
-
-    if type(array.store) is not FsspecStore:
-        return ZarrSource(array)
-    check_no_password(name, url_of(array.store.fs, array.store.path))
-    return RemoteZarrSource(array)
+def _package(data: Any) -> str:
+    return type(data).__module__.partition(".")[0]
 
 
 def _is_dask_array(data: Any) -> bool:
-    """Tell a Dask array without importing `dask.array`, which brings pandas along: who has one has imported it."""
+    """Recognise a Dask array without importing `dask.array`, which imports pandas: its owner has imported it."""
     dask_array = sys.modules.get("dask.array")
     return dask_array is not None and isinstance(data, dask_array.Array)
 

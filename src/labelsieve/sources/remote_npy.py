@@ -1,4 +1,4 @@
-"""``.npy`` files at URLs, read with ranged requests ahead of who works on the rows."""
+"""``.npy`` files at URLs, read with prefetched ranged requests."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.npy import PlainRows, read_header
-from labelsieve.sources.prefetch import Objects, ReadAhead, RefusedError, ahead_bytes, n_ahead
+from labelsieve.sources.npy import read_header
+from labelsieve.sources.object_store import ObjectStore, RefusedError
+from labelsieve.sources.prefetch import LentRows, ahead_bytes, n_ahead
 from labelsieve.sources.versions import changed, gone
 from labelsieve.storage.urls import digest_of, is_web, stamp_of, version_of, without_query
 
 # A header has about 128 bytes; one of many named fields is read again in full.
 _HEADER_BYTES: Final = 4096
-# One request: large beside what a request costs, small beside what is held ahead.
+# One request: large compared with what a request costs, small compared with what is prefetched.
 _REQUEST_BYTES: Final = 8_000_000
-# Objects that are looked at at the same time.
+# Objects whose versions are requested at the same time.
 _CHECKING_THREADS: Final = 16
 
 
 class RemoteNpySource(Source):
-    """An array stored plainly in an object.
+    """A ``.npy`` file in an object store.
 
     Parameters
     ----------
     url : str
-        The whole URL; its query is not shown.
+        In full; messages show it without its secrets.
     shape : tuple of int
         Rows and, for probabilities, classes.
     dtype : dtype
@@ -41,7 +42,7 @@ class RemoteNpySource(Source):
     size : int
         Bytes of the object.
     stamp : str
-        Its version, as the file system tells it.
+        Its version, as the file system states it.
     """
 
     def __init__(
@@ -49,11 +50,16 @@ class RemoteNpySource(Source):
     ) -> None:
         super().__init__(shape, dtype)
         self.url, self.offset, self.size, self.stamp = url, offset, size, stamp
+        self.version = version_of({"size": size, "ETag": stamp})
+        self.request_rows = max(1, _REQUEST_BYTES // max(1, self.row_bytes))
+        self.request_bytes = min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
         self.read_ahead_bytes = ahead_bytes(self.request_bytes)
 
     @classmethod
-    def from_url(cls, name: str, url: str, objects: Objects | None = None, info: dict[str, Any] | None = None) -> Self:
-        """Read the header of a ``.npy`` object, and check the object's size against it.
+    def from_url(
+        cls, name: str, url: str, store: ObjectStore | None = None, info: dict[str, Any] | None = None
+    ) -> Self:
+        """Read the header of a ``.npy`` object, and compare the object's size with it.
 
         Parameters
         ----------
@@ -61,14 +67,14 @@ class RemoteNpySource(Source):
             ``labels`` or ``pred_probs``, for messages.
         url : str
             Where it is.
-        objects : Objects, optional
-            The file system, where it is open already.
+        store : ObjectStore, optional
+            The file system, if it is open already.
         info : dict, optional
-            What a listing said of the object.
+            The object's entry in a listing.
         """
-        opened, path = Objects.at(url)
-        objects = objects or opened
-        info = info or objects.info(name, path)
+        opened, path = ObjectStore.at(url)
+        store = store or opened
+        info = info or store.info(name, path)
         size, where = info.get("size"), without_query(url)
         if size is None:
             raise InvalidInputError(
@@ -76,11 +82,11 @@ class RemoteNpySource(Source):
             )
         if info.get("partial") is False:
             raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
-        head = _exactly(objects, path, 0, min(size, _HEADER_BYTES), "its header")
+        head = _read_exactly(store, path, 0, min(size, _HEADER_BYTES), "its header")
         if len(head) == _HEADER_BYTES:
             length = int.from_bytes(head[8:10] if head[6] == 1 else head[8:12], "little")
             if length + 12 > _HEADER_BYTES:
-                head = _exactly(objects, path, 0, min(size, length + 12), "its header")
+                head = _read_exactly(store, path, 0, min(size, length + 12), "its header")
         shape, fortran, dtype, offset = read_header(name, where, io.BytesIO(head), size)
         if fortran and len(shape) > 1:
             raise InvalidInputError(
@@ -90,145 +96,90 @@ class RemoteNpySource(Source):
         return cls(url, shape, dtype, offset, size=size, stamp=stamp_of(info))
 
     @property
-    def request_rows(self) -> int:
-        """Rows of one request."""
-        return max(1, _REQUEST_BYTES // max(1, self.row_bytes))
-
-    @property
-    def request_bytes(self) -> int:
-        """Bytes of one request."""
-        return min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
-
-    @property
     def where(self) -> str:
         """The URL without its query."""
         return without_query(self.url)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
-        """Open for reading; a known range is fetched from now on."""
+        """Open for reading; the rows of a known range are fetched from now on."""
         return _RemoteNpyRows(self, start, stop)
 
     def _content(self) -> dict[str, Any] | None:
         # A size alone does not change with the data.
         return {"size": self.size, "stamp": self.stamp, "url": digest_of(self.url)} if self.stamp else None
 
-    @property
-    def version(self) -> str:
-        """Size and stamp, as `urls.version_of` writes them."""
-        return version_of({"size": self.size, "ETag": self.stamp})
-
     def check_version(self) -> None:
-        """Ask for the object's size and stamp."""
-        objects, path = Objects.at(self.url)
+        """Request the object's size and stamp, and compare them."""
         try:
-            info = objects.info("data", path)
+            self.reachable()
         except InvalidInputError:
             raise gone(self.where) from None
-        difference = self.difference(info)
-        if difference:
-            raise changed(self.where, difference)
-
-    def difference(self, info: dict[str, Any]) -> str:
-        """Say what a file system tells otherwise of the object now than when it was opened; "" if nothing."""
-        if info.get("size") != self.size:
-            return f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}"
-        return "it was written anew" if stamp_of(info) != self.stamp else ""
 
     def reachable(self) -> None:
-        """Ask for the object's size."""
-        objects, path = Objects.at(self.url)
-        size = objects.info("data", path).get("size")
-        if size != self.size:
-            raise UnreadableDataError(f"{self.where} has {size or 0:,} bytes here, {self.size:,} are described")
+        """Request the object's size and stamp, and compare them."""
+        store, path = ObjectStore.at(self.url)
+        info = store.info("data", path)
+        if info.get("size") != self.size:
+            raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
+        if stamp_of(info) != self.stamp:
+            raise changed(self.where, "it was written anew")
 
 
 def check_objects(sources: Sequence[RemoteNpySource]) -> None:
-    """Hold many objects against what was known as they were opened, by one listing of each folder that has several.
+    """Compare the versions of many objects with those noted, by one listing of each folder that has several.
 
     An object that the listing does not name, or describes differently, is requested by itself: a store may allow
     reading but not listing, and may write times differently in a listing.
     """
-    folders: dict[tuple[str, str], list[tuple[RemoteNpySource, Objects, str]]] = {}
+    folders: dict[tuple[str, str], list[tuple[RemoteNpySource, ObjectStore, str]]] = {}
     for source in sources:
-        objects, path = Objects.at(source.url)
-        one = source.url if is_web(source.where) else ""
-        folders.setdefault((path.rpartition("/")[0], one), []).append((source, objects, path))
-    asked: list[RemoteNpySource] = []
+        store, path = ObjectStore.at(source.url)
+        server = source.url if is_web(source.where) else ""  # lists nothing
+        folders.setdefault((path.rpartition("/")[0], server), []).append((source, store, path))
+    unsure: list[RemoteNpySource] = []
     for (folder, _), group in folders.items():
-        listed = _listed(group[0][1], folder) if len(group) > 1 else {}
-        asked += [source for source, _, path in group if source.difference(listed.get(path.strip("/"), {}))]
+        listed = _list_folder(group[0][1], folder) if len(group) > 1 else {}
+        for source, _, path in group:
+            info = listed.get(path.strip("/"), {})
+            if (info.get("size"), stamp_of(info)) != (source.size, source.stamp):
+                unsure.append(source)
     with ThreadPoolExecutor(_CHECKING_THREADS, "labelsieve-check") as pool:
-        for _ in pool.map(RemoteNpySource.check_version, asked):
-            pass
+        list(pool.map(RemoteNpySource.check_version, unsure))
 
 
-def _listed(objects: Objects, folder: str) -> dict[str, dict[str, Any]]:
-    """Return what a listing says of the objects in a folder, by their paths; nothing where it is refused."""
+def _list_folder(store: ObjectStore, folder: str) -> dict[str, dict[str, Any]]:
+    """Return the entries of a folder's listing, by path; none where listing is refused."""
     try:
-        return {str(info["name"]).strip("/"): info for info in objects.listing("data", folder)}
+        return {str(info["name"]).strip("/"): info for info in store.list_folder("data", folder)}
     except RefusedError:
         return {}
 
 
-def _exactly(objects: Objects, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
-    """Return bytes ``[start, stop)``, of an object of `version` if that is known, or raise."""
+def _read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
+    """Return bytes ``[start, stop)`` of an object, which must be of `version` if that is known."""
     if start == stop:
         return b""
-    got, now = objects.get_version(path, start, stop, what) if version else (objects.get(path, start, stop, what), "")
-    if now and now != version:
-        raise changed(f"{objects.shown(path)} ({what})", "it was written anew")
+    got, now = store.read(path, start, stop, what)
+    where = f"{store.shown(path)} ({what})"
+    if now and version and now != version:
+        raise changed(where, "it was written anew")
     if got is None:
-        raise UnreadableDataError(f"{objects.shown(path)} ({what}) is gone")
+        raise UnreadableDataError(f"{where} is gone")
     if len(got) > stop - start:
-        raise UnreadableDataError(f"{objects.shown(path)}: its server sends the whole file where a part is asked for")
+        raise UnreadableDataError(f"{store.shown(path)}: its server sends the whole file where a part is asked for")
     if len(got) < stop - start:
-        raise UnreadableDataError(
-            f"{objects.shown(path)} ended before byte {stop:,} ({what}): was it cut while in use?"
-        )
+        raise UnreadableDataError(f"{store.shown(path)} ended before byte {stop:,} ({what}): was it cut while in use?")
     return got
 
 
-class _RemoteNpyRows(PlainRows):
+class _RemoteNpyRows(LentRows):
     def __init__(self, source: RemoteNpySource, start: int, stop: int | None) -> None:
-        super().__init__(source)
-        self._source, self._step = source, source.request_rows
-        self._objects, self._path = Objects.at(source.url)
+        self._npy, (self._store, self._path) = source, ObjectStore.at(source.url)
         # Requests are numbered from `start`, so that partitions do not share one.
-        self._start, self._stop = start, source.n_rows if stop is None else min(stop, source.n_rows)
-        n_requests = -(-max(0, self._stop - start) // self._step)
-        self._ahead = ReadAhead(self._fetch, 0, n_requests, n_ahead(source.request_bytes))
-        if stop is not None:
-            self._ahead.start()
-        self._held: tuple[int, bytes] = (-1, b"")
+        super().__init__(source, source.request_rows, start, start, stop, n_ahead(source.request_bytes))
 
-    def _fill_rows(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
-        if start < self._start or stop > self._stop:
-            buffer[:] = np.frombuffer(self._get(start, stop), np.uint8)
-        else:
-            self._gather(start - self._start, stop - self._start, buffer)
-
-    def _gather(self, start: int, stop: int, buffer: npt.NDArray[np.uint8]) -> None:
-        """Put the rows together from the requests that cover them; counted from where reading began."""
-        row_bytes, filled = self._source.row_bytes, 0
-        while start < stop:
-            index = start // self._step
-            if self._held[0] != index:
-                self._held = (-1, b"")  # let go before the next one comes
-                self._held = (index, self._ahead.take(index) or b"")
-            end = min(stop, (index + 1) * self._step)
-            first = index * self._step
-            piece = memoryview(self._held[1])[(start - first) * row_bytes : (end - first) * row_bytes]
-            buffer[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
-            filled, start = filled + len(piece), end
-
-    def _fetch(self, index: int) -> bytes:
-        first = self._start + index * self._step
-        return self._get(first, min(first + self._step, self._stop))
-
-    def _get(self, start: int, stop: int) -> bytes:
-        source = self._source
-        a, b = (source.offset + row * source.row_bytes for row in (start, stop))
-        return _exactly(self._objects, self._path, a, b, f"rows {start:,}..{stop - 1:,}", source.version)
-
-    def close(self) -> None:
-        self._ahead.close()
+    def _fetch(self, index: int) -> npt.NDArray[Any]:
+        npy, (start, stop) = self._npy, self._bounds(index)
+        a, b = (npy.offset + row * npy.row_bytes for row in (start, stop))
+        data = _read_exactly(self._store, self._path, a, b, f"rows {start:,}..{stop - 1:,}", npy.version)
+        return np.frombuffer(data, npy.dtype).reshape(stop - start, *npy.shape[1:])

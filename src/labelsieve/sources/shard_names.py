@@ -1,7 +1,7 @@
-"""Which files are shards, and in which order. Names only: nothing is opened.
+"""Which files are shards, by their names, and in which order.
 
-Order is natural: runs of digits count as numbers, so that ``pred_probs-2`` comes before ``pred_probs-10``, and all else
-letter by letter.
+The order is natural: digits are compared as numbers, so that ``pred_probs-2`` comes before ``pred_probs-10``, and
+everything else letter by letter.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from pathlib import PurePosixPath
 from labelsieve.errors import InvalidInputError, warn
 
 SHARD_SUFFIXES = (".npy", ".zarr")
-# They look like shards and cannot be read as such: better to say so than to leave their rows out.
-_NO_SHARDS = (".npz", ".h5", ".hdf5", ".parquet", ".pkl", ".pt", ".gz", ".zip")
+# Data that cannot be read as shards: an error, since leaving out its rows would be worse.
+_OTHER_SUFFIXES = (".npz", ".h5", ".hdf5", ".parquet", ".pkl", ".pt", ".gz", ".zip")
 _MOST_NAMED = 3
 
 
-def natural(name: str) -> tuple[list[int | str], str]:
-    """Return the key by which names are in natural order.
+def natural_key(name: str) -> tuple[list[int | str], str]:
+    """Return a sort key for the natural order.
 
     Examples
     --------
-    >>> sorted(["p-10.npy", "p-2.npy", "p-1.npy"], key=natural)
+    >>> sorted(["p-10.npy", "p-2.npy", "p-1.npy"], key=natural_key)
     ['p-1.npy', 'p-2.npy', 'p-10.npy']
     """
-    # Text and numbers take turns, so that one is never held against the other.
+    # Text and numbers alternate, so that text is only compared with text.
     parts = re.split(r"([0-9]+)", name)
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def is_pattern(name: str) -> bool:
-    """Tell whether a name has wildcards in it."""
+    """Return whether a name has wildcards in it."""
     return any(letter in name for letter in "*?[")
 
 
-def chosen(name: str, where: str, names: Iterable[str]) -> list[str]:
-    """Return the shards among the names in a folder, or that match a pattern, in natural order.
+def select_shards(name: str, where: str, names: Iterable[str]) -> list[str]:
+    """Return the shards among the names in a folder, or among those that match a pattern, in natural order.
 
     Parameters
     ----------
@@ -52,14 +52,14 @@ def chosen(name: str, where: str, names: Iterable[str]) -> list[str]:
     Raises
     ------
     InvalidInputError
-        Where there are none, where kinds are mixed, or where other data lies among them.
+        If there are none, if kinds are mixed, or if there is other data among them.
     """
     kinds: dict[str, list[str]] = {}
     others: list[str] = []
-    for path in sorted(set(names), key=natural):
+    for path in sorted(set(names), key=natural_key):
         last = PurePosixPath(path.replace("\\", "/")).name
         suffix = PurePosixPath(last).suffix
-        if not last.startswith(".") and suffix in SHARD_SUFFIXES + _NO_SHARDS:
+        if not last.startswith(".") and suffix in SHARD_SUFFIXES + _OTHER_SUFFIXES:
             kinds.setdefault(suffix, []).append(path)
         elif not last.startswith("."):
             others.append(path)
@@ -69,21 +69,21 @@ def chosen(name: str, where: str, names: Iterable[str]) -> list[str]:
         has = f"; it has {_named(named)}" if named else ""
         raise InvalidInputError(f"{name}: {where} has no .npy files and no .zarr arrays{has}")
     if len(kinds) > 1:
-        firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + _NO_SHARDS if kind in kinds)
+        firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + _OTHER_SUFFIXES if kind in kinds)
         raise InvalidInputError(f"{name}: {where} has shards of several kinds, {firsts}: give those of one as a list")
-    warn_of_gaps(name, where, kinds[shards[0]])
+    _warn_of_gaps(name, where, kinds[shards[0]])
     return kinds[shards[0]]
 
 
-def warn_of_gaps(name: str, where: str, paths: Sequence[str]) -> None:
-    """Warn where one number is missing in names that are otherwise numbered throughout."""
+def _warn_of_gaps(name: str, where: str, paths: Sequence[str]) -> None:
+    """Warn if numbers are missing in names that are otherwise numbered throughout."""
     split = [re.split(r"([0-9]+)", _last(path)) for path in paths]
     if len({tuple(parts[::2]) for parts in split}) != 1:
         return
     varying = [i for i in range(1, len(split[0]), 2) if len({parts[i] for parts in split}) > 1]
     if len(varying) > 1 or (not varying and len(split[0]) < 3):
         return
-    # "of 16" right behind the number says where it ends.
+    # "of 16" after the number gives the last one.
     place = varying[0] if varying else 1
     numbers = sorted({int(parts[place]) for parts in split})
     steps = {b - a for a, b in pairwise(numbers)}
@@ -92,7 +92,7 @@ def warn_of_gaps(name: str, where: str, paths: Sequence[str]) -> None:
     if place + 2 < len(split[0]) and split[0][place + 1].strip("-_ .") == "of":
         step, last = 1, max(last, int(split[0][place + 2]) - (numbers[0] == 0))
     if (last - numbers[0]) // step >= 2 * len(numbers) + 8:
-        return  # no numbering, or no shards but a choice among them
+        return  # dates and the like, or a selection of the shards
     missing = sorted(set(range(numbers[0], last + 1, step)) - set(numbers))
     if missing:
         width = len(split[0][place]) if len({len(parts[place]) for parts in split}) == 1 else 1

@@ -1,7 +1,7 @@
-"""Versions of what is stored: which bytes a run has begun to read, so that others are never mixed in.
+"""Versions of stored data, so that a run never mixes two of them.
 
-A version is taken before the first read, compared with what each read opens, and taken again after the last read.
-Times of access do not count, and neither do the times of folders.
+A version is noted before the first read, compared by each read with what it opens, and compared once more after the
+last read. Times of access do not count, and neither do the times of folders.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import numpy.typing as npt
 
 from labelsieve.errors import ChangedDataError, UnreadableDataError
 
-# Objects whose versions are taken a second time after the last read; above, each read is checked alone.
+# Up to this many chunks are listed again after the last read; of more, only those that are read are compared.
 MOST_LISTED_TWICE: Final = 100_000
 _MOST_NAMED: Final = 3
 _MOUNTS: Final = Path("/proc/self/mountinfo")
-# File systems beside FUSE that store no inodes: a file gets a number as it is looked at, and another one later.
+# File systems, besides FUSE, that store no inodes: a file gets a number when it is used, and another one later.
 _MADE_UP_NUMBERS: Final = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "9p", "vboxsf"})
 
 
 class FileVersion(NamedTuple):
-    """Size, modification time and inode of a local file, and the host where it was looked at."""
+    """Size, modification time and inode of a local file, as seen by a host."""
 
     size: int
     mtime_ns: int
@@ -39,11 +39,11 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> Self:
-        """Return the version of a file by its status."""
+        """Return the version of a file with this status."""
         return cls(status.st_size, status.st_mtime_ns, status.st_ino, _host())
 
     def check(self, status: os.stat_result, where: object) -> None:
-        """Raise if a file has another status now.
+        """Raise if the status of a file differs from this version.
 
         Raises
         ------
@@ -58,7 +58,7 @@ class FileVersion(NamedTuple):
         if status.st_mtime_ns != self.mtime_ns:
             differences.append(f"it was last written at {_time(self.mtime_ns)}, now at {_time(status.st_mtime_ns)}")
         if not differences:
-            # Hosts number a file each in its own way, and some file systems do each time that they look.
+            # Inode numbers differ between hosts, and on some file systems from one moment to the next.
             if not here or not numbers_last(status.st_dev):
                 return
             differences.append("another file has taken its place")
@@ -71,7 +71,7 @@ class FileVersion(NamedTuple):
 
 
 def file_version(path: Path) -> FileVersion | None:
-    """Return the version of the file at a path; None where there is none."""
+    """Return the version of the file at a path; None if there is none."""
     try:
         return FileVersion.of(path.stat())
     except OSError:
@@ -79,7 +79,7 @@ def file_version(path: Path) -> FileVersion | None:
 
 
 def check_path(version: FileVersion | None, path: Path) -> None:
-    """Raise if the file at `path` is not of `version` any more; None says that nothing was known."""
+    """Raise if the file at `path` is no longer of `version`, unless that is None."""
     if version is None:
         return
     try:
@@ -92,14 +92,14 @@ def check_path(version: FileVersion | None, path: Path) -> None:
 
 
 def changed(where: object, how: str) -> ChangedDataError:
-    """Return the error for an input that is not what it was when the run began."""
+    """Return the error for an input that has changed since the run began."""
     return ChangedDataError(
         f"{where} has changed since the run began: {how}. No result was published; run again once nothing writes to it"
     )
 
 
 def gone(where: object) -> UnreadableDataError:
-    """Return the error for what was there when the run began; it may come back, as on a disk that is away."""
+    """Return the error for an input that has disappeared; it may come back, like a disk that is unmounted."""
     return UnreadableDataError(f"{where} was there when the run began, and is gone. No result was published")
 
 
@@ -113,7 +113,7 @@ def _time(ns: int) -> str:
 
 
 def numbers_last(device: int) -> bool:
-    """Tell whether a file keeps its inode's number on a device, also while the system does not have it in mind."""
+    """Return whether the files on a device keep their inode numbers."""
     name = f"{os.major(device)}:{os.minor(device)}"
     try:
         with _MOUNTS.open(encoding="utf-8", errors="replace") as mounts:
@@ -124,22 +124,22 @@ def numbers_last(device: int) -> bool:
 
 
 def stamp(*facts: object) -> int:
-    """Return a number from 1 to 2**32 - 1 that stands for the version of a chunk; 0 stands for a chunk not stored."""
+    """Return a number from 1 to 2**32 - 1 for the version of a chunk; 0 is for a chunk that is not stored."""
     return zlib.crc32(" ".join(map(str, facts)).encode()) or 1
 
 
 @dataclass(frozen=True)
 class StoredChunks:
-    """Which chunks of a Zarr array, or shards of one that has these, are stored, and in which version.
+    """The stored chunks of a Zarr array, or shards of one that has these, and their versions.
 
-    Four bytes a chunk travel to the workers; a changed chunk passes unseen once in four billion.
+    Four bytes per chunk are sent to the workers; one changed chunk in four billion goes unnoticed.
 
     Parameters
     ----------
     rows : int
         Rows of a chunk.
     width : int
-        Chunks that have the same rows: 1 where all have whole rows.
+        Chunks side by side, which have the same rows: 1 where chunks span all classes.
     n_rows : int
         Rows of the array.
     stamps : (C,) uint32
@@ -147,7 +147,7 @@ class StoredChunks:
     inodes : (C,) uint32 or None
         Of local files, on `host`.
     host : str
-        Where they were looked at.
+        Where they were listed.
     """
 
     rows: int
@@ -169,17 +169,17 @@ class StoredChunks:
         start = index // self.width * self.rows
         return f"rows {start:,}..{min(start + self.rows, self.n_rows) - 1:,}"
 
-    def check(self, index: int, now: int, where: object, inode: int | None = None) -> None:
-        """Raise if the chunk of a number is not of the version that was listed.
+    def check(self, index: int, where: object, now: int, inode: int | None = None) -> None:
+        """Raise if a chunk is not of the version that was listed.
 
         Parameters
         ----------
         index : int
             Number of the chunk.
-        now : int
-            Its stamp now; 0 where it is gone.
         where : object
             Its place, for the message.
+        now : int
+            Its stamp now; 0 if it is gone.
         inode : int, optional
             Of a local file.
         """
@@ -198,7 +198,7 @@ class StoredChunks:
         raise changed(where, "it was written anew" if then else "it was not stored, and is now")
 
     def check_all(self, later: StoredChunks, where: str, key_of: Any) -> None:
-        """Raise if another listing has another version of any chunk; `key_of` names one by its number."""
+        """Raise if a later listing has another version of any chunk; `key_of` returns a chunk's key."""
         different = self.stamps != later.stamps
         if self.inodes is not None and later.inodes is not None:
             different |= self.inodes != later.inodes
@@ -213,7 +213,7 @@ class StoredChunks:
         raise changed(where, f"its chunk {key_of(index)} ({self.rows_of(index)}) {how}{more}")
 
     def missing(self) -> MissingRows:
-        """Return the rows of which no chunk is stored, and those of which some are not."""
+        """Return the rows of which chunks are not stored."""
         stored = (self.stamps != 0).reshape(-1, self.width)
         whole, some = ~stored.any(axis=1), ~stored.all(axis=1)
         n_chunks = stored.size - int(np.count_nonzero(stored))
@@ -226,14 +226,14 @@ class StoredChunks:
 
 @dataclass(frozen=True)
 class MissingRows:
-    """Rows that are read as the fill value, in whole or in part, because their chunks are not stored.
+    """Rows that read as the fill value, in whole or in part, because chunks are not stored.
 
     Parameters
     ----------
     n_missing, n_chunks : int
-        Chunks that are not stored, and all.
+        Chunks that are not stored, and all chunks.
     whole, partly : list of tuple of int
-        Ranges ``[start, stop)`` of rows of which nothing is stored, and of which some classes are not.
+        Ranges ``[start, stop)`` of rows of which nothing is stored, and of which some classes are not stored.
     """
 
     n_missing: int
@@ -243,21 +243,17 @@ class MissingRows:
 
     @classmethod
     def joined(cls, parts: Iterable[tuple[MissingRows, int]]) -> MissingRows:
-        """Return those of several arrays, each with the row at which it begins."""
+        """Join the missing rows of several arrays, each with the row at which it begins."""
         total = cls(0, 0, [], [])
-        for part, origin in parts:
-            whole, partly = ([(origin + a, origin + b) for a, b in ranges] for ranges in (part.whole, part.partly))
-            total = cls(
-                total.n_missing + part.n_missing,
-                total.n_chunks + part.n_chunks,
-                total.whole + whole,
-                total.partly + partly,
-            )
+        for part, start in parts:
+            whole, partly = ([(start + a, start + b) for a, b in ranges] for ranges in (part.whole, part.partly))
+            n_missing, n_chunks = total.n_missing + part.n_missing, total.n_chunks + part.n_chunks
+            total = cls(n_missing, n_chunks, total.whole + whole, total.partly + partly)
         return total
 
 
 def named_ranges(ranges: Sequence[tuple[int, int]]) -> str:
-    """Return how many rows there are in some ranges, and which.
+    """Return the number of rows in some ranges, and the ranges.
 
     Examples
     --------

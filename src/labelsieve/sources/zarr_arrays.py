@@ -1,9 +1,9 @@
-"""Zarr arrays of format 2 and 3, decoded into a reused buffer.
+"""Zarr arrays of format 2 and 3.
 
-Zarr decodes a chunk into fresh memory and copies it out; the pages of a fresh 40 MB block cost as much as decoding it.
-The direct path reads the stored bytes into one reused buffer and lets the codec write into another. It is taken where
-a chunk is whole rows in C order, in a local folder, plain or under one codec that numcodecs decodes into given memory,
-and the generic path gives the same rows.
+Zarr decodes a chunk into fresh memory and copies it out; the page faults of a fresh 40 MB block cost as much as
+decoding it. So there is a direct path, which reads the stored bytes into a reused buffer and lets the codec write into
+another one. It is taken for chunks of whole rows in C order, plain or under one codec of numcodecs that decodes into
+given memory; everything else is read by Zarr itself.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import Rows, Source, read_into
+from labelsieve.sources.base import ChunkedRows, Rows, Source, read_into
+from labelsieve.sources.object_store import NOT_FOUND
 from labelsieve.sources.versions import (
     MOST_LISTED_TWICE,
     FileVersion,
@@ -33,18 +34,19 @@ from labelsieve.sources.versions import (
 )
 from labelsieve.sources.zarr_chunks import (
     PAUSE,
-    files_of,
+    chunk_files,
+    file_stamp,
     inner_chunks,
     key_of,
     keys_of,
     local_folder,
-    look,
     metadata_name,
-    stamped,
-    with_listing,
+    status_stamp,
 )
-from labelsieve.storage.urls import without_query
+from labelsieve.storage.urls import cause_of, check_credentials, without_query
 
+# Given stored bytes (None for the fill value), the memory for a chunk, and its place for messages.
+Decoder: TypeAlias = Callable[[npt.NDArray[np.uint8] | None, npt.NDArray[Any], str], None]
 METADATA_NAMES: Final = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -57,39 +59,25 @@ class ZarrSource(Source):
         Open for reading. It pickles as its store, path and metadata.
     """
 
-    in_pieces = False
-
     def __init__(self, array: Any) -> None:
         super().__init__(array.shape, array.dtype, int(array.chunks[0]) if array.ndim else None)
+        self.in_pieces = array.ndim == 1  # a chunk of labels is kept while it is read in pieces
         self.array = array
         self.fill_value = array.fill_value or 0
         self.version: FileVersion | None = None
         self.stored: StoredChunks | None = None
-        self.grid = {"chunks": list(array.chunks), "shards": list(array.shards) if array.shards else None}
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> ZarrSource:
         """Open a folder that holds one array."""
-        import zarr
-
         if not path.exists():
             raise InvalidInputError(f"{name}: there is no folder {path}")
         if not is_zarr_folder(path):
-            raise InvalidInputError(f"{name}: {path} is no Zarr array: it has no zarr.json or .zarray")
+            raise InvalidInputError(f"{name}: {path} is not a Zarr array: it has no zarr.json or .zarray")
         before = {document: file_version(path / document) for document in METADATA_NAMES}
-        try:
-            node = zarr.open(str(path), mode="r")
-        except (FileNotFoundError, TypeError, ValueError, KeyError) as error:
-            what = f"its metadata lack {error}" if isinstance(error, KeyError) else error
-            raise InvalidInputError(f"{name}: {path} is not a readable Zarr array: {what}") from error
-        source = cls.from_node(name, node)
+        source = cls(open_array(name, str(path), str(path)))
         source.version = before[metadata_name(source.array)]
         return source
-
-    @classmethod
-    def from_node(cls, name: str, node: Any) -> ZarrSource:
-        """Take an array, and refuse a group by naming the arrays in it."""
-        return cls(checked_array(name, node))
 
     @property
     def where(self) -> str:
@@ -97,24 +85,22 @@ class ZarrSource(Source):
         folder = local_folder(self.array)
         return without_query(str(self.array.store_path)) if folder is None else str(folder.absolute())
 
-    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is read ahead
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open for reading, on the direct path where there is one."""
-        folder, direct = local_folder(self.array), direct_codec(self.array)
+        folder, decode = local_folder(self.array), chunk_decoder(self.array)
         self._check_document()
-        if folder is None or direct is None:
-            return ZarrRows(self.array, self.stored)
-        return _DirectRows(self.array, self.stored, folder, *direct)
+        return ZarrRows(self) if folder is None or decode is None else _DirectRows(self, folder, decode)
 
     def _document(self) -> Path | None:
         """Return the metadata document in a local folder, or the archive that holds the array; None elsewhere."""
         folder, archive = local_folder(self.array), getattr(self.array.store, "path", None)
         if folder is not None:
             return folder / metadata_name(self.array)
-        return archive if isinstance(archive, Path) and archive.is_file() else None
+        return archive if isinstance(archive, Path) else None
 
     def _document_version(self) -> FileVersion | None:
         document = self._document()
-        return None if document is None else file_version(document)
+        return self.version or (file_version(document) if document else None)
 
     def _check_document(self) -> None:
         document = self._document()
@@ -123,20 +109,14 @@ class ZarrSource(Source):
 
     def note_version(self) -> None:
         """Note the metadata's version, and in a local folder those of all stored chunks."""
-        self.version = self.version or self._document_version()
-        if self.stored is None:
-            self.stored = self._listed()
+        self.version, self.stored = self._document_version(), self.stored or self._list_chunks()
 
     def check_version(self) -> None:
-        """Look at the metadata, and at the chunks again where there are not too many for that."""
+        """Compare the metadata, and the chunks too where there are not too many of them."""
         self._check_document()
-        if self.stored is not None and len(self.stored) <= MOST_LISTED_TWICE:
-            self._check_listing(self.stored)
-
-    def _check_listing(self, stored: StoredChunks) -> None:
-        later = self._listed()
-        if later is not None:
-            stored.check_all(later, self.where, lambda index: key_of(self.array, index))
+        later = self._list_chunks() if self.stored is not None and len(self.stored) <= MOST_LISTED_TWICE else None
+        if self.stored is not None and later is not None:
+            self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
 
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks are not stored; in a local folder also those that are missing inside a shard."""
@@ -150,33 +130,24 @@ class ZarrSource(Source):
                 inner = None
         return (inner or self.stored).missing()
 
-    def check_rows(self, rows: npt.NDArray[np.int64]) -> None:
-        """Raise if a stored chunk that holds one of `rows` in a local folder is not what was noted."""
-        folder = local_folder(self.array)
-        if self.stored is None or folder is None:
-            return
-        for index in np.unique(rows // self.stored.rows * self.stored.width).tolist():
-            path = f"{folder}/{key_of(self.array, index)}"
-            now, inode = look(path)
-            self.stored.check(index, now, path, inode)
-
-    def _listed(self) -> StoredChunks | None:
+    def _list_chunks(self) -> StoredChunks | None:
         """Return the versions of the chunks, or shards, as they are stored now; None where nothing lists them."""
         folder = local_folder(self.array)
-        return None if folder is None else files_of(self.array, folder)
+        return None if folder is None else chunk_files(self.array, folder)
 
     def identity(self) -> dict[str, Any]:
-        """Return what every source tells, and the grid of chunks."""
-        return super().identity() | self.grid
+        """Return what every source returns, and the grid of chunks."""
+        shards = self.array.shards
+        return super().identity() | {"chunks": list(self.array.chunks), "shards": list(shards) if shards else None}
 
-    def _content(self) -> dict[str, int] | None:
+    def _content(self) -> dict[str, Any] | None:
         """Return size and time of the metadata document, or of the archive that holds the array."""
-        version = self.version or self._document_version()
+        version = self._document_version()
         return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest of the versions of the stored chunks or shards of each range."""
-        stored = self.stored or self._listed()
+        stored = self.stored or self._list_chunks()
         if stored is None:
             return super().part_identities(ranges)
         rows, width = stored.rows, stored.width
@@ -185,15 +156,49 @@ class ZarrSource(Source):
 
     def reachable(self) -> None:
         """Look for the metadata document in a local folder, or for the archive; other stores travel as they are."""
-        folder, archive = local_folder(self.array), getattr(self.array.store, "path", None)
-        needed = archive if folder is None else folder / metadata_name(self.array)
-        if isinstance(needed, Path) and not needed.exists():
+        needed = self._document()
+        if needed is not None and not needed.exists():
             raise UnreadableDataError(f"{self.where} cannot be opened: there is no {needed}")
 
 
 def is_zarr_folder(path: Path) -> bool:
-    """Tell whether a local folder holds a Zarr array or group."""
+    """Return whether a local folder holds a Zarr array or group."""
     return any((path / name).exists() for name in METADATA_NAMES)
+
+
+def open_array(name: str, where: str, store: Any, url: str = "") -> Any:
+    """Open the Zarr array in a store.
+
+    Parameters
+    ----------
+    name, where : str
+        ``labels`` or ``pred_probs``, and its place, for messages.
+    store : str or zarr store
+        Where the array is the root.
+    url : str
+        The URL of the store, if it has one; its secrets are removed from error messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no array.
+    UnreadableDataError
+        If the store cannot be read.
+    """
+    import zarr
+
+    try:
+        return checked_array(name, zarr.open(store, mode="r"))
+    except InputTypeError:
+        raise
+    except NOT_FOUND:
+        raise InvalidInputError(f"{name}: there is no Zarr array at {where}") from None
+    except (TypeError, ValueError, KeyError) as error:
+        what = f"its metadata lack {error}" if isinstance(error, KeyError) else cause_of(error, url)
+        raise InvalidInputError(f"{name}: {where} is not a readable Zarr array: {what}") from None
+    except Exception as error:  # noqa: BLE001  # stores raise what they like
+        check_credentials(error, f"{name}: {where}", url)
+        raise UnreadableDataError(f"{name}: {where} is not readable: {cause_of(error, url)}") from None
 
 
 def checked_array(name: str, node: Any) -> Any:
@@ -204,94 +209,72 @@ def checked_array(name: str, node: Any) -> Any:
     return node
 
 
-class ZarrRows(Rows):
-    """Zarr's own reading, into one reused buffer.
+class ZarrRows(ChunkedRows):
+    """Rows that Zarr itself reads.
 
     Parameters
     ----------
-    array : zarr.Array
-        Open for reading.
-    stored : StoredChunks, optional
-        What was listed before the first read, where that is known.
+    source : ZarrSource
+        Where the rows are, and which chunks are known to be stored.
+    absent : set of str, optional
+        Collects the keys of absent chunks, where it is not known which are stored.
+    url : str
+        Its secrets are removed from error messages.
     """
 
-    _chained = True  # whether an error may show the one that it came from
-
-    def __init__(self, array: Any, stored: StoredChunks | None = None) -> None:
-        from zarr.buffer import cpu
-
-        as_buffer: Any = cpu.NDBuffer
-        self._array, self._as_buffer, self._stored = array, as_buffer, stored
-        self._out = np.empty((0, *array.shape[1:]), array.dtype)
+    def __init__(self, source: ZarrSource, absent: set[str] | None = None, url: str = "") -> None:
+        super().__init__(source, source.row_chunk or 1)
+        self._array, self._stored, self._where = source.array, source.stored, source.where
+        self._absent, self._url = absent, url
         self._listed: set[str] = set()  # keys of stored chunks among those that are being read
 
     @cached_property
     def _opened(self) -> Any:
-        return self._array if self._stored is None else with_listing(self._array, self._listed)
+        if self._stored is None and self._absent is None:
+            return self._array
+        from labelsieve.sources.listed_store import with_listing
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        """Let Zarr decode the rows."""
-        n = stop - start
-        if len(self._out) < n:
-            self._out = np.empty((n, *self._array.shape[1:]), self._array.dtype)
-        out = self._out[:n]
-        keys = list(self._numbered(start, stop))
+        return with_listing(self._array, self._listed, self._absent if self._stored is None else None)
+
+    def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        from zarr.buffer import cpu
+
+        as_buffer: Any = cpu.NDBuffer
+        stop, stored = min(stop, self._n_rows), self._stored
+        keys = [] if stored is None else list(enumerate(keys_of(self._array, start, stop), stored.first(start)))
         self._listed.clear()
-        self._listed.update(key for index, key in keys if self._stored is not None and self._stored.stamps[index])
+        self._listed.update(key for index, key in keys if stored is not None and stored.stamps[index])
         try:
-            self._opened.get_basic_selection((slice(start, stop), ...), out=self._as_buffer(out))
+            self._opened.get_basic_selection((slice(start, stop), ...), out=as_buffer(out[: stop - start]))
         except Exception as error:  # noqa: BLE001  # stores and codecs raise what they like
-            raise self._unreadable(start, stop, error) from (error if self._chained else None)
-        self._check(keys)
-        return out
-
-    def _numbered(self, start: int, stop: int) -> Iterator[tuple[int, str]]:
-        """Yield number and key of the chunks that are read, where their versions are known."""
-        if self._stored is not None:
-            yield from enumerate(keys_of(self._array, start, stop), self._stored.first(start))
-
-    def _check(self, keys: Sequence[tuple[int, str]]) -> None:
-        """Raise if chunks that were read are not those that were listed."""
+            rows = f"{self._where} (rows {start:,}..{stop - 1:,})"
+            raise UnreadableDataError(f"{rows} is not readable: {cause_of(error, self._url)}") from None
         folder = local_folder(self._array)
-        for index, key in keys if folder is not None else ():
-            if self._stored is not None:
-                now, inode = look(f"{folder}/{key}")
-                self._stored.check(index, now, f"{folder}/{key}", inode)
-
-    def _unreadable(self, start: int, stop: int, error: Exception) -> UnreadableDataError:
-        where = f"{self._array.store_path} (rows {start:,}..{stop - 1:,})"
-        return UnreadableDataError(f"{where} is not readable: {type(error).__name__}: {error}")
+        if stored is not None and folder is not None:
+            for index, key in keys:
+                stored.check(index, f"{folder}/{key}", *file_stamp(f"{folder}/{key}"))
 
 
 class _DirectRows(ZarrRows):
-    """Whole chunks from local files, through one reused buffer for stored bytes and one for rows."""
+    """Chunks from local files, through one reused buffer for stored bytes."""
 
-    def __init__(self, array: Any, stored: StoredChunks | None, folder: Path, codec: Any) -> None:
-        super().__init__(array, stored)
-        self._folder, self._codec = folder, codec
+    def __init__(self, source: ZarrSource, folder: Path, decode: Decoder) -> None:
+        super().__init__(source)
+        self._folder, self._decode = folder, decode
         self._bytes = np.empty(0, np.uint8)
 
-    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        array = self._array
-        n_rows, chunk = array.shape[0], array.chunks[0]
-        if start % chunk or (stop % chunk and stop != n_rows):
-            return super().read(start, stop)
-        padded = -(-(stop - start) // chunk) * chunk  # the last chunk is stored whole
-        if len(self._out) < padded:
-            self._out = np.empty((padded, *array.shape[1:]), array.dtype)
-        for first in range(start, stop, chunk):
-            self._decode(first // chunk, self._out[first - start : first - start + chunk])
-        return self._out[: stop - start]
+    def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        size = self._chunk_rows
+        for row in range(start, stop, size):
+            self._load_chunk(row // size, out[row - start : row - start + size])
 
-    def _decode(self, index: int, out: npt.NDArray[Any]) -> None:
-        path = self._folder / self._array.metadata.encode_chunk_key((index,) + (0,) * (out.ndim - 1))
+    def _load_chunk(self, index: int, out: npt.NDArray[Any]) -> None:
+        path = self._folder / key_of(self._array, index)
         where = f"{path} (rows from {index * len(out):,})"
-        try:
-            file = self._open(index, path)
-        except FileNotFoundError:  # Zarr does not store a chunk of nothing but the fill value
+        file = self._open(index, path)
+        if file is None:
             self._check_chunk(index, path, None)
-            fill = self._array.fill_value
-            out.fill(0 if fill is None else fill)
+            self._decode(None, out, where)
             return
         with file:
             size = os.fstat(file.fileno()).st_size
@@ -302,26 +285,30 @@ class _DirectRows(ZarrRows):
             self._check_chunk(index, path, os.fstat(file.fileno()))
         if not whole:
             raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
-        decode_into(self._codec, stored, out.reshape(-1).view(np.uint8), where)
+        self._decode(stored, out, where)
 
-    def _open(self, index: int, path: Path) -> io.FileIO:
-        """Open the file of a chunk; again where it is listed and not found."""
-        try:
-            return io.FileIO(path)
-        except FileNotFoundError:
-            if self._stored is None or not self._stored.stamps[index]:
-                raise
-        time.sleep(PAUSE)
-        return io.FileIO(path)
+    def _open(self, index: int, path: Path) -> io.FileIO | None:
+        """Open the file of a chunk, a second time where it is listed and not found; None if there is none."""
+        for pause in (PAUSE, 0) if self._stored is not None and self._stored.stamps[index] else (0,):
+            try:
+                return io.FileIO(path)
+            except FileNotFoundError:
+                time.sleep(pause)
+        return None
 
     def _check_chunk(self, index: int, path: Path, status: os.stat_result | None) -> None:
         if self._stored is not None:
-            now, inode = (0, 0) if status is None else stamped(status)
-            self._stored.check(index, now, path, inode)
+            self._stored.check(index, path, *((0, 0) if status is None else status_stamp(status)))
 
 
-def decode_into(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8], where: str) -> None:
-    """Decode exactly one chunk into `target`, or raise."""
+def _decode_chunk(
+    codec: Any, fill: Any, stored: npt.NDArray[np.uint8] | None, out: npt.NDArray[Any], where: str
+) -> None:
+    """Decode the stored bytes of exactly one chunk into `out`, or raise; None stands for a chunk of the fill value."""
+    if stored is None:
+        out.fill(0 if fill is None else fill)
+        return
+    target = out.reshape(-1).view(np.uint8)
     if codec is None:
         if len(stored) != len(target):
             raise UnreadableDataError(f"{where} holds {len(stored):,} bytes, a chunk has {len(target):,}")
@@ -338,15 +325,15 @@ def decode_into(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[n
 
 
 def _blosc_length(stored: npt.NDArray[np.uint8]) -> int:
-    """Return the length that a Blosc header claims for itself (16 bytes, little-endian, the last four of them).
+    """Return the length in a Blosc header of 16 bytes, of which it is the last four, little-endian.
 
-    Blosc believes its header and reads on past a chunk that was cut off, here into what is left of the chunk before.
+    Blosc relies on its header and reads past the end of a chunk that was cut off, here into the rest of another chunk.
     """
     return int(stored[12:16].view("<u4")[0]) if len(stored) >= 16 else -1
 
 
 def _overflows(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np.uint8]) -> bool:
-    """Tell whether `stored` decodes to more than `target` holds.
+    """Return whether `stored` decodes to more than `target` holds.
 
     A codec refuses a target that is too small before it decodes, but leaves the rest of one that is too large as it
     was: a short chunk would silently keep rows of the chunk before it.
@@ -358,12 +345,10 @@ def _overflows(codec: Any, stored: npt.NDArray[np.uint8], target: npt.NDArray[np
     return False
 
 
-def direct_codec(array: Any) -> tuple[Any] | None:
-    """Return the codec (or None for plain bytes), in a tuple, if whole chunks can be decoded straight, else None."""
-    try:
-        import numcodecs
-    except ImportError:
-        return None
+def chunk_decoder(array: Any) -> Decoder | None:
+    """Return a function that decodes whole chunks into given memory, if the array's can be decoded so."""
+    import numcodecs
+
     whole_rows = tuple(array.chunks[1:]) == tuple(array.shape[1:])
     if not (whole_rows and array.dtype.isnative and array.dtype.kind in "fiu"):
         return None
@@ -374,13 +359,7 @@ def direct_codec(array: Any) -> tuple[Any] | None:
         first, *rest = [entry.to_dict() for entry in metadata.codecs]
         endian = first.get("configuration", {}).get("endian", sys.byteorder)
         plain = first["name"] == "bytes" and endian == sys.byteorder and len(rest) <= 1
-        codec = _numcodecs_of(numcodecs, rest[0]["name"]) if rest else None
-        plain = plain and not (rest and codec is None)
-    known = (numcodecs.Zstd, numcodecs.Blosc, numcodecs.LZ4)
-    if not plain or not (codec is None or isinstance(codec, known)):
-        return None
-    return (codec,)
-
-
-def _numcodecs_of(numcodecs: Any, name: str) -> Any:
-    return {"zstd": numcodecs.Zstd, "blosc": numcodecs.Blosc}.get(name, lambda: None)()
+        codecs = {"zstd": numcodecs.Zstd, "blosc": numcodecs.Blosc}
+        codec = codecs.get(rest[0]["name"], object)() if rest else None
+    known = codec is None or isinstance(codec, numcodecs.Zstd | numcodecs.Blosc | numcodecs.LZ4)
+    return partial(_decode_chunk, codec, array.fill_value) if plain and known else None

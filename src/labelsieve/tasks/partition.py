@@ -125,7 +125,7 @@ class Partition:
     def strips(self) -> Iterator[tuple[Block, Block]]:
         """Yield ``(n,)`` labels and ``(n, K)`` probabilities in row order."""
         ranges = list(_joined(self.ranges, self.strip_rows))
-        with _LabelReader(self._labels, ranges) as labels:
+        with _BatchReader(self._labels, ranges) as labels:
             for start, stop, strip in self._prob_strips(ranges):
                 yield labels.read(start, stop), strip
 
@@ -198,33 +198,3 @@ class _BatchReader:
 
     def _read(self, start: int, stop: int) -> Block:
         return self._rows.read(start - self._origin, stop - self._origin)
-
-
-class _LabelReader(_BatchReader):
-    """Reads labels in windows of many strips, of whole stored chunks, so that each chunk is decoded once."""
-
-    def read(self, start: int, stop: int) -> Block:
-        """Return rows ``[start, stop)``."""
-        parts = [self._from_window(start, stop)]
-        while (start := start + len(parts[-1])) < stop:
-            parts[-1] = parts[-1].copy()  # the next window is read over this one
-            parts.append(self._from_window(start, stop))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-    def _from_window(self, start: int, stop: int) -> Block:
-        """Return rows from `start` on, up to `stop` or the end of the window that holds `start`."""
-        if not self._first <= start < self._first + len(self._held):
-            # Whole stored chunks, and none beyond the partition's own: other tasks read those.
-            chunk = self._source.row_chunk or 1
-            first = (start - self._origin) // chunk * chunk
-            end = -(-(self._ranges[-1][1] - self._origin) // chunk) * chunk
-            last = min(first + label_window(self._source.row_chunk), end, self._source.n_rows)
-            self._first = self._origin + first
-            self._held = self._read(self._first, self._origin + last)
-        return self._held[start - self._first : stop - self._first]
-
-
-def label_window(row_chunk: int | None) -> int:
-    """Return how many labels are read at a time: whole stored chunks, of at least a strip's rows."""
-    chunk = row_chunk or MAX_STRIP_ROWS
-    return -(-MAX_STRIP_ROWS // chunk) * chunk
