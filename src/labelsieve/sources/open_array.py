@@ -118,13 +118,7 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return per
     if _is_dask_array(data):
         return _checked_dask(name, data)
     if package == "zarr":
-        from zarr.storage import FsspecStore
-
-        array = checked_array(name, data)
-        if type(array.store) is not FsspecStore:
-            return ZarrSource(array)
-        check_no_password(name, url_of(array.store.fs, array.store.path))
-        return RemoteZarrSource(array)
+        return _open_zarr(name, data)
     if package == "h5py":
         if not hasattr(data, "read_direct"):
             raise InputTypeError(f"{name} is an HDF5 {type(data).__name__.lower()}, not a dataset")
@@ -132,6 +126,16 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return per
     if isinstance(data, np.memmap):
         return NpySource.from_memmap(data) or ArraySource(np.asarray(data))
     return ArraySource(in_memory(name, data))
+
+
+def _open_zarr(name: str, data: Any) -> Source:
+    from zarr.storage import FsspecStore
+
+    array = checked_array(name, data)
+    if type(array.store) is not FsspecStore:
+        return ZarrSource(array)
+    check_no_password(name, url_of(array.store.fs, array.store.path))
+    return RemoteZarrSource(array)
 
 
 def _package(data: Any) -> str:
