@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from labelsieve.find import find_label_issues, plan_label_issues
     from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
     from labelsieve.pipeline.plan import Plan
+    from labelsieve.pipeline.row_summaries import RowSummaries
     from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
     from labelsieve.results.row_ids import unescape_formula
@@ -57,6 +58,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "IssueRows",
     "unescape_formula",
     "find_label_issues_batched",
+    "RowSummaries",
     "LabelInspector",
     "split_arr",
     "find",
@@ -88,6 +90,7 @@ _MODULES = {
     "LabelInspector": "label_issues_batched",
     "LabelIssues": "results.label_issues",
     "Plan": "pipeline.plan",
+    "RowSummaries": "pipeline.row_summaries",
     "find_label_issues": "find",
     "find_label_issues_batched": "label_issues_batched",
     "load": "results.label_issues",

@@ -140,11 +140,14 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
+from labelsieve.pipeline.from_summaries import find_in_summaries
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
 from labelsieve.pipeline.plan import Plan
+from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.settings import (
     EstimationMethod,
@@ -158,9 +161,10 @@ __all__ = ["find_label_issues", "plan_label_issues"]
 
 @explain_keywords(FOR_FINDING)
 def find_label_issues(
-    labels: Any,
-    pred_probs: Any,
+    labels: Any = None,
+    pred_probs: Any = None,
     *,
+    summaries: RowSummaries | None = None,
     batch_size: int | Auto = "auto",
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
@@ -202,6 +206,8 @@ def find_label_issues(
         a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
+    summaries : RowSummaries, optional
+        A table of row summaries in place of `labels` and `pred_probs`: `labelsieve.RowSummaries.from_columns`.
     batch_size : int or "auto"
         Rows that a thread holds at a time; about 48 MB by default. A Dask array keeps its own chunks. It does not
         change the answer.
@@ -337,7 +343,11 @@ def find_label_issues(
     (array([4]), 2)
     """
     choices = dict(locals())
-    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
+    labels, pred_probs, summaries = (choices.pop(name) for name in ("labels", "pred_probs", "summaries"))
+    if summaries is not None:
+        if labels is not None or pred_probs is not None:
+            raise InvalidInputError("give labels and pred_probs, or summaries")
+        return find_in_summaries(summaries, JobSettings(**choices))
     return Job(labels, pred_probs, JobSettings(**choices)).run()
 
 

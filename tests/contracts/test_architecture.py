@@ -45,6 +45,7 @@ PUBLIC = [
     "load",
     "plan_label_issues",
     "Plan",
+    "RowSummaries",
     "IssueRows",
     "unescape_formula",
     "find_label_issues_batched",

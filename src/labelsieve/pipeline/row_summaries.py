@@ -29,24 +29,31 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select, radix_select_by_class
-from labelsieve.confident_learning.agreement import RowSample
+from labelsieve.confident_learning.agreement import Agreement, RowSample
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
 from labelsieve.confident_learning.radix_select import Int64s, Scores
 from labelsieve.confident_learning.row_summary import Ints, RowSummary, class_dtype
 from labelsieve.confident_learning.selections import RowSelection, Selection, UpToClassCuts, UpToCut
-from labelsieve.confident_learning.thresholds import Float64s, adjusted_thresholds
+from labelsieve.confident_learning.thresholds import Float64s, SparseClassSums, adjusted_thresholds, class_sums_chunk
+from labelsieve.confident_learning.validation import Findings
+from labelsieve.errors import InvalidInputError
+from labelsieve.execution.executor import LocalExecutor
 from labelsieve.execution.progress import Progress, logger
 from labelsieve.memory import run_rows
 from labelsieve.pipeline.dask_job import DaskJob, values_array
 from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues
+from labelsieve.settings import PROBABILITY_TOLERANCE, Settings, check_whole_number
 from labelsieve.storage.folders import Folder
 from labelsieve.tasks import count_and_select, external_sort
 from labelsieve.tasks.checkpoint import DamagedRecordError
-from labelsieve.tasks.summaries import SummaryReader
+from labelsieve.tasks.scan import totals_of
+from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
+from labelsieve.tasks.totals import ScanTotals, combine_totals
 from labelsieve.tasks.work import ChunkWork
 
 if TYPE_CHECKING:
@@ -99,10 +106,70 @@ class RowSummaries:
     repair: Callable[[], None] = lambda: None
     read_margins: Callable[[PruneCounts], Int64s] | None = None
 
+    @classmethod
+    def from_columns(
+        cls,
+        *,
+        label: npt.ArrayLike,
+        predicted: npt.ArrayLike,
+        p_label: npt.ArrayLike,
+        p_predicted: npt.ArrayLike,
+        n_classes: int,
+        score: npt.ArrayLike | None = None,
+    ) -> RowSummaries:
+        """Return a table of row summaries that other code has made.
+
+        `labelsieve.find_label_issues` takes it as ``summaries=``, and finds all that needs no second look at
+        `pred_probs`: with ``method="self_confidence"`` the default issues, and ``filter_by="predicted_neq_given"``.
+
+        Parameters
+        ----------
+        label : (N,) array-like of int
+            Given labels, 0..K-1.
+        predicted : (N,) array-like of int
+            First class of the largest probability.
+        p_label, p_predicted : (N,) array-like of float16, float32 or float64
+            Probability of the given label and of the predicted class, of the same dtype.
+        n_classes : int
+            Number of classes K.
+        score : (N,) array-like of float64, optional
+            Label quality scores by another method than self-confidence, which is named then as ``method=``.
+
+        Raises
+        ------
+        InvalidInputError
+            For columns that cannot be summaries of predictions: what, in which row.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> table = labelsieve.RowSummaries.from_columns(
+        ...     label=[0, 0, 1, 1, 1],
+        ...     predicted=[0, 0, 1, 1, 0],
+        ...     p_label=[0.9, 0.8, 0.8, 0.9, 0.05],
+        ...     p_predicted=[0.9, 0.8, 0.8, 0.9, 0.95],
+        ...     n_classes=2,
+        ... )
+        >>> labelsieve.find_label_issues(summaries=table).indices
+        array([4])
+        """
+        n_classes = check_whole_number("n_classes", n_classes, 2)
+        summary = _checked_summary(label, predicted, p_label, p_predicted, score, n_classes)
+        sums = SparseClassSums.of(class_sums_chunk(summary.labels, summary.p_given, n_classes))
+        agreement = Agreement.of(summary.labels, summary.predicted)
+        chunk = SummaryChunk(0, summary, ScanTotals(sums, Findings(), len(summary), agreement))
+        reader, dtype = SummaryReader(Settings(), np.empty(0)), summary.p_given.dtype
+        return cls(DaskJob(LocalExecutor()), [chunk], [len(summary)], reader, n_classes, dtype)
+
     @property
     def n_rows(self) -> int:
         """Number of rows."""
         return sum(self.rows)
+
+    def totals(self) -> ScanTotals:
+        """Return what the first pass added up over all rows, for a table in memory."""
+        total: ScanTotals = self.job.reduce("totals", totals_of, combine_totals, [self.chunks])
+        return total
 
     @property
     def score_dtype(self) -> np.dtype[Any]:
@@ -426,3 +493,51 @@ class TaskScores:
         """Yield them in row order, some chunks at a time."""
         for start in range(0, len(self.chunks), _FETCHED_CHUNKS):
             yield from self.job.map("scores", self.work, [self.chunks[start : start + _FETCHED_CHUNKS]])
+
+
+def _checked_summary(
+    label: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    p_label: npt.ArrayLike,
+    p_predicted: npt.ArrayLike,
+    score: npt.ArrayLike | None,
+    n_classes: int,
+) -> RowSummary:
+    """Return columns as a summary, or raise where they cannot be one."""
+    columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
+    if score is not None:
+        columns["score"] = score
+    arrays = {name: np.asarray(column) for name, column in columns.items()}
+    n_rows = len(arrays["label"]) if arrays["label"].ndim else 0
+    for name, array in arrays.items():
+        kinds = "iu" if name in ("label", "predicted") else "f"
+        if array.shape != (n_rows,) or not n_rows:
+            raise InvalidInputError(f"{name} has shape {array.shape}: all columns need one value per row")
+        if array.dtype.kind not in kinds:
+            raise InvalidInputError(f"{name} must be {'integers' if kinds == 'iu' else 'floats'}, not {array.dtype}")
+        low, high = (0, n_classes - 1) if kinds == "iu" else (-PROBABILITY_TOLERANCE, 1 + PROBABILITY_TOLERANCE)
+        bad = (
+            np.flatnonzero(~((array >= low) & (array <= high))) if name != "score" else np.flatnonzero(np.isnan(array))
+        )
+        if len(bad):
+            raise InvalidInputError(f"{name} is {array[bad[0]]} in row {bad[0]:,}, and in {len(bad) - 1:,} others")
+    if arrays["p_label"].dtype != arrays["p_predicted"].dtype:
+        raise InvalidInputError(
+            f"p_label is {arrays['p_label'].dtype} and p_predicted {arrays['p_predicted'].dtype}: give the same dtype"
+        )
+    same = arrays["label"] == arrays["predicted"]
+    differ = np.where(same, arrays["p_label"] != arrays["p_predicted"], arrays["p_label"] > arrays["p_predicted"])
+    if differ.any():
+        row = int(np.flatnonzero(differ)[0])
+        raise InvalidInputError(
+            "p_predicted must be the largest probability of the row, and p_label where both classes are the same; "
+            f"row {row:,} has p_label {arrays['p_label'][row]} and p_predicted {arrays['p_predicted'][row]}"
+        )
+    classes = class_dtype(n_classes)
+    return RowSummary(
+        arrays["label"].astype(classes),
+        arrays["predicted"].astype(classes),
+        arrays["p_predicted"] + 0.0,  # -0.0 counts as 0.0
+        arrays["p_label"] + 0.0,
+        None if score is None else arrays["score"].astype(np.float64),
+    )
