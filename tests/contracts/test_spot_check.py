@@ -15,7 +15,6 @@ import draws
 import labelsieve
 from labelsieve import WorkdirError
 from labelsieve.pipeline import spot_check
-from labelsieve.tasks import partition
 
 # Other inputs are made by moving the classes.
 pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
@@ -191,16 +190,25 @@ def test_entropy_may_differ_in_its_last_bits_as_on_another_processor(files, monk
     assert find(LABELS, files / "probs.npy", **choices).facts.rows_read == 0
 
 
+def read_again(monkeypatch):
+    """Note the partition and the rows of each part that is read again."""
+    read, inner = [], spot_check.read_rows
+
+    def noted(part, *args, **how):
+        read.append((part.index, part.start, part.stop))
+        return inner(part, *args, **how)
+
+    monkeypatch.setattr(spot_check, "read_rows", noted)
+    return read
+
+
 def test_few_rows_are_read_and_only_of_finished_partitions(files, monkeypatch):
     find(files / "labels.npy", files / "probs.npy", workdir=files / "work")
     for index in (0, 3, 4, 5, 9):
         (files / "work" / "summaries" / f"{index:07d}.rec").unlink()
     (files / "work" / "summaries" / "0000007.rec").write_bytes(b"torn")
     monkeypatch.setattr(spot_check, "MOST_BYTES", 7 * K * 8)
-    read, inner = [], partition.Partition.narrowed
-    monkeypatch.setattr(
-        partition.Partition, "narrowed", lambda self, *rows: read.append((self.index, *rows)) or inner(self, *rows)
-    )
+    read = read_again(monkeypatch)
     assert find(files / "labels.npy", files / "probs.npy", workdir=files / "work").facts.rows_resumed == 160
     assert sorted(index for index, _, _ in read) == [1, 2, 6, 8]
     assert all(stop - start == 7 and 40 * index <= start < stop <= 40 * (index + 1) for index, start, stop in read)
@@ -208,15 +216,14 @@ def test_few_rows_are_read_and_only_of_finished_partitions(files, monkeypatch):
 
 def test_at_most_8_partitions_are_read_of_one_stored_chunk_each(files, monkeypatch):
     find(LABELS, files / "probs.zarr", workdir=files / "work")
-    drawn, read, inner = set(), [], partition.Partition.narrowed
-    monkeypatch.setattr(partition.Partition, "narrowed", lambda self, *rows: read.append(rows) or inner(self, *rows))
+    drawn, read = set(), read_again(monkeypatch)
     for _ in range(20):
         read.clear()
         find(LABELS, files / "probs.zarr", workdir=files / "work")
         assert len(read) == 8
-        assert len({start // 40 for start, _ in read}) == 8
-        assert all(start // 20 == (stop - 1) // 20 for start, stop in read)
-        drawn |= {start // 20 for start, _ in read}
+        assert len({start // 40 for _, start, _ in read}) == 8
+        assert all(start // 20 == (stop - 1) // 20 for _, start, stop in read)
+        drawn |= {start // 20 for _, start, _ in read}
     assert len(drawn) > 10, "they are drawn anew each time"
 
 

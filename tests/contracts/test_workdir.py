@@ -89,8 +89,8 @@ class Killed(BaseException):
 def killed_after(monkeypatch):
     """Run something in which all partitions of a map after some are never worked on."""
 
-    def run(n_partitions, run, *, name="scan"):
-        module = scan if name.startswith("scan") else rescan
+    def run(n_partitions, run, *, name="read_rows"):
+        module = scan if name == "read_rows" else rescan
         inner, done = getattr(module, name), []
 
         def counting(partition, *args, **kwargs):
@@ -607,7 +607,9 @@ def test_a_run_whose_summaries_fit_no_more_goes_on_and_the_other_way_round(
 ):
     settings, stored = {"method": method, "adjust_pred_probs": adjust, "workdir": tmp_path / "work"}, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelsieve.tasks.scan.StoredSummary", lambda *args: stored.append(args) or StoredSummary(*args))
+        patch.setattr(
+            "labelsieve.tasks.summaries.StoredSummary", lambda *args: stored.append(args) or StoredSummary(*args)
+        )
         for here in (here_first, not here_first):
             with pytest.MonkeyPatch.context() as inner:
                 if not here:
