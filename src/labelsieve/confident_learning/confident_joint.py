@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.thresholds import Float64s, Int64s, IssueCounts, blocks
+from labelsieve.confident_learning.thresholds import Float64s, Int64s, IssueCounts, blocks, smallest_at_least
 from labelsieve.settings import FLOAT_TOLERANCE
 
 # How far above its mean a probability is likely to be. Of 36 synthetic datasets (K 2 to 1000, equal and Zipf classes)
@@ -27,8 +27,11 @@ _PIECE_PAIRS: Final = 1 << 18
 _MATRIX_CLASSES: Final = 1024
 # What divides where there is nothing (cleanlab/internal/constants.py, 2.9).
 TINY: Final = 1e-100
-# Up to this many pairs of classes they are counted in a table; beyond, rows are sorted by their pair.
-_FEW_PAIRS: Final = 1 << 16
+# Up to this many classes pairs are counted in a table, whose places 16 bits number; beyond, rows are sorted by their
+# pair.
+_TABLE_CLASSES: Final = 255
+# Rows that are held before they are counted in the table.
+_TABLE_ROWS: Final = 1 << 16
 
 
 @dataclass
@@ -114,45 +117,58 @@ class PairCounter:
 
     def __init__(self, n_classes: int) -> None:
         self._n_classes, self._dtype = n_classes, pair_dtype(n_classes)
+        self._in_table = n_classes <= _TABLE_CLASSES
+        # The table has a column for the rows that are not counted.
+        self._table = np.zeros(n_classes * (n_classes + 1) if self._in_table else 0, np.int64)
         self._diagonal = np.zeros(n_classes, np.int64)
-        self._pairs, self._n_held = list[npt.NDArray[Any]](), 0
+        self._keys, self._n_held = list[npt.NDArray[Any]](), 0
         self._folded: list[ConfidentCounts] = []
 
-    def add(
-        self, labels: npt.NDArray[Any], classes: npt.NDArray[Any], counted: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.intp]:
-        """Count the rows that are `counted`, each ``(n,)``; return which of the others differ too."""
-        differ = classes != labels
-        same = labels[counted & ~differ]
-        if len(same) < self._n_classes:
-            np.add.at(self._diagonal, same, 1)
+    def add(self, labels: npt.NDArray[Any], classes: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> None:
+        """Count the rows that are `counted`, each ``(n,)``."""
+        n_classes = self._n_classes
+        if self._in_table:
+            keys = labels.astype(np.uint16)
+            keys *= np.uint16(n_classes + 1)
+            # Not `where`, which is eight times slower for bytes: a row that is not counted has the class K.
+            keys += np.maximum(classes.astype(np.uint8, copy=False), ~counted * np.uint8(n_classes))
         else:
-            self._diagonal += np.bincount(same, minlength=self._n_classes)
-        off = np.flatnonzero(counted & differ)
-        pairs = labels[off].astype(self._dtype) * self._dtype.type(self._n_classes)
-        self._pairs.append(pairs + classes[off].astype(self._dtype))
-        self._n_held += len(off)
-        if self._n_held > _PIECE_PAIRS:
+            differ = classes != labels
+            same = labels[counted & ~differ]
+            if len(same) < n_classes:
+                np.add.at(self._diagonal, same, 1)
+            else:
+                self._diagonal += np.bincount(same, minlength=n_classes)
+            off = np.flatnonzero(counted & differ)
+            keys = labels[off].astype(self._dtype) * self._dtype.type(n_classes)
+            keys += classes[off].astype(self._dtype)
+        self._keys.append(keys)
+        self._n_held += len(keys)
+        if self._n_held >= (_TABLE_ROWS if self._in_table else _PIECE_PAIRS):
             self._fold()
-        return np.flatnonzero(differ & ~counted)
 
     def counts(self) -> ConfidentCounts:
         """Return what was counted."""
         self._fold()
-        return replace(self._folded[0], diagonal=self._diagonal)
+        if not self._in_table:
+            return replace(self._folded[0], diagonal=self._diagonal)
+        table = self._table.reshape(self._n_classes, -1)[:, :-1].copy()
+        diagonal = table.diagonal().copy()
+        np.fill_diagonal(table, 0)
+        pairs = np.flatnonzero(table)
+        return ConfidentCounts(diagonal, pairs.astype(self._dtype), table.reshape(-1)[pairs].astype(np.int32))
 
     def _fold(self) -> None:
-        """Count the pairs that are held, so that no more are than `_PIECE_PAIRS` and a strip's."""
-        every = np.concatenate([np.empty(0, self._dtype), *self._pairs])
-        if self._n_classes * self._n_classes <= _FEW_PAIRS:
-            table = np.bincount(every, minlength=1)
-            found = np.flatnonzero(table).astype(self._dtype)
-            counts = table[found]
-        else:
-            found, counts = np.unique(every, return_counts=True)
+        """Count the rows that are held, so that no more are than some and a strip's."""
+        every = np.concatenate([np.empty(0, np.uint16 if self._in_table else self._dtype), *self._keys])
+        self._keys, self._n_held = [], 0
+        if self._in_table:
+            self._table += np.bincount(every, minlength=len(self._table))
+            return
+        found, counts = np.unique(every, return_counts=True)
         none = np.zeros(self._n_classes, np.int64)
         self._folded.append(ConfidentCounts(none, found, counts.astype(np.int32)))
-        self._folded, self._pairs, self._n_held = [confident_combine(self._folded)], [], 0
+        self._folded = [confident_combine(self._folded)]
 
 
 def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentCounts:
@@ -164,17 +180,25 @@ def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentC
     """
     n_classes, undecided = len(adj_thresholds), 0
     counter = PairCounter(n_classes)
+    dtype = summary.p_predicted.dtype
+    # Signed bits order like floats against a number above 0, and float16 compares no other way in good time.
+    bars: npt.NDArray[Any] = smallest_at_least(adj_thresholds, dtype).view(f"i{dtype.itemsize}")
     lowest, second = np.argsort(adj_thresholds, kind="stable")[:2]
     other = np.full(n_classes, adj_thresholds[lowest])
     other[lowest] = adj_thresholds[second]
+    share = np.minimum(1.0, _LIKELY / (n_classes - 1))
+    # `min(p, share * (1 - p))` is largest where both are equal. Few classes have thresholds so low.
+    may_be_likely = adj_thresholds[lowest] <= share / (1 + share) + FLOAT_TOLERANCE
     for block in blocks(len(summary)):
-        labels, predicted, p_predicted = (
-            column[block] for column in (summary.labels, summary.predicted, summary.p_predicted)
-        )
-        left = counter.add(labels, predicted, p_predicted >= adj_thresholds[predicted])
+        labels, predicted, p_predicted = summary.labels[block], summary.predicted[block], summary.p_predicted[block]
+        counted = p_predicted.view(bars.dtype) >= bars.take(predicted)
+        counter.add(labels, predicted, counted)
+        if not may_be_likely:
+            continue
+        left = np.flatnonzero((labels != predicted) & ~counted)
         p_left = p_predicted[left].astype(np.float64)
         near = summary.p_given[block][left].astype(np.float64) + FLOAT_TOLERANCE > p_left
-        likely = np.minimum(p_left, np.minimum(1.0, _LIKELY / (n_classes - 1)) * (1 - p_left))
+        likely = np.minimum(p_left, share * (1 - p_left))
         undecided += int(np.count_nonzero(~near & (likely >= other[predicted[left]])))
     return replace(counter.counts(), undecided=undecided)
 

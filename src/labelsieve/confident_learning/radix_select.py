@@ -51,8 +51,9 @@ def ordered_bits(scores: Scores) -> npt.NDArray[np.unsignedinteger[Any]]:
     unsigned = unsigned_type(scores.dtype)
     n_bits = 8 * unsigned.itemsize
     signed = np.ascontiguousarray(scores).view(f"i{unsigned.itemsize}")
-    flip = signed >> (n_bits - 1)  # all ones for a negative number, which orders backwards
-    flip |= np.array(1 << (n_bits - 1), unsigned).view(signed.dtype)
+    flip = np.array(1 << (n_bits - 1), unsigned).view(signed.dtype)
+    if signed.min(initial=0) < 0:
+        flip = flip | (signed >> (n_bits - 1))  # all ones for a negative number, which orders backwards
     bits: npt.NDArray[np.unsignedinteger[Any]] = (signed ^ flip).view(unsigned)
     return bits
 
@@ -72,9 +73,8 @@ def score_histogram(scores: Scores, within: Cut | None = None) -> Int64s:
     for block in blocks(len(scores)):
         bits = ordered_bits(scores[block])
         if within is not None:
-            bits = bits[(bits >> within.shift) == within.prefix]
-        digits = (bits >> shift) & (n_bins - 1)
-        counts += np.bincount(digits.astype(np.intp), minlength=n_bins)
+            bits = bits[(bits >> within.shift) == within.prefix] & ((1 << top) - 1)
+        counts += np.bincount((bits >> shift).astype(np.intp), minlength=n_bins)
     return counts
 
 
@@ -198,8 +198,17 @@ def rows_up_to(scores: Scores, cut: Cut, quota: int | None = None) -> npt.NDArra
 
 
 def lowest_first(scores: Scores, count: int) -> npt.NDArray[np.intp]:
-    """Return the positions of the `count` lowest of all `scores`, by (score, position)."""
-    return np.argsort(scores, kind="stable")[:count]
+    """Return the positions of the `count` lowest of all `scores`, by (score, position).
+
+    Sorted by 16 bits at a time, the least significant first: NumPy's stable sort of 16-bit integers is a radix sort,
+    and ten times faster than that of floats.
+    """
+    bits = ordered_bits(scores)
+    order = np.arange(len(bits))
+    for shift in range(0, 8 * bits.itemsize, 16):
+        digits = (bits >> shift).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order[:count]
 
 
 def lowest(scores: Scores, count: int) -> Int64s:

@@ -22,7 +22,7 @@ from labelsieve.results.result import IssueRows
 from labelsieve.results.zarr_store import COLUMNS, ResultGroup
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import Record, RecordWriter
-from labelsieve.tasks.scan import Finish, issue_rows, selected, widened, without_near_predicted
+from labelsieve.tasks.scan import Finish, is_issue, issue_rows, selected, widened
 
 # The client is told every 1024th key of a run, and of a short run as many as this: ranges are as fair as samples are.
 _SAMPLE_STEP: Final = 1024
@@ -111,7 +111,8 @@ def write_rows(
     held = _Held()
     chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
     for block, rows, first in selected(span, part, finish=finish, selection=selection):
-        issues = without_near_predicted(issue_rows(block, rows, first), finish.settings)
+        found = issue_rows(block, rows, first)
+        issues = found.take(np.flatnonzero(is_issue(found, finish.settings)))
         held.add(issues)
         if chunk is not None:
             chunk.add(first, widened(scores_of(block)), issues.rows)

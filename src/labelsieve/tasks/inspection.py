@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.confident_joint import confident_combine
+from labelsieve.confident_learning.confident_joint import confident_chunk, confident_combine
 from labelsieve.confident_learning.looks import JointCounter
 from labelsieve.confident_learning.pruning import JointCounts, estimated_issues
 from labelsieve.confident_learning.quality_scores import Float64s, row_value_kernel
@@ -17,7 +17,6 @@ from labelsieve.confident_learning.selections import scores_of
 from labelsieve.confident_learning.thresholds import (
     Int64s,
     IssueCounts,
-    issue_counts_chunk,
     issue_counts_combine,
     issue_counts_finalize,
 )
@@ -78,7 +77,8 @@ def inspect(
     if joint is not None:
         counts = JointCounts(*joint.counts(), partial.sums.dense().counts)
     elif adj_thresholds is not None:
-        counts = issue_counts_chunk(summary, adj_thresholds, calibrated=settings.calibrated)
+        confident = confident_chunk(summary, adj_thresholds)
+        counts = confident.issue_counts(partial.sums.dense().counts, calibrated=settings.calibrated)
     scores = widened(scores_of(Finish(settings, thresholds)(summary)))
     return Inspected(scores, summary.labels, summary.predicted, counts, partial.findings)
 

@@ -373,16 +373,16 @@ def select(rows: Summarised | Span, part: Any, *, finish: Finish, selection: Sel
     )
 
 
-def without_near_predicted(found: IssueRows, settings: Settings) -> IssueRows:
-    """Drop the rows whose label is predicted or nearly so, where the filter does."""
+def is_issue(found: IssueRows, settings: Settings) -> npt.NDArray[np.bool_]:
+    """Tell the rows apart whose label is predicted or nearly so, where the filter drops these."""
     if settings.keeps_near_predicted:
-        return found
-    near = radix_select.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
-    return found.take(np.flatnonzero(~near))
+        return np.ones(len(found.rows), np.bool_)
+    return ~radix_select.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
 
 
 def rank(parts: Sequence[IssueRows], wanted: int, settings: Settings) -> IssueRows:
     """Put the selected rows of all partitions in order, the `wanted` lowest, and drop what is no issue."""
     found = IssueRows.concatenate(parts)
-    chosen = without_near_predicted(found.take(radix_select.lowest_first(found.scores, wanted)), settings)
+    order = radix_select.lowest_first(found.scores, wanted)
+    chosen = found.take(order[is_issue(found, settings)[order]])
     return replace(chosen, scores=widened(chosen.scores))
