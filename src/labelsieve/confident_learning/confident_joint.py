@@ -47,7 +47,7 @@ class ConfidentCounts:
     counts : (P,) int32 or int64
         Rows of each pair.
     undecided : int
-        Rows that were left out, which the exact rule likely counts off the diagonal; see `confident_chunk`.
+        Rows that were left out, which the exact rule likely counts off the diagonal; see `ConfidentCounter`.
     """
 
     diagonal: Int64s
@@ -171,36 +171,58 @@ class PairCounter:
         self._folded = [confident_combine(self._folded)]
 
 
-def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentCounts:
-    """Count the rows of `summary` by their predicted class where it reaches the ``(K,)`` `adjusted_thresholds`.
+class ConfidentCounter:
+    """Counts rows by given label and predicted class where that reaches its threshold, some rows at a time.
 
     Of those left out some likely reach another class, and are counted by the exact rule: those whose largest
     probability is as high as the lowest threshold of another class, and so are what it leaves for all others, and three
     times what it leaves for each of them on average.
+
+    Parameters
+    ----------
+    adj_thresholds : (K,) float64
+        The `adjusted_thresholds`.
     """
-    n_classes, undecided = len(adj_thresholds), 0
-    counter = PairCounter(n_classes)
-    dtype = summary.p_predicted.dtype
-    # Signed bits order like floats against a number above 0, and float16 compares no other way in good time.
-    bars: npt.NDArray[Any] = smallest_at_least(adj_thresholds, dtype).view(f"i{dtype.itemsize}")
-    lowest, second = np.argsort(adj_thresholds, kind="stable")[:2]
-    other = np.full(n_classes, adj_thresholds[lowest])
-    other[lowest] = adj_thresholds[second]
-    share = np.minimum(1.0, _LIKELY / (n_classes - 1))
-    # `min(p, share * (1 - p))` is largest where both are equal. Few classes have thresholds so low.
-    may_be_likely = adj_thresholds[lowest] <= share / (1 + share) + FLOAT_TOLERANCE
-    for block in blocks(len(summary)):
-        labels, predicted, p_predicted = summary.labels[block], summary.predicted[block], summary.p_predicted[block]
-        counted = p_predicted.view(bars.dtype) >= bars.take(predicted)
-        counter.add(labels, predicted, counted)
-        if not may_be_likely:
-            continue
-        left = np.flatnonzero((labels != predicted) & ~counted)
-        p_left = p_predicted[left].astype(np.float64)
-        near = summary.p_given[block][left].astype(np.float64) + FLOAT_TOLERANCE > p_left
-        likely = np.minimum(p_left, share * (1 - p_left))
-        undecided += int(np.count_nonzero(~near & (likely >= other[predicted[left]])))
-    return replace(counter.counts(), undecided=undecided)
+
+    def __init__(self, adj_thresholds: Float64s) -> None:
+        n_classes = len(adj_thresholds)
+        self._thresholds, self._counter, self._undecided = adj_thresholds, PairCounter(n_classes), 0
+        lowest, second = np.argsort(adj_thresholds, kind="stable")[:2]
+        self._other = np.full(n_classes, adj_thresholds[lowest])
+        self._other[lowest] = adj_thresholds[second]
+        self._share = np.minimum(1.0, _LIKELY / (n_classes - 1))
+        # `min(p, share * (1 - p))` is largest where both are equal. Few datasets have a threshold as low.
+        self._any_likely = adj_thresholds[lowest] <= self._share / (1 + self._share) + FLOAT_TOLERANCE
+
+    def add(self, summary: RowSummary) -> None:
+        """Count rows."""
+        for block in blocks(len(summary)):
+            self._add(summary[block])
+
+    def _add(self, summary: RowSummary) -> None:
+        labels, predicted, p_predicted = summary.labels, summary.predicted, summary.p_predicted
+        # Signed bits order like floats against a number above 0, and float16 compares no other way in good time.
+        signed = f"i{p_predicted.itemsize}"
+        bars = smallest_at_least(self._thresholds, p_predicted.dtype).view(signed)
+        counted = p_predicted.view(signed) >= bars.take(predicted)
+        self._counter.add(labels, predicted, counted)
+        if self._any_likely:
+            left = np.flatnonzero((labels != predicted) & ~counted)
+            p_left = p_predicted[left].astype(np.float64)
+            near = summary.p_given[left].astype(np.float64) + FLOAT_TOLERANCE > p_left
+            likely = np.minimum(p_left, self._share * (1 - p_left))
+            self._undecided += int(np.count_nonzero(~near & (likely >= self._other[predicted[left]])))
+
+    def counts(self) -> ConfidentCounts:
+        """Return the counts of all rows so far."""
+        return replace(self._counter.counts(), undecided=self._undecided)
+
+
+def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentCounts:
+    """Count the rows of `summary`; see `ConfidentCounter`."""
+    counter = ConfidentCounter(adj_thresholds)
+    counter.add(summary)
+    return counter.counts()
 
 
 def confident_combine(parts: Iterable[ConfidentCounts]) -> ConfidentCounts:

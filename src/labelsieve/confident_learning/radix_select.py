@@ -204,8 +204,8 @@ def lowest_first(scores: Scores, count: int) -> npt.NDArray[np.intp]:
     and ten times faster than that of floats.
     """
     bits = ordered_bits(scores)
-    order = np.arange(len(bits))
-    for shift in range(0, 8 * bits.itemsize, 16):
+    order = np.argsort(bits.astype(np.uint16), kind="stable")
+    for shift in range(16, 8 * bits.itemsize, 16):
         digits = (bits >> shift).astype(np.uint16)
         order = order[np.argsort(digits[order], kind="stable")]
     return order[:count]

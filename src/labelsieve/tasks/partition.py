@@ -205,10 +205,13 @@ class _LabelFeed(_Feed):
 
     def _from_window(self, start: int, stop: int) -> Block:
         """Return rows from `start` on, as far as the window goes that holds it, but not beyond `stop`."""
-        if not self._first <= start < self._first + len(self._window):
-            source, origin = self._part or (None, 0)
-            if source is None:
-                raise RuntimeError("labels come in stored chunks only from a source")
+        source, origin = self._part or (None, 0)
+        if source is None:
+            raise RuntimeError("labels come in stored chunks only from a source")
+        end_of_window = self._first + len(self._window)
+        # Where nothing has to be decoded, it is faster to read some labels again than to join two windows.
+        found = start < end_of_window and (stop <= end_of_window or source.row_chunk is not None)
+        if start < self._first or not found:
             # Whole stored chunks, and none beyond the partition's own: those are read elsewhere.
             chunk = source.row_chunk or 1
             first = (start - origin) // chunk * chunk

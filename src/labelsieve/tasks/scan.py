@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
 from labelsieve.confident_learning.agreement import Agreement, RowSample
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, confident_chunk, confident_combine
+from labelsieve.confident_learning.confident_joint import ConfidentCounter, ConfidentCounts, confident_combine
 from labelsieve.confident_learning.quality_scores import (
     Float64s,
     RowValueKernel,
@@ -242,6 +242,8 @@ def widened(scores: radix_select.Scores) -> radix_select.Scores:
 
 def all_scores(rows: Summarised | Span, *, finish: Finish) -> radix_select.Scores:
     """Return the scores of a partition or span."""
+    if isinstance(rows, Summarised) and isinstance(rows.summary, RowSummary):
+        return widened(scores_of(finish(rows.summary)))
     return np.concatenate([widened(scores_of(block)) for block in finish.blocks(rows)])
 
 
@@ -269,22 +271,23 @@ class Counted:
 
 def count(rows: Summarised | Span, *, finish: Finish, adj_thresholds: Float64s) -> Counted:
     """Hold the summaries of a partition or span against the thresholds."""
-    confident, histograms = list[ConfidentCounts](), list[radix_select.Int64s]()
+    histograms = list[radix_select.Int64s]()
     settings, n_classes = finish.settings, len(adj_thresholds)
+    counter = None if settings.looks_again else ConfidentCounter(adj_thresholds)
     # The scores of plain self-confidence were summed by label as they were read.
     scores, n_else = None if settings.plain_self_confidence else ClassSums.zeros(n_classes), 0
     for block in finish.blocks(rows):
         if settings.filter_by == "predicted_neq_given":
             n_else += int(np.count_nonzero(block.predicted != block.labels))
-        if not settings.looks_again:
-            confident.append(confident_chunk(block, adj_thresholds))
+        if counter is not None:
+            counter.add(block)
         if settings.cuts_scores:
             histograms.append(radix_select.score_histogram(cut_scores(block, settings)))
         if scores is not None:
             scores = class_sums_combine([scores, class_sums_chunk(block.labels, scores_of(block), n_classes)])
-        if max(len(confident), len(histograms)) > 8:
-            confident = [confident_combine(confident)] if confident else []
-            histograms = [add_up(histograms)] if histograms else []
+        if len(histograms) > 8:
+            histograms = [add_up(histograms)]
+    confident = [] if counter is None else [counter.counts()]
     return _counted(confident, histograms, None if scores is None else SparseClassSums.of(scores), n_else)
 
 
