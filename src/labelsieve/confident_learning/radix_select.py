@@ -186,10 +186,10 @@ def rows_up_to(scores: Scores, cut: Cut, quota: int | None = None) -> npt.NDArra
     """Return the ascending rows of all scores below the bin of `cut` and of those in it, the first `quota` of these."""
     found = []
     for block in blocks(len(scores)):
-        prefixes = ordered_bits(scores[block]) >> cut.shift
-        rows = np.flatnonzero(prefixes <= cut.prefix)
+        bits = ordered_bits(scores[block])
+        rows = np.flatnonzero(bits <= ((cut.prefix + 1) << cut.shift) - 1)
         if quota is not None:
-            inside = prefixes[rows] == cut.prefix
+            inside = bits[rows] >> cut.shift == cut.prefix
             keep = ~inside | (np.cumsum(inside) <= quota)
             quota -= min(quota, int(np.count_nonzero(inside)))
             rows = rows[keep]

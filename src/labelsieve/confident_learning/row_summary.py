@@ -21,9 +21,10 @@ from labelsieve.settings import PROBABILITY_TOLERANCE
 # Bytes of pred_probs that are worked on at a time. Half of a second-level cache would be the fastest for the arithmetic
 # alone, but positioned reads of 4 MB run at twice the rate of 1 MB ones (measured: 40 and 24 GB/s on two threads).
 STRIP_BYTES: Final = 4_000_000
-# With few classes it is the row-wise scratch that has to stay small.
-MAX_STRIP_ROWS: Final = 1 << 16
-# Up to this many classes a loop over columns beats a row-wise argmax.
+# With few classes it is the row-wise scratch that has to stay in that cache. With fewer rows, two threads would spend
+# their time handing each other the interpreter lock.
+MAX_STRIP_ROWS: Final = 1 << 15
+# Up to this many classes a copy by class and its column-wise maximum beat a row-wise argmax.
 _FEW_CLASSES: Final = 32
 # Bytes that are copied at a time to an array by class: they stay in the first-level cache.
 _BLOCK_BYTES: Final = 1 << 15
@@ -296,12 +297,12 @@ class FirstArgmax:
         if len(self._by_class) < (n_blocks := self._n_blocks(bits)):
             self._by_class = np.empty((n_blocks, *self._by_class.shape[1:]), bits.dtype)
             self._is_largest = np.empty(self._by_class.shape, np.uint8)
-        n_whole, n_rest = divmod(len(bits), self._block_rows)
-        whole, rest = np.split(bits, [n_whole * self._block_rows])
         by_class = self._by_class[:n_blocks]
-        by_class[:n_whole] = whole.reshape(n_whole, self._block_rows, self.n_classes).transpose(0, 2, 1)
+        n_whole, n_rest = divmod(len(bits), self._block_rows)
+        whole = bits[: len(bits) - n_rest].reshape(n_whole, self._block_rows, self.n_classes)
+        by_class[:n_whole] = whole.transpose(0, 2, 1)
         if n_rest:
-            by_class[n_whole, :, :n_rest] = rest.T
+            by_class[n_whole, :, :n_rest] = bits[-n_rest:].T
             by_class[n_whole, :, n_rest:] = 0
         return by_class
 

@@ -63,11 +63,12 @@ def test_class_sums_are_exact_for_negatives_tiny_values_halves_and_values_above_
         assert [naive.units(value)] == integers(class_sums_chunk(np.array([0]), np.array([value]), 1))
 
 
-def test_class_sums_of_a_whole_block_of_the_largest_values_are_exact():
+@pytest.mark.parametrize("value", [np.nextafter(1.001, 2), -1e-3, np.nextafter(1, 0), 2.0**-40])
+def test_class_sums_of_a_whole_block_of_the_largest_and_lowest_values_are_exact(value):
     n = thresholds.BLOCK_ROWS + 3
-    p = np.full(n, np.nextafter(1.001, 2))
-    sums = class_sums_chunk(np.zeros(n, np.uint8), p, 2)
-    assert [n * naive.units(float(p[0])), 0] == integers(sums)
+    sums = class_sums_chunk(np.zeros(n, np.uint8), np.full(n, value), 2)
+    assert [n * naive.units(float(value)), 0] == integers(sums)
+    assert sums.counts.tolist() == [n, 0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-1e-3, 1.001)), min_size=1, max_size=40), st.randoms())
