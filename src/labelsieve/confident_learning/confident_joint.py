@@ -27,8 +27,8 @@ _PIECE_PAIRS: Final = 1 << 18
 _MATRIX_CLASSES: Final = 1024
 # What divides where there is nothing (cleanlab/internal/constants.py, 2.9).
 TINY: Final = 1e-100
-# Up to this many classes pairs are counted in a table, whose places 16 bits number; beyond, rows are sorted by their
-# pair.
+# Up to this many classes, pairs are counted in a table: a given label and a class, or K, make a 16-bit key. With more
+# classes, rows are sorted by their pair.
 _TABLE_CLASSES: Final = 255
 # Rows that are held before they are counted in the table.
 _TABLE_ROWS: Final = 1 << 16
@@ -130,7 +130,7 @@ class PairCounter:
         if self._in_table:
             keys = labels.astype(np.uint16)
             keys *= np.uint16(n_classes + 1)
-            # Not `where`, which is eight times slower for bytes: a row that is not counted has the class K.
+            # A row that is not counted gets the class K. `np.where` would take eight times as long for bytes.
             keys += np.maximum(classes.astype(np.uint8, copy=False), ~counted * np.uint8(n_classes))
         else:
             differ = classes != labels
@@ -159,7 +159,7 @@ class PairCounter:
         return ConfidentCounts(diagonal, pairs.astype(self._dtype), table.reshape(-1)[pairs].astype(np.int32))
 
     def _fold(self) -> None:
-        """Count the rows that are held, so that no more are than some and a strip's."""
+        """Count the keys that are held, and drop them."""
         every = np.concatenate([np.empty(0, np.uint16 if self._in_table else self._dtype), *self._keys])
         self._keys, self._n_held = [], 0
         if self._in_table:
@@ -191,7 +191,7 @@ class ConfidentCounter:
         self._other = np.full(n_classes, adj_thresholds[lowest])
         self._other[lowest] = adj_thresholds[second]
         self._share = np.minimum(1.0, _LIKELY / (n_classes - 1))
-        # `min(p, share * (1 - p))` is largest where both are equal. Few datasets have a threshold as low.
+        # `min(p, share * (1 - p))` is largest where both are equal. In most datasets no threshold is that low.
         self._any_likely = adj_thresholds[lowest] <= self._share / (1 + self._share) + FLOAT_TOLERANCE
 
     def add(self, summary: RowSummary) -> None:

@@ -200,8 +200,8 @@ def rows_up_to(scores: Scores, cut: Cut, quota: int | None = None) -> npt.NDArra
 def lowest_first(scores: Scores, count: int) -> npt.NDArray[np.intp]:
     """Return the positions of the `count` lowest of all `scores`, by (score, position).
 
-    Sorted by 16 bits at a time, the least significant first: NumPy's stable sort of 16-bit integers is a radix sort,
-    and ten times faster than that of floats.
+    A radix sort by 16 bits at a time, the least significant first: NumPy's stable argsort of 16-bit integers is 25
+    times faster than its stable argsort of floats.
     """
     bits = ordered_bits(scores)
     order = np.argsort(bits.astype(np.uint16), kind="stable")

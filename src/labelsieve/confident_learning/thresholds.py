@@ -86,7 +86,9 @@ class SparseClassSums:
     def of(cls, sums: ClassSums) -> SparseClassSums:
         """Leave out the classes without rows."""
         some = np.flatnonzero(sums.counts).astype(np.int64)
-        return cls(len(sums.counts), some, sums.counts[some], sums.high[some], sums.low[some])
+        found = ClassSums(sums.counts[some], sums.high[some], sums.low[some])
+        found.carry()
+        return cls(len(sums.counts), some, found.counts, found.high, found.low)
 
     def dense(self) -> ClassSums:
         """Return the sums of all classes."""
@@ -104,7 +106,6 @@ class SparseClassSums:
         total.counts[self.classes] += self.counts
         total.high[self.classes] += self.high
         total.low[self.classes] += self.low
-        total.carry()
 
 
 def class_sums_chunk(labels: npt.NDArray[Any], p_given: npt.NDArray[Any], n_classes: int) -> ClassSums:

@@ -377,7 +377,7 @@ def select(rows: Summarised | Span, part: Any, *, finish: Finish, selection: Sel
 
 
 def is_issue(found: IssueRows, settings: Settings) -> npt.NDArray[np.bool_]:
-    """Tell the rows apart whose label is predicted or nearly so, where the filter drops these."""
+    """Return which rows are issues: where the filter drops rows whose label is nearly predicted, these are not."""
     if settings.keeps_near_predicted:
         return np.ones(len(found.rows), np.bool_)
     return ~radix_select.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
