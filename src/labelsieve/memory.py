@@ -302,7 +302,8 @@ class Need:
     @property
     def _thread(self) -> float:
         """What a thread takes while it reads."""
-        # A strip, a copy of it with columns as rows, and where whole rows are scored some float64 copies.
+        # A strip, a copy of it by class with a byte for each value, a few numbers for each row, and where whole rows
+        # are scored some float64 copies.
         copies = 3 if self.settings.plain_self_confidence else 3 + 5 * 8 // self.itemsize
         pruned = 0
         if self.filter.reads_pairs:  # what a thread more takes

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.thresholds import Float64s, Int64s, IssueCounts, blocks
+from labelsieve.confident_learning.thresholds import Float64s, Int64s, IssueCounts, blocks, smallest_at_least
 from labelsieve.settings import FLOAT_TOLERANCE
 
 # How far above its mean a probability is likely to be. Of 36 synthetic datasets (K 2 to 1000, equal and Zipf classes)
@@ -27,8 +27,11 @@ _PIECE_PAIRS: Final = 1 << 18
 _MATRIX_CLASSES: Final = 1024
 # What divides where there is nothing (cleanlab/internal/constants.py, 2.9).
 TINY: Final = 1e-100
-# Up to this many pairs of classes they are counted in a table; beyond, rows are sorted by their pair.
-_FEW_PAIRS: Final = 1 << 16
+# Up to this many classes, pairs are counted in a table: a given label and a class, or K, make a 16-bit key. With more
+# classes, rows are sorted by their pair.
+_TABLE_CLASSES: Final = 255
+# Rows that are held before they are counted in the table.
+_TABLE_ROWS: Final = 1 << 16
 
 
 @dataclass
@@ -44,7 +47,7 @@ class ConfidentCounts:
     counts : (P,) int32 or int64
         Rows of each pair.
     undecided : int
-        Rows that were left out, which the exact rule likely counts off the diagonal; see `confident_chunk`.
+        Rows that were left out, which the exact rule likely counts off the diagonal; see `ConfidentCounter`.
     """
 
     diagonal: Int64s
@@ -114,69 +117,112 @@ class PairCounter:
 
     def __init__(self, n_classes: int) -> None:
         self._n_classes, self._dtype = n_classes, pair_dtype(n_classes)
+        self._in_table = n_classes <= _TABLE_CLASSES
+        # The table has a column for the rows that are not counted.
+        self._table = np.zeros(n_classes * (n_classes + 1) if self._in_table else 0, np.int64)
         self._diagonal = np.zeros(n_classes, np.int64)
-        self._pairs, self._n_held = list[npt.NDArray[Any]](), 0
+        self._keys, self._n_held = list[npt.NDArray[Any]](), 0
         self._folded: list[ConfidentCounts] = []
 
-    def add(
-        self, labels: npt.NDArray[Any], classes: npt.NDArray[Any], counted: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.intp]:
-        """Count the rows that are `counted`, each ``(n,)``; return which of the others differ too."""
-        differ = classes != labels
-        same = labels[counted & ~differ]
-        if len(same) < self._n_classes:
-            np.add.at(self._diagonal, same, 1)
+    def add(self, labels: npt.NDArray[Any], classes: npt.NDArray[Any], counted: npt.NDArray[np.bool_]) -> None:
+        """Count the rows that are `counted`, each ``(n,)``."""
+        n_classes = self._n_classes
+        if self._in_table:
+            keys = labels.astype(np.uint16)
+            keys *= np.uint16(n_classes + 1)
+            # A row that is not counted gets the class K. `np.where` would take eight times as long for bytes.
+            keys += np.maximum(classes.astype(np.uint8, copy=False), ~counted * np.uint8(n_classes))
         else:
-            self._diagonal += np.bincount(same, minlength=self._n_classes)
-        off = np.flatnonzero(counted & differ)
-        pairs = labels[off].astype(self._dtype) * self._dtype.type(self._n_classes)
-        self._pairs.append(pairs + classes[off].astype(self._dtype))
-        self._n_held += len(off)
-        if self._n_held > _PIECE_PAIRS:
+            differ = classes != labels
+            same = labels[counted & ~differ]
+            if len(same) < n_classes:
+                np.add.at(self._diagonal, same, 1)
+            else:
+                self._diagonal += np.bincount(same, minlength=n_classes)
+            off = np.flatnonzero(counted & differ)
+            keys = labels[off].astype(self._dtype) * self._dtype.type(n_classes)
+            keys += classes[off].astype(self._dtype)
+        self._keys.append(keys)
+        self._n_held += len(keys)
+        if self._n_held >= (_TABLE_ROWS if self._in_table else _PIECE_PAIRS):
             self._fold()
-        return np.flatnonzero(differ & ~counted)
 
     def counts(self) -> ConfidentCounts:
         """Return what was counted."""
         self._fold()
-        return replace(self._folded[0], diagonal=self._diagonal)
+        if not self._in_table:
+            return replace(self._folded[0], diagonal=self._diagonal)
+        table = self._table.reshape(self._n_classes, -1)[:, :-1].copy()
+        diagonal = table.diagonal().copy()
+        np.fill_diagonal(table, 0)
+        pairs = np.flatnonzero(table)
+        return ConfidentCounts(diagonal, pairs.astype(self._dtype), table.reshape(-1)[pairs].astype(np.int32))
 
     def _fold(self) -> None:
-        """Count the pairs that are held, so that no more are than `_PIECE_PAIRS` and a strip's."""
-        every = np.concatenate([np.empty(0, self._dtype), *self._pairs])
-        if self._n_classes * self._n_classes <= _FEW_PAIRS:
-            table = np.bincount(every, minlength=1)
-            found = np.flatnonzero(table).astype(self._dtype)
-            counts = table[found]
-        else:
-            found, counts = np.unique(every, return_counts=True)
+        """Count the keys that are held, and drop them."""
+        every = np.concatenate([np.empty(0, np.uint16 if self._in_table else self._dtype), *self._keys])
+        self._keys, self._n_held = [], 0
+        if self._in_table:
+            self._table += np.bincount(every, minlength=len(self._table))
+            return
+        found, counts = np.unique(every, return_counts=True)
         none = np.zeros(self._n_classes, np.int64)
         self._folded.append(ConfidentCounts(none, found, counts.astype(np.int32)))
-        self._folded, self._pairs, self._n_held = [confident_combine(self._folded)], [], 0
+        self._folded = [confident_combine(self._folded)]
 
 
-def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentCounts:
-    """Count the rows of `summary` by their predicted class where it reaches the ``(K,)`` `adjusted_thresholds`.
+class ConfidentCounter:
+    """Counts rows by given label and predicted class where that reaches its threshold, some rows at a time.
 
     Of those left out some likely reach another class, and are counted by the exact rule: those whose largest
     probability is as high as the lowest threshold of another class, and so are what it leaves for all others, and three
     times what it leaves for each of them on average.
+
+    Parameters
+    ----------
+    adj_thresholds : (K,) float64
+        The `adjusted_thresholds`.
     """
-    n_classes, undecided = len(adj_thresholds), 0
-    counter = PairCounter(n_classes)
-    lowest, second = np.argsort(adj_thresholds, kind="stable")[:2]
-    other = np.full(n_classes, adj_thresholds[lowest])
-    other[lowest] = adj_thresholds[second]
-    for block in blocks(len(summary)):
-        labels, predicted, p_predicted = (
-            column[block] for column in (summary.labels, summary.predicted, summary.p_predicted)
-        )
-        left = counter.add(labels, predicted, p_predicted >= adj_thresholds[predicted])
-        p_left = p_predicted[left].astype(np.float64)
-        near = summary.p_given[block][left].astype(np.float64) + FLOAT_TOLERANCE > p_left
-        likely = np.minimum(p_left, np.minimum(1.0, _LIKELY / (n_classes - 1)) * (1 - p_left))
-        undecided += int(np.count_nonzero(~near & (likely >= other[predicted[left]])))
-    return replace(counter.counts(), undecided=undecided)
+
+    def __init__(self, adj_thresholds: Float64s) -> None:
+        n_classes = len(adj_thresholds)
+        self._thresholds, self._counter, self._undecided = adj_thresholds, PairCounter(n_classes), 0
+        lowest, second = np.argsort(adj_thresholds, kind="stable")[:2]
+        self._other = np.full(n_classes, adj_thresholds[lowest])
+        self._other[lowest] = adj_thresholds[second]
+        self._share = np.minimum(1.0, _LIKELY / (n_classes - 1))
+        # `min(p, share * (1 - p))` is largest where both are equal. In most datasets no threshold is that low.
+        self._any_likely = adj_thresholds[lowest] <= self._share / (1 + self._share) + FLOAT_TOLERANCE
+
+    def add(self, summary: RowSummary) -> None:
+        """Count rows."""
+        for block in blocks(len(summary)):
+            self._add(summary[block])
+
+    def _add(self, summary: RowSummary) -> None:
+        labels, predicted, p_predicted = summary.labels, summary.predicted, summary.p_predicted
+        # Signed bits order like floats against a number above 0, and float16 compares no other way in good time.
+        signed = f"i{p_predicted.itemsize}"
+        bars = smallest_at_least(self._thresholds, p_predicted.dtype).view(signed)
+        counted = p_predicted.view(signed) >= bars.take(predicted)
+        self._counter.add(labels, predicted, counted)
+        if self._any_likely:
+            left = np.flatnonzero((labels != predicted) & ~counted)
+            p_left = p_predicted[left].astype(np.float64)
+            near = summary.p_given[left].astype(np.float64) + FLOAT_TOLERANCE > p_left
+            likely = np.minimum(p_left, self._share * (1 - p_left))
+            self._undecided += int(np.count_nonzero(~near & (likely >= self._other[predicted[left]])))
+
+    def counts(self) -> ConfidentCounts:
+        """Return the counts of all rows so far."""
+        return replace(self._counter.counts(), undecided=self._undecided)
+
+
+def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentCounts:
+    """Count the rows of `summary`; see `ConfidentCounter`."""
+    counter = ConfidentCounter(adj_thresholds)
+    counter.add(summary)
+    return counter.counts()
 
 
 def confident_combine(parts: Iterable[ConfidentCounts]) -> ConfidentCounts:

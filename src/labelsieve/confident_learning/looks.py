@@ -18,6 +18,7 @@ from labelsieve.confident_learning.confident_joint import ConfidentCounts, PairC
 from labelsieve.confident_learning.quality_scores import Float64s, Floats
 from labelsieve.confident_learning.radix_select import near_predicted
 from labelsieve.confident_learning.row_summary import RowSummary
+from labelsieve.confident_learning.thresholds import smallest_at_least
 from labelsieve.settings import FLOAT_TOLERANCE
 
 # Up to this many classes a loop over columns beats a search along rows.
@@ -118,10 +119,3 @@ class JointCounter:
     def counts(self) -> tuple[ConfidentCounts, int]:
         """Return the counts of all rows so far, and how many are off the diagonal and not nearly predicted."""
         return self._counter.counts(), self._n_off
-
-
-def smallest_at_least(values: Float64s, dtype: np.dtype[Any]) -> Floats:
-    """Return the smallest numbers of `dtype` that are no less than `values`, for comparisons as if in float64."""
-    rounded = values.astype(dtype)
-    low = rounded.astype(np.float64) < values
-    return np.where(low, np.nextafter(rounded, dtype.type(np.inf)), rounded).astype(dtype)

@@ -51,8 +51,9 @@ def ordered_bits(scores: Scores) -> npt.NDArray[np.unsignedinteger[Any]]:
     unsigned = unsigned_type(scores.dtype)
     n_bits = 8 * unsigned.itemsize
     signed = np.ascontiguousarray(scores).view(f"i{unsigned.itemsize}")
-    flip = signed >> (n_bits - 1)  # all ones for a negative number, which orders backwards
-    flip |= np.array(1 << (n_bits - 1), unsigned).view(signed.dtype)
+    flip = np.array(1 << (n_bits - 1), unsigned).view(signed.dtype)
+    if signed.min(initial=0) < 0:
+        flip = flip | (signed >> (n_bits - 1))  # all ones for a negative number, which orders backwards
     bits: npt.NDArray[np.unsignedinteger[Any]] = (signed ^ flip).view(unsigned)
     return bits
 
@@ -72,9 +73,8 @@ def score_histogram(scores: Scores, within: Cut | None = None) -> Int64s:
     for block in blocks(len(scores)):
         bits = ordered_bits(scores[block])
         if within is not None:
-            bits = bits[(bits >> within.shift) == within.prefix]
-        digits = (bits >> shift) & (n_bins - 1)
-        counts += np.bincount(digits.astype(np.intp), minlength=n_bins)
+            bits = bits[(bits >> within.shift) == within.prefix] & ((1 << top) - 1)
+        counts += np.bincount((bits >> shift).astype(np.intp), minlength=n_bins)
     return counts
 
 
@@ -186,10 +186,10 @@ def rows_up_to(scores: Scores, cut: Cut, quota: int | None = None) -> npt.NDArra
     """Return the ascending rows of all scores below the bin of `cut` and of those in it, the first `quota` of these."""
     found = []
     for block in blocks(len(scores)):
-        prefixes = ordered_bits(scores[block]) >> cut.shift
-        rows = np.flatnonzero(prefixes <= cut.prefix)
+        bits = ordered_bits(scores[block])
+        rows = np.flatnonzero(bits <= ((cut.prefix + 1) << cut.shift) - 1)
         if quota is not None:
-            inside = prefixes[rows] == cut.prefix
+            inside = bits[rows] >> cut.shift == cut.prefix
             keep = ~inside | (np.cumsum(inside) <= quota)
             quota -= min(quota, int(np.count_nonzero(inside)))
             rows = rows[keep]
@@ -198,8 +198,17 @@ def rows_up_to(scores: Scores, cut: Cut, quota: int | None = None) -> npt.NDArra
 
 
 def lowest_first(scores: Scores, count: int) -> npt.NDArray[np.intp]:
-    """Return the positions of the `count` lowest of all `scores`, by (score, position)."""
-    return np.argsort(scores, kind="stable")[:count]
+    """Return the positions of the `count` lowest of all `scores`, by (score, position).
+
+    A radix sort by 16 bits at a time, the least significant first: NumPy's stable argsort of 16-bit integers is 25
+    times faster than its stable argsort of floats.
+    """
+    bits = ordered_bits(scores)
+    order = np.argsort(bits.astype(np.uint16), kind="stable")
+    for shift in range(16, 8 * bits.itemsize, 16):
+        digits = (bits >> shift).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order[:count]
 
 
 def lowest(scores: Scores, count: int) -> Int64s:

@@ -21,10 +21,13 @@ from labelsieve.settings import PROBABILITY_TOLERANCE
 # Bytes of pred_probs that are worked on at a time. Half of a second-level cache would be the fastest for the arithmetic
 # alone, but positioned reads of 4 MB run at twice the rate of 1 MB ones (measured: 40 and 24 GB/s on two threads).
 STRIP_BYTES: Final = 4_000_000
-# With few classes it is the row-wise scratch that has to stay small.
-MAX_STRIP_ROWS: Final = 1 << 16
-# Up to this many classes a loop over columns beats a row-wise argmax.
+# With few classes it is the row-wise scratch that has to stay in that cache. With fewer rows, two threads would spend
+# their time handing each other the interpreter lock.
+MAX_STRIP_ROWS: Final = 1 << 15
+# Up to this many classes a copy by class and its column-wise maximum beat a row-wise argmax.
 _FEW_CLASSES: Final = 32
+# Bytes that are copied at a time to an array by class: they stay in the first-level cache.
+_BLOCK_BYTES: Final = 1 << 15
 _UNSIGNED: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -167,7 +170,7 @@ class Summariser:
         n, first = len(probs), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
         probs = np.ascontiguousarray(probs, dtype=self.dtype)
-        labels = self._checked_labels(labels, first)
+        summary, labels = self._summary, self._checked_labels(labels, first)
         bits = probs.view(unsigned_type(self.dtype))
         predicted, top_bits = self._argmax(bits)
         looked_at = top_bits.max() > self._one_bits
@@ -177,29 +180,27 @@ class Summariser:
             predicted = probs.argmax(axis=1)
             p_predicted = self._rows.values(probs, predicted)
         else:
-            sums = self._row_sums.of_bits(*self._argmax.in_cache(bits))
+            sums = self._row_sums.of_bits(self._argmax.in_cache(bits))[:n]
             self._row_sums.record(probs, sums, first, self.findings)
             p_predicted = top_bits.view(self.dtype)
         if p_predicted.min() < self._low_limit:
             self._record_low_rows(probs if looked_at else None, p_predicted, first)
-        p_given = self._rows.values(probs, labels)
-        summary = self._summary
-        summary.labels[out], summary.predicted[out] = labels, predicted
-        summary.p_predicted[out], summary.p_given[out] = p_predicted, p_given
+        self._rows.values(probs, labels, out=summary.p_given[out])
+        summary.labels[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
         if summary.row_values is not None and self._row_values is not None:
             summary.row_values[out] = self._row_values(probs, labels)
         self._filled += n
         return summary[out]
 
     def _checked_labels(self, labels: Ints, first: int) -> Ints:
-        compact = class_dtype(self.n_classes)
-        if labels.min() >= 0 and labels.max() < self.n_classes:
-            return labels.astype(compact, copy=False)
+        # A negative number, read as unsigned, is a large one.
+        if labels.view(labels.dtype.str.replace("i", "u")).max() < self.n_classes:
+            return labels.astype(np.intp, copy=False)
         outside = (labels < 0) | (labels >= self.n_classes)
         rows = np.flatnonzero(outside)
         example = int(labels[rows[0]])
         self.findings.add("label", rows, first, example=example, alike=bool((labels[rows] == example).all()))
-        return np.where(outside, 0, labels).astype(compact)  # the run ends in an error; go on to find the rest
+        return np.where(outside, 0, labels).astype(np.intp)  # the run ends in an error; go on to find the rest
 
     def _look_closely(self, probs: Floats, first: int) -> Floats:
         """Record what is no probability; return a copy where -0.0 is 0.0 and bad values are harmless."""
@@ -240,14 +241,18 @@ class FlatRows:
 
     def __init__(self, n_classes: int) -> None:
         self._n_classes = n_classes
-        self._offsets: Ints = np.empty(0, np.intp)
+        self._starts: Ints = np.empty(0, np.intp)
+        self._places: Ints = np.empty(0, np.intp)
 
-    def values(self, array: npt.NDArray[Any], columns: Ints) -> npt.NDArray[Any]:
+    def values(self, array: npt.NDArray[Any], columns: Ints, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Return ``array[i, columns[i]]`` of each row of the C-ordered ``(n, K)`` `array`."""
         n = len(array)
-        if len(self._offsets) < n:
-            self._offsets = np.arange(n, dtype=np.intp) * self._n_classes
-        return array.reshape(-1).take(self._offsets[:n] + columns)
+        if len(self._starts) < n:
+            self._starts = np.arange(n, dtype=np.intp) * self._n_classes
+            self._places = np.empty(n, np.intp)
+        places = np.add(self._starts[:n], columns, out=self._places[:n], casting="same_kind")
+        # No column is out of range, and this mode does not look for it.
+        return array.reshape(-1).take(places, out=out, mode="wrap")
 
 
 class FirstArgmax:
@@ -263,34 +268,43 @@ class FirstArgmax:
 
     def __init__(self, n_classes: int, dtype: np.dtype[Any]) -> None:
         self.n_classes = n_classes
-        self.columns: Ints = np.empty((n_classes, 0), dtype)
         self._rows = FlatRows(n_classes)
+        self._block_rows = max(1, _BLOCK_BYTES // (n_classes * dtype.itemsize) // 64) * 64
+        self._by_class: Ints = np.empty((0, n_classes, self._block_rows), dtype)
+        self._is_largest = np.empty(self._by_class.shape, np.uint8)
+        # Of the classes with the largest value, the first one weighs most.
+        self._weights = np.arange(n_classes, 0, -1).astype(np.uint8)[:, np.newaxis]
 
     def __call__(self, bits: Ints) -> tuple[Ints, Ints]:
         """Return ``(n,)`` classes and ``(n,)`` values of the ``(n, K)`` array `bits`."""
         if self.n_classes > _FEW_CLASSES:
             classes = bits.argmax(axis=1)
             return classes, self._rows.values(bits, classes)
-        columns = self._transposed(bits)
-        best = columns[0].copy()
-        classes8 = np.zeros(len(bits), np.uint8)
-        greater, candidate = np.empty(len(bits), np.bool_), np.empty(len(bits), np.uint8)
-        for k in range(1, self.n_classes):
-            np.greater(columns[k], best, out=greater)
-            np.maximum(best, columns[k], out=best)
-            # Classes come in ascending order, so the running maximum of k * greater is the last strict rise.
-            np.multiply(greater.view(np.uint8), np.uint8(k), out=candidate)
-            np.maximum(classes8, candidate, out=classes8)
-        return classes8, best
+        by_class = self._transposed(bits)
+        largest = by_class.max(axis=1)
+        is_largest = self._is_largest[: len(by_class)]
+        np.equal(by_class, largest[:, np.newaxis], out=is_largest.view(np.bool_))
+        is_largest *= self._weights
+        classes = np.uint8(self.n_classes) - is_largest.max(axis=1)
+        return classes.reshape(-1)[: len(bits)], largest.reshape(-1)[: len(bits)]
 
-    def in_cache(self, bits: Ints) -> tuple[Ints, bool]:
-        """Return the `bits` of the last call as they are quickest to work on, and whether they are by class."""
-        few = self.n_classes <= _FEW_CLASSES
-        return (self.columns[:, : len(bits)], True) if few else (bits, False)
+    def in_cache(self, bits: Ints) -> Ints:
+        """Return the `bits` of the last call as they are quickest to sum: as they are, or in blocks by class."""
+        return self._by_class[: self._n_blocks(bits)] if self.n_classes <= _FEW_CLASSES else bits
 
     def _transposed(self, bits: Ints) -> Ints:
-        if self.columns.shape[1] < len(bits):
-            self.columns = np.empty((self.n_classes, len(bits)), bits.dtype)
-        columns = self.columns[:, : len(bits)]
-        np.copyto(columns, bits.T)
-        return columns
+        """Copy `bits` to blocks of rows, each ``(K, rows)``; the rest of the last block is 0."""
+        if len(self._by_class) < (n_blocks := self._n_blocks(bits)):
+            self._by_class = np.empty((n_blocks, *self._by_class.shape[1:]), bits.dtype)
+            self._is_largest = np.empty(self._by_class.shape, np.uint8)
+        by_class = self._by_class[:n_blocks]
+        n_whole, n_rest = divmod(len(bits), self._block_rows)
+        whole = bits[: len(bits) - n_rest].reshape(n_whole, self._block_rows, self.n_classes)
+        by_class[:n_whole] = whole.transpose(0, 2, 1)
+        if n_rest:
+            by_class[n_whole, :, :n_rest] = bits[-n_rest:].T
+            by_class[n_whole, :, n_rest:] = 0
+        return by_class
+
+    def _n_blocks(self, rows: Ints) -> int:
+        return -(-len(rows) // self._block_rows)

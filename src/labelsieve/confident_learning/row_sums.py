@@ -10,6 +10,7 @@ own in each of Dask's threads.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 import numpy as np
@@ -53,39 +54,41 @@ class RowSumCheck:
         self._margin = _MARGIN + min(n_classes, _ADDED_CLASSES) * _MARGIN_OF_CLASS
         self._scratch = np.empty(0, np.uint32)
 
-    def of_bits(self, bits: Bits, by_class: bool) -> Floats:
-        """Return the ``(n,)`` approximate sums of non-negative probabilities.
+    def of_bits(self, bits: Bits) -> Floats:
+        """Return the approximate sums of non-negative probabilities.
 
         Parameters
         ----------
-        bits : (n, K) or (K, n) uint16, uint32 or uint64
-            The bits of float16, float32 or float64 probabilities.
-        by_class : bool
-            Whether `bits` is ``(K, n)``.
+        bits : (n, K) or (n, K, m) uint16, uint32 or uint64
+            The bits of float16, float32 or float64 probabilities, by row, or in blocks of m rows by class.
+
+        Returns
+        -------
+        (n,) or (n * m,) float32 or float64
+            The sums.
         """
         if bits.dtype == np.uint16:
-            return self._of_half(bits, by_class=by_class)
-        return _summed(bits.view(f"f{bits.dtype.itemsize}"), by_class=by_class)
+            return self._of_half(bits).reshape(-1)
+        return _summed(bits.view(f"f{bits.dtype.itemsize}")).reshape(-1)
 
-    def _of_half(self, bits: Bits, *, by_class: bool) -> Floats:
+    def _of_half(self, bits: Bits) -> Floats:
         """Sum float16 values: their bits, moved to where float32 has them, are 2**-112 times the values.
 
         This is 5 to 50 times faster than NumPy's conversion.
         """
         if not (_LEAST_HALF + _LEAST_HALF).any():
-            return _summed(bits.view(np.float16).astype(np.float32), by_class=by_class)
-        n_rows, n_classes = bits.shape[::-1] if by_class else bits.shape
-        sums = np.empty(n_rows, np.float32)
-        step = min(n_rows, max(1, _WIDENED // n_classes))
-        if self._scratch.size < step * n_classes:
-            self._scratch = np.empty(step * n_classes, np.uint32)
-        for start in range(0, n_rows, step):
-            rows = slice(start, start + step)
-            some = bits[:, rows] if by_class else bits[rows]
+            return _summed(bits.view(np.float16).astype(np.float32))
+        n, *of_each = bits.shape
+        sums = np.empty((n, *of_each[1:]), np.float32)
+        step = min(n, max(1, _WIDENED // math.prod(of_each)))
+        if self._scratch.size < step * math.prod(of_each):
+            self._scratch = np.empty(step * math.prod(of_each), np.uint32)
+        for start in range(0, n, step):
+            some = bits[start : start + step]
             widened = self._scratch[: some.size].reshape(some.shape)
             np.copyto(widened, some)
             np.left_shift(widened, 13, out=widened)
-            sums[rows] = _summed(widened.view(np.float32), by_class=by_class)
+            sums[start : start + step] = _summed(widened.view(np.float32))
         sums *= np.float32(2.0**112)
         return sums
 
@@ -93,7 +96,7 @@ class RowSumCheck:
     def of_any(probs: Floats) -> Floats:
         """Return the ``(n,)`` approximate sums of rows that may hold any float; NaN and infinity stay what they are."""
         with np.errstate(invalid="ignore", over="ignore"):
-            return _summed(probs.astype(np.promote_types(probs.dtype, np.float32), copy=False), by_class=False)
+            return _summed(probs.astype(np.promote_types(probs.dtype, np.float32), copy=False))
 
     def record(self, probs: Floats, sums: Floats, first_row: int, findings: Findings) -> None:
         """Record the rows that are off.
@@ -133,9 +136,12 @@ class RowSumCheck:
             findings.add("row_sum", bad, first_row, example=example, looks=looks, first_look=first_look, sums=limits)
 
 
-def _summed(values: Floats, *, by_class: bool) -> Floats:
-    if by_class or values.shape[1] <= _ADDED_CLASSES:
-        added: Floats = np.add.reduce(values, axis=0) if by_class else np.einsum("ij->i", values)
+def _summed(values: Floats) -> Floats:
+    if values.ndim > 2:
+        by_class: Floats = np.add.reduce(values, axis=1)
+        return by_class
+    if values.shape[1] <= _ADDED_CLASSES:
+        added: Floats = np.einsum("ij->i", values)
         return added
     sums = np.zeros(len(values))
     for start in range(0, values.shape[1], _ADDED_CLASSES):

@@ -1,8 +1,9 @@
 """Class sums and issue counts over row summaries, each as chunk / combine / finalize. NumPy only.
 
 Class sums are exact integers, so any tree over any chunks in any order gives the same bits. A probability p becomes
-``q = rint(p * 2**52)``, split in a high part and 26 low bits; a float64 bincount of either over a block of 2**16 rows
-stays below 2**53 and is exact, int64 holds their sums over 2**36 rows, and the one division is done in Python integers.
+``q = rint(p * 2**52)``, split in a high part and 37 low bits. Over a block of 2**16 rows a float64 bincount of either
+stays below 2**53 and is exact, even with 2**33 more for each row in the high part, which counts the rows. int64 holds
+the sums over 2**36 rows in a high part and 26 low bits, and the one division is done in Python integers.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.row_summary import RowSummary
 from labelsieve.settings import ABSENT_THRESHOLD, FLOAT_TOLERANCE, MIN_THRESHOLD
 
 # Rows worked on at a time: a few arrays of this length stay in the cache.
 BLOCK_ROWS: Final = 1 << 16
 _FRACTION_BITS: Final = 52
 _LOW_BITS: Final = 26
+# Low bits while a block is added up, and the bits that the sum of its high parts takes.
+_BLOCK_LOW_BITS: Final = 37
+_ROW_BITS: Final = 33
 
 Int64s = npt.NDArray[np.int64]
 Float64s = npt.NDArray[np.float64]
@@ -53,6 +56,11 @@ class ClassSums:
         """Return the sums of no rows."""
         return cls(*(np.zeros(n_classes, np.int64) for _ in range(3)))
 
+    def carry(self) -> None:
+        """Move what `low` has beyond 26 bits to `high`, so that equal sums have equal parts."""
+        self.high += self.low >> _LOW_BITS
+        self.low &= (1 << _LOW_BITS) - 1
+
 
 @dataclass
 class SparseClassSums:
@@ -78,7 +86,9 @@ class SparseClassSums:
     def of(cls, sums: ClassSums) -> SparseClassSums:
         """Leave out the classes without rows."""
         some = np.flatnonzero(sums.counts).astype(np.int64)
-        return cls(len(sums.counts), some, sums.counts[some], sums.high[some], sums.low[some])
+        found = ClassSums(sums.counts[some], sums.high[some], sums.low[some])
+        found.carry()
+        return cls(len(sums.counts), some, found.counts, found.high, found.low)
 
     def dense(self) -> ClassSums:
         """Return the sums of all classes."""
@@ -106,11 +116,16 @@ def class_sums_chunk(labels: npt.NDArray[Any], p_given: npt.NDArray[Any], n_clas
         units = p_given[block].astype(np.float64)
         units *= 2.0**_FRACTION_BITS
         np.rint(units, out=units)
-        high = np.floor(units * 2.0**-_LOW_BITS)  # an arithmetic shift: exact for negatives too
-        units -= high * 2.0**_LOW_BITS
-        sums.counts += np.bincount(index, minlength=n_classes)
-        sums.high += np.bincount(index, high, n_classes).astype(np.int64)
+        high = units * 2.0**-_BLOCK_LOW_BITS
+        np.floor(high, out=high)  # an arithmetic shift: exact for negatives too
+        units -= high * 2.0**_BLOCK_LOW_BITS
+        high += 2.0**_ROW_BITS  # one bincount for the rows and their high parts
+        rows_and_high = np.bincount(index, high, n_classes).astype(np.int64)
+        counts = (rows_and_high + (1 << (_ROW_BITS - 1))) >> _ROW_BITS
+        sums.counts += counts
+        sums.high += (rows_and_high - (counts << _ROW_BITS)) << (_BLOCK_LOW_BITS - _LOW_BITS)
         sums.low += np.bincount(index, units, n_classes).astype(np.int64)
+        sums.carry()
     return sums
 
 
@@ -122,6 +137,7 @@ def class_sums_combine(parts: Iterable[ClassSums]) -> ClassSums:
         total.counts += part.counts
         total.high += part.high
         total.low += part.low
+        total.carry()
     return total
 
 
@@ -160,19 +176,11 @@ def adjusted_thresholds(thresholds: Float64s) -> Float64s:
     return thresholds - FLOAT_TOLERANCE
 
 
-def issue_counts_chunk(summary: RowSummary, adj_thresholds: Float64s, *, calibrated: bool) -> IssueCounts:
-    """Count the rows of `summary` against the ``(K,)`` `adjusted_thresholds`."""
-    n_classes = len(adj_thresholds)
-    counts = IssueCounts(0, np.zeros((3, n_classes), np.int64) if calibrated else None)
-    for block in blocks(len(summary)):
-        labels, predicted = summary.labels[block], summary.predicted[block]
-        confident = summary.p_predicted[block] >= adj_thresholds[predicted]
-        off = confident & (predicted != labels)
-        counts.off_diagonal += int(np.count_nonzero(off))
-        if counts.per_label is not None:
-            chosen = (labels, labels[confident], labels[off])
-            counts.per_label += np.stack([np.bincount(some, minlength=n_classes) for some in chosen])
-    return counts
+def smallest_at_least(values: Float64s, dtype: np.dtype[Any]) -> npt.NDArray[np.floating[Any]]:
+    """Return the smallest numbers of `dtype` that are no less than `values`, for comparisons as if in float64."""
+    rounded = values.astype(dtype)
+    low = rounded.astype(np.float64) < values
+    return np.where(low, np.nextafter(rounded, dtype.type(np.inf)), rounded).astype(dtype)
 
 
 def issue_counts_combine(parts: Iterable[IssueCounts]) -> IssueCounts:

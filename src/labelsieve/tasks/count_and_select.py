@@ -11,19 +11,19 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
 from labelsieve.confident_learning.agreement import RowSample
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, confident_chunk, confident_combine
+from labelsieve.confident_learning.confident_joint import ConfidentCounter, ConfidentCounts, confident_combine
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.quality_scores import Float64s
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies, class_histogram
 from labelsieve.confident_learning.row_summary import Ints, RowSummary
 from labelsieve.confident_learning.selections import Selection, scores_of
-from labelsieve.confident_learning.thresholds import ClassSums, SparseClassSums, class_sums_chunk
+from labelsieve.confident_learning.thresholds import ClassSums, SparseClassSums, class_sums_chunk, class_sums_combine
 from labelsieve.results.result import IssueRows
-from labelsieve.tasks.summaries import Chunk, SummaryReader
+from labelsieve.tasks.summaries import Chunk, SummaryChunk, SummaryReader
 
 CutScores: TypeAlias = Callable[[RowSummary], radix_select.Scores]
-# Partial counts of a chunk that are held before they are added up.
-_MOST_PARTS: Final = 8
+# Histograms of a chunk that are held before they are added up.
+_MOST_HISTOGRAMS: Final = 8
 
 
 def widened(scores: radix_select.Scores) -> radix_select.Scores:
@@ -32,7 +32,9 @@ def widened(scores: radix_select.Scores) -> radix_select.Scores:
 
 
 def all_scores(chunk: Chunk, *, reader: SummaryReader) -> radix_select.Scores:
-    """Return the scores of a partition or span."""
+    """Return the scores of a chunk."""
+    if isinstance(chunk, SummaryChunk):
+        return widened(scores_of(reader.scored(chunk.summary)))
     return np.concatenate([widened(scores_of(block)) for block in reader.blocks(chunk)])
 
 
@@ -60,21 +62,28 @@ class SummaryCounts:
 
 def count(chunk: Chunk, *, reader: SummaryReader, rule: Filter, adj_thresholds: Float64s) -> SummaryCounts:
     """Compare the summaries of a chunk with the thresholds."""
+    settings, n_classes = reader.settings, len(adj_thresholds)
+    counter = None if settings.counts_joint else ConfidentCounter(adj_thresholds)
     # Plain self-confidences were added up by label as they were read.
-    sums_scores, n_classes = not reader.settings.plain_self_confidence, len(adj_thresholds)
-    parts: list[SummaryCounts] = []
+    scores = None if settings.plain_self_confidence else ClassSums.zeros(n_classes)
+    histograms, n_counted = list[radix_select.Int64s](), 0
     for block in reader.blocks(chunk):
-        sums = class_sums_chunk(block.labels, scores_of(block), n_classes) if sums_scores else None
-        part = SummaryCounts(
-            confident=None if reader.settings.counts_joint else confident_chunk(block, adj_thresholds),
-            histogram=radix_select.score_histogram(rule.cut_scores(block)) if rule.cuts_scores else None,
-            scores=None if sums is None else SparseClassSums.of(sums),
-            n_counted=rule.counted_rows(block) if rule.counts_rows else 0,
-        )
-        parts.append(part)
-        if len(parts) > _MOST_PARTS:
-            parts = [combine_counts(parts)]
-    return combine_counts(parts)
+        if counter is not None:
+            counter.add(block)
+        if rule.cuts_scores:
+            histograms.append(radix_select.score_histogram(rule.cut_scores(block)))
+        if rule.counts_rows:
+            n_counted += rule.counted_rows(block)
+        if scores is not None:
+            scores = class_sums_combine([scores, class_sums_chunk(block.labels, scores_of(block), n_classes)])
+        if len(histograms) > _MOST_HISTOGRAMS:
+            histograms = [add_up(histograms)]
+    return SummaryCounts(
+        None if counter is None else counter.counts(),
+        add_up(histograms) if histograms else None,
+        None if scores is None else SparseClassSums.of(scores),
+        n_counted,
+    )
 
 
 def combine_counts(parts: Iterable[SummaryCounts]) -> SummaryCounts:
@@ -161,16 +170,16 @@ def select(chunk: Chunk, *parts: Any, reader: SummaryReader, selection: Selectio
     )
 
 
-def without_near_predicted(found: IssueRows, rule: Filter) -> IssueRows:
-    """Drop the rows whose label is predicted or nearly so, unless the filter keeps them."""
+def is_issue(found: IssueRows, rule: Filter) -> npt.NDArray[np.bool_]:
+    """Return which rows are issues: unless the filter keeps them, those whose label is nearly predicted are not."""
     if rule.keeps_near_predicted:
-        return found
-    near = radix_select.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
-    return found.take(np.flatnonzero(~near))
+        return np.ones(len(found.rows), np.bool_)
+    return ~radix_select.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
 
 
 def rank(parts: Sequence[IssueRows], wanted: int, rule: Filter) -> IssueRows:
-    """Put the selected rows of all partitions in order, the `wanted` lowest, and drop what is no issue."""
+    """Sort the selected rows of all chunks, the `wanted` lowest, and drop those that are not issues."""
     found = IssueRows.concatenate(parts)
-    chosen = without_near_predicted(found.take(radix_select.lowest_first(found.scores, wanted)), rule)
+    order = radix_select.lowest_first(found.scores, wanted)
+    chosen = found.take(order[is_issue(found, rule)[order]])
     return replace(chosen, scores=widened(chosen.scores))

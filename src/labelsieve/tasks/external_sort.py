@@ -23,7 +23,7 @@ from labelsieve.results.result import IssueRows
 from labelsieve.results.zarr_store import COLUMNS, ResultGroup
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import Record, RecordWriter
-from labelsieve.tasks.count_and_select import issue_rows, selected, widened, without_near_predicted
+from labelsieve.tasks.count_and_select import is_issue, issue_rows, selected, widened
 from labelsieve.tasks.summaries import SummaryReader
 
 # The client is told every 1024th key of a run, and of a short run as many as this: ranges are as fair as samples are.
@@ -115,7 +115,8 @@ def write_rows(
     held = _Held()
     chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
     for block, rows, first in selected(span, *parts, reader=reader, selection=selection):
-        issues = without_near_predicted(issue_rows(block, rows, first), rule)
+        found = issue_rows(block, rows, first)
+        issues = found.take(np.flatnonzero(is_issue(found, rule)))
         held.add(issues)
         if chunk is not None:
             chunk.add(first, widened(scores_of(block)), issues.rows)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.confident_joint import confident_combine
+from labelsieve.confident_learning.confident_joint import confident_chunk, confident_combine
 from labelsieve.confident_learning.looks import JointCounter
 from labelsieve.confident_learning.pruning import JointCounts, estimated_issues
 from labelsieve.confident_learning.quality_scores import Float64s, row_value_kernel
@@ -17,7 +17,6 @@ from labelsieve.confident_learning.selections import scores_of
 from labelsieve.confident_learning.thresholds import (
     Int64s,
     IssueCounts,
-    issue_counts_chunk,
     issue_counts_combine,
     issue_counts_finalize,
 )
@@ -72,7 +71,8 @@ def inspect(
     if joint is not None:
         counts = JointCounts(*joint.counts(), totals.sums.dense().counts)
     elif adj_thresholds is not None:
-        counts = issue_counts_chunk(summary, adj_thresholds, calibrated=settings.calibrated)
+        confident = confident_chunk(summary, adj_thresholds)
+        counts = confident.issue_counts(totals.sums.dense().counts, calibrated=settings.calibrated)
     return InspectedRows(widened(scores_of(summary)), summary.labels, summary.predicted, counts, totals.findings)
 
 

@@ -167,6 +167,16 @@ def test_rows_up_to_a_cut_keep_the_first_ties_only(monkeypatch, block_rows):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("decimals", [1, 3, 12])
+@pytest.mark.parametrize("n_rows", [0, 1, 2, 70_000])
+def test_lowest_first_is_a_stable_sort(dtype, decimals, n_rows):
+    scores = np.random.default_rng(n_rows).uniform(-0.5, 1.1, n_rows).round(decimals).astype(dtype) + dtype(0)
+    want = np.argsort(scores, kind="stable")
+    for count in (0, 1, n_rows // 2, n_rows):
+        assert want[:count].tolist() == radix_select.lowest_first(scores, count).tolist()
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("decimals", [0, 1, 17])
 @pytest.mark.parametrize("max_candidates", [1, 1 << 18])
 def test_lowest_is_ordered_by_score_and_row(monkeypatch, dtype, decimals, max_candidates):

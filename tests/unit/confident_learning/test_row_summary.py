@@ -50,7 +50,8 @@ def test_first_argmax_is_the_first_of_equal_values(dtype, n_classes):
 @pytest.mark.parametrize("n_classes", [2, FEW, FEW + 1])
 def test_first_argmax_reuses_its_scratch_for_strips_of_other_lengths(n_classes):
     argmax = FirstArgmax(n_classes, np.dtype(np.uint32))
-    for seed, n_rows in enumerate([50, 7, 1, 80, 50]):
+    block = argmax._block_rows
+    for seed, n_rows in enumerate([50, 7, 1, 80, 50, block, 3 * block + 1, block - 1]):
         bits = np.random.default_rng(seed).integers(0, 5, (n_rows, n_classes), dtype=np.uint32)
         classes, top = argmax(bits)
         assert bits.argmax(axis=1).tolist() == classes.tolist()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import draws
 import naive
 from labelsieve.confident_learning import thresholds
+from labelsieve.confident_learning.confident_joint import confident_chunk
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
     IssueCounts,
@@ -17,10 +18,14 @@ from labelsieve.confident_learning.thresholds import (
     class_sums_chunk,
     class_sums_combine,
     class_sums_finalize,
-    issue_counts_chunk,
     issue_counts_combine,
     issue_counts_finalize,
 )
+
+
+def issue_counts(summary, adj_thresholds, *, calibrated):
+    class_counts = np.bincount(summary.labels, minlength=len(adj_thresholds))
+    return confident_chunk(summary, adj_thresholds).issue_counts(class_counts, calibrated=calibrated)
 
 
 def integers(sums):
@@ -58,11 +63,12 @@ def test_class_sums_are_exact_for_negatives_tiny_values_halves_and_values_above_
         assert [naive.units(value)] == integers(class_sums_chunk(np.array([0]), np.array([value]), 1))
 
 
-def test_class_sums_of_a_whole_block_of_the_largest_values_are_exact():
+@pytest.mark.parametrize("value", [np.nextafter(1.001, 2), -1e-3, np.nextafter(1, 0), 2.0**-40])
+def test_class_sums_of_a_whole_block_of_the_largest_and_lowest_values_are_exact(value):
     n = thresholds.BLOCK_ROWS + 3
-    p = np.full(n, np.nextafter(1.001, 2))
-    sums = class_sums_chunk(np.zeros(n, np.uint8), p, 2)
-    assert [n * naive.units(float(p[0])), 0] == integers(sums)
+    sums = class_sums_chunk(np.zeros(n, np.uint8), np.full(n, value), 2)
+    assert [n * naive.units(float(value)), 0] == integers(sums)
+    assert sums.counts.tolist() == [n, 0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-1e-3, 1.001)), min_size=1, max_size=40), st.randoms())
@@ -118,7 +124,7 @@ def test_counts_agree_with_loops(monkeypatch, dtype, block_rows, count):
     labels, probs = draws.draw(300, 4, signal=1.0, noise=0.4, seed=5, dtype=dtype, decimals=2)
     rows = naive.plain(labels, probs)
     cuts = naive.thresholds(*rows)
-    counts = issue_counts_chunk(
+    counts = issue_counts(
         draws.summary_of(labels, probs), adjusted_thresholds(np.array(cuts)), calibrated=count != "off_diagonal"
     )
     assert naive.num_issues(*rows, cuts, count) == issue_counts_finalize(counts)
@@ -130,7 +136,7 @@ def test_a_row_is_confident_up_to_1e_6_below_the_threshold():
     low = np.float64(cut) - 1e-6
     top = np.array([low, np.nextafter(low, 0), cut, 0.9])
     probs = np.stack([top, 1 - top], axis=1)
-    counts = issue_counts_chunk(
+    counts = issue_counts(
         draws.summary_of(np.ones(4, int), probs), adjusted_thresholds(np.array([cut, 0.5])), calibrated=True
     )
     assert counts.off_diagonal == 3
@@ -140,10 +146,10 @@ def test_a_row_is_confident_up_to_1e_6_below_the_threshold():
 def test_counts_of_parts_add_up_in_any_cut():
     labels, probs = draws.draw(200, 5, signal=1.0, seed=6)
     adjusted = adjusted_thresholds(np.full(5, 0.4))
-    want = issue_counts_chunk(draws.summary_of(labels, probs), adjusted, calibrated=True)
+    want = issue_counts(draws.summary_of(labels, probs), adjusted, calibrated=True)
     for step in (1, 13, 150):
         parts = [
-            issue_counts_chunk(draws.summary_of(labels[i : i + step], probs[i : i + step]), adjusted, calibrated=True)
+            issue_counts(draws.summary_of(labels[i : i + step], probs[i : i + step]), adjusted, calibrated=True)
             for i in range(0, 200, step)
         ]
         got = issue_counts_combine(parts)

@@ -70,16 +70,17 @@ def naive_confident(labels, probs, thresholds):
     return matrix
 
 
-@pytest.mark.parametrize("few_pairs", [0, 1 << 16])
+@pytest.mark.parametrize("table_classes", [0, 255])
 @given(data=draws.datasets(max_rows=60, classes=(2, 3, 5)), cuts=st.lists(st.integers(0, 60), max_size=4))
-def test_confident_rows_are_counted_as_one_by_one(data, cuts, few_pairs):
+def test_confident_rows_are_counted_as_one_by_one(data, cuts, table_classes):
     labels, probs = data
     found = find(labels, probs, allow_zero_rows=True)
     plain_labels, rows = naive.plain(labels, probs)
     want = naive_confident(plain_labels, rows, found.confident_thresholds.tolist())
     assert want == dense(found).tolist()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(confident_joint, "_FEW_PAIRS", few_pairs)
+        patch.setattr(confident_joint, "_TABLE_CLASSES", table_classes)
+        patch.setattr(confident_joint, "_TABLE_ROWS", 2)
         patch.setattr(confident_joint, "_PIECE_PAIRS", 2)
         summary = draws.summary_of(labels, probs)
         edges = sorted({0, len(summary), *(min(cut, len(summary)) for cut in cuts)})
