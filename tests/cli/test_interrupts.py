@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inputs import draw
+from draws import draw
 from processes import Processes, wait_until
 
 ENDS = {signal.SIGINT: (130, "labelsieve: interrupted"), signal.SIGTERM: (143, "labelsieve: terminated")}

@@ -19,7 +19,7 @@ import zarr
 from distributed import Client, LocalCluster, SchedulerPlugin
 
 import labelsieve
-from inputs import assert_same_array, assert_same_bits, draw, find
+from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve.errors import InputTypeError, LabelsieveWarning, MemoryLimitError, TaskFailedError
 from labelsieve.execution import cluster as cluster_executor
 from labelsieve.pipeline import inputs

@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 import s3
-from inputs import find
+from draws import find
 from processes import Process, assert_same_output, wait_until
 
 ROOT = Path(__file__).parents[2]

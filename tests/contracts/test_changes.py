@@ -19,7 +19,7 @@ import zarr
 
 import labelsieve
 import s3
-from inputs import assert_same_bits, draw, find
+from draws import assert_same_bits, draw, find
 from labelsieve import count
 from labelsieve.errors import ChangedDataError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.execution.cluster import ClusterExecutor
@@ -29,8 +29,8 @@ from labelsieve.sources import npy, prefetch, remote_zarr, versions, zarr_arrays
 from labelsieve.sources.open_array import open_pred_probs
 
 N_ROWS, N_CLASSES, BATCH = 600, 6, 100
-LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=31)
-_, OTHER = draw(N_ROWS, N_CLASSES, seed=32)
+LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=31, signal=2.5)
+_, OTHER = draw(N_ROWS, N_CLASSES, seed=32, signal=2.5)
 IN_ORDER = np.argsort(LABELS, kind="stable")
 LAYOUTS = {
     "direct": {"chunks": (BATCH, N_CLASSES)},

@@ -21,7 +21,7 @@ import pytest
 import zarr
 
 import labelsieve
-from inputs import assert_same_array, assert_same_bits, draw, find
+from draws import assert_same_array, assert_same_bits, draw, find
 from installs import ROOT
 from labelsieve import ForkedWorkerError, LabelInspector, LabelsieveWarning, TaskFailedError, label_issues_batched
 from labelsieve.execution import fork
@@ -430,7 +430,7 @@ def test_deprecation_warnings_as_errors_do_not_stop_the_pool():
         import threading
         import warnings
         import labelsieve
-        from inputs import draw
+        from draws import draw
 
         labels, probs = draw(500, 5, seed=1)
         want = labelsieve.find_label_issues(labels, probs, progress=False, batch_size=50, partition_batches=1)
@@ -456,7 +456,7 @@ def test_a_daemonic_process_warns_and_works_alone():
         import multiprocessing
         import warnings
         import numpy as np
-        from inputs import draw, find
+        from draws import draw, find
 
         def work(results):
             with warnings.catch_warnings(record=True) as caught:

@@ -20,7 +20,7 @@ import zarr
 from dask.callbacks import Callback
 
 import labelsieve
-from inputs import assert_same_bits, draw, find
+from draws import assert_same_bits, draw, find
 from labelsieve import partitioning
 from labelsieve.execution.executor import LocalExecutor
 from labelsieve.pipeline.opening import open_inputs
@@ -29,7 +29,7 @@ from labelsieve.sources.base import Source
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.zarr_arrays import ZarrSource
 
-LABELS, PROBS = draw(1000, 6, seed=11)
+LABELS, PROBS = draw(1000, 6, seed=11, signal=2.5)
 TWO_READS = {"method": "normalized_margin", "adjust_pred_probs": True}
 
 

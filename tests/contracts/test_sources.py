@@ -19,7 +19,7 @@ import xarray as xr
 import zarr
 
 import labelsieve
-from inputs import assert_same_array, assert_same_bits, draw, find
+from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve.sources import zarr_arrays
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.hdf5 import Hdf5Source

@@ -19,7 +19,7 @@ import pytest
 import zarr
 
 import s3
-from inputs import draw, find
+from draws import draw, find
 from labelsieve.storage.folders import UrlFolder
 from processes import Processes, assert_same_output, wait_until
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import zarr
 
-from inputs import assert_same_array
+from draws import assert_same_array
 from labelsieve.results.zarr_store import COLUMNS
 
 # Imported by every Python process of a test that has its folder on the path: notes each read, and makes it last; and

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import draws
 import labelsieve
 import naive
+from draws import find
 from labelsieve import InputTypeError, InvalidInputError, LabelIssues
 from labelsieve.confident_learning import class_quality, confident_joint
 from labelsieve.confident_learning.confident_joint import (
@@ -33,10 +34,6 @@ from labelsieve.results.result import IssueRows
 from labelsieve.storage import checked_arrays
 
 NAMES = ("cat", "<script>", 'a "dog"', "cow, brown")
-
-
-def find(labels, probs, **choices):
-    return labelsieve.find_label_issues(labels, probs, progress=False, **choices)
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ import zarr
 
 import labelsieve
 import s3
-from inputs import assert_same_array, assert_same_bits, draw, find
+from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve.cli import app
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.pipeline import opening
