@@ -22,6 +22,7 @@ from labelsieve.errors import install_line
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.limits import size
 from labelsieve.storage.lock import owned
+from processes import PATIENCE_S
 
 
 @pytest.fixture
@@ -418,13 +419,13 @@ def test_the_installed_command_and_the_module_run(files, tmp_path):
 
 
 INTERRUPTED = """
-import sys, time
+import signal
 import labelsieve.cli.app, labelsieve.results.export as sinks
 
 def slow(result, path):
     path.write_bytes(b"half of a result")
     print("writing", flush=True)
-    time.sleep(60)
+    signal.pause()
 
 sinks._WRITERS[".npy"] = slow
 labelsieve.cli.app.main(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"])
@@ -439,7 +440,7 @@ def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
         assert process.stdout.readline() == "writing\n"
         assert len(list(tmp_path.iterdir())) == len(before) + 1
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -448,17 +449,27 @@ def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
 
 
 STOPPED = """
-import signal, sys, time
+import signal, threading
 import dask
 import labelsieve.cli.app, labelsieve.tasks.scan as tasks
 
 inner, n_done = tasks.{step}, 0
+came, set_handler = threading.Event(), signal.signal
+
+def noted(number, handler):
+    def note(*args):
+        came.set()
+        handler(*args)
+
+    return set_handler(number, note if callable(handler) else handler)
+
+signal.signal = noted
 
 def slow(*args, **kwargs):
     global n_done
     if n_done == {n_done}:
         print("working", flush=True)
-        time.sleep({seconds})
+        came.wait()
     n_done += 1
     return inner(*args, **kwargs)
 
@@ -476,12 +487,12 @@ labelsieve.cli.app.main(["find", "labels.npy", "pred_probs.npy", *options])
 )
 def test_a_run_that_is_stopped_goes_on_and_leaves_no_output(files, tmp_path, number, code, line, step, n_done, left):
     before = {path.name for path in tmp_path.iterdir()}
-    script = STOPPED.format(step=step, n_done=n_done, seconds=1.5)
+    script = STOPPED.format(step=step, n_done=n_done)
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
     try:
         assert process.stdout.readline() == "working\n"
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert (process.returncode, err.strip()) == (code, f"labelsieve: {line}")
@@ -495,7 +506,7 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_no_output(files, tmp_path, num
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(files, tmp_path):
-    script = STOPPED.format(step="summarise", n_done=2, seconds=60)
+    script = STOPPED.format(step="summarise", n_done=2)
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
     try:
         assert process.stdout.readline() == "working\n"
@@ -516,7 +527,7 @@ def test_a_run_that_is_killed_goes_on(files, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_finds_most_flipped_labels_in_under_20_seconds(tmp_path, monkeypatch, capsys):
+def test_the_demo_finds_most_flipped_labels(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["demo"]) == 0
     out = capsys.readouterr().out

@@ -23,7 +23,7 @@ from draws import SHAPES, bits, datasets, draw, odd, pieces
 from labelsieve import InvalidInputError, LabelsieveWarning, MemoryLimitError, find_label_issues
 from labelsieve.confident_learning import radix_select_by_class, top_k_by_pair
 from labelsieve.execution.cluster import ClusterExecutor
-from labelsieve.tasks import rescan
+from labelsieve.tasks import rescan, scan
 from naive_joint import FILTERS, PRUNING, filtered
 
 N_ROWS = 600
@@ -305,9 +305,9 @@ class Killed(BaseException):
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_done):
     choices = {"filter_by": "both", "workdir": tmp_path / "work", **CUT}
     module = {
-        "summarise": labelsieve.tasks.scan,
-        "store_reread": labelsieve.tasks.rescan,
-        "pair_candidates": labelsieve.tasks.rescan,
+        "summarise": scan,
+        "store_reread": rescan,
+        "pair_candidates": rescan,
     }[step]
     inner, done = getattr(module, step), []
 

@@ -1,7 +1,6 @@
 """Memory by plan: what a run takes, measured in a process of its own, stays below what was planned before it."""
 
 import json
-import subprocess
 import sys
 
 import dask.array as da
@@ -12,6 +11,7 @@ import zarr
 from labelsieve.memory import ISSUE_BYTES, STRIP_BYTES, Need
 from labelsieve.pipeline.opening import open_inputs
 from labelsieve.settings import Settings
+from processes import run_python
 
 MEASURED = """
 import json, os, sys, threading, time
@@ -69,9 +69,8 @@ def measure(folder):
     """Run a job with two threads in a process of its own, and return what it took and found."""
 
     def run(ending, labels="labels.npy", **settings):
-        command = [sys.executable, "-c", MEASURED, folder / labels, folder / f"pred_probs.{ending}"]
-        done = subprocess.run([*command, json.dumps(settings)], capture_output=True, text=True, check=True, timeout=120)
-        peak, planned, num_issues, bytes_read = json.loads(done.stdout)
+        printed = run_python(MEASURED, folder / labels, folder / f"pred_probs.{ending}", json.dumps(settings))
+        peak, planned, num_issues, bytes_read = json.loads(printed)
         n_reads = 1 + bool(settings.keys() & {"adjust_pred_probs", "filter_by"}) + (settings.get("filter_by") == "both")
         assert bytes_read == 1_000_000_000 * n_reads
         assert num_issues > (40_000 if labels == "likely.npy" else 100_000)

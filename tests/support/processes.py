@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -239,6 +240,16 @@ class Cluster:
 
         with Client(self.address, set_as_default=False) as client:
             client.wait_for_workers(n_workers or len(self.workers), timeout=PATIENCE_S)
+
+
+def run_python(code, *arguments, options=()):
+    """Run a script in a fresh interpreter that finds the shared helpers, and return what it printed."""
+    command = [sys.executable, *options, "-c", textwrap.dedent(code), *map(str, arguments)]
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def wait_until(happened, *processes, timeout=PATIENCE_S):
