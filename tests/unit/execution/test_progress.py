@@ -83,18 +83,20 @@ def test_rows_are_told_as_they_are_done(bars, client, where, adjust):
     assert said["threshold"].postfix == ""
 
 
+SUMMARISE, BEGUN = scan.summarise, itertools.count(1)
+
+
+def summarise_in_step(*args, **kwargs):
+    """Begin only once all partitions are told that must be done by now: two threads have one each at most."""
+    n_done = next(BEGUN) - 2
+    wait_until(lambda: sum(bar.n for bar in Bar.made if bar.desc == "read") >= 40 * n_done)
+    return SUMMARISE(*args, **kwargs)
+
+
 def test_a_cluster_tells_on_the_way(bars, client, monkeypatch):
-    inner, begun = scan.summarise, itertools.count(1)
-
-    def in_step(partition, *args, **kwargs):
-        # There are two threads, so that all partitions but these two are done once one more begins.
-        n_done = next(begun) - 2
-        wait_until(lambda: sum(bar.n for bar in bars if bar.desc == "read") >= 40 * n_done)
-        return inner(partition, *args, **kwargs)
-
-    monkeypatch.setattr("labelsieve.tasks.scan.summarise", in_step)
+    monkeypatch.setattr("labelsieve.tasks.scan.summarise", summarise_in_step)
     labelsieve.find_label_issues(LABELS, PROBS, progress=True, client=client, **CUT)
-    assert next(begun) == 51
+    assert next(BEGUN) == 51
 
 
 def test_a_workdir_tells_of_partitions_once(bars, tmp_path):
