@@ -834,7 +834,6 @@ def test_one_failed_request_of_any_kind_ends_no_run(memory, monkeypatch, kind, c
     put_zarr(fs, f"{url}/labels.zarr", LABELS, {"chunks": (100,)})
     put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
     inputs, want = (f"{url}/labels.{kind}", f"{url}/p.{kind}"), find(LABELS, PROBS)
-    monkeypatch.setattr("labelsieve.execution.graphs._FIRST_PAUSE", 0)
     requests, failing = itertools.count(1), [0]
     for name in ("cat_file", "info", "find"):
         inner = getattr(type(fs), name)
