@@ -25,7 +25,6 @@ from labelsieve.confident_learning import radix_select_by_class, top_k_by_pair
 from labelsieve.execution.cluster import ClusterExecutor
 from labelsieve.tasks import rescan, scan
 from naive_joint import FILTERS, PRUNING, filtered
-from processes import wait_until
 
 N_ROWS = 600
 LABELS, PROBS = draw(N_ROWS, 5, seed=51, noise=0.3, signal=1.5)
@@ -256,18 +255,6 @@ def in_processes():
 @pytest.fixture(params=["in_one_process", pytest.param("in_processes", marks=pytest.mark.slow)])
 def client(request):
     return request.getfixturevalue(request.param)
-
-
-@pytest.fixture
-def workers(in_processes):
-    """The processes of the workers by address. A test may kill one: another takes its place."""
-    cluster = in_processes.cluster
-
-    def found():
-        return {nanny.worker_address: nanny.pid for nanny in cluster.workers.values()}
-
-    wait_until(lambda: len(found()) == 2 and found().keys() == cluster.scheduler.workers.keys())
-    return found()
 
 
 @every_filter
@@ -501,43 +488,53 @@ def test_where_no_pair_takes_a_row_there_is_no_third_read(filter_by):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", ["summarise", "reread", "issue-counts", "margins", "select"])
-def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, in_processes, workers, layer):
+def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, layer):
     choices = {"filter_by": "both", "rank_by": "normalized_margin"}
     whole = bits(find(**choices))
-    killed, submit = [], ClusterExecutor._submit
+    killed = []
+    with (
+        cluster_of(processes=True) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        submit = ClusterExecutor._submit
 
-    def killing(executor, graph):
-        if not killed and any(key[0].startswith(layer) for key in graph.tasks if isinstance(key, tuple)):
-            killed.append(next(iter(workers.values())))
-            os.kill(killed[0], signal.SIGKILL)
-        return submit(executor, graph)
+        def killing(executor, graph):
+            if not killed and any(key[0].startswith(layer) for key in graph.tasks if isinstance(key, tuple)):
+                killed.append(next(iter(cluster.workers.values())).pid)
+                os.kill(killed[0], signal.SIGKILL)
+            return submit(executor, graph)
 
-    monkeypatch.setattr(ClusterExecutor, "_submit", killing)
-    assert bits(find(client=in_processes, **choices, **CUT)) == whole
+        monkeypatch.setattr(ClusterExecutor, "_submit", killing)
+        found = find(client=client, **choices, **CUT)
+        assert bits(found) == whole
     assert killed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", ["the third read", "selecting"])
 @pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
-def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(
-    tmp_path, monkeypatch, want, in_processes, workers, filter_by, step
-):
+def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(tmp_path, monkeypatch, want, filter_by, step):
     np.save(tmp_path / "labels.npy", LABELS)
     np.save(tmp_path / "probs.npy", PROBS)
-    killed, handed = [], ClusterExecutor.scatter
+    killed = []
+    with (
+        cluster_of(processes=True) as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        handed = ClusterExecutor.scatter
 
-    def killing(executor, parts):
-        handles = handed(executor, parts)
-        if not killed and isinstance(parts[0], top_k_by_pair.Wanted) is (step == "the third read"):
-            holders = {address for where in in_processes.who_has(handles).values() for address in where}
-            killed.append(workers[min(holders)])
-            os.kill(killed[0], signal.SIGKILL)
-        return handles
+        def killing(executor, parts):
+            handles = handed(executor, parts)
+            if not killed and isinstance(parts[0], top_k_by_pair.Wanted) is (step == "the third read"):
+                holders = {address for where in client.who_has(handles).values() for address in where}
+                workers = {worker.worker_address: worker for worker in cluster.workers.values()}
+                killed.append(workers[min(holders)].pid)
+                os.kill(killed[0], signal.SIGKILL)
+            return handles
 
-    monkeypatch.setattr(ClusterExecutor, "scatter", killing)
-    found = find(tmp_path / "labels.npy", tmp_path / "probs.npy", filter_by=filter_by, client=in_processes, **CUT)
-    assert bits(found) == want[filter_by]
+        monkeypatch.setattr(ClusterExecutor, "scatter", killing)
+        found = find(tmp_path / "labels.npy", tmp_path / "probs.npy", filter_by=filter_by, client=client, **CUT)
+        assert bits(found) == want[filter_by]
     assert killed
 
 
