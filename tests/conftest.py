@@ -1,4 +1,4 @@
-"""Hypothesis profiles and shared fixtures. Helpers that are no fixtures stand in `draws` and `naive`."""
+"""Hypothesis profiles and shared fixtures. Other helpers are in `support` and `oracles`."""
 
 import os
 import signal
@@ -35,6 +35,12 @@ def pytest_ignore_collect(collection_path, config):
 def _fresh_process(monkeypatch):
     """Plan as in a process that holds nothing yet: this one holds what the tests before have left."""
     monkeypatch.setattr("labelsieve.execution.executor.own_bytes", lambda: 0)
+
+
+@pytest.fixture(autouse=True)
+def _without_pauses(monkeypatch):
+    """Try again at once what failed: many tests are of errors that stay."""
+    monkeypatch.setattr("labelsieve.sources.retries._FIRST_PAUSE", 0)
 
 
 @pytest.fixture(scope="session")

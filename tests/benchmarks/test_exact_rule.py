@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 
-import predictions
+import draws
 
 FILTERS = ["confident_learning", "low_self_confidence"]
 
@@ -89,7 +89,7 @@ def make_input(folder, n_rows, n_classes):
     labels, step = np.empty(n_rows, np.int64), max(1, 20_000_000 // n_classes)
     for start in range(0, n_rows, step):
         part = slice(start, min(start + step, n_rows))
-        probs[part], labels[part] = predictions.draw(rng, part.stop - part.start, n_classes, spread=True)
+        probs[part], labels[part] = draws.draw_part(rng, part.stop - part.start, n_classes, spread=True)
     probs.flush()
     np.save(folder / "labels.npy", labels)
 

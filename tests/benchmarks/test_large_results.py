@@ -11,8 +11,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
+import draws
 import labelsieve
-import predictions
 from labelsieve.confident_learning.class_quality import class_columns, pair_columns
 from labelsieve.confident_learning.filters import LowestScores
 from labelsieve.confident_learning.row_summary import RowSummary, class_dtype
@@ -85,7 +85,7 @@ def test_the_report_of_a_large_run(tmp_path, real):
     labels = np.empty(n_rows, np.int64)
     for start in range(0, n_rows, step):
         part = slice(start, start + step)
-        probs[part], labels[part] = predictions.draw(rng, step, n_classes, spread=True, wrong=0.2)
+        probs[part], labels[part] = draws.draw_part(rng, step, n_classes, spread=True, wrong=0.2)
     found = labelsieve.find_label_issues(labels, tmp_path / "p.npy", progress=False)
     images = np.broadcast_to(rng.integers(0, 256, (224, 224, 3), dtype=np.uint8), (n_rows, 224, 224, 3))
     started = time.perf_counter()

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import zarr
 
+import draws
 import labelsieve
-import predictions
 import s3
 
 # Rows, classes, rows a chunk: chunks as tools make them, and smaller ones, where requests weigh more.
@@ -31,7 +31,7 @@ def upload(url, n_rows, n_classes, chunk_rows):
     for start in range(0, n_rows, chunk_rows):
         rows = slice(start, min(start + chunk_rows, n_rows))
         n = rows.stop - rows.start
-        probs[rows], every[rows] = predictions.draw(rng, n, n_classes)
+        probs[rows], every[rows] = draws.draw_part(rng, n, n_classes)
         move(memory, fs, url)
     labels[:] = every
     move(memory, fs, url)

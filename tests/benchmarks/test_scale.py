@@ -22,8 +22,8 @@ import pytest
 import zarr
 from distributed import Client, LocalCluster, SchedulerPlugin
 
+import draws
 import labelsieve
-import predictions
 from labelsieve.errors import LabelsieveWarning
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
@@ -45,7 +45,7 @@ def make_input(folder, n_rows, n_classes, dtype=np.float32, wrong=0.05):
     for start in range(0, n_rows, step):
         part = slice(start, min(start + step, n_rows))
         n = part.stop - part.start
-        probs[part], labels[part] = predictions.draw(rng, n, n_classes, spread=True, wrong=wrong)
+        probs[part], labels[part] = draws.draw_part(rng, n, n_classes, spread=True, wrong=wrong)
     probs.flush(), labels.flush()
 
 

@@ -17,7 +17,7 @@ import pytest
 import zarr
 from cleanlab.experimental.label_issues_batched import find_label_issues_batched as cleanlab_batched
 
-import predictions
+import draws
 from labelsieve import find_label_issues_batched
 
 REAL = {"1000 classes": (2_000_000, 1000), "100 classes": (10_000_000, 100), "10 classes": (50_000_000, 10)}
@@ -51,7 +51,7 @@ def make_input(folder, n_rows, n_classes, *, as_zarr):
     for start in range(0, n_rows, step):
         part = slice(start, min(start + step, n_rows))
         n = part.stop - part.start
-        probs[part], labels[part] = predictions.draw(rng, n, n_classes)
+        probs[part], labels[part] = draws.draw_part(rng, n, n_classes)
     probs.flush()
     np.save(folder / "labels.npy", labels)
     if as_zarr:

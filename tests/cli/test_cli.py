@@ -23,6 +23,7 @@ from labelsieve.memory import size
 from labelsieve.settings import FILTER_NAMES
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.lock import own_folder
+from processes import PATIENCE_S
 
 
 @pytest.fixture
@@ -451,13 +452,13 @@ def test_the_installed_command_and_the_module_run(files, tmp_path):
 
 
 INTERRUPTED = """
-import sys, time
+import signal, sys
 import labelsieve.cli.app, labelsieve.results.export as export
 
 def slow(result, path):
     path.write_bytes(b"half of a result")
     print("writing", flush=True)
-    time.sleep(60)
+    signal.pause()
 
 export._write_npy = slow
 sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", "--quiet", "-o", "i.npy"]))
@@ -472,7 +473,7 @@ def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
         assert process.stdout.readline() == "writing\n"
         assert len(list(tmp_path.iterdir())) == len(before) + 1
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -481,17 +482,27 @@ def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
 
 
 STOPPED = """
-import signal, sys, time
+import signal, threading
 import dask
 import labelsieve.cli.app, labelsieve.tasks.count_and_select, labelsieve.tasks.scan
 
 inner, n_done = labelsieve.tasks.{step}, 0
+came, set_handler = threading.Event(), signal.signal
+
+def noted(number, handler):
+    def note(*args):
+        came.set()
+        handler(*args)
+
+    return set_handler(number, note if callable(handler) else handler)
+
+signal.signal = noted
 
 def slow(*args, **kwargs):
     global n_done
     if n_done == {n_done}:
         print("working", flush=True)
-        time.sleep({seconds})
+        came.wait()
     n_done += 1
     return inner(*args, **kwargs)
 
@@ -511,12 +522,12 @@ sys.exit(labelsieve.cli.app.run(["find", "labels.npy", "pred_probs.npy", *option
 )
 def test_a_run_that_is_stopped_goes_on_and_leaves_no_output(files, tmp_path, number, code, line, step, n_done, left):
     before = {path.name for path in tmp_path.iterdir()}
-    script = STOPPED.format(step=step, n_done=n_done, seconds=1.5)
+    script = STOPPED.format(step=step, n_done=n_done)
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
     try:
         assert process.stdout.readline() == "working\n"
         process.send_signal(number)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE_S)
     finally:
         process.kill()
     assert (process.returncode, err.strip()) == (code, f"labelsieve: {line}")
@@ -530,7 +541,7 @@ def test_a_run_that_is_stopped_goes_on_and_leaves_no_output(files, tmp_path, num
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on(files, tmp_path):
-    script = STOPPED.format(step="scan.scan_to_checkpoint", n_done=2, seconds=60)
+    script = STOPPED.format(step="scan.scan_to_checkpoint", n_done=2)
     process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, stdout=-1, stderr=-1, text=True)
     try:
         assert process.stdout.readline() == "working\n"
@@ -551,7 +562,7 @@ def test_a_run_that_is_killed_goes_on(files, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_demo_finds_most_flipped_labels_in_under_20_seconds(tmp_path, monkeypatch, capsys):
+def test_the_demo_finds_most_flipped_labels(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run(["demo"]) == 0
     out = capsys.readouterr().out

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from inputs import draw
-from processes import Processes, wait_until
+from draws import draw
+from processes import Processes
 
 ENDS = {signal.SIGINT: (130, "labelsieve: interrupted"), signal.SIGTERM: (143, "labelsieve: terminated")}
 ONE_READ_EACH = ("labels.npy", "probs.npy", "--batch-size", 1000, "--quiet")
@@ -37,7 +37,7 @@ def processes(tmp_path):
     labels, probs = draw(60_000, 4, seed=5, dtype=np.float32)
     np.save(tmp_path / "labels.npy", labels)
     np.save(tmp_path / "probs.npy", probs)
-    with Processes(tmp_path, pause_s=0.05) as started:
+    with Processes(tmp_path) as started:
         yield started
 
 
@@ -89,8 +89,9 @@ def test_a_signal_while_workers_start(processes, at, number):
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
 def test_a_signal_to_the_command_and_all_its_workers_as_from_a_terminal(processes, number):
     job = processes.find(*ONE_READ_EACH, "--workers", 2, "--threads", 1, start_new_session=True)
-    wait_until(lambda: processes.n_reads() > 3, job)
+    processes.wait_for_held(2, 2, job)
     os.killpg(job.pid, number)
+    processes.release_until_end(job)
     code, line = ENDS[number]
     assert job.fails(code) == line
 
@@ -102,11 +103,11 @@ def test_an_interrupt_that_was_ignored_from_the_start_stays_ignored(processes):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     job = processes.find(*ONE_READ_EACH, "--threads", 1, preexec_fn=ignore)
-    wait_until(lambda: processes.n_reads() > 2, job)
+    processes.wait_for_held(2, 1, job)
     job.signal(signal.SIGINT)
-    n_reads = processes.n_reads()
-    wait_until(lambda: processes.n_reads() > n_reads + 3, job)
+    processes.wait_for_held(6, 1, job)
     job.signal(signal.SIGTERM)
+    processes.release_until_end(job)
     assert job.fails(143) == "labelsieve: terminated"
 
 

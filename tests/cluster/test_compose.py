@@ -20,8 +20,8 @@ import pytest
 import yaml
 
 import s3
-from inputs import find
-from processes import Process, assert_same_output, wait_until
+from draws import find
+from processes import PATIENCE_S, Process, assert_same_output, wait_until
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
@@ -149,7 +149,7 @@ class Composed(ExitStack):
     def healthy(self, name):
         """Run the health check of a service."""
         command = self._command(self._services[name]["healthcheck"]["test"][1:])
-        done = subprocess.run(command, capture_output=True, timeout=20, env=self._environment, check=False)
+        done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, env=self._environment, check=False)
         return done.returncode == 0
 
     def up(self, name):

@@ -23,7 +23,7 @@ import pytest
 import scipy.sparse
 import zarr
 
-from inputs import assert_same_array, assert_same_bits, draw, find
+from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve import (
     InputTypeError,
     InvalidInputError,
@@ -38,7 +38,7 @@ from labelsieve import (
 from labelsieve.sources import conversions
 
 N_ROWS, N_CLASSES = 300, 4
-LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=4)
+LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=4, signal=2.5)
 
 
 def via_find(labels, pred_probs):

@@ -19,7 +19,7 @@ import zarr
 
 import labelsieve
 import s3
-from inputs import assert_same_bits, draw, find
+from draws import assert_same_bits, draw, find
 from labelsieve import count
 from labelsieve.errors import ChangedDataError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.execution.cluster import ClusterExecutor
@@ -29,8 +29,8 @@ from labelsieve.sources import base, npy, object_store, remote_zarr, versions, z
 from labelsieve.sources.open_array import open_pred_probs
 
 N_ROWS, N_CLASSES, BATCH = 600, 6, 100
-LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=31)
-_, OTHER = draw(N_ROWS, N_CLASSES, seed=32)
+LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=31, signal=2.5)
+_, OTHER = draw(N_ROWS, N_CLASSES, seed=32, signal=2.5)
 IN_ORDER = np.argsort(LABELS, kind="stable")
 LAYOUTS = {
     "direct": {"chunks": (BATCH, N_CLASSES)},
@@ -834,7 +834,6 @@ def test_one_failed_request_of_any_kind_ends_no_run(memory, monkeypatch, kind, c
     put_zarr(fs, f"{url}/labels.zarr", LABELS, {"chunks": (100,)})
     put_zarr(fs, f"{url}/p.zarr", PROBS, LAYOUTS["direct"])
     inputs, want = (f"{url}/labels.{kind}", f"{url}/p.{kind}"), find(LABELS, PROBS)
-    monkeypatch.setattr("labelsieve.sources.retries._FIRST_PAUSE", 0)
     requests, failing = itertools.count(1), [0]
     for name in ("cat_file", "info", "find"):
         inner = getattr(type(fs), name)

@@ -23,7 +23,7 @@ from draws import SHAPES, bits, datasets, draw, few_of_many, n_calls, odd, piece
 from labelsieve import InvalidInputError, LabelsieveWarning, MemoryLimitError, find_label_issues
 from labelsieve.confident_learning import radix_select_by_class, top_k_by_pair
 from labelsieve.execution.cluster import ClusterExecutor
-from labelsieve.tasks import rescan
+from labelsieve.tasks import rescan, scan
 from naive_joint import FILTERS, PRUNING, filtered
 
 N_ROWS = 600
@@ -246,21 +246,32 @@ def test_no_way_of_working_changes_a_bit(tmp_path, filter_by, rank):
     assert all_bits(narrow) == all_bits(find(LABELS, probs32.astype(np.float64), **choices))
 
 
-@pytest.mark.parametrize("filter_by", [pytest.param(by, marks=pytest.mark.slow) for by in FILTERS[:-1]] + ["both"])
+@pytest.mark.parametrize("filter_by", ["predicted_neq_given", "both"])  # of one read and of all three
 def test_processes_change_no_bit(filter_by, want):
     with dask.config.set(scheduler="processes", num_workers=2):
         assert want[filter_by] == bits(find(filter_by=filter_by, batch_size=200, partition_batches=1))
 
 
-@pytest.fixture(scope="module", params=[False, pytest.param(True, marks=pytest.mark.slow)], ids=["in one", "processes"])
-def client(request):
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=request.param, dashboard_address="127.0.0.1:0"
-        ) as running,
-        Client(running, set_as_default=False) as client,
-    ):
+def cluster_of(*, processes):
+    """Start two workers of one thread."""
+    return LocalCluster(n_workers=2, threads_per_worker=1, processes=processes, dashboard_address="127.0.0.1:0")
+
+
+@pytest.fixture(scope="module")
+def in_one_process():
+    with cluster_of(processes=False) as cluster, Client(cluster, set_as_default=False) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def in_processes():
+    with cluster_of(processes=True) as cluster, Client(cluster, set_as_default=False) as client:
+        yield client
+
+
+@pytest.fixture(params=["in_one_process", pytest.param("in_processes", marks=pytest.mark.slow)])
+def client(request):
+    return request.getfixturevalue(request.param)
 
 
 @every_filter
@@ -322,9 +333,9 @@ class Killed(BaseException):
 def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_done):
     choices = {"filter_by": "both", "workdir": tmp_path / "work", **CUT}
     module = {
-        "scan_to_checkpoint": labelsieve.tasks.scan,
-        "rescan_to_checkpoint": labelsieve.tasks.rescan,
-        "pair_candidates": labelsieve.tasks.rescan,
+        "scan_to_checkpoint": scan,
+        "rescan_to_checkpoint": rescan,
+        "pair_candidates": rescan,
     }[step]
     inner, done = getattr(module, step), []
 
@@ -499,7 +510,7 @@ def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, 
     whole = bits(find(**choices))
     killed = []
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
+        cluster_of(processes=True) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         submit = ClusterExecutor._submit
@@ -524,7 +535,7 @@ def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(tmp_path, mon
     np.save(tmp_path / "probs.npy", PROBS)
     killed = []
     with (
-        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0") as cluster,
+        cluster_of(processes=True) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
         handed = ClusterExecutor.scatter

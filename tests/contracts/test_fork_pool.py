@@ -8,9 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
-import time
 import warnings
 from pathlib import Path
 
@@ -21,13 +19,13 @@ import pytest
 import zarr
 
 import labelsieve
-from inputs import assert_same_array, assert_same_bits, draw, find
-from installs import ROOT
+from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve import ForkedWorkerError, LabelInspector, LabelsieveWarning, TaskFailedError, label_issues_batched
 from labelsieve.execution import fork
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.opening import open_inputs
 from labelsieve.tasks import scan
+from processes import PATIENCE_S, run_python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 
@@ -46,15 +44,6 @@ ALL_SETTINGS = [
 def shared():
     """Return the shared arrays as the documented module shows them."""
     return [getattr(label_issues_batched, name) for name in SHARED_NAMES]
-
-
-def run_python(code, *arguments, options=()):
-    """Run a script in a fresh interpreter that finds the shared helpers, and return what it printed."""
-    command = [sys.executable, *options, "-c", textwrap.dedent(code), *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "support")}
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 # The same bits ---------------------------------------------------------------------------------------------------
@@ -205,18 +194,18 @@ def test_the_documented_module_has_no_other_dynamic_names():
         label_issues_batched.scores_shared  # noqa: B018  # the access is the test
 
 
-summarise = scan.summarise
+scan_in_memory = scan.scan
 
 
-def recording_summarise(partition, *blocks, **shared):
+def recording_scan(partition, *blocks, **shared):
     with (Path(os.environ["RECORD_PIDS_IN"]) / str(os.getpid())).open("a") as file:
         file.write("x")
-    return summarise(partition, *blocks, **shared)
+    return scan_in_memory(partition, *blocks, **shared)
 
 
 def test_a_whole_run_reads_in_the_children_only(tmp_path, monkeypatch):
     monkeypatch.setenv("RECORD_PIDS_IN", str(tmp_path))
-    monkeypatch.setattr("labelsieve.tasks.scan.summarise", recording_summarise)
+    monkeypatch.setattr("labelsieve.tasks.scan.scan", recording_scan)
     found = find(LABELS, PROBS, n_jobs=2, batch_size=50, partition_batches=1)
     records = {int(file.name): len(file.read_text()) for file in tmp_path.iterdir()}
     assert os.getpid() not in records
@@ -430,7 +419,7 @@ def test_deprecation_warnings_as_errors_do_not_stop_the_pool():
         import threading
         import warnings
         import labelsieve
-        from inputs import draw
+        from draws import draw
 
         labels, probs = draw(500, 5, seed=1)
         want = labelsieve.find_label_issues(labels, probs, progress=False, batch_size=50, partition_batches=1)
@@ -456,7 +445,7 @@ def test_a_daemonic_process_warns_and_works_alone():
         import multiprocessing
         import warnings
         import numpy as np
-        from inputs import draw, find
+        from draws import draw, find
 
         def work(results):
             with warnings.catch_warnings(record=True) as caught:
@@ -467,6 +456,7 @@ def test_a_daemonic_process_warns_and_works_alone():
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("fork").Process(target=work, args=(theirs,), daemon=True)
         process.start()
+        theirs.close()
         messages, indices = ours.recv()
         process.join()
         assert process.exitcode == 0
@@ -608,7 +598,7 @@ def test_the_bar_of_the_read_moves_with_forked_processes_too(capsys):
 
 
 ORPHANS = """
-import time
+import signal
 import numpy as np, psutil
 from labelsieve.pipeline import fork_pool as forkpool
 from labelsieve.pipeline.opening import open_inputs
@@ -616,7 +606,7 @@ from labelsieve.pipeline.opening import open_inputs
 def work(partition):
     if partition.start == 0:
         print([child.pid for child in psutil.Process().parent().children()], flush=True)
-    time.sleep(60)
+    signal.pause()
 
 labels, probs = np.zeros(4, int), np.full((4, 2), 0.5)
 forkpool.each_partition(open_inputs(labels, probs, batch_size=1, partition_batches=1, n_jobs=2), work, 2)
@@ -631,14 +621,14 @@ def test_children_end_with_a_parent_that_is_killed():
         process.kill()
         process.communicate()
     assert len(children) == 2
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=PATIENCE_S)
     for child in alive:
         child.kill()
     assert alive == []
 
 
 def test_a_failing_pool_leaves_other_children_alone(inputs):
-    other = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+    other = multiprocessing.get_context("fork").Process(target=signal.pause)
 
     def advance(_):
         other.start()

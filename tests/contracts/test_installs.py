@@ -76,7 +76,6 @@ def test_every_line_of_readme_installs_from_the_clone():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)  # it starts a cluster
 def test_readmes_examples_run_with_what_it_installs_and_nothing_else(tmp_path):
     (tmp_path / "work").mkdir()
     blocks = json.dumps(readme_blocks("python"))

@@ -10,7 +10,7 @@ import pytest
 import zarr
 
 import labelsieve
-from inputs import assert_same_array, draw, find
+from draws import assert_same_array, draw, find
 from labelsieve import label_issues_batched
 from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched
 

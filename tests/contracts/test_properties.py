@@ -14,11 +14,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import labelsieve
 import naive
 from draws import bits, cuts, datasets, draw, near_ties, pieces, wide
 from labelsieve import LabelInspector, find_label_issues, find_label_issues_batched
 from labelsieve.pipeline.opening import open_inputs
+from labelsieve.sources.open_array import open_labels, open_pred_probs
+from labelsieve.tasks import count_and_select
 from labelsieve.tasks.partition import Partition, RowRange
 
 # Some of the models that are drawn know nothing.
@@ -370,13 +371,13 @@ def test_ranking_goes_through_its_rounds_and_quotas_when_bins_are_tiny():
     seen = {"histogram_within": 0, "scores_inside": 0}
 
     def counting(name):
-        inner = getattr(labelsieve.tasks.scan, name)
+        inner = getattr(count_and_select, name)
 
         def call(*args, **kwargs):
             seen[name] += 1
             return inner(*args, **kwargs)
 
-        return mock.patch.object(labelsieve.tasks.scan, name, call)
+        return mock.patch.object(count_and_select, name, call)
 
     with pieces(max_candidates=1), counting("histogram_within"), counting("scores_inside"):
         found = find(labels, probs, batch_size=10, partition_batches=2)
@@ -395,7 +396,7 @@ def test_ranking_goes_through_its_rounds_and_quotas_when_bins_are_tiny():
 )
 def test_strips_of_a_partition(batch_size, lengths):
     labels, probs = draw(64, 4, seed=9)
-    opened = labelsieve.sources.open_array.open_labels(labels), labelsieve.sources.open_array.open_pred_probs(probs)
+    opened = open_labels(labels), open_pred_probs(probs)
     with pieces(strip_bytes=3 * 4 * 8):
         [batches] = open_inputs(*opened, batch_size=batch_size, partition_batches=100).partitions()
         strips = list(Partition(batches, *map(RowRange, opened), 4, probs.dtype).strips())

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
-import textwrap
 import threading
 import warnings
 from collections import Counter
@@ -20,7 +17,7 @@ import zarr
 from dask.callbacks import Callback
 
 import labelsieve
-from inputs import assert_same_bits, draw, find
+from draws import assert_same_bits, draw, find
 from labelsieve import partitioning
 from labelsieve.execution.executor import LocalExecutor
 from labelsieve.pipeline.opening import open_inputs
@@ -28,8 +25,9 @@ from labelsieve.sources import npy, zarr_arrays
 from labelsieve.sources.base import Source
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.zarr_arrays import ZarrSource
+from processes import run_python
 
-LABELS, PROBS = draw(1000, 6, seed=11)
+LABELS, PROBS = draw(1000, 6, seed=11, signal=2.5)
 TWO_READS = {"method": "normalized_margin", "adjust_pred_probs": True}
 
 
@@ -361,12 +359,6 @@ def test_small_batches_of_what_is_stored_plainly_need_no_warning(tmp_path, monke
     np.save(tmp_path / "p.npy", PROBS)
     monkeypatch.setattr(partitioning, "_BATCH_SHARE", 1e-9)
     assert_same_bits(find(LABELS, tmp_path / "p.npy", batch_size=100), find(LABELS, PROBS, batch_size=100))
-
-
-def run_python(code, *arguments):
-    """Run a script in a fresh interpreter and return what it printed."""
-    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
 PEAK = """

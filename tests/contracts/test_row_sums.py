@@ -12,16 +12,13 @@ from hypothesis import strategies as st
 
 import draws
 import labelsieve
+from draws import find
 from labelsieve import LabelInspector, LabelsieveWarning, find_label_issues_batched
 from labelsieve.cli.app import run
 from labelsieve.confident_learning.row_summary import Summariser
 from labelsieve.confident_learning.row_sums import NOTED_DIFFERENCE, SUM_TOLERANCE, RowSumCheck
 
 FLOATS = [np.float16, np.float32, np.float64]
-
-
-def find(labels, pred_probs, **settings):
-    return labelsieve.find_label_issues(labels, pred_probs, progress=False, **settings)
 
 
 def by_loops(probs):

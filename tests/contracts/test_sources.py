@@ -19,7 +19,7 @@ import xarray as xr
 import zarr
 
 import labelsieve
-from inputs import assert_same_array, assert_same_bits, draw, find
+from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve.sources import zarr_arrays
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.hdf5 import Hdf5Source
@@ -675,7 +675,7 @@ def test_a_store_that_builds_on_the_local_one_is_not_read_behind_its_back(tmp_pa
 def test_paths_travel_whole(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("p.npy", PROBS)
-    source = pickle.loads(pickle.dumps(labelsieve.sources.open_array.open_pred_probs("p.npy")))
+    source = pickle.loads(pickle.dumps(open_pred_probs("p.npy")))
     monkeypatch.chdir("/")
     with source.open() as rows:
         assert np.array_equal(rows.read(0, len(PROBS)), PROBS)

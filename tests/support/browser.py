@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from tornado.websocket import websocket_connect
 
+from processes import PATIENCE_S
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -36,7 +38,7 @@ class Page:
         self._last += 1
         await self._socket.write_message(json.dumps({"id": self._last, "method": method, "params": parameters}))
         while True:
-            message = await asyncio.wait_for(self._socket.read_message(), 30)
+            message = await asyncio.wait_for(self._socket.read_message(), PATIENCE_S)
             said = json.loads(message)
             if said.get("id") == self._last:
                 assert "error" not in said, said
@@ -115,27 +117,24 @@ def browser():
 
 
 async def _answering(process, errors):
-    for _ in range(600):
-        if b"DevTools listening" in errors.read_bytes():
-            return
+    while b"DevTools listening" not in errors.read_bytes():
         assert process.poll() is None, errors.read_text(errors="replace")
         await asyncio.sleep(0.05)
-    raise AssertionError("the browser does not answer")
 
 
 async def _closed(socket):
     socket.close()
-    await asyncio.sleep(0.1)
+    while await socket.read_message() is not None:
+        pass
 
 
 async def _connected(port):
     """Return a connection to the first page of the browser."""
     from tornado.httpclient import AsyncHTTPClient
 
-    for _ in range(100):
+    while True:
         answer = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")
         pages = [target for target in json.loads(answer.body) if target["type"] == "page"]
         if pages:
             return await websocket_connect(pages[0]["webSocketDebuggerUrl"], max_message_size=1 << 28)
         await asyncio.sleep(0.05)
-    raise AssertionError("the browser has no page")

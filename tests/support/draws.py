@@ -1,6 +1,6 @@
-"""Seeded data for tests, the choices that must not matter, and results as bytes.
+"""Seeded data, the choices that must not matter, and results compared to the last bit.
 
-Covers: draws of labels and probabilities, hypothesis strategies, `pieces` (tiny strips and bins), `bits`, and
+Covers: draws of labels and probabilities, hypothesis strategies, `pieces` (tiny strips and bins), `find`, `bits`, and
 `n_calls`, which measures work by no clock.
 Does not cover: what is right (`naive`), and real data (`conftest`).
 """
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+import labelsieve
 import labelsieve.confident_learning.radix_select
 import labelsieve.confident_learning.thresholds
 import labelsieve.tasks.partition
@@ -22,21 +23,40 @@ from labelsieve.confident_learning.row_summary import Summariser
 SHAPES = ["absent", "single row", "sorted", "two classes", "ties", "float16", "many classes", "near"]
 
 
-def draw(n=200, k=5, *, signal=2.0, noise=0.2, seed=0, dtype=np.float64, decimals=None):
-    """Return ``(n,)`` labels, some of them wrong, and ``(n, k)`` probabilities of a model that knows the true class."""
+def draw(n_rows=500, n_classes=5, *, signal=2.0, noise=0.2, seed=0, dtype=np.float64, decimals=None):
+    """Return labels, a share `noise` of them drawn anew, and the ``(n_rows, n_classes)`` probabilities of a fair model.
+
+    The model favours the true class by `signal`. `decimals` rounds the probabilities, so that scores tie.
+    """
     rng = np.random.default_rng(seed)
-    true = rng.integers(0, k, n)
-    logits = rng.normal(size=(n, k))
-    logits[np.arange(n), true] += signal
+    true = rng.integers(0, n_classes, n_rows)
+    logits = rng.normal(size=(n_rows, n_classes))
+    logits[np.arange(n_rows), true] += signal
     probs = np.exp(logits)
     probs /= probs.sum(axis=1, keepdims=True)
-    if decimals is not None:  # coarse probabilities tie
+    if decimals is not None:
         units = np.floor(probs * 10**decimals)
         missing = 10**decimals - units.sum(axis=1, keepdims=True)
         by_remainder = np.argsort(units - probs * 10**decimals, axis=1, kind="stable").argsort(axis=1)
         probs = (units + (by_remainder < missing)) / 10**decimals  # each row stays a distribution
-    labels = np.where(rng.random(n) < noise, rng.integers(0, k, n), true)
+    labels = np.where(rng.random(n_rows) < noise, rng.integers(0, n_classes, n_rows), true)
     return labels, probs.astype(dtype)
+
+
+def draw_part(rng, n_rows, n_classes, *, spread=False, wrong=0.05):
+    """Return probabilities and labels of some rows of a dataset that is drawn part by part, for benchmarks.
+
+    A share `wrong` of the labels is drawn anew, so some of these stay right. `spread` makes the model surer of some
+    rows than of others.
+    """
+    true = rng.integers(0, n_classes, n_rows)
+    logits = rng.standard_normal((n_rows, n_classes), dtype=np.float32)
+    logits[np.arange(n_rows), true] += 2 + np.log(n_classes)
+    if spread:
+        logits[np.arange(n_rows), true] += rng.gamma(2.0, 1.0, n_rows).astype(np.float32)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits, np.where(rng.random(n_rows) < wrong, rng.integers(0, n_classes, n_rows), true)
 
 
 def near_ties(labels, probs, seed=0):
@@ -119,6 +139,34 @@ def pieces(strip_bytes=1000, block_rows=7, max_candidates=2):
         find_cut = partial(labelsieve.confident_learning.radix_select.find_cut, max_candidates=max_candidates)
         patch.setattr(labelsieve.confident_learning.radix_select, "find_cut", find_cut)
         yield
+
+
+def find(labels, pred_probs, **settings):
+    """Run `find_label_issues` without bars."""
+    return labelsieve.find_label_issues(labels, pred_probs, progress=False, **settings)
+
+
+def assert_same_bits(got, want):
+    """Hold two results against each other, to the last bit of every number."""
+    assert want.num_issues > 0, "a test without issues shows nothing"
+    assert (got.n_rows, got.n_classes, got.estimated_num_issues) == (
+        want.n_rows,
+        want.n_classes,
+        want.estimated_num_issues,
+    )
+    for name in ("indices", "scores", "confident_thresholds", "class_counts", "mean_scores"):
+        assert_same_array(np.asarray(getattr(got, name)), np.asarray(getattr(want, name)), name)
+    for name in ("diagonal", "pairs", "counts"):
+        assert_same_array(getattr(got.confident, name), getattr(want.confident, name), name)
+    for name, column in want.issues.columns().items():
+        assert_same_array(got.issues.columns()[name], column, name)
+
+
+def assert_same_array(got, want, what="array"):
+    """Hold two arrays against each other: dtype, shape and bytes."""
+    assert got.dtype == want.dtype, what
+    assert got.shape == want.shape, what
+    assert got.tobytes() == want.tobytes(), what
 
 
 def wide(scores):

@@ -1,4 +1,4 @@
-"""Processes for tests of faults: the command, a scheduler and workers, each slowed, logged, and ended whatever happens.
+"""Processes for tests of faults: the command, a scheduler and workers, whose reads are logged and can be held.
 
 Covers: starting, waiting for a moment, killing; which rows the runs of a test have read; what a ``.zarr`` result holds.
 Does not cover: what is asserted of them (`test_faults`, `test_cluster`, `test_compose`).
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from contextlib import ExitStack
@@ -19,21 +20,21 @@ from pathlib import Path
 
 import zarr
 
-from inputs import assert_same_array
+from draws import assert_same_array
 from labelsieve.results.zarr_store import COLUMNS
 
-# Imported by every Python process of a test that has its folder on the path: notes each read, and makes it last; and
-# makes a batch a partition, which the command sizes for data that is far larger. The few rows that a resume reads again
-# as a check are left out (`test_spot_check` counts those).
-_SLOWED = """
-import os, threading, time
+# Imported by every Python process of a test that has its folder on the path: logs each read, and holds it in the middle
+# until it is among those that may end. A batch is a partition, which the command makes far larger.
+# The few rows that a resume reads again as a check are not logged (`test_spot_check` counts those).
+_HELD = """
+import fcntl, os, pathlib, threading, time
 from labelsieve import memory, partitioning
 from labelsieve.pipeline import spot_check
 from labelsieve.tasks import partition
 
 partitioning.PARTITIONS_A_THREAD = partitioning._REMOTE_PARTITIONS_A_THREAD = memory.PARTITIONS_A_THREAD = 1_000_000
 
-read = partition._Feed._read
+read = partition._BatchReader._read
 
 checking, compare = threading.local(), spot_check.compare
 
@@ -48,55 +49,61 @@ spot_check.compare = checked
 
 deadly = int(os.environ.get("LABELSIEVE_TEST_DEADLY_ROW", -1))
 
-def slowed(feed, start, stop):
-    if feed._name == "pred_probs" and not getattr(checking, "now", False):
+limit = pathlib.Path(os.environ["LABELSIEVE_TEST_LIMIT"])
+
+def held(feed, start, stop):
+    if feed._source.ndim == 2 and not getattr(checking, "now", False):
         if start <= deadly < stop:
             os._exit(137)
-        with open(os.environ["LABELSIEVE_TEST_LOG"], "a") as log:
+        with open(os.environ["LABELSIEVE_TEST_LOG"], "a+") as log:
+            fcntl.flock(log, fcntl.LOCK_EX)
+            log.seek(0)
+            n_before = len(log.readlines())
             log.write(f"{os.getpid()} {start} {stop}\\n")
-        time.sleep(float(os.environ["LABELSIEVE_TEST_PAUSE"]))
+        while n_before >= int(limit.read_text()):
+            time.sleep(0.005)
     return read(feed, start, stop)
 
-partition._Feed._read = slowed
+partition._BatchReader._read = held
 
 if "LABELSIEVE_TEST_DEADLY_CHECK" in os.environ:
     from labelsieve.execution import cluster
 
     cluster._error_of = lambda check: os._exit(137)
 """
-_WAIT_S = 60
+# How long a test waits for what must happen before it gives up. No outcome depends on it.
+PATIENCE_S = 200
+_ALL = 1_000_000_000
 
 
 class Processes(ExitStack):
-    """Processes that read slowly and note what they read; all that still run are killed as the block ends.
+    """Processes whose reads are logged and can be held; all that still run are killed as the block ends.
 
     Parameters
     ----------
     folder : Path
         For logs, and where the processes run.
-    pause_s : float
-        How long each read lasts.
     """
 
-    def __init__(self, folder, pause_s=0.0):
+    def __init__(self, folder):
         super().__init__()
         self.folder, self._log = Path(folder), Path(folder) / "reads.log"
-        slowed = self.folder / "slowed"
-        slowed.mkdir(exist_ok=True)
-        (slowed / "sitecustomize.py").write_text(_SLOWED)
+        site = self.folder / "site"
+        site.mkdir(exist_ok=True)
+        (site / "sitecustomize.py").write_text(_HELD)
         self._log.touch()
+        self._limit = site / "limit"
+        self.release()
         self.environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join([str(slowed), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+            "PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
             "LABELSIEVE_TEST_LOG": str(self._log),
-            "LABELSIEVE_TEST_PAUSE": str(pause_s),
+            "LABELSIEVE_TEST_LIMIT": str(self._limit),
             "PYTHONUNBUFFERED": "1",
         }
 
-    def start(self, *command, pause_s=None, before=(), **options):
+    def start(self, *command, before=(), **options):
         """Start Python with some arguments, `before` which may stand a command that starts it."""
         environment = options.pop("env", self.environment)
-        if pause_s is not None:
-            environment = environment | {"LABELSIEVE_TEST_PAUSE": str(pause_s)}
         process = Process(
             [*map(str, before), sys.executable, *map(str, command)], cwd=self.folder, env=environment, **options
         )
@@ -110,6 +117,27 @@ class Processes(ExitStack):
     def cluster(self, n_workers=2, n_threads=1, **options):
         """Start a scheduler and its workers, and wait for them."""
         return Cluster(self, n_workers, n_threads, **options)
+
+    def hold(self, after):
+        """Let the first `after` reads of the log end, and hold the later ones in the middle."""
+        part = self._limit.with_suffix(".part")
+        part.write_text(str(after))
+        part.replace(self._limit)
+
+    def release(self):
+        """Hold no read."""
+        self.hold(_ALL)
+
+    def wait_for_held(self, after, n_held, *processes):
+        """Hold the reads after the first `after`, and wait until there are `n_held` of them."""
+        self.hold(after)
+        wait_until(lambda: self.n_reads() >= after + n_held, *processes)
+
+    def release_until_end(self, process):
+        """Let the reads that are held end, and those that come after them, until a process has ended."""
+        while process.runs:
+            self.hold(self.n_reads())
+            time.sleep(0.01)
 
     def reads(self):
         """Return who has read which rows so far: process, start, stop."""
@@ -138,7 +166,7 @@ class Process:
         self._popen = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, **options)
         self.pid = self._popen.pid
 
-    def wait(self, timeout=_WAIT_S):
+    def wait(self, timeout=PATIENCE_S):
         """Return the exit code, and what was printed and said."""
         code = self._popen.wait(timeout)
         for file in self._printed:
@@ -146,13 +174,13 @@ class Process:
         out, err = (file.read() for file in self._printed)
         return code, out, err
 
-    def succeeds(self, timeout=_WAIT_S):
+    def succeeds(self, timeout=PATIENCE_S):
         """Wait for an end without error, and return what was printed."""
         code, out, err = self.wait(timeout)
         assert code == 0, err
         return out
 
-    def fails(self, code, timeout=_WAIT_S, *, alone=True):
+    def fails(self, code, timeout=PATIENCE_S, *, alone=True):
         """Wait for an end with `code` and return the line that says why; if it stands `alone`, nothing else is said."""
         got, out, err = self.wait(timeout)
         assert got == code, (got, out, err)
@@ -211,10 +239,20 @@ class Cluster:
         from distributed import Client
 
         with Client(self.address, set_as_default=False) as client:
-            client.wait_for_workers(n_workers or len(self.workers), timeout=_WAIT_S)
+            client.wait_for_workers(n_workers or len(self.workers), timeout=PATIENCE_S)
 
 
-def wait_until(happened, *processes, timeout=_WAIT_S):
+def run_python(code, *arguments, options=()):
+    """Run a script in a fresh interpreter that finds the shared helpers, and return what it printed."""
+    command = [sys.executable, *options, "-c", textwrap.dedent(code), *map(str, arguments)]
+    paths = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE_S, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def wait_until(happened, *processes, timeout=PATIENCE_S):
     """Wait until `happened()` is true; an error if one of `processes` ends first."""
     deadline = time.monotonic() + timeout
     while not happened():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import labelsieve
-from draws import draw
+from draws import draw, find
 from labelsieve import LabelInspector, LabelsieveWarning
 from labelsieve.cli.app import run
 from labelsieve.confident_learning import agreement
@@ -66,10 +66,6 @@ def warned(function, *args, **kwargs):
         result = function(*args, **kwargs)
     assert {one.category for one in caught} <= {LabelsieveWarning}
     return result, [str(one.message) for one in caught if "undecided" not in str(one.message)]
-
-
-def find(labels, probs, **settings):
-    return labelsieve.find_label_issues(labels, probs, progress=False, **settings)
 
 
 # The cause -------------------------------------------------------------------------------------------------------

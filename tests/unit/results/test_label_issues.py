@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import draws
 import labelsieve
 import naive
+from draws import find
 from labelsieve import InputTypeError, InvalidInputError, LabelIssues
 from labelsieve.confident_learning import class_quality, confident_joint
 from labelsieve.confident_learning.confident_joint import (
@@ -29,14 +30,11 @@ from labelsieve.confident_learning.confident_joint import (
 )
 from labelsieve.confident_learning.thresholds import adjusted_thresholds
 from labelsieve.pipeline.row_summaries import ArrayScores
+from labelsieve.results import label_issues, row_ids
 from labelsieve.results.result import IssueRows
 from labelsieve.storage import checked_arrays
 
 NAMES = ("cat", "<script>", 'a "dog"', "cow, brown")
-
-
-def find(labels, probs, **choices):
-    return labelsieve.find_label_issues(labels, probs, progress=False, **choices)
 
 
 @pytest.fixture(scope="module")
@@ -345,11 +343,11 @@ def test_a_long_name_makes_no_wide_table(data):
 
 def test_lines_end_where_lines_end(tmp_path):
     (tmp_path / "n.txt").write_text("\ufeffa\u2028b\n[UNK]\r\nc\x0cd\n\n", encoding="utf-8")
-    assert labelsieve.results.row_ids.read_class_names(tmp_path / "n.txt") == ["a\u2028b", "[UNK]", "c\x0cd"]
+    assert row_ids.read_class_names(tmp_path / "n.txt") == ["a\u2028b", "[UNK]", "c\x0cd"]
     (tmp_path / "n.json").write_text('["a", "b\\nc"]')
-    assert labelsieve.results.row_ids.read_class_names(tmp_path / "n.json") == ["a", "b\nc"]
+    assert row_ids.read_class_names(tmp_path / "n.json") == ["a", "b\nc"]
     (tmp_path / "n.txt").write_text("[UNK]\nb\n")
-    assert labelsieve.results.row_ids.read_class_names(tmp_path / "n.txt") == ["[UNK]", "b"]
+    assert row_ids.read_class_names(tmp_path / "n.txt") == ["[UNK]", "b"]
 
 
 # Saved and opened again ------------------------------------------------------------------------------------------
@@ -505,7 +503,7 @@ def test_a_notebook_shows_headline_and_worst_rows_as_text(found):
     assert page.count("<tr>") == 6
     assert "<script>" not in page
     everything = IssueRows.concatenate([found.issues])
-    cell = labelsieve.results.label_issues._cell
+    cell = label_issues._cell
     assert f"<td>{cell(everything.scores.tolist()[0])}</td>" in page
 
 

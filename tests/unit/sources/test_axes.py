@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 
 import labelsieve
-from draws import draw
+from draws import draw, find
 from labelsieve import InvalidInputError, LabelInspector, count
 
 N, K = 240, 12
@@ -19,10 +19,6 @@ PAIRS = pd.MultiIndex.from_arrays([np.arange(N) // 20, np.arange(N) % 20])
 LEVELS = pd.MultiIndex.from_product([["p"], range(K)])
 # Without the first row, and with another at the end.
 SHIFTED = np.append(IDS[1:], "another row")
-
-
-def find(labels, probs, **settings):
-    return labelsieve.find_label_issues(labels, probs, progress=False, **settings)
 
 
 WANT = find(LABELS, PROBS).indices

@@ -24,7 +24,7 @@ import zarr
 
 import labelsieve
 import s3
-from inputs import assert_same_array, assert_same_bits, draw, find
+from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve.cli import app
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.pipeline import opening
@@ -40,6 +40,7 @@ from labelsieve.sources.shard_names import natural_key
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import ZarrSource
 from labelsieve.storage.urls import cause_of, check_place, without_query
+from processes import PATIENCE_S, wait_until
 
 N_ROWS, N_CLASSES = 1000, 6
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=21)
@@ -213,7 +214,7 @@ def test_an_array_opened_by_its_user_on_fsspec_is_read_ahead(bucket, tmp_path):
         assert len(set(source.part_identities([(0, 70), (70, 700)]))) == 2
     """
     command = [sys.executable, "-c", textwrap.dedent(code), layout_url(bucket, "whole rows"), tmp_path / "probs.npy"]
-    subprocess.run(command, check=True, timeout=60)
+    subprocess.run(command, check=True, timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize("layout", ["whole rows", "shards"])
@@ -347,7 +348,7 @@ def test_an_error_of_the_labels_does_not_wait_for_a_store_that_hangs(bucket, mon
 
     def hangs(opened):
         asked.set()
-        answered.wait(20)
+        answered.wait(PATIENCE_S)
         return inner(opened)
 
     monkeypatch.setattr(opening, "open_pred_probs", hangs)
@@ -360,7 +361,7 @@ def test_an_error_of_the_labels_does_not_wait_for_a_store_that_hangs(bucket, mon
         answered.set()
         for thread in threading.enumerate():
             if thread.name == "labelsieve-open":
-                thread.join(10)
+                thread.join(PATIENCE_S)
 
 
 def test_opening_an_npy_on_s3_takes_two_small_requests(bucket, server):
@@ -453,10 +454,8 @@ def test_an_error_while_reading_ahead_names_the_rows_and_leaves_no_thread(memory
     fs.pipe("/folder/p.zarr/c/3/0", b"no chunk at all")
     with pytest.raises(UnreadableDataError, match=r"memory:///folder/p.zarr/c/3/0 \(rows from 210\)"):
         find(LABELS, f"{memory}/p.zarr", batch_size=70)
-    deadline = time.monotonic() + 5  # other partitions may still be on the way
-    while any("read-ahead" in thread.name for thread in threading.enumerate()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    # Other partitions may still be on the way.
+    wait_until(lambda: not any("read-ahead" in thread.name for thread in threading.enumerate()))
 
 
 @pytest.mark.parametrize("layout", DIRECT)

@@ -22,6 +22,7 @@ from labelsieve import InUseError, WorkdirError
 from labelsieve.storage import lock
 from labelsieve.storage.folders import LocalFolder, UrlFolder, open_folder
 from labelsieve.storage.lock import own_folder
+from processes import wait_until
 
 ME = f"process {os.getpid()} on {socket.gethostname()}"
 
@@ -83,12 +84,12 @@ def test_who_held_the_lock_before_is_not_named(local):
 
 
 HOLD = """
-import sys, time
+import signal, sys
 from labelsieve.storage.lock import own_folder
 from labelsieve.storage.folders import open_folder
 with own_folder(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}"):
     print("owned", flush=True)
-    time.sleep(60)
+    signal.pause()
 """
 
 
@@ -109,7 +110,7 @@ def test_a_lock_dies_with_its_process(local):
         with pytest.raises(WorkdirError, match=f"in use by process {process.pid} on {socket.gethostname()}"):
             owned(local).__enter__()
         process.kill()
-        process.wait(timeout=10)
+        process.wait()
         with owned(local):
             pass
 
@@ -117,10 +118,8 @@ def test_a_lock_dies_with_its_process(local):
 def test_of_many_processes_one_is_the_owner(local):
     with contextlib.ExitStack() as stack:
         processes = [stack.enter_context(another_process(HOLD + "\n", local.path)) for _ in range(2)]
-        deadline = time.monotonic() + 30
         # The others end with an error; the owner goes on.
-        while sum(process.poll() is None for process in processes) > 1 and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: sum(process.poll() is None for process in processes) == 1)
         [owner] = [process for process in processes if process.poll() is None]
         assert owner.stdout.readline() == "owned\n"
         assert local.read("lock").decode() == f"process {owner.pid} on {socket.gethostname()}"
