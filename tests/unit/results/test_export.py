@@ -329,7 +329,6 @@ def test_the_url_of_a_local_file_is_its_path(issues, tmp_path):
 @pytest.mark.parametrize("place", ["i.zarr", "memory://results/i.zarr"])
 def test_one_function_writes_every_form(issues, tmp_path, monkeypatch, bucket, place):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("labelsieve.storage.lock._SETTLE_SECONDS", 0)
     export.write(issues, place)
     assert draws.bits(labelsieve.load(place)) == draws.bits(issues)
 
