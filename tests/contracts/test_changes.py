@@ -235,22 +235,22 @@ def test_workers_of_a_cluster_read_the_version_that_the_client_has_opened(tmp_pa
         np.save(path, PROBS)
     else:
         store(path, PROBS, LAYOUTS["direct"])
-    keep = ClusterExecutor.keep
+    hold = ClusterExecutor.hold
 
     def changing(self, *given):
         if kind == "npy":
             save_anew(path, OTHER)
         else:
             rewrite_chunk(path, 4, {})
-        monkeypatch.setattr(ClusterExecutor, "keep", keep)
-        return keep(self, *given)
+        monkeypatch.setattr(ClusterExecutor, "hold", hold)
+        return hold(self, *given)
 
     with (
         distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
         distributed.Client(cluster) as client,
     ):
         assert_same_bits(find(LABELS, path, client=client, **READ_BY_BATCH), find(LABELS, PROBS))
-        monkeypatch.setattr(ClusterExecutor, "keep", changing)
+        monkeypatch.setattr(ClusterExecutor, "hold", changing)
         with pytest.raises(ChangedDataError, match=r"partition \d+ \(rows .*has changed since the run began"):
             find(LABELS, path, client=client, **READ_BY_BATCH)
 

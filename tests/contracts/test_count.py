@@ -167,7 +167,7 @@ def test_labels_and_probabilities_of_all_kinds_are_counted(tmp_path):
 
 def test_a_count_goes_on_in_a_workdir(tmp_path, monkeypatch):
     want = count.num_label_issues(LABELS, PROBS, progress=False)
-    inner, done = rescan.store_reread, []
+    inner, done = rescan.rescan_to_checkpoint, []
 
     def killing(partition, *args, **kwargs):
         if len(done) == 7:
@@ -176,7 +176,7 @@ def test_a_count_goes_on_in_a_workdir(tmp_path, monkeypatch):
         return inner(partition, *args, **kwargs)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr(rescan, "store_reread", killing)
+        patch.setattr(rescan, "rescan_to_checkpoint", killing)
         with pytest.raises(KeyboardInterrupt):
             count.num_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     assert len(list((tmp_path / "work" / "rereads").iterdir())) == 7

@@ -404,11 +404,11 @@ def test_more_candidates_than_fit_are_refused_before_they_are_looked_for(filter_
         ({"filter_by": "both", "rank_by": "margin"}, "method must be one of"),
         ({"filter_by": "both", "rule": "predicted_class"}, "counts by rule='confident_joint' only"),
         ({"rule": "argmax"}, "rule must be one of predicted_class, confident_joint"),
-        ({"frac_noise": 0.5}, "with filter_by=None nothing follows from frac_noise"),
-        ({"min_examples_per_class": 2}, "nothing follows from min_examples_per_class"),
+        ({"frac_noise": 0.5}, "filter_by=None does not use frac_noise"),
+        ({"min_examples_per_class": 2}, "does not use min_examples_per_class"),
         (
             {"filter_by": "confident_learning", "num_to_remove_per_class": [1] * 5},
-            "with filter_by='confident_learning' nothing follows from num_to_remove_per_class",
+            "filter_by='confident_learning' does not use num_to_remove_per_class",
         ),
         ({"filter_by": "both", "num_to_remove_per_class": [1] * 4}, "has 4 numbers, pred_probs 5 classes"),
         ({"filter_by": "both", "num_to_remove_per_class": 3}, "must be a list of K whole numbers, not 3"),
@@ -437,7 +437,7 @@ def test_choices_that_mean_nothing_are_refused_before_anything_is_read(choices, 
 
 @pytest.mark.parametrize("filter_by", FILTERS[:4])
 def test_choices_that_do_nothing_are_said_to(filter_by):
-    with pytest.warns(LabelsieveWarning, match=f"filter_by='{filter_by}' takes no frac_noise: nothing follows"):
+    with pytest.warns(LabelsieveWarning, match=f"filter_by='{filter_by}' does not use frac_noise: they have no effect"):
         found = find(filter_by=filter_by, frac_noise=0.5)
     assert bits(found) == bits(find(filter_by=filter_by))
 
@@ -461,7 +461,7 @@ def test_as_many_of_the_lowest_are_taken_as_are_counted(by, estimation_method):
 
 
 def test_margins_that_are_not_kept_are_not_asked():
-    with pytest.raises(InvalidInputError, match="whose margins only rank_by='normalized_margin' keeps"):
+    with pytest.raises(InvalidInputError, match="their margins are kept only with rank_by='normalized_margin'"):
         find(filter_by="low_normalized_margin", estimation_method="off_diagonal_calibrated")
 
 
@@ -504,7 +504,7 @@ def test_where_no_pair_takes_a_row_there_is_no_third_read(filter_by):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("layer", ["summarise", "reread", "issue-counts", "margins", "select"])
+@pytest.mark.parametrize("layer", ["scan", "rescan", "issue-counts", "margins", "select"])
 def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, layer):
     choices = {"filter_by": "both", "rank_by": "normalized_margin"}
     whole = bits(find(**choices))
@@ -513,15 +513,15 @@ def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, 
         cluster_of(processes=True) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        submit = ClusterExecutor._submit
+        hold = ClusterExecutor.hold
 
-        def killing(executor, graph):
-            if not killed and any(key[0].startswith(layer) for key in graph.tasks if isinstance(key, tuple)):
+        def killing(executor, arrays, *args):
+            if not killed and arrays[0].name.startswith(layer):
                 killed.append(next(iter(cluster.workers.values())).pid)
                 os.kill(killed[0], signal.SIGKILL)
-            return submit(executor, graph)
+            return hold(executor, arrays, *args)
 
-        monkeypatch.setattr(ClusterExecutor, "_submit", killing)
+        monkeypatch.setattr(ClusterExecutor, "hold", killing)
         found = find(client=client, **choices, **CUT)
         assert bits(found) == whole
     assert killed

@@ -14,8 +14,10 @@ import pytest
 import naive
 from labelsieve import count, find_label_issues, plan_label_issues
 from labelsieve.cli.app import cli
+from labelsieve.confident_learning.filters import FILTERS
 from labelsieve.confident_learning.latent import PY_METHODS
 from labelsieve.errors import InvalidInputError, LabelsieveError
+from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, Settings, batched_choices
 
 ROOT = Path(__file__).parents[2]
@@ -106,15 +108,10 @@ def without(choices, names):
     return {name: default for name, default in choices.items() if name not in names}
 
 
+# What is given in place of labels and pred_probs.
+INPUTS = ["summaries"]
 # A plan starts nothing and reads neither names nor ids.
-OF_A_RUN = ["progress", "wait", "retries", "class_names", "ids"]
-# How a job runs, not what it answers.
-NOT_IN_SETTINGS = [
-    *OF_A_RUN,
-    *("batch_size", "partition_batches", "allow_zero_rows", "allow_unnormalized_rows", "n_jobs"),
-    *("client", "workdir", "fresh", "output", "max_memory"),
-    "rank_by",  # another name of `method` beside a filter
-]
+OF_A_RUN = [*INPUTS, "progress", "wait", "retries", "class_names", "ids"]
 # What the command line makes of --quiet and --scheduler, and what only Python offers.
 NOT_ON_THE_COMMAND_LINE = ["progress", "client", "partition_batches"]
 # What is printed and shown, and the cluster that the command starts.
@@ -129,16 +126,28 @@ def test_a_plan_takes_the_choices_of_a_run():
 
 
 def test_settings_have_the_choices_of_a_run():
-    settings = {field.name: field.default for field in dataclasses.fields(Settings)}
-    assert settings["rule"] == "predicted_class", "None in the signature: it follows from the filter"
-    assert settings | {"rule": None} == without(defaults(find_label_issues), NOT_IN_SETTINGS)
+    settings = {field.name: field.default for field in dataclasses.fields(JobSettings)}
+    assert settings == without(defaults(find_label_issues), INPUTS)
+
+
+def test_what_changes_the_answer_has_the_names_of_a_run():
+    names = {field.name for field in dataclasses.fields(Settings)}
+    assert names < {field.name for field in dataclasses.fields(JobSettings)}
+    assert JobSettings(method="normalized_margin").filter.settings == Settings("normalized_margin")
+
+
+def test_every_filter_has_one_name():
+    assert set(FILTERS) == {None, *FILTER_NAMES}
+    assert all(kind.name == name for name, kind in FILTERS.items())
+    with pytest.raises(InvalidInputError, match="filter_by must be one of prune_by_class"):
+        JobSettings(filter_by="eighth")
 
 
 @pytest.mark.parametrize("command", ["find", "plan"])
 def test_the_command_line_has_the_choices_of_a_run(command):
     with cli.commands[command].make_context(command, ["labels.npy", "pred_probs.npy"]) as context:
         options = without(context.params, ["labels", "pred_probs", *ONLY_ON_THE_COMMAND_LINE])
-    assert options == without(defaults(find_label_issues), NOT_ON_THE_COMMAND_LINE)
+    assert options == without(defaults(find_label_issues), [*INPUTS, *NOT_ON_THE_COMMAND_LINE])
 
 
 # As types ---------------------------------------------------------------------------------------------------------

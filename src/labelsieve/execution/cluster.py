@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import dask
 
 from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
-from labelsieve.execution.executor import Executor, LostDataError, blocks_of
+from labelsieve.execution.executor import Executor, LostDataError, PersistedBlocks, blocks_of
 from labelsieve.execution.progress import Progress
 from labelsieve.memory import WORKER_BYTES, free_bytes
 
@@ -90,11 +90,11 @@ class ClusterExecutor(Executor):
         with self._told(progress):
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
                 persisted = self._client.persist(list(arrays), retries=self.retries)
-            futures = [blocks_of(array) for array in persisted]
+            futures = [PersistedBlocks(blocks_of(array), array) for array in persisted]
             every = [future for blocks in futures for future in blocks]
             with self._watching(every, describe):
                 _wait(every)
-        return futures
+        return list[list[Any]](futures)
 
     def _told(self, progress: Progress | None) -> AbstractContextManager[None]:
         return contextlib.nullcontext() if progress is None else progress.subscribed(self._client)

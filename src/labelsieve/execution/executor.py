@@ -169,6 +169,22 @@ def _scheduler() -> dict[str, Any]:
     return {}
 
 
+class PersistedBlocks(list[Any]):
+    """Futures of the blocks of a Dask array that workers hold.
+
+    Parameters
+    ----------
+    futures : list
+        The futures, in order.
+    array : dask.array.Array
+        The array.
+    """
+
+    def __init__(self, futures: list[Any], array: da.Array) -> None:
+        super().__init__(futures)
+        self.array = array
+
+
 def blocks_of(persisted: da.Array) -> list[Any]:
     """Return the blocks of a persisted Dask array in order, or their futures."""
     graph = dict(persisted.__dask_graph__())

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from labelsieve.execution.executor import Executor
+from labelsieve.execution.executor import Executor, PersistedBlocks
 from labelsieve.execution.progress import Progress, rows_read, tell
 from labelsieve.memory import SLAB
 from labelsieve.sources.retries import tried
@@ -171,9 +171,11 @@ class DaskJob:
             mapped = self._blockwise(name, function, slab, progress)
             total = _reduction(f"{name}-totals", mapped, take, combine)
             results, whole = self._compute(name, function, slab, [mapped, total], progress)
-            kept += results
+            kept.append(results)
             totals += self.executor.values(whole)
-        return kept, totals[0] if len(totals) == 1 else combine(totals)
+        if len(kept) == 1:
+            return kept[0], totals[0]
+        return list(itertools.chain.from_iterable(kept)), combine(totals)
 
     def _is_direct(self, columns: Sequence[Column]) -> bool:
         """Tell whether there is one chunk, here: a graph would only take time."""
@@ -197,9 +199,9 @@ class DaskJob:
         topic = None if progress is None else progress.topic
         # What all tasks share is one node of the graph, so that each task is a few hundred bytes.
         shared = dask.delayed(_Task(function, self.executor.attempts, topic), pure=False, traverse=False)
-        arrays = [_array(f"{name}-of", column) for column in columns]
-        index = "ij" if any(array.ndim == 2 for array in arrays) else "i"
-        pairs = [part for array in arrays for part in (array, index[: array.ndim])]
+        arrays = [self._array(f"{name}-of", column) for column in columns]
+        index = "ij" if any(len(array.numblocks) == 2 for array in arrays) else "i"
+        pairs = [part for array in arrays for part in (array, index[: len(array.numblocks)])]
         return da.blockwise(
             _run,
             index,
@@ -212,6 +214,26 @@ class DaskJob:
             dtype=object,
             meta=np.empty((0,) * len(index), object),
         )
+
+    def _array(self, name: str, column: Column) -> Any:
+        """Return a column as `blockwise` takes it.
+
+        On a cluster values are part of the tasks, and results that workers hold are the blocks of their array: neither
+        is a task of its own.
+        """
+        if isinstance(column, ChunkedRows):
+            return column.array()
+        if isinstance(column, PersistedBlocks):
+            return column.array
+        if not isinstance(column, Sequence):
+            return column
+        if not self.executor.is_cluster or any(_is_future(value) for value in column):
+            return values_array(name, column)
+        from dask.layers import ArrayValuesDep
+
+        values = np.empty(len(column), object)
+        values[:] = list(column)
+        return ArrayValuesDep(((1,) * len(column),), values)
 
     def _compute(
         self,
@@ -250,10 +272,8 @@ def _run(task: _Task, *blocks: Any) -> Any:
     return result
 
 
-def _array(name: str, column: Column) -> da.Array:
-    if isinstance(column, ChunkedRows):
-        return column.array()
-    return values_array(name, column) if isinstance(column, Sequence) else column
+def _is_future(value: Any) -> bool:
+    return type(value).__module__.startswith("distributed.") and hasattr(value, "key")
 
 
 def _reduction(

@@ -27,7 +27,7 @@ from labelsieve.settings import check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 from labelsieve.sources.npy import NpySource
-from labelsieve.tasks.partition import Batches, RowRange
+from labelsieve.tasks.partition import RowRange
 from labelsieve.tasks.work import PartitionWork
 
 adj_confident_thresholds_shared: Float64s | None = None
@@ -163,7 +163,7 @@ def each_partition(
     n_partitions = inputs.grid.n_partitions
     pieces = split_arr(np.arange(n_partitions), -(-n_partitions // (4 * n_jobs)))
     bounds = [(inputs.grid.bounds(piece[0])[0], inputs.grid.bounds(piece[-1])[1]) for piece in pieces]
-    work = partial(_piece, inputs.work(function), inputs.partitions(), tuple(shared), pieces)
+    work = partial(_piece, inputs.work(function), tuple(shared), pieces)
     found: list[list[Any]] = [[] for _ in pieces]
 
     def name(number: int) -> str:
@@ -205,7 +205,6 @@ def _shared_array(source: Source | None) -> npt.NDArray[Any]:
 
 def _piece(
     work: PartitionWork,
-    partitions: Sequence[Batches],
     names: tuple[str, ...],
     pieces: Sequence[npt.NDArray[np.intp]],
     number: int,
@@ -215,4 +214,4 @@ def _piece(
         raise RuntimeError("the shared arrays are set only while a pool runs")
     labels, pred_probs = (RowRange(ArraySource(shared)) for shared in (labels_shared, pred_probs_shared))
     work = work.with_options(**dict.fromkeys(names, adj_confident_thresholds_shared))
-    return [work(partitions[index], labels, pred_probs) for index in pieces[number].tolist()]
+    return [work(index, labels, pred_probs) for index in pieces[number].tolist()]

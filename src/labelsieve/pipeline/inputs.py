@@ -146,15 +146,15 @@ class Inputs:
 
     def work(self, function: Callable[..., Any]) -> PartitionWork:
         """Return the work of a task: ``function(partition, *more)``."""
-        return PartitionWork(function, self.n_classes, self.dtype, where_is(self.opened_pred_probs))
+        return PartitionWork(function, self.grid, self.n_classes, self.dtype, where_is(self.opened_pred_probs))
 
     def columns(self, executor: Executor) -> list[Column]:
-        """Return the arguments of tasks that read: batches, labels and pred_probs.
+        """Return the arguments of tasks that read: numbers of partitions, labels and pred_probs.
 
         Arrays in memory are cut and sent out once. A single partition on this machine needs no Dask array.
         """
         return [
-            self.partitions(),
+            range(self.grid.n_partitions),
             self._column("labels", self.opened_labels, executor),
             self._column("pred_probs", self.opened_pred_probs, executor),
         ]

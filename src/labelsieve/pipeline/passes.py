@@ -83,7 +83,7 @@ class Passes:
 
     @cached_property
     def _columns(self) -> list[Column]:
-        """The arguments of tasks that read: batches, labels and pred_probs; arrays in memory are sent out once."""
+        """The arguments of tasks that read; arrays in memory are sent out once."""
         if self.rule.n_reads > 1:
             self.inputs = persist_if_it_fits(self.inputs, self.job.executor, self.rule.n_reads)
         return self.inputs.columns(self.job.executor)
@@ -92,10 +92,10 @@ class Passes:
         """Return the same, without the blocks of finished partitions that Dask would have to compute."""
         if self.inputs.labels_source and self.inputs.pred_probs_source:
             return self._columns
-        batches = self.inputs.partitions()
-        if len(finished) == len(batches):
-            return [batches, [None] * len(batches), [None] * len(batches)]
-        return [batches, *(without_blocks(column, self.inputs.grid, finished) for column in self._columns[1:])]
+        numbers = range(self.inputs.grid.n_partitions)
+        if len(finished) == len(numbers):
+            return [numbers, [None] * len(numbers), [None] * len(numbers)]
+        return [numbers, *(without_blocks(column, self.inputs.grid, finished) for column in self._columns[1:])]
 
     def scan(self) -> ScanTotals:
         """Summarise all rows, in the first pass, and return what it adds up."""
@@ -149,9 +149,9 @@ class Passes:
         with self._progress("rescan", "read again") as bar:
             if self._stored or self._reader is None:
                 return self._rescan_to_checkpoint(bar)
-            batches, _, pred_probs = self._columns_without(())
+            numbers, _, pred_probs = self._columns_without(())
             work = partial(rescan.rescan, reader=self._reader, keeps_off_joint=self.rule.needs_off_joint)
-            columns = [batches, [None] * len(self._chunks), pred_probs, self._chunks]
+            columns = [numbers, [None] * len(self._chunks), pred_probs, self._chunks]
             total: RescanTotals
             self._chunks, total = self.job.persist(
                 "rescan", self.inputs.work(work), columns, rescan.rescan_totals, combine_rescans, bar
@@ -163,10 +163,10 @@ class Passes:
     def _rescan_to_checkpoint(self, progress: Progress | None = None) -> RescanTotals:
         if self._reader is None:
             raise RuntimeError("thresholds come first: call rescan()")
-        batches, _, pred_probs = self._columns_without(self._finished.get("rereads", ()))
+        numbers, _, pred_probs = self._columns_without(self._finished.get("rereads", ()))
         reader = replace(self._reader, rescan_records=self._rescan_records)
         work = self.inputs.work(partial(rescan.rescan_to_checkpoint, reader=reader))
-        columns = [batches, [None] * self.inputs.grid.n_partitions, pred_probs]
+        columns = [numbers, [None] * self.inputs.grid.n_partitions, pred_probs]
         total: RescanTotals = self.job.reduce("rescan", work, combine_rescans, columns, progress)
         return total
 
@@ -224,9 +224,9 @@ class Passes:
         self._check_margins(prune)
         records = self._records_of_thresholds(self._reader.thresholds, "margins") if self._stored else None
         found, n_done = (top_k_by_pair.Candidates.none(), 0) if records is None else rescan.stored_candidates(records)
-        batches, _, pred_probs = self._columns_without(range(n_done))
-        nothing = [None] * len(batches)
-        columns = [batches, nothing, pred_probs, nothing if self._stored else self._chunks]
+        numbers, _, pred_probs = self._columns_without(range(n_done))
+        nothing = [None] * self.inputs.grid.n_partitions
+        columns = [numbers, nothing, pred_probs, nothing if self._stored else self._chunks]
         work = self.inputs.work(partial(rescan.pair_candidates, reader=self._reader))
         executor = self.job.executor
         with self._progress("margins", "read a third time") as bar:

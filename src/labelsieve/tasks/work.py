@@ -10,6 +10,7 @@ import numpy as np
 
 from labelsieve.errors import located
 from labelsieve.memory import Span
+from labelsieve.partitioning import Grid
 from labelsieve.tasks.external_sort import Stretch
 from labelsieve.tasks.partition import Batches, Partition
 from labelsieve.tasks.summaries import SummaryChunk
@@ -22,6 +23,8 @@ class PartitionWork:
     ----------
     work : callable
         Of a `Partition`, and of what else the task is given.
+    grid : Grid
+        The partitions; tasks are given their numbers, so that a graph stays small.
     n_classes : int
         Columns of `pred_probs`.
     dtype : dtype
@@ -30,27 +33,37 @@ class PartitionWork:
         Where the rows are, for messages.
     """
 
-    def __init__(self, work: Callable[..., Any], n_classes: int, dtype: np.dtype[Any], where: str) -> None:
+    def __init__(self, work: Callable[..., Any], grid: Grid, n_classes: int, dtype: np.dtype[Any], where: str) -> None:
         self.where = where
-        self._work, self._n_classes, self._dtype = work, n_classes, dtype
+        self._work, self._grid, self._n_classes, self._dtype = work, grid, n_classes, dtype
 
-    def name(self, batches: Batches) -> str:
+    def batches(self, partition: int | Batches) -> Batches:
+        """Return the rows of a partition, given by its number or as they are."""
+        if isinstance(partition, Batches):
+            return partition
+        return Batches(partition, self._grid.ranges(partition))
+
+    def name(self, partition: int | Batches) -> str:
         """Name a partition for messages."""
+        batches = self.batches(partition)
         start, stop = batches.ranges[0][0], batches.ranges[-1][1]
         return f"partition {batches.index} (rows {start:,}..{stop - 1:,}) of {self.where}"
 
-    def n_rows(self, batches: Batches) -> int:
+    def n_rows(self, partition: int | Batches) -> int:
         """Return the number of rows of a partition."""
-        return batches.ranges[-1][1] - batches.ranges[0][0]
+        ranges = self.batches(partition).ranges
+        return ranges[-1][1] - ranges[0][0]
 
     def with_options(self, **options: Any) -> PartitionWork:
         """Return the same work with keyword arguments."""
-        return PartitionWork(partial(self._work, **options), self._n_classes, self._dtype, self.where)
+        return PartitionWork(partial(self._work, **options), self._grid, self._n_classes, self._dtype, self.where)
 
-    def __call__(self, batches: Batches, labels: Any, pred_probs: Any, *more: Any) -> Any:
+    def __call__(self, partition: int | Batches, labels: Any, pred_probs: Any, *more: Any) -> Any:
         """Do the work, and name the partition in any error."""
-        with located(self.name(batches)):
-            return self._work(Partition(batches, labels, pred_probs, self._n_classes, self._dtype), *more)
+        with located(self.name(partition)):
+            return self._work(
+                Partition(self.batches(partition), labels, pred_probs, self._n_classes, self._dtype), *more
+            )
 
 
 class ChunkWork:
