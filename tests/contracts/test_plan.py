@@ -20,6 +20,7 @@ from labelsieve.cli.app import run
 from labelsieve.execution import executor
 from labelsieve.execution.local_cluster import cluster
 from labelsieve.memory import INTERPRETER_BYTES, Need, size
+from labelsieve.pipeline import dask_job
 from labelsieve.settings import FILTER_NAMES, Settings
 from labelsieve.sources import open_array
 
@@ -151,7 +152,7 @@ def test_labels_that_are_read_first_are_counted_by_a_plan_that_does_not_read_the
 
 
 def test_a_map_is_submitted_in_slabs(monkeypatch):
-    monkeypatch.setattr(executor, "SLAB", 16)
+    monkeypatch.setattr(dask_job, "SLAB", 16)
     monkeypatch.setattr(memory, "SLAB", 16)
     want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS))
     plan = plan_label_issues(LABELS, PROBS, **CUT)
@@ -404,7 +405,7 @@ def test_a_plan_of_a_hundred_terabytes_takes_no_time():
     )
     plan = plan_label_issues(labels, probs, max_memory="50GB")
     assert (plan.stored, plan.bytes_read) == (True, 10**14)
-    assert plan.n_slabs == -(-plan.n_partitions // executor.SLAB) > 10
+    assert plan.n_slabs == -(-plan.n_partitions // memory.SLAB) > 10
 
 
 def test_what_is_wrong_with_the_inputs_is_told_by_a_plan_too():
@@ -467,7 +468,7 @@ def test_a_plan_refuses_what_the_run_would(tmp_path, act, what):
     if what == "alien":
         (tmp_path / "w").mkdir()
         (tmp_path / "w" / "photo.jpg").write_bytes(b"x")
-        choices["fresh"], message = True, "is not empty, and no workdir"
+        choices["fresh"], message = True, "is not empty and is not a Labelsieve workdir"
     elif what == "nested":
         choices, message = (
             {"workdir": tmp_path / "o.zarr" / "w", "output": tmp_path / "o.zarr"},
