@@ -222,7 +222,7 @@ class FirstTask(SchedulerPlugin):
         self.first, self.n_tasks = None, 0
 
     def transition(self, key, start, finish, *args, **kwargs):
-        if finish == "processing" and str(key).startswith("('summarise-") and self.first is None:
+        if finish == "processing" and str(key).startswith("('scan-") and self.first is None:
             self.first = time.perf_counter()
         self.n_tasks += (start, finish) == ("processing", "memory")
 
