@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import labelsieve
-from labelsieve.settings import FILTERS
+from labelsieve.settings import FILTER_NAMES
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -40,7 +40,7 @@ def told():
 def test_the_filters_select_as_readme_tells():
     labels, probs, flipped = draw(200_000, 50, 0.04)
     measured = {}
-    for name in ("none", *FILTERS):
+    for name in ("none", *FILTER_NAMES):
         found = labelsieve.find_label_issues(labels, probs, filter_by=None if name == "none" else name, progress=False)
         hits = np.count_nonzero(flipped[found.indices])
         measured[name] = hits / len(found), hits / np.count_nonzero(flipped), found.facts.n_reads
