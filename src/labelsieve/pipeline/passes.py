@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Final
@@ -23,6 +23,7 @@ from labelsieve.memory import Span, spans
 from labelsieve.pipeline.dask_job import Column, DaskJob, some_chunks
 from labelsieve.pipeline.inputs import Inputs, persist_if_it_fits, without_blocks
 from labelsieve.pipeline.row_summaries import RowSummaries, repairing
+from labelsieve.settings import Settings
 from labelsieve.tasks import rescan, scan
 from labelsieve.tasks.checkpoint import Records, digest
 from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
@@ -127,7 +128,7 @@ class Passes:
         """Take in what forked processes made of the partitions in the first pass."""
         if not self._stored:
             self._chunks = list(results)
-        total = combine_totals(result.totals if isinstance(result, SummaryChunk) else result for result in results)
+        total = _combine_chunk_totals(results)
         self._sums = total.sums
         return total
 
@@ -143,7 +144,7 @@ class Passes:
             totals = repairing(self._repair, self._rescan)
             self.n_reread += totals.n_read
             self.n_reads += 1
-        return self._table(), totals
+        return self._table(self._reader), totals
 
     def _rescan(self) -> RescanTotals:
         with self._progress("rescan", "read again") as bar:
@@ -170,16 +171,14 @@ class Passes:
         total: RescanTotals = self.job.reduce("rescan", work, combine_rescans, columns, progress)
         return total
 
-    def _table(self) -> RowSummaries:
-        if self._reader is None:
-            raise RuntimeError("thresholds come first: call rescan()")
+    def _table(self, reader: SummaryReader) -> RowSummaries:
         chunks: list[Any] = self._spans if self._stored else self._chunks
         rows = [span.stop - span.start for span in self._spans] if self._stored else self._partition_rows
         return RowSummaries(
             self.job,
             chunks,
             rows,
-            self._reader,
+            reader,
             self.inputs.n_classes,
             self.inputs.dtype,
             stored=self._stored,
@@ -190,11 +189,7 @@ class Passes:
 
     def first_table(self) -> RowSummaries:
         """Return the table of the first pass, without scores that need the thresholds."""
-        reader, self._reader = self._reader, SummaryReader(type(self.settings)(), np.empty(0), self._records)
-        try:
-            return self._table()
-        finally:
-            self._reader = reader
+        return self._table(SummaryReader(Settings(), np.empty(0), self._records))
 
     @cached_property
     def _partition_rows(self) -> list[int]:
@@ -258,8 +253,7 @@ class Passes:
         if self._reader is None:
             return
         columns, work = self._columns_without(self._finished["summaries"]), self.inputs.work(self.scan_work)
-        take = combine_totals if self._stored else _combine_chunk_totals
-        total: ScanTotals = self.job.reduce("scan", work, take, columns)
+        total: ScanTotals = self.job.reduce("scan", work, _combine_chunk_totals, columns)
         self.n_reread += total.n_read
         if self._sums is not None and not total.sums.same(self._sums):
             raise UnreadableDataError(
@@ -286,7 +280,8 @@ class Passes:
         )
 
 
-def _combine_chunk_totals(parts: Any) -> ScanTotals:
+def _combine_chunk_totals(parts: Iterable[SummaryChunk | ScanTotals]) -> ScanTotals:
+    """Fold the totals of consecutive chunks, or totals that were folded before."""
     return combine_totals(part.totals if isinstance(part, SummaryChunk) else part for part in parts)
 
 
