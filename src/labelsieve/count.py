@@ -19,10 +19,15 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.latent import PY_METHODS, PyMethod, latent
-from labelsieve.confident_learning.noise_matrices import Entries, check_sparse, entries_of
-from labelsieve.confident_learning.pruning import JointCounts, calibrated_joint, estimated_issues, off_diagonal_rows
-from labelsieve.confident_learning.thresholds import Float64s, Int64s
+from labelsieve.confident_learning import noise_matrices
+from labelsieve.confident_learning.calibration import (
+    JointCounts,
+    calibrated_joint,
+    estimated_issues,
+    off_diagonal_rows,
+)
+from labelsieve.confident_learning.dtypes import Float64s, Int64s
+from labelsieve.confident_learning.noise_matrices import PY_METHODS, Entries, PyMethod, check_sparse, entries_of
 from labelsieve.confident_learning.validation import Findings, raise_or_warn
 from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
@@ -289,7 +294,8 @@ def estimate_latent(
     check_sparse(dense=dense)
     entries = entries_of("confident_joint", confident_joint)
     class_counts = _class_counts(labels, entries.size)
-    py, noise, inverse = latent(entries, class_counts, py_method, converge=converge_latent_estimates)
+    estimate = noise_matrices.estimate_latent
+    py, noise, inverse = estimate(entries, class_counts, py_method, converge=converge_latent_estimates)
     return py, noise.matrix(dense=dense), inverse.matrix(dense=dense)
 
 

@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
 from labelsieve.confident_learning.agreement import SAMPLE_ROWS, misfit
-from labelsieve.confident_learning.pruning import JointCounts
-from labelsieve.confident_learning.row_summary import Ints, class_dtype
+from labelsieve.confident_learning.calibration import JointCounts
+from labelsieve.confident_learning.dtypes import Floats, Ints, class_dtype
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
     IssueCounts,
@@ -25,7 +25,7 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import active_client
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.fingerprint import check_versions, note_versions
-from labelsieve.pipeline.inputs import each_partition
+from labelsieve.pipeline.inputs import map_partitions
 from labelsieve.pipeline.keywords import explain_keywords
 from labelsieve.pipeline.opening import open_inputs
 from labelsieve.settings import Settings, batched_choices, check_whole_number
@@ -37,8 +37,6 @@ from labelsieve.tasks.scan import class_sums
 from labelsieve.tasks.totals import combine_totals
 
 __all__ = ["LabelInspector"]
-
-Scores = npt.NDArray[np.floating[Any]]
 
 
 class LabelInspector:
@@ -148,7 +146,7 @@ class LabelInspector:
         InvalidInputError
             For bad data, before any of it counts.
         """
-        parts = self._each_partition(labels, pred_probs, class_sums)
+        parts = self._map_partitions(labels, pred_probs, class_sums)
         if not parts:
             return
         total = combine_totals(parts)
@@ -157,7 +155,7 @@ class LabelInspector:
         total.sums.add_to(self._sums)
         self._thresholds = None
 
-    def score_label_quality(self, labels: Any, pred_probs: Any, *, update_num_issues: bool = True) -> Scores:
+    def score_label_quality(self, labels: Any, pred_probs: Any, *, update_num_issues: bool = True) -> Floats:
         """Score a batch, and count its issues.
 
         Parameters
@@ -182,7 +180,7 @@ class LabelInspector:
         thresholds = self._current_thresholds()
         adj_thresholds = adjusted_thresholds(thresholds) if update_num_issues else None
         work = partial(inspect, settings=self._settings, thresholds=thresholds)
-        parts: list[InspectedRows] = self._each_partition(labels, pred_probs, work, adj_thresholds=adj_thresholds)
+        parts: list[InspectedRows] = self._map_partitions(labels, pred_probs, work, adj_thresholds=adj_thresholds)
         if not parts:
             return np.empty(0, np.float64)
         self._raise_or_warn(combine_findings(p.findings for p in parts))
@@ -246,7 +244,7 @@ class LabelInspector:
             print(f"Total number of examples whose labels have been evaluated: {self._n_scored}")
         return num_issues(counts, calibrated=self._settings.calibrated)
 
-    def get_quality_scores(self) -> Scores:
+    def get_quality_scores(self) -> Floats:
         """Return the scores of all rows so far.
 
         Returns
@@ -277,9 +275,9 @@ class LabelInspector:
         """
         self._require_results("issues")
         num_issues = self.get_num_issues()
-        return radix_select.lowest(self._scores.values(), num_issues)
+        return radix_select.lowest_rows(self._scores.values(), num_issues)
 
-    def _each_partition(
+    def _map_partitions(
         self, labels: Any, pred_probs: Any, function: Callable[..., Any], **shared: npt.NDArray[np.float64] | None
     ) -> list[Any]:
         """Return ``function(partition, **shared)`` of each partition of a batch; nothing for a batch without rows."""
@@ -296,9 +294,9 @@ class LabelInspector:
         inputs = tried(attempts, partial(open_inputs, *pair, n_jobs=self.n_jobs))
         forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=active_client() is not None)
         if forks and inputs.grid.n_partitions > 1:
-            parts = fork_pool.each_partition(inputs, function, self.n_jobs, shared)
+            parts = fork_pool.map_in_forks(inputs, function, self.n_jobs, shared)
         else:
-            parts = each_partition(inputs, partial(function, **shared))
+            parts = map_partitions(inputs, partial(function, **shared))
         check_versions(pair, attempts)
         return parts
 

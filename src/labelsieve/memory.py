@@ -109,9 +109,10 @@ from typing import Final
 
 import psutil
 
+from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.confident_learning.filters import Filter, filter_of
-from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
-from labelsieve.partitioning import PARTITIONS_A_THREAD, Grid
+from labelsieve.confident_learning.row_summary import STRIP_BYTES
+from labelsieve.partitioning import result_rows
 from labelsieve.settings import Settings
 
 __all__ = ["Need"]
@@ -141,39 +142,12 @@ EXPECTED_SHARE: Final = 0.1
 BLOCK_ROWS: Final = 1 << 16
 # Selected rows that a thread sorts at a time where the issues are written by the tasks.
 RUN_ROWS: Final = 1 << 16
-# Rows of a stored chunk of the scores and the mask of all rows.
-RESULT_ROWS: Final = 1 << 18
-# Bytes of summaries that a task works on where these are stored, and the most chunks of a result.
-_SPAN_BYTES: Final = 32_000_000
-_RESULT_CHUNKS: Final = 4096
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 # In control groups of version 2 and 1: the files with the limit and the usage, and the line of memory.stat with the
 # part of the usage that the kernel can drop at any time.
 _V2: Final = ("memory.max", "memory.current", "inactive_file")
 _V1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
-
-
-@dataclass(frozen=True)
-class Span:
-    """Consecutive rows whose stored summaries one task works on.
-
-    Parameters
-    ----------
-    start, stop : int
-        The rows ``[start, stop)``.
-    pieces : tuple of tuple of int
-        For each partition that they touch its number, and the rows ``[a, b)`` of it, counted from its first.
-    """
-
-    start: int
-    stop: int
-    pieces: tuple[tuple[int, int, int], ...]
-
-
-def result_rows(n_rows: int) -> int:
-    """Return the rows of a stored chunk of the scores and the mask of all rows: some thousand chunks at most."""
-    return RESULT_ROWS * max(1, -(-n_rows // (_RESULT_CHUNKS * RESULT_ROWS)))
 
 
 def run_rows(n_issues: int, room: int | None = None) -> int:
@@ -220,35 +194,6 @@ def merge_bytes(n_rows: int) -> int:
     n_ranges = -(-n_issues // run_rows(n_issues))
     n_runs = n_ranges + -(-n_rows // result_rows(n_rows))
     return 2 * 4 * n_runs * 2 * n_ranges + 64 * max(n_issues // 1024, 16 * n_runs)
-
-
-def spans(grid: Grid, row_bytes: int, n_threads: int) -> list[Span]:
-    """Cut all rows in spans of whole stored chunks of the result, some for each thread.
-
-    Parameters
-    ----------
-    grid : Grid
-        The partitions.
-    row_bytes : int
-        Bytes of a row's summary.
-    n_threads : int
-        Threads that share the work.
-    """
-    chunk = result_rows(grid.n_rows)
-    rows = min(_SPAN_BYTES // row_bytes, grid.n_rows // (n_threads * PARTITIONS_A_THREAD))
-    rows = max(chunk, rows - rows % chunk)
-    found, index = [], 0
-    for start in range(0, grid.n_rows, rows):
-        stop, pieces = min(start + rows, grid.n_rows), []
-        while True:
-            first, last = grid.bounds(index)
-            pieces.append((index, max(start, first) - first, min(stop, last) - first))
-            if last >= stop:
-                break
-            index += 1
-        index += last == stop
-        found.append(Span(start, stop, tuple(pieces)))
-    return found
 
 
 @dataclass(frozen=True)

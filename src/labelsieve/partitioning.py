@@ -1,4 +1,4 @@
-"""How rows are cut in batches and partitions. Arithmetic alone: no data, no Dask."""
+"""How rows are cut into batches, partitions and spans. Arithmetic alone: no data, no Dask."""
 
 from __future__ import annotations
 
@@ -23,6 +23,11 @@ PARTITIONS_A_THREAD: Final = 4
 _REMOTE_PARTITIONS_A_THREAD: Final = 2
 # A batch takes at most this share of the memory over all threads.
 _BATCH_SHARE: Final = 0.25
+# Rows of a stored chunk of the scores and of the mask of all rows, and the most chunks that these have.
+RESULT_ROWS: Final = 1 << 18
+_RESULT_CHUNKS: Final = 4096
+# Bytes of row summaries in a workdir that one task works on.
+_SPAN_BYTES: Final = 32_000_000
 
 Auto = Literal["auto"]
 
@@ -176,6 +181,57 @@ def group_size(
     each = _REMOTE_PARTITIONS_A_THREAD if remote else PARTITIONS_A_THREAD
     target = min(PARTITION_BYTES, total_bytes // (n_threads * each))
     return max(1, target // max(1, batch_bytes))
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows whose summaries in a workdir one task works on.
+
+    Parameters
+    ----------
+    start, stop : int
+        The rows ``[start, stop)``.
+    pieces : tuple of tuple of int
+        For each partition that has some of these rows: its number, and its rows ``[a, b)``, counted from its first row.
+    """
+
+    start: int
+    stop: int
+    pieces: tuple[tuple[int, int, int], ...]
+
+
+def result_rows(n_rows: int) -> int:
+    """Return the number of rows of a stored chunk of the scores and of the mask: there are at most 4,096 chunks."""
+    return RESULT_ROWS * max(1, -(-n_rows // (_RESULT_CHUNKS * RESULT_ROWS)))
+
+
+def spans(grid: Grid, row_bytes: int, n_threads: int) -> list[Span]:
+    """Cut all rows into spans, several per thread, each of whole stored chunks of the result.
+
+    Parameters
+    ----------
+    grid : Grid
+        The partitions.
+    row_bytes : int
+        Bytes of the summary of a row.
+    n_threads : int
+        Threads that share the work.
+    """
+    chunk = result_rows(grid.n_rows)
+    rows = min(_SPAN_BYTES // row_bytes, grid.n_rows // (n_threads * PARTITIONS_A_THREAD))
+    rows = max(chunk, rows - rows % chunk)
+    found, index = [], 0
+    for start in range(0, grid.n_rows, rows):
+        stop, pieces = min(start + rows, grid.n_rows), []
+        while True:
+            first, last = grid.bounds(index)
+            pieces.append((index, max(start, first) - first, min(stop, last) - first))
+            if last >= stop:
+                break
+            index += 1
+        index += last == stop
+        found.append(Span(start, stop, tuple(pieces)))
+    return found
 
 
 def check_sizes(batch_size: object, partition_batches: object) -> None:

@@ -359,7 +359,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_
     assert found.facts.bytes_read == rows * (3 * 600 - before - 40 * n_done)
 
 
-@pytest.mark.parametrize("kind", ["rereads", "margins"])
+@pytest.mark.parametrize("kind", ["rescan", "margins"])
 def test_a_torn_record_of_a_later_read_is_made_again(tmp_path, want, kind):
     choices = {"filter_by": "both", "workdir": tmp_path / "work", **CUT}
     find(**choices)
@@ -367,7 +367,7 @@ def test_a_torn_record_of_a_later_read_is_made_again(tmp_path, want, kind):
     path.write_bytes(path.read_bytes()[:-7])
     found = find(**choices)
     assert bits(found) == want["both"]
-    assert found.facts.bytes_read == {"rereads": 40, "margins": 600}[kind] * 5 * 8
+    assert found.facts.bytes_read == {"rescan": 40, "margins": 600}[kind] * 5 * 8
 
 
 def test_a_workdir_of_another_filter_is_refused_with_the_difference(tmp_path):

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelsieve import memory
+from labelsieve import memory, partitioning
 from labelsieve.errors import InvalidInputError
-from labelsieve.memory import BLOCK_ROWS, ISSUE_BYTES, Need, result_rows, run_rows, spans
-from labelsieve.partitioning import Grid, check_sizes, group_size, plan_grid
+from labelsieve.memory import BLOCK_ROWS, ISSUE_BYTES, Need, run_rows
+from labelsieve.partitioning import Grid, check_sizes, group_size, plan_grid, result_rows, spans
 from labelsieve.settings import Settings
 
 PLENTY = 10**15
@@ -110,8 +110,8 @@ def test_batches_of_a_dask_array_stay():
 )
 def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span_bytes, n_threads):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "RESULT_ROWS", chunk)
-        patch.setattr(memory, "_SPAN_BYTES", span_bytes)
+        patch.setattr(partitioning, "RESULT_ROWS", chunk)
+        patch.setattr(partitioning, "_SPAN_BYTES", span_bytes)
         found = spans(grid, 10, n_threads)
     edges = [found[0].start, *(span.stop for span in found)]
     assert (edges[0], edges[-1]) == (0, grid.n_rows)
@@ -131,8 +131,8 @@ def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span
 
 
 def test_spans_touch_no_partition_in_vain():
-    grid = Grid(3 * memory.RESULT_ROWS, memory.RESULT_ROWS, 1)
-    assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, memory.RESULT_ROWS),) for i in range(3)]
+    grid = Grid(3 * partitioning.RESULT_ROWS, partitioning.RESULT_ROWS, 1)
+    assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, partitioning.RESULT_ROWS),) for i in range(3)]
 
 
 def test_there_are_some_spans_for_each_thread_and_each_is_about_32_mb():

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.row_summary import Ints, RowSummary
-from labelsieve.confident_learning.thresholds import Int64s, blocks
+from labelsieve.confident_learning.dtypes import Int64s, Ints
+from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.thresholds import row_slices
 
 # Standard deviations that tell an agreement from chance.
 _CLEAR: Final = 5.0
@@ -64,7 +65,7 @@ class Agreement(NamedTuple):
     def of(cls, labels: Ints, predicted: Ints) -> Agreement:
         """Count ``(n,)`` labels and predicted classes."""
         found = []
-        for rows in blocks(len(labels)):
+        for rows in row_slices(len(labels)):
             given, seen = labels[rows], predicted[rows]
             matches = (given == seen, given[:-1] == seen[1:], given[1:] == seen[:-1])
             found.append([int(np.count_nonzero(match)) for match in matches])
@@ -107,12 +108,12 @@ class RowSample:
         rows = (near[:, None] + np.arange(_WINDOW)).reshape(-1)
         return rows[(rows >= start) & (rows < stop)]
 
-    def take(self, first_row: int, blocks: Iterable[RowSummary]) -> tuple[Ints, Ints]:
+    def take(self, first_row: int, blocks: Iterable[SummaryBlock]) -> tuple[Ints, Ints]:
         """Return the labels and predicted classes of the sample's rows in consecutive blocks from `first_row` on."""
         labels, predicted = [], []
         for block in blocks:
             rows = self.rows(first_row, first_row + len(block)) - first_row
-            labels.append(block.labels[rows])
+            labels.append(block.label[rows])
             predicted.append(block.predicted[rows])
             first_row += len(block)
         return np.concatenate(labels), np.concatenate(predicted)

@@ -13,8 +13,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, calibrated_pairs, joint_sums
-from labelsieve.confident_learning.thresholds import Float64s, Int64s
+from labelsieve.confident_learning.calibration import calibrated_pairs, joint_sums
+from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.confident_learning.dtypes import Float64s, Int64s
 
 # A class with fewer rows than this has no threshold to speak of.
 RARE_ROWS: Final = 10
@@ -74,8 +75,8 @@ def class_columns(
         "rows": class_counts,
         "issues": issues_of_class,
         "share": _share(issues_of_class, class_counts),
-        "label_noise": _share(joint.of_given - joint.diagonal, joint.of_given),
-        "inverse_label_noise": _share(joint.of_true - joint.diagonal, joint.of_true),
+        "label_noise": _share(joint.by_label - joint.diagonal, joint.by_label),
+        "inverse_label_noise": _share(joint.by_true_class - joint.diagonal, joint.by_true_class),
         "mean_score": mean_scores,
         "threshold": thresholds,
         "flag": class_flags(class_counts, thresholds),

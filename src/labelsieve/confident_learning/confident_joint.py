@@ -1,7 +1,16 @@
-"""Confidently predicted rows by given label and predicted class, and what is made of these counts. NumPy only.
+"""Confident rows, counted by label and class, by either of two rules.
 
-The batched rule counts a row by its predicted class alone, where the exact rule may count it by another (`looks`).
-Handed these counts as ``confident_joint``, cleanlab's functions give the numbers that stand here.
+``rule="predicted_class"`` counts a row as its predicted class, if its probability is at least the class's threshold
+less 1e-6 (`ConfidentCounter`). It needs row summaries only.
+
+``rule="confident_joint"`` is the rule of ``cleanlab.count.compute_confident_joint`` (2.9) and needs whole rows again,
+once the thresholds are known (`JointCounter`). A row reaches a class if its probability is at least the class's
+threshold less 1e-6. A row that reaches one class is counted as that class. A row that reaches several is counted as its
+predicted class, whether that is reached or not. A row that reaches none is not counted. So a row that reaches its
+predicted class is counted as it, whatever the others are. Of the rest, only rows whose largest probability is as high
+as the lowest threshold can be counted, and only of these all K probabilities are compared.
+
+If cleanlab's functions are given these counts as ``confident_joint``, they return the same numbers as Labelsieve.
 """
 
 from __future__ import annotations
@@ -13,8 +22,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.thresholds import Float64s, Int64s, IssueCounts, blocks, smallest_at_least
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Int64s, pair_dtype
+from labelsieve.confident_learning.row_summary import SummaryBlock, near_predicted
+from labelsieve.confident_learning.thresholds import IssueCounts, adjusted_thresholds, row_slices, smallest_at_least
 from labelsieve.settings import FLOAT_TOLERANCE
 
 # How far above its mean a probability is likely to be. Of 36 synthetic datasets (K 2 to 1000, equal and Zipf classes)
@@ -22,16 +32,17 @@ from labelsieve.settings import FLOAT_TOLERANCE
 _LIKELY: Final = 3.0
 # Pairs that are worked on at a time.
 _PIECE_PAIRS: Final = 1 << 18
-# Up to this many classes counts are calibrated to the last bit as in cleanlab: with a matrix, and NumPy's sort where
-# remainders tie. Beyond, where that takes gigabytes and minutes, by exact sums and in the order of the classes.
-_MATRIX_CLASSES: Final = 1024
-# What divides where there is nothing (cleanlab/internal/constants.py, 2.9).
-TINY: Final = 1e-100
 # Up to this many classes, pairs are counted in a table: a given label and a class, or K, make a 16-bit key. With more
 # classes, rows are sorted by their pair.
 _TABLE_CLASSES: Final = 255
 # Rows that are held before they are counted in the table.
 _TABLE_ROWS: Final = 1 << 16
+# Up to this many classes a loop over columns beats a search along rows.
+_FEW_CLASSES: Final = 32
+# If more than this share of a strip's rows has to be compared, it is faster to compare all of them than to gather some.
+_MOST_ROWS: Final = 0.4
+
+Reached = tuple[Bools, Bools, npt.NDArray[Any]]
 
 
 @dataclass
@@ -71,11 +82,11 @@ class ConfidentCounts:
         return self.pairs.astype(np.int64) % self.n_classes
 
     @property
-    def of_given(self) -> Int64s:
+    def off_diagonal(self) -> Int64s:
         """``(K,)`` confident rows of each given label that are predicted as another class."""
         total = np.zeros(self.n_classes, np.int64)
         for piece in self.pieces():
-            total += _sums(piece.given, piece.counts, self.n_classes)
+            total += sums_by_class(piece.given, piece.counts, self.n_classes)
         return total
 
     def pieces(self) -> Iterator[ConfidentCounts]:
@@ -97,13 +108,8 @@ class ConfidentCounts:
         off = int(self.counts.sum(dtype=np.int64))
         if not calibrated:
             return IssueCounts(off, None)
-        off_of_label = self.of_given
+        off_of_label = self.off_diagonal
         return IssueCounts(off, np.stack([class_counts, self.diagonal + off_of_label, off_of_label]))
-
-
-def pair_dtype(n_classes: int) -> np.dtype[Any]:
-    """Return the dtype of pairs: 4 bytes where they hold it, and of classes that are very many 8."""
-    return np.dtype(np.uint32 if n_classes * n_classes <= 1 << 32 else np.int64)
 
 
 class PairCounter:
@@ -194,13 +200,13 @@ class ConfidentCounter:
         # `min(p, share * (1 - p))` is largest where both are equal. In most datasets no threshold is that low.
         self._any_likely = adj_thresholds[lowest] <= self._share / (1 + self._share) + FLOAT_TOLERANCE
 
-    def add(self, summary: RowSummary) -> None:
+    def add(self, summary: SummaryBlock) -> None:
         """Count rows."""
-        for block in blocks(len(summary)):
+        for block in row_slices(len(summary)):
             self._add(summary[block])
 
-    def _add(self, summary: RowSummary) -> None:
-        labels, predicted, p_predicted = summary.labels, summary.predicted, summary.p_predicted
+    def _add(self, summary: SummaryBlock) -> None:
+        labels, predicted, p_predicted = summary.label, summary.predicted, summary.p_predicted
         # Signed bits order like floats against a number above 0, and float16 compares no other way in good time.
         signed = f"i{p_predicted.itemsize}"
         bars = smallest_at_least(self._thresholds, p_predicted.dtype).view(signed)
@@ -209,7 +215,7 @@ class ConfidentCounter:
         if self._any_likely:
             left = np.flatnonzero((labels != predicted) & ~counted)
             p_left = p_predicted[left].astype(np.float64)
-            near = summary.p_given[left].astype(np.float64) + FLOAT_TOLERANCE > p_left
+            near = summary.p_label[left].astype(np.float64) + FLOAT_TOLERANCE > p_left
             likely = np.minimum(p_left, self._share * (1 - p_left))
             self._undecided += int(np.count_nonzero(~near & (likely >= self._other[predicted[left]])))
 
@@ -218,7 +224,7 @@ class ConfidentCounter:
         return replace(self._counter.counts(), undecided=self._undecided)
 
 
-def confident_chunk(summary: RowSummary, adj_thresholds: Float64s) -> ConfidentCounts:
+def confident_chunk(summary: SummaryBlock, adj_thresholds: Float64s) -> ConfidentCounts:
     """Count the rows of `summary`; see `ConfidentCounter`."""
     counter = ConfidentCounter(adj_thresholds)
     counter.add(summary)
@@ -256,131 +262,94 @@ def confident_combine(parts: Iterable[ConfidentCounts]) -> ConfidentCounts:
     return ConfidentCounts(diagonal, pairs, counts, sum(part.undecided for part in every))
 
 
-@dataclass(frozen=True)
-class Joint:
-    """How many rows of each given label truly are of each class, as estimated; whole rows, which add up to N.
+class JointAssigner:
+    """Assigns the rows of a strip to classes of the confident joint, with scratch arrays made once.
 
     Parameters
     ----------
-    diagonal : (K,) int64
-        Rows of each class whose label is right.
-    of_given, of_true : (K,) int64
-        Rows by given label, and by true class.
+    thresholds : (K,) float64
+        Confident thresholds.
+    dtype : dtype
+        Native dtype of `pred_probs`.
     """
 
-    diagonal: Int64s
-    of_given: Int64s
-    of_true: Int64s
+    def __init__(self, thresholds: Float64s, dtype: np.dtype[Any]) -> None:
+        self._thresholds, self.n_classes = adjusted_thresholds(thresholds), len(thresholds)
+        # Signed bits order like floats against a number above 0, and float16 compares no other way in good time.
+        self._dtype, self._signed = dtype.newbyteorder("="), np.dtype(f"i{dtype.itemsize}")
+        self._threshold_bits = smallest_at_least(self._thresholds, self._dtype).view(self._signed)
+        self._lowest = self._thresholds.min()
+        self._mask: Bools = np.empty(0, np.bool_)
+
+    def assign(self, summary: SummaryBlock, probs: Floats) -> tuple[npt.NDArray[np.intp], Bools]:
+        """Return the ``(n,)`` classes of the ``(n, K)`` strip `probs`, and which rows are counted at all."""
+        classes = summary.predicted.astype(np.intp)
+        counted = summary.p_predicted >= self._thresholds[classes]
+        rows = np.flatnonzero(~counted & (summary.p_predicted >= self._lowest))
+        if not len(rows):
+            return classes, counted
+        bits = np.ascontiguousarray(probs, dtype=self._dtype).view(self._signed)
+        some = bits[rows] if len(rows) < _MOST_ROWS * len(bits) else bits
+        found = self._reached_by_column(some) if self.n_classes <= _FEW_CLASSES else self._reached_by_row(some)
+        any_reached, single, last = found if some is not bits else (column[rows] for column in found)
+        counted[rows] = any_reached
+        classes[rows[single]] = last[single]
+        return classes, counted
+
+    def _reached_by_column(self, bits: npt.NDArray[Any]) -> Reached:
+        """Return for each row whether it reaches any class, whether it reaches exactly one, and which one that is."""
+        columns = np.ascontiguousarray(bits.T)
+        n_reached, last = np.zeros(len(bits), np.uint8), np.zeros(len(bits), np.uint8)
+        for k in range(self.n_classes):
+            reached = (columns[k] >= self._threshold_bits[k]).view(np.uint8)
+            n_reached += reached
+            np.maximum(last, reached * np.uint8(k), out=last)
+        return n_reached > 0, n_reached == 1, last
+
+    def _reached_by_row(self, bits: npt.NDArray[Any]) -> Reached:
+        """Return the same by two searches along each row, which end at the first and at the second class reached."""
+        if len(self._mask) < bits.size:
+            self._mask = np.empty(bits.size, np.bool_)
+        mask, rows = self._mask[: bits.size].reshape(bits.shape), np.arange(len(bits))
+        np.greater_equal(bits, self._threshold_bits, out=mask)
+        first = mask.argmax(axis=1)
+        any_reached = mask[rows, first]
+        mask[rows, first] = False
+        return any_reached, any_reached & ~mask[rows, mask.argmax(axis=1)], first
 
 
-def calibrated_pairs(
-    confident: ConfidentCounts, class_counts: Int64s
-) -> Iterator[tuple[ConfidentCounts, Int64s, Int64s]]:
-    """Scale the confident rows of each given label to all of its rows, and round to whole ones that add up the same.
-
-    As ``cleanlab.count.calibrate_confident_joint`` (2.9), for pairs that occur; a label without any confident row has
-    none here, as there.
+class JointCounter:
+    """Counts rows by the confident joint, strip by strip.
 
     Parameters
     ----------
-    confident : ConfidentCounts
-        Counts.
-    class_counts : (K,) int64
-        All rows with each label.
-
-    Yields
-    ------
-    piece : ConfidentCounts
-        Some of the pairs, all of their given labels; the last piece has none.
-    estimated : (P,) int64
-        Estimated rows of each pair.
-    diagonal : (K,) int64
-        Estimated rows of the diagonal, of the piece's labels; in the last piece of labels without pairs. Else 0.
+    thresholds : (K,) float64
+        Confident thresholds.
+    dtype : dtype
+        Native dtype of `pred_probs`.
     """
-    n_classes = confident.n_classes
-    everywhere = confident.diagonal + confident.of_given
-    n_rows, total = int(class_counts.sum()), float(max(class_counts[everywhere > 0].sum(), 1))
-    if n_classes <= _MATRIX_CLASSES:
-        total = max(_matrix_total(confident, class_counts), TINY)
-    everywhere = np.maximum(everywhere, TINY)
-    alone = np.ones(n_classes, bool)
-    for piece in confident.pieces():
-        given = piece.given
-        labels = np.unique(given)
-        alone[labels] = False
-        # The diagonal is one more pair of each label, so that all of its rows are rounded together.
-        of = np.concatenate([given, labels])
-        columns = np.concatenate([piece.predicted, labels])
-        values = np.concatenate([piece.counts, confident.diagonal[labels]]) / everywhere[of] * class_counts[of]
-        values = values / total * n_rows
-        order = np.lexsort((columns, of))
-        whole = np.empty(len(of), np.int64)
-        whole[order] = _rounded(values[order], of[order], columns[order], n_classes)
-        diagonal = np.zeros(n_classes, np.int64)
-        diagonal[labels] = whole[len(given) :]
-        yield piece, whole[: len(given)], diagonal
-    scaled = confident.diagonal / everywhere * class_counts / total * n_rows
-    rest = np.where(alone, np.rint(scaled), 0).astype(np.int64)
-    none = ConfidentCounts(confident.diagonal, confident.pairs[:0], confident.counts[:0])
-    yield none, np.empty(0, np.int64), rest
+
+    def __init__(self, thresholds: Float64s, dtype: np.dtype[Any]) -> None:
+        self._assigner, self._counter = JointAssigner(thresholds, dtype), PairCounter(len(thresholds))
+        self._n_off_diagonal = 0
+
+    def add(self, summary: SummaryBlock, probs: Floats) -> Bools:
+        """Count the ``(n, K)`` strip `probs`, and return the column `off_diagonal` of its rows."""
+        classes, counted = self._assigner.assign(summary, probs)
+        self._counter.add(summary.label, classes, counted)
+        off_diagonal: Bools = counted & (classes != summary.label)
+        rows = np.flatnonzero(off_diagonal)
+        off_diagonal[rows] = ~near_predicted(
+            summary.label[rows], summary.predicted[rows], summary.p_label[rows], summary.p_predicted[rows]
+        )
+        self._n_off_diagonal += int(np.count_nonzero(off_diagonal))
+        return off_diagonal
+
+    def counts(self) -> tuple[ConfidentCounts, int]:
+        """Return the counts of all rows so far, and how many are off the diagonal and not nearly predicted."""
+        return self._counter.counts(), self._n_off_diagonal
 
 
-def _matrix_total(confident: ConfidentCounts, class_counts: Int64s) -> float:
-    """Add up the scaled counts as NumPy adds up a matrix: an exact half may hang on the last bit of that."""
-    matrix = np.diag(confident.diagonal).astype(np.float64)
-    matrix[confident.given, confident.predicted] = confident.counts
-    scaled = matrix / np.maximum(matrix.sum(axis=1), TINY)[:, None] * class_counts[:, None]
-    return float(np.sum(np.asfortranarray(scaled)))  # by true class, as the matrix lies in memory there
-
-
-def joint_sums(confident: ConfidentCounts, class_counts: Int64s) -> Joint:
-    """Add up the calibrated joint by given label and by true class; see `calibrated_pairs`."""
-    diagonal, of_given, of_true = (np.zeros(confident.n_classes, np.int64) for _ in range(3))
-    for piece, estimated, of_piece in calibrated_pairs(confident, class_counts):
-        diagonal += of_piece
-        of_given += _sums(piece.given, estimated, confident.n_classes)
-        of_true += _sums(piece.predicted, estimated, confident.n_classes)
-    return Joint(diagonal, of_given + diagonal, of_true + diagonal)
-
-
-def _rounded(values: Float64s, groups: Int64s, columns: Int64s, n_columns: int) -> Int64s:
-    """Round so that each group of neighbours adds up to its rounded sum: the largest remainders are rounded up.
-
-    As ``cleanlab.internal.util.round_preserving_sum`` (2.9). Where remainders tie at the last one that is rounded, the
-    later ones are rounded up and the earlier ones down; of up to 1,024 classes, where that function is of use, those
-    that NumPy's sort of all K remainders of the label leaves there.
-    """
-    first = np.flatnonzero(np.diff(groups, prepend=-1))
-    lengths = np.diff(np.append(first, len(values)))
-    whole = np.rint(values)
-    missing = np.rint(np.add.reduceat(values, first)) - np.add.reduceat(whole, first)
-    order = np.lexsort((values - whole, groups))  # stable: by column where remainders are equal
-    place = np.arange(len(values)) - np.repeat(first, lengths)  # within its group, smallest remainder first
-    more = np.repeat(missing, lengths)
-    up, down = place >= np.repeat(lengths, lengths) - more, place < -more
-    rounded = whole.copy()
-    rounded[order] += np.where(more > 0, up, 0) - np.where(more < 0, down, 0)
-    if n_columns <= _MATRIX_CLASSES:
-        for group in np.flatnonzero(missing):
-            own = slice(first[group], first[group] + lengths[group])
-            row = np.zeros(n_columns)
-            row[columns[own]] = values[own]
-            rounded[own] = round_preserving_sum(row)[columns[own]]
-    return rounded.astype(np.int64)
-
-
-def round_preserving_sum(values: Float64s) -> Int64s:
-    """Round numbers to whole ones that add up to their rounded sum, as ``cleanlab.internal.util`` (2.9) does."""
-    whole = values.round()
-    missing = np.sum(values).round() - np.sum(whole).round()
-    while abs(missing) > FLOAT_TOLERANCE:
-        step = -1 if missing < 0 else 1
-        largest_first = np.argsort(values - whole)[::-step]
-        whole[largest_first[: min(int(abs(missing)), len(values))]] += step
-        missing = np.sum(values).round() - np.sum(whole).round()
-    return whole.astype(np.int64)
-
-
-def _sums(classes: npt.NDArray[np.int64], counts: npt.NDArray[Any], n_classes: int) -> Int64s:
+def sums_by_class(classes: npt.NDArray[np.int64], counts: npt.NDArray[Any], n_classes: int) -> Int64s:
     """Add up counts by class; float64 holds them exactly."""
     return np.bincount(classes, counts, n_classes).astype(np.int64)

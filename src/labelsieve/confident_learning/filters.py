@@ -14,11 +14,18 @@ from typing import Any, ClassVar, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.calibration import calibrated_joint
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.pruning import PruneCounts, calibrated_joint, prune_counts
-from labelsieve.confident_learning.radix_select import Int64s, Scores
-from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.selections import OffJoint, PredictedElse, RowSelection, Selection, scores_of
+from labelsieve.confident_learning.dtypes import Floats, Int64s
+from labelsieve.confident_learning.pruning import PruneCounts, prune_counts
+from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.selections import (
+    LabelNotPredicted,
+    OffDiagonalRows,
+    RowSelection,
+    Selection,
+    scores_of,
+)
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.settings import FilterName, Rule, Settings, check_one_of
@@ -37,7 +44,7 @@ class IssueTotals:
         Rows with each label.
     estimated : int
         Estimated number of issues, at most the number of rows.
-    n_off : int
+    n_off_diagonal : int
         Rows off the diagonal of the confident joint whose label is not nearly predicted; 0 by the other rule.
     n_counted : int
         Rows that `Filter.counted_rows` found.
@@ -50,7 +57,7 @@ class IssueTotals:
     confident: ConfidentCounts
     class_counts: Int64s
     estimated: int
-    n_off: int = 0
+    n_off_diagonal: int = 0
     n_counted: int = 0
     histogram: Int64s | None = None
     note: str = ""
@@ -59,12 +66,12 @@ class IssueTotals:
 class Table(Protocol):
     """What a filter asks of a table of row summaries."""
 
-    def all_where(self, selection: Selection, n_rows: int) -> RowSelection:
+    def select_where(self, selection: Selection, n_rows: int) -> RowSelection:
         """Return the `n_rows` rows that `selection` picks by their summaries alone."""
 
-    def lowest(
+    def select_lowest(
         self,
-        cut_scores: Callable[[RowSummary], Scores],
+        cut_scores: Callable[[SummaryBlock], Floats],
         dtype: np.dtype[Any],
         histogram: Int64s | None,
         n_rows: int,
@@ -73,10 +80,10 @@ class Table(Protocol):
     ) -> RowSelection:
         """Return the `n_rows` rows of lowest score; a few more in memory, unless `exactly` as many are needed."""
 
-    def lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
+    def select_lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
         """Return for each label the ``n_rows[label]`` rows of lowest probability of that label."""
 
-    def largest_margins(self, prune: PruneCounts) -> RowSelection:
+    def select_largest_margins(self, prune: PruneCounts) -> RowSelection:
         """Return for each pair of classes the rows of largest margin, in a third read."""
 
 
@@ -97,8 +104,8 @@ class Filter(abc.ABC):
         Whether the filter needs the counts of the confident joint.
     cuts_scores : bool
         Whether the issues are the rows of lowest `cut_scores`.
-    needs_off_joint : bool
-        Whether the table needs the column `off_joint`.
+    needs_off_diagonal : bool
+        Whether the table needs the column `off_diagonal`.
     counts_rows : bool
         Whether `counted_rows` is to be added up over all rows.
     keeps_near_predicted : bool
@@ -116,7 +123,7 @@ class Filter(abc.ABC):
     name: ClassVar[FilterName | None]
     exact_rule: ClassVar[bool] = True
     cuts_scores: ClassVar[bool] = False
-    needs_off_joint: ClassVar[bool] = False
+    needs_off_diagonal: ClassVar[bool] = False
     counts_rows: ClassVar[bool] = False
     keeps_near_predicted: ClassVar[bool] = False
     prunes: ClassVar[bool] = False
@@ -170,7 +177,7 @@ class Filter(abc.ABC):
         if self.unused:
             warn(f"filter_by={self.name!r} does not use {' and '.join(self.unused)}: they have no effect")
 
-    def cut_scores(self, block: RowSummary) -> Scores:
+    def cut_scores(self, block: SummaryBlock) -> Floats:
         """Return the ``(n,)`` scores of which the lowest are selected, where the filter `cuts_scores`."""
         return scores_of(block)
 
@@ -178,7 +185,7 @@ class Filter(abc.ABC):
         """Return the dtype of `cut_scores` for probabilities of `dtype`."""
         return dtype if self.settings.plain_self_confidence else np.dtype(np.float64)
 
-    def counted_rows(self, block: RowSummary) -> int:
+    def counted_rows(self, block: SummaryBlock) -> int:
         """Return how many rows of `block` the filter selects, where it `counts_rows`."""
         raise NotImplementedError
 
@@ -211,7 +218,9 @@ class LowestScores(Filter):
         """Select the rows of lowest score."""
         # Another score puts the rows of a named filter in order, so one row too many would stay.
         exactly = exactly or self.name is not None
-        return table.lowest(self.cut_scores, self.cut_dtype(dtype), totals.histogram, totals.estimated, exactly=exactly)
+        return table.select_lowest(
+            self.cut_scores, self.cut_dtype(dtype), totals.histogram, totals.estimated, exactly=exactly
+        )
 
 
 @dataclass(frozen=True)
@@ -222,9 +231,9 @@ class LowSelfConfidence(LowestScores):
     exact_rule = True
     keeps_near_predicted = True
 
-    def cut_scores(self, block: RowSummary) -> Scores:
+    def cut_scores(self, block: SummaryBlock) -> Floats:
         """Return the probability of the given label."""
-        return block.p_given
+        return block.p_label
 
     def cut_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
         """Return `dtype`: these are probabilities as they were read."""
@@ -247,7 +256,7 @@ class LowNormalizedMargin(LowestScores):
                 "whose label is predicted; their margins are kept only with rank_by='normalized_margin', not adjusted"
             )
 
-    def cut_scores(self, block: RowSummary) -> Scores:
+    def cut_scores(self, block: SummaryBlock) -> Floats:
         """Return the normalized margins of rows whose label is not predicted, and 0.5 for the others.
 
         The others have at least 0.5, and no more rows are selected than have less: those that are counted off the
@@ -255,7 +264,7 @@ class LowNormalizedMargin(LowestScores):
         """
         if self.settings.plain_margin:
             return scores_of(block)
-        margins: npt.NDArray[np.float64] = (block.p_given.astype(np.float64) - block.p_predicted + 1) / 2
+        margins: npt.NDArray[np.float64] = (block.p_label.astype(np.float64) - block.p_predicted + 1) / 2
         return margins
 
     def cut_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:  # noqa: ARG002  # margins are computed
@@ -268,11 +277,11 @@ class OffDiagonal(Filter):
     """The rows that the confident joint counts off its diagonal."""
 
     name = "confident_learning"
-    needs_off_joint = True
+    needs_off_diagonal = True
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select the rows off the diagonal."""
-        return table.all_where(OffJoint(), totals.n_off)
+        return table.select_where(OffDiagonalRows(), totals.n_off_diagonal)
 
 
 @dataclass(frozen=True)
@@ -283,13 +292,13 @@ class PredictedNotGiven(Filter):
     exact_rule = False
     counts_rows = True
 
-    def counted_rows(self, block: RowSummary) -> int:
+    def counted_rows(self, block: SummaryBlock) -> int:
         """Return how many labels are not the predicted class."""
-        return int(np.count_nonzero(block.predicted != block.labels))
+        return int(np.count_nonzero(block.predicted != block.label))
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select the rows whose label is not predicted."""
-        return table.all_where(PredictedElse(), totals.n_counted)
+        return table.select_where(LabelNotPredicted(), totals.n_counted)
 
 
 @dataclass(frozen=True)
@@ -325,7 +334,7 @@ class PruneByClass(_Pruning):
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select as many rows of each label as the calibrated joint has off its diagonal."""
-        return table.lowest_by_class(self.prune_counts(totals).of_class, totals.class_counts)
+        return table.select_lowest_by_class(self.prune_counts(totals).by_label, totals.class_counts)
 
 
 @dataclass(frozen=True)
@@ -337,7 +346,7 @@ class PruneByNoiseRate(_Pruning):
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select as many rows of each pair as the calibrated joint counts."""
-        return table.largest_margins(self.prune_counts(totals))
+        return table.select_largest_margins(self.prune_counts(totals))
 
 
 @dataclass(frozen=True)
@@ -351,8 +360,8 @@ class Both(_Pruning):
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select what both select."""
         prune = self.prune_counts(totals)
-        by_class = table.lowest_by_class(prune.of_class, totals.class_counts)
-        return by_class & table.largest_margins(prune)
+        by_class = table.select_lowest_by_class(prune.by_label, totals.class_counts)
+        return by_class & table.select_largest_margins(prune)
 
 
 FILTERS: Final[dict[FilterName | None, type[Filter]]] = {

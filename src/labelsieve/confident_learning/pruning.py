@@ -1,4 +1,4 @@
-"""The calibrated confident joint, and how many rows the pruning filters take by it. NumPy only."""
+"""How many rows the pruning filters take, by the calibrated confident joint."""
 
 from __future__ import annotations
 
@@ -8,28 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, calibrated_pairs, round_preserving_sum
-from labelsieve.confident_learning.row_summary import class_dtype
-from labelsieve.confident_learning.thresholds import Float64s, Int64s
-
-
-@dataclass(frozen=True)
-class JointCounts:
-    """What the number of label issues is made of, by the confident joint.
-
-    Parameters
-    ----------
-    joint : ConfidentCounts
-        Rows by given label and the class as which they are counted.
-    n_off : int
-        Those off the diagonal whose label is not nearly predicted.
-    class_counts : (K,) int64
-        All rows of each label.
-    """
-
-    joint: ConfidentCounts
-    n_off: int
-    class_counts: Int64s
+from labelsieve.confident_learning.calibration import round_preserving_sum
+from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.confident_learning.dtypes import Float64s, Int64s, class_dtype
 
 
 @dataclass(frozen=True)
@@ -38,70 +19,27 @@ class PruneCounts:
 
     Parameters
     ----------
-    of_class : (K,) int64
+    by_label : (K,) int64
         Rows of each label, for ``prune_by_class``; may be below 0, which takes none.
     edges : (K + 1,) int64
         The pairs of given label k are those from ``edges[k]`` to ``edges[k + 1]``.
     classes : (P,) uint
         The other class of each pair, ascending within a label.
-    of_pair : (P,) int64
+    by_pair : (P,) int64
         Rows of each pair, for ``prune_by_noise_rate``; at least 1.
     """
 
-    of_class: Int64s
+    by_label: Int64s
     edges: Int64s
     classes: npt.NDArray[Any]
-    of_pair: Int64s
+    by_pair: Int64s
 
     def without(self, some: npt.NDArray[np.bool_]) -> PruneCounts:
         """Return the counts without the labels that are marked in the ``(K,)`` `some`."""
         lengths = np.diff(self.edges)
         kept = np.repeat(~some, lengths)
         edges = np.concatenate(([0], np.cumsum(np.where(some, 0, lengths))))
-        return PruneCounts(np.where(some, 0, self.of_class), edges, self.classes[kept], self.of_pair[kept])
-
-
-def calibrated_joint(joint: ConfidentCounts, class_counts: Int64s) -> ConfidentCounts:
-    """Scale the counts of each given label to all of its rows, and round to whole ones that add up to these.
-
-    Parameters
-    ----------
-    joint : ConfidentCounts
-        Counts by given label and true class.
-    class_counts : (K,) int64
-        All rows of each label.
-    """
-    diagonal, pairs, counts = np.zeros(joint.n_classes, np.int64), list[npt.NDArray[Any]](), list[Int64s]()
-    for piece, estimated, of_piece in calibrated_pairs(joint, class_counts):
-        diagonal += of_piece
-        pairs.append(piece.pairs[estimated > 0])
-        counts.append(estimated[estimated > 0])
-    return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
-
-
-def with_diagonal(joint: ConfidentCounts) -> ConfidentCounts:
-    """Return the counts with at least 1 on the diagonal of each class, as ``cleanlab.count`` (2.9) has them."""
-    return ConfidentCounts(np.maximum(joint.diagonal, 1), joint.pairs, joint.counts)
-
-
-def off_diagonal_rows(calibrated: ConfidentCounts) -> int:
-    """Return how many rows a calibrated joint has off its diagonal."""
-    return int(calibrated.counts.sum(dtype=np.int64))
-
-
-def estimated_issues(counts: JointCounts, *, calibrated: bool) -> int:
-    """Return the estimated number of label issues, as ``cleanlab.count.num_label_issues`` (2.9).
-
-    Parameters
-    ----------
-    counts : JointCounts
-        Of all rows.
-    calibrated : bool
-        Whether to count off the diagonal of the calibrated joint.
-    """
-    if not calibrated:
-        return counts.n_off
-    return off_diagonal_rows(calibrated_joint(with_diagonal(counts.joint), counts.class_counts))
+        return PruneCounts(np.where(some, 0, self.by_label), edges, self.classes[kept], self.by_pair[kept])
 
 
 def prune_counts(
@@ -175,7 +113,7 @@ def _of_so_many(taken: ConfidentCounts, class_counts: Int64s, wanted: Int64s) ->
     That divides the counts of a given label by the sum over its *true* class; a class without noise takes none.
     """
     by_true = _transposed(taken)
-    of_true = by_true.diagonal + by_true.of_given
+    of_true = by_true.diagonal + by_true.off_diagonal
     shares = np.maximum(of_true, 1)  # one that has no rows has no counts to divide
     parts, on_diagonal = by_true.counts / shares[by_true.predicted], by_true.diagonal / shares
     edges, columns, diagonal = _edges(by_true), by_true.predicted, class_counts - wanted

@@ -9,34 +9,31 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints
 from labelsieve.settings import FLOAT_TOLERANCE, Settings
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
-Float64s = npt.NDArray[np.float64]
-RowValueKernel = Callable[[Floats, Ints], Float64s]
+ColumnKernel = Callable[[Floats, Ints], Float64s]
 
 # Up to this many classes a loop over columns beats a row-wise maximum.
 _FEW_CLASSES: Final = 16
 
 
-def row_value_kernel(settings: Settings, thresholds: Float64s | None = None) -> RowValueKernel | None:
-    """Return what a read computes from whole rows beside the summary, or None where nothing is needed.
+def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> dict[str, ColumnKernel]:
+    """Return how a read computes the columns of the table that need whole rows, by name of the column.
 
-    `thresholds` are given where they are known before the read; adjusted margins wait for them otherwise.
+    `thresholds` are given where they are known before the read; otherwise adjusted margins wait for a second read.
     """
     if settings.scores_need_rescan:
-        return None if thresholds is None else partial(adjusted_margin, thresholds=thresholds)
+        return {} if thresholds is None else {"score": partial(adjusted_margin, thresholds=thresholds)}
     if settings.method == "normalized_margin":
-        return normalized_margin
+        return {"score": normalized_margin}
     if settings.method == "confidence_weighted_entropy":
-        return confidence_weighted_entropy
-    return row_sum if settings.adjust_pred_probs else None
+        return {"score": confidence_weighted_entropy}
+    return {"row_sum": row_sum} if settings.adjust_pred_probs else {}
 
 
 def row_sum(probs: Floats, _labels: Ints) -> Float64s:
@@ -46,7 +43,7 @@ def row_sum(probs: Floats, _labels: Ints) -> Float64s:
 
 
 def normalized_margin(probs: Floats, labels: Ints) -> Float64s:
-    """Return ``(p_given - largest other + 1) / 2`` for the ``(n, K)`` strip `probs`."""
+    """Return ``(p_label - largest other + 1) / 2`` for the ``(n, K)`` strip `probs`."""
     rows = np.arange(len(probs))
     # float16 maxima are slow and float32 holds every float16.
     others = probs.astype(np.float32 if probs.dtype == np.float16 else probs.dtype)
@@ -81,12 +78,12 @@ def adjusted_margin(probs: Floats, labels: Ints, thresholds: Float64s) -> Float6
     return normalized_margin(adjusted, labels)
 
 
-def adjusted_self_confidence(p_given: Floats, labels: Ints, row_sums: Float64s, thresholds: Float64s) -> Float64s:
+def adjusted_self_confidence(p_label: Floats, labels: Ints, row_sums: Float64s, thresholds: Float64s) -> Float64s:
     """Return the adjusted self-confidence from row sums alone, so that no probability is read again.
 
     Parameters
     ----------
-    p_given : (n,) float
+    p_label : (n,) float
         Probability of the given label.
     labels : (n,) int
         Given labels.
@@ -103,7 +100,7 @@ def adjusted_self_confidence(p_given: Floats, labels: Ints, row_sums: Float64s, 
     top = thresholds.max()
     gaps = top - thresholds
     shift = math.fsum(gaps[gaps > 0].tolist())
-    given = (p_given.astype(np.float64) - thresholds[labels]) + top
+    given = (p_label.astype(np.float64) - thresholds[labels]) + top
     sums = row_sums + shift
     scores: Float64s = np.divide(given, sums, out=np.zeros_like(given), where=sums != 0)
     return scores + 0.0  # 0 over a sum slightly below 0 is -0.0, which counts as 0.0

@@ -14,16 +14,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.row_summary import unsigned_type
-from labelsieve.confident_learning.thresholds import blocks
-from labelsieve.settings import FLOAT_TOLERANCE
+from labelsieve.confident_learning.dtypes import Floats, Int64s, unsigned_dtype
+from labelsieve.confident_learning.thresholds import row_slices
 
 _DIGIT_BITS: Final = 13
 # Rows of the cut's bin that are sorted rather than split further.
 MAX_CANDIDATES: Final = 1 << 18
-
-Scores = npt.NDArray[np.floating[Any]]
-Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -46,9 +42,9 @@ class Cut:
     inside: int
 
 
-def ordered_bits(scores: Scores) -> npt.NDArray[np.unsignedinteger[Any]]:
+def ordered_bits(scores: Floats) -> npt.NDArray[np.unsignedinteger[Any]]:
     """Return unsigned integers that order like `scores`, which hold no NaN and no -0.0."""
-    unsigned = unsigned_type(scores.dtype)
+    unsigned = unsigned_dtype(scores.dtype)
     n_bits = 8 * unsigned.itemsize
     signed = np.ascontiguousarray(scores).view(f"i{unsigned.itemsize}")
     flip = np.array(1 << (n_bits - 1), unsigned).view(signed.dtype)
@@ -58,7 +54,7 @@ def ordered_bits(scores: Scores) -> npt.NDArray[np.unsignedinteger[Any]]:
     return bits
 
 
-def score_histogram(scores: Scores, within: Cut | None = None) -> Int64s:
+def score_histogram(scores: Floats, within: Cut | None = None) -> Int64s:
     """Count `scores` by their next digit, among those in the bin `within` or among all of them.
 
     Returns
@@ -70,7 +66,7 @@ def score_histogram(scores: Scores, within: Cut | None = None) -> Int64s:
     shift = max(0, top - _DIGIT_BITS)
     n_bins = 1 << (top - shift)
     counts = np.zeros(n_bins, np.int64)
-    for block in blocks(len(scores)):
+    for block in row_slices(len(scores)):
         bits = ordered_bits(scores[block])
         if within is not None:
             bits = bits[(bits >> within.shift) == within.prefix] & ((1 << top) - 1)
@@ -116,9 +112,9 @@ def find_cut(
     return cut
 
 
-def inside(scores: Scores, cut: Cut) -> Scores:
+def inside(scores: Floats, cut: Cut) -> Floats:
     """Return the scores in the bin of `cut`, in row order."""
-    chosen: Scores = scores[(ordered_bits(scores) >> cut.shift) == cut.prefix]
+    chosen: Floats = scores[(ordered_bits(scores) >> cut.shift) == cut.prefix]
     return chosen
 
 
@@ -134,17 +130,17 @@ class Ties:
         Their rows.
     """
 
-    values: Scores
+    values: Floats
     counts: Int64s
 
     @classmethod
-    def of(cls, scores: Scores) -> Ties:
+    def of(cls, scores: Floats) -> Ties:
         """Count equal scores."""
         values, counts = np.unique(scores, return_counts=True)
         return cls(values, counts.astype(np.int64))
 
 
-def settle(cut: Cut, wanted: int, parts: Sequence[Ties]) -> tuple[Cut, list[int]]:
+def find_exact_cut(cut: Cut, wanted: int, parts: Sequence[Ties]) -> tuple[Cut, list[int]]:
     """Return the cut as a single value, and how many rows of it to take from each of the consecutive `parts`.
 
     Parameters
@@ -175,17 +171,18 @@ def tie_quotas(ties: Sequence[int], wanted: int) -> list[int]:
     return quotas
 
 
-def count_inside(scores: Scores, cut: Cut) -> int:
+def count_inside(scores: Floats, cut: Cut) -> int:
     """Count the scores in the bin of `cut`."""
     return sum(
-        int(np.count_nonzero((ordered_bits(scores[block]) >> cut.shift) == cut.prefix)) for block in blocks(len(scores))
+        int(np.count_nonzero((ordered_bits(scores[block]) >> cut.shift) == cut.prefix))
+        for block in row_slices(len(scores))
     )
 
 
-def rows_up_to(scores: Scores, cut: Cut, quota: int | None = None) -> npt.NDArray[np.intp]:
+def rows_up_to(scores: Floats, cut: Cut, quota: int | None = None) -> npt.NDArray[np.intp]:
     """Return the ascending rows of all scores below the bin of `cut` and of those in it, the first `quota` of these."""
     found = []
-    for block in blocks(len(scores)):
+    for block in row_slices(len(scores)):
         bits = ordered_bits(scores[block])
         rows = np.flatnonzero(bits <= ((cut.prefix + 1) << cut.shift) - 1)
         if quota is not None:
@@ -197,7 +194,7 @@ def rows_up_to(scores: Scores, cut: Cut, quota: int | None = None) -> npt.NDArra
     return np.concatenate(found) if found else np.empty(0, np.intp)
 
 
-def lowest_first(scores: Scores, count: int) -> npt.NDArray[np.intp]:
+def lowest_first(scores: Floats, count: int) -> npt.NDArray[np.intp]:
     """Return the positions of the `count` lowest of all `scores`, by (score, position).
 
     A radix sort by 16 bits at a time, the least significant first: NumPy's stable argsort of 16-bit integers is 25
@@ -211,13 +208,13 @@ def lowest_first(scores: Scores, count: int) -> npt.NDArray[np.intp]:
     return order[:count]
 
 
-def lowest(scores: Scores, count: int) -> Int64s:
+def lowest_rows(scores: Floats, count: int) -> Int64s:
     """Return the rows of the `count` lowest `scores` held in memory, ordered by (score, row).
 
     Examples
     --------
     >>> import numpy as np
-    >>> lowest(np.array([0.5, 0.1, 0.5, 0.9]), 2)
+    >>> lowest_rows(np.array([0.5, 0.1, 0.5, 0.9]), 2)
     array([1, 0])
     """
     count = min(count, len(scores))
@@ -228,14 +225,3 @@ def lowest(scores: Scores, count: int) -> Int64s:
     quota = None if cut.shift else count - cut.below
     rows = rows_up_to(scores, cut, quota)
     return rows[lowest_first(scores[rows], count)].astype(np.int64)
-
-
-def near_predicted(
-    labels: npt.NDArray[Any], predicted: npt.NDArray[Any], p_given: Scores, p_predicted: Scores
-) -> npt.NDArray[np.bool_]:
-    """Tell which rows have a label that is predicted, or would be with 1e-6 more probability (first argmax)."""
-    raised = p_given.astype(np.float64) + FLOAT_TOLERANCE
-    near: npt.NDArray[np.bool_] = (
-        (predicted == labels) | (raised > p_predicted) | ((raised == p_predicted) & (labels < predicted))
-    )
-    return near

@@ -13,14 +13,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.radix_select import MAX_CANDIDATES, Int64s, Scores, ordered_bits
-from labelsieve.confident_learning.thresholds import blocks
+from labelsieve.confident_learning.dtypes import Floats, Int64s, Ints
+from labelsieve.confident_learning.radix_select import MAX_CANDIDATES, ordered_bits
+from labelsieve.confident_learning.thresholds import row_slices
 
 # Bins of a histogram over all classes, and the fewest bits of a digit.
 _BINS: Final = 1 << 18
 _LEAST_BITS: Final = 2
-
-Labels = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class ClassCuts:
         none = np.zeros(len(wanted), np.int64)
         return cls(none.astype(np.uint64), n_bits, wanted, none, np.where(wanted > 0, class_counts, 0))
 
-    def in_bin(self, labels: Labels, bits: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def in_bin(self, labels: Ints, bits: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         """Tell which rows of ``(n,)`` ordered bits are in the bin of their class."""
         prefixes = bits >> self.shift if self.shift < 8 * bits.itemsize else np.zeros_like(bits)
         chosen: npt.NDArray[np.bool_] = (prefixes == self.prefixes.astype(bits.dtype)[labels]) & (
@@ -67,11 +66,11 @@ class ClassCuts:
         return min(self.shift, fitting)
 
 
-def class_histogram(labels: Labels, scores: Scores, cuts: ClassCuts) -> Int64s:
+def class_histogram(labels: Ints, scores: Floats, cuts: ClassCuts) -> Int64s:
     """Count the scores inside the cut of their class by their next digit: ``(K, B)``."""
     shift, n_bins = cuts.shift - cuts.digit_bits, 1 << cuts.digit_bits
     counts = np.zeros(len(cuts.wanted) * n_bins, np.int64)
-    for block in blocks(len(scores)):
+    for block in row_slices(len(scores)):
         some, bits = labels[block], ordered_bits(scores[block])
         chosen = cuts.in_bin(some, bits)
         digits = ((bits[chosen] >> shift) & (n_bins - 1)).astype(np.intp)
@@ -118,7 +117,7 @@ class ClassTies:
     counts: Int64s
 
     @classmethod
-    def of(cls, labels: Labels, scores: Scores, cuts: ClassCuts) -> ClassTies:
+    def of(cls, labels: Ints, scores: Floats, cuts: ClassCuts) -> ClassTies:
         """Return the rows inside the cuts, each by itself and in their order; `add_up` joins equal ones."""
         bits = ordered_bits(scores)
         chosen = cuts.in_bin(labels, bits)
@@ -156,7 +155,7 @@ class ExactCuts:
     item: Int64s
     quotas: Int64s
 
-    def rows(self, labels: Labels, scores: Scores, item: int, left: Int64s) -> npt.NDArray[np.intp]:
+    def rows(self, labels: Ints, scores: Floats, item: int, left: Int64s) -> npt.NDArray[np.intp]:
         """Return which rows of a block of the range `item` are taken.
 
         `left` tells how many tied rows are still to be taken there of each class, and is counted down.
@@ -176,7 +175,7 @@ class ExactCuts:
         return np.flatnonzero(taken)
 
 
-def settle(cuts: ClassCuts, parts: Sequence[ClassTies]) -> ExactCuts:
+def find_exact_cuts(cuts: ClassCuts, parts: Sequence[ClassTies]) -> ExactCuts:
     """Return the cuts as single values, and where tied rows cease to be taken.
 
     Parameters

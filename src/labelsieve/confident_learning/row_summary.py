@@ -7,16 +7,18 @@ class, its probability and the check at once; only a strip whose largest value e
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.quality_scores import RowValueKernel
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints, class_dtype, unsigned_dtype
+from labelsieve.confident_learning.quality_scores import ColumnKernel
 from labelsieve.confident_learning.row_sums import RowSumCheck
 from labelsieve.confident_learning.validation import Findings
-from labelsieve.settings import PROBABILITY_TOLERANCE
+from labelsieve.settings import FLOAT_TOLERANCE, PROBABILITY_TOLERANCE
 
 # Bytes of pred_probs that are worked on at a time. Half of a second-level cache would be the fastest for the arithmetic
 # alone, but positioned reads of 4 MB run at twice the rate of 1 MB ones (measured: 40 and 24 GB/s on two threads).
@@ -28,91 +30,69 @@ MAX_STRIP_ROWS: Final = 1 << 15
 _FEW_CLASSES: Final = 32
 # Bytes that are copied at a time to an array by class: they stay in the first-level cache.
 _BLOCK_BYTES: Final = 1 << 15
-_UNSIGNED: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}
-
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 
 
-def unsigned_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the unsigned integer dtype as wide as the float `dtype`."""
-    return np.dtype(_UNSIGNED[dtype.itemsize])
+@dataclass(kw_only=True)
+class SummaryBlock:
+    """Some rows of the table of row summaries, column by column.
 
-
-def class_dtype(n_classes: int) -> np.dtype[Any]:
-    """Return the smallest unsigned dtype that holds the classes 0..K-1."""
-    return np.dtype(np.min_scalar_type(n_classes - 1))
-
-
-@dataclass
-class RowSummary:
-    """What the answer needs of each row of `pred_probs`: 6 to 33 bytes instead of K probabilities.
+    `labelsieve.pipeline.row_summaries` documents the columns. A row takes 6 to 33 bytes, instead of K probabilities.
 
     Parameters
     ----------
-    labels : (N,) uint
-        Given labels.
-    predicted : (N,) uint
-        First class of the largest probability.
-    p_predicted, p_given : (N,) float
-        Probability of the predicted class and of the given label, in the input's dtype.
-    row_values : (N,) float64 or None
-        The score where it is computed from the whole row; the row's sum where only that is needed for an adjusted
-        score; None where the score is `p_given`.
-    off_joint : (N,) bool or None
-        Whether the row is counted off the diagonal of the confident joint and its label is not nearly predicted; None
-        until a second look has told.
+    label, predicted : (n,) uint
+        Labels and predicted classes.
+    p_label, p_predicted : (n,) float
+        Probabilities of both.
+    score, row_sum : (n,) float64, optional
+        Computed from whole rows, where the method needs it.
+    off_diagonal : (n,) bool, optional
+        Added by the second pass.
     """
 
-    labels: Ints
+    label: Ints
     predicted: Ints
+    p_label: Floats
     p_predicted: Floats
-    p_given: Floats
-    row_values: npt.NDArray[np.float64] | None
-    off_joint: npt.NDArray[np.bool_] | None = None
+    score: Float64s | None = None
+    row_sum: Float64s | None = None
+    off_diagonal: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.label)
 
-    def __getitem__(self, rows: slice) -> RowSummary:
+    def __getitem__(self, rows: slice) -> SummaryBlock:
         """Return the summaries of some rows, as views."""
-        cut: dict[str, Any] = {name: None if c is None else c[rows] for name, c in self.columns().items()}
-        return RowSummary(**cut)
+        return SummaryBlock(**{name: column[rows] for name, column in self.columns().items()})
 
-    def put(self, start: int, block: RowSummary) -> int:
+    def put(self, start: int, block: SummaryBlock) -> int:
         """Copy `block` to the rows from `start` on, and return the row behind it."""
         stop = start + len(block)
+        columns = block.columns()
         for name, column in self.columns().items():
-            if column is not None:
-                column[start:stop] = block.columns()[name]
+            column[start:stop] = columns[name]
         return stop
 
     def columns(self) -> dict[str, Any]:
-        """Return the arrays by their names; the last two may be None."""
-        return {
-            "labels": self.labels,
-            "predicted": self.predicted,
-            "p_predicted": self.p_predicted,
-            "p_given": self.p_given,
-            "row_values": self.row_values,
-            "off_joint": self.off_joint,
-        }
+        """Return the columns that there are, by name."""
+        return {name: column for name, column in vars(self).items() if column is not None}
 
     @classmethod
-    def empty(cls, n_rows: int, n_classes: int, dtype: np.dtype[Any], *, with_row_values: bool) -> RowSummary:
-        """Allocate the summary of `n_rows` rows, to be filled."""
+    def empty(cls, n_rows: int, n_classes: int, dtype: np.dtype[Any], computed: Iterable[str] = ()) -> SummaryBlock:
+        """Allocate the summaries of `n_rows` rows, with the `computed` columns, to be filled."""
         classes = class_dtype(n_classes)
+        columns: dict[str, Any] = {name: np.empty(n_rows, np.float64) for name in computed}
         return cls(
-            labels=np.empty(n_rows, classes),
+            label=np.empty(n_rows, classes),
             predicted=np.empty(n_rows, classes),
+            p_label=np.empty(n_rows, dtype),
             p_predicted=np.empty(n_rows, dtype),
-            p_given=np.empty(n_rows, dtype),
-            row_values=np.empty(n_rows, np.float64) if with_row_values else None,
+            **columns,
         )
 
 
 class Summariser:
-    """Fills a `RowSummary` strip by strip, with scratch arrays made once.
+    """Fills a `SummaryBlock` strip by strip, with scratch arrays made once.
 
     Parameters
     ----------
@@ -122,8 +102,8 @@ class Summariser:
         Columns of `pred_probs`.
     dtype : dtype
         Native float16, float32 or float64.
-    row_values : callable or None
-        Computes `RowSummary.row_values` of a strip.
+    kernels : mapping, optional
+        Computes columns from whole rows, by name: `labelsieve.confident_learning.quality_scores.column_kernels`.
     first_row : int
         Row number of the first row, for findings.
     """
@@ -133,19 +113,18 @@ class Summariser:
         n_rows: int,
         n_classes: int,
         dtype: np.dtype[Any],
-        row_values: RowValueKernel | None = None,
+        kernels: Mapping[str, ColumnKernel] | None = None,
         first_row: int = 0,
     ) -> None:
-        self.n_classes, self.dtype = n_classes, dtype
-        self._summary = RowSummary.empty(n_rows, n_classes, dtype, with_row_values=row_values is not None)
+        self.n_classes, self.dtype, self._kernels = n_classes, dtype, kernels or {}
+        self._summary = SummaryBlock.empty(n_rows, n_classes, dtype, self._kernels)
         self.findings = Findings()
         self._first_row, self._filled = first_row, 0
-        self._one_bits = np.ones(1, dtype).view(unsigned_type(dtype))[0]
+        self._one_bits = np.ones(1, dtype).view(unsigned_dtype(dtype))[0]
         # As if in float64: comparing a narrow array with a float64 scalar widens the array.
         self._low_limit = np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
         self._rows = FlatRows(n_classes)
-        self._argmax = FirstArgmax(n_classes, unsigned_type(dtype))
-        self._row_values = row_values
+        self._argmax = FirstArgmax(n_classes, unsigned_dtype(dtype))
         self._row_sums = RowSumCheck(n_classes)
 
     @property
@@ -153,25 +132,25 @@ class Summariser:
         """Rows that can be added before some are taken."""
         return len(self._summary) - self._filled
 
-    def take(self) -> RowSummary:
+    def take(self) -> SummaryBlock:
         """Return the rows added since the last time; the next ones are written over them."""
         taken = self._summary[: self._filled]
         self._first_row, self._filled = self._first_row + self._filled, 0
         return taken
 
-    def add(self, labels: Ints, probs: Floats) -> RowSummary:
+    def add(self, labels: Ints, probs: Floats) -> SummaryBlock:
         """Take in the next strip: ``(n,)`` integer labels and ``(n, K)`` probabilities, which are only read.
 
         Returns
         -------
-        RowSummary
+        SummaryBlock
             Of these rows, as a view.
         """
         n, first = len(probs), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
         probs = np.ascontiguousarray(probs, dtype=self.dtype)
         summary, labels = self._summary, self._checked_labels(labels, first)
-        bits = probs.view(unsigned_type(self.dtype))
+        bits = probs.view(unsigned_dtype(self.dtype))
         predicted, top_bits = self._argmax(bits)
         looked_at = top_bits.max() > self._one_bits
         if looked_at:
@@ -185,10 +164,10 @@ class Summariser:
             p_predicted = top_bits.view(self.dtype)
         if p_predicted.min() < self._low_limit:
             self._record_low_rows(probs if looked_at else None, p_predicted, first)
-        self._rows.values(probs, labels, out=summary.p_given[out])
-        summary.labels[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
-        if summary.row_values is not None and self._row_values is not None:
-            summary.row_values[out] = self._row_values(probs, labels)
+        self._rows.values(probs, labels, out=summary.p_label[out])
+        summary.label[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
+        for name, kernel in self._kernels.items():
+            getattr(summary, name)[out] = kernel(probs, labels)
         self._filled += n
         return summary[out]
 
@@ -308,3 +287,12 @@ class FirstArgmax:
 
     def _n_blocks(self, rows: Ints) -> int:
         return -(-len(rows) // self._block_rows)
+
+
+def near_predicted(label: Ints, predicted: Ints, p_label: Floats, p_predicted: Floats) -> npt.NDArray[np.bool_]:
+    """Return which rows have a label that is the predicted class, or would be if its probability were 1e-6 higher."""
+    raised = p_label.astype(np.float64) + FLOAT_TOLERANCE
+    near: npt.NDArray[np.bool_] = (
+        (predicted == label) | (raised > p_predicted) | ((raised == p_predicted) & (label < predicted))
+    )
+    return near

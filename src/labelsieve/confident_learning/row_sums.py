@@ -11,11 +11,11 @@ own in each of Dask's threads.
 from __future__ import annotations
 
 import math
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.settings import PROBABILITY_TOLERANCE
 
@@ -36,10 +36,6 @@ _LEAST_HALF: Final = np.array([1 << 13], np.uint32).view(np.float32)
 # Values that are widened from float16 at a time, so that they stay in cache.
 _WIDENED: Final = 1 << 17
 
-Floats = npt.NDArray[np.floating[Any]]
-Float64s = npt.NDArray[np.float64]
-Bits = npt.NDArray[np.integer[Any]]
-
 
 class RowSumCheck:
     """Finds the rows whose probabilities do not sum to 1.
@@ -54,7 +50,7 @@ class RowSumCheck:
         self._margin = _MARGIN + min(n_classes, _ADDED_CLASSES) * _MARGIN_OF_CLASS
         self._scratch = np.empty(0, np.uint32)
 
-    def of_bits(self, bits: Bits) -> Floats:
+    def of_bits(self, bits: Ints) -> Floats:
         """Return the approximate sums of non-negative probabilities.
 
         Parameters
@@ -71,7 +67,7 @@ class RowSumCheck:
             return self._of_half(bits).reshape(-1)
         return _summed(bits.view(f"f{bits.dtype.itemsize}")).reshape(-1)
 
-    def _of_half(self, bits: Bits) -> Floats:
+    def _of_half(self, bits: Ints) -> Floats:
         """Sum float16 values: their bits, moved to where float32 has them, are 2**-112 times the values.
 
         This is 5 to 50 times faster than NumPy's conversion.

@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning.dtypes import Floats
 from labelsieve.confident_learning.radix_select_by_class import ExactCuts
-from labelsieve.confident_learning.row_summary import RowSummary
+from labelsieve.confident_learning.row_summary import SummaryBlock
 
 Positions = npt.NDArray[np.intp]
 # Of a block of summaries and the number of its first row.
-Picker = Callable[[RowSummary, int], Positions]
+Picker = Callable[[SummaryBlock, int], Positions]
 
 
 class Selection(Protocol):
@@ -31,9 +32,9 @@ class Selection(Protocol):
         """Returns what picks the rows of a chunk's blocks, given what the selection needs for that chunk."""
 
 
-def scores_of(summary: RowSummary) -> radix_select.Scores:
+def scores_of(summary: SummaryBlock) -> Floats:
     """Return the scores of a finished summary."""
-    return summary.p_given if summary.row_values is None else summary.row_values
+    return summary.p_label if summary.score is None else summary.score
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,13 @@ class UpToCut:
     """The lowest scores up to a cut; a part is how many of the rows inside the cut are taken, all where it is None."""
 
     cut: radix_select.Cut
-    cut_scores: Callable[[RowSummary], radix_select.Scores]
+    cut_scores: Callable[[SummaryBlock], Floats]
 
     def picker(self, part: int | None) -> Picker:
         """Return what tells the rows."""
         quota = part
 
-        def pick(block: RowSummary, _first: int) -> Positions:
+        def pick(block: SummaryBlock, _first: int) -> Positions:
             nonlocal quota
             scores = self.cut_scores(block)
             rows = radix_select.rows_up_to(scores, self.cut, quota)
@@ -59,27 +60,27 @@ class UpToCut:
 
 
 @dataclass(frozen=True)
-class OffJoint:
+class OffDiagonalRows:
     """The rows that the confident joint counts off its diagonal."""
 
     def picker(self, _part: Any) -> Picker:
         """Return what tells the rows."""
 
-        def pick(block: RowSummary, _first: int) -> Positions:
-            if block.off_joint is None:
-                raise RuntimeError("a second look comes first")
-            return np.flatnonzero(block.off_joint)
+        def pick(block: SummaryBlock, _first: int) -> Positions:
+            if block.off_diagonal is None:
+                raise RuntimeError("off_diagonal is added by the second pass")
+            return np.flatnonzero(block.off_diagonal)
 
         return pick
 
 
 @dataclass(frozen=True)
-class PredictedElse:
+class LabelNotPredicted:
     """The rows whose label is not the predicted class."""
 
     def picker(self, _part: Any) -> Picker:
         """Return what tells the rows."""
-        return lambda block, _first: np.flatnonzero(block.predicted != block.labels)
+        return lambda block, _first: np.flatnonzero(block.predicted != block.label)
 
 
 @dataclass(frozen=True)
@@ -91,17 +92,17 @@ class UpToClassCuts:
     def picker(self, part: int) -> Picker:
         """Return what tells the rows."""
         left = np.where(self.cuts.item == part, self.cuts.quotas, 0)
-        return lambda block, _first: self.cuts.rows(block.labels, block.p_given, part, left)
+        return lambda block, _first: self.cuts.rows(block.label, block.p_label, part, left)
 
 
 @dataclass(frozen=True)
-class TheseRows:
+class ListedRows:
     """Rows that are known; a part is the range's own, ascending."""
 
     def picker(self, part: npt.NDArray[np.int64]) -> Picker:
         """Return what tells the rows."""
 
-        def pick(block: RowSummary, first: int) -> Positions:
+        def pick(block: SummaryBlock, first: int) -> Positions:
             a, b = np.searchsorted(part, [first, first + len(block)])
             return (part[a:b] - first).astype(np.intp)
 
@@ -109,7 +110,7 @@ class TheseRows:
 
 
 @dataclass(frozen=True)
-class AllOf:
+class Intersection:
     """The rows that every one of some selections picks, each of which needs one part."""
 
     selections: tuple[Selection, ...]
@@ -118,7 +119,7 @@ class AllOf:
         """Return what picks the rows of a chunk's blocks."""
         pickers = [selection.picker(part) for selection, part in zip(self.selections, parts, strict=True)]
 
-        def pick(block: RowSummary, first: int) -> Positions:
+        def pick(block: SummaryBlock, first: int) -> Positions:
             rows, *others = [each(block, first) for each in pickers]
             for other in others:
                 rows = np.intersect1d(rows, other, assume_unique=True)
@@ -154,12 +155,12 @@ class RowSelection:
         """Return the selection of ascending row numbers, for chunks of `chunk_rows` rows."""
         edges = np.searchsorted(rows, np.cumsum([0, *chunk_rows]))
         parts = [rows[start:stop] for start, stop in itertools.pairwise(edges.tolist())]
-        return cls(TheseRows(), (parts,), len(rows), (True,))
+        return cls(ListedRows(), (parts,), len(rows), (True,))
 
     def __and__(self, other: RowSelection) -> RowSelection:
         """Return the rows that both select."""
         return RowSelection(
-            AllOf((self.selection, other.selection)),
+            Intersection((self.selection, other.selection)),
             self.columns + other.columns,
             min(self.n_rows, other.n_rows),
             self.scattered + other.scattered,

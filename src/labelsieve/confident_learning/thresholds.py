@@ -15,24 +15,22 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Float64s, Int64s
 from labelsieve.settings import ABSENT_THRESHOLD, FLOAT_TOLERANCE, MIN_THRESHOLD
 
 # Rows worked on at a time: a few arrays of this length stay in the cache.
-BLOCK_ROWS: Final = 1 << 16
+SLICE_ROWS: Final = 1 << 16
 _FRACTION_BITS: Final = 52
 _LOW_BITS: Final = 26
 # Low bits while a block is added up, and the bits that the sum of its high parts takes.
 _BLOCK_LOW_BITS: Final = 37
 _ROW_BITS: Final = 33
 
-Int64s = npt.NDArray[np.int64]
-Float64s = npt.NDArray[np.float64]
 
-
-def blocks(n_rows: int) -> Iterator[slice]:
-    """Cut `n_rows` rows in slices of at most `BLOCK_ROWS`."""
-    for start in range(0, n_rows, BLOCK_ROWS):
-        yield slice(start, min(start + BLOCK_ROWS, n_rows))
+def row_slices(n_rows: int) -> Iterator[slice]:
+    """Cut `n_rows` rows in slices of at most `SLICE_ROWS`."""
+    for start in range(0, n_rows, SLICE_ROWS):
+        yield slice(start, min(start + SLICE_ROWS, n_rows))
 
 
 @dataclass
@@ -108,12 +106,12 @@ class SparseClassSums:
         total.low[self.classes] += self.low
 
 
-def class_sums_chunk(labels: npt.NDArray[Any], p_given: npt.NDArray[Any], n_classes: int) -> ClassSums:
-    """Sum the ``(n,)`` probabilities `p_given` over the rows of each of the ``(n,)`` `labels`."""
+def class_sums_chunk(labels: npt.NDArray[Any], p_label: npt.NDArray[Any], n_classes: int) -> ClassSums:
+    """Sum the ``(n,)`` probabilities `p_label` over the rows of each of the ``(n,)`` `labels`."""
     sums = ClassSums.zeros(n_classes)
-    for block in blocks(len(labels)):
+    for block in row_slices(len(labels)):
         index = labels[block].astype(np.intp)
-        units = p_given[block].astype(np.float64)
+        units = p_label[block].astype(np.float64)
         units *= 2.0**_FRACTION_BITS
         np.rint(units, out=units)
         high = units * 2.0**-_BLOCK_LOW_BITS

@@ -14,10 +14,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s
 from labelsieve.confident_learning.pruning import PruneCounts
-from labelsieve.confident_learning.quality_scores import Floats
-from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.thresholds import Float64s, Int64s
+from labelsieve.confident_learning.row_summary import SummaryBlock
 
 # Margins that are worked on at a time, and candidates that are held before the largest are sorted out.
 _PIECE: Final = 1 << 18
@@ -137,10 +136,10 @@ class Pool:
         self._lowest = self._of_labels()
         self._found, self._n_held, self._room = [Candidates.none()], 0, _HELD
 
-    def add(self, summary: RowSummary, probs: Floats, first: int) -> None:
+    def add(self, summary: SummaryBlock, probs: Floats, first: int) -> None:
         """Take in the ``(n, K)`` strip `probs` of the rows from `first` on, and their summaries."""
-        labels = summary.labels.astype(np.intp)
-        given = summary.p_given.astype(np.float64)
+        labels = summary.label.astype(np.intp)
+        given = summary.p_label.astype(np.float64)
         some = np.flatnonzero(summary.p_predicted - given > self._lowest[labels])
         lengths = self._prune.edges[labels[some] + 1] - self._prune.edges[labels[some]]
         # Pieces of some rows, with all of their pairs.
@@ -154,7 +153,7 @@ class Pool:
 
     def candidates(self) -> Candidates:
         """Return the candidates, no more than are wanted of each pair."""
-        return largest(self._found, self._prune.of_pair)
+        return largest(self._found, self._prune.by_pair)
 
     def _compare(
         self, rows: Int64s, lengths: Int64s, labels: npt.NDArray[np.intp], given: Float64s, probs: Floats, first: int
@@ -172,7 +171,7 @@ class Pool:
             self._found = [self.candidates()]
             self._n_held = len(self._found[0])
             self._room = max(_HELD, 2 * self._n_held)
-            np.maximum(self._least, to_exceed(self._found[0], self._prune.of_pair), out=self._least)
+            np.maximum(self._least, to_exceed(self._found[0], self._prune.by_pair), out=self._least)
             self._lowest = self._of_labels()
 
     def _of_labels(self) -> Float64s:

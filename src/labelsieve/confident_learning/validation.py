@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Ints
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.settings import check_flag
 
@@ -67,8 +68,6 @@ _MINUS_ONE: Final = frozenset([-1, *(2**bits - 1 for bits in (8, 16, 32, 64))])
 _SAME_SUM: Final = 1.02
 # Scores of independent classes sum to less than 1 in most rows where few classes are likely.
 _SOME_ABOVE: Final = 0.05
-
-Counts = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ def rows_in_words(n: int, one: str, many: str) -> str:
 
 
 def raise_or_warn(
-    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, class_counts: Counts | None = None
+    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, class_counts: Ints | None = None
 ) -> None:
     """Raise for what would make the answer wrong, warn of what looks odd, in one warning.
 
@@ -270,7 +269,7 @@ def raise_or_warn(
         warn("; ".join(odd))
 
 
-def _shift(findings: Findings, n_classes: int, class_counts: Counts | None) -> str:
+def _shift(findings: Findings, n_classes: int, class_counts: Ints | None) -> str:
     """Return how labels are coded that are not 0..K-1, if one value is outside and another one is missing."""
     found = findings.get("label")
     if found is None or not found.alike or class_counts is None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from labelsieve.confident_learning.thresholds import Float64s
+from labelsieve.confident_learning.dtypes import Float64s
 from labelsieve.errors import warn
 from labelsieve.execution.fork import forked_map
 from labelsieve.pipeline.inputs import Inputs
@@ -131,7 +131,7 @@ def _why_not(inputs: Inputs, *, is_cluster: bool) -> str:
     return "the Dask client does the work" if is_cluster else ""
 
 
-def each_partition(
+def map_in_forks(
     inputs: Inputs,
     function: Callable[..., Any],
     n_jobs: int,

@@ -41,7 +41,7 @@ def find_in_summaries(summaries: RowSummaries, settings: JobSettings) -> LabelIs
     thresholds = class_sums_finalize(sums)
     [chunk] = summaries.chunks
     if rule.settings.plain_self_confidence:
-        chunk = replace(chunk, summary=replace(chunk.summary, row_values=None))
+        chunk = replace(chunk, summary=replace(chunk.summary, score=None))
     table = replace(summaries, chunks=[chunk], reader=SummaryReader(rule.settings, thresholds), show=settings.progress)
     counts = table.count(rule, thresholds)
     totals = issue_totals(counts, None, sums.counts, rule.settings)
@@ -84,7 +84,7 @@ def _check_choices(settings: JobSettings, summaries: RowSummaries) -> None:
     if rule.n_reads > 1 or scoring.adjust_pred_probs:
         what = "adjust_pred_probs" if scoring.adjust_pred_probs else f"filter_by={rule.name!r}, rule={scoring.rule!r}"
         raise InvalidInputError(f"{what} needs all probabilities of each row, which summaries do not hold")
-    if not scoring.plain_self_confidence and summaries.chunks[0].summary.row_values is None:
+    if not scoring.plain_self_confidence and summaries.chunks[0].summary.score is None:
         raise InvalidInputError(f"method={scoring.method!r} needs the column score in the summaries")
     given = {"workdir": settings.workdir, "output": settings.output, "client": settings.client}
     unused = [name for name, value in given.items() if value is not None]

@@ -184,7 +184,7 @@ class Inputs:
         return partial(_reach, [s for s in sources if s is not None and not isinstance(s, ArraySource)])
 
 
-def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
+def map_partitions(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
     """Return ``function(partition)`` of every partition, in row order."""
     labels, pred_probs = inputs.labels_source, inputs.pred_probs_source
     if inputs.grid.n_partitions == 1 and labels and pred_probs:  # here: a graph would only take time

@@ -7,10 +7,11 @@ from typing import Final
 import numpy as np
 
 from labelsieve.confident_learning.agreement import RowSample, may_not_fit, misfit
+from labelsieve.confident_learning.calibration import JointCounts, estimated_issues, with_diagonal
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.confident_learning.filters import IssueTotals
-from labelsieve.confident_learning.pruning import JointCounts, estimated_issues, with_diagonal
-from labelsieve.confident_learning.thresholds import Int64s, issue_counts_finalize
+from labelsieve.confident_learning.thresholds import issue_counts_finalize
 from labelsieve.errors import warn
 from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.settings import Settings
@@ -27,25 +28,25 @@ def issue_totals(
 ) -> IssueTotals:
     """Return the totals by the rule of the settings; warn where the exact rule would count many rows otherwise."""
     if rescanned is not None and rescanned.joint is not None:
-        joint = JointCounts(with_diagonal(rescanned.joint), rescanned.n_off, class_counts)
+        joint = JointCounts(with_diagonal(rescanned.joint), rescanned.n_off_diagonal, class_counts)
         return IssueTotals(
             joint.joint,
             class_counts,
             estimated_issues(joint, calibrated=settings.calibrated),
-            n_off=joint.n_off,
+            n_off_diagonal=joint.n_off_diagonal,
             n_counted=counts.n_counted,
             histogram=counts.histogram,
         )
     if counts.confident is None:
         raise RuntimeError("confident rows are counted in the summaries or in a second pass")
-    of_class = counts.confident.issue_counts(class_counts, calibrated=settings.calibrated)
+    issue_counts = counts.confident.issue_counts(class_counts, calibrated=settings.calibrated)
     note = _undecided(counts.confident) if settings.filter_by is None else ""
     if note:
         warn(note)
     return IssueTotals(
         counts.confident,
         class_counts,
-        issue_counts_finalize(of_class),
+        issue_counts_finalize(issue_counts),
         n_counted=counts.n_counted,
         histogram=counts.histogram,
         note=note,

@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from labelsieve.confident_learning.pruning import JointCounts, PruneCounts, with_diagonal
+from labelsieve.confident_learning.calibration import JointCounts, with_diagonal
+from labelsieve.confident_learning.pruning import PruneCounts
 from labelsieve.confident_learning.selections import RowSelection
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
 from labelsieve.confident_learning.validation import notes_of, raise_or_warn
@@ -121,7 +122,7 @@ class Job:
         if rescanned is None or rescanned.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
         check_fit(setup.passes.first_table(), total, rescanned.joint)
-        return JointCounts(with_diagonal(rescanned.joint), rescanned.n_off, sums.counts)
+        return JointCounts(with_diagonal(rescanned.joint), rescanned.n_off_diagonal, sums.counts)
 
     def _attempted(self, pair: tuple[Opened, Opened], steps: Callable[[_Setup], _T]) -> _T:
         """Return what `steps` make of a run; again where arrays in memory were lost with the worker that held them."""
@@ -293,7 +294,7 @@ class Job:
         if forks and inputs.grid.n_partitions > 1:  # a single one is read here anyway
             with passes.reading() as bar:
                 work, n_jobs = passes.scan_work, self.n_jobs
-                total = passes.adopt(fork_pool.each_partition(inputs, work, n_jobs, advance=bar.advance))
+                total = passes.adopt(fork_pool.map_in_forks(inputs, work, n_jobs, advance=bar.advance))
         else:
             total = passes.scan()
         self._check_owned()
@@ -318,7 +319,7 @@ class Job:
         room = planned + self.executor.limit - plan.process_bytes
         if self.executor.is_cluster:
             room = min(room, int(free_bytes() * _CLIENT_SHARE))
-        n_candidates = int(prune.of_pair.sum())
+        n_candidates = int(prune.by_pair.sum())
         needed = candidate_bytes(n_candidates, self.executor.n_threads)
         if needed > room:
             raise MemoryLimitError(

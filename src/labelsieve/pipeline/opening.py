@@ -8,7 +8,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from labelsieve import partitioning
-from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
+from labelsieve.confident_learning.dtypes import class_dtype
+from labelsieve.confident_learning.row_summary import STRIP_BYTES
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor

@@ -14,6 +14,7 @@ from labelsieve.confident_learning.filters import Filter
 from labelsieve.errors import MemoryLimitError
 from labelsieve.execution.executor import Executor
 from labelsieve.memory import expected_issues, size
+from labelsieve.partitioning import spans
 from labelsieve.pipeline.dask_job import n_graph_tasks
 from labelsieve.pipeline.inputs import Inputs, kept_bytes
 from labelsieve.pipeline.passes import rounds
@@ -257,4 +258,4 @@ def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: 
     """Return how many tasks each map after the first one has."""
     if not stored:
         return inputs.grid.n_partitions
-    return len(memory.spans(inputs.grid, inputs.need(settings).row, executor.all_threads))
+    return len(spans(inputs.grid, inputs.need(settings).row, executor.all_threads))

@@ -5,14 +5,17 @@ Whatever reads predictions makes such a table; thresholds, counts, filters, rank
 ==============  =================  =====================================================================================
 column          dtype              meaning
 ==============  =================  =====================================================================================
-`labels`        unsigned integer   given label, 0..K-1
+`label`         unsigned integer   label, 0..K-1
 `predicted`     unsigned integer   first class of the largest probability
-`p_given`       that of the input  probability of the given label
+`p_label`       that of the input  probability of the label
 `p_predicted`   that of the input  probability of the predicted class
-`row_values`    float64            score, where it is computed from all probabilities of the row; the row's sum where
-                                   `adjust_pred_probs` needs only that; absent where the score is `p_given`
-`off_joint`     bool               whether the confident joint counts the row off its diagonal, and its label is not
-                                   nearly predicted; only for ``filter_by="confident_learning"``
+`score`         float64            label quality score, where it is computed from the whole row; absent where the score
+                                   is `p_label`
+`row_sum`       float64            sum of the row's probabilities, from which adjusted self-confidence is computed as
+                                   the table is read; only with ``adjust_pred_probs=True``
+`off_diagonal`  bool               whether the confident joint counts the row off its diagonal (its class is not the
+                                   label), and the label is not nearly predicted: `p_label` + 1e-6 would not be the
+                                   largest probability of the row; only with ``filter_by="confident_learning"``
 ==============  =================  =====================================================================================
 
 The dtype of the first two is the smallest that holds K - 1. The chunks of the table stay in memory where they were
@@ -33,12 +36,12 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select, radix_select_by_class
 from labelsieve.confident_learning.agreement import Agreement, RowSample
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints, class_dtype
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
-from labelsieve.confident_learning.radix_select import Int64s, Scores
-from labelsieve.confident_learning.row_summary import Ints, RowSummary, class_dtype
+from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import RowSelection, Selection, UpToClassCuts, UpToCut
-from labelsieve.confident_learning.thresholds import Float64s, SparseClassSums, adjusted_thresholds, class_sums_chunk
+from labelsieve.confident_learning.thresholds import SparseClassSums, adjusted_thresholds, class_sums_chunk
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.errors import InvalidInputError
 from labelsieve.execution.executor import LocalExecutor
@@ -92,7 +95,7 @@ class RowSummaries:
     repair : callable
         Makes damaged records of the checkpoint again.
     read_margins : callable, optional
-        Reads `pred_probs` for `largest_margins`; returns row numbers.
+        Reads `pred_probs` for `select_largest_margins`; returns row numbers.
     """
 
     job: DaskJob
@@ -155,10 +158,10 @@ class RowSummaries:
         """
         n_classes = check_whole_number("n_classes", n_classes, 2)
         summary = _checked_summary(label, predicted, p_label, p_predicted, score, n_classes)
-        sums = SparseClassSums.of(class_sums_chunk(summary.labels, summary.p_given, n_classes))
-        agreement = Agreement.of(summary.labels, summary.predicted)
+        sums = SparseClassSums.of(class_sums_chunk(summary.label, summary.p_label, n_classes))
+        agreement = Agreement.of(summary.label, summary.predicted)
         chunk = SummaryChunk(0, summary, ScanTotals(sums, Findings(), len(summary), agreement))
-        reader, dtype = SummaryReader(Settings(), np.empty(0)), summary.p_given.dtype
+        reader, dtype = SummaryReader(Settings(), np.empty(0)), summary.p_label.dtype
         return cls(DaskJob(LocalExecutor()), [chunk], [len(summary)], reader, n_classes, dtype)
 
     @property
@@ -238,13 +241,13 @@ class RowSummaries:
 
     # What filters ask for -------------------------------------------------------------------------------------------
 
-    def all_where(self, selection: Selection, n_rows: int) -> RowSelection:
+    def select_where(self, selection: Selection, n_rows: int) -> RowSelection:
         """Return the `n_rows` rows that `selection` picks by their summaries alone."""
         return RowSelection(selection, ([None] * len(self.chunks),), n_rows)
 
-    def lowest(
+    def select_lowest(
         self,
-        cut_scores: Callable[[RowSummary], Scores],
+        cut_scores: Callable[[SummaryBlock], Floats],
         dtype: np.dtype[Any],
         histogram: Int64s | None,
         n_rows: int,
@@ -272,11 +275,11 @@ class RowSummaries:
             quotas = [None] * len(self.chunks)
             if exactly or (not cut.shift and cut.inside > n_rows - cut.below):
                 ties = self.map("ties", count_and_select.scores_inside, cut_scores=cut_scores, cut=cut)
-                cut, exact = radix_select.settle(cut, n_rows, ties)
+                cut, exact = radix_select.find_exact_cut(cut, n_rows, ties)
                 quotas = list(exact)
         return RowSelection(UpToCut(cut, cut_scores), (quotas,), n_rows)
 
-    def lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
+    def select_lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
         """Return for each label the ``n_rows[label]`` rows of lowest probability of that label."""
 
         def histogram_within(within: radix_select_by_class.ClassCuts) -> Int64s:
@@ -287,17 +290,17 @@ class RowSummaries:
 
         cuts = radix_select_by_class.ClassCuts.open(n_rows, class_counts, 8 * self.dtype.itemsize)
         cuts = radix_select_by_class.find_cuts(cuts, histogram_within)
-        exact = radix_select_by_class.settle(cuts, self.map("ties", count_and_select.class_ties, cuts=cuts))
+        exact = radix_select_by_class.find_exact_cuts(cuts, self.map("ties", count_and_select.class_ties, cuts=cuts))
         return RowSelection(UpToClassCuts(exact), (range(len(self.chunks)),), int(cuts.wanted.sum()))
 
-    def largest_margins(self, prune: PruneCounts) -> RowSelection:
+    def select_largest_margins(self, prune: PruneCounts) -> RowSelection:
         """Return for each pair of classes the rows of largest margin, in a third read."""
         if self.read_margins is None:
             raise RuntimeError("margins between classes need all probabilities of a row")
         return RowSelection.of_rows(self._repairing(lambda: self._margin_rows(prune)), self.rows)
 
     def _margin_rows(self, prune: PruneCounts) -> Int64s:
-        if self.read_margins is None or not len(prune.of_pair):
+        if self.read_margins is None or not len(prune.by_pair):
             return np.empty(0, np.int64)
         return self.read_margins(prune)
 
@@ -421,10 +424,10 @@ class ArrayScores:
         The scores of each chunk.
     """
 
-    parts: Sequence[Scores]
+    parts: Sequence[Floats]
     in_store: bool = False
 
-    def to_numpy(self) -> Scores:
+    def to_numpy(self) -> Floats:
         """Return them as ``(N,)`` in memory."""
         return np.concatenate(self.parts)
 
@@ -434,7 +437,7 @@ class ArrayScores:
 
         return da.concatenate([da.from_array(part, chunks=-1) for part in self.parts])
 
-    def blocks(self) -> Iterator[Scores]:
+    def blocks(self) -> Iterator[Floats]:
         """Yield them in row order, a chunk at a time."""
         yield from self.parts
 
@@ -466,7 +469,7 @@ class TaskScores:
     dtype: np.dtype[Any]
     in_store: bool
 
-    def to_numpy(self) -> Scores:
+    def to_numpy(self) -> Floats:
         """Return them as ``(N,)`` in memory."""
         return np.concatenate(self.job.map("scores", self.work, [self.chunks]))
 
@@ -489,7 +492,7 @@ class TaskScores:
             meta=np.empty(0, self.dtype),
         )
 
-    def blocks(self) -> Iterator[Scores]:
+    def blocks(self) -> Iterator[Floats]:
         """Yield them in row order, some chunks at a time."""
         for start in range(0, len(self.chunks), _FETCHED_CHUNKS):
             yield from self.job.map("scores", self.work, [self.chunks[start : start + _FETCHED_CHUNKS]])
@@ -502,7 +505,7 @@ def _checked_summary(
     p_predicted: npt.ArrayLike,
     score: npt.ArrayLike | None,
     n_classes: int,
-) -> RowSummary:
+) -> SummaryBlock:
     """Return columns as a summary, or raise where they cannot be one."""
     columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
     if score is not None:
@@ -534,10 +537,10 @@ def _checked_summary(
             f"row {row:,} has p_label {arrays['p_label'][row]} and p_predicted {arrays['p_predicted'][row]}"
         )
     classes = class_dtype(n_classes)
-    return RowSummary(
-        arrays["label"].astype(classes),
-        arrays["predicted"].astype(classes),
-        arrays["p_predicted"] + 0.0,  # -0.0 counts as 0.0
-        arrays["p_label"] + 0.0,
-        None if score is None else arrays["score"].astype(np.float64),
+    return SummaryBlock(
+        label=arrays["label"].astype(classes),
+        predicted=arrays["predicted"].astype(classes),
+        p_label=arrays["p_label"] + 0.0,  # -0.0 counts as 0.0
+        p_predicted=arrays["p_predicted"] + 0.0,
+        score=None if score is None else arrays["score"].astype(np.float64),
     )

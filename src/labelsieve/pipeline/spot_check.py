@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from labelsieve.confident_learning.quality_scores import row_value_kernel
+from labelsieve.confident_learning.quality_scores import column_kernels
 from labelsieve.errors import WorkdirError
 from labelsieve.execution.executor import Executor
 from labelsieve.pipeline.dask_job import Column, DaskJob
@@ -142,15 +142,13 @@ def compare(
         return None
     if not kept:
         return None
-    row_values, found = row_value_kernel(settings), list[Any]()
-    read_rows(partition, n_rows, row_values, found.append)
+    found = list[Any]()
+    read_rows(partition, n_rows, column_kernels(settings), found.append)
     differs, columns = np.zeros(n_rows, np.bool_), []
     for name, now in found[0].columns().items():
-        if now is None:
-            continue
         then = np.concatenate([block[name] for block in kept])
         other = (_bytes(then) != _bytes(now)).any(axis=1) if then.dtype == now.dtype else np.ones(n_rows, np.bool_)
-        if name == "row_values" and settings.method == "confidence_weighted_entropy":
+        if name == "score" and settings.method == "confidence_weighted_entropy":
             other &= ~np.isclose(then, now, rtol=0, atol=_ENTROPY_TOLERANCE)
         if other.any():
             columns.append(name)
@@ -165,6 +163,6 @@ def _bytes(column: Any) -> Any:
 
 def _changed(columns: Sequence[str]) -> str:
     """Name the input that has changed: what is known of `pred_probs` at a row depends on its label too."""
-    if "labels" not in columns:
+    if "label" not in columns:
         return "pred_probs"
     return "labels and pred_probs" if {"predicted", "p_predicted"} & set(columns) else "labels"

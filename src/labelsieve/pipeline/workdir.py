@@ -130,7 +130,7 @@ class Workdir:
         changed = [i for i, (then, now) in enumerate(zip(before, part_identities, strict=False)) if then != now]
         for index in changed:
             records.discard("summaries", index)
-            records.discard("rereads", index)
+            records.discard("rescan", index)
         if changed:
             records.discard("margins", 0)  # one record for all partitions
         description = Description(fingerprint, grid, tuple(part_identities))

@@ -17,7 +17,7 @@ from labelsieve.partitioning import Grid
 from labelsieve.storage.folders import Folder
 
 NAME: Final = "labelsieve.json"
-FORMAT: Final = 5
+FORMAT: Final = 6
 _KIND: Final = "labelsieve workdir"
 _CHECKSUMS: Final = "checksums"
 _START_OVER: Final = "Start over with fresh=True (--fresh)"

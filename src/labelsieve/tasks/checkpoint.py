@@ -9,40 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from labelsieve.confident_learning.row_summary import RowSummary
+from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.errors import TaskFailedError, WorkdirError
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import Columns, Record, RecordWriter, TornRecordError
 
-KINDS: Final = ("summaries", "rereads", "margins")
-
-
-def summary_of(columns: Columns) -> RowSummary:
-    """Return what the columns of a record's block stand for."""
-    found: dict[str, Any] = {"row_values": None, **columns}
-    return RowSummary(**found)
-
-
-@dataclass(frozen=True)
-class StoredSummary:
-    """Row summaries that are in a record.
-
-    Parameters
-    ----------
-    records : Records
-        The workdir's records.
-    index : int
-        The partition.
-    """
-
-    records: Records
-    index: int
-
-    def blocks(self, start: int, stop: int) -> Iterator[RowSummary]:
-        """Yield the summaries of rows ``[start, stop)`` of the partition, a block at a time."""
-        with self.records.reading("summaries", self.index) as record:
-            for columns in record.blocks(start, stop):
-                yield summary_of(columns)
+KINDS: Final = ("summaries", "rescan", "margins")
 
 
 class DamagedRecordError(TaskFailedError):
@@ -101,6 +73,12 @@ class Records:
                 yield record
         except (FileNotFoundError, IsADirectoryError, TornRecordError) as error:
             raise DamagedRecordError(str(error)) from error
+
+    def summaries(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
+        """Yield the summaries of rows ``[start, stop)`` of partition `index`, a block at a time."""
+        with self.reading("summaries", index) as record:
+            for columns in record.blocks(start, stop):
+                yield SummaryBlock(**columns)
 
     def is_committed(self, index: int, start: int, stop: int, *, kind: str) -> bool:
         """Tell whether there is a record of rows ``[start, stop)`` whose every checksum holds."""

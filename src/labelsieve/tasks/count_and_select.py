@@ -12,26 +12,26 @@ import numpy.typing as npt
 from labelsieve.confident_learning import radix_select
 from labelsieve.confident_learning.agreement import RowSample
 from labelsieve.confident_learning.confident_joint import ConfidentCounter, ConfidentCounts, confident_combine
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
 from labelsieve.confident_learning.filters import Filter
-from labelsieve.confident_learning.quality_scores import Float64s
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies, class_histogram
-from labelsieve.confident_learning.row_summary import Ints, RowSummary
+from labelsieve.confident_learning.row_summary import SummaryBlock, near_predicted
 from labelsieve.confident_learning.selections import Selection, scores_of
 from labelsieve.confident_learning.thresholds import ClassSums, SparseClassSums, class_sums_chunk, class_sums_combine
 from labelsieve.results.result import IssueRows
 from labelsieve.tasks.summaries import Chunk, SummaryChunk, SummaryReader
 
-CutScores: TypeAlias = Callable[[RowSummary], radix_select.Scores]
+CutScores: TypeAlias = Callable[[SummaryBlock], Floats]
 # Histograms of a chunk that are held before they are added up.
 _MOST_HISTOGRAMS: Final = 8
 
 
-def widened(scores: radix_select.Scores) -> radix_select.Scores:
+def widened(scores: Floats) -> Floats:
     """Return scores as they are given out: float16 as float32."""
     return scores.astype(np.promote_types(scores.dtype, np.float32), copy=False)
 
 
-def all_scores(chunk: Chunk, *, reader: SummaryReader) -> radix_select.Scores:
+def all_scores(chunk: Chunk, *, reader: SummaryReader) -> Floats:
     """Return the scores of a chunk."""
     if isinstance(chunk, SummaryChunk):
         return widened(scores_of(reader.scored(chunk.summary)))
@@ -55,7 +55,7 @@ class SummaryCounts:
     """
 
     confident: ConfidentCounts | None
-    histogram: radix_select.Int64s | None
+    histogram: Int64s | None
     scores: SparseClassSums | None
     n_counted: int = 0
 
@@ -66,7 +66,7 @@ def count(chunk: Chunk, *, reader: SummaryReader, rule: Filter, adj_thresholds: 
     counter = None if settings.counts_joint else ConfidentCounter(adj_thresholds)
     # Plain self-confidences were added up by label as they were read.
     scores = None if settings.plain_self_confidence else ClassSums.zeros(n_classes)
-    histograms, n_counted = list[radix_select.Int64s](), 0
+    histograms, n_counted = list[Int64s](), 0
     for block in reader.blocks(chunk):
         if counter is not None:
             counter.add(block)
@@ -75,7 +75,7 @@ def count(chunk: Chunk, *, reader: SummaryReader, rule: Filter, adj_thresholds: 
         if rule.counts_rows:
             n_counted += rule.counted_rows(block)
         if scores is not None:
-            scores = class_sums_combine([scores, class_sums_chunk(block.labels, scores_of(block), n_classes)])
+            scores = class_sums_combine([scores, class_sums_chunk(block.label, scores_of(block), n_classes)])
         if len(histograms) > _MOST_HISTOGRAMS:
             histograms = [add_up(histograms)]
     return SummaryCounts(
@@ -110,16 +110,14 @@ def sampled_classes(chunk: Chunk, *, reader: SummaryReader, sample: RowSample) -
     return sample.take(chunk.start, reader.blocks(chunk))
 
 
-def histogram_within(
-    chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut
-) -> radix_select.Int64s:
+def histogram_within(chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut) -> Int64s:
     """Return the histogram of the next digit of the scores inside `cut`."""
     return add_up(radix_select.score_histogram(cut_scores(block), cut) for block in reader.blocks(chunk))
 
 
-def add_up(histograms: Iterable[radix_select.Int64s]) -> radix_select.Int64s:
+def add_up(histograms: Iterable[Int64s]) -> Int64s:
     """Add up histograms."""
-    total: radix_select.Int64s = np.sum(list(histograms), axis=0)
+    total: Int64s = np.sum(list(histograms), axis=0)
     return total
 
 
@@ -131,19 +129,19 @@ def scores_inside(
     return radix_select.Ties.of(np.concatenate(parts))
 
 
-def class_histogram_within(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> radix_select.Int64s:
+def class_histogram_within(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> Int64s:
     """Return the histogram of the next digit of the given label's probability inside the cut of each class."""
-    return add_up(class_histogram(block.labels, block.p_given, cuts) for block in reader.blocks(chunk))
+    return add_up(class_histogram(block.label, block.p_label, cuts) for block in reader.blocks(chunk))
 
 
 def class_ties(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> ClassTies:
     """Return the given label's probabilities inside the cut of each class, each value once."""
-    return ClassTies.add_up([ClassTies.of(block.labels, block.p_given, cuts) for block in reader.blocks(chunk)])
+    return ClassTies.add_up([ClassTies.of(block.label, block.p_label, cuts) for block in reader.blocks(chunk)])
 
 
 def selected(
     chunk: Chunk, *parts: Any, reader: SummaryReader, selection: Selection
-) -> Iterator[tuple[RowSummary, npt.NDArray[np.intp], int]]:
+) -> Iterator[tuple[SummaryBlock, npt.NDArray[np.intp], int]]:
     """Yield blocks of summaries with which of their rows are taken, and the row number of their first row."""
     first, pick = chunk.start, selection.picker(*parts)
     for block in reader.blocks(chunk):
@@ -151,14 +149,14 @@ def selected(
         first += len(block)
 
 
-def issue_rows(block: RowSummary, rows: npt.NDArray[np.intp], first_row: int) -> IssueRows:
+def issue_rows(block: SummaryBlock, rows: npt.NDArray[np.intp], first_row: int) -> IssueRows:
     """Return what is asked about some rows of a block, in row order."""
     return IssueRows(
         rows=(rows + first_row).astype(np.int64),
         scores=scores_of(block)[rows],
-        given_labels=block.labels[rows],
+        given_labels=block.label[rows],
         suggested_labels=block.predicted[rows],
-        p_given=block.p_given[rows],
+        p_given=block.p_label[rows],
         p_suggested=block.p_predicted[rows],
     )
 
@@ -174,7 +172,7 @@ def is_issue(found: IssueRows, rule: Filter) -> npt.NDArray[np.bool_]:
     """Return which rows are issues: unless the filter keeps them, those whose label is nearly predicted are not."""
     if rule.keeps_near_predicted:
         return np.ones(len(found.rows), np.bool_)
-    return ~radix_select.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
+    return ~near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
 
 
 def rank(parts: Sequence[IssueRows], wanted: int, rule: Filter) -> IssueRows:

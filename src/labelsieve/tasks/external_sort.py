@@ -16,9 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning.dtypes import Floats, Int64s
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.selections import Selection, scores_of
-from labelsieve.memory import Span, result_rows
+from labelsieve.partitioning import Span, result_rows
 from labelsieve.results.result import IssueRows
 from labelsieve.results.zarr_store import COLUMNS, ResultGroup
 from labelsieve.storage.folders import Folder
@@ -30,13 +31,12 @@ from labelsieve.tasks.summaries import SummaryReader
 _SAMPLE_STEP: Final = 1024
 _LEAST_SAMPLE: Final = 16
 # Rows of a block of a run: what is read of each run to get at one row.
-_BLOCK_ROWS: Final = 1024
+_RUN_BLOCK_ROWS: Final = 1024
 
 # Where stretches look up which rows of a run are theirs.
 _EDGES: Final = "edges"
 
 Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Keys:
         Row numbers.
     """
 
-    scores: radix_select.Scores
+    scores: Floats
     rows: Int64s
 
 
@@ -150,10 +150,10 @@ class _ResultChunk:
     def __init__(self, group: ResultGroup, span: Span, chunk_rows: int) -> None:
         self._start, self._stop, self._chunk_rows = span.start, span.stop, chunk_rows
         self._to_scores, self._to_mask = group.writer("scores"), group.writer("mask")
-        self._scores: radix_select.Scores | None = None
+        self._scores: Floats | None = None
         self._mask = np.empty(0, np.bool_)
 
-    def add(self, first: int, scores: radix_select.Scores, issues: Int64s) -> None:
+    def add(self, first: int, scores: Floats, issues: Int64s) -> None:
         """Take in a block of scores from row `first` on, and which of its rows are issues."""
         while len(scores):
             if self._scores is None:
@@ -175,8 +175,8 @@ def _write_run(folder: Folder, name: str, issues: IssueRows) -> SortedRun:
     order = radix_select.lowest_first(issues.scores, len(issues))  # rows ascend, so ties are in row order
     with folder.create(name) as file:
         writer = RecordWriter(file, {"kind": "run"})
-        for start in range(0, len(issues), _BLOCK_ROWS):
-            writer.add(issues.take(order[start : start + _BLOCK_ROWS]).columns())
+        for start in range(0, len(issues), _RUN_BLOCK_ROWS):
+            writer.add(issues.take(order[start : start + _RUN_BLOCK_ROWS]).columns())
         writer.finish({})
     step = max(1, min(_SAMPLE_STEP, len(issues) // _LEAST_SAMPLE))
     sampled = order[step - 1 :: step]

@@ -7,19 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.confident_joint import confident_chunk, confident_combine
-from labelsieve.confident_learning.looks import JointCounter
-from labelsieve.confident_learning.pruning import JointCounts, estimated_issues
-from labelsieve.confident_learning.quality_scores import Float64s, row_value_kernel
-from labelsieve.confident_learning.row_summary import Ints, RowSummary
+from labelsieve.confident_learning.calibration import JointCounts, estimated_issues
+from labelsieve.confident_learning.confident_joint import JointCounter, confident_chunk, confident_combine
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
+from labelsieve.confident_learning.quality_scores import column_kernels
+from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import scores_of
-from labelsieve.confident_learning.thresholds import (
-    Int64s,
-    IssueCounts,
-    issue_counts_combine,
-    issue_counts_finalize,
-)
+from labelsieve.confident_learning.thresholds import IssueCounts, issue_counts_combine, issue_counts_finalize
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.settings import Settings
 from labelsieve.tasks.count_and_select import widened
@@ -44,7 +38,7 @@ class InspectedRows:
         What is wrong with the rows.
     """
 
-    scores: radix_select.Scores
+    scores: Floats
     labels: Ints
     predicted: Ints
     counts: IssueCounts | JointCounts | None
@@ -58,11 +52,11 @@ def inspect(
     joint = None
     if adj_thresholds is not None and settings.counts_joint:
         joint = JointCounter(thresholds, partition.dtype)
-    taken: list[RowSummary] = []
+    taken: list[SummaryBlock] = []
     totals = read_rows(
         partition,
         partition.n_rows,
-        row_value_kernel(settings, thresholds),
+        column_kernels(settings, thresholds),
         taken.append,
         *([] if joint is None else [joint.add]),
     )
@@ -73,7 +67,7 @@ def inspect(
     elif adj_thresholds is not None:
         confident = confident_chunk(summary, adj_thresholds)
         counts = confident.issue_counts(totals.sums.dense().counts, calibrated=settings.calibrated)
-    return InspectedRows(widened(scores_of(summary)), summary.labels, summary.predicted, counts, totals.findings)
+    return InspectedRows(widened(scores_of(summary)), summary.label, summary.predicted, counts, totals.findings)
 
 
 def combine_counts(parts: Sequence[IssueCounts | JointCounts]) -> IssueCounts | JointCounts:
@@ -82,7 +76,9 @@ def combine_counts(parts: Sequence[IssueCounts | JointCounts]) -> IssueCounts | 
     if not joints:
         return issue_counts_combine(part for part in parts if isinstance(part, IssueCounts))
     sizes: Int64s = np.sum([part.class_counts for part in joints], axis=0)
-    return JointCounts(confident_combine(part.joint for part in joints), sum(part.n_off for part in joints), sizes)
+    return JointCounts(
+        confident_combine(part.joint for part in joints), sum(part.n_off_diagonal for part in joints), sizes
+    )
 
 
 def num_issues(counts: IssueCounts | JointCounts, *, calibrated: bool) -> int:

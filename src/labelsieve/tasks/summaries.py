@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from labelsieve.confident_learning.quality_scores import Float64s, adjusted_self_confidence
-from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.thresholds import blocks
-from labelsieve.memory import Span
+from labelsieve.confident_learning.dtypes import Float64s
+from labelsieve.confident_learning.quality_scores import adjusted_self_confidence
+from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.thresholds import row_slices
+from labelsieve.partitioning import Span
 from labelsieve.settings import Settings
-from labelsieve.tasks.checkpoint import Records, StoredSummary
+from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.totals import RescanTotals, ScanTotals
 
 
@@ -25,7 +26,7 @@ class SummaryChunk:
     ----------
     start : int
         Number of the first row.
-    summary : RowSummary
+    summary : SummaryBlock
         Summaries of consecutive rows.
     totals : ScanTotals
         What the first pass added up over these rows.
@@ -34,7 +35,7 @@ class SummaryChunk:
     """
 
     start: int
-    summary: RowSummary
+    summary: SummaryBlock
     totals: ScanTotals
     rescan: RescanTotals | None = None
 
@@ -73,37 +74,35 @@ class SummaryReader:
     records: Records | None = None
     rescan_records: Records | None = None
 
-    def blocks(self, chunk: Chunk) -> Iterator[RowSummary]:
+    def blocks(self, chunk: Chunk) -> Iterator[SummaryBlock]:
         """Yield the summaries of a chunk in row order, some rows at a time."""
         if isinstance(chunk, SummaryChunk):
             # A chunk without rows, of a user's Dask array, is one empty block.
-            for rows in blocks(chunk.n_rows) if chunk.n_rows else [slice(0)]:
+            for rows in row_slices(chunk.n_rows) if chunk.n_rows else [slice(0)]:
                 yield self.scored(chunk.summary[rows])
             return
         for index, start, stop in chunk.pieces:
             yield from self._stored(index, start, stop)
 
-    def scored(self, summary: RowSummary) -> RowSummary:
-        """Return `summary` with final scores: the sums of rows become adjusted self-confidences."""
-        if not self.settings.adjust_pred_probs or self.settings.scores_need_rescan:
+    def scored(self, summary: SummaryBlock) -> SummaryBlock:
+        """Return `summary` with final scores: adjusted self-confidences are computed from the sums of rows."""
+        if not self.settings.adjust_pred_probs or summary.row_sum is None:
             return summary
-        if summary.row_values is None:
-            raise RuntimeError("adjusted self-confidence needs the sums of rows")
         scores = np.empty(len(summary), np.float64)
-        for rows in blocks(len(summary)):
+        for rows in row_slices(len(summary)):
             scores[rows] = adjusted_self_confidence(
-                summary.p_given[rows], summary.labels[rows], summary.row_values[rows], self.thresholds
+                summary.p_label[rows], summary.label[rows], summary.row_sum[rows], self.thresholds
             )
-        return replace(summary, row_values=scores)
+        return replace(summary, score=scores, row_sum=None)
 
-    def _stored(self, index: int, start: int, stop: int) -> Iterator[RowSummary]:
+    def _stored(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
         if self.records is None:
             raise RuntimeError("stored chunks are read from records")
-        stored = StoredSummary(self.records, index).blocks(start, stop)
+        stored = self.records.summaries(index, start, stop)
         if self.rescan_records is None:
             yield from map(self.scored, stored)
             return
-        with self.rescan_records.reading("rereads", index) as record:
+        with self.rescan_records.reading("rescan", index) as record:
             for block in stored:
                 parts = list(record.blocks(start, start + len(block)))
                 start += len(block)

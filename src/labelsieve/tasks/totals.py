@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from labelsieve.confident_learning.agreement import Agreement
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, confident_combine, pair_dtype
+from labelsieve.confident_learning.confident_joint import ConfidentCounts, confident_combine
+from labelsieve.confident_learning.dtypes import pair_dtype
 from labelsieve.confident_learning.thresholds import ClassSums, SparseClassSums
 from labelsieve.confident_learning.validation import Finding, Findings, combine_findings
 
@@ -45,14 +46,14 @@ class RescanTotals:
     ----------
     joint : ConfidentCounts or None
         Rows by given label and the class as which the confident joint counts them; None where it is not needed.
-    n_off : int
+    n_off_diagonal : int
         Rows off the diagonal whose label is not nearly predicted.
     n_read : int
         Rows that were read; 0 where a committed record was found.
     """
 
     joint: ConfidentCounts | None
-    n_off: int
+    n_off_diagonal: int
     n_read: int
 
 
@@ -73,7 +74,7 @@ def combine_rescans(parts: Iterable[RescanTotals]) -> RescanTotals:
     joints = [part.joint for part in parts if part.joint is not None]
     return RescanTotals(
         confident_combine(joints) if joints else None,
-        sum(part.n_off for part in parts),
+        sum(part.n_off_diagonal for part in parts),
         sum(part.n_read for part in parts),
     )
 
@@ -99,21 +100,21 @@ def footer_of_rescan(totals: RescanTotals) -> dict[str, Any]:
     """Return the totals of a second pass as JSON values."""
     joint = totals.joint
     if joint is None:
-        return {"n_off": totals.n_off, "joint": None}
+        return {"n_off_diagonal": totals.n_off_diagonal, "joint": None}
     some = np.flatnonzero(joint.diagonal)
     arrays = {"classes": some, "diagonal": joint.diagonal[some], "pairs": joint.pairs, "counts": joint.counts}
-    return {"n_off": totals.n_off, "n_classes": joint.n_classes, "joint": _as_text(arrays)}
+    return {"n_off_diagonal": totals.n_off_diagonal, "n_classes": joint.n_classes, "joint": _as_text(arrays)}
 
 
 def rescan_of_footer(footer: Mapping[str, Any]) -> RescanTotals:
     """Return the totals that `footer_of_rescan` was given, with no rows read."""
     if footer["joint"] is None:
-        return RescanTotals(None, footer["n_off"], 0)
+        return RescanTotals(None, footer["n_off_diagonal"], 0)
     arrays, n_classes = _of_text(footer["joint"]), footer["n_classes"]
     diagonal = np.zeros(n_classes, np.int64)
     diagonal[arrays["classes"]] = arrays["diagonal"]
     pairs, counts = arrays["pairs"].astype(pair_dtype(n_classes)), arrays["counts"].astype(np.int32)
-    return RescanTotals(ConfidentCounts(diagonal, pairs, counts), footer["n_off"], 0)
+    return RescanTotals(ConfidentCounts(diagonal, pairs, counts), footer["n_off_diagonal"], 0)
 
 
 def _as_text(arrays: Mapping[str, Any]) -> dict[str, str]:

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from labelsieve.errors import located
-from labelsieve.memory import Span
-from labelsieve.partitioning import Grid
+from labelsieve.partitioning import Grid, Span
 from labelsieve.tasks.external_sort import Stretch
 from labelsieve.tasks.partition import Batches, Partition
 from labelsieve.tasks.summaries import SummaryChunk
