@@ -167,7 +167,7 @@ def small_rounds(monkeypatch):
         lambda cuts, within, find_cuts=radix_select_by_class.find_cuts: find_cuts(cuts, within, max_candidates=3),
     )
     monkeypatch.setattr(top_k_by_pair, "_PIECE", 7)
-    monkeypatch.setattr(top_k_by_pair, "_HELD", 16)
+    monkeypatch.setattr(top_k_by_pair, "_MOST_CANDIDATES", 16)
 
 
 @pytest.mark.parametrize("few_pairs", [0, 4096])
@@ -542,7 +542,7 @@ def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(tmp_path, mon
 
         def killing(executor, parts):
             handles = handed(executor, parts)
-            if not killed and isinstance(parts[0], top_k_by_pair.Wanted) is (step == "the third read"):
+            if not killed and isinstance(parts[0], top_k_by_pair.MarginSearch) is (step == "the third read"):
                 holders = {address for where in client.who_has(handles).values() for address in where}
                 workers = {worker.worker_address: worker for worker in cluster.workers.values()}
                 killed.append(workers[min(holders)].pid)

@@ -71,7 +71,7 @@ def harmed_before(monkeypatch, tmp_path):
 
 STEPS = {
     "count": {},
-    "lowest": {},
+    "select_lowest": {},
     "sorted_issues": {},
     "write": {"output": True},
     "select_lowest_by_class": {"filter_by": "prune_by_class"},

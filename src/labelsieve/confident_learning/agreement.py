@@ -1,4 +1,4 @@
-"""Whether labels and predictions belong together, and if not, the likely cause. NumPy only.
+"""Whether labels and predictions belong together, and if not, the likely cause.
 
 A model's predictions agree with the labels far more often than two unrelated columns would. Where they do not, the
 classes or the rows of one input are in another order, and nearly every row would be reported as an issue.
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.dtypes import Int64s, Ints
+from labelsieve.confident_learning.dtypes import Bools, Int64s, Ints
 from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.thresholds import row_slices
 
@@ -355,7 +355,7 @@ class _Pairs:
         return cls(keys // n_classes, keys % n_classes, counts, np.bincount(labels, minlength=n_classes))
 
     @property
-    def present(self) -> npt.NDArray[np.bool_]:
+    def present(self) -> Bools:
         """Which classes have rows."""
         return self.sizes > 0
 
@@ -379,7 +379,7 @@ class _Pairs:
         return 2 * len(np.unique(self.classes[most])) > int(np.count_nonzero(self.present))
 
 
-def _in_words(order: Int64s, present: npt.NDArray[np.bool_]) -> str:
+def _in_words(order: Int64s, present: Bools) -> str:
     """Write a permutation as the start of a sentence that ends in what would follow."""
     labels, n_classes = np.flatnonzero(present), len(order)
     if n_classes == 2:

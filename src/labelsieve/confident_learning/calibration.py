@@ -1,4 +1,4 @@
-"""The calibrated confident joint: estimated rows of each label and true class, which add up to the rows there are."""
+"""Calibration: estimated numbers of rows of each label and true class, which add up to all rows of each label."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from labelsieve.confident_learning.confident_joint import ConfidentCounts, sums_
 from labelsieve.confident_learning.dtypes import Float64s, Int64s
 from labelsieve.settings import FLOAT_TOLERANCE
 
-# Up to this many classes counts are calibrated to the last bit as in cleanlab: with a matrix, and NumPy's sort where
-# remainders tie. Beyond, where that takes gigabytes and minutes, by exact sums and in the order of the classes.
+# Up to this many classes, the result is that of cleanlab to the last bit: sums over a matrix, and NumPy's sort where
+# remainders tie. With more classes this would take gigabytes and minutes; sums are exact then, and ties go by class.
 _MATRIX_CLASSES: Final = 1024
 # Replaces a sum of 0 where it divides (cleanlab/internal/constants.py, 2.9).
 TINY: Final = 1e-100
@@ -22,16 +22,16 @@ TINY: Final = 1e-100
 
 @dataclass(frozen=True)
 class JointCounts:
-    """What the number of label issues is made of, by the confident joint.
+    """Counts by the confident joint that the number of label issues is computed from.
 
     Parameters
     ----------
     joint : ConfidentCounts
-        Rows by given label and the class as which they are counted.
+        The confident joint.
     n_off_diagonal : int
-        Those off the diagonal whose label is not nearly predicted.
+        Number of rows off its diagonal whose label is not nearly predicted.
     class_counts : (K,) int64
-        All rows of each label.
+        Number of rows with each label.
     """
 
     joint: ConfidentCounts
@@ -41,14 +41,14 @@ class JointCounts:
 
 @dataclass(frozen=True)
 class Joint:
-    """How many rows of each given label truly are of each class, as estimated; whole rows, which add up to N.
+    """Sums of a calibrated joint.
 
     Parameters
     ----------
     diagonal : (K,) int64
-        Rows of each class whose label is right.
+        Estimated number of rows of each class whose label is right.
     by_label, by_true_class : (K,) int64
-        Rows of each label, and of each true class.
+        Estimated number of rows with each label, and of each true class.
     """
 
     diagonal: Int64s
@@ -59,110 +59,101 @@ class Joint:
 def calibrated_pairs(
     confident: ConfidentCounts, class_counts: Int64s
 ) -> Iterator[tuple[ConfidentCounts, Int64s, Int64s]]:
-    """Scale the confident rows of each given label to all of its rows, and round to whole ones that add up the same.
+    """Scale the counts of each label to all of its rows, and round them to integers with the same sum.
 
-    As ``cleanlab.count.calibrate_confident_joint`` (2.9), for pairs that occur; a label without any confident row has
-    none here, as there.
+    As ``cleanlab.count.calibrate_confident_joint`` (2.9), for the pairs that occur. A label without any counted row
+    stays without, as there.
 
     Parameters
     ----------
     confident : ConfidentCounts
-        Counts.
+        Counts by label and class.
     class_counts : (K,) int64
-        All rows with each label.
+        Number of rows with each label.
 
     Yields
     ------
     piece : ConfidentCounts
-        Some of the pairs, all of their given labels; the last piece has none.
+        Some of the pairs, as in `ConfidentCounts.pieces`; the last piece has no pairs.
     estimated : (P,) int64
-        Estimated rows of each pair.
+        Estimated number of rows of each pair.
     diagonal : (K,) int64
-        Estimated rows of the diagonal, of the piece's labels; in the last piece of labels without pairs. Else 0.
+        Estimated diagonal: of the labels of this piece, or, in the last piece, of the labels without pairs; else 0.
     """
     n_classes = confident.n_classes
-    everywhere = confident.diagonal + confident.off_diagonal
-    n_rows, total = int(class_counts.sum()), float(max(class_counts[everywhere > 0].sum(), 1))
+    counted = confident.diagonal + confident.off_diagonal
+    n_rows, total = int(class_counts.sum()), float(max(class_counts[counted > 0].sum(), 1))
     if n_classes <= _MATRIX_CLASSES:
         total = max(_matrix_total(confident, class_counts), TINY)
-    everywhere = np.maximum(everywhere, TINY)
-    alone = np.ones(n_classes, bool)
+    counted = np.maximum(counted, TINY)
+    without_pairs = np.ones(n_classes, bool)
     for piece in confident.pieces():
-        given = piece.given
-        labels = np.unique(given)
-        alone[labels] = False
-        # The diagonal is one more pair of each label, so that all of its rows are rounded together.
-        of = np.concatenate([given, labels])
+        n_pairs, labels = len(piece.pairs), np.unique(piece.given)
+        without_pairs[labels] = False
+        # The diagonal is one more entry of each row of the matrix, so that a whole row is rounded together.
+        rows = np.concatenate([piece.given, labels])
         columns = np.concatenate([piece.predicted, labels])
-        values = np.concatenate([piece.counts, confident.diagonal[labels]]) / everywhere[of] * class_counts[of]
+        values = np.concatenate([piece.counts, confident.diagonal[labels]]) / counted[rows] * class_counts[rows]
         values = values / total * n_rows
-        order = np.lexsort((columns, of))
-        whole = np.empty(len(of), np.int64)
-        whole[order] = _rounded(values[order], of[order], columns[order], n_classes)
+        order = np.lexsort((columns, rows))
+        rounded = np.empty(len(rows), np.int64)
+        rounded[order] = _rounded(values[order], rows[order], columns[order], n_classes)
         diagonal = np.zeros(n_classes, np.int64)
-        diagonal[labels] = whole[len(given) :]
-        yield piece, whole[: len(given)], diagonal
-    scaled = confident.diagonal / everywhere * class_counts / total * n_rows
-    rest = np.where(alone, np.rint(scaled), 0).astype(np.int64)
-    none = ConfidentCounts(confident.diagonal, confident.pairs[:0], confident.counts[:0])
-    yield none, np.empty(0, np.int64), rest
+        diagonal[labels] = rounded[n_pairs:]
+        yield piece, rounded[:n_pairs], diagonal
+    scaled = confident.diagonal / counted * class_counts / total * n_rows
+    rest = np.where(without_pairs, np.rint(scaled), 0).astype(np.int64)
+    no_pairs = ConfidentCounts(confident.diagonal, confident.pairs[:0], confident.counts[:0])
+    yield no_pairs, np.empty(0, np.int64), rest
 
 
 def _matrix_total(confident: ConfidentCounts, class_counts: Int64s) -> float:
-    """Add up the scaled counts as NumPy adds up a matrix: an exact half may hang on the last bit of that."""
+    """Return the sum of the scaled counts as NumPy adds up a matrix: its last bit may decide how a half is rounded."""
     matrix = np.diag(confident.diagonal).astype(np.float64)
     matrix[confident.given, confident.predicted] = confident.counts
     scaled = matrix / np.maximum(matrix.sum(axis=1), TINY)[:, None] * class_counts[:, None]
-    return float(np.sum(np.asfortranarray(scaled)))  # by true class, as the matrix lies in memory there
+    return float(np.sum(np.asfortranarray(scaled)))  # in the memory order that cleanlab's matrix has
 
 
 def joint_sums(confident: ConfidentCounts, class_counts: Int64s) -> Joint:
-    """Add up the calibrated joint by given label and by true class; see `calibrated_pairs`."""
+    """Return the sums of the calibrated joint by label and by true class; see `calibrated_pairs`."""
     diagonal, by_label, by_true_class = (np.zeros(confident.n_classes, np.int64) for _ in range(3))
-    for piece, estimated, of_piece in calibrated_pairs(confident, class_counts):
-        diagonal += of_piece
+    for piece, estimated, piece_diagonal in calibrated_pairs(confident, class_counts):
+        diagonal += piece_diagonal
         by_label += sums_by_class(piece.given, estimated, confident.n_classes)
         by_true_class += sums_by_class(piece.predicted, estimated, confident.n_classes)
     return Joint(diagonal, by_label + diagonal, by_true_class + diagonal)
 
 
 def calibrated_joint(joint: ConfidentCounts, class_counts: Int64s) -> ConfidentCounts:
-    """Scale the counts of each given label to all of its rows, and round to whole ones that add up to these.
-
-    Parameters
-    ----------
-    joint : ConfidentCounts
-        Counts by given label and true class.
-    class_counts : (K,) int64
-        All rows of each label.
-    """
+    """Return the calibrated joint as a whole; see `calibrated_pairs`."""
     diagonal, pairs, counts = np.zeros(joint.n_classes, np.int64), list[npt.NDArray[Any]](), list[Int64s]()
-    for piece, estimated, of_piece in calibrated_pairs(joint, class_counts):
-        diagonal += of_piece
+    for piece, estimated, piece_diagonal in calibrated_pairs(joint, class_counts):
+        diagonal += piece_diagonal
         pairs.append(piece.pairs[estimated > 0])
         counts.append(estimated[estimated > 0])
     return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
 
 
 def with_diagonal(joint: ConfidentCounts) -> ConfidentCounts:
-    """Return the counts with at least 1 on the diagonal of each class, as ``cleanlab.count`` (2.9) has them."""
+    """Return the counts with at least 1 for each class on the diagonal, as in ``cleanlab.count`` (2.9)."""
     return ConfidentCounts(np.maximum(joint.diagonal, 1), joint.pairs, joint.counts)
 
 
 def off_diagonal_rows(calibrated: ConfidentCounts) -> int:
-    """Return how many rows a calibrated joint has off its diagonal."""
+    """Return the number of rows off the diagonal of a calibrated joint."""
     return int(calibrated.counts.sum(dtype=np.int64))
 
 
 def estimated_issues(counts: JointCounts, *, calibrated: bool) -> int:
-    """Return the estimated number of label issues, as ``cleanlab.count.num_label_issues`` (2.9).
+    """Return the estimated number of label issues, as ``cleanlab.count.num_label_issues`` (2.9) does.
 
     Parameters
     ----------
     counts : JointCounts
-        Of all rows.
+        Counts of all rows.
     calibrated : bool
-        Whether to count off the diagonal of the calibrated joint.
+        Whether to return the number of rows off the diagonal of the calibrated joint.
     """
     if not calibrated:
         return counts.n_off_diagonal
@@ -170,33 +161,35 @@ def estimated_issues(counts: JointCounts, *, calibrated: bool) -> int:
 
 
 def _rounded(values: Float64s, groups: Int64s, columns: Int64s, n_columns: int) -> Int64s:
-    """Round so that each group of neighbours adds up to its rounded sum: the largest remainders are rounded up.
+    """Round the values of each group of neighbours to integers that add up to the rounded sum of the group.
 
-    As ``cleanlab.internal.util.round_preserving_sum`` (2.9). Where remainders tie at the last one that is rounded, the
-    later ones are rounded up and the earlier ones down; of up to 1,024 classes, where that function is of use, those
-    that NumPy's sort of all K remainders of the label leaves there.
+    As ``cleanlab.internal.util.round_preserving_sum`` (2.9): if the rounded values add up to less, the largest
+    remainders are rounded up; if to more, the smallest are rounded down. Of equal remainders, later ones are rounded up
+    and earlier ones down. With up to 1,024 classes NumPy's sort of all K remainders of a label decides, as in cleanlab.
     """
     first = np.flatnonzero(np.diff(groups, prepend=-1))
     lengths = np.diff(np.append(first, len(values)))
     whole = np.rint(values)
     missing = np.rint(np.add.reduceat(values, first)) - np.add.reduceat(whole, first)
     order = np.lexsort((values - whole, groups))  # stable: by column where remainders are equal
-    place = np.arange(len(values)) - np.repeat(first, lengths)  # within its group, smallest remainder first
-    more = np.repeat(missing, lengths)
-    up, down = place >= np.repeat(lengths, lengths) - more, place < -more
+    # Each value's rank within its group, smallest remainder first: the last `missing` are raised by 1, or the first
+    # `-missing` lowered.
+    rank = np.arange(len(values)) - np.repeat(first, lengths)
+    missing_of_value = np.repeat(missing, lengths)
+    up, down = rank >= np.repeat(lengths, lengths) - missing_of_value, rank < -missing_of_value
     rounded = whole.copy()
-    rounded[order] += np.where(more > 0, up, 0) - np.where(more < 0, down, 0)
+    rounded[order] += up.astype(np.float64) - down
     if n_columns <= _MATRIX_CLASSES:
         for group in np.flatnonzero(missing):
-            own = slice(first[group], first[group] + lengths[group])
+            members = slice(first[group], first[group] + lengths[group])
             row = np.zeros(n_columns)
-            row[columns[own]] = values[own]
-            rounded[own] = round_preserving_sum(row)[columns[own]]
+            row[columns[members]] = values[members]
+            rounded[members] = round_preserving_sum(row)[columns[members]]
     return rounded.astype(np.int64)
 
 
 def round_preserving_sum(values: Float64s) -> Int64s:
-    """Round numbers to whole ones that add up to their rounded sum, as ``cleanlab.internal.util`` (2.9) does."""
+    """Round numbers to integers that add up to their rounded sum, as ``cleanlab.internal.util`` (2.9) does."""
     whole = values.round()
     missing = np.sum(values).round() - np.sum(whole).round()
     while abs(missing) > FLOAT_TOLERANCE:

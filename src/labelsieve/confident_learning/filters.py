@@ -1,4 +1,4 @@
-"""The filters: which rows are label issues. NumPy only.
+"""The filters: which rows are label issues.
 
 Each filter is a class that says how often it reads `pred_probs`, which score it cuts on, what it selects and what
 memory it takes. A new filter is a subclass of `Filter`, its name in `settings.FilterName`, and an entry in `FILTERS`.

@@ -1,4 +1,4 @@
-"""The exact lowest scores without sorting all of them. NumPy only.
+"""The exact lowest scores without sorting all of them.
 
 The bits of a float, flipped so that they order like the number, are radix digits. A histogram of the first digit tells
 which bin holds the cut; if that bin is too full to sort, the next digit splits it, down to single values. Rows that tie

@@ -1,4 +1,4 @@
-"""The exact lowest scores of each class, so many of each, without sorting them. NumPy only.
+"""The exact lowest scores of each class, so many of each, without sorting them.
 
 As in `ranking` the bits of the scores are radix digits; here a histogram has a row for each class, and so fewer bins.
 Rows that tie at the cut of their class are taken in row order.
@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Floats, Int64s, Ints
+from labelsieve.confident_learning.dtypes import Bools, Floats, Int64s, Ints
 from labelsieve.confident_learning.radix_select import MAX_CANDIDATES, ordered_bits
 from labelsieve.confident_learning.thresholds import row_slices
 
@@ -51,12 +51,10 @@ class ClassCuts:
         none = np.zeros(len(wanted), np.int64)
         return cls(none.astype(np.uint64), n_bits, wanted, none, np.where(wanted > 0, class_counts, 0))
 
-    def in_bin(self, labels: Ints, bits: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    def in_bin(self, labels: Ints, bits: npt.NDArray[Any]) -> Bools:
         """Tell which rows of ``(n,)`` ordered bits are in the bin of their class."""
         prefixes = bits >> self.shift if self.shift < 8 * bits.itemsize else np.zeros_like(bits)
-        chosen: npt.NDArray[np.bool_] = (prefixes == self.prefixes.astype(bits.dtype)[labels]) & (
-            self.wanted[labels] > 0
-        )
+        chosen: Bools = (prefixes == self.prefixes.astype(bits.dtype)[labels]) & (self.wanted[labels] > 0)
         return chosen
 
     @property
@@ -151,7 +149,7 @@ class ExactCuts:
     """
 
     bits: npt.NDArray[np.uint64]
-    some: npt.NDArray[np.bool_]
+    some: Bools
     item: Int64s
     quotas: Int64s
 

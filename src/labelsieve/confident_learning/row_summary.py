@@ -1,8 +1,8 @@
-"""One strip of rows in, its row summaries out. NumPy only.
+"""Row summaries of a strip of rows.
 
-A non-negative IEEE float orders like its bits read as an unsigned integer, and a negative number, NaN, infinity and
-anything above 1 all read as more than the bits of 1.0. So one unsigned first-argmax over a row gives the predicted
-class, its probability and the check at once; only a strip whose largest value exceeds 1.0 is looked at closely.
+Non-negative IEEE floats order like their bits read as unsigned integers. Read like this, negative numbers, NaN,
+infinity and numbers above 1 are all larger than 1.0. So one unsigned argmax per row gives the predicted class, its
+probability and the check of all values at once. Only a strip that holds a value above 1.0 is checked value by value.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints, class_dtype, unsigned_dtype
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints, class_dtype, unsigned_dtype
 from labelsieve.confident_learning.quality_scores import ColumnKernel
 from labelsieve.confident_learning.row_sums import RowSumCheck
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.settings import FLOAT_TOLERANCE, PROBABILITY_TOLERANCE
 
-# Bytes of pred_probs that are worked on at a time. Half of a second-level cache would be the fastest for the arithmetic
-# alone, but positioned reads of 4 MB run at twice the rate of 1 MB ones (measured: 40 and 24 GB/s on two threads).
+# Bytes of pred_probs in a strip. Half of a second-level cache would be the fastest for the arithmetic alone, but
+# positioned reads of 4 MB are much faster than reads of 1 MB (measured: 40 and 24 GB/s on two threads).
 STRIP_BYTES: Final = 4_000_000
-# With few classes it is the row-wise scratch that has to stay in that cache. With fewer rows, two threads would spend
-# their time handing each other the interpreter lock.
+# With few classes the scratch arrays with a value per row have to stay in that cache too. With fewer rows, two threads
+# would spend their time passing the interpreter lock to each other.
 MAX_STRIP_ROWS: Final = 1 << 15
-# Up to this many classes a copy by class and its column-wise maximum beat a row-wise argmax.
+# Up to this many classes, copying a strip class by class and taking maxima over classes beats an argmax per row.
 _FEW_CLASSES: Final = 32
-# Bytes that are copied at a time to an array by class: they stay in the first-level cache.
+# Bytes that are transposed at a time: they stay in the first-level cache.
 _BLOCK_BYTES: Final = 1 << 15
 
 
@@ -56,7 +56,7 @@ class SummaryBlock:
     p_predicted: Floats
     score: Float64s | None = None
     row_sum: Float64s | None = None
-    off_diagonal: npt.NDArray[np.bool_] | None = None
+    off_diagonal: Bools | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -92,20 +92,21 @@ class SummaryBlock:
 
 
 class Summariser:
-    """Fills a `SummaryBlock` strip by strip, with scratch arrays made once.
+    """Summarises rows strip by strip, with scratch arrays that are made once.
 
     Parameters
     ----------
     n_rows : int
-        Rows that it holds until they are taken.
+        Number of rows that it holds until `take` is called.
     n_classes : int
-        Columns of `pred_probs`.
+        Number of classes K.
     dtype : dtype
-        Native float16, float32 or float64.
+        Dtype of `pred_probs`: float16, float32 or float64 in native byte order.
     kernels : mapping, optional
-        Computes columns from whole rows, by name: `labelsieve.confident_learning.quality_scores.column_kernels`.
+        Functions that compute columns from whole rows, by name of the column; see
+        `labelsieve.confident_learning.quality_scores.column_kernels`.
     first_row : int
-        Row number of the first row, for findings.
+        Number of the first row, for messages.
     """
 
     def __init__(
@@ -121,7 +122,7 @@ class Summariser:
         self.findings = Findings()
         self._first_row, self._filled = first_row, 0
         self._one_bits = np.ones(1, dtype).view(unsigned_dtype(dtype))[0]
-        # As if in float64: comparing a narrow array with a float64 scalar widens the array.
+        # A float64 scalar, so that narrower arrays are compared as if in float64.
         self._low_limit = np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
         self._rows = FlatRows(n_classes)
         self._argmax = FirstArgmax(n_classes, unsigned_dtype(dtype))
@@ -129,22 +130,24 @@ class Summariser:
 
     @property
     def room(self) -> int:
-        """Rows that can be added before some are taken."""
+        """Number of rows that can be added before `take` must be called."""
         return len(self._summary) - self._filled
 
     def take(self) -> SummaryBlock:
-        """Return the rows added since the last time; the next ones are written over them."""
+        """Return the summaries added since the last call; the next `add` overwrites them."""
         taken = self._summary[: self._filled]
         self._first_row, self._filled = self._first_row + self._filled, 0
         return taken
 
     def add(self, labels: Ints, probs: Floats) -> SummaryBlock:
-        """Take in the next strip: ``(n,)`` integer labels and ``(n, K)`` probabilities, which are only read.
+        """Summarise the next strip, and return its summaries as a view.
 
-        Returns
-        -------
-        SummaryBlock
-            Of these rows, as a view.
+        Parameters
+        ----------
+        labels : (n,) int
+            Labels; any integer dtype.
+        probs : (n, K) float
+            Probabilities; not modified.
         """
         n, first = len(probs), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
@@ -152,10 +155,10 @@ class Summariser:
         summary, labels = self._summary, self._checked_labels(labels, first)
         bits = probs.view(unsigned_dtype(self.dtype))
         predicted, top_bits = self._argmax(bits)
-        looked_at = top_bits.max() > self._one_bits
-        if looked_at:
+        has_outliers = top_bits.max() > self._one_bits
+        if has_outliers:
             self._row_sums.record(probs, self._row_sums.of_any(probs), first, self.findings)
-            probs = self._look_closely(probs, first)
+            probs = self._record_bad_values(probs, first)
             predicted = probs.argmax(axis=1)
             p_predicted = self._rows.values(probs, predicted)
         else:
@@ -163,7 +166,7 @@ class Summariser:
             self._row_sums.record(probs, sums, first, self.findings)
             p_predicted = top_bits.view(self.dtype)
         if p_predicted.min() < self._low_limit:
-            self._record_low_rows(probs if looked_at else None, p_predicted, first)
+            self._record_low_rows(probs if has_outliers else None, p_predicted, first)
         self._rows.values(probs, labels, out=summary.p_label[out])
         summary.label[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
         for name, kernel in self._kernels.items():
@@ -172,17 +175,17 @@ class Summariser:
         return summary[out]
 
     def _checked_labels(self, labels: Ints, first: int) -> Ints:
-        # A negative number, read as unsigned, is a large one.
+        # Read as unsigned, a negative number is large.
         if labels.view(labels.dtype.str.replace("i", "u")).max() < self.n_classes:
             return labels.astype(np.intp, copy=False)
         outside = (labels < 0) | (labels >= self.n_classes)
         rows = np.flatnonzero(outside)
         example = int(labels[rows[0]])
         self.findings.add("label", rows, first, example=example, alike=bool((labels[rows] == example).all()))
-        return np.where(outside, 0, labels).astype(np.intp)  # the run ends in an error; go on to find the rest
+        return np.where(outside, 0, labels).astype(np.intp)  # the run ends with an error; go on to find all of them
 
-    def _look_closely(self, probs: Floats, first: int) -> Floats:
-        """Record what is no probability; return a copy where -0.0 is 0.0 and bad values are harmless."""
+    def _record_bad_values(self, probs: Floats, first: int) -> Floats:
+        """Record values that are not probabilities; return a copy with 0.0 for -0.0 and 0.5 for bad values."""
         probs = probs + self.dtype.type(0)
         tolerance = np.float64(PROBABILITY_TOLERANCE)
         bad = {
@@ -200,7 +203,7 @@ class Summariser:
         return probs
 
     def _record_low_rows(self, probs: Floats | None, p_predicted: Floats, first: int) -> None:
-        """Record rows that are no distribution; `probs` is given where a row may hold values below 0."""
+        """Record rows that cannot be a distribution; `probs` is needed if rows may have values below 0."""
         low = p_predicted < self._low_limit
         zero = p_predicted == 0
         if probs is not None:
@@ -210,37 +213,37 @@ class Summariser:
 
 
 class FlatRows:
-    """Picks one value of each row by its place in the flat array: three times faster than indexing by two arrays.
+    """Takes one value of each row of a C-ordered array, three times faster than indexing with two arrays.
 
     Parameters
     ----------
     n_classes : int
-        Columns.
+        Number of columns K.
     """
 
     def __init__(self, n_classes: int) -> None:
         self._n_classes = n_classes
         self._starts: Ints = np.empty(0, np.intp)
-        self._places: Ints = np.empty(0, np.intp)
+        self._positions: Ints = np.empty(0, np.intp)
 
     def values(self, array: npt.NDArray[Any], columns: Ints, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """Return ``array[i, columns[i]]`` of each row of the C-ordered ``(n, K)`` `array`."""
+        """Return ``array[i, columns[i]]`` for each row i of the ``(n, K)`` `array`."""
         n = len(array)
         if len(self._starts) < n:
             self._starts = np.arange(n, dtype=np.intp) * self._n_classes
-            self._places = np.empty(n, np.intp)
-        places = np.add(self._starts[:n], columns, out=self._places[:n], casting="same_kind")
-        # No column is out of range, and this mode does not look for it.
-        return array.reshape(-1).take(places, out=out, mode="wrap")
+            self._positions = np.empty(n, np.intp)
+        positions = np.add(self._starts[:n], columns, out=self._positions[:n], casting="same_kind")
+        # No column is out of range; "wrap" is the mode with the cheapest check.
+        return array.reshape(-1).take(positions, out=out, mode="wrap")
 
 
 class FirstArgmax:
-    """First index of the largest unsigned value of each row, and that value.
+    """Finds the largest unsigned integer of each row, and the first column that has it.
 
     Parameters
     ----------
     n_classes : int
-        Columns.
+        Number of columns K.
     dtype : dtype
         Unsigned integer dtype.
     """
@@ -251,7 +254,7 @@ class FirstArgmax:
         self._block_rows = max(1, _BLOCK_BYTES // (n_classes * dtype.itemsize) // 64) * 64
         self._by_class: Ints = np.empty((0, n_classes, self._block_rows), dtype)
         self._is_largest = np.empty(self._by_class.shape, np.uint8)
-        # Of the classes with the largest value, the first one weighs most.
+        # K for the first class, 1 for the last: of the classes that have the largest value, the first weighs most.
         self._weights = np.arange(n_classes, 0, -1).astype(np.uint8)[:, np.newaxis]
 
     def __call__(self, bits: Ints) -> tuple[Ints, Ints]:
@@ -268,11 +271,11 @@ class FirstArgmax:
         return classes.reshape(-1)[: len(bits)], largest.reshape(-1)[: len(bits)]
 
     def in_cache(self, bits: Ints) -> Ints:
-        """Return the `bits` of the last call as they are quickest to sum: as they are, or in blocks by class."""
+        """Return the `bits` of the last call in the layout that is fastest to sum: ``(n, K)`` or ``(n / m, K, m)``."""
         return self._by_class[: self._n_blocks(bits)] if self.n_classes <= _FEW_CLASSES else bits
 
     def _transposed(self, bits: Ints) -> Ints:
-        """Copy `bits` to blocks of rows, each ``(K, rows)``; the rest of the last block is 0."""
+        """Copy `bits` to blocks of m rows, each ``(K, m)``; the rest of the last block is 0."""
         if len(self._by_class) < (n_blocks := self._n_blocks(bits)):
             self._by_class = np.empty((n_blocks, *self._by_class.shape[1:]), bits.dtype)
             self._is_largest = np.empty(self._by_class.shape, np.uint8)
@@ -289,10 +292,8 @@ class FirstArgmax:
         return -(-len(rows) // self._block_rows)
 
 
-def near_predicted(label: Ints, predicted: Ints, p_label: Floats, p_predicted: Floats) -> npt.NDArray[np.bool_]:
+def near_predicted(label: Ints, predicted: Ints, p_label: Floats, p_predicted: Floats) -> Bools:
     """Return which rows have a label that is the predicted class, or would be if its probability were 1e-6 higher."""
     raised = p_label.astype(np.float64) + FLOAT_TOLERANCE
-    near: npt.NDArray[np.bool_] = (
-        (predicted == label) | (raised > p_predicted) | ((raised == p_predicted) & (label < predicted))
-    )
+    near: Bools = (predicted == label) | (raised > p_predicted) | ((raised == p_predicted) & (label < predicted))
     return near

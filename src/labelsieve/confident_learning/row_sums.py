@@ -1,4 +1,4 @@
-"""The sum of every row of `pred_probs`, and what rows that do not sum to 1 look like. NumPy only.
+"""The sum of every row of `pred_probs`, and what rows that do not sum to 1 look like.
 
 Every row is summed in the pass that reads it, in float32 where the input is narrower than float64. Such a sum depends
 in its last bits on the instructions that NumPy picks, so a row near a limit is decided by its float64 sum in column

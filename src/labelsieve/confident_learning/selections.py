@@ -1,4 +1,4 @@
-"""Which rows a filter takes, block by block of their summaries. NumPy only.
+"""Which rows a filter takes, block by block of their summaries.
 
 A selection travels to the tasks. Each asks it for a picker, with what belongs to its own range of rows, and hands that
 the range's blocks in row order.

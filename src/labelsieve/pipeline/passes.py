@@ -226,17 +226,20 @@ class Passes:
         executor = self.job.executor
         with self._progress("margins", "read a third time") as bar:
             for stop in rounds(n_done, self.inputs.grid.n_partitions, executor.all_threads):
-                wanted = top_k_by_pair.Wanted(prune, top_k_by_pair.to_exceed(found, prune.by_pair))
+                margins = top_k_by_pair.margins_to_exceed(found, prune.by_pair)
+                search = top_k_by_pair.MarginSearch(prune, margins)
                 some = some_chunks(columns, n_done, stop)
 
-                def search(
-                    wanted: top_k_by_pair.Wanted = wanted, some: list[Column] = some, n_chunks: int = stop - n_done
+                def find(
+                    search: top_k_by_pair.MarginSearch = search,
+                    some: list[Column] = some,
+                    n_chunks: int = stop - n_done,
                 ) -> list[Any]:
-                    # For many pairs `wanted` is some megabytes, so it is sent to the workers once.
-                    [shared] = executor.scatter([wanted])
+                    # With many pairs `search` has some megabytes, so it is sent to the workers once.
+                    [shared] = executor.scatter([search])
                     return self.job.map("margins", work, [*some, [shared] * n_chunks], bar)
 
-                parts = executor.unless_lost(search)
+                parts = executor.unless_lost(find)
                 found, n_done = top_k_by_pair.largest([found, *parts], prune.by_pair), stop
                 if records is not None:
                     rescan.store_candidates(records, found, n_done)

@@ -13,7 +13,7 @@ from labelsieve.confident_learning.confident_joint import JointCounter
 from labelsieve.confident_learning.dtypes import Floats
 from labelsieve.confident_learning.quality_scores import adjusted_margin
 from labelsieve.confident_learning.row_summary import SummaryBlock
-from labelsieve.confident_learning.top_k_by_pair import COLUMNS, Candidates, Pool, Wanted
+from labelsieve.confident_learning.top_k_by_pair import COLUMNS, CandidatePool, Candidates, MarginSearch
 from labelsieve.errors import WorkdirError
 from labelsieve.memory import BLOCK_ROWS
 from labelsieve.storage.record_files import Columns, TornRecordError
@@ -138,7 +138,7 @@ def aligned(partition: Partition, summaries: Iterator[SummaryBlock]) -> Iterator
 
 
 def pair_candidates(
-    partition: Partition, chunk: SummaryChunk | None, wanted: Wanted, *, reader: SummaryReader
+    partition: Partition, chunk: SummaryChunk | None, search: MarginSearch, *, reader: SummaryReader
 ) -> Candidates:
     """Read a partition a third time, for the rows of largest margin of each pair of classes."""
     if chunk is not None:
@@ -147,7 +147,7 @@ def pair_candidates(
         summaries = reader.records.summaries(partition.index, 0, partition.n_rows)
     else:
         raise RuntimeError("summaries are in memory or in records")
-    pool, first = Pool(wanted), partition.start
+    pool, first = CandidatePool(search), partition.start
     for summary, probs in aligned(partition, summaries):
         pool.add(summary, probs, first)
         first += len(probs)

@@ -147,7 +147,7 @@ def test_the_largest_margins_are_kept_with_the_lower_of_tied_rows(monkeypatch, f
         found = top_k_by_pair.largest([some, *parts[2:]], wanted)
         assert want == list(zip(found.pairs.tolist(), found.rows.tolist(), strict=True))
         assert found.n_read == 50
-        least = top_k_by_pair.to_exceed(found, wanted)
+        least = top_k_by_pair.margins_to_exceed(found, wanted)
         for pair in (0, 1, n_pairs - 1):
             own = found.margins[found.pairs == pair]
             assert least[pair] == (own.min() if len(own) == wanted[pair] else -np.inf)
