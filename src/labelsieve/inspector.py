@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.agreement import SAMPLE_ROWS, misfit
+from labelsieve.confident_learning.agreement import SAMPLE_ROWS, describe_misfit
 from labelsieve.confident_learning.calibration import JointCounts
 from labelsieve.confident_learning.dtypes import Floats, Ints, class_dtype
 from labelsieve.confident_learning.thresholds import (
@@ -348,7 +348,7 @@ class _FitCheck:
         if len(self._labels) < max(1, 2 * self._n_checked):
             return
         self._n_checked = len(self._labels)
-        text = misfit(self._labels.values(), self._predicted.values(), self._n_classes, n_scored)
+        text = describe_misfit(self._labels.values(), self._predicted.values(), self._n_classes, n_scored)
         if text:
             warn(text)
             self._n_checked = SAMPLE_ROWS

@@ -1,7 +1,7 @@
-"""Which rows a filter takes, block by block of their summaries.
+"""Selections: which rows of the table a filter selects.
 
-A selection travels to the tasks. Each asks it for a picker, with what belongs to its own range of rows, and hands that
-the range's blocks in row order.
+A selection is sent to the tasks. There its `picker` is called once per chunk of the table, with what the selection
+needs for that chunk (a *part*), and what it returns is called with the blocks of the chunk in row order.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from labelsieve.confident_learning.radix_select_by_class import ExactCuts
 from labelsieve.confident_learning.row_summary import SummaryBlock
 
 Positions = npt.NDArray[np.intp]
-# Of a block of summaries and the number of its first row.
+# Returns the selected positions of a block, given also the number of its first row.
 Picker = Callable[[SummaryBlock, int], Positions]
 
 
 class Selection(Protocol):
-    """Which rows are selected; it travels to the tasks."""
+    """Which rows are selected."""
 
     @property
     def picker(self) -> Callable[..., Picker]:
-        """Returns what picks the rows of a chunk's blocks, given what the selection needs for that chunk."""
+        """Function that returns the picker of a chunk, given the part for that chunk."""
 
 
 def scores_of(summary: SummaryBlock) -> Floats:
-    """Return the scores of a finished summary."""
+    """Return the scores of a block whose scores are final."""
     return summary.p_label if summary.score is None else summary.score
 
 
 @dataclass(frozen=True)
 class UpToCut:
-    """The lowest scores up to a cut; a part is how many of the rows inside the cut are taken, all where it is None."""
+    """The lowest scores up to a cut. A part is the number of rows in the bin of the cut to select, None for all."""
 
     cut: radix_select.Cut
     cut_scores: Callable[[SummaryBlock], Floats]
 
     def picker(self, part: int | None) -> Picker:
-        """Return what tells the rows."""
+        """Return a function that picks rows."""
         quota = part
 
         def pick(block: SummaryBlock, _first: int) -> Positions:
@@ -64,7 +64,7 @@ class OffDiagonalRows:
     """The rows that the confident joint counts off its diagonal."""
 
     def picker(self, _part: Any) -> Picker:
-        """Return what tells the rows."""
+        """Return a function that picks rows."""
 
         def pick(block: SummaryBlock, _first: int) -> Positions:
             if block.off_diagonal is None:
@@ -79,44 +79,44 @@ class LabelNotPredicted:
     """The rows whose label is not the predicted class."""
 
     def picker(self, _part: Any) -> Picker:
-        """Return what tells the rows."""
+        """Return a function that picks rows."""
         return lambda block, _first: np.flatnonzero(block.predicted != block.label)
 
 
 @dataclass(frozen=True)
 class UpToClassCuts:
-    """The lowest probabilities of the given label, so many of each class; a part is the number of the range."""
+    """The lowest probabilities of the label, a number of rows per class. A part is the number of the chunk."""
 
     cuts: ExactCuts
 
     def picker(self, part: int) -> Picker:
-        """Return what tells the rows."""
-        left = np.where(self.cuts.item == part, self.cuts.quotas, 0)
+        """Return a function that picks rows."""
+        left = np.where(self.cuts.last_chunk == part, self.cuts.quotas, 0)
         return lambda block, _first: self.cuts.rows(block.label, block.p_label, part, left)
 
 
 @dataclass(frozen=True)
 class ListedRows:
-    """Rows that are known; a part is the range's own, ascending."""
+    """Rows with given numbers. A part is the numbers of the rows of the chunk, ascending."""
 
     def picker(self, part: npt.NDArray[np.int64]) -> Picker:
-        """Return what tells the rows."""
+        """Return a function that picks rows."""
 
         def pick(block: SummaryBlock, first: int) -> Positions:
-            a, b = np.searchsorted(part, [first, first + len(block)])
-            return (part[a:b] - first).astype(np.intp)
+            start, stop = np.searchsorted(part, [first, first + len(block)])
+            return (part[start:stop] - first).astype(np.intp)
 
         return pick
 
 
 @dataclass(frozen=True)
 class Intersection:
-    """The rows that every one of some selections picks, each of which needs one part."""
+    """The rows that all of some selections pick, each of which needs one part."""
 
     selections: tuple[Selection, ...]
 
     def picker(self, *parts: Any) -> Picker:
-        """Return what picks the rows of a chunk's blocks."""
+        """Return a function that picks rows."""
         pickers = [selection.picker(part) for selection, part in zip(self.selections, parts, strict=True)]
 
         def pick(block: SummaryBlock, first: int) -> Positions:
@@ -135,14 +135,14 @@ class RowSelection:
     Parameters
     ----------
     selection : Selection
-        Picks the rows of a block of summaries.
+        Picks rows.
     columns : tuple of sequence
-        What `selection` needs for each chunk of the table.
+        The parts that `selection` needs, one per chunk of the table.
     n_rows : int
-        Number of rows, before those whose label is nearly predicted are dropped; an upper bound where two selections
-        are combined.
+        Number of rows, including those whose label is nearly predicted, which some filters drop later. An upper bound
+        if two selections are combined.
     scattered : tuple of bool
-        Whether each of the columns holds arrays, which are sent to the workers once.
+        For each of the columns, whether its parts are arrays, which are scattered to the workers.
     """
 
     selection: Selection

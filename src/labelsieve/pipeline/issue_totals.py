@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from labelsieve.confident_learning.agreement import RowSample, may_not_fit, misfit
+from labelsieve.confident_learning.agreement import RowSample, describe_misfit, may_not_fit
 from labelsieve.confident_learning.calibration import JointCounts, estimated_issues, with_diagonal
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.dtypes import Int64s
@@ -68,7 +68,7 @@ def check_fit(table: RowSummaries, total: ScanTotals, confident: ConfidentCounts
     if not may_not_fit(total.agreement, total.sums.dense().counts, confident):
         return ""
     sample = RowSample(table.n_rows)
-    text = misfit(*table.sampled_classes(sample), table.n_classes, sample.n_rows, sample.window)
+    text = describe_misfit(*table.sampled_classes(sample), table.n_classes, sample.n_rows, sample.window)
     if text:
         warn(text)
     return text

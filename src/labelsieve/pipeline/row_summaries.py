@@ -291,7 +291,7 @@ class RowSummaries:
         cuts = radix_select_by_class.ClassCuts.open(n_rows, class_counts, 8 * self.dtype.itemsize)
         cuts = radix_select_by_class.find_cuts(cuts, histogram_within)
         exact = radix_select_by_class.find_exact_cuts(cuts, self.map("ties", count_and_select.class_ties, cuts=cuts))
-        return RowSelection(UpToClassCuts(exact), (range(len(self.chunks)),), int(cuts.wanted.sum()))
+        return RowSelection(UpToClassCuts(exact), (range(len(self.chunks)),), int(cuts.n_rows.sum()))
 
     def select_largest_margins(self, prune: PruneCounts) -> RowSelection:
         """Return for each pair of classes the rows of largest margin, in a third read."""

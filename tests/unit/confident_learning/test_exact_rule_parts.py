@@ -116,7 +116,7 @@ def test_the_lowest_of_each_class_are_taken_in_any_cut(monkeypatch, dtype, bins,
         )
         got = []
         for item, rows in enumerate(ranges):
-            left = np.where(exact.item == item, exact.quotas, 0)
+            left = np.where(exact.last_chunk == item, exact.quotas, 0)
             for block in np.array_split(rows, 2):
                 got += block[exact.rows(labels[block], scores[block], item, left)].tolist()
         assert want == got
