@@ -52,12 +52,12 @@ class Entries:
     @classmethod
     def of(cls, joint: ConfidentCounts) -> Entries:
         """Return the entries of a matrix of counts."""
-        some = np.flatnonzero(joint.diagonal)
+        labels = np.flatnonzero(joint.diagonal)
         return cls(
             joint.n_classes,
-            np.concatenate([joint.given, some]),
-            np.concatenate([joint.predicted, some]),
-            np.concatenate([joint.counts, joint.diagonal[some]]),
+            np.concatenate([joint.given, labels]),
+            np.concatenate([joint.predicted, labels]),
+            np.concatenate([joint.counts, joint.diagonal[labels]]),
         )
 
     def counts(self) -> ConfidentCounts:
@@ -129,12 +129,15 @@ def entries_of(name: str, matrix: Any) -> Entries:
         values = array[rows, columns]
     if not (np.isfinite(values).all() and (values >= 0).all() and (values <= _LARGEST).all()):
         raise InvalidInputError(f"{name} must hold numbers from 0 to 2**53: it has negative, larger ones or NaN")
-    some = values != 0
-    if not some.any():
+    nonzero = values != 0
+    if not nonzero.any():
         raise InvalidInputError(f"{name} has no counts")
     wide = np.float64 if values.dtype.kind == "f" else np.int64
     return Entries(
-        int(array.shape[0]), rows[some].astype(np.int64), columns[some].astype(np.int64), values[some].astype(wide)
+        int(array.shape[0]),
+        rows[nonzero].astype(np.int64),
+        columns[nonzero].astype(np.int64),
+        values[nonzero].astype(wide),
     )
 
 
@@ -164,7 +167,7 @@ def estimate_latent(
     noise = replace(joint, values=joint.values / _nonzero(by_true_class)[joint.columns])
     flipped = Entries(joint.size, joint.columns, joint.rows, joint.values)
     inverse = replace(flipped, values=flipped.values / _nonzero(by_label)[flipped.columns])
-    py = _priors[py_method](ps, noise, inverse, by_true_class)
+    py = _PRIORS[py_method](ps, noise, inverse, by_true_class)
     py = _as_distribution(py, FLOAT_TOLERANCE)
     noise, inverse = _clipped(noise), _clipped(inverse)
     if converge:
@@ -206,7 +209,7 @@ def _by_inverse(ps: Float64s, _noise: Entries, inverse: Entries, _by_true_class:
     return _sums(inverse.rows, inverse.values * ps[inverse.columns], inverse.size)
 
 
-_priors: Final[dict[str, Callable[[Float64s, Entries, Entries, Float64s], Float64s]]] = {
+_PRIORS: Final[dict[str, Callable[[Float64s, Entries, Entries, Float64s], Float64s]]] = {
     "cnt": _by_diagonals,
     "eqn": _by_equation,
     "marginal": _by_counts,
@@ -240,8 +243,8 @@ def _column_sums(entries: Entries) -> Float64s:
     return _sums(entries.columns, entries.values, entries.size)
 
 
-def _sums(places: Int64s, values: npt.NDArray[Any], size: int) -> Float64s:
-    return np.bincount(places, values, size).astype(np.float64)
+def _sums(positions: Int64s, values: npt.NDArray[Any], size: int) -> Float64s:
+    return np.bincount(positions, values, size).astype(np.float64)
 
 
 def _nonzero(values: Float64s) -> Float64s:

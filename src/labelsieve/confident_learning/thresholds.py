@@ -84,10 +84,10 @@ class SparseClassSums:
     @classmethod
     def of(cls, sums: ClassSums) -> SparseClassSums:
         """Return `sums` without the classes that have no rows."""
-        some = np.flatnonzero(sums.counts).astype(np.int64)
-        found = ClassSums(sums.counts[some], sums.high[some], sums.low[some])
-        found.carry()
-        return cls(len(sums.counts), some, found.counts, found.high, found.low)
+        classes = np.flatnonzero(sums.counts).astype(np.int64)
+        present = ClassSums(sums.counts[classes], sums.high[classes], sums.low[classes])
+        present.carry()
+        return cls(len(sums.counts), classes, present.counts, present.high, present.low)
 
     def dense(self) -> ClassSums:
         """Return the sums of all classes."""
@@ -148,9 +148,9 @@ def class_sums_finalize(sums: ClassSums) -> Float64s:
 def class_means(sums: ClassSums) -> Float64s:
     """Return the ``(K,)`` class means, each rounded once; NaN for a class without rows."""
     means = np.full(len(sums.counts), np.nan)
-    some = np.flatnonzero(sums.counts)
-    totals = zip(*(column[some].tolist() for column in (sums.counts, sums.high, sums.low)), strict=True)
-    means[some] = [((high << _LOW_BITS) + low) / (count << _FRACTION_BITS) for count, high, low in totals]
+    classes = np.flatnonzero(sums.counts)
+    totals = zip(*(column[classes].tolist() for column in (sums.counts, sums.high, sums.low)), strict=True)
+    means[classes] = [((high << _LOW_BITS) + low) / (count << _FRACTION_BITS) for count, high, low in totals]
     return means
 
 

@@ -80,7 +80,7 @@ class Passes:
         self._chunks: list[Any] = []
         self._reader: SummaryReader | None = None
         self._rescan_records: Records | None = None
-        self.n_reread, self.n_reads = 0, 1
+        self.n_rescanned, self.n_reads = 0, 1
 
     @cached_property
     def _columns(self) -> list[Column]:
@@ -142,7 +142,7 @@ class Passes:
         totals: RescanTotals | None = None
         if self.settings.rescans:
             totals = repairing(self._repair, self._rescan)
-            self.n_reread += totals.n_read
+            self.n_rescanned += totals.n_read
             self.n_reads += 1
         return self._table(self._reader), totals
 
@@ -243,7 +243,7 @@ class Passes:
                 found, n_done = top_k_by_pair.largest([found, *parts], prune.by_pair), stop
                 if records is not None:
                     rescan.store_candidates(records, found, n_done)
-        self.n_reread += found.n_read
+        self.n_rescanned += found.n_read
         self.n_reads += 1
         rows: Int64s = np.unique(found.rows)
         return rows
@@ -257,7 +257,7 @@ class Passes:
             return
         columns, work = self._columns_without(self._finished["summaries"]), self.inputs.work(self.scan_work)
         total: ScanTotals = self.job.reduce("scan", work, _combine_chunk_totals, columns)
-        self.n_reread += total.n_read
+        self.n_rescanned += total.n_read
         if self._sums is not None and not total.sums.same(self._sums):
             raise UnreadableDataError(
                 f"{work.where} changed during the run: rows whose record in {self._records.folder.where} was damaged "
@@ -265,7 +265,7 @@ class Passes:
             )
         if self._rescan_records is not None:
             self._finished["rescan"] = self._committed(self._rescan_records, "rescan")
-            self.n_reread += self._rescan_to_checkpoint().n_read
+            self.n_rescanned += self._rescan_to_checkpoint().n_read
 
     def _committed(self, records: Records, kind: str) -> list[int]:
         """Return the partitions whose record is there and whole."""

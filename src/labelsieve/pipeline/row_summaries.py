@@ -122,7 +122,7 @@ class RowSummaries:
     ) -> RowSummaries:
         """Return a table of row summaries that other code has made.
 
-        `labelsieve.find_label_issues` takes it as ``summaries=``, and finds all that needs no second look at
+        `labelsieve.find_label_issues` takes it as ``summaries=``, and finds all that needs no second read of
         `pred_probs`: with ``method="self_confidence"`` the default issues, and ``filter_by="predicted_neq_given"``.
 
         Parameters

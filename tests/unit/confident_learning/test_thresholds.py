@@ -33,9 +33,9 @@ def integers(sums):
     return [(high << 26) + low for high, low in zip(sums.high.tolist(), sums.low.tolist(), strict=True)]
 
 
-def by_loops(labels, p_given, n_classes):
+def by_loops(labels, p_label, n_classes):
     totals = [0] * n_classes
-    for label, p in zip(labels.tolist(), p_given.tolist(), strict=True):
+    for label, p in zip(labels.tolist(), p_label.tolist(), strict=True):
         totals[label] += round(Fraction(p) * 2**52)
     return totals
 
