@@ -128,11 +128,11 @@ class RowSummaries:
         Parameters
         ----------
         label : (N,) array-like of int
-            Given labels, 0..K-1.
+            Labels, 0..K-1.
         predicted : (N,) array-like of int
             First class of the largest probability.
         p_label, p_predicted : (N,) array-like of float16, float32 or float64
-            Probability of the given label and of the predicted class, of the same dtype.
+            Probability of the label and of the predicted class, of the same dtype.
         n_classes : int
             Number of classes K.
         score : (N,) array-like of float64, optional

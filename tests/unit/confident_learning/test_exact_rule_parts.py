@@ -24,7 +24,7 @@ from labelsieve.tasks import totals
 DTYPES = [np.float16, np.float32, np.float64]
 
 
-# Classes of the joint -----------------------------------------------------------------------------------------------------
+# Classes of the joint ----------------------------------------------------------------------------------------------
 
 
 def strip(k, dtype, seed=0, n=300):
