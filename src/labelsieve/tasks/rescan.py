@@ -1,4 +1,4 @@
-"""Later reads of `pred_probs`, now that the thresholds are known."""
+"""The second and third pass over `pred_probs`, which need the thresholds."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def rescan(
     Parameters
     ----------
     partition : Partition
-        What to read.
+        Rows to read.
     chunk : SummaryChunk
-        Summaries of the same rows.
+        Summaries of these rows.
     reader : SummaryReader
         Settings and thresholds.
     keeps_off_diagonal : bool
-        Whether the column `off_diagonal` is kept; otherwise rows are only counted.
+        Whether to keep the column `off_diagonal`; otherwise the rows are only counted.
     """
     second, first = _SecondPass(reader, partition.dtype, keeps_off_diagonal=keeps_off_diagonal), 0
     columns = second.empty(partition.n_rows)
@@ -49,7 +49,7 @@ def rescan(
 
 
 def rescan_to_checkpoint(partition: Partition, *, reader: SummaryReader) -> RescanTotals:
-    """Read a partition a second time, unless that is committed, and commit the columns that need the thresholds."""
+    """Read a partition a second time and commit the columns that need the thresholds, unless they are committed."""
     if reader.records is None or reader.rescan_records is None:
         raise RuntimeError("stored summaries are rescanned to records")
     index, rows = partition.index, (partition.start, partition.stop)
@@ -59,7 +59,7 @@ def rescan_to_checkpoint(partition: Partition, *, reader: SummaryReader) -> Resc
     if not partition.has_pred_probs:
         where = reader.rescan_records.folder.where
         raise DamagedRecordError(f"the second record of partition {index} in {where} is damaged")
-    # A record needs a column.
+    # A record needs at least one column.
     second = _SecondPass(reader, partition.dtype, keeps_off_diagonal=reader.settings.counts_joint)
     held = second.empty(BLOCK_ROWS)
     with reader.rescan_records.create("rescan", index, rows) as writer:
@@ -95,7 +95,7 @@ class _SecondPass:
     dtype : dtype
         Native dtype of `pred_probs`.
     keeps_off_diagonal : bool
-        Whether the column `off_diagonal` is kept.
+        Whether to keep the column `off_diagonal`.
     """
 
     def __init__(self, reader: SummaryReader, dtype: np.dtype[Any], *, keeps_off_diagonal: bool) -> None:
@@ -104,12 +104,12 @@ class _SecondPass:
         self._joint = JointCounter(reader.thresholds, dtype) if settings.counts_joint else None
 
     def empty(self, n_rows: int) -> dict[str, Any]:
-        """Return the columns for `n_rows` rows, to be filled."""
+        """Return uninitialized columns of `n_rows` rows."""
         columns: dict[str, Any] = {} if self._thresholds is None else {"score": np.empty(n_rows, np.float64)}
         return columns | ({"off_diagonal": np.empty(n_rows, np.bool_)} if self._keeps_off_diagonal else {})
 
     def columns(self, summary: SummaryBlock, probs: Floats) -> Columns:
-        """Return the columns for the ``(n, K)`` strip `probs`."""
+        """Return the columns of the ``(n, K)`` strip `probs`."""
         found: dict[str, npt.NDArray[Any]] = {}
         if self._thresholds is not None:
             found["score"] = adjusted_margin(probs, summary.label, self._thresholds)
@@ -125,7 +125,7 @@ class _SecondPass:
 
 
 def aligned(partition: Partition, summaries: Iterator[SummaryBlock]) -> Iterator[tuple[SummaryBlock, Block]]:
-    """Yield the strips of a partition with the summaries of their rows, which come in blocks of another length."""
+    """Yield strips of a partition with the summaries of their rows, although these come in blocks of other lengths."""
     block: SummaryBlock | None = None
     for strip in partition.prob_strips():
         start = 0
@@ -140,7 +140,7 @@ def aligned(partition: Partition, summaries: Iterator[SummaryBlock]) -> Iterator
 def pair_candidates(
     partition: Partition, chunk: SummaryChunk | None, search: MarginSearch, *, reader: SummaryReader
 ) -> Candidates:
-    """Read a partition a third time, for the rows of largest margin of each pair of classes."""
+    """Read a partition a third time, and return the rows of largest margin of each pair of classes."""
     if chunk is not None:
         summaries = iter([chunk.summary])
     elif reader.records is not None:
@@ -155,7 +155,7 @@ def pair_candidates(
 
 
 def store_candidates(records: Records, found: Candidates, n_done: int) -> None:
-    """Commit what the first `n_done` partitions have given, in place of what fewer had."""
+    """Commit the candidates of the first `n_done` partitions, and replace those of fewer partitions."""
     with records.create("margins", 0, (0, n_done)) as writer:
         for start in range(0, len(found), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
@@ -164,7 +164,7 @@ def store_candidates(records: Records, found: Candidates, n_done: int) -> None:
 
 
 def stored_candidates(records: Records) -> tuple[Candidates, int]:
-    """Return what is committed, as found and not read, and of how many partitions; none of 0 where there is nothing."""
+    """Return the committed candidates, and the number of partitions that they cover, which may be 0."""
     none = Candidates.none()
     parts: list[Columns] = [{name: getattr(none, name) for name in COLUMNS}]
     try:

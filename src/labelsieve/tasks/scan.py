@@ -1,4 +1,4 @@
-"""The first pass: reads a partition of `pred_probs` and summarises its rows."""
+"""The first pass, which reads a partition of `pred_probs` and summarizes its rows."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def scan(
     Parameters
     ----------
     partition : Partition
-        What to read.
+        Rows to read.
     settings : Settings
-        How rows are scored.
+        How to score rows.
     records : Records, optional
-        Where summaries are committed too.
+        Where to commit the summaries too.
     checks : RowChecks
-        Which rows that cannot be a distribution are accepted.
+        Which rows are accepted although they cannot be a distribution.
     """
     kept: list[SummaryBlock] = []
     if records is not None:
@@ -48,7 +48,7 @@ def scan(
 def scan_to_checkpoint(
     partition: Partition, *, settings: Settings, records: Records, checks: RowChecks = DEFAULT_CHECKS
 ) -> ScanTotals:
-    """Read a partition once, unless it is committed, and commit its summaries, a block at a time; see `scan`."""
+    """Read a partition once, unless it is committed, and commit its summaries block by block; see `scan`."""
     footer = records.committed("summaries", partition.index, (partition.start, partition.stop))
     if footer is not None:
         return totals_of_footer(footer)
@@ -56,7 +56,7 @@ def scan_to_checkpoint(
 
 
 def _committed(partition: Partition, settings: Settings, records: Records) -> tuple[SummaryBlock, ScanTotals | None]:
-    """Return the committed summaries of a partition and their totals; None for these if there are none."""
+    """Return the committed summaries of a partition, and their totals; None for the totals if nothing is committed."""
     whole = SummaryBlock.empty(partition.n_rows, partition.n_classes, partition.dtype, column_kernels(settings))
     position = 0
 
@@ -76,7 +76,7 @@ def _commit(
     capacity: int,
     consume: Callable[[SummaryBlock], None],
 ) -> ScanTotals:
-    """Read a partition and commit its summaries, unless it has bad data: the next run reads what was mended."""
+    """Read a partition and commit its summaries, unless it has bad data: the next run reads the corrected rows."""
     if not partition.readable:
         raise DamagedRecordError(f"the record of partition {partition.index} in {records.folder.where} is damaged")
     with records.create("summaries", partition.index, (partition.start, partition.stop)) as writer:
@@ -93,7 +93,7 @@ def _commit(
 
 
 def class_sums(partition: Partition) -> ScanTotals:
-    """Read a partition for its class sums alone, and check it."""
+    """Check a partition and return its class sums."""
     return scan(partition, settings=Settings()).totals
 
 
@@ -104,9 +104,9 @@ def read_rows(
     consume: Callable[[SummaryBlock], None],
     inspect: Callable[[SummaryBlock, Block], object] = lambda _summary, _probs: None,
 ) -> ScanTotals:
-    """Hand the summaries of a partition to `consume`, at most `capacity` rows at a time, and add them up by class.
+    """Call `consume` with the summaries of a partition, at most `capacity` rows at a time, and return their totals.
 
-    `inspect` is called with the summaries of each strip and the strip.
+    `inspect` is called with the summaries of each strip, and the strip.
     """
     summariser = Summariser(capacity, partition.n_classes, partition.dtype, kernels, partition.start)
     sums, agreements = ClassSums.zeros(partition.n_classes), list[Agreement]()

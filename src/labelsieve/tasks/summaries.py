@@ -1,4 +1,4 @@
-"""Chunks of the table of row summaries: in memory, or rows of a checkpoint, read in the same way."""
+"""Chunks of the table of row summaries, in memory or in a checkpoint, and one reader for both."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class SummaryChunk:
     summary : SummaryBlock
         Summaries of consecutive rows.
     totals : ScanTotals
-        What the first pass added up over these rows.
+        Totals of the first pass over these rows.
     rescan : RescanTotals or None
-        What the second pass added up.
+        Totals of the second pass, if there was one.
     """
 
     start: int
@@ -46,7 +46,7 @@ class SummaryChunk:
 
     @property
     def n_read(self) -> int:
-        """Rows that the last pass read."""
+        """Number of rows that the last pass read."""
         return (self.totals if self.rescan is None else self.rescan).n_read
 
 
@@ -60,13 +60,13 @@ class SummaryReader:
     Parameters
     ----------
     settings : Settings
-        How rows are scored.
+        How to score rows.
     thresholds : (K,) float64
         Confident thresholds.
     records : Records, optional
-        Where the summaries of `Span` chunks are stored.
+        Records with the summaries of `Span` chunks.
     rescan_records : Records, optional
-        Where the columns of a second pass are stored, if they are needed.
+        Records with the columns of a second pass, if these are needed.
     """
 
     settings: Settings
@@ -75,9 +75,9 @@ class SummaryReader:
     rescan_records: Records | None = None
 
     def blocks(self, chunk: Chunk) -> Iterator[SummaryBlock]:
-        """Yield the summaries of a chunk in row order, some rows at a time."""
+        """Yield the summaries of a chunk block by block, in row order."""
         if isinstance(chunk, SummaryChunk):
-            # A chunk without rows, of a user's Dask array, is one empty block.
+            # A user's Dask array may have a chunk without rows: it is one empty block.
             for rows in row_slices(chunk.n_rows) if chunk.n_rows else [slice(0)]:
                 yield self.scored(chunk.summary[rows])
             return

@@ -58,7 +58,7 @@ def sort_and_merge(tmp_path, parts, stretch_rows, range_rows, sample_step, block
         # In any order: tasks know nothing of each other.
         merged = [external_sort.merge(one, names=names, folder=folder, group=group) for one in reversed(stretches)]
         assert sum(merged) == n_issues
-    slices = [list(external_sort.slices(stretch, names, folder)) for stretch in stretches]
+    slices = [list(external_sort.run_slices(stretch, names, folder)) for stretch in stretches]
     return Sorted(written, cuts, stretches, slices, {name: group.open(COLUMNS[name])[:] for name in ROW_NAMES})
 
 
