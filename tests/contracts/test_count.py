@@ -339,7 +339,7 @@ def test_choices_that_do_not_fit_are_refused():
 
 def test_without_scipy_the_pip_line_is_told_before_anything_is_read(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.sparse", None)
-    monkeypatch.setattr(count, "_counted", lambda *_args, **_options: pytest.fail("it reads"))
+    monkeypatch.setattr(count, "_count_joint", lambda *_args, **_options: pytest.fail("it reads"))
     for function in (
         lambda: count.compute_confident_joint(LABELS, PROBS),
         lambda: count.estimate_joint(LABELS, PROBS),

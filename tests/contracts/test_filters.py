@@ -396,7 +396,7 @@ def test_more_candidates_than_fit_are_refused_before_they_are_looked_for(filter_
     ("choices", "says"),
     [
         ({"filter_by": "prune"}, "filter_by must be one of prune_by_class, .*; not 'prune'"),
-        ({"rank_by": "normalized_margin"}, "rank_by goes with filter_by"),
+        ({"rank_by": "normalized_margin"}, "rank_by needs filter_by"),
         (
             {"filter_by": "both", "rank_by": "self_confidence", "method": "normalized_margin"},
             "two scores to rank by",

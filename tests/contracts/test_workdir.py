@@ -432,7 +432,7 @@ def test_another_run_is_refused_with_what_differs(place, want, other):
     before = snapshot(place)
     with pytest.raises(WorkdirError, match=message) as caught:
         find(workdir=place, **choices)
-    assert str(caught.value).startswith(f"the workdir {place} is of another run: ")
+    assert str(caught.value).startswith(f"the workdir {place} belongs to another run: ")
     assert str(caught.value).endswith("start over in this one with fresh=True (--fresh)")
     assert snapshot(place) == before
     assert facts(find(workdir=place)) == (0, N_ROWS)
@@ -752,7 +752,7 @@ def test_a_dask_array_with_empty_and_uneven_chunks_goes_on(tmp_path, want, kille
 def test_an_input_that_cannot_be_told_from_another_is_refused(tmp_path):
     array = zarr.create_array(zarr.storage.MemoryStore(), shape=PROBS.shape, chunks=(20, 5), dtype=PROBS.dtype)
     array[:] = PROBS
-    with pytest.raises(WorkdirError, match=r"pred_probs \(.*\) cannot be told from other data"):
+    with pytest.raises(WorkdirError, match=r"pred_probs \(.*\) has nothing that identifies its data"):
         find(probs=array, workdir=tmp_path / "work")
 
 
@@ -845,7 +845,7 @@ def test_records_of_a_run_on_another_grid_are_of_another_run(tmp_path):
         writer.add({"x": np.arange(4)})
         writer.finish({})
     assert both[0].is_committed(0, 0, 4, kind="summaries")
-    with pytest.raises(WorkdirError, match="is of another run"), both[1].reading("summaries", 0):
+    with pytest.raises(WorkdirError, match="belongs to another run"), both[1].reading("summaries", 0):
         pass
 
 

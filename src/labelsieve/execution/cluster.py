@@ -103,7 +103,7 @@ class ClusterExecutor(Executor):
 
     @contextmanager
     def _watching(self, futures: Sequence[Any], describe: Callable[[Any], str] = str) -> Iterator[None]:
-        """Cancel `futures` if the block fails; replace Dask's errors by ones that say what happened and what to do."""
+        """Cancel `futures` if the block fails, and say in our own words what became of workers and scheduler."""
         from concurrent.futures import CancelledError
 
         import distributed

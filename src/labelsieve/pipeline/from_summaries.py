@@ -1,4 +1,4 @@
-"""Label issues from a table of row summaries alone, whoever made it: nothing of `pred_probs` is read."""
+"""Finds label issues in a table of row summaries that other code has made, without `pred_probs`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def find_in_summaries(summaries: RowSummaries, settings: JobSettings) -> LabelIs
     summaries : RowSummaries
         The table.
     settings : JobSettings
-        All choices; those about reading have no effect.
+        All settings; those for reading have no effect.
 
     Raises
     ------
     InvalidInputError
-        For columns that are not summaries of predictions, and for choices that need all probabilities of a row.
+        For settings that need all probabilities of a row, or a column that is missing.
     """
     started, rule = time.perf_counter(), settings.filter
     n_rows, n_classes = summaries.n_rows, summaries.n_classes
@@ -79,7 +79,7 @@ def find_in_summaries(summaries: RowSummaries, settings: JobSettings) -> LabelIs
 
 
 def _check_choices(settings: JobSettings, summaries: RowSummaries) -> None:
-    """Raise for choices that row summaries cannot serve."""
+    """Raise for settings that need more than the row summaries."""
     rule, scoring = settings.filter, settings.filter.settings
     if rule.n_reads > 1 or scoring.adjust_pred_probs:
         what = "adjust_pred_probs" if scoring.adjust_pred_probs else f"filter_by={rule.name!r}, rule={scoring.rule!r}"

@@ -371,7 +371,7 @@ def test_the_inspector_keeps_a_limited_number_of_rows(monkeypatch):
     _, texts = warned(lab.get_num_issues)
     assert texts == [describe_misfit(labels[:256], PREDICTED[:256], K, 600)]
     assert " of 256 rows examined, where" in texts[0]
-    assert len(lab._fit._labels) == len(lab._fit._predicted) == 256
+    assert len(lab._fit_check._labels) == len(lab._fit_check._predicted) == 256
     assert warned(inspector_of(LABELS).get_num_issues)[1] == []
 
 
