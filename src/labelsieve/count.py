@@ -1,13 +1,12 @@
-"""The counts of confident learning at any size: the confident joint, and what is estimated from it.
+"""The counts of confident learning at any size: the confident joint and the estimates from it.
 
-Matrices are sparse: of the K x K entries those that occur, as `scipy.sparse.csr_array` (the extra ``sparse``). With
-``dense=True`` they are full NumPy arrays, as in cleanlab. Rows are given labels and columns are true classes, except in
-the inverse noise matrix, where it is the other way round.
+Matrices are sparse, as `scipy.sparse.csr_array` (the extra ``sparse``): of the K x K entries they hold those that
+occur. With ``dense=True`` they are full NumPy arrays, as in cleanlab. Rows are given labels and columns are true
+classes, except in the inverse noise matrix, where they are swapped.
 
-The calibrated joint is rounded to integers; what is left over goes to the largest remainders. Where remainders tie,
-NumPy's sort decides, as in cleanlab, with up to 1,024 classes. NumPy sorts with the instructions of the processor, so
-on another processor a different pair of classes may get the one row more. With more than 1,024 classes the later ones
-get it.
+The calibrated joint is rounded to integers, and the rows left over go to the largest remainders. With up to 1,024
+classes NumPy's sort breaks ties of remainders, as in cleanlab. NumPy's sort depends on the processor, so on another
+processor a different pair of classes may get the extra row. With more than 1,024 classes the later pair gets it.
 """
 
 from __future__ import annotations
@@ -19,10 +18,15 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.latent import PY_METHODS, PyMethod, latent
-from labelsieve.confident_learning.noise_matrices import Entries, check_sparse, entries_of
-from labelsieve.confident_learning.pruning import JointCounts, calibrated_joint, estimated_issues, off_diagonal_rows
-from labelsieve.confident_learning.thresholds import Float64s, Int64s
+from labelsieve.confident_learning import noise_matrices
+from labelsieve.confident_learning.calibration import (
+    JointCounts,
+    calibrated_joint,
+    estimated_issues,
+    off_diagonal_rows,
+)
+from labelsieve.confident_learning.dtypes import Float64s, Int64s
+from labelsieve.confident_learning.noise_matrices import PY_METHODS, Entries, PyMethod, check_sparse, entries_of
 from labelsieve.confident_learning.validation import Findings, raise_or_warn
 from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
@@ -47,7 +51,7 @@ _CUSTOM: Final = "off_diagonal_custom"
 
 
 class RunOptions(TypedDict, total=False):
-    """How a count reads; as in `labelsieve.find_label_issues`."""
+    """Options for reading, as in `labelsieve.find_label_issues`."""
 
     batch_size: int | Auto
     partition_batches: int | Auto
@@ -78,12 +82,13 @@ def num_label_issues(
     labels : (N,) array-like of int
         Given labels; anything that `labelsieve.find_label_issues` takes.
     pred_probs : (N, K) array-like of float
-        Out-of-sample probabilities, of the same kinds; read twice. For ``off_diagonal_custom`` only K is looked at.
+        Out-of-sample probabilities, of the same kinds; read twice. For ``off_diagonal_custom`` only K is used.
     confident_joint : (K, K) array or sparse array, optional
         Counts by given label and true class, for ``off_diagonal_custom`` alone.
     estimation_method : {"off_diagonal", "off_diagonal_calibrated", "off_diagonal_custom"}
-        Rows counted off the diagonal whose label is not predicted, or nearly so; or rows off the diagonal of the joint
-        that is calibrated to all rows of each label; or of `confident_joint`, calibrated.
+        What to count: ``off_diagonal``, the rows off the diagonal of the confident joint, except rows whose label is
+        predicted, or nearly so; ``off_diagonal_calibrated``, the rows off the diagonal of the joint that is calibrated
+        to all rows of each label; ``off_diagonal_custom``, the same for the given `confident_joint`.
     **options
         ``batch_size``, ``partition_batches``, ``allow_zero_rows``, ``allow_unnormalized_rows``, ``progress``,
         ``client``, ``workdir``, ``fresh``, ``wait``, ``max_memory``, ``retries``: as in `labelsieve.find_label_issues`.
@@ -96,7 +101,7 @@ def num_label_issues(
     Raises
     ------
     InvalidInputError
-        A ValueError, for bad data, and for a joint that is missing, or is given and would not be used.
+        A ValueError, for bad data, and for a joint that is missing or would not be used.
 
     Examples
     --------
@@ -117,9 +122,9 @@ def num_label_issues(
         return off_diagonal_rows(calibrated_joint(entries.counts(), _class_counts(labels, n_classes)))
     if confident_joint is not None:
         raise InvalidInputError(
-            f"a confident_joint is used by estimation_method={_CUSTOM!r} only; {estimation_method!r} counts its own"
+            f"confident_joint is used by estimation_method={_CUSTOM!r} only; {estimation_method!r} counts its own joint"
         )
-    counts = _counted(labels, pred_probs, estimation_method, **options)
+    counts = _count_joint(labels, pred_probs, estimation_method, **options)
     return estimated_issues(counts, calibrated=estimation_method == "off_diagonal_calibrated")
 
 
@@ -129,9 +134,9 @@ def compute_confident_joint(
 ) -> Any:
     """Count rows by their given label and the class that they confidently belong to.
 
-    A row reaches a class where its probability is at least the mean probability of that class over the rows labelled
-    with it, less 1e-6. It counts as the class that it reaches; as the predicted one where it reaches several; and not
-    at all where it reaches none. The diagonal is at least 1.
+    A row reaches a class if its probability is at least the mean probability of that class over the rows labelled with
+    it, less 1e-6. It counts as the class that it reaches, or as the predicted class if it reaches several. A row that
+    reaches no class does not count. The diagonal is at least 1.
 
     Parameters
     ----------
@@ -172,7 +177,7 @@ def compute_confident_joint(
     check_flag("calibrate", calibrate)
     check_flag("dense", dense)
     check_sparse(dense=dense)
-    counts = _counted(labels, pred_probs, **options)
+    counts = _count_joint(labels, pred_probs, **options)
     joint = calibrated_joint(counts.joint, counts.class_counts) if calibrate else counts.joint
     return Entries.of(joint).matrix(dense=dense)
 
@@ -191,9 +196,9 @@ def estimate_joint(
     Parameters
     ----------
     labels : (N,) array-like of int or None
-        Given labels. None takes `confident_joint` as calibrated already.
+        Given labels. None if `confident_joint` is already calibrated.
     pred_probs : (N, K) array-like of float, optional
-        Out-of-sample probabilities; not looked at with `confident_joint`.
+        Out-of-sample probabilities; not used with `confident_joint`.
     confident_joint : (K, K) array or sparse array, optional
         Counts by given label and true class; counted from `pred_probs` by default.
     dense : bool
@@ -204,12 +209,12 @@ def estimate_joint(
     Returns
     -------
     (K, K) scipy.sparse.csr_array or array of float64
-        Shares that add up to 1, and by row to the shares of the labels.
+        Shares that add up to 1; each row adds up to the share of its label.
 
     Raises
     ------
     InvalidInputError
-        A ValueError, for bad data, for neither `pred_probs` nor a `confident_joint`, and for one without counts.
+        A ValueError, for bad data, without `pred_probs` or a `confident_joint`, and for a joint without counts.
     MissingDependencyError
         Without SciPy, unless `dense`.
 
@@ -230,7 +235,7 @@ def estimate_joint(
     elif pred_probs is None or labels is None:
         raise InvalidInputError("give pred_probs and labels, or a confident_joint")
     else:
-        counts = _counted(labels, pred_probs, **options)
+        counts = _count_joint(labels, pred_probs, **options)
         entries = Entries.of(calibrated_joint(counts.joint, counts.class_counts))
     total = float(entries.values.sum())
     return Entries(entries.size, entries.rows, entries.columns, entries.values / total).matrix(dense=dense)
@@ -254,9 +259,9 @@ def estimate_latent(
     labels : (N,) array-like of int
         Given labels; only they are read.
     py_method : {"cnt", "eqn", "marginal", "marginal_ps"}
-        How the prior is estimated; ``eqn`` inverts the noise matrix, which is dense meanwhile: some 8 K**2 bytes.
+        How to estimate the prior; ``eqn`` inverts the noise matrix as a dense matrix of 8 K**2 bytes.
     converge_latent_estimates : bool
-        Whether to make the three agree with each other.
+        Whether to make the three results consistent with each other.
     dense : bool
         Whether to return full matrices.
 
@@ -265,14 +270,14 @@ def estimate_latent(
     py : (K,) float64
         Estimated share of each true class.
     noise_matrix : (K, K) scipy.sparse.csr_array or array of float64
-        ``P(given label | true class)``: labels by row, classes by column, columns add up to 1.
+        ``P(given label | true class)``: a row per label, a column per class; columns add up to 1.
     inverse_noise_matrix : (K, K) scipy.sparse.csr_array or array of float64
-        ``P(true class | given label)``: classes by row, labels by column, columns add up to 1.
+        ``P(true class | given label)``: a row per class, a column per label; columns add up to 1.
 
     Raises
     ------
     InvalidInputError
-        A ValueError, for bad data, or ``eqn`` without an inverse.
+        A ValueError, for bad data, or if the matrix of ``eqn`` has no inverse.
     MissingDependencyError
         Without SciPy, unless `dense`.
 
@@ -289,11 +294,12 @@ def estimate_latent(
     check_sparse(dense=dense)
     entries = entries_of("confident_joint", confident_joint)
     class_counts = _class_counts(labels, entries.size)
-    py, noise, inverse = latent(entries, class_counts, py_method, converge=converge_latent_estimates)
+    estimate = noise_matrices.estimate_latent
+    py, noise, inverse = estimate(entries, class_counts, py_method, converge=converge_latent_estimates)
     return py, noise.matrix(dense=dense), inverse.matrix(dense=dense)
 
 
-def _counted(
+def _count_joint(
     labels: Any,
     pred_probs: Any,
     estimation_method: EstimationMethod = "off_diagonal",
@@ -304,7 +310,7 @@ def _counted(
 
 
 def _class_counts(labels: Any, n_classes: int) -> Int64s:
-    """Count labels by class, some at a time."""
+    """Count the labels of each class, in pieces."""
     total, findings, first = np.zeros(n_classes, np.int64), Findings(), 0
     opened = tried(RETRIES + 1, open_labels, labels)
     note_versions([opened], RETRIES + 1)

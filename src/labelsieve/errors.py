@@ -50,12 +50,12 @@ seconds (90 by default); 130 after Ctrl-C and 143 after SIGTERM.
 ## One version of the input
 
 All reads are of the files that were there when the run began. Before the first read Labelsieve notes the size,
-modification time and inode of each file (of each stored chunk of a Zarr array too), or the size and ETag of each
-object. Each read compares them, and they are taken again after the last read. S3 sends the ETag with each answer.
-Elsewhere by URL, and for shards and split chunks there, the comparison is made before and after the run only. Above
-100,000 chunks the listing is parallel, and it is done once only where each read compares.
+modification time and inode of each file (and of each stored chunk of a Zarr array), or the size and ETag of each
+object. Each read compares them, and so does a last check after the last read. S3 sends the ETag with each answer. For
+other URLs, and there for shards and chunks that split the classes, they are compared only before and after the run.
+More than 100,000 chunks are listed in parallel, and only once if each read compares.
 
-Not watched are arrays in memory, Dask arrays of your own, Zarr over HTTP, and, with a warning, Zarr in a store that
+Not checked are arrays in memory, Dask arrays of your own, Zarr over HTTP, and, with a warning, Zarr in a store that
 refuses to list its chunks.
 
 ## What a workdir recognizes
@@ -96,7 +96,7 @@ class InvalidInputError(LabelsieveError, ValueError):
 
 
 class InputTypeError(LabelsieveError, TypeError):
-    """An object of a kind that is neither labels nor probabilities, or an argument that does not exist."""
+    """An object that cannot be labels or probabilities, or an unknown argument."""
 
 
 class UnreadableDataError(LabelsieveError, OSError):
@@ -104,7 +104,7 @@ class UnreadableDataError(LabelsieveError, OSError):
 
 
 class ChangedDataError(UnreadableDataError):
-    """Stored data has changed since the run began: part of it would have been read as it was, and part as it is."""
+    """Stored data has changed since the run began, so that the result would mix old and new data."""
 
 
 class UnwritableError(LabelsieveError, OSError):
@@ -117,9 +117,9 @@ class MissingDependencyError(LabelsieveError, ImportError):
     Parameters
     ----------
     what : str
-        What was asked for, as the start of a sentence.
+        What needs the package, as the beginning of a sentence.
     extra : str
-        The extra of Labelsieve that brings the package.
+        The extra of Labelsieve that installs the package.
     """
 
     def __init__(self, what: str, extra: str) -> None:
@@ -127,11 +127,11 @@ class MissingDependencyError(LabelsieveError, ImportError):
         self._arguments = what, extra
 
     def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str]]:
-        return type(self), self._arguments  # so that it comes back whole from a worker
+        return type(self), self._arguments  # so that workers can send it back
 
 
 class MemoryLimitError(LabelsieveError, MemoryError):
-    """A plan that does not fit the memory, refused before the run."""
+    """A plan that does not fit into memory; it is refused before the run."""
 
 
 class WorkdirError(LabelsieveError, RuntimeError):
@@ -143,11 +143,11 @@ class InUseError(WorkdirError):
 
 
 class TaskFailedError(LabelsieveError, RuntimeError):
-    """A task failed for a reason other than the data, or the worker that ran it died."""
+    """A task failed for a reason other than the data, or its worker died."""
 
 
 class ForkedWorkerError(LabelsieveError, RuntimeError):
-    """A forked process died before its piece of work was done."""
+    """A forked process died before it finished its work."""
 
 
 class LabelsieveWarning(UserWarning):
@@ -155,9 +155,9 @@ class LabelsieveWarning(UserWarning):
 
 
 def install_line(extra: str) -> str:
-    """Return the line of the shell that installs an extra for this Python, from where Labelsieve itself came.
+    """Return the shell command that installs an extra for this Python, from the origin of Labelsieve itself.
 
-    pip keeps the folder, archive or repository that it installed from; without any, that is the package index.
+    pip records the folder, archive or repository that it installed from. Without a record, it was the package index.
 
     @private
     """
@@ -192,12 +192,12 @@ def warn(message: str) -> None:
 
 
 class located:  # noqa: N801  # reads as what it does: with located(...)
-    """A context that puts the name of the rows being worked on before the message of any error.
+    """Context manager that names the rows that are worked on in the message of any error.
 
     Parameters
     ----------
     where : str
-        Which rows, and where they are.
+        The rows, and where they are.
     """
 
     def __init__(self, where: str) -> None:

@@ -1,11 +1,11 @@
-"""`find_label_issues` and `plan_label_issues`: which rows are issues, how a run works, where data and clusters may be.
+"""`find_label_issues` and `plan_label_issues`: filters, how a run works, inputs and clusters.
 
 ## Which rows are issues
 
 Confident learning counts, for each given label and each class, the rows that are confidently predicted as the class.
-The *threshold* of a class is its mean probability over the rows labelled with it. There are two rules of counting:
+The *threshold* of a class is its mean probability over the rows labelled with it. There are two rules for counting:
 
-- By the **predicted class** (the default, as in cleanlab's batched module): a row is counted as its predicted class, if
+- By the **predicted class** (the default, as in cleanlab's batched module): a row is counted as its predicted class if
   it reaches the threshold of that class. It is off the diagonal if that class is not its label.
 - By the **confident joint** (the exact rule, as in cleanlab's in-memory functions): a row is counted as the class whose
   threshold it reaches, or as the predicted class if it reaches several.
@@ -15,17 +15,17 @@ available at any size:
 
 | `filter_by` | The issues | Reads |
 |---|---|---|
-| None | the rows of lowest `method`, as many as the predicted class counts, except rows whose label is predicted | 1 |
+| None | the rows of lowest score, as many as the first rule counts, except rows whose label is predicted | 1 |
 | `low_self_confidence`, `low_normalized_margin` | the rows of lowest such score, as many as the exact rule counts | 2 |
 | `confident_learning` | the rows that the exact rule counts | 2 |
 | `predicted_neq_given` | all rows whose label is not the predicted class | 1 |
-| `prune_by_class` | of each label the rows that least likely have it, as many as the calibrated joint expects | 2 |
-| `prune_by_noise_rate` | of each pair of label and class the rows of largest margin, as many as the joint expects | 3 |
+| `prune_by_class` | for each label, the rows least likely to have it, as many as the calibrated joint expects | 2 |
+| `prune_by_noise_rate` | for each label and class, the rows of largest margin, as many as that joint expects | 3 |
 | `both` | the rows that the last two agree on | 3 |
 
-``labelsieve plan`` prints the reads. The calibrated joint scales the counts to all rows of a label, so the filters that
-prune take more rows than are counted. Those with three reads keep the rows of all pairs in memory, 100 bytes per row
-and as many per thread; a run that would not fit is refused.
+``labelsieve plan`` prints the number of reads. The calibrated joint scales the counts to all rows of a label, so the
+filters that prune take more rows than are counted. Those with three reads keep the rows of all pairs in memory, 100
+bytes per row and as many per thread; a run that would not fit is refused.
 
 On the command line these are ``--filter-by``, ``--rank-by`` (the score that sorts the issues), ``--frac-noise``,
 ``--num-to-remove-per-class`` and ``--min-examples-per-class``. `LabelInspector` and `find_label_issues_batched` count
@@ -39,16 +39,16 @@ of rows that look like each class, whatever their labels, in `prune_by_noise_rat
 README has the short answer: `both` or `prune_by_noise_rate` to clean a training set, no filter for a short list of rows
 that are nearly all wrong.
 
-If all classes have enough rows and the model is fair, the two rules agree row for row; on MNIST, CIFAR-10, 20
+If all classes have enough rows and the model is decent, the two rules agree row for row; on MNIST, CIFAR-10, 20
 Newsgroups and IMDB they do. They differ where a class has few rows, or where the model hardly ever predicts it: its
 threshold is then so low that rows of other classes reach it. A run without a filter warns where that is likely, and the
 report has a note (`LabelInspector` does not warn). There the exact rule finds nearly all wrong labels and also flags
-many right ones, while the default finds about half of the wrong ones and hardly a right one. `low_self_confidence` and
-`confident_learning` give the answers of cleanlab's in-memory functions by the same names; the filters that prune are
-for counts by class or by pair of classes. Precision and recall on synthetic predictions, with a twentieth of the
-labels drawn anew:
+many right ones, while the default finds about half of the wrong ones and flags hardly any right ones.
+`low_self_confidence` and `confident_learning` give the answers of cleanlab's in-memory functions by the same names; the
+filters that prune are for counts by class or by pair of classes. Precision and recall on synthetic predictions, with 5%
+of the labels redrawn at random:
 
-| `filter_by` | 10 equal classes, 50,000 rows | 1,000 classes of Zipf's frequencies, 20,000 rows |
+| `filter_by` | 10 equal classes, 50,000 rows | 1,000 classes with Zipf frequencies, 20,000 rows |
 |---|---|---|
 | None | 1.00, 0.65 | 1.00, 0.55 |
 | `low_self_confidence`, `confident_learning` | 1.00, 0.65 | 0.28, 1.00 |
@@ -59,7 +59,7 @@ labels drawn anew:
 
 ## How a run works
 
-One pass over `pred_probs` leaves a *row summary* of each row: its label, the predicted class, the probability of each
+One pass over `pred_probs` makes a *row summary* of each row: its label, the predicted class, the probability of each
 of the two, and the score where it needs the whole row. Thresholds, counts and ranking then need only the summaries.
 
 1. The first pass reads each partition batch by batch, and returns its summaries and exact integer sums of each class.
@@ -79,16 +79,16 @@ The work runs on whatever scheduler Dask is set to: threads by default, the acti
 
 **Why a task is a partition and not a chunk.** A chunk (here a *batch*) is what a thread holds in memory, while a task
 costs the scheduler about the same whatever it does. With one task per chunk, 100,000 chunks of 10 MB made 233,000
-tasks, and 10.5 s in the client before any work began. So one task streams the batches of a *partition*, about 512 MB of
-them, through one buffer: memory follows the batch, the number of tasks follows the bytes, and a task returns a few
-bytes per row. With `partition_batches=1` there is one task per chunk; the bits are the same. The blocks of your own
-Dask array that a task takes are in memory together, so a partition has only a few of them.
+tasks, and the client took 10.5 s before any work began. So one task streams the batches of a *partition*, about 512 MB
+of them, through one buffer: memory follows the batch, the number of tasks follows the bytes, and a task returns a few
+bytes per row. With `partition_batches=1` there is one task per chunk, and the results are the same to the bit. The
+blocks of your own Dask array that a task takes are in memory together, so a partition has only a few of them.
 
 **Where summaries are kept.** Summaries stay in the memory of the process that made them. With a `workdir` they are also
 written there, one record per partition. With an `output`, with a `workdir` on a cluster, or where they would not fit in
 memory, they are in these records only; later steps then run on spans of rows, each the records of some partitions and
-whole stored chunks of the result. If there are too many issues for one place, the tasks that select them sort them in
-runs, and as many tasks as needed merge the runs.
+whole stored chunks of the result. If there are too many issues for one process, the tasks that select them write them
+as sorted runs, and further tasks merge the runs.
 
 **Several reads.** A Dask array of your own is kept between the reads if it fits in memory. Otherwise it is computed
 again, with a warning.
@@ -109,7 +109,7 @@ absent.
 
 - A chunk of *labels* that is not stored reads as the fill value, class 0 by default, with a warning that counts and
   names the rows: labels sorted by class look like that.
-- If no chunk of `pred_probs` is stored for some rows, this is an error before anything is read; `allow_zero_rows=True`
+- If no chunk of `pred_probs` is stored for some rows, the run fails before it reads anything; `allow_zero_rows=True`
   accepts these rows if the fill value is 0. If chunks split the classes and only some chunks of a row are stored, a
   warning names the rows.
 - For a Dask array made from a Zarr array of the same shape, missing chunks are a warning.
@@ -209,12 +209,12 @@ def find_label_issues(
     summaries : RowSummaries, optional
         A table of row summaries in place of `labels` and `pred_probs`: `labelsieve.RowSummaries.from_columns`.
     batch_size : int or "auto"
-        Rows that a thread holds at a time; about 48 MB by default. A Dask array keeps its own chunks. It does not
-        change the answer.
+        Number of rows that a thread holds in memory; by default about 48 MB of them. A Dask array keeps its own chunks.
+        This does not change the result.
     method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}
         Label quality score.
     adjust_pred_probs : bool
-        Subtract the class thresholds from the probabilities first. With ``normalized_margin`` this takes a second read.
+        Subtract the class thresholds from the probabilities first. With ``normalized_margin`` this needs a second read.
     estimation_method : {"off_diagonal", "off_diagonal_calibrated"}
         How issues are counted; the default filter, ``low_normalized_margin`` and ``low_self_confidence`` take that
         number of rows.
@@ -222,11 +222,11 @@ def find_label_issues(
         Which rows are issues, and how often `pred_probs` is read to find them.
         ``"low_self_confidence"``, ``"low_normalized_margin"`` (2 reads): the rows of the lowest such score, as many as
         are counted off the diagonal of the confident joint. ``"confident_learning"`` (2): the rows counted there.
-        ``"predicted_neq_given"`` (1): the rows whose label is not the predicted class. ``"prune_by_class"`` (2): of
-        each label the rows that least likely have it, as many as the calibrated joint has off its diagonal.
-        ``"prune_by_noise_rate"`` (3): of each label and other class the rows of the largest margin between the two, as
-        many as the calibrated joint has for the pair. ``"both"`` (3): the rows that the last two agree on. All but the
-        first two leave out rows whose label is the predicted class, or nearly so.
+        ``"predicted_neq_given"`` (1): the rows whose label is not the predicted class. ``"prune_by_class"`` (2): for
+        each label, the rows least likely to have it, as many as the calibrated joint has off its diagonal.
+        ``"prune_by_noise_rate"`` (3): for each label and other class, the rows of the largest margin between the two,
+        as many as the calibrated joint has for the pair. ``"both"`` (3): the rows that the last two agree on. All but
+        the first two leave out rows whose label is the predicted class, or nearly so.
     rank_by : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}, optional
         With `filter_by`, the score that sorts the issues and that ``scores`` holds; `method` by default. It does not
         change which rows are issues.
@@ -234,23 +234,24 @@ def find_label_issues(
         Which class a row is counted as: the predicted one, if the row reaches its threshold (the default without
         `filter_by`), or that of the confident joint (in two reads; see `labelsieve.count.compute_confident_joint`).
     frac_noise : float
-        For the filters that prune: the share to take of the rows off the diagonal, 0 to 1.
+        For the filters that prune: the share of the rows off the diagonal to take, 0 to 1.
     num_to_remove_per_class : sequence of int, optional
         For the filters that prune: K numbers. ``"prune_by_class"`` takes this number of rows with each label;
-        ``"prune_by_noise_rate"`` takes this number, give or take one, of rows that look like each class, whatever their
+        ``"prune_by_noise_rate"`` takes about this number (within one) of rows that look like each class, whatever their
         labels.
     min_examples_per_class : int
         For the filters that prune: the number of rows of each class to leave.
     partition_batches : int or "auto"
-        Consecutive batches that one task streams; about 512 MB by default. It does not change the answer.
+        Number of consecutive batches that one task streams; by default about 512 MB of them. This does not change the
+        result.
     allow_zero_rows : bool
-        Accept rows that are all zeros. Otherwise they are an error, because they usually are missing data.
+        Accept rows that are all zeros. Otherwise they are an error, because they are usually missing data.
     allow_unnormalized_rows : bool
-        Accept rows that do not sum to 1 within 0.05. Otherwise they are an error, because they often are logits,
+        Accept rows that do not sum to 1 within 0.05. Otherwise they are an error, because they are often logits,
         percentages, scores of independent classes, or a missing chunk.
     n_jobs : int or None
-        1 runs on Dask's scheduler; more forks that many processes for arrays in memory and ``.npy`` files, on Linux;
-        None takes the physical cores. It does not change the answer.
+        1 runs on Dask's scheduler; a larger number forks that many processes, for arrays in memory and ``.npy`` files
+        on Linux; None takes the physical cores. This does not change the result.
     progress : bool or None
         Whether to show bars; None shows them on a terminal.
     client : distributed.Client, optional
@@ -258,30 +259,28 @@ def find_label_issues(
         Workers open files and URLs themselves.
     workdir : path or URL, optional
         Folder in which finished partitions are kept, so that a killed run can resume. The next run reads only the
-        others, and from each of up to 8 finished partitions at most 1 MB (one stored chunk of a Zarr array, one
-        computed block of a Dask array) to check that the input is still the same. A workdir belongs to one input with
-        one choice of settings.
+        others. It also reads from each of up to 8 finished partitions at most 1 MB (one stored chunk of a Zarr array,
+        one computed block of a Dask array) to check that the input is still the same. A workdir belongs to one input
+        with one choice of settings.
     fresh : bool
         Discard what is in `workdir`.
     wait : float
-        Seconds to wait while another run uses `workdir` or `output` on a disk; the logger ``labelsieve`` says what is
-        waited for. In an object store nothing is waited for: the run that started last takes over.
-        In an object store a run that was killed on another machine seems to run for up to a minute; one that was killed
-        on this machine is known to have ended.
+        Seconds to wait while another run uses `workdir` or `output` on a disk; the logger ``labelsieve`` says which run
+        that is. In an object store there is no waiting: the run that started last takes over.
     output : path or URL, optional
-        A ``.zarr`` group into which the tasks write the scores and the mask of all rows and the issues, published
-        whole. The result then reads from there.
+        A ``.zarr`` group. The tasks write the scores and the mask of all rows and the issues into it; it appears only
+        once it is complete. The result then reads from it.
     max_memory : int or str, optional
         The most memory of this process, interpreter included, or of each worker: bytes, or text such as ``"1GiB"``.
         What does not fit goes to the workdir, a temporary one if none is given; a run that cannot fit is refused.
     retries : int
-        How often a failed task is tried again.
+        Number of times to run a failed task again.
     class_names : sequence of str, optional
         K names, for tables and reports.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
-        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only those of
-        issues are read.
+        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only the
+        names of issues are read.
 
     Returns
     -------
@@ -291,21 +290,23 @@ def find_label_issues(
     Raises
     ------
     InvalidInputError
-        A ValueError, for data or settings that cannot give a right answer: what, in which rows, how many.
+        A ValueError, for data or settings that cannot give a right result. The message says what is wrong, in which
+        rows, and in how many.
     InputTypeError
-        A TypeError, for an object of the wrong kind, or an argument that does not exist, with the one that does.
+        A TypeError, for an object of the wrong kind, or for an argument that does not exist; the message names the
+        right one.
     UnreadableDataError
-        An OSError, for stored data that is corrupt, gone, or out of a worker's reach: which rows, where and why. A
-        ChangedDataError where it has changed since the run began; nothing is published then.
+        An OSError, for stored data that is corrupt, missing, or out of a worker's reach: which rows, where and why. A
+        ChangedDataError if it has changed since the run began; nothing is published then.
     MemoryLimitError
-        A MemoryError, for a plan that cannot fit: what would.
+        A MemoryError, if the run cannot fit in memory. The message says what would fit.
     WorkdirError
-        A RuntimeError, for a workdir that is damaged or of another input or other settings.
+        A RuntimeError, for a workdir that is damaged, or belongs to another input or other settings.
     InUseError
-        A WorkdirError, where another run still uses `workdir` or `output` after `wait` seconds, or took over in an
+        A WorkdirError, if another run still uses `workdir` or `output` after `wait` seconds, or took over in an
         object store.
     TaskFailedError
-        A RuntimeError, where workers or the scheduler died too often: run again with the same `workdir`.
+        A RuntimeError, if workers or the scheduler died too often: run again with the same `workdir`.
 
     Warns
     -----
@@ -334,7 +335,7 @@ def find_label_issues(
     >>> found.scores.round(3)
     array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
 
-    By the exact rule, as cleanlab's in-memory filter:
+    By the exact rule, like cleanlab's in-memory filter:
 
     >>> found = labelsieve.find_label_issues(
     ...     f"{folder}/labels.npy", f"{folder}/pred_probs.npy", filter_by="prune_by_class", progress=False
@@ -376,7 +377,7 @@ def plan_label_issues(
     output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
 ) -> Plan:
-    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes, memory. No data is read.
+    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes and memory. No data is read.
 
     Parameters
     ----------
@@ -385,8 +386,8 @@ def plan_label_issues(
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
     allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory
-        As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`, and counts those that
-        are finished as if they were not.
+        As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`, and counts finished
+        partitions as unfinished.
 
     Returns
     -------
@@ -396,9 +397,9 @@ def plan_label_issues(
     Raises
     ------
     MemoryLimitError
-        If it cannot fit.
+        If the run cannot fit in memory.
     InvalidInputError, InputTypeError, UnreadableDataError, WorkdirError
-        For what `find_label_issues` would refuse before it reads.
+        For anything that `find_label_issues` would refuse before it reads data.
 
     Examples
     --------

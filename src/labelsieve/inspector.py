@@ -1,4 +1,4 @@
-"""`LabelInspector`: find label issues in a loop of your own over batches, as in cleanlab's batched module."""
+"""`LabelInspector`: find label issues in your own loop over batches, as in cleanlab's batched module."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.agreement import SAMPLE_ROWS, misfit
-from labelsieve.confident_learning.pruning import JointCounts
-from labelsieve.confident_learning.row_summary import Ints, class_dtype
+from labelsieve.confident_learning.agreement import SAMPLE_ROWS, describe_misfit
+from labelsieve.confident_learning.calibration import JointCounts
+from labelsieve.confident_learning.dtypes import Floats, Ints, class_dtype
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
     IssueCounts,
@@ -25,7 +25,7 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import active_client
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.fingerprint import check_versions, note_versions
-from labelsieve.pipeline.inputs import each_partition
+from labelsieve.pipeline.inputs import map_partitions
 from labelsieve.pipeline.keywords import explain_keywords
 from labelsieve.pipeline.opening import open_inputs
 from labelsieve.settings import Settings, batched_choices, check_whole_number
@@ -38,33 +38,32 @@ from labelsieve.tasks.totals import combine_totals
 
 __all__ = ["LabelInspector"]
 
-Scores = npt.NDArray[np.floating[Any]]
-
 
 class LabelInspector:
-    """Find label issues batch by batch, in a loop of your own.
+    """Find label issues batch by batch, in your own loop.
 
     Call `update_confident_thresholds` on every batch (or on a subset with enough rows of each class), then
-    `score_label_quality` on every batch, then `get_label_issues`. A batch is scored and counted with the thresholds as
-    they are at that call; later updates do not change it. A batch that is refused leaves everything as it was.
+    `score_label_quality` on every batch, then `get_label_issues`. A batch is scored and counted with the thresholds at
+    the time of the call; later updates do not change that. A batch that is refused changes nothing.
 
     Parameters
     ----------
     num_class : int
         Number of classes K.
     store_results : bool
-        Whether to keep the score of every row. Without it, keep the scores that `score_label_quality` returns: the
-        issues are the `get_num_issues` lowest.
+        Whether to keep the score of every row. If False, keep the scores that `score_label_quality` returns: the
+        issues are the `get_num_issues` lowest ones.
     verbose : bool
         Whether the getters print the number of rows that they cover.
     quality_score_kwargs : dict, optional
         ``method`` (self_confidence, normalized_margin or confidence_weighted_entropy) and ``adjust_pred_probs``.
     num_issue_kwargs : dict, optional
         ``estimation_method`` (off_diagonal or off_diagonal_calibrated), and ``rule``: ``predicted_class``, the
-        documented one, counts a row by its predicted class alone; ``confident_joint`` counts it as cleanlab's in-memory
+        default, counts a row by its predicted class alone; ``confident_joint`` counts it as cleanlab's in-memory
         functions do (`labelsieve.count.num_label_issues`), by the class whose threshold it reaches.
     n_jobs : int or None
-        1 works on Dask's scheduler; more forks that many processes a batch, on Linux; None takes the physical cores.
+        1 runs on Dask's scheduler; a larger number forks that many processes per batch, on Linux; None takes the
+        physical cores.
 
     Raises
     ------
@@ -86,8 +85,8 @@ class LabelInspector:
 
     The two rules differ for a row that does not reach the threshold of its predicted class, but that of another. Here
     the thresholds are 0.85, 0.57 and 0.2; the last one is low because the only row labelled 2 is predicted as class 1.
-    Row 5 is predicted as class 0 with 0.7, which is too little, so the documented rule leaves it out. It has 0.3 for
-    class 2, which is enough, so the exact rule counts it there. `labelsieve.find_label_issues` warns if there are many
+    Row 5 is predicted as class 0 with 0.7, which is too low, so the default rule leaves it out. It has 0.3 for class 2,
+    which is enough, so the exact rule counts it there. `labelsieve.find_label_issues` warns if there are many
     such rows; `LabelInspector` does not.
 
     >>> labels = np.array([0, 0, 1, 1, 2, 1])
@@ -122,9 +121,9 @@ class LabelInspector:
         self._thresholds: npt.NDArray[np.float64] | None = None
         self._counts: IssueCounts | JointCounts | None = None
         self._n_scored = self._n_counted = 0
-        self._scores = _Growing(np.float32)
+        self._scores = _GrowingArray(np.float32)
         self._checks = RowChecks(unnormalized_rows="warn")
-        self._fit = _FitCheck(self.num_class)
+        self._fit_check = _FitCheck(self.num_class)
 
     def __repr__(self) -> str:
         seen, settings = int(self._sums.counts.sum()), self._settings
@@ -146,9 +145,9 @@ class LabelInspector:
         Raises
         ------
         InvalidInputError
-            For bad data, before any of it counts.
+            For bad data, before any of it is added.
         """
-        parts = self._each_partition(labels, pred_probs, class_sums)
+        parts = self._map_partitions(labels, pred_probs, class_sums)
         if not parts:
             return
         total = combine_totals(parts)
@@ -157,7 +156,7 @@ class LabelInspector:
         total.sums.add_to(self._sums)
         self._thresholds = None
 
-    def score_label_quality(self, labels: Any, pred_probs: Any, *, update_num_issues: bool = True) -> Scores:
+    def score_label_quality(self, labels: Any, pred_probs: Any, *, update_num_issues: bool = True) -> Floats:
         """Score a batch, and count its issues.
 
         Parameters
@@ -177,12 +176,12 @@ class LabelInspector:
         Raises
         ------
         InvalidInputError
-            Before any `update_confident_thresholds`, and for bad data.
+            If `update_confident_thresholds` was not called before, and for bad data.
         """
         thresholds = self._current_thresholds()
         adj_thresholds = adjusted_thresholds(thresholds) if update_num_issues else None
         work = partial(inspect, settings=self._settings, thresholds=thresholds)
-        parts: list[InspectedRows] = self._each_partition(labels, pred_probs, work, adj_thresholds=adj_thresholds)
+        parts: list[InspectedRows] = self._map_partitions(labels, pred_probs, work, adj_thresholds=adj_thresholds)
         if not parts:
             return np.empty(0, np.float64)
         self._raise_or_warn(combine_findings(p.findings for p in parts))
@@ -193,7 +192,7 @@ class LabelInspector:
             self._n_counted += len(scores)
         self._n_scored += len(scores)
         for part in parts:
-            self._fit.add(part.labels, part.predicted)
+            self._fit_check.add(part.labels, part.predicted)
         if self.store_results:
             self._scores.append(scores)
         return scores
@@ -214,7 +213,7 @@ class LabelInspector:
         Raises
         ------
         InvalidInputError
-            Before any `update_confident_thresholds`.
+            If `update_confident_thresholds` was not called before.
         """
         thresholds = self._current_thresholds()
         if self.verbose and not silent:
@@ -238,15 +237,15 @@ class LabelInspector:
         Raises
         ------
         InvalidInputError
-            If no row, or only some of the rows scored, were counted.
+            If no rows were counted, or only some of the scored rows.
         """
-        counts = self._all_counted()
-        self._fit.warn_once(self._n_scored)
+        counts = self._check_all_counted()
+        self._fit_check.warn_once(self._n_scored)
         if self.verbose and not silent:
             print(f"Total number of examples whose labels have been evaluated: {self._n_scored}")
         return num_issues(counts, calibrated=self._settings.calibrated)
 
-    def get_quality_scores(self) -> Scores:
+    def get_quality_scores(self) -> Floats:
         """Return the scores of all rows so far.
 
         Returns
@@ -263,7 +262,7 @@ class LabelInspector:
         return self._scores.values().copy()
 
     def get_label_issues(self) -> npt.NDArray[np.int64]:
-        """Return the `get_num_issues` rows of lowest score.
+        """Return the rows of lowest score, as many as `get_num_issues` returns.
 
         Returns
         -------
@@ -273,16 +272,16 @@ class LabelInspector:
         Raises
         ------
         InvalidInputError
-            With ``store_results=False``, or if not all rows scored were counted.
+            With ``store_results=False``, or if not all scored rows were counted.
         """
         self._require_results("issues")
         num_issues = self.get_num_issues()
-        return radix_select.lowest(self._scores.values(), num_issues)
+        return radix_select.lowest_rows(self._scores.values(), num_issues)
 
-    def _each_partition(
+    def _map_partitions(
         self, labels: Any, pred_probs: Any, function: Callable[..., Any], **shared: npt.NDArray[np.float64] | None
     ) -> list[Any]:
-        """Return ``function(partition, **shared)`` of each partition of a batch; nothing for a batch without rows."""
+        """Return ``function(partition, **shared)`` for each partition of a batch; [] for a batch without rows."""
         attempts = RETRIES + 1
         opened_labels = tried(attempts, open_labels, labels)
         opened_probs = tried(attempts, open_pred_probs, pred_probs)
@@ -296,14 +295,14 @@ class LabelInspector:
         inputs = tried(attempts, partial(open_inputs, *pair, n_jobs=self.n_jobs))
         forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=active_client() is not None)
         if forks and inputs.grid.n_partitions > 1:
-            parts = fork_pool.each_partition(inputs, function, self.n_jobs, shared)
+            parts = fork_pool.map_in_forks(inputs, function, self.n_jobs, shared)
         else:
-            parts = each_partition(inputs, partial(function, **shared))
+            parts = map_partitions(inputs, partial(function, **shared))
         check_versions(pair, attempts)
         return parts
 
     def _raise_or_warn(self, findings: Findings, class_counts: Ints | None = None) -> None:
-        """Raise for bad data; warn of rows that do not sum to 1 once, for the first batch that has some."""
+        """Raise for bad data; warn once about rows that do not sum to 1, in the first batch that has some."""
         raise_or_warn(findings, self.num_class, self._checks, class_counts)
         if "row_sum" in findings:
             self._checks = RowChecks(unnormalized_rows="allow")
@@ -315,7 +314,7 @@ class LabelInspector:
             self._thresholds = class_sums_finalize(self._sums)
         return self._thresholds
 
-    def _all_counted(self) -> IssueCounts | JointCounts:
+    def _check_all_counted(self) -> IssueCounts | JointCounts:
         if not self._n_scored:
             raise InvalidInputError("no labels evaluated yet: call score_label_quality() first")
         if self._counts is None or self._n_counted != self._n_scored:
@@ -334,11 +333,11 @@ class LabelInspector:
 
 
 class _FitCheck:
-    """Tells labels that do not belong to the predictions by the first rows that are scored, 262,144 at most."""
+    """Checks whether labels and predictions belong together, on the first 262,144 rows that are scored."""
 
     def __init__(self, n_classes: int) -> None:
         self._n_classes, self._n_checked = n_classes, 0
-        self._labels, self._predicted = (_Growing(class_dtype(n_classes)) for _ in range(2))
+        self._labels, self._predicted = (_GrowingArray(class_dtype(n_classes)) for _ in range(2))
 
     def add(self, labels: Ints, predicted: Ints) -> None:
         some = max(0, SAMPLE_ROWS - len(self._labels))
@@ -346,18 +345,18 @@ class _FitCheck:
         self._predicted.append(predicted[:some])
 
     def warn_once(self, n_scored: int) -> None:
-        """Warn if they do not; checked again only once there are twice as many rows."""
+        """Warn if they do not; check again only when there are twice as many rows."""
         if len(self._labels) < max(1, 2 * self._n_checked):
             return
         self._n_checked = len(self._labels)
-        text = misfit(self._labels.values(), self._predicted.values(), self._n_classes, n_scored)
+        text = describe_misfit(self._labels.values(), self._predicted.values(), self._n_classes, n_scored)
         if text:
             warn(text)
             self._n_checked = SAMPLE_ROWS
 
 
-class _Growing:
-    """Numbers of batches in one array that doubles when full: a few bytes a row even for batches of one row."""
+class _GrowingArray:
+    """An array that doubles its memory when it is full, so that batches of one row cost only a few bytes per row."""
 
     def __init__(self, dtype: npt.DTypeLike) -> None:
         self._array: npt.NDArray[Any] = np.empty(0, dtype)

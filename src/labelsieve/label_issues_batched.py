@@ -9,11 +9,11 @@ Names, arguments, defaults and return values are those that cleanlab documents. 
 | returned indices | in row order, though documented as sorted by score | sorted by score, ties by row |
 | a class without labelled rows | threshold 2e-6, which most rows reach: false issues | threshold 2.0: none does |
 | calibrated count with `n_jobs` > 1 | drops repeated labels: not the number of one job | the same number |
-| NaN, missing chunks, negative labels, misspelt settings | another answer, silently | an error that says where |
+| NaN, missing chunks, negative labels, misspelt settings | a wrong result, silently | an error that says where |
 | rows or classes that pandas or xarray name in another order | by position: nearly every row is an issue | an error |
 | labels and predictions that do not belong together | nearly every row is an issue | a warning |
 | thresholds | running means; last bits (in float16 the count too) vary with the batch size | exact |
-| ties at the cut | any of the tied rows | the lower rows |
+| ties at the cut | any of the tied rows | the first of the tied rows |
 | `get_num_issues` when only some scored rows were counted | a number | an error with both numbers |
 | Zarr read with `batch_size` below the stored chunk | every chunk is decoded many times | once |
 | rows that do not sum to 1 within 0.05 | used as they are, silently | a warning here, once; an error elsewhere |
@@ -38,12 +38,12 @@ They are available out of core, with the same rows:
 | `return_indices_ranked_by=...` | `rank_by=...`, and `.indices`; or `.mask()` |
 | `rank_by_kwargs={"adjust_pred_probs": True}` | `adjust_pred_probs=True` |
 | `count.num_label_issues`, `compute_confident_joint`, `estimate_joint`, `estimate_latent` | in `labelsieve.count` |
-| rows that tie at a cut: any of them | the lower rows |
+| rows that tie at a cut: any of them | the first ones |
 | `frac_noise` and the like with a filter that does not use them | a warning where cleanlab warns |
 | `confident_joint=` of `filter.find_label_issues` | not available: the joint is always that of the data |
 | `num_to_remove_per_class`, `min_examples_per_class=0` and a class without rows: no row | rows of the other classes |
 
-- The default filter of `labelsieve.find_label_issues` is the batched rule, not `prune_by_noise_rate`.
+- Without `filter_by`, `labelsieve.find_label_issues` uses the rule of the batched module, not `prune_by_noise_rate`.
 - `frac_noise` and the like without any filter are an error.
 - Matrices of `labelsieve.count` are sparse, or full with `dense=True`.
 
@@ -74,8 +74,8 @@ from labelsieve.settings import batched_choices
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
 
-# Arguments of cleanlab's in-memory functions, which the modern entry has.
-_MODERN: Final = dict.fromkeys(
+# Arguments of cleanlab's in-memory functions, which belong to `labelsieve.find_label_issues`.
+_IN_MEMORY_ARGUMENTS: Final = dict.fromkeys(
     ("filter_by", "frac_noise", "num_to_remove_per_class", "min_examples_per_class", "return_indices_ranked_by"),
     "labelsieve.find_label_issues has the filters and the ranking of cleanlab's in-memory functions",
 )
@@ -87,7 +87,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-@explain_keywords(_MODERN)
+@explain_keywords(_IN_MEMORY_ARGUMENTS)
 def find_label_issues_batched(
     labels: Any = None,
     pred_probs: Any = None,
@@ -101,7 +101,7 @@ def find_label_issues_batched(
     num_issue_kwargs: Mapping[str, Any] | None = None,
     return_mask: bool = False,
 ) -> npt.NDArray[Any]:
-    """Find label issues in arrays that need not fit in memory, by the call that cleanlab documents.
+    """Find label issues in arrays that need not fit in memory, with the signature of cleanlab's function.
 
     If rows of `pred_probs` do not sum to 1 within 0.05, there is one warning; `labelsieve.find_label_issues` refuses
     such rows.
@@ -115,9 +115,9 @@ def find_label_issues_batched(
     labels_file, pred_probs_file : str or path, optional
         Path of a ``.npy`` file or a Zarr array, instead of the array.
     batch_size : int or "auto"
-        Rows that a thread holds at a time. A Dask array keeps its own chunks.
+        Number of rows that a thread holds in memory. A Dask array keeps its own chunks.
     n_jobs : int or None
-        1 runs on Dask's scheduler; more forks that many processes, on Linux; None takes the physical cores.
+        1 runs on Dask's scheduler; a larger number forks that many processes, on Linux; None takes the physical cores.
     verbose : bool
         Whether to print what was found and show progress.
     quality_score_kwargs : dict, optional
@@ -153,14 +153,14 @@ def find_label_issues_batched(
         progress=bool(verbose),
         allow_unnormalized_rows="warn",
     )
-    inputs = _one_of("labels", labels, labels_file), _one_of("pred_probs", pred_probs, pred_probs_file)
+    inputs = _array_or_file("labels", labels, labels_file), _array_or_file("pred_probs", pred_probs, pred_probs_file)
     issues = Job(*inputs, settings).run()
     if verbose:
         print(f"{issues.num_issues:,} label issues in {issues.n_rows:,} examples of {issues.n_classes:,} classes")
     return issues.mask() if return_mask else issues.indices
 
 
-def _one_of(name: str, array: Any, file: Any) -> Any:
+def _array_or_file(name: str, array: Any, file: Any) -> Any:
     if file is None:
         if array is None:
             raise InvalidInputError(f"give one of {name} and {name}_file")

@@ -1,27 +1,27 @@
-"""Memory and time: what a run takes, the sizes that follow from it, and the memory that is free.
+"""Memory and time: what a run needs, sizes that follow from that, and how much memory is free.
 
 ## Memory
 
-`Need` computes the most memory that the process that reads takes, or that each worker takes, in bytes (anonymous
-memory, the interpreter included). `labelsieve plan` prints it, and `max_memory` limits it:
+`Need` computes the peak memory of the process that reads, or of each worker, in bytes of anonymous memory, including
+the interpreter. `labelsieve plan` prints it, and `max_memory` limits it:
 
     120 MB                                       the interpreter with NumPy, Dask and Zarr; a worker of a cluster 220 MB
     + threads x (2.25 x batch + ahead + c x 4 MB)
                                                  batch: decoded bytes of a batch that is read whole (Zarr, HDF5, Fortran
-                                                 order; all batches of a partition for your own Dask arrays); 0 for .npy
-                                                 files and arrays, which are read in strips. ahead: bytes fetched ahead
+                                                 order; of your own Dask arrays all batches of a partition); 0 for .npy
+                                                 files and arrays, which are read in strips. ahead: bytes prefetched
                                                  from remote storage. c: 3; with computed scores 3 + 40 / probability
     + t x (24 x K + 64 kB + pairs of a partition)
                                                  t: p partitions (at most 4096), or 32 + p / 16 if that is less
-    + 2 x pairs                                  16 bytes each: a tenth of the rows, or K x (K - 1) if that is less
+    + 2 x pairs                                  16 bytes each: for a tenth of the rows, or K x (K - 1) if that is less
     + N x class                                  if the batches cut stored chunks of labels, which are then read first
 
     summaries in memory, shared by the workers of a cluster:
     + N x (2 x class + 2 x probability + score)  class: 1, 2 or 4 bytes (K up to 256, 65,536, more); probability: 2, 4
                                                  or 8; score: 0 for plain self-confidence (4 for float16), 8 if
                                                  computed, 16 if adjusted; 1 more with the exact rule
-    + partitions x (24 x K)                      or 32 bytes a row, if that is less; with the exact rule 8 x K and the
-                                                 pairs more
+    + partitions x (24 x K)                      or 32 bytes per row, if that is less; with the exact rule also 8 x K
+                                                 and the pairs
     + issues x 120                               on the client
 
     or summaries in a workdir only:
@@ -35,22 +35,22 @@ memory, the interpreter included). `labelsieve plan` prints it, and `max_memory`
     + t x 2.1 MB                                 histograms by class
     prune_by_noise_rate and both:
     + threads x 40 MB                            margins of a piece of rows
-    + (threads + 1) x 100 x rows taken           planned for a tenth of the rows; refused before the third read if that
-                                                 is not enough
+    + (threads + 1) x 100 x selected rows        planned for a tenth of the rows; if that is not enough, the run is
+                                                 refused before the third read
 
-    with n_jobs, all processes together: a forked one is a thread, and
+    with n_jobs, for all processes together, each forked process counted as a thread:
     + n_jobs x 30 MB + a quarter of the summaries in memory
 
-So 1 TB of float32 at K = 1000 (250 million rows) takes 3 GB in memory beside the threads, or, with a workdir, nothing
-that grows with the rows. An automatic batch is about 48 MB in whole stored chunks, and less if `max_memory` is small.
+So 1 TB of float32 at K = 1000 (250 million rows) takes 3 GB in addition to the threads, or, with a workdir, nothing
+that grows with the rows. An automatic batch has about 48 MB in whole stored chunks, and less if `max_memory` is small.
 
 ## Time
 
 `seconds = reads x bytes / rate + N x row / threads`. *Reads* is 1, 2 or 3 (`labelsieve plan`). *Rate* is the speed of
-reading and decoding `pred_probs`: on the machine of README about 25 GB/s for ``.npy`` in page cache (a slower disk
-sets its own), and 2.5 GB/s for Zarr chunks of whole rows with zstd in a local folder, which are decoded into buffers
-that are used again. Zarr chunks that split the classes, shards, other codecs and other stores are read by Zarr itself.
-*Row*, the work on a row's summary, is about 40 ns.
+reading and decoding `pred_probs`: on the machine of README about 25 GB/s for ``.npy`` in page cache (less on a slower
+disk), and 2.5 GB/s for Zarr chunks of whole rows with zstd in a local folder, which are decoded into reused buffers.
+Zarr chunks that split the classes, shards, other codecs and other stores are read by Zarr itself. *Row*, the work per
+row summary, is about 40 ns.
 
 Measured on that machine on 2026-11-24, and on 2 cores of an Intel Xeon on 2026-11-25 for the rows of filters and of the
 joint, where one read of 2M x 1000 took 1.07 s:
@@ -73,13 +73,14 @@ joint, where one read of 2M x 1000 took 1.07 s:
 | classes and pairs of 20M rows of 21,841 classes, one row in ten predicted as another class | 0.9 | 54 MB |
 | the same, all rows at random | 6.0 | 291 MB |
 
-The memory of the last two comes on top of that of the summaries. The page loads nothing from elsewhere; its 3.1 MB
-hold all pictures.
+The memory of the last two is in addition to that of the summaries. The report loads nothing from elsewhere: its 3.1 MB
+include all pictures.
 
 ## A terabyte and more
 
-Float32, K = 1000, Zarr chunks of 10,000 rows on a shared disk (with an object store a worker also takes what it fetches
-ahead), 100 workers of 4 threads and 8 GB, with a workdir. All but the seconds are computed as `labelsieve plan` does:
+Float32, K = 1000, Zarr chunks of 10,000 rows on a shared disk (with an object store, workers also need memory for what
+they prefetch), 100 workers with 4 threads and 8 GB, with a workdir. Everything but the seconds is computed as by
+`labelsieve plan`:
 
 | | 1 TB | 100 TB |
 |---|---|---|
@@ -88,15 +89,15 @@ ahead), 100 workers of 4 threads and 8 GB, with a workdir. All but the seconds a
 | submissions of each map | 1 | 51 |
 | tasks | 5,152 | 234,413 |
 | scheduler | 11 s | 492 s |
-| memory of a worker, of the client | 772 MB, 207 MB | 2.45 GB, 469 MB |
+| memory per worker, of the client | 772 MB, 207 MB | 2.45 GB, 469 MB |
 | network, at most, without the issues | 573 MB | 50.1 GB |
 | summaries | 3 GB | 300 GB |
 | scores and mask | 1 GB and 250 MB | 100 GB and 25 GB |
 
-The scheduler takes 2.1 ms per task, measured with 4,000 tasks that do nothing on a local cluster of two workers, client
-and tree included. A terabyte of absent Zarr chunks (250 million rows, a local cluster of two workers of one thread,
-summaries in memory) took 79 s and 6,543 tasks there; the first partition started after 0.42 s, and client and scheduler
-held 174 MB.
+The scheduler takes 2.1 ms per task, measured with 4,000 empty tasks on a local cluster of two workers, including client
+and reduction. A terabyte of absent Zarr chunks (250 million rows, a local cluster of two workers with one thread each,
+summaries in memory) took 79 s and 6,543 tasks there. The first partition started after 0.42 s, and client and scheduler
+took 174 MB.
 """
 
 from __future__ import annotations
@@ -109,112 +110,87 @@ from typing import Final
 
 import psutil
 
+from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.confident_learning.filters import Filter, filter_of
-from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
-from labelsieve.partitioning import PARTITIONS_A_THREAD, Grid
+from labelsieve.confident_learning.row_summary import STRIP_BYTES
+from labelsieve.partitioning import result_rows
 from labelsieve.settings import Settings
 
 __all__ = ["Need"]
 
-# What a batch takes that is read whole: decoded, stored, and some room.
+# Memory for a batch that is read whole, in units of its decoded bytes: decoded, stored, and some reserve.
 BATCH_COPIES: Final = 2.25
-# Most tasks of a map that are submitted at once: neither client nor scheduler holds more.
+# Tasks of a map that are submitted at a time, so that client and scheduler never hold more.
 SLAB: Final = 4096
 
-# The interpreter with NumPy, Dask and Zarr, before any work; a worker of a cluster has an event loop and its state too.
+# The interpreter with NumPy, Dask and Zarr, before any work. Workers of a cluster have an event loop and its state too.
 INTERPRETER_BYTES: Final = 120_000_000
 WORKER_BYTES: Final = 220_000_000
-# What a forked process takes of its own of what it was forked from.
+# Memory of its own that a forked process takes.
 FORK_BYTES: Final = 30_000_000
-# A histogram of scores, of which a span of rows gives one.
+# A histogram of scores; there is one per span of rows.
 HISTOGRAM_BYTES: Final = 65_536
-# What a piece of margins of pairs takes (`margins`).
+# A piece of margins (`labelsieve.confident_learning.top_k_by_pair`).
 PAIR_PIECE_BYTES: Final = 40_000_000
-# A candidate, and copies of all that are held while the largest are sorted out.
+# A candidate, and the number of copies of all candidates while the largest are selected.
 CANDIDATE_BYTES: Final = 20
 CANDIDATE_COPIES: Final = 5
-# An issue with its columns, while the issues of all partitions are put in order.
+# An issue with its columns, while the issues of all partitions are sorted.
 ISSUE_BYTES: Final = 120
-# Share of the rows that is planned to be issues.
+# Memory is planned for this share of the rows as issues.
 EXPECTED_SHARE: Final = 0.1
-# Rows of one block of stored summaries: a thread holds one.
+# Rows of a block of summaries in a workdir; a thread holds one block.
 BLOCK_ROWS: Final = 1 << 16
-# Selected rows that a thread sorts at a time where the issues are written by the tasks.
+# Selected rows that a thread sorts at a time if the tasks write the issues.
 RUN_ROWS: Final = 1 << 16
-# Rows of a stored chunk of the scores and the mask of all rows.
-RESULT_ROWS: Final = 1 << 18
-# Bytes of summaries that a task works on where these are stored, and the most chunks of a result.
-_SPAN_BYTES: Final = 32_000_000
-_RESULT_CHUNKS: Final = 4096
 
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-# In control groups of version 2 and 1: the files with the limit and the usage, and the line of memory.stat with the
+# For control groups of version 2 and 1: the files with the limit and the usage, and the line of memory.stat with the
 # part of the usage that the kernel can drop at any time.
 _V2: Final = ("memory.max", "memory.current", "inactive_file")
 _V1: Final = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 
 
-@dataclass(frozen=True)
-class Span:
-    """Consecutive rows whose stored summaries one task works on.
-
-    Parameters
-    ----------
-    start, stop : int
-        The rows ``[start, stop)``.
-    pieces : tuple of tuple of int
-        For each partition that they touch its number, and the rows ``[a, b)`` of it, counted from its first.
-    """
-
-    start: int
-    stop: int
-    pieces: tuple[tuple[int, int, int], ...]
-
-
-def result_rows(n_rows: int) -> int:
-    """Return the rows of a stored chunk of the scores and the mask of all rows: some thousand chunks at most."""
-    return RESULT_ROWS * max(1, -(-n_rows // (_RESULT_CHUNKS * RESULT_ROWS)))
-
-
 def run_rows(n_issues: int, room: int | None = None) -> int:
-    """Return the issues that a thread sorts at a time, and of a stored chunk: 1024 of these hold them all.
+    """Return the number of issues of a sorted run and of a stored chunk, so that there are at most 1024 chunks.
 
     Parameters
     ----------
     n_issues : int
-        All issues.
+        Number of all issues.
     room : int, optional
-        Bytes that a thread has for it; where that is not enough, there are more and smaller runs.
+        Bytes that a thread has to sort a run. With little room there are more, smaller runs.
     """
     rows = RUN_ROWS * max(1, -(-n_issues // (1024 * RUN_ROWS)))
     return rows if room is None else max(RUN_ROWS, min(rows, room // ISSUE_BYTES // RUN_ROWS * RUN_ROWS))
 
 
 def expected_issues(n_rows: int) -> int:
-    """Return how many issues are planned for, where their memory has to be planned before they are known."""
+    """Return the number of issues that memory is planned for, before their number is known."""
     return int(EXPECTED_SHARE * n_rows)
 
 
 def pair_bytes(n_rows: int, n_classes: int) -> int:
-    """Return what the pairs of a given label and another class take that `n_rows` rows are confidently predicted as."""
+    """Return the planned bytes of the off-diagonal pairs in the confident counts of `n_rows` rows."""
     return 16 * min(expected_issues(n_rows), n_classes * (n_classes - 1))
 
 
 def candidate_bytes(n_candidates: int, n_threads: int) -> int:
-    """Return what the rows of largest margin take: here, and in each thread that looks for them (`margins`)."""
+    """Return the bytes of the candidates for the largest margins, in this process and in `n_threads` threads."""
     return CANDIDATE_BYTES * CANDIDATE_COPIES * n_candidates * (n_threads + 1)
 
 
 def class_histogram_bytes(n_classes: int) -> int:
-    """Return what a histogram of scores by class takes: 2**18 bins, or 4 a class where these are more."""
+    """Return the bytes of a histogram of scores by class: 2**18 bins, or 4 per class if that is more."""
     return 8 * max(1 << 18, 4 * n_classes)
 
 
 def merge_bytes(n_rows: int) -> int:
-    """Return what the client holds while runs are merged.
+    """Return the bytes that the client holds while sorted runs are merged.
 
-    How many rows of each run come before each cut, twice; and the keys of every 1024th row, or of 16 rows of each run,
-    with what sorts them. There are at least as many runs as a thousand, or as spans with issues.
+    These are two arrays with the number of rows of each run before each cut, and a sample of the keys (of every 1024th
+    row, or of 16 rows per run) with its sorted copy. The number of runs is that of the chunks of issues, plus one per
+    span.
     """
     n_issues = expected_issues(n_rows)
     n_ranges = -(-n_issues // run_rows(n_issues))
@@ -222,38 +198,9 @@ def merge_bytes(n_rows: int) -> int:
     return 2 * 4 * n_runs * 2 * n_ranges + 64 * max(n_issues // 1024, 16 * n_runs)
 
 
-def spans(grid: Grid, row_bytes: int, n_threads: int) -> list[Span]:
-    """Cut all rows in spans of whole stored chunks of the result, some for each thread.
-
-    Parameters
-    ----------
-    grid : Grid
-        The partitions.
-    row_bytes : int
-        Bytes of a row's summary.
-    n_threads : int
-        Threads that share the work.
-    """
-    chunk = result_rows(grid.n_rows)
-    rows = min(_SPAN_BYTES // row_bytes, grid.n_rows // (n_threads * PARTITIONS_A_THREAD))
-    rows = max(chunk, rows - rows % chunk)
-    found, index = [], 0
-    for start in range(0, grid.n_rows, rows):
-        stop, pieces = min(start + rows, grid.n_rows), []
-        while True:
-            first, last = grid.bounds(index)
-            pieces.append((index, max(start, first) - first, min(stop, last) - first))
-            if last >= stop:
-                break
-            index += 1
-        index += last == stop
-        found.append(Span(start, stop, tuple(pieces)))
-    return found
-
-
 @dataclass(frozen=True)
 class Need:
-    """What the memory formula is made of.
+    """The memory that a run needs, computed from the numbers in the formula above.
 
     Parameters
     ----------
@@ -262,16 +209,16 @@ class Need:
     itemsize : int
         Bytes of a probability.
     settings : Settings
-        The scores: computed ones take 8 bytes a row.
+        The settings that change the result; they decide about scores and passes.
     n_partitions : int
-        Tasks that read.
+        Number of partitions.
     batch_bytes : int
-        Decoded bytes that a thread holds of batches that are read whole (Zarr, HDF5, Fortran order, Dask); 0 where they
+        Decoded bytes that a thread holds of batches that are read whole (Zarr, HDF5, Fortran order, Dask); 0 if they
         are read strip by strip (``.npy`` files and arrays in memory).
     ahead_bytes : int
-        Bytes that a thread reads ahead, from remote storage.
+        Bytes that a thread prefetches from remote storage.
     held_bytes : int
-        Memory that the inputs were given: labels read first, a Dask array kept between two reads.
+        Bytes of inputs that are kept in memory: labels that are read first, a Dask array that is persisted.
     """
 
     n_rows: int
@@ -290,29 +237,29 @@ class Need:
 
     @property
     def row(self) -> int:
-        """Bytes of a row's summary."""
+        """Bytes of the summary of a row."""
         computed = 0 if self.settings.plain_self_confidence else 8
         return 2 * class_dtype(self.n_classes).itemsize + 2 * self.itemsize + computed + self.settings.counts_joint
 
     @property
     def score(self) -> int:
-        """Bytes of a row's score, once the run is done."""
+        """Bytes of the score of a row in the result."""
         return 8 if not self.settings.plain_self_confidence else max(4, self.itemsize)
 
     @property
     def _thread(self) -> float:
-        """What a thread takes while it reads."""
-        # A strip, a copy of it by class with a byte for each value, a few numbers for each row, and where whole rows
-        # are scored some float64 copies.
+        """Bytes that a thread takes while it reads."""
+        # A strip, its transposed copy with a byte for each value, a few numbers per row, and, if scores are computed
+        # from whole rows, some float64 copies.
         copies = 3 if self.settings.plain_self_confidence else 3 + 5 * 8 // self.itemsize
         pruned = 0
-        if self.filter.reads_pairs:  # what a thread more takes
+        if self.filter.reads_pairs:
             pruned = candidate_bytes(expected_issues(self.n_rows), 0) + PAIR_PIECE_BYTES
         return BATCH_COPIES * self.batch_bytes + self.ahead_bytes + copies * STRIP_BYTES + pruned
 
     @property
     def partials(self) -> int:
-        """The sums, histograms and pairs of classes that a tree holds, of a slab of partitions; all pairs, twice."""
+        """Bytes of the sums, histograms and pairs that a tree reduction holds, and of two copies of all pairs."""
         n = min(self.n_partitions, SLAB)
         each = 24 * self.n_classes + HISTOGRAM_BYTES + pair_bytes(-(-self.n_rows // self.n_partitions), self.n_classes)
         if self.filter.cuts_classes:
@@ -322,56 +269,55 @@ class Need:
 
     @property
     def _streaming(self) -> int:
-        """What a thread takes beside reading, where summaries and results are stored."""
+        """Bytes that a thread takes for summaries in a workdir and for the result, in addition to reading."""
         run, chunk = run_rows(expected_issues(self.n_rows)), result_rows(self.n_rows)
         return 3 * BLOCK_ROWS * self.row + run * ISSUE_BYTES + 4 * chunk * (self.score + 1)
 
     def summaries(self) -> int:
-        """Return the bytes of all row summaries in memory, with the class sums that come with each partition's."""
-        again = self.score if self.settings.adjust_pred_probs or self.itemsize == 2 else 0
+        """Return the bytes of all row summaries in memory, with the class sums of each partition."""
+        final_score = self.score if self.settings.adjust_pred_probs or self.itemsize == 2 else 0
         rows = -(-self.n_rows // self.n_partitions)
         sums = self.n_partitions * min(24 * self.n_classes, 32 * rows)
         if self.settings.counts_joint:
             sums += self.n_partitions * (8 * self.n_classes + pair_bytes(rows, self.n_classes))
-        return self.n_rows * (self.row + again) + sums
+        return self.n_rows * (self.row + final_score) + sums
 
     def in_process(self, n_threads: int, *, stored: bool, base: int = INTERPRETER_BYTES, n_processes: int = 1) -> int:
-        """Return the most own memory, in bytes, that one process takes, but for `ISSUE_BYTES` an issue.
+        """Return the peak memory of one process in bytes, without the issues (`ISSUE_BYTES` each).
 
-        The interpreter; for each thread a stored batch, decoded and not, and scratch for a strip; the sums and
-        histograms that the reduction trees hold; for each row its summary, or for each thread a block of them where
-        they are stored.
+        This is the interpreter; for each thread a batch, decoded and as stored, and scratch arrays of a strip; the sums
+        and histograms of tree reductions; and the summaries of all rows, or, in a workdir, a block of them per thread.
 
         Parameters
         ----------
         n_threads : int
-            Threads of the process that read.
+            Number of threads of the process that read.
         stored : bool
-            Whether summaries go to a workdir.
+            Whether summaries are in a workdir only.
         base : int
             Bytes of the process before any work.
         n_processes : int
-            Processes that share the summaries.
+            Number of processes that share the summaries.
         """
         rest = n_threads * self._streaming if stored else -(-self.summaries() // n_processes)
         return int(base + n_threads * self._thread + self.partials + self.held_bytes + rest)
 
 
 def free_bytes(proc: Path = Path("/proc/self/cgroup"), cgroups: Path = _CGROUPS) -> int:
-    """Return how many bytes this process can still take before the host or a control group runs out of memory.
+    """Return the bytes that this process can take before the host or a control group runs out of memory.
 
     Parameters
     ----------
     proc : Path
-        Lists the control groups of the process.
+        File that lists the control groups of the process.
     cgroups : Path
-        Where control groups are mounted.
+        Folder where control groups are mounted.
     """
     return max(0, min([int(psutil.virtual_memory().available), *_group_bytes(proc, cgroups)]))
 
 
 def _group_bytes(proc: Path, cgroups: Path) -> Iterator[int]:
-    """Yield the bytes that each control group of this process leaves, those of its parents included."""
+    """Yield the bytes that are left in each control group of this process and in the parents of these groups."""
     try:
         lines = proc.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -381,7 +327,7 @@ def _group_bytes(proc: Path, cgroups: Path) -> Iterator[int]:
         if controllers and "memory" not in controllers.split(","):
             continue
         root, names = (cgroups / "memory", _V1) if controllers else (cgroups, _V2)
-        # Inside a container the path may be that of the host, of which only the root is mounted here.
+        # In a container this may be the path on the host, of which only the root is mounted.
         path = PurePosixPath(inner.lstrip("/"))
         for folder in [path, *path.parents]:
             left = _left(root / folder, *names)
@@ -390,7 +336,7 @@ def _group_bytes(proc: Path, cgroups: Path) -> Iterator[int]:
 
 
 def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
-    """Return the bytes that one control group leaves; None if it has no limit or does not exist."""
+    """Return the bytes that are left in a control group, or None if it has no limit or does not exist."""
     try:
         most, used = (int((folder / name).read_text(encoding="ascii")) for name in (limit, usage))
         stat = dict(line.split() for line in (folder / "memory.stat").read_text(encoding="ascii").splitlines())
@@ -400,13 +346,13 @@ def _left(folder: Path, limit: str, usage: str, droppable: str) -> int | None:
 
 
 def own_bytes() -> int:
-    """Return the memory of this process that is not mapped from files, in bytes."""
+    """Return the bytes of memory of this process that are not mapped from files."""
     info = psutil.Process().memory_info()
     return max(0, int(info.rss) - int(getattr(info, "shared", 0)))
 
 
 def size(n_bytes: float) -> str:
-    """Return a number of bytes as text, in the largest unit of which there is at least one.
+    """Return a number of bytes as text, in the largest unit that is not larger than it.
 
     Examples
     --------

@@ -1,9 +1,8 @@
-"""How rows are cut in batches and partitions. Arithmetic alone: no data, no Dask."""
+"""How rows are cut into batches, partitions and spans. Arithmetic alone: no data, no Dask."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, Literal
@@ -13,33 +12,37 @@ import numpy as np
 from labelsieve.confident_learning.row_summary import STRIP_BYTES
 from labelsieve.settings import check_whole_number
 
-# What one thread holds at a time, unless the stored chunks are larger.
+# Bytes of a batch, which a thread holds at a time, unless stored chunks are larger.
 BATCH_BYTES: Final = 48_000_000
-# What one task streams: large enough for few tasks, small enough to share out and to redo.
+# Bytes of a partition, which a task streams: large enough for few tasks, small enough to balance and to repeat.
 PARTITION_BYTES: Final = 512_000_000
-# Each thread should get some partitions, so that the last ones do not leave it idle; fewer where each begins with
-# waiting for an answer from far away.
+# Each thread gets several partitions, so that the last ones do not leave threads idle; fewer of remote storage, where
+# each begins with a wait for the first answer.
 PARTITIONS_A_THREAD: Final = 4
 _REMOTE_PARTITIONS_A_THREAD: Final = 2
-# A batch takes at most this share of the memory over all threads.
+# The batches of all threads take at most this share of the memory.
 _BATCH_SHARE: Final = 0.25
+# Rows of a stored chunk of the scores and of the mask of all rows, and the most chunks that these have.
+RESULT_ROWS: Final = 1 << 18
+_RESULT_CHUNKS: Final = 4096
+# Bytes of row summaries in a workdir that one task works on.
+_SPAN_BYTES: Final = 32_000_000
 
 Auto = Literal["auto"]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Batches of rows, grouped in partitions.
+    """The division of all rows into batches, and of batches into partitions.
 
     Parameters
     ----------
     n_rows : int
-        All rows.
+        Number of all rows.
     batches : int or tuple of int
-        Rows of every batch but the last, which is shorter, or of each batch in order; one batch is one chunk of the
-        Dask arrays.
+        Number of rows of every batch, except the last, which may be shorter; or of each batch.
     partition_batches : int
-        Consecutive batches that one task streams.
+        Number of consecutive batches that one task streams.
     """
 
     n_rows: int
@@ -48,7 +51,7 @@ class Grid:
 
     @cached_property
     def batch_rows(self) -> tuple[int, ...]:
-        """Rows of each batch."""
+        """Number of rows of each batch."""
         if isinstance(self.batches, tuple):
             return self.batches
         whole, rest = divmod(self.n_rows, self.batches)
@@ -61,12 +64,12 @@ class Grid:
 
     @property
     def largest_batch(self) -> int:
-        """Rows of the largest batch."""
+        """Number of rows of the largest batch."""
         return max(self.batches) if isinstance(self.batches, tuple) else min(self.batches, self.n_rows)
 
     @property
     def n_partitions(self) -> int:
-        """Number of tasks that read."""
+        """Number of partitions."""
         return -(-self.n_batches // self.partition_batches)
 
     @cached_property
@@ -91,28 +94,25 @@ class Grid:
         return int(self._edges[first]), int(self._edges[last])
 
     def in_batches_of(self, rows: int, row_chunk: int | None) -> Grid:
-        """Return the same partitions in batches of at most `rows` rows, whole stored chunks where they were."""
+        """Return the same partitions in batches of at most `rows` rows; batches of whole stored chunks stay such."""
         if isinstance(self.batches, tuple) or self.batches <= rows:
             return self
         partition = self.batches * self.partition_batches
         unit = row_chunk if row_chunk and self.batches % row_chunk == 0 else 1
         rows = max(rows, unit)
-        pieces = range(-(-partition // rows), min(2 * (-(-partition // rows)), partition // unit) + 1)
+        # The fewest equal batches of whole units, but at most twice as many as are needed.
         least = -(-partition // rows)
-        count = next((n for n in pieces if partition // unit % n == 0 and n <= 2 * least), 0)
+        counts = range(least, min(2 * least, partition // unit) + 1)
+        count = next((n for n in counts if partition // unit % n == 0), 0)
         if count:
             return Grid(self.n_rows, partition // count, count)
-        # No even cut: each partition ends in a shorter batch.
-        rows -= rows % unit if rows >= unit else 0
+        # No equal batches fit: each partition ends with a shorter one.
+        rows -= rows % unit
         whole = [min(rows, partition - done) for done in range(0, partition, rows)]
         sizes = [n for _ in range(self.n_rows // partition) for n in whole]
         rest = self.n_rows % partition
         sizes += [min(rows, rest - done) for done in range(0, rest, rows)]
         return Grid(self.n_rows, tuple(sizes), len(whole))
-
-    def partitions(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield each partition as its batches' row ranges ``[start, stop)``."""
-        return (self.ranges(index) for index in range(self.n_partitions))
 
 
 def plan_grid(
@@ -127,27 +127,28 @@ def plan_grid(
     min_batch_bytes: int = STRIP_BYTES,
     remote: bool = False,
 ) -> Grid:
-    """Cut `n_rows` rows of `row_bytes` bytes in batches and partitions.
+    """Divide `n_rows` rows of `row_bytes` bytes into batches and partitions.
 
     Parameters
     ----------
     n_rows, row_bytes : int
-        Length of `pred_probs` and bytes of its decoded row.
+        Number of rows of `pred_probs`, and bytes of a decoded row.
     row_chunk : int or None
-        Rows stored together: a batch is a whole number of these, so that each is decoded once, unless one alone is too
-        big for the memory.
+        Number of rows of a stored chunk. A batch has whole chunks, so that each is decoded once, unless a single chunk
+        is too large for the memory.
     n_threads : int
-        Threads that share the work.
+        Number of threads that share the work.
     limit : int
         Bytes of memory that the threads of one process share.
     batch_size : int or "auto"
-        Rows of a batch; auto takes about 48 MB, less where there are too few rows for all threads or little memory.
+        Number of rows of a batch. Automatic batches have about 48 MB, and less if there is little memory or if threads
+        would get none.
     partition_batches : int or "auto"
-        Batches of a partition; auto takes about 512 MB, less where there are few rows a thread.
+        Number of batches of a partition. Automatic partitions have about 512 MB, and less if threads would get few.
     min_batch_bytes : int
-        Bytes below which an automatic batch is not cut to give every thread one.
+        Automatic batches are not made smaller than this to give every thread one.
     remote : bool
-        Whether rows come from remote storage, and partitions should be few.
+        Whether rows are in remote storage, so that partitions should be few.
     """
     most = max(1, int(limit * _BATCH_SHARE) // (n_threads * row_bytes))
     if batch_size == "auto":
@@ -170,12 +171,63 @@ def plan_grid(
 def group_size(
     batch_bytes: int, total_bytes: int, n_threads: int, partition_batches: int | Auto = "auto", *, remote: bool = False
 ) -> int:
-    """Return how many batches of `batch_bytes` bytes make a partition."""
+    """Return the number of batches of `batch_bytes` bytes in a partition."""
     if partition_batches != "auto":
         return int(partition_batches)
     each = _REMOTE_PARTITIONS_A_THREAD if remote else PARTITIONS_A_THREAD
     target = min(PARTITION_BYTES, total_bytes // (n_threads * each))
     return max(1, target // max(1, batch_bytes))
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows whose summaries in a workdir one task works on.
+
+    Parameters
+    ----------
+    start, stop : int
+        The rows ``[start, stop)``.
+    pieces : tuple of tuple of int
+        For each partition that has some of these rows: its number, and its rows ``[a, b)``, counted from its first row.
+    """
+
+    start: int
+    stop: int
+    pieces: tuple[tuple[int, int, int], ...]
+
+
+def result_rows(n_rows: int) -> int:
+    """Return the number of rows of a stored chunk of the scores and of the mask: there are at most 4,096 chunks."""
+    return RESULT_ROWS * max(1, -(-n_rows // (_RESULT_CHUNKS * RESULT_ROWS)))
+
+
+def spans(grid: Grid, row_bytes: int, n_threads: int) -> list[Span]:
+    """Cut all rows into spans, several per thread, each of whole stored chunks of the result.
+
+    Parameters
+    ----------
+    grid : Grid
+        The partitions.
+    row_bytes : int
+        Bytes of the summary of a row.
+    n_threads : int
+        Number of threads that share the work.
+    """
+    chunk = result_rows(grid.n_rows)
+    rows = min(_SPAN_BYTES // row_bytes, grid.n_rows // (n_threads * PARTITIONS_A_THREAD))
+    rows = max(chunk, rows - rows % chunk)
+    found, index = [], 0
+    for start in range(0, grid.n_rows, rows):
+        stop, pieces = min(start + rows, grid.n_rows), []
+        while True:
+            first, last = grid.bounds(index)
+            pieces.append((index, max(start, first) - first, min(stop, last) - first))
+            if last >= stop:
+                break
+            index += 1
+        index += last == stop
+        found.append(Span(start, stop, tuple(pieces)))
+    return found
 
 
 def check_sizes(batch_size: object, partition_batches: object) -> None:
@@ -184,7 +236,7 @@ def check_sizes(batch_size: object, partition_batches: object) -> None:
     Raises
     ------
     InvalidInputError
-        Naming the one that is not.
+        For the one that is not.
     """
     for name, value in (("batch_size", batch_size), ("partition_batches", partition_batches)):
         if not (isinstance(value, str) and value == "auto"):

@@ -1,4 +1,4 @@
-"""What a user chooses, checked once, and the constants of the numeric contract."""
+"""The settings that change the result, checked once, and the constants of the numeric contract."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Final, Literal, SupportsIndex, TypeAlias, get_args
 
 from labelsieve.errors import InvalidInputError
 
-# Each list of names is written once, as a type, so that an editor and a type checker find a misspelt one.
+# Each list of names is written once, as a type, so that editors and type checkers find misspelt names.
 Method: TypeAlias = Literal["self_confidence", "normalized_margin", "confidence_weighted_entropy"]
 EstimationMethod: TypeAlias = Literal["off_diagonal", "off_diagonal_calibrated"]
-# As which class a row is counted: the predicted one, or the one that the confident joint counts it as.
+# The class that a row is counted as: the predicted class, or its class in the confident joint.
 Rule: TypeAlias = Literal["predicted_class", "confident_joint"]
 FilterName: TypeAlias = Literal[
     "prune_by_class",
@@ -27,13 +27,13 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 ESTIMATION_METHODS: Final[tuple[EstimationMethod, ...]] = get_args(EstimationMethod)
 RULES: Final[tuple[Rule, ...]] = get_args(Rule)
 FILTER_NAMES: Final[tuple[FilterName, ...]] = get_args(FilterName)
-# Rows that a sum of 64 bits still holds the probabilities of (`reductions`).
+# The sums of probabilities are exact up to this number of rows (`labelsieve.confident_learning.thresholds`).
 _MOST_ROWS: Final = 1 << 36
 
 # The tolerances of confident learning as cleanlab defines them (cleanlab/internal/constants.py, 2.9).
 FLOAT_TOLERANCE: Final = 1e-6
 MIN_THRESHOLD: Final = 2e-6
-# A class without labelled rows: no probability reaches it.
+# The threshold of a class without labelled rows, which no probability reaches.
 ABSENT_THRESHOLD: Final = 2.0
 # How far outside [0, 1] a probability may lie; published predictions have 1.00001.
 PROBABILITY_TOLERANCE: Final = 1e-3
@@ -41,31 +41,32 @@ PROBABILITY_TOLERANCE: Final = 1e-3
 
 @dataclass(frozen=True)
 class Settings:
-    """The choices that change the answer.
+    """The settings that change the result.
 
     Parameters
     ----------
     method : str
         One of `METHODS`.
     adjust_pred_probs : bool
-        Subtract the class thresholds from the probabilities before scoring.
+        Whether to subtract the confident thresholds from the probabilities before scoring.
     estimation_method : str
         One of `ESTIMATION_METHODS`.
     rule : str
         One of `RULES`.
     filter_by : str or None
-        One of `FILTER_NAMES`; None takes the lowest scores and drops rows whose label is predicted.
+        One of `FILTER_NAMES`, or None for the rows of lowest score whose label is not predicted.
     frac_noise : float
-        Share of the noise that the pruning filters take away, 0 to 1.
+        Share of the noise that the pruning filters select, 0 to 1.
     num_to_remove_per_class : tuple of int or None
-        K numbers, for the pruning filters: rows with each label, or, for pairs, rows suggested as each class.
+        K numbers for the pruning filters: how many rows to select with each label, or, of pairs, suggested as each
+        class.
     min_examples_per_class : int
-        Rows of each class that the pruning filters leave.
+        Number of rows of each class that the pruning filters leave.
 
     Raises
     ------
     InvalidInputError
-        For a value that is not allowed; the message lists what is.
+        For a value that is not allowed; the message lists the allowed ones.
     """
 
     method: Method = "self_confidence"
@@ -92,49 +93,49 @@ class Settings:
 
     @property
     def pruning_choices(self) -> list[str]:
-        """Names of the choices made for the filters that prune: those that differ from their defaults."""
-        chosen = {
+        """Names of the settings of the pruning filters that differ from their defaults."""
+        changed = {
             "frac_noise": self.frac_noise != 1,
             "num_to_remove_per_class": self.num_to_remove_per_class is not None,
             "min_examples_per_class": self.min_examples_per_class != 1,
         }
-        return [name for name, given in chosen.items() if given]
+        return [name for name, differs in changed.items() if differs]
 
     @property
     def calibrated(self) -> bool:
-        """Whether the count is calibrated by the class sizes."""
+        """Whether the number of issues is calibrated by the class counts."""
         return self.estimation_method == "off_diagonal_calibrated"
 
     @property
     def scores_need_rescan(self) -> bool:
-        """Whether scores need the thresholds and all probabilities of a row at once: a second read."""
+        """Whether scores need both the thresholds and whole rows, and therefore a second read."""
         return self.adjust_pred_probs and self.method == "normalized_margin"
 
     @property
     def counts_joint(self) -> bool:
-        """Whether rows are counted by the confident joint, which needs thresholds and whole rows: a second read."""
+        """Whether rows are counted by the confident joint, which needs a second read too."""
         return self.rule == "confident_joint"
 
     @property
     def rescans(self) -> bool:
-        """Whether `pred_probs` is read a second time, once the thresholds are known."""
+        """Whether `pred_probs` is read a second time, after the thresholds are computed."""
         return self.counts_joint or self.scores_need_rescan
 
     @property
     def plain_margin(self) -> bool:
-        """Whether the score is the normalized margin of the probabilities as they are."""
+        """Whether the score is the normalized margin of probabilities that are not adjusted."""
         return self.method == "normalized_margin" and not self.adjust_pred_probs
 
     @property
     def plain_self_confidence(self) -> bool:
-        """Whether the score is the given label's probability itself, in the input's own precision."""
+        """Whether the score is the probability of the label itself, in the dtype of `pred_probs`."""
         return self.method == "self_confidence" and not self.adjust_pred_probs
 
 
 def batched_choices(
     quality_score_kwargs: Mapping[str, Any] | None, num_issue_kwargs: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """Return the choices in the two keyword dictionaries of the documented batched API."""
+    """Return the settings in the two keyword dictionaries of cleanlab's batched API."""
     quality = _only("quality_score_kwargs", quality_score_kwargs, ("method", "adjust_pred_probs"))
     return quality | _only("num_issue_kwargs", num_issue_kwargs, ("estimation_method", "rule"))
 
@@ -146,7 +147,7 @@ def check_flag(name: str, value: object) -> None:
 
 
 def check_whole_number(name: str, value: object, at_least: int, otherwise: str = "") -> int:
-    """Return `value` as an int, or raise; `otherwise` names what else would do, for the message."""
+    """Return `value` as an int, or raise; `otherwise` is what else is allowed, for the message."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < at_least:
         raise InvalidInputError(f"{name} must be {otherwise}a whole number of at least {at_least}, not {value!r}")
     return int(value)

@@ -14,8 +14,9 @@ import pytest
 import draws
 import labelsieve
 from labelsieve.confident_learning.class_quality import class_columns, pair_columns
+from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.confident_learning.filters import LowestScores
-from labelsieve.confident_learning.row_summary import RowSummary, class_dtype
+from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.thresholds import ClassSums, class_means, class_sums_chunk, class_sums_finalize
 from labelsieve.settings import Settings
 from labelsieve.tasks import count_and_select
@@ -36,8 +37,8 @@ def made_up(n_rows, n_classes, wrong):
     labels = (n_classes * rng.random(n_rows) ** 3).astype(dtype)
     predicted = np.where(rng.random(n_rows) < wrong, rng.integers(0, n_classes, n_rows).astype(dtype), labels)
     p_predicted = (0.4 + 0.6 * rng.random(n_rows, np.float32)).astype(np.float32)
-    p_given = np.where(predicted == labels, p_predicted, (1 - p_predicted) / 2).astype(np.float32)
-    return RowSummary(labels, predicted, p_predicted, p_given, None)
+    p_label = np.where(predicted == labels, p_predicted, (1 - p_predicted) / 2).astype(np.float32)
+    return SummaryBlock(label=labels, predicted=predicted, p_label=p_label, p_predicted=p_predicted)
 
 
 @pytest.mark.parametrize("wrong", [0.1, 1.0])
@@ -47,7 +48,7 @@ def test_classes_and_pairs_of_very_many_classes(real, wrong):
     sums = ClassSums.zeros(n_classes)
     edges = np.linspace(0, n_rows, parts + 1).astype(int)
     for a, b in itertools.pairwise(edges):
-        part = class_sums_chunk(summary.labels[a:b], summary.p_given[a:b], n_classes)
+        part = class_sums_chunk(summary.label[a:b], summary.p_label[a:b], n_classes)
         sums.counts += part.counts
         sums.high += part.high
         sums.low += part.low
@@ -69,7 +70,7 @@ def test_classes_and_pairs_of_very_many_classes(real, wrong):
     sure = summary.p_predicted >= thresholds[summary.predicted] - 1e-6
     assert confident.counts.sum() + confident.diagonal.sum() == np.count_nonzero(sure)
     worst = int(pairs["given_label"][0]), int(pairs["suggested_label"][0])
-    there = sure & (summary.labels == worst[0]) & (summary.predicted == worst[1])
+    there = sure & (summary.label == worst[0]) & (summary.predicted == worst[1])
     assert pairs["confident_rows"][0] == np.count_nonzero(there)
     assert classes["rows"].sum() == n_rows
     print(

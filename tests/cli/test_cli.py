@@ -153,9 +153,9 @@ partitions     5, submitted 1 time
 tasks          22
 bytes to read  9.6 kB in 1 read
 row summaries  7.2 kB, in memory
-peak memory    {memory}, 1 threads; may take 400 MB (max_memory)
-results        scores 3.2 kB, mask 400 bytes, 34 bytes per issue; beside the peak, 120 bytes per issue if the tasks do \
-not write them
+peak memory    {memory}, 1 thread; may take 400 MB (max_memory)
+results        scores 3.2 kB, mask 400 bytes, 34 bytes per issue; on top of the peak, 120 bytes per issue if the tasks \
+do not write them
 """
 
 
@@ -177,7 +177,7 @@ def test_a_plan_for_a_run_that_stores_what_it_makes(files, capsys, where, tmp_pa
     lines = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
     assert lines["row summaries"].strip() == "7.2 kB, in a workdir"
     plan = labelsieve.plan_label_issues("labels.npy", "pred_probs.npy", output="i.zarr")
-    assert lines["peak memory"].strip().startswith(f"{size(plan.process_bytes)}, {plan.n_threads} threads; may take ")
+    assert lines["peak memory"].strip().startswith(f"{size(plan.process_bytes)}, {plan.n_threads} thread")
     assert lines["tasks"].strip() == f"{plan.n_tasks:,}"
     assert sorted(tmp_path.iterdir()) == before
 
@@ -218,7 +218,7 @@ def test_what_cannot_fit_is_refused_with_what_would(files, capsys, tmp_path, com
     assert out == ""
     assert err.count("\n") == 1
     assert re.match(
-        r"labelsieve: the process would take \d+ MB with 2 threads, and may take 50 MB \(max_memory\)\. "
+        r"labelsieve: the process would take \d+ MB with 2 threads, but may take only 50 MB \(max_memory\)\. "
         r"What would fit: a limit of \d+ MB",
         err,
     )
@@ -242,7 +242,7 @@ def test_a_workdir_goes_on_from_the_command_line(files, capsys, tmp_path):
     assert re.fullmatch(r"nothing read: all 400 rows were in the workdir, \d+\.\d\d s", again[3])
     assert run([*command, "--method", "normalized_margin"]) == 2
     err = capsys.readouterr().err
-    assert "work is of another run: settings.method was self_confidence, is normalized_margin" in err
+    assert "work belongs to another run: settings.method was self_confidence, is normalized_margin" in err
     assert "--fresh" in err
     assert run([*command, "--method", "normalized_margin", "--fresh"]) == 0
     assert "9.6 kB read in one pass" in capsys.readouterr().out

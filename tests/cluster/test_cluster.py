@@ -431,7 +431,7 @@ def test_a_worker_with_too_little_memory_is_refused_in_the_plan(stored, monkeypa
         tasks = counting(cluster)
         for act in (find, labelsieve.plan_label_issues):
             with pytest.raises(
-                MemoryLimitError, match=r"each worker would take .* MB with 2 threads, and may take 120 MB"
+                MemoryLimitError, match=r"each worker would take .* MB with 2 threads, but may take only 120 MB"
             ):
                 act(*KINDS["npy"](stored), client=client)
         assert tasks.total == 0

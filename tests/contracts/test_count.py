@@ -26,8 +26,8 @@ from labelsieve import (
     count,
     find_label_issues_batched,
 )
-from labelsieve.confident_learning import confident_joint
-from labelsieve.confident_learning.latent import PY_METHODS
+from labelsieve.confident_learning import calibration
+from labelsieve.confident_learning.noise_matrices import PY_METHODS
 from labelsieve.errors import install_line
 from labelsieve.tasks import rescan
 
@@ -128,7 +128,7 @@ def test_the_joint_is_what_loops_count(data):
 @pytest.mark.parametrize("seed", range(5))
 def test_of_very_many_classes_remainders_are_given_out_in_the_order_of_the_classes(monkeypatch, seed):
     # Beyond 1,024 classes there is no matrix, and no sort of all K.
-    monkeypatch.setattr(confident_joint, "_MATRIX_CLASSES", 0)
+    monkeypatch.setattr(calibration, "_MATRIX_CLASSES", 0)
     labels, probs = draw(900, 60, seed=seed, noise=0.3, signal=3.0)
     counts = count.compute_confident_joint(labels, probs, calibrate=False, dense=True, progress=False)
     sizes = np.bincount(labels, minlength=60)
@@ -179,9 +179,9 @@ def test_a_count_goes_on_in_a_workdir(tmp_path, monkeypatch):
         patch.setattr(rescan, "rescan_to_checkpoint", killing)
         with pytest.raises(KeyboardInterrupt):
             count.num_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
-    assert len(list((tmp_path / "work" / "rereads").iterdir())) == 7
+    assert len(list((tmp_path / "work" / "rescan").iterdir())) == 7
     assert want == count.num_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
-    assert len(list((tmp_path / "work" / "rereads").iterdir())) == 15
+    assert len(list((tmp_path / "work" / "rescan").iterdir())) == 15
 
 
 def test_a_cluster_and_processes_count_the_same(tmp_path):
@@ -339,7 +339,7 @@ def test_choices_that_do_not_fit_are_refused():
 
 def test_without_scipy_the_pip_line_is_told_before_anything_is_read(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.sparse", None)
-    monkeypatch.setattr(count, "_counted", lambda *_args, **_options: pytest.fail("it reads"))
+    monkeypatch.setattr(count, "_count_joint", lambda *_args, **_options: pytest.fail("it reads"))
     for function in (
         lambda: count.compute_confident_joint(LABELS, PROBS),
         lambda: count.estimate_joint(LABELS, PROBS),

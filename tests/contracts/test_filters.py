@@ -167,7 +167,7 @@ def small_rounds(monkeypatch):
         lambda cuts, within, find_cuts=radix_select_by_class.find_cuts: find_cuts(cuts, within, max_candidates=3),
     )
     monkeypatch.setattr(top_k_by_pair, "_PIECE", 7)
-    monkeypatch.setattr(top_k_by_pair, "_HELD", 16)
+    monkeypatch.setattr(top_k_by_pair, "_MOST_CANDIDATES", 16)
 
 
 @pytest.mark.parametrize("few_pairs", [0, 4096])
@@ -359,7 +359,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_
     assert found.facts.bytes_read == rows * (3 * 600 - before - 40 * n_done)
 
 
-@pytest.mark.parametrize("kind", ["rereads", "margins"])
+@pytest.mark.parametrize("kind", ["rescan", "margins"])
 def test_a_torn_record_of_a_later_read_is_made_again(tmp_path, want, kind):
     choices = {"filter_by": "both", "workdir": tmp_path / "work", **CUT}
     find(**choices)
@@ -367,7 +367,7 @@ def test_a_torn_record_of_a_later_read_is_made_again(tmp_path, want, kind):
     path.write_bytes(path.read_bytes()[:-7])
     found = find(**choices)
     assert bits(found) == want["both"]
-    assert found.facts.bytes_read == {"rereads": 40, "margins": 600}[kind] * 5 * 8
+    assert found.facts.bytes_read == {"rescan": 40, "margins": 600}[kind] * 5 * 8
 
 
 def test_a_workdir_of_another_filter_is_refused_with_the_difference(tmp_path):
@@ -396,7 +396,7 @@ def test_more_candidates_than_fit_are_refused_before_they_are_looked_for(filter_
     ("choices", "says"),
     [
         ({"filter_by": "prune"}, "filter_by must be one of prune_by_class, .*; not 'prune'"),
-        ({"rank_by": "normalized_margin"}, "rank_by goes with filter_by"),
+        ({"rank_by": "normalized_margin"}, "rank_by needs filter_by"),
         (
             {"filter_by": "both", "rank_by": "self_confidence", "method": "normalized_margin"},
             "two scores to rank by",
@@ -542,7 +542,7 @@ def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(tmp_path, mon
 
         def killing(executor, parts):
             handles = handed(executor, parts)
-            if not killed and isinstance(parts[0], top_k_by_pair.Wanted) is (step == "the third read"):
+            if not killed and isinstance(parts[0], top_k_by_pair.MarginSearch) is (step == "the third read"):
                 holders = {address for where in client.who_has(handles).values() for address in where}
                 workers = {worker.worker_address: worker for worker in cluster.workers.values()}
                 killed.append(workers[min(holders)].pid)

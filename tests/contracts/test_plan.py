@@ -54,8 +54,8 @@ def n_threads(request):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Make stored chunks of the result small, so that there are spans and runs."""
-    monkeypatch.setattr(memory, "RESULT_ROWS", 64)
-    monkeypatch.setattr(memory, "_SPAN_BYTES", 4000)
+    monkeypatch.setattr(partitioning, "RESULT_ROWS", 64)
+    monkeypatch.setattr(partitioning, "_SPAN_BYTES", 4000)
 
 
 # Tasks -----------------------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def test_a_run_that_does_not_fit_is_refused_with_both_numbers_before_anything_is
     message = str(caught.value)
     threads = f"{n_threads} thread{'s' if n_threads > 1 else ''}"
     assert message.startswith(
-        f"the process would take {size(stored)} with {threads}, and may take {size(stored - 1)} (max_memory). "
+        f"the process would take {size(stored)} with {threads}, but may take only {size(stored - 1)} (max_memory). "
         "What would fit: a limit of "
     )
     would = parse_bytes(re.search(r"a limit of ([0-9.]+ \w+)", message).group(1))
@@ -439,7 +439,7 @@ def test_a_plan_of_forked_processes_names_them():
     need = Need(N_ROWS, 5, 8, Settings(), n_partitions=50)
     children = 4 * memory.FORK_BYTES + need.summaries() // 4  # what they hand over, a piece at a time
     assert plan.process_bytes == need.in_process(4, stored=False) + children
-    assert "with 4 forked processes, and may take 1 MB" in refusal("1MB", n_jobs=4)
+    assert "with 4 forked processes, but may take only 1 MB" in refusal("1MB", n_jobs=4)
     lazy = da.from_array(PROBS, chunks=(100, 5))
     assert plan_label_issues(LABELS, lazy, n_jobs=4).n_processes == 1, "a Dask array is read by threads"
 
@@ -472,10 +472,10 @@ def test_a_plan_refuses_what_the_run_would(tmp_path, act, what):
     elif what == "nested":
         choices, message = (
             {"workdir": tmp_path / "o.zarr" / "w", "output": tmp_path / "o.zarr"},
-            "lies where the output",
+            "is inside the output",
         )
     else:
-        labels, message = da.from_array(LABELS, chunks=70, name="mine"), "cannot be told from other data"
+        labels, message = da.from_array(LABELS, chunks=70, name="mine"), "has nothing that identifies its data"
     with pytest.raises(labelsieve.LabelsieveError, match=message):
         act(labels, PROBS, **choices)
 

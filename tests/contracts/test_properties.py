@@ -115,7 +115,7 @@ def test_rows_on_a_coarse_grid_agree_with_loops(count, data):
     probs /= probs.sum(axis=1, keepdims=True)
     probs = np.maximum(probs - np.reshape(nudges, (n, k)), 0)
     for choice in naive.EXACT:
-        with pieces(strip_bytes=100, block_rows=3, max_candidates=1):
+        with pieces(strip_bytes=100, slice_rows=3, max_candidates=1):
             found = find(labels, probs, choice, count, batch_size=2, partition_batches=3)
         check_against_loops(labels, probs, choice, count, found)
 
@@ -125,7 +125,7 @@ def test_rows_on_a_coarse_grid_agree_with_loops(count, data):
 def test_no_cut_changes_a_bit(data, choice, count, how, strip_bytes):
     want = bits(find(*data, choice, count))
     for max_candidates in (1, 5):
-        with pieces(strip_bytes=strip_bytes, block_rows=5, max_candidates=max_candidates):
+        with pieces(strip_bytes=strip_bytes, slice_rows=5, max_candidates=max_candidates):
             assert want == bits(find(*data, choice, count, **how))
 
 
@@ -338,7 +338,7 @@ def test_ties_at_the_cut_go_to_the_lower_rows_across_partitions():
     assert want.num_issues == 17
     assert want.issues == list(range(17))
     for strip_bytes, size in ((24, 1), (100, 3), (10**6, "auto")):
-        with pieces(strip_bytes=strip_bytes, block_rows=4, max_candidates=1):
+        with pieces(strip_bytes=strip_bytes, slice_rows=4, max_candidates=1):
             found = find(labels, probs, batch_size=5, partition_batches=size)
         assert want.issues == found.indices.tolist()
 

@@ -27,7 +27,7 @@ from labelsieve.pipeline.workdir import Workdir
 from labelsieve.results import publish
 from labelsieve.storage.folders import LocalFolder, open_folder
 from labelsieve.tasks import rescan, scan
-from labelsieve.tasks.checkpoint import Records, StoredSummary
+from labelsieve.tasks.checkpoint import Records
 
 # Other inputs are made of these by moving the classes.
 pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
@@ -181,10 +181,10 @@ def test_a_result_in_a_workdir_is_never_that_of_a_later_run(tmp_path, want, monk
 
 def test_a_resume_takes_each_record_into_its_place(tmp_path, want, monkeypatch):
     find(workdir=tmp_path / "work")
-    made, inner = [], row_summary.RowSummary.empty.__func__
+    made, inner = [], row_summary.SummaryBlock.empty.__func__
     monkeypatch.setattr("labelsieve.pipeline.job.check_finished", lambda *_: None)
     monkeypatch.setattr(
-        row_summary.RowSummary,
+        row_summary.SummaryBlock,
         "empty",
         classmethod(lambda cls, n, *args, **how: made.append(n) or inner(cls, n, *args, **how)),
     )
@@ -313,7 +313,7 @@ def test_a_record_that_is_not_finished_is_not_committed(place):
     # Of other rows, partitions, kinds and runs there is none.
     assert records.committed("summaries", 0, (0, 4)) is None
     assert records.committed("summaries", 1, (0, 3)) is None
-    assert records.committed("rereads", 0, (0, 3)) is None
+    assert records.committed("rescan", 0, (0, 3)) is None
     assert Records(open_folder(place), "another").committed("summaries", 0, (0, 3)) is None
     records.discard("summaries", 0)
     assert records.committed("summaries", 0, (0, 3)) is None
@@ -348,7 +348,7 @@ def test_a_torn_record_is_made_again(place, want, harm):
 
 def test_a_torn_record_of_the_second_read_is_made_again(place, want):
     find(workdir=place, **MARGIN)
-    folder, name = record_path(place, 3, "rereads")
+    folder, name = record_path(place, 3, "rescan")
     folder.write(name, folder.read(name)[:-5])
     found = find(workdir=place, **MARGIN)
     assert (facts(found), found.facts.bytes_read) == ((0, N_ROWS), 40 * 5 * 8)
@@ -432,7 +432,7 @@ def test_another_run_is_refused_with_what_differs(place, want, other):
     before = snapshot(place)
     with pytest.raises(WorkdirError, match=message) as caught:
         find(workdir=place, **choices)
-    assert str(caught.value).startswith(f"the workdir {place} is of another run: ")
+    assert str(caught.value).startswith(f"the workdir {place} belongs to another run: ")
     assert str(caught.value).endswith("start over in this one with fresh=True (--fresh)")
     assert snapshot(place) == before
     assert facts(find(workdir=place)) == (0, N_ROWS)
@@ -455,7 +455,7 @@ def test_a_fresh_run_forgets_the_other_one(place):
     found = find(probs=other, workdir=place, fresh=True)
     assert facts(found) == (N_ROWS, 0)
     assert draws.bits(found) == draws.bits(find(probs=other))
-    assert not open_folder(place).folder("rereads").names()
+    assert not open_folder(place).folder("rescan").names()
     assert facts(find(probs=other, workdir=place)) == (0, N_ROWS)
 
 
@@ -490,7 +490,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_untouched(place, name
     assert set(open_folder(place).names()) == {name.partition("/")[0]}
 
 
-@pytest.mark.parametrize("name", ["result", "rereads", "runs", "summaries"])
+@pytest.mark.parametrize("name", ["result", "rescan", "runs", "summaries"])
 def test_a_folder_of_others_with_a_name_like_our_own_is_untouched(place, name):
     open_folder(place).folder(name).write("2019.csv", b"precious")
     before = snapshot(place)
@@ -607,9 +607,8 @@ def test_a_run_whose_summaries_fit_no_more_goes_on_and_the_other_way_round(
 ):
     settings, stored = {"method": method, "adjust_pred_probs": adjust, "workdir": tmp_path / "work"}, []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "labelsieve.tasks.summaries.StoredSummary", lambda *args: stored.append(args) or StoredSummary(*args)
-        )
+        read = Records.summaries
+        patch.setattr(Records, "summaries", lambda *args: stored.append(args) or read(*args))
         for here in (here_first, not here_first):
             with pytest.MonkeyPatch.context() as inner:
                 if not here:
@@ -753,7 +752,7 @@ def test_a_dask_array_with_empty_and_uneven_chunks_goes_on(tmp_path, want, kille
 def test_an_input_that_cannot_be_told_from_another_is_refused(tmp_path):
     array = zarr.create_array(zarr.storage.MemoryStore(), shape=PROBS.shape, chunks=(20, 5), dtype=PROBS.dtype)
     array[:] = PROBS
-    with pytest.raises(WorkdirError, match=r"pred_probs \(.*\) cannot be told from other data"):
+    with pytest.raises(WorkdirError, match=r"pred_probs \(.*\) has nothing that identifies its data"):
         find(probs=array, workdir=tmp_path / "work")
 
 
@@ -846,7 +845,7 @@ def test_records_of_a_run_on_another_grid_are_of_another_run(tmp_path):
         writer.add({"x": np.arange(4)})
         writer.finish({})
     assert both[0].is_committed(0, 0, 4, kind="summaries")
-    with pytest.raises(WorkdirError, match="is of another run"), both[1].reading("summaries", 0):
+    with pytest.raises(WorkdirError, match="belongs to another run"), both[1].reading("summaries", 0):
         pass
 
 
@@ -879,7 +878,7 @@ def test_of_two_runs_in_one_workdir_of_an_object_store_the_later_one_is_right(bu
 def test_a_workdir_holds_what_it_says(place):
     find(workdir=place, **MARGIN)
     folder = open_folder(place)
-    left = {"labelsieve.json", "rereads", "summaries"} | (set() if "://" in place else {"lock"})
+    left = {"labelsieve.json", "rescan", "summaries"} | (set() if "://" in place else {"lock"})
     assert set(folder.names()) == left
     about = json.loads(folder.read("labelsieve.json"))
     assert about["grid"] == {"n_rows": N_ROWS, "batches": 20, "partition_batches": 2}
@@ -895,7 +894,7 @@ def test_a_workdir_holds_what_it_says(place):
         "allow_zero_rows": False,
         "allow_unnormalized_rows": False,
     }
-    assert folder.folder("summaries").names() == folder.folder("rereads").names() == [f"{i:07d}.rec" for i in range(10)]
+    assert folder.folder("summaries").names() == folder.folder("rescan").names() == [f"{i:07d}.rec" for i in range(10)]
 
 
 def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):

@@ -71,11 +71,11 @@ def harmed_before(monkeypatch, tmp_path):
 
 STEPS = {
     "count": {},
-    "lowest": {},
+    "select_lowest": {},
     "sorted_issues": {},
     "write": {"output": True},
-    "lowest_by_class": {"filter_by": "prune_by_class"},
-    "largest_margins": {"filter_by": "prune_by_noise_rate"},
+    "select_lowest_by_class": {"filter_by": "prune_by_class"},
+    "select_largest_margins": {"filter_by": "prune_by_noise_rate"},
     "rescan": {"filter_by": "confident_learning"},
 }
 
@@ -106,7 +106,7 @@ def test_it_does_not_matter_how(tmp_path, harmed_before, harm):
 
 @pytest.mark.parametrize("settings", [MARGIN, {"filter_by": "confident_learning"}], ids=str)
 def test_what_a_second_read_gave_is_made_again_too(tmp_path, harmed_before, settings):
-    read, done = harmed_before("sorted_issues", kind="rereads")
+    read, done = harmed_before("sorted_issues", kind="rescan")
     found = find(workdir=tmp_path / "work", **settings)
     assert done
     assert read == {}, "the first read is whole"
@@ -137,7 +137,7 @@ def test_of_a_dask_array_only_what_is_damaged_is_computed_again(tmp_path, harmed
     harmed_before("count", kind="summaries")
     assert draws.bits(find(probs(), workdir=tmp_path / "work", **settings)) == want
     # On a resume finished partitions have no blocks, and a damaged one gets them again.
-    for kind in ["summaries", *(["rereads"] if settings else [])]:
+    for kind in ["summaries", *(["rescan"] if settings else [])]:
         HARMS["half"](tmp_path / "work" / kind / "0000005.rec")
         computed.clear()
         found = find(probs(), workdir=tmp_path / "work", **settings)

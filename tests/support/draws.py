@@ -130,11 +130,11 @@ def cuts(draw_from, n_rows, most=6):
 
 
 @contextlib.contextmanager
-def pieces(strip_bytes=1000, block_rows=7, max_candidates=2):
+def pieces(strip_bytes=1000, slice_rows=7, max_candidates=2):
     """Make small data large: strips, blocks and bins of a few rows, so that every loop goes round."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(labelsieve.tasks.partition, "STRIP_BYTES", strip_bytes)
-        patch.setattr(labelsieve.confident_learning.thresholds, "BLOCK_ROWS", block_rows)
+        patch.setattr(labelsieve.confident_learning.thresholds, "SLICE_ROWS", slice_rows)
         # A default argument is bound early, so the constant itself would change nothing.
         find_cut = partial(labelsieve.confident_learning.radix_select.find_cut, max_candidates=max_candidates)
         patch.setattr(labelsieve.confident_learning.radix_select, "find_cut", find_cut)

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelsieve import memory
+from labelsieve import memory, partitioning
 from labelsieve.errors import InvalidInputError
-from labelsieve.memory import BLOCK_ROWS, ISSUE_BYTES, Need, result_rows, run_rows, spans
-from labelsieve.partitioning import Grid, check_sizes, group_size, plan_grid
+from labelsieve.memory import BLOCK_ROWS, ISSUE_BYTES, Need, run_rows
+from labelsieve.partitioning import Grid, check_sizes, group_size, plan_grid, result_rows, spans
 from labelsieve.settings import Settings
 
 PLENTY = 10**15
@@ -32,9 +32,13 @@ def grids(least_rows=1):
     return st.one_of(equal, own)
 
 
+def ranges_of(grid):
+    return [grid.ranges(index) for index in range(grid.n_partitions)]
+
+
 @given(grids())
 def test_partitions_cover_all_rows_in_order(grid):
-    partitions = list(grid.partitions())
+    partitions = ranges_of(grid)
     flat = [edge for ranges in partitions for edge in ranges]
     edges = [sum(grid.batch_rows[:i]) for i in range(len(grid.batch_rows) + 1)]
     assert list(itertools.pairwise(edges)) == flat
@@ -56,7 +60,7 @@ def test_equal_batches_and_the_same_ones_listed_are_the_same_grid():
     equal = Grid(100, 30, 3)
     listed = Grid(100, equal.batch_rows, 3)
     assert equal.batch_rows == (30, 30, 30, 10)
-    assert list(equal.partitions()) == list(listed.partitions()) == [[(0, 30), (30, 60), (60, 90)], [(90, 100)]]
+    assert ranges_of(equal) == ranges_of(listed) == [[(0, 30), (30, 60), (60, 90)], [(90, 100)]]
     assert [equal.bounds(i) for i in (0, 1)] == [listed.bounds(i) for i in (0, 1)] == [(0, 90), (90, 100)]
 
 
@@ -110,8 +114,8 @@ def test_batches_of_a_dask_array_stay():
 )
 def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span_bytes, n_threads):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "RESULT_ROWS", chunk)
-        patch.setattr(memory, "_SPAN_BYTES", span_bytes)
+        patch.setattr(partitioning, "RESULT_ROWS", chunk)
+        patch.setattr(partitioning, "_SPAN_BYTES", span_bytes)
         found = spans(grid, 10, n_threads)
     edges = [found[0].start, *(span.stop for span in found)]
     assert (edges[0], edges[-1]) == (0, grid.n_rows)
@@ -131,8 +135,8 @@ def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span
 
 
 def test_spans_touch_no_partition_in_vain():
-    grid = Grid(3 * memory.RESULT_ROWS, memory.RESULT_ROWS, 1)
-    assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, memory.RESULT_ROWS),) for i in range(3)]
+    grid = Grid(3 * partitioning.RESULT_ROWS, partitioning.RESULT_ROWS, 1)
+    assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, partitioning.RESULT_ROWS),) for i in range(3)]
 
 
 def test_there_are_some_spans_for_each_thread_and_each_is_about_32_mb():
@@ -237,7 +241,7 @@ def test_a_given_partition_size_is_taken():
 
 def test_a_terabyte_is_a_few_thousand_tasks():
     grid = plan_grid(250_000_000, 4000, None, 4, PLENTY)
-    assert 1000 < len(list(grid.partitions())) < 5000
+    assert 1000 < grid.n_partitions < 5000
 
 
 @pytest.mark.parametrize("good", [1, 10_000, np.int64(3), np.uint8(3), "auto"])

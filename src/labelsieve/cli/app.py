@@ -68,17 +68,17 @@ def find(
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
     """
-    # Whatever can be refused is refused before the run.
+    # Refuse before the run whatever can be refused.
     given = (labels, pred_probs, class_names, choices["ids"], images, texts)
     inputs = [check_place("input", path) for path in given if path is not None]
     if output is not None:
         check_output(output, inputs)
     if page is not None:
         if page.resolve() in [Path(path).resolve() for path in inputs]:
-            raise InvalidInputError(f"{page} is an input: the report is not written there")
+            raise InvalidInputError(f"{page} is an input, so the report cannot be written there")
         check_report(page, open_pred_probs(pred_probs).shape[0], images, texts)
     elif images is not None or texts is not None:
-        raise InvalidInputError("pictures and texts are for the report: name it with --report")
+        raise InvalidInputError("--images and --texts are for the report: name it with --report")
     names = None if class_names is None else read_class_names(class_names)
     group, say = _group_of(output), _silent if quiet else click.echo
     with _cluster_of(choices) as client, _logging(progress=client is not None and not quiet):
@@ -102,10 +102,10 @@ def find(
 @cli.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
 def plan(labels: str, pred_probs: str, *, output: str | None, **choices: Any) -> None:
-    """Print what a run would take: batches, partitions, tasks, bytes, memory. No data is read.
+    """Print the plan of a run: batches, partitions, tasks, bytes and memory. No data is read.
 
-    Takes the arguments of `labelsieve find`; those for what is printed and shown change nothing here. Nothing is
-    started: --workers plans for a cluster of that many workers, with --threads and --worker-memory for each.
+    Takes the arguments of `labelsieve find`; those for printing and reports have no effect. No cluster is started:
+    --workers plans for a cluster of that many workers, with --threads and --worker-memory for each.
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """
@@ -118,18 +118,18 @@ def plan(labels: str, pred_probs: str, *, output: str | None, **choices: Any) ->
 
 
 def _group_of(output: str | None) -> str | None:
-    """Return an output that the tasks write themselves; None for a table, which is written at the end."""
+    """Return an output that is a .zarr group, which the tasks write; None for a table, which is written at the end."""
     return output if output is not None and output.endswith(".zarr") else None
 
 
 def _cluster_of(choices: dict[str, Any], *, start: bool = True) -> AbstractContextManager[Any]:
-    """Take the options of the cluster out of `choices`, and return it."""
+    """Remove the cluster options from `choices`, and return the cluster."""
     options = (choices.pop(name) for name in ("scheduler", "workers", "threads", "worker_memory"))
     return cluster(*options, start=start)
 
 
 def _silent(*_: Any, **__: Any) -> None:
-    """Print nothing: with --quiet in the place of `click.echo`."""
+    """Print nothing; replaces `click.echo` with --quiet."""
 
 
 @cli.command(epilog=EXIT_CODES)
@@ -137,7 +137,7 @@ def _silent(*_: Any, **__: Any) -> None:
 @click.option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
 @PAGE
 def report(result: str, output: Path, images: str | None, texts: str | None, rows: int) -> None:
-    """Write a report for a browser about a result that was saved.
+    """Write a report for a browser about a saved result.
 
     RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote, as a path or URL.
 
@@ -169,7 +169,7 @@ def demo(folder: Path, page: Path | None) -> None:
     click.echo(worst_text(issues, 5))
     precision, recall = precision_recall(issues.indices, flipped)
     hits = round(recall * len(flipped))
-    click.echo(f"flipped {len(flipped)}, found {issues.num_issues}, of these flipped {hits}:")
+    click.echo(f"{len(flipped)} labels flipped, {issues.num_issues} issues found, of which {hits} were flipped:")
     click.echo(f"precision {precision:.1%}, recall {recall:.1%}\n")
     click.echo(f"The files are in {folder}. Try:")
     click.echo(f"  labelsieve find {labels} {pred_probs} --class-names {class_names} -o issues.csv")
@@ -182,7 +182,7 @@ def demo(folder: Path, page: Path | None) -> None:
 
 @contextmanager
 def _logging(*, progress: bool) -> Iterator[None]:
-    """Print what the package logs: that it waits for another run, and the progress of a job on a cluster."""
+    """Print the log messages of the package: waiting for another run, and the progress of a job on a cluster."""
     logger = logging.getLogger("labelsieve")
     handler, level = _LogLines(logging.INFO if progress else logging.WARNING), logger.level
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -1,4 +1,4 @@
-"""The demo: real digits, a real model, the whole job."""
+"""The demo: a whole job with real digits and a real model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from labelsieve.storage.folders import writing
 
 SEED: Final = 0
 FLIPPED_SHARE: Final = 0.1
-# So small that even this dataset is read out of core, in several pieces.
+# Small enough that even this dataset is read in several chunks.
 CHUNK_ROWS: Final = 300
 # Labels, probabilities, names of the classes, and pictures.
 FILES: Final = ("labels.zarr", "pred_probs.zarr", "class_names.txt", "images.npy")
@@ -39,9 +39,9 @@ def make_demo(folder: Path) -> tuple[npt.NDArray[np.int64], int]:
     Raises
     ------
     InvalidInputError
-        For a folder that holds anything but an earlier demo.
+        If the folder has files that are not from an earlier demo.
     MissingDependencyError
-        Without scikit-learn.
+        If scikit-learn is missing.
     """
     marker = folder / "about-this-demo.txt"
     is_demo = marker.is_file() and marker.read_text(encoding="utf-8") == _MARK

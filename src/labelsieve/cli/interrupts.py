@@ -1,6 +1,6 @@
-"""SIGINT and SIGTERM: exceptions while a command runs; before and after, one line and the exit code.
+"""SIGINT and SIGTERM raise exceptions while a command runs; before and after, they print one line and exit.
 
-The command imports this module first, so it imports next to nothing.
+The command imports this module first, so the module itself imports hardly anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # The exit code and the message of a command that a signal ends.
 LINES: Final = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
-# Seconds until a signal is sent again whose exception was lost.
+# Seconds until a signal is sent again after its exception was lost.
 _AGAIN_S: Final = 0.01
 
 
@@ -33,9 +33,9 @@ class Terminated(BaseException):
 
 
 def leave_at_once() -> None:
-    """End the process at once on a signal outside of `raising`. Only for a process of the command line.
+    """End the process at once if a signal comes outside of `raising`. Only for the command line.
 
-    A signal that the process was started to ignore stays ignored, as under nohup or in a shell's background job.
+    If the process was started with a signal ignored, as by nohup or as a background job, it stays ignored.
     """
     for number in LINES:
         if signal.getsignal(number) is not signal.SIG_IGN:
@@ -52,7 +52,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _print_others(unraisable: Any) -> None:
-    """Print an exception that cannot be raised, as Python does, unless it is that of a signal, which is sent again."""
+    """Print an unraisable exception, as Python does, unless it is that of a signal, which is sent again."""
     if not issubclass(unraisable.exc_type, Interrupted | Terminated):
         sys.__unraisablehook__(unraisable)
 
@@ -69,13 +69,13 @@ def raising() -> Iterator[None]:
 
     def handle(number: int, _frame: FrameType | None) -> None:
         error = Interrupted() if number == signal.SIGINT else Terminated()
-        # An exception that is freed before the block ends was lost: in a callback of the garbage collector, where none
-        # can be raised, or in code that swallows all. A timer needs no lock that the surrounding code may hold.
+        # If the exception is freed before the block ends, it was lost: in a callback of the garbage collector, or in
+        # code that swallows every exception. A timer takes no lock that the interrupted code may hold.
         watched.append(weakref.ref(error, lambda _: send_again(number)))
         try:
             raise error
         finally:
-            del error  # its traceback refers to this frame, so it would keep itself alive
+            del error  # its traceback refers to this frame, which would keep it alive
 
     def send_again(number: int) -> None:
         if watched:

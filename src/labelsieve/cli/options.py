@@ -1,4 +1,4 @@
-"""Options that several commands share, and the help that lists them under headings."""
+"""Options of the commands, and their help under headings."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _FILTER_GUIDE: Final = (
         "confident_learning, low_self_confidence, low_normalized_margin",
         "Few false alarms, by the exact rule. Two passes.",
     ),
-    ("predicted_neq_given", "All rows that the model predicts as another class than their label. One pass."),
+    ("predicted_neq_given", "All rows whose label is not the predicted class. One pass."),
 )
 
 
 class JobCommand(click.Command):
-    """A command that takes a job's options: its help lists them under headings, and says which filter to use when."""
+    """A command with the options of a job, whose help has headings and says which filter to use when."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write a section for each heading, in the order of the options."""
+        """Write one section per heading, in the order of the options."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             line = param.get_help_record(ctx)
@@ -60,7 +60,7 @@ class JobCommand(click.Command):
 
 
 class HeadedOption(click.Option):
-    """An option that stands under a heading in the help of a `JobCommand`."""
+    """An option with a heading in the help of a `JobCommand`."""
 
     def __init__(self, *args: Any, heading: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -83,7 +83,7 @@ class WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in ne
 
 
 class FilePath(click.Path):
-    """A path. An empty one is refused: Python takes it for the current folder."""
+    """A path that is not empty: Python takes an empty path for the current folder."""
 
     def __init__(self, *, file_okay: bool = True) -> None:
         super().__init__(path_type=Path, file_okay=file_okay)
@@ -116,7 +116,7 @@ class WholeNumbers(click.ParamType):  # type: ignore[type-arg]  # generic in new
 
 
 def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return a decorator that puts some options on a command, in the order given."""
+    """Return a decorator that adds options to a command, in the given order."""
 
     def decorate(command: Any) -> Any:
         for decorator in reversed(decorators):

@@ -1,4 +1,4 @@
-"""Text that the command line prints: the summary of a result, its worst rows, a plan."""
+"""Texts that the command line prints: the summary of a result, its worst rows, and plans."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def summary_text(issues: LabelIssues) -> str:
 
 
 def _reading(facts: RunFacts) -> str:
-    """Return how much was read, and how many rows were already in the workdir."""
+    """Return the size of what was read, and the number of rows that were already in the workdir."""
     if not facts.bytes_read:
         return f"nothing read: all {facts.rows_resumed:,} rows were in the workdir"
     passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
@@ -35,13 +35,17 @@ def _reading(facts: RunFacts) -> str:
 
 
 def plan_text(plan: Plan) -> str:
-    """Return a plan as lines, each with a name and its value."""
+    """Return a plan as lines of names and values."""
     again = f", {plan.amplification:.2f} times each stored row" if plan.amplification > 1 else ""
     where = "a workdir" if plan.stored else "memory"
     on_cluster = plan.client_bytes != plan.process_bytes
     each = f" in each of {plan.n_processes:,} workers" if on_cluster else ""
     forked = plan.n_processes > 1 and not on_cluster
-    runs_on = f"{plan.n_processes} forked processes in all" if forked else f"{plan.n_threads} threads"
+    runs_on = (
+        f"{plan.n_processes} forked processes in all"
+        if forked
+        else f"{plan.n_threads} thread{'s' if plan.n_threads > 1 else ''}"
+    )
     lines = {
         "input": f"{plan.n_rows:,} rows, {plan.n_classes:,} classes, {plan.dtype}",
         "batches": f"{plan.n_batches:,} of {plan.batch_rows:,} rows",
@@ -56,11 +60,11 @@ def plan_text(plan: Plan) -> str:
         lines["network"] = f"{size(plan.network_bytes)}, and the issues"
     if plan.n_reads == 3:
         lines["third read"] = (
-            f"{size(CANDIDATE_BYTES * CANDIDATE_COPIES)} per row that pairs of classes take, here and in each thread; "
-            "planned for a tenth of the rows, and refused before that read if more do not fit"
+            f"{size(CANDIDATE_BYTES * CANDIDATE_COPIES)} per row selected for a class pair, here and in each thread; "
+            "planned for a tenth of the rows, and refused before that read if they do not fit"
         )
     lines["results"] = (
-        f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes per issue; beside "
+        f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes per issue; on top of "
         f"the peak, {ISSUE_BYTES} bytes per issue if the tasks do not write them"
     )
     width = max(map(len, lines))

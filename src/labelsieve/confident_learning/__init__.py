@@ -1,1 +1,1 @@
-"""The method: confident learning on NumPy arrays. No Dask and no files."""
+"""The method: confident learning on NumPy arrays. Nothing here knows Dask or reads files."""

@@ -1,10 +1,10 @@
-"""Whether labels and predictions belong together, and if not, the likely cause. NumPy only.
+"""Whether labels and predictions belong together, and if not, the likely cause.
 
-A model's predictions agree with the labels far more often than two unrelated columns would. Where they do not, the
-classes or the rows of one input are in another order, and nearly every row would be reported as an issue.
+A model's predictions agree with the labels far more often than two unrelated columns would. If they do not, the classes
+or the rows of one input are in a different order, and nearly every row would be reported as an issue.
 
-Two steps, so that the usual run pays nothing: `may_not_fit` looks at counts that a run has anyway, and only if these
-leave a doubt are the labels and predicted classes of up to 262,144 rows (`RowSample`) examined by `misfit`.
+The check has two steps, so that it costs nothing in most runs. `may_not_fit` checks totals that every run has. Only if
+they leave a doubt does `describe_misfit` compare the labels and predicted classes of up to 262,144 rows (`RowSample`).
 """
 
 from __future__ import annotations
@@ -17,43 +17,45 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.row_summary import Ints, RowSummary
-from labelsieve.confident_learning.thresholds import Int64s, blocks
+from labelsieve.confident_learning.dtypes import Bools, Int64s, Ints
+from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.thresholds import row_slices
 
-# Standard deviations that tell an agreement from chance.
+# Agreement is more than chance from so many standard deviations on.
 _CLEAR: Final = 5.0
-# Without a cause that fits the data, a warning takes more: agreement below this share of what the class counts allow,
-# in data where full agreement would be this many standard deviations above chance. Small or nearly constant data and
-# weak models do not reach five of them either.
+# If no cause is found, a warning needs more: agreement below this share of what the class counts allow, in data where
+# full agreement would be this many standard deviations above chance. (Small or nearly constant data, and weak models,
+# do not reach five standard deviations either.)
 _WEAK: Final = 0.1
 _LEAST_POWER: Final = 20.0
-# Deviations say nothing where a class of few rows is hardly ever predicted: one row by accident is many of them. There
-# must also be this many more agreeing rows possible than by chance, and a cause has to explain this many more.
+# If a class of few rows is hardly ever predicted, one agreeing row is many standard deviations. So more agreement than
+# by chance must also be possible in this many rows, and a cause has to explain this many rows.
 _LEAST_ROOM: Final = 80
 _LEAST_ROWS: Final = 16
-# Rows examined, and the neighbouring rows of which a sample consists.
+# Rows that are compared, and the number of neighbouring rows in each window of a sample.
 SAMPLE_ROWS: Final = 1 << 18
 _WINDOW: Final = 64
-# Labels that do agree more than by chance are shifted only if that would make this share of the rows agree besides.
+# If labels agree more than by chance, a shift of rows has to make this share of the rows agree in addition.
 _LEAST_GAIN: Final = 0.01
-# A permutation of most classes has to multiply the agreement by this, where labels agree more than by chance.
+# If labels agree more than by chance, a permutation of most classes has to multiply the agreement by this.
 _LEAST_FACTOR: Final = 1.5
-# Rows by which one input may be shifted against the other.
+# Shifts of the rows of one input against the other that are tried.
 _SHIFTS: Final = (1, -1, 2, -2, 3, -3)
 # Classes of a permutation that a message lists.
 _LISTED: Final = 5
 
 
 class Agreement(NamedTuple):
-    """How many rows agree; sums over runs of rows, so that no more than three numbers travel.
+    """Number of rows whose label is the predicted class, in their own row and in its neighbours.
 
     Parameters
     ----------
     same : int
-        Rows whose label is the predicted class.
+        Number of rows whose label is the predicted class.
     next, before : int
-        Rows whose label is the predicted class of the next row, or of the row before. The first or last row of each run
-        counts as if it were, so these are at least the numbers for all rows, wherever the runs are cut.
+        Number of rows whose label is the predicted class of the next row, or of the row before. They are summed over
+        slices of rows. The row of each slice without such a neighbour is counted too, so that these numbers are upper
+        bounds.
     """
 
     same: int
@@ -62,14 +64,14 @@ class Agreement(NamedTuple):
 
     @classmethod
     def of(cls, labels: Ints, predicted: Ints) -> Agreement:
-        """Count ``(n,)`` labels and predicted classes."""
-        found = []
-        for rows in blocks(len(labels)):
-            given, seen = labels[rows], predicted[rows]
-            matches = (given == seen, given[:-1] == seen[1:], given[1:] == seen[:-1])
-            found.append([int(np.count_nonzero(match)) for match in matches])
-        same, *shifted = (sum(numbers) for numbers in zip((0, 0, 0), *found, strict=True))
-        return cls(same, *(number + len(found) for number in shifted))
+        """Return the counts of ``(n,)`` labels and predicted classes."""
+        counts = []
+        for rows in row_slices(len(labels)):
+            own, other = labels[rows], predicted[rows]
+            matches = (own == other, own[:-1] == other[1:], own[1:] == other[:-1])
+            counts.append([int(np.count_nonzero(match)) for match in matches])
+        same, *shifted = (sum(numbers) for numbers in zip((0, 0, 0), *counts, strict=True))
+        return cls(same, *(number + len(counts) for number in shifted))
 
     @classmethod
     def total(cls, parts: Iterable[Agreement]) -> Agreement:
@@ -79,21 +81,21 @@ class Agreement(NamedTuple):
 
 @dataclass(frozen=True)
 class RowSample:
-    """The rows that are examined: all, or windows of neighbouring rows spread evenly.
+    """The rows that are compared: all, or evenly spaced windows of neighbouring rows.
 
-    The windows are placed symmetrically, so that the reversed sample is the sample of the reversed rows.
+    The windows are symmetric, so that the sample of the reversed rows is the reversed sample.
 
     Parameters
     ----------
     n_rows : int
-        All rows.
+        Number of all rows.
     """
 
     n_rows: int
 
     @property
     def window(self) -> int:
-        """Rows of a window; all rows are one."""
+        """Number of rows of a window; if the sample has all rows, they are one window."""
         return self.n_rows if self.n_rows <= SAMPLE_ROWS else _WINDOW
 
     def rows(self, start: int, stop: int) -> npt.NDArray[np.int64]:
@@ -107,12 +109,12 @@ class RowSample:
         rows = (near[:, None] + np.arange(_WINDOW)).reshape(-1)
         return rows[(rows >= start) & (rows < stop)]
 
-    def take(self, first_row: int, blocks: Iterable[RowSummary]) -> tuple[Ints, Ints]:
-        """Return the labels and predicted classes of the sample's rows in consecutive blocks from `first_row` on."""
+    def take(self, first_row: int, blocks: Iterable[SummaryBlock]) -> tuple[Ints, Ints]:
+        """Return the labels and predicted classes of the rows in the sample, given blocks from `first_row` on."""
         labels, predicted = [], []
         for block in blocks:
             rows = self.rows(first_row, first_row + len(block)) - first_row
-            labels.append(block.labels[rows])
+            labels.append(block.label[rows])
             predicted.append(block.predicted[rows])
             first_row += len(block)
         return np.concatenate(labels), np.concatenate(predicted)
@@ -120,22 +122,22 @@ class RowSample:
 
 @dataclass(frozen=True)
 class Fit:
-    """How often two columns of classes agree.
+    """Agreement of two columns of classes, compared with chance: the agreement with one of them shuffled.
 
     Parameters
     ----------
     share : float
         Share of rows that agree.
     chance : float
-        The share to expect if one of the columns were shuffled.
+        Expected share by chance.
     deviations : float
-        Standard deviations of a shuffled column's agreement between the two; 0 if it is always the same.
+        Agreement beyond chance, in standard deviations of the agreement by chance; 0 if that does not vary.
     most : float
-        Standard deviations between chance and the most agreement that these class counts allow.
+        The highest value of `deviations` with these class counts.
     gain : float
-        Rows that agree beyond chance.
+        Number of rows that agree beyond chance.
     room : float
-        The most rows that could, with these class counts.
+        The highest value of `gain` with these class counts.
     """
 
     share: float
@@ -152,9 +154,9 @@ class Fit:
 
     @property
     def weak(self) -> bool:
-        """Whether they agree no more than by chance, in data where even a weak model would do better."""
-        telling = self.most >= _LEAST_POWER and self.room >= _LEAST_ROOM
-        return telling and self.deviations < _CLEAR and self.strength < _WEAK
+        """Whether the columns agree no more than by chance, in data where even a weak model would do better."""
+        conclusive = self.most >= _LEAST_POWER and self.room >= _LEAST_ROOM
+        return conclusive and self.deviations < _CLEAR and self.strength < _WEAK
 
     def beats(self, other: Fit) -> bool:
         """Whether this is clearly more agreement than `other`."""
@@ -163,73 +165,74 @@ class Fit:
 
     @classmethod
     def of(cls, labels: Ints, predicted: Ints, n_classes: int) -> Fit:
-        """Compare two ``(n,)`` columns; the mean and variance are those over all orders of one of them."""
+        """Compare two ``(n,)`` columns. Chance is the mean and variance over all orders of one of them."""
         n = len(labels)
-        given = np.bincount(labels, minlength=n_classes).astype(np.float64)
-        seen = np.bincount(predicted, minlength=n_classes).astype(np.float64)
+        label_counts = np.bincount(labels, minlength=n_classes).astype(np.float64)
+        predicted_counts = np.bincount(predicted, minlength=n_classes).astype(np.float64)
         agreeing = int(np.count_nonzero(labels == predicted))
-        products = given * seen
+        products = label_counts * predicted_counts
         mean = float(products.sum()) / n
-        variance = (products.sum() + mean**2 - (products * (given + seen)).sum() / n) / max(n - 1, 1)
-        # Rounding leaves a little where one column is constant.
+        variance = (products.sum() + mean**2 - (products * (label_counts + predicted_counts)).sum() / n) / max(n - 1, 1)
+        # If one column is constant, the variance is 0 but for rounding.
         spread = float(np.sqrt(variance)) if variance > 1e-9 * n else 0.0
-        gain, room = agreeing - mean, float(np.minimum(given, seen).sum()) - mean
+        gain, room = agreeing - mean, float(np.minimum(label_counts, predicted_counts).sum()) - mean
         deviations = (gain / spread, room / spread) if spread else (0.0, 0.0)
         return cls(agreeing / n, mean / n, *deviations, gain, room)
 
 
 @dataclass(frozen=True)
 class _Cause:
-    """An explanation, and how well the inputs would fit once it is mended."""
+    """A cause of disagreement, and how well the inputs would fit without it."""
 
     fit: Fit
     text: str
 
 
 def may_not_fit(agreement: Agreement, class_counts: Int64s, confident: ConfidentCounts) -> bool:
-    """Return whether labels and predictions need to be examined; bounds alone, no rows.
+    """Return whether labels and predictions need to be compared, judged by totals over all rows.
 
     Parameters
     ----------
     agreement : Agreement
-        Of all rows.
+        Agreement of all rows.
     class_counts : (K,) int64
-        Rows of each label.
+        Number of rows with each label.
     confident : ConfidentCounts
-        Confident rows by label and class. If classes are in another order, thresholds are low and most rows are among
-        these.
+        Confident rows by label and class. If classes are in a different order, thresholds are low and most rows are
+        confident.
     """
     n_rows = int(class_counts.sum())
     if n_rows < 2:
         return False
-    # Chance is at most the share of the largest class, and its deviation at most sqrt(n) / 2 rows.
+    # By chance at most as many rows agree as the largest class has, with a standard deviation of at most sqrt(n) / 2.
     chance = int(class_counts.max()) + _CLEAR / 2 * n_rows / np.sqrt(n_rows - 1)
     if agreement.same < chance or max(agreement.next, agreement.before) >= agreement.same + _CLEAR**2:
         return True
-    n_labels, n_rows_elsewhere = 0, 0
+    # Look at the most frequent other class of each label.
+    n_labels, n_largest = 0, 0
     for piece in confident.pieces():
-        given = piece.given
-        first = np.flatnonzero(np.diff(given, prepend=-1))
+        label_of_pair = piece.given
+        first = np.flatnonzero(np.diff(label_of_pair, prepend=-1))
         largest = np.maximum.reduceat(piece.counts, first).astype(np.int64)
-        n_labels += int(np.count_nonzero(2 * largest > class_counts[given[first]]))
-        n_rows_elsewhere += int(largest.sum())
+        n_labels += int(np.count_nonzero(2 * largest > class_counts[label_of_pair[first]]))
+        n_largest += int(largest.sum())
     most_labels = 2 * n_labels > int(np.count_nonzero(class_counts))
-    return most_labels or n_rows_elsewhere >= max(1, 2 * int(confident.diagonal.sum()))
+    return most_labels or n_largest >= max(1, 2 * int(confident.diagonal.sum()))
 
 
-def misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, window: int | None = None) -> str:
-    """Return what is wrong with labels that do not belong to the predictions, and the likely cause; else "".
+def describe_misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, window: int | None = None) -> str:
+    """Return a warning with the likely cause if labels and predictions do not belong together, else "".
 
     Parameters
     ----------
     labels, predicted : (n,) int
-        Classes of a `RowSample`, in row order.
+        Labels and predicted classes of a `RowSample`, in row order.
     n_classes : int
         Number of classes K.
     n_rows : int
-        Rows of which these are a sample; for the message.
+        Number of all rows, for the message.
     window : int, optional
-        The columns are windows of this many neighbouring rows; one window by default.
+        Number of neighbouring rows in each window of the sample; by default all are neighbours.
     """
     window = window or len(labels)
     plain = Fit.of(labels, predicted, n_classes)
@@ -237,7 +240,7 @@ def misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, window: i
     causes += _shifted_rows(labels, predicted, n_classes, window, plain)
     if plain.deviations < _CLEAR:
         causes += _reversed_rows(labels, predicted, n_classes, plain)
-        # Neighbours that are alike leave a little agreement wherever the rows are; that explains nothing.
+        # If neighbouring rows are alike, a shift leaves a little agreement, which explains nothing.
         causes = [cause for cause in causes if cause.fit.strength >= _WEAK or cause.fit.share >= 2 * cause.fit.chance]
     if not causes and not plain.weak:
         return ""
@@ -259,19 +262,20 @@ def misfit(labels: Ints, predicted: Ints, n_classes: int, n_rows: int, window: i
 
 
 def _most_predicted(predicted: Ints) -> tuple[float, int]:
-    """Return the share of the class that is predicted most often, and the class."""
+    """Return the most frequent predicted class, after its share of the rows."""
     counts = np.bincount(predicted)
     return float(counts.max() / len(predicted)), int(counts.argmax())
 
 
 def _other_classes(labels: Ints, predicted: Ints, n_classes: int, plain: Fit) -> list[_Cause]:
-    """Return a permutation of the classes, if the labels fit clearly better with it.
+    """Return the cause that the classes are in a different order, if the labels fit clearly better after a permutation.
 
-    Labels that do agree more than by chance need more, since asymmetric noise looks similar: the permutation doubles
-    the agreement, or most rows of most classes are predicted as one other class and it is half as much again.
+    If labels agree more than by chance, asymmetric noise is an alternative, and more is required: that the permutation
+    doubles the agreement, or that it multiplies it by 1.5 and most rows of most classes are predicted as one other
+    class.
 
-    Each half of the rows is tested with the permutation of the other half: with many classes of few rows the best
-    permutation agrees with the rows that it was made from, whatever these are.
+    Each half of the rows is tested with the permutation that fits the other half best: with many classes of few rows,
+    the best permutation fits the rows that it was made from in any case.
     """
     whole = _Pairs.of(labels, predicted, n_classes)
     order = whole.permutation()
@@ -293,29 +297,29 @@ def _other_classes(labels: Ints, predicted: Ints, n_classes: int, plain: Fit) ->
 
 
 def _reversed_rows(labels: Ints, predicted: Ints, n_classes: int, plain: Fit) -> list[_Cause]:
-    """Return that the rows of one input are reversed, if they are."""
+    """Return the cause that the rows of one input are reversed, if the labels fit clearly better in reverse."""
     fit = Fit.of(labels[::-1], predicted, n_classes)
     text = f"the rows are reversed. With labels[::-1], {fit.share:.1%} of rows would agree"
     return [_Cause(fit, text)] if fit.beats(plain) else []
 
 
 def _shifted_rows(labels: Ints, predicted: Ints, n_classes: int, window: int, plain: Fit) -> list[_Cause]:
-    """Return by how many rows labels are shifted, each number that would give clearly more agreement.
+    """Return the causes that labels are shifted, one for each number of rows that gives clearly more agreement.
 
-    Neighbouring rows often have the same label (words of a sentence, rows sorted by class): such labels agree more than
-    by chance when they are shifted, but less than in their place.
+    Neighbouring rows often have the same label (words of a sentence, rows sorted by class). Such labels agree more than
+    by chance after a shift too, but less than before it.
     """
-    found, given, seen = [], labels.reshape(-1, window), predicted.reshape(-1, window)
-    same = given == seen
+    causes, labels, predicted = [], labels.reshape(-1, window), predicted.reshape(-1, window)
+    same = labels == predicted
     for shift in _SHIFTS:
         by = abs(shift)
         if window <= by:
             continue
         ends, starts = (slice(by, None), f"[{by}:]"), (slice(None, -by), f"[:-{by}]")
         (own, of_labels), (other, of_probs) = (ends, starts) if shift > 0 else (starts, ends)
-        shifted, kept = given[:, own] == seen[:, other], same[:, own]
+        shifted, kept = labels[:, own] == predicted[:, other], same[:, own]
         gained, lost = np.count_nonzero(shifted & ~kept), np.count_nonzero(kept & ~shifted)
-        fit = Fit.of(given[:, own].reshape(-1), seen[:, other].reshape(-1), n_classes)
+        fit = Fit.of(labels[:, own].reshape(-1), predicted[:, other].reshape(-1), n_classes)
         if plain.deviations < _CLEAR:
             clear = fit.beats(plain)
         else:
@@ -327,20 +331,20 @@ def _shifted_rows(labels: Ints, predicted: Ints, n_classes: int, window: int, pl
             f"labels are shifted by {rows}. With labels{of_labels} and pred_probs{of_probs}, {fit.share:.1%} of rows "
             "would agree"
         )
-        found.append(_Cause(fit, text))
-    return found
+        causes.append(_Cause(fit, text))
+    return causes
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Rows by label and predicted class, the pairs that occur.
+    """Number of rows of each pair of label and predicted class that occurs.
 
     Parameters
     ----------
     labels, classes, counts : (P,) int64
-        Ascending by label and class.
+        The pairs, sorted, with the number of rows of each.
     sizes : (K,) int64
-        Rows of each label.
+        Number of rows with each label.
     """
 
     labels: Int64s
@@ -354,19 +358,19 @@ class _Pairs:
         return cls(keys // n_classes, keys % n_classes, counts, np.bincount(labels, minlength=n_classes))
 
     @property
-    def present(self) -> npt.NDArray[np.bool_]:
-        """Which classes have rows."""
+    def present(self) -> Bools:
+        """Which classes have labelled rows."""
         return self.sizes > 0
 
     def permutation(self) -> Int64s:
-        """Return a class for each label, each class once: the most frequent pairs first."""
+        """Return a permutation of the classes that takes labels to predicted classes, most frequent pairs first."""
         n_classes = len(self.sizes)
         order, taken = np.full(n_classes, -1), np.zeros(n_classes, np.bool_)
         frequent = np.argsort(-self.counts, kind="stable")
         for label, predicted in zip(self.labels[frequent].tolist(), self.classes[frequent].tolist(), strict=True):
             if order[label] < 0 and not taken[predicted]:
                 order[label], taken[predicted] = predicted, True
-        # The rest stay where they are if that is free.
+        # Of the other classes, those that are free stay in place.
         free = (order < 0) & ~taken
         order[free] = np.flatnonzero(free)
         order[order < 0] = np.flatnonzero(~(taken | free))
@@ -378,8 +382,8 @@ class _Pairs:
         return 2 * len(np.unique(self.classes[most])) > int(np.count_nonzero(self.present))
 
 
-def _in_words(order: Int64s, present: npt.NDArray[np.bool_]) -> str:
-    """Write a permutation as the start of a sentence that ends in what would follow."""
+def _in_words(order: Int64s, present: Bools) -> str:
+    """Return a permutation as the beginning of a sentence about its effect."""
     labels, n_classes = np.flatnonzero(present), len(order)
     if n_classes == 2:
         return "With labels = 1 - labels"

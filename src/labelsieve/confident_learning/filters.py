@@ -1,4 +1,4 @@
-"""The filters: which rows are label issues. NumPy only.
+"""The filters: which rows are label issues.
 
 Each filter is a class that says how often it reads `pred_probs`, which score it cuts on, what it selects and what
 memory it takes. A new filter is a subclass of `Filter`, its name in `settings.FilterName`, and an entry in `FILTERS`.
@@ -14,11 +14,18 @@ from typing import Any, ClassVar, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.calibration import calibrated_joint
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.pruning import PruneCounts, calibrated_joint, prune_counts
-from labelsieve.confident_learning.radix_select import Int64s, Scores
-from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.selections import OffJoint, PredictedElse, RowSelection, Selection, scores_of
+from labelsieve.confident_learning.dtypes import Floats, Int64s
+from labelsieve.confident_learning.pruning import PruneCounts, prune_counts
+from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.selections import (
+    LabelNotPredicted,
+    OffDiagonalRows,
+    RowSelection,
+    Selection,
+    scores_of,
+)
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.settings import FilterName, Rule, Settings, check_one_of
@@ -26,58 +33,58 @@ from labelsieve.settings import FilterName, Rule, Settings, check_one_of
 
 @dataclass(frozen=True)
 class IssueTotals:
-    """What is known of all rows before some of them are selected.
+    """Totals over all rows, which filters select by.
 
     Parameters
     ----------
     confident : ConfidentCounts
-        Confident rows by given label and class, by the rule of the settings; by the exact one at least 1 on the
-        diagonal.
+        Confident rows by label and class, counted by the rule of the settings; by the confident joint, with at least 1
+        for each class on the diagonal.
     class_counts : (K,) int64
-        Rows with each label.
+        Number of rows with each label.
     estimated : int
         Estimated number of issues, at most the number of rows.
-    n_off : int
-        Rows off the diagonal of the confident joint whose label is not nearly predicted; 0 by the other rule.
+    n_off_diagonal : int
+        Number of rows in which the column `off_diagonal` is true; 0 if the confident joint is not counted.
     n_counted : int
-        Rows that `Filter.counted_rows` found.
+        Number of rows that `Filter.counted_rows` returns.
     histogram : (B,) int64 or None
         Histogram of the scores that the filter cuts on.
     note : str
-        What is odd about the counts; empty if nothing is.
+        A warning about the counts, or "".
     """
 
     confident: ConfidentCounts
     class_counts: Int64s
     estimated: int
-    n_off: int = 0
+    n_off_diagonal: int = 0
     n_counted: int = 0
     histogram: Int64s | None = None
     note: str = ""
 
 
 class Table(Protocol):
-    """What a filter asks of a table of row summaries."""
+    """The methods of `RowSummaries` that filters call."""
 
-    def all_where(self, selection: Selection, n_rows: int) -> RowSelection:
-        """Return the `n_rows` rows that `selection` picks by their summaries alone."""
+    def select_where(self, selection: Selection, n_rows: int) -> RowSelection:
+        """Return the `n_rows` rows that `selection` picks."""
 
-    def lowest(
+    def select_lowest(
         self,
-        cut_scores: Callable[[RowSummary], Scores],
+        cut_scores: Callable[[SummaryBlock], Floats],
         dtype: np.dtype[Any],
         histogram: Int64s | None,
         n_rows: int,
         *,
         exactly: bool,
     ) -> RowSelection:
-        """Return the `n_rows` rows of lowest score; a few more in memory, unless `exactly` as many are needed."""
+        """Return the `n_rows` rows of lowest score; possibly a few more unless `exactly` is true."""
 
-    def lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
-        """Return for each label the ``n_rows[label]`` rows of lowest probability of that label."""
+    def select_lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
+        """Return for each label the ``n_rows[label]`` rows in which it has the lowest probabilities."""
 
-    def largest_margins(self, prune: PruneCounts) -> RowSelection:
-        """Return for each pair of classes the rows of largest margin, in a third read."""
+    def select_largest_margins(self, prune: PruneCounts) -> RowSelection:
+        """Return the rows with the largest margins of each pair of classes; this reads `pred_probs` a third time."""
 
 
 @dataclass(frozen=True)
@@ -87,28 +94,28 @@ class Filter(abc.ABC):
     Parameters
     ----------
     settings : Settings
-        The choices that change the answer.
+        The settings that change the result.
 
     Attributes
     ----------
     name : str or None
-        As `filter_by` takes it.
+        Value of `filter_by`.
     exact_rule : bool
-        Whether the filter needs the counts of the confident joint.
+        Whether the filter needs the confident joint.
     cuts_scores : bool
-        Whether the issues are the rows of lowest `cut_scores`.
-    needs_off_joint : bool
-        Whether the table needs the column `off_joint`.
+        Whether the filter selects the rows of lowest `cut_scores`, for which their histogram is counted.
+    needs_off_diagonal : bool
+        Whether the filter needs the column `off_diagonal` of the table.
     counts_rows : bool
-        Whether `counted_rows` is to be added up over all rows.
+        Whether the filter needs the sum of `counted_rows` over the table.
     keeps_near_predicted : bool
-        Whether rows whose label is predicted, or nearly so, can be issues.
+        Whether rows whose label is nearly predicted can be issues.
     prunes : bool
-        Whether `frac_noise`, `num_to_remove_per_class` and `min_examples_per_class` have an effect.
+        Whether the filter uses `frac_noise`, `num_to_remove_per_class` and `min_examples_per_class`.
     cuts_classes : bool
-        Whether histograms by class are made, which take memory.
+        Whether the filter makes histograms by class, which take memory.
     reads_pairs : bool
-        Whether rows are compared within pairs of classes: a read of its own, and candidates in memory.
+        Whether the filter compares rows within pairs of classes, which takes another read, and memory for candidates.
     """
 
     settings: Settings
@@ -116,7 +123,7 @@ class Filter(abc.ABC):
     name: ClassVar[FilterName | None]
     exact_rule: ClassVar[bool] = True
     cuts_scores: ClassVar[bool] = False
-    needs_off_joint: ClassVar[bool] = False
+    needs_off_diagonal: ClassVar[bool] = False
     counts_rows: ClassVar[bool] = False
     keeps_near_predicted: ClassVar[bool] = False
     prunes: ClassVar[bool] = False
@@ -134,12 +141,12 @@ class Filter(abc.ABC):
 
     @property
     def unused(self) -> list[str]:
-        """Names of the choices that this filter does not use."""
+        """Names of the settings that were changed but have no effect with this filter."""
         return [] if self.prunes else self.settings.pruning_choices
 
     @property
     def described(self) -> list[str]:
-        """The settings in words, except those that are the default."""
+        """The settings in words, for summaries and reports."""
         settings = self.settings
         words = [settings.method, settings.estimation_method] + ["adjust_pred_probs"] * settings.adjust_pred_probs
         if self.name is not None or settings.counts_joint:
@@ -151,17 +158,17 @@ class Filter(abc.ABC):
 
     @property
     def n_reads(self) -> int:
-        """How many times `pred_probs` is read."""
+        """Number of times that `pred_probs` is read."""
         return 1 + self.settings.rescans + self.reads_pairs
 
     @property
     def counts_summaries(self) -> bool:
-        """Whether all summaries are counted before rows are selected."""
+        """Whether the table has to be counted before rows are selected."""
         settings = self.settings
         return not settings.counts_joint or self.cuts_scores or self.counts_rows or not settings.plain_self_confidence
 
     def check_classes(self, n_classes: int) -> None:
-        """Raise for choices that do not fit `n_classes` classes; warn of those that have no effect."""
+        """Raise if settings do not fit `n_classes` classes; warn if some have no effect."""
         numbers = self.settings.num_to_remove_per_class
         if numbers is not None and len(numbers) != n_classes:
             raise InvalidInputError(
@@ -170,16 +177,16 @@ class Filter(abc.ABC):
         if self.unused:
             warn(f"filter_by={self.name!r} does not use {' and '.join(self.unused)}: they have no effect")
 
-    def cut_scores(self, block: RowSummary) -> Scores:
-        """Return the ``(n,)`` scores of which the lowest are selected, where the filter `cuts_scores`."""
+    def cut_scores(self, block: SummaryBlock) -> Floats:
+        """Return the ``(n,)`` scores of which the lowest are selected, if the filter `cuts_scores`."""
         return scores_of(block)
 
     def cut_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """Return the dtype of `cut_scores` for probabilities of `dtype`."""
+        """Return the dtype of `cut_scores`, given the dtype of `pred_probs`."""
         return dtype if self.settings.plain_self_confidence else np.dtype(np.float64)
 
-    def counted_rows(self, block: RowSummary) -> int:
-        """Return how many rows of `block` the filter selects, where it `counts_rows`."""
+    def counted_rows(self, block: SummaryBlock) -> int:
+        """Return the number of rows of `block` that the filter selects, if it `counts_rows`."""
         raise NotImplementedError
 
     @abc.abstractmethod
@@ -191,17 +198,17 @@ class Filter(abc.ABC):
         table : Table
             The row summaries.
         totals : IssueTotals
-            What is known of all rows.
+            Totals over all rows.
         dtype : dtype
-            Native dtype of `pred_probs`.
+            Dtype of `pred_probs` in native byte order.
         exactly : bool
-            Whether as many rows as were counted must be selected; otherwise a few more do no harm.
+            Whether exactly the counted number of rows must be selected, not a few more.
         """
 
 
 @dataclass(frozen=True)
 class LowestScores(Filter):
-    """The default: as many rows of the lowest score as were counted."""
+    """The default: the rows of lowest score, as many as are counted."""
 
     name: ClassVar[FilterName | None] = None
     exact_rule = False
@@ -209,31 +216,33 @@ class LowestScores(Filter):
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:
         """Select the rows of lowest score."""
-        # Another score puts the rows of a named filter in order, so one row too many would stay.
+        # The issues of a named filter are sorted by another score, so that one row too many would stay.
         exactly = exactly or self.name is not None
-        return table.lowest(self.cut_scores, self.cut_dtype(dtype), totals.histogram, totals.estimated, exactly=exactly)
+        return table.select_lowest(
+            self.cut_scores, self.cut_dtype(dtype), totals.histogram, totals.estimated, exactly=exactly
+        )
 
 
 @dataclass(frozen=True)
 class LowSelfConfidence(LowestScores):
-    """As many rows of the lowest probability of the given label as were counted."""
+    """The rows with the lowest probability of the label, as many as are counted."""
 
     name = "low_self_confidence"
     exact_rule = True
     keeps_near_predicted = True
 
-    def cut_scores(self, block: RowSummary) -> Scores:
-        """Return the probability of the given label."""
-        return block.p_given
+    def cut_scores(self, block: SummaryBlock) -> Floats:
+        """Return the probabilities of the labels."""
+        return block.p_label
 
     def cut_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:
-        """Return `dtype`: these are probabilities as they were read."""
+        """Return `dtype`."""
         return dtype
 
 
 @dataclass(frozen=True)
 class LowNormalizedMargin(LowestScores):
-    """As many rows of the lowest normalized margin as were counted."""
+    """The rows with the lowest normalized margin, as many as are counted."""
 
     name = "low_normalized_margin"
     exact_rule = True
@@ -247,18 +256,18 @@ class LowNormalizedMargin(LowestScores):
                 "whose label is predicted; their margins are kept only with rank_by='normalized_margin', not adjusted"
             )
 
-    def cut_scores(self, block: RowSummary) -> Scores:
-        """Return the normalized margins of rows whose label is not predicted, and 0.5 for the others.
+    def cut_scores(self, block: SummaryBlock) -> Floats:
+        """Return the normalized margins, but 0.5 for rows whose label is predicted.
 
-        The others have at least 0.5, and no more rows are selected than have less: those that are counted off the
-        diagonal and whose label is not nearly predicted. So their exact margins are not needed.
+        These rows have margins of at least 0.5. They are not selected, because only as many rows are selected as are
+        off the diagonal and not nearly predicted, and all of those have margins below 0.5.
         """
         if self.settings.plain_margin:
             return scores_of(block)
-        margins: npt.NDArray[np.float64] = (block.p_given.astype(np.float64) - block.p_predicted + 1) / 2
+        margins: npt.NDArray[np.float64] = (block.p_label.astype(np.float64) - block.p_predicted + 1) / 2
         return margins
 
-    def cut_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:  # noqa: ARG002  # margins are computed
+    def cut_dtype(self, dtype: np.dtype[Any]) -> np.dtype[Any]:  # noqa: ARG002  # margins are computed in float64
         """Return float64."""
         return np.dtype(np.float64)
 
@@ -268,11 +277,11 @@ class OffDiagonal(Filter):
     """The rows that the confident joint counts off its diagonal."""
 
     name = "confident_learning"
-    needs_off_joint = True
+    needs_off_diagonal = True
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select the rows off the diagonal."""
-        return table.all_where(OffJoint(), totals.n_off)
+        return table.select_where(OffDiagonalRows(), totals.n_off_diagonal)
 
 
 @dataclass(frozen=True)
@@ -283,23 +292,23 @@ class PredictedNotGiven(Filter):
     exact_rule = False
     counts_rows = True
 
-    def counted_rows(self, block: RowSummary) -> int:
+    def counted_rows(self, block: SummaryBlock) -> int:
         """Return how many labels are not the predicted class."""
-        return int(np.count_nonzero(block.predicted != block.labels))
+        return int(np.count_nonzero(block.predicted != block.label))
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select the rows whose label is not predicted."""
-        return table.all_where(PredictedElse(), totals.n_counted)
+        return table.select_where(LabelNotPredicted(), totals.n_counted)
 
 
 @dataclass(frozen=True)
 class _Pruning(Filter):
-    """Selects rows by the counts of the calibrated joint."""
+    """A filter that selects as many rows as the calibrated joint has off the diagonal."""
 
     prunes = True
 
     def prune_counts(self, totals: IssueTotals) -> PruneCounts:
-        """Return how many rows to select of each label and of each pair of classes."""
+        """Return the number of rows to select of each label and of each pair of classes."""
         settings, counts = self.settings, totals.class_counts
         least = max(1, settings.min_examples_per_class)  # as in cleanlab, the only row of a class is never an issue
         small = counts <= least
@@ -318,26 +327,26 @@ class _Pruning(Filter):
 
 @dataclass(frozen=True)
 class PruneByClass(_Pruning):
-    """Of each label, the rows of lowest probability of it."""
+    """For each label, the rows in which it has the lowest probabilities."""
 
     name = "prune_by_class"
     cuts_classes = True
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
-        """Select as many rows of each label as the calibrated joint has off its diagonal."""
-        return table.lowest_by_class(self.prune_counts(totals).of_class, totals.class_counts)
+        """Select as many rows of each label as the calibrated joint has off the diagonal."""
+        return table.select_lowest_by_class(self.prune_counts(totals).by_label, totals.class_counts)
 
 
 @dataclass(frozen=True)
 class PruneByNoiseRate(_Pruning):
-    """Of each given label and other class, the rows of largest margin between the two."""
+    """For each label and other class, the rows with the largest margins between the two."""
 
     name = "prune_by_noise_rate"
     reads_pairs = True
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
-        """Select as many rows of each pair as the calibrated joint counts."""
-        return table.largest_margins(self.prune_counts(totals))
+        """Select as many rows of each pair as the calibrated joint has."""
+        return table.select_largest_margins(self.prune_counts(totals))
 
 
 @dataclass(frozen=True)
@@ -349,10 +358,10 @@ class Both(_Pruning):
     reads_pairs = True
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
-        """Select what both select."""
+        """Select the rows that both filters select."""
         prune = self.prune_counts(totals)
-        by_class = table.lowest_by_class(prune.of_class, totals.class_counts)
-        return by_class & table.largest_margins(prune)
+        by_class = table.select_lowest_by_class(prune.by_label, totals.class_counts)
+        return by_class & table.select_largest_margins(prune)
 
 
 FILTERS: Final[dict[FilterName | None, type[Filter]]] = {
@@ -371,18 +380,18 @@ FILTERS: Final[dict[FilterName | None, type[Filter]]] = {
 
 
 def filter_of(settings: Settings) -> Filter:
-    """Return the filter that `settings` name.
+    """Return the filter of `settings`.
 
     Raises
     ------
     InvalidInputError
-        For an unknown name, and for choices that do not go together.
+        For an unknown name, and for settings that cannot be combined.
     """
     return _kind(settings.filter_by)(settings)
 
 
 def default_rule(filter_by: FilterName | None) -> Rule:
-    """Return the rule that a filter counts by unless another is given."""
+    """Return the rule that a filter counts by if the user gives none."""
     return "confident_joint" if _kind(filter_by).exact_rule else "predicted_class"
 
 

@@ -1,38 +1,47 @@
-"""K x K matrices of counts and rates as people get and give them: sparse, or dense where they ask for it."""
+"""Sparse K x K matrices: conversion from and to the matrices of users, and the noise matrices of a confident joint."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, pair_dtype
-from labelsieve.confident_learning.thresholds import Int64s
+from labelsieve.confident_learning.calibration import TINY
+from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.confident_learning.dtypes import Float64s, Int64s, pair_dtype
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
+from labelsieve.settings import FLOAT_TOLERANCE
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
-
-# Whole numbers up to this are exact as floats.
-_MOST: Final = 2**53
+PyMethod: TypeAlias = Literal["cnt", "eqn", "marginal", "marginal_ps"]
+PY_METHODS: Final[tuple[PyMethod, ...]] = get_args(PyMethod)
+# The highest noise rate (cleanlab.internal.util.clip_noise_rates).
+_MOST_NOISE: Final = 0.9999
+# Iterations that make the estimates agree, and iterations for the inverse in each of them.
+_NOISE_ITERATIONS: Final = 3
+_INVERSE_ITERATIONS: Final = 5
+# Integers up to this are exact as float64.
+_LARGEST: Final = 2**53
 
 
 @dataclass(frozen=True)
 class Entries:
-    """The entries of a square matrix, each place once; all others are 0.
+    """A sparse square matrix: coordinates and values of the entries that are not 0.
 
     Parameters
     ----------
     size : int
-        Rows and columns K.
+        Number of rows and of columns K.
     rows, columns : (E,) int64
-        Where they are.
+        Coordinates of the entries; no pair occurs twice.
     values : (E,) int64 or float64
-        What they are.
+        Values of the entries.
     """
 
     size: int
@@ -42,17 +51,17 @@ class Entries:
 
     @classmethod
     def of(cls, joint: ConfidentCounts) -> Entries:
-        """Return counts with their diagonal, those that are not 0."""
-        some = np.flatnonzero(joint.diagonal)
+        """Return the entries of a matrix of counts."""
+        labels = np.flatnonzero(joint.diagonal)
         return cls(
             joint.n_classes,
-            np.concatenate([joint.given, some]),
-            np.concatenate([joint.predicted, some]),
-            np.concatenate([joint.counts, joint.diagonal[some]]),
+            np.concatenate([joint.given, labels]),
+            np.concatenate([joint.predicted, labels]),
+            np.concatenate([joint.counts, joint.diagonal[labels]]),
         )
 
     def counts(self) -> ConfidentCounts:
-        """Return what `of` was given."""
+        """Return the entries as counts; the inverse of `of`."""
         diagonal = np.zeros(self.size, self.values.dtype)
         on = self.rows == self.columns
         diagonal[self.rows[on]] = self.values[on]
@@ -66,19 +75,19 @@ class Entries:
         Raises
         ------
         MissingDependencyError
-            Without SciPy, where it is not to be dense.
+            If the matrix is sparse and SciPy is not installed.
         """
         shape = (self.size, self.size)
         if dense:
             full = np.zeros(shape, self.values.dtype)
             full[self.rows, self.columns] = self.values
             return full
-        found: csr_array = _csr_array()((self.values, (self.rows, self.columns)), shape=shape)
-        return found
+        sparse: csr_array = _csr_array()((self.values, (self.rows, self.columns)), shape=shape)
+        return sparse
 
 
 def check_sparse(*, dense: bool) -> None:
-    """Raise where a sparse matrix is asked for and SciPy is missing, before anything is read."""
+    """Raise unless SciPy is installed or `dense` is true, so that a call fails before it reads anything."""
     if not dense:
         _csr_array()
 
@@ -92,38 +101,152 @@ def _csr_array() -> Any:
 
 
 def entries_of(name: str, matrix: Any) -> Entries:
-    """Read a square matrix of numbers from 0 on: a NumPy array, nested lists, or any sparse array of SciPy.
+    """Return the entries of a square matrix: a NumPy array, nested lists, or any sparse array of SciPy.
 
     Raises
     ------
     InputTypeError
-        If it is none.
+        If `matrix` is not a matrix of numbers.
     InvalidInputError
-        If it is not square, holds nothing but 0, or has negative numbers, NaN or infinity, or too large ones.
+        If it is not square, if all its entries are 0, or if it has NaN or numbers outside 0 to 2**53.
     """
     sparse: Any = sys.modules.get("scipy.sparse")
     is_sparse = sparse is not None and sparse.issparse(matrix)
     try:
-        given: Any = matrix if is_sparse else np.asarray(matrix)
-    except ValueError as error:  # rows of several lengths
+        array: Any = matrix if is_sparse else np.asarray(matrix)
+    except ValueError as error:  # rows of different lengths
         raise InputTypeError(f"{name} must be a (K, K) matrix of numbers: {error}") from error
-    if given.ndim != 2 or given.dtype.kind not in "iuf":
-        raise InputTypeError(f"{name} must be a (K, K) matrix of numbers, not {type(matrix).__name__} of {given.dtype}")
-    if given.shape[0] != given.shape[1] or not given.shape[0]:
-        raise InvalidInputError(f"{name} must be square, not of shape {tuple(given.shape)}")
+    if array.ndim != 2 or array.dtype.kind not in "iuf":
+        raise InputTypeError(f"{name} must be a (K, K) matrix of numbers, not {type(matrix).__name__} of {array.dtype}")
+    if array.shape[0] != array.shape[1] or not array.shape[0]:
+        raise InvalidInputError(f"{name} must be square, not of shape {tuple(array.shape)}")
     if is_sparse:
         coordinates: Any = sparse.coo_array(matrix)
         coordinates.sum_duplicates()
         (rows, columns), values = coordinates.coords, coordinates.data
     else:
-        rows, columns = np.nonzero(given)
-        values = given[rows, columns]
-    if not (np.isfinite(values).all() and (values >= 0).all() and (values <= _MOST).all()):
+        rows, columns = np.nonzero(array)
+        values = array[rows, columns]
+    if not (np.isfinite(values).all() and (values >= 0).all() and (values <= _LARGEST).all()):
         raise InvalidInputError(f"{name} must hold numbers from 0 to 2**53: it has negative, larger ones or NaN")
-    some = values != 0
-    if not some.any():
+    nonzero = values != 0
+    if not nonzero.any():
         raise InvalidInputError(f"{name} has no counts")
     wide = np.float64 if values.dtype.kind == "f" else np.int64
     return Entries(
-        int(given.shape[0]), rows[some].astype(np.int64), columns[some].astype(np.int64), values[some].astype(wide)
+        int(array.shape[0]),
+        rows[nonzero].astype(np.int64),
+        columns[nonzero].astype(np.int64),
+        values[nonzero].astype(wide),
     )
+
+
+def estimate_latent(
+    joint: Entries, class_counts: Int64s, py_method: PyMethod, *, converge: bool
+) -> tuple[Float64s, Entries, Entries]:
+    """Return the prior of the true classes, the noise matrix and the inverse noise matrix of a confident joint.
+
+    Parameters
+    ----------
+    joint : Entries
+        Counts by label (rows) and true class (columns).
+    class_counts : (K,) int64
+        Number of rows with each label.
+    py_method : str
+        One of `PY_METHODS`.
+    converge : bool
+        Whether to make the three agree with each other, by computing each from the others in turn.
+
+    Raises
+    ------
+    InvalidInputError
+        With ``py_method="eqn"``, if the noise matrix has no inverse.
+    """
+    ps = class_counts / float(class_counts.sum())
+    by_label, by_true_class = _row_sums(joint), _column_sums(joint)
+    noise = replace(joint, values=joint.values / _nonzero(by_true_class)[joint.columns])
+    flipped = Entries(joint.size, joint.columns, joint.rows, joint.values)
+    inverse = replace(flipped, values=flipped.values / _nonzero(by_label)[flipped.columns])
+    py = _PRIORS[py_method](ps, noise, inverse, by_true_class)
+    py = _as_distribution(py, FLOAT_TOLERANCE)
+    noise, inverse = _clipped(noise), _clipped(inverse)
+    if converge:
+        py, noise, inverse = _converged(ps, py, noise)
+        py, noise, inverse = _as_distribution(py, 1e-5), _clipped(noise), _clipped(inverse)
+    return py, noise, inverse
+
+
+def _converged(ps: Float64s, py: Float64s, noise: Entries) -> tuple[Float64s, Entries, Entries]:
+    inverse = noise
+    for _ in range(_NOISE_ITERATIONS):
+        for _ in range(_INVERSE_ITERATIONS):
+            rates = noise.values * py[noise.columns] / _nonzero(ps)[noise.rows]
+            inverse = _clipped(Entries(noise.size, noise.columns, noise.rows, rates))
+            py = _as_distribution(_by_diagonals(ps, noise, inverse, ps), FLOAT_TOLERANCE)
+        rates = inverse.values * ps[inverse.columns] / _nonzero(py)[inverse.rows]
+        noise = _clipped(Entries(inverse.size, inverse.columns, inverse.rows, rates))
+    return py, noise, inverse
+
+
+def _by_diagonals(ps: Float64s, noise: Entries, inverse: Entries, _by_true_class: Float64s) -> Float64s:
+    return _diagonal(inverse) / _nonzero(_diagonal(noise)) * ps
+
+
+def _by_equation(ps: Float64s, noise: Entries, _inverse: Entries, _by_true_class: Float64s) -> Float64s:
+    try:
+        solved: Float64s = np.linalg.inv(noise.matrix(dense=True)).dot(ps)
+    except np.linalg.LinAlgError as error:
+        raise InvalidInputError("py_method='eqn' needs a noise matrix that has an inverse; 'cnt' does not") from error
+    return solved
+
+
+def _by_counts(_ps: Float64s, _noise: Entries, _inverse: Entries, by_true_class: Float64s) -> Float64s:
+    shares: Float64s = by_true_class / max(float(by_true_class.sum()), TINY)
+    return shares
+
+
+def _by_inverse(ps: Float64s, _noise: Entries, inverse: Entries, _by_true_class: Float64s) -> Float64s:
+    return _sums(inverse.rows, inverse.values * ps[inverse.columns], inverse.size)
+
+
+_PRIORS: Final[dict[str, Callable[[Float64s, Entries, Entries, Float64s], Float64s]]] = {
+    "cnt": _by_diagonals,
+    "eqn": _by_equation,
+    "marginal": _by_counts,
+    "marginal_ps": _by_inverse,
+}
+
+
+def _clipped(rates: Entries) -> Entries:
+    """Clip the rates off the diagonal, and scale each column to sum 1."""
+    off = rates.rows != rates.columns
+    bounded = replace(rates, values=np.where(off, np.clip(rates.values, 0, _MOST_NOISE), rates.values))
+    return replace(bounded, values=bounded.values / _nonzero(_column_sums(bounded))[bounded.columns])
+
+
+def _as_distribution(values: Float64s, least: float) -> Float64s:
+    bounded = np.clip(values, least, 1.0)
+    scaled: Float64s = bounded / max(float(bounded.sum()), TINY)
+    return scaled
+
+
+def _diagonal(entries: Entries) -> Float64s:
+    on = entries.rows == entries.columns
+    return _sums(entries.rows[on], entries.values[on], entries.size)
+
+
+def _row_sums(entries: Entries) -> Float64s:
+    return _sums(entries.rows, entries.values, entries.size)
+
+
+def _column_sums(entries: Entries) -> Float64s:
+    return _sums(entries.columns, entries.values, entries.size)
+
+
+def _sums(positions: Int64s, values: npt.NDArray[Any], size: int) -> Float64s:
+    return np.bincount(positions, values, size).astype(np.float64)
+
+
+def _nonzero(values: Float64s) -> Float64s:
+    """Clip zeros away, so that one can divide by the result."""
+    return np.maximum(values, TINY)

@@ -1,4 +1,4 @@
-"""The calibrated confident joint, and how many rows the pruning filters take by it. NumPy only."""
+"""How many rows the pruning filters select, by the calibrated confident joint."""
 
 from __future__ import annotations
 
@@ -8,100 +8,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, calibrated_pairs, round_preserving_sum
-from labelsieve.confident_learning.row_summary import class_dtype
-from labelsieve.confident_learning.thresholds import Float64s, Int64s
-
-
-@dataclass(frozen=True)
-class JointCounts:
-    """What the number of label issues is made of, by the confident joint.
-
-    Parameters
-    ----------
-    joint : ConfidentCounts
-        Rows by given label and the class as which they are counted.
-    n_off : int
-        Those off the diagonal whose label is not nearly predicted.
-    class_counts : (K,) int64
-        All rows of each label.
-    """
-
-    joint: ConfidentCounts
-    n_off: int
-    class_counts: Int64s
+from labelsieve.confident_learning.calibration import round_preserving_sum
+from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Int64s, class_dtype
 
 
 @dataclass(frozen=True)
 class PruneCounts:
-    """How many rows the pruning filters take.
+    """How many rows the pruning filters select.
 
     Parameters
     ----------
-    of_class : (K,) int64
-        Rows of each label, for ``prune_by_class``; may be below 0, which takes none.
+    by_label : (K,) int64
+        Number of rows of each label, for ``prune_by_class``; a negative number selects none.
     edges : (K + 1,) int64
-        The pairs of given label k are those from ``edges[k]`` to ``edges[k + 1]``.
+        The pairs of label k are those from ``edges[k]`` to ``edges[k + 1] - 1``.
     classes : (P,) uint
         The other class of each pair, ascending within a label.
-    of_pair : (P,) int64
-        Rows of each pair, for ``prune_by_noise_rate``; at least 1.
+    by_pair : (P,) int64
+        Number of rows of each pair, for ``prune_by_noise_rate``; at least 1.
     """
 
-    of_class: Int64s
+    by_label: Int64s
     edges: Int64s
     classes: npt.NDArray[Any]
-    of_pair: Int64s
+    by_pair: Int64s
 
-    def without(self, some: npt.NDArray[np.bool_]) -> PruneCounts:
-        """Return the counts without the labels that are marked in the ``(K,)`` `some`."""
+    def without(self, labels: Bools) -> PruneCounts:
+        """Return the counts without the labels that the ``(K,)`` mask `labels` selects."""
         lengths = np.diff(self.edges)
-        kept = np.repeat(~some, lengths)
-        edges = np.concatenate(([0], np.cumsum(np.where(some, 0, lengths))))
-        return PruneCounts(np.where(some, 0, self.of_class), edges, self.classes[kept], self.of_pair[kept])
-
-
-def calibrated_joint(joint: ConfidentCounts, class_counts: Int64s) -> ConfidentCounts:
-    """Scale the counts of each given label to all of its rows, and round to whole ones that add up to these.
-
-    Parameters
-    ----------
-    joint : ConfidentCounts
-        Counts by given label and true class.
-    class_counts : (K,) int64
-        All rows of each label.
-    """
-    diagonal, pairs, counts = np.zeros(joint.n_classes, np.int64), list[npt.NDArray[Any]](), list[Int64s]()
-    for piece, estimated, of_piece in calibrated_pairs(joint, class_counts):
-        diagonal += of_piece
-        pairs.append(piece.pairs[estimated > 0])
-        counts.append(estimated[estimated > 0])
-    return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
-
-
-def with_diagonal(joint: ConfidentCounts) -> ConfidentCounts:
-    """Return the counts with at least 1 on the diagonal of each class, as ``cleanlab.count`` (2.9) has them."""
-    return ConfidentCounts(np.maximum(joint.diagonal, 1), joint.pairs, joint.counts)
-
-
-def off_diagonal_rows(calibrated: ConfidentCounts) -> int:
-    """Return how many rows a calibrated joint has off its diagonal."""
-    return int(calibrated.counts.sum(dtype=np.int64))
-
-
-def estimated_issues(counts: JointCounts, *, calibrated: bool) -> int:
-    """Return the estimated number of label issues, as ``cleanlab.count.num_label_issues`` (2.9).
-
-    Parameters
-    ----------
-    counts : JointCounts
-        Of all rows.
-    calibrated : bool
-        Whether to count off the diagonal of the calibrated joint.
-    """
-    if not calibrated:
-        return counts.n_off
-    return off_diagonal_rows(calibrated_joint(with_diagonal(counts.joint), counts.class_counts))
+        kept = np.repeat(~labels, lengths)
+        edges = np.concatenate(([0], np.cumsum(np.where(labels, 0, lengths))))
+        return PruneCounts(np.where(labels, 0, self.by_label), edges, self.classes[kept], self.by_pair[kept])
 
 
 def prune_counts(
@@ -112,36 +50,36 @@ def prune_counts(
     min_examples_per_class: int,
     num_to_remove_per_class: npt.ArrayLike | None,
 ) -> PruneCounts:
-    """Return how many rows to take of each label and pair, such that enough of each label are left.
+    """Return how many rows to select of each label and of each pair, such that enough rows of each label are left.
 
     Parameters
     ----------
     calibrated : ConfidentCounts
         The calibrated joint.
     class_counts : (K,) int64
-        All rows of each label.
+        Number of rows with each label.
     frac_noise : float
-        Share of the noise to take.
+        Share of the noise to select.
     min_examples_per_class : int
-        Rows of each class to leave: what the diagonal lacks is taken from the pairs of that label, evenly.
+        Number of rows of each class to leave. What the diagonal lacks is subtracted evenly from the pairs of the label.
     num_to_remove_per_class : (K,) array of int, optional
-        Scales the noise of each true class to so many rows, and leaves all but so many rows with each label.
+        Number of rows to select of each label. The pairs of each *true* class are scaled to this number.
     """
-    taken = _reduced(calibrated, frac_noise, min_examples_per_class)
+    selected = _reduced(calibrated, frac_noise, min_examples_per_class)
     if num_to_remove_per_class is not None:
-        taken = _of_so_many(taken, class_counts, np.asarray(num_to_remove_per_class, np.int64))
-    classes = taken.predicted.astype(class_dtype(taken.n_classes))
-    return PruneCounts(class_counts - taken.diagonal, _edges(taken), classes, taken.counts)
+        selected = _scaled(selected, class_counts, np.asarray(num_to_remove_per_class, np.int64))
+    classes = selected.predicted.astype(class_dtype(selected.n_classes))
+    return PruneCounts(class_counts - selected.diagonal, _edges(selected), classes, selected.counts)
 
 
 def _reduced(calibrated: ConfidentCounts, frac_noise: float, min_examples_per_class: int) -> ConfidentCounts:
-    """Return the rows to leave with each label on the diagonal, and the rows to take of each pair."""
+    """Return the number of rows to select of each pair, and, as diagonal, the number to leave with each label."""
     diagonal = np.maximum(calibrated.diagonal, min_examples_per_class)
     pairs, counts = [calibrated.pairs[:0]], [np.empty(0, np.int64)]
     for piece in calibrated.pieces():
-        given = piece.given
-        first = np.flatnonzero(np.diff(given, prepend=-1))
-        labels, lengths = given[first], np.diff(np.append(first, len(given)))
+        label_of_pair = piece.given
+        first = np.flatnonzero(np.diff(label_of_pair, prepend=-1))
+        labels, lengths = label_of_pair[first], np.diff(np.append(first, len(label_of_pair)))
         lacking = diagonal[labels] - calibrated.diagonal[labels]
         n_others = lengths + (calibrated.diagonal[labels] != 0) - 1
         others = np.maximum(piece.counts - np.repeat(lacking / np.maximum(n_others, 1), lengths), 0)
@@ -155,48 +93,48 @@ def _reduced(calibrated: ConfidentCounts, frac_noise: float, min_examples_per_cl
 
 
 def _matrix_sums(values: Float64s, columns: Int64s, first: Int64s, lengths: Int64s, n_columns: int) -> Float64s:
-    """Add up groups of neighbouring values as NumPy adds up rows of a matrix: the last bit may decide about a row.
+    """Return the sums of groups of neighbouring values as NumPy adds up the rows of a matrix with all K columns.
 
-    `first` and `lengths` are those of the groups. The order of adding matters only where there are three values.
+    `first` and `lengths` are the position of the first value and the number of values of each group. A last bit may
+    decide whether a row is selected, and depends on the order of adding if there are three values or more.
     """
     sums: Float64s = np.add.reduceat(values, first)
     row = np.zeros(n_columns)
     for group in np.flatnonzero((lengths > 2) & (sums > 0)):
-        own = slice(first[group], first[group] + lengths[group])
-        row[columns[own]] = values[own]
+        members = slice(first[group], first[group] + lengths[group])
+        row[columns[members]] = values[members]
         sums[group] = row.sum()
-        row[columns[own]] = 0
+        row[columns[members]] = 0
     return sums
 
 
-def _of_so_many(taken: ConfidentCounts, class_counts: Int64s, wanted: Int64s) -> ConfidentCounts:
-    """Scale the noise of each true class to the `wanted` rows, by the formula of ``cleanlab.filter`` (2.9).
+def _scaled(selected: ConfidentCounts, class_counts: Int64s, n_remove: Int64s) -> ConfidentCounts:
+    """Scale the pairs of each true class to `n_remove` rows, by the formula of ``cleanlab.filter`` (2.9).
 
-    That divides the counts of a given label by the sum over its *true* class; a class without noise takes none.
+    The formula divides the counts of a label by the sum over its *true* class. A class without noise selects no rows.
     """
-    by_true = _transposed(taken)
-    of_true = by_true.diagonal + by_true.of_given
-    shares = np.maximum(of_true, 1)  # one that has no rows has no counts to divide
-    parts, on_diagonal = by_true.counts / shares[by_true.predicted], by_true.diagonal / shares
-    edges, columns, diagonal = _edges(by_true), by_true.predicted, class_counts - wanted
-    pairs, counts = [taken.pairs[:0]], [np.empty(0, np.int64)]
-    for true in np.flatnonzero(np.diff(edges)):
-        own = slice(edges[true], edges[true + 1])
-        row = np.zeros(taken.n_classes)
-        row[columns[own]], row[true] = parts[own], on_diagonal[true]
-        noise = row.sum() - row[true]
-        row = row * wanted[true] / noise if noise > 0 else np.zeros_like(row)
-        row[true] = diagonal[true]
+    by_class = _transposed(selected)
+    sums = np.maximum(by_class.diagonal + by_class.off_diagonal, 1)  # a class without rows has no counts to divide
+    shares, diagonal_shares = by_class.counts / sums[by_class.predicted], by_class.diagonal / sums
+    edges, labels, n_left = _edges(by_class), by_class.predicted, class_counts - n_remove
+    pairs, counts = [selected.pairs[:0]], [np.empty(0, np.int64)]
+    for k in np.flatnonzero(np.diff(edges)):
+        members = slice(edges[k], edges[k + 1])
+        row = np.zeros(selected.n_classes)
+        row[labels[members]], row[k] = shares[members], diagonal_shares[k]
+        noise = row.sum() - row[k]
+        row = row * n_remove[k] / noise if noise > 0 else np.zeros_like(row)
+        row[k] = n_left[k]
         rows = round_preserving_sum(row)
-        rows[true] = 0
-        some = np.flatnonzero(rows > 0)
-        pairs.append((some + true * taken.n_classes).astype(taken.pairs.dtype))
-        counts.append(rows[some])
-    return _transposed(ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts)))
+        rows[k] = 0
+        others = np.flatnonzero(rows > 0)
+        pairs.append((others + k * selected.n_classes).astype(selected.pairs.dtype))
+        counts.append(rows[others])
+    return _transposed(ConfidentCounts(n_left, np.concatenate(pairs), np.concatenate(counts)))
 
 
 def _edges(joint: ConfidentCounts) -> Int64s:
-    """Return where the pairs of each label begin, and where the last ones end."""
+    """Return the ``(K + 1,)`` positions at which the pairs of each label begin, and the end of the last."""
     first = np.arange(joint.n_classes + 1) * joint.n_classes
     edges: Int64s = np.searchsorted(joint.pairs.astype(np.int64), first).astype(np.int64)
     return edges

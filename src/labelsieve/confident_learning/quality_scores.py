@@ -1,7 +1,6 @@
-"""Label quality scores of a strip of rows. NumPy only.
+"""Label quality scores of a strip of rows, as ``cleanlab.rank.get_label_quality_scores`` (2.9) defines them.
 
-The definitions are those of ``cleanlab.rank.get_label_quality_scores`` (cleanlab 2.9). Every sum over a row runs over a
-C-ordered float64 strip, so its last bit does not depend on how many rows come together.
+Sums over rows are taken over a C-ordered float64 strip, so that their last bits do not depend on the number of rows.
 """
 
 from __future__ import annotations
@@ -9,104 +8,106 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints
 from labelsieve.settings import FLOAT_TOLERANCE, Settings
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
-Float64s = npt.NDArray[np.float64]
-RowValueKernel = Callable[[Floats, Ints], Float64s]
+ColumnKernel = Callable[[Floats, Ints], Float64s]
 
 # Up to this many classes a loop over columns beats a row-wise maximum.
 _FEW_CLASSES: Final = 16
 
 
-def row_value_kernel(settings: Settings, thresholds: Float64s | None = None) -> RowValueKernel | None:
-    """Return what a read computes from whole rows beside the summary, or None where nothing is needed.
+def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> dict[str, ColumnKernel]:
+    """Return the functions that compute columns of the table from whole rows, by name of the column.
 
-    `thresholds` are given where they are known before the read; adjusted margins wait for them otherwise.
+    Parameters
+    ----------
+    settings : Settings
+        How rows are scored.
+    thresholds : (K,) float64, optional
+        Confident thresholds, if they are known before the read. Without them, adjusted margins need a second read.
     """
     if settings.scores_need_rescan:
-        return None if thresholds is None else partial(adjusted_margin, thresholds=thresholds)
+        return {} if thresholds is None else {"score": partial(adjusted_margin, thresholds=thresholds)}
     if settings.method == "normalized_margin":
-        return normalized_margin
+        return {"score": normalized_margin}
     if settings.method == "confidence_weighted_entropy":
-        return confidence_weighted_entropy
-    return row_sum if settings.adjust_pred_probs else None
+        return {"score": confidence_weighted_entropy}
+    return {"row_sum": row_sum} if settings.adjust_pred_probs else {}
 
 
 def row_sum(probs: Floats, _labels: Ints) -> Float64s:
-    """Return the ``(n,)`` sums of the rows of `probs`; all that an adjusted self-confidence needs of the row."""
+    """Return the ``(n,)`` sums of the rows of `probs`, from which `adjusted_self_confidence` is computed."""
     sums: Float64s = _float64(probs).sum(axis=1)
     return sums
 
 
 def normalized_margin(probs: Floats, labels: Ints) -> Float64s:
-    """Return ``(p_given - largest other + 1) / 2`` for the ``(n, K)`` strip `probs`."""
+    """Return ``(p_label - largest other + 1) / 2`` for the ``(n, K)`` strip `probs`."""
     rows = np.arange(len(probs))
-    # float16 maxima are slow and float32 holds every float16.
+    # Maxima of float16 are slow; float32 holds all its values.
     others = probs.astype(np.float32 if probs.dtype == np.float16 else probs.dtype)
-    given = others[rows, labels].astype(np.float64)
+    p_label = others[rows, labels].astype(np.float64)
     others[rows, labels] = -np.inf
-    return (given - _row_max(others) + 1) / 2
+    return (p_label - _row_max(others) + 1) / 2
 
 
 def confidence_weighted_entropy(probs: Floats, labels: Ints) -> Float64s:
-    """Return ``log(e + 1) / e`` with ``e`` the normalized entropy over the given label's probability.
+    """Return ``log(e + 1) / e``, where ``e`` is the normalized entropy divided by the label's probability.
 
-    Probabilities are clipped to [0, 1] first; ``e`` is bounded below by 1e-6 in the denominator.
+    Probabilities are clipped to [0, 1] first. In the denominator ``e`` is at least 1e-6.
     """
     clipped = np.clip(_float64(probs), 0.0, 1.0)
-    given = np.maximum(clipped[np.arange(len(probs)), labels], FLOAT_TOLERANCE)
+    p_label = np.maximum(clipped[np.arange(len(probs)), labels], FLOAT_TOLERANCE)
     logs = np.where(clipped > 0, clipped, 1.0)
     np.log(logs, out=logs)
     logs *= clipped
     entropy = -logs.sum(axis=1) / np.log(probs.shape[1])
-    ratio = entropy / given
+    ratio = entropy / p_label
     scores: Float64s = np.log(ratio + 1) / np.maximum(ratio, FLOAT_TOLERANCE)
     return scores
 
 
 def adjusted_margin(probs: Floats, labels: Ints, thresholds: Float64s) -> Float64s:
-    """Return the normalized margin of the probabilities less the class thresholds, shifted and renormalized."""
+    """Return the normalized margins of probabilities that are adjusted by the thresholds: shifted and renormalized."""
     adjusted = _float64(probs) - thresholds
     adjusted += thresholds.max()
     sums = adjusted.sum(axis=1, keepdims=True)
-    # Only an all-zero row under equal thresholds has sum 0: no class stands out in it.
+    # Only a row of zeros with equal thresholds has sum 0; it stays as it is.
     np.divide(adjusted, sums, out=adjusted, where=sums != 0)
     return normalized_margin(adjusted, labels)
 
 
-def adjusted_self_confidence(p_given: Floats, labels: Ints, row_sums: Float64s, thresholds: Float64s) -> Float64s:
-    """Return the adjusted self-confidence from row sums alone, so that no probability is read again.
+def adjusted_self_confidence(p_label: Floats, labels: Ints, row_sums: Float64s, thresholds: Float64s) -> Float64s:
+    """Return adjusted self-confidence, computed from row sums so that no second read is needed.
 
     Parameters
     ----------
-    p_given : (n,) float
-        Probability of the given label.
+    p_label : (n,) float
+        Probability of the label.
     labels : (n,) int
-        Given labels.
+        Labels.
     row_sums : (n,) float64
-        Sums of the rows of probabilities.
+        Sums of the rows of `pred_probs`.
     thresholds : (K,) float64
         Confident thresholds.
 
     Returns
     -------
     (n,) float64
-        ``(p - t + max t)`` at the given label over its sum in the row; 0 where that sum is 0.
+        ``p - t + max(t)`` of the label, divided by the sum of that over all classes; 0 where the sum is 0.
     """
     top = thresholds.max()
     gaps = top - thresholds
     shift = math.fsum(gaps[gaps > 0].tolist())
-    given = (p_given.astype(np.float64) - thresholds[labels]) + top
+    shifted = (p_label.astype(np.float64) - thresholds[labels]) + top
     sums = row_sums + shift
-    scores: Float64s = np.divide(given, sums, out=np.zeros_like(given), where=sums != 0)
-    return scores + 0.0  # 0 over a sum slightly below 0 is -0.0, which counts as 0.0
+    scores: Float64s = np.divide(shifted, sums, out=np.zeros_like(shifted), where=sums != 0)
+    return scores + 0.0  # 0 divided by a negative sum is -0.0, which counts as 0.0
 
 
 def _float64(probs: Floats) -> Float64s:

@@ -1,8 +1,8 @@
-"""The exact lowest scores without sorting all of them. NumPy only.
+"""Selection of the lowest scores, exactly and without sorting all of them: a radix select.
 
-The bits of a float, flipped so that they order like the number, are radix digits. A histogram of the first digit tells
-which bin holds the cut; if that bin is too full to sort, the next digit splits it, down to single values. Rows that tie
-at the cut are taken in row order.
+The bits of a float are mapped to unsigned integers that order like the floats; their digits are radix digits. A
+histogram of the leading digit shows which bin holds the cut. If that bin has too many rows to sort, a histogram of the
+next digit splits it, down to single values. Of the rows that tie at the cut, the first ones are selected.
 """
 
 from __future__ import annotations
@@ -14,30 +14,26 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.row_summary import unsigned_type
-from labelsieve.confident_learning.thresholds import blocks
-from labelsieve.settings import FLOAT_TOLERANCE
+from labelsieve.confident_learning.dtypes import Floats, Int64s, unsigned_dtype
+from labelsieve.confident_learning.thresholds import row_slices
 
 _DIGIT_BITS: Final = 13
-# Rows of the cut's bin that are sorted rather than split further.
+# A bin with at most as many rows is sorted, not split further.
 MAX_CANDIDATES: Final = 1 << 18
-
-Scores = npt.NDArray[np.floating[Any]]
-Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Which ordered bits are low enough: all below `prefix`, and some of those equal to it, after a right shift.
+    """A bin of scores that holds the cut. All rows below the bin are selected, and some of the rows in it.
 
     Parameters
     ----------
     prefix : int
-        Leading ordered bits of the bin that holds the cut.
+        Leading bits of the scores in the bin, as `ordered_bits` returns them.
     shift : int
-        Trailing bits that the bin leaves open; 0 for a single value.
+        Number of trailing bits in which scores of the bin differ; 0 if the bin is a single value.
     below, inside : int
-        Rows below the bin and in it.
+        Number of rows below the bin and in it.
     """
 
     prefix: int
@@ -46,31 +42,31 @@ class Cut:
     inside: int
 
 
-def ordered_bits(scores: Scores) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """Return unsigned integers that order like `scores`, which hold no NaN and no -0.0."""
-    unsigned = unsigned_type(scores.dtype)
+def ordered_bits(scores: Floats) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """Return unsigned integers that order like `scores`, which must not have NaN or -0.0."""
+    unsigned = unsigned_dtype(scores.dtype)
     n_bits = 8 * unsigned.itemsize
     signed = np.ascontiguousarray(scores).view(f"i{unsigned.itemsize}")
     flip = np.array(1 << (n_bits - 1), unsigned).view(signed.dtype)
     if signed.min(initial=0) < 0:
-        flip = flip | (signed >> (n_bits - 1))  # all ones for a negative number, which orders backwards
+        flip = flip | (signed >> (n_bits - 1))  # all bits of negative numbers, which order backwards
     bits: npt.NDArray[np.unsignedinteger[Any]] = (signed ^ flip).view(unsigned)
     return bits
 
 
-def score_histogram(scores: Scores, within: Cut | None = None) -> Int64s:
-    """Count `scores` by their next digit, among those in the bin `within` or among all of them.
+def score_histogram(scores: Floats, within: Cut | None = None) -> Int64s:
+    """Return the histogram of the next digit of `scores`: of all of them, or of those in the bin `within`.
 
     Returns
     -------
     (B,) int64
-        Counts of the digit, at most 8192 bins.
+        Number of scores by digit; at most 8192 bins.
     """
     top = 8 * scores.dtype.itemsize if within is None else within.shift
     shift = max(0, top - _DIGIT_BITS)
     n_bins = 1 << (top - shift)
     counts = np.zeros(n_bins, np.int64)
-    for block in blocks(len(scores)):
+    for block in row_slices(len(scores)):
         bits = ordered_bits(scores[block])
         if within is not None:
             bits = bits[(bits >> within.shift) == within.prefix] & ((1 << top) - 1)
@@ -78,114 +74,115 @@ def score_histogram(scores: Scores, within: Cut | None = None) -> Int64s:
     return counts
 
 
-def next_cut(histogram: Int64s, count: int, n_bits: int, within: Cut | None = None) -> Cut:
-    """Return the bin of `histogram` (made with the same `within`) that holds the `count`-th lowest score."""
+def next_cut(histogram: Int64s, n_rows: int, n_bits: int, within: Cut | None = None) -> Cut:
+    """Return the bin that holds the `n_rows`-th lowest score, given the `score_histogram` with the same `within`."""
     top, prefix, below = (n_bits, 0, 0) if within is None else (within.shift, within.prefix, within.below)
     shift = max(0, top - _DIGIT_BITS)
     cumulative = np.cumsum(histogram)
-    digit = int(np.searchsorted(cumulative, count - below))
+    digit = int(np.searchsorted(cumulative, n_rows - below))
     inside = int(histogram[digit])
     return Cut((prefix << (top - shift)) | digit, shift, below + int(cumulative[digit]) - inside, inside)
 
 
 def find_cut(
     first: Int64s,
-    count: int,
+    n_rows: int,
     n_bits: int,
     histogram_within: Callable[[Cut], Int64s],
     max_candidates: int = MAX_CANDIDATES,
 ) -> Cut:
-    """Return a bin around the `count`-th lowest score, small enough to sort or a single value.
+    """Return a bin that holds the `n_rows`-th lowest score, and that is a single value or has few enough rows to sort.
 
     Parameters
     ----------
     first : (B,) int64
         `score_histogram` of all scores.
-    count : int
-        Rows wanted, at least 1 and at most all of them.
+    n_rows : int
+        Number of rows to select, from 1 to all rows.
     n_bits : int
-        Width of a score.
+        Number of bits of a score.
     histogram_within : callable
-        Gives the `score_histogram` of all scores within a cut; called only while the bin is too full.
+        Returns the `score_histogram` of all scores within a cut. Called as long as the bin has too many rows.
     max_candidates : int
-        The most rows that a bin may hold unsplit.
+        The number of rows up to which a bin is not split.
     """
-    cut = next_cut(first, count, n_bits)
+    cut = next_cut(first, n_rows, n_bits)
     while cut.inside > max_candidates and cut.shift:
-        cut = next_cut(histogram_within(cut), count, n_bits, cut)
+        cut = next_cut(histogram_within(cut), n_rows, n_bits, cut)
     return cut
 
 
-def inside(scores: Scores, cut: Cut) -> Scores:
+def inside(scores: Floats, cut: Cut) -> Floats:
     """Return the scores in the bin of `cut`, in row order."""
-    chosen: Scores = scores[(ordered_bits(scores) >> cut.shift) == cut.prefix]
+    chosen: Floats = scores[(ordered_bits(scores) >> cut.shift) == cut.prefix]
     return chosen
 
 
 @dataclass(frozen=True)
 class Ties:
-    """Distinct scores, ascending, and how many rows have each.
+    """Distinct scores, and the number of rows with each of them.
 
     Parameters
     ----------
     values : (V,) float
-        The scores.
+        Scores, ascending.
     counts : (V,) int64
-        Their rows.
+        Number of rows with each score.
     """
 
-    values: Scores
+    values: Floats
     counts: Int64s
 
     @classmethod
-    def of(cls, scores: Scores) -> Ties:
-        """Count equal scores."""
+    def of(cls, scores: Floats) -> Ties:
+        """Return the distinct values of `scores` with their counts."""
         values, counts = np.unique(scores, return_counts=True)
         return cls(values, counts.astype(np.int64))
 
 
-def settle(cut: Cut, wanted: int, parts: Sequence[Ties]) -> tuple[Cut, list[int]]:
-    """Return the cut as a single value, and how many rows of it to take from each of the consecutive `parts`.
+def find_exact_cut(cut: Cut, n_rows: int, parts: Sequence[Ties]) -> tuple[Cut, list[int]]:
+    """Return the cut as a single value, and the number of rows with this value to select from each part.
 
     Parameters
     ----------
     cut : Cut
-        A bin around the `wanted`-th lowest score.
-    wanted : int
-        Rows to take in all.
+        A bin that holds the `n_rows`-th lowest score.
+    n_rows : int
+        Number of rows to select.
     parts : sequence of Ties
-        The scores inside the bin, of consecutive ranges of rows.
+        The scores in the bin, for consecutive ranges of rows.
     """
     values = np.concatenate([part.values for part in parts])
     order = np.argsort(values, kind="stable")
     cumulative = cut.below + np.cumsum(np.concatenate([part.counts for part in parts])[order])
-    value = values[order][np.searchsorted(cumulative, wanted)]
-    at = [int(part.counts[part.values == value].sum()) for part in parts]
+    value = values[order][np.searchsorted(cumulative, n_rows)]
+    ties = [int(part.counts[part.values == value].sum()) for part in parts]
     below = cut.below + sum(int(part.counts[part.values < value].sum()) for part in parts)
-    exact = Cut(int(ordered_bits(np.array([value]))[0]), 0, below, sum(at))
-    return exact, tie_quotas(at, wanted - below)
+    exact = Cut(int(ordered_bits(np.array([value]))[0]), 0, below, sum(ties))
+    return exact, tie_quotas(ties, n_rows - below)
 
 
-def tie_quotas(ties: Sequence[int], wanted: int) -> list[int]:
-    """Share out the `wanted` tied rows over blocks that hold `ties` of them each: lower rows first."""
+def tie_quotas(ties: Sequence[int], n_rows: int) -> list[int]:
+    """Distribute `n_rows` tied rows over parts with `ties` of them each: the first parts give all they have."""
     quotas = []
-    for held in ties:
-        quotas.append(min(held, wanted))
-        wanted -= quotas[-1]
+    for n_ties in ties:
+        quotas.append(min(n_ties, n_rows))
+        n_rows -= quotas[-1]
     return quotas
 
 
-def count_inside(scores: Scores, cut: Cut) -> int:
+def count_inside(scores: Floats, cut: Cut) -> int:
     """Count the scores in the bin of `cut`."""
     return sum(
-        int(np.count_nonzero((ordered_bits(scores[block]) >> cut.shift) == cut.prefix)) for block in blocks(len(scores))
+        int(np.count_nonzero((ordered_bits(scores[block]) >> cut.shift) == cut.prefix))
+        for block in row_slices(len(scores))
     )
 
 
-def rows_up_to(scores: Scores, cut: Cut, quota: int | None = None) -> npt.NDArray[np.intp]:
-    """Return the ascending rows of all scores below the bin of `cut` and of those in it, the first `quota` of these."""
+def rows_up_to(scores: Floats, cut: Cut, quota: int | None = None) -> npt.NDArray[np.intp]:
+    """Return the rows of all scores below the bin of `cut`, and of the first `quota` scores in it, ascending."""
     found = []
-    for block in blocks(len(scores)):
+    for block in row_slices(len(scores)):
         bits = ordered_bits(scores[block])
         rows = np.flatnonzero(bits <= ((cut.prefix + 1) << cut.shift) - 1)
         if quota is not None:
@@ -197,45 +194,34 @@ def rows_up_to(scores: Scores, cut: Cut, quota: int | None = None) -> npt.NDArra
     return np.concatenate(found) if found else np.empty(0, np.intp)
 
 
-def lowest_first(scores: Scores, count: int) -> npt.NDArray[np.intp]:
-    """Return the positions of the `count` lowest of all `scores`, by (score, position).
+def lowest_first(scores: Floats, n_rows: int) -> npt.NDArray[np.intp]:
+    """Return the positions of the `n_rows` lowest `scores`, sorted by (score, position).
 
-    A radix sort by 16 bits at a time, the least significant first: NumPy's stable argsort of 16-bit integers is 25
-    times faster than its stable argsort of floats.
+    Sorts by 16 bits at a time, the least significant first: NumPy's stable argsort of 16-bit integers is 25 times as
+    fast as its stable argsort of floats.
     """
     bits = ordered_bits(scores)
     order = np.argsort(bits.astype(np.uint16), kind="stable")
     for shift in range(16, 8 * bits.itemsize, 16):
         digits = (bits >> shift).astype(np.uint16)
         order = order[np.argsort(digits[order], kind="stable")]
-    return order[:count]
+    return order[:n_rows]
 
 
-def lowest(scores: Scores, count: int) -> Int64s:
-    """Return the rows of the `count` lowest `scores` held in memory, ordered by (score, row).
+def lowest_rows(scores: Floats, n_rows: int) -> Int64s:
+    """Return the rows of the `n_rows` lowest `scores`, sorted by (score, row).
 
     Examples
     --------
     >>> import numpy as np
-    >>> lowest(np.array([0.5, 0.1, 0.5, 0.9]), 2)
+    >>> lowest_rows(np.array([0.5, 0.1, 0.5, 0.9]), 2)
     array([1, 0])
     """
-    count = min(count, len(scores))
-    if count < 1:
+    n_rows = min(n_rows, len(scores))
+    if n_rows < 1:
         return np.empty(0, np.int64)
     n_bits = 8 * scores.dtype.itemsize
-    cut = find_cut(score_histogram(scores), count, n_bits, lambda within: score_histogram(scores, within))
-    quota = None if cut.shift else count - cut.below
+    cut = find_cut(score_histogram(scores), n_rows, n_bits, lambda within: score_histogram(scores, within))
+    quota = None if cut.shift else n_rows - cut.below
     rows = rows_up_to(scores, cut, quota)
-    return rows[lowest_first(scores[rows], count)].astype(np.int64)
-
-
-def near_predicted(
-    labels: npt.NDArray[Any], predicted: npt.NDArray[Any], p_given: Scores, p_predicted: Scores
-) -> npt.NDArray[np.bool_]:
-    """Tell which rows have a label that is predicted, or would be with 1e-6 more probability (first argmax)."""
-    raised = p_given.astype(np.float64) + FLOAT_TOLERANCE
-    near: npt.NDArray[np.bool_] = (
-        (predicted == labels) | (raised > p_predicted) | ((raised == p_predicted) & (labels < predicted))
-    )
-    return near
+    return rows[lowest_first(scores[rows], n_rows)].astype(np.int64)

@@ -1,7 +1,7 @@
-"""The exact lowest scores of each class, so many of each, without sorting them. NumPy only.
+"""Selection of the lowest scores of each class, a given number per class.
 
-As in `ranking` the bits of the scores are radix digits; here a histogram has a row for each class, and so fewer bins.
-Rows that tie at the cut of their class are taken in row order.
+As `radix_select`, but with a cut for each class: histograms have a row per class, and therefore fewer bins. Of the rows
+that tie at the cut of their class, the first ones are selected.
 """
 
 from __future__ import annotations
@@ -13,87 +13,84 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.radix_select import MAX_CANDIDATES, Int64s, Scores, ordered_bits
-from labelsieve.confident_learning.thresholds import blocks
+from labelsieve.confident_learning.dtypes import Bools, Floats, Int64s, Ints
+from labelsieve.confident_learning.radix_select import MAX_CANDIDATES, ordered_bits
+from labelsieve.confident_learning.thresholds import row_slices
 
-# Bins of a histogram over all classes, and the fewest bits of a digit.
+# Bins of a histogram, over all classes; and the fewest bits of a digit.
 _BINS: Final = 1 << 18
 _LEAST_BITS: Final = 2
-
-Labels = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
 class ClassCuts:
-    """Which ordered bits are low enough for each class: all below its prefix, and some of those equal to it.
+    """A bin for each class that holds the cut of the class; see `Cut`.
 
     Parameters
     ----------
     prefixes : (K,) uint
-        Leading ordered bits of the bin that holds the cut.
+        Leading ordered bits of the scores in each bin.
     shift : int
-        Trailing bits that the bins leave open; 0 for single values.
-    wanted : (K,) int64
-        Rows to take of each class; of one with 0 none are.
+        Number of trailing bits in which scores of a bin differ; 0 if bins are single values.
+    n_rows : (K,) int64
+        Number of rows to select of each class.
     below, inside : (K,) int64
-        Rows of the class below the bin and in it.
+        Number of rows of each class below its bin and in it.
     """
 
     prefixes: npt.NDArray[np.unsignedinteger[Any]]
     shift: int
-    wanted: Int64s
+    n_rows: Int64s
     below: Int64s
     inside: Int64s
 
     @classmethod
-    def open(cls, wanted: Int64s, class_counts: Int64s, n_bits: int) -> ClassCuts:
-        """Return the cuts before the first round; of a class with fewer rows all are taken."""
-        wanted = np.clip(wanted, 0, class_counts)
-        none = np.zeros(len(wanted), np.int64)
-        return cls(none.astype(np.uint64), n_bits, wanted, none, np.where(wanted > 0, class_counts, 0))
+    def open(cls, n_rows: Int64s, class_counts: Int64s, n_bits: int) -> ClassCuts:
+        """Return the cuts before the first histogram; of a class with fewer than `n_rows` rows all are selected."""
+        n_rows = np.clip(n_rows, 0, class_counts)
+        none = np.zeros(len(n_rows), np.int64)
+        return cls(none.astype(np.uint64), n_bits, n_rows, none, np.where(n_rows > 0, class_counts, 0))
 
-    def in_bin(self, labels: Labels, bits: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-        """Tell which rows of ``(n,)`` ordered bits are in the bin of their class."""
+    def in_bin(self, labels: Ints, bits: npt.NDArray[Any]) -> Bools:
+        """Return which of ``(n,)`` ordered bits are in the bin of their class."""
         prefixes = bits >> self.shift if self.shift < 8 * bits.itemsize else np.zeros_like(bits)
-        chosen: npt.NDArray[np.bool_] = (prefixes == self.prefixes.astype(bits.dtype)[labels]) & (
-            self.wanted[labels] > 0
-        )
+        chosen: Bools = (prefixes == self.prefixes.astype(bits.dtype)[labels]) & (self.n_rows[labels] > 0)
         return chosen
 
     @property
     def digit_bits(self) -> int:
-        """Bits of the next digit."""
-        fitting = max(_LEAST_BITS, (_BINS // len(self.wanted)).bit_length() - 1)
+        """Number of bits of the next digit."""
+        fitting = max(_LEAST_BITS, (_BINS // len(self.n_rows)).bit_length() - 1)
         return min(self.shift, fitting)
 
 
-def class_histogram(labels: Labels, scores: Scores, cuts: ClassCuts) -> Int64s:
-    """Count the scores inside the cut of their class by their next digit: ``(K, B)``."""
+def class_histogram(labels: Ints, scores: Floats, cuts: ClassCuts) -> Int64s:
+    """Return the ``(K, B)`` histogram of the next digit of the scores in the bin of their class."""
     shift, n_bins = cuts.shift - cuts.digit_bits, 1 << cuts.digit_bits
-    counts = np.zeros(len(cuts.wanted) * n_bins, np.int64)
-    for block in blocks(len(scores)):
-        some, bits = labels[block], ordered_bits(scores[block])
-        chosen = cuts.in_bin(some, bits)
+    counts = np.zeros(len(cuts.n_rows) * n_bins, np.int64)
+    for rows in row_slices(len(scores)):
+        label, bits = labels[rows], ordered_bits(scores[rows])
+        chosen = cuts.in_bin(label, bits)
         digits = ((bits[chosen] >> shift) & (n_bins - 1)).astype(np.intp)
-        counts += np.bincount(some[chosen].astype(np.intp) * n_bins + digits, minlength=len(counts))
+        counts += np.bincount(label[chosen].astype(np.intp) * n_bins + digits, minlength=len(counts))
     return counts.reshape(-1, n_bins)
 
 
 def next_cuts(histogram: Int64s, cuts: ClassCuts) -> ClassCuts:
-    """Return the bins of the next digit that hold the cuts."""
+    """Return the smaller bins that hold the cuts, given the histogram of the next digit."""
     cumulative = np.cumsum(histogram, axis=1)
-    digits = np.argmax(cumulative >= (cuts.wanted - cuts.below)[:, None], axis=1)
+    digits = np.argmax(cumulative >= (cuts.n_rows - cuts.below)[:, None], axis=1)
     rows = np.arange(len(digits))
-    inside = np.where(cuts.wanted > 0, histogram[rows, digits], 0)
+    inside = np.where(cuts.n_rows > 0, histogram[rows, digits], 0)
     prefixes = (cuts.prefixes << np.uint64(cuts.digit_bits)) | digits.astype(np.uint64)
-    below = cuts.below + np.where(cuts.wanted > 0, cumulative[rows, digits], 0) - inside
-    return ClassCuts(prefixes, cuts.shift - cuts.digit_bits, cuts.wanted, below, inside)
+    below = cuts.below + np.where(cuts.n_rows > 0, cumulative[rows, digits], 0) - inside
+    return ClassCuts(prefixes, cuts.shift - cuts.digit_bits, cuts.n_rows, below, inside)
 
 
 def find_cuts(
     cuts: ClassCuts, histogram_within: Callable[[ClassCuts], Int64s], max_candidates: int = MAX_CANDIDATES
 ) -> ClassCuts:
-    """Return bins around the cuts that hold few enough rows together, or single values."""
+    """Return bins that hold the cuts, and that are single values or have few enough rows together to sort."""
     while cuts.shift and int(cuts.inside.sum()) > max_candidates:
         cuts = next_cuts(histogram_within(cuts), cuts)
     return cuts
@@ -101,16 +98,16 @@ def find_cuts(
 
 @dataclass(frozen=True)
 class ClassTies:
-    """Distinct scores of each class in the bins of their cuts, and how many rows have each.
+    """Distinct scores of each class in the bin of its cut, and the number of rows with each of them.
 
     Parameters
     ----------
     labels : (V,) int64
-        Classes; ascending once they are added up.
+        Classes, ascending after `add_up`.
     bits : (V,) uint64
-        Ordered bits of the scores; ascending within a class then.
+        Ordered bits of the scores, ascending within a class after `add_up`.
     counts : (V,) int64
-        Rows of each.
+        Number of rows with each class and score.
     """
 
     labels: Int64s
@@ -118,15 +115,15 @@ class ClassTies:
     counts: Int64s
 
     @classmethod
-    def of(cls, labels: Labels, scores: Scores, cuts: ClassCuts) -> ClassTies:
-        """Return the rows inside the cuts, each by itself and in their order; `add_up` joins equal ones."""
+    def of(cls, labels: Ints, scores: Floats, cuts: ClassCuts) -> ClassTies:
+        """Return the scores in the bins, one entry per row; `add_up` merges equal ones."""
         bits = ordered_bits(scores)
         chosen = cuts.in_bin(labels, bits)
         return cls(labels[chosen].astype(np.int64), bits[chosen].astype(np.uint64), np.ones(chosen.sum(), np.int64))
 
     @classmethod
     def add_up(cls, parts: Sequence[ClassTies]) -> ClassTies:
-        """Join ties and add up equal ones."""
+        """Join parts, and merge entries of the same class and score."""
         labels, bits, counts = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("labels", "bits", "counts")
         )
@@ -138,77 +135,78 @@ class ClassTies:
 
 @dataclass(frozen=True)
 class ExactCuts:
-    """Single values as cuts, and which of the rows that tie with them are taken: the lower ones.
+    """Single values as cuts, and how many of the rows that tie with them are selected.
 
     Parameters
     ----------
     bits : (K,) uint64
         Ordered bits of the cut of each class.
-    some : (K,) bool
-        Whether any row of the class is taken.
-    item, quotas : (K,) int64
-        The number of the range of rows in which the last of the tied rows is taken, and how many there. Of ranges
-        before it all tied rows are taken, of those behind it none.
+    any_selected : (K,) bool
+        Whether any row of the class is selected.
+    last_chunk, quotas : (K,) int64
+        Number of the chunk of rows that has the last selected tie of the class, and how many ties are selected there.
+        All ties in chunks before it are selected, and none behind it.
     """
 
     bits: npt.NDArray[np.uint64]
-    some: npt.NDArray[np.bool_]
-    item: Int64s
+    any_selected: Bools
+    last_chunk: Int64s
     quotas: Int64s
 
-    def rows(self, labels: Labels, scores: Scores, item: int, left: Int64s) -> npt.NDArray[np.intp]:
-        """Return which rows of a block of the range `item` are taken.
+    def rows(self, labels: Ints, scores: Floats, chunk: int, left: Int64s) -> npt.NDArray[np.intp]:
+        """Return which rows of a block of chunk number `chunk` are selected.
 
-        `left` tells how many tied rows are still to be taken there of each class, and is counted down.
+        `left` has the number of ties of each class that are still to be selected in this chunk, and is updated.
         """
         bits = ordered_bits(scores).astype(np.uint64)
         cut = self.bits[labels]
-        taken = self.some[labels] & ((bits < cut) | ((bits == cut) & (self.item[labels] > item)))
-        tied = np.flatnonzero(self.some[labels] & (bits == cut) & (self.item[labels] == item))
-        if len(tied):
-            of = labels[tied].astype(np.intp)
-            order = np.argsort(of, kind="stable")
-            first = np.searchsorted(of[order], of[order])
-            place = np.empty(len(of), np.intp)
-            place[order] = np.arange(len(of)) - first  # how many of the class come before it here
-            taken[tied[place < left[of]]] = True
-            np.subtract.at(left, of, 1)
-        return np.flatnonzero(taken)
+        selected = self.any_selected[labels] & ((bits < cut) | ((bits == cut) & (self.last_chunk[labels] > chunk)))
+        ties = np.flatnonzero(self.any_selected[labels] & (bits == cut) & (self.last_chunk[labels] == chunk))
+        if len(ties):
+            # The rank of each tie among those of its class, in row order.
+            label = labels[ties].astype(np.intp)
+            order = np.argsort(label, kind="stable")
+            rank = np.empty(len(label), np.intp)
+            rank[order] = np.arange(len(label)) - np.searchsorted(label[order], label[order])
+            selected[ties[rank < left[label]]] = True
+            np.subtract.at(left, label, 1)
+        return np.flatnonzero(selected)
 
 
-def settle(cuts: ClassCuts, parts: Sequence[ClassTies]) -> ExactCuts:
-    """Return the cuts as single values, and where tied rows cease to be taken.
+def find_exact_cuts(cuts: ClassCuts, parts: Sequence[ClassTies]) -> ExactCuts:
+    """Return the cuts as single values, and where the last ties are selected.
 
     Parameters
     ----------
     cuts : ClassCuts
-        Bins around the cuts.
+        Bins that hold the cuts.
     parts : sequence of ClassTies
-        What is inside, of consecutive ranges of rows.
+        The scores in the bins, for each chunk of rows.
     """
-    n_classes = len(cuts.wanted)
-    every = ClassTies.add_up(parts)
-    # Ranks within a class: all that come before in it, and what is below its bin.
-    cumulative = np.cumsum(every.counts)
-    first = np.searchsorted(every.labels, np.arange(n_classes))
+    n_classes = len(cuts.n_rows)
+    ties = ClassTies.add_up(parts)
+    # The rank of each entry within its class: entries up to it in the bin, and rows below the bin.
+    cumulative = np.cumsum(ties.counts)
+    first = np.searchsorted(ties.labels, np.arange(n_classes))
     before = np.concatenate(([0], cumulative))[first]
-    reached = cumulative - before[every.labels] + cuts.below[every.labels] >= cuts.wanted[every.labels]
-    bits, item, quotas = np.zeros(n_classes, np.uint64), np.zeros(n_classes, np.int64), np.zeros(n_classes, np.int64)
-    at = np.flatnonzero(reached)
-    classes, where = np.unique(every.labels[at], return_index=True)
-    at = at[where]
-    bits[classes] = every.bits[at]
-    below = cumulative[at] - every.counts[at] - before[classes] + cuts.below[classes]
-    left = np.zeros(n_classes, np.int64)
-    left[classes] = cuts.wanted[classes] - below
-    some = cuts.wanted > 0
-    open_ = some.copy()
-    for number, part in enumerate(parts):
-        tied = np.zeros(n_classes, np.int64)
-        here = part.bits == bits[part.labels]
-        np.add.at(tied, part.labels[here], part.counts[here])
-        last = open_ & (tied >= left) & (left > 0)
-        item[last], quotas[last] = number, left[last]
-        open_ &= ~last
-        left -= tied
-    return ExactCuts(bits, some, item, quotas)
+    reached = cumulative - before[ties.labels] + cuts.below[ties.labels] >= cuts.n_rows[ties.labels]
+    # The cut of a class is its first entry that reaches the number of rows to select.
+    entries = np.flatnonzero(reached)
+    classes, first = np.unique(ties.labels[entries], return_index=True)
+    entries = entries[first]
+    bits, left = np.zeros(n_classes, np.uint64), np.zeros(n_classes, np.int64)
+    bits[classes] = ties.bits[entries]
+    below = cumulative[entries] - ties.counts[entries] - before[classes] + cuts.below[classes]
+    left[classes] = cuts.n_rows[classes] - below
+    any_selected = cuts.n_rows > 0
+    # Find the chunk in which the ties of each class that are left to select run out.
+    last_chunk, quotas, unfinished = np.zeros(n_classes, np.int64), np.zeros(n_classes, np.int64), any_selected.copy()
+    for chunk, part in enumerate(parts):
+        n_ties = np.zeros(n_classes, np.int64)
+        at_cut = part.bits == bits[part.labels]
+        np.add.at(n_ties, part.labels[at_cut], part.counts[at_cut])
+        last = unfinished & (n_ties >= left) & (left > 0)
+        last_chunk[last], quotas[last] = chunk, left[last]
+        unfinished &= ~last
+        left -= n_ties
+    return ExactCuts(bits, any_selected, last_chunk, quotas)

@@ -1,131 +1,112 @@
-"""One strip of rows in, its row summaries out. NumPy only.
+"""Row summaries of a strip of rows.
 
-A non-negative IEEE float orders like its bits read as an unsigned integer, and a negative number, NaN, infinity and
-anything above 1 all read as more than the bits of 1.0. So one unsigned first-argmax over a row gives the predicted
-class, its probability and the check at once; only a strip whose largest value exceeds 1.0 is looked at closely.
+Non-negative IEEE floats order like their bits read as unsigned integers. Read like this, negative numbers, NaN,
+infinity and numbers above 1 are all larger than 1.0. So one unsigned argmax per row gives the predicted class, its
+probability and the check of all values at once. Only a strip that holds a value above 1.0 is checked value by value.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.quality_scores import RowValueKernel
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints, class_dtype, unsigned_dtype
+from labelsieve.confident_learning.quality_scores import ColumnKernel
 from labelsieve.confident_learning.row_sums import RowSumCheck
 from labelsieve.confident_learning.validation import Findings
-from labelsieve.settings import PROBABILITY_TOLERANCE
+from labelsieve.settings import FLOAT_TOLERANCE, PROBABILITY_TOLERANCE
 
-# Bytes of pred_probs that are worked on at a time. Half of a second-level cache would be the fastest for the arithmetic
-# alone, but positioned reads of 4 MB run at twice the rate of 1 MB ones (measured: 40 and 24 GB/s on two threads).
+# Bytes of pred_probs in a strip. Half of a second-level cache would be the fastest for the arithmetic alone, but
+# positioned reads of 4 MB are much faster than reads of 1 MB (measured: 40 and 24 GB/s on two threads).
 STRIP_BYTES: Final = 4_000_000
-# With few classes it is the row-wise scratch that has to stay in that cache. With fewer rows, two threads would spend
-# their time handing each other the interpreter lock.
+# With few classes the scratch arrays with a value per row have to stay in that cache too. With fewer rows, two threads
+# would spend their time passing the interpreter lock to each other.
 MAX_STRIP_ROWS: Final = 1 << 15
-# Up to this many classes a copy by class and its column-wise maximum beat a row-wise argmax.
+# Up to this many classes, copying a strip class by class and taking maxima over classes beats an argmax per row.
 _FEW_CLASSES: Final = 32
-# Bytes that are copied at a time to an array by class: they stay in the first-level cache.
+# Bytes that are transposed at a time: they stay in the first-level cache.
 _BLOCK_BYTES: Final = 1 << 15
-_UNSIGNED: Final = {2: np.uint16, 4: np.uint32, 8: np.uint64}
-
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.integer[Any]]
 
 
-def unsigned_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """Return the unsigned integer dtype as wide as the float `dtype`."""
-    return np.dtype(_UNSIGNED[dtype.itemsize])
+@dataclass(kw_only=True)
+class SummaryBlock:
+    """Some rows of the table of row summaries, column by column.
 
-
-def class_dtype(n_classes: int) -> np.dtype[Any]:
-    """Return the smallest unsigned dtype that holds the classes 0..K-1."""
-    return np.dtype(np.min_scalar_type(n_classes - 1))
-
-
-@dataclass
-class RowSummary:
-    """What the answer needs of each row of `pred_probs`: 6 to 33 bytes instead of K probabilities.
+    `labelsieve.pipeline.row_summaries` documents the columns. A row takes 6 to 33 bytes, instead of K probabilities.
 
     Parameters
     ----------
-    labels : (N,) uint
-        Given labels.
-    predicted : (N,) uint
-        First class of the largest probability.
-    p_predicted, p_given : (N,) float
-        Probability of the predicted class and of the given label, in the input's dtype.
-    row_values : (N,) float64 or None
-        The score where it is computed from the whole row; the row's sum where only that is needed for an adjusted
-        score; None where the score is `p_given`.
-    off_joint : (N,) bool or None
-        Whether the row is counted off the diagonal of the confident joint and its label is not nearly predicted; None
-        until a second look has told.
+    label, predicted : (n,) uint
+        Labels and predicted classes.
+    p_label, p_predicted : (n,) float
+        Probabilities of both.
+    score, row_sum : (n,) float64, optional
+        Computed from whole rows, where the method needs it.
+    off_diagonal : (n,) bool, optional
+        Added by the second pass.
     """
 
-    labels: Ints
+    label: Ints
     predicted: Ints
+    p_label: Floats
     p_predicted: Floats
-    p_given: Floats
-    row_values: npt.NDArray[np.float64] | None
-    off_joint: npt.NDArray[np.bool_] | None = None
+    score: Float64s | None = None
+    row_sum: Float64s | None = None
+    off_diagonal: Bools | None = None
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.label)
 
-    def __getitem__(self, rows: slice) -> RowSummary:
+    def __getitem__(self, rows: slice) -> SummaryBlock:
         """Return the summaries of some rows, as views."""
-        cut: dict[str, Any] = {name: None if c is None else c[rows] for name, c in self.columns().items()}
-        return RowSummary(**cut)
+        return SummaryBlock(**{name: column[rows] for name, column in self.columns().items()})
 
-    def put(self, start: int, block: RowSummary) -> int:
+    def put(self, start: int, block: SummaryBlock) -> int:
         """Copy `block` to the rows from `start` on, and return the row behind it."""
         stop = start + len(block)
+        columns = block.columns()
         for name, column in self.columns().items():
-            if column is not None:
-                column[start:stop] = block.columns()[name]
+            column[start:stop] = columns[name]
         return stop
 
     def columns(self) -> dict[str, Any]:
-        """Return the arrays by their names; the last two may be None."""
-        return {
-            "labels": self.labels,
-            "predicted": self.predicted,
-            "p_predicted": self.p_predicted,
-            "p_given": self.p_given,
-            "row_values": self.row_values,
-            "off_joint": self.off_joint,
-        }
+        """Return the columns that there are, by name."""
+        return {name: column for name, column in vars(self).items() if column is not None}
 
     @classmethod
-    def empty(cls, n_rows: int, n_classes: int, dtype: np.dtype[Any], *, with_row_values: bool) -> RowSummary:
-        """Allocate the summary of `n_rows` rows, to be filled."""
+    def empty(cls, n_rows: int, n_classes: int, dtype: np.dtype[Any], computed: Iterable[str] = ()) -> SummaryBlock:
+        """Allocate the summaries of `n_rows` rows, with the `computed` columns, to be filled."""
         classes = class_dtype(n_classes)
+        columns: dict[str, Any] = {name: np.empty(n_rows, np.float64) for name in computed}
         return cls(
-            labels=np.empty(n_rows, classes),
+            label=np.empty(n_rows, classes),
             predicted=np.empty(n_rows, classes),
+            p_label=np.empty(n_rows, dtype),
             p_predicted=np.empty(n_rows, dtype),
-            p_given=np.empty(n_rows, dtype),
-            row_values=np.empty(n_rows, np.float64) if with_row_values else None,
+            **columns,
         )
 
 
 class Summariser:
-    """Fills a `RowSummary` strip by strip, with scratch arrays made once.
+    """Summarises rows strip by strip, with scratch arrays that are made once.
 
     Parameters
     ----------
     n_rows : int
-        Rows that it holds until they are taken.
+        Number of rows that it holds until `take` is called.
     n_classes : int
-        Columns of `pred_probs`.
+        Number of classes K.
     dtype : dtype
-        Native float16, float32 or float64.
-    row_values : callable or None
-        Computes `RowSummary.row_values` of a strip.
+        Dtype of `pred_probs`: float16, float32 or float64 in native byte order.
+    kernels : mapping, optional
+        Functions that compute columns from whole rows, by name of the column; see
+        `labelsieve.confident_learning.quality_scores.column_kernels`.
     first_row : int
-        Row number of the first row, for findings.
+        Number of the first row, for messages.
     """
 
     def __init__(
@@ -133,50 +114,51 @@ class Summariser:
         n_rows: int,
         n_classes: int,
         dtype: np.dtype[Any],
-        row_values: RowValueKernel | None = None,
+        kernels: Mapping[str, ColumnKernel] | None = None,
         first_row: int = 0,
     ) -> None:
-        self.n_classes, self.dtype = n_classes, dtype
-        self._summary = RowSummary.empty(n_rows, n_classes, dtype, with_row_values=row_values is not None)
+        self.n_classes, self.dtype, self._kernels = n_classes, dtype, kernels or {}
+        self._summary = SummaryBlock.empty(n_rows, n_classes, dtype, self._kernels)
         self.findings = Findings()
         self._first_row, self._filled = first_row, 0
-        self._one_bits = np.ones(1, dtype).view(unsigned_type(dtype))[0]
-        # As if in float64: comparing a narrow array with a float64 scalar widens the array.
+        self._one_bits = np.ones(1, dtype).view(unsigned_dtype(dtype))[0]
+        # A float64 scalar, so that narrower arrays are compared as if in float64.
         self._low_limit = np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
         self._rows = FlatRows(n_classes)
-        self._argmax = FirstArgmax(n_classes, unsigned_type(dtype))
-        self._row_values = row_values
+        self._argmax = FirstArgmax(n_classes, unsigned_dtype(dtype))
         self._row_sums = RowSumCheck(n_classes)
 
     @property
     def room(self) -> int:
-        """Rows that can be added before some are taken."""
+        """Number of rows that can be added before `take` must be called."""
         return len(self._summary) - self._filled
 
-    def take(self) -> RowSummary:
-        """Return the rows added since the last time; the next ones are written over them."""
+    def take(self) -> SummaryBlock:
+        """Return the summaries added since the last call; the next `add` overwrites them."""
         taken = self._summary[: self._filled]
         self._first_row, self._filled = self._first_row + self._filled, 0
         return taken
 
-    def add(self, labels: Ints, probs: Floats) -> RowSummary:
-        """Take in the next strip: ``(n,)`` integer labels and ``(n, K)`` probabilities, which are only read.
+    def add(self, labels: Ints, probs: Floats) -> SummaryBlock:
+        """Summarise the next strip, and return its summaries as a view.
 
-        Returns
-        -------
-        RowSummary
-            Of these rows, as a view.
+        Parameters
+        ----------
+        labels : (n,) int
+            Labels; any integer dtype.
+        probs : (n, K) float
+            Probabilities; not modified.
         """
         n, first = len(probs), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
         probs = np.ascontiguousarray(probs, dtype=self.dtype)
         summary, labels = self._summary, self._checked_labels(labels, first)
-        bits = probs.view(unsigned_type(self.dtype))
+        bits = probs.view(unsigned_dtype(self.dtype))
         predicted, top_bits = self._argmax(bits)
-        looked_at = top_bits.max() > self._one_bits
-        if looked_at:
+        has_outliers = top_bits.max() > self._one_bits
+        if has_outliers:
             self._row_sums.record(probs, self._row_sums.of_any(probs), first, self.findings)
-            probs = self._look_closely(probs, first)
+            probs = self._record_bad_values(probs, first)
             predicted = probs.argmax(axis=1)
             p_predicted = self._rows.values(probs, predicted)
         else:
@@ -184,26 +166,26 @@ class Summariser:
             self._row_sums.record(probs, sums, first, self.findings)
             p_predicted = top_bits.view(self.dtype)
         if p_predicted.min() < self._low_limit:
-            self._record_low_rows(probs if looked_at else None, p_predicted, first)
-        self._rows.values(probs, labels, out=summary.p_given[out])
-        summary.labels[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
-        if summary.row_values is not None and self._row_values is not None:
-            summary.row_values[out] = self._row_values(probs, labels)
+            self._record_low_rows(probs if has_outliers else None, p_predicted, first)
+        self._rows.values(probs, labels, out=summary.p_label[out])
+        summary.label[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
+        for name, kernel in self._kernels.items():
+            getattr(summary, name)[out] = kernel(probs, labels)
         self._filled += n
         return summary[out]
 
     def _checked_labels(self, labels: Ints, first: int) -> Ints:
-        # A negative number, read as unsigned, is a large one.
+        # Read as unsigned, a negative number is large.
         if labels.view(labels.dtype.str.replace("i", "u")).max() < self.n_classes:
             return labels.astype(np.intp, copy=False)
         outside = (labels < 0) | (labels >= self.n_classes)
         rows = np.flatnonzero(outside)
         example = int(labels[rows[0]])
         self.findings.add("label", rows, first, example=example, alike=bool((labels[rows] == example).all()))
-        return np.where(outside, 0, labels).astype(np.intp)  # the run ends in an error; go on to find the rest
+        return np.where(outside, 0, labels).astype(np.intp)  # the run ends with an error; go on to find all of them
 
-    def _look_closely(self, probs: Floats, first: int) -> Floats:
-        """Record what is no probability; return a copy where -0.0 is 0.0 and bad values are harmless."""
+    def _record_bad_values(self, probs: Floats, first: int) -> Floats:
+        """Record values that are not probabilities; return a copy with 0.0 for -0.0 and 0.5 for bad values."""
         probs = probs + self.dtype.type(0)
         tolerance = np.float64(PROBABILITY_TOLERANCE)
         bad = {
@@ -221,7 +203,7 @@ class Summariser:
         return probs
 
     def _record_low_rows(self, probs: Floats | None, p_predicted: Floats, first: int) -> None:
-        """Record rows that are no distribution; `probs` is given where a row may hold values below 0."""
+        """Record rows that cannot be a distribution; `probs` is needed if rows may have values below 0."""
         low = p_predicted < self._low_limit
         zero = p_predicted == 0
         if probs is not None:
@@ -231,37 +213,37 @@ class Summariser:
 
 
 class FlatRows:
-    """Picks one value of each row by its place in the flat array: three times faster than indexing by two arrays.
+    """Takes one value of each row of a C-ordered array, three times faster than indexing with two arrays.
 
     Parameters
     ----------
     n_classes : int
-        Columns.
+        Number of columns K.
     """
 
     def __init__(self, n_classes: int) -> None:
         self._n_classes = n_classes
         self._starts: Ints = np.empty(0, np.intp)
-        self._places: Ints = np.empty(0, np.intp)
+        self._positions: Ints = np.empty(0, np.intp)
 
     def values(self, array: npt.NDArray[Any], columns: Ints, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
-        """Return ``array[i, columns[i]]`` of each row of the C-ordered ``(n, K)`` `array`."""
+        """Return ``array[i, columns[i]]`` for each row i of the ``(n, K)`` `array`."""
         n = len(array)
         if len(self._starts) < n:
             self._starts = np.arange(n, dtype=np.intp) * self._n_classes
-            self._places = np.empty(n, np.intp)
-        places = np.add(self._starts[:n], columns, out=self._places[:n], casting="same_kind")
-        # No column is out of range, and this mode does not look for it.
-        return array.reshape(-1).take(places, out=out, mode="wrap")
+            self._positions = np.empty(n, np.intp)
+        positions = np.add(self._starts[:n], columns, out=self._positions[:n], casting="same_kind")
+        # No column is out of range; "wrap" is the mode with the cheapest check.
+        return array.reshape(-1).take(positions, out=out, mode="wrap")
 
 
 class FirstArgmax:
-    """First index of the largest unsigned value of each row, and that value.
+    """Finds the largest unsigned integer of each row, and the first column that has it.
 
     Parameters
     ----------
     n_classes : int
-        Columns.
+        Number of columns K.
     dtype : dtype
         Unsigned integer dtype.
     """
@@ -272,7 +254,7 @@ class FirstArgmax:
         self._block_rows = max(1, _BLOCK_BYTES // (n_classes * dtype.itemsize) // 64) * 64
         self._by_class: Ints = np.empty((0, n_classes, self._block_rows), dtype)
         self._is_largest = np.empty(self._by_class.shape, np.uint8)
-        # Of the classes with the largest value, the first one weighs most.
+        # K for the first class, 1 for the last: of the classes that have the largest value, the first weighs most.
         self._weights = np.arange(n_classes, 0, -1).astype(np.uint8)[:, np.newaxis]
 
     def __call__(self, bits: Ints) -> tuple[Ints, Ints]:
@@ -289,11 +271,11 @@ class FirstArgmax:
         return classes.reshape(-1)[: len(bits)], largest.reshape(-1)[: len(bits)]
 
     def in_cache(self, bits: Ints) -> Ints:
-        """Return the `bits` of the last call as they are quickest to sum: as they are, or in blocks by class."""
+        """Return the `bits` of the last call in the layout that is fastest to sum: ``(n, K)`` or ``(n / m, K, m)``."""
         return self._by_class[: self._n_blocks(bits)] if self.n_classes <= _FEW_CLASSES else bits
 
     def _transposed(self, bits: Ints) -> Ints:
-        """Copy `bits` to blocks of rows, each ``(K, rows)``; the rest of the last block is 0."""
+        """Copy `bits` to blocks of m rows, each ``(K, m)``; the rest of the last block is 0."""
         if len(self._by_class) < (n_blocks := self._n_blocks(bits)):
             self._by_class = np.empty((n_blocks, *self._by_class.shape[1:]), bits.dtype)
             self._is_largest = np.empty(self._by_class.shape, np.uint8)
@@ -308,3 +290,10 @@ class FirstArgmax:
 
     def _n_blocks(self, rows: Ints) -> int:
         return -(-len(rows) // self._block_rows)
+
+
+def near_predicted(label: Ints, predicted: Ints, p_label: Floats, p_predicted: Floats) -> Bools:
+    """Return which rows have a label that is the predicted class, or would be if its probability were 1e-6 higher."""
+    raised = p_label.astype(np.float64) + FLOAT_TOLERANCE
+    near: Bools = (predicted == label) | (raised > p_predicted) | ((raised == p_predicted) & (label < predicted))
+    return near

@@ -1,7 +1,7 @@
-"""Which rows a filter takes, block by block of their summaries. NumPy only.
+"""Selections: which rows of the table a filter selects.
 
-A selection travels to the tasks. Each asks it for a picker, with what belongs to its own range of rows, and hands that
-the range's blocks in row order.
+A selection is sent to the tasks. There its `picker` is called once per chunk of the table, with what the selection
+needs for that chunk (a *part*), and what it returns is called with the blocks of the chunk in row order.
 """
 
 from __future__ import annotations
@@ -15,39 +15,40 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning.dtypes import Floats
 from labelsieve.confident_learning.radix_select_by_class import ExactCuts
-from labelsieve.confident_learning.row_summary import RowSummary
+from labelsieve.confident_learning.row_summary import SummaryBlock
 
 Positions = npt.NDArray[np.intp]
-# Of a block of summaries and the number of its first row.
-Picker = Callable[[RowSummary, int], Positions]
+# Returns the selected positions of a block, given also the number of its first row.
+Picker = Callable[[SummaryBlock, int], Positions]
 
 
 class Selection(Protocol):
-    """Which rows are selected; it travels to the tasks."""
+    """Which rows are selected."""
 
     @property
     def picker(self) -> Callable[..., Picker]:
-        """Returns what picks the rows of a chunk's blocks, given what the selection needs for that chunk."""
+        """Function that returns the picker of a chunk, given the part for that chunk."""
 
 
-def scores_of(summary: RowSummary) -> radix_select.Scores:
-    """Return the scores of a finished summary."""
-    return summary.p_given if summary.row_values is None else summary.row_values
+def scores_of(summary: SummaryBlock) -> Floats:
+    """Return the scores of a block whose scores are final."""
+    return summary.p_label if summary.score is None else summary.score
 
 
 @dataclass(frozen=True)
 class UpToCut:
-    """The lowest scores up to a cut; a part is how many of the rows inside the cut are taken, all where it is None."""
+    """The lowest scores up to a cut. A part is the number of rows in the bin of the cut to select, None for all."""
 
     cut: radix_select.Cut
-    cut_scores: Callable[[RowSummary], radix_select.Scores]
+    cut_scores: Callable[[SummaryBlock], Floats]
 
     def picker(self, part: int | None) -> Picker:
-        """Return what tells the rows."""
+        """Return a function that picks rows."""
         quota = part
 
-        def pick(block: RowSummary, _first: int) -> Positions:
+        def pick(block: SummaryBlock, _first: int) -> Positions:
             nonlocal quota
             scores = self.cut_scores(block)
             rows = radix_select.rows_up_to(scores, self.cut, quota)
@@ -59,66 +60,66 @@ class UpToCut:
 
 
 @dataclass(frozen=True)
-class OffJoint:
+class OffDiagonalRows:
     """The rows that the confident joint counts off its diagonal."""
 
     def picker(self, _part: Any) -> Picker:
-        """Return what tells the rows."""
+        """Return a function that picks rows."""
 
-        def pick(block: RowSummary, _first: int) -> Positions:
-            if block.off_joint is None:
-                raise RuntimeError("a second look comes first")
-            return np.flatnonzero(block.off_joint)
+        def pick(block: SummaryBlock, _first: int) -> Positions:
+            if block.off_diagonal is None:
+                raise RuntimeError("off_diagonal is added by the second pass")
+            return np.flatnonzero(block.off_diagonal)
 
         return pick
 
 
 @dataclass(frozen=True)
-class PredictedElse:
+class LabelNotPredicted:
     """The rows whose label is not the predicted class."""
 
     def picker(self, _part: Any) -> Picker:
-        """Return what tells the rows."""
-        return lambda block, _first: np.flatnonzero(block.predicted != block.labels)
+        """Return a function that picks rows."""
+        return lambda block, _first: np.flatnonzero(block.predicted != block.label)
 
 
 @dataclass(frozen=True)
 class UpToClassCuts:
-    """The lowest probabilities of the given label, so many of each class; a part is the number of the range."""
+    """The lowest probabilities of the label, a number of rows per class. A part is the number of the chunk."""
 
     cuts: ExactCuts
 
     def picker(self, part: int) -> Picker:
-        """Return what tells the rows."""
-        left = np.where(self.cuts.item == part, self.cuts.quotas, 0)
-        return lambda block, _first: self.cuts.rows(block.labels, block.p_given, part, left)
+        """Return a function that picks rows."""
+        left = np.where(self.cuts.last_chunk == part, self.cuts.quotas, 0)
+        return lambda block, _first: self.cuts.rows(block.label, block.p_label, part, left)
 
 
 @dataclass(frozen=True)
-class TheseRows:
-    """Rows that are known; a part is the range's own, ascending."""
+class ListedRows:
+    """Rows with given numbers. A part is the numbers of the rows of the chunk, ascending."""
 
     def picker(self, part: npt.NDArray[np.int64]) -> Picker:
-        """Return what tells the rows."""
+        """Return a function that picks rows."""
 
-        def pick(block: RowSummary, first: int) -> Positions:
-            a, b = np.searchsorted(part, [first, first + len(block)])
-            return (part[a:b] - first).astype(np.intp)
+        def pick(block: SummaryBlock, first: int) -> Positions:
+            start, stop = np.searchsorted(part, [first, first + len(block)])
+            return (part[start:stop] - first).astype(np.intp)
 
         return pick
 
 
 @dataclass(frozen=True)
-class AllOf:
-    """The rows that every one of some selections picks, each of which needs one part."""
+class Intersection:
+    """The rows that all of some selections pick, each of which needs one part."""
 
     selections: tuple[Selection, ...]
 
     def picker(self, *parts: Any) -> Picker:
-        """Return what picks the rows of a chunk's blocks."""
+        """Return a function that picks rows."""
         pickers = [selection.picker(part) for selection, part in zip(self.selections, parts, strict=True)]
 
-        def pick(block: RowSummary, first: int) -> Positions:
+        def pick(block: SummaryBlock, first: int) -> Positions:
             rows, *others = [each(block, first) for each in pickers]
             for other in others:
                 rows = np.intersect1d(rows, other, assume_unique=True)
@@ -134,14 +135,14 @@ class RowSelection:
     Parameters
     ----------
     selection : Selection
-        Picks the rows of a block of summaries.
+        Picks rows.
     columns : tuple of sequence
-        What `selection` needs for each chunk of the table.
+        The parts that `selection` needs, one per chunk of the table.
     n_rows : int
-        Number of rows, before those whose label is nearly predicted are dropped; an upper bound where two selections
-        are combined.
+        Number of rows, including those whose label is nearly predicted, which some filters drop later. An upper bound
+        if two selections are combined.
     scattered : tuple of bool
-        Whether each of the columns holds arrays, which are sent to the workers once.
+        For each of the columns, whether its parts are arrays, which are scattered to the workers.
     """
 
     selection: Selection
@@ -154,12 +155,12 @@ class RowSelection:
         """Return the selection of ascending row numbers, for chunks of `chunk_rows` rows."""
         edges = np.searchsorted(rows, np.cumsum([0, *chunk_rows]))
         parts = [rows[start:stop] for start, stop in itertools.pairwise(edges.tolist())]
-        return cls(TheseRows(), (parts,), len(rows), (True,))
+        return cls(ListedRows(), (parts,), len(rows), (True,))
 
     def __and__(self, other: RowSelection) -> RowSelection:
         """Return the rows that both select."""
         return RowSelection(
-            AllOf((self.selection, other.selection)),
+            Intersection((self.selection, other.selection)),
             self.columns + other.columns,
             min(self.n_rows, other.n_rows),
             self.scattered + other.scattered,

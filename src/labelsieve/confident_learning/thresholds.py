@@ -1,9 +1,10 @@
-"""Class sums and issue counts over row summaries, each as chunk / combine / finalize. NumPy only.
+"""Confident thresholds and issue counts, each as a function per chunk, one that combines and one that finalizes.
 
-Class sums are exact integers, so any tree over any chunks in any order gives the same bits. A probability p becomes
-``q = rint(p * 2**52)``, split in a high part and 37 low bits. Over a block of 2**16 rows a float64 bincount of either
-stays below 2**53 and is exact, even with 2**33 more for each row in the high part, which counts the rows. int64 holds
-the sums over 2**36 rows in a high part and 26 low bits, and the one division is done in Python integers.
+Class sums are exact integers, so that a reduction over any chunks in any order gives the same bits. A probability p
+becomes ``q = rint(p * 2**52)``, split into a high part and 37 low bits. Over a slice of 2**16 rows, float64 bincounts
+of both parts stay below 2**53 and are exact. This leaves room to add 2**33 per row to the high part, so that the same
+bincount counts the rows. The totals are a high part and 26 low bits, each int64, exact over 2**36 rows. The only
+division, of sum by rows, is done in Python integers.
 """
 
 from __future__ import annotations
@@ -15,34 +16,32 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Float64s, Int64s
 from labelsieve.settings import ABSENT_THRESHOLD, FLOAT_TOLERANCE, MIN_THRESHOLD
 
-# Rows worked on at a time: a few arrays of this length stay in the cache.
-BLOCK_ROWS: Final = 1 << 16
+# Rows that a loop works on at a time: a few arrays of this length stay in cache.
+SLICE_ROWS: Final = 1 << 16
 _FRACTION_BITS: Final = 52
 _LOW_BITS: Final = 26
-# Low bits while a block is added up, and the bits that the sum of its high parts takes.
-_BLOCK_LOW_BITS: Final = 37
+# Low bits while a slice is added up, and the bits that the sum of its high parts takes.
+_SLICE_LOW_BITS: Final = 37
 _ROW_BITS: Final = 33
 
-Int64s = npt.NDArray[np.int64]
-Float64s = npt.NDArray[np.float64]
 
-
-def blocks(n_rows: int) -> Iterator[slice]:
-    """Cut `n_rows` rows in slices of at most `BLOCK_ROWS`."""
-    for start in range(0, n_rows, BLOCK_ROWS):
-        yield slice(start, min(start + BLOCK_ROWS, n_rows))
+def row_slices(n_rows: int) -> Iterator[slice]:
+    """Yield slices of at most `SLICE_ROWS` rows that cover `n_rows` rows."""
+    for start in range(0, n_rows, SLICE_ROWS):
+        yield slice(start, min(start + SLICE_ROWS, n_rows))
 
 
 @dataclass
 class ClassSums:
-    """Rows and exact sum of the given label's probability, per class.
+    """Number of rows per label, and the exact sum of their probabilities of the label.
 
     Parameters
     ----------
     counts : (K,) int64
-        Rows labelled with each class.
+        Number of rows with each label.
     high, low : (K,) int64
         The sum of ``rint(p * 2**52)`` is ``high * 2**26 + low``.
     """
@@ -57,21 +56,21 @@ class ClassSums:
         return cls(*(np.zeros(n_classes, np.int64) for _ in range(3)))
 
     def carry(self) -> None:
-        """Move what `low` has beyond 26 bits to `high`, so that equal sums have equal parts."""
+        """Carry bits beyond the lowest 26 from `low` to `high`, so that equal sums have equal parts."""
         self.high += self.low >> _LOW_BITS
         self.low &= (1 << _LOW_BITS) - 1
 
 
 @dataclass
 class SparseClassSums:
-    """Class sums of few rows among many classes, as they are kept and sent.
+    """Class sums without the classes that have no rows, as they are stored and sent.
 
     Parameters
     ----------
     n_classes : int
         Number of classes K.
     classes : (C,) int64
-        Those that occur.
+        Classes with rows.
     counts, high, low : (C,) int64
         As in `ClassSums`.
     """
@@ -84,11 +83,11 @@ class SparseClassSums:
 
     @classmethod
     def of(cls, sums: ClassSums) -> SparseClassSums:
-        """Leave out the classes without rows."""
-        some = np.flatnonzero(sums.counts).astype(np.int64)
-        found = ClassSums(sums.counts[some], sums.high[some], sums.low[some])
-        found.carry()
-        return cls(len(sums.counts), some, found.counts, found.high, found.low)
+        """Return `sums` without the classes that have no rows."""
+        classes = np.flatnonzero(sums.counts).astype(np.int64)
+        present = ClassSums(sums.counts[classes], sums.high[classes], sums.low[classes])
+        present.carry()
+        return cls(len(sums.counts), classes, present.counts, present.high, present.low)
 
     def dense(self) -> ClassSums:
         """Return the sums of all classes."""
@@ -97,7 +96,7 @@ class SparseClassSums:
         return total
 
     def same(self, other: SparseClassSums) -> bool:
-        """Tell whether these are the same sums of the same classes."""
+        """Return whether all sums are equal."""
         columns = ("classes", "counts", "high", "low")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
 
@@ -108,22 +107,22 @@ class SparseClassSums:
         total.low[self.classes] += self.low
 
 
-def class_sums_chunk(labels: npt.NDArray[Any], p_given: npt.NDArray[Any], n_classes: int) -> ClassSums:
-    """Sum the ``(n,)`` probabilities `p_given` over the rows of each of the ``(n,)`` `labels`."""
+def class_sums_chunk(labels: npt.NDArray[Any], p_label: npt.NDArray[Any], n_classes: int) -> ClassSums:
+    """Return the sums of the ``(n,)`` probabilities `p_label` by the ``(n,)`` `labels`."""
     sums = ClassSums.zeros(n_classes)
-    for block in blocks(len(labels)):
-        index = labels[block].astype(np.intp)
-        units = p_given[block].astype(np.float64)
+    for rows in row_slices(len(labels)):
+        index = labels[rows].astype(np.intp)
+        units = p_label[rows].astype(np.float64)
         units *= 2.0**_FRACTION_BITS
         np.rint(units, out=units)
-        high = units * 2.0**-_BLOCK_LOW_BITS
+        high = units * 2.0**-_SLICE_LOW_BITS
         np.floor(high, out=high)  # an arithmetic shift: exact for negatives too
-        units -= high * 2.0**_BLOCK_LOW_BITS
-        high += 2.0**_ROW_BITS  # one bincount for the rows and their high parts
+        units -= high * 2.0**_SLICE_LOW_BITS
+        high += 2.0**_ROW_BITS  # so that one bincount counts the rows too
         rows_and_high = np.bincount(index, high, n_classes).astype(np.int64)
         counts = (rows_and_high + (1 << (_ROW_BITS - 1))) >> _ROW_BITS
         sums.counts += counts
-        sums.high += (rows_and_high - (counts << _ROW_BITS)) << (_BLOCK_LOW_BITS - _LOW_BITS)
+        sums.high += (rows_and_high - (counts << _ROW_BITS)) << (_SLICE_LOW_BITS - _LOW_BITS)
         sums.low += np.bincount(index, units, n_classes).astype(np.int64)
         sums.carry()
     return sums
@@ -142,29 +141,30 @@ def class_sums_combine(parts: Iterable[ClassSums]) -> ClassSums:
 
 
 def class_sums_finalize(sums: ClassSums) -> Float64s:
-    """Return the ``(K,)`` confident thresholds: the mean per class, at least 2e-6; 2.0 for a class without rows."""
+    """Return the ``(K,)`` confident thresholds: class means, but at least 2e-6, and 2.0 for a class without rows."""
     return np.where(sums.counts > 0, np.maximum(class_means(sums), MIN_THRESHOLD), ABSENT_THRESHOLD)
 
 
 def class_means(sums: ClassSums) -> Float64s:
-    """Return the ``(K,)`` mean of each class, rounded once; NaN for a class without rows."""
+    """Return the ``(K,)`` class means, each rounded once; NaN for a class without rows."""
     means = np.full(len(sums.counts), np.nan)
-    some = np.flatnonzero(sums.counts)
-    totals = zip(*(column[some].tolist() for column in (sums.counts, sums.high, sums.low)), strict=True)
-    means[some] = [((high << _LOW_BITS) + low) / (count << _FRACTION_BITS) for count, high, low in totals]
+    classes = np.flatnonzero(sums.counts)
+    totals = zip(*(column[classes].tolist() for column in (sums.counts, sums.high, sums.low)), strict=True)
+    means[classes] = [((high << _LOW_BITS) + low) / (count << _FRACTION_BITS) for count, high, low in totals]
     return means
 
 
 @dataclass
 class IssueCounts:
-    """What the number of label issues is made of.
+    """Counts that the number of label issues is computed from.
 
     Parameters
     ----------
     off_diagonal : int
-        Rows that are confidently predicted as another class than their label.
+        Number of rows that are confidently predicted as another class than their label.
     per_label : (3, K) int64 or None
-        Per given label all rows, the confident ones, and those of `off_diagonal`; None where not calibrated.
+        Per label: number of rows, of confident rows, and of rows counted in `off_diagonal`. None if the count is not
+        calibrated.
     """
 
     off_diagonal: int
@@ -172,12 +172,12 @@ class IssueCounts:
 
 
 def adjusted_thresholds(thresholds: Float64s) -> Float64s:
-    """Return what a probability must reach to be confident: the ``(K,)`` thresholds less a margin for rounding."""
+    """Return the ``(K,)`` thresholds less 1e-6, which a confident probability must reach."""
     return thresholds - FLOAT_TOLERANCE
 
 
 def smallest_at_least(values: Float64s, dtype: np.dtype[Any]) -> npt.NDArray[np.floating[Any]]:
-    """Return the smallest numbers of `dtype` that are no less than `values`, for comparisons as if in float64."""
+    """Return the smallest numbers of `dtype` that are at least `values`: comparisons with them are as if in float64."""
     rounded = values.astype(dtype)
     low = rounded.astype(np.float64) < values
     return np.where(low, np.nextafter(rounded, dtype.type(np.inf)), rounded).astype(dtype)
@@ -197,9 +197,10 @@ def issue_counts_combine(parts: Iterable[IssueCounts]) -> IssueCounts:
 def issue_counts_finalize(counts: IssueCounts) -> int:
     """Return the estimated number of label issues.
 
-    Without calibration the off-diagonal rows; with it, these rows per label scaled by all over confident rows:
-    ``rint(sum_j q[j] * n[j] / max(m[j], 1e-6))``, as ``cleanlab.count.num_label_issues`` (2.9) calibrates, with NumPy's
-    sum over the classes as there: at an exact half another order of adding could round the other way.
+    Without calibration this is the number of off-diagonal rows. With calibration it is
+    ``rint(sum_j q[j] * n[j] / max(m[j], 1e-6))`` with the rows n, m and q of `IssueCounts.per_label`, as in
+    ``cleanlab.count.num_label_issues`` (2.9). `np.sum` adds in the same order as there: at an exact half, another order
+    could round differently.
     """
     if counts.per_label is None:
         return counts.off_diagonal

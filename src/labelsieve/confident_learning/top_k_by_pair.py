@@ -1,8 +1,9 @@
-"""The rows of largest margin for each pair of classes, so many of each. NumPy only.
+"""The rows with the largest margins of each pair of classes, a given number per pair.
 
-A row labelled k has a margin ``p[j] - p[k]`` for each class j of which rows of label k are wanted. Most rows cannot be
-among the largest of any pair: none of their margins is above that to the predicted class. Once a pair has as many
-candidates as are wanted, the lowest of these is what others must exceed: rows come in order, and ties go to the lower.
+For the pair (k, j), a row labelled k has the margin ``p[j] - p[k]``. None of its margins exceeds the margin of its
+predicted class, so most rows can be skipped without a look at their other probabilities. Once a pair has as many
+candidates as it needs, further rows must exceed the smallest of these: rows come in order, and of ties the first rows
+are selected.
 """
 
 from __future__ import annotations
@@ -14,33 +15,32 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Int64s
 from labelsieve.confident_learning.pruning import PruneCounts
-from labelsieve.confident_learning.quality_scores import Floats
-from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.thresholds import Float64s, Int64s
+from labelsieve.confident_learning.row_summary import SummaryBlock
 
-# Margins that are worked on at a time, and candidates that are held before the largest are sorted out.
+# Margins that are computed at a time, and candidates that are collected before the largest are selected.
 _PIECE: Final = 1 << 18
-_HELD: Final = 1 << 19
-# Up to this many pairs each is sorted out by itself.
+_MOST_CANDIDATES: Final = 1 << 19
+# Up to this many pairs, the largest margins of each pair are selected in a loop over the pairs.
 _FEW_PAIRS: Final = 4096
 COLUMNS: Final = ("pairs", "margins", "rows")
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows that may be among those of largest margin, by pair, and by row within a pair.
+    """Rows that may have one of the largest margins of a pair, sorted by pair and row.
 
     Parameters
     ----------
     pairs : (C,) uint32
-        Numbers of the pairs, as in `joint.PruneCounts`.
+        Positions of the pairs in `PruneCounts`.
     margins : (C,) float64
         Margins.
     rows : (C,) int64
         Row numbers.
     n_read : int
-        Rows that were read to find them.
+        Number of rows that were read to find them.
     """
 
     pairs: npt.NDArray[np.uint32]
@@ -53,132 +53,136 @@ class Candidates:
 
     @classmethod
     def none(cls) -> Candidates:
-        """Return no rows."""
+        """Return no candidates."""
         return cls(np.empty(0, np.uint32), np.empty(0, np.float64), np.empty(0, np.int64))
 
 
-def largest(parts: Sequence[Candidates], wanted: Int64s) -> Candidates:
-    """Join candidates of consecutive rows, and keep of each pair the `wanted` largest margins, ties by row."""
+def largest(parts: Sequence[Candidates], n_rows: Int64s) -> Candidates:
+    """Join the candidates of consecutive rows, and keep the ``n_rows[pair]`` largest margins of each pair.
+
+    Of equal margins the first rows are kept.
+    """
     pairs, margins, rows = (np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS)
     order = _by_pair(pairs)
     pairs, margins, rows = pairs[order], margins[order], rows[order]
-    counts = np.bincount(pairs, minlength=len(wanted))
+    counts = np.bincount(pairs, minlength=len(n_rows))
     kept = np.ones(len(pairs), np.bool_)
-    too_many = np.flatnonzero(counts > wanted)
+    too_many = np.flatnonzero(counts > n_rows)
     if len(too_many) <= _FEW_PAIRS:
         stops = np.cumsum(counts)
-        for pair in too_many:
-            segment = slice(stops[pair] - counts[pair], stops[pair])
-            kept[segment] = _are_largest(margins[segment], int(wanted[pair]))
+        for number in too_many:
+            members = slice(stops[number] - counts[number], stops[number])
+            kept[members] = _are_largest(margins[members], int(n_rows[number]))
     else:
-        some = np.flatnonzero((counts > wanted)[pairs])
-        some = some[np.argsort(-margins[some], kind="stable")]
-        some = some[_by_pair(pairs[some])]
-        of = pairs[some]
-        place = np.arange(len(of)) - np.searchsorted(of, of)
-        kept[some[place >= wanted[of]]] = False
+        # Sort by pair, largest margin first, and drop what comes after the first `n_rows` of its pair.
+        order = np.flatnonzero((counts > n_rows)[pairs])
+        order = order[np.argsort(-margins[order], kind="stable")]
+        order = order[_by_pair(pairs[order])]
+        pair = pairs[order]
+        rank = np.arange(len(pair)) - np.searchsorted(pair, pair)
+        kept[order[rank >= n_rows[pair]]] = False
     return Candidates(pairs[kept], margins[kept], rows[kept], sum(part.n_read for part in parts))
 
 
 def _by_pair(pairs: npt.NDArray[np.uint32]) -> npt.NDArray[np.intp]:
-    """Return a stable order by pair: NumPy sorts 16 bits at a time by counting, and more by comparing."""
+    """Return a stable order by pair. NumPy's radix sort takes 16 bits, so that two sorts beat one of 32 bits."""
     order = np.argsort(pairs.astype(np.uint16), kind="stable")
     if pairs.max(initial=0) > np.iinfo(np.uint16).max:
         order = order[np.argsort((pairs >> 16).astype(np.uint16)[order], kind="stable")]
     return order
 
 
-def _are_largest(margins: Float64s, wanted: int) -> npt.NDArray[np.bool_]:
-    """Tell which are the `wanted` largest, the first ones where they tie."""
-    cut = np.partition(margins, len(margins) - wanted)[len(margins) - wanted]
-    chosen: npt.NDArray[np.bool_] = margins > cut
-    chosen[np.flatnonzero(margins == cut)[: wanted - int(np.count_nonzero(chosen))]] = True
+def _are_largest(margins: Float64s, n_rows: int) -> Bools:
+    """Return which are the `n_rows` largest margins, the first ones where they tie."""
+    cut = np.partition(margins, len(margins) - n_rows)[len(margins) - n_rows]
+    chosen: Bools = margins > cut
+    chosen[np.flatnonzero(margins == cut)[: n_rows - int(np.count_nonzero(chosen))]] = True
     return chosen
 
 
-def to_exceed(found: Candidates, wanted: Int64s) -> Float64s:
-    """Return the ``(P,)`` margins that rows behind those of `found` must exceed; -inf where any will do."""
-    counts = np.bincount(found.pairs, minlength=len(wanted))
-    some = np.flatnonzero(counts)
-    least = np.full(len(wanted), -np.inf)
-    if len(some):
-        least[some] = np.minimum.reduceat(found.margins, (np.cumsum(counts) - counts)[some])
-        least[counts < wanted] = -np.inf
+def margins_to_exceed(found: Candidates, n_rows: Int64s) -> Float64s:
+    """Return the ``(P,)`` margins that later rows must exceed; -inf for pairs with fewer than `n_rows` candidates."""
+    counts = np.bincount(found.pairs, minlength=len(n_rows))
+    pairs = np.flatnonzero(counts)
+    least = np.full(len(n_rows), -np.inf)
+    if len(pairs):
+        least[pairs] = np.minimum.reduceat(found.margins, (np.cumsum(counts) - counts)[pairs])
+        least[counts < n_rows] = -np.inf
     return least
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What rows are looked for.
+class MarginSearch:
+    """What to search for in a range of rows.
 
     Parameters
     ----------
     prune : PruneCounts
-        How many of each pair.
+        The pairs, and the number of rows of each.
     least : (P,) float64
-        Margins that they must exceed.
+        Margins that rows must exceed; see `margins_to_exceed`.
     """
 
     prune: PruneCounts
     least: Float64s
 
 
-class Pool:
-    """The candidates of consecutive rows.
+class CandidatePool:
+    """Collects the candidates of consecutive rows.
 
     Parameters
     ----------
-    wanted : Wanted
-        What rows are looked for.
+    search : MarginSearch
+        What to search for.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
-        self._prune, self._least = wanted.prune, wanted.least.copy()
-        self._lowest = self._of_labels()
-        self._found, self._n_held, self._room = [Candidates.none()], 0, _HELD
+    def __init__(self, search: MarginSearch) -> None:
+        self._prune, self._least = search.prune, search.least.copy()
+        self._least_of_label = self._by_label()
+        self._found, self._n_found, self._room = [Candidates.none()], 0, _MOST_CANDIDATES
 
-    def add(self, summary: RowSummary, probs: Floats, first: int) -> None:
-        """Take in the ``(n, K)`` strip `probs` of the rows from `first` on, and their summaries."""
-        labels = summary.labels.astype(np.intp)
-        given = summary.p_given.astype(np.float64)
-        some = np.flatnonzero(summary.p_predicted - given > self._lowest[labels])
-        lengths = self._prune.edges[labels[some] + 1] - self._prune.edges[labels[some]]
-        # Pieces of some rows, with all of their pairs.
+    def add(self, summary: SummaryBlock, probs: Floats, first: int) -> None:
+        """Add the rows of the ``(n, K)`` strip `probs` from row `first` on, given their summaries too."""
+        labels, p_label = summary.label.astype(np.intp), summary.p_label.astype(np.float64)
+        rows = np.flatnonzero(summary.p_predicted - p_label > self._least_of_label[labels])
+        lengths = self._prune.edges[labels[rows] + 1] - self._prune.edges[labels[rows]]
+        # Work on pieces of rows, each row with all pairs of its label.
         ends = np.cumsum(lengths)
         start = 0
-        while start < len(some):
+        while start < len(rows):
             done = ends[start - 1] if start else 0
             stop = max(start + 1, int(np.searchsorted(ends, done + _PIECE, "right")))
-            self._compare(some[start:stop], lengths[start:stop], labels, given, probs, first)
+            self._compare(rows[start:stop], lengths[start:stop], labels, p_label, probs, first)
             start = stop
 
     def candidates(self) -> Candidates:
-        """Return the candidates, no more than are wanted of each pair."""
-        return largest(self._found, self._prune.of_pair)
+        """Return the candidates, no more of each pair than are selected."""
+        return largest(self._found, self._prune.by_pair)
 
     def _compare(
-        self, rows: Int64s, lengths: Int64s, labels: npt.NDArray[np.intp], given: Float64s, probs: Floats, first: int
+        self, rows: Int64s, lengths: Int64s, labels: npt.NDArray[np.intp], p_label: Float64s, probs: Floats, first: int
     ) -> None:
+        # An entry for each row and each pair of its label; the pairs of a label are consecutive.
         row = np.repeat(rows, lengths)
         pair = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         pair += np.repeat(self._prune.edges[labels[rows]], lengths)
-        margins = probs[row, self._prune.classes[pair]].astype(np.float64) - given[row]
+        margins = probs[row, self._prune.classes[pair]].astype(np.float64) - p_label[row]
         kept = np.flatnonzero(margins > self._least[pair])
         if not len(kept):
             return
         self._found.append(Candidates(pair[kept].astype(np.uint32), margins[kept], row[kept] + first))
-        self._n_held += len(kept)
-        if self._n_held > self._room:
+        self._n_found += len(kept)
+        if self._n_found > self._room:
             self._found = [self.candidates()]
-            self._n_held = len(self._found[0])
-            self._room = max(_HELD, 2 * self._n_held)
-            np.maximum(self._least, to_exceed(self._found[0], self._prune.of_pair), out=self._least)
-            self._lowest = self._of_labels()
+            self._n_found = len(self._found[0])
+            self._room = max(_MOST_CANDIDATES, 2 * self._n_found)
+            np.maximum(self._least, margins_to_exceed(self._found[0], self._prune.by_pair), out=self._least)
+            self._least_of_label = self._by_label()
 
-    def _of_labels(self) -> Float64s:
-        """Return the lowest margin that a row of each label must exceed; inf where none of its rows are wanted."""
-        lowest = np.full(len(self._prune.edges) - 1, np.inf)
-        some = np.flatnonzero(np.diff(self._prune.edges))
-        if len(some):
-            lowest[some] = np.minimum.reduceat(self._least, self._prune.edges[some])
-        return lowest
+    def _by_label(self) -> Float64s:
+        """Return the least margin that a row of each label must exceed; inf for labels without pairs."""
+        least = np.full(len(self._prune.edges) - 1, np.inf)
+        labels = np.flatnonzero(np.diff(self._prune.edges))
+        if len(labels):
+            least[labels] = np.minimum.reduceat(self._least, self._prune.edges[labels])
+        return least

@@ -1,22 +1,23 @@
-"""What is wrong with the data: found in the pass that reads it, reported once, whole.
+"""Findings: what is wrong with the input, collected by the pass that reads it and reported once.
 
-Findings are collected over the whole pass rather than raised at the first hit, so the message (which rows, how many) is
-the same whatever the chunks, and one run shows every missing piece of a file.
+Errors are not raised at the first bad value but after the whole pass. So the message (which rows, how many) does not
+depend on the chunks, and one run reports every missing part of a file.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Ints
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.settings import check_flag
 
-# Row ranges that a message names before it says "and more".
+# Row ranges that a message lists before it says "and more".
 MAX_RANGES: Final = 5
 
 ERRORS: Final = {
@@ -30,10 +31,10 @@ ERRORS: Final = {
 }
 WARNINGS: Final = {"low_row": "rows of pred_probs whose largest value is below 1/K, which no distribution has"}
 
-# What only reports show.
+# Shown in reports only.
 NOTES: Final = {"loose_sum": "rows of pred_probs sum to 1 within 5% but not within 1%"}
 
-# The beginnings of these for one.
+# The beginnings of these texts in the singular.
 _ONE: Final = {
     "rows of pred_probs that are": "row of pred_probs that is",
     "rows of pred_probs do": "row of pred_probs does",
@@ -43,8 +44,8 @@ _ONE: Final = {
     "probabilities": "probability",
 }
 
-# What rows that do not sum to 1 look like, and what to do about it. The first that fits a row is taken.
-LOOKS: Final = {
+# Likely causes of rows that do not sum to 1, and what to do about them. Of a row, the first that fits counts.
+CAUSES: Final = {
     "equal": "all values of a row are equal: is this a missing chunk, read as its fill value?",
     "log": "are these logarithms of probabilities? Take pred_probs = np.exp(pred_probs)",
     "logits": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
@@ -63,24 +64,22 @@ _ACCEPT_ROWS: Final = "To use such rows as they are: allow_unnormalized_rows=Tru
 
 # -1, and what it becomes in unsigned integers.
 _MINUS_ONE: Final = frozenset([-1, *(2**bits - 1 for bits in (8, 16, 32, 64))])
-# All sums are the same up to the rounding of float16.
+# Sums are the same, up to the rounding of float16, if their quotient is at most this.
 _SAME_SUM: Final = 1.02
-# Scores of independent classes sum to less than 1 in most rows where few classes are likely.
+# Scores of independent classes sum to less than 1 in most rows if few classes are likely, but to more in this share.
 _SOME_ABOVE: Final = 0.05
-
-Counts = npt.NDArray[np.integer[Any]]
 
 
 @dataclass(frozen=True)
 class RowChecks:
-    """Which rows that cannot be a distribution are accepted.
+    """Which rows are accepted although they cannot be a distribution.
 
     Parameters
     ----------
     allow_zero_rows : bool
-        Whether rows may be all zeros.
+        Whether to accept rows of zeros.
     unnormalized_rows : {"error", "warn", "allow"}
-        What becomes of rows that do not sum to 1.
+        What to do about rows that do not sum to 1.
     """
 
     allow_zero_rows: bool = False
@@ -88,19 +87,25 @@ class RowChecks:
 
     @classmethod
     def of(cls, *, allow_zero_rows: bool, allow_unnormalized_rows: bool) -> RowChecks:
-        """Return what a user's flags say, after a check of these."""
+        """Return the checks for a user's flags.
+
+        Raises
+        ------
+        InvalidInputError
+            For a flag that is not True or False.
+        """
         check_flag("allow_zero_rows", allow_zero_rows)
         check_flag("allow_unnormalized_rows", allow_unnormalized_rows)
         return cls(allow_zero_rows, "allow" if allow_unnormalized_rows else "error")
 
     def flags(self) -> dict[str, bool]:
-        """Return the user's flags that these checks come from."""
+        """Return the user's flags; the inverse of `of`."""
         allow = self.unnormalized_rows == "allow"
         return {"allow_zero_rows": self.allow_zero_rows, "allow_unnormalized_rows": allow}
 
     @property
     def allowed(self) -> set[str]:
-        """Kinds of `ERRORS` that are accepted."""
+        """Keys of `ERRORS` that are accepted."""
         zero = {"zero_row"} if self.allow_zero_rows else set()
         return zero if self.unnormalized_rows == "error" else zero | {"row_sum"}
 
@@ -110,26 +115,26 @@ DEFAULT_CHECKS: Final = RowChecks()
 
 @dataclass
 class Finding:
-    """One kind of trouble: how many values, how many rows, and where.
+    """Bad values of one kind: how many, in how many rows, and where.
 
     Parameters
     ----------
     n_values, n_rows : int
-        How many values and rows were hit.
+        Number of bad values, and of rows that have some.
     ranges : list of tuple of int
-        The first row ranges ``[start, stop)`` that were hit, in row order, neighbours joined.
+        The first ranges ``[start, stop)`` of bad rows, in row order, with neighbours joined.
     more : bool
-        Whether there are ranges beyond those listed.
+        Whether there are more ranges.
     example : float or int
-        The first bad value, or the first bad sum.
-    looks : dict of int
-        For ``"row_sum"``: the number of sampled rows by what they look like, by the keys of `LOOKS`.
-    first_look : str
-        For ``"row_sum"``: what the first bad row looks like, where none was sampled.
+        The first bad value or sum.
+    causes : dict of int
+        Of ``"row_sum"``: number of sampled rows by likely cause, a key of `CAUSES`.
+    first_cause : str
+        Of ``"row_sum"``: likely cause of the first bad row, for when no row was sampled.
     sums : tuple of float, optional
-        For ``"row_sum"``: the lowest and the highest sum of the sampled rows.
+        Of ``"row_sum"``: lowest and highest sum of the sampled rows.
     alike : bool
-        Whether all bad values are that one; only labels are compared.
+        Of ``"label"``: whether all bad values are equal to `example`.
     """
 
     n_values: int = 0
@@ -137,20 +142,20 @@ class Finding:
     ranges: list[tuple[int, int]] = field(default_factory=list)
     more: bool = False
     example: float | int = 0.0
-    looks: dict[str, int] = field(default_factory=dict)
-    first_look: str = ""
+    causes: dict[str, int] = field(default_factory=dict)
+    first_cause: str = ""
     sums: tuple[float, float] | None = None
     alike: bool = False
 
     def extend(self, later: Finding) -> None:
-        """Take in what was found in later rows."""
+        """Add the findings of later rows."""
         if not self.n_values:
-            self.example, self.first_look, self.alike = later.example, later.first_look, later.alike
+            self.example, self.first_cause, self.alike = later.example, later.first_cause, later.alike
         self.alike = self.alike and later.alike and self.example == later.example
         self.n_values += later.n_values
         self.n_rows += later.n_rows
-        for look, n in later.looks.items():
-            self.looks[look] = self.looks.get(look, 0) + n
+        for cause, n in later.causes.items():
+            self.causes[cause] = self.causes.get(cause, 0) + n
         if later.sums:
             low, high = self.sums or later.sums
             self.sums = (min(low, later.sums[0]), max(high, later.sums[1]))
@@ -165,13 +170,13 @@ class Finding:
         del self.ranges[MAX_RANGES:]
 
     def where(self) -> str:
-        """Name the rows: ``rows 3, 17..20 and more``."""
-        parts = [str(a) if b - a == 1 else f"{a}..{b - 1}" for a, b in self.ranges]
+        """Return the rows in words, like ``rows 3, 17..20 and more``."""
+        parts = [str(start) if stop - start == 1 else f"{start}..{stop - 1}" for start, stop in self.ranges]
         return f"row{'s' if self.n_rows > 1 else ''} {', '.join(parts)}{' and more' if self.more else ''}"
 
 
 class Findings(dict[str, Finding]):
-    """All kinds of trouble in a run of rows, by the keys of `ERRORS`, `WARNINGS` and `NOTES`."""
+    """The findings of consecutive rows by kind, a key of `ERRORS`, `WARNINGS` or `NOTES`."""
 
     def add(
         self,
@@ -180,35 +185,35 @@ class Findings(dict[str, Finding]):
         first_row: int,
         n_values: int | None = None,
         example: float = 0.0,
-        looks: Mapping[str, int] | None = None,
-        first_look: str = "",
+        causes: Mapping[str, int] | None = None,
+        first_cause: str = "",
         sums: tuple[float, float] | None = None,
         alike: bool = False,
     ) -> None:
-        """Record that the ascending `rows` of the strip that begins at `first_row` were hit."""
+        """Add bad rows: ascending positions `rows` in a strip that begins at `first_row`; see `Finding`."""
         if not len(rows):
             return
         breaks = np.flatnonzero(np.diff(rows) != 1) + 1
         starts = rows[np.concatenate(([0], breaks))][: MAX_RANGES + 1]
         stops = rows[np.concatenate((breaks - 1, [len(rows) - 1]))][: MAX_RANGES + 1] + 1
-        ranges = [(first_row + int(a), first_row + int(b)) for a, b in zip(starts, stops, strict=True)]
+        ranges = [(first_row + int(start), first_row + int(stop)) for start, stop in zip(starts, stops, strict=True)]
         n_bad = len(rows) if n_values is None else n_values
-        found = Finding(n_bad, len(rows), ranges, False, example, dict(looks or {}), first_look, sums, alike)
-        self.extend(Findings({kind: found}))
+        finding = Finding(n_bad, len(rows), ranges, False, example, dict(causes or {}), first_cause, sums, alike)
+        self.setdefault(kind, Finding()).extend(finding)
 
     def extend(self, later: Findings) -> None:
-        """Take in what was found in later rows."""
+        """Add the findings of later rows."""
         for kind, finding in later.items():
             self.setdefault(kind, Finding()).extend(finding)
 
 
 def errors_in(findings: Findings, checks: RowChecks) -> list[str]:
-    """Return the kinds of trouble that would make the answer wrong."""
+    """Return the kinds of findings that are errors."""
     return [kind for kind in ERRORS if kind in findings and kind not in checks.allowed]
 
 
 def combine_findings(parts: Iterable[Findings]) -> Findings:
-    """Fold findings of neighbouring runs of rows, given in row order."""
+    """Combine the findings of consecutive rows, given in row order."""
     total = Findings()
     for part in parts:
         total.extend(part)
@@ -216,7 +221,7 @@ def combine_findings(parts: Iterable[Findings]) -> Findings:
 
 
 def notes_of(findings: Findings) -> tuple[str, ...]:
-    """Return what looks odd, in sentences."""
+    """Return the warnings and notes as sentences."""
     return tuple(
         f"{_counted(findings[kind].n_rows, text)} ({findings[kind].where()})."
         for kind, text in (WARNINGS | NOTES).items()
@@ -225,30 +230,30 @@ def notes_of(findings: Findings) -> tuple[str, ...]:
 
 
 def rows_in_words(n: int, one: str, many: str) -> str:
-    """Return a number with its noun."""
+    """Return a number with its noun, in the singular or plural."""
     return f"{n:,} {one if n == 1 else many}"
 
 
 def raise_or_warn(
-    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, class_counts: Counts | None = None
+    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, class_counts: Ints | None = None
 ) -> None:
-    """Raise for what would make the answer wrong, warn of what looks odd, in one warning.
+    """Raise one error for all findings that are errors; otherwise issue one warning, if there is something to warn of.
 
     Parameters
     ----------
     findings : Findings
-        Of all rows.
+        Findings of all rows.
     n_classes : int
         Number of classes K.
     checks : RowChecks
-        What is accepted.
+        Which rows are accepted.
     class_counts : (K,) int, optional
-        Rows of each class. Labels outside 0..K-1 are counted as class 0.
+        Number of rows with each label. Labels outside 0..K-1 are counted as class 0.
 
     Raises
     ------
     InvalidInputError
-        Naming what is wrong, how many values, and in which rows.
+        If there are errors. The message says what is wrong, in how many values and in which rows.
     """
     kinds = errors_in(findings, checks)
     if kinds:
@@ -257,21 +262,21 @@ def raise_or_warn(
         if "row_sum" in findings and "row_sum" not in kinds and outside:
             sentences.append(_likely_cause(findings["row_sum"]))
         text = "; ".join(sentences) + _shift(findings, n_classes, class_counts)
-        if "row_sum" in kinds and not outside:  # which would still be errors
+        if "row_sum" in kinds and not outside:  # these would still be errors
             text += f"{'' if text.endswith('?') else '.'} {_ACCEPT_ROWS}"
         raise InvalidInputError(text)
-    odd = []
+    warnings = []
     if checks.unnormalized_rows == "warn" and "row_sum" in findings:
-        odd.append(_unnormalized(findings["row_sum"]))
+        warnings.append(_unnormalized(findings["row_sum"]))
     if checks.unnormalized_rows != "allow":
         found = ((text, findings[kind]) for kind, text in WARNINGS.items() if kind in findings)
-        odd += [f"{_counted(finding.n_rows, text)} ({finding.where()})" for text, finding in found]
-    if odd:
-        warn("; ".join(odd))
+        warnings += [f"{_counted(finding.n_rows, text)} ({finding.where()})" for text, finding in found]
+    if warnings:
+        warn("; ".join(warnings))
 
 
-def _shift(findings: Findings, n_classes: int, class_counts: Counts | None) -> str:
-    """Return how labels are coded that are not 0..K-1, if one value is outside and another one is missing."""
+def _shift(findings: Findings, n_classes: int, class_counts: Ints | None) -> str:
+    """Return a sentence on how labels seem to be coded, if all bad labels are one value and one class has no rows."""
     found = findings.get("label")
     if found is None or not found.alike or class_counts is None:
         return ""
@@ -291,10 +296,10 @@ def _shift(findings: Findings, n_classes: int, class_counts: Counts | None) -> s
 
 
 def _counted(n: int, what: str) -> str:
-    """Return a number with what is counted, as `ERRORS`, `WARNINGS` and `NOTES` call it."""
+    """Return a number with a text of `ERRORS`, `WARNINGS` or `NOTES`, in the singular or plural."""
     if n == 1:
-        many = next(many for many in _ONE if many in what)
-        what = what.replace(many, _ONE[many], 1)
+        plural = next(plural for plural in _ONE if plural in what)
+        what = what.replace(plural, _ONE[plural], 1)
     return f"{n:,} {what}"
 
 
@@ -314,20 +319,20 @@ def _sentence(kind: str, found: Finding, n_classes: int) -> str:
 
 
 def _unnormalized(found: Finding) -> str:
-    """Say which rows do not sum to 1, and what most of them look like."""
+    """Return a sentence on which rows do not sum to 1, and the likely cause."""
     what = _counted(found.n_rows, ERRORS["row_sum"])
     return f"{what}, {found.where()} (first sum: {found.example:.6g}): {_likely_cause(found)}"
 
 
 def _likely_cause(found: Finding) -> str:
-    """Say what most rows that do not sum to 1 look like."""
-    looks = found.looks or {found.first_look: 1}
-    look = max(LOOKS, key=lambda look: looks.get(look, 0))
-    if look in ("positive", "above", "short") and found.sums and sum(looks.values()) > 1:
+    """Return the text on the likely cause of most rows that do not sum to 1."""
+    causes = found.causes or {found.first_cause: 1}
+    likely = max(CAUSES, key=lambda cause: causes.get(cause, 0))
+    if likely in ("positive", "above", "short") and found.sums and sum(causes.values()) > 1:
         low, high = found.sums
         if 0 < high <= low * _SAME_SUM:
-            look = "scaled"
+            likely = "scaled"
     # Rows that lack some classes never sum to more than 1.
-    if look == "short" and looks.get("above", 0) >= _SOME_ABOVE * looks[look]:
-        look = "above"
-    return LOOKS[look].format(sum=f"{found.example:.3g}")
+    if likely == "short" and causes.get("above", 0) >= _SOME_ABOVE * causes[likely]:
+        likely = "above"
+    return CAUSES[likely].format(sum=f"{found.example:.3g}")

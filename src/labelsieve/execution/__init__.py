@@ -1,1 +1,1 @@
-"""Who runs the tasks: threads, forked processes, the workers of a cluster."""
+"""Executors: threads, forked processes and clusters that run the tasks, and their progress."""

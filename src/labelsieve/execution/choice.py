@@ -1,4 +1,4 @@
-"""Which executor runs a job: a given client, the active one, or Dask's local scheduler."""
+"""Chooses the executor of a job: the given client, the active client, or Dask's local scheduler."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from labelsieve.settings import check_whole_number
 
 
 def choose_executor(client: Any = None, max_memory: int | str | None = None, retries: int = 0) -> Executor:
-    """Return who runs the tasks: `client`, the active one, or Dask's local scheduler.
+    """Return the executor for `client`, for the active client, or for Dask's local scheduler.
 
     Parameters
     ----------
     client : distributed.Client or DescribedWorkers, optional
-        Goes first; workers that are only described are for a plan.
+        The cluster to use. `DescribedWorkers` stand for a cluster that does not run, for a plan.
     max_memory : int or str, optional
-        Bytes for each process, or text such as ``"1GiB"``.
+        Most memory of each process: bytes, or text such as ``"1GiB"``.
     retries : int
-        How often a failed task is tried again.
+        Number of times to run a failed task again.
 
     Raises
     ------
     InputTypeError
-        If `client` is none.
+        If `client` is not a synchronous client.
     InvalidInputError
-        For a `max_memory` that is no size.
+        If `max_memory` is not a size.
     TaskFailedError
-        For a cluster without workers.
+        If the client is closed, or the cluster has no workers.
     """
     limit = _bytes(max_memory)
     if isinstance(client, DescribedWorkers):
@@ -50,9 +50,9 @@ def choose_executor(client: Any = None, max_memory: int | str | None = None, ret
 
 
 def active_client() -> Any:
-    """Return the active `distributed.Client`; None where there is none, or Dask is set to a local scheduler.
+    """Return the active `distributed.Client`; None if there is none, or Dask is set to a local scheduler.
 
-    None inside a worker too: its task would wait for others that may have no thread to run on.
+    Inside a task on a worker this is None too: the task would wait for other tasks, which might never get a thread.
     """
     distributed: Any = sys.modules.get("distributed")
     chosen = dask.config.get("scheduler", None)
@@ -75,7 +75,7 @@ def _in_worker(distributed: Any) -> bool:
 
 
 def _bytes(value: int | str | None) -> int | None:
-    """Read a number of bytes, or text such as "1GiB"."""
+    """Return a number of bytes, given as a number or as text such as "1GiB"."""
     if value is None:
         return None
     if isinstance(value, str) and not any(map(str.isdecimal, value)):

@@ -1,10 +1,10 @@
-"""Who runs the tasks, elsewhere: the workers of a `distributed` cluster."""
+"""Executors for the workers of a `distributed` cluster, running or only described."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,63 +18,63 @@ from labelsieve.memory import WORKER_BYTES, free_bytes
 if TYPE_CHECKING:
     import dask.array as da
 
-# Of a worker's limit this much is planned with: beyond, Dask pauses it.
+# Share of a worker's memory limit to plan with: Dask pauses a worker that takes more.
 _WORKER_SHARE: Final = 0.8
 # Seconds to wait for a first worker.
 _WAIT_SECONDS: Final = 120
-# Bytes of a graph that Dask is to warn of: the versions of millions of stored chunks take more than the usual 10 MB.
+# Bytes from which Dask warns of a large graph: the versions of millions of chunks take more than the default 10 MB.
 _LARGE_GRAPH: Final = 100_000_000
 
 
 class ClusterExecutor(Executor):
-    """Workers of a `distributed` cluster.
+    """Runs tasks on the workers of a `distributed` cluster.
 
     Parameters
     ----------
     client : distributed.Client
         Connected to its scheduler.
     max_memory : int, optional
-        Bytes that each worker may take; its own limit holds where it is lower.
+        Most bytes that each worker may take, if its own limit is not lower.
     retries : int
-        How often a failed task is tried again.
+        Number of times to run a failed task again.
     """
 
     def __init__(self, client: Any, max_memory: int | None = None, retries: int = 0) -> None:
         self._client, self.retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
         workers = self._workers()
         limits = {name: int(worker["memory_limit"] or 0) for name, worker in workers.items()}
-        if not all(limits.values()):  # workers without a limit of their own have that of their machine or container
+        if not all(limits.values()):  # a worker without its own limit has the limit of its machine or container
             limits |= {name: free for name, free in self._on_workers(free_bytes).items() if not limits.get(name)}
             limits = {name: limit for name, limit in limits.items() if limit}
         self.n_processes = len(workers)
         self.n_threads = max(int(worker["nthreads"]) for worker in workers.values())
         smallest = min(limits, key=lambda name: limits[name])
-        self.limit, self.limit_name = _planned_with(limits[smallest], f"worker {smallest}", max_memory)
+        self.limit, self.limit_name = _planned_limit(limits[smallest], f"worker {smallest}", max_memory)
 
     @property
     def described(self) -> str:
-        """Who runs the tasks, in words."""
+        """Description of the workers, for reports."""
         workers = f"{self.n_processes} worker{'s' if self.n_processes > 1 else ''}"
         return f"a cluster of {workers}, {super().described} each"
 
     def _workers(self) -> dict[str, Any]:
-        """Return what the scheduler knows of its workers, once there is one."""
-        workers = self._known()
+        """Return the scheduler's facts about each worker; wait for the first one."""
+        workers = self._worker_facts()
         if not workers:
             try:
-                # An adaptive cluster starts workers only where there is something to do.
+                # An adaptive cluster starts workers only when there are tasks.
                 self._client.submit(int, pure=False).result(timeout=_WAIT_SECONDS)
             except Exception as error:
                 raise TaskFailedError(
                     f"the cluster at {self._address} has no worker that answers within {_WAIT_SECONDS} seconds"
                 ) from error
-            workers = self._known()
+            workers = self._worker_facts()
         return workers
 
-    def _known(self) -> dict[str, Any]:
+    def _worker_facts(self) -> dict[str, Any]:
         try:
             info = self._client.scheduler_info(n_workers=-1)
-        except TypeError:  # before distributed 2025.4 it always told all
+        except TypeError:  # before distributed 2025.4 it always returned all workers
             info = self._client.scheduler_info()
         return dict(info["workers"])
 
@@ -86,8 +86,8 @@ class ClusterExecutor(Executor):
     def hold(
         self, arrays: Sequence[da.Array], progress: Progress | None = None, describe: Callable[[Any], str] = str
     ) -> list[list[Any]]:
-        """Compute Dask arrays on the workers, which keep the blocks."""
-        with self._told(progress):
+        """Compute Dask arrays on the workers, which keep the blocks; return futures of the blocks."""
+        with contextlib.nullcontext() if progress is None else progress.subscribed(self._client):
             with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
                 persisted = self._client.persist(list(arrays), retries=self.retries)
             futures = [PersistedBlocks(blocks_of(array), array) for array in persisted]
@@ -95,9 +95,6 @@ class ClusterExecutor(Executor):
             with self._watching(every, describe):
                 _wait(every)
         return list[list[Any]](futures)
-
-    def _told(self, progress: Progress | None) -> AbstractContextManager[None]:
-        return contextlib.nullcontext() if progress is None else progress.subscribed(self._client)
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Fetch values."""
@@ -120,13 +117,13 @@ class ClusterExecutor(Executor):
                 raise
             if isinstance(error, distributed.KilledWorker):
                 raise TaskFailedError(
-                    f"{describe(error.task)} was given up: {error.allowed_failures + 1} workers died while they ran "
+                    f"Dask gave up on {describe(error.task)}: {error.allowed_failures + 1} workers died while they ran "
                     f"it, the last one {error.last_worker.address}; out of memory?"
                 ) from error
             if isinstance(error, gone) or type(error).__name__ == "FutureCancelledError":
                 raise LostDataError(
                     f"the cluster at {self._address} lost what was being computed ({type(error).__name__}: {error}): "
-                    "the scheduler died, or a worker that held arrays given in memory; run again, and a workdir goes on"
+                    "the scheduler died, or a worker that held arrays from memory; run again, and a workdir resumes"
                 ) from error
             raise
 
@@ -135,7 +132,7 @@ class ClusterExecutor(Executor):
             self._client.cancel(list(futures))
 
     def scatter(self, parts: Sequence[Any]) -> list[Any]:
-        """Hand out arrays over the workers, each once."""
+        """Send each array to one of the workers."""
         with self._watching([]):
             return list(self._client.scatter(list(parts), hash=False))
 
@@ -147,7 +144,7 @@ class ClusterExecutor(Executor):
                 raise kind(f"worker {worker}: {text}")
 
     def _on_workers(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-        """Return what `function` returns on each worker that lives: the others' work is done by these."""
+        """Return the result of `function` on each worker that is alive. Dask gives these the tasks of the others."""
         with self._watching([]):
             found = self._client.run(function, *arguments, on_error="return")
         lost = [error for error in found.values() if isinstance(error, Exception)]
@@ -176,9 +173,9 @@ class DescribedWorkers:
     Parameters
     ----------
     n_workers, n_threads : int
-        Workers, and threads of each.
+        Number of workers, and of threads in each.
     memory_limit : int
-        Bytes of each.
+        Memory limit of each worker, in bytes.
     """
 
     n_workers: int
@@ -187,35 +184,35 @@ class DescribedWorkers:
 
 
 class DescribedExecutor(Executor):
-    """Plans as a cluster of such workers would, and runs nothing.
+    """Stands for a cluster in a plan, and runs nothing.
 
     Parameters
     ----------
     workers : DescribedWorkers
-        Who would run the tasks.
+        The workers of the cluster.
     max_memory : int, optional
-        Bytes that each worker may take; its own limit holds where it is lower.
+        Most bytes that each worker may take, if its own limit is not lower.
     """
 
     def __init__(self, workers: DescribedWorkers, max_memory: int | None = None) -> None:
         self.n_processes, self.n_threads = workers.n_workers, workers.n_threads
         self.is_cluster, self.base_bytes = True, WORKER_BYTES
-        self.limit, self.limit_name = _planned_with(workers.memory_limit, "each worker", max_memory)
+        self.limit, self.limit_name = _planned_limit(workers.memory_limit, "each worker", max_memory)
 
     def hold(self, *_: Any) -> list[list[Any]]:
-        """Raise: there is nobody to compute them."""
+        """Raise: there are no workers."""
         raise RuntimeError("workers that are only described run nothing")
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
-        """Return the handles, of which there are none."""
+        """Return the handles."""
         return list(handles)
 
     def check_reachable(self, check: Callable[[], None]) -> None:
-        """Do nothing: what workers can reach is known once they run."""
+        """Do nothing: only running workers can tell."""
 
 
-def _planned_with(memory_limit: int, whose: str, max_memory: int | None) -> tuple[int, str]:
-    """Return the bytes that are planned with for each worker, and where that limit comes from."""
+def _planned_limit(memory_limit: int, whose: str, max_memory: int | None) -> tuple[int, str]:
+    """Return the bytes to plan with for each worker, and where that limit comes from."""
     limit = int(memory_limit * _WORKER_SHARE)
     if max_memory is not None and max_memory < limit:
         return max_memory, "max_memory"
@@ -223,9 +220,9 @@ def _planned_with(memory_limit: int, whose: str, max_memory: int | None) -> tupl
 
 
 def _wait(futures: Sequence[Any]) -> None:
-    """Wait until all are done, and raise what went wrong; nothing is fetched.
+    """Wait until all futures are done, and raise their errors, without fetching results.
 
-    `distributed.wait` would take the default client's loop, whatever client these are of.
+    `distributed.wait` would use the loop of the default client, even for futures of another client.
     """
     for future in futures:
         if future.exception() is not None:
@@ -237,6 +234,6 @@ def _error_of(check: Callable[[], None]) -> tuple[type[LabelsieveError], str] | 
         check()
     except UnwritableError as error:
         return UnwritableError, str(error)
-    except Exception as error:  # noqa: BLE001  # whatever keeps a worker from its data is told
+    except Exception as error:  # noqa: BLE001  # any error that keeps a worker from its data is reported
         return UnreadableDataError, f"{type(error).__name__}: {error}"
     return None

@@ -1,10 +1,10 @@
-"""A map in forked processes that cannot hang: each child has a pipe of its own, which is read as far as it is filled.
+"""A map over items in forked processes, which cannot hang. Linux only.
 
-Linux only. Children are forked with what the parent has in memory, and take the numbers of their items from one pipe:
-the number of the next item is in it, and the child that takes it puts back the number after it.
+The children share one pipe of items. It holds the number of the next item: the child that reads it writes back the
+number after it. Each child sends its results through a pipe of its own.
 
-A child may be killed at any time: what it was writing is then cut off, which the reader finds, as it never waits for
-more. The children end with the parent, also where that is killed.
+A child may be killed at any time, even in the middle of a message. The parent never blocks on a pipe, so it finds the
+message cut off and reports it. The children end with the parent, even if it is killed.
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ import numpy as np
 
 from labelsieve.errors import ForkedWorkerError, TaskFailedError
 
-# The call of Linux's prctl(2) that asks for a signal when the parent dies.
+# Option of Linux's prctl(2): send this process a signal when its parent dies.
 _PR_SET_PDEATHSIG: Final = 1
-# A message begins with its item and the number of its parts: 0 where the item begins, else the lengths of the parts
-# follow, and the parts: a pickle, and the arrays that are beside it.
+# A message begins with the number of the item and the number of parts, which is 0 when the child starts on the item.
+# Otherwise the lengths of the parts follow, then the parts: a pickle and its out-of-band arrays.
 _HEAD: Final = struct.Struct("=qq")
 _ITEM: Final = struct.Struct("=q")
 # Both ends of the pipe of items, and the number of items.
 _Items: TypeAlias = tuple[int, int, int]
-# Seconds between looks at children whose pipes are silent: another process may hold the other end of a dead one's pipe.
-_LOOK_S: Final = 0.2
-# Seconds to wait for killed children. One that a disk keeps from dying is left behind.
+# Seconds between checks of silent children: a dead child's pipe stays open if another process has its other end.
+_CHECK_S: Final = 0.2
+# Seconds to wait for killed children. A child that is stuck in a read from disk is left behind.
 _REAP_S: Final = 5.0
-# A larger pipe takes fewer turns; a system may allow less.
+# A larger pipe needs fewer reads; the system may allow less.
 _PIPE_BYTES: Final = 1 << 20
-# What is likely behind a signal that ends a child.
+# Likely reason for a signal that ends a child.
 _HINTS: Final = {"SIGKILL": "; out of memory?", "SIGBUS": "; was a file cut off while it was read?"}
 
 
@@ -55,13 +55,13 @@ class _Child:
     Parameters
     ----------
     pid : int
-        Its number.
+        Process id.
     pipe : int
-        The end of its pipe that is read.
+        The end of its pipe that the parent reads.
     item : int or None
-        What it works on.
+        Number of the item that it works on.
     status : int or None
-        How it ended: its exit code, or the negative number of a signal; None while it runs.
+        Exit code, or the negative number of the signal that ended it; None while it runs.
     """
 
     pid: int
@@ -73,11 +73,11 @@ class _Child:
         self.messages = _messages(self.pipe)
 
     def has_ended(self) -> bool:
-        """Look whether it has ended."""
+        """Return whether it has ended."""
         if self.status is None:
             try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
-            except ChildProcessError:  # somebody else has waited for it
+            except ChildProcessError:  # other code has waited for it
                 self.status = 0
             else:
                 self.status = os.waitstatus_to_exitcode(status) if pid else None
@@ -93,18 +93,18 @@ class _Child:
 def forked_map(
     function: Callable[[int], Any], n_items: int, n_processes: int, name: Callable[[int], str]
 ) -> Generator[tuple[int, Any], None, None]:
-    """Yield the number of each item and ``function(item)``, as forked processes get done with them.
+    """Yield the number of each item and ``function(item)`` as forked processes finish them.
 
-    All processes end with the iterator: close it if it is not used up.
+    All processes end with the iterator, so close it if it is not exhausted.
 
     Parameters
     ----------
     function : callable
-        Of the number of an item; it is pickled, so that a child does not use connections of its parent.
+        Called with the number of an item. It is pickled, so that no child uses connections of its parent.
     n_items, n_processes : int
-        Items, and processes that take them one after the other.
+        Number of items, and of processes that work on them.
     name : callable
-        Names an item in messages.
+        Returns the name of an item, for messages.
 
     Raises
     ------
@@ -112,8 +112,8 @@ def forked_map(
         If a process cannot be forked, or dies.
     """
     work = pickle.dumps(function)
-    prctl = ctypes.CDLL(None).prctl  # here: in a child, a lock of the loader may be one that a thread of ours had
-    # Not a file whose position is shared: two reads at the same moment may get the same bytes of it.
+    prctl = ctypes.CDLL(None).prctl  # before the fork: a child may inherit a lock of the loader that no thread releases
+    # A pipe and not a file with a shared position, from which two simultaneous reads may get the same bytes.
     items = os.pipe()
     children: list[_Child] = []
     try:
@@ -131,9 +131,9 @@ def forked_map(
 
 @contextmanager
 def _signals_afterwards() -> Iterator[None]:
-    """Let handlers of SIGINT and SIGTERM that raise do so after the block, in which an exception would lose a child.
+    """Delay the handlers of SIGINT and SIGTERM until the end of the block, where their exceptions would lose a child.
 
-    Signals are also blocked in this thread, for a child that has not yet put its own handlers in place.
+    The signals are also blocked in this thread, because a child inherits that until it has set its own handlers.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     arrived: list[int] = []
@@ -176,8 +176,8 @@ def _fork(work: bytes, items: _Items, others: Sequence[_Child], prctl: Callable[
 
 
 def _pipe() -> tuple[int, int]:
-    """Return both ends of a large pipe, of which only the one that writes waits."""
-    import fcntl  # elsewhere than on Unix there is none
+    """Return the ends of a large pipe. Only writing blocks."""
+    import fcntl  # not on Windows
 
     ours, theirs = os.pipe()
     os.set_blocking(ours, False)
@@ -189,16 +189,16 @@ def _pipe() -> tuple[int, int]:
 def _run_child(
     work: bytes, items: _Items, pipe: int, foreign: Sequence[int], parent: int, prctl: Callable[[int, int], int]
 ) -> NoReturn:
-    """Take items and write what becomes of them. Never returns: nothing of the parent's is run at the end."""
+    """Work on items and write the results. Never returns, so that no cleanup code of the parent runs here."""
     code = 1
     try:
-        # Ctrl-C is left to the parent, and so is its garbage: finalizers must not run twice.
+        # The parent handles Ctrl-C, and frees its own garbage: finalizers must not run twice.
         gc.freeze()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever handler the parent has
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM])
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() == parent:  # else it died before the line above
+        if os.getppid() == parent:  # otherwise the parent died before prctl
             for descriptor in foreign:
                 os.close(descriptor)
             _take_items(pickle.loads(work), items, pipe)  # noqa: S301  # the parent's own
@@ -212,7 +212,7 @@ def _take_items(function: Callable[[int], Any], items: _Items, pipe: int) -> Non
         _write(pipe, [_HEAD.pack(item, 0)])
         try:
             parts = _pickled((None, function(item)))
-        except BaseException as error:  # noqa: BLE001  # whatever it is, the parent raises it
+        except BaseException as error:  # noqa: BLE001  # the parent raises any error
             parts = _pickled((_portable(error), None))
         sizes = [len(part) for part in parts]
         _write(pipe, [_HEAD.pack(item, len(parts)), struct.pack(f"={len(parts)}q", *sizes), *parts])
@@ -221,13 +221,13 @@ def _take_items(function: Callable[[int], Any], items: _Items, pipe: int) -> Non
 def _next_item(items: _Items) -> int | None:
     """Take the number of the next item; None after the last one."""
     reads, writes, n_items = items
-    [item] = _ITEM.unpack(os.read(reads, _ITEM.size))  # waits while another child has it, for a moment
+    [item] = _ITEM.unpack(os.read(reads, _ITEM.size))  # blocks for the moment in which another child has the number
     os.write(writes, _ITEM.pack(item + 1))
     return item if item < n_items else None
 
 
 def _pickled(value: Any) -> list[Any]:
-    """Return a pickle, and the arrays that are beside it, which are not copied."""
+    """Return a pickle and its out-of-band arrays, which are not copied."""
     beside: list[pickle.PickleBuffer] = []
     text = pickle.dumps(value, protocol=5, buffer_callback=beside.append)
     return [text, *(buffer.raw() for buffer in beside)]
@@ -251,12 +251,12 @@ def _write(pipe: int, parts: Sequence[Any]) -> None:
 
 
 def _messages(pipe: int) -> Iterator[tuple[int, list[Any]] | None]:
-    """Yield the messages of a child: an item, and its parts or nothing as it begins; None where more is to come.
+    """Yield the messages of a child as item and parts (no parts when it starts), or None while a message is incomplete.
 
     Raises
     ------
     EOFError
-        At the end, also in the middle of a message.
+        At the end of the pipe, even in the middle of a message.
     """
     head = bytearray(_HEAD.size)
     while True:
@@ -271,7 +271,7 @@ def _messages(pipe: int) -> Iterator[tuple[int, list[Any]] | None]:
 
 
 def _fill(buffer: memoryview, pipe: int) -> Iterator[None]:
-    """Fill a buffer with the next bytes of a pipe, and yield as often as there are none."""
+    """Fill a buffer with the next bytes of a pipe; yield whenever the pipe is empty."""
     while buffer:
         try:
             n = os.readv(pipe, [buffer])
@@ -284,17 +284,17 @@ def _fill(buffer: memoryview, pipe: int) -> Iterator[None]:
 
 
 def _results(children: Sequence[_Child], n_items: int, name: Callable[[int], str]) -> Iterator[tuple[int, Any]]:
-    """Yield results until there is one of each item."""
+    """Yield results until each item has one."""
     open_pipes = {child.pipe: child for child in children}
     poll = select.poll()
     for pipe in open_pipes:
         poll.register(pipe, select.POLLIN)
     left = set(range(n_items))
     while left:
-        ready = [open_pipes[pipe] for pipe, _ in poll.poll(_LOOK_S * 1000)]
+        ready = [open_pipes[pipe] for pipe, _ in poll.poll(_CHECK_S * 1000)]
         ended = [] if ready else [child for child in open_pipes.values() if child.has_ended()]
         if not open_pipes:
-            raise ForkedWorkerError(f"the forked processes ended before {len(left)} of {n_items} pieces were done")
+            raise ForkedWorkerError(f"the forked processes ended with {len(left)} of {n_items} pieces left to do")
         for child in ready or ended:
             has_ended = child in ended
             try:
@@ -312,7 +312,7 @@ def _results(children: Sequence[_Child], n_items: int, name: Callable[[int], str
 
 
 def _received(child: _Child) -> Iterator[tuple[int, BaseException | None, Any]]:
-    """Yield what a child is done with, as far as its pipe is filled."""
+    """Yield the finished items that are in the pipe of a child."""
     for message in child.messages:
         if message is None:
             return
@@ -324,7 +324,7 @@ def _received(child: _Child) -> Iterator[tuple[int, BaseException | None, Any]]:
 
 
 def _check_end(child: _Child, name: Callable[[int], str]) -> None:
-    """Raise unless a child ended because there was nothing more to do."""
+    """Raise unless a child ended because there were no more items."""
     deadline = time.monotonic() + _REAP_S
     while not child.has_ended() and time.monotonic() < deadline:  # its pipe may close a moment before
         time.sleep(0.001)

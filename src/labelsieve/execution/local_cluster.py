@@ -1,4 +1,4 @@
-"""A cluster for the length of a command: one that runs somewhere, or a local one."""
+"""The cluster of a command: a running one to connect to, or a local one that ends with the command."""
 
 from __future__ import annotations
 
@@ -27,39 +27,39 @@ def cluster(
     *,
     start: bool = True,
 ) -> Iterator[Any]:
-    """Yield a client, or None where no option asks for a cluster.
+    """Yield a client, or None if no option asks for a cluster.
 
     Parameters
     ----------
     scheduler : str, optional
-        Address of a scheduler that runs, such as ``tcp://host:8786``.
+        Address of a running scheduler, such as ``tcp://host:8786``.
     n_workers, n_threads : int, optional
-        Worker processes to start on this machine, and threads of each.
+        Number of worker processes to start on this machine, and of threads in each.
     worker_memory : str, optional
-        Memory limit of each, such as ``4GiB``.
+        Memory limit of each worker, such as ``4GiB``.
     start : bool
-        Whether workers are started; otherwise a description of them takes the client's place, for a plan.
+        Whether to start workers. Otherwise yield `DescribedWorkers` in place of a client, for a plan.
 
     Raises
     ------
     InvalidInputError
-        If both a scheduler and workers are asked for.
+        If both a scheduler and workers are given.
     TaskFailedError
         If the scheduler does not answer.
     """
-    with _quiet(), _chosen(scheduler, n_workers, n_threads, worker_memory, start=start) as client:
+    with _silence_loggers(), _choose_client(scheduler, n_workers, n_threads, worker_memory, start=start) as client:
         yield client
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Leave it to the command to say, once, what failed: these log it again, here and in the workers."""
+def _silence_loggers() -> Iterator[None]:
+    """Silence loggers that repeat errors, here and in the workers: the command prints an error once."""
     import dask
 
     names = ("asyncio", "distributed", "distributed.client", "tornado", "tornado.application")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
-    # The import of distributed sets levels as configured here, and so do workers.
+    # `distributed` sets its levels from this configuration when it is imported, in workers too.
     with dask.config.set({"logging": dict.fromkeys(names, "critical")}):
         try:
             for logger in loggers:
@@ -71,20 +71,20 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _chosen(
+def _choose_client(
     scheduler: str | None, n_workers: int | None, n_threads: int | None, worker_memory: str | None, *, start: bool
 ) -> Iterator[Any]:
     if scheduler is not None:
         if n_workers or n_threads or worker_memory:
             raise InvalidInputError("give the address of a scheduler, or workers to start here; not both")
-        with _connected(scheduler) as client:
+        with _connect(scheduler) as client:
             yield client
     elif n_workers is not None:
         n_threads = n_threads or max(1, (os.cpu_count() or 1) // n_workers)
         if not start:
             yield DescribedWorkers(n_workers, n_threads, _memory_limit(worker_memory, n_threads))
             return
-        with _local(n_workers, n_threads, worker_memory) as client:
+        with _start_local(n_workers, n_threads, worker_memory) as client:
             yield client
     elif worker_memory is not None:
         raise InvalidInputError("a memory limit of workers needs workers to start (--workers)")
@@ -96,7 +96,7 @@ def _chosen(
 
 
 @contextmanager
-def _connected(address: str) -> Iterator[Any]:
+def _connect(address: str) -> Iterator[Any]:
     from distributed import Client
 
     try:
@@ -108,7 +108,7 @@ def _connected(address: str) -> Iterator[Any]:
 
 
 @contextmanager
-def _local(n_workers: int, n_threads: int, worker_memory: str | None) -> Iterator[Any]:
+def _start_local(n_workers: int, n_threads: int, worker_memory: str | None) -> Iterator[Any]:
     from distributed import Client, LocalCluster
 
     def start() -> tuple[Any, Any]:
@@ -128,8 +128,8 @@ def _local(n_workers: int, n_threads: int, worker_memory: str | None) -> Iterato
             client.close()
             cluster.close()
 
-    # In a thread: an interrupt that comes meanwhile is raised here at once, but what it finds half started or half
-    # closed is first started and then closed.
+    # In a thread, so that an interrupt does not leave a cluster half started or half closed: this thread raises it at
+    # once, and the other one finishes starting before it closes.
     with ThreadPoolExecutor(1) as pool:
         started = pool.submit(start)
         try:
@@ -143,17 +143,17 @@ def _local(n_workers: int, n_threads: int, worker_memory: str | None) -> Iterato
 
 
 def _leave_interrupts_to_this_process() -> None:
-    """Block SIGINT in this thread, and so in all threads and processes that it starts.
+    """Block SIGINT in this thread, and in all threads and processes that it starts.
 
-    Ctrl-C at a terminal goes to the workers too, each of which would end with a traceback.
+    A terminal sends Ctrl-C to the workers too, and each would print a traceback.
     """
     if hasattr(signal, "pthread_sigmask"):
-        resource_tracker.ensure_running()  # the first process to start one unblocks the signal
+        resource_tracker.ensure_running()  # starting the tracker unblocks the signal
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
 
 def _memory_limit(worker_memory: str | None, n_threads: int) -> int:
-    """Return the bytes that Dask would let a worker take, except that a larger machine than this may be described."""
+    """Return the memory limit that Dask would give a worker; it may be larger than this machine."""
     from dask.system import CPU_COUNT
     from dask.utils import parse_bytes
     from distributed.system import MEMORY_LIMIT

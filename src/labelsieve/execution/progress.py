@@ -1,4 +1,4 @@
-"""Bars for whoever watches a terminal or a notebook, lines in a log for a job on a cluster."""
+"""Progress of a job: bars in a terminal or notebook, lines in a log on a cluster."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from dask.callbacks import Callback
 from tqdm import tqdm
 
 logger = logging.getLogger("labelsieve")
-# Seconds from one line of a log to the next.
+# Seconds between lines in a log.
 _LINE_SECONDS: Final = 30.0
 
 
 class Progress:
-    """Rows done by one map over partitions; a context manager around the computation.
+    """Counts the finished rows of one map over partitions; a context manager around the computation.
 
     Parameters
     ----------
     layer : str
-        Name of the map whose tasks count.
+        Name of the Dask layer whose tasks are counted.
     partition_rows : sequence of int
-        Rows of each partition.
+        Number of rows of each partition.
     description : str
-        What is being done.
+        Label of the bar.
     show : bool or None
-        Whether to show a bar; None shows one on a terminal and in a notebook, and lines in the log on a cluster.
+        Whether to show a bar. None shows a bar on a terminal and in a notebook, and otherwise logs lines on a cluster.
     row_bytes : int
-        Bytes that are read of a row, for the rate; 0 shows none.
+        Bytes read per row, for the rate; 0 shows no rate.
     on_cluster : bool
-        Whether a cluster does the work.
+        Whether a cluster runs the tasks.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Progress:
         watched = sys.stderr.isatty() or _in_notebook()
         self._bar_shown = watched if show is None else show
         self._logged = show is None and not watched and on_cluster
-        # Workers tell under this name what they have done; None where nobody listens.
+        # Workers report finished rows under this topic; None if nothing is shown.
         self.topic = f"labelsieve-{uuid.uuid4().hex}" if on_cluster and (self._bar_shown or self._logged) else None
 
     def __enter__(self) -> Self:
@@ -72,15 +72,15 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.advance(self._bar.total - self._bar.n, 0)  # what was told too late
+            self.advance(self._bar.total - self._bar.n, 0)  # rows whose reports came too late
         self._bar.close()
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen to Dask's local scheduler while it runs the next of the map's graphs.
+        """Count the tasks that Dask's local scheduler finishes while the block runs the next graph of the map.
 
-        Dask keeps one set of callbacks for all threads, so those of other threads' graphs come here too, and also after
-        the block if two threads end at the same time. A scheduler calls from the thread that it was started in.
+        Dask has one set of callbacks for all threads. So this also gets calls for graphs of other threads, even after
+        the block if two threads end at the same time. A scheduler calls from the thread that started it.
         """
         thread, listens = threading.get_ident(), True
 
@@ -97,7 +97,7 @@ class Progress:
 
     @contextmanager
     def subscribed(self, client: Any) -> Iterator[None]:
-        """Listen to what the workers of a cluster tell while the block runs."""
+        """Count the rows that the workers of a cluster report while the block runs."""
         if self.topic is None:
             yield
             return
@@ -108,18 +108,18 @@ class Progress:
             client.unsubscribe_topic(self.topic)
 
     def advance(self, n_rows: int, n_read: int | None = None) -> None:
-        """Count `n_rows` rows as done; no more than there are, where a lost worker's were done again.
+        """Count `n_rows` rows as done, but never more than the total: rows of a lost worker are done twice.
 
-        Of these `n_read` were read, all by default: the others were found done in a workdir.
+        `n_read` of them were read, by default all; the others were already in a workdir.
         """
         self._n_read += n_rows if n_read is None else n_read
         self._bar.update(min(n_rows, self._bar.total - self._bar.n))
-        if self._row_bytes and self._n_read:  # of rows from a workdir alone there is no rate
+        if self._row_bytes and self._n_read:  # no rate if all rows are from a workdir
             rate = self._n_read * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
             self._bar.set_postfix_str(f"{rate / 1e9:.2f} GB/s", refresh=False)
 
     def count(self, index: int, result: Any) -> None:
-        """Count the task with number `index` of the graph that runs as done."""
+        """Count task number `index` of the running graph as done."""
         n_rows = self._rows[self._first + index]
         self.advance(n_rows, rows_read(result, n_rows))
         self._seen += 1
@@ -130,44 +130,44 @@ class Progress:
 
 
 class _Lines:
-    """A bar's place in a log: a line now and then, and one at the end."""
+    """Takes the place of a bar in a log: a line every 30 seconds, and one at the end."""
 
     def __init__(self, description: str, total: int) -> None:
         self._description, self.total, self.n, self._rate = description, total, 0, ""
-        self._started = self._told = time.perf_counter()
+        self._started = self._last_line = time.perf_counter()
 
     def update(self, n_rows: int) -> None:
         self.n += n_rows
-        if time.perf_counter() - self._told >= _LINE_SECONDS and self.n < self.total:
-            self._tell()
+        if time.perf_counter() - self._last_line >= _LINE_SECONDS and self.n < self.total:
+            self._write_line()
 
     def set_postfix_str(self, text: str, *, refresh: bool) -> None:  # noqa: ARG002  # as a bar takes it
         self._rate = f", {text}"
 
     def close(self) -> None:
-        self._tell()
+        self._write_line()
 
-    def _tell(self) -> None:
-        self._told = time.perf_counter()
-        seconds = max(1e-9, self._told - self._started)
+    def _write_line(self) -> None:
+        self._last_line = time.perf_counter()
+        seconds = max(1e-9, self._last_line - self._started)
         left = f", {seconds / self.n * (self.total - self.n):.0f} s left" if 0 < self.n < self.total else ""
         done = f"{self.n:,} of {self.total:,} ({self.n / max(1, self.total):.0%})"
         logger.info("%s: %s in %.0f s%s%s", self._description, done, seconds, self._rate, left)
 
 
 def _in_notebook() -> bool:
-    """Tell whether this is the kernel of a notebook, whose output is no terminal."""
+    """Return whether this is the kernel of a notebook, whose output is not a terminal."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def rows_read(result: Any, n_rows: int) -> int:
-    """Return how many of the `n_rows` rows of a task were read; a result may say that some were committed before."""
+    """Return how many of the `n_rows` rows of a task were read: fewer if its result has an `n_read`."""
     return int(getattr(result, "n_read", n_rows))
 
 
 def tell(topic: str, n_rows: int, n_read: int) -> None:
-    """Tell, from a worker's task, that so many rows are done, and how many of them were read."""
+    """Report finished rows from a task on a worker, and how many of them were read."""
     distributed: Any = sys.modules.get("distributed")
     try:
         worker = distributed.get_worker()

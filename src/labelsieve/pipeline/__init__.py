@@ -1,1 +1,1 @@
-"""What runs on the client: from the inputs as given to a published result."""
+"""The pipeline on the client: from the user's inputs to a published result."""

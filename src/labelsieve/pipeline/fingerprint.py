@@ -1,4 +1,4 @@
-"""What tells one input of a run from another, so that a workdir goes on with the same one only."""
+"""Fingerprints of inputs and settings, so that a workdir is resumed only with the same ones."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from labelsieve.sources.open_array import Opened, open_any
 from labelsieve.sources.retries import tried
 from labelsieve.sources.versions import named_ranges
 
-# Dask arrays of more blocks are not searched for the stored arrays that they are made of.
+# The graphs of Dask arrays with more blocks are not searched for stored arrays.
 _MOST_BLOCKS: Final = 1_000_000
-# A name that Dask made ends in a token; one that a user gave says nothing of the data.
+# Names that Dask makes end in a token of the data; names that users give do not.
 _TOKEN: Final = re.compile(r"[0-9a-f]{32}$")
 
 
 def fingerprint(pair: tuple[Opened, Opened], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return what a run is made from, as JSON takes it.
+    """Return the facts that identify the inputs and settings of a run, as JSON values.
 
     Parameters
     ----------
     pair : tuple
         Labels and probabilities, opened.
     settings : mapping
-        All that changes a result.
+        Everything that changes the result.
     where : str
-        The workdir, for messages.
+        Place of the workdir, for messages.
 
     Raises
     ------
     WorkdirError
-        For an input that cannot be told from another.
+        If no known fact changes with the data of an input.
     """
     labels, pred_probs = map(identity, pair)
     for name, facts in (("labels", labels), ("pred_probs", pred_probs)):
         if facts["content"] is None:
             raise WorkdirError(
-                f"{name} ({facts['where']}) cannot be told from other data, so the workdir {where} could not tell "
-                "whether to go on: give a path or URL"
+                f"{name} ({facts['where']}) has nothing that identifies its data, so a run in the workdir {where} "
+                "could not be resumed safely: give a path or URL"
             )
     return {"labels": labels, "pred_probs": pred_probs, "settings": dict(settings)}
 
 
 def identity(opened: Opened) -> dict[str, Any]:
-    """Return the facts that tell an input from another.
+    """Return the facts that identify an input.
 
-    A Dask array is named by a token of what it is made from, where that is deterministic; of an array in a store that
-    is the place, so what is stored there is looked at too.
+    The name of a Dask array ends in a token of what it is made from, if that is deterministic. For an array in a store
+    the token covers only the place, so the identity of the stored data is added.
     """
     if isinstance(opened, Source):
         return opened.identity()
@@ -74,28 +74,28 @@ def identity(opened: Opened) -> dict[str, Any]:
 
 
 def part_identities(pair: tuple[Opened, Opened], inputs: Inputs) -> list[str]:
-    """Return for each partition what changes when its part of the stored inputs is written anew."""
+    """Return a text for each partition that changes when its rows of the stored inputs are rewritten."""
     bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
     both = [one.part_identities(bounds) if isinstance(one, Source) else [""] * len(bounds) for one in pair]
     return [f"{labels}/{probs}" for labels, probs in zip(*both, strict=True)]
 
 
 def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_rows: bool = False) -> None:
-    """Note which version of the inputs is read, before the first read, and report chunks that are not stored.
+    """Note the versions of the inputs before the first read, and report chunks that are not stored.
 
     Parameters
     ----------
     inputs : sequence of Source or dask.array.Array
-        Labels, and probabilities where these are read too.
+        The opened inputs.
     attempts : int
-        How often each is looked at before it is an error that it cannot be.
+        Number of times to try each.
     allow_zero_rows : bool
-        Whether rows that are all zeros are good.
+        Whether rows that are all zeros are accepted.
 
     Raises
     ------
     InvalidInputError
-        For rows of which no probability is stored, unless they read as zeros and `allow_zero_rows`.
+        For rows without any stored probability, unless they read as zeros and `allow_zero_rows` is set.
     """
     for opened in inputs:
         if isinstance(opened, Source):
@@ -105,18 +105,20 @@ def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_row
         # Rows of a stored array of the same shape are rows of the Dask array, unless its graph changes them.
         for source in _sources_behind(opened) or ():
             if source.shape == opened.shape:
-                with contextlib.suppress(LabelsieveError, OSError):  # what cannot be examined will not be read either
+                with contextlib.suppress(
+                    LabelsieveError, OSError
+                ):  # if it cannot be examined, reading it will fail too
                     source.note_version()
                 _report_missing(source, allow_zero_rows=allow_zero_rows, lazy=True)
 
 
 def check_versions(inputs: Sequence[Opened], attempts: int = 1) -> None:
-    """Raise if an input is no longer what was noted; after the last read, and before anything is published.
+    """Raise if an input has changed since its version was noted. Call it after the last read, before publishing.
 
     Raises
     ------
     UnreadableDataError
-        Naming what has changed, and how.
+        The message says what has changed, and how.
     """
     for opened in inputs:
         if isinstance(opened, Source):
@@ -124,9 +126,9 @@ def check_versions(inputs: Sequence[Opened], attempts: int = 1) -> None:
 
 
 def _report_missing(source: Source, *, allow_zero_rows: bool, lazy: bool = False) -> None:
-    """Warn of chunks that are not stored, or raise where rows of probabilities have none.
+    """Warn about chunks that are not stored; raise if rows of `pred_probs` have no stored chunk.
 
-    It is only a warning where a Dask array is `lazy` about them: it may replace the fill value by something else.
+    For a `lazy` Dask array it is only a warning, because its graph may replace the fill value.
     """
     missing, fill = source.missing_rows(), source.fill_value
     if missing is None or not missing.n_missing:
@@ -158,7 +160,7 @@ def _digest(facts: Any) -> str:
 
 
 def _sources_behind(array: Any) -> list[Source] | None:
-    """Return the stored arrays that the graph of a Dask array holds; None where it is too large to be searched."""
+    """Return the stored arrays in the graph of a Dask array; None if the graph is too large to search."""
     if math.prod(array.numblocks) > _MOST_BLOCKS:
         return None
     found: dict[int, Any] = {}

@@ -1,7 +1,7 @@
-"""Forked processes for arrays in memory and memmaps, on Linux.
+"""Forked processes that read arrays in memory and memmaps, on Linux.
 
-Children touch NumPy and the shared arrays only, so a fork is safe whatever threads the parent runs. The shared names
-are those of the documented module, which shows them as its own.
+The children use only NumPy and the shared arrays, so a fork is safe whatever threads the parent has. The names of the
+shared arrays are those of cleanlab's batched module, and `labelsieve.label_issues_batched` shows them too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from labelsieve.confident_learning.thresholds import Float64s
+from labelsieve.confident_learning.dtypes import Float64s
 from labelsieve.errors import warn
 from labelsieve.execution.fork import forked_map
 from labelsieve.pipeline.inputs import Inputs
@@ -36,39 +36,39 @@ pred_probs_shared: npt.NDArray[Any] | None = None
 
 SHARED_NAMES: Final = ("adj_confident_thresholds_shared", "labels_shared", "pred_probs_shared")
 
-# The shared names belong to one pool at a time.
+# Only one pool at a time can use the shared arrays.
 _lock = threading.Lock()
 
 
-def _forget_pool() -> None:
-    """Start afresh in a process that somebody else forks while a pool runs here."""
-    global _lock  # noqa: PLW0603  # the inherited one may be held
+def _replace_lock() -> None:
+    """Replace the lock in a process that other code forks while a pool runs here."""
+    global _lock  # noqa: PLW0603  # no thread of the child releases the inherited one
     _lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_replace_lock)
 
 
 def split_arr(arr: npt.NDArray[Any], chunksize: int) -> list[npt.NDArray[Any]]:
-    """Split an array along its first axis in pieces of `chunksize`, the last one shorter.
+    """Split an array along its first axis into pieces of `chunksize` rows; the last piece may be shorter.
 
     Parameters
     ----------
     arr : (N, ...) array
-        What to split; the pieces are views.
+        The array.
     chunksize : int
-        Rows of a piece, at least 1.
+        Number of rows of a piece, at least 1.
 
     Returns
     -------
     list of array
-        In order.
+        The pieces in order, as views.
 
     Raises
     ------
     InvalidInputError
-        For a `chunksize` below 1.
+        If `chunksize` is less than 1.
 
     Examples
     --------
@@ -87,14 +87,14 @@ def resolve_n_jobs(n_jobs: int | None, *, verbose: bool = True) -> int:
     Parameters
     ----------
     n_jobs : int or None
-        None takes the physical cores, or the logical ones where psutil does not know.
+        None means the number of physical cores, or of logical cores if psutil does not know the physical ones.
     verbose : bool
-        Whether to print what was decided otherwise than asked.
+        Whether to print a message if the number is not what the user would expect.
 
     Raises
     ------
     InvalidInputError
-        For anything but None or a whole number of at least 1.
+        If `n_jobs` is not None or a whole number of at least 1.
     """
     if n_jobs is not None:
         n_jobs = check_whole_number("n_jobs", n_jobs, 1, otherwise="None or ")
@@ -114,24 +114,24 @@ def resolve_n_jobs(n_jobs: int | None, *, verbose: bool = True) -> int:
 
 
 def can_fork(inputs: Inputs, n_jobs: int, *, is_cluster: bool) -> bool:
-    """Tell whether to fork `n_jobs` processes for `inputs`; warn where they were asked for in vain."""
+    """Return whether to fork `n_jobs` processes for `inputs`; warn if they are requested but cannot be used."""
     if n_jobs == 1:
         return False
-    reason = _why_not(inputs, is_cluster=is_cluster)
+    reason = _reason_not_to_fork(inputs, is_cluster=is_cluster)
     if reason:
         warn(f"n_jobs={n_jobs} is ignored: {reason}")
     return not reason
 
 
-def _why_not(inputs: Inputs, *, is_cluster: bool) -> str:
+def _reason_not_to_fork(inputs: Inputs, *, is_cluster: bool) -> str:
     if not inputs.forkable:
         return "Zarr, HDF5 and Dask inputs are read by Dask's threads"
     if multiprocessing.current_process().daemon:
-        return "this is a worker process, which may have no children"
+        return "this is a worker process, which may not have children"
     return "the Dask client does the work" if is_cluster else ""
 
 
-def each_partition(
+def map_in_forks(
     inputs: Inputs,
     function: Callable[..., Any],
     n_jobs: int,
@@ -139,31 +139,31 @@ def each_partition(
     *,
     advance: Callable[[int], None] = lambda _: None,
 ) -> list[Any]:
-    """Return ``function(partition, **shared)`` of every partition, in row order, computed by forked processes.
+    """Return ``function(partition, **shared)`` for each partition, in row order, computed by forked processes.
 
     Parameters
     ----------
     inputs : Inputs
         Arrays in memory or files; the children read them as the shared arrays.
     function : callable
-        Of a `Partition`; picklable.
+        Called with a `Partition`; picklable.
     n_jobs : int
-        Processes; no more than there are partitions.
+        Number of processes, at most one per partition.
     shared : mapping, optional
         ``adj_thresholds``, ``(K,)`` float64 or None, which the children read as a shared array too.
     advance : callable
-        Told the number of rows of each piece that is done.
+        Called with the number of rows of each piece that is done.
 
     Raises
     ------
     ForkedWorkerError
-        If a process is killed: which, and on which rows it worked.
+        If a process is killed. The message names the process and its rows.
     """
     shared = shared or {}
     n_partitions = inputs.grid.n_partitions
     pieces = split_arr(np.arange(n_partitions), -(-n_partitions // (4 * n_jobs)))
     bounds = [(inputs.grid.bounds(piece[0])[0], inputs.grid.bounds(piece[-1])[1]) for piece in pieces]
-    work = partial(_piece, inputs.work(function), tuple(shared), pieces)
+    work = partial(_run_piece, inputs.work(function), tuple(shared), pieces)
     found: list[list[Any]] = [[] for _ in pieces]
 
     def name(number: int) -> str:
@@ -184,18 +184,18 @@ def each_partition(
 
 @contextmanager
 def _shared(inputs: Inputs, adj_thresholds: Float64s | None = None) -> Iterator[None]:
-    """Set the shared arrays, which children inherit."""
+    """Set the shared arrays, which the children inherit, while the block runs."""
     global adj_confident_thresholds_shared, labels_shared, pred_probs_shared  # noqa: PLW0603  # children inherit these
     try:
-        labels_shared = _shared_array(inputs.labels_source)
-        pred_probs_shared = _shared_array(inputs.pred_probs_source)
+        labels_shared = _array_to_share(inputs.labels_source)
+        pred_probs_shared = _array_to_share(inputs.pred_probs_source)
         adj_confident_thresholds_shared = adj_thresholds
         yield
     finally:
         adj_confident_thresholds_shared = labels_shared = pred_probs_shared = None
 
 
-def _shared_array(source: Source | None) -> npt.NDArray[Any]:
+def _array_to_share(source: Source | None) -> npt.NDArray[Any]:
     if isinstance(source, NpySource):
         return source.as_memmap()
     if isinstance(source, ArraySource):
@@ -203,13 +203,13 @@ def _shared_array(source: Source | None) -> npt.NDArray[Any]:
     raise RuntimeError("only arrays in memory and files are shared with forked processes")
 
 
-def _piece(
+def _run_piece(
     work: PartitionWork,
     names: tuple[str, ...],
     pieces: Sequence[npt.NDArray[np.intp]],
     number: int,
 ) -> list[Any]:
-    """Work on the partitions of a piece of the shared arrays; runs in a child."""
+    """Run the work on the partitions of a piece, in a child, on the shared arrays."""
     if labels_shared is None or pred_probs_shared is None:
         raise RuntimeError("the shared arrays are set only while a pool runs")
     labels, pred_probs = (RowRange(ArraySource(shared)) for shared in (labels_shared, pred_probs_shared))

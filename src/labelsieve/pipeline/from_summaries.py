@@ -1,4 +1,4 @@
-"""Label issues from a table of row summaries alone, whoever made it: nothing of `pred_probs` is read."""
+"""Finds label issues in a table of row summaries that other code has made, without `pred_probs`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def find_in_summaries(summaries: RowSummaries, settings: JobSettings) -> LabelIs
     summaries : RowSummaries
         The table.
     settings : JobSettings
-        All choices; those about reading have no effect.
+        All settings; those for reading have no effect.
 
     Raises
     ------
     InvalidInputError
-        For columns that are not summaries of predictions, and for choices that need all probabilities of a row.
+        For settings that need all probabilities of a row, or a column that is missing.
     """
     started, rule = time.perf_counter(), settings.filter
     n_rows, n_classes = summaries.n_rows, summaries.n_classes
@@ -41,7 +41,7 @@ def find_in_summaries(summaries: RowSummaries, settings: JobSettings) -> LabelIs
     thresholds = class_sums_finalize(sums)
     [chunk] = summaries.chunks
     if rule.settings.plain_self_confidence:
-        chunk = replace(chunk, summary=replace(chunk.summary, row_values=None))
+        chunk = replace(chunk, summary=replace(chunk.summary, score=None))
     table = replace(summaries, chunks=[chunk], reader=SummaryReader(rule.settings, thresholds), show=settings.progress)
     counts = table.count(rule, thresholds)
     totals = issue_totals(counts, None, sums.counts, rule.settings)
@@ -79,12 +79,12 @@ def find_in_summaries(summaries: RowSummaries, settings: JobSettings) -> LabelIs
 
 
 def _check_choices(settings: JobSettings, summaries: RowSummaries) -> None:
-    """Raise for choices that row summaries cannot serve."""
+    """Raise for settings that need more than the row summaries."""
     rule, scoring = settings.filter, settings.filter.settings
     if rule.n_reads > 1 or scoring.adjust_pred_probs:
         what = "adjust_pred_probs" if scoring.adjust_pred_probs else f"filter_by={rule.name!r}, rule={scoring.rule!r}"
         raise InvalidInputError(f"{what} needs all probabilities of each row, which summaries do not hold")
-    if not scoring.plain_self_confidence and summaries.chunks[0].summary.row_values is None:
+    if not scoring.plain_self_confidence and summaries.chunks[0].summary.score is None:
         raise InvalidInputError(f"method={scoring.method!r} needs the column score in the summaries")
     given = {"workdir": settings.workdir, "output": settings.output, "client": settings.client}
     unused = [name for name, value in given.items() if value is not None]

@@ -1,4 +1,4 @@
-"""Both inputs on one grid of batches, as Dask arrays and as partitions."""
+"""Both inputs on one grid of batches, as Dask arrays and as arguments of tasks."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from labelsieve.tasks.partition import Batches, RowRange
 from labelsieve.tasks.work import PartitionWork
 
 if TYPE_CHECKING:
-    import dask.array as da  # at run time only where a Dask array comes in or is asked for: it brings pandas along
+    import dask.array as da  # for types alone: importing it is slow
 
-# A Dask array that must be read twice is kept where it takes at most this share of the free memory.
+# A Dask array that is read more than once is kept if it takes at most this share of the free memory.
 _PERSIST_SHARE: Final = 0.3
-# Arrays in memory beyond this are better given as files to a cluster.
+# From this size on, arrays in memory should be given to a cluster as files.
 _SCATTER_WARN_BYTES: Final = 100_000_000
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Both inputs on one grid: as Dask arrays of one chunk a batch, and as the partitions that stream them.
+    """Both inputs, opened, on one grid of batches and partitions.
 
     Parameters
     ----------
     opened_labels, opened_pred_probs : Source or dask.array.Array
-        What tasks read, or a user's own Dask array, which has to be computed.
-    grid : grids.Grid
+        A source that tasks read, or a user's Dask array that is computed.
+    grid : Grid
         Batches and partitions.
     held_bytes : int
-        Memory that the inputs themselves take: labels read first, a Dask array kept between two reads.
+        Memory that the inputs themselves take: labels that are read first, a Dask array kept between two reads.
     labels_first : bool
-        Whether labels are to be read before the run, once: `read_labels` does.
+        Whether the labels are to be read before the run, by `read_labels`.
     """
 
     opened_labels: Opened
@@ -57,7 +57,7 @@ class Inputs:
     labels_first: bool = False
 
     def read_labels(self) -> Inputs:
-        """Return the inputs with their labels in memory, where these are to be read first."""
+        """Return the inputs with the labels in memory, if they are to be read first."""
         if not self.labels_first or not isinstance(self.opened_labels, Source):
             return self
         read = read_narrowed(self.opened_labels, self.n_classes)
@@ -65,29 +65,29 @@ class Inputs:
 
     @property
     def labels(self) -> da.Array:
-        """``(N,)`` labels as a Dask array, a chunk a partition; blocks of files are ranges of rows to be read."""
+        """``(N,)`` labels as a Dask array with one chunk per partition; blocks of files are lazy ranges of rows."""
         chunked = self._chunked("labels", self.opened_labels)
         return chunked.array() if isinstance(chunked, ChunkedRows) else chunked
 
     @property
     def pred_probs(self) -> da.Array:
-        """``(N, K)`` probabilities as a Dask array, a chunk a partition; see `labels`."""
+        """``(N, K)`` probabilities as a Dask array with one chunk per partition; see `labels`."""
         chunked = self._chunked("pred-probs", self.opened_pred_probs)
         return chunked.array() if isinstance(chunked, ChunkedRows) else chunked
 
     @property
     def labels_source(self) -> Source | None:
-        """Where tasks read the labels; None for a Dask array."""
+        """The source of the labels; None for a Dask array."""
         return self.opened_labels if isinstance(self.opened_labels, Source) else None
 
     @property
     def pred_probs_source(self) -> Source | None:
-        """Where tasks read the probabilities; None for a Dask array."""
+        """The source of the probabilities; None for a Dask array."""
         return self.opened_pred_probs if isinstance(self.opened_pred_probs, Source) else None
 
     @property
     def n_classes(self) -> int:
-        """Columns of `pred_probs`."""
+        """Number of classes K."""
         return int(self.opened_pred_probs.shape[1])
 
     @property
@@ -98,7 +98,7 @@ class Inputs:
 
     @property
     def n_bytes(self) -> int:
-        """Decoded bytes of `pred_probs`."""
+        """Size of `pred_probs` in memory, in bytes."""
         return self.grid.n_rows * self.n_classes * self.dtype.itemsize
 
     @property
@@ -110,24 +110,24 @@ class Inputs:
 
     @property
     def in_memory(self) -> bool:
-        """Whether any of it is an array in this process."""
+        """Whether labels or probabilities are an array in this process."""
         return any(isinstance(opened, ArraySource) for opened in (self.opened_labels, self.opened_pred_probs))
 
     def need(self, settings: Settings) -> memory.Need:
-        """Return what the memory formula is made of."""
+        """Return the terms of the memory formula."""
         batch_rows, row_bytes = self.grid.largest_batch, self.n_classes * self.dtype.itemsize
         probs, labels = self.pred_probs_source, self.labels_source
         if not probs:
-            # Dask hands a task all its blocks at once.
+            # A task gets all its blocks at once.
             batch_bytes = batch_rows * row_bytes * min(self.grid.partition_batches, self.grid.n_batches)
         else:
-            # A stored chunk is decoded whole, also where it is read in pieces.
+            # A stored chunk is decoded whole, even if it is read in pieces.
             stored_rows = max(batch_rows, min(probs.row_chunk or 0, self.grid.n_rows))
             batch_bytes = 0 if probs.in_pieces else stored_rows * row_bytes
         if not labels:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
         elif labels.row_chunk and not self.labels_first:
-            # A strip, and the chunk that it cuts.
+            # A strip, and a stored chunk that it cuts.
             batch_bytes += min(MAX_STRIP_ROWS + labels.row_chunk, self.grid.n_rows) * labels.dtype.itemsize
         return memory.Need(
             self.grid.n_rows,
@@ -141,37 +141,34 @@ class Inputs:
         )
 
     def partitions(self) -> list[Batches]:
-        """Return which rows each partition has, in row order."""
+        """Return the batches of each partition, in row order."""
         return [Batches(index, self.grid.ranges(index)) for index in range(self.grid.n_partitions)]
 
     def work(self, function: Callable[..., Any]) -> PartitionWork:
-        """Return the work of a task: ``function(partition, *more)``."""
+        """Return the callable of the tasks that run `function` on a partition."""
         return PartitionWork(function, self.grid, self.n_classes, self.dtype, where_is(self.opened_pred_probs))
 
     def columns(self, executor: Executor) -> list[Column]:
         """Return the arguments of tasks that read: numbers of partitions, labels and pred_probs.
 
-        Arrays in memory are cut and sent out once. A single partition on this machine needs no Dask array.
+        Arrays in memory are split and sent to the workers once.
         """
-        return [
-            range(self.grid.n_partitions),
-            self._column("labels", self.opened_labels, executor),
-            self._column("pred_probs", self.opened_pred_probs, executor),
-        ]
-
-    def _column(self, name: str, opened: Opened, executor: Executor) -> Column:
-        if isinstance(opened, ArraySource):
+        columns: list[Column] = [range(self.grid.n_partitions)]
+        for name, opened in (("labels", self.opened_labels), ("pred_probs", self.opened_pred_probs)):
+            if not isinstance(opened, ArraySource):
+                columns.append(self._chunked(name, opened))
+                continue
             if executor.is_cluster and opened.array.nbytes > _SCATTER_WARN_BYTES:
                 warn(
                     f"{name} is an array in memory of {opened.array.nbytes / 1e6:,.0f} MB, sent to the workers: "
                     "give a path or URL that they can read instead"
                 )
-            bounds = (self.grid.bounds(index) for index in range(self.grid.n_partitions))
-            return executor.scatter([opened.array[start:stop] for start, stop in bounds])
-        return self._chunked(name, opened)
+            bounds = map(self.grid.bounds, range(self.grid.n_partitions))
+            columns.append(executor.scatter([opened.array[start:stop] for start, stop in bounds]))
+        return columns
 
     def _chunked(self, name: str, opened: Opened) -> ChunkedRows | da.Array:
-        """Return the rows with a chunk a partition."""
+        """Return the rows with one chunk per partition."""
         bounds = (self.grid.bounds(index) for index in range(self.grid.n_partitions))
         rows = tuple(stop - start for start, stop in bounds)
         if isinstance(opened, Source):
@@ -179,33 +176,33 @@ class Inputs:
         return opened.rechunk((rows, *((size,) for size in opened.shape[1:])))
 
     def reachability(self) -> Callable[[], None]:
-        """Return what raises unless the process that calls it can open both inputs; arrays in memory stay here."""
+        """Return a check for workers, which raises if they cannot open an input. Arrays in memory are not checked."""
         sources = (self.labels_source, self.pred_probs_source)
-        return partial(_reach, [s for s in sources if s is not None and not isinstance(s, ArraySource)])
+        return partial(_check_reachable, [s for s in sources if s is not None and not isinstance(s, ArraySource)])
 
 
-def each_partition(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
-    """Return ``function(partition)`` of every partition, in row order."""
+def map_partitions(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
+    """Return ``function(partition)`` for each partition, in row order."""
     labels, pred_probs = inputs.labels_source, inputs.pred_probs_source
-    if inputs.grid.n_partitions == 1 and labels and pred_probs:  # here: a graph would only take time
+    if inputs.grid.n_partitions == 1 and labels and pred_probs:  # without a graph, which would only cost time
         work, [batches] = inputs.work(function), inputs.partitions()
         return [tried(RETRIES + 1, work, batches, RowRange(labels), RowRange(pred_probs))]
     executor = choose_executor(retries=RETRIES)
     return DaskJob(executor).map("inspect", inputs.work(function), inputs.columns(executor))
 
 
-def _reach(sources: Sequence[Source]) -> None:
+def _check_reachable(sources: Sequence[Source]) -> None:
     for source in sources:
         source.reachable()
 
 
 def forkable(*opened: Opened) -> bool:
-    """Tell whether forked processes can read all of these."""
+    """Return whether forked processes can read all of these inputs."""
     return all(isinstance(one, Source) and one.forkable for one in opened)
 
 
 def kept_bytes(inputs: Inputs, executor: Executor) -> int:
-    """Return the bytes that a Dask array takes which is kept between two reads; 0 where it is computed twice."""
+    """Return the bytes of a Dask array that is kept between reads; 0 if it is computed again."""
     limit = executor.limit * executor.n_processes
     room = limit if executor.is_cluster else min(limit, free_bytes())
     fits = inputs.pred_probs_source is None and inputs.n_bytes <= room * _PERSIST_SHARE
@@ -213,7 +210,7 @@ def kept_bytes(inputs: Inputs, executor: Executor) -> int:
 
 
 def persist_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
-    """Persist a user's Dask array that is read more than once if it fits in memory, else warn that it is recomputed."""
+    """Persist a user's Dask array if it fits in memory; otherwise warn that each read computes it again."""
     if inputs.pred_probs_source is not None:
         return inputs
     if kept_bytes(inputs, executor):
@@ -228,7 +225,7 @@ def persist_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inpu
 
 
 def without_blocks(column: Column, grid: partitioning.Grid, finished: Collection[int]) -> Column:
-    """Return a column without the blocks of finished partitions, which are None."""
+    """Return a column with None in place of the blocks of finished partitions."""
     if isinstance(column, ChunkedRows):
         return column
     if isinstance(column, Sequence):

@@ -1,4 +1,4 @@
-"""The steps of a run, and the places where it keeps what it makes."""
+"""The job of `find_label_issues`: its steps, and the folders that it writes to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from labelsieve.confident_learning.pruning import JointCounts, PruneCounts, with_diagonal
+from labelsieve.confident_learning.calibration import JointCounts, with_diagonal
+from labelsieve.confident_learning.pruning import PruneCounts
 from labelsieve.confident_learning.selections import RowSelection
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
 from labelsieve.confident_learning.validation import notes_of, raise_or_warn
@@ -40,15 +41,15 @@ from labelsieve.results.publish import Stage, check_output, staged
 from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import ArrayIds, check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
-from labelsieve.sources.open_array import Opened, where_is
+from labelsieve.sources.open_array import where_is
 from labelsieve.sources.retries import tried
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, temporary_folder
 from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.totals import ScanTotals
 
-# Issues are put in order in one place up to this many bytes, or what is left of a limit.
+# Issues of up to this many bytes are sorted in this process, even if a memory limit leaves less.
 _FEW_ISSUE_BYTES: Final = 32_000_000
-# Share of the free memory that a client of a cluster may take for that.
+# Share of its free memory that the client of a cluster may take to sort issues.
 _CLIENT_SHARE: Final = 0.5
 
 
@@ -57,10 +58,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class _Setup:
-    """What a run needs once it is planned: its inputs, and the places where it keeps what it makes."""
+    """What the steps of a job need once it is planned."""
 
     passes: Passes
-    pair: tuple[Opened, Opened]
     inputs: Inputs
     plan: Plan
     records: Records | None
@@ -68,19 +68,19 @@ class _Setup:
 
 
 class Job:
-    """Finds label issues, from the inputs as given to a published result.
+    """Finds label issues: from the inputs of the user to a published result.
 
     Parameters
     ----------
     labels, pred_probs : object
-        As given.
+        The arguments of the user.
     settings : JobSettings
-        All choices.
+        All settings.
     """
 
     def __init__(self, labels: Any, pred_probs: Any, settings: JobSettings) -> None:
         self._started = time.perf_counter()
-        self.labels, self.pred_probs, self.settings, self.filter = labels, pred_probs, settings, settings.filter
+        self.settings, self.filter = settings, settings.filter
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
         if self.output is not None:
             inputs = (labels, pred_probs, settings.ids)
@@ -88,47 +88,42 @@ class Job:
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
         self._attempts = settings.retries + 1
-        self._check_owned: Callable[[], None] = lambda: None  # of the workdir, once there is one
+        self.pair = open_pair(labels, pred_probs, settings.class_names, settings.ids, attempts=self._attempts)
+        self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         self._names: tuple[str, ...] | None = None
         self._ids: ArrayIds | None = None
         self._places: dict[str, str] = {}
 
     def run(self) -> LabelIssues:
         """Run all steps, and publish the result last."""
-        pair = self._open_pair()
-        n_rows, n_classes = pair[1].shape
-        self._places = {"labels": where_is(pair[0]), "pred_probs": where_is(pair[1])}
+        n_rows, n_classes = self.pair[1].shape
+        self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
         self._names = check_class_names(self.settings.class_names, n_classes)
         self._ids = open_ids(self.settings.ids, n_rows)
         self.filter.check_classes(n_classes)
-        issues = self._attempted(pair, self._find)
+        issues = self._attempt(self._find)
         return issues if self.output is None else load(self.output)
 
-    def _open_pair(self) -> tuple[Opened, Opened]:
-        return open_pair(
-            self.labels, self.pred_probs, self.settings.class_names, self.settings.ids, attempts=self._attempts
-        )
-
     def count(self) -> JointCounts:
-        """Read twice and count the confident joint, and no more."""
-        return self._attempted(self._open_pair(), self._count)
+        """Count the confident joint in two passes, and select nothing."""
+        return self._attempt(self._count)
 
     def _count(self, setup: _Setup) -> JointCounts:
         total = self._scan(setup)
         sums = total.sums.dense()
         _, rescanned = setup.passes.rescan(class_sums_finalize(sums))
-        check_versions(setup.pair, self._attempts)
+        check_versions(self.pair, self._attempts)
         if rescanned is None or rescanned.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
         check_fit(setup.passes.first_table(), total, rescanned.joint)
-        return JointCounts(with_diagonal(rescanned.joint), rescanned.n_off, sums.counts)
+        return JointCounts(with_diagonal(rescanned.joint), rescanned.n_off_diagonal, sums.counts)
 
-    def _attempted(self, pair: tuple[Opened, Opened], steps: Callable[[_Setup], _T]) -> _T:
-        """Return what `steps` make of a run; again where arrays in memory were lost with the worker that held them."""
-        note_versions(pair, self._attempts, allow_zero_rows=self.settings.allow_zero_rows)
+    def _attempt(self, steps: Callable[[_Setup], _T]) -> _T:
+        """Prepare and run `steps`; start again if a worker was lost that held arrays of this process."""
+        note_versions(self.pair, self._attempts, allow_zero_rows=self.settings.allow_zero_rows)
         for attempt in range(self._attempts):
             with ExitStack() as stack:
-                setup = self._prepare(pair, stack)
+                setup = self._prepare(stack)
                 try:
                     return steps(setup)
                 except LostDataError:
@@ -142,53 +137,48 @@ class Job:
         raise RuntimeError("there is at least one attempt")
 
     def plan(self) -> Plan:
-        """Plan the run; nothing is read, owned or made."""
-        pair, workdir = self._open_pair(), None
-        self.filter.check_classes(pair[1].shape[1])
+        """Plan the run, without reading data or writing anything."""
+        self.filter.check_classes(self.pair[1].shape[1])
+        workdir = None
         if self.settings.workdir is not None:
-            self._refuse_nested()
+            _refuse_nested(self.settings.workdir, self.output)
             workdir = Workdir.peek(self.settings.workdir, fresh=self.settings.fresh)
-        inputs = self._open(workdir, pair, {} if workdir is None else self._fingerprint(workdir, pair))
-        self.executor.check_reachable(inputs.reachability())
-        return self._plan(inputs)
+        _, _, plan = self._lay_out(workdir)
+        return plan
 
-    def _refuse_nested(self) -> None:
-        if self.settings.workdir is not None and self.output is not None:
-            _refuse_nested(open_folder(self.settings.workdir, "workdir"), open_folder(self.output))
-
-    def _open(self, workdir: Workdir | None, pair: tuple[Opened, Opened], facts: dict[str, Any]) -> Inputs:
-        """Open the inputs on the grid of the run that goes on, or on a new one."""
-        return open_inputs(
-            *pair,
+    def _lay_out(self, workdir: Workdir | None) -> tuple[dict[str, Any], Inputs, Plan]:
+        """Return the fingerprint of the run, its inputs on the grid of the workdir or on a new one, and the plan."""
+        facts: dict[str, Any] = {"run": uuid.uuid4().hex}
+        if workdir is not None:
+            settings = asdict(self.filter.settings) | self.settings.checks.flags()
+            facts = fingerprint(self.pair, settings, workdir.folder.where)
+        inputs = open_inputs(
+            *self.pair,
             batch_size=self.settings.batch_size,
             partition_batches=self.settings.partition_batches,
             n_jobs=self.n_jobs,
             executor=self.executor,
             read=False,
-            grid=None if workdir is None else workdir.grid(facts, pair[1].shape[0]),
+            grid=None if workdir is None else workdir.grid(facts, self.pair[1].shape[0]),
         )
-
-    def _plan(self, inputs: Inputs) -> Plan:
+        self.executor.check_reachable(inputs.reachability())
         stores = {"workdir": self.settings.workdir is not None, "output": self.output is not None}
-        return make_plan(inputs, self.filter, self.executor, **stores, n_jobs=self.n_jobs)
+        return facts, inputs, make_plan(inputs, self.filter, self.executor, **stores, n_jobs=self.n_jobs)
 
-    def _prepare(self, pair: tuple[Opened, Opened], stack: ExitStack) -> _Setup:
-        """Plan, and make ready a run with what is kept in the workdir, or in a temporary one."""
+    def _prepare(self, stack: ExitStack) -> _Setup:
+        """Plan the run, lock its workdir and output, and check that all workers can reach what they need."""
         workdir = None
         if self.settings.workdir is not None:
-            self._refuse_nested()
+            _refuse_nested(self.settings.workdir, self.output)
             owned = Workdir.open(self.settings.workdir, fresh=self.settings.fresh, wait=self.settings.wait)
             workdir = stack.enter_context(owned)
             self._check_owned = workdir.check_owned
-        facts = {"run": uuid.uuid4().hex} if workdir is None else self._fingerprint(workdir, pair)
-        inputs = self._open(workdir, pair, facts)
-        self.executor.check_reachable(inputs.reachability())
-        plan = self._plan(inputs)
+        facts, inputs, plan = self._lay_out(workdir)
         inputs = tried(self._attempts, inputs.read_labels)
         stage = None if self.output is None else stack.enter_context(staged(self.output, self.settings.wait))
         identities: list[str] = []
         if workdir is not None:
-            identities = part_identities(pair, inputs)
+            identities = part_identities(self.pair, inputs)
         elif plan.stored:
             workdir = Workdir(self._temporary(stage, plan))
         records = None if workdir is None else workdir.begin(facts, inputs.grid, identities)
@@ -209,10 +199,10 @@ class Job:
             finished=None if workdir is None else workdir.finished,
             check_margins=partial(self._check_margins, inputs, plan),
         )
-        return _Setup(passes, pair, inputs, plan, records, stage)
+        return _Setup(passes, inputs, plan, records, stage)
 
     def _find(self, setup: _Setup) -> LabelIssues:
-        """Read, count, select, and write what is to be written."""
+        """Scan, count, select, sort and publish."""
         passes, inputs, plan, stage = setup.passes, setup.inputs, setup.plan, setup.stage
         scanned = self._scan(setup)
         sums = scanned.sums.dense()
@@ -221,11 +211,11 @@ class Job:
         counts = table.count(self.filter, thresholds)
         totals = issue_totals(counts, rescanned, sums.counts, self.filter.settings)
         misfit = check_fit(passes.first_table(), scanned, totals.confident)
-        # In memory the lowest scores are sorted once more, so a few too many do no harm.
+        # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
         exactly = stage is not None or not self._fits(totals.estimated, inputs, plan)
         selected = self.filter.select(table, totals, inputs.dtype, exactly=exactly)
         if passes.n_reads > 1:
-            check_versions(setup.pair, self._attempts)
+            check_versions(self.pair, self._attempts)
         found = self._sort(setup, table, selected)
         issues = LabelIssues(
             n_rows=inputs.grid.n_rows,
@@ -254,24 +244,24 @@ class Job:
         self._check_owned()
         if stage is not None:
             stage.clear()
-            return table.write(selected, self.filter, stage.group, stage.work, room, rows_too=True)
+            return table.write(selected, self.filter, stage.group, stage.work, room, with_rows=True)
         if self._fits(selected.n_rows, inputs, plan):
             return table.sorted_issues(selected, self.filter)
         scratch = self._temporary(None, plan) if records is None else records.folder
         scratch.remove("result")
-        # A name of its own: a later run in the workdir may remove the result while this one is still read.
+        # A unique name: the user may still read this result while a later run in the workdir writes its own.
         group = ResultGroup(scratch.folder("result").folder(uuid.uuid4().hex))
-        return table.write(selected, self.filter, group, scratch, room, rows_too=False)
+        return table.write(selected, self.filter, group, scratch, room, with_rows=False)
 
     def _fits(self, n_issues: int, inputs: Inputs, plan: Plan) -> bool:
-        """Tell whether so many issues can be put in order in this process."""
+        """Return whether `n_issues` issues can be sorted in this process."""
         return n_issues * ISSUE_BYTES <= self._room(inputs, plan)
 
     def _facts(self, setup: _Setup, total: ScanTotals, note: str) -> RunFacts:
         passes, inputs, plan = setup.passes, setup.inputs, setup.plan
         forks = plan.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
         return RunFacts(
-            bytes_read=(total.n_read + passes.n_reread) * inputs.n_classes * inputs.dtype.itemsize,
+            bytes_read=(total.n_read + passes.n_rescanned) * inputs.n_classes * inputs.dtype.itemsize,
             n_reads=passes.n_reads,
             rows_read=total.n_read,
             rows_resumed=inputs.grid.n_rows - total.n_read,
@@ -287,22 +277,22 @@ class Job:
         )
 
     def _scan(self, setup: _Setup) -> ScanTotals:
-        """Read all rows once, and raise for what is wrong with them."""
+        """Read all rows once; raise or warn if they have bad data."""
         passes, inputs = setup.passes, setup.inputs
         forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster)
-        if forks and inputs.grid.n_partitions > 1:  # a single one is read here anyway
+        if forks and inputs.grid.n_partitions > 1:  # a single partition is read in this process anyway
             with passes.reading() as bar:
                 work, n_jobs = passes.scan_work, self.n_jobs
-                total = passes.adopt(fork_pool.each_partition(inputs, work, n_jobs, advance=bar.advance))
+                total = passes.adopt(fork_pool.map_in_forks(inputs, work, n_jobs, advance=bar.advance))
         else:
             total = passes.scan()
         self._check_owned()
-        check_versions(setup.pair, self._attempts)  # before what is odd about half-written rows is reported
+        check_versions(self.pair, self._attempts)  # first, because half-written rows would look like bad data
         raise_or_warn(total.findings, inputs.n_classes, self.settings.checks, total.sums.dense().counts)
         return total
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
-        """Return the bytes that issues may take where they are put in order in this process."""
+        """Return the bytes that issues may take if they are sorted in this process."""
         if self.executor.is_cluster:
             return int(free_bytes() * _CLIENT_SHARE)
         need = inputs.need(self.filter.settings)
@@ -310,79 +300,77 @@ class Job:
         return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
 
     def _check_margins(self, inputs: Inputs, plan: Plan, prune: PruneCounts) -> None:
-        """Raise where the rows of largest margin do not fit; how many they are is known only once rows are counted.
+        """Raise if the rows of largest margin do not fit in memory: their number is known only after counting.
 
-        They may take what was planned for them, and what is left. On a cluster this process holds all of them too.
+        They may take what the plan has for them and what it leaves free. On a cluster the client holds all of them too.
         """
         planned = candidate_bytes(expected_issues(inputs.grid.n_rows), self.executor.n_threads)
         room = planned + self.executor.limit - plan.process_bytes
         if self.executor.is_cluster:
             room = min(room, int(free_bytes() * _CLIENT_SHARE))
-        n_candidates = int(prune.of_pair.sum())
+        n_candidates = int(prune.by_pair.sum())
         needed = candidate_bytes(n_candidates, self.executor.n_threads)
         if needed > room:
             raise MemoryLimitError(
-                f"the {n_candidates:,} rows of largest margin of all pairs would take {size(needed)}, and may take "
-                f"{size(max(0, room))}. What takes less: fewer threads, a lower frac_noise, or "
+                f"the {n_candidates:,} rows of largest margin of all pairs would take {size(needed)}, but may take "
+                f"only {size(max(0, room))}. These take less: fewer threads, a lower frac_noise, or "
                 "filter_by='prune_by_class'"
             )
 
     def _run_room(self, inputs: Inputs, plan: Plan) -> int:
-        """Return the bytes that each thread may take for the issues that it sorts: those planned for, and what is left.
+        """Return the bytes that each thread may take to sort issues: what the plan allows and what it leaves free.
 
-        More issues than planned are sorted in larger runs where there is room for that: of many small ones each merging
-        task would read a few rows.
+        With more issues than planned the runs are larger, if there is memory for that: with many small runs each
+        merging task would read only a few rows of each.
         """
         planned = run_rows(expected_issues(inputs.grid.n_rows)) * ISSUE_BYTES
         return planned + max(0, self.executor.limit - plan.process_bytes) // self.executor.n_threads
 
-    def _fingerprint(self, workdir: Workdir, pair: tuple[Opened, Opened]) -> dict[str, Any]:
-        """Return what tells this run from another."""
-        settings = asdict(self.filter.settings) | self.settings.checks.flags()
-        return fingerprint(pair, settings, workdir.folder.where)
-
     def _check_shared(self, folder: Folder) -> None:
-        """Raise unless all who run tasks see the same folder as this process, and can write in it."""
+        """Raise unless all workers see the same folder as this process and can write to it."""
         if not self.executor.is_cluster:
             return
         name = f".probe-{uuid.uuid4().hex}"
         folder.write(name, b"")
         try:
-            self.executor.check_reachable(partial(_meet, folder, name))
+            self.executor.check_reachable(partial(_check_probe, folder, name))
         finally:
             folder.remove(name)
 
     def _temporary(self, stage: Stage | None, plan: Plan) -> Folder:
-        """Return a folder for what fits nowhere else; beside the output, or where Dask keeps temporary files."""
+        """Return a temporary folder, in the output's or where Dask keeps temporary files."""
         if stage is not None:
             return stage.work
         path = tempfile.mkdtemp(prefix="labelsieve-", dir=temporary_folder())
         folder = LocalFolder(Path(path))
-        # It lasts as long as anything that reads from it: scores, issues, a lazy array.
+        # It exists as long as anything that reads from it: scores, issues, a lazy array.
         weakref.finalize(folder, shutil.rmtree, path, ignore_errors=True)
         try:
             self._check_shared(folder)
         except (UnreadableDataError, UnwritableError) as error:
             raise MemoryLimitError(
-                f"row summaries take {size(plan.summary_bytes)}, more than the workers hold, and not every worker can "
-                f"write to {path} here ({error}): give a workdir that all reach"
+                f"row summaries take {size(plan.summary_bytes)}, more than the workers can hold, and not every worker "
+                f"can write to {path} of this machine ({error}): give a workdir that all workers can reach"
             ) from error
         return folder
 
 
-def _refuse_nested(workdir: Folder, output: Folder) -> None:
-    """Raise where publishing the output would replace the workdir."""
+def _refuse_nested(workdir: str | os.PathLike[str], output: str | None) -> None:
+    """Raise if publishing the output would replace the workdir."""
+    if output is None:
+        return
+    folders = open_folder(workdir, "workdir"), open_folder(output)
     inner, outer = (
-        f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.where}/" for folder in (workdir, output)
+        f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.where}/" for folder in folders
     )
     if inner.startswith(outer):
         raise InvalidInputError(
-            f"the workdir {workdir.where} lies where the output {output.where} will be: move either"
+            f"the workdir {folders[0].where} is inside the output {folders[1].where}, which is replaced: move one"
         )
 
 
-def _meet(folder: Folder, name: str) -> None:
-    """Read what the client has written, which no folder of that name elsewhere holds, and write beside it."""
+def _check_probe(folder: Folder, name: str) -> None:
+    """Read the file that the client has written, which no other folder of that name has, and write another one."""
     folder.read(name)
     mine = f".probe-{uuid.uuid4().hex}"
     folder.write(mine, b"")

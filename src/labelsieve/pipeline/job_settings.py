@@ -1,4 +1,4 @@
-"""The choices of a job, made and checked once."""
+"""The settings of a job, checked once."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from labelsieve.storage.urls import check_place
 
 @dataclass(frozen=True)
 class JobSettings:
-    """All choices of `labelsieve.find_label_issues`, under the same names.
+    """All settings of `labelsieve.find_label_issues`, under the same names.
 
     Raises
     ------
     InvalidInputError
-        For a value that is not allowed, and for values that do not go together.
+        For a value that is not allowed, and for values that cannot be combined.
     """
 
     batch_size: int | Auto = "auto"
@@ -48,7 +48,7 @@ class JobSettings:
     min_examples_per_class: int = 1
     partition_batches: int | Auto = "auto"
     allow_zero_rows: bool = False
-    allow_unnormalized_rows: bool | Literal["warn"] = False  # "warn" for the functions that cleanlab's users know
+    allow_unnormalized_rows: bool | Literal["warn"] = False  # "warn" in cleanlab's batched API
     n_jobs: int | None = 1
     progress: bool | None = None
     client: Any = None
@@ -68,16 +68,16 @@ class JobSettings:
         object.__setattr__(self, "wait", check_seconds("wait", self.wait))
         object.__setattr__(self, "n_jobs", resolve_n_jobs(self.n_jobs, verbose=self.progress is not False))
         object.__setattr__(self, "output", self._checked_output())
-        self.filter, self.checks  # noqa: B018  # what is wrong with these is raised here
+        self.filter, self.checks  # noqa: B018  # to raise their errors here
 
     @cached_property
     def filter(self) -> Filter:
-        """The filter, with the choices that change the answer as its ``settings``."""
+        """The filter, whose ``settings`` are the settings that change the result."""
         method, rule = self.method, self.rule
         if self.rank_by is not None:
             if self.filter_by is None:
                 raise InvalidInputError(
-                    "rank_by goes with filter_by; without one method both chooses rows and ranks them"
+                    "rank_by needs filter_by; without a filter, method both selects rows and ranks them"
                 )
             if method not in ("self_confidence", self.rank_by):
                 raise InvalidInputError(
@@ -99,7 +99,7 @@ class JobSettings:
 
     @cached_property
     def checks(self) -> RowChecks:
-        """Which rows that cannot be a distribution are accepted."""
+        """Which rows are accepted although they cannot be a distribution."""
         if self.allow_unnormalized_rows == "warn":
             return RowChecks(unnormalized_rows="warn")
         return RowChecks.of(allow_zero_rows=self.allow_zero_rows, allow_unnormalized_rows=self.allow_unnormalized_rows)

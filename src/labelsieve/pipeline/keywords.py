@@ -1,4 +1,4 @@
-"""Errors for unknown keyword arguments, which say what to write instead."""
+"""Error messages for unknown keyword arguments that say what to write instead."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ FOR_COUNTING: Final = {
 def explain_keywords(
     known: Mapping[str, str], options: Iterable[str] = ()
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
-    """Return a decorator that raises for keyword arguments that the function does not have, and says what to write.
+    """Return a decorator that raises for unknown keyword arguments and says what to write instead.
 
     Parameters
     ----------
     known : mapping of str
-        Arguments of cleanlab, and what replaces each.
+        Arguments of cleanlab, with what replaces each.
     options : iterable of str
         Arguments that the function takes through ``**options``.
 

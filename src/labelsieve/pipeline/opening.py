@@ -1,4 +1,4 @@
-"""Opening both inputs, and laying them out on one grid of batches. Nothing is read but labels that have to go first."""
+"""Opens both inputs and plans one grid of batches for them. Reads nothing but headers, and sometimes the labels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from labelsieve import partitioning
-from labelsieve.confident_learning.row_summary import STRIP_BYTES, class_dtype
+from labelsieve.confident_learning.dtypes import class_dtype
+from labelsieve.confident_learning.row_summary import STRIP_BYTES
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
@@ -23,30 +24,30 @@ from labelsieve.storage.urls import is_url
 if TYPE_CHECKING:
     import dask.array as da  # for types alone
 
-# Labels whose stored chunks the batches cut are read first where they are at most this large.
+# Labels of at most this size are read first if batches would cut their stored chunks.
 _READ_FIRST_BYTES: Final = 64_000_000
 
 
 def open_pair(
     labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None, *, attempts: int = 1
 ) -> tuple[Opened, Opened]:
-    """Open both inputs and compare their shapes and the names of their rows and classes; nothing is read but headers.
+    """Open both inputs, and compare their shapes and the names of rows and classes. Only headers are read.
 
     Parameters
     ----------
     labels, pred_probs : object
-        As given.
+        The arguments of the user.
     class_names, ids : object, optional
-        The user's own names of classes and rows, as given.
+        The user's names of classes and rows.
     attempts : int
-        How often each is opened before it is an error that it cannot be.
+        Number of times to try to open each.
 
     Raises
     ------
     InvalidInputError
-        For what can be refused without reading.
+        For anything that can be refused without reading.
     """
-    opened_labels, opened = _both(labels, pred_probs, attempts)
+    opened_labels, opened = _open_both(labels, pred_probs, attempts)
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
@@ -54,8 +55,8 @@ def open_pair(
     return opened_labels, opened
 
 
-def _both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Opened]:
-    """Open both; at the same time where each has to wait for a remote store."""
+def _open_both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Opened]:
+    """Open both inputs, at the same time if both are in remote stores."""
     if not (is_url(labels) and is_url(pred_probs)):
         return tried(attempts, open_labels, labels), tried(attempts, open_pred_probs, pred_probs)
     other: Future[Opened] = Future()
@@ -66,7 +67,7 @@ def _both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Opened]:
         except BaseException as error:  # noqa: BLE001  # raised below, if the labels open
             other.set_exception(error)
 
-    # A daemon, so that neither an error of the labels nor Ctrl-C waits for a store that does not answer.
+    # A daemon thread, so that an error of the labels or Ctrl-C does not wait for a store that does not answer.
     Thread(target=opening, name="labelsieve-open", daemon=True).start()
     return tried(attempts, open_labels, labels), other.result()
 
@@ -82,9 +83,9 @@ def open_inputs(
     grid: partitioning.Grid | None = None,
     read: bool = True,
 ) -> Inputs:
-    """Open both inputs, hold them against each other, and lay them out on one grid of batches.
+    """Open both inputs, compare them, and plan one grid of batches for them.
 
-    Nothing is read but small labels whose stored chunks the batches would cut: these are read first, once.
+    Only headers are read, and labels whose stored chunks many batches would decode again.
 
     Parameters
     ----------
@@ -93,18 +94,18 @@ def open_inputs(
     batch_size, partition_batches : int or "auto"
         As `find_label_issues` takes them; a Dask array keeps its own chunks as batches.
     n_jobs : int
-        Processes that are to share the work; 1 leaves it to Dask's threads.
+        Number of processes to fork; 1 uses Dask's threads.
     executor : Executor, optional
-        Who will read; the active client or threads by default.
-    grid : grids.Grid, optional
+        Runs the tasks; by default the active client or threads.
+    grid : Grid, optional
         The grid of an earlier run, whose partitions are kept.
     read : bool
-        Whether labels that are to be read first are read now; `Inputs.read_labels` does it later.
+        Whether to read such labels now; otherwise `Inputs.read_labels` reads them.
 
     Raises
     ------
     InvalidInputError
-        For what can be refused without reading.
+        For anything that can be refused without reading.
     """
     opened_labels, opened = open_pair(labels, pred_probs)
     partitioning.check_sizes(batch_size, partition_batches)
@@ -118,13 +119,13 @@ def open_inputs(
         planned = _source_grid(
             opened, n_threads, executor, batch_size, partition_batches, 1 if forking else STRIP_BYTES
         )
-        _warn_of_pieces(opened, planned, n_threads)
+        _warn_if_read_in_pieces(opened, planned, n_threads)
     if grid is not None:
         whole = isinstance(opened, Source) and not opened.in_pieces
         planned = grid.in_batches_of(planned.largest_batch, opened.row_chunk) if whole else grid
-    if not _read_first(opened_labels, planned, executor, opened.shape[1]):
+    if not _reads_first(opened_labels, planned, executor, opened.shape[1]):
         return Inputs(opened_labels, opened, planned)
-    # Narrowed, and beside them the stored chunk that is being decoded.
+    # The labels in the smallest dtype, and the stored chunk that is being decoded.
     held = opened_labels.n_rows * class_dtype(opened.shape[1]).itemsize
     held += min(opened_labels.row_chunk or 0, opened_labels.n_rows) * opened_labels.dtype.itemsize
     inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True)
@@ -139,7 +140,7 @@ def _source_grid(
     partition_batches: int | partitioning.Auto,
     min_batch_bytes: int,
 ) -> partitioning.Grid:
-    """Plan the grid of stored rows, with smaller automatic batches as long as these are what does not fit."""
+    """Plan the grid of stored rows, with smaller automatic batches until they fit in memory."""
     limit = executor.limit * executor.n_processes
     while True:
         grid = partitioning.plan_grid(
@@ -161,33 +162,33 @@ def _source_grid(
         limit = limit * 3 // 4
 
 
-def _read_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
-    """Tell whether labels are read first: small, or every partition would have to decode the same chunk of them."""
+def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
+    """Return whether to read the labels first: if they are small, or if partitions would decode a chunk again."""
     if not isinstance(labels, Source) or not labels.row_chunk or not _is_cut(labels.row_chunk, grid):
         return False
     small = labels.n_rows * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
     return small or labels.row_chunk > grid.largest_batch * grid.partition_batches
 
 
-def _warn_of_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
+def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
     stored, partition_rows = min(source.row_chunk or 0, source.n_rows), grid.largest_batch * grid.partition_batches
     if stored > partition_rows:
         warn(
             f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
             f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
-            "decoded whole each time where it spans all classes. Chunks of fewer rows avoid that."
+            "decoded whole each time if it spans all classes. Chunks of fewer rows avoid that."
         )
 
 
 def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:
-    """Tell whether batches cut stored chunks, each of which would be decoded again by the next batch."""
+    """Return whether batches cut stored chunks, which the next batch would have to decode again."""
     if isinstance(grid.batches, int):
         return grid.n_batches > 1 and grid.batches % row_chunk != 0
     return any(rows % row_chunk for rows in set(grid.batches[:-1]))
 
 
 def _whole_rows(array: da.Array) -> da.Array:
-    """Return a user's Dask array with chunks that span all classes, its own wherever they do."""
+    """Return a user's Dask array with chunks that span all classes; keep its chunks if they do."""
     if len(array.chunks[1]) == 1:
         return array
     rows = max(1, partitioning.BATCH_BYTES // (array.shape[1] * array.dtype.itemsize))
@@ -195,7 +196,7 @@ def _whole_rows(array: da.Array) -> da.Array:
 
 
 def _dask_grid(array: da.Array, n_threads: int, partition_batches: int | partitioning.Auto) -> partitioning.Grid:
-    """Take the row chunks of a Dask array as batches; a task holds all its blocks at once, so few make a partition."""
+    """Return a grid whose batches are the chunks of a Dask array. A task holds all its blocks, so it gets a few."""
     if partition_batches == "auto":
         largest = max(array.chunks[0]) * array.shape[1] * array.dtype.itemsize
         partition_batches = min(

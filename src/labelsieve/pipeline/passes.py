@@ -11,15 +11,15 @@ from typing import Any, Final
 import numpy as np
 
 from labelsieve.confident_learning import top_k_by_pair
+from labelsieve.confident_learning.dtypes import Float64s, Int64s
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
-from labelsieve.confident_learning.radix_select import Int64s
-from labelsieve.confident_learning.thresholds import Float64s, SparseClassSums
+from labelsieve.confident_learning.thresholds import SparseClassSums
 from labelsieve.confident_learning.validation import DEFAULT_CHECKS, RowChecks
 from labelsieve.errors import UnreadableDataError
 from labelsieve.execution.executor import Executor
 from labelsieve.execution.progress import Progress
-from labelsieve.memory import Span, spans
+from labelsieve.partitioning import Span, spans
 from labelsieve.pipeline.dask_job import Column, DaskJob, some_chunks
 from labelsieve.pipeline.inputs import Inputs, persist_if_it_fits, without_blocks
 from labelsieve.pipeline.row_summaries import RowSummaries, repairing
@@ -80,7 +80,7 @@ class Passes:
         self._chunks: list[Any] = []
         self._reader: SummaryReader | None = None
         self._rescan_records: Records | None = None
-        self.n_reread, self.n_reads = 0, 1
+        self.n_rescanned, self.n_reads = 0, 1
 
     @cached_property
     def _columns(self) -> list[Column]:
@@ -135,14 +135,14 @@ class Passes:
     def rescan(self, thresholds: Float64s) -> tuple[RowSummaries, RescanTotals | None]:
         """Return the table, and what a second pass adds up over `pred_probs`, where one is needed."""
         if self._stored and self.settings.rescans:
-            self._rescan_records = self._records_of_thresholds(thresholds, "again")
+            self._rescan_records = self._records_of_thresholds(thresholds, "rescan")
         # The columns of a second pass are read back only if they are needed.
-        needed = self.rule.needs_off_joint or self.settings.scores_need_rescan
+        needed = self.rule.needs_off_diagonal or self.settings.scores_need_rescan
         self._reader = SummaryReader(self.settings, thresholds, self._records, self._rescan_records if needed else None)
         totals: RescanTotals | None = None
         if self.settings.rescans:
             totals = repairing(self._repair, self._rescan)
-            self.n_reread += totals.n_read
+            self.n_rescanned += totals.n_read
             self.n_reads += 1
         return self._table(self._reader), totals
 
@@ -151,7 +151,7 @@ class Passes:
             if self._stored or self._reader is None:
                 return self._rescan_to_checkpoint(bar)
             numbers, _, pred_probs = self._columns_without(())
-            work = partial(rescan.rescan, reader=self._reader, keeps_off_joint=self.rule.needs_off_joint)
+            work = partial(rescan.rescan, reader=self._reader, keeps_off_diagonal=self.rule.needs_off_diagonal)
             columns = [numbers, [None] * len(self._chunks), pred_probs, self._chunks]
             total: RescanTotals
             self._chunks, total = self.job.persist(
@@ -164,7 +164,7 @@ class Passes:
     def _rescan_to_checkpoint(self, progress: Progress | None = None) -> RescanTotals:
         if self._reader is None:
             raise RuntimeError("thresholds come first: call rescan()")
-        numbers, _, pred_probs = self._columns_without(self._finished.get("rereads", ()))
+        numbers, _, pred_probs = self._columns_without(self._finished.get("rescan", ()))
         reader = replace(self._reader, rescan_records=self._rescan_records)
         work = self.inputs.work(partial(rescan.rescan_to_checkpoint, reader=reader))
         columns = [numbers, [None] * self.inputs.grid.n_partitions, pred_probs]
@@ -226,21 +226,24 @@ class Passes:
         executor = self.job.executor
         with self._progress("margins", "read a third time") as bar:
             for stop in rounds(n_done, self.inputs.grid.n_partitions, executor.all_threads):
-                wanted = top_k_by_pair.Wanted(prune, top_k_by_pair.to_exceed(found, prune.of_pair))
+                margins = top_k_by_pair.margins_to_exceed(found, prune.by_pair)
+                search = top_k_by_pair.MarginSearch(prune, margins)
                 some = some_chunks(columns, n_done, stop)
 
-                def search(
-                    wanted: top_k_by_pair.Wanted = wanted, some: list[Column] = some, n_chunks: int = stop - n_done
+                def find(
+                    search: top_k_by_pair.MarginSearch = search,
+                    some: list[Column] = some,
+                    n_chunks: int = stop - n_done,
                 ) -> list[Any]:
-                    # For many pairs `wanted` is some megabytes, so it is sent to the workers once.
-                    [shared] = executor.scatter([wanted])
+                    # With many pairs `search` has some megabytes, so it is sent to the workers once.
+                    [shared] = executor.scatter([search])
                     return self.job.map("margins", work, [*some, [shared] * n_chunks], bar)
 
-                parts = executor.unless_lost(search)
-                found, n_done = top_k_by_pair.largest([found, *parts], prune.of_pair), stop
+                parts = executor.unless_lost(find)
+                found, n_done = top_k_by_pair.largest([found, *parts], prune.by_pair), stop
                 if records is not None:
                     rescan.store_candidates(records, found, n_done)
-        self.n_reread += found.n_read
+        self.n_rescanned += found.n_read
         self.n_reads += 1
         rows: Int64s = np.unique(found.rows)
         return rows
@@ -254,15 +257,15 @@ class Passes:
             return
         columns, work = self._columns_without(self._finished["summaries"]), self.inputs.work(self.scan_work)
         total: ScanTotals = self.job.reduce("scan", work, _combine_chunk_totals, columns)
-        self.n_reread += total.n_read
+        self.n_rescanned += total.n_read
         if self._sums is not None and not total.sums.same(self._sums):
             raise UnreadableDataError(
                 f"{work.where} changed during the run: rows whose record in {self._records.folder.where} was damaged "
                 "were read again, and differ from what was read before. Run again with fresh=True (--fresh)"
             )
         if self._rescan_records is not None:
-            self._finished["rereads"] = self._committed(self._rescan_records, "rereads")
-            self.n_reread += self._rescan_to_checkpoint().n_read
+            self._finished["rescan"] = self._committed(self._rescan_records, "rescan")
+            self.n_rescanned += self._rescan_to_checkpoint().n_read
 
     def _committed(self, records: Records, kind: str) -> list[int]:
         """Return the partitions whose record is there and whole."""

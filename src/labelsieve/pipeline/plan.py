@@ -1,4 +1,4 @@
-"""What a run will take, before it runs: tasks, bytes, memory. No data is read."""
+"""The plan of a run: tasks, bytes and memory. No data is read."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ from labelsieve.confident_learning.filters import Filter
 from labelsieve.errors import MemoryLimitError
 from labelsieve.execution.executor import Executor
 from labelsieve.memory import expected_issues, size
+from labelsieve.partitioning import spans
 from labelsieve.pipeline.dask_job import n_graph_tasks
 from labelsieve.pipeline.inputs import Inputs, kept_bytes
 from labelsieve.pipeline.passes import rounds
 from labelsieve.settings import Settings
 
-# Digits of the scores after which so few rows are left inside the cuts of all classes that they are told one by one.
+# Rounds of class histograms, after which so few rows are inside the cuts that their scores are returned.
 _CLASS_ROUNDS: Final = 3
-# A size is told with three digits: what would fit must not be rounded down.
+# Sizes in messages have three digits, and a size that would fit must not be rounded down.
 _ROUNDING: Final = 1.006
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will take.
+    """The plan of a run.
 
     Parameters
     ----------
@@ -36,36 +37,36 @@ class Plan:
     dtype : str
         Dtype of `pred_probs`.
     n_batches, batch_rows, n_partitions : int
-        How the rows are cut.
+        Number of batches, rows of a batch, and number of partitions.
     n_tasks : int
-        Tasks of the whole job, ranking and writing included; 0 where a single partition is worked on without a graph.
-        Where tasks write the issues, their merge takes one more for each sorted run and for each stored chunk of
-        issues, of 65,536 rows or more (`memory.run_rows`).
+        Tasks of the whole job, including ranking and writing; 0 if a single partition needs no graph. If tasks write
+        the issues, merging takes one more task for each sorted run, and one for each stored chunk of issues, of 65,536
+        rows or more (`memory.run_rows`).
     n_slabs : int
-        Submissions of each map.
+        Number of submissions of each map.
     network_bytes : int
-        What tasks send each other and the client: class sums and histograms, but for the issues.
+        Bytes that tasks send to each other and to the client: class sums and histograms, without the issues.
     n_reads : int
-        How many times `pred_probs` is read.
+        Number of reads of `pred_probs`.
     bytes_read : int
-        Decoded bytes of `pred_probs`, over all reads and with stored chunks that are decoded more than once.
+        Decoded bytes of `pred_probs` in all reads, including stored chunks that are decoded more than once.
     amplification : float
-        Those bytes over the bytes of `pred_probs`, a read.
+        Decoded bytes per read, divided by the bytes of `pred_probs`.
     n_processes, n_threads : int
-        Processes that read, and threads of each.
+        Number of processes that read, and of threads in each.
     stored : bool
-        Whether row summaries are in a workdir alone, rather than in memory.
+        Whether row summaries are only in a workdir, and not in memory.
     process_bytes, client_bytes : int
-        The most own memory of each worker, and of the process that asks; without a cluster one and the same, and that
-        of all forked processes together.
+        Peak memory of each worker, and of the client. Without a cluster both are the same: the peak of this process,
+        or of all forked processes together.
     limit : int
         Bytes that each process that reads may take.
     limit_name : str
         Where that limit comes from.
     summary_bytes, score_bytes, mask_bytes : int
-        Sizes of all row summaries, and of the results of N.
+        Sizes of the summaries, scores and mask of all rows.
     issue_bytes : int
-        Size of an issue with its columns.
+        Size of an issue with all columns.
     """
 
     n_rows: int
@@ -101,20 +102,20 @@ def make_plan(
     Parameters
     ----------
     inputs : Inputs
-        Opened, on their grid.
+        The opened inputs.
     rule : Filter
         The filter, with its settings.
     executor : Executor
-        Who will run it, with the limits that hold there.
+        Runs the tasks, within its memory limit.
     workdir, output : bool
-        Whether what is done is kept in a workdir, and whether the tasks write the result.
+        Whether there is a workdir, and whether the tasks write the result.
     n_jobs : int
-        Processes to fork, where the inputs allow it.
+        Number of processes to fork, if the inputs can be read by them.
 
     Raises
     ------
     MemoryLimitError
-        If it cannot fit; the message says what would.
+        If the run cannot fit in memory; the message says what would fit.
     """
     settings = rule.settings
     need, grid = inputs.need(settings), inputs.grid
@@ -127,8 +128,8 @@ def make_plan(
     n_processes, n_threads = (n_forks, 1) if n_forks else (executor.n_processes, executor.n_threads)
     issues = 0 if executor.is_cluster else expected_issues(grid.n_rows) * memory.ISSUE_BYTES
     in_memory, on_disk = takes(stored=False), takes(stored=True)
-    # A task that writes whole chunks of a result, or margins that take two reads, work on records. On a cluster these
-    # take fewer tasks; elsewhere what fits stays, and is not read back.
+    # Tasks that write stored chunks of a result, and passes after the first with a workdir, use records. On a cluster
+    # records need fewer tasks; elsewhere summaries that fit stay in memory and are not read back.
     stored = output or (workdir and (executor.is_cluster or rule.n_reads > 1))
     stored = stored or (in_memory + issues > executor.limit and on_disk < in_memory + issues)
     process_bytes = on_disk if stored else in_memory
@@ -169,7 +170,7 @@ def make_plan(
 def _process_bytes(
     need: memory.Need, executor: Executor, n_forks: int, n_threads: int | None = None, *, stored: bool
 ) -> int:
-    """Return what a process takes with so many threads; of forked ones all together, each as good as a thread."""
+    """Return the peak memory of a process, or of all forked processes together, each of which counts as a thread."""
     merging = memory.merge_bytes(need.n_rows) if stored and not executor.is_cluster else 0
 
     def takes(threads: int, base: int) -> int:
@@ -177,17 +178,17 @@ def _process_bytes(
 
     if not n_forks:
         return merging + takes(n_threads or executor.n_threads, executor.base_bytes)
-    # The children hand their summaries over, a piece of a few partitions at a time.
+    # The children send their summaries in pieces of a few partitions.
     handed_over = 0 if stored else need.summaries() // 4
     n_forks = n_threads or n_forks
     reading = takes(n_forks, executor.base_bytes + n_forks * memory.FORK_BYTES) + handed_over
-    # Reading is all that is forked: a second read, and work on stored summaries, have all threads.
+    # Only the first pass forks. A second pass, and work on stored summaries, use all threads.
     threads = executor.n_threads if stored or need.filter.n_reads > 1 else 1
     return merging + max(reading, takes(threads, executor.base_bytes))
 
 
 def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool) -> None:
-    """Raise, and say what would fit."""
+    """Raise an error that says what would fit."""
     takes = partial(_process_bytes, need, executor, n_forks, stored=stored)
     threads, kind = (n_forks, "forked process") if n_forks else (executor.n_threads, "thread")
     plural = "es" if n_forks else "s"
@@ -201,13 +202,13 @@ def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool
     if need.batch_bytes and room > 0:
         would.append(f"stored chunks or batches of {size(room / copies / _ROUNDING)}")
     raise MemoryLimitError(
-        f"{who} would take {size(takes(threads))} with {threads} {kind}{plural if threads > 1 else ''}, and may take "
-        f"{size(executor.limit)} ({executor.limit_name}). What would fit: {', or '.join(would)}"
+        f"{who} would take {size(takes(threads))} with {threads} {kind}{plural if threads > 1 else ''}, but may take "
+        f"only {size(executor.limit)} ({executor.limit_name}). What would fit: {', or '.join(would)}"
     )
 
 
 def _decoded_rows(inputs: Inputs) -> int:
-    """Return how many rows one read decodes: more than there are, where partitions cut stored chunks."""
+    """Return the number of rows that one read decodes, which counts rows again if partitions cut stored chunks."""
     source, grid = inputs.pred_probs_source, inputs.grid
     if source is None or source.in_pieces or not source.row_chunk or not isinstance(grid.batches, int):
         return grid.n_rows
@@ -222,7 +223,7 @@ def _decoded_rows(inputs: Inputs) -> int:
 def _n_tasks(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int, *, stored: bool) -> int:
     """Count the tasks of a job: its maps, and the trees that reduce them."""
     n_partitions, on_cluster = inputs.grid.n_partitions, executor.is_cluster
-    of_dask = not (inputs.labels_source and inputs.pred_probs_source)  # which needs a graph
+    of_dask = not (inputs.labels_source and inputs.pred_probs_source)  # a Dask array needs a graph
     reading = partial(n_graph_tasks, is_cluster=on_cluster or of_dask)
     mapped = partial(n_graph_tasks, n_spans, is_cluster=on_cluster)
     total = (1 + rule.settings.rescans) * reading(n_partitions, reduced=True, kept=not stored)
@@ -235,7 +236,7 @@ def _n_tasks(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int, *, 
 
 
 def _network_bytes(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int) -> int:
-    """Add up the results that trees fold: sums by class, of those that occur; then a histogram, and confident pairs."""
+    """Add up the results that reductions combine: sums of the classes that occur, histograms, and confident pairs."""
     n_partitions, n_classes, n_rows = inputs.grid.n_partitions, inputs.n_classes, inputs.grid.n_rows
     read, counted = (n_graph_tasks(n, reduced=True, is_cluster=True) for n in (n_partitions, n_spans))
     total = read * 32 * min(n_classes, -(-n_rows // n_partitions))
@@ -246,15 +247,15 @@ def _network_bytes(inputs: Inputs, rule: Filter, executor: Executor, n_spans: in
     if rule.cuts_classes:
         total += _CLASS_ROUNDS * counted * memory.class_histogram_bytes(n_classes)
     if rule.reads_pairs:
-        # A round brings about as many candidates as are wanted, and tells each worker of all pairs.
+        # A round returns about as many candidates as are wanted, and sends all pairs to each worker.
         n_rounds = sum(1 for _ in rounds(0, n_partitions, executor.all_threads))
-        told = executor.n_processes * 2 * memory.pair_bytes(n_rows, n_classes)
-        total += n_rounds * (memory.CANDIDATE_BYTES * expected_issues(n_rows) + told)
+        sent = executor.n_processes * 2 * memory.pair_bytes(n_rows, n_classes)
+        total += n_rounds * (memory.CANDIDATE_BYTES * expected_issues(n_rows) + sent)
     return total
 
 
 def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
-    """Return how many tasks each map after the first one has."""
+    """Return the number of tasks of each map over the row summaries."""
     if not stored:
         return inputs.grid.n_partitions
-    return len(memory.spans(inputs.grid, inputs.need(settings).row, executor.all_threads))
+    return len(spans(inputs.grid, inputs.need(settings).row, executor.all_threads))

@@ -5,18 +5,21 @@ Whatever reads predictions makes such a table; thresholds, counts, filters, rank
 ==============  =================  =====================================================================================
 column          dtype              meaning
 ==============  =================  =====================================================================================
-`labels`        unsigned integer   given label, 0..K-1
+`label`         unsigned integer   label, 0..K-1
 `predicted`     unsigned integer   first class of the largest probability
-`p_given`       that of the input  probability of the given label
+`p_label`       that of the input  probability of the label
 `p_predicted`   that of the input  probability of the predicted class
-`row_values`    float64            score, where it is computed from all probabilities of the row; the row's sum where
-                                   `adjust_pred_probs` needs only that; absent where the score is `p_given`
-`off_joint`     bool               whether the confident joint counts the row off its diagonal, and its label is not
-                                   nearly predicted; only for ``filter_by="confident_learning"``
+`score`         float64            label quality score, where it is computed from the whole row; absent where the score
+                                   is `p_label`
+`row_sum`       float64            sum of the row's probabilities, from which adjusted self-confidence is computed as
+                                   the table is read; only with ``adjust_pred_probs=True``
+`off_diagonal`  bool               whether the confident joint counts the row off its diagonal (its class is not the
+                                   label), and the label is not nearly predicted: `p_label` + 1e-6 would not be the
+                                   largest probability of the row; only with ``filter_by="confident_learning"``
 ==============  =================  =====================================================================================
 
-The dtype of the first two is the smallest that holds K - 1. The chunks of the table stay in memory where they were
-made, or are rows of a checkpoint (`labelsieve.tasks.summaries`).
+The first two columns have the smallest dtype that holds K - 1. The chunks of the table stay in the memory of the
+process that made them, or are rows of a checkpoint (`labelsieve.tasks.summaries`).
 """
 
 from __future__ import annotations
@@ -33,12 +36,12 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select, radix_select_by_class
 from labelsieve.confident_learning.agreement import Agreement, RowSample
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints, class_dtype
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
-from labelsieve.confident_learning.radix_select import Int64s, Scores
-from labelsieve.confident_learning.row_summary import Ints, RowSummary, class_dtype
+from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import RowSelection, Selection, UpToClassCuts, UpToCut
-from labelsieve.confident_learning.thresholds import Float64s, SparseClassSums, adjusted_thresholds, class_sums_chunk
+from labelsieve.confident_learning.thresholds import SparseClassSums, adjusted_thresholds, class_sums_chunk
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.errors import InvalidInputError
 from labelsieve.execution.executor import LocalExecutor
@@ -59,9 +62,9 @@ from labelsieve.tasks.work import ChunkWork
 if TYPE_CHECKING:
     import dask.array as da
 
-# How often a map starts again: a disk that keeps damaging records is an error.
+# How often a computation may repair records and start again. More repairs mean a failing disk.
 _MOST_REPAIRS: Final = 3
-# Chunks whose scores are fetched at a time, where not all are wanted at once.
+# Number of chunks whose scores are fetched at a time.
 _FETCHED_CHUNKS: Final = 16
 
 _T = TypeVar("_T")
@@ -76,7 +79,7 @@ class RowSummaries:
     job : DaskJob
         Runs maps and reductions over the chunks.
     chunks : list
-        The chunks, in row order: `SummaryChunk`, futures of these, or `Span` of rows that are stored.
+        The chunks, in row order: `SummaryChunk`, futures of these, or `Span` of stored rows.
     rows : list of int
         Number of rows of each chunk.
     reader : SummaryReader
@@ -86,13 +89,13 @@ class RowSummaries:
     dtype : dtype
         Native dtype of the probabilities.
     stored : bool
-        Whether chunks are rows of a checkpoint.
+        Whether the chunks are rows of a checkpoint.
     show : bool or None
         Whether to show progress; None shows it on a terminal.
     repair : callable
-        Makes damaged records of the checkpoint again.
+        Repairs damaged records of the checkpoint.
     read_margins : callable, optional
-        Reads `pred_probs` for `largest_margins`; returns row numbers.
+        Reads `pred_probs` for `select_largest_margins`; returns row numbers.
     """
 
     job: DaskJob
@@ -117,28 +120,28 @@ class RowSummaries:
         n_classes: int,
         score: npt.ArrayLike | None = None,
     ) -> RowSummaries:
-        """Return a table of row summaries that other code has made.
+        """Make a table from columns that other code has computed.
 
-        `labelsieve.find_label_issues` takes it as ``summaries=``, and finds all that needs no second look at
-        `pred_probs`: with ``method="self_confidence"`` the default issues, and ``filter_by="predicted_neq_given"``.
+        `labelsieve.find_label_issues` takes the table as ``summaries=``, with the default rule or with
+        ``filter_by="predicted_neq_given"``. Other filters, and `adjust_pred_probs`, need all probabilities of each row.
 
         Parameters
         ----------
         label : (N,) array-like of int
-            Given labels, 0..K-1.
+            Labels, 0..K-1.
         predicted : (N,) array-like of int
             First class of the largest probability.
         p_label, p_predicted : (N,) array-like of float16, float32 or float64
-            Probability of the given label and of the predicted class, of the same dtype.
+            Probability of the label and of the predicted class, of the same dtype.
         n_classes : int
             Number of classes K.
         score : (N,) array-like of float64, optional
-            Label quality scores by another method than self-confidence, which is named then as ``method=``.
+            Label quality scores, if they are not self-confidences. Then pass their name as ``method=``.
 
         Raises
         ------
         InvalidInputError
-            For columns that cannot be summaries of predictions: what, in which row.
+            For columns that cannot be summaries of predictions. The message says what is wrong, and in which row.
 
         Examples
         --------
@@ -155,10 +158,10 @@ class RowSummaries:
         """
         n_classes = check_whole_number("n_classes", n_classes, 2)
         summary = _checked_summary(label, predicted, p_label, p_predicted, score, n_classes)
-        sums = SparseClassSums.of(class_sums_chunk(summary.labels, summary.p_given, n_classes))
-        agreement = Agreement.of(summary.labels, summary.predicted)
+        sums = SparseClassSums.of(class_sums_chunk(summary.label, summary.p_label, n_classes))
+        agreement = Agreement.of(summary.label, summary.predicted)
         chunk = SummaryChunk(0, summary, ScanTotals(sums, Findings(), len(summary), agreement))
-        reader, dtype = SummaryReader(Settings(), np.empty(0)), summary.p_given.dtype
+        reader, dtype = SummaryReader(Settings(), np.empty(0)), summary.p_label.dtype
         return cls(DaskJob(LocalExecutor()), [chunk], [len(summary)], reader, n_classes, dtype)
 
     @property
@@ -167,7 +170,7 @@ class RowSummaries:
         return sum(self.rows)
 
     def totals(self) -> ScanTotals:
-        """Return what the first pass added up over all rows, for a table in memory."""
+        """Return the totals of the first pass over all rows, for a table in memory."""
         total: ScanTotals = self.job.reduce("totals", totals_of, combine_totals, [self.chunks])
         return total
 
@@ -183,11 +186,11 @@ class RowSummaries:
     ) -> Any:
         """Return ``function(chunk, *blocks, reader=..., **shared)`` for each chunk; `columns` give the blocks.
 
-        `show` describes the work in a progress bar, if there is to be one.
+        `show` is the label of the progress bar; "" shows none.
         """
         work = self.work(function, **shared)
         with self._progress(name, show) as bar:
-            return self._repairing(lambda: self.job.map(name, work, [self.chunks, *columns], bar))
+            return repairing(self.repair, lambda: self.job.map(name, work, [self.chunks, *columns], bar))
 
     def reduce(
         self,
@@ -198,13 +201,13 @@ class RowSummaries:
         show: str = "",
         **shared: Any,
     ) -> Any:
-        """Return what `combine` makes of ``function(chunk, reader=..., **shared)`` of all chunks."""
+        """Combine ``function(chunk, reader=..., **shared)`` of all chunks with `combine`."""
         work = self.work(function, **shared)
         with self._progress(name, show) as bar:
-            return self._repairing(lambda: self.job.reduce(name, work, combine, [self.chunks], bar))
+            return repairing(self.repair, lambda: self.job.reduce(name, work, combine, [self.chunks], bar))
 
     def work(self, function: Callable[..., Any], **shared: Any) -> ChunkWork:
-        """Return the work of a task for each chunk."""
+        """Return the callable of the tasks that run `function` on a chunk."""
         records = self.reader.records
         where = records.folder.where if self.stored and records is not None else "memory"
         return ChunkWork(partial(function, reader=self.reader, **shared), where)
@@ -214,16 +217,13 @@ class RowSummaries:
             return nullcontext()
         return Progress(name, self.rows, description, show=self.show, on_cluster=self.job.executor.is_cluster)
 
-    def _repairing(self, compute: Callable[[], _T]) -> _T:
-        return repairing(self.repair, compute)
-
     def sampled_classes(self, sample: RowSample) -> tuple[Ints, Ints]:
         """Return the labels and predicted classes of the rows of `sample`, in row order."""
         labels, predicted = zip(*self.map("agreement", count_and_select.sampled_classes, sample=sample), strict=True)
         return np.concatenate(labels), np.concatenate(predicted)
 
     def count(self, rule: Filter, thresholds: Float64s) -> count_and_select.SummaryCounts:
-        """Compare all rows with the thresholds, as far as the filter needs it."""
+        """Compare all rows with the thresholds, if the filter needs that."""
         if not rule.counts_summaries:
             return count_and_select.SummaryCounts(None, None, None)
         total: count_and_select.SummaryCounts = self.reduce(
@@ -238,13 +238,13 @@ class RowSummaries:
 
     # What filters ask for -------------------------------------------------------------------------------------------
 
-    def all_where(self, selection: Selection, n_rows: int) -> RowSelection:
+    def select_where(self, selection: Selection, n_rows: int) -> RowSelection:
         """Return the `n_rows` rows that `selection` picks by their summaries alone."""
         return RowSelection(selection, ([None] * len(self.chunks),), n_rows)
 
-    def lowest(
+    def select_lowest(
         self,
-        cut_scores: Callable[[RowSummary], Scores],
+        cut_scores: Callable[[SummaryBlock], Floats],
         dtype: np.dtype[Any],
         histogram: Int64s | None,
         n_rows: int,
@@ -253,7 +253,7 @@ class RowSummaries:
     ) -> RowSelection:
         """Return the `n_rows` rows of lowest score.
 
-        Unless `exactly` as many are needed, all rows of the bin that holds the cut are returned where they are few.
+        Unless `exactly`, a few more may be returned: all rows of the bin that holds the cut, if it has few.
         """
         cut, quotas = radix_select.Cut(0, 0, 0, 0), list[int | None]([0] * len(self.chunks))
         if n_rows >= 1 and histogram is not None:
@@ -272,12 +272,12 @@ class RowSummaries:
             quotas = [None] * len(self.chunks)
             if exactly or (not cut.shift and cut.inside > n_rows - cut.below):
                 ties = self.map("ties", count_and_select.scores_inside, cut_scores=cut_scores, cut=cut)
-                cut, exact = radix_select.settle(cut, n_rows, ties)
+                cut, exact = radix_select.find_exact_cut(cut, n_rows, ties)
                 quotas = list(exact)
         return RowSelection(UpToCut(cut, cut_scores), (quotas,), n_rows)
 
-    def lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
-        """Return for each label the ``n_rows[label]`` rows of lowest probability of that label."""
+    def select_lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
+        """Return, for each label, the ``n_rows[label]`` rows with the lowest probability of that label."""
 
         def histogram_within(within: radix_select_by_class.ClassCuts) -> Int64s:
             total: Int64s = self.reduce(
@@ -287,19 +287,16 @@ class RowSummaries:
 
         cuts = radix_select_by_class.ClassCuts.open(n_rows, class_counts, 8 * self.dtype.itemsize)
         cuts = radix_select_by_class.find_cuts(cuts, histogram_within)
-        exact = radix_select_by_class.settle(cuts, self.map("ties", count_and_select.class_ties, cuts=cuts))
-        return RowSelection(UpToClassCuts(exact), (range(len(self.chunks)),), int(cuts.wanted.sum()))
+        exact = radix_select_by_class.find_exact_cuts(cuts, self.map("ties", count_and_select.class_ties, cuts=cuts))
+        return RowSelection(UpToClassCuts(exact), (range(len(self.chunks)),), int(cuts.n_rows.sum()))
 
-    def largest_margins(self, prune: PruneCounts) -> RowSelection:
-        """Return for each pair of classes the rows of largest margin, in a third read."""
-        if self.read_margins is None:
-            raise RuntimeError("margins between classes need all probabilities of a row")
-        return RowSelection.of_rows(self._repairing(lambda: self._margin_rows(prune)), self.rows)
-
-    def _margin_rows(self, prune: PruneCounts) -> Int64s:
-        if self.read_margins is None or not len(prune.of_pair):
-            return np.empty(0, np.int64)
-        return self.read_margins(prune)
+    def select_largest_margins(self, prune: PruneCounts) -> RowSelection:
+        """Return the rows of largest margin for each pair of classes, in a third pass over `pred_probs`."""
+        read = self.read_margins
+        if read is None:
+            raise RuntimeError("margins between classes need pred_probs")
+        rows = repairing(self.repair, lambda: read(prune)) if len(prune.by_pair) else np.empty(0, np.int64)
+        return RowSelection.of_rows(rows, self.rows)
 
     # Results --------------------------------------------------------------------------------------------------------
 
@@ -311,7 +308,7 @@ class RowSummaries:
         return count_and_select.rank(parts, selected.n_rows, rule)
 
     def _selected(self, function: Callable[..., Any], selected: RowSelection, **shared: Any) -> list[Any]:
-        """Map `function` over the chunks with the selection; its arrays are sent to the workers once."""
+        """Map `function` over the chunks and the selection, whose arrays are sent to the workers once."""
 
         def select() -> list[Any]:
             columns = [
@@ -326,28 +323,28 @@ class RowSummaries:
         return self.job.executor.unless_lost(select) if any(selected.scattered) else select()
 
     def write(
-        self, selected: RowSelection, rule: Filter, group: ResultGroup, scratch: Folder, room: int, *, rows_too: bool
+        self, selected: RowSelection, rule: Filter, group: ResultGroup, scratch: Folder, room: int, *, with_rows: bool
     ) -> StoredIssues:
-        """Let the tasks write the issues of `sorted_issues` into `group`.
+        """Write the issues of `sorted_issues` to `group`, by the tasks.
 
         Parameters
         ----------
         selected : RowSelection
             The selected rows.
         rule : Filter
-            Drops rows whose label is nearly predicted.
+            Drops selected rows that are not issues.
         group : ResultGroup
-            Where the issues go.
+            Where to write the issues.
         scratch : Folder
-            Takes sorted runs until they are merged.
+            Where to write sorted runs until they are merged.
         room : int
             Bytes that a thread may take to sort a run.
-        rows_too : bool
-            Whether the scores and the mask of all rows are written too.
+        with_rows : bool
+            Whether to write the scores and the mask of all rows too.
         """
-        scratch.remove("runs")  # of a run that was killed
+        scratch.remove("runs")  # left by a run that was killed
         folder = scratch.folder("runs").folder(uuid.uuid4().hex)
-        if rows_too:
+        if with_rows:
             group.create_rows(self.n_rows, self.score_dtype)
         n_sorted = run_rows(selected.n_rows, room)
         parts = self._selected(
@@ -357,11 +354,11 @@ class RowSummaries:
             n_rows=self.n_rows,
             run_rows=n_sorted,
             folder=folder,
-            group=group if rows_too else None,
+            group=group if with_rows else None,
         )
         issues = self._merge([run for part in parts for run in part], n_sorted, folder, group)
         folder.delete()
-        if not scratch.folder("runs").names():  # a later run in an object store may have some there
+        if not scratch.folder("runs").names():  # in an object store a later run may have written some
             scratch.remove("runs")
         return issues
 
@@ -386,9 +383,9 @@ class RowSummaries:
         return StoredIssues(group.sealed(), n_issues)
 
     def scores(self) -> ScoreParts:
-        """Return the scores of all rows: lazily where summaries are stored or on a cluster.
+        """Return the scores of all rows, lazily if the summaries are stored or on a cluster.
 
-        Elsewhere they are copied, and `chunks` is emptied meanwhile, so that no other column is kept.
+        Otherwise the scores are copied, and each chunk is freed after that, so that no other column stays in memory.
         """
         work = self.work(count_and_select.all_scores)
         if self.stored or self.job.executor.is_cluster:
@@ -401,19 +398,19 @@ class RowSummaries:
 
 
 def repairing(repair: Callable[[], None], compute: Callable[[], _T]) -> _T:
-    """Return ``compute()``; where a record turns out to be damaged, `repair` and compute again."""
+    """Return ``compute()``. If a record is damaged, call `repair` and compute again."""
     for _ in range(_MOST_REPAIRS):
         try:
             return compute()
         except DamagedRecordError as error:
-            logger.warning("%s; the partitions whose records are damaged are read again", error)
+            logger.warning("%s; partitions with damaged records are read again", error)
             repair()
     return compute()
 
 
 @dataclass(frozen=True)
 class ArrayScores:
-    """Scores of all rows in this process.
+    """Scores of all rows, in the memory of this process.
 
     Parameters
     ----------
@@ -421,42 +418,42 @@ class ArrayScores:
         The scores of each chunk.
     """
 
-    parts: Sequence[Scores]
+    parts: Sequence[Floats]
     in_store: bool = False
 
-    def to_numpy(self) -> Scores:
-        """Return them as ``(N,)`` in memory."""
+    def to_numpy(self) -> Floats:
+        """Return the scores as an ``(N,)`` array in memory."""
         return np.concatenate(self.parts)
 
     def to_dask(self) -> da.Array:
-        """Return them as a lazy ``(N,)`` Dask array."""
+        """Return the scores as a lazy ``(N,)`` Dask array."""
         import dask.array as da
 
         return da.concatenate([da.from_array(part, chunks=-1) for part in self.parts])
 
-    def blocks(self) -> Iterator[Scores]:
-        """Yield them in row order, a chunk at a time."""
+    def blocks(self) -> Iterator[Floats]:
+        """Yield the scores in row order, chunk by chunk."""
         yield from self.parts
 
 
 @dataclass(frozen=True)
 class TaskScores:
-    """Scores of all rows, made from the summaries where these are.
+    """Scores of all rows, computed from the summaries by tasks on demand.
 
     Parameters
     ----------
     job : DaskJob
-        Makes them.
+        Runs the tasks.
     work : callable
         Returns the scores of a chunk.
     chunks : sequence
         Chunks of the table.
     rows : sequence of int
-        Number of rows of each.
+        Number of rows of each chunk.
     dtype : dtype
         Dtype of the scores.
     in_store : bool
-        Whether summaries are in a workdir; else workers hold them.
+        Whether the summaries are in a workdir; otherwise workers hold them.
     """
 
     job: DaskJob
@@ -466,12 +463,12 @@ class TaskScores:
     dtype: np.dtype[Any]
     in_store: bool
 
-    def to_numpy(self) -> Scores:
-        """Return them as ``(N,)`` in memory."""
+    def to_numpy(self) -> Floats:
+        """Return the scores as an ``(N,)`` array in memory."""
         return np.concatenate(self.job.map("scores", self.work, [self.chunks]))
 
     def to_dask(self) -> da.Array:
-        """Return them as a lazy ``(N,)`` Dask array."""
+        """Return the scores as a lazy ``(N,)`` Dask array."""
         import dask
         import dask.array as da
 
@@ -489,8 +486,8 @@ class TaskScores:
             meta=np.empty(0, self.dtype),
         )
 
-    def blocks(self) -> Iterator[Scores]:
-        """Yield them in row order, some chunks at a time."""
+    def blocks(self) -> Iterator[Floats]:
+        """Yield the scores in row order, chunk by chunk, and fetch a few chunks at a time."""
         for start in range(0, len(self.chunks), _FETCHED_CHUNKS):
             yield from self.job.map("scores", self.work, [self.chunks[start : start + _FETCHED_CHUNKS]])
 
@@ -502,7 +499,7 @@ def _checked_summary(
     p_predicted: npt.ArrayLike,
     score: npt.ArrayLike | None,
     n_classes: int,
-) -> RowSummary:
+) -> SummaryBlock:
     """Return columns as a summary, or raise where they cannot be one."""
     columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
     if score is not None:
@@ -534,10 +531,10 @@ def _checked_summary(
             f"row {row:,} has p_label {arrays['p_label'][row]} and p_predicted {arrays['p_predicted'][row]}"
         )
     classes = class_dtype(n_classes)
-    return RowSummary(
-        arrays["label"].astype(classes),
-        arrays["predicted"].astype(classes),
-        arrays["p_predicted"] + 0.0,  # -0.0 counts as 0.0
-        arrays["p_label"] + 0.0,
-        None if score is None else arrays["score"].astype(np.float64),
+    return SummaryBlock(
+        label=arrays["label"].astype(classes),
+        predicted=arrays["predicted"].astype(classes),
+        p_label=arrays["p_label"] + 0.0,  # -0.0 counts as 0.0
+        p_predicted=arrays["p_predicted"] + 0.0,
+        score=None if score is None else arrays["score"].astype(np.float64),
     )

@@ -1,7 +1,7 @@
-"""Whether the input of a run that goes on is still the one its records were made from.
+"""Checks by a few rows that the input of a resumed run is still the one that its records were made from.
 
-Those cannot tell everything: a file may be written anew with its times restored, and a Dask array may keep its name
-while the data that it computes has changed.
+The facts in the workdir do not show every change: a file may be rewritten with its times restored, and a Dask array may
+keep its name although it computes other data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from labelsieve.confident_learning.quality_scores import row_value_kernel
+from labelsieve.confident_learning.quality_scores import column_kernels
 from labelsieve.errors import WorkdirError
 from labelsieve.execution.executor import Executor
 from labelsieve.pipeline.dask_job import Column, DaskJob
@@ -27,23 +27,23 @@ from labelsieve.tasks.scan import read_rows
 
 MOST_PARTITIONS: Final = 8
 MOST_BYTES: Final = 1_000_000
-# The last bits of entropy's logarithm are those of a processor and a build of NumPy, and a run may go on elsewhere. The
-# score takes the logarithm of 1 + a ratio, over a ratio of at least 1e-6, which makes 1e-16 at most some 1e-10.
+# The last bits of the logarithm in entropy depend on the processor and the build of NumPy, and a run may resume
+# elsewhere. The score divides the logarithm of 1 + a ratio by a ratio of at least 1e-6: 1e-16 becomes at most 1e-10.
 _ENTROPY_TOLERANCE: Final = 1e-9
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Rows whose summaries are not those that were kept.
+    """How the summaries of some rows differ from the record.
 
     Parameters
     ----------
     start, stop : int
-        The rows that were read again.
+        The rows ``[start, stop)`` that were read again.
     n_rows : int
-        How many of them differ.
+        Number of rows that differ.
     columns : tuple of str
-        In which columns of their summaries.
+        Names of the columns that differ.
     """
 
     start: int
@@ -57,31 +57,30 @@ def check_finished(
 ) -> None:
     """Read a few rows of finished partitions again, and compare their summaries with the records, bit for bit.
 
-    At most 1 MB is read from each of up to 8 partitions, drawn at random, and from one stored chunk each; of a user's
-    Dask array one block of each is computed. Scores by entropy may differ by 1e-9: their last bits depend on the
-    machine.
+    Up to 8 partitions are drawn at random. At most 1 MB is read from each, within one stored chunk; of a user's Dask
+    array one block of each is computed. Entropy scores may differ by 1e-9: their last bits depend on the machine.
 
     Parameters
     ----------
     inputs : Inputs
-        What the run reads.
+        The inputs.
     settings : Settings
-        What is scored.
+        How to score rows.
     executor : Executor
-        Who runs the tasks.
+        Runs the tasks.
     records : Records
-        The records of the run that goes on.
+        The records of the run.
     finished : sequence of int
-        The partitions that it has committed. If a record is damaged, the run makes it again later.
+        The committed partitions. Damaged records are skipped; the run repairs them later.
 
     Raises
     ------
     WorkdirError
-        If they differ.
+        If the summaries differ.
     """
     rng = np.random.default_rng()
     drawn = rng.permutation(np.asarray(finished, np.int64))[:MOST_PARTITIONS].tolist()
-    spots = [(index, *_spot(inputs, index, rng)) for index in drawn]
+    spots = [(index, *_choose_rows(inputs, index, rng)) for index in drawn]
     spots = [spot for spot in spots if spot[1] < spot[2]]
     if not spots:
         return
@@ -94,20 +93,21 @@ def check_finished(
     for found in DaskJob(executor).map("check", work, columns):
         if found is not None:
             raise WorkdirError(
-                f"{_changed(found.columns)} changed after the workdir {records.folder.where} was made, although name, "
-                f"size and times are the same{otherwise}: of rows {found.start:,}..{found.stop - 1:,}, which were read "
-                f"again to check that, {found.n_rows:,} differ from what was kept. Start over with fresh=True (--fresh)"
+                f"{_changed_inputs(found.columns)} changed after the workdir {records.folder.where} was made, although "
+                f"name, size and times are the same{otherwise}: of rows {found.start:,}..{found.stop - 1:,}, "
+                f"which were read again as a check, {found.n_rows:,} differ from the workdir. "
+                "Start over with fresh=True (--fresh)"
             )
 
 
-def _spot(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[int, int]:
-    """Choose the rows of a partition that are read again."""
+def _choose_rows(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Choose the rows of a partition to read again."""
     source, (first, last) = inputs.pred_probs_source, inputs.grid.bounds(index)
-    if source is None:  # a block is computed whole, so all of it is compared
+    if source is None:  # a block is always computed whole, so compare all of it
         ranges = [(start, stop) for start, stop in inputs.grid.ranges(index) if start < stop]
         return ranges[rng.integers(len(ranges))] if ranges else (first, first)
     row, n_rows = int(rng.integers(first, last)), max(1, MOST_BYTES // source.row_bytes)
-    if source.row_chunk:  # stored chunks are read whole, so no second one is begun
+    if source.row_chunk:  # stored chunks are read whole, so stay in one
         chunk = row // source.row_chunk
         first, last = max(first, chunk * source.row_chunk), min(last, (chunk + 1) * source.row_chunk)
     start = min(row, max(first, last - n_rows))
@@ -115,7 +115,7 @@ def _spot(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[int, in
 
 
 def _rows(name: str, inputs: Inputs, spots: Sequence[Batches]) -> Column:
-    """Return the rows of labels or pred_probs that are read again."""
+    """Return the rows of labels or pred_probs to read again, as an argument of tasks."""
     opened = inputs.opened_labels if name == "labels" else inputs.opened_pred_probs
     bounds = [spot.ranges[0] for spot in spots]
     if isinstance(opened, ArraySource):
@@ -130,9 +130,9 @@ def _rows(name: str, inputs: Inputs, spots: Sequence[Batches]) -> Column:
 def compare(
     partition: Partition, bounds: tuple[int, int], *, settings: Settings, records: Records
 ) -> Difference | None:
-    """Summarise rows again, and return in what they differ from the record of their partition, if they do.
+    """Summarize rows again, and return how they differ from the record of their partition, or None.
 
-    `bounds` are the rows ``[first, last)`` of that partition, of which `partition` has some.
+    `partition` has some of the rows ``[first, last)`` in `bounds`, which are all rows of the recorded partition.
     """
     (first, last), start, stop, n_rows = bounds, partition.start, partition.stop, partition.n_rows
     try:
@@ -142,15 +142,13 @@ def compare(
         return None
     if not kept:
         return None
-    row_values, found = row_value_kernel(settings), list[Any]()
-    read_rows(partition, n_rows, row_values, found.append)
+    found = list[Any]()
+    read_rows(partition, n_rows, column_kernels(settings), found.append)
     differs, columns = np.zeros(n_rows, np.bool_), []
     for name, now in found[0].columns().items():
-        if now is None:
-            continue
         then = np.concatenate([block[name] for block in kept])
         other = (_bytes(then) != _bytes(now)).any(axis=1) if then.dtype == now.dtype else np.ones(n_rows, np.bool_)
-        if name == "row_values" and settings.method == "confidence_weighted_entropy":
+        if name == "score" and settings.method == "confidence_weighted_entropy":
             other &= ~np.isclose(then, now, rtol=0, atol=_ENTROPY_TOLERANCE)
         if other.any():
             columns.append(name)
@@ -159,12 +157,12 @@ def compare(
 
 
 def _bytes(column: Any) -> Any:
-    """Return a column as bytes, a line a row: -0.0 is not 0.0 here, and a NaN is itself."""
+    """Return a column as ``(n, itemsize)`` bytes, so that -0.0 differs from 0.0 and a NaN equals itself."""
     return np.ascontiguousarray(column).view(np.uint8).reshape(len(column), -1)
 
 
-def _changed(columns: Sequence[str]) -> str:
-    """Name the input that has changed: what is known of `pred_probs` at a row depends on its label too."""
-    if "labels" not in columns:
+def _changed_inputs(columns: Sequence[str]) -> str:
+    """Name the changed input. The probability of the label changes with the label as well as with `pred_probs`."""
+    if "label" not in columns:
         return "pred_probs"
     return "labels and pred_probs" if {"predicted", "p_predicted"} & set(columns) else "labels"

@@ -1,4 +1,4 @@
-"""The folder that stores the finished partitions of a run, so that a killed run can go on.
+"""The folder that stores the finished partitions of a run, so that a killed run can resume.
 
 A workdir contains ``labelsieve.json`` (what it was made from, and the grid), ``summaries`` (a record for each
 partition) and, while a run lasts, what the later steps write.
@@ -31,7 +31,7 @@ class Workdir:
     folder : Folder
         Where it is.
     description : Description, optional
-        What the earlier run that goes on was made from.
+        Description of the earlier run, if there is one to resume.
     fresh : bool
         Whether to delete what earlier runs have left.
     """
@@ -46,7 +46,7 @@ class Workdir:
     @classmethod
     @contextmanager
     def open(cls, location: Any, *, fresh: bool, wait: float = 0) -> Iterator[Workdir]:
-        """Open the workdir at a path or URL, and own it until the block ends.
+        """Open the workdir at a path or URL, and own it while the block runs.
 
         Parameters
         ----------
@@ -105,7 +105,7 @@ class Workdir:
             differences = [f"grid.n_rows was {grid.n_rows:,}, and the input has {n_rows:,} rows"]
         if differences:
             raise WorkdirError(
-                f"the workdir {self.folder.where} is of another run: {'; '.join(differences)}. "
+                f"the workdir {self.folder.where} belongs to another run: {'; '.join(differences)}. "
                 "Name another folder, or start over in this one with fresh=True (--fresh)"
             )
         return grid
@@ -113,8 +113,8 @@ class Workdir:
     def begin(self, fingerprint: Mapping[str, Any], grid: Grid, part_identities: Sequence[str]) -> Records:
         """Write the description of the run, and return its records.
 
-        Records of partitions whose part of the input has changed are deleted, and in a fresh run all of them: only now,
-        when it is known that the run is possible.
+        Records of partitions whose part of the input has changed are deleted, and all records if the run is fresh. This
+        happens here, when it is known that the run is possible.
 
         Raises
         ------
@@ -124,13 +124,13 @@ class Workdir:
         self.check_owned()
         if self._fresh:
             self.empty()
-        # Two runs at the same time may have begun with different grids: neither uses records of the other.
+        # Two runs may have begun at the same time with different grids: neither uses records of the other.
         records = Records(self.folder, digest({"of": fingerprint, "grid": asdict(grid)}))
         before = self._description.parts if self._description else ()
         changed = [i for i, (then, now) in enumerate(zip(before, part_identities, strict=False)) if then != now]
         for index in changed:
             records.discard("summaries", index)
-            records.discard("rereads", index)
+            records.discard("rescan", index)
         if changed:
             records.discard("margins", 0)  # one record for all partitions
         description = Description(fingerprint, grid, tuple(part_identities))
@@ -144,7 +144,7 @@ class Workdir:
 
 
 def _remove_unfinished(folder: Folder) -> set[str]:
-    """Remove files that a killed run has not finished, and return the names of the others."""
+    """Remove unfinished files of a killed run, and return the names of the others."""
     names = set(folder.names())
     unfinished = {name for name in names if name.startswith(".")}
     for name in unfinished:
@@ -153,9 +153,9 @@ def _remove_unfinished(folder: Folder) -> set[str]:
 
 
 def _open_folder(location: Any) -> Folder:
-    """Return the folder at a path or URL, unless it contains other files than those of a workdir."""
+    """Return the folder at a path or URL; raise if it is neither empty nor a workdir."""
     folder = open_folder(location, "workdir")
-    # These alone are left if a run is killed before it has written the description.
+    # A run that is killed before it has written the description leaves only these.
     temporary = (f".{RUN_ID}.", f".{workdir_description.NAME}.")
     names = [name for name in folder.names() if name not in (LOCK, RUN_ID) and not name.startswith(temporary)]
     if names and workdir_description.NAME not in names:
@@ -164,7 +164,7 @@ def _open_folder(location: Any) -> Folder:
 
 
 def _differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Yield the differences of two fingerprints, field by field; of an input at another place only that."""
+    """Yield the differences of two fingerprints, field by field; for an input at another place, only the place."""
     if isinstance(then, dict) and isinstance(now, dict):
         elsewhere = "where" in then and then["where"] != now.get("where")
         for key in ["where"] if elsewhere else sorted(then.keys() | now.keys()):

@@ -1,4 +1,4 @@
-"""The description of a workdir: what its run was made from, and its grid of partitions.
+"""The description of a workdir: the inputs and settings of its run, and its grid of partitions.
 
 The file is JSON, so that people can read it. Each field has its own CRC-32, so that a message about a damaged file can
 name the field; a file with a field that was changed, added or deleted is not used.
@@ -17,7 +17,7 @@ from labelsieve.partitioning import Grid
 from labelsieve.storage.folders import Folder
 
 NAME: Final = "labelsieve.json"
-FORMAT: Final = 5
+FORMAT: Final = 6
 _KIND: Final = "labelsieve workdir"
 _CHECKSUMS: Final = "checksums"
 _START_OVER: Final = "Start over with fresh=True (--fresh)"
@@ -29,16 +29,16 @@ _MAX_SHOWN: Final = 60
 
 @dataclass(frozen=True)
 class Description:
-    """What a workdir was made from.
+    """The inputs, settings and grid of the run in a workdir.
 
     Parameters
     ----------
     fingerprint : dict
         Facts that identify the input and the settings; JSON values.
     grid : Grid
-        Its batches and partitions.
+        Batches and partitions.
     parts : tuple of str
-        The identity of the input's part in each partition.
+        Identity of the rows of the input in each partition.
     """
 
     fingerprint: Mapping[str, Any]
@@ -135,7 +135,9 @@ def _description(folder: Folder, fields: Mapping[str, Any]) -> Description:
         raise _damaged(folder, f"the field grid.batches is {_shown(batches)} and does not add up to n_rows")
     grid = Grid(n_rows, tuple(batches) if isinstance(batches, list) else batches, facts["partition_batches"])
     if not all(isinstance(part, str) for part in parts) or len(parts) not in (0, grid.n_partitions):
-        raise _damaged(folder, f"the field parts does not hold a text for each of {grid.n_partitions:,} partitions")
+        raise _damaged(
+            folder, f"the field parts does not have one text for each of the {grid.n_partitions:,} partitions"
+        )
     return Description(fields["fingerprint"], grid, tuple(parts))
 
 

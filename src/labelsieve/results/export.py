@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.memory import result_rows, run_rows
+from labelsieve.memory import run_rows
+from labelsieve.partitioning import result_rows
 from labelsieve.results.publish import PARQUET_MARK, check_output, replacing, staged
 from labelsieve.results.result import Result
 from labelsieve.results.row_ids import escape_formula

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, pair_dtype
+from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.confident_learning.dtypes import pair_dtype
 from labelsieve.errors import InvalidInputError, UnreadableDataError, WorkdirError
-from labelsieve.memory import result_rows
+from labelsieve.partitioning import result_rows
 from labelsieve.results.result import IdParts, IssueRows, Result, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.storage.checked_arrays import (

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.row_summary import class_dtype
+from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.base import Rows, Source
 

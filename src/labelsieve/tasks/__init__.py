@@ -1,1 +1,1 @@
-"""What runs on a worker."""
+"""Tasks: the functions that run on the workers."""

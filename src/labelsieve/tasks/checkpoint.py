@@ -1,4 +1,4 @@
-"""The committed row summaries of a run, in the form that travels to the tasks."""
+"""Checkpoints: the records in which a run commits its row summaries, and what later passes add to them."""
 
 from __future__ import annotations
 
@@ -9,92 +9,64 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from labelsieve.confident_learning.row_summary import RowSummary
+from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.errors import TaskFailedError, WorkdirError
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import Columns, Record, RecordWriter, TornRecordError
 
-KINDS: Final = ("summaries", "rereads", "margins")
-
-
-def summary_of(columns: Columns) -> RowSummary:
-    """Return what the columns of a record's block stand for."""
-    found: dict[str, Any] = {"row_values": None, **columns}
-    return RowSummary(**found)
-
-
-@dataclass(frozen=True)
-class StoredSummary:
-    """Row summaries that are in a record.
-
-    Parameters
-    ----------
-    records : Records
-        The workdir's records.
-    index : int
-        The partition.
-    """
-
-    records: Records
-    index: int
-
-    def blocks(self, start: int, stop: int) -> Iterator[RowSummary]:
-        """Yield the summaries of rows ``[start, stop)`` of the partition, a block at a time."""
-        with self.records.reading("summaries", self.index) as record:
-            for columns in record.blocks(start, stop):
-                yield summary_of(columns)
+KINDS: Final = ("summaries", "rescan", "margins")
 
 
 class DamagedRecordError(TaskFailedError):
-    """A record that was committed and is damaged by now, or gone: its partition has to be done again."""
+    """A committed record is damaged or missing, so its partition must be done again."""
 
 
-class _Unfinished(Exception):  # noqa: N818  # no error: it keeps a file from being committed
-    """A record that was not finished."""
+class _Unfinished(Exception):  # noqa: N818  # not an error: it keeps a file from being committed
+    """The writer of a record was not finished."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """The records of a run, a file a partition and kind; a description.
+    """The records of a run: one file for each partition and kind. It pickles without the data.
 
     Parameters
     ----------
     folder : Folder
         The workdir.
     fingerprint : str
-        Digest of what the run was made from: a record of another run is none.
+        Digest of the inputs and settings. A record with another digest belongs to another run and is not used.
     """
 
     folder: Folder
     fingerprint: str
 
     def open(self, kind: str, index: int) -> Record:
-        """Open a record that is there.
+        """Open an existing record.
 
         Raises
         ------
         FileNotFoundError
-            If there is none.
+            If there is no such record.
         WorkdirError
-            If it is of another run.
+            If it belongs to another run.
         """
         record = Record(self.folder.folder(kind), record_name(index))
         header = record.header
         if (header.get("kind"), header.get("fingerprint"), header.get("partition")) != (kind, self.fingerprint, index):
             record.close()
-            raise WorkdirError(f"{record.where} is of another run: a later one has started over in this workdir")
+            raise WorkdirError(f"{record.where} belongs to another run: a later run has started over in this workdir")
         return record
 
     @contextmanager
     def reading(self, kind: str, index: int) -> Iterator[Record]:
-        """Give a record that was committed.
+        """Open a committed record, and close it when the block ends.
 
         Raises
         ------
         DamagedRecordError
-            If it is damaged, or gone; also while it is read.
+            If it is missing or damaged, even if that shows only while it is read.
         WorkdirError
-            If it is of another run.
+            If it belongs to another run.
         """
         try:
             with self.open(kind, index) as record:
@@ -102,13 +74,19 @@ class Records:
         except (FileNotFoundError, IsADirectoryError, TornRecordError) as error:
             raise DamagedRecordError(str(error)) from error
 
+    def summaries(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
+        """Yield the summaries of rows ``[start, stop)`` of partition `index`, a block at a time."""
+        with self.reading("summaries", index) as record:
+            for columns in record.blocks(start, stop):
+                yield SummaryBlock(**columns)
+
     def is_committed(self, index: int, start: int, stop: int, *, kind: str) -> bool:
-        """Tell whether there is a record of rows ``[start, stop)`` whose every checksum holds."""
+        """Return whether there is a record of rows ``[start, stop)`` and all its checksums match."""
         return self.committed(kind, index, (start, stop)) is not None
 
     @contextmanager
     def create(self, kind: str, index: int, rows: tuple[int, int]) -> Iterator[RecordWriter]:
-        """Give the writer of a record, which is committed as the block ends, if its `finish` was called."""
+        """Yield the writer of a record, which is committed when the block ends if `finish` was called."""
         with suppress(_Unfinished), self.folder.folder(kind).create(record_name(index)) as file:
             writer = RecordWriter(file, self._header(kind, index, rows))
             yield writer
@@ -118,9 +96,9 @@ class Records:
     def committed(
         self, kind: str, index: int, rows: tuple[int, int], take: Callable[[Columns], object] = lambda _: None
     ) -> dict[str, Any] | None:
-        """Return the footer of a record whose every checksum holds; None if there is none, or it is torn or alien.
+        """Check a record and return its footer; None if it is missing, torn or of another run.
 
-        Its blocks are handed to `take` as they are checked, those before a torn one too.
+        `take` is called with each block once its checksum matches, including the blocks before a torn one.
         """
         try:
             with self.open(kind, index) as record:
@@ -147,5 +125,5 @@ def record_name(index: int) -> str:
 
 
 def digest(fingerprint: Mapping[str, Any]) -> str:
-    """Return a short name of a fingerprint."""
+    """Return a short digest of a fingerprint."""
     return hashlib.sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]

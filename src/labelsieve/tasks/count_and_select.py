@@ -1,4 +1,4 @@
-"""Counting and selecting: what the tasks after the passes over `pred_probs` do with chunks of row summaries."""
+"""Counting and selecting: the tasks that work on chunks of row summaries, after the passes over `pred_probs`."""
 
 from __future__ import annotations
 
@@ -12,50 +12,50 @@ import numpy.typing as npt
 from labelsieve.confident_learning import radix_select
 from labelsieve.confident_learning.agreement import RowSample
 from labelsieve.confident_learning.confident_joint import ConfidentCounter, ConfidentCounts, confident_combine
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
 from labelsieve.confident_learning.filters import Filter
-from labelsieve.confident_learning.quality_scores import Float64s
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies, class_histogram
-from labelsieve.confident_learning.row_summary import Ints, RowSummary
+from labelsieve.confident_learning.row_summary import SummaryBlock, near_predicted
 from labelsieve.confident_learning.selections import Selection, scores_of
 from labelsieve.confident_learning.thresholds import ClassSums, SparseClassSums, class_sums_chunk, class_sums_combine
 from labelsieve.results.result import IssueRows
 from labelsieve.tasks.summaries import Chunk, SummaryChunk, SummaryReader
 
-CutScores: TypeAlias = Callable[[RowSummary], radix_select.Scores]
-# Histograms of a chunk that are held before they are added up.
+CutScores: TypeAlias = Callable[[SummaryBlock], Floats]
+# Histograms of one chunk that are kept before they are added up.
 _MOST_HISTOGRAMS: Final = 8
 
 
-def widened(scores: radix_select.Scores) -> radix_select.Scores:
-    """Return scores as they are given out: float16 as float32."""
+def widen(scores: Floats) -> Floats:
+    """Return scores in the dtype that users get: float32 for float16."""
     return scores.astype(np.promote_types(scores.dtype, np.float32), copy=False)
 
 
-def all_scores(chunk: Chunk, *, reader: SummaryReader) -> radix_select.Scores:
+def all_scores(chunk: Chunk, *, reader: SummaryReader) -> Floats:
     """Return the scores of a chunk."""
     if isinstance(chunk, SummaryChunk):
-        return widened(scores_of(reader.scored(chunk.summary)))
-    return np.concatenate([widened(scores_of(block)) for block in reader.blocks(chunk)])
+        return widen(scores_of(reader.scored(chunk.summary)))
+    return np.concatenate([widen(scores_of(block)) for block in reader.blocks(chunk)])
 
 
 @dataclass(frozen=True)
 class SummaryCounts:
-    """What comparing summaries with the thresholds adds up.
+    """Counts and sums that come from comparing row summaries with the thresholds.
 
     Parameters
     ----------
     confident : ConfidentCounts or None
-        Confident rows by label and predicted class; None where a second pass counts them.
+        Confident rows by label and predicted class; None if a second pass counts them.
     histogram : (B,) int64 or None
-        Histogram of the scores that the filter cuts on, if it does.
+        Histogram of the scores that the filter cuts on; None if it cuts on none.
     scores : SparseClassSums or None
-        Sums by label of scores that are computed.
+        Sums of the scores by label; None if the score is the label's probability, which the first pass adds up.
     n_counted : int
-        Rows that `Filter.counted_rows` found.
+        Number of rows that `Filter.counted_rows` found.
     """
 
     confident: ConfidentCounts | None
-    histogram: radix_select.Int64s | None
+    histogram: Int64s | None
     scores: SparseClassSums | None
     n_counted: int = 0
 
@@ -64,9 +64,9 @@ def count(chunk: Chunk, *, reader: SummaryReader, rule: Filter, adj_thresholds: 
     """Compare the summaries of a chunk with the thresholds."""
     settings, n_classes = reader.settings, len(adj_thresholds)
     counter = None if settings.counts_joint else ConfidentCounter(adj_thresholds)
-    # Plain self-confidences were added up by label as they were read.
+    # The first pass has added up plain self-confidences by label.
     scores = None if settings.plain_self_confidence else ClassSums.zeros(n_classes)
-    histograms, n_counted = list[radix_select.Int64s](), 0
+    histograms, n_counted = list[Int64s](), 0
     for block in reader.blocks(chunk):
         if counter is not None:
             counter.add(block)
@@ -75,7 +75,7 @@ def count(chunk: Chunk, *, reader: SummaryReader, rule: Filter, adj_thresholds: 
         if rule.counts_rows:
             n_counted += rule.counted_rows(block)
         if scores is not None:
-            scores = class_sums_combine([scores, class_sums_chunk(block.labels, scores_of(block), n_classes)])
+            scores = class_sums_combine([scores, class_sums_chunk(block.label, scores_of(block), n_classes)])
         if len(histograms) > _MOST_HISTOGRAMS:
             histograms = [add_up(histograms)]
     return SummaryCounts(
@@ -106,80 +106,79 @@ def combine_counts(parts: Iterable[SummaryCounts]) -> SummaryCounts:
 
 
 def sampled_classes(chunk: Chunk, *, reader: SummaryReader, sample: RowSample) -> tuple[Ints, Ints]:
-    """Return the labels and predicted classes of the sample's rows in a partition or span."""
+    """Return the labels and predicted classes of the rows of a chunk that are in the sample."""
     return sample.take(chunk.start, reader.blocks(chunk))
 
 
-def histogram_within(
-    chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut
-) -> radix_select.Int64s:
-    """Return the histogram of the next digit of the scores inside `cut`."""
+def histogram_within(chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut) -> Int64s:
+    """Return the histogram of the next digit of the scores inside the cut."""
     return add_up(radix_select.score_histogram(cut_scores(block), cut) for block in reader.blocks(chunk))
 
 
-def add_up(histograms: Iterable[radix_select.Int64s]) -> radix_select.Int64s:
+def add_up(histograms: Iterable[Int64s]) -> Int64s:
     """Add up histograms."""
-    total: radix_select.Int64s = np.sum(list(histograms), axis=0)
+    total: Int64s = np.sum(list(histograms), axis=0)
     return total
 
 
 def scores_inside(
     chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut
 ) -> radix_select.Ties:
-    """Return the scores inside `cut`, each value once with how many rows have it."""
+    """Return the distinct scores inside the cut, with the number of rows of each."""
     parts = [radix_select.inside(cut_scores(block), cut) for block in reader.blocks(chunk)]
     return radix_select.Ties.of(np.concatenate(parts))
 
 
-def class_histogram_within(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> radix_select.Int64s:
-    """Return the histogram of the next digit of the given label's probability inside the cut of each class."""
-    return add_up(class_histogram(block.labels, block.p_given, cuts) for block in reader.blocks(chunk))
+def class_histogram_within(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> Int64s:
+    """Return the histogram of the next digit of the label's probability, inside the cut of each class."""
+    return add_up(class_histogram(block.label, block.p_label, cuts) for block in reader.blocks(chunk))
 
 
 def class_ties(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> ClassTies:
-    """Return the given label's probabilities inside the cut of each class, each value once."""
-    return ClassTies.add_up([ClassTies.of(block.labels, block.p_given, cuts) for block in reader.blocks(chunk)])
+    """Return the distinct probabilities of the label inside the cut of each class, with the number of rows of each."""
+    return ClassTies.add_up([ClassTies.of(block.label, block.p_label, cuts) for block in reader.blocks(chunk)])
 
 
-def selected(
+def selected_blocks(
     chunk: Chunk, *parts: Any, reader: SummaryReader, selection: Selection
-) -> Iterator[tuple[RowSummary, npt.NDArray[np.intp], int]]:
-    """Yield blocks of summaries with which of their rows are taken, and the row number of their first row."""
+) -> Iterator[tuple[SummaryBlock, npt.NDArray[np.intp], int]]:
+    """Yield blocks of summaries, the positions of the selected rows in each, and the number of its first row."""
     first, pick = chunk.start, selection.picker(*parts)
     for block in reader.blocks(chunk):
         yield block, pick(block, first), first
         first += len(block)
 
 
-def issue_rows(block: RowSummary, rows: npt.NDArray[np.intp], first_row: int) -> IssueRows:
-    """Return what is asked about some rows of a block, in row order."""
+def issue_rows(block: SummaryBlock, rows: npt.NDArray[np.intp], first_row: int) -> IssueRows:
+    """Return the issues at the positions `rows` of a block, in row order."""
     return IssueRows(
         rows=(rows + first_row).astype(np.int64),
         scores=scores_of(block)[rows],
-        given_labels=block.labels[rows],
+        given_labels=block.label[rows],
         suggested_labels=block.predicted[rows],
-        p_given=block.p_given[rows],
+        p_given=block.p_label[rows],
         p_suggested=block.p_predicted[rows],
     )
 
 
 def select(chunk: Chunk, *parts: Any, reader: SummaryReader, selection: Selection) -> IssueRows:
-    """Return the rows that are taken, in row order; `parts` are what the selection needs for the chunk."""
+    """Return the selected rows of a chunk in row order; `parts` are what the selection needs for the chunk."""
     return IssueRows.concatenate(
-        [issue_rows(*found) for found in selected(chunk, *parts, reader=reader, selection=selection)]
+        [issue_rows(*found) for found in selected_blocks(chunk, *parts, reader=reader, selection=selection)]
     )
 
 
 def is_issue(found: IssueRows, rule: Filter) -> npt.NDArray[np.bool_]:
-    """Return which rows are issues: unless the filter keeps them, those whose label is nearly predicted are not."""
+    """Return which rows are issues. Most filters drop rows whose label is predicted, or nearly so."""
     if rule.keeps_near_predicted:
         return np.ones(len(found.rows), np.bool_)
-    return ~radix_select.near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
+    return ~near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
 
 
 def rank(parts: Sequence[IssueRows], wanted: int, rule: Filter) -> IssueRows:
-    """Sort the selected rows of all chunks, the `wanted` lowest, and drop those that are not issues."""
+    """Return the `wanted` lowest of the selected rows of all chunks in order, without those that are not issues."""
     found = IssueRows.concatenate(parts)
+    are_issues = is_issue(found, rule)
     order = radix_select.lowest_first(found.scores, wanted)
-    chosen = found.take(order[is_issue(found, rule)[order]])
-    return replace(chosen, scores=widened(chosen.scores))
+    chosen = found.take(order[are_issues[order]])
+    return replace(chosen, scores=widen(chosen.scores))

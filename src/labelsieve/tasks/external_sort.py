@@ -1,9 +1,12 @@
-"""Issues that are too many for one machine: sorted runs that the tasks write, and their merge. NumPy and records.
+"""External sort of issues that are too many for one process: the tasks write sorted runs, then merge them.
 
-Each task sorts what it selects, some hundred thousand rows at a time, and writes these *runs* with a sample of their
-keys (score, row). The client cuts the keys into ranges of about equal size by the samples; a task a run tells how many
-of its rows come before each cut, which gives every row its exact rank; and a task a stretch of ranks merges the rows of
-the ranges that touch it. So nothing holds more than some ranges, whatever the number of issues and of ties.
+1. Each task sorts the rows that it selects, some hundred thousand at a time. It writes them as *runs*, and returns a
+   sample of their keys (score, row).
+2. The client uses the samples to cut the keys into ranges of about equal size.
+3. One task per run counts its rows before each cut, so that the rank at which each range begins is known exactly.
+4. One task per *stretch* of ranks merges the rows of the ranges that overlap the stretch.
+
+A task holds only a few ranges in memory, however many issues and ties there are.
 """
 
 from __future__ import annotations
@@ -16,32 +19,32 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning.dtypes import Floats, Int64s
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.selections import Selection, scores_of
-from labelsieve.memory import Span, result_rows
+from labelsieve.partitioning import Span, result_rows
 from labelsieve.results.result import IssueRows
 from labelsieve.results.zarr_store import COLUMNS, ResultGroup
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import Record, RecordWriter
-from labelsieve.tasks.count_and_select import is_issue, issue_rows, selected, widened
+from labelsieve.tasks.count_and_select import is_issue, issue_rows, selected_blocks, widen
 from labelsieve.tasks.summaries import SummaryReader
 
-# The client is told every 1024th key of a run, and of a short run as many as this: ranges are as fair as samples are.
+# A sample has every 1024th key of a run, and at least 16 keys: the ranges are only as even as the samples.
 _SAMPLE_STEP: Final = 1024
 _LEAST_SAMPLE: Final = 16
-# Rows of a block of a run: what is read of each run to get at one row.
-_BLOCK_ROWS: Final = 1024
+# Rows of a block of a run, which is read whole to get one row.
+_RUN_BLOCK_ROWS: Final = 1024
 
-# Where stretches look up which rows of a run are theirs.
+# Name of the file with the first row of each range in each run.
 _EDGES: Final = "edges"
 
 Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Keys:
-    """Where rows stand in the final order: by score, ties by row.
+    """Sort keys: rows are ordered by score, and ties by row.
 
     Parameters
     ----------
@@ -51,24 +54,24 @@ class Keys:
         Row numbers.
     """
 
-    scores: radix_select.Scores
+    scores: Floats
     rows: Int64s
 
 
 @dataclass(frozen=True)
 class SortedRun:
-    """A file of sorted issues, as a description.
+    """A file of sorted issues.
 
     Parameters
     ----------
     name : str
-        Its name in the folder of runs.
+        Name of the file in the folder of runs.
     n_rows : int
-        Its rows.
+        Number of rows.
     sample : Keys
-        Some of its keys, evenly spaced.
+        Evenly spaced keys.
     step : int
-        Rows from one of these to the next.
+        Number of rows from one key of the sample to the next.
     """
 
     name: str
@@ -88,7 +91,7 @@ def write_rows(
     folder: Folder,
     group: ResultGroup | None,
 ) -> list[SortedRun]:
-    """Write a span's issues as sorted runs, and its scores and mask where there is a `group` for them.
+    """Write the issues of a span as sorted runs; with a `group`, write the scores and the mask of all its rows too.
 
     Parameters
     ----------
@@ -99,27 +102,27 @@ def write_rows(
     reader : SummaryReader
         Reads the summaries.
     rule : Filter
-        Whether rows whose label is nearly predicted are issues.
+        Drops selected rows that are not issues.
     selection : Selection
-        Which rows are taken.
+        Selects rows.
     n_rows : int
-        All rows.
+        Number of rows of the whole table.
     run_rows : int
-        Issues that are sorted at a time.
+        Number of issues to sort at a time.
     folder : Folder
-        Where runs go.
+        Where to write the runs.
     group : ResultGroup or None
-        Where scores and mask go.
+        Where to write the scores and the mask.
     """
     runs: list[SortedRun] = []
-    held = _Held()
+    held = _IssueBuffer()
     chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
-    for block, rows, first in selected(span, *parts, reader=reader, selection=selection):
+    for block, rows, first in selected_blocks(span, *parts, reader=reader, selection=selection):
         found = issue_rows(block, rows, first)
         issues = found.take(np.flatnonzero(is_issue(found, rule)))
         held.add(issues)
         if chunk is not None:
-            chunk.add(first, widened(scores_of(block)), issues.rows)
+            chunk.add(first, widen(scores_of(block)), issues.rows)
         if held.n_rows >= run_rows:
             runs.append(_write_run(folder, f"{span.start}-{len(runs)}", held.take()))
     if held.n_rows:
@@ -127,8 +130,8 @@ def write_rows(
     return runs
 
 
-class _Held:
-    """Issues until there are enough for a run."""
+class _IssueBuffer:
+    """Collects issues until there are enough for a run."""
 
     def __init__(self) -> None:
         self._parts: list[IssueRows] = []
@@ -145,16 +148,16 @@ class _Held:
 
 
 class _ResultChunk:
-    """Scores and mask of a span, written a stored chunk at a time."""
+    """Writes the scores and the mask of a span, one stored chunk at a time."""
 
     def __init__(self, group: ResultGroup, span: Span, chunk_rows: int) -> None:
         self._start, self._stop, self._chunk_rows = span.start, span.stop, chunk_rows
         self._to_scores, self._to_mask = group.writer("scores"), group.writer("mask")
-        self._scores: radix_select.Scores | None = None
+        self._scores: Floats | None = None
         self._mask = np.empty(0, np.bool_)
 
-    def add(self, first: int, scores: radix_select.Scores, issues: Int64s) -> None:
-        """Take in a block of scores from row `first` on, and which of its rows are issues."""
+    def add(self, first: int, scores: Floats, issues: Int64s) -> None:
+        """Add a block of scores that begins at row `first`, and the numbers of its rows that are issues."""
         while len(scores):
             if self._scores is None:
                 n = min(self._chunk_rows, self._stop - self._start)
@@ -172,11 +175,11 @@ class _ResultChunk:
 
 
 def _write_run(folder: Folder, name: str, issues: IssueRows) -> SortedRun:
-    order = radix_select.lowest_first(issues.scores, len(issues))  # rows ascend, so ties are in row order
+    order = radix_select.lowest_first(issues.scores, len(issues))  # the sort is stable, so ties stay in row order
     with folder.create(name) as file:
         writer = RecordWriter(file, {"kind": "run"})
-        for start in range(0, len(issues), _BLOCK_ROWS):
-            writer.add(issues.take(order[start : start + _BLOCK_ROWS]).columns())
+        for start in range(0, len(issues), _RUN_BLOCK_ROWS):
+            writer.add(issues.take(order[start : start + _RUN_BLOCK_ROWS]).columns())
         writer.finish({})
     step = max(1, min(_SAMPLE_STEP, len(issues) // _LEAST_SAMPLE))
     sampled = order[step - 1 :: step]
@@ -185,19 +188,19 @@ def _write_run(folder: Folder, name: str, issues: IssueRows) -> SortedRun:
 
 
 def range_cuts(runs: Sequence[SortedRun], rows: int) -> Keys:
-    """Return keys that cut all issues in ranges of about `rows` rows; the first rows of all ranges but the first."""
+    """Return keys that cut all issues into ranges of about `rows` rows: the first key of each range after the first."""
     joined = Keys(
         np.concatenate([run.sample.scores for run in runs]), np.concatenate([run.sample.rows for run in runs])
     )
     weights = np.repeat([run.step for run in runs], [len(run.sample.rows) for run in runs])
     order = np.lexsort((joined.rows, joined.scores))
     ranges = np.cumsum(weights[order]) // rows
-    first = np.flatnonzero(np.diff(ranges, prepend=0))  # where the next range begins
+    first = np.flatnonzero(np.diff(ranges, prepend=0))  # where each next range begins
     return Keys(joined.scores[order[first]], joined.rows[order[first]])
 
 
 def rows_before(name: str, *, folder: Folder, cuts: Keys) -> Int32s:
-    """Return how many rows of a run come before each of the keys `cuts`."""
+    """Return the number of rows of a run before each cut."""
     with Record(folder, name) as record:
         parts = [(block["score"], block["row"]) for block in record.blocks()]
     scores, rows = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -211,7 +214,7 @@ def rows_before(name: str, *, folder: Folder, cuts: Keys) -> Int32s:
 
 @dataclass(frozen=True)
 class Stretch:
-    """Consecutive ranks of the final order, and in which ranges of keys their rows are.
+    """Consecutive ranks of the final order, and the ranges of keys that hold their rows.
 
     Parameters
     ----------
@@ -220,7 +223,7 @@ class Stretch:
     first : int
         Rank of the first row of the first range.
     edges : tuple of int
-        Where the first range begins and the last one ends, by number.
+        Number of the first range, and of the last range plus one.
     """
 
     start: int
@@ -232,32 +235,32 @@ class Stretch:
 def stretches(
     runs: Sequence[SortedRun], before: list[Int32s], rows: int, folder: Folder
 ) -> tuple[list[str], list[Stretch]]:
-    """Cut the final order in stretches; what they need to know of the runs is written beside these.
+    """Cut the final order into stretches, and write the table of edges that their tasks read.
 
     Parameters
     ----------
     runs : sequence of SortedRun
         In the order of their rows.
     before : list of (cuts,) int32
-        For each run, its rows before each cut; emptied, for the memory.
+        For each run, the number of rows before each cut. The arrays are freed as they are copied.
     rows : int
-        Ranks of a stretch: whole stored chunks of the result.
+        Ranks of a stretch, a whole number of stored chunks of the result.
     folder : Folder
-        Where the runs are.
+        Folder of the runs.
 
     Returns
     -------
     names : list of str
-        The runs.
+        Names of the runs.
     stretches : list of Stretch
-        In order.
+        The stretches in order.
     """
     lengths = np.array([run.n_rows for run in runs], np.int32)
-    edges = np.empty((len(before[0]) + 2, len(runs)), np.int32)  # a row for each edge: what a task reads lies together
+    edges = np.empty((len(before[0]) + 2, len(runs)), np.int32)  # a row per edge, so that a task reads two rows
     edges[0], edges[-1] = 0, lengths
     for index in range(len(runs)):
-        edges[1:-1, index], before[index] = before[index], edges[:0, index]  # let go of it
-    # Ranges times runs: a hundred megabytes and more at the largest, and so no part of the graph.
+        edges[1:-1, index], before[index] = before[index], edges[:0, index]  # free it
+    # Ranges times runs: over a hundred megabytes at the largest, so it is a file and not part of the graph.
     folder.write(_EDGES, edges.astype("<i4", copy=False).view(np.uint8).reshape(-1).data)
     ranks = edges.sum(axis=1, dtype=np.int64)  # the rank at which each range begins
     found, total = [], int(ranks[-1])
@@ -269,8 +272,8 @@ def stretches(
     return [run.name for run in runs], found
 
 
-def slices(stretch: Stretch, names: Sequence[str], folder: Folder) -> Iterator[tuple[str, int, int]]:
-    """Yield where the rows of a stretch are: a run, and rows ``[a, b)`` of it."""
+def run_slices(stretch: Stretch, names: Sequence[str], folder: Folder) -> Iterator[tuple[str, int, int]]:
+    """Yield the name of each run with rows in a stretch, and the range ``[start, stop)`` of these rows."""
     row = 4 * len(names)
     low, high = (np.frombuffer(folder.read(_EDGES, row * edge, row * (edge + 1)), "<i4") for edge in stretch.edges)
     for index in np.flatnonzero(low < high):
@@ -278,15 +281,15 @@ def slices(stretch: Stretch, names: Sequence[str], folder: Folder) -> Iterator[t
 
 
 def merge(stretch: Stretch, *, names: Sequence[str], folder: Folder, group: ResultGroup) -> int:
-    """Merge the runs of a stretch, and write its columns; return its rows."""
+    """Merge the rows of a stretch, write its columns, and return its number of rows."""
     parts: list[dict[str, npt.NDArray[Any]]] = []
-    for name, start, stop in slices(stretch, names, folder):
+    for name, start, stop in run_slices(stretch, names, folder):
         with Record(folder, name) as record:
             parts += record.blocks(start, stop)
     scores = np.concatenate([part["score"] for part in parts])
-    # Runs come in row order, so ties stay in it.
+    # The runs are in row order, so a stable sort keeps ties in row order.
     order = radix_select.lowest_first(scores, len(scores))[stretch.start - stretch.first : stretch.stop - stretch.first]
-    for key, path in COLUMNS.items():  # one at a time, for the memory
+    for key, path in COLUMNS.items():  # one at a time, to save memory
         column = np.concatenate([part[key] for part in parts])[order]
-        group.writer(path)(stretch.start, widened(column) if key == "score" else column)
+        group.writer(path)(stretch.start, widen(column) if key == "score" else column)
     return len(order)

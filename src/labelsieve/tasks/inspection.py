@@ -1,4 +1,4 @@
-"""Batches whose thresholds are known before they are read: summaries, scores and counts in one go."""
+"""The tasks of `LabelInspector`, which score and count a batch in one pass with thresholds that are already known."""
 
 from __future__ import annotations
 
@@ -7,22 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.confident_joint import confident_chunk, confident_combine
-from labelsieve.confident_learning.looks import JointCounter
-from labelsieve.confident_learning.pruning import JointCounts, estimated_issues
-from labelsieve.confident_learning.quality_scores import Float64s, row_value_kernel
-from labelsieve.confident_learning.row_summary import Ints, RowSummary
+from labelsieve.confident_learning.calibration import JointCounts, estimated_issues
+from labelsieve.confident_learning.confident_joint import JointCounter, confident_chunk, confident_combine
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
+from labelsieve.confident_learning.quality_scores import column_kernels
+from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import scores_of
-from labelsieve.confident_learning.thresholds import (
-    Int64s,
-    IssueCounts,
-    issue_counts_combine,
-    issue_counts_finalize,
-)
+from labelsieve.confident_learning.thresholds import IssueCounts, issue_counts_combine, issue_counts_finalize
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.settings import Settings
-from labelsieve.tasks.count_and_select import widened
+from labelsieve.tasks.count_and_select import widen
 from labelsieve.tasks.partition import Partition
 from labelsieve.tasks.scan import read_rows
 from labelsieve.tasks.summaries import SummaryReader
@@ -30,7 +24,7 @@ from labelsieve.tasks.summaries import SummaryReader
 
 @dataclass(frozen=True)
 class InspectedRows:
-    """What a partition gives where the thresholds are known before it is read.
+    """Scores and counts of a partition.
 
     Parameters
     ----------
@@ -39,12 +33,12 @@ class InspectedRows:
     labels, predicted : (n,) uint
         Given labels and predicted classes.
     counts : IssueCounts, JointCounts or None
-        Issue counts by either rule, where asked for.
+        Issue counts by the rule of the settings; None if they are not needed.
     findings : Findings
-        What is wrong with the rows.
+        Bad or suspicious values.
     """
 
-    scores: radix_select.Scores
+    scores: Floats
     labels: Ints
     predicted: Ints
     counts: IssueCounts | JointCounts | None
@@ -54,15 +48,15 @@ class InspectedRows:
 def inspect(
     partition: Partition, *, settings: Settings, thresholds: Float64s, adj_thresholds: Float64s | None
 ) -> InspectedRows:
-    """Read a partition once and score it with known thresholds; count its issues where `adj_thresholds` are given."""
+    """Read a partition once and score it with the given thresholds; with `adj_thresholds`, count its issues too."""
     joint = None
     if adj_thresholds is not None and settings.counts_joint:
         joint = JointCounter(thresholds, partition.dtype)
-    taken: list[RowSummary] = []
+    taken: list[SummaryBlock] = []
     totals = read_rows(
         partition,
         partition.n_rows,
-        row_value_kernel(settings, thresholds),
+        column_kernels(settings, thresholds),
         taken.append,
         *([] if joint is None else [joint.add]),
     )
@@ -73,16 +67,18 @@ def inspect(
     elif adj_thresholds is not None:
         confident = confident_chunk(summary, adj_thresholds)
         counts = confident.issue_counts(totals.sums.dense().counts, calibrated=settings.calibrated)
-    return InspectedRows(widened(scores_of(summary)), summary.labels, summary.predicted, counts, totals.findings)
+    return InspectedRows(widen(scores_of(summary)), summary.label, summary.predicted, counts, totals.findings)
 
 
 def combine_counts(parts: Sequence[IssueCounts | JointCounts]) -> IssueCounts | JointCounts:
-    """Add up counts, all by the same rule."""
+    """Add up counts, which are all by the same rule."""
     joints = [part for part in parts if isinstance(part, JointCounts)]
     if not joints:
         return issue_counts_combine(part for part in parts if isinstance(part, IssueCounts))
     sizes: Int64s = np.sum([part.class_counts for part in joints], axis=0)
-    return JointCounts(confident_combine(part.joint for part in joints), sum(part.n_off for part in joints), sizes)
+    return JointCounts(
+        confident_combine(part.joint for part in joints), sum(part.n_off_diagonal for part in joints), sizes
+    )
 
 
 def num_issues(counts: IssueCounts | JointCounts, *, calibrated: bool) -> int:

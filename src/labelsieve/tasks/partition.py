@@ -1,4 +1,4 @@
-"""The rows of one task: where they are, and how they come strip by strip. NumPy and sources, no Dask."""
+"""The rows of one task, read strip by strip."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Block = npt.NDArray[Any]
 
 
 class RowRange:
-    """Consecutive rows of a source that are not read yet: a block of a Dask array over files.
+    """A lazy range of rows of a source: a block of a Dask array over files.
 
     Parameters
     ----------
     source : Source
-        Where the rows are.
+        Source of the rows.
     start, stop : int
         The rows ``[start, stop)``; all by default.
     """
@@ -33,7 +33,7 @@ class RowRange:
         self.shape, self.dtype, self.ndim = (self.stop - start, *source.shape[1:]), source.dtype, source.ndim
 
     def __getitem__(self, key: Any) -> RowRange | Block:
-        """Return consecutive rows, still unread; anything else that NumPy's indexing can pick is read."""
+        """Return a slice of rows as a lazy range; read the rows for any other index that NumPy accepts."""
         rows, *columns = key if isinstance(key, tuple) else (key,)
         all_columns = [slice(0, size) for size in self.shape[1:]]
         if isinstance(rows, slice) and rows.step in (None, 1) and columns in ([], all_columns):
@@ -50,14 +50,14 @@ class RowRange:
 
 @dataclass(frozen=True)
 class Batches:
-    """Which rows a task reads.
+    """The batches of one partition.
 
     Parameters
     ----------
     index : int
         Number of the partition.
     ranges : sequence of tuple of int
-        Row ranges ``[start, stop)`` of its batches.
+        Row range ``[start, stop)`` of each batch.
     """
 
     index: int
@@ -70,9 +70,9 @@ class Partition:
     Parameters
     ----------
     batches : Batches
-        Which rows.
+        The row ranges.
     labels, pred_probs : RowRange, array or None
-        The rows themselves, to be read or in memory; None where they are not needed.
+        The rows, lazy or in memory; None if they are not needed.
     n_classes : int
         Columns of `pred_probs`.
     dtype : dtype
@@ -94,7 +94,7 @@ class Partition:
         self._pred_probs = self._part("pred_probs", pred_probs)
 
     def _part(self, name: str, rows: RowRange | Block | None) -> tuple[Source, int] | None:
-        """Return what to read the rows from, and the row number of its first row."""
+        """Return the source of the rows, and the row number of its first row."""
         if rows is None:
             return None
         if isinstance(rows, RowRange):
@@ -104,22 +104,22 @@ class Partition:
 
     @property
     def n_rows(self) -> int:
-        """Rows of all batches."""
+        """Number of rows of all batches."""
         return self.stop - self.start
 
     @property
     def has_pred_probs(self) -> bool:
-        """Whether the task was given rows of `pred_probs`."""
+        """Whether the task has rows of `pred_probs`."""
         return self._pred_probs is not None
 
     @property
     def readable(self) -> bool:
-        """Whether the task was given the rows of both inputs."""
+        """Whether the task has the rows of both inputs."""
         return self._labels is not None and self._pred_probs is not None
 
     @property
     def strip_rows(self) -> int:
-        """Rows worked on at a time."""
+        """Number of rows of a strip."""
         return max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // (self.n_classes * self.dtype.itemsize)))
 
     def strips(self) -> Iterator[tuple[Block, Block]]:
@@ -130,7 +130,7 @@ class Partition:
                 yield labels.read(start, stop), strip
 
     def prob_strips(self) -> Iterator[Block]:
-        """Yield ``(n, K)`` probabilities in row order; no label is read."""
+        """Yield ``(n, K)`` probabilities in row order, without reading labels."""
         for _, _, strip in self._prob_strips(list(_joined(self.ranges, self.strip_rows))):
             yield strip
 
@@ -143,7 +143,7 @@ class Partition:
 
 
 def _checked_block(name: str, block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Block:
-    """Return a block of a user's Dask array, or raise where it is not what the array says."""
+    """Return a block of a user's Dask array; raise if its shape or dtype is not that of the array."""
     if isinstance(block, np.ma.MaskedArray) and np.ma.is_masked(block):
         raise InvalidInputError(f"a block of the Dask array {name} has masked values: drop or fill them first")
     block = np.asarray(block)
@@ -157,7 +157,7 @@ def _checked_block(name: str, block: Any, shape: tuple[int, ...], dtype: np.dtyp
 
 
 def _joined(ranges: Iterable[tuple[int, int]], n_rows: int) -> Iterator[tuple[int, int]]:
-    """Join neighbouring batches while they have at most `n_rows` rows together: tiny ones save no memory, only time."""
+    """Join neighbouring batches up to `n_rows` rows: tiny batches cost time and save no memory."""
     first, last = -1, -1
     for start, stop in ranges:
         if first < 0:
@@ -170,11 +170,11 @@ def _joined(ranges: Iterable[tuple[int, int]], n_rows: int) -> Iterator[tuple[in
 
 
 class _BatchReader:
-    """Reads rows of one array in ascending order: strip by strip where that costs no more, else batch by batch."""
+    """Reads rows of one array in ascending order: by strips if that costs no more, otherwise by batches."""
 
     def __init__(self, part: tuple[Source, int] | None, ranges: Sequence[tuple[int, int]]) -> None:
         if part is None:
-            raise RuntimeError("this task was given no rows to read")
+            raise RuntimeError("this task has no rows to read")
         (self._source, self._origin), self._ranges = part, ranges
         self._first = 0
         self._held: Block = np.empty(0)
@@ -187,7 +187,7 @@ class _BatchReader:
         self._rows.close()
 
     def read(self, start: int, stop: int) -> Block:
-        """Return rows ``[start, stop)``, which lie in one batch."""
+        """Return rows ``[start, stop)`` of one batch."""
         if self._source.in_pieces:
             return self._read(start, stop)
         if not self._first <= start < self._first + len(self._held):

@@ -1,4 +1,4 @@
-"""Later reads of `pred_probs`, now that the thresholds are known."""
+"""The second and third pass over `pred_probs`, which need the thresholds."""
 
 from __future__ import annotations
 
@@ -9,34 +9,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.looks import JointCounter
-from labelsieve.confident_learning.quality_scores import Floats, adjusted_margin
-from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.top_k_by_pair import COLUMNS, Candidates, Pool, Wanted
+from labelsieve.confident_learning.confident_joint import JointCounter
+from labelsieve.confident_learning.dtypes import Floats
+from labelsieve.confident_learning.quality_scores import adjusted_margin
+from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.top_k_by_pair import COLUMNS, CandidatePool, Candidates, MarginSearch
 from labelsieve.errors import WorkdirError
 from labelsieve.memory import BLOCK_ROWS
 from labelsieve.storage.record_files import Columns, TornRecordError
-from labelsieve.tasks.checkpoint import DamagedRecordError, Records, StoredSummary
+from labelsieve.tasks.checkpoint import DamagedRecordError, Records
 from labelsieve.tasks.partition import Block, Partition
 from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
 from labelsieve.tasks.totals import RescanTotals, footer_of_rescan, rescan_of_footer
 
 
-def rescan(partition: Partition, chunk: SummaryChunk, *, reader: SummaryReader, keeps_off_joint: bool) -> SummaryChunk:
+def rescan(
+    partition: Partition, chunk: SummaryChunk, *, reader: SummaryReader, keeps_off_diagonal: bool
+) -> SummaryChunk:
     """Read a partition a second time, and add the columns that need the thresholds to its summaries.
 
     Parameters
     ----------
     partition : Partition
-        What to read.
+        Rows to read.
     chunk : SummaryChunk
-        Summaries of the same rows.
+        Summaries of these rows.
     reader : SummaryReader
         Settings and thresholds.
-    keeps_off_joint : bool
-        Whether the column `off_joint` is kept; otherwise rows are only counted.
+    keeps_off_diagonal : bool
+        Whether to keep the column `off_diagonal`; otherwise the rows are only counted.
     """
-    second, first = _SecondPass(reader, partition.dtype, keeps_off_joint=keeps_off_joint), 0
+    second, first = _SecondPass(reader, partition.dtype, keeps_off_diagonal=keeps_off_diagonal), 0
     columns = second.empty(partition.n_rows)
     for some, probs in aligned(partition, iter([chunk.summary])):
         for name, values in second.columns(some, probs).items():
@@ -46,21 +49,21 @@ def rescan(partition: Partition, chunk: SummaryChunk, *, reader: SummaryReader, 
 
 
 def rescan_to_checkpoint(partition: Partition, *, reader: SummaryReader) -> RescanTotals:
-    """Read a partition a second time, unless that is committed, and commit the columns that need the thresholds."""
+    """Read a partition a second time and commit the columns that need the thresholds, unless they are committed."""
     if reader.records is None or reader.rescan_records is None:
         raise RuntimeError("stored summaries are rescanned to records")
     index, rows = partition.index, (partition.start, partition.stop)
-    footer = reader.rescan_records.committed("rereads", index, rows)
+    footer = reader.rescan_records.committed("rescan", index, rows)
     if footer is not None:
         return rescan_of_footer(footer)
     if not partition.has_pred_probs:
         where = reader.rescan_records.folder.where
         raise DamagedRecordError(f"the second record of partition {index} in {where} is damaged")
-    # A record needs a column.
-    second = _SecondPass(reader, partition.dtype, keeps_off_joint=reader.settings.counts_joint)
+    # A record needs at least one column.
+    second = _SecondPass(reader, partition.dtype, keeps_off_diagonal=reader.settings.counts_joint)
     held = second.empty(BLOCK_ROWS)
-    with reader.rescan_records.create("rereads", index, rows) as writer:
-        summaries, n_held = StoredSummary(reader.records, index).blocks(0, partition.n_rows), 0
+    with reader.rescan_records.create("rescan", index, rows) as writer:
+        summaries, n_held = reader.records.summaries(index, 0, partition.n_rows), 0
         for some, probs in aligned(partition, summaries):
             if n_held + len(some) > BLOCK_ROWS:
                 writer.add({name: column[:n_held] for name, column in held.items()})
@@ -91,39 +94,39 @@ class _SecondPass:
         Settings and thresholds.
     dtype : dtype
         Native dtype of `pred_probs`.
-    keeps_off_joint : bool
-        Whether the column `off_joint` is kept.
+    keeps_off_diagonal : bool
+        Whether to keep the column `off_diagonal`.
     """
 
-    def __init__(self, reader: SummaryReader, dtype: np.dtype[Any], *, keeps_off_joint: bool) -> None:
-        settings, self._keeps_off_joint = reader.settings, keeps_off_joint and reader.settings.counts_joint
+    def __init__(self, reader: SummaryReader, dtype: np.dtype[Any], *, keeps_off_diagonal: bool) -> None:
+        settings, self._keeps_off_diagonal = reader.settings, keeps_off_diagonal and reader.settings.counts_joint
         self._thresholds = reader.thresholds if settings.scores_need_rescan else None
         self._joint = JointCounter(reader.thresholds, dtype) if settings.counts_joint else None
 
     def empty(self, n_rows: int) -> dict[str, Any]:
-        """Return the columns for `n_rows` rows, to be filled."""
-        columns: dict[str, Any] = {} if self._thresholds is None else {"row_values": np.empty(n_rows, np.float64)}
-        return columns | ({"off_joint": np.empty(n_rows, np.bool_)} if self._keeps_off_joint else {})
+        """Return uninitialized columns of `n_rows` rows."""
+        columns: dict[str, Any] = {} if self._thresholds is None else {"score": np.empty(n_rows, np.float64)}
+        return columns | ({"off_diagonal": np.empty(n_rows, np.bool_)} if self._keeps_off_diagonal else {})
 
-    def columns(self, summary: RowSummary, probs: Floats) -> Columns:
-        """Return the columns for the ``(n, K)`` strip `probs`."""
+    def columns(self, summary: SummaryBlock, probs: Floats) -> Columns:
+        """Return the columns of the ``(n, K)`` strip `probs`."""
         found: dict[str, npt.NDArray[Any]] = {}
         if self._thresholds is not None:
-            found["row_values"] = adjusted_margin(probs, summary.labels, self._thresholds)
+            found["score"] = adjusted_margin(probs, summary.label, self._thresholds)
         if self._joint is not None:
             off = self._joint.add(summary, probs)
-            found |= {"off_joint": off} if self._keeps_off_joint else {}
+            found |= {"off_diagonal": off} if self._keeps_off_diagonal else {}
         return found
 
     def totals(self, n_read: int) -> RescanTotals:
         """Return the totals of all strips so far."""
-        joint, n_off = (None, 0) if self._joint is None else self._joint.counts()
-        return RescanTotals(joint, n_off, n_read)
+        joint, n_off_diagonal = (None, 0) if self._joint is None else self._joint.counts()
+        return RescanTotals(joint, n_off_diagonal, n_read)
 
 
-def aligned(partition: Partition, summaries: Iterator[RowSummary]) -> Iterator[tuple[RowSummary, Block]]:
-    """Yield the strips of a partition with the summaries of their rows, which come in blocks of another length."""
-    block: RowSummary | None = None
+def aligned(partition: Partition, summaries: Iterator[SummaryBlock]) -> Iterator[tuple[SummaryBlock, Block]]:
+    """Yield strips of a partition with the summaries of their rows, although these come in blocks of other lengths."""
+    block: SummaryBlock | None = None
     for strip in partition.prob_strips():
         start = 0
         while start < len(strip):
@@ -135,16 +138,16 @@ def aligned(partition: Partition, summaries: Iterator[RowSummary]) -> Iterator[t
 
 
 def pair_candidates(
-    partition: Partition, chunk: SummaryChunk | None, wanted: Wanted, *, reader: SummaryReader
+    partition: Partition, chunk: SummaryChunk | None, search: MarginSearch, *, reader: SummaryReader
 ) -> Candidates:
-    """Read a partition a third time, for the rows of largest margin of each pair of classes."""
+    """Read a partition a third time, and return the rows of largest margin of each pair of classes."""
     if chunk is not None:
         summaries = iter([chunk.summary])
     elif reader.records is not None:
-        summaries = StoredSummary(reader.records, partition.index).blocks(0, partition.n_rows)
+        summaries = reader.records.summaries(partition.index, 0, partition.n_rows)
     else:
         raise RuntimeError("summaries are in memory or in records")
-    pool, first = Pool(wanted), partition.start
+    pool, first = CandidatePool(search), partition.start
     for summary, probs in aligned(partition, summaries):
         pool.add(summary, probs, first)
         first += len(probs)
@@ -152,7 +155,7 @@ def pair_candidates(
 
 
 def store_candidates(records: Records, found: Candidates, n_done: int) -> None:
-    """Commit what the first `n_done` partitions have given, in place of what fewer had."""
+    """Commit the candidates of the first `n_done` partitions, and replace those of fewer partitions."""
     with records.create("margins", 0, (0, n_done)) as writer:
         for start in range(0, len(found), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
@@ -161,7 +164,7 @@ def store_candidates(records: Records, found: Candidates, n_done: int) -> None:
 
 
 def stored_candidates(records: Records) -> tuple[Candidates, int]:
-    """Return what is committed, as found and not read, and of how many partitions; none of 0 where there is nothing."""
+    """Return the committed candidates, and the number of partitions that they cover, which may be 0."""
     none = Candidates.none()
     parts: list[Columns] = [{name: getattr(none, name) for name in COLUMNS}]
     try:

@@ -1,4 +1,4 @@
-"""Chunks of the table of row summaries: in memory, or rows of a checkpoint, read in the same way."""
+"""Chunks of the table of row summaries, in memory or in a checkpoint, and one reader for both."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from labelsieve.confident_learning.quality_scores import Float64s, adjusted_self_confidence
-from labelsieve.confident_learning.row_summary import RowSummary
-from labelsieve.confident_learning.thresholds import blocks
-from labelsieve.memory import Span
+from labelsieve.confident_learning.dtypes import Float64s
+from labelsieve.confident_learning.quality_scores import adjusted_self_confidence
+from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.thresholds import row_slices
+from labelsieve.partitioning import Span
 from labelsieve.settings import Settings
-from labelsieve.tasks.checkpoint import Records, StoredSummary
+from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.totals import RescanTotals, ScanTotals
 
 
@@ -25,16 +26,16 @@ class SummaryChunk:
     ----------
     start : int
         Number of the first row.
-    summary : RowSummary
+    summary : SummaryBlock
         Summaries of consecutive rows.
     totals : ScanTotals
-        What the first pass added up over these rows.
+        Totals of the first pass over these rows.
     rescan : RescanTotals or None
-        What the second pass added up.
+        Totals of the second pass, if there was one.
     """
 
     start: int
-    summary: RowSummary
+    summary: SummaryBlock
     totals: ScanTotals
     rescan: RescanTotals | None = None
 
@@ -45,7 +46,7 @@ class SummaryChunk:
 
     @property
     def n_read(self) -> int:
-        """Rows that the last pass read."""
+        """Number of rows that the last pass read."""
         return (self.totals if self.rescan is None else self.rescan).n_read
 
 
@@ -59,13 +60,13 @@ class SummaryReader:
     Parameters
     ----------
     settings : Settings
-        How rows are scored.
+        How to score rows.
     thresholds : (K,) float64
         Confident thresholds.
     records : Records, optional
-        Where the summaries of `Span` chunks are stored.
+        Records with the summaries of `Span` chunks.
     rescan_records : Records, optional
-        Where the columns of a second pass are stored, if they are needed.
+        Records with the columns of a second pass, if these are needed.
     """
 
     settings: Settings
@@ -73,37 +74,35 @@ class SummaryReader:
     records: Records | None = None
     rescan_records: Records | None = None
 
-    def blocks(self, chunk: Chunk) -> Iterator[RowSummary]:
-        """Yield the summaries of a chunk in row order, some rows at a time."""
+    def blocks(self, chunk: Chunk) -> Iterator[SummaryBlock]:
+        """Yield the summaries of a chunk block by block, in row order."""
         if isinstance(chunk, SummaryChunk):
-            # A chunk without rows, of a user's Dask array, is one empty block.
-            for rows in blocks(chunk.n_rows) if chunk.n_rows else [slice(0)]:
+            # A user's Dask array may have a chunk without rows: it is one empty block.
+            for rows in row_slices(chunk.n_rows) if chunk.n_rows else [slice(0)]:
                 yield self.scored(chunk.summary[rows])
             return
         for index, start, stop in chunk.pieces:
             yield from self._stored(index, start, stop)
 
-    def scored(self, summary: RowSummary) -> RowSummary:
-        """Return `summary` with final scores: the sums of rows become adjusted self-confidences."""
-        if not self.settings.adjust_pred_probs or self.settings.scores_need_rescan:
+    def scored(self, summary: SummaryBlock) -> SummaryBlock:
+        """Return `summary` with final scores: adjusted self-confidences are computed from the sums of rows."""
+        if not self.settings.adjust_pred_probs or summary.row_sum is None:
             return summary
-        if summary.row_values is None:
-            raise RuntimeError("adjusted self-confidence needs the sums of rows")
         scores = np.empty(len(summary), np.float64)
-        for rows in blocks(len(summary)):
+        for rows in row_slices(len(summary)):
             scores[rows] = adjusted_self_confidence(
-                summary.p_given[rows], summary.labels[rows], summary.row_values[rows], self.thresholds
+                summary.p_label[rows], summary.label[rows], summary.row_sum[rows], self.thresholds
             )
-        return replace(summary, row_values=scores)
+        return replace(summary, score=scores, row_sum=None)
 
-    def _stored(self, index: int, start: int, stop: int) -> Iterator[RowSummary]:
+    def _stored(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
         if self.records is None:
             raise RuntimeError("stored chunks are read from records")
-        stored = StoredSummary(self.records, index).blocks(start, stop)
+        stored = self.records.summaries(index, start, stop)
         if self.rescan_records is None:
             yield from map(self.scored, stored)
             return
-        with self.rescan_records.reading("rereads", index) as record:
+        with self.rescan_records.reading("rescan", index) as record:
             for block in stored:
                 parts = list(record.blocks(start, start + len(block)))
                 start += len(block)

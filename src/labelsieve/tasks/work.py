@@ -1,4 +1,4 @@
-"""What a task runs around its work: it names its rows in any error."""
+"""Callables for tasks, which add the rows of the task to the message of any error."""
 
 from __future__ import annotations
 
@@ -9,28 +9,27 @@ from typing import Any
 import numpy as np
 
 from labelsieve.errors import located
-from labelsieve.memory import Span
-from labelsieve.partitioning import Grid
+from labelsieve.partitioning import Grid, Span
 from labelsieve.tasks.external_sort import Stretch
 from labelsieve.tasks.partition import Batches, Partition
 from labelsieve.tasks.summaries import SummaryChunk
 
 
 class PartitionWork:
-    """The work of a task that reads `pred_probs`.
+    """Runs a function on a partition of `pred_probs`.
 
     Parameters
     ----------
     work : callable
-        Of a `Partition`, and of what else the task is given.
+        Called with a `Partition` and the further arguments of the task.
     grid : Grid
-        The partitions; tasks are given their numbers, so that a graph stays small.
+        The partitions. Tasks get only their numbers, to keep the graph small.
     n_classes : int
-        Columns of `pred_probs`.
+        Number of classes K.
     dtype : dtype
         Dtype of `pred_probs`.
     where : str
-        Where the rows are, for messages.
+        Place of `pred_probs`, for messages.
     """
 
     def __init__(self, work: Callable[..., Any], grid: Grid, n_classes: int, dtype: np.dtype[Any], where: str) -> None:
@@ -38,7 +37,7 @@ class PartitionWork:
         self._work, self._grid, self._n_classes, self._dtype = work, grid, n_classes, dtype
 
     def batches(self, partition: int | Batches) -> Batches:
-        """Return the rows of a partition, given by its number or as they are."""
+        """Return the batches of a partition, which may be given by its number."""
         if isinstance(partition, Batches):
             return partition
         return Batches(partition, self._grid.ranges(partition))
@@ -55,11 +54,11 @@ class PartitionWork:
         return ranges[-1][1] - ranges[0][0]
 
     def with_options(self, **options: Any) -> PartitionWork:
-        """Return the same work with keyword arguments."""
+        """Return a copy with keyword arguments for the function."""
         return PartitionWork(partial(self._work, **options), self._grid, self._n_classes, self._dtype, self.where)
 
     def __call__(self, partition: int | Batches, labels: Any, pred_probs: Any, *more: Any) -> Any:
-        """Do the work, and name the partition in any error."""
+        """Call the function; errors name the partition."""
         with located(self.name(partition)):
             return self._work(
                 Partition(self.batches(partition), labels, pred_probs, self._n_classes, self._dtype), *more
@@ -67,21 +66,21 @@ class PartitionWork:
 
 
 class ChunkWork:
-    """The work of a task that reads row summaries, or merges sorted runs.
+    """Runs a function on a chunk of row summaries, or on a stretch of the sorted issues.
 
     Parameters
     ----------
     work : callable
-        Of a chunk of row summaries, or of a stretch of the sorted issues, and of what else the task is given.
+        Called with the chunk or stretch and the further arguments of the task.
     where : str
-        Where these are, for messages.
+        Place of the chunks, for messages.
     """
 
     def __init__(self, work: Callable[..., Any], where: str) -> None:
         self._work, self._where = work, where
 
     def name(self, rows: Any) -> str:
-        """Name a chunk for messages; one that another process holds has no row numbers here."""
+        """Name a chunk for messages. The row numbers of a chunk that a worker holds are not known here."""
         if isinstance(rows, Stretch):
             return f"issues {rows.start:,}..{rows.stop - 1:,} in {self._where}"
         if not isinstance(rows, SummaryChunk | Span):
@@ -93,6 +92,6 @@ class ChunkWork:
         return rows.n_rows if isinstance(rows, SummaryChunk) else rows.stop - rows.start
 
     def __call__(self, rows: SummaryChunk | Span | Stretch, *more: Any) -> Any:
-        """Do the work, and name the rows in any error."""
+        """Call the function; errors name the rows."""
         with located(self.name(rows)):
             return self._work(rows, *more)

@@ -12,7 +12,7 @@ from draws import draw, find
 from labelsieve import LabelInspector, LabelsieveWarning
 from labelsieve.cli.app import run
 from labelsieve.confident_learning import agreement
-from labelsieve.confident_learning.agreement import Agreement, Fit, RowSample, misfit
+from labelsieve.confident_learning.agreement import Agreement, Fit, RowSample, describe_misfit
 from labelsieve.errors import InvalidInputError
 
 K = 10
@@ -56,7 +56,7 @@ WRONG = {
 
 
 def text_of(labels, predicted, n_classes=K):
-    return misfit(labels, predicted, n_classes, len(labels))
+    return describe_misfit(labels, predicted, n_classes, len(labels))
 
 
 def warned(function, *args, **kwargs):
@@ -330,7 +330,7 @@ def test_every_filter_warns(settings, name):
 
 
 def test_nothing_is_examined_where_there_is_no_doubt(monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.issue_totals.misfit", None)
+    monkeypatch.setattr("labelsieve.pipeline.issue_totals.describe_misfit", None)
     assert find(LABELS, PROBS).facts.misfit == ""
 
 
@@ -369,9 +369,9 @@ def test_the_inspector_keeps_a_limited_number_of_rows(monkeypatch):
     labels = WRONG["classes rolled up"][0]
     lab = inspector_of(labels)
     _, texts = warned(lab.get_num_issues)
-    assert texts == [misfit(labels[:256], PREDICTED[:256], K, 600)]
+    assert texts == [describe_misfit(labels[:256], PREDICTED[:256], K, 600)]
     assert " of 256 rows examined, where" in texts[0]
-    assert len(lab._fit._labels) == len(lab._fit._predicted) == 256
+    assert len(lab._fit_check._labels) == len(lab._fit_check._predicted) == 256
     assert warned(inspector_of(LABELS).get_num_issues)[1] == []
 
 

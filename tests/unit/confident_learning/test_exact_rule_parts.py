@@ -1,4 +1,4 @@
-"""The parts of the exact rule, each against its naive twin: second look, cuts of classes, margins of pairs, joint.
+"""The parts of the exact rule, each against its naive twin: joint, class cuts, margins of pairs, calibration.
 
 Does not cover: what they make together (`test_filters`, `test_count`).
 """
@@ -13,8 +13,9 @@ from cleanlab.filter import _keep_at_least_n_per_class
 import draws
 import naive
 import naive_joint
-from labelsieve.confident_learning import confident_joint, looks, pruning, radix_select_by_class, top_k_by_pair
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, PairCounter, pair_dtype
+from labelsieve.confident_learning import calibration, confident_joint, pruning, radix_select_by_class, top_k_by_pair
+from labelsieve.confident_learning.confident_joint import ConfidentCounts, PairCounter
+from labelsieve.confident_learning.dtypes import pair_dtype
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies
 from labelsieve.confident_learning.thresholds import smallest_at_least
 from labelsieve.confident_learning.top_k_by_pair import Candidates
@@ -23,7 +24,7 @@ from labelsieve.tasks import totals
 DTYPES = [np.float16, np.float32, np.float64]
 
 
-# The second look -----------------------------------------------------------------------------------------------------
+# Classes of the joint ----------------------------------------------------------------------------------------------
 
 
 def strip(k, dtype, seed=0, n=300):
@@ -44,10 +45,11 @@ def strip(k, dtype, seed=0, n=300):
 @pytest.mark.parametrize("k", [2, 3, 32, 33, 40, 100])
 @pytest.mark.parametrize("most_rows", [0.0, 0.4, 1.1])
 def test_each_row_counts_as_loops_count_it(monkeypatch, dtype, k, most_rows):
-    monkeypatch.setattr(looks, "_MOST_ROWS", most_rows)
+    monkeypatch.setattr(confident_joint, "_MOST_ROWS", most_rows)
     for seed in range(4):
         labels, probs, thresholds = strip(k, dtype, seed)
-        classes, counted = looks.SecondLook(thresholds, np.dtype(dtype))(probs, draws.summary_of(labels, probs))
+        assigner = confident_joint.JointAssigner(thresholds, np.dtype(dtype))
+        classes, counted = assigner.assign(draws.summary_of(labels, probs), probs)
         want = [naive_joint.counted_as([p + 0.0 for p in row], thresholds.tolist()) for row in probs.tolist()]
         assert want == [int(c) if some else None for c, some in zip(classes, counted, strict=True)]
         assert len(set(want)) > 1
@@ -58,14 +60,14 @@ def test_flags_that_fill_no_word_are_counted_too(n):
     # The mask is searched in words of eight flags; what an earlier, longer strip has left behind must not count.
     thresholds = np.full(41, 0.02)
     thresholds[7] = 0.5
-    look = looks.SecondLook(thresholds, np.dtype(np.float32))
+    assigner = confident_joint.JointAssigner(thresholds, np.dtype(np.float32))
     for rows in (10, n):
         probs = np.full((rows, 41), 0.01, np.float32)
         probs[:, 40] = 0.03
         probs[:, 3] = 0.025 if rows == 10 else 0.01
         summary = draws.summary_of(np.zeros(rows, int), probs)
-        summary.predicted[:] = 7  # which is not reached, so that all is looked at
-        classes, counted = look(probs, summary)
+        summary.predicted[:] = 7  # which is not reached, so that all classes are compared
+        classes, counted = assigner.assign(summary, probs)
         assert counted.all()
         assert set(classes.tolist()) == ({7} if rows == 10 else {40})
 
@@ -109,10 +111,12 @@ def test_the_lowest_of_each_class_are_taken_in_any_cut(monkeypatch, dtype, bins,
             ),
             max_candidates,
         )
-        exact = radix_select_by_class.settle(cuts, [ClassTies.of(labels[rows], scores[rows], cuts) for rows in ranges])
+        exact = radix_select_by_class.find_exact_cuts(
+            cuts, [ClassTies.of(labels[rows], scores[rows], cuts) for rows in ranges]
+        )
         got = []
         for item, rows in enumerate(ranges):
-            left = np.where(exact.item == item, exact.quotas, 0)
+            left = np.where(exact.last_chunk == item, exact.quotas, 0)
             for block in np.array_split(rows, 2):
                 got += block[exact.rows(labels[block], scores[block], item, left)].tolist()
         assert want == got
@@ -143,7 +147,7 @@ def test_the_largest_margins_are_kept_with_the_lower_of_tied_rows(monkeypatch, f
         found = top_k_by_pair.largest([some, *parts[2:]], wanted)
         assert want == list(zip(found.pairs.tolist(), found.rows.tolist(), strict=True))
         assert found.n_read == 50
-        least = top_k_by_pair.to_exceed(found, wanted)
+        least = top_k_by_pair.margins_to_exceed(found, wanted)
         for pair in (0, 1, n_pairs - 1):
             own = found.margins[found.pairs == pair]
             assert least[pair] == (own.min() if len(own) == wanted[pair] else -np.inf)
@@ -181,16 +185,16 @@ def test_the_calibrated_joint_and_its_prune_counts_are_those_of_cleanlab(k, mean
         matrix, sizes = drawn_joint(k, seed, mean)
         labels = np.repeat(np.arange(k), sizes)
         want = calibrate_confident_joint(np.asfortranarray(matrix), labels)
-        got = pruning.calibrated_joint(counts_of(matrix), sizes)
+        got = calibration.calibrated_joint(counts_of(matrix), sizes)
         assert want.tolist() == dense(got).tolist() == naive_joint.calibrated(matrix.tolist(), sizes.tolist())
         for frac_noise, least in ((1.0, 1), (0.37, 0), (0.7, 30)):
             taken = _keep_at_least_n_per_class(want.T, least, frac_noise=frac_noise)
             found = pruning.prune_counts(
                 got, sizes, frac_noise=frac_noise, min_examples_per_class=least, num_to_remove_per_class=None
             )
-            assert (sizes - np.diag(taken)).tolist() == found.of_class.tolist()
+            assert (sizes - np.diag(taken)).tolist() == found.by_label.tolist()
             table = np.zeros((k, k), int)
-            table[np.repeat(np.arange(k), np.diff(found.edges)), found.classes] = found.of_pair
+            table[np.repeat(np.arange(k), np.diff(found.edges)), found.classes] = found.by_pair
             assert (taken.T * (1 - np.eye(k, dtype=int))).tolist() == table.tolist()
 
 
@@ -215,10 +219,10 @@ def test_prune_counts_of_few_labels_among_many_are_those_of_loops(numbers):
         found = pruning.prune_counts(
             counts_of(matrix), sizes, frac_noise=0.9, min_examples_per_class=2, num_to_remove_per_class=wanted
         )
-        assert (sizes - np.diag(table)).tolist() == found.of_class.tolist()
+        assert (sizes - np.diag(table)).tolist() == found.by_label.tolist()
         np.fill_diagonal(table, 0)
         got = np.zeros_like(table)
-        got[np.repeat(np.arange(150), np.diff(found.edges)), found.classes] = found.of_pair
+        got[np.repeat(np.arange(150), np.diff(found.edges)), found.classes] = found.by_pair
         assert np.maximum(table, 0).tolist() == got.tolist()
 
 
@@ -241,11 +245,11 @@ def test_the_work_of_pruning_grows_with_the_pairs_and_not_with_the_classes(frac_
         matrix = np.zeros(k, np.int64), (rows * k + columns)[rows != columns].astype(pair_dtype(k))
         joint = ConfidentCounts(*matrix, np.full(len(matrix[1]), 4))
         sizes = np.bincount(rows, minlength=k) * 4
-        calibrated = pruning.calibrated_joint(joint, sizes)
+        calibrated = calibration.calibrated_joint(joint, sizes)
         options = {"min_examples_per_class": 1, "num_to_remove_per_class": None}
         return pruning.prune_counts(calibrated, sizes, frac_noise=frac_noise, **options)
 
-    assert prune(2000).of_pair.tolist() == prune(20_000).of_pair.tolist()
+    assert prune(2000).by_pair.tolist() == prune(20_000).by_pair.tolist()
     assert abs(draws.n_calls(lambda: prune(20_000)) - draws.n_calls(lambda: prune(2000))) < 20
     tracemalloc.start()
     try:
@@ -262,30 +266,30 @@ def test_prune_counts_are_taken_in_pieces_of_whole_labels(monkeypatch):
     monkeypatch.setattr(confident_joint, "_PIECE_PAIRS", 10)
     found = pruning.prune_counts(counts_of(matrix), sizes, **options)
     assert [column.tolist() for column in vars(want).values()] == [column.tolist() for column in vars(found).values()]
-    assert len(want.of_pair) > 20
+    assert len(want.by_pair) > 20
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_prune_counts_of_given_numbers_are_those_of_loops(seed):
     matrix, sizes = drawn_joint(7, seed, 1)
     wanted = np.random.default_rng(seed).integers(0, 9, 7).tolist()
-    calibrated = pruning.calibrated_joint(counts_of(matrix), sizes)
+    calibrated = calibration.calibrated_joint(counts_of(matrix), sizes)
     table = naive_joint.prune_counts(dense(calibrated).tolist(), sizes.tolist(), 0.8, 2, wanted)
     found = pruning.prune_counts(
         calibrated, sizes, frac_noise=0.8, min_examples_per_class=2, num_to_remove_per_class=wanted
     )
-    assert [sizes[k] - table[k][k] for k in range(7)] == found.of_class.tolist() == wanted
+    assert [sizes[k] - table[k][k] for k in range(7)] == found.by_label.tolist() == wanted
     for k in range(7):
         own = slice(found.edges[k], found.edges[k + 1])
-        pairs = dict(zip(found.classes[own].tolist(), found.of_pair[own].tolist(), strict=True))
+        pairs = dict(zip(found.classes[own].tolist(), found.by_pair[own].tolist(), strict=True))
         assert {j: n for j, n in enumerate(table[k]) if j != k and n > 0} == pairs
 
 
 def test_labels_can_be_left_out_of_prune_counts():
     counts = pruning.PruneCounts(np.array([3, 2, 1]), np.array([0, 2, 3, 3]), np.array([1, 2, 0]), np.array([1, 2, 2]))
     left = counts.without(np.array([True, False, False]))
-    assert left.of_class.tolist() == [0, 2, 1]
-    assert (left.edges.tolist(), left.classes.tolist(), left.of_pair.tolist()) == ([0, 0, 1, 1], [0], [2])
+    assert left.by_label.tolist() == [0, 2, 1]
+    assert (left.edges.tolist(), left.classes.tolist(), left.by_pair.tolist()) == ([0, 0, 1, 1], [0], [2])
 
 
 @pytest.mark.parametrize("k", [2, 3, 255, 256, 300])
@@ -308,7 +312,7 @@ def test_what_a_second_read_tells_survives_a_footer(with_joint):
     matrix, _ = drawn_joint(9, 1, 0.5)
     rescanned = totals.RescanTotals(counts_of(matrix) if with_joint else None, 7, 100)
     again = totals.rescan_of_footer(totals.footer_of_rescan(rescanned))
-    assert (again.n_off, again.n_read) == (7, 0)
+    assert (again.n_off_diagonal, again.n_read) == (7, 0)
     if with_joint:
         assert dense(again.joint).tolist() == matrix.tolist()
         assert again.joint.pairs.dtype == rescanned.joint.pairs.dtype

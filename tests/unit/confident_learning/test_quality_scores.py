@@ -116,22 +116,21 @@ def test_a_score_does_not_depend_on_layout_dtype_or_the_rows_beside_it(kernel, n
 
 
 @pytest.mark.parametrize(
-    ("method", "adjust", "kernel"),
+    ("method", "adjust", "kernels"),
     [
-        ("self_confidence", False, None),
-        ("self_confidence", True, "row_sum"),
-        ("normalized_margin", False, "normalized_margin"),
-        ("normalized_margin", True, None),
-        ("confidence_weighted_entropy", False, "confidence_weighted_entropy"),
+        ("self_confidence", False, {}),
+        ("self_confidence", True, {"row_sum": quality_scores.row_sum}),
+        ("normalized_margin", False, {"score": quality_scores.normalized_margin}),
+        ("normalized_margin", True, {}),
+        ("confidence_weighted_entropy", False, {"score": quality_scores.confidence_weighted_entropy}),
     ],
 )
-def test_a_first_read_computes_only_what_needs_no_thresholds(method, adjust, kernel):
-    want = getattr(quality_scores, kernel) if kernel else None
-    assert want is quality_scores.row_value_kernel(Settings(method, adjust))
+def test_a_first_read_computes_only_what_needs_no_thresholds(method, adjust, kernels):
+    assert quality_scores.column_kernels(Settings(method, adjust)) == kernels
 
 
 def test_adjusted_margins_are_computed_at_once_where_thresholds_are_known():
     labels, probs = draws.draw(30, 4, seed=6)
     cuts = np.array([0.4, 0.5, 0.6, 0.7])
-    kernel = quality_scores.row_value_kernel(Settings("normalized_margin", adjust_pred_probs=True), cuts)
-    assert quality_scores.adjusted_margin(probs, labels, cuts).tobytes() == kernel(probs, labels).tobytes()
+    kernels = quality_scores.column_kernels(Settings("normalized_margin", adjust_pred_probs=True), cuts)
+    assert quality_scores.adjusted_margin(probs, labels, cuts).tobytes() == kernels["score"](probs, labels).tobytes()

@@ -17,6 +17,7 @@ from labelsieve.confident_learning.radix_select import (
     score_histogram,
     tie_quotas,
 )
+from labelsieve.confident_learning.row_summary import near_predicted
 
 FLOATS = [np.float16, np.float32, np.float64]
 
@@ -68,9 +69,9 @@ def test_ordered_bits_compare_like_floats(pair):
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("block_rows", [3, 1 << 16])
-def test_a_histogram_counts_each_score_in_the_bin_of_its_leading_bits(monkeypatch, dtype, block_rows):
-    monkeypatch.setattr(thresholds, "BLOCK_ROWS", block_rows)
+@pytest.mark.parametrize("slice_rows", [3, 1 << 16])
+def test_a_histogram_counts_each_score_in_the_bin_of_its_leading_bits(monkeypatch, dtype, slice_rows):
+    monkeypatch.setattr(thresholds, "SLICE_ROWS", slice_rows)
     scores = np.random.default_rng(2).random(300).astype(dtype)
     digits = [int(b) >> (8 * scores.dtype.itemsize - 13) for b in ordered_bits(scores)]
     want = [digits.count(digit) for digit in range(1 << 13)]
@@ -149,14 +150,14 @@ def test_settled_ties_are_the_value_of_the_last_row_that_is_taken(n_parts):
     for wanted in range(1, 61):  # also where a run of ties ends just there, and after all rows
         last = sorted(scores.tolist())[wanted - 1]
         below, tied = int(np.sum(scores < last)), int(np.sum(scores == last))
-        exact, quotas = radix_select.settle(everything, wanted, parts)
+        exact, quotas = radix_select.find_exact_cut(everything, wanted, parts)
         assert exact == Cut(int(ordered_bits(np.array([last]))[0]), 0, below, tied)
         assert quotas == tie_quotas([int(np.sum(p == last)) for p in np.array_split(scores, n_parts)], wanted - below)
 
 
-@pytest.mark.parametrize("block_rows", [1, 3, 1 << 16])
-def test_rows_up_to_a_cut_keep_the_first_ties_only(monkeypatch, block_rows):
-    monkeypatch.setattr(thresholds, "BLOCK_ROWS", block_rows)
+@pytest.mark.parametrize("slice_rows", [1, 3, 1 << 16])
+def test_rows_up_to_a_cut_keep_the_first_ties_only(monkeypatch, slice_rows):
+    monkeypatch.setattr(thresholds, "SLICE_ROWS", slice_rows)
     scores = np.array([0.5, 0.1, 0.5, 0.9, 0.5, 0.1, 0.5])
     cut = Cut(int(ordered_bits(np.array([0.5]))[0]), 0, below=2, inside=4)
     assert rows_up_to(scores, cut).tolist() == [0, 1, 2, 4, 5, 6]
@@ -180,17 +181,17 @@ def test_lowest_first_is_a_stable_sort(dtype, decimals, n_rows):
 @pytest.mark.parametrize("decimals", [0, 1, 17])
 @pytest.mark.parametrize("max_candidates", [1, 1 << 18])
 def test_lowest_is_ordered_by_score_and_row(monkeypatch, dtype, decimals, max_candidates):
-    monkeypatch.setattr(thresholds, "BLOCK_ROWS", 11)
+    monkeypatch.setattr(thresholds, "SLICE_ROWS", 11)
     monkeypatch.setattr(radix_select, "find_cut", partial(find_cut, max_candidates=max_candidates))
     scores = np.round(np.random.default_rng(6).random(200), decimals).astype(dtype)
     for count in (0, 1, 99, 200, 1000):
-        got = radix_select.lowest(scores, count)
+        got = radix_select.lowest_rows(scores, count)
         assert naive.ranked(scores.tolist(), count) == got.tolist()
         assert got.dtype == np.int64
 
 
 def test_lowest_of_nothing_is_nothing():
-    assert radix_select.lowest(np.empty(0), 5).tolist() == []
+    assert radix_select.lowest_rows(np.empty(0), 5).tolist() == []
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -202,7 +203,7 @@ def test_near_predicted_agrees_with_loops(dtype):
     labels, rows = naive.plain(rng.integers(0, 3, 400), probs)
     predicted = [naive.first_argmax(row) for row in rows]
     at = np.arange(400)
-    got = radix_select.near_predicted(np.array(labels), np.array(predicted), probs[at, labels], probs[at, predicted])
+    got = near_predicted(np.array(labels), np.array(predicted), probs[at, labels], probs[at, predicted])
     assert [naive.near_predicted(label, row) for label, row in zip(labels, rows, strict=True)] == got.tolist()
 
 
@@ -210,6 +211,6 @@ def test_near_predicted_at_exactly_1e_6_goes_by_the_lower_class():
     given_p = 0.25
     top = given_p + 1e-6  # the very sum that the rule compares
     labels, predicted = np.array([0, 1]), np.array([1, 0])
-    got = radix_select.near_predicted(labels, predicted, np.full(2, given_p), np.full(2, top))
+    got = near_predicted(labels, predicted, np.full(2, given_p), np.full(2, top))
     assert [naive.near_predicted(0, [given_p, top]), naive.near_predicted(1, [top, given_p])] == got.tolist()
     assert got.tolist() == [True, False]

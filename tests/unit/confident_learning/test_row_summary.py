@@ -6,17 +6,18 @@ import pytest
 import draws
 import naive
 from labelsieve.confident_learning import row_summary
+from labelsieve.confident_learning.dtypes import class_dtype, unsigned_dtype
 from labelsieve.confident_learning.quality_scores import normalized_margin
-from labelsieve.confident_learning.row_summary import FirstArgmax, RowSummary, Summariser, class_dtype, unsigned_type
+from labelsieve.confident_learning.row_summary import FirstArgmax, Summariser, SummaryBlock
 
 FLOATS = [np.float16, np.float32, np.float64]
 FEW = row_summary._FEW_CLASSES
 
 
-def summarise(labels, probs, row_values=None, first_row=0, strip=None):
+def summarise(labels, probs, kernels=None, first_row=0, strip=None):
     """Feed `probs` in strips of `strip` rows and return the summary and the findings."""
     native = probs.dtype.newbyteorder("=")
-    summariser = Summariser(len(probs), probs.shape[1], native, row_values, first_row)
+    summariser = Summariser(len(probs), probs.shape[1], native, kernels, first_row)
     strip = strip or len(probs)
     for start in range(0, len(probs), strip):
         summariser.add(labels[start : start + strip], probs[start : start + strip])
@@ -25,7 +26,7 @@ def summarise(labels, probs, row_values=None, first_row=0, strip=None):
 
 @pytest.mark.parametrize(("dtype", "same"), [("f2", "u2"), ("<f4", "u4"), ("f8", "u8")])
 def test_unsigned_type_is_as_wide_as_the_float(dtype, same):
-    assert unsigned_type(np.dtype(dtype)) == np.dtype(same)
+    assert unsigned_dtype(np.dtype(dtype)) == np.dtype(same)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_first_argmax_is_the_first_of_equal_values(dtype, n_classes):
     rng = np.random.default_rng(n_classes)
     probs = rng.integers(0, 4, (500, n_classes)).astype(dtype) / 4  # four values: nearly every row ties
     probs[0], probs[1], probs[2, -1], probs[3, [0, -1]] = 0, 1, 1, 1
-    classes, top = FirstArgmax(n_classes, unsigned_type(probs.dtype))(probs.view(unsigned_type(probs.dtype)))
+    classes, top = FirstArgmax(n_classes, unsigned_dtype(probs.dtype))(probs.view(unsigned_dtype(probs.dtype)))
     assert [naive.first_argmax(row) for row in probs.tolist()] == classes.tolist()
     assert probs.max(axis=1).tolist() == top.view(dtype).tolist()
 
@@ -65,13 +66,13 @@ def test_a_summary_holds_what_loops_find(dtype, n_classes):
     summary, findings = summarise(labels, probs)
     plain_labels, rows = naive.plain(labels, probs)
     predicted = [naive.first_argmax(row) for row in rows]
-    assert plain_labels == summary.labels.tolist()
+    assert plain_labels == summary.label.tolist()
     assert predicted == summary.predicted.tolist()
     assert [row[c] for row, c in zip(rows, predicted, strict=True)] == summary.p_predicted.tolist()
-    assert [row[label] for row, label in zip(rows, plain_labels, strict=True)] == summary.p_given.tolist()
-    assert summary.p_given.dtype == summary.p_predicted.dtype == dtype
-    assert summary.labels.dtype == summary.predicted.dtype == class_dtype(n_classes)
-    assert summary.row_values is None
+    assert [row[label] for row, label in zip(rows, plain_labels, strict=True)] == summary.p_label.tolist()
+    assert summary.p_label.dtype == summary.p_predicted.dtype == dtype
+    assert summary.label.dtype == summary.predicted.dtype == class_dtype(n_classes)
+    assert summary.score is None
     assert findings == {}
     assert len(summary) == 120
 
@@ -79,9 +80,9 @@ def test_a_summary_holds_what_loops_find(dtype, n_classes):
 @pytest.mark.parametrize("strip", [1, 7, 64, 100])
 def test_strips_of_any_length_make_the_same_summary(strip):
     labels, probs = draws.draw(100, 6, seed=4)
-    whole, _ = summarise(labels, probs, normalized_margin)
-    cut, _ = summarise(labels, probs, normalized_margin, strip=strip)
-    for name in ("labels", "predicted", "p_given", "p_predicted", "row_values"):
+    whole, _ = summarise(labels, probs, {"score": normalized_margin})
+    cut, _ = summarise(labels, probs, {"score": normalized_margin}, strip=strip)
+    for name in ("label", "predicted", "p_label", "p_predicted", "score"):
         assert getattr(whole, name).tobytes() == getattr(cut, name).tobytes(), name
 
 
@@ -89,7 +90,7 @@ def test_strips_of_any_length_make_the_same_summary(strip):
 def test_labels_of_any_integer_dtype_and_byte_order_are_the_same_classes(label_dtype):
     labels, probs = draws.draw(60, 100, seed=5)
     summary, findings = summarise(labels.astype(label_dtype), probs)
-    assert labels.tolist() == summary.labels.tolist()
+    assert labels.tolist() == summary.label.tolist()
     assert findings == {}
 
 
@@ -97,22 +98,22 @@ def test_labels_of_one_byte_go_with_more_classes_than_they_can_name():
     labels, probs = draws.draw(60, 300, seed=5)
     labels = labels % 100
     summary, findings = summarise(labels.astype(np.int8), probs)
-    assert labels.tolist() == summary.labels.tolist()
+    assert labels.tolist() == summary.label.tolist()
     assert findings == {}
 
 
 @pytest.mark.parametrize("layout", ["fortran", "strided", "big-endian", "read-only"])
 def test_memory_layout_does_not_change_a_summary(layout):
     labels, probs = draws.draw(80, 7, seed=6)
-    want, _ = summarise(labels, probs, normalized_margin)
+    want, _ = summarise(labels, probs, {"score": normalized_margin})
     twice = np.repeat(np.repeat(probs, 2, axis=0), 2, axis=1)
     forms = {"fortran": np.asfortranarray(probs), "strided": twice[::2, ::2], "big-endian": probs.astype(">f8")}
     form = forms.get(layout, probs.copy())
     form.flags.writeable = False
-    got, _ = summarise(labels, form, normalized_margin, strip=9)
-    assert want.row_values.tobytes() == got.row_values.tobytes()
+    got, _ = summarise(labels, form, {"score": normalized_margin}, strip=9)
+    assert want.score.tobytes() == got.score.tobytes()
     assert want.predicted.tobytes() == got.predicted.tobytes()
-    assert want.p_given.tobytes() == got.p_given.tobytes()
+    assert want.p_label.tobytes() == got.p_label.tobytes()
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -123,8 +124,8 @@ def test_minus_zero_counts_as_zero(dtype, n_classes):
     probs[2] = [-0.0] * (n_classes - 1) + [1]
     summary, findings = summarise(np.array([0, 1, 0]), probs)
     assert [1, 1, n_classes - 1] == summary.predicted.tolist()
-    assert summary.p_given.tolist() == [0.0, 1.0, 0.0]
-    assert not np.signbit(summary.p_given).any()
+    assert summary.p_label.tolist() == [0.0, 1.0, 0.0]
+    assert not np.signbit(summary.p_label).any()
     assert findings == {}
     assert np.signbit(probs[0, 0])  # the input itself is only read
 
@@ -135,7 +136,7 @@ def test_values_a_little_outside_0_and_1_are_used_as_they_are(dtype):
     summary, findings = summarise(np.array([1, 0, 1]), probs)
     assert findings == {}
     assert summary.predicted.tolist() == [0, 0, 1]
-    assert probs[[0, 1, 2], [1, 0, 1]].tolist() == summary.p_given.tolist()
+    assert probs[[0, 1, 2], [1, 0, 1]].tolist() == summary.p_label.tolist()
     assert probs.max(axis=1).tolist() == summary.p_predicted.tolist()
 
 
@@ -190,8 +191,8 @@ def test_rows_of_zeros_and_rows_too_low_are_told_apart():
 
 
 def test_an_empty_summary_has_the_columns_that_were_asked_for():
-    plain = RowSummary.empty(0, 300, np.dtype(np.float16), with_row_values=False)
-    scored = RowSummary.empty(3, 300, np.dtype(np.float16), with_row_values=True)
-    assert (len(plain), plain.row_values) == (0, None)
-    assert (plain.labels.dtype, plain.p_given.dtype) == (np.uint16, np.float16)
-    assert scored.row_values.dtype == np.float64
+    plain = SummaryBlock.empty(0, 300, np.dtype(np.float16))
+    scored = SummaryBlock.empty(3, 300, np.dtype(np.float16), ["score"])
+    assert (len(plain), plain.score) == (0, None)
+    assert (plain.label.dtype, plain.p_label.dtype) == (np.uint16, np.float16)
+    assert scored.score.dtype == np.float64

@@ -24,7 +24,7 @@ from labelsieve.confident_learning.thresholds import (
 
 
 def issue_counts(summary, adj_thresholds, *, calibrated):
-    class_counts = np.bincount(summary.labels, minlength=len(adj_thresholds))
+    class_counts = np.bincount(summary.label, minlength=len(adj_thresholds))
     return confident_chunk(summary, adj_thresholds).issue_counts(class_counts, calibrated=calibrated)
 
 
@@ -33,17 +33,17 @@ def integers(sums):
     return [(high << 26) + low for high, low in zip(sums.high.tolist(), sums.low.tolist(), strict=True)]
 
 
-def by_loops(labels, p_given, n_classes):
+def by_loops(labels, p_label, n_classes):
     totals = [0] * n_classes
-    for label, p in zip(labels.tolist(), p_given.tolist(), strict=True):
+    for label, p in zip(labels.tolist(), p_label.tolist(), strict=True):
         totals[label] += round(Fraction(p) * 2**52)
     return totals
 
 
-@pytest.mark.parametrize("block_rows", [1, 7, 64, 1 << 16])
+@pytest.mark.parametrize("slice_rows", [1, 7, 64, 1 << 16])
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_class_sums_are_exact_integers(monkeypatch, block_rows, dtype):
-    monkeypatch.setattr(thresholds, "BLOCK_ROWS", block_rows)
+def test_class_sums_are_exact_integers(monkeypatch, slice_rows, dtype):
+    monkeypatch.setattr(thresholds, "SLICE_ROWS", slice_rows)
     rng = np.random.default_rng(1)
     labels, p = rng.integers(0, 5, 500), rng.random(500).astype(dtype)
     sums = class_sums_chunk(labels.astype(np.uint8), p, 6)
@@ -65,7 +65,7 @@ def test_class_sums_are_exact_for_negatives_tiny_values_halves_and_values_above_
 
 @pytest.mark.parametrize("value", [np.nextafter(1.001, 2), -1e-3, np.nextafter(1, 0), 2.0**-40])
 def test_class_sums_of_a_whole_block_of_the_largest_and_lowest_values_are_exact(value):
-    n = thresholds.BLOCK_ROWS + 3
+    n = thresholds.SLICE_ROWS + 3
     sums = class_sums_chunk(np.zeros(n, np.uint8), np.full(n, value), 2)
     assert [n * naive.units(float(value)), 0] == integers(sums)
     assert sums.counts.tolist() == [n, 0]
@@ -117,10 +117,10 @@ def test_sums_of_many_rows_do_not_overflow():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("block_rows", [1, 7, 1 << 16])
+@pytest.mark.parametrize("slice_rows", [1, 7, 1 << 16])
 @pytest.mark.parametrize("count", naive.COUNTS)
-def test_counts_agree_with_loops(monkeypatch, dtype, block_rows, count):
-    monkeypatch.setattr(thresholds, "BLOCK_ROWS", block_rows)
+def test_counts_agree_with_loops(monkeypatch, dtype, slice_rows, count):
+    monkeypatch.setattr(thresholds, "SLICE_ROWS", slice_rows)
     labels, probs = draws.draw(300, 4, signal=1.0, noise=0.4, seed=5, dtype=dtype, decimals=2)
     rows = naive.plain(labels, probs)
     cuts = naive.thresholds(*rows)
@@ -176,7 +176,7 @@ def test_the_plain_count_needs_no_calibration():
 
 @pytest.mark.parametrize("n_rows", [0, 1, 6, 7, 8, 21])
 def test_blocks_cover_all_rows_in_order(monkeypatch, n_rows):
-    monkeypatch.setattr(thresholds, "BLOCK_ROWS", 7)
-    cut = [list(range(n_rows)[block]) for block in thresholds.blocks(n_rows)]
+    monkeypatch.setattr(thresholds, "SLICE_ROWS", 7)
+    cut = [list(range(n_rows)[block]) for block in thresholds.row_slices(n_rows)]
     assert list(range(n_rows)) == [row for rows in cut for row in rows]
     assert all(1 <= len(rows) <= 7 for rows in cut)

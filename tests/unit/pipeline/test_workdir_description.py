@@ -190,7 +190,7 @@ def test_a_folder_in_its_place_is_named_and_a_fresh_run_starts_over(place, made)
 @pytest.mark.parametrize("version", [1, 2, 3, 4, 99])
 def test_another_version_is_named(place, made, version):
     (place / "labelsieve.json").write_text(json.dumps(made[1] | {"format": version}))
-    assert f"format is {version}, and this version reads format 5" in error_of(place)
+    assert f"format is {version}, and this version reads format 6" in error_of(place)
 
 
 def test_other_rows_are_refused_whatever_the_checksum(place, made):

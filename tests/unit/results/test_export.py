@@ -15,7 +15,7 @@ import zarr
 
 import draws
 import labelsieve
-from labelsieve import memory
+from labelsieve import memory, partitioning
 from labelsieve.results import export
 from labelsieve.results.publish import check_output, staged
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues, is_result
@@ -83,7 +83,7 @@ def test_parquet_reads_back_in_pandas_and_pyarrow(issues, tmp_path):
 
 
 def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
-    monkeypatch.setattr(memory, "RESULT_ROWS", 128)
+    monkeypatch.setattr(partitioning, "RESULT_ROWS", 128)
     monkeypatch.setattr(memory, "RUN_ROWS", 32)
     found = labelsieve.find_label_issues(*data, output=tmp_path / "i.zarr", batch_size=50, partition_batches=3)
     group = zarr.open_group(tmp_path / "i.zarr", mode="r")

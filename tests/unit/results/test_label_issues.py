@@ -21,13 +21,8 @@ import naive
 from draws import find
 from labelsieve import InputTypeError, InvalidInputError, LabelIssues
 from labelsieve.confident_learning import class_quality, confident_joint
-from labelsieve.confident_learning.confident_joint import (
-    ConfidentCounts,
-    calibrated_pairs,
-    confident_chunk,
-    confident_combine,
-    joint_sums,
-)
+from labelsieve.confident_learning.calibration import calibrated_pairs, joint_sums
+from labelsieve.confident_learning.confident_joint import ConfidentCounts, confident_chunk, confident_combine
 from labelsieve.confident_learning.thresholds import adjusted_thresholds
 from labelsieve.pipeline.row_summaries import ArrayScores
 from labelsieve.results import label_issues, row_ids
@@ -104,8 +99,8 @@ def test_the_calibrated_joint_is_that_of_cleanlab_but_for_tied_remainders(k, see
             got += np.diag(diagonal)
         joint = joint_sums(counts, class_counts)
     want = calibrate_confident_joint(matrix, np.repeat(np.arange(k), class_counts))
-    assert got.sum(axis=1).tolist() == joint.of_given.tolist() == want.sum(axis=1).tolist()
-    assert got.sum(axis=0).tolist() == joint.of_true.tolist()
+    assert got.sum(axis=1).tolist() == joint.by_label.tolist() == want.sum(axis=1).tolist()
+    assert got.sum(axis=0).tolist() == joint.by_true_class.tolist()
     assert got.diagonal().tolist() == joint.diagonal.tolist()
     exact = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-100) * class_counts[:, None]
     exact *= class_counts.sum() / max(exact.sum(), 1e-100)

@@ -295,12 +295,13 @@ def test_what_deserves_a_look_is_said(tmp_path):
         "counts as confident"
     )
     parted = (
-        "130 rows are counted by their predicted class; another 108 do not reach its threshold, but may reach that of "
+        "130 rows are counted by their predicted class; another 108 do not reach its threshold, but may reach the low "
     )
     assert report.warnings_of(found) == [
         "1 row of pred_probs sums to 1 within 5% but not within 1% (row 65).",
-        parted + "a class with a low one, which the confident joint counts: filter_by='low_self_confidence' or "
-        "'confident_learning' tells.",
+        parted
+        + "threshold of another class, so that the confident joint counts them: filter_by='low_self_confidence' or "
+        "'confident_learning' includes them.",
         "1 class absent (2 y): no row has this label, so nothing is known about it.",
         "1 class rare (1 x): fewer than 10 rows have this label, too few for a threshold.",
         f"1 class tiny threshold (3 z): {tiny}.",

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import draws
 import labelsieve
 import naive
-from labelsieve import memory
+from labelsieve import memory, partitioning
 from labelsieve.results.result import IssueRows
 from labelsieve.results.zarr_store import COLUMNS, ResultGroup
 from labelsieve.storage.folders import LocalFolder
@@ -45,7 +45,7 @@ def sort_and_merge(tmp_path, parts, stretch_rows, range_rows, sample_step, block
     folder, group = LocalFolder(tmp_path / "runs"), ResultGroup(LocalFolder(tmp_path / "result.zarr"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(external_sort, "_SAMPLE_STEP", sample_step)
-        patch.setattr(external_sort, "_BLOCK_ROWS", block_rows)
+        patch.setattr(external_sort, "_RUN_BLOCK_ROWS", block_rows)
         written = [external_sort._write_run(folder, f"{i}-0", part) for i, part in enumerate(parts)]
         n_issues = sum(map(len, parts))
         dtypes = {name: column.dtype for name, column in parts[0].columns().items()}
@@ -58,7 +58,7 @@ def sort_and_merge(tmp_path, parts, stretch_rows, range_rows, sample_step, block
         # In any order: tasks know nothing of each other.
         merged = [external_sort.merge(one, names=names, folder=folder, group=group) for one in reversed(stretches)]
         assert sum(merged) == n_issues
-    slices = [list(external_sort.slices(stretch, names, folder)) for stretch in stretches]
+    slices = [list(external_sort.run_slices(stretch, names, folder)) for stretch in stretches]
     return Sorted(written, cuts, stretches, slices, {name: group.open(COLUMNS[name])[:] for name in ROW_NAMES})
 
 
@@ -112,7 +112,7 @@ def test_rows_before_a_cut_are_counted_as_by_looking_at_each(tmp_path_factory, p
     folder = LocalFolder(tmp_path_factory.mktemp("runs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(external_sort, "_SAMPLE_STEP", 2)
-        patch.setattr(external_sort, "_BLOCK_ROWS", 4)
+        patch.setattr(external_sort, "_RUN_BLOCK_ROWS", 4)
         written = [external_sort._write_run(folder, str(i), part) for i, part in enumerate(parts)]
         cuts = external_sort.range_cuts(written, range_rows)
     keys = list(zip(cuts.scores.tolist(), cuts.rows.tolist(), strict=True))
@@ -171,12 +171,13 @@ def test_few_rows_are_one_range():
 @pytest.fixture
 def tiny(monkeypatch):
     """Make runs, chunks of the result, spans and blocks of a few rows."""
-    for name, rows in (("RESULT_ROWS", 16), ("RUN_ROWS", 10), ("_SPAN_BYTES", 400)):
-        monkeypatch.setattr(memory, name, rows)
     for module, name, rows in (
+        ("partitioning", "RESULT_ROWS", 16),
+        ("memory", "RUN_ROWS", 10),
+        ("partitioning", "_SPAN_BYTES", 400),
         ("tasks.scan", "BLOCK_ROWS", 7),  # as many as a strip has, at least
-        ("confident_learning.thresholds", "BLOCK_ROWS", 5),
-        ("tasks.external_sort", "_BLOCK_ROWS", 3),
+        ("confident_learning.thresholds", "SLICE_ROWS", 5),
+        ("tasks.external_sort", "_RUN_BLOCK_ROWS", 3),
         ("tasks.external_sort", "_SAMPLE_STEP", 2),
         ("tasks.partition", "STRIP_BYTES", 100),
     ):
@@ -225,12 +226,12 @@ def test_a_result_is_the_same_whatever_the_sizes(
     where = {"output": folder / "r.zarr"} | ({"workdir": folder / "work"} if kept else {})
     want = draws.bits(labelsieve.find_label_issues(labels, probs, **choices))
     with draws.pieces(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "RESULT_ROWS", result_rows)
+        patch.setattr(partitioning, "RESULT_ROWS", result_rows)
         patch.setattr(memory, "RUN_ROWS", run_rows)
-        patch.setattr(memory, "_SPAN_BYTES", span_bytes)
+        patch.setattr(partitioning, "_SPAN_BYTES", span_bytes)
         patch.setattr("labelsieve.tasks.scan.BLOCK_ROWS", 63)  # a strip of 1000 bytes has as many
         patch.setattr("labelsieve.tasks.external_sort._SAMPLE_STEP", 3)
-        patch.setattr("labelsieve.tasks.external_sort._BLOCK_ROWS", 2)
+        patch.setattr("labelsieve.tasks.external_sort._RUN_BLOCK_ROWS", 2)
         got = labelsieve.find_label_issues(
             labels, probs, **choices, **where, batch_size=batch_size, partition_batches=partition_batches
         )
@@ -288,7 +289,7 @@ def test_more_issues_are_sorted_in_larger_runs_where_there_is_room(tmp_path, tin
         asked.append(n_issues)
         return memory.run_rows(30 * 1024 if room > 1e9 else 1, room)
 
-    monkeypatch.setattr(memory, "RESULT_ROWS", 160)  # and so a span
+    monkeypatch.setattr(partitioning, "RESULT_ROWS", 160)  # and so a span
     monkeypatch.setattr("labelsieve.pipeline.row_summaries.run_rows", run_rows)
     found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", max_memory=int(limit))
     assert asked == [found.estimated_num_issues]
