@@ -20,7 +20,7 @@ from distributed import Client, LocalCluster, SchedulerPlugin
 
 import labelsieve
 from draws import assert_same_array, assert_same_bits, draw, find
-from labelsieve.errors import InputTypeError, LabelsieveWarning, MemoryLimitError, TaskFailedError
+from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, TaskFailedError
 from labelsieve.execution import choice
 from labelsieve.execution import cluster as cluster_executor
 from labelsieve.pipeline import inputs, opening
@@ -229,6 +229,18 @@ def test_several_runs_at_once_share_a_client(in_process, stored, want):
         runs = [pool.submit(find, *KINDS["npy"](stored), client=in_process, **CUT) for _ in range(4)]
         for run in runs:
             assert_same_bits(run.result(), want)
+
+
+def test_a_run_that_fails_leaves_what_else_the_client_computes(cluster):
+    probs = da.from_array(PROBS, chunks=(130, -1))
+    short = probs.map_blocks(lambda block: block[:-1], dtype=probs.dtype, chunks=probs.chunks)
+    with Client(cluster, set_as_default=False) as client:
+        kept = client.submit(sum, [40, 2])
+        for _ in range(2):
+            with pytest.raises(InvalidInputError, match="has shape"):
+                find(LABELS, short, client=client, partition_batches=1)
+            assert client.submit(sum, [1, 2], pure=False).result() == 3  # once the scheduler knows of the failure
+        assert (kept.status, kept.result()) == ("finished", 42)
 
 
 @pytest.mark.parametrize("place", ["memory", "workdir"])
