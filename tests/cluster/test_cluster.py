@@ -21,7 +21,7 @@ from distributed import Client, LocalCluster, SchedulerPlugin
 import labelsieve
 from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, TaskFailedError
-from labelsieve.execution import choice
+from labelsieve.execution import choice, local_cluster
 from labelsieve.execution import cluster as cluster_executor
 from labelsieve.pipeline import inputs, opening
 from labelsieve.sources.zarr_arrays import ZarrSource
@@ -464,6 +464,15 @@ def test_a_client_that_is_none_is_refused(stored):
     for client in ("tcp://127.0.0.1:8786", 3, object()):
         with pytest.raises(InputTypeError, match=r"client must be a distributed\.Client, not (str|int|object)"):
             find(*KINDS["npy"](stored), client=client)
+
+
+@pytest.mark.parametrize("address", ["localhost", "tcp://127.0.0.1", "http://127.0.0.1:8786", ""])
+def test_no_client_is_made_of_an_address_that_is_not_valid(address, monkeypatch):
+    made = []
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: made.append(1))  # one that fails may never be deleted
+    with pytest.raises(TaskFailedError, match="no scheduler answers at"), local_cluster.cluster(address):
+        pass
+    assert not made
 
 
 def test_a_closed_client_is_refused_at_once(cluster, stored):
