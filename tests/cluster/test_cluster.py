@@ -20,8 +20,8 @@ from distributed import Client, LocalCluster, SchedulerPlugin
 
 import labelsieve
 from draws import assert_same_array, assert_same_bits, draw, find
-from labelsieve.errors import InputTypeError, LabelsieveWarning, MemoryLimitError, TaskFailedError
-from labelsieve.execution import choice
+from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, TaskFailedError
+from labelsieve.execution import choice, local_cluster
 from labelsieve.execution import cluster as cluster_executor
 from labelsieve.pipeline import inputs, opening
 from labelsieve.sources.zarr_arrays import ZarrSource
@@ -229,6 +229,18 @@ def test_several_runs_at_once_share_a_client(in_process, stored, want):
         runs = [pool.submit(find, *KINDS["npy"](stored), client=in_process, **CUT) for _ in range(4)]
         for run in runs:
             assert_same_bits(run.result(), want)
+
+
+def test_a_run_that_fails_leaves_what_else_the_client_computes(cluster):
+    probs = da.from_array(PROBS, chunks=(130, -1))
+    short = probs.map_blocks(lambda block: block[:-1], dtype=probs.dtype, chunks=probs.chunks)
+    with Client(cluster, set_as_default=False) as client:
+        kept = client.submit(sum, [40, 2])
+        for _ in range(2):
+            with pytest.raises(InvalidInputError, match="has shape"):
+                find(LABELS, short, client=client, partition_batches=1)
+            assert client.submit(sum, [1, 2], pure=False).result() == 3  # once the scheduler knows of the failure
+        assert (kept.status, kept.result()) == ("finished", 42)
 
 
 @pytest.mark.parametrize("place", ["memory", "workdir"])
@@ -452,6 +464,15 @@ def test_a_client_that_is_none_is_refused(stored):
     for client in ("tcp://127.0.0.1:8786", 3, object()):
         with pytest.raises(InputTypeError, match=r"client must be a distributed\.Client, not (str|int|object)"):
             find(*KINDS["npy"](stored), client=client)
+
+
+@pytest.mark.parametrize("address", ["localhost", "tcp://127.0.0.1", "http://127.0.0.1:8786", ""])
+def test_no_client_is_made_of_an_address_that_is_not_valid(address, monkeypatch):
+    made = []
+    monkeypatch.setattr("distributed.Client", lambda *_, **__: made.append(1))  # one that fails may never be deleted
+    with pytest.raises(TaskFailedError, match="no scheduler answers at"), local_cluster.cluster(address):
+        pass
+    assert not made
 
 
 def test_a_closed_client_is_refused_at_once(cluster, stored):

@@ -103,7 +103,7 @@ class ClusterExecutor(Executor):
 
     @contextmanager
     def _watching(self, futures: Sequence[Any], describe: Callable[[Any], str] = str) -> Iterator[None]:
-        """Cancel `futures` if the block fails, and say in our own words what became of workers and scheduler."""
+        """Release `futures` if the block fails, and say in our own words what became of workers and scheduler."""
         from concurrent.futures import CancelledError
 
         import distributed
@@ -112,7 +112,10 @@ class ClusterExecutor(Executor):
         try:
             yield
         except BaseException as error:
-            self._cancel(futures)
+            for future in futures:
+                # `Client.cancel` would take down the connection, and all that the user computes with this client: the
+                # scheduler asserts that somebody waits for each task that depends on what it cancels.
+                future.release()
             if isinstance(error, LabelsieveError) or not isinstance(error, Exception):
                 raise
             if isinstance(error, distributed.KilledWorker):
@@ -126,10 +129,6 @@ class ClusterExecutor(Executor):
                     "the scheduler died, or a worker that held arrays from memory; run again, and a workdir resumes"
                 ) from error
             raise
-
-    def _cancel(self, futures: Sequence[Any]) -> None:
-        with contextlib.suppress(Exception):  # the scheduler may be what failed
-            self._client.cancel(list(futures))
 
     def scatter(self, parts: Sequence[Any]) -> list[Any]:
         """Send each array to one of the workers."""

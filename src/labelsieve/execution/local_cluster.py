@@ -98,8 +98,10 @@ def _choose_client(
 @contextmanager
 def _connect(address: str) -> Iterator[Any]:
     from distributed import Client
+    from distributed.comm import resolve_address
 
     try:
+        resolve_address(address)  # a client that fails because of its address waits without end once it is deleted
         client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise TaskFailedError(f"no scheduler answers at {address}: {error}") from error

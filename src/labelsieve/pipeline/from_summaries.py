@@ -7,7 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
-from labelsieve.errors import InvalidInputError
+from labelsieve.confident_learning.validation import notes_of, raise_or_warn
+from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.pipeline.issue_totals import check_fit, issue_totals
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.row_summaries import RowSummaries
@@ -29,15 +30,22 @@ def find_in_summaries(summaries: RowSummaries, settings: JobSettings) -> LabelIs
 
     Raises
     ------
+    InputTypeError
+        For an object that is not such a table.
     InvalidInputError
         For settings that need all probabilities of a row, or a column that is missing.
     """
     started, rule = time.perf_counter(), settings.filter
+    if not isinstance(summaries, RowSummaries):
+        raise InputTypeError(
+            f"summaries must be a table by labelsieve.RowSummaries.from_columns, not {type(summaries).__name__}"
+        )
     n_rows, n_classes = summaries.n_rows, summaries.n_classes
     _check_choices(settings, summaries)
     names, ids = check_class_names(settings.class_names, n_classes), open_ids(settings.ids, n_rows)
     scanned = summaries.totals()
     sums = scanned.sums.dense()
+    raise_or_warn(scanned.findings, n_classes, settings.checks, sums.counts)
     thresholds = class_sums_finalize(sums)
     [chunk] = summaries.chunks
     if rule.settings.plain_self_confidence:
@@ -69,7 +77,7 @@ def find_in_summaries(summaries: RowSummaries, settings: JobSettings) -> LabelIs
             seconds=time.perf_counter() - started,
             scheduler="this process",
             versions=loaded_versions(),
-            notes=(f"{totals.note}.",) if totals.note else (),
+            notes=notes_of(scanned.findings) + ((f"{totals.note}.",) if totals.note else ()),
             misfit=misfit,
             finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         ),
@@ -90,3 +98,4 @@ def _check_choices(settings: JobSettings, summaries: RowSummaries) -> None:
     unused = [name for name, value in given.items() if value is not None]
     if unused:
         raise InvalidInputError(f"{', '.join(unused)} cannot be used with summaries, which are in memory")
+    rule.check_classes(summaries.n_classes)

@@ -43,10 +43,10 @@ from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import RowSelection, Selection, UpToClassCuts, UpToCut
 from labelsieve.confident_learning.thresholds import SparseClassSums, adjusted_thresholds, class_sums_chunk
 from labelsieve.confident_learning.validation import Findings
-from labelsieve.errors import InvalidInputError
+from labelsieve.errors import InvalidInputError, MemoryLimitError
 from labelsieve.execution.executor import LocalExecutor
 from labelsieve.execution.progress import Progress, logger
-from labelsieve.memory import run_rows
+from labelsieve.memory import free_bytes, run_rows, size
 from labelsieve.pipeline.dask_job import DaskJob, values_array
 from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues
@@ -66,8 +66,14 @@ if TYPE_CHECKING:
 _MOST_REPAIRS: Final = 3
 # Number of chunks whose scores are fetched at a time.
 _FETCHED_CHUNKS: Final = 16
+# What a class takes, of a table of few rows: sums, counts and thresholds.
+_CLASS_BYTES: Final = 120
 
 _T = TypeVar("_T")
+
+
+def _no_repair() -> None:
+    """Do nothing: a table in memory has no records."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class RowSummaries:
     dtype: np.dtype[Any]
     stored: bool = False
     show: bool | None = False
-    repair: Callable[[], None] = lambda: None
+    repair: Callable[[], None] = _no_repair  # a table can be pickled
     read_margins: Callable[[PruneCounts], Int64s] | None = None
 
     @classmethod
@@ -135,13 +141,15 @@ class RowSummaries:
             Probability of the label and of the predicted class, of the same dtype.
         n_classes : int
             Number of classes K.
-        score : (N,) array-like of float64, optional
-            Label quality scores, if they are not self-confidences. Then pass their name as ``method=``.
+        score : (N,) array-like of float, optional
+            Label quality scores, 0 to 1, if they are not self-confidences. Then pass their name as ``method=``.
 
         Raises
         ------
         InvalidInputError
             For columns that cannot be summaries of predictions. The message says what is wrong, and in which row.
+        MemoryLimitError
+            For more classes than fit in the free memory.
 
         Examples
         --------
@@ -157,10 +165,18 @@ class RowSummaries:
         array([4])
         """
         n_classes = check_whole_number("n_classes", n_classes, 2)
+        if n_classes * _CLASS_BYTES > free_bytes():
+            raise MemoryLimitError(
+                f"{n_classes:,} classes would take {size(n_classes * _CLASS_BYTES)}, and {size(free_bytes())} are free"
+            )
         summary = _checked_summary(label, predicted, p_label, p_predicted, score, n_classes)
         sums = SparseClassSums.of(class_sums_chunk(summary.label, summary.p_label, n_classes))
         agreement = Agreement.of(summary.label, summary.predicted)
-        chunk = SummaryChunk(0, summary, ScanTotals(sums, Findings(), len(summary), agreement))
+        zero, findings = summary.p_predicted == 0, Findings()
+        findings.add("zero_row", np.flatnonzero(zero), 0)
+        low = summary.p_predicted < np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
+        findings.add("low_row", np.flatnonzero(low & ~zero), 0)
+        chunk = SummaryChunk(0, summary, ScanTotals(sums, findings, len(summary), agreement))
         reader, dtype = SummaryReader(Settings(), np.empty(0)), summary.p_label.dtype
         return cls(DaskJob(LocalExecutor()), [chunk], [len(summary)], reader, n_classes, dtype)
 
@@ -492,6 +508,27 @@ class TaskScores:
             yield from self.job.map("scores", self.work, [self.chunks[start : start + _FETCHED_CHUNKS]])
 
 
+def _checked_column(name: str, values: npt.ArrayLike, n_classes: int) -> npt.NDArray[Any]:
+    """Return a column as an array, or raise where one of its values is not possible."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise InvalidInputError(f"{name} has masked values: drop or fill them first")
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(f"{name} is not an array: {error}") from error
+    if array.ndim != 1 or not len(array):
+        raise InvalidInputError(f"{name} has shape {array.shape}: all columns need one value per row")
+    is_class = name in ("label", "predicted")
+    if array.dtype.kind not in "iu" if is_class else array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
+        kinds = "integers" if is_class else "float16, float32 or float64"
+        raise InvalidInputError(f"{name} must be {kinds}, not {array.dtype}")
+    low, high = (0, n_classes - 1) if is_class else (-PROBABILITY_TOLERANCE, 1 + PROBABILITY_TOLERANCE)
+    bad = np.flatnonzero(~((array >= low) & (array <= high)))
+    if len(bad):
+        raise InvalidInputError(f"{name} is {array[bad[0]]} in row {bad[0]:,}, and in {len(bad) - 1:,} others")
+    return array
+
+
 def _checked_summary(
     label: npt.ArrayLike,
     predicted: npt.ArrayLike,
@@ -504,31 +541,32 @@ def _checked_summary(
     columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
     if score is not None:
         columns["score"] = score
-    arrays = {name: np.asarray(column) for name, column in columns.items()}
-    n_rows = len(arrays["label"]) if arrays["label"].ndim else 0
+    arrays = {name: _checked_column(name, column, n_classes) for name, column in columns.items()}
+    n_rows = len(arrays["label"])
     for name, array in arrays.items():
-        kinds = "iu" if name in ("label", "predicted") else "f"
-        if array.shape != (n_rows,) or not n_rows:
-            raise InvalidInputError(f"{name} has shape {array.shape}: all columns need one value per row")
-        if array.dtype.kind not in kinds:
-            raise InvalidInputError(f"{name} must be {'integers' if kinds == 'iu' else 'floats'}, not {array.dtype}")
-        low, high = (0, n_classes - 1) if kinds == "iu" else (-PROBABILITY_TOLERANCE, 1 + PROBABILITY_TOLERANCE)
-        bad = (
-            np.flatnonzero(~((array >= low) & (array <= high))) if name != "score" else np.flatnonzero(np.isnan(array))
-        )
-        if len(bad):
-            raise InvalidInputError(f"{name} is {array[bad[0]]} in row {bad[0]:,}, and in {len(bad) - 1:,} others")
+        if len(array) != n_rows:
+            raise InvalidInputError(
+                f"{name} has shape {array.shape}, label {(n_rows,)}: all columns need one value per row"
+            )
     if arrays["p_label"].dtype != arrays["p_predicted"].dtype:
         raise InvalidInputError(
             f"p_label is {arrays['p_label'].dtype} and p_predicted {arrays['p_predicted'].dtype}: give the same dtype"
         )
+    given, largest = arrays["p_label"], arrays["p_predicted"]
     same = arrays["label"] == arrays["predicted"]
-    differ = np.where(same, arrays["p_label"] != arrays["p_predicted"], arrays["p_label"] > arrays["p_predicted"])
-    if differ.any():
-        row = int(np.flatnonzero(differ)[0])
+    differ = np.flatnonzero(np.where(same, given != largest, given > largest))
+    if len(differ):
+        row = differ[0]
         raise InvalidInputError(
             "p_predicted must be the largest probability of the row, and p_label where both classes are the same; "
-            f"row {row:,} has p_label {arrays['p_label'][row]} and p_predicted {arrays['p_predicted'][row]}"
+            f"row {row:,} has p_label {given[row]} and p_predicted {largest[row]}"
+        )
+    later = np.flatnonzero((given == largest) & (arrays["label"] < arrays["predicted"]))
+    if len(later):
+        row = later[0]
+        raise InvalidInputError(
+            "predicted must be the first class of the largest probability; "
+            f"in row {row:,} class {arrays['label'][row]} has it too, before class {arrays['predicted'][row]}"
         )
     classes = class_dtype(n_classes)
     return SummaryBlock(
