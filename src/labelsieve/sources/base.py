@@ -71,9 +71,6 @@ class ChunkedRows(Rows):
         Row at which chunk 0 begins.
     """
 
-    # Whether `_hold` costs no copy and no memory, so that whole chunks are best read by it, too.
-    _lends = False
-
     def __init__(self, source: Source, chunk_rows: int, origin: int = 0) -> None:
         super().__init__(source)
         self._n_rows, self._chunk_rows, self._origin = source.n_rows, chunk_rows, origin
@@ -85,7 +82,7 @@ class ChunkedRows(Rows):
         # The last chunk of an array is stored whole, so there must be room for it.
         end = stop + (self._origin - stop) % size if stop == self._n_rows else stop
         index, inside = divmod(start - self._origin, size)
-        if 0 < stop - start <= size - inside and (self._lends or inside or end - start != size):
+        if 0 < stop - start <= size - inside and (inside or end - start != size):
             return self._hold(index)[inside : inside + stop - start]
         out, row = self._reused(end - start), start
         while row < stop:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.npy import NpySource
-from labelsieve.sources.remote_npy import RemoteNpySource, check_objects
+from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.versions import MissingRows
 
 # Shards that are examined at the same time where each is a request.
@@ -129,9 +129,7 @@ class ShardsSource(Source):
         source, origin = self.shard(needed[0])
         if len(needed) == 1:
             inner, inside = source.part(start - origin, stop - origin)
-            # Where shards are not alike, a part keeps the properties of the whole.
-            if inner.in_pieces == self.in_pieces:
-                return inner, origin + inside
+            return inner, origin + inside
         return ShardsSource(self._shards[needed.start : needed.stop], self._where), origin
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
@@ -151,20 +149,16 @@ class ShardsSource(Source):
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest for each range over the shards that hold it."""
-        parts: list[list[str]] = [[] for _ in ranges]
-        by_shard: dict[int, list[tuple[int, tuple[int, int]]]] = {}
-        for number, (start, stop) in enumerate(ranges):
+        digests = []
+        for start, stop in ranges:
+            parts = []
             for index in self.covering(start, stop):
                 source, origin = self.shard(index)
                 inside = max(start - origin, 0), min(stop - origin, source.n_rows)
-                by_shard.setdefault(index, []).append((number, inside))
-        for index, numbered in by_shard.items():
-            source, _ = self.shard(index)
-            digests = source.part_identities([inside for _, inside in numbered])
-            whole = "" if all(digests) else json.dumps(source.identity())
-            for (number, inside), digest in zip(numbered, digests, strict=True):
-                parts[number].append(f"{inside} {digest or whole}")
-        return [hashlib.blake2b("\n".join(part).encode(), digest_size=16).hexdigest() for part in parts]
+                [digest] = source.part_identities([inside])
+                parts.append(f"{inside} {digest or json.dumps(source.identity())}")
+            digests.append(hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest())
+        return digests
 
     def note_version(self) -> None:
         """Note the version of every shard; .npy files have noted theirs as they were opened."""
@@ -174,10 +168,8 @@ class ShardsSource(Source):
 
     def check_version(self) -> None:
         """Compare every shard."""
-        check_objects([shard for shard in self._shards if isinstance(shard, RemoteNpySource)])
-        others = [shard for shard in self._shards if not isinstance(shard, RemoteNpySource)]
         with ThreadPoolExecutor(_THREADS, "labelsieve-shards") as pool:
-            list(pool.map(lambda shard: shard.check_version(), others))
+            list(pool.map(lambda shard: shard.check_version(), self._shards))
 
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks are not stored, in all shards."""

@@ -12,7 +12,6 @@ import hashlib
 import io
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,7 +32,6 @@ from labelsieve.sources.versions import (
     file_version,
 )
 from labelsieve.sources.zarr_chunks import (
-    PAUSE,
     chunk_files,
     file_stamp,
     inner_chunks,
@@ -232,9 +230,24 @@ class ZarrRows(ChunkedRows):
     def _opened(self) -> Any:
         if self._stored is None and self._absent is None:
             return self._array
-        from labelsieve.sources.listed_store import with_listing
+        import zarr
+        from zarr.storage import StorePath
 
-        return with_listing(self._array, self._listed, self._absent if self._stored is None else None)
+        from labelsieve.storage.watched_store import WatchedStore
+
+        store = WatchedStore.around(self._array.store, self._expects, self._report)
+        opened: Any = zarr.AsyncArray(self._array.metadata, StorePath(store, self._array.path))
+        return zarr.Array(opened)
+
+    def _expects(self, key: str) -> bool:
+        """Return whether a chunk is listed; where nothing is listed, any may be stored."""
+        return self._stored is None or key in self._listed
+
+    def _report(self, key: str) -> None:
+        if self._stored is not None:
+            raise FileNotFoundError(f"{key} was stored when the run began, and is gone")
+        if self._absent is not None:
+            self._absent.add(key)
 
     def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
         from zarr.buffer import cpu
@@ -242,8 +255,8 @@ class ZarrRows(ChunkedRows):
         as_buffer: Any = cpu.NDBuffer
         stop, stored = min(stop, self._n_rows), self._stored
         keys = [] if stored is None else list(enumerate(keys_of(self._array, start, stop), stored.first(start)))
-        self._listed.clear()
-        self._listed.update(key for index, key in keys if stored is not None and stored.stamps[index])
+        prefix = f"{self._array.path}/" if self._array.path else ""
+        self._listed = {f"{prefix}{key}" for index, key in keys if stored is not None and stored.stamps[index]}
         try:
             self._opened.get_basic_selection((slice(start, stop), ...), out=as_buffer(out[: stop - start]))
         except Exception as error:  # noqa: BLE001  # stores and codecs raise what they like
@@ -271,8 +284,9 @@ class _DirectRows(ZarrRows):
     def _load_chunk(self, index: int, out: npt.NDArray[Any]) -> None:
         path = self._folder / key_of(self._array, index)
         where = f"{path} (rows from {index * len(out):,})"
-        file = self._open(index, path)
-        if file is None:
+        try:
+            file = io.FileIO(path)
+        except FileNotFoundError:
             self._check_chunk(index, path, None)
             self._decode(None, out, where)
             return
@@ -286,15 +300,6 @@ class _DirectRows(ZarrRows):
         if not whole:
             raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
         self._decode(stored, out, where)
-
-    def _open(self, index: int, path: Path) -> io.FileIO | None:
-        """Open the file of a chunk, a second time where it is listed and not found; None if there is none."""
-        for pause in (PAUSE, 0) if self._stored is not None and self._stored.stamps[index] else (0,):
-            try:
-                return io.FileIO(path)
-            except FileNotFoundError:
-                time.sleep(pause)
-        return None
 
     def _check_chunk(self, index: int, path: Path, status: os.stat_result | None) -> None:
         if self._stored is not None:

@@ -23,8 +23,6 @@ _FEW_FILES: Final = 2_000
 # Above this many objects, parts of the listing, by the beginning of the names, are requested at the same time.
 _FEW_OBJECTS: Final = 10_000
 _THREADS: Final = 16
-# Seconds before a chunk that is listed and was not found is looked up again.
-PAUSE: Final = 0.1
 # Most chunks inside shards that are looked up; a shard's index has 16 bytes for each.
 _MOST_INNER: Final = 10_000_000
 

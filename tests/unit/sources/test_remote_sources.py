@@ -877,36 +877,6 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
     assert open_pred_probs(tmp_path / "p[1].npy").shape == PROBS.shape
 
 
-GAPS = {
-    "a hole": (["p-0.npy", "p-1.npy", "p-3.npy"], "p-2.npy"),
-    "padded": (["p-007.npy", "p-008.npy", "p-011.npy"], "p-009.npy, p-010.npy"),
-    "many": ([f"p{i}.npy" for i in range(30) if i not in (3, 4, 5, 6, 7)], "p3.npy, p4.npy, p5.npy and 2 more"),
-    "the end": (["p-00000-of-00003.npy", "p-00001-of-00003.npy"], "p-00002-of-00003.npy"),
-    "the end from one": (["p_1_of_3.npy", "p_2_of_3.npy"], "p_3_of_3.npy"),
-    "first rows": ([f"p-{i}.npy" for i in (0, 500, 1500)], "p-1000.npy"),
-    "none": (["p-4.npy", "p-5.npy", "p-6.npy"], None),
-    "all of it": (["p-1-of-2.npy", "p-2-of-2.npy"], None),
-    "steps": ([f"p-{i}.npy" for i in (0, 500, 1000)], None),
-    "two numbers": (["a1-b1.npy", "a1-b4.npy", "a2-b2.npy"], None),
-    "other names": (["p-1.npy", "q-3.npy"], None),
-    "dates": (["p20240101.npy", "p20240102.npy", "p20250601.npy"], None),
-}
-
-
-@pytest.mark.parametrize("case", GAPS)
-def test_gaps_in_the_numbers_are_named(tmp_path, case, recwarn):
-    names, missing = GAPS[case]
-    for name in names:
-        np.save(tmp_path / name, PROBS)
-    open_pred_probs(tmp_path)
-    if missing is None:
-        assert len(recwarn) == 0
-    else:
-        [warning] = recwarn
-        assert warning.category is LabelsieveWarning
-        assert f"{len(names)} shards, but no {missing}: is a part missing?" in str(warning.message)
-
-
 def test_ten_thousand_shards_travel_in_little(tmp_path):
     shards = [
         NpySource(tmp_path / f"pred_probs-{i}.npy", (100, 6), np.dtype("f4"), 128, fortran=False) for i in range(10_000)
