@@ -115,7 +115,7 @@ def _open_shards(name: str, where: Path, places: Sequence[str], why: str, *, alw
     Where there are none, raise `why` with the conversion of what is there instead, or `always`.
     """
     if not any(place.endswith(SHARD_SUFFIXES) for place in places):
-        conversion = conversion_of(name, str(where), places)
+        conversion = conversion_of(name, places)
         if conversion or always:
             raise InvalidInputError(f"{name}: {why}" + (f"; {conversion}" if conversion else ""))
     openers = [partial(_open_path, name, place) for place in select_shards(name, str(where), places)]
