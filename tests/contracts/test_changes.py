@@ -747,40 +747,6 @@ def test_each_answer_of_s3_is_checked_so_that_many_chunks_are_listed_once(bucket
 
 
 @PLACES
-@pytest.mark.parametrize("layout", [{"chunks": (40, 4)}, {"chunks": (20, 6), "zarr_format": 2}], ids=str)
-def test_long_listings_come_in_parts(request, monkeypatch, place, layout):
-    url, fs = request.getfixturevalue(place)
-    put_zarr(fs, f"{url}/p.zarr", PROBS, layout)
-    source = open_pred_probs(f"{url}/p.zarr")
-    source.note_version()
-    monkeypatch.setattr(zarr_chunks, "_FEW_OBJECTS", 10)
-    inner, prefixes = object_store.ObjectStore.list_below, []
-
-    def listing(self, name, path, prefix=""):
-        prefixes.append(prefix)
-        return inner(self, name, path, prefix)
-
-    monkeypatch.setattr(object_store.ObjectStore, "list_below", listing)
-    other = open_pred_probs(f"{url}/p.zarr")
-    other.note_version()
-    np.testing.assert_array_equal(other.stored.stamps, source.stored.stamps)
-    assert (other.stored.stamps != 0).all()
-    assert other._document_stamp == source._document_stamp != ""
-    if place == "bucket":
-        base = "" if "zarr_format" in layout else "c/"
-        assert sorted(prefixes) == [f"{base}{digit}" for digit in range(10)]
-    other.check_version()
-
-
-def test_leading_digits_are_of_each_number_once():
-    for n, separator in ((1, "/"), (10_000, "/"), (123_456, "."), (123_456, ""), (2_500_000, "/")):
-        begins = zarr_chunks.leading_digits(n, separator)
-        for number in (0, 1, 7, 10, 99, 100, 101, 999, 1000, n // 2, n - 1):
-            assert sum(f"{number}{separator}".startswith(begin) for begin in begins) == 1, (n, number)
-        assert n <= 100_000 or not separator or len(begins) >= n / 10_000
-
-
-@PLACES
 @pytest.mark.parametrize("layout", ["direct", "shards"])
 def test_a_request_for_a_listed_chunk_that_fails_with_404_is_tried_again(request, monkeypatch, place, layout):
     url, fs = request.getfixturevalue(place)

@@ -174,7 +174,8 @@ class Stage:
         """Remove the contents of the group before it is written: in an object store, the earlier result."""
         self.check_owned()
         self.group.folder.remove("zarr.json")
-        self.group.folder.remove_all()
+        for name in self.group.folder.names():
+            self.group.folder.remove(name)
 
     def publish(self, result: Result) -> None:
         """Write what the tasks have not written, and make the group a result."""

@@ -5,7 +5,6 @@ Failed requests are retried by the file systems themselves, which know which err
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -121,13 +120,9 @@ class ObjectStore:
         """Return size and more of all objects in a folder; [] where there are none."""
         return self._listing(name, path, lambda: self.fs.ls(path, detail=True))
 
-    def list_below(self, name: str, path: str, prefix: str = "") -> list[dict[str, Any]]:
-        """Return size and more of all objects below a folder, of those whose path from there begins with `prefix`.
-
-        `prefix` is an option of file systems with `lists_prefixes`.
-        """
-        options = {"prefix": prefix} if prefix else {}
-        return self._listing(name, path, lambda: self.fs.find(path, detail=True, **options).values())
+    def list_below(self, name: str, path: str) -> list[dict[str, Any]]:
+        """Return size and more of all objects below a folder."""
+        return self._listing(name, path, lambda: self.fs.find(path, detail=True).values())
 
     def match(self, name: str, pattern: str) -> list[dict[str, Any]]:
         """Return size and more of all objects and folders that match a pattern."""
@@ -140,11 +135,6 @@ class ObjectStore:
                 return [dict(info) for info in infos()]
         except NOT_FOUND:
             return []
-
-    @property
-    def lists_prefixes(self) -> bool:
-        """Whether a part of a long listing can be requested on its own."""
-        return "prefix" in inspect.signature(getattr(self.fs, "_find", self.fs.find)).parameters
 
     def has(self, path: str, names: Sequence[str]) -> bool:
         """Return whether a folder holds one of some names."""
