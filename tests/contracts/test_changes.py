@@ -995,13 +995,6 @@ def test_ids_that_change_are_an_error(tmp_path, kind, want):
         result.ids.part(0, 3, want.indices[:3])
 
 
-def test_ids_that_are_mapped_stay_what_they_were_where_a_file_takes_their_place(tmp_path, want):
-    np.save(tmp_path / "ids.npy", np.arange(N_ROWS) + 5000)
-    result = find(LABELS, PROBS, ids=tmp_path / "ids.npy")
-    save_anew(tmp_path / "ids.npy", np.arange(N_ROWS))
-    np.testing.assert_array_equal(result.ids.part(0, 3, want.indices[:3]), want.indices[:3] + 5000)
-
-
 def test_the_inspector_and_the_counts_say_what_is_not_stored_too(tmp_path):
     store(tmp_path / "labels.zarr", np.sort(LABELS), {"chunks": (50,)})
     labels = zarr.open_array(tmp_path / "labels.zarr", mode="r")

@@ -6,7 +6,6 @@ import io
 import math
 import mmap
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
@@ -94,19 +93,6 @@ class NpySource(FileSource):
             if os.fstat(file.fileno()).st_size < stop:
                 raise UnreadableDataError(f"{self.where} ended before byte {stop:,}: was it cut while in use?")
             return np.memmap(file, self.dtype, "r", self.offset, self.shape, order)
-
-    @cached_property
-    def _mapped(self) -> npt.NDArray[Any]:
-        return self.as_memmap()
-
-    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return rows in any order, of the file as it was when some were first taken."""
-        taken: npt.NDArray[Any] = np.asarray(self._mapped[rows])
-        now = file_version(self.path)
-        # The mapping keeps the contents of a file that another one has replaced.
-        if now is not None and self.version is not None and now.inode == self.version.inode:
-            self.check_version()
-        return taken
 
     def open_file(self) -> io.FileIO:
         """Open the file, and compare it with the version that was noted."""

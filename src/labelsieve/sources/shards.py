@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -86,29 +84,6 @@ class ShardsSource(Source):
     def where(self) -> str:
         """Folder, pattern or first shard, and how many there are."""
         return f"{self._where} ({len(self._shards):,} shards)"
-
-    def __getstate__(self) -> dict[str, Any]:
-        # There may be thousands of .npy files, so what they have in common is pickled once.
-        if not all(type(shard) is NpySource for shard in self._shards):
-            return self.__dict__
-        paths, state = [str(shard.path) for shard in self._shards if isinstance(shard, NpySource)], dict(self.__dict__)
-        folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120  # there are thousands
-        facts = [
-            (path[len(folder) :].lstrip(os.sep), shard.n_rows, shard.offset, shard.fortran, shard.version)
-            for path, shard in zip(paths, state.pop("_shards"), strict=True)
-        ]
-        return state | {"_npy_shards": (folder, facts)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        folder, facts = state.pop("_npy_shards", ("", ()))
-        self.__dict__.update(state)
-        if facts:
-            self._shards = tuple(
-                NpySource(
-                    Path(folder, name), (n_rows, *self.shape[1:]), self.dtype, offset, fortran=fortran, version=version
-                )
-                for name, n_rows, offset, fortran, version in facts
-            )
 
     def covering(self, start: int, stop: int) -> range:
         """Return the numbers of the shards that hold rows ``[start, stop)``."""
