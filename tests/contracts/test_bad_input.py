@@ -249,7 +249,7 @@ LABEL_VALUES = [
     ("variable strings", LABELS.astype(np.dtypes.StringDType()), "0..K-1, not StringDType(): map them to the columns"),
     ("object", LABELS.astype(object), "labels must be integers 0..K-1, not object"),
     ("dates", LABELS.astype("datetime64[s]"), "labels must be integers 0..K-1, not datetime64"),
-    ("none", [None, *LABELS.tolist()[1:-1], None], "labels has 2 missing values (None)"),
+    ("none", [None, *LABELS.tolist()[1:-1], None], "labels has 2 missing values: drop"),
     ("lists", [[0, 1]] * N_ROWS, "labels is a list of lists: multi-label is out of scope"),
     ("ragged lists", [[0], [0, 1], *LABELS.tolist()[2:]], "labels is a list of lists: multi-label is out of scope"),
     ("sets", [{1}, *LABELS.tolist()[1:]], "labels is a list of lists: multi-label is out of scope"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,17 +162,14 @@ class Stage:
         Its group.
     work : Folder
         For files that are needed until the result is whole; removed at the end.
-    check_owned : callable
-        Raises if another run has taken over the output.
     """
 
     group: ResultGroup
     work: Folder
-    check_owned: Callable[[], None]
 
     def clear(self) -> None:
         """Remove the contents of the group before it is written: in an object store, the earlier result."""
-        self.check_owned()
+        self.group.check_owned()
         self.group.folder.remove("zarr.json")
         for name in self.group.folder.names():
             self.group.folder.remove(name)
@@ -181,7 +178,7 @@ class Stage:
         """Write what the tasks have not written, and make the group a result."""
         if result.ids is not None:
             self.group.write_ids(result.ids)
-        self.check_owned()
+        self.group.check_owned()
         publish_result(self.group, result)
 
 
@@ -198,7 +195,7 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
         work = open_folder(f"{folder.where}.partial")
         with own_folder(work, f"the output {folder.where}", wait) as check:
             try:
-                yield Stage(ResultGroup(folder, check_owned=check), work.folder("work"), check)
+                yield Stage(ResultGroup(folder, check_owned=check), work.folder("work"))
             finally:
                 with suppress(InUseError, OSError):
                     check()  # otherwise it is the folder of a later run
@@ -216,7 +213,7 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
             for left in ("result", "work", "replaced"):
                 beside.remove(left)
             group = ResultGroup(LocalFolder(made), shown=str(path), check_owned=check)
-            yield Stage(group, LocalFolder(beside.path / "work"), check)
+            yield Stage(group, LocalFolder(beside.path / "work"))
             with writing(str(path)):
                 _move_into_place(made, path, replaced)
         except UnwritableError as error:

@@ -132,7 +132,8 @@ class ResultGroup:
         UnwritableError
             If they cannot be written.
         """
-        array = self.open_for_writing(name)
+        with self._writing():
+            array = open_for_writing(self.folder, name)
 
         def write(start: int, values: npt.NDArray[Any]) -> None:
             self.check_owned()
@@ -174,11 +175,6 @@ class ResultGroup:
             If it is missing or damaged, or another result has taken its place.
         """
         return StoredArray(self.folder, name, _UNITS[name], partial(self.check, name))
-
-    def open_for_writing(self, name: str) -> Any:
-        """Open one of the arrays to write whole chunks."""
-        with self._writing():
-            return open_for_writing(self.folder, name)
 
     def check(self, name: str) -> None:
         """Raise unless the metadata of an array are as they were written.

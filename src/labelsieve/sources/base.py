@@ -252,33 +252,25 @@ class Source(abc.ABC):
                 out[places] = opened.read(start, int(rows[places[-1]]) + 1)[rows[places] - start]
         return out
 
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        """Read rows and columns by a NumPy index, as Dask expects of an array."""
-        rows, *columns = key if isinstance(key, tuple) else (key,)
-        picked_rows = range(self.n_rows)[rows] if isinstance(rows, slice) else np.arange(self.n_rows)[rows]
-        wanted = np.asarray(picked_rows, dtype=np.intp)
-        if not wanted.size:
-            nothing: npt.NDArray[Any] = np.empty((0, *self.shape[1:]), self.dtype)[(wanted, *columns)]
-            return nothing
-        start, stop = int(wanted.min()), int(wanted.max()) + 1
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        """Read consecutive rows."""
+        start, stop, _ = rows.indices(self.n_rows)
         with self.open(start, stop) as opened:
-            block = opened.read(start, stop)[wanted - start]
-        picked: npt.NDArray[Any] = np.asarray(block[(slice(None),) * wanted.ndim + tuple(columns)])
-        return picked
+            return opened.read(start, stop)
 
 
 class FileSource(Source):
-    """An array in a local file, whose version is noted and compared.
+    """An array whose file has a version that is noted and compared.
 
     Attributes
     ----------
-    path : Path
-        The file.
+    path : Path or None
+        The file; None for an array that is not on a disk.
     version : FileVersion or None
         As noted; None where nothing is.
     """
 
-    path: Path
+    path: Path | None = None
     version: FileVersion | None = None
 
     def note_version(self) -> None:

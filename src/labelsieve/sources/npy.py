@@ -37,6 +37,7 @@ class NpySource(FileSource):
     """
 
     forkable = True
+    path: Path
 
     def __init__(
         self,

@@ -146,23 +146,19 @@ async def read_s3(fs: Any, path: str, start: int, stop: int) -> tuple[bytes, str
 
     Without an ETag the version is unknown: listings and answers state the time of the last write differently.
     """
-    import asyncio
-
-    from s3fs.core import S3_RETRYABLE_ERRORS  # type: ignore[import-untyped]  # it has no types
+    from s3fs.core import _error_wrapper  # type: ignore[import-untyped]  # it has no types
 
     bucket, key, version = fs.split_path(path)
     given = {"VersionId": version} if version else {}
-    for attempt in range(fs.retries):
+
+    async def request() -> tuple[bytes, str]:
         answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **given)  # noqa: SLF001
         try:
             body = await answer["Body"].read()
-        except S3_RETRYABLE_ERRORS:
-            if attempt + 1 == fs.retries:
-                raise
-            await asyncio.sleep(min(1.7**attempt * 0.1, 15))
-            continue
         finally:
             answer["Body"].close()
         size = str(answer.get("ContentRange", "")).rpartition("/")[2] or answer.get("ContentLength")
         return body, version_of({"size": size, "ETag": answer.get("ETag")})
-    raise RuntimeError("there is at least one attempt")
+
+    found: tuple[bytes, str] = await _error_wrapper(request, retries=fs.retries)  # as s3fs reads whole objects
+    return found

@@ -21,14 +21,12 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import ChunkedRows, Rows, Source, read_into
+from labelsieve.sources.base import ChunkedRows, FileSource, Rows, read_into
 from labelsieve.sources.object_store import NOT_FOUND
 from labelsieve.sources.versions import (
     MOST_LISTED_TWICE,
-    FileVersion,
     MissingRows,
     StoredChunks,
-    check_path,
     file_version,
 )
 from labelsieve.sources.zarr_chunks import (
@@ -48,13 +46,20 @@ Decoder: TypeAlias = Callable[[npt.NDArray[np.uint8] | None, npt.NDArray[Any], s
 METADATA_NAMES: Final = ("zarr.json", ".zarray", ".zgroup")
 
 
-class ZarrSource(Source):
+class ZarrSource(FileSource):
     """A Zarr array.
 
     Parameters
     ----------
     array : zarr.Array
         Open for reading. It pickles as its store, path and metadata.
+
+    Attributes
+    ----------
+    path : Path or None
+        The metadata document in a local folder, or the archive that holds the array.
+    stored : StoredChunks or None
+        The versions of the stored chunks, as noted.
     """
 
     def __init__(self, array: Any) -> None:
@@ -62,7 +67,11 @@ class ZarrSource(Source):
         self.in_pieces = array.ndim == 1  # a chunk of labels is kept while it is read in pieces
         self.array = array
         self.fill_value = array.fill_value or 0
-        self.version: FileVersion | None = None
+        folder, archive = local_folder(array), getattr(array.store, "path", None)
+        if folder is not None:
+            self.path = folder / metadata_name(array)
+        elif isinstance(archive, Path):
+            self.path = archive
         self.stored: StoredChunks | None = None
 
     @classmethod
@@ -86,32 +95,17 @@ class ZarrSource(Source):
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open for reading, on the direct path where there is one."""
         folder, decode = local_folder(self.array), chunk_decoder(self.array)
-        self._check_document()
+        super().check_version()
         return ZarrRows(self) if folder is None or decode is None else _DirectRows(self, folder, decode)
-
-    def _document(self) -> Path | None:
-        """Return the metadata document in a local folder, or the archive that holds the array; None elsewhere."""
-        folder, archive = local_folder(self.array), getattr(self.array.store, "path", None)
-        if folder is not None:
-            return folder / metadata_name(self.array)
-        return archive if isinstance(archive, Path) else None
-
-    def _document_version(self) -> FileVersion | None:
-        document = self._document()
-        return self.version or (file_version(document) if document else None)
-
-    def _check_document(self) -> None:
-        document = self._document()
-        if document is not None:
-            check_path(self.version, document)
 
     def note_version(self) -> None:
         """Note the metadata's version, and in a local folder those of all stored chunks."""
-        self.version, self.stored = self._document_version(), self.stored or self._list_chunks()
+        super().note_version()
+        self.stored = self.stored or self._list_chunks()
 
     def check_version(self) -> None:
         """Compare the metadata, and the chunks too where there are not too many of them."""
-        self._check_document()
+        super().check_version()
         later = self._list_chunks() if self.stored is not None and len(self.stored) <= MOST_LISTED_TWICE else None
         if self.stored is not None and later is not None:
             self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
@@ -138,11 +132,6 @@ class ZarrSource(Source):
         shards = self.array.shards
         return super().identity() | {"chunks": list(self.array.chunks), "shards": list(shards) if shards else None}
 
-    def _content(self) -> dict[str, Any] | None:
-        """Return size and time of the metadata document, or of the archive that holds the array."""
-        version = self._document_version()
-        return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
-
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest of the versions of the stored chunks or shards of each range."""
         stored = self.stored or self._list_chunks()
@@ -154,9 +143,8 @@ class ZarrSource(Source):
 
     def reachable(self) -> None:
         """Look for the metadata document in a local folder, or for the archive; other stores travel as they are."""
-        needed = self._document()
-        if needed is not None and not needed.exists():
-            raise UnreadableDataError(f"{self.where} cannot be opened: there is no {needed}")
+        if self.path is not None and not self.path.exists():
+            raise UnreadableDataError(f"{self.where} cannot be opened: there is no {self.path}")
 
 
 def is_zarr_folder(path: Path) -> bool:
