@@ -200,11 +200,19 @@ class ResultGroup:
         return writing(self.shown or self.folder.where)
 
 
+def _attributes_of(document: bytes) -> dict[str, Any]:
+    """Return the attributes in the root metadata of a group; none if it is damaged."""
+    try:
+        return dict(json.loads(document)["attributes"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
 def is_result(folder: Folder) -> bool:
     """Tell whether a whole result of Labelsieve is there."""
     try:
-        return bool(json.loads(folder.read(_ROOT))["attributes"]["kind"] == KIND)
-    except (OSError, ValueError, KeyError, TypeError):
+        return _attributes_of(folder.read(_ROOT)).get("kind") == KIND
+    except OSError:
         return False
 
 
@@ -320,18 +328,14 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
     nothing = InvalidInputError(f"there is no result of Labelsieve at {folder.where}")
     damaged = UnreadableDataError(f"{where} is damaged: {RESTORE}")
     try:
-        document = json.loads(folder.read(_ROOT))
+        attributes = _attributes_of(folder.read(_ROOT))
     except (FileNotFoundError, NotADirectoryError):
         killed = UnreadableDataError(f"{where} is missing: the run that wrote this result was killed, or {RESTORE}")
         raise (killed if _looks_like_one(folder) else nothing) from None
     except OSError as error:
         raise UnreadableDataError(f"{where} is not readable: {error}") from error
-    except ValueError:
-        raise damaged from None
-    found = document.get("attributes") if isinstance(document, dict) else None
-    attributes: dict[str, Any] = found if isinstance(found, dict) else {}
-    ours, version, whole = attributes.get("kind") == KIND, attributes.get("format"), matches_checksum(attributes)
-    if not ours:
+    version, whole = attributes.get("format"), matches_checksum(attributes)
+    if attributes.get("kind") != KIND:
         raise damaged if _looks_like_one(folder) else nothing
     if version != FORMAT and (whole or "checksum" not in attributes):
         raise InvalidInputError(

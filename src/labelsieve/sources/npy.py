@@ -192,8 +192,8 @@ class _NpyRows(Rows):
 
 class _FortranRows(_NpyRows):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        n_rows, n_columns = self._source.shape
-        columns, item = self._reused(stop - start).reshape(n_columns, stop - start), self._dtype.itemsize
-        for k, column in enumerate(columns):
-            self._fill(column.view(np.uint8), self._source.offset + (k * n_rows + start) * item)
-        return columns.T
+        n_rows, *inner = self._source.shape
+        block = self._reused(stop - start).reshape(*inner[::-1], stop - start)
+        for k, column in enumerate(block.reshape(-1, stop - start)):
+            self._fill(column.view(np.uint8), self._source.offset + (k * n_rows + start) * self._dtype.itemsize)
+        return block.T

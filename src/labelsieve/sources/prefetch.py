@@ -42,36 +42,30 @@ class Prefetcher:
     """
 
     def __init__(self, fetch: Callable[[int], Any], first: int, last: int, depth: int) -> None:
-        self._fetch, self._next, self._last, self._depth = fetch, first, last, depth
+        self._fetch, self._first, self._last, self._depth = fetch, first, last, depth
         self._chunks: dict[int, Future[Any]] = {}
         self._pool = ThreadPoolExecutor(max(1, min(depth, last - first)), "labelsieve-prefetch")
 
     def start(self) -> None:
         """Begin before the first chunk is taken."""
-        while len(self._chunks) < self._depth and self._next < self._last:
-            self._chunks[self._next] = self._pool.submit(self._fetch, self._next)
-            self._next += 1
+        for index in range(self._first, min(self._first + self._depth, self._last)):
+            if index not in self._chunks:
+                self._chunks[index] = self._pool.submit(self._fetch, index)
 
     def take(self, index: int) -> Any:
         """Return chunk `index`, and prefetch those behind it."""
-        if self._next < index < self._last:
-            self._next = index  # the caller has skipped some
-        if index == self._next < self._last:
-            self._drop_before(index)
-            self.start()
-        if index not in self._chunks:
+        if not self._first <= index < self._last:
             return self._fetch(index)
-        self._drop_before(index)
-        chunk = self._chunks.pop(index).result()
-        self.start()
-        return chunk
-
-    def _drop_before(self, index: int) -> None:
-        """Drop skipped chunks; wait for those in flight, or more than `depth` would be held."""
         for skipped in [i for i in self._chunks if i < index]:
             future = self._chunks.pop(skipped)
             if not future.cancel():
-                future.exception()
+                future.exception()  # in flight: without waiting, more than `depth` would be held
+        self._first = index
+        self.start()
+        chunk = self._chunks.pop(index).result()
+        self._first = index + 1
+        self.start()
+        return chunk
 
     def close(self) -> None:
         """Fetch no more, and wait for what is in flight."""

@@ -141,11 +141,6 @@ class ZarrSource(FileSource):
         parts = [stored.stamps[a // rows * width : -(-b // rows) * width] for a, b in ranges]
         return [hashlib.blake2b(part.tobytes(), digest_size=16).hexdigest() for part in parts]
 
-    def reachable(self) -> None:
-        """Look for the metadata document in a local folder, or for the archive; other stores travel as they are."""
-        if self.path is not None and not self.path.exists():
-            raise UnreadableDataError(f"{self.where} cannot be opened: there is no {self.path}")
-
 
 def is_zarr_folder(path: Path) -> bool:
     """Return whether a local folder holds a Zarr array or group."""

@@ -367,7 +367,7 @@ def test_an_error_of_the_labels_does_not_wait_for_a_store_that_hangs(bucket, mon
 def test_opening_an_npy_on_s3_takes_two_small_requests(bucket, server):
     server.requests()
     source = open_pred_probs(f"{bucket}/probs.npy")
-    assert [(method, asked) for method, _, asked in server.requests()] == [("HEAD", None), ("GET", "bytes=0-4095")]
+    assert [(method, asked) for method, _, asked in server.requests()] == [("HEAD", None), ("GET", "bytes=0-10239")]
     with source.open(0, N_ROWS) as rows:
         assert_same_array(rows.read(0, 400).copy(), PROBS[:400])
         assert_same_array(rows.read(400, N_ROWS).copy(), PROBS[400:])
