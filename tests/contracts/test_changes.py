@@ -416,8 +416,8 @@ def remove_chunk(path, index, layout):
 
 
 CHUNK_CHANGES = {
-    rewrite_chunk: "written anew",
-    rewrite_chunk_with_the_same_time: "written anew",
+    rewrite_chunk: "overwritten",
+    rewrite_chunk_with_the_same_time: "overwritten",
     remove_chunk: "when the run began, and is gone|No such file",
 }
 
@@ -502,7 +502,7 @@ def test_of_many_chunks_each_read_is_checked_and_they_are_listed_once(tmp_path, 
         find(LABELS, path, **READ_BY_BATCH)
         assert len(looks) == 1
         at_read(monkeypatch, 3, lambda batches, path=path: rewrite_chunk(path, to_come(batches), {}))
-        with pytest.raises(ChangedDataError, match="written anew"):
+        with pytest.raises(ChangedDataError, match="overwritten"):
             find(LABELS, path, **READ_BY_BATCH)
         monkeypatch.undo()
         monkeypatch.setattr(zarr_arrays, "MOST_LISTED_TWICE", 5)
@@ -596,7 +596,7 @@ def test_an_object_that_changes_while_it_is_read_is_an_error(request, monkeypatc
     url, fs = request.getfixturevalue(place)
     put(fs, f"{url}/p.npy", PROBS)
     at_request(monkeypatch, number, lambda: put(fs, f"{url}/p.npy", OTHER))
-    with pytest.raises(ChangedDataError, match=r"p\.npy .*has changed since the run began: it was written anew"):
+    with pytest.raises(ChangedDataError, match=r"p\.npy .*has changed since the run began: it was overwritten"):
         find(LABELS, f"{url}/p.npy", output=tmp_path / "out.zarr", **READ_BY_BATCH)
     assert not (tmp_path / "out.zarr").exists()
 
@@ -619,7 +619,7 @@ def test_shards_at_urls_are_checked(request, place):
     source = open_pred_probs(f"{url}/p")
     source.check_version()
     put(fs, f"{url}/p/probs-4.npy", OTHER[400:500])
-    with pytest.raises(ChangedDataError, match=r"probs-4\.npy has changed since the run began: it was written anew"):
+    with pytest.raises(ChangedDataError, match=r"probs-4\.npy has changed since the run began: it was overwritten"):
         source.check_version()
     fs.rm(f"{url}/p/probs-2.npy")
     with pytest.raises(UnreadableDataError, match=r"probs-2\.npy was there when the run began, and is gone"):
@@ -656,7 +656,7 @@ def test_a_store_that_allows_reading_and_not_listing_is_read(bucket, want, kind)
         assert_same_bits(find(LABELS, shards, **READ_BY_BATCH), want)
         source = open_pred_probs(shards)
         put(fs, shards[4], OTHER[:100])
-        with pytest.raises(ChangedDataError, match=r"unlisted/4\.npy has changed since .*: it was written anew"):
+        with pytest.raises(ChangedDataError, match=r"unlisted/4\.npy has changed since .*: it was overwritten"):
             source.check_version()
     else:
         put_zarr(fs, f"{url}/unlisted.zarr", PROBS, LAYOUTS["direct"])
@@ -742,7 +742,7 @@ def test_each_answer_of_s3_is_checked_so_that_many_chunks_are_listed_once(bucket
     root = f"/{url.removeprefix('s3://')}"
     assert sum(method == "GET" and path == root for method, path, _ in server.requests()) == 1
     at_request(monkeypatch, 3, lambda: put_zarr(fs, f"{url}/p.zarr", OTHER, LAYOUTS["direct"], metadata=False))
-    with pytest.raises(ChangedDataError, match=r"p\.zarr/c/\d/0 \(rows \d+..\d+\) has changed .* it was written anew"):
+    with pytest.raises(ChangedDataError, match=r"p\.zarr/c/\d/0 \(rows \d+..\d+\) has changed .* it was overwritten"):
         find(LABELS, f"{url}/p.zarr", **READ_BY_BATCH)
 
 

@@ -59,7 +59,7 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
         ours = suffix != ".zarr" or not folder.path.exists() or is_result(folder)
     else:
         names = set(folder.names())
-        # What a killed run leaves behind has no root metadata yet, and only the arrays of a result.
+        # A killed run leaves arrays of a result without root metadata.
         ours = not names or is_result(folder) or ("zarr.json" not in names and names <= PARTS)
     if not ours:
         raise InvalidInputError(f"{folder.where} exists and is not a result of Labelsieve: it is not replaced")
@@ -85,7 +85,9 @@ def _resolved(location: str | Path) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Raise unless a file can be written at `path`. It is tried: permissions do not tell of a read-only disk.
+    """Raise unless a file can be written at `path`.
+
+    A file is written as a test: permissions do not show that a disk is read-only.
 
     Raises
     ------
@@ -140,7 +142,7 @@ def _move_into_place(made: Path, path: Path, replaced: Path) -> None:
 
 
 def _is_parquet(path: Path) -> bool:
-    """Tell whether a folder is a table of several Parquet files that Labelsieve has written."""
+    """Return whether a folder is a table of several Parquet files that Labelsieve has written."""
     files = list(path.iterdir())
     if path.suffix != ".parquet" or not all(fullmatch(r"part-\d{5,}\.parquet", file.name) for file in files):
         return False

@@ -209,7 +209,7 @@ def _attributes_of(document: bytes) -> dict[str, Any]:
 
 
 def is_result(folder: Folder) -> bool:
-    """Tell whether a whole result of Labelsieve is there."""
+    """Return whether a whole result of Labelsieve is there."""
     try:
         return _attributes_of(folder.read(_ROOT)).get("kind") == KIND
     except OSError:
@@ -348,7 +348,7 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
 
 
 def _looks_like_one(folder: Folder) -> bool:
-    """Tell whether a folder has arrays of a result."""
+    """Return whether a folder has arrays of a result."""
     try:
         return {"issues", "issue_table", "class_counts"} <= set(folder.names())
     except (OSError, WorkdirError):  # it is a file

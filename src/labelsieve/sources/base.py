@@ -16,7 +16,7 @@ import numpy.typing as npt
 from labelsieve.errors import UnreadableDataError
 from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version
 
-# Rows among which some are taken are read so many bytes at a time.
+# Bytes read at a time where only some of the rows are taken.
 _TAKE_BYTES: Final = 4_000_000
 
 
@@ -192,11 +192,11 @@ class Source(abc.ABC):
         }
 
     def _content(self) -> Any:
-        """Return facts that change when the data is written anew: sizes, times, ETags; None if none are known."""
+        """Return facts that change when the data is rewritten: sizes, times, ETags; None if none are known."""
         return None
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range of rows, which changes when their stored data is written anew.
+        """Return a digest for each range of rows, which changes when their stored data is rewritten.
 
         Parameters
         ----------

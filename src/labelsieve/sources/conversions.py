@@ -25,7 +25,7 @@ class _Format:
     probs, labels : str
         The expressions, with ``{path}`` for the path and ``{name}`` for the name of an array in the file.
     note : str
-        Advice, in brackets behind the sentence.
+        Advice, in brackets after the sentence.
     lazy : str
         The line that opens a file larger than memory, with ``{column}`` for the columns of a table.
     """

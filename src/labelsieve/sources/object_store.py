@@ -111,7 +111,7 @@ class ObjectStore:
         """
         try:
             with self._request(path, name=name):
-                self.fs.invalidate_cache()  # of a listing made before the object was written anew
+                self.fs.invalidate_cache()  # of a listing made before the object was rewritten
                 return dict(self.fs.info(path))
         except NOT_FOUND:
             raise InvalidInputError(f"{name}: there is no file {self.shown(path)}") from None

@@ -75,7 +75,7 @@ class RemoteNpySource(Source):
         size, where = info.get("size"), without_query(url)
         if size is None:
             raise InvalidInputError(
-                f"{name}: the server does not tell the size of {where}, which reading it in parts needs"
+                f"{name}: the server does not report the size of {where}, which is needed to read it in parts"
             )
         if info.get("partial") is False:
             raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
@@ -115,7 +115,7 @@ class RemoteNpySource(Source):
         if info.get("size") != self.size:
             raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
         if stamp_of(info) != self.stamp:
-            raise changed(self.where, "it was written anew")
+            raise changed(self.where, "it was overwritten")
 
 
 def _read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
@@ -125,11 +125,11 @@ def _read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: st
     got, now = store.read(path, start, stop, what)
     where = f"{store.shown(path)} ({what})"
     if now and version and now != version:
-        raise changed(where, "it was written anew")
+        raise changed(where, "it was overwritten")
     if got is None:
         raise UnreadableDataError(f"{where} is gone")
     if len(got) > stop - start:
-        raise UnreadableDataError(f"{store.shown(path)}: its server sends the whole file where a part is asked for")
+        raise UnreadableDataError(f"{store.shown(path)}: its server sends the whole file instead of the requested part")
     if len(got) < stop - start:
         raise UnreadableDataError(f"{store.shown(path)} ended before byte {stop:,} ({what}): was it cut while in use?")
     return got

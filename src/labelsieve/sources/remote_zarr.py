@@ -132,7 +132,7 @@ class RemoteZarrSource(ZarrSource):
             return
         later, document = chunk_objects(self.array, *self._store_and_root)
         if document != self._document_stamp:
-            raise changed(f"{self.where}/{metadata_name(self.array)}", "it was written anew")
+            raise changed(f"{self.where}/{metadata_name(self.array)}", "it was overwritten")
         self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
 
     def _list_chunks(self) -> StoredChunks | None:

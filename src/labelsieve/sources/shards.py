@@ -1,4 +1,4 @@
-"""Several arrays, one after the other, as one: what inference workers leave behind."""
+"""Several arrays, one after the other, as one, such as the output files of inference workers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.npy import NpySource
-from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.versions import MissingRows
 
 # Shards that are examined at the same time where each is a request.
@@ -114,7 +112,7 @@ class ShardsSource(Source):
     def identity(self) -> dict[str, Any]:
         """Return what every source returns; the content is the shards' places, rows and chunks, not their versions.
 
-        A shard that is written anew shows in `part_identities`: a resumed run reads only that shard again.
+        A shard that is rewritten shows in `part_identities`: a resumed run reads only that shard again.
         """
         return super().identity() | {"n_shards": len(self._shards)}
 
@@ -136,10 +134,9 @@ class ShardsSource(Source):
         return digests
 
     def note_version(self) -> None:
-        """Note the version of every shard; .npy files have noted theirs as they were opened."""
-        others = [shard for shard in self._shards if not isinstance(shard, NpySource | RemoteNpySource)]
+        """Note the version of every shard."""
         with ThreadPoolExecutor(_THREADS, "labelsieve-shards") as pool:
-            list(pool.map(lambda shard: shard.note_version(), others))
+            list(pool.map(lambda shard: shard.note_version(), self._shards))
 
     def check_version(self) -> None:
         """Compare every shard."""
@@ -185,7 +182,7 @@ class _ShardRows(Rows):
         return self._rows_of(index).read(start - origin, stop - origin)
 
     def _rows_of(self, index: int) -> Rows:
-        """Return the open shard, and close those that reading has left behind."""
+        """Return the open shard, and close those that are no longer needed."""
         needed = [index]
         if self._source.shard(index)[0].read_ahead_bytes:
             later = range(index + 1, self._source.covering(self._start, self._stop).stop)

@@ -196,7 +196,7 @@ class StoredChunks:
             raise _other_copy(where, self.host, "its size or the time of its last write differs")
         if not now:
             raise gone(where)
-        raise changed(where, "it was written anew" if then else "it was not stored, and is now")
+        raise changed(where, "it was overwritten" if then else "it was not stored, and is now")
 
     def check_all(self, later: StoredChunks, where: str, key_of: Any) -> None:
         """Raise if a later listing has another version of any chunk; `key_of` returns a chunk's key."""

@@ -527,7 +527,7 @@ def test_a_server_that_sends_whole_files_or_tells_no_size_is_refused(memory, mon
     with pytest.raises(UnreadableDataError, match="sends the whole file"):
         open_pred_probs("wholefiles://folder/p.npy")
     monkeypatch.setattr(WholeFiles, "sized", False)
-    with pytest.raises(InvalidInputError, match="does not tell the size"):
+    with pytest.raises(InvalidInputError, match="does not report the size"):
         open_pred_probs("wholefiles://folder/p.npy")
 
 
