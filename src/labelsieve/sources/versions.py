@@ -193,7 +193,7 @@ class StoredChunks:
             return
         where = f"{where} ({self.rows_of(index)})"
         if inode is not None and not here:
-            raise _other_copy(where, self.host, "its size or the time of its last write differs")
+            raise _other_copy(where, self.host, "it is missing, or its size or time differs")
         if not now:
             raise gone(where)
         raise changed(where, "it was overwritten" if then else "it was not stored, and is now")
