@@ -168,7 +168,7 @@ RUN = _together(
         type=_seconds,
         default=90.0,
         metavar="SECONDS",
-        help="Longest wait for a run with that workdir or output.",
+        help="How long to wait for another run that uses the workdir or the output on a disk.",
     ),
     _output("-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write."),
     _output("--top", type=_count, metavar="N", default=10, help="Worst rows to print."),

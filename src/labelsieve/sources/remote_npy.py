@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any, Final, Self
 
 import numpy as np
@@ -10,14 +9,12 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.npy import read_header
+from labelsieve.sources.npy import HEADER_BYTES, read_header
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.prefetch import PrefetchedRows, ahead_bytes, n_ahead
 from labelsieve.sources.versions import changed, gone
 from labelsieve.storage.urls import digest_of, stamp_of, version_of, without_query
 
-# NumPy reads no longer headers than 10,000 bytes; most have 128.
-_HEADER_BYTES: Final = 10_240
 # One request: large compared with what a request costs, small compared with what is prefetched.
 _REQUEST_BYTES: Final = 8_000_000
 
@@ -79,8 +76,8 @@ class RemoteNpySource(Source):
             )
         if info.get("partial") is False:
             raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
-        head = _read_exactly(store, path, 0, min(size, _HEADER_BYTES), "its header")
-        shape, fortran, dtype, offset = read_header(name, where, io.BytesIO(head), size)
+        head = _read_exactly(store, path, 0, min(size, HEADER_BYTES), "its header")
+        shape, fortran, dtype, offset = read_header(name, where, head, size)
         if fortran and len(shape) > 1:
             raise InvalidInputError(
                 f"{name}: {where} is in Fortran order, where a batch of rows takes a request for each of "
