@@ -53,7 +53,7 @@ All reads are of the files that were there when the run began. Before the first 
 modification time and inode of each file (and of each stored chunk of a Zarr array), or the size and ETag of each
 object. Each read compares them, and so does a last check after the last read. S3 sends the ETag with each answer. For
 other URLs, and there for shards and chunks that split the classes, they are compared only before and after the run.
-More than 100,000 chunks are listed in parallel, and only once if each read compares.
+More than 100,000 chunks are listed only once if each read compares.
 
 Not checked are arrays in memory, Dask arrays of your own, Zarr over HTTP, and, with a warning, Zarr in a store that
 refuses to list its chunks.

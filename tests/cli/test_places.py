@@ -234,7 +234,7 @@ def test_only_with_a_workdir_it_is_said_that_a_new_run_goes_on(data, files, monk
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("labelsieve.results.zarr_store.ResultGroup.open_for_writing", lambda *_: Full())
+        patch.setattr("labelsieve.results.zarr_store.open_for_writing", lambda *_: Full())
         with pytest.raises(UnwritableError) as error:
             labelsieve.find_label_issues(*data, output="i.zarr", workdir=workdir)
     place = str(files / "i.zarr")

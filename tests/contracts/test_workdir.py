@@ -830,7 +830,7 @@ def test_a_run_that_was_replaced_leaves_what_the_later_run_works_with(bucket):
             later = stack.enter_context(publish.staged(out))
             later.work.write("run", b"of the later one")
         assert later.work.read("run") == b"of the later one"
-        later.check_owned()
+        later.group.check_owned()
     assert open_folder(f"{out}.partial").names() == []
 
 

@@ -132,6 +132,9 @@ _input, _method, _memory, _output, _cluster = (
 )
 _count = click.IntRange(min=0)
 _at_least_one = click.IntRange(min=1)
+_share, _seconds = click.FloatRange(0, 1), click.FloatRange(min=0)
+_score, _estimation = click.Choice(METHODS), click.Choice(ESTIMATION_METHODS)
+_auto_or_rows, _cores_or_number = WholeNumberOr("auto", "auto"), WholeNumberOr("cores", None)
 
 PAGE = _together(
     _output("--images", metavar="FILE", help="Pictures of the rows for the report: (N, H, W) .npy or Zarr."),
@@ -145,31 +148,24 @@ RUN = _together(
     _input("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or one name per line."),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
-    _method("--method", type=click.Choice(METHODS), default="self_confidence", help="Label quality score."),
+    _method("--method", type=_score, default="self_confidence", help="Label quality score."),
     _method("--adjust-pred-probs", is_flag=True, help="Subtract the class thresholds before scoring."),
-    _method(
-        "--estimation-method",
-        type=click.Choice(ESTIMATION_METHODS),
-        default="off_diagonal",
-        help="How issues are counted.",
-    ),
+    _method("--estimation-method", type=_estimation, default="off_diagonal", help="How issues are counted."),
     _method("--filter-by", type=click.Choice(FILTER_NAMES), metavar="FILTER", help="Which rows are issues: see below."),
-    _method("--rank-by", type=click.Choice(METHODS), help="With --filter-by: the score that sorts the issues."),
+    _method("--rank-by", type=_score, help="With --filter-by: the score that sorts the issues."),
     _method("--rule", type=click.Choice(RULES), help="Which class a row is counted as."),
-    _method("--frac-noise", type=click.FloatRange(0, 1), metavar="SHARE", default=1.0, help="Share to prune."),
+    _method("--frac-noise", type=_share, metavar="SHARE", default=1.0, help="Share to prune."),
     _method("--num-to-remove-per-class", type=WholeNumbers(), help="Rows to prune, one number per class: 5,0,1."),
     _method(
-        "--min-examples-per-class", type=_count, metavar="N", default=1, help="Rows of each class that pruning leaves."
+        "--min-examples-per-class", type=_count, metavar="N", default=1, help="Rows per class that pruning leaves."
     ),
-    _memory(
-        "--batch-size", type=WholeNumberOr("auto", "auto"), default="auto", help="Rows that a thread holds at a time."
-    ),
+    _memory("--batch-size", type=_auto_or_rows, default="auto", help="Rows that a thread holds at a time."),
     _memory("--max-memory", metavar="SIZE", help="Most memory of the process, or of each worker: 1GiB."),
     _memory("--workdir", metavar="DIR|URL", help="Keep finished partitions there, so that a killed run can resume."),
     _memory("--fresh", is_flag=True, help="Discard the contents of the workdir."),
     _memory(
         "--wait",
-        type=click.FloatRange(min=0),
+        type=_seconds,
         default=90.0,
         metavar="SECONDS",
         help="How long to wait for another run that uses the workdir or the output on a disk.",
@@ -185,9 +181,6 @@ RUN = _together(
     _cluster("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
     _cluster("--retries", type=_count, metavar="N", default=2, help="How often a failed task is tried again."),
     _cluster(
-        "--n-jobs",
-        type=WholeNumberOr("cores", None),
-        default="1",
-        help="Forked processes for .npy files, on Linux; 1 runs on Dask's threads.",
+        "--n-jobs", type=_cores_or_number, default="1", help="Forked processes for .npy files on Linux; 1: threads."
     ),
 )

@@ -29,7 +29,7 @@ class LabelIssues(Result):
 
     A result stands for its ``indices``: its length is ``num_issues``, iterating over it gives the rows of the issues,
     worst first, NumPy converts it to ``indices``, so that ``data[issues]`` selects these rows, and it is false if there
-    are no issues.
+    are not issues.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class LabelIssues(Result):
     n_rows, n_classes : int
         Shape of `pred_probs`.
     settings, facts : object
-        What was asked for, and how the run went: bytes, reads, partitions, seconds, versions, notes.
+        The settings, and how the run went: bytes, reads, partitions, seconds, versions, notes.
 
     Examples
     --------

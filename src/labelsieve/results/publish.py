@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
         ours = suffix != ".zarr" or not folder.path.exists() or is_result(folder)
     else:
         names = set(folder.names())
-        # What a killed run leaves behind has no root metadata yet, and only the arrays of a result.
+        # A killed run leaves arrays of a result without root metadata.
         ours = not names or is_result(folder) or ("zarr.json" not in names and names <= PARTS)
     if not ours:
         raise InvalidInputError(f"{folder.where} exists and is not a result of Labelsieve: it is not replaced")
@@ -85,7 +85,9 @@ def _resolved(location: str | Path) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Raise unless a file can be written at `path`. It is tried: permissions do not tell of a read-only disk.
+    """Raise unless a file can be written at `path`.
+
+    A file is written as a test: permissions do not show that a disk is read-only.
 
     Raises
     ------
@@ -140,7 +142,7 @@ def _move_into_place(made: Path, path: Path, replaced: Path) -> None:
 
 
 def _is_parquet(path: Path) -> bool:
-    """Tell whether a folder is a table of several Parquet files that Labelsieve has written."""
+    """Return whether a folder is a table of several Parquet files that Labelsieve has written."""
     files = list(path.iterdir())
     if path.suffix != ".parquet" or not all(fullmatch(r"part-\d{5,}\.parquet", file.name) for file in files):
         return False
@@ -162,25 +164,23 @@ class Stage:
         Its group.
     work : Folder
         For files that are needed until the result is whole; removed at the end.
-    check_owned : callable
-        Raises if another run has taken over the output.
     """
 
     group: ResultGroup
     work: Folder
-    check_owned: Callable[[], None]
 
     def clear(self) -> None:
         """Remove the contents of the group before it is written: in an object store, the earlier result."""
-        self.check_owned()
+        self.group.check_owned()
         self.group.folder.remove("zarr.json")
-        self.group.folder.remove_all()
+        for name in self.group.folder.names():
+            self.group.folder.remove(name)
 
     def publish(self, result: Result) -> None:
         """Write what the tasks have not written, and make the group a result."""
         if result.ids is not None:
             self.group.write_ids(result.ids)
-        self.check_owned()
+        self.group.check_owned()
         publish_result(self.group, result)
 
 
@@ -197,7 +197,7 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
         work = open_folder(f"{folder.where}.partial")
         with own_folder(work, f"the output {folder.where}", wait) as check:
             try:
-                yield Stage(ResultGroup(folder, check_owned=check), work.folder("work"), check)
+                yield Stage(ResultGroup(folder, check_owned=check), work.folder("work"))
             finally:
                 with suppress(InUseError, OSError):
                     check()  # otherwise it is the folder of a later run
@@ -215,7 +215,7 @@ def staged(output: str | Path, wait: float = 0) -> Iterator[Stage]:
             for left in ("result", "work", "replaced"):
                 beside.remove(left)
             group = ResultGroup(LocalFolder(made), shown=str(path), check_owned=check)
-            yield Stage(group, LocalFolder(beside.path / "work"), check)
+            yield Stage(group, LocalFolder(beside.path / "work"))
             with writing(str(path)):
                 _move_into_place(made, path, replaced)
         except UnwritableError as error:

@@ -26,7 +26,6 @@ from labelsieve.results.plots import Plots, noisiest_classes
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
 from labelsieve.results.row_ids import as_text
-from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_array import open_any
 from labelsieve.storage.urls import check_place
 
@@ -88,7 +87,7 @@ def write_report(
     if images is not None:
         pictures, most = open_images(images, result.n_rows), _PICTURE_BYTES // max(1, len(rows))
         for number, row in zip(numbers, rows, strict=True):
-            row["picture"] = encode_picture(pictures[number], min(_ONE_PICTURE_BYTES, most))
+            row["picture"] = encode_picture(pictures[number : number + 1][0], min(_ONE_PICTURE_BYTES, most))
     if texts is not None:
         for text, row in zip(read_texts(texts, numbers, result.n_rows), rows, strict=True):
             row["text"] = text
@@ -140,7 +139,7 @@ def open_images(images: Any, n_rows: int) -> Any:
         raise InvalidInputError(f"images must have shape ({n_rows:,}, H, W) or ({n_rows:,}, H, W, 3), not {shape}")
     if array.dtype.kind not in "buif":
         raise InvalidInputError(f"images must be numbers, not {array.dtype}")
-    return array.as_memmap() if isinstance(array, NpySource) else array
+    return array
 
 
 def read_texts(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:

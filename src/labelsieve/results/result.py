@@ -149,7 +149,7 @@ class RunFacts:
     versions : dict
         Versions of Labelsieve, Python and the packages that were loaded.
     notes : tuple of str
-        What looks odd in the data.
+        What looks suspicious in the data.
     misfit : str
         Why labels and predictions do not seem to belong together; empty if they do.
     inputs : dict

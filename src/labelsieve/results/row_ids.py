@@ -162,7 +162,6 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
         names = open_any("ids", names)
     if isinstance(names, Source):
         names.note_version()
-        names.take(np.empty(0, np.int64))  # a file stays mapped, so that it can be replaced while the result is used
     else:
         strings = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
         names = np.asarray(names, object if strings else None)

@@ -132,7 +132,8 @@ class ResultGroup:
         UnwritableError
             If they cannot be written.
         """
-        array = self.open_for_writing(name)
+        with self._writing():
+            array = open_for_writing(self.folder, name)
 
         def write(start: int, values: npt.NDArray[Any]) -> None:
             self.check_owned()
@@ -175,11 +176,6 @@ class ResultGroup:
         """
         return StoredArray(self.folder, name, _UNITS[name], partial(self.check, name))
 
-    def open_for_writing(self, name: str) -> Any:
-        """Open one of the arrays to write whole chunks."""
-        with self._writing():
-            return open_for_writing(self.folder, name)
-
     def check(self, name: str) -> None:
         """Raise unless the metadata of an array are as they were written.
 
@@ -204,11 +200,19 @@ class ResultGroup:
         return writing(self.shown or self.folder.where)
 
 
-def is_result(folder: Folder) -> bool:
-    """Tell whether a whole result of Labelsieve is there."""
+def _attributes_of(document: bytes) -> dict[str, Any]:
+    """Return the attributes in the root metadata of a group; none if it is damaged."""
     try:
-        return bool(json.loads(folder.read(_ROOT))["attributes"]["kind"] == KIND)
-    except (OSError, ValueError, KeyError, TypeError):
+        return dict(json.loads(document)["attributes"])
+    except (ValueError, KeyError, TypeError):
+        return {}
+
+
+def is_result(folder: Folder) -> bool:
+    """Return whether a whole result of Labelsieve is there."""
+    try:
+        return _attributes_of(folder.read(_ROOT)).get("kind") == KIND
+    except OSError:
         return False
 
 
@@ -324,18 +328,14 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
     nothing = InvalidInputError(f"there is no result of Labelsieve at {folder.where}")
     damaged = UnreadableDataError(f"{where} is damaged: {RESTORE}")
     try:
-        document = json.loads(folder.read(_ROOT))
+        attributes = _attributes_of(folder.read(_ROOT))
     except (FileNotFoundError, NotADirectoryError):
         killed = UnreadableDataError(f"{where} is missing: the run that wrote this result was killed, or {RESTORE}")
         raise (killed if _looks_like_one(folder) else nothing) from None
     except OSError as error:
         raise UnreadableDataError(f"{where} is not readable: {error}") from error
-    except ValueError:
-        raise damaged from None
-    found = document.get("attributes") if isinstance(document, dict) else None
-    attributes: dict[str, Any] = found if isinstance(found, dict) else {}
-    ours, version, whole = attributes.get("kind") == KIND, attributes.get("format"), matches_checksum(attributes)
-    if not ours:
+    version, whole = attributes.get("format"), matches_checksum(attributes)
+    if attributes.get("kind") != KIND:
         raise damaged if _looks_like_one(folder) else nothing
     if version != FORMAT and (whole or "checksum" not in attributes):
         raise InvalidInputError(
@@ -348,7 +348,7 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
 
 
 def _looks_like_one(folder: Folder) -> bool:
-    """Tell whether a folder has arrays of a result."""
+    """Return whether a folder has arrays of a result."""
     try:
         return {"issues", "issue_table", "class_counts"} <= set(folder.names())
     except (OSError, WorkdirError):  # it is a file

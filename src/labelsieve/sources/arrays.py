@@ -13,6 +13,7 @@ from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.base import Rows, Source
 
+_NESTED: Final = "labels is a list of lists: multi-label is out of scope, give one integer label for each row"
 # How to convert labels that are names. Only the user knows the number of each: the columns have an order.
 MAP_STRINGS: Final = (
     "map them to the columns of pred_probs, with class_names in the order of these columns: "
@@ -132,30 +133,28 @@ def in_memory(name: str, data: Any) -> npt.NDArray[Any]:
 def _refuse_objects(labels: list[Any]) -> None:
     """Raise for labels that are Python objects, by what they are."""
     if any(isinstance(item, list | tuple | set | np.ndarray) for item in labels):
-        raise InvalidInputError("labels holds lists: multi-label is out of scope, give one integer label for each row")
+        raise InvalidInputError(_NESTED)
     _refuse_missing(sum(item is None or (isinstance(item, float) and math.isnan(item)) for item in labels))
     hint = MAP_STRINGS if any(isinstance(item, str) for item in labels) else "convert them with .astype(int)"
     raise InvalidInputError(f"labels must be integers 0..K-1, not object: {hint}")
 
 
-def _refuse_missing(n: int, what: str = "") -> None:
+def _refuse_missing(n: int) -> None:
     if n:
-        raise InvalidInputError(f"labels has {n:,} missing values{what}: drop these rows or label them")
+        raise InvalidInputError(f"labels has {n:,} missing values: drop these rows or label them")
 
 
 def _from_sequence(name: str, data: Sequence[Any]) -> npt.NDArray[Any]:
-    if name == "labels":
-        if not data:
-            return np.empty(0, np.int64)
-        if any(isinstance(item, list | tuple | set) or (isinstance(item, np.ndarray) and item.ndim) for item in data):
-            raise InvalidInputError(
-                "labels is a list of lists: multi-label is out of scope, give one integer label for each row"
-            )
-        _refuse_missing(sum(item is None for item in data), " (None)")
     try:
-        return np.asarray(data)
+        array = np.asarray(data, None if data else np.int64)
     except ValueError as error:
-        raise InvalidInputError(f"{name} is a list whose rows differ in length") from error
+        wrong = _NESTED if name == "labels" else f"{name} is a list whose rows differ in length"
+        raise InvalidInputError(wrong) from error
+    if name == "labels" and array.ndim > 1:
+        raise InvalidInputError(_NESTED)
+    if name == "labels" and array.dtype == object:
+        _refuse_objects(array.tolist())
+    return array
 
 
 def _from_pandas(name: str, data: Any) -> npt.NDArray[Any]:

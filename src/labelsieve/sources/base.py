@@ -16,7 +16,7 @@ import numpy.typing as npt
 from labelsieve.errors import UnreadableDataError
 from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version
 
-# Rows among which some are taken are read so many bytes at a time.
+# Bytes read at a time where only some of the rows are taken.
 _TAKE_BYTES: Final = 4_000_000
 
 
@@ -71,9 +71,6 @@ class ChunkedRows(Rows):
         Row at which chunk 0 begins.
     """
 
-    # Whether `_hold` costs no copy and no memory, so that whole chunks are best read by it, too.
-    _lends = False
-
     def __init__(self, source: Source, chunk_rows: int, origin: int = 0) -> None:
         super().__init__(source)
         self._n_rows, self._chunk_rows, self._origin = source.n_rows, chunk_rows, origin
@@ -85,7 +82,7 @@ class ChunkedRows(Rows):
         # The last chunk of an array is stored whole, so there must be room for it.
         end = stop + (self._origin - stop) % size if stop == self._n_rows else stop
         index, inside = divmod(start - self._origin, size)
-        if 0 < stop - start <= size - inside and (self._lends or inside or end - start != size):
+        if 0 < stop - start <= size - inside and (inside or end - start != size):
             return self._hold(index)[inside : inside + stop - start]
         out, row = self._reused(end - start), start
         while row < stop:
@@ -195,11 +192,11 @@ class Source(abc.ABC):
         }
 
     def _content(self) -> Any:
-        """Return facts that change when the data is written anew: sizes, times, ETags; None if none are known."""
+        """Return facts that change when the data is rewritten: sizes, times, ETags; None if none are known."""
         return None
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range of rows, which changes when their stored data is written anew.
+        """Return a digest for each range of rows, which changes when their stored data is rewritten.
 
         Parameters
         ----------
@@ -255,33 +252,25 @@ class Source(abc.ABC):
                 out[places] = opened.read(start, int(rows[places[-1]]) + 1)[rows[places] - start]
         return out
 
-    def __getitem__(self, key: Any) -> npt.NDArray[Any]:
-        """Read rows and columns by a NumPy index, as Dask expects of an array."""
-        rows, *columns = key if isinstance(key, tuple) else (key,)
-        picked_rows = range(self.n_rows)[rows] if isinstance(rows, slice) else np.arange(self.n_rows)[rows]
-        wanted = np.asarray(picked_rows, dtype=np.intp)
-        if not wanted.size:
-            nothing: npt.NDArray[Any] = np.empty((0, *self.shape[1:]), self.dtype)[(wanted, *columns)]
-            return nothing
-        start, stop = int(wanted.min()), int(wanted.max()) + 1
+    def __getitem__(self, rows: slice) -> npt.NDArray[Any]:
+        """Read consecutive rows."""
+        start, stop, _ = rows.indices(self.n_rows)
         with self.open(start, stop) as opened:
-            block = opened.read(start, stop)[wanted - start]
-        picked: npt.NDArray[Any] = np.asarray(block[(slice(None),) * wanted.ndim + tuple(columns)])
-        return picked
+            return opened.read(start, stop)
 
 
 class FileSource(Source):
-    """An array in a local file, whose version is noted and compared.
+    """An array whose file has a version that is noted and compared.
 
     Attributes
     ----------
-    path : Path
-        The file.
+    path : Path or None
+        The file; None for an array that is not on a disk.
     version : FileVersion or None
         As noted; None where nothing is.
     """
 
-    path: Path
+    path: Path | None = None
     version: FileVersion | None = None
 
     def note_version(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -14,89 +14,71 @@ from labelsieve.errors import InvalidInputError
 
 @dataclass(frozen=True)
 class _Format:
-    """A file format, and the expression that reads a file of it.
+    """A file format, and the expressions that read a file of it.
 
     Parameters
     ----------
     called : str
         A file of it, in words.
-    package : str
-        What to import, after ``import``.
-    reading : str
-        The expression, with ``{path}`` for the path and ``{name}`` for the name of an array in the file.
+    imports : str
+        What to import besides NumPy.
     probs, labels : str
-        What makes an array of probabilities or labels of the result; the defaults are for pandas tables.
+        The expressions, with ``{path}`` for the path and ``{name}`` for the name of an array in the file.
     note : str
-        Advice, in brackets behind the sentence.
-    larger : str
-        The expression that reads a file lazily, for files larger than memory.
+        Advice, in brackets after the sentence.
+    lazy : str
+        The line that opens a file larger than memory, with ``{column}`` for the columns of a table.
     """
 
     called: str
-    package: str
-    reading: str
-    probs: str = '.select_dtypes("float").to_numpy()'
-    labels: str = '["label"].to_numpy()'
+    imports: str
+    probs: str
+    labels: str
     note: str = ""
-    larger: str = ""
-
-    def array(self, name: str, path: str, array: str) -> str:
-        """Return the expression that reads an array from a file."""
-        return self.reading.format(path=path, name=array) + (self.labels if name == "labels" else self.probs)
-
-    def notes(self, name: str) -> str:
-        """Return the advice in brackets; "" if there is none."""
-        column = (
-            'with the name of your column for "label"' if name == "labels" and self.labels == _Format.labels else ""
-        )
-        notes = ", ".join(filter(None, (self.note, column)))
-        return f" ({notes})" if notes else ""
+    lazy: str = ""
 
 
-_NUMPY: Final = {"probs": "", "labels": ""}
-_TORCH: Final = _Format(
-    "a file of PyTorch",
-    "torch",
-    'torch.load({path}, map_location="cpu", weights_only=True).detach()',
-    probs=".float().numpy()",
-    labels=".numpy()",
-)
+def _table(called: str, reading: str, lazy: str = "") -> _Format:
+    """Return a format that pandas reads."""
+    probs, labels = f'{reading}.select_dtypes("float").to_numpy()', f'{reading}["label"].to_numpy()'
+    lazy = f"import dask.dataframe; {{name}} = {lazy}{{column}}.to_dask_array(lengths=True)" if lazy else ""
+    return _Format(called, ", pandas as pd", probs, labels, lazy=lazy)
+
+
+_TENSOR: Final = 'torch.load({path}, map_location="cpu", weights_only=True).detach()'
+_TORCH: Final = _Format("a file of PyTorch", ", torch", _TENSOR + ".float().numpy()", _TENSOR + ".numpy()")
+_UNPICKLED: Final = "np.asarray(pickle.loads(pathlib.Path({path}).read_bytes()))"
 _PICKLE: Final = _Format(
     "a pickle, which can run any code when it is opened",
-    "pathlib, pickle",
-    "np.asarray(pickle.loads(pathlib.Path({path}).read_bytes()))",
-    **_NUMPY,
-    note="if you trust it",
+    ", pathlib, pickle",
+    _UNPICKLED,
+    _UNPICKLED,
+    "if you trust it",
 )
+_DATASET: Final = "h5py.File({path})[{name!r}]"
 _HDF5: Final = _Format(
     "an HDF5 file",
-    "h5py",
-    "h5py.File({path})[{name!r}]",
-    probs="[:]",
-    labels="[:]",
-    note="with the name of its dataset",
-    larger="h5py.File({path})[{name!r}]",
+    ", h5py",
+    _DATASET + "[:]",
+    _DATASET + "[:]",
+    "with the name of its dataset",
+    "import h5py; {name} = " + _DATASET,
 )
-_ARROW: Final = _Format("an Arrow file", "pandas as pd", "pd.read_feather({path})")
+_ENTRY: Final = "np.load({path})[{name!r}]"
+_NAMED_TENSOR: Final = "safetensors.numpy.load_file({path})[{name!r}]"
 # By the suffix of the file.
 FORMATS: Final = {
-    ".parquet": _Format(
-        "a Parquet file", "pandas as pd", "pd.read_parquet({path})", larger="dask.dataframe.read_parquet({path})"
-    ),
-    ".csv": _Format("a CSV file", "pandas as pd", "pd.read_csv({path})", larger="dask.dataframe.read_csv({path})"),
-    ".tsv": _Format("a table as text", "pandas as pd", 'pd.read_csv({path}, sep="\\t")'),
-    ".json": _Format("a JSON file", "pandas as pd", "pd.read_json({path})"),
-    ".jsonl": _Format("a file of JSON lines", "pandas as pd", "pd.read_json({path}, lines=True)"),
-    ".feather": _ARROW,
-    ".arrow": _ARROW,
-    ".txt": _Format("a text file", "", "np.loadtxt({path}", probs=")", labels=", dtype=int)"),
-    ".npz": _Format("an .npz archive", "", "np.load({path})[{name!r}]", **_NUMPY),
+    ".parquet": _table("a Parquet file", "pd.read_parquet({path})", "dask.dataframe.read_parquet({path})"),
+    ".csv": _table("a CSV file", "pd.read_csv({path})", "dask.dataframe.read_csv({path})"),
+    ".tsv": _table("a table as text", 'pd.read_csv({path}, sep="\\t")'),
+    ".json": _table("a JSON file", "pd.read_json({path})"),
+    ".jsonl": _table("a file of JSON lines", "pd.read_json({path}, lines=True)"),
+    ".feather": _table("an Arrow file", "pd.read_feather({path})"),
+    ".arrow": _table("an Arrow file", "pd.read_feather({path})"),
+    ".txt": _Format("a text file", "", "np.loadtxt({path})", "np.loadtxt({path}, dtype=int)"),
+    ".npz": _Format("an .npz archive", "", _ENTRY, _ENTRY),
     ".safetensors": _Format(
-        "a file of safetensors",
-        "safetensors.numpy",
-        "safetensors.numpy.load_file({path})[{name!r}]",
-        **_NUMPY,
-        note="with the name of its tensor",
+        "a file of safetensors", ", safetensors.numpy", _NAMED_TENSOR, _NAMED_TENSOR, "with the name of its tensor"
     ),
     ".pt": _TORCH,
     ".pth": _TORCH,
@@ -126,54 +108,50 @@ def refuse_other_format(name: str, place: str, shown: str) -> None:
     suffix = PurePosixPath(shown).suffix.lower()
     if suffix not in FORMATS or _is_npy(place):
         return
-    kind, path = FORMATS[suffix], repr(shown)
-    array, others = _array_in(name, place) if suffix == ".npz" else (name, "")
-    stem = shown[: -len(suffix)] if Path(place).exists() else PurePosixPath(shown).stem
-    # One file may hold both.
-    target = repr(f"{stem}.npy" if stem.endswith(name) else f"{stem}_{name}.npy")
-    text = f"{name}: {shown} is {kind.called}{others}, but {_READ}. Convert it once{kind.notes(name)}, and give "
-    text += f"{target}: {_imports(kind)}; np.save({target}, {kind.array(name, path, array)})"
-    if kind.larger:
-        lazy = kind.larger.format(path=path, name=array)
-        if suffix in (".parquet", ".csv"):
-            columns = '["label"]' if name == "labels" else '.select_dtypes("float")'
-            lazy = f"import dask.dataframe; {name} = {lazy}{columns}.to_dask_array(lengths=True)"
-        else:
-            lazy = f"import h5py; {name} = {lazy}"
-        text += f" -- or, from Python and out of core, give {name}: {lazy}"
-    raise InvalidInputError(text)
+    arrays = _arrays_in(place) if suffix == ".npz" else []
+    kind = FORMATS[suffix].called + (f" of {', '.join(arrays)}" if arrays else "")
+    raise InvalidInputError(f"{name}: {shown} is {kind}, but {_READ}. {_conversion(name, place, shown)}")
 
 
-def conversion_of(name: str, where: str, paths: Iterable[str]) -> str:
-    """Return the lines that convert files of another format; "" where there are none.
+def conversion_of(name: str, paths: Sequence[str]) -> str:
+    """Return how to convert files of another format; "" where there are none.
 
     Parameters
     ----------
     name : str
         ``labels`` or ``pred_probs``.
-    where : str
-        Their folder, or the pattern that matches them.
-    paths : iterable of str
-        Their names.
+    paths : sequence of str
+        All files of a folder, or those that a pattern matches.
     """
     count = Counter(PurePosixPath(path).suffix.lower() for path in paths)
     known = [suffix for suffix, _ in count.most_common() if suffix in FORMATS]
     if not known:
         return ""
     suffix = known[0]
+    first = min(path for path in paths if PurePosixPath(path).suffix.lower() == suffix)
+    files = f"{count[suffix]:,} {suffix} file{'s, such as ' + first if count[suffix] > 1 else ''}"
+    return f"it holds {files}, but {_READ}. {_conversion(name, first, first)}"
+
+
+def _conversion(name: str, place: str, shown: str) -> str:
+    """Return a sentence with the lines that convert a file, and those that open a large one."""
+    suffix, path, array = PurePosixPath(shown).suffix.lower(), repr(shown), name
     kind = FORMATS[suffix]
-    given = where if where.endswith(suffix) else f"{where}/*{suffix}"
-    target = f"{given[: -len(suffix)]}_{name}.npy"
-    array = kind.array(name, "p", "arr_0" if suffix == ".npz" else name)
-    return (
-        f"it holds {count[suffix]:,} {suffix} file{'s' if count[suffix] > 1 else ''}, but {_READ}. Convert each once"
-        f"{kind.notes(name)}, and give {target!r}: import glob, {_imports(kind).removeprefix('import ')}; "
-        f"[np.save(p[: -{len(suffix)}] + '_{name}.npy', {array}) for p in glob.glob({given!r})]"
-    )
-
-
-def _imports(kind: _Format) -> str:
-    return "import numpy as np" + (f", {kind.package}" if kind.package else "")
+    if suffix == ".npz":
+        arrays = _arrays_in(place) or ["arr_0"]
+        array = name if name in arrays else arrays[0]
+    stem = shown[: -len(suffix)] if Path(place).exists() else PurePosixPath(shown).stem
+    # One file may hold both.
+    target = repr(f"{stem}.npy" if stem.endswith(name) else f"{stem}_{name}.npy")
+    reading = (kind.labels if name == "labels" else kind.probs).format(path=path, name=array)
+    note = 'with the name of your column for "label"' if '["label"]' in reading else kind.note
+    text = f"Convert it once{f' ({note})' if note else ''}, and give {target}: "
+    text += f"import numpy as np{kind.imports}; np.save({target}, {reading})"
+    if kind.lazy:
+        column = '["label"]' if name == "labels" else '.select_dtypes("float")'
+        lazy = kind.lazy.format(path=path, name=name, column=column)
+        text += f" -- or, from Python and out of core, give {name}: {lazy}"
+    return text
 
 
 def _is_npy(place: str) -> bool:
@@ -184,13 +162,10 @@ def _is_npy(place: str) -> bool:
         return False
 
 
-def _array_in(name: str, place: str) -> tuple[str, str]:
-    """Return the name of the array to read from an archive, and the names of all."""
+def _arrays_in(place: str) -> list[str]:
+    """Return the names of the arrays in an archive."""
     try:
         with zipfile.ZipFile(place) as archive:
-            arrays = [entry.removesuffix(".npy") for entry in archive.namelist()]
+            return [entry.removesuffix(".npy") for entry in archive.namelist()]
     except (OSError, zipfile.BadZipFile):
-        arrays = []
-    if not arrays:
-        return "arr_0", ""
-    return (name if name in arrays else arrays[0]), f" of {', '.join(arrays)}"
+        return []

@@ -22,6 +22,8 @@ class Hdf5Source(FileSource):
         Open for reading.
     """
 
+    path: Path
+
     def __init__(self, dataset: Any) -> None:
         super().__init__(dataset.shape, dataset.dtype, dataset.chunks[0] if dataset.chunks else None)
         self.in_pieces = dataset.ndim == 1  # a chunk of labels is kept while it is read in pieces

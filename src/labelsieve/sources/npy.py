@@ -6,9 +6,9 @@ import io
 import math
 import mmap
 import os
-from functools import cached_property
+import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,11 @@ import numpy.typing as npt
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import FileSource, Rows, read_into
 from labelsieve.sources.versions import FileVersion, file_version
+
+# NumPy reads no longer headers than 10,000 bytes; most have 128.
+HEADER_BYTES: Final = 10_240
+# Python 3.11 may raise a SystemError where several threads parse literals at the same time.
+_PARSING: Final = threading.Lock()
 
 
 class NpySource(FileSource):
@@ -38,6 +43,7 @@ class NpySource(FileSource):
     """
 
     forkable = True
+    path: Path
 
     def __init__(
         self,
@@ -60,11 +66,12 @@ class NpySource(FileSource):
         try:
             with path.open("rb") as file:
                 version = FileVersion.of(os.fstat(file.fileno()))
-                shape, fortran, dtype, offset = read_header(name, str(path), file, version.size)
+                head = file.read(HEADER_BYTES)
         except FileNotFoundError:
             raise InvalidInputError(f"{name}: there is no file {path}") from None
         except OSError as error:
             raise InvalidInputError(f"{name}: {path} is not a readable .npy file: {error}") from error
+        shape, fortran, dtype, offset = read_header(name, str(path), head, version.size)
         return cls(path, shape, dtype, offset, fortran=fortran, version=version)
 
     @classmethod
@@ -95,19 +102,6 @@ class NpySource(FileSource):
                 raise UnreadableDataError(f"{self.where} ended before byte {stop:,}: was it cut while in use?")
             return np.memmap(file, self.dtype, "r", self.offset, self.shape, order)
 
-    @cached_property
-    def _mapped(self) -> npt.NDArray[Any]:
-        return self.as_memmap()
-
-    def take(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
-        """Return rows in any order, of the file as it was when some were first taken."""
-        taken: npt.NDArray[Any] = np.asarray(self._mapped[rows])
-        now = file_version(self.path)
-        # The mapping keeps the contents of a file that another one has replaced.
-        if now is not None and self.version is not None and now.inode == self.version.inode:
-            self.check_version()
-        return taken
-
     def open_file(self) -> io.FileIO:
         """Open the file, and compare it with the version that was noted."""
         file = io.FileIO(self.path)
@@ -132,15 +126,15 @@ class NpySource(FileSource):
         return (super()._content() or {}) | {"offset": self.offset, "fortran": self.fortran}
 
 
-def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
+def read_header(name: str, where: str, head: bytes, size: int) -> tuple[tuple[int, ...], bool, np.dtype[Any], int]:
     """Return shape, whether columns are contiguous, dtype, and the byte at which the data begins.
 
     Parameters
     ----------
     name, where : str
         ``labels`` or ``pred_probs``, and the file, for messages.
-    file : binary file
-        At its beginning.
+    head : bytes
+        The first `HEADER_BYTES` of the file, or all of a shorter one.
     size : int
         Bytes of the whole file, which are compared with the header.
 
@@ -149,10 +143,12 @@ def read_header(name: str, where: str, file: IO[bytes], size: int) -> tuple[tupl
     InvalidInputError
         For a file that is not a ``.npy`` file, is cut off, or holds objects.
     """
+    file = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        with _PARSING:
+            shape, fortran, dtype = read(file)
     except ValueError as error:
         raise InvalidInputError(f"{name}: {where} is not a readable .npy file: {error}") from error
     if dtype.hasobject:
@@ -205,8 +201,8 @@ class _NpyRows(Rows):
 
 class _FortranRows(_NpyRows):
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        n_rows, n_columns = self._source.shape
-        columns, item = self._reused(stop - start).reshape(n_columns, stop - start), self._dtype.itemsize
-        for k, column in enumerate(columns):
-            self._fill(column.view(np.uint8), self._source.offset + (k * n_rows + start) * item)
-        return columns.T
+        n_rows, *inner = self._source.shape
+        block = self._reused(stop - start).reshape(*inner[::-1], stop - start)
+        for k, column in enumerate(block.reshape(-1, stop - start)):
+            self._fill(column.view(np.uint8), self._source.offset + (k * n_rows + start) * self._dtype.itemsize)
+        return block.T

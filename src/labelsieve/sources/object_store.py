@@ -5,7 +5,6 @@ Failed requests are retried by the file systems themselves, which know which err
 
 from __future__ import annotations
 
-import inspect
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -112,7 +111,7 @@ class ObjectStore:
         """
         try:
             with self._request(path, name=name):
-                self.fs.invalidate_cache()  # of a listing made before the object was written anew
+                self.fs.invalidate_cache()  # of a listing made before the object was rewritten
                 return dict(self.fs.info(path))
         except NOT_FOUND:
             raise InvalidInputError(f"{name}: there is no file {self.shown(path)}") from None
@@ -121,13 +120,9 @@ class ObjectStore:
         """Return size and more of all objects in a folder; [] where there are none."""
         return self._listing(name, path, lambda: self.fs.ls(path, detail=True))
 
-    def list_below(self, name: str, path: str, prefix: str = "") -> list[dict[str, Any]]:
-        """Return size and more of all objects below a folder, of those whose path from there begins with `prefix`.
-
-        `prefix` is an option of file systems with `lists_prefixes`.
-        """
-        options = {"prefix": prefix} if prefix else {}
-        return self._listing(name, path, lambda: self.fs.find(path, detail=True, **options).values())
+    def list_below(self, name: str, path: str) -> list[dict[str, Any]]:
+        """Return size and more of all objects below a folder."""
+        return self._listing(name, path, lambda: self.fs.find(path, detail=True).values())
 
     def match(self, name: str, pattern: str) -> list[dict[str, Any]]:
         """Return size and more of all objects and folders that match a pattern."""
@@ -141,11 +136,6 @@ class ObjectStore:
         except NOT_FOUND:
             return []
 
-    @property
-    def lists_prefixes(self) -> bool:
-        """Whether a part of a long listing can be requested on its own."""
-        return "prefix" in inspect.signature(getattr(self.fs, "_find", self.fs.find)).parameters
-
     def has(self, path: str, names: Sequence[str]) -> bool:
         """Return whether a folder holds one of some names."""
         return any(self.read(f"{path.rstrip('/')}/{child}", 0, 1)[0] is not None for child in names)
@@ -156,23 +146,19 @@ async def read_s3(fs: Any, path: str, start: int, stop: int) -> tuple[bytes, str
 
     Without an ETag the version is unknown: listings and answers state the time of the last write differently.
     """
-    import asyncio
-
-    from s3fs.core import S3_RETRYABLE_ERRORS  # type: ignore[import-untyped]  # it has no types
+    from s3fs.core import _error_wrapper  # type: ignore[import-untyped]  # it has no types
 
     bucket, key, version = fs.split_path(path)
     given = {"VersionId": version} if version else {}
-    for attempt in range(fs.retries):
+
+    async def request() -> tuple[bytes, str]:
         answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **given)  # noqa: SLF001
         try:
             body = await answer["Body"].read()
-        except S3_RETRYABLE_ERRORS:
-            if attempt + 1 == fs.retries:
-                raise
-            await asyncio.sleep(min(1.7**attempt * 0.1, 15))
-            continue
         finally:
             answer["Body"].close()
         size = str(answer.get("ContentRange", "")).rpartition("/")[2] or answer.get("ContentLength")
         return body, version_of({"size": size, "ETag": answer.get("ETag")})
-    raise RuntimeError("there is at least one attempt")
+
+    found: tuple[bytes, str] = await _error_wrapper(request, retries=fs.retries)  # as s3fs reads whole objects
+    return found

@@ -1,4 +1,4 @@
-"""Opening labels and probabilities, whatever object they are given as."""
+"""Opening labels and probabilities, given as an object of any supported kind."""
 
 from __future__ import annotations
 

@@ -112,10 +112,10 @@ def _open_path(name: str, place: str) -> Source:
 def _open_shards(name: str, where: Path, places: Sequence[str], why: str, *, always: bool = False) -> Source:
     """Open the shards in a folder or that match a pattern.
 
-    Where there are none, raise `why` with the conversion of what is there instead, or `always`.
+    If there are none, raise `why` with how to convert the files that are there, or in any case if `always`.
     """
     if not any(place.endswith(SHARD_SUFFIXES) for place in places):
-        conversion = conversion_of(name, str(where), places)
+        conversion = conversion_of(name, places)
         if conversion or always:
             raise InvalidInputError(f"{name}: {why}" + (f"; {conversion}" if conversion else ""))
     openers = [partial(_open_path, name, place) for place in select_shards(name, str(where), places)]
@@ -158,7 +158,7 @@ def _open_objects(name: str, url: str, store: ObjectStore, listed: Sequence[dict
     openers: list[Callable[[], Source]] = []
     for path in select_shards(name, shown, infos):
         shard_url = _url_beside(url, store, path)
-        # As on a disk: a folder is a Zarr array whatever its name, and so is what is named like one.
+        # As on a disk: any folder is taken for a Zarr array, and so is any object with the suffix of one.
         if infos[path].get("type") == "directory" or path.endswith(".zarr"):
             openers.append(partial(RemoteZarrSource.from_url, name, shard_url))
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final
 
 import numpy.typing as npt
 
@@ -14,8 +14,6 @@ from labelsieve.sources.base import ChunkedRows, Source
 # Bytes that one open source prefetches, unless two chunks are larger; about 100 ms of a 10 Gbit line.
 AHEAD_BYTES: Final = 64_000_000
 _MOST_REQUESTS: Final = 32
-
-_T = TypeVar("_T")
 
 
 def n_ahead(chunk_bytes: int) -> int:
@@ -28,7 +26,7 @@ def ahead_bytes(chunk_bytes: int) -> int:
     return (n_ahead(chunk_bytes) + 2) * chunk_bytes
 
 
-class Prefetcher(Generic[_T]):
+class Prefetcher:
     """Fetch numbered chunks in threads, a bounded number of them ahead of a caller that takes them in ascending order.
 
     An error is raised to the caller that takes the chunk.
@@ -43,37 +41,31 @@ class Prefetcher(Generic[_T]):
         Most chunks ahead.
     """
 
-    def __init__(self, fetch: Callable[[int], _T], first: int, last: int, depth: int) -> None:
-        self._fetch, self._next, self._last, self._depth = fetch, first, last, depth
-        self._chunks: dict[int, Future[_T]] = {}
+    def __init__(self, fetch: Callable[[int], Any], first: int, last: int, depth: int) -> None:
+        self._fetch, self._first, self._last, self._depth = fetch, first, last, depth
+        self._chunks: dict[int, Future[Any]] = {}
         self._pool = ThreadPoolExecutor(max(1, min(depth, last - first)), "labelsieve-prefetch")
 
     def start(self) -> None:
         """Begin before the first chunk is taken."""
-        while len(self._chunks) < self._depth and self._next < self._last:
-            self._chunks[self._next] = self._pool.submit(self._fetch, self._next)
-            self._next += 1
+        for index in range(self._first, min(self._first + self._depth, self._last)):
+            if index not in self._chunks:
+                self._chunks[index] = self._pool.submit(self._fetch, index)
 
-    def take(self, index: int) -> _T:
+    def take(self, index: int) -> Any:
         """Return chunk `index`, and prefetch those behind it."""
-        if self._next < index < self._last:
-            self._next = index  # the caller has skipped some
-        if index == self._next < self._last:
-            self._drop_before(index)
-            self.start()
-        if index not in self._chunks:
+        if not self._first <= index < self._last:
             return self._fetch(index)
-        self._drop_before(index)
-        chunk = self._chunks.pop(index).result()
-        self.start()
-        return chunk
-
-    def _drop_before(self, index: int) -> None:
-        """Drop skipped chunks; wait for those in flight, or more than `depth` would be held."""
         for skipped in [i for i in self._chunks if i < index]:
             future = self._chunks.pop(skipped)
             if not future.cancel():
-                future.exception()
+                future.exception()  # in flight: without waiting, more than `depth` would be held
+        self._first = index
+        self.start()
+        chunk = self._chunks.pop(index).result()
+        self._first = index + 1
+        self.start()
+        return chunk
 
     def close(self) -> None:
         """Fetch no more, and wait for what is in flight."""
@@ -81,7 +73,7 @@ class Prefetcher(Generic[_T]):
         self._chunks.clear()
 
 
-class PrefetchedRows(ChunkedRows, Generic[_T]):
+class PrefetchedRows(ChunkedRows):
     """Rows in chunks that are prefetched.
 
     Parameters
@@ -112,33 +104,24 @@ class PrefetchedRows(ChunkedRows, Generic[_T]):
                 return rows.read(start, stop)
         return super().read(start, stop)
 
-    @abc.abstractmethod
-    def _fetch(self, index: int) -> _T:
-        """Fetch a chunk; called in threads."""
-
-    def close(self) -> None:
-        """Wait for what is in flight."""
-        self._prefetcher.close()
-
-
-class LentRows(PrefetchedRows[npt.NDArray[Any]]):
-    """Prefetched rows of which `_fetch` returns arrays that can be used as they are."""
-
-    _lends = True
-
-    def _hold(self, index: int) -> npt.NDArray[Any]:
-        if self._held != index:
-            self._held, self._chunk = -1, self._empty(0)  # release this chunk before the next one arrives
-            self._chunk = self._prefetcher.take(index)
-            self._held = index
-        return self._chunk
-
     def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
         for row in range(start, stop, self._chunk_rows):
-            chunk = self._hold((row - self._origin) // self._chunk_rows)
-            out[row - start : row - start + len(chunk)] = chunk
+            index = (row - self._origin) // self._chunk_rows
+            self._decode(index, self._prefetcher.take(index), out[row - start : row - start + self._chunk_rows])
+
+    @abc.abstractmethod
+    def _fetch(self, index: int) -> Any:
+        """Fetch a chunk; called in threads."""
+
+    def _decode(self, index: int, fetched: Any, out: npt.NDArray[Any]) -> None:  # noqa: ARG002  # for those who decode
+        """Write what `_fetch` returned for a chunk to `out`; by default an array, which may have fewer rows."""
+        out[: len(fetched)] = fetched
 
     def _bounds(self, index: int) -> tuple[int, int]:
         """Return the row range ``[start, stop)`` of a chunk, up to the last row that will be read."""
         start = self._origin + index * self._chunk_rows
         return start, min(start + self._chunk_rows, self._stop)
+
+    def close(self) -> None:
+        """Wait for what is in flight."""
+        self._prefetcher.close()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Self
 
 import numpy as np
@@ -12,18 +9,14 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.npy import read_header
-from labelsieve.sources.object_store import ObjectStore, RefusedError
-from labelsieve.sources.prefetch import LentRows, ahead_bytes, n_ahead
+from labelsieve.sources.npy import HEADER_BYTES, read_header
+from labelsieve.sources.object_store import ObjectStore
+from labelsieve.sources.prefetch import PrefetchedRows, ahead_bytes, n_ahead
 from labelsieve.sources.versions import changed, gone
-from labelsieve.storage.urls import digest_of, is_web, stamp_of, version_of, without_query
+from labelsieve.storage.urls import digest_of, stamp_of, version_of, without_query
 
-# A header has about 128 bytes; one of many named fields is read again in full.
-_HEADER_BYTES: Final = 4096
 # One request: large compared with what a request costs, small compared with what is prefetched.
 _REQUEST_BYTES: Final = 8_000_000
-# Objects whose versions are requested at the same time.
-_CHECKING_THREADS: Final = 16
 
 
 class RemoteNpySource(Source):
@@ -74,20 +67,17 @@ class RemoteNpySource(Source):
         """
         opened, path = ObjectStore.at(url)
         store = store or opened
-        info = info or store.info(name, path)
+        if not (info and (info.get("ETag") or info.get("etag"))):
+            info = store.info(name, path)  # a listing may round the time of the last write
         size, where = info.get("size"), without_query(url)
         if size is None:
             raise InvalidInputError(
-                f"{name}: the server does not tell the size of {where}, which reading it in parts needs"
+                f"{name}: the server does not report the size of {where}, which is needed to read it in parts"
             )
         if info.get("partial") is False:
             raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
-        head = _read_exactly(store, path, 0, min(size, _HEADER_BYTES), "its header")
-        if len(head) == _HEADER_BYTES:
-            length = int.from_bytes(head[8:10] if head[6] == 1 else head[8:12], "little")
-            if length + 12 > _HEADER_BYTES:
-                head = _read_exactly(store, path, 0, min(size, length + 12), "its header")
-        shape, fortran, dtype, offset = read_header(name, where, io.BytesIO(head), size)
+        head = _read_exactly(store, path, 0, min(size, HEADER_BYTES), "its header")
+        shape, fortran, dtype, offset = read_header(name, where, head, size)
         if fortran and len(shape) > 1:
             raise InvalidInputError(
                 f"{name}: {where} is in Fortran order, where a batch of rows takes a request for each of "
@@ -122,37 +112,7 @@ class RemoteNpySource(Source):
         if info.get("size") != self.size:
             raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
         if stamp_of(info) != self.stamp:
-            raise changed(self.where, "it was written anew")
-
-
-def check_objects(sources: Sequence[RemoteNpySource]) -> None:
-    """Compare the versions of many objects with those noted, by one listing of each folder that has several.
-
-    An object that the listing does not name, or describes differently, is requested by itself: a store may allow
-    reading but not listing, and may write times differently in a listing.
-    """
-    folders: dict[tuple[str, str], list[tuple[RemoteNpySource, ObjectStore, str]]] = {}
-    for source in sources:
-        store, path = ObjectStore.at(source.url)
-        server = source.url if is_web(source.where) else ""  # lists nothing
-        folders.setdefault((path.rpartition("/")[0], server), []).append((source, store, path))
-    unsure: list[RemoteNpySource] = []
-    for (folder, _), group in folders.items():
-        listed = _list_folder(group[0][1], folder) if len(group) > 1 else {}
-        for source, _, path in group:
-            info = listed.get(path.strip("/"), {})
-            if (info.get("size"), stamp_of(info)) != (source.size, source.stamp):
-                unsure.append(source)
-    with ThreadPoolExecutor(_CHECKING_THREADS, "labelsieve-check") as pool:
-        list(pool.map(RemoteNpySource.check_version, unsure))
-
-
-def _list_folder(store: ObjectStore, folder: str) -> dict[str, dict[str, Any]]:
-    """Return the entries of a folder's listing, by path; none where listing is refused."""
-    try:
-        return {str(info["name"]).strip("/"): info for info in store.list_folder("data", folder)}
-    except RefusedError:
-        return {}
+            raise changed(self.where, "it was overwritten")
 
 
 def _read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
@@ -162,17 +122,17 @@ def _read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: st
     got, now = store.read(path, start, stop, what)
     where = f"{store.shown(path)} ({what})"
     if now and version and now != version:
-        raise changed(where, "it was written anew")
+        raise changed(where, "it was overwritten")
     if got is None:
         raise UnreadableDataError(f"{where} is gone")
     if len(got) > stop - start:
-        raise UnreadableDataError(f"{store.shown(path)}: its server sends the whole file where a part is asked for")
+        raise UnreadableDataError(f"{store.shown(path)}: its server sends the whole file instead of the requested part")
     if len(got) < stop - start:
         raise UnreadableDataError(f"{store.shown(path)} ended before byte {stop:,} ({what}): was it cut while in use?")
     return got
 
 
-class _RemoteNpyRows(LentRows):
+class _RemoteNpyRows(PrefetchedRows):
     def __init__(self, source: RemoteNpySource, start: int, stop: int | None) -> None:
         self._npy, (self._store, self._path) = source, ObjectStore.at(source.url)
         # Requests are numbered from `start`, so that partitions do not share one.

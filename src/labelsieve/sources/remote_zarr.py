@@ -16,16 +16,18 @@ import numpy.typing as npt
 from labelsieve.errors import warn
 from labelsieve.sources.base import Rows
 from labelsieve.sources.object_store import ObjectStore, RefusedError
-from labelsieve.sources.prefetch import AHEAD_BYTES, LentRows, PrefetchedRows, ahead_bytes, n_ahead
+from labelsieve.sources.prefetch import AHEAD_BYTES, PrefetchedRows, ahead_bytes, n_ahead
 from labelsieve.sources.shard_names import natural_key
 from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
 from labelsieve.sources.zarr_arrays import Decoder, ZarrRows, ZarrSource, chunk_decoder, open_array
-from labelsieve.sources.zarr_chunks import PAUSE, chunk_objects, key_of, metadata_name
+from labelsieve.sources.zarr_chunks import chunk_objects, key_of, metadata_name
 from labelsieve.storage.urls import filesystem, is_web, stamp_of, url_of, without_query
 
 # A request of Zarr's own reading: as large as an automatic batch, so that neither cuts the other.
 _BATCH_BYTES: Final = 48_000_000
 _MOST_NAMED: Final = 3
+# Seconds before a chunk that was not found is looked up again.
+_PAUSE: Final = 0.1
 
 
 class RemoteZarrSource(ZarrSource):
@@ -130,7 +132,7 @@ class RemoteZarrSource(ZarrSource):
             return
         later, document = chunk_objects(self.array, *self._store_and_root)
         if document != self._document_stamp:
-            raise changed(f"{self.where}/{metadata_name(self.array)}", "it was written anew")
+            raise changed(f"{self.where}/{metadata_name(self.array)}", "it was overwritten")
         self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
 
     def _list_chunks(self) -> StoredChunks | None:
@@ -174,37 +176,36 @@ def _synchronous(fs: Any) -> Any:
     return type(fs)(*fs.storage_args, **{**fs.storage_options, "asynchronous": False})
 
 
-class _DirectChunks(PrefetchedRows[bytes | None]):
+class _DirectChunks(PrefetchedRows):
     """Stored chunks of whole rows: prefetched as they are stored, and decoded as they are read."""
 
     def __init__(
-        self, source: RemoteZarrSource, start: int, stop: int | None, decode: Decoder, store: ObjectStore, root: str
+        self, source: RemoteZarrSource, start: int, stop: int | None, decoder: Decoder, store: ObjectStore, root: str
     ) -> None:
-        self._array, self._stored, self._decode = source.array, source.stored, decode
+        self._array, self._stored, self._decoder = source.array, source.stored, decoder
         self._store, self._root, chunk_rows = store, root, source.row_chunk or 1
         self._limit = stored_limit(chunk_rows * source.row_bytes)
         self._absent: set[str] = set()
         super().__init__(source, chunk_rows, 0, start, stop, n_ahead(self._limit))
 
-    def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
-        size = self._chunk_rows
-        for row in range(start, stop, size):
-            found = self._prefetcher.take(row // size)
-            stored = None if found is None else np.frombuffer(found, np.uint8)
-            where = f"{self._store.shown(self._path(row // size))} (rows from {row:,})"
-            self._decode(stored, out[row - start : row - start + size], where)
+    def _decode(self, index: int, fetched: bytes | None, out: npt.NDArray[Any]) -> None:
+        stored = None if fetched is None else np.frombuffer(fetched, np.uint8)
+        self._decoder(stored, out, f"{self._store.shown(self._path(index))} ({self._what(index)})")
 
     def _fetch(self, index: int) -> bytes | None:
-        path, stored, what = self._path(index), self._stored, f"rows from {index * self._chunk_rows:,}"
-        found, version = self._store.read(path, 0, self._limit, what)
-        if found is None and (stored is None or stored.stamps[index]):
-            time.sleep(PAUSE)  # a chunk that is listed, or where nothing is, is absent only when not found twice
-            found, version = self._store.read(path, 0, self._limit, what)
+        path, stored = self._path(index), self._stored
+        found, version = self._store.read(path, 0, self._limit, self._what(index))
         if found is None and stored is None:
-            self._absent.add(path.removeprefix(f"{self._root}/"))
+            time.sleep(_PAUSE)  # where nothing lists the chunks, one is absent only if it is not found twice
+            found, version = self._store.read(path, 0, self._limit, self._what(index))
+            if found is None:
+                self._absent.add(path.removeprefix(f"{self._root}/"))
         if stored is not None and (version or found is None):
             stored.check(index, self._store.shown(path), 0 if found is None else stamp(version))
         return found
+
+    def _what(self, index: int) -> str:
+        return f"rows from {index * self._chunk_rows:,}"
 
     def _path(self, index: int) -> str:
         return f"{self._root}/{key_of(self._array, index)}"
@@ -214,7 +215,7 @@ class _DirectChunks(PrefetchedRows[bytes | None]):
         _warn_of_absent(self._store.shown(self._root), self._absent)
 
 
-class _ZarrBatches(LentRows):
+class _ZarrBatches(PrefetchedRows):
     """Rows that Zarr itself reads, one batch ahead: each batch is requested chunk by chunk at the same time."""
 
     def __init__(self, source: RemoteZarrSource, start: int, stop: int | None) -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from pathlib import PurePosixPath
 
-from labelsieve.errors import InvalidInputError, warn
+from labelsieve.errors import InvalidInputError
 
 SHARD_SUFFIXES = (".npy", ".zarr")
 # Data that cannot be read as shards: an error, since leaving out its rows would be worse.
@@ -71,33 +70,7 @@ def select_shards(name: str, where: str, names: Iterable[str]) -> list[str]:
     if len(kinds) > 1:
         firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + _OTHER_SUFFIXES if kind in kinds)
         raise InvalidInputError(f"{name}: {where} has shards of several kinds, {firsts}: give those of one as a list")
-    _warn_of_gaps(name, where, kinds[shards[0]])
     return kinds[shards[0]]
-
-
-def _warn_of_gaps(name: str, where: str, paths: Sequence[str]) -> None:
-    """Warn if numbers are missing in names that are otherwise numbered throughout."""
-    split = [re.split(r"([0-9]+)", _last(path)) for path in paths]
-    if len({tuple(parts[::2]) for parts in split}) != 1:
-        return
-    varying = [i for i in range(1, len(split[0]), 2) if len({parts[i] for parts in split}) > 1]
-    if len(varying) > 1 or (not varying and len(split[0]) < 3):
-        return
-    # "of 16" after the number gives the last one.
-    place = varying[0] if varying else 1
-    numbers = sorted({int(parts[place]) for parts in split})
-    steps = {b - a for a, b in pairwise(numbers)}
-    step = min(steps, default=1)
-    last = numbers[-1]
-    if place + 2 < len(split[0]) and split[0][place + 1].strip("-_ .") == "of":
-        step, last = 1, max(last, int(split[0][place + 2]) - (numbers[0] == 0))
-    if (last - numbers[0]) // step >= 2 * len(numbers) + 8:
-        return  # dates and the like, or a selection of the shards
-    missing = sorted(set(range(numbers[0], last + 1, step)) - set(numbers))
-    if missing:
-        width = len(split[0][place]) if len({len(parts[place]) for parts in split}) == 1 else 1
-        absent = ["".join([*split[0][:place], str(number).zfill(width), *split[0][place + 1 :]]) for number in missing]
-        warn(f"{name}: {where} has {len(paths):,} shards, but no {_named(absent)}: is a part missing?")
 
 
 def _last(path: str) -> str:

@@ -1,13 +1,11 @@
-"""Several arrays, one after the other, as one: what inference workers leave behind."""
+"""Several arrays, one after the other, as one, such as the output files of inference workers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -15,8 +13,6 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.npy import NpySource
-from labelsieve.sources.remote_npy import RemoteNpySource, check_objects
 from labelsieve.sources.versions import MissingRows
 
 # Shards that are examined at the same time where each is a request.
@@ -87,29 +83,6 @@ class ShardsSource(Source):
         """Folder, pattern or first shard, and how many there are."""
         return f"{self._where} ({len(self._shards):,} shards)"
 
-    def __getstate__(self) -> dict[str, Any]:
-        # There may be thousands of .npy files, so what they have in common is pickled once.
-        if not all(type(shard) is NpySource for shard in self._shards):
-            return self.__dict__
-        paths, state = [str(shard.path) for shard in self._shards if isinstance(shard, NpySource)], dict(self.__dict__)
-        folder = os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120  # there are thousands
-        facts = [
-            (path[len(folder) :].lstrip(os.sep), shard.n_rows, shard.offset, shard.fortran, shard.version)
-            for path, shard in zip(paths, state.pop("_shards"), strict=True)
-        ]
-        return state | {"_npy_shards": (folder, facts)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        folder, facts = state.pop("_npy_shards", ("", ()))
-        self.__dict__.update(state)
-        if facts:
-            self._shards = tuple(
-                NpySource(
-                    Path(folder, name), (n_rows, *self.shape[1:]), self.dtype, offset, fortran=fortran, version=version
-                )
-                for name, n_rows, offset, fortran, version in facts
-            )
-
     def covering(self, start: int, stop: int) -> range:
         """Return the numbers of the shards that hold rows ``[start, stop)``."""
         if start >= stop:
@@ -129,9 +102,7 @@ class ShardsSource(Source):
         source, origin = self.shard(needed[0])
         if len(needed) == 1:
             inner, inside = source.part(start - origin, stop - origin)
-            # Where shards are not alike, a part keeps the properties of the whole.
-            if inner.in_pieces == self.in_pieces:
-                return inner, origin + inside
+            return inner, origin + inside
         return ShardsSource(self._shards[needed.start : needed.stop], self._where), origin
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
@@ -141,7 +112,7 @@ class ShardsSource(Source):
     def identity(self) -> dict[str, Any]:
         """Return what every source returns; the content is the shards' places, rows and chunks, not their versions.
 
-        A shard that is written anew shows in `part_identities`: a resumed run reads only that shard again.
+        A shard that is rewritten shows in `part_identities`: a resumed run reads only that shard again.
         """
         return super().identity() | {"n_shards": len(self._shards)}
 
@@ -151,33 +122,26 @@ class ShardsSource(Source):
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest for each range over the shards that hold it."""
-        parts: list[list[str]] = [[] for _ in ranges]
-        by_shard: dict[int, list[tuple[int, tuple[int, int]]]] = {}
-        for number, (start, stop) in enumerate(ranges):
+        digests = []
+        for start, stop in ranges:
+            parts = []
             for index in self.covering(start, stop):
                 source, origin = self.shard(index)
                 inside = max(start - origin, 0), min(stop - origin, source.n_rows)
-                by_shard.setdefault(index, []).append((number, inside))
-        for index, numbered in by_shard.items():
-            source, _ = self.shard(index)
-            digests = source.part_identities([inside for _, inside in numbered])
-            whole = "" if all(digests) else json.dumps(source.identity())
-            for (number, inside), digest in zip(numbered, digests, strict=True):
-                parts[number].append(f"{inside} {digest or whole}")
-        return [hashlib.blake2b("\n".join(part).encode(), digest_size=16).hexdigest() for part in parts]
+                [digest] = source.part_identities([inside])
+                parts.append(f"{inside} {digest or json.dumps(source.identity())}")
+            digests.append(hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest())
+        return digests
 
     def note_version(self) -> None:
-        """Note the version of every shard; .npy files have noted theirs as they were opened."""
-        others = [shard for shard in self._shards if not isinstance(shard, NpySource | RemoteNpySource)]
+        """Note the version of every shard."""
         with ThreadPoolExecutor(_THREADS, "labelsieve-shards") as pool:
-            list(pool.map(lambda shard: shard.note_version(), others))
+            list(pool.map(lambda shard: shard.note_version(), self._shards))
 
     def check_version(self) -> None:
         """Compare every shard."""
-        check_objects([shard for shard in self._shards if isinstance(shard, RemoteNpySource)])
-        others = [shard for shard in self._shards if not isinstance(shard, RemoteNpySource)]
         with ThreadPoolExecutor(_THREADS, "labelsieve-shards") as pool:
-            list(pool.map(lambda shard: shard.check_version(), others))
+            list(pool.map(lambda shard: shard.check_version(), self._shards))
 
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks are not stored, in all shards."""
@@ -218,7 +182,7 @@ class _ShardRows(Rows):
         return self._rows_of(index).read(start - origin, stop - origin)
 
     def _rows_of(self, index: int) -> Rows:
-        """Return the open shard, and close those that reading has left behind."""
+        """Return the open shard, and close those that are no longer needed."""
         needed = [index]
         if self._source.shard(index)[0].read_ahead_bytes:
             later = range(index + 1, self._source.covering(self._start, self._stop).stop)

@@ -62,25 +62,21 @@ class FileVersion(NamedTuple):
             if not here or not numbers_last(status.st_dev):
                 return
             differences.append("another file has taken its place")
-        if here:
-            raise changed(where, " and ".join(differences))
-        raise UnreadableDataError(
-            f"{where} is not the same file on {_host()} as on {self.host}, where the run was started: "
-            f"{' and '.join(differences)}. Copies must keep the time of the last write (cp -p, rsync -t)"
-        )
+        how = " and ".join(differences)
+        raise changed(where, how) if here else _other_copy(where, self.host, how)
 
 
-def file_version(path: Path) -> FileVersion | None:
+def file_version(path: Path | None) -> FileVersion | None:
     """Return the version of the file at a path; None if there is none."""
     try:
-        return FileVersion.of(path.stat())
+        return None if path is None else FileVersion.of(path.stat())
     except OSError:
         return None
 
 
-def check_path(version: FileVersion | None, path: Path) -> None:
-    """Raise if the file at `path` is no longer of `version`, unless that is None."""
-    if version is None:
+def check_path(version: FileVersion | None, path: Path | None) -> None:
+    """Raise if the file at `path` is no longer of `version`, unless one of them is None."""
+    if version is None or path is None:
         return
     try:
         status = path.stat()
@@ -95,6 +91,14 @@ def changed(where: object, how: str) -> ChangedDataError:
     """Return the error for an input that has changed since the run began."""
     return ChangedDataError(
         f"{where} has changed since the run began: {how}. No result was published; run again once nothing writes to it"
+    )
+
+
+def _other_copy(where: object, host: str, how: str) -> UnreadableDataError:
+    """Return the error for a file that differs from the one on the host that started the run."""
+    return UnreadableDataError(
+        f"{where} is not the same file on {_host()} as on {host}, where the run was started: {how}. Copies must keep "
+        "the time of the last write (cp -p, rsync -t)"
     )
 
 
@@ -189,28 +193,22 @@ class StoredChunks:
             return
         where = f"{where} ({self.rows_of(index)})"
         if inode is not None and not here:
-            raise UnreadableDataError(
-                f"{where} is not the same file on {_host()} as on {self.host}, where the run was started, or has "
-                "changed since. Copies must keep the time of the last write (cp -p, rsync -t)"
-            )
+            raise _other_copy(where, self.host, "it is missing, or its size or time differs")
         if not now:
             raise gone(where)
-        raise changed(where, "it was written anew" if then else "it was not stored, and is now")
+        raise changed(where, "it was overwritten" if then else "it was not stored, and is now")
 
     def check_all(self, later: StoredChunks, where: str, key_of: Any) -> None:
         """Raise if a later listing has another version of any chunk; `key_of` returns a chunk's key."""
         different = self.stamps != later.stamps
         if self.inodes is not None and later.inodes is not None:
             different |= self.inodes != later.inodes
-        indices = np.flatnonzero(different)
-        if not len(indices):
+        indices = np.flatnonzero(different).tolist()
+        if not indices:
             return
-        index = int(indices[0])
-        more = f" (and {len(indices) - 1:,} more chunks)" if len(indices) > 1 else ""
-        if not later.stamps[index]:
-            raise gone(f"{where}: its chunk {key_of(index)} ({self.rows_of(index)}){more}")
-        how = "was written anew" if self.stamps[index] else "was not stored, and is now"
-        raise changed(where, f"its chunk {key_of(index)} ({self.rows_of(index)}) {how}{more}")
+        index, inode = indices[0], None if later.inodes is None else int(later.inodes[indices[0]])
+        several = f" ({len(indices):,} chunks differ)" if len(indices) > 1 else ""
+        self.check(index, f"{where}{several}: chunk {key_of(index)}", int(later.stamps[index]), inode)
 
     def missing(self) -> MissingRows:
         """Return the rows of which chunks are not stored."""

@@ -12,7 +12,6 @@ import hashlib
 import io
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -22,18 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import ChunkedRows, Rows, Source, read_into
+from labelsieve.sources.base import ChunkedRows, FileSource, Rows, read_into
 from labelsieve.sources.object_store import NOT_FOUND
 from labelsieve.sources.versions import (
     MOST_LISTED_TWICE,
-    FileVersion,
     MissingRows,
     StoredChunks,
-    check_path,
     file_version,
 )
 from labelsieve.sources.zarr_chunks import (
-    PAUSE,
     chunk_files,
     file_stamp,
     inner_chunks,
@@ -50,13 +46,20 @@ Decoder: TypeAlias = Callable[[npt.NDArray[np.uint8] | None, npt.NDArray[Any], s
 METADATA_NAMES: Final = ("zarr.json", ".zarray", ".zgroup")
 
 
-class ZarrSource(Source):
+class ZarrSource(FileSource):
     """A Zarr array.
 
     Parameters
     ----------
     array : zarr.Array
         Open for reading. It pickles as its store, path and metadata.
+
+    Attributes
+    ----------
+    path : Path or None
+        The metadata document in a local folder, or the archive that holds the array.
+    stored : StoredChunks or None
+        The versions of the stored chunks, as noted.
     """
 
     def __init__(self, array: Any) -> None:
@@ -64,7 +67,11 @@ class ZarrSource(Source):
         self.in_pieces = array.ndim == 1  # a chunk of labels is kept while it is read in pieces
         self.array = array
         self.fill_value = array.fill_value or 0
-        self.version: FileVersion | None = None
+        folder, archive = local_folder(array), getattr(array.store, "path", None)
+        if folder is not None:
+            self.path = folder / metadata_name(array)
+        elif isinstance(archive, Path):
+            self.path = archive
         self.stored: StoredChunks | None = None
 
     @classmethod
@@ -88,32 +95,17 @@ class ZarrSource(Source):
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open for reading, on the direct path where there is one."""
         folder, decode = local_folder(self.array), chunk_decoder(self.array)
-        self._check_document()
+        super().check_version()
         return ZarrRows(self) if folder is None or decode is None else _DirectRows(self, folder, decode)
-
-    def _document(self) -> Path | None:
-        """Return the metadata document in a local folder, or the archive that holds the array; None elsewhere."""
-        folder, archive = local_folder(self.array), getattr(self.array.store, "path", None)
-        if folder is not None:
-            return folder / metadata_name(self.array)
-        return archive if isinstance(archive, Path) else None
-
-    def _document_version(self) -> FileVersion | None:
-        document = self._document()
-        return self.version or (file_version(document) if document else None)
-
-    def _check_document(self) -> None:
-        document = self._document()
-        if document is not None:
-            check_path(self.version, document)
 
     def note_version(self) -> None:
         """Note the metadata's version, and in a local folder those of all stored chunks."""
-        self.version, self.stored = self._document_version(), self.stored or self._list_chunks()
+        super().note_version()
+        self.stored = self.stored or self._list_chunks()
 
     def check_version(self) -> None:
         """Compare the metadata, and the chunks too where there are not too many of them."""
-        self._check_document()
+        super().check_version()
         later = self._list_chunks() if self.stored is not None and len(self.stored) <= MOST_LISTED_TWICE else None
         if self.stored is not None and later is not None:
             self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
@@ -140,11 +132,6 @@ class ZarrSource(Source):
         shards = self.array.shards
         return super().identity() | {"chunks": list(self.array.chunks), "shards": list(shards) if shards else None}
 
-    def _content(self) -> dict[str, Any] | None:
-        """Return size and time of the metadata document, or of the archive that holds the array."""
-        version = self._document_version()
-        return None if version is None else {"size": version.size, "mtime_ns": version.mtime_ns}
-
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest of the versions of the stored chunks or shards of each range."""
         stored = self.stored or self._list_chunks()
@@ -153,12 +140,6 @@ class ZarrSource(Source):
         rows, width = stored.rows, stored.width
         parts = [stored.stamps[a // rows * width : -(-b // rows) * width] for a, b in ranges]
         return [hashlib.blake2b(part.tobytes(), digest_size=16).hexdigest() for part in parts]
-
-    def reachable(self) -> None:
-        """Look for the metadata document in a local folder, or for the archive; other stores travel as they are."""
-        needed = self._document()
-        if needed is not None and not needed.exists():
-            raise UnreadableDataError(f"{self.where} cannot be opened: there is no {needed}")
 
 
 def is_zarr_folder(path: Path) -> bool:
@@ -232,9 +213,24 @@ class ZarrRows(ChunkedRows):
     def _opened(self) -> Any:
         if self._stored is None and self._absent is None:
             return self._array
-        from labelsieve.sources.listed_store import with_listing
+        import zarr
+        from zarr.storage import StorePath
 
-        return with_listing(self._array, self._listed, self._absent if self._stored is None else None)
+        from labelsieve.storage.watched_store import WatchedStore
+
+        store = WatchedStore.around(self._array.store, self._expects, self._report)
+        opened: Any = zarr.AsyncArray(self._array.metadata, StorePath(store, self._array.path))
+        return zarr.Array(opened)
+
+    def _expects(self, key: str) -> bool:
+        """Return whether a chunk is listed; where nothing is listed, any may be stored."""
+        return self._stored is None or key in self._listed
+
+    def _report(self, key: str) -> None:
+        if self._stored is not None:
+            raise FileNotFoundError(f"{key} was stored when the run began, and is gone")
+        if self._absent is not None:
+            self._absent.add(key)
 
     def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
         from zarr.buffer import cpu
@@ -242,8 +238,8 @@ class ZarrRows(ChunkedRows):
         as_buffer: Any = cpu.NDBuffer
         stop, stored = min(stop, self._n_rows), self._stored
         keys = [] if stored is None else list(enumerate(keys_of(self._array, start, stop), stored.first(start)))
-        self._listed.clear()
-        self._listed.update(key for index, key in keys if stored is not None and stored.stamps[index])
+        prefix = f"{self._array.path}/" if self._array.path else ""
+        self._listed = {f"{prefix}{key}" for index, key in keys if stored is not None and stored.stamps[index]}
         try:
             self._opened.get_basic_selection((slice(start, stop), ...), out=as_buffer(out[: stop - start]))
         except Exception as error:  # noqa: BLE001  # stores and codecs raise what they like
@@ -271,8 +267,9 @@ class _DirectRows(ZarrRows):
     def _load_chunk(self, index: int, out: npt.NDArray[Any]) -> None:
         path = self._folder / key_of(self._array, index)
         where = f"{path} (rows from {index * len(out):,})"
-        file = self._open(index, path)
-        if file is None:
+        try:
+            file = io.FileIO(path)
+        except FileNotFoundError:
             self._check_chunk(index, path, None)
             self._decode(None, out, where)
             return
@@ -286,15 +283,6 @@ class _DirectRows(ZarrRows):
         if not whole:
             raise UnreadableDataError(f"{where} ended before byte {size:,}: was it cut while in use?")
         self._decode(stored, out, where)
-
-    def _open(self, index: int, path: Path) -> io.FileIO | None:
-        """Open the file of a chunk, a second time where it is listed and not found; None if there is none."""
-        for pause in (PAUSE, 0) if self._stored is not None and self._stored.stamps[index] else (0,):
-            try:
-                return io.FileIO(path)
-            except FileNotFoundError:
-                time.sleep(pause)
-        return None
 
     def _check_chunk(self, index: int, path: Path, status: os.stat_result | None) -> None:
         if self._stored is not None:

@@ -20,11 +20,7 @@ from labelsieve.storage.urls import version_of
 
 # Files are examined in threads where there are more of them than this: over a network each takes a while.
 _FEW_FILES: Final = 2_000
-# Above this many objects, parts of the listing, by the beginning of the names, are requested at the same time.
-_FEW_OBJECTS: Final = 10_000
 _THREADS: Final = 16
-# Seconds before a chunk that is listed and was not found is looked up again.
-PAUSE: Final = 0.1
 # Most chunks inside shards that are looked up; a shard's index has 16 bytes for each.
 _MOST_INNER: Final = 10_000_000
 
@@ -110,49 +106,19 @@ def status_stamp(status: os.stat_result) -> tuple[int, int]:
 
 def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChunks, str]:
     """Return the versions of the stored chunks, or shards, and that of the metadata, from a listing."""
-    begin, separator, shape = _key_pattern(array)
-    stamps, document = np.zeros(shape, np.uint32), [""]
-
-    def note(prefix: str = "") -> None:
-        for info in store.list_below("data", root, prefix):
-            key = str(info["name"]).strip("/").removeprefix(f"{root.strip('/')}/")
-            if key == metadata_name(array):
-                document[0] = version_of(info)
-            numbers = key.removeprefix(begin).split(separator) if key.startswith(begin) else []
-            if len(numbers) == len(shape) and all(map(str.isdecimal, numbers)):
-                index = tuple(map(int, numbers))
-                if all(i < n for i, n in zip(index, shape, strict=True)):
-                    stamps[index] = stamp(version_of(info) or info.get("size"))
-
-    if stamps.size <= _FEW_OBJECTS or not store.lists_prefixes:
-        note()
-    else:
-        document[0] = version_of(store.info("data", f"{root}/{metadata_name(array)}"))
-        prefixes = [begin + digits for digits in leading_digits(shape[0], separator if len(shape) > 1 else "")]
-        with ThreadPoolExecutor(_THREADS, "labelsieve-list") as pool:
-            list(pool.map(note, prefixes))
-    return _stored_chunks(array, stamps.reshape(-1)), document[0]
-
-
-def _key_pattern(array: Any) -> tuple[str, str, tuple[int, ...]]:
-    """Return the beginning of all keys of chunks, the separator of their numbers, and the chunks along each axis."""
     key = array.metadata.encode_chunk_key((7,) * (array.ndim + 1))  # one more number shows the separator
-    return key.partition("7")[0], key[key.index("7") + 1], _rows_and_grid(array)[1]
-
-
-def leading_digits(n: int, separator: str) -> list[str]:
-    """Return beginnings of the keys of chunks ``0..n-1``: each key has exactly one, and few keys have the same.
-
-    Examples
-    --------
-    >>> leading_digits(8, "/")
-    ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']
-    >>> leading_digits(1_000_000, "/")[8:12], leading_digits(1_000_000, "")[8:]
-    (['8/', '9/', '10', '11'], ['8', '9'])
-    """
-    n_digits = max(1, len(str(n - 1)) - 4) if separator else 1
-    short = [f"{i}{separator}" for i in range(10 ** (n_digits - 1))] if n_digits > 1 else ["0"]
-    return short + [str(i) for i in range(10 ** (n_digits - 1), 10**n_digits)]
+    begin, separator, shape = key.partition("7")[0], key[key.index("7") + 1], _rows_and_grid(array)[1]
+    stamps, document = np.zeros(shape, np.uint32), ""
+    for info in store.list_below("data", root):
+        key = str(info["name"]).strip("/").removeprefix(f"{root.strip('/')}/")
+        if key == metadata_name(array):
+            document = version_of(info)
+        numbers = key.removeprefix(begin).split(separator) if key.startswith(begin) else []
+        if len(numbers) == len(shape) and all(map(str.isdecimal, numbers)):
+            index = tuple(map(int, numbers))
+            if all(i < n for i, n in zip(index, shape, strict=True)):
+                stamps[index] = stamp(version_of(info) or info.get("size"))
+    return _stored_chunks(array, stamps.reshape(-1)), document
 
 
 def inner_chunks(array: Any, folder: Path, shards: StoredChunks) -> StoredChunks | None:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cache
 from typing import Any, Final
 from uuid import uuid4
 
@@ -198,20 +197,12 @@ def _store(folder: Folder, *, read_only: bool = False) -> Any:
 
 def _complete_store(folder: Folder) -> Any:
     """Return the store at `folder` for reading; a missing chunk raises."""
-    return _complete_store_class()(_store(folder, read_only=True))
+    from labelsieve.storage.watched_store import WatchedStore
 
+    def is_chunk(key: str) -> bool:
+        return _CHUNK.search(key) is not None
 
-@cache
-def _complete_store_class() -> Any:
-    from zarr.storage import WrapperStore
+    def report(key: str) -> None:
+        raise _MissingChunkError(key)
 
-    class CompleteStore(WrapperStore[Any]):
-        """A store in which no chunk may be missing."""
-
-        async def get(self, key: str, prototype: Any, byte_range: Any = None) -> Any:
-            value = await self._store.get(key, prototype, byte_range)
-            if value is None and _CHUNK.search(key):
-                raise _MissingChunkError(key)
-            return value
-
-    return CompleteStore
+    return WatchedStore.around(_store(folder, read_only=True), is_chunk, report)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import io
 import os
@@ -10,10 +9,10 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, Final, cast
+from typing import IO, Any, Final, TypeAlias
 
 import dask
 import psutil
@@ -94,87 +93,8 @@ def is_memory(folder: Path) -> bool:
     return mounts.get(next(around, folder), "") in ("tmpfs", "ramfs")
 
 
-class Folder(abc.ABC):
-    """A folder, which need not exist. It can be pickled, so that tasks on any worker can write in it."""
-
-    @property
-    @abc.abstractmethod
-    def where(self) -> str:
-        """The path or URL."""
-
-    @abc.abstractmethod
-    def folder(self, name: str) -> Folder:
-        """Return a folder in this one."""
-
-    @abc.abstractmethod
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Return bytes ``[start, stop)`` of a file.
-
-        Raises
-        ------
-        FileNotFoundError
-            If there is no such file.
-        """
-
-    @abc.abstractmethod
-    def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading."""
-
-    @abc.abstractmethod
-    def create(self, name: str) -> AbstractContextManager[OutputFile]:
-        """Open a file for writing; it appears under its name when the block ends, and not at all if the block fails.
-
-        Raises
-        ------
-        UnwritableError
-            If it cannot be written. Other errors of the block are not changed.
-        """
-
-    def write(self, name: str, content: bytes | memoryview) -> None:
-        """Write a whole file at once."""
-        with self.create(name) as file:
-            file.write(content)
-
-    @abc.abstractmethod
-    def names(self) -> list[str]:
-        """Return the names of the files and folders in it; none if it does not exist."""
-
-    @abc.abstractmethod
-    def remove(self, name: str) -> None:
-        """Remove a file, or a folder and everything in it, if it exists."""
-
-    def remove_all(self) -> None:
-        """Empty the folder."""
-        for name in self.names():
-            self.remove(name)
-
-    @abc.abstractmethod
-    def delete(self) -> None:
-        """Remove the folder itself, if it exists."""
-
-
-def open_folder(location: str | os.PathLike[str], name: str = "the folder") -> Folder:
-    """Return the folder at a path or URL, without making it; `name` says what it is for, for messages.
-
-    Raises
-    ------
-    InvalidInputError
-        If it is not a valid location (see `check_place`), or a URL with a query, to which no names can be appended.
-    """
-    place = check_place(name, location)
-    if is_url(place):
-        if without_query(place) != place:
-            raise InvalidInputError(
-                f"{name}: {without_query(place)} is given with a query; the URL of a folder has none"
-            )
-        scheme, _, path = place.partition("://")
-        # The same folder by path and by URL has the same lock.
-        return LocalFolder(Path(path).absolute()) if scheme in ("file", "local") else UrlFolder(place)
-    return LocalFolder(Path(place).absolute())
-
-
-class LocalFolder(Folder):
-    """A folder on a local disk, or a shared one that is mounted.
+class LocalFolder:
+    """A folder on a local disk, or a shared one that is mounted. It need not exist, and can be pickled.
 
     Parameters
     ----------
@@ -199,31 +119,39 @@ class LocalFolder(Folder):
         return LocalFolder(self.path / name, self)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """Return bytes ``[start, stop)`` of a file."""
+        """Return bytes ``[start, stop)`` of a file.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no such file.
+        """
         with (self.path / name).open("rb") as file:
             file.seek(start)
             return file.read(-1 if stop is None else stop - start)
 
     def open(self, name: str) -> IO[bytes]:
-        """Open a file for reading, unbuffered, because records are read in large blocks."""
-        return (self.path / name).open("rb", buffering=0)
+        """Open a file for reading."""
+        return (self.path / name).open("rb")
 
     @contextmanager
     def create(self, name: str, *, durable: bool = False) -> Iterator[OutputFile]:
-        """Open a temporary file for writing, and rename it at the end.
+        """Open a file for writing; it appears under its name when the block ends, and not at all if the block fails.
 
-        Without `durable` there is no fsync: a record that is torn after a power cut is found by its checksums and
-        made again.
+        It is a temporary file that is renamed at the end. Without `durable` there is no fsync: a record that is torn
+        after a power cut is found by its checksums and made again.
+
+        Raises
+        ------
+        UnwritableError
+            If it cannot be written. Other errors of the block are not changed.
         """
         final = self.path / name
         where = str(final)
         temporary = final.with_name(f".{final.name}.{uuid.uuid4().hex}")
         with writing(where):
-            try:
-                file = temporary.open("wb", buffering=_BUFFER_BYTES)
-            except FileNotFoundError:
-                final.parent.mkdir(parents=True, exist_ok=True)
-                file = temporary.open("wb", buffering=_BUFFER_BYTES)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("wb", buffering=_BUFFER_BYTES)
         try:
             yield OutputFile(file, where)
             with writing(where):
@@ -245,7 +173,7 @@ class LocalFolder(Folder):
             file.write(content)
 
     def names(self) -> list[str]:
-        """Return the names in it."""
+        """Return the names of the files and folders in it; none if it does not exist."""
         try:
             return sorted(entry.name for entry in self.path.iterdir())
         except FileNotFoundError:
@@ -254,7 +182,7 @@ class LocalFolder(Folder):
             raise WorkdirError(f"{self.where} is a file, not a folder") from error
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder."""
+        """Remove a file, or a folder and everything in it, if it exists."""
         path = self.path / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -262,12 +190,12 @@ class LocalFolder(Folder):
             path.unlink(missing_ok=True)
 
     def delete(self) -> None:
-        """Remove the folder."""
+        """Remove the folder itself, if it exists."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-class UrlFolder(Folder):
-    """A prefix in an object store, or a folder of another file system that fsspec knows.
+class UrlFolder:
+    """A prefix in an object store, or a folder of another file system that fsspec knows; as `LocalFolder`.
 
     Parameters
     ----------
@@ -316,15 +244,15 @@ class UrlFolder(Folder):
         """Return bytes ``[start, stop)`` of an object."""
         with self._reading(name):
             fs, path = self._path(name)
-            return bytes(fs.cat_file(path) if not start and stop is None else fs.cat_file(path, start=start, end=stop))
+            return bytes(fs.cat_file(path, start=start or None, end=stop))
 
-    def open(self, name: str) -> IO[bytes]:
+    def open(self, name: str) -> Any:
         """Open an object for reading. A small one is read with one request, a large one with some megabytes each."""
         with self._reading(name):
             fs, path = self._path(name)
             file: Any = fs.open(path, "rb", block_size=_REQUEST_BYTES, cache_type="readahead")
             if file.size > _REQUEST_BYTES:
-                return cast("IO[bytes]", file)
+                return file
             with file:
                 return io.BytesIO(file.read())
 
@@ -373,3 +301,26 @@ class UrlFolder(Folder):
             fs.invalidate_cache()
             with contextlib.suppress(FileNotFoundError):
                 fs.rm(f"{path}{below}", recursive=True)
+
+
+Folder: TypeAlias = LocalFolder | UrlFolder
+
+
+def open_folder(location: str | os.PathLike[str], name: str = "the folder") -> Folder:
+    """Return the folder at a path or URL, without making it; `name` says what it is for, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is not a valid location (see `check_place`), or a URL with a query, to which no names can be appended.
+    """
+    place = check_place(name, location)
+    if is_url(place):
+        if without_query(place) != place:
+            raise InvalidInputError(
+                f"{name}: {without_query(place)} is given with a query; the URL of a folder has none"
+            )
+        scheme, _, path = place.partition("://")
+        # The same folder by path and by URL has the same lock.
+        return LocalFolder(Path(path).absolute()) if scheme in ("file", "local") else UrlFolder(place)
+    return LocalFolder(Path(place).absolute())

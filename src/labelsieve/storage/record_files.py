@@ -24,8 +24,6 @@ from labelsieve.storage.folders import Folder, OutputFile
 _FORMAT: Final = b"labelsieve record 3\n"
 # The footer's length and checksum, and the format.
 _END: Final = struct.Struct(f"<QI{len(_FORMAT)}s")
-# What is read first: nearly always the whole footer, so that an object store gets one request for it.
-_TAIL_BYTES: Final = 1 << 16
 
 Columns = Mapping[str, npt.NDArray[Any]]
 
@@ -100,17 +98,11 @@ class Record:
 
     def _read_footer(self) -> None:
         size = self._file.seek(0, io.SEEK_END)
-        if size < _END.size:
-            raise self._torn("it is too short")
-        tail = self._take(max(0, size - _TAIL_BYTES), min(size, _TAIL_BYTES))
-        length, checksum, written_format = _END.unpack(tail[-_END.size :])
-        if written_format != _FORMAT:
-            raise self._torn("it does not end as a record does")
+        length, checksum, written_format = _END.unpack(self._take(max(0, size - _END.size), _END.size))
         start = size - _END.size - length
-        if start < 0:
-            raise self._torn("its footer is longer than the file")
-        in_tail = length + _END.size <= len(tail)
-        content = tail[-_END.size - length : -_END.size] if in_tail else self._take(start, length)
+        if written_format != _FORMAT or start < 0:
+            raise self._torn("it does not end as a record does")
+        content = self._take(start, length)
         if zlib.crc32(content) != checksum:
             raise self._torn("its footer does not match its checksum")
         try:
@@ -172,14 +164,10 @@ class Record:
     def _take(self, start: int, n_bytes: int) -> bytes:
         """Read `n_bytes` bytes from `start` on."""
         self._file.seek(start)
-        parts = []
-        while n_bytes:
-            part = self._file.read(n_bytes)  # an unbuffered file may return less than it was asked for
-            if not part:
-                raise self._torn("it is cut off")
-            parts.append(part)
-            n_bytes -= len(part)
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        taken: bytes = self._file.read(n_bytes)
+        if len(taken) < n_bytes:
+            raise self._torn("it is cut off")
+        return taken
 
     def _torn(self, why: str) -> TornRecordError:
         return TornRecordError(f"{self.where} is not a whole record: {why}")

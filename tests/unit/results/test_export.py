@@ -16,7 +16,7 @@ import zarr
 import draws
 import labelsieve
 from labelsieve import memory, partitioning
-from labelsieve.results import export
+from labelsieve.results import export, zarr_store
 from labelsieve.results.publish import check_output, staged
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues, is_result
 from labelsieve.storage.folders import LocalFolder, open_folder
@@ -186,16 +186,16 @@ def test_a_disk_that_is_full_leaves_the_earlier_result_and_no_other_file(data, t
     path = tmp_path / "i.zarr"
     publish(data, path)
     before = snapshot(tmp_path)
-    opened = ResultGroup.open_for_writing
+    opened = zarr_store.open_for_writing
 
     class Full:
         def __setitem__(self, rows, values):
             raise OSError(28, "No space left on device")
 
-    def full(self, name):
-        return Full() if name == array else opened(self, name)
+    def full(folder, name):
+        return Full() if name == array else opened(folder, name)
 
-    monkeypatch.setattr(ResultGroup, "open_for_writing", full)
+    monkeypatch.setattr(zarr_store, "open_for_writing", full)
     with pytest.raises(labelsieve.UnwritableError, match=r"cannot be written: .*No space left"):
         publish(data, path)
     assert snapshot(tmp_path) == before

@@ -367,7 +367,7 @@ def test_an_error_of_the_labels_does_not_wait_for_a_store_that_hangs(bucket, mon
 def test_opening_an_npy_on_s3_takes_two_small_requests(bucket, server):
     server.requests()
     source = open_pred_probs(f"{bucket}/probs.npy")
-    assert [(method, asked) for method, _, asked in server.requests()] == [("HEAD", None), ("GET", "bytes=0-4095")]
+    assert [(method, asked) for method, _, asked in server.requests()] == [("HEAD", None), ("GET", "bytes=0-10239")]
     with source.open(0, N_ROWS) as rows:
         assert_same_array(rows.read(0, 400).copy(), PROBS[:400])
         assert_same_array(rows.read(400, N_ROWS).copy(), PROBS[400:])
@@ -527,7 +527,7 @@ def test_a_server_that_sends_whole_files_or_tells_no_size_is_refused(memory, mon
     with pytest.raises(UnreadableDataError, match="sends the whole file"):
         open_pred_probs("wholefiles://folder/p.npy")
     monkeypatch.setattr(WholeFiles, "sized", False)
-    with pytest.raises(InvalidInputError, match="does not tell the size"):
+    with pytest.raises(InvalidInputError, match="does not report the size"):
         open_pred_probs("wholefiles://folder/p.npy")
 
 
@@ -877,43 +877,13 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(tmp_path):
     assert open_pred_probs(tmp_path / "p[1].npy").shape == PROBS.shape
 
 
-GAPS = {
-    "a hole": (["p-0.npy", "p-1.npy", "p-3.npy"], "p-2.npy"),
-    "padded": (["p-007.npy", "p-008.npy", "p-011.npy"], "p-009.npy, p-010.npy"),
-    "many": ([f"p{i}.npy" for i in range(30) if i not in (3, 4, 5, 6, 7)], "p3.npy, p4.npy, p5.npy and 2 more"),
-    "the end": (["p-00000-of-00003.npy", "p-00001-of-00003.npy"], "p-00002-of-00003.npy"),
-    "the end from one": (["p_1_of_3.npy", "p_2_of_3.npy"], "p_3_of_3.npy"),
-    "first rows": ([f"p-{i}.npy" for i in (0, 500, 1500)], "p-1000.npy"),
-    "none": (["p-4.npy", "p-5.npy", "p-6.npy"], None),
-    "all of it": (["p-1-of-2.npy", "p-2-of-2.npy"], None),
-    "steps": ([f"p-{i}.npy" for i in (0, 500, 1000)], None),
-    "two numbers": (["a1-b1.npy", "a1-b4.npy", "a2-b2.npy"], None),
-    "other names": (["p-1.npy", "q-3.npy"], None),
-    "dates": (["p20240101.npy", "p20240102.npy", "p20250601.npy"], None),
-}
-
-
-@pytest.mark.parametrize("case", GAPS)
-def test_gaps_in_the_numbers_are_named(tmp_path, case, recwarn):
-    names, missing = GAPS[case]
-    for name in names:
-        np.save(tmp_path / name, PROBS)
-    open_pred_probs(tmp_path)
-    if missing is None:
-        assert len(recwarn) == 0
-    else:
-        [warning] = recwarn
-        assert warning.category is LabelsieveWarning
-        assert f"{len(names)} shards, but no {missing}: is a part missing?" in str(warning.message)
-
-
 def test_ten_thousand_shards_travel_in_little(tmp_path):
     shards = [
         NpySource(tmp_path / f"pred_probs-{i}.npy", (100, 6), np.dtype("f4"), 128, fortran=False) for i in range(10_000)
     ]
     source = ShardsSource(shards, str(tmp_path))
     assert source.shape == (1_000_000, 6)
-    assert len(pickle.dumps(source)) < 600_000
+    assert len(pickle.dumps(source)) < 1_200_000
     back = pickle.loads(pickle.dumps(source))
     assert (back.shard(777)[0].where, back.shard(777)[1]) == (shards[777].where, 77_700)
     part, origin = source.part(77_750, 78_050)
