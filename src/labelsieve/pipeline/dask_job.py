@@ -32,7 +32,6 @@ from labelsieve.execution.executor import Executor, PersistedBlocks
 from labelsieve.execution.progress import Progress, rows_read, tell
 from labelsieve.memory import SLAB
 from labelsieve.sources.retries import tried
-from labelsieve.tasks.partition import RowRange
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -41,48 +40,9 @@ if TYPE_CHECKING:
 SPLIT_EVERY: Final = 16
 
 
-class ChunkedRows:
-    """Rows of a source in chunks: a Dask array, once that is needed.
-
-    Parameters
-    ----------
-    name : str
-        Name of the Dask array.
-    rows : RowRange
-        The rows.
-    chunk_rows : sequence of int
-        Number of rows of each chunk.
-    """
-
-    def __init__(self, name: str, rows: RowRange, chunk_rows: Sequence[int]) -> None:
-        self._name, self._rows, self._chunk_rows = name, rows, tuple(chunk_rows)
-
-    def __len__(self) -> int:
-        return len(self._chunk_rows)
-
-    def __getitem__(self, chunks: slice) -> ChunkedRows:
-        """Return some consecutive chunks."""
-        sizes, first = self._chunk_rows[chunks], self._rows.start + sum(self._chunk_rows[: chunks.start or 0])
-        return ChunkedRows(self._name, RowRange(self._rows.source, first, first + sum(sizes)), sizes)
-
-    @property
-    def only_block(self) -> RowRange:
-        """The rows of a single chunk."""
-        return self._rows
-
-    def array(self) -> da.Array:
-        """Return a Dask array whose blocks are ranges of rows that are not read yet."""
-        import dask.array as da
-
-        chunks = (self._chunk_rows, *((size,) for size in self._rows.shape[1:]))
-        meta = np.empty((0,) * self._rows.ndim, self._rows.dtype)
-        name = f"{self._name}-{uuid.uuid4().hex}"
-        return da.from_array(self._rows, chunks=chunks, name=name, asarray=False, meta=meta)
-
-
-# Arguments of the tasks of a map, one for each chunk: rows to be read, the blocks of a user's Dask array, values, or
-# futures of values.
-Column: TypeAlias = "ChunkedRows | da.Array | Sequence[Any]"
+# Arguments of the tasks of a map, one for each chunk: values, rows to be read among them, futures of values, or the
+# blocks of a user's Dask array.
+Column: TypeAlias = "Sequence[Any] | da.Array"
 
 
 def values_array(name: str, values: Sequence[Any]) -> da.Array:
@@ -180,11 +140,11 @@ class DaskJob:
     def _is_direct(self, columns: Sequence[Column]) -> bool:
         """Tell whether there is one chunk, here: a graph would only take time."""
         return not self.executor.is_cluster and all(
-            isinstance(one, Sequence | ChunkedRows) and len(one) == 1 for one in columns
+            isinstance(one, Sequence) and len(one) == 1 for one in columns
         )
 
     def _direct(self, function: Callable[..., Any], columns: Sequence[Any], progress: Progress | None) -> Any:
-        blocks = [one.only_block if isinstance(one, ChunkedRows) else one[0] for one in columns]
+        blocks = [one[0] for one in columns]
         result = tried(self.executor.attempts, function, *blocks)
         if progress is not None:
             progress.count(0, result)
@@ -216,24 +176,16 @@ class DaskJob:
         )
 
     def _array(self, name: str, column: Column) -> Any:
-        """Return a column as `blockwise` takes it.
-
-        On a cluster values are part of the tasks, and results that workers hold are the blocks of their array: neither
-        is a task of its own.
-        """
-        if isinstance(column, ChunkedRows):
-            return column.array()
+        """Return a column as `blockwise` takes it: values are part of the tasks that they are for."""
         if isinstance(column, PersistedBlocks):
             return column.array
         if not isinstance(column, Sequence):
             return column
-        if not self.executor.is_cluster or any(_is_future(value) for value in column):
+        if any(_is_future(value) for value in column):
             return values_array(name, column)
         from dask.layers import ArrayValuesDep
 
-        values = np.empty(len(column), object)
-        values[:] = list(column)
-        return ArrayValuesDep(((1,) * len(column),), values)
+        return ArrayValuesDep(((1,) * len(column),), {(index,): value for index, value in enumerate(column)})
 
     def _compute(
         self,
@@ -311,7 +263,7 @@ def _flat(blocks: Any) -> Iterator[Any]:
 
 def _slabs(columns: Sequence[Column]) -> Iterator[list[Column]]:
     """Cut the chunks in as many as are submitted at once."""
-    n_chunks = len(columns[0]) if isinstance(columns[0], Sequence | ChunkedRows) else columns[0].numblocks[0]
+    n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
     if n_chunks <= SLAB:
         yield list(columns)
         return
@@ -322,7 +274,7 @@ def _slabs(columns: Sequence[Column]) -> Iterator[list[Column]]:
 def some_chunks(columns: Sequence[Column], start: int, stop: int) -> list[Column]:
     """Return the columns of the chunks from `start` to `stop`."""
     chunks = slice(start, stop)
-    return [one[chunks] if isinstance(one, Sequence | ChunkedRows) else one.blocks[chunks] for one in columns]
+    return [one[chunks] if isinstance(one, Sequence) else one.blocks[chunks] for one in columns]
 
 
 def n_graph_tasks(n_chunks: int, *, reduced: bool = False, kept: bool = False, is_cluster: bool = False) -> int:

@@ -16,13 +16,13 @@ from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
 from labelsieve.memory import free_bytes
-from labelsieve.pipeline.dask_job import ChunkedRows, Column, DaskJob, nothing_like
+from labelsieve.pipeline.dask_job import Column, DaskJob, nothing_like
 from labelsieve.settings import Settings
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, where_is
 from labelsieve.sources.retries import RETRIES, tried
-from labelsieve.tasks.partition import Batches, RowRange
+from labelsieve.tasks.partition import Batches, RowRange, RowRanges
 from labelsieve.tasks.work import PartitionWork
 
 if TYPE_CHECKING:
@@ -66,14 +66,12 @@ class Inputs:
     @property
     def labels(self) -> da.Array:
         """``(N,)`` labels as a Dask array with one chunk per partition; blocks of files are lazy ranges of rows."""
-        chunked = self._chunked("labels", self.opened_labels)
-        return chunked.array() if isinstance(chunked, ChunkedRows) else chunked
+        return self._array(self.opened_labels)
 
     @property
     def pred_probs(self) -> da.Array:
         """``(N, K)`` probabilities as a Dask array with one chunk per partition; see `labels`."""
-        chunked = self._chunked("pred-probs", self.opened_pred_probs)
-        return chunked.array() if isinstance(chunked, ChunkedRows) else chunked
+        return self._array(self.opened_pred_probs)
 
     @property
     def labels_source(self) -> Source | None:
@@ -156,7 +154,7 @@ class Inputs:
         columns: list[Column] = [range(self.grid.n_partitions)]
         for name, opened in (("labels", self.opened_labels), ("pred_probs", self.opened_pred_probs)):
             if not isinstance(opened, ArraySource):
-                columns.append(self._chunked(name, opened))
+                columns.append(RowRanges(opened, self.grid) if isinstance(opened, Source) else self._array(opened))
                 continue
             if executor.is_cluster and opened.array.nbytes > _SCATTER_WARN_BYTES:
                 warn(
@@ -167,13 +165,15 @@ class Inputs:
             columns.append(executor.scatter([opened.array[start:stop] for start, stop in bounds]))
         return columns
 
-    def _chunked(self, name: str, opened: Opened) -> ChunkedRows | da.Array:
-        """Return the rows with one chunk per partition."""
-        bounds = (self.grid.bounds(index) for index in range(self.grid.n_partitions))
-        rows = tuple(stop - start for start, stop in bounds)
-        if isinstance(opened, Source):
-            return ChunkedRows(name, RowRange(opened), rows)
-        return opened.rechunk((rows, *((size,) for size in opened.shape[1:])))
+    def _array(self, opened: Opened) -> da.Array:
+        """Return the rows as a Dask array with one chunk per partition."""
+        import dask.array as da
+
+        bounds = map(self.grid.bounds, range(self.grid.n_partitions))
+        chunks = (tuple(stop - start for start, stop in bounds), *((size,) for size in opened.shape[1:]))
+        if not isinstance(opened, Source):
+            return opened.rechunk(chunks)
+        return da.from_array(RowRange(opened), chunks, asarray=False, meta=np.empty((0,) * opened.ndim, opened.dtype))
 
     def reachability(self) -> Callable[[], None]:
         """Return a check for workers, which raises if they cannot open an input. Arrays in memory are not checked."""
@@ -226,7 +226,7 @@ def persist_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inpu
 
 def without_blocks(column: Column, grid: partitioning.Grid, finished: Collection[int]) -> Column:
     """Return a column with None in place of the blocks of finished partitions."""
-    if isinstance(column, ChunkedRows):
+    if isinstance(column, RowRanges):
         return column
     if isinstance(column, Sequence):
         return [None if index in finished else block for index, block in enumerate(column)]

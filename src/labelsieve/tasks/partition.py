@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.row_summary import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
+from labelsieve.partitioning import Grid
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 
@@ -46,6 +47,38 @@ class RowRange:
         """Read the rows."""
         rows: Block = np.asarray(self.source[self.start : self.stop], dtype, copy=copy)
         return rows
+
+
+class RowRanges(Sequence[RowRange]):
+    """The rows of a source cut into partitions, which are not read yet.
+
+    Parameters
+    ----------
+    source : Source
+        Where the rows are.
+    grid : Grid
+        The partitions.
+    numbers : range, optional
+        Numbers of the partitions; all by default.
+    """
+
+    def __init__(self, source: Source, grid: Grid, numbers: range | None = None) -> None:
+        self._source, self._grid = source, grid
+        self._numbers = range(grid.n_partitions) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> RowRange: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> RowRanges: ...
+
+    def __getitem__(self, index: int | slice) -> RowRange | RowRanges:
+        if isinstance(index, slice):
+            return RowRanges(self._source, self._grid, self._numbers[index])
+        return RowRange(self._source, *self._grid.bounds(self._numbers[index]))
 
 
 @dataclass(frozen=True)
