@@ -12,8 +12,10 @@ A job is a few of these, which show up on Dask's dashboard under their names::
     margins      = blockwise(pred_probs, scan)       only where pairs of classes are pruned: a third pass
     select       = blockwise(scan)                   the issues of each chunk, or sorted runs of them
 
-Dask fuses opening a range of rows and scanning it to one task for each chunk. A job of one chunk on this machine calls
-the same functions without a graph: `dask.array` takes longer to import than such a job takes.
+The ranges of rows of a file are values that `blockwise` hands to the tasks. As blocks of `da.from_array` they are fused
+with the scan, and each task then sorts the four nodes of its own small graph: 1.37 times the time of a partition without
+rows, instead of 1.01 (beside a graph written by hand; 4,000 partitions, a local cluster of two workers). A job of one
+chunk on this machine calls the same functions without a graph: `dask.array` takes longer to import than such a job takes.
 """
 
 from __future__ import annotations
@@ -139,9 +141,7 @@ class DaskJob:
 
     def _is_direct(self, columns: Sequence[Column]) -> bool:
         """Tell whether there is one chunk, here: a graph would only take time."""
-        return not self.executor.is_cluster and all(
-            isinstance(one, Sequence) and len(one) == 1 for one in columns
-        )
+        return not self.executor.is_cluster and all(isinstance(one, Sequence) and len(one) == 1 for one in columns)
 
     def _direct(self, function: Callable[..., Any], columns: Sequence[Any], progress: Progress | None) -> Any:
         blocks = [one[0] for one in columns]
