@@ -13,9 +13,9 @@ A job is a few of these, which show up on Dask's dashboard under their names::
     select       = blockwise(scan)                   the issues of each chunk, or sorted runs of them
 
 The ranges of rows of a file are values that `blockwise` hands to the tasks. As blocks of `da.from_array` they are fused
-with the scan, and each task then sorts the four nodes of its own small graph: 1.37 times the time of a partition without
-rows, instead of 1.01 (beside a graph written by hand; 4,000 partitions, a local cluster of two workers). A job of one
-chunk on this machine calls the same functions without a graph: `dask.array` takes longer to import than such a job takes.
+with the scan, and each task then sorts the four nodes of its own small graph: a partition without rows takes 1.37 times
+as long as with a graph written by hand, instead of 1.01 times (4,000 partitions, a local cluster of two workers). A job
+of one chunk on this machine calls the same functions without a graph, because `dask.array` takes longer to import.
 """
 
 from __future__ import annotations
