@@ -246,7 +246,7 @@ def test_workers_of_a_cluster_read_the_version_that_the_client_has_opened(tmp_pa
         return hold(self, *given)
 
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         distributed.Client(cluster) as client,
     ):
         assert_same_bits(find(LABELS, path, client=client, **READ_BY_BATCH), find(LABELS, PROBS))

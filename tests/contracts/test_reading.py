@@ -442,14 +442,6 @@ def test_labels_in_dask_are_computed_once_though_probabilities_are_read_twice(tm
     assert_same_bits(found, find(LABELS, PROBS, **TWO_READS))
 
 
-@pytest.mark.parametrize("key", [5, -1, slice(None, None, 7), slice(900, 100, -3), slice(4, 4), [3, 1, 3]], ids=str)
-def test_a_source_is_indexed_as_numpy_would(tmp_path, key):
-    np.save(tmp_path / "p.npy", PROBS)
-    source = NpySource.from_path("pred_probs", tmp_path / "p.npy")
-    assert np.array_equal(source[key], PROBS[key])
-    assert np.array_equal(source[key, 1:3], PROBS[key, 1:3])
-
-
 def test_the_dask_arrays_of_the_inputs_can_be_sliced_with_a_step(tmp_path):
     np.save(tmp_path / "p.npy", PROBS)
     inputs = open_inputs(LABELS, tmp_path / "p.npy", batch_size=128)
