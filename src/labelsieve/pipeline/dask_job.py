@@ -185,7 +185,7 @@ class DaskJob:
             return values_array(name, column)
         from dask.layers import ArrayValuesDep
 
-        return ArrayValuesDep(((1,) * len(column),), {(index,): value for index, value in enumerate(column)})
+        return ArrayValuesDep(((1,) * len(column),), _Values(column))
 
     def _compute(
         self,
@@ -206,6 +206,19 @@ class DaskJob:
             return str(name_of(rows[int(found[1])]))
 
         return self.executor.hold(arrays, progress, describe)
+
+
+class _Values:
+    """Values by the index of their block. Dask asks for a name, and would print all of them to make one."""
+
+    def __init__(self, values: Sequence[Any]) -> None:
+        self._values, self._name = values, uuid.uuid4().hex
+
+    def __getitem__(self, index: tuple[int]) -> Any:
+        return self._values[index[0]]
+
+    def __dask_tokenize__(self) -> str:
+        return self._name
 
 
 class _Task:
