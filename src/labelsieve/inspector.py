@@ -13,6 +13,7 @@ from labelsieve.confident_learning import radix_select
 from labelsieve.confident_learning.agreement import SAMPLE_ROWS, describe_misfit
 from labelsieve.confident_learning.calibration import JointCounts
 from labelsieve.confident_learning.dtypes import Floats, Ints, class_dtype
+from labelsieve.confident_learning.summarizer import combine_totals
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
     IssueCounts,
@@ -34,7 +35,6 @@ from labelsieve.sources.open_array import open_labels, open_pred_probs
 from labelsieve.sources.retries import RETRIES, tried
 from labelsieve.tasks.inspection import InspectedRows, combine_counts, inspect, num_issues
 from labelsieve.tasks.scan import class_sums
-from labelsieve.tasks.totals import combine_totals
 
 __all__ = ["LabelInspector"]
 
@@ -152,8 +152,7 @@ class LabelInspector:
             return
         total = combine_totals(parts)
         self._raise_or_warn(total.findings, total.sums.dense().counts)
-        self._sums = class_sums_combine([self._sums])
-        total.sums.add_to(self._sums)
+        self._sums = class_sums_combine([self._sums, total.sums.dense()])
         self._thresholds = None
 
     def score_label_quality(self, labels: Any, pred_probs: Any, *, update_num_issues: bool = True) -> Floats:

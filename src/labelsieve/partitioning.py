@@ -9,19 +9,10 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from labelsieve.confident_learning.row_summary import STRIP_BYTES
 from labelsieve.settings import check_whole_number
 
-# Bytes of a batch, which a thread holds at a time, unless stored chunks are larger.
-BATCH_BYTES: Final = 48_000_000
-# Bytes of a partition, which a task streams: large enough for few tasks, small enough to balance and to repeat.
-PARTITION_BYTES: Final = 512_000_000
-# Each thread gets several partitions, so that the last ones do not leave threads idle; fewer of remote storage, where
-# each begins with a wait for the first answer.
+# Each thread gets several partitions, so that the last ones do not leave threads idle.
 PARTITIONS_A_THREAD: Final = 4
-_REMOTE_PARTITIONS_A_THREAD: Final = 2
-# The batches of all threads take at most this share of the memory.
-_BATCH_SHARE: Final = 0.25
 # Rows of a stored chunk of the scores and of the mask of all rows, and the most chunks that these have.
 RESULT_ROWS: Final = 1 << 18
 _RESULT_CHUNKS: Final = 4096
@@ -113,70 +104,6 @@ class Grid:
         rest = self.n_rows % partition
         sizes += [min(rows, rest - done) for done in range(0, rest, rows)]
         return Grid(self.n_rows, tuple(sizes), len(whole))
-
-
-def plan_grid(
-    n_rows: int,
-    row_bytes: int,
-    row_chunk: int | None,
-    n_threads: int,
-    limit: int,
-    *,
-    batch_size: int | Auto = "auto",
-    partition_batches: int | Auto = "auto",
-    min_batch_bytes: int = STRIP_BYTES,
-    remote: bool = False,
-) -> Grid:
-    """Divide `n_rows` rows of `row_bytes` bytes into batches and partitions.
-
-    Parameters
-    ----------
-    n_rows, row_bytes : int
-        Number of rows of `pred_probs`, and bytes of a decoded row.
-    row_chunk : int or None
-        Number of rows of a stored chunk. A batch has whole chunks, so that each is decoded once, unless a single chunk
-        is too large for the memory.
-    n_threads : int
-        Number of threads that share the work.
-    limit : int
-        Bytes of memory that the threads of one process share.
-    batch_size : int or "auto"
-        Number of rows of a batch. Automatic batches have about 48 MB, and less if there is little memory or if threads
-        would get none.
-    partition_batches : int or "auto"
-        Number of batches of a partition. Automatic partitions have about 512 MB, and less if threads would get few.
-    min_batch_bytes : int
-        Automatic batches are not made smaller than this to give every thread one.
-    remote : bool
-        Whether rows are in remote storage, so that partitions should be few.
-    """
-    most = max(1, int(limit * _BATCH_SHARE) // (n_threads * row_bytes))
-    if batch_size == "auto":
-        share = max(-(-n_rows // n_threads), min_batch_bytes // row_bytes)
-        rows = max(1, min(BATCH_BYTES // row_bytes, share, most))
-    else:
-        rows = int(batch_size)
-    if row_chunk and row_chunk < n_rows:
-        rows = max(row_chunk, rows - rows % row_chunk)
-    elif row_chunk:
-        rows = n_rows
-    if row_chunk and rows > most:
-        stored = min(row_chunk, n_rows)
-        rows = most - most % stored if stored <= most else most
-    rows = min(rows, n_rows)
-    batches = group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches, remote=remote)
-    return Grid(n_rows, rows, batches)
-
-
-def group_size(
-    batch_bytes: int, total_bytes: int, n_threads: int, partition_batches: int | Auto = "auto", *, remote: bool = False
-) -> int:
-    """Return the number of batches of `batch_bytes` bytes in a partition."""
-    if partition_batches != "auto":
-        return int(partition_batches)
-    each = _REMOTE_PARTITIONS_A_THREAD if remote else PARTITIONS_A_THREAD
-    target = min(PARTITION_BYTES, total_bytes // (n_threads * each))
-    return max(1, target // max(1, batch_bytes))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from labelsieve.confident_learning.class_quality import class_columns, pair_colu
 from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.confident_learning.filters import LowestScores
 from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.summary_counts import combine_counts
 from labelsieve.confident_learning.thresholds import ClassSums, class_means, class_sums_chunk, class_sums_finalize
 from labelsieve.settings import Settings
 from labelsieve.tasks import count_and_select
@@ -54,14 +55,14 @@ def test_classes_and_pairs_of_very_many_classes(real, wrong):
         sums.low += part.low
     thresholds = class_sums_finalize(sums)
     reader = SummaryReader(Settings(), thresholds)
-    shared = {"reader": reader, "rule": LowestScores(Settings()), "adj_thresholds": thresholds - 1e-6}
+    shared = {"reader": reader, "rule": LowestScores(Settings()), "thresholds": thresholds}
     tracemalloc.start()
     started = time.perf_counter()
     total = None
     for a, b in itertools.pairwise(edges):
         piece = SummaryChunk(int(a), summary[a:b], None)
         counted = count_and_select.count(piece, **shared)
-        total = counted if total is None else count_and_select.combine_counts([total, counted])
+        total = counted if total is None else combine_counts([total, counted])
     confident, no_issues = total.confident, np.zeros(n_classes, np.int64)
     classes = class_columns(confident, sums.counts, thresholds, class_means(sums), no_issues)
     pairs = pair_columns(confident, sums.counts, 100)

@@ -195,13 +195,15 @@ def test_a_batch_that_changes_leaves_an_inspector_as_it_was(tmp_path, monkeypatc
 def test_forked_processes_read_one_version(tmp_path, monkeypatch):
     path = tmp_path / "probs.npy"
     np.save(path, PROBS)
-    adopt = Passes.adopt
+    scan = Passes.scan
 
-    def changing(self, summarised):
+    def changing(self, n_forks):
+        assert n_forks == 2
+        total = scan(self, n_forks)
         write_into(path, OTHER)
-        return adopt(self, summarised)
+        return total
 
-    monkeypatch.setattr(Passes, "adopt", changing)
+    monkeypatch.setattr(Passes, "scan", changing)
     with pytest.raises(ChangedDataError, match=r"probs\.npy has changed since the run began: it was last written"):
         find(LABELS, path, n_jobs=2, **READ_BY_BATCH)
 

@@ -20,7 +20,7 @@ from labelsieve.cli.app import run
 from labelsieve.execution import executor
 from labelsieve.execution.local_cluster import cluster
 from labelsieve.memory import INTERPRETER_BYTES, Need, size
-from labelsieve.pipeline import dask_job
+from labelsieve.pipeline import dask_job, grids
 from labelsieve.settings import FILTER_NAMES, Settings
 from labelsieve.sources import open_array
 
@@ -135,7 +135,6 @@ def test_ties_at_the_cut_take_a_map_more_than_planned():
     plan = plan_label_issues(labels, probs, **CUT)
     with pytest.MonkeyPatch.context() as patch, Tasks() as tasks:
         patch.setattr("labelsieve.confident_learning.radix_select.MAX_CANDIDATES", 1)
-        patch.setattr("labelsieve.confident_learning.radix_select.find_cut.__defaults__", (1,))
         labelsieve.find_label_issues(labels, probs, **CUT)
     rounds = {name: n for name, n in tasks.names.items() if name.startswith(("histogram", "ties"))}
     assert rounds["ties"] == 50
@@ -194,7 +193,7 @@ def test_bytes_to_read_are_as_planned_also_where_chunks_are_decoded_again(
     array = zarr.create_array(CountingStore(), shape=PROBS.shape, chunks=(500, 5), dtype=PROBS.dtype)
     array[:] = PROBS
     # Where a batch's share of the memory is small, batches are smaller than stored chunks.
-    monkeypatch.setattr(partitioning, "_BATCH_SHARE", share)
+    monkeypatch.setattr(grids, "_BATCH_SHARE", share)
     monkeypatch.setattr("labelsieve.tasks.partition.STRIP_BYTES", 30 * 5 * 8)  # else small ones are joined
     choices = {"max_memory": 10**9, "batch_size": 500, "partition_batches": partition_batches, **settings}
     with dask.config.set(num_workers=2):

@@ -18,8 +18,8 @@ from dask.callbacks import Callback
 
 import labelsieve
 from draws import assert_same_bits, draw, find
-from labelsieve import partitioning
 from labelsieve.execution.executor import LocalExecutor
+from labelsieve.pipeline import grids
 from labelsieve.pipeline.opening import open_inputs
 from labelsieve.sources import npy, zarr_arrays
 from labelsieve.sources.base import Source
@@ -301,7 +301,7 @@ def test_tasks_follow_the_bytes_and_not_the_batches():
 
 
 def test_auto_partitions_stream_about_half_a_gigabyte():
-    grid = partitioning.plan_grid(250_000_000, 4000, 10_000, 8, 64 * 10**9)
+    grid = grids.plan_grid(250_000_000, 4000, 10_000, 8, 64 * 10**9)
     batch_bytes = grid.batch_rows[0] * 4000
     assert 32e6 <= batch_bytes <= 64e6
     assert 256e6 <= batch_bytes * grid.partition_batches <= 1e9
@@ -347,7 +347,7 @@ def test_a_stored_chunk_beyond_the_budget_is_read_in_pieces_with_a_warning(tmp_p
     # A share of the limit, divided by the threads, holds about 100 of the 500 rows.
     n_threads = dask.config.get("num_workers", None) or dask.system.CPU_COUNT
     budget = 100 * PROBS.itemsize * 6 * n_threads
-    monkeypatch.setattr(partitioning, "_BATCH_SHARE", (budget + 1) / LocalExecutor(10**9).limit)
+    monkeypatch.setattr(grids, "_BATCH_SHARE", (budget + 1) / LocalExecutor(10**9).limit)
     with pytest.warns(labelsieve.LabelsieveWarning, match=r"stored chunk of 500 rows .* read about 5 times") as caught:
         found = find(LABELS, probs, max_memory=10**9)
     assert len(caught) == 1
@@ -357,7 +357,7 @@ def test_a_stored_chunk_beyond_the_budget_is_read_in_pieces_with_a_warning(tmp_p
 
 def test_small_batches_of_what_is_stored_plainly_need_no_warning(tmp_path, monkeypatch):
     np.save(tmp_path / "p.npy", PROBS)
-    monkeypatch.setattr(partitioning, "_BATCH_SHARE", 1e-9)
+    monkeypatch.setattr(grids, "_BATCH_SHARE", 1e-9)
     assert_same_bits(find(LABELS, tmp_path / "p.npy", batch_size=100), find(LABELS, PROBS, batch_size=100))
 
 

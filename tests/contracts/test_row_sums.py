@@ -15,8 +15,8 @@ import labelsieve
 from draws import find
 from labelsieve import LabelInspector, LabelsieveWarning, find_label_issues_batched
 from labelsieve.cli.app import run
-from labelsieve.confident_learning.row_summary import Summariser
 from labelsieve.confident_learning.row_sums import NOTED_DIFFERENCE, SUM_TOLERANCE, RowSumCheck
+from labelsieve.confident_learning.summarizer import Summarizer
 
 FLOATS = [np.float16, np.float32, np.float64]
 
@@ -36,11 +36,11 @@ def by_loops(probs):
 
 
 def found_in(probs, strip):
-    summariser = Summariser(len(probs), probs.shape[1], probs.dtype)
+    summarizer = Summarizer(len(probs), probs.shape[1], probs.dtype)
     labels = np.zeros(len(probs), int)
     for start in range(0, len(probs), strip):
-        summariser.add(labels[start : start + strip], probs[start : start + strip])
-    return summariser.findings
+        summarizer.add(labels[start : start + strip], probs[start : start + strip])
+    return summarizer.findings
 
 
 def rows_of(findings, kind):

@@ -852,7 +852,7 @@ def test_records_of_a_run_on_another_grid_are_of_another_run(tmp_path):
 @pytest.mark.parametrize("choices", [{}, {"batch_size": 7}, {"method": "normalized_margin", "fresh": True}])
 def test_of_two_runs_in_one_workdir_of_an_object_store_the_later_one_is_right(bucket, monkeypatch, choices):
     # The later one starts while the earlier one reads, and ends before that one has read all.
-    work, inner, found = f"{bucket}/work", scan.scan, []
+    work, inner, found = f"{bucket}/work", scan.scan_and_commit, []
 
     def overtaken(partition, *args, **how):
         if partition.index == 3 and not found:
@@ -864,7 +864,7 @@ def test_of_two_runs_in_one_workdir_of_an_object_store_the_later_one_is_right(bu
         return inner(partition, *args, **how)
 
     with monkeypatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr(scan, "scan", overtaken)
+        patch.setattr(scan, "scan_and_commit", overtaken)
         with pytest.raises(labelsieve.InUseError, match="was used by a later run"):
             find(workdir=work)
     plain = {name: value for name, value in choices.items() if name == "method"}

@@ -18,7 +18,7 @@ import labelsieve
 import labelsieve.confident_learning.radix_select
 import labelsieve.confident_learning.thresholds
 import labelsieve.tasks.partition
-from labelsieve.confident_learning.row_summary import Summariser
+from labelsieve.confident_learning.summarizer import Summarizer
 
 SHAPES = ["absent", "single row", "sorted", "two classes", "ties", "float16", "many classes", "near"]
 
@@ -138,6 +138,7 @@ def pieces(strip_bytes=1000, slice_rows=7, max_candidates=2):
         # A default argument is bound early, so the constant itself would change nothing.
         find_cut = partial(labelsieve.confident_learning.radix_select.find_cut, max_candidates=max_candidates)
         patch.setattr(labelsieve.confident_learning.radix_select, "find_cut", find_cut)
+        patch.setattr(labelsieve.confident_learning.radix_select, "MAX_CANDIDATES", max_candidates)
         yield
 
 
@@ -189,9 +190,9 @@ def bits(found):
 
 def summary_of(labels, probs):
     """Return the row summaries of arrays in memory."""
-    summariser = Summariser(len(probs), probs.shape[1], probs.dtype)
-    summariser.add(labels, probs)
-    return summariser.take()
+    summarizer = Summarizer(len(probs), probs.shape[1], probs.dtype)
+    summarizer.add(labels, probs)
+    return summarizer.take()
 
 
 def few_of_many(k, n=60):

@@ -29,10 +29,10 @@ from labelsieve.results.zarr_store import COLUMNS
 _HELD = """
 import fcntl, os, pathlib, threading, time
 from labelsieve import memory, partitioning
-from labelsieve.pipeline import spot_check
+from labelsieve.pipeline import grids, spot_check
 from labelsieve.tasks import partition
 
-partitioning.PARTITIONS_A_THREAD = partitioning._REMOTE_PARTITIONS_A_THREAD = memory.PARTITIONS_A_THREAD = 1_000_000
+partitioning.PARTITIONS_A_THREAD = grids.REMOTE_PARTITIONS_A_THREAD = memory.PARTITIONS_A_THREAD = 1_000_000
 
 read = partition._BatchReader._read
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from labelsieve import memory, partitioning
 from labelsieve.errors import InvalidInputError
 from labelsieve.memory import BLOCK_ROWS, ISSUE_BYTES, Need, run_rows
-from labelsieve.partitioning import Grid, check_sizes, group_size, plan_grid, result_rows, spans
+from labelsieve.partitioning import Grid, check_sizes, result_rows, spans
+from labelsieve.pipeline.grids import group_size, plan_grid
 from labelsieve.settings import Settings
 
 PLENTY = 10**15

@@ -16,9 +16,10 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.calibration import calibrated_joint
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.dtypes import Floats, Int64s
+from labelsieve.confident_learning.dtypes import Bools, Floats, Int64s, Ints
 from labelsieve.confident_learning.pruning import PruneCounts, prune_counts
-from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.radix_select import Cut, first_cut
+from labelsieve.confident_learning.row_summary import SummaryBlock, near_predicted
 from labelsieve.confident_learning.selections import (
     LabelNotPredicted,
     OffDiagonalRows,
@@ -72,8 +73,7 @@ class Table(Protocol):
     def select_lowest(
         self,
         cut_scores: Callable[[SummaryBlock], Floats],
-        dtype: np.dtype[Any],
-        histogram: Int64s | None,
+        cut: Cut,
         n_rows: int,
         *,
         exactly: bool,
@@ -185,6 +185,10 @@ class Filter(abc.ABC):
         """Return the dtype of `cut_scores`, given the dtype of `pred_probs`."""
         return dtype if self.settings.plain_self_confidence else np.dtype(np.float64)
 
+    def are_issues(self, label: Ints, predicted: Ints, p_label: Floats, p_predicted: Floats) -> Bools:
+        """Return which of the selected rows are issues. Most filters drop rows whose label is predicted, or nearly."""
+        return ~near_predicted(label, predicted, p_label, p_predicted) | self.keeps_near_predicted
+
     def counted_rows(self, block: SummaryBlock) -> int:
         """Return the number of rows of `block` that the filter selects, if it `counts_rows`."""
         raise NotImplementedError
@@ -216,11 +220,9 @@ class LowestScores(Filter):
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:
         """Select the rows of lowest score."""
+        cut = first_cut(totals.histogram, totals.estimated, 8 * self.cut_dtype(dtype).itemsize)
         # The issues of a named filter are sorted by another score, so that one row too many would stay.
-        exactly = exactly or self.name is not None
-        return table.select_lowest(
-            self.cut_scores, self.cut_dtype(dtype), totals.histogram, totals.estimated, exactly=exactly
-        )
+        return table.select_lowest(self.cut_scores, cut, totals.estimated, exactly=exactly or self.name is not None)
 
 
 @dataclass(frozen=True)

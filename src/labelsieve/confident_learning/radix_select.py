@@ -7,7 +7,7 @@ next digit splits it, down to single values. Of the rows that tie at the cut, th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -74,6 +74,12 @@ def score_histogram(scores: Floats, within: Cut | None = None) -> Int64s:
     return counts
 
 
+def add_up(histograms: Iterable[Int64s]) -> Int64s:
+    """Add up histograms."""
+    total: Int64s = np.sum(list(histograms), axis=0)
+    return total
+
+
 def next_cut(histogram: Int64s, n_rows: int, n_bits: int, within: Cut | None = None) -> Cut:
     """Return the bin that holds the `n_rows`-th lowest score, given the `score_histogram` with the same `within`."""
     top, prefix, below = (n_bits, 0, 0) if within is None else (within.shift, within.prefix, within.below)
@@ -82,6 +88,11 @@ def next_cut(histogram: Int64s, n_rows: int, n_bits: int, within: Cut | None = N
     digit = int(np.searchsorted(cumulative, n_rows - below))
     inside = int(histogram[digit])
     return Cut((prefix << (top - shift)) | digit, shift, below + int(cumulative[digit]) - inside, inside)
+
+
+def first_cut(histogram: Int64s | None, n_rows: int, n_bits: int) -> Cut:
+    """Return the bin that holds the `n_rows`-th lowest score, given the histogram of all scores; no bin of no rows."""
+    return Cut(0, 0, 0, 0) if n_rows < 1 or histogram is None else next_cut(histogram, n_rows, n_bits)
 
 
 def find_cut(

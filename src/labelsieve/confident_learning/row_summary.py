@@ -1,24 +1,18 @@
-"""Row summaries of a strip of rows.
-
-Non-negative IEEE floats order like their bits read as unsigned integers. Read like this, negative numbers, NaN,
-infinity and numbers above 1 are all larger than 1.0. So one unsigned argmax per row gives the predicted class, its
-probability and the check of all values at once. Only a strip that holds a value above 1.0 is checked value by value.
-"""
+"""The columns of row summaries, and the fast ways to fill them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints, class_dtype, unsigned_dtype
-from labelsieve.confident_learning.quality_scores import ColumnKernel
-from labelsieve.confident_learning.row_sums import RowSumCheck
-from labelsieve.confident_learning.validation import Findings
-from labelsieve.settings import FLOAT_TOLERANCE, PROBABILITY_TOLERANCE
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints, class_dtype
+from labelsieve.confident_learning.quality_scores import adjusted_self_confidence
+from labelsieve.confident_learning.thresholds import row_slices
+from labelsieve.settings import FLOAT_TOLERANCE
 
 # Bytes of pred_probs in a strip. Half of a second-level cache would be the fastest for the arithmetic alone, but
 # positioned reads of 4 MB are much faster than reads of 1 MB (measured: 40 and 24 GB/s on two threads).
@@ -89,127 +83,6 @@ class SummaryBlock:
             p_predicted=np.empty(n_rows, dtype),
             **columns,
         )
-
-
-class Summariser:
-    """Summarises rows strip by strip, with scratch arrays that are made once.
-
-    Parameters
-    ----------
-    n_rows : int
-        Number of rows that it holds until `take` is called.
-    n_classes : int
-        Number of classes K.
-    dtype : dtype
-        Dtype of `pred_probs`: float16, float32 or float64 in native byte order.
-    kernels : mapping, optional
-        Functions that compute columns from whole rows, by name of the column; see
-        `labelsieve.confident_learning.quality_scores.column_kernels`.
-    first_row : int
-        Number of the first row, for messages.
-    """
-
-    def __init__(
-        self,
-        n_rows: int,
-        n_classes: int,
-        dtype: np.dtype[Any],
-        kernels: Mapping[str, ColumnKernel] | None = None,
-        first_row: int = 0,
-    ) -> None:
-        self.n_classes, self.dtype, self._kernels = n_classes, dtype, kernels or {}
-        self._summary = SummaryBlock.empty(n_rows, n_classes, dtype, self._kernels)
-        self.findings = Findings()
-        self._first_row, self._filled = first_row, 0
-        self._one_bits = np.ones(1, dtype).view(unsigned_dtype(dtype))[0]
-        # A float64 scalar, so that narrower arrays are compared as if in float64.
-        self._low_limit = np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
-        self._rows = FlatRows(n_classes)
-        self._argmax = FirstArgmax(n_classes, unsigned_dtype(dtype))
-        self._row_sums = RowSumCheck(n_classes)
-
-    @property
-    def room(self) -> int:
-        """Number of rows that can be added before `take` must be called."""
-        return len(self._summary) - self._filled
-
-    def take(self) -> SummaryBlock:
-        """Return the summaries added since the last call; the next `add` overwrites them."""
-        taken = self._summary[: self._filled]
-        self._first_row, self._filled = self._first_row + self._filled, 0
-        return taken
-
-    def add(self, labels: Ints, probs: Floats) -> SummaryBlock:
-        """Summarise the next strip, and return its summaries as a view.
-
-        Parameters
-        ----------
-        labels : (n,) int
-            Labels; any integer dtype.
-        probs : (n, K) float
-            Probabilities; not modified.
-        """
-        n, first = len(probs), self._first_row + self._filled
-        out = slice(self._filled, self._filled + n)
-        probs = np.ascontiguousarray(probs, dtype=self.dtype)
-        summary, labels = self._summary, self._checked_labels(labels, first)
-        bits = probs.view(unsigned_dtype(self.dtype))
-        predicted, top_bits = self._argmax(bits)
-        has_outliers = top_bits.max() > self._one_bits
-        if has_outliers:
-            self._row_sums.record(probs, self._row_sums.of_any(probs), first, self.findings)
-            probs = self._record_bad_values(probs, first)
-            predicted = probs.argmax(axis=1)
-            p_predicted = self._rows.values(probs, predicted)
-        else:
-            sums = self._row_sums.of_bits(self._argmax.in_cache(bits))[:n]
-            self._row_sums.record(probs, sums, first, self.findings)
-            p_predicted = top_bits.view(self.dtype)
-        if p_predicted.min() < self._low_limit:
-            self._record_low_rows(probs if has_outliers else None, p_predicted, first)
-        self._rows.values(probs, labels, out=summary.p_label[out])
-        summary.label[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
-        for name, kernel in self._kernels.items():
-            getattr(summary, name)[out] = kernel(probs, labels)
-        self._filled += n
-        return summary[out]
-
-    def _checked_labels(self, labels: Ints, first: int) -> Ints:
-        # Read as unsigned, a negative number is large.
-        if labels.view(labels.dtype.str.replace("i", "u")).max() < self.n_classes:
-            return labels.astype(np.intp, copy=False)
-        outside = (labels < 0) | (labels >= self.n_classes)
-        rows = np.flatnonzero(outside)
-        example = int(labels[rows[0]])
-        self.findings.add("label", rows, first, example=example, alike=bool((labels[rows] == example).all()))
-        return np.where(outside, 0, labels).astype(np.intp)  # the run ends with an error; go on to find all of them
-
-    def _record_bad_values(self, probs: Floats, first: int) -> Floats:
-        """Record values that are not probabilities; return a copy with 0.0 for -0.0 and 0.5 for bad values."""
-        probs = probs + self.dtype.type(0)
-        tolerance = np.float64(PROBABILITY_TOLERANCE)
-        bad = {
-            "nan": np.isnan(probs),
-            "infinite": np.isinf(probs),
-            "below": (probs < -tolerance) & np.isfinite(probs),
-            "above": (probs > 1 + tolerance) & np.isfinite(probs),
-        }
-        for kind, where in bad.items():
-            if where.any():
-                rows = np.flatnonzero(where.any(axis=1))
-                example = float(probs[where][0])
-                self.findings.add(kind, rows, first, n_values=int(where.sum()), example=example)
-                probs[where] = 0.5
-        return probs
-
-    def _record_low_rows(self, probs: Floats | None, p_predicted: Floats, first: int) -> None:
-        """Record rows that cannot be a distribution; `probs` is needed if rows may have values below 0."""
-        low = p_predicted < self._low_limit
-        zero = p_predicted == 0
-        if probs is not None:
-            zero[zero] = ~probs[zero].any(axis=1)
-        self.findings.add("zero_row", np.flatnonzero(zero), first)
-        self.findings.add("low_row", np.flatnonzero(low & ~zero), first)
 
 
 class FlatRows:
@@ -297,3 +170,15 @@ def near_predicted(label: Ints, predicted: Ints, p_label: Floats, p_predicted: F
     raised = p_label.astype(np.float64) + FLOAT_TOLERANCE
     near: Bools = (predicted == label) | (raised > p_predicted) | ((raised == p_predicted) & (label < predicted))
     return near
+
+
+def with_adjusted_scores(summary: SummaryBlock, thresholds: Float64s) -> SummaryBlock:
+    """Return `summary` with adjusted self-confidences in place of the sums of rows, if it has these."""
+    if summary.row_sum is None:
+        return summary
+    scores = np.empty(len(summary), np.float64)
+    for rows in row_slices(len(summary)):
+        scores[rows] = adjusted_self_confidence(
+            summary.p_label[rows], summary.label[rows], summary.row_sum[rows], thresholds
+        )
+    return replace(summary, score=scores, row_sum=None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -46,17 +47,14 @@ class UpToCut:
 
     def picker(self, part: int | None) -> Picker:
         """Return a function that picks rows."""
-        quota = part
+        return partial(self._pick, [part])
 
-        def pick(block: SummaryBlock, _first: int) -> Positions:
-            nonlocal quota
-            scores = self.cut_scores(block)
-            rows = radix_select.rows_up_to(scores, self.cut, quota)
-            if quota is not None:
-                quota -= min(quota, radix_select.count_inside(scores, self.cut))
-            return rows
-
-        return pick
+    def _pick(self, left: list[int | None], block: SummaryBlock, _first: int) -> Positions:
+        """Return the selected positions of the next block; `left` holds the number of rows still to select."""
+        scores, [quota] = self.cut_scores(block), left
+        if quota is not None:
+            left[0] = quota - min(quota, radix_select.count_inside(scores, self.cut))
+        return radix_select.rows_up_to(scores, self.cut, quota)
 
 
 @dataclass(frozen=True)

@@ -91,20 +91,23 @@ class SparseClassSums:
 
     def dense(self) -> ClassSums:
         """Return the sums of all classes."""
-        total = ClassSums.zeros(self.n_classes)
-        self.add_to(total)
-        return total
+        return sparse_sums_combine([self])
 
     def same(self, other: SparseClassSums) -> bool:
         """Return whether all sums are equal."""
         columns = ("classes", "counts", "high", "low")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
 
-    def add_to(self, total: ClassSums) -> None:
-        """Add these sums to `total`."""
-        total.counts[self.classes] += self.counts
-        total.high[self.classes] += self.high
-        total.low[self.classes] += self.low
+
+def sparse_sums_combine(parts: Iterable[SparseClassSums]) -> ClassSums:
+    """Add up sparse class sums; return those of all classes."""
+    parts = list(parts)
+    total = ClassSums.zeros(parts[0].n_classes)
+    for part in parts:
+        total.counts[part.classes] += part.counts
+        total.high[part.classes] += part.high
+        total.low[part.classes] += part.low
+    return total
 
 
 def class_sums_chunk(labels: npt.NDArray[Any], p_label: npt.NDArray[Any], n_classes: int) -> ClassSums:

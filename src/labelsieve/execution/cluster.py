@@ -135,6 +135,15 @@ class ClusterExecutor(Executor):
         with self._watching([]):
             return list(self._client.scatter(list(parts), hash=False))
 
+    def unless_lost(self, function: Callable[[], list[Any]]) -> list[Any]:
+        """Return what `function` gives; again where what it hands out is lost with a worker."""
+        for _ in range(self.retries):
+            try:
+                return function()
+            except LostDataError:
+                continue
+        return function()
+
     def check_reachable(self, check: Callable[[], None]) -> None:
         """Run `check` on every worker."""
         for worker, found in self._on_workers(_error_of, check).items():

@@ -99,11 +99,6 @@ class Executor(abc.ABC):
 
     def unless_lost(self, function: Callable[[], list[Any]]) -> list[Any]:
         """Return what `function` gives, which hands out what it needs; again where that is lost with a worker."""
-        for _ in range(self.retries):
-            try:
-                return function()
-            except LostDataError:
-                continue
         return function()
 
     @abc.abstractmethod

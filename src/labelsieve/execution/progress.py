@@ -118,15 +118,11 @@ class Progress:
             rate = self._n_read * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
             self._bar.set_postfix_str(f"{rate / 1e9:.2f} GB/s", refresh=False)
 
-    def count(self, index: int, result: Any) -> None:
-        """Count task number `index` of the running graph as done."""
-        n_rows = self._rows[self._first + index]
-        self.advance(n_rows, rows_read(result, n_rows))
-        self._seen += 1
-
     def _posttask(self, key: Any, value: Any) -> None:
         if isinstance(key, tuple) and str(key[0]).rpartition("-")[0] == self._layer:
-            self.count(key[1], value)
+            n_rows = self._rows[self._first + key[1]]
+            self.advance(n_rows, rows_read(value, n_rows))
+            self._seen += 1
 
 
 class _Lines:

@@ -26,7 +26,7 @@ import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,8 @@ from labelsieve.sources.retries import tried
 
 if TYPE_CHECKING:
     import dask.array as da
+
+_T = TypeVar("_T")
 
 # Results that one task of a reduction combines.
 SPLIT_EVERY: Final = 16
@@ -81,31 +83,19 @@ class DaskJob:
         self, name: str, function: Callable[..., Any], columns: Sequence[Column], progress: Progress | None = None
     ) -> list[Any]:
         """Return ``function(*blocks)`` for each chunk, in order; `columns` give the blocks."""
-        if self._is_direct(columns):
-            return [self._direct(function, columns, progress)]
-        found = []
-        for slab in _slabs(columns):
-            mapped = self._blockwise(name, function, slab, progress)
-            found += self.executor.values(self._compute(name, function, slab, [mapped], progress)[0])
-        return found
+        return self._compute(name, function, columns, progress)[0]
 
     def reduce(
         self,
         name: str,
         function: Callable[..., Any],
-        combine: Callable[[Iterable[Any]], Any],
+        combine: Callable[[Iterable[Any]], _T],
         columns: Sequence[Column],
         progress: Progress | None = None,
-    ) -> Any:
+    ) -> _T:
         """Return what `combine` makes of ``function(*blocks)`` of all chunks, in a tree that keeps their order."""
-        if self._is_direct(columns):
-            return combine([self._direct(function, columns, progress)])
-        totals = []
-        for slab in _slabs(columns):
-            mapped = self._blockwise(name, function, slab, progress)
-            total = _reduction(name, mapped, lambda result: result, combine)
-            totals += self.executor.values(self._compute(name, function, slab, [total], progress)[0])
-        return totals[0] if len(totals) == 1 else combine(totals)
+        total: _T = self._compute(name, function, columns, progress, combine)[1]
+        return total
 
     def persist(
         self,
@@ -113,9 +103,9 @@ class DaskJob:
         function: Callable[..., Any],
         columns: Sequence[Column],
         take: Callable[[Any], Any],
-        combine: Callable[[Iterable[Any]], Any],
+        combine: Callable[[Iterable[Any]], _T],
         progress: Progress | None = None,
-    ) -> tuple[list[Any], Any]:
+    ) -> tuple[list[Any], _T]:
         """Keep ``function(*blocks)`` of each chunk where it is made.
 
         Returns
@@ -125,41 +115,62 @@ class DaskJob:
         total : object
             What `combine` makes of ``take(result)`` of all chunks.
         """
-        if self._is_direct(columns):
-            result = self._direct(function, columns, progress)
-            return [result], combine([take(result)])
-        kept, totals = [], []
-        for slab in _slabs(columns):
+        return self._compute(name, function, columns, progress, combine, take)
+
+    def _compute(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        columns: Sequence[Column],
+        progress: Progress | None,
+        combine: Callable[[Iterable[Any]], Any] | None = None,
+        take: Callable[[Any], Any] | None = None,
+    ) -> tuple[list[Any], Any]:
+        """Map, then combine if there is a `combine`; return the results, unless only the total is needed, and that."""
+        if not self.executor.is_cluster and all(isinstance(one, Sequence) and len(one) == 1 for one in columns):
+            # One chunk, here: a graph would only take time.
+            blocks = [one[0] for one in columns]
+            result = tried(self.executor.attempts, function, *blocks)
+            if progress is not None:
+                n_rows: int = function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what shows progress
+                progress.advance(n_rows, rows_read(result, n_rows))
+            return [result], combine and combine([take(result) if take else result])
+        found, totals, describe = [], list[Any](), partial(_describe, name, function)
+        n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
+        for start in range(0, n_chunks, SLAB):  # as many as are submitted at once
+            slab = some_chunks(columns, start, start + SLAB) if n_chunks > SLAB else columns
             mapped = self._blockwise(name, function, slab, progress)
-            total = _reduction(f"{name}-totals", mapped, take, combine)
-            results, whole = self._compute(name, function, slab, [mapped, total], progress)
-            kept.append(results)
-            totals += self.executor.values(whole)
-        if len(kept) == 1:
-            return kept[0], totals[0]
-        return list(itertools.chain.from_iterable(kept)), combine(totals)
-
-    def _is_direct(self, columns: Sequence[Column]) -> bool:
-        """Tell whether there is one chunk, here: a graph would only take time."""
-        return not self.executor.is_cluster and all(isinstance(one, Sequence) and len(one) == 1 for one in columns)
-
-    def _direct(self, function: Callable[..., Any], columns: Sequence[Any], progress: Progress | None) -> Any:
-        blocks = [one[0] for one in columns]
-        result = tried(self.executor.attempts, function, *blocks)
-        if progress is not None:
-            progress.count(0, result)
-        return result
+            arrays = [] if combine is not None and take is None else [mapped]
+            if combine is not None:
+                arrays.append(_reduction(f"{name}-totals" if take else name, mapped, take or _itself, combine))
+            handles = self.executor.hold(arrays, progress, partial(describe, slab[0]))
+            if combine is not None:
+                totals += self.executor.values(handles.pop())
+            found += [one if take else self.executor.values(one) for one in handles]
+            del handles  # workers free what is here now
+        kept = found[0] if len(found) == 1 else list(itertools.chain.from_iterable(found))
+        return kept, combine and (totals[0] if len(totals) == 1 else combine(totals))
 
     def _blockwise(
         self, name: str, function: Callable[..., Any], columns: Sequence[Column], progress: Progress | None
     ) -> da.Array:
         import dask
         import dask.array as da
+        from dask.layers import ArrayValuesDep
 
         topic = None if progress is None else progress.topic
         # What all tasks share is one node of the graph, so that each task is a few hundred bytes.
         shared = dask.delayed(_Task(function, self.executor.attempts, topic), pure=False, traverse=False)
-        arrays = [self._array(f"{name}-of", column) for column in columns]
+        arrays: list[Any] = []
+        for column in columns:
+            if isinstance(column, PersistedBlocks):
+                arrays.append(column.array)
+            elif not isinstance(column, Sequence):
+                arrays.append(column)
+            elif any(_is_future(value) for value in column):
+                arrays.append(values_array(f"{name}-of", column))
+            else:  # values are part of the tasks that they are for
+                arrays.append(ArrayValuesDep(((1,) * len(column),), _Values(column)))
         index = "ij" if any(len(array.numblocks) == 2 for array in arrays) else "i"
         pairs = [part for array in arrays for part in (array, index[: len(array.numblocks)])]
         return da.blockwise(
@@ -174,38 +185,6 @@ class DaskJob:
             dtype=object,
             meta=np.empty((0,) * len(index), object),
         )
-
-    def _array(self, name: str, column: Column) -> Any:
-        """Return a column as `blockwise` takes it: values are part of the tasks that they are for."""
-        if isinstance(column, PersistedBlocks):
-            return column.array
-        if not isinstance(column, Sequence):
-            return column
-        if any(_is_future(value) for value in column):
-            return values_array(name, column)
-        from dask.layers import ArrayValuesDep
-
-        return ArrayValuesDep(((1,) * len(column),), _Values(column))
-
-    def _compute(
-        self,
-        name: str,
-        function: Callable[..., Any],
-        columns: Sequence[Column],
-        arrays: Sequence[da.Array],
-        progress: Progress | None,
-    ) -> list[list[Any]]:
-        """Compute all `arrays` in one graph; return the blocks of each, or futures of them."""
-
-        def describe(key: Any) -> str:
-            """Name the rows of a task, by its key, whichever way that is written."""
-            found = re.match(rf"\('{name}-\w+', (\d+)", str(key))
-            rows, name_of = columns[0], getattr(function, "name", None)
-            if found is None or name_of is None or not isinstance(rows, Sequence):
-                return f"task {key}"
-            return str(name_of(rows[int(found[1])]))
-
-        return self.executor.hold(arrays, progress, describe)
 
 
 class _Values:
@@ -274,14 +253,17 @@ def _flat(blocks: Any) -> Iterator[Any]:
         yield from _flat(block) if isinstance(block, list) else [block]
 
 
-def _slabs(columns: Sequence[Column]) -> Iterator[list[Column]]:
-    """Cut the chunks in as many as are submitted at once."""
-    n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
-    if n_chunks <= SLAB:
-        yield list(columns)
-        return
-    for start in range(0, n_chunks, SLAB):
-        yield some_chunks(columns, start, start + SLAB)
+def _itself(result: Any) -> Any:
+    return result
+
+
+def _describe(name: str, function: Callable[..., Any], rows: Column, key: Any) -> str:
+    """Name the rows of a task, by its key, whichever way that is written."""
+    found = re.match(rf"\('{name}-\w+', (\d+)", str(key))
+    name_of = getattr(function, "name", None)
+    if found is None or name_of is None or not isinstance(rows, Sequence):
+        return f"task {key}"
+    return str(name_of(rows[int(found[1])]))
 
 
 def some_chunks(columns: Sequence[Column], start: int, stop: int) -> list[Column]:

@@ -6,10 +6,11 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from labelsieve.confident_learning.summary_counts import issue_totals
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
 from labelsieve.confident_learning.validation import notes_of, raise_or_warn
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.pipeline.issue_totals import check_fit, issue_totals
+from labelsieve.pipeline.check_fit import check_fit
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.results.label_issues import LabelIssues

@@ -6,23 +6,24 @@ import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
 import numpy as np
 
-from labelsieve import memory, partitioning
+from labelsieve import memory
 from labelsieve.confident_learning.row_summary import MAX_STRIP_ROWS
 from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
 from labelsieve.memory import free_bytes
+from labelsieve.partitioning import Grid
 from labelsieve.pipeline.dask_job import Column, DaskJob, nothing_like
 from labelsieve.settings import Settings
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, where_is
 from labelsieve.sources.retries import RETRIES, tried
-from labelsieve.tasks.partition import Batches, RowRange, RowRanges
+from labelsieve.tasks.partition import Batches, RowRange
 from labelsieve.tasks.work import PartitionWork
 
 if TYPE_CHECKING:
@@ -32,6 +33,37 @@ if TYPE_CHECKING:
 _PERSIST_SHARE: Final = 0.3
 # From this size on, arrays in memory should be given to a cluster as files.
 _SCATTER_WARN_BYTES: Final = 100_000_000
+
+
+class RowRanges(Sequence[RowRange]):
+    """The rows of a source cut into partitions, which are not read yet.
+
+    Parameters
+    ----------
+    source : Source
+        Where the rows are.
+    grid : Grid
+        The partitions.
+    numbers : range, optional
+        Numbers of the partitions; all by default.
+    """
+
+    def __init__(self, source: Source, grid: Grid, numbers: range | None = None) -> None:
+        self._source, self._grid = source, grid
+        self._numbers = range(grid.n_partitions) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> RowRange: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> RowRanges: ...
+
+    def __getitem__(self, index: int | slice) -> RowRange | RowRanges:
+        n, source, grid = self._numbers[index], self._source, self._grid
+        return RowRange(source, *grid.bounds(n)) if isinstance(n, int) else RowRanges(source, grid, n)
 
 
 @dataclass(frozen=True)
@@ -52,7 +84,7 @@ class Inputs:
 
     opened_labels: Opened
     opened_pred_probs: Opened
-    grid: partitioning.Grid
+    grid: Grid
     held_bytes: int = 0
     labels_first: bool = False
 
@@ -224,7 +256,7 @@ def persist_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inpu
     return inputs
 
 
-def without_blocks(column: Column, grid: partitioning.Grid, finished: Collection[int]) -> Column:
+def without_blocks(column: Column, grid: Grid, finished: Collection[int]) -> Column:
     """Return a column with None in place of the blocks of finished partitions."""
     if isinstance(column, RowRanges):
         return column

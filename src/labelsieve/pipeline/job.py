@@ -16,9 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from labelsieve.confident_learning.calibration import JointCounts, with_diagonal
+from labelsieve.confident_learning.calibration import JointCounts
 from labelsieve.confident_learning.pruning import PruneCounts
 from labelsieve.confident_learning.selections import RowSelection
+from labelsieve.confident_learning.summarizer import ScanTotals
+from labelsieve.confident_learning.summary_counts import issue_totals
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
 from labelsieve.confident_learning.validation import notes_of, raise_or_warn
 from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
@@ -26,9 +28,9 @@ from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import LostDataError
 from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, free_bytes, run_rows, size
 from labelsieve.pipeline import fork_pool
+from labelsieve.pipeline.check_fit import check_fit
 from labelsieve.pipeline.fingerprint import check_versions, fingerprint, note_versions, part_identities
 from labelsieve.pipeline.inputs import Inputs
-from labelsieve.pipeline.issue_totals import check_fit, issue_totals
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.opening import open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
@@ -39,13 +41,12 @@ from labelsieve.pipeline.workdir import Workdir
 from labelsieve.results.label_issues import LabelIssues, load
 from labelsieve.results.publish import Stage, check_output, staged
 from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
-from labelsieve.results.row_ids import ArrayIds, check_class_names, open_ids
+from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.open_array import where_is
 from labelsieve.sources.retries import tried
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, temporary_folder
 from labelsieve.tasks.checkpoint import Records
-from labelsieve.tasks.totals import ScanTotals
 
 # Issues of up to this many bytes are sorted in this process, even if a memory limit leaves less.
 _FEW_ISSUE_BYTES: Final = 32_000_000
@@ -65,6 +66,7 @@ class _Setup:
     plan: Plan
     records: Records | None
     stage: Stage | None
+    n_forks: int
 
 
 class Job:
@@ -90,17 +92,14 @@ class Job:
         self._attempts = settings.retries + 1
         self.pair = open_pair(labels, pred_probs, settings.class_names, settings.ids, attempts=self._attempts)
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
-        self._names: tuple[str, ...] | None = None
-        self._ids: ArrayIds | None = None
-        self._places: dict[str, str] = {}
+        n_rows, n_classes = self.pair[1].shape
+        self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
+        self._names = check_class_names(settings.class_names, n_classes)
+        self._ids = open_ids(settings.ids, n_rows)
+        self.filter.check_classes(n_classes)
 
     def run(self) -> LabelIssues:
         """Run all steps, and publish the result last."""
-        n_rows, n_classes = self.pair[1].shape
-        self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
-        self._names = check_class_names(self.settings.class_names, n_classes)
-        self._ids = open_ids(self.settings.ids, n_rows)
-        self.filter.check_classes(n_classes)
         issues = self._attempt(self._find)
         return issues if self.output is None else load(self.output)
 
@@ -109,14 +108,16 @@ class Job:
         return self._attempt(self._count)
 
     def _count(self, setup: _Setup) -> JointCounts:
-        total = self._scan(setup)
+        total = setup.passes.scan(setup.n_forks)
+        self._check_scanned(total)
         sums = total.sums.dense()
         _, rescanned = setup.passes.rescan(class_sums_finalize(sums))
         check_versions(self.pair, self._attempts)
-        if rescanned is None or rescanned.joint is None:
+        joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
+        if joint is None or rescanned is None or rescanned.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
         check_fit(setup.passes.first_table(), total, rescanned.joint)
-        return JointCounts(with_diagonal(rescanned.joint), rescanned.n_off_diagonal, sums.counts)
+        return joint
 
     def _attempt(self, steps: Callable[[_Setup], _T]) -> _T:
         """Prepare and run `steps`; start again if a worker was lost that held arrays of this process."""
@@ -138,21 +139,20 @@ class Job:
 
     def plan(self) -> Plan:
         """Plan the run, without reading data or writing anything."""
-        self.filter.check_classes(self.pair[1].shape[1])
         workdir = None
         if self.settings.workdir is not None:
             _refuse_nested(self.settings.workdir, self.output)
             workdir = Workdir.peek(self.settings.workdir, fresh=self.settings.fresh)
-        _, _, plan = self._lay_out(workdir)
-        return plan
+        return self._make_plan(self._open_inputs(workdir, self._run_facts(workdir)))
 
-    def _lay_out(self, workdir: Workdir | None) -> tuple[dict[str, Any], Inputs, Plan]:
-        """Return the fingerprint of the run, its inputs on the grid of the workdir or on a new one, and the plan."""
-        facts: dict[str, Any] = {"run": uuid.uuid4().hex}
-        if workdir is not None:
-            settings = asdict(self.filter.settings) | self.settings.checks.flags()
-            facts = fingerprint(self.pair, settings, workdir.folder.where)
-        inputs = open_inputs(
+    def _run_facts(self, workdir: Workdir | None) -> dict[str, Any]:
+        """Return the fingerprint of the run, which is that of the workdir if it is resumed."""
+        settings = asdict(self.filter.settings) | self.settings.checks.flags()
+        return {"run": uuid.uuid4().hex} if workdir is None else fingerprint(self.pair, settings, workdir.folder.where)
+
+    def _open_inputs(self, workdir: Workdir | None, facts: dict[str, Any]) -> Inputs:
+        """Return the inputs on the grid of the workdir, or on a new one."""
+        return open_inputs(
             *self.pair,
             batch_size=self.settings.batch_size,
             partition_batches=self.settings.partition_batches,
@@ -161,9 +161,12 @@ class Job:
             read=False,
             grid=None if workdir is None else workdir.grid(facts, self.pair[1].shape[0]),
         )
+
+    def _make_plan(self, inputs: Inputs) -> Plan:
+        """Return the plan, or raise if workers cannot open the inputs or the run cannot fit in memory."""
         self.executor.check_reachable(inputs.reachability())
         stores = {"workdir": self.settings.workdir is not None, "output": self.output is not None}
-        return facts, inputs, make_plan(inputs, self.filter, self.executor, **stores, n_jobs=self.n_jobs)
+        return make_plan(inputs, self.filter, self.executor, **stores, n_jobs=self.n_jobs)
 
     def _prepare(self, stack: ExitStack) -> _Setup:
         """Plan the run, lock its workdir and output, and check that all workers can reach what they need."""
@@ -173,8 +176,11 @@ class Job:
             owned = Workdir.open(self.settings.workdir, fresh=self.settings.fresh, wait=self.settings.wait)
             workdir = stack.enter_context(owned)
             self._check_owned = workdir.check_owned
-        facts, inputs, plan = self._lay_out(workdir)
-        inputs = tried(self._attempts, inputs.read_labels)
+        facts = self._run_facts(workdir)
+        inputs = self._open_inputs(workdir, facts)
+        plan = self._make_plan(inputs)
+        if inputs.labels_first:
+            inputs = tried(self._attempts, inputs.read_labels)
         stage = None if self.output is None else stack.enter_context(staged(self.output, self.settings.wait))
         identities: list[str] = []
         if workdir is not None:
@@ -199,24 +205,38 @@ class Job:
             finished=None if workdir is None else workdir.finished,
             check_margins=partial(self._check_margins, inputs, plan),
         )
-        return _Setup(passes, inputs, plan, records, stage)
+        forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster)
+        # A single partition is read in this process anyway.
+        n_forks = self.n_jobs if forks and inputs.grid.n_partitions > 1 else 0
+        return _Setup(passes, inputs, plan, records, stage, n_forks)
 
     def _find(self, setup: _Setup) -> LabelIssues:
         """Scan, count, select, sort and publish."""
         passes, inputs, plan, stage = setup.passes, setup.inputs, setup.plan, setup.stage
-        scanned = self._scan(setup)
+        scanned = passes.scan(setup.n_forks)
+        self._check_scanned(scanned)
         sums = scanned.sums.dense()
         thresholds = class_sums_finalize(sums)
         table, rescanned = passes.rescan(thresholds)
         counts = table.count(self.filter, thresholds)
-        totals = issue_totals(counts, rescanned, sums.counts, self.filter.settings)
+        joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
+        totals = issue_totals(counts, joint, sums.counts, self.filter.settings)
         misfit = check_fit(passes.first_table(), scanned, totals.confident)
         # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
         exactly = stage is not None or not self._fits(totals.estimated, inputs, plan)
         selected = self.filter.select(table, totals, inputs.dtype, exactly=exactly)
         if passes.n_reads > 1:
             check_versions(self.pair, self._attempts)
-        found = self._sort(setup, table, selected)
+        self._check_owned()
+        found: IssueParts
+        if stage is not None:
+            stage.clear()
+            room = self._run_room(inputs, plan)
+            found = table.write(selected, self.filter, stage.group, stage.work, room, with_rows=True)
+        elif self._fits(selected.n_rows, inputs, plan):
+            found = table.sorted_issues(selected, self.filter)
+        else:
+            found = self._write_aside(setup, table, selected)
         issues = LabelIssues(
             n_rows=inputs.grid.n_rows,
             n_classes=inputs.n_classes,
@@ -237,17 +257,10 @@ class Job:
             stage.publish(issues)
         return issues
 
-    def _sort(self, setup: _Setup, table: RowSummaries, selected: RowSelection) -> IssueParts:
-        """Return the sorted issues: in memory, or where the tasks write them."""
-        inputs, plan, records, stage = setup.inputs, setup.plan, setup.records, setup.stage
-        room = self._run_room(inputs, plan)
-        self._check_owned()
-        if stage is not None:
-            stage.clear()
-            return table.write(selected, self.filter, stage.group, stage.work, room, with_rows=True)
-        if self._fits(selected.n_rows, inputs, plan):
-            return table.sorted_issues(selected, self.filter)
-        scratch = self._temporary(None, plan) if records is None else records.folder
+    def _write_aside(self, setup: _Setup, table: RowSummaries, selected: RowSelection) -> IssueParts:
+        """Let the tasks write sorted issues that do not fit in this process to the workdir, or a temporary folder."""
+        records, room = setup.records, self._run_room(setup.inputs, setup.plan)
+        scratch = self._temporary(None, setup.plan) if records is None else records.folder
         scratch.remove("result")
         # A unique name: the user may still read this result while a later run in the workdir writes its own.
         group = ResultGroup(scratch.folder("result").folder(uuid.uuid4().hex))
@@ -276,20 +289,11 @@ class Job:
             finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         )
 
-    def _scan(self, setup: _Setup) -> ScanTotals:
-        """Read all rows once; raise or warn if they have bad data."""
-        passes, inputs = setup.passes, setup.inputs
-        forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster)
-        if forks and inputs.grid.n_partitions > 1:  # a single partition is read in this process anyway
-            with passes.reading() as bar:
-                work, n_jobs = passes.scan_work, self.n_jobs
-                total = passes.adopt(fork_pool.map_in_forks(inputs, work, n_jobs, advance=bar.advance))
-        else:
-            total = passes.scan()
+    def _check_scanned(self, total: ScanTotals) -> None:
+        """Raise or warn if the rows that were read have bad data."""
         self._check_owned()
         check_versions(self.pair, self._attempts)  # first, because half-written rows would look like bad data
-        raise_or_warn(total.findings, inputs.n_classes, self.settings.checks, total.sums.dense().counts)
-        return total
+        raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, total.sums.dense().counts)
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that issues may take if they are sorted in this process."""

@@ -81,14 +81,20 @@ def explain_keywords(
 
         @wraps(function)
         def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-            if not kwargs.keys() <= allowed.keys():
-                unknown = [keyword for keyword in kwargs if keyword not in allowed]
-                raise InputTypeError("; ".join(_sentence(name, keyword, known, list(allowed)) for keyword in unknown))
+            _check_keywords(name, kwargs, known, allowed)
             return function(*args, **kwargs)
 
         return call
 
     return decorate
+
+
+def _check_keywords(
+    function: str, given: Mapping[str, object], known: Mapping[str, str], allowed: Mapping[str, object]
+) -> None:
+    if not given.keys() <= allowed.keys():
+        unknown = [keyword for keyword in given if keyword not in allowed]
+        raise InputTypeError("; ".join(_sentence(function, keyword, known, list(allowed)) for keyword in unknown))
 
 
 def _sentence(function: str, keyword: str, known: Mapping[str, str], allowed: list[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import Future
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Final, TypeGuard
+from typing import Any, Final, TypeGuard
 
 from labelsieve import partitioning
 from labelsieve.confident_learning.dtypes import class_dtype
@@ -13,16 +13,13 @@ from labelsieve.confident_learning.row_summary import STRIP_BYTES
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
+from labelsieve.pipeline import grids
 from labelsieve.pipeline.inputs import Inputs, forkable
-from labelsieve.settings import Settings
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
 from labelsieve.sources.retries import tried
 from labelsieve.storage.urls import is_url
-
-if TYPE_CHECKING:
-    import dask.array as da  # for types alone
 
 # Labels of at most this size are read first if batches would cut their stored chunks.
 _READ_FIRST_BYTES: Final = 64_000_000
@@ -47,7 +44,10 @@ def open_pair(
     InvalidInputError
         For anything that can be refused without reading.
     """
-    opened_labels, opened = _open_both(labels, pred_probs, attempts)
+    if is_url(labels) and is_url(pred_probs):
+        opened_labels, opened = _open_both(labels, pred_probs, attempts)
+    else:
+        opened_labels, opened = tried(attempts, open_labels, labels), tried(attempts, open_pred_probs, pred_probs)
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
@@ -56,9 +56,7 @@ def open_pair(
 
 
 def _open_both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Opened]:
-    """Open both inputs, at the same time if both are in remote stores."""
-    if not (is_url(labels) and is_url(pred_probs)):
-        return tried(attempts, open_labels, labels), tried(attempts, open_pred_probs, pred_probs)
+    """Open both inputs at the same time, since each waits for a remote store."""
     other: Future[Opened] = Future()
 
     def opening() -> None:
@@ -113,10 +111,10 @@ def open_inputs(
     forking = n_jobs > 1 and not executor.is_cluster and forkable(opened_labels, opened)
     n_threads = n_jobs if forking else executor.all_threads
     if not isinstance(opened, Source):
-        opened = _whole_rows(opened)
-        planned = _dask_grid(opened, n_threads, partition_batches)
+        opened = grids.whole_rows(opened)
+        planned = grids.plan_dask_grid(opened, n_threads, partition_batches)
     else:
-        planned = _source_grid(
+        planned = grids.plan_source_grid(
             opened, n_threads, executor, batch_size, partition_batches, 1 if forking else STRIP_BYTES
         )
         _warn_if_read_in_pieces(opened, planned, n_threads)
@@ -132,42 +130,14 @@ def open_inputs(
     return inputs.read_labels() if read else inputs
 
 
-def _source_grid(
-    source: Source,
-    n_threads: int,
-    executor: Executor,
-    batch_size: int | partitioning.Auto,
-    partition_batches: int | partitioning.Auto,
-    min_batch_bytes: int,
-) -> partitioning.Grid:
-    """Plan the grid of stored rows, with smaller automatic batches until they fit in memory."""
-    limit = executor.limit * executor.n_processes
-    while True:
-        grid = partitioning.plan_grid(
-            source.n_rows,
-            source.row_bytes,
-            source.row_chunk,
-            n_threads,
-            limit,
-            batch_size=batch_size,
-            partition_batches=partition_batches,
-            min_batch_bytes=min_batch_bytes,
-            remote=source.read_ahead_bytes > 0,
-        )
-        need = Inputs(source, source, grid).need(Settings())
-        smallest = grid.largest_batch <= (source.row_chunk or 1)
-        fits = need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
-        if batch_size != "auto" or source.in_pieces or smallest or fits:
-            return grid
-        limit = limit * 3 // 4
-
-
 def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
     """Return whether to read the labels first: if they are small, or if partitions would decode a chunk again."""
-    if not isinstance(labels, Source) or not labels.row_chunk or not _is_cut(labels.row_chunk, grid):
-        return False
-    small = labels.n_rows * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
-    return small or labels.row_chunk > grid.largest_batch * grid.partition_batches
+    small = labels.shape[0] * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
+    return (
+        isinstance(labels, Source)
+        and bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
+        and (small or (labels.row_chunk or 0) > grid.largest_batch * grid.partition_batches)
+    )
 
 
 def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
@@ -185,22 +155,3 @@ def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:
     if isinstance(grid.batches, int):
         return grid.n_batches > 1 and grid.batches % row_chunk != 0
     return any(rows % row_chunk for rows in set(grid.batches[:-1]))
-
-
-def _whole_rows(array: da.Array) -> da.Array:
-    """Return a user's Dask array with chunks that span all classes; keep its chunks if they do."""
-    if len(array.chunks[1]) == 1:
-        return array
-    rows = max(1, partitioning.BATCH_BYTES // (array.shape[1] * array.dtype.itemsize))
-    return array.rechunk({0: min(rows, max(array.chunks[0])), 1: -1})
-
-
-def _dask_grid(array: da.Array, n_threads: int, partition_batches: int | partitioning.Auto) -> partitioning.Grid:
-    """Return a grid whose batches are the chunks of a Dask array. A task holds all its blocks, so it gets a few."""
-    if partition_batches == "auto":
-        largest = max(array.chunks[0]) * array.shape[1] * array.dtype.itemsize
-        partition_batches = min(
-            max(1, partitioning.BATCH_BYTES // max(1, largest)),
-            partitioning.group_size(largest, array.nbytes, n_threads),
-        )
-    return partitioning.Grid(len(array), array.chunks[0], int(partition_batches))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Final
@@ -14,12 +14,14 @@ from labelsieve.confident_learning import top_k_by_pair
 from labelsieve.confident_learning.dtypes import Float64s, Int64s
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
+from labelsieve.confident_learning.summarizer import ScanTotals, combine_totals
 from labelsieve.confident_learning.thresholds import SparseClassSums
 from labelsieve.confident_learning.validation import DEFAULT_CHECKS, RowChecks
 from labelsieve.errors import UnreadableDataError
 from labelsieve.execution.executor import Executor
 from labelsieve.execution.progress import Progress
 from labelsieve.partitioning import Span, spans
+from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.dask_job import Column, DaskJob, some_chunks
 from labelsieve.pipeline.inputs import Inputs, persist_if_it_fits, without_blocks
 from labelsieve.pipeline.row_summaries import RowSummaries, repairing
@@ -27,7 +29,7 @@ from labelsieve.settings import Settings
 from labelsieve.tasks import rescan, scan
 from labelsieve.tasks.checkpoint import Records, digest
 from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
-from labelsieve.tasks.totals import RescanTotals, ScanTotals, combine_rescans, combine_totals
+from labelsieve.tasks.totals import RescanTotals, combine_rescans
 
 # A round of the third pass reads at most this share of the partitions, which is what a killed run reads again.
 _ROUNDS: Final = 8
@@ -91,46 +93,39 @@ class Passes:
 
     def _columns_without(self, finished: Collection[int]) -> list[Column]:
         """Return the same, without the blocks of finished partitions that Dask would have to compute."""
-        if self.inputs.labels_source and self.inputs.pred_probs_source:
-            return self._columns
+        stored = self.inputs.labels_source and self.inputs.pred_probs_source
+        return self._columns if stored else self._unfinished_columns(finished)
+
+    def _unfinished_columns(self, finished: Collection[int]) -> list[Column]:
         numbers = range(self.inputs.grid.n_partitions)
-        if len(finished) == len(numbers):
+        if len(finished) == len(numbers):  # a Dask array is not even persisted
             return [numbers, [None] * len(numbers), [None] * len(numbers)]
         return [numbers, *(without_blocks(column, self.inputs.grid, finished) for column in self._columns[1:])]
 
-    def scan(self) -> ScanTotals:
-        """Summarise all rows, in the first pass, and return what it adds up."""
-        total: ScanTotals = repairing(self._repair, self._scan)
-        self._sums = total.sums
-        return total
+    def scan(self, n_forks: int = 0) -> ScanTotals:
+        """Summarize all rows, in the first pass, and return what it adds up; in forked processes if there are any."""
+        return repairing(self._repair, self._scan, n_forks)
 
-    def _scan(self) -> ScanTotals:
+    def _scan(self, n_forks: int) -> ScanTotals:
         columns, work = self._columns_without(self._finished.get("summaries", ())), self.inputs.work(self.scan_work)
-        total: ScanTotals
-        with self.reading() as bar:
-            if self._stored:
+        with self._progress("scan", "read") as bar:
+            if n_forks:
+                results = fork_pool.map_in_forks(self.inputs, self.scan_work, n_forks, advance=bar.advance)
+                self._chunks, total = list(results), _combine_chunk_totals(results)
+            elif self._stored:
                 total = self.job.reduce("scan", work, combine_totals, columns, bar)
             else:
                 self._chunks, total = self.job.persist("scan", work, columns, scan.totals_of, combine_totals, bar)
+        self._sums = total.sums
         return total
 
     @property
     def scan_work(self) -> Callable[..., Any]:
         """What reads a partition in the first pass."""
-        work = partial(scan.scan, settings=self.settings, records=self._records, checks=self._checks)
-        return partial(scan.scan_to_checkpoint, **work.keywords) if self._stored else work
-
-    def reading(self) -> Progress:
-        """Return the progress bar of the first pass."""
-        return self._progress("scan", "read")
-
-    def adopt(self, results: Sequence[Any]) -> ScanTotals:
-        """Take in what forked processes made of the partitions in the first pass."""
-        if not self._stored:
-            self._chunks = list(results)
-        total = _combine_chunk_totals(results)
-        self._sums = total.sums
-        return total
+        if self._records is None:
+            return partial(scan.scan, settings=self.settings)
+        function = scan.scan_to_checkpoint if self._stored else scan.scan_and_commit
+        return partial(function, settings=self.settings, records=self._records, checks=self._checks)
 
     def rescan(self, thresholds: Float64s) -> tuple[RowSummaries, RescanTotals | None]:
         """Return the table, and what a second pass adds up over `pred_probs`, where one is needed."""
@@ -139,11 +134,11 @@ class Passes:
         # The columns of a second pass are read back only if they are needed.
         needed = self.rule.needs_off_diagonal or self.settings.scores_need_rescan
         self._reader = SummaryReader(self.settings, thresholds, self._records, self._rescan_records if needed else None)
-        totals: RescanTotals | None = None
-        if self.settings.rescans:
-            totals = repairing(self._repair, self._rescan)
-            self.n_rescanned += totals.n_read
-            self.n_reads += 1
+        if not self.settings.rescans:
+            return self._table(self._reader), None
+        totals = repairing(self._repair, self._rescan)
+        self.n_rescanned += totals.n_read
+        self.n_reads += 1
         return self._table(self._reader), totals
 
     def _rescan(self) -> RescanTotals:
@@ -153,7 +148,6 @@ class Passes:
             numbers, _, pred_probs = self._columns_without(())
             work = partial(rescan.rescan, reader=self._reader, keeps_off_diagonal=self.rule.needs_off_diagonal)
             columns = [numbers, [None] * len(self._chunks), pred_probs, self._chunks]
-            total: RescanTotals
             self._chunks, total = self.job.persist(
                 "rescan", self.inputs.work(work), columns, rescan.rescan_totals, combine_rescans, bar
             )
@@ -168,16 +162,13 @@ class Passes:
         reader = replace(self._reader, rescan_records=self._rescan_records)
         work = self.inputs.work(partial(rescan.rescan_to_checkpoint, reader=reader))
         columns = [numbers, [None] * self.inputs.grid.n_partitions, pred_probs]
-        total: RescanTotals = self.job.reduce("rescan", work, combine_rescans, columns, progress)
-        return total
+        return self.job.reduce("rescan", work, combine_rescans, columns, progress)
 
     def _table(self, reader: SummaryReader) -> RowSummaries:
-        chunks: list[Any] = self._spans if self._stored else self._chunks
-        rows = [span.stop - span.start for span in self._spans] if self._stored else self._partition_rows
         return RowSummaries(
             self.job,
-            chunks,
-            rows,
+            list[Any](self._spans) if self._stored else self._chunks,
+            [span.stop - span.start for span in self._spans] if self._stored else self._partition_rows,
             reader,
             self.inputs.n_classes,
             self.inputs.dtype,
@@ -256,7 +247,7 @@ class Passes:
         if self._reader is None:
             return
         columns, work = self._columns_without(self._finished["summaries"]), self.inputs.work(self.scan_work)
-        total: ScanTotals = self.job.reduce("scan", work, _combine_chunk_totals, columns)
+        total = self.job.reduce("scan", work, _combine_chunk_totals, columns)
         self.n_rescanned += total.n_read
         if self._sums is not None and not total.sums.same(self._sums):
             raise UnreadableDataError(

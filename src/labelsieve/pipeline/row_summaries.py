@@ -25,11 +25,11 @@ process that made them, or are rows of a checkpoint (`labelsieve.tasks.summaries
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,9 @@ from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
 from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import RowSelection, Selection, UpToClassCuts, UpToCut
-from labelsieve.confident_learning.thresholds import SparseClassSums, adjusted_thresholds, class_sums_chunk
+from labelsieve.confident_learning.summarizer import ScanTotals, combine_totals
+from labelsieve.confident_learning.summary_counts import SummaryCounts, combine_counts
+from labelsieve.confident_learning.thresholds import SparseClassSums, class_sums_chunk
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.errors import InvalidInputError, MemoryLimitError
 from labelsieve.execution.executor import LocalExecutor
@@ -56,7 +58,6 @@ from labelsieve.tasks import count_and_select, external_sort
 from labelsieve.tasks.checkpoint import DamagedRecordError
 from labelsieve.tasks.scan import totals_of
 from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
-from labelsieve.tasks.totals import ScanTotals, combine_totals
 from labelsieve.tasks.work import ChunkWork
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ _FETCHED_CHUNKS: Final = 16
 _CLASS_BYTES: Final = 120
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 def _no_repair() -> None:
@@ -204,28 +206,29 @@ class RowSummaries:
 
         `show` is the label of the progress bar; "" shows none.
         """
-        work = self.work(function, **shared)
         with self._progress(name, show) as bar:
-            return repairing(self.repair, lambda: self.job.map(name, work, [self.chunks, *columns], bar))
+            return repairing(
+                self.repair, self.job.map, name, self._work(function, shared), [self.chunks, *columns], bar
+            )
 
     def reduce(
         self,
         name: str,
         function: Callable[..., Any],
-        combine: Callable[[Iterable[Any]], Any],
+        combine: Callable[[Iterable[Any]], _T],
         *,
         show: str = "",
         **shared: Any,
-    ) -> Any:
+    ) -> _T:
         """Combine ``function(chunk, reader=..., **shared)`` of all chunks with `combine`."""
-        work = self.work(function, **shared)
         with self._progress(name, show) as bar:
-            return repairing(self.repair, lambda: self.job.reduce(name, work, combine, [self.chunks], bar))
+            return repairing(
+                self.repair, self.job.reduce, name, self._work(function, shared), combine, [self.chunks], bar
+            )
 
-    def work(self, function: Callable[..., Any], **shared: Any) -> ChunkWork:
+    def _work(self, function: Callable[..., Any], shared: Mapping[str, Any]) -> ChunkWork:
         """Return the callable of the tasks that run `function` on a chunk."""
-        records = self.reader.records
-        where = records.folder.where if self.stored and records is not None else "memory"
+        where = self.reader.records.folder.where if self.stored and self.reader.records is not None else "memory"
         return ChunkWork(partial(function, reader=self.reader, **shared), where)
 
     def _progress(self, name: str, description: str) -> AbstractContextManager[Progress | None]:
@@ -238,19 +241,14 @@ class RowSummaries:
         labels, predicted = zip(*self.map("agreement", count_and_select.sampled_classes, sample=sample), strict=True)
         return np.concatenate(labels), np.concatenate(predicted)
 
-    def count(self, rule: Filter, thresholds: Float64s) -> count_and_select.SummaryCounts:
+    def count(self, rule: Filter, thresholds: Float64s) -> SummaryCounts:
         """Compare all rows with the thresholds, if the filter needs that."""
-        if not rule.counts_summaries:
-            return count_and_select.SummaryCounts(None, None, None)
-        total: count_and_select.SummaryCounts = self.reduce(
-            "issue-counts",
-            count_and_select.count,
-            count_and_select.combine_counts,
-            show="threshold",
-            rule=rule,
-            adj_thresholds=adjusted_thresholds(thresholds),
+        step = "issue-counts", count_and_select.count, combine_counts
+        return (
+            self.reduce(*step, show="threshold", rule=rule, thresholds=thresholds)
+            if rule.counts_summaries
+            else SummaryCounts()
         )
-        return total
 
     # What filters ask for -------------------------------------------------------------------------------------------
 
@@ -261,48 +259,31 @@ class RowSummaries:
     def select_lowest(
         self,
         cut_scores: Callable[[SummaryBlock], Floats],
-        dtype: np.dtype[Any],
-        histogram: Int64s | None,
+        cut: radix_select.Cut,
         n_rows: int,
         *,
         exactly: bool,
     ) -> RowSelection:
-        """Return the `n_rows` rows of lowest score.
+        """Return the `n_rows` rows of lowest score, which `cut` may cut too coarsely.
 
         Unless `exactly`, a few more may be returned: all rows of the bin that holds the cut, if it has few.
         """
-        cut, quotas = radix_select.Cut(0, 0, 0, 0), list[int | None]([0] * len(self.chunks))
-        if n_rows >= 1 and histogram is not None:
-
-            def histogram_within(within: radix_select.Cut) -> Int64s:
-                total: Int64s = self.reduce(
-                    "histogram",
-                    count_and_select.histogram_within,
-                    count_and_select.add_up,
-                    cut_scores=cut_scores,
-                    cut=within,
-                )
-                return total
-
-            cut = radix_select.find_cut(histogram, n_rows, 8 * dtype.itemsize, histogram_within)
-            quotas = [None] * len(self.chunks)
-            if exactly or (not cut.shift and cut.inside > n_rows - cut.below):
-                ties = self.map("ties", count_and_select.scores_inside, cut_scores=cut_scores, cut=cut)
-                cut, exact = radix_select.find_exact_cut(cut, n_rows, ties)
-                quotas = list(exact)
+        while cut.inside > radix_select.MAX_CANDIDATES and cut.shift:
+            histogram = self.reduce(
+                "histogram", count_and_select.histogram_within, radix_select.add_up, cut_scores=cut_scores, cut=cut
+            )
+            cut = radix_select.next_cut(histogram, n_rows, cut.shift, cut)
+        quotas: Sequence[int | None] = [None if n_rows else 0] * len(self.chunks)
+        if n_rows and (exactly or (not cut.shift and cut.inside > n_rows - cut.below)):
+            ties = self.map("ties", count_and_select.scores_inside, cut_scores=cut_scores, cut=cut)
+            cut, quotas = radix_select.find_exact_cut(cut, n_rows, ties)
         return RowSelection(UpToCut(cut, cut_scores), (quotas,), n_rows)
 
     def select_lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
         """Return, for each label, the ``n_rows[label]`` rows with the lowest probability of that label."""
-
-        def histogram_within(within: radix_select_by_class.ClassCuts) -> Int64s:
-            total: Int64s = self.reduce(
-                "histogram", count_and_select.class_histogram_within, count_and_select.add_up, cuts=within
-            )
-            return total
-
         cuts = radix_select_by_class.ClassCuts.open(n_rows, class_counts, 8 * self.dtype.itemsize)
-        cuts = radix_select_by_class.find_cuts(cuts, histogram_within)
+        histogram = partial(self.reduce, "histogram", count_and_select.class_histogram_within, radix_select.add_up)
+        cuts = radix_select_by_class.find_cuts(cuts, lambda within: histogram(cuts=within))
         exact = radix_select_by_class.find_exact_cuts(cuts, self.map("ties", count_and_select.class_ties, cuts=cuts))
         return RowSelection(UpToClassCuts(exact), (range(len(self.chunks)),), int(cuts.n_rows.sum()))
 
@@ -311,7 +292,7 @@ class RowSummaries:
         read = self.read_margins
         if read is None:
             raise RuntimeError("margins between classes need pred_probs")
-        rows = repairing(self.repair, lambda: read(prune)) if len(prune.by_pair) else np.empty(0, np.int64)
+        rows = repairing(self.repair, read, prune) if len(prune.by_pair) else np.empty(0, np.int64)
         return RowSelection.of_rows(rows, self.rows)
 
     # Results --------------------------------------------------------------------------------------------------------
@@ -320,23 +301,25 @@ class RowSummaries:
         """Return the selected rows by (score, row), without those that the filter drops."""
         if not selected.n_rows:
             return IssueRows.none(self.score_dtype, class_dtype(self.n_classes), self.dtype)
-        parts = self._selected(count_and_select.select, selected)
-        return count_and_select.rank(parts, selected.n_rows, rule)
+        found = IssueRows.concatenate(self._selected(count_and_select.select, selected))
+        kept = rule.are_issues(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
+        order = radix_select.lowest_first(found.scores, selected.n_rows)
+        issues = found.take(order[kept[order]])
+        return replace(issues, scores=count_and_select.widen(issues.scores))
 
     def _selected(self, function: Callable[..., Any], selected: RowSelection, **shared: Any) -> list[Any]:
         """Map `function` over the chunks and the selection, whose arrays are sent to the workers once."""
-
-        def select() -> list[Any]:
-            columns = [
-                self.job.executor.scatter(column) if scattered else column
-                for column, scattered in zip(selected.columns, selected.scattered, strict=True)
-            ]
-            found: list[Any] = self.map(
-                "select", function, *columns, show="rank", selection=selected.selection, **shared
+        send = self.job.executor.scatter
+        return self.job.executor.unless_lost(
+            lambda: self.map(
+                "select",
+                function,
+                *(send(c) if sent else c for c, sent in zip(selected.columns, selected.scattered, strict=True)),
+                show="rank",
+                selection=selected.selection,
+                **shared,
             )
-            return found
-
-        return self.job.executor.unless_lost(select) if any(selected.scattered) else select()
+        )
 
     def write(
         self, selected: RowSelection, rule: Filter, group: ResultGroup, scratch: Folder, room: int, *, with_rows: bool
@@ -403,25 +386,23 @@ class RowSummaries:
 
         Otherwise the scores are copied, and each chunk is freed after that, so that no other column stays in memory.
         """
-        work = self.work(count_and_select.all_scores)
-        if self.stored or self.job.executor.is_cluster:
-            return TaskScores(self.job, work, self.chunks, self.rows, self.score_dtype, in_store=self.stored)
-        parts = []
-        for index, chunk in enumerate(self.chunks):
-            parts.append(work(chunk))
-            self.chunks[index] = None
-        return ArrayScores(parts)
+        work = self._work(count_and_select.all_scores, {})
+        return (
+            TaskScores(self.job, work, self.chunks, self.rows, self.score_dtype, in_store=self.stored)
+            if self.stored or self.job.executor.is_cluster
+            else ArrayScores([work(self.chunks.pop(0)) for _ in self.rows])
+        )
 
 
-def repairing(repair: Callable[[], None], compute: Callable[[], _T]) -> _T:
-    """Return ``compute()``. If a record is damaged, call `repair` and compute again."""
+def repairing(repair: Callable[[], None], compute: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Return ``compute(*args)``. If a record is damaged, call `repair` and compute again."""
     for _ in range(_MOST_REPAIRS):
         try:
-            return compute()
+            return compute(*args, **kwargs)
         except DamagedRecordError as error:
             logger.warning("%s; partitions with damaged records are read again", error)
             repair()
-    return compute()
+    return compute(*args, **kwargs)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from labelsieve.confident_learning.quality_scores import column_kernels
 from labelsieve.errors import WorkdirError
 from labelsieve.execution.executor import Executor
 from labelsieve.pipeline.dask_job import Column, DaskJob
@@ -142,10 +141,9 @@ def compare(
         return None
     if not kept:
         return None
-    found = list[Any]()
-    read_rows(partition, n_rows, column_kernels(settings), found.append)
+    found, _ = read_rows(partition, settings)
     differs, columns = np.zeros(n_rows, np.bool_), []
-    for name, now in found[0].columns().items():
+    for name, now in found.columns().items():
         then = np.concatenate([block[name] for block in kept])
         other = (_bytes(then) != _bytes(now)).any(axis=1) if then.dtype == now.dtype else np.ones(n_rows, np.bool_)
         if name == "score" and settings.method == "confidence_weighted_entropy":

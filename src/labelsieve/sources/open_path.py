@@ -46,12 +46,31 @@ def open_place(name: str, place: Place) -> Source:
         If there is no such thing.
     """
     place = check_place(name, place)
-    if not is_url(place):
-        return _open_path(name, place)
-    scheme, _, path = place.partition("://")
-    if scheme in ("file", "local"):
-        return _open_path(name, path if Path(path).exists() else unquote(path))
-    return _open_url(name, place)
+    scheme, _, local = place.partition("://") if is_url(place) else ("file", "", place)
+    if scheme not in ("file", "local"):
+        return _open_url(name, place)
+    if local != place and not Path(local).exists():
+        local = unquote(local)
+    path = Path(local).absolute()  # a worker may run in another folder
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # a pattern, or reported below
+    except OSError as error:  # no permission to enter a folder, a name that is too long
+        raise InvalidInputError(f"{name}: {path} cannot be opened: {error.strerror}") from error
+    if is_pattern(local) and not path.exists():
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
+        if not matches:
+            raise InvalidInputError(f"{name}: no file matches {path}")
+        return _open_shards(name, path, matches, f"{path} matches no .npy and no .zarr shards")
+    if path.is_file():
+        refuse_other_format(name, str(path), str(path))
+    if path.is_dir() and path.suffix != ".zarr" and not is_zarr_folder(path):
+        why = f"{path} is not a Zarr array: it has no zarr.json or .zarray, and no .npy or .zarr shards"
+        return _open_shards(name, path, [str(entry) for entry in path.iterdir()], why, always=True)
+    if path.is_dir() or path.suffix == ".zarr":
+        return ZarrSource.from_path(name, path)
+    return NpySource.from_path(name, path)
 
 
 def open_places(name: str, places: Sequence[Place]) -> Source:
@@ -86,29 +105,6 @@ def _is_place(item: object) -> bool:
     return isinstance(item, os.PathLike)
 
 
-def _open_path(name: str, place: str) -> Source:
-    path = Path(place).absolute()  # a worker may run in another folder
-    try:
-        path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # a pattern, or reported below
-    except OSError as error:  # no permission to enter a folder, a name that is too long
-        raise InvalidInputError(f"{name}: {path} cannot be opened: {error.strerror}") from error
-    if is_pattern(place) and not path.exists():
-        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
-        if not matches:
-            raise InvalidInputError(f"{name}: no file matches {path}")
-        return _open_shards(name, path, matches, f"{path} matches no .npy and no .zarr shards")
-    if path.is_file():
-        refuse_other_format(name, str(path), str(path))
-    if path.is_dir() and path.suffix != ".zarr" and not is_zarr_folder(path):
-        why = f"{path} is not a Zarr array: it has no zarr.json or .zarray, and no .npy or .zarr shards"
-        return _open_shards(name, path, [str(entry) for entry in path.iterdir()], why, always=True)
-    if path.is_dir() or path.suffix == ".zarr":
-        return ZarrSource.from_path(name, path)
-    return NpySource.from_path(name, path)
-
-
 def _open_shards(name: str, where: Path, places: Sequence[str], why: str, *, always: bool = False) -> Source:
     """Open the shards in a folder or that match a pattern.
 
@@ -118,7 +114,7 @@ def _open_shards(name: str, where: Path, places: Sequence[str], why: str, *, alw
         conversion = conversion_of(name, places)
         if conversion or always:
             raise InvalidInputError(f"{name}: {why}" + (f"; {conversion}" if conversion else ""))
-    openers = [partial(_open_path, name, place) for place in select_shards(name, str(where), places)]
+    openers = [partial(open_place, name, place) for place in select_shards(name, str(where), places)]
     return _join(name, openers, str(where))
 
 

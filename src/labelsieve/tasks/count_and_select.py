@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
 from labelsieve.confident_learning.agreement import RowSample
-from labelsieve.confident_learning.confident_joint import ConfidentCounter, ConfidentCounts, confident_combine
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies, class_histogram
-from labelsieve.confident_learning.row_summary import SummaryBlock, near_predicted
+from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import Selection, scores_of
-from labelsieve.confident_learning.thresholds import ClassSums, SparseClassSums, class_sums_chunk, class_sums_combine
+from labelsieve.confident_learning.summary_counts import SummaryCounter, SummaryCounts
 from labelsieve.results.result import IssueRows
-from labelsieve.tasks.summaries import Chunk, SummaryChunk, SummaryReader
+from labelsieve.tasks.summaries import Chunk, SummaryReader
 
 CutScores: TypeAlias = Callable[[SummaryBlock], Floats]
-# Histograms of one chunk that are kept before they are added up.
-_MOST_HISTOGRAMS: Final = 8
 
 
 def widen(scores: Floats) -> Floats:
@@ -32,77 +28,17 @@ def widen(scores: Floats) -> Floats:
 
 
 def all_scores(chunk: Chunk, *, reader: SummaryReader) -> Floats:
-    """Return the scores of a chunk."""
-    if isinstance(chunk, SummaryChunk):
-        return widen(scores_of(reader.scored(chunk.summary)))
-    return np.concatenate([widen(scores_of(block)) for block in reader.blocks(chunk)])
+    """Return the scores of a chunk; they are not copied where it is one block."""
+    parts = [widen(scores_of(block)) for block in reader.blocks(chunk, whole=True)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-@dataclass(frozen=True)
-class SummaryCounts:
-    """Counts and sums that come from comparing row summaries with the thresholds.
-
-    Parameters
-    ----------
-    confident : ConfidentCounts or None
-        Confident rows by label and predicted class; None if a second pass counts them.
-    histogram : (B,) int64 or None
-        Histogram of the scores that the filter cuts on; None if it cuts on none.
-    scores : SparseClassSums or None
-        Sums of the scores by label; None if the score is the label's probability, which the first pass adds up.
-    n_counted : int
-        Number of rows that `Filter.counted_rows` found.
-    """
-
-    confident: ConfidentCounts | None
-    histogram: Int64s | None
-    scores: SparseClassSums | None
-    n_counted: int = 0
-
-
-def count(chunk: Chunk, *, reader: SummaryReader, rule: Filter, adj_thresholds: Float64s) -> SummaryCounts:
+def count(chunk: Chunk, *, reader: SummaryReader, rule: Filter, thresholds: Float64s) -> SummaryCounts:
     """Compare the summaries of a chunk with the thresholds."""
-    settings, n_classes = reader.settings, len(adj_thresholds)
-    counter = None if settings.counts_joint else ConfidentCounter(adj_thresholds)
-    # The first pass has added up plain self-confidences by label.
-    scores = None if settings.plain_self_confidence else ClassSums.zeros(n_classes)
-    histograms, n_counted = list[Int64s](), 0
+    counter = SummaryCounter(rule, thresholds)
     for block in reader.blocks(chunk):
-        if counter is not None:
-            counter.add(block)
-        if rule.cuts_scores:
-            histograms.append(radix_select.score_histogram(rule.cut_scores(block)))
-        if rule.counts_rows:
-            n_counted += rule.counted_rows(block)
-        if scores is not None:
-            scores = class_sums_combine([scores, class_sums_chunk(block.label, scores_of(block), n_classes)])
-        if len(histograms) > _MOST_HISTOGRAMS:
-            histograms = [add_up(histograms)]
-    return SummaryCounts(
-        None if counter is None else counter.counts(),
-        add_up(histograms) if histograms else None,
-        None if scores is None else SparseClassSums.of(scores),
-        n_counted,
-    )
-
-
-def combine_counts(parts: Iterable[SummaryCounts]) -> SummaryCounts:
-    """Add up counts, histograms and sums."""
-    parts, total = list(parts), None
-    sums = [part.scores for part in parts if part.scores is not None]
-    if sums:
-        dense = ClassSums.zeros(sums[0].n_classes)
-        for one in sums:
-            one.add_to(dense)
-        total = SparseClassSums.of(dense)
-    confident = [part.confident for part in parts if part.confident is not None]
-    histograms = [part.histogram for part in parts if part.histogram is not None]
-    return SummaryCounts(
-        confident_combine(confident) if confident else None,
-        add_up(histograms) if histograms else None,
-        total,
-        sum(part.n_counted for part in parts),
-    )
+        counter.add(block)
+    return counter.counts()
 
 
 def sampled_classes(chunk: Chunk, *, reader: SummaryReader, sample: RowSample) -> tuple[Ints, Ints]:
@@ -112,13 +48,7 @@ def sampled_classes(chunk: Chunk, *, reader: SummaryReader, sample: RowSample) -
 
 def histogram_within(chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut) -> Int64s:
     """Return the histogram of the next digit of the scores inside the cut."""
-    return add_up(radix_select.score_histogram(cut_scores(block), cut) for block in reader.blocks(chunk))
-
-
-def add_up(histograms: Iterable[Int64s]) -> Int64s:
-    """Add up histograms."""
-    total: Int64s = np.sum(list(histograms), axis=0)
-    return total
+    return radix_select.add_up(radix_select.score_histogram(cut_scores(block), cut) for block in reader.blocks(chunk))
 
 
 def scores_inside(
@@ -131,7 +61,7 @@ def scores_inside(
 
 def class_histogram_within(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> Int64s:
     """Return the histogram of the next digit of the label's probability, inside the cut of each class."""
-    return add_up(class_histogram(block.label, block.p_label, cuts) for block in reader.blocks(chunk))
+    return radix_select.add_up(class_histogram(block.label, block.p_label, cuts) for block in reader.blocks(chunk))
 
 
 def class_ties(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> ClassTies:
@@ -166,19 +96,3 @@ def select(chunk: Chunk, *parts: Any, reader: SummaryReader, selection: Selectio
     return IssueRows.concatenate(
         [issue_rows(*found) for found in selected_blocks(chunk, *parts, reader=reader, selection=selection)]
     )
-
-
-def is_issue(found: IssueRows, rule: Filter) -> npt.NDArray[np.bool_]:
-    """Return which rows are issues. Most filters drop rows whose label is predicted, or nearly so."""
-    if rule.keeps_near_predicted:
-        return np.ones(len(found.rows), np.bool_)
-    return ~near_predicted(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
-
-
-def rank(parts: Sequence[IssueRows], wanted: int, rule: Filter) -> IssueRows:
-    """Return the `wanted` lowest of the selected rows of all chunks in order, without those that are not issues."""
-    found = IssueRows.concatenate(parts)
-    are_issues = is_issue(found, rule)
-    order = radix_select.lowest_first(found.scores, wanted)
-    chosen = found.take(order[are_issues[order]])
-    return replace(chosen, scores=widen(chosen.scores))

@@ -27,7 +27,7 @@ from labelsieve.results.result import IssueRows
 from labelsieve.results.zarr_store import COLUMNS, ResultGroup
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import Record, RecordWriter
-from labelsieve.tasks.count_and_select import is_issue, issue_rows, selected_blocks, widen
+from labelsieve.tasks.count_and_select import issue_rows, selected_blocks, widen
 from labelsieve.tasks.summaries import SummaryReader
 
 # A sample has every 1024th key of a run, and at least 16 keys: the ranges are only as even as the samples.
@@ -119,7 +119,8 @@ def write_rows(
     chunk = None if group is None else _ResultChunk(group, span, result_rows(n_rows))
     for block, rows, first in selected_blocks(span, *parts, reader=reader, selection=selection):
         found = issue_rows(block, rows, first)
-        issues = found.take(np.flatnonzero(is_issue(found, rule)))
+        kept = rule.are_issues(found.given_labels, found.suggested_labels, found.p_given, found.p_suggested)
+        issues = found.take(np.flatnonzero(kept))
         held.add(issues)
         if chunk is not None:
             chunk.add(first, widen(scores_of(block)), issues.rows)

@@ -10,8 +10,6 @@ import numpy as np
 from labelsieve.confident_learning.calibration import JointCounts, estimated_issues
 from labelsieve.confident_learning.confident_joint import JointCounter, confident_chunk, confident_combine
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
-from labelsieve.confident_learning.quality_scores import column_kernels
-from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import scores_of
 from labelsieve.confident_learning.thresholds import IssueCounts, issue_counts_combine, issue_counts_finalize
 from labelsieve.confident_learning.validation import Findings
@@ -52,15 +50,8 @@ def inspect(
     joint = None
     if adj_thresholds is not None and settings.counts_joint:
         joint = JointCounter(thresholds, partition.dtype)
-    taken: list[SummaryBlock] = []
-    totals = read_rows(
-        partition,
-        partition.n_rows,
-        column_kernels(settings, thresholds),
-        taken.append,
-        *([] if joint is None else [joint.add]),
-    )
-    summary = SummaryReader(settings, thresholds).scored(taken[0])
+    rows, totals = read_rows(partition, settings, thresholds, inspect=None if joint is None else joint.add)
+    summary = SummaryReader(settings, thresholds).scored(rows)
     counts: IssueCounts | JointCounts | None = None
     if joint is not None:
         counts = JointCounts(*joint.counts(), totals.sums.dense().counts)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, overload
+from functools import cached_property
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.row_summary import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
-from labelsieve.partitioning import Grid
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 
@@ -47,38 +47,6 @@ class RowRange:
         """Read the rows."""
         rows: Block = np.asarray(self.source[self.start : self.stop], dtype, copy=copy)
         return rows
-
-
-class RowRanges(Sequence[RowRange]):
-    """The rows of a source cut into partitions, which are not read yet.
-
-    Parameters
-    ----------
-    source : Source
-        Where the rows are.
-    grid : Grid
-        The partitions.
-    numbers : range, optional
-        Numbers of the partitions; all by default.
-    """
-
-    def __init__(self, source: Source, grid: Grid, numbers: range | None = None) -> None:
-        self._source, self._grid = source, grid
-        self._numbers = range(grid.n_partitions) if numbers is None else numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, index: int) -> RowRange: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> RowRanges: ...
-
-    def __getitem__(self, index: int | slice) -> RowRange | RowRanges:
-        if isinstance(index, slice):
-            return RowRanges(self._source, self._grid, self._numbers[index])
-        return RowRange(self._source, *self._grid.bounds(self._numbers[index]))
 
 
 @dataclass(frozen=True)
@@ -123,17 +91,7 @@ class Partition:
         self.index, self.ranges = batches.index, tuple(batches.ranges)
         self.n_classes, self.dtype = n_classes, dtype.newbyteorder("=")
         self.start, self.stop = self.ranges[0][0], self.ranges[-1][1]
-        self._labels = self._part("labels", labels)
-        self._pred_probs = self._part("pred_probs", pred_probs)
-
-    def _part(self, name: str, rows: RowRange | Block | None) -> tuple[Source, int] | None:
-        """Return the source of the rows, and the row number of its first row."""
-        if rows is None:
-            return None
-        if isinstance(rows, RowRange):
-            return rows.source.part(self.start, self.stop)
-        shape = (self.n_rows, self.n_classes)[: 1 + (name == "pred_probs")]
-        return ArraySource(_checked_block(name, rows, shape, self.dtype)), self.start
+        self._labels, self._pred_probs = labels, pred_probs
 
     @property
     def n_rows(self) -> int:
@@ -155,28 +113,55 @@ class Partition:
         """Number of rows of a strip."""
         return max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // (self.n_classes * self.dtype.itemsize)))
 
+    @cached_property
+    def _batches(self) -> list[tuple[int, int]]:
+        """The batches to read; neighbours are joined up to a strip: tiny batches cost time and save no memory."""
+        joined: list[tuple[int, int]] = []
+        for start, stop in self.ranges:
+            if joined and stop - joined[-1][0] <= self.strip_rows:
+                joined[-1] = joined[-1][0], stop
+            else:
+                joined.append((start, stop))
+        return joined
+
+    @property
+    def _strips(self) -> Iterator[tuple[int, int]]:
+        """The rows ``[start, stop)`` of each strip, which batches cut too."""
+        for first, last in self._batches:
+            for start in range(first, last, self.strip_rows):
+                yield start, min(start + self.strip_rows, last)
+
     def strips(self) -> Iterator[tuple[Block, Block]]:
         """Yield ``(n,)`` labels and ``(n, K)`` probabilities in row order."""
-        ranges = list(_joined(self.ranges, self.strip_rows))
-        with _BatchReader(self._labels, ranges) as labels:
-            for start, stop, strip in self._prob_strips(ranges):
+        with self._reader(self._labels, self.n_rows) as labels, self._probs_reader() as probs:
+            for start, stop in self._strips:
+                strip = probs.read(start, stop)
                 yield labels.read(start, stop), strip
 
     def prob_strips(self) -> Iterator[Block]:
         """Yield ``(n, K)`` probabilities in row order, without reading labels."""
-        for _, _, strip in self._prob_strips(list(_joined(self.ranges, self.strip_rows))):
-            yield strip
+        with self._probs_reader() as probs:
+            for start, stop in self._strips:
+                yield probs.read(start, stop)
 
-    def _prob_strips(self, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int, Block]]:
-        with _BatchReader(self._pred_probs, ranges) as probs:
-            for first, last in ranges:
-                for start in range(first, last, self.strip_rows):
-                    stop = min(start + self.strip_rows, last)
-                    yield start, stop, probs.read(start, stop)
+    def _probs_reader(self) -> _BatchReader:
+        return self._reader(self._pred_probs, self.n_rows, self.n_classes)
+
+    def _reader(self, rows: RowRange | Block | None, *shape: int) -> _BatchReader:
+        """Return what reads `rows`, which have `shape` if they are in memory."""
+        source, origin = (
+            rows.source.part(self.start, self.stop)
+            if isinstance(rows, RowRange)
+            else (ArraySource(_checked_block(rows, shape, self.dtype)), self.start)
+        )
+        return _BatchReader(source, origin, self._batches)
 
 
-def _checked_block(name: str, block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Block:
+def _checked_block(block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Block:
     """Return a block of a user's Dask array; raise if its shape or dtype is not that of the array."""
+    name = "labels" if len(shape) == 1 else "pred_probs"
+    if block is None:
+        raise RuntimeError("this task has no rows to read")
     if isinstance(block, np.ma.MaskedArray) and np.ma.is_masked(block):
         raise InvalidInputError(f"a block of the Dask array {name} has masked values: drop or fill them first")
     block = np.asarray(block)
@@ -189,28 +174,12 @@ def _checked_block(name: str, block: Any, shape: tuple[int, ...], dtype: np.dtyp
     return checked
 
 
-def _joined(ranges: Iterable[tuple[int, int]], n_rows: int) -> Iterator[tuple[int, int]]:
-    """Join neighbouring batches up to `n_rows` rows: tiny batches cost time and save no memory."""
-    first, last = -1, -1
-    for start, stop in ranges:
-        if first < 0:
-            first = start
-        elif stop - first > n_rows:
-            yield first, last
-            first = start
-        last = stop
-    yield first, last
-
-
 class _BatchReader:
     """Reads rows of one array in ascending order: by strips if that costs no more, otherwise by batches."""
 
-    def __init__(self, part: tuple[Source, int] | None, ranges: Sequence[tuple[int, int]]) -> None:
-        if part is None:
-            raise RuntimeError("this task has no rows to read")
-        (self._source, self._origin), self._ranges = part, ranges
-        self._first = 0
-        self._held: Block = np.empty(0)
+    def __init__(self, source: Source, origin: int, ranges: Sequence[tuple[int, int]]) -> None:
+        self._source, self._origin, self._ranges = source, origin, ranges
+        self._first, self._held = 0, np.empty(0)
 
     def __enter__(self) -> Self:
         self._rows = self._source.open(self._ranges[0][0] - self._origin, self._ranges[-1][1] - self._origin)

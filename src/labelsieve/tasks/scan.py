@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from labelsieve.confident_learning.agreement import Agreement
-from labelsieve.confident_learning.quality_scores import ColumnKernel, column_kernels
-from labelsieve.confident_learning.row_summary import Summariser, SummaryBlock
-from labelsieve.confident_learning.thresholds import ClassSums, SparseClassSums, class_sums_chunk, class_sums_combine
-from labelsieve.confident_learning.validation import DEFAULT_CHECKS, RowChecks, errors_in
+from labelsieve.confident_learning.dtypes import Float64s
+from labelsieve.confident_learning.quality_scores import column_kernels
+from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.summarizer import ScanTotals, Summarizer
+from labelsieve.confident_learning.validation import RowChecks, errors_in
 from labelsieve.memory import BLOCK_ROWS
 from labelsieve.settings import Settings
 from labelsieve.storage.record_files import Columns
 from labelsieve.tasks.checkpoint import DamagedRecordError, Records
 from labelsieve.tasks.partition import Block, Partition
 from labelsieve.tasks.summaries import SummaryChunk
-from labelsieve.tasks.totals import ScanTotals, footer_of, totals_of_footer
+from labelsieve.tasks.totals import footer_of, totals_of_footer
 
 
-def scan(
-    partition: Partition, *, settings: Settings, records: Records | None = None, checks: RowChecks = DEFAULT_CHECKS
-) -> SummaryChunk:
-    """Read a partition once, unless it is committed, and return its summaries.
+def scan(partition: Partition, *, settings: Settings) -> SummaryChunk:
+    """Read a partition once and return its summaries."""
+    return SummaryChunk(partition.start, *read_rows(partition, settings))
+
+
+def scan_and_commit(partition: Partition, *, settings: Settings, records: Records, checks: RowChecks) -> SummaryChunk:
+    """Read a partition once and commit its summaries, unless they are committed, and return them.
 
     Parameters
     ----------
@@ -29,34 +32,12 @@ def scan(
         Rows to read.
     settings : Settings
         How to score rows.
-    records : Records, optional
-        Where to commit the summaries too.
+    records : Records
+        Where to commit the summaries.
     checks : RowChecks
         Which rows are accepted although they cannot be a distribution.
     """
-    kept: list[SummaryBlock] = []
-    if records is not None:
-        whole, totals = _committed(partition, settings, records)
-        if totals is None:
-            totals = _commit(partition, settings, records, checks, partition.n_rows, kept.append)
-            whole = kept[0]
-        return SummaryChunk(partition.start, whole, totals)
-    totals = read_rows(partition, partition.n_rows, column_kernels(settings), kept.append)
-    return SummaryChunk(partition.start, kept[0], totals)
-
-
-def scan_to_checkpoint(
-    partition: Partition, *, settings: Settings, records: Records, checks: RowChecks = DEFAULT_CHECKS
-) -> ScanTotals:
-    """Read a partition once, unless it is committed, and commit its summaries block by block; see `scan`."""
-    footer = records.committed("summaries", partition.index, (partition.start, partition.stop))
-    if footer is not None:
-        return totals_of_footer(footer)
-    return _commit(partition, settings, records, checks, min(partition.n_rows, BLOCK_ROWS), lambda _: None)
-
-
-def _committed(partition: Partition, settings: Settings, records: Records) -> tuple[SummaryBlock, ScanTotals | None]:
-    """Return the committed summaries of a partition, and their totals; None for the totals if nothing is committed."""
+    rows = (partition.start, partition.stop)
     whole = SummaryBlock.empty(partition.n_rows, partition.n_classes, partition.dtype, column_kernels(settings))
     position = 0
 
@@ -64,18 +45,24 @@ def _committed(partition: Partition, settings: Settings, records: Records) -> tu
         nonlocal position
         position = whole.put(position, SummaryBlock(**block))
 
-    footer = records.committed("summaries", partition.index, (partition.start, partition.stop), take)
-    return whole, None if footer is None else totals_of_footer(footer)
+    footer = records.committed("summaries", partition.index, rows, take)
+    if footer is not None:
+        return SummaryChunk(partition.start, whole, totals_of_footer(footer))
+    return SummaryChunk(partition.start, *_commit(partition, settings, records, checks, partition.n_rows))
+
+
+def scan_to_checkpoint(partition: Partition, *, settings: Settings, records: Records, checks: RowChecks) -> ScanTotals:
+    """Read a partition once and commit its summaries block by block, unless they are committed; return the totals."""
+    footer = records.committed("summaries", partition.index, (partition.start, partition.stop))
+    if footer is not None:
+        return totals_of_footer(footer)
+    _, totals = _commit(partition, settings, records, checks, min(partition.n_rows, BLOCK_ROWS))
+    return totals
 
 
 def _commit(
-    partition: Partition,
-    settings: Settings,
-    records: Records,
-    checks: RowChecks,
-    capacity: int,
-    consume: Callable[[SummaryBlock], None],
-) -> ScanTotals:
+    partition: Partition, settings: Settings, records: Records, checks: RowChecks, capacity: int
+) -> tuple[SummaryBlock, ScanTotals]:
     """Read a partition and commit its summaries, unless it has bad data: the next run reads the corrected rows."""
     if not partition.readable:
         raise DamagedRecordError(f"the record of partition {partition.index} in {records.folder.where} is damaged")
@@ -84,12 +71,12 @@ def _commit(
         def commit(taken: SummaryBlock) -> None:
             for start in range(0, len(taken), BLOCK_ROWS):
                 writer.add(taken[start : start + BLOCK_ROWS].columns())
-            consume(taken)
 
-        totals = read_rows(partition, capacity, column_kernels(settings), commit)
+        last, totals = read_rows(partition, settings, None, capacity, commit)
+        commit(last)
         if not errors_in(totals.findings, checks):
             writer.finish(footer_of(totals))
-    return totals
+    return last, totals
 
 
 def class_sums(partition: Partition) -> ScanTotals:
@@ -99,31 +86,45 @@ def class_sums(partition: Partition) -> ScanTotals:
 
 def read_rows(
     partition: Partition,
-    capacity: int,
-    kernels: Mapping[str, ColumnKernel],
-    consume: Callable[[SummaryBlock], None],
-    inspect: Callable[[SummaryBlock, Block], object] = lambda _summary, _probs: None,
-) -> ScanTotals:
-    """Call `consume` with the summaries of a partition, at most `capacity` rows at a time, and return their totals.
+    settings: Settings,
+    thresholds: Float64s | None = None,
+    capacity: int | None = None,
+    consume: Callable[[SummaryBlock], object] = lambda _: None,
+    inspect: Callable[[SummaryBlock, Block], object] | None = None,
+) -> tuple[SummaryBlock, ScanTotals]:
+    """Summarize the rows of a partition.
 
-    `inspect` is called with the summaries of each strip, and the strip.
+    Parameters
+    ----------
+    partition : Partition
+        Rows to read.
+    settings : Settings
+        How to score rows.
+    thresholds : (K,) float64, optional
+        Confident thresholds, if they are known before the read.
+    capacity : int, optional
+        Number of rows whose summaries are held; by default all.
+    consume : callable
+        Called with the summaries that are held, when there is no room for more.
+    inspect : callable, optional
+        Called with the summaries of each strip, and the strip.
+
+    Returns
+    -------
+    summaries : SummaryBlock
+        The summaries that were not consumed.
+    totals : ScanTotals
+        The totals of all rows.
     """
-    summariser = Summariser(capacity, partition.n_classes, partition.dtype, kernels, partition.start)
-    sums, agreements = ClassSums.zeros(partition.n_classes), list[Agreement]()
-
-    def pass_on() -> None:
-        nonlocal sums
-        block = summariser.take()
-        sums = class_sums_combine([sums, class_sums_chunk(block.label, block.p_label, partition.n_classes)])
-        agreements.append(Agreement.of(block.label, block.predicted))
-        consume(block)
-
+    n_rows = partition.n_rows if capacity is None else capacity
+    summarizer = Summarizer(n_rows, partition.n_classes, partition.dtype, settings, partition.start, thresholds)
     for labels, probs in partition.strips():
-        if summariser.room < len(probs):
-            pass_on()
-        inspect(summariser.add(labels, probs), probs)
-    pass_on()
-    return ScanTotals(SparseClassSums.of(sums), summariser.findings, partition.n_rows, Agreement.total(agreements))
+        if summarizer.room < len(probs):
+            consume(summarizer.take())
+        summary = summarizer.add(labels, probs)
+        if inspect is not None:
+            inspect(summary, probs)
+    return summarizer.take(), summarizer.totals()
 
 
 def totals_of(chunk: SummaryChunk) -> ScanTotals:

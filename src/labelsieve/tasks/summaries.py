@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from labelsieve.confident_learning.dtypes import Float64s
-from labelsieve.confident_learning.quality_scores import adjusted_self_confidence
-from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.row_summary import SummaryBlock, with_adjusted_scores
+from labelsieve.confident_learning.summarizer import ScanTotals
 from labelsieve.confident_learning.thresholds import row_slices
 from labelsieve.partitioning import Span
 from labelsieve.settings import Settings
 from labelsieve.tasks.checkpoint import Records
-from labelsieve.tasks.totals import RescanTotals, ScanTotals
+from labelsieve.tasks.totals import RescanTotals
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,11 @@ class SummaryReader:
     records: Records | None = None
     rescan_records: Records | None = None
 
-    def blocks(self, chunk: Chunk) -> Iterator[SummaryBlock]:
-        """Yield the summaries of a chunk block by block, in row order."""
+    def blocks(self, chunk: Chunk, *, whole: bool = False) -> Iterator[SummaryBlock]:
+        """Yield the summaries of a chunk block by block, in row order; one in memory as one block if `whole`."""
         if isinstance(chunk, SummaryChunk):
             # A user's Dask array may have a chunk without rows: it is one empty block.
-            for rows in row_slices(chunk.n_rows) if chunk.n_rows else [slice(0)]:
+            for rows in [slice(None)] if whole or not chunk.n_rows else row_slices(chunk.n_rows):
                 yield self.scored(chunk.summary[rows])
             return
         for index, start, stop in chunk.pieces:
@@ -86,14 +86,7 @@ class SummaryReader:
 
     def scored(self, summary: SummaryBlock) -> SummaryBlock:
         """Return `summary` with final scores: adjusted self-confidences are computed from the sums of rows."""
-        if not self.settings.adjust_pred_probs or summary.row_sum is None:
-            return summary
-        scores = np.empty(len(summary), np.float64)
-        for rows in row_slices(len(summary)):
-            scores[rows] = adjusted_self_confidence(
-                summary.p_label[rows], summary.label[rows], summary.row_sum[rows], self.thresholds
-            )
-        return replace(summary, score=scores, row_sum=None)
+        return with_adjusted_scores(summary, self.thresholds) if self.settings.adjust_pred_probs else summary
 
     def _stored(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
         if self.records is None:

@@ -10,32 +10,12 @@ from typing import Any
 import numpy as np
 
 from labelsieve.confident_learning.agreement import Agreement
+from labelsieve.confident_learning.calibration import JointCounts, with_diagonal
 from labelsieve.confident_learning.confident_joint import ConfidentCounts, confident_combine
-from labelsieve.confident_learning.dtypes import pair_dtype
-from labelsieve.confident_learning.thresholds import ClassSums, SparseClassSums
-from labelsieve.confident_learning.validation import Finding, Findings, combine_findings
-
-
-@dataclass(frozen=True)
-class ScanTotals:
-    """Totals of the first pass over some rows.
-
-    Parameters
-    ----------
-    sums : SparseClassSums
-        Sums of the label's probability by class.
-    findings : Findings
-        Bad or suspicious values.
-    n_read : int
-        Number of rows that were read; 0 if a committed record was found.
-    agreement : Agreement
-        Number of labels that are the predicted class.
-    """
-
-    sums: SparseClassSums
-    findings: Findings
-    n_read: int
-    agreement: Agreement
+from labelsieve.confident_learning.dtypes import Int64s, pair_dtype
+from labelsieve.confident_learning.summarizer import ScanTotals
+from labelsieve.confident_learning.thresholds import SparseClassSums
+from labelsieve.confident_learning.validation import Finding, Findings
 
 
 @dataclass(frozen=True)
@@ -56,16 +36,11 @@ class RescanTotals:
     n_off_diagonal: int
     n_read: int
 
-
-def combine_totals(parts: Iterable[ScanTotals]) -> ScanTotals:
-    """Combine the totals of consecutive rows, in row order."""
-    parts = list(parts)
-    total = ClassSums.zeros(parts[0].sums.n_classes)
-    for part in parts:
-        part.sums.add_to(total)
-    findings = combine_findings(part.findings for part in parts)
-    agreement = Agreement.total(part.agreement for part in parts)
-    return ScanTotals(SparseClassSums.of(total), findings, sum(part.n_read for part in parts), agreement)
+    def joint_counts(self, class_counts: Int64s) -> JointCounts | None:
+        """Return the counts with at least 1 for each class on the diagonal; None where they are not needed."""
+        if self.joint is None:
+            return None
+        return JointCounts(with_diagonal(self.joint), self.n_off_diagonal, class_counts)
 
 
 def combine_rescans(parts: Iterable[RescanTotals]) -> RescanTotals:

@@ -330,7 +330,7 @@ def test_every_filter_warns(settings, name):
 
 
 def test_nothing_is_examined_where_there_is_no_doubt(monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.issue_totals.describe_misfit", None)
+    monkeypatch.setattr("labelsieve.pipeline.check_fit.describe_misfit", None)
     assert find(LABELS, PROBS).facts.misfit == ""
 
 

@@ -7,21 +7,23 @@ import draws
 import naive
 from labelsieve.confident_learning import row_summary
 from labelsieve.confident_learning.dtypes import class_dtype, unsigned_dtype
-from labelsieve.confident_learning.quality_scores import normalized_margin
-from labelsieve.confident_learning.row_summary import FirstArgmax, Summariser, SummaryBlock
+from labelsieve.confident_learning.row_summary import FirstArgmax, SummaryBlock
+from labelsieve.confident_learning.summarizer import Summarizer
+from labelsieve.settings import Settings
 
 FLOATS = [np.float16, np.float32, np.float64]
 FEW = row_summary._FEW_CLASSES
+PLAIN, MARGIN = Settings(), Settings("normalized_margin")
 
 
-def summarise(labels, probs, kernels=None, first_row=0, strip=None):
+def summarize(labels, probs, settings=PLAIN, first_row=0, strip=None):
     """Feed `probs` in strips of `strip` rows and return the summary and the findings."""
     native = probs.dtype.newbyteorder("=")
-    summariser = Summariser(len(probs), probs.shape[1], native, kernels, first_row)
+    summarizer = Summarizer(len(probs), probs.shape[1], native, settings, first_row)
     strip = strip or len(probs)
     for start in range(0, len(probs), strip):
-        summariser.add(labels[start : start + strip], probs[start : start + strip])
-    return summariser.take(), summariser.findings
+        summarizer.add(labels[start : start + strip], probs[start : start + strip])
+    return summarizer.take(), summarizer.findings
 
 
 @pytest.mark.parametrize(("dtype", "same"), [("f2", "u2"), ("<f4", "u4"), ("f8", "u8")])
@@ -63,7 +65,7 @@ def test_first_argmax_reuses_its_scratch_for_strips_of_other_lengths(n_classes):
 @pytest.mark.parametrize("n_classes", [2, 5, FEW, FEW + 1, 300])
 def test_a_summary_holds_what_loops_find(dtype, n_classes):
     labels, probs = draws.draw(120, n_classes, seed=3, dtype=dtype)
-    summary, findings = summarise(labels, probs)
+    summary, findings = summarize(labels, probs)
     plain_labels, rows = naive.plain(labels, probs)
     predicted = [naive.first_argmax(row) for row in rows]
     assert plain_labels == summary.label.tolist()
@@ -80,8 +82,8 @@ def test_a_summary_holds_what_loops_find(dtype, n_classes):
 @pytest.mark.parametrize("strip", [1, 7, 64, 100])
 def test_strips_of_any_length_make_the_same_summary(strip):
     labels, probs = draws.draw(100, 6, seed=4)
-    whole, _ = summarise(labels, probs, {"score": normalized_margin})
-    cut, _ = summarise(labels, probs, {"score": normalized_margin}, strip=strip)
+    whole, _ = summarize(labels, probs, MARGIN)
+    cut, _ = summarize(labels, probs, MARGIN, strip=strip)
     for name in ("label", "predicted", "p_label", "p_predicted", "score"):
         assert getattr(whole, name).tobytes() == getattr(cut, name).tobytes(), name
 
@@ -89,7 +91,7 @@ def test_strips_of_any_length_make_the_same_summary(strip):
 @pytest.mark.parametrize("label_dtype", ["i1", "u1", "<i2", ">i4", "i8", "u8"])
 def test_labels_of_any_integer_dtype_and_byte_order_are_the_same_classes(label_dtype):
     labels, probs = draws.draw(60, 100, seed=5)
-    summary, findings = summarise(labels.astype(label_dtype), probs)
+    summary, findings = summarize(labels.astype(label_dtype), probs)
     assert labels.tolist() == summary.label.tolist()
     assert findings == {}
 
@@ -97,7 +99,7 @@ def test_labels_of_any_integer_dtype_and_byte_order_are_the_same_classes(label_d
 def test_labels_of_one_byte_go_with_more_classes_than_they_can_name():
     labels, probs = draws.draw(60, 300, seed=5)
     labels = labels % 100
-    summary, findings = summarise(labels.astype(np.int8), probs)
+    summary, findings = summarize(labels.astype(np.int8), probs)
     assert labels.tolist() == summary.label.tolist()
     assert findings == {}
 
@@ -105,12 +107,12 @@ def test_labels_of_one_byte_go_with_more_classes_than_they_can_name():
 @pytest.mark.parametrize("layout", ["fortran", "strided", "big-endian", "read-only"])
 def test_memory_layout_does_not_change_a_summary(layout):
     labels, probs = draws.draw(80, 7, seed=6)
-    want, _ = summarise(labels, probs, {"score": normalized_margin})
+    want, _ = summarize(labels, probs, MARGIN)
     twice = np.repeat(np.repeat(probs, 2, axis=0), 2, axis=1)
     forms = {"fortran": np.asfortranarray(probs), "strided": twice[::2, ::2], "big-endian": probs.astype(">f8")}
     form = forms.get(layout, probs.copy())
     form.flags.writeable = False
-    got, _ = summarise(labels, form, {"score": normalized_margin}, strip=9)
+    got, _ = summarize(labels, form, MARGIN, strip=9)
     assert want.score.tobytes() == got.score.tobytes()
     assert want.predicted.tobytes() == got.predicted.tobytes()
     assert want.p_label.tobytes() == got.p_label.tobytes()
@@ -122,7 +124,7 @@ def test_minus_zero_counts_as_zero(dtype, n_classes):
     probs = np.zeros((3, n_classes), dtype)
     probs[:, 1], probs[:, 0] = 1, -0.0
     probs[2] = [-0.0] * (n_classes - 1) + [1]
-    summary, findings = summarise(np.array([0, 1, 0]), probs)
+    summary, findings = summarize(np.array([0, 1, 0]), probs)
     assert [1, 1, n_classes - 1] == summary.predicted.tolist()
     assert summary.p_label.tolist() == [0.0, 1.0, 0.0]
     assert not np.signbit(summary.p_label).any()
@@ -133,7 +135,7 @@ def test_minus_zero_counts_as_zero(dtype, n_classes):
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_values_a_little_outside_0_and_1_are_used_as_they_are(dtype):
     probs = np.array([[1.0009, -0.0009], [0.5, 0.5], [-0.0009, 1.0009]], dtype)
-    summary, findings = summarise(np.array([1, 0, 1]), probs)
+    summary, findings = summarize(np.array([1, 0, 1]), probs)
     assert findings == {}
     assert summary.predicted.tolist() == [0, 0, 1]
     assert probs[[0, 1, 2], [1, 0, 1]].tolist() == summary.p_label.tolist()
@@ -150,7 +152,7 @@ def test_what_is_no_probability_is_found_with_its_row(dtype, value, kind, n_clas
     labels, probs = draws.draw(20, n_classes, seed=7, dtype=dtype)
     probs[[4, 5, 11], 1] = value
     probs[11, 0] = value
-    _, findings = summarise(labels, probs, first_row=100, strip=6)
+    _, findings = summarize(labels, probs, first_row=100, strip=6)
     # The values make their rows' sums wrong too, where there are sums.
     findings.pop("row_sum", None), findings.pop("loose_sum", None)
     assert list(findings) == [kind]
@@ -161,7 +163,7 @@ def test_what_is_no_probability_is_found_with_its_row(dtype, value, kind, n_clas
 def test_several_kinds_of_trouble_in_one_row_are_all_found():
     probs = np.full((3, 6), 0.2)
     probs[1] = [np.nan, np.inf, -np.inf, -0.5, 3.0, 0.2]
-    _, findings = summarise(np.zeros(3, int), probs)
+    _, findings = summarize(np.zeros(3, int), probs)
     assert findings.pop("row_sum").ranges == [(0, 1), (2, 3)], "six times 0.2"
     assert {kind: f.n_values for kind, f in findings.items()} == {"nan": 1, "infinite": 2, "below": 1, "above": 1}
     assert {(1, 2)} == {span for f in findings.values() for span in f.ranges}
@@ -172,7 +174,7 @@ def test_several_kinds_of_trouble_in_one_row_are_all_found():
 @pytest.mark.parametrize("label", [-1, 3, 200, -(2**40)])
 def test_labels_outside_the_classes_are_found(label):
     labels = np.array([0, 1, label, 2, label])
-    _, findings = summarise(labels, np.full((5, 3), 1 / 3), first_row=10)
+    _, findings = summarize(labels, np.full((5, 3), 1 / 3), first_row=10)
     assert list(findings) == ["label"]
     assert findings["label"].ranges == [(12, 13), (14, 15)]
     assert findings["label"].example == label
@@ -183,7 +185,7 @@ def test_rows_of_zeros_and_rows_too_low_are_told_apart():
     probs[1], probs[2], probs[3] = 0, -0.0, 0.2
     probs[4] = 0.25 * (1 - 0.9e-3)  # within the tolerance
     probs[5] = [0, 0, 0, -1e-4]  # not all zeros, but far too low
-    _, findings = summarise(np.zeros(6, int), probs)
+    _, findings = summarize(np.zeros(6, int), probs)
     assert {"zero_row", "low_row", "row_sum"} == set(findings)
     assert findings["row_sum"].ranges == [(3, 4), (5, 6)]
     assert findings["zero_row"].ranges == [(1, 3)]

@@ -181,3 +181,19 @@ def test_the_graphs_of_other_threads_are_not_counted(monkeypatch):
         assert bar._bar.n == 0
     assert len(found) == 1
     np.testing.assert_array_equal(found[0].indices, labelsieve.find_label_issues(LABELS, PROBS).indices)
+
+
+def test_a_round_of_one_partition_counts_the_rows_of_that_partition(bars, monkeypatch):
+    # Rounds of the third pass that have one partition run without a graph.
+    done, inner = [], progress.Progress.advance
+
+    def advance(bar, n_rows, n_read=None):
+        if bar._description == "read a third time" and n_rows:
+            done.append(n_rows)
+        inner(bar, n_rows, n_read)
+
+    monkeypatch.setattr(progress.Progress, "advance", advance)
+    monkeypatch.setattr("labelsieve.pipeline.passes.rounds", lambda start, stop, _: range(start + 1, stop + 1))
+    choices = {"filter_by": "prune_by_noise_rate", "progress": True, "batch_size": 900, "partition_batches": 1}
+    labelsieve.find_label_issues(LABELS, PROBS, **choices)
+    assert done == [900, 900, 200]

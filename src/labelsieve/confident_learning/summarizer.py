@@ -1,0 +1,195 @@
+"""Row summaries and totals of the first pass, strip by strip.
+
+Non-negative IEEE floats order like their bits read as unsigned integers. Read like this, negative numbers, NaN,
+infinity and numbers above 1 are all larger than 1.0. So one unsigned argmax per row gives the predicted class, its
+probability and the check of all values at once. Only a strip that holds a value above 1.0 is checked value by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from labelsieve.confident_learning.agreement import Agreement
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints, unsigned_dtype
+from labelsieve.confident_learning.quality_scores import column_kernels
+from labelsieve.confident_learning.row_summary import FirstArgmax, FlatRows, SummaryBlock
+from labelsieve.confident_learning.row_sums import RowSumCheck
+from labelsieve.confident_learning.thresholds import (
+    ClassSums,
+    SparseClassSums,
+    class_sums_chunk,
+    class_sums_combine,
+    sparse_sums_combine,
+)
+from labelsieve.confident_learning.validation import Findings
+from labelsieve.settings import PROBABILITY_TOLERANCE, Settings
+
+DEFAULTS: Final = Settings()
+
+
+@dataclass(frozen=True)
+class ScanTotals:
+    """Totals of the first pass over some rows.
+
+    Parameters
+    ----------
+    sums : SparseClassSums
+        Sums of the label's probability by class.
+    findings : Findings
+        Bad or suspicious values.
+    n_read : int
+        Number of rows that were read; 0 if a committed record was found.
+    agreement : Agreement
+        Number of labels that are the predicted class.
+    """
+
+    sums: SparseClassSums
+    findings: Findings
+    n_read: int
+    agreement: Agreement
+
+
+def combine_totals(parts: Iterable[ScanTotals]) -> ScanTotals:
+    """Combine the totals of consecutive rows, given in row order."""
+    parts, findings = list(parts), Findings()
+    for part in parts:
+        findings.extend(part.findings)
+    sums = SparseClassSums.of(sparse_sums_combine([part.sums for part in parts]))
+    agreement = Agreement.total([part.agreement for part in parts])
+    return ScanTotals(sums, findings, sum(part.n_read for part in parts), agreement)
+
+
+class Summarizer:
+    """Summarizes rows strip by strip and adds up their totals, with scratch arrays that are made once.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of rows that it holds until `take` is called.
+    n_classes : int
+        Number of classes K.
+    dtype : dtype
+        Dtype of `pred_probs`: float16, float32 or float64 in native byte order.
+    settings : Settings
+        How rows are scored, which says which columns are computed from whole rows.
+    first_row : int
+        Number of the first row, for messages.
+    thresholds : (K,) float64, optional
+        Confident thresholds, if they are known before the read.
+    """
+
+    def __init__(
+        self,
+        n_rows: int,
+        n_classes: int,
+        dtype: np.dtype[Any],
+        settings: Settings = DEFAULTS,
+        first_row: int = 0,
+        thresholds: Float64s | None = None,
+    ) -> None:
+        self.n_classes, self.dtype, self._kernels = n_classes, dtype, column_kernels(settings, thresholds)
+        self._summary = SummaryBlock.empty(n_rows, n_classes, dtype, self._kernels)
+        self._first_row, self._filled, self._n_taken = first_row, 0, 0
+        self.findings, self._sums, self._agreements = Findings(), ClassSums.zeros(n_classes), list[Agreement]()
+        self._one_bits = np.ones(1, dtype).view(unsigned_dtype(dtype))[0]
+        # A float64 scalar, so that narrower arrays are compared as if in float64.
+        self._low_limit = np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
+        self._rows = FlatRows(n_classes)
+        self._argmax = FirstArgmax(n_classes, unsigned_dtype(dtype))
+        self._row_sums = RowSumCheck(n_classes)
+
+    @property
+    def room(self) -> int:
+        """Number of rows that can be added before `take` must be called."""
+        return len(self._summary) - self._filled
+
+    def take(self) -> SummaryBlock:
+        """Return the summaries added since the last call, and add up their totals; the next `add` overwrites them."""
+        taken = self._summary[: self._filled]
+        sums = class_sums_chunk(taken.label, taken.p_label, self.n_classes)
+        self._sums = class_sums_combine([self._sums, sums])
+        self._agreements.append(Agreement.of(taken.label, taken.predicted))
+        self._n_taken += self._filled
+        self._first_row, self._filled = self._first_row + self._filled, 0
+        return taken
+
+    def totals(self) -> ScanTotals:
+        """Return the totals of all rows that were taken."""
+        agreement = Agreement.total(self._agreements)
+        return ScanTotals(SparseClassSums.of(self._sums), self.findings, self._n_taken, agreement)
+
+    def add(self, labels: Ints, probs: Floats) -> SummaryBlock:
+        """Summarize the next strip, and return its summaries as a view.
+
+        Parameters
+        ----------
+        labels : (n,) int
+            Labels; any integer dtype.
+        probs : (n, K) float
+            Probabilities; not modified.
+        """
+        n, first = len(probs), self._first_row + self._filled
+        out = slice(self._filled, self._filled + n)
+        probs = np.ascontiguousarray(probs, dtype=self.dtype)
+        summary, labels = self._summary, self._checked_labels(labels, first)
+        bits = probs.view(unsigned_dtype(self.dtype))
+        predicted, top_bits = self._argmax(bits)
+        has_outliers = top_bits.max() > self._one_bits
+        if has_outliers:
+            self._row_sums.record(probs, self._row_sums.of_any(probs), first, self.findings)
+            probs = self._record_bad_values(probs, first)
+            predicted = probs.argmax(axis=1)
+            p_predicted = self._rows.values(probs, predicted)
+        else:
+            sums = self._row_sums.of_bits(self._argmax.in_cache(bits))[:n]
+            self._row_sums.record(probs, sums, first, self.findings)
+            p_predicted = top_bits.view(self.dtype)
+        if p_predicted.min() < self._low_limit:
+            self._record_low_rows(probs if has_outliers else None, p_predicted, first)
+        self._rows.values(probs, labels, out=summary.p_label[out])
+        summary.label[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
+        for name, kernel in self._kernels.items():
+            getattr(summary, name)[out] = kernel(probs, labels)
+        self._filled += n
+        return summary[out]
+
+    def _checked_labels(self, labels: Ints, first: int) -> Ints:
+        # Read as unsigned, a negative number is large.
+        if labels.view(labels.dtype.str.replace("i", "u")).max() < self.n_classes:
+            return labels.astype(np.intp, copy=False)
+        outside = (labels < 0) | (labels >= self.n_classes)
+        rows = np.flatnonzero(outside)
+        example = int(labels[rows[0]])
+        self.findings.add("label", rows, first, example=example, alike=bool((labels[rows] == example).all()))
+        return np.where(outside, 0, labels).astype(np.intp)  # the run ends with an error; go on to find all of them
+
+    def _record_bad_values(self, probs: Floats, first: int) -> Floats:
+        """Record values that are not probabilities; return a copy with 0.0 for -0.0 and 0.5 for bad values."""
+        probs = probs + self.dtype.type(0)
+        tolerance = np.float64(PROBABILITY_TOLERANCE)
+        bad = {
+            "nan": np.isnan(probs),
+            "infinite": np.isinf(probs),
+            "below": (probs < -tolerance) & np.isfinite(probs),
+            "above": (probs > 1 + tolerance) & np.isfinite(probs),
+        }
+        for kind, where in bad.items():
+            if where.any():
+                rows = np.flatnonzero(where.any(axis=1))
+                example = float(probs[where][0])
+                self.findings.add(kind, rows, first, n_values=int(where.sum()), example=example)
+                probs[where] = 0.5
+        return probs
+
+    def _record_low_rows(self, probs: Floats | None, p_predicted: Floats, first: int) -> None:
+        """Record rows that cannot be a distribution; `probs` is needed if rows may have values below 0."""
+        low = p_predicted < self._low_limit
+        zero = p_predicted == 0
+        if probs is not None:
+            zero[zero] = ~probs[zero].any(axis=1)
+        self.findings.add("zero_row", np.flatnonzero(zero), first)
+        self.findings.add("low_row", np.flatnonzero(low & ~zero), first)
