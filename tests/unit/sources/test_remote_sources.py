@@ -828,6 +828,18 @@ def test_shards_that_differ_are_named(tmp_path):
         open_pred_probs(tmp_path / "a")
 
 
+@pytest.mark.parametrize(
+    "suffix",
+    [".npz", ".h5", ".hdf5", ".parquet", ".feather", ".arrow", ".pkl", ".pickle", ".pt", ".pth", ".safetensors", ".gz"],
+)
+def test_data_in_another_format_among_shards_is_not_left_out(tmp_path, suffix):
+    write_shards(tmp_path, np.array_split(PROBS, 2))
+    (tmp_path / f"pred_probs-2{suffix}").write_bytes(b"the last rows")
+    for place in (tmp_path, f"{tmp_path}/*"):
+        with pytest.raises(InvalidInputError, match=rf"several kinds, pred_probs-0.npy and pred_probs-2{suffix}:"):
+            open_pred_probs(place)
+
+
 def test_other_files_among_shards(tmp_path, want):
     folder = tmp_path / "p"
     write_shards(folder, np.array_split(PROBS, 3))
