@@ -70,7 +70,7 @@ the workdir, bit for bit: at most 1 MB from each of up to 8 finished partitions,
 Zarr array, one computed block of a Dask array). A difference is an error. (Scores by entropy are allowed to
 differ by 1e-9, as they may on another processor.)
 
-Records in a workdir have checksums. A torn or damaged record is made again, also if the damage happens during the run.
+Records in a workdir have checksums. A damaged record is made again, also if the damage happens during the run.
 The chunks of a Zarr array have no checksum by default: a damaged chunk may decode to other numbers, which only the
 check of every value can catch. Where disks are not trusted, store `pred_probs` with one
 (`ZstdCodec(checksum=True)`).

@@ -335,7 +335,7 @@ def test_a_record_that_is_not_finished_is_not_committed(place):
     ],
     ids=["half", "empty", "one bit", "one byte less", "zeros", "alien", "a hole"],
 )
-def test_a_torn_record_is_made_again(place, want, harm):
+def test_a_damaged_record_is_made_again(place, want, harm):
     find(workdir=place)
     folder, name = record_path(place, 3)
     whole = folder.read(name)
@@ -346,7 +346,7 @@ def test_a_torn_record_is_made_again(place, want, harm):
     assert folder.read(name) == whole
 
 
-def test_a_torn_record_of_the_second_read_is_made_again(place, want):
+def test_a_damaged_record_of_the_second_read_is_made_again(place, want):
     find(workdir=place, **MARGIN)
     folder, name = record_path(place, 3, "rescan")
     folder.write(name, folder.read(name)[:-5])

@@ -54,8 +54,8 @@ from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues
 from labelsieve.settings import PROBABILITY_TOLERANCE, Settings, check_whole_number
 from labelsieve.storage.folders import Folder
+from labelsieve.storage.record_files import DamagedRecordError
 from labelsieve.tasks import count_and_select, external_sort
-from labelsieve.tasks.checkpoint import DamagedRecordError
 from labelsieve.tasks.scan import totals_of
 from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
 from labelsieve.tasks.work import ChunkWork

@@ -138,8 +138,8 @@ class LocalFolder:
     def create(self, name: str, *, durable: bool = False) -> Iterator[OutputFile]:
         """Open a file for writing; it appears under its name when the block ends, and not at all if the block fails.
 
-        It is a temporary file that is renamed at the end. Without `durable` there is no fsync: a record that is torn
-        after a power cut is found by its checksums and made again.
+        It is a temporary file that is renamed at the end. Without `durable` there is no fsync: a record that a
+        power cut has damaged is found by its checksums and made again.
 
         Raises
         ------

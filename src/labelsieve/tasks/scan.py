@@ -11,8 +11,8 @@ from labelsieve.confident_learning.summarizer import ScanTotals, Summarizer
 from labelsieve.confident_learning.validation import RowChecks, errors_in
 from labelsieve.memory import BLOCK_ROWS
 from labelsieve.settings import Settings
-from labelsieve.storage.record_files import Columns
-from labelsieve.tasks.checkpoint import DamagedRecordError, Records
+from labelsieve.storage.record_files import Columns, DamagedRecordError
+from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.partition import Block, Partition
 from labelsieve.tasks.summaries import SummaryChunk
 from labelsieve.tasks.totals import footer_of, totals_of_footer
