@@ -43,7 +43,7 @@ def open_place(name: str, place: Place) -> Source:
     Raises
     ------
     InvalidInputError
-        If there is no such thing.
+        If there is nothing there, or nothing that can be read.
     """
     place = check_place(name, place)
     scheme, _, local = place.partition("://") if is_url(place) else ("file", "", place)

@@ -20,7 +20,7 @@ _THREADS: Final = 16
 
 
 class ShardsSource(Source):
-    """Arrays of one dtype and as many columns, one after the other.
+    """Arrays of one dtype and one number of columns, one after the other.
 
     Its stored row chunk is the longest among the shards': where a shard does not end with a whole chunk, later batches
     cut chunks.
@@ -30,7 +30,7 @@ class ShardsSource(Source):
     shards : sequence of Source
         In order; some may have no rows.
     where : str
-        Folder, pattern or first of them, for messages.
+        Folder, pattern or first shard, for messages.
     """
 
     def __init__(self, shards: Sequence[Source], where: str) -> None:
@@ -145,7 +145,9 @@ class ShardsSource(Source):
 
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks are not stored, in all shards."""
-        found = [(shard.missing_rows(), int(end) - shard.n_rows) for shard, end in zip(self._shards, self._ends)]  # noqa: B905
+        found = [
+            (shard.missing_rows(), int(end) - shard.n_rows) for shard, end in zip(self._shards, self._ends, strict=True)
+        ]
         return MissingRows.joined((rows, origin) for rows, origin in found if rows is not None)
 
     def reachable(self) -> None:

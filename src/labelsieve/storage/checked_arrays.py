@@ -141,16 +141,15 @@ class StoredArray:
 
     def _damage(self, array: Any, rows: Any, error: Exception) -> UnreadableDataError | None:
         """Return the error for the first chunk of `rows` that cannot be read; None if there is no such chunk."""
-        step = self.chunks[0]
-        first = rows[0] if isinstance(rows, tuple) and rows else rows
-        wanted = range(len(self))[first] if isinstance(first, slice) else range(len(self))
-        for start in range(0, len(self), step):
-            if len(wanted) and start + step > min(wanted[0], wanted[-1]):
-                try:
-                    array[start : start + step]
-                except Exception as found:  # noqa: BLE001  # codecs and stores may raise any error
-                    file = "/".join([self._name, "c", str(start // step), *["0"] * (self.ndim - 1)])
-                    return self._unreadable(file, found, (start, start + step))
+        step, axis = self.chunks[0], rows[0] if isinstance(rows, tuple) and rows else rows
+        wanted = range(len(self))[axis] if isinstance(axis, slice) else range(len(self))
+        first, last = (min(wanted), max(wanted)) if wanted else (0, -1)
+        for start in range(first // step * step, last + 1, step):
+            try:
+                array[start : start + step]
+            except Exception as found:  # noqa: BLE001  # codecs and stores may raise any error
+                file = "/".join([self._name, "c", str(start // step), *["0"] * (self.ndim - 1)])
+                return self._unreadable(file, found, (start, start + step))
         return self._unreadable(self._name, error) if isinstance(error, OSError | ValueError) else None
 
     def _unreadable(self, file: str, error: Exception, rows: tuple[int, int] | None = None) -> UnreadableDataError:
