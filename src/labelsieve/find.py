@@ -142,7 +142,7 @@ from typing import Any
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
-from labelsieve.pipeline.from_summaries import find_in_summaries
+from labelsieve.pipeline.find_in_summaries import find_in_summaries
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
