@@ -33,7 +33,7 @@ from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.settings import FilterName, Rule, Settings, check_one_of
 
-_EXACT_ADVICE: Final = "Few false alarms, by the exact rule."
+_EXACT_ADVICE: Final = "The exact rule: few false alarms, unless classes are rare."
 
 
 @dataclass(frozen=True)
