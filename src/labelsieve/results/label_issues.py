@@ -329,6 +329,11 @@ def load(path: str | os.PathLike[str]) -> LabelIssues:
     UnreadableDataError
         If a file of it is missing or damaged, now or when it is first used: which file, and which rows.
 
+    Warns
+    -----
+    LabelsieveWarning
+        If an earlier version wrote the result, without checksums (format 2).
+
     Examples
     --------
     >>> import tempfile
