@@ -19,7 +19,7 @@ import draws
 import labelsieve
 import naive
 from labelsieve import WorkdirError
-from labelsieve.confident_learning import row_summary
+from labelsieve.confident_learning import summary_block
 from labelsieve.partitioning import Grid
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.row_summaries import RowSummaries
@@ -181,10 +181,10 @@ def test_a_result_in_a_workdir_is_never_that_of_a_later_run(tmp_path, want, monk
 
 def test_a_resume_takes_each_record_into_its_place(tmp_path, want, monkeypatch):
     find(workdir=tmp_path / "work")
-    made, inner = [], row_summary.SummaryBlock.empty.__func__
+    made, inner = [], summary_block.SummaryBlock.empty.__func__
     monkeypatch.setattr("labelsieve.pipeline.job.check_finished", lambda *_: None)
     monkeypatch.setattr(
-        row_summary.SummaryBlock,
+        summary_block.SummaryBlock,
         "empty",
         classmethod(lambda cls, n, *args, **how: made.append(n) or inner(cls, n, *args, **how)),
     )

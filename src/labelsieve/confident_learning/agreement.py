@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.dtypes import Bools, Int64s, Ints
-from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.thresholds import row_slices
 
 # Agreement is more than chance from this number of standard deviations on.

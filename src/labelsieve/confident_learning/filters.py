@@ -21,7 +21,6 @@ from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.dtypes import Bools, Floats, Int64s, Ints
 from labelsieve.confident_learning.pruning import PruneCounts, prune_counts
 from labelsieve.confident_learning.radix_select import Cut, first_cut
-from labelsieve.confident_learning.row_summary import SummaryBlock, near_predicted
 from labelsieve.confident_learning.selections import (
     LabelNotPredicted,
     OffDiagonalRows,
@@ -29,6 +28,7 @@ from labelsieve.confident_learning.selections import (
     Selection,
     scores_of,
 )
+from labelsieve.confident_learning.summary_block import SummaryBlock, near_predicted
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.settings import FilterName, Rule, Settings, check_one_of

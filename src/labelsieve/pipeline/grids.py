@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from labelsieve import partitioning
-from labelsieve.confident_learning.row_summary import STRIP_BYTES
+from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.execution.executor import Executor
 from labelsieve.partitioning import Auto, Grid
 from labelsieve.pipeline.inputs import Inputs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import numpy as np
 
 from labelsieve import memory
-from labelsieve.confident_learning.row_summary import MAX_STRIP_ROWS
+from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS
 from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeGuard
 
 from labelsieve import partitioning
 from labelsieve.confident_learning.dtypes import class_dtype
-from labelsieve.confident_learning.row_summary import STRIP_BYTES
+from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor

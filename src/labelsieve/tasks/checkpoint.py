@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.errors import WorkdirError
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import Columns, DamagedRecordError, Record, RecordWriter
