@@ -45,7 +45,7 @@ def plan_source_grid(
             batch_size=batch_size,
             partition_batches=partition_batches,
             min_batch_bytes=min_batch_bytes,
-            remote=source.read_ahead_bytes > 0,
+            remote=source.prefetch_bytes > 0,
         )
         need = Inputs(source, source, grid).need(Settings())
         smallest = grid.largest_batch <= (source.row_chunk or 1)

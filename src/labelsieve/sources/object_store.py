@@ -2,7 +2,7 @@
 
 A request that fails is repeated by the file system, which knows the transient errors; s3fs does so up to its option
 `retries`. `read_s3` gives s3fs the whole ranged read to repeat, since the body of an answer may break off. What still
-fails raises `UnreadableDataError`, and the task that made the request is repeated (`retries.tried`).
+fails raises `UnreadableDataError`, and the task that made the request is repeated (`retries.retry`).
 """
 
 from __future__ import annotations

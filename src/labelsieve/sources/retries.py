@@ -16,7 +16,7 @@ _FIRST_PAUSE: Final = 0.1
 _T = TypeVar("_T")
 
 
-def tried(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
+def retry(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
     """Return ``function(*arguments)``, called up to `attempts` times, until no `UnreadableDataError` is raised.
 
     The whole call is repeated: a task, for example, begins again with its first row. Changed data is not read again.

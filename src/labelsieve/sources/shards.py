@@ -42,7 +42,7 @@ class ShardsSource(Source):
         )
         self.in_pieces = all(shard.in_pieces for shard in shards)
         # The next shard is open while one is read.
-        self.read_ahead_bytes = 2 * max(shard.read_ahead_bytes for shard in shards)
+        self.prefetch_bytes = 2 * max(shard.prefetch_bytes for shard in shards)
         self._shards, self._where, self.fill_value = tuple(shards), where, first.fill_value
         self._ends = np.cumsum([shard.n_rows for shard in shards])
 
@@ -186,7 +186,7 @@ class _ShardRows(Rows):
     def _rows_of(self, index: int) -> Rows:
         """Return the open shard, and close those that are no longer needed."""
         needed = [index]
-        if self._source.shard(index)[0].read_ahead_bytes:
+        if self._source.shard(index)[0].prefetch_bytes:
             later = range(index + 1, self._source.covering(self._start, self._stop).stop)
             needed += [i for i in later if self._source.shard(i)[0].n_rows][:1]
         for left in [i for i in self._open if i not in needed]:

@@ -443,9 +443,9 @@ def test_the_bound_of_read_ahead_is_known_beforehand(memory):
     assert ahead_bytes(40_000_000) == 160_000_000
     write_zarr(f"{memory}/p.zarr", PROBS, chunks=(70, 6))
     save(f"{memory}/p.npy", PROBS)
-    assert open_pred_probs(f"{memory}/p.zarr").read_ahead_bytes == 34 * remote_zarr.stored_limit(70 * 48)
-    assert open_pred_probs(f"{memory}/p.npy").read_ahead_bytes == 34 * PROBS.nbytes
-    assert ArraySource(PROBS).read_ahead_bytes == 0
+    assert open_pred_probs(f"{memory}/p.zarr").prefetch_bytes == 34 * remote_zarr.stored_limit(70 * 48)
+    assert open_pred_probs(f"{memory}/p.npy").prefetch_bytes == 34 * PROBS.nbytes
+    assert ArraySource(PROBS).prefetch_bytes == 0
 
 
 def test_an_error_while_reading_ahead_names_the_rows_and_leaves_no_thread(memory):
