@@ -42,7 +42,7 @@ from labelsieve.settings import (
 )
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, open_labels, open_pred_probs
-from labelsieve.sources.retries import RETRIES, tried
+from labelsieve.sources.retries import RETRIES, retry
 
 __all__ = ["compute_confident_joint", "estimate_joint", "estimate_latent", "num_label_issues"]
 
@@ -312,7 +312,7 @@ def _count_joint(
 def _class_counts(labels: Any, n_classes: int) -> Int64s:
     """Count the labels of each class, in pieces."""
     total, findings, first = np.zeros(n_classes, np.int64), Findings(), 0
-    opened = tried(RETRIES + 1, open_labels, labels)
+    opened = retry(RETRIES + 1, open_labels, labels)
     note_versions([opened], RETRIES + 1)
     for some in _pieces(opened):
         outside = np.flatnonzero((some < 0) | (some >= n_classes))
@@ -332,7 +332,7 @@ def _pieces(opened: Opened) -> Iterator[npt.NDArray[Any]]:
         step = opened.row_chunk or 1 << 20
         with opened.open(0, opened.n_rows) as rows:
             for start in range(0, opened.n_rows, step):
-                yield tried(RETRIES + 1, rows.read, start, min(start + step, opened.n_rows))
+                yield retry(RETRIES + 1, rows.read, start, min(start + step, opened.n_rows))
     else:
         for block in opened.blocks:
             yield np.asarray(block)

@@ -24,9 +24,9 @@ seconds (90 by default); 130 after Ctrl-C and 143 after SIGTERM.
 
 - **A worker dies.** Its partitions are computed again elsewhere. After `distributed.scheduler.allowed-failures` deaths
   the error names the task.
-- **A chunk cannot be read.** The read is tried again (`retries`, 2 by default). Then the error names the partition, the
-  rows, the source and the cause. After a repair the same command reads only what is missing. A ``.npy`` or HDF5 file
-  that was repaired is another input to its workdir: start over with `fresh=True` (``--fresh``).
+- **A chunk cannot be read.** The task is run again (`retries`, 2 by default). Then the error names the partition, the
+  rows, the source and the cause. After a repair the same command reads only what is missing from the workdir. A
+  ``.npy`` or HDF5 file that was repaired is another input to its workdir: start over with `fresh=True` (``--fresh``).
 - **An input changes during the run.** A `ChangedDataError` names the file, object or chunk and what changed. Nothing is
   published. See *One version of the input* below.
 - **The client dies, or gets Ctrl-C or SIGTERM.** Run the same command again. It does not read again what the workdir
@@ -70,7 +70,7 @@ the workdir, bit for bit: at most 1 MB from each of up to 8 finished partitions,
 Zarr array, one computed block of a Dask array). A difference is an error. (Scores by entropy are allowed to
 differ by 1e-9, as they may on another processor.)
 
-Records in a workdir have checksums. A torn or damaged record is made again, also if the damage happens during the run.
+Records in a workdir have checksums. A damaged record is made again, also if the damage happens during the run.
 The chunks of a Zarr array have no checksum by default: a damaged chunk may decode to other numbers, which only the
 check of every value can catch. Where disks are not trusted, store `pred_probs` with one
 (`ZstdCodec(checksum=True)`).

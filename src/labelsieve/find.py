@@ -97,8 +97,10 @@ again, with a warning.
 
 Any input is a path or a URL (`s3://`, `gs://`, `https://`, whatever fsspec knows) of a ``.npy`` file or a Zarr array,
 or shards of these: a list, a pattern (`"pred_probs-*.npy"`), or their folder, in natural order of their names (`-2`
-before `-10`). Every worker opens them itself; a worker that cannot is named before the run. Chunks of remote stores are
-fetched ahead of the work. Arrays in memory are sent to the workers once.
+before `-10`). Data in another format beside shards, such as ``.npz`` or ``.pt``, is an error, since its rows would be
+missing; hidden files, text files and files of unknown formats are ignored. Every worker opens the inputs itself; a
+worker that cannot is named before the run. Chunks of remote stores are prefetched. Arrays in memory are sent to the
+workers once.
 
 Credentials stay where your tools keep them (environment, `~/.aws`, fsspec's configuration). Each process finds its own,
 and none is in a graph, a log or a result.
@@ -142,7 +144,7 @@ from typing import Any
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
-from labelsieve.pipeline.from_summaries import find_in_summaries
+from labelsieve.pipeline.find_in_summaries import find_in_summaries
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords

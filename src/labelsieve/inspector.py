@@ -32,7 +32,7 @@ from labelsieve.pipeline.opening import open_inputs
 from labelsieve.settings import Settings, batched_choices, check_whole_number
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.open_array import open_labels, open_pred_probs
-from labelsieve.sources.retries import RETRIES, tried
+from labelsieve.sources.retries import RETRIES, retry
 from labelsieve.tasks.inspection import InspectedRows, combine_counts, inspect, num_issues
 from labelsieve.tasks.scan import class_sums
 
@@ -282,8 +282,8 @@ class LabelInspector:
     ) -> list[Any]:
         """Return ``function(partition, **shared)`` for each partition of a batch; [] for a batch without rows."""
         attempts = RETRIES + 1
-        opened_labels = tried(attempts, open_labels, labels)
-        opened_probs = tried(attempts, open_pred_probs, pred_probs)
+        opened_labels = retry(attempts, open_labels, labels)
+        opened_probs = retry(attempts, open_pred_probs, pred_probs)
         if opened_probs.shape[1] != self.num_class:
             raise InvalidInputError(f"pred_probs has {opened_probs.shape[1]} columns, num_class is {self.num_class}")
         if not opened_probs.shape[0] and not opened_labels.shape[0]:
@@ -291,7 +291,7 @@ class LabelInspector:
         check_axes(labels, pred_probs)
         pair = opened_labels, opened_probs
         note_versions(pair, attempts)
-        inputs = tried(attempts, partial(open_inputs, *pair, n_jobs=self.n_jobs))
+        inputs = retry(attempts, partial(open_inputs, *pair, n_jobs=self.n_jobs))
         forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=active_client() is not None)
         if forks and inputs.grid.n_partitions > 1:
             parts = fork_pool.map_in_forks(inputs, function, self.n_jobs, shared)

@@ -112,7 +112,7 @@ import psutil
 
 from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.confident_learning.filters import Filter, filter_of
-from labelsieve.confident_learning.row_summary import STRIP_BYTES
+from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.partitioning import result_rows
 from labelsieve.settings import Settings
 

@@ -16,12 +16,12 @@ import labelsieve
 from labelsieve.confident_learning.class_quality import class_columns, pair_columns
 from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.confident_learning.filters import LowestScores
-from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.summary_counts import combine_counts
 from labelsieve.confident_learning.thresholds import ClassSums, class_means, class_sums_chunk, class_sums_finalize
 from labelsieve.settings import Settings
 from labelsieve.tasks import count_and_select
-from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
+from labelsieve.tasks.summary_reader import SummaryChunk, SummaryReader
 
 pytestmark = pytest.mark.slow
 

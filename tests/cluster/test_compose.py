@@ -1,7 +1,6 @@
 """docker-compose.yml: what it promises, and its own commands run as processes of this machine.
 
-Covers: ports, limits, secrets, health checks, the order of starting; the answer of its job.
-Does not cover: building the image, and Docker itself.
+Ports, limits, secrets, health checks, the order of starting; the answer of its job.
 """
 
 from __future__ import annotations

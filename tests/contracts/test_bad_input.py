@@ -35,7 +35,7 @@ from labelsieve import (
     find_label_issues_batched,
     plan_label_issues,
 )
-from labelsieve.sources import conversions
+from labelsieve.sources import other_formats
 
 N_ROWS, N_CLASSES = 300, 4
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=4, signal=2.5)
@@ -511,7 +511,7 @@ WRITERS = {
 
 
 def test_every_form_that_is_converted_is_tried():
-    assert {f".{form}" for form in WRITERS} == set(conversions.FORMATS)
+    assert {f".{form}" for form in WRITERS} == set(other_formats.FORMATS)
 
 
 @pytest.fixture

@@ -360,7 +360,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_
 
 
 @pytest.mark.parametrize("kind", ["rescan", "margins"])
-def test_a_torn_record_of_a_later_read_is_made_again(tmp_path, want, kind):
+def test_a_damaged_record_of_a_later_read_is_made_again(tmp_path, want, kind):
     choices = {"filter_by": "both", "workdir": tmp_path / "work", **CUT}
     find(**choices)
     path = tmp_path / "work" / kind / "0000000.rec"

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 
 import numpy as np
 import pytest
 import zarr
 
-import labelsieve
 from draws import assert_same_array, draw, find
-from labelsieve import label_issues_batched
 from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched
 
 # Rows enough for several batches of the documented size.
@@ -207,31 +204,3 @@ def test_getters_are_silent_when_asked(capsys):
     lab.get_confident_thresholds()
     lab.get_num_issues()
     assert capsys.readouterr().out.count("25000") == 2
-
-
-# Names and signatures --------------------------------------------------------------------------------------------
-
-
-def test_the_names_are_those_of_the_documented_module():
-    documented = ["LabelInspector", "find_label_issues_batched", "split_arr"]
-    assert sorted(label_issues_batched.__all__) == documented
-    for name in documented:
-        assert getattr(labelsieve, name) is getattr(label_issues_batched, name)
-    for name in ("adj_confident_thresholds_shared", "labels_shared", "pred_probs_shared"):
-        assert getattr(label_issues_batched, name) is None
-
-
-def parameters(function):
-    return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
-
-
-def test_the_signatures_are_cleanlabs():
-    theirs = pytest.importorskip("cleanlab.experimental.label_issues_batched")
-    assert parameters(find_label_issues_batched) == parameters(theirs.find_label_issues_batched)
-    assert parameters(LabelInspector.__init__) == parameters(theirs.LabelInspector.__init__)
-    assert parameters(label_issues_batched.split_arr) == parameters(theirs.split_arr)
-    methods = [name for name in vars(theirs.LabelInspector) if not name.startswith("_")]
-    assert len(methods) == 6
-    for name in methods:
-        ours = getattr(LabelInspector, name)
-        assert parameters(ours) == parameters(getattr(theirs.LabelInspector, name)), name

@@ -19,7 +19,7 @@ import draws
 import labelsieve
 import naive
 from labelsieve import WorkdirError
-from labelsieve.confident_learning import row_summary
+from labelsieve.confident_learning import summary_block
 from labelsieve.partitioning import Grid
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.row_summaries import RowSummaries
@@ -181,10 +181,10 @@ def test_a_result_in_a_workdir_is_never_that_of_a_later_run(tmp_path, want, monk
 
 def test_a_resume_takes_each_record_into_its_place(tmp_path, want, monkeypatch):
     find(workdir=tmp_path / "work")
-    made, inner = [], row_summary.SummaryBlock.empty.__func__
+    made, inner = [], summary_block.SummaryBlock.empty.__func__
     monkeypatch.setattr("labelsieve.pipeline.job.check_finished", lambda *_: None)
     monkeypatch.setattr(
-        row_summary.SummaryBlock,
+        summary_block.SummaryBlock,
         "empty",
         classmethod(lambda cls, n, *args, **how: made.append(n) or inner(cls, n, *args, **how)),
     )
@@ -335,7 +335,7 @@ def test_a_record_that_is_not_finished_is_not_committed(place):
     ],
     ids=["half", "empty", "one bit", "one byte less", "zeros", "alien", "a hole"],
 )
-def test_a_torn_record_is_made_again(place, want, harm):
+def test_a_damaged_record_is_made_again(place, want, harm):
     find(workdir=place)
     folder, name = record_path(place, 3)
     whole = folder.read(name)
@@ -346,7 +346,7 @@ def test_a_torn_record_is_made_again(place, want, harm):
     assert folder.read(name) == whole
 
 
-def test_a_torn_record_of_the_second_read_is_made_again(place, want):
+def test_a_damaged_record_of_the_second_read_is_made_again(place, want):
     find(workdir=place, **MARGIN)
     folder, name = record_path(place, 3, "rescan")
     folder.write(name, folder.read(name)[:-5])

@@ -10,7 +10,7 @@ import zarr
 
 import draws
 import labelsieve
-from labelsieve import InvalidInputError, UnreadableDataError, memory, partitioning
+from labelsieve import InvalidInputError, LabelsieveWarning, UnreadableDataError, memory, partitioning
 from labelsieve.storage import checked_arrays
 
 N = 400
@@ -230,15 +230,49 @@ def test_a_lazy_array_travels_and_is_named_by_what_it_holds(data, tmp_path):
     assert lazy.name != labelsieve.load(path).lazy_scores.name
 
 
-def test_a_result_without_checksums_is_refused_with_what_to_do(data, tmp_path):
+def as_format_2(path):
+    """Rewrite a saved result as earlier versions wrote it: no checksums, and chunks of zeros are not stored."""
+    group = zarr.open_group(path)
+    for name, array in [(name, node) for name, node in group.members(max_depth=2) if hasattr(node, "shape")]:
+        values, chunks, dtype = array[:], array.chunks, str if array.dtype.kind in "OT" else array.dtype
+        codec = zarr.codecs.BloscCodec(cname="lz4", shuffle="shuffle")
+        new = zarr.create_array(
+            path, name=name, shape=array.shape, chunks=chunks, dtype=dtype, compressors=codec, overwrite=True
+        )
+        new[:] = values
+    attributes = {key: value for key, value in group.attrs.items() if key not in ("checksum", "arrays")}
+    facts = {key: value for key, value in attributes["facts"].items() if key not in ("misfit", "inputs", "finished")}
+    group.attrs.put(attributes | {"format": 2, "facts": facts})
+
+
+def test_a_result_without_checksums_still_opens_with_a_warning(tmp_path):
+    path, (_, probs) = tmp_path / "r.zarr", draws.draw(N, 4, seed=9)
+    labels = np.where(np.arange(N) % 10, probs.argmax(axis=1), 0)  # all issues have the label 0, whose chunk is absent
+    want = find((labels, probs))
+    want.save(path)
+    as_format_2(path)
+    assert not (path / "issue_table/given_label/c").exists()
+    with pytest.warns(LabelsieveWarning, match=r"r\.zarr was written by an earlier version, without checksums"):
+        got = labelsieve.load(path)
+    draws.assert_same_bits(got, want)
+    assert got.issue_table()["id"].tolist() == want.issue_table()["id"].tolist()
+    got.save(tmp_path / "again.zarr")
+    draws.assert_same_bits(labelsieve.load(tmp_path / "again.zarr"), want)
+    (path / "issues/zarr.json").unlink()
+    with pytest.raises(UnreadableDataError, match=r"issues/zarr\.json is missing"):
+        got.mask()
+
+
+def test_a_result_in_another_format_is_refused_with_what_to_do(data, tmp_path):
     path = tmp_path / "r.zarr"
     find(data).save(path)
     group = zarr.open_group(path)
     attributes = dict(group.attrs)
     del attributes["checksum"], attributes["arrays"]
-    group.attrs.put(attributes | {"format": 2})
-    message = "format 2; this version of Labelsieve reads format 3 only, which has checksums: find the issues again"
-    with pytest.raises(InvalidInputError, match=message):
+    group.attrs.put(attributes | {"format": 1})
+    with pytest.raises(
+        InvalidInputError, match="format 1; this version of Labelsieve reads formats 2 and 3 only: find"
+    ):
         labelsieve.load(path)
     group.attrs.put(attributes)
     with pytest.raises(UnreadableDataError, match=r"zarr\.json is damaged"):

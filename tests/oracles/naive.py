@@ -1,10 +1,6 @@
 """The numeric contract as slow, plain Python: explicit loops, Python integers and floats, nothing of the package.
 
-Covers: thresholds, scores, both counts, the ranked rows and those that are issues.
-Does not cover: checks of the input; what comes in here is good.
-
-Sums over a row run from left to right here, and NumPy's run pairwise, so computed scores that need such a sum agree to
-rounding only; `EXACT` names the scores that agree to the bit.
+Thresholds, scores, both counts, the ranked rows and those that are issues.
 """
 
 import math

@@ -1,10 +1,7 @@
 """The exact rule and the filters as slow, plain Python: explicit loops, nothing of the package.
 
-Covers: the confident joint, calibrated or not, how many rows are pruned of each class and pair, and the rows of each
+The confident joint, calibrated or not, how many rows are pruned of each class and pair, and the rows of each
 filter.
-Does not cover: thresholds, scores and nearly predicted labels, which `naive` has.
-
-NumPy sorts remainders where they are rounded and adds up matrices, as cleanlab has it do: ties and last bits are its.
 """
 
 import numpy as np

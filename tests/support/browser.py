@@ -1,7 +1,6 @@
 """A real browser: headless Chromium, asked over its debugging protocol.
 
-Covers: opening a page, what its console says, what it requests, running a line of script in it, pictures of it.
-Does not cover: what a page should be (`test_report`).
+Opening a page, what its console says, what it requests, running a line of script in it, pictures of it.
 """
 
 import asyncio

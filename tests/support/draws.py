@@ -1,8 +1,7 @@
 """Seeded data, the choices that must not matter, and results compared to the last bit.
 
-Covers: draws of labels and probabilities, hypothesis strategies, `pieces` (tiny strips and bins), `find`, `bits`, and
+Draws of labels and probabilities, hypothesis strategies, `pieces` (tiny strips and bins), `find`, `bits`, and
 `n_calls`, which measures work by no clock.
-Does not cover: what is right (`naive`), and real data (`conftest`).
 """
 
 import contextlib

@@ -1,7 +1,6 @@
 """What a pip line brings: the packages that can be imported after it, and a Python in which no others can.
 
-Covers: the extras of pyproject.toml and what they rest on, by the metadata of what is installed here.
-Does not cover: what pip resolves on another machine.
+The extras of pyproject.toml and what they rest on, by the metadata of what is installed here.
 """
 
 import ast

@@ -1,7 +1,6 @@
 """Processes for tests of faults: the command, a scheduler and workers, whose reads are logged and can be held.
 
-Covers: starting, waiting for a moment, killing; which rows the runs of a test have read; what a ``.zarr`` result holds.
-Does not cover: what is asserted of them (`test_faults`, `test_cluster`, `test_compose`).
+Starting, waiting for a moment, killing; which rows the runs of a test have read; what a ``.zarr`` result holds.
 """
 
 from __future__ import annotations

@@ -1,10 +1,6 @@
 """An S3 server on loopback: moto's own, in a process of its own, at two ports of which one is slow.
 
-Covers: starting and ending it, the environment in which clients find it, its log of requests, refusals on demand.
-Does not cover: what is read from it (`test_remote_sources`, `benchmarks/test_remote`).
-
-Run as a program it is the server: moto's WSGI application as ``moto_server`` serves it, behind a few lines that note
-each request, wait where they are told to, and refuse keys with ``forbidden`` in them, and listings with ``unlisted``.
+Starting and ending it, the environment in which clients find it, its log of requests, refusals on demand.
 """
 
 import json

@@ -11,6 +11,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+import labelsieve
 import naive
 from labelsieve import count, find_label_issues, plan_label_issues
 from labelsieve.cli.app import cli
@@ -27,6 +28,14 @@ def test_the_choices_are_those_of_the_contract():
     assert METHODS == ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
     assert tuple(naive.COUNTS) == ESTIMATION_METHODS
     assert Settings() == Settings("self_confidence", False, "off_diagonal")
+
+
+@pytest.mark.parametrize("name", FILTER_NAMES)
+def test_a_filter_is_described_where_users_look(name):
+    table = labelsieve.find.__doc__.partition("| `filter_by` | The issues |")[2].partition("\n\n")[0]
+    assert f"`{name}`" in table
+    assert f'``"{name}"``' in find_label_issues.__doc__
+    assert FILTERS[name].advice.endswith(".")
 
 
 @pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
@@ -139,7 +148,7 @@ def test_what_changes_the_answer_has_the_names_of_a_run():
 def test_every_filter_has_one_name():
     assert set(FILTERS) == {None, *FILTER_NAMES}
     assert all(kind.name == name for name, kind in FILTERS.items())
-    with pytest.raises(InvalidInputError, match="filter_by must be one of prune_by_class"):
+    with pytest.raises(InvalidInputError, match="filter_by must be one of both"):
         JobSettings(filter_by="eighth")
 
 

@@ -18,10 +18,10 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.dtypes import Bools, Int64s, Ints
-from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.thresholds import row_slices
 
-# Agreement is more than chance from so many standard deviations on.
+# Agreement is more than chance from this number of standard deviations on.
 _CLEAR: Final = 5.0
 # If no cause is found, a warning needs more: agreement below this share of what the class counts allow, in data where
 # full agreement would be this many standard deviations above chance. (Small or nearly constant data, and weak models,
@@ -173,7 +173,7 @@ class Fit:
         products = label_counts * predicted_counts
         mean = float(products.sum()) / n
         variance = (products.sum() + mean**2 - (products * (label_counts + predicted_counts)).sum() / n) / max(n - 1, 1)
-        # If one column is constant, the variance is 0 but for rounding.
+        # If one column is constant, the variance is 0, except for rounding.
         spread = float(np.sqrt(variance)) if variance > 1e-9 * n else 0.0
         gain, room = agreeing - mean, float(np.minimum(label_counts, predicted_counts).sum()) - mean
         deviations = (gain / spread, room / spread) if spread else (0.0, 0.0)

@@ -40,7 +40,7 @@ class JointCounts:
 
 
 @dataclass(frozen=True)
-class Joint:
+class JointSums:
     """Sums of a calibrated joint.
 
     Parameters
@@ -115,14 +115,14 @@ def _matrix_total(confident: ConfidentCounts, class_counts: Int64s) -> float:
     return float(np.sum(np.asfortranarray(scaled)))  # in the memory order that cleanlab's matrix has
 
 
-def joint_sums(confident: ConfidentCounts, class_counts: Int64s) -> Joint:
+def joint_sums(confident: ConfidentCounts, class_counts: Int64s) -> JointSums:
     """Return the sums of the calibrated joint by label and by true class; see `calibrated_pairs`."""
     diagonal, by_label, by_true_class = (np.zeros(confident.n_classes, np.int64) for _ in range(3))
     for piece, estimated, piece_diagonal in calibrated_pairs(confident, class_counts):
         diagonal += piece_diagonal
         by_label += sums_by_class(piece.given, estimated, confident.n_classes)
         by_true_class += sums_by_class(piece.predicted, estimated, confident.n_classes)
-    return Joint(diagonal, by_label + diagonal, by_true_class + diagonal)
+    return JointSums(diagonal, by_label + diagonal, by_true_class + diagonal)
 
 
 def calibrated_joint(joint: ConfidentCounts, class_counts: Int64s) -> ConfidentCounts:

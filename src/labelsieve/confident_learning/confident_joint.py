@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Int64s, pair_dtype
-from labelsieve.confident_learning.row_summary import SummaryBlock, near_predicted
+from labelsieve.confident_learning.summary_block import SummaryBlock, near_predicted
 from labelsieve.confident_learning.thresholds import IssueCounts, adjusted_thresholds, row_slices, smallest_at_least
 from labelsieve.settings import FLOAT_TOLERANCE
 

@@ -21,7 +21,7 @@ from labelsieve.settings import PROBABILITY_TOLERANCE
 
 # How far the sum of a row may be from 1. Published float16 predictions are off by up to 0.014.
 SUM_TOLERANCE: Final = 5e-2
-# From here on the report mentions it.
+# From this difference on, the report mentions it.
 NOTED_DIFFERENCE: Final = 1e-2
 # More than the error of a float32 sum. It grows with the number of values, so that no more are added at a time.
 _MARGIN: Final = 1e-3

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning import radix_select
 from labelsieve.confident_learning.dtypes import Floats
 from labelsieve.confident_learning.radix_select_by_class import ExactCuts
-from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.summary_block import SummaryBlock
 
 Positions = npt.NDArray[np.intp]
 # Returns the selected positions of a block, given also the number of its first row.

@@ -16,8 +16,8 @@ import numpy as np
 from labelsieve.confident_learning.agreement import Agreement
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints, unsigned_dtype
 from labelsieve.confident_learning.quality_scores import column_kernels
-from labelsieve.confident_learning.row_summary import FirstArgmax, FlatRows, SummaryBlock
 from labelsieve.confident_learning.row_sums import RowSumCheck
+from labelsieve.confident_learning.summary_block import FirstArgmax, FlatRows, SummaryBlock
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
     SparseClassSums,

@@ -13,8 +13,8 @@ from labelsieve.confident_learning.confident_joint import ConfidentCounter, Conf
 from labelsieve.confident_learning.dtypes import Float64s, Int64s
 from labelsieve.confident_learning.filters import Filter, IssueTotals
 from labelsieve.confident_learning.radix_select import add_up, score_histogram
-from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import scores_of
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
     SparseClassSums,

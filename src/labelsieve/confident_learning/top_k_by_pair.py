@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Int64s
 from labelsieve.confident_learning.pruning import PruneCounts
-from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.summary_block import SummaryBlock
 
 # Margins that are computed at a time, and candidates that are collected before the largest are selected.
 _PIECE: Final = 1 << 18

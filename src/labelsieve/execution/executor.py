@@ -17,7 +17,7 @@ from labelsieve.execution.progress import Progress
 from labelsieve.memory import INTERPRETER_BYTES, free_bytes, own_bytes
 
 _FREE_SHARE: Final = 0.8
-# What imports of a run add to a process that has none of them yet.
+# Bytes that the imports of a run add to a fresh process.
 _FRESH_BYTES: Final = 60_000_000
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class LostDataError(TaskFailedError):
-    """What was being computed, or was handed out, is gone with a worker or the scheduler."""
+    """Blocks that were being computed, or scattered arrays, were lost with a worker or the scheduler."""
 
 
 class Executor(abc.ABC):
@@ -44,9 +44,10 @@ class Executor(abc.ABC):
     is_cluster : bool
         Whether tasks run in other processes than this.
     attempts : int
-        How often a task reads before what it cannot read is an error; a cluster tries elsewhere instead.
+        Number of times that a task may run in one process before data that it cannot read is an error; 1 on a cluster,
+        which runs the task again on another worker.
     retries : int
-        How often what failed is tried again.
+        Number of times to run a failed task again.
     """
 
     n_processes: int
@@ -94,7 +95,7 @@ class Executor(abc.ABC):
         """Return the blocks that `hold` returned futures of."""
 
     def scatter(self, parts: Sequence[Any]) -> list[Any]:
-        """Hand out arrays to whoever runs the tasks, once."""
+        """Send arrays to the workers, once; return handles of them."""
         return list(parts)
 
     def unless_lost(self, function: Callable[[], list[Any]]) -> list[Any]:
@@ -118,7 +119,7 @@ class LocalExecutor(Executor):
     max_memory : int, optional
         Bytes that this process may take.
     retries : int
-        How often what cannot be read is read again.
+        Number of times to run a task again that cannot read its data.
     """
 
     def __init__(self, max_memory: int | None = None, retries: int = 0) -> None:

@@ -33,7 +33,7 @@ import numpy as np
 from labelsieve.execution.executor import Executor, PersistedBlocks
 from labelsieve.execution.progress import Progress, rows_read, tell
 from labelsieve.memory import SLAB
-from labelsieve.sources.retries import tried
+from labelsieve.sources.retries import retry
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -130,7 +130,7 @@ class DaskJob:
         if not self.executor.is_cluster and all(isinstance(one, Sequence) and len(one) == 1 for one in columns):
             # One chunk, here: a graph would only take time.
             blocks = [one[0] for one in columns]
-            result = tried(self.executor.attempts, function, *blocks)
+            result = retry(self.executor.attempts, function, *blocks)
             if progress is not None:
                 n_rows: int = function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what shows progress
                 progress.advance(n_rows, rows_read(result, n_rows))
@@ -209,7 +209,7 @@ class _Task:
 
 
 def _run(task: _Task, *blocks: Any) -> Any:
-    result = tried(task.attempts, task.function, *blocks)
+    result = retry(task.attempts, task.function, *blocks)
     if task.topic is not None:
         n_rows = task.function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what has a topic
         tell(task.topic, n_rows, rows_read(result, n_rows))

@@ -14,7 +14,7 @@ from labelsieve.errors import InvalidInputError, LabelsieveError, WorkdirError, 
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, open_any
-from labelsieve.sources.retries import tried
+from labelsieve.sources.retries import retry
 from labelsieve.sources.versions import named_ranges
 
 # The graphs of Dask arrays with more blocks are not searched for stored arrays.
@@ -99,7 +99,7 @@ def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_row
     """
     for opened in inputs:
         if isinstance(opened, Source):
-            tried(attempts, opened.note_version)
+            retry(attempts, opened.note_version)
             _report_missing(opened, allow_zero_rows=allow_zero_rows)
             continue
         # Rows of a stored array of the same shape are rows of the Dask array, unless its graph changes them.
@@ -122,7 +122,7 @@ def check_versions(inputs: Sequence[Opened], attempts: int = 1) -> None:
     """
     for opened in inputs:
         if isinstance(opened, Source):
-            tried(attempts, opened.check_version)
+            retry(attempts, opened.check_version)
 
 
 def _report_missing(source: Source, *, allow_zero_rows: bool, lazy: bool = False) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from labelsieve import partitioning
-from labelsieve.confident_learning.row_summary import STRIP_BYTES
+from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.execution.executor import Executor
 from labelsieve.partitioning import Auto, Grid
 from labelsieve.pipeline.inputs import Inputs
@@ -45,7 +45,7 @@ def plan_source_grid(
             batch_size=batch_size,
             partition_batches=partition_batches,
             min_batch_bytes=min_batch_bytes,
-            remote=source.read_ahead_bytes > 0,
+            remote=source.prefetch_bytes > 0,
         )
         need = Inputs(source, source, grid).need(Settings())
         smallest = grid.largest_batch <= (source.row_chunk or 1)

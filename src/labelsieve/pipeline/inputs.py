@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import numpy as np
 
 from labelsieve import memory
-from labelsieve.confident_learning.row_summary import MAX_STRIP_ROWS
+from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS
 from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
@@ -22,7 +22,7 @@ from labelsieve.settings import Settings
 from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, where_is
-from labelsieve.sources.retries import RETRIES, tried
+from labelsieve.sources.retries import RETRIES, retry
 from labelsieve.tasks.partition import Batches, RowRange
 from labelsieve.tasks.work import PartitionWork
 
@@ -166,7 +166,7 @@ class Inputs:
             settings,
             n_partitions=self.grid.n_partitions,
             batch_bytes=batch_bytes,
-            ahead_bytes=sum(source.read_ahead_bytes for source in (probs, labels) if source),
+            ahead_bytes=sum(source.prefetch_bytes for source in (probs, labels) if source),
             held_bytes=self.held_bytes,
         )
 
@@ -218,7 +218,7 @@ def map_partitions(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
     labels, pred_probs = inputs.labels_source, inputs.pred_probs_source
     if inputs.grid.n_partitions == 1 and labels and pred_probs:  # without a graph, which would only cost time
         work, [batches] = inputs.work(function), inputs.partitions()
-        return [tried(RETRIES + 1, work, batches, RowRange(labels), RowRange(pred_probs))]
+        return [retry(RETRIES + 1, work, batches, RowRange(labels), RowRange(pred_probs))]
     executor = choose_executor(retries=RETRIES)
     return DaskJob(executor).map("inspect", inputs.work(function), inputs.columns(executor))
 

@@ -44,7 +44,7 @@ from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.open_array import where_is
-from labelsieve.sources.retries import tried
+from labelsieve.sources.retries import retry
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, temporary_folder
 from labelsieve.tasks.checkpoint import Records
 
@@ -180,7 +180,7 @@ class Job:
         inputs = self._open_inputs(workdir, facts)
         plan = self._make_plan(inputs)
         if inputs.labels_first:
-            inputs = tried(self._attempts, inputs.read_labels)
+            inputs = retry(self._attempts, inputs.read_labels)
         stage = None if self.output is None else stack.enter_context(staged(self.output, self.settings.wait))
         identities: list[str] = []
         if workdir is not None:

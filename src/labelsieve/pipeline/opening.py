@@ -9,7 +9,7 @@ from typing import Any, Final, TypeGuard
 
 from labelsieve import partitioning
 from labelsieve.confident_learning.dtypes import class_dtype
-from labelsieve.confident_learning.row_summary import STRIP_BYTES
+from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
@@ -18,7 +18,7 @@ from labelsieve.pipeline.inputs import Inputs, forkable
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
-from labelsieve.sources.retries import tried
+from labelsieve.sources.retries import retry
 from labelsieve.storage.urls import is_url
 
 # Labels of at most this size are read first if batches would cut their stored chunks.
@@ -47,7 +47,7 @@ def open_pair(
     if is_url(labels) and is_url(pred_probs):
         opened_labels, opened = _open_both(labels, pred_probs, attempts)
     else:
-        opened_labels, opened = tried(attempts, open_labels, labels), tried(attempts, open_pred_probs, pred_probs)
+        opened_labels, opened = retry(attempts, open_labels, labels), retry(attempts, open_pred_probs, pred_probs)
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
@@ -61,13 +61,13 @@ def _open_both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Ope
 
     def opening() -> None:
         try:
-            other.set_result(tried(attempts, open_pred_probs, pred_probs))
+            other.set_result(retry(attempts, open_pred_probs, pred_probs))
         except BaseException as error:  # noqa: BLE001  # raised below, if the labels open
             other.set_exception(error)
 
     # A daemon thread, so that an error of the labels or Ctrl-C does not wait for a store that does not answer.
     Thread(target=opening, name="labelsieve-open", daemon=True).start()
-    return tried(attempts, open_labels, labels), other.result()
+    return retry(attempts, open_labels, labels), other.result()
 
 
 def open_inputs(

@@ -28,7 +28,7 @@ from labelsieve.pipeline.row_summaries import RowSummaries, repairing
 from labelsieve.settings import Settings
 from labelsieve.tasks import rescan, scan
 from labelsieve.tasks.checkpoint import Records, digest
-from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
+from labelsieve.tasks.summary_reader import SummaryChunk, SummaryReader
 from labelsieve.tasks.totals import RescanTotals, combine_rescans
 
 # A round of the third pass reads at most this share of the partitions, which is what a killed run reads again.

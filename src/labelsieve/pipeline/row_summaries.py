@@ -19,7 +19,7 @@ column          dtype              meaning
 ==============  =================  =====================================================================================
 
 The first two columns have the smallest dtype that holds K - 1. The chunks of the table stay in the memory of the
-process that made them, or are rows of a checkpoint (`labelsieve.tasks.summaries`).
+process that made them, or are rows of a checkpoint (`labelsieve.tasks.summary_reader`).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from labelsieve.confident_learning.agreement import Agreement, RowSample
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints, class_dtype
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
-from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import RowSelection, Selection, UpToClassCuts, UpToCut
 from labelsieve.confident_learning.summarizer import ScanTotals, combine_totals
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.summary_counts import SummaryCounts, combine_counts
 from labelsieve.confident_learning.thresholds import SparseClassSums, class_sums_chunk
 from labelsieve.confident_learning.validation import Findings
@@ -54,10 +54,10 @@ from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues
 from labelsieve.settings import PROBABILITY_TOLERANCE, Settings, check_whole_number
 from labelsieve.storage.folders import Folder
+from labelsieve.storage.record_files import DamagedRecordError
 from labelsieve.tasks import count_and_select, external_sort
-from labelsieve.tasks.checkpoint import DamagedRecordError
 from labelsieve.tasks.scan import totals_of
-from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
+from labelsieve.tasks.summary_reader import SummaryChunk, SummaryReader
 from labelsieve.tasks.work import ChunkWork
 
 if TYPE_CHECKING:

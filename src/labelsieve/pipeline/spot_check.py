@@ -20,7 +20,8 @@ from labelsieve.pipeline.inputs import Inputs
 from labelsieve.settings import Settings
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
-from labelsieve.tasks.checkpoint import DamagedRecordError, Records
+from labelsieve.storage.record_files import DamagedRecordError
+from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.partition import Batches, Partition, RowRange
 from labelsieve.tasks.scan import read_rows
 

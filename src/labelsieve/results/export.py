@@ -27,7 +27,7 @@ _CSV_ROWS: Final = 1 << 16
 def write(
     result: Result, location: str | Path, *, rows_a_file: int = ROWS_A_FILE, escape_formulas: bool = True
 ) -> None:
-    """Write a result in the form that the ending of `location` says; what is there is replaced once all is written.
+    """Write a result in the format that the ending of `location` says; what is there is replaced once all is written.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ def write(
     rows_a_file : int
         Most rows of a ``.parquet`` file; more issues make a folder of such files, which reads as one table.
     escape_formulas : bool
-        Whether cells of a ``.csv`` file are escaped that a spreadsheet would run.
+        Whether to escape cells of a ``.csv`` file that a spreadsheet would run as formulas.
 
     Raises
     ------

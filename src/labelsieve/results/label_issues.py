@@ -29,7 +29,7 @@ class LabelIssues(Result):
 
     A result stands for its ``indices``: its length is ``num_issues``, iterating over it gives the rows of the issues,
     worst first, NumPy converts it to ``indices``, so that ``data[issues]`` selects these rows, and it is false if there
-    are not issues.
+    are no issues.
 
     Attributes
     ----------
@@ -50,8 +50,8 @@ class LabelIssues(Result):
     score_histogram(n_bins) : two arrays
         Edges of bins, and how many of all rows have a score in each.
     estimated_num_issues : int
-        The number of issues that was estimated; ``num_issues`` is lower if some of the rows of lowest score are no
-        issues, because their label is the predicted class, or nearly so.
+        The number of issues that was estimated; ``num_issues`` is lower if some of the rows of lowest score are
+        not issues, because their label is the predicted class, or nearly so.
     confident_thresholds : (K,) float64
         Mean probability of each class over the rows labelled with it; 2.0 for a class without rows.
     class_counts, mean_scores : (K,) arrays
@@ -328,6 +328,11 @@ def load(path: str | os.PathLike[str]) -> LabelIssues:
         If there is no result, or one in another format.
     UnreadableDataError
         If a file of it is missing or damaged, now or when it is first used: which file, and which rows.
+
+    Warns
+    -----
+    LabelsieveWarning
+        If an earlier version wrote the result, without checksums (format 2).
 
     Examples
     --------

@@ -17,7 +17,7 @@ from labelsieve.results.result import Result
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Colours that also differ in brightness, for print and for colour-blind readers.
+# Colors that also differ in brightness, for print and for color-blind readers.
 _BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#767676"
 # Most classes of a heat map, and most bars.
 MOST_CLASSES: Final = 30

@@ -30,7 +30,7 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
     Parameters
     ----------
     output : str or Path
-        Where the result goes; the ending says in which form. Only ``.zarr`` may be a URL.
+        Where the result goes; the ending says in which format. Only ``.zarr`` may be a URL.
     inputs : sequence of str or Path
         Paths and URLs that are read, and must not be replaced.
 
@@ -41,7 +41,7 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
     MissingDependencyError
         For ``.parquet`` without pyarrow.
     UnwritableError
-        If nothing can be written beside `output`. For a URL this shows when the run takes its lease there.
+        If nothing can be written beside `output`. For a URL this shows when the run writes its id there.
     """
     folder = open_folder(output, "output")
     suffix = Path(folder.where).suffix

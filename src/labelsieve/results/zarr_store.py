@@ -5,7 +5,7 @@ columns of the issues), and arrays with a value per class. Its root metadata, wh
 last: a group without them is not a result.
 
 Damage is found when it is read. Every chunk of an array has a checksum; the attributes of the group hold a checksum of
-each array's metadata and one of themselves.
+each array's metadata and one of themselves. A result of format 2, which has none of these, is read with a warning.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.dtypes import pair_dtype
-from labelsieve.errors import InvalidInputError, UnreadableDataError, WorkdirError
+from labelsieve.errors import InvalidInputError, UnreadableDataError, WorkdirError, warn
 from labelsieve.partitioning import result_rows
 from labelsieve.results.result import IdParts, IssueRows, Result, RunFacts
 from labelsieve.settings import Settings
@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     import dask.array as da  # for types alone
 
 KIND: Final = "labelsieve result"
-# Format 2 had no checksums.
 FORMAT: Final = 3
+# It has no checksums, and chunks of zeros are not stored.
+_UNCHECKED_FORMAT: Final = 2
 # Where each column of the issues is.
 COLUMNS: Final = {
     "row": "issues",
@@ -81,12 +82,15 @@ class ResultGroup:
         Where it will be, for messages; `folder` by default.
     check_owned : callable
         Called before each write: raises if a later run writes this result by now.
+    checked : bool
+        Whether every chunk is stored, with a checksum; not in a result of an earlier version.
     """
 
     folder: Folder
     documents: Mapping[str, str] | None = None
     shown: str = ""
     check_owned: Callable[[], None] = always_owned
+    checked: bool = True
 
     def create(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike, chunk: int) -> None:
         """Create an array, in chunks of `chunk` rows, whose regions the tasks write.
@@ -174,7 +178,7 @@ class ResultGroup:
         UnreadableDataError
             If it is missing or damaged, or another result has taken its place.
         """
-        return StoredArray(self.folder, name, _UNITS[name], partial(self.check, name))
+        return StoredArray(self.folder, name, _UNITS[name], partial(self.check, name), complete=self.checked)
 
     def check(self, name: str) -> None:
         """Raise unless the metadata of an array are as they were written.
@@ -315,7 +319,7 @@ def publish_result(group: ResultGroup, result: Result) -> None:
 
 
 def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
-    """Return the result at `folder`, and its attributes.
+    """Return the result at `folder`, and its attributes; warn if it has no checksums.
 
     Raises
     ------
@@ -337,10 +341,16 @@ def open_group(folder: Folder) -> tuple[ResultGroup, dict[str, Any]]:
     version, whole = attributes.get("format"), matches_checksum(attributes)
     if attributes.get("kind") != KIND:
         raise damaged if _looks_like_one(folder) else nothing
+    if version == _UNCHECKED_FORMAT and "checksum" not in attributes:
+        warn(
+            f"{folder.where} was written by an earlier version, without checksums, so damage to it may pass unnoticed: "
+            "save the loaded result to another path"
+        )
+        return ResultGroup(folder, checked=False).sealed(), attributes
     if version != FORMAT and (whole or "checksum" not in attributes):
         raise InvalidInputError(
-            f"{folder.where} is a result of format {version}; this version of Labelsieve reads format {FORMAT} only, "
-            "which has checksums: find the issues again"
+            f"{folder.where} is a result of format {version}; this version of Labelsieve reads formats "
+            f"{_UNCHECKED_FORMAT} and {FORMAT} only: find the issues again, or load it with the version that wrote it"
         )
     if not whole:
         raise damaged
@@ -382,5 +392,5 @@ def read_result(folder: Folder) -> dict[str, Any]:
         "settings": Settings(**attributes["settings"]),
         "facts": RunFacts(**{name: facts[name] for name in known}),
         "class_names": None if names is None else tuple(names),
-        "ids": StoredIds(group) if _IDS in attributes["arrays"] else None,
+        "ids": StoredIds(group) if _IDS in (group.documents or {}) else None,
     }

@@ -132,7 +132,7 @@ class Source(abc.ABC):
         Whether reading a batch in pieces costs no more than reading it whole.
     forkable : bool
         Whether a forked process can read it: memory and plain files.
-    read_ahead_bytes : int
+    prefetch_bytes : int
         Most bytes of prefetched rows that one open source holds; 0 where nothing is prefetched.
     fill_value : float
         The value of rows whose chunks are not stored.
@@ -140,7 +140,7 @@ class Source(abc.ABC):
 
     in_pieces: bool = True
     forkable: bool = False
-    read_ahead_bytes: int = 0
+    prefetch_bytes: int = 0
     fill_value: float = 0
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:

@@ -1,6 +1,8 @@
 """Stored objects of any fsspec file system: ranged reads, listings and versions.
 
-Failed requests are retried by the file systems themselves, which know which errors are transient.
+A request that fails is repeated by the file system, which knows the transient errors; s3fs does so up to its option
+`retries`. `read_s3` gives s3fs the whole ranged read to repeat, since the body of an answer may break off. What still
+fails raises `UnreadableDataError`, and the task that made the request is repeated (`retries.retry`).
 """
 
 from __future__ import annotations
@@ -142,7 +144,7 @@ class ObjectStore:
 
 
 async def read_s3(fs: Any, path: str, start: int, stop: int) -> tuple[bytes, str]:
-    """Return bytes ``[start, stop)`` of an object, and its version; retry where the body breaks off.
+    """Return bytes ``[start, stop)`` of an object, and its version; s3fs repeats the read if the body breaks off.
 
     Without an ETag the version is unknown: listings and answers state the time of the last write differently.
     """

@@ -143,7 +143,7 @@ def _package(data: Any) -> str:
 
 
 def _is_dask_array(data: Any) -> bool:
-    """Recognise a Dask array without importing `dask.array`, which imports pandas: its owner has imported it."""
+    """Recognize a Dask array without importing `dask.array`, which imports pandas: its owner has imported it."""
     dask_array = sys.modules.get("dask.array")
     return dask_array is not None and isinstance(data, dask_array.Array)
 

@@ -14,9 +14,9 @@ from urllib.parse import unquote
 
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.base import Source
-from labelsieve.sources.conversions import FORMATS, conversion_of, refuse_other_format
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.object_store import ObjectStore
+from labelsieve.sources.other_formats import FORMATS, explain_conversion, refuse_other_format
 from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shard_names import SHARD_SUFFIXES, is_pattern, select_shards
@@ -43,7 +43,7 @@ def open_place(name: str, place: Place) -> Source:
     Raises
     ------
     InvalidInputError
-        If there is no such thing.
+        If there is nothing there, or nothing that can be read.
     """
     place = check_place(name, place)
     scheme, _, local = place.partition("://") if is_url(place) else ("file", "", place)
@@ -111,7 +111,7 @@ def _open_shards(name: str, where: Path, places: Sequence[str], why: str, *, alw
     If there are none, raise `why` with how to convert the files that are there, or in any case if `always`.
     """
     if not any(place.endswith(SHARD_SUFFIXES) for place in places):
-        conversion = conversion_of(name, places)
+        conversion = explain_conversion(name, places)
         if conversion or always:
             raise InvalidInputError(f"{name}: {why}" + (f"; {conversion}" if conversion else ""))
     openers = [partial(open_place, name, place) for place in select_shards(name, str(where), places)]

@@ -46,7 +46,7 @@ class RemoteNpySource(Source):
         self.version = version_of({"size": size, "ETag": stamp})
         self.request_rows = max(1, _REQUEST_BYTES // max(1, self.row_bytes))
         self.request_bytes = min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
-        self.read_ahead_bytes = ahead_bytes(self.request_bytes)
+        self.prefetch_bytes = ahead_bytes(self.request_bytes)
 
     @classmethod
     def from_url(

@@ -48,7 +48,7 @@ class RemoteZarrSource(ZarrSource):
         direct = chunk_decoder(array) is not None
         # Zarr's own reading holds a batch, decoded and stored, and a copy of a chunk.
         generic_bytes = 9 * max(AHEAD_BYTES, n_bytes) // 4
-        self.read_ahead_bytes = ahead_bytes(stored_limit(n_bytes)) if direct else generic_bytes
+        self.prefetch_bytes = ahead_bytes(stored_limit(n_bytes)) if direct else generic_bytes
 
     @classmethod
     def from_url(cls, name: str, url: str) -> Self:

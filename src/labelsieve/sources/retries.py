@@ -1,4 +1,4 @@
-"""Reads that failed, tried again."""
+"""Calls that are repeated if a read in them fails."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 
 from labelsieve.errors import ChangedDataError, UnreadableDataError
 
-# How often a read is tried again outside of a job, which has an argument for it.
+# How often a call is repeated outside of a job; a job has an argument for it.
 RETRIES: Final = 2
 # Seconds before the first new attempt; twice as long before each further one.
 _FIRST_PAUSE: Final = 0.1
@@ -16,10 +16,10 @@ _FIRST_PAUSE: Final = 0.1
 _T = TypeVar("_T")
 
 
-def tried(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
-    """Return ``function(*arguments)``; a read that fails is tried again, up to `attempts` times in all.
+def retry(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
+    """Return ``function(*arguments)``, called up to `attempts` times, until no `UnreadableDataError` is raised.
 
-    Data that has changed is not: it would be read as it is now.
+    The whole call is repeated: a task, for example, begins again with its first row. Changed data is not read again.
     """
     for attempt in range(attempts - 1):
         try:

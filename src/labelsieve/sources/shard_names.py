@@ -11,10 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 
 from labelsieve.errors import InvalidInputError
+from labelsieve.sources.other_formats import DATA_SUFFIXES
 
 SHARD_SUFFIXES = (".npy", ".zarr")
-# Data that cannot be read as shards: an error, since leaving out its rows would be worse.
-_OTHER_SUFFIXES = (".npz", ".h5", ".hdf5", ".parquet", ".pkl", ".pt", ".gz", ".zip")
 _MOST_NAMED = 3
 
 
@@ -46,19 +45,19 @@ def select_shards(name: str, where: str, names: Iterable[str]) -> list[str]:
     where : str
         Folder or pattern, for messages.
     names : iterable of str
-        Paths; hidden ones and those of other suffixes are left out.
+        Paths; hidden ones and those of files that hold no arrays, such as ``.txt``, are left out.
 
     Raises
     ------
     InvalidInputError
-        If there are none, if kinds are mixed, or if there is other data among them.
+        If there are none, if there are both ``.npy`` and ``.zarr``, or if data in another format is among them.
     """
     kinds: dict[str, list[str]] = {}
     others: list[str] = []
     for path in sorted(set(names), key=natural_key):
         last = PurePosixPath(path.replace("\\", "/")).name
         suffix = PurePosixPath(last).suffix
-        if not last.startswith(".") and suffix in SHARD_SUFFIXES + _OTHER_SUFFIXES:
+        if not last.startswith(".") and suffix in SHARD_SUFFIXES + DATA_SUFFIXES:
             kinds.setdefault(suffix, []).append(path)
         elif not last.startswith("."):
             others.append(path)
@@ -68,7 +67,7 @@ def select_shards(name: str, where: str, names: Iterable[str]) -> list[str]:
         has = f"; it has {_named(named)}" if named else ""
         raise InvalidInputError(f"{name}: {where} has no .npy files and no .zarr arrays{has}")
     if len(kinds) > 1:
-        firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + _OTHER_SUFFIXES if kind in kinds)
+        firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + DATA_SUFFIXES if kind in kinds)
         raise InvalidInputError(f"{name}: {where} has shards of several kinds, {firsts}: give those of one as a list")
     return kinds[shards[0]]
 

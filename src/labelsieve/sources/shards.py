@@ -20,7 +20,7 @@ _THREADS: Final = 16
 
 
 class ShardsSource(Source):
-    """Arrays of one dtype and as many columns, one after the other.
+    """Arrays of one dtype and one number of columns, one after the other.
 
     Its stored row chunk is the longest among the shards': where a shard does not end with a whole chunk, later batches
     cut chunks.
@@ -30,7 +30,7 @@ class ShardsSource(Source):
     shards : sequence of Source
         In order; some may have no rows.
     where : str
-        Folder, pattern or first of them, for messages.
+        Folder, pattern or first shard, for messages.
     """
 
     def __init__(self, shards: Sequence[Source], where: str) -> None:
@@ -42,7 +42,7 @@ class ShardsSource(Source):
         )
         self.in_pieces = all(shard.in_pieces for shard in shards)
         # The next shard is open while one is read.
-        self.read_ahead_bytes = 2 * max(shard.read_ahead_bytes for shard in shards)
+        self.prefetch_bytes = 2 * max(shard.prefetch_bytes for shard in shards)
         self._shards, self._where, self.fill_value = tuple(shards), where, first.fill_value
         self._ends = np.cumsum([shard.n_rows for shard in shards])
 
@@ -145,7 +145,9 @@ class ShardsSource(Source):
 
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks are not stored, in all shards."""
-        found = [(shard.missing_rows(), int(end) - shard.n_rows) for shard, end in zip(self._shards, self._ends)]  # noqa: B905
+        found = [
+            (shard.missing_rows(), int(end) - shard.n_rows) for shard, end in zip(self._shards, self._ends, strict=True)
+        ]
         return MissingRows.joined((rows, origin) for rows, origin in found if rows is not None)
 
     def reachable(self) -> None:
@@ -184,7 +186,7 @@ class _ShardRows(Rows):
     def _rows_of(self, index: int) -> Rows:
         """Return the open shard, and close those that are no longer needed."""
         needed = [index]
-        if self._source.shard(index)[0].read_ahead_bytes:
+        if self._source.shard(index)[0].prefetch_bytes:
             later = range(index + 1, self._source.covering(self._start, self._stop).stop)
             needed += [i for i in later if self._source.shard(i)[0].n_rows][:1]
         for left in [i for i in self._open if i not in needed]:

@@ -25,8 +25,8 @@ from labelsieve.errors import ChangedDataError, UnreadableDataError
 MOST_LISTED_TWICE: Final = 100_000
 _MOST_NAMED: Final = 3
 _MOUNTS: Final = Path("/proc/self/mountinfo")
-# File systems, besides FUSE, that store no inodes: a file gets a number when it is used, and another one later.
-_MADE_UP_NUMBERS: Final = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "9p", "vboxsf"})
+# File systems, besides FUSE, that store no inode numbers: a file may get another number each time it is opened.
+_UNSTABLE_INODES: Final = frozenset({"vfat", "msdos", "exfat", "cifs", "smb3", "9p", "vboxsf"})
 
 
 class FileVersion(NamedTuple):
@@ -59,7 +59,7 @@ class FileVersion(NamedTuple):
             differences.append(f"it was last written at {_time(self.mtime_ns)}, now at {_time(status.st_mtime_ns)}")
         if not differences:
             # Inode numbers differ between hosts, and on some file systems from one moment to the next.
-            if not here or not numbers_last(status.st_dev):
+            if not here or not has_stable_inodes(status.st_dev):
                 return
             differences.append("another file has taken its place")
         how = " and ".join(differences)
@@ -116,15 +116,15 @@ def _time(ns: int) -> str:
     return datetime.fromtimestamp(ns / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S.%f UTC")
 
 
-def numbers_last(device: int) -> bool:
-    """Return whether the files on a device keep their inode numbers."""
+def has_stable_inodes(device: int) -> bool:
+    """Return whether a file on this device always has the same inode number."""
     name = f"{os.major(device)}:{os.minor(device)}"
     try:
         with _MOUNTS.open(encoding="utf-8", errors="replace") as mounts:
             kinds = [line.partition(" - ")[2].split()[0] for line in mounts if line.split()[2] == name]
     except (OSError, IndexError):
         return True
-    return not any(kind in _MADE_UP_NUMBERS or kind.startswith("fuse") for kind in kinds)
+    return not any(kind in _UNSTABLE_INODES or kind.startswith("fuse") for kind in kinds)
 
 
 def stamp(*facts: object) -> int:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from labelsieve.errors import UnreadableDataError
 from labelsieve.sources.object_store import ObjectStore
-from labelsieve.sources.versions import StoredChunks, numbers_last, stamp
+from labelsieve.sources.versions import StoredChunks, has_stable_inodes, stamp
 from labelsieve.storage.urls import version_of
 
 # Files are examined in threads where there are more of them than this: over a network each takes a while.
@@ -67,7 +67,7 @@ def chunk_files(array: Any, folder: Path) -> StoredChunks:
         return np.array([file_stamp(f"{folder}/{key}") for key in keys_of(array, start, stop)], np.uint32)
 
     table = np.concatenate(_map_rows(array, examine)).reshape(-1, 2)
-    inodes = table[:, 1].copy() if numbers_last(folder.stat().st_dev) else None
+    inodes = table[:, 1].copy() if has_stable_inodes(folder.stat().st_dev) else None
     return _stored_chunks(array, table[:, 0].copy(), inodes)
 
 

@@ -72,6 +72,8 @@ class StoredArray:
         What the first axis counts, such as ``rows``, for messages.
     check : callable
         Raises if the array's metadata are not those that were written.
+    complete : bool
+        Whether every chunk should be stored. Otherwise a chunk that is not stored is read as zeros.
 
     Raises
     ------
@@ -79,8 +81,10 @@ class StoredArray:
         If the array or a chunk is damaged or missing, here and in all methods: names the file and its rows.
     """
 
-    def __init__(self, folder: Folder, name: str, unit: str, check: Callable[[], None]) -> None:
-        self._folder, self._name, self._unit, self._check = folder, name, unit, check
+    def __init__(
+        self, folder: Folder, name: str, unit: str, check: Callable[[], None], *, complete: bool = True
+    ) -> None:
+        self._folder, self._name, self._unit, self._check, self._complete = folder, name, unit, check, complete
         self._array: Any = None
         array = self._opened()
         self.shape: tuple[int, ...] = array.shape
@@ -123,7 +127,8 @@ class StoredArray:
         if self._array is None:
             self._check()
             try:
-                self._array = zarr.open_array(_complete_store(self._folder), path=self._name, mode="r", zarr_format=3)
+                store = _complete_store(self._folder) if self._complete else _store(self._folder, read_only=True)
+                self._array = zarr.open_array(store, path=self._name, mode="r", zarr_format=3)
             except Exception as error:  # noqa: BLE001  # stores may raise any error
                 raise self._unreadable(f"{self._name}/zarr.json", error) from None
         return self._array
@@ -141,16 +146,15 @@ class StoredArray:
 
     def _damage(self, array: Any, rows: Any, error: Exception) -> UnreadableDataError | None:
         """Return the error for the first chunk of `rows` that cannot be read; None if there is no such chunk."""
-        step = self.chunks[0]
-        first = rows[0] if isinstance(rows, tuple) and rows else rows
-        wanted = range(len(self))[first] if isinstance(first, slice) else range(len(self))
-        for start in range(0, len(self), step):
-            if len(wanted) and start + step > min(wanted[0], wanted[-1]):
-                try:
-                    array[start : start + step]
-                except Exception as found:  # noqa: BLE001  # codecs and stores may raise any error
-                    file = "/".join([self._name, "c", str(start // step), *["0"] * (self.ndim - 1)])
-                    return self._unreadable(file, found, (start, start + step))
+        step, axis = self.chunks[0], rows[0] if isinstance(rows, tuple) and rows else rows
+        wanted = range(len(self))[axis] if isinstance(axis, slice) else range(len(self))
+        first, last = (min(wanted), max(wanted)) if wanted else (0, -1)
+        for start in range(first // step * step, last + 1, step):
+            try:
+                array[start : start + step]
+            except Exception as found:  # noqa: BLE001  # codecs and stores may raise any error
+                file = "/".join([self._name, "c", str(start // step), *["0"] * (self.ndim - 1)])
+                return self._unreadable(file, found, (start, start + step))
         return self._unreadable(self._name, error) if isinstance(error, OSError | ValueError) else None
 
     def _unreadable(self, file: str, error: Exception, rows: tuple[int, int] | None = None) -> UnreadableDataError:

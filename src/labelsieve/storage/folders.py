@@ -56,7 +56,7 @@ class OutputFile:
 def writing(where: str) -> Iterator[None]:
     """Raise `UnwritableError` if the block fails to write to the path or URL `where`.
 
-    On a disk that are errors of the operating system; clients of remote stores may raise any error.
+    On a disk the failures are errors of the operating system; clients of remote stores may raise any error.
     """
     try:
         yield
@@ -100,11 +100,13 @@ class LocalFolder:
     ----------
     path : Path
         Absolute.
+    around : LocalFolder, optional
+        A temporary folder that must not be removed as long as this folder is referenced.
     """
 
     def __init__(self, path: Path, around: LocalFolder | None = None) -> None:
         self.path = path
-        self._around = around  # a temporary folder is not removed as long as there is a reference to a folder in it
+        self._around = around
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_around": None}
@@ -138,8 +140,8 @@ class LocalFolder:
     def create(self, name: str, *, durable: bool = False) -> Iterator[OutputFile]:
         """Open a file for writing; it appears under its name when the block ends, and not at all if the block fails.
 
-        It is a temporary file that is renamed at the end. Without `durable` there is no fsync: a record that is torn
-        after a power cut is found by its checksums and made again.
+        It is a temporary file that is renamed at the end. Without `durable` there is no fsync: a record that a
+        power cut has damaged is found by its checksums and made again.
 
         Raises
         ------

@@ -19,6 +19,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.errors import TaskFailedError
 from labelsieve.storage.folders import Folder, OutputFile
 
 _FORMAT: Final = b"labelsieve record 3\n"
@@ -28,8 +29,8 @@ _END: Final = struct.Struct(f"<QI{len(_FORMAT)}s")
 Columns = Mapping[str, npt.NDArray[Any]]
 
 
-class TornRecordError(ValueError):
-    """A file that is not a whole record: it is cut off or altered, or was never one."""
+class DamagedRecordError(TaskFailedError):
+    """A record is cut off, altered or missing, or the file never was one: its rows must be computed again."""
 
 
 class RecordWriter:
@@ -83,7 +84,7 @@ class Record:
     ------
     FileNotFoundError
         If there is no such file.
-    TornRecordError
+    DamagedRecordError
         If the file does not end as a record does.
     """
 
@@ -101,19 +102,19 @@ class Record:
         length, checksum, written_format = _END.unpack(self._take(max(0, size - _END.size), _END.size))
         start = size - _END.size - length
         if written_format != _FORMAT or start < 0:
-            raise self._torn("it does not end as a record does")
+            raise self._damage("it does not end as a record does")
         content = self._take(start, length)
         if zlib.crc32(content) != checksum:
-            raise self._torn("its footer does not match its checksum")
+            raise self._damage("its footer does not match its checksum")
         try:
             facts = json.loads(content)
             self.header, self.footer, self._blocks = facts["header"], facts["footer"], facts["blocks"]
             self._columns = {name: np.dtype(dtype) for name, dtype in facts["columns"]}
             blocks_bytes = self.n_rows * self._row_bytes
         except (KeyError, TypeError, ValueError) as error:
-            raise self._torn("its footer lacks something") from error
+            raise self._damage("its footer lacks something") from error
         if blocks_bytes != start:
-            raise self._torn(f"its blocks have {start:,} bytes, not {blocks_bytes:,}")
+            raise self._damage(f"its blocks have {start:,} bytes, not {blocks_bytes:,}")
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +140,7 @@ class Record:
 
         Raises
         ------
-        TornRecordError
+        DamagedRecordError
             If a block does not match its checksum.
         """
         first, stop = 0, self.n_rows if stop is None else stop
@@ -154,7 +155,7 @@ class Record:
     def _read_block(self, first: int, n_rows: int, checksum: int) -> dict[str, npt.NDArray[Any]]:
         raw = self._take(first * self._row_bytes, n_rows * self._row_bytes)
         if zlib.crc32(raw) != checksum:
-            raise self._torn(f"a block of {n_rows:,} rows does not match its checksum")
+            raise self._damage(f"a block of {n_rows:,} rows does not match its checksum")
         columns, position = {}, 0
         for name, dtype in self._columns.items():
             columns[name] = np.frombuffer(raw, dtype, n_rows, position).astype(dtype.newbyteorder("="), copy=False)
@@ -166,8 +167,8 @@ class Record:
         self._file.seek(start)
         taken: bytes = self._file.read(n_bytes)
         if len(taken) < n_bytes:
-            raise self._torn("it is cut off")
+            raise self._damage("it is cut off")
         return taken
 
-    def _torn(self, why: str) -> TornRecordError:
-        return TornRecordError(f"{self.where} is not a whole record: {why}")
+    def _damage(self, why: str) -> DamagedRecordError:
+        return DamagedRecordError(f"{self.where} is not a whole record: {why}")

@@ -20,7 +20,7 @@ _EXTRAS: Final = {"s3": "s3", "s3a": "s3"}
 # A query begins with "?" here. Elsewhere "?" is a letter of a name or part of a pattern.
 _WEB: Final = frozenset({"http", "https"})
 # A user in a web URL, which may be a token, or a user and a password; also a password with slashes that are not quoted,
-# as many secret keys of S3 have. A port, an ARN, an IPv6 address and "github://owner:repository@commit" are none.
+# as many secret keys of S3 have. A port, an ARN, an IPv6 address and "github://owner:repository@commit" do not match.
 _CREDENTIALS: Final = re.compile(
     r"https?://[^/?#]*@|(?!git(hub)?:)[\w+.-]+://(?!arn:|\[)[^/@?#]*:(?!\d*[/?#])[^@]*@", re.IGNORECASE
 )
@@ -31,7 +31,7 @@ _WHERE_CREDENTIALS_BELONG: Final = (
 )
 # Errors of the clients of S3 and Google Cloud if they find no credentials, or only a part of them.
 _NO_CREDENTIALS: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"})
-# One request for each call and as many connections as read-ahead uses: read-ahead makes its requests in parallel.
+# One request for each call, and as many connections as prefetching uses, which makes its requests in parallel.
 _S3_OPTIONS: Final = {"max_concurrency": 1}
 _S3_CONNECTIONS: Final = 64
 

@@ -9,16 +9,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
-from labelsieve.confident_learning.row_summary import SummaryBlock
-from labelsieve.errors import TaskFailedError, WorkdirError
+from labelsieve.confident_learning.summary_block import SummaryBlock
+from labelsieve.errors import WorkdirError
 from labelsieve.storage.folders import Folder
-from labelsieve.storage.record_files import Columns, Record, RecordWriter, TornRecordError
+from labelsieve.storage.record_files import Columns, DamagedRecordError, Record, RecordWriter
 
 KINDS: Final = ("summaries", "rescan", "margins")
-
-
-class DamagedRecordError(TaskFailedError):
-    """A committed record is damaged or missing, so its partition must be done again."""
 
 
 class _Unfinished(Exception):  # noqa: N818  # not an error: it keeps a file from being committed
@@ -71,7 +67,7 @@ class Records:
         try:
             with self.open(kind, index) as record:
                 yield record
-        except (FileNotFoundError, IsADirectoryError, TornRecordError) as error:
+        except (FileNotFoundError, IsADirectoryError) as error:
             raise DamagedRecordError(str(error)) from error
 
     def summaries(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
@@ -96,9 +92,9 @@ class Records:
     def committed(
         self, kind: str, index: int, rows: tuple[int, int], take: Callable[[Columns], object] = lambda _: None
     ) -> dict[str, Any] | None:
-        """Check a record and return its footer; None if it is missing, torn or of another run.
+        """Check a record and return its footer; None if it is missing, damaged or of another run.
 
-        `take` is called with each block once its checksum matches, including the blocks before a torn one.
+        `take` is called with each block once its checksum matches, including the blocks before a damaged one.
         """
         try:
             with self.open(kind, index) as record:
@@ -108,7 +104,15 @@ class Records:
                     take(block)
                 footer: dict[str, Any] = record.footer
                 return footer
-        except (FileNotFoundError, IsADirectoryError, TornRecordError, WorkdirError, ValueError, TypeError, KeyError):
+        except (
+            FileNotFoundError,
+            IsADirectoryError,
+            DamagedRecordError,
+            WorkdirError,
+            ValueError,
+            TypeError,
+            KeyError,
+        ):
             return None
 
     def discard(self, kind: str, index: int) -> None:

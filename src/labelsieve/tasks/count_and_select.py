@@ -13,11 +13,11 @@ from labelsieve.confident_learning.agreement import RowSample
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies, class_histogram
-from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.selections import Selection, scores_of
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.summary_counts import SummaryCounter, SummaryCounts
 from labelsieve.results.result import IssueRows
-from labelsieve.tasks.summaries import Chunk, SummaryReader
+from labelsieve.tasks.summary_reader import Chunk, SummaryReader
 
 CutScores: TypeAlias = Callable[[SummaryBlock], Floats]
 

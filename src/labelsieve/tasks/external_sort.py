@@ -28,7 +28,7 @@ from labelsieve.results.zarr_store import COLUMNS, ResultGroup
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import Record, RecordWriter
 from labelsieve.tasks.count_and_select import issue_rows, selected_blocks, widen
-from labelsieve.tasks.summaries import SummaryReader
+from labelsieve.tasks.summary_reader import SummaryReader
 
 # A sample has every 1024th key of a run, and at least 16 keys: the ranges are only as even as the samples.
 _SAMPLE_STEP: Final = 1024

@@ -17,7 +17,7 @@ from labelsieve.settings import Settings
 from labelsieve.tasks.count_and_select import widen
 from labelsieve.tasks.partition import Partition
 from labelsieve.tasks.scan import read_rows
-from labelsieve.tasks.summaries import SummaryReader
+from labelsieve.tasks.summary_reader import SummaryReader
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.row_summary import MAX_STRIP_ROWS, STRIP_BYTES
+from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source

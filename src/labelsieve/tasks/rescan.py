@@ -12,14 +12,14 @@ import numpy.typing as npt
 from labelsieve.confident_learning.confident_joint import JointCounter
 from labelsieve.confident_learning.dtypes import Floats
 from labelsieve.confident_learning.quality_scores import adjusted_margin
-from labelsieve.confident_learning.row_summary import SummaryBlock
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.top_k_by_pair import COLUMNS, CandidatePool, Candidates, MarginSearch
 from labelsieve.errors import WorkdirError
 from labelsieve.memory import BLOCK_ROWS
-from labelsieve.storage.record_files import Columns, TornRecordError
-from labelsieve.tasks.checkpoint import DamagedRecordError, Records
+from labelsieve.storage.record_files import Columns, DamagedRecordError
+from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.partition import Block, Partition
-from labelsieve.tasks.summaries import SummaryChunk, SummaryReader
+from labelsieve.tasks.summary_reader import SummaryChunk, SummaryReader
 from labelsieve.tasks.totals import RescanTotals, footer_of_rescan, rescan_of_footer
 
 
@@ -171,7 +171,7 @@ def stored_candidates(records: Records) -> tuple[Candidates, int]:
         with records.open("margins", 0) as record:
             parts += record.blocks()
             n_done = int(record.header["rows"][1])
-    except (FileNotFoundError, IsADirectoryError, TornRecordError, WorkdirError, ValueError, KeyError):
+    except (FileNotFoundError, IsADirectoryError, DamagedRecordError, WorkdirError, ValueError, KeyError):
         return none, 0
     pairs, margins, rows = (np.concatenate([part[name] for part in parts]) for name in COLUMNS)
     return Candidates(pairs, margins, rows), n_done

@@ -6,15 +6,15 @@ from collections.abc import Callable
 
 from labelsieve.confident_learning.dtypes import Float64s
 from labelsieve.confident_learning.quality_scores import column_kernels
-from labelsieve.confident_learning.row_summary import SummaryBlock
 from labelsieve.confident_learning.summarizer import ScanTotals, Summarizer
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.validation import RowChecks, errors_in
 from labelsieve.memory import BLOCK_ROWS
 from labelsieve.settings import Settings
-from labelsieve.storage.record_files import Columns
-from labelsieve.tasks.checkpoint import DamagedRecordError, Records
+from labelsieve.storage.record_files import Columns, DamagedRecordError
+from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.partition import Block, Partition
-from labelsieve.tasks.summaries import SummaryChunk
+from labelsieve.tasks.summary_reader import SummaryChunk
 from labelsieve.tasks.totals import footer_of, totals_of_footer
 
 

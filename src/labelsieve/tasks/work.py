@@ -12,7 +12,7 @@ from labelsieve.errors import located
 from labelsieve.partitioning import Grid, Span
 from labelsieve.tasks.external_sort import Stretch
 from labelsieve.tasks.partition import Batches, Partition
-from labelsieve.tasks.summaries import SummaryChunk
+from labelsieve.tasks.summary_reader import SummaryChunk
 
 
 class PartitionWork:

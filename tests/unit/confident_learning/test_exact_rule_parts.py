@@ -1,7 +1,4 @@
-"""The parts of the exact rule, each against its naive twin: joint, class cuts, margins of pairs, calibration.
-
-Does not cover: what they make together (`test_filters`, `test_count`).
-"""
+"""The parts of the exact rule, each against its naive twin: joint, class cuts, margins of pairs, calibration."""
 
 import tracemalloc
 

@@ -17,7 +17,7 @@ from labelsieve.confident_learning.radix_select import (
     score_histogram,
     tie_quotas,
 )
-from labelsieve.confident_learning.row_summary import near_predicted
+from labelsieve.confident_learning.summary_block import near_predicted
 
 FLOATS = [np.float16, np.float32, np.float64]
 

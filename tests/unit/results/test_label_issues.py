@@ -432,7 +432,7 @@ def test_what_is_no_result_is_not_opened(tmp_path, found, what):
         found.save(path)
         group = zarr.open_group(path)
         group.attrs.update(resigned(group.attrs, format=99))
-        message = "r.zarr is a result of format 99; this version of Labelsieve reads format 3"
+        message = "r.zarr is a result of format 99; this version of Labelsieve reads formats 2 and 3 only"
     elif what == "table":
         found.to_csv(tmp_path / "r.csv")
         path, message = tmp_path / "r.csv", "there is no result of Labelsieve"

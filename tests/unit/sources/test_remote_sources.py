@@ -443,9 +443,9 @@ def test_the_bound_of_read_ahead_is_known_beforehand(memory):
     assert ahead_bytes(40_000_000) == 160_000_000
     write_zarr(f"{memory}/p.zarr", PROBS, chunks=(70, 6))
     save(f"{memory}/p.npy", PROBS)
-    assert open_pred_probs(f"{memory}/p.zarr").read_ahead_bytes == 34 * remote_zarr.stored_limit(70 * 48)
-    assert open_pred_probs(f"{memory}/p.npy").read_ahead_bytes == 34 * PROBS.nbytes
-    assert ArraySource(PROBS).read_ahead_bytes == 0
+    assert open_pred_probs(f"{memory}/p.zarr").prefetch_bytes == 34 * remote_zarr.stored_limit(70 * 48)
+    assert open_pred_probs(f"{memory}/p.npy").prefetch_bytes == 34 * PROBS.nbytes
+    assert ArraySource(PROBS).prefetch_bytes == 0
 
 
 def test_an_error_while_reading_ahead_names_the_rows_and_leaves_no_thread(memory):
@@ -826,6 +826,18 @@ def test_shards_that_differ_are_named(tmp_path):
     write_shards(tmp_path / "a", [PROBS, LABELS])
     with pytest.raises(InvalidInputError, match=r"differ in axes: .*-0.npy has 2, .*-1.npy has 1"):
         open_pred_probs(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "suffix",
+    [".npz", ".h5", ".hdf5", ".parquet", ".feather", ".arrow", ".pkl", ".pickle", ".pt", ".pth", ".safetensors", ".gz"],
+)
+def test_data_in_another_format_among_shards_is_not_left_out(tmp_path, suffix):
+    write_shards(tmp_path, np.array_split(PROBS, 2))
+    (tmp_path / f"pred_probs-2{suffix}").write_bytes(b"the last rows")
+    for place in (tmp_path, f"{tmp_path}/*"):
+        with pytest.raises(InvalidInputError, match=rf"several kinds, pred_probs-0.npy and pred_probs-2{suffix}:"):
+            open_pred_probs(place)
 
 
 def test_other_files_among_shards(tmp_path, want):

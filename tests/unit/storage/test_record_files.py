@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from labelsieve.storage.folders import LocalFolder, open_folder
-from labelsieve.storage.record_files import Record, RecordWriter, TornRecordError
+from labelsieve.storage.record_files import DamagedRecordError, Record, RecordWriter
 
 DTYPES = ["?", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"]
 HEADER = {"kind": "test", "rows": [3, 8]}
@@ -145,7 +145,7 @@ def test_records_of_the_same_rows_are_the_same_bytes(folder):
     assert folder.read("a") == folder.read("b")
 
 
-# Torn and altered ------------------------------------------------------------------------------------------------
+# Damaged ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -159,51 +159,51 @@ def small(folder):
     return whole(folder, "a"), folder.read("a")
 
 
-def assert_torn(folder, content, want):
+def assert_damaged(folder, content, want):
     """Hold that `content` is no record; or, at the very least, never one that says something else than `want`."""
     folder.write("b", content)
-    with pytest.raises(TornRecordError, match="is not a whole record: ") as caught:
+    with pytest.raises(DamagedRecordError, match="is not a whole record: ") as caught:
         whole(folder, "b")
     assert str(folder.path / "b") in str(caught.value)
 
 
-def test_cut_at_every_length_it_is_torn(folder, small):
+def test_cut_at_every_length_it_is_damaged(folder, small):
     want, content = small
     for length in range(len(content)):
-        assert_torn(folder, content[:length], want)
+        assert_damaged(folder, content[:length], want)
 
 
-def test_with_every_byte_flipped_it_is_torn(folder, small):
+def test_with_every_byte_flipped_it_is_damaged(folder, small):
     want, content = small
     for at, flip in itertools.product(range(len(content)), (0x01, 0x80, 0xFF)):
         altered = bytearray(content)
         altered[at] ^= flip
-        assert_torn(folder, bytes(altered), want)
+        assert_damaged(folder, bytes(altered), want)
 
 
-def test_with_zeros_for_what_was_not_written_it_is_torn(folder, small):
+def test_with_zeros_for_what_was_not_written_it_is_damaged(folder, small):
     # A power cut leaves a file of the right length with holes.
     want, content = small
     for start, length in itertools.product(range(len(content)), (1, 7, len(content))):
         altered = (content[:start] + bytes(length) + content[start + length :])[: len(content)]
         if altered != content:
-            assert_torn(folder, altered, want)
+            assert_damaged(folder, altered, want)
 
 
-def test_with_anything_behind_or_before_it_it_is_torn(folder, small):
+def test_with_anything_behind_or_before_it_it_is_damaged(folder, small):
     want, content = small
     for more in (b"\0", b"more", content):
-        assert_torn(folder, content + more, want)
-        assert_torn(folder, more[:4] + content, want)
+        assert_damaged(folder, content + more, want)
+        assert_damaged(folder, more[:4] + content, want)
 
 
 @given(st.binary(max_size=200), st.data())
-def test_alien_files_are_torn(tmp_path_factory, content, data):
+def test_alien_files_are_damaged(tmp_path_factory, content, data):
     folder = LocalFolder(tmp_path_factory.mktemp("alien"))
     if data.draw(st.booleans()):
         content += data.draw(st.sampled_from([b"labelsieve record 2\n", b"labelsieve record 3\n"]))
     folder.write("b", content)
-    with pytest.raises(TornRecordError):
+    with pytest.raises(DamagedRecordError):
         whole(folder, "b")
 
 
@@ -222,10 +222,10 @@ def test_alien_files_are_torn(tmp_path_factory, content, data):
         7,
     ],
 )
-def test_a_footer_that_lacks_something_is_torn(folder, footer):
+def test_a_footer_that_lacks_something_is_damaged(folder, footer):
     content = json.dumps(footer).encode()
     folder.write("b", content + struct.pack("<QI20s", len(content), zlib.crc32(content), b"labelsieve record 3\n"))
-    with pytest.raises(TornRecordError):
+    with pytest.raises(DamagedRecordError):
         whole(folder, "b")
 
 
@@ -237,10 +237,10 @@ def test_a_footer_of_any_length_is_read(any_folder, n_blocks):
         assert record.footer == {"long": "x" * n_blocks}
 
 
-def test_a_record_that_was_never_finished_is_torn(folder):
+def test_a_record_that_was_never_finished_is_damaged(folder):
     with folder.create("a") as file:
         RecordWriter(file, HEADER).add({"x": np.arange(3)})
-    with pytest.raises(TornRecordError):
+    with pytest.raises(DamagedRecordError):
         Record(folder, "a")
 
 
@@ -260,10 +260,10 @@ def test_a_record_whose_writing_fails_is_not_there(any_folder):
     assert any_folder.names() == []
 
 
-def test_a_torn_record_is_closed(folder, small, recwarn):
+def test_a_damaged_record_is_closed(folder, small, recwarn):
     _, content = small
     folder.write("b", content[:-3])
-    with pytest.raises(TornRecordError):
+    with pytest.raises(DamagedRecordError):
         Record(folder, "b")
     assert not recwarn.list, "no file was left to the garbage collector"
 
@@ -274,7 +274,7 @@ def test_a_length_that_is_nonsense_costs_nothing(folder, small):
     altered[-32:-24] = b"\xff" * 8  # the footer's length
     folder.write("b", bytes(altered))
     tracemalloc.start()
-    with pytest.raises(TornRecordError):
+    with pytest.raises(DamagedRecordError):
         whole(folder, "b")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

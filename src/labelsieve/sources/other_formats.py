@@ -1,4 +1,4 @@
-"""Files of formats that are not read from a path: messages with the lines of Python that convert them."""
+"""Formats that are not read from a path: which suffixes they have, and the lines of Python that convert them."""
 
 from __future__ import annotations
 
@@ -87,11 +87,15 @@ FORMATS: Final = {
     ".pkl": _PICKLE,
     ".pickle": _PICKLE,
 }
+# Text, such as a list of the files, may be beside shards and is left out. Data in another format may not, because rows
+# would be missing.
+_TEXT_SUFFIXES: Final = frozenset({".csv", ".tsv", ".json", ".jsonl", ".txt"})
+DATA_SUFFIXES: Final = (*(suffix for suffix in FORMATS if suffix not in _TEXT_SUFFIXES), ".gz", ".zip")
 _READ: Final = "only .npy files and Zarr arrays are read from a path"
 
 
 def refuse_other_format(name: str, place: str, shown: str) -> None:
-    """Raise for a file with the suffix of another format, with the lines that convert it.
+    """Raise if a file has the suffix of another format; the message has the lines that convert it.
 
     Parameters
     ----------
@@ -103,7 +107,7 @@ def refuse_other_format(name: str, place: str, shown: str) -> None:
     Raises
     ------
     InvalidInputError
-        Unless the suffix is another one, or the file is a ``.npy`` file by its first bytes.
+        If the suffix is one of `FORMATS`, except for a local file that begins as a ``.npy`` file does.
     """
     suffix = PurePosixPath(shown).suffix.lower()
     if suffix not in FORMATS or _is_npy(place):
@@ -113,8 +117,8 @@ def refuse_other_format(name: str, place: str, shown: str) -> None:
     raise InvalidInputError(f"{name}: {shown} is {kind}, but {_READ}. {_conversion(name, place, shown)}")
 
 
-def conversion_of(name: str, paths: Sequence[str]) -> str:
-    """Return how to convert files of another format; "" where there are none.
+def explain_conversion(name: str, paths: Sequence[str]) -> str:
+    """Return a message that says how to convert files of another format; "" if there are none.
 
     Parameters
     ----------

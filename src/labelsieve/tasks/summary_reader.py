@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from labelsieve.confident_learning.dtypes import Float64s
-from labelsieve.confident_learning.row_summary import SummaryBlock, with_adjusted_scores
 from labelsieve.confident_learning.summarizer import ScanTotals
+from labelsieve.confident_learning.summary_block import SummaryBlock, with_adjusted_scores
 from labelsieve.confident_learning.thresholds import row_slices
 from labelsieve.partitioning import Span
 from labelsieve.settings import Settings

@@ -16,7 +16,7 @@ from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.result import RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
-from labelsieve.tasks.summaries import SummaryReader
+from labelsieve.tasks.summary_reader import SummaryReader
 
 
 def find_in_summaries(summaries: RowSummaries, settings: JobSettings) -> LabelIssues:

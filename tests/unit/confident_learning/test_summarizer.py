@@ -5,14 +5,14 @@ import pytest
 
 import draws
 import naive
-from labelsieve.confident_learning import row_summary
+from labelsieve.confident_learning import summary_block
 from labelsieve.confident_learning.dtypes import class_dtype, unsigned_dtype
-from labelsieve.confident_learning.row_summary import FirstArgmax, SummaryBlock
 from labelsieve.confident_learning.summarizer import Summarizer
+from labelsieve.confident_learning.summary_block import FirstArgmax, SummaryBlock
 from labelsieve.settings import Settings
 
 FLOATS = [np.float16, np.float32, np.float64]
-FEW = row_summary._FEW_CLASSES
+FEW = summary_block._FEW_CLASSES
 PLAIN, MARGIN = Settings(), Settings("normalized_margin")
 
 
