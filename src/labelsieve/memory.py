@@ -89,7 +89,7 @@ they prefetch), 100 workers with 4 threads and 8 GB, with a workdir. Everything 
 | submissions of each map | 1 | 51 |
 | tasks | 5,152 | 234,413 |
 | scheduler | 11 s | 492 s |
-| memory per worker, of the client | 772 MB, 207 MB | 2.45 GB, 469 MB |
+| memory per worker, of the client | 771 MB, 207 MB | 2.45 GB, 469 MB |
 | network, at most, without the issues | 573 MB | 50.1 GB |
 | summaries | 3 GB | 300 GB |
 | scores and mask | 1 GB and 250 MB | 100 GB and 25 GB |
