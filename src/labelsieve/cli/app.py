@@ -107,35 +107,40 @@ def find(
         check_report(report, open_pred_probs(pred_probs).shape[0], images, texts)
     elif images is not None or texts is not None:
         raise InvalidInputError("--images and --texts are for the report: name it with --report")
+    on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
     if performance_report is not None:
-        if choices["scheduler"] is None and choices["workers"] is None:
+        if not on_cluster:
             raise InvalidInputError("--performance-report needs a cluster: --scheduler or --workers")
         check_performance_report(performance_report)
     names = None if class_names is None else read_class_names(class_names)
     group, say = _group_of(output), _silent if quiet else click.echo
-    with _cluster_of(choices) as client, reporting_performance(client, performance_report):
-        logs_progress = client is not None and progress == "auto" and not quiet
-        with logging_to_stderr(log_level or ("info" if logs_progress else "warning")), showing(progress):
-            issues = find_label_issues(
-                labels,
-                pred_probs,
-                progress=_is_bar_shown(progress, quiet=quiet),
-                client=client,
-                output=group,
-                class_names=names,
-                **choices,
-            )
-            say(summary_text(issues))
-            say(worst_text(issues, top), nl=False)
-            if output is not None:
-                if group is None:
-                    export.write(issues, output)
-                say(f"written to {without_query(output)}")
-            if report is not None:
-                issues.report(report, top=rows, images=images, texts=texts)
-                say(f"written to {report}")
-            if issues.facts.misfit:  # again, at the end, where it has not scrolled away
-                say(f"\nWARNING: {issues.facts.misfit}")
+    level = log_level or ("info" if on_cluster and progress == "auto" and not quiet else "warning")
+    with (
+        logging_to_stderr(level),
+        showing(progress),
+        _cluster_of(choices) as client,
+        reporting_performance(client, performance_report),
+    ):
+        issues = find_label_issues(
+            labels,
+            pred_probs,
+            progress=_is_bar_shown(progress, quiet=quiet),
+            client=client,
+            output=group,
+            class_names=names,
+            **choices,
+        )
+        say(summary_text(issues))
+        say(worst_text(issues, top), nl=False)
+        if output is not None:
+            if group is None:
+                export.write(issues, output)
+            say(f"written to {without_query(output)}")
+        if report is not None:
+            issues.report(report, top=rows, images=images, texts=texts)
+            say(f"written to {report}")
+        if issues.facts.misfit:  # again, at the end, where it has not scrolled away
+            say(f"\nWARNING: {issues.facts.misfit}")
     return find_answer(issues, time.perf_counter() - began, output, report) if json else None
 
 
@@ -155,7 +160,7 @@ def plan(
         del choices[unused]
     if output is not None:
         check_output(output, [labels, pred_probs])
-    with _cluster_of(choices, start=False) as client, logging_to_stderr(log_level or "warning"):
+    with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
         found = plan_label_issues(labels, pred_probs, client=client, output=_group_of(output), **choices)
     if json:
         return plan_answer(found)
