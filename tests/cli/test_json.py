@@ -1,5 +1,6 @@
 """What other programs read: the object on stdout, lines of progress on stderr, logs, environment variables."""
 
+import io
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import zarr
 
 import labelsieve
 import labelsieve.cli
+import s3
 from draws import draw
 from labelsieve.cli.app import cli, run
 from labelsieve.errors import InvalidInputError, UnreadableDataError, install_line, located
@@ -373,6 +375,27 @@ def test_every_form_goes_to_a_url(answer, form):
     store.get_file(f"/forms/i.{form}", f"got.{form}")
     export.write(labelsieve.find_label_issues(LABELS, PROBS), f"here.{form}")
     assert Path(f"got.{form}").read_bytes() == Path(f"here.{form}").read_bytes()
+
+
+@pytest.mark.slow
+def test_tables_go_to_an_object_store(answer, monkeypatch):
+    expected = labelsieve.find_label_issues(LABELS, PROBS)
+    with s3.running_server() as server:
+        server.set_environment(monkeypatch)
+        try:
+            store = fsspec.filesystem("s3")
+            store.mkdir("nights")
+            for form in ("npy", "csv", "parquet"):
+                for _ in range(2):  # the second replaces the first
+                    assert answer("find", *FILES, "--json", "-o", f"s3://nights/a/i.{form}")[0] == 0
+            expected.to_parquet("s3://nights/b/i.parquet", rows_a_file=10)
+            expected.to_parquet("s3://nights/b/i.parquet", rows_a_file=expected.num_issues)
+            names = sorted(store.find("nights"))
+            rows = np.load(io.BytesIO(store.cat("nights/a/i.npy")))
+        finally:
+            s3.clear_clients()
+    assert names == ["nights/a/i.csv", "nights/a/i.npy", "nights/a/i.parquet", "nights/b/i.parquet"]
+    assert rows.tolist() == expected.indices.tolist()
 
 
 def test_many_parquet_files_at_a_url_are_replaced_whole():
