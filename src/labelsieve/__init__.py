@@ -18,6 +18,7 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | batches in a loop of your own | `labelsieve.inspector` |
 | memory, time, measurements, planning for terabytes | `labelsieve.memory` |
 | errors, failures, workdirs that resume | `labelsieve.errors` |
+| the command line for other programs: JSON, progress, logs | `labelsieve.cli` |
 """
 
 # Names are imported when they are first used: the command line has to answer to Ctrl-C before it imports anything slow.
@@ -25,7 +26,7 @@ import importlib
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
-    from labelsieve import count, errors, find, inspector, label_issues_batched, memory
+    from labelsieve import cli, count, errors, find, inspector, label_issues_batched, memory
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -67,6 +68,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "inspector",
     "memory",
     "errors",
+    "cli",
     "LabelsieveError",
     "InvalidInputError",
     "InputTypeError",
@@ -83,7 +85,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 ]
 __version__ = "0.1.0"
 
-_SUBMODULES = ("count", "errors", "find", "inspector", "label_issues_batched", "memory")
+_SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory")
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
     "IssueRows": "results.result",

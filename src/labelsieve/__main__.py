@@ -20,7 +20,8 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
     args : sequence of str, optional
         Arguments; those of the process by default.
     """
-    leave_at_once()  # before the slow imports
+    args = sys.argv[1:] if args is None else list(args)
+    leave_at_once(args)  # before the slow imports
     from labelsieve.cli.app import run
 
     sys.exit(run(args))

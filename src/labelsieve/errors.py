@@ -84,11 +84,30 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Iterable
 from types import TracebackType
+from typing import Self
 
 
 class LabelsieveError(Exception):
-    """Base of every error that Labelsieve raises on purpose."""
+    """Base of every error that Labelsieve raises on purpose.
+
+    Attributes
+    ----------
+    rows : tuple of (int, int)
+        Rows of the input that the error is about, as far as they are known: ranges ``[start, stop)``, ascending; only
+        the first ones if there are many.
+    """
+
+    rows: tuple[tuple[int, int], ...] = ()
+
+    def at(self, rows: Iterable[tuple[int, int]]) -> Self:
+        """Set `rows` and return the error itself.
+
+        @private
+        """
+        self.rows = tuple(rows)
+        return self
 
 
 class InvalidInputError(LabelsieveError, ValueError):
@@ -198,10 +217,12 @@ class located:  # noqa: N801  # reads as what it does: with located(...)
     ----------
     where : str
         The rows, and where they are.
+    rows : iterable of (int, int)
+        The same as ranges ``[start, stop)``, for an error that does not know its rows any closer.
     """
 
-    def __init__(self, where: str) -> None:
-        self._where = where
+    def __init__(self, where: str, rows: Iterable[tuple[int, int]] = ()) -> None:
+        self._where, self._rows = where, rows
 
     def __enter__(self) -> None:
         pass
@@ -213,7 +234,6 @@ class located:  # noqa: N801  # reads as what it does: with located(...)
             return
         text = f"{self._where}: {error if isinstance(error, LabelsieveError) else f'{type(error).__name__}: {error}'}"
         if isinstance(error, LabelsieveError):
-            raise type(error)(text) from error
-        if isinstance(error, OSError):
-            raise UnreadableDataError(text) from error
-        raise TaskFailedError(text) from error
+            raise type(error)(text).at(error.rows or self._rows) from error
+        kind = UnreadableDataError if isinstance(error, OSError) else TaskFailedError
+        raise kind(text).at(self._rows) from error

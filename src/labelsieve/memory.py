@@ -102,6 +102,7 @@ took 174 MB.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -349,6 +350,16 @@ def own_bytes() -> int:
     """Return the bytes of memory of this process that are not mapped from files."""
     info = psutil.Process().memory_info()
     return max(0, int(info.rss) - int(getattr(info, "shared", 0)))
+
+
+def peak_bytes() -> int:
+    """Return the most memory that this process has had resident so far, with the pages of mapped files."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+    except OSError:
+        return own_bytes()
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+    return int(found[1]) * 1024 if found else own_bytes()
 
 
 def size(n_bytes: float) -> str:

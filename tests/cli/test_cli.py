@@ -355,7 +355,9 @@ def test_a_failure_exits_1_and_names_the_file(files, capsys, tmp_path):
     chunk = tmp_path / "pred_probs.zarr" / "c" / "1" / "0"
     chunk.write_bytes(chunk.read_bytes()[:100])
     assert run(["find", "labels.zarr", "pred_probs.zarr", "--quiet", "-o", "i.npy"]) == 1
-    err = capsys.readouterr().err
+    *tries, err = capsys.readouterr().err.splitlines()
+    assert len(tries) == 2
+    assert all(" WARNING labelsieve: tried again: " in line for line in tries)
     assert err.startswith("labelsieve: failed: UnreadableDataError: ")
     assert str(chunk.relative_to(tmp_path)) in err
     assert not (tmp_path / "i.npy").exists()
@@ -378,8 +380,8 @@ HEADINGS = {
     "Method": "method adjust-pred-probs estimation-method filter-by rank-by rule frac-noise num-to-remove-per-class "
     "min-examples-per-class",
     "Memory and workdir": "batch-size max-memory workdir fresh wait",
-    "Output": "output top quiet report images texts rows",
-    "Cluster and processes": "scheduler workers threads worker-memory retries n-jobs",
+    "Output": "output top report json quiet progress log-level images texts rows",
+    "Cluster and processes": "scheduler workers threads worker-memory retries performance-report n-jobs",
     "Other": "help",
 }
 
@@ -414,11 +416,12 @@ def test_a_workdir_in_use_exits_75_after_it_was_waited_for(files, capfd, tmp_pat
     with own_folder(LocalFolder(tmp_path / "work"), "mine"):
         for wait in ("0", "0.05"):
             assert run([*command, "--wait", wait]) == 75
-            said = capfd.readouterr().err.splitlines()
-            who = (
-                f"labelsieve: the workdir {tmp_path}/work is in use by process {os.getpid()} on {socket.gethostname()}"
-            )
-            assert said == ([] if wait == "0" else [f"{who}; waiting up to 0.05 s for it"]) + [who]
+            *logged, error = capfd.readouterr().err.splitlines()
+            who = f"the workdir {tmp_path}/work is in use by process {os.getpid()} on {socket.gethostname()}"
+            assert error == f"labelsieve: {who}"
+            dated = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} WARNING labelsieve: "
+            assert len(logged) == (wait != "0")
+            assert all(re.fullmatch(f"{dated}{re.escape(who)}; waiting up to 0.05 s for it", line) for line in logged)
         assert run(["plan", *command[1:-1]]) == 0, "a plan owns nothing"
     assert run(command) == 0
 

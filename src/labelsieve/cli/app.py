@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +17,16 @@ import click
 
 from labelsieve import __version__
 from labelsieve.cli.demo import FILES, FLIPPED_SHARE, make_demo, precision_recall
-from labelsieve.cli.interrupts import LINES, Terminated, raising
-from labelsieve.cli.options import EXIT_CODES, PAGE, RUN, FilePath, JobCommand
+from labelsieve.cli.interrupts import (
+    LINES,
+    Terminated,
+    is_json_wanted,
+    only_answer_on_stdout,
+    print_answer,
+    raising,
+)
+from labelsieve.cli.json_text import error_answer, find_answer, json_line, plan_answer
+from labelsieve.cli.options import EXIT_CODES, PAGE, RUN, FilePath, HeadedOption, JobCommand
 from labelsieve.cli.text import plan_text, summary_text, worst_text
 from labelsieve.errors import (
     InputTypeError,
@@ -26,7 +37,8 @@ from labelsieve.errors import (
     MissingDependencyError,
     WorkdirError,
 )
-from labelsieve.execution.local_cluster import cluster
+from labelsieve.execution.local_cluster import check_performance_report, cluster, reporting_performance
+from labelsieve.execution.progress import listened_to
 from labelsieve.find import find_label_issues, plan_label_issues
 from labelsieve.results import export
 from labelsieve.results.label_issues import load
@@ -36,10 +48,21 @@ from labelsieve.results.row_ids import read_class_names
 from labelsieve.sources.open_array import open_pred_probs
 from labelsieve.storage.urls import check_place, without_query
 
+_SETTINGS: Final = {
+    "help_option_names": ["-h", "--help"],
+    "show_default": True,
+    "auto_envvar_prefix": "LABELSIEVE",
+}
 _IN_USE: Final = 75  # EX_TEMPFAIL of sysexits.h
+# Options of `find` that have no effect on a plan.
+_FOR_FIND: Final = (
+    *("retries", "wait", "top", "class_names", "ids", "quiet", "progress"),
+    *("report", "images", "texts", "rows", "performance_report"),
+)
+_option = partial(click.option, cls=HeadedOption)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True}, epilog=EXIT_CODES)
+@click.group(context_settings=_SETTINGS, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="labelsieve")
 def cli() -> None:
     """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
@@ -55,12 +78,16 @@ def find(
     top: int,
     class_names: Path | None,
     quiet: bool,
-    page: Path | None,
+    json: bool,
+    progress: str,
+    log_level: str | None,
+    report: Path | None,
     images: str | None,
     texts: str | None,
     rows: int,
+    performance_report: Path | None,
     **choices: Any,
-) -> None:
+) -> dict[str, Any] | None:
     """Find the rows whose label is likely wrong.
 
     LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays,
@@ -68,23 +95,40 @@ def find(
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
     """
+    began = time.perf_counter()
     # Refuse before the run whatever can be refused.
     given = (labels, pred_probs, class_names, choices["ids"], images, texts)
     inputs = [check_place("input", path) for path in given if path is not None]
     if output is not None:
         check_output(output, inputs)
-    if page is not None:
-        if page.resolve() in [Path(path).resolve() for path in inputs]:
-            raise InvalidInputError(f"{page} is an input, so the report cannot be written there")
-        check_report(page, open_pred_probs(pred_probs).shape[0], images, texts)
+    if report is not None:
+        if report.resolve() in [Path(path).resolve() for path in inputs]:
+            raise InvalidInputError(f"{report} is an input, so the report cannot be written there")
+        check_report(report, open_pred_probs(pred_probs).shape[0], images, texts)
     elif images is not None or texts is not None:
         raise InvalidInputError("--images and --texts are for the report: name it with --report")
+    on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
+    if performance_report is not None:
+        if not on_cluster:
+            raise InvalidInputError("--performance-report needs a cluster: --scheduler or --workers")
+        check_performance_report(performance_report)
     names = None if class_names is None else read_class_names(class_names)
     group, say = _group_of(output), _silent if quiet else click.echo
-    with _cluster_of(choices) as client, _logging(progress=client is not None and not quiet):
-        progress = False if quiet else None
+    level = log_level or ("info" if on_cluster and progress == "auto" and not quiet else "warning")
+    with (
+        logging_to_stderr(level),
+        showing(progress),
+        _cluster_of(choices) as client,
+        reporting_performance(client, performance_report),
+    ):
         issues = find_label_issues(
-            labels, pred_probs, progress=progress, client=client, output=group, class_names=names, **choices
+            labels,
+            pred_probs,
+            progress=_is_bar_shown(progress, quiet=quiet),
+            client=client,
+            output=group,
+            class_names=names,
+            **choices,
         )
         say(summary_text(issues))
         say(worst_text(issues, top), nl=False)
@@ -92,16 +136,19 @@ def find(
             if group is None:
                 export.write(issues, output)
             say(f"written to {without_query(output)}")
-        if page is not None:
-            issues.report(page, top=rows, images=images, texts=texts)
-            say(f"written to {page}")
+        if report is not None:
+            issues.report(report, top=rows, images=images, texts=texts)
+            say(f"written to {report}")
         if issues.facts.misfit:  # again, at the end, where it has not scrolled away
             say(f"\nWARNING: {issues.facts.misfit}")
+    return find_answer(issues, time.perf_counter() - began, output, report) if json else None
 
 
 @cli.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
-def plan(labels: str, pred_probs: str, *, output: str | None, **choices: Any) -> None:
+def plan(
+    labels: str, pred_probs: str, *, output: str | None, json: bool, log_level: str | None, **choices: Any
+) -> dict[str, Any] | None:
     """Print the plan of a run: batches, partitions, tasks, bytes and memory. No data is read.
 
     Takes the arguments of `labelsieve find`; those for printing and reports have no effect. No cluster is started:
@@ -109,12 +156,16 @@ def plan(labels: str, pred_probs: str, *, output: str | None, **choices: Any) ->
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """
-    for unused in ("retries", "wait", "top", "class_names", "ids", "quiet", "page", "images", "texts", "rows"):
+    for unused in _FOR_FIND:
         del choices[unused]
     if output is not None:
         check_output(output, [labels, pred_probs])
-    with _cluster_of(choices, start=False) as client:
-        click.echo(plan_text(plan_label_issues(labels, pred_probs, client=client, output=_group_of(output), **choices)))
+    with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
+        found = plan_label_issues(labels, pred_probs, client=client, output=_group_of(output), **choices)
+    if json:
+        return plan_answer(found)
+    click.echo(plan_text(found))
+    return None
 
 
 def _group_of(output: str | None) -> str | None:
@@ -134,7 +185,7 @@ def _silent(*_: Any, **__: Any) -> None:
 
 @cli.command(epilog=EXIT_CODES)
 @click.argument("result")
-@click.option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
+@_option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
 @PAGE
 def report(result: str, output: Path, images: str | None, texts: str | None, rows: int) -> None:
     """Write a report for a browser about a saved result.
@@ -148,15 +199,15 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
 
 
 @cli.command(epilog=EXIT_CODES)
-@click.option("--folder", type=FilePath(file_okay=False), default=Path("labelsieve-demo"), help="Folder for the files.")
-@click.option("--report", "page", type=FilePath(), help="Write a report with the pictures: report.html.")
-def demo(folder: Path, page: Path | None) -> None:
+@_option("--folder", type=FilePath(file_okay=False), default=Path("labelsieve-demo"), help="Folder for the files.")
+@_option("--report", type=FilePath(), help="Write a report with the pictures: report.html.")
+def demo(folder: Path, report: Path | None) -> None:
     """Flip a tenth of the labels of 1,797 handwritten digits, and find them again out of core.
 
     Example: labelsieve demo
     """
-    if page is not None:
-        check_report(page)
+    if report is not None:
+        check_report(report)
     click.echo("training a model on scikit-learn's digits, out of fold ...")
     flipped, n_rows = make_demo(folder)
     click.echo(f"{len(flipped)} of {n_rows:,} labels flipped ({FLIPPED_SHARE:.0%}), stored as Zarr\n")
@@ -173,41 +224,43 @@ def demo(folder: Path, page: Path | None) -> None:
     click.echo(f"precision {precision:.1%}, recall {recall:.1%}\n")
     click.echo(f"The files are in {folder}. Try:")
     click.echo(f"  labelsieve find {labels} {pred_probs} --class-names {class_names} -o issues.csv")
-    if page is None:
+    if report is None:
         click.echo("  labelsieve demo --report report.html")
     else:
-        issues.report(page, images=images, title="handwritten digits, a tenth of the labels flipped")
-        click.echo(f"written to {page}")
+        issues.report(report, images=images, title="handwritten digits, a tenth of the labels flipped")
+        click.echo(f"written to {report}")
+
+
+def _is_bar_shown(progress: str, *, quiet: bool) -> bool | None:
+    """Return what `find_label_issues` takes as `progress`; None shows bars in a terminal."""
+    if progress == "auto":
+        return False if quiet else None
+    return progress == "bar"
 
 
 @contextmanager
-def _logging(*, progress: bool) -> Iterator[None]:
-    """Print the log messages of the package: waiting for another run, and the progress of a job on a cluster."""
+def showing(progress: str) -> Iterator[None]:
+    """Print the progress of the block as lines of JSON on stderr, if that is chosen."""
+    if progress != "json":
+        yield
+        return
+    with listened_to(lambda event: click.echo(json_line(event), err=True)):
+        yield
+
+
+@contextmanager
+def logging_to_stderr(level: str) -> Iterator[None]:
+    """Print what the package logs from some level on: retries, lost workers, waiting, progress on a cluster."""
     logger = logging.getLogger("labelsieve")
-    handler, level = _LogLines(logging.INFO if progress else logging.WARNING), logger.level
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler, before = logging.StreamHandler(), logger.level
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logger.addHandler(handler)
-    if progress:
-        logger.setLevel(logging.INFO)
+    logger.setLevel(level.upper())
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(level)
-
-
-class _LogLines(logging.Handler):
-    """Prints warnings as the command line prints errors, and progress with the time."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print a line."""
-        warns = record.levelno >= logging.WARNING
-        click.echo(f"labelsieve: {record.getMessage()}" if warns else self.format(record), err=True)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    if issubclass(category, LabelsieveWarning):
-        click.echo(f"labelsieve: warning: {message}", err=True)
+        logger.setLevel(before)
 
 
 _REFUSED = (InvalidInputError, InputTypeError, MissingDependencyError, MemoryLimitError, WorkdirError)
@@ -215,19 +268,41 @@ _REFUSED = (InvalidInputError, InputTypeError, MissingDependencyError, MemoryLim
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    args = sys.argv[1:] if args is None else list(args)
+    is_due = is_json_wanted(args)
+    with only_answer_on_stdout(is_due=is_due):
+        code, answer = _outcome(args)
+    if is_due and answer is not None:
+        try:
+            print_answer(json_line(answer), code)
+        except OSError as error:
+            click.echo(f"labelsieve: the answer cannot be printed: {error}", err=True)
+            return 1
+    return code
+
+
+def _outcome(args: list[str]) -> tuple[int, dict[str, Any] | None]:
+    """Run a command; return its exit code, and its answer to other programs if it has one."""
+    warned: list[str] = []
+
+    def show_warning(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        if issubclass(category, LabelsieveWarning):
+            warned.append(str(message))
+            click.echo(f"labelsieve: warning: {message}", err=True)
+
     try:
         with raising(), warnings.catch_warnings():
             warnings.simplefilter("default", LabelsieveWarning)
-            warnings.showwarning = _show_warning
-            cli.main(args=None if args is None else list(args), prog_name="labelsieve", standalone_mode=False)
+            warnings.showwarning = show_warning
+            found = cli.main(args=args, prog_name="labelsieve", standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        return error.exit_code
+        return error.exit_code, None
     except BaseException as error:  # noqa: BLE001  # a command line prints one line, and exits with a code
         code, text = _failure(error)
         click.echo(f"labelsieve: {text}", err=True)
-        return code
-    return 0
+        return code, error_answer(error, text.removeprefix(_failed(error)), code)
+    return 0, found | {"warnings": warned} if isinstance(found, dict) else None
 
 
 def _failure(error: BaseException) -> tuple[int, str]:
@@ -244,4 +319,8 @@ def _failure(error: BaseException) -> tuple[int, str]:
         return LINES[signal.SIGINT]
     if isinstance(error, Terminated):
         return LINES[signal.SIGTERM]
-    return 1, f"failed: {type(error).__name__}: {line}"
+    return 1, _failed(error) + line
+
+
+def _failed(error: BaseException) -> str:
+    return f"failed: {type(error).__name__}: "

@@ -25,6 +25,8 @@ Exit codes:
   143  ended by SIGTERM
 """
 _PASSES: Final = {1: "One pass.", 2: "Two passes.", 3: "Three passes."}
+PROGRESS: Final = ("auto", "bar", "json", "none")
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 class JobCommand(click.Command):
@@ -59,10 +61,10 @@ def _filter_guide() -> list[tuple[str, str]]:
 
 
 class HeadedOption(click.Option):
-    """An option with a heading in the help of a `JobCommand`."""
+    """An option whose help names its environment variable, with a heading in the help of a `JobCommand`."""
 
-    def __init__(self, *args: Any, heading: str, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, heading: str = "Other", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, show_envvar=True)  # type: ignore[misc]  # mypy takes args for it
         self.heading = heading
 
 
@@ -171,14 +173,32 @@ RUN = _together(
     ),
     _output("-o", "--output", help="Write to .npy, .csv, .parquet, or a .zarr group or URL, which the tasks write."),
     _output("--top", type=_count, metavar="N", default=10, help="Worst rows to print."),
-    _output("--quiet", is_flag=True, help="Print only warnings and errors."),
-    _output("--report", "page", type=FilePath(), help="Write a report for a browser: report.html."),
+    _output("--report", type=FilePath(), help="Write a report for a browser: report.html."),
+    _output("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr."),
+    _output("--quiet", is_flag=True, help="Print only warnings and errors, and no progress that is not asked for."),
+    _output(
+        "--progress",
+        type=click.Choice(PROGRESS),
+        default="auto",
+        help="auto: bars in a terminal, otherwise lines in the log of a run on a cluster. json: a line of JSON on "
+        "stderr at most once a second.",
+    ),
+    _output(
+        "--log-level",
+        type=click.Choice(LOG_LEVELS, case_sensitive=False),
+        help="Least level of messages logged on stderr; by default warning, or info for lines of progress.",
+    ),
     PAGE,
     _cluster("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler: tcp://host:8786."),
     _cluster("--workers", type=_at_least_one, metavar="N", help="Start a local cluster with this number of processes."),
     _cluster("--threads", type=_at_least_one, metavar="N", help="Threads of each process."),
     _cluster("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
     _cluster("--retries", type=_count, metavar="N", default=2, help="How often a failed task is tried again."),
+    _cluster(
+        "--performance-report",
+        type=FilePath(),
+        help="Write Dask's own report of a run on a cluster: dask-report.html. Needs bokeh.",
+    ),
     _cluster(
         "--n-jobs", type=_cores_or_number, default="1", help="Forked processes for .npy files on Linux; 1: threads."
     ),

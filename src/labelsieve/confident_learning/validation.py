@@ -264,7 +264,7 @@ def raise_or_warn(
         text = "; ".join(sentences) + _shift(findings, n_classes, class_counts)
         if "row_sum" in kinds and not outside:  # these would still be errors
             text += f"{'' if text.endswith('?') else '.'} {_ACCEPT_ROWS}"
-        raise InvalidInputError(text)
+        raise InvalidInputError(text).at(sorted({rows for kind in kinds for rows in findings[kind].ranges}))
     warnings = []
     if checks.unnormalized_rows == "warn" and "row_sum" in findings:
         warnings.append(_unnormalized(findings["row_sum"]))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
+from pathlib import Path
 from typing import Any, Final
 
-from labelsieve.errors import InvalidInputError, TaskFailedError
+from labelsieve.errors import InvalidInputError, MissingDependencyError, TaskFailedError
 from labelsieve.execution.cluster import DescribedWorkers
 from labelsieve.memory import free_bytes
+from labelsieve.results.publish import check_writable
+
+logger = logging.getLogger("labelsieve")
 
 _CONNECT_SECONDS: Final = 30
 
@@ -47,8 +52,64 @@ def cluster(
     TaskFailedError
         If the scheduler does not answer.
     """
-    with _silence_loggers(), _choose_client(scheduler, n_workers, n_threads, worker_memory, start=start) as client:
+    with (
+        _silence_loggers(),
+        _choose_client(scheduler, n_workers, n_threads, worker_memory, start=start) as client,
+        _warning_of_lost_workers(client),
+    ):
         yield client
+
+
+@contextmanager
+def _warning_of_lost_workers(client: Any) -> Iterator[None]:
+    """Log a warning for each worker that the scheduler loses while the block runs.
+
+    Only for a client of our own: Dask has one handler for a topic, which may be the user's.
+    """
+    if client is None or isinstance(client, DescribedWorkers):
+        yield
+        return
+    client.subscribe_topic("all", _warn_of_lost_worker)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # the scheduler may be gone
+            client.unsubscribe_topic("all")  # otherwise it would send the event that this client leaves
+
+
+def _warn_of_lost_worker(event: tuple[float, Any]) -> None:
+    """Log an event of the scheduler, if it is that a worker was lost."""
+    facts = event[1]
+    if facts["action"] == "remove-worker" and not facts.get("expected"):
+        n_tasks = len(facts.get("processing-tasks", ()))
+        logger.warning("lost the worker %s, which had %d tasks: they run elsewhere", facts["worker"], n_tasks)
+
+
+def check_performance_report(path: Path) -> None:
+    """Raise unless Dask can write a performance report to `path`.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without bokeh.
+    InvalidInputError, UnwritableError
+        As `check_writable`.
+    """
+    if importlib.util.find_spec("bokeh") is None:
+        raise MissingDependencyError("A performance report", "dashboard")
+    check_writable(path)
+
+
+@contextmanager
+def reporting_performance(client: Any, path: Path | None) -> Iterator[None]:
+    """Write Dask's performance report of the block to `path`, if there is one."""
+    if path is None:
+        yield
+        return
+    from distributed import performance_report
+
+    with client.as_current(), performance_report(str(path)):
+        yield
 
 
 @contextmanager

@@ -1,23 +1,47 @@
-"""Progress of a job: bars in a terminal or notebook, lines in a log on a cluster."""
+"""Progress of a job: bars in a terminal or notebook, lines in a log on a cluster, or events for other programs."""
 
 from __future__ import annotations
 
+import abc
 import logging
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from dask.callbacks import Callback
 from tqdm import tqdm
 
+from labelsieve.sources.retries import RETRY_LOG
+
 logger = logging.getLogger("labelsieve")
 # Seconds between lines in a log.
 _LINE_SECONDS: Final = 30.0
+# Least seconds between events of a stage, except for its last one.
+_EVENT_SECONDS: Final = 1.0
+
+Event: TypeAlias = dict[str, str | int | float | None]
+_LISTENER: ContextVar[Callable[[Event], None] | None] = ContextVar("listener", default=None)
+
+
+@contextmanager
+def listened_to(listener: Callable[[Event], None]) -> Iterator[None]:
+    """Call `listener` with events of all jobs that this thread runs in the block, in place of bars and lines in a log.
+
+    An event is a dict with the keys that the docstring of `labelsieve.cli` explains. There is at most one a second in
+    a stage, and one at its end. Threads of Dask may make the call.
+    """
+    token = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
 
 
 class Progress:
@@ -37,6 +61,11 @@ class Progress:
         Bytes read per row, for the rate; 0 shows no rate.
     on_cluster : bool
         Whether a cluster runs the tasks.
+
+    Attributes
+    ----------
+    topic, failures : str or None
+        Topics under which workers report finished rows and failed tasks; None if nobody needs them.
     """
 
     def __init__(
@@ -52,20 +81,25 @@ class Progress:
         self._layer, self._rows, self._description = layer, partition_rows, description
         self._row_bytes = row_bytes
         watched = sys.stderr.isatty() or _in_notebook()
+        self._listener = _LISTENER.get()
         self._bar_shown = watched if show is None else show
         self._logged = show is None and not watched and on_cluster
-        # Workers report finished rows under this topic; None if nothing is shown.
-        self.topic = f"labelsieve-{uuid.uuid4().hex}" if on_cluster and (self._bar_shown or self._logged) else None
+        shown = self._listener is not None or self._bar_shown or self._logged
+        name = f"labelsieve-{uuid.uuid4().hex}"
+        self.topic = name if on_cluster and shown else None
+        self.failures = f"{name}-failures" if on_cluster else None
+        self._n_workers = 1
 
     def __enter__(self) -> Self:
         self._first = self._seen = self._n_read = 0
         total = sum(self._rows)
-        self._started = time.perf_counter()
-        self._bar: tqdm[Any] | _Lines = (
-            _Lines(self._description, total)
-            if self._logged
-            else tqdm(desc=self._description, total=total, unit="rows", unit_scale=True, disable=not self._bar_shown)
-        )
+        self._bar: _Display
+        if self._listener is not None:
+            self._bar = _Events(self._description, total, self._listener, lambda: self._n_workers)
+        elif self._logged:
+            self._bar = _Lines(self._description, total)
+        else:
+            self._bar = _Bar(self._description, total, shown=self._bar_shown)
         return self
 
     def __exit__(
@@ -98,14 +132,18 @@ class Progress:
     @contextmanager
     def subscribed(self, client: Any) -> Iterator[None]:
         """Count the rows that the workers of a cluster report while the block runs."""
-        if self.topic is None:
-            yield
-            return
-        client.subscribe_topic(self.topic, lambda event: self.advance(*event[1]))
+        failed = partial(RETRY_LOG.add, condition=" if retries are left")  # Dask does not say how many are
+        handlers: dict[str | None, Callable[..., None]] = {self.topic: self.advance, self.failures: failed}
+        topics = [topic for topic in handlers if topic is not None]
+        if self._listener is not None:
+            self._n_workers = len(client.nthreads())
+        for topic in topics:
+            client.subscribe_topic(topic, lambda event, handle=handlers[topic]: handle(*event[1]))
         try:
             yield
         finally:
-            client.unsubscribe_topic(self.topic)
+            for topic in topics:
+                client.unsubscribe_topic(topic)
 
     def advance(self, n_rows: int, n_read: int | None = None) -> None:
         """Count `n_rows` rows as done, but never more than the total: rows of a lost worker are done twice.
@@ -113,10 +151,7 @@ class Progress:
         `n_read` of them were read, by default all; the others were already in a workdir.
         """
         self._n_read += n_rows if n_read is None else n_read
-        self._bar.update(min(n_rows, self._bar.total - self._bar.n))
-        if self._row_bytes and self._n_read:  # no rate if all rows are from a workdir
-            rate = self._n_read * self._row_bytes / max(1e-9, time.perf_counter() - self._started)
-            self._bar.set_postfix_str(f"{rate / 1e9:.2f} GB/s", refresh=False)
+        self._bar.update(min(n_rows, self._bar.total - self._bar.n), self._n_read * self._row_bytes)
 
     def _posttask(self, key: Any, value: Any) -> None:
         if isinstance(key, tuple) and str(key[0]).rpartition("-")[0] == self._layer:
@@ -125,30 +160,120 @@ class Progress:
             self._seen += 1
 
 
-class _Lines:
-    """Takes the place of a bar in a log: a line every 30 seconds, and one at the end."""
+class _Display(abc.ABC):
+    """Shows how far a map over partitions is.
+
+    Parameters
+    ----------
+    description : str
+        Name of the stage.
+    total : int
+        Number of rows.
+    """
 
     def __init__(self, description: str, total: int) -> None:
-        self._description, self.total, self.n, self._rate = description, total, 0, ""
-        self._started = self._last_line = time.perf_counter()
+        self.description, self.total, self.n, self.n_bytes = description, total, 0, 0
+        self._started = self._last_shown = time.perf_counter()
 
-    def update(self, n_rows: int) -> None:
-        self.n += n_rows
-        if time.perf_counter() - self._last_line >= _LINE_SECONDS and self.n < self.total:
+    @property
+    def seconds(self) -> float:
+        """Seconds since the beginning of the stage."""
+        return max(1e-9, time.perf_counter() - self._started)
+
+    @property
+    def bytes_per_second(self) -> float:
+        """Bytes read per second."""
+        return self.n_bytes / self.seconds
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds to the end of the stage; None before the first rows are done."""
+        return self.seconds / self.n * (self.total - self.n) if self.n else None
+
+    def update(self, n_rows: int, n_bytes: int) -> None:
+        """Add `n_rows` rows that are done; `n_bytes` bytes were read since the beginning."""
+        self.n, self.n_bytes = self.n + n_rows, n_bytes
+
+    def _is_due(self, seconds: float) -> bool:
+        """Return whether rows are left and nothing was shown for some seconds; the caller then shows something."""
+        now = time.perf_counter()
+        if now - self._last_shown < seconds or self.n >= self.total:
+            return False
+        self._last_shown = now
+        return True
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Show the end."""
+
+
+class _Bar(_Display):
+    """A bar in a terminal or a notebook."""
+
+    def __init__(self, description: str, total: int, *, shown: bool) -> None:
+        super().__init__(description, total)
+        self._tqdm = tqdm(desc=description, total=total, unit="rows", unit_scale=True, disable=not shown)
+
+    def update(self, n_rows: int, n_bytes: int) -> None:
+        super().update(n_rows, n_bytes)
+        self._tqdm.update(n_rows)
+        if n_bytes:  # no rate if all rows are from a workdir
+            self._tqdm.set_postfix_str(f"{self.bytes_per_second / 1e9:.2f} GB/s", refresh=False)
+
+    def close(self) -> None:
+        self._tqdm.close()
+
+
+class _Lines(_Display):
+    """A line in the log every 30 seconds, and one at the end."""
+
+    def update(self, n_rows: int, n_bytes: int) -> None:
+        super().update(n_rows, n_bytes)
+        if self._is_due(_LINE_SECONDS):
             self._write_line()
-
-    def set_postfix_str(self, text: str, *, refresh: bool) -> None:  # noqa: ARG002  # as a bar takes it
-        self._rate = f", {text}"
 
     def close(self) -> None:
         self._write_line()
 
     def _write_line(self) -> None:
-        self._last_line = time.perf_counter()
-        seconds = max(1e-9, self._last_line - self._started)
-        left = f", {seconds / self.n * (self.total - self.n):.0f} s left" if 0 < self.n < self.total else ""
+        left = f", {self.seconds_left:.0f} s left" if self.seconds_left else ""
+        rate = f", {self.bytes_per_second / 1e9:.2f} GB/s" if self.n_bytes else ""
         done = f"{self.n:,} of {self.total:,} ({self.n / max(1, self.total):.0%})"
-        logger.info("%s: %s in %.0f s%s%s", self._description, done, seconds, self._rate, left)
+        logger.info("%s: %s in %.0f s%s%s", self.description, done, self.seconds, rate, left)
+
+
+class _Events(_Display):
+    """An event for other programs at most once a second, and one at the end."""
+
+    def __init__(
+        self, description: str, total: int, listener: Callable[[Event], None], n_workers: Callable[[], int]
+    ) -> None:
+        super().__init__(description, total)
+        self._listener, self._n_workers, self._retries_before = listener, n_workers, RETRY_LOG.n_retries
+
+    def update(self, n_rows: int, n_bytes: int) -> None:
+        super().update(n_rows, n_bytes)
+        if self._is_due(_EVENT_SECONDS):
+            self._send()
+
+    def close(self) -> None:
+        self._send()
+
+    def _send(self) -> None:
+        left = self.seconds_left
+        self._listener(
+            {
+                "stage": self.description,
+                "rows_done": self.n,
+                "n_rows": self.total,
+                "read_bytes": self.n_bytes,
+                "read_bytes_per_s": round(self.bytes_per_second),
+                "elapsed_s": round(self.seconds, 3),
+                "left_s": None if left is None else round(left, 3),
+                "retries": RETRY_LOG.n_retries - self._retries_before,
+                "workers": self._n_workers(),
+            }
+        )
 
 
 def _in_notebook() -> bool:
@@ -162,11 +287,11 @@ def rows_read(result: Any, n_rows: int) -> int:
     return int(getattr(result, "n_read", n_rows))
 
 
-def tell(topic: str, n_rows: int, n_read: int) -> None:
-    """Report finished rows from a task on a worker, and how many of them were read."""
+def tell(topic: str, *facts: Any) -> None:
+    """Report from a task on a worker: finished rows, and how many of them were read; or why the task failed."""
     distributed: Any = sys.modules.get("distributed")
     try:
         worker = distributed.get_worker()
     except (AttributeError, ValueError):
         return
-    worker.log_event(topic, (n_rows, n_read))
+    worker.log_event(topic, facts)

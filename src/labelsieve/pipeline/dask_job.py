@@ -158,9 +158,9 @@ class DaskJob:
         import dask.array as da
         from dask.layers import ArrayValuesDep
 
-        topic = None if progress is None else progress.topic
+        topics = (None, None) if progress is None else (progress.topic, progress.failures)
         # What all tasks share is one node of the graph, so that each task is a few hundred bytes.
-        shared = dask.delayed(_Task(function, self.executor.attempts, topic), pure=False, traverse=False)
+        shared = dask.delayed(_Task(function, self.executor.attempts, *topics), pure=False, traverse=False)
         arrays: list[Any] = []
         for column in columns:
             if isinstance(column, PersistedBlocks):
@@ -203,13 +203,18 @@ class _Values:
 class _Task:
     """What all tasks of a map share."""
 
-    def __init__(self, function: Callable[..., Any], attempts: int, topic: str | None) -> None:
-        self.function, self.attempts = function, attempts
+    def __init__(self, function: Callable[..., Any], attempts: int, topic: str | None, failures: str | None) -> None:
+        self.function, self.attempts, self.failures = function, attempts, failures
         self.topic = topic if hasattr(function, "n_rows") else None
 
 
 def _run(task: _Task, *blocks: Any) -> Any:
-    result = retry(task.attempts, task.function, *blocks)
+    try:
+        result = retry(task.attempts, task.function, *blocks)
+    except Exception as error:
+        if task.failures is not None:
+            tell(task.failures, str(error))
+        raise
     if task.topic is not None:
         n_rows = task.function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what has a topic
         tell(task.topic, n_rows, rows_read(result, n_rows))

@@ -34,7 +34,8 @@ def write(
     result : Result
         The result.
     location : str or Path
-        ``.npy`` takes the indices, ``.csv`` and ``.parquet`` a table of the issues, ``.zarr`` (also a URL) everything.
+        A path or URL: ``.npy`` takes the indices, ``.csv`` and ``.parquet`` a table of the issues, ``.zarr``
+        everything.
     rows_a_file : int
         Most rows of a ``.parquet`` file; more issues make a folder of such files, which reads as one table.
     escape_formulas : bool
@@ -52,7 +53,7 @@ def write(
     if suffix == ".zarr":
         _write_zarr(result, str(location))
         return
-    with replacing(Path(open_folder(location).where)) as path:
+    with replacing(open_folder(location)) as path:
         if suffix == ".npy":
             _write_npy(result, path)
         elif suffix == ".csv":

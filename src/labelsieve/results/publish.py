@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Final
 from labelsieve.errors import InUseError, InvalidInputError, MissingDependencyError, UnwritableError
 from labelsieve.results.result import Result
 from labelsieve.results.zarr_store import PARTS, ResultGroup, is_result, publish_result
-from labelsieve.storage.folders import Folder, LocalFolder, open_folder, writing
+from labelsieve.storage.folders import Folder, LocalFolder, UrlFolder, open_folder, temporary_folder, writing
 from labelsieve.storage.lock import own_folder
 from labelsieve.storage.urls import check_place, without_query
 
@@ -30,7 +31,7 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
     Parameters
     ----------
     output : str or Path
-        Where the result goes; the ending says in which format. Only ``.zarr`` may be a URL.
+        Where the result goes; the ending says in which format.
     inputs : sequence of str or Path
         Paths and URLs that are read, and must not be replaced.
 
@@ -41,7 +42,7 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
     MissingDependencyError
         For ``.parquet`` without pyarrow.
     UnwritableError
-        If nothing can be written beside `output`. For a URL this shows when the run writes its id there.
+        If nothing can be written beside `output`. For a ``.zarr`` URL this shows when the run writes its id there.
     """
     folder = open_folder(output, "output")
     suffix = Path(folder.where).suffix
@@ -49,14 +50,17 @@ def check_output(output: str | Path, inputs: Sequence[str | Path] = ()) -> None:
         raise InvalidInputError(f"{without_query(str(output))} must end in one of {', '.join(FORMS)}")
     if suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise MissingDependencyError("Writing .parquet", "parquet")
-    if not isinstance(folder, LocalFolder) and suffix != ".zarr":
-        raise InvalidInputError(f"{folder.where}: only a .zarr result goes to a URL")
     _refuse_inputs(output, inputs)
     if isinstance(folder, LocalFolder):
         check_writable(folder.path)
-        if suffix != ".zarr" and folder.path.is_dir() and not _is_parquet(folder.path):
+    if suffix != ".zarr":
+        if folder.is_folder() and not _is_parquet(folder):
             raise InvalidInputError(f"{folder.where} is a folder")
-        ours = suffix != ".zarr" or not folder.path.exists() or is_result(folder)
+        if not isinstance(folder, LocalFolder):
+            _check_writable_url(folder)
+        return
+    if isinstance(folder, LocalFolder):
+        ours = not folder.path.exists() or is_result(folder)
     else:
         names = set(folder.names())
         # A killed run leaves arrays of a result without root metadata.
@@ -84,6 +88,17 @@ def _resolved(location: str | Path) -> str:
     return f"{folder.path.resolve() if isinstance(folder, LocalFolder) else folder.where}/"
 
 
+def _check_writable_url(place: UrlFolder) -> None:
+    """Raise unless an object can be written beside the URL; one is, as a test, and removed again."""
+    test = UrlFolder(f"{place.where}.{uuid.uuid4().hex}.test")
+    with tempfile.NamedTemporaryFile(dir=temporary_folder()) as file:
+        try:
+            test.upload(Path(file.name))
+        except UnwritableError as error:
+            raise UnwritableError(str(error).replace(test.where, place.where)) from error
+    test.delete()
+
+
 def check_writable(path: Path) -> None:
     """Raise unless a file can be written at `path`.
 
@@ -105,14 +120,22 @@ def check_writable(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield the path of a file or folder to make, which takes the place of `path` when the block ends.
+def replacing(place: Folder) -> Iterator[Path]:
+    """Yield the path of a file or folder to make, which takes the place of what is at `place` when the block ends.
 
     Raises
     ------
     UnwritableError
-        If it cannot be written. What is at `path` then stays.
+        If it cannot be written. What is at a path then stays, and so does one object at a URL.
     """
+    if not isinstance(place, LocalFolder):
+        with tempfile.TemporaryDirectory(prefix="labelsieve-", dir=temporary_folder()) as temporary:
+            made = Path(temporary) / "made"
+            with writing(f"a temporary file for {place.where}"):
+                yield made
+            place.upload(made)
+        return
+    path = place.path
     with _hidden_folder(path) as folder:
         yield folder / path.name
         _move_into_place(folder / path.name, path, folder / "replaced")
@@ -141,15 +164,19 @@ def _move_into_place(made: Path, path: Path, replaced: Path) -> None:
         raise
 
 
-def _is_parquet(path: Path) -> bool:
+def _is_parquet(folder: Folder) -> bool:
     """Return whether a folder is a table of several Parquet files that Labelsieve has written."""
-    files = list(path.iterdir())
-    if path.suffix != ".parquet" or not all(fullmatch(r"part-\d{5,}\.parquet", file.name) for file in files):
+    names = folder.names()
+    if not folder.where.endswith(".parquet") or not all(fullmatch(r"part-\d{5,}\.parquet", name) for name in names):
         return False
     from pyarrow import parquet
 
+    def is_marked(name: str) -> bool:
+        with folder.open(name) as file:
+            return PARQUET_MARK in (parquet.read_schema(file).metadata or {})
+
     try:
-        return bool(files) and all(PARQUET_MARK in (parquet.read_schema(file).metadata or {}) for file in files)
+        return bool(names) and all(map(is_marked, names))
     except (OSError, ValueError):
         return False
 

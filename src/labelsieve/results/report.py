@@ -27,6 +27,7 @@ from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
 from labelsieve.results.row_ids import as_text
 from labelsieve.sources.open_array import open_any
+from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place
 
 # How a picture is stored, with the most pixels of its longer side: the first way that is small enough, or the last.
@@ -92,7 +93,7 @@ def write_report(
         for text, row in zip(read_texts(texts, numbers, result.n_rows), rows, strict=True):
             row["text"] = text
     page = _page(result, rows, heading_parts(result, title))
-    with replacing(path) as made:
+    with replacing(LocalFolder(path)) as made:
         made.write_text(page, encoding="utf-8")
 
 

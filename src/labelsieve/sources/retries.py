@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from labelsieve.errors import ChangedDataError, UnreadableDataError
 
+logger = logging.getLogger("labelsieve")
 # How often a call is repeated outside of a job; a job has an argument for it.
 RETRIES: Final = 2
 # Seconds before the first new attempt; twice as long before each further one.
 _FIRST_PAUSE: Final = 0.1
 
 _T = TypeVar("_T")
+
+
+class RetryLog:
+    """Logs what is tried again as warnings, and counts it; for all threads of a process."""
+
+    def __init__(self) -> None:
+        self.n_retries = 0
+        self._numbers = itertools.count(1)  # next() is atomic
+
+    def add(self, failure: object, *, condition: str = "") -> None:
+        """Log and count a failure after which something is tried again, on a `condition` in words."""
+        logger.warning("tried again%s: %s", condition, failure)
+        self.n_retries = next(self._numbers)
+
+
+RETRY_LOG: Final = RetryLog()
 
 
 def retry(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
@@ -26,6 +45,7 @@ def retry(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
             return function(*arguments)
         except ChangedDataError:
             raise
-        except UnreadableDataError:
+        except UnreadableDataError as error:
+            RETRY_LOG.add(error)
             time.sleep(_FIRST_PAUSE * 2**attempt)
     return function(*arguments)

@@ -183,6 +183,10 @@ class LocalFolder:
         except NotADirectoryError as error:
             raise WorkdirError(f"{self.where} is a file, not a folder") from error
 
+    def is_folder(self) -> bool:
+        """Return whether it exists."""
+        return self.path.is_dir()
+
     def remove(self, name: str) -> None:
         """Remove a file, or a folder and everything in it, if it exists."""
         path = self.path / name
@@ -275,9 +279,26 @@ class UrlFolder:
     def _with_parent(self, name: str) -> Any:
         """Return the file system, after making the parent folder of `name` where there are folders."""
         fs, path = self._path(name)
-        with contextlib.suppress(NotImplementedError):
-            fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        _make_parent(fs, path)
         return fs
+
+    def is_folder(self) -> bool:
+        """Return whether there is something below the URL."""
+        with self._reading():
+            fs, path = self._opened
+            fs.invalidate_cache()
+            return bool(fs.isdir(path))
+
+    def upload(self, made: Path) -> None:
+        """Replace what is at the URL by a local file, or by a local folder of files."""
+        if made.is_dir() or self.is_folder():
+            self.delete()
+        with writing(self.where):
+            fs, path = self._opened
+            files = {f"{path}/{file.name}": file for file in sorted(made.iterdir())} if made.is_dir() else {path: made}
+            for target, file in files.items():
+                _make_parent(fs, target)
+                fs.put_file(str(file), target)
 
     def names(self) -> list[str]:
         """Return the names in it."""
@@ -303,6 +324,11 @@ class UrlFolder:
             fs.invalidate_cache()
             with contextlib.suppress(FileNotFoundError):
                 fs.rm(f"{path}{below}", recursive=True)
+
+
+def _make_parent(fs: Any, path: str) -> None:
+    with contextlib.suppress(NotImplementedError):
+        fs.makedirs(path.rpartition("/")[0], exist_ok=True)
 
 
 Folder: TypeAlias = LocalFolder | UrlFolder

@@ -59,7 +59,7 @@ class PartitionWork:
 
     def __call__(self, partition: int | Batches, labels: Any, pred_probs: Any, *more: Any) -> Any:
         """Call the function; errors name the partition."""
-        with located(self.name(partition)):
+        with located(self.name(partition), self.batches(partition).ranges):
             return self._work(
                 Partition(self.batches(partition), labels, pred_probs, self._n_classes, self._dtype), *more
             )

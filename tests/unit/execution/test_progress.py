@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import logging
+import re
 import threading
 from typing import ClassVar
 
@@ -13,7 +14,9 @@ from distributed import Client, LocalCluster
 
 import draws
 import labelsieve
+from labelsieve.errors import UnreadableDataError
 from labelsieve.execution import progress
+from labelsieve.sources.retries import RETRY_LOG
 from labelsieve.tasks import scan
 from processes import wait_until
 
@@ -138,6 +141,35 @@ def test_a_job_on_a_cluster_logs_lines_where_nobody_watches(bars, client, caplog
     labelsieve.find_label_issues(LABELS, PROBS, client=client, progress=False, **CUT)
     labelsieve.find_label_issues(LABELS, PROBS, **CUT)
     assert [record for record in caplog.records if record.name == "labelsieve"] == []
+
+
+N_FAILURES = itertools.count(1)
+
+
+def scan_fails_twice(*args, **kwargs):
+    """Fail at first; of this module, so that a worker gets this very function and not a copy."""
+    if next(N_FAILURES) <= 2:
+        raise UnreadableDataError("the line is down")
+    return SCAN(*args, **kwargs)
+
+
+def test_a_task_that_a_cluster_tries_again_is_a_warning(client, caplog, monkeypatch):
+    before, expected = RETRY_LOG.n_retries, labelsieve.find_label_issues(LABELS, PROBS).indices
+    monkeypatch.setattr("labelsieve.tasks.scan.scan", scan_fails_twice)
+    found = labelsieve.find_label_issues(LABELS, PROBS, progress=False, client=client, **CUT)
+    np.testing.assert_array_equal(found.indices, expected)
+    assert RETRY_LOG.n_retries == before + 2
+    warned = [record.getMessage() for record in caplog.records if record.name == "labelsieve"]
+    pattern = r"tried again if retries are left: partition \d+ \(rows [\d,.]+\) of .*: the line is down"
+    assert [bool(re.fullmatch(pattern, line)) for line in warned] == [True, True]
+
+
+def test_the_events_of_a_cluster_count_its_workers(client):
+    events = []
+    with progress.listened_to(events.append):
+        labelsieve.find_label_issues(LABELS, PROBS, client=client, **CUT)
+    assert [event["stage"] for event in events] == ["read", "threshold", "rank"]
+    assert {(event["rows_done"], event["n_rows"], event["workers"]) for event in events} == {(2000, 2000, 2)}
 
 
 @pytest.mark.parametrize("where", ["threads", "cluster"])
