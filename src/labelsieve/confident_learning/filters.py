@@ -345,7 +345,7 @@ class PruneByClass(_Pruning):
 
     name = "prune_by_class"
     cuts_classes = True
-    advice = "The same, counted by class and not by pair of classes."
+    advice = "Like prune_by_noise_rate, but counted by class and not by pair of classes."
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[Any], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select as many rows of each label as the calibrated joint has off the diagonal."""

@@ -1,6 +1,8 @@
 """Label quality scores of a strip of rows, as ``cleanlab.rank.get_label_quality_scores`` (2.9) defines them.
 
-Sums over rows are taken over a C-ordered float64 strip, so that their last bits do not depend on the number of rows.
+The default, self-confidence, is the probability of the label. It is a column of every row summary, `p_label`, and is
+not computed here. Sums over rows are taken over a C-ordered float64 strip, so that their last bits do not depend on the
+number of rows.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ _FEW_CLASSES: Final = 16
 
 
 def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> dict[str, ColumnKernel]:
-    """Return the functions that compute columns of the table from whole rows, by name of the column.
+    """Return the functions that compute columns of the table from whole rows, by name; none for self-confidence.
 
     Parameters
     ----------

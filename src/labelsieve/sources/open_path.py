@@ -1,4 +1,10 @@
-"""Opening what is at a path or a URL: a file, a Zarr array, a folder of shards, a pattern or a list of them."""
+"""Opening what is at a path or a URL: a file, a Zarr array, a folder of shards, a pattern or a list of them.
+
+A new format takes a `Source` in a module of its own, as `labelsieve.sources.npy`, and a branch here: in `open_place`
+for paths and in `_open_url` for URLs. It leaves the formats that are refused
+(`labelsieve.sources.other_formats.FORMATS`), and its suffix is added to those of shards
+(`labelsieve.sources.shard_names.SHARD_SUFFIXES`).
+"""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 from labelsieve.errors import ChangedDataError, UnreadableDataError
 
 logger = logging.getLogger("labelsieve")
-# How often a call is repeated outside of a job; a job has an argument for it.
+# How often a call is repeated outside of a job. In a job, the argument `retries` says it.
 RETRIES: Final = 2
 # Seconds before the first new attempt; twice as long before each further one.
 _FIRST_PAUSE: Final = 0.1
@@ -27,7 +27,7 @@ class RetryLog:
         self._numbers = itertools.count(1)  # next() is atomic
 
     def add(self, failure: object, *, condition: str = "") -> None:
-        """Log and count a failure after which something is tried again, on a `condition` in words."""
+        """Log and count a failure after which something is tried again; `condition` is added to the message."""
         logger.warning("tried again%s: %s", condition, failure)
         self.n_retries = next(self._numbers)
 

@@ -1,10 +1,11 @@
 """Record files: columns of rows in blocks with checksums, in which row summaries and sorted issues are stored.
 
-A record is a sequence of blocks and a footer. A block is the columns of some rows, one after the other, as raw
-little-endian values. The footer is JSON: the facts of the header and of the footer that the writer gave, the names and
-dtypes of the columns, and for each block its rows and its CRC-32. The last bytes are the footer's length and CRC-32,
-and the format. So a record is whole if its end is, and a file that was cut off, or of which a part was lost or changed,
-is never read as other data.
+A record is a sequence of blocks and a footer. A block is the columns of some rows, one after the other, as raw little-
+endian values. The footer is JSON: the facts of the header and of the footer that the writer gave, the names and dtypes
+of the columns, and for each block its rows and its CRC-32. The last bytes are the footer's length and CRC-32, and the
+format. So a record that was not finished has no valid end, and a file that was cut off, or of which a part was lost or
+changed, is never read as other data: it raises `DamagedRecordError`. `labelsieve.tasks.checkpoint` takes such a record
+for one that was never committed, so that its rows are read again.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class RecordWriter:
         if self._blocks and dtypes != self._dtypes:
             raise ValueError(f"a block of {dtypes} in a record of {self._dtypes}")
         self._dtypes = dtypes
-        # One write: at each one this thread may have to wait until other threads give the interpreter back.
+        # One write per block: after each write this thread may have to wait for the interpreter lock.
         block = b"".join(np.ascontiguousarray(column, dtypes[name]).view(np.uint8).data for name, column in ordered)
         self._file.write(block)
         self._blocks.append((len(ordered[0][1]), zlib.crc32(block)))

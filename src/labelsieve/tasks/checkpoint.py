@@ -60,7 +60,7 @@ class Records:
         Raises
         ------
         DamagedRecordError
-            If it is missing or damaged, even if that shows only while it is read.
+            If it is missing or damaged. A damaged block is found when it is read.
         WorkdirError
             If it belongs to another run.
         """
