@@ -395,7 +395,7 @@ def test_more_candidates_than_fit_are_refused_before_they_are_looked_for(filter_
 @pytest.mark.parametrize(
     ("choices", "says"),
     [
-        ({"filter_by": "prune"}, "filter_by must be one of prune_by_class, .*; not 'prune'"),
+        ({"filter_by": "prune"}, "filter_by must be one of both, .*; not 'prune'"),
         ({"rank_by": "normalized_margin"}, "rank_by needs filter_by"),
         (
             {"filter_by": "both", "rank_by": "self_confidence", "method": "normalized_margin"},

@@ -125,8 +125,8 @@ OF_A_RUN = [*INPUTS, "progress", "wait", "retries", "class_names", "ids"]
 NOT_ON_THE_COMMAND_LINE = ["progress", "client", "partition_batches"]
 # What is printed and shown, and the cluster that the command starts.
 ONLY_ON_THE_COMMAND_LINE = [
-    *("top", "quiet", "page", "images", "texts", "rows"),
-    *("scheduler", "workers", "threads", "worker_memory"),
+    *("top", "quiet", "json", "progress", "log_level", "report", "images", "texts", "rows"),
+    *("scheduler", "workers", "threads", "worker_memory", "performance_report"),
 ]
 
 
