@@ -1,11 +1,11 @@
 """Record files: columns of rows in blocks with checksums, in which row summaries and sorted issues are stored.
 
-A record is a sequence of blocks and a footer. A block is the columns of some rows, one after the other, as raw little-
-endian values. The footer is JSON: the facts of the header and of the footer that the writer gave, the names and dtypes
-of the columns, and for each block its rows and its CRC-32. The last bytes are the footer's length and CRC-32, and the
-format. So a record that was not finished has no valid end, and a file that was cut off, or of which a part was lost or
-changed, is never read as other data: it raises `DamagedRecordError`. `labelsieve.tasks.checkpoint` takes such a record
-for one that was never committed, so that its rows are read again.
+A record is a sequence of blocks and a footer. A block is the columns of some rows, one after the other, as raw
+little-endian values. The footer is JSON: the facts of the header and of the footer that the writer gave, the names and
+dtypes of the columns, and for each block its rows and its CRC-32. The last bytes are the footer's length and CRC-32,
+and the format. So a record that was not finished has no valid end, and a file that was cut off, or of which a part was
+lost or changed, is never read as other data: it raises `DamagedRecordError`. `labelsieve.tasks.checkpoint` takes such a
+record for one that was never committed, so that its rows are read again.
 """
 
 from __future__ import annotations
