@@ -253,11 +253,11 @@ def lines_of(capfd):
 def test_progress_is_a_line_of_json_per_stage_and_second(capfd, monkeypatch):
     monkeypatch.setattr("labelsieve.pipeline.grids.PARTITION_BYTES", 50 * PROBS[:1].nbytes)
     command = ["find", *FILES, "--quiet", "--progress", "json", "--batch-size", "50", "--threads", "1"]
-    monkeypatch.setattr(progress, "_EVENT_SECONDS", 3600.0)
+    monkeypatch.setattr(progress._Events, "period", 3600.0)
     assert run(command) == 0
     at_the_end = lines_of(capfd)
     assert [line["stage"] for line in at_the_end] == ["read", "threshold", "rank"]
-    monkeypatch.setattr(progress, "_EVENT_SECONDS", 0.0)
+    monkeypatch.setattr(progress._Events, "period", 0.0)
     assert run(command) == 0
     lines = lines_of(capfd)
     for number, stage in enumerate(("read", "threshold", "rank")):

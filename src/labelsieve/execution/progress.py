@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from dask.callbacks import Callback
 from tqdm import tqdm
@@ -21,10 +21,6 @@ from tqdm import tqdm
 from labelsieve.sources.retries import RETRY_LOG
 
 logger = logging.getLogger("labelsieve")
-# Seconds between lines in a log.
-_LINE_SECONDS: Final = 30.0
-# Least seconds between events of a stage, except for its last one.
-_EVENT_SECONDS: Final = 1.0
 
 Event: TypeAlias = dict[str, str | int | float | None]
 _LISTENER: ContextVar[Callable[[Event], None] | None] = ContextVar("listener", default=None)
@@ -173,7 +169,7 @@ class _Display(abc.ABC):
 
     def __init__(self, description: str, total: int) -> None:
         self.description, self.total, self.n, self.n_bytes = description, total, 0, 0
-        self._started = self._last_shown = time.perf_counter()
+        self._started = time.perf_counter()
 
     @property
     def seconds(self) -> float:
@@ -193,14 +189,6 @@ class _Display(abc.ABC):
     def update(self, n_rows: int, n_bytes: int) -> None:
         """Add `n_rows` rows that are done; `n_bytes` bytes were read since the beginning."""
         self.n, self.n_bytes = self.n + n_rows, n_bytes
-
-    def _is_due(self, seconds: float) -> bool:
-        """Return whether rows are left and nothing was shown for some seconds; the caller then shows something."""
-        now = time.perf_counter()
-        if now - self._last_shown < seconds or self.n >= self.total:
-            return False
-        self._last_shown = now
-        return True
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -224,26 +212,52 @@ class _Bar(_Display):
         self._tqdm.close()
 
 
-class _Lines(_Display):
-    """A line in the log every 30 seconds, and one at the end."""
+class _Reports(_Display):
+    """A report at most once in `period` seconds while rows are left, and one at the end.
+
+    Attributes
+    ----------
+    period : float
+        Least seconds between two reports.
+    """
+
+    period: ClassVar[float]
+
+    def __init__(self, description: str, total: int) -> None:
+        super().__init__(description, total)
+        self._last_report = self._started
 
     def update(self, n_rows: int, n_bytes: int) -> None:
         super().update(n_rows, n_bytes)
-        if self._is_due(_LINE_SECONDS):
-            self._write_line()
+        now = time.perf_counter()
+        if now - self._last_report >= self.period and self.n < self.total:
+            self._last_report = now
+            self._report()
 
     def close(self) -> None:
-        self._write_line()
+        self._report()
 
-    def _write_line(self) -> None:
+    @abc.abstractmethod
+    def _report(self) -> None:
+        """Report how far the stage is."""
+
+
+class _Lines(_Reports):
+    """Lines in the log."""
+
+    period = 30.0
+
+    def _report(self) -> None:
         left = f", {self.seconds_left:.0f} s left" if self.seconds_left else ""
         rate = f", {self.bytes_per_second / 1e9:.2f} GB/s" if self.n_bytes else ""
         done = f"{self.n:,} of {self.total:,} ({self.n / max(1, self.total):.0%})"
         logger.info("%s: %s in %.0f s%s%s", self.description, done, self.seconds, rate, left)
 
 
-class _Events(_Display):
-    """An event for other programs at most once a second, and one at the end."""
+class _Events(_Reports):
+    """Events for other programs."""
+
+    period = 1.0
 
     def __init__(
         self, description: str, total: int, listener: Callable[[Event], None], n_workers: Callable[[], int]
@@ -251,15 +265,7 @@ class _Events(_Display):
         super().__init__(description, total)
         self._listener, self._n_workers, self._retries_before = listener, n_workers, RETRY_LOG.n_retries
 
-    def update(self, n_rows: int, n_bytes: int) -> None:
-        super().update(n_rows, n_bytes)
-        if self._is_due(_EVENT_SECONDS):
-            self._send()
-
-    def close(self) -> None:
-        self._send()
-
-    def _send(self) -> None:
+    def _report(self) -> None:
         left = self.seconds_left
         self._listener(
             {

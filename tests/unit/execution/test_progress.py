@@ -126,7 +126,7 @@ def test_a_bar_is_shown_where_somebody_watches(bars, monkeypatch, show, terminal
 
 
 def test_a_job_on_a_cluster_logs_lines_where_nobody_watches(bars, client, caplog, monkeypatch):
-    monkeypatch.setattr(progress, "_LINE_SECONDS", 0.0)
+    monkeypatch.setattr(progress._Lines, "period", 0.0)
     monkeypatch.setattr(progress, "_in_notebook", lambda: False)
     with caplog.at_level(logging.INFO, "labelsieve"):
         labelsieve.find_label_issues(LABELS, PROBS, client=client, **CUT)
