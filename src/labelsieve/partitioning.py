@@ -84,6 +84,11 @@ class Grid:
             return first * self.batches, min(last * self.batches, self.n_rows)
         return int(self._edges[first]), int(self._edges[last])
 
+    @property
+    def partition_rows(self) -> list[int]:
+        """Number of rows of each partition."""
+        return [stop - start for start, stop in map(self.bounds, range(self.n_partitions))]
+
     def in_batches_of(self, rows: int, row_chunk: int | None) -> Grid:
         """Return the same partitions in batches of at most `rows` rows; batches of whole stored chunks stay such."""
         if isinstance(self.batches, tuple) or self.batches <= rows:

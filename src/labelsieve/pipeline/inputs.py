@@ -201,8 +201,7 @@ class Inputs:
         """Return the rows as a Dask array with one chunk per partition."""
         import dask.array as da
 
-        bounds = map(self.grid.bounds, range(self.grid.n_partitions))
-        chunks = (tuple(stop - start for start, stop in bounds), *((size,) for size in opened.shape[1:]))
+        chunks = (tuple(self.grid.partition_rows), *((size,) for size in opened.shape[1:]))
         if not isinstance(opened, Source):
             return opened.rechunk(chunks)
         return da.from_array(RowRange(opened), chunks, asarray=False, meta=np.empty((0,) * opened.ndim, opened.dtype))

@@ -184,8 +184,7 @@ class Passes:
 
     @cached_property
     def _partition_rows(self) -> list[int]:
-        bounds = map(self.inputs.grid.bounds, range(self.inputs.grid.n_partitions))
-        return [stop - start for start, stop in bounds]
+        return self.inputs.grid.partition_rows
 
     @cached_property
     def _spans(self) -> list[Span]:
@@ -270,7 +269,12 @@ class Passes:
         row_bytes = self.inputs.n_classes * self.inputs.dtype.itemsize
         on_cluster = self.job.executor.is_cluster
         return Progress(
-            name, self._partition_rows, description, show=self._show, row_bytes=row_bytes, on_cluster=on_cluster
+            name,
+            self._partition_rows,
+            description,
+            show=self._show,
+            row_bytes=row_bytes,
+            on_cluster=on_cluster,
         )
 
 
