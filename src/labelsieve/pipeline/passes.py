@@ -269,12 +269,7 @@ class Passes:
         row_bytes = self.inputs.n_classes * self.inputs.dtype.itemsize
         on_cluster = self.job.executor.is_cluster
         return Progress(
-            name,
-            self._partition_rows,
-            description,
-            show=self._show,
-            row_bytes=row_bytes,
-            on_cluster=on_cluster,
+            name, self._partition_rows, description, show=self._show, row_bytes=row_bytes, on_cluster=on_cluster
         )
 
 
