@@ -236,6 +236,31 @@ def test_a_partition_is_about_512_mb_and_less_where_rows_are_few(batch_bytes, to
     assert batches == group_size(batch_bytes, total_bytes, n_threads)
 
 
+@pytest.mark.parametrize(
+    ("terabytes", "n_workers", "gigabytes", "per_thread"),
+    [
+        (1, 25, 0.5, 20),
+        (1, 200, 0.3, 4),
+        (10, 200, 1.2, 10),
+        (10, 1000, 0.6, 4),
+        (100, 200, 1.2, 100),
+        (100, 1000, 6.2, 4),
+        (1000, 1000, 6.2, 40),
+    ],
+)
+def test_partitions_grow_with_the_threads_and_each_thread_gets_four(terabytes, n_workers, gigabytes, per_thread):
+    batch, n_threads = 1_000_000, 4 * n_workers
+    for remote in (False, True):
+        size = batch * group_size(batch, terabytes * 10**12, n_threads, remote=remote)
+        assert size / 1e9 == pytest.approx(gigabytes, rel=0.1)
+        assert terabytes * 1e12 / size / n_threads == pytest.approx(per_thread, rel=0.03)
+
+
+def test_few_remote_rows_are_two_partitions_a_thread():
+    sizes = [group_size(1, total, 4, remote=True) for total in (800, 8 * 128_000_000, 16 * 128_000_000, 10**10)]
+    assert sizes == [100, 128_000_000, 128_000_000, 512_000_000]
+
+
 def test_a_given_partition_size_is_taken():
     assert group_size(48_000_000, 10**12, 2, 7) == 7
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # Share of a worker's memory limit to plan with: Dask pauses a worker that takes more.
 _WORKER_SHARE: Final = 0.8
+# With more workers than this, each gets one group of blocks and not one for each thread.
+_FEW_GROUPS: Final = 1024
 # Seconds to wait for a first worker.
 _WAIT_SECONDS: Final = 120
 # Bytes from which Dask warns of a large graph: the versions of millions of chunks take more than the default 10 MB.
@@ -95,6 +97,27 @@ class ClusterExecutor(Executor):
             with self._watching(every, describe):
                 _wait(every)
         return list[list[Any]](futures)
+
+    def n_groups(self, n_blocks: int) -> int:
+        """Return the number of groups that `groups` makes, where each worker holds some blocks."""
+        return min(n_blocks, self.n_processes * _groups_of_worker(self))
+
+    def groups(self, blocks: PersistedBlocks) -> list[list[int]]:
+        """Return the numbers of the blocks that each worker holds, in a group for each of its threads.
+
+        A task for each group instead of each block keeps the scheduler from being the limit while all workers wait.
+        """
+        per_worker = _groups_of_worker(self)
+        if len(blocks) <= self.n_processes * per_worker:
+            return []
+        held: dict[str, list[int]] = {}
+        with self._watching([]):
+            who_has = self._client.who_has(list(blocks))
+        for number, block in enumerate(blocks):
+            held.setdefault(min(who_has[block.key], default=""), []).append(number)
+        return [
+            numbers[start::per_worker] for numbers in held.values() for start in range(per_worker) if numbers[start:]
+        ]
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Fetch values."""
@@ -215,8 +238,16 @@ class DescribedExecutor(Executor):
         """Return the handles."""
         return list(handles)
 
+    def n_groups(self, n_blocks: int) -> int:
+        """Return the number of groups that running workers would make."""
+        return min(n_blocks, self.n_processes * _groups_of_worker(self))
+
     def check_reachable(self, check: Callable[[], None]) -> None:
         """Do nothing: only running workers can tell."""
+
+
+def _groups_of_worker(executor: Executor) -> int:
+    return max(1, min(executor.n_threads, _FEW_GROUPS // executor.n_processes))
 
 
 def _planned_limit(memory_limit: int, whose: str, max_memory: int | None) -> tuple[int, str]:

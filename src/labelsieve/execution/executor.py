@@ -94,6 +94,14 @@ class Executor(abc.ABC):
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Return the blocks that `hold` returned futures of."""
 
+    def n_groups(self, n_blocks: int) -> int:
+        """Return the number of tasks of a map over `n_blocks` blocks that are kept where they were made."""
+        return n_blocks
+
+    def groups(self, blocks: PersistedBlocks) -> list[list[int]]:  # noqa: ARG002  # of blocks on this machine
+        """Return the numbers of the blocks in groups, each held by one worker; an empty list for a task each."""
+        return []
+
     def scatter(self, parts: Sequence[Any]) -> list[Any]:
         """Send arrays to the workers, once; return handles of them."""
         return list(parts)

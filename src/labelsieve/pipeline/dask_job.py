@@ -29,6 +29,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
+from dask._task_spec import DataNode, List, Task, TaskRef  # dask.task_spec, from some version on
 
 from labelsieve.execution.executor import Executor, PersistedBlocks
 from labelsieve.execution.progress import Progress, rows_read, tell
@@ -135,10 +136,15 @@ class DaskJob:
                 n_rows: int = function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what shows progress
                 progress.advance(n_rows, rows_read(result, n_rows))
             return [result], combine and combine([take(result) if take else result])
+        if take is None and isinstance(columns[0], PersistedBlocks):
+            groups = self.executor.groups(columns[0])
+            if groups:
+                return self._compute_groups(name, function, columns, groups, progress, combine)
         found, totals, describe = [], list[Any](), partial(_describe, name, function)
         n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
-        for start in range(0, n_chunks, SLAB):  # as many as are submitted at once
-            slab = some_chunks(columns, start, start + SLAB) if n_chunks > SLAB else columns
+        size = slab_size(self.executor.all_threads)
+        for start in range(0, n_chunks, size):  # as many as are submitted at once
+            slab = some_chunks(columns, start, start + size) if n_chunks > size else columns
             mapped = self._blockwise(name, function, slab, progress)
             arrays = [] if combine is not None and take is None else [mapped]
             if combine is not None:
@@ -151,6 +157,52 @@ class DaskJob:
         kept = found[0] if len(found) == 1 else list(itertools.chain.from_iterable(found))
         return kept, combine and (totals[0] if len(totals) == 1 else combine(totals))
 
+    def _compute_groups(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        columns: Sequence[Column],
+        groups: Sequence[Sequence[int]],
+        progress: Progress | None,
+        combine: Callable[[Iterable[Any]], Any] | None,
+    ) -> tuple[list[Any], Any]:
+        """Do what `_compute` does, with one task for each group of chunks."""
+        mapped = self._by_group(name, _GroupWork(function, combine), columns, groups, progress)
+        array = mapped if combine is None else _reduction(name, mapped, _itself, combine)
+        [handles] = self.executor.hold([array], progress, lambda key: f"task {key}, a group of chunks")
+        values = self.executor.values(handles)
+        if combine is not None:
+            return [], values[0]
+        found = dict(zip(itertools.chain.from_iterable(groups), itertools.chain.from_iterable(values), strict=True))
+        return [found[index] for index in range(len(found))], None
+
+    def _by_group(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        columns: Sequence[Column],
+        groups: Sequence[Sequence[int]],
+        progress: Progress | None,
+    ) -> da.Array:
+        """Return a Dask array with a block for each group of chunks; `blockwise` takes only neighbours together."""
+        import dask.array as da
+
+        name, shared = f"{name}-{uuid.uuid4().hex}", f"task-{uuid.uuid4().hex}"
+        graph: dict[Any, Any] = {shared: DataNode(shared, self._task(function, progress))}
+        for number, group in enumerate(groups):
+            arguments = [[column[index] for index in group] for column in columns]
+            futures = {value.key: value for values in arguments for value in values if _is_future(value)}
+            graph |= futures
+            references = [
+                List(*(TaskRef(value.key) if _is_future(value) else value for value in values)) for values in arguments
+            ]
+            graph[name, number] = Task((name, number), _run, TaskRef(shared), *references)
+        return da.Array(graph, name, ((1,) * len(groups),), dtype=object, meta=np.empty(0, object))
+
+    def _task(self, function: Callable[..., Any], progress: Progress | None) -> _Task:
+        topics = (None, None) if progress is None else (progress.topic, progress.failures)
+        return _Task(function, self.executor.attempts, *topics)
+
     def _blockwise(
         self, name: str, function: Callable[..., Any], columns: Sequence[Column], progress: Progress | None
     ) -> da.Array:
@@ -158,9 +210,8 @@ class DaskJob:
         import dask.array as da
         from dask.layers import ArrayValuesDep
 
-        topics = (None, None) if progress is None else (progress.topic, progress.failures)
         # What all tasks share is one node of the graph, so that each task is a few hundred bytes.
-        shared = dask.delayed(_Task(function, self.executor.attempts, *topics), pure=False, traverse=False)
+        shared = dask.delayed(self._task(function, progress), pure=False, traverse=False)
         arrays: list[Any] = []
         for column in columns:
             if isinstance(column, PersistedBlocks):
@@ -221,6 +272,22 @@ def _run(task: _Task, *blocks: Any) -> Any:
     return result
 
 
+class _GroupWork:
+    """Runs a function on each chunk of a group, and combines the results if there is a `combine`."""
+
+    def __init__(self, function: Callable[..., Any], combine: Callable[[Iterable[Any]], Any] | None) -> None:
+        self._function, self._combine = function, combine
+
+    def n_rows(self, chunks: Sequence[Any]) -> int:
+        """Return the number of rows of all chunks."""
+        return sum(map(self._function.n_rows, chunks))  # type: ignore[attr-defined]  # of what shows progress
+
+    def __call__(self, *columns: Sequence[Any]) -> Any:
+        """Call the function for each chunk."""
+        results = [self._function(*blocks) for blocks in zip(*columns, strict=True)]
+        return results if self._combine is None else self._combine(results)
+
+
 def _is_future(value: Any) -> bool:
     return type(value).__module__.startswith("distributed.") and hasattr(value, "key")
 
@@ -275,6 +342,11 @@ def some_chunks(columns: Sequence[Column], start: int, stop: int) -> list[Column
     """Return the columns of the chunks from `start` to `stop`."""
     chunks = slice(start, stop)
     return [one[chunks] if isinstance(one, Sequence) else one.blocks[chunks] for one in columns]
+
+
+def slab_size(n_threads: int) -> int:
+    """Return the number of tasks of a map that are submitted at a time: several for each thread."""
+    return max(SLAB, 8 * n_threads)
 
 
 def n_graph_tasks(n_chunks: int, *, reduced: bool = False, kept: bool = False, is_cluster: bool = False) -> int:

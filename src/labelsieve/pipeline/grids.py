@@ -19,10 +19,16 @@ if TYPE_CHECKING:
 BATCH_BYTES: Final = 48_000_000
 # Bytes of a partition, which a task streams: large enough for few tasks, small enough to balance and to repeat.
 PARTITION_BYTES: Final = 512_000_000
+# Bytes of a partition for each thread of the cluster, if that is more. While the scheduler spends 2.5 ms on a partition
+# for each thread, each thread reads 250 MB/s: so the scheduler is busy for 0.4 of the reading time however many threads
+# there are.
+SCHEDULED_BYTES: Final = 1_560_000
 # The batches of all threads take at most this share of the memory.
 _BATCH_SHARE: Final = 0.25
-# Each thread gets fewer partitions of remote storage, where each begins with a wait for the first answer.
+# Each thread gets fewer partitions of remote storage, where each begins with a wait for the first answer, unless they
+# are so large that the wait does not matter.
 REMOTE_PARTITIONS_A_THREAD: Final = 2
+_REMOTE_BYTES: Final = 128_000_000
 
 
 def plan_source_grid(
@@ -114,8 +120,10 @@ def group_size(
     """Return the number of batches of `batch_bytes` bytes in a partition."""
     if partition_batches != "auto":
         return int(partition_batches)
-    each = REMOTE_PARTITIONS_A_THREAD if remote else partitioning.PARTITIONS_A_THREAD
-    target = min(PARTITION_BYTES, total_bytes // (n_threads * each))
+    target = total_bytes // (n_threads * partitioning.PARTITIONS_A_THREAD)
+    if remote:
+        target = max(target, min(_REMOTE_BYTES, total_bytes // (n_threads * REMOTE_PARTITIONS_A_THREAD)))
+    target = min(target, max(PARTITION_BYTES, n_threads * SCHEDULED_BYTES))
     return max(1, target // max(1, batch_bytes))
 
 

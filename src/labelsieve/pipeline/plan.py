@@ -15,7 +15,7 @@ from labelsieve.errors import MemoryLimitError
 from labelsieve.execution.executor import Executor
 from labelsieve.memory import expected_issues, size
 from labelsieve.partitioning import spans
-from labelsieve.pipeline.dask_job import n_graph_tasks
+from labelsieve.pipeline.dask_job import n_graph_tasks, slab_size
 from labelsieve.pipeline.inputs import Inputs, kept_bytes
 from labelsieve.pipeline.passes import rounds
 from labelsieve.settings import Settings
@@ -148,7 +148,7 @@ def make_plan(
         batch_rows=grid.largest_batch,
         n_partitions=grid.n_partitions,
         n_tasks=_n_tasks(inputs, rule, executor, n_spans, stored=stored),
-        n_slabs=-(-grid.n_partitions // memory.SLAB),
+        n_slabs=-(-grid.n_partitions // slab_size(executor.all_threads)),
         network_bytes=_network_bytes(inputs, rule, executor, n_spans),
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
@@ -257,5 +257,5 @@ def _network_bytes(inputs: Inputs, rule: Filter, executor: Executor, n_spans: in
 def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
     """Return the number of tasks of each map over the row summaries."""
     if not stored:
-        return inputs.grid.n_partitions
+        return executor.n_groups(inputs.grid.n_partitions)
     return len(spans(inputs.grid, inputs.need(settings).row, executor.all_threads))

@@ -81,7 +81,8 @@ def test_rows_are_told_as_they_are_done(bars, client, where, adjust):
         elif where != "cluster":
             assert steps_of(bar) == [40] * 50
         else:  # what is told too late is one step at the end
-            assert set(steps_of(bar)[:-1]) <= {40}
+            # Summaries are worked on in a task for each worker, one of its partitions after the other.
+            assert bar.desc in ("threshold", "rank") or set(steps_of(bar)[:-1]) <= {40}
     assert said["read"].postfix.endswith(" GB/s")
     assert said["threshold"].postfix == ""
 
