@@ -121,7 +121,7 @@ __all__ = ["Need"]
 
 # Memory for a batch that is read whole, in units of its decoded bytes: decoded, stored, and some reserve.
 BATCH_COPIES: Final = 2.25
-# Tasks of a map that are submitted at a time, so that client and scheduler never hold more.
+# Tasks of a map that are submitted at a time on this machine, whose memory this bounds; see `dask_job.slab_size`.
 SLAB: Final = 4096
 
 # The interpreter with NumPy, Dask and Zarr, before any work. Workers of a cluster have an event loop and its state too.

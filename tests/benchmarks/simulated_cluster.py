@@ -124,7 +124,7 @@ def measure(
         "received_mb": (after["received"] - before["received"]) / 1e6,
         "fetched_mb": (meter.fetched_bytes - simulator.fetched_bytes) / 1e6,
         "issues": issues.num_issues,
-        "kinds": dict(meter.n_tasks - simulator.n_tasks),
+        "kinds": json.dumps(meter.n_tasks - simulator.n_tasks),
     }
 
 

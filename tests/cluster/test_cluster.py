@@ -194,7 +194,7 @@ def test_partitions_of_any_size_give_the_same_bits(in_process, stored, want):
 
 
 def test_a_map_in_slabs_gives_the_same_bits(in_process, stored, tmp_path, want, monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.dask_job.SLAB", 5)
+    monkeypatch.setattr("labelsieve.pipeline.dask_job.slab_size", lambda _: 5)
     assert_same_bits(find(*KINDS["npy"](stored), client=in_process, **CUT), want)
     assert_same_bits(find(LABELS, PROBS, client=in_process, output=tmp_path / "out.zarr", **CUT), want)
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import dask
 import numpy as np
 from dask.sizeof import sizeof
-from dask.utils import typename
+from dask.utils import key_split, typename
 from distributed.batched import BatchedSend
 from distributed.comm import connect
 from distributed.core import Server, Status
@@ -85,6 +85,9 @@ class SimulatedSource(Source):
     """
 
     prefetch_bytes = 64_000_000  # as a remote source
+
+    def _content(self):
+        return "simulated"
 
     def __init__(self, n_rows: int, n_classes: int, row_bytes: int, store: Store | None = None) -> None:
         shape = (n_rows, n_classes) if store else (n_rows,)
@@ -305,7 +308,7 @@ class SimulatedWorker(Server):
         finally:
             _worker_cvar.reset(token)
         seconds = sum(spent) * self.slowness
-        meter.n_tasks[str(key[0] if isinstance(key, tuple) else key).rsplit("-", 1)[0]] += 1
+        meter.n_tasks[key_split(key)] += 1
         if spent:
             meter.busy_s, meter.n_reads = meter.busy_s + seconds, meter.n_reads + 1
             meter.first_s, meter.last_s = min(meter.first_s, start), max(meter.last_s, start + seconds)

@@ -102,8 +102,8 @@ class ClusterExecutor(Executor):
         """Return the number of groups that `groups` makes, where each worker holds some blocks."""
         return min(n_blocks, self.n_processes * _groups_of_worker(self))
 
-    def groups(self, blocks: PersistedBlocks) -> list[list[int]]:
-        """Return the numbers of the blocks that each worker holds, in a group for each of its threads.
+    def groups(self, blocks: Sequence[Any]) -> list[list[int]]:
+        """Return the numbers of the blocks that each worker holds, given their futures: a group for each thread.
 
         A task for each group instead of each block keeps the scheduler from being the limit while all workers wait.
         """

@@ -98,7 +98,7 @@ class Executor(abc.ABC):
         """Return the number of tasks of a map over `n_blocks` blocks that are kept where they were made."""
         return n_blocks
 
-    def groups(self, blocks: PersistedBlocks) -> list[list[int]]:  # noqa: ARG002  # of blocks on this machine
+    def groups(self, blocks: Sequence[Any]) -> list[list[int]]:  # noqa: ARG002  # of blocks on this machine
         """Return the numbers of the blocks in groups, each held by one worker; an empty list for a task each."""
         return []
 

@@ -136,13 +136,13 @@ class DaskJob:
                 n_rows: int = function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what shows progress
                 progress.advance(n_rows, rows_read(result, n_rows))
             return [result], combine and combine([take(result) if take else result])
-        if take is None and isinstance(columns[0], PersistedBlocks):
+        if take is None and isinstance(columns[0], list) and _is_future(columns[0][0]):
             groups = self.executor.groups(columns[0])
             if groups:
                 return self._compute_groups(name, function, columns, groups, progress, combine)
         found, totals, describe = [], list[Any](), partial(_describe, name, function)
         n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
-        size = slab_size(self.executor.all_threads)
+        size = slab_size(self.executor)
         for start in range(0, n_chunks, size):  # as many as are submitted at once
             slab = some_chunks(columns, start, start + size) if n_chunks > size else columns
             mapped = self._blockwise(name, function, slab, progress)
@@ -344,9 +344,12 @@ def some_chunks(columns: Sequence[Column], start: int, stop: int) -> list[Column
     return [one[chunks] if isinstance(one, Sequence) else one.blocks[chunks] for one in columns]
 
 
-def slab_size(n_threads: int) -> int:
-    """Return the number of tasks of a map that are submitted at a time: several for each thread."""
-    return max(SLAB, 8 * n_threads)
+def slab_size(executor: Executor) -> int:
+    """Return the number of tasks of a map that are submitted at a time.
+
+    On a cluster they are more, because all threads wait for the last task of a slab.
+    """
+    return max(4 * SLAB, 8 * executor.all_threads) if executor.is_cluster else SLAB
 
 
 def n_graph_tasks(n_chunks: int, *, reduced: bool = False, kept: bool = False, is_cluster: bool = False) -> int:

@@ -148,7 +148,7 @@ def make_plan(
         batch_rows=grid.largest_batch,
         n_partitions=grid.n_partitions,
         n_tasks=_n_tasks(inputs, rule, executor, n_spans, stored=stored),
-        n_slabs=-(-grid.n_partitions // slab_size(executor.all_threads)),
+        n_slabs=-(-grid.n_partitions // slab_size(executor)),
         network_bytes=_network_bytes(inputs, rule, executor, n_spans),
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
