@@ -4,10 +4,10 @@
 
 ## JSON
 
-With ``--json``, `labelsieve find`, `labelsieve plan` and `labelsieve doctor` print one JSON object on stdout, in one line, and nothing else.
-The summary and the worst rows go to stderr (``--quiet`` leaves them out), and so does what libraries and worker
-processes print. The plan is not printed as text. Sizes are in bytes and end in ``_bytes``; times are in seconds and end
-in ``_s``. `labelsieve report` and `labelsieve demo` have no answer but their exit code.
+With ``--json``, `labelsieve find`, `labelsieve plan` and `labelsieve doctor` print one JSON object on stdout, in one
+line, and nothing else. The summary and the worst rows go to stderr (``--quiet`` leaves them out), and so does what
+libraries and worker processes print. The plan is not printed as text. Sizes are in bytes and end in ``_bytes``; times
+are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have no answer but their exit code.
 
 | Key of ``find`` | |
 |---|---|
@@ -61,7 +61,7 @@ run fail or might give a wrong result; a *warning* may make it slow, or fail lat
 
 | Key of a finding | |
 |---|---|
-| ``check`` | ``scheduler``, ``workers``, ``clock``, ``versions``, ``limits``, ``inputs``, ``plan``, ``workdir``, ``output`` or ``reading`` |
+| ``check`` | scheduler, workers, clock, versions, limits, inputs, plan, workdir, output or reading |
 | ``subject`` | ``client``, ``scheduler``, ``workers`` for all of them, or the address of a worker |
 | ``status`` | ``problem``, ``warning`` or ``ok`` |
 | ``message``, ``advice`` | what was found, and what to do; no advice is an empty text |

@@ -21,7 +21,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from labelsieve.confident_learning.filters import filter_of
-from labelsieve.errors import LabelsieveError, LabelsieveWarning, TaskFailedError
+from labelsieve.errors import LabelsieveError, LabelsieveWarning, TaskFailedError, UnwritableError
 from labelsieve.execution.cluster import WORKER_SHARE, DescribedExecutor, DescribedWorkers, worker_facts
 from labelsieve.execution.executor import Executor, LocalExecutor
 from labelsieve.execution.local_cluster import CONNECT_SECONDS, cluster
@@ -56,6 +56,8 @@ _PIECE_BYTES: Final = 4_000_000
 _CLIENT: Final = "client"
 _SCHEDULER: Final = "scheduler"
 _SHARED: Final = "Put it on a file system that all workers mount at the same path, or at a URL"
+# Errors of a place that is not there, or not to be written to.
+_NOT_SHARED: Final = ("FileNotFoundError", "UnreadableDataError", "UnwritableError", "PermissionError")
 
 Status = Literal["problem", "warning", "ok"]
 
@@ -496,13 +498,18 @@ class _Checks:
         else:
             probed = folder.folder(".doctor")
         failed = False
-        with shared_probe(probed) as probe:
-            for name, answer in self._ask(probe).items():
-                why = answer.failure or answer.misunderstanding
-                if why:
-                    failed = True
-                    message = f"it does not see what the client writes to {probed.where}, or cannot write there: {why}"
-                    self._add(check, name, "problem", message, _SHARED)
+        try:
+            with shared_probe(probed) as probe:
+                answers = self._ask(probe)
+        except UnwritableError as error:
+            self._add(check, _CLIENT, "problem", f"the {check} {folder.where} cannot be written: {error}", _SHARED)
+            return
+        for name, answer in answers.items():
+            why = answer.failure or answer.misunderstanding
+            if why:
+                failed = True
+                message = f"it does not see what the client writes to {probed.where}, or cannot write there: {why}"
+                self._add(check, name, "problem", message, _advice(answer.failure))
         if not isinstance(probed, LocalFolder):
             probed.delete()
         if not failed and self._readers:
@@ -569,6 +576,6 @@ def _advice(failure: str) -> str:
         return "Install what is missing in the environment of that process, and start it anew"
     if "InvalidInputError" in failure and "credentials" in failure:
         return "Give the credentials to that process, in its own environment"
-    if any(name in failure for name in ("FileNotFoundError", "UnreadableDataError", "PermissionError")):
+    if any(name in failure for name in _NOT_SHARED):
         return _SHARED
     return "Mend what the message names"
