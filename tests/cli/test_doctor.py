@@ -273,6 +273,16 @@ def test_bad_usage_exits_with_2(args, capsys):
     assert "see labelsieve doctor --help" in capsys.readouterr().err
 
 
+def test_the_environment_asks_for_json_even_where_usage_is_bad(monkeypatch, capfd):
+    monkeypatch.setenv("LABELSIEVE_DOCTOR_JSON", "1")
+    assert run(["doctor", "labels.npy"]) == 2
+    found = json.loads(capfd.readouterr().out)
+    assert (found["error"], found["exit_code"]) == ("UsageError", 2)
+    monkeypatch.setenv("LABELSIEVE_DOCTOR_TIMEOUT", "0.1")
+    assert run(["doctor", "--scheduler", "tcp://127.0.0.1:1"]) == 1
+    assert json.loads(capfd.readouterr().out)["num_problems"] == 1
+
+
 # Schedulers -----------------------------------------------------------------------------------------------------------
 
 
@@ -409,7 +419,7 @@ def bad(tmp_path_factory):
 @pytest.mark.slow
 def test_problems_and_warnings_are_of_the_right_workers(bad):
     found, names = bad
-    kinds = {name: kind for kind, name in names.items()}
+    kinds = {name: kind for kind, name in names.items()} | {"workers": "all"}
     problems = {(f["check"], kinds[f["subject"]]) for f in found["findings"] if f["status"] == "problem"}
     assert problems == {("versions", "other labelsieve"), ("versions", "no labelsieve"), ("workers", "dies")}
     certain = {
@@ -420,9 +430,9 @@ def test_problems_and_warnings_are_of_the_right_workers(bad):
         ("reading", "slow"),
     }
     warned = {(f["check"], kinds[f["subject"]]) for f in found["findings"] if f["status"] == "warning"}
-    # Ten workers may also be too much for this machine, which is said of the first one.
+    # Ten workers may be too much for this machine, and some of them slow.
     assert certain <= warned
-    assert {check for check, _ in warned - certain} <= {"limits", "reading"}
+    assert warned - certain <= {("limits", "all"), *(("reading", kind) for kind in BAD)}
 
 
 @pytest.mark.slow

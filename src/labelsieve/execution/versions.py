@@ -178,8 +178,9 @@ def check_versions(client: Any, workers: Collection[str]) -> None:
     if not new:
         return
     there = {f"worker {name}": found for name, found in _worker_versions(client, new).items()}
-    if not compared:
-        there["the scheduler"] = scheduler_versions(client)
+    of_scheduler = None if compared else scheduler_versions(client)
+    if of_scheduler is not None:
+        there["the scheduler"] = of_scheduler
     for difference in differences(installed_versions(_COMPARED_PACKAGES), there):
         if difference.status == "problem":
             raise TaskFailedError(difference.sentence)
@@ -204,12 +205,17 @@ def _worker_versions(client: Any, workers: list[str]) -> dict[str, Versions]:
     return found
 
 
-def scheduler_versions(client: Any, packages: Collection[str] = _COMPARED_PACKAGES) -> Versions:
-    """Return the versions of the scheduler, which loads functions of Labelsieve too, as part of graphs."""
+def scheduler_versions(client: Any, packages: Collection[str] = _COMPARED_PACKAGES) -> Versions | None:
+    """Return the versions of the scheduler, which loads functions of Labelsieve too, as part of graphs.
+
+    None if it is set not to run functions.
+    """
     try:
         return dict(client.run_on_scheduler(installed_versions, packages))
     except OSError:
         raise
+    except ValueError:  # "distributed.scheduler.blocked-handlers"
+        return None
     except Exception as error:  # noqa: BLE001  # whatever an import there has raised
         try:
             installed = str(client.run_on_scheduler(metadata.version, "labelsieve"))

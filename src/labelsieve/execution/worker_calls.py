@@ -67,6 +67,8 @@ def ask_plainly(
 
 
 def _each(client: Any, calls: Mapping[str, tuple[Any, ...]], patience: float) -> dict[str, Answer]:
+    from distributed.comm import CommClosedError
+
     async def ask(worker: str, turn: asyncio.Semaphore) -> Answer:
         function, *arguments = calls[worker]
         async with turn:
@@ -76,11 +78,12 @@ def _each(client: Any, calls: Mapping[str, tuple[Any, ...]], patience: float) ->
                 found = (await asyncio.wait_for(call, patience))[worker]
             except TimeoutError:
                 found = TimeoutError(f"no answer within {patience:g} seconds")
-            except (OSError, KeyError) as error:
-                found = OSError(str(error))
+            except OSError as error:
+                found = error
             answered = time.time()
         if isinstance(found, OSError):
-            return Answer(silence=" ".join(str(found).split()))
+            closed = isinstance(found, CommClosedError)
+            return Answer(silence="its connection was closed" if closed else " ".join(str(found).split()))
         if isinstance(found, Exception):
             return Answer(misunderstanding=found)
         value, failure = found if function is _attempt_in_thread else (found, "")

@@ -51,6 +51,8 @@ _FILES_A_WORKER: Final = 4
 _TEMPORARY_BYTES: Final = 1_000_000_000
 # A worker is slow if it reads at less than this share of the median.
 _SLOW_SHARE: Final = 1 / 3
+# A shorter read says nothing of a worker.
+_SLOW_S: Final = 0.1
 # Bytes read at a time from files without chunks.
 _PIECE_BYTES: Final = 4_000_000
 _CLIENT: Final = "client"
@@ -263,7 +265,7 @@ class _Checks:
             self._add("scheduler", _CLIENT, "problem", str(error), advice)
             return
         began = time.perf_counter()
-        self._client.run_on_scheduler(time.time)
+        self._client.nthreads()
         trip = time.perf_counter() - began
         self._found.processes[_SCHEDULER] = Process(_SCHEDULER, round_trip_s=trip)
         self._add("scheduler", _SCHEDULER, "ok", f"it answers at {address} in {1000 * trip:.1f} ms")
@@ -324,9 +326,11 @@ class _Checks:
         """Ask the processes for their facts, and compare versions; drop those with another Labelsieve."""
         there: dict[str, Versions] = {}
         if self._client is not None:
-            there[_SCHEDULER] = scheduler_versions(self._client, PACKAGES)
-            if not isinstance(there[_SCHEDULER], Exception):
-                self._found.processes[_SCHEDULER].facts = self._client.run_on_scheduler(process_facts)
+            versions = scheduler_versions(self._client, PACKAGES)
+            if versions is not None:
+                there[_SCHEDULER] = versions
+                if not isinstance(versions, Exception):
+                    self._found.processes[_SCHEDULER].facts = self._client.run_on_scheduler(process_facts)
         for name, answer in self._ask(process_facts).items():
             if answer.misunderstanding is not None:
                 plain = ask_plainly(self._client, [name], self._patience, metadata.version, "labelsieve")[name]
@@ -393,26 +397,27 @@ class _Checks:
             and n_threads * facts.blas_threads > facts.n_cores
         ):
             add(
-                f"each of its {n_threads} threads may start {facts.blas_threads} threads of BLAS, on {facts.n_cores} "
-                "cores. Labelsieve calls no BLAS, but your own Dask arrays may",
+                f"its {n_threads} thread{'s' if n_threads > 1 else ''} may start {facts.blas_threads} threads of BLAS "
+                f"each, on {facts.n_cores} cores. Labelsieve calls no BLAS, but your own Dask arrays may",
                 "Set OMP_NUM_THREADS=1 before it starts",
             )
 
     def _limits_of_host(self, processes: list[Process]) -> None:
         """Compare the workers of a machine or container with what it has."""
-        [first, *_], facts = processes, processes[0].facts
+        facts = processes[0].facts
         if facts is None:
             return
+        subject = processes[0].name if len(processes) == 1 else "workers"
         n_threads = sum(process.n_threads or 0 for process in processes)
         limits = sum(process.memory_limit or 0 for process in processes)
-        workers = f"the {len(processes)} workers on {facts.host}" if len(processes) > 1 else "it"
+        workers = f"the {len(processes)} of them on {facts.host}" if len(processes) > 1 else "it"
         if n_threads > facts.n_cores:
             message = f"{workers} run{'s' if workers == 'it' else ''} {n_threads} threads on {facts.n_cores} cores"
-            self._add("limits", first.name, "warning", message, "Start workers with fewer threads: --nthreads")
+            self._add("limits", subject, "warning", message, "Start workers with fewer threads: --nthreads")
         if limits > facts.most_bytes * 1.001:  # limits in text are rounded
             message = f"{workers} may take {size(limits)} in all, and the machine or container has "
             self._add(
-                *("limits", first.name, "warning", message + size(facts.most_bytes)),
+                *("limits", subject, "warning", message + size(facts.most_bytes)),
                 "Start workers with a lower --memory-limit, or the kernel kills them before Dask pauses them",
             )
 
@@ -435,7 +440,7 @@ class _Checks:
             inputs = open_inputs(*opened, executor=self._executor(), read=False)
             plan = make_plan(inputs, filter_of(Settings()), self._executor(), workdir=workdir, output=output)
             each = " of each worker" if self._client is not None else ""
-            message = f"{size(plan.bytes_read)} to read; peak memory{each} {size(plan.process_bytes)}, which may be "
+            message = f"{size(plan.bytes_read)} to read; peak memory{each} {size(plan.process_bytes)} of "
             self._add("plan", self._readers_named, "ok", f"{message}{size(plan.limit)}")
         failed = False
         for name, one in zip(("labels", "pred_probs"), opened, strict=True):
@@ -529,12 +534,12 @@ class _Checks:
         if not read:
             return
         median = statistics.median(read.values())
-        slow = [name for name, rate in read.items() if rate < _SLOW_SHARE * median]
+        slow = [name for name in read if self._is_slow(name, median)]
         if slow:  # once more: the first read may have waited for something else
             self._note_rates(self._ask({name: calls[name] for name in slow if name in self._readers}))
         for name in slow:
-            rate = self._found.processes[name].read_rate
-            if rate is not None and rate < _SLOW_SHARE * median:
+            if self._is_slow(name, median):
+                rate = self._found.processes[name].read_rate or 0
                 message = f"it reads {size(rate)} per second, and the median of all workers is {size(median)}"
                 self._add(
                     "reading", name, "warning", message, "See what else its machine or network does, or leave it out"
@@ -544,6 +549,10 @@ class _Checks:
         spread = f"{size(rates[0])} to {size(rates[-1])}" if len(rates) > 1 else size(rates[0])
         message = f"{spread} of pred_probs per second, in a read of {size(most)}"
         self._add("reading", self._readers_named, "ok", message)
+
+    def _is_slow(self, name: str, median: float) -> bool:
+        process = self._found.processes[name]
+        return (process.read_rate or 0) < _SLOW_SHARE * median and (process.read_s or 0) > _SLOW_S
 
     def _note_rates(self, answers: dict[str, Answer]) -> None:
         """Note what was read; of two reads the faster one."""
