@@ -45,7 +45,8 @@ class ClusterExecutor(Executor):
     def __init__(self, client: Any, max_memory: int | None = None, retries: int = 0) -> None:
         self._client, self.retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
         workers = self._workers()
-        check_versions(client, workers)
+        with self._watching([]):
+            check_versions(client, workers)
         limits = {name: int(worker["memory_limit"] or 0) for name, worker in workers.items()}
         if not all(limits.values()):  # a worker without its own limit has the limit of its machine or container
             limits |= {name: free for name, free in self._on_workers(free_bytes).items() if not limits.get(name)}
