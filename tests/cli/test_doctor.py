@@ -524,7 +524,7 @@ def test_find_warns_of_another_numpy_and_goes_on(tmp_path):
         cluster = processes.cluster(0)
         cluster.add_worker(env=faked(processes, "other numpy"))
         cluster.wait_for_workers(1)
-        code, out, err = processes.find(*FILES, "--scheduler", cluster.address).wait()
+        code, out, err = processes.find(*FILES, "--scheduler", cluster.address, "--batch-size", 2000).wait()
     assert code == 0
     assert re.search(
         rf"labelsieve: warning: worker tcp://\S+: numpy 2.0.99 there, {re.escape(np.__version__)} here", err
