@@ -9,6 +9,7 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import dask
 import numpy as np
 import pytest
 from distributed import Client, LocalCluster
@@ -19,7 +20,7 @@ import s3
 from draws import draw
 from labelsieve.cli.app import run
 from labelsieve.execution import local_cluster, process_facts
-from labelsieve.pipeline import doctor
+from labelsieve.pipeline import diagnosis, doctor
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.lock import own_folder
 from processes import Processes
@@ -69,7 +70,12 @@ FAKES = {
         from labelsieve.execution import local_cluster, process_facts
         process_facts.process_facts = lambda: time.sleep(1000)
         """,
-    "no s3fs": "import sys; sys.modules['s3fs'] = None",
+    "no s3fs": """
+        import sys, time
+        now = time.time
+        time.time = lambda: now() - 3600
+        sys.modules["s3fs"] = None
+        """,
 }
 
 
@@ -321,7 +327,9 @@ def test_a_port_that_is_not_a_schedulers_is_named_in_time(answer, monkeypatch, c
         code, found = answer(*FILES, "--scheduler", address, "--timeout", "0.5")
         [said] = findings(found, "problem")
         assert (code, address in said, message in said) == (1, True, True)
-        assert findings(found, "ok", "inputs", "client"), "what this machine can tell is checked all the same"
+        checks = {finding["check"] for finding in found["findings"]}
+        assert {"scheduler", "inputs"} <= checks, "what this machine can tell"
+        assert not {"workers", "plan", "reading"} & checks
         patience = {"start": True, "patience": 0.5}
         monkeypatch.setattr(local_cluster.cluster.__wrapped__, "__kwdefaults__", patience)
         for command in ("find", "plan"):
@@ -382,6 +390,30 @@ def test_a_good_cluster(answer, good, capfd):
     assert names_in(".") == FILES
     assert run(["doctor", *args]) == 0
     assert re.search(r"^ok       inputs     client: 4,000 rows", capfd.readouterr().out, re.MULTILINE)
+
+
+def test_workers_that_may_take_more_than_there_is(answer):
+    machine = process_facts.process_facts()
+    with (
+        dask.config.set({"distributed.worker.memory.pause": 0.5}),
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=machine.n_cores,
+            processes=False,
+            protocol="tcp",
+            memory_limit=machine.most_bytes,
+            dashboard_address="127.0.0.1:0",
+        ) as cluster,
+    ):
+        code, found = answer("--scheduler", cluster.scheduler_address)
+    assert code == 0
+    said = findings(found, "warning", "limits")
+    both = f"the 2 of them on {machine.host} "
+    assert any(f"{both}run {2 * machine.n_cores} threads on {machine.n_cores} cores" in one for one in said)
+    assert any(f"{both}may take " in one and "--memory-limit" in one for one in said)
+    paused = [one for one in said if one.startswith("Dask pauses it at 50% of its memory limit")]
+    assert len(paused) == 2
+    assert all("--max-memory" in one for one in paused)
 
 
 def test_an_adaptive_cluster_starts_a_worker_for_the_question(answer):
@@ -479,10 +511,12 @@ def test_facts_of_workers_are_side_by_side(bad):
 def test_the_text_has_a_table_of_versions_that_differ(capsys):
     facts = process_facts.process_facts()
     others = facts.__class__(**facts.__dict__ | {"versions": facts.versions | {"zarr": "3.0.0"}})
-    processes = {name: doctor.Process(name, one) for name, one in {"client": facts, "a": others, "b": others}.items()}
+    processes = {
+        name: diagnosis.Process(name, one) for name, one in {"client": facts, "a": others, "b": others}.items()
+    }
     message = f"zarr 3.0.0 there, {facts.versions['zarr']} here"
-    found = [doctor.Finding("versions", name, "warning", message, "Install it") for name in "ab"]
-    lines = labelsieve.cli.text.doctor_text(doctor.Diagnosis(found, processes), verbose=False).splitlines()
+    found = [diagnosis.Finding("versions", name, "warning", message, "Install it") for name in "ab"]
+    lines = labelsieve.cli.text.doctor_text(diagnosis.Diagnosis(found, processes), verbose=False).splitlines()
     assert lines == [
         f"warning  versions   a, b: {message}",
         "                    -> Install it",
@@ -607,9 +641,11 @@ def test_a_worker_without_the_package_for_urls(tmp_path, monkeypatch):
             said = processes.find(*urls, *place).fails(1)
         assert fs.ls(s3.BUCKET) == [f"{s3.BUCKET}/{name}" for name in FILES]
     assert code == 1, err
-    problems = findings(json.loads(out), "problem")
+    clock, *problems = findings(json.loads(out), "problem")
+    assert clock.startswith("its clock is 3")
+    assert "behind the client's: S3 refuses requests" in clock
     assert len(problems) == 4
     for problem in problems:
         assert re.search(r"MissingDependencyError: .* -m pip install .*\[s3\]", problem)
-        assert "Install what is missing" in problem or "workdir" not in problem
+        assert problem.endswith("-> Install what is missing in the environment of that process, and start it anew")
     assert re.search(r"worker tcp://\S+: .*-m pip install .*\[s3\]", said)

@@ -15,7 +15,7 @@ import click
 from labelsieve import __version__
 from labelsieve.errors import LabelsieveError
 from labelsieve.memory import peak_bytes
-from labelsieve.pipeline.doctor import Diagnosis, Process
+from labelsieve.pipeline.diagnosis import Diagnosis, Process
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.storage.urls import without_query

@@ -6,7 +6,7 @@ from typing import Final
 
 from labelsieve.execution.versions import PACKAGES, named
 from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, size
-from labelsieve.pipeline.doctor import Diagnosis, Process
+from labelsieve.pipeline.diagnosis import Diagnosis, Process
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.result import RunFacts

@@ -12,11 +12,10 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from labelsieve.execution.process_facts import ProcessFacts, process_facts
 from labelsieve.execution.versions import PACKAGES, Versions, differences, scheduler_versions, why_not_ours
 from labelsieve.execution.worker_calls import Answer, ask_each, ask_here, ask_plainly
 from labelsieve.memory import size
+from labelsieve.pipeline.diagnosis import Diagnosis, Finding, Process, Status
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job import refuse_nested
 from labelsieve.pipeline.opening import open_inputs, open_pair
@@ -60,86 +60,6 @@ _SCHEDULER: Final = "scheduler"
 _SHARED: Final = "Put it on a file system that all workers mount at the same path, or at a URL"
 # Errors of a place that is not there, or not to be written to.
 _NOT_SHARED: Final = ("FileNotFoundError", "UnreadableDataError", "UnwritableError", "PermissionError")
-
-Status = Literal["problem", "warning", "ok"]
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One result of a check.
-
-    Parameters
-    ----------
-    check : str
-        Name of the check.
-    subject : str
-        ``client``, ``scheduler``, ``workers`` for all of them, or the address of a worker.
-    status : {"problem", "warning", "ok"}
-        How bad it is.
-    message, advice : str
-        What was found, and what to do; there is no advice if all is well.
-    """
-
-    check: str
-    subject: str
-    status: Status
-    message: str
-    advice: str = ""
-
-
-@dataclass
-class Process:
-    """What is known of a process; None where nothing is.
-
-    Parameters
-    ----------
-    name : str
-        ``client``, ``scheduler`` or the address of a worker.
-    facts : ProcessFacts, optional
-        What it says of itself.
-    n_threads, memory_limit : int, optional
-        Threads of a worker, and its memory limit in bytes; 0 for none.
-    clock_difference_s, round_trip_s : float, optional
-        How far its clock is ahead of the client's, and how long it took to ask for it.
-    read_bytes : int, optional
-        Bytes of `pred_probs` that it read as a test.
-    read_s : float, optional
-        Seconds that this took.
-    """
-
-    name: str
-    facts: ProcessFacts | None = None
-    n_threads: int | None = None
-    memory_limit: int | None = None
-    clock_difference_s: float | None = None
-    round_trip_s: float | None = None
-    read_bytes: int | None = None
-    read_s: float | None = None
-
-    @property
-    def read_rate(self) -> float | None:
-        """Bytes read per second."""
-        return None if self.read_bytes is None or not self.read_s else self.read_bytes / self.read_s
-
-
-@dataclass
-class Diagnosis:
-    """What `diagnose` has found.
-
-    Parameters
-    ----------
-    findings : list of Finding
-        In the order of the checks.
-    processes : dict of str to Process
-        By their names.
-    """
-
-    findings: list[Finding] = field(default_factory=list)
-    processes: dict[str, Process] = field(default_factory=dict)
-
-    def count(self, status: Status) -> int:
-        """Return the number of findings with a status."""
-        return sum(finding.status == status for finding in self.findings)
 
 
 def diagnose(
@@ -435,6 +355,10 @@ class _Checks:
             message = f"labels are {opened[0].dtype}, which cannot hold all of the {n_classes:,} classes of pred_probs"
             advice = "See that the labels did not overflow when they were stored, and that the two belong together"
             self._add("inputs", _CLIENT, "warning", message, advice)
+        shapes = f"{n_rows:,} rows, {n_classes:,} classes, {opened[1].dtype}; labels {opened[0].dtype}"
+        if not self._readers:
+            self._add("inputs", _CLIENT, "ok", shapes)
+            return None
         inputs: Inputs | None = None
         with self._reporting("plan", "Take what would fit, or more memory; labelsieve plan takes the same options"):
             inputs = open_inputs(*opened, executor=self._executor(), read=False)
@@ -453,15 +377,14 @@ class _Checks:
                     message = f"it cannot open {name} ({one.where}): {why}"
                     self._add("inputs", worker, "problem", message, _advice(answer.failure))
         if not failed:
-            everywhere = ", and all workers can open them" if self._client is not None and self._readers else ""
-            message = f"{n_rows:,} rows, {n_classes:,} classes, {opened[1].dtype}; labels {opened[0].dtype}{everywhere}"
-            self._add("inputs", _CLIENT, "ok", message)
+            everywhere = ", and all workers can open them" if self._client is not None else ""
+            self._add("inputs", _CLIENT, "ok", f"{shapes}{everywhere}")
         return inputs
 
     def _executor(self) -> Executor:
         """Return what stands for the processes in a plan, and runs nothing."""
         processes = [self._found.processes[name] for name in self._readers]
-        if self._client is None or not processes:
+        if self._client is None:
             return LocalExecutor()
         limits = [one.memory_limit or (one.facts.free_bytes if one.facts else 0) for one in processes]
         threads = max(one.n_threads or 1 for one in processes)
