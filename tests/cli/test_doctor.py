@@ -639,6 +639,7 @@ def test_a_worker_without_the_package_for_urls(tmp_path, monkeypatch):
             )
             code, out, err = job.wait()
             said = processes.find(*urls, *place).fails(1)
+        assert run(["doctor", *urls, "--workdir", f"s3://{s3.BUCKET}/work", "-o", f"s3://{s3.BUCKET}/i.zarr"]) == 0
         assert fs.ls(s3.BUCKET) == [f"{s3.BUCKET}/{name}" for name in FILES]
     assert code == 1, err
     clock, *problems = findings(json.loads(out), "problem")

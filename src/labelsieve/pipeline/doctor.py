@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -25,7 +24,14 @@ from labelsieve.execution.cluster import WORKER_SHARE, DescribedExecutor, Descri
 from labelsieve.execution.executor import Executor, LocalExecutor
 from labelsieve.execution.local_cluster import CONNECT_SECONDS, cluster
 from labelsieve.execution.process_facts import ProcessFacts, process_facts
-from labelsieve.execution.versions import PACKAGES, Versions, differences, scheduler_versions, why_not_ours
+from labelsieve.execution.versions import (
+    PACKAGES,
+    Versions,
+    differences,
+    installed_versions,
+    scheduler_versions,
+    why_not_ours,
+)
 from labelsieve.execution.worker_calls import Answer, ask_each, ask_here, ask_plainly
 from labelsieve.memory import size
 from labelsieve.pipeline.diagnosis import Diagnosis, Finding, Process, Status
@@ -41,7 +47,7 @@ from labelsieve.sources.open_array import Opened
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, shared_probe
 from labelsieve.storage.lock import owner_of
 
-# Clocks that differ by this many seconds confuse who reads logs; S3 refuses requests from the second difference on.
+# Clocks that differ by more seconds than the first confuse readers of logs. By the second, S3 refuses requests.
 _CLOCK_S: Final = 2
 _S3_CLOCK_S: Final = 900
 # Open files and connections that a process needs, and how many more for each worker.
@@ -244,12 +250,12 @@ class _Checks:
 
     def versions(self) -> None:
         """Ask the processes for their facts, and compare versions; drop those with another Labelsieve."""
-        there: dict[str, Versions] = {}
+        here, there = installed_versions(), dict[str, Versions]()
         if self._client is not None:
             versions = scheduler_versions(self._client, PACKAGES)
             if versions is not None:
                 there[_SCHEDULER] = versions
-                if not isinstance(versions, Exception):
+                if not isinstance(versions, Exception) and versions["labelsieve"] == here["labelsieve"]:
                     self._found.processes[_SCHEDULER].facts = self._client.run_on_scheduler(process_facts)
         for name, answer in self._ask(process_facts).items():
             if answer.misunderstanding is not None:
@@ -260,9 +266,8 @@ class _Checks:
             elif name != _CLIENT:
                 self._found.processes[name].facts = answer.value
                 there[name] = answer.value.versions
-        here = self._found.processes[_CLIENT].facts
         n_before = len(self._found.findings)
-        for difference in differences(here.versions if here else {}, there):
+        for difference in differences(here, there):
             for name in difference.processes:
                 self._add("versions", name, difference.status, difference.message, difference.advice)
                 if difference.status == "problem" and name in self._readers:
@@ -419,10 +424,8 @@ class _Checks:
     def _share(self, check: str, folder: Folder) -> None:
         """Let all processes write in `folder`, or in the folder in which it would be made."""
         if isinstance(folder, LocalFolder):
-            around = (path for path in (folder.path, *folder.path.parents) if path.is_dir())
-            probed: Folder = LocalFolder(next(around, Path(folder.path.anchor)))
-            if check == "output":
-                probed = LocalFolder(folder.path.parent)
+            places = [folder.path.parent] if check == "output" else [folder.path, *folder.path.parents]
+            probed: Folder = LocalFolder(next(path for path in places if path.is_dir()))
         else:
             probed = folder.folder(".doctor")
         failed = False
@@ -430,7 +433,8 @@ class _Checks:
             with shared_probe(probed) as probe:
                 answers = self._ask(probe)
         except UnwritableError as error:
-            self._add(check, _CLIENT, "problem", f"the {check} {folder.where} cannot be written: {error}", _SHARED)
+            advice = "Name a folder that this process may write to"
+            self._add(check, _CLIENT, "problem", f"the {check} {folder.where} cannot be written: {error}", advice)
             return
         for name, answer in answers.items():
             why = answer.failure or answer.misunderstanding
