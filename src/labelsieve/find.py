@@ -121,8 +121,10 @@ absent.
 ## Clusters
 
 Labelsieve uses the active `distributed.Client` or the one that you pass as `client`, and nothing else of the cluster.
-Inputs, `workdir` and `output` must be where all workers can reach them: a shared file system or `s3://` URLs. Workers
-need the same versions of Labelsieve, NumPy and Zarr as the client.
+Inputs, `workdir` and `output` must be where all workers can reach them: a shared file system or `s3://` URLs. Scheduler
+and workers need the same version of Labelsieve as the client, and should have the same versions of Python, NumPy, Dask
+and Zarr. ``labelsieve doctor labels.zarr pred_probs.zarr --scheduler tcp://host:8786`` checks versions, limits and
+clocks, whether each worker can read the inputs and write to the workdir and the output, and how fast it reads.
 
 | Where | The client |
 |---|---|

@@ -4,10 +4,10 @@
 
 ## JSON
 
-With ``--json``, `labelsieve find` and `labelsieve plan` print one JSON object on stdout, in one line, and nothing else.
-The summary and the worst rows go to stderr (``--quiet`` leaves them out), and so does what libraries and worker
-processes print. The plan is not printed as text. Sizes are in bytes and end in ``_bytes``; times are in seconds and end
-in ``_s``. `labelsieve report` and `labelsieve demo` have no answer but their exit code.
+With ``--json``, `labelsieve find`, `labelsieve plan` and `labelsieve doctor` print one JSON object on stdout, in one
+line, and nothing else. The summary and the worst rows go to stderr (``--quiet`` leaves them out), and so does what
+libraries and worker processes print. The plan is not printed as text. Sizes are in bytes and end in ``_bytes``; times
+are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have no answer but their exit code.
 
 | Key of ``find`` | |
 |---|---|
@@ -46,6 +46,41 @@ in ``_s``. `labelsieve report` and `labelsieve demo` have no answer but their ex
 | ``summary_bytes``, ``score_bytes``, ``mask_bytes`` | sizes of the summaries, scores and mask of all rows |
 | ``issue_bytes`` | size of one issue |
 | ``warnings``, ``version`` | as for ``find`` |
+
+`labelsieve doctor` answers with this object also if it finds problems, and exits with 1 then. A *problem* would make a
+run fail or might give a wrong result; a *warning* may make it slow, or fail later, and leaves the exit code at 0.
+
+| Key of ``doctor`` | |
+|---|---|
+| ``exit_code`` | 1 if there are problems, otherwise 0 |
+| ``num_problems``, ``num_warnings`` | number of findings with that status |
+| ``findings`` | a list of objects, in the order of the checks |
+| ``processes`` | a list of objects: the client, the scheduler, and each worker |
+| ``total_s`` | wall time of the command, except imports |
+| ``warnings``, ``version`` | as for ``find`` |
+
+| Key of a finding | |
+|---|---|
+| ``check`` | scheduler, workers, clock, versions, limits, inputs, plan, workdir, output or reading |
+| ``subject`` | ``client``, ``scheduler``, ``workers`` for all of them, or the address of a worker |
+| ``status`` | ``problem``, ``warning`` or ``ok`` |
+| ``message``, ``advice`` | what was found, and what to do; no advice is an empty text |
+
+| Key of a process | |
+|---|---|
+| ``name``, ``host`` | ``client``, ``scheduler`` or the address of a worker; its machine or container |
+| ``threads``, ``cores`` | threads that read, and cores that the process may use |
+| ``memory_limit_bytes`` | memory limit of a worker; 0 for none |
+| ``host_memory_bytes``, ``free_memory_bytes`` | memory of the machine or control group, and what is left of it |
+| ``open_files_limit`` | files and connections that it may have open; null for any number |
+| ``blas_threads`` | threads of BLAS that each thread may start |
+| ``temporary_folder``, ``temporary_free_bytes`` | where temporary files go, and the space left there |
+| ``allocator`` | environment variables that change the allocator of the C library |
+| ``clock_difference_s``, ``round_trip_s`` | how far its clock is ahead of the client's, and the time to ask for it |
+| ``read_bytes``, ``read_bytes_per_s`` | bytes of `pred_probs` that it read as a test, and how fast |
+| ``versions`` | object of package and version |
+
+Facts that are not known are null: those of a process that does not answer, or of which nobody asked.
 
 A command that fails prints this object instead; bad usage, Ctrl-C and SIGTERM do too.
 

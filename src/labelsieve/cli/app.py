@@ -1,4 +1,4 @@
-"""The command line: ``labelsieve find``, ``plan``, ``report`` and ``demo``."""
+"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from labelsieve.cli.interrupts import (
     print_answer,
     raising,
 )
-from labelsieve.cli.json_text import error_answer, find_answer, json_line, plan_answer
+from labelsieve.cli.json_text import doctor_answer, error_answer, exit_code_of, find_answer, json_line, plan_answer
 from labelsieve.cli.options import EXIT_CODES, PAGE, RUN, FilePath, HeadedOption, JobCommand
-from labelsieve.cli.text import plan_text, summary_text, worst_text
+from labelsieve.cli.text import doctor_text, plan_text, summary_text, worst_text
 from labelsieve.errors import (
     InputTypeError,
     InUseError,
@@ -37,9 +37,10 @@ from labelsieve.errors import (
     MissingDependencyError,
     WorkdirError,
 )
-from labelsieve.execution.local_cluster import check_performance_report, cluster, reporting_performance
+from labelsieve.execution.local_cluster import CONNECT_SECONDS, check_performance_report, cluster, reporting_performance
 from labelsieve.execution.progress import listened_to
 from labelsieve.find import find_label_issues, plan_label_issues
+from labelsieve.pipeline.doctor import diagnose
 from labelsieve.results import export
 from labelsieve.results.label_issues import load
 from labelsieve.results.publish import check_output
@@ -166,6 +167,53 @@ def plan(
         return plan_answer(found)
     click.echo(plan_text(found))
     return None
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("labels", required=False)
+@click.argument("pred_probs", required=False)
+@_option("--scheduler", metavar="ADDRESS", help="Check the cluster of this scheduler too: tcp://host:8786.")
+@_option("--workdir", metavar="DIR|URL", help="Check that all workers can write there, and who uses it.")
+@_option("-o", "--output", help="Check that it can be written.")
+@_option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=CONNECT_SECONDS,
+    metavar="SECONDS",
+    help="How long to wait for the scheduler, for a first worker, and for each answer of a worker.",
+)
+@_option("--verbose", is_flag=True, help="Print all versions and limits.")
+@_option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+@click.pass_context
+def doctor(
+    ctx: click.Context,
+    labels: str | None,
+    pred_probs: str | None,
+    *,
+    scheduler: str | None,
+    workdir: str | None,
+    output: str | None,
+    timeout: float,
+    verbose: bool,
+    json: bool,
+) -> dict[str, Any]:
+    """Check this machine, a cluster, and whether a run would find what it needs.
+
+    Compares versions, limits and clocks, opens the inputs on each worker, reads at most a batch there, and writes small
+    files to the workdir and the output, which it removes again. Exit code 1 means that a run would fail, or might give
+    wrong results.
+
+    Example: labelsieve doctor labels.npy pred_probs.npy --scheduler tcp://host:8786 --workdir work
+    """
+    began = time.perf_counter()
+    if labels is not None and pred_probs is None:
+        raise click.UsageError("give both LABELS and PRED_PROBS, or neither")
+    with logging_to_stderr("warning"):
+        diagnosis = diagnose(labels, pred_probs, scheduler=scheduler, workdir=workdir, output=output, patience=timeout)
+    if not json:
+        click.echo(doctor_text(diagnosis, verbose=verbose))
+        ctx.exit(exit_code_of(diagnosis))
+    return doctor_answer(diagnosis, time.perf_counter() - began)
 
 
 def _group_of(output: str | None) -> str | None:
@@ -302,7 +350,9 @@ def _outcome(args: list[str]) -> tuple[int, dict[str, Any] | None]:
         code, text = _failure(error)
         click.echo(f"labelsieve: {text}", err=True)
         return code, error_answer(error, text.removeprefix(_failed(error)), code)
-    return 0, found | {"warnings": warned} if isinstance(found, dict) else None
+    if isinstance(found, dict):
+        return found.get("exit_code", 0), found | {"warnings": warned}
+    return found or 0, None
 
 
 def _failure(error: BaseException) -> tuple[int, str]:

@@ -1,8 +1,12 @@
-"""Texts that the command line prints: the summary of a result, its worst rows, and plans."""
+"""Texts that the command line prints: the summary of a result, its worst rows, plans, and findings of the doctor."""
 
 from __future__ import annotations
 
+from typing import Final
+
+from labelsieve.execution.versions import PACKAGES, named
 from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, size
+from labelsieve.pipeline.diagnosis import Diagnosis, Process
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.result import RunFacts
@@ -69,6 +73,78 @@ def plan_text(plan: Plan) -> str:
     )
     width = max(map(len, lines))
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
+
+
+_STATUSES: Final = ("problem", "warning", "ok")
+
+
+def doctor_text(diagnosis: Diagnosis, *, verbose: bool) -> str:
+    """Return findings as lines, the worst first; tables of versions that differ, or of all; and how many there are."""
+    lines = []
+    for status in _STATUSES:
+        subjects: dict[tuple[str, str, str], list[str]] = {}
+        for finding in diagnosis.findings:
+            if finding.status == status:
+                subjects.setdefault((finding.check, finding.message, finding.advice), []).append(finding.subject)
+        for (check, message, advice), names in subjects.items():
+            lines.append(f"{status:8} {check:10} {named(names)}: {message}")
+            lines += [f"{'':19} -> {advice}"] if advice else []
+    facts = {name: process.facts for name, process in diagnosis.processes.items() if process.facts is not None}
+    columns: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for name, one in facts.items():
+        columns.setdefault(tuple(one.versions.items()), []).append(name)
+    versions = [dict(column) for column in columns]
+    packages = [
+        package
+        for package in PACKAGES
+        if any(package in column for column in versions)
+        and (verbose or len({column.get(package) for column in versions}) > 1)
+    ]
+    if packages:
+        heads = [named(names) for names in columns.values()]
+        rows = [[package, *(column.get(package, "-") for column in versions)] for package in packages]
+        lines += ["", *_table([["versions", *heads], *rows])]
+    if verbose:
+        lines += ["", *_table([list(_PROCESS_HEADS), *map(_process_row, diagnosis.processes.values())])]
+    n_problems, n_warnings = diagnosis.count("problem"), diagnosis.count("warning")
+    counts = f"{n_problems} problem{_s(n_problems)}, {n_warnings} warning{_s(n_warnings)}"
+    return "\n".join([*lines, "", counts])
+
+
+_PROCESS_HEADS: Final = (
+    "process",
+    "host",
+    "threads",
+    "cores",
+    "memory limit",
+    "free",
+    "files",
+    "BLAS",
+    "temporary",
+    "",
+)
+
+
+def _process_row(process: Process) -> list[str]:
+    facts = process.facts
+    threads = "-" if process.n_threads is None else str(process.n_threads)
+    limit = size(process.memory_limit) if process.memory_limit else "-"
+    if facts is None:
+        return [process.name, "-", threads, "-", limit, *["-"] * 4, ""]
+    files = "-" if facts.open_files is None else str(facts.open_files)
+    temporary = f"{facts.temporary_folder} ({size(facts.temporary_bytes)})"
+    own = [str(facts.n_cores), limit, size(facts.free_bytes), files, str(facts.blas_threads), temporary]
+    return [process.name, facts.host, threads, *own, " ".join(f"{k}={v}" for k, v in facts.allocator.items())]
+
+
+def _s(number: int) -> str:
+    return "" if number == 1 else "s"
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    """Return rows of cells as lines with columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def worst_text(issues: LabelIssues, top: int) -> str:

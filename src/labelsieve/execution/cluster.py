@@ -13,13 +13,14 @@ import dask
 from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
 from labelsieve.execution.executor import Executor, LostDataError, PersistedBlocks, blocks_of
 from labelsieve.execution.progress import Progress
+from labelsieve.execution.versions import check_versions
 from labelsieve.memory import WORKER_BYTES, free_bytes
 
 if TYPE_CHECKING:
     import dask.array as da
 
 # Share of a worker's memory limit to plan with: Dask pauses a worker that takes more.
-_WORKER_SHARE: Final = 0.8
+WORKER_SHARE: Final = 0.8
 # With more workers than this, each gets one group of blocks and not one for each thread.
 _FEW_GROUPS: Final = 1024
 # Seconds to wait for a first worker.
@@ -44,6 +45,8 @@ class ClusterExecutor(Executor):
     def __init__(self, client: Any, max_memory: int | None = None, retries: int = 0) -> None:
         self._client, self.retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
         workers = self._workers()
+        with self._watching([]):
+            check_versions(client, workers)
         limits = {name: int(worker["memory_limit"] or 0) for name, worker in workers.items()}
         if not all(limits.values()):  # a worker without its own limit has the limit of its machine or container
             limits |= {name: free for name, free in self._on_workers(free_bytes).items() if not limits.get(name)}
@@ -61,7 +64,7 @@ class ClusterExecutor(Executor):
 
     def _workers(self) -> dict[str, Any]:
         """Return the scheduler's facts about each worker; wait for the first one."""
-        workers = self._worker_facts()
+        workers = worker_facts(self._client)
         if not workers:
             try:
                 # An adaptive cluster starts workers only when there are tasks.
@@ -70,15 +73,8 @@ class ClusterExecutor(Executor):
                 raise TaskFailedError(
                     f"the cluster at {self._address} has no worker that answers within {_WAIT_SECONDS} seconds"
                 ) from error
-            workers = self._worker_facts()
+            workers = worker_facts(self._client)
         return workers
-
-    def _worker_facts(self) -> dict[str, Any]:
-        try:
-            info = self._client.scheduler_info(n_workers=-1)
-        except TypeError:  # before distributed 2025.4 it always returned all workers
-            info = self._client.scheduler_info()
-        return dict(info["workers"])
 
     @property
     def _address(self) -> str:
@@ -250,12 +246,21 @@ def _groups_of_worker(executor: Executor) -> int:
     return max(1, min(executor.n_threads, _FEW_GROUPS // executor.n_processes))
 
 
+def worker_facts(client: Any) -> dict[str, Any]:
+    """Return what the scheduler knows of each worker, by its address."""
+    try:
+        info = client.scheduler_info(n_workers=-1)
+    except TypeError:  # before distributed 2025.4 it always returned all workers
+        info = client.scheduler_info()
+    return dict(info["workers"])
+
+
 def _planned_limit(memory_limit: int, whose: str, max_memory: int | None) -> tuple[int, str]:
     """Return the bytes to plan with for each worker, and where that limit comes from."""
-    limit = int(memory_limit * _WORKER_SHARE)
+    limit = int(memory_limit * WORKER_SHARE)
     if max_memory is not None and max_memory < limit:
         return max_memory, "max_memory"
-    return limit, f"{_WORKER_SHARE:.0%} of the memory limit of {whose}"
+    return limit, f"{WORKER_SHARE:.0%} of the memory limit of {whose}"
 
 
 def _wait(futures: Sequence[Any]) -> None:

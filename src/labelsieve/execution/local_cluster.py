@@ -20,7 +20,8 @@ from labelsieve.results.publish import check_writable
 
 logger = logging.getLogger("labelsieve")
 
-_CONNECT_SECONDS: Final = 30
+# Seconds to wait for the answer of a scheduler.
+CONNECT_SECONDS: Final = 30
 
 
 @contextmanager
@@ -31,6 +32,7 @@ def cluster(
     worker_memory: str | None = None,
     *,
     start: bool = True,
+    patience: float = CONNECT_SECONDS,
 ) -> Iterator[Any]:
     """Yield a client, or None if no option asks for a cluster.
 
@@ -44,6 +46,8 @@ def cluster(
         Memory limit of each worker, such as ``4GiB``.
     start : bool
         Whether to start workers. Otherwise yield `DescribedWorkers` in place of a client, for a plan.
+    patience : float
+        Seconds to wait for the answer of a scheduler.
 
     Raises
     ------
@@ -54,7 +58,7 @@ def cluster(
     """
     with (
         _silence_loggers(),
-        _choose_client(scheduler, n_workers, n_threads, worker_memory, start=start) as client,
+        _choose_client(scheduler, n_workers, n_threads, worker_memory, start=start, patience=patience) as client,
         _warning_of_lost_workers(client),
     ):
         yield client
@@ -133,12 +137,18 @@ def _silence_loggers() -> Iterator[None]:
 
 @contextmanager
 def _choose_client(
-    scheduler: str | None, n_workers: int | None, n_threads: int | None, worker_memory: str | None, *, start: bool
+    scheduler: str | None,
+    n_workers: int | None,
+    n_threads: int | None,
+    worker_memory: str | None,
+    *,
+    start: bool,
+    patience: float,
 ) -> Iterator[Any]:
     if scheduler is not None:
         if n_workers or n_threads or worker_memory:
             raise InvalidInputError("give the address of a scheduler, or workers to start here; not both")
-        with _connect(scheduler) as client:
+        with _connect(scheduler, patience) as client:
             yield client
     elif n_workers is not None:
         n_threads = n_threads or max(1, (os.cpu_count() or 1) // n_workers)
@@ -157,17 +167,48 @@ def _choose_client(
 
 
 @contextmanager
-def _connect(address: str) -> Iterator[Any]:
+def _connect(address: str, patience: float) -> Iterator[Any]:
     from distributed import Client
-    from distributed.comm import resolve_address
 
+    _check_scheduler(address, patience)
     try:
-        resolve_address(address)  # a client that fails because of its address waits without end once it is deleted
-        client = Client(address, timeout=_CONNECT_SECONDS, set_as_default=False)
+        client = Client(address, timeout=patience, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise TaskFailedError(f"no scheduler answers at {address}: {error}") from error
     with client:
         yield client
+
+
+def _check_scheduler(address: str, patience: float) -> None:
+    """Raise unless a scheduler answers within `patience` seconds.
+
+    A client that fails to connect waits a minute and more when it is deleted, so it is made only if one answers.
+    """
+    import asyncio
+
+    from distributed import rpc
+    from distributed.comm import resolve_address
+    from distributed.security import Security
+
+    async def ask() -> Any:
+        arguments = Security().get_connection_args("client")
+        async with rpc(address, timeout=patience, connection_args=arguments) as server:
+            return (await server.identity())["type"]
+
+    try:
+        resolve_address(address)
+        kind = asyncio.run(asyncio.wait_for(ask(), patience))
+    except TimeoutError as error:
+        raise TaskFailedError(f"no scheduler answers at {address} within {patience:g} seconds") from error
+    except (OSError, ValueError) as error:
+        raise TaskFailedError(f"no scheduler answers at {address}: {error}") from error
+    except Exception as error:  # what another kind of server sends may look like anything, and need any memory
+        raise TaskFailedError(
+            f"no scheduler answers at {address}: what answers does not speak Dask's protocol; is that the port of a "
+            "dashboard? A scheduler's own port is 8786 by default"
+        ) from error
+    if "Scheduler" not in kind:
+        raise TaskFailedError(f"no scheduler answers at {address}: it is the address of a {kind.lower()}")
 
 
 @contextmanager

@@ -45,7 +45,7 @@ from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.open_array import where_is
 from labelsieve.sources.retries import retry
-from labelsieve.storage.folders import Folder, LocalFolder, open_folder, temporary_folder
+from labelsieve.storage.folders import Folder, LocalFolder, open_folder, shared_probe, temporary_folder
 from labelsieve.tasks.checkpoint import Records
 
 # Issues of up to this many bytes are sorted in this process, even if a memory limit leaves less.
@@ -141,7 +141,7 @@ class Job:
         """Plan the run, without reading data or writing anything."""
         workdir = None
         if self.settings.workdir is not None:
-            _refuse_nested(self.settings.workdir, self.output)
+            refuse_nested(self.settings.workdir, self.output)
             workdir = Workdir.peek(self.settings.workdir, fresh=self.settings.fresh)
         return self._make_plan(self._open_inputs(workdir, self._run_facts(workdir)))
 
@@ -172,7 +172,7 @@ class Job:
         """Plan the run, lock its workdir and output, and check that all workers can reach what they need."""
         workdir = None
         if self.settings.workdir is not None:
-            _refuse_nested(self.settings.workdir, self.output)
+            refuse_nested(self.settings.workdir, self.output)
             owned = Workdir.open(self.settings.workdir, fresh=self.settings.fresh, wait=self.settings.wait)
             workdir = stack.enter_context(owned)
             self._check_owned = workdir.check_owned
@@ -334,12 +334,8 @@ class Job:
         """Raise unless all workers see the same folder as this process and can write to it."""
         if not self.executor.is_cluster:
             return
-        name = f".probe-{uuid.uuid4().hex}"
-        folder.write(name, b"")
-        try:
-            self.executor.check_reachable(partial(_check_probe, folder, name))
-        finally:
-            folder.remove(name)
+        with shared_probe(folder) as check:
+            self.executor.check_reachable(check)
 
     def _temporary(self, stage: Stage | None, plan: Plan) -> Folder:
         """Return a temporary folder, in the output's or where Dask keeps temporary files."""
@@ -359,7 +355,7 @@ class Job:
         return folder
 
 
-def _refuse_nested(workdir: str | os.PathLike[str], output: str | None) -> None:
+def refuse_nested(workdir: str | os.PathLike[str], output: str | None) -> None:
     """Raise if publishing the output would replace the workdir."""
     if output is None:
         return
@@ -371,11 +367,3 @@ def _refuse_nested(workdir: str | os.PathLike[str], output: str | None) -> None:
         raise InvalidInputError(
             f"the workdir {folders[0].where} is inside the output {folders[1].where}, which is replaced: move one"
         )
-
-
-def _check_probe(folder: Folder, name: str) -> None:
-    """Read the file that the client has written, which no other folder of that name has, and write another one."""
-    folder.read(name)
-    mine = f".probe-{uuid.uuid4().hex}"
-    folder.write(mine, b"")
-    folder.remove(mine)

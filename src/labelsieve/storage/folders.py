@@ -8,9 +8,9 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias
 
@@ -352,3 +352,24 @@ def open_folder(location: str | os.PathLike[str], name: str = "the folder") -> F
         # The same folder by path and by URL has the same lock.
         return LocalFolder(Path(path).absolute()) if scheme in ("file", "local") else UrlFolder(place)
     return LocalFolder(Path(place).absolute())
+
+
+@contextmanager
+def shared_probe(folder: Folder) -> Iterator[Callable[[], None]]:
+    """Yield a check for other processes, which raises unless they see the same `folder` and can write to it.
+
+    The file that it reads is in the folder while the block runs; no other folder of that name has it.
+    """
+    name = f".probe-{uuid.uuid4().hex}"
+    folder.write(name, b"")
+    try:
+        yield partial(_check_probe, folder, name)
+    finally:
+        folder.remove(name)
+
+
+def _check_probe(folder: Folder, name: str) -> None:
+    folder.read(name)
+    mine = f".probe-{uuid.uuid4().hex}"
+    folder.write(mine, b"")
+    folder.remove(mine)

@@ -35,6 +35,7 @@ LOCK: Final = "lock"
 RUN_ID: Final = "run.json"
 # Seconds from one attempt to lock a file to the next.
 _RETRY_SECONDS: Final = 1.0
+_TIME: Final = "%Y-%m-%d %H:%M:%S UTC"
 
 
 @contextmanager
@@ -73,6 +74,27 @@ def own_folder(folder: Folder, name: str, wait: float = 0) -> Iterator[Callable[
         raise
     finally:
         run.end()
+
+
+def owner_of(folder: Folder) -> str:
+    """Return which run owns `folder` and since when, in words; "" if none does, or if that cannot be known.
+
+    In an object store it may be a run that was killed.
+    """
+    if not isinstance(folder, LocalFolder):
+        facts = _Run(folder, "", "").read()
+        return f"{facts['owner']} since {facts['since']}" if facts else ""
+    try:
+        with (folder.path / LOCK).open() as file:
+            try:
+                # A shared lock, for an instant: it is refused as long as a run has an exclusive one.
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                since = datetime.fromtimestamp(os.fstat(file.fileno()).st_mtime, UTC)
+                return f"{file.read().strip() or 'another process'} since {since.strftime(_TIME)}"
+    except (OSError, AttributeError):  # no lock file, or a system without locks
+        pass
+    return ""
 
 
 def always_owned() -> None:
@@ -152,8 +174,8 @@ class _Run:
 
     def begin(self) -> None:
         """Become the owner."""
-        before = self._read()
-        since = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+        before = self.read()
+        since = datetime.now(UTC).strftime(_TIME)
         facts = {"id": self.run_id, "owner": _this_process(), "since": since}
         self.folder.write(RUN_ID, json.dumps(facts).encode())
         if before:
@@ -171,7 +193,7 @@ class _Run:
         InUseError
             Naming the new owner.
         """
-        now = self._read()
+        now = self.read()
         if not now:
             raise InUseError(f"{self.name} was used by a later run, which has ended: this run stops")
         if now["id"] != self.run_id:
@@ -180,10 +202,10 @@ class _Run:
     def end(self) -> None:
         """Remove the id, unless it is that of another run."""
         with contextlib.suppress(OSError, LabelsieveError):
-            if self._read().get("id") == self.run_id:
+            if self.read().get("id") == self.run_id:
                 self.folder.remove(RUN_ID)
 
-    def _read(self) -> dict[str, Any]:
+    def read(self) -> dict[str, Any]:
         """Return what is known of the owner; nothing if there is none, or the file is not valid."""
         try:
             facts = json.loads(self.folder.read(RUN_ID))
