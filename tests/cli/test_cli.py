@@ -203,6 +203,7 @@ def test_names_and_ids_are_printed_as_text(files, capsys, tmp_path):
 def test_a_plan_of_two_reads_and_of_chunks_that_are_decoded_again(files, capsys, monkeypatch):
     monkeypatch.setattr("labelsieve.pipeline.grids._BATCH_SHARE", 30 * 24 / 400e6)
     monkeypatch.setattr("labelsieve.pipeline.grids.PARTITION_BYTES", 30 * 24)
+    monkeypatch.setattr("labelsieve.pipeline.grids.SCHEDULED_BYTES", 0)
     options = ["--max-memory", "400MB", "--threads", "1", "--adjust-pred-probs", "--method", "normalized_margin"]
     assert run(["plan", "labels.npy", "pred_probs.zarr", *options]) == 0
     out, err = capsys.readouterr()

@@ -252,6 +252,7 @@ def lines_of(capfd):
 
 def test_progress_is_a_line_of_json_per_stage_and_second(capfd, monkeypatch):
     monkeypatch.setattr("labelsieve.pipeline.grids.PARTITION_BYTES", 50 * PROBS[:1].nbytes)
+    monkeypatch.setattr("labelsieve.pipeline.grids.SCHEDULED_BYTES", 0)
     command = ["find", *FILES, "--quiet", "--progress", "json", "--batch-size", "50", "--threads", "1"]
     monkeypatch.setattr(progress._Events, "period", 3600.0)
     assert run(command) == 0
