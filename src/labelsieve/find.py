@@ -126,16 +126,12 @@ and workers need the same version of Labelsieve as the client, and should have t
 and Zarr. ``labelsieve doctor labels.zarr pred_probs.zarr --scheduler tcp://host:8786`` checks versions, limits and
 clocks, whether each worker can read the inputs and write to the workdir and the output, and how fast it reads.
 
-| Where | The client |
-|---|---|
-| Slurm, PBS, LSF ([dask-jobqueue](https://jobqueue.dask.org)) | `Client(SLURMCluster(cores=8, memory="32GB"))` |
-| Kubernetes ([dask-kubernetes](https://kubernetes.dask.org)) | `Client(KubeCluster(name="labelsieve", image=...))` |
-| [Coiled](https://docs.coiled.io) | `coiled.Cluster(n_workers=10, software=...).get_client()` |
-| any running scheduler | `Client("tcp://scheduler:8786")`, or ``labelsieve find --scheduler`` |
-
-Ask for workers with ``cluster.scale(jobs=10)`` on Slurm and ``cluster.scale(10)`` on Kubernetes. An image for
-Kubernetes needs ``labelsieve[s3]`` if the data is on S3. In a script, start a local cluster below
-``if __name__ == "__main__":``. ``dask.config.set(scheduler="threads")`` keeps the work on this machine.
+The client is `Client("tcp://scheduler:8786")` of any running scheduler (``labelsieve find --scheduler``), or that of a
+cluster that your program starts: with [dask-kubernetes](https://kubernetes.dask.org) or
+[dask-jobqueue](https://jobqueue.dask.org) (Slurm, PBS, LSF), for which the repository has the notebooks
+``06_kubernetes`` and ``07_slurm``, or with [Coiled](https://docs.coiled.io), `coiled.Cluster(...).get_client()`. In a
+script, start a local cluster below ``if __name__ == "__main__":``. ``dask.config.set(scheduler="threads")`` keeps the
+work on this machine. Runs that a scheduler such as cron, Airflow or Argo starts are in the notebook ``05_every_night``.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Ports, limits, secrets, health checks, the order of starting; the answer of its 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -25,26 +26,27 @@ from processes import PATIENCE_S, Process, assert_same_output, wait_until
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 SERVICES = yaml.safe_load(TEXT)["services"]
-ONE_SHOT = {"seed", "job"}
+ONE_SHOT = {"seed", "job", "nightly"}
 SECRETS = {"AWS_ACCESS_KEY_ID": s3.KEY, "AWS_SECRET_ACCESS_KEY": s3.SECRET}
 
 
 def interpolated(text, environment):
-    """Put in variables as Compose does: ``${NAME:-default}`` and ``${NAME:?message}``."""
+    """Put in variables as Compose does: ``${NAME:-default}`` and ``${NAME:?message}``; ``$$`` is a dollar sign."""
 
     def value(match):
         name, operator, rest = match.groups()
         assert operator == ":-" or environment.get(name), f"{name}: {rest}"
         return environment.get(name) or rest
 
-    return re.sub(r"\$\{(\w+)(:-|:\?)([^}]*)\}", value, text)
+    return re.sub(r"\$\{(\w+)(:-|:\?)([^}]*)\}", value, text).replace("$$", "$")
 
 
 # What it promises -------------------------------------------------------------------------------------------------
 
 
 def test_services_are_the_ones_of_a_cluster_and_a_job():
-    assert set(SERVICES) == {"store", "scheduler", "worker", "seed", "job"}
+    assert set(SERVICES) == {"store", "scheduler", "worker", "seed", "job", "nightly"}
+    assert {name for name, service in SERVICES.items() if "profiles" in service} == {"nightly"}
     assert "container_name" not in SERVICES["worker"], "workers are scaled"
     assert "ports" not in SERVICES["worker"]
 
@@ -64,6 +66,7 @@ def test_every_service_has_a_health_check_or_ends():
         else:
             assert service["healthcheck"]["test"][:3] == ["CMD", "python", "-c"], name
             assert {"interval", "timeout", "retries"} <= service["healthcheck"].keys()
+            assert service["restart"] == "unless-stopped", "a worker ends without an error if its scheduler is gone"
 
 
 def test_services_wait_for_what_they_need():
@@ -74,13 +77,12 @@ def test_services_wait_for_what_they_need():
     assert set(SERVICES["job"]["depends_on"]) == {"seed", "scheduler", "worker"}
 
 
-def test_limits_of_memory_are_those_that_the_workers_know():
+def test_the_limit_of_a_worker_is_a_share_of_the_containers():
     assert all("mem_limit" in service for service in SERVICES.values())
-    worker = SERVICES["worker"]
-    told = worker["command"][worker["command"].index("--memory-limit") + 1]
-    assert told == worker["mem_limit"] == "${WORKER_MEMORY:-2GiB}"
-    assert "--no-nanny" in worker["command"], "another process would take of the same limit"
-    assert worker["restart"] == "on-failure"
+    command = SERVICES["worker"]["command"]
+    share = command[command.index("--memory-limit") + 1]
+    assert 0.8 < float(share) < 1, "the health check takes of the container's memory too"
+    assert "--no-nanny" in command, "another process would take of the same limit"
 
 
 def test_no_secret_stands_in_it():
@@ -132,15 +134,13 @@ class Composed(ExitStack):
         return text.replace("/tmp/dask", str(self._folder))
 
     def _command(self, words):
-        return [sys.executable, *words[1:]] if words[0] == "python" else [self._script(words[0]), *words[1:]]
+        programs = {"python": sys.executable, "sh": "sh"}
+        return [programs.get(words[0]) or str(Path(sys.executable).with_name(words[0])), *words[1:]]
 
-    def _script(self, name):
-        return str(Path(sys.executable).with_name(name))
-
-    def start(self, name):
-        """Start a service with its own command and environment, and nothing else."""
+    def start(self, name, **variables):
+        """Start a service with its own command and environment, a few variables, and nothing else."""
         service = self._services[name]
-        environment = self._environment | service["environment"]
+        environment = self._environment | service["environment"] | variables
         process = Process(self._command(service["command"]), cwd=self._folder, env=environment)
         self.callback(process.end)
         return process
@@ -175,6 +175,11 @@ def test_its_commands_find_what_a_local_run_finds(tmp_path, monkeypatch):
         assert "written to s3://example/issues.zarr" in said
         again = composed.start("job").succeeds()
         assert "nothing read: all 300,000 rows were in the workdir" in again
+        planned, found = map(json.loads, composed.start("nightly").succeeds().splitlines())
+        assert planned["read_bytes"] == found["read_bytes"] == 300_000 * 10 * 4
+        assert found["output"] == "s3://example/nightly.csv"
+        why = composed.start("nightly", LABELSIEVE_FIND_MAX_MEMORY="1MB").fails(2)
+        assert "may take only 1 MB" in why
 
         for name, value in SECRETS.items():
             monkeypatch.setenv(name, value)
@@ -188,3 +193,6 @@ def test_its_commands_find_what_a_local_run_finds(tmp_path, monkeypatch):
     assert want.num_issues > 5000
     assert said.splitlines()[1].startswith(f"{want.num_issues:,} label issues")
     assert_same_output(tmp_path / "example" / "issues.zarr", want)
+    assert found["num_issues"] == want.num_issues
+    rows = np.loadtxt(tmp_path / "example" / "nightly.csv", delimiter=",", skiprows=1, usecols=0)
+    assert rows.tolist() == want.indices.tolist()

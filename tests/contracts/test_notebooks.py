@@ -1,7 +1,6 @@
 """The notebooks run as they stand, and what is kept in them is what they print."""
 
 import re
-from pathlib import Path
 
 import nbformat
 import pytest
@@ -9,8 +8,8 @@ from nbclient import NotebookClient
 
 from installs import environment_after, pip_lines
 from processes import PATIENCE_S
+from recipes import FOLDER, path_with_slurm, runnable
 
-FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 # Models and elementary functions differ in their last digits from one machine to the next, and so may counts.
 NUMBER = re.compile(r"\d[\d,.e%]*")
@@ -31,8 +30,9 @@ def said(notebook):
     return [re.sub(r"[\s-]+", " ", NUMBER.sub("#", text)) for text in texts if text]
 
 
-def test_there_are_the_four_of_them():
-    assert [path.stem for path in NOTEBOOKS] == ["01_quickstart", "02_out_of_core", "03_cluster", "04_from_cleanlab"]
+def test_there_are_the_seven_of_them():
+    names = ("01_quickstart", "02_out_of_core", "03_cluster", "04_from_cleanlab")
+    assert [path.stem for path in NOTEBOOKS] == [*names, "05_every_night", "06_kubernetes", "07_slurm"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -46,10 +46,11 @@ def test_no_notebook_names_a_machine(path):
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_with_what_it_installs_and_says_what_is_kept_in_it(path, tmp_path, monkeypatch):
     kept = nbformat.read(path, as_version=4)
-    run = nbformat.read(path, as_version=4)
+    run = runnable(path)
     [line] = pip_lines(kept.cells[0].source)
     for name, value in environment_after(line, tmp_path / "site").items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", path_with_slurm(tmp_path / "bin"))
     (tmp_path / "work").mkdir()
     resources = {"metadata": {"path": str(tmp_path / "work")}}
     # A kernel sends what a cell prints in one message or in several, as time goes by.

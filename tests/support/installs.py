@@ -75,7 +75,9 @@ def missing_modules(words):
 
 
 def imports_of(code):
-    """Return the packages that code imports, its lines for the shell and for IPython left out."""
+    """Return the packages that code imports, without files that it writes and lines for the shell and for IPython."""
+    if code.startswith("%%writefile "):
+        return set()
     plain = "\n".join(line for line in code.splitlines() if not line.startswith(("!", "%")))
     nodes = list(ast.walk(ast.parse(plain)))
     names = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]

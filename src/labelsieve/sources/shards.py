@@ -17,6 +17,8 @@ from labelsieve.sources.versions import MissingRows
 
 # Shards that are examined at the same time where each is a request.
 _THREADS: Final = 16
+# Shards that a message names.
+_NAMED: Final = 10
 
 
 class ShardsSource(Source):
@@ -62,20 +64,23 @@ class ShardsSource(Source):
         Raises
         ------
         InvalidInputError
-            Naming two shards that differ, and how.
+            Naming the first shard and those that differ from it, and how.
         """
-        first = shards[0]
-        for shard in shards:
-            differences = (
-                ("axes", first.ndim, shard.ndim),
-                ("columns", *(int(np.prod(source.shape[1:], dtype=np.int64)) for source in (first, shard))),
-                ("dtype", first.dtype, shard.dtype),
-            )
-            for what, one, other in differences:
-                if one != other:
-                    raise InvalidInputError(
-                        f"{name}: shards differ in {what}: {first.where} has {one}, {shard.where} has {other}"
-                    )
+        facts: dict[str, list[Any]] = {
+            "axes": [shard.ndim for shard in shards],
+            "columns": [int(np.prod(shard.shape[1:], dtype=np.int64)) for shard in shards],
+            "dtype": [shard.dtype for shard in shards],
+        }
+        for what, values in facts.items():
+            differing = [
+                f"{shard.where} has {value}" for shard, value in zip(shards, values, strict=True) if value != values[0]
+            ]
+            if differing:
+                named = ", ".join(differing[:_NAMED])
+                more = f", and {len(differing) - _NAMED:,} more differ" if len(differing) > _NAMED else ""
+                raise InvalidInputError(
+                    f"{name}: shards differ in {what}: {shards[0].where} has {values[0]}, {named}{more}"
+                )
         return cls(shards, where)
 
     @property

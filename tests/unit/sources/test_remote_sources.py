@@ -826,6 +826,9 @@ def test_shards_that_differ_are_named(tmp_path):
     write_shards(tmp_path / "a", [PROBS, LABELS])
     with pytest.raises(InvalidInputError, match=r"differ in axes: .*-0.npy has 2, .*-1.npy has 1"):
         open_pred_probs(tmp_path / "a")
+    write_shards(tmp_path / "m", [PROBS, PROBS[:, :4], PROBS, *[PROBS[:, :5]] * 11])
+    with pytest.raises(InvalidInputError, match=r"-1.npy has 4, .*-3.npy has 5, .*-11.npy has 5, and 2 more differ$"):
+        open_pred_probs(tmp_path / "m")
 
 
 @pytest.mark.parametrize(
