@@ -99,32 +99,35 @@ def measure(
     plan = labelsieve.plan_label_issues(labels, source, client=client, **options)
     one = list(client.scheduler_info(n_workers=1)["workers"])[:1]
     before = client.run_on_scheduler(facts_of)
-    [meter] = client.run(meter_of, workers=one).values()
-    simulator, client_cpu, started = meter, time.process_time(), time.time()
+    [at_start] = client.run(meter_of, workers=one, is_new=True).values()
+    client_cpu, started = time.process_time(), time.time()
     issues = labelsieve.find_label_issues(labels, source, client=client, progress=False, **options)
-    seconds = time.time() - started
+    seconds, client_cpu = time.time() - started, time.process_time() - client_cpu
     after = client.run_on_scheduler(facts_of)
     [meter] = client.run(meter_of, workers=one).values()
-    busy = meter.busy_s - simulator.busy_s
-    n_tasks = sum(meter.n_tasks.values()) - sum(simulator.n_tasks.values())
+    # Before the first read and after the last one, all tasks wait for the one process that stands for all workers.
+    alone = meter.first_cpu_s - at_start.cpu_s + meter.cpu_s - meter.last_cpu_s
+    reading = meter.busy_s / n_slots
     return {
         "partitions": plan.n_partitions,
-        "tasks": n_tasks,
-        "reading_s": busy / n_slots,
+        "tasks": sum(meter.n_tasks.values()),
+        "reading_s": reading,
         "total_s": seconds,
         "before_s": meter.first_s - started,
         "after_s": started + seconds - meter.last_s,
-        "idle": 1 - busy / n_slots / seconds,
         "scheduler_s": after["cpu_s"] - before["cpu_s"],
-        "client_s": time.process_time() - client_cpu,
-        "simulator_s": meter.cpu_s - simulator.cpu_s,
+        "client_s": client_cpu,
+        "simulator_s": meter.cpu_s - at_start.cpu_s,
+        "simulator_alone_s": alone,
+        "idle": 1 - reading / seconds,
+        "idle_without_simulator": 1 - reading / (seconds - alone),
         "scheduler_mb": after["rss"] / 1e6,
         "client_mb": psutil.Process().memory_info().rss / 1e6,
         "sent_mb": (after["sent"] - before["sent"]) / 1e6,
         "received_mb": (after["received"] - before["received"]) / 1e6,
-        "fetched_mb": (meter.fetched_bytes - simulator.fetched_bytes) / 1e6,
+        "fetched_mb": meter.fetched_bytes / 1e6,
         "issues": issues.num_issues,
-        "kinds": json.dumps(meter.n_tasks - simulator.n_tasks),
+        "kinds": json.dumps(meter.n_tasks),
     }
 
 

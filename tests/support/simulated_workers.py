@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import dask
 import numpy as np
@@ -145,15 +146,31 @@ def spending():
 
 @dataclass
 class Meter:
-    """What the workers of a process have done."""
+    """What the workers of a process have done.
+
+    Parameters
+    ----------
+    busy_s : float
+        Seconds of all reads.
+    first_s, last_s : float
+        Times at which the first read began and the last one ended.
+    first_cpu_s, last_cpu_s, cpu_s : float
+        CPU seconds of the process at these times, and now.
+    n_tasks : Counter
+        Number of tasks of each name.
+    n_reads, fetched_bytes : int
+        Number of tasks that have read, and bytes of results that workers would have fetched from others.
+    """
 
     busy_s: float = 0.0
     first_s: float = math.inf
     last_s: float = 0.0
+    first_cpu_s: float = math.inf
+    last_cpu_s: float = 0.0
+    cpu_s: float = 0.0
     n_tasks: Counter = field(default_factory=Counter)
     n_reads: int = 0
     fetched_bytes: int = 0
-    running: int = 0
 
 
 class SimulatedWorker(Server):
@@ -311,17 +328,19 @@ class SimulatedWorker(Server):
         meter.n_tasks[key_split(key)] += 1
         if spent:
             meter.busy_s, meter.n_reads = meter.busy_s + seconds, meter.n_reads + 1
-            meter.first_s, meter.last_s = min(meter.first_s, start), max(meter.last_s, start + seconds)
+            meter.first_s = min(meter.first_s, start)
+            meter.first_cpu_s = min(meter.first_cpu_s, time.process_time())
         self.executing[key] = (start, run_id)
-        meter.running += 1
         if seconds:
-            asyncio.get_running_loop().call_later(seconds, self.finish, key, run_id, value, start)
+            finish = partial(self.finish, read=True)
+            asyncio.get_running_loop().call_later(seconds, finish, key, run_id, value, start)
         else:
             self.finish(key, run_id, value, start)
 
-    def finish(self, key, run_id, value, start):
+    def finish(self, key, run_id, value, start, *, read=False):
         self.free += 1
-        self.meter.running -= 1
+        if read:
+            self.meter.last_s, self.meter.last_cpu_s = time.time(), time.process_time()
         if self.executing.pop(key, (None, None))[1] == run_id:
             n_bytes = sizeof(value)
             self.values[key] = [value, 0]
@@ -416,10 +435,13 @@ QUIET = {
 }
 
 
-def meter_of(dask_worker) -> Meter:
+def meter_of(dask_worker, *, is_new: bool = False) -> Meter:
     """Return the counts of the process of a worker, with its CPU seconds: a function for `Client.run`."""
-    dask_worker.meter.cpu_s = time.process_time()
-    return dask_worker.meter
+    meter = dask_worker.meter
+    if is_new:
+        vars(meter).update(vars(Meter()))
+    meter.cpu_s = time.process_time()
+    return meter
 
 
 def main() -> None:
