@@ -52,7 +52,10 @@ def clear_clients():
     """Forget file systems that were made in another environment."""
     import s3fs
 
+    from labelsieve.storage.s3 import S3
+
     s3fs.S3FileSystem.clear_instance_cache()
+    S3.clear_instance_cache()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import UnreadableDataError
+from labelsieve.storage.file_systems import zarr_store
 from labelsieve.storage.folders import Folder, LocalFolder
 from labelsieve.storage.urls import cause_of
 
@@ -192,11 +193,11 @@ def _attributes_digest(attributes: Mapping[str, Any]) -> str:
 
 
 def _store(folder: Folder, *, read_only: bool = False) -> Any:
-    from zarr.storage import FsspecStore, LocalStore
+    from zarr.storage import LocalStore
 
     if isinstance(folder, LocalFolder):
         return LocalStore(folder.path, read_only=read_only)
-    return FsspecStore.from_url(folder.where, read_only=read_only)
+    return zarr_store(folder.where, read_only=read_only)
 
 
 def _complete_store(folder: Folder) -> Any:
