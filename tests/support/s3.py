@@ -3,6 +3,7 @@
 Starting and ending it, the environment in which clients find it, its log of requests, refusals on demand.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -56,6 +57,7 @@ def clear_clients():
 
     s3fs.S3FileSystem.clear_instance_cache()
     S3.clear_instance_cache()
+    gc.collect()  # here, not in a thread with another event loop, where a client cannot be closed
 
 
 @contextmanager
