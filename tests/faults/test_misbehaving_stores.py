@@ -260,6 +260,16 @@ def test_a_shard_that_is_deleted_is_named(changing, tmp_path):
     assert not (tmp_path / "out.zarr").exists()
 
 
+@pytest.mark.parametrize("gone", ["p-0.npy", "p-2.npy"])
+def test_a_shard_that_vanishes_after_the_listing_is_named(changing, capfd, tmp_path, gone):
+    np.save(tmp_path / "labels.npy", LABELS)
+    changing.behave(at=1, replace={f"{misbehaving.BUCKET}/mine/files/{gone}": None})
+    assert app.run(["find", str(tmp_path / "labels.npy"), f"{ROOT}/mine/files", "--quiet", "--retries", "0"]) == 1
+    said = capfd.readouterr().err
+    assert said.count("\n") == 1
+    assert f"mine/files/{gone} (its header) is gone" in said
+
+
 # Refusals -----------------------------------------------------------------------------------------------------------
 
 
