@@ -30,9 +30,10 @@ would make a run fail or might give a wrong result.
   ``.npy`` or HDF5 file that was repaired is another input to its workdir: start over with `fresh=True` (``--fresh``).
 - **A store fails, stalls or is late.** Each request to S3 or a web server has limits of time: 5 s for the connection,
   15 s without a byte, and 15 s for each 64 kB of a body. Answers such as 503 SlowDown, closed connections and bodies
-  that break off are requested again, up to 8 times, after pauses that grow and are partly random, or that the store asks for
-  (``Retry-After``, up to a minute). A read that is much later than others is sent a second time. Only then the error
-  reaches the task. What is repeated is logged, with at most 20 messages at once and then one in 10 s, and counted.
+  that break off are requested again, up to 8 times, after pauses that grow and are partly random, or that the store
+  asks for (``Retry-After``, up to a minute). A read that is much later than others is sent a second time. Only then the
+  error reaches the task. What is repeated is logged, with at most 20 messages at once and then one in 10 s, and
+  counted.
 - **Credentials are missing, have expired or are refused.** Nothing is repeated; the error names the place and the code
   of the store (``ExpiredToken``). With new credentials the same command goes on.
 - **An input changes during the run.** A `ChangedDataError` names the file, object or chunk and what changed. Nothing is
