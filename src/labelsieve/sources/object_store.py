@@ -21,7 +21,7 @@ from labelsieve.storage.urls import cause_of, check_credentials, url_of, without
 _LOCKS: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK: Final = threading.Lock()
 
-# Of web servers, which may state it for a signature that has expired.
+# Of web servers, which do not say why.
 _REFUSED_STATUS: Final = (401, 403)
 
 NOT_FOUND: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -33,8 +33,9 @@ class RefusedError(UnreadableDataError):
 
 def unreadable(error: BaseException, message: str) -> UnreadableDataError:
     """Return the error to raise for one of a file system: a `RefusedError` if it did not permit the request."""
-    refused = isinstance(error, PermissionError) or getattr(error, "status", 0) in _REFUSED_STATUS
-    return (RefusedError if refused else UnreadableDataError)(message)
+    if getattr(error, "status", 0) in _REFUSED_STATUS:
+        return RefusedError(f"{message} (if the URL is signed, its signature may have expired)")
+    return (RefusedError if isinstance(error, PermissionError) else UnreadableDataError)(message)
 
 
 class ObjectStore:
