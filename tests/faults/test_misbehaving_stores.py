@@ -78,7 +78,7 @@ def store(filled, monkeypatch):
     """The same, which behaves well, in an environment where clients find it, and with small limits."""
     filled.behave()
     monkeypatch.setattr(remote_npy, "_REQUEST_BYTES", 40 * 48)
-    monkeypatch.setattr(limits, "PACE_LEAST_READS", 1 << 60)
+    monkeypatch.setattr(limits, "HEDGES_AT_ONCE", 0)
     monkeypatch.setattr(requests, "_SLOTS", weakref.WeakKeyDictionary())
     filled.set_environment(monkeypatch)
     yield filled
@@ -201,7 +201,7 @@ def test_a_limit_that_is_no_number_of_requests_is_refused(store, chosen):
 
 @pytest.mark.parametrize("kind", ["npy", "chunks", "the web"])
 def test_a_late_read_is_sent_twice_and_the_first_answer_is_taken(store, monkeypatch, want, kind):
-    small_limits(monkeypatch, PACE_LEAST_READS=3, SILENCE_S=600.0)
+    small_limits(monkeypatch, PACE_LEAST_READS=3, SILENCE_S=600.0, HEDGES_AT_ONCE=4)
     monkeypatch.setattr(limits, "LATE_S", 0.1)
     monkeypatch.setattr(prefetch, "_MOST_REQUESTS", 2)
     store.behave(
@@ -213,19 +213,30 @@ def test_a_late_read_is_sent_twice_and_the_first_answer_is_taken(store, monkeypa
     assert [request[3] for request in store.requests() if request[:3] == late[0]] == ["late", ""]
 
 
-def test_a_store_that_is_slow_for_all_is_not_asked_twice(monkeypatch):
+def test_what_is_late_follows_the_store():
     pace = Pace()
-    assert pace.late_after() is None
     for _ in range(limits.PACE_LEAST_READS):
-        pace.add(0.02, hedged=False)
-    assert pace.late_after() == limits.LATE_S
+        assert pace.late_after() == limits.LATE_AT_FIRST_S
+        pace.add(0.02)
     for _ in range(limits.PACE_READS):
-        pace.add(2.0, hedged=False)
+        pace.add(0.02)
+    assert pace.late_after() == limits.LATE_S
+    for _ in range(limits.PACE_READS // 10 - 1):
+        pace.add(2.0)
+    assert pace.late_after() == limits.LATE_S, "one in ten may be slow"
+    for _ in range(limits.PACE_READS):
+        pace.add(2.0)
     assert pace.late_after() == 2.0 * limits.LATE_FACTOR
-    for _ in range(limits.PACE_READS // limits.HEDGE_EVERY):
-        assert pace.late_after() is not None
-        pace.add(0.2, hedged=True)
-    assert pace.late_after() is None
+
+
+def test_a_store_that_is_slow_for_all_is_not_asked_twice():
+    pace = Pace()
+    assert [pace.may_hedge() for _ in range(6)] == [True] * limits.HEDGES_AT_ONCE + [False] * 2
+    hedged = 0
+    for _ in range(1000):
+        pace.add(0.02)
+        hedged += pace.may_hedge()
+    assert abs(hedged - 1000 / limits.HEDGE_EVERY) <= 1
 
 
 # Changes ------------------------------------------------------------------------------------------------------------

@@ -30,14 +30,16 @@ LONGEST_PAUSE_S: Final = 20.0
 LONGEST_RETRY_AFTER_S: Final = 60.0
 
 # A read whose answer has not begun after `LATE_FACTOR` times what nine of ten reads take, and at least `LATE_S`, is
-# sent a second time, and the first answer is taken. At most one read in `HEDGE_EVERY` is, so that a store that is slow
-# for all is not asked twice as much. Of the last `PACE_READS` reads it is known how long they took; with fewer than
-# `PACE_LEAST_READS` of them, nothing is late.
+# sent a second time, and the first answer is taken. Of the last `PACE_READS` reads it is known how long they took; with
+# fewer than `PACE_LEAST_READS` of them, a read is late after `LATE_AT_FIRST_S`. Of the reads, one in `HEDGE_EVERY` may
+# be sent twice, `HEDGES_AT_ONCE` of them without delay, so that a store that is slow for all is not asked twice as much.
 LATE_FACTOR: Final = 3.0
 LATE_S: Final = 0.2
-HEDGE_EVERY: Final = 10
+LATE_AT_FIRST_S: Final = 1.0
 PACE_READS: Final = 100
 PACE_LEAST_READS: Final = 20
+HEDGE_EVERY: Final = 10
+HEDGES_AT_ONCE: Final = 4
 
 # Requests at a time in one process, all its threads together, unless Dask's configuration says otherwise.
 MAX_REQUESTS: Final = 64

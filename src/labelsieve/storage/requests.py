@@ -93,23 +93,30 @@ def pause_of(header: object) -> float:
 
 
 class Pace:
-    """How long the answers of a store take to begin, and which share of the requests was sent twice."""
+    """How long the answers of a store take to begin, and how many reads may be sent a second time."""
 
     def __init__(self) -> None:
         self._seconds: deque[float] = deque(maxlen=limits.PACE_READS)
-        self._hedged: deque[bool] = deque(maxlen=limits.PACE_READS)
+        self._n_hedges = float(limits.HEDGES_AT_ONCE)
 
-    def add(self, seconds: float, *, hedged: bool) -> None:
+    def add(self, seconds: float) -> None:
         """Note one answer."""
         self._seconds.append(seconds)
-        self._hedged.append(hedged)
+        self._n_hedges = min(self._n_hedges + 1 / limits.HEDGE_EVERY, limits.HEDGES_AT_ONCE)
 
-    def late_after(self) -> float | None:
-        """Return the seconds after which an answer is late; None while too little is known, or nothing may be late."""
+    def late_after(self) -> float:
+        """Return the seconds after which an answer is late."""
         n = len(self._seconds)
-        if n < limits.PACE_LEAST_READS or sum(self._hedged) * limits.HEDGE_EVERY >= n:
-            return None
+        if n < limits.PACE_LEAST_READS:
+            return limits.LATE_AT_FIRST_S
         return max(limits.LATE_S, limits.LATE_FACTOR * sorted(self._seconds)[n * 9 // 10])
+
+    def may_hedge(self) -> bool:
+        """Return whether one more read may be sent a second time, which is then counted."""
+        if self._n_hedges < 1:
+            return False
+        self._n_hedges -= 1
+        return True
 
 
 async def first_answer(send: Callable[[], Coroutine[Any, Any, _T]], drop: Callable[[_T], object], pace: Pace) -> _T:
@@ -130,7 +137,7 @@ async def first_answer(send: Callable[[], Coroutine[Any, Any, _T]], drop: Callab
     try:
         async with asyncio.timeout(limits.CONNECT_S + limits.SILENCE_S):
             done, pending = await asyncio.wait(tasks, timeout=pace.late_after())
-            if not done and not slots().locked():
+            if not done and not slots().locked() and pace.may_hedge():
                 spare = slots()
                 await spare.acquire()
                 tasks.append(asyncio.ensure_future(send()))
@@ -138,7 +145,7 @@ async def first_answer(send: Callable[[], Coroutine[Any, Any, _T]], drop: Callab
             while pending and not any(map(_succeeded, done)):
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         winner = next(filter(_succeeded, done), None) or next(iter(done))
-        pace.add(time.monotonic() - started, hedged=len(tasks) > 1)
+        pace.add(time.monotonic() - started)
         return winner.result()
     finally:
         for task in tasks:
