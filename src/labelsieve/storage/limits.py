@@ -32,7 +32,7 @@ LONGEST_RETRY_AFTER_S: Final = 60.0
 # A read whose answer has not begun after `LATE_FACTOR` times what nine of ten reads take, and at least `LATE_S`, is
 # sent a second time, and the first answer is taken. Of the last `PACE_READS` reads it is known how long they took; with
 # fewer than `PACE_LEAST_READS` of them, a read is late after `LATE_AT_FIRST_S`. Of the reads, one in `HEDGE_EVERY` may
-# be sent twice, `HEDGES_AT_ONCE` of them without delay, so that a store that is slow for all is not asked twice as much.
+# be sent twice, `HEDGES_AT_ONCE` of them at any moment, so that a store that is slow for all is not asked twice.
 LATE_FACTOR: Final = 3.0
 LATE_S: Final = 0.2
 LATE_AT_FIRST_S: Final = 1.0
