@@ -39,8 +39,11 @@ def _fresh_process(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch):
-    """Try again at once what failed: many tests are of errors that stay."""
-    monkeypatch.setattr("labelsieve.sources.retries._FIRST_PAUSE", 0)
+    """Try again at once what failed: many tests are of errors that stay. None uses up the next one's messages."""
+    monkeypatch.setattr("labelsieve.storage.limits.TASK_PAUSE_S", 0)
+    monkeypatch.setattr("labelsieve.storage.limits.FIRST_PAUSE_S", 0)
+    monkeypatch.setattr("labelsieve.storage.retry_log.RETRY_LOG._allowed", 20.0)
+    monkeypatch.setattr("labelsieve.storage.retry_log.RETRY_LOG._n_hidden", 0)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,14 @@ would make a run fail or might give a wrong result.
 - **A chunk cannot be read.** The task is run again (`retries`, 2 by default). Then the error names the partition, the
   rows, the source and the cause. After a repair the same command reads only what is missing from the workdir. A
   ``.npy`` or HDF5 file that was repaired is another input to its workdir: start over with `fresh=True` (``--fresh``).
+- **A store fails, stalls or is late.** Each request to S3 or a web server has limits of time: 5 s for the connection,
+  15 s without a byte, and 15 s for each 64 kB of a body. Answers such as 503 SlowDown, closed connections and bodies
+  that break off are requested again, up to 8 times, after pauses that grow and are partly random, or that the store
+  asks for (``Retry-After``, up to a minute). A read that is much later than others is sent a second time. Only then the
+  error reaches the task. What is repeated is logged, with at most 20 messages at once and then one in 10 s, and
+  counted.
+- **Credentials are missing, have expired or are refused.** Nothing is repeated; the error names the place and the code
+  of the store (``ExpiredToken``). With new credentials the same command goes on.
 - **An input changes during the run.** A `ChangedDataError` names the file, object or chunk and what changed. Nothing is
   published. See *One version of the input* below.
 - **The client dies, or gets Ctrl-C or SIGTERM.** Run the same command again. It does not read again what the workdir
@@ -56,8 +64,9 @@ would make a run fail or might give a wrong result.
 
 All reads are of the files that were there when the run began. Before the first read Labelsieve notes the size,
 modification time and inode of each file (and of each stored chunk of a Zarr array), or the size and ETag of each
-object. Each read compares them, and so does a last check after the last read. S3 sends the ETag with each answer. For
-other URLs, and there for shards and chunks that split the classes, they are compared only before and after the run.
+object. Each read compares them, and so does a last check after the last read. S3 and web servers send the ETag with
+each answer. For other URLs, and for shards of Zarr and chunks that split the classes at any URL, they are compared only
+before and after the run.
 More than 100,000 chunks are listed only once if each read compares.
 
 Not checked are arrays in memory, Dask arrays of your own, Zarr over HTTP, and, with a warning, Zarr in a store that

@@ -105,6 +105,11 @@ workers once.
 Credentials stay where your tools keep them (environment, `~/.aws`, fsspec's configuration). Each process finds its own,
 and none is in a graph, a log or a result.
 
+Requests to S3 and to web servers have limits of time, and those that fail are repeated, each for itself
+(`labelsieve.errors`). One process makes at most 64 at a time, all its threads together. Fewer may suit a small store:
+set ``labelsieve.max-requests`` in Dask's configuration where the workers run, for example by the environment variable
+``DASK_LABELSIEVE__MAX_REQUESTS=16``. A store that serves 1,000 workers then gets at most 16,000 requests at a time.
+
 Zarr does not write chunks that hold only the fill value, and reads a chunk that is not stored as that value. So missing
 chunks need care. Stored chunks are listed once, before the first read, and a chunk in that list is never treated as
 absent.

@@ -26,7 +26,7 @@ from labelsieve.errors import InvalidInputError, UnreadableDataError, install_li
 from labelsieve.execution import progress
 from labelsieve.pipeline import dask_job
 from labelsieve.results import export
-from labelsieve.sources import retries
+from labelsieve.storage import limits
 from processes import Processes
 
 LABELS, PROBS = draw(400, 3, seed=5, noise=0.3)
@@ -281,7 +281,7 @@ def test_progress_bars_are_chosen(capfd, choice, bars):
 
 
 def test_retries_are_warnings_and_counted(capfd, monkeypatch):
-    monkeypatch.setattr(retries, "_FIRST_PAUSE", 0.0)
+    monkeypatch.setattr(limits, "TASK_PAUSE_S", 0.0)
     fails = iter([True, True, False])
 
     def unsteady(*args, inner=dask_job.retry):

@@ -3,6 +3,7 @@
 Starting and ending it, the environment in which clients find it, its log of requests, refusals on demand.
 """
 
+import gc
 import json
 import os
 import subprocess
@@ -52,7 +53,11 @@ def clear_clients():
     """Forget file systems that were made in another environment."""
     import s3fs
 
+    from labelsieve.storage.s3 import S3
+
     s3fs.S3FileSystem.clear_instance_cache()
+    S3.clear_instance_cache()
+    gc.collect()  # here, not in a thread with another event loop, where a client cannot be closed
 
 
 @contextmanager

@@ -105,7 +105,7 @@ end.
 | ``rows_done``, ``n_rows`` | rows that are done, and all rows of the stage |
 | ``read_bytes``, ``read_bytes_per_s`` | bytes of `pred_probs` that the stage has read so far, and per second |
 | ``elapsed_s``, ``left_s`` | seconds since the stage began, and estimated seconds to its end |
-| ``retries`` | reads and tasks of the stage that were tried again |
+| ``retries`` | requests, reads and tasks of the stage that were tried again; on a cluster only tasks |
 | ``workers`` | workers of the cluster when the stage was submitted; 1 without a cluster |
 
 ``left_s`` is null before the first rows are done. ``auto``, the default, shows bars in a terminal, and otherwise logs
@@ -115,8 +115,9 @@ lines if a cluster does the work; ``bar`` and ``none`` are what they say.
 
 All messages are of the logger ``labelsieve``: retries, lost workers and waiting for another run are warnings, progress
 on a cluster is ``INFO``. The command prints them on stderr with date and level, from ``--log-level`` on. In Python,
-configure that logger as any other: ``logging.getLogger("labelsieve").setLevel("INFO")``. Lost workers are logged by the
-command only; Dask logs them in ``distributed.scheduler``.
+configure that logger as any other: ``logging.getLogger("labelsieve").setLevel("INFO")``. Requests that a worker repeats
+are in the worker's log. Of many retries, 20 are logged at once and then one in 10 s, with the number of the others.
+Lost workers are logged by the command only; Dask logs them in ``distributed.scheduler``.
 
 ## Environment variables
 

@@ -33,6 +33,7 @@ from labelsieve.storage.checked_arrays import (
     digest,
     matches_checksum,
     open_for_writing,
+    store_of,
     with_checksum,
 )
 from labelsieve.storage.folders import Folder, LocalFolder, writing
@@ -160,7 +161,7 @@ class ResultGroup:
             if isinstance(self.folder, LocalFolder):
                 zarr.open_group(self.folder.path, mode="r+").attrs.update(attributes)
             else:
-                zarr.create_group(self.folder.where, attributes=attributes)
+                zarr.create_group(store_of(self.folder), attributes=attributes)
 
     def sealed(self) -> ResultGroup:
         """Return the group with the checksums of its arrays' metadata, which no longer change."""

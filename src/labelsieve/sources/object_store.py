@@ -1,8 +1,8 @@
 """Stored objects of any fsspec file system: ranged reads, listings and versions.
 
-A request that fails is repeated by the file system, which knows the transient errors; s3fs does so up to its option
-`retries`. `read_s3` gives s3fs the whole ranged read to repeat, since the body of an answer may break off. What still
-fails raises `UnreadableDataError`, and the task that made the request is repeated (`retries.retry`).
+A request that fails is repeated by the file system, which knows the transient errors: `labelsieve.storage.s3` and
+`labelsieve.storage.web` do so by the limits of `labelsieve.storage.limits`. What still fails raises
+`UnreadableDataError`, and the task that made the request is repeated (`retries.retry`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,28 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Final, Self
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.storage.urls import cause_of, check_credentials, filesystem, url_of, version_of, without_query
+from labelsieve.storage.file_systems import filesystem
+from labelsieve.storage.urls import cause_of, check_credentials, url_of, without_query
 
 # File systems that are not asynchronous inside (FTP, archives) may have one connection and one position in it.
 _LOCKS: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
 _LOCKS_LOCK: Final = threading.Lock()
 
+# Of web servers, which do not say why.
+_REFUSED_STATUS: Final = (401, 403)
+
 NOT_FOUND: Final = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class RefusedError(UnreadableDataError):
-    """The store does not permit a request, such as listing a folder whose objects may be read."""
+    """The store does not permit a request, such as listing a folder whose objects may be read; it is not repeated."""
+
+
+def unreadable(error: BaseException, message: str) -> UnreadableDataError:
+    """Return the error to raise for one of a file system: a `RefusedError` if it did not permit the request."""
+    if getattr(error, "status", 0) in _REFUSED_STATUS:
+        return RefusedError(f"{message} (if the URL is signed, its signature may have expired)")
+    return (RefusedError if isinstance(error, PermissionError) else UnreadableDataError)(message)
 
 
 class ObjectStore:
@@ -67,8 +78,7 @@ class ObjectStore:
             where = (f"{name}: " if name else "") + self.shown(path) + (f" ({what})" if what else "")
             url = self._url or url_of(self.fs, path)
             check_credentials(error, where, url)
-            kind = RefusedError if isinstance(error, PermissionError) else UnreadableDataError
-            raise kind(f"{where} is not readable: {cause_of(error, url)}") from None
+            raise unreadable(error, f"{where} is not readable: {cause_of(error, url)}") from None
 
     def read(self, path: str, start: int, stop: int, what: str = "") -> tuple[bytes | None, str]:
         """Return bytes ``[start, stop)`` of an object and its version.
@@ -91,15 +101,15 @@ class ObjectStore:
                     return bytes(self.fs.cat_file(path, start=start, end=stop)), ""
                 from fsspec.asyn import sync
 
-                found: tuple[bytes, str] = sync(self.fs.loop, read_s3, self.fs, path, start, stop)
+                found: tuple[bytes, str] = sync(self.fs.loop, self.fs.read_version, path, start, stop)
                 return found
         except NOT_FOUND:
             return None, ""
 
     @property
     def tells_versions(self) -> bool:
-        """Whether each answer includes the version of the object: S3's do, though fsspec does not promise it."""
-        return hasattr(self.fs, "_call_s3") and hasattr(self.fs, "retries")
+        """Whether each answer includes the version of the object, as those of S3 and of web servers do."""
+        return hasattr(self.fs, "read_version")
 
     def info(self, name: str, path: str) -> dict[str, Any]:
         """Return size and more of one object.
@@ -141,26 +151,3 @@ class ObjectStore:
     def has(self, path: str, names: Sequence[str]) -> bool:
         """Return whether a folder holds one of some names."""
         return any(self.read(f"{path.rstrip('/')}/{child}", 0, 1)[0] is not None for child in names)
-
-
-async def read_s3(fs: Any, path: str, start: int, stop: int) -> tuple[bytes, str]:
-    """Return bytes ``[start, stop)`` of an object, and its version; s3fs repeats the read if the body breaks off.
-
-    Without an ETag the version is unknown: listings and answers state the time of the last write differently.
-    """
-    from s3fs.core import _error_wrapper  # type: ignore[import-untyped]  # it has no types
-
-    bucket, key, version = fs.split_path(path)
-    given = {"VersionId": version} if version else {}
-
-    async def request() -> tuple[bytes, str]:
-        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{stop - 1}", **given)  # noqa: SLF001
-        try:
-            body = await answer["Body"].read()
-        finally:
-            answer["Body"].close()
-        size = str(answer.get("ContentRange", "")).rpartition("/")[2] or answer.get("ContentLength")
-        return body, version_of({"size": size, "ETag": answer.get("ETag")})
-
-    found: tuple[bytes, str] = await _error_wrapper(request, retries=fs.retries)  # as s3fs reads whole objects
-    return found

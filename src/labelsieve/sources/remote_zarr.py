@@ -21,13 +21,13 @@ from labelsieve.sources.shard_names import natural_key
 from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
 from labelsieve.sources.zarr_arrays import Decoder, ZarrRows, ZarrSource, chunk_decoder, open_array
 from labelsieve.sources.zarr_chunks import chunk_objects, key_of, metadata_name
-from labelsieve.storage.urls import filesystem, is_web, stamp_of, url_of, without_query
+from labelsieve.storage import limits
+from labelsieve.storage.file_systems import for_threads, zarr_store
+from labelsieve.storage.urls import is_web, stamp_of, url_of, without_query
 
 # A request of Zarr's own reading: as large as an automatic batch, so that neither cuts the other.
 _BATCH_BYTES: Final = 48_000_000
 _MOST_NAMED: Final = 3
-# Seconds before a chunk that was not found is looked up again.
-_PAUSE: Final = 0.1
 
 
 class RemoteZarrSource(ZarrSource):
@@ -62,7 +62,7 @@ class RemoteZarrSource(ZarrSource):
             If the request fails.
         """
         where = without_query(url)
-        return cls(open_array(name, where, _zarr_store(url), url), url)
+        return cls(open_array(name, where, zarr_store(url), url), url)
 
     def __getstate__(self) -> dict[str, Any]:
         here_only = {"_store_and_root"} if self.url is None else {"_store_and_root", "array"}
@@ -75,7 +75,7 @@ class RemoteZarrSource(ZarrSource):
         import zarr
         from zarr.storage import StorePath
 
-        opened: Any = zarr.AsyncArray(self._metadata, StorePath(_zarr_store(str(self.url))))
+        opened: Any = zarr.AsyncArray(self._metadata, StorePath(zarr_store(str(self.url))))
         self.array = zarr.Array(opened)
         return self.array
 
@@ -86,7 +86,7 @@ class RemoteZarrSource(ZarrSource):
             store, root = ObjectStore.at(self.url)
             return store, root.rstrip("/")
         try:
-            return ObjectStore(_synchronous(self.array.store.fs)), _root(self.array)
+            return ObjectStore(for_threads(self.array.store.fs)), _root(self.array)
         except Exception:  # noqa: BLE001  # file systems raise what they like
             return None
 
@@ -150,30 +150,9 @@ def stored_limit(n_bytes: int) -> int:
     return n_bytes + n_bytes // 128 + 1024
 
 
-def _zarr_store(url: str) -> Any:
-    """Return a Zarr store that reads from a URL in this process.
-
-    It wraps the file system that the process has for this URL: Zarr's event loop would need another client, which
-    nobody closes.
-    """
-    from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
-    from zarr.storage import FsspecStore
-
-    fs, path = filesystem(url)
-    return FsspecStore(AsyncFileSystemWrapper(fs, asynchronous=True), read_only=True, path=path.rstrip("/"))
-
-
 def _root(array: Any) -> str:
     """Return the path of an array in the file system of its store."""
     return "/".join(part for part in (array.store.path.rstrip("/"), array.path) if part)
-
-
-def _synchronous(fs: Any) -> Any:
-    """Return the file system of a store for use in threads."""
-    inner = getattr(fs, "sync_fs", None)
-    if inner is not None:
-        return inner
-    return type(fs)(*fs.storage_args, **{**fs.storage_options, "asynchronous": False})
 
 
 class _DirectChunks(PrefetchedRows):
@@ -196,7 +175,9 @@ class _DirectChunks(PrefetchedRows):
         path, stored = self._path(index), self._stored
         found, version = self._store.read(path, 0, self._limit, self._what(index))
         if found is None and stored is None:
-            time.sleep(_PAUSE)  # where nothing lists the chunks, one is absent only if it is not found twice
+            time.sleep(
+                limits.LOOK_AGAIN_S
+            )  # where nothing lists the chunks, one is absent only if it is not found twice
             found, version = self._store.read(path, 0, self._limit, self._what(index))
             if found is None:
                 self._absent.add(path.removeprefix(f"{self._root}/"))

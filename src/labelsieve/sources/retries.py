@@ -2,50 +2,34 @@
 
 from __future__ import annotations
 
-import itertools
-import logging
+import random
 import time
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from labelsieve.errors import ChangedDataError, UnreadableDataError
+from labelsieve.sources.object_store import RefusedError
+from labelsieve.storage import limits
+from labelsieve.storage.retry_log import RETRY_LOG
 
-logger = logging.getLogger("labelsieve")
 # How often a call is repeated outside of a job. In a job, the argument `retries` says it.
-RETRIES: Final = 2
-# Seconds before the first new attempt; twice as long before each further one.
-_FIRST_PAUSE: Final = 0.1
+RETRIES: Final = limits.TASK_RETRIES
 
 _T = TypeVar("_T")
-
-
-class RetryLog:
-    """Logs what is tried again as warnings, and counts it; for all threads of a process."""
-
-    def __init__(self) -> None:
-        self.n_retries = 0
-        self._numbers = itertools.count(1)  # next() is atomic
-
-    def add(self, failure: object, *, condition: str = "") -> None:
-        """Log and count a failure after which something is tried again; `condition` is added to the message."""
-        logger.warning("tried again%s: %s", condition, failure)
-        self.n_retries = next(self._numbers)
-
-
-RETRY_LOG: Final = RetryLog()
 
 
 def retry(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
     """Return ``function(*arguments)``, called up to `attempts` times, until no `UnreadableDataError` is raised.
 
-    The whole call is repeated: a task, for example, begins again with its first row. Changed data is not read again.
+    The whole call is repeated: a task, for example, begins again with its first row. Data that has changed is not read
+    again, and what a store does not permit is not requested again.
     """
     for attempt in range(attempts - 1):
         try:
             return function(*arguments)
-        except ChangedDataError:
+        except (ChangedDataError, RefusedError):
             raise
         except UnreadableDataError as error:
             RETRY_LOG.add(error)
-            time.sleep(_FIRST_PAUSE * 2**attempt)
+            time.sleep(random.uniform(0.5, 1) * limits.TASK_PAUSE_S * 2**attempt)  # noqa: S311  # workers must not return together
     return function(*arguments)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import ChunkedRows, FileSource, Rows, read_into
-from labelsieve.sources.object_store import NOT_FOUND
+from labelsieve.sources.object_store import NOT_FOUND, unreadable
 from labelsieve.sources.versions import (
     MOST_LISTED_TWICE,
     MissingRows,
@@ -179,7 +179,7 @@ def open_array(name: str, where: str, store: Any, url: str = "") -> Any:
         raise InvalidInputError(f"{name}: {where} is not a readable Zarr array: {what}") from None
     except Exception as error:  # noqa: BLE001  # stores raise what they like
         check_credentials(error, f"{name}: {where}", url)
-        raise UnreadableDataError(f"{name}: {where} is not readable: {cause_of(error, url)}") from None
+        raise unreadable(error, f"{name}: {where} is not readable: {cause_of(error, url)}") from None
 
 
 def checked_array(name: str, node: Any) -> Any:
@@ -244,7 +244,8 @@ class ZarrRows(ChunkedRows):
             self._opened.get_basic_selection((slice(start, stop), ...), out=as_buffer(out[: stop - start]))
         except Exception as error:  # noqa: BLE001  # stores and codecs raise what they like
             rows = f"{self._where} (rows {start:,}..{stop - 1:,})"
-            raise UnreadableDataError(f"{rows} is not readable: {cause_of(error, self._url)}") from None
+            check_credentials(error, rows, self._url)
+            raise unreadable(error, f"{rows} is not readable: {cause_of(error, self._url)}") from None
         folder = local_folder(self._array)
         if stored is not None and folder is not None:
             for index, key in keys:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import UnreadableDataError
+from labelsieve.storage.file_systems import zarr_store
 from labelsieve.storage.folders import Folder, LocalFolder
 from labelsieve.storage.urls import cause_of
 
@@ -39,7 +40,7 @@ def create_array(folder: Folder, name: str, shape: tuple[int, ...], dtype: npt.D
     typesize = 1 if dtype is str else np.dtype(dtype).itemsize
     codecs = [BloscCodec(cname="lz4", shuffle="shuffle", typesize=typesize), Crc32cCodec()]
     zarr.create_array(
-        _store(folder),
+        store_of(folder),
         name=name,
         shape=shape,
         chunks=chunks,
@@ -55,7 +56,7 @@ def open_for_writing(folder: Folder, name: str) -> Any:
     """Open an array to write whole chunks; chunks of zeros are stored too."""
     import zarr
 
-    array: Any = zarr.open_array(_store(folder), path=name, mode="r+", zarr_format=3)
+    array: Any = zarr.open_array(store_of(folder), path=name, mode="r+", zarr_format=3)
     return zarr.Array(zarr.AsyncArray(array.metadata, array.store_path, config={"write_empty_chunks": True}))
 
 
@@ -127,7 +128,7 @@ class StoredArray:
         if self._array is None:
             self._check()
             try:
-                store = _complete_store(self._folder) if self._complete else _store(self._folder, read_only=True)
+                store = _complete_store(self._folder) if self._complete else store_of(self._folder, read_only=True)
                 self._array = zarr.open_array(store, path=self._name, mode="r", zarr_format=3)
             except Exception as error:  # noqa: BLE001  # stores may raise any error
                 raise self._unreadable(f"{self._name}/zarr.json", error) from None
@@ -191,12 +192,13 @@ def _attributes_digest(attributes: Mapping[str, Any]) -> str:
     return digest(json.dumps(attributes, sort_keys=True).encode())
 
 
-def _store(folder: Folder, *, read_only: bool = False) -> Any:
-    from zarr.storage import FsspecStore, LocalStore
+def store_of(folder: Folder, *, read_only: bool = False) -> Any:
+    """Return a Zarr store at `folder`."""
+    from zarr.storage import LocalStore
 
     if isinstance(folder, LocalFolder):
         return LocalStore(folder.path, read_only=read_only)
-    return FsspecStore.from_url(folder.where, read_only=read_only)
+    return zarr_store(folder.where, read_only=read_only)
 
 
 def _complete_store(folder: Folder) -> Any:
@@ -209,4 +211,4 @@ def _complete_store(folder: Folder) -> Any:
     def report(key: str) -> None:
         raise _MissingChunkError(key)
 
-    return WatchedStore.around(_store(folder, read_only=True), is_chunk, report)
+    return WatchedStore.around(store_of(folder, read_only=True), is_chunk, report)

@@ -25,7 +25,8 @@ from labelsieve.errors import (
     WorkdirError,
     warn,
 )
-from labelsieve.storage.urls import cause_of, check_credentials, check_place, filesystem, is_url, without_query
+from labelsieve.storage.file_systems import filesystem
+from labelsieve.storage.urls import cause_of, check_credentials, check_place, is_url, without_query
 
 # Records are written in few large pieces.
 _BUFFER_BYTES: Final = 1 << 18
@@ -256,11 +257,10 @@ class UrlFolder:
         """Open an object for reading. A small one is read with one request, a large one with some megabytes each."""
         with self._reading(name):
             fs, path = self._path(name)
-            file: Any = fs.open(path, "rb", block_size=_REQUEST_BYTES, cache_type="readahead")
-            if file.size > _REQUEST_BYTES:
-                return file
-            with file:
-                return io.BytesIO(file.read())
+            size = int(fs.info(path)["size"])
+        if size > _REQUEST_BYTES:
+            return io.BufferedReader(_ObjectFile(self, name, size), _REQUEST_BYTES)
+        return io.BytesIO(self.read(name))
 
     @contextmanager
     def create(self, name: str) -> Iterator[OutputFile]:
@@ -324,6 +324,35 @@ class UrlFolder:
             fs.invalidate_cache()
             with contextlib.suppress(FileNotFoundError):
                 fs.rm(f"{path}{below}", recursive=True)
+
+
+class _ObjectFile(io.RawIOBase):
+    """An object as a file, of which each read is a request."""
+
+    def __init__(self, folder: UrlFolder, name: str, size: int) -> None:
+        self._folder, self._name, self._size, self._position = folder, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._position = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._position + len(buffer), self._size)
+        if stop <= self._position:
+            return 0
+        got = self._folder.read(self._name, self._position, stop)
+        buffer[: len(got)] = got
+        self._position += len(got)
+        return len(got)
 
 
 def _make_parent(fs: Any, path: str) -> None:

@@ -1,4 +1,4 @@
-"""Paths and URLs: checks, file systems of URLs, and which part of a URL may be shown.
+"""Paths and URLs: checks, credentials, and which part of a URL may be shown.
 
 A URL with a password is refused. Credentials come from where the user's tools keep them: the environment, the
 provider's own files, fsspec's configuration. Each process that opens a URL looks them up for itself, so they are never
@@ -10,13 +10,12 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
-from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
+from labelsieve.errors import InputTypeError, InvalidInputError
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
-# The extra that installs the file system of a scheme. For other schemes fsspec names the package.
-_EXTRAS: Final = {"s3": "s3", "s3a": "s3"}
 # A query begins with "?" here. Elsewhere "?" is a letter of a name or part of a pattern.
 _WEB: Final = frozenset({"http", "https"})
 # A user in a web URL, which may be a token, or a user and a password; also a password with slashes that are not quoted,
@@ -31,9 +30,15 @@ _WHERE_CREDENTIALS_BELONG: Final = (
 )
 # Errors of the clients of S3 and Google Cloud if they find no credentials, or only a part of them.
 _NO_CREDENTIALS: Final = frozenset({"NoCredentialsError", "PartialCredentialsError", "DefaultCredentialsError"})
-# One request for each call, and as many connections as prefetching uses, which makes its requests in parallel.
-_S3_OPTIONS: Final = {"max_concurrency": 1}
-_S3_CONNECTIONS: Final = 64
+# Errors of the same clients if credentials that they found could not be renewed, and the codes with which S3 answers if
+# they are no longer, or not yet, valid.
+_NOT_RENEWED: Final = frozenset(
+    {"CredentialRetrievalError", "TokenRetrievalError", "SSOError", "RefreshError", "MetadataRetrievalError"}
+)
+REFUSED_CODES: Final = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "InvalidAccessKeyId"}
+    | {"InvalidClientTokenId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "RequestExpired"}
+)
 
 
 def is_url(name: object) -> bool:
@@ -143,7 +148,7 @@ def cause_of(error: BaseException, url: str) -> str:
 
 
 def check_credentials(error: BaseException, where: str, url: str) -> None:
-    """Raise if `error` says that no credentials were found: no request was made, and another attempt does not help.
+    """Raise if `error` says that credentials are missing, have expired or were refused: another attempt does not help.
 
     Parameters
     ----------
@@ -159,42 +164,28 @@ def check_credentials(error: BaseException, where: str, url: str) -> None:
     InvalidInputError
         Says where credentials belong.
     """
-    if any(kind.__name__ in _NO_CREDENTIALS for kind in type(error).__mro__):
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    if kinds & _NO_CREDENTIALS:
         raise InvalidInputError(
             f"{where} cannot be opened without credentials ({cause_of(error, url)}): give them where your tools keep "
             f"them: {_WHERE_CREDENTIALS_BELONG}"
         ) from None
+    code = error_code(error)
+    if code in REFUSED_CODES or kinds & _NOT_RENEWED:
+        why = f"{code or type(error).__name__}: {getattr(error, 'strerror', None) or error}"
+        raise InvalidInputError(
+            f"{where}: the credentials were refused or have expired ({why}): renew them where your tools keep them: "
+            f"{_WHERE_CREDENTIALS_BELONG}; then run the same command again: with a workdir it goes on from where it was"
+        ) from None
 
 
-def filesystem(url: str) -> tuple[Any, str]:
-    """Return the fsspec file system of `url`, which any thread may use, and the path in it.
-
-    Raises
-    ------
-    MissingDependencyError
-        If the package for S3 is not installed.
-    InvalidInputError
-        If no installed package knows the scheme.
-    """
-    import fsspec
-
-    scheme = url.partition("://")[0]
-    try:
-        options = _s3_options(fsspec) if scheme in _EXTRAS else {}
-        fs, path = fsspec.core.url_to_fs(url, **options)
-    except Exception as error:
-        if isinstance(error, ImportError) and scheme in _EXTRAS:
-            raise MissingDependencyError(f"Reading {scheme}:// URLs", _EXTRAS[scheme]) from error
-        # A file system may do anything here, even send a request to its server.
-        raise InvalidInputError(f"{without_query(url)} cannot be opened: {cause_of(error, url)}") from None
-    return fs, path
-
-
-def _s3_options(fsspec: Any) -> dict[str, Any]:
-    """Return options for many requests at a time, added to those of the user's configuration of fsspec."""
-    configured = {**fsspec.config.conf.get("s3", {}), **fsspec.config.conf.get("s3a", {})}
-    config = {"max_pool_connections": _S3_CONNECTIONS} | configured.get("config_kwargs", {})
-    return {**_S3_OPTIONS, "config_kwargs": config}
+def error_code(error: BaseException) -> str:
+    """Return the code of an error that S3 answered, such as ``ExpiredToken``; "" for other errors."""
+    for link in (error, error.__cause__):
+        answer = getattr(link, "response", None)
+        if isinstance(answer, dict):
+            return str(answer.get("Error", {}).get("Code", ""))
+    return ""
 
 
 def digest_of(url: str) -> str:
@@ -202,7 +193,7 @@ def digest_of(url: str) -> str:
     return hashlib.sha256(url.encode()).hexdigest()[:16]
 
 
-def stamp_of(info: dict[str, Any]) -> str:
+def stamp_of(info: Mapping[str, Any]) -> str:
     """Return the ETag of an object or, without one, the time of its last write; "" if the file system gives neither.
 
     Examples
@@ -216,7 +207,7 @@ def stamp_of(info: dict[str, Any]) -> str:
     return ""
 
 
-def version_of(info: dict[str, Any]) -> str:
+def version_of(info: Mapping[str, Any]) -> str:
     """Return size and stamp of an object in one text; "" if it has no stamp.
 
     Examples

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from zarr.storage import WrapperStore
 
-# Seconds before an expected chunk that was not found is looked up again.
-_PAUSE: Final = 0.1
+from labelsieve.storage import limits
 
 
 class WatchedStore(WrapperStore[Any]):
@@ -40,7 +39,7 @@ class WatchedStore(WrapperStore[Any]):
         """Return what is stored at `key`."""
         found = await self._store.get(key, prototype, byte_range)
         if found is None and self.expects(key):
-            await asyncio.sleep(_PAUSE)
+            await asyncio.sleep(limits.LOOK_AGAIN_S)
             found = await self._store.get(key, prototype, byte_range)
             if found is None:
                 self.report(key)

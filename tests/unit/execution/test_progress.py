@@ -16,7 +16,7 @@ import draws
 import labelsieve
 from labelsieve.errors import UnreadableDataError
 from labelsieve.execution import progress
-from labelsieve.sources.retries import RETRY_LOG
+from labelsieve.storage.retry_log import RETRY_LOG
 from labelsieve.tasks import scan
 from processes import wait_until
 
