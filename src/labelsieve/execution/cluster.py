@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 # Share of a worker's memory limit to plan with: Dask pauses a worker that takes more.
 WORKER_SHARE: Final = 0.8
-# With more workers than this, each gets one group of blocks and not one for each thread: a task costs the scheduler about
-# a millisecond, and counting a million rows takes 10 to 20.
+# With more workers than this, each gets one group of blocks and not one for each thread: a task costs the scheduler
+# about a millisecond, and counting a million rows takes 10 to 20.
 _FEW_GROUPS: Final = 256
 # Seconds to wait for a first worker.
 _WAIT_SECONDS: Final = 120
