@@ -148,6 +148,7 @@ from typing import Any
 from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
 from labelsieve.pipeline.find_in_summaries import find_in_summaries
+from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
@@ -381,8 +382,14 @@ def plan_label_issues(
     fresh: bool = False,
     output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
+    worker_rate: float | str | None = None,
+    latency: float | str | None = None,
+    within: float | str | None = None,
+    measure: bool = False,
 ) -> Plan:
-    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes and memory. No data is read.
+    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes, memory and time.
+
+    Without `measure` no data is read. Without a rate, given or measured, the plan has no time.
 
     Parameters
     ----------
@@ -393,18 +400,34 @@ def plan_label_issues(
     allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory
         As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`, and counts finished
         partitions as unfinished.
+    worker_rate : float or str, optional
+        Bytes per second that the store gives each worker, or this process without a cluster, shared by its threads:
+        a number, or text such as ``"1GB"``. The times of decoding and computing are then those of a typical thread
+        (`labelsieve.pipeline.forecast`), unless they are measured.
+    latency : float or str, optional
+        Seconds until the first byte of an answer of the store, or text with a unit, such as ``"20ms"``; 0 by default.
+    within : float or str, optional
+        Wanted time, in seconds or as text with a unit, such as ``"10min"``: the plan says how many workers finish
+        within it, each with the threads and the memory of those of the cluster.
+    measure : bool
+        Read parts of some partitions for about 5 seconds, on all threads of the run or of the cluster, with the code
+        of a run, to measure the rates of reading, decoding and computing. Local files that were read are in the page
+        cache afterwards, so that a run finds these parts sooner. For a cluster that is only described, the threads
+        of this process stand for one worker.
 
     Returns
     -------
     Plan
-        The plan.
+        The plan. Its `forecast` is None, or the seconds of each part of a run, the part that limits it, and the
+        number of requests to the store.
 
     Raises
     ------
     MemoryLimitError
         If the run cannot fit in memory.
     InvalidInputError, InputTypeError, UnreadableDataError, WorkdirError
-        For anything that `find_label_issues` would refuse before it reads data.
+        For anything that `find_label_issues` would refuse before it reads data; for a rate or a time that is not one;
+        for `latency` or `within` without a rate, and `within` without a cluster.
 
     Examples
     --------
@@ -413,7 +436,14 @@ def plan_label_issues(
     >>> plan = labelsieve.plan_label_issues(np.zeros(1000, int), np.full((1000, 4), 0.25))
     >>> plan.n_partitions, plan.bytes_read, plan.stored
     (1, 32000, False)
+
+    The time on workers that read 16 kB per second:
+
+    >>> plan = labelsieve.plan_label_issues(np.zeros(1000, int), np.full((1000, 4), 0.25), worker_rate="16kB")
+    >>> round(plan.forecast.total_s, 1), plan.forecast.limit
+    (2.5, 'store')
     """
     choices = dict(locals())
     labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
-    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan()
+    wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)

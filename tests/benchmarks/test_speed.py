@@ -12,7 +12,6 @@ from functools import partial
 
 import dask
 import dask.array as da
-import numpy as np
 import pytest
 import zarr
 from cleanlab.experimental.label_issues_batched import find_label_issues_batched as cleanlab_batched
@@ -22,7 +21,6 @@ from labelsieve import find_label_issues_batched
 
 REAL = {"1000 classes": (2_000_000, 1000), "100 classes": (10_000_000, 100), "10 classes": (50_000_000, 10)}
 TINY = {name: (20_000, n_classes) for name, (_, n_classes) in REAL.items()}
-CHUNK_BYTES = 40_000_000
 READ_BYTES = 8_000_000
 
 
@@ -40,27 +38,6 @@ class Sized:
 
     def __array__(self, dtype=None, copy=None):
         return self._array[:]
-
-
-def make_input(folder, n_rows, n_classes, *, as_zarr):
-    """Write seeded predictions of a rather good model, with a twentieth of the labels wrong."""
-    rng = np.random.default_rng(0)
-    probs = np.lib.format.open_memmap(folder / "pred_probs.npy", mode="w+", dtype=np.float32, shape=(n_rows, n_classes))
-    labels = np.empty(n_rows, np.int64)
-    step = max(1, 20_000_000 // n_classes)
-    for start in range(0, n_rows, step):
-        part = slice(start, min(start + step, n_rows))
-        n = part.stop - part.start
-        probs[part], labels[part] = draws.draw_part(rng, n, n_classes)
-    probs.flush()
-    np.save(folder / "labels.npy", labels)
-    if as_zarr:
-        rows = max(1, min(n_rows // 4, CHUNK_BYTES // (4 * n_classes)))
-        for name, array in (("labels", labels), ("pred_probs", probs)):
-            chunks = (rows, *array.shape[1:])
-            stored = zarr.create_array(folder / f"{name}.zarr", shape=array.shape, chunks=chunks, dtype=array.dtype)
-            for start in range(0, n_rows, rows):
-                stored[start : start + rows] = array[start : start + rows]
 
 
 def bare_read_npy(folder):
@@ -100,7 +77,7 @@ def timed(function, runs):
 def test_finds_what_cleanlab_finds(shape, kind, tmp_path, request):
     real = request.config.getoption("--real-size")
     n_rows, n_classes = (REAL if real else TINY)[shape]
-    make_input(tmp_path, n_rows, n_classes, as_zarr=kind == "zarr")
+    draws.make_input(tmp_path, n_rows, n_classes, as_zarr=kind == "zarr")
     runs = 3 if real else 1
     if kind == "npy":
         files = {"labels_file": str(tmp_path / "labels.npy"), "pred_probs_file": str(tmp_path / "pred_probs.npy")}

@@ -118,6 +118,9 @@ def test_every_key_is_documented_and_no_other(answer, capfd):
     assert sorted(keys_of("Key of ``find``")) == sorted(answer("find", *FILES, "--json")[1])
     plan_keys = keys_of("Key of ``plan``")
     assert sorted(plan_keys) == sorted(answer("plan", *FILES, "--json")[1])
+    assert keys_of("Key of ``forecast``") == list(
+        answer("plan", *FILES, "--json", "--worker-rate", "1GB")[1]["forecast"]
+    )
     assert run(["find", *FILES, "--quiet", "--progress", "json"]) == 0
     line = json.loads(capfd.readouterr().err.splitlines()[0])
     assert keys_of("Key of a line") == list(line)

@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import zarr
 from hypothesis import strategies as st
 
 import labelsieve
@@ -20,6 +21,7 @@ import labelsieve.tasks.partition
 from labelsieve.confident_learning.summarizer import Summarizer
 
 SHAPES = ["absent", "single row", "sorted", "two classes", "ties", "float16", "many classes", "near"]
+_CHUNK_BYTES = 40_000_000
 
 
 def draw(n_rows=500, n_classes=5, *, signal=2.0, noise=0.2, seed=0, dtype=np.float64, decimals=None):
@@ -219,3 +221,24 @@ def n_calls(function):
     finally:
         sys.setprofile(before)
     return calls
+
+
+def make_input(folder, n_rows, n_classes, *, as_zarr):
+    """Write seeded predictions of a rather good model, with a twentieth of the labels wrong."""
+    rng = np.random.default_rng(0)
+    probs = np.lib.format.open_memmap(folder / "pred_probs.npy", mode="w+", dtype=np.float32, shape=(n_rows, n_classes))
+    labels = np.empty(n_rows, np.int64)
+    step = max(1, 20_000_000 // n_classes)
+    for start in range(0, n_rows, step):
+        part = slice(start, min(start + step, n_rows))
+        n = part.stop - part.start
+        probs[part], labels[part] = draw_part(rng, n, n_classes)
+    probs.flush()
+    np.save(folder / "labels.npy", labels)
+    if as_zarr:
+        rows = max(1, min(n_rows // 4, _CHUNK_BYTES // (4 * n_classes)))
+        for name, array in (("labels", labels), ("pred_probs", probs)):
+            chunks = (rows, *array.shape[1:])
+            stored = zarr.create_array(folder / f"{name}.zarr", shape=array.shape, chunks=chunks, dtype=array.dtype)
+            for start in range(0, n_rows, rows):
+                stored[start : start + rows] = array[start : start + rows]

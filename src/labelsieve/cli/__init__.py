@@ -45,7 +45,28 @@ are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have
 | ``limit_bytes``, ``limit_name`` | what each process that reads may take, and where that limit comes from |
 | ``summary_bytes``, ``score_bytes``, ``mask_bytes`` | sizes of the summaries, scores and mask of all rows |
 | ``issue_bytes`` | size of one issue |
+| ``forecast`` | the time: an object with the keys below; null without ``--worker-rate`` and ``--measure`` |
 | ``warnings``, ``version`` | as for ``find`` |
+
+| Key of ``forecast`` | |
+|---|---|
+| ``total_s`` | seconds of the run: what ``find`` will report as ``total_s``, without starting a cluster |
+| ``startup_s`` | opening the inputs and imports; 0 unless measured |
+| ``store_s`` | waiting for the store |
+| ``decoding_s``, ``kernels_s`` | decoding stored chunks, and summarizing rows |
+| ``summaries_s`` | counting, selecting and sorting the row summaries |
+| ``scheduler_s``, ``client_s`` | what the scheduler and the client take for all tasks |
+| ``limit`` | the part that limits the run, as above: ``store``, ``decoding``, ``kernels``, ``scheduler``, ... |
+| ``store_bytes`` | what the store sends in all passes: stored bytes if measured, decoded ones otherwise |
+| ``n_requests`` | requests, or files of stored chunks, for these; null for local ``.npy`` files |
+| ``measured_bytes`` | decoded bytes that the rates were measured on; 0 if they were given |
+| ``within_s`` | the time of ``--within``; null without it |
+| ``n_workers_needed`` | least number of workers that finish within it; null if there is none |
+| ``why_not`` | why no number of workers is enough, or ``""`` |
+
+Each part of a forecast is as long as it would be alone, and parts overlap: `labelsieve.pipeline.forecast` has the rule.
+Rates are those at the time of the plan: what ``--measure`` has read of a local file is in the page cache afterwards.
+Writing records and results is not included.
 
 `labelsieve doctor` answers with this object also if it finds problems, and exits with 1 then. A *problem* would make a
 run fail or might give a wrong result; a *warning* may make it slow, or fail later, and leaves the exit code at 0.

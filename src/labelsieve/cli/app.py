@@ -26,7 +26,7 @@ from labelsieve.cli.interrupts import (
     raising,
 )
 from labelsieve.cli.json_text import doctor_answer, error_answer, exit_code_of, find_answer, json_line, plan_answer
-from labelsieve.cli.options import EXIT_CODES, PAGE, RUN, FilePath, HeadedOption, JobCommand
+from labelsieve.cli.options import EXIT_CODES, FORECAST, PAGE, RUN, FilePath, HeadedOption, JobCommand
 from labelsieve.cli.text import doctor_text, plan_text, summary_text, worst_text
 from labelsieve.errors import (
     InputTypeError,
@@ -147,13 +147,15 @@ def find(
 
 @cli.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
+@FORECAST
 def plan(
     labels: str, pred_probs: str, *, output: str | None, json: bool, log_level: str | None, **choices: Any
 ) -> dict[str, Any] | None:
-    """Print the plan of a run: batches, partitions, tasks, bytes and memory. No data is read.
+    """Print the plan of a run: batches, partitions, tasks, bytes, memory and time. Only --measure reads data.
 
     Takes the arguments of `labelsieve find`; those for printing and reports have no effect. No cluster is started:
-    --workers plans for a cluster of that many workers, with --threads and --worker-memory for each.
+    --workers plans for a cluster of that many workers, with --threads and --worker-memory for each. The time is known
+    with --worker-rate or --measure.
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """

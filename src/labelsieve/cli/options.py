@@ -127,9 +127,9 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-_input, _method, _memory, _output, _cluster = (
+_input, _method, _memory, _output, _cluster, _time = (
     partial(click.option, cls=HeadedOption, heading=heading)
-    for heading in ("Input", "Method", "Memory and workdir", "Output", "Cluster and processes")
+    for heading in ("Input", "Method", "Memory and workdir", "Output", "Cluster and processes", "Time")
 )
 _count = click.IntRange(min=0)
 _at_least_one = click.IntRange(min=1)
@@ -141,6 +141,12 @@ PAGE = _together(
     _output("--images", metavar="FILE", help="Pictures of the rows for the report: (N, H, W) .npy or Zarr."),
     _output("--texts", metavar="FILE", help="Texts of the rows for the report, one per line."),
     _output("--rows", type=_count, metavar="N", default=100, help="Worst rows to show in the report."),
+)
+FORECAST = _together(
+    _time("--worker-rate", metavar="SIZE", help="Bytes per second that the store gives each worker: 1GB."),
+    _time("--latency", metavar="TIME", help="Until the first byte of an answer of the store: 20ms."),
+    _time("--within", metavar="TIME", help="Say how many workers finish within this time: 10min."),
+    _time("--measure", is_flag=True, help="Measure rates: read parts of some partitions for about 5 seconds."),
 )
 RUN = _together(
     click.argument("labels"),

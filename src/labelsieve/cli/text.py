@@ -7,6 +7,7 @@ from typing import Final
 from labelsieve.execution.versions import PACKAGES, named
 from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, size
 from labelsieve.pipeline.diagnosis import Diagnosis, Process
+from labelsieve.pipeline.forecast import Forecast
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.result import RunFacts
@@ -71,6 +72,8 @@ def plan_text(plan: Plan) -> str:
         f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes per issue; on top of "
         f"the peak, {ISSUE_BYTES} bytes per issue if the tasks do not write them"
     )
+    if plan.forecast is not None:
+        lines |= _time_lines(plan.forecast)
     width = max(map(len, lines))
     return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
 
@@ -145,6 +148,42 @@ def _table(rows: list[list[str]]) -> list[str]:
     """Return rows of cells as lines with columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _time_lines(found: Forecast) -> dict[str, str]:
+    """Return the lines of a plan about time."""
+    source = f"measured on {size(found.measured_bytes)}" if found.measured_bytes else "at the rate given"
+    parts = ("store", "decoding", "kernels", "summaries", "scheduler", "client", "startup")
+    seconds = {name: getattr(found, f"{name}_s") for name in parts}
+    requests = "" if found.n_requests is None else f" in {found.n_requests:,} requests"
+    lines = {
+        "time": f"{duration(found.total_s)}, limited by: {found.limit} ({source})",
+        "parts of it": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value),
+        "from the store": f"{size(found.store_bytes)}{requests}",
+    }
+    if found.within_s is not None:
+        n_workers = found.n_workers_needed
+        enough = f"{n_workers:,} workers" if n_workers else f"no number of workers: {found.why_not}"
+        lines[f"within {duration(found.within_s)}"] = enough
+    return lines
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as text, in a unit that leaves a short number.
+
+    Examples
+    --------
+    >>> duration(0.0123), duration(95), duration(7384)
+    ('12 ms', '1 min 35 s', '2 h 3 min')
+    """
+    if seconds < 1:
+        return f"{1000 * seconds:.{1 if seconds < 0.01 else 0}f} ms"
+    if seconds < 59.5:
+        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    return f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def worst_text(issues: LabelIssues, top: int) -> str:

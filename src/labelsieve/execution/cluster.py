@@ -227,6 +227,13 @@ class DescribedExecutor(Executor):
         self.is_cluster, self.base_bytes = True, WORKER_BYTES
         self.limit, self.limit_name = _planned_limit(workers.memory_limit, "each worker", max_memory)
 
+    @classmethod
+    def like(cls, executor: Executor, n_workers: int) -> DescribedExecutor:
+        """Return an executor that stands for `n_workers` workers such as those of `executor`."""
+        described = cls(DescribedWorkers(n_workers, executor.n_threads, executor.limit))
+        described.limit, described.limit_name = executor.limit, executor.limit_name
+        return described
+
     def hold(self, *_: Any) -> list[list[Any]]:
         """Raise: there are no workers."""
         raise RuntimeError("workers that are only described run nothing")

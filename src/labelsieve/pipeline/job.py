@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 import uuid
+import warnings
 import weakref
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -23,18 +24,27 @@ from labelsieve.confident_learning.summarizer import ScanTotals
 from labelsieve.confident_learning.summary_counts import issue_totals
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
 from labelsieve.confident_learning.validation import notes_of, raise_or_warn
-from labelsieve.errors import InvalidInputError, MemoryLimitError, UnreadableDataError, UnwritableError
+from labelsieve.errors import (
+    InvalidInputError,
+    LabelsieveWarning,
+    MemoryLimitError,
+    UnreadableDataError,
+    UnwritableError,
+)
 from labelsieve.execution.choice import choose_executor
-from labelsieve.execution.executor import LostDataError
+from labelsieve.execution.executor import Executor, LostDataError
 from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, free_bytes, run_rows, size
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.check_fit import check_fit
 from labelsieve.pipeline.fingerprint import check_versions, fingerprint, note_versions, part_identities
+from labelsieve.pipeline.forecast import Workload
+from labelsieve.pipeline.forecast_settings import NO_FORECAST, ForecastSettings
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.opening import open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
-from labelsieve.pipeline.plan import Plan, make_plan
+from labelsieve.pipeline.plan import Plan, make_plan, workload
+from labelsieve.pipeline.planned_time import forecast_run
 from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.pipeline.spot_check import check_finished
 from labelsieve.pipeline.workdir import Workdir
@@ -137,27 +147,48 @@ class Job:
                     raise UnwritableError(f"{error}; {kept}") from error
         raise RuntimeError("there is at least one attempt")
 
-    def plan(self) -> Plan:
-        """Plan the run, without reading data or writing anything."""
+    def plan(self, wanted: ForecastSettings = NO_FORECAST) -> Plan:
+        """Plan the run, without writing anything. Data is read only to measure its time."""
         workdir = None
         if self.settings.workdir is not None:
             refuse_nested(self.settings.workdir, self.output)
             workdir = Workdir.peek(self.settings.workdir, fresh=self.settings.fresh)
-        return self._make_plan(self._open_inputs(workdir, self._run_facts(workdir)))
+        facts = self._run_facts(workdir)
+        inputs = self._open_inputs(workdir, facts, self.executor)
+        plan = self._make_plan(inputs)
+        if not wanted.is_wanted:
+            return plan
+        if wanted.measure:
+            note_versions(self.pair, self._attempts, allow_zero_rows=self.settings.allow_zero_rows)
+            inputs = retry(self._attempts, inputs.read_labels)
+        opening_s = time.perf_counter() - self._started
+
+        def work_on(executor: Executor) -> Workload | None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", LabelsieveWarning)  # of large chunks, once for each executor
+                opened = self._open_inputs(workdir, facts, executor)
+            try:
+                return workload(self._plan_on(executor, opened), opened, executor)
+            except MemoryLimitError:
+                return None
+
+        work = workload(plan, inputs, self.executor)
+        found = forecast_run(work, inputs, self.filter, self.executor, wanted, opening_s, work_on)
+        return replace(plan, forecast=found)
 
     def _run_facts(self, workdir: Workdir | None) -> dict[str, Any]:
         """Return the fingerprint of the run, which is that of the workdir if it is resumed."""
         settings = asdict(self.filter.settings) | self.settings.checks.flags()
         return {"run": uuid.uuid4().hex} if workdir is None else fingerprint(self.pair, settings, workdir.folder.where)
 
-    def _open_inputs(self, workdir: Workdir | None, facts: dict[str, Any]) -> Inputs:
+    def _open_inputs(self, workdir: Workdir | None, facts: dict[str, Any], executor: Executor) -> Inputs:
         """Return the inputs on the grid of the workdir, or on a new one."""
         return open_inputs(
             *self.pair,
             batch_size=self.settings.batch_size,
             partition_batches=self.settings.partition_batches,
             n_jobs=self.n_jobs,
-            executor=self.executor,
+            executor=executor,
             read=False,
             grid=None if workdir is None else workdir.grid(facts, self.pair[1].shape[0]),
         )
@@ -165,8 +196,11 @@ class Job:
     def _make_plan(self, inputs: Inputs) -> Plan:
         """Return the plan, or raise if workers cannot open the inputs or the run cannot fit in memory."""
         self.executor.check_reachable(inputs.reachability())
+        return self._plan_on(self.executor, inputs)
+
+    def _plan_on(self, executor: Executor, inputs: Inputs) -> Plan:
         stores = {"workdir": self.settings.workdir is not None, "output": self.output is not None}
-        return make_plan(inputs, self.filter, self.executor, **stores, n_jobs=self.n_jobs)
+        return make_plan(inputs, self.filter, executor, **stores, n_jobs=self.n_jobs)
 
     def _prepare(self, stack: ExitStack) -> _Setup:
         """Plan the run, lock its workdir and output, and check that all workers can reach what they need."""
@@ -177,7 +211,7 @@ class Job:
             workdir = stack.enter_context(owned)
             self._check_owned = workdir.check_owned
         facts = self._run_facts(workdir)
-        inputs = self._open_inputs(workdir, facts)
+        inputs = self._open_inputs(workdir, facts, self.executor)
         plan = self._make_plan(inputs)
         if inputs.labels_first:
             inputs = retry(self._attempts, inputs.read_labels)

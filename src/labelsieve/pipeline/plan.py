@@ -16,9 +16,11 @@ from labelsieve.execution.executor import Executor
 from labelsieve.memory import expected_issues, size
 from labelsieve.partitioning import spans
 from labelsieve.pipeline.dask_job import n_graph_tasks, slab_size
+from labelsieve.pipeline.forecast import Forecast, Workload
 from labelsieve.pipeline.inputs import Inputs, kept_bytes
 from labelsieve.pipeline.passes import rounds
 from labelsieve.settings import Settings
+from labelsieve.sources.base import Source
 
 # Rounds of class histograms, after which so few rows are inside the cuts that their scores are returned.
 _CLASS_ROUNDS: Final = 3
@@ -67,6 +69,8 @@ class Plan:
         Sizes of the summaries, scores and mask of all rows.
     issue_bytes : int
         Size of an issue with all columns.
+    forecast : Forecast or None
+        The time of the run; None unless rates were given or measured.
     """
 
     n_rows: int
@@ -92,6 +96,7 @@ class Plan:
     score_bytes: int
     mask_bytes: int
     issue_bytes: int
+    forecast: Forecast | None = None
 
 
 def make_plan(
@@ -252,6 +257,40 @@ def _network_bytes(inputs: Inputs, rule: Filter, executor: Executor, n_spans: in
         sent = executor.n_processes * 2 * memory.pair_bytes(n_rows, n_classes)
         total += n_rounds * (memory.CANDIDATE_BYTES * expected_issues(n_rows) + sent)
     return total
+
+
+def workload(plan: Plan, inputs: Inputs, executor: Executor) -> Workload:
+    """Return what the time of a planned run depends on."""
+    probs, labels = inputs.pred_probs_source, inputs.labels_source
+    requests = [_n_requests(source, inputs) for source in (probs, labels)]
+    forked = plan.n_processes if not executor.is_cluster else 1
+    return Workload(
+        n_rows=plan.n_rows,
+        row_bytes=inputs.n_classes * inputs.dtype.itemsize * plan.amplification,
+        label_bytes=int(inputs.opened_labels.dtype.itemsize),
+        n_partitions=plan.n_partitions,
+        n_reads=plan.n_reads,
+        n_tasks=plan.n_tasks,
+        slab_size=slab_size(executor),
+        n_workers=plan.n_processes if executor.is_cluster else 1,
+        n_threads=plan.n_threads * forked,
+        is_cluster=executor.is_cluster,
+        n_requests=requests[0] * plan.n_reads + requests[1] if any(requests) else None,
+        ahead_bytes=probs.prefetch_bytes if probs else 0,
+    )
+
+
+def _n_requests(source: Source | None, inputs: Inputs) -> int:
+    """Return the requests to the store for all rows of an input, or its files of stored chunks; 0 without any."""
+    if source is None or not source.request_rows:
+        return 0
+    grid, rows = inputs.grid, source.request_rows
+    if source.row_chunk:
+        n_decoded = _decoded_rows(inputs) if source is inputs.pred_probs_source else grid.n_rows
+        return -(-n_decoded // rows) * source.n_side_by_side
+    # Requests are numbered from the first row of each partition; partitions are alike, except the last.
+    first, last = (stop - start for start, stop in map(grid.bounds, (0, grid.n_partitions - 1)))
+    return (grid.n_partitions - 1) * -(-first // rows) + -(-last // rows)
 
 
 def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:

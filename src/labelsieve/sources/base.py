@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -136,9 +136,18 @@ class Source(abc.ABC):
         Most bytes of prefetched rows that one open source holds; 0 where nothing is prefetched.
     fill_value : float
         The value of rows whose chunks are not stored.
+    request_rows : int or None
+        Rows of a request, or of a stored chunk in a file of its own; None where any rows are read without requests.
+    n_side_by_side : int
+        Number of requests for the same rows, each for some of the classes.
+    is_encoded : bool
+        Whether what is stored has to be decoded.
     """
 
     in_pieces: bool = True
+    request_rows: int | None = None
+    n_side_by_side: int = 1
+    is_encoded: bool = False
     forkable: bool = False
     prefetch_bytes: int = 0
     fill_value: float = 0
@@ -176,6 +185,19 @@ class Source(abc.ABC):
             The caller intends to read ascending ranges within rows ``[start, stop)``, None for the end, and a remote
             source prefetches these. Other reads return the right rows too, but slower.
         """
+
+    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:  # noqa: ARG002
+        """Open to read the stored bytes alone, for a measurement: rows have any values if they would need decoding.
+
+        Parameters
+        ----------
+        start, stop : int
+            As for `open`.
+        count : callable
+            Called with the number of bytes of each stored chunk. Not called where rows are stored as they are, or
+            where reading and decoding cannot be told apart; then the rows are read as by `open`.
+        """
+        return self.open(start, stop)
 
     def identity(self) -> dict[str, Any]:
         """Return facts, as JSON takes them, that identify this input without reading its data.

@@ -30,6 +30,7 @@ class Hdf5Source(FileSource):
         # A worker may run in another folder; a file that is only in memory has a name that is not a path.
         filename = os.fsdecode(dataset.file.filename)
         self.path = Path(filename).absolute() if Path(filename).exists() else Path(filename)
+        self.is_encoded = bool(dataset.compression)
         self.name, self._dataset = dataset.name, dataset
 
     def __getstate__(self) -> dict[str, Any]:

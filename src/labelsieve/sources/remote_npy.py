@@ -44,7 +44,7 @@ class RemoteNpySource(Source):
         super().__init__(shape, dtype)
         self.url, self.offset, self.size, self.stamp = url, offset, size, stamp
         self.version = version_of({"size": size, "ETag": stamp})
-        self.request_rows = max(1, _REQUEST_BYTES // max(1, self.row_bytes))
+        self.request_rows: int = max(1, _REQUEST_BYTES // max(1, self.row_bytes))
         self.request_bytes = min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
         self.prefetch_bytes = ahead_bytes(self.request_bytes)
 

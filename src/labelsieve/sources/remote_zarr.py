@@ -7,6 +7,7 @@ store pickles with its options, which may come from the user's configuration of 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, Final, Self
 
@@ -19,7 +20,7 @@ from labelsieve.sources.object_store import ObjectStore, RefusedError
 from labelsieve.sources.prefetch import AHEAD_BYTES, PrefetchedRows, ahead_bytes, n_ahead
 from labelsieve.sources.shard_names import natural_key
 from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
-from labelsieve.sources.zarr_arrays import Decoder, ZarrRows, ZarrSource, chunk_decoder, open_array
+from labelsieve.sources.zarr_arrays import Decoder, ZarrRows, ZarrSource, chunk_decoder, counting, open_array
 from labelsieve.sources.zarr_chunks import chunk_objects, key_of, metadata_name
 from labelsieve.storage import limits
 from labelsieve.storage.file_systems import for_threads, zarr_store
@@ -101,6 +102,12 @@ class RemoteZarrSource(ZarrSource):
         if decode is None or self._store_and_root is None:
             return _ZarrBatches(self, start, stop)
         return _DirectChunks(self, start, stop, decode, *self._store_and_root)
+
+    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:
+        """Open to read the stored bytes alone, on the direct path where there is one."""
+        if chunk_decoder(self.array) is None or self._store_and_root is None:
+            return self.open(start, stop)
+        return _DirectChunks(self, start, stop, counting(count), *self._store_and_root)
 
     def _content(self) -> dict[str, Any] | None:
         if self._store_and_root is None:

@@ -45,6 +45,9 @@ class ShardsSource(Source):
         self.in_pieces = all(shard.in_pieces for shard in shards)
         # The next shard is open while one is read.
         self.prefetch_bytes = 2 * max(shard.prefetch_bytes for shard in shards)
+        # As of the first shard; they hardly ever differ.
+        self.request_rows, self.n_side_by_side = first.request_rows, first.n_side_by_side
+        self.is_encoded = any(shard.is_encoded for shard in shards)
         self._shards, self._where, self.fill_value = tuple(shards), where, first.fill_value
         self._ends = np.cumsum([shard.n_rows for shard in shards])
 

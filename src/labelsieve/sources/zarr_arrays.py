@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -73,6 +74,10 @@ class ZarrSource(FileSource):
         elif isinstance(archive, Path):
             self.path = archive
         self.stored: StoredChunks | None = None
+        self.request_rows, self.is_encoded = self.row_chunk, True
+        self.n_side_by_side = math.prod(
+            -(-n // size) for n, size in zip(array.shape[1:], array.chunks[1:], strict=True)
+        )
 
     @classmethod
     def from_path(cls, name: str, path: Path) -> ZarrSource:
@@ -97,6 +102,13 @@ class ZarrSource(FileSource):
         folder, decode = local_folder(self.array), chunk_decoder(self.array)
         super().check_version()
         return ZarrRows(self) if folder is None or decode is None else _DirectRows(self, folder, decode)
+
+    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:
+        """Open to read the stored bytes alone, on the direct path where there is one."""
+        folder = local_folder(self.array)
+        if folder is None or chunk_decoder(self.array) is None:
+            return self.open(start, stop)
+        return _DirectRows(self, folder, counting(count))
 
     def note_version(self) -> None:
         """Note the metadata's version, and in a local folder those of all stored chunks."""
@@ -288,6 +300,15 @@ class _DirectRows(ZarrRows):
     def _check_chunk(self, index: int, path: Path, status: os.stat_result | None) -> None:
         if self._stored is not None:
             self._stored.check(index, path, *((0, 0) if status is None else status_stamp(status)))
+
+
+def counting(count: Callable[[int], object]) -> Decoder:
+    """Return a decoder that calls `count` with the number of stored bytes, and decodes nothing."""
+
+    def decode(stored: npt.NDArray[np.uint8] | None, out: npt.NDArray[Any], where: str) -> None:  # noqa: ARG001
+        count(0 if stored is None else len(stored))
+
+    return decode
 
 
 def _decode_chunk(
