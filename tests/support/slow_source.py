@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from distributed import get_worker
@@ -23,13 +23,25 @@ class SleepingSource(Source):
         Sleep per row of a read.
     slow : mapping
         How many times as long the workers with these names sleep.
+    path : Path, optional
+        A ``.npy`` file with the same array, to send to other processes in its place.
     """
 
     in_pieces = False
 
-    def __init__(self, array: np.ndarray, seconds: float, slow: Mapping[object, float] | None = None) -> None:
+    def __init__(
+        self, array: np.ndarray, seconds: float, slow: Mapping[object, float] | None = None, path: Path | None = None
+    ) -> None:
         super().__init__(array.shape, array.dtype)
-        self.array, self.seconds, self.slow = array, seconds, dict(slow or {})
+        self.array, self.seconds, self.slow, self.path = array, seconds, dict(slow or {}), path
+
+    def __getstate__(self) -> dict[str, object]:
+        return vars(self) | ({} if self.path is None else {"array": None})
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        if self.path is not None:
+            self.array = np.load(self.path, mmap_mode="r")
 
     def _content(self) -> str:
         return "always the same"
@@ -50,8 +62,8 @@ class _SleepingRows(Rows):
 
 
 def worker_name() -> object:
-    """Return the name of the worker that runs this task; None elsewhere. A test may name a process by a variable."""
+    """Return the name of the worker that runs this task; None elsewhere."""
     try:
-        return os.environ.get("LABELSIEVE_TEST_WORKER") or get_worker().name
+        return get_worker().name
     except ValueError:
         return None

@@ -73,6 +73,7 @@ class SecondTries:
         self._first_seen: dict[tuple[int, str], float] = {}
         self._running: dict[int, Any] = {}
         self._tried: set[int] = set()
+        self._winners: dict[int, Any] = {}
 
     @property
     def total(self) -> list[Any]:
@@ -82,7 +83,7 @@ class SecondTries:
     @property
     def futures(self) -> list[Any]:
         """All futures that are held."""
-        return list(itertools.chain(self.blocks, *self._levels, self._running.values()))
+        return list(itertools.chain(self.blocks, *self._levels, self._running.values(), self._winners.values()))
 
     def wait(self) -> None:
         """Wait until all is computed, and raise the error of a task that failed in all its tries."""
@@ -112,18 +113,19 @@ class SecondTries:
             if self._keys[index] in self._progress.finished:
                 self._running.pop(index).release()
             elif second.status == "finished":
-                self._replace(index, self._running.pop(index))
+                self._winners[index] = self._running.pop(index)
+                self._replace(index)
         # Before that all threads are busy. Workers may have come or gone since.
         if len(self._keys) - len(self._progress.finished) < 2 * self._n_threads:
             self._start_second_tries()
 
-    def _replace(self, index: int, winner: Any) -> None:
+    def _replace(self, index: int) -> None:
         """Put the result of a second try in the place of the first, and combine it with the others again."""
         stage, replaced = self._stage, list[Any]()
         if self.blocks:
             replaced.append(self.blocks[index])
-            self.blocks[index] = winner
-        some = self._summands(index, winner) if stage.levels else []
+            self.blocks[index] = self._winners[index]
+        some = self._summands(index) if stage.levels else []
         for level in self._levels:
             index //= stage.split_every
             replaced.append(level[index])
@@ -132,19 +134,18 @@ class SecondTries:
         for future in replaced:
             future.release()
 
-    def _summands(self, index: int, winner: Any) -> list[Any]:
-        """Return futures of the results that one task of the tree combines, with that of a second try among them."""
+    def _summands(self, index: int) -> list[Any]:
+        """Return futures of the results that one task of the tree combines, those of second tries among them."""
         from distributed import futures_of
 
         stage, group = self._stage, _group(index, self._stage.split_every)
         if self.blocks:
             return [self._client.submit(stage.take, block, pure=False) for block in self.blocks[group]]
-        # The others wait to be combined. A task that the scheduler has already does not run again.
-        others = list(stage.levels[0].to_delayed().flat)[group]
-        del others[index - group.start]
-        summands: list[Any] = futures_of(self._client.persist(others, retries=self._retries))
-        summands.insert(index - group.start, winner)
-        return summands
+        # The first tries wait to be combined. A task that the scheduler has already does not run again.
+        first_tries = dict(enumerate(stage.levels[0].to_delayed().flat[group], group.start))
+        kept = [first for number, first in first_tries.items() if number not in self._winners]
+        found = {future.key: future for future in futures_of(self._client.persist(kept, retries=self._retries))}
+        return [self._winners.get(number) or found[first.key] for number, first in first_tries.items()]
 
     def _start_second_tries(self) -> None:
         """Start second tries of slow tasks on idle threads of other workers."""
