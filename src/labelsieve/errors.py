@@ -25,6 +25,11 @@ would make a run fail or might give a wrong result.
 
 - **A worker dies.** Its partitions are computed again elsewhere. After `distributed.scheduler.allowed-failures` deaths
   the error names the task.
+- **A worker is much slower than the others.** It gets fewer partitions. One that it still reads at the end, while
+  others are idle, is read by another worker too; the first result counts, and a warning names the rows and the slow
+  worker. A worker that hangs for good still holds up later steps: end it, and its tasks run elsewhere.
+- **Workers join or leave.** Those that join late are used, but memory is planned for those that are there at the start:
+  give later ones the same limits. A run without workers waits for new ones.
 - **A chunk cannot be read.** The task is run again (`retries`, 2 by default). Then the error names the partition, the
   rows, the source and the cause. After a repair the same command reads only what is missing from the workdir. A
   ``.npy`` or HDF5 file that was repaired is another input to its workdir: start over with `fresh=True` (``--fresh``).

@@ -47,16 +47,18 @@ METHODS = [
 
 
 class Tasks(SchedulerPlugin):
-    """Counts the tasks that a scheduler has sent to workers, by layer."""
+    """Counts the tasks that a scheduler has sent to workers, by layer, and the partitions that each worker has read."""
 
     def __init__(self):
-        self.layers = Counter()
+        self.layers, self.workers = Counter(), Counter()
 
     def transition(self, key, start, finish, *args, **kwargs):
         if finish == "processing":
             name = key[0].rpartition("-")[0] if isinstance(key, tuple) else "shared"
             # The only task of a map is fused with what it shares; its own key is an alias.
             self.layers["shared" if name.startswith("Task-") else name] += 1
+        if finish == "memory" and isinstance(key, tuple) and key[0].startswith("scan-") and "worker" in kwargs:
+            self.workers[kwargs["worker"]] += 1
 
     @property
     def total(self):

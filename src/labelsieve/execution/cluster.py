@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 import dask
 
 from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
-from labelsieve.execution.executor import Executor, LostDataError, PersistedBlocks, blocks_of
+from labelsieve.execution.executor import Executor, LostDataError, Stage, blocks_of
 from labelsieve.execution.progress import Progress
+from labelsieve.execution.second_tries import SecondTries
 from labelsieve.execution.versions import check_versions
 from labelsieve.memory import WORKER_BYTES, free_bytes
 
@@ -46,7 +47,7 @@ class ClusterExecutor(Executor):
     def __init__(self, client: Any, max_memory: int | None = None, retries: int = 0) -> None:
         self._client, self.retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
         workers = self._workers()
-        with self._watching([]):
+        with self._watching():
             check_versions(client, workers)
         limits = {name: int(worker["memory_limit"] or 0) for name, worker in workers.items()}
         if not all(limits.values()):  # a worker without its own limit has the limit of its machine or container
@@ -83,17 +84,28 @@ class ClusterExecutor(Executor):
         return str(scheduler.address if scheduler is not None else "an unknown address")
 
     def hold(
-        self, arrays: Sequence[da.Array], progress: Progress | None = None, describe: Callable[[Any], str] = str
-    ) -> list[list[Any]]:
-        """Compute Dask arrays on the workers, which keep the blocks; return futures of the blocks."""
-        with contextlib.nullcontext() if progress is None else progress.subscribed(self._client):
-            with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
-                persisted = self._client.persist(list(arrays), retries=self.retries)
-            futures = [PersistedBlocks(blocks_of(array), array) for array in persisted]
-            every = [future for blocks in futures for future in blocks]
-            with self._watching(every, describe):
-                _wait(every)
-        return list[list[Any]](futures)
+        self, stage: Stage, progress: Progress | None = None, describe: Callable[[Any], str] = str
+    ) -> tuple[list[Any], list[Any]]:
+        """Compute a stage on the workers, which keep the blocks; return futures of them."""
+        if stage.again is None or progress is None:
+            with contextlib.nullcontext() if progress is None else progress.subscribed(self._client):
+                found = [blocks_of(array) for array in self._persist(stage.outputs)]
+                every = [future for blocks in found for future in blocks]
+                with self._watching(lambda: every, describe):
+                    _wait(every)
+            return found.pop(0) if stage.is_kept else [], found.pop() if stage.levels else []
+        with progress.subscribed(self._client):
+            arrays = [stage.mapped] * stage.is_kept + list(stage.levels[1:])
+            held = [blocks_of(array) for array in self._persist(arrays)]
+            blocks = held.pop(0) if stage.is_kept else []
+            tries = SecondTries(self._client, stage, blocks, held, progress, self.retries, describe)
+            with self._watching(lambda: tries.futures, describe):
+                tries.wait()
+        return tries.blocks, tries.total
+
+    def _persist(self, arrays: Sequence[da.Array]) -> list[da.Array]:
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
+            return list(self._client.persist(list(arrays), retries=self.retries))
 
     def n_groups(self, n_blocks: int) -> int:
         """Return the number of groups that `groups` makes, where each worker holds some blocks."""
@@ -108,7 +120,7 @@ class ClusterExecutor(Executor):
         if len(blocks) <= self.n_processes * per_worker:
             return []
         held: dict[str, list[int]] = {}
-        with self._watching([]):
+        with self._watching():
             who_has = self._client.who_has(list(blocks))
         for number, block in enumerate(blocks):
             held.setdefault(min(who_has[block.key], default=""), []).append(number)
@@ -118,12 +130,14 @@ class ClusterExecutor(Executor):
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Fetch values."""
-        with self._watching(handles):
+        with self._watching(lambda: handles):
             return list(self._client.gather(list(handles)))
 
     @contextmanager
-    def _watching(self, futures: Sequence[Any], describe: Callable[[Any], str] = str) -> Iterator[None]:
-        """Release `futures` if the block fails, and say in our own words what became of workers and scheduler."""
+    def _watching(
+        self, futures: Callable[[], Sequence[Any]] = list, describe: Callable[[Any], str] = str
+    ) -> Iterator[None]:
+        """Release ``futures()`` if the block fails, and say in our own words what became of workers and scheduler."""
         from concurrent.futures import CancelledError
 
         import distributed
@@ -132,7 +146,7 @@ class ClusterExecutor(Executor):
         try:
             yield
         except BaseException as error:
-            for future in futures:
+            for future in futures():
                 # `Client.cancel` would take down the connection, and all that the user computes with this client: the
                 # scheduler asserts that somebody waits for each task that depends on what it cancels.
                 future.release()
@@ -152,7 +166,7 @@ class ClusterExecutor(Executor):
 
     def scatter(self, parts: Sequence[Any]) -> list[Any]:
         """Send each array to one of the workers."""
-        with self._watching([]):
+        with self._watching():
             return list(self._client.scatter(list(parts), hash=False))
 
     def unless_lost(self, function: Callable[[], list[Any]]) -> list[Any]:
@@ -173,7 +187,7 @@ class ClusterExecutor(Executor):
 
     def _on_workers(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         """Return the result of `function` on each worker that is alive. Dask gives these the tasks of the others."""
-        with self._watching([]):
+        with self._watching():
             found = self._client.run(function, *arguments, on_error="return")
         lost = [error for error in found.values() if isinstance(error, Exception)]
         if len(lost) == len(found):
@@ -188,7 +202,7 @@ class ClusterExecutor(Executor):
         """Compute a Dask array on the workers and keep it there."""
         from distributed import futures_of
 
-        with self._watching([]):
+        with self._watching():
             kept = self._client.persist(array)
             _wait(futures_of(kept))
         return kept
@@ -234,7 +248,7 @@ class DescribedExecutor(Executor):
         described.limit, described.limit_name = executor.limit, executor.limit_name
         return described
 
-    def hold(self, *_: Any) -> list[list[Any]]:
+    def hold(self, *_: Any) -> tuple[list[Any], list[Any]]:
         """Raise: there are no workers."""
         raise RuntimeError("workers that are only described run nothing")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import dask
@@ -26,6 +27,44 @@ if TYPE_CHECKING:
 
 class LostDataError(TaskFailedError):
     """Blocks that were being computed, or scattered arrays, were lost with a worker or the scheduler."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A map over chunks, and the tree reduction of its results, as Dask arrays whose blocks may be any objects.
+
+    Parameters
+    ----------
+    mapped : dask.array.Array
+        Has one block per chunk.
+    levels : sequence of dask.array.Array
+        The levels of the tree: what is taken of each block, and so on to the total; none if nothing is reduced.
+    is_kept : bool
+        Whether the blocks of `mapped` are kept, beside their total.
+    again : callable, optional
+        Returns a map over one chunk alone, given by its number, for a second try. None where a task may not run twice
+        at once, or never needs to; then the rest is not needed either.
+    n_rows : callable, optional
+        Returns the number of rows of a chunk.
+    take, combine : callable, optional
+        Return what is reduced of a block (by default the block itself), and a list of such results combined.
+    split_every : int
+        Number of results that one task of the tree combines.
+    """
+
+    mapped: da.Array
+    levels: Sequence[da.Array] = ()
+    is_kept: bool = True
+    again: Callable[[int], da.Array] | None = None
+    n_rows: Callable[[int], int] | None = None
+    take: Callable[[Any], Any] | None = None
+    combine: Callable[[Any], Any] | None = None
+    split_every: int = 0
+
+    @property
+    def outputs(self) -> list[da.Array]:
+        """The arrays whose blocks are returned."""
+        return [self.mapped] * self.is_kept + list(self.levels[-1:])
 
 
 class Executor(abc.ABC):
@@ -71,13 +110,13 @@ class Executor(abc.ABC):
 
     @abc.abstractmethod
     def hold(
-        self, arrays: Sequence[da.Array], progress: Progress | None = None, describe: Callable[[Any], str] = str
-    ) -> list[list[Any]]:
-        """Compute Dask arrays in one graph, whose blocks may be any objects.
+        self, stage: Stage, progress: Progress | None = None, describe: Callable[[Any], str] = str
+    ) -> tuple[list[Any], list[Any]]:
+        """Compute a stage in one graph.
 
         Parameters
         ----------
-        arrays : sequence of dask.array.Array
+        stage : Stage
             What to compute.
         progress : Progress, optional
             Reports what is done.
@@ -86,8 +125,10 @@ class Executor(abc.ABC):
 
         Returns
         -------
-        list of list
-            The blocks of each array in order, or futures of those that workers hold.
+        blocks : list
+            The blocks of the map in order, or futures of those that workers hold; none if they are not kept.
+        total : list
+            The total, or its future; empty if nothing is reduced.
         """
 
     @abc.abstractmethod
@@ -143,13 +184,14 @@ class LocalExecutor(Executor):
 
     def hold(
         self,
-        arrays: Sequence[da.Array],
+        stage: Stage,
         progress: Progress | None = None,
         describe: Callable[[Any], str] = str,  # noqa: ARG002  # no worker dies here
-    ) -> list[list[Any]]:
-        """Compute Dask arrays in this process."""
+    ) -> tuple[list[Any], list[Any]]:
+        """Compute a stage in this process."""
         with contextlib.nullcontext() if progress is None else progress.listening():
-            return [blocks_of(array) for array in dask.persist(*arrays, **_scheduler())]
+            found = [blocks_of(array) for array in dask.persist(*stage.outputs, **_scheduler())]
+        return found.pop(0) if stage.is_kept else [], found.pop() if stage.levels else []
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Return the handles: they are the values."""
@@ -171,22 +213,6 @@ def _scheduler() -> dict[str, Any]:
     if dask.config.get("scheduler", None) in (None, "dask.distributed", "distributed"):
         return {"scheduler": dask.threaded.get}
     return {}
-
-
-class PersistedBlocks(list[Any]):
-    """Futures of the blocks of a Dask array that workers hold.
-
-    Parameters
-    ----------
-    futures : list
-        The futures, in order.
-    array : dask.array.Array
-        The array.
-    """
-
-    def __init__(self, futures: list[Any], array: da.Array) -> None:
-        super().__init__(futures)
-        self.array = array
 
 
 def blocks_of(persisted: da.Array) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import logging
+import statistics
 import sys
 import threading
 import time
@@ -11,7 +12,6 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -60,8 +60,10 @@ class Progress:
 
     Attributes
     ----------
-    topic, failures : str or None
-        Topics under which workers report finished rows and failed tasks; None if nobody needs them.
+    topic : str or None
+        Topic under which tasks on workers report; None without a cluster.
+    finished : set
+        Keys of the tasks that workers have finished in the present graph.
     """
 
     def __init__(
@@ -80,11 +82,11 @@ class Progress:
         self._listener = _LISTENER.get()
         self._bar_shown = watched if show is None else show
         self._logged = show is None and not watched and on_cluster
-        shown = self._listener is not None or self._bar_shown or self._logged
-        name = f"labelsieve-{uuid.uuid4().hex}"
-        self.topic = name if on_cluster and shown else None
-        self.failures = f"{name}-failures" if on_cluster else None
+        self.topic = f"labelsieve-{uuid.uuid4().hex}" if on_cluster else None
         self._n_workers = 1
+        self.finished: set[Any] = set()
+        self._task_seconds: list[float] = []
+        self._done: set[int] = set()
 
     def __enter__(self) -> Self:
         self._first = self._seen = self._n_read = 0
@@ -127,22 +129,40 @@ class Progress:
 
     @contextmanager
     def subscribed(self, client: Any) -> Iterator[None]:
-        """Count the rows that the workers of a cluster report while the block runs."""
-        failed = partial(RETRY_LOG.add, condition=" if retries are left")  # Dask does not say how many are
-        handlers: dict[str | None, Callable[..., None]] = {self.topic: self.advance, self.failures: failed}
-        topics = [topic for topic in handlers if topic is not None]
+        """Handle what tasks on the workers of a cluster report while the block runs."""
         if self._listener is not None:
             self._n_workers = len(client.nthreads())
-        for topic in topics:
-            client.subscribe_topic(topic, lambda event, handle=handlers[topic]: handle(*event[1]))
+        self.finished.clear()
+        handlers: dict[str, Callable[..., None]] = {"finished": self._finish, "failed": self._fail}
+
+        def handle(event: Any) -> None:
+            kind, *facts = event[1]
+            handlers[kind](*facts)
+
+        client.subscribe_topic(self.topic, handle)
         try:
             yield
         finally:
-            for topic in topics:
-                client.unsubscribe_topic(topic)
+            client.unsubscribe_topic(self.topic)
+
+    def seconds_per_row(self) -> float | None:
+        """Return the median of the tasks on workers that have read their rows; None if there were none."""
+        return statistics.median(self._task_seconds) if self._task_seconds else None
+
+    def _finish(self, key: Any, seconds: float, first_row: int, n_rows: int, n_read: int) -> None:
+        """Count a task, but only once: that of a lost worker is run again, and a slow one may be run twice at once."""
+        self.finished.add(key)
+        if n_read:
+            self._task_seconds.append(seconds / n_read)
+        if first_row not in self._done:
+            self._done.add(first_row)
+            self.advance(n_rows, n_read)
+
+    def _fail(self, _key: Any, message: str) -> None:
+        RETRY_LOG.add(message, condition=" if retries are left")  # Dask does not say how many are
 
     def advance(self, n_rows: int, n_read: int | None = None) -> None:
-        """Count `n_rows` rows as done, but never more than the total: rows of a lost worker are done twice.
+        """Count `n_rows` rows as done, but never more than the total: a partition may be computed again.
 
         `n_read` of them were read, by default all; the others were already in a workdir.
         """
@@ -291,13 +311,3 @@ def _in_notebook() -> bool:
 def rows_read(result: Any, n_rows: int) -> int:
     """Return how many of the `n_rows` rows of a task were read: fewer if its result has an `n_read`."""
     return int(getattr(result, "n_read", n_rows))
-
-
-def tell(topic: str, *facts: Any) -> None:
-    """Report from a task on a worker: finished rows, and how many of them were read; or why the task failed."""
-    distributed: Any = sys.modules.get("distributed")
-    try:
-        worker = distributed.get_worker()
-    except (AttributeError, ValueError):
-        return
-    worker.log_event(topic, facts)

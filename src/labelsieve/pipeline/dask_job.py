@@ -23,16 +23,19 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 from dask._task_spec import DataNode, List, Task, TaskRef  # dask.task_spec, from some version on
 
-from labelsieve.execution.executor import Executor, PersistedBlocks
-from labelsieve.execution.progress import Progress, rows_read, tell
+from labelsieve.execution.executor import Executor, Stage
+from labelsieve.execution.progress import Progress, rows_read
+from labelsieve.execution.running_task import TaskAbandoned, report
 from labelsieve.memory import SLAB
 from labelsieve.sources.retries import retry
 
@@ -140,22 +143,44 @@ class DaskJob:
             groups = self.executor.groups(columns[0])
             if groups:
                 return self._compute_groups(name, function, columns, groups, progress, combine)
-        found, totals, describe = [], list[Any](), partial(_describe, name, function)
+        kept, totals, describe = list[list[Any]](), list[Any](), partial(_describe, name, function)
         n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
         size = slab_size(self.executor)
         for start in range(0, n_chunks, size):  # as many as are submitted at once
             slab = some_chunks(columns, start, start + size) if n_chunks > size else columns
-            mapped = self._blockwise(name, function, slab, progress)
-            arrays = [] if combine is not None and take is None else [mapped]
-            if combine is not None:
-                arrays.append(_reduction(f"{name}-totals" if take else name, mapped, take or _itself, combine))
-            handles = self.executor.hold(arrays, progress, partial(describe, slab[0]))
-            if combine is not None:
-                totals += self.executor.values(handles.pop())
-            found += [one if take else self.executor.values(one) for one in handles]
-            del handles  # workers free what is here now
-        kept = found[0] if len(found) == 1 else list(itertools.chain.from_iterable(found))
-        return kept, combine and (totals[0] if len(totals) == 1 else combine(totals))
+            stage = self._stage(name, function, slab, progress, combine, take)
+            blocks, total = self.executor.hold(stage, progress, partial(describe, slab[0]))
+            kept.append(blocks if take else self.executor.values(blocks))
+            totals += self.executor.values(total)
+            del blocks, total  # workers free what is here now
+        results = kept[0] if len(kept) == 1 else list(itertools.chain.from_iterable(kept))
+        return results, combine and (totals[0] if len(totals) == 1 else combine(totals))
+
+    def _stage(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        columns: Sequence[Column],
+        progress: Progress | None,
+        combine: Callable[[Iterable[Any]], Any] | None,
+        take: Callable[[Any], Any] | None,
+    ) -> Stage:
+        """Return the Dask arrays of a map over a slab of chunks, and of its reduction if there is a `combine`."""
+        mapped = self._blockwise(name, function, columns, progress)
+        levels = _reduction(f"{name}-totals" if take else name, mapped, take or _itself, combine) if combine else []
+        stage = Stage(mapped, levels, is_kept=take is not None or combine is None)
+        # The blocks of a user's Dask array are made by tasks that are not ours to repeat.
+        stored = all(isinstance(one, Sequence) for one in columns)
+        if not (stored and self.executor.is_cluster and getattr(function, "may_run_twice", False)):
+            return stage
+        return replace(
+            stage,
+            again=lambda index: self._blockwise(name, function, some_chunks(columns, index, index + 1), progress),
+            n_rows=lambda index: function.n_rows(columns[0][index]),  # type: ignore[attr-defined]  # of what may run twice
+            take=take,
+            combine=combine,
+            split_every=SPLIT_EVERY,
+        )
 
     def _compute_groups(
         self,
@@ -168,11 +193,12 @@ class DaskJob:
     ) -> tuple[list[Any], Any]:
         """Do what `_compute` does, with one task for each group of chunks."""
         mapped = self._by_group(name, _GroupWork(function, combine), columns, groups, progress)
-        array = mapped if combine is None else _reduction(name, mapped, _itself, combine)
-        [handles] = self.executor.hold([array], progress, lambda key: f"task {key}, a group of chunks")
-        values = self.executor.values(handles)
+        levels = _reduction(name, mapped, _itself, combine) if combine else []
+        stage = Stage(mapped, levels, is_kept=combine is None)
+        blocks, total = self.executor.hold(stage, progress, lambda key: f"task {key}, a group of chunks")
         if combine is not None:
-            return [], values[0]
+            return [], self.executor.values(total)[0]
+        values = self.executor.values(blocks)
         found = dict(zip(itertools.chain.from_iterable(groups), itertools.chain.from_iterable(values), strict=True))
         return [found[index] for index in range(len(found))], None
 
@@ -200,8 +226,7 @@ class DaskJob:
         return da.Array(graph, name, ((1,) * len(groups),), dtype=object, meta=np.empty(0, object))
 
     def _task(self, function: Callable[..., Any], progress: Progress | None) -> _Task:
-        topics = (None, None) if progress is None else (progress.topic, progress.failures)
-        return _Task(function, self.executor.attempts, *topics)
+        return _Task(function, self.executor.attempts, None if progress is None else progress.topic)
 
     def _blockwise(
         self, name: str, function: Callable[..., Any], columns: Sequence[Column], progress: Progress | None
@@ -214,14 +239,10 @@ class DaskJob:
         shared = dask.delayed(self._task(function, progress), pure=False, traverse=False)
         arrays: list[Any] = []
         for column in columns:
-            if isinstance(column, PersistedBlocks):
-                arrays.append(column.array)
-            elif not isinstance(column, Sequence):
-                arrays.append(column)
-            elif any(_is_future(value) for value in column):
-                arrays.append(values_array(f"{name}-of", column))
-            else:  # values are part of the tasks that they are for
+            if isinstance(column, Sequence):  # values, or futures of them, are part of the tasks that they are for
                 arrays.append(ArrayValuesDep(((1,) * len(column),), _Values(column)))
+            else:
+                arrays.append(column)
         index = "ij" if any(len(array.numblocks) == 2 for array in arrays) else "i"
         pairs = [part for array in arrays for part in (array, index[: len(array.numblocks)])]
         return da.blockwise(
@@ -254,21 +275,27 @@ class _Values:
 class _Task:
     """What all tasks of a map share."""
 
-    def __init__(self, function: Callable[..., Any], attempts: int, topic: str | None, failures: str | None) -> None:
-        self.function, self.attempts, self.failures = function, attempts, failures
-        self.topic = topic if hasattr(function, "n_rows") else None
+    def __init__(self, function: Callable[..., Any], attempts: int, topic: str | None) -> None:
+        self.function, self.attempts, self.topic = function, attempts, topic
 
 
 def _run(task: _Task, *blocks: Any) -> Any:
+    if task.topic is None:
+        return retry(task.attempts, task.function, *blocks)
+    started = time.perf_counter()
     try:
         result = retry(task.attempts, task.function, *blocks)
     except Exception as error:
-        if task.failures is not None:
-            tell(task.failures, str(error))
+        report(task.topic, "failed", str(error))
         raise
-    if task.topic is not None:
-        n_rows = task.function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what has a topic
-        tell(task.topic, n_rows, rows_read(result, n_rows))
+    except TaskAbandoned:
+        from distributed import Reschedule
+
+        raise Reschedule from None  # if Dask wants the task again in this very moment
+    seconds, function = time.perf_counter() - started, task.function
+    n_rows = function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what has a topic
+    first_row = function.first_row(blocks[0])  # type: ignore[attr-defined]
+    report(task.topic, "finished", seconds, first_row, n_rows, rows_read(result, n_rows))
     return result
 
 
@@ -282,6 +309,10 @@ class _GroupWork:
         """Return the number of rows of all chunks."""
         return sum(map(self._function.n_rows, chunks))  # type: ignore[attr-defined]  # of what shows progress
 
+    def first_row(self, chunks: Sequence[Any]) -> int:
+        """Return the first row of the first chunk."""
+        return int(self._function.first_row(chunks[0]))  # type: ignore[attr-defined]
+
     def __call__(self, *columns: Sequence[Any]) -> Any:
         """Call the function for each chunk."""
         results = [self._function(*blocks) for blocks in zip(*columns, strict=True)]
@@ -294,11 +325,11 @@ def _is_future(value: Any) -> bool:
 
 def _reduction(
     name: str, mapped: da.Array, take: Callable[[Any], Any], combine: Callable[[Iterable[Any]], Any]
-) -> da.Array:
-    """Return the tree reduction of the blocks of `mapped`."""
+) -> list[da.Array]:
+    """Return the levels of the tree reduction of `mapped`: what is taken of each block, and so on to the total."""
     import dask.array as da
 
-    return da.reduction(
+    total = da.reduction(
         mapped,
         chunk=partial(_taken, take=take),
         combine=partial(_combined, combine=combine),
@@ -309,6 +340,13 @@ def _reduction(
         dtype=object,
         meta=np.empty((), object),
     )
+    graph, levels = total.__dask_graph__(), [total]
+    while True:
+        [below] = graph.dependencies[levels[-1].name]
+        if below == mapped.name:
+            return levels[::-1]
+        chunks = ((1,) * len(graph.layers[below]), (1,))[: mapped.ndim]
+        levels.append(da.Array(graph, below, chunks, meta=mapped._meta))  # noqa: SLF001  # as Dask passes it on
 
 
 def _taken(block: Any, axis: Any, keepdims: bool, take: Callable[[Any], Any]) -> Any:  # noqa: ARG001

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
+from labelsieve.execution.running_task import stop_if_abandoned
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 
@@ -126,10 +127,12 @@ class Partition:
 
     @property
     def _strips(self) -> Iterator[tuple[int, int]]:
-        """The rows ``[start, stop)`` of each strip, which batches cut too."""
+        """The rows ``[start, stop)`` of each strip, which batches cut too; between them the task may be stopped."""
         for first, last in self._batches:
             for start in range(first, last, self.strip_rows):
+                stop_if_abandoned()
                 yield start, min(start + self.strip_rows, last)
+        stop_if_abandoned()
 
     def strips(self) -> Iterator[tuple[Block, Block]]:
         """Yield ``(n,)`` labels and ``(n, K)`` probabilities in row order."""

@@ -30,7 +30,14 @@ class PartitionWork:
         Dtype of `pred_probs`.
     where : str
         Place of `pred_probs`, for messages.
+
+    Attributes
+    ----------
+    may_run_twice : bool
+        Whether two workers may run the same task at the same time: what they return or commit is the same.
     """
+
+    may_run_twice = True
 
     def __init__(self, work: Callable[..., Any], grid: Grid, n_classes: int, dtype: np.dtype[Any], where: str) -> None:
         self.where = where
@@ -52,6 +59,10 @@ class PartitionWork:
         """Return the number of rows of a partition."""
         ranges = self.batches(partition).ranges
         return ranges[-1][1] - ranges[0][0]
+
+    def first_row(self, partition: int | Batches) -> int:
+        """Return the number of the first row of a partition."""
+        return self.batches(partition).ranges[0][0]
 
     def with_options(self, **options: Any) -> PartitionWork:
         """Return a copy with keyword arguments for the function."""
@@ -90,6 +101,10 @@ class ChunkWork:
     def n_rows(self, rows: SummaryChunk | Span | Stretch) -> int:
         """Return the number of rows of a chunk."""
         return rows.n_rows if isinstance(rows, SummaryChunk) else rows.stop - rows.start
+
+    def first_row(self, rows: SummaryChunk | Span | Stretch) -> int:
+        """Return the number of the first row of a chunk, or the first rank of a stretch."""
+        return rows.start
 
     def __call__(self, rows: SummaryChunk | Span | Stretch, *more: Any) -> Any:
         """Call the function; errors name the rows."""

@@ -1,0 +1,183 @@
+"""Second tries of the last partitions of a map on a cluster, where one worker is much slower than the others.
+
+While many partitions are left, a slow worker simply takes fewer of them. At the end the others wait for the one that it
+has begun. Then that partition is also given to another worker, by a task with a key of its own, and the first result
+that is there is used. A task can run twice at once: it gives the same bits, and a record in a workdir is committed as a
+whole.
+
+The graph of the map stays as it is, a blockwise layer and a tree reduction, and where nothing is slow no task is added.
+Dask cannot replace a task of a graph that runs. So the client holds futures of the levels of the tree too. When a
+second try was faster, it submits again the few tasks of the tree between that partition and the root, and releases the
+futures that wait for the first try. Dask then cancels that, and it stops at its next strip of rows.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from dask.core import flatten
+
+from labelsieve.execution.executor import Stage, blocks_of
+from labelsieve.execution.progress import Progress
+from labelsieve.storage.retry_log import RETRY_LOG
+
+# Seconds between two looks at the tasks that run.
+_LOOK_SECONDS: Final = 0.5
+# One of the last tasks is slow if, after the first threads have become idle, it takes so many times as long as is usual
+# for as many rows, and at least so many seconds.
+_SLOW_FACTOR: Final = 1.5
+_LEAST_SECONDS: Final = 1
+
+
+class SecondTries:
+    """Waits for a stage that runs on a cluster, and makes second tries of its last slow tasks.
+
+    Parameters
+    ----------
+    client : distributed.Client
+        Client of the cluster.
+    stage : Stage
+        What is computed.
+    blocks : list of future
+        The blocks of `stage.mapped`, if they are kept.
+    levels : list of list of future
+        The blocks of each of ``stage.levels[1:]``.
+    progress : Progress
+        Knows which tasks are finished, and how long they took.
+    retries : int
+        Number of times that Dask runs a failed task again.
+    describe : callable
+        Names the rows of a task by its key.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        stage: Stage,
+        blocks: list[Any],
+        levels: list[list[Any]],
+        progress: Progress,
+        retries: int,
+        describe: Callable[[Any], str],
+    ) -> None:
+        self._client, self._stage, self._progress = client, stage, progress
+        self._retries, self._describe = retries, describe
+        self.blocks, self._levels = blocks, levels
+        self._keys = list(flatten((stage.mapped if stage.is_kept else stage.levels[0]).__dask_keys__()))
+        self._index = {key: index for index, key in enumerate(self._keys)}
+        self._n_threads = sum(client.nthreads().values())
+        # By the number of the chunk: when its task was first seen among the last ones, and the future of a second try.
+        self._first_seen: dict[tuple[int, str], float] = {}
+        self._running: dict[int, Any] = {}
+        self._tried: set[int] = set()
+        self._winners: dict[int, Any] = {}
+
+    @property
+    def total(self) -> list[Any]:
+        """The root of the tree, if there is one."""
+        return self._levels[-1] if self._levels else []
+
+    @property
+    def futures(self) -> list[Any]:
+        """All futures that are held."""
+        return list(itertools.chain(self.blocks, *self._levels, self._running.values(), self._winners.values()))
+
+    def wait(self) -> None:
+        """Wait until all is computed, and raise the error of a task that failed in all its tries."""
+        for handles in (self.total, self.blocks):
+            for index in range(len(handles)):
+                while not self._is_done(handles[index]):
+                    self._look()
+        for second in self._running.values():
+            second.release()
+
+    def _is_done(self, future: Any) -> bool:
+        """Return whether a future is done, after a while. An error counts only if no second try is left."""
+        try:
+            error = future.exception(timeout=_LOOK_SECONDS)
+        except TimeoutError:
+            return False
+        if error is None:
+            return True
+        if all(second.status == "error" for second in self._running.values()):
+            future.result()
+        time.sleep(_LOOK_SECONDS)
+        return False
+
+    def _look(self) -> None:
+        """Use second tries that were faster, and start others."""
+        for index, second in list(self._running.items()):
+            if self._keys[index] in self._progress.finished:
+                self._running.pop(index).release()
+            elif second.status == "finished":
+                self._winners[index] = self._running.pop(index)
+                self._replace(index)
+        # Before that all threads are busy. Workers may have come or gone since.
+        if len(self._keys) - len(self._progress.finished) < 2 * self._n_threads:
+            self._start_second_tries()
+
+    def _replace(self, index: int) -> None:
+        """Put the result of a second try in the place of the first, and combine it with the others again."""
+        stage, replaced = self._stage, list[Any]()
+        if self.blocks:
+            replaced.append(self.blocks[index])
+            self.blocks[index] = self._winners[index]
+        some = self._summands(index) if stage.levels else []
+        for level in self._levels:
+            index //= stage.split_every
+            replaced.append(level[index])
+            level[index] = self._client.submit(stage.combine, some, pure=False)
+            some = level[_group(index, stage.split_every)]
+        for future in replaced:
+            future.release()
+
+    def _summands(self, index: int) -> list[Any]:
+        """Return futures of the results that one task of the tree combines, those of second tries among them."""
+        from distributed import futures_of
+
+        stage, group = self._stage, _group(index, self._stage.split_every)
+        if self.blocks:
+            return [self._client.submit(stage.take, block, pure=False) for block in self.blocks[group]]
+        # The first tries wait to be combined. A task that the scheduler has already does not run again.
+        first_tries = dict(enumerate(stage.levels[0].to_delayed().flat[group], group.start))
+        kept = [first for number, first in first_tries.items() if number not in self._winners]
+        found = {future.key: future for future in futures_of(self._client.persist(kept, retries=self._retries))}
+        return [self._winners.get(number) or found[first.key] for number, first in first_tries.items()]
+
+    def _start_second_tries(self) -> None:
+        """Start second tries of slow tasks on idle threads of other workers."""
+        again, n_rows, usual = self._stage.again, self._stage.n_rows, self._progress.seconds_per_row()
+        threads, processing = self._client.nthreads(), self._client.processing()
+        self._n_threads = sum(threads.values())
+        n_idle = {worker: max(0, n - len(processing.get(worker, ()))) for worker, n in threads.items()}
+        if again is None or n_rows is None or usual is None or not any(n_idle.values()):
+            self._first_seen.clear()
+            return
+        now, slow = time.monotonic(), dict[int, str]()
+        for worker, keys in processing.items():
+            for index in [self._index[key] for key in keys if key in self._index]:
+                # It runs, or it is queued behind a slow one.
+                seconds = now - self._first_seen.setdefault((index, worker), now)
+                if seconds > max(_LEAST_SECONDS, _SLOW_FACTOR * usual * n_rows(index)):
+                    slow[index] = worker
+        others = [worker for worker in threads if worker not in slow.values()]
+        new = [index for index in slow if index not in self._tried]
+        for index in new[: sum(n_idle[worker] for worker in others)]:
+            RETRY_LOG.add(
+                f"{self._describe(self._keys[index])} is still not done on {slow[index]}, where it should take "
+                f"{usual * n_rows(index):.1f} s",
+                condition=" on another worker",
+            )
+            [self._running[index]] = blocks_of(
+                self._client.persist(again(index), workers=others, retries=self._retries)
+            )
+            self._tried.add(index)
+
+
+def _group(index: int, width: int) -> slice:
+    """Return which numbers are combined with `index`."""
+    start = index - index % width
+    return slice(start, start + width)
