@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("-v", action="store_true", help="show the logs of scheduler and workers")
     options = parser.parse_args()
     dask.config.set(QUIET)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end the processes
     store = Store(options.worker_rate / options.threads, options.latency, options.spread)
     with cluster(options.workers, options.threads, {}) as client:
         client.run_on_scheduler(count_traffic)

@@ -26,7 +26,7 @@ from dask.sizeof import sizeof
 from dask.utils import key_split, typename
 from distributed.batched import BatchedSend
 from distributed.comm import connect
-from distributed.core import Server, Status
+from distributed.core import Server, Status, error_message
 from distributed.protocol import to_serialize
 from distributed.utils_comm import gather_from_workers
 from distributed.versions import get_versions
@@ -315,13 +315,14 @@ class SimulatedWorker(Server):
 
     def execute(self, key, run_id, dependencies, run_spec):
         start, meter = time.time(), self.meter
-        token = _worker_cvar.set(self)
+        self.current, self.events, token = key, [], _worker_cvar.set(self)
         try:
             with spending() as spent:
                 value = run_spec({name: self.values[name][0] for name in dependencies})
-        except Exception as error:
-            print("task failed:", key, repr(error), file=sys.stderr)
-            raise
+        except Exception as error:  # noqa: BLE001  # as a worker does
+            self.free += 1
+            self.fail(key, run_id, error)
+            return
         finally:
             _worker_cvar.reset(token)
         seconds = sum(spent) * self.slowness
@@ -332,13 +333,22 @@ class SimulatedWorker(Server):
             meter.first_cpu_s = min(meter.first_cpu_s, time.process_time())
         self.executing[key] = (start, run_id)
         if seconds:
-            finish = partial(self.finish, read=True)
+            events = [(topic, (kind, of, real + seconds, *more)) for topic, (kind, of, real, *more) in self.events]
+            finish = partial(self.finish, events=events, read=True)
             asyncio.get_running_loop().call_later(seconds, finish, key, run_id, value, start)
         else:
-            self.finish(key, run_id, value, start)
+            self.finish(key, run_id, value, start, self.events)
 
-    def finish(self, key, run_id, value, start, *, read=False):
+    def fail(self, key, run_id, error):
+        message = error_message(error)
+        message["exception_text"], message["traceback_text"] = repr(error), ""
+        message |= {"op": "task-erred", "status": "error", "key": key, "run_id": run_id, "thread": 1, "startstops": []}
+        self.stream.send(message | {"stimulus_id": f"task-erred-{time.time()}"})
+
+    def finish(self, key, run_id, value, start, events, *, read=False):
         self.free += 1
+        for topic, msg in events:
+            self.stream.send({"op": "log-event", "topic": topic, "msg": msg})
         if read:
             self.meter.last_s, self.meter.last_cpu_s = time.time(), time.process_time()
         if self.executing.pop(key, (None, None))[1] == run_id:
@@ -410,8 +420,13 @@ class SimulatedWorker(Server):
             self.hold(key, sizeof(value))
         return {"status": "OK"}
 
+    # What tasks ask for
+
     def log_event(self, topic, msg):
-        self.stream.send({"op": "log-event", "topic": topic, "msg": msg})
+        self.events.append((topic, msg))
+
+    def get_current_task(self):
+        return self.current
 
 
 async def work(scheduler: str, first: int, n_workers: int, nthreads: int, memory_limit: int, slow: dict) -> None:
