@@ -32,7 +32,8 @@ would make a run fail or might give a wrong result.
   give later ones the same limits. A run without workers waits for new ones.
 - **A chunk cannot be read.** The task is run again (`retries`, 2 by default). Then the error names the partition, the
   rows, the source and the cause. After a repair the same command reads only what is missing from the workdir. A
-  ``.npy`` or HDF5 file that was repaired is another input to its workdir: start over with `fresh=True` (``--fresh``).
+  single ``.npy`` or HDF5 file that was repaired is another input to its workdir: start over with `fresh=True`
+  (``--fresh``). Of shards only the repaired ones are read again.
 - **A store fails, stalls or is late.** Each request to S3 or a web server has limits of time: 5 s for the connection,
   15 s without a byte, and 15 s for each 64 kB of a body. Answers such as 503 SlowDown, closed connections and bodies
   that break off are requested again, up to 8 times, after pauses that grow and are partly random, or that the store
@@ -79,9 +80,11 @@ refuses to list its chunks.
 
 ## What a workdir recognizes
 
-A workdir identifies its input by path or URL, size, modification time or ETag, shape, dtype and storage grid, and a
-Zarr array by the same facts of every stored chunk: only partitions whose chunks were rewritten are read again. Arrays
-in memory are identified by their content, Dask arrays by their name.
+A workdir identifies `pred_probs` by path or URL, size, modification time or ETag, shape, dtype and storage grid. It
+knows each of several shards by these facts, and a Zarr array by the same facts of every stored chunk: only partitions
+of new or rewritten shards and chunks are read (`labelsieve.find`, "Data that grows"). Arrays in memory are identified
+by their content, Dask arrays by their name. Labels are compared by their values, unless such facts show that they are
+the same.
 
 Names and times do not show everything: a file can be rewritten with its times restored, and a Dask array can keep its
 name while the data behind it changes. So every resume reads a few rows again and compares their summaries with those in

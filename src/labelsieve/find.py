@@ -93,6 +93,23 @@ as sorted runs, and further tasks merge the runs.
 **Several reads.** A Dask array of your own is kept between the reads if it fits in memory. Otherwise it is computed
 again, with a warning.
 
+## Data that grows
+
+Give each run of every night the same `workdir`. A run then reads only the rows of `pred_probs` that are new, and its
+result is that of a run from nothing, to the bit.
+
+- *Shards* (a pattern, a folder, a list) are known by their names and versions (size and time, or ETag). New and
+  rewritten ones are read, and removed ones are left out; rows are numbered in today's order. With a `workdir` no
+  partition spans two shards, so shards of some hundred megabytes are best.
+- *A Zarr array* may be appended to along its rows. Appending rewrites the last stored chunk if that was incomplete, so
+  its rows are read again.
+- *Labels* are compared by their values, wherever they are: in shards like `pred_probs`, other shards, or one file that
+  is written again each night. Where labels have changed, their rows of `pred_probs` are read again.
+- A second or third pass (adjusted margins and the exact rule) depends on the thresholds, and so on all rows: it reads
+  everything whenever anything has changed.
+- Another number of classes, another dtype, other settings, and a single file that was rewritten are a `WorkdirError`
+  that names what differs. `fresh=True` starts over.
+
 ## Where data may be
 
 Any input is a path or a URL (`s3://`, `gs://`, `https://`, whatever fsspec knows) of a ``.npy`` file or a Zarr array,
@@ -264,10 +281,11 @@ def find_label_issues(
         The cluster that does the work: by default the active client, or Dask's local scheduler if there is none.
         Workers open files and URLs themselves.
     workdir : path or URL, optional
-        Folder in which finished partitions are kept, so that a killed run can resume. The next run reads only the
-        others. It also reads from each of up to 8 finished partitions at most 1 MB (one stored chunk of a Zarr array,
-        one computed block of a Dask array) to check that the input is still the same. A workdir belongs to one input
-        with one choice of settings.
+        Folder in which finished partitions are kept, so that a killed run can resume, and so that a run on data that
+        has grown reads only what is new (see "Data that grows" above). The next run reads only the others. It also
+        reads from each of up to 8 finished partitions at most 1 MB (one stored chunk of a Zarr array, one computed
+        block of a Dask array) to check that the input is still the same. A workdir belongs to one input with one choice
+        of settings.
     fresh : bool
         Discard what is in `workdir`.
     wait : float
@@ -398,8 +416,8 @@ def plan_label_issues(
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
     allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory
-        As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`, and counts finished
-        partitions as unfinished.
+        As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`. It counts what is known
+        there (`Plan.known_bytes`), but `Plan.bytes_read` and `Plan.n_tasks` are those of a run that knows nothing.
     worker_rate : float or str, optional
         Bytes per second that the store gives each worker, or this process without a cluster, shared by its threads:
         a number, or text such as ``"1GB"``. The times of decoding and computing are then those of a typical thread

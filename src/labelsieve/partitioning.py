@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal
-
-import numpy as np
+from typing import Final, Literal
 
 from labelsieve.settings import check_whole_number
 
@@ -24,91 +23,87 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True)
 class Grid:
-    """The division of all rows into batches, and of batches into partitions.
+    """The division of all rows into partitions, and of each partition into batches.
 
     Parameters
     ----------
     n_rows : int
         Number of all rows.
     batches : int or tuple of int
-        Number of rows of every batch, except the last, which may be shorter; or of each batch.
-    partition_batches : int
-        Number of consecutive batches that one task streams.
+        Number of rows of every batch, except the last of a partition, which may be shorter; or of each batch.
+    partitions : int or tuple of int
+        Number of rows of every partition, except the last, which may be shorter; or the row at which each ends.
     """
 
     n_rows: int
     batches: int | tuple[int, ...]
-    partition_batches: int
+    partitions: int | tuple[int, ...]
 
-    @cached_property
+    @classmethod
+    def grouped(cls, n_rows: int, batches: int | tuple[int, ...], partition_batches: int) -> Grid:
+        """Return a grid whose partitions are groups of `partition_batches` batches; the last one may have fewer."""
+        if isinstance(batches, int):
+            return cls(n_rows, batches, batches * partition_batches)
+        edges = list(itertools.accumulate(batches))
+        return cls(n_rows, batches, (*edges[partition_batches - 1 : -1 : partition_batches], n_rows))
+
+    @property
     def batch_rows(self) -> tuple[int, ...]:
         """Number of rows of each batch."""
         if isinstance(self.batches, tuple):
             return self.batches
-        whole, rest = divmod(self.n_rows, self.batches)
-        return (self.batches,) * whole + ((rest,) if rest else ())
+        ranges = itertools.chain.from_iterable(map(self.ranges, range(self.n_partitions)))
+        return tuple(stop - start for start, stop in ranges)
 
     @property
     def n_batches(self) -> int:
         """Number of batches."""
-        return len(self.batches) if isinstance(self.batches, tuple) else -(-self.n_rows // self.batches)
+        if isinstance(self.batches, tuple):
+            return len(self.batches)
+        if isinstance(self.partitions, tuple):
+            return sum(-(-rows // self.batches) for rows in self.partition_rows)
+        whole, rest = divmod(self.n_rows, self.partitions)
+        return whole * -(-self.partitions // self.batches) + -(-rest // self.batches)
 
     @property
     def largest_batch(self) -> int:
         """Number of rows of the largest batch."""
-        return max(self.batches) if isinstance(self.batches, tuple) else min(self.batches, self.n_rows)
+        return max(self.batches) if isinstance(self.batches, tuple) else min(self.batches, self.largest_partition)
 
     @property
     def n_partitions(self) -> int:
         """Number of partitions."""
-        return -(-self.n_batches // self.partition_batches)
+        return len(self.partitions) if isinstance(self.partitions, tuple) else -(-self.n_rows // self.partitions)
+
+    @property
+    def largest_partition(self) -> int:
+        """Number of rows of the largest partition."""
+        return min(self.partitions, self.n_rows) if isinstance(self.partitions, int) else max(self.partition_rows)
 
     @cached_property
-    def _edges(self) -> Any:
-        return np.concatenate(([0], np.cumsum(self.batch_rows, dtype=np.int64)))
+    def _batch_edges(self) -> list[int]:
+        """The rows at which batches begin and end, where each batch is given."""
+        return [0, *itertools.accumulate(self.batch_rows)]
 
     def ranges(self, index: int) -> list[tuple[int, int]]:
-        """Return the row ranges ``[start, stop)`` of the batches of partition `index`."""
-        first = index * self.partition_batches
-        last = min(first + self.partition_batches, self.n_batches)
+        """Return the row ranges ``[start, stop)`` of the batches of partition `index`; a partition has at least one."""
+        start, stop = self.bounds(index)
         if isinstance(self.batches, int):
-            return [(b * self.batches, min((b + 1) * self.batches, self.n_rows)) for b in range(first, last)]
-        edges = self._edges[first : last + 1].tolist()
-        return list(itertools.pairwise(edges))
+            return [(row, min(row + self.batches, stop)) for row in range(start, stop, self.batches)]
+        edges = self._batch_edges
+        inside = edges[bisect.bisect_right(edges, start) : bisect.bisect_left(edges, stop)]
+        return list(itertools.pairwise([start, *inside, stop]))
 
     def bounds(self, index: int) -> tuple[int, int]:
         """Return the row range ``[start, stop)`` of partition `index`."""
-        first = index * self.partition_batches
-        last = min(first + self.partition_batches, self.n_batches)
-        if isinstance(self.batches, int):
-            return first * self.batches, min(last * self.batches, self.n_rows)
-        return int(self._edges[first]), int(self._edges[last])
+        if isinstance(self.partitions, int):
+            return index * self.partitions, min((index + 1) * self.partitions, self.n_rows)
+        return self.partitions[index - 1] if index else 0, self.partitions[index]
 
     @property
     def partition_rows(self) -> list[int]:
         """Number of rows of each partition."""
         return [stop - start for start, stop in map(self.bounds, range(self.n_partitions))]
-
-    def in_batches_of(self, rows: int, row_chunk: int | None) -> Grid:
-        """Return the same partitions in batches of at most `rows` rows; batches of whole stored chunks stay such."""
-        if isinstance(self.batches, tuple) or self.batches <= rows:
-            return self
-        partition = self.batches * self.partition_batches
-        unit = row_chunk if row_chunk and self.batches % row_chunk == 0 else 1
-        rows = max(rows, unit)
-        # The fewest equal batches of whole units, but at most twice as many as are needed.
-        least = -(-partition // rows)
-        counts = range(least, min(2 * least, partition // unit) + 1)
-        count = next((n for n in counts if partition // unit % n == 0), 0)
-        if count:
-            return Grid(self.n_rows, partition // count, count)
-        # No equal batches fit: each partition ends with a shorter one.
-        rows -= rows % unit
-        whole = [min(rows, partition - done) for done in range(0, partition, rows)]
-        sizes = [n for _ in range(self.n_rows // partition) for n in whole]
-        rest = self.n_rows % partition
-        sizes += [min(rows, rest - done) for done in range(0, rest, rows)]
-        return Grid(self.n_rows, tuple(sizes), len(whole))
 
 
 @dataclass(frozen=True)

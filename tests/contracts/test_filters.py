@@ -25,6 +25,7 @@ from labelsieve.confident_learning import radix_select_by_class, top_k_by_pair
 from labelsieve.execution.cluster import ClusterExecutor
 from labelsieve.tasks import rescan, scan
 from naive_joint import FILTERS, PRUNING, filtered
+from workdirs import record_files
 
 N_ROWS = 600
 LABELS, PROBS = draw(N_ROWS, 5, seed=51, noise=0.3, signal=1.5)
@@ -363,7 +364,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, monkeypatch, want, step, n_
 def test_a_damaged_record_of_a_later_read_is_made_again(tmp_path, want, kind):
     choices = {"filter_by": "both", "workdir": tmp_path / "work", **CUT}
     find(**choices)
-    path = tmp_path / "work" / kind / "0000000.rec"
+    path = tmp_path / "work" / kind / record_files(tmp_path / "work", kind)[0]
     path.write_bytes(path.read_bytes()[:-7])
     found = find(**choices)
     assert bits(found) == want["both"]

@@ -463,7 +463,7 @@ def test_a_second_read_of_forked_processes_is_planned_for_all_threads():
 @pytest.mark.parametrize("act", [plan_label_issues, labelsieve.find_label_issues])
 @pytest.mark.parametrize("what", ["alien", "nested", "nameless"])
 def test_a_plan_refuses_what_the_run_would(tmp_path, act, what):
-    labels, choices = LABELS, {"workdir": tmp_path / "w"}
+    probs, choices = PROBS, {"workdir": tmp_path / "w"}
     if what == "alien":
         (tmp_path / "w").mkdir()
         (tmp_path / "w" / "photo.jpg").write_bytes(b"x")
@@ -474,9 +474,9 @@ def test_a_plan_refuses_what_the_run_would(tmp_path, act, what):
             "is inside the output",
         )
     else:
-        labels, message = da.from_array(LABELS, chunks=70, name="mine"), "has nothing that identifies its data"
+        probs, message = da.from_array(PROBS, chunks=70, name="mine"), "has nothing that identifies its data"
     with pytest.raises(labelsieve.LabelsieveError, match=message):
-        act(labels, PROBS, **choices)
+        act(LABELS, probs, **choices)
 
 
 def test_the_formula_of_a_plan_is_that_of_memory(n_threads):

@@ -304,7 +304,7 @@ def test_auto_partitions_stream_about_half_a_gigabyte():
     grid = grids.plan_grid(250_000_000, 4000, 10_000, 8, 64 * 10**9)
     batch_bytes = grid.batch_rows[0] * 4000
     assert 32e6 <= batch_bytes <= 64e6
-    assert 256e6 <= batch_bytes * grid.partition_batches <= 1e9
+    assert 256e6 <= grid.largest_partition * 4000 <= 1e9
     assert grid.n_partitions < 4000, "1 TB is a few thousand tasks"
 
 

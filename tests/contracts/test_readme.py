@@ -73,7 +73,7 @@ def test_every_link_leads_to_a_file_and_every_guarantee_to_its_tests():
     assert {anchor for _, _, anchor in links if anchor} <= set(headings)
     table = README.partition("## What is guaranteed")[2].partition("\n## ")[0]
     guarantees = re.findall(r"^\| \*\*.*\|$", table, re.MULTILINE)
-    assert len(guarantees) == 8
+    assert len(guarantees) == 9
     assert all(re.search(r"\]\(tests/[\w/]+\.py\)", guarantee) for guarantee in guarantees)
 
 

@@ -26,6 +26,7 @@ from labelsieve.sources.hdf5 import Hdf5Source
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_array import open_labels, open_pred_probs
 from labelsieve.sources.zarr_arrays import ZarrSource
+from labelsieve.tasks.partition import RowRange
 
 N_ROWS, N_CLASSES = 500, 5
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=1)
@@ -617,6 +618,32 @@ def test_every_storage_has_the_same_bits_from_processes(want, tmp_path):
 
 
 # Sources are descriptions ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layout", [{}, {"shards": (20, N_CLASSES)}, {"chunks": (10, 4)}], ids=str)
+def test_a_task_is_sent_the_versions_of_its_own_chunks_only(tmp_path, layout):
+    array = zarr.create_array(
+        tmp_path / "p.zarr", shape=PROBS.shape, dtype="f8", **({"chunks": (10, N_CLASSES)} | layout)
+    )
+    array[:] = PROBS
+    source = open_pred_probs(tmp_path / "p.zarr")
+    source.note_version()
+    width, unit = source.stored.width, source.stored.rows
+    for start, stop in ((0, 20), (15, 33), (60, len(PROBS))):
+        rows = pickle.loads(pickle.dumps(RowRange.of_part(source, start, stop)))
+        assert len(rows.source.stored) == (-(-stop // unit) - start // unit) * width
+        assert np.array_equal(np.asarray(rows), PROBS[start:stop])
+        part, origin = rows.part(start + 3, stop - 3)
+        assert np.array_equal(part[start + 3 - origin : stop - 3 - origin], PROBS[start + 3 : stop - 3])
+
+
+def test_a_task_is_sent_its_own_shards_only(tmp_path):
+    for i in range(300):
+        np.save(tmp_path / f"p-{i}.npy", PROBS[i : i + 2])
+    source = open_pred_probs(tmp_path)
+    rows = RowRange.of_part(source, 303, 306)
+    assert len(pickle.dumps(rows)) < 3000 < len(pickle.dumps(source))
+    assert np.array_equal(np.asarray(pickle.loads(pickle.dumps(rows))), source[303:306])
 
 
 def test_sources_pickle_without_their_data(tmp_path):

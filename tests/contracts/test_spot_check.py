@@ -15,6 +15,7 @@ import draws
 import labelsieve
 from labelsieve import WorkdirError
 from labelsieve.pipeline import spot_check
+from workdirs import record_files
 
 # Other inputs are made by moving the classes.
 pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
@@ -204,9 +205,10 @@ def read_again(monkeypatch):
 
 def test_few_rows_are_read_and_only_of_finished_partitions(files, monkeypatch):
     find(files / "labels.npy", files / "probs.npy", workdir=files / "work")
+    records = [files / "work" / "summaries" / name for name in record_files(files / "work")]
     for index in (0, 3, 4, 5, 9):
-        (files / "work" / "summaries" / f"{index:07d}.rec").unlink()
-    (files / "work" / "summaries" / "0000007.rec").write_bytes(b"torn")
+        records[index].unlink()
+    records[7].write_bytes(b"torn")
     monkeypatch.setattr(spot_check, "MOST_BYTES", 7 * K * 8)
     read = read_again(monkeypatch)
     assert find(files / "labels.npy", files / "probs.npy", workdir=files / "work").facts.rows_resumed == 160

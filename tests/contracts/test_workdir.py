@@ -20,7 +20,6 @@ import labelsieve
 import naive
 from labelsieve import WorkdirError
 from labelsieve.confident_learning import summary_block
-from labelsieve.partitioning import Grid
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.pipeline.workdir import Workdir
@@ -28,6 +27,7 @@ from labelsieve.results import publish
 from labelsieve.storage.folders import LocalFolder, open_folder
 from labelsieve.tasks import rescan, scan
 from labelsieve.tasks.checkpoint import Records
+from workdirs import record_files
 
 # Other inputs are made of these by moving the classes.
 pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")
@@ -110,7 +110,7 @@ def killed_after(monkeypatch):
 
 
 def record_path(place, index, kind="summaries"):
-    return open_folder(place).folder(kind), f"{index:07d}.rec"
+    return open_folder(place).folder(kind), record_files(place, kind)[index]
 
 
 def facts(found):
@@ -273,7 +273,8 @@ def test_a_partition_with_bad_data_is_not_committed(files):
     choices = {"probs": files / "probs.zarr", "workdir": files / "work"}
     with pytest.raises(labelsieve.InvalidInputError, match="1 NaN probability in row 223"):
         find(**choices)
-    assert LocalFolder(files / "work" / "summaries").names() == [f"{i:07d}.rec" for i in range(10) if i != 5]
+    names = record_files(files / "work")
+    assert LocalFolder(files / "work" / "summaries").names() == sorted(name for name in names if name != names[5])
     array[220:240] = PROBS[220:240]
     found = find(**choices)
     assert facts(found) == (40, 360)
@@ -295,28 +296,25 @@ def test_zero_rows_are_committed_where_they_are_allowed(tmp_path, allowed):
 
 
 def test_a_record_that_is_not_finished_is_not_committed(place):
-    records = Records(open_folder(place), "fingerprint")
-    with records.create("summaries", 0, (0, 3)) as writer:
+    names, versions = bytes(range(32)), bytes(range(32, 64))
+    records = Records(open_folder(place), names, versions)
+    with records.create("summaries", 0) as writer:
         writer.add({"x": np.arange(3)})
-    assert records.committed("summaries", 0, (0, 3)) is None
+    assert records.committed("summaries", 0, 3) is None
     assert open_folder(place).folder("summaries").names() == []
-    with records.create("summaries", 0, (0, 3)) as writer:
+    with records.create("summaries", 0) as writer:
         writer.add({"x": np.arange(3)})
         writer.finish({"n": 1})
-    assert records.committed("summaries", 0, (0, 3)) == {"n": 1}
-    # A header that promises other rows than are there is of no use.
-    with records.create("summaries", 1, (3, 7)) as writer:
-        writer.add({"x": np.arange(3)})
-        writer.finish({"n": 1})
-    assert records.committed("summaries", 1, (3, 7)) is None
-    records.discard("summaries", 1)
+    assert records.committed("summaries", 0, 3) == {"n": 1}
     # Of other rows, partitions, kinds and runs there is none.
-    assert records.committed("summaries", 0, (0, 4)) is None
-    assert records.committed("summaries", 1, (0, 3)) is None
-    assert records.committed("rescan", 0, (0, 3)) is None
-    assert Records(open_folder(place), "another").committed("summaries", 0, (0, 3)) is None
+    assert records.committed("summaries", 0, 4) is None
+    assert records.committed("summaries", 1, 3) is None
+    assert records.committed("rescan", 0, 3) is None
+    assert records.of_version("thresholds").committed("summaries", 0, 3) is None
+    assert Records(open_folder(place), names, names).committed("summaries", 0, 3) is None
+    assert records.present("summaries") == [0]
     records.discard("summaries", 0)
-    assert records.committed("summaries", 0, (0, 3)) is None
+    assert records.committed("summaries", 0, 3) is None
 
 
 # Records that are not to be trusted ------------------------------------------------------------------------------
@@ -367,7 +365,8 @@ def test_a_record_of_another_run_is_made_again(place, want):
     find(workdir=place)
     find(probs=np.roll(PROBS, 1, axis=1), workdir=f"{place}-other")
     folder, name = record_path(place, 3)
-    folder.write(name, record_path(f"{place}-other", 3)[0].read(name))
+    other, its_name = record_path(f"{place}-other", 3)
+    folder.write(name, other.read(its_name))
     assert facts(find(workdir=place)) == (40, 360)
     assert draws.bits(find(workdir=place)) == want[1]
 
@@ -412,7 +411,6 @@ OTHERS = {
     "adjusted": ({"adjust_pred_probs": True}, "settings.adjust_pred_probs was False, is True"),
     "zero rows": ({"allow_zero_rows": True}, "settings.allow_zero_rows was False, is True"),
     "other values": ({"probs": np.roll(PROBS, 1, axis=1)}, "pred_probs.content was .*, is "),
-    "other labels": ({"labels": (LABELS + 1) % 5}, "labels.content was .*, is "),
     "fewer rows": (
         {"labels": LABELS[:300], "probs": PROBS[:300]},
         r"pred_probs.shape was \[400, 5\], is \[300, 5\]",
@@ -834,22 +832,26 @@ def test_a_run_that_was_replaced_leaves_what_the_later_run_works_with(bucket):
     assert open_folder(f"{out}.partial").names() == []
 
 
-def test_records_of_a_run_on_another_grid_are_of_another_run(tmp_path):
-    # As of two runs that both began before either of them had written its grid.
-    both = []
-    for batches in (4, 6):
+def test_of_two_runs_with_other_labels_neither_takes_or_overwrites_what_the_other_writes(tmp_path):
+    # As of two runs that both began before either of them had read anything.
+    both, facts = [], {"pred_probs": {"where": "p"}}
+    for labels in ("cd" * 16, "ef" * 16):
         with Workdir.open(tmp_path, fresh=False) as workdir:
             workdir._before = None
-            both.append(workdir.begin({"any": 1}, Grid(12, batches, 1), []))
-    with both[0].create("summaries", 0, (0, 4)) as writer:
-        writer.add({"x": np.arange(4)})
-        writer.finish({})
-    assert both[0].is_committed(0, 0, 4, kind="summaries")
-    with pytest.raises(WorkdirError, match="belongs to another run"), both[1].reading("summaries", 0):
-        pass
+            both.append(workdir.begin(facts, {"p": [12]}, ["ab" * 16], [labels], lambda *_: []))
+    for number, records in enumerate(both):
+        assert not records.is_committed(0, 12, kind="summaries")
+        with records.create("summaries", 0) as writer:
+            writer.add({"x": np.arange(12)})
+            writer.finish({"of": number})
+    assert [records.committed("summaries", 0, 12) for records in both] == [{"of": 0}, {"of": 1}]
 
 
-@pytest.mark.parametrize("choices", [{}, {"batch_size": 7}, {"method": "normalized_margin", "fresh": True}])
+@pytest.mark.parametrize(
+    "choices",
+    [{}, {"batch_size": 7}, {"method": "normalized_margin", "fresh": True}, {"labels": (LABELS + 1) % 5}],
+    ids=["same", "other batches", "fresh", "other labels"],
+)
 def test_of_two_runs_in_one_workdir_of_an_object_store_the_later_one_is_right(bucket, monkeypatch, choices):
     # The later one starts while the earlier one reads, and ends before that one has read all.
     work, inner, found = f"{bucket}/work", scan.scan_and_commit, []
@@ -867,7 +869,7 @@ def test_of_two_runs_in_one_workdir_of_an_object_store_the_later_one_is_right(bu
         patch.setattr(scan, "scan_and_commit", overtaken)
         with pytest.raises(labelsieve.InUseError, match="was used by a later run"):
             find(workdir=work)
-    plain = {name: value for name, value in choices.items() if name == "method"}
+    plain = {name: value for name, value in choices.items() if name in ("method", "labels")}
     assert draws.bits(found[1]) == draws.bits(find(**plain))
     assert draws.bits(find(workdir=work, **plain)) == draws.bits(found[1])
 
@@ -881,7 +883,7 @@ def test_a_workdir_holds_what_it_says(place):
     left = {"labelsieve.json", "rescan", "summaries"} | (set() if "://" in place else {"lock"})
     assert set(folder.names()) == left
     about = json.loads(folder.read("labelsieve.json"))
-    assert about["grid"] == {"n_rows": N_ROWS, "batches": 20, "partition_batches": 2}
+    assert about["partitions"] == [["an array in memory", [40 * i for i in range(1, 11)]]]
     assert about["fingerprint"]["settings"] == {
         "method": "normalized_margin",
         "adjust_pred_probs": True,
@@ -894,7 +896,9 @@ def test_a_workdir_holds_what_it_says(place):
         "allow_zero_rows": False,
         "allow_unnormalized_rows": False,
     }
-    assert folder.folder("summaries").names() == folder.folder("rescan").names() == [f"{i:07d}.rec" for i in range(10)]
+    for kind in ("summaries", "rescan"):
+        assert len(record_files(place, kind)) == 10
+        assert folder.folder(kind).names() == sorted(record_files(place, kind))
 
 
 def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
@@ -927,6 +931,6 @@ def test_a_temporary_workdir_lasts_as_long_as_anything_that_reads_from_it(tmp_pa
     assert issues.part(0, len(issues)).rows.tobytes() == np.frombuffer(want[1]["row"]).astype("i8").tobytes()
 
 
-def test_a_workdir_that_was_never_begun_has_no_grid(tmp_path):
+def test_a_workdir_that_was_never_begun_has_no_partitions(tmp_path):
     with Workdir.open(tmp_path / "work", fresh=False) as workdir:
-        assert workdir.grid({"any": 1}, 3) is None
+        assert workdir.earlier_partitions({"pred_probs": {"where": "p"}}, ["p"]) == {}

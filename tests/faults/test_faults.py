@@ -22,6 +22,7 @@ import s3
 from draws import draw, find
 from labelsieve.storage.folders import UrlFolder
 from processes import PATIENCE_S, Processes, assert_same_output, wait_until
+from workdirs import record_files
 
 N_ROWS, N_CLASSES, BATCH = 60_000, 4, 1000
 N_PARTITIONS = N_ROWS // BATCH
@@ -311,7 +312,7 @@ def test_what_a_killed_run_has_left_harms_no_other(files, want):
     for record in (files / "wd" / "summaries").iterdir():
         record.unlink()
     (files / "wd" / "summaries" / ".0000003.rec.0123").write_bytes(b"half a record")
-    (files / "wd" / "summaries" / "0000004.rec").write_bytes(b"no more than this")
+    (files / "wd" / "summaries" / record_files(files / "wd")[-1]).write_bytes(b"no more than this")
     (files / "wd" / "runs").mkdir()
     (files / "wd" / "runs" / "0-0").write_bytes(b"a run of another run")
     found = find(files / "labels.npy", files / "probs.npy", workdir=files / "wd", output=files / "out.zarr")
@@ -336,7 +337,7 @@ def test_a_chunk_that_does_not_decode(zarr_files, want, where):
         assert "probs.zarr" in said
         assert any(cause in said.lower() for cause in ("zstd", "decod", "corrupt", "decompress"))
         assert leftovers(zarr_files) == set()
-        done = {int(name.partition(".")[0]) for name in records(zarr_files / "wd")}
+        done = {record_files(zarr_files / "wd").index(name) for name in records(zarr_files / "wd")}
         assert 41 not in done
         assert done
         broken.write_bytes(whole)

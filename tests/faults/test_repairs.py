@@ -15,6 +15,7 @@ from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.tasks import count_and_select, scan
+from workdirs import record_files
 
 N_ROWS, K = 400, 5
 LABELS, PROBS = draws.draw(N_ROWS, K, seed=31, noise=0.3)
@@ -55,7 +56,7 @@ def harmed_before(monkeypatch, tmp_path):
             if not done:
                 done.append(step)
                 for index in indices:
-                    HARMS[harm](tmp_path / "work" / kind / f"{index:07d}.rec")
+                    HARMS[harm](tmp_path / "work" / kind / record_files(tmp_path / "work", kind)[index])
                 monkeypatch.setattr("labelsieve.tasks.scan.read_rows", noted)
             return inner(run, *args, **how)
 
@@ -138,7 +139,7 @@ def test_of_a_dask_array_only_what_is_damaged_is_computed_again(tmp_path, harmed
     assert draws.bits(find(probs(), workdir=tmp_path / "work", **settings)) == want
     # On a resume finished partitions have no blocks, and a damaged one gets them again.
     for kind in ["summaries", *(["rescan"] if settings else [])]:
-        HARMS["half"](tmp_path / "work" / kind / "0000005.rec")
+        HARMS["half"](tmp_path / "work" / kind / record_files(tmp_path / "work", kind)[5])
         computed.clear()
         found = find(probs(), workdir=tmp_path / "work", **settings)
         assert draws.bits(found) == want
@@ -176,7 +177,7 @@ def test_a_disk_that_goes_on_damaging_records_is_an_error(tmp_path, monkeypatch)
         return inner(*args, **how)
 
     monkeypatch.setattr("labelsieve.tasks.count_and_select.count", harmful)
-    with pytest.raises(labelsieve.TaskFailedError, match=r"summaries/0000000\.rec is not a whole record"):
+    with pytest.raises(labelsieve.TaskFailedError, match=r"summaries/[0-9a-f-]+\.rec is not a whole record"):
         find(workdir=tmp_path / "work")
 
 
@@ -190,7 +191,7 @@ def test_rows_that_are_others_by_then_are_an_error(tmp_path, monkeypatch):
         probs[120:160] = np.roll(PROBS[120:160], 1, axis=1)
         probs.flush()
         os.utime(tmp_path / "probs.npy", ns=(status.st_atime_ns, status.st_mtime_ns))  # or it would not be read at all
-        HARMS["half"](tmp_path / "work" / "summaries" / "0000003.rec")
+        HARMS["half"](tmp_path / "work" / "summaries" / record_files(tmp_path / "work")[3])
         return inner(run, *args, **how)
 
     monkeypatch.setattr(RowSummaries, "count", harmful)

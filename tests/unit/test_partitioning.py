@@ -22,15 +22,17 @@ PLENTY = 10**15
     ("n_rows", "rows", "runs"), [(10, 3, (3, 3, 3, 1)), (9, 3, (3, 3, 3)), (2, 5, (2,)), (1, 1, (1,)), (0, 4, ())]
 )
 def test_equal_batches_leave_the_rest_to_the_last(n_rows, rows, runs):
-    assert runs == Grid(n_rows, rows, 1).batch_rows
+    assert runs == Grid.grouped(n_rows, rows, 1).batch_rows
 
 
 def grids(least_rows=1):
     """Draw grids of equal batches and of a Dask array's own, which have `least_rows` rows at least."""
-    equal = st.builds(Grid, st.integers(1, 200), st.integers(1, 70), st.integers(1, 25))
+    equal = st.builds(Grid.grouped, st.integers(1, 200), st.integers(1, 70), st.integers(1, 25))
     chunks = st.lists(st.integers(least_rows, 9), min_size=1, max_size=40)
-    own = st.builds(lambda b, p: Grid(sum(b), tuple(b), p), chunks, st.integers(1, 25))
-    return st.one_of(equal, own)
+    own = st.builds(lambda b, p: Grid.grouped(sum(b), tuple(b), p), chunks, st.integers(1, 25))
+    sizes = st.lists(st.integers(1, 90), min_size=1, max_size=9)
+    listed = st.builds(lambda s, b: Grid(sum(s), b, tuple(itertools.accumulate(s))), sizes, st.integers(1, 30))
+    return st.one_of(equal, own, listed)
 
 
 def ranges_of(grid):
@@ -44,8 +46,8 @@ def test_partitions_cover_all_rows_in_order(grid):
     edges = [sum(grid.batch_rows[:i]) for i in range(len(grid.batch_rows) + 1)]
     assert list(itertools.pairwise(edges)) == flat
     assert sum(grid.batch_rows) == grid.n_rows
-    assert all(len(ranges) == grid.partition_batches for ranges in partitions[:-1])
-    assert 1 <= len(partitions[-1]) <= grid.partition_batches
+    assert grid.partition_rows == [ranges[-1][1] - ranges[0][0] for ranges in partitions]
+    assert max(grid.partition_rows) == grid.largest_partition
     assert (len(flat), len(partitions)) == (grid.n_batches, grid.n_partitions)
     assert max(grid.batch_rows) == grid.largest_batch
 
@@ -57,51 +59,21 @@ def test_bounds_are_the_ends_of_the_ranges(grid):
         assert grid.bounds(index) == (ranges[0][0], ranges[-1][1])
 
 
+@pytest.mark.parametrize("batches", [7, (7, 7, 7, 7, 7, 7, 7, 1), (3, 1, 40, 6)], ids=str)
+@pytest.mark.parametrize("partition_batches", [1, 2, 3, 8, 10**30])
+def test_a_partition_is_a_group_of_batches(batches, partition_batches):
+    grid = Grid.grouped(50, batches, partition_batches)
+    assert all(len(ranges) == partition_batches for ranges in ranges_of(grid)[:-1])
+    assert grid.n_partitions == -(-len(grid.batch_rows) // partition_batches)
+    assert sum(grid.partition_rows) == 50
+
+
 def test_equal_batches_and_the_same_ones_listed_are_the_same_grid():
-    equal = Grid(100, 30, 3)
-    listed = Grid(100, equal.batch_rows, 3)
+    equal = Grid.grouped(100, 30, 3)
+    listed = Grid.grouped(100, equal.batch_rows, 3)
     assert equal.batch_rows == (30, 30, 30, 10)
     assert ranges_of(equal) == ranges_of(listed) == [[(0, 30), (30, 60), (60, 90)], [(90, 100)]]
     assert [equal.bounds(i) for i in (0, 1)] == [listed.bounds(i) for i in (0, 1)] == [(0, 90), (90, 100)]
-
-
-@given(
-    n_rows=st.integers(1, 500),
-    row_chunk=st.one_of(st.none(), st.integers(1, 20)),
-    chunks=st.integers(1, 12),
-    partition_batches=st.integers(1, 12),
-    rows=st.integers(1, 300),
-)
-def test_smaller_batches_keep_the_partitions_and_whole_stored_chunks(
-    n_rows, row_chunk, chunks, partition_batches, rows
-):
-    before = Grid(n_rows, chunks * (row_chunk or 1), partition_batches)
-    after = before.in_batches_of(rows, row_chunk)
-    assert after.n_partitions == before.n_partitions
-    assert [after.bounds(i) for i in range(after.n_partitions)] == [
-        before.bounds(i) for i in range(before.n_partitions)
-    ]
-    if before.batches <= rows:
-        assert after is before
-    elif row_chunk:
-        assert after.batches % row_chunk == 0
-        assert after.batches <= max(rows, row_chunk), "one stored chunk is the least"
-    else:
-        assert after.batches <= rows
-
-
-def test_smaller_batches_are_the_largest_that_divide_a_partition():
-    assert Grid(1000, 300, 2).in_batches_of(150, 30) == Grid(1000, 150, 4)
-    assert Grid(1000, 320, 2).in_batches_of(150, 40) == Grid(1000, 80, 8)  # 16 chunks: not in 5, 6 or 7 pieces
-    assert Grid(1000, 300, 2).in_batches_of(29, 30) == Grid(1000, 30, 20)
-    assert Grid(1000, 300, 2).in_batches_of(150, None) == Grid(1000, 150, 4)
-    # Batches that cut stored chunks, of an earlier run with little memory, need not be whole chunks.
-    assert Grid(1000, 50, 3).in_batches_of(40, 100) == Grid(1000, 30, 5)
-
-
-def test_batches_of_a_dask_array_stay():
-    own = Grid(12, (5, 4, 3), 2)
-    assert own.in_batches_of(1, None) is own
 
 
 # Spans -----------------------------------------------------------------------------------------------------------
@@ -136,12 +108,12 @@ def test_spans_cover_all_rows_once_and_are_whole_stored_chunks(grid, chunk, span
 
 
 def test_spans_touch_no_partition_in_vain():
-    grid = Grid(3 * partitioning.RESULT_ROWS, partitioning.RESULT_ROWS, 1)
+    grid = Grid.grouped(3 * partitioning.RESULT_ROWS, partitioning.RESULT_ROWS, 1)
     assert [span.pieces for span in spans(grid, 10, 100)] == [((i, 0, partitioning.RESULT_ROWS),) for i in range(3)]
 
 
 def test_there_are_some_spans_for_each_thread_and_each_is_about_32_mb():
-    many, few = Grid(10**9, 10**6, 1), Grid(10**7, 10**6, 1)
+    many, few = Grid.grouped(10**9, 10**6, 1), Grid.grouped(10**7, 10**6, 1)
     assert {span.stop - span.start for span in spans(many, 10, 2)[:-1]} == {32_000_000 // 10 // 2**18 * 2**18}
     assert len(spans(few, 10, 2)) == 10  # four a thread, but whole chunks of 262,144 rows
 
@@ -172,7 +144,7 @@ def test_a_client_merges_the_issues_of_a_hundred_terabytes_in_some_hundred_megab
 
 
 def test_a_given_batch_size_is_taken():
-    assert Grid(100, 30, 2) == plan_grid(100, 8, None, 1, PLENTY, batch_size=30, partition_batches=2)
+    assert Grid.grouped(100, 30, 2) == plan_grid(100, 8, None, 1, PLENTY, batch_size=30, partition_batches=2)
 
 
 def test_a_batch_has_at_most_all_rows():

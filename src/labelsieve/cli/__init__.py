@@ -39,6 +39,8 @@ are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have
 | ``amplification`` | how often each stored row is decoded in a pass |
 | ``network_bytes`` | what tasks send to each other and to the client, without the issues |
 | ``n_processes``, ``n_threads`` | processes that read, and threads in each |
+| ``known_rows``, ``known_bytes`` | rows that the workdir has, so that the first pass does not read them |
+| ``unconfirmed_rows``, ``unconfirmed_bytes`` | more rows that it has, if their labels have kept their values |
 | ``stored`` | whether row summaries are only in a workdir, and not in memory |
 | ``peak_memory_bytes`` | of each worker; without a cluster, of this process |
 | ``client_memory_bytes`` | of the client |

@@ -60,6 +60,11 @@ def plan_text(plan: Plan) -> str:
         "row summaries": f"{size(plan.summary_bytes)}, in {where}",
         "peak memory": f"{size(plan.process_bytes)}{each}, {runs_on}; may take {size(plan.limit)} ({plan.limit_name})",
     }
+    if plan.known_rows:
+        lines["known"] = f"{size(plan.known_bytes)} of it ({plan.known_rows:,} rows) are in the workdir"
+    if plan.unconfirmed_rows:
+        more = f"{size(plan.unconfirmed_bytes)} ({plan.unconfirmed_rows:,} rows)"
+        lines["perhaps known"] = f"{more} are in the workdir too, if their labels have kept their values"
     if on_cluster:
         lines["client memory"] = size(plan.client_bytes)
         lines["network"] = f"{size(plan.network_bytes)}, and the issues"

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError, LabelsieveError, WorkdirError, warn
-from labelsieve.pipeline.inputs import Inputs
+from labelsieve.partitioning import Grid
 from labelsieve.sources.base import Source
-from labelsieve.sources.open_array import Opened, open_any
+from labelsieve.sources.open_array import Opened, open_any, where_is
 from labelsieve.sources.retries import retry
-from labelsieve.sources.versions import named_ranges
+from labelsieve.sources.versions import named_ranges, row_digests
+from labelsieve.tasks.checkpoint import digest
 
 # The graphs of Dask arrays with more blocks are not searched for stored arrays.
 _MOST_BLOCKS: Final = 1_000_000
@@ -23,31 +24,24 @@ _MOST_BLOCKS: Final = 1_000_000
 _TOKEN: Final = re.compile(r"[0-9a-f]{32}$")
 
 
-def fingerprint(pair: tuple[Opened, Opened], settings: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return the facts that identify the inputs and settings of a run, as JSON values.
+def fingerprint(pred_probs: Opened, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts that an input and the settings have in all runs with a workdir, as JSON values.
+
+    Of shards, and of an array to which rows can be added, these are not the number of rows and the versions. Labels are
+    compared by their values instead.
 
     Parameters
     ----------
-    pair : tuple
-        Labels and probabilities, opened.
+    pred_probs : Source or dask.array.Array
+        Opened `pred_probs`.
     settings : mapping
         Everything that changes the result.
-    where : str
-        Place of the workdir, for messages.
-
-    Raises
-    ------
-    WorkdirError
-        If no known fact changes with the data of an input.
     """
-    labels, pred_probs = map(identity, pair)
-    for name, facts in (("labels", labels), ("pred_probs", pred_probs)):
-        if facts["content"] is None:
-            raise WorkdirError(
-                f"{name} ({facts['where']}) has nothing that identifies its data, so a run in the workdir {where} "
-                "could not be resumed safely: give a path or URL"
-            )
-    return {"labels": labels, "pred_probs": pred_probs, "settings": dict(settings)}
+    if isinstance(pred_probs, Source) and pred_probs.listed_at is not None:
+        facts = {"where": pred_probs.listed_at, "dtype": pred_probs.dtype.str}
+    else:
+        facts = identity(pred_probs)
+    return {"pred_probs": facts | {"n_classes": int(pred_probs.shape[1])}, "settings": dict(settings)}
 
 
 def identity(opened: Opened) -> dict[str, Any]:
@@ -59,6 +53,8 @@ def identity(opened: Opened) -> dict[str, Any]:
     if isinstance(opened, Source):
         return opened.identity()
     sources = _sources_behind(opened)
+    for source in sources or ():
+        source.note_version()
     named = _TOKEN.search(opened.name) is not None and sources is not None
     return {
         "kind": "dask",
@@ -73,11 +69,41 @@ def identity(opened: Opened) -> dict[str, Any]:
     }
 
 
-def part_identities(pair: tuple[Opened, Opened], inputs: Inputs) -> list[str]:
-    """Return a text for each partition that changes when its rows of the stored inputs are rewritten."""
-    bounds = [inputs.grid.bounds(index) for index in range(inputs.grid.n_partitions)]
-    both = [one.part_identities(bounds) if isinstance(one, Source) else [""] * len(bounds) for one in pair]
-    return [f"{labels}/{probs}" for labels, probs in zip(*both, strict=True)]
+def part_identities(opened: Opened, grid: Grid) -> list[str]:
+    """Return a digest for each partition of an input, which changes when its rows are rewritten; "" if not known."""
+    bounds = [grid.bounds(index) for index in range(grid.n_partitions)]
+    if isinstance(opened, Source):
+        return opened.part_identities(bounds)
+    facts = identity(opened)
+    return row_digests(facts, bounds) if facts["content"] is not None else [""] * len(bounds)
+
+
+def record_names(pred_probs: Opened, grid: Grid, facts: Mapping[str, Any], where: str) -> list[str]:
+    """Return the name of the record of each partition: a digest of what its summaries depend on, except the labels.
+
+    Parameters
+    ----------
+    pred_probs : Source or dask.array.Array
+        Opened `pred_probs`.
+    grid : Grid
+        The partitions.
+    facts : mapping
+        The fingerprint of the run.
+    where : str
+        Place of the workdir, for messages.
+
+    Raises
+    ------
+    WorkdirError
+        If no known fact changes with the data.
+    """
+    identities = part_identities(pred_probs, grid)
+    if not all(identities):
+        raise WorkdirError(
+            f"pred_probs ({where_is(pred_probs)}) has nothing that identifies its data, so a run in the workdir "
+            f"{where} could not be resumed safely: give a path or URL"
+        )
+    return [digest([facts["settings"], one]) for one in identities]
 
 
 def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_rows: bool = False) -> None:

@@ -111,7 +111,7 @@ def plan_grid(
         rows = most - most % stored if stored <= most else most
     rows = min(rows, n_rows)
     batches = group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches, remote=remote)
-    return Grid(n_rows, rows, batches)
+    return Grid.grouped(n_rows, rows, batches)
 
 
 def group_size(
@@ -135,7 +135,7 @@ def plan_dask_grid(array: da.Array, n_threads: int, partition_batches: int | Aut
             max(1, BATCH_BYTES // max(1, largest)),
             group_size(largest, array.nbytes, n_threads),
         )
-    return Grid(len(array), array.chunks[0], int(partition_batches))
+    return Grid.grouped(len(array), array.chunks[0], int(partition_batches))
 
 
 def whole_rows(array: da.Array) -> da.Array:

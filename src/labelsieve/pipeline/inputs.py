@@ -63,7 +63,7 @@ class RowRanges(Sequence[RowRange]):
 
     def __getitem__(self, index: int | slice) -> RowRange | RowRanges:
         n, source, grid = self._numbers[index], self._source, self._grid
-        return RowRange(source, *grid.bounds(n)) if isinstance(n, int) else RowRanges(source, grid, n)
+        return RowRange.of_part(source, *grid.bounds(n)) if isinstance(n, int) else RowRanges(source, grid, n)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Inputs:
         probs, labels = self.pred_probs_source, self.labels_source
         if not probs:
             # A task gets all its blocks at once.
-            batch_bytes = batch_rows * row_bytes * min(self.grid.partition_batches, self.grid.n_batches)
+            batch_bytes = self.grid.largest_partition * row_bytes
         else:
             # A stored chunk is decoded whole, even if it is read in pieces.
             stored_rows = max(batch_rows, min(probs.row_chunk or 0, self.grid.n_rows))

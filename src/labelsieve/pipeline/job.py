@@ -9,7 +9,7 @@ import time
 import uuid
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -36,9 +36,16 @@ from labelsieve.execution.executor import Executor, LostDataError
 from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, free_bytes, run_rows, size
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.check_fit import check_fit
-from labelsieve.pipeline.fingerprint import check_versions, fingerprint, note_versions, part_identities
+from labelsieve.pipeline.fingerprint import (
+    check_versions,
+    fingerprint,
+    note_versions,
+    part_identities,
+    record_names,
+)
 from labelsieve.pipeline.forecast import Workload
 from labelsieve.pipeline.forecast_settings import NO_FORECAST, ForecastSettings
+from labelsieve.pipeline.growing_grid import arrays_of, partitions_by_array
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.opening import open_inputs, open_pair
@@ -46,13 +53,14 @@ from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.plan import Plan, make_plan, workload
 from labelsieve.pipeline.planned_time import forecast_run
 from labelsieve.pipeline.row_summaries import RowSummaries
-from labelsieve.pipeline.spot_check import check_finished
+from labelsieve.pipeline.spot_check import check_finished, compare_labels
 from labelsieve.pipeline.workdir import Workdir
 from labelsieve.results.label_issues import LabelIssues, load
 from labelsieve.results.publish import Stage, check_output, staged
 from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
+from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import where_is
 from labelsieve.sources.retries import retry
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, shared_probe, temporary_folder
@@ -153,9 +161,17 @@ class Job:
         if self.settings.workdir is not None:
             refuse_nested(self.settings.workdir, self.output)
             workdir = Workdir.peek(self.settings.workdir, fresh=self.settings.fresh)
-        facts = self._run_facts(workdir)
-        inputs = self._open_inputs(workdir, facts, self.executor)
+        facts, earlier = dict[str, Any](), None
+        if workdir is not None:
+            for opened in self.pair:
+                if isinstance(opened, Source):
+                    retry(self._attempts, opened.note_version)
+            facts = self._facts_of_workdir()
+            earlier = self._earlier_partitions(workdir, facts)
+        inputs = self._open_inputs(earlier, self.executor)
         plan = self._make_plan(inputs)
+        if workdir is not None:
+            plan = self._with_known(plan, workdir, facts, inputs)
         if not wanted.is_wanted:
             return plan
         if wanted.measure:
@@ -166,7 +182,7 @@ class Job:
         def work_on(executor: Executor) -> Workload | None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", LabelsieveWarning)  # of large chunks, once for each executor
-                opened = self._open_inputs(workdir, facts, executor)
+                opened = self._open_inputs(earlier, executor)
             try:
                 return workload(self._plan_on(executor, opened), opened, executor)
             except MemoryLimitError:
@@ -176,13 +192,33 @@ class Job:
         found = forecast_run(work, inputs, self.filter, self.executor, wanted, opening_s, work_on)
         return replace(plan, forecast=found)
 
-    def _run_facts(self, workdir: Workdir | None) -> dict[str, Any]:
-        """Return the fingerprint of the run, which is that of the workdir if it is resumed."""
-        settings = asdict(self.filter.settings) | self.settings.checks.flags()
-        return {"run": uuid.uuid4().hex} if workdir is None else fingerprint(self.pair, settings, workdir.folder.where)
+    def _facts_of_workdir(self) -> dict[str, Any]:
+        """Return the facts that all runs in one workdir have in common."""
+        return fingerprint(self.pair[1], asdict(self.filter.settings) | self.settings.checks.flags())
 
-    def _open_inputs(self, workdir: Workdir | None, facts: dict[str, Any], executor: Executor) -> Inputs:
-        """Return the inputs on the grid of the workdir, or on a new one."""
+    def _earlier_partitions(self, workdir: Workdir, facts: dict[str, Any]) -> Mapping[str, Sequence[int]]:
+        """Return the partitions that the workdir has; raise if it belongs to another run."""
+        return workdir.earlier_partitions(facts, [place for place, _ in arrays_of(self.pair[1])])
+
+    def _parts(self, workdir: Workdir, facts: dict[str, Any], inputs: Inputs) -> tuple[list[str], list[str]]:
+        """Return the name of the record, and the identity of the labels, of each partition."""
+        names = record_names(self.pair[1], inputs.grid, facts, workdir.folder.where)
+        return names, part_identities(self.pair[0], inputs.grid)
+
+    def _with_known(self, plan: Plan, workdir: Workdir, facts: dict[str, Any], inputs: Inputs) -> Plan:
+        """Return a plan that says what the workdir has."""
+        known, others = workdir.committed_rows(*self._parts(workdir, facts, inputs), inputs.grid.partition_rows)
+        row_bytes = inputs.n_bytes // inputs.grid.n_rows
+        return replace(
+            plan,
+            known_rows=known,
+            known_bytes=known * row_bytes,
+            unconfirmed_rows=others,
+            unconfirmed_bytes=others * row_bytes,
+        )
+
+    def _open_inputs(self, earlier: Mapping[str, Sequence[int]] | None, executor: Executor) -> Inputs:
+        """Return the inputs on a grid, which keeps the partitions of an earlier run in the workdir."""
         return open_inputs(
             *self.pair,
             batch_size=self.settings.batch_size,
@@ -190,7 +226,7 @@ class Job:
             n_jobs=self.n_jobs,
             executor=executor,
             read=False,
-            grid=None if workdir is None else workdir.grid(facts, self.pair[1].shape[0]),
+            earlier=earlier,
         )
 
     def _make_plan(self, inputs: Inputs) -> Plan:
@@ -204,30 +240,34 @@ class Job:
 
     def _prepare(self, stack: ExitStack) -> _Setup:
         """Plan the run, lock its workdir and output, and check that all workers can reach what they need."""
-        workdir = None
+        workdir, facts, earlier = None, dict[str, Any](), None
         if self.settings.workdir is not None:
             refuse_nested(self.settings.workdir, self.output)
             owned = Workdir.open(self.settings.workdir, fresh=self.settings.fresh, wait=self.settings.wait)
             workdir = stack.enter_context(owned)
             self._check_owned = workdir.check_owned
-        facts = self._run_facts(workdir)
-        inputs = self._open_inputs(workdir, facts, self.executor)
+            facts = self._facts_of_workdir()
+            earlier = self._earlier_partitions(workdir, facts)
+        inputs = self._open_inputs(earlier, self.executor)
         plan = self._make_plan(inputs)
         if inputs.labels_first:
             inputs = retry(self._attempts, inputs.read_labels)
         stage = None if self.output is None else stack.enter_context(staged(self.output, self.settings.wait))
-        identities: list[str] = []
+        records = None
         if workdir is not None:
-            identities = part_identities(self.pair, inputs)
+            partitions = partitions_by_array(self.pair[1], inputs.grid)
+            compare = partial(compare_labels, inputs, self.executor)
+            records = workdir.begin(facts, partitions, *self._parts(workdir, facts, inputs), compare)
         elif plan.stored:
             workdir = Workdir(self._temporary(stage, plan))
-        records = None if workdir is None else workdir.begin(facts, inputs.grid, identities)
+            names = [f"{number:032x}" for number in range(inputs.grid.n_partitions)]
+            records = workdir.begin({"run": uuid.uuid4().hex}, {}, names, [""] * len(names))
         if stage is not None:
             self._check_shared(stage.work)
         if records is not None:
             self._check_shared(records.folder)
         if workdir is not None and records is not None:
-            check_finished(inputs, self.filter.settings, self.executor, records, workdir.finished["summaries"])
+            check_finished(inputs, self.filter.settings, self.executor, records, workdir.finished)
         passes = Passes(
             inputs,
             self.filter,
@@ -236,7 +276,7 @@ class Job:
             self.settings.progress,
             keep=not plan.stored,
             checks=self.settings.checks,
-            finished=None if workdir is None else workdir.finished,
+            finished=() if workdir is None else workdir.finished,
             check_margins=partial(self._check_margins, inputs, plan),
         )
         forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster)

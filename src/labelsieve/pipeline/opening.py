@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from threading import Thread
 from typing import Any, Final, TypeGuard
@@ -14,6 +15,7 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
 from labelsieve.pipeline import grids
+from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
@@ -78,7 +80,7 @@ def open_inputs(
     partition_batches: int | partitioning.Auto = "auto",
     n_jobs: int = 1,
     executor: Executor | None = None,
-    grid: partitioning.Grid | None = None,
+    earlier: Mapping[str, Sequence[int]] | None = None,
     read: bool = True,
 ) -> Inputs:
     """Open both inputs, compare them, and plan one grid of batches for them.
@@ -95,8 +97,8 @@ def open_inputs(
         Number of processes to fork; 1 uses Dask's threads.
     executor : Executor, optional
         Runs the tasks; by default the active client or threads.
-    grid : Grid, optional
-        The grid of an earlier run, whose partitions are kept.
+    earlier : mapping, optional
+        For a run with a workdir: the partitions of the earlier run in it, which are kept (`growing_grid`).
     read : bool
         Whether to read such labels now; otherwise `Inputs.read_labels` reads them.
 
@@ -118,9 +120,8 @@ def open_inputs(
             opened, n_threads, executor, batch_size, partition_batches, 1 if forking else STRIP_BYTES
         )
         _warn_if_read_in_pieces(opened, planned, n_threads)
-    if grid is not None:
-        whole = isinstance(opened, Source) and not opened.in_pieces
-        planned = grid.in_batches_of(planned.largest_batch, opened.row_chunk) if whole else grid
+    if earlier is not None:
+        planned = growing_grid(opened, planned, earlier)
     if not _reads_first(opened_labels, planned, executor, opened.shape[1]):
         return Inputs(opened_labels, opened, planned)
     # The labels in the smallest dtype, and the stored chunk that is being decoded.
@@ -136,12 +137,12 @@ def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_
     return (
         isinstance(labels, Source)
         and bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
-        and (small or (labels.row_chunk or 0) > grid.largest_batch * grid.partition_batches)
+        and (small or (labels.row_chunk or 0) > grid.largest_partition)
     )
 
 
 def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
-    stored, partition_rows = min(source.row_chunk or 0, source.n_rows), grid.largest_batch * grid.partition_batches
+    stored, partition_rows = min(source.row_chunk or 0, source.n_rows), grid.largest_partition
     if stored > partition_rows:
         warn(
             f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
@@ -152,6 +153,7 @@ def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: 
 
 def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:
     """Return whether batches cut stored chunks, which the next batch would have to decode again."""
-    if isinstance(grid.batches, int):
-        return grid.n_batches > 1 and grid.batches % row_chunk != 0
-    return any(rows % row_chunk for rows in set(grid.batches[:-1]))
+    if isinstance(grid.batches, int) and grid.n_batches > 1 and grid.batches % row_chunk:
+        return True
+    sizes = grid.batches if isinstance(grid.batches, tuple) else grid.partition_rows
+    return any(rows % row_chunk for rows in set(sizes[:-1]))

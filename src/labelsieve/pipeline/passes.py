@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Final
@@ -27,7 +27,7 @@ from labelsieve.pipeline.inputs import Inputs, persist_if_it_fits, without_block
 from labelsieve.pipeline.row_summaries import RowSummaries, repairing
 from labelsieve.settings import Settings
 from labelsieve.tasks import rescan, scan
-from labelsieve.tasks.checkpoint import Records, digest
+from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.summary_reader import SummaryChunk, SummaryReader
 from labelsieve.tasks.totals import RescanTotals, combine_rescans
 
@@ -54,9 +54,8 @@ class Passes:
         Whether to show progress; None shows it on a terminal.
     checks : RowChecks
         Which rows that cannot be a distribution are accepted.
-    finished : mapping, optional
-        The partitions that are committed already, by the kind of record. Their blocks of a user's Dask array are not
-        computed.
+    finished : collection of int
+        The partitions whose summaries are committed already. Their blocks of a user's Dask array are not computed.
     check_margins : callable
         Raises where the rows of largest margin do not fit in memory.
     """
@@ -71,13 +70,13 @@ class Passes:
         *,
         keep: bool = True,
         checks: RowChecks = DEFAULT_CHECKS,
-        finished: Mapping[str, Collection[int]] | None = None,
+        finished: Collection[int] = (),
         check_margins: Callable[[PruneCounts], None] = lambda _: None,
     ) -> None:
         self.inputs, self.rule, self.settings = inputs, rule, rule.settings
         self.job, self._show, self._checks = DaskJob(executor), show, checks
         self._records, self._stored = records, records is not None and not keep
-        self._finished, self._check_margins = dict(finished or {}), check_margins
+        self._finished, self._check_margins = {"summaries": finished}, check_margins
         self._sums: SparseClassSums | None = None
         self._chunks: list[Any] = []
         self._reader: SummaryReader | None = None
@@ -107,7 +106,7 @@ class Passes:
         return repairing(self._repair, self._scan, n_forks)
 
     def _scan(self, n_forks: int) -> ScanTotals:
-        columns, work = self._columns_without(self._finished.get("summaries", ())), self.inputs.work(self.scan_work)
+        columns, work = self._columns_without(self._finished["summaries"]), self.inputs.work(self.scan_work)
         with self._progress("scan", "read") as bar:
             if n_forks:
                 results = fork_pool.map_in_forks(self.inputs, self.scan_work, n_forks, advance=bar.advance)
@@ -131,6 +130,7 @@ class Passes:
         """Return the table, and what a second pass adds up over `pred_probs`, where one is needed."""
         if self._stored and self.settings.rescans:
             self._rescan_records = self._records_of_thresholds(thresholds, "rescan")
+            self._finished["rescan"] = [] if self._rescan_records is None else self._rescan_records.present("rescan")
         # The columns of a second pass are read back only if they are needed.
         needed = self.rule.needs_off_diagonal or self.settings.scores_need_rescan
         self._reader = SummaryReader(self.settings, thresholds, self._records, self._rescan_records if needed else None)
@@ -158,7 +158,7 @@ class Passes:
     def _rescan_to_checkpoint(self, progress: Progress | None = None) -> RescanTotals:
         if self._reader is None:
             raise RuntimeError("thresholds come first: call rescan()")
-        numbers, _, pred_probs = self._columns_without(self._finished.get("rescan", ()))
+        numbers, _, pred_probs = self._columns_without(self._finished["rescan"])
         reader = replace(self._reader, rescan_records=self._rescan_records)
         work = self.inputs.work(partial(rescan.rescan_to_checkpoint, reader=reader))
         columns = [numbers, [None] * self.inputs.grid.n_partitions, pred_probs]
@@ -193,10 +193,7 @@ class Passes:
 
     def _records_of_thresholds(self, thresholds: Float64s, what: str) -> Records | None:
         """Return the records of what follows from the thresholds."""
-        if self._records is None:
-            return None
-        facts = {"of": self._records.fingerprint, "t": thresholds.tolist(), "what": what}
-        return Records(self._records.folder, digest(facts))
+        return None if self._records is None else self._records.of_version([what, thresholds.tolist()])
 
     def _read_margins(self, prune: PruneCounts) -> Int64s:
         """Read a third time for the rows of largest margin of each pair, and return their row numbers.
@@ -259,10 +256,8 @@ class Passes:
 
     def _committed(self, records: Records, kind: str) -> list[int]:
         """Return the partitions whose record is there and whole."""
-        grid = self.inputs.grid
-        numbers = range(grid.n_partitions)
-        starts, stops = zip(*map(grid.bounds, numbers), strict=True)
-        whole = self.job.map("verify", partial(records.is_committed, kind=kind), [numbers, starts, stops])
+        numbers = range(self.inputs.grid.n_partitions)
+        whole = self.job.map("verify", partial(records.is_committed, kind=kind), [numbers, self._partition_rows])
         return list(itertools.compress(numbers, whole))
 
     def _progress(self, name: str, description: str) -> Progress:

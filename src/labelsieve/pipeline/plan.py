@@ -71,6 +71,12 @@ class Plan:
         Size of an issue with all columns.
     forecast : Forecast or None
         The time of the run; None unless rates were given or measured.
+    known_rows, known_bytes : int
+        Rows whose summaries are in the workdir and whose labels are not changed, and their decoded bytes in
+        `pred_probs`: so much less than `bytes_read` is read, except a few rows as a check.
+    unconfirmed_rows, unconfirmed_bytes : int
+        The same for further rows, which are known too if their labels have kept their values. The run checks that: the
+        labels were written again, or nothing identifies them.
     """
 
     n_rows: int
@@ -97,6 +103,10 @@ class Plan:
     mask_bytes: int
     issue_bytes: int
     forecast: Forecast | None = None
+    known_rows: int = 0
+    known_bytes: int = 0
+    unconfirmed_rows: int = 0
+    unconfirmed_bytes: int = 0
 
 
 def make_plan(
@@ -215,11 +225,10 @@ def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool
 def _decoded_rows(inputs: Inputs) -> int:
     """Return the number of rows that one read decodes, which counts rows again if partitions cut stored chunks."""
     source, grid = inputs.pred_probs_source, inputs.grid
-    if source is None or source.in_pieces or not source.row_chunk or not isinstance(grid.batches, int):
+    if source is None or source.in_pieces or not source.row_chunk:
         return grid.n_rows
-    partition_rows = grid.batches * grid.partition_batches
-    starts = np.arange(grid.n_partitions, dtype=np.int64) * partition_rows
-    stops = np.minimum(starts + partition_rows, grid.n_rows)
+    stops = np.cumsum(grid.partition_rows, dtype=np.int64)
+    starts = stops - grid.partition_rows
     first, last = starts // source.row_chunk, -(-stops // source.row_chunk)
     decoded = np.minimum(last * source.row_chunk, grid.n_rows) - first * source.row_chunk
     return int(decoded.sum())

@@ -6,6 +6,7 @@ keep its name although it computes other data.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,10 +21,11 @@ from labelsieve.pipeline.inputs import Inputs
 from labelsieve.settings import Settings
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
+from labelsieve.sources.open_array import Opened
 from labelsieve.storage.record_files import DamagedRecordError
 from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.partition import Batches, Partition, RowRange
-from labelsieve.tasks.scan import read_rows
+from labelsieve.tasks.scan import has_same_labels, read_rows
 
 MOST_PARTITIONS: Final = 8
 MOST_BYTES: Final = 1_000_000
@@ -85,8 +87,9 @@ def check_finished(
     if not spots:
         return
     batches = [Batches(index, ((start, stop),)) for index, start, stop in spots]
+    rows = [(start, stop) for _, start, stop in spots]
     bounds = [inputs.grid.bounds(index) for index, _, _ in spots]
-    columns = [batches, *(_rows(name, inputs, batches) for name in ("labels", "pred_probs")), bounds]
+    columns = [batches, _rows(inputs.opened_labels, rows), _rows(inputs.opened_pred_probs, rows), bounds]
     stored = inputs.labels_source and inputs.pred_probs_source
     otherwise = "" if stored else " (or its Dask array computes other values each time)"
     work = inputs.work(partial(compare, settings=settings, records=records))
@@ -98,6 +101,18 @@ def check_finished(
                 f"which were read again as a check, {found.n_rows:,} differ from the workdir. "
                 "Start over with fresh=True (--fresh)"
             )
+
+
+def compare_labels(inputs: Inputs, executor: Executor, records: Records, numbers: Sequence[int]) -> list[int]:
+    """Return those of the partitions `numbers` whose record was made with the labels that its rows have now.
+
+    No rows of `pred_probs` are read.
+    """
+    bounds = [inputs.grid.bounds(number) for number in numbers]
+    batches = [Batches(number, inputs.grid.ranges(number)) for number in numbers]
+    columns = [batches, _rows(inputs.opened_labels, bounds), [None] * len(bounds)]
+    work = inputs.work(partial(has_same_labels, records=records))
+    return list(itertools.compress(numbers, DaskJob(executor).map("labels", work, columns)))
 
 
 def _choose_rows(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[int, int]:
@@ -114,14 +129,12 @@ def _choose_rows(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[
     return start, min(start + n_rows, last)
 
 
-def _rows(name: str, inputs: Inputs, spots: Sequence[Batches]) -> Column:
-    """Return the rows of labels or pred_probs to read again, as an argument of tasks."""
-    opened = inputs.opened_labels if name == "labels" else inputs.opened_pred_probs
-    bounds = [spot.ranges[0] for spot in spots]
+def _rows(opened: Opened, bounds: Sequence[tuple[int, int]]) -> Column:
+    """Return ranges of rows of an input, as an argument of tasks."""
     if isinstance(opened, ArraySource):
         return [opened.array[start:stop] for start, stop in bounds]
     if isinstance(opened, Source):
-        return [RowRange(opened, start, stop) for start, stop in bounds]
+        return [RowRange.of_part(opened, start, stop) for start, stop in bounds]
     import dask.array as da
 
     return da.concatenate([opened[start:stop].rechunk(-1) for start, stop in bounds])

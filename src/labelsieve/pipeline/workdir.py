@@ -1,26 +1,28 @@
-"""The folder that stores the finished partitions of a run, so that a killed run can resume.
+"""The folder that stores the finished partitions of a run, so that a later run reads only what is new.
 
-A workdir contains ``labelsieve.json`` (what it was made from, and the grid), ``summaries`` (a record for each
-partition) and, while a run lasts, what the later steps write.
+A workdir contains ``labelsieve.json`` (what it was made from), ``summaries`` (a record for each partition) and, while a
+run lasts, what the later steps write.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from labelsieve.errors import WorkdirError
-from labelsieve.partitioning import Grid
 from labelsieve.pipeline import workdir_description
 from labelsieve.pipeline.workdir_description import Description, read_description
 from labelsieve.storage.folders import Folder, open_folder
 from labelsieve.storage.lock import LOCK, RUN_ID, always_owned, own_folder
-from labelsieve.tasks.checkpoint import KINDS, Records, digest, record_name
+from labelsieve.tasks.checkpoint import KINDS, RECORD_FILE, Records, record_file
 
 _RUN_FOLDERS: Final = (*KINDS, "runs", "result")
+# Files that are removed at the same time; in an object store each is a request.
+_THREADS: Final = 16
 
 
 class Workdir:
@@ -40,8 +42,8 @@ class Workdir:
         self.folder = folder
         self.check_owned = always_owned
         self._description, self._fresh = description, fresh
-        # For each kind of record, the partitions that had one when the run began.
-        self.finished: dict[str, list[int]] = {}
+        # The partitions that had summaries when the run began.
+        self.finished: list[int] = []
 
     @classmethod
     @contextmanager
@@ -82,15 +84,18 @@ class Workdir:
         for name in (*_RUN_FOLDERS, workdir_description.NAME):  # last, because without it the folder is not a workdir
             self.folder.remove(name)
 
-    def grid(self, fingerprint: Mapping[str, Any], n_rows: int) -> Grid | None:
-        """Return the grid of the earlier run; None if there is none.
+    def earlier_partitions(
+        self, fingerprint: Mapping[str, Any], places: Collection[str]
+    ) -> Mapping[str, Sequence[int]]:
+        """Return the partitions of the earlier run, which are to be kept: for each array the rows at which they end.
 
         Parameters
         ----------
         fingerprint : mapping
             Facts that identify the input and the settings of this run.
-        n_rows : int
-            Rows of the input.
+        places : collection of str
+            Where the arrays of the input are. If the earlier run had one of them, the input may have another name, such
+            as a list of shards instead of a pattern.
 
         Raises
         ------
@@ -98,23 +103,43 @@ class Workdir:
             If the earlier run had another input or other settings; the message names the differences.
         """
         if self._description is None:
-            return None
-        grid = self._description.grid
-        differences = list(_differences(self._description.fingerprint, json.loads(json.dumps(fingerprint))))
-        if not differences and grid.n_rows != n_rows:
-            differences = [f"grid.n_rows was {grid.n_rows:,}, and the input has {n_rows:,} rows"]
+            return {}
+        then, now = dict(self._description.fingerprint), json.loads(json.dumps(fingerprint))
+        if not self._description.partitions.keys().isdisjoint(places):
+            now["pred_probs"]["where"] = then["pred_probs"]["where"]
+        differences = list(_differences(then, now))
         if differences:
             raise WorkdirError(
                 f"the workdir {self.folder.where} belongs to another run: {'; '.join(differences)}. "
                 "Name another folder, or start over in this one with fresh=True (--fresh)"
             )
-        return grid
+        return self._description.partitions
 
-    def begin(self, fingerprint: Mapping[str, Any], grid: Grid, part_identities: Sequence[str]) -> Records:
-        """Write the description of the run, and return its records.
+    def begin(
+        self,
+        fingerprint: Mapping[str, Any],
+        partitions: Mapping[str, Sequence[int]],
+        names: Sequence[str],
+        labels: Sequence[str],
+        compare_labels: Callable[[Records, list[int]], Collection[int]] = lambda *_: (),
+    ) -> Records:
+        """Remove what this run cannot use, write its description, and return its records.
 
-        Records of partitions whose part of the input has changed are deleted, and all records if the run is fresh. This
-        happens here, when it is known that the run is possible.
+        This happens here, when it is known that the run is possible.
+
+        Parameters
+        ----------
+        fingerprint : mapping
+            Facts that identify the input and the settings of this run.
+        partitions : mapping
+            For each array, the rows at which its partitions end.
+        names : sequence of str
+            For each partition, the name of its record.
+        labels : sequence of str
+            For each partition, the identity of its labels; "" if it is not known.
+        compare_labels : callable
+            Given records and numbers of partitions whose labels may have changed since the records were made, returns
+            the numbers of those whose labels are the same.
 
         Raises
         ------
@@ -124,32 +149,92 @@ class Workdir:
         self.check_owned()
         if self._fresh:
             self.empty()
-        # Two runs may have begun at the same time with different grids: neither uses records of the other.
-        records = Records(self.folder, digest({"of": fingerprint, "grid": asdict(grid)}))
-        before = self._description.parts if self._description else ()
-        changed = [i for i, (then, now) in enumerate(zip(before, part_identities, strict=False)) if then != now]
-        for index in changed:
-            records.discard("summaries", index)
-            records.discard("rescan", index)
-        if changed:
-            records.discard("margins", 0)  # one record for all partitions
-        description = Description(fingerprint, grid, tuple(part_identities))
-        if self._description is None or self._description.fields() != description.fields():
+        known = self._known(names, labels)
+        # The labels of a record are in its name, so another run never overwrites it with one of other labels.
+        new = [label or uuid.uuid4().hex for label in labels]
+        versions = [one.version or version for one, version in zip(known, new, strict=True)]
+        doubtful = [index for index, one in enumerate(known) if one.version and not one.same_labels]
+        if doubtful:
+            same = compare_labels(Records(self.folder, _joined(names), _joined(versions)), doubtful)
+            for index in set(doubtful).difference(same):
+                versions[index] = new[index]
+        records = Records(self.folder, _joined(names), _joined(versions))
+        files = [records.name(index) for index in range(len(names))]
+        self._keep_only(files)
+        confirmed = {
+            file: label
+            for file, label, version in zip(files, labels, versions, strict=True)
+            if label not in ("", version)
+        }
+        earlier, description = self._description, Description(fingerprint, partitions, files, confirmed)
+        if earlier is None or earlier.records != files:
+            # The columns of later passes depend on the thresholds, and so on all rows.
+            self.folder.remove("rescan")
+            self.folder.remove("margins")
+        if earlier is None or earlier.fields() != description.fields():
+            self.check_owned()
             description.write(self.folder)
-        self._description = description
-        for kind in KINDS:
-            names = _remove_unfinished(self.folder.folder(kind))
-            self.finished[kind] = [index for index in range(grid.n_partitions) if record_name(index) in names]
+        self._description, self.finished = description, records.present("summaries")
         return records
 
+    def committed_rows(self, names: Sequence[str], labels: Sequence[str], n_rows: Sequence[int]) -> tuple[int, int]:
+        """Return how many rows have records, with the same labels and with labels that are yet to be compared.
 
-def _remove_unfinished(folder: Folder) -> set[str]:
-    """Remove unfinished files of a killed run, and return the names of the others."""
-    names = set(folder.names())
-    unfinished = {name for name in names if name.startswith(".")}
-    for name in unfinished:
-        folder.remove(name)
-    return names - unfinished
+        Parameters
+        ----------
+        names, labels : sequence of str
+            As `begin` takes them.
+        n_rows : sequence of int
+            Number of rows of each partition.
+        """
+        known = list(zip(self._known(names, labels), n_rows, strict=True))
+        same = sum(rows for one, rows in known if one.same_labels)
+        return same, sum(rows for one, rows in known if one.version) - same
+
+    def _known(self, names: Sequence[str], labels: Sequence[str]) -> list[_Known]:
+        """Return what is known of each partition; see `begin`."""
+        confirmed = {} if self._description is None or self._fresh else self._description.confirmed
+        versions: dict[str, list[str]] = {}
+        for file in [] if self._fresh else self.folder.folder("summaries").names():
+            named = RECORD_FILE.fullmatch(file)
+            if named:
+                versions.setdefault(named[1], []).append(named[2])
+        found = []
+        for name, label in zip(names, labels, strict=True):
+            of_name = versions.get(name, [])
+            same = [one for one in of_name if label and label in (one, confirmed.get(record_file(name, one)))]
+            found.append(_Known([*same, *of_name, ""][0], bool(same)))
+        return found
+
+    def _keep_only(self, files: Collection[str]) -> None:
+        """Remove all records of summaries except these files, and what killed runs were writing."""
+        folder = self.folder.folder("summaries")
+        there = set(folder.names())
+        others = there.difference(files)
+        if others == there:
+            self.folder.remove("summaries")
+            return
+        with ThreadPoolExecutor(_THREADS, "labelsieve-remove") as pool:
+            list(pool.map(folder.remove, others))
+
+
+class _Known(NamedTuple):
+    """What is known of a partition.
+
+    Parameters
+    ----------
+    version : str
+        Version of its record; "" if there is none.
+    same_labels : bool
+        Whether the record is known to have the labels of today; otherwise these are yet to be compared.
+    """
+
+    version: str
+    same_labels: bool
+
+
+def _joined(digests: Iterable[str]) -> bytes:
+    return bytes.fromhex("".join(digests))
 
 
 def _open_folder(location: Any) -> Folder:
@@ -164,10 +249,10 @@ def _open_folder(location: Any) -> Folder:
 
 
 def _differences(then: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Yield the differences of two fingerprints, field by field; for an input at another place, only the place."""
+    """Yield the differences in what both fingerprints have; for an input at another place, only the place."""
     if isinstance(then, dict) and isinstance(now, dict):
         elsewhere = "where" in then and then["where"] != now.get("where")
-        for key in ["where"] if elsewhere else sorted(then.keys() | now.keys()):
-            yield from _differences(then.get(key), now.get(key), f"{name}.{key}" if name else key)
+        for key in ["where"] if elsewhere else sorted(then.keys() & now.keys()):
+            yield from _differences(then[key], now.get(key), f"{name}.{key}" if name else key)
     elif then != now:
         yield f"{name} was {then}, is {now}"

@@ -1,4 +1,4 @@
-"""The description of a workdir: the inputs and settings of its run, and its grid of partitions.
+"""The description of a workdir: the input and settings of its run, and its partitions.
 
 The file is JSON, so that people can read it. Each field has its own CRC-32, so that a message about a damaged file can
 name the field; a file with a field that was changed, added or deleted is not used.
@@ -6,18 +6,18 @@ name the field; a file with a field that was changed, added or deleted is not us
 
 from __future__ import annotations
 
+import itertools
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from labelsieve.errors import WorkdirError
-from labelsieve.partitioning import Grid
 from labelsieve.storage.folders import Folder
 
 NAME: Final = "labelsieve.json"
-FORMAT: Final = 6
+FORMAT: Final = 7
 _KIND: Final = "labelsieve workdir"
 _CHECKSUMS: Final = "checksums"
 _START_OVER: Final = "Start over with fresh=True (--fresh)"
@@ -29,21 +29,25 @@ _MAX_SHOWN: Final = 60
 
 @dataclass(frozen=True)
 class Description:
-    """The inputs, settings and grid of the run in a workdir.
+    """The input, settings and partitions of the run in a workdir.
 
     Parameters
     ----------
     fingerprint : dict
-        Facts that identify the input and the settings; JSON values.
-    grid : Grid
-        Batches and partitions.
-    parts : tuple of str
-        Identity of the rows of the input in each partition.
+        Facts that later runs must have too; JSON values.
+    partitions : dict
+        For each place of an array, the rows at which its partitions end.
+    records : list of str
+        File name of the record of each partition, in row order.
+    confirmed : dict
+        For records whose labels have been written again since, by file name: the identity of the labels that turned out
+        to have the same values.
     """
 
     fingerprint: Mapping[str, Any]
-    grid: Grid
-    parts: tuple[str, ...]
+    partitions: Mapping[str, Sequence[int]]
+    records: Sequence[str]
+    confirmed: Mapping[str, str]
 
     def write(self, folder: Folder) -> None:
         """Write the description to `folder`."""
@@ -53,13 +57,13 @@ class Description:
 
     def fields(self) -> dict[str, Any]:
         """Return all fields as JSON values."""
-        grid = self.grid
         fields = {
             "kind": _KIND,
             "format": FORMAT,
             "fingerprint": dict(self.fingerprint),
-            "grid": {"n_rows": grid.n_rows, "batches": grid.batches, "partition_batches": grid.partition_batches},
-            "parts": list(self.parts),
+            "partitions": list(self.partitions.items()),
+            "records": list(self.records),
+            "confirmed": list(self.confirmed.items()),
         }
         found: dict[str, Any] = json.loads(json.dumps(fields))  # a tuple becomes a list
         return found
@@ -118,27 +122,17 @@ def _check_intact(folder: Folder, fields: dict[str, Any]) -> None:
 
 def _description(folder: Folder, fields: Mapping[str, Any]) -> Description:
     """Return the description that intact fields make."""
-    for name, kind in (("fingerprint", dict), ("grid", dict), ("parts", list)):
+    for name, kind in (("fingerprint", dict), ("partitions", list), ("records", list), ("confirmed", list)):
         if not isinstance(fields.get(name), kind):
             raise _damaged(folder, f"the field {name} is {_shown(fields.get(name))}")
-    facts, parts = fields["grid"], fields["parts"]
-    for name in ("n_rows", "partition_batches"):
-        if not _is_count(facts.get(name), 1):
-            raise _damaged(folder, f"the field grid.{name} is {_shown(facts.get(name))}, not a number of at least 1")
-    n_rows, batches = facts["n_rows"], facts.get("batches")
-    if isinstance(batches, list):
-        # A user's Dask array may have empty chunks.
-        fits = all(_is_count(rows, 0) for rows in batches) and sum(batches) == n_rows
-    else:
-        fits = _is_count(batches, 1) and batches <= n_rows
-    if not fits:
-        raise _damaged(folder, f"the field grid.batches is {_shown(batches)} and does not add up to n_rows")
-    grid = Grid(n_rows, tuple(batches) if isinstance(batches, list) else batches, facts["partition_batches"])
-    if not all(isinstance(part, str) for part in parts) or len(parts) not in (0, grid.n_partitions):
-        raise _damaged(
-            folder, f"the field parts does not have one text for each of the {grid.n_partitions:,} partitions"
-        )
-    return Description(fields["fingerprint"], grid, tuple(parts))
+    for name, is_value in (("partitions", _are_stops), ("confirmed", _is_text)):
+        for pair in fields[name]:
+            if not (isinstance(pair, list) and len(pair) == 2 and _is_text(pair[0]) and is_value(pair[1])):
+                raise _damaged(folder, f"the field {name} holds {_shown(pair)}")
+    if not all(map(_is_text, fields["records"])):
+        raise _damaged(folder, f"the field records holds {_shown(fields['records'])}")
+    partitions, confirmed = dict(fields["partitions"]), dict(fields["confirmed"])
+    return Description(fields["fingerprint"], partitions, fields["records"], confirmed)
 
 
 def _leaves(fields: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Any]]:
@@ -158,8 +152,15 @@ def _number(text: str) -> int | str:
     return int(text) if len(text) <= _MAX_DIGITS else text
 
 
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_stops(value: Any) -> bool:
+    """Return whether these are rows at which partitions can end; a user's Dask array may have empty partitions."""
+    if not isinstance(value, list) or not all(isinstance(row, int) and not isinstance(row, bool) for row in value):
+        return False
+    return all(a <= b for a, b in itertools.pairwise([0, *value]))
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -49,6 +50,10 @@ class ArraySource(Source):
 
     def _content(self) -> str:
         """Return a digest of the values."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         from dask.base import tokenize
 
         return str(tokenize(np.ascontiguousarray(self.array), ensure_deterministic=True))

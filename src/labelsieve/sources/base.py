@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import UnreadableDataError
-from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version
+from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version, row_digests
 
 # Bytes read at a time where only some of the rows are taken.
 _TAKE_BYTES: Final = 4_000_000
@@ -142,6 +142,9 @@ class Source(abc.ABC):
         Number of requests for the same rows, each for some of the classes.
     is_encoded : bool
         Whether what is stored has to be decoded.
+    listed_at : str or None
+        The folder or pattern, or the first of a list, in which it was found, alone or with other shards; None for an
+        array that was given by itself.
     """
 
     in_pieces: bool = True
@@ -151,6 +154,7 @@ class Source(abc.ABC):
     forkable: bool = False
     prefetch_bytes: int = 0
     fill_value: float = 0
+    listed_at: str | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
         self.shape, self.dtype, self.row_chunk = tuple(int(n) for n in shape), np.dtype(dtype), row_chunk
@@ -217,15 +221,21 @@ class Source(abc.ABC):
         """Return facts that change when the data is rewritten: sizes, times, ETags; None if none are known."""
         return None
 
+    @property
+    def version_rows(self) -> int | None:
+        """Number of consecutive rows that have a version of their own; None if only the whole array has one."""
+        return None
+
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range of rows, which changes when their stored data is rewritten.
+        """Return a digest for each range of rows, which changes when they are moved or rewritten; "" if not known.
 
         Parameters
         ----------
         ranges : sequence of tuple of int
             Row ranges ``[start, stop)``.
         """
-        return [""] * len(ranges)
+        facts = self.identity()
+        return row_digests(facts, ranges) if facts["content"] is not None else [""] * len(ranges)
 
     def note_version(self) -> None:  # noqa: B027  # an array in memory is its caller's
         """Note the version of the stored data before the first read, unless it is noted already.

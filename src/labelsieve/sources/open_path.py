@@ -182,7 +182,9 @@ def _url_beside(url: str, store: ObjectStore, path: str) -> str:
 def _join(name: str, openers: Sequence[Callable[[], Source]], where: str) -> Source:
     """Open all shards, several at the same time, and return them as one array."""
     if len(openers) == 1:
-        return openers[0]()
+        only = openers[0]()
+        only.listed_at = where
+        return only
     with ThreadPoolExecutor(_OPENING_THREADS, "labelsieve-open") as pool:
         try:
             shards = list(pool.map(lambda opener: opener(), openers))

@@ -19,7 +19,7 @@ from labelsieve.sources.base import Rows
 from labelsieve.sources.object_store import ObjectStore, RefusedError
 from labelsieve.sources.prefetch import AHEAD_BYTES, PrefetchedRows, ahead_bytes, n_ahead
 from labelsieve.sources.shard_names import natural_key
-from labelsieve.sources.versions import MOST_LISTED_TWICE, StoredChunks, changed, stamp
+from labelsieve.sources.versions import MOST_LISTED_TWICE, changed, stamp
 from labelsieve.sources.zarr_arrays import Decoder, ZarrRows, ZarrSource, chunk_decoder, counting, open_array
 from labelsieve.sources.zarr_chunks import chunk_objects, key_of, metadata_name
 from labelsieve.storage import limits
@@ -141,11 +141,6 @@ class RemoteZarrSource(ZarrSource):
         if document != self._document_stamp:
             raise changed(f"{self.where}/{metadata_name(self.array)}", "it was overwritten")
         self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
-
-    def _list_chunks(self) -> StoredChunks | None:
-        if self._store_and_root is None or is_web(self.where):
-            return None
-        return chunk_objects(self.array, *self._store_and_root)[0]
 
     def reachable(self) -> None:
         """Request the metadata document."""

@@ -33,6 +33,11 @@ class ShardsSource(Source):
         In order; some may have no rows.
     where : str
         Folder, pattern or first shard, for messages.
+
+    Attributes
+    ----------
+    shards : tuple of Source
+        The arrays.
     """
 
     def __init__(self, shards: Sequence[Source], where: str) -> None:
@@ -48,7 +53,8 @@ class ShardsSource(Source):
         # As of the first shard; they hardly ever differ.
         self.request_rows, self.n_side_by_side = first.request_rows, first.n_side_by_side
         self.is_encoded = any(shard.is_encoded for shard in shards)
-        self._shards, self._where, self.fill_value = tuple(shards), where, first.fill_value
+        self.shards, self.fill_value = tuple(shards), first.fill_value
+        self.listed_at = self._where = where
         self._ends = np.cumsum([shard.n_rows for shard in shards])
 
     @classmethod
@@ -89,7 +95,7 @@ class ShardsSource(Source):
     @property
     def where(self) -> str:
         """Folder, pattern or first shard, and how many there are."""
-        return f"{self._where} ({len(self._shards):,} shards)"
+        return f"{self._where} ({len(self.shards):,} shards)"
 
     def covering(self, start: int, stop: int) -> range:
         """Return the numbers of the shards that hold rows ``[start, stop)``."""
@@ -100,7 +106,7 @@ class ShardsSource(Source):
 
     def shard(self, index: int) -> tuple[Source, int]:
         """Return a shard, and the row at which it begins."""
-        return self._shards[index], int(self._ends[index]) - self._shards[index].n_rows
+        return self.shards[index], int(self._ends[index]) - self.shards[index].n_rows
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return only the shards that hold these rows."""
@@ -111,7 +117,7 @@ class ShardsSource(Source):
         if len(needed) == 1:
             inner, inside = source.part(start - origin, stop - origin)
             return inner, origin + inside
-        return ShardsSource(self._shards[needed.start : needed.stop], self._where), origin
+        return ShardsSource(self.shards[needed.start : needed.stop], self._where), origin
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading; the first shard of a known range is opened now."""
@@ -122,45 +128,48 @@ class ShardsSource(Source):
 
         A shard that is rewritten shows in `part_identities`: a resumed run reads only that shard again.
         """
-        return super().identity() | {"n_shards": len(self._shards)}
+        return super().identity() | {"n_shards": len(self.shards)}
 
     def _content(self) -> str:
-        names = [[shard.where, shard.n_rows, shard.row_chunk] for shard in self._shards]
+        names = [[shard.where, shard.n_rows, shard.row_chunk] for shard in self.shards]
         return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range over the shards that hold it."""
+        """Return a digest for each range over the shards that hold it; each shard counts its rows from its first."""
         digests = []
         for start, stop in ranges:
             parts = []
             for index in self.covering(start, stop):
                 source, origin = self.shard(index)
-                inside = max(start - origin, 0), min(stop - origin, source.n_rows)
-                [digest] = source.part_identities([inside])
-                parts.append(f"{inside} {digest or json.dumps(source.identity())}")
-            digests.append(hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest())
+                if source.n_rows:
+                    inside = max(start - origin, 0), min(stop - origin, source.n_rows)
+                    parts += source.part_identities([inside])
+            if len(parts) == 1 or not all(parts):
+                digests.append(parts[0] if all(parts) else "")
+            else:
+                digests.append(hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest())
         return digests
 
     def note_version(self) -> None:
         """Note the version of every shard."""
         with ThreadPoolExecutor(_THREADS, "labelsieve-shards") as pool:
-            list(pool.map(lambda shard: shard.note_version(), self._shards))
+            list(pool.map(lambda shard: shard.note_version(), self.shards))
 
     def check_version(self) -> None:
         """Compare every shard."""
         with ThreadPoolExecutor(_THREADS, "labelsieve-shards") as pool:
-            list(pool.map(lambda shard: shard.check_version(), self._shards))
+            list(pool.map(lambda shard: shard.check_version(), self.shards))
 
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks are not stored, in all shards."""
         found = [
-            (shard.missing_rows(), int(end) - shard.n_rows) for shard, end in zip(self._shards, self._ends, strict=True)
+            (shard.missing_rows(), int(end) - shard.n_rows) for shard, end in zip(self.shards, self._ends, strict=True)
         ]
         return MissingRows.joined((rows, origin) for rows, origin in found if rows is not None)
 
     def reachable(self) -> None:
         """Look for every shard."""
-        for shard in self._shards:
+        for shard in self.shards:
             shard.reachable()
 
 

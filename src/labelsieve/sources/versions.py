@@ -6,11 +6,13 @@ last read. Times of access do not count, and neither do the times of folders.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import socket
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -127,6 +129,29 @@ def has_stable_inodes(device: int) -> bool:
     return not any(kind in _UNSTABLE_INODES or kind.startswith("fuse") for kind in kinds)
 
 
+def row_digests(
+    facts: Mapping[str, Any], ranges: Sequence[tuple[int, int]], versions: Sequence[bytes] | None = None
+) -> list[str]:
+    """Return a digest for each range of rows of an array.
+
+    Parameters
+    ----------
+    facts : mapping
+        What identifies the array, as JSON takes it.
+    ranges : sequence of tuple of int
+        Row ranges ``[start, stop)``.
+    versions : sequence of bytes, optional
+        The versions of the rows of each range, if they are not among the facts.
+    """
+    common = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
+    digests = []
+    for (start, stop), version in zip(ranges, versions or [b""] * len(ranges), strict=True):
+        one = common.copy()
+        one.update(f" {start} {stop} ".encode() + version)
+        digests.append(one.hexdigest())
+    return digests
+
+
 def stamp(*facts: object) -> int:
     """Return a number from 1 to 2**32 - 1 for the version of a chunk; 0 is for a chunk that is not stored."""
     return zlib.crc32(" ".join(map(str, facts)).encode()) or 1
@@ -136,7 +161,7 @@ def stamp(*facts: object) -> int:
 class StoredChunks:
     """The stored chunks of a Zarr array, or shards of one that has these, and their versions.
 
-    Four bytes per chunk are sent to the workers; one changed chunk in four billion goes unnoticed.
+    A task is sent four bytes per chunk that it reads; one changed chunk in four billion goes unnoticed.
 
     Parameters
     ----------
@@ -152,6 +177,8 @@ class StoredChunks:
         Of local files, on `host`.
     host : str
         Where they were listed.
+    n_before : int
+        Number of chunks of the array before the first of these. Chunks keep their numbers in the array.
     """
 
     rows: int
@@ -160,6 +187,7 @@ class StoredChunks:
     stamps: npt.NDArray[np.uint32]
     inodes: npt.NDArray[np.uint32] | None = None
     host: str = field(default_factory=_host)
+    n_before: int = 0
 
     def __len__(self) -> int:
         return len(self.stamps)
@@ -167,6 +195,17 @@ class StoredChunks:
     def first(self, start: int) -> int:
         """Return the number of the first chunk that holds row `start`."""
         return start // self.rows * self.width
+
+    def part(self, start: int, stop: int) -> StoredChunks:
+        """Return the chunks that hold rows ``[start, stop)``."""
+        first, last = self.first(start), -(-stop // self.rows) * self.width
+        some = slice(first - self.n_before, last - self.n_before)
+        inodes = None if self.inodes is None else self.inodes[some]
+        return replace(self, stamps=self.stamps[some], inodes=inodes, n_before=first)
+
+    def is_stored(self, index: int) -> bool:
+        """Return whether a chunk was stored when the chunks were listed."""
+        return bool(self.stamps[index - self.n_before])
 
     def rows_of(self, index: int) -> str:
         """Name the rows of a chunk."""
@@ -187,8 +226,9 @@ class StoredChunks:
         inode : int, optional
             Of a local file.
         """
-        then, here, inodes = int(self.stamps[index]), self.host == _host(), self.inodes
-        moved = here and inode is not None and inodes is not None and int(inodes[index]) != inode
+        place, here, inodes = index - self.n_before, self.host == _host(), self.inodes
+        then = int(self.stamps[place])
+        moved = here and inode is not None and inodes is not None and int(inodes[place]) != inode
         if then == now and not moved:
             return
         where = f"{where} ({self.rows_of(index)})"

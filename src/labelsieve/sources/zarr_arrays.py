@@ -8,7 +8,6 @@ given memory; everything else is read by Zarr itself.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import math
 import os
@@ -22,13 +21,14 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import ChunkedRows, FileSource, Rows, read_into
+from labelsieve.sources.base import ChunkedRows, FileSource, Rows, Source, read_into
 from labelsieve.sources.object_store import NOT_FOUND, unreadable
 from labelsieve.sources.versions import (
     MOST_LISTED_TWICE,
     MissingRows,
     StoredChunks,
     file_version,
+    row_digests,
 )
 from labelsieve.sources.zarr_chunks import (
     chunk_files,
@@ -36,6 +36,7 @@ from labelsieve.sources.zarr_chunks import (
     inner_chunks,
     key_of,
     keys_of,
+    layout_digest,
     local_folder,
     metadata_name,
     status_stamp,
@@ -122,6 +123,14 @@ class ZarrSource(FileSource):
         if self.stored is not None and later is not None:
             self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))
 
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return the array with the versions of the chunks of these rows only."""
+        if self.stored is None:
+            return self, 0
+        part = object.__new__(type(self))
+        part.__dict__.update(self.__dict__, stored=self.stored.part(start, stop))
+        return part, 0
+
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks are not stored; in a local folder also those that are missing inside a shard."""
         if self.stored is None:
@@ -139,19 +148,27 @@ class ZarrSource(FileSource):
         folder = local_folder(self.array)
         return None if folder is None else chunk_files(self.array, folder)
 
+    @property
+    def version_rows(self) -> int | None:
+        """Number of rows of a stored chunk or shard, if the stored chunks are listed."""
+        return None if self.stored is None else self.stored.rows
+
     def identity(self) -> dict[str, Any]:
-        """Return what every source returns, and the grid of chunks."""
+        """Return what every source returns; if the stored chunks are listed, without what changes as rows are added."""
         shards = self.array.shards
-        return super().identity() | {"chunks": list(self.array.chunks), "shards": list(shards) if shards else None}
+        grid = {"chunks": list(self.array.chunks), "shards": list(shards) if shards else None}
+        if self.stored is None:
+            return super().identity() | grid
+        kind = {"kind": type(self).__name__, "where": self.where, "dtype": self.dtype.str}
+        return kind | grid | {"content": layout_digest(self.array)}
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return a digest of the versions of the stored chunks or shards of each range."""
-        stored = self.stored or self._list_chunks()
-        if stored is None:
+        if self.stored is None:
             return super().part_identities(ranges)
-        rows, width = stored.rows, stored.width
-        parts = [stored.stamps[a // rows * width : -(-b // rows) * width] for a, b in ranges]
-        return [hashlib.blake2b(part.tobytes(), digest_size=16).hexdigest() for part in parts]
+        rows, width, stamps = self.stored.rows, self.stored.width, self.stored.stamps
+        versions = [stamps[a // rows * width : -(-b // rows) * width].tobytes() for a, b in ranges]
+        return row_digests(self.identity(), ranges, versions)
 
 
 def is_zarr_folder(path: Path) -> bool:
@@ -251,7 +268,7 @@ class ZarrRows(ChunkedRows):
         stop, stored = min(stop, self._n_rows), self._stored
         keys = [] if stored is None else list(enumerate(keys_of(self._array, start, stop), stored.first(start)))
         prefix = f"{self._array.path}/" if self._array.path else ""
-        self._listed = {f"{prefix}{key}" for index, key in keys if stored is not None and stored.stamps[index]}
+        self._listed = {f"{prefix}{key}" for index, key in keys if stored is not None and stored.is_stored(index)}
         try:
             self._opened.get_basic_selection((slice(start, stop), ...), out=as_buffer(out[: stop - start]))
         except Exception as error:  # noqa: BLE001  # stores and codecs raise what they like

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -30,6 +32,17 @@ _T = TypeVar("_T")
 def metadata_name(array: Any) -> str:
     """Return the name of the document that describes `array`."""
     return "zarr.json" if array.metadata.zarr_format == 3 else ".zarray"
+
+
+def layout_digest(array: Any) -> str:
+    """Return a digest of how `array` is stored: of its metadata, except its length and its attributes."""
+    from zarr.core.buffer import default_buffer_prototype
+
+    documents = array.metadata.to_buffer_dict(default_buffer_prototype())
+    facts = json.loads(documents[metadata_name(array)].to_bytes())
+    facts = {name: value for name, value in facts.items() if name not in ("shape", "attributes")}
+    facts["columns"] = list(array.shape[1:])
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def local_folder(array: Any) -> Path | None:

@@ -28,11 +28,29 @@ class RowRange:
         Source of the rows.
     start, stop : int
         The rows ``[start, stop)``; all by default.
+    origin : int
+        Number of the first row of the source, which may be a part of an input.
     """
 
-    def __init__(self, source: Source, start: int = 0, stop: int | None = None) -> None:
+    def __init__(self, source: Source, start: int = 0, stop: int | None = None, origin: int = 0) -> None:
         self.source, self.start, self.stop = source, start, source.n_rows if stop is None else stop
+        self.origin = origin
         self.shape, self.dtype, self.ndim = (self.stop - start, *source.shape[1:]), source.dtype, source.ndim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without the names of attributes: each task of a graph is sent two ranges."""
+        return RowRange, (self.source, self.start, self.stop, self.origin)
+
+    @classmethod
+    def of_part(cls, source: Source, start: int, stop: int) -> RowRange:
+        """Return rows ``[start, stop)`` of `source`, without the shards and the versions of chunks of other rows."""
+        part, origin = source.part(start, stop)
+        return cls(part, start - origin, stop - origin, origin)
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source that holds rows ``[start, stop)`` of the input, and the row at which it begins."""
+        part, origin = self.source.part(start - self.origin, stop - self.origin)
+        return part, origin + self.origin
 
     def __getitem__(self, key: Any) -> RowRange | Block:
         """Return a slice of rows as a lazy range; read the rows for any other index that NumPy accepts."""
@@ -40,7 +58,7 @@ class RowRange:
         all_columns = [slice(0, size) for size in self.shape[1:]]
         if isinstance(rows, slice) and rows.step in (None, 1) and columns in ([], all_columns):
             start, stop, _ = rows.indices(self.shape[0])
-            return RowRange(self.source, self.start + start, self.start + stop)
+            return RowRange(self.source, self.start + start, self.start + stop, self.origin)
         block: Block = np.asarray(self)[key]
         return block
 
@@ -141,6 +159,12 @@ class Partition:
                 strip = probs.read(start, stop)
                 yield labels.read(start, stop), strip
 
+    def label_strips(self) -> Iterator[Block]:
+        """Yield ``(n,)`` labels in row order, without reading probabilities."""
+        with self._reader(self._labels, self.n_rows) as labels:
+            for start, stop in self._strips:
+                yield labels.read(start, stop)
+
     def prob_strips(self) -> Iterator[Block]:
         """Yield ``(n, K)`` probabilities in row order, without reading labels."""
         with self._probs_reader() as probs:
@@ -153,7 +177,7 @@ class Partition:
     def _reader(self, rows: RowRange | Block | None, *shape: int) -> _BatchReader:
         """Return what reads `rows`, which have `shape` if they are in memory."""
         source, origin = (
-            rows.source.part(self.start, self.stop)
+            rows.part(self.start, self.stop)
             if isinstance(rows, RowRange)
             else (ArraySource(_checked_block(rows, shape, self.dtype)), self.start)
         )

@@ -52,8 +52,8 @@ def rescan_to_checkpoint(partition: Partition, *, reader: SummaryReader) -> Resc
     """Read a partition a second time and commit the columns that need the thresholds, unless they are committed."""
     if reader.records is None or reader.rescan_records is None:
         raise RuntimeError("stored summaries are rescanned to records")
-    index, rows = partition.index, (partition.start, partition.stop)
-    footer = reader.rescan_records.committed("rescan", index, rows)
+    index = partition.index
+    footer = reader.rescan_records.committed("rescan", index, partition.n_rows)
     if footer is not None:
         return rescan_of_footer(footer)
     if not partition.has_pred_probs:
@@ -62,7 +62,7 @@ def rescan_to_checkpoint(partition: Partition, *, reader: SummaryReader) -> Resc
     # A record needs at least one column.
     second = _SecondPass(reader, partition.dtype, keeps_off_diagonal=reader.settings.counts_joint)
     held = second.empty(BLOCK_ROWS)
-    with reader.rescan_records.create("rescan", index, rows) as writer:
+    with reader.rescan_records.create("rescan", index) as writer:
         summaries, n_held = reader.records.summaries(index, 0, partition.n_rows), 0
         for some, probs in aligned(partition, summaries):
             if n_held + len(some) > BLOCK_ROWS:
@@ -156,11 +156,11 @@ def pair_candidates(
 
 def store_candidates(records: Records, found: Candidates, n_done: int) -> None:
     """Commit the candidates of the first `n_done` partitions, and replace those of fewer partitions."""
-    with records.create("margins", 0, (0, n_done)) as writer:
+    with records.create("margins", 0) as writer:
         for start in range(0, len(found), BLOCK_ROWS):
             rows = slice(start, start + BLOCK_ROWS)
             writer.add({name: getattr(found, name)[rows] for name in COLUMNS})
-        writer.finish({})
+        writer.finish({"n_done": n_done})
 
 
 def stored_candidates(records: Records) -> tuple[Candidates, int]:
@@ -170,7 +170,7 @@ def stored_candidates(records: Records) -> tuple[Candidates, int]:
     try:
         with records.open("margins", 0) as record:
             parts += record.blocks()
-            n_done = int(record.header["rows"][1])
+            n_done = int(record.footer["n_done"])
     except (FileNotFoundError, IsADirectoryError, DamagedRecordError, WorkdirError, ValueError, KeyError):
         return none, 0
     pairs, margins, rows = (np.concatenate([part[name] for part in parts]) for name in COLUMNS)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from typing import Final
 
-from labelsieve.confident_learning.dtypes import Float64s
+from labelsieve.confident_learning.dtypes import Float64s, Ints, class_dtype
 from labelsieve.confident_learning.quality_scores import column_kernels
 from labelsieve.confident_learning.summarizer import ScanTotals, Summarizer
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.validation import RowChecks, errors_in
+from labelsieve.errors import WorkdirError
 from labelsieve.memory import BLOCK_ROWS
 from labelsieve.settings import Settings
 from labelsieve.storage.record_files import Columns, DamagedRecordError
@@ -16,6 +19,8 @@ from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.partition import Block, Partition
 from labelsieve.tasks.summary_reader import SummaryChunk
 from labelsieve.tasks.totals import footer_of, totals_of_footer
+
+_DIGEST_BYTES: Final = 16
 
 
 def scan(partition: Partition, *, settings: Settings) -> SummaryChunk:
@@ -37,7 +42,6 @@ def scan_and_commit(partition: Partition, *, settings: Settings, records: Record
     checks : RowChecks
         Which rows are accepted although they cannot be a distribution.
     """
-    rows = (partition.start, partition.stop)
     whole = SummaryBlock.empty(partition.n_rows, partition.n_classes, partition.dtype, column_kernels(settings))
     position = 0
 
@@ -45,17 +49,17 @@ def scan_and_commit(partition: Partition, *, settings: Settings, records: Record
         nonlocal position
         position = whole.put(position, SummaryBlock(**block))
 
-    footer = records.committed("summaries", partition.index, rows, take)
+    footer = records.committed("summaries", partition.index, partition.n_rows, take)
     if footer is not None:
-        return SummaryChunk(partition.start, whole, totals_of_footer(footer))
+        return SummaryChunk(partition.start, whole, totals_of_footer(footer, partition.start))
     return SummaryChunk(partition.start, *_commit(partition, settings, records, checks, partition.n_rows))
 
 
 def scan_to_checkpoint(partition: Partition, *, settings: Settings, records: Records, checks: RowChecks) -> ScanTotals:
     """Read a partition once and commit its summaries block by block, unless they are committed; return the totals."""
-    footer = records.committed("summaries", partition.index, (partition.start, partition.stop))
+    footer = records.committed("summaries", partition.index, partition.n_rows)
     if footer is not None:
-        return totals_of_footer(footer)
+        return totals_of_footer(footer, partition.start)
     _, totals = _commit(partition, settings, records, checks, min(partition.n_rows, BLOCK_ROWS))
     return totals
 
@@ -66,17 +70,38 @@ def _commit(
     """Read a partition and commit its summaries, unless it has bad data: the next run reads the corrected rows."""
     if not partition.readable:
         raise DamagedRecordError(f"the record of partition {partition.index} in {records.folder.where} is damaged")
-    with records.create("summaries", partition.index, (partition.start, partition.stop)) as writer:
+    labels = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    with records.create("summaries", partition.index) as writer:
 
         def commit(taken: SummaryBlock) -> None:
+            labels.update(_label_bytes(taken.label))
             for start in range(0, len(taken), BLOCK_ROWS):
                 writer.add(taken[start : start + BLOCK_ROWS].columns())
 
         last, totals = read_rows(partition, settings, None, capacity, commit)
         commit(last)
         if not errors_in(totals.findings, checks):
-            writer.finish(footer_of(totals))
+            writer.finish(footer_of(totals, partition.start) | {"labels": labels.hexdigest()})
     return last, totals
+
+
+def has_same_labels(partition: Partition, *, records: Records) -> bool:
+    """Return whether the record of a partition was made with the labels that its rows have now. Only these are read."""
+    try:
+        with records.reading("summaries", partition.index) as record:
+            then, n_rows = record.footer["labels"], record.n_rows
+    except (DamagedRecordError, WorkdirError, KeyError, TypeError):
+        return False
+    labels, dtype = hashlib.blake2b(digest_size=_DIGEST_BYTES), class_dtype(partition.n_classes)
+    for strip in partition.label_strips():
+        if strip.min() < 0 or strip.max() >= partition.n_classes:
+            return False
+        labels.update(_label_bytes(strip.astype(dtype)))
+    return n_rows == partition.n_rows and then == labels.hexdigest()
+
+
+def _label_bytes(labels: Ints) -> bytes:
+    return labels.astype(labels.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
 def class_sums(partition: Partition) -> ScanTotals:

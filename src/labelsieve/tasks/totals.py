@@ -54,19 +54,25 @@ def combine_rescans(parts: Iterable[RescanTotals]) -> RescanTotals:
     )
 
 
-def footer_of(totals: ScanTotals) -> dict[str, Any]:
-    """Return the totals of a partition as JSON values."""
+def footer_of(totals: ScanTotals, first_row: int) -> dict[str, Any]:
+    """Return the totals of a partition as JSON values, with rows counted from its first row.
+
+    The rows whose sums were examined for a likely cause were chosen by their numbers at that time.
+    """
     sums = totals.sums
     arrays = _to_text({name: getattr(sums, name) for name in ("classes", "counts", "high", "low")})
-    findings = {kind: vars(finding) for kind, finding in totals.findings.items()}
+    findings = {
+        kind: vars(finding) | {"ranges": [(a - first_row, b - first_row) for a, b in finding.ranges]}
+        for kind, finding in totals.findings.items()
+    }
     return {"n_classes": sums.n_classes, "sums": arrays, "findings": findings, "agreement": totals.agreement}
 
 
-def totals_of_footer(footer: Mapping[str, Any]) -> ScanTotals:
-    """Return the totals in a footer that `footer_of` made. No rows count as read."""
+def totals_of_footer(footer: Mapping[str, Any], first_row: int) -> ScanTotals:
+    """Return the totals in a footer that `footer_of` made, for a partition from `first_row` on. None count as read."""
     findings = Findings()
     for kind, facts in footer["findings"].items():
-        findings[kind] = Finding(**facts | {"ranges": [(a, b) for a, b in facts["ranges"]]})
+        findings[kind] = Finding(**facts | {"ranges": [(a + first_row, b + first_row) for a, b in facts["ranges"]]})
     sums = SparseClassSums(footer["n_classes"], **_from_text(footer["sums"]))
     return ScanTotals(sums, findings, 0, Agreement(*footer["agreement"]))
 

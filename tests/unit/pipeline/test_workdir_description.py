@@ -3,6 +3,7 @@
 import copy
 import json
 
+import dask.array as da
 import fsspec
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import pytest
 import draws
 import labelsieve
 from labelsieve import WorkdirError
-from labelsieve.partitioning import Grid
 from labelsieve.pipeline.workdir import Workdir
 from labelsieve.pipeline.workdir_description import Description, _checksum, _leaves, read_description
 from labelsieve.storage.folders import LocalFolder, open_folder
@@ -18,9 +18,9 @@ from labelsieve.storage.folders import LocalFolder, open_folder
 LABELS, PROBS = draws.draw(90, 4, seed=5, noise=0.3)
 
 
-def find(place, **choices):
+def find(place, probs=PROBS, **choices):
     return labelsieve.find_label_issues(
-        LABELS, PROBS, workdir=place, batch_size=10, partition_batches=2, progress=False, **choices
+        LABELS, probs, workdir=place, batch_size=10, partition_batches=2, progress=False, **choices
     )
 
 
@@ -106,35 +106,34 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_field_is_named(place, made, damage):
     fields = {name for name, _ in _leaves(made[1]) if not name.startswith("checksums.")}
-    assert {"kind", "format", "grid.n_rows", "grid.batches", "parts", "fingerprint.settings.method"} <= fields
+    assert {"kind", "format", "partitions", "records", "confirmed", "fingerprint.settings.method"} <= fields
     assert len(fields) > 20
-    for name in fields | {"grid", "fingerprint", "fingerprint.labels", "checksums"}:
+    for name in fields | {"fingerprint", "fingerprint.pred_probs", "checksums"}:
         fields = copy.deepcopy(made[1])
         DAMAGES[damage](fields, name)
         (place / "labelsieve.json").write_text(json.dumps(fields))
         message = error_of(place)
-        inside = name in ("grid", "fingerprint", "fingerprint.labels")  # named with the first field in it
+        inside = name in ("fingerprint", "fingerprint.pred_probs")  # named with the first field in it
         assert (f" {name}." if inside and damage != "changed" else name) in message, (name, message)
 
 
 @pytest.mark.parametrize("value", [None, 0, True, 1.5, []], ids=str)
-def test_a_field_of_the_grid_of_a_wrong_kind_is_named(place, made, value):
-    for name in ("n_rows", "batches", "partition_batches"):
+def test_a_field_of_a_wrong_kind_is_named(place, made, value):
+    for name in ("partitions", "records"):
         fields = copy.deepcopy(made[1])
-        fields["grid"][name] = value
+        fields[name] = value
         (place / "labelsieve.json").write_text(json.dumps(fields))
-        assert f"the field grid.{name} does not match its checksum; it is " in error_of(place)
+        assert f"the field {name} does not match its checksum; it is " in error_of(place)
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        *(("grid.n_rows", value) for value in (0, -1, 1000, None, "90", 90.0, True, 10**30)),
-        *(("grid.batches", value) for value in (0, -1, 91, None, [], [45], [90, -1, 1], ["90"], {}, True, 10**30)),
-        *(("grid.partition_batches", value) for value in (0, -1, None, 1, "2", 10**30)),
-        *(("parts", value) for value in (None, {}, ["", ""], [""] * 6, [1, 2, 3, 4, 5])),
+        *(("partitions", value) for value in (None, {}, 7, ["x"], [["x"]], [[1, [2]]], [["x", 2]], [["x", {}]])),
+        *(("partitions", [["x", stops]]) for stops in ([-1, 3], [5, 3], [10**30], [1.5], ["90"], [True], [None], "12")),
+        *(("records", value) for value in (None, {}, 7, [7], [["x"]], ["x", None])),
+        *(("confirmed", value) for value in (None, {}, 7, ["x"], [["x"]], [[1, "y"]], [["x", 2]], [["x", None]])),
         *(("fingerprint", value) for value in (None, [], "x")),
-        *(("grid", value) for value in (None, [], 7)),
     ],
     ids=str,
 )
@@ -145,7 +144,7 @@ def test_nonsense_with_a_right_checksum_is_refused_too(place, made, name, value)
     del fields["checksums"]
     fields["checksums"] = {field: _checksum(found) for field, found in _leaves(fields)}
     (place / "labelsieve.json").write_text(json.dumps(fields))
-    with pytest.raises(WorkdirError, match=r"grid\.|grid |parts|fingerprint") as caught:
+    with pytest.raises(WorkdirError, match=r"partitions|records|confirmed|fingerprint") as caught:
         find(place)
     assert "fresh=True (--fresh)" in str(caught.value)
 
@@ -187,27 +186,31 @@ def test_a_folder_in_its_place_is_named_and_a_fresh_run_starts_over(place, made)
     assert find(place, fresh=True).facts.rows_read == 90
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4, 99])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5, 6, 99])
 def test_another_version_is_named(place, made, version):
     (place / "labelsieve.json").write_text(json.dumps(made[1] | {"format": version}))
-    assert f"format is {version}, and this version reads format 6" in error_of(place)
+    assert f"format is {version}, and this version reads format 7" in error_of(place)
 
 
-def test_other_rows_are_refused_whatever_the_checksum(place, made):
-    # As it was found: with 1,000 rows in the file, the rows of 1,000 were returned for two million.
-    fields = copy.deepcopy(made[1])
-    fields["grid"]["n_rows"], fields["parts"] = 60, made[1]["parts"][:3]
+@pytest.mark.parametrize("stops", [[], [0], [60], [20, 40, 95], [7, 60, 90]], ids=str)
+@pytest.mark.parametrize("lazy", [False, True])
+def test_partitions_of_other_rows_harm_nothing_whatever_the_checksum(tmp_path, stops, lazy):
+    probs, place = da.from_array(PROBS, chunks=(10, 4)) if lazy else PROBS, tmp_path / "work"
+    want = find(None, probs)
+    find(place, probs)
+    fields = json.loads((place / "labelsieve.json").read_text())
+    fields["partitions"] = [[where, stops] for where, _ in fields["partitions"]]
     del fields["checksums"]
     fields["checksums"] = {field: _checksum(found) for field, found in _leaves(fields)}
     (place / "labelsieve.json").write_text(json.dumps(fields))
-    with pytest.raises(WorkdirError, match=r"grid\.n_rows was 60, and the input has 90 rows"):
-        find(place)
+    assert draws.bits(find(place, probs)) == draws.bits(want)
 
 
 def test_what_was_written_comes_back(tmp_path):
     folder = LocalFolder(tmp_path)
-    for grid in (Grid(90, 20, 2), Grid(90, (0, 30, 60, 0), 3)):
-        description = Description({"a": {"b": [1.5, None, "\N{SNOWMAN}"]}, "c": True}, grid, ("x",) * grid.n_partitions)
+    for stops in ([40, 80, 90], [0, 30, 90, 90]):
+        facts, partitions = {"a": {"b": [1.5, None, "\N{SNOWMAN}"]}, "c": True}, {"p \N{SNOWMAN}": stops, "q": [7]}
+        description = Description(facts, partitions, ["ab", "cd"], {"ab": "", "cd": "0"})
         description.write(folder)
         assert read_description(folder) == description
     assert read_description(LocalFolder(tmp_path / "none")) is None
