@@ -228,9 +228,20 @@ def test_partitions_grow_with_the_threads_and_each_thread_gets_four(terabytes, n
         assert terabytes * 1e12 / size / n_threads == pytest.approx(per_thread, rel=0.03)
 
 
+@pytest.mark.parametrize("n_threads", [2, 8, 100, 4000])
+@pytest.mark.parametrize("gigabytes", [1, 3, 17, 100, 1100, 10_100, 99_999])
+def test_no_thread_has_much_more_than_the_others(gigabytes, n_threads):
+    batch, total = 1_000_000, gigabytes * 10**9
+    n_batches = total // batch
+    size = group_size(batch, total, n_threads)
+    n_partitions = -(-n_batches // size)
+    most = -(-n_partitions // n_threads) * size
+    assert most <= 1.07 * n_batches / n_threads + 1 + 4 * (size == 1)
+
+
 def test_few_remote_rows_are_two_partitions_a_thread():
     sizes = [group_size(1, total, 4, remote=True) for total in (800, 8 * 128_000_000, 16 * 128_000_000, 10**10)]
-    assert sizes == [100, 128_000_000, 128_000_000, 512_000_000]
+    assert sizes == [100, 128_000_000, 128_000_000, 500_000_000]
 
 
 def test_a_given_partition_size_is_taken():

@@ -26,8 +26,8 @@ from labelsieve.storage.retry_log import RETRY_LOG
 
 # Seconds between two looks at the tasks that run.
 _LOOK_SECONDS: Final = 0.5
-# One of the last tasks is slow if, after the first threads have become idle, it takes so many times as long as is usual
-# for as many rows, and at least so many seconds.
+# The last tasks of a worker are slow if, after the first threads have become idle, it finishes none of them in so many
+# times the seconds that are usual for as many rows, and in at least so many seconds.
 _SLOW_FACTOR: Final = 1.5
 _LEAST_SECONDS: Final = 1
 
@@ -69,8 +69,9 @@ class SecondTries:
         self._keys = list(flatten((stage.mapped if stage.is_kept else stage.levels[0]).__dask_keys__()))
         self._index = {key: index for index, key in enumerate(self._keys)}
         self._n_threads = sum(client.nthreads().values())
-        # By the number of the chunk: when its task was first seen among the last ones, and the future of a second try.
-        self._first_seen: dict[tuple[int, str], float] = {}
+        # For each worker, the numbers of the chunks that it has, and since when none of them was finished.
+        self._assigned: dict[str, tuple[set[int], float]] = {}
+        # By the number of the chunk, the future of a second try.
         self._running: dict[int, Any] = {}
         self._tried: set[int] = set()
         self._winners: dict[int, Any] = {}
@@ -154,15 +155,18 @@ class SecondTries:
         self._n_threads = sum(threads.values())
         n_idle = {worker: max(0, n - len(processing.get(worker, ()))) for worker, n in threads.items()}
         if again is None or n_rows is None or usual is None or not any(n_idle.values()):
-            self._first_seen.clear()
+            self._assigned.clear()
             return
         now, slow = time.monotonic(), dict[int, str]()
         for worker, keys in processing.items():
-            for index in [self._index[key] for key in keys if key in self._index]:
-                # It runs, or it is queued behind a slow one.
-                seconds = now - self._first_seen.setdefault((index, worker), now)
-                if seconds > max(_LEAST_SECONDS, _SLOW_FACTOR * usual * n_rows(index)):
-                    slow[index] = worker
+            assigned = {self._index[key] for key in keys if key in self._index}
+            before, since = self._assigned.get(worker, (set(), now))
+            # Some of these tasks are queued. While others finish on this worker, they will have their turn.
+            since = since if before <= assigned else now
+            self._assigned[worker] = assigned, since
+            usual_s = usual * max(map(n_rows, assigned), default=0)
+            if assigned and now - since > max(_LEAST_SECONDS, _SLOW_FACTOR * usual_s):
+                slow |= dict.fromkeys(assigned, worker)
         others = [worker for worker in threads if worker not in slow.values()]
         new = [index for index in slow if index not in self._tried]
         for index in new[: sum(n_idle[worker] for worker in others)]:

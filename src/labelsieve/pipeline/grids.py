@@ -29,6 +29,8 @@ _BATCH_SHARE: Final = 0.25
 # are so large that the wait does not matter.
 REMOTE_PARTITIONS_A_THREAD: Final = 2
 _REMOTE_BYTES: Final = 128_000_000
+# With more partitions for each thread than this, one more or less is no matter.
+_UNEVEN_ROUNDS: Final = 16
 
 
 def plan_source_grid(
@@ -124,7 +126,26 @@ def group_size(
     if remote:
         target = max(target, min(_REMOTE_BYTES, total_bytes // (n_threads * REMOTE_PARTITIONS_A_THREAD)))
     target = min(target, max(PARTITION_BYTES, n_threads * SCHEDULED_BYTES))
-    return max(1, target // max(1, batch_bytes))
+    batch_bytes = max(1, batch_bytes)
+    return _balanced(max(1, target // batch_bytes), -(-total_bytes // batch_bytes), n_threads)
+
+
+def _balanced(size: int, n_batches: int, n_threads: int) -> int:
+    """Return about `size` batches, so that few threads are idle while others have a partition more.
+
+    With 16,063 partitions on 4,000 threads, the last 63 would take as long as a thousand for each thread.
+    """
+
+    def batches_of_a_thread(size: int) -> int:
+        return -(-n_batches // (size * n_threads)) * size
+
+    rounds = -(-n_batches // (size * n_threads))
+    if not 1 < rounds <= _UNEVEN_ROUNDS:
+        return size
+    fewer, even = (-(-n_batches // (n * n_threads)) for n in (rounds - 1, rounds))
+    sizes = [one for one in (size, fewer, even) if one <= size + 1 + size // 50]
+    least = min(map(batches_of_a_thread, sizes))
+    return next(one for one in sizes if batches_of_a_thread(one) <= 1.02 * least)
 
 
 def plan_dask_grid(array: da.Array, n_threads: int, partition_batches: int | Auto) -> Grid:
