@@ -7,7 +7,7 @@ probability and the check of all values at once. Only a strip that holds a value
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,7 +25,7 @@ from labelsieve.confident_learning.thresholds import (
     class_sums_combine,
     sparse_sums_combine,
 )
-from labelsieve.confident_learning.validation import Findings
+from labelsieve.confident_learning.validation import Findings, combine_findings
 from labelsieve.settings import PROBABILITY_TOLERANCE, Settings
 
 DEFAULTS: Final = Settings()
@@ -39,8 +39,8 @@ class ScanTotals:
     ----------
     sums : SparseClassSums
         Sums of the label's probability by class.
-    findings : Findings
-        Bad or suspicious values.
+    found : mapping of int to Findings
+        Bad or suspicious values of each partition that has some, by its first row.
     n_read : int
         Number of rows that were read; 0 if a committed record was found.
     agreement : Agreement
@@ -48,19 +48,23 @@ class ScanTotals:
     """
 
     sums: SparseClassSums
-    findings: Findings
+    found: Mapping[int, Findings]
     n_read: int
     agreement: Agreement
 
+    @property
+    def findings(self) -> Findings:
+        """Bad or suspicious values of all partitions."""
+        return combine_findings(self.found[row] for row in sorted(self.found))
+
 
 def combine_totals(parts: Iterable[ScanTotals]) -> ScanTotals:
-    """Combine the totals of consecutive rows, given in row order."""
-    parts, findings = list(parts), Findings()
-    for part in parts:
-        findings.extend(part.findings)
+    """Combine the totals of different partitions, in any order."""
+    parts = list(parts)
+    found = {row: findings for part in parts for row, findings in part.found.items()}
     sums = SparseClassSums.of(sparse_sums_combine([part.sums for part in parts]))
     agreement = Agreement.total([part.agreement for part in parts])
-    return ScanTotals(sums, findings, sum(part.n_read for part in parts), agreement)
+    return ScanTotals(sums, found, sum(part.n_read for part in parts), agreement)
 
 
 class Summarizer:
@@ -93,7 +97,7 @@ class Summarizer:
     ) -> None:
         self.n_classes, self.dtype, self._kernels = n_classes, dtype, column_kernels(settings, thresholds)
         self._summary = SummaryBlock.empty(n_rows, n_classes, dtype, self._kernels)
-        self._first_row, self._filled, self._n_taken = first_row, 0, 0
+        self._start, self._first_row, self._filled, self._n_taken = first_row, first_row, 0, 0
         self.findings, self._sums, self._agreements = Findings(), ClassSums.zeros(n_classes), list[Agreement]()
         self._one_bits = np.ones(1, dtype).view(unsigned_dtype(dtype))[0]
         # A float64 scalar, so that narrower arrays are compared as if in float64.
@@ -120,7 +124,8 @@ class Summarizer:
     def totals(self) -> ScanTotals:
         """Return the totals of all rows that were taken."""
         agreement = Agreement.total(self._agreements)
-        return ScanTotals(SparseClassSums.of(self._sums), self.findings, self._n_taken, agreement)
+        found = {self._start: self.findings} if self.findings else {}
+        return ScanTotals(SparseClassSums.of(self._sums), found, self._n_taken, agreement)
 
     def add(self, labels: Ints, probs: Floats) -> SummaryBlock:
         """Summarize the next strip, and return its summaries as a view.

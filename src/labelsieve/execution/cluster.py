@@ -83,29 +83,24 @@ class ClusterExecutor(Executor):
         scheduler = self._client.scheduler
         return str(scheduler.address if scheduler is not None else "an unknown address")
 
-    def hold(
-        self, stage: Stage, progress: Progress | None = None, describe: Callable[[Any], str] = str
-    ) -> tuple[list[Any], list[Any]]:
+    def hold(self, stage: Stage, progress: Progress | None = None, describe: Callable[[Any], str] = str) -> list[Any]:
         """Compute a stage on the workers, which keep the blocks; return futures of them."""
         if stage.again is None or progress is None:
             with contextlib.nullcontext() if progress is None else progress.subscribed(self._client):
-                found = [blocks_of(array) for array in self._persist(stage.outputs)]
-                every = [future for blocks in found for future in blocks]
-                with self._watching(lambda: every, describe):
-                    _wait(every)
-            return found.pop(0) if stage.is_kept else [], found.pop() if stage.levels else []
+                [futures] = self._persist([stage.output])
+                with self._watching(lambda: futures, describe):
+                    _wait(futures)
+            return futures
         with progress.subscribed(self._client):
-            arrays = [stage.mapped] * stage.is_kept + list(stage.levels[1:])
-            held = [blocks_of(array) for array in self._persist(arrays)]
-            blocks = held.pop(0) if stage.is_kept else []
-            tries = SecondTries(self._client, stage, blocks, held, progress, self.retries, describe)
+            levels = self._persist(list(stage.levels[1:]) or [stage.mapped])
+            tries = SecondTries(self._client, stage, levels, progress, self.retries, describe)
             with self._watching(lambda: tries.futures, describe):
                 tries.wait()
-        return tries.blocks, tries.total
+        return tries.output
 
-    def _persist(self, arrays: Sequence[da.Array]) -> list[da.Array]:
+    def _persist(self, arrays: Sequence[da.Array]) -> list[list[Any]]:
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
-            return list(self._client.persist(list(arrays), retries=self.retries))
+            return list(map(blocks_of, self._client.persist(list(arrays), retries=self.retries)))
 
     def n_groups(self, n_blocks: int) -> int:
         """Return the number of groups that `groups` makes, where each worker holds some blocks."""
@@ -248,7 +243,7 @@ class DescribedExecutor(Executor):
         described.limit, described.limit_name = executor.limit, executor.limit_name
         return described
 
-    def hold(self, *_: Any) -> tuple[list[Any], list[Any]]:
+    def hold(self, *_: Any) -> list[Any]:
         """Raise: there are no workers."""
         raise RuntimeError("workers that are only described run nothing")
 

@@ -38,33 +38,29 @@ class Stage:
     mapped : dask.array.Array
         Has one block per chunk.
     levels : sequence of dask.array.Array
-        The levels of the tree: what is taken of each block, and so on to the total; none if nothing is reduced.
-    is_kept : bool
-        Whether the blocks of `mapped` are kept, beside their total.
+        The levels of the tree, from the blocks to the total; none if nothing is reduced, and the blocks are kept.
     again : callable, optional
         Returns a map over one chunk alone, given by its number, for a second try. None where a task may not run twice
         at once, or never needs to; then the rest is not needed either.
     n_rows : callable, optional
         Returns the number of rows of a chunk.
-    take, combine : callable, optional
-        Return what is reduced of a block (by default the block itself), and a list of such results combined.
+    combine : callable, optional
+        Returns a list of results combined.
     split_every : int
         Number of results that one task of the tree combines.
     """
 
     mapped: da.Array
     levels: Sequence[da.Array] = ()
-    is_kept: bool = True
     again: Callable[[int], da.Array] | None = None
     n_rows: Callable[[int], int] | None = None
-    take: Callable[[Any], Any] | None = None
     combine: Callable[[Any], Any] | None = None
     split_every: int = 0
 
     @property
-    def outputs(self) -> list[da.Array]:
-        """The arrays whose blocks are returned."""
-        return [self.mapped] * self.is_kept + list(self.levels[-1:])
+    def output(self) -> da.Array:
+        """The array whose blocks are returned: the total, if there is one."""
+        return self.levels[-1] if self.levels else self.mapped
 
 
 class Executor(abc.ABC):
@@ -109,9 +105,7 @@ class Executor(abc.ABC):
         return self.n_processes * self.n_threads
 
     @abc.abstractmethod
-    def hold(
-        self, stage: Stage, progress: Progress | None = None, describe: Callable[[Any], str] = str
-    ) -> tuple[list[Any], list[Any]]:
+    def hold(self, stage: Stage, progress: Progress | None = None, describe: Callable[[Any], str] = str) -> list[Any]:
         """Compute a stage in one graph.
 
         Parameters
@@ -125,10 +119,8 @@ class Executor(abc.ABC):
 
         Returns
         -------
-        blocks : list
-            The blocks of the map in order, or futures of those that workers hold; none if they are not kept.
-        total : list
-            The total, or its future; empty if nothing is reduced.
+        list
+            The blocks of the map in order, or the total alone if there is one; futures if workers hold them.
         """
 
     @abc.abstractmethod
@@ -187,11 +179,10 @@ class LocalExecutor(Executor):
         stage: Stage,
         progress: Progress | None = None,
         describe: Callable[[Any], str] = str,  # noqa: ARG002  # no worker dies here
-    ) -> tuple[list[Any], list[Any]]:
+    ) -> list[Any]:
         """Compute a stage in this process."""
         with contextlib.nullcontext() if progress is None else progress.listening():
-            found = [blocks_of(array) for array in dask.persist(*stage.outputs, **_scheduler())]
-        return found.pop(0) if stage.is_kept else [], found.pop() if stage.levels else []
+            return blocks_of(stage.output.persist(**_scheduler()))
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Return the handles: they are the values."""

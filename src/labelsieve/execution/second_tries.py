@@ -41,10 +41,8 @@ class SecondTries:
         Client of the cluster.
     stage : Stage
         What is computed.
-    blocks : list of future
-        The blocks of `stage.mapped`, if they are kept.
     levels : list of list of future
-        The blocks of each of ``stage.levels[1:]``.
+        The blocks of each of ``stage.levels[1:]``; those of `stage.mapped` if nothing is reduced.
     progress : Progress
         Knows which tasks are finished, and how long they took.
     retries : int
@@ -57,7 +55,6 @@ class SecondTries:
         self,
         client: Any,
         stage: Stage,
-        blocks: list[Any],
         levels: list[list[Any]],
         progress: Progress,
         retries: int,
@@ -65,8 +62,8 @@ class SecondTries:
     ) -> None:
         self._client, self._stage, self._progress = client, stage, progress
         self._retries, self._describe = retries, describe
-        self.blocks, self._levels = blocks, levels
-        self._keys = list(flatten((stage.mapped if stage.is_kept else stage.levels[0]).__dask_keys__()))
+        self._levels = levels
+        self._keys = list(flatten((stage.levels[0] if stage.levels else stage.mapped).__dask_keys__()))
         self._index = {key: index for index, key in enumerate(self._keys)}
         self._n_threads = sum(client.nthreads().values())
         # For each worker, the numbers of the chunks that it has, and since when none of them was finished.
@@ -77,21 +74,20 @@ class SecondTries:
         self._winners: dict[int, Any] = {}
 
     @property
-    def total(self) -> list[Any]:
-        """The root of the tree, if there is one."""
-        return self._levels[-1] if self._levels else []
+    def output(self) -> list[Any]:
+        """The root of the tree alone, or all blocks if there is no tree."""
+        return self._levels[-1]
 
     @property
     def futures(self) -> list[Any]:
         """All futures that are held."""
-        return list(itertools.chain(self.blocks, *self._levels, self._running.values(), self._winners.values()))
+        return list(itertools.chain(*self._levels, self._running.values()))
 
     def wait(self) -> None:
         """Wait until all is computed, and raise the error of a task that failed in all its tries."""
-        for handles in (self.total, self.blocks):
-            for index in range(len(handles)):
-                while not self._is_done(handles[index]):
-                    self._look()
+        for index in range(len(self.output)):
+            while not self._is_done(self.output[index]):
+                self._look()
         for second in self._running.values():
             second.release()
 
@@ -122,16 +118,17 @@ class SecondTries:
 
     def _replace(self, index: int) -> None:
         """Put the result of a second try in the place of the first, and combine it with the others again."""
-        stage, replaced = self._stage, list[Any]()
-        if self.blocks:
-            replaced.append(self.blocks[index])
-            self.blocks[index] = self._winners[index]
-        some = self._summands(index) if stage.levels else []
-        for level in self._levels:
-            index //= stage.split_every
-            replaced.append(level[index])
-            level[index] = self._client.submit(stage.combine, some, pure=False)
-            some = level[_group(index, stage.split_every)]
+        stage = self._stage
+        if not stage.levels:
+            replaced = [self.output[index]]
+            self.output[index] = self._winners[index]
+        else:
+            replaced, some = [], self._summands(index)
+            for level in self._levels:
+                index //= stage.split_every
+                replaced.append(level[index])
+                level[index] = self._client.submit(stage.combine, some, pure=False)
+                some = level[_group(index, stage.split_every)]
         for future in replaced:
             future.release()
 
@@ -140,8 +137,6 @@ class SecondTries:
         from distributed import futures_of
 
         stage, group = self._stage, _group(index, self._stage.split_every)
-        if self.blocks:
-            return [self._client.submit(stage.take, block, pure=False) for block in self.blocks[group]]
         # The first tries wait to be combined. A task that the scheduler has already does not run again.
         first_tries = dict(enumerate(stage.levels[0].to_delayed().flat[group], group.start))
         kept = [first for number, first in first_tries.items() if number not in self._winners]

@@ -143,18 +143,20 @@ class DaskJob:
             groups = self.executor.groups(columns[0])
             if groups:
                 return self._compute_groups(name, function, columns, groups, progress, combine)
-        kept, totals, describe = list[list[Any]](), list[Any](), partial(_describe, name, function)
+        kept, totals, describe = list[Any](), list[Any](), partial(_describe, name, function)
         n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
         size = slab_size(self.executor)
         for start in range(0, n_chunks, size):  # as many as are submitted at once
             slab = some_chunks(columns, start, start + size) if n_chunks > size else columns
-            stage = self._stage(name, function, slab, progress, combine, take)
-            blocks, total = self.executor.hold(stage, progress, partial(describe, slab[0]))
-            kept.append(blocks if take else self.executor.values(blocks))
-            totals += self.executor.values(total)
-            del blocks, total  # workers free what is here now
-        results = kept[0] if len(kept) == 1 else list(itertools.chain.from_iterable(kept))
-        return results, combine and (totals[0] if len(totals) == 1 else combine(totals))
+            stage = self._stage(name, function, slab, progress, None if take else combine)
+            handles = self.executor.hold(stage, progress, partial(describe, slab[0]))
+            (kept if take or not combine else totals).extend(handles if take else self.executor.values(handles))
+            del handles  # workers free what is here now
+        if take and not self.executor.is_cluster:
+            totals = list(map(take, kept))
+        elif take and combine:
+            totals = [self.reduce(f"{name}-totals", take, combine, [kept])]
+        return kept, combine and (totals[0] if len(totals) == 1 else combine(totals))
 
     def _stage(
         self,
@@ -163,12 +165,10 @@ class DaskJob:
         columns: Sequence[Column],
         progress: Progress | None,
         combine: Callable[[Iterable[Any]], Any] | None,
-        take: Callable[[Any], Any] | None,
     ) -> Stage:
         """Return the Dask arrays of a map over a slab of chunks, and of its reduction if there is a `combine`."""
         mapped = self._blockwise(name, function, columns, progress)
-        levels = _reduction(f"{name}-totals" if take else name, mapped, take or _itself, combine) if combine else []
-        stage = Stage(mapped, levels, is_kept=take is not None or combine is None)
+        stage = Stage(mapped, _reduction(name, mapped, combine) if combine else [])
         # The blocks of a user's Dask array are made by tasks that are not ours to repeat.
         stored = all(isinstance(one, Sequence) for one in columns)
         if not (stored and self.executor.is_cluster and getattr(function, "may_run_twice", False)):
@@ -177,7 +177,6 @@ class DaskJob:
             stage,
             again=lambda index: self._blockwise(name, function, some_chunks(columns, index, index + 1), progress),
             n_rows=lambda index: function.n_rows(columns[0][index]),  # type: ignore[attr-defined]  # of what may run twice
-            take=take,
             combine=combine,
             split_every=SPLIT_EVERY,
         )
@@ -193,12 +192,11 @@ class DaskJob:
     ) -> tuple[list[Any], Any]:
         """Do what `_compute` does, with one task for each group of chunks."""
         mapped = self._by_group(name, _GroupWork(function, combine), columns, groups, progress)
-        levels = _reduction(name, mapped, _itself, combine) if combine else []
-        stage = Stage(mapped, levels, is_kept=combine is None)
-        blocks, total = self.executor.hold(stage, progress, lambda key: f"task {key}, a group of chunks")
+        stage = Stage(mapped, _reduction(name, mapped, combine) if combine else [])
+        handles = self.executor.hold(stage, progress, lambda key: f"task {key}, a group of chunks")
+        values = self.executor.values(handles)
         if combine is not None:
-            return [], self.executor.values(total)[0]
-        values = self.executor.values(blocks)
+            return [], values[0]
         found = dict(zip(itertools.chain.from_iterable(groups), itertools.chain.from_iterable(values), strict=True))
         return [found[index] for index in range(len(found))], None
 
@@ -323,15 +321,13 @@ def _is_future(value: Any) -> bool:
     return type(value).__module__.startswith("distributed.") and hasattr(value, "key")
 
 
-def _reduction(
-    name: str, mapped: da.Array, take: Callable[[Any], Any], combine: Callable[[Iterable[Any]], Any]
-) -> list[da.Array]:
-    """Return the levels of the tree reduction of `mapped`: what is taken of each block, and so on to the total."""
+def _reduction(name: str, mapped: da.Array, combine: Callable[[Iterable[Any]], Any]) -> list[da.Array]:
+    """Return the levels of the tree reduction of `mapped`: its blocks, and so on to the total."""
     import dask.array as da
 
     total = da.reduction(
         mapped,
-        chunk=partial(_taken, take=take),
+        chunk=_itself,
         combine=partial(_combined, combine=combine),
         aggregate=partial(_combined, combine=combine),
         concatenate=False,
@@ -349,10 +345,6 @@ def _reduction(
         levels.append(da.Array(graph, below, chunks, meta=mapped._meta))  # noqa: SLF001  # as Dask passes it on
 
 
-def _taken(block: Any, axis: Any, keepdims: bool, take: Callable[[Any], Any]) -> Any:  # noqa: ARG001
-    return take(block)
-
-
 def _combined(blocks: Any, axis: Any, keepdims: bool, combine: Callable[[Iterable[Any]], Any]) -> Any:  # noqa: ARG001
     return combine(list(_flat(blocks)))
 
@@ -363,8 +355,8 @@ def _flat(blocks: Any) -> Iterator[Any]:
         yield from _flat(block) if isinstance(block, list) else [block]
 
 
-def _itself(result: Any) -> Any:
-    return result
+def _itself(block: Any, axis: Any, keepdims: bool) -> Any:  # noqa: ARG001
+    return block
 
 
 def _describe(name: str, function: Callable[..., Any], rows: Column, key: Any) -> str:

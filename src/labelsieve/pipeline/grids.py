@@ -143,7 +143,7 @@ def _balanced(size: int, n_batches: int, n_threads: int) -> int:
     if not 1 < rounds <= _UNEVEN_ROUNDS:
         return size
     fewer, even = (-(-n_batches // (n * n_threads)) for n in (rounds - 1, rounds))
-    sizes = [one for one in (size, fewer, even) if one <= size + 1 + size // 50]
+    sizes = [one for one in (size, fewer, even) if one <= size + size // 50]
     least = min(map(batches_of_a_thread, sizes))
     return next(one for one in sizes if batches_of_a_thread(one) <= 1.02 * least)
 

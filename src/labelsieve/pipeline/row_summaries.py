@@ -178,7 +178,7 @@ class RowSummaries:
         findings.add("zero_row", np.flatnonzero(zero), 0)
         low = summary.p_predicted < np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
         findings.add("low_row", np.flatnonzero(low & ~zero), 0)
-        chunk = SummaryChunk(0, summary, ScanTotals(sums, findings, len(summary), agreement))
+        chunk = SummaryChunk(0, summary, ScanTotals(sums, {0: findings}, len(summary), agreement))
         reader, dtype = SummaryReader(Settings(), np.empty(0)), summary.p_label.dtype
         return cls(DaskJob(LocalExecutor()), [chunk], [len(summary)], reader, n_classes, dtype)
 

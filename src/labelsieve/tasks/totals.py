@@ -74,7 +74,7 @@ def totals_of_footer(footer: Mapping[str, Any], first_row: int) -> ScanTotals:
     for kind, facts in footer["findings"].items():
         findings[kind] = Finding(**facts | {"ranges": [(a + first_row, b + first_row) for a, b in facts["ranges"]]})
     sums = SparseClassSums(footer["n_classes"], **_from_text(footer["sums"]))
-    return ScanTotals(sums, findings, 0, Agreement(*footer["agreement"]))
+    return ScanTotals(sums, {first_row: findings} if findings else {}, 0, Agreement(*footer["agreement"]))
 
 
 def footer_of_rescan(totals: RescanTotals) -> dict[str, Any]:
