@@ -12,6 +12,9 @@ from labelsieve.settings import check_whole_number
 
 # Each thread gets several partitions, so that the last ones do not leave threads idle.
 PARTITIONS_A_THREAD: Final = 4
+# Share of the rows that are in smaller partitions where few large partitions are read, and how many make a large one.
+_LAST_SHARE: Final = 0.25
+_SMALL_LAST: Final = 4
 # Rows of a stored chunk of the scores and of the mask of all rows, and the most chunks that these have.
 RESULT_ROWS: Final = 1 << 18
 _RESULT_CHUNKS: Final = 4096
@@ -46,6 +49,21 @@ class Grid:
             return cls(n_rows, batches, batches * partition_batches)
         edges = list(itertools.accumulate(batches))
         return cls(n_rows, batches, (*edges[partition_batches - 1 : -1 : partition_batches], n_rows))
+
+    @classmethod
+    def tapered(cls, n_rows: int, batch_rows: int, partition_batches: int) -> Grid:
+        """Return a grid whose last rows are in smaller partitions, so that all threads end at about the same time."""
+        large, small = (batch_rows * size for size in (partition_batches, -(-partition_batches // _SMALL_LAST)))
+        n_large = int(n_rows * (1 - _LAST_SHARE)) // large
+        ends = (*range(large, n_large * large + 1, large), *range(n_large * large + small, n_rows, small), n_rows)
+        return cls(n_rows, batch_rows, ends)
+
+    @property
+    def n_large(self) -> int:
+        """Number of partitions before smaller ones begin; 0 where these are not last."""
+        rows = self.partition_rows if isinstance(self.partitions, tuple) and isinstance(self.batches, int) else []
+        n_large = next((index for index, n in enumerate(rows) if n < rows[0]), 0)
+        return n_large if n_large and max(rows[n_large:]) < rows[0] and n_large < len(rows) - 1 else 0
 
     @property
     def batch_rows(self) -> tuple[int, ...]:

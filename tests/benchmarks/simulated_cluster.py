@@ -115,6 +115,8 @@ def measure(
         "reading_s": reading,
         "total_s": seconds,
         "before_s": meter.first_s - started,
+        "filling_s": meter.full_s - meter.first_s,
+        "emptying_s": meter.last_s - meter.last_full_s,
         "after_s": started + seconds - meter.last_s,
         "scheduler_s": after["cpu_s"] - before["cpu_s"],
         "client_s": client_cpu,

@@ -156,6 +156,10 @@ class Meter:
         Times at which the first read began and the last one ended.
     first_cpu_s, last_cpu_s, cpu_s : float
         CPU seconds of the process at these times, and now.
+    n_running, n_slots : int
+        Number of reads that last, and the most that can last at a time.
+    full_s, last_full_s : float
+        Times at which reads began that filled nearly all slots, for the first and for the last time.
     n_tasks : Counter
         Number of tasks of each name.
     n_reads, fetched_bytes : int
@@ -168,6 +172,10 @@ class Meter:
     first_cpu_s: float = math.inf
     last_cpu_s: float = 0.0
     cpu_s: float = 0.0
+    n_running: int = 0
+    n_slots: int = 0
+    full_s: float = math.inf
+    last_full_s: float = 0.0
     n_tasks: Counter = field(default_factory=Counter)
     n_reads: int = 0
     fetched_bytes: int = 0
@@ -330,6 +338,9 @@ class SimulatedWorker(Server):
         if spent:
             meter.busy_s, meter.n_reads = meter.busy_s + seconds, meter.n_reads + 1
             meter.first_s = min(meter.first_s, start)
+            meter.n_running += 1
+            if meter.n_running >= 0.99 * meter.n_slots:
+                meter.full_s, meter.last_full_s = min(meter.full_s, time.time()), time.time()
             meter.first_cpu_s = min(meter.first_cpu_s, time.process_time())
         self.executing[key] = (start, run_id)
         if seconds:
@@ -351,6 +362,7 @@ class SimulatedWorker(Server):
             self.stream.send({"op": "log-event", "topic": topic, "msg": msg})
         if read:
             self.meter.last_s, self.meter.last_cpu_s = time.time(), time.process_time()
+            self.meter.n_running -= 1
         if self.executing.pop(key, (None, None))[1] == run_id:
             n_bytes = sizeof(value)
             self.values[key] = [value, 0]
@@ -431,7 +443,7 @@ class SimulatedWorker(Server):
 
 async def work(scheduler: str, first: int, n_workers: int, nthreads: int, memory_limit: int, slow: dict) -> None:
     """Run workers until the scheduler goes away; answer ``meter`` on the scheduler's events."""
-    values, meter = {}, Meter()
+    values, meter = {}, Meter(n_slots=n_workers * nthreads)
     workers = [
         SimulatedWorker(scheduler, f"w{n}", nthreads, memory_limit, values, meter, slow.get(n, 1.0))
         for n in range(first, first + n_workers)
@@ -454,7 +466,7 @@ def meter_of(dask_worker, *, is_new: bool = False) -> Meter:
     """Return the counts of the process of a worker, with its CPU seconds: a function for `Client.run`."""
     meter = dask_worker.meter
     if is_new:
-        vars(meter).update(vars(Meter()))
+        vars(meter).update(vars(Meter(n_slots=meter.n_slots)))
     meter.cpu_s = time.process_time()
     return meter
 

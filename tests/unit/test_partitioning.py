@@ -12,8 +12,10 @@ from labelsieve import memory, partitioning
 from labelsieve.errors import InvalidInputError
 from labelsieve.memory import BLOCK_ROWS, ISSUE_BYTES, Need, run_rows
 from labelsieve.partitioning import Grid, check_sizes, result_rows, spans
+from labelsieve.pipeline.dask_job import _priority
 from labelsieve.pipeline.grids import group_size, plan_grid
 from labelsieve.settings import Settings
+from labelsieve.tasks.work import PartitionWork
 
 PLENTY = 10**15
 
@@ -237,6 +239,27 @@ def test_no_thread_has_much_more_than_the_others(gigabytes, n_threads):
     n_partitions = -(-n_batches // size)
     most = -(-n_partitions // n_threads) * size
     assert most <= 1.07 * n_batches / n_threads + 1 + 4 * (size == 1)
+
+
+def test_the_last_partitions_of_a_large_cluster_are_smaller_and_read_last():
+    grid = plan_grid(25_000_000_000, 4000, None, 4000, PLENTY, remote=True)
+    rows = grid.partition_rows
+    assert sum(rows) == grid.n_rows == grid.bounds(grid.n_partitions - 1)[1]
+    assert rows[0] * 4000 == pytest.approx(6.25e9, rel=0.02)
+    assert set(rows[: grid.n_large]) == {rows[0]}
+    assert sum(rows[: grid.n_large]) == pytest.approx(0.75 * grid.n_rows, rel=0.01)
+    assert max(rows[grid.n_large :]) <= rows[0] / 4 + grid.largest_batch
+    assert 6.5 < grid.n_partitions / 4000 < 7.1
+    assert all(len(grid.ranges(index)) for index in (0, grid.n_large, grid.n_partitions - 1))
+    work = PartitionWork(None, grid, 1000, np.dtype("f4"), "here")
+    assert work.n_first == grid.n_large
+    assert [_priority(("scan", index), work.n_first) for index in (0, grid.n_large - 1, grid.n_large)] == [0, 0, -1]
+
+
+def test_partitions_of_few_threads_are_alike():
+    for grid in (plan_grid(250_000_000, 4000, None, 8, PLENTY), plan_grid(10**6, 4000, None, 4000, PLENTY)):
+        assert grid.n_large == 0
+        assert len(set(grid.partition_rows[:-1])) <= 1
 
 
 def test_few_remote_rows_are_two_partitions_a_thread():

@@ -26,6 +26,7 @@ from labelsieve.storage.retry_log import RETRY_LOG
 
 # Seconds between two looks at the tasks that run.
 _LOOK_SECONDS: Final = 0.5
+_LOOK_SECONDS_A_THREAD: Final = 0.0005
 # The last tasks of a worker are slow if, after the first threads have become idle, it finishes none of them in so many
 # times the seconds that are usual for as many rows, and in at least so many seconds.
 _SLOW_FACTOR: Final = 1.5
@@ -65,7 +66,7 @@ class SecondTries:
         self._levels = levels
         self._keys = list(flatten((stage.levels[0] if stage.levels else stage.mapped).__dask_keys__()))
         self._index = {key: index for index, key in enumerate(self._keys)}
-        self._n_threads = sum(client.nthreads().values())
+        self._n_threads, self._next_look = sum(client.nthreads().values()), 0.0
         # For each worker, the numbers of the chunks that it has, and since when none of them was finished.
         self._assigned: dict[str, tuple[set[int], float]] = {}
         # By the number of the chunk, the future of a second try.
@@ -113,7 +114,10 @@ class SecondTries:
                 self._winners[index] = self._running.pop(index)
                 self._replace(index)
         # Before that all threads are busy. Workers may have come or gone since.
-        if len(self._keys) - len(self._progress.finished) < 2 * self._n_threads:
+        now = time.monotonic()
+        if len(self._keys) - len(self._progress.finished) < self._n_threads and now >= self._next_look:
+            # The scheduler's answer takes it some 20 microseconds for each thread.
+            self._next_look = now + self._n_threads * _LOOK_SECONDS_A_THREAD
             self._start_second_tries()
 
     def _replace(self, index: int) -> None:

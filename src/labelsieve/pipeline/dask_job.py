@@ -20,6 +20,7 @@ of one chunk on this machine calls the same functions without a graph, because `
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -243,18 +244,21 @@ class DaskJob:
                 arrays.append(column)
         index = "ij" if any(len(array.numblocks) == 2 for array in arrays) else "i"
         pairs = [part for array in arrays for part in (array, index[: len(array.numblocks)])]
-        return da.blockwise(
-            _run,
-            index,
-            shared,
-            None,
-            *pairs,
-            name=f"{name}-{uuid.uuid4().hex}",
-            adjust_chunks={"j": 1},
-            align_arrays=False,  # a block belongs to a chunk, whatever its own length
-            dtype=object,
-            meta=np.empty((0,) * len(index), object),
-        )
+        # Dask runs tasks that nothing else tells apart by their keys as text, from "9999" to "0".
+        n_first = getattr(function, "n_first", 0)
+        with dask.annotate(priority=partial(_priority, n_first=n_first)) if n_first else contextlib.nullcontext():
+            return da.blockwise(
+                _run,
+                index,
+                shared,
+                None,
+                *pairs,
+                name=f"{name}-{uuid.uuid4().hex}",
+                adjust_chunks={"j": 1},
+                align_arrays=False,  # a block belongs to a chunk, whatever its own length
+                dtype=object,
+                meta=np.empty((0,) * len(index), object),
+            )
 
 
 class _Values:
@@ -315,6 +319,10 @@ class _GroupWork:
         """Call the function for each chunk."""
         results = [self._function(*blocks) for blocks in zip(*columns, strict=True)]
         return results if self._combine is None else self._combine(results)
+
+
+def _priority(key: Any, n_first: int) -> int:
+    return 0 if key[1] < n_first else -1
 
 
 def _is_future(value: Any) -> bool:

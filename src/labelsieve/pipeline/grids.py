@@ -113,6 +113,10 @@ def plan_grid(
         rows = most - most % stored if stored <= most else most
     rows = min(rows, n_rows)
     batches = group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches, remote=remote)
+    n_large = n_rows / (rows * batches * n_threads)
+    if partition_batches == "auto" and rows * batches * row_bytes > PARTITION_BYTES and n_large <= _UNEVEN_ROUNDS:
+        # The threads of a large cluster would wait some ten seconds for the last ones.
+        return Grid.tapered(n_rows, rows, batches)
     return Grid.grouped(n_rows, rows, batches)
 
 

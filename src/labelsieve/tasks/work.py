@@ -64,6 +64,11 @@ class PartitionWork:
         """Return the number of the first row of a partition."""
         return self.batches(partition).ranges[0][0]
 
+    @property
+    def n_first(self) -> int:
+        """Number of partitions that are to be read first, because later ones are smaller; 0 if none are."""
+        return self._grid.n_large
+
     def with_options(self, **options: Any) -> PartitionWork:
         """Return a copy with keyword arguments for the function."""
         return PartitionWork(partial(self._work, **options), self._grid, self._n_classes, self._dtype, self.where)
