@@ -14,7 +14,7 @@ from labelsieve.settings import check_whole_number
 PARTITIONS_A_THREAD: Final = 4
 # Share of the rows that are in smaller partitions where few large partitions are read, and how many make a large one.
 _LAST_SHARE: Final = 0.25
-_SMALL_LAST: Final = 4
+_SMALL_LAST: Final = 3
 # Rows of a stored chunk of the scores and of the mask of all rows, and the most chunks that these have.
 RESULT_ROWS: Final = 1 << 18
 _RESULT_CHUNKS: Final = 4096

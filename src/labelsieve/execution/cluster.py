@@ -87,19 +87,21 @@ class ClusterExecutor(Executor):
         """Compute a stage on the workers, which keep the blocks; return futures of them."""
         if stage.again is None or progress is None:
             with contextlib.nullcontext() if progress is None else progress.subscribed(self._client):
-                [futures] = self._persist([stage.output])
+                [futures] = self._persist([stage.output], stage.priority)
                 with self._watching(lambda: futures, describe):
                     _wait(futures)
             return futures
         with progress.subscribed(self._client):
-            levels = self._persist(list(stage.levels[1:]) or [stage.mapped])
+            levels = self._persist(list(stage.levels[1:]) or [stage.mapped], stage.priority)
             tries = SecondTries(self._client, stage, levels, progress, self.retries, describe)
             with self._watching(lambda: tries.futures, describe):
                 tries.wait()
         return tries.output
 
-    def _persist(self, arrays: Sequence[da.Array]) -> list[list[Any]]:
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}):
+    def _persist(self, arrays: Sequence[da.Array], priority: Callable[[Any], int] | None) -> list[list[Any]]:
+        # Annotations of the layers are lost where Dask optimizes the graph.
+        annotated = dask.annotate(priority=priority) if priority else contextlib.nullcontext()
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}), annotated:
             return list(map(blocks_of, self._client.persist(list(arrays), retries=self.retries)))
 
     def n_groups(self, n_blocks: int) -> int:

@@ -39,6 +39,8 @@ class Stage:
         Has one block per chunk.
     levels : sequence of dask.array.Array
         The levels of the tree, from the blocks to the total; none if nothing is reduced, and the blocks are kept.
+    priority : callable, optional
+        Returns the priority of a task on a cluster by its key; None if the order does not matter.
     again : callable, optional
         Returns a map over one chunk alone, given by its number, for a second try. None where a task may not run twice
         at once, or never needs to; then the rest is not needed either.
@@ -52,6 +54,7 @@ class Stage:
 
     mapped: da.Array
     levels: Sequence[da.Array] = ()
+    priority: Callable[[Any], int] | None = None
     again: Callable[[int], da.Array] | None = None
     n_rows: Callable[[int], int] | None = None
     combine: Callable[[Any], Any] | None = None

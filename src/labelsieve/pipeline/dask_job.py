@@ -20,7 +20,6 @@ of one chunk on this machine calls the same functions without a graph, because `
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import re
@@ -169,7 +168,9 @@ class DaskJob:
     ) -> Stage:
         """Return the Dask arrays of a map over a slab of chunks, and of its reduction if there is a `combine`."""
         mapped = self._blockwise(name, function, columns, progress)
-        stage = Stage(mapped, _reduction(name, mapped, combine) if combine else [])
+        n_first = getattr(function, "n_first", 0)
+        priority = partial(_priority, n_first=n_first) if n_first else None
+        stage = Stage(mapped, _reduction(name, mapped, combine) if combine else [], priority)
         # The blocks of a user's Dask array are made by tasks that are not ours to repeat.
         stored = all(isinstance(one, Sequence) for one in columns)
         if not (stored and self.executor.is_cluster and getattr(function, "may_run_twice", False)):
@@ -244,21 +245,18 @@ class DaskJob:
                 arrays.append(column)
         index = "ij" if any(len(array.numblocks) == 2 for array in arrays) else "i"
         pairs = [part for array in arrays for part in (array, index[: len(array.numblocks)])]
-        # Dask runs tasks that nothing else tells apart by their keys as text, from "9999" to "0".
-        n_first = getattr(function, "n_first", 0)
-        with dask.annotate(priority=partial(_priority, n_first=n_first)) if n_first else contextlib.nullcontext():
-            return da.blockwise(
-                _run,
-                index,
-                shared,
-                None,
-                *pairs,
-                name=f"{name}-{uuid.uuid4().hex}",
-                adjust_chunks={"j": 1},
-                align_arrays=False,  # a block belongs to a chunk, whatever its own length
-                dtype=object,
-                meta=np.empty((0,) * len(index), object),
-            )
+        return da.blockwise(
+            _run,
+            index,
+            shared,
+            None,
+            *pairs,
+            name=f"{name}-{uuid.uuid4().hex}",
+            adjust_chunks={"j": 1},
+            align_arrays=False,  # a block belongs to a chunk, whatever its own length
+            dtype=object,
+            meta=np.empty((0,) * len(index), object),
+        )
 
 
 class _Values:
@@ -322,7 +320,8 @@ class _GroupWork:
 
 
 def _priority(key: Any, n_first: int) -> int:
-    return 0 if key[1] < n_first else -1
+    """Return the priority of a task. Dask alone would go by keys as text, from "9999" to "0"."""
+    return -1 if isinstance(key, tuple) and key[1] >= n_first else 0
 
 
 def _is_future(value: Any) -> bool:
