@@ -16,6 +16,11 @@ The ranges of rows of a file are values that `blockwise` hands to the tasks. As 
 with the scan, and each task then sorts the four nodes of its own small graph: a partition without rows takes 1.37 times
 as long as with a graph written by hand, instead of 1.01 times (4,000 partitions, a local cluster of two workers). A job
 of one chunk on this machine calls the same functions without a graph, because `dask.array` takes longer to import.
+
+Chunks that workers hold are worked on by a task for each thread or worker, which takes all the chunks that are there,
+instead of a task for each chunk: all workers wait meanwhile, and on 1,000 workers the scheduler would be the limit.
+`blockwise` takes only neighbours together, so these tasks are made with Dask's own task classes. With that and the
+larger partitions, a job of 100 TB on 1,000 workers takes the scheduler 28 s instead of 492 (see `labelsieve.memory`).
 """
 
 from __future__ import annotations
