@@ -150,7 +150,7 @@ PLAN = """\
 input          400 rows, 3 classes, float64
 batches        10 of 40 rows
 partitions     5, submitted 1 time
-tasks          22
+tasks          16
 bytes to read  9.6 kB in 1 read
 row summaries  7.2 kB, in memory
 peak memory    {memory}, 1 thread; may take 400 MB (max_memory)

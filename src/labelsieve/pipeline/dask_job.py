@@ -394,7 +394,7 @@ def slab_size(executor: Executor) -> int:
     return max(4 * SLAB, 8 * executor.all_threads) if executor.is_cluster else SLAB
 
 
-def n_graph_tasks(n_chunks: int, *, reduced: bool = False, kept: bool = False, is_cluster: bool = False) -> int:
+def n_graph_tasks(n_chunks: int, *, reduced: bool = False, is_cluster: bool = False) -> int:
     """Return the tasks of a map over `n_chunks` chunks, and of its reduction; 0 where no graph is needed.
 
     Parameters
@@ -403,14 +403,12 @@ def n_graph_tasks(n_chunks: int, *, reduced: bool = False, kept: bool = False, i
         Number of chunks.
     reduced : bool
         Whether the results are combined in a tree.
-    kept : bool
-        Whether they are kept too, so that what is combined is taken from them by tasks of its own.
     is_cluster : bool
         Whether a cluster runs the tasks.
     """
     if n_chunks == 1 and not is_cluster:
         return 0
-    total, left = n_chunks * (1 + kept), n_chunks
+    total = left = n_chunks
     if reduced:
         for _ in range(max(1, math.ceil(math.log(n_chunks, SPLIT_EVERY)))):
             left = -(-left // SPLIT_EVERY)

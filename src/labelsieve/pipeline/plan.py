@@ -240,7 +240,11 @@ def _n_tasks(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int, *, 
     of_dask = not (inputs.labels_source and inputs.pred_probs_source)  # a Dask array needs a graph
     reading = partial(n_graph_tasks, is_cluster=on_cluster or of_dask)
     mapped = partial(n_graph_tasks, n_spans, is_cluster=on_cluster)
-    total = (1 + rule.settings.rescans) * reading(n_partitions, reduced=True, kept=not stored)
+    # What is kept on workers is added up by a map of its own.
+    each_pass = (
+        reading(n_partitions, reduced=True) if stored else reading(n_partitions) + on_cluster * mapped(reduced=True)
+    )
+    total = (1 + rule.settings.rescans) * each_pass
     if rule.reads_pairs:
         stops = [0, *rounds(0, n_partitions, executor.all_threads)]
         total += sum(reading(stop - start) for start, stop in itertools.pairwise(stops))
