@@ -283,11 +283,11 @@ def test_tasks_are_a_handful_a_partition(tmp_path, partition_batches, n_partitio
     if n_partitions == 1:
         assert tasks.names == {}, "one partition needs no graph"
         return
-    # Four maps of one task for each partition, and two trees that fold 16 at a time.
-    maps = ("scan", "scan-totals", "issue-counts", "select")
-    assert [tasks.names[name] for name in maps] == [n_partitions] * 4
+    # Three maps of one task for each partition, and a tree that folds 16 at a time.
+    maps = ("scan", "issue-counts", "select")
+    assert [tasks.names[name] for name in maps] == [n_partitions] * 3
     first = -(-n_partitions // 16)
-    assert tasks.names.total() == 4 * n_partitions + 2 * (first + (first > 1))
+    assert tasks.names.total() == 3 * n_partitions + first + (first > 1)
 
 
 def test_tasks_follow_the_bytes_and_not_the_batches():

@@ -272,7 +272,7 @@ def test_an_object_that_is_replaced_is_named_and_never_mixed(changing, tmp_path,
 def test_a_shard_that_is_deleted_is_named(changing, tmp_path):
     mine = f"{misbehaving.BUCKET}/mine"
     changing.behave(at=10, replace={f"{mine}/files/p-3.npy": None})
-    with pytest.raises(UnreadableDataError, match=r"mine/files/p-3\.npy \(rows 0\.\.39\) is gone"):
+    with pytest.raises(UnreadableDataError, match=r"mine/files/p-3\.npy \(rows \d+\.\.\d+\) is gone"):
         find(LABELS, f"{ROOT}/mine/files", output=tmp_path / "out.zarr", **BY_PARTS)
     assert not (tmp_path / "out.zarr").exists()
 

@@ -120,7 +120,9 @@ class ClusterExecutor(Executor):
         with self._watching():
             who_has = self._client.who_has(list(blocks))
         for number, block in enumerate(blocks):
-            held.setdefault(min(who_has[block.key], default=""), []).append(number)
+            # Blocks that were lost are computed again anywhere; of several holders the one with the fewest takes it.
+            holders = who_has[block.key] or [f"lost {number % self.n_processes}"]
+            held.setdefault(min(holders, key=lambda one: (len(held.get(one, ())), one)), []).append(number)
         return [
             numbers[start::per_worker] for numbers in held.values() for start in range(per_worker) if numbers[start:]
         ]

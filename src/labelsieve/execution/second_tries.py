@@ -100,7 +100,7 @@ class SecondTries:
             return False
         if error is None:
             return True
-        if all(second.status == "error" for second in self._running.values()):
+        if all(second.status in ("error", "cancelled", "lost") for second in self._running.values()):
             future.result()
         time.sleep(_LOOK_SECONDS)
         return False
@@ -175,7 +175,8 @@ class SecondTries:
                 condition=" on another worker",
             )
             [self._running[index]] = blocks_of(
-                self._client.persist(again(index), workers=others, retries=self._retries)
+                # Other workers may be gone when the result is needed, or lost.
+                self._client.persist(again(index), workers=others, allow_other_workers=True, retries=self._retries)
             )
             self._tried.add(index)
 

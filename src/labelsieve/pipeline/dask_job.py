@@ -153,7 +153,7 @@ class DaskJob:
         size = slab_size(self.executor)
         for start in range(0, n_chunks, size):  # as many as are submitted at once
             slab = some_chunks(columns, start, start + size) if n_chunks > size else columns
-            stage = self._stage(name, function, slab, progress, None if take else combine)
+            stage = self._stage(name, function, slab, progress, None if take else combine, start)
             handles = self.executor.hold(stage, progress, partial(describe, slab[0]))
             (kept if take or not combine else totals).extend(handles if take else self.executor.values(handles))
             del handles  # workers free what is here now
@@ -170,10 +170,11 @@ class DaskJob:
         columns: Sequence[Column],
         progress: Progress | None,
         combine: Callable[[Iterable[Any]], Any] | None,
+        start: int,
     ) -> Stage:
-        """Return the Dask arrays of a map over a slab of chunks, and of its reduction if there is a `combine`."""
+        """Return the Dask arrays of a map over a slab of chunks from `start` on, and of its reduction, if any."""
         mapped = self._blockwise(name, function, columns, progress)
-        n_first = getattr(function, "n_first", 0)
+        n_first = max(0, getattr(function, "n_first", 0) - start)
         priority = partial(_priority, n_first=n_first) if n_first else None
         stage = Stage(mapped, _reduction(name, mapped, combine) if combine else [], priority)
         # The blocks of a user's Dask array are made by tasks that are not ours to repeat.
@@ -319,14 +320,19 @@ class _GroupWork:
         return int(self._function.first_row(chunks[0]))  # type: ignore[attr-defined]
 
     def __call__(self, *columns: Sequence[Any]) -> Any:
-        """Call the function for each chunk."""
-        results = [self._function(*blocks) for blocks in zip(*columns, strict=True)]
-        return results if self._combine is None else self._combine(results)
+        """Call the function for each chunk; a few results are held at a time if they are combined."""
+        chunks = zip(*columns, strict=True)
+        if self._combine is None:
+            return [self._function(*blocks) for blocks in chunks]
+        total: list[Any] = []
+        while some := list(itertools.islice(chunks, SPLIT_EVERY)):
+            total = [self._combine([*total, *(self._function(*blocks) for blocks in some)])]
+        return total[0]
 
 
 def _priority(key: Any, n_first: int) -> int:
     """Return the priority of a task. Dask alone would go by keys as text, from "9999" to "0"."""
-    return -1 if isinstance(key, tuple) and key[1] >= n_first else 0
+    return -1 if isinstance(key, tuple) and len(key) > 1 and isinstance(key[1], int) and key[1] >= n_first else 0
 
 
 def _is_future(value: Any) -> bool:

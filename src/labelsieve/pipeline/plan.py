@@ -301,9 +301,8 @@ def _n_requests(source: Source | None, inputs: Inputs) -> int:
     if source.row_chunk:
         n_decoded = _decoded_rows(inputs) if source is inputs.pred_probs_source else grid.n_rows
         return -(-n_decoded // rows) * source.n_side_by_side
-    # Requests are numbered from the first row of each partition; partitions are alike, except the last.
-    first, last = (stop - start for start, stop in map(grid.bounds, (0, grid.n_partitions - 1)))
-    return (grid.n_partitions - 1) * -(-first // rows) + -(-last // rows)
+    # Requests are numbered from the first row of each partition.
+    return sum(-(-n // rows) for n in grid.partition_rows)
 
 
 def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:

@@ -160,6 +160,7 @@ class Workdir:
                 versions[index] = new[index]
         records = Records(self.folder, _joined(names), _joined(versions))
         files = [records.name(index) for index in range(len(names))]
+        self.check_owned()  # comparing labels may have taken minutes
         self._keep_only(files)
         confirmed = {
             file: label

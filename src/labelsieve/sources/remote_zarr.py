@@ -7,7 +7,7 @@ store pickles with its options, which may come from the user's configuration of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, Final, Self
 
@@ -45,6 +45,8 @@ class RemoteZarrSource(ZarrSource):
     def __init__(self, array: Any, url: str | None = None) -> None:
         super().__init__(array)
         self.url, self._metadata, self._document_stamp = url, array.metadata, ""
+        # Whether rewritten chunks can be told from those that were there: not by sizes alone, and not if none is listed.
+        self._are_versioned = True
         n_bytes = int(self.row_chunk or 1) * self.row_bytes
         direct = chunk_decoder(array) is not None
         # Zarr's own reading holds a batch, decoded and stored, and a copy of a chunk.
@@ -118,12 +120,23 @@ class RemoteZarrSource(ZarrSource):
         # On the web nothing lists the chunks, and the metadata does not change with them.
         return {"size": info.get("size"), "stamp": stamp} if stamp and not is_web(self.where) else None
 
+    def identity(self) -> dict[str, Any]:
+        """Return what every source returns; no content where the store tells nothing that changes with the chunks."""
+        found = super().identity()
+        return found if self._are_versioned else found | {"content": None}
+
+    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
+        """Return a digest of the versions of the stored chunks of each range; "" where they have none."""
+        return super().part_identities(ranges) if self._are_versioned else [""] * len(ranges)
+
     def note_version(self) -> None:
         """List the stored chunks, except on the web, where nothing lists them."""
         if self.stored is None and self._store_and_root is not None and not is_web(self.where):
             try:
-                self.stored, self._document_stamp = chunk_objects(self.array, *self._store_and_root)
+                found = chunk_objects(self.array, *self._store_and_root)
+                self.stored, self._document_stamp, self._are_versioned = found
             except RefusedError as error:
+                self._are_versioned = False
                 warn(
                     f"{error}: this store allows reading, but not listing, so chunks that are missing or that change "
                     "during the run may pass unnoticed. Allow listing (ListBucket)"
@@ -137,7 +150,7 @@ class RemoteZarrSource(ZarrSource):
         versioned = store.tells_versions and chunk_decoder(self.array) is not None
         if versioned and len(self.stored) > MOST_LISTED_TWICE:
             return
-        later, document = chunk_objects(self.array, *self._store_and_root)
+        later, document, _ = chunk_objects(self.array, *self._store_and_root)
         if document != self._document_stamp:
             raise changed(f"{self.where}/{metadata_name(self.array)}", "it was overwritten")
         self.stored.check_all(later, self.where, lambda index: key_of(self.array, index))

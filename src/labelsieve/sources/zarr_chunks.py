@@ -117,11 +117,14 @@ def status_stamp(status: os.stat_result) -> tuple[int, int]:
     return stamp(status.st_size, status.st_mtime_ns), status.st_ino & 0xFFFFFFFF
 
 
-def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChunks, str]:
-    """Return the versions of the stored chunks, or shards, and that of the metadata, from a listing."""
+def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChunks, str, bool]:
+    """Return the versions of the stored chunks, or shards, and that of the metadata, from a listing.
+
+    The last value is whether all chunks have a version: some stores list nothing but sizes.
+    """
     key = array.metadata.encode_chunk_key((7,) * (array.ndim + 1))  # one more number shows the separator
     begin, separator, shape = key.partition("7")[0], key[key.index("7") + 1], _rows_and_grid(array)[1]
-    stamps, document = np.zeros(shape, np.uint32), ""
+    stamps, document, are_versioned = np.zeros(shape, np.uint32), "", True
     for info in store.list_below("data", root):
         key = str(info["name"]).strip("/").removeprefix(f"{root.strip('/')}/")
         if key == metadata_name(array):
@@ -130,8 +133,9 @@ def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChun
         if len(numbers) == len(shape) and all(map(str.isdecimal, numbers)):
             index = tuple(map(int, numbers))
             if all(i < n for i, n in zip(index, shape, strict=True)):
-                stamps[index] = stamp(version_of(info) or info.get("size"))
-    return _stored_chunks(array, stamps.reshape(-1)), document
+                version = version_of(info)
+                stamps[index], are_versioned = stamp(version or info.get("size")), are_versioned and bool(version)
+    return _stored_chunks(array, stamps.reshape(-1)), document, are_versioned
 
 
 def inner_chunks(array: Any, folder: Path, shards: StoredChunks) -> StoredChunks | None:
