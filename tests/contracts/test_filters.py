@@ -516,11 +516,11 @@ def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, 
     ):
         hold = ClusterExecutor.hold
 
-        def killing(executor, arrays, *args):
-            if not killed and arrays[0].name.startswith(layer):
+        def killing(executor, stage, *args):
+            if not killed and stage.output.name.startswith(layer):
                 killed.append(next(iter(cluster.workers.values())).pid)
                 os.kill(killed[0], signal.SIGKILL)
-            return hold(executor, arrays, *args)
+            return hold(executor, stage, *args)
 
         monkeypatch.setattr(ClusterExecutor, "hold", killing)
         found = find(client=client, **choices, **CUT)

@@ -45,7 +45,7 @@ class RemoteZarrSource(ZarrSource):
     def __init__(self, array: Any, url: str | None = None) -> None:
         super().__init__(array)
         self.url, self._metadata, self._document_stamp = url, array.metadata, ""
-        # Whether rewritten chunks can be told from those that were there: not by sizes alone, and not if none is listed.
+        # Whether rewritten chunks can be told from those that were there: not by sizes alone, nor if none is listed.
         self._are_versioned = True
         n_bytes = int(self.row_chunk or 1) * self.row_bytes
         direct = chunk_decoder(array) is not None
