@@ -313,7 +313,7 @@ def test_a_record_that_is_not_finished_is_not_committed(place):
     assert records.of_version("thresholds").committed("summaries", 0, 3) is None
     assert Records(open_folder(place), names, names).committed("summaries", 0, 3) is None
     assert records.present("summaries") == [0]
-    records.discard("summaries", 0)
+    records.folder.folder("summaries").remove(records.name(0))
     assert records.committed("summaries", 0, 3) is None
 
 

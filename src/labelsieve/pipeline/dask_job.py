@@ -124,7 +124,10 @@ class DaskJob:
         total : object
             What `combine` makes of ``take(result)`` of all chunks.
         """
-        return self._compute(name, function, columns, progress, combine, take)
+        kept, _ = self._compute(name, function, columns, progress, keep=True)
+        if not self.executor.is_cluster:
+            return kept, combine(map(take, kept))
+        return kept, self.reduce(f"{name}-totals", take, combine, [kept])
 
     def _compute(
         self,
@@ -133,9 +136,13 @@ class DaskJob:
         columns: Sequence[Column],
         progress: Progress | None,
         combine: Callable[[Iterable[Any]], Any] | None = None,
-        take: Callable[[Any], Any] | None = None,
+        *,
+        keep: bool = False,
     ) -> tuple[list[Any], Any]:
-        """Map, then combine if there is a `combine`; return the results, unless only the total is needed, and that."""
+        """Map, then combine if there is a `combine`; return the results, or only their total.
+
+        With `keep` the results stay where they are, and futures of those that workers hold are returned.
+        """
         if not self.executor.is_cluster and all(isinstance(one, Sequence) and len(one) == 1 for one in columns):
             # One chunk, here: a graph would only take time.
             blocks = [one[0] for one in columns]
@@ -143,25 +150,23 @@ class DaskJob:
             if progress is not None:
                 n_rows: int = function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what shows progress
                 progress.advance(n_rows, rows_read(result, n_rows))
-            return [result], combine and combine([take(result) if take else result])
-        if take is None and isinstance(columns[0], list) and _is_future(columns[0][0]):
+            return [result], combine and combine([result])
+        if isinstance(columns[0], list) and _is_future(columns[0][0]):
             groups = self.executor.groups(columns[0])
             if groups:
                 return self._compute_groups(name, function, columns, groups, progress, combine)
-        kept, totals, describe = list[Any](), list[Any](), partial(_describe, name, function)
+        results, describe = list[Any](), partial(_describe, name, function)
         n_chunks = len(columns[0]) if isinstance(columns[0], Sequence) else columns[0].numblocks[0]
         size = slab_size(self.executor)
         for start in range(0, n_chunks, size):  # as many as are submitted at once
             slab = some_chunks(columns, start, start + size) if n_chunks > size else columns
-            stage = self._stage(name, function, slab, progress, None if take else combine, start)
+            stage = self._stage(name, function, slab, progress, combine, start)
             handles = self.executor.hold(stage, progress, partial(describe, slab[0]))
-            (kept if take or not combine else totals).extend(handles if take else self.executor.values(handles))
+            results += handles if keep else self.executor.values(handles)
             del handles  # workers free what is here now
-        if take and not self.executor.is_cluster:
-            totals = list(map(take, kept))
-        elif take and combine:
-            totals = [self.reduce(f"{name}-totals", take, combine, [kept])]
-        return kept, combine and (totals[0] if len(totals) == 1 else combine(totals))
+        if combine is None:
+            return results, None
+        return [], results[0] if len(results) == 1 else combine(results)
 
     def _stage(
         self,

@@ -144,10 +144,6 @@ class Records:
         ):
             return None
 
-    def discard(self, kind: str, index: int) -> None:
-        """Remove a record."""
-        self.folder.folder(kind).remove(self.name(index))
-
 
 def record_file(name: str, version: str) -> str:
     """Return the file name of the record with a name and a version, both of hexadecimal digits."""
