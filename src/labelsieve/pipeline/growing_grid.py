@@ -13,13 +13,12 @@ from dataclasses import replace
 from labelsieve.partitioning import Grid
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, where_is
-from labelsieve.sources.shards import ShardsSource
 
 
 def arrays_of(opened: Opened) -> list[tuple[str, int]]:
     """Return the place and the number of rows of each array that has rows: of each shard, or of the only array."""
-    if isinstance(opened, ShardsSource):
-        return [(shard.where, shard.n_rows) for shard in opened.shards if shard.n_rows]
+    if isinstance(opened, Source):
+        return [(array.where, array.n_rows) for array in opened.arrays if array.n_rows]
     return [(where_is(opened), int(opened.shape[0]))]
 
 
@@ -39,7 +38,7 @@ def growing_grid(opened: Opened, planned: Grid, earlier: Mapping[str, Sequence[i
         stops = earlier.get(where_is(opened), ())
         return replace(planned, partitions=tuple(stops)) if planned.n_rows in stops[-1:] else planned
     found, first, sizes = list[int](), 0, (planned.largest_partition, planned.largest_batch)
-    for source in opened.shards if isinstance(opened, ShardsSource) else [opened]:
+    for source in opened.arrays:
         found += [first + stop for stop in _partition_stops(source, *sizes, earlier.get(source.where, ()))]
         first += source.n_rows
     return replace(planned, partitions=tuple(found))

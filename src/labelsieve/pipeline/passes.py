@@ -261,7 +261,7 @@ class Passes:
         return list(itertools.compress(numbers, whole))
 
     def _progress(self, name: str, description: str) -> Progress:
-        row_bytes = self.inputs.n_classes * self.inputs.dtype.itemsize
+        row_bytes = self.inputs.read_row_bytes
         on_cluster = self.job.executor.is_cluster
         return Progress(
             name, self._partition_rows, description, show=self._show, row_bytes=row_bytes, on_cluster=on_cluster
