@@ -101,7 +101,7 @@ def test_a_shard_whose_chunks_fit_no_batch_is_cut_between_its_own_chunks():
 
 def test_the_last_new_rows_of_a_large_cluster_are_in_smaller_partitions():
     tapered = Grid.tapered(120_000, 10, 30)
-    for source in (Described("p", 120_000, 10, 10), shards({number: 10_000 for number in range(12)}, 10)):
+    for source in (Described("p", 120_000, 10, 10), shards(dict.fromkeys(range(12), 10_000), 10)):
         grid = growing_grid(source, tapered, {})
         rows = grid.partition_rows
         assert sum(rows) == 120_000
