@@ -60,10 +60,11 @@ class Grid:
 
     @property
     def n_large(self) -> int:
-        """Number of partitions before smaller ones begin; 0 where these are not last."""
+        """Number of partitions before the last ones, all much smaller than the largest; 0 where there are none such."""
         rows = self.partition_rows if isinstance(self.partitions, tuple) and isinstance(self.batches, int) else []
-        n_large = next((index for index, n in enumerate(rows) if n < rows[0]), 0)
-        return n_large if n_large and max(rows[n_large:]) < rows[0] and n_large < len(rows) - 1 else 0
+        half = max(rows, default=0) // 2
+        n_large = 1 + max((index for index, n in enumerate(rows) if n > half), default=-1)
+        return n_large if n_large < len(rows) - 1 else 0
 
     @property
     def batch_rows(self) -> tuple[int, ...]:

@@ -137,15 +137,20 @@ def test_a_slow_worker_does_not_hold_up_the_run(client, labels, want, tmp_path, 
 
 
 @pytest.mark.parametrize("kept", ["memory", "workdir"])
-def test_a_second_pass_is_not_held_up_either(client, labels, tmp_path, kept, monkeypatch):
-    settings = {"method": "normalized_margin", "adjust_pred_probs": True}
+@pytest.mark.parametrize("layer", ["rescan", "margins"])
+def test_later_passes_are_not_held_up_either(client, labels, tmp_path, layer, kept, monkeypatch):
+    settings = {
+        "rescan": {"method": "normalized_margin", "adjust_pred_probs": True},
+        # The third pass begins with rounds of one partition, which the slow worker may get.
+        "margins": {"filter_by": "prune_by_noise_rate"},
+    }[layer]
     place = {} if kept == "memory" else {"workdir": tmp_path / "work", "output": tmp_path / "out.zarr"}
     want = find(LABELS, PROBS, **settings)
     HELD.first_row = -1  # not in the first pass
     inner = Progress.__enter__
 
     def enter(bar):
-        if bar._layer == "rescan":
+        if bar._layer == layer:
             HELD.first_row = None
         return inner(bar)
 
@@ -154,6 +159,17 @@ def test_a_second_pass_is_not_held_up_either(client, labels, tmp_path, kept, mon
     assert HELD.first_row is not None
     assert HELD.second_began.is_set()
     assert_same_bits(found, want)
+
+
+def test_the_time_of_a_row_is_known_from_an_earlier_pass():
+    with Progress("scan", [10], "read", show=False, on_cluster=True) as first:
+        first._finish(("scan", 0), 1.0, 0, 10, 10)
+    with Progress("rescan", [10], "read again", show=False, on_cluster=True, earlier=first) as second:
+        pass
+    with Progress("margins", [10, 10], "read", show=False, on_cluster=True, earlier=second) as third:
+        assert third.seconds_per_row() == 0.1
+        third._finish(("margins", 0), 5.0, 0, 10, 10)
+        assert third.seconds_per_row() == 0.5
 
 
 def test_where_nothing_is_slow_no_partition_is_read_twice(client, labels, want):

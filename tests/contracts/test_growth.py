@@ -796,3 +796,31 @@ def test_nights_of_any_changes_give_the_bits_of_fresh_runs(tmp_path, kind, seed)
         new.clear()
         for _ in range(rng.integers(1, 4)):
             change()
+
+
+def test_partitions_of_a_list_of_folders_end_with_each_file_in_them(tmp_path):
+    data = Data(tmp_path)
+    for name in ("a-1", "a-2", "b-1"):
+        data.put(name, 50)
+    patterns = [str(tmp_path / "probs" / f"{letter}-*.npy") for letter in "ab"]
+    labels = str(tmp_path / "labels" / "*.npy")
+    first = find(labels, patterns, workdir=data.workdir)
+    data.put("a-3", 30)
+    grown = find(labels, patterns, workdir=data.workdir)
+    assert (first.facts.rows_read, grown.facts.rows_read) == (150, 30)
+    same_as_fresh(grown, labels, patterns)
+
+
+def test_a_run_over_few_of_the_shards_says_that_it_removes_what_is_known_of_the_others(tmp_path, caplog):
+    data = Data(tmp_path)
+    for number in range(5):
+        data.put(f"p-{number}", 40)
+    find(*data.inputs(), workdir=data.workdir)
+    data.remove("p-0")
+    find(*data.inputs(), workdir=data.workdir)
+    assert not caplog.messages
+    for number in (1, 2, 3):
+        data.remove(f"p-{number}")
+    find(*data.inputs(), workdir=data.workdir)
+    [said] = caplog.messages
+    assert said.startswith("3 of the 4 finished partitions in the workdir")

@@ -162,6 +162,12 @@ class Summarizer:
         self._filled += n
         return summary[out]
 
+    @staticmethod
+    def probabilities(strip: Any) -> Floats:
+        """Return the ``(n, K)`` probabilities of a strip as `add` takes it."""
+        probs: Floats = strip
+        return probs
+
     def _checked_labels(self, labels: Ints, first: int) -> Ints:
         # Read as unsigned, a negative number is large.
         if labels.view(labels.dtype.str.replace("i", "u")).max() < self.n_classes:

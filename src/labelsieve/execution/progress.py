@@ -57,6 +57,8 @@ class Progress:
         Bytes read per row, for the rate; 0 shows no rate.
     on_cluster : bool
         Whether a cluster runs the tasks.
+    earlier : Progress, optional
+        That of an earlier map over the same rows, which tells how long a row takes until tasks of this one are done.
 
     Attributes
     ----------
@@ -75,7 +77,9 @@ class Progress:
         show: bool | None,
         row_bytes: int = 0,
         on_cluster: bool = False,
+        earlier: Progress | None = None,
     ) -> None:
+        self._earlier_seconds = None if earlier is None else earlier.seconds_per_row()
         self._layer, self._rows, self._description = layer, partition_rows, description
         self._row_bytes = row_bytes
         watched = sys.stderr.isatty() or _in_notebook()
@@ -146,8 +150,8 @@ class Progress:
             client.unsubscribe_topic(self.topic)
 
     def seconds_per_row(self) -> float | None:
-        """Return the median of the tasks on workers that have read their rows; None if there were none."""
-        return statistics.median(self._task_seconds) if self._task_seconds else None
+        """Return the median of the tasks on workers that have read their rows, here or earlier; None if none have."""
+        return statistics.median(self._task_seconds) if self._task_seconds else self._earlier_seconds
 
     def _finish(self, key: Any, seconds: float, first_row: int, n_rows: int, n_read: int) -> None:
         """Count a task, but only once: that of a lost worker is run again, and a slow one may be run twice at once."""

@@ -23,7 +23,7 @@ from labelsieve.sources.arrays import ArraySource, read_narrowed
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, where_is
 from labelsieve.sources.retries import RETRIES, retry
-from labelsieve.tasks.partition import Batches, RowRange
+from labelsieve.tasks.partition import Batches, Block, RowRange
 from labelsieve.tasks.work import PartitionWork
 
 if TYPE_CHECKING:
@@ -127,9 +127,21 @@ class Inputs:
         return dtype.newbyteorder("=")
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of `pred_probs` in memory."""
+        source = self.pred_probs_source
+        return self.n_classes * self.dtype.itemsize if source is None else source.row_bytes
+
+    @property
+    def read_row_bytes(self) -> int:
+        """Bytes of a row of `pred_probs` as it is read, before any conversion."""
+        source = self.pred_probs_source
+        return self.row_bytes if source is None else source.read_row_bytes
+
+    @property
     def n_bytes(self) -> int:
-        """Size of `pred_probs` in memory, in bytes."""
-        return self.grid.n_rows * self.n_classes * self.dtype.itemsize
+        """Bytes of all rows of `pred_probs` as they are read."""
+        return self.grid.n_rows * self.read_row_bytes
 
     @property
     def forkable(self) -> bool:
@@ -141,11 +153,11 @@ class Inputs:
     @property
     def in_memory(self) -> bool:
         """Whether labels or probabilities are an array in this process."""
-        return any(isinstance(opened, ArraySource) for opened in (self.opened_labels, self.opened_pred_probs))
+        return any(source is not None and source.in_memory for source in (self.labels_source, self.pred_probs_source))
 
     def need(self, settings: Settings) -> memory.Need:
         """Return the terms of the memory formula."""
-        batch_rows, row_bytes = self.grid.largest_batch, self.n_classes * self.dtype.itemsize
+        batch_rows, row_bytes = self.grid.largest_batch, self.row_bytes
         probs, labels = self.pred_probs_source, self.labels_source
         if not probs:
             # A task gets all its blocks at once.
@@ -185,16 +197,20 @@ class Inputs:
         """
         columns: list[Column] = [range(self.grid.n_partitions)]
         for name, opened in (("labels", self.opened_labels), ("pred_probs", self.opened_pred_probs)):
-            if not isinstance(opened, ArraySource):
-                columns.append(RowRanges(opened, self.grid) if isinstance(opened, Source) else self._array(opened))
+            if not isinstance(opened, Source):
+                columns.append(self._array(opened))
                 continue
-            if executor.is_cluster and opened.array.nbytes > _SCATTER_WARN_BYTES:
+            if not opened.in_memory:
+                columns.append(RowRanges(opened, self.grid))
+                continue
+            n_bytes = opened.n_rows * opened.read_row_bytes
+            if executor.is_cluster and n_bytes > _SCATTER_WARN_BYTES:
                 warn(
-                    f"{name} is an array in memory of {opened.array.nbytes / 1e6:,.0f} MB, sent to the workers: "
+                    f"{name} is an array in memory of {n_bytes / 1e6:,.0f} MB, sent to the workers: "
                     "give a path or URL that they can read instead"
                 )
             bounds = map(self.grid.bounds, range(self.grid.n_partitions))
-            columns.append(executor.scatter([opened.array[start:stop] for start, stop in bounds]))
+            columns.append(executor.scatter([rows_of(opened, start, stop) for start, stop in bounds]))
         return columns
 
     def _array(self, opened: Opened) -> da.Array:
@@ -209,7 +225,7 @@ class Inputs:
     def reachability(self) -> Callable[[], None]:
         """Return a check for workers, which raises if they cannot open an input. Arrays in memory are not checked."""
         sources = (self.labels_source, self.pred_probs_source)
-        return partial(_check_reachable, [s for s in sources if s is not None and not isinstance(s, ArraySource)])
+        return partial(_check_reachable, [s for s in sources if s is not None and not s.in_memory])
 
 
 def map_partitions(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
@@ -225,6 +241,14 @@ def map_partitions(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
 def _check_reachable(sources: Sequence[Source]) -> None:
     for source in sources:
         source.reachable()
+
+
+def rows_of(source: Source, start: int, stop: int) -> RowRange | Block:
+    """Return rows ``[start, stop)`` as a task takes them: an array in memory, or a lazy range of any other source."""
+    if isinstance(source, ArraySource):
+        rows: Block = source.array[start:stop]
+        return rows
+    return RowRange.of_part(source, start, stop)
 
 
 def forkable(*opened: Opened) -> bool:

@@ -348,7 +348,7 @@ class Job:
         passes, inputs, plan = setup.passes, setup.inputs, setup.plan
         forks = plan.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
         return RunFacts(
-            bytes_read=(total.n_read + passes.n_rescanned) * inputs.n_classes * inputs.dtype.itemsize,
+            bytes_read=(total.n_read + passes.n_rescanned) * inputs.read_row_bytes,
             n_reads=passes.n_reads,
             rows_read=total.n_read,
             rows_resumed=inputs.grid.n_rows - total.n_read,

@@ -28,9 +28,8 @@ from labelsieve.errors import InvalidInputError, LabelsieveWarning
 from labelsieve.execution.executor import Executor, LocalExecutor
 from labelsieve.pipeline.dask_job import DaskJob
 from labelsieve.pipeline.forecast import SUMMARY_ROW_S, Rates
-from labelsieve.pipeline.inputs import Inputs
+from labelsieve.pipeline.inputs import Inputs, rows_of
 from labelsieve.pipeline.row_summaries import RowSummaries
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 from labelsieve.tasks.measuring import MeasuringWork, Timing
 from labelsieve.tasks.partition import Batches, Block, RowRange
@@ -179,11 +178,9 @@ def _call(work: MeasuringWork, *blocks: Any) -> Any:
 def _rows(source: Source | None, piece: Batches) -> RowRange | Block:
     """Return the rows of a piece, lazy unless they are in memory."""
     start, stop = piece.ranges[0][0], piece.ranges[-1][1]
-    if isinstance(source, ArraySource):
-        return source.array[start:stop]
     if source is None:
         raise RuntimeError("Dask arrays are refused before")
-    return RowRange(source, start, stop)
+    return rows_of(source, start, stop)
 
 
 def _rates(groups: Sequence[dict[str, Timing]], inputs: Inputs, n_pieces: int, *, prefetched: bool) -> Rates:
@@ -192,7 +189,7 @@ def _rates(groups: Sequence[dict[str, Timing]], inputs: Inputs, n_pieces: int, *
     cold, scanned = times["cold"], times["scanned"]
     warm = times.get("stored", cold)
     decoded = times.get("decoded", warm)
-    n_rows, row_bytes = scanned.n_rows, inputs.n_classes * inputs.dtype.itemsize
+    n_rows, row_bytes = scanned.n_rows, inputs.read_row_bytes
     if prefetched:
         reading_s, decoding_s = cold.row_wall_s, min(decoded.row_cpu_s, scanned.row_cpu_s)
         kernels_s = scanned.row_cpu_s - decoding_s

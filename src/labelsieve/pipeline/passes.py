@@ -81,6 +81,7 @@ class Passes:
         self._chunks: list[Any] = []
         self._reader: SummaryReader | None = None
         self._rescan_records: Records | None = None
+        self._bar: Progress | None = None
         self.n_rescanned, self.n_reads = 0, 1
 
     @cached_property
@@ -261,11 +262,18 @@ class Passes:
         return list(itertools.compress(numbers, whole))
 
     def _progress(self, name: str, description: str) -> Progress:
-        row_bytes = self.inputs.n_classes * self.inputs.dtype.itemsize
+        row_bytes = self.inputs.read_row_bytes
         on_cluster = self.job.executor.is_cluster
-        return Progress(
-            name, self._partition_rows, description, show=self._show, row_bytes=row_bytes, on_cluster=on_cluster
+        self._bar = Progress(
+            name,
+            self._partition_rows,
+            description,
+            show=self._show,
+            row_bytes=row_bytes,
+            on_cluster=on_cluster,
+            earlier=self._bar,
         )
+        return self._bar
 
 
 def _combine_chunk_totals(parts: Iterable[SummaryChunk | ScanTotals]) -> ScanTotals:

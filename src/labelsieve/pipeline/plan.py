@@ -279,7 +279,7 @@ def workload(plan: Plan, inputs: Inputs, executor: Executor) -> Workload:
     forked = plan.n_processes if not executor.is_cluster else 1
     return Workload(
         n_rows=plan.n_rows,
-        row_bytes=inputs.n_classes * inputs.dtype.itemsize * plan.amplification,
+        row_bytes=inputs.read_row_bytes * plan.amplification,
         label_bytes=int(inputs.opened_labels.dtype.itemsize),
         n_partitions=plan.n_partitions,
         n_reads=plan.n_reads,

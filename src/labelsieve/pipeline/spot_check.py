@@ -17,14 +17,13 @@ import numpy as np
 from labelsieve.errors import WorkdirError
 from labelsieve.execution.executor import Executor
 from labelsieve.pipeline.dask_job import Column, DaskJob
-from labelsieve.pipeline.inputs import Inputs
+from labelsieve.pipeline.inputs import Inputs, rows_of
 from labelsieve.settings import Settings
-from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened
 from labelsieve.storage.record_files import DamagedRecordError
 from labelsieve.tasks.checkpoint import Records
-from labelsieve.tasks.partition import Batches, Partition, RowRange
+from labelsieve.tasks.partition import Batches, Partition
 from labelsieve.tasks.scan import has_same_labels, read_rows
 
 MOST_PARTITIONS: Final = 8
@@ -131,10 +130,8 @@ def _choose_rows(inputs: Inputs, index: int, rng: np.random.Generator) -> tuple[
 
 def _rows(opened: Opened, bounds: Sequence[tuple[int, int]]) -> Column:
     """Return ranges of rows of an input, as an argument of tasks."""
-    if isinstance(opened, ArraySource):
-        return [opened.array[start:stop] for start, stop in bounds]
     if isinstance(opened, Source):
-        return [RowRange.of_part(opened, start, stop) for start, stop in bounds]
+        return [rows_of(opened, start, stop) for start, stop in bounds]
     import dask.array as da
 
     return da.concatenate([opened[start:stop].rechunk(-1) for start, stop in bounds])

@@ -7,6 +7,7 @@ run lasts, what the later steps write.
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from labelsieve.storage.folders import Folder, open_folder
 from labelsieve.storage.lock import LOCK, RUN_ID, always_owned, own_folder
 from labelsieve.tasks.checkpoint import KINDS, RECORD_FILE, Records, record_file
 
+_LOGGER: Final = logging.getLogger("labelsieve")
 _RUN_FOLDERS: Final = (*KINDS, "runs", "result")
 # Files that are removed at the same time; in an object store each is a request.
 _THREADS: Final = 16
@@ -212,6 +214,14 @@ class Workdir:
         folder = self.folder.folder("summaries")
         there = set(folder.names())
         others = there.difference(files)
+        if 2 * len(others) > len(there):
+            _LOGGER.warning(
+                "%d of the %d finished partitions in the workdir %s are of rows that this input does not have as they "
+                "were, and are removed: give a run on other rows a workdir of its own",
+                len(others),
+                len(there),
+                self.folder.where,
+            )
         if others == there:
             self.folder.remove("summaries")
             return

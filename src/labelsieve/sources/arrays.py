@@ -34,6 +34,7 @@ class ArraySource(Source):
     """
 
     forkable = True
+    in_memory = True
 
     def __init__(self, array: npt.NDArray[Any]) -> None:
         super().__init__(array.shape, array.dtype)

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.errors import UnreadableDataError
 from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version, row_digests
 
@@ -142,6 +143,12 @@ class Source(abc.ABC):
         Number of requests for the same rows, each for some of the classes.
     is_encoded : bool
         Whether what is stored has to be decoded.
+    in_memory : bool
+        Whether the rows are in the memory of this process, so that a cluster is sent them.
+    has_whole_rows : bool
+        Whether the probabilities of all classes can be read; not so of summaries that other code has made.
+    summarizer : type
+        Makes row summaries of the rows that `open_raw` gives.
     listed_at : str or None
         The folder or pattern, or the first of a list, in which it was found, alone or with other shards; None for an
         array that was given by itself.
@@ -154,6 +161,9 @@ class Source(abc.ABC):
     forkable: bool = False
     prefetch_bytes: int = 0
     fill_value: float = 0
+    in_memory: bool = False
+    has_whole_rows: bool = True
+    summarizer: type[Summarizer] = Summarizer
     listed_at: str | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
@@ -190,6 +200,10 @@ class Source(abc.ABC):
             source prefetches these. Other reads return the right rows too, but slower.
         """
 
+    def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Open for the first pass, which gives the rows to `summarizer`: probabilities, or what replaces them."""
+        return self.open(start, stop)
+
     def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:  # noqa: ARG002
         """Open to read the stored bytes alone, for a measurement: rows have any values if they would need decoding.
 
@@ -220,6 +234,16 @@ class Source(abc.ABC):
     def _content(self) -> Any:
         """Return facts that change when the data is rewritten: sizes, times, ETags; None if none are known."""
         return None
+
+    @property
+    def arrays(self) -> Sequence[Source]:
+        """The arrays that the rows are stored in, one after the other."""
+        return [self]
+
+    @property
+    def read_row_bytes(self) -> int:
+        """Bytes of a row before it is converted, for statistics."""
+        return self.row_bytes
 
     @property
     def version_rows(self) -> int | None:

@@ -55,6 +55,8 @@ class ShardsSource(Source):
         self.is_encoded = any(shard.is_encoded for shard in shards)
         self.shards, self.fill_value = tuple(shards), first.fill_value
         self.listed_at = self._where = where
+        self.in_memory = any(shard.in_memory for shard in shards)
+        self.has_whole_rows, self.summarizer = first.has_whole_rows, first.summarizer
         self._ends = np.cumsum([shard.n_rows for shard in shards])
 
     @classmethod
@@ -75,6 +77,7 @@ class ShardsSource(Source):
         InvalidInputError
             Naming the first shard and those that differ from it, and how.
         """
+        shards = [array for shard in shards for array in shard.arrays]
         facts: dict[str, list[Any]] = {
             "axes": [shard.ndim for shard in shards],
             "columns": [int(np.prod(shard.shape[1:], dtype=np.int64)) for shard in shards],
@@ -96,6 +99,16 @@ class ShardsSource(Source):
     def where(self) -> str:
         """Folder, pattern or first shard, and how many there are."""
         return f"{self._where} ({len(self.shards):,} shards)"
+
+    @property
+    def arrays(self) -> Sequence[Source]:
+        """The shards."""
+        return self.shards
+
+    @property
+    def read_row_bytes(self) -> int:
+        """Bytes of a row before it is converted."""
+        return self.shards[0].read_row_bytes
 
     def covering(self, start: int, stop: int) -> range:
         """Return the numbers of the shards that hold rows ``[start, stop)``."""
@@ -121,7 +134,11 @@ class ShardsSource(Source):
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading; the first shard of a known range is opened now."""
-        return _ShardRows(self, start, stop)
+        return _ShardRows(self, start, stop, raw=False)
+
+    def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Open for the first pass."""
+        return _ShardRows(self, start, stop, raw=True)
 
     def identity(self) -> dict[str, Any]:
         """Return what every source returns; the content is the shards' places, rows and chunks, not their versions.
@@ -176,9 +193,9 @@ class ShardsSource(Source):
 class _ShardRows(Rows):
     """Reads from one shard at a time, with the next one open where there is something to prefetch."""
 
-    def __init__(self, source: ShardsSource, start: int, stop: int | None) -> None:
+    def __init__(self, source: ShardsSource, start: int, stop: int | None, *, raw: bool) -> None:
         super().__init__(source)
-        self._source, self._start = source, start
+        self._source, self._start, self._raw = source, start, raw
         self._stop = source.n_rows if stop is None else min(stop, source.n_rows)
         self._open: dict[int, Rows] = {}
         if stop is not None and start < self._stop:
@@ -188,13 +205,13 @@ class _ShardRows(Rows):
         touched = self._source.covering(start, stop)
         if len(touched) == 1:
             return self._read(touched[0], start, stop)
-        rows = self._reused(stop - start)
+        pieces = []
         for index in touched:
             source, origin = self._source.shard(index)
             a, b = max(start, origin), min(stop, origin + source.n_rows)
             if a < b:
-                rows[a - start : b - start] = self._read(index, a, b)
-        return rows
+                pieces.append(self._read(index, a, b))
+        return np.concatenate(pieces) if pieces else self._empty(0)
 
     def _read(self, index: int, start: int, stop: int) -> npt.NDArray[Any]:
         origin = self._source.shard(index)[1]
@@ -212,7 +229,8 @@ class _ShardRows(Rows):
             if i not in self._open:
                 source, origin = self._source.shard(i)
                 first, last = max(self._start - origin, 0), min(self._stop - origin, source.n_rows)
-                self._open[i] = source.open(first, last) if first < last else source.open()
+                opening = source.open_raw if self._raw else source.open
+                self._open[i] = opening(first, last) if first < last else opening()
         return self._open[index]
 
     def close(self) -> None:

@@ -11,11 +11,12 @@ from labelsieve.confident_learning.calibration import JointCounts, estimated_iss
 from labelsieve.confident_learning.confident_joint import JointCounter, confident_chunk, confident_combine
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
 from labelsieve.confident_learning.selections import scores_of
+from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.thresholds import IssueCounts, issue_counts_combine, issue_counts_finalize
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.settings import Settings
 from labelsieve.tasks.count_and_select import widen
-from labelsieve.tasks.partition import Partition
+from labelsieve.tasks.partition import Block, Partition
 from labelsieve.tasks.scan import read_rows
 from labelsieve.tasks.summary_reader import SummaryReader
 
@@ -50,7 +51,12 @@ def inspect(
     joint = None
     if adj_thresholds is not None and settings.counts_joint:
         joint = JointCounter(thresholds, partition.dtype)
-    rows, totals = read_rows(partition, settings, thresholds, inspect=None if joint is None else joint.add)
+
+    def count(summary: SummaryBlock, strip: Block) -> None:
+        if joint is not None:
+            joint.add(summary, partition.summarizer.probabilities(strip))
+
+    rows, totals = read_rows(partition, settings, thresholds, inspect=None if joint is None else count)
     summary = SummaryReader(settings, thresholds).scored(rows)
     counts: IssueCounts | JointCounts | None = None
     if joint is not None:

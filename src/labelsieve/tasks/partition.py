@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
 from labelsieve.execution.running_task import stop_if_abandoned
@@ -130,7 +131,14 @@ class Partition:
     @property
     def strip_rows(self) -> int:
         """Number of rows of a strip."""
-        return max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // (self.n_classes * self.dtype.itemsize)))
+        rows = self._pred_probs
+        row_bytes = rows.source.row_bytes if isinstance(rows, RowRange) else self.n_classes * self.dtype.itemsize
+        return max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // row_bytes))
+
+    @property
+    def summarizer(self) -> type[Summarizer]:
+        """What makes row summaries of the strips."""
+        return self._pred_probs.source.summarizer if isinstance(self._pred_probs, RowRange) else Summarizer
 
     @cached_property
     def _batches(self) -> list[tuple[int, int]]:
@@ -153,8 +161,8 @@ class Partition:
         stop_if_abandoned()
 
     def strips(self) -> Iterator[tuple[Block, Block]]:
-        """Yield ``(n,)`` labels and ``(n, K)`` probabilities in row order."""
-        with self._reader(self._labels, self.n_rows) as labels, self._probs_reader() as probs:
+        """Yield ``(n,)`` labels, and what `summarizer` takes for ``(n, K)`` probabilities, in row order."""
+        with self._reader(self._labels, self.n_rows) as labels, self._probs_reader(raw=True) as probs:
             for start, stop in self._strips:
                 strip = probs.read(start, stop)
                 yield labels.read(start, stop), strip
@@ -171,17 +179,17 @@ class Partition:
             for start, stop in self._strips:
                 yield probs.read(start, stop)
 
-    def _probs_reader(self) -> _BatchReader:
-        return self._reader(self._pred_probs, self.n_rows, self.n_classes)
+    def _probs_reader(self, *, raw: bool = False) -> _BatchReader:
+        return self._reader(self._pred_probs, self.n_rows, self.n_classes, raw=raw)
 
-    def _reader(self, rows: RowRange | Block | None, *shape: int) -> _BatchReader:
+    def _reader(self, rows: RowRange | Block | None, *shape: int, raw: bool = False) -> _BatchReader:
         """Return what reads `rows`, which have `shape` if they are in memory."""
         source, origin = (
             rows.part(self.start, self.stop)
             if isinstance(rows, RowRange)
             else (ArraySource(_checked_block(rows, shape, self.dtype)), self.start)
         )
-        return _BatchReader(source, origin, self._batches)
+        return _BatchReader(source, origin, self._batches, raw=raw)
 
 
 def _checked_block(block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Block:
@@ -204,12 +212,13 @@ def _checked_block(block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> 
 class _BatchReader:
     """Reads rows of one array in ascending order: by strips if that costs no more, otherwise by batches."""
 
-    def __init__(self, source: Source, origin: int, ranges: Sequence[tuple[int, int]]) -> None:
+    def __init__(self, source: Source, origin: int, ranges: Sequence[tuple[int, int]], *, raw: bool) -> None:
         self._source, self._origin, self._ranges = source, origin, ranges
+        self._open = source.open_raw if raw else source.open
         self._first, self._held = 0, np.empty(0)
 
     def __enter__(self) -> Self:
-        self._rows = self._source.open(self._ranges[0][0] - self._origin, self._ranges[-1][1] - self._origin)
+        self._rows = self._open(self._ranges[0][0] - self._origin, self._ranges[-1][1] - self._origin)
         return self
 
     def __exit__(self, *exception: object) -> None:

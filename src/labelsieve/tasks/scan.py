@@ -8,7 +8,7 @@ from typing import Final
 
 from labelsieve.confident_learning.dtypes import Float64s, Ints, class_dtype
 from labelsieve.confident_learning.quality_scores import column_kernels
-from labelsieve.confident_learning.summarizer import ScanTotals, Summarizer
+from labelsieve.confident_learning.summarizer import ScanTotals
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.validation import RowChecks, errors_in
 from labelsieve.errors import WorkdirError
@@ -132,7 +132,7 @@ def read_rows(
     consume : callable
         Called with the summaries that are held, when there is no room for more.
     inspect : callable, optional
-        Called with the summaries of each strip, and the strip.
+        Called with the summaries of each strip, and the strip as the summarizer takes it.
 
     Returns
     -------
@@ -142,7 +142,9 @@ def read_rows(
         The totals of all rows.
     """
     n_rows = partition.n_rows if capacity is None else capacity
-    summarizer = Summarizer(n_rows, partition.n_classes, partition.dtype, settings, partition.start, thresholds)
+    summarizer = partition.summarizer(
+        n_rows, partition.n_classes, partition.dtype, settings, partition.start, thresholds
+    )
     for labels, probs in partition.strips():
         if summarizer.room < len(probs):
             consume(summarizer.take())

@@ -97,3 +97,16 @@ def test_a_shard_whose_chunks_fit_no_batch_is_cut_between_its_own_chunks():
     grid = growing_grid(both, planned(600, 100, 2), {})
     assert partitions_by_array(both, grid) == {"a": [200, 300], "b": [210, 300]}
     assert all(stop % 70 == 0 for stop in partitions_by_array(both, grid)["b"][:-1])
+
+
+def test_the_last_new_rows_of_a_large_cluster_are_in_smaller_partitions():
+    tapered = Grid.tapered(120_000, 10, 30)
+    for source in (Described("p", 120_000, 10, 10), shards(dict.fromkeys(range(12), 10_000), 10)):
+        grid = growing_grid(source, tapered, {})
+        rows = grid.partition_rows
+        assert sum(rows) == 120_000
+        assert max(rows) <= 300
+        assert max(rows[grid.n_large :]) <= 100
+        assert sum(rows[: grid.n_large]) == pytest.approx(90_000, rel=0.02)
+        kept = partitions_by_array(source, grid)
+        assert growing_grid(source, Grid.grouped(120_000, 10, 7), kept).partitions == grid.partitions

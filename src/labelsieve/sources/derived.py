@@ -1,0 +1,141 @@
+"""Sources whose rows are computed from those of another source as they are read."""
+
+from __future__ import annotations
+
+import abc
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.versions import MissingRows
+
+
+class DerivedSource(Source):
+    """Rows that are computed from the same rows of another source.
+
+    A subclass says what is computed, in `convert`, and with which parameters, in `parameters`.
+
+    Parameters
+    ----------
+    source : Source
+        Where the rows are stored.
+    dtype : dtype
+        Dtype of the computed rows.
+
+    Attributes
+    ----------
+    source : Source
+        Where the rows are stored.
+    """
+
+    def __init__(self, source: Source, dtype: npt.DTypeLike) -> None:
+        super().__init__(source.shape, np.dtype(dtype), source.row_chunk)
+        self._follow(source)
+
+    def _follow(self, source: Source) -> None:
+        """Take the facts about reading from `source`."""
+        self.source = source
+        self.shape, self.row_chunk = source.shape, source.row_chunk
+        self.in_pieces, self.in_memory = source.in_pieces, source.in_memory
+        self.request_rows, self.n_side_by_side = source.request_rows, source.n_side_by_side
+        self.prefetch_bytes, self.is_encoded = source.prefetch_bytes, source.is_encoded
+        self.fill_value, self.listed_at = source.fill_value, source.listed_at
+
+    @abc.abstractmethod
+    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
+        """Return the computed rows.
+
+        Parameters
+        ----------
+        rows : (n, ...) array
+            Stored rows; read-only, and valid only during the call.
+        first_row : int
+            Number of the first of them in `source`, for messages.
+        """
+
+    def parameters(self) -> dict[str, Any]:
+        """Return what the computed rows depend on, besides the stored rows, as JSON takes it."""
+        return {}
+
+    def over(self, source: Source) -> Self:
+        """Return the same conversion of another source."""
+        other = copy.copy(self)
+        other._follow(source)  # noqa: SLF001  # of the same class
+        return other
+
+    @property
+    def where(self) -> str:
+        """Path or URL of the stored rows."""
+        return self.source.where
+
+    @property
+    def arrays(self) -> Sequence[Source]:
+        """The same conversion of each stored array."""
+        arrays = self.source.arrays
+        return [self] if len(arrays) == 1 else [self.over(array) for array in arrays]
+
+    @property
+    def read_row_bytes(self) -> int:
+        """Bytes of a stored row."""
+        return self.source.read_row_bytes
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Open for reading."""
+        return _DerivedRows(self, self.source.open(start, stop))
+
+    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:
+        """Open to read the stored bytes alone."""
+        return self.source.open_stored(start, stop, count)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the identity of the stored rows, and what is computed from them."""
+        return super().identity() | {"stored": self.source.identity(), "parameters": self.parameters()}
+
+    def _content(self) -> Any:
+        return self.source.identity()["content"]
+
+    @property
+    def version_rows(self) -> int | None:
+        """Number of consecutive rows that have a version of their own."""
+        return self.source.version_rows
+
+    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
+        """Return the digests of the stored rows. What is computed from them is in `identity`."""
+        return self.source.part_identities(ranges)
+
+    def note_version(self) -> None:
+        """Note the version of what is stored."""
+        self.source.note_version()
+
+    def check_version(self) -> None:
+        """Compare the version of what is stored."""
+        self.source.check_version()
+
+    def missing_rows(self) -> MissingRows | None:
+        """Return the rows whose chunks are not stored."""
+        return self.source.missing_rows()
+
+    def reachable(self) -> None:
+        """Raise unless this process can open what is stored."""
+        self.source.reachable()
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source that holds these rows, and the row at which it begins."""
+        source, origin = self.source.part(start, stop)
+        return self.over(source), origin
+
+
+class _DerivedRows(Rows):
+    def __init__(self, source: DerivedSource, rows: Rows) -> None:
+        super().__init__(source)
+        self._source, self._rows = source, rows
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        return self._source.convert(self._rows.read(start, stop), start)
+
+    def close(self) -> None:
+        self._rows.close()
