@@ -123,8 +123,8 @@ from labelsieve.confident_learning.validation import RowChecks, raise_or_warn
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.settings import Settings
 from labelsieve.sources.base import Source
-from labelsieve.sources.memory_tables import column_values
 from labelsieve.sources.open_array import check_lengths, open_labels, open_pred_probs
+from labelsieve.sources.summary_columns import column_values
 from labelsieve.tasks.partition import Batches, Partition, RowRange
 from labelsieve.tasks.scan import read_rows
 

@@ -49,8 +49,8 @@ from labelsieve.pipeline.dask_job import DaskJob, values_array
 from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues
 from labelsieve.settings import check_whole_number
-from labelsieve.sources.memory_tables import open_memory_table
 from labelsieve.sources.open_summaries import SummaryTable, table_of_columns
+from labelsieve.sources.summary_columns import open_summary_columns
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import DamagedRecordError
 from labelsieve.tasks import count_and_select, external_sort
@@ -166,7 +166,7 @@ class RowSummaries:
         columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
         if score is not None:
             columns[ANY_SCORE] = score
-        table = open_memory_table("summaries", columns)
+        table = open_summary_columns("summaries", columns)
         n_classes = check_whole_number("n_classes", n_classes, 2)
         return table_of_columns(table.columns(list(columns)), n_classes, "the table of columns")
 

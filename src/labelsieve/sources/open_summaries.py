@@ -15,9 +15,9 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.settings import check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
-from labelsieve.sources.memory_tables import check_columns, open_memory_table
 from labelsieve.sources.open_array import Opened, open_labels
 from labelsieve.sources.summaries import ColumnSummaries, SummarySource
+from labelsieve.sources.summary_columns import check_columns, open_summary_columns
 from labelsieve.storage.urls import check_place, without_query
 
 LABEL: Final = "label"
@@ -78,7 +78,7 @@ def open_summaries(summaries: Any, n_classes: int | None = None) -> SummaryTable
         return summaries
     if isinstance(summaries, str | os.PathLike):
         return _open_place(check_place("summaries", summaries), n_classes)
-    table = open_memory_table("summaries", summaries)
+    table = open_summary_columns("summaries", summaries)
     check_columns((LABEL, *FIELDS), table.names, table.where)
     names = [name for name in (LABEL, *FIELDS, *RECORDABLE, ROW, ID) if name in table.names]
     return table_of_columns(table.columns(names), _needed(n_classes), table.where)
