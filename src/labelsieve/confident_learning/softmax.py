@@ -13,8 +13,8 @@ import numpy as np
 from labelsieve.confident_learning.dtypes import Float64s, Floats
 from labelsieve.confident_learning.validation import Findings
 
-# Values that are computed at a time. The exponentials of a block, 512 kB, stay in the second-level cache.
-_BLOCK_VALUES: Final = 1 << 16
+# Values that are computed at a time. The exponentials of a block, 1 MB, stay in the second-level cache.
+_BLOCK_VALUES: Final = 1 << 17
 
 
 def softmax(logits: Floats, out: Float64s | None = None) -> Float64s:
@@ -52,7 +52,7 @@ def row_blocks(n_rows: int, n_classes: int) -> list[slice]:
     return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
 
 
-def exponentials(logits: Floats, out: Float64s) -> Float64s:
+def exponentials(logits: Floats, out: Float64s, largest: Float64s | None = None) -> Float64s:
     """Compute ``exp(x - max(x))`` of each row, and return the ``(n,)`` sums of the rows.
 
     Parameters
@@ -61,11 +61,13 @@ def exponentials(logits: Floats, out: Float64s) -> Float64s:
         Logits.
     out : (n, K) float64, C-ordered
         Where to put the exponentials.
+    largest : (n,) float64, optional
+        The largest logit of each row, if it is known.
     """
     # What is NaN stays NaN, and exponentials that are too small are 0.
     with np.errstate(invalid="ignore", over="ignore", under="ignore"):
         np.copyto(out, logits)
-        out -= out.max(axis=1, keepdims=True)
+        out -= (out.max(axis=1) if largest is None else largest)[:, np.newaxis]
         np.exp(out, out=out)
         sums: Float64s = np.add.reduce(out, axis=1)
     return sums
