@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 
 import labelsieve
 import labelsieve.summaries
-from draws import assert_same_bits, bits, draw, odd, pieces
+from draws import assert_same_array, assert_same_bits, bits, draw, odd, pieces
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, WorkdirError
 
 K = 6
@@ -422,9 +422,24 @@ def test_a_batch_of_lists_and_of_tables():
         assert all((found[name] == want[name]).all() for name in want)
 
 
+def test_a_batch_of_logits_is_that_of_their_softmax():
+    logits = np.log(PROBS).astype(np.float32) * 2 + 7
+    probs = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probs /= np.add.reduce(probs, axis=1)[:, np.newaxis]
+    for scores in ((), ("normalized_margin", "row_sum")):
+        found = labelsieve.summarize_batch(LABELS, logits, from_logits=True, scores=scores)
+        want = labelsieve.summarize_batch(LABELS, probs, scores=scores)
+        assert found.keys() == want.keys()
+        for name, column in want.items():
+            assert_same_array(found[name], column, name)
+    assert labelsieve.summarize_batch([], np.empty((0, 3), np.float32), from_logits=True)["p_label"].dtype == float
+
+
 @pytest.mark.parametrize(
     ("labels", "probs", "choices", "message"),
     [
+        (LABELS, np.full((1000, 6), np.inf), {"from_logits": True}, r"6,000 logits of \+inf in rows 0\.\.999"),
+        (LABELS, PROBS, {"from_logits": 1}, "from_logits must be True or False"),
         (np.where(ROWS == 7, K, LABELS), PROBS, {}, r"1 label outside 0\.\.5 in row 7"),
         (LABELS, np.where(ROWS[:, np.newaxis] == 7, np.nan, PROBS), {}, "6 NaN probabilities in row 7"),
         (LABELS, np.where(ROWS[:, np.newaxis] == 7, 0, PROBS), {}, "all zeros, row 7: missing chunk"),
