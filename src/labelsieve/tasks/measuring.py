@@ -159,10 +159,15 @@ class MeasuringWork:
             for _, strip in partition.strips():  # read, and thrown away
                 clock.advance(len(strip))
         # Rows that are stored as they are report no sizes.
-        decoded = [partition.n_rows * math.prod(one.shape[1:]) * one.dtype.itemsize for one in inputs]
+        decoded = [partition.n_rows * _row_bytes(one) for one in inputs]
         stored = (sum(found) or size for found, size in zip(sizes, decoded, strict=True))
         return clock.timing(*stored), chunk if self.keeps else None
 
 
 def _undecoded(rows: RowRange | Block, sizes: list[int]) -> RowRange | Block:
     return RowRange(_StoredRows(rows.source, sizes), rows.start, rows.stop) if isinstance(rows, RowRange) else rows
+
+
+def _row_bytes(rows: RowRange | Block) -> int:
+    """Return the bytes of a row before it is converted."""
+    return rows.source.read_row_bytes if isinstance(rows, RowRange) else math.prod(rows.shape[1:]) * rows.dtype.itemsize
