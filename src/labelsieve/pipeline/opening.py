@@ -9,7 +9,7 @@ from threading import Thread
 from typing import Any, Final, TypeGuard
 
 from labelsieve import partitioning
-from labelsieve.confident_learning.dtypes import class_dtype
+from labelsieve.confident_learning.dtypes import class_dtype, label_dtype
 from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
@@ -110,6 +110,7 @@ def open_inputs(
     executor: Executor | None = None,
     earlier: Mapping[str, Sequence[int]] | None = None,
     read: bool = True,
+    ignored: int | None = None,
 ) -> Inputs:
     """Open both inputs, compare them, and plan one grid of batches for them.
 
@@ -129,6 +130,8 @@ def open_inputs(
         For a run with a workdir: the partitions of the earlier run in it, which are kept (`growing_grid`).
     read : bool
         Whether to read such labels now; otherwise `Inputs.read_labels` reads them.
+    ignored : int, optional
+        The value of labels that says that a row has none; by default what the labels themselves say (`Source.ignored`).
 
     Raises
     ------
@@ -136,6 +139,8 @@ def open_inputs(
         For anything that can be refused without reading.
     """
     opened_labels, opened = open_pair(labels, pred_probs)
+    if ignored is None and isinstance(opened_labels, Source):
+        ignored = opened_labels.ignored
     partitioning.check_sizes(batch_size, partition_batches)
     executor = executor or choose_executor()
     forking = n_jobs > 1 and not executor.is_cluster and forkable(opened_labels, opened)
@@ -151,11 +156,11 @@ def open_inputs(
     if earlier is not None:
         planned = growing_grid(opened, planned, earlier)
     if not _reads_first(opened_labels, planned, executor, opened.shape[1]):
-        return Inputs(opened_labels, opened, planned)
+        return Inputs(opened_labels, opened, planned, ignored=ignored)
     # The labels in the smallest dtype, and the stored chunk that is being decoded.
-    held = opened_labels.n_rows * class_dtype(opened.shape[1]).itemsize
+    held = opened_labels.n_rows * label_dtype(opened.shape[1], ignored).itemsize
     held += min(opened_labels.row_chunk or 0, opened_labels.n_rows) * opened_labels.dtype.itemsize
-    inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True)
+    inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True, ignored=ignored)
     return inputs.read_labels() if read else inputs
 
 

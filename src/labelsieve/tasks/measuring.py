@@ -130,6 +130,8 @@ class MeasuringWork:
         Number of rows of the first read.
     keeps : bool
         Whether to return the summaries of a scan.
+    ignored : int, optional
+        The value of labels that says that a row has none.
     """
 
     kind: str
@@ -138,6 +140,7 @@ class MeasuringWork:
     settings: Settings
     n_first: int = 1
     keeps: bool = False
+    ignored: int | None = None
 
     def __call__(
         self, batches: Batches, labels: RowRange | Block, pred_probs: RowRange | Block
@@ -150,7 +153,7 @@ class MeasuringWork:
     def _measure(self, batches: Batches, *inputs: RowRange | Block) -> tuple[Timing, SummaryChunk | None]:
         sizes: list[list[int]] = [[], []]
         labels, pred_probs = map(_undecoded, inputs, sizes) if self.kind == "stored" else inputs
-        partition = Partition(batches, labels, pred_probs, self.n_classes, self.dtype)
+        partition = Partition(batches, labels, pred_probs, self.n_classes, self.dtype, self.ignored)
         clock, chunk = _Clock(self.n_first), None
         if self.kind == "scanned":
             found = read_rows(partition, self.settings, inspect=lambda _, strip: clock.advance(len(strip)))
