@@ -178,6 +178,7 @@ from labelsieve.settings import (
     IgnoreLabel,
     Method,
     Rule,
+    check_ignore_label,
     check_whole_number,
 )
 
@@ -485,7 +486,8 @@ def _job(choices: dict[str, Any]) -> Job:
     if isinstance(output, str | os.PathLike) and isinstance(place, str | os.PathLike):
         check_output(os.fspath(output), [os.fspath(place)])
     attempts = check_whole_number("retries", choices.get("retries", JobSettings.retries), 0) + 1
-    labels, pred_probs, ids = open_given(*given, attempts=attempts)
+    ignored = check_ignore_label(choices["ignore_label"])
+    labels, pred_probs, ids = open_given(*given, ignore_label=ignored, attempts=attempts)
     if choices.get("ids") is None:
         choices["ids"] = ids
     return Job(labels, pred_probs, JobSettings(**choices))

@@ -22,14 +22,15 @@ array([4])
 | `predicted` | integer | the class of the largest probability; the first one, if several have it |
 | `p_label` | float16, float32 or float64 | probability of `label` |
 | `p_predicted` | the same | probability of `predicted` |
-| `row` | integer, optional | number of the row, 0..N-1; then the rows of the table may be in any order |
+| `row` | integer, optional | number of the row, 0..N-1; the rows of the table may be in any order |
 | `id` | integer or string, optional | your own name of the row, as `ids` of `find_label_issues` |
 | `normalized_margin`, `confidence_weighted_entropy` | float64, optional | a score, for the `method` or `rank_by` |
 | `row_sum` | float64, optional | sum of the probabilities of the row, for `adjust_pred_probs=True` |
 
 Other columns are ignored. Without `row`, rows are numbered in the order of the table. A table may be a dict of arrays,
 a NumPy structured array, or a table of pandas, Polars, Arrow or DuckDB. It does not say the number of classes, so that
-`n_classes` is needed.
+`n_classes` is needed. Rows whose number is missing have no label: they are left out, and `LabelIssues.n_ignored` counts
+them.
 
 The result is that of the probabilities, to the last bit, if the columns are. So keep their dtype: the thresholds are
 exact sums of `p_label`. What needs more of a row than its summary is refused by name: the filters that read

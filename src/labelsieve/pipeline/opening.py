@@ -17,6 +17,7 @@ from labelsieve.execution.executor import Executor
 from labelsieve.pipeline import grids
 from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
+from labelsieve.settings import NOTHING, IgnoreLabel
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
@@ -29,13 +30,19 @@ _READ_FIRST_BYTES: Final = 64_000_000
 
 
 def open_given(
-    labels: Any, pred_probs: Any, summaries: Any = None, n_classes: int | None = None, *, attempts: int = 1
+    labels: Any,
+    pred_probs: Any,
+    summaries: Any = None,
+    n_classes: int | None = None,
+    *,
+    ignore_label: IgnoreLabel = NOTHING,
+    attempts: int = 1,
 ) -> tuple[Any, Any, Any]:
     """Return labels, probabilities and names of rows: as they are given, or those of a table of row summaries.
 
     Parameters
     ----------
-    labels, pred_probs, summaries, n_classes : object
+    labels, pred_probs, summaries, n_classes, ignore_label : object
         The arguments of the user.
     attempts : int
         Number of times to try to open a table.
@@ -51,7 +58,7 @@ def open_given(
         return labels, pred_probs, None
     if labels is not None or pred_probs is not None:
         raise InvalidInputError("give labels and pred_probs, or summaries")
-    table = retry(attempts, open_summaries, summaries, n_classes)
+    table = retry(attempts, open_summaries, summaries, n_classes, ignore_label)
     return table.labels, table.pred_probs, table.ids
 
 
