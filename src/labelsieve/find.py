@@ -162,21 +162,24 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
-from labelsieve.pipeline.find_in_summaries import find_in_summaries
 from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
+from labelsieve.pipeline.opening import open_given
 from labelsieve.pipeline.plan import Plan
-from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.publish import check_output
 from labelsieve.settings import (
+    NOTHING,
     EstimationMethod,
     FilterName,
+    IgnoreLabel,
     Method,
     Rule,
+    check_ignore_label,
+    check_whole_number,
 )
 
 __all__ = ["find_label_issues", "plan_label_issues"]
@@ -187,7 +190,8 @@ def find_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
-    summaries: RowSummaries | None = None,
+    summaries: Any = None,
+    n_classes: int | None = None,
     batch_size: int | Auto = "auto",
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
@@ -211,6 +215,7 @@ def find_label_issues(
     max_memory: int | str | None = None,
     retries: int = 2,
     class_names: Sequence[str] | None = None,
+    ignore_label: IgnoreLabel = NOTHING,
     ids: Any = None,
 ) -> LabelIssues:
     """Find the rows whose given label is likely wrong, out of core and in as few reads of `pred_probs` as possible.
@@ -229,8 +234,12 @@ def find_label_issues(
         a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
-    summaries : RowSummaries, optional
-        A table of row summaries in place of `labels` and `pred_probs`: `labelsieve.RowSummaries.from_columns`.
+    summaries : table, path or URL, optional
+        Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
+        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
+        Filters that read `pred_probs` more than once need `labels` and `pred_probs`.
+    n_classes : int, optional
+        Number of classes K, for a table of summaries, which does not say it.
     batch_size : int or "auto"
         Number of rows that a thread holds in memory; by default about 48 MB of them. A Dask array keeps its own chunks.
         This does not change the result.
@@ -301,6 +310,10 @@ def find_label_issues(
         Number of times to run a failed task again.
     class_names : sequence of str, optional
         K names, for tables and reports.
+    ignore_label : int, str or None, optional
+        The label of rows that have none, such as -1 or 255; None for missing values. Such rows are left out of
+        thresholds, counts and issues, and their probabilities are not checked. Their scores are NaN, and ``n_ignored``
+        is their number. By default every row has a label.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
         file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only the
@@ -368,19 +381,16 @@ def find_label_issues(
     (array([4]), 2)
     """
     choices = dict(locals())
-    labels, pred_probs, summaries = (choices.pop(name) for name in ("labels", "pred_probs", "summaries"))
-    if summaries is not None:
-        if labels is not None or pred_probs is not None:
-            raise InvalidInputError("give labels and pred_probs, or summaries")
-        return find_in_summaries(summaries, JobSettings(**choices))
-    return Job(labels, pred_probs, JobSettings(**choices)).run()
+    return _job(choices).run()
 
 
 @explain_keywords(FOR_FINDING)
 def plan_label_issues(
-    labels: Any,
-    pred_probs: Any,
+    labels: Any = None,
+    pred_probs: Any = None,
     *,
+    summaries: Any = None,
+    n_classes: int | None = None,
     batch_size: int | Auto = "auto",
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
@@ -400,6 +410,7 @@ def plan_label_issues(
     fresh: bool = False,
     output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
+    ignore_label: IgnoreLabel = NOTHING,
     worker_rate: float | str | None = None,
     latency: float | str | None = None,
     within: float | str | None = None,
@@ -411,11 +422,13 @@ def plan_label_issues(
 
     Parameters
     ----------
-    labels, pred_probs, batch_size, method, adjust_pred_probs, estimation_method, partition_batches
+    labels, pred_probs, summaries, n_classes, batch_size, method, adjust_pred_probs
+        As in `find_label_issues`.
+    estimation_method, partition_batches
         As in `find_label_issues`.
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
-    allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory
+    allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory, ignore_label
         As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`. It counts what is known
         there (`Plan.known_bytes`), but `Plan.bytes_read` and `Plan.n_tasks` are those of a run that knows nothing.
     worker_rate : float or str, optional
@@ -462,6 +475,19 @@ def plan_label_issues(
     (2.5, 'store')
     """
     choices = dict(locals())
-    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
     wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
-    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)
+    return _job(choices | {"progress": False}).plan(wanted)
+
+
+def _job(choices: dict[str, Any]) -> Job:
+    """Return the job for the arguments of a user, by name."""
+    given = [choices.pop(name) for name in ("labels", "pred_probs", "summaries", "n_classes")]
+    output, place = choices.get("output"), given[2]
+    if isinstance(output, str | os.PathLike) and isinstance(place, str | os.PathLike):
+        check_output(os.fspath(output), [os.fspath(place)])
+    attempts = check_whole_number("retries", choices.get("retries", JobSettings.retries), 0) + 1
+    ignored = check_ignore_label(choices["ignore_label"])
+    labels, pred_probs, ids = open_given(*given, ignore_label=ignored, attempts=attempts)
+    if choices.get("ids") is None:
+        choices["ids"] = ids
+    return Job(labels, pred_probs, JobSettings(**choices))

@@ -36,7 +36,7 @@ ORDER = [
     "cli",
 ]
 # Of the command line, the page of documentation, which imports nothing, is part of the API.
-API = ("", "find", "count", "inspector", "label_issues_batched", "cli")
+API = ("", "find", "count", "inspector", "label_issues_batched", "summaries", "cli")
 # execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
 # Dask's way to write sizes and where it keeps temporary files.
 IMPORTS_DASK = {"execution", "pipeline", "sources", "storage", "results"}
@@ -46,6 +46,7 @@ PUBLIC = [
     "load",
     "plan_label_issues",
     "Plan",
+    "summarize_batch",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
@@ -53,6 +54,7 @@ PUBLIC = [
     "LabelInspector",
     "split_arr",
     "find",
+    "summaries",
     "count",
     "label_issues_batched",
     "inspector",
