@@ -153,6 +153,8 @@ RUN = _together(
     click.argument("pred_probs"),
     _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
     _input("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or one name per line."),
+    _input("--from-logits", is_flag=True, help="PRED_PROBS are logits: take the softmax of each row."),
+    _input("--dtype", metavar="bfloat16", help="What values of 16 bits without a dtype are."),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     _method("--method", type=_score, default="self_confidence", help="Label quality score."),
