@@ -757,7 +757,8 @@ def test_the_message_of_the_troubled_input(message):
         "11 rows of pred_probs that are all zeros, rows 95..105: missing chunk? "
         "(find_label_issues(allow_zero_rows=True) accepts them); "
         "61 rows of pred_probs do not sum to 1 within 0.05, rows 131, 200..259 (first sum: 0.486834): "
-        "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1); "
+        "are these logits? find_label_issues(from_logits=True) (--from-logits) takes their softmax; elsewhere, "
+        "apply it: pred_probs = scipy.special.softmax(pred_probs, axis=1); "
         "4 labels outside 0..3 in rows 49..51, 250 (first: -1)"
     )
 
@@ -788,7 +789,7 @@ def test_the_message_is_the_same_with_forked_processes_and_in_the_documented_cal
     labels, probs = troubled()
     assert refused(find, labels, probs, n_jobs=2, batch_size=40) == message
     # The functions for cleanlab's users only warn of sums, so the likely cause alone stands at the end.
-    errors, cause = message.split("; 61 rows")[0], re.search(r"are these logits\?[^;]*", message)[0]
+    errors, cause = message.split("; 61 rows")[0], re.search(r"are these logits\?.*axis=1\)", message)[0]
     at_labels = message[message.index("4 labels") :]
     documented = f"{errors}; {at_labels}; {cause}"
     assert refused(find_label_issues_batched, labels, probs, verbose=False, batch_size=40) == documented

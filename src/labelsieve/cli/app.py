@@ -46,6 +46,7 @@ from labelsieve.results.label_issues import load
 from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
+from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.sources.open_array import open_pred_probs
 from labelsieve.storage.urls import check_place, without_query
 
@@ -105,7 +106,7 @@ def find(
     if report is not None:
         if report.resolve() in [Path(path).resolve() for path in inputs]:
             raise InvalidInputError(f"{report} is an input, so the report cannot be written there")
-        check_report(report, open_pred_probs(pred_probs).shape[0], images, texts)
+        check_report(report, open_pred_probs(pred_probs, check_dtype(choices["dtype"])).shape[0], images, texts)
     elif images is not None or texts is not None:
         raise InvalidInputError("--images and --texts are for the report: name it with --report")
     on_cluster = choices["scheduler"] is not None or choices["workers"] is not None

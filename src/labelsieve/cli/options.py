@@ -174,6 +174,8 @@ RUN = _together(
         metavar="LABEL",
         help='Leave out rows with this label, such as -1 or 255; "" leaves out missing labels.',
     ),
+    _input("--from-logits", is_flag=True, help="PRED_PROBS are logits: take the softmax of each row."),
+    _input("--dtype", metavar="bfloat16", help="What values of 16 bits without a dtype are."),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     _method("--method", type=_score, default="self_confidence", help="Label quality score."),

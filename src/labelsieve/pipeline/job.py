@@ -108,7 +108,13 @@ class Job:
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
         self._attempts = settings.retries + 1
-        self.pair = open_pair(labels, pred_probs, settings.class_names, settings.ids, attempts=self._attempts)
+        self.pair = open_pair(
+            *(labels, pred_probs, settings.class_names, settings.ids),
+            attempts=self._attempts,
+            from_logits=settings.from_logits,
+            allow_zero_rows=settings.allow_zero_rows,
+            dtype=settings.dtype,
+        )
         if isinstance(self.pair[1], Source):
             self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open

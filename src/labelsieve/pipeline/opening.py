@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from threading import Thread
 from typing import Any, Final, TypeGuard
 
@@ -20,6 +21,7 @@ from labelsieve.pipeline.inputs import Inputs, forkable
 from labelsieve.settings import NOTHING, IgnoreLabel
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
+from labelsieve.sources.logits import LogitsSource, softmax_blocks
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
 from labelsieve.sources.open_summaries import open_summaries
 from labelsieve.sources.retries import retry
@@ -63,7 +65,15 @@ def open_given(
 
 
 def open_pair(
-    labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None, *, attempts: int = 1
+    labels: Any,
+    pred_probs: Any,
+    class_names: Any = None,
+    ids: Any = None,
+    *,
+    attempts: int = 1,
+    from_logits: bool = False,
+    allow_zero_rows: bool = False,
+    dtype: str | None = None,
 ) -> tuple[Opened, Opened]:
     """Open both inputs, and compare their shapes and the names of rows and classes. Only headers are read.
 
@@ -75,16 +85,27 @@ def open_pair(
         The user's names of classes and rows.
     attempts : int
         Number of times to try to open each.
+    from_logits : bool
+        Whether `pred_probs` are logits, which are opened as their probabilities.
+    allow_zero_rows : bool
+        Whether rows of zeros are accepted.
+    dtype : "bfloat16", optional
+        What values of `pred_probs` are that are stored as 16 bits without a dtype of NumPy.
 
     Raises
     ------
     InvalidInputError
         For anything that can be refused without reading.
     """
+    opening = partial(open_pred_probs, dtype=dtype)
     if is_url(labels) and is_url(pred_probs):
-        opened_labels, opened = _open_both(labels, pred_probs, attempts)
+        opened_labels, opened = _open_both(labels, pred_probs, attempts, opening)
     else:
-        opened_labels, opened = retry(attempts, open_labels, labels), retry(attempts, open_pred_probs, pred_probs)
+        opened_labels, opened = retry(attempts, open_labels, labels), retry(attempts, opening, pred_probs)
+    if from_logits and isinstance(opened, Source):
+        opened = LogitsSource(opened)
+    elif from_logits:
+        opened = softmax_blocks(grids.whole_rows(opened), allow_zero_rows=allow_zero_rows)
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
@@ -92,18 +113,18 @@ def open_pair(
     return opened_labels, opened
 
 
-def _open_both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Opened]:
+def _open_both(labels: Any, pred_probs: Any, attempts: int, opening: Callable[[Any], Opened]) -> tuple[Opened, Opened]:
     """Open both inputs at the same time, since each waits for a remote store."""
     other: Future[Opened] = Future()
 
-    def opening() -> None:
+    def open_other() -> None:
         try:
-            other.set_result(retry(attempts, open_pred_probs, pred_probs))
+            other.set_result(retry(attempts, opening, pred_probs))
         except BaseException as error:  # noqa: BLE001  # raised below, if the labels open
             other.set_exception(error)
 
     # A daemon thread, so that an error of the labels or Ctrl-C does not wait for a store that does not answer.
-    Thread(target=opening, name="labelsieve-open", daemon=True).start()
+    Thread(target=open_other, name="labelsieve-open", daemon=True).start()
     return retry(attempts, open_labels, labels), other.result()
 
 

@@ -245,6 +245,11 @@ class Source(abc.ABC):
             "content": self._content(),
         }
 
+    @property
+    def derivation(self) -> list[Any]:
+        """What is computed from the stored rows as they are read, as JSON takes it; [] for the rows as stored."""
+        return []
+
     def _content(self) -> Any:
         """Return facts that change when the data is rewritten: sizes, times, ETags; None if none are known."""
         return None

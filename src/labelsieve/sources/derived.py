@@ -44,6 +44,7 @@ class DerivedSource(Source):
         self.request_rows, self.n_side_by_side = source.request_rows, source.n_side_by_side
         self.prefetch_bytes, self.is_encoded = source.prefetch_bytes, source.is_encoded
         self.fill_value, self.listed_at = source.fill_value, source.listed_at
+        self.forkable = source.forkable
 
     @abc.abstractmethod
     def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
@@ -60,6 +61,11 @@ class DerivedSource(Source):
     def parameters(self) -> dict[str, Any]:
         """Return what the computed rows depend on, besides the stored rows, as JSON takes it."""
         return {}
+
+    @property
+    def derivation(self) -> list[Any]:
+        """What is computed from the stored rows, the last step first."""
+        return [[type(self).__name__, self.parameters()], *self.source.derivation]
 
     def over(self, source: Source) -> Self:
         """Return the same conversion of another source."""

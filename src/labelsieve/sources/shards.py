@@ -110,6 +110,11 @@ class ShardsSource(Source):
         """Bytes of a row before it is converted."""
         return self.shards[0].read_row_bytes
 
+    @property
+    def derivation(self) -> list[Any]:
+        """What is computed from the stored rows of each shard."""
+        return self.shards[0].derivation
+
     def covering(self, start: int, stop: int) -> range:
         """Return the numbers of the shards that hold rows ``[start, stop)``."""
         if start >= stop:
