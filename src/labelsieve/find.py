@@ -187,6 +187,7 @@ def find_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
+    data: Any = None,
     summaries: RowSummaries | None = None,
     batch_size: int | Auto = "auto",
     method: Method = "self_confidence",
@@ -229,6 +230,13 @@ def find_label_issues(
         a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
+    data : path, URL, or table, optional
+        A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
+        list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
+        name a column each. `pred_probs` names a column of lists of K numbers, or one column for each class, in the
+        order of the classes: ``["p_cat", "p_dog"]``, or a pattern such as ``"p_*"``, whose columns are in the order of
+        the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
+        Only these columns are read.
     summaries : RowSummaries, optional
         A table of row summaries in place of `labels` and `pred_probs`: `labelsieve.RowSummaries.from_columns`.
     batch_size : int or "auto"
@@ -303,8 +311,8 @@ def find_label_issues(
         K names, for tables and reports.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
-        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only the
-        names of issues are read.
+        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. With `data`,
+        a column of it. Only the names of issues are read.
 
     Returns
     -------
@@ -359,6 +367,14 @@ def find_label_issues(
     >>> found.scores.round(3)
     array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
 
+    Columns of a table, here of pandas; a Parquet file is read out of core:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"label": labels, "p_cat": pred_probs[:, 0], "p_dog": pred_probs[:, 1]})
+    >>> found = labelsieve.find_label_issues(data=table, labels="label", pred_probs=["p_cat", "p_dog"], progress=False)
+    >>> found.indices
+    array([4])
+
     By the exact rule, like cleanlab's in-memory filter:
 
     >>> found = labelsieve.find_label_issues(
@@ -370,7 +386,7 @@ def find_label_issues(
     choices = dict(locals())
     labels, pred_probs, summaries = (choices.pop(name) for name in ("labels", "pred_probs", "summaries"))
     if summaries is not None:
-        if labels is not None or pred_probs is not None:
+        if any(one is not None for one in (labels, pred_probs, data)):
             raise InvalidInputError("give labels and pred_probs, or summaries")
         return find_in_summaries(summaries, JobSettings(**choices))
     return Job(labels, pred_probs, JobSettings(**choices)).run()
@@ -381,6 +397,7 @@ def plan_label_issues(
     labels: Any,
     pred_probs: Any,
     *,
+    data: Any = None,
     batch_size: int | Auto = "auto",
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
@@ -411,7 +428,7 @@ def plan_label_issues(
 
     Parameters
     ----------
-    labels, pred_probs, batch_size, method, adjust_pred_probs, estimation_method, partition_batches
+    labels, pred_probs, data, batch_size, method, adjust_pred_probs, estimation_method, partition_batches
         As in `find_label_issues`.
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.

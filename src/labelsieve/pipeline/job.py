@@ -63,6 +63,7 @@ from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import where_is
 from labelsieve.sources.retries import retry
+from labelsieve.sources.tables import open_columns
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, shared_probe, temporary_folder
 from labelsieve.tasks.checkpoint import Records
 
@@ -102,18 +103,21 @@ class Job:
         self._started = time.perf_counter()
         self.settings, self.filter = settings, settings.filter
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
+        self._attempts = settings.retries + 1
+        ids, inputs = settings.ids, (labels, pred_probs, settings.ids)
+        if settings.data is not None:
+            labels, pred_probs, ids = retry(self._attempts, open_columns, settings.data, labels, pred_probs, ids)
+            inputs = (settings.data, labels, pred_probs)
         if self.output is not None:
-            inputs = (labels, pred_probs, settings.ids)
             check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
-        self._attempts = settings.retries + 1
-        self.pair = open_pair(labels, pred_probs, settings.class_names, settings.ids, attempts=self._attempts)
+        self.pair = open_pair(labels, pred_probs, settings.class_names, ids, attempts=self._attempts)
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         n_rows, n_classes = self.pair[1].shape
         self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
         self._names = check_class_names(settings.class_names, n_classes)
-        self._ids = open_ids(settings.ids, n_rows)
+        self._ids = open_ids(ids, n_rows)
         self.filter.check_classes(n_classes)
 
     def run(self) -> LabelIssues:

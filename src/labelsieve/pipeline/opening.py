@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Any, Final, TypeGuard
 
+import numpy as np
+
 from labelsieve import partitioning
 from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.confident_learning.summary_block import STRIP_BYTES
@@ -135,9 +137,7 @@ def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_
     """Return whether to read the labels first: if they are small, or if partitions would decode a chunk again."""
     small = labels.shape[0] * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
     return (
-        isinstance(labels, Source)
-        and bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
-        and (small or (labels.row_chunk or 0) > grid.largest_partition)
+        isinstance(labels, Source) and _cuts(grid, labels) and (small or _stored_rows(labels) > grid.largest_partition)
     )
 
 
@@ -149,6 +149,20 @@ def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: 
             f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
             "decoded whole each time if it spans all classes. Chunks of fewer rows avoid that."
         )
+
+
+def _cuts(grid: partitioning.Grid, labels: Source) -> bool:
+    """Return whether the labels of some rows would be decoded again for the next batch or partition."""
+    if labels.row_edges is None:
+        return bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
+    edges = set(labels.row_edges.tolist())
+    return any(grid.bounds(index)[1] not in edges for index in range(grid.n_partitions))
+
+
+def _stored_rows(source: Source) -> int:
+    """Return the largest number of rows that are decoded together."""
+    edges = source.row_edges
+    return source.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())
 
 
 def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:
