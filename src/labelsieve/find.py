@@ -190,6 +190,7 @@ def find_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
+    data: Any = None,
     summaries: Any = None,
     n_classes: int | None = None,
     batch_size: int | Auto = "auto",
@@ -242,6 +243,13 @@ def find_label_issues(
         Filters that read `pred_probs` more than once need `labels` and `pred_probs`.
     n_classes : int, optional
         Number of classes K, for a table of summaries, which does not say it.
+    data : path, URL, or table, optional
+        A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
+        list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
+        name a column each. `pred_probs` names a column of lists of K numbers, or one column for each class, in the
+        order of the classes: ``["p_cat", "p_dog"]``, or a pattern such as ``"p_*"``, whose columns are in the order of
+        the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
+        Only these columns are read.
     batch_size : int or "auto"
         Number of rows that a thread holds in memory; by default about 48 MB of them. A Dask array keeps its own chunks.
         This does not change the result.
@@ -324,8 +332,8 @@ def find_label_issues(
         is their number. By default every row has a label.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
-        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only the
-        names of issues are read.
+        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. With `data`,
+        a column of it. Only the names of issues are read.
 
     Returns
     -------
@@ -380,6 +388,14 @@ def find_label_issues(
     >>> found.scores.round(3)
     array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
 
+    Columns of a table, here of pandas; a Parquet file is read out of core:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"label": labels, "p_cat": pred_probs[:, 0], "p_dog": pred_probs[:, 1]})
+    >>> found = labelsieve.find_label_issues(data=table, labels="label", pred_probs=["p_cat", "p_dog"], progress=False)
+    >>> found.indices
+    array([4])
+
     By the exact rule, like cleanlab's in-memory filter:
 
     >>> found = labelsieve.find_label_issues(
@@ -397,6 +413,7 @@ def plan_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
+    data: Any = None,
     summaries: Any = None,
     n_classes: int | None = None,
     batch_size: int | Auto = "auto",
@@ -432,7 +449,7 @@ def plan_label_issues(
 
     Parameters
     ----------
-    labels, pred_probs, summaries, n_classes, batch_size, method, adjust_pred_probs
+    labels, pred_probs, data, summaries, n_classes, batch_size, method, adjust_pred_probs
         As in `find_label_issues`.
     estimation_method, partition_batches
         As in `find_label_issues`.
@@ -493,13 +510,11 @@ def plan_label_issues(
 
 def _job(choices: dict[str, Any]) -> Job:
     """Return the job for the arguments of a user, by name."""
-    given = [choices.pop(name) for name in ("labels", "pred_probs", "summaries", "n_classes")]
-    output, place = choices.get("output"), given[2]
-    if isinstance(output, str | os.PathLike) and isinstance(place, str | os.PathLike):
-        check_output(os.fspath(output), [os.fspath(place)])
+    given = {name: choices.pop(name) for name in ("labels", "pred_probs", "data", "summaries", "n_classes", "ids")}
+    output, places = choices.get("output"), [given["data"], given["summaries"]]
+    if isinstance(output, str | os.PathLike):
+        check_output(os.fspath(output), [os.fspath(place) for place in places if isinstance(place, str | os.PathLike)])
     attempts = check_whole_number("retries", choices.get("retries", JobSettings.retries), 0) + 1
     ignored = check_ignore_label(choices["ignore_label"])
-    labels, pred_probs, ids = open_given(*given, ignore_label=ignored, attempts=attempts)
-    if choices.get("ids") is None:
-        choices["ids"] = ids
-    return Job(labels, pred_probs, JobSettings(**choices))
+    labels, pred_probs, ids = open_given(**given, ignore_label=ignored, attempts=attempts)
+    return Job(labels, pred_probs, JobSettings(**choices, ids=ids))

@@ -160,7 +160,8 @@ def test_recorder(tmp_path, real):
     n_bytes = sum(file.stat().st_size for file in (tmp_path / "record").rglob("*") if file.is_file())
     read = probs.nbytes * n_batches / 1e9
     print(
-        f"\nrecorder: {read / seconds:.1f} GB/s ({read / cpu:.1f} of CPU), {n_bytes / batch / n_batches:.1f} bytes a row"
+        f"\nrecorder: {read / seconds:.1f} GB/s ({read / cpu:.1f} of CPU), "
+        f"{n_bytes / batch / n_batches:.1f} bytes per row"
     )
     found = find(summaries=tmp_path / "record")()
     draws.assert_same_bits(found, find(np.tile(labels, n_batches), np.tile(probs, (n_batches, 1)))())

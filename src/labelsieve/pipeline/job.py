@@ -102,12 +102,14 @@ class Job:
         self._started = time.perf_counter()
         self.settings, self.filter = settings, settings.filter
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
+        self._attempts = settings.retries + 1
         if self.output is not None:
-            inputs = (labels, pred_probs, settings.ids)
-            check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
+            check_output(
+                self.output,
+                [os.fspath(one) for one in (labels, pred_probs, settings.ids) if isinstance(one, str | os.PathLike)],
+            )
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
-        self._attempts = settings.retries + 1
         self.pair = open_pair(
             *(labels, pred_probs, settings.class_names, settings.ids),
             attempts=self._attempts,
