@@ -510,7 +510,9 @@ def plan_label_issues(
 
 def _job(choices: dict[str, Any]) -> Job:
     """Return the job for the arguments of a user, by name."""
-    given = {name: choices.pop(name) for name in ("labels", "pred_probs", "data", "summaries", "n_classes", "ids")}
+    given = {
+        name: choices.pop(name, None) for name in ("labels", "pred_probs", "data", "summaries", "n_classes", "ids")
+    }
     output, places = choices.get("output"), [given["data"], given["summaries"]]
     if isinstance(output, str | os.PathLike):
         check_output(os.fspath(output), [os.fspath(place) for place in places if isinstance(place, str | os.PathLike)])
