@@ -167,10 +167,8 @@ from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import open_given
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.label_issues import LabelIssues
-from labelsieve.results.publish import check_output
 from labelsieve.settings import (
     NOTHING,
     EstimationMethod,
@@ -178,8 +176,6 @@ from labelsieve.settings import (
     IgnoreLabel,
     Method,
     Rule,
-    check_ignore_label,
-    check_whole_number,
 )
 
 __all__ = ["find_label_issues", "plan_label_issues"]
@@ -190,6 +186,7 @@ def find_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
+    data: Any = None,
     summaries: Any = None,
     n_classes: int | None = None,
     batch_size: int | Auto = "auto",
@@ -234,6 +231,13 @@ def find_label_issues(
         a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
+    data : path, URL, or table, optional
+        A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
+        list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
+        name a column each. `pred_probs` names a column of lists of K numbers, or one column for each class, in the
+        order of the classes: ``["p_cat", "p_dog"]``, or a pattern such as ``"p_*"``, whose columns are in the order of
+        the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
+        Only these columns are read.
     summaries : table, path or URL, optional
         Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
         `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
@@ -316,8 +320,8 @@ def find_label_issues(
         is their number. By default every row has a label.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
-        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only the
-        names of issues are read.
+        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. With `data`,
+        a column of it. Only the names of issues are read.
 
     Returns
     -------
@@ -372,6 +376,14 @@ def find_label_issues(
     >>> found.scores.round(3)
     array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
 
+    Columns of a table, here of pandas; a Parquet file is read out of core:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"label": labels, "p_cat": pred_probs[:, 0], "p_dog": pred_probs[:, 1]})
+    >>> found = labelsieve.find_label_issues(data=table, labels="label", pred_probs=["p_cat", "p_dog"], progress=False)
+    >>> found.indices
+    array([4])
+
     By the exact rule, like cleanlab's in-memory filter:
 
     >>> found = labelsieve.find_label_issues(
@@ -381,7 +393,8 @@ def find_label_issues(
     (array([4]), 2)
     """
     choices = dict(locals())
-    return _job(choices).run()
+    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
+    return Job(labels, pred_probs, JobSettings(**choices)).run()
 
 
 @explain_keywords(FOR_FINDING)
@@ -389,6 +402,7 @@ def plan_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
+    data: Any = None,
     summaries: Any = None,
     n_classes: int | None = None,
     batch_size: int | Auto = "auto",
@@ -422,7 +436,7 @@ def plan_label_issues(
 
     Parameters
     ----------
-    labels, pred_probs, summaries, n_classes, batch_size, method, adjust_pred_probs
+    labels, pred_probs, data, summaries, n_classes, batch_size, method, adjust_pred_probs
         As in `find_label_issues`.
     estimation_method, partition_batches
         As in `find_label_issues`.
@@ -475,19 +489,6 @@ def plan_label_issues(
     (2.5, 'store')
     """
     choices = dict(locals())
+    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
     wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
-    return _job(choices | {"progress": False}).plan(wanted)
-
-
-def _job(choices: dict[str, Any]) -> Job:
-    """Return the job for the arguments of a user, by name."""
-    given = [choices.pop(name) for name in ("labels", "pred_probs", "summaries", "n_classes")]
-    output, place = choices.get("output"), given[2]
-    if isinstance(output, str | os.PathLike) and isinstance(place, str | os.PathLike):
-        check_output(os.fspath(output), [os.fspath(place)])
-    attempts = check_whole_number("retries", choices.get("retries", JobSettings.retries), 0) + 1
-    ignored = check_ignore_label(choices["ignore_label"])
-    labels, pred_probs, ids = open_given(*given, ignore_label=ignored, attempts=attempts)
-    if choices.get("ids") is None:
-        choices["ids"] = ids
-    return Job(labels, pred_probs, JobSettings(**choices))
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)

@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from threading import Thread
 from typing import Any, Final, TypeGuard
 
+import numpy as np
+
 from labelsieve import partitioning
 from labelsieve.confident_learning.dtypes import class_dtype, label_dtype
 from labelsieve.confident_learning.summary_block import STRIP_BYTES
@@ -17,49 +19,45 @@ from labelsieve.execution.executor import Executor
 from labelsieve.pipeline import grids
 from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
-from labelsieve.settings import NOTHING, IgnoreLabel
+from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
 from labelsieve.sources.open_summaries import open_summaries
 from labelsieve.sources.retries import retry
+from labelsieve.sources.tables import open_columns
 from labelsieve.storage.urls import is_url
 
 # Labels of at most this size are read first if batches would cut their stored chunks.
 _READ_FIRST_BYTES: Final = 64_000_000
 
 
-def open_given(
-    labels: Any,
-    pred_probs: Any,
-    summaries: Any = None,
-    n_classes: int | None = None,
-    *,
-    ignore_label: IgnoreLabel = NOTHING,
-    attempts: int = 1,
-) -> tuple[Any, Any, Any]:
-    """Return labels, probabilities and names of rows: as they are given, or those of a table of row summaries.
+def open_given(labels: Any, pred_probs: Any, settings: JobSettings) -> tuple[Any, Any, Any]:
+    """Return labels, probabilities and names of rows: as they are given, or those of a table.
 
     Parameters
     ----------
-    labels, pred_probs, summaries, n_classes, ignore_label : object
+    labels, pred_probs : object
         The arguments of the user.
-    attempts : int
-        Number of times to try to open a table.
+    settings : JobSettings
+        Has a table of both (`data`) or a table of row summaries (`summaries`), or neither.
 
     Raises
     ------
     InvalidInputError
-        For arguments that cannot be given together, and for anything that cannot be row summaries.
+        For arguments that cannot be given together, and for a table that cannot be what it should be.
     """
-    if summaries is None:
-        if n_classes is not None:
-            raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
-        return labels, pred_probs, None
-    if labels is not None or pred_probs is not None:
-        raise InvalidInputError("give labels and pred_probs, or summaries")
-    table = retry(attempts, open_summaries, summaries, n_classes, ignore_label)
-    return table.labels, table.pred_probs, table.ids
+    attempts, ids = settings.retries + 1, settings.ids
+    if settings.summaries is not None:
+        if any(one is not None for one in (labels, pred_probs, settings.data)):
+            raise InvalidInputError("give labels and pred_probs, or summaries")
+        table = retry(attempts, open_summaries, settings.summaries, settings.n_classes, settings.ignore_label)
+        return table.labels, table.pred_probs, table.ids if ids is None else ids
+    if settings.n_classes is not None:
+        raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
+    if settings.data is not None:
+        return retry(attempts, open_columns, settings.data, labels, pred_probs, ids)
+    return labels, pred_probs, ids
 
 
 def open_pair(
@@ -175,9 +173,7 @@ def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_
     """Return whether to read the labels first: if they are small, or if partitions would decode a chunk again."""
     small = labels.shape[0] * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
     return (
-        isinstance(labels, Source)
-        and bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
-        and (small or (labels.row_chunk or 0) > grid.largest_partition)
+        isinstance(labels, Source) and _cuts(grid, labels) and (small or _stored_rows(labels) > grid.largest_partition)
     )
 
 
@@ -189,6 +185,20 @@ def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: 
             f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
             "decoded whole each time if it spans all classes. Chunks of fewer rows avoid that."
         )
+
+
+def _cuts(grid: partitioning.Grid, labels: Source) -> bool:
+    """Return whether the labels of some rows would be decoded again for the next batch or partition."""
+    if labels.row_edges is None:
+        return bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
+    edges = set(labels.row_edges.tolist())
+    return any(grid.bounds(index)[1] not in edges for index in range(grid.n_partitions))
+
+
+def _stored_rows(source: Source) -> int:
+    """Return the largest number of rows that are decoded together."""
+    edges = source.row_edges
+    return source.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())
 
 
 def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:
