@@ -167,10 +167,8 @@ from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import open_given
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.label_issues import LabelIssues
-from labelsieve.results.publish import check_output
 from labelsieve.settings import (
     NOTHING,
     EstimationMethod,
@@ -178,8 +176,6 @@ from labelsieve.settings import (
     IgnoreLabel,
     Method,
     Rule,
-    check_ignore_label,
-    check_whole_number,
 )
 
 __all__ = ["find_label_issues", "plan_label_issues"]
@@ -237,12 +233,6 @@ def find_label_issues(
         a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
-    summaries : table, path or URL, optional
-        Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
-        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
-        Filters that read `pred_probs` more than once need `labels` and `pred_probs`.
-    n_classes : int, optional
-        Number of classes K, for a table of summaries, which does not say it.
     data : path, URL, or table, optional
         A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
         list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
@@ -250,6 +240,12 @@ def find_label_issues(
         order of the classes: ``["p_cat", "p_dog"]``, or a pattern such as ``"p_*"``, whose columns are in the order of
         the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
         Only these columns are read.
+    summaries : table, path or URL, optional
+        Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
+        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
+        Filters that read `pred_probs` more than once need `labels` and `pred_probs`.
+    n_classes : int, optional
+        Number of classes K, for a table of summaries, which does not say it.
     batch_size : int or "auto"
         Number of rows that a thread holds in memory; by default about 48 MB of them. A Dask array keeps its own chunks.
         This does not change the result.
@@ -405,7 +401,8 @@ def find_label_issues(
     (array([4]), 2)
     """
     choices = dict(locals())
-    return _job(choices).run()
+    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
+    return Job(labels, pred_probs, JobSettings(**choices)).run()
 
 
 @explain_keywords(FOR_FINDING)
@@ -451,9 +448,7 @@ def plan_label_issues(
     ----------
     labels, pred_probs, data, summaries, n_classes, batch_size, method, adjust_pred_probs
         As in `find_label_issues`.
-    estimation_method, partition_batches
-        As in `find_label_issues`.
-    from_logits, dtype
+    estimation_method, partition_batches, from_logits, dtype
         As in `find_label_issues`.
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
@@ -504,19 +499,6 @@ def plan_label_issues(
     (2.5, 'store')
     """
     choices = dict(locals())
+    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
     wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
-    return _job(choices | {"progress": False}).plan(wanted)
-
-
-def _job(choices: dict[str, Any]) -> Job:
-    """Return the job for the arguments of a user, by name."""
-    given = {
-        name: choices.pop(name, None) for name in ("labels", "pred_probs", "data", "summaries", "n_classes", "ids")
-    }
-    output, places = choices.get("output"), [given["data"], given["summaries"]]
-    if isinstance(output, str | os.PathLike):
-        check_output(os.fspath(output), [os.fspath(place) for place in places if isinstance(place, str | os.PathLike)])
-    attempts = check_whole_number("retries", choices.get("retries", JobSettings.retries), 0) + 1
-    ignored = check_ignore_label(choices["ignore_label"])
-    labels, pred_probs, ids = open_given(**given, ignore_label=ignored, attempts=attempts)
-    return Job(labels, pred_probs, JobSettings(**choices, ids=ids))
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)

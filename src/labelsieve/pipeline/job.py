@@ -48,7 +48,7 @@ from labelsieve.pipeline.forecast_settings import NO_FORECAST, ForecastSettings
 from labelsieve.pipeline.growing_grid import arrays_of, partitions_by_array
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.opening import open_inputs, open_pair
+from labelsieve.pipeline.opening import open_given, open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.plan import Plan, make_plan, workload
 from labelsieve.pipeline.planned_time import forecast_run
@@ -104,14 +104,13 @@ class Job:
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
         self._attempts = settings.retries + 1
         if self.output is not None:
-            check_output(
-                self.output,
-                [os.fspath(one) for one in (labels, pred_probs, settings.ids) if isinstance(one, str | os.PathLike)],
-            )
+            inputs = (settings.data, settings.summaries, labels, pred_probs, settings.ids)
+            check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
+        labels, pred_probs, ids = open_given(labels, pred_probs, settings)
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
         self.pair = open_pair(
-            *(labels, pred_probs, settings.class_names, settings.ids),
+            *(labels, pred_probs, settings.class_names, ids),
             attempts=self._attempts,
             from_logits=settings.from_logits,
             allow_zero_rows=settings.allow_zero_rows,

@@ -39,6 +39,9 @@ class JobSettings:
         For a value that is not allowed, and for values that cannot be combined.
     """
 
+    data: Any = None
+    summaries: Any = None
+    n_classes: int | None = None
     batch_size: int | Auto = "auto"
     method: Method = "self_confidence"
     adjust_pred_probs: bool = False

@@ -20,7 +20,7 @@ from labelsieve.execution.executor import Executor
 from labelsieve.pipeline import grids
 from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
-from labelsieve.settings import NOTHING, IgnoreLabel
+from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.logits import LogitsSource, softmax_blocks
@@ -34,41 +34,32 @@ from labelsieve.storage.urls import is_url
 _READ_FIRST_BYTES: Final = 64_000_000
 
 
-def open_given(
-    labels: Any,
-    pred_probs: Any,
-    data: Any = None,
-    summaries: Any = None,
-    n_classes: int | None = None,
-    ids: Any = None,
-    *,
-    ignore_label: IgnoreLabel = NOTHING,
-    attempts: int = 1,
-) -> tuple[Any, Any, Any]:
+def open_given(labels: Any, pred_probs: Any, settings: JobSettings) -> tuple[Any, Any, Any]:
     """Return labels, probabilities and names of rows: as they are given, or those of a table.
 
     Parameters
     ----------
-    labels, pred_probs, data, summaries, n_classes, ids, ignore_label : object
+    labels, pred_probs : object
         The arguments of the user.
-    attempts : int
-        Number of times to try to open a table.
+    settings : JobSettings
+        Has a table of both (`data`) or a table of row summaries (`summaries`), or neither.
 
     Raises
     ------
     InvalidInputError
-        For arguments that cannot be given together, and for anything that cannot be row summaries.
+        For arguments that cannot be given together, and for a table that cannot be what it should be.
     """
-    if summaries is None:
-        if n_classes is not None:
-            raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
-        return (
-            (labels, pred_probs, ids) if data is None else retry(attempts, open_columns, data, labels, pred_probs, ids)
-        )
-    if any(one is not None for one in (labels, pred_probs, data)):
-        raise InvalidInputError("give labels and pred_probs, or summaries")
-    table = retry(attempts, open_summaries, summaries, n_classes, ignore_label)
-    return table.labels, table.pred_probs, table.ids if ids is None else ids
+    attempts, ids = settings.retries + 1, settings.ids
+    if settings.summaries is not None:
+        if any(one is not None for one in (labels, pred_probs, settings.data)):
+            raise InvalidInputError("give labels and pred_probs, or summaries")
+        table = retry(attempts, open_summaries, settings.summaries, settings.n_classes, settings.ignore_label)
+        return table.labels, table.pred_probs, table.ids if ids is None else ids
+    if settings.n_classes is not None:
+        raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
+    if settings.data is not None:
+        return retry(attempts, open_columns, settings.data, labels, pred_probs, ids)
+    return labels, pred_probs, ids
 
 
 def open_pair(
