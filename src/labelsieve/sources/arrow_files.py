@@ -39,6 +39,8 @@ class ArrowTable:
     ----------
     names : list of str
         Names of the columns.
+    where : str
+        The path.
     n_rows : int
         Number of rows.
 
@@ -54,7 +56,7 @@ class ArrowTable:
                 f"{name}: {file.where} is an Arrow file, which is mapped from a disk: copy it, or store a Parquet file"
             )
         pa = arrow()
-        self._file = file
+        self._file, self.where = file, file.where
         try:
             with file.path.open("rb") as opened:
                 is_stream, sizes = _record_batches(opened)

@@ -268,7 +268,7 @@ def _value_dtype(name: str, column: str, kind: Any, where: str) -> np.dtype[Any]
     if is_.is_integer(inner) or is_.is_floating(inner) or is_.is_boolean(inner):
         dtype: np.dtype[Any] = np.dtype(inner.to_pandas_dtype())
         return dtype
-    raise InvalidInputError(f"{name}: column {column!r} of {where} has the type {kind}: {name} are integers or strings")
+    raise InvalidInputError(f"{name}: column {column!r} of {where} has the type {kind}, not integers or strings")
 
 
 def _float_dtype(column: str, inner: Any, kind: Any, where: str) -> np.dtype[Any]:

@@ -52,6 +52,8 @@ class ParquetTable:
     ----------
     names : list of str
         Names of the columns.
+    where : str
+        Path, or URL without secrets.
     n_rows : int
         Number of rows.
 
@@ -63,7 +65,7 @@ class ParquetTable:
 
     def __init__(self, name: str, file: TableFile) -> None:
         pa = arrow()
-        self._file = file
+        self._file, self.where = file, file.where
         try:
             metadata = _metadata(file)
             with _parquet_file(file, metadata) as opened:

@@ -12,8 +12,10 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.sources.arrow_files import ArrowTable
 from labelsieve.sources.base import Source
 from labelsieve.sources.columns import arrow
+from labelsieve.sources.memory_tables import open_memory_table
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.open_path import url_beside
 from labelsieve.sources.parquet import ParquetTable
@@ -31,10 +33,18 @@ Place = str | os.PathLike[str]
 
 
 class Table(Protocol):
-    """An open table."""
+    """An open table.
+
+    Attributes
+    ----------
+    names : list of str
+        Names of the columns.
+    where : str
+        Path, URL without secrets, or kind of object, for messages.
+    """
 
     names: list[str]
-    n_rows: int
+    where: str
 
     def source(self, name: str, wanted: Any) -> Source:
         """Return the source of the columns that the user means by `wanted`, called `name` in messages."""
@@ -71,16 +81,29 @@ def open_columns(data: Any, labels: Any, pred_probs: Any, ids: Any = None) -> tu
     named = {name: one for name, one in wanted.items() if one is not None}
     if "labels" not in named and "pred_probs" not in named:
         raise InputTypeError("data is a table, so name its columns: labels='label', pred_probs='probs'")
-    found = {"labels": labels, "pred_probs": pred_probs, "ids": ids} | _sources(data, named)
+    table = open_table(data)
+    sources = {name: table.source(name, one) for name, one in named.items()}
+    found = {"labels": labels, "pred_probs": pred_probs, "ids": ids} | sources
     return found["labels"], found["pred_probs"], found["ids"]
 
 
-def _sources(data: Any, named: dict[str, Any]) -> dict[str, Source]:
-    if not is_places(data):
-        from labelsieve.sources.memory_tables import open_memory_table
+def open_table(data: Any) -> Table:
+    """Open a table; of files only footers are read.
 
-        table = open_memory_table(data)
-        return {name: table.source(name, wanted) for name, wanted in named.items()}
+    Parameters
+    ----------
+    data : path, URL, pattern, list of these, or table in memory
+        As `open_columns` takes it.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such file, or it is neither a Parquet nor an Arrow file.
+    InputTypeError
+        For an object that is not a table.
+    """
+    if not is_places(data):
+        return open_memory_table(data)
     openers, where = _find_files(data)
     with ThreadPoolExecutor(_OPENING_THREADS, "labelsieve-open") as pool:
         try:
@@ -88,15 +111,23 @@ def _sources(data: Any, named: dict[str, Any]) -> dict[str, Source]:
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)  # the first error is enough
             raise
-    found = {}
-    for name, wanted in named.items():
+    return _Files(tables, where)
+
+
+class _Files:
+    """The tables of several files, one after the other."""
+
+    def __init__(self, tables: Sequence[ParquetTable | ArrowTable], where: str) -> None:
         # A file without rows does not know the length of its lists.
-        parts = [table.source(name, wanted) for table in tables if table.n_rows or len(tables) == 1]
-        if not parts:
-            raise InvalidInputError(f"data: {where} has no rows")
-        found[name] = parts[0] if len(parts) == 1 else ShardsSource.checked(name, parts, where)
-        found[name].listed_at = where if len(tables) > 1 or where != parts[0].where else None
-    return found
+        self._tables, self.where = [table for table in tables if table.n_rows] or tables[:1], where
+        self._is_folder = len(tables) > 1 or where != tables[0].where
+        self.names: list[str] = self._tables[0].names
+
+    def source(self, name: str, wanted: Any) -> Source:
+        parts = [table.source(name, wanted) for table in self._tables]
+        found = parts[0] if len(parts) == 1 else ShardsSource.checked(name, parts, self.where)
+        found.listed_at = self.where if self._is_folder else None
+        return found
 
 
 def is_places(data: Any) -> bool:
@@ -106,7 +137,7 @@ def is_places(data: Any) -> bool:
     return isinstance(data, str | os.PathLike)
 
 
-def _open_file(file: TableFile) -> Table:
+def _open_file(file: TableFile) -> ParquetTable | ArrowTable:
     opened = file.open()
     try:
         head = opened.read(6)
@@ -117,8 +148,6 @@ def _open_file(file: TableFile) -> Table:
     if head[:4] == b"PAR1":
         return ParquetTable("data", file)
     if head == b"ARROW1" or head[:4] == b"\xff\xff\xff\xff":
-        from labelsieve.sources.arrow_files import ArrowTable
-
         return ArrowTable("data", file)
     raise InvalidInputError(f"data: {file.where} is neither a Parquet nor an Arrow file")
 
