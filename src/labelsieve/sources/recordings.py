@@ -1,0 +1,609 @@
+"""Folders in which recorders keep row summaries, and their rows as sources.
+
+A folder has ``recorder.json``, with what all parts have in common, and a folder for each part. A part is a chain of
+*segments*, ``000000.rec``, ``000001.rec`` and so on: record files (`labelsieve.storage.record_files`) with the rows of
+one flush in the order of their numbers, in blocks of 4,096. The footer has the number of the first row of each block.
+A segment is created only if there is none of its name, so two writers of a part can never mix their rows. A part that
+was closed has a file ``closed.json`` with the number of its segments.
+
+Any range of rows is merged from the blocks of all segments that have some of them. Rows that were recorded more than
+once are compared when they meet there.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.dtypes import Bools, Int64s, class_dtype
+from labelsieve.confident_learning.validation import Findings
+from labelsieve.errors import InvalidInputError, UnreadableDataError
+from labelsieve.sources.base import Rows, Source
+from labelsieve.storage.folders import Folder
+from labelsieve.storage.record_files import DamagedRecordError, Record, RecordLayout
+
+FORMAT: Final = 1
+SETTINGS: Final = "recorder.json"
+CLOSED: Final = "closed.json"
+BLOCK_ROWS: Final = 4096
+# How rows got their numbers: they were given, or are positions in the order of the parts.
+BY_NUMBER, BY_POSITION = "rows", "positions"
+# Bytes of blocks that an open source holds, of all segments together. With many segments it is a block of each.
+_HELD_BYTES: Final = 32_000_000
+# Footers that are read at the same time: each may be a request or two.
+_FOOTER_THREADS: Final = 16
+
+_PART: Final = re.compile(r"part-(\d{5,})")
+_SEGMENT: Final = re.compile(r"(\d{6,})\.rec")
+
+
+def part_folder(folder: Folder, part: int) -> Folder:
+    """Return the folder of a part."""
+    return folder.folder(f"part-{part:05d}")
+
+
+def segment_name(number: int) -> str:
+    """Return the file name of a segment."""
+    return f"{number:06d}.rec"
+
+
+def segment_numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the segments among the names of a folder."""
+    return sorted(int(found[1]) for found in map(_SEGMENT.fullmatch, names) if found)
+
+
+@dataclass(frozen=True)
+class RecorderSettings:
+    """What all parts of a folder have in common.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes K.
+    from_logits : bool
+        Whether the probabilities are those of logits.
+    n_rows : int or None
+        Number of rows of all parts together, where it was given.
+    scores : tuple of str
+        Columns that were computed from whole rows.
+    classes_per_row : int
+        Number of largest probabilities that are kept of each row.
+    """
+
+    n_classes: int
+    from_logits: bool = False
+    n_rows: int | None = None
+    scores: tuple[str, ...] = ()
+    classes_per_row: int = 0
+
+    def to_json(self) -> bytes:
+        """Return the content of ``recorder.json``."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True).encode()
+
+    @classmethod
+    def read(cls, folder: Folder) -> RecorderSettings | None:
+        """Return the settings of a folder; None if it has none.
+
+        Raises
+        ------
+        UnreadableDataError
+            If the file is not what a recorder writes.
+        """
+        try:
+            content = folder.read(SETTINGS)
+        except FileNotFoundError:
+            return None
+        try:
+            facts = json.loads(content)
+            written = facts.pop("format")
+            settings = cls(**facts | {"scores": tuple(facts["scores"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UnreadableDataError(f"{folder.where}/{SETTINGS} is not what a recorder writes") from error
+        if written != FORMAT:
+            raise UnreadableDataError(f"{folder.where} has format {written} of recordings, this version reads {FORMAT}")
+        return settings
+
+    def differences(self, other: RecorderSettings) -> str:
+        """Return in words what differs from `other`."""
+        here, there = asdict(self), asdict(other)
+        return ", ".join(f"{name}={here[name]!r}, not {there[name]!r}" for name in here if here[name] != there[name])
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of a part, described so that any of its blocks can be read.
+
+    Parameters
+    ----------
+    part : int
+        Number of the part.
+    name : str
+        Path of the file in the folder of the recording.
+    layout : RecordLayout
+        Where its blocks are.
+    first_rows : (n,) int64
+        Number of the first row of each block.
+    base : int
+        What is added to the row numbers in the file.
+    stop : int
+        Row behind the last one.
+    by : {"rows", "positions"}
+        How the rows got their numbers.
+    n_updated : int
+        Number of rows that were given to `update`: more than are stored, if some were given twice.
+    """
+
+    part: int
+    name: str
+    layout: RecordLayout
+    first_rows: Int64s
+    base: int
+    stop: int
+    by: str
+    n_updated: int
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return int(self.layout.rows.sum())
+
+    @property
+    def start(self) -> int:
+        """Number of the first row."""
+        return int(self.first_rows[0])
+
+    @cached_property
+    def dtypes(self) -> dict[str, np.dtype[Any]]:
+        """Native dtypes of the columns."""
+        return {name: np.dtype(dtype).newbyteorder("=") for name, dtype in self.layout.columns}
+
+    def moved(self, base: int) -> Segment:
+        """Return the same rows, counted from `base`."""
+        shift = base - self.base
+        return replace(self, first_rows=self.first_rows + shift, base=base, stop=self.stop + shift)
+
+    def blocks_of(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the blocks ``[first, end)`` that may have some of the rows ``[start, stop)``."""
+        if start >= self.stop or stop <= self.start:
+            return 0, 0
+        first = max(0, int(np.searchsorted(self.first_rows, start, side="right")) - 1)
+        return first, int(np.searchsorted(self.first_rows, stop, side="left"))
+
+    def cut(self, start: int, stop: int) -> Segment | None:
+        """Return the part of the description that is needed for rows ``[start, stop)``; None if there are none."""
+        first, end = self.blocks_of(start, stop)
+        if first >= end:
+            return None
+        # Blocks are found by the sizes of those before, so only the later ones are left out.
+        layout = replace(self.layout, rows=self.layout.rows[:end], checksums=self.layout.checksums[:end])
+        last = self.stop if end == len(self.first_rows) else int(self.first_rows[end])
+        return replace(self, layout=layout, first_rows=self.first_rows[:end], stop=last)
+
+    @classmethod
+    def read(cls, folder: Folder, part: int, number: int) -> Segment:
+        """Read the footer of a segment.
+
+        Raises
+        ------
+        DamagedRecordError
+            If the file is not a whole segment.
+        """
+        inner = part_folder(folder, part)
+        with Record(inner, segment_name(number)) as record:
+            header, footer, layout = record.header, record.footer, record.layout
+        try:
+            if (header["format"], header["part"], header["segment"]) != (FORMAT, part, number):
+                raise DamagedRecordError(f"{inner.where}/{segment_name(number)} is a segment of another part")
+            first_rows = np.array(footer["first_rows"], np.int64)
+            facts = int(footer["base"]), int(footer["stop"]), str(footer["by"]), int(footer["n_updated"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedRecordError(f"{inner.where}/{segment_name(number)} lacks something") from error
+        return cls(part, f"part-{part:05d}/{segment_name(number)}", layout, first_rows, *facts)
+
+
+def read_part(folder: Folder, part: int) -> list[Segment]:
+    """Return the segments of a part that was closed.
+
+    Raises
+    ------
+    UnreadableDataError
+        If it was not closed, or not all of it is there.
+    """
+    inner, again = part_folder(folder, part), f"Recorder(..., part={part}, resume=True)"
+    names = inner.names()
+    numbers = segment_numbers(names)
+    if CLOSED not in names:
+        raise UnreadableDataError(
+            f"part {part} of {folder.where} is open: its recorder is still at work or was killed. Close it; or go on "
+            f"after its {len(numbers)} flushes, with {again}; or delete {inner.where} if its rows are not wanted"
+        )
+    try:
+        n_segments = int(json.loads(inner.read(CLOSED))["segments"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnreadableDataError(f"{inner.where}/{CLOSED} is not what a recorder writes") from error
+    missing = sorted(set(range(n_segments)) - set(numbers))
+    if missing:
+        raise UnreadableDataError(
+            f"part {part} of {folder.where} is torn: {inner.where}/{segment_name(missing[0])} is missing, one of "
+            f"{len(missing)} of {n_segments} files. Delete {inner.where} and record the part again"
+        )
+    try:
+        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+            return list(pool.map(lambda number: Segment.read(folder, part, number), range(n_segments)))
+    except (DamagedRecordError, FileNotFoundError) as error:
+        raise _torn(folder, part, error) from error
+
+
+def _torn(folder: Folder, part: int, error: Exception) -> UnreadableDataError:
+    inner = part_folder(folder, part)
+    return UnreadableDataError(
+        f"part {part} of {folder.where} is torn: {error}. Delete {inner.where} and record the part again"
+    )
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All rows in a folder, whose parts are closed.
+
+    Parameters
+    ----------
+    folder : Folder
+        Where it is.
+    settings : RecorderSettings
+        What the parts have in common.
+    segments : tuple of Segment
+        All segments, with the numbers of their rows.
+    """
+
+    folder: Folder
+    settings: RecorderSettings
+    segments: tuple[Segment, ...]
+
+    @classmethod
+    def open(cls, folder: Folder) -> Recording:
+        """Read the descriptions of all parts.
+
+        Raises
+        ------
+        InvalidInputError
+            If the folder is no recording, or its parts do not fit each other.
+        UnreadableDataError
+            If a part was not closed, or not all of it is there.
+        """
+        settings = RecorderSettings.read(folder)
+        if settings is None:
+            raise InvalidInputError(f"{folder.where} is not a folder of a recorder: it has no {SETTINGS}")
+        parts = sorted(int(found[1]) for found in map(_PART.fullmatch, folder.names()) if found)
+        segments = [segment for part in parts for segment in read_part(folder, part)]
+        if not segments:
+            raise InvalidInputError(f"{folder.where} has no rows: nothing was recorded")
+        ways = {segment.by: segment.part for segment in segments}
+        if len(ways) > 1:
+            raise InvalidInputError(
+                f"part {ways[BY_NUMBER]} of {folder.where} was recorded with row numbers, part {ways[BY_POSITION]} "
+                "without: give rows= in all parts or in none"
+            )
+        if BY_POSITION in ways:
+            segments = _in_order(folder, parts, segments)
+        recording = cls(folder, settings, tuple(segments))
+        recording._check_rows()
+        return recording
+
+    def _check_rows(self) -> None:
+        """Raise if there cannot be a row for each number."""
+        n_rows, n_recorded = self.settings.n_rows, sum(segment.n_rows for segment in self.segments)
+        if n_rows is None:
+            return
+        if self.by_position and n_recorded != n_rows:
+            raise InvalidInputError(f"{n_recorded:,} rows were recorded in {self.folder.where}, n_rows is {n_rows:,}")
+
+    @property
+    def by_position(self) -> bool:
+        """Whether rows are numbered in the order of the parts."""
+        return self.segments[0].by == BY_POSITION
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows: of all that were recorded, or of all up to the largest number."""
+        return self.settings.n_rows or max(segment.stop for segment in self.segments)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the probabilities: the widest of all segments, which holds all values exactly."""
+        dtypes = {segment.dtypes["p_label"] for segment in self.segments}
+        return np.result_type(*dtypes)
+
+    @property
+    def row_dtype(self) -> np.dtype[Any]:
+        """Dtype of a row without its label: fields by the names of the columns."""
+        classes, k = class_dtype(self.settings.n_classes), self.settings.classes_per_row
+        fields: list[Any] = [("predicted", classes), ("p_label", self.dtype), ("p_predicted", self.dtype)]
+        fields += [(name, np.float64) for name in self.settings.scores]
+        fields += [("top_classes", classes, (k,)), ("top_probs", self.dtype, (k,))] if k else []
+        return np.dtype(fields)
+
+    @property
+    def id_dtype(self) -> np.dtype[Any] | None:
+        """Dtype of the ids; None if there are none."""
+        dtypes = [segment.dtypes.get("id") for segment in self.segments]
+        if any(dtype is None for dtype in dtypes):
+            return None
+        kinds = {dtype.kind for dtype in dtypes if dtype is not None}
+        if len(kinds) > 1:
+            raise InvalidInputError(f"some ids in {self.folder.where} are integers, others strings")
+        return np.result_type(*(dtype for dtype in dtypes if dtype is not None))
+
+
+def _in_order(folder: Folder, parts: Sequence[int], segments: Sequence[Segment]) -> list[Segment]:
+    """Return the segments with positions in the order of the parts."""
+    missing = sorted(set(range(parts[0], parts[-1])) - set(parts))
+    if missing:
+        raise InvalidInputError(
+            f"{folder.where} has parts {parts[0]} to {parts[-1]} but no part {missing[0]}; without rows= the parts are "
+            "joined in order, so none may be missing"
+        )
+    moved, row = [], 0
+    for segment in segments:
+        moved.append(segment.moved(row))
+        row += segment.n_rows
+    return moved
+
+
+class RecordedSource(Source):
+    """Some columns of the rows of a recording.
+
+    Parameters
+    ----------
+    recording : Recording
+        Where the rows are.
+    shape : tuple of int
+        ``(N,)`` or ``(N, K)``.
+    dtype : dtype
+        Dtype that the source shows.
+    fields : dtype
+        Dtype of the rows that are merged, with a field for each column.
+    """
+
+    in_pieces = True
+
+    def __init__(
+        self, recording: Recording, shape: tuple[int, ...], dtype: np.dtype[Any], fields: np.dtype[Any]
+    ) -> None:
+        super().__init__(shape, dtype)
+        self.recording, self.fields = recording, fields
+        self.row_bytes = fields.itemsize
+        self.prefetch_bytes = held_bytes(recording.segments)
+
+    @property
+    def where(self) -> str:
+        """Path or URL of the folder."""
+        return self.recording.folder.where
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
+        """Open for reading."""
+        return MergedRows(self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return the identity, with what was recorded."""
+        return super().identity() | {"recorder": asdict(self.recording.settings), "fields": str(self.fields)}
+
+    def _content(self) -> Any:
+        """Return what changes with any row: the checksums of all blocks."""
+        segments = self.recording.segments
+        checksums = np.array([np.bitwise_xor.reduce(s.layout.checksums) for s in segments], np.uint32)
+        return [[s.name, s.base, s.n_rows, int(c)] for s, c in zip(segments, checksums, strict=True)]
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source that describes only the segments with some of these rows."""
+        some = tuple(cut for cut in (segment.cut(start, stop) for segment in self.recording.segments) if cut)
+        part = RecordedSource.__new__(type(self))
+        part.__dict__.update(self.__dict__)
+        part.recording = replace(self.recording, segments=some)
+        return part, 0
+
+    def reachable(self) -> None:
+        """Raise unless this process can read the folder."""
+        if RecorderSettings.read(self.recording.folder) is None:
+            raise UnreadableDataError(f"{self.where} has no {SETTINGS} for this process")
+
+
+class RecordedLabels(RecordedSource):
+    """The labels of a recording.
+
+    Parameters
+    ----------
+    recording : Recording
+        Where the rows are.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        dtype = class_dtype(recording.settings.n_classes)
+        super().__init__(recording, (recording.n_rows,), dtype, np.dtype([("label", dtype)]))
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
+        """Open for reading."""
+        return _OneField(self, "label")
+
+
+class RecordedIds(RecordedSource):
+    """The ids of the rows of a recording.
+
+    Parameters
+    ----------
+    recording : Recording
+        Where the rows are.
+    """
+
+    def __init__(self, recording: Recording, stored: np.dtype[Any]) -> None:
+        dtype = np.dtype(f"U{stored.itemsize}") if stored.kind == "S" else stored
+        super().__init__(recording, (recording.n_rows,), dtype, np.dtype([("id", stored)]))
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
+        """Open for reading."""
+        return _OneField(self, "id")
+
+
+def held_bytes(segments: Sequence[Segment]) -> int:
+    """Return the most bytes of blocks that an open source holds of these segments."""
+    return sum(2 * _blocks_at_once(segment, segments) * BLOCK_ROWS * segment.layout.row_bytes for segment in segments)
+
+
+def _blocks_at_once(segment: Segment, segments: Sequence[Segment]) -> int:
+    """Return the number of blocks of a segment that are read at a time."""
+    share = _HELD_BYTES // (2 * max(1, len(segments)) * BLOCK_ROWS * segment.layout.row_bytes)
+    return max(1, min(share, len(segment.first_rows)))
+
+
+class _Cursor:
+    """Reads the blocks of a segment in ascending order, and holds those that the next read may need."""
+
+    def __init__(self, folder: Folder, segment: Segment, step: int) -> None:
+        self.segment = segment
+        self._folder, self._step = folder, step
+        self._first, self._held = 0, list[dict[str, npt.NDArray[Any]]]()
+
+    def rows(self, start: int, stop: int) -> Iterator[tuple[Int64s | slice, Mapping[str, npt.NDArray[Any]]]]:
+        """Yield the rows among ``[start, stop)``: their positions from `start` on, and their columns."""
+        first, end = self.segment.blocks_of(start, stop)
+        self._hold(first, end)
+        for index in range(first, end):
+            block, begin = self._held[index - self._first], int(self.segment.first_rows[index])
+            numbers = block.get("row")
+            if numbers is None:
+                a, b = max(start - begin, 0), min(stop - begin, int(self.segment.layout.rows[index]))
+                where: Int64s | slice = slice(begin + a - start, begin + b - start)
+            else:
+                rows = numbers.astype(np.int64) + (self.segment.base - start)
+                a, b = np.searchsorted(rows, [0, stop - start]).tolist()
+                where = rows[a:b]
+            if a < b:
+                yield where, {name: column[a:b] for name, column in block.items()}
+
+    def _hold(self, first: int, end: int) -> None:
+        if first >= end:
+            return
+        last = self._first + len(self._held)
+        if not self._first <= first < last:
+            self._first, self._held, last = first, [], first
+        del self._held[: first - self._first]
+        self._first = first
+        if end > last:
+            end = min(max(end, last + self._step), len(self.segment.first_rows))
+            try:
+                self._held += self.segment.layout.read(self._folder, self.segment.name, last, end)
+            except DamagedRecordError as error:
+                raise _torn(self._folder, self.segment.part, error) from error
+
+
+class MergedRows(Rows):
+    """Rows that are merged from all segments which have some of them.
+
+    Parameters
+    ----------
+    source : RecordedSource
+        What is read.
+    """
+
+    def __init__(self, source: RecordedSource) -> None:
+        self._source, self._dtype = source, source.fields
+        self._row_shape = ()
+        self._buffer = self._empty(0)
+        recording = source.recording
+        self._folder = recording.folder
+        self._cursors = [
+            _Cursor(recording.folder, segment, _blocks_at_once(segment, recording.segments))
+            for segment in recording.segments
+        ]
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows ``[start, stop)`` as a structured array.
+
+        Raises
+        ------
+        InvalidInputError
+            For a row that was recorded twice with different values, or never.
+        UnreadableDataError
+            For a file that was altered or removed.
+        """
+        out, seen = self._reused(stop - start), np.zeros(stop - start, np.bool_)
+        n_seen = 0
+        for cursor in self._cursors:
+            for where, columns in cursor.rows(start, stop):
+                if seen[where].any():
+                    self._compare(out, seen, where, columns, cursor.segment, start)
+                seen[where] = True
+                for name in self._dtype.names or ():
+                    field = out[name]
+                    field[where] = _field_of(columns[name], field)
+        n_seen = int(np.count_nonzero(seen))
+        if n_seen < len(seen):
+            self._refuse_gaps(seen, start)
+        return out
+
+    def _compare(
+        self,
+        out: npt.NDArray[Any],
+        seen: Bools,
+        where: Int64s | slice,
+        columns: Mapping[str, npt.NDArray[Any]],
+        segment: Segment,
+        start: int,
+    ) -> None:
+        """Raise if rows that are there already have other values here."""
+        again = np.flatnonzero(seen[where])
+        positions = np.arange(len(seen))[where][again]
+        for name in self._dtype.names or ():
+            field = out[name]
+            old, new = field[positions], _field_of(columns[name], field)[again].astype(field.dtype)
+            differs = np.flatnonzero((old != new).reshape(len(again), -1).any(axis=1))
+            if not len(differs):
+                continue
+            row = start + int(positions[differs[0]])
+            before = self._first_part_with(row)
+            others = f", and {len(differs) - 1:,} more rows near it" if len(differs) > 1 else ""
+            raise InvalidInputError(
+                f"row {row:,} was recorded twice in {self._folder.where} with different values: {name} is "
+                f"{old[differs[0]]} in part {before} and {new[differs[0]]} in part {segment.part}{others}. Repeated "
+                "rows must have the same label and the same probabilities: put the model into evaluation mode, and "
+                "check that the row numbers are right"
+            ).at([(row, row + 1)])
+
+    def _first_part_with(self, row: int) -> int:
+        """Return the first part that has a row."""
+        having = (c.segment.part for c in self._cursors if any(True for _ in c.rows(row, row + 1)))
+        return next(having)
+
+    def _refuse_gaps(self, seen: Bools, start: int) -> None:
+        gaps = Findings()
+        gaps.add("gap", np.flatnonzero(~seen), start)
+        [finding] = gaps.values()
+        raise InvalidInputError(
+            f"{finding.n_rows:,} rows were not recorded in {self._folder.where}: {finding.where()} of "
+            f"{self._source.n_rows:,}"
+        ).at(finding.ranges)
+
+
+class _OneField(Rows):
+    def __init__(self, source: RecordedSource, name: str) -> None:
+        super().__init__(source)
+        self._rows, self._name = MergedRows(source), name
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = self._rows.read(start, stop)[self._name]
+        return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else np.ascontiguousarray(values)
+
+
+def _field_of(column: npt.NDArray[Any], field: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a column as a field takes it: several values of a row are stored as one item."""
+    if column.dtype.kind != "V":
+        return column
+    width = field.shape[1]
+    return column.view(f"<{field.dtype.kind}{column.itemsize // width}").reshape(len(column), width)
