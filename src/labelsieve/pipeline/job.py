@@ -109,6 +109,8 @@ class Job:
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
         self._attempts = settings.retries + 1
         self.pair = open_pair(labels, pred_probs, settings.class_names, settings.ids, attempts=self._attempts)
+        if isinstance(self.pair[1], Source):
+            self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         n_rows, n_classes = self.pair[1].shape
         self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.errors import UnreadableDataError
 from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version, row_digests
@@ -203,6 +204,16 @@ class Source(abc.ABC):
     def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for the first pass, which gives the rows to `summarizer`: probabilities, or what replaces them."""
         return self.open(start, stop)
+
+    def prepared_for(self, rule: Filter) -> Source:  # noqa: ARG002  # whole rows hold all that any filter needs
+        """Return the source with what a filter needs of its rows.
+
+        Raises
+        ------
+        InvalidInputError
+            If the rows do not hold it. The message says what to give, or to record.
+        """
+        return self
 
     def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:  # noqa: ARG002
         """Open to read the stored bytes alone, for a measurement: rows have any values if they would need decoding.
