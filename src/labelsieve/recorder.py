@@ -70,6 +70,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Floats, Int64s, Ints, class_dtype
+from labelsieve.confident_learning.logit_summarizer import LogitSummarizer
 from labelsieve.confident_learning.quality_scores import confidence_weighted_entropy, normalized_margin, row_sum
 from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES, SummaryBlock
@@ -404,8 +405,10 @@ class Recorder:
 
     def _summarizer_of(self, n_rows: int, dtype: np.dtype[Any]) -> Summarizer:
         """Return a summarizer for strips of `n_rows` rows, the same one as long as it is large enough."""
+        dtype = np.dtype(np.float64) if self._settings.from_logits else dtype
         if self._summarizer is None or self._summarizer.dtype != dtype or self._summarizer_rows < n_rows:
-            self._summarizer = Summarizer(n_rows, self._settings.n_classes, dtype)
+            kind = LogitSummarizer if self._settings.from_logits else Summarizer
+            self._summarizer = kind(n_rows, self._settings.n_classes, dtype)
             self._summarizer_rows = n_rows
         return self._summarizer
 

@@ -25,6 +25,9 @@ ERRORS: Final = {
     "infinite": "infinite probabilities",
     "below": "probabilities below 0",
     "above": "probabilities above 1",
+    "nan_logit": "NaN logits",
+    "infinite_logit": "logits of +inf",
+    "empty_logits": "rows of logits that are all -inf",
     "zero_row": "rows of pred_probs that are all zeros",
     "row_sum": "rows of pred_probs do not sum to 1 within 0.05",
     "label": "labels outside 0..K-1",
@@ -47,10 +50,12 @@ _ONE: Final = {
     "rows of pred_probs sum": "row of pred_probs sums",
     "scores that are": "score that is",
     "sums of rows that are": "sum of a row that is",
+    "rows of logits that are": "row of logits that is",
     "rows": "row",
     "labels": "label",
     "classes": "class",
     "probabilities": "probability",
+    "logits": "logit",
 }
 
 # Likely causes of rows that do not sum to 1, and what to do about them. Of a row, the first that fits counts.

@@ -12,8 +12,11 @@ once are compared when they meet there.
 
 from __future__ import annotations
 
+import copy
 import json
+import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +30,8 @@ from labelsieve.confident_learning.dtypes import Bools, Int64s, class_dtype
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import Rows, Source
-from labelsieve.storage.folders import Folder
+from labelsieve.sources.summaries import SummarySource
+from labelsieve.storage.folders import Folder, open_folder
 from labelsieve.storage.record_files import DamagedRecordError, Record, RecordLayout
 
 FORMAT: Final = 1
@@ -322,15 +326,6 @@ class Recording:
         return np.result_type(*dtypes)
 
     @property
-    def row_dtype(self) -> np.dtype[Any]:
-        """Dtype of a row without its label: fields by the names of the columns."""
-        classes, k = class_dtype(self.settings.n_classes), self.settings.classes_per_row
-        fields: list[Any] = [("predicted", classes), ("p_label", self.dtype), ("p_predicted", self.dtype)]
-        fields += [(name, np.float64) for name in self.settings.scores]
-        fields += [("top_classes", classes, (k,)), ("top_probs", self.dtype, (k,))] if k else []
-        return np.dtype(fields)
-
-    @property
     def id_dtype(self) -> np.dtype[Any] | None:
         """Dtype of the ids; None if there are none."""
         dtypes = [segment.dtypes.get("id") for segment in self.segments]
@@ -357,55 +352,40 @@ def _in_order(folder: Folder, parts: Sequence[int], segments: Sequence[Segment])
     return moved
 
 
-class RecordedSource(Source):
-    """Some columns of the rows of a recording.
+class _Recorded(Source):
+    """What the columns of a recording have in common, besides how they are shown.
 
-    Parameters
+    Attributes
     ----------
     recording : Recording
         Where the rows are.
-    shape : tuple of int
-        ``(N,)`` or ``(N, K)``.
-    dtype : dtype
-        Dtype that the source shows.
-    fields : dtype
+    row_dtype : dtype
         Dtype of the rows that are merged, with a field for each column.
     """
 
     in_pieces = True
-
-    def __init__(
-        self, recording: Recording, shape: tuple[int, ...], dtype: np.dtype[Any], fields: np.dtype[Any]
-    ) -> None:
-        super().__init__(shape, dtype)
-        self.recording, self.fields = recording, fields
-        self.row_bytes = fields.itemsize
-        self.prefetch_bytes = held_bytes(recording.segments)
+    recording: Recording
+    row_dtype: np.dtype[Any]
 
     @property
     def where(self) -> str:
         """Path or URL of the folder."""
         return self.recording.folder.where
 
-    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
-        """Open for reading."""
-        return MergedRows(self)
-
     def identity(self) -> dict[str, Any]:
         """Return the identity, with what was recorded."""
-        return super().identity() | {"recorder": asdict(self.recording.settings), "fields": str(self.fields)}
+        return super().identity() | {"recorder": asdict(self.recording.settings), "fields": str(self.row_dtype)}
 
     def _content(self) -> Any:
         """Return what changes with any row: the checksums of all blocks."""
         segments = self.recording.segments
-        checksums = np.array([np.bitwise_xor.reduce(s.layout.checksums) for s in segments], np.uint32)
-        return [[s.name, s.base, s.n_rows, int(c)] for s, c in zip(segments, checksums, strict=True)]
+        checksums = [zlib.crc32(segment.layout.checksums.tobytes()) for segment in segments]
+        return [[s.name, s.base, s.n_rows, c] for s, c in zip(segments, checksums, strict=True)]
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that describes only the segments with some of these rows."""
         some = tuple(cut for cut in (segment.cut(start, stop) for segment in self.recording.segments) if cut)
-        part = RecordedSource.__new__(type(self))
-        part.__dict__.update(self.__dict__)
+        part = copy.copy(self)
         part.recording = replace(self.recording, segments=some)
         return part, 0
 
@@ -415,8 +395,8 @@ class RecordedSource(Source):
             raise UnreadableDataError(f"{self.where} has no {SETTINGS} for this process")
 
 
-class RecordedLabels(RecordedSource):
-    """The labels of a recording.
+class RecordedRows(_Recorded, SummarySource):
+    """The row summaries of a recording.
 
     Parameters
     ----------
@@ -425,30 +405,66 @@ class RecordedLabels(RecordedSource):
     """
 
     def __init__(self, recording: Recording) -> None:
-        dtype = class_dtype(recording.settings.n_classes)
-        super().__init__(recording, (recording.n_rows,), dtype, np.dtype([("label", dtype)]))
+        self.recording, settings = recording, recording.settings
+        super().__init__(recording.n_rows, settings.n_classes, recording.dtype, settings.scores)
+        self.prefetch_bytes = held_bytes(recording.segments)
 
-    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
-        """Open for reading."""
-        return _OneField(self, "label")
+    def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
+        """Open for reading structured rows."""
+        return MergedRows(self)
 
 
-class RecordedIds(RecordedSource):
-    """The ids of the rows of a recording.
+class RecordedColumn(_Recorded):
+    """The labels, or the ids, of a recording.
 
     Parameters
     ----------
     recording : Recording
         Where the rows are.
+    name : str
+        ``label`` or ``id``.
+    stored : dtype
+        Dtype of the column in the files; the source shows strings as text.
     """
 
-    def __init__(self, recording: Recording, stored: np.dtype[Any]) -> None:
+    def __init__(self, recording: Recording, name: str, stored: np.dtype[Any]) -> None:
         dtype = np.dtype(f"U{stored.itemsize}") if stored.kind == "S" else stored
-        super().__init__(recording, (recording.n_rows,), dtype, np.dtype([("id", stored)]))
+        super().__init__((recording.n_rows,), dtype)
+        self.recording, self.row_dtype = recording, np.dtype([(name, stored)])
+        self.prefetch_bytes = held_bytes(recording.segments)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
         """Open for reading."""
-        return _OneField(self, "id")
+        return _OneField(self)
+
+
+def open_recording(place: str | os.PathLike[str]) -> tuple[RecordedColumn, RecordedRows, RecordedColumn | None]:
+    """Return the labels, the row summaries and the ids of a recorder's folder, whose parts are closed.
+
+    Parameters
+    ----------
+    place : path or URL
+        The folder.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder is no recording, or its parts do not fit each other.
+    UnreadableDataError
+        If a part was not closed, or not all of it is there.
+    """
+    recording = Recording.open(open_folder(place, "summaries"))
+    labels = RecordedColumn(recording, "label", class_dtype(recording.settings.n_classes))
+    ids = recording.id_dtype
+    return labels, RecordedRows(recording), None if ids is None else RecordedColumn(recording, "id", ids)
+
+
+def is_recording(place: str | os.PathLike[str]) -> bool:
+    """Return whether a path or URL is the folder of a recorder."""
+    try:
+        return RecorderSettings.read(open_folder(place, "summaries")) is not None
+    except (InvalidInputError, NotADirectoryError):
+        return False
 
 
 def held_bytes(segments: Sequence[Segment]) -> int:
@@ -508,12 +524,12 @@ class MergedRows(Rows):
 
     Parameters
     ----------
-    source : RecordedSource
+    source : RecordedRows or RecordedColumn
         What is read.
     """
 
-    def __init__(self, source: RecordedSource) -> None:
-        self._source, self._dtype = source, source.fields
+    def __init__(self, source: _Recorded) -> None:
+        self._source, self._dtype = source, source.row_dtype
         self._row_shape = ()
         self._buffer = self._empty(0)
         recording = source.recording
@@ -592,9 +608,10 @@ class MergedRows(Rows):
 
 
 class _OneField(Rows):
-    def __init__(self, source: RecordedSource, name: str) -> None:
+    def __init__(self, source: RecordedColumn) -> None:
         super().__init__(source)
-        self._rows, self._name = MergedRows(source), name
+        self._rows = MergedRows(source)
+        [self._name] = source.row_dtype.names or ()
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
         values: npt.NDArray[Any] = self._rows.read(start, stop)[self._name]
