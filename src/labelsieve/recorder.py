@@ -39,20 +39,45 @@ Logits, scores and `classes_per_row` are computed by NumPy, so for these a batch
 
 ## In a training framework
 
-A callback for the `Trainer` of Hugging Face that records what it predicts, in `Trainer.predict` and in evaluation:
+A `Trainer` of Hugging Face that records what it predicts or evaluates, on each of its processes. The data set has a
+column ``row`` with the numbers of its rows, and `TrainingArguments` has ``remove_unused_columns=False``:
 
-    class RecordPredictions(transformers.TrainerCallback):
-        def __init__(self, recorder):
-            self.recorder = recorder
+    import transformers
 
-        def on_prediction_step(self, args, state, control, **kwargs):
-            self.recorder.flush()
+    class RecordingTrainer(transformers.Trainer):
+        recorder = None  # labelsieve.Recorder(path, n_classes, part=trainer.args.process_index, from_logits=True)
 
-    def preprocess_logits_for_metrics(recorder):
-        def record(logits, labels):
-            recorder.update(labels, logits)      # Recorder(..., from_logits=True, part=trainer.args.process_index)
-            return logits.argmax(-1)             # all that the Trainer has to keep
-        return record
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            inputs.pop("row", None)  # the model does not take it
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+            rows = inputs.pop("row")
+            loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+            if self.recorder is not None:
+                self.recorder.update(labels, logits, rows=rows)
+            return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+A callback of Lightning that records the logits which `predict_step` returns. Its batches are dictionaries with
+``label`` and ``row``:
+
+    import lightning
+    import labelsieve
+
+    class RecordPredictions(lightning.Callback):
+        def __init__(self, path, n_classes):
+            self.path, self.n_classes = path, n_classes
+
+        def on_predict_start(self, trainer, pl_module):
+            self.recorder = labelsieve.Recorder(
+                self.path, self.n_classes, part=trainer.global_rank, from_logits=True
+            )
+
+        def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            self.recorder.update(batch["label"], outputs, rows=batch["row"])
+
+        def on_predict_end(self, trainer, pl_module):
+            self.recorder.close()
 """
 
 from __future__ import annotations

@@ -160,6 +160,37 @@ def test_integer_ids_number_no_rows(tmp_path):
     assert found.to_frame()["id"].tolist() == names[found.indices].tolist()
 
 
+@pytest.mark.parametrize("kind", ["strings", "integers"])
+def test_a_repeated_id_counts_once(tmp_path, kind, small_blocks):
+    names = np.arange(N_ROWS) * 3
+    names = np.array([f"{'image-' * (name % 4)}{name}" for name in names]) if kind == "strings" else names
+    order = np.concatenate([np.arange(N_ROWS), [5, 899, 5, 0]])
+    for part, some in enumerate(np.array_split(order, 3)):
+        with Recorder(tmp_path, N_CLASSES, part=part, flush_rows=70, n_rows=N_ROWS) as recorder:
+            for these in np.array_split(some, 9):
+                recorder.update(LABELS[these], PROBS[these], ids=names[these])
+    for cut in ({}, {"batch_size": 31, "partition_batches": 2}):
+        found = find_recorded(tmp_path, **cut)
+        assert_same_bits(found, find(LABELS, PROBS))
+        assert found.to_frame()["id"].tolist() == names[found.indices].tolist()
+
+
+def test_a_repeated_id_with_other_values(tmp_path):
+    names = [f"image-{row}" for row in range(N_ROWS)]
+    with Recorder(tmp_path, N_CLASSES) as recorder:
+        recorder.update(LABELS, PROBS, ids=names)
+    with Recorder(tmp_path, N_CLASSES, part=1) as recorder:
+        recorder.update((LABELS[40:42] + np.array([0, 1])) % N_CLASSES, PROBS[40:42], ids=names[40:42])
+    wrong = rf"the id 'image-41' was recorded twice in .*: label is {LABELS[41]} in part 0 and \d in part 1"
+    with pytest.raises(InvalidInputError, match=wrong):
+        open_recording(tmp_path)
+
+
+def test_ids_that_differ_in_one_end_alone_have_different_hashes():
+    ids = np.array([f"{prefix}{n}" for prefix in ("", "a" * 8, "b" * 20) for n in range(20_000)], "S")
+    assert len(np.unique(recordings._hashes(ids))) == len(ids)
+
+
 # On disk ---------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +215,8 @@ def test_the_files_hold_no_probabilities_of_other_classes(tmp_path):
 
 LOOP = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from labelsieve.recorder import Recorder
 
@@ -207,16 +240,14 @@ def test_a_loop_that_is_killed_ten_times_gives_the_same_bits(tmp_path, numbered)
     np.savez(tmp_path / "data.npz", labels=LABELS, probs=PROBS, order=order)
     command = [sys.executable, "-c", LOOP, str(tmp_path / "recording"), str(tmp_path / "data.npz"), numbered]
     chance, begins, n_killed = random.Random(7), [], 0
-    for attempt in range(60):
+    for _ in range(60):
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        lines = 0
         # Killed after some batches, by the loop's own output, so that no clock decides how far it comes.
-        stop_after = chance.randrange(1, 14)
-        for line in process.stdout:
-            lines += 1
-            if lines == 1:
+        stop_after = chance.randrange(14)
+        for number, line in enumerate(process.stdout):
+            if number == 0:
                 begins.append(int(line))
-            if n_killed < 10 and lines == stop_after:
+            if n_killed < 10 and number == stop_after:
                 process.send_signal(signal.SIGKILL)
                 n_killed += 1
                 break
@@ -237,11 +268,15 @@ def test_a_loop_that_is_killed_ten_times_gives_the_same_bits(tmp_path, numbered)
 
 
 def test_a_part_goes_on_after_its_last_flush(tmp_path):
-    with pytest.raises(ZeroDivisionError), Recorder(tmp_path, N_CLASSES, flush_rows=100) as first:
-        first.update(LABELS[:250], PROBS[:250])
-        first.update(LABELS[250:320], PROBS[250:320])
-        raise ZeroDivisionError
-    with pytest.raises(UnreadableDataError, match="part 0 of .* is open.*resume=True"):
+    def interrupted():
+        with Recorder(tmp_path, N_CLASSES, flush_rows=100) as first:
+            first.update(LABELS[:250], PROBS[:250])
+            first.update(LABELS[250:320], PROBS[250:320])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
+    with pytest.raises(UnreadableDataError, match=r"part 0 of .* is open.*resume=True"):
         open_recording(tmp_path)
     with Recorder(tmp_path, N_CLASSES, resume=True) as second:
         assert second.rows_recorded == 320
@@ -263,6 +298,15 @@ def test_two_recorders_of_one_part(tmp_path):
         with pytest.raises(InUseError, match=r"part 3 of .* is in use by process \d+"):
             Recorder(tmp_path, N_CLASSES, part=3, resume=True)
         recorder.update(LABELS, PROBS)
+    assert_same_bits(find_recorded(tmp_path), find(LABELS, PROBS))
+
+
+def test_parts_that_begin_a_folder_at_the_same_time(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        recorders = list(pool.map(lambda part: Recorder(tmp_path, N_CLASSES, part=part), range(8)))
+    for recorder, rows in zip(recorders, np.array_split(np.arange(N_ROWS), 8), strict=True):
+        recorder.update(LABELS[rows], PROBS[rows])
+        recorder.close()
     assert_same_bits(find_recorded(tmp_path), find(LABELS, PROBS))
 
 
@@ -338,11 +382,11 @@ def test_all_parts_need_the_same_settings(tmp_path):
 def test_parts_with_and_without_row_numbers(tmp_path):
     with Recorder(tmp_path, N_CLASSES) as recorder:
         recorder.update(LABELS[:10], PROBS[:10], rows=np.arange(10))
-        with pytest.raises(InvalidInputError, match="part 0 of .*: earlier batches were given with rows="):
+        with pytest.raises(InvalidInputError, match=r"part 0 of .*: earlier batches were given with rows="):
             recorder.update(LABELS[:10], PROBS[:10])
     with Recorder(tmp_path, N_CLASSES, part=1) as recorder:
         recorder.update(LABELS[:10], PROBS[:10])
-        with pytest.raises(InvalidInputError, match="part 1 of .*: earlier batches were given without ids="):
+        with pytest.raises(InvalidInputError, match=r"part 1 of .*: earlier batches were given without ids="):
             recorder.update(LABELS[:10], PROBS[:10], ids=np.arange(10))
     with pytest.raises(InvalidInputError, match=r"part 0 of .* was recorded with row numbers, part 1 without"):
         open_recording(tmp_path)
@@ -458,7 +502,7 @@ def test_bad_rows_are_named_as_the_user_names_them(tmp_path):
             recorder.update(labels, probs, ids=[f"img{n}" for n in range(20)])
     with Recorder(tmp_path / "other", N_CLASSES) as recorder:
         recorder.update(labels, PROBS[:20], rows=np.arange(40, 20, -1))
-        with pytest.raises(InvalidInputError, match="in row 33$") as caught:
+        with pytest.raises(InvalidInputError, match=r"in row 33$") as caught:
             recorder.update(labels, probs, rows=np.arange(40, 20, -1))
         assert caught.value.rows == ((33, 34),)
 
@@ -519,9 +563,7 @@ def test_rows_that_are_accepted(tmp_path):
 
 def test_what_was_not_recorded_is_named(tmp_path):
     record(tmp_path, LABELS, PROBS)
-    with pytest.raises(
-        InvalidInputError, match=r"needs the column normalized_margin .*scores=\('normalized_margin',\)"
-    ):
+    with pytest.raises(InvalidInputError, match=r"needs the column normalized_margin .*scores=\('normalized_"):
         find_recorded(tmp_path, method="normalized_margin")
     with pytest.raises(InvalidInputError, match="needs all probabilities of each row"):
         find_recorded(tmp_path, filter_by="prune_by_noise_rate")

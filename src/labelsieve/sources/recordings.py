@@ -19,7 +19,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -44,6 +44,13 @@ BY_NUMBER, BY_POSITION = "rows", "positions"
 _HELD_BYTES: Final = 32_000_000
 # Footers that are read at the same time: each may be a request or two.
 _FOOTER_THREADS: Final = 16
+
+# Rows whose ids are compared at a time.
+_HASHED_ROWS: Final = 1 << 16
+_REPEATED: Final = (
+    "What is repeated must have the same label and the same probabilities: put the model into evaluation mode, and "
+    "check that rows and ids are right"
+)
 
 _PART: Final = re.compile(r"part-(\d{5,})")
 _SEGMENT: Final = re.compile(r"(\d{6,})\.rec")
@@ -265,11 +272,14 @@ class Recording:
         What the parts have in common.
     segments : tuple of Segment
         All segments, with the numbers of their rows.
+    dropped : (m,) int64
+        Of rows that were recorded in order: the ascending positions of those whose id came before.
     """
 
     folder: Folder
     settings: RecorderSettings
     segments: tuple[Segment, ...]
+    dropped: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
     def open(cls, folder: Folder) -> Recording:
@@ -298,16 +308,12 @@ class Recording:
         if BY_POSITION in ways:
             segments = _in_order(folder, parts, segments)
         recording = cls(folder, settings, tuple(segments))
-        recording._check_rows()
+        if recording.by_position and recording.id_dtype is not None:
+            recording = replace(recording, dropped=repeated_ids(recording))
+        wanted = settings.n_rows
+        if recording.by_position and wanted not in (None, recording.n_rows):
+            raise InvalidInputError(f"{recording.n_rows:,} rows were recorded in {folder.where}, n_rows is {wanted:,}")
         return recording
-
-    def _check_rows(self) -> None:
-        """Raise if there cannot be a row for each number."""
-        n_rows, n_recorded = self.settings.n_rows, sum(segment.n_rows for segment in self.segments)
-        if n_rows is None:
-            return
-        if self.by_position and n_recorded != n_rows:
-            raise InvalidInputError(f"{n_recorded:,} rows were recorded in {self.folder.where}, n_rows is {n_rows:,}")
 
     @property
     def by_position(self) -> bool:
@@ -317,7 +323,14 @@ class Recording:
     @property
     def n_rows(self) -> int:
         """Number of rows: of all that were recorded, or of all up to the largest number."""
+        if self.by_position:
+            return sum(segment.n_rows for segment in self.segments) - len(self.dropped)
         return self.settings.n_rows or max(segment.stop for segment in self.segments)
+
+    def cut(self, start: int, stop: int) -> Recording:
+        """Return the description of the segments with some of the rows ``[start, stop)``, which keep their numbers."""
+        first, end = position_of(self.dropped, start), position_of(self.dropped, stop - 1) + 1
+        return replace(self, segments=tuple(c for c in (s.cut(first, end) for s in self.segments) if c))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -384,9 +397,8 @@ class _Recorded(Source):
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that describes only the segments with some of these rows."""
-        some = tuple(cut for cut in (segment.cut(start, stop) for segment in self.recording.segments) if cut)
         part = copy.copy(self)
-        part.recording = replace(self.recording, segments=some)
+        part.recording = self.recording.cut(start, stop)
         return part, 0
 
     def reachable(self) -> None:
@@ -411,7 +423,7 @@ class RecordedRows(_Recorded, SummarySource):
 
     def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
         """Open for reading structured rows."""
-        return MergedRows(self)
+        return MergedRows(self.recording, self.row_dtype)
 
 
 class RecordedColumn(_Recorded):
@@ -524,16 +536,16 @@ class MergedRows(Rows):
 
     Parameters
     ----------
-    source : RecordedRows or RecordedColumn
+    recording : Recording
         What is read.
+    row_dtype : dtype
+        Dtype of the rows, with a field for each column.
     """
 
-    def __init__(self, source: _Recorded) -> None:
-        self._source, self._dtype = source, source.row_dtype
-        self._row_shape = ()
+    def __init__(self, recording: Recording, row_dtype: np.dtype[Any]) -> None:
+        self._row_shape, self._dtype = (), row_dtype
         self._buffer = self._empty(0)
-        recording = source.recording
-        self._folder = recording.folder
+        self._recording = recording
         self._cursors = [
             _Cursor(recording.folder, segment, _blocks_at_once(segment, recording.segments))
             for segment in recording.segments
@@ -549,18 +561,25 @@ class MergedRows(Rows):
         UnreadableDataError
             For a file that was altered or removed.
         """
+        dropped = self._recording.dropped
+        if not len(dropped) or stop <= start:
+            return self.read_stored(start, stop)
+        first, end = position_of(dropped, start), position_of(dropped, stop - 1) + 1
+        a, b = np.searchsorted(dropped, [first, end]).tolist()
+        return np.delete(self.read_stored(first, end), dropped[a:b] - first)
+
+    def read_stored(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows by their numbers in the files."""
         out, seen = self._reused(stop - start), np.zeros(stop - start, np.bool_)
-        n_seen = 0
         for cursor in self._cursors:
             for where, columns in cursor.rows(start, stop):
                 if seen[where].any():
                     self._compare(out, seen, where, columns, cursor.segment, start)
                 seen[where] = True
                 for name in self._dtype.names or ():
-                    field = out[name]
-                    field[where] = _field_of(columns[name], field)
-        n_seen = int(np.count_nonzero(seen))
-        if n_seen < len(seen):
+                    shown = out[name]
+                    shown[where] = _field_of(columns[name], shown)
+        if not seen.all():
             self._refuse_gaps(seen, start)
         return out
 
@@ -577,8 +596,8 @@ class MergedRows(Rows):
         again = np.flatnonzero(seen[where])
         positions = np.arange(len(seen))[where][again]
         for name in self._dtype.names or ():
-            field = out[name]
-            old, new = field[positions], _field_of(columns[name], field)[again].astype(field.dtype)
+            shown = out[name]
+            old, new = shown[positions], _field_of(columns[name], shown)[again].astype(shown.dtype)
             differs = np.flatnonzero((old != new).reshape(len(again), -1).any(axis=1))
             if not len(differs):
                 continue
@@ -586,10 +605,9 @@ class MergedRows(Rows):
             before = self._first_part_with(row)
             others = f", and {len(differs) - 1:,} more rows near it" if len(differs) > 1 else ""
             raise InvalidInputError(
-                f"row {row:,} was recorded twice in {self._folder.where} with different values: {name} is "
-                f"{old[differs[0]]} in part {before} and {new[differs[0]]} in part {segment.part}{others}. Repeated "
-                "rows must have the same label and the same probabilities: put the model into evaluation mode, and "
-                "check that the row numbers are right"
+                f"row {row:,} was recorded twice in {self._recording.folder.where} with different values: {name} is "
+                f"{old[differs[0]]} in part {before} and {new[differs[0]]} in part {segment.part}{others}. "
+                f"{_REPEATED}"
             ).at([(row, row + 1)])
 
     def _first_part_with(self, row: int) -> int:
@@ -602,15 +620,15 @@ class MergedRows(Rows):
         gaps.add("gap", np.flatnonzero(~seen), start)
         [finding] = gaps.values()
         raise InvalidInputError(
-            f"{finding.n_rows:,} rows were not recorded in {self._folder.where}: {finding.where()} of "
-            f"{self._source.n_rows:,}"
+            f"{finding.n_rows:,} rows were not recorded in {self._recording.folder.where}: {finding.where()} of "
+            f"{self._recording.n_rows:,}"
         ).at(finding.ranges)
 
 
 class _OneField(Rows):
     def __init__(self, source: RecordedColumn) -> None:
         super().__init__(source)
-        self._rows = MergedRows(source)
+        self._rows = MergedRows(source.recording, source.row_dtype)
         [self._name] = source.row_dtype.names or ()
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -618,9 +636,72 @@ class _OneField(Rows):
         return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else np.ascontiguousarray(values)
 
 
-def _field_of(column: npt.NDArray[Any], field: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _field_of(column: npt.NDArray[Any], shown: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return a column as a field takes it: several values of a row are stored as one item."""
     if column.dtype.kind != "V":
         return column
-    width = field.shape[1]
-    return column.view(f"<{field.dtype.kind}{column.itemsize // width}").reshape(len(column), width)
+    width = shown.shape[1]
+    return column.view(f"<{shown.dtype.kind}{column.itemsize // width}").reshape(len(column), width)
+
+
+def position_of(dropped: Int64s, row: int) -> int:
+    """Return the position of a row among all that were recorded, of which those at `dropped` do not count."""
+    return row + int(np.searchsorted(dropped - np.arange(len(dropped)), row, side="right"))
+
+
+def repeated_ids(recording: Recording) -> Int64s:
+    """Return the ascending positions of rows whose id came before, with the same values.
+
+    Takes 16 bytes for each row.
+
+    Raises
+    ------
+    InvalidInputError
+        For an id with different values. The message names it, both parts and the values.
+    """
+    stored = recording.id_dtype
+    if stored is None:
+        raise RuntimeError("this recording has ids")
+    n_rows, rows = recording.n_rows, MergedRows(recording, np.dtype([("id", stored)]))
+    hashes = np.empty(n_rows, np.uint64)
+    for start in range(0, n_rows, _HASHED_ROWS):
+        stop = min(start + _HASHED_ROWS, n_rows)
+        hashes[start:stop] = _hashes(rows.read(start, stop)["id"])
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    whole = MergedRows(recording, np.dtype([("id", stored), ("label", np.int64), *_fields(RecordedRows(recording))]))
+    seen, found = dict[Any, tuple[int, Any]](), []
+    for position in np.unique(order[np.concatenate((same, same + 1))]).tolist():
+        row = whole.read(position, position + 1)[0].copy()
+        before, values = seen.setdefault(row["id"].item(), (position, row))
+        if before == position:
+            continue
+        if values.tobytes() != row.tobytes():
+            name = next(name for name in row.dtype.names if row[name].tobytes() != values[name].tobytes())
+            parts = [next(s.part for s in recording.segments if s.start <= p < s.stop) for p in (before, position)]
+            shown = row["id"].decode() if isinstance(row["id"], bytes) else row["id"]
+            raise InvalidInputError(
+                f"the id {shown!r} was recorded twice in {recording.folder.where} with different values: {name} is "
+                f"{values[name]} in part {parts[0]} and {row[name]} in part {parts[1]}. {_REPEATED}"
+            )
+        found.append(position)
+    return np.array(found, np.int64)
+
+
+def _fields(rows: RecordedRows) -> list[Any]:
+    return [(name, rows.row_dtype[name]) for name in rows.row_dtype.names or ()]
+
+
+def _hashes(ids: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Return a number for each id: the same for the same ids, and rarely for others."""
+    if ids.dtype.kind != "S":
+        return ids.astype(np.uint64)
+    width = -(-ids.dtype.itemsize // 8)
+    words = ids.astype(f"S{8 * width}").view("<u8").reshape(len(ids), width)
+    total = np.zeros(len(ids), np.uint64)
+    for place in range(width):
+        mixed = words[:, place] * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+        total = (total + mixed) * np.uint64(0xBF58476D1CE4E5B9)
+        total ^= total >> np.uint64(32)
+    return total
