@@ -13,6 +13,7 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | Topic | Page |
 |---|---|
 | which rows are issues, filters, how a run works, inputs, clusters | `labelsieve.find` |
+| row summaries in place of predictions: SQL, Spark, tables | `labelsieve.summaries` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
 | coming from cleanlab, and what differs | `labelsieve.label_issues_batched` |
 | recording predictions in a model's loop | `labelsieve.recorder` |
@@ -27,7 +28,7 @@ import importlib
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
-    from labelsieve import cli, count, errors, find, inspector, label_issues_batched, memory, recorder
+    from labelsieve import cli, count, errors, find, inspector, label_issues_batched, memory, recorder, summaries
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
     from labelsieve.results.row_ids import unescape_formula
+    from labelsieve.summaries import summarize_batch
 
 __all__ = [  # noqa: RUF022  # in the order of the documentation
     "find_label_issues",
@@ -59,6 +61,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "plan_label_issues",
     "Plan",
     "Recorder",
+    "summarize_batch",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
@@ -66,6 +69,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "LabelInspector",
     "split_arr",
     "find",
+    "summaries",
     "count",
     "label_issues_batched",
     "recorder",
@@ -89,7 +93,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 ]
 __version__ = "0.1.0"
 
-_SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory", "recorder")
+_SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory", "recorder", "summaries")
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
     "IssueRows": "results.result",
@@ -103,6 +107,7 @@ _MODULES = {
     "load": "results.label_issues",
     "plan_label_issues": "find",
     "split_arr": "label_issues_batched",
+    "summarize_batch": "summaries",
     "unescape_formula": "results.row_ids",
 }
 

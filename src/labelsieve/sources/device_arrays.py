@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Bools, Floats, Ints
 from labelsieve.confident_learning.row_sums import NOTED_DIFFERENCE
-from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
+from labelsieve.errors import InputTypeError, MissingDependencyError
 from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.arrays import in_memory
 
@@ -176,32 +176,3 @@ def _from_bits(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
 
 def _library(array: Any) -> str:
     return type(array).__module__.partition(".")[0]
-
-
-def check_batch(labels: npt.NDArray[Any], pred_probs: Any, n_classes: int) -> None:
-    """Raise unless a batch has labels, and probabilities of all classes for each.
-
-    Parameters
-    ----------
-    labels : array
-        Labels.
-    pred_probs : array of any library
-        Probabilities or logits.
-    n_classes : int
-        Number of classes K.
-
-    Raises
-    ------
-    InvalidInputError
-        Naming the shapes or dtypes.
-    """
-    shape, dtype = tuple(pred_probs.shape), str(pred_probs.dtype)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        what = f"shape {labels.shape}" if labels.ndim != 1 else f"dtype {labels.dtype}"
-        raise InvalidInputError(f"labels of a batch must be (n,) integers 0..K-1, not of {what}")
-    if len(shape) != 2 or shape[1] != n_classes:
-        raise InvalidInputError(f"pred_probs of a batch must have shape (n, {n_classes:,}), not {shape}")
-    if shape[0] != len(labels):
-        raise InvalidInputError(f"a batch has {len(labels):,} labels and {shape[0]:,} rows of pred_probs")
-    if not dtype.rpartition(".")[2].endswith(("float16", "float32", "float64")):
-        raise InvalidInputError(f"pred_probs of a batch must be float16, bfloat16, float32 or float64, not {dtype}")

@@ -1,26 +1,12 @@
-"""Folders in which recorders keep row summaries, and their rows as sources.
-
-A folder has ``recorder.json``, with what all parts have in common, and a folder for each part. A part is a chain of
-*segments*, ``000000.rec``, ``000001.rec`` and so on: record files (`labelsieve.storage.record_files`) with the rows of
-one flush in the order of their numbers, in blocks of 4,096. The footer has the number of the first row of each block.
-A segment is created only if there is none of its name, so two writers of a part can never mix their rows. A part that
-was closed has a file ``closed.json`` with the number of its segments.
-
-Any range of rows is merged from the blocks of all segments that have some of them. Rows that were recorded more than
-once are compared when they meet there.
-"""
+"""The rows of a recorder's folder as sources: merged from all parts, whatever the order in which they were recorded."""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
-import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -30,234 +16,31 @@ from labelsieve.confident_learning.dtypes import Bools, Int64s, class_dtype
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.recording_format import (
+    BLOCK_ROWS,
+    BY_NUMBER,
+    BY_POSITION,
+    SETTINGS,
+    RecorderSettings,
+    Segment,
+    part_numbers,
+    read_part,
+    torn,
+)
+from labelsieve.sources.shard_names import is_pattern
 from labelsieve.sources.summaries import SummarySource
 from labelsieve.storage.folders import Folder, open_folder
-from labelsieve.storage.record_files import DamagedRecordError, Record, RecordLayout
+from labelsieve.storage.record_files import DamagedRecordError
+from labelsieve.storage.urls import is_web
 
-FORMAT: Final = 1
-SETTINGS: Final = "recorder.json"
-CLOSED: Final = "closed.json"
-BLOCK_ROWS: Final = 4096
-# How rows got their numbers: they were given, or are positions in the order of the parts.
-BY_NUMBER, BY_POSITION = "rows", "positions"
 # Bytes of blocks that an open source holds, of all segments together. With many segments it is a block of each.
 _HELD_BYTES: Final = 32_000_000
-# Footers that are read at the same time: each may be a request or two.
-_FOOTER_THREADS: Final = 16
-
 # Rows whose ids are compared at a time.
 _HASHED_ROWS: Final = 1 << 16
 _REPEATED: Final = (
     "What is repeated must have the same label and the same probabilities: put the model into evaluation mode, and "
     "check that rows and ids are right"
 )
-
-_PART: Final = re.compile(r"part-(\d{5,})")
-_SEGMENT: Final = re.compile(r"(\d{6,})\.rec")
-
-
-def part_folder(folder: Folder, part: int) -> Folder:
-    """Return the folder of a part."""
-    return folder.folder(f"part-{part:05d}")
-
-
-def segment_name(number: int) -> str:
-    """Return the file name of a segment."""
-    return f"{number:06d}.rec"
-
-
-def segment_numbers(names: Iterable[str]) -> list[int]:
-    """Return the numbers of the segments among the names of a folder."""
-    return sorted(int(found[1]) for found in map(_SEGMENT.fullmatch, names) if found)
-
-
-@dataclass(frozen=True)
-class RecorderSettings:
-    """What all parts of a folder have in common.
-
-    Parameters
-    ----------
-    n_classes : int
-        Number of classes K.
-    from_logits : bool
-        Whether the probabilities are those of logits.
-    n_rows : int or None
-        Number of rows of all parts together, where it was given.
-    scores : tuple of str
-        Columns that were computed from whole rows.
-    classes_per_row : int
-        Number of largest probabilities that are kept of each row.
-    """
-
-    n_classes: int
-    from_logits: bool = False
-    n_rows: int | None = None
-    scores: tuple[str, ...] = ()
-    classes_per_row: int = 0
-
-    def to_json(self) -> bytes:
-        """Return the content of ``recorder.json``."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True).encode()
-
-    @classmethod
-    def read(cls, folder: Folder) -> RecorderSettings | None:
-        """Return the settings of a folder; None if it has none.
-
-        Raises
-        ------
-        UnreadableDataError
-            If the file is not what a recorder writes.
-        """
-        try:
-            content = folder.read(SETTINGS)
-        except FileNotFoundError:
-            return None
-        try:
-            facts = json.loads(content)
-            written = facts.pop("format")
-            settings = cls(**facts | {"scores": tuple(facts["scores"])})
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise UnreadableDataError(f"{folder.where}/{SETTINGS} is not what a recorder writes") from error
-        if written != FORMAT:
-            raise UnreadableDataError(f"{folder.where} has format {written} of recordings, this version reads {FORMAT}")
-        return settings
-
-    def differences(self, other: RecorderSettings) -> str:
-        """Return in words what differs from `other`."""
-        here, there = asdict(self), asdict(other)
-        return ", ".join(f"{name}={here[name]!r}, not {there[name]!r}" for name in here if here[name] != there[name])
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A segment of a part, described so that any of its blocks can be read.
-
-    Parameters
-    ----------
-    part : int
-        Number of the part.
-    name : str
-        Path of the file in the folder of the recording.
-    layout : RecordLayout
-        Where its blocks are.
-    first_rows : (n,) int64
-        Number of the first row of each block.
-    base : int
-        What is added to the row numbers in the file.
-    stop : int
-        Row behind the last one.
-    by : {"rows", "positions"}
-        How the rows got their numbers.
-    n_updated : int
-        Number of rows that were given to `update`: more than are stored, if some were given twice.
-    """
-
-    part: int
-    name: str
-    layout: RecordLayout
-    first_rows: Int64s
-    base: int
-    stop: int
-    by: str
-    n_updated: int
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows."""
-        return int(self.layout.rows.sum())
-
-    @property
-    def start(self) -> int:
-        """Number of the first row."""
-        return int(self.first_rows[0])
-
-    @cached_property
-    def dtypes(self) -> dict[str, np.dtype[Any]]:
-        """Native dtypes of the columns."""
-        return {name: np.dtype(dtype).newbyteorder("=") for name, dtype in self.layout.columns}
-
-    def moved(self, base: int) -> Segment:
-        """Return the same rows, counted from `base`."""
-        shift = base - self.base
-        return replace(self, first_rows=self.first_rows + shift, base=base, stop=self.stop + shift)
-
-    def blocks_of(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the blocks ``[first, end)`` that may have some of the rows ``[start, stop)``."""
-        if start >= self.stop or stop <= self.start:
-            return 0, 0
-        first = max(0, int(np.searchsorted(self.first_rows, start, side="right")) - 1)
-        return first, int(np.searchsorted(self.first_rows, stop, side="left"))
-
-    def cut(self, start: int, stop: int) -> Segment | None:
-        """Return the part of the description that is needed for rows ``[start, stop)``; None if there are none."""
-        first, end = self.blocks_of(start, stop)
-        if first >= end:
-            return None
-        # Blocks are found by the sizes of those before, so only the later ones are left out.
-        layout = replace(self.layout, rows=self.layout.rows[:end], checksums=self.layout.checksums[:end])
-        last = self.stop if end == len(self.first_rows) else int(self.first_rows[end])
-        return replace(self, layout=layout, first_rows=self.first_rows[:end], stop=last)
-
-    @classmethod
-    def read(cls, folder: Folder, part: int, number: int) -> Segment:
-        """Read the footer of a segment.
-
-        Raises
-        ------
-        DamagedRecordError
-            If the file is not a whole segment.
-        """
-        inner = part_folder(folder, part)
-        with Record(inner, segment_name(number)) as record:
-            header, footer, layout = record.header, record.footer, record.layout
-        try:
-            if (header["format"], header["part"], header["segment"]) != (FORMAT, part, number):
-                raise DamagedRecordError(f"{inner.where}/{segment_name(number)} is a segment of another part")
-            first_rows = np.array(footer["first_rows"], np.int64)
-            facts = int(footer["base"]), int(footer["stop"]), str(footer["by"]), int(footer["n_updated"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedRecordError(f"{inner.where}/{segment_name(number)} lacks something") from error
-        return cls(part, f"part-{part:05d}/{segment_name(number)}", layout, first_rows, *facts)
-
-
-def read_part(folder: Folder, part: int) -> list[Segment]:
-    """Return the segments of a part that was closed.
-
-    Raises
-    ------
-    UnreadableDataError
-        If it was not closed, or not all of it is there.
-    """
-    inner, again = part_folder(folder, part), f"Recorder(..., part={part}, resume=True)"
-    names = inner.names()
-    numbers = segment_numbers(names)
-    if CLOSED not in names:
-        raise UnreadableDataError(
-            f"part {part} of {folder.where} is open: its recorder is still at work or was killed. Close it; or go on "
-            f"after its {len(numbers)} flushes, with {again}; or delete {inner.where} if its rows are not wanted"
-        )
-    try:
-        n_segments = int(json.loads(inner.read(CLOSED))["segments"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UnreadableDataError(f"{inner.where}/{CLOSED} is not what a recorder writes") from error
-    missing = sorted(set(range(n_segments)) - set(numbers))
-    if missing:
-        raise UnreadableDataError(
-            f"part {part} of {folder.where} is torn: {inner.where}/{segment_name(missing[0])} is missing, one of "
-            f"{len(missing)} of {n_segments} files. Delete {inner.where} and record the part again"
-        )
-    try:
-        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
-            return list(pool.map(lambda number: Segment.read(folder, part, number), range(n_segments)))
-    except (DamagedRecordError, FileNotFoundError) as error:
-        raise _torn(folder, part, error) from error
-
-
-def _torn(folder: Folder, part: int, error: Exception) -> UnreadableDataError:
-    inner = part_folder(folder, part)
-    return UnreadableDataError(
-        f"part {part} of {folder.where} is torn: {error}. Delete {inner.where} and record the part again"
-    )
 
 
 @dataclass(frozen=True)
@@ -282,20 +65,17 @@ class Recording:
     dropped: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
 
     @classmethod
-    def open(cls, folder: Folder) -> Recording:
+    def open(cls, folder: Folder, settings: RecorderSettings) -> Recording:
         """Read the descriptions of all parts.
 
         Raises
         ------
         InvalidInputError
-            If the folder is no recording, or its parts do not fit each other.
+            If its parts do not fit each other, or have no rows.
         UnreadableDataError
             If a part was not closed, or not all of it is there.
         """
-        settings = RecorderSettings.read(folder)
-        if settings is None:
-            raise InvalidInputError(f"{folder.where} is not a folder of a recorder: it has no {SETTINGS}")
-        parts = sorted(int(found[1]) for found in map(_PART.fullmatch, folder.names()) if found)
+        parts = part_numbers(folder.names())
         segments = [segment for part in parts for segment in read_part(folder, part)]
         if not segments:
             raise InvalidInputError(f"{folder.where} has no rows: nothing was recorded")
@@ -450,33 +230,33 @@ class RecordedColumn(_Recorded):
         return _OneField(self)
 
 
-def open_recording(place: str | os.PathLike[str]) -> tuple[RecordedColumn, RecordedRows, RecordedColumn | None]:
+def open_recording(
+    place: str | os.PathLike[str],
+) -> tuple[RecordedColumn, RecordedRows, RecordedColumn | None] | None:
     """Return the labels, the row summaries and the ids of a recorder's folder, whose parts are closed.
 
     Parameters
     ----------
     place : path or URL
-        The folder.
+        The folder. If it is something else, the result is None.
 
     Raises
     ------
     InvalidInputError
-        If the folder is no recording, or its parts do not fit each other.
+        If the parts do not fit each other, or have no rows.
     UnreadableDataError
         If a part was not closed, or not all of it is there.
     """
-    recording = Recording.open(open_folder(place, "summaries"))
-    labels = RecordedColumn(recording, "label", class_dtype(recording.settings.n_classes))
+    if is_web(os.fspath(place)) or is_pattern(os.fspath(place)):
+        return None
+    folder = open_folder(place, "summaries")
+    settings = RecorderSettings.read(folder)
+    if settings is None:
+        return None
+    recording = Recording.open(folder, settings)
+    labels = RecordedColumn(recording, "label", class_dtype(settings.n_classes))
     ids = recording.id_dtype
     return labels, RecordedRows(recording), None if ids is None else RecordedColumn(recording, "id", ids)
-
-
-def is_recording(place: str | os.PathLike[str]) -> bool:
-    """Return whether a path or URL is the folder of a recorder."""
-    try:
-        return RecorderSettings.read(open_folder(place, "summaries")) is not None
-    except (InvalidInputError, NotADirectoryError):
-        return False
 
 
 def held_bytes(segments: Sequence[Segment]) -> int:
@@ -528,7 +308,7 @@ class _Cursor:
             try:
                 self._held += self.segment.layout.read(self._folder, self.segment.name, last, end)
             except DamagedRecordError as error:
-                raise _torn(self._folder, self.segment.part, error) from error
+                raise torn(self._folder, self.segment.part, error) from error
 
 
 class MergedRows(Rows):

@@ -88,7 +88,7 @@ OTHER = int(np.flatnonzero((PROBS.argmax(axis=1) != LABELS) & (PROBS.argmax(axis
         ({"p_label": {OTHER: 0.9}, "p_predicted": {OTHER: 0.8}}, f"not the largest probability in row {1000 + OTHER} "),
         (
             {"p_label": {OTHER: 0.5}, "p_predicted": {OTHER: 0.5}},
-            rf"1 row whose predicted class is not the first .* in row {1000 + OTHER} \(first: the label {LABELS[OTHER]}",
+            rf"row whose predicted class is not the first .* in row {1000 + OTHER} \(first: the label {LABELS[OTHER]}",
         ),
         (
             {"normalized_margin": {8: np.nan}},
