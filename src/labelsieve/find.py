@@ -172,10 +172,13 @@ from labelsieve.pipeline.plan import Plan
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.publish import check_output
 from labelsieve.settings import (
+    NOTHING,
     EstimationMethod,
     FilterName,
+    IgnoreLabel,
     Method,
     Rule,
+    check_ignore_label,
     check_whole_number,
 )
 
@@ -212,6 +215,7 @@ def find_label_issues(
     max_memory: int | str | None = None,
     retries: int = 2,
     class_names: Sequence[str] | None = None,
+    ignore_label: IgnoreLabel = NOTHING,
     ids: Any = None,
 ) -> LabelIssues:
     """Find the rows whose given label is likely wrong, out of core and in as few reads of `pred_probs` as possible.
@@ -306,6 +310,10 @@ def find_label_issues(
         Number of times to run a failed task again.
     class_names : sequence of str, optional
         K names, for tables and reports.
+    ignore_label : int, str or None, optional
+        The label of rows that have none, such as -1 or 255; None for missing values. Such rows are left out of
+        thresholds, counts and issues, and their probabilities are not checked. Their scores are NaN, and ``n_ignored``
+        is their number. By default every row has a label.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
         file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only the
@@ -402,6 +410,7 @@ def plan_label_issues(
     fresh: bool = False,
     output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
+    ignore_label: IgnoreLabel = NOTHING,
     worker_rate: float | str | None = None,
     latency: float | str | None = None,
     within: float | str | None = None,
@@ -419,7 +428,7 @@ def plan_label_issues(
         As in `find_label_issues`.
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
-    allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory
+    allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory, ignore_label
         As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`. It counts what is known
         there (`Plan.known_bytes`), but `Plan.bytes_read` and `Plan.n_tasks` are those of a run that knows nothing.
     worker_rate : float or str, optional
@@ -477,7 +486,8 @@ def _job(choices: dict[str, Any]) -> Job:
     if isinstance(output, str | os.PathLike) and isinstance(place, str | os.PathLike):
         check_output(os.fspath(output), [os.fspath(place)])
     attempts = check_whole_number("retries", choices.get("retries", JobSettings.retries), 0) + 1
-    labels, pred_probs, ids = open_given(*given, attempts=attempts)
+    ignored = check_ignore_label(choices["ignore_label"])
+    labels, pred_probs, ids = open_given(*given, ignore_label=ignored, attempts=attempts)
     if choices.get("ids") is None:
         choices["ids"] = ids
     return Job(labels, pred_probs, JobSettings(**choices))

@@ -22,14 +22,15 @@ array([4])
 | `predicted` | integer | the class of the largest probability; the first one, if several have it |
 | `p_label` | float16, float32 or float64 | probability of `label` |
 | `p_predicted` | the same | probability of `predicted` |
-| `row` | integer, optional | number of the row, 0..N-1; then the rows of the table may be in any order |
+| `row` | integer, optional | number of the row, 0..N-1; the rows of the table may be in any order |
 | `id` | integer or string, optional | your own name of the row, as `ids` of `find_label_issues` |
 | `normalized_margin`, `confidence_weighted_entropy` | float64, optional | a score, for the `method` or `rank_by` |
 | `row_sum` | float64, optional | sum of the probabilities of the row, for `adjust_pred_probs=True` |
 
 Other columns are ignored. Without `row`, rows are numbered in the order of the table. A table may be a dict of arrays,
 a NumPy structured array, or a table of pandas, Polars, Arrow or DuckDB. It does not say the number of classes, so that
-`n_classes` is needed.
+`n_classes` is needed. Rows whose number is missing have no label: they are left out, and `LabelIssues.n_ignored` counts
+them.
 
 The result is that of the probabilities, to the last bit, if the columns are. So keep their dtype: the thresholds are
 exact sums of `p_label`. What needs more of a row than its summary is refused by name: the filters that read
@@ -121,10 +122,11 @@ from labelsieve.confident_learning.recorded_summaries import RECORDABLE, ROW_SUM
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.validation import RowChecks, raise_or_warn
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.settings import Settings
+from labelsieve.settings import Settings, check_flag
 from labelsieve.sources.base import Source
-from labelsieve.sources.memory_tables import column_values
+from labelsieve.sources.logits import LogitsSource
 from labelsieve.sources.open_array import check_lengths, open_labels, open_pred_probs
+from labelsieve.sources.summary_columns import column_values
 from labelsieve.tasks.partition import Batches, Partition, RowRange
 from labelsieve.tasks.scan import read_rows
 
@@ -138,6 +140,7 @@ def summarize_batch(
     labels: Any,
     pred_probs: Any,
     *,
+    from_logits: bool = False,
     scores: Sequence[str] = (),
     row: Any = None,
     id: Any = None,  # noqa: A002  # the name of the column
@@ -151,7 +154,9 @@ def summarize_batch(
     labels : (n,) array-like of int
         Given class of each row, 0..K-1.
     pred_probs : (n, K) array-like of float16, float32 or float64
-        Out-of-sample probabilities of each class.
+        Out-of-sample probabilities of each class, or logits.
+    from_logits : bool
+        Whether `pred_probs` holds logits: probabilities are their softmax, in float64.
     scores : sequence of str
         Columns that other settings need: ``"normalized_margin"`` and ``"confidence_weighted_entropy"`` for that
         `method` or `rank_by`, ``"row_sum"`` for ``adjust_pred_probs=True``.
@@ -165,8 +170,9 @@ def summarize_batch(
     Returns
     -------
     dict of str to (n,) array
-        ``label`` and ``predicted`` (int32), ``p_label`` and ``p_predicted`` (the dtype of `pred_probs`), the `scores`
-        (float64), and ``row`` and ``id`` if they are given. A batch without rows has columns without rows.
+        ``label`` and ``predicted`` (int32), ``p_label`` and ``p_predicted`` (the dtype of `pred_probs`, of logits
+        float64), the `scores` (float64), and ``row`` and ``id`` if they are given. A batch without rows has columns
+        without rows.
 
     Raises
     ------
@@ -197,6 +203,8 @@ def summarize_batch(
     if not isinstance(opened_labels, Source) or not isinstance(opened, Source):
         raise InputTypeError("summarize_batch takes a batch in memory, not a Dask array: give .compute() of its rows")
     check_lengths(opened_labels, opened)
+    check_flag("from_logits", from_logits)
+    opened = LogitsSource(opened) if from_logits else opened
     n_rows, n_classes = opened.shape
     dtype = opened.dtype.newbyteorder("=")
     named = {"row": row, "id": id}

@@ -13,7 +13,7 @@ from distributed import Client, LocalCluster
 
 import labelsieve
 import labelsieve.summaries
-from draws import assert_same_bits, bits, draw, odd, pieces
+from draws import assert_same_array, assert_same_bits, bits, draw, odd, pieces
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, WorkdirError
 
 K = 6
@@ -146,6 +146,29 @@ def test_rows_in_any_order_are_put_in_order():
     assert_same_bits(find(columns(row=ROWS.astype(np.uint64))), want)
 
 
+@pytest.mark.parametrize("choices", [{}, CUT, {"method": "normalized_margin"}, {"ignore_label": -5}], ids=str)
+def test_rows_that_are_missing_have_no_label(choices):
+    labels = np.where(ROWS % 50 == 3, -5, LABELS) if "ignore_label" in choices else LABELS
+    kept = np.random.default_rng(1).permutation(np.flatnonzero(ROWS % 7 != 2))
+    recorded = labelsieve.summarize_batch(LABELS, PROBS, scores=("normalized_margin",), row=ROWS, id=ROWS + 70)
+    table = {name: column[kept] for name, column in (recorded | {"label": labels}).items()}
+    found = find(table, **choices)
+    want = find_in_arrays(labels=np.where(ROWS % 7 == 2, -5, labels), **{"ignore_label": -5} | choices)
+    assert found.n_ignored == want.n_ignored > 100
+    assert_same_bits(found, want)
+    assert found.to_frame()["id"].tolist() == (found.indices + 70).tolist()
+    texts = np.array([f"image-{row}" for row in ROWS])[kept]
+    assert find(table | {"id": texts}, **choices).to_frame()["id"].tolist() == [f"image-{row}" for row in found.indices]
+
+
+def test_labels_that_stand_for_none_are_left_out():
+    labels = np.where(ROWS % 50 == 3, 255, LABELS)
+    table = columns() | {"label": labels, "p_label": np.where(labels == 255, np.nan, columns()["p_label"])}
+    found = find(table, ignore_label=255, **CUT)
+    assert found.n_ignored == 20
+    assert_same_bits(found, find_in_arrays(labels=labels, ignore_label=255))
+
+
 def test_names_of_rows_are_those_of_the_result():
     names = np.array([f"image-{row}" for row in ROWS])
     for form in ("dict", "lists", "pandas", "polars", "arrow", "duckdb"):
@@ -215,7 +238,7 @@ def test_little_memory_is_enough(tmp_path):
     limit = labelsieve.plan_label_issues(summaries=table, n_classes=K, output=tmp_path / "r.zarr").process_bytes + 10**6
     plan = labelsieve.plan_label_issues(summaries=table, n_classes=K, max_memory=limit)
     assert (in_memory.stored, plan.stored) == (False, True)
-    found, want = find(table, max_memory=limit), find_in_arrays()
+    found, want = find(table, max_memory=limit), find_in_arrays(PROBS.astype(np.float32))
     # Each row is there 4,000 times.
     assert found.num_issues == 4000 * want.num_issues
     assert found.confident_thresholds.tobytes() == want.confident_thresholds.tobytes()
@@ -224,8 +247,9 @@ def test_little_memory_is_enough(tmp_path):
 def test_the_plan_is_that_of_the_bytes_of_summaries():
     plan = labelsieve.plan_label_issues(summaries=columns(PROBS.astype(np.float32)), n_classes=K, **CUT)
     assert (plan.n_partitions, plan.bytes_read) == (10, 1000 * (8 + 4 + 4))
-    measured = labelsieve.plan_label_issues(summaries=columns(), n_classes=K, measure=True)
-    assert measured.forecast.total_s > 0
+    many = labelsieve.plan_label_issues(summaries=columns(), n_classes=10_000, worker_rate="1GB")
+    few = labelsieve.plan_label_issues(summaries=columns(), n_classes=K, worker_rate="1GB")
+    assert many.forecast.kernels_s == few.forecast.kernels_s, "the classes that a row does not have take no time"
 
 
 def test_forked_processes_are_not_used():
@@ -320,9 +344,12 @@ def changed(name, row, value, dtype=None):
         (changed("row", 5, 9), "row 9 is given twice, in places 5 and 9 of the table: each row needs one summary"),
         (changed("row", slice(0, 4), 9), "row 9 is given twice, in places 0 and 1 of the table, and 3 more are"),
         (changed("row", 0, -1), "the column row has -1, in place 0: rows are numbered from 0"),
-        (changed("row", [0, 500], [2000, 2001]), r"1,002 rows have no summary: 0, 500, 1000\.\.1999"),
+        (changed("row", 5, 10**9), "the column row goes up to 1,000,000,000, with 1,000 rows: if these are names"),
         ({"row": ROWS.astype(float)}, "the column row must be integers, not float64"),
-        ({"row": ROWS + 1}, "1 rows have no summary: 0. If the column row holds names of rows"),
+        (
+            {"row": ROWS + 1, "label": np.full(1000, 2**63, np.uint64)},
+            "1 rows have no summary, which takes labels that",
+        ),
     ],
 )
 def test_columns_that_are_no_summaries_are_refused(changes, message):
@@ -422,9 +449,24 @@ def test_a_batch_of_lists_and_of_tables():
         assert all((found[name] == want[name]).all() for name in want)
 
 
+def test_a_batch_of_logits_is_that_of_their_softmax():
+    logits = np.log(PROBS).astype(np.float32) * 2 + 7
+    probs = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probs /= np.add.reduce(probs, axis=1)[:, np.newaxis]
+    for scores in ((), ("normalized_margin", "row_sum")):
+        found = labelsieve.summarize_batch(LABELS, logits, from_logits=True, scores=scores)
+        want = labelsieve.summarize_batch(LABELS, probs, scores=scores)
+        assert found.keys() == want.keys()
+        for name, column in want.items():
+            assert_same_array(found[name], column, name)
+    assert labelsieve.summarize_batch([], np.empty((0, 3), np.float32), from_logits=True)["p_label"].dtype == float
+
+
 @pytest.mark.parametrize(
     ("labels", "probs", "choices", "message"),
     [
+        (LABELS, np.full((1000, 6), np.inf), {"from_logits": True}, r"6,000 logits of \+inf in rows 0\.\.999"),
+        (LABELS, PROBS, {"from_logits": 1}, "from_logits must be True or False"),
         (np.where(ROWS == 7, K, LABELS), PROBS, {}, r"1 label outside 0\.\.5 in row 7"),
         (LABELS, np.where(ROWS[:, np.newaxis] == 7, np.nan, PROBS), {}, "6 NaN probabilities in row 7"),
         (LABELS, np.where(ROWS[:, np.newaxis] == 7, 0, PROBS), {}, "all zeros, row 7: missing chunk"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from re import fullmatch
 from typing import Any, Final
 
 import click
@@ -12,7 +13,7 @@ import click
 from labelsieve.confident_learning.filters import FILTERS, default_rule
 from labelsieve.errors import InvalidInputError
 from labelsieve.results.row_ids import read_lines
-from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, Settings
+from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, Settings
 from labelsieve.storage.urls import check_place
 
 EXIT_CODES: Final = """\b
@@ -81,6 +82,18 @@ class WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in ne
         if not value.isdecimal() or int(value) < 1:
             self.fail(f"{value!r} is neither {self.word!r} nor a whole number of at least 1", param, ctx)
         return int(value)
+
+
+class LabelValue(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """A label: a whole number, a name, or empty text for a missing one."""
+
+    name = "LABEL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Return the number or the name; None for a missing label."""
+        if not isinstance(value, str):
+            return value
+        return int(value) if fullmatch(r"[+-]?[0-9]+", value) else value or None
 
 
 class FilePath(click.Path):
@@ -153,6 +166,14 @@ RUN = _together(
     click.argument("pred_probs"),
     _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
     _input("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or one name per line."),
+    _input(
+        "--ignore-label",
+        type=LabelValue(),
+        default=NOTHING,
+        show_default=False,
+        metavar="LABEL",
+        help='Leave out rows with this label, such as -1 or 255; "" leaves out missing labels.',
+    ),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     _method("--method", type=_score, default="self_confidence", help="Label quality score."),

@@ -29,16 +29,8 @@ class LogitSummarizer(Summarizer):
         super().__init__(*args, **kwargs)
         self._exponentials: Float64s = np.empty((0, self.n_classes))
 
-    def add(self, labels: Ints, logits: Floats) -> SummaryBlock:
-        """Summarize the next strip, and return its summaries as a view.
-
-        Parameters
-        ----------
-        labels : (n,) int
-            Labels; any integer dtype.
-        logits : (n, K) float16, float32 or float64
-            Logits; not modified.
-        """
+    def _add(self, labels: Ints, logits: Floats) -> SummaryBlock:
+        """Summarize the next strip of ``(n, K)`` logits, and return its summaries as a view."""
         n, first = len(logits), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
         # Maxima of float16 are slow; float32 holds all its values.

@@ -82,7 +82,7 @@ class RecordedSummarizer(Summarizer):
 
     Parameters
     ----------
-    n_rows, n_classes, dtype, settings, first_row, thresholds
+    n_rows, n_classes, dtype, settings, first_row, thresholds, ignored
         As for `Summarizer`. The thresholds have no effect: scores are recorded.
     """
 
@@ -94,20 +94,13 @@ class RecordedSummarizer(Summarizer):
         settings: Settings = DEFAULTS,
         first_row: int = 0,
         thresholds: Float64s | None = None,  # noqa: ARG002
+        ignored: int | None = None,
     ) -> None:
-        super().__init__(n_rows, n_classes, dtype, settings, first_row)
+        super().__init__(n_rows, n_classes, dtype, settings, first_row, ignored=ignored)
         self._settings = settings
 
-    def add(self, labels: Ints, probs: npt.NDArray[Any]) -> SummaryBlock:
-        """Check the next strip, and return its summaries as a view.
-
-        Parameters
-        ----------
-        labels : (n,) int
-            Labels; any integer dtype.
-        probs : (n,) structured array
-            Recorded summaries; not modified.
-        """
+    def _add(self, labels: Ints, probs: npt.NDArray[Any]) -> SummaryBlock:
+        """Check the next strip, a structured array, and return its summaries as a view."""
         recorded, n, first = probs, len(probs), self._first_row + self._filled
         out, summary = slice(self._filled, self._filled + n), self._summary
         checked = self._checked_labels(labels, first)
@@ -121,6 +114,15 @@ class RecordedSummarizer(Summarizer):
             getattr(summary, column)[out] = self._checked_scores(name, recorded[name], first)
         self._filled += n
         return summary[out]
+
+    @staticmethod
+    def _without_doubt(strip: npt.NDArray[Any], rows: Bools) -> npt.NDArray[Any]:
+        """Return a copy of a strip in which the chosen rows are good rows of class 0."""
+        strip = np.array(strip)
+        strip["predicted"][rows] = 0
+        for name in (strip.dtype.names or ())[1:]:  # probabilities, scores and sums may all be 1
+            strip[name][rows] = 1
+        return strip
 
     @staticmethod
     def probabilities(strip: Any) -> Floats:

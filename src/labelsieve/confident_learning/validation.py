@@ -304,7 +304,7 @@ def _shift(findings: Findings, n_classes: int, class_counts: Ints | None) -> str
         unsigned = "" if found.example < 0 else f" ({found.example} is -1 in unsigned integers)"
         return (
             f". No row is labelled {n_classes - 1}, so the labels seem to be -1..{n_classes - 2}{unsigned}: add 1 to "
-            "all of them, or drop these rows if -1 means that a row has no label"
+            f"all of them, or give ignore_label={found.example} if it means that a row has no label"
         )
     return ""
 

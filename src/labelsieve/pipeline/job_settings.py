@@ -14,12 +14,14 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto, check_sizes
 from labelsieve.pipeline.fork_pool import resolve_n_jobs
 from labelsieve.settings import (
+    NOTHING,
     EstimationMethod,
     FilterName,
     Method,
     Rule,
     Settings,
     check_flag,
+    check_ignore_label,
     check_seconds,
     check_whole_number,
 )
@@ -59,10 +61,12 @@ class JobSettings:
     max_memory: int | str | None = None
     retries: int = 2
     class_names: Sequence[str] | None = None
+    ignore_label: Any = NOTHING
     ids: Any = None
 
     def __post_init__(self) -> None:
         check_flag("fresh", self.fresh)
+        object.__setattr__(self, "ignore_label", check_ignore_label(self.ignore_label))
         check_sizes(self.batch_size, self.partition_batches)
         object.__setattr__(self, "retries", check_whole_number("retries", self.retries, 0))
         object.__setattr__(self, "wait", check_seconds("wait", self.wait))

@@ -9,7 +9,7 @@ from threading import Thread
 from typing import Any, Final, TypeGuard
 
 from labelsieve import partitioning
-from labelsieve.confident_learning.dtypes import class_dtype
+from labelsieve.confident_learning.dtypes import class_dtype, label_dtype
 from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
@@ -17,6 +17,7 @@ from labelsieve.execution.executor import Executor
 from labelsieve.pipeline import grids
 from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
+from labelsieve.settings import NOTHING, IgnoreLabel
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
@@ -29,13 +30,19 @@ _READ_FIRST_BYTES: Final = 64_000_000
 
 
 def open_given(
-    labels: Any, pred_probs: Any, summaries: Any = None, n_classes: int | None = None, *, attempts: int = 1
+    labels: Any,
+    pred_probs: Any,
+    summaries: Any = None,
+    n_classes: int | None = None,
+    *,
+    ignore_label: IgnoreLabel = NOTHING,
+    attempts: int = 1,
 ) -> tuple[Any, Any, Any]:
     """Return labels, probabilities and names of rows: as they are given, or those of a table of row summaries.
 
     Parameters
     ----------
-    labels, pred_probs, summaries, n_classes : object
+    labels, pred_probs, summaries, n_classes, ignore_label : object
         The arguments of the user.
     attempts : int
         Number of times to try to open a table.
@@ -51,7 +58,7 @@ def open_given(
         return labels, pred_probs, None
     if labels is not None or pred_probs is not None:
         raise InvalidInputError("give labels and pred_probs, or summaries")
-    table = retry(attempts, open_summaries, summaries, n_classes)
+    table = retry(attempts, open_summaries, summaries, n_classes, ignore_label)
     return table.labels, table.pred_probs, table.ids
 
 
@@ -110,6 +117,7 @@ def open_inputs(
     executor: Executor | None = None,
     earlier: Mapping[str, Sequence[int]] | None = None,
     read: bool = True,
+    ignored: int | None = None,
 ) -> Inputs:
     """Open both inputs, compare them, and plan one grid of batches for them.
 
@@ -129,6 +137,8 @@ def open_inputs(
         For a run with a workdir: the partitions of the earlier run in it, which are kept (`growing_grid`).
     read : bool
         Whether to read such labels now; otherwise `Inputs.read_labels` reads them.
+    ignored : int, optional
+        The value of labels that says that a row has none; by default what the labels themselves say (`Source.ignored`).
 
     Raises
     ------
@@ -136,6 +146,8 @@ def open_inputs(
         For anything that can be refused without reading.
     """
     opened_labels, opened = open_pair(labels, pred_probs)
+    if ignored is None and isinstance(opened_labels, Source):
+        ignored = opened_labels.ignored
     partitioning.check_sizes(batch_size, partition_batches)
     executor = executor or choose_executor()
     forking = n_jobs > 1 and not executor.is_cluster and forkable(opened_labels, opened)
@@ -151,11 +163,11 @@ def open_inputs(
     if earlier is not None:
         planned = growing_grid(opened, planned, earlier)
     if not _reads_first(opened_labels, planned, executor, opened.shape[1]):
-        return Inputs(opened_labels, opened, planned)
+        return Inputs(opened_labels, opened, planned, ignored=ignored)
     # The labels in the smallest dtype, and the stored chunk that is being decoded.
-    held = opened_labels.n_rows * class_dtype(opened.shape[1]).itemsize
+    held = opened_labels.n_rows * label_dtype(opened.shape[1], ignored).itemsize
     held += min(opened_labels.row_chunk or 0, opened_labels.n_rows) * opened_labels.dtype.itemsize
-    inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True)
+    inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True, ignored=ignored)
     return inputs.read_labels() if read else inputs
 
 

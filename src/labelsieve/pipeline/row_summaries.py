@@ -5,7 +5,7 @@ Whatever reads predictions makes such a table; thresholds, counts, filters, rank
 ==============  =================  =====================================================================================
 column          dtype              meaning
 ==============  =================  =====================================================================================
-`label`         unsigned integer   label, 0..K-1
+`label`         unsigned integer   label, 0..K-1, or K for a row that has none, where rows may have none
 `predicted`     unsigned integer   first class of the largest probability
 `p_label`       that of the input  probability of the label
 `p_predicted`   that of the input  probability of the predicted class
@@ -49,8 +49,8 @@ from labelsieve.pipeline.dask_job import DaskJob, values_array
 from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues
 from labelsieve.settings import check_whole_number
-from labelsieve.sources.memory_tables import open_memory_table
 from labelsieve.sources.open_summaries import SummaryTable, table_of_columns
+from labelsieve.sources.summary_columns import open_summary_columns
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import DamagedRecordError
 from labelsieve.tasks import count_and_select, external_sort
@@ -166,7 +166,7 @@ class RowSummaries:
         columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
         if score is not None:
             columns[ANY_SCORE] = score
-        table = open_memory_table("summaries", columns)
+        table = open_summary_columns("summaries", columns)
         n_classes = check_whole_number("n_classes", n_classes, 2)
         return table_of_columns(table.columns(list(columns)), n_classes, "the table of columns")
 
@@ -220,8 +220,11 @@ class RowSummaries:
         return Progress(name, self.rows, description, show=self.show, on_cluster=self.job.executor.is_cluster)
 
     def sampled_classes(self, sample: RowSample) -> tuple[Ints, Ints]:
-        """Return the labels and predicted classes of the rows of `sample`, in row order."""
-        labels, predicted = zip(*self.map("agreement", count_and_select.sampled_classes, sample=sample), strict=True)
+        """Return the labels and predicted classes of the rows of `sample`, which counts labelled rows, in row order."""
+        n_labelled = self.rows if self.reader.no_label is None else self.map("labelled", count_and_select.n_labelled)
+        first = np.cumsum([0, *n_labelled[:-1]]).tolist()
+        parts = self.map("agreement", count_and_select.sampled_classes, first, sample=sample)
+        labels, predicted = zip(*parts, strict=True)
         return np.concatenate(labels), np.concatenate(predicted)
 
     def count(self, rule: Filter, thresholds: Float64s) -> SummaryCounts:

@@ -150,6 +150,8 @@ class Source(abc.ABC):
         Whether the probabilities of all classes can be read; not so of summaries that other code has made.
     summarizer : type
         Makes row summaries of the rows that `open_raw` gives.
+    ignored : int or None
+        Of labels: the value that says that a row has none; None where each row has one.
     listed_at : str or None
         The folder or pattern, or the first of a list, in which it was found, alone or with other shards; None for an
         array that was given by itself.
@@ -165,6 +167,7 @@ class Source(abc.ABC):
     in_memory: bool = False
     has_whole_rows: bool = True
     summarizer: type[Summarizer] = Summarizer
+    ignored: int | None = None
     listed_at: str | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.settings import IgnoreLabel
 from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory
 from labelsieve.sources.base import Source
 from labelsieve.sources.hdf5 import Hdf5Source
@@ -82,6 +83,23 @@ def open_pred_probs(pred_probs: Any) -> Opened:
     if opened.shape[1] < 2:
         raise InvalidInputError(f"pred_probs has {opened.shape[1]} columns; classification takes at least 2 classes")
     return opened
+
+
+def ignored_value(labels: Opened, ignore_label: IgnoreLabel) -> int | None:
+    """Return the value in opened labels that says that a row has none; None if each row has one.
+
+    Raises
+    ------
+    InvalidInputError
+        For a name, where labels are numbers.
+    """
+    if isinstance(labels, Source) and labels.ignored is not None:
+        return labels.ignored
+    if isinstance(ignore_label, str):
+        raise InvalidInputError(
+            f"labels are {labels.dtype}, so that ignore_label must be a number; not {ignore_label!r}"
+        )
+    return ignore_label if isinstance(ignore_label, int) else None
 
 
 def check_lengths(labels: Opened, pred_probs: Opened) -> None:

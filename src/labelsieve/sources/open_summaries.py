@@ -12,21 +12,22 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.recorded_summaries import FIELDS, RECORDABLE
 from labelsieve.errors import InvalidInputError
-from labelsieve.settings import check_whole_number
+from labelsieve.settings import NOTHING, IgnoreLabel, check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
-from labelsieve.sources.memory_tables import check_columns, open_memory_table
 from labelsieve.sources.open_array import Opened, open_labels
 from labelsieve.sources.recordings import open_recording
 from labelsieve.sources.summaries import ColumnSummaries, SummarySource
+from labelsieve.sources.summary_columns import check_columns, open_summary_columns
 from labelsieve.storage.urls import check_place, without_query
 
 LABEL: Final = "label"
 # Names of columns that a table may have: the user's numbers and names of its rows.
 ROW: Final = "row"
 ID: Final = "id"
-# Rows that a message names.
-_NAMED: Final = 3
+# Row numbers that leave more gaps than this, and have at most one row in as many, are taken for names.
+_MOST_GAPS: Final = 1_000_000
+_MOST_TIMES: Final = 10
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class SummaryTable:
         return int(self.pred_probs.shape[1])
 
 
-def open_summaries(summaries: Any, n_classes: int | None = None) -> SummaryTable:
+def open_summaries(summaries: Any, n_classes: int | None = None, ignore_label: IgnoreLabel = NOTHING) -> SummaryTable:
     """Open row summaries; of files only headers are read.
 
     Parameters
@@ -63,6 +64,8 @@ def open_summaries(summaries: Any, n_classes: int | None = None) -> SummaryTable
         table of pandas, Polars, Arrow or DuckDB. Or the place of such a table.
     n_classes : int, optional
         Number of classes K, which a table does not say.
+    ignore_label : int, str or None, optional
+        The label that stands for none.
 
     Raises
     ------
@@ -79,10 +82,10 @@ def open_summaries(summaries: Any, n_classes: int | None = None) -> SummaryTable
         return summaries
     if isinstance(summaries, str | os.PathLike):
         return _open_place(check_place("summaries", summaries), n_classes)
-    table = open_memory_table("summaries", summaries)
+    table = open_summary_columns("summaries", summaries)
     check_columns((LABEL, *FIELDS), table.names, table.where)
     names = [name for name in (LABEL, *FIELDS, *RECORDABLE, ROW, ID) if name in table.names]
-    return table_of_columns(table.columns(names), _needed(n_classes), table.where)
+    return table_of_columns(table.columns(names), _needed(n_classes), table.where, ignore_label)
 
 
 def _open_place(place: str, n_classes: int | None) -> SummaryTable:
@@ -102,8 +105,10 @@ def _needed(n_classes: int | None) -> int:
     return n_classes
 
 
-def table_of_columns(columns: Mapping[str, npt.NDArray[Any]], n_classes: int, where: str) -> SummaryTable:
-    """Return columns in memory as a table, with its rows in order.
+def table_of_columns(
+    columns: Mapping[str, npt.NDArray[Any]], n_classes: int, where: str, ignore_label: IgnoreLabel = NOTHING
+) -> SummaryTable:
+    """Return columns in memory as a table, with its rows in order. Rows that are not there have no label.
 
     Parameters
     ----------
@@ -113,17 +118,51 @@ def table_of_columns(columns: Mapping[str, npt.NDArray[Any]], n_classes: int, wh
         Number of classes K.
     where : str
         What the table is, for messages.
+    ignore_label : int, str or None, optional
+        The label that stands for none.
     """
     columns = dict(columns)
     check_dtypes({name: column.dtype for name, column in columns.items()})
-    rows, ids = columns.pop(ROW, None), columns.pop(ID, None)
-    order = None if rows is None else row_order(rows)
-    if order is not None:
-        columns = {name: column[order] for name, column in columns.items()}
-        ids = None if ids is None else ids[order]
+    rows = columns.pop(ROW, None)
+    n_rows = 0 if rows is None else check_rows(rows)
+    ignored: int | None = None
+    if rows is not None and n_rows > len(rows):
+        columns[LABEL], value = _with_gaps(columns[LABEL], rows, n_rows, ignore_label)
+        # The user's own value is looked for anyway.
+        ignored = value if ignore_label is NOTHING or ignore_label is None else None
+    if rows is not None and n_rows:
+        columns = {
+            name: column if len(column) > len(rows) else _placed(column, rows, n_rows)
+            for name, column in columns.items()
+        }
+    ids = columns.pop(ID, None)
     labels = open_labels(columns.pop(LABEL))
+    if ignored is not None and isinstance(labels, Source):
+        labels.ignored = ignored
     sources: dict[str, Source] = {name: ArraySource(column) for name, column in columns.items()}
     return SummaryTable(labels, ColumnSummaries(sources, n_classes, where), ids)
+
+
+def _placed(column: npt.NDArray[Any], rows: npt.NDArray[Any], n_rows: int) -> npt.NDArray[Any]:
+    """Return a column with each value at its row; rows without a value have 0, or an empty name."""
+    placed = np.full(n_rows, "") if column.dtype.kind in "UO" else np.zeros(n_rows, column.dtype)
+    placed = placed.astype(column.dtype)
+    placed[rows] = column
+    return placed
+
+
+def _with_gaps(
+    labels: npt.NDArray[Any], rows: npt.NDArray[Any], n_rows: int, ignore_label: IgnoreLabel
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the labels of all rows, and the value of those that have none: `ignore_label`, or one that no row has."""
+    if labels.dtype.kind not in "iu" or int(labels.max()) >= np.iinfo(np.int64).max:
+        raise InvalidInputError(
+            f"{n_rows - len(rows):,} rows have no summary, so that label must be integers below 2**63, not {labels.dtype}"
+        )
+    value = ignore_label if isinstance(ignore_label, int) else int(labels.max()) + 1
+    placed = np.full(n_rows, value, np.int64)
+    placed[rows] = labels
+    return placed, value
 
 
 def check_dtypes(dtypes: Mapping[str, np.dtype[Any]]) -> None:
@@ -142,17 +181,17 @@ def check_dtypes(dtypes: Mapping[str, np.dtype[Any]]) -> None:
         )
 
 
-def row_order(rows: npt.NDArray[Any]) -> npt.NDArray[np.intp] | None:
-    """Return the order that sorts row numbers; None if they are 0..N-1 already.
+def check_rows(rows: npt.NDArray[Any]) -> int:
+    """Return the number of rows that row numbers are of, those without a summary included; 0 if they are in order.
 
     Raises
     ------
     InvalidInputError
-        For a row that is given twice, and for rows that are missing.
+        For a row that is given twice, and for numbers that seem to be names.
     """
-    n_rows = len(rows)
-    if not n_rows or (rows[0] == 0 and rows[-1] == n_rows - 1 and bool((rows[1:] > rows[:-1]).all())):
-        return None
+    n_given = len(rows)
+    if not n_given or (rows[0] == 0 and rows[-1] == n_given - 1 and bool((rows[1:] > rows[:-1]).all())):
+        return 0
     order = np.argsort(rows, kind="stable")
     numbers = rows[order]
     if numbers[0] < 0:
@@ -165,14 +204,9 @@ def row_order(rows: npt.NDArray[Any]) -> npt.NDArray[np.intp] | None:
             f"row {numbers[at]:,} is given twice, in places {places[0]:,} and {places[1]:,} of the table{more}: "
             "each row needs one summary"
         ).at([(int(numbers[at]), int(numbers[at]) + 1)])
-    if numbers[-1] != n_rows - 1:
-        # The rows before the first one, and those between two that do not follow each other.
-        before = np.concatenate(([-1], numbers[:-1].astype(np.int64)))
-        gaps = np.flatnonzero(numbers.astype(np.int64) - before > 1)
-        ranges = [(int(before[gap]) + 1, int(numbers[gap])) for gap in gaps[:_NAMED]]
-        some = ", ".join(str(a) if b == a + 1 else f"{a}..{b - 1}" for a, b in ranges)
+    n_rows = int(numbers[-1]) + 1
+    if n_rows > _MOST_GAPS + _MOST_TIMES * n_given:
         raise InvalidInputError(
-            f"{int(numbers[-1]) + 1 - n_rows:,} rows have no summary: {some}{' and more' * (len(gaps) > _NAMED)}. If "
-            "the column row holds names of rows rather than numbers, call it id"
-        ).at(ranges)
-    return order
+            f"the column row goes up to {n_rows - 1:,}, with {n_given:,} rows: if these are names of rows, call it id"
+        )
+    return n_rows

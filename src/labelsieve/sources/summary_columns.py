@@ -19,7 +19,7 @@ _NAMED: Final = 12
 
 
 @dataclass(frozen=True)
-class MemoryTable:
+class TableColumns:
     """A table in memory.
 
     Parameters
@@ -73,7 +73,7 @@ def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> No
         raise InvalidInputError(f"{where} has no column {name!r}; it has {there}{hint}")
 
 
-def open_memory_table(name: str, table: Any) -> MemoryTable:  # one return for each kind of table
+def open_summary_columns(name: str, table: Any) -> TableColumns:  # one return for each kind of table
     """Open a table in memory.
 
     Parameters
@@ -92,24 +92,24 @@ def open_memory_table(name: str, table: Any) -> MemoryTable:  # one return for e
     """
     package, kind = type(table).__module__.partition(".")[0], type(table).__name__
     if isinstance(table, Mapping):
-        return MemoryTable(f"the {kind} {name}", list(table), partial(_items, table))
+        return TableColumns(f"the {kind} {name}", list(table), partial(_items, table))
     if isinstance(table, np.ndarray) and table.dtype.names:
-        return MemoryTable(f"the structured array {name}", table.dtype.names, partial(_items, table))
+        return TableColumns(f"the structured array {name}", table.dtype.names, partial(_items, table))
     if kind == "DataFrame" and package in ("pandas", "polars"):
-        return MemoryTable(f"the {package} table {name}", list(table.columns), partial(_items, table))
+        return TableColumns(f"the {package} table {name}", list(table.columns), partial(_items, table))
     if kind == "LazyFrame":
         raise InputTypeError(f"{name} is a LazyFrame, which is not computed yet: give {name}.collect()")
     if kind == "DuckDBPyRelation":
-        return MemoryTable(f"the DuckDB relation {name}", list(table.columns), partial(_run_query, table))
+        return TableColumns(f"the DuckDB relation {name}", list(table.columns), partial(_run_query, table))
     if hasattr(table, "column_names") and callable(getattr(table, "column", None)):
-        return MemoryTable(f"the Arrow table {name}", list(table.column_names), partial(_arrow_columns, table))
+        return TableColumns(f"the Arrow table {name}", list(table.column_names), partial(_arrow_columns, table))
     if hasattr(table, "__arrow_c_stream__"):
         try:
             import pyarrow as pa
         except ImportError as error:
             raise MissingDependencyError(f"Reading a table of {package}", "parquet") from error
         read = pa.table(table)
-        return MemoryTable(f"the table {name}", list(read.column_names), partial(_arrow_columns, read))
+        return TableColumns(f"the table {name}", list(read.column_names), partial(_arrow_columns, read))
     raise InputTypeError(
         f"{name} must be a table: a dict of arrays, a table of pandas, Polars, Arrow or DuckDB, or a path; not {kind}"
     )
