@@ -16,7 +16,8 @@ Any number of processes record at the same time, each a *part* of its own: a ran
 
 - With `rows=` rows may come in any order and in any part. A row may come more than once, since a distributed sampler
   repeats rows to fill its last batches: it counts once. With another label or other probabilities it is an error that
-  names both parts. Give `n_rows` so that a row that never came is found.
+  names both parts. A number that never came, below the largest one, is a row without a label: it is in no count and
+  is no issue, and `LabelIssues.n_ignored` says how many there are. With `n_rows` it is an error that names the row.
 - With `ids=` alone, or neither, the rows of a part are numbered as they come, and parts are joined in their order. The
   result has the ids.
 
@@ -86,7 +87,7 @@ import logging
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -129,6 +130,8 @@ class Recorder:
     scores : sequence of str
         Columns to compute from whole rows: ``"normalized_margin"`` and ``"confidence_weighted_entropy"`` for the
         methods of these names, ``"row_sum"`` for `adjust_pred_probs` with self-confidence.
+    ignore_label : int, optional
+        The label that says that a row has none, such as -1 or 255. Its probabilities are not looked at.
     flush_rows : int
         Number of rows that are written at a time.
     resume : bool
@@ -169,6 +172,7 @@ class Recorder:
         n_rows: int | None = None,
         scores: Sequence[str] = (),
         classes_per_row: int = 0,
+        ignore_label: int | None = None,
         flush_rows: int = 1_000_000,
         resume: bool = False,
         allow_zero_rows: bool = False,
@@ -188,7 +192,10 @@ class Recorder:
         if classes_per_row > n_classes:
             raise InvalidInputError(f"classes_per_row is {classes_per_row:,}, there are {n_classes:,} classes")
         self._checks = RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows)
-        self._summarizer = BatchSummarizer(self._settings, self._checks)
+        if ignore_label is not None and (isinstance(ignore_label, bool) or not isinstance(ignore_label, SupportsIndex)):
+            raise InvalidInputError(f"ignore_label must be a whole number or None, not {ignore_label!r}")
+        ignored = None if ignore_label is None else int(ignore_label)
+        self._summarizer = BatchSummarizer(self._settings, self._checks, ignored)
         self.part = check_whole_number("part", part, 0)
         flush_rows = check_whole_number("flush_rows", flush_rows, 1)
         self._writer = PartWriter(self._folder, self.part, self._settings, flush_rows, resume=resume)

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import labelsieve
 import s3
 from draws import SHAPES, assert_same_bits, datasets, draw, find, odd
+from labelsieve.confident_learning.softmax import softmax
 from labelsieve.errors import InUseError, InvalidInputError, UnreadableDataError, UnwritableError, WorkdirError
 from labelsieve.recorder import Recorder
 from labelsieve.sources import part_writer, recordings
@@ -119,8 +120,6 @@ def test_logits_are_recorded_as_their_probabilities(tmp_path):
     logits = np.log(PROBS) * np.float32(1.5)
     settings = {"from_logits": True, "scores": ("normalized_margin",)}
     record(tmp_path, LABELS, logits, rows=shuffled(N_ROWS, 20), **settings)
-    from labelsieve.confident_learning.softmax import softmax
-
     assert_same_bits(find_recorded(tmp_path), find(LABELS, softmax(logits)))
     margins = {"method": "normalized_margin"}
     assert_same_bits(find_recorded(tmp_path, **margins), find(LABELS, softmax(logits), **margins))
@@ -469,6 +468,39 @@ def test_rows_that_were_never_recorded(tmp_path):
     assert caught.value.rows == ((5, 6), (70, 73))
 
 
+@pytest.mark.parametrize("cut", [{}, {"batch_size": 31, "partition_batches": 2}])
+@pytest.mark.parametrize("scattered", [True, False])
+def test_a_row_that_was_never_recorded_has_no_label(tmp_path, scattered, cut, small_blocks):
+    gone = [0, 5, 70, 71, 72, 500] if scattered else [*range(200, 240)]
+    labels = LABELS.astype(np.int64)
+    labels[gone] = -1
+    rows = np.delete(np.arange(N_ROWS), gone)
+    record(tmp_path, LABELS, PROBS, rows=np.random.default_rng(0).permutation(rows) if scattered else rows)
+    want = find(labels, PROBS, ignore_label=-1)
+    got = find_recorded(tmp_path, **cut)
+    assert got.n_ignored == len(gone)
+    assert_same_bits(got, want)
+    assert np.flatnonzero(np.isnan(got.scores)).tolist() == gone
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+@pytest.mark.parametrize("settings", [{}, {"from_logits": True, "scores": ("normalized_margin",)}])
+def test_rows_that_are_given_without_a_label(tmp_path, numbered, settings):
+    labels, probs = LABELS.astype(np.int64), PROBS.copy()
+    labels[[3, 40, 41, 899]] = 255
+    probs[[40, 899]] = np.nan
+    given = np.log(probs) if settings else probs
+    rows = shuffled(N_ROWS, 30) if numbered else None
+    record(tmp_path, labels, given, rows=rows, ignore_label=255, n_rows=N_ROWS, **settings)
+    how = {"method": "normalized_margin"} if settings else {}
+    want = find(labels, softmax(given) if settings else given, ignore_label=255, **how)
+    got = find_recorded(tmp_path, **how)
+    assert got.n_ignored == 4
+    assert_same_bits(got, want)
+    with pytest.raises(InvalidInputError, match="ignore_label is for the recorder"):
+        find_recorded(tmp_path, ignore_label=255)
+
+
 def test_n_rows_counts_rows_without_numbers_too(tmp_path):
     record(tmp_path, LABELS[:-3], PROBS[:-3], n_rows=N_ROWS)
     with pytest.raises(InvalidInputError, match=r"897 rows were recorded in .*, n_rows is 900"):
@@ -599,6 +631,7 @@ def test_bad_row_numbers(tmp_path, rows, message):
         ({"scores": ["margin"]}, "scores must be among normalized_margin, .*; not margin"),
         ({"flush_rows": 0}, "flush_rows must be"),
         ({"classes_per_row": 7}, "classes_per_row is 7, there are 6 classes"),
+        ({"ignore_label": "none"}, "ignore_label must be a whole number or None, not 'none'"),
         ({"resume": 1}, "resume must be True or False"),
     ],
 )

@@ -97,6 +97,14 @@ def test_bad_values_on_a_device_are_named(tmp_path, value, message):
     assert recorder.rows_recorded == 0
 
 
+def test_rows_without_a_label_on_a_device(tmp_path, copies):
+    labels, probs = LABELS.astype(np.int64), PROBS.copy()
+    labels[[3, 40, 399]], probs[40] = -1, np.nan
+    record(tmp_path, on_device, labels, probs, ignore_label=-1)
+    assert all(len(shape) == 1 or shape[0] == 1 for shape in copies)
+    assert_same_bits(find_recorded(tmp_path), find(labels, probs, ignore_label=-1))
+
+
 @pytest.mark.parametrize("settings", [{"scores": ("normalized_margin",)}, {"classes_per_row": 2}])
 def test_what_the_array_api_cannot_do_is_done_by_numpy(tmp_path, settings, copies):
     record(tmp_path, on_device, **settings)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning.dtypes import Floats, Ints, class_dtype
 from labelsieve.confident_learning.logit_summarizer import LogitSummarizer
 from labelsieve.confident_learning.quality_scores import confidence_weighted_entropy, normalized_margin, row_sum
-from labelsieve.confident_learning.summarizer import Summarizer
+from labelsieve.confident_learning.summarizer import Summarizer, label_column
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES, SummaryBlock
 from labelsieve.confident_learning.validation import MAX_RANGES, Findings, RowChecks, errors_in
 from labelsieve.errors import InvalidInputError
@@ -37,10 +37,12 @@ class BatchSummarizer:
         Number of classes, and what to compute.
     checks : RowChecks
         Which rows are accepted although they cannot be a distribution.
+    ignored : int, optional
+        The value of labels that says that a row has none.
     """
 
-    def __init__(self, settings: RecorderSettings, checks: RowChecks) -> None:
-        self._settings, self._checks = settings, checks
+    def __init__(self, settings: RecorderSettings, checks: RowChecks, ignored: int | None = None) -> None:
+        self._settings, self._checks, self._ignored = settings, checks, ignored
         self._summarizer: Summarizer | None = None
         self._summarizer_rows = 0
 
@@ -68,25 +70,28 @@ class BatchSummarizer:
         settings = self._settings
         if settings.from_logits or settings.scores or settings.classes_per_row or not len(labels):
             return None
-        if labels.min() < 0 or labels.max() >= settings.n_classes:
+        column = label_column(labels, settings.n_classes, self._ignored)
+        if column is None:
             return None
-        summary = summarize_on_device(labels, probs)
+        unlabelled = column == settings.n_classes
+        summary = summarize_on_device(np.where(unlabelled, 0, column), probs)
         if summary is None:
             return None
-        classes = class_dtype(settings.n_classes)
         columns: BatchColumns = {
-            "label": labels.astype(classes),
-            "predicted": summary.predicted.astype(classes),
+            "label": column,
+            "predicted": summary.predicted.astype(class_dtype(settings.n_classes)),
             "p_label": summary.p_label,
             "p_predicted": summary.p_predicted,
         }
         if len(summary.suspects):
             found = Findings()
             some = self._in_memory(labels[summary.suspects], summary.rows, found)
-            for name, column in columns.items():
-                column[summary.suspects] = some[name]
+            for name, values in columns.items():
+                values[summary.suspects] = some[name]
             rename_rows(found, summary.suspects)
             findings.extend(found)
+        # As `Summarizer` leaves rows without a label.
+        columns["predicted"][unlabelled], columns["p_label"][unlabelled], columns["p_predicted"][unlabelled] = 0, 1, 1
         return columns
 
     def _in_memory(self, labels: Ints, probs: Floats, findings: Findings) -> BatchColumns:
@@ -112,8 +117,12 @@ class BatchSummarizer:
         settings = self._settings
         if errors_in(summarizer.findings, self._checks) or not (settings.scores or settings.classes_per_row):
             return columns
-        whole = np.ascontiguousarray(summarizer.probabilities(strip))
-        given = labels.astype(np.intp, copy=False)
+        whole, given = np.ascontiguousarray(summarizer.probabilities(strip)), labels.astype(np.intp, copy=False)
+        unlabelled = np.flatnonzero(block.label == settings.n_classes)
+        if len(unlabelled):  # theirs may be anything
+            whole, given = whole.copy(), given.copy()
+            whole[unlabelled], given[unlabelled] = 0, 0
+            whole[unlabelled, 0] = 1
         columns |= {name: SCORES[name](whole, given) for name in settings.scores}
         if settings.classes_per_row:
             columns |= _largest(whole, settings.classes_per_row, block.predicted.dtype)
@@ -124,7 +133,7 @@ class BatchSummarizer:
         dtype = np.dtype(np.float64) if self._settings.from_logits else dtype
         if self._summarizer is None or self._summarizer.dtype != dtype or self._summarizer_rows < n_rows:
             kind = LogitSummarizer if self._settings.from_logits else Summarizer
-            self._summarizer = kind(n_rows, self._settings.n_classes, dtype)
+            self._summarizer = kind(n_rows, self._settings.n_classes, dtype, ignored=self._ignored)
             self._summarizer_rows = n_rows
         return self._summarizer
 

@@ -176,9 +176,8 @@ class PartWriter:
         writer = RecordWriter(OutputFile(content, self.where), header)
         for start in range(0, n_rows, BLOCK_ROWS):
             writer.add({name: column[start : start + BLOCK_ROWS] for name, column in columns.items()})
-        writer.finish(
-            {"by": self._by, "base": base, "stop": stop, "n_updated": n_updated, "first_rows": first_rows.tolist()}
-        )
+        footer = {"by": self._by, "base": base, "stop": stop, "first_rows": first_rows.tolist(), "n_updated": n_updated}
+        writer.finish(footer | {"has_unlabelled": bool((columns["label"] == self._settings.n_classes).any())})
         try:
             self._inner.write_new(segment_name(self._n_segments), content.getbuffer())
         except FileExistsError:

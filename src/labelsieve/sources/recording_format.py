@@ -139,6 +139,8 @@ class Segment:
         How the rows got their numbers.
     n_updated : int
         Number of rows that were given to `update`: more than are stored, if some were given twice.
+    has_unlabelled : bool
+        Whether some rows have no label: theirs is K.
     """
 
     part: int
@@ -149,6 +151,7 @@ class Segment:
     stop: int
     by: str
     n_updated: int
+    has_unlabelled: bool
 
     @property
     def n_rows(self) -> int:
@@ -204,9 +207,10 @@ class Segment:
                 raise DamagedRecordError(f"{inner.where}/{segment_name(number)} is a segment of another part")
             first_rows = np.array(footer["first_rows"], np.int64)
             facts = int(footer["base"]), int(footer["stop"]), str(footer["by"]), int(footer["n_updated"])
+            unlabelled = bool(footer["has_unlabelled"])
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedRecordError(f"{inner.where}/{segment_name(number)} lacks something") from error
-        return cls(part, f"part-{part:05d}/{segment_name(number)}", layout, first_rows, *facts)
+        return cls(part, f"part-{part:05d}/{segment_name(number)}", layout, first_rows, *facts, unlabelled)
 
 
 def read_part(folder: Folder, part: int) -> list[Segment]:

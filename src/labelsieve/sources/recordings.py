@@ -7,12 +7,13 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Bools, Int64s, class_dtype
+from labelsieve.confident_learning.dtypes import Bools, Int64s, label_dtype
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import Rows, Source
@@ -117,6 +118,22 @@ class Recording:
         """Dtype of the probabilities: the widest of all segments, which holds all values exactly."""
         dtypes = {segment.dtypes["p_label"] for segment in self.segments}
         return np.result_type(*dtypes)
+
+    @cached_property
+    def may_lack_labels(self) -> bool:
+        """Whether rows may have no label: some were recorded without, or some numbers may never have come."""
+        if any(segment.has_unlabelled for segment in self.segments):
+            return True
+        if self.by_position or self.settings.n_rows is not None:
+            return False
+        # Only of consecutive rows it is known which they are.
+        ranges = sorted((segment.start, segment.stop) for segment in self.segments if "row" not in segment.dtypes)
+        stop = 0
+        for first, end in ranges:
+            if first > stop:
+                break
+            stop = max(stop, end)
+        return stop < self.n_rows
 
     @property
     def id_dtype(self) -> np.dtype[Any] | None:
@@ -254,7 +271,9 @@ def open_recording(
     if settings is None:
         return None
     recording = Recording.open(folder, settings)
-    labels = RecordedColumn(recording, "label", class_dtype(settings.n_classes))
+    ignored = settings.n_classes if recording.may_lack_labels else None
+    labels = RecordedColumn(recording, "label", label_dtype(settings.n_classes, ignored))
+    labels.ignored = ignored
     ids = recording.id_dtype
     return labels, RecordedRows(recording), None if ids is None else RecordedColumn(recording, "id", ids)
 
@@ -337,7 +356,7 @@ class MergedRows(Rows):
         Raises
         ------
         InvalidInputError
-            For a row that was recorded twice with different values, or never.
+            For a row that was recorded twice with different values, or never although `n_rows` was given.
         UnreadableDataError
             For a file that was altered or removed.
         """
@@ -360,7 +379,12 @@ class MergedRows(Rows):
                     shown = out[name]
                     shown[where] = _field_of(columns[name], shown)
         if not seen.all():
-            self._refuse_gaps(seen, start)
+            if self._recording.settings.n_rows is not None:
+                self._refuse_gaps(seen, start)
+            # A row that was never recorded is one without a label.
+            out[~seen] = np.zeros((), self._dtype)
+            if "label" in (self._dtype.names or ()):
+                out["label"][~seen] = self._recording.settings.n_classes
         return out
 
     def _compare(
