@@ -16,6 +16,7 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | row summaries in place of predictions: SQL, Spark, tables | `labelsieve.summaries` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
 | coming from cleanlab, and what differs | `labelsieve.label_issues_batched` |
+| recording predictions in a model's loop | `labelsieve.recorder` |
 | batches in a loop of your own | `labelsieve.inspector` |
 | memory, time, measurements, planning for terabytes | `labelsieve.memory` |
 | errors, failures, workdirs that resume | `labelsieve.errors` |
@@ -27,7 +28,7 @@ import importlib
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
-    from labelsieve import cli, count, errors, find, inspector, label_issues_batched, memory, summaries
+    from labelsieve import cli, count, errors, find, inspector, label_issues_batched, memory, recorder, summaries
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
     from labelsieve.pipeline.plan import Plan
     from labelsieve.pipeline.row_summaries import RowSummaries
+    from labelsieve.recorder import Recorder
     from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
     from labelsieve.results.row_ids import unescape_formula
@@ -58,6 +60,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "load",
     "plan_label_issues",
     "Plan",
+    "Recorder",
     "summarize_batch",
     "RowSummaries",
     "IssueRows",
@@ -69,6 +72,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "summaries",
     "count",
     "label_issues_batched",
+    "recorder",
     "inspector",
     "memory",
     "errors",
@@ -89,13 +93,14 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 ]
 __version__ = "0.1.0"
 
-_SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory", "summaries")
+_SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory", "recorder", "summaries")
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
     "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
     "LabelIssues": "results.label_issues",
     "Plan": "pipeline.plan",
+    "Recorder": "recorder",
     "RowSummaries": "pipeline.row_summaries",
     "find_label_issues": "find",
     "find_label_issues_batched": "label_issues_batched",

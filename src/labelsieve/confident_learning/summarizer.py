@@ -148,6 +148,10 @@ class Summarizer:
         """Number of rows that can be added before `take` must be called."""
         return len(self._summary) - self._filled
 
+    def restart(self) -> None:
+        """Forget the rows since the last `take`, and what was found so far."""
+        self._filled, self.findings = 0, Findings()
+
     def take(self) -> SummaryBlock:
         """Return the summaries added since the last call, and add up their totals; the next `add` overwrites them."""
         taken = self._summary[: self._filled]

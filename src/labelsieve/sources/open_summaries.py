@@ -16,6 +16,7 @@ from labelsieve.settings import NOTHING, IgnoreLabel, check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, open_labels
+from labelsieve.sources.recordings import open_recording
 from labelsieve.sources.summaries import ColumnSummaries, SummarySource
 from labelsieve.sources.summary_columns import check_columns, open_summary_columns
 from labelsieve.storage.urls import check_place, without_query
@@ -80,15 +81,23 @@ def open_summaries(summaries: Any, n_classes: int | None = None, ignore_label: I
             raise InvalidInputError(f"n_classes is {n_classes}, and the summaries are of {summaries.n_classes} classes")
         return summaries
     if isinstance(summaries, str | os.PathLike):
-        return _open_place(check_place("summaries", summaries), n_classes)
+        return _open_place(check_place("summaries", summaries), n_classes, ignore_label)
     table = open_summary_columns("summaries", summaries)
     check_columns((LABEL, *FIELDS), table.names, table.where)
     names = [name for name in (LABEL, *FIELDS, *RECORDABLE, ROW, ID) if name in table.names]
     return table_of_columns(table.columns(names), _needed(n_classes), table.where, ignore_label)
 
 
-def _open_place(place: str, n_classes: int | None) -> SummaryTable:
-    """Open the table at a path or URL."""
+def _open_place(place: str, n_classes: int | None, ignore_label: IgnoreLabel) -> SummaryTable:
+    """Open the folder of a recorder, or the table at a path or URL."""
+    recorded = open_recording(place)
+    if recorded is not None:
+        labels, rows, ids = recorded
+        if n_classes not in (None, rows.shape[1]):
+            raise InvalidInputError(f"n_classes is {n_classes}, and {rows.where} was recorded with {rows.shape[1]:,}")
+        if ignore_label is not NOTHING:
+            raise InvalidInputError(f"ignore_label is for the recorder: {rows.where} knows which rows have no label")
+        return SummaryTable(labels, rows, ids)
     raise InvalidInputError(f"summaries: {without_query(place)} is not a table of summaries (n_classes={n_classes})")
 
 
