@@ -202,8 +202,8 @@ def plan(
 @click.pass_context
 def doctor(
     ctx: click.Context,
-    label_place: str | None,
-    prob_place: str | None,
+    labels: str | None,
+    pred_probs: str | None,
     *,
     scheduler: str | None,
     workdir: str | None,
