@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 import labelsieve
 import labelsieve.summaries
 from draws import assert_same_array, assert_same_bits, bits, draw, odd, pieces
+from labelsieve.cli import app
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, WorkdirError
 from labelsieve.sources.open_summaries import open_summaries
 
@@ -289,6 +290,27 @@ def test_places_without_a_table_are_refused(tmp_path):
         find(write_files(tmp_path / "t", columns()), None)
     with pytest.raises(InvalidInputError, match="is an input"):
         find(write_files(tmp_path / "r.zarr", columns()), output=tmp_path / "r.zarr")
+
+
+def test_the_command_line_takes_files_of_summaries(tmp_path, recorded, capsys):
+    place, output = tmp_path / "t.parquet", tmp_path / "issues.npy"
+    pq.write_table(pa.table(recorded), place)
+    of_files = ["--summaries", str(place), "--n-classes", str(K)]
+    assert app.run(["find", *of_files, "-o", str(output), "--quiet"]) == 0
+    assert np.load(output).tolist() == find_in_arrays(PROBS.astype(np.float32)).indices.tolist()
+    assert app.run(["plan", *of_files, "--json"]) == 0
+    assert '"n_rows": 1000' in capsys.readouterr().out
+    report = ["--report", str(tmp_path / "r.html"), "--texts", str(place)]
+    for call, message in (
+        (["find", *of_files, "labels.npy"], "--summaries takes the place of LABELS, PRED_PROBS and --data"),
+        (["find", *of_files, "--data", str(place)], "--summaries takes the place of LABELS, PRED_PROBS and --data"),
+        (["find", "--summaries", str(place)], "give n_classes="),
+        (["find", *of_files, "-o", str(place)], "is an input"),
+        (["plan", *of_files, "--filter-by", "both"], "filter_by='both' needs all probabilities of each row"),
+        (["find", *of_files, *report], "texts"),
+    ):
+        assert app.run(call) == 2
+        assert message in capsys.readouterr().err
 
 
 # Executors, workdirs, outputs, plans ----------------------------------------------------------------------------------
