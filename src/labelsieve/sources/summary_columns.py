@@ -215,8 +215,8 @@ _OTHER: Final = (_missing_in_other, _of_other)
 def _refuse_missing(name: str, missing: Bools) -> None:
     rows = np.flatnonzero(missing)
     if len(rows):
+        many = rows_in_words(len(rows), "missing value, in row", "missing values, in rows")
         some = ", ".join(f"{row:,}" for row in rows[:5].tolist()) + (" and more" if len(rows) > 5 else "")
-        raise InvalidInputError(
-            f"the column {name} has {rows_in_words(len(rows), 'missing value, in row', 'missing values, in rows')} {some}: "
-            "drop these rows, or fill them"
-        ).at([(row, row + 1) for row in rows[:5].tolist()])
+        raise InvalidInputError(f"the column {name} has {many} {some}: drop these rows, or fill them").at(
+            [(row, row + 1) for row in rows[:5].tolist()]
+        )
