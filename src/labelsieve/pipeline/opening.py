@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from threading import Thread
 from typing import Any, Final, TypeGuard
@@ -28,7 +28,13 @@ _READ_FIRST_BYTES: Final = 64_000_000
 
 
 def open_pair(
-    labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None, *, attempts: int = 1
+    labels: Any,
+    pred_probs: Any,
+    class_names: Any = None,
+    ids: Any = None,
+    *,
+    attempts: int = 1,
+    open_as: Callable[[Any], Opened] = open_labels,
 ) -> tuple[Opened, Opened]:
     """Open both inputs, and compare their shapes and the names of rows and classes. Only headers are read.
 
@@ -40,6 +46,8 @@ def open_pair(
         The user's names of classes and rows.
     attempts : int
         Number of times to try to open each.
+    open_as : callable
+        Opens the labels: `open_labels`, or `open_label_values` for those that may be names.
 
     Raises
     ------
@@ -47,9 +55,9 @@ def open_pair(
         For anything that can be refused without reading.
     """
     if is_url(labels) and is_url(pred_probs):
-        opened_labels, opened = _open_both(labels, pred_probs, attempts)
+        opened_labels, opened = _open_both(labels, pred_probs, attempts, open_as)
     else:
-        opened_labels, opened = retry(attempts, open_labels, labels), retry(attempts, open_pred_probs, pred_probs)
+        opened_labels, opened = retry(attempts, open_as, labels), retry(attempts, open_pred_probs, pred_probs)
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
@@ -57,7 +65,7 @@ def open_pair(
     return opened_labels, opened
 
 
-def _open_both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Opened]:
+def _open_both(labels: Any, pred_probs: Any, attempts: int, open_as: Callable[[Any], Opened]) -> tuple[Opened, Opened]:
     """Open both inputs at the same time, since each waits for a remote store."""
     other: Future[Opened] = Future()
 
@@ -69,7 +77,7 @@ def _open_both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Ope
 
     # A daemon thread, so that an error of the labels or Ctrl-C does not wait for a store that does not answer.
     Thread(target=opening, name="labelsieve-open", daemon=True).start()
-    return retry(attempts, open_labels, labels), other.result()
+    return retry(attempts, open_as, labels), other.result()
 
 
 def open_inputs(
