@@ -398,7 +398,7 @@ def find_label_issues(
         if labels is not None or pred_probs is not None:
             raise InvalidInputError("give labels and pred_probs, or summaries")
         return find_in_summaries(summaries, JobSettings(**choices))
-    return Job(labels, pred_probs, JobSettings(**choices)).run()
+    return Job(labels, pred_probs, JobSettings(**choices), named=True).run()
 
 
 @explain_keywords(FOR_FINDING)
@@ -490,4 +490,4 @@ def plan_label_issues(
     choices = dict(locals())
     labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
     wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
-    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False), named=True).plan(wanted)

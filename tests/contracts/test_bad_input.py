@@ -240,7 +240,6 @@ LABEL_VALUES = [
     ("list", relabelled([2], 7).tolist(), "1 label outside 0..3 in row 2 (first: 7)"),
     ("float", LABELS.astype(float), "not float64: convert them with .astype(int) if all are whole numbers"),
     ("float32", LABELS.astype("f4"), "labels must be integers 0..K-1, not float32"),
-    ("nan in list", [float("nan"), *LABELS.tolist()[1:]], "labels must be integers 0..K-1, not float64"),
     ("complex", LABELS.astype(complex), "labels must be integers 0..K-1, not complex128"),
     ("object", LABELS.astype(object), "labels must be integers 0..K-1, not object"),
     ("dates", LABELS.astype("datetime64[s]"), "labels must be integers 0..K-1, not datetime64"),
@@ -273,6 +272,7 @@ def test_labels_that_are_no_labels(entry, labels, message):
 
 # `find_label_issues` takes these, with class names (test_label_names.py).
 NAMES = [
+    ("nan in list", [float("nan"), *LABELS.tolist()[1:]], "labels must be integers 0..K-1, not float64"),
     ("bool", LABELS > 1, "labels must be integers 0..K-1, not bool"),
     ("strings", LABELS.astype(str), "labels must be integers 0..K-1, not <U21: map them to the columns"),
     ("list of strings", ["cat"] * N_ROWS, "labels must be integers 0..K-1, not <U3: map them to the columns"),
@@ -619,7 +619,7 @@ def test_an_npy_file_under_another_name_is_read(tmp_path):
 
 def test_the_line_that_maps_labels_gives_the_classes():
     names = np.array(["ant", "bee", "cow", "dog"])
-    message = refused(find, names[LABELS], PROBS)
+    message = refused(via_batched, names[LABELS], PROBS)
     by_columns, by_alphabet = re.findall(r"(number = .*?labels\]|class_names, labels = .*\))", message)
     for line, known in ((by_columns, {"class_names": names.tolist()}), (by_alphabet, {})):
         space = {"np": np, "labels": names[LABELS]} | known

@@ -74,7 +74,7 @@ from labelsieve.sources.label_names import (
     mapping_note,
     open_label_values,
 )
-from labelsieve.sources.open_array import Opened, checked_labels, ignored_value, where_is
+from labelsieve.sources.open_array import Opened, ignored_value, open_labels, where_is
 from labelsieve.sources.retries import retry
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, shared_probe, temporary_folder
 from labelsieve.tasks.checkpoint import Records, digest
@@ -109,9 +109,11 @@ class Job:
         The arguments of the user.
     settings : JobSettings
         All settings.
+    named : bool
+        Whether labels may be names of classes, which the result then says.
     """
 
-    def __init__(self, labels: Any, pred_probs: Any, settings: JobSettings) -> None:
+    def __init__(self, labels: Any, pred_probs: Any, settings: JobSettings, *, named: bool = False) -> None:
         self._started = time.perf_counter()
         self.settings, self.filter = settings, settings.filter
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
@@ -128,7 +130,7 @@ class Job:
             settings.class_names,
             settings.ids,
             attempts=self._attempts,
-            open_as=partial(open_label_values, ignore_label=ignore_label),
+            open_as=partial(open_label_values, ignore_label=ignore_label) if named else open_labels,
         )
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         n_rows, n_classes = self.pair[1].shape
@@ -187,8 +189,6 @@ class Job:
 
     def count(self) -> JointCounts:
         """Count the confident joint in two passes, and select nothing."""
-        if isinstance(self._table, NameTable):
-            checked_labels(self._values)  # without a result that could say which class each name is
         return self._attempt(self._count)
 
     def _count(self, setup: _Setup) -> JointCounts:
