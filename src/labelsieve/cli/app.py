@@ -234,7 +234,7 @@ def doctor(
 
 def _inputs_of(label_place: str | None, prob_place: str | None, choices: dict[str, Any]) -> list[Any]:
     """Remove the names of columns from `choices`; return the places of both inputs, or with --data their columns."""
-    found = []
+    found = list[Any]()
     for name, place in (("labels", label_place), ("pred_probs", prob_place)):
         option, column = f"--{name.replace('_', '-')}", choices.pop(name)
         if column is not None and choices["data"] is None:

@@ -121,10 +121,11 @@ class Job:
         if self.output is not None:
             inputs = (settings.data, settings.summaries, labels, pred_probs, settings.ids)
             check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
-        labels, pred_probs, ids = open_given(labels, pred_probs, settings)
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
         ignore_label = settings.ignore_label
+        limit = free_bytes() if self.executor.is_cluster else self.executor.limit
+        labels, pred_probs, ids = open_given(labels, pred_probs, settings, limit)
         self.pair = open_pair(
             *(labels, pred_probs, settings.class_names, ids),
             attempts=self._attempts,

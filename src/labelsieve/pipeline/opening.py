@@ -17,6 +17,7 @@ from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
+from labelsieve.memory import free_bytes
 from labelsieve.pipeline import grids
 from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
@@ -34,7 +35,7 @@ from labelsieve.storage.urls import is_url
 _READ_FIRST_BYTES: Final = 64_000_000
 
 
-def open_given(labels: Any, pred_probs: Any, settings: JobSettings) -> tuple[Any, Any, Any]:
+def open_given(labels: Any, pred_probs: Any, settings: JobSettings, limit: int) -> tuple[Any, Any, Any]:
     """Return labels, probabilities and names of rows: as they are given, or those of a table.
 
     Parameters
@@ -43,6 +44,8 @@ def open_given(labels: Any, pred_probs: Any, settings: JobSettings) -> tuple[Any
         The arguments of the user.
     settings : JobSettings
         Has a table of both (`data`) or a table of row summaries (`summaries`), or neither.
+    limit : int
+        Bytes of memory that the run may take in this process.
 
     Raises
     ------
@@ -53,7 +56,11 @@ def open_given(labels: Any, pred_probs: Any, settings: JobSettings) -> tuple[Any
     if settings.summaries is not None:
         if any(one is not None for one in (labels, pred_probs, settings.data)):
             raise InvalidInputError("give labels and pred_probs, or summaries")
-        table = retry(attempts, open_summaries, settings.summaries, settings.n_classes, settings.ignore_label)
+        if settings.from_logits or settings.dtype is not None:
+            name = "from_logits" if settings.from_logits else "dtype"
+            raise InvalidInputError(f"{name} is for pred_probs: say it where the summaries are made")
+        room = min(limit, free_bytes())
+        table = retry(attempts, open_summaries, settings.summaries, settings.n_classes, settings.ignore_label, room)
         return table.labels, table.pred_probs, table.ids if ids is None else ids
     if settings.n_classes is not None:
         raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
