@@ -151,9 +151,9 @@ clocks, whether each worker can read the inputs and write to the workdir and the
 The client is `Client("tcp://scheduler:8786")` of any running scheduler (``labelsieve find --scheduler``), or that of a
 cluster that your program starts: with [dask-kubernetes](https://kubernetes.dask.org) or
 [dask-jobqueue](https://jobqueue.dask.org) (Slurm, PBS, LSF), for which the repository has the notebooks
-``06_kubernetes`` and ``07_slurm``, or with [Coiled](https://docs.coiled.io), `coiled.Cluster(...).get_client()`. In a
+``07_kubernetes`` and ``08_slurm``, or with [Coiled](https://docs.coiled.io), `coiled.Cluster(...).get_client()`. In a
 script, start a local cluster below ``if __name__ == "__main__":``. ``dask.config.set(scheduler="threads")`` keeps the
-work on this machine. Runs that a scheduler such as cron, Airflow or Argo starts are in the notebook ``05_every_night``.
+work on this machine. Runs that a scheduler such as cron, Airflow or Argo starts are in the notebook ``06_every_night``.
 """
 
 from __future__ import annotations
@@ -167,10 +167,8 @@ from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import open_given
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.label_issues import LabelIssues
-from labelsieve.results.publish import check_output
 from labelsieve.settings import (
     NOTHING,
     EstimationMethod,
@@ -178,8 +176,6 @@ from labelsieve.settings import (
     IgnoreLabel,
     Method,
     Rule,
-    check_ignore_label,
-    check_whole_number,
 )
 
 __all__ = ["find_label_issues", "plan_label_issues"]
@@ -190,6 +186,7 @@ def find_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
+    data: Any = None,
     summaries: Any = None,
     n_classes: int | None = None,
     batch_size: int | Auto = "auto",
@@ -203,6 +200,8 @@ def find_label_issues(
     num_to_remove_per_class: Sequence[int] | None = None,
     min_examples_per_class: int = 1,
     partition_batches: int | Auto = "auto",
+    from_logits: bool = False,
+    dtype: Any = None,
     allow_zero_rows: bool = False,
     allow_unnormalized_rows: bool = False,
     n_jobs: int | None = 1,
@@ -232,8 +231,15 @@ def find_label_issues(
         Given class of each row, 0..K-1: a list, NumPy array, pandas Series, memmap, Zarr array, HDF5 dataset, Dask
         array, xarray.DataArray, the path or URL of a ``.npy`` file or Zarr array, or shards of these: a list of paths,
         a pattern, or their folder.
-    pred_probs : (N, K) array-like of float16, float32 or float64
+    pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
+    data : path, URL, or table, optional
+        A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
+        list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
+        name a column each. `pred_probs` names a column of lists of K numbers, or one column for each class, in the
+        order of the classes: ``["p_cat", "p_dog"]``, or a pattern such as ``"p_*"``, whose columns are in the order of
+        the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
+        Only these columns are read.
     summaries : table, path or URL, optional
         Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
         `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
@@ -276,6 +282,12 @@ def find_label_issues(
     partition_batches : int or "auto"
         Number of consecutive batches that one task streams; by default about 512 MB of them. This does not change the
         result.
+    from_logits : bool
+        `pred_probs` are logits: take the softmax of each row, in float64, as it is read. A logit of -inf is a class of
+        probability 0. This costs about as much time as two or three more reads, and no memory.
+    dtype : "bfloat16", optional
+        What the values of `pred_probs` are, if they are stored as 16 bits without a dtype: NumPy has no bfloat16, and
+        saves arrays of ``ml_dtypes.bfloat16`` as such bits. Any other dtype is known from the data.
     allow_zero_rows : bool
         Accept rows that are all zeros. Otherwise they are an error, because they are usually missing data.
     allow_unnormalized_rows : bool
@@ -316,8 +328,8 @@ def find_label_issues(
         is their number. By default every row has a label.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
-        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only the
-        names of issues are read.
+        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. With `data`,
+        a column of it. Only the names of issues are read.
 
     Returns
     -------
@@ -372,6 +384,14 @@ def find_label_issues(
     >>> found.scores.round(3)
     array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
 
+    Columns of a table, here of pandas; a Parquet file is read out of core:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"label": labels, "p_cat": pred_probs[:, 0], "p_dog": pred_probs[:, 1]})
+    >>> found = labelsieve.find_label_issues(data=table, labels="label", pred_probs=["p_cat", "p_dog"], progress=False)
+    >>> found.indices
+    array([4])
+
     By the exact rule, like cleanlab's in-memory filter:
 
     >>> found = labelsieve.find_label_issues(
@@ -381,7 +401,8 @@ def find_label_issues(
     (array([4]), 2)
     """
     choices = dict(locals())
-    return _job(choices).run()
+    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
+    return Job(labels, pred_probs, JobSettings(**choices)).run()
 
 
 @explain_keywords(FOR_FINDING)
@@ -389,6 +410,7 @@ def plan_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
+    data: Any = None,
     summaries: Any = None,
     n_classes: int | None = None,
     batch_size: int | Auto = "auto",
@@ -402,6 +424,8 @@ def plan_label_issues(
     num_to_remove_per_class: Sequence[int] | None = None,
     min_examples_per_class: int = 1,
     partition_batches: int | Auto = "auto",
+    from_logits: bool = False,
+    dtype: Any = None,
     allow_zero_rows: bool = False,
     allow_unnormalized_rows: bool = False,
     n_jobs: int | None = 1,
@@ -422,9 +446,9 @@ def plan_label_issues(
 
     Parameters
     ----------
-    labels, pred_probs, summaries, n_classes, batch_size, method, adjust_pred_probs
+    labels, pred_probs, data, summaries, n_classes, batch_size, method, adjust_pred_probs
         As in `find_label_issues`.
-    estimation_method, partition_batches
+    estimation_method, partition_batches, from_logits, dtype
         As in `find_label_issues`.
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
@@ -475,19 +499,6 @@ def plan_label_issues(
     (2.5, 'store')
     """
     choices = dict(locals())
+    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
     wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
-    return _job(choices | {"progress": False}).plan(wanted)
-
-
-def _job(choices: dict[str, Any]) -> Job:
-    """Return the job for the arguments of a user, by name."""
-    given = [choices.pop(name) for name in ("labels", "pred_probs", "summaries", "n_classes")]
-    output, place = choices.get("output"), given[2]
-    if isinstance(output, str | os.PathLike) and isinstance(place, str | os.PathLike):
-        check_output(os.fspath(output), [os.fspath(place)])
-    attempts = check_whole_number("retries", choices.get("retries", JobSettings.retries), 0) + 1
-    ignored = check_ignore_label(choices["ignore_label"])
-    labels, pred_probs, ids = open_given(*given, ignore_label=ignored, attempts=attempts)
-    if choices.get("ids") is None:
-        choices["ids"] = ids
-    return Job(labels, pred_probs, JobSettings(**choices))
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)

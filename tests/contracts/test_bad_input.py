@@ -551,7 +551,11 @@ def test_a_file_of_another_form_is_answered_with_the_line_that_converts_it(tmp_p
             got = find(names[name], other) if name == "labels" else find(other, names[name])
             assert got.indices.tolist() == want.indices.tolist()
             assert got.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-12)
-        assert bool(lazy) == (form in ("parquet", "csv", "h5", "hdf5"))
+        assert bool(lazy) == (form in ("csv", "h5", "hdf5"))
+        table = (
+            f"Give it as a table: data={str(path)!r}, labels='label', pred_probs='probs' (the names of its columns)."
+        )
+        assert (table in message) == (form in ("parquet", "feather", "arrow"))
     got = find(converted["labels"], converted["pred_probs"])
     assert got.indices.tolist() == want.indices.tolist()
     assert got.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-12)
@@ -757,7 +761,8 @@ def test_the_message_of_the_troubled_input(message):
         "11 rows of pred_probs that are all zeros, rows 95..105: missing chunk? "
         "(find_label_issues(allow_zero_rows=True) accepts them); "
         "61 rows of pred_probs do not sum to 1 within 0.05, rows 131, 200..259 (first sum: 0.486834): "
-        "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1); "
+        "are these logits? find_label_issues(from_logits=True) (--from-logits) takes their softmax; elsewhere, "
+        "apply it: pred_probs = scipy.special.softmax(pred_probs, axis=1); "
         "4 labels outside 0..3 in rows 49..51, 250 (first: -1)"
     )
 
@@ -788,7 +793,7 @@ def test_the_message_is_the_same_with_forked_processes_and_in_the_documented_cal
     labels, probs = troubled()
     assert refused(find, labels, probs, n_jobs=2, batch_size=40) == message
     # The functions for cleanlab's users only warn of sums, so the likely cause alone stands at the end.
-    errors, cause = message.split("; 61 rows")[0], re.search(r"are these logits\?[^;]*", message)[0]
+    errors, cause = message.split("; 61 rows")[0], re.search(r"are these logits\?.*axis=1\)", message)[0]
     at_labels = message[message.index("4 labels") :]
     documented = f"{errors}; {at_labels}; {cause}"
     assert refused(find_label_issues_batched, labels, probs, verbose=False, batch_size=40) == documented

@@ -348,7 +348,7 @@ def changed(name, row, value, dtype=None):
         ({"row": ROWS.astype(float)}, "the column row must be integers, not float64"),
         (
             {"row": ROWS + 1, "label": np.full(1000, 2**63, np.uint64)},
-            "1 rows have no summary, which takes labels that",
+            "1 rows have no summary, so label must be integers",
         ),
     ],
 )

@@ -162,10 +162,22 @@ FORECAST = _together(
     _time("--measure", is_flag=True, help="Measure rates: read parts of some partitions for about 5 seconds."),
 )
 RUN = _together(
-    click.argument("labels"),
-    click.argument("pred_probs"),
+    click.argument("labels", required=False),
+    click.argument("pred_probs", required=False),
+    _input("--data", metavar="FILE|DIR|URL", help="A table in Parquet or Arrow files, whose columns are the inputs."),
+    _input("--labels", "label_column", metavar="COLUMN", help="With --data: the column of labels."),
+    _input(
+        "--pred-probs",
+        "prob_columns",
+        metavar="COLUMN|A,B,...",
+        help="With --data: a column of lists, or one column per class, as a list or a pattern: 'p_*'.",
+    ),
     _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
-    _input("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or one name per line."),
+    _input(
+        "--ids",
+        metavar="FILE",
+        help="Your own names of the rows: .npy, Zarr, .csv, or one name per line; with --data: a column.",
+    ),
     _input(
         "--ignore-label",
         type=LabelValue(),
@@ -174,6 +186,8 @@ RUN = _together(
         metavar="LABEL",
         help='Leave out rows with this label, such as -1 or 255; "" leaves out missing labels.',
     ),
+    _input("--from-logits", is_flag=True, help="PRED_PROBS are logits: take the softmax of each row."),
+    _input("--dtype", metavar="bfloat16", help="What values of 16 bits without a dtype are."),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     _method("--method", type=_score, default="self_confidence", help="Label quality score."),

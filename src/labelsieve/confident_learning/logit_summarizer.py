@@ -12,7 +12,13 @@ from typing import Any, Final
 import numpy as np
 
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints
-from labelsieve.confident_learning.softmax import exponentials, record_bad_logits, row_blocks, softmax
+from labelsieve.confident_learning.softmax import (
+    exponentials,
+    record_bad_logits,
+    record_suspicious_logits,
+    row_blocks,
+    softmax,
+)
 from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.confident_learning.summary_block import SummaryBlock
 
@@ -48,6 +54,7 @@ class LogitSummarizer(Summarizer):
             record_bad_logits(logits, first, self.findings)
             # The run ends with an error; go on to find all of them.
             predicted[bad], summary.p_label[bad], summary.p_predicted[bad] = 0, 0.5, 0.5
+        record_suspicious_logits(logits, largest, first, self.findings)
         summary.label[:], summary.predicted[:] = labels, predicted
         self._filled += n
         return summary

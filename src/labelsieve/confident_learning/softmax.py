@@ -11,7 +11,9 @@ from typing import Final
 import numpy as np
 
 from labelsieve.confident_learning.dtypes import Float64s, Floats
-from labelsieve.confident_learning.validation import Findings
+from labelsieve.confident_learning.row_sums import SUM_TOLERANCE
+from labelsieve.confident_learning.validation import LIKE_PROBABILITIES, Findings
+from labelsieve.settings import PROBABILITY_TOLERANCE
 
 # Values that are computed at a time. The exponentials of a block, 1 MB, stay in the second-level cache.
 _BLOCK_VALUES: Final = 1 << 17
@@ -90,3 +92,28 @@ def record_bad_logits(logits: Floats, first_row: int, findings: Findings) -> Non
         rows = np.flatnonzero(where.any(axis=1))
         findings.add(kind, rows, first_row, n_values=int(np.count_nonzero(where)))
     findings.add("empty_logits", np.flatnonzero(np.isneginf(logits).all(axis=1)), first_row)
+
+
+def record_suspicious_logits(logits: Floats, largest: Float64s, first_row: int, findings: Findings) -> None:
+    """Record rows of logits that are all zeros, and rows that look like probabilities.
+
+    Parameters
+    ----------
+    logits : (n, K) float
+        Logits of consecutive rows.
+    largest : (n,) float64
+        The largest of each row.
+    first_row : int
+        Number of the first row.
+    findings : Findings
+        They are added as ``"zero_row"`` and ``"like_probabilities"``. The second is of interest only if all rows are
+        such, so that it is not recorded if the largest logits of some are not probabilities.
+    """
+    zero = np.flatnonzero(largest == 0)
+    if len(zero):
+        findings.add("zero_row", zero[~logits[zero].any(axis=1)], first_row)
+    if largest.min() < (1 - PROBABILITY_TOLERANCE) / logits.shape[1] or largest.max() > 1 + PROBABILITY_TOLERANCE:
+        return
+    sums = np.add.reduce(logits, axis=1, dtype=np.float64)
+    alike = (logits.min(axis=1) >= -PROBABILITY_TOLERANCE) & (np.abs(sums - 1) <= SUM_TOLERANCE)
+    findings.add(LIKE_PROBABILITIES, np.flatnonzero(alike), first_row)

@@ -38,6 +38,8 @@ ERRORS: Final = {
     "score": "recorded scores that are not between 0 and 1",
     "row_sum_value": "recorded sums of rows that are not possible",
 }
+# With logits only: a warning if all rows are like this.
+LIKE_PROBABILITIES: Final = "like_probabilities"
 WARNINGS: Final = {"low_row": "rows of pred_probs whose largest value is below 1/K, which no distribution has"}
 
 # Shown in reports only.
@@ -58,22 +60,30 @@ _ONE: Final = {
     "logits": "logit",
 }
 
+_LOGITS: Final = (
+    "are these logits? find_label_issues(from_logits=True) (--from-logits) takes their softmax; elsewhere, apply it: "
+    "pred_probs = scipy.special.softmax(pred_probs, axis=1)"
+)
 # Likely causes of rows that do not sum to 1, and what to do about them. Of a row, the first that fits counts.
 CAUSES: Final = {
     "equal": "all values of a row are equal: is this a missing chunk, read as its fill value?",
     "log": "are these logarithms of probabilities? Take pred_probs = np.exp(pred_probs)",
-    "logits": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
+    "logits": _LOGITS,
     "percent": "are these percentages? Take pred_probs = pred_probs / 100",
     "counts": "are these counts? Take pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
-    "positive": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
+    "positive": _LOGITS,
     "scaled": "are these probabilities times {sum}? Take "
     "pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
     "above": "are these scores of independent classes (sigmoid)? One distribution over all classes is needed: "
-    "softmax of the logits, or pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+    "the logits with from_logits=True, or pred_probs / pred_probs.sum(axis=1, keepdims=True)",
     "short": "are some classes missing, as a chunk or because only the largest probabilities were kept? If not, take "
     "pred_probs / pred_probs.sum(axis=1, keepdims=True)",
 }
 
+_NO_LOGITS: Final = (
+    "all rows given as logits are within [0, 1] and sum to 1 within 0.05: these look like probabilities, of which no "
+    "softmax is to be taken. If they are, leave out from_logits=True (--from-logits)"
+)
 _ACCEPT_ROWS: Final = "To use such rows as they are: allow_unnormalized_rows=True (--allow-unnormalized-rows)"
 
 # -1, and what it becomes in unsigned integers.
@@ -280,6 +290,9 @@ def raise_or_warn(
             text += f"{'' if text.endswith('?') else '.'} {_ACCEPT_ROWS}"
         raise InvalidInputError(text).at(sorted({rows for kind in kinds for rows in findings[kind].ranges}))
     warnings = []
+    alike = findings.get(LIKE_PROBABILITIES)
+    if alike is not None and class_counts is not None and alike.n_rows == class_counts.sum():
+        warnings.append(_NO_LOGITS)
     if checks.unnormalized_rows == "warn" and "row_sum" in findings:
         warnings.append(_unnormalized(findings["row_sum"]))
     if checks.unnormalized_rows != "allow":

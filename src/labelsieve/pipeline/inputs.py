@@ -186,7 +186,7 @@ class Inputs:
             settings,
             n_partitions=self.grid.n_partitions,
             batch_bytes=batch_bytes,
-            ahead_bytes=sum(source.prefetch_bytes for source in (probs, labels) if source),
+            ahead_bytes=sum(source.prefetch_bytes + source.decoding_bytes for source in (probs, labels) if source),
             held_bytes=self.held_bytes,
         )
 

@@ -48,7 +48,7 @@ from labelsieve.pipeline.forecast_settings import NO_FORECAST, ForecastSettings
 from labelsieve.pipeline.growing_grid import arrays_of, partitions_by_array
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.opening import open_inputs, open_pair
+from labelsieve.pipeline.opening import open_given, open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.plan import Plan, make_plan, workload
 from labelsieve.pipeline.planned_time import forecast_run
@@ -102,13 +102,20 @@ class Job:
         self._started = time.perf_counter()
         self.settings, self.filter = settings, settings.filter
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
+        self._attempts = settings.retries + 1
         if self.output is not None:
-            inputs = (labels, pred_probs, settings.ids)
+            inputs = (settings.data, settings.summaries, labels, pred_probs, settings.ids)
             check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
+        labels, pred_probs, ids = open_given(labels, pred_probs, settings)
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
-        self._attempts = settings.retries + 1
-        self.pair = open_pair(labels, pred_probs, settings.class_names, settings.ids, attempts=self._attempts)
+        self.pair = open_pair(
+            *(labels, pred_probs, settings.class_names, ids),
+            attempts=self._attempts,
+            from_logits=settings.from_logits,
+            allow_zero_rows=settings.allow_zero_rows,
+            dtype=settings.dtype,
+        )
         if isinstance(self.pair[1], Source):
             self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
@@ -116,7 +123,7 @@ class Job:
         self._ignored = ignored_value(self.pair[0], settings.ignore_label)
         self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
         self._names = check_class_names(settings.class_names, n_classes)
-        self._ids = open_ids(settings.ids, n_rows)
+        self._ids = open_ids(ids, n_rows)
         self.filter.check_classes(n_classes)
 
     def run(self) -> LabelIssues:

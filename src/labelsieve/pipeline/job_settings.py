@@ -25,6 +25,7 @@ from labelsieve.settings import (
     check_seconds,
     check_whole_number,
 )
+from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.storage.urls import check_place
 
 
@@ -38,6 +39,9 @@ class JobSettings:
         For a value that is not allowed, and for values that cannot be combined.
     """
 
+    data: Any = None
+    summaries: Any = None
+    n_classes: int | None = None
     batch_size: int | Auto = "auto"
     method: Method = "self_confidence"
     adjust_pred_probs: bool = False
@@ -49,6 +53,8 @@ class JobSettings:
     num_to_remove_per_class: Sequence[int] | None = None
     min_examples_per_class: int = 1
     partition_batches: int | Auto = "auto"
+    from_logits: bool = False
+    dtype: Any = None
     allow_zero_rows: bool = False
     allow_unnormalized_rows: bool | Literal["warn"] = False  # "warn" in cleanlab's batched API
     n_jobs: int | None = 1
@@ -67,6 +73,8 @@ class JobSettings:
     def __post_init__(self) -> None:
         check_flag("fresh", self.fresh)
         object.__setattr__(self, "ignore_label", check_ignore_label(self.ignore_label))
+        check_flag("from_logits", self.from_logits)
+        object.__setattr__(self, "dtype", check_dtype(self.dtype))
         check_sizes(self.batch_size, self.partition_batches)
         object.__setattr__(self, "retries", check_whole_number("retries", self.retries, 0))
         object.__setattr__(self, "wait", check_seconds("wait", self.wait))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from functools import partial
 from threading import Thread
 from typing import Any, Final, TypeGuard
+
+import numpy as np
 
 from labelsieve import partitioning
 from labelsieve.confident_learning.dtypes import class_dtype, label_dtype
@@ -17,53 +20,58 @@ from labelsieve.execution.executor import Executor
 from labelsieve.pipeline import grids
 from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
-from labelsieve.settings import NOTHING, IgnoreLabel
+from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
+from labelsieve.sources.logits import LogitsSource, softmax_blocks
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
 from labelsieve.sources.open_summaries import open_summaries
 from labelsieve.sources.retries import retry
+from labelsieve.sources.tables import open_columns
 from labelsieve.storage.urls import is_url
 
 # Labels of at most this size are read first if batches would cut their stored chunks.
 _READ_FIRST_BYTES: Final = 64_000_000
 
 
-def open_given(
-    labels: Any,
-    pred_probs: Any,
-    summaries: Any = None,
-    n_classes: int | None = None,
-    *,
-    ignore_label: IgnoreLabel = NOTHING,
-    attempts: int = 1,
-) -> tuple[Any, Any, Any]:
-    """Return labels, probabilities and names of rows: as they are given, or those of a table of row summaries.
+def open_given(labels: Any, pred_probs: Any, settings: JobSettings) -> tuple[Any, Any, Any]:
+    """Return labels, probabilities and names of rows: as they are given, or those of a table.
 
     Parameters
     ----------
-    labels, pred_probs, summaries, n_classes, ignore_label : object
+    labels, pred_probs : object
         The arguments of the user.
-    attempts : int
-        Number of times to try to open a table.
+    settings : JobSettings
+        Has a table of both (`data`) or a table of row summaries (`summaries`), or neither.
 
     Raises
     ------
     InvalidInputError
-        For arguments that cannot be given together, and for anything that cannot be row summaries.
+        For arguments that cannot be given together, and for a table that cannot be what it should be.
     """
-    if summaries is None:
-        if n_classes is not None:
-            raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
-        return labels, pred_probs, None
-    if labels is not None or pred_probs is not None:
-        raise InvalidInputError("give labels and pred_probs, or summaries")
-    table = retry(attempts, open_summaries, summaries, n_classes, ignore_label)
-    return table.labels, table.pred_probs, table.ids
+    attempts, ids = settings.retries + 1, settings.ids
+    if settings.summaries is not None:
+        if any(one is not None for one in (labels, pred_probs, settings.data)):
+            raise InvalidInputError("give labels and pred_probs, or summaries")
+        table = retry(attempts, open_summaries, settings.summaries, settings.n_classes, settings.ignore_label)
+        return table.labels, table.pred_probs, table.ids if ids is None else ids
+    if settings.n_classes is not None:
+        raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
+    if settings.data is not None:
+        return retry(attempts, open_columns, settings.data, labels, pred_probs, ids)
+    return labels, pred_probs, ids
 
 
 def open_pair(
-    labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None, *, attempts: int = 1
+    labels: Any,
+    pred_probs: Any,
+    class_names: Any = None,
+    ids: Any = None,
+    *,
+    attempts: int = 1,
+    from_logits: bool = False,
+    allow_zero_rows: bool = False,
+    dtype: str | None = None,
 ) -> tuple[Opened, Opened]:
     """Open both inputs, and compare their shapes and the names of rows and classes. Only headers are read.
 
@@ -75,16 +83,27 @@ def open_pair(
         The user's names of classes and rows.
     attempts : int
         Number of times to try to open each.
+    from_logits : bool
+        Whether `pred_probs` are logits, which are opened as their probabilities.
+    allow_zero_rows : bool
+        Whether rows of zeros are accepted.
+    dtype : "bfloat16", optional
+        What values of `pred_probs` are that are stored as 16 bits without a dtype of NumPy.
 
     Raises
     ------
     InvalidInputError
         For anything that can be refused without reading.
     """
+    opening = partial(open_pred_probs, dtype=dtype)
     if is_url(labels) and is_url(pred_probs):
-        opened_labels, opened = _open_both(labels, pred_probs, attempts)
+        opened_labels, opened = _open_both(labels, pred_probs, attempts, opening)
     else:
-        opened_labels, opened = retry(attempts, open_labels, labels), retry(attempts, open_pred_probs, pred_probs)
+        opened_labels, opened = retry(attempts, open_labels, labels), retry(attempts, opening, pred_probs)
+    if from_logits and isinstance(opened, Source):
+        opened = LogitsSource(opened)
+    elif from_logits:
+        opened = softmax_blocks(grids.whole_rows(opened), allow_zero_rows=allow_zero_rows)
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
@@ -92,18 +111,18 @@ def open_pair(
     return opened_labels, opened
 
 
-def _open_both(labels: Any, pred_probs: Any, attempts: int) -> tuple[Opened, Opened]:
+def _open_both(labels: Any, pred_probs: Any, attempts: int, opening: Callable[[Any], Opened]) -> tuple[Opened, Opened]:
     """Open both inputs at the same time, since each waits for a remote store."""
     other: Future[Opened] = Future()
 
-    def opening() -> None:
+    def open_other() -> None:
         try:
-            other.set_result(retry(attempts, open_pred_probs, pred_probs))
+            other.set_result(retry(attempts, opening, pred_probs))
         except BaseException as error:  # noqa: BLE001  # raised below, if the labels open
             other.set_exception(error)
 
     # A daemon thread, so that an error of the labels or Ctrl-C does not wait for a store that does not answer.
-    Thread(target=opening, name="labelsieve-open", daemon=True).start()
+    Thread(target=open_other, name="labelsieve-open", daemon=True).start()
     return retry(attempts, open_labels, labels), other.result()
 
 
@@ -175,9 +194,7 @@ def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_
     """Return whether to read the labels first: if they are small, or if partitions would decode a chunk again."""
     small = labels.shape[0] * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
     return (
-        isinstance(labels, Source)
-        and bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
-        and (small or (labels.row_chunk or 0) > grid.largest_partition)
+        isinstance(labels, Source) and _cuts(grid, labels) and (small or _stored_rows(labels) > grid.largest_partition)
     )
 
 
@@ -189,6 +206,20 @@ def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: 
             f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
             "decoded whole each time if it spans all classes. Chunks of fewer rows avoid that."
         )
+
+
+def _cuts(grid: partitioning.Grid, labels: Source) -> bool:
+    """Return whether the labels of some rows would be decoded again for the next batch or partition."""
+    if labels.row_edges is None:
+        return bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
+    edges = set(labels.row_edges.tolist())
+    return any(grid.bounds(index)[1] not in edges for index in range(grid.n_partitions))
+
+
+def _stored_rows(source: Source) -> int:
+    """Return the largest number of rows that are decoded together."""
+    edges = source.row_edges
+    return source.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())
 
 
 def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:

@@ -16,6 +16,8 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.base import Rows, Source
 
 _NESTED: Final = "labels is a list of lists: multi-label is out of scope, give one integer label for each row"
+# Rows of labels that are read at a time where any number of them may be.
+_ROWS_AT_A_TIME: Final = 1 << 16
 # How to convert labels that are names. Only the user knows the number of each: the columns have an order.
 MAP_STRINGS: Final = (
     "map them to the columns of pred_probs, with class_names in the order of these columns: "
@@ -93,7 +95,7 @@ def read_narrowed(labels: Source, n_classes: int, ignored: int | None = None) ->
     ignored : int or None
         The value in `read` that says that a row has no label.
     """
-    narrow, step = np.empty(labels.n_rows, label_dtype(n_classes, ignored)), labels.row_chunk or labels.n_rows
+    narrow, step = np.empty(labels.n_rows, label_dtype(n_classes, ignored)), labels.row_chunk or _ROWS_AT_A_TIME
     with labels.open() as opened:
         for start in range(0, labels.n_rows, step):
             chunk = opened.read(start, min(start + step, labels.n_rows))

@@ -155,6 +155,10 @@ class Source(abc.ABC):
         Counts the confident joint of the rows that `open` gives, in the second pass.
     ignored : int or None
         Of labels: the value that says that a row has none; None where each row has one.
+    decoding_bytes : int
+        Bytes that one open source takes to decode rows, besides those that it returns; 0 where they are not much.
+    decoding_note : str
+        What takes these bytes, for messages.
     listed_at : str or None
         The folder or pattern, or the first of a list, in which it was found, alone or with other shards; None for an
         array that was given by itself.
@@ -172,6 +176,8 @@ class Source(abc.ABC):
     summarizer: type[Summarizer] = Summarizer
     joint_counter: type[JointCounter] = JointCounter
     ignored: int | None = None
+    decoding_bytes: int = 0
+    decoding_note: str = ""
     listed_at: str | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
@@ -249,6 +255,11 @@ class Source(abc.ABC):
             "content": self._content(),
         }
 
+    @property
+    def derivation(self) -> list[Any]:
+        """What is computed from the stored rows as they are read, as JSON takes it; [] for the rows as stored."""
+        return []
+
     def _content(self) -> Any:
         """Return facts that change when the data is rewritten: sizes, times, ETags; None if none are known."""
         return None
@@ -262,6 +273,14 @@ class Source(abc.ABC):
     def read_row_bytes(self) -> int:
         """Bytes of a row before it is converted, for statistics."""
         return self.row_bytes
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64] | None:
+        """The rows, the last one included, at which what is decoded together ends; None where `row_chunk` says it all.
+
+        Reading that begins elsewhere has to decode the rows before, from the last such row on.
+        """
+        return None
 
     @property
     def version_rows(self) -> int | None:

@@ -12,6 +12,7 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.settings import IgnoreLabel
 from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory
 from labelsieve.sources.base import Source
+from labelsieve.sources.bfloat16 import widened
 from labelsieve.sources.hdf5 import Hdf5Source
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_path import are_places, open_place, open_places
@@ -57,13 +58,15 @@ def open_labels(labels: Any) -> Opened:
     return opened
 
 
-def open_pred_probs(pred_probs: Any) -> Opened:
+def open_pred_probs(pred_probs: Any, dtype: str | None = None) -> Opened:
     """Open predicted probabilities; nothing is read but headers.
 
     Parameters
     ----------
     pred_probs : (N, K) array-like of float, path, URL, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
-        Out-of-sample probabilities, float16, float32 or float64; of several shards, as for labels.
+        Out-of-sample probabilities, float16, bfloat16, float32 or float64; of several shards, as for labels.
+    dtype : "bfloat16", optional
+        What values are that are stored as 16 bits without a dtype of NumPy.
 
     Raises
     ------
@@ -72,13 +75,15 @@ def open_pred_probs(pred_probs: Any) -> Opened:
     InputTypeError
         For an object of the wrong kind.
     """
-    opened = open_any("pred_probs", pred_probs)
+    opened: Opened = widened(open_any("pred_probs", pred_probs), dtype)
     if opened.ndim != 2:
         raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
     if opened.dtype.kind != "f" or opened.dtype.itemsize not in (2, 4, 8):
         hint = ""
         if opened.dtype.kind in "iu":
             hint = ": if these are counts or percentages, take pred_probs / pred_probs.sum(axis=1, keepdims=True)"
+            if opened.dtype.itemsize == 2:
+                hint += "; if they are the bits of bfloat16, give dtype='bfloat16' (--dtype bfloat16)"
         raise InvalidInputError(f"pred_probs must be float16, float32 or float64, not {opened.dtype}{hint}")
     if opened.shape[1] < 2:
         raise InvalidInputError(f"pred_probs has {opened.shape[1]} columns; classification takes at least 2 classes")

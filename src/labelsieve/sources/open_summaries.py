@@ -159,7 +159,7 @@ def _with_gaps(
     """Return the labels of all rows, and the value of those that have none: `ignore_label`, or one that no row has."""
     if labels.dtype.kind not in "iu" or int(labels.max()) >= np.iinfo(np.int64).max:
         raise InvalidInputError(
-            f"{n_rows - len(rows):,} rows have no summary, so that label must be integers below 2**63, not {labels.dtype}"
+            f"{n_rows - len(rows):,} rows have no summary, so label must be integers below 2**63, not {labels.dtype}"
         )
     value = ignore_label if isinstance(ignore_label, int) else int(labels.max()) + 1
     placed = np.full(n_rows, value, np.int64)

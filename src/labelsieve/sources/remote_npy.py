@@ -76,7 +76,7 @@ class RemoteNpySource(Source):
             )
         if info.get("partial") is False:
             raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
-        head = _read_exactly(store, path, 0, min(size, HEADER_BYTES), "its header")
+        head = read_exactly(store, path, 0, min(size, HEADER_BYTES), "its header")
         shape, fortran, dtype, offset = read_header(name, where, head, size)
         if fortran and len(shape) > 1:
             raise InvalidInputError(
@@ -115,7 +115,7 @@ class RemoteNpySource(Source):
             raise changed(self.where, "it was overwritten")
 
 
-def _read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
+def read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
     """Return bytes ``[start, stop)`` of an object, which must be of `version` if that is known."""
     if start == stop:
         return b""
@@ -141,5 +141,5 @@ class _RemoteNpyRows(PrefetchedRows):
     def _fetch(self, index: int) -> npt.NDArray[Any]:
         npy, (start, stop) = self._npy, self._bounds(index)
         a, b = (npy.offset + row * npy.row_bytes for row in (start, stop))
-        data = _read_exactly(self._store, self._path, a, b, f"rows {start:,}..{stop - 1:,}", npy.version)
+        data = read_exactly(self._store, self._path, a, b, f"rows {start:,}..{stop - 1:,}", npy.version)
         return np.frombuffer(data, npy.dtype).reshape(stop - start, *npy.shape[1:])
