@@ -174,6 +174,44 @@ def test_labels_that_stand_for_none_are_left_out():
     assert_same_bits(found, find_in_arrays(labels=labels, ignore_label=255))
 
 
+NAMES = np.array(["ant", "bee", "cat", "dog", "eel", "fox"])
+
+
+@pytest.mark.parametrize("form", ["dict", "lists", "pandas", "polars", "arrow", "duckdb", "files"])
+@pytest.mark.parametrize("named", [True, False])
+def test_labels_may_be_names(tmp_path, form, named):
+    order = np.random.default_rng(3).permutation(1000)
+    table = {name: column[order] for name, column in columns(label=NAMES[LABELS], row=ROWS).items()}
+    opened = write_files(tmp_path / "t", table) if form == "files" else FORMS[form](table)
+    found = find(opened, class_names=NAMES.tolist() if named else None)
+    assert_same_bits(found, find_in_arrays())
+    assert found.class_names == tuple(NAMES)
+    with pytest.raises(InvalidInputError, match=r"in row 7: 'be' \(nearest: 'bee'\)"):
+        find(FORMS["dict"](columns(label=np.where(ROWS == 7, "be", NAMES[LABELS]))), class_names=NAMES.tolist())
+
+
+@pytest.mark.parametrize("form", ["dict", "pandas", "nullable pandas", "polars", "arrow", "duckdb"])
+@pytest.mark.parametrize("names", [None, NAMES], ids=["numbers", "names"])
+def test_missing_labels_are_left_out(form, names):
+    labels = LABELS if names is None else names[LABELS]
+    missing = [None if row % 9 == 4 else label for row, label in enumerate(labels.tolist())]
+    if form == "dict":
+        table = columns(label=missing)
+    elif "pandas" in form:
+        dtype = object if names is not None else "Int64"
+        table = pd.DataFrame(columns()).assign(label=pd.Series(missing, dtype=dtype))
+    else:
+        base = columns() | {"label": missing}
+        table = pl.DataFrame(base) if form == "polars" else pa.table(base)
+        table = duckdb.connect().from_arrow(table) if form == "duckdb" else table
+    choices = {"ignore_label": None} | ({} if names is None else {"class_names": names.tolist()})
+    found = find(table, **choices)
+    assert found.n_ignored == 111
+    assert_same_bits(found, find_in_arrays(labels=missing, **choices))
+    with pytest.raises(InvalidInputError, match="the column label has 111 missing values, in rows 4, 13, 22"):
+        find(table)
+
+
 def test_names_of_rows_are_those_of_the_result():
     names = np.array([f"image-{row}" for row in ROWS])
     for form in ("dict", "lists", "pandas", "polars", "arrow", "duckdb"):

@@ -245,7 +245,7 @@ def _inputs_of(label_place: str | None, prob_place: str | None, choices: dict[st
         if any(one is not None for one in (label_place, prob_place, *named)):
             raise click.UsageError("--summaries takes the place of LABELS, PRED_PROBS and --data")
         return [None, None]
-    found: list[Any] = []
+    found = list[Any]()
     for name, place in (("labels", label_place), ("pred_probs", prob_place)):
         option, column = f"--{name.replace('_', '-')}", choices.pop(name)
         if column is not None and choices["data"] is None:

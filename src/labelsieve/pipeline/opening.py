@@ -79,6 +79,7 @@ def open_pair(
     from_logits: bool = False,
     allow_zero_rows: bool = False,
     dtype: str | None = None,
+    open_as: Callable[[Any], Opened] = open_labels,
 ) -> tuple[Opened, Opened]:
     """Open both inputs, and compare their shapes and the names of rows and classes. Only headers are read.
 
@@ -96,6 +97,8 @@ def open_pair(
         Whether rows of zeros are accepted.
     dtype : "bfloat16", optional
         What values of `pred_probs` are that are stored as 16 bits without a dtype of NumPy.
+    open_as : callable
+        Opens the labels: `open_labels`, or `open_label_values` for those that may be names.
 
     Raises
     ------
@@ -104,9 +107,9 @@ def open_pair(
     """
     opening = partial(open_pred_probs, dtype=dtype)
     if is_url(labels) and is_url(pred_probs):
-        opened_labels, opened = _open_both(labels, pred_probs, attempts, opening)
+        opened_labels, opened = _open_both(labels, pred_probs, attempts, open_as, opening)
     else:
-        opened_labels, opened = retry(attempts, open_labels, labels), retry(attempts, opening, pred_probs)
+        opened_labels, opened = retry(attempts, open_as, labels), retry(attempts, opening, pred_probs)
     if from_logits and isinstance(opened, Source):
         opened = LogitsSource(opened)
     elif from_logits:
@@ -118,7 +121,9 @@ def open_pair(
     return opened_labels, opened
 
 
-def _open_both(labels: Any, pred_probs: Any, attempts: int, opening: Callable[[Any], Opened]) -> tuple[Opened, Opened]:
+def _open_both(
+    labels: Any, pred_probs: Any, attempts: int, open_as: Callable[[Any], Opened], opening: Callable[[Any], Opened]
+) -> tuple[Opened, Opened]:
     """Open both inputs at the same time, since each waits for a remote store."""
     other: Future[Opened] = Future()
 
@@ -130,7 +135,7 @@ def _open_both(labels: Any, pred_probs: Any, attempts: int, opening: Callable[[A
 
     # A daemon thread, so that an error of the labels or Ctrl-C does not wait for a store that does not answer.
     Thread(target=open_other, name="labelsieve-open", daemon=True).start()
-    return retry(attempts, open_labels, labels), other.result()
+    return retry(attempts, open_as, labels), other.result()
 
 
 def open_inputs(

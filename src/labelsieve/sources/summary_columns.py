@@ -148,7 +148,7 @@ def column_values(name: str, values: Any, *, keep_missing: bool = False) -> npt.
         if not keep_missing:
             _refuse_missing(name, missing)
         kept: npt.NDArray[Any] = np.empty(len(missing), object)
-        kept[:] = values.tolist() if hasattr(values, "tolist") else list(values)
+        kept[:] = values.to_pylist() if package == "pyarrow" else list(values)
         kept[missing] = None
         return kept
     array = convert(name, values)
