@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
     from labelsieve.results.row_ids import unescape_formula
+    from labelsieve.sources.ensemble import Ensemble
+    from labelsieve.sources.folds import Folds
 
 __all__ = [  # noqa: RUF022  # in the order of the documentation
     "find_label_issues",
@@ -56,6 +58,8 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "load",
     "plan_label_issues",
     "Plan",
+    "Ensemble",
+    "Folds",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
@@ -88,6 +92,8 @@ __version__ = "0.1.0"
 _SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory")
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
+    "Ensemble": "sources.ensemble",
+    "Folds": "sources.folds",
     "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
     "LabelIssues": "results.label_issues",

@@ -46,6 +46,8 @@ PUBLIC = [
     "load",
     "plan_label_issues",
     "Plan",
+    "Ensemble",
+    "Folds",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",

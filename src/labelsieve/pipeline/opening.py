@@ -19,6 +19,8 @@ from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
+from labelsieve.sources.ensemble import Ensemble
+from labelsieve.sources.folds import Folds
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
 from labelsieve.sources.retries import retry
 from labelsieve.storage.urls import is_url
@@ -53,7 +55,10 @@ def open_pair(
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
-    check_axes(labels, pred_probs, class_names, ids)
+    for member in pred_probs.members if isinstance(pred_probs, Ensemble) else [pred_probs]:
+        check_axes(labels, member, class_names, ids)
+    for fold, _ in pred_probs.folds if isinstance(pred_probs, Folds) else ():
+        check_axes(None, fold, class_names)
     return opened_labels, opened
 
 

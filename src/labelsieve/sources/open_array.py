@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.errors import InputTypeError, InvalidInputError, located
 from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory
 from labelsieve.sources.base import Source
+from labelsieve.sources.ensemble import Ensemble, EnsembleSource, check_members, member_name
+from labelsieve.sources.folds import Folds, open_folds
 from labelsieve.sources.hdf5 import Hdf5Source
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_path import are_places, open_place, open_places
@@ -62,7 +65,8 @@ def open_pred_probs(pred_probs: Any) -> Opened:
     Parameters
     ----------
     pred_probs : (N, K) array-like of float, path, URL, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
-        Out-of-sample probabilities, float16, float32 or float64; of several shards, as for labels.
+        Out-of-sample probabilities, float16, float32 or float64; of several shards, as for labels. Or an `Ensemble`
+        or `Folds`.
 
     Raises
     ------
@@ -71,6 +75,10 @@ def open_pred_probs(pred_probs: Any) -> Opened:
     InputTypeError
         For an object of the wrong kind.
     """
+    if isinstance(pred_probs, Ensemble):
+        return _open_ensemble(pred_probs)
+    if isinstance(pred_probs, Folds):
+        return open_folds(pred_probs, open_pred_probs, partial(open_any, "rows"))
     opened = open_any("pred_probs", pred_probs)
     if opened.ndim != 2:
         raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
@@ -82,6 +90,25 @@ def open_pred_probs(pred_probs: Any) -> Opened:
     if opened.shape[1] < 2:
         raise InvalidInputError(f"pred_probs has {opened.shape[1]} columns; classification takes at least 2 classes")
     return opened
+
+
+def _open_ensemble(ensemble: Ensemble) -> Source:
+    """Open all members of an ensemble, and compare their shapes."""
+    opened = list[Opened]()
+    for number, member in enumerate(ensemble.members):
+        with located(f"member {number} of the ensemble"):
+            opened.append(open_pred_probs(member))
+    names = [member_name(number, where_is(member)) for number, member in enumerate(opened)]
+    check_members(names, [member.shape for member in opened])
+    members = list[Source]()
+    for name, member in zip(names, opened, strict=True):
+        if not isinstance(member, Source):
+            raise InvalidInputError(
+                f"{name} cannot be a member: store it (da.to_zarr) and give the path, or give the mean itself as "
+                "pred_probs, such as (a + b) / 2"
+            )
+        members.append(member)
+    return EnsembleSource(members, ensemble.weights, names)
 
 
 def check_lengths(labels: Opened, pred_probs: Opened) -> None:
