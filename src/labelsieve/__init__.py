@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
     from labelsieve.results.row_ids import unescape_formula
+    from labelsieve.sources.ensemble import Ensemble
+    from labelsieve.sources.folds import Folds
     from labelsieve.summaries import summarize_batch
 
 __all__ = [  # noqa: RUF022  # in the order of the documentation
@@ -62,6 +64,8 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "Plan",
     "Recorder",
     "summarize_batch",
+    "Ensemble",
+    "Folds",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
@@ -96,6 +100,8 @@ __version__ = "0.1.0"
 _SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory", "recorder", "summaries")
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
+    "Ensemble": "sources.ensemble",
+    "Folds": "sources.folds",
     "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
     "LabelIssues": "results.label_issues",

@@ -48,6 +48,8 @@ PUBLIC = [
     "Plan",
     "Recorder",
     "summarize_batch",
+    "Ensemble",
+    "Folds",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
