@@ -48,6 +48,7 @@ PUBLIC = [
     "Plan",
     "Ensemble",
     "Folds",
+    "get_label_quality_ensemble_scores",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
