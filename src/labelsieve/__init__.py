@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from labelsieve.find import find_label_issues, plan_label_issues
     from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
+    from labelsieve.pipeline.ensemble_scores import get_label_quality_ensemble_scores
     from labelsieve.pipeline.plan import Plan
     from labelsieve.pipeline.row_summaries import RowSummaries
     from labelsieve.recorder import Recorder
@@ -66,6 +67,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "summarize_batch",
     "Ensemble",
     "Folds",
+    "get_label_quality_ensemble_scores",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
@@ -109,6 +111,7 @@ _MODULES = {
     "Recorder": "recorder",
     "RowSummaries": "pipeline.row_summaries",
     "find_label_issues": "find",
+    "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",
     "find_label_issues_batched": "label_issues_batched",
     "load": "results.label_issues",
     "plan_label_issues": "find",

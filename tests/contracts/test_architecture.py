@@ -50,6 +50,7 @@ PUBLIC = [
     "summarize_batch",
     "Ensemble",
     "Folds",
+    "get_label_quality_ensemble_scores",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
