@@ -150,6 +150,19 @@ def test_every_kind_of_input_gives_the_bits_of_threads(client, stored, want, kin
     assert_same_bits(find(*KINDS[kind](stored), client=client, **CUT), want)
 
 
+def test_a_recording_gives_the_bits_of_threads(client, tmp_path, want):
+    """Rows in random order, in two parts, some of them twice."""
+    order = np.random.default_rng(0).permutation(np.concatenate([np.arange(N_ROWS), np.arange(100)]))
+    for part, rows in enumerate(np.array_split(order, 2)):
+        with labelsieve.Recorder(tmp_path / "recording", N_CLASSES, part=part, flush_rows=400) as recorder:
+            for these in np.array_split(rows, 10):
+                recorder.update(LABELS[these], PROBS[these], rows=these)
+    settings = {"summaries": tmp_path / "recording", "client": client, "progress": False, **CUT}
+    assert_same_bits(labelsieve.find_label_issues(**settings), want)
+    stored = labelsieve.find_label_issues(**settings, workdir=tmp_path / "work", output=str(tmp_path / "out.zarr"))
+    assert_same_bits(stored, want)
+
+
 def test_hdf5_gives_the_bits_of_threads(client, stored, want):
     with h5py.File(stored / "probs.h5") as file:
         assert_same_bits(find(stored / "labels.npy", file["probs"], client=client, **CUT), want)

@@ -545,7 +545,11 @@ def test_a_file_of_another_form_is_answered_with_the_line_that_converts_it(tmp_p
             got = find(names[name], other) if name == "labels" else find(other, names[name])
             assert got.indices.tolist() == want.indices.tolist()
             assert got.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-12)
-        assert bool(lazy) == (form in ("parquet", "csv", "h5", "hdf5"))
+        assert bool(lazy) == (form in ("csv", "h5", "hdf5"))
+        table = (
+            f"Give it as a table: data={str(path)!r}, labels='label', pred_probs='probs' (the names of its columns)."
+        )
+        assert (table in message) == (form in ("parquet", "feather", "arrow"))
     got = find(converted["labels"], converted["pred_probs"])
     assert got.indices.tolist() == want.indices.tolist()
     assert got.scores.tolist() == pytest.approx(want.scores.tolist(), abs=1e-12)

@@ -48,6 +48,7 @@ from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.sources.open_array import open_pred_probs
+from labelsieve.sources.tables import open_columns
 from labelsieve.storage.urls import check_place, without_query
 
 _SETTINGS: Final = {
@@ -73,8 +74,8 @@ def cli() -> None:
 @cli.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
 def find(
-    labels: str,
-    pred_probs: str,
+    labels: str | None,
+    pred_probs: str | None,
     *,
     output: str | None,
     top: int,
@@ -93,20 +94,26 @@ def find(
     """Find the rows whose label is likely wrong.
 
     LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays,
-    as paths or URLs, or shards of these: a pattern in quotes, or their folder.
+    as paths or URLs, or shards of these: a pattern in quotes, or their folder. With --data they are columns of a table.
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
+
+    Example: labelsieve find --data predictions.parquet --labels label --pred-probs probs
     """
     began = time.perf_counter()
     # Refuse before the run whatever can be refused.
-    given = (labels, pred_probs, class_names, choices["ids"], images, texts)
+    columns = _inputs_of(labels, pred_probs, choices)
+    data = choices["data"]
+    places = (*columns, choices["ids"]) if data is None else (data,)
+    given = (*places, class_names, images, texts)
     inputs = [check_place("input", path) for path in given if path is not None]
     if output is not None:
         check_output(output, inputs)
     if report is not None:
         if report.resolve() in [Path(path).resolve() for path in inputs]:
             raise InvalidInputError(f"{report} is an input, so the report cannot be written there")
-        check_report(report, open_pred_probs(pred_probs, check_dtype(choices["dtype"])).shape[0], images, texts)
+        probs = columns[1] if data is None else open_columns(data, *columns)[1]
+        check_report(report, open_pred_probs(probs, check_dtype(choices["dtype"])).shape[0], images, texts)
     elif images is not None or texts is not None:
         raise InvalidInputError("--images and --texts are for the report: name it with --report")
     on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
@@ -124,8 +131,7 @@ def find(
         reporting_performance(client, performance_report),
     ):
         issues = find_label_issues(
-            labels,
-            pred_probs,
+            *columns,
             progress=_is_bar_shown(progress, quiet=quiet),
             client=client,
             output=group,
@@ -150,7 +156,7 @@ def find(
 @RUN
 @FORECAST
 def plan(
-    labels: str, pred_probs: str, *, output: str | None, json: bool, log_level: str | None, **choices: Any
+    labels: str | None, pred_probs: str | None, *, output: str | None, json: bool, log_level: str | None, **choices: Any
 ) -> dict[str, Any] | None:
     """Print the plan of a run: batches, partitions, tasks, bytes, memory and time. Only --measure reads data.
 
@@ -162,10 +168,11 @@ def plan(
     """
     for unused in _FOR_FIND:
         del choices[unused]
+    columns = _inputs_of(labels, pred_probs, choices)
     if output is not None:
-        check_output(output, [labels, pred_probs])
+        check_output(output, columns if choices["data"] is None else [choices["data"]])
     with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
-        found = plan_label_issues(labels, pred_probs, client=client, output=_group_of(output), **choices)
+        found = plan_label_issues(*columns, client=client, output=_group_of(output), **choices)
     if json:
         return plan_answer(found)
     click.echo(plan_text(found))
@@ -217,6 +224,28 @@ def doctor(
         click.echo(doctor_text(diagnosis, verbose=verbose))
         ctx.exit(exit_code_of(diagnosis))
     return doctor_answer(diagnosis, time.perf_counter() - began)
+
+
+def _inputs_of(labels: str | None, pred_probs: str | None, choices: dict[str, Any]) -> list[Any]:
+    """Remove the options that name columns from `choices`; return places, or with --data columns, of both inputs."""
+    named = {"labels": choices.pop("label_column"), "pred_probs": choices.pop("prob_columns")}
+    found = {"labels": labels, "pred_probs": pred_probs}
+    if choices["data"] is None:
+        for name, place in found.items():
+            if named[name] is not None:
+                raise click.UsageError(f"--{name.replace('_', '-')} names a column of a table: give it with --data")
+            if place is None:
+                raise click.UsageError(f"Missing argument '{name.upper()}'.")
+        return [labels, pred_probs]
+    for name, column in named.items():
+        if found[name] is None:
+            found[name] = column
+        elif column is not None:
+            raise click.UsageError(f"--{name.replace('_', '-')} and the argument {name.upper()} are both given")
+        if found[name] is None:
+            raise click.UsageError(f"--data needs the column of {name}: --{name.replace('_', '-')}")
+    probs = found["pred_probs"] or ""
+    return [found["labels"], probs.split(",") if "," in probs else probs]
 
 
 def _group_of(output: str | None) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints
 from labelsieve.confident_learning.softmax import (
     exponentials,
     record_bad_logits,
@@ -35,16 +35,8 @@ class LogitSummarizer(Summarizer):
         super().__init__(*args, **kwargs)
         self._exponentials: Float64s = np.empty((0, self.n_classes))
 
-    def add(self, labels: Ints, logits: Floats) -> SummaryBlock:
-        """Summarize the next strip, and return its summaries as a view.
-
-        Parameters
-        ----------
-        labels : (n,) int
-            Labels; any integer dtype.
-        logits : (n, K) float16, float32 or float64
-            Logits; not modified.
-        """
+    def _add(self, labels: Ints, logits: Floats) -> SummaryBlock:
+        """Summarize the next strip of ``(n, K)`` logits, and return its summaries as a view."""
         n, first = len(logits), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
         # Maxima of float16 are slow; float32 holds all its values.
@@ -89,6 +81,14 @@ class LogitSummarizer(Summarizer):
                 for name, kernel in self._kernels.items():
                     getattr(summary, name)[rows] = kernel(some, labels[rows])
         return sums
+
+    @staticmethod
+    def _without_doubt(strip: Any, rows: Bools) -> Any:
+        """Return a copy of a strip in which the chosen rows are good rows of class 0, but not like probabilities."""
+        strip = np.array(strip)
+        strip[rows] = 0
+        strip[rows, 0] = 2
+        return strip
 
     @staticmethod
     def probabilities(strip: Any) -> Floats:

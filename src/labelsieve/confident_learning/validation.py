@@ -31,6 +31,12 @@ ERRORS: Final = {
     "zero_row": "rows of pred_probs that are all zeros",
     "row_sum": "rows of pred_probs do not sum to 1 within 0.05",
     "label": "labels outside 0..K-1",
+    # Of row summaries that were recorded or computed elsewhere.
+    "predicted": "predicted classes outside 0..K-1",
+    "not_largest": "rows whose p_predicted is not the largest probability",
+    "not_first": "rows whose predicted class is not the first with the largest probability",
+    "score": "recorded scores that are not between 0 and 1",
+    "row_sum_value": "recorded sums of rows that are not possible",
 }
 # With logits only: a warning if all rows are like this.
 LIKE_PROBABILITIES: Final = "like_probabilities"
@@ -44,9 +50,12 @@ _ONE: Final = {
     "rows of pred_probs that are": "row of pred_probs that is",
     "rows of pred_probs do": "row of pred_probs does",
     "rows of pred_probs sum": "row of pred_probs sums",
+    "scores that are": "score that is",
+    "sums of rows that are": "sum of a row that is",
     "rows of logits that are": "row of logits that is",
     "rows": "row",
     "labels": "label",
+    "classes": "class",
     "probabilities": "probability",
     "logits": "logit",
 }
@@ -308,7 +317,7 @@ def _shift(findings: Findings, n_classes: int, class_counts: Ints | None) -> str
         unsigned = "" if found.example < 0 else f" ({found.example} is -1 in unsigned integers)"
         return (
             f". No row is labelled {n_classes - 1}, so the labels seem to be -1..{n_classes - 2}{unsigned}: add 1 to "
-            "all of them, or drop these rows if -1 means that a row has no label"
+            f"all of them, or give ignore_label={found.example} if it means that a row has no label"
         )
     return ""
 
@@ -326,8 +335,15 @@ def _sentence(kind: str, found: Finding, n_classes: int) -> str:
     text = f"{_counted(found.n_values, what)} in {found.where()}"
     if kind in ("below", "above"):
         text += f" (first: {found.example:.6g}; at most 1e-3 outside [0, 1] is accepted)"
-    elif kind == "label":
+    elif kind in ("label", "predicted"):
         text += f" (first: {found.example})"
+    elif kind == "not_largest":
+        text += f" (first: p_label is {found.example:.6g}): it may not be smaller than p_label, and must equal it "
+        text += "where the label is the predicted class"
+    elif kind == "not_first":
+        text += f" (first: the label {found.example} has the same probability, and comes before it)"
+    elif kind in ("score", "row_sum_value"):
+        text += f" (first: {found.example:.6g})"
     elif kind == "zero_row":
         text = f"{_counted(found.n_rows, what)}, {found.where()}: missing chunk? "
         text += "(find_label_issues(allow_zero_rows=True) accepts them)"

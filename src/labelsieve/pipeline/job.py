@@ -48,7 +48,7 @@ from labelsieve.pipeline.forecast_settings import NO_FORECAST, ForecastSettings
 from labelsieve.pipeline.growing_grid import arrays_of, partitions_by_array
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.opening import open_inputs, open_pair
+from labelsieve.pipeline.opening import open_given, open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.plan import Plan, make_plan, workload
 from labelsieve.pipeline.planned_time import forecast_run
@@ -61,10 +61,10 @@ from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.base import Source
-from labelsieve.sources.open_array import where_is
+from labelsieve.sources.open_array import ignored_value, where_is
 from labelsieve.sources.retries import retry
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, shared_probe, temporary_folder
-from labelsieve.tasks.checkpoint import Records
+from labelsieve.tasks.checkpoint import Records, digest
 
 # Issues of up to this many bytes are sorted in this process, even if a memory limit leaves less.
 _FEW_ISSUE_BYTES: Final = 32_000_000
@@ -102,21 +102,25 @@ class Job:
         self._started = time.perf_counter()
         self.settings, self.filter = settings, settings.filter
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
+        self._attempts = settings.retries + 1
         if self.output is not None:
-            inputs = (labels, pred_probs, settings.ids)
+            inputs = (settings.data, settings.summaries, labels, pred_probs, settings.ids)
             check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
+        labels, pred_probs, ids = open_given(labels, pred_probs, settings)
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
-        self._attempts = settings.retries + 1
         self.pair = open_pair(
-            *(labels, pred_probs, settings.class_names, settings.ids),
+            *(labels, pred_probs, settings.class_names, ids),
             attempts=self._attempts,
             from_logits=settings.from_logits,
             allow_zero_rows=settings.allow_zero_rows,
             dtype=settings.dtype,
         )
+        if isinstance(self.pair[1], Source):
+            self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         n_rows, n_classes = self.pair[1].shape
+        self._ignored = ignored_value(self.pair[0], settings.ignore_label)
         self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
         self._names = check_class_names(settings.class_names, n_classes)
         self._ids = open_ids(settings.ids, n_rows)
@@ -209,7 +213,10 @@ class Job:
     def _parts(self, workdir: Workdir, facts: dict[str, Any], inputs: Inputs) -> tuple[list[str], list[str]]:
         """Return the name of the record, and the identity of the labels, of each partition."""
         names = record_names(self.pair[1], inputs.grid, facts, workdir.folder.where)
-        return names, part_identities(self.pair[0], inputs.grid)
+        labels = part_identities(self.pair[0], inputs.grid)
+        if self._ignored is not None:
+            labels = [one and digest([one, self._ignored]) for one in labels]
+        return names, labels
 
     def _with_known(self, plan: Plan, workdir: Workdir, facts: dict[str, Any], inputs: Inputs) -> Plan:
         """Return a plan that says what the workdir has."""
@@ -233,6 +240,7 @@ class Job:
             executor=executor,
             read=False,
             earlier=earlier,
+            ignored=self._ignored,
         )
 
     def _make_plan(self, inputs: Inputs) -> Plan:
@@ -373,7 +381,11 @@ class Job:
         """Raise or warn if the rows that were read have bad data."""
         self._check_owned()
         check_versions(self.pair, self._attempts)  # first, because half-written rows would look like bad data
-        raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, total.sums.dense().counts)
+        counts = total.sums.dense().counts
+        if not counts.any():
+            n_rows = self.pair[1].shape[0]
+            raise InvalidInputError(f"no row has a label: all {n_rows:,} are {self.settings.ignore_label!r}")
+        raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, counts)
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that issues may take if they are sorted in this process."""

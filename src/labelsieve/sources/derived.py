@@ -45,6 +45,7 @@ class DerivedSource(Source):
         self.prefetch_bytes, self.is_encoded = source.prefetch_bytes, source.is_encoded
         self.fill_value, self.listed_at = source.fill_value, source.listed_at
         self.forkable = source.forkable
+        self.decoding_bytes, self.decoding_note = source.decoding_bytes, source.decoding_note
 
     @abc.abstractmethod
     def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
@@ -103,6 +104,11 @@ class DerivedSource(Source):
 
     def _content(self) -> Any:
         return self.source.identity()["content"]
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64] | None:
+        """The rows at which what is decoded together ends."""
+        return self.source.row_edges
 
     @property
     def version_rows(self) -> int | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.settings import IgnoreLabel
 from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory
 from labelsieve.sources.base import Source
 from labelsieve.sources.bfloat16 import widened
@@ -16,6 +17,7 @@ from labelsieve.sources.hdf5 import Hdf5Source
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_path import are_places, open_place, open_places
 from labelsieve.sources.remote_zarr import RemoteZarrSource
+from labelsieve.sources.tensors import is_tensor, open_tensor
 from labelsieve.sources.zarr_arrays import ZarrSource, checked_array
 from labelsieve.storage.urls import check_no_password, url_of
 
@@ -89,6 +91,23 @@ def open_pred_probs(pred_probs: Any, dtype: str | None = None) -> Opened:
     return opened
 
 
+def ignored_value(labels: Opened, ignore_label: IgnoreLabel) -> int | None:
+    """Return the value in opened labels that says that a row has none; None if each row has one.
+
+    Raises
+    ------
+    InvalidInputError
+        For a name, where labels are numbers.
+    """
+    if isinstance(labels, Source) and labels.ignored is not None:
+        return labels.ignored
+    if isinstance(ignore_label, str):
+        raise InvalidInputError(
+            f"labels are {labels.dtype}, so that ignore_label must be a number; not {ignore_label!r}"
+        )
+    return ignore_label if isinstance(ignore_label, int) else None
+
+
 def check_lengths(labels: Opened, pred_probs: Opened) -> None:
     """Raise unless labels and probabilities have the same number of rows."""
     n_labels, n_rows = labels.shape[0], pred_probs.shape[0]
@@ -130,7 +149,7 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return per
         return Hdf5Source(data)
     if isinstance(data, np.memmap):
         return NpySource.from_memmap(data) or ArraySource(np.asarray(data))
-    return ArraySource(in_memory(name, data))
+    return open_tensor(name, data) if is_tensor(data) else ArraySource(in_memory(name, data))
 
 
 def _open_zarr(name: str, data: Any) -> Source:

@@ -195,7 +195,7 @@ def _open_objects(
     infos = {str(info["name"]).rstrip("/"): info for info in listed}
     openers: list[Callable[[], Source]] = []
     for path in select_shards(name, shown, infos):
-        shard_url = _url_beside(url, store, path)
+        shard_url = url_beside(url, store, path)
         # As on a disk: any folder is taken for a Zarr array, and so is any object with the suffix of one.
         if infos[path].get("type") == "directory" or path.endswith(".zarr"):
             openers.append(partial(RemoteZarrSource.from_url, name, shard_url))
@@ -205,7 +205,7 @@ def _open_objects(
     return _join(name, openers, with_member(shown, member))
 
 
-def _url_beside(url: str, store: ObjectStore, path: str) -> str:
+def url_beside(url: str, store: ObjectStore, path: str) -> str:
     """Return the URL of `path` with the user and password of `url`, and with the file systems around its own."""
     bare = url_of(store.fs, path)
     scheme, _, rest = url.partition("://")

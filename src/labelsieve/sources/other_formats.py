@@ -28,6 +28,8 @@ class _Format:
         Advice, in brackets after the sentence.
     lazy : str
         The line that opens a file larger than memory, with ``{column}`` for the columns of a table.
+    is_table : bool
+        Whether it is read as ``data``, with the names of its columns.
     """
 
     called: str
@@ -36,13 +38,14 @@ class _Format:
     labels: str
     note: str = ""
     lazy: str = ""
+    is_table: bool = False
 
 
-def _table(called: str, reading: str, lazy: str = "") -> _Format:
+def _table(called: str, reading: str, lazy: str = "", *, is_table: bool = False) -> _Format:
     """Return a format that pandas reads."""
     probs, labels = f'{reading}.select_dtypes("float").to_numpy()', f'{reading}["label"].to_numpy()'
     lazy = f"import dask.dataframe; {{name}} = {lazy}{{column}}.to_dask_array(lengths=True)" if lazy else ""
-    return _Format(called, ", pandas as pd", probs, labels, lazy=lazy)
+    return _Format(called, ", pandas as pd", probs, labels, lazy=lazy, is_table=is_table)
 
 
 _TENSOR: Final = 'torch.load({path}, map_location="cpu", weights_only=True).detach()'
@@ -71,13 +74,13 @@ _HDF5: Final = _Format(
 )
 # By the suffix of the file.
 FORMATS: Final = {
-    ".parquet": _table("a Parquet file", "pd.read_parquet({path})", "dask.dataframe.read_parquet({path})"),
+    ".parquet": _table("a Parquet file", "pd.read_parquet({path})", is_table=True),
     ".csv": _table("a CSV file", "pd.read_csv({path})", "dask.dataframe.read_csv({path})"),
     ".tsv": _table("a table as text", 'pd.read_csv({path}, sep="\\t")'),
     ".json": _table("a JSON file", "pd.read_json({path})"),
     ".jsonl": _table("a file of JSON lines", "pd.read_json({path}, lines=True)"),
-    ".feather": _table("an Arrow file", "pd.read_feather({path})"),
-    ".arrow": _table("an Arrow file", "pd.read_feather({path})"),
+    ".feather": _table("an Arrow file", "pd.read_feather({path})", is_table=True),
+    ".arrow": _table("an Arrow file", "pd.read_feather({path})", is_table=True),
     ".txt": _Format("a text file", "", "np.loadtxt({path})", "np.loadtxt({path}, dtype=int)"),
     ".pt": _TORCH,
     ".pth": _TORCH,
@@ -147,6 +150,10 @@ def _conversion(name: str, place: str, shown: str) -> str:
     reading = (kind.labels if name == "labels" else kind.probs).format(path=path, name=name)
     note = 'with the name of your column for "label"' if '["label"]' in reading else kind.note
     text = f"Convert it once{f' ({note})' if note else ''}, and give {target}: "
+    if kind.is_table:
+        text = (
+            f"Give it as a table: data={path}, labels='label', pred_probs='probs' (the names of its columns). Or {text}"
+        )
     text += f"import numpy as np{kind.imports}; np.save({target}, {reading})"
     if kind.lazy:
         column = '["label"]' if name == "labels" else '.select_dtypes("float")'

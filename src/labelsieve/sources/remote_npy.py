@@ -90,7 +90,7 @@ class RemoteNpySource(Source):
             )
         if info.get("partial") is False:
             raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
-        reader = partial(_read_exactly, store, path, what="its header")
+        reader = partial(read_exactly, store, path, what="its header")
         if where.lower().endswith(ARCHIVE_SUFFIXES):
             found = find_member(name, where, reader, size, member)
         else:
@@ -144,7 +144,7 @@ def _check_ranges(name: str, where: str, found: Member) -> None:
         )
 
 
-def _read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
+def read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
     """Return bytes ``[start, stop)`` of an object, which must be of `version` if that is known."""
     if start == stop:
         return b""
@@ -170,5 +170,5 @@ class _RemoteNpyRows(PrefetchedRows):
     def _fetch(self, index: int) -> npt.NDArray[Any]:
         npy, (start, stop) = self._npy, self._bounds(index)
         a, b = (npy.offset + row * npy.row_bytes for row in (start, stop))
-        data = _read_exactly(self._store, self._path, a, b, f"rows {start:,}..{stop - 1:,}", npy.version)
+        data = read_exactly(self._store, self._path, a, b, f"rows {start:,}..{stop - 1:,}", npy.version)
         return np.frombuffer(data, npy.dtype).reshape(stop - start, *npy.shape[1:])

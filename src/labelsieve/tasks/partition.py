@@ -98,6 +98,8 @@ class Partition:
         Columns of `pred_probs`.
     dtype : dtype
         Dtype of `pred_probs`.
+    ignored : int, optional
+        The value of labels that says that a row has none.
     """
 
     def __init__(
@@ -107,7 +109,9 @@ class Partition:
         pred_probs: RowRange | Block | None,
         n_classes: int,
         dtype: np.dtype[Any],
+        ignored: int | None = None,
     ) -> None:
+        self.ignored = ignored
         self.index, self.ranges = batches.index, tuple(batches.ranges)
         self.n_classes, self.dtype = n_classes, dtype.newbyteorder("=")
         self.start, self.stop = self.ranges[0][0], self.ranges[-1][1]

@@ -99,6 +99,7 @@ class _SecondPass:
     """
 
     def __init__(self, reader: SummaryReader, dtype: np.dtype[Any], *, keeps_off_diagonal: bool) -> None:
+        self._no_label = reader.no_label
         settings, self._keeps_off_diagonal = reader.settings, keeps_off_diagonal and reader.settings.counts_joint
         self._thresholds = reader.thresholds if settings.scores_need_rescan else None
         self._joint = JointCounter(reader.thresholds, dtype) if settings.counts_joint else None
@@ -109,7 +110,17 @@ class _SecondPass:
         return columns | ({"off_diagonal": np.empty(n_rows, np.bool_)} if self._keeps_off_diagonal else {})
 
     def columns(self, summary: SummaryBlock, probs: Floats) -> Columns:
-        """Return the columns of the ``(n, K)`` strip `probs`."""
+        """Return the columns of the ``(n, K)`` strip `probs`; rows without a label are not looked at."""
+        if self._no_label is None or summary.label.max(initial=0) < self._no_label:
+            return self._columns(summary, probs)
+        columns = {name: np.zeros_like(column) for name, column in self.empty(len(summary)).items()}
+        rows = np.flatnonzero(summary.label < self._no_label)
+        if len(rows):
+            for name, values in self._columns(summary[rows], probs[rows]).items():
+                columns[name][rows] = values
+        return columns
+
+    def _columns(self, summary: SummaryBlock, probs: Floats) -> Columns:
         found: dict[str, npt.NDArray[Any]] = {}
         if self._thresholds is not None:
             found["score"] = adjusted_margin(probs, summary.label, self._thresholds)
