@@ -38,6 +38,20 @@ processor's memory is read in place. On another device (CUDA) the batch is summa
 API (``pip install labelsieve[arrays]``), and only the summaries are copied, with the rows that may have bad values.
 Logits, scores and `classes_per_row` are computed by NumPy, so for these a batch is copied first.
 
+## Settings that need more of a row
+
+The default rule needs only summaries. Tell the recorder beforehand what else a run will need:
+
+| a run with | needs |
+|---|---|
+| ``method="normalized_margin"``, ``"confidence_weighted_entropy"`` | ``scores=`` with this name |
+| ``adjust_pred_probs=True`` | ``scores=("row_sum",)`` |
+| ``rule="confident_joint"``, the filters with two reads | ``classes_per_row=`` |
+| adjusted margins, ``"prune_by_noise_rate"``, ``"both"`` | the array: these need whole rows |
+
+With `classes_per_row` the exact rule is exact: a row is counted only if no class that was not kept could change how.
+Otherwise the run is an error that says how many rows lack something, and how many classes would be enough.
+
 ## In a training framework
 
 A `Trainer` of Hugging Face that records what it predicts or evaluates, on each of its processes. The data set has a
@@ -130,6 +144,9 @@ class Recorder:
     scores : sequence of str
         Columns to compute from whole rows: ``"normalized_margin"`` and ``"confidence_weighted_entropy"`` for the
         methods of these names, ``"row_sum"`` for `adjust_pred_probs` with self-confidence.
+    classes_per_row : int
+        Number of largest probabilities that are kept of each row, with their classes, for the exact rule
+        (``rule="confident_joint"`` and the filters that use it in two reads). 0 keeps none.
     ignore_label : int, optional
         The label that says that a row has none, such as -1 or 255. Its probabilities are not looked at.
     flush_rows : int

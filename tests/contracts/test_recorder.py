@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -664,9 +665,51 @@ def test_rows_that_are_accepted(tmp_path):
     assert_same_bits(find_recorded(tmp_path, **allow), find(LABELS, probs, **allow))
 
 
+# The exact rule ----------------------------------------------------------------------------------------------------
+
+EXACT = [
+    {"rule": "confident_joint"},
+    {"rule": "confident_joint", "estimation_method": "off_diagonal_calibrated"},
+    {"filter_by": "confident_learning"},
+    {"filter_by": "low_self_confidence"},
+    {"filter_by": "low_normalized_margin"},
+    {"filter_by": "prune_by_class", "frac_noise": 0.7},
+]
+
+
+@pytest.mark.parametrize("settings", EXACT)
+@pytest.mark.parametrize("n_classes", [6, 60])
+def test_the_exact_rule_on_the_largest_probabilities(tmp_path, settings, n_classes, small_blocks):
+    labels, probs = draw(N_ROWS, n_classes, seed=4, noise=0.3, signal=3.0, dtype=np.float32)
+    k = 5 if n_classes == 6 else 20
+    scores = ("normalized_margin",)
+    record(tmp_path / "r", labels, probs, rows=shuffled(N_ROWS, 30), classes_per_row=k, scores=scores, flush_rows=150)
+    want = find(labels, probs, **settings)
+    assert_same_bits(find_recorded(tmp_path / "r", **settings), want)
+    cut = {"batch_size": 50, "partition_batches": 3, "workdir": tmp_path / "work"}
+    assert_same_bits(find_recorded(tmp_path / "r", **settings, **cut), want)
+
+
+def test_too_few_probabilities_are_refused_with_what_is_enough(tmp_path):
+    labels, probs = draw(N_ROWS, 60, seed=4, noise=0.3, signal=2.0)
+    record(tmp_path / "few", labels, probs, classes_per_row=2)
+    settings = {"rule": "confident_joint"}
+    with pytest.raises(
+        InvalidInputError, match=r"\d+ rows are too few for the exact rule: .*classes_per_row=\d+"
+    ) as got:
+        find_recorded(tmp_path / "few", **settings)
+    enough = int(re.search(r"classes_per_row=(\d+)", str(got.value))[1])
+    record(tmp_path / "enough", labels, probs, classes_per_row=enough)
+    assert_same_bits(find_recorded(tmp_path / "enough", **settings), find(labels, probs, **settings))
+
+
 def test_what_was_not_recorded_is_named(tmp_path):
     record(tmp_path, LABELS, PROBS)
     with pytest.raises(InvalidInputError, match=r"needs the column normalized_margin .*scores=\('normalized_"):
         find_recorded(tmp_path, method="normalized_margin")
-    with pytest.raises(InvalidInputError, match="needs all probabilities of each row"):
-        find_recorded(tmp_path, filter_by="prune_by_noise_rate")
+    for settings in ({"filter_by": "both"}, {"method": "normalized_margin", "adjust_pred_probs": True}):
+        name = next(iter(settings.values()))
+        with pytest.raises(InvalidInputError, match=f"{name}.* needs all probabilities of each row"):
+            find_recorded(tmp_path, **settings)
+    with pytest.raises(InvalidInputError, match=r"rule='confident_joint' needs more of each row.*classes_per_row=10"):
+        find_recorded(tmp_path, rule="confident_joint")

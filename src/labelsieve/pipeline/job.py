@@ -123,7 +123,7 @@ class Job:
         self._ignored = ignored_value(self.pair[0], settings.ignore_label)
         self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
         self._names = check_class_names(settings.class_names, n_classes)
-        self._ids = open_ids(settings.ids, n_rows)
+        self._ids = open_ids(ids, n_rows)
         self.filter.check_classes(n_classes)
 
     def run(self) -> LabelIssues:

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.confident_joint import JointCounter
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.errors import UnreadableDataError
@@ -150,6 +151,8 @@ class Source(abc.ABC):
         Whether the probabilities of all classes can be read; not so of summaries that other code has made.
     summarizer : type
         Makes row summaries of the rows that `open_raw` gives.
+    joint_counter : type
+        Counts the confident joint of the rows that `open` gives, in the second pass.
     ignored : int or None
         Of labels: the value that says that a row has none; None where each row has one.
     decoding_bytes : int
@@ -171,6 +174,7 @@ class Source(abc.ABC):
     in_memory: bool = False
     has_whole_rows: bool = True
     summarizer: type[Summarizer] = Summarizer
+    joint_counter: type[JointCounter] = JointCounter
     ignored: int | None = None
     decoding_bytes: int = 0
     decoding_note: str = ""

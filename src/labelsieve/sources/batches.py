@@ -13,6 +13,7 @@ from labelsieve.confident_learning.logit_summarizer import LogitSummarizer
 from labelsieve.confident_learning.quality_scores import confidence_weighted_entropy, normalized_margin, row_sum
 from labelsieve.confident_learning.summarizer import Summarizer, label_column
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES, SummaryBlock
+from labelsieve.confident_learning.top_classes import TOP_CLASSES, TOP_PROBS
 from labelsieve.confident_learning.validation import MAX_RANGES, Findings, RowChecks, errors_in
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.device_arrays import is_on_device, on_host, summarize_on_device
@@ -189,4 +190,4 @@ def _largest(probs: Floats, k: int, classes: np.dtype[Any]) -> BatchColumns:
         np.ascontiguousarray(array, dtype).view(f"V{k * dtype.itemsize}").reshape(n)
         for array, dtype in zip((values, found.astype(classes)), little, strict=True)
     ]
-    return dict(zip(("top_probs", "top_classes"), as_items, strict=True))
+    return dict(zip((TOP_PROBS, TOP_CLASSES), as_items, strict=True))

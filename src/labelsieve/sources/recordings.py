@@ -13,7 +13,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Bools, Int64s, label_dtype
+from labelsieve.confident_learning.dtypes import Bools, Int64s, class_dtype, label_dtype
+from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.recorded_summaries import recorded_columns
+from labelsieve.confident_learning.top_classes import TOP_CLASSES, TOP_PROBS, TopClassCounter
 from labelsieve.confident_learning.validation import Findings
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.base import Rows, Source
@@ -217,6 +220,39 @@ class RecordedRows(_Recorded, SummarySource):
         self.recording, settings = recording, recording.settings
         super().__init__(recording.n_rows, settings.n_classes, recording.dtype, settings.scores)
         self.prefetch_bytes = held_bytes(recording.segments)
+
+    joint_counter = TopClassCounter
+
+    def prepared_for(self, rule: Filter) -> Source:
+        """Return the same rows with the recorded columns that a filter needs, and no others.
+
+        Raises
+        ------
+        InvalidInputError
+            For a filter, or a score, that needs more of each row than was recorded.
+        """
+        settings = rule.settings
+        if rule.n_reads == 1:
+            return super().prepared_for(rule)
+        name = f"filter_by={rule.name!r}" if rule.name else f"rule={settings.rule!r}"
+        if rule.n_reads > 2 or settings.scores_need_rescan:
+            what = f"adjust_pred_probs=True with method={settings.method!r}" if settings.scores_need_rescan else name
+            raise InvalidInputError(
+                f"{what} needs all probabilities of each row, which {self.where} does not hold: give labels and "
+                "pred_probs, or use another filter or score"
+            )
+        if not self.recording.settings.classes_per_row:
+            raise InvalidInputError(
+                f"{name} needs more of each row than its summary: record with classes_per_row=10, say, which keeps "
+                "the 10 largest probabilities, or use filter_by=None or filter_by='predicted_neq_given'"
+            )
+        return self.only(list(recorded_columns(settings, self.recorded).values()))
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
+        """Open for the second pass: structured rows with the largest probabilities and their classes."""
+        classes, k = class_dtype(self.shape[1]), self.recording.settings.classes_per_row
+        row_dtype = np.dtype([(TOP_CLASSES, classes, (k,)), (TOP_PROBS, self.dtype.newbyteorder("="), (k,))])
+        return MergedRows(self.recording, row_dtype)
 
     def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
         """Open for reading structured rows."""

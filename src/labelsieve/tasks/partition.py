@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.confident_joint import JointCounter
 from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
@@ -143,6 +144,11 @@ class Partition:
     def summarizer(self) -> type[Summarizer]:
         """What makes row summaries of the strips."""
         return self._pred_probs.source.summarizer if isinstance(self._pred_probs, RowRange) else Summarizer
+
+    @property
+    def joint_counter(self) -> type[JointCounter]:
+        """What counts the confident joint of the strips of a second pass."""
+        return self._pred_probs.source.joint_counter if isinstance(self._pred_probs, RowRange) else JointCounter
 
     @cached_property
     def _batches(self) -> list[tuple[int, int]]:

@@ -347,10 +347,10 @@ def test_missing_credentials_exit_2_as_a_missing_bucket_does(bucket, args, tmp_p
 def test_an_error_of_the_labels_does_not_wait_for_a_store_that_hangs(bucket, monkeypatch):
     inner, asked, answered = opening.open_pred_probs, threading.Event(), threading.Event()
 
-    def hangs(opened):
+    def hangs(opened, **choices):
         asked.set()
         answered.wait(PATIENCE_S)
-        return inner(opened)
+        return inner(opened, **choices)
 
     monkeypatch.setattr(opening, "open_pred_probs", hangs)
     try:
