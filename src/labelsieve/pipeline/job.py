@@ -234,7 +234,7 @@ class Job:
         """Read the members of an ensemble that are weighted by their accuracy."""
         labels, pred_probs = self.pair
         if isinstance(pred_probs, EnsembleSource) and pred_probs.weights == "accuracy":
-            weights = member_accuracies(labels, pred_probs, self.executor, self.settings.checks)
+            weights = member_accuracies(labels, pred_probs, self.executor, self.settings.checks, self._ignored)
             self.pair = labels, pred_probs.with_weights(weights)
             self._places["pred_probs"] = where_is(self.pair[1])
             self._n_weighing = 1

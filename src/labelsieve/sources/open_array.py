@@ -22,6 +22,7 @@ from labelsieve.sources.logits import LogitsSource
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_path import are_places, open_place, open_places
 from labelsieve.sources.remote_zarr import RemoteZarrSource
+from labelsieve.sources.tensors import is_tensor, open_tensor
 from labelsieve.sources.zarr_arrays import ZarrSource, checked_array
 from labelsieve.storage.urls import check_no_password, url_of
 
@@ -184,7 +185,7 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return per
         return Hdf5Source(data)
     if isinstance(data, np.memmap):
         return NpySource.from_memmap(data) or ArraySource(np.asarray(data))
-    return ArraySource(in_memory(name, data))
+    return open_tensor(name, data) if is_tensor(data) else ArraySource(in_memory(name, data))
 
 
 def _open_zarr(name: str, data: Any) -> Source:
