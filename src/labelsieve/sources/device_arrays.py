@@ -54,10 +54,34 @@ def is_on_device(array: Any) -> bool:
     return int(kind) not in _HOST_DEVICES
 
 
-def on_host(name: str, array: Any) -> npt.NDArray[Any]:
-    """Return an array of any library in the processor's memory, without a copy where it is there already.
+class Bfloat16Rows:
+    """Rows in bfloat16, which NumPy does not have: a slice of them is widened to float32, which holds all their values.
 
-    bfloat16 is widened to float32, which holds all its values.
+    Parameters
+    ----------
+    bits : (n, K) uint16
+        Their bits.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, bits: npt.NDArray[np.uint16]) -> None:
+        self._bits, self.shape = bits, bits.shape
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
+        """Return some rows."""
+        wide = self._bits[rows].astype(np.uint32)
+        np.left_shift(wide, 16, out=wide)
+        return wide.view(np.float32)
+
+
+def without_gradient(array: Any) -> Any:
+    """Return an array that records no operations: PyTorch gives no memory that has gradients."""
+    return array.detach() if hasattr(array, "detach") else array
+
+
+def on_host(name: str, array: Any) -> Any:
+    """Return an array of any library in the processor's memory, without a copy where it is there already.
 
     Parameters
     ----------
@@ -65,18 +89,20 @@ def on_host(name: str, array: Any) -> npt.NDArray[Any]:
         What it is, for messages.
     array : array-like
         A list, a NumPy, PyTorch, JAX or CuPy array, or whatever NumPy takes.
+
+    Returns
+    -------
+    ndarray or Bfloat16Rows
+        A NumPy array, unless its dtype is bfloat16.
     """
-    if isinstance(array, np.ndarray):
-        return _widened(array)
-    if hasattr(array, "detach"):
-        array = array.detach()  # of PyTorch, which gives no memory that has gradients
+    array = without_gradient(array)
     if is_on_device(array):
         array = _to_host(array)
-    if "bfloat16" in str(getattr(array, "dtype", "")):
-        bits = _as_bits(array)
-        if bits is not None:
-            return _from_bits(bits)
-    return _widened(in_memory(name, array))
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor) and array.dtype == torch.bfloat16:
+        return Bfloat16Rows(np.asarray(array.view(torch.int16)).view(np.uint16))
+    found = array if isinstance(array, np.ndarray) else in_memory(name, array)
+    return Bfloat16Rows(found.view(np.uint16)) if found.dtype.name == "bfloat16" else found
 
 
 def summarize_on_device(labels: Ints, pred_probs: Any) -> DeviceSummary | None:
@@ -150,28 +176,6 @@ def _to_host(array: Any) -> Any:
         raise InputTypeError(
             f"an array of {_library(array)} on {array.device} cannot be copied to memory: {error}"
         ) from error
-
-
-def _as_bits(array: Any) -> npt.NDArray[np.uint16] | None:
-    """Return the bits of a bfloat16 array that NumPy cannot take; None for one that knows NumPy's own type of it."""
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(array, torch.Tensor):
-        bits: npt.NDArray[np.uint16] = np.asarray(array.view(torch.int16)).view(np.uint16)
-        return bits
-    return None
-
-
-def _widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an array of ml_dtypes' bfloat16 as float32, any other as it is."""
-    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
-        return _from_bits(array.view(np.uint16))
-    return array
-
-
-def _from_bits(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    wide = bits.astype(np.uint32)
-    np.left_shift(wide, 16, out=wide)
-    return wide.view(np.float32)
 
 
 def _library(array: Any) -> str:
