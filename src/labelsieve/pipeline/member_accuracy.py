@@ -42,7 +42,7 @@ def member_accuracies(
         total = DaskJob(executor).reduce("accuracy", inputs.work(class_sums), combine_totals, inputs.columns(executor))
         with located(name):
             raise_or_warn(total.findings, inputs.n_classes, checks, total.sums.dense().counts)
-        found.append(total.agreement.same / max(1, total.agreement.n_rows))
+        found.append(total.agreement.same / max(1, int(total.sums.dense().counts.sum())))
     if not any(found):
         raise InvalidInputError("no member of the ensemble predicts a single label, so none has a weight by accuracy")
     return tuple(found)
