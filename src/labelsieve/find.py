@@ -93,21 +93,11 @@ as sorted runs, and further tasks merge the runs.
 **Several reads.** A Dask array of your own is kept between the reads if it fits in memory. Otherwise it is computed
 again, with a warning.
 
-## Logits, bfloat16 and tensors
-
-With ``from_logits=True`` (``--from-logits``) `pred_probs` holds logits, and p is ``exp(x - max(x)) / sum`` of each row,
-in float64, as the row is read: the result is that of these probabilities, to the bit, and does not depend on batches
-or the dtype of the logits. A logit of -inf is a class of probability 0; NaN, +inf and rows of -inf are errors. The
-first pass computes all exponentials of a row, but only the two quotients that its summary needs, unless a score needs
-whole rows; a run takes about 3 times the processor time of the same run on float32 probabilities.
-
-Arrays of ``ml_dtypes.bfloat16`` are used as they are. `numpy.save` and Zarr keep their 16 bits without a dtype: give
-``dtype="bfloat16"`` (``--dtype bfloat16``), also for bits in integers. Values are widened to float32 as they are read.
-float8 has too few bits for probabilities and is refused.
-
-Tensors of PyTorch, JAX, CuPy and whatever gives its memory by DLPack are read in place; their gradients are left. A
-tensor on a GPU is copied to memory whole, and the logger ``labelsieve`` says so at level INFO: to summarize batches
-where they are, and to keep no probabilities at all, use `labelsieve.Recorder`.
+    labels : (N,) array-like of int, str or bool
+        Given class of each row, 0..K-1, or its name (see "Labels that are names" above): a list, NumPy array, pandas,
+        Polars or Arrow column, memmap, Zarr array, HDF5 dataset, Dask array, xarray.DataArray, tensor, the path or URL
+        of a ``.npy`` file or Zarr array, of an array in an ``.npz`` or safetensors file (`"run.npz::labels"`), or
+        shards of these: a list of paths, a pattern, or their folder.
 
 ## Data that grows
 
@@ -247,10 +237,11 @@ def find_label_issues(
 
     Parameters
     ----------
-    labels : (N,) array-like of int
-        Given class of each row, 0..K-1: a list, NumPy array, pandas Series, memmap, Zarr array, HDF5 dataset, Dask
-        array, xarray.DataArray, tensor, the path or URL of a ``.npy`` file or Zarr array, of an array in an ``.npz`` or
-        safetensors file (`"run.npz::labels"`), or shards of these: a list of paths, a pattern, or their folder.
+    labels : (N,) array-like of int, str or bool
+        Given class of each row, 0..K-1, or its name (see "Labels that are names" above): a list, NumPy array, pandas,
+        Polars or Arrow column, memmap, Zarr array, HDF5 dataset, Dask array, xarray.DataArray, tensor, the path or URL
+        of a ``.npy`` file or Zarr array, of an array in an ``.npz`` or safetensors file (`"run.npz::labels"`), or
+        shards of these: a list of paths, a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
     data : path, URL, or table, optional
@@ -341,9 +332,10 @@ def find_label_issues(
     retries : int
         Number of times to run a failed task again.
     class_names : sequence of str, optional
-        K names, for tables and reports.
+        K names, in the order of the columns of `pred_probs`: for tables and reports, and to find the class of labels
+        that are names.
     ignore_label : int, str or None, optional
-        The label of rows that have none, such as -1 or 255; None for missing values. Such rows are left out of
+        The label of rows that have none: -1, 255, "unknown", or None for missing values. Such rows are left out of
         thresholds, counts and issues, and their probabilities are not checked. Their scores are NaN, and ``n_ignored``
         is their number. By default every row has a label.
     ids : array-like of int or str, or path, optional
@@ -431,7 +423,7 @@ def find_label_issues(
     """
     choices = dict(locals())
     labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
-    return Job(labels, pred_probs, JobSettings(**choices)).run()
+    return Job(labels, pred_probs, JobSettings(**choices), named=True).run()
 
 
 @explain_keywords(FOR_FINDING)
@@ -530,4 +522,4 @@ def plan_label_issues(
     choices = dict(locals())
     labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
     wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
-    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False), named=True).plan(wanted)

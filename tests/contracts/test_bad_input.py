@@ -240,13 +240,7 @@ LABEL_VALUES = [
     ("list", relabelled([2], 7).tolist(), "1 label outside 0..3 in row 2 (first: 7)"),
     ("float", LABELS.astype(float), "not float64: convert them with .astype(int) if all are whole numbers"),
     ("float32", LABELS.astype("f4"), "labels must be integers 0..K-1, not float32"),
-    ("nan in list", [float("nan"), *LABELS.tolist()[1:]], "labels must be integers 0..K-1, not float64"),
-    ("bool", LABELS > 1, "labels must be integers 0..K-1, not bool"),
     ("complex", LABELS.astype(complex), "labels must be integers 0..K-1, not complex128"),
-    ("strings", LABELS.astype(str), "labels must be integers 0..K-1, not <U21: map them to the columns"),
-    ("list of strings", ["cat"] * N_ROWS, "labels must be integers 0..K-1, not <U3: map them to the columns"),
-    ("bytes", LABELS.astype("S"), "labels must be integers 0..K-1, not |S21: map them to the columns"),
-    ("variable strings", LABELS.astype(np.dtypes.StringDType()), "0..K-1, not StringDType(): map them to the columns"),
     ("object", LABELS.astype(object), "labels must be integers 0..K-1, not object"),
     ("dates", LABELS.astype("datetime64[s]"), "labels must be integers 0..K-1, not datetime64"),
     ("none", [None, *LABELS.tolist()[1:-1], None], "labels has 2 missing values: drop"),
@@ -259,11 +253,9 @@ LABEL_VALUES = [
     ("a column", LABELS[:, None], "labels must have one axis (N,), not shape (300, 1)"),
     ("a scalar", np.array(3), "labels must have one axis (N,), not shape ()"),
     ("table", pd.DataFrame({"a": LABELS, "b": LABELS}), "labels is a table of 2 columns"),
-    ("series of strings", pd.Series(LABELS).astype(str), "integers 0..K-1: map them to the columns"),
     ("series of objects", pd.Series(LABELS, dtype=object), "integers 0..K-1: convert them with .astype(int)"),
     ("series of floats", pd.Series(LABELS, dtype=float), "labels must be integers 0..K-1, not float64"),
     ("nullable floats", pd.Series(LABELS, dtype="Float64"), "integers 0..K-1"),
-    ("categories", pd.Series(LABELS.astype(str)).astype("category"), "integers 0..K-1: map them to the columns"),
     ("nullable", pd.Series(LABELS).astype("Int64").where(LABELS != 2), "missing values"),
     ("arrow", pd.Series(LABELS).astype("int64[pyarrow]").where(LABELS != 2), "missing values"),
     ("masked", np.ma.MaskedArray(LABELS, LABELS == 2), "labels is a masked array with"),
@@ -275,6 +267,25 @@ LABEL_VALUES = [
     ("labels", "message"), [case[1:] for case in LABEL_VALUES], ids=[case[0] for case in LABEL_VALUES]
 )
 def test_labels_that_are_no_labels(entry, labels, message):
+    assert message in refused(entry, labels, PROBS)
+
+
+# `find_label_issues` takes these, with class names (test_label_names.py).
+NAMES = [
+    ("nan in list", [float("nan"), *LABELS.tolist()[1:]], "labels must be integers 0..K-1, not float64"),
+    ("bool", LABELS > 1, "labels must be integers 0..K-1, not bool"),
+    ("strings", LABELS.astype(str), "labels must be integers 0..K-1, not <U21: map them to the columns"),
+    ("list of strings", ["cat"] * N_ROWS, "labels must be integers 0..K-1, not <U3: map them to the columns"),
+    ("bytes", LABELS.astype("S"), "labels must be integers 0..K-1, not |S21: map them to the columns"),
+    ("variable strings", LABELS.astype(np.dtypes.StringDType()), "0..K-1, not StringDType(): map them to the columns"),
+    ("series of strings", pd.Series(LABELS).astype(str), "integers 0..K-1: map them to the columns"),
+    ("categories", pd.Series(LABELS.astype(str)).astype("category"), "integers 0..K-1: map them to the columns"),
+]
+
+
+@pytest.mark.parametrize("entry", [entry for entry in ENTRIES if entry is not via_find])
+@pytest.mark.parametrize(("labels", "message"), [case[1:] for case in NAMES], ids=[case[0] for case in NAMES])
+def test_names_are_no_labels_without_a_result_that_has_names(entry, labels, message):
     assert message in refused(entry, labels, PROBS)
 
 
@@ -602,7 +613,7 @@ def test_an_npy_file_under_another_name_is_read(tmp_path):
 
 def test_the_line_that_maps_labels_gives_the_classes():
     names = np.array(["ant", "bee", "cow", "dog"])
-    message = refused(find, names[LABELS], PROBS)
+    message = refused(via_batched, names[LABELS], PROBS)
     by_columns, by_alphabet = re.findall(r"(number = .*?labels\]|class_names, labels = .*\))", message)
     for line, known in ((by_columns, {"class_names": names.tolist()}), (by_alphabet, {})):
         space = {"np": np, "labels": names[LABELS]} | known
@@ -1181,7 +1192,7 @@ def test_labels_of_dtype_object_are_named_for_what_they_hold():
         "2 missing values": [0, None, float("nan")],
         "multi-label is out of scope": [[0, 1], [1], [2]],
         "not object: convert them with .astype(int)": [0, 1, 2],
-        "not object: map them to the columns of pred_probs": ["a", "b", "a"],
+        "labels have 2 distinct names ('a', 'b'), pred_probs has 4 classes": ["a", "b", "a"],
     }
     for message, values in cases.items():
         labels = np.empty(3, object)

@@ -57,10 +57,34 @@ def is_on_device(array: Any) -> bool:
     return int(kind) not in _HOST_DEVICES
 
 
-def on_host(name: str, array: Any) -> npt.NDArray[Any]:
-    """Return an array of any library in the processor's memory, without a copy where it is there already.
+class Bfloat16Rows:
+    """Rows in bfloat16, which NumPy does not have: a slice of them is widened to float32, which holds all their values.
 
-    bfloat16 is widened to float32, which holds all its values.
+    Parameters
+    ----------
+    bits : (n, K) uint16
+        Their bits.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, bits: npt.NDArray[np.uint16]) -> None:
+        self._bits, self.shape = bits, bits.shape
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
+        """Return some rows."""
+        wide = self._bits[rows].astype(np.uint32)
+        np.left_shift(wide, 16, out=wide)
+        return wide.view(np.float32)
+
+
+def without_gradient(array: Any) -> Any:
+    """Return an array that records no operations: PyTorch gives no memory that has gradients."""
+    return array.detach() if hasattr(array, "detach") else array
+
+
+def on_host(name: str, array: Any) -> Any:
+    """Return an array of any library in the processor's memory, without a copy where it is there already.
 
     Parameters
     ----------
@@ -68,18 +92,21 @@ def on_host(name: str, array: Any) -> npt.NDArray[Any]:
         What it is, for messages.
     array : array-like
         A list, a NumPy, PyTorch, JAX or CuPy array, or whatever NumPy takes.
+
+    Returns
+    -------
+    ndarray or Bfloat16Rows
+        A NumPy array, unless its dtype is bfloat16.
     """
-    if isinstance(array, np.ndarray):
-        return _widened(array)
-    if hasattr(array, "detach"):
-        array = array.detach()  # of PyTorch, which gives no memory that has gradients
+    array = without_gradient(array)
     if is_on_device(array):
         array = to_host(array)
     if "bfloat16" in str(getattr(array, "dtype", "")):
         bits = as_bits(array)
         if bits is not None:
-            return _from_bits(bits)
-    return _widened(in_memory(name, array))
+            return Bfloat16Rows(bits)
+    found = array if isinstance(array, np.ndarray) else in_memory(name, array)
+    return Bfloat16Rows(found.view(np.uint16)) if found.dtype.name == "bfloat16" else found
 
 
 def summarize_on_device(labels: Ints, pred_probs: Any) -> DeviceSummary | None:
@@ -163,19 +190,6 @@ def as_bits(array: Any) -> npt.NDArray[np.uint16] | None:
         bits: npt.NDArray[np.uint16] = np.asarray(array.view(torch.int16)).view(np.uint16)
         return bits
     return None
-
-
-def _widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an array of ml_dtypes' bfloat16 as float32, any other as it is."""
-    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
-        return _from_bits(array.view(np.uint16))
-    return array
-
-
-def _from_bits(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    wide = bits.astype(np.uint32)
-    np.left_shift(wide, 16, out=wide)
-    return wide.view(np.float32)
 
 
 def _library(array: Any) -> str:
