@@ -252,9 +252,10 @@ def find_label_issues(
         the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
         Only these columns are read.
     summaries : table, path or URL, optional
-        Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
-        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
-        Filters that read `pred_probs` more than once need `labels` and `pred_probs`.
+        Row summaries in place of `labels` and `pred_probs`: the folder of a `labelsieve.Recorder`, or a table with the
+        columns `label`, `predicted`, `p_label` and `p_predicted` (`labelsieve.summaries`): a dict of arrays, a table of
+        pandas, Polars, Arrow or DuckDB, or Parquet or Arrow files. Filters that read `pred_probs` more than once need
+        whole rows: `labels` and `pred_probs`, or a recorder with ``classes_per_row``.
     n_classes : int, optional
         Number of classes K, for a table of summaries, which does not say it.
     batch_size : int or "auto"
