@@ -310,6 +310,52 @@ def test_labels_of_other_types(tmp_path, want):
         assert_same_bits(find(table), want)
 
 
+def as_names(labels, names):
+    return pa.array([None if label is None else names[label] for label in labels])
+
+
+@pytest.mark.parametrize("place", ["memory", "parquet", "feather"])
+@pytest.mark.parametrize("form", ["list", "columns"])
+def test_labels_that_are_names_or_null(tmp_path, place, form):
+    names = ["dog", "cat", "eel", "ant", "bee"]  # not in the order of the alphabet
+    labels = [None if row % 10 == 3 else label for row, label in enumerate(LABELS.tolist())]
+    columns = {f"p_{name}": pa.array(PROBS[:, k].copy()) for k, name in enumerate(names)}
+    probs = columns if form == "columns" else {"probs": lists(PROBS)}
+    table = pa.table({"name": as_names(LABELS, names), "null": as_names(labels, names), "number": labels} | probs)
+    table = table.append_column("category", table["name"].dictionary_encode())
+    data = table
+    if place == "parquet":
+        data = write(tmp_path / "t.parquet", table, [90, 200])
+    elif place == "feather":
+        pa.feather.write_feather(table, tmp_path / "t.feather", chunksize=90)
+        data = tmp_path / "t.feather"
+    wanted = "p_*" if form == "columns" else "probs"
+    given = {} if form == "columns" else {"class_names": names}
+    for column in ("name", "category"):
+        found = find(data, column, wanted, **given)
+        assert_same_bits(found, find_arrays(LABELS, PROBS))
+        assert found.class_names == tuple(names)
+    assert "nulls in column 'null'" in refused(data, "null", wanted, **given)
+    for column in ("null", "number"):
+        found = find(data, column, wanted, ignore_label=None, **given)
+        want = find_arrays(np.where([label is None for label in labels], -1, LABELS), PROBS, ignore_label=-1)
+        assert_same_bits(found, want)
+        assert found.n_ignored == want.n_ignored == 100
+
+
+def test_columns_in_another_order_than_the_names(want):
+    table = pa.table({"label": as_names(LABELS, NAMES), **{name: PROBS[:, k].copy() for k, name in enumerate(NAMES)}})
+    assert_same_bits(find(table, "label", NAMES), want)
+    other = table.rename_columns(["label", *(name.replace("p_", "hot_") for name in NAMES)])
+    assert re.match(
+        "labels have the names .*p_ant.*, columns of pred_probs .*hot_ant", refused(other, "label", "hot_*")
+    )
+    names = [name.removeprefix("p_") for name in NAMES]
+    message = refused(table, LABELS, NAMES, class_names=names[::-1])
+    assert message.startswith("the columns of pred_probs are not in the order of class_names (column 0 is 'ant'")
+    assert_same_bits(find(table, LABELS, NAMES, class_names=names), want)
+
+
 def test_a_workdir_reads_only_the_shard_that_is_new(tmp_path):
     folder, work = tmp_path / "data", tmp_path / "work"
     folder.mkdir()
