@@ -93,6 +93,8 @@ def open_columns(
         name: table.source(name, one, with_nulls=null_labels and name == "labels") for name, one in named.items()
     }
     found = {"labels": labels, "pred_probs": pred_probs, "ids": ids} | sources
+    if "labels" in named and type(data).__module__.partition(".")[0] == "pandas":
+        found["labels"] = data[labels]  # whose categories have an order
     return found["labels"], found["pred_probs"], found["ids"]
 
 
