@@ -228,7 +228,8 @@ def find_label_issues(
         array, xarray.DataArray, the path or URL of a ``.npy`` file or Zarr array, or shards of these: a list of paths,
         a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, float32 or float64
-        Out-of-sample probability of each class, as any of these kinds.
+        Out-of-sample probability of each class, as any of these kinds; the mean of several models (`Ensemble`), or one
+        array for each fold of a cross-validation (`Folds`).
     summaries : RowSummaries, optional
         A table of row summaries in place of `labels` and `pred_probs`: `labelsieve.RowSummaries.from_columns`.
     batch_size : int or "auto"

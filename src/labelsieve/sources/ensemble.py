@@ -63,12 +63,12 @@ class Ensemble:
     --------
     >>> import numpy as np
     >>> import labelsieve
-    >>> a = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    >>> b = np.array([[0.8, 0.2], [0.3, 0.7], [0.1, 0.9]])
+    >>> a = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]])
+    >>> b = np.array([[0.7, 0.3], [0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.85, 0.15]])
     >>> labelsieve.Ensemble([a, b])
     <Ensemble of 2 members>
-    >>> labelsieve.find_label_issues([0, 1, 0], labelsieve.Ensemble([a, b]))
-    <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
+    >>> labelsieve.find_label_issues([0, 0, 1, 1, 1], labelsieve.Ensemble([a, b]))
+    <LabelIssues: 1 of 5 rows (20.00%) in 2 classes; worst rows: 4>
     """
 
     def __init__(self, members: Iterable[Any], weights: Sequence[float] | Literal["accuracy"] | None = None) -> None:
