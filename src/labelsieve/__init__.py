@@ -13,8 +13,10 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | Topic | Page |
 |---|---|
 | which rows are issues, filters, how a run works, inputs, clusters | `labelsieve.find` |
+| row summaries in place of predictions: SQL, Spark, tables | `labelsieve.summaries` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
 | coming from cleanlab, and what differs | `labelsieve.label_issues_batched` |
+| recording predictions in a model's loop | `labelsieve.recorder` |
 | batches in a loop of your own | `labelsieve.inspector` |
 | memory, time, measurements, planning for terabytes | `labelsieve.memory` |
 | errors, failures, workdirs that resume | `labelsieve.errors` |
@@ -26,7 +28,7 @@ import importlib
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
-    from labelsieve import cli, count, errors, find, inspector, label_issues_batched, memory
+    from labelsieve import cli, count, errors, find, inspector, label_issues_batched, memory, recorder, summaries
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -47,11 +49,13 @@ if TYPE_CHECKING:
     from labelsieve.pipeline.ensemble_scores import get_label_quality_ensemble_scores
     from labelsieve.pipeline.plan import Plan
     from labelsieve.pipeline.row_summaries import RowSummaries
+    from labelsieve.recorder import Recorder
     from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
     from labelsieve.results.row_ids import unescape_formula
     from labelsieve.sources.ensemble import Ensemble
     from labelsieve.sources.folds import Folds
+    from labelsieve.summaries import summarize_batch
 
 __all__ = [  # noqa: RUF022  # in the order of the documentation
     "find_label_issues",
@@ -59,6 +63,8 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "load",
     "plan_label_issues",
     "Plan",
+    "Recorder",
+    "summarize_batch",
     "Ensemble",
     "Folds",
     "get_label_quality_ensemble_scores",
@@ -69,8 +75,10 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "LabelInspector",
     "split_arr",
     "find",
+    "summaries",
     "count",
     "label_issues_batched",
+    "recorder",
     "inspector",
     "memory",
     "errors",
@@ -91,7 +99,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 ]
 __version__ = "0.1.0"
 
-_SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory")
+_SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory", "recorder", "summaries")
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
     "Ensemble": "sources.ensemble",
@@ -100,6 +108,7 @@ _MODULES = {
     "LabelInspector": "label_issues_batched",
     "LabelIssues": "results.label_issues",
     "Plan": "pipeline.plan",
+    "Recorder": "recorder",
     "RowSummaries": "pipeline.row_summaries",
     "find_label_issues": "find",
     "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",
@@ -107,6 +116,7 @@ _MODULES = {
     "load": "results.label_issues",
     "plan_label_issues": "find",
     "split_arr": "label_issues_batched",
+    "summarize_batch": "summaries",
     "unescape_formula": "results.row_ids",
 }
 

@@ -93,6 +93,23 @@ as sorted runs, and further tasks merge the runs.
 **Several reads.** A Dask array of your own is kept between the reads if it fits in memory. Otherwise it is computed
 again, with a warning.
 
+## Labels that are names
+
+Labels may be texts, categories of pandas, Polars or Arrow, or True and False, in memory or in files. They are mapped to
+classes as they are read:
+
+- With `class_names`, each name is the class at its place in that list. A label that is not in it is an error, which
+  says in which rows, and what the nearest name is.
+- Without, a pandas table of `pred_probs` whose columns have all these names gives the order. Otherwise the names are
+  sorted, if there are K of them, as scikit-learn sorts its classes; that reads the labels once before the run. The
+  mapping is in ``facts.notes``, and the result has the names as its `class_names`.
+- An order that is in doubt is an error: categories that are not sorted, and numbers as text such as "10" and "9".
+- True and False are the classes 1 and 0 of two, or the classes of these names.
+
+With `ignore_label`, rows whose label is that number or name, or None for missing values, count as not labelled. Missing
+values that are not ignored are an error. Numbers with a fraction part of 0 are labels only beside missing values, as
+pandas stores integers then.
+
 ## Data that grows
 
 Give each run of every night the same `workdir`. A run then reads only the rows of `pred_probs` that are new, and its
@@ -151,9 +168,9 @@ clocks, whether each worker can read the inputs and write to the workdir and the
 The client is `Client("tcp://scheduler:8786")` of any running scheduler (``labelsieve find --scheduler``), or that of a
 cluster that your program starts: with [dask-kubernetes](https://kubernetes.dask.org) or
 [dask-jobqueue](https://jobqueue.dask.org) (Slurm, PBS, LSF), for which the repository has the notebooks
-``06_kubernetes`` and ``07_slurm``, or with [Coiled](https://docs.coiled.io), `coiled.Cluster(...).get_client()`. In a
+``07_kubernetes`` and ``08_slurm``, or with [Coiled](https://docs.coiled.io), `coiled.Cluster(...).get_client()`. In a
 script, start a local cluster below ``if __name__ == "__main__":``. ``dask.config.set(scheduler="threads")`` keeps the
-work on this machine. Runs that a scheduler such as cron, Airflow or Argo starts are in the notebook ``05_every_night``.
+work on this machine. Runs that a scheduler such as cron, Airflow or Argo starts are in the notebook ``06_every_night``.
 """
 
 from __future__ import annotations
@@ -162,19 +179,18 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
-from labelsieve.pipeline.find_in_summaries import find_in_summaries
 from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
 from labelsieve.pipeline.plan import Plan
-from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.settings import (
+    NOTHING,
     EstimationMethod,
     FilterName,
+    IgnoreLabel,
     Method,
     Rule,
 )
@@ -187,7 +203,9 @@ def find_label_issues(
     labels: Any = None,
     pred_probs: Any = None,
     *,
-    summaries: RowSummaries | None = None,
+    data: Any = None,
+    summaries: Any = None,
+    n_classes: int | None = None,
     batch_size: int | Auto = "auto",
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
@@ -199,6 +217,8 @@ def find_label_issues(
     num_to_remove_per_class: Sequence[int] | None = None,
     min_examples_per_class: int = 1,
     partition_batches: int | Auto = "auto",
+    from_logits: bool = False,
+    dtype: Any = None,
     allow_zero_rows: bool = False,
     allow_unnormalized_rows: bool = False,
     n_jobs: int | None = 1,
@@ -211,6 +231,7 @@ def find_label_issues(
     max_memory: int | str | None = None,
     retries: int = 2,
     class_names: Sequence[str] | None = None,
+    ignore_label: IgnoreLabel = NOTHING,
     ids: Any = None,
 ) -> LabelIssues:
     """Find the rows whose given label is likely wrong, out of core and in as few reads of `pred_probs` as possible.
@@ -223,15 +244,26 @@ def find_label_issues(
 
     Parameters
     ----------
-    labels : (N,) array-like of int
-        Given class of each row, 0..K-1: a list, NumPy array, pandas Series, memmap, Zarr array, HDF5 dataset, Dask
-        array, xarray.DataArray, the path or URL of a ``.npy`` file or Zarr array, or shards of these: a list of paths,
-        a pattern, or their folder.
-    pred_probs : (N, K) array-like of float16, float32 or float64
+    labels : (N,) array-like of int, str or bool
+        Given class of each row, 0..K-1, or its name (see "Labels that are names" above): a list, NumPy array, pandas,
+        Polars or Arrow column, memmap, Zarr array, HDF5 dataset, Dask array, xarray.DataArray, the path or URL of a
+        ``.npy`` file or Zarr array, or shards of these: a list of paths, a pattern, or their folder.
+    pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds; the mean of several models (`Ensemble`), or one
         array for each fold of a cross-validation (`Folds`).
-    summaries : RowSummaries, optional
-        A table of row summaries in place of `labels` and `pred_probs`: `labelsieve.RowSummaries.from_columns`.
+    data : path, URL, or table, optional
+        A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
+        list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
+        name a column each. `pred_probs` names a column of lists of K numbers, or one column for each class, in the
+        order of the classes: ``["p_cat", "p_dog"]``, or a pattern such as ``"p_*"``, whose columns are in the order of
+        the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
+        Only these columns are read.
+    summaries : table, path or URL, optional
+        Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
+        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
+        Filters that read `pred_probs` more than once need `labels` and `pred_probs`.
+    n_classes : int, optional
+        Number of classes K, for a table of summaries, which does not say it.
     batch_size : int or "auto"
         Number of rows that a thread holds in memory; by default about 48 MB of them. A Dask array keeps its own chunks.
         This does not change the result.
@@ -268,6 +300,12 @@ def find_label_issues(
     partition_batches : int or "auto"
         Number of consecutive batches that one task streams; by default about 512 MB of them. This does not change the
         result.
+    from_logits : bool
+        `pred_probs` are logits: take the softmax of each row, in float64, as it is read. A logit of -inf is a class of
+        probability 0. This costs about as much time as two or three more reads, and no memory.
+    dtype : "bfloat16", optional
+        What the values of `pred_probs` are, if they are stored as 16 bits without a dtype: NumPy has no bfloat16, and
+        saves arrays of ``ml_dtypes.bfloat16`` as such bits. Any other dtype is known from the data.
     allow_zero_rows : bool
         Accept rows that are all zeros. Otherwise they are an error, because they are usually missing data.
     allow_unnormalized_rows : bool
@@ -301,11 +339,16 @@ def find_label_issues(
     retries : int
         Number of times to run a failed task again.
     class_names : sequence of str, optional
-        K names, for tables and reports.
+        K names, in the order of the columns of `pred_probs`: for tables and reports, and to find the class of labels
+        that are names.
+    ignore_label : int, str or None, optional
+        The label of rows that have none: -1, 255, "unknown", or None for missing values. Such rows are left out of
+        thresholds, counts and issues, and their probabilities are not checked. Their scores are NaN, and ``n_ignored``
+        is their number. By default every row has a label.
     ids : array-like of int or str, or path, optional
         ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
-        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. Only the
-        names of issues are read.
+        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. With `data`,
+        a column of it. Only the names of issues are read.
 
     Returns
     -------
@@ -360,6 +403,14 @@ def find_label_issues(
     >>> found.scores.round(3)
     array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
 
+    Columns of a table, here of pandas; a Parquet file is read out of core:
+
+    >>> import pandas as pd
+    >>> table = pd.DataFrame({"label": labels, "p_cat": pred_probs[:, 0], "p_dog": pred_probs[:, 1]})
+    >>> found = labelsieve.find_label_issues(data=table, labels="label", pred_probs=["p_cat", "p_dog"], progress=False)
+    >>> found.indices
+    array([4])
+
     By the exact rule, like cleanlab's in-memory filter:
 
     >>> found = labelsieve.find_label_issues(
@@ -369,19 +420,18 @@ def find_label_issues(
     (array([4]), 2)
     """
     choices = dict(locals())
-    labels, pred_probs, summaries = (choices.pop(name) for name in ("labels", "pred_probs", "summaries"))
-    if summaries is not None:
-        if labels is not None or pred_probs is not None:
-            raise InvalidInputError("give labels and pred_probs, or summaries")
-        return find_in_summaries(summaries, JobSettings(**choices))
-    return Job(labels, pred_probs, JobSettings(**choices)).run()
+    labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
+    return Job(labels, pred_probs, JobSettings(**choices), named=True).run()
 
 
 @explain_keywords(FOR_FINDING)
 def plan_label_issues(
-    labels: Any,
-    pred_probs: Any,
+    labels: Any = None,
+    pred_probs: Any = None,
     *,
+    data: Any = None,
+    summaries: Any = None,
+    n_classes: int | None = None,
     batch_size: int | Auto = "auto",
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
@@ -393,6 +443,8 @@ def plan_label_issues(
     num_to_remove_per_class: Sequence[int] | None = None,
     min_examples_per_class: int = 1,
     partition_batches: int | Auto = "auto",
+    from_logits: bool = False,
+    dtype: Any = None,
     allow_zero_rows: bool = False,
     allow_unnormalized_rows: bool = False,
     n_jobs: int | None = 1,
@@ -401,6 +453,7 @@ def plan_label_issues(
     fresh: bool = False,
     output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
+    ignore_label: IgnoreLabel = NOTHING,
     worker_rate: float | str | None = None,
     latency: float | str | None = None,
     within: float | str | None = None,
@@ -412,11 +465,13 @@ def plan_label_issues(
 
     Parameters
     ----------
-    labels, pred_probs, batch_size, method, adjust_pred_probs, estimation_method, partition_batches
+    labels, pred_probs, data, summaries, n_classes, batch_size, method, adjust_pred_probs
+        As in `find_label_issues`.
+    estimation_method, partition_batches, from_logits, dtype
         As in `find_label_issues`.
     filter_by, rank_by, rule, frac_noise, num_to_remove_per_class, min_examples_per_class
         As in `find_label_issues`.
-    allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory
+    allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory, ignore_label
         As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`. It counts what is known
         there (`Plan.known_bytes`), but `Plan.bytes_read` and `Plan.n_tasks` are those of a run that knows nothing.
     worker_rate : float or str, optional
@@ -465,4 +520,4 @@ def plan_label_issues(
     choices = dict(locals())
     labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
     wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
-    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False), named=True).plan(wanted)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from labelsieve.settings import check_whole_number
 
@@ -123,6 +127,25 @@ class Grid:
     def partition_rows(self) -> list[int]:
         """Number of rows of each partition."""
         return [stop - start for start, stop in map(self.bounds, range(self.n_partitions))]
+
+
+def snapped(stops: Sequence[int], edges: Sequence[int] | npt.NDArray[np.int64] | None) -> tuple[int, ...]:
+    """Move each of some rows to the nearest of `edges`, and leave out what coincides; None moves nothing.
+
+    Examples
+    --------
+    >>> snapped([100, 200, 300, 350], [120, 130, 350])
+    (120, 130, 350)
+    """
+    if edges is None:
+        return tuple(stops)
+    edges = np.asarray(edges, np.int64)
+    rows = np.asarray(stops, np.int64)
+    above = np.minimum(np.searchsorted(edges, rows), len(edges) - 1)
+    below = np.maximum(above - 1, 0)
+    nearest = np.where(rows - edges[below] < edges[above] - rows, edges[below], edges[above])
+    moved = np.unique(np.append(nearest, edges[-1]))
+    return tuple(moved[moved > 0].tolist())
 
 
 @dataclass(frozen=True)

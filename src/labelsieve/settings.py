@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -37,6 +39,20 @@ MIN_THRESHOLD: Final = 2e-6
 ABSENT_THRESHOLD: Final = 2.0
 # How far outside [0, 1] a probability may lie; published predictions have 1.00001.
 PROBABILITY_TOLERANCE: Final = 1e-3
+
+
+class Nothing(enum.Enum):
+    """The default of `ignore_label`: no row is left out. None is a choice of its own, that of missing values."""
+
+    NOTHING = "nothing"
+
+    def __repr__(self) -> str:
+        return "<nothing>"
+
+
+NOTHING: Final = Nothing.NOTHING
+# What stands for "no label": an integer, a name, or None for missing values.
+IgnoreLabel: TypeAlias = int | str | Nothing | None
 
 
 @dataclass(frozen=True)
@@ -150,6 +166,25 @@ def check_whole_number(name: str, value: object, at_least: int, otherwise: str =
     """Return `value` as an int, or raise; `otherwise` is what else is allowed, for the message."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < at_least:
         raise InvalidInputError(f"{name} must be {otherwise}a whole number of at least {at_least}, not {value!r}")
+    return int(value)
+
+
+def check_ignore_label(value: object) -> IgnoreLabel:
+    """Return an `ignore_label` as an int, text, None or `NOTHING`; NaN is None.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything else.
+    """
+    if value is None or value is NOTHING or (isinstance(value, str) and value):
+        return value
+    if isinstance(value, Real) and not isinstance(value, SupportsIndex) and math.isnan(value):
+        return None
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise InvalidInputError(
+            f"ignore_label must be one label, a whole number or a name, or None for missing values; not {value!r}"
+        )
     return int(value)
 
 

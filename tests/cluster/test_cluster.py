@@ -150,6 +150,39 @@ def test_every_kind_of_input_gives_the_bits_of_threads(client, stored, want, kin
     assert_same_bits(find(*KINDS[kind](stored), client=client, **CUT), want)
 
 
+def test_a_recording_gives_the_bits_of_threads(client, tmp_path, want):
+    """Rows in random order, in two parts, some of them twice."""
+    order = np.random.default_rng(0).permutation(np.concatenate([np.arange(N_ROWS), np.arange(100)]))
+    for part, rows in enumerate(np.array_split(order, 2)):
+        with labelsieve.Recorder(tmp_path / "recording", N_CLASSES, part=part, flush_rows=400) as recorder:
+            for these in np.array_split(rows, 10):
+                recorder.update(LABELS[these], PROBS[these], rows=these)
+    settings = {"summaries": tmp_path / "recording", "client": client, "progress": False, **CUT}
+    assert_same_bits(labelsieve.find_label_issues(**settings), want)
+    stored = labelsieve.find_label_issues(**settings, workdir=tmp_path / "work", output=str(tmp_path / "out.zarr"))
+    assert_same_bits(stored, want)
+
+
+@pytest.mark.parametrize("filter_by", [None, "both"])
+@pytest.mark.parametrize("kept", ["workers", "store", "array"])
+def test_names_and_rows_without_a_label_give_the_bits_of_threads(client, stored, tmp_path, filter_by, kept):
+    names = np.array(["ant", "bee", "cat", "dog", "eel"])[LABELS]
+    gone = np.arange(N_ROWS) % 3 == 0
+    names = np.where(gone, "none", names)
+    np.save(tmp_path / "y.npy", names)
+    labels = names if kept == "array" else tmp_path / "y.npy"
+    choices = {"filter_by": filter_by, **CUT}
+    output = tmp_path / "found.zarr" if kept == "store" else None
+    with dask.config.set(scheduler="threads"):
+        alone = find(np.where(gone, -1, LABELS), PROBS, ignore_label=-1, **choices)
+    found = find(labels, stored / "probs.npy", ignore_label="none", client=client, output=output, **choices)
+    assert found.n_ignored == gone.sum()
+    assert found.class_names == ("ant", "bee", "cat", "dog", "eel")
+    assert found.indices.tolist() == alone.indices.tolist()
+    assert np.asarray(found.scores).tobytes() == np.asarray(alone.scores).tobytes()
+    assert found.confident_thresholds.tobytes() == alone.confident_thresholds.tobytes()
+
+
 def test_hdf5_gives_the_bits_of_threads(client, stored, want):
     with h5py.File(stored / "probs.h5") as file:
         assert_same_bits(find(stored / "labels.npy", file["probs"], client=client, **CUT), want)

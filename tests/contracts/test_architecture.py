@@ -36,7 +36,7 @@ ORDER = [
     "cli",
 ]
 # Of the command line, the page of documentation, which imports nothing, is part of the API.
-API = ("", "find", "count", "inspector", "label_issues_batched", "cli")
+API = ("", "find", "count", "recorder", "inspector", "label_issues_batched", "summaries", "cli")
 # execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
 # Dask's way to write sizes and where it keeps temporary files.
 IMPORTS_DASK = {"execution", "pipeline", "sources", "storage", "results"}
@@ -46,6 +46,8 @@ PUBLIC = [
     "load",
     "plan_label_issues",
     "Plan",
+    "Recorder",
+    "summarize_batch",
     "Ensemble",
     "Folds",
     "get_label_quality_ensemble_scores",
@@ -56,8 +58,10 @@ PUBLIC = [
     "LabelInspector",
     "split_arr",
     "find",
+    "summaries",
     "count",
     "label_issues_batched",
+    "recorder",
     "inspector",
     "memory",
     "errors",
@@ -114,7 +118,7 @@ def of_part(part):
 
 def test_the_folder_shows_the_packages():
     entries = [path.name for path in SOURCE.iterdir() if path.name != "__pycache__"]
-    assert len(entries) <= 20, "one idea, one package"
+    assert len(entries) <= 22, "one idea, one package"
     assert {part_of(module) for module in MODULES} == set(ORDER)
     packages = [path for path in SOURCE.iterdir() if (path / "__init__.py").exists()]
     assert len(packages) <= 12
@@ -232,7 +236,7 @@ def test_public_names_are_what_type_checkers_are_told():
 
 def test_dir_shows_the_public_names_and_the_promised_submodules():
     importlib.import_module("labelsieve.results.report")  # other modules do not show, imported or not
-    submodules = ["count", "find", "inspector", "label_issues_batched", "memory"]
+    submodules = ["count", "find", "inspector", "label_issues_batched", "memory", "recorder"]
     assert dir(labelsieve) == sorted({*PUBLIC, *submodules})
     assert all(getattr(labelsieve, name) is importlib.import_module(f"labelsieve.{name}") for name in submodules)
 

@@ -32,7 +32,7 @@ def said(notebook):
 
 def test_there_are_the_seven_of_them():
     names = ("01_quickstart", "02_out_of_core", "03_cluster", "04_from_cleanlab")
-    assert [path.stem for path in NOTEBOOKS] == [*names, "05_every_night", "06_kubernetes", "07_slurm"]
+    assert [path.stem for path in NOTEBOOKS] == [*names, "06_every_night", "07_kubernetes", "08_slurm"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -12,9 +12,10 @@ are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have
 | Key of ``find`` | |
 |---|---|
 | ``num_issues`` | number of label issues |
-| ``issue_share`` | the same as a share of all rows, 0 to 1 |
+| ``issue_share`` | the same as a share of the rows that have a label, 0 to 1 |
 | ``estimated_num_issues`` | estimated number of wrong labels |
 | ``n_rows``, ``n_classes`` | shape of `pred_probs` |
+| ``n_ignored`` | number of rows without a label (``--ignore-label``) |
 | ``labels``, ``pred_probs`` | the inputs: a path, or a URL without secrets |
 | ``output``, ``report`` | what was written; null without the option |
 | ``total_s`` | wall time of the command, except imports |

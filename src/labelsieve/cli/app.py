@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,10 @@ from labelsieve.results.label_issues import load
 from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
+from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.sources.open_array import open_pred_probs
+from labelsieve.sources.open_summaries import open_summaries
+from labelsieve.sources.tables import open_columns
 from labelsieve.storage.urls import check_place, without_query
 
 _SETTINGS: Final = {
@@ -72,8 +75,8 @@ def cli() -> None:
 @cli.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
 def find(
-    labels: str,
-    pred_probs: str,
+    label_place: str | None,
+    prob_place: str | None,
     *,
     output: str | None,
     top: int,
@@ -92,20 +95,28 @@ def find(
     """Find the rows whose label is likely wrong.
 
     LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays,
-    as paths or URLs, or shards of these: a pattern in quotes, or their folder.
+    as paths or URLs, or shards of these: a pattern in quotes, or their folder. With --data they are columns of a table.
+    With --summaries there are none: a table has a few numbers for each row in place of its probabilities.
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
+
+    Example: labelsieve find --data predictions.parquet --labels label --pred-probs probs
+
+    Example: labelsieve find --summaries summaries.parquet --n-classes 1000
     """
     began = time.perf_counter()
     # Refuse before the run whatever can be refused.
-    given = (labels, pred_probs, class_names, choices["ids"], images, texts)
+    columns = _inputs_of(label_place, prob_place, choices)
+    data, summaries = choices["data"], choices["summaries"]
+    places = (*columns, choices["ids"]) if data is None else (data,)
+    given = (*places, summaries, class_names, images, texts)
     inputs = [check_place("input", path) for path in given if path is not None]
     if output is not None:
         check_output(output, inputs)
     if report is not None:
         if report.resolve() in [Path(path).resolve() for path in inputs]:
             raise InvalidInputError(f"{report} is an input, so the report cannot be written there")
-        check_report(report, open_pred_probs(pred_probs).shape[0], images, texts)
+        check_report(report, _n_rows(columns, choices), images, texts)
     elif images is not None or texts is not None:
         raise InvalidInputError("--images and --texts are for the report: name it with --report")
     on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
@@ -123,8 +134,7 @@ def find(
         reporting_performance(client, performance_report),
     ):
         issues = find_label_issues(
-            labels,
-            pred_probs,
+            *columns,
             progress=_is_bar_shown(progress, quiet=quiet),
             client=client,
             output=group,
@@ -149,7 +159,13 @@ def find(
 @RUN
 @FORECAST
 def plan(
-    labels: str, pred_probs: str, *, output: str | None, json: bool, log_level: str | None, **choices: Any
+    label_place: str | None,
+    prob_place: str | None,
+    *,
+    output: str | None,
+    json: bool,
+    log_level: str | None,
+    **choices: Any,
 ) -> dict[str, Any] | None:
     """Print the plan of a run: batches, partitions, tasks, bytes, memory and time. Only --measure reads data.
 
@@ -161,10 +177,11 @@ def plan(
     """
     for unused in _FOR_FIND:
         del choices[unused]
+    columns = _inputs_of(label_place, prob_place, choices)
     if output is not None:
-        check_output(output, [labels, pred_probs])
+        check_output(output, [path for path in (*columns, choices["data"], choices["summaries"]) if path is not None])
     with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
-        found = plan_label_issues(labels, pred_probs, client=client, output=_group_of(output), **choices)
+        found = plan_label_issues(*columns, client=client, output=_group_of(output), **choices)
     if json:
         return plan_answer(found)
     click.echo(plan_text(found))
@@ -216,6 +233,39 @@ def doctor(
         click.echo(doctor_text(diagnosis, verbose=verbose))
         ctx.exit(exit_code_of(diagnosis))
     return doctor_answer(diagnosis, time.perf_counter() - began)
+
+
+def _inputs_of(label_place: str | None, prob_place: str | None, choices: dict[str, Any]) -> list[Any]:
+    """Remove the names of columns from `choices`; return the places of both inputs, or with --data their columns.
+
+    With --summaries there are none.
+    """
+    if choices["summaries"] is not None:
+        named = choices["data"], choices.pop("labels"), choices.pop("pred_probs")
+        if any(one is not None for one in (label_place, prob_place, *named)):
+            raise click.UsageError("--summaries takes the place of LABELS, PRED_PROBS and --data")
+        return [None, None]
+    found = list[Any]()
+    for name, place in (("labels", label_place), ("pred_probs", prob_place)):
+        option, column = f"--{name.replace('_', '-')}", choices.pop(name)
+        if column is not None and choices["data"] is None:
+            raise click.UsageError(f"{option} names a column of a table: give it with --data")
+        if column is not None and place is not None:
+            raise click.UsageError(f"{option} and the argument {name.upper()} are both given")
+        if column is None and place is None:
+            missing = f"--data needs the column of {name}: {option}" if choices["data"] else ""
+            raise click.UsageError(missing or f"Missing argument '{name.upper()}'.")
+        found.append(place if column is None else column)
+    labels, probs = found
+    return [labels, probs.split(",") if choices["data"] and "," in probs else probs]
+
+
+def _n_rows(columns: Sequence[Any], choices: Mapping[str, Any]) -> int:
+    """Return the number of rows of the inputs."""
+    if choices["summaries"] is not None:
+        return open_summaries(choices["summaries"], choices["n_classes"]).pred_probs.n_rows
+    probs = columns[1] if choices["data"] is None else open_columns(choices["data"], *columns)[1]
+    return int(open_pred_probs(probs, check_dtype(choices["dtype"])).shape[0])
 
 
 def _group_of(output: str | None) -> str | None:

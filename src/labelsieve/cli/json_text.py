@@ -44,9 +44,10 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
     facts = issues.facts
     return {
         "num_issues": issues.num_issues,
-        "issue_share": issues.num_issues / issues.n_rows,
+        "issue_share": issues.num_issues / issues.n_labelled,
         "estimated_num_issues": issues.estimated_num_issues,
         "n_rows": issues.n_rows,
+        "n_ignored": issues.n_ignored,
         "n_classes": issues.n_classes,
         "labels": facts.inputs["labels"],
         "pred_probs": facts.inputs["pred_probs"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from re import fullmatch
 from typing import Any, Final
 
 import click
@@ -12,7 +13,7 @@ import click
 from labelsieve.confident_learning.filters import FILTERS, default_rule
 from labelsieve.errors import InvalidInputError
 from labelsieve.results.row_ids import read_lines
-from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, Settings
+from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, Settings
 from labelsieve.storage.urls import check_place
 
 EXIT_CODES: Final = """\b
@@ -83,6 +84,18 @@ class WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in ne
         return int(value)
 
 
+class LabelValue(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
+    """A label: a whole number, a name, or empty text for a missing one."""
+
+    name = "LABEL"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+        """Return the number or the name; None for a missing label."""
+        if not isinstance(value, str):
+            return value
+        return int(value) if fullmatch(r"[+-]?[0-9]+", value) else value or None
+
+
 class FilePath(click.Path):
     """A path that is not empty: Python takes an empty path for the current folder."""
 
@@ -149,10 +162,37 @@ FORECAST = _together(
     _time("--measure", is_flag=True, help="Measure rates: read parts of some partitions for about 5 seconds."),
 )
 RUN = _together(
-    click.argument("labels"),
-    click.argument("pred_probs"),
+    click.argument("label_place", metavar="[LABELS]", required=False),
+    click.argument("prob_place", metavar="[PRED_PROBS]", required=False),
+    _input("--data", metavar="FILE|DIR|URL", help="A table in Parquet or Arrow files, whose columns are the inputs."),
+    _input("--labels", metavar="COLUMN", help="With --data: the column of labels."),
+    _input(
+        "--pred-probs",
+        metavar="COLUMN|A,B,...",
+        help="With --data: a column of lists, or one column per class, as a list or a pattern: 'p_*'.",
+    ),
+    _input(
+        "--summaries",
+        metavar="FILE|DIR|URL",
+        help="A table of row summaries in Parquet or Arrow files, or the folder of a recorder, in place of the inputs.",
+    ),
+    _input("--n-classes", type=click.IntRange(min=2), metavar="K", help="With --summaries: the number of classes."),
     _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
-    _input("--ids", metavar="FILE", help="Your own names of the rows: .npy, Zarr, .csv, or one name per line."),
+    _input(
+        "--ids",
+        metavar="FILE",
+        help="Your own names of the rows: .npy, Zarr, .csv, or one name per line; with --data: a column.",
+    ),
+    _input(
+        "--ignore-label",
+        type=LabelValue(),
+        default=NOTHING,
+        show_default=False,
+        metavar="LABEL",
+        help='Leave out rows with this label, such as -1 or 255; "" leaves out missing labels.',
+    ),
+    _input("--from-logits", is_flag=True, help="PRED_PROBS are logits: take the softmax of each row."),
+    _input("--dtype", metavar="bfloat16", help="What values of 16 bits without a dtype are."),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     _method("--method", type=_score, default="self_confidence", help="Label quality score."),

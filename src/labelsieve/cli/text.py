@@ -19,10 +19,11 @@ def summary_text(issues: LabelIssues) -> str:
     thresholds, facts = issues.confident_thresholds, issues.facts
     present = thresholds[thresholds < ABSENT_THRESHOLD]
     absent = len(thresholds) - len(present)
+    ignored = f" ({issues.n_ignored:,} of them without a label)" if issues.n_ignored else ""
     by = f", by {issues.settings.filter_by}" if issues.settings.filter_by else ""
     return (
-        f"{issues.n_rows:,} rows, {issues.n_classes:,} classes\n"
-        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_rows:.2%}){by}\n"
+        f"{issues.n_rows:,} rows{ignored}, {issues.n_classes:,} classes\n"
+        f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_labelled:.2%}){by}\n"
         f"confident thresholds {present.min():.4f} to {present.max():.4f}"
         + (f", {absent:,} classes without rows" if absent else "")
         + f"\n{_reading(facts)}, {facts.seconds:.2f} s"

@@ -19,6 +19,19 @@ def class_dtype(n_classes: int) -> np.dtype[Any]:
     return np.dtype(np.min_scalar_type(n_classes - 1))
 
 
+def label_dtype(n_classes: int, ignored: int | None = None) -> np.dtype[Any]:
+    """Return the dtype of the column `label`: that of the classes, and of K too where rows may be without a label.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes K.
+    ignored : int, optional
+        The value of labels that stands for none, if there is one.
+    """
+    return class_dtype(n_classes + (ignored is not None))
+
+
 def pair_dtype(n_classes: int) -> np.dtype[Any]:
     """Return the dtype of ``label * K + class``: uint32 if it holds all pairs, else int64."""
     return np.dtype(np.uint32 if n_classes * n_classes <= 1 << 32 else np.int64)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints, unsigned_dtype
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints, unsigned_dtype
 from labelsieve.confident_learning.ensemble_mean import EnsembleMean, MemberRows
 from labelsieve.confident_learning.row_sums import RowSumCheck, widened_half
 from labelsieve.confident_learning.summarizer import (
@@ -42,7 +42,7 @@ class EnsembleSummarizer(Summarizer):
 
     Parameters
     ----------
-    n_rows, n_classes, dtype, settings, first_row, thresholds
+    n_rows, n_classes, dtype, settings, first_row, thresholds, ignored
         As of `Summarizer`; the dtype is float64.
     """
 
@@ -54,8 +54,9 @@ class EnsembleSummarizer(Summarizer):
         settings: Settings = DEFAULTS,
         first_row: int = 0,
         thresholds: Float64s | None = None,
+        ignored: int | None = None,
     ) -> None:
-        super().__init__(n_rows, n_classes, dtype, settings, first_row, thresholds)
+        super().__init__(n_rows, n_classes, dtype, settings, first_row, thresholds, ignored)
         # A score that needs whole rows needs the mean of all values. With few classes that costs little anyway.
         self._takes_means = bool(self._kernels) or n_classes <= FEW_CLASSES
         self._checks = list[MemberCheck]()
@@ -75,16 +76,14 @@ class EnsembleSummarizer(Summarizer):
             check.findings = Findings()
         return super().totals()
 
-    def add(self, labels: Ints, probs: Any) -> SummaryBlock:
-        """Summarize the next strip, and return its summaries as a view.
+    @staticmethod
+    def _without_doubt(strip: Any, rows: Bools) -> Any:
+        """Return a copy of a strip in which the chosen rows are good rows of class 0, by each member."""
+        members = [Summarizer._without_doubt(member, rows) for member in strip.members]  # noqa: SLF001  # of the base
+        return MemberRows(members, len(strip), strip.mean)
 
-        Parameters
-        ----------
-        labels : (n,) int
-            Labels; any integer dtype.
-        probs : MemberRows
-            Probabilities by each member; not modified.
-        """
+    def _add(self, labels: Ints, probs: Any) -> SummaryBlock:
+        """Do what `add` does with `MemberRows`, where each row has a label."""
         strip: MemberRows = probs
         self._names = strip.mean.names
         while len(self._checks) < len(strip.members):
@@ -103,7 +102,7 @@ class EnsembleSummarizer(Summarizer):
         if near is None:
             # What the members have was recorded with their names.
             kept, self.findings = self.findings, Findings()
-            whole = super().add(labels, strip.mean.of(members))
+            whole = super()._add(labels, strip.mean.of(members))
             self.findings = kept
             return whole
         predicted, is_near = near.largest()

@@ -101,8 +101,11 @@ class ListedRows:
         """Return a function that picks rows."""
 
         def pick(block: SummaryBlock, first: int) -> Positions:
-            start, stop = np.searchsorted(part, [first, first + len(block)])
-            return (part[start:stop] - first).astype(np.intp)
+            start, stop = np.searchsorted(part, [first, first + block.n_covered])
+            rows = part[start:stop]
+            if block.labelled is not None:
+                return np.searchsorted(block.labelled.numbers, rows)
+            return (rows - first).astype(np.intp)
 
         return pick
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from labelsieve.confident_learning.agreement import Agreement
-from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints, unsigned_dtype
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints, label_dtype, unsigned_dtype
 from labelsieve.confident_learning.quality_scores import column_kernels
 from labelsieve.confident_learning.row_sums import RowSumCheck
 from labelsieve.confident_learning.summary_block import FirstArgmax, FlatRows, SummaryBlock
@@ -29,6 +29,38 @@ from labelsieve.confident_learning.validation import Findings, combine_findings
 from labelsieve.settings import PROBABILITY_TOLERANCE, Settings
 
 DEFAULTS: Final = Settings()
+
+
+def is_ignored(labels: Ints, ignored: int) -> Bools:
+    """Return which ``(n,)`` labels are `ignored`, an integer that their dtype need not hold."""
+    limits = np.iinfo(labels.dtype)
+    if not limits.min <= ignored <= limits.max:
+        return np.zeros(len(labels), np.bool_)
+    same: Bools = labels == labels.dtype.type(ignored)
+    return same
+
+
+def label_column(labels: Ints, n_classes: int, ignored: int | None) -> Ints | None:
+    """Return ``(n,)`` labels as the column `label` has them; None if some are not classes 0..K-1.
+
+    Parameters
+    ----------
+    labels : (n,) int
+        Labels; any integer dtype.
+    n_classes : int
+        Number of classes K.
+    ignored : int, optional
+        The value that says that a row has no label.
+    """
+    unlabelled = None if ignored is None else is_ignored(labels, ignored)
+    if unlabelled is not None and unlabelled.any():
+        labels = np.where(unlabelled, labels.dtype.type(0), labels)
+    if labels.min(initial=0) < 0 or labels.max(initial=0) >= n_classes:
+        return None
+    column = labels.astype(label_dtype(n_classes, ignored))
+    if unlabelled is not None:
+        column[unlabelled] = n_classes
+    return column
 
 
 @dataclass(frozen=True)
@@ -84,6 +116,9 @@ class Summarizer:
         Number of the first row, for messages.
     thresholds : (K,) float64, optional
         Confident thresholds, if they are known before the read.
+    ignored : int, optional
+        The value of labels that says that a row has none. Such a row may have any probabilities: they are not looked
+        at. Its summary has the label K and is that of a row without doubt, whatever its probabilities.
     """
 
     def __init__(
@@ -94,9 +129,11 @@ class Summarizer:
         settings: Settings = DEFAULTS,
         first_row: int = 0,
         thresholds: Float64s | None = None,
+        ignored: int | None = None,
     ) -> None:
+        self._ignored = ignored
         self.n_classes, self.dtype, self._kernels = n_classes, dtype, column_kernels(settings, thresholds)
-        self._summary = SummaryBlock.empty(n_rows, n_classes, dtype, self._kernels)
+        self._summary = SummaryBlock.empty(n_rows, n_classes, dtype, self._kernels, ignored)
         self._start, self._first_row, self._filled, self._n_taken = first_row, first_row, 0, 0
         self.findings, self._sums, self._agreements = Findings(), ClassSums.zeros(n_classes), list[Agreement]()
         self._one_bits = np.ones(1, dtype).view(unsigned_dtype(dtype))[0]
@@ -110,12 +147,17 @@ class Summarizer:
         """Number of rows that can be added before `take` must be called."""
         return len(self._summary) - self._filled
 
+    def restart(self) -> None:
+        """Forget the rows since the last `take`, and what was found so far."""
+        self._filled, self.findings = 0, Findings()
+
     def take(self) -> SummaryBlock:
         """Return the summaries added since the last call, and add up their totals; the next `add` overwrites them."""
         taken = self._summary[: self._filled]
-        sums = class_sums_chunk(taken.label, taken.p_label, self.n_classes)
+        counted = taken if self._ignored is None else taken.only_labelled(self.n_classes, 0)
+        sums = class_sums_chunk(counted.label, counted.p_label, self.n_classes)
         self._sums = class_sums_combine([self._sums, sums])
-        self._agreements.append(Agreement.of(taken.label, taken.predicted))
+        self._agreements.append(Agreement.of(counted.label, counted.predicted))
         self._n_taken += self._filled
         self._first_row, self._filled = self._first_row + self._filled, 0
         return taken
@@ -136,6 +178,26 @@ class Summarizer:
         probs : (n, K) float
             Probabilities; not modified.
         """
+        if self._ignored is None:
+            return self._add(labels, probs)
+        unlabelled = is_ignored(labels, self._ignored)
+        if not unlabelled.any():
+            return self._add(labels, probs)
+        labels = np.where(unlabelled, labels.dtype.type(0), labels)
+        summary = self._add(labels, self._without_doubt(probs, unlabelled))
+        summary.label[unlabelled] = self.n_classes
+        return summary
+
+    @staticmethod
+    def _without_doubt(strip: Any, rows: Bools) -> Any:
+        """Return a copy of a strip in which the chosen rows are good rows of class 0."""
+        strip = np.array(strip)
+        strip[rows] = 0
+        strip[rows, 0] = 1
+        return strip
+
+    def _add(self, labels: Ints, probs: Floats) -> SummaryBlock:
+        """Do what `add` does, where each row has a label."""
         n, first = len(probs), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
         probs = np.ascontiguousarray(probs, dtype=self.dtype)

@@ -180,8 +180,11 @@ class CandidatePool:
             self._least_of_label = self._by_label()
 
     def _by_label(self) -> Float64s:
-        """Return the least margin that a row of each label must exceed; inf for labels without pairs."""
-        least = np.full(len(self._prune.edges) - 1, np.inf)
+        """Return the least margin that a row of each label must exceed; inf for labels without pairs.
+
+        So it is for the label K, which stands for none.
+        """
+        least = np.full(len(self._prune.edges), np.inf)
         labels = np.flatnonzero(np.diff(self._prune.edges))
         if len(labels):
             least[labels] = np.minimum.reduceat(self._least, self._prune.edges[labels])

@@ -6,7 +6,7 @@ depend on the chunks, and one run reports every missing part of a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -25,10 +25,21 @@ ERRORS: Final = {
     "infinite": "infinite probabilities",
     "below": "probabilities below 0",
     "above": "probabilities above 1",
+    "nan_logit": "NaN logits",
+    "infinite_logit": "logits of +inf",
+    "empty_logits": "rows of logits that are all -inf",
     "zero_row": "rows of pred_probs that are all zeros",
     "row_sum": "rows of pred_probs do not sum to 1 within 0.05",
     "label": "labels outside 0..K-1",
+    # Of row summaries that were recorded or computed elsewhere.
+    "predicted": "predicted classes outside 0..K-1",
+    "not_largest": "rows whose p_predicted is not the largest probability",
+    "not_first": "rows whose predicted class is not the first with the largest probability",
+    "score": "recorded scores that are not between 0 and 1",
+    "row_sum_value": "recorded sums of rows that are not possible",
 }
+# With logits only: a warning if all rows are like this.
+LIKE_PROBABILITIES: Final = "like_probabilities"
 WARNINGS: Final = {"low_row": "rows of pred_probs whose largest value is below 1/K, which no distribution has"}
 
 # Shown in reports only.
@@ -39,27 +50,40 @@ _ONE: Final = {
     "rows of pred_probs that are": "row of pred_probs that is",
     "rows of pred_probs do": "row of pred_probs does",
     "rows of pred_probs sum": "row of pred_probs sums",
+    "scores that are": "score that is",
+    "sums of rows that are": "sum of a row that is",
+    "rows of logits that are": "row of logits that is",
     "rows": "row",
     "labels": "label",
+    "classes": "class",
     "probabilities": "probability",
+    "logits": "logit",
 }
 
+_LOGITS: Final = (
+    "are these logits? find_label_issues(from_logits=True) (--from-logits) takes their softmax; elsewhere, apply it: "
+    "pred_probs = scipy.special.softmax(pred_probs, axis=1)"
+)
 # Likely causes of rows that do not sum to 1, and what to do about them. Of a row, the first that fits counts.
 CAUSES: Final = {
     "equal": "all values of a row are equal: is this a missing chunk, read as its fill value?",
     "log": "are these logarithms of probabilities? Take pred_probs = np.exp(pred_probs)",
-    "logits": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
+    "logits": _LOGITS,
     "percent": "are these percentages? Take pred_probs = pred_probs / 100",
     "counts": "are these counts? Take pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
-    "positive": "are these logits? Apply softmax: pred_probs = scipy.special.softmax(pred_probs, axis=1)",
+    "positive": _LOGITS,
     "scaled": "are these probabilities times {sum}? Take "
     "pred_probs = pred_probs / pred_probs.sum(axis=1, keepdims=True)",
     "above": "are these scores of independent classes (sigmoid)? One distribution over all classes is needed: "
-    "softmax of the logits, or pred_probs / pred_probs.sum(axis=1, keepdims=True)",
+    "the logits with from_logits=True, or pred_probs / pred_probs.sum(axis=1, keepdims=True)",
     "short": "are some classes missing, as a chunk or because only the largest probabilities were kept? If not, take "
     "pred_probs / pred_probs.sum(axis=1, keepdims=True)",
 }
 
+_NO_LOGITS: Final = (
+    "all rows given as logits are within [0, 1] and sum to 1 within 0.05: these look like probabilities, of which no "
+    "softmax is to be taken. If they are, leave out from_logits=True (--from-logits)"
+)
 _ACCEPT_ROWS: Final = "To use such rows as they are: allow_unnormalized_rows=True (--allow-unnormalized-rows)"
 
 # -1, and what it becomes in unsigned integers.
@@ -265,7 +289,11 @@ def rows_in_words(n: int, one: str, many: str) -> str:
 
 
 def raise_or_warn(
-    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, class_counts: Ints | None = None
+    findings: Findings,
+    n_classes: int,
+    checks: RowChecks = DEFAULT_CHECKS,
+    class_counts: Ints | None = None,
+    describe_labels: Callable[[Finding], str] | None = None,
 ) -> None:
     """Raise one error for all findings that are errors; otherwise issue one warning, if there is something to warn of.
 
@@ -279,6 +307,8 @@ def raise_or_warn(
         Which rows are accepted.
     class_counts : (K,) int, optional
         Number of rows with each label. Labels outside 0..K-1 are counted as class 0.
+    describe_labels : callable, optional
+        Returns a sentence on bad labels, where these are names.
 
     Raises
     ------
@@ -288,7 +318,12 @@ def raise_or_warn(
     keys = errors_in(findings, checks)
     if keys:
         kinds = {kind_of(key) for key in keys}
-        sentences = [_sentence(kind_of(key), findings[key], n_classes) for key in keys]
+        sentences = [
+            describe_labels(findings[key])
+            if key == "label" and describe_labels is not None
+            else _sentence(kind_of(key), findings[key], n_classes)
+            for key in keys
+        ]
         outside = {"below", "above"} & kinds
         sums = findings.of_kind("row_sum")
         if sums and "row_sum" not in kinds and outside:
@@ -298,6 +333,9 @@ def raise_or_warn(
             text += f"{'' if text.endswith('?') else '.'} {_ACCEPT_ROWS}"
         raise InvalidInputError(text).at(sorted({rows for key in keys for rows in findings[key].ranges}))
     warnings = []
+    alike = findings.get(LIKE_PROBABILITIES)
+    if alike is not None and class_counts is not None and alike.n_rows == class_counts.sum():
+        warnings.append(_NO_LOGITS)
     if checks.unnormalized_rows == "warn":
         warnings += [_unnormalized(found) for found in findings.of_kind("row_sum")]
     if checks.unnormalized_rows != "allow":
@@ -322,7 +360,7 @@ def _shift(findings: Findings, n_classes: int, class_counts: Ints | None) -> str
         unsigned = "" if found.example < 0 else f" ({found.example} is -1 in unsigned integers)"
         return (
             f". No row is labelled {n_classes - 1}, so the labels seem to be -1..{n_classes - 2}{unsigned}: add 1 to "
-            "all of them, or drop these rows if -1 means that a row has no label"
+            f"all of them, or give ignore_label={found.example} if it means that a row has no label"
         )
     return ""
 
@@ -340,8 +378,15 @@ def _sentence(kind: str, found: Finding, n_classes: int) -> str:
     text = f"{_counted(found.n_values, what)} in {found.where()}"
     if kind in ("below", "above"):
         text += f" (first: {found.example:.6g}; at most 1e-3 outside [0, 1] is accepted)"
-    elif kind == "label":
+    elif kind in ("label", "predicted"):
         text += f" (first: {found.example})"
+    elif kind == "not_largest":
+        text += f" (first: p_label is {found.example:.6g}): it may not be smaller than p_label, and must equal it "
+        text += "where the label is the predicted class"
+    elif kind == "not_first":
+        text += f" (first: the label {found.example} has the same probability, and comes before it)"
+    elif kind in ("score", "row_sum_value"):
+        text += f" (first: {found.example:.6g})"
     elif kind == "zero_row":
         text = f"{_counted(found.n_rows, what)}, {found.where()}: missing chunk? "
         text += "(find_label_issues(allow_zero_rows=True) accepts them)"

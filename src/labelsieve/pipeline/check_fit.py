@@ -23,7 +23,7 @@ def check_fit(table: RowSummaries, total: ScanTotals, confident: ConfidentCounts
     """
     if not may_not_fit(total.agreement, total.sums.dense().counts, confident):
         return ""
-    sample = RowSample(table.n_rows)
+    sample = RowSample(int(total.sums.dense().counts.sum()))
     text = describe_misfit(*table.sampled_classes(sample), table.n_classes, sample.n_rows, sample.window)
     if text:
         warn(text)

@@ -39,7 +39,9 @@ def fingerprint(pred_probs: Opened, settings: Mapping[str, Any]) -> dict[str, An
         Everything that changes the result.
     """
     if isinstance(pred_probs, Source) and pred_probs.listed_at is not None:
-        facts = {"where": pred_probs.listed_at, "dtype": pred_probs.dtype.str}
+        facts: dict[str, Any] = {"where": pred_probs.listed_at, "dtype": pred_probs.dtype.str}
+        if pred_probs.derivation:
+            facts["derivation"] = pred_probs.derivation
     else:
         facts = identity(pred_probs)
     return {"pred_probs": facts | {"n_classes": int(pred_probs.shape[1])}, "settings": dict(settings)}

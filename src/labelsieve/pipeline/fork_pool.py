@@ -26,6 +26,7 @@ from labelsieve.pipeline.inputs import Inputs
 from labelsieve.settings import check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
+from labelsieve.sources.derived import DerivedSource
 from labelsieve.sources.npy import NpySource
 from labelsieve.tasks.partition import RowRange
 from labelsieve.tasks.work import PartitionWork
@@ -124,6 +125,8 @@ def can_fork(inputs: Inputs, n_jobs: int, *, is_cluster: bool) -> bool:
 
 
 def _reason_not_to_fork(inputs: Inputs, *, is_cluster: bool) -> str:
+    if isinstance(inputs.opened_labels, DerivedSource):
+        return "labels that are names in a file are mapped by Dask's threads"
     if not inputs.forkable:
         return "Zarr, HDF5 and Dask inputs, ensembles and folds are read by Dask's threads"
     if multiprocessing.current_process().daemon:
@@ -163,7 +166,8 @@ def map_in_forks(
     n_partitions = inputs.grid.n_partitions
     pieces = split_arr(np.arange(n_partitions), -(-n_partitions // (4 * n_jobs)))
     bounds = [(inputs.grid.bounds(piece[0])[0], inputs.grid.bounds(piece[-1])[1]) for piece in pieces]
-    work = partial(_run_piece, inputs.work(function), tuple(shared), pieces)
+    sources = inputs.labels_source, inputs.pred_probs_source
+    work = partial(_run_piece, inputs.work(function), tuple(shared), pieces, sources)
     found: list[list[Any]] = [[] for _ in pieces]
 
     def name(number: int) -> str:
@@ -196,6 +200,8 @@ def _shared(inputs: Inputs, adj_thresholds: Float64s | None = None) -> Iterator[
 
 
 def _array_to_share(source: Source | None) -> npt.NDArray[Any]:
+    if isinstance(source, DerivedSource):
+        return _array_to_share(source.source)
     if isinstance(source, NpySource):
         return source.as_memmap()
     if isinstance(source, ArraySource):
@@ -203,15 +209,24 @@ def _array_to_share(source: Source | None) -> npt.NDArray[Any]:
     raise RuntimeError("only arrays in memory and files are shared with forked processes")
 
 
+def _over_shared(source: Source | None, shared: npt.NDArray[Any]) -> Source:
+    """Return the shared array as a source, with what `source` computes from its stored rows."""
+    if isinstance(source, DerivedSource):
+        return source.over(_over_shared(source.source, shared))
+    return ArraySource(shared)
+
+
 def _run_piece(
     work: PartitionWork,
     names: tuple[str, ...],
     pieces: Sequence[npt.NDArray[np.intp]],
+    sources: Sequence[Source | None],
     number: int,
 ) -> list[Any]:
     """Run the work on the partitions of a piece, in a child, on the shared arrays."""
     if labels_shared is None or pred_probs_shared is None:
         raise RuntimeError("the shared arrays are set only while a pool runs")
-    labels, pred_probs = (RowRange(ArraySource(shared)) for shared in (labels_shared, pred_probs_shared))
+    both = zip(sources, (labels_shared, pred_probs_shared), strict=True)
+    labels, pred_probs = (RowRange(_over_shared(source, shared)) for source, shared in both)
     work = work.with_options(**dict.fromkeys(names, adj_confident_thresholds_shared))
     return [work(index, labels, pred_probs) for index in pieces[number].tolist()]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from labelsieve import partitioning
-from labelsieve.confident_learning.summary_block import STRIP_BYTES
+from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.execution.executor import Executor
-from labelsieve.partitioning import Auto, Grid
+from labelsieve.partitioning import Auto, Grid, snapped
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.settings import Settings
 from labelsieve.sources.base import Source
@@ -59,8 +59,17 @@ def plan_source_grid(
         smallest = grid.largest_batch <= (source.row_chunk or 1)
         fits = need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
         if batch_size != "auto" or source.in_pieces or smallest or fits:
-            return grid
+            return grid if source.row_edges is None else _on_edges(source, grid, whole_strips=batch_size == "auto")
         limit = limit * 3 // 4
+
+
+def _on_edges(source: Source, grid: Grid, *, whole_strips: bool) -> Grid:
+    """Return a grid whose partitions end where reading may begin; with batches of whole strips, if these may change."""
+    batches, strip = grid.batches, max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // source.row_bytes))
+    if whole_strips and isinstance(batches, int):
+        batches = max(strip, batches - batches % strip)
+    stops = [grid.bounds(index)[1] for index in range(grid.n_partitions)]
+    return Grid(grid.n_rows, batches, snapped(stops, source.row_edges))
 
 
 def plan_grid(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from labelsieve.partitioning import Grid
+from labelsieve.partitioning import Grid, snapped
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import Opened, where_is
 
@@ -46,6 +46,8 @@ def growing_grid(opened: Opened, planned: Grid, earlier: Mapping[str, Sequence[i
         large_rows = min(max(0, tapered[0] - first), source.n_rows)
         sizes = (large_rows, planned.largest_partition), (source.n_rows, tapered[1] - tapered[0])
         stops = _partition_stops(source, sizes, planned.largest_batch, earlier.get(source.where, ()))
+        if source.row_edges is not None and source.n_rows:
+            stops = list(snapped(stops, source.row_edges))
         found += [first + stop for stop in stops]
         first += source.n_rows
     return replace(planned, partitions=tuple(found))

@@ -80,6 +80,8 @@ class Inputs:
         Memory that the inputs themselves take: labels that are read first, a Dask array kept between two reads.
     labels_first : bool
         Whether the labels are to be read before the run, by `read_labels`.
+    ignored : int, optional
+        The value of labels that says that a row has none.
     """
 
     opened_labels: Opened
@@ -87,13 +89,14 @@ class Inputs:
     grid: Grid
     held_bytes: int = 0
     labels_first: bool = False
+    ignored: int | None = None
 
     def read_labels(self) -> Inputs:
         """Return the inputs with the labels in memory, if they are to be read first."""
         if not self.labels_first or not isinstance(self.opened_labels, Source):
             return self
-        read = read_narrowed(self.opened_labels, self.n_classes)
-        return replace(self, opened_labels=read, labels_first=False)
+        read, ignored = read_narrowed(self.opened_labels, self.n_classes, self.ignored)
+        return replace(self, opened_labels=read, labels_first=False, ignored=ignored)
 
     @property
     def labels(self) -> da.Array:
@@ -119,6 +122,11 @@ class Inputs:
     def n_classes(self) -> int:
         """Number of classes K."""
         return int(self.opened_pred_probs.shape[1])
+
+    @property
+    def no_label(self) -> int | None:
+        """The label K in the table of row summaries, where rows may have none."""
+        return None if self.ignored is None else self.n_classes
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -170,7 +178,9 @@ class Inputs:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
         elif labels.row_chunk and not self.labels_first:
             # A strip, and a stored chunk that it cuts.
-            batch_bytes += min(MAX_STRIP_ROWS + labels.row_chunk, self.grid.n_rows) * labels.dtype.itemsize
+            batch_bytes += min(MAX_STRIP_ROWS + labels.row_chunk, self.grid.n_rows) * max(
+                labels.row_bytes, labels.read_row_bytes
+            )
         return memory.Need(
             self.grid.n_rows,
             self.n_classes,
@@ -178,7 +188,7 @@ class Inputs:
             settings,
             n_partitions=self.grid.n_partitions,
             batch_bytes=batch_bytes,
-            ahead_bytes=sum(source.prefetch_bytes for source in (probs, labels) if source),
+            ahead_bytes=sum(source.prefetch_bytes + source.decoding_bytes for source in (probs, labels) if source),
             held_bytes=self.held_bytes,
         )
 
@@ -188,7 +198,8 @@ class Inputs:
 
     def work(self, function: Callable[..., Any]) -> PartitionWork:
         """Return the callable of the tasks that run `function` on a partition."""
-        return PartitionWork(function, self.grid, self.n_classes, self.dtype, where_is(self.opened_pred_probs))
+        where = where_is(self.opened_pred_probs)
+        return PartitionWork(function, self.grid, self.n_classes, self.dtype, where, self.ignored)
 
     def columns(self, executor: Executor) -> list[Column]:
         """Return the arguments of tasks that read: numbers of partitions, labels and pred_probs.

@@ -14,15 +14,18 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto, check_sizes
 from labelsieve.pipeline.fork_pool import resolve_n_jobs
 from labelsieve.settings import (
+    NOTHING,
     EstimationMethod,
     FilterName,
     Method,
     Rule,
     Settings,
     check_flag,
+    check_ignore_label,
     check_seconds,
     check_whole_number,
 )
+from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.storage.urls import check_place
 
 
@@ -36,6 +39,9 @@ class JobSettings:
         For a value that is not allowed, and for values that cannot be combined.
     """
 
+    data: Any = None
+    summaries: Any = None
+    n_classes: int | None = None
     batch_size: int | Auto = "auto"
     method: Method = "self_confidence"
     adjust_pred_probs: bool = False
@@ -47,6 +53,8 @@ class JobSettings:
     num_to_remove_per_class: Sequence[int] | None = None
     min_examples_per_class: int = 1
     partition_batches: int | Auto = "auto"
+    from_logits: bool = False
+    dtype: Any = None
     allow_zero_rows: bool = False
     allow_unnormalized_rows: bool | Literal["warn"] = False  # "warn" in cleanlab's batched API
     n_jobs: int | None = 1
@@ -59,10 +67,14 @@ class JobSettings:
     max_memory: int | str | None = None
     retries: int = 2
     class_names: Sequence[str] | None = None
+    ignore_label: Any = NOTHING
     ids: Any = None
 
     def __post_init__(self) -> None:
         check_flag("fresh", self.fresh)
+        object.__setattr__(self, "ignore_label", check_ignore_label(self.ignore_label))
+        check_flag("from_logits", self.from_logits)
+        object.__setattr__(self, "dtype", check_dtype(self.dtype))
         check_sizes(self.batch_size, self.partition_batches)
         object.__setattr__(self, "retries", check_whole_number("retries", self.retries, 0))
         object.__setattr__(self, "wait", check_seconds("wait", self.wait))

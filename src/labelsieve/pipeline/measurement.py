@@ -163,7 +163,7 @@ def _measure_pieces(
         if (step == "stored" and prefetched) or (step == "decoded" and not _is_decoded(inputs)):
             continue
         kind = "stored" if step == "cold" else step
-        work = MeasuringWork(kind, inputs.n_classes, inputs.dtype, rule.settings, n_first)
+        work = MeasuringWork(kind, inputs.n_classes, inputs.dtype, rule.settings, n_first, ignored=inputs.ignored)
         works = [replace(work, keeps=step == "scanned" and number < n_kept) for number in range(len(pieces))]
         results = job.map("measure", _call, [works, pieces, *columns])
         found[step] = sum((timing for timing, _ in results), Timing())
@@ -245,7 +245,7 @@ def _find(chunks: Iterable[SummaryChunk], inputs: Inputs, rule: Filter, job: Das
     scanned = combine_totals(chunk.totals for chunk in chunks)
     sums = scanned.sums.dense()
     thresholds = class_sums_finalize(sums)
-    reader = SummaryReader(rule.settings, thresholds)
+    reader = SummaryReader(rule.settings, thresholds, no_label=inputs.no_label)
     rows = [chunk.n_rows for chunk in chunks]
     table = RowSummaries(job, chunks, rows, reader, inputs.n_classes, inputs.dtype)
     counts = table.count(rule, thresholds)

@@ -14,7 +14,7 @@ from labelsieve.tasks.scan import class_sums
 
 
 def member_accuracies(
-    labels: Opened, ensemble: EnsembleSource, executor: Executor, checks: RowChecks
+    labels: Opened, ensemble: EnsembleSource, executor: Executor, checks: RowChecks, ignored: int | None = None
 ) -> tuple[float, ...]:
     """Return the share of rows of which each member predicts the label; each member is read once.
 
@@ -28,6 +28,8 @@ def member_accuracies(
         Runs the tasks.
     checks : RowChecks
         Which rows are accepted.
+    ignored : int, optional
+        The value of labels that says that a row has none.
 
     Raises
     ------
@@ -36,11 +38,11 @@ def member_accuracies(
     """
     found = []
     for name, member in zip(ensemble.names, ensemble.members, strict=True):
-        inputs = open_inputs(labels, member, executor=executor)
+        inputs = open_inputs(labels, member, executor=executor, ignored=ignored)
         total = DaskJob(executor).reduce("accuracy", inputs.work(class_sums), combine_totals, inputs.columns(executor))
         with located(name):
             raise_or_warn(total.findings, inputs.n_classes, checks, total.sums.dense().counts)
-        found.append(total.agreement.same / inputs.grid.n_rows)
+        found.append(total.agreement.same / max(1, int(total.sums.dense().counts.sum())))
     if not any(found):
         raise InvalidInputError("no member of the ensemble predicts a single label, so none has a weight by accuracy")
     return tuple(found)

@@ -134,7 +134,8 @@ class Passes:
             self._finished["rescan"] = [] if self._rescan_records is None else self._rescan_records.present("rescan")
         # The columns of a second pass are read back only if they are needed.
         needed = self.rule.needs_off_diagonal or self.settings.scores_need_rescan
-        self._reader = SummaryReader(self.settings, thresholds, self._records, self._rescan_records if needed else None)
+        rescanned = self._rescan_records if needed else None
+        self._reader = SummaryReader(self.settings, thresholds, self._records, rescanned, self.inputs.no_label)
         if not self.settings.rescans:
             return self._table(self._reader), None
         totals = repairing(self._repair, self._rescan)
@@ -181,7 +182,7 @@ class Passes:
 
     def first_table(self) -> RowSummaries:
         """Return the table of the first pass, without scores that need the thresholds."""
-        return self._table(SummaryReader(Settings(), np.empty(0), self._records))
+        return self._table(SummaryReader(Settings(), np.empty(0), self._records, no_label=self.inputs.no_label))
 
     @cached_property
     def _partition_rows(self) -> list[int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from labelsieve import memory
 from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.errors import MemoryLimitError
 from labelsieve.execution.executor import Executor
 from labelsieve.memory import expected_issues, size
@@ -26,6 +27,8 @@ from labelsieve.sources.base import Source
 _CLASS_ROUNDS: Final = 3
 # Sizes in messages have three digits, and a size that would fit must not be rounded down.
 _ROUNDING: Final = 1.006
+# What is decoded together is named in messages if it takes as much as this many strips.
+_LARGE_DECODING: Final = 8
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,7 @@ def make_plan(
     stored = stored or (in_memory + issues > executor.limit and on_disk < in_memory + issues)
     process_bytes = on_disk if stored else in_memory
     if process_bytes > executor.limit:
-        _refuse(need, executor, n_forks, stored=stored)
+        _refuse(need, executor, n_forks, _decoding_note(inputs), stored=stored)
     n_spans = _n_spans(inputs, settings, executor, stored=stored)
     decoded = _decoded_rows(inputs)
     amplification, n_reads = decoded / grid.n_rows, rule.n_reads
@@ -202,8 +205,16 @@ def _process_bytes(
     return merging + max(reading, takes(threads, executor.base_bytes))
 
 
-def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool) -> None:
-    """Raise an error that says what would fit."""
+def _decoding_note(inputs: Inputs) -> str:
+    """Return what has to be decoded together, if that is most of the memory that a thread takes; "" otherwise."""
+    source = inputs.pred_probs_source
+    if source is None or source.decoding_bytes < _LARGE_DECODING * STRIP_BYTES:
+        return ""
+    return f" ({source.decoding_note})"
+
+
+def _refuse(need: memory.Need, executor: Executor, n_forks: int, note: str, *, stored: bool) -> None:
+    """Raise an error that says what would fit; `note` says what takes the memory."""
     takes = partial(_process_bytes, need, executor, n_forks, stored=stored)
     threads, kind = (n_forks, "forked process") if n_forks else (executor.n_threads, "thread")
     plural = "es" if n_forks else "s"
@@ -218,7 +229,7 @@ def _refuse(need: memory.Need, executor: Executor, n_forks: int, *, stored: bool
         would.append(f"stored chunks or batches of {size(room / copies / _ROUNDING)}")
     raise MemoryLimitError(
         f"{who} would take {size(takes(threads))} with {threads} {kind}{plural if threads > 1 else ''}, but may take "
-        f"only {size(executor.limit)} ({executor.limit_name}). What would fit: {', or '.join(would)}"
+        f"only {size(executor.limit)} ({executor.limit_name}). What would fit: {', or '.join(would)}{note}"
     )
 
 

@@ -62,7 +62,9 @@ def forecast_run(
     else:
         source = inputs.pred_probs_source
         is_encoded = source is not None and source.is_encoded
-        rates = typical_rates(inputs.n_classes, inputs.dtype.itemsize, is_encoded=is_encoded)
+        # Row summaries that exist already have two values, whatever the number of classes.
+        n_values = min(inputs.n_classes, inputs.row_bytes // inputs.dtype.itemsize)
+        rates = typical_rates(n_values, inputs.dtype.itemsize, is_encoded=is_encoded)
     if wanted.bytes_per_s is not None:
         rates = replace(rates, worker_rate=wanted.bytes_per_s, thread_rate=math.inf, warm_thread_rate=math.inf)
     rates = replace(rates, latency_s=wanted.latency_s or 0.0)

@@ -5,7 +5,7 @@ Whatever reads predictions makes such a table; thresholds, counts, filters, rank
 ==============  =================  =====================================================================================
 column          dtype              meaning
 ==============  =================  =====================================================================================
-`label`         unsigned integer   label, 0..K-1
+`label`         unsigned integer   label, 0..K-1, or K for a row that has none, where rows may have none
 `predicted`     unsigned integer   first class of the largest probability
 `p_label`       that of the input  probability of the label
 `p_predicted`   that of the input  probability of the predicted class
@@ -35,29 +35,26 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select, radix_select_by_class
-from labelsieve.confident_learning.agreement import Agreement, RowSample
+from labelsieve.confident_learning.agreement import RowSample
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints, class_dtype
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
+from labelsieve.confident_learning.recorded_summaries import ANY_SCORE
 from labelsieve.confident_learning.selections import RowSelection, Selection, UpToClassCuts, UpToCut
-from labelsieve.confident_learning.summarizer import ScanTotals, combine_totals
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.summary_counts import SummaryCounts, combine_counts
-from labelsieve.confident_learning.thresholds import SparseClassSums, class_sums_chunk
-from labelsieve.confident_learning.validation import Findings
-from labelsieve.errors import InvalidInputError, MemoryLimitError
-from labelsieve.execution.executor import LocalExecutor
 from labelsieve.execution.progress import Progress, logger
-from labelsieve.memory import free_bytes, run_rows, size
+from labelsieve.memory import run_rows
 from labelsieve.pipeline.dask_job import DaskJob, values_array
 from labelsieve.results.result import IssueRows, ScoreParts
 from labelsieve.results.zarr_store import ResultGroup, StoredIssues
-from labelsieve.settings import PROBABILITY_TOLERANCE, Settings, check_whole_number
+from labelsieve.settings import check_whole_number
+from labelsieve.sources.open_summaries import SummaryTable, table_of_columns
+from labelsieve.sources.summary_columns import open_summary_columns
 from labelsieve.storage.folders import Folder
 from labelsieve.storage.record_files import DamagedRecordError
 from labelsieve.tasks import count_and_select, external_sort
-from labelsieve.tasks.scan import totals_of
-from labelsieve.tasks.summary_reader import SummaryChunk, SummaryReader
+from labelsieve.tasks.summary_reader import SummaryReader
 from labelsieve.tasks.work import ChunkWork
 
 if TYPE_CHECKING:
@@ -67,8 +64,6 @@ if TYPE_CHECKING:
 _MOST_REPAIRS: Final = 3
 # Number of chunks whose scores are fetched at a time.
 _FETCHED_CHUNKS: Final = 16
-# What a class takes, of a table of few rows: sums, counts and thresholds.
-_CLASS_BYTES: Final = 120
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
@@ -117,9 +112,8 @@ class RowSummaries:
     repair: Callable[[], None] = _no_repair  # a table can be pickled
     read_margins: Callable[[PruneCounts], Int64s] | None = None
 
-    @classmethod
+    @staticmethod
     def from_columns(
-        cls,
         *,
         label: npt.ArrayLike,
         predicted: npt.ArrayLike,
@@ -127,11 +121,11 @@ class RowSummaries:
         p_predicted: npt.ArrayLike,
         n_classes: int,
         score: npt.ArrayLike | None = None,
-    ) -> RowSummaries:
+    ) -> SummaryTable:
         """Make a table from columns that other code has computed.
 
-        `labelsieve.find_label_issues` takes the table as ``summaries=``, with the default rule or with
-        ``filter_by="predicted_neq_given"``. Other filters, and `adjust_pred_probs`, need all probabilities of each row.
+        `labelsieve.find_label_issues` takes it as ``summaries=``; it also takes the columns as a dict, beside
+        ``n_classes=``.
 
         Parameters
         ----------
@@ -146,12 +140,15 @@ class RowSummaries:
         score : (N,) array-like of float, optional
             Label quality scores, 0 to 1, if they are not self-confidences. Then pass their name as ``method=``.
 
+        Returns
+        -------
+        SummaryTable
+            The table. Its values are checked when it is read.
+
         Raises
         ------
         InvalidInputError
-            For columns that cannot be summaries of predictions. The message says what is wrong, and in which row.
-        MemoryLimitError
-            For more classes than fit in the free memory.
+            For columns that cannot be summaries of predictions.
 
         Examples
         --------
@@ -166,31 +163,17 @@ class RowSummaries:
         >>> labelsieve.find_label_issues(summaries=table).indices
         array([4])
         """
+        columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
+        if score is not None:
+            columns[ANY_SCORE] = score
+        table = open_summary_columns("summaries", columns)
         n_classes = check_whole_number("n_classes", n_classes, 2)
-        if n_classes * _CLASS_BYTES > free_bytes():
-            raise MemoryLimitError(
-                f"{n_classes:,} classes would take {size(n_classes * _CLASS_BYTES)}, and {size(free_bytes())} are free"
-            )
-        summary = _checked_summary(label, predicted, p_label, p_predicted, score, n_classes)
-        sums = SparseClassSums.of(class_sums_chunk(summary.label, summary.p_label, n_classes))
-        agreement = Agreement.of(summary.label, summary.predicted)
-        zero, findings = summary.p_predicted == 0, Findings()
-        findings.add("zero_row", np.flatnonzero(zero), 0)
-        low = summary.p_predicted < np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
-        findings.add("low_row", np.flatnonzero(low & ~zero), 0)
-        chunk = SummaryChunk(0, summary, ScanTotals(sums, {0: findings}, len(summary), agreement))
-        reader, dtype = SummaryReader(Settings(), np.empty(0)), summary.p_label.dtype
-        return cls(DaskJob(LocalExecutor()), [chunk], [len(summary)], reader, n_classes, dtype)
+        return table_of_columns(table.columns(list(columns)), n_classes, "the table of columns")
 
     @property
     def n_rows(self) -> int:
         """Number of rows."""
         return sum(self.rows)
-
-    def totals(self) -> ScanTotals:
-        """Return the totals of the first pass over all rows, for a table in memory."""
-        total: ScanTotals = self.job.reduce("totals", totals_of, combine_totals, [self.chunks])
-        return total
 
     @property
     def score_dtype(self) -> np.dtype[Any]:
@@ -237,8 +220,11 @@ class RowSummaries:
         return Progress(name, self.rows, description, show=self.show, on_cluster=self.job.executor.is_cluster)
 
     def sampled_classes(self, sample: RowSample) -> tuple[Ints, Ints]:
-        """Return the labels and predicted classes of the rows of `sample`, in row order."""
-        labels, predicted = zip(*self.map("agreement", count_and_select.sampled_classes, sample=sample), strict=True)
+        """Return the labels and predicted classes of the rows of `sample`, which counts labelled rows, in row order."""
+        n_labelled = self.rows if self.reader.no_label is None else self.map("labelled", count_and_select.n_labelled)
+        first = np.cumsum([0, *n_labelled[:-1]]).tolist()
+        parts = self.map("agreement", count_and_select.sampled_classes, first, sample=sample)
+        labels, predicted = zip(*parts, strict=True)
         return np.concatenate(labels), np.concatenate(predicted)
 
     def count(self, rule: Filter, thresholds: Float64s) -> SummaryCounts:
@@ -487,73 +473,3 @@ class TaskScores:
         """Yield the scores in row order, chunk by chunk, and fetch a few chunks at a time."""
         for start in range(0, len(self.chunks), _FETCHED_CHUNKS):
             yield from self.job.map("scores", self.work, [self.chunks[start : start + _FETCHED_CHUNKS]])
-
-
-def _checked_column(name: str, values: npt.ArrayLike, n_classes: int) -> npt.NDArray[Any]:
-    """Return a column as an array, or raise where one of its values is not possible."""
-    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
-        raise InvalidInputError(f"{name} has masked values: drop or fill them first")
-    try:
-        array = np.asarray(values)
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{name} is not an array: {error}") from error
-    if array.ndim != 1 or not len(array):
-        raise InvalidInputError(f"{name} has shape {array.shape}: all columns need one value per row")
-    is_class = name in ("label", "predicted")
-    if array.dtype.kind not in "iu" if is_class else array.dtype.kind != "f" or array.dtype.itemsize not in (2, 4, 8):
-        kinds = "integers" if is_class else "float16, float32 or float64"
-        raise InvalidInputError(f"{name} must be {kinds}, not {array.dtype}")
-    low, high = (0, n_classes - 1) if is_class else (-PROBABILITY_TOLERANCE, 1 + PROBABILITY_TOLERANCE)
-    bad = np.flatnonzero(~((array >= low) & (array <= high)))
-    if len(bad):
-        raise InvalidInputError(f"{name} is {array[bad[0]]} in row {bad[0]:,}, and in {len(bad) - 1:,} others")
-    return array
-
-
-def _checked_summary(
-    label: npt.ArrayLike,
-    predicted: npt.ArrayLike,
-    p_label: npt.ArrayLike,
-    p_predicted: npt.ArrayLike,
-    score: npt.ArrayLike | None,
-    n_classes: int,
-) -> SummaryBlock:
-    """Return columns as a summary, or raise where they cannot be one."""
-    columns = {"label": label, "predicted": predicted, "p_label": p_label, "p_predicted": p_predicted}
-    if score is not None:
-        columns["score"] = score
-    arrays = {name: _checked_column(name, column, n_classes) for name, column in columns.items()}
-    n_rows = len(arrays["label"])
-    for name, array in arrays.items():
-        if len(array) != n_rows:
-            raise InvalidInputError(
-                f"{name} has shape {array.shape}, label {(n_rows,)}: all columns need one value per row"
-            )
-    if arrays["p_label"].dtype != arrays["p_predicted"].dtype:
-        raise InvalidInputError(
-            f"p_label is {arrays['p_label'].dtype} and p_predicted {arrays['p_predicted'].dtype}: give the same dtype"
-        )
-    given, largest = arrays["p_label"], arrays["p_predicted"]
-    same = arrays["label"] == arrays["predicted"]
-    differ = np.flatnonzero(np.where(same, given != largest, given > largest))
-    if len(differ):
-        row = differ[0]
-        raise InvalidInputError(
-            "p_predicted must be the largest probability of the row, and p_label where both classes are the same; "
-            f"row {row:,} has p_label {given[row]} and p_predicted {largest[row]}"
-        )
-    later = np.flatnonzero((given == largest) & (arrays["label"] < arrays["predicted"]))
-    if len(later):
-        row = later[0]
-        raise InvalidInputError(
-            "predicted must be the first class of the largest probability; "
-            f"in row {row:,} class {arrays['label'][row]} has it too, before class {arrays['predicted'][row]}"
-        )
-    classes = class_dtype(n_classes)
-    return SummaryBlock(
-        label=arrays["label"].astype(classes),
-        predicted=arrays["predicted"].astype(classes),
-        p_label=arrays["p_label"] + 0.0,  # -0.0 counts as 0.0
-        p_predicted=arrays["p_predicted"] + 0.0,
-        score=None if score is None else arrays["score"].astype(np.float64),
-    )

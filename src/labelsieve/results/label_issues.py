@@ -58,6 +58,8 @@ class LabelIssues(Result):
         Number of rows and mean score of each label.
     n_rows, n_classes : int
         Shape of `pred_probs`.
+    n_ignored : int
+        Number of rows without a label (`ignore_label`), whose scores are NaN.
     settings, facts : object
         The settings, and how the run went: bytes, reads, partitions, seconds, versions, notes.
 
@@ -173,7 +175,7 @@ class LabelIssues(Result):
         return _frame(self.pair_table(None if top is None else check_whole_number("top", top, 0)))
 
     def health_score(self) -> float:
-        """Return the estimated share of right labels, ``1 - estimated_num_issues / n_rows``.
+        """Return the estimated share of right labels, ``1 - estimated_num_issues / n_rows``, of rows with a label.
 
         The overall score of ``cleanlab.dataset.health_summary`` (2.9), which counts by the confident joint.
 
@@ -183,7 +185,7 @@ class LabelIssues(Result):
         >>> labelsieve.find_label_issues([0, 1, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7]]).health_score()
         0.75
         """
-        return 1 - self.estimated_num_issues / self.n_rows
+        return 1 - self.estimated_num_issues / self.n_labelled
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole result into one Zarr group, for `labelsieve.load`.
@@ -286,10 +288,11 @@ class LabelIssues(Result):
         return Plots(self)
 
     def __repr__(self) -> str:
-        share = self.num_issues / self.n_rows
+        share = self.num_issues / self.n_labelled
         worst = ", ".join(str(row) for row in self.worst(5).rows.tolist()) + (", ..." if self.num_issues > 5 else "")
+        of_all = f"{self.n_labelled:,} {'labelled ' if self.n_ignored else ''}rows ({share:.2%})"
         return (
-            f"<LabelIssues: {self.num_issues:,} of {self.n_rows:,} rows ({share:.2%}) in {self.n_classes:,} classes; "
+            f"<LabelIssues: {self.num_issues:,} of {of_all} in {self.n_classes:,} classes; "
             f"worst rows: {worst or 'none'}>"
         )
 
@@ -301,9 +304,10 @@ class LabelIssues(Result):
             "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>"
             for row in zip(*(column.tolist() for column in columns.values()), strict=True)
         )
+        ignored = f" ({self.n_ignored:,} more rows have no label)" if self.n_ignored else ""
         return (
-            f"<p><strong>{self.num_issues:,}</strong> label issues in {self.n_rows:,} rows "
-            f"({self.num_issues / self.n_rows:.2%}) of {self.n_classes:,} classes; "
+            f"<p><strong>{self.num_issues:,}</strong> label issues in {self.n_labelled:,} rows "
+            f"({self.num_issues / self.n_labelled:.2%}) of {self.n_classes:,} classes{ignored}; "
             f"an estimated {self.estimated_num_issues:,} labels are wrong: label health {self.health_score():.1%}</p>"
             f"<table><caption>The worst rows</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )

@@ -253,7 +253,7 @@ def heading_parts(result: Result, title: str | None = None) -> list[str]:
 
 def summary_of(result: Result) -> str:
     """Return how the number of issues relates to the estimated number of wrong labels, in some sentences."""
-    n_rows, found, estimated = result.n_rows, result.num_issues, result.estimated_num_issues
+    n_rows, found, estimated = result.n_labelled, result.num_issues, result.estimated_num_issues
     share = f"{found / n_rows:.2%} of the rows"
     text = (
         f"Confident learning estimates that {estimated:,} of {n_rows:,} labels ({estimated / n_rows:.2%}) are wrong. "
@@ -299,6 +299,7 @@ def facts_of(result: Result) -> dict[str, str]:
     return {
         **{name: place for name, place in facts.inputs.items() if place},
         "Rows and classes": f"{result.n_rows:,} x {result.n_classes:,}",
+        **({"Rows without a label": f"{result.n_ignored:,}"} if result.n_ignored else {}),
         "Read": read + resumed,
         "Time": f"{facts.seconds:,.3g} s{rate}",
         **({"Finished": f"{facts.finished} UTC"} if facts.finished else {}),

@@ -222,6 +222,16 @@ class Result:
     ids: IdParts | None = None
 
     @property
+    def n_labelled(self) -> int:
+        """Number of rows that have a label."""
+        return int(self.class_counts.sum())
+
+    @property
+    def n_ignored(self) -> int:
+        """Number of rows without a label (`ignore_label`), which are no issues and have the score NaN."""
+        return self.n_rows - self.n_labelled
+
+    @property
     def num_issues(self) -> int:
         """Number of label issues, the length of `indices`."""
         return len(self.found)
@@ -249,6 +259,7 @@ class Result:
     def scores(self) -> Any:
         """``(N,)`` label quality scores of all rows: a read-only NumPy array, or a lazy Dask array.
 
+        NaN for rows without a label (`ignore_label`).
         Lazy if they are in a store, or in row summaries in a workdir: ``numpy.asarray(issues.scores)`` loads them.
         """
         if self.score_parts.in_store:
@@ -258,7 +269,7 @@ class Result:
         return scores
 
     def score_histogram(self, n_bins: int = 50) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-        """Return a histogram of the scores of all rows, which are read in blocks.
+        """Return a histogram of the scores of all rows that have a label; they are read in blocks.
 
         Parameters
         ----------
@@ -274,13 +285,20 @@ class Result:
         """
         low, high = 0.0, 1.0
         if self.settings.adjust_pred_probs:
-            ends = [(float(block.min()), float(block.max())) for block in self.score_parts.blocks()]
+            ends = [(float(block.min()), float(block.max())) for block in self._score_blocks()]
             low, high = min(low, *(a for a, _ in ends)), max(high, *(b for _, b in ends))
         edges = np.linspace(low, high, n_bins + 1)
         counts = np.zeros(n_bins, np.int64)
-        for block in self.score_parts.blocks():  # scores may exceed 1 by as much as probabilities may
+        for block in self._score_blocks():  # scores may exceed 1 by as much as probabilities may
             counts += np.histogram(np.clip(block, low, high), edges)[0]
         return edges, counts
+
+    def _score_blocks(self) -> Iterator[npt.NDArray[np.floating[Any]]]:
+        """Yield the scores of rows that have a label, in row order."""
+        for block in self.score_parts.blocks():
+            labelled = block[~np.isnan(block)] if self.n_ignored else block
+            if len(labelled):
+                yield labelled
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """Return an ``(N,)`` mask that is True for label issues."""

@@ -10,11 +10,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import class_dtype
+from labelsieve.confident_learning.dtypes import label_dtype
+from labelsieve.confident_learning.summarizer import label_column
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.base import Rows, Source
 
 _NESTED: Final = "labels is a list of lists: multi-label is out of scope, give one integer label for each row"
+# Rows of labels that are read at a time where any number of them may be.
+_ROWS_AT_A_TIME: Final = 1 << 16
 # How to convert labels that are names. Only the user knows the number of each: the columns have an order.
 MAP_STRINGS: Final = (
     "map them to the columns of pred_probs, with class_names in the order of these columns: "
@@ -73,7 +76,7 @@ class _ArrayRows(Rows):
         return self._array[start:stop]
 
 
-def read_narrowed(labels: Source, n_classes: int) -> ArraySource:
+def read_narrowed(labels: Source, n_classes: int, ignored: int | None = None) -> tuple[ArraySource, int | None]:
     """Read labels chunk by chunk into the smallest dtype; as they are stored if some are not classes 0..K-1.
 
     Parameters
@@ -82,15 +85,25 @@ def read_narrowed(labels: Source, n_classes: int) -> ArraySource:
         ``(N,)`` integers.
     n_classes : int
         Number of classes K.
+    ignored : int, optional
+        The value that says that a row has no label.
+
+    Returns
+    -------
+    read : ArraySource
+        The labels in memory.
+    ignored : int or None
+        The value in `read` that says that a row has no label.
     """
-    narrow, step = np.empty(labels.n_rows, class_dtype(n_classes)), labels.row_chunk or labels.n_rows
+    narrow, step = np.empty(labels.n_rows, label_dtype(n_classes, ignored)), labels.row_chunk or _ROWS_AT_A_TIME
     with labels.open() as opened:
         for start in range(0, labels.n_rows, step):
             chunk = opened.read(start, min(start + step, labels.n_rows))
-            if chunk.min() < 0 or chunk.max() >= n_classes:
-                return ArraySource(labels[:])  # so that the error can name the labels
-            narrow[start : start + step] = chunk
-    return ArraySource(narrow)
+            column = label_column(chunk, n_classes, ignored)
+            if column is None:
+                return ArraySource(labels[:]), ignored  # so that the error can name the labels
+            narrow[start : start + step] = column
+    return ArraySource(narrow), None if ignored is None else n_classes
 
 
 def in_memory(name: str, data: Any) -> npt.NDArray[Any]:

@@ -13,6 +13,8 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.confident_joint import JointCounter
+from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.errors import UnreadableDataError
 from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version, row_digests
@@ -149,6 +151,14 @@ class Source(abc.ABC):
         Whether the probabilities of all classes can be read; not so of summaries that other code has made.
     summarizer : type
         Makes row summaries of the rows that `open_raw` gives.
+    joint_counter : type
+        Counts the confident joint of the rows that `open` gives, in the second pass.
+    ignored : int or None
+        Of labels: the value that says that a row has none; None where each row has one.
+    decoding_bytes : int
+        Bytes that one open source takes to decode rows, besides those that it returns; 0 where they are not much.
+    decoding_note : str
+        What takes these bytes, for messages.
     listed_at : str or None
         The folder or pattern, or the first of a list, in which it was found, alone or with other shards; None for an
         array that was given by itself.
@@ -164,6 +174,10 @@ class Source(abc.ABC):
     in_memory: bool = False
     has_whole_rows: bool = True
     summarizer: type[Summarizer] = Summarizer
+    joint_counter: type[JointCounter] = JointCounter
+    ignored: int | None = None
+    decoding_bytes: int = 0
+    decoding_note: str = ""
     listed_at: str | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:
@@ -204,6 +218,16 @@ class Source(abc.ABC):
         """Open for the first pass, which gives the rows to `summarizer`: probabilities, or what replaces them."""
         return self.open(start, stop)
 
+    def prepared_for(self, rule: Filter) -> Source:  # noqa: ARG002  # whole rows hold all that any filter needs
+        """Return the source with what a filter needs of its rows.
+
+        Raises
+        ------
+        InvalidInputError
+            If the rows do not hold it. The message says what to give, or to record.
+        """
+        return self
+
     def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:  # noqa: ARG002
         """Open to read the stored bytes alone, for a measurement: rows have any values if they would need decoding.
 
@@ -231,6 +255,11 @@ class Source(abc.ABC):
             "content": self._content(),
         }
 
+    @property
+    def derivation(self) -> list[Any]:
+        """What is computed from the stored rows as they are read, as JSON takes it; [] for the rows as stored."""
+        return []
+
     def _content(self) -> Any:
         """Return facts that change when the data is rewritten: sizes, times, ETags; None if none are known."""
         return None
@@ -244,6 +273,14 @@ class Source(abc.ABC):
     def read_row_bytes(self) -> int:
         """Bytes of a row before it is converted, for statistics."""
         return self.row_bytes
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64] | None:
+        """The rows, the last one included, at which what is decoded together ends; None where `row_chunk` says it all.
+
+        Reading that begins elsewhere has to decode the rows before, from the last such row on.
+        """
+        return None
 
     @property
     def version_rows(self) -> int | None:

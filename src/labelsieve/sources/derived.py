@@ -44,6 +44,8 @@ class DerivedSource(Source):
         self.request_rows, self.n_side_by_side = source.request_rows, source.n_side_by_side
         self.prefetch_bytes, self.is_encoded = source.prefetch_bytes, source.is_encoded
         self.fill_value, self.listed_at = source.fill_value, source.listed_at
+        self.forkable = source.forkable
+        self.decoding_bytes, self.decoding_note = source.decoding_bytes, source.decoding_note
 
     @abc.abstractmethod
     def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
@@ -60,6 +62,11 @@ class DerivedSource(Source):
     def parameters(self) -> dict[str, Any]:
         """Return what the computed rows depend on, besides the stored rows, as JSON takes it."""
         return {}
+
+    @property
+    def derivation(self) -> list[Any]:
+        """What is computed from the stored rows, the last step first."""
+        return [[type(self).__name__, self.parameters()], *self.source.derivation]
 
     def over(self, source: Source) -> Self:
         """Return the same conversion of another source."""
@@ -97,6 +104,11 @@ class DerivedSource(Source):
 
     def _content(self) -> Any:
         return self.source.identity()["content"]
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64] | None:
+        """The rows at which what is decoded together ends."""
+        return self.source.row_edges
 
     @property
     def version_rows(self) -> int | None:

@@ -197,6 +197,8 @@ class EnsembleSource(Source):
         self.in_memory = any(member.in_memory for member in members)
         self.is_encoded = any(member.is_encoded for member in members)
         self.prefetch_bytes = sum(member.prefetch_bytes for member in members)
+        self.decoding_bytes = sum(member.decoding_bytes for member in members)
+        self.decoding_note = next((member.decoding_note for member in members if member.decoding_note), "")
         requesting = [member for member in members if member.request_rows]
         if requesting:
             self.request_rows = min(member.request_rows or 1 for member in requesting)
@@ -273,6 +275,11 @@ class EnsembleSource(Source):
             "members": members,
             "content": "of the members" if known else None,
         }
+
+    @property
+    def derivation(self) -> list[Any]:
+        """The mean, and what is computed from the stored rows of each member."""
+        return [[type(self).__name__, self.weights, [member.derivation for member in self.members]]]
 
     @property
     def version_rows(self) -> int | None:

@@ -56,7 +56,10 @@ class ShardsSource(Source):
         self.shards, self.fill_value = tuple(shards), first.fill_value
         self.listed_at = self._where = where
         self.in_memory = any(shard.in_memory for shard in shards)
+        self.ignored = first.ignored
         self.has_whole_rows, self.summarizer = first.has_whole_rows, first.summarizer
+        largest = max(shards, key=lambda shard: shard.decoding_bytes)
+        self.decoding_bytes, self.decoding_note = largest.decoding_bytes, largest.decoding_note
         self._ends = np.cumsum([shard.n_rows for shard in shards])
 
     @classmethod
@@ -109,6 +112,21 @@ class ShardsSource(Source):
     def read_row_bytes(self) -> int:
         """Bytes of a row before it is converted."""
         return self.shards[0].read_row_bytes
+
+    @property
+    def derivation(self) -> list[Any]:
+        """What is computed from the stored rows of each shard."""
+        return self.shards[0].derivation
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64] | None:
+        """The rows at which what is decoded together ends, in all shards; None unless some shard has such rows."""
+        edges = [shard.row_edges for shard in self.shards]
+        if all(one is None for one in edges):
+            return None
+        starts = self._ends - [shard.n_rows for shard in self.shards]
+        ends = [np.array([shard.n_rows]) if one is None else one for one, shard in zip(edges, self.shards, strict=True)]
+        return np.unique(np.concatenate([start + one for start, one in zip(starts, ends, strict=True)]))
 
     def covering(self, start: int, stop: int) -> range:
         """Return the numbers of the shards that hold rows ``[start, stop)``."""

@@ -175,6 +175,30 @@ class LocalFolder:
         with self.create(name, durable=True) as file:
             file.write(content)
 
+    def write_new(self, name: str, content: bytes | memoryview) -> None:
+        """Write a whole file at once, with fsync, that no other process has written.
+
+        Raises
+        ------
+        FileExistsError
+            If there is a file of this name, with other content.
+        """
+        final = self.path / name
+        temporary = f".{final.name}.{uuid.uuid4().hex}"
+        self.write(temporary, content)
+        try:
+            os.link(self.path / temporary, final)
+        except FileExistsError:
+            if final.read_bytes() != content:
+                raise
+        except OSError:  # a file system without links
+            if final.exists():
+                raise FileExistsError(str(final)) from None
+            with writing(str(final)):
+                (self.path / temporary).replace(final)
+        finally:
+            (self.path / temporary).unlink(missing_ok=True)
+
     def names(self) -> list[str]:
         """Return the names of the files and folders in it; none if it does not exist."""
         try:
@@ -275,6 +299,32 @@ class UrlFolder:
         """Write an object in one request."""
         with writing(self.where):
             self._with_parent(name).pipe_file(self._path(name)[1], bytes(content))
+
+    def write_new(self, name: str, content: bytes | memoryview) -> None:
+        """Write an object in one request, if there is none of this name; see `LocalFolder`.
+
+        Stores with conditional requests, as S3 has, refuse the second of two writers at the same time.
+        """
+        if not self.has(name):
+            try:
+                with writing(self.where):
+                    self._with_parent(name).pipe_file(self._path(name)[1], bytes(content), mode="create")
+            except UnwritableError:
+                # What a store answers for a name that is taken differs.
+                if not self.has(name):
+                    raise
+            else:
+                return
+        # A request that was repeated may find what it wrote itself.
+        if self.read(name) != bytes(content):
+            raise FileExistsError(f"{self.where}/{name}")
+
+    def has(self, name: str) -> bool:
+        """Return whether there is an object of this name."""
+        with self._reading(name):
+            fs, path = self._path(name)
+            fs.invalidate_cache()
+            return bool(fs.exists(path))
 
     def _with_parent(self, name: str) -> Any:
         """Return the file system, after making the parent folder of `name` where there are folders."""

@@ -15,6 +15,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Self
 
 import numpy as np
@@ -69,6 +70,54 @@ class RecordWriter:
         content = json.dumps({**facts, "footer": footer}, sort_keys=True).encode()
         self._file.write(content + _END.pack(len(content), zlib.crc32(content), _FORMAT))
         self.finished = True
+
+
+@dataclass(frozen=True)
+class RecordLayout:
+    """Where the blocks of a record are in its file, so that any of them can be read without the footer.
+
+    Parameters
+    ----------
+    columns : tuple of (str, str)
+        Names and dtypes.
+    rows : (n,) int64 array
+        Rows of each block.
+    checksums : (n,) uint32 array
+        CRC-32 of each block.
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    rows: npt.NDArray[np.int64]
+    checksums: npt.NDArray[np.uint32]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return sum(np.dtype(dtype).itemsize for _, dtype in self.columns)
+
+    def read(self, folder: Folder, name: str, first: int, stop: int) -> list[dict[str, npt.NDArray[Any]]]:
+        """Return the columns of blocks ``[first, stop)``, which are read in one piece.
+
+        Raises
+        ------
+        DamagedRecordError
+            If a block does not match its checksum, or is not there.
+        """
+        ends = np.cumsum(self.rows) * self.row_bytes
+        start = int(ends[first - 1]) if first else 0
+        try:
+            raw = memoryview(folder.read(name, start, int(ends[stop - 1])))
+        except FileNotFoundError:
+            raise DamagedRecordError(f"{folder.where}/{name} is not there any more") from None
+        blocks, columns = [], {column: np.dtype(dtype) for column, dtype in self.columns}
+        for n_rows, checksum, end in zip(
+            self.rows[first:stop].tolist(), self.checksums[first:stop].tolist(), ends[first:stop].tolist(), strict=True
+        ):
+            block = raw[end - start - n_rows * self.row_bytes : end - start]
+            if zlib.crc32(block) != checksum:
+                raise DamagedRecordError(f"a block of {folder.where}/{name} does not match its checksum")
+            blocks.append(_columns_of(block, columns, n_rows))
+        return blocks
 
 
 class Record:
@@ -133,6 +182,13 @@ class Record:
         return sum(rows for rows, _ in self._blocks)
 
     @property
+    def layout(self) -> RecordLayout:
+        """Where the blocks are."""
+        rows, checksums = [rows for rows, _ in self._blocks], [checksum for _, checksum in self._blocks]
+        columns = tuple((name, dtype.str) for name, dtype in self._columns.items())
+        return RecordLayout(columns, np.array(rows, np.int64), np.array(checksums, np.uint32))
+
+    @property
     def _row_bytes(self) -> int:
         return sum(dtype.itemsize for dtype in self._columns.values())
 
@@ -157,11 +213,7 @@ class Record:
         raw = self._take(first * self._row_bytes, n_rows * self._row_bytes)
         if zlib.crc32(raw) != checksum:
             raise self._damage(f"a block of {n_rows:,} rows does not match its checksum")
-        columns, position = {}, 0
-        for name, dtype in self._columns.items():
-            columns[name] = np.frombuffer(raw, dtype, n_rows, position).astype(dtype.newbyteorder("="), copy=False)
-            position += n_rows * dtype.itemsize
-        return columns
+        return _columns_of(raw, self._columns, n_rows)
 
     def _take(self, start: int, n_bytes: int) -> bytes:
         """Read `n_bytes` bytes from `start` on."""
@@ -173,3 +225,14 @@ class Record:
 
     def _damage(self, why: str) -> DamagedRecordError:
         return DamagedRecordError(f"{self.where} is not a whole record: {why}")
+
+
+def _columns_of(
+    raw: bytes | memoryview, columns: Mapping[str, np.dtype[Any]], n_rows: int
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of a block, in native byte order."""
+    found, position = {}, 0
+    for name, dtype in columns.items():
+        found[name] = np.frombuffer(raw, dtype, n_rows, position).astype(dtype.newbyteorder("="), copy=False)
+        position += n_rows * dtype.itemsize
+    return found

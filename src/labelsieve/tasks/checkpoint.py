@@ -101,7 +101,8 @@ class Records:
     def summaries(self, index: int, start: int, stop: int) -> Iterator[SummaryBlock]:
         """Yield the summaries of rows ``[start, stop)`` of partition `index`, a block at a time."""
         with self.reading("summaries", index) as record:
-            for columns in record.blocks(start, stop):
+            for block in record.blocks(start, stop):
+                columns: dict[str, Any] = dict(block)
                 yield SummaryBlock(**columns)
 
     def is_committed(self, index: int, n_rows: int, *, kind: str) -> bool:

@@ -28,8 +28,8 @@ def widen(scores: Floats) -> Floats:
 
 
 def all_scores(chunk: Chunk, *, reader: SummaryReader) -> Floats:
-    """Return the scores of a chunk; they are not copied where it is one block."""
-    parts = [widen(scores_of(block)) for block in reader.blocks(chunk, whole=True)]
+    """Return the scores of a chunk, NaN for rows without a label; not copied where it is one block of labelled rows."""
+    parts = [block.spread(widen(scores_of(block))) for block in reader.blocks(chunk, whole=True)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -41,9 +41,17 @@ def count(chunk: Chunk, *, reader: SummaryReader, rule: Filter, thresholds: Floa
     return counter.counts()
 
 
-def sampled_classes(chunk: Chunk, *, reader: SummaryReader, sample: RowSample) -> tuple[Ints, Ints]:
-    """Return the labels and predicted classes of the rows of a chunk that are in the sample."""
-    return sample.take(chunk.start, reader.blocks(chunk))
+def n_labelled(chunk: Chunk, *, reader: SummaryReader) -> int:
+    """Return the number of rows of a chunk that have a label."""
+    return sum(map(len, reader.blocks(chunk)))
+
+
+def sampled_classes(chunk: Chunk, first: int, *, reader: SummaryReader, sample: RowSample) -> tuple[Ints, Ints]:
+    """Return the labels and predicted classes of the rows of a chunk that are in the sample.
+
+    The sample counts labelled rows alone; `first` of them come before this chunk.
+    """
+    return sample.take(first, reader.blocks(chunk))
 
 
 def histogram_within(chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut) -> Int64s:
@@ -76,15 +84,16 @@ def selected_blocks(
     first, pick = chunk.start, selection.picker(*parts)
     for block in reader.blocks(chunk):
         yield block, pick(block, first), first
-        first += len(block)
+        first += block.n_covered
 
 
 def issue_rows(block: SummaryBlock, rows: npt.NDArray[np.intp], first_row: int) -> IssueRows:
     """Return the issues at the positions `rows` of a block, in row order."""
     return IssueRows(
-        rows=(rows + first_row).astype(np.int64),
+        rows=block.row_numbers(rows, first_row),
         scores=scores_of(block)[rows],
-        given_labels=block.label[rows],
+        # All of these have a label, so that they need no wider dtype.
+        given_labels=block.label[rows].astype(block.predicted.dtype, copy=False),
         suggested_labels=block.predicted[rows],
         p_given=block.p_label[rows],
         p_suggested=block.p_predicted[rows],

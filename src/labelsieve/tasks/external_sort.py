@@ -123,7 +123,7 @@ def write_rows(
         issues = found.take(np.flatnonzero(kept))
         held.add(issues)
         if chunk is not None:
-            chunk.add(first, widen(scores_of(block)), issues.rows)
+            chunk.add(first, block.spread(widen(scores_of(block))), issues.rows)
         if held.n_rows >= run_rows:
             runs.append(_write_run(folder, f"{span.start}-{len(runs)}", held.take()))
     if held.n_rows:

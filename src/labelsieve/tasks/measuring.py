@@ -130,6 +130,8 @@ class MeasuringWork:
         Number of rows of the first read.
     keeps : bool
         Whether to return the summaries of a scan.
+    ignored : int, optional
+        The value of labels that says that a row has none.
     """
 
     kind: str
@@ -138,6 +140,7 @@ class MeasuringWork:
     settings: Settings
     n_first: int = 1
     keeps: bool = False
+    ignored: int | None = None
 
     def __call__(
         self, batches: Batches, labels: RowRange | Block, pred_probs: RowRange | Block
@@ -150,7 +153,7 @@ class MeasuringWork:
     def _measure(self, batches: Batches, *inputs: RowRange | Block) -> tuple[Timing, SummaryChunk | None]:
         sizes: list[list[int]] = [[], []]
         labels, pred_probs = map(_undecoded, inputs, sizes) if self.kind == "stored" else inputs
-        partition = Partition(batches, labels, pred_probs, self.n_classes, self.dtype)
+        partition = Partition(batches, labels, pred_probs, self.n_classes, self.dtype, self.ignored)
         clock, chunk = _Clock(self.n_first), None
         if self.kind == "scanned":
             found = read_rows(partition, self.settings, inspect=lambda _, strip: clock.advance(len(strip)))
@@ -159,10 +162,15 @@ class MeasuringWork:
             for _, strip in partition.strips():  # read, and thrown away
                 clock.advance(len(strip))
         # Rows that are stored as they are report no sizes.
-        decoded = [partition.n_rows * math.prod(one.shape[1:]) * one.dtype.itemsize for one in inputs]
+        decoded = [partition.n_rows * _row_bytes(one) for one in inputs]
         stored = (sum(found) or size for found, size in zip(sizes, decoded, strict=True))
         return clock.timing(*stored), chunk if self.keeps else None
 
 
 def _undecoded(rows: RowRange | Block, sizes: list[int]) -> RowRange | Block:
     return RowRange(_StoredRows(rows.source, sizes), rows.start, rows.stop) if isinstance(rows, RowRange) else rows
+
+
+def _row_bytes(rows: RowRange | Block) -> int:
+    """Return the bytes of a row before it is converted."""
+    return rows.source.read_row_bytes if isinstance(rows, RowRange) else math.prod(rows.shape[1:]) * rows.dtype.itemsize

@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.confident_joint import JointCounter
 from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
@@ -98,6 +99,8 @@ class Partition:
         Columns of `pred_probs`.
     dtype : dtype
         Dtype of `pred_probs`.
+    ignored : int, optional
+        The value of labels that says that a row has none.
     """
 
     def __init__(
@@ -107,7 +110,9 @@ class Partition:
         pred_probs: RowRange | Block | None,
         n_classes: int,
         dtype: np.dtype[Any],
+        ignored: int | None = None,
     ) -> None:
+        self.ignored = ignored
         self.index, self.ranges = batches.index, tuple(batches.ranges)
         self.n_classes, self.dtype = n_classes, dtype.newbyteorder("=")
         self.start, self.stop = self.ranges[0][0], self.ranges[-1][1]
@@ -139,6 +144,11 @@ class Partition:
     def summarizer(self) -> type[Summarizer]:
         """What makes row summaries of the strips."""
         return self._pred_probs.source.summarizer if isinstance(self._pred_probs, RowRange) else Summarizer
+
+    @property
+    def joint_counter(self) -> type[JointCounter]:
+        """What counts the confident joint of the strips of a second pass."""
+        return self._pred_probs.source.joint_counter if isinstance(self._pred_probs, RowRange) else JointCounter
 
     @cached_property
     def _batches(self) -> list[tuple[int, int]]:

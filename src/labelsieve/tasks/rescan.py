@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.confident_joint import JointCounter
 from labelsieve.confident_learning.dtypes import Floats
 from labelsieve.confident_learning.quality_scores import adjusted_margin
 from labelsieve.confident_learning.summary_block import SummaryBlock
@@ -39,7 +38,7 @@ def rescan(
     keeps_off_diagonal : bool
         Whether to keep the column `off_diagonal`; otherwise the rows are only counted.
     """
-    second, first = _SecondPass(reader, partition.dtype, keeps_off_diagonal=keeps_off_diagonal), 0
+    second, first = _SecondPass(reader, partition, keeps_off_diagonal=keeps_off_diagonal), 0
     columns = second.empty(partition.n_rows)
     for some, probs in aligned(partition, iter([chunk.summary])):
         for name, values in second.columns(some, probs).items():
@@ -60,7 +59,7 @@ def rescan_to_checkpoint(partition: Partition, *, reader: SummaryReader) -> Resc
         where = reader.rescan_records.folder.where
         raise DamagedRecordError(f"the second record of partition {index} in {where} is damaged")
     # A record needs at least one column.
-    second = _SecondPass(reader, partition.dtype, keeps_off_diagonal=reader.settings.counts_joint)
+    second = _SecondPass(reader, partition, keeps_off_diagonal=reader.settings.counts_joint)
     held = second.empty(BLOCK_ROWS)
     with reader.rescan_records.create("rescan", index) as writer:
         summaries, n_held = reader.records.summaries(index, 0, partition.n_rows), 0
@@ -92,16 +91,18 @@ class _SecondPass:
     ----------
     reader : SummaryReader
         Settings and thresholds.
-    dtype : dtype
-        Native dtype of `pred_probs`.
+    partition : Partition
+        What is read.
     keeps_off_diagonal : bool
         Whether to keep the column `off_diagonal`.
     """
 
-    def __init__(self, reader: SummaryReader, dtype: np.dtype[Any], *, keeps_off_diagonal: bool) -> None:
+    def __init__(self, reader: SummaryReader, partition: Partition, *, keeps_off_diagonal: bool) -> None:
+        self._no_label = reader.no_label
         settings, self._keeps_off_diagonal = reader.settings, keeps_off_diagonal and reader.settings.counts_joint
         self._thresholds = reader.thresholds if settings.scores_need_rescan else None
-        self._joint = JointCounter(reader.thresholds, dtype) if settings.counts_joint else None
+        counter = partition.joint_counter
+        self._joint = counter(reader.thresholds, partition.dtype) if settings.counts_joint else None
 
     def empty(self, n_rows: int) -> dict[str, Any]:
         """Return uninitialized columns of `n_rows` rows."""
@@ -109,7 +110,17 @@ class _SecondPass:
         return columns | ({"off_diagonal": np.empty(n_rows, np.bool_)} if self._keeps_off_diagonal else {})
 
     def columns(self, summary: SummaryBlock, probs: Floats) -> Columns:
-        """Return the columns of the ``(n, K)`` strip `probs`."""
+        """Return the columns of the ``(n, K)`` strip `probs`; rows without a label are not looked at."""
+        if self._no_label is None or summary.label.max(initial=0) < self._no_label:
+            return self._columns(summary, probs)
+        columns = {name: np.zeros_like(column) for name, column in self.empty(len(summary)).items()}
+        rows = np.flatnonzero(summary.label < self._no_label)
+        if len(rows):
+            for name, values in self._columns(summary[rows], probs[rows]).items():
+                columns[name][rows] = values
+        return columns
+
+    def _columns(self, summary: SummaryBlock, probs: Floats) -> Columns:
         found: dict[str, npt.NDArray[Any]] = {}
         if self._thresholds is not None:
             found["score"] = adjusted_margin(probs, summary.label, self._thresholds)

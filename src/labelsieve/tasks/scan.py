@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
-from labelsieve.confident_learning.dtypes import Float64s, Ints, class_dtype
+from labelsieve.confident_learning.dtypes import Float64s, Ints
 from labelsieve.confident_learning.quality_scores import column_kernels
-from labelsieve.confident_learning.summarizer import ScanTotals
+from labelsieve.confident_learning.summarizer import ScanTotals, label_column
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.validation import RowChecks, errors_in
 from labelsieve.errors import WorkdirError
@@ -42,12 +42,14 @@ def scan_and_commit(partition: Partition, *, settings: Settings, records: Record
     checks : RowChecks
         Which rows are accepted although they cannot be a distribution.
     """
-    whole = SummaryBlock.empty(partition.n_rows, partition.n_classes, partition.dtype, column_kernels(settings))
+    computed, ignored = column_kernels(settings), partition.ignored
+    whole = SummaryBlock.empty(partition.n_rows, partition.n_classes, partition.dtype, computed, ignored)
     position = 0
 
     def take(block: Columns) -> None:
         nonlocal position
-        position = whole.put(position, SummaryBlock(**block))
+        columns: dict[str, Any] = dict(block)
+        position = whole.put(position, SummaryBlock(**columns))
 
     footer = records.committed("summaries", partition.index, partition.n_rows, take)
     if footer is not None:
@@ -92,11 +94,12 @@ def has_same_labels(partition: Partition, *, records: Records) -> bool:
             then, n_rows = record.footer["labels"], record.n_rows
     except (DamagedRecordError, WorkdirError, KeyError, TypeError):
         return False
-    labels, dtype = hashlib.blake2b(digest_size=_DIGEST_BYTES), class_dtype(partition.n_classes)
+    labels = hashlib.blake2b(digest_size=_DIGEST_BYTES)
     for strip in partition.label_strips():
-        if strip.min() < 0 or strip.max() >= partition.n_classes:
+        column = label_column(strip, partition.n_classes, partition.ignored)
+        if column is None:
             return False
-        labels.update(_label_bytes(strip.astype(dtype)))
+        labels.update(_label_bytes(column))
     return n_rows == partition.n_rows and then == labels.hexdigest()
 
 
@@ -143,7 +146,7 @@ def read_rows(
     """
     n_rows = partition.n_rows if capacity is None else capacity
     summarizer = partition.summarizer(
-        n_rows, partition.n_classes, partition.dtype, settings, partition.start, thresholds
+        n_rows, partition.n_classes, partition.dtype, settings, partition.start, thresholds, partition.ignored
     )
     for labels, probs in partition.strips():
         if summarizer.room < len(probs):

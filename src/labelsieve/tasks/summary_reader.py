@@ -67,19 +67,31 @@ class SummaryReader:
         Records with the summaries of `Span` chunks.
     rescan_records : Records, optional
         Records with the columns of a second pass, if these are needed.
+    no_label : int, optional
+        K, if rows may be without a label: then their label is K, and only other rows are read.
     """
 
     settings: Settings
     thresholds: Float64s
     records: Records | None = None
     rescan_records: Records | None = None
+    no_label: int | None = None
 
     def blocks(self, chunk: Chunk, *, whole: bool = False) -> Iterator[SummaryBlock]:
-        """Yield the summaries of a chunk block by block, in row order; one in memory as one block if `whole`."""
+        """Yield the summaries of a chunk block by block, in row order; one in memory as one block if `whole`.
+
+        Rows without a label are left out; `SummaryBlock.labelled` has the numbers of the others.
+        """
+        first = chunk.start
+        for block in self._blocks(chunk, whole=whole):
+            yield self.scored(block if self.no_label is None else block.only_labelled(self.no_label, first))
+            first += len(block)
+
+    def _blocks(self, chunk: Chunk, *, whole: bool) -> Iterator[SummaryBlock]:
         if isinstance(chunk, SummaryChunk):
             # A user's Dask array may have a chunk without rows: it is one empty block.
             for rows in [slice(None)] if whole or not chunk.n_rows else row_slices(chunk.n_rows):
-                yield self.scored(chunk.summary[rows])
+                yield chunk.summary[rows]
             return
         for index, start, stop in chunk.pieces:
             yield from self._stored(index, start, stop)
@@ -93,11 +105,11 @@ class SummaryReader:
             raise RuntimeError("stored chunks are read from records")
         stored = self.records.summaries(index, start, stop)
         if self.rescan_records is None:
-            yield from map(self.scored, stored)
+            yield from stored
             return
         with self.rescan_records.reading("rescan", index) as record:
             for block in stored:
                 parts = list(record.blocks(start, start + len(block)))
                 start += len(block)
                 found: dict[str, Any] = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-                yield self.scored(replace(block, **found))
+                yield replace(block, **found)

@@ -30,6 +30,8 @@ class PartitionWork:
         Dtype of `pred_probs`.
     where : str
         Place of `pred_probs`, for messages.
+    ignored : int, optional
+        The value of labels that says that a row has none.
 
     Attributes
     ----------
@@ -39,9 +41,17 @@ class PartitionWork:
 
     may_run_twice = True
 
-    def __init__(self, work: Callable[..., Any], grid: Grid, n_classes: int, dtype: np.dtype[Any], where: str) -> None:
+    def __init__(
+        self,
+        work: Callable[..., Any],
+        grid: Grid,
+        n_classes: int,
+        dtype: np.dtype[Any],
+        where: str,
+        ignored: int | None = None,
+    ) -> None:
         self.where = where
-        self._work, self._grid, self._n_classes, self._dtype = work, grid, n_classes, dtype
+        self._work, self._grid, self._facts = work, grid, (n_classes, dtype, ignored)
 
     def batches(self, partition: int | Batches) -> Batches:
         """Return the batches of a partition, which may be given by its number."""
@@ -71,14 +81,13 @@ class PartitionWork:
 
     def with_options(self, **options: Any) -> PartitionWork:
         """Return a copy with keyword arguments for the function."""
-        return PartitionWork(partial(self._work, **options), self._grid, self._n_classes, self._dtype, self.where)
+        n_classes, dtype, ignored = self._facts
+        return PartitionWork(partial(self._work, **options), self._grid, n_classes, dtype, self.where, ignored)
 
     def __call__(self, partition: int | Batches, labels: Any, pred_probs: Any, *more: Any) -> Any:
         """Call the function; errors name the partition."""
         with located(self.name(partition), self.batches(partition).ranges):
-            return self._work(
-                Partition(self.batches(partition), labels, pred_probs, self._n_classes, self._dtype), *more
-            )
+            return self._work(Partition(self.batches(partition), labels, pred_probs, *self._facts), *more)
 
 
 class ChunkWork:

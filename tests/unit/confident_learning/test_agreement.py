@@ -409,7 +409,7 @@ def test_labels_that_count_from_minus_one_are_named(dtype, first):
     text = str(caught.value)
     assert text.startswith(f"{np.count_nonzero(LABELS == 0)} labels outside 0..9 in rows ")
     assert f"(first: {first}). No row is labelled 9, so the labels seem to be -1..8" in text
-    assert text.endswith(": add 1 to all of them, or drop these rows if -1 means that a row has no label")
+    assert text.endswith(f": add 1 to all of them, or give ignore_label={first} if it means that a row has no label")
     assert ("in unsigned integers" in text) == (first > 0)
 
 

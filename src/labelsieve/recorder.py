@@ -1,0 +1,380 @@
+"""`Recorder`: row summaries from a model's own loop, so that the probabilities are never stored.
+
+The method needs about 10 bytes of a row, whatever the number of classes. A recorder takes them from each batch of
+predictions, and writes them to a folder; `labelsieve.find_label_issues` reads the folder:
+
+    with labelsieve.Recorder("s3://bucket/summaries", n_classes=1000, part=rank) as recorder:
+        for batch in loader:
+            recorder.update(batch.labels, model(batch.x), rows=batch.rows)
+    issues = labelsieve.find_label_issues(summaries="s3://bucket/summaries")
+
+The result is that of the stored array, to the bit.
+
+## Rows and parts
+
+Any number of processes record at the same time, each a *part* of its own: a rank, a shard, a fold.
+
+- With `rows=` rows may come in any order and in any part. A row may come more than once, since a distributed sampler
+  repeats rows to fill its last batches: it counts once. With another label or other probabilities it is an error that
+  names both parts. A number that never came, below the largest one, is a row without a label: it is in no count and
+  is no issue, and `LabelIssues.n_ignored` says how many there are. With `n_rows` it is an error that names the row.
+- With `ids=` alone, or neither, the rows of a part are numbered as they come, and parts are joined in their order. The
+  result has the ids.
+
+## Interrupted loops
+
+Rows are written every `flush_rows` rows, and when the recorder closes. A process that is killed loses what it recorded
+since then. With ``resume=True`` its part goes on: `Recorder.rows_recorded` says how many rows given to `update` are
+safe, so that a loop in the same order can skip them; with `rows=` it can also start over.
+
+A part that was not closed cannot be read: the error names it. A part that exists is an error without ``resume=True``,
+and so are two recorders of the same part at a time. (On a disk the second one is refused. An object store has no locks:
+there the recorder that was opened last goes on, and the other one fails at its next flush. Their rows never mix.)
+
+## Arrays
+
+Batches may be NumPy arrays, lists, and arrays of PyTorch, JAX, CuPy and whatever else has the array API. What is in the
+processor's memory is read in place. On another device (CUDA) the batch is summarized there, by functions of the array
+API (``pip install labelsieve[arrays]``), and only the summaries are copied, with the rows that may have bad values.
+Logits, scores and `classes_per_row` are computed by NumPy, so for these a batch is copied first.
+
+## Settings that need more of a row
+
+The default rule needs only summaries. Tell the recorder beforehand what else a run will need:
+
+| a run with | needs |
+|---|---|
+| ``method="normalized_margin"``, ``"confidence_weighted_entropy"`` | ``scores=`` with this name |
+| ``adjust_pred_probs=True`` | ``scores=("row_sum",)`` |
+| ``rule="confident_joint"``, the filters with two reads | ``classes_per_row=`` |
+| adjusted margins, ``"prune_by_noise_rate"``, ``"both"`` | the array: these need whole rows |
+
+With `classes_per_row` the exact rule is exact: a row is counted only if no class that was not kept could change how.
+Otherwise the run is an error that says how many rows lack something, and how many classes would be enough.
+
+## In a training framework
+
+A `Trainer` of Hugging Face that records what it predicts or evaluates, on each of its processes. The data set has a
+column ``row`` with the numbers of its rows, and `TrainingArguments` has ``remove_unused_columns=False``:
+
+    import transformers
+
+    class RecordingTrainer(transformers.Trainer):
+        recorder = None  # labelsieve.Recorder(path, n_classes, part=trainer.args.process_index, from_logits=True)
+
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            inputs.pop("row", None)  # the model does not take it
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+            rows = inputs.pop("row")
+            loss, logits, labels = super().prediction_step(model, inputs, False, ignore_keys)
+            if self.recorder is not None:
+                self.recorder.update(labels, logits, rows=rows)
+            return (loss, None, None) if prediction_loss_only else (loss, logits, labels)
+
+A callback of Lightning that records the logits which `predict_step` returns. Its batches are dictionaries with
+``label`` and ``row``:
+
+    import lightning
+    import labelsieve
+
+    class RecordPredictions(lightning.Callback):
+        def __init__(self, path, n_classes):
+            self.path, self.n_classes = path, n_classes
+
+        def on_predict_start(self, trainer, pl_module):
+            self.recorder = labelsieve.Recorder(
+                self.path, self.n_classes, part=trainer.global_rank, from_logits=True
+            )
+
+        def on_predict_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            self.recorder.update(batch["label"], outputs, rows=batch["row"])
+
+        def on_predict_end(self, trainer, pl_module):
+            self.recorder.close()
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Final, Self, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.dtypes import Int64s
+from labelsieve.confident_learning.validation import MAX_RANGES, Findings, RowChecks, errors_in, raise_or_warn
+from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
+from labelsieve.settings import check_flag, check_whole_number
+from labelsieve.sources.batches import SCORES, BatchSummarizer, check_batch, rename_rows
+from labelsieve.sources.device_arrays import is_on_device, on_host, without_gradient
+from labelsieve.sources.part_writer import PartWriter
+from labelsieve.sources.recording_format import RecorderSettings
+from labelsieve.storage.folders import open_folder
+
+__all__ = ["Recorder"]
+
+logger = logging.getLogger("labelsieve")
+
+# Row numbers beyond this are mistakes; sums of probabilities are exact up to it.
+_MOST_ROWS: Final = 1 << 36
+
+
+class Recorder:
+    """Records row summaries of batches of predictions in a folder; a context manager.
+
+    The module page (`labelsieve.recorder`) explains rows, parts and what happens when a loop is interrupted.
+
+    Parameters
+    ----------
+    path : path or URL
+        Folder of the recording, which all parts share.
+    n_classes : int
+        Number of classes K.
+    part : int
+        Number of the part that this process records.
+    from_logits : bool
+        Whether `update` gets logits; their probabilities are computed in float64.
+    n_rows : int, optional
+        Number of rows of all parts together. Then rows that were never recorded are an error when the folder is read.
+    scores : sequence of str
+        Columns to compute from whole rows: ``"normalized_margin"`` and ``"confidence_weighted_entropy"`` for the
+        methods of these names, ``"row_sum"`` for `adjust_pred_probs` with self-confidence.
+    classes_per_row : int
+        Number of largest probabilities that are kept of each row, with their classes, for the exact rule
+        (``rule="confident_joint"`` and the filters that use it in two reads). 0 keeps none.
+    ignore_label : int, optional
+        The label that says that a row has none, such as -1 or 255. Its probabilities are not looked at.
+    flush_rows : int
+        Number of rows that are written at a time.
+    resume : bool
+        Whether to go on with a part that exists.
+    allow_zero_rows, allow_unnormalized_rows : bool
+        As in `labelsieve.find_label_issues`.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder was begun with other settings, or the part exists.
+    InUseError
+        If another recorder writes this part.
+    UnwritableError
+        If the folder cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import labelsieve
+    >>> labels = [0, 0, 1, 1, 1]
+    >>> pred_probs = [[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with labelsieve.Recorder(folder, n_classes=2, n_rows=5) as recorder:
+    ...         recorder.update(labels[3:], pred_probs[3:], rows=[3, 4])
+    ...         recorder.update(labels[:3], pred_probs[:3], rows=[0, 1, 2])
+    ...     recorder.rows_recorded
+    5
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        n_classes: int,
+        *,
+        part: int = 0,
+        from_logits: bool = False,
+        n_rows: int | None = None,
+        scores: Sequence[str] = (),
+        classes_per_row: int = 0,
+        ignore_label: int | None = None,
+        flush_rows: int = 1_000_000,
+        resume: bool = False,
+        allow_zero_rows: bool = False,
+        allow_unnormalized_rows: bool = False,
+    ) -> None:
+        self._folder = open_folder(path, "the folder of a recorder")
+        n_classes = check_whole_number("n_classes", n_classes, 2)
+        for name, flag in (("resume", resume), ("from_logits", from_logits)):
+            check_flag(name, flag)
+        self._settings = RecorderSettings(
+            n_classes,
+            from_logits,
+            None if n_rows is None else check_whole_number("n_rows", n_rows, 1, "None or "),
+            _checked_scores(scores),
+            check_whole_number("classes_per_row", classes_per_row, 0),
+        )
+        if classes_per_row > n_classes:
+            raise InvalidInputError(f"classes_per_row is {classes_per_row:,}, there are {n_classes:,} classes")
+        self._checks = RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows)
+        if ignore_label is not None and (isinstance(ignore_label, bool) or not isinstance(ignore_label, SupportsIndex)):
+            raise InvalidInputError(f"ignore_label must be a whole number or None, not {ignore_label!r}")
+        ignored = None if ignore_label is None else int(ignore_label)
+        self._summarizer = BatchSummarizer(self._settings, self._checks, ignored)
+        self.part = check_whole_number("part", part, 0)
+        flush_rows = check_whole_number("flush_rows", flush_rows, 1)
+        self._writer = PartWriter(self._folder, self.part, self._settings, flush_rows, resume=resume)
+        self._closed = False
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._closed else ""
+        return f"<Recorder: {self.rows_recorded:,} rows in {self._writer.where}{closed}>"
+
+    @property
+    def where(self) -> str:
+        """Path or URL of the folder."""
+        return self._folder.where
+
+    @property
+    def rows_recorded(self) -> int:
+        """Number of rows of this part, given to `update`, that are safely written; repeated ones are counted."""
+        return self._writer.n_committed
+
+    def update(self, labels: Any, pred_probs: Any, rows: Any = None, ids: Any = None) -> None:
+        """Record a batch.
+
+        Parameters
+        ----------
+        labels : (n,) array-like of int
+            Labels, 0..K-1.
+        pred_probs : (n, K) array-like of float
+            Probabilities, or logits with `from_logits`; an array of any library with the array API.
+        rows : (n,) array-like of int, optional
+            Numbers of the rows, from 0.
+        ids : (n,) array-like of int or str, optional
+            Names of the rows.
+
+        Raises
+        ------
+        InvalidInputError
+            For bad data; the message names the part and the rows. Nothing of the batch is recorded then.
+        InUseError
+            If another recorder took over this part.
+        """
+        if self._closed:
+            raise InvalidInputError(f"the recorder of {self._writer.where} is closed")
+        findings, writer = Findings(), self._writer
+        try:
+            label = on_host("labels", labels)
+            given = without_gradient(pred_probs)
+            probs = given if is_on_device(given) else on_host("pred_probs", given)
+            check_batch(label, probs, self._settings.n_classes)
+            numbers = None if rows is None else self._checked_rows(rows, len(label))
+            names = None if ids is None else _checked_ids(ids, len(label))
+            writer.check_kind(has_rows=numbers is not None, has_ids=names is not None)
+        except (InvalidInputError, InputTypeError) as error:
+            raise type(error)(f"{writer.where}: {error}") from error
+        if not len(label):
+            return
+        columns = self._summarizer.columns(label, probs, findings)
+        if errors_in(findings, self._checks):
+            self._refuse(findings, numbers, names)
+        if numbers is not None:
+            columns["row"] = numbers
+        if names is not None:
+            columns["id"] = names
+        writer.add(columns)
+
+    def _checked_rows(self, rows: Any, n: int) -> Int64s:
+        array: npt.NDArray[Any] = on_host("rows", rows)
+        if array.dtype.kind not in "iu" or array.shape != (n,):
+            raise InvalidInputError(f"rows must be ({n},) integers, not {array.dtype} of shape {array.shape}")
+        limit = self._settings.n_rows or _MOST_ROWS
+        outside = np.flatnonzero((array < 0) | (array >= limit))
+        if len(outside):
+            raise InvalidInputError(
+                f"rows must be 0..{limit - 1:,}, and {len(outside):,} are not (first: {array[outside[0]]})"
+            )
+        numbers: Int64s = array.astype(np.int64)
+        return numbers
+
+    def _refuse(self, findings: Findings, numbers: Int64s | None, names: npt.NDArray[Any] | None) -> None:
+        """Raise for bad data, with the user's own numbers of the rows."""
+        what = "row numbers are positions in the batch"
+        if numbers is not None:
+            rename_rows(findings, numbers)
+            what = ""
+        elif names is not None:
+            bad = sorted({row for kind in errors_in(findings, self._checks) for row, _ in findings[kind].ranges})
+            what = f"{what}; ids of the first: {', '.join(repr(names[row].item()) for row in bad[:MAX_RANGES])}"
+        try:
+            raise_or_warn(findings, self._settings.n_classes, self._checks)
+        except InvalidInputError as error:
+            text = f"{self._writer.where}, after {self._writer.n_given:,} rows: {error}"
+            raise InvalidInputError(f"{text} ({what})" if what else text).at(error.rows) from error
+
+    def flush(self) -> None:
+        """Write the rows that are not written yet.
+
+        Raises
+        ------
+        InvalidInputError
+            If a row was given twice with different values since the last flush.
+        InUseError
+            If another recorder took over this part.
+        UnwritableError
+            If they cannot be written. They are kept, and the next flush tries again.
+        """
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write all rows and close the part, so that the folder can be read. Raises as `flush` does."""
+        if not self._closed:
+            self._writer.close()
+            self._release()
+
+    def _release(self) -> None:
+        self._closed = True
+        self._writer.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            try:
+                self.close()
+            finally:
+                if not self._closed:
+                    self._release()
+            return
+        # What was recorded before the error is kept, and the part stays open.
+        try:
+            if not self._closed:
+                self.flush()
+        except LabelsieveError as second:
+            logger.warning("%s: the rows since the last flush are lost: %s", self._writer.where, second)
+        finally:
+            self._release()
+
+
+def _checked_scores(scores: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the columns to compute, in one order."""
+    given = (scores,) if isinstance(scores, str) else tuple(scores)
+    unknown = sorted(str(name) for name in given if name not in SCORES)
+    if unknown:
+        raise InvalidInputError(f"scores must be among {', '.join(SCORES)}; not {', '.join(unknown)}")
+    return tuple(name for name in SCORES if name in given)
+
+
+def _checked_ids(ids: Any, n: int) -> npt.NDArray[Any]:
+    """Return ids as integers or as UTF-8."""
+    array: npt.NDArray[Any] = on_host("ids", ids)
+    if array.shape != (n,):
+        raise InvalidInputError(f"ids must be ({n},) integers or strings, not of shape {array.shape}")
+    if array.dtype.kind in "iu":
+        if array.dtype == np.uint64 and n and array.max() > np.iinfo(np.int64).max:
+            raise InvalidInputError("integer ids must be below 2**63")
+        return array.astype(np.int64)
+    if array.dtype.kind == "O" and not all(isinstance(name, str) for name in array.tolist()):
+        raise InputTypeError("ids must be integers or strings")
+    if array.dtype.kind not in "UTO":
+        raise InputTypeError(f"ids must be integers or strings, not {array.dtype}")
+    texts = array.tolist()
+    if any("\0" in text for text in texts):
+        raise InvalidInputError("ids must not have null characters")
+    return np.array([text.encode("utf-8", "backslashreplace") for text in texts], "S")

@@ -1,0 +1,224 @@
+"""Arrow files, in the file format (Feather) or the stream format: mapped where they are not compressed."""
+
+from __future__ import annotations
+
+import itertools
+import struct
+from functools import lru_cache
+from typing import Any, BinaryIO, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.errors import InvalidInputError
+from labelsieve.sources.arrow_batches import BatchRows
+from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.columns import Columns, arrow, columns_of, common_length
+from labelsieve.sources.table_files import LocalTableFile, TableFile, reading
+
+_MAGIC: Final = b"ARROW1"
+# The mark before the size of each message.
+_CONTINUATION: Final = 0xFFFFFFFF
+# Kind of the messages that hold rows, and places of fields in the tables of messages and record batches.
+_RECORD_BATCH: Final = 3
+_KIND, _HEADER, _BODY_BYTES = 1, 2, 3
+_N_ROWS, _COMPRESSION = 0, 3
+
+
+class ArrowTable:
+    """An open Arrow file: its columns and the number of rows of each record batch. No values are read.
+
+    Parameters
+    ----------
+    name : str
+        What is to be read, for messages.
+    file : TableFile
+        The file, of a known version.
+
+    Attributes
+    ----------
+    names : list of str
+        Names of the columns.
+    where : str
+        The path.
+    n_rows : int
+        Number of rows.
+
+    Raises
+    ------
+    InvalidInputError
+        For a file that is not an Arrow file, is cut off, is compressed in the stream format, or is not on a disk.
+    """
+
+    def __init__(self, name: str, file: TableFile) -> None:
+        if not isinstance(file, LocalTableFile):
+            raise InvalidInputError(
+                f"{name}: {file.where} is an Arrow file, which is mapped from a disk: copy it, or store a Parquet file"
+            )
+        pa = arrow()
+        self._file, self.where = file, file.where
+        try:
+            with file.path.open("rb") as opened:
+                is_stream, sizes = _record_batches(opened)
+            self._schema = _reader(file, is_stream=is_stream).schema
+        except (pa.ArrowException, OSError, struct.error) as error:
+            raise InvalidInputError(f"{name}: {file.where} is not a readable Arrow file: {error}") from error
+        self._rows, self._compressed = [n for n, _ in sizes], any(is_compressed for _, is_compressed in sizes)
+        self._is_stream = is_stream
+        if is_stream and self._compressed:
+            raise InvalidInputError(
+                f"{name}: {file.where} is a compressed Arrow stream, which has no index: store it as a Parquet file"
+            )
+        self.names: list[str] = self._schema.names
+        self.n_rows = sum(self._rows)
+
+    def source(self, name: str, wanted: Any) -> ArrowFileSource:
+        """Return the source of one or more columns."""
+
+        def list_width(column: str) -> int:
+            [batch, *_] = [index for index, n_rows in enumerate(self._rows) if n_rows] or [-1]
+            counts = []
+            if batch >= 0:
+                lists = _batch(self._file, self._is_stream, self._compressed, (column,), batch).column(column)
+                counts = [(len(lists), len(lists.flatten()))]
+            return common_length(name, column, counts, self._file.where)
+
+        columns = columns_of(name, wanted, self._schema, self._file.where, list_width)
+        return ArrowFileSource(self._file, columns, self._rows, is_stream=self._is_stream, compressed=self._compressed)
+
+
+class ArrowFileSource(Source):
+    """Columns of one Arrow file as an array.
+
+    Parameters
+    ----------
+    file : LocalTableFile
+        The file.
+    columns : Columns
+        Which columns, and how a row of them is read.
+    batch_rows : list of int
+        Number of rows of each record batch.
+    is_stream : bool
+        Whether the file has the stream format.
+    compressed : bool
+        Whether record batches have to be decoded, each whole.
+    """
+
+    def __init__(
+        self, file: LocalTableFile, columns: Columns, batch_rows: list[int], *, is_stream: bool, compressed: bool
+    ) -> None:
+        super().__init__((sum(batch_rows), *columns.shape), columns.dtype)
+        self.file, self.columns, self.is_stream, self.is_encoded = file, columns, is_stream, compressed
+        self.ends: npt.NDArray[np.int64] = np.array(list(itertools.accumulate(batch_rows)), np.int64)
+        if compressed:
+            largest = max(batch_rows) * self.row_bytes
+            self.decoding_bytes = 2 * largest
+            self.decoding_note = (
+                f"record batches of {file.where} have up to {largest / 1e6:,.0f} MB in what is read, and are decoded "
+                "whole"
+            )
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64] | None:
+        """The rows at which record batches end, if these are compressed."""
+        return self.ends if self.is_encoded else None
+
+    @property
+    def where(self) -> str:
+        """The path."""
+        return self.file.where
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
+        """Open for reading."""
+        return _ArrowFileRows(self)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what every source returns, and the columns."""
+        return super().identity() | {"columns": list(self.columns.columns)}
+
+    def _content(self) -> Any:
+        return self.file.content()
+
+    def check_version(self) -> None:
+        """Compare the version of the file."""
+        self.file.check()
+
+
+class _ArrowFileRows(BatchRows):
+    """Holds the last record batch, which may have been decompressed."""
+
+    def __init__(self, source: ArrowFileSource) -> None:
+        super().__init__(source, source.columns, source.ends, self._load)
+        source.file.check()
+        self._source, self._index, self._loaded = source, -1, None
+
+    def _load(self, index: int) -> Any:
+        if index != self._index:
+            source, self._loaded = self._source, None
+            with reading(f"{source.where}, record batch {index:,},"):
+                self._loaded = _batch(source.file, source.is_stream, source.is_encoded, source.columns.columns, index)
+            self._index = index
+        return self._loaded
+
+
+def _reader(file: LocalTableFile, *, is_stream: bool, options: Any = None) -> Any:
+    import pyarrow.ipc
+
+    mapped = arrow().memory_map(str(file.path), "r")
+    return (pyarrow.ipc.open_stream if is_stream else pyarrow.ipc.open_file)(mapped, options=options)
+
+
+@lru_cache(maxsize=16)
+def _mapped_batches(file: LocalTableFile, is_stream: bool) -> list[Any]:
+    """Return all record batches, whose values are those of the mapped file."""
+    reader = _reader(file, is_stream=is_stream)
+    if is_stream:
+        return list(reader)
+    return [reader.get_batch(index) for index in range(reader.num_record_batches)]
+
+
+def _batch(file: LocalTableFile, is_stream: bool, compressed: bool, columns: tuple[str, ...], index: int) -> Any:
+    """Return a record batch; of a compressed one only some columns."""
+    if not compressed:
+        return _mapped_batches(file, is_stream)[index]
+    names = _reader(file, is_stream=False).schema.names
+    options = arrow().ipc.IpcReadOptions(included_fields=[names.index(column) for column in columns], use_threads=False)
+    return _reader(file, is_stream=False, options=options).get_batch(index)
+
+
+def _record_batches(file: BinaryIO) -> tuple[bool, list[tuple[int, bool]]]:
+    """Return whether a file has the stream format, and of each record batch its rows and whether it is compressed.
+
+    Messages follow each other in both formats. Each is a mark, the size of its header, the header, and a body.
+    """
+    is_stream = file.read(len(_MAGIC)) != _MAGIC
+    position, found = (0 if is_stream else 8), list[tuple[int, bool]]()
+    while True:
+        file.seek(position)
+        prefix = file.read(8)
+        mark, size = struct.unpack("<II", prefix) if len(prefix) == 8 else (0, 0)
+        if mark != _CONTINUATION or not size:
+            return is_stream, found
+        header = file.read(size)
+        root = struct.unpack_from("<I", header)[0]
+        [n_bytes] = _field(header, root, _BODY_BYTES, "<q")
+        if _field(header, root, _KIND, "<B")[0] == _RECORD_BATCH:
+            at = _place(header, root, _HEADER)
+            batch = at + struct.unpack_from("<I", header, at)[0]
+            found.append((_field(header, batch, _N_ROWS, "<q")[0], bool(_place(header, batch, _COMPRESSION))))
+        position += 8 + size + n_bytes
+
+
+def _place(buffer: bytes, table: int, number: int) -> int:
+    """Return where a field of a table of a FlatBuffer is; 0 if it is not stored."""
+    fields = table - struct.unpack_from("<i", buffer, table)[0]
+    if 4 + 2 * number >= struct.unpack_from("<H", buffer, fields)[0]:
+        return 0
+    offset = struct.unpack_from("<H", buffer, fields + 4 + 2 * number)[0]
+    return table + offset if offset else 0
+
+
+def _field(buffer: bytes, table: int, number: int, form: str) -> tuple[int]:
+    """Return a number of a table of a FlatBuffer, 0 if it is not stored."""
+    place = _place(buffer, table, number)
+    return struct.unpack_from(form, buffer, place) if place else (0,)

@@ -1,0 +1,310 @@
+"""Columns of tables: which ones are meant, what they may hold, and the NumPy arrays of their Arrow arrays."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
+
+# Columns and rows that a message names.
+_MOST_COLUMNS: Final = 12
+_MOST_ROWS: Final = 3
+
+
+def arrow() -> Any:
+    """Return pyarrow.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed.
+    """
+    try:
+        import pyarrow as pa
+    except ImportError as error:
+        raise MissingDependencyError("Reading tables", "parquet") from error
+    return pa
+
+
+def choose_columns(name: str, wanted: Any, names: Sequence[str], where: str) -> tuple[str, ...]:
+    """Return the columns that the user means.
+
+    Parameters
+    ----------
+    name : str
+        ``labels``, ``pred_probs`` or ``ids``, for messages.
+    wanted : str or sequence of str
+        A column, or, for `pred_probs`, a pattern such as ``"p_*"`` or a list of columns, one for each class. Columns
+        that a pattern matches are in the order of the table; those that differ in a number are in the order of the
+        numbers.
+    names : sequence of str
+        The columns of the table.
+    where : str
+        The table, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the column that there is not, the nearest name, and the columns that there are.
+    InputTypeError
+        For anything but strings.
+    """
+    several = isinstance(wanted, list | tuple) and name == "pred_probs"
+    columns = list(wanted) if several else [wanted]
+    if not columns or not all(isinstance(column, str) for column in columns):
+        kinds = "a column, a list of columns, or a pattern such as 'p_*'" if name == "pred_probs" else "a column"
+        raise InputTypeError(f"{name} must name {kinds} of {where}, not {wanted!r}")
+    if not several and name == "pred_probs" and wanted not in names and any(letter in wanted for letter in "*?["):
+        return _matching(wanted, names, where)
+    count = Counter(columns)
+    for column, times in count.items():
+        if times > 1:
+            raise InvalidInputError(f"{name}: column {column!r} is listed {times} times")
+        if names.count(column) != 1:
+            raise InvalidInputError(f"{name}: {_missing(column, names, where)}")
+    return tuple(columns)
+
+
+def _matching(pattern: str, names: Sequence[str], where: str) -> tuple[str, ...]:
+    matches = [column for column in names if fnmatch.fnmatchcase(column, pattern)]
+    if not matches:
+        raise InvalidInputError(f"pred_probs: no column of {where} matches {pattern!r}: it has {_listed(names)}")
+    head, star, tail = pattern.partition("*")
+    if not star or any(letter in head + tail for letter in "*?["):
+        return tuple(matches)
+    varying = [column[len(head) : len(column) - len(tail)] for column in matches]
+    if not all(part.isdecimal() for part in varying):
+        return tuple(matches)
+    by_number = sorted(zip(map(int, varying), matches, strict=True))
+    numbers = [number for number, _ in by_number]
+    gap = next((n for n in range(numbers[0], numbers[0] + len(numbers)) if n not in numbers), None)
+    if gap is not None:
+        raise InvalidInputError(
+            f"pred_probs: {pattern!r} matches {len(matches):,} columns of {where}, numbered {numbers[0]} to "
+            f"{numbers[-1]}, but not {head}{gap}{tail}: give the columns as a list, in the order of the classes"
+        )
+    return tuple(column for _, column in by_number)
+
+
+def _missing(column: str, names: Sequence[str], where: str) -> str:
+    if column in names:
+        return f"{where} has {names.count(column)} columns called {column!r}"
+    close = get_close_matches(column, names, 1) or [name for name in names if name.lower() == column.lower()]
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"{where} has no column {column!r}.{hint} It has {_listed(names)}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_COLUMNS:,} more" if len(names) > _MOST_COLUMNS else ""
+    return ("the columns " if len(names) != 1 else "the column ") + ", ".join(names[:_MOST_COLUMNS]) + more
+
+
+@dataclass(frozen=True)
+class Columns:
+    """One or more columns of a table as one array.
+
+    Parameters
+    ----------
+    name : str
+        ``labels``, ``pred_probs`` or ``ids``, for messages.
+    columns : tuple of str
+        Names of the columns.
+    dtype : dtype
+        Of the array; text has NumPy's ``StringDType``.
+    width : int or None
+        Number of classes K of an ``(N, K)`` array; None for an ``(N,)`` array.
+    in_lists : bool
+        Whether a row is a list in one column, rather than a value in each of several columns.
+    where : str
+        The table, for messages.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    dtype: np.dtype[Any]
+    width: int | None
+    in_lists: bool
+    where: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of a row."""
+        return () if self.width is None else (self.width,)
+
+    def to_numpy(self, arrays: Sequence[Any], first_row: int) -> npt.NDArray[Any]:
+        """Return the rows of Arrow arrays, without a copy where there can be one array without one.
+
+        Parameters
+        ----------
+        arrays : sequence of pyarrow.Array
+            One for each column, of the same length.
+        first_row : int
+            Number of their first row, for messages.
+
+        Raises
+        ------
+        InvalidInputError
+            Naming rows with nulls, or with lists of another length.
+        """
+        pa = arrow()
+        arrays = [array.storage if isinstance(array, pa.ExtensionArray) else array for array in arrays]
+        if self.in_lists:
+            return self._of_lists(arrays[0], first_row)
+        values = [self._of_values(array, first_row, column) for array, column in zip(arrays, self.columns, strict=True)]
+        if self.width is None:
+            return values[0]
+        rows: npt.NDArray[Any] = np.empty((len(values[0]), self.width), self.dtype)
+        for k, one in enumerate(values):
+            rows[:, k] = one
+        return rows
+
+    def _of_values(self, array: Any, first_row: int, column: str) -> npt.NDArray[Any]:
+        pa = arrow()
+        if isinstance(array.type, pa.DictionaryType):
+            array = array.dictionary_decode()
+        if array.null_count:
+            self._refuse_nulls(array, first_row, column)
+        if self.dtype.kind == "T":
+            return np.array(array.to_pylist(), self.dtype)
+        values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+        return values
+
+    def _of_lists(self, array: Any, first_row: int) -> npt.NDArray[Any]:
+        pa, [column], width = arrow(), self.columns, self.width or 0
+        if array.null_count:
+            self._refuse_nulls(array, first_row, column)
+        if isinstance(array.type, pa.FixedSizeListType):
+            values = array.values.slice(array.offset * width, len(array) * width)
+        else:
+            offsets = array.offsets.to_numpy()
+            lengths = np.diff(offsets)
+            if len(lengths) and (lengths.min() != width or lengths.max() != width):
+                row = int(np.flatnonzero(lengths != width)[0])
+                raise InvalidInputError(
+                    f"{self.name}: the lists in column {column!r} of {self.where} differ in length: row "
+                    f"{first_row + row:,} has {lengths[row]:,} values, others have {width:,}"
+                ).at([(first_row + row, first_row + row + 1)])
+            values = array.values.slice(int(offsets[0]), len(array) * width)
+        if isinstance(values.type, pa.DictionaryType):
+            values = values.dictionary_decode()
+        if values.null_count:
+            rows = np.unique(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)) // width)
+            self._refuse_rows(rows + first_row, f"nulls in the lists of column {column!r}")
+        return values.to_numpy(zero_copy_only=False).reshape(len(array), width)  # type: ignore[no-any-return]
+
+    def _refuse_nulls(self, array: Any, first_row: int, column: str) -> None:
+        rows = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)) + first_row
+        self._refuse_rows(rows, f"nulls in column {column!r}")
+
+    def _refuse_rows(self, rows: npt.NDArray[Any], what: str) -> None:
+        some = ", ".join(f"{row:,}" for row in rows[:_MOST_ROWS].tolist())
+        several = f"rows {some}" if len(rows) > 1 else f"row {some}"
+        more = f" and at least {len(rows) - _MOST_ROWS:,} more" if len(rows) > _MOST_ROWS else ""
+        raise InvalidInputError(
+            f"{self.name}: {what} of {self.where}, in {several}{more}: fill them, or leave out these rows"
+        ).at([(int(row), int(row) + 1) for row in rows[:_MOST_ROWS]])
+
+
+def columns_of(name: str, wanted: Any, schema: Any, where: str, list_width: Any) -> Columns:
+    """Return the columns that the user means, after a look at their types.
+
+    Parameters
+    ----------
+    name : str
+        ``labels``, ``pred_probs`` or ``ids``.
+    wanted : str or sequence of str
+        As the user gives it.
+    schema : pyarrow.Schema
+        Of the table.
+    where : str
+        The table, for messages.
+    list_width : callable
+        Given the name of a column of lists of any length, returns the length of its lists.
+
+    Raises
+    ------
+    InvalidInputError
+        For a column that there is not, or of a type that cannot be what it should be.
+    """
+    columns = choose_columns(name, wanted, schema.names, where)
+    pa = arrow()
+    types = [schema.field(column).type for column in columns]
+    types = [kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind for kind in types]
+    if name != "pred_probs":
+        return Columns(
+            name, columns, _value_dtype(name, columns[0], types[0], where), None, in_lists=False, where=where
+        )
+    list_types = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
+    if len(columns) == 1 and isinstance(types[0], list_types):
+        dtype = _float_dtype(columns[0], types[0].value_type, types[0], where)
+        fixed = isinstance(types[0], pa.FixedSizeListType)
+        width = types[0].list_size if fixed else list_width(columns[0])
+        return Columns(name, columns, dtype, int(width), in_lists=True, where=where)
+    dtypes = [_float_dtype(column, kind, kind, where) for column, kind in zip(columns, types, strict=True)]
+    if len(columns) == 1:
+        raise InvalidInputError(
+            f"pred_probs: column {columns[0]!r} of {where} holds one number in each row: give a column of lists, or "
+            "one column for each class, as a list or as a pattern such as 'p_*'"
+        )
+    return Columns(name, columns, np.result_type(*dtypes), len(columns), in_lists=False, where=where)
+
+
+def _value_dtype(name: str, column: str, kind: Any, where: str) -> np.dtype[Any]:
+    """Return the dtype of a column of labels or ids."""
+    pa = arrow()
+    inner = kind.value_type if isinstance(kind, pa.DictionaryType) else kind
+    is_ = pa.types
+    if is_.is_string(inner) or is_.is_large_string(inner) or inner == pa.string_view():
+        return np.dtype(np.dtypes.StringDType())
+    if is_.is_integer(inner) or is_.is_floating(inner) or is_.is_boolean(inner):
+        dtype: np.dtype[Any] = np.dtype(inner.to_pandas_dtype())
+        return dtype
+    raise InvalidInputError(f"{name}: column {column!r} of {where} has the type {kind}, not integers or strings")
+
+
+def _float_dtype(column: str, inner: Any, kind: Any, where: str) -> np.dtype[Any]:
+    pa = arrow()
+    if isinstance(inner, pa.DictionaryType):
+        inner = inner.value_type
+    if pa.types.is_floating(inner):
+        dtype: np.dtype[Any] = np.dtype(inner.to_pandas_dtype())
+        return dtype
+    hint = ""
+    if pa.types.is_integer(inner):
+        hint = "; if these are counts or percentages, divide them by their sum"
+    elif pa.types.is_decimal(inner):
+        hint = "; cast it to double"
+    raise InvalidInputError(
+        f"pred_probs: column {column!r} of {where} has the type {kind}: probabilities are float16, float32 or "
+        f"float64, in lists or in one column for each class{hint}"
+    )
+
+
+def common_length(name: str, column: str, counts: Iterable[tuple[int, int]], where: str) -> int:
+    """Return the length of the lists of a column: that of most parts. Reading finds the rows with another length.
+
+    Parameters
+    ----------
+    name, column, where : str
+        What is read, the column and the table, for messages.
+    counts : iterable of tuple of int
+        Number of rows and of values of some parts of the column.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no rows.
+    """
+    known = [(n_rows, n_values) for n_rows, n_values in counts if n_rows]
+    if not known:
+        raise InvalidInputError(f"{name}: {where} has no rows, so the length of the lists in {column!r} is unknown")
+    whole = Counter(n_values // n_rows for n_rows, n_values in known if n_values % n_rows == 0)
+    return whole.most_common(1)[0][0] if whole else round(known[0][1] / known[0][0])

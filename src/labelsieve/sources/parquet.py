@@ -1,0 +1,373 @@
+"""Columns of Parquet files, decoded as a stream: memory follows the strip that is read, and not the row group.
+
+Decoding begins at the first row of a row group, so partitions are whole row groups (`Source.row_edges`). A task
+decodes its row groups in its own thread, some rows at a time. ``pre_buffer=True`` of pyarrow would hold whole row
+groups, and so would a reader without a buffer for each column.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
+from labelsieve.errors import InvalidInputError
+from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.columns import Columns, arrow, columns_of, common_length
+from labelsieve.sources.prefetch import Prefetcher, ahead_bytes, n_ahead
+from labelsieve.sources.table_files import ObjectFile, RemoteTableFile, TableFile, reading
+
+# Bytes that are read at a time from a column on a disk, if there is one; several columns share 16 MB.
+_BUFFER_BYTES: Final = 1 << 20
+_ALL_BUFFERS: Final = 16 << 20
+_LEAST_BUFFER: Final = 1 << 16
+# One request, and the largest row group of several columns that is requested whole.
+_REQUEST_BYTES: Final = 8_000_000
+_WHOLE_GROUP_BYTES: Final = 64_000_000
+# Rows that are decoded at a time, where fewer are asked for first.
+_LEAST_ROWS: Final = 1024
+# Bytes at the beginning of a page that hold its size, and the size to expect where it is not known.
+_PAGE_HEADER: Final = 32
+_PAGE_BYTES: Final = 1 << 20
+# Copies of a strip that decoding takes: the values, their levels of nesting, and room to grow.
+_DECODING_COPIES: Final = 4
+
+
+class ParquetTable:
+    """An open Parquet file: its columns and row groups. Only its footer is read.
+
+    Parameters
+    ----------
+    name : str
+        What is to be read, for messages.
+    file : TableFile
+        The file, of a known version.
+
+    Attributes
+    ----------
+    names : list of str
+        Names of the columns.
+    where : str
+        Path, or URL without secrets.
+    n_rows : int
+        Number of rows.
+
+    Raises
+    ------
+    InvalidInputError
+        For a file that is not a Parquet file, or is cut off.
+    """
+
+    def __init__(self, name: str, file: TableFile) -> None:
+        pa = arrow()
+        self._file, self.where = file, file.where
+        try:
+            metadata = _metadata(file)
+            with _parquet_file(file, metadata) as opened:
+                self._schema = opened.schema_arrow
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise InvalidInputError(f"{name}: there is no file {file.where}") from None
+            raise InvalidInputError(f"{name}: {file.where} is not a readable Parquet file: {error}") from error
+        self.names: list[str] = self._schema.names
+        self.n_rows: int = metadata.num_rows
+        n_leaves = [_n_leaves(field.type) for field in self._schema]
+        self._leaf = np.cumsum([0, *n_leaves])
+
+    def source(self, name: str, wanted: Any) -> ParquetSource:
+        """Return the source of one or more columns.
+
+        Parameters
+        ----------
+        name : str
+            ``labels``, ``pred_probs`` or ``ids``.
+        wanted : str or sequence of str
+            Which columns, as the user says it.
+        """
+        metadata, where = _metadata(self._file), self._file.where
+
+        def list_width(column: str) -> int:
+            leaf = int(self._leaf[self.names.index(column)])
+            groups = map(metadata.row_group, range(metadata.num_row_groups))
+            return common_length(name, column, ((g.num_rows, g.column(leaf).num_values) for g in groups), where)
+
+        columns = columns_of(name, wanted, self._schema, where, list_width)
+        leaves = [int(self._leaf[self.names.index(column)]) for column in columns.columns]
+        return ParquetSource(self._file, columns, leaves)
+
+
+class ParquetSource(Source):
+    """Columns of one Parquet file as an array.
+
+    Parameters
+    ----------
+    file : TableFile
+        The file.
+    columns : Columns
+        Which columns, and how a row of them is read.
+    leaves : sequence of int
+        The number of each column among the stored columns of the file.
+    """
+
+    is_encoded = True
+
+    def __init__(self, file: TableFile, columns: Columns, leaves: Sequence[int]) -> None:
+        metadata = _metadata(file)
+        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+        super().__init__((metadata.num_rows, *columns.shape), columns.dtype)
+        self.file, self.columns, self.leaves = file, columns, tuple(leaves)
+        self.ends: npt.NDArray[np.int64] = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
+        sizes = [[group.column(leaf) for leaf in self.leaves] for group in groups if group.num_rows]
+        stored = [sum(column.total_compressed_size for column in columns) for columns in sizes]
+        decoded = [sum(column.total_uncompressed_size for column in columns) for columns in sizes]
+        largest = decoded.index(max(decoded)) if decoded else 0
+        # A page of each column is decompressed whole.
+        page = _page_bytes(file, sizes[largest][0]) if sizes else 0
+        pages = sum(min(column.total_uncompressed_size, page) for column in sizes[largest]) if sizes else 0
+        strip = min(self.n_rows, MAX_STRIP_ROWS) * self.row_bytes
+        buffers = len(self.leaves) * self.buffer_bytes
+        self.decoding_bytes = 2 * pages + buffers + _DECODING_COPIES * min(strip, STRIP_BYTES)
+        if decoded:
+            self.decoding_note = (
+                f"row groups of {file.where} have up to {decoded[largest] / 1e6:,.0f} MB in what is read, in pages of "
+                f"{page / 1e6:,.1f} MB, of which {len(self.leaves):,} are decoded at a time"
+            )
+        self.loads_groups = False
+        if file.is_remote and stored:
+            rows_of_a_group = max(1, self.n_rows // len(sizes))
+            self.request_rows = max(1, rows_of_a_group * _REQUEST_BYTES // max(1, *stored))
+            self.loads_groups = len(self.leaves) > 1 and max(stored) <= _WHOLE_GROUP_BYTES
+            self.prefetch_bytes = max(stored) if self.loads_groups else ahead_bytes(_REQUEST_BYTES)
+
+    @property
+    def buffer_bytes(self) -> int:
+        """Bytes that are read at a time from each column."""
+        return max(_LEAST_BUFFER, min(_BUFFER_BYTES, _ALL_BUFFERS // len(self.leaves)))
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64]:
+        """The rows at which row groups end."""
+        return self.ends
+
+    @property
+    def where(self) -> str:
+        """Path, or URL without secrets."""
+        return self.file.where
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Open for reading."""
+        return _ParquetRows(self, start, self.n_rows if stop is None else min(stop, self.n_rows))
+
+    def identity(self) -> dict[str, Any]:
+        """Return what every source returns, and the columns."""
+        return super().identity() | {"columns": list(self.columns.columns)}
+
+    def _content(self) -> Any:
+        return self.file.content()
+
+    def note_version(self) -> None:
+        """Do nothing: the version was noted before the footer was read."""
+
+    def check_version(self) -> None:
+        """Compare the version of the file."""
+        self.file.check()
+
+    def byte_ranges(self, groups: range) -> list[tuple[int, int]]:
+        """Return where the first column is stored in some row groups."""
+        metadata, ranges = _metadata(self.file), []
+        for group in groups:
+            column = metadata.row_group(group).column(self.leaves[0])
+            first = column.dictionary_page_offset if column.has_dictionary_page else column.data_page_offset
+            start = min(first or column.data_page_offset, column.data_page_offset)
+            ranges.append((start, start + column.total_compressed_size))
+        return ranges
+
+
+class _ParquetRows(Rows):
+    """Decodes row groups one after the other; going back, or beyond the next row group, begins a new stream."""
+
+    def __init__(self, source: ParquetSource, start: int, stop: int) -> None:
+        super().__init__(source)
+        self._source, self._stop = source, stop
+        self._batches: Iterator[Any] = iter(())
+        self._opened: Any = None
+        self._prefetcher: Prefetcher | None = None
+        self._held: npt.NDArray[Any] = self._empty(0)
+        self._first = self._next = -1
+        with reading(source.where):
+            if source.file.is_remote and start < stop:
+                self._begin(self._group_of(start), MAX_STRIP_ROWS)
+            else:
+                self._opened = _parquet_file(source.file, _metadata(source.file), source.buffer_bytes)
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        n_rows, row = stop - start, start
+        out: npt.NDArray[Any] | None = None
+        while row < stop:
+            self._cover(row, n_rows)
+            piece = self._held[row - self._first : stop - self._first]
+            if len(piece) == n_rows:
+                return piece
+            out = self._reused(n_rows) if out is None else out
+            out[row - start : row - start + len(piece)] = piece
+            row += len(piece)
+        return self._reused(0) if out is None else out
+
+    def _group_of(self, row: int) -> int:
+        return int(np.searchsorted(self._source.ends, row, "right"))
+
+    def _cover(self, row: int, n_rows: int) -> None:
+        """Decode until a row is held."""
+        if self._first <= row < self._first + len(self._held):
+            return
+        source = self._source
+        with reading(f"{source.where}, row {row:,} or before,"):
+            if not 0 <= self._next <= row or self._group_of(row) > self._group_of(self._next):
+                self._begin(self._group_of(row), n_rows)
+            self._held = self._empty(0)  # freed before more is decoded
+            while True:
+                batch = next(self._batches)
+                self._first, self._next = self._next, self._next + batch.num_rows
+                if row < self._next:
+                    break
+        arrays = [batch.column(column) for column in source.columns.columns]
+        self._held = source.columns.to_numpy(arrays, self._first)
+
+    def _begin(self, group: int, n_rows: int) -> None:
+        """Begin to decode at the first row of a row group, about `n_rows` rows at a time."""
+        source = self._source
+        groups = range(group, max(group, self._group_of(self._stop - 1)) + 1)
+        self._next = int(source.ends[group - 1]) if group else 0
+        self._first, self._held = self._next, self._empty(0)
+        most = max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // max(1, source.row_bytes)))
+        rows = min(most, max(_LEAST_ROWS, n_rows))
+        if source.file.is_remote:
+            self._open_remote(groups)
+        steps = [[one] for one in groups] if source.loads_groups else [list(groups)]
+        columns, opened = list(source.columns.columns), self._opened
+        self._batches = (
+            batch
+            for step in steps
+            for batch in opened.iter_batches(rows, row_groups=step, columns=columns, use_threads=False)
+        )
+
+    def _open_remote(self, groups: range) -> None:
+        """Open the object anew, to prefetch what these row groups need."""
+        self.close()
+        source, file = self._source, self._source.file
+        if len(source.leaves) == 1 and isinstance(file, RemoteTableFile):
+            blocks = [
+                (start, min(start + _REQUEST_BYTES, stop))
+                for first, stop in source.byte_ranges(groups)
+                for start in range(first, stop, _REQUEST_BYTES)
+            ]
+            self._prefetcher = Prefetcher(
+                lambda index: file.read(*blocks[index]), 0, len(blocks), n_ahead(_REQUEST_BYTES)
+            )
+            self._prefetcher.start()
+            opened: Any = arrow().PythonFile(_PrefetchedFile(file, self._prefetcher, blocks), mode="r")
+        else:
+            opened = file.open()
+        self._opened = _parquet_file(file, _metadata(file), source.buffer_bytes, opened, whole=source.loads_groups)
+
+    def close(self) -> None:
+        self._batches = iter(())
+        if self._prefetcher is not None:
+            self._prefetcher.close()
+        if self._opened is not None:
+            self._opened.close(force=True)
+
+
+class _PrefetchedFile(ObjectFile):
+    """An object of which some blocks of bytes are prefetched, in the order in which they are read."""
+
+    def __init__(self, file: RemoteTableFile, prefetcher: Prefetcher, blocks: Sequence[tuple[int, int]]) -> None:
+        super().__init__(file)
+        self._prefetcher, self._blocks = prefetcher, blocks
+        self._starts = [start for start, _ in blocks]
+        self._index, self._block = -1, b""
+
+    def _read(self, start: int, stop: int) -> bytes:
+        parts = list[bytes]()
+        while start < stop:
+            index = bisect.bisect_right(self._starts, start) - 1
+            if index < 0 or start >= self._blocks[index][1]:  # not in a block, such as the footer
+                return b"".join([*parts, super()._read(start, stop)])
+            if index != self._index:
+                self._index, self._block = index, self._prefetcher.take(index)
+            first, end = self._blocks[index]
+            parts.append(self._block[start - first : stop - first])
+            start = min(stop, end)
+        return b"".join(parts)
+
+
+@lru_cache(maxsize=64)
+def _metadata(file: TableFile) -> Any:
+    """Return the footer of a file, which is parsed once in each process for each version of the file."""
+    with _parquet_file(file, None) as opened:
+        return opened.metadata
+
+
+def _parquet_file(
+    file: TableFile, metadata: Any, buffer_bytes: int = _BUFFER_BYTES, opened: Any = None, *, whole: bool = False
+) -> Any:
+    """Open a file so that memory follows the rows that are decoded; `whole` requests whole row groups."""
+    import pyarrow.parquet as pq
+
+    opened = file.open() if opened is None else opened
+    try:
+        return pq.ParquetFile(
+            opened,
+            metadata=metadata,
+            pre_buffer=whole,
+            buffer_size=0 if whole else buffer_bytes,
+            page_checksum_verification=True,
+        )
+    except BaseException:
+        opened.close()
+        raise
+
+
+def _n_leaves(kind: Any) -> int:
+    """Return the number of stored columns of a column of some type."""
+    pa = arrow()
+    if isinstance(kind, pa.BaseExtensionType):
+        return _n_leaves(kind.storage_type)
+    if not pa.types.is_nested(kind):
+        return 1
+    return sum(_n_leaves(kind.field(index).type) for index in range(kind.num_fields))
+
+
+def _page_bytes(file: TableFile, column: Any) -> int:
+    """Return the size of the first page of a column in a row group, decompressed, as its header says."""
+    opened = file.open()
+    try:
+        opened.seek(column.data_page_offset)
+        header = opened.read(_PAGE_HEADER)
+    finally:
+        opened.close()
+    return _page_size(header) or _PAGE_BYTES
+
+
+def _page_size(header: bytes) -> int:
+    """Return the second field of a page's header, in Thrift's compact form; 0 if it is not there.
+
+    A field begins with the byte 0x15: the next field, a 32-bit integer. It is zigzag and has 7 bits in each byte.
+    """
+    position, value = 0, 0
+    for _ in range(2):
+        if position >= len(header) or header[position] != 0x15:
+            return 0
+        position, shift, value = position + 1, 0, 0
+        while position < len(header):
+            byte = header[position]
+            value |= (byte & 0x7F) << shift
+            position, shift = position + 1, shift + 7
+            if not byte & 0x80:
+                break
+    return value >> 1

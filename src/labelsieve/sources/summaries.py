@@ -1,0 +1,275 @@
+"""Row summaries that exist already, in place of `pred_probs`: what a recorder, a query or other code has made.
+
+Such a source has the shape ``(N, K)`` and the dtype of the probabilities that its rows are made from. Reading gives
+structured rows (`labelsieve.confident_learning.recorded_summaries`), which the first pass checks and takes as they are.
+"""
+
+from __future__ import annotations
+
+import abc
+import copy
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.recorded_summaries import (
+    FIELDS,
+    RecordedSummarizer,
+    recorded_columns,
+    summary_dtype,
+)
+from labelsieve.errors import InvalidInputError
+from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.versions import MissingRows
+
+
+class SummaryRows(Rows):
+    """An open source of row summaries: `read` returns structured rows."""
+
+    def __init__(self, source: SummarySource) -> None:
+        super().__init__(source)
+        self._row_shape, self._dtype = (), source.row_dtype
+        self._buffer = self._empty(0)
+
+
+class SummarySource(Source):
+    """A description of row summaries.
+
+    A subclass says how they are read, in `open_raw`. One that keeps more of each row than its summary can serve more
+    filters: it overrides `prepared_for`, and `open`, which gives the later passes whole rows.
+
+    Parameters
+    ----------
+    n_rows, n_classes : int
+        Shape of the probabilities.
+    dtype : dtype
+        Dtype of the probabilities.
+    recorded : sequence of str
+        Names of the recorded columns: scores by their method, and ``row_sum``.
+    row_chunk : int or None
+        Number of rows that are stored together; None where rows are separate.
+
+    Attributes
+    ----------
+    recorded : tuple of str
+        Names of the recorded columns that `open_raw` gives.
+    row_dtype : dtype
+        Structured dtype of the rows.
+    """
+
+    has_whole_rows = False
+    summarizer = RecordedSummarizer
+
+    def __init__(
+        self,
+        n_rows: int,
+        n_classes: int,
+        dtype: npt.DTypeLike,
+        recorded: Sequence[str] = (),
+        row_chunk: int | None = None,
+    ) -> None:
+        super().__init__((n_rows, n_classes), np.dtype(dtype), row_chunk)
+        self._record(recorded)
+
+    def _record(self, recorded: Sequence[str]) -> None:
+        self.recorded = tuple(recorded)
+        self.row_dtype = summary_dtype(self.shape[1], self.dtype.newbyteorder("="), recorded)
+        self.row_bytes = self.row_dtype.itemsize
+
+    def only(self, recorded: Sequence[str]) -> Self:
+        """Return the same rows with no other recorded columns than these."""
+        other = copy.copy(self)
+        other._record(recorded)  # noqa: SLF001  # of the same class
+        return other
+
+    def prepared_for(self, rule: Filter) -> Source:
+        """Return the same rows with the recorded columns that a filter needs, and no others.
+
+        Raises
+        ------
+        InvalidInputError
+            For a filter, or a score, that needs more of each row.
+        """
+        settings = rule.settings
+        if settings.scores_need_rescan:
+            what = f"adjust_pred_probs=True with method={settings.method!r}"
+        elif rule.name is None:
+            what = f"rule={settings.rule!r}"
+        else:
+            what = f"filter_by={rule.name!r}"
+        if rule.n_reads > 1:
+            raise InvalidInputError(
+                f"{what} needs all probabilities of each row, which the summaries ({self.where}) do not hold: give "
+                "labels and pred_probs, or use filter_by=None or filter_by='predicted_neq_given'"
+            )
+        return self.only(list(recorded_columns(settings, self.recorded).values()))
+
+    @abc.abstractmethod
+    def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Open for reading structured rows."""
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002
+        """Raise: there are no whole rows."""
+        raise InvalidInputError(f"the summaries ({self.where}) do not hold all probabilities of each row")
+
+    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:  # noqa: ARG002
+        """Open for a measurement: summaries are stored as they are, or nearly."""
+        return self.open_raw(start, stop)
+
+    def reachable(self) -> None:
+        """Raise unless this process can open what is described."""
+        self.open_raw().close()
+
+    def identity(self) -> dict[str, Any]:
+        """Return the facts that identify the summaries."""
+        return super().identity() | {"recorded": list(self.recorded)}
+
+
+class ColumnSummaries(SummarySource):
+    """Row summaries in columns that are sources of their own.
+
+    Parameters
+    ----------
+    columns : mapping of str to Source
+        ``(N,)`` columns: `predicted`, `p_label`, `p_predicted`, and the recorded ones.
+    n_classes : int
+        Number of classes K.
+    where : str, optional
+        Place of the table, for messages and records; by default that of its first column.
+    """
+
+    def __init__(self, columns: Mapping[str, Source], n_classes: int, where: str = "") -> None:
+        first = columns["predicted"]
+        self._where, self.columns = where or first.where, dict(columns)
+        super().__init__(
+            first.n_rows,
+            n_classes,
+            columns["p_label"].dtype,
+            [name for name in columns if name not in FIELDS],
+            max((one.row_chunk or 0 for one in columns.values()), default=0) or None,
+        )
+        self.in_pieces = all(one.in_pieces for one in columns.values())
+        self.in_memory = any(one.in_memory for one in columns.values())
+        self.is_encoded = any(one.is_encoded for one in columns.values())
+        self.request_rows, self.n_side_by_side = first.request_rows, len(columns)
+        self.listed_at = first.listed_at
+
+    def _record(self, recorded: Sequence[str]) -> None:
+        super()._record(recorded)
+        self.columns = {name: self.columns[name] for name in (*FIELDS, *recorded)}
+        # Classes are checked before they are narrowed.
+        fields = [(name, self.columns[name].dtype.newbyteorder("=")) for name in self.columns]
+        self.row_dtype = np.dtype(fields, align=True)
+        self.row_bytes = sum(dtype.itemsize for _, dtype in fields)
+        self.prefetch_bytes = sum(one.prefetch_bytes for one in self.columns.values())
+        self.decoding_bytes = sum(one.decoding_bytes for one in self.columns.values())
+        largest = max(self.columns.values(), key=lambda one: one.decoding_bytes)
+        self.decoding_note = largest.decoding_note
+
+    @property
+    def where(self) -> str:
+        """Place of the table."""
+        return self._where
+
+    @property
+    def arrays(self) -> Sequence[Source]:
+        """The summaries of each stored table, one after the other."""
+        parts = {name: column.arrays for name, column in self.columns.items()}
+        lengths = {tuple(array.n_rows for array in arrays) for arrays in parts.values()}
+        if len(lengths) > 1 or len(next(iter(lengths))) == 1:
+            return [self]
+        tables = (dict(zip(parts, arrays, strict=True)) for arrays in zip(*parts.values(), strict=True))
+        return [ColumnSummaries(table, self.shape[1]) for table in tables]
+
+    @property
+    def read_row_bytes(self) -> int:
+        """Bytes of a row before it is converted."""
+        return sum(column.read_row_bytes for column in self.columns.values())
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64] | None:
+        """The rows at which what is decoded together ends, in any column."""
+        edges = [column.row_edges for column in self.columns.values()]
+        known = [one for one in edges if one is not None]
+        return np.unique(np.concatenate(known)) if known else None
+
+    @property
+    def version_rows(self) -> int | None:
+        """Number of consecutive rows that have a version of their own, if it is the same for all columns."""
+        versions = {column.version_rows for column in self.columns.values()}
+        return versions.pop() if len(versions) == 1 else None
+
+    def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Open all columns."""
+        return _ColumnRows(self, start, stop)
+
+    def _content(self) -> Any:
+        contents = [column.identity()["content"] for column in self.columns.values()]
+        return None if None in contents else contents
+
+    def identity(self) -> dict[str, Any]:
+        """Return the facts that identify the summaries: those of all columns."""
+        return super().identity() | {"columns": {name: column.identity() for name, column in self.columns.items()}}
+
+    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
+        """Return a digest of those of all columns."""
+        parts = zip(*(column.part_identities(ranges) for column in self.columns.values()), strict=True)
+        names = ",".join(self.columns)
+        return [
+            hashlib.blake2b("\n".join([type(self).__name__, names, *found]).encode(), digest_size=16).hexdigest()
+            if all(found)
+            else ""
+            for found in parts
+        ]
+
+    def note_version(self) -> None:
+        """Note the version of every column."""
+        for column in self.columns.values():
+            column.note_version()
+
+    def check_version(self) -> None:
+        """Compare the version of every column."""
+        for column in self.columns.values():
+            column.check_version()
+
+    def missing_rows(self) -> MissingRows | None:
+        """Return the rows whose predicted class is not stored."""
+        return self.columns["predicted"].missing_rows()
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source that holds these rows, and the row at which it begins."""
+        parts = {name: column.part(start, stop) for name, column in self.columns.items()}
+        origins = {origin for _, origin in parts.values()}
+        if len(origins) > 1:
+            return self, 0
+        columns = {name: column for name, (column, _) in parts.items()}
+        n_rows = {column.n_rows for column in columns.values()}
+        return (ColumnSummaries(columns, self.shape[1], self._where), origins.pop()) if len(n_rows) == 1 else (self, 0)
+
+
+class _ColumnRows(SummaryRows):
+    """Reads the same rows of all columns."""
+
+    def __init__(self, source: ColumnSummaries, start: int, stop: int | None) -> None:
+        super().__init__(source)
+        self._columns: dict[str, Rows] = {}
+        try:
+            for name, column in source.columns.items():
+                self._columns[name] = column.open(start, stop)
+        except BaseException:
+            self.close()
+            raise
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        rows = self._reused(stop - start)
+        for name, column in self._columns.items():
+            rows[name] = column.read(start, stop)
+        return rows
+
+    def close(self) -> None:
+        for column in self._columns.values():
+            column.close()

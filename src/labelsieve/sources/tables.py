@@ -1,0 +1,226 @@
+"""Tables: files and objects whose columns are labels, probabilities and ids."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import unquote
+
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.sources.arrow_files import ArrowTable
+from labelsieve.sources.base import Source
+from labelsieve.sources.columns import arrow
+from labelsieve.sources.memory_tables import open_memory_table
+from labelsieve.sources.object_store import ObjectStore
+from labelsieve.sources.open_path import url_beside
+from labelsieve.sources.parquet import ParquetTable
+from labelsieve.sources.shard_names import is_pattern, natural_key
+from labelsieve.sources.shards import ShardsSource
+from labelsieve.sources.table_files import LocalTableFile, RemoteTableFile, TableFile
+from labelsieve.storage.urls import check_place, is_url, is_web, without_query
+
+# Suffixes of files that are tables, where a folder has other files too.
+TABLE_SUFFIXES: Final = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
+# Footers that are read at the same time.
+_OPENING_THREADS: Final = 16
+
+Place = str | os.PathLike[str]
+
+
+class Table(Protocol):
+    """An open table.
+
+    Attributes
+    ----------
+    names : list of str
+        Names of the columns.
+    where : str
+        Path, URL without secrets, or kind of object, for messages.
+    """
+
+    names: list[str]
+    where: str
+
+    def source(self, name: str, wanted: Any) -> Source:
+        """Return the source of the columns that the user means by `wanted`, called `name` in messages."""
+
+
+def open_columns(data: Any, labels: Any, pred_probs: Any, ids: Any = None) -> tuple[Any, Any, Any]:
+    """Return labels, probabilities and ids, with sources in place of those that are columns of a table.
+
+    Only footers are read. Text is the name of a column; anything else, such as an array or a `Path`, is returned as it
+    is.
+
+    Parameters
+    ----------
+    data : path, URL, pattern, list of these, or table in memory
+        Parquet and Arrow files, or anything that `open_table` takes.
+    labels, ids : str or object
+        Column of labels, and of the user's names of rows.
+    pred_probs : str, list of str or object
+        A column of lists, or one column for each class: as a list, or as a pattern such as ``"p_*"``.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such table or column, or a column cannot be what it should be.
+    InputTypeError
+        For an object that is not a table, or if neither labels nor probabilities are columns of it.
+    """
+    texts = isinstance(pred_probs, list | tuple) and all(isinstance(one, str) for one in pred_probs)
+    wanted = {
+        "labels": labels if isinstance(labels, str) else None,
+        "pred_probs": pred_probs if isinstance(pred_probs, str) or texts else None,
+        "ids": ids if isinstance(ids, str) else None,
+    }
+    named = {name: one for name, one in wanted.items() if one is not None}
+    if "labels" not in named and "pred_probs" not in named:
+        raise InputTypeError("data is a table, so name its columns: labels='label', pred_probs='probs'")
+    table = open_table(data)
+    sources = {name: table.source(name, one) for name, one in named.items()}
+    found = {"labels": labels, "pred_probs": pred_probs, "ids": ids} | sources
+    return found["labels"], found["pred_probs"], found["ids"]
+
+
+def open_table(data: Any) -> Table:
+    """Open a table; of files only footers are read.
+
+    Parameters
+    ----------
+    data : path, URL, pattern, list of these, or table in memory
+        As `open_columns` takes it.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such file, or it is neither a Parquet nor an Arrow file.
+    InputTypeError
+        For an object that is not a table.
+    """
+    if not is_places(data):
+        return open_memory_table(data)
+    openers, where = _find_files(data)
+    with ThreadPoolExecutor(_OPENING_THREADS, "labelsieve-open") as pool:
+        try:
+            tables = list(pool.map(lambda opener: _open_file(opener()), openers))
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)  # the first error is enough
+            raise
+    return _Files(tables, where)
+
+
+class _Files:
+    """The tables of several files, one after the other."""
+
+    def __init__(self, tables: Sequence[ParquetTable | ArrowTable], where: str) -> None:
+        # A file without rows does not know the length of its lists.
+        self._tables, self.where = [table for table in tables if table.n_rows] or tables[:1], where
+        self._is_folder = len(tables) > 1 or where != tables[0].where
+        self.names: list[str] = self._tables[0].names
+
+    def source(self, name: str, wanted: Any) -> Source:
+        parts = [table.source(name, wanted) for table in self._tables]
+        found = parts[0] if len(parts) == 1 else ShardsSource.checked(name, parts, self.where)
+        found.listed_at = self.where if self._is_folder else None
+        return found
+
+
+def is_places(data: Any) -> bool:
+    """Return whether `data` is a path or a URL, or a list of these."""
+    if isinstance(data, list | tuple):
+        return bool(data) and all(isinstance(one, str | os.PathLike) for one in data)
+    return isinstance(data, str | os.PathLike)
+
+
+def _open_file(file: TableFile) -> ParquetTable | ArrowTable:
+    opened = file.open()
+    try:
+        head = opened.read(6)
+    except OSError as error:
+        raise InvalidInputError(f"data: {file.where} is not readable: {error}") from error
+    finally:
+        opened.close()
+    if head[:4] == b"PAR1":
+        return ParquetTable("data", file)
+    if head == b"ARROW1" or head[:4] == b"\xff\xff\xff\xff":
+        return ArrowTable("data", file)
+    raise InvalidInputError(f"data: {file.where} is neither a Parquet nor an Arrow file")
+
+
+def _find_files(data: Any) -> tuple[list[Callable[[], TableFile]], str]:
+    """Return functions that return the files, in order, and the place for messages."""
+    arrow()
+    if isinstance(data, list | tuple):
+        found = [_files_at(check_place("data", place)) for place in data]
+        places = [place for openers in found for place, _ in openers]
+        twice = next((place for place in places if places.count(place) > 1), None) if len(places) < 10_000 else None
+        if twice is not None:
+            raise InvalidInputError(f"data: {without_query(twice)} is listed twice")
+        openers = [opener for files in found for _, opener in files]
+        return openers, without_query(check_place("data", data[0]))
+    place = check_place("data", data)
+    return [opener for _, opener in _files_at(place)], _shown(place)
+
+
+def _shown(place: str) -> str:
+    return without_query(place) if is_url(place) else str(Path(place).absolute())
+
+
+def _files_at(place: str) -> list[tuple[str, Callable[[], TableFile]]]:
+    """Return the place of each file, and what returns it with its version, in natural order."""
+    scheme, _, local = place.partition("://") if is_url(place) else ("file", "", place)
+    if scheme not in ("file", "local"):
+        return _objects_at(place)
+    if local != place and not Path(local).exists():
+        local = unquote(local)
+    path = Path(local).absolute()  # a worker may run in another folder
+    if is_pattern(local) and not path.exists():
+        found = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
+        paths = [str(one) for one in map(Path, found) if one.is_file()]
+        if not paths:
+            raise InvalidInputError(f"data: no file matches {path}")
+    elif path.is_dir():
+        paths = _tables_among([str(one) for one in path.rglob("*") if one.is_file()], str(path))
+    elif path.exists():
+        paths = [str(path)]
+    else:
+        raise InvalidInputError(f"data: there is no file {path}")
+    return [(one, LocalTableFile(Path(one)).noted) for one in sorted(paths, key=natural_key)]
+
+
+def _tables_among(paths: Sequence[str], folder: str) -> list[str]:
+    """Return the tables in a folder and the folders in it; names with a dot or underscore first are not data."""
+
+    def is_hidden(path: str) -> bool:
+        return any(part[:1] in "._" for part in path[len(folder) :].strip("/\\").replace("\\", "/").split("/"))
+
+    found = [path for path in paths if path.lower().endswith(TABLE_SUFFIXES) and not is_hidden(path)]
+    if not found:
+        raise InvalidInputError(f"data: {folder} has no files whose names end in {', '.join(TABLE_SUFFIXES)}")
+    return found
+
+
+def _objects_at(url: str) -> list[tuple[str, Callable[[], TableFile]]]:
+    store, path = ObjectStore.at(url)
+    shown, web = without_query(url), is_web(url)
+    if is_pattern(path.replace("?", "") if web else path):
+        if web:
+            raise InvalidInputError(f"data: {shown} is a pattern, but a web server lists no files: give them as a list")
+        listed = store.match("data", path)
+        if not listed:
+            raise InvalidInputError(f"data: no file matches {shown}")
+    elif web or shown.lower().endswith(TABLE_SUFFIXES):
+        return [(url, partial(RemoteTableFile.at, "data", url))]
+    else:
+        listed = store.list_below("data", path)
+        if not listed:
+            raise InvalidInputError(f"data: there is nothing at {shown}")
+    infos = {str(info["name"]): info for info in listed if info.get("type") != "directory"}
+    names = list(infos) if is_pattern(path) or list(infos) == [path] else _tables_among(list(infos), path)
+    found = [(url_beside(url, store, name), infos[name]) for name in sorted(names, key=natural_key)]
+    return [(one, partial(RemoteTableFile.at, "data", one, info)) for one, info in found]

@@ -1,0 +1,255 @@
+r"""Row summaries in place of `pred_probs`: a few numbers for each row, which any other program can make.
+
+Confident learning needs little of each row of `pred_probs`: the predicted class, its probability, and that of the given
+label. These are the *summary* of the row, about 10 bytes, whatever the number of classes. If your predictions are in a
+database, in Spark or in a loop of your own, summarize them there and bring the table:
+
+>>> import labelsieve
+>>> table = {
+...     "label": [0, 0, 1, 1, 1],
+...     "predicted": [0, 0, 1, 1, 0],
+...     "p_label": [0.9, 0.8, 0.8, 0.9, 0.05],
+...     "p_predicted": [0.9, 0.8, 0.8, 0.9, 0.95],
+... }
+>>> labelsieve.find_label_issues(summaries=table, n_classes=2).indices
+array([4])
+
+## The columns
+
+| Column | Type | Meaning |
+|---|---|---|
+| `label` | integer | given class, 0..K-1 |
+| `predicted` | integer | the class of the largest probability; the first one, if several have it |
+| `p_label` | float16, float32 or float64 | probability of `label` |
+| `p_predicted` | the same | probability of `predicted` |
+| `row` | integer, optional | number of the row, 0..N-1; the rows of the table may be in any order |
+| `id` | integer or string, optional | your own name of the row, as `ids` of `find_label_issues` |
+| `normalized_margin`, `confidence_weighted_entropy` | float64, optional | a score, for the `method` or `rank_by` |
+| `row_sum` | float64, optional | sum of the probabilities of the row, for `adjust_pred_probs=True` |
+
+Other columns are ignored. Without `row`, rows are numbered in the order of the table. A table may be a dict of arrays,
+a NumPy structured array, or a table of pandas, Polars, Arrow or DuckDB. It does not say the number of classes, so that
+`n_classes` is needed. Rows whose number is missing have no label: they are left out, and `LabelIssues.n_ignored` counts
+them.
+
+The result is that of the probabilities, to the last bit, if the columns are. So keep their dtype: the thresholds are
+exact sums of `p_label`. What needs more of a row than its summary is refused by name: the filters that read
+`pred_probs` twice or three times (`labelsieve.find`), and a score that is not recorded.
+
+Each summary is checked: a label or class outside 0..K-1, NaN, a probability outside [0, 1], a `p_predicted` that is
+less than `p_label`, and a tie whose first class is not `predicted` are errors that name the rows. A summary does not
+show whether the row sums to 1. `summarize_batch` checks that as it makes the summaries; a query should do so too.
+
+## Batch by batch
+
+`summarize_batch` makes the columns of one batch as a dict of arrays, with the checks of `find_label_issues`. It is a
+map function for Spark, Ray Data, Beam, or `map_batches` of any other library:
+
+    def summarize(batches):                                     # Spark: predictions.mapInPandas(summarize, schema)
+        for batch in batches:
+            probs = np.stack(batch["probs"])
+            yield pd.DataFrame(labelsieve.summarize_batch(batch["label"], probs, id=batch["image_id"].to_numpy()))
+
+    dataset.map_batches(                                        # Ray Data
+        lambda batch: labelsieve.summarize_batch(batch["label"], batch["probs"], row=batch["row"])
+    )
+
+## In SQL
+
+DuckDB summarizes a table `predictions` with a label and a list of probabilities in each row, in one pass and out of
+core. `list_position` finds the first class of the largest probability:
+
+```sql
+SELECT
+    row,
+    label,
+    list_position(probs, list_max(probs)) - 1 AS predicted,
+    probs[label + 1] AS p_label,
+    list_max(probs) AS p_predicted
+FROM predictions
+```
+
+    >>> relation = connection.sql(query)                                                   # doctest: +SKIP
+    >>> labelsieve.find_label_issues(summaries=relation, n_classes=1000)                   # doctest: +SKIP
+
+A score by another method is a column more. This is the normalized margin:
+
+```sql
+SELECT
+    row,
+    label,
+    list_position(probs, list_max(probs)) - 1 AS predicted,
+    probs[label + 1] AS p_label,
+    list_max(probs) AS p_predicted,
+    (probs[label + 1]::DOUBLE - list_max(list_concat(probs[:label], probs[label + 2:]))::DOUBLE + 1) / 2
+        AS normalized_margin
+FROM predictions
+```
+
+With one column for each class any database does it. The first branch of `CASE` that fits is the first class:
+
+```sql
+SELECT
+    row,
+    label,
+    CASE greatest(p_cat, p_dog, p_fox) WHEN p_cat THEN 0 WHEN p_dog THEN 1 ELSE 2 END AS predicted,
+    CASE label WHEN 0 THEN p_cat WHEN 1 THEN p_dog WHEN 2 THEN p_fox END AS p_label,
+    greatest(p_cat, p_dog, p_fox) AS p_predicted
+FROM predictions
+```
+
+This query counts the rows that are not distributions over K classes (here 3), which the summaries do not show. There
+should be none. (`list_sum` leaves out NULL, which `list_count` shows.)
+
+```sql
+SELECT count(*)
+FROM predictions
+WHERE NOT coalesce(
+    len(probs) = 3 AND list_count(probs) = 3 AND abs(list_sum(probs) - 1) <= 0.05 AND list_min(probs) >= -0.001, false
+)
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.recorded_summaries import RECORDABLE, ROW_SUM
+from labelsieve.confident_learning.summary_block import SummaryBlock
+from labelsieve.confident_learning.validation import RowChecks, raise_or_warn
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.settings import Settings, check_flag
+from labelsieve.sources.base import Source
+from labelsieve.sources.logits import LogitsSource
+from labelsieve.sources.open_array import check_lengths, open_labels, open_pred_probs
+from labelsieve.sources.summary_columns import column_values
+from labelsieve.tasks.partition import Batches, Partition, RowRange
+from labelsieve.tasks.scan import read_rows
+
+__all__ = ["summarize_batch"]
+
+# Classes are signed, as Spark and most databases have no other integers.
+_CLASS_DTYPE: Final = np.dtype(np.int32)
+
+
+def summarize_batch(
+    labels: Any,
+    pred_probs: Any,
+    *,
+    from_logits: bool = False,
+    scores: Sequence[str] = (),
+    row: Any = None,
+    id: Any = None,  # noqa: A002  # the name of the column
+    allow_zero_rows: bool = False,
+    allow_unnormalized_rows: bool = False,
+) -> dict[str, npt.NDArray[Any]]:
+    """Summarize the rows of a batch: the columns of a table for ``find_label_issues(summaries=...)``.
+
+    Parameters
+    ----------
+    labels : (n,) array-like of int
+        Given class of each row, 0..K-1.
+    pred_probs : (n, K) array-like of float16, float32 or float64
+        Out-of-sample probabilities of each class, or logits.
+    from_logits : bool
+        Whether `pred_probs` holds logits: probabilities are their softmax, in float64.
+    scores : sequence of str
+        Columns that other settings need: ``"normalized_margin"`` and ``"confidence_weighted_entropy"`` for that
+        `method` or `rank_by`, ``"row_sum"`` for ``adjust_pred_probs=True``.
+    row : (n,) array-like of int, optional
+        Numbers of the rows in the whole dataset.
+    id : (n,) array-like of int or str, optional
+        Your own names of the rows.
+    allow_zero_rows, allow_unnormalized_rows : bool
+        As in `labelsieve.find_label_issues`, where the first is needed too.
+
+    Returns
+    -------
+    dict of str to (n,) array
+        ``label`` and ``predicted`` (int32), ``p_label`` and ``p_predicted`` (the dtype of `pred_probs`, of logits
+        float64), the `scores` (float64), and ``row`` and ``id`` if they are given. A batch without rows has columns
+        without rows.
+
+    Raises
+    ------
+    InvalidInputError
+        A ValueError, for data that cannot give a right result, as in `labelsieve.find_label_issues`. The message counts
+        rows from the first of the batch.
+    InputTypeError
+        A TypeError, for an object of the wrong kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import labelsieve
+    >>> labels = np.array([0, 0, 1, 1, 1])
+    >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]])
+    >>> batches = [labelsieve.summarize_batch(labels[rows], pred_probs[rows]) for rows in (slice(0, 3), slice(3, 5))]
+    >>> batches[1]["p_predicted"]
+    array([0.9 , 0.95])
+    >>> table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    >>> labelsieve.find_label_issues(summaries=table, n_classes=2).indices
+    array([4])
+    """
+    wanted, checks = (
+        _checked_scores(scores),
+        RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
+    )
+    opened_labels, opened = open_labels(labels), open_pred_probs(pred_probs)
+    if not isinstance(opened_labels, Source) or not isinstance(opened, Source):
+        raise InputTypeError("summarize_batch takes a batch in memory, not a Dask array: give .compute() of its rows")
+    check_lengths(opened_labels, opened)
+    check_flag("from_logits", from_logits)
+    opened = LogitsSource(opened) if from_logits else opened
+    n_rows, n_classes = opened.shape
+    dtype = opened.dtype.newbyteorder("=")
+    named = {"row": row, "id": id}
+    names = {name: _checked_names(name, values, n_rows) for name, values in named.items() if values is not None}
+    recorded: dict[str, npt.NDArray[Any]] = {}
+    summary = SummaryBlock.empty(0, n_classes, dtype)
+    if n_rows:
+        partition = Partition(
+            Batches(0, ((0, n_rows),)), RowRange(opened_labels), RowRange(opened), n_classes, opened.dtype
+        )
+        for number, settings in enumerate([_settings_of(name) for name in wanted] or [Settings()]):
+            summary, totals = read_rows(partition, settings)
+            if not number:
+                raise_or_warn(totals.findings, n_classes, checks, totals.sums.dense().counts)
+            if wanted:
+                computed = summary.row_sum if wanted[number] == ROW_SUM else summary.score
+                recorded[wanted[number]] = np.asarray(computed)
+    else:
+        recorded = {name: np.empty(0) for name in wanted}
+    columns: dict[str, npt.NDArray[Any]] = {
+        "label": summary.label.astype(_CLASS_DTYPE),
+        "predicted": summary.predicted.astype(_CLASS_DTYPE),
+        "p_label": summary.p_label,
+        "p_predicted": summary.p_predicted,
+    }
+    return columns | recorded | names
+
+
+def _checked_scores(scores: Sequence[str]) -> tuple[str, ...]:
+    names = (scores,) if isinstance(scores, str) else tuple(scores)
+    for name in names:
+        if name not in RECORDABLE:
+            raise InvalidInputError(f"scores has {name!r}; it can have {', '.join(RECORDABLE)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _settings_of(name: str) -> Settings:
+    """Return settings that compute a column."""
+    return Settings(adjust_pred_probs=True) if name == ROW_SUM else Settings(name)  # type: ignore[arg-type]  # checked
+
+
+def _checked_names(name: str, values: Any, n_rows: int) -> npt.NDArray[Any]:
+    column = column_values(name, values)
+    if len(column) != n_rows:
+        raise InvalidInputError(f"{name} has {len(column):,} values, pred_probs {n_rows:,} rows")
+    if name == "row" and column.dtype.kind not in "iu":
+        raise InvalidInputError(f"row must be integers, not {column.dtype}: names of rows are given as id")
+    return column
