@@ -262,7 +262,8 @@ def find_label_issues(
         of a ``.npy`` file or Zarr array, of an array in an ``.npz`` or safetensors file (`"run.npz::labels"`), or
         shards of these: a list of paths, a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
-        Out-of-sample probability of each class, as any of these kinds.
+        Out-of-sample probability of each class, as any of these kinds; the mean of several models (`Ensemble`), or one
+        array for each fold of a cross-validation (`Folds`).
     data : path, URL, or table, optional
         A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
         list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
