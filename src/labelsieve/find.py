@@ -93,6 +93,23 @@ as sorted runs, and further tasks merge the runs.
 **Several reads.** A Dask array of your own is kept between the reads if it fits in memory. Otherwise it is computed
 again, with a warning.
 
+## Labels that are names
+
+Labels may be texts, categories of pandas, Polars or Arrow, or True and False, in memory or in files. They are mapped to
+classes as they are read:
+
+- With `class_names`, each name is the class at its place in that list. A label that is not in it is an error, which
+  says in which rows, and what the nearest name is.
+- Without, a pandas table of `pred_probs` whose columns have all these names gives the order. Otherwise the names are
+  sorted, if there are K of them, as scikit-learn sorts its classes; that reads the labels once before the run. The
+  mapping is in ``facts.notes``, and the result has the names as its `class_names`.
+- An order that is in doubt is an error: categories that are not sorted, and numbers as text such as "10" and "9".
+- True and False are the classes 1 and 0 of two, or the classes of these names.
+
+With `ignore_label`, rows whose label is that number or name, or None for missing values, count as not labelled. Missing
+values that are not ignored are an error. Numbers with a fraction part of 0 are labels only beside missing values, as
+pandas stores integers then.
+
 ## Data that grows
 
 Give each run of every night the same `workdir`. A run then reads only the rows of `pred_probs` that are new, and its
@@ -227,10 +244,10 @@ def find_label_issues(
 
     Parameters
     ----------
-    labels : (N,) array-like of int
-        Given class of each row, 0..K-1: a list, NumPy array, pandas Series, memmap, Zarr array, HDF5 dataset, Dask
-        array, xarray.DataArray, the path or URL of a ``.npy`` file or Zarr array, or shards of these: a list of paths,
-        a pattern, or their folder.
+    labels : (N,) array-like of int, str or bool
+        Given class of each row, 0..K-1, or its name (see "Labels that are names" above): a list, NumPy array, pandas,
+        Polars or Arrow column, memmap, Zarr array, HDF5 dataset, Dask array, xarray.DataArray, the path or URL of a
+        ``.npy`` file or Zarr array, or shards of these: a list of paths, a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds.
     data : path, URL, or table, optional
@@ -321,9 +338,10 @@ def find_label_issues(
     retries : int
         Number of times to run a failed task again.
     class_names : sequence of str, optional
-        K names, for tables and reports.
+        K names, in the order of the columns of `pred_probs`: for tables and reports, and to find the class of labels
+        that are names.
     ignore_label : int, str or None, optional
-        The label of rows that have none, such as -1 or 255; None for missing values. Such rows are left out of
+        The label of rows that have none: -1, 255, "unknown", or None for missing values. Such rows are left out of
         thresholds, counts and issues, and their probabilities are not checked. Their scores are NaN, and ``n_ignored``
         is their number. By default every row has a label.
     ids : array-like of int or str, or path, optional
@@ -402,7 +420,7 @@ def find_label_issues(
     """
     choices = dict(locals())
     labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
-    return Job(labels, pred_probs, JobSettings(**choices)).run()
+    return Job(labels, pred_probs, JobSettings(**choices), named=True).run()
 
 
 @explain_keywords(FOR_FINDING)
@@ -501,4 +519,4 @@ def plan_label_issues(
     choices = dict(locals())
     labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
     wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
-    return Job(labels, pred_probs, JobSettings(**choices, progress=False)).plan(wanted)
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False), named=True).plan(wanted)

@@ -179,6 +179,13 @@ def test_every_key_is_documented_and_no_other(answer):
     assert {tuple(sorted(process)) for process in found["processes"]} == {tuple(keys_of("Key of a process"))}
 
 
+def test_labels_may_be_names(answer):
+    np.save("labels.npy", LABELS.astype("U3"))
+    code, found = answer(*FILES)
+    assert code == 0
+    assert any("labels <U3" in finding["message"] for finding in found["findings"])
+
+
 @pytest.mark.parametrize(
     ("labels", "probs", "status", "message"),
     [

@@ -73,6 +73,7 @@ def test_find_answers_what_python_gives(answer):
         "issue_share": issues.num_issues / 400,
         "estimated_num_issues": issues.estimated_num_issues,
         "n_rows": 400,
+        "n_ignored": 0,
         "n_classes": 3,
         "labels": str(Path("labels.npy").resolve()),
         "pred_probs": str(Path("pred_probs.npy").resolve()),

@@ -163,6 +163,26 @@ def test_a_recording_gives_the_bits_of_threads(client, tmp_path, want):
     assert_same_bits(stored, want)
 
 
+@pytest.mark.parametrize("filter_by", [None, "both"])
+@pytest.mark.parametrize("kept", ["workers", "store", "array"])
+def test_names_and_rows_without_a_label_give_the_bits_of_threads(client, stored, tmp_path, filter_by, kept):
+    names = np.array(["ant", "bee", "cat", "dog", "eel"])[LABELS]
+    gone = np.arange(N_ROWS) % 3 == 0
+    names = np.where(gone, "none", names)
+    np.save(tmp_path / "y.npy", names)
+    labels = names if kept == "array" else tmp_path / "y.npy"
+    choices = {"filter_by": filter_by, **CUT}
+    output = tmp_path / "found.zarr" if kept == "store" else None
+    with dask.config.set(scheduler="threads"):
+        alone = find(np.where(gone, -1, LABELS), PROBS, ignore_label=-1, **choices)
+    found = find(labels, stored / "probs.npy", ignore_label="none", client=client, output=output, **choices)
+    assert found.n_ignored == gone.sum()
+    assert found.class_names == ("ant", "bee", "cat", "dog", "eel")
+    assert found.indices.tolist() == alone.indices.tolist()
+    assert np.asarray(found.scores).tobytes() == np.asarray(alone.scores).tobytes()
+    assert found.confident_thresholds.tobytes() == alone.confident_thresholds.tobytes()
+
+
 def test_hdf5_gives_the_bits_of_threads(client, stored, want):
     with h5py.File(stored / "probs.h5") as file:
         assert_same_bits(find(stored / "labels.npy", file["probs"], client=client, **CUT), want)

@@ -1,5 +1,6 @@
 """Row summaries in place of probabilities: the same answers to the bit, in every form and on every executor."""
 
+import itertools
 import pickle
 import re
 
@@ -8,6 +9,8 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
 import pytest
 from distributed import Client, LocalCluster
 
@@ -15,6 +18,7 @@ import labelsieve
 import labelsieve.summaries
 from draws import assert_same_array, assert_same_bits, bits, draw, odd, pieces
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, WorkdirError
+from labelsieve.sources.open_summaries import open_summaries
 
 K = 6
 LABELS, PROBS = draw(1000, K, seed=4, noise=0.2)
@@ -184,6 +188,109 @@ def test_other_columns_are_ignored():
         assert_same_bits(find(FORMS[form](columns() | others)), find_in_arrays())
 
 
+# Files of tables ------------------------------------------------------------------------------------------------------
+
+
+def write_files(folder, table, edges=(0, 400, 401, 1000), group=37):
+    """Write a table as a folder of Parquet files with small row groups."""
+    folder.mkdir()
+    for number, (start, stop) in enumerate(itertools.pairwise(edges)):
+        part = pa.table(table)[start:stop]
+        pq.write_table(part, folder / f"part-{number}.parquet", row_group_size=group, compression="zstd")
+    return folder
+
+
+@pytest.fixture
+def recorded():
+    table = labelsieve.summarize_batch(
+        LABELS, PROBS.astype(np.float32), scores=("normalized_margin",), row=ROWS, id=[f"image-{row}" for row in ROWS]
+    )
+    return table | {"other": ["x"] * 1000}
+
+
+@pytest.mark.parametrize("form", ["folder", "pattern", "list", "one file", "arrow file", "URL"])
+@pytest.mark.parametrize("choices", [{}, CUT, {"method": "normalized_margin", "batch_size": 100}], ids=str)
+def test_files_give_the_same_bits(tmp_path, recorded, form, choices):
+    folder = write_files(tmp_path / "t", recorded)
+    place = {
+        "folder": folder,
+        "pattern": f"{folder}/part-*.parquet",
+        "list": sorted(folder.iterdir()),
+        "one file": write_files(tmp_path / "one", recorded, (0, 1000)) / "part-0.parquet",
+        "arrow file": tmp_path / "t.arrow",
+        "URL": folder.as_uri(),
+    }[form]
+    if form == "arrow file":
+        pyarrow.feather.write_feather(pa.table(recorded), place, chunksize=37, compression="uncompressed")
+    found = find(place, **choices)
+    assert_same_bits(found, find_in_arrays(PROBS.astype(np.float32), **choices))
+    assert found.to_frame()["id"].tolist() == [f"image-{row}" for row in found.indices]
+    assert str(tmp_path) in found.facts.inputs["pred_probs"]
+
+
+def test_files_in_any_order_are_put_in_order_in_memory(tmp_path, recorded):
+    order = np.random.default_rng(0).permutation(np.flatnonzero(ROWS != 500))
+    shuffled = pa.table(recorded).take(order)
+    folder, want = write_files(tmp_path / "t", shuffled, (0, 400, 999)), np.where(ROWS == 500, -1, LABELS)
+    found = find(folder)
+    assert_same_bits(found, find_in_arrays(PROBS.astype(np.float32), want, ignore_label=-1))
+    assert found.to_frame()["id"].tolist() == [f"image-{row}" for row in found.indices]
+    with pytest.raises(MemoryLimitError, match=r"not in the order of their numbers.*ORDER BY row"):
+        open_summaries(folder, K, room=1000)
+
+
+@pytest.mark.parametrize("kept", ["memory", "workdir"])
+def test_files_are_read_by_workers(client, tmp_path, recorded, kept):
+    folder = write_files(tmp_path / "t", recorded)
+    choices = {"workdir": tmp_path / "w"} if kept == "workdir" else {}
+    assert_same_bits(find(folder, client=client, **CUT, **choices), find_in_arrays(PROBS.astype(np.float32)))
+
+
+def test_a_new_file_is_all_that_the_next_night_reads(tmp_path, recorded):
+    del recorded["row"]
+    folder = write_files(tmp_path / "t", pa.table(recorded)[:700], (0, 400, 700))
+    first = find(folder, workdir=tmp_path / "w")
+    assert (first.n_rows, first.facts.rows_read) == (700, 700)
+    pq.write_table(pa.table(recorded)[700:], folder / "part-2.parquet")
+    second = find(folder, workdir=tmp_path / "w")
+    assert (second.n_rows, second.facts.rows_read) == (1000, 300)
+    assert_same_bits(second, find_in_arrays(PROBS.astype(np.float32)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"p_label": None}, r"has no column 'p_label'; it has label, .*; did you mean 'p_labels'\?"),
+        ({"p_label": pa.array([None, *[0.5] * 999], pa.float32())}, r"nulls in column 'p_label' of .*, in row 0"),
+        ({"label": pa.array([*[0] * 500, None, *[0] * 499])}, r"nulls in column 'label' of .*, in row"),
+        (
+            {"p_label": pa.array([0.5] * 1000).cast(pa.decimal128(3, 2))},
+            r"'p_label' .* has the type decimal128\(3, 2\)",
+        ),
+        ({"p_label": [[0.5]] * 1000}, "'p_label' .* has the type list<"),
+        ({"p_label": ["a"] * 1000}, "the column p_label must be float16, float32 or float64, not StringDType"),
+        ({"p_label": np.full(1000, 0.5)}, "p_label is float64 and p_predicted float32: give both the dtype"),
+        ({"p_label": np.full(1000, np.nan, np.float32)}, r"NaN probabilities in rows 0\.\.999"),
+    ],
+)
+def test_files_that_hold_no_summaries_are_refused(tmp_path, recorded, changes, message):
+    table = recorded | changes
+    if table["p_label"] is None:
+        del table["p_label"]
+        table["p_labels"] = recorded["p_label"]
+    with pytest.raises(InvalidInputError, match=message):
+        find(write_files(tmp_path / "t", table))
+
+
+def test_places_without_a_table_are_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match="there is no file"):
+        find(tmp_path / "none.parquet")
+    with pytest.raises(InvalidInputError, match="give n_classes="):
+        find(write_files(tmp_path / "t", columns()), None)
+    with pytest.raises(InvalidInputError, match="is an input"):
+        find(write_files(tmp_path / "r.zarr", columns()), output=tmp_path / "r.zarr")
+
+
 # Executors, workdirs, outputs, plans ----------------------------------------------------------------------------------
 
 
@@ -344,7 +451,7 @@ def changed(name, row, value, dtype=None):
         (changed("row", 5, 9), "row 9 is given twice, in places 5 and 9 of the table: each row needs one summary"),
         (changed("row", slice(0, 4), 9), "row 9 is given twice, in places 0 and 1 of the table, and 3 more are"),
         (changed("row", 0, -1), "the column row has -1, in place 0: rows are numbered from 0"),
-        (changed("row", 5, 10**9), "the column row goes up to 1,000,000,000, with 1,000 rows: if these are names"),
+        (changed("row", 5, 10**9), "the column row goes up to 1,000,000,000, with 1,000 rows: if these"),
         ({"row": ROWS.astype(float)}, "the column row must be integers, not float64"),
         (
             {"row": ROWS + 1, "label": np.full(1000, 2**63, np.uint64)},

@@ -74,8 +74,8 @@ def cli() -> None:
 @cli.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
 def find(
-    labels: str | None,
-    pred_probs: str | None,
+    label_place: str | None,
+    prob_place: str | None,
     *,
     output: str | None,
     top: int,
@@ -102,7 +102,7 @@ def find(
     """
     began = time.perf_counter()
     # Refuse before the run whatever can be refused.
-    columns = _inputs_of(labels, pred_probs, choices)
+    columns = _inputs_of(label_place, prob_place, choices)
     data = choices["data"]
     places = (*columns, choices["ids"]) if data is None else (data,)
     given = (*places, class_names, images, texts)
@@ -156,7 +156,13 @@ def find(
 @RUN
 @FORECAST
 def plan(
-    labels: str | None, pred_probs: str | None, *, output: str | None, json: bool, log_level: str | None, **choices: Any
+    label_place: str | None,
+    prob_place: str | None,
+    *,
+    output: str | None,
+    json: bool,
+    log_level: str | None,
+    **choices: Any,
 ) -> dict[str, Any] | None:
     """Print the plan of a run: batches, partitions, tasks, bytes, memory and time. Only --measure reads data.
 
@@ -168,7 +174,7 @@ def plan(
     """
     for unused in _FOR_FIND:
         del choices[unused]
-    columns = _inputs_of(labels, pred_probs, choices)
+    columns = _inputs_of(label_place, prob_place, choices)
     if output is not None:
         check_output(output, columns if choices["data"] is None else [choices["data"]])
     with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
@@ -226,26 +232,21 @@ def doctor(
     return doctor_answer(diagnosis, time.perf_counter() - began)
 
 
-def _inputs_of(labels: str | None, pred_probs: str | None, choices: dict[str, Any]) -> list[Any]:
-    """Remove the options that name columns from `choices`; return places, or with --data columns, of both inputs."""
-    named = {"labels": choices.pop("label_column"), "pred_probs": choices.pop("prob_columns")}
-    found = {"labels": labels, "pred_probs": pred_probs}
-    if choices["data"] is None:
-        for name, place in found.items():
-            if named[name] is not None:
-                raise click.UsageError(f"--{name.replace('_', '-')} names a column of a table: give it with --data")
-            if place is None:
-                raise click.UsageError(f"Missing argument '{name.upper()}'.")
-        return [labels, pred_probs]
-    for name, column in named.items():
-        if found[name] is None:
-            found[name] = column
-        elif column is not None:
-            raise click.UsageError(f"--{name.replace('_', '-')} and the argument {name.upper()} are both given")
-        if found[name] is None:
-            raise click.UsageError(f"--data needs the column of {name}: --{name.replace('_', '-')}")
-    probs = found["pred_probs"] or ""
-    return [found["labels"], probs.split(",") if "," in probs else probs]
+def _inputs_of(label_place: str | None, prob_place: str | None, choices: dict[str, Any]) -> list[Any]:
+    """Remove the names of columns from `choices`; return the places of both inputs, or with --data their columns."""
+    found = list[Any]()
+    for name, place in (("labels", label_place), ("pred_probs", prob_place)):
+        option, column = f"--{name.replace('_', '-')}", choices.pop(name)
+        if column is not None and choices["data"] is None:
+            raise click.UsageError(f"{option} names a column of a table: give it with --data")
+        if column is not None and place is not None:
+            raise click.UsageError(f"{option} and the argument {name.upper()} are both given")
+        if column is None and place is None:
+            missing = f"--data needs the column of {name}: {option}" if choices["data"] else ""
+            raise click.UsageError(missing or f"Missing argument '{name.upper()}'.")
+        found.append(place if column is None else column)
+    labels, probs = found
+    return [labels, probs.split(",") if choices["data"] and "," in probs else probs]
 
 
 def _group_of(output: str | None) -> str | None:

@@ -162,13 +162,12 @@ FORECAST = _together(
     _time("--measure", is_flag=True, help="Measure rates: read parts of some partitions for about 5 seconds."),
 )
 RUN = _together(
-    click.argument("labels", required=False),
-    click.argument("pred_probs", required=False),
+    click.argument("label_place", metavar="[LABELS]", required=False),
+    click.argument("prob_place", metavar="[PRED_PROBS]", required=False),
     _input("--data", metavar="FILE|DIR|URL", help="A table in Parquet or Arrow files, whose columns are the inputs."),
-    _input("--labels", "label_column", metavar="COLUMN", help="With --data: the column of labels."),
+    _input("--labels", metavar="COLUMN", help="With --data: the column of labels."),
     _input(
         "--pred-probs",
-        "prob_columns",
         metavar="COLUMN|A,B,...",
         help="With --data: a column of lists, or one column per class, as a list or a pattern: 'p_*'.",
     ),

@@ -6,7 +6,7 @@ depend on the chunks, and one run reports every missing part of a file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -259,7 +259,11 @@ def rows_in_words(n: int, one: str, many: str) -> str:
 
 
 def raise_or_warn(
-    findings: Findings, n_classes: int, checks: RowChecks = DEFAULT_CHECKS, class_counts: Ints | None = None
+    findings: Findings,
+    n_classes: int,
+    checks: RowChecks = DEFAULT_CHECKS,
+    class_counts: Ints | None = None,
+    describe_labels: Callable[[Finding], str] | None = None,
 ) -> None:
     """Raise one error for all findings that are errors; otherwise issue one warning, if there is something to warn of.
 
@@ -273,6 +277,8 @@ def raise_or_warn(
         Which rows are accepted.
     class_counts : (K,) int, optional
         Number of rows with each label. Labels outside 0..K-1 are counted as class 0.
+    describe_labels : callable, optional
+        Returns a sentence on bad labels, where these are names.
 
     Raises
     ------
@@ -281,7 +287,12 @@ def raise_or_warn(
     """
     kinds = errors_in(findings, checks)
     if kinds:
-        sentences = [_sentence(kind, findings[kind], n_classes) for kind in kinds]
+        sentences = [
+            describe_labels(findings[kind])
+            if kind == "label" and describe_labels is not None
+            else _sentence(kind, findings[kind], n_classes)
+            for kind in kinds
+        ]
         outside = {"below", "above"} & set(kinds)
         if "row_sum" in findings and "row_sum" not in kinds and outside:
             sentences.append(_likely_cause(findings["row_sum"]))

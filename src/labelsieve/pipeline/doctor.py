@@ -43,6 +43,7 @@ from labelsieve.pipeline.workdir import Workdir
 from labelsieve.results.publish import check_output
 from labelsieve.settings import Settings
 from labelsieve.sources.base import Source
+from labelsieve.sources.label_names import NameTable, are_names, mapped, open_label_values
 from labelsieve.sources.open_array import Opened
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, shared_probe
 from labelsieve.storage.lock import owner_of
@@ -352,15 +353,18 @@ class _Checks:
         """Open both inputs here, plan a run with default settings, and let all workers open the inputs."""
         opened: tuple[Opened, Opened] | None = None
         with self._reporting("inputs"):
-            opened = open_pair(labels, pred_probs)
+            opened = open_pair(labels, pred_probs, open_as=open_label_values)
         if opened is None:
             return None
         n_rows, n_classes = opened[1].shape
-        if np.iinfo(opened[0].dtype).max < n_classes - 1:
+        values = opened[0].dtype
+        if are_names(opened[0]):
+            opened = mapped(opened[0], NameTable(())), opened[1]  # whose names are not needed
+        elif np.iinfo(values).max < n_classes - 1:
             message = f"labels are {opened[0].dtype}, which cannot hold all of the {n_classes:,} classes of pred_probs"
             advice = "See that the labels did not overflow when they were stored, and that the two belong together"
             self._add("inputs", _CLIENT, "warning", message, advice)
-        shapes = f"{n_rows:,} rows, {n_classes:,} classes, {opened[1].dtype}; labels {opened[0].dtype}"
+        shapes = f"{n_rows:,} rows, {n_classes:,} classes, {opened[1].dtype}; labels {values}"
         if not self._readers:
             self._add("inputs", _CLIENT, "ok", shapes)
             return None

@@ -125,6 +125,8 @@ def can_fork(inputs: Inputs, n_jobs: int, *, is_cluster: bool) -> bool:
 
 
 def _reason_not_to_fork(inputs: Inputs, *, is_cluster: bool) -> str:
+    if isinstance(inputs.opened_labels, DerivedSource):
+        return "labels that are names in a file are mapped by Dask's threads"
     if not inputs.forkable:
         return "Zarr, HDF5 and Dask inputs are read by Dask's threads"
     if multiprocessing.current_process().daemon:

@@ -178,7 +178,9 @@ class Inputs:
             batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
         elif labels.row_chunk and not self.labels_first:
             # A strip, and a stored chunk that it cuts.
-            batch_bytes += min(MAX_STRIP_ROWS + labels.row_chunk, self.grid.n_rows) * labels.dtype.itemsize
+            batch_bytes += min(MAX_STRIP_ROWS + labels.row_chunk, self.grid.n_rows) * max(
+                labels.row_bytes, labels.read_row_bytes
+            )
         return memory.Need(
             self.grid.n_rows,
             self.n_classes,

@@ -9,6 +9,7 @@ import time
 import uuid
 import warnings
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from labelsieve.confident_learning.selections import RowSelection
 from labelsieve.confident_learning.summarizer import ScanTotals
 from labelsieve.confident_learning.summary_counts import issue_totals
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
-from labelsieve.confident_learning.validation import notes_of, raise_or_warn
+from labelsieve.confident_learning.validation import Finding, notes_of, raise_or_warn
 from labelsieve.errors import (
     InvalidInputError,
     LabelsieveWarning,
@@ -61,7 +62,19 @@ from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.base import Source
-from labelsieve.sources.open_array import ignored_value, where_is
+from labelsieve.sources.label_names import (
+    FloatTable,
+    NameTable,
+    are_names,
+    category_names,
+    column_names,
+    describe_unknown,
+    learn_names,
+    mapped,
+    mapping_note,
+    open_label_values,
+)
+from labelsieve.sources.open_array import Opened, ignored_value, open_labels, where_is
 from labelsieve.sources.retries import retry
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, shared_probe, temporary_folder
 from labelsieve.tasks.checkpoint import Records, digest
@@ -96,9 +109,11 @@ class Job:
         The arguments of the user.
     settings : JobSettings
         All settings.
+    named : bool
+        Whether labels may be names of classes, which the result then says.
     """
 
-    def __init__(self, labels: Any, pred_probs: Any, settings: JobSettings) -> None:
+    def __init__(self, labels: Any, pred_probs: Any, settings: JobSettings, *, named: bool = False) -> None:
         self._started = time.perf_counter()
         self.settings, self.filter = settings, settings.filter
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
@@ -106,25 +121,70 @@ class Job:
         if self.output is not None:
             inputs = (settings.data, settings.summaries, labels, pred_probs, settings.ids)
             check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
-        labels, pred_probs, ids = open_given(labels, pred_probs, settings)
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
+        ignore_label = settings.ignore_label
+        limit = free_bytes() if self.executor.is_cluster else self.executor.limit
+        labels, pred_probs, ids = open_given(labels, pred_probs, settings, limit)
         self.pair = open_pair(
             *(labels, pred_probs, settings.class_names, ids),
             attempts=self._attempts,
             from_logits=settings.from_logits,
             allow_zero_rows=settings.allow_zero_rows,
             dtype=settings.dtype,
+            open_as=partial(open_label_values, ignore_label=ignore_label) if named else open_labels,
         )
         if isinstance(self.pair[1], Source):
             self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         n_rows, n_classes = self.pair[1].shape
-        self._ignored = ignored_value(self.pair[0], settings.ignore_label)
         self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
         self._names = check_class_names(settings.class_names, n_classes)
+        self._values, self._given_names = self.pair[0], (category_names(labels), column_names(pred_probs))
+        self._table, self._note = self._table_of(self._values), ""
+        if self._table is None:
+            self._ignored = ignored_value(self.pair[0], ignore_label)
+        else:
+            self.pair = mapped(self._values, self._table), self.pair[1]
+            self._ignored = self._table.ignored
         self._ids = open_ids(ids, n_rows)
         self.filter.check_classes(n_classes)
+
+    def _table_of(self, labels: Opened) -> NameTable | FloatTable | None:
+        """Return what maps labels to classes, as far as names are known yet; None for labels that are classes."""
+        if not are_names(labels):
+            return None
+        if labels.dtype.kind == "f":
+            return FloatTable()
+        names = self._names or ()
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise InvalidInputError(f"labels are names, and class_names has {twice[0]!r} for several classes")
+        return NameTable(names, self.settings.ignore_label)
+
+    def _learn_names(self) -> None:
+        """Read the labels for the names of the classes, if labels are names and the user gave none."""
+        if not isinstance(self._table, NameTable) or self._table.names:
+            return
+        categories, columns = self._given_names
+        ignore_label = self.settings.ignore_label
+        names = retry(
+            self._attempts, learn_names, self._values, self.pair[1].shape[1], ignore_label, columns, categories
+        )
+        self._names, self._table, self._note = names, NameTable(names, ignore_label), mapping_note(names)
+        self.pair = mapped(self._values, self._table), self.pair[1]
+
+    def _describe_labels(self) -> Callable[[Finding], str] | None:
+        """Return what describes labels that are no classes, where labels are names."""
+        table, values = self._table, self._values
+        if table is None:
+            return None
+
+        def describe(found: Finding) -> str:
+            rows = partial(describe_unknown, values, table.names)
+            return retry(self._attempts, rows, found)
+
+        return describe
 
     def run(self) -> LabelIssues:
         """Run all steps, and publish the result last."""
@@ -150,6 +210,7 @@ class Job:
     def _attempt(self, steps: Callable[[_Setup], _T]) -> _T:
         """Prepare and run `steps`; start again if a worker was lost that held arrays of this process."""
         note_versions(self.pair, self._attempts, allow_zero_rows=self.settings.allow_zero_rows)
+        self._learn_names()
         for attempt in range(self._attempts):
             with ExitStack() as stack:
                 setup = self._prepare(stack)
@@ -372,7 +433,7 @@ class Job:
             seconds=time.perf_counter() - self._started,
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
             versions=loaded_versions(),
-            notes=notes_of(total.findings) + ((f"{note}.",) if note else ()),
+            notes=notes_of(total.findings) + ((f"{note}.",) if note else ()) + ((self._note,) if self._note else ()),
             inputs=self._places,
             finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         )
@@ -385,7 +446,7 @@ class Job:
         if not counts.any():
             n_rows = self.pair[1].shape[0]
             raise InvalidInputError(f"no row has a label: all {n_rows:,} are {self.settings.ignore_label!r}")
-        raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, counts)
+        raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, counts, self._describe_labels())
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that issues may take if they are sorted in this process."""

@@ -17,6 +17,7 @@ from labelsieve.confident_learning.summary_block import STRIP_BYTES
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.execution.executor import Executor
+from labelsieve.memory import free_bytes
 from labelsieve.pipeline import grids
 from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
@@ -34,7 +35,7 @@ from labelsieve.storage.urls import is_url
 _READ_FIRST_BYTES: Final = 64_000_000
 
 
-def open_given(labels: Any, pred_probs: Any, settings: JobSettings) -> tuple[Any, Any, Any]:
+def open_given(labels: Any, pred_probs: Any, settings: JobSettings, limit: int) -> tuple[Any, Any, Any]:
     """Return labels, probabilities and names of rows: as they are given, or those of a table.
 
     Parameters
@@ -43,6 +44,8 @@ def open_given(labels: Any, pred_probs: Any, settings: JobSettings) -> tuple[Any
         The arguments of the user.
     settings : JobSettings
         Has a table of both (`data`) or a table of row summaries (`summaries`), or neither.
+    limit : int
+        Bytes of memory that the run may take in this process.
 
     Raises
     ------
@@ -53,7 +56,11 @@ def open_given(labels: Any, pred_probs: Any, settings: JobSettings) -> tuple[Any
     if settings.summaries is not None:
         if any(one is not None for one in (labels, pred_probs, settings.data)):
             raise InvalidInputError("give labels and pred_probs, or summaries")
-        table = retry(attempts, open_summaries, settings.summaries, settings.n_classes, settings.ignore_label)
+        if settings.from_logits or settings.dtype is not None:
+            name = "from_logits" if settings.from_logits else "dtype"
+            raise InvalidInputError(f"{name} is for pred_probs: say it where the summaries are made")
+        room = min(limit, free_bytes())
+        table = retry(attempts, open_summaries, settings.summaries, settings.n_classes, settings.ignore_label, room)
         return table.labels, table.pred_probs, table.ids if ids is None else ids
     if settings.n_classes is not None:
         raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
@@ -72,6 +79,7 @@ def open_pair(
     from_logits: bool = False,
     allow_zero_rows: bool = False,
     dtype: str | None = None,
+    open_as: Callable[[Any], Opened] = open_labels,
 ) -> tuple[Opened, Opened]:
     """Open both inputs, and compare their shapes and the names of rows and classes. Only headers are read.
 
@@ -89,6 +97,8 @@ def open_pair(
         Whether rows of zeros are accepted.
     dtype : "bfloat16", optional
         What values of `pred_probs` are that are stored as 16 bits without a dtype of NumPy.
+    open_as : callable
+        Opens the labels: `open_labels`, or `open_label_values` for those that may be names.
 
     Raises
     ------
@@ -97,9 +107,9 @@ def open_pair(
     """
     opening = partial(open_pred_probs, dtype=dtype)
     if is_url(labels) and is_url(pred_probs):
-        opened_labels, opened = _open_both(labels, pred_probs, attempts, opening)
+        opened_labels, opened = _open_both(labels, pred_probs, attempts, open_as, opening)
     else:
-        opened_labels, opened = retry(attempts, open_labels, labels), retry(attempts, opening, pred_probs)
+        opened_labels, opened = retry(attempts, open_as, labels), retry(attempts, opening, pred_probs)
     if from_logits and isinstance(opened, Source):
         opened = LogitsSource(opened)
     elif from_logits:
@@ -111,7 +121,9 @@ def open_pair(
     return opened_labels, opened
 
 
-def _open_both(labels: Any, pred_probs: Any, attempts: int, opening: Callable[[Any], Opened]) -> tuple[Opened, Opened]:
+def _open_both(
+    labels: Any, pred_probs: Any, attempts: int, open_as: Callable[[Any], Opened], opening: Callable[[Any], Opened]
+) -> tuple[Opened, Opened]:
     """Open both inputs at the same time, since each waits for a remote store."""
     other: Future[Opened] = Future()
 
@@ -123,7 +135,7 @@ def _open_both(labels: Any, pred_probs: Any, attempts: int, opening: Callable[[A
 
     # A daemon thread, so that an error of the labels or Ctrl-C does not wait for a store that does not answer.
     Thread(target=open_other, name="labelsieve-open", daemon=True).start()
-    return retry(attempts, open_labels, labels), other.result()
+    return retry(attempts, open_as, labels), other.result()
 
 
 def open_inputs(

@@ -40,6 +40,8 @@ class NpySource(FileSource):
         Whether columns, rather than rows, are contiguous.
     version : FileVersion, optional
         Of the file whose header was read; another one is an error.
+    member : str
+        Name of the array in a file of several; "" for a file of its own.
     """
 
     forkable = True
@@ -54,9 +56,10 @@ class NpySource(FileSource):
         *,
         fortran: bool,
         version: FileVersion | None = None,
+        member: str = "",
     ) -> None:
         super().__init__(shape, dtype)
-        self.version = version
+        self.version, self.member = version, member
         self.path, self.offset, self.fortran = path, offset, fortran and len(shape) > 1
         self.in_pieces = not self.fortran
 
@@ -115,8 +118,8 @@ class NpySource(FileSource):
 
     @property
     def where(self) -> str:
-        """The path."""
-        return str(self.path.absolute())
+        """The path, and the name of the array if there may be others."""
+        return str(self.path.absolute()) + (f"::{self.member}" if self.member else "")
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open the file."""

@@ -42,7 +42,11 @@ def open_labels(labels: Any) -> Opened:
     InputTypeError
         For an object of the wrong kind.
     """
-    opened = open_any("labels", labels)
+    return checked_labels(open_any("labels", labels))
+
+
+def checked_labels(opened: Opened) -> Opened:
+    """Return opened labels, or raise unless they are one axis of integers."""
     if opened.ndim != 1:
         hint = ""
         if opened.ndim == 2 and opened.shape[1] > 1:

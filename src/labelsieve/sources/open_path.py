@@ -19,14 +19,18 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.sources.archives import ARCHIVE_SUFFIXES, find_member, split_member, with_member
 from labelsieve.sources.base import Source
+from labelsieve.sources.bfloat16 import Bfloat16Source
+from labelsieve.sources.compressed_npy import CompressedNpySource
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.object_store import ObjectStore
-from labelsieve.sources.other_formats import FORMATS, explain_conversion, refuse_other_format
+from labelsieve.sources.other_formats import FORMATS, explain_conversion, is_npy, refuse_other_format
 from labelsieve.sources.remote_npy import RemoteNpySource
 from labelsieve.sources.remote_zarr import RemoteZarrSource
 from labelsieve.sources.shard_names import SHARD_SUFFIXES, is_pattern, select_shards
 from labelsieve.sources.shards import ShardsSource
+from labelsieve.sources.versions import FileVersion
 from labelsieve.sources.zarr_arrays import METADATA_NAMES, ZarrSource, is_zarr_folder
 from labelsieve.storage.urls import check_place, is_url, is_web, url_of, without_query
 
@@ -44,17 +48,18 @@ def open_place(name: str, place: Place) -> Source:
     name : str
         ``labels`` or ``pred_probs``, for messages.
     place : str or path
-        A ``.npy`` file, a Zarr array, a folder of either, or a pattern that several match.
+        A ``.npy`` file, a Zarr array, an array in an ``.npz`` or safetensors file (``file.npz::name``), a folder of
+        these, or a pattern that several match.
 
     Raises
     ------
     InvalidInputError
         If there is nothing there, or nothing that can be read.
     """
-    place = check_place(name, place)
+    place, member = split_member(check_place(name, place))
     scheme, _, local = place.partition("://") if is_url(place) else ("file", "", place)
     if scheme not in ("file", "local"):
-        return _open_url(name, place)
+        return _open_url(name, place, member)
     if local != place and not Path(local).exists():
         local = unquote(local)
     path = Path(local).absolute()  # a worker may run in another folder
@@ -68,7 +73,7 @@ def open_place(name: str, place: Place) -> Source:
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
         if not matches:
             raise InvalidInputError(f"{name}: no file matches {path}")
-        return _open_shards(name, path, matches, f"{path} matches no .npy and no .zarr shards")
+        return _open_shards(name, path, matches, f"{path} matches no .npy and no .zarr shards", member)
     if path.is_file():
         refuse_other_format(name, str(path), str(path))
     if path.is_dir() and path.suffix != ".zarr" and not is_zarr_folder(path):
@@ -76,7 +81,32 @@ def open_place(name: str, place: Place) -> Source:
         return _open_shards(name, path, [str(entry) for entry in path.iterdir()], why, always=True)
     if path.is_dir() or path.suffix == ".zarr":
         return ZarrSource.from_path(name, path)
+    if path.suffix.lower() in ARCHIVE_SUFFIXES and not is_npy(str(path)):
+        return _open_member(name, path, member)
     return NpySource.from_path(name, path)
+
+
+def _open_member(name: str, path: Path, member: str) -> Source:
+    """Open an array of a local file of several."""
+    try:
+        with path.open("rb") as file:
+            version = FileVersion.of(os.fstat(file.fileno()))
+
+            def read(start: int, stop: int) -> bytes:
+                file.seek(start)
+                return file.read(stop - start)
+
+            found = find_member(name, str(path), read, version.size, member)
+    except FileNotFoundError:
+        raise InvalidInputError(f"{name}: there is no file {path}") from None
+    except OSError as error:
+        raise InvalidInputError(f"{name}: {path} cannot be opened: {error}") from error
+    if found.is_compressed:
+        return CompressedNpySource(path, found, version)
+    source = NpySource(
+        path, found.shape, found.dtype, found.offset, fortran=found.fortran, version=version, member=found.name
+    )
+    return Bfloat16Source(source) if found.is_bfloat16 else source
 
 
 def open_places(name: str, places: Sequence[Place]) -> Source:
@@ -107,11 +137,14 @@ def are_places(data: Sequence[Any]) -> bool:
 
 def _is_place(item: object) -> bool:
     if isinstance(item, str):
+        item = split_member(item)[0]
         return is_url(item) or item.endswith((*SHARD_SUFFIXES, *FORMATS)) or os.sep in item or "/" in item
     return isinstance(item, os.PathLike)
 
 
-def _open_shards(name: str, where: Path, places: Sequence[str], why: str, *, always: bool = False) -> Source:
+def _open_shards(
+    name: str, where: Path, places: Sequence[str], why: str, member: str = "", *, always: bool = False
+) -> Source:
     """Open the shards in a folder or that match a pattern.
 
     If there are none, raise `why` with how to convert the files that are there, or in any case if `always`.
@@ -120,11 +153,12 @@ def _open_shards(name: str, where: Path, places: Sequence[str], why: str, *, alw
         conversion = explain_conversion(name, places)
         if conversion or always:
             raise InvalidInputError(f"{name}: {why}" + (f"; {conversion}" if conversion else ""))
-    openers = [partial(open_place, name, place) for place in select_shards(name, str(where), places)]
-    return _join(name, openers, str(where))
+    shards = select_shards(name, str(where), places)
+    openers = [partial(open_place, name, with_member(place, member)) for place in shards]
+    return _join(name, openers, with_member(str(where), member))
 
 
-def _open_url(name: str, url: str) -> Source:
+def _open_url(name: str, url: str, member: str) -> Source:
     shown, web = without_query(url), is_web(url)
     store, path = ObjectStore.at(url)
     if is_pattern(path.replace("?", "") if web else path):
@@ -132,13 +166,13 @@ def _open_url(name: str, url: str) -> Source:
             raise InvalidInputError(
                 f"{name}: {shown} is a pattern, but a web server lists no files: give them as a list"
             )
-        return _open_objects(name, url, store, store.match(name, path))
+        return _open_objects(name, url, store, store.match(name, path), member)
     refuse_other_format(name, url, shown)
     # The suffix is looked for where no query hides it.
     if shown.endswith(".zarr"):
         return RemoteZarrSource.from_url(name, url)
-    if shown.endswith(".npy"):
-        return RemoteNpySource.from_url(name, url, store)
+    if shown.endswith(".npy") or shown.lower().endswith(ARCHIVE_SUFFIXES):
+        return RemoteNpySource.from_url(name, with_member(url, member), store)
     listed = [] if web else store.list_folder(name, path)
     children = {str(info["name"]).rstrip("/").rpartition("/")[2] for info in listed}
     if children & set(METADATA_NAMES) or (web and "?" not in url and store.has(path, METADATA_NAMES)):
@@ -151,7 +185,9 @@ def _open_url(name: str, url: str) -> Source:
     return _open_objects(name, url, store, listed)
 
 
-def _open_objects(name: str, url: str, store: ObjectStore, listed: Sequence[dict[str, Any]]) -> Source:
+def _open_objects(
+    name: str, url: str, store: ObjectStore, listed: Sequence[dict[str, Any]], member: str = ""
+) -> Source:
     """Open the shards among the objects that a URL of a folder or pattern lists."""
     shown = without_query(url)
     if not listed:
@@ -164,8 +200,9 @@ def _open_objects(name: str, url: str, store: ObjectStore, listed: Sequence[dict
         if infos[path].get("type") == "directory" or path.endswith(".zarr"):
             openers.append(partial(RemoteZarrSource.from_url, name, shard_url))
         else:
-            openers.append(partial(RemoteNpySource.from_url, name, shard_url, store, infos[path]))
-    return _join(name, openers, shown)
+            place = with_member(shard_url, member)
+            openers.append(partial(RemoteNpySource.from_url, name, place, store, infos[path]))
+    return _join(name, openers, with_member(shown, member))
 
 
 def url_beside(url: str, store: ObjectStore, path: str) -> str:

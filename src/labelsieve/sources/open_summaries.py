@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.recorded_summaries import FIELDS, RECORDABLE
-from labelsieve.errors import InvalidInputError
+from labelsieve.errors import InvalidInputError, MemoryLimitError
 from labelsieve.settings import NOTHING, IgnoreLabel, check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
@@ -19,12 +20,17 @@ from labelsieve.sources.open_array import Opened, open_labels
 from labelsieve.sources.recordings import open_recording
 from labelsieve.sources.summaries import ColumnSummaries, SummarySource
 from labelsieve.sources.summary_columns import check_columns, open_summary_columns
-from labelsieve.storage.urls import check_place, without_query
+from labelsieve.sources.tables import is_places, open_table
+from labelsieve.storage.urls import check_place
 
 LABEL: Final = "label"
 # Names of columns that a table may have: the user's numbers and names of its rows.
 ROW: Final = "row"
 ID: Final = "id"
+_COLUMNS: Final = (LABEL, *FIELDS, *RECORDABLE, ROW, ID)
+_ROWS_AT_A_TIME: Final = 1 << 15
+# Copies of all columns while they are put in order.
+_COPIES: Final = 2
 # Row numbers that leave more gaps than this, and have at most one row in as many, are taken for names.
 _MOST_GAPS: Final = 1_000_000
 _MOST_TIMES: Final = 10
@@ -54,23 +60,30 @@ class SummaryTable:
         return int(self.pred_probs.shape[1])
 
 
-def open_summaries(summaries: Any, n_classes: int | None = None, ignore_label: IgnoreLabel = NOTHING) -> SummaryTable:
+def open_summaries(
+    summaries: Any, n_classes: int | None = None, ignore_label: IgnoreLabel = NOTHING, room: float = math.inf
+) -> SummaryTable:
     """Open row summaries; of files only headers are read.
 
     Parameters
     ----------
     summaries : table, path, URL or SummaryTable
         A table in memory with the columns `label`, `predicted`, `p_label` and `p_predicted`: a dict of arrays, or a
-        table of pandas, Polars, Arrow or DuckDB. Or the place of such a table.
+        table of pandas, Polars, Arrow or DuckDB. Or Parquet or Arrow files: a path, a URL, a folder, a pattern, or a
+        list of them. Or the folder of a `labelsieve.Recorder`.
     n_classes : int, optional
         Number of classes K, which a table does not say.
     ignore_label : int, str or None, optional
         The label that stands for none.
+    room : float
+        Bytes of memory that rows may take that have to be put in order.
 
     Raises
     ------
     InvalidInputError
         For anything that cannot be row summaries. The message says what is wrong, and where.
+    MemoryLimitError
+        For files whose rows are not in order, and are too many to be put in order in memory.
     InputTypeError
         For an object of the wrong kind.
     """
@@ -81,24 +94,58 @@ def open_summaries(summaries: Any, n_classes: int | None = None, ignore_label: I
             raise InvalidInputError(f"n_classes is {n_classes}, and the summaries are of {summaries.n_classes} classes")
         return summaries
     if isinstance(summaries, str | os.PathLike):
-        return _open_place(check_place("summaries", summaries), n_classes, ignore_label)
+        recorded = open_recording(check_place("summaries", summaries))
+        if recorded is not None:
+            return _table_of_recording(*recorded, n_classes, ignore_label)
+    if is_places(summaries):
+        return _open_files(summaries, n_classes, ignore_label, room)
     table = open_summary_columns("summaries", summaries)
     check_columns((LABEL, *FIELDS), table.names, table.where)
-    names = [name for name in (LABEL, *FIELDS, *RECORDABLE, ROW, ID) if name in table.names]
+    names = [name for name in _COLUMNS if name in table.names]
     return table_of_columns(table.columns(names), _needed(n_classes), table.where, ignore_label)
 
 
-def _open_place(place: str, n_classes: int | None, ignore_label: IgnoreLabel) -> SummaryTable:
-    """Open the folder of a recorder, or the table at a path or URL."""
-    recorded = open_recording(place)
-    if recorded is not None:
-        labels, rows, ids = recorded
-        if n_classes not in (None, rows.shape[1]):
-            raise InvalidInputError(f"n_classes is {n_classes}, and {rows.where} was recorded with {rows.shape[1]:,}")
-        if ignore_label is not NOTHING:
-            raise InvalidInputError(f"ignore_label is for the recorder: {rows.where} knows which rows have no label")
-        return SummaryTable(labels, rows, ids)
-    raise InvalidInputError(f"summaries: {without_query(place)} is not a table of summaries (n_classes={n_classes})")
+def _table_of_recording(
+    labels: Source, rows: SummarySource, ids: Source | None, n_classes: int | None, ignore_label: IgnoreLabel
+) -> SummaryTable:
+    """Return the folder of a recorder, which knows the number of classes, as a table."""
+    if n_classes not in (None, rows.shape[1]):
+        raise InvalidInputError(f"n_classes is {n_classes}, and {rows.where} was recorded with {rows.shape[1]:,}")
+    if ignore_label is not NOTHING:
+        raise InvalidInputError(f"ignore_label is for the recorder: {rows.where} knows which rows have no label")
+    return SummaryTable(labels, rows, ids)
+
+
+def _open_files(places: Any, n_classes: int | None, ignore_label: IgnoreLabel, room: float) -> SummaryTable:
+    """Open the files of a table. If they have row numbers that are not in order, they are read into memory."""
+    table = open_table(places)
+    check_columns((LABEL, *FIELDS), table.names, table.where)
+    names = [name for name in _COLUMNS if name in table.names]
+    columns = {name: table.source(name, name) for name in names}
+    check_dtypes({name: column.dtype for name, column in columns.items()})
+    n_classes = _needed(n_classes)
+    if ROW in columns and not _is_in_order(columns[ROW]):
+        n_bytes = _COPIES * sum(column.n_rows * column.row_bytes for column in columns.values())
+        if n_bytes > room:
+            raise MemoryLimitError(
+                f"the rows of {table.where} are not in the order of their numbers. To put them in order would take "
+                f"{n_bytes / 1e6:,.0f} MB, and {room / 1e6:,.0f} MB are free: store them in order (ORDER BY row)"
+            )
+        read = {name: column[:] for name, column in columns.items()}
+        return table_of_columns(read, n_classes, table.where, ignore_label)
+    columns.pop(ROW, None)
+    labels, ids = open_labels(columns.pop(LABEL)), columns.pop(ID, None)
+    return SummaryTable(labels, ColumnSummaries(columns, n_classes, table.where), ids)
+
+
+def _is_in_order(rows: Source) -> bool:
+    """Return whether row numbers are 0..N-1. They are read some at a time, until one is not."""
+    with rows.open(0, rows.n_rows) as opened:
+        for start in range(0, rows.n_rows, _ROWS_AT_A_TIME):
+            stop = min(start + _ROWS_AT_A_TIME, rows.n_rows)
+            if not np.array_equal(opened.read(start, stop), np.arange(start, stop)):
+                return False
+    return True
 
 
 def _needed(n_classes: int | None) -> int:

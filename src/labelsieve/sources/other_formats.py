@@ -49,7 +49,12 @@ def _table(called: str, reading: str, lazy: str = "", *, is_table: bool = False)
 
 
 _TENSOR: Final = 'torch.load({path}, map_location="cpu", weights_only=True).detach()'
-_TORCH: Final = _Format("a file of PyTorch", ", torch", _TENSOR + ".float().numpy()", _TENSOR + ".numpy()")
+_TORCH: Final = _Format(
+    "a file of torch.save, which holds a pickle, and a pickle can run any code when it is opened",
+    ", torch",
+    _TENSOR + ".float().numpy()",
+    _TENSOR + ".numpy()",
+)
 _UNPICKLED: Final = "np.asarray(pickle.loads(pathlib.Path({path}).read_bytes()))"
 _PICKLE: Final = _Format(
     "a pickle, which can run any code when it is opened",
@@ -67,8 +72,6 @@ _HDF5: Final = _Format(
     "with the name of its dataset",
     "import h5py; {name} = " + _DATASET,
 )
-_ENTRY: Final = "np.load({path})[{name!r}]"
-_NAMED_TENSOR: Final = "safetensors.numpy.load_file({path})[{name!r}]"
 # By the suffix of the file.
 FORMATS: Final = {
     ".parquet": _table("a Parquet file", "pd.read_parquet({path})", is_table=True),
@@ -79,10 +82,6 @@ FORMATS: Final = {
     ".feather": _table("an Arrow file", "pd.read_feather({path})", is_table=True),
     ".arrow": _table("an Arrow file", "pd.read_feather({path})", is_table=True),
     ".txt": _Format("a text file", "", "np.loadtxt({path})", "np.loadtxt({path}, dtype=int)"),
-    ".npz": _Format("an .npz archive", "", _ENTRY, _ENTRY),
-    ".safetensors": _Format(
-        "a file of safetensors", ", safetensors.numpy", _NAMED_TENSOR, _NAMED_TENSOR, "with the name of its tensor"
-    ),
     ".pt": _TORCH,
     ".pth": _TORCH,
     ".h5": _HDF5,
@@ -94,7 +93,7 @@ FORMATS: Final = {
 # would be missing.
 _TEXT_SUFFIXES: Final = frozenset({".csv", ".tsv", ".json", ".jsonl", ".txt"})
 DATA_SUFFIXES: Final = (*(suffix for suffix in FORMATS if suffix not in _TEXT_SUFFIXES), ".gz", ".zip")
-_READ: Final = "only .npy files and Zarr arrays are read from a path"
+_READ: Final = "only .npy, .npz and safetensors files and Zarr arrays are read from a path"
 
 
 def refuse_other_format(name: str, place: str, shown: str) -> None:
@@ -110,14 +109,15 @@ def refuse_other_format(name: str, place: str, shown: str) -> None:
     Raises
     ------
     InvalidInputError
-        If the suffix is one of `FORMATS`, except for a local file that begins as a ``.npy`` file does.
+        If the suffix is one of `FORMATS`, or a local file is of torch.save, whatever its suffix, except for a local
+        file that begins as a ``.npy`` file does.
     """
     suffix = PurePosixPath(shown).suffix.lower()
-    if suffix not in FORMATS or _is_npy(place):
+    if is_npy(place) or (suffix not in FORMATS and not _is_pickled(place)):
         return
-    arrays = _arrays_in(place) if suffix == ".npz" else []
-    kind = FORMATS[suffix].called + (f" of {', '.join(arrays)}" if arrays else "")
-    raise InvalidInputError(f"{name}: {shown} is {kind}, but {_READ}. {_conversion(name, place, shown)}")
+    raise InvalidInputError(
+        f"{name}: {shown} is {FORMATS.get(suffix, _TORCH).called}, but {_READ}. {_conversion(name, place, shown)}"
+    )
 
 
 def explain_conversion(name: str, paths: Sequence[str]) -> str:
@@ -142,15 +142,12 @@ def explain_conversion(name: str, paths: Sequence[str]) -> str:
 
 def _conversion(name: str, place: str, shown: str) -> str:
     """Return a sentence with the lines that convert a file, and those that open a large one."""
-    suffix, path, array = PurePosixPath(shown).suffix.lower(), repr(shown), name
-    kind = FORMATS[suffix]
-    if suffix == ".npz":
-        arrays = _arrays_in(place) or ["arr_0"]
-        array = name if name in arrays else arrays[0]
-    stem = shown[: -len(suffix)] if Path(place).exists() else PurePosixPath(shown).stem
+    suffix, path = PurePosixPath(shown).suffix.lower(), repr(shown)
+    kind = FORMATS.get(suffix, _TORCH)
+    stem = shown[: len(shown) - len(suffix)] if Path(place).exists() else PurePosixPath(shown).stem
     # One file may hold both.
     target = repr(f"{stem}.npy" if stem.endswith(name) else f"{stem}_{name}.npy")
-    reading = (kind.labels if name == "labels" else kind.probs).format(path=path, name=array)
+    reading = (kind.labels if name == "labels" else kind.probs).format(path=path, name=name)
     note = 'with the name of your column for "label"' if '["label"]' in reading else kind.note
     text = f"Convert it once{f' ({note})' if note else ''}, and give {target}: "
     if kind.is_table:
@@ -165,18 +162,23 @@ def _conversion(name: str, place: str, shown: str) -> str:
     return text
 
 
-def _is_npy(place: str) -> bool:
+def _is_pickled(place: str) -> bool:
+    """Return whether a local file is one of torch.save: an archive with a pickle in it or, of old, a pickle."""
+    try:
+        with Path(place).open("rb") as file:
+            head = file.read(4)
+            if head == b"PK\x03\x04":
+                with zipfile.ZipFile(file) as archive:
+                    return any(entry.endswith("/data.pkl") for entry in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def is_npy(place: str) -> bool:
+    """Return whether a local file begins as a ``.npy`` file does."""
     try:
         with Path(place).open("rb") as file:
             return file.read(6) == b"\x93NUMPY"
     except OSError:
         return False
-
-
-def _arrays_in(place: str) -> list[str]:
-    """Return the names of the arrays in an archive."""
-    try:
-        with zipfile.ZipFile(place) as archive:
-            return [entry.removesuffix(".npy") for entry in archive.namelist()]
-    except (OSError, zipfile.BadZipFile):
-        return []

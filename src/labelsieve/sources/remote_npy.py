@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, Self
+from functools import partial
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
+from labelsieve.sources.archives import ARCHIVE_SUFFIXES, Member, find_member, split_member, with_member
 from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.bfloat16 import Bfloat16Source
 from labelsieve.sources.npy import HEADER_BYTES, read_header
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.prefetch import PrefetchedRows, ahead_bytes, n_ahead
@@ -36,13 +39,23 @@ class RemoteNpySource(Source):
         Bytes of the object.
     stamp : str
         Its version, as the file system states it.
+    member : str
+        Name of the array in a file of several; "" for a file of its own.
     """
 
     def __init__(
-        self, url: str, shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, *, size: int, stamp: str
+        self,
+        url: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        offset: int,
+        *,
+        size: int,
+        stamp: str,
+        member: str = "",
     ) -> None:
         super().__init__(shape, dtype)
-        self.url, self.offset, self.size, self.stamp = url, offset, size, stamp
+        self.url, self.offset, self.size, self.stamp, self.member = url, offset, size, stamp, member
         self.version = version_of({"size": size, "ETag": stamp})
         self.request_rows: int = max(1, _REQUEST_BYTES // max(1, self.row_bytes))
         self.request_bytes = min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
@@ -51,20 +64,21 @@ class RemoteNpySource(Source):
     @classmethod
     def from_url(
         cls, name: str, url: str, store: ObjectStore | None = None, info: dict[str, Any] | None = None
-    ) -> Self:
-        """Read the header of a ``.npy`` object, and compare the object's size with it.
+    ) -> Source:
+        """Read the header of a ``.npy`` object or of an array in a file of several, and compare the size with it.
 
         Parameters
         ----------
         name : str
             ``labels`` or ``pred_probs``, for messages.
         url : str
-            Where it is.
+            Where it is, with the name of the array in a file of several.
         store : ObjectStore, optional
             The file system, if it is open already.
         info : dict, optional
             The object's entry in a listing.
         """
+        url, member = split_member(url)
         opened, path = ObjectStore.at(url)
         store = store or opened
         if not (info and (info.get("ETag") or info.get("etag"))):
@@ -76,19 +90,20 @@ class RemoteNpySource(Source):
             )
         if info.get("partial") is False:
             raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
-        head = read_exactly(store, path, 0, min(size, HEADER_BYTES), "its header")
-        shape, fortran, dtype, offset = read_header(name, where, head, size)
-        if fortran and len(shape) > 1:
-            raise InvalidInputError(
-                f"{name}: {where} is in Fortran order, where a batch of rows takes a request for each of "
-                f"{shape[1]:,} columns; save it with np.save(..., np.ascontiguousarray(...))"
-            )
-        return cls(url, shape, dtype, offset, size=size, stamp=stamp_of(info))
+        reader = partial(read_exactly, store, path, what="its header")
+        if where.lower().endswith(ARCHIVE_SUFFIXES):
+            found = find_member(name, where, reader, size, member)
+        else:
+            shape, fortran, dtype, offset = read_header(name, where, reader(0, min(size, HEADER_BYTES)), size)
+            found = Member("", shape, dtype, offset, fortran and len(shape) > 1)
+        _check_ranges(name, with_member(where, found.name), found)
+        source = cls(url, found.shape, found.dtype, found.offset, size=size, stamp=stamp_of(info), member=found.name)
+        return Bfloat16Source(source) if found.is_bfloat16 else source
 
     @property
     def where(self) -> str:
-        """The URL without its query."""
-        return without_query(self.url)
+        """The URL without its query, and the name of the array if there may be others."""
+        return with_member(without_query(self.url), self.member)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading; the rows of a known range are fetched from now on."""
@@ -113,6 +128,20 @@ class RemoteNpySource(Source):
             raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
         if stamp_of(info) != self.stamp:
             raise changed(self.where, "it was overwritten")
+
+
+def _check_ranges(name: str, where: str, found: Member) -> None:
+    """Raise if the rows of an array cannot be read by ranges."""
+    if found.is_compressed:
+        raise InvalidInputError(
+            f"{name}: {where} is compressed, so that its rows cannot be read by ranges: save it with np.save or "
+            "np.savez, or as Zarr"
+        )
+    if found.fortran:
+        raise InvalidInputError(
+            f"{name}: {where} is in Fortran order, where a batch of rows takes a request for each of "
+            f"{found.shape[1]:,} columns; save it with np.save(..., np.ascontiguousarray(...))"
+        )
 
 
 def read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.other_formats import DATA_SUFFIXES
 
-SHARD_SUFFIXES = (".npy", ".zarr")
+SHARD_SUFFIXES = (".npy", ".zarr", ".npz", ".safetensors")
 _MOST_NAMED = 3
 
 
@@ -50,7 +50,7 @@ def select_shards(name: str, where: str, names: Iterable[str]) -> list[str]:
     Raises
     ------
     InvalidInputError
-        If there are none, if there are both ``.npy`` and ``.zarr``, or if data in another format is among them.
+        If there are none, if there are shards of several formats, or if data in another format is among them.
     """
     kinds: dict[str, list[str]] = {}
     others: list[str] = []
@@ -65,7 +65,7 @@ def select_shards(name: str, where: str, names: Iterable[str]) -> list[str]:
     if not shards:
         named = [path for paths in kinds.values() for path in paths] or others
         has = f"; it has {_named(named)}" if named else ""
-        raise InvalidInputError(f"{name}: {where} has no .npy files and no .zarr arrays{has}")
+        raise InvalidInputError(f"{name}: {where} has no .npy, .npz or safetensors files and no .zarr arrays{has}")
     if len(kinds) > 1:
         firsts = " and ".join(_last(kinds[kind][0]) for kind in SHARD_SUFFIXES + DATA_SUFFIXES if kind in kinds)
         raise InvalidInputError(f"{name}: {where} has shards of several kinds, {firsts}: give those of one as a list")

@@ -56,6 +56,7 @@ class ShardsSource(Source):
         self.shards, self.fill_value = tuple(shards), first.fill_value
         self.listed_at = self._where = where
         self.in_memory = any(shard.in_memory for shard in shards)
+        self.ignored = first.ignored
         self.has_whole_rows, self.summarizer = first.has_whole_rows, first.summarizer
         largest = max(shards, key=lambda shard: shard.decoding_bytes)
         self.decoding_bytes, self.decoding_note = largest.decoding_bytes, largest.decoding_note

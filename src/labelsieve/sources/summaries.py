@@ -166,6 +166,9 @@ class ColumnSummaries(SummarySource):
         self.row_dtype = np.dtype(fields, align=True)
         self.row_bytes = sum(dtype.itemsize for _, dtype in fields)
         self.prefetch_bytes = sum(one.prefetch_bytes for one in self.columns.values())
+        self.decoding_bytes = sum(one.decoding_bytes for one in self.columns.values())
+        largest = max(self.columns.values(), key=lambda one: one.decoding_bytes)
+        self.decoding_note = largest.decoding_note
 
     @property
     def where(self) -> str:
@@ -186,6 +189,13 @@ class ColumnSummaries(SummarySource):
     def read_row_bytes(self) -> int:
         """Bytes of a row before it is converted."""
         return sum(column.read_row_bytes for column in self.columns.values())
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64] | None:
+        """The rows at which what is decoded together ends, in any column."""
+        edges = [column.row_edges for column in self.columns.values()]
+        known = [one for one in edges if one is not None]
+        return np.unique(np.concatenate(known)) if known else None
 
     @property
     def version_rows(self) -> int | None:
