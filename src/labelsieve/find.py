@@ -93,11 +93,38 @@ as sorted runs, and further tasks merge the runs.
 **Several reads.** A Dask array of your own is kept between the reads if it fits in memory. Otherwise it is computed
 again, with a warning.
 
-    labels : (N,) array-like of int, str or bool
-        Given class of each row, 0..K-1, or its name (see "Labels that are names" above): a list, NumPy array, pandas,
-        Polars or Arrow column, memmap, Zarr array, HDF5 dataset, Dask array, xarray.DataArray, tensor, the path or URL
-        of a ``.npy`` file or Zarr array, of an array in an ``.npz`` or safetensors file (`"run.npz::labels"`), or
-        shards of these: a list of paths, a pattern, or their folder.
+## Labels that are names
+
+Labels may be texts, categories of pandas, Polars or Arrow, or True and False, in memory or in files. They are mapped to
+classes as they are read:
+
+- With `class_names`, each name is the class at its place in that list. A label that is not in it is an error, which
+  says in which rows, and what the nearest name is.
+- Without, a pandas table of `pred_probs` whose columns have all these names gives the order. Otherwise the names are
+  sorted, if there are K of them, as scikit-learn sorts its classes; that reads the labels once before the run. The
+  mapping is in ``facts.notes``, and the result has the names as its `class_names`.
+- An order that is in doubt is an error: categories that are not sorted, and numbers as text such as "10" and "9".
+- True and False are the classes 1 and 0 of two, or the classes of these names.
+
+With `ignore_label`, rows whose label is that number or name, or None for missing values, count as not labelled. Missing
+values that are not ignored are an error. Numbers with a fraction part of 0 are labels only beside missing values, as
+pandas stores integers then.
+
+## Logits, bfloat16 and tensors
+
+With ``from_logits=True`` (``--from-logits``) `pred_probs` holds logits, and p is ``exp(x - max(x)) / sum`` of each row,
+in float64, as the row is read: the result is that of these probabilities, to the bit, and does not depend on batches
+or the dtype of the logits. A logit of -inf is a class of probability 0; NaN, +inf and rows of -inf are errors. The
+first pass computes all exponentials of a row, but only the two quotients that its summary needs, unless a score needs
+whole rows; a run takes about 3 times the processor time of the same run on float32 probabilities.
+
+Arrays of ``ml_dtypes.bfloat16`` are used as they are. `numpy.save` and Zarr keep their 16 bits without a dtype: give
+``dtype="bfloat16"`` (``--dtype bfloat16``), also for bits in integers. Values are widened to float32 as they are read.
+float8 has too few bits for probabilities and is refused.
+
+Tensors of PyTorch, JAX, CuPy and whatever gives its memory by DLPack are read in place; their gradients are left. A
+tensor on a GPU is copied to memory whole, and the logger ``labelsieve`` says so at level INFO: to summarize batches
+where they are, and to keep no probabilities at all, use `labelsieve.Recorder`.
 
 ## Data that grows
 
@@ -125,9 +152,8 @@ before `-10`). An array in an ``.npz`` archive or a safetensors file is named be
 ``.npy`` file is; an array that `numpy.savez_compressed` wrote is decoded whole, so it must fit in memory. Shards of
 several formats, or data in another format beside shards, such as ``.pt``, are an error, since rows would be missing;
 hidden files, text files and files of unknown formats are ignored. Files of ``torch.save`` hold a pickle and are not
-opened: the error has the line that converts them. Every worker opens the inputs itself; a
-worker that cannot is named before the run. Chunks of remote stores are prefetched. Arrays in memory are sent to the
-workers once.
+opened: the error has the line that converts them. Every worker opens the inputs itself; a worker that cannot is named
+before the run. Chunks of remote stores are prefetched. Arrays in memory are sent to the workers once.
 
 Credentials stay where your tools keep them (environment, `~/.aws`, fsspec's configuration). Each process finds its own,
 and none is in a graph, a log or a result.
