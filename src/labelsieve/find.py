@@ -100,9 +100,11 @@ classes as they are read:
 
 - With `class_names`, each name is the class at its place in that list. A label that is not in it is an error, which
   says in which rows, and what the nearest name is.
-- Without, a pandas table of `pred_probs` whose columns have all these names gives the order. Otherwise the names are
-  sorted, if there are K of them, as scikit-learn sorts its classes; that reads the labels once before the run. The
-  mapping is in ``facts.notes``, and the result has the names as its `class_names`.
+- Without, a pandas table of `pred_probs` whose columns have all these names gives the order. So do the columns of
+  `data` that are given for each class, also if all begin or end with the same word (``p_cat`` and ``p_dog`` for cat
+  and dog); they must have these names, unless they are only numbered. Otherwise the names are sorted, if there are K
+  of them, as scikit-learn sorts its classes; that reads the labels once before the run. The mapping is in
+  ``facts.notes``, and the result has the names as its `class_names`.
 - An order that is in doubt is an error: categories that are not sorted, and numbers as text such as "10" and "9".
 - True and False are the classes 1 and 0 of two, or the classes of these names.
 
@@ -154,6 +156,12 @@ several formats, or data in another format beside shards, such as ``.pt``, are a
 hidden files, text files and files of unknown formats are ignored. Files of ``torch.save`` hold a pickle and are not
 opened: the error has the line that converts them. Every worker opens the inputs itself; a worker that cannot is named
 before the run. Chunks of remote stores are prefetched. Arrays in memory are sent to the workers once.
+
+With `data` the inputs are columns of a table. Parquet files are read at these places too, Arrow files on disks; those
+in a folder, and in the folders in it, are one table, in natural order. A Parquet file is decoded as a stream, some rows
+of the columns that are named at a time, so memory does not follow its row groups (only their pages; a plan that does
+not fit says how large these are). A task decodes whole row groups, so a file should have more of them than there are
+threads. Arrow files that are not compressed are mapped; of others each record batch is decoded whole.
 
 Credentials stay where your tools keep them (environment, `~/.aws`, fsspec's configuration). Each process finds its own,
 and none is in a graph, a log or a result.
@@ -269,7 +277,8 @@ def find_label_issues(
         of a ``.npy`` file or Zarr array, of an array in an ``.npz`` or safetensors file (`"run.npz::labels"`), or
         shards of these: a list of paths, a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
-        Out-of-sample probability of each class, as any of these kinds.
+        Out-of-sample probability of each class, as any of these kinds; the mean of several models (`Ensemble`), or one
+        array for each fold of a cross-validation (`Folds`).
     data : path, URL, or table, optional
         A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
         list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
@@ -278,9 +287,10 @@ def find_label_issues(
         the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
         Only these columns are read.
     summaries : table, path or URL, optional
-        Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
-        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
-        Filters that read `pred_probs` more than once need `labels` and `pred_probs`.
+        Row summaries in place of `labels` and `pred_probs`: the folder of a `labelsieve.Recorder`, or a table with the
+        columns `label`, `predicted`, `p_label` and `p_predicted` (`labelsieve.summaries`): a dict of arrays, a table of
+        pandas, Polars, Arrow or DuckDB, or Parquet or Arrow files. Filters that read `pred_probs` more than once need
+        whole rows: `labels` and `pred_probs`, or a recorder with ``classes_per_row``.
     n_classes : int, optional
         Number of classes K, for a table of summaries, which does not say it.
     batch_size : int or "auto"
