@@ -42,13 +42,13 @@ def record(place, convert, labels=LABELS, probs=PROBS, batch=45, **settings):
 @pytest.fixture
 def copies(monkeypatch):
     """Note the shapes of what is copied from the device."""
-    shapes, copy = [], device_arrays._to_host
+    shapes, copy = [], device_arrays.to_host
 
     def noting(array):
         shapes.append(tuple(array.shape))
         return copy(array)
 
-    monkeypatch.setattr(device_arrays, "_to_host", noting)
+    monkeypatch.setattr(device_arrays, "to_host", noting)
     return shapes
 
 

@@ -483,7 +483,7 @@ BAD_TABLES = {
         lambda: with_column("label", nulls(LABELS.tolist(), {1, 5, 6, 7, 20})),
         "labels: nulls in column 'label' of .*, in row",
     ),
-    "labels of text": (lambda: with_column("label", pa.array(IDS)), "labels must be integers 0..K-1, not StringDType"),
+    "labels of text": (lambda: with_column("label", pa.array(IDS)), "labels have 6 distinct names or more"),
     "labels of floats": (
         lambda: with_column("label", pa.array(LABELS * 1.0)),
         "labels must be integers 0..K-1, not float64",

@@ -48,7 +48,10 @@ def is_on_device(array: Any) -> bool:
     """Return whether an array is in the memory of another device than the processor."""
     if isinstance(array, np.ndarray | list | tuple) or not hasattr(array, "__dlpack_device__"):
         return False
-    if getattr(array.device, "_device", "") not in ("", "CPU_DEVICE"):  # of array_api_strict, which only plays devices
+    if getattr(getattr(array, "device", ""), "_device", "") not in (
+        "",
+        "CPU_DEVICE",
+    ):  # of array_api_strict, which only plays devices
         return True
     kind, _ = array.__dlpack_device__()
     return int(kind) not in _HOST_DEVICES
@@ -99,10 +102,11 @@ def on_host(name: str, array: Any) -> Any:
         return array
     array = without_gradient(array)
     if is_on_device(array):
-        array = _to_host(array)
-    torch = sys.modules.get("torch")
-    if torch is not None and isinstance(array, torch.Tensor) and array.dtype == torch.bfloat16:
-        return Bfloat16Rows(np.asarray(array.view(torch.int16)).view(np.uint16))
+        array = to_host(array)
+    if "bfloat16" in str(getattr(array, "dtype", "")):
+        bits = as_bits(array)
+        if bits is not None:
+            return Bfloat16Rows(bits)
     found = array if isinstance(array, np.ndarray) else in_memory(name, array)
     return Bfloat16Rows(found.view(np.uint16)) if found.dtype.name == "bfloat16" else found
 
@@ -134,14 +138,14 @@ def summarize_on_device(labels: Ints, pred_probs: Any) -> DeviceSummary | None:
         highest, lowest = xp.max(pred_probs, axis=1), xp.min(pred_probs, axis=1)
         places = xp.asarray(np.arange(n, dtype=np.int64) * n_classes + labels, device=pred_probs.device)
         p_label = xp.take(xp.reshape(pred_probs, (-1,)), places)
-        columns = [np.asarray(_to_host(column)) for column in (predicted, p_label, highest, lowest, sums)]
+        columns = [np.asarray(to_host(column)) for column in (predicted, p_label, highest, lowest, sums)]
     except (AttributeError, TypeError, NotImplementedError):
         return None
     suspects = np.flatnonzero(_suspicious(*columns[2:], n_classes=n_classes))
     rows = np.empty((0, n_classes), columns[1].dtype)
     if len(suspects):
         chosen = xp.asarray(suspects, device=pred_probs.device)
-        rows = np.asarray(_to_host(xp.take(pred_probs, chosen, axis=0)))
+        rows = np.asarray(to_host(xp.take(pred_probs, chosen, axis=0)))
     return DeviceSummary(columns[0], columns[1] + 0, columns[2] + 0, suspects, rows)
 
 
@@ -164,7 +168,7 @@ def _namespace(array: Any) -> Any:
     return array_api_compat.array_namespace(array)
 
 
-def _to_host(array: Any) -> Any:
+def to_host(array: Any) -> Any:
     """Copy an array from its device."""
     if _library(array) == "cupy":
         return array.get()
@@ -172,12 +176,22 @@ def _to_host(array: Any) -> Any:
         return array.cpu()
     if _library(array) == "array_api_strict":
         return array.to_device(sys.modules["array_api_strict"].Device("CPU_DEVICE"))
+    where = f"an array of {_library(array)} on {getattr(array, 'device', 'another device')}"
+    if not hasattr(array, "__array__"):  # NumPy would take it for an object
+        raise InputTypeError(f"{where} cannot be copied to memory: give a NumPy array")
     try:
         return np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputTypeError(
-            f"an array of {_library(array)} on {array.device} cannot be copied to memory: {error}"
-        ) from error
+        raise InputTypeError(f"{where} cannot be copied to memory: {error}") from error
+
+
+def as_bits(array: Any) -> npt.NDArray[np.uint16] | None:
+    """Return the bits of a bfloat16 array that NumPy cannot take; None for one that knows NumPy's own type of it."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(array, torch.Tensor):
+        bits: npt.NDArray[np.uint16] = np.asarray(array.view(torch.int16)).view(np.uint16)
+        return bits
+    return None
 
 
 def _library(array: Any) -> str:
