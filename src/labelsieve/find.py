@@ -259,8 +259,9 @@ def find_label_issues(
         Only these columns are read.
     summaries : table, path or URL, optional
         Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
-        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB.
-        Filters that read `pred_probs` more than once need `labels` and `pred_probs`.
+        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB;
+        or Parquet or Arrow files of such a table; or the folder of a `labelsieve.Recorder`. Filters that read
+        `pred_probs` more than once need `labels` and `pred_probs`, or what a recorder kept for them.
     n_classes : int, optional
         Number of classes K, for a table of summaries, which does not say it.
     batch_size : int or "auto"

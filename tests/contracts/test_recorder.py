@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import labelsieve
 import s3
 from draws import SHAPES, assert_same_bits, datasets, draw, find, odd
+from labelsieve.cli.app import run
 from labelsieve.confident_learning.softmax import softmax
 from labelsieve.errors import (
     InputTypeError,
@@ -625,6 +626,12 @@ def test_the_folder_knows_the_number_of_classes(tmp_path):
         find_recorded(tmp_path, n_classes=5)
     plan = labelsieve.plan_label_issues(summaries=tmp_path)
     assert plan.n_reads == 1
+
+
+def test_the_command_line_reads_a_recording(tmp_path):
+    record(tmp_path / "recording", LABELS, PROBS, rows=shuffled(N_ROWS))
+    assert run(["find", "--summaries", str(tmp_path / "recording"), "--output", str(tmp_path / "found.zarr")]) == 0
+    assert_same_bits(labelsieve.load(tmp_path / "found.zarr"), find(LABELS, PROBS))
 
 
 def test_a_folder_without_rows(tmp_path):
