@@ -147,8 +147,6 @@ class Source(abc.ABC):
         Whether what is stored has to be decoded.
     in_memory : bool
         Whether the rows are in the memory of this process, so that a cluster is sent them.
-    has_whole_rows : bool
-        Whether the probabilities of all classes can be read; not so of summaries that other code has made.
     summarizer : type
         Makes row summaries of the rows that `open_raw` gives.
     joint_counter : type
@@ -174,7 +172,6 @@ class Source(abc.ABC):
     prefetch_bytes: int = 0
     fill_value: float = 0
     in_memory: bool = False
-    has_whole_rows: bool = True
     summarizer: type[Summarizer] = Summarizer
     joint_counter: type[JointCounter] = JointCounter
     ignored: int | None = None
