@@ -46,12 +46,15 @@ if TYPE_CHECKING:
     )
     from labelsieve.find import find_label_issues, plan_label_issues
     from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
+    from labelsieve.pipeline.ensemble_scores import get_label_quality_ensemble_scores
     from labelsieve.pipeline.plan import Plan
     from labelsieve.pipeline.row_summaries import RowSummaries
     from labelsieve.recorder import Recorder
     from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
     from labelsieve.results.row_ids import unescape_formula
+    from labelsieve.sources.ensemble import Ensemble
+    from labelsieve.sources.folds import Folds
     from labelsieve.summaries import summarize_batch
 
 __all__ = [  # noqa: RUF022  # in the order of the documentation
@@ -62,6 +65,9 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "Plan",
     "Recorder",
     "summarize_batch",
+    "Ensemble",
+    "Folds",
+    "get_label_quality_ensemble_scores",
     "RowSummaries",
     "IssueRows",
     "unescape_formula",
@@ -96,6 +102,8 @@ __version__ = "0.1.0"
 _SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory", "recorder", "summaries")
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
+    "Ensemble": "sources.ensemble",
+    "Folds": "sources.folds",
     "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
     "LabelIssues": "results.label_issues",
@@ -103,6 +111,7 @@ _MODULES = {
     "Recorder": "recorder",
     "RowSummaries": "pipeline.row_summaries",
     "find_label_issues": "find",
+    "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",
     "find_label_issues_batched": "label_issues_batched",
     "load": "results.label_issues",
     "plan_label_issues": "find",

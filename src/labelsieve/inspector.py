@@ -303,7 +303,7 @@ class LabelInspector:
     def _raise_or_warn(self, findings: Findings, class_counts: Ints | None = None) -> None:
         """Raise for bad data; warn once about rows that do not sum to 1, in the first batch that has some."""
         raise_or_warn(findings, self.num_class, self._checks, class_counts)
-        if "row_sum" in findings:
+        if findings.of_kind("row_sum"):
             self._checks = RowChecks(unnormalized_rows="allow")
 
     def _current_thresholds(self) -> npt.NDArray[np.float64]:

@@ -111,7 +111,7 @@ from labelsieve.confident_learning.validation import MAX_RANGES, Findings, RowCh
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
 from labelsieve.settings import check_flag, check_whole_number
 from labelsieve.sources.batches import SCORES, BatchSummarizer, check_batch, rename_rows
-from labelsieve.sources.device_arrays import is_on_device, on_host
+from labelsieve.sources.device_arrays import is_on_device, on_host, without_gradient
 from labelsieve.sources.part_writer import PartWriter
 from labelsieve.sources.recording_format import RecorderSettings
 from labelsieve.storage.folders import open_folder
@@ -258,7 +258,8 @@ class Recorder:
         findings, writer = Findings(), self._writer
         try:
             label = on_host("labels", labels)
-            probs = pred_probs if is_on_device(pred_probs) else on_host("pred_probs", pred_probs)
+            given = without_gradient(pred_probs)
+            probs = given if is_on_device(given) else on_host("pred_probs", given)
             check_batch(label, probs, self._settings.n_classes)
             numbers = None if rows is None else self._checked_rows(rows, len(label))
             names = None if ids is None else _checked_ids(ids, len(label))
@@ -277,7 +278,7 @@ class Recorder:
         writer.add(columns)
 
     def _checked_rows(self, rows: Any, n: int) -> Int64s:
-        array = on_host("rows", rows)
+        array: npt.NDArray[Any] = on_host("rows", rows)
         if array.dtype.kind not in "iu" or array.shape != (n,):
             raise InvalidInputError(f"rows must be ({n},) integers, not {array.dtype} of shape {array.shape}")
         limit = self._settings.n_rows or _MOST_ROWS
@@ -362,7 +363,7 @@ def _checked_scores(scores: Sequence[str]) -> tuple[str, ...]:
 
 def _checked_ids(ids: Any, n: int) -> npt.NDArray[Any]:
     """Return ids as integers or as UTF-8."""
-    array = on_host("ids", ids)
+    array: npt.NDArray[Any] = on_host("ids", ids)
     if array.shape != (n,):
         raise InvalidInputError(f"ids must be ({n},) integers or strings, not of shape {array.shape}")
     if array.dtype.kind in "iu":

@@ -377,8 +377,8 @@ def test_help_lists_every_exit_code(capsys, command):
 
 
 HEADINGS = {
-    "Input": "data labels pred-probs class-names ids ignore-label from-logits dtype allow-zero-rows "
-    "allow-unnormalized-rows",
+    "Input": "data labels pred-probs summaries n-classes class-names ids ignore-label from-logits dtype "
+    "allow-zero-rows allow-unnormalized-rows",
     "Method": "method adjust-pred-probs estimation-method filter-by rank-by rule frac-noise num-to-remove-per-class "
     "min-examples-per-class",
     "Memory and workdir": "batch-size max-memory workdir fresh wait",

@@ -259,6 +259,32 @@ def test_probabilities_given_as_logits_are_a_warning_if_all_rows_are():
     found(some)  # a warning would be an error here
 
 
+def test_rows_without_a_label_may_have_any_logits():
+    labels, logits = LABELS.copy(), LOGITS.copy()
+    labels[::5] = -1
+    want = find(labels, PROBS, ignore_label=-1)
+    logits[::5] = np.nan
+    for given in (logits, da.from_array(logits, chunks=(70, 4))):
+        got = find(labels, given, ignore_label=-1, from_logits=True, batch_size=50)
+        assert (got.n_ignored, got.indices.tolist()) == (120, want.indices.tolist())
+        assert got.scores.tobytes() == want.scores.tobytes()
+
+
+def test_tables(want, tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(LOGITS.ravel()), N_CLASSES)
+    parquet.write_table(pa.table({"y": LABELS, "x": lists}), tmp_path / "t.parquet", row_group_size=100)
+    settings = {"data": tmp_path / "t.parquet", "progress": False, "from_logits": True}
+    assert_same_bits(labelsieve.find_label_issues("y", "x", **settings), want)
+    assert_same_bits(labelsieve.find_label_issues("y", "x", batch_size=50, **settings), want)
+
+
+def test_summaries_are_of_probabilities():
+    columns = {"label": [0, 1], "predicted": [0, 0], "p_label": [0.9, 0.1], "p_predicted": [0.9, 0.9]}
+    with pytest.raises(InvalidInputError, match="summaries hold probabilities"):
+        labelsieve.find_label_issues(summaries=columns, n_classes=2, from_logits=True)
+
+
 @pytest.mark.parametrize("value", [1, "yes", None])
 def test_the_option_is_a_flag(value):
     with pytest.raises(InvalidInputError, match="from_logits"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import textwrap
+import tracemalloc
 import types
 
 import array_api_strict
@@ -41,13 +42,13 @@ def record(place, convert, labels=LABELS, probs=PROBS, batch=45, **settings):
 @pytest.fixture
 def copies(monkeypatch):
     """Note the shapes of what is copied from the device."""
-    shapes, copy = [], device_arrays._to_host
+    shapes, copy = [], device_arrays.to_host
 
     def noting(array):
         shapes.append(tuple(array.shape))
         return copy(array)
 
-    monkeypatch.setattr(device_arrays, "_to_host", noting)
+    monkeypatch.setattr(device_arrays, "to_host", noting)
     return shapes
 
 
@@ -153,12 +154,49 @@ def test_tensors_with_gradients_are_read_in_place(tmp_path):
     assert_same_bits(find_recorded(tmp_path), find(LABELS, PROBS))
 
 
-def test_bfloat16_is_widened(tmp_path):
+class Bfloat16Tensor(Tensor):
+    """A tensor of PyTorch in bfloat16, which NumPy cannot take; its bits, read as int16, it can."""
+
+    def __init__(self, array):
+        super().__init__(array, gradient=False)
+        self.dtype = "torch.bfloat16"
+
+    def detach(self):
+        return self
+
+    def view(self, dtype):
+        assert dtype == "torch.int16"
+        return Tensor(self._array.view(np.int16), gradient=False)
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("Got unsupported ScalarType BFloat16")
+
+
+@pytest.mark.parametrize("kind", ["of NumPy", "of PyTorch"])
+def test_bfloat16_is_widened(tmp_path, kind, monkeypatch):
     halves = PROBS.astype(ml_dtypes.bfloat16)
     wide = halves.astype(np.float32)
-    assert on_host("pred_probs", halves).tobytes() == wide.tobytes()
-    record(tmp_path, np.asarray, probs=halves)
+    stand_in(monkeypatch, "torch", Tensor=Bfloat16Tensor, bfloat16="torch.bfloat16", int16="torch.int16")
+    convert = np.asarray if kind == "of NumPy" else Bfloat16Tensor
+    assert on_host("pred_probs", convert(halves))[:].tobytes() == wide.tobytes()
+    with Recorder(tmp_path, N_CLASSES) as recorder:
+        for these in np.array_split(np.arange(N_ROWS), 7):
+            recorder.update(LABELS[these], convert(halves[these]))
     assert_same_bits(find_recorded(tmp_path), find(LABELS, wide))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_a_large_batch_takes_little_memory_beyond_it(tmp_path, dtype, from_logits):
+    probs = np.full((16_000, 1000), 1e-3, np.float32).astype(dtype)
+    labels = np.zeros(len(probs), np.int64)
+    with Recorder(tmp_path, 1000, from_logits=from_logits, flush_rows=100) as recorder:
+        recorder.update(labels[:10], probs[:10])
+        tracemalloc.start()
+        recorder.update(labels, probs)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 0.2 * 64_000_000
 
 
 def test_lists(tmp_path):

@@ -17,6 +17,7 @@ from distributed import Client, LocalCluster
 import labelsieve
 import labelsieve.summaries
 from draws import assert_same_array, assert_same_bits, bits, draw, odd, pieces
+from labelsieve.cli import app
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, MemoryLimitError, WorkdirError
 from labelsieve.sources.open_summaries import open_summaries
 
@@ -173,6 +174,44 @@ def test_labels_that_stand_for_none_are_left_out():
     assert_same_bits(found, find_in_arrays(labels=labels, ignore_label=255))
 
 
+NAMES = np.array(["ant", "bee", "cat", "dog", "eel", "fox"])
+
+
+@pytest.mark.parametrize("form", ["dict", "lists", "pandas", "polars", "arrow", "duckdb", "files"])
+@pytest.mark.parametrize("named", [True, False])
+def test_labels_may_be_names(tmp_path, form, named):
+    order = np.random.default_rng(3).permutation(1000)
+    table = {name: column[order] for name, column in columns(label=NAMES[LABELS], row=ROWS).items()}
+    opened = write_files(tmp_path / "t", table) if form == "files" else FORMS[form](table)
+    found = find(opened, class_names=NAMES.tolist() if named else None)
+    assert_same_bits(found, find_in_arrays())
+    assert found.class_names == tuple(NAMES)
+    with pytest.raises(InvalidInputError, match=r"in row 7: 'be' \(nearest: 'bee'\)"):
+        find(FORMS["dict"](columns(label=np.where(ROWS == 7, "be", NAMES[LABELS]))), class_names=NAMES.tolist())
+
+
+@pytest.mark.parametrize("form", ["dict", "pandas", "nullable pandas", "polars", "arrow", "duckdb"])
+@pytest.mark.parametrize("names", [None, NAMES], ids=["numbers", "names"])
+def test_missing_labels_are_left_out(form, names):
+    labels = LABELS if names is None else names[LABELS]
+    missing = [None if row % 9 == 4 else label for row, label in enumerate(labels.tolist())]
+    if form == "dict":
+        table = columns(label=missing)
+    elif "pandas" in form:
+        dtype = object if names is not None else "Int64"
+        table = pd.DataFrame(columns()).assign(label=pd.Series(missing, dtype=dtype))
+    else:
+        base = columns() | {"label": missing}
+        table = pl.DataFrame(base) if form == "polars" else pa.table(base)
+        table = duckdb.connect().from_arrow(table) if form == "duckdb" else table
+    choices = {"ignore_label": None} | ({} if names is None else {"class_names": names.tolist()})
+    found = find(table, **choices)
+    assert found.n_ignored == 111
+    assert_same_bits(found, find_in_arrays(labels=missing, **choices))
+    with pytest.raises(InvalidInputError, match="the column label has 111 missing values, in rows 4, 13, 22"):
+        find(table)
+
+
 def test_names_of_rows_are_those_of_the_result():
     names = np.array([f"image-{row}" for row in ROWS])
     for form in ("dict", "lists", "pandas", "polars", "arrow", "duckdb"):
@@ -208,8 +247,15 @@ def recorded():
     return table | {"other": ["x"] * 1000}
 
 
-@pytest.mark.parametrize("form", ["folder", "pattern", "list", "one file", "arrow file", "URL"])
-@pytest.mark.parametrize("choices", [{}, CUT, {"method": "normalized_margin", "batch_size": 100}], ids=str)
+@pytest.mark.parametrize(
+    ("form", "choices"),
+    [
+        *((form, CUT) for form in ("folder", "pattern", "list", "one file", "arrow file", "URL")),
+        ("folder", {}),
+        ("folder", {"method": "normalized_margin", "batch_size": 100}),
+    ],
+    ids=str,
+)
 def test_files_give_the_same_bits(tmp_path, recorded, form, choices):
     folder = write_files(tmp_path / "t", recorded)
     place = {
@@ -289,6 +335,27 @@ def test_places_without_a_table_are_refused(tmp_path):
         find(write_files(tmp_path / "t", columns()), None)
     with pytest.raises(InvalidInputError, match="is an input"):
         find(write_files(tmp_path / "r.zarr", columns()), output=tmp_path / "r.zarr")
+
+
+def test_the_command_line_takes_files_of_summaries(tmp_path, recorded, capsys):
+    place, output = tmp_path / "t.parquet", tmp_path / "issues.npy"
+    pq.write_table(pa.table(recorded), place)
+    of_files = ["--summaries", str(place), "--n-classes", str(K)]
+    assert app.run(["find", *of_files, "-o", str(output), "--quiet"]) == 0
+    assert np.load(output).tolist() == find_in_arrays(PROBS.astype(np.float32)).indices.tolist()
+    assert app.run(["plan", *of_files, "--json"]) == 0
+    assert '"n_rows": 1000' in capsys.readouterr().out
+    report = ["--report", str(tmp_path / "r.html"), "--texts", str(place)]
+    for call, message in (
+        (["find", *of_files, "labels.npy"], "--summaries takes the place of LABELS, PRED_PROBS and --data"),
+        (["find", *of_files, "--data", str(place)], "--summaries takes the place of LABELS, PRED_PROBS and --data"),
+        (["find", "--summaries", str(place)], "give n_classes="),
+        (["find", *of_files, "-o", str(place)], "is an input"),
+        (["plan", *of_files, "--filter-by", "both"], "filter_by='both' needs all probabilities of each row"),
+        (["find", *of_files, *report], "texts"),
+    ):
+        assert app.run(call) == 2
+        assert message in capsys.readouterr().err
 
 
 # Executors, workdirs, outputs, plans ----------------------------------------------------------------------------------
@@ -441,10 +508,10 @@ def changed(name, row, value, dtype=None):
             {"label": np.ma.masked_equal(LABELS, 3)},
             "the column label has 164 missing values, in rows 3, 9, 12, 14, 19 and",
         ),
-        ({"label": [None, *LABELS[1:]]}, "the column label has 1 missing values, in row 0"),
+        ({"label": [None, *LABELS[1:]]}, "the column label has 1 missing value, in row 0"),
         ({"label": pd.Series(LABELS, dtype="Int64").where(LABELS != 3)}, "label has 164 missing values, in rows 3, 9"),
         ({"label": pl.Series(LABELS).set(pl.Series(LABELS == 3), None)}, "label has 164 missing values, in rows 3, 9"),
-        ({"predicted": pa.array([None, *LABELS[1:]])}, "the column predicted has 1 missing values, in row 0"),
+        ({"predicted": pa.array([None, *LABELS[1:]])}, "the column predicted has 1 missing value, in row 0"),
         ({"p_label": pa.array([0.5] * 1000).cast(pa.decimal128(3, 2))}, r"p_label has the type decimal128\(3, 2\)"),
         ({"p_label": pa.array([[0.5]] * 1000)}, "p_label has the type list<"),
         ({"p_label": np.array([[0.5], [1]] * 500, object)}, r"p_label has shape \(1000, 1\)"),
@@ -455,7 +522,7 @@ def changed(name, row, value, dtype=None):
         ({"row": ROWS.astype(float)}, "the column row must be integers, not float64"),
         (
             {"row": ROWS + 1, "label": np.full(1000, 2**63, np.uint64)},
-            "1 rows have no summary, so label must be integers",
+            "1 row has no summary, so label must be integers",
         ),
     ],
 )
@@ -584,7 +651,7 @@ def test_a_batch_of_logits_is_that_of_their_softmax():
         (LABELS, PROBS, {"scores": ["margin"]}, "scores has 'margin'; it can have normalized_margin"),
         (LABELS, PROBS, {"row": ROWS[1:]}, "row has 999 values, pred_probs 1,000 rows"),
         (LABELS, PROBS, {"row": ROWS * 0.5}, "row must be integers, not float64: names of rows are given as id"),
-        (LABELS, PROBS, {"id": [None, *ROWS[1:].tolist()]}, "the column id has 1 missing values, in row 0"),
+        (LABELS, PROBS, {"id": [None, *ROWS[1:].tolist()]}, "the column id has 1 missing value, in row 0"),
     ],
 )
 def test_bad_batches_are_refused(labels, probs, choices, message):

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -48,6 +48,7 @@ from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.sources.open_array import open_pred_probs
+from labelsieve.sources.open_summaries import open_summaries
 from labelsieve.sources.tables import open_columns
 from labelsieve.storage.urls import check_place, without_query
 
@@ -95,25 +96,27 @@ def find(
 
     LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays,
     as paths or URLs, or shards of these: a pattern in quotes, or their folder. With --data they are columns of a table.
+    With --summaries there are none: a table has a few numbers for each row in place of its probabilities.
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
 
     Example: labelsieve find --data predictions.parquet --labels label --pred-probs probs
+
+    Example: labelsieve find --summaries summaries.parquet --n-classes 1000
     """
     began = time.perf_counter()
     # Refuse before the run whatever can be refused.
     columns = _inputs_of(label_place, prob_place, choices)
-    data = choices["data"]
+    data, summaries = choices["data"], choices["summaries"]
     places = (*columns, choices["ids"]) if data is None else (data,)
-    given = (*places, class_names, images, texts)
+    given = (*places, summaries, class_names, images, texts)
     inputs = [check_place("input", path) for path in given if path is not None]
     if output is not None:
         check_output(output, inputs)
     if report is not None:
         if report.resolve() in [Path(path).resolve() for path in inputs]:
             raise InvalidInputError(f"{report} is an input, so the report cannot be written there")
-        probs = columns[1] if data is None else open_columns(data, *columns)[1]
-        check_report(report, open_pred_probs(probs, check_dtype(choices["dtype"])).shape[0], images, texts)
+        check_report(report, _n_rows(columns, choices), images, texts)
     elif images is not None or texts is not None:
         raise InvalidInputError("--images and --texts are for the report: name it with --report")
     on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
@@ -176,7 +179,7 @@ def plan(
         del choices[unused]
     columns = _inputs_of(label_place, prob_place, choices)
     if output is not None:
-        check_output(output, columns if choices["data"] is None else [choices["data"]])
+        check_output(output, [path for path in (*columns, choices["data"], choices["summaries"]) if path is not None])
     with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
         found = plan_label_issues(*columns, client=client, output=_group_of(output), **choices)
     if json:
@@ -233,7 +236,15 @@ def doctor(
 
 
 def _inputs_of(label_place: str | None, prob_place: str | None, choices: dict[str, Any]) -> list[Any]:
-    """Remove the names of columns from `choices`; return the places of both inputs, or with --data their columns."""
+    """Remove the names of columns from `choices`; return the places of both inputs, or with --data their columns.
+
+    With --summaries there are none.
+    """
+    if choices["summaries"] is not None:
+        named = choices["data"], choices.pop("labels"), choices.pop("pred_probs")
+        if any(one is not None for one in (label_place, prob_place, *named)):
+            raise click.UsageError("--summaries takes the place of LABELS, PRED_PROBS and --data")
+        return [None, None]
     found = list[Any]()
     for name, place in (("labels", label_place), ("pred_probs", prob_place)):
         option, column = f"--{name.replace('_', '-')}", choices.pop(name)
@@ -247,6 +258,14 @@ def _inputs_of(label_place: str | None, prob_place: str | None, choices: dict[st
         found.append(place if column is None else column)
     labels, probs = found
     return [labels, probs.split(",") if choices["data"] and "," in probs else probs]
+
+
+def _n_rows(columns: Sequence[Any], choices: Mapping[str, Any]) -> int:
+    """Return the number of rows of the inputs."""
+    if choices["summaries"] is not None:
+        return open_summaries(choices["summaries"], choices["n_classes"]).pred_probs.n_rows
+    probs = columns[1] if choices["data"] is None else open_columns(choices["data"], *columns)[1]
+    return int(open_pred_probs(probs, check_dtype(choices["dtype"])).shape[0])
 
 
 def _group_of(output: str | None) -> str | None:

@@ -171,6 +171,12 @@ RUN = _together(
         metavar="COLUMN|A,B,...",
         help="With --data: a column of lists, or one column per class, as a list or a pattern: 'p_*'.",
     ),
+    _input(
+        "--summaries",
+        metavar="FILE|DIR|URL",
+        help="A table of row summaries in Parquet or Arrow files, or the folder of a recorder, in place of the inputs.",
+    ),
+    _input("--n-classes", type=click.IntRange(min=2), metavar="K", help="With --summaries: the number of classes."),
     _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
     _input(
         "--ids",

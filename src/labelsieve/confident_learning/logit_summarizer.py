@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints
 from labelsieve.confident_learning.softmax import (
     exponentials,
     record_bad_logits,
@@ -81,6 +81,14 @@ class LogitSummarizer(Summarizer):
                 for name, kernel in self._kernels.items():
                     getattr(summary, name)[rows] = kernel(some, labels[rows])
         return sums
+
+    @staticmethod
+    def _without_doubt(strip: Any, rows: Bools) -> Any:
+        """Return a copy of a strip in which the chosen rows are good rows of class 0, but not like probabilities."""
+        strip = np.array(strip)
+        strip[rows] = 0
+        strip[rows, 0] = 2
+        return strip
 
     @staticmethod
     def probabilities(strip: Any) -> Floats:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints, class_dtype, unsigned_dtype
 from labelsieve.confident_learning.quality_scores import column_kernels
-from labelsieve.confident_learning.summarizer import DEFAULTS, Summarizer
+from labelsieve.confident_learning.summarizer import DEFAULTS, Summarizer, record_bad_values, record_low_rows
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.errors import InvalidInputError
 from labelsieve.settings import METHODS, PROBABILITY_TOLERANCE, Settings
@@ -145,11 +145,11 @@ class RecordedSummarizer(Summarizer):
         pair: Floats | None = None
         if max(p_label.view(bits).max(), p_predicted.view(bits).max()) > self._one_bits:
             given = np.stack([p_label, p_predicted], axis=1)
-            pair = self._record_bad_values(given, first)
+            pair = record_bad_values(given, first, self.findings)
             good = (pair == given).all(axis=1)
             p_label, p_predicted = pair[:, 0], pair[:, 1]
         if p_predicted.min() < self._low_limit:
-            self._record_low_rows(pair, p_predicted, first)
+            record_low_rows(pair, p_predicted, self._low_limit, first, self.findings)
         return p_label, p_predicted, good
 
     def _check_order(self, labels: Ints, predicted: Ints, p_label: Floats, p_predicted: Floats, rows: Bools) -> None:

@@ -137,8 +137,7 @@ class Summarizer:
         self._start, self._first_row, self._filled, self._n_taken = first_row, first_row, 0, 0
         self.findings, self._sums, self._agreements = Findings(), ClassSums.zeros(n_classes), list[Agreement]()
         self._one_bits = np.ones(1, dtype).view(unsigned_dtype(dtype))[0]
-        # A float64 scalar, so that narrower arrays are compared as if in float64.
-        self._low_limit = np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
+        self._low_limit = low_limit(n_classes)
         self._rows = FlatRows(n_classes)
         self._argmax = FirstArgmax(n_classes, unsigned_dtype(dtype))
         self._row_sums = RowSumCheck(n_classes)
@@ -208,7 +207,7 @@ class Summarizer:
         has_outliers = top_bits.max() > self._one_bits
         if has_outliers:
             self._row_sums.record(probs, self._row_sums.of_any(probs), first, self.findings)
-            probs = self._record_bad_values(probs, first)
+            probs = record_bad_values(probs, first, self.findings)
             predicted = probs.argmax(axis=1)
             p_predicted = self._rows.values(probs, predicted)
         else:
@@ -216,7 +215,7 @@ class Summarizer:
             self._row_sums.record(probs, sums, first, self.findings)
             p_predicted = top_bits.view(self.dtype)
         if p_predicted.min() < self._low_limit:
-            self._record_low_rows(probs if has_outliers else None, p_predicted, first)
+            record_low_rows(probs if has_outliers else None, p_predicted, self._low_limit, first, self.findings)
         self._rows.values(probs, labels, out=summary.p_label[out])
         summary.label[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
         for name, kernel in self._kernels.items():
@@ -240,29 +239,61 @@ class Summarizer:
         self.findings.add("label", rows, first, example=example, alike=bool((labels[rows] == example).all()))
         return np.where(outside, 0, labels).astype(np.intp)  # the run ends with an error; go on to find all of them
 
-    def _record_bad_values(self, probs: Floats, first: int) -> Floats:
-        """Record values that are not probabilities; return a copy with 0.0 for -0.0 and 0.5 for bad values."""
-        probs = probs + self.dtype.type(0)
-        tolerance = np.float64(PROBABILITY_TOLERANCE)
-        bad = {
-            "nan": np.isnan(probs),
-            "infinite": np.isinf(probs),
-            "below": (probs < -tolerance) & np.isfinite(probs),
-            "above": (probs > 1 + tolerance) & np.isfinite(probs),
-        }
-        for kind, where in bad.items():
-            if where.any():
-                rows = np.flatnonzero(where.any(axis=1))
-                example = float(probs[where][0])
-                self.findings.add(kind, rows, first, n_values=int(where.sum()), example=example)
-                probs[where] = 0.5
-        return probs
 
-    def _record_low_rows(self, probs: Floats | None, p_predicted: Floats, first: int) -> None:
-        """Record rows that cannot be a distribution; `probs` is needed if rows may have values below 0."""
-        low = p_predicted < self._low_limit
-        zero = p_predicted == 0
-        if probs is not None:
-            zero[zero] = ~probs[zero].any(axis=1)
-        self.findings.add("zero_row", np.flatnonzero(zero), first)
-        self.findings.add("low_row", np.flatnonzero(low & ~zero), first)
+def low_limit(n_classes: int) -> np.float64:
+    """Return what every distribution over `n_classes` classes has a probability of at least, up to the tolerance."""
+    # A float64 scalar, so that narrower arrays are compared as if in float64.
+    return np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
+
+
+def record_bad_values(probs: Floats, first: int, findings: Findings) -> Floats:
+    """Record values that are not probabilities; return a copy with 0.0 for -0.0 and 0.5 for bad values.
+
+    Parameters
+    ----------
+    probs : (n, K) float
+        Probabilities of consecutive rows.
+    first : int
+        Number of the first row.
+    findings : Findings
+        Where to record.
+    """
+    probs = probs + probs.dtype.type(0)
+    tolerance = np.float64(PROBABILITY_TOLERANCE)
+    bad = {
+        "nan": np.isnan(probs),
+        "infinite": np.isinf(probs),
+        "below": (probs < -tolerance) & np.isfinite(probs),
+        "above": (probs > 1 + tolerance) & np.isfinite(probs),
+    }
+    for kind, where in bad.items():
+        if where.any():
+            rows = np.flatnonzero(where.any(axis=1))
+            example = float(probs[where][0])
+            findings.add(kind, rows, first, n_values=int(where.sum()), example=example)
+            probs[where] = 0.5
+    return probs
+
+
+def record_low_rows(probs: Floats | None, largest: Floats, limit: np.float64, first: int, findings: Findings) -> None:
+    """Record rows that cannot be a distribution.
+
+    Parameters
+    ----------
+    probs : (n, K) float or None
+        Probabilities of consecutive rows; they are needed if rows may have values below 0.
+    largest : (n,) float
+        Largest probability of each row.
+    limit : float64
+        Every distribution has a probability of at least this.
+    first : int
+        Number of the first row.
+    findings : Findings
+        Where to record.
+    """
+    low = largest < limit
+    zero = largest == 0
+    if probs is not None:
+        zero[zero] = ~probs[zero].any(axis=1)
+    findings.add("zero_row", np.flatnonzero(zero), first)
+    findings.add("low_row", np.flatnonzero(low & ~zero), first)

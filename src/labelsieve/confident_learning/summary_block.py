@@ -21,7 +21,7 @@ STRIP_BYTES: Final = 4_000_000
 # would spend their time passing the interpreter lock to each other.
 MAX_STRIP_ROWS: Final = 1 << 15
 # Up to this many classes, copying a strip class by class and taking maxima over classes beats an argmax per row.
-_FEW_CLASSES: Final = 32
+FEW_CLASSES: Final = 32
 # Bytes that are transposed at a time: they stay in the first-level cache.
 _BLOCK_BYTES: Final = 1 << 15
 
@@ -166,13 +166,16 @@ class FlatRows:
 
     def values(self, array: npt.NDArray[Any], columns: Ints, out: npt.NDArray[Any] | None = None) -> npt.NDArray[Any]:
         """Return ``array[i, columns[i]]`` for each row i of the ``(n, K)`` `array`."""
-        n = len(array)
+        # No column is out of range; "wrap" is the mode with the cheapest check.
+        return array.reshape(-1).take(self.positions(columns), out=out, mode="wrap")
+
+    def positions(self, columns: Ints) -> Ints:
+        """Return the flat position of one column of each row; the next call overwrites it."""
+        n = len(columns)
         if len(self._starts) < n:
             self._starts = np.arange(n, dtype=np.intp) * self._n_classes
             self._positions = np.empty(n, np.intp)
-        positions = np.add(self._starts[:n], columns, out=self._positions[:n], casting="same_kind")
-        # No column is out of range; "wrap" is the mode with the cheapest check.
-        return array.reshape(-1).take(positions, out=out, mode="wrap")
+        return np.add(self._starts[:n], columns, out=self._positions[:n], casting="same_kind")
 
 
 class FirstArgmax:
@@ -197,7 +200,7 @@ class FirstArgmax:
 
     def __call__(self, bits: Ints) -> tuple[Ints, Ints]:
         """Return ``(n,)`` classes and ``(n,)`` values of the ``(n, K)`` array `bits`."""
-        if self.n_classes > _FEW_CLASSES:
+        if self.n_classes > FEW_CLASSES:
             classes = bits.argmax(axis=1)
             return classes, self._rows.values(bits, classes)
         by_class = self._transposed(bits)
@@ -210,7 +213,7 @@ class FirstArgmax:
 
     def in_cache(self, bits: Ints) -> Ints:
         """Return the `bits` of the last call in the layout that is fastest to sum: ``(n, K)`` or ``(n / m, K, m)``."""
-        return self._by_class[: self._n_blocks(bits)] if self.n_classes <= _FEW_CLASSES else bits
+        return self._by_class[: self._n_blocks(bits)] if self.n_classes <= FEW_CLASSES else bits
 
     def _transposed(self, bits: Ints) -> Ints:
         """Copy `bits` to blocks of m rows, each ``(K, m)``; the rest of the last block is 0."""

@@ -7,7 +7,7 @@ depend on the chunks, and one run reports every missing part of a file.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import numpy as np
@@ -159,6 +159,8 @@ class Finding:
         Of ``"row_sum"``: lowest and highest sum of the sampled rows.
     alike : bool
         Of ``"label"``: whether all bad values are equal to `example`.
+    member : str
+        The member of an ensemble that has them.
     """
 
     n_values: int = 0
@@ -170,11 +172,13 @@ class Finding:
     first_cause: str = ""
     sums: tuple[float, float] | None = None
     alike: bool = False
+    member: str = ""
 
     def extend(self, later: Finding) -> None:
         """Add the findings of later rows."""
         if not self.n_values:
             self.example, self.first_cause, self.alike = later.example, later.first_cause, later.alike
+            self.member = later.member
         self.alike = self.alike and later.alike and self.example == later.example
         self.n_values += later.n_values
         self.n_rows += later.n_rows
@@ -196,11 +200,32 @@ class Finding:
     def where(self) -> str:
         """Return the rows in words, like ``rows 3, 17..20 and more``."""
         parts = [str(start) if stop - start == 1 else f"{start}..{stop - 1}" for start, stop in self.ranges]
-        return f"row{'s' if self.n_rows > 1 else ''} {', '.join(parts)}{' and more' if self.more else ''}"
+        rows = f"row{'s' if self.n_rows > 1 else ''} {', '.join(parts)}{' and more' if self.more else ''}"
+        return f"{rows} of {self.member}" if self.member else rows
 
 
 class Findings(dict[str, Finding]):
-    """The findings of consecutive rows by kind, a key of `ERRORS`, `WARNINGS` or `NOTES`."""
+    """The findings of consecutive rows by kind, a key of `ERRORS`, `WARNINGS` or `NOTES`.
+
+    Those of a member of an ensemble have the number of the member behind the kind, as in ``"nan 2"``.
+    """
+
+    def of_kind(self, kind: str) -> list[Finding]:
+        """Return the findings of a kind: one, or one for each member of an ensemble that has some."""
+        return [self[key] for key in self.keys_of([kind])]
+
+    def keys_of(self, kinds: Iterable[str]) -> list[str]:
+        """Return the keys of some kinds, in the order of the kinds and of the members."""
+        return [
+            key
+            for kind in kinds
+            for _, key in sorted((int(key.partition(" ")[2] or -1), key) for key in self if kind_of(key) == kind)
+        ]
+
+    def add_member(self, number: int, name: str, found: Findings) -> None:
+        """Add the findings of a member of an ensemble."""
+        for kind, finding in found.items():
+            self.setdefault(f"{kind} {number}", Finding()).extend(replace(finding, member=name))
 
     def add(
         self,
@@ -231,9 +256,14 @@ class Findings(dict[str, Finding]):
             self.setdefault(kind, Finding()).extend(finding)
 
 
+def kind_of(key: str) -> str:
+    """Return the kind of the findings at a key of `Findings`."""
+    return key.partition(" ")[0]
+
+
 def errors_in(findings: Findings, checks: RowChecks) -> list[str]:
-    """Return the kinds of findings that are errors."""
-    return [kind for kind in ERRORS if kind in findings and kind not in checks.allowed]
+    """Return the keys of findings that are errors."""
+    return findings.keys_of(kind for kind in ERRORS if kind not in checks.allowed)
 
 
 def combine_findings(parts: Iterable[Findings]) -> Findings:
@@ -247,9 +277,9 @@ def combine_findings(parts: Iterable[Findings]) -> Findings:
 def notes_of(findings: Findings) -> tuple[str, ...]:
     """Return the warnings and notes as sentences."""
     return tuple(
-        f"{_counted(findings[kind].n_rows, text)} ({findings[kind].where()})."
+        f"{_counted(found.n_rows, text)} ({found.where()})."
         for kind, text in (WARNINGS | NOTES).items()
-        if kind in findings
+        for found in findings.of_kind(kind)
     )
 
 
@@ -285,29 +315,31 @@ def raise_or_warn(
     InvalidInputError
         If there are errors. The message says what is wrong, in how many values and in which rows.
     """
-    kinds = errors_in(findings, checks)
-    if kinds:
+    keys = errors_in(findings, checks)
+    if keys:
+        kinds = {kind_of(key) for key in keys}
         sentences = [
-            describe_labels(findings[kind])
-            if kind == "label" and describe_labels is not None
-            else _sentence(kind, findings[kind], n_classes)
-            for kind in kinds
+            describe_labels(findings[key])
+            if key == "label" and describe_labels is not None
+            else _sentence(kind_of(key), findings[key], n_classes)
+            for key in keys
         ]
-        outside = {"below", "above"} & set(kinds)
-        if "row_sum" in findings and "row_sum" not in kinds and outside:
-            sentences.append(_likely_cause(findings["row_sum"]))
+        outside = {"below", "above"} & kinds
+        sums = findings.of_kind("row_sum")
+        if sums and "row_sum" not in kinds and outside:
+            sentences.append(_likely_cause(sums[0]))
         text = "; ".join(sentences) + _shift(findings, n_classes, class_counts)
         if "row_sum" in kinds and not outside:  # these would still be errors
             text += f"{'' if text.endswith('?') else '.'} {_ACCEPT_ROWS}"
-        raise InvalidInputError(text).at(sorted({rows for kind in kinds for rows in findings[kind].ranges}))
+        raise InvalidInputError(text).at(sorted({rows for key in keys for rows in findings[key].ranges}))
     warnings = []
     alike = findings.get(LIKE_PROBABILITIES)
     if alike is not None and class_counts is not None and alike.n_rows == class_counts.sum():
         warnings.append(_NO_LOGITS)
-    if checks.unnormalized_rows == "warn" and "row_sum" in findings:
-        warnings.append(_unnormalized(findings["row_sum"]))
+    if checks.unnormalized_rows == "warn":
+        warnings += [_unnormalized(found) for found in findings.of_kind("row_sum")]
     if checks.unnormalized_rows != "allow":
-        found = ((text, findings[kind]) for kind, text in WARNINGS.items() if kind in findings)
+        found = ((text, finding) for kind, text in WARNINGS.items() for finding in findings.of_kind(kind))
         warnings += [f"{_counted(finding.n_rows, text)} ({finding.where()})" for text, finding in found]
     if warnings:
         warn("; ".join(warnings))

@@ -13,6 +13,7 @@ from typing import Any, Final
 from labelsieve.errors import InvalidInputError, LabelsieveError, WorkdirError, warn
 from labelsieve.partitioning import Grid
 from labelsieve.sources.base import Source
+from labelsieve.sources.ensemble import EnsembleSource
 from labelsieve.sources.open_array import Opened, open_any, where_is
 from labelsieve.sources.retries import retry
 from labelsieve.sources.versions import named_ranges, row_digests
@@ -128,7 +129,8 @@ def note_versions(inputs: Sequence[Opened], attempts: int = 1, *, allow_zero_row
     for opened in inputs:
         if isinstance(opened, Source):
             retry(attempts, opened.note_version)
-            _report_missing(opened, allow_zero_rows=allow_zero_rows)
+            for source in opened.members if isinstance(opened, EnsembleSource) else [opened]:
+                _report_missing(source, allow_zero_rows=allow_zero_rows)
             continue
         # Rows of a stored array of the same shape are rows of the Dask array, unless its graph changes them.
         for source in _sources_behind(opened) or ():

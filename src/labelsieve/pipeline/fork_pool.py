@@ -128,7 +128,7 @@ def _reason_not_to_fork(inputs: Inputs, *, is_cluster: bool) -> str:
     if isinstance(inputs.opened_labels, DerivedSource):
         return "labels that are names in a file are mapped by Dask's threads"
     if not inputs.forkable:
-        return "Zarr, HDF5 and Dask inputs are read by Dask's threads"
+        return "Zarr, HDF5 and Dask inputs, ensembles and folds are read by Dask's threads"
     if multiprocessing.current_process().daemon:
         return "this is a worker process, which may not have children"
     return "the Dask client does the work" if is_cluster else ""

@@ -49,6 +49,7 @@ from labelsieve.pipeline.forecast_settings import NO_FORECAST, ForecastSettings
 from labelsieve.pipeline.growing_grid import arrays_of, partitions_by_array
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.member_accuracy import member_accuracies
 from labelsieve.pipeline.opening import open_given, open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.plan import Plan, make_plan, workload
@@ -62,6 +63,7 @@ from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.base import Source
+from labelsieve.sources.ensemble import EnsembleSource
 from labelsieve.sources.label_names import (
     FloatTable,
     NameTable,
@@ -136,6 +138,7 @@ class Job:
         )
         if isinstance(self.pair[1], Source):
             self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
+        self._n_weighing = 0  # reads that weigh the members of an ensemble
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         n_rows, n_classes = self.pair[1].shape
         self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
@@ -211,6 +214,7 @@ class Job:
         """Prepare and run `steps`; start again if a worker was lost that held arrays of this process."""
         note_versions(self.pair, self._attempts, allow_zero_rows=self.settings.allow_zero_rows)
         self._learn_names()
+        self._weigh_members()
         for attempt in range(self._attempts):
             with ExitStack() as stack:
                 setup = self._prepare(stack)
@@ -226,8 +230,19 @@ class Job:
                     raise UnwritableError(f"{error}; {kept}") from error
         raise RuntimeError("there is at least one attempt")
 
+    def _weigh_members(self) -> None:
+        """Read the members of an ensemble that are weighted by their accuracy."""
+        labels, pred_probs = self.pair
+        if isinstance(pred_probs, EnsembleSource) and pred_probs.weights == "accuracy":
+            weights = member_accuracies(labels, pred_probs, self.executor, self.settings.checks, self._ignored)
+            self.pair = labels, pred_probs.with_weights(weights)
+            self._places["pred_probs"] = where_is(self.pair[1])
+            self._n_weighing = 1
+
     def plan(self, wanted: ForecastSettings = NO_FORECAST) -> Plan:
-        """Plan the run, without writing anything. Data is read only to measure its time."""
+        """Plan the run, without writing anything. Data is read only to measure its time, or to weigh an ensemble."""
+        if self.settings.workdir is not None or wanted.measure:
+            self._weigh_members()
         workdir = None
         if self.settings.workdir is not None:
             refuse_nested(self.settings.workdir, self.output)
@@ -423,8 +438,9 @@ class Job:
         passes, inputs, plan = setup.passes, setup.inputs, setup.plan
         forks = plan.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
         return RunFacts(
-            bytes_read=(total.n_read + passes.n_rescanned) * inputs.read_row_bytes,
-            n_reads=passes.n_reads,
+            bytes_read=(total.n_read + passes.n_rescanned + self._n_weighing * inputs.grid.n_rows)
+            * inputs.read_row_bytes,
+            n_reads=passes.n_reads + self._n_weighing,
             rows_read=total.n_read,
             rows_resumed=inputs.grid.n_rows - total.n_read,
             n_batches=inputs.grid.n_batches,

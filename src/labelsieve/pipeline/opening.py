@@ -24,7 +24,9 @@ from labelsieve.pipeline.inputs import Inputs, forkable
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
-from labelsieve.sources.logits import LogitsSource, softmax_blocks
+from labelsieve.sources.ensemble import Ensemble
+from labelsieve.sources.folds import Folds
+from labelsieve.sources.logits import softmax_blocks
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
 from labelsieve.sources.open_summaries import open_summaries
 from labelsieve.sources.retries import retry
@@ -105,19 +107,20 @@ def open_pair(
     InvalidInputError
         For anything that can be refused without reading.
     """
-    opening = partial(open_pred_probs, dtype=dtype)
+    opening = partial(open_pred_probs, dtype=dtype, from_logits=from_logits)
     if is_url(labels) and is_url(pred_probs):
         opened_labels, opened = _open_both(labels, pred_probs, attempts, open_as, opening)
     else:
         opened_labels, opened = retry(attempts, open_as, labels), retry(attempts, opening, pred_probs)
-    if from_logits and isinstance(opened, Source):
-        opened = LogitsSource(opened)
-    elif from_logits:
+    if from_logits and not isinstance(opened, Source):
         opened = softmax_blocks(grids.whole_rows(opened), allow_zero_rows=allow_zero_rows)
     check_lengths(opened_labels, opened)
     if not opened.shape[0]:
         raise InvalidInputError("labels and pred_probs have no rows")
-    check_axes(labels, pred_probs, class_names, ids)
+    for member in pred_probs.members if isinstance(pred_probs, Ensemble) else [pred_probs]:
+        check_axes(labels, member, class_names, ids)
+    for fold, _ in pred_probs.folds if isinstance(pred_probs, Folds) else ():
+        check_axes(None, fold, class_names)
     return opened_labels, opened
 
 

@@ -66,8 +66,7 @@ def widened(opened: Any, dtype: str | None = None) -> Any:
     stored: np.dtype[Any] = opened.dtype
     if stored.name == _NAME or (dtype == _NAME and stored.itemsize == 2 and stored.kind in "Vui"):
         return Bfloat16Source(opened) if isinstance(opened, Source) else _widened_blocks(opened)
-    if _is_narrow(stored.name):
-        raise InvalidInputError(f"pred_probs is {stored.name}. {_refusal(stored.name)}")
+    refuse_narrow("pred_probs", stored.name)
     if stored.kind == "V" and stored.itemsize in (1, 2) and stored.names is None:
         kind = "bfloat16, give dtype='bfloat16' (--dtype bfloat16)"
         if stored.itemsize == 1:
@@ -78,6 +77,20 @@ def widened(opened: Any, dtype: str | None = None) -> Any:
             f"dtype='bfloat16', but pred_probs is {stored}, no 16 bits without a dtype: leave dtype out"
         )
     return opened
+
+
+def refuse_narrow(name: str, dtype: str) -> None:
+    """Raise if `dtype` is float8 or narrower.
+
+    Parameters
+    ----------
+    name : str
+        ``labels`` or ``pred_probs``, for messages.
+    dtype : str
+        Name of the dtype.
+    """
+    if _is_narrow(dtype):
+        raise InvalidInputError(f"{name} is {dtype}. {_refusal(dtype)}")
 
 
 def _is_narrow(name: str) -> bool:

@@ -168,11 +168,10 @@ class Columns:
         values = [self._of_values(array, first_row, column) for array, column in zip(arrays, self.columns, strict=True)]
         if self.width is None:
             return values[0]
-        # Classes are contiguous, as in a file in Fortran order.
-        block: npt.NDArray[Any] = np.empty((self.width, len(values[0])), self.dtype)
-        for row, one in zip(block, values, strict=True):
-            row[:] = one
-        return block.T
+        rows: npt.NDArray[Any] = np.empty((len(values[0]), self.width), self.dtype)
+        for k, one in enumerate(values):
+            rows[:, k] = one
+        return rows
 
     def _of_values(self, array: Any, first_row: int, column: str) -> npt.NDArray[Any]:
         pa = arrow()

@@ -48,16 +48,43 @@ def is_on_device(array: Any) -> bool:
     """Return whether an array is in the memory of another device than the processor."""
     if isinstance(array, np.ndarray | list | tuple) or not hasattr(array, "__dlpack_device__"):
         return False
-    if getattr(array.device, "_device", "") not in ("", "CPU_DEVICE"):  # of array_api_strict, which only plays devices
+    if getattr(getattr(array, "device", ""), "_device", "") not in (
+        "",
+        "CPU_DEVICE",
+    ):  # of array_api_strict, which only plays devices
         return True
     kind, _ = array.__dlpack_device__()
     return int(kind) not in _HOST_DEVICES
 
 
-def on_host(name: str, array: Any) -> npt.NDArray[Any]:
-    """Return an array of any library in the processor's memory, without a copy where it is there already.
+class Bfloat16Rows:
+    """Rows in bfloat16, which NumPy does not have: a slice of them is widened to float32, which holds all their values.
 
-    bfloat16 is widened to float32, which holds all its values.
+    Parameters
+    ----------
+    bits : (n, K) uint16
+        Their bits.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, bits: npt.NDArray[np.uint16]) -> None:
+        self._bits, self.shape = bits, bits.shape
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
+        """Return some rows."""
+        wide = self._bits[rows].astype(np.uint32)
+        np.left_shift(wide, 16, out=wide)
+        return wide.view(np.float32)
+
+
+def without_gradient(array: Any) -> Any:
+    """Return an array that records no operations: PyTorch gives no memory that has gradients."""
+    return array.detach() if hasattr(array, "detach") else array
+
+
+def on_host(name: str, array: Any) -> Any:
+    """Return an array of any library in the processor's memory, without a copy where it is there already.
 
     Parameters
     ----------
@@ -65,18 +92,21 @@ def on_host(name: str, array: Any) -> npt.NDArray[Any]:
         What it is, for messages.
     array : array-like
         A list, a NumPy, PyTorch, JAX or CuPy array, or whatever NumPy takes.
+
+    Returns
+    -------
+    ndarray or Bfloat16Rows
+        A NumPy array, unless its dtype is bfloat16.
     """
-    if isinstance(array, np.ndarray):
-        return _widened(array)
-    if hasattr(array, "detach"):
-        array = array.detach()  # of PyTorch, which gives no memory that has gradients
+    array = without_gradient(array)
     if is_on_device(array):
-        array = _to_host(array)
+        array = to_host(array)
     if "bfloat16" in str(getattr(array, "dtype", "")):
-        bits = _as_bits(array)
+        bits = as_bits(array)
         if bits is not None:
-            return _from_bits(bits)
-    return _widened(in_memory(name, array))
+            return Bfloat16Rows(bits)
+    found = array if isinstance(array, np.ndarray) else in_memory(name, array)
+    return Bfloat16Rows(found.view(np.uint16)) if found.dtype.name == "bfloat16" else found
 
 
 def summarize_on_device(labels: Ints, pred_probs: Any) -> DeviceSummary | None:
@@ -106,14 +136,14 @@ def summarize_on_device(labels: Ints, pred_probs: Any) -> DeviceSummary | None:
         highest, lowest = xp.max(pred_probs, axis=1), xp.min(pred_probs, axis=1)
         places = xp.asarray(np.arange(n, dtype=np.int64) * n_classes + labels, device=pred_probs.device)
         p_label = xp.take(xp.reshape(pred_probs, (-1,)), places)
-        columns = [np.asarray(_to_host(column)) for column in (predicted, p_label, highest, lowest, sums)]
+        columns = [np.asarray(to_host(column)) for column in (predicted, p_label, highest, lowest, sums)]
     except (AttributeError, TypeError, NotImplementedError):
         return None
     suspects = np.flatnonzero(_suspicious(*columns[2:], n_classes=n_classes))
     rows = np.empty((0, n_classes), columns[1].dtype)
     if len(suspects):
         chosen = xp.asarray(suspects, device=pred_probs.device)
-        rows = np.asarray(_to_host(xp.take(pred_probs, chosen, axis=0)))
+        rows = np.asarray(to_host(xp.take(pred_probs, chosen, axis=0)))
     return DeviceSummary(columns[0], columns[1] + 0, columns[2] + 0, suspects, rows)
 
 
@@ -136,7 +166,7 @@ def _namespace(array: Any) -> Any:
     return array_api_compat.array_namespace(array)
 
 
-def _to_host(array: Any) -> Any:
+def to_host(array: Any) -> Any:
     """Copy an array from its device."""
     if _library(array) == "cupy":
         return array.get()
@@ -144,34 +174,22 @@ def _to_host(array: Any) -> Any:
         return array.cpu()
     if _library(array) == "array_api_strict":
         return array.to_device(sys.modules["array_api_strict"].Device("CPU_DEVICE"))
+    where = f"an array of {_library(array)} on {getattr(array, 'device', 'another device')}"
+    if not hasattr(array, "__array__"):  # NumPy would take it for an object
+        raise InputTypeError(f"{where} cannot be copied to memory: give a NumPy array")
     try:
         return np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputTypeError(
-            f"an array of {_library(array)} on {array.device} cannot be copied to memory: {error}"
-        ) from error
+        raise InputTypeError(f"{where} cannot be copied to memory: {error}") from error
 
 
-def _as_bits(array: Any) -> npt.NDArray[np.uint16] | None:
+def as_bits(array: Any) -> npt.NDArray[np.uint16] | None:
     """Return the bits of a bfloat16 array that NumPy cannot take; None for one that knows NumPy's own type of it."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(array, torch.Tensor):
         bits: npt.NDArray[np.uint16] = np.asarray(array.view(torch.int16)).view(np.uint16)
         return bits
     return None
-
-
-def _widened(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return an array of ml_dtypes' bfloat16 as float32, any other as it is."""
-    if array.dtype.kind == "V" and array.dtype.name == "bfloat16":
-        return _from_bits(array.view(np.uint16))
-    return array
-
-
-def _from_bits(bits: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
-    wide = bits.astype(np.uint32)
-    np.left_shift(wide, 16, out=wide)
-    return wide.view(np.float32)
 
 
 def _library(array: Any) -> str:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.errors import InputTypeError, InvalidInputError, located
 from labelsieve.settings import IgnoreLabel
 from labelsieve.sources.arrays import MAP_STRINGS, ArraySource, in_memory
 from labelsieve.sources.base import Source
 from labelsieve.sources.bfloat16 import widened
+from labelsieve.sources.ensemble import Ensemble, EnsembleSource, check_members, member_name
+from labelsieve.sources.folds import Folds, open_folds
 from labelsieve.sources.hdf5 import Hdf5Source
+from labelsieve.sources.logits import LogitsSource
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_path import are_places, open_place, open_places
 from labelsieve.sources.remote_zarr import RemoteZarrSource
+from labelsieve.sources.tensors import is_tensor, open_tensor
 from labelsieve.sources.zarr_arrays import ZarrSource, checked_array
 from labelsieve.storage.urls import check_no_password, url_of
 
@@ -62,15 +68,18 @@ def checked_labels(opened: Opened) -> Opened:
     return opened
 
 
-def open_pred_probs(pred_probs: Any, dtype: str | None = None) -> Opened:
+def open_pred_probs(pred_probs: Any, dtype: str | None = None, *, from_logits: bool = False) -> Opened:
     """Open predicted probabilities; nothing is read but headers.
 
     Parameters
     ----------
     pred_probs : (N, K) array-like of float, path, URL, Zarr array, HDF5 dataset, Dask array or xarray.DataArray
-        Out-of-sample probabilities, float16, bfloat16, float32 or float64; of several shards, as for labels.
+        Out-of-sample probabilities, float16, bfloat16, float32 or float64; of several shards, as for labels. Or an
+        `Ensemble` or `Folds` of these.
     dtype : "bfloat16", optional
         What values are that are stored as 16 bits without a dtype of NumPy.
+    from_logits : bool
+        Whether they are logits, which are opened as their probabilities, unless they are a Dask array.
 
     Raises
     ------
@@ -79,6 +88,11 @@ def open_pred_probs(pred_probs: Any, dtype: str | None = None) -> Opened:
     InputTypeError
         For an object of the wrong kind.
     """
+    open_one = partial(open_pred_probs, dtype=dtype, from_logits=from_logits)
+    if isinstance(pred_probs, Ensemble):
+        return _open_ensemble(pred_probs, open_one)
+    if isinstance(pred_probs, Folds):
+        return open_folds(pred_probs, open_one, partial(open_any, "rows"))
     opened: Opened = widened(open_any("pred_probs", pred_probs), dtype)
     if opened.ndim != 2:
         raise InvalidInputError(f"pred_probs must have two axes (N, K), not shape {tuple(opened.shape)}")
@@ -91,7 +105,7 @@ def open_pred_probs(pred_probs: Any, dtype: str | None = None) -> Opened:
         raise InvalidInputError(f"pred_probs must be float16, float32 or float64, not {opened.dtype}{hint}")
     if opened.shape[1] < 2:
         raise InvalidInputError(f"pred_probs has {opened.shape[1]} columns; classification takes at least 2 classes")
-    return opened
+    return LogitsSource(opened) if from_logits and isinstance(opened, Source) else opened
 
 
 def ignored_value(labels: Opened, ignore_label: IgnoreLabel) -> int | None:
@@ -109,6 +123,25 @@ def ignored_value(labels: Opened, ignore_label: IgnoreLabel) -> int | None:
             f"labels are {labels.dtype}, so that ignore_label must be a number; not {ignore_label!r}"
         )
     return ignore_label if isinstance(ignore_label, int) else None
+
+
+def _open_ensemble(ensemble: Ensemble, open_one: Callable[[Any], Opened]) -> Source:
+    """Open all members of an ensemble, and compare their shapes."""
+    opened = list[Opened]()
+    for number, member in enumerate(ensemble.members):
+        with located(f"member {number} of the ensemble"):
+            opened.append(open_one(member))
+    names = [member_name(number, where_is(member)) for number, member in enumerate(opened)]
+    check_members(names, [member.shape for member in opened])
+    members = list[Source]()
+    for name, member in zip(names, opened, strict=True):
+        if not isinstance(member, Source):
+            raise InvalidInputError(
+                f"{name} cannot be a member: store it (da.to_zarr) and give the path, or give the mean itself as "
+                "pred_probs, such as (a + b) / 2"
+            )
+        members.append(member)
+    return EnsembleSource(members, ensemble.weights, names)
 
 
 def check_lengths(labels: Opened, pred_probs: Opened) -> None:
@@ -152,7 +185,7 @@ def open_any(name: str, data: Any) -> Opened:  # noqa: PLR0911  # one return per
         return Hdf5Source(data)
     if isinstance(data, np.memmap):
         return NpySource.from_memmap(data) or ArraySource(np.asarray(data))
-    return ArraySource(in_memory(name, data))
+    return open_tensor(name, data) if is_tensor(data) else ArraySource(in_memory(name, data))
 
 
 def _open_zarr(name: str, data: Any) -> Source:

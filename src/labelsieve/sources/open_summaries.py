@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.recorded_summaries import FIELDS, RECORDABLE
+from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MemoryLimitError
 from labelsieve.settings import NOTHING, IgnoreLabel, check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
-from labelsieve.sources.open_array import Opened, open_labels
 from labelsieve.sources.recordings import open_recording
 from labelsieve.sources.summaries import ColumnSummaries, SummarySource
 from labelsieve.sources.summary_columns import check_columns, open_summary_columns
@@ -42,15 +42,15 @@ class SummaryTable:
 
     Parameters
     ----------
-    labels : Source or dask.array.Array
-        ``(N,)`` labels.
+    labels : (N,) array or Source
+        Labels, as `labelsieve.find_label_issues` takes them.
     pred_probs : SummarySource
         The other columns.
     ids : (N,) array or Source, optional
         The user's own names of the rows.
     """
 
-    labels: Opened
+    labels: Any
     pred_probs: SummarySource
     ids: Any = None
 
@@ -102,7 +102,8 @@ def open_summaries(
     table = open_summary_columns("summaries", summaries)
     check_columns((LABEL, *FIELDS), table.names, table.where)
     names = [name for name in _COLUMNS if name in table.names]
-    return table_of_columns(table.columns(names), _needed(n_classes), table.where, ignore_label)
+    columns = table.columns(names, may_miss=LABEL if ignore_label is None else "")
+    return table_of_columns(columns, _needed(n_classes), table.where, ignore_label)
 
 
 def _table_of_recording(
@@ -134,7 +135,7 @@ def _open_files(places: Any, n_classes: int | None, ignore_label: IgnoreLabel, r
         read = {name: column[:] for name, column in columns.items()}
         return table_of_columns(read, n_classes, table.where, ignore_label)
     columns.pop(ROW, None)
-    labels, ids = open_labels(columns.pop(LABEL)), columns.pop(ID, None)
+    labels, ids = columns.pop(LABEL), columns.pop(ID, None)
     return SummaryTable(labels, ColumnSummaries(columns, n_classes, table.where), ids)
 
 
@@ -185,8 +186,9 @@ def table_of_columns(
             for name, column in columns.items()
         }
     ids = columns.pop(ID, None)
-    labels = open_labels(columns.pop(LABEL))
-    if ignored is not None and isinstance(labels, Source):
+    labels: Any = columns.pop(LABEL)
+    if ignored is not None:
+        labels = ArraySource(labels)
         labels.ignored = ignored
     sources: dict[str, Source] = {name: ArraySource(column) for name, column in columns.items()}
     return SummaryTable(labels, ColumnSummaries(sources, n_classes, where), ids)
@@ -194,8 +196,7 @@ def table_of_columns(
 
 def _placed(column: npt.NDArray[Any], rows: npt.NDArray[Any], n_rows: int) -> npt.NDArray[Any]:
     """Return a column with each value at its row; rows without a value have 0, or an empty name."""
-    placed = np.full(n_rows, "") if column.dtype.kind in "UO" else np.zeros(n_rows, column.dtype)
-    placed = placed.astype(column.dtype)
+    placed = np.full(n_rows, "", object) if column.dtype == object else np.zeros(n_rows, column.dtype)
     placed[rows] = column
     return placed
 
@@ -206,7 +207,8 @@ def _with_gaps(
     """Return the labels of all rows, and the value of those that have none: `ignore_label`, or one that no row has."""
     if labels.dtype.kind not in "iu" or int(labels.max()) >= np.iinfo(np.int64).max:
         raise InvalidInputError(
-            f"{n_rows - len(rows):,} rows have no summary, so label must be integers below 2**63, not {labels.dtype}"
+            f"{rows_in_words(n_rows - len(rows), 'row has', 'rows have')} no summary, so label must be integers below "
+            f"2**63, not {labels.dtype}"
         )
     value = ignore_label if isinstance(ignore_label, int) else int(labels.max()) + 1
     placed = np.full(n_rows, value, np.int64)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Bools
+from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
 
 # Columns that a message names.
@@ -36,8 +37,8 @@ class TableColumns:
     names: Sequence[str]
     get: Callable[[Sequence[str]], Mapping[str, Any]]
 
-    def columns(self, wanted: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Return columns as ``(N,)`` arrays.
+    def columns(self, wanted: Sequence[str], may_miss: str = "") -> dict[str, npt.NDArray[Any]]:
+        """Return columns as ``(N,)`` arrays; that called `may_miss` may have missing values, which are None.
 
         Raises
         ------
@@ -47,7 +48,7 @@ class TableColumns:
         """
         check_columns(wanted, self.names, self.where)
         given = self.get(wanted)
-        found = {name: column_values(name, given[name]) for name in wanted}
+        found = {name: column_values(name, given[name], keep_missing=name == may_miss) for name in wanted}
         for name, column in found.items():
             if len(column) != len(found[wanted[0]]):
                 raise InvalidInputError(
@@ -132,49 +133,59 @@ def _run_query(relation: Any, names: Sequence[str]) -> Mapping[str, Any]:
     return found
 
 
-def column_values(name: str, values: Any) -> npt.NDArray[Any]:
-    """Return a column of any package as an ``(N,)`` array.
+def column_values(name: str, values: Any, *, keep_missing: bool = False) -> npt.NDArray[Any]:
+    """Return a column of any package as an ``(N,)`` array, with None for missing values if they are kept.
 
     Raises
     ------
     InvalidInputError
-        For missing values, and for anything but one value in each row. NaN is not missing.
+        For missing values that are not kept, and for anything but one value in each row. NaN is not missing.
     """
     package = type(values).__module__.partition(".")[0]
-    convert = {"pandas": _of_pandas, "polars": _of_polars, "pyarrow": _of_arrow}.get(package, _of_other)
+    missing_in, convert = {"pandas": _PANDAS, "polars": _POLARS, "pyarrow": _ARROW}.get(package, _OTHER)
+    missing = missing_in(values)
+    if missing is not None and missing.any():
+        if not keep_missing:
+            _refuse_missing(name, missing)
+        kept: npt.NDArray[Any] = np.empty(len(missing), object)
+        kept[:] = values.to_pylist() if package == "pyarrow" else list(values)
+        kept[missing] = None
+        return kept
     array = convert(name, values)
     if array.ndim != 1:
         raise InvalidInputError(f"the column {name} has shape {array.shape}: it needs one value for each row")
     if array.dtype == object:
         items = array.tolist()
-        _refuse_missing(name, np.array([item is None for item in items], np.bool_))
+        if not keep_missing:
+            _refuse_missing(name, np.array([item is None for item in items], np.bool_))
         if any(isinstance(item, list | tuple | set | dict | np.ndarray) for item in items):
             raise InvalidInputError(f"the column {name} has lists: it needs one value for each row")
     return array
 
 
-def _of_pandas(name: str, values: Any) -> npt.NDArray[Any]:
-    dtype = getattr(values, "dtype", None)
-    kind = getattr(dtype, "kind", "O")
-    if kind == "f":
-        floats = dtype if isinstance(dtype, np.dtype) else f"f{getattr(dtype, 'itemsize', 8)}"
-        array: npt.NDArray[Any] = values.to_numpy(dtype=floats, na_value=np.nan)
-        return array
-    _refuse_missing(name, np.asarray(values.isna()))
-    if kind in "iu" and not isinstance(dtype, np.dtype):
-        return np.asarray(values.to_numpy(dtype=f"{kind}{getattr(dtype, 'itemsize', 8)}"))
-    return np.asarray(values.to_numpy() if hasattr(values, "to_numpy") else values)
+def _missing_in_pandas(values: Any) -> Bools | None:
+    # NaN in a column of floats is a value, which the scan finds.
+    return None if getattr(values.dtype, "kind", "O") == "f" else np.asarray(values.isna())
 
 
-def _of_polars(name: str, values: Any) -> npt.NDArray[Any]:
-    if values.null_count():
-        _refuse_missing(name, values.is_null().to_numpy())
-    return np.asarray(values.to_numpy())
+def _of_pandas(_: str, values: Any) -> npt.NDArray[Any]:
+    dtype = values.dtype
+    kind, is_numpy = getattr(dtype, "kind", "O"), isinstance(dtype, np.dtype)
+    if kind in "iuf" and not is_numpy:
+        floats = {"na_value": np.nan} if kind == "f" else {}
+        return np.asarray(values.to_numpy(dtype=f"{kind}{dtype.itemsize}", **floats))
+    return np.asarray(values)
+
+
+def _missing_in_polars(values: Any) -> Bools | None:
+    return np.asarray(values.is_null()) if values.null_count() else None
+
+
+def _missing_in_arrow(values: Any) -> Bools | None:
+    return np.asarray(values.is_null().to_numpy(zero_copy_only=False)) if values.null_count else None
 
 
 def _of_arrow(name: str, values: Any) -> npt.NDArray[Any]:
-    if values.null_count:
-        _refuse_missing(name, np.asarray(values.is_null().to_numpy(zero_copy_only=False)))
     if str(values.type).startswith(("decimal", "list", "large_list", "fixed_size_list", "struct", "map")):
         raise InvalidInputError(f"the column {name} has the type {values.type}: it needs one number for each row")
     if hasattr(values.type, "index_type"):  # dictionary-encoded
@@ -183,21 +194,29 @@ def _of_arrow(name: str, values: Any) -> npt.NDArray[Any]:
     return np.asarray(values.to_numpy(zero_copy_only=False))
 
 
+def _missing_in_other(values: Any) -> Bools | None:
+    return np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
+
+
 def _of_other(name: str, values: Any) -> npt.NDArray[Any]:
-    if isinstance(values, np.ma.MaskedArray):
-        _refuse_missing(name, np.ma.getmaskarray(values))
-        return np.asarray(values.data)
     try:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise InvalidInputError(f"the column {name} is not an array: {error}") from error
 
 
+# How each package marks missing values, and how a column without any becomes an array.
+_PANDAS: Final = (_missing_in_pandas, _of_pandas)
+_POLARS: Final = (_missing_in_polars, lambda _, values: np.asarray(values.to_numpy()))
+_ARROW: Final = (_missing_in_arrow, _of_arrow)
+_OTHER: Final = (_missing_in_other, _of_other)
+
+
 def _refuse_missing(name: str, missing: Bools) -> None:
     rows = np.flatnonzero(missing)
     if len(rows):
+        many = rows_in_words(len(rows), "missing value, in row", "missing values, in rows")
         some = ", ".join(f"{row:,}" for row in rows[:5].tolist()) + (" and more" if len(rows) > 5 else "")
-        raise InvalidInputError(
-            f"the column {name} has {len(rows):,} missing values, in row{'s' if len(rows) > 1 else ''} {some}: "
-            "drop these rows, or fill them"
-        ).at([(row, row + 1) for row in rows[:5].tolist()])
+        raise InvalidInputError(f"the column {name} has {many} {some}: drop these rows, or fill them").at(
+            [(row, row + 1) for row in rows[:5].tolist()]
+        )

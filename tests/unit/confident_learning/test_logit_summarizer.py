@@ -39,7 +39,8 @@ def same(labels, logits, settings=SETTINGS[0], strip=None):
     for name, column in expected.columns().items():
         assert column.dtype == getattr(found, name).dtype
         assert column.tobytes() == getattr(found, name).tobytes(), name
-    assert str(of_probs.totals()) == str(of_logits.totals())
+    for fact in ("sums", "agreement", "n_read"):
+        assert str(getattr(of_probs.totals(), fact)) == str(getattr(of_logits.totals(), fact))
     return found
 
 
@@ -95,6 +96,31 @@ def test_bad_logits_are_found_and_other_rows_kept():
     fine = np.setdiff1d(np.arange(20), [3, 4, 11])
     assert found.p_label[fine].tobytes() == good.p_label[fine].tobytes()
     summarizer.totals()  # has no NaN to stumble over
+
+
+def test_suspicious_logits_are_found():
+    labels, logits = drawn(20, 4, np.float32)
+    logits[[2, 5]] = 0
+    _, summarizer = summarized(LogitSummarizer, labels, logits, strip=8, first_row=100)
+    assert {kind: one.ranges for kind, one in summarizer.findings.items()} == {"zero_row": [(102, 103), (105, 106)]}
+    _, summarizer = summarized(LogitSummarizer, labels, softmax(logits), strip=8, first_row=100)
+    assert {kind: one.ranges for kind, one in summarizer.findings.items()} == {"like_probabilities": [(100, 120)]}
+    assert summarizer.findings["like_probabilities"].n_rows == 20
+
+
+def test_rows_without_a_label_may_have_any_logits():
+    labels, logits = drawn(30, 6, np.float32)
+    want, _ = summarized(LogitSummarizer, labels, logits)
+    left_out = np.array([3, 4, 29])
+    labels[left_out], logits[left_out] = -1, np.array([[np.nan], [np.inf], [-np.inf]])
+    summarizer = LogitSummarizer(30, 6, FLOAT64, ignored=-1)
+    for start in range(0, 30, 8):
+        summarizer.add(labels[start : start + 8], logits[start : start + 8])
+    found, others = summarizer.take(), np.setdiff1d(np.arange(30), left_out)
+    assert not summarizer.findings
+    assert found.label[left_out].tolist() == [6] * 3
+    for name in ("predicted", "p_label", "p_predicted"):
+        assert getattr(found, name)[others].tobytes() == getattr(want, name)[others].tobytes()
 
 
 def test_bad_labels_are_found():

@@ -12,7 +12,7 @@ from labelsieve.confident_learning.summary_block import FirstArgmax, SummaryBloc
 from labelsieve.settings import Settings
 
 FLOATS = [np.float16, np.float32, np.float64]
-FEW = summary_block._FEW_CLASSES
+FEW = summary_block.FEW_CLASSES
 PLAIN, MARGIN = Settings(), Settings("normalized_margin")
 
 
