@@ -67,7 +67,7 @@ def open_given(labels: Any, pred_probs: Any, settings: JobSettings, limit: int) 
     if settings.n_classes is not None:
         raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
     if settings.data is not None:
-        return retry(attempts, open_columns, settings.data, labels, pred_probs, ids, settings.ignore_label)
+        return retry(attempts, open_columns, settings.data, labels, pred_probs, ids)
     return labels, pred_probs, ids
 
 

@@ -72,7 +72,7 @@ class ArrowTable:
         self.names: list[str] = self._schema.names
         self.n_rows = sum(self._rows)
 
-    def source(self, name: str, wanted: Any, *, keeps_nulls: bool = False) -> ArrowFileSource:
+    def source(self, name: str, wanted: Any) -> ArrowFileSource:
         """Return the source of one or more columns."""
 
         def list_width(column: str) -> int:
@@ -83,7 +83,7 @@ class ArrowTable:
                 counts = [(len(lists), len(lists.flatten()))]
             return common_length(name, column, counts, self._file.where)
 
-        columns = columns_of(name, wanted, self._schema, self._file.where, list_width, keeps_nulls=keeps_nulls)
+        columns = columns_of(name, wanted, self._schema, self._file.where, list_width)
         return ArrowFileSource(self._file, columns, self._rows, is_stream=self._is_stream, compressed=self._compressed)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -18,9 +17,6 @@ from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependen
 # Columns and rows that a message names.
 _MOST_COLUMNS: Final = 12
 _MOST_ROWS: Final = 3
-# A column whose nulls are refused; and what stands for them among integers, where any other number is a value.
-REFUSED: Final = "refused"
-NULL_NUMBER: Final = int(np.iinfo(np.int64).min)
 
 
 def arrow() -> Any:
@@ -129,8 +125,6 @@ class Columns:
         Whether a row is a list in one column, rather than a value in each of several columns.
     where : str
         The table, for messages.
-    nulls_are : object
-        Of a single column: what stands for nulls in the array; `REFUSED` where there may be none.
     """
 
     name: str
@@ -139,7 +133,6 @@ class Columns:
     width: int | None
     in_lists: bool
     where: str
-    nulls_are: int | float | str | None = REFUSED
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -177,14 +170,12 @@ class Columns:
         pa = arrow()
         if isinstance(array.type, pa.DictionaryType):
             array = array.dictionary_decode()
-        if array.null_count and self.nulls_are == REFUSED:
+        if array.null_count:
             self._refuse_nulls(array, first_row, column)
-        if self.dtype.kind == "T" or (self.dtype.kind == "O" and self.nulls_are is None):
+        if self.dtype.kind == "T":
             return np.array(array.to_pylist(), self.dtype)
-        if array.null_count and isinstance(self.nulls_are, int):
-            array = array.cast(pa.int64()).fill_null(self.nulls_are)
         values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
-        return values if self.nulls_are == REFUSED else values.astype(self.dtype, copy=False)
+        return values
 
     def _of_lists(self, array: Any, first_row: int) -> npt.NDArray[Any]:
         pa, [column], width = arrow(), self.columns, self.width or 0
@@ -217,15 +208,12 @@ class Columns:
         some = ", ".join(f"{row:,}" for row in rows[:_MOST_ROWS].tolist())
         several = f"rows {some}" if len(rows) > 1 else f"row {some}"
         more = f" and at least {len(rows) - _MOST_ROWS:,} more" if len(rows) > _MOST_ROWS else ""
-        ignored = " by ignore_label=None" if self.name == "labels" else ""
         raise InvalidInputError(
-            f"{self.name}: {what} of {self.where}, in {several}{more}: fill them, or leave out these rows{ignored}"
+            f"{self.name}: {what} of {self.where}, in {several}{more}: fill them, or leave out these rows"
         ).at([(int(row), int(row) + 1) for row in rows[:_MOST_ROWS]])
 
 
-def columns_of(
-    name: str, wanted: Any, schema: Any, where: str, list_width: Any, *, keeps_nulls: bool = False
-) -> Columns:
+def columns_of(name: str, wanted: Any, schema: Any, where: str, list_width: Any) -> Columns:
     """Return the columns that the user means, after a look at their types.
 
     Parameters
@@ -240,8 +228,6 @@ def columns_of(
         The table, for messages.
     list_width : callable
         Given the name of a column of lists of any length, returns the length of its lists.
-    keeps_nulls : bool
-        Whether a column of labels may have nulls: None in text, NaN in floats, and `NULL_NUMBER` in integers.
 
     Raises
     ------
@@ -253,10 +239,9 @@ def columns_of(
     types = [schema.field(column).type for column in columns]
     types = [kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind for kind in types]
     if name != "pred_probs":
-        found = Columns(
+        return Columns(
             name, columns, _value_dtype(name, columns[0], types[0], where), None, in_lists=False, where=where
         )
-        return _with_nulls(found) if keeps_nulls and name == "labels" else found
     list_types = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
     if len(columns) == 1 and isinstance(types[0], list_types):
         dtype = _float_dtype(columns[0], types[0].value_type, types[0], where)
@@ -270,19 +255,6 @@ def columns_of(
             "one column for each class, as a list or as a pattern such as 'p_*'"
         )
     return Columns(name, columns, np.result_type(*dtypes), len(columns), in_lists=False, where=where)
-
-
-def _with_nulls(column: Columns) -> Columns:
-    """Return a column of labels that may have nulls."""
-    kind = column.dtype.kind
-    if kind == "T":
-        return replace(column, dtype=np.dtype(np.dtypes.StringDType(na_object=None)), nulls_are=None)
-    if kind == "b":
-        return replace(column, dtype=np.dtype(object), nulls_are=None)
-    if kind == "f":
-        return replace(column, nulls_are=math.nan)
-    # Not all of 64 unsigned bits are such integers.
-    return column if column.dtype == np.uint64 else replace(column, dtype=np.dtype(np.int64), nulls_are=NULL_NUMBER)
 
 
 def _value_dtype(name: str, column: str, kind: Any, where: str) -> np.dtype[Any]:

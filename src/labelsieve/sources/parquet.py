@@ -79,7 +79,7 @@ class ParquetTable:
         n_leaves = [_n_leaves(field.type) for field in self._schema]
         self._leaf = np.cumsum([0, *n_leaves])
 
-    def source(self, name: str, wanted: Any, *, keeps_nulls: bool = False) -> ParquetSource:
+    def source(self, name: str, wanted: Any) -> ParquetSource:
         """Return the source of one or more columns.
 
         Parameters
@@ -96,7 +96,7 @@ class ParquetTable:
             groups = map(metadata.row_group, range(metadata.num_row_groups))
             return common_length(name, column, ((g.num_rows, g.column(leaf).num_values) for g in groups), where)
 
-        columns = columns_of(name, wanted, self._schema, where, list_width, keeps_nulls=keeps_nulls)
+        columns = columns_of(name, wanted, self._schema, where, list_width)
         leaves = [int(self._leaf[self.names.index(column)]) for column in columns.columns]
         return ParquetSource(self._file, columns, leaves)
 

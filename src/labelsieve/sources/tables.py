@@ -12,10 +12,9 @@ from typing import Any, Final, Protocol
 from urllib.parse import unquote
 
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.settings import NOTHING, IgnoreLabel
 from labelsieve.sources.arrow_files import ArrowTable
 from labelsieve.sources.base import Source
-from labelsieve.sources.columns import NULL_NUMBER, arrow
+from labelsieve.sources.columns import arrow
 from labelsieve.sources.memory_tables import open_memory_table
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.open_path import url_beside
@@ -47,13 +46,11 @@ class Table(Protocol):
     names: list[str]
     where: str
 
-    def source(self, name: str, wanted: Any, *, keeps_nulls: bool = False) -> Source:
+    def source(self, name: str, wanted: Any) -> Source:
         """Return the source of the columns that the user means by `wanted`, called `name` in messages."""
 
 
-def open_columns(
-    data: Any, labels: Any, pred_probs: Any, ids: Any = None, ignore_label: IgnoreLabel = NOTHING
-) -> tuple[Any, Any, Any]:
+def open_columns(data: Any, labels: Any, pred_probs: Any, ids: Any = None) -> tuple[Any, Any, Any]:
     """Return labels, probabilities and ids, with sources in place of those that are columns of a table.
 
     Only footers are read. Text is the name of a column; anything else, such as an array or a `Path`, is returned as it
@@ -67,8 +64,6 @@ def open_columns(
         Column of labels, and of the user's names of rows.
     pred_probs : str, list of str or object
         A column of lists, or one column for each class: as a list, or as a pattern such as ``"p_*"``.
-    ignore_label : int, str, None or NOTHING
-        None if labels may be null.
 
     Raises
     ------
@@ -87,10 +82,7 @@ def open_columns(
     if "labels" not in named and "pred_probs" not in named:
         raise InputTypeError("data is a table, so name its columns: labels='label', pred_probs='probs'")
     table = open_table(data)
-    missing = ignore_label is None
-    sources = {name: table.source(name, one, keeps_nulls=missing) for name, one in named.items()}
-    if missing and "labels" in sources and sources["labels"].dtype.kind == "i":
-        sources["labels"].ignored = NULL_NUMBER
+    sources = {name: table.source(name, one) for name, one in named.items()}
     found = {"labels": labels, "pred_probs": pred_probs, "ids": ids} | sources
     return found["labels"], found["pred_probs"], found["ids"]
 
@@ -131,8 +123,8 @@ class _Files:
         self._is_folder = len(tables) > 1 or where != tables[0].where
         self.names: list[str] = self._tables[0].names
 
-    def source(self, name: str, wanted: Any, *, keeps_nulls: bool = False) -> Source:
-        parts = [table.source(name, wanted, keeps_nulls=keeps_nulls) for table in self._tables]
+    def source(self, name: str, wanted: Any) -> Source:
+        parts = [table.source(name, wanted) for table in self._tables]
         found = parts[0] if len(parts) == 1 else ShardsSource.checked(name, parts, self.where)
         found.listed_at = self.where if self._is_folder else None
         return found
