@@ -100,9 +100,11 @@ classes as they are read:
 
 - With `class_names`, each name is the class at its place in that list. A label that is not in it is an error, which
   says in which rows, and what the nearest name is.
-- Without, a pandas table of `pred_probs` whose columns have all these names gives the order. Otherwise the names are
-  sorted, if there are K of them, as scikit-learn sorts its classes; that reads the labels once before the run. The
-  mapping is in ``facts.notes``, and the result has the names as its `class_names`.
+- Without, a pandas table of `pred_probs` whose columns have all these names gives the order. So do the columns of
+  `data` that are given for each class, also if all begin or end with the same word (``p_cat`` and ``p_dog`` for cat
+  and dog); they must have these names, unless they are only numbered. Otherwise the names are sorted, if there are K
+  of them, as scikit-learn sorts its classes; that reads the labels once before the run. The mapping is in
+  ``facts.notes``, and the result has the names as its `class_names`.
 - An order that is in doubt is an error: categories that are not sorted, and numbers as text such as "10" and "9".
 - True and False are the classes 1 and 0 of two, or the classes of these names.
 
@@ -135,6 +137,12 @@ before `-10`). Data in another format beside shards, such as ``.npz`` or ``.pt``
 missing; hidden files, text files and files of unknown formats are ignored. Every worker opens the inputs itself; a
 worker that cannot is named before the run. Chunks of remote stores are prefetched. Arrays in memory are sent to the
 workers once.
+
+With `data` the inputs are columns of a table. Parquet files are read at these places too, Arrow files on disks; those
+in a folder, and in the folders in it, are one table, in natural order. A Parquet file is decoded as a stream, some rows
+of the columns that are named at a time, so memory does not follow its row groups (only their pages; a plan that does
+not fit says how large these are). A task decodes whole row groups, so a file should have more of them than there are
+threads. Arrow files that are not compressed are mapped; of others each record batch is decoded whole.
 
 Credentials stay where your tools keep them (environment, `~/.aws`, fsspec's configuration). Each process finds its own,
 and none is in a graph, a log or a result.

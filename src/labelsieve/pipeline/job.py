@@ -171,8 +171,10 @@ class Job:
             return
         categories, columns = self._given_names
         ignore_label = self.settings.ignore_label
+        opened = self.pair[1]
+        readings = opened.class_columns if isinstance(opened, Source) else ()
         names = retry(
-            self._attempts, learn_names, self._values, self.pair[1].shape[1], ignore_label, columns, categories
+            *(self._attempts, learn_names, self._values, opened.shape[1], ignore_label, columns, categories, readings)
         )
         self._names, self._table, self._note = names, NameTable(names, ignore_label), mapping_note(names)
         self.pair = mapped(self._values, self._table), self.pair[1]

@@ -79,6 +79,7 @@ class BatchesSource(Source):
     def __init__(self, batches: Sequence[Any], columns: Columns, first_row: int = 0) -> None:
         self._batches, self._columns, self._first_row = [batch for batch in batches if len(batch)], columns, first_row
         self._ends = np.array(list(itertools.accumulate(map(len, self._batches))), np.int64)
+        self.class_columns = columns.class_columns
         super().__init__((int(self._ends[-1]) if len(self._ends) else 0, *columns.shape), columns.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:

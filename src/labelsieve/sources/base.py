@@ -159,6 +159,8 @@ class Source(abc.ABC):
         Bytes that one open source takes to decode rows, besides those that it returns; 0 where they are not much.
     decoding_note : str
         What takes these bytes, for messages.
+    class_columns : tuple of tuple of str
+        What the columns may call the classes, if there is a column of a table for each: several readings of its names.
     listed_at : str or None
         The folder or pattern, or the first of a list, in which it was found, alone or with other shards; None for an
         array that was given by itself.
@@ -178,6 +180,7 @@ class Source(abc.ABC):
     ignored: int | None = None
     decoding_bytes: int = 0
     decoding_note: str = ""
+    class_columns: tuple[tuple[str, ...], ...] = ()
     listed_at: str | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:

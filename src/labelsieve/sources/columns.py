@@ -125,6 +125,8 @@ class Columns:
         Whether a row is a list in one column, rather than a value in each of several columns.
     where : str
         The table, for messages.
+    with_nulls : bool
+        Whether a value may be null: None in text and among objects, NaN among numbers.
     """
 
     name: str
@@ -133,11 +135,17 @@ class Columns:
     width: int | None
     in_lists: bool
     where: str
+    with_nulls: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of a row."""
         return () if self.width is None else (self.width,)
+
+    @property
+    def class_columns(self) -> tuple[tuple[str, ...], ...]:
+        """What the columns may call the classes: their names, with and without what all of these begin or end with."""
+        return class_columns(self.columns) if self.width is not None and not self.in_lists else ()
 
     def to_numpy(self, arrays: Sequence[Any], first_row: int) -> npt.NDArray[Any]:
         """Return the rows of Arrow arrays, without a copy where there can be one array without one.
@@ -170,12 +178,12 @@ class Columns:
         pa = arrow()
         if isinstance(array.type, pa.DictionaryType):
             array = array.dictionary_decode()
-        if array.null_count:
+        if array.null_count and not self.with_nulls:
             self._refuse_nulls(array, first_row, column)
         if self.dtype.kind == "T":
             return np.array(array.to_pylist(), self.dtype)
         values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
-        return values
+        return values.astype(self.dtype, copy=False) if self.with_nulls else values
 
     def _of_lists(self, array: Any, first_row: int) -> npt.NDArray[Any]:
         pa, [column], width = arrow(), self.columns, self.width or 0
@@ -213,7 +221,36 @@ class Columns:
         ).at([(int(row), int(row) + 1) for row in rows[:_MOST_ROWS]])
 
 
-def columns_of(name: str, wanted: Any, schema: Any, where: str, list_width: Any) -> Columns:
+def class_columns(columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return what columns, one for each class, may call the classes.
+
+    These are the names of the columns, and these without a beginning or an end that all have, up to a character that is
+    neither a letter nor a digit. There are none if the columns are only numbered.
+
+    Examples
+    --------
+    >>> class_columns(["p_dog", "p_cat"])
+    (('p_dog', 'p_cat'), ('dog', 'cat'))
+    >>> class_columns(["p_0", "p_1"])
+    ()
+    """
+    head, tail = _common_start(columns), _common_start([column[::-1] for column in columns])
+    heads = [0, *(place + 1 for place, letter in enumerate(head) if not letter.isalnum())]
+    tails = [0, *(place + 1 for place, letter in enumerate(tail) if not letter.isalnum())]
+    found = [tuple(column[a : len(column) - b] for column in columns) for a in heads for b in tails]
+    found = [names for names in dict.fromkeys(found) if all(names)]
+    return () if any(all(name.isdecimal() for name in names) for names in found) else tuple(found)
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    n_common = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    return first[:n_common]
+
+
+def columns_of(
+    name: str, wanted: Any, schema: Any, where: str, list_width: Any, *, with_nulls: bool = False
+) -> Columns:
     """Return the columns that the user means, after a look at their types.
 
     Parameters
@@ -228,6 +265,8 @@ def columns_of(name: str, wanted: Any, schema: Any, where: str, list_width: Any)
         The table, for messages.
     list_width : callable
         Given the name of a column of lists of any length, returns the length of its lists.
+    with_nulls : bool
+        Whether a label or id may be null.
 
     Raises
     ------
@@ -239,9 +278,11 @@ def columns_of(name: str, wanted: Any, schema: Any, where: str, list_width: Any)
     types = [schema.field(column).type for column in columns]
     types = [kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind for kind in types]
     if name != "pred_probs":
-        return Columns(
-            name, columns, _value_dtype(name, columns[0], types[0], where), None, in_lists=False, where=where
-        )
+        dtype = _value_dtype(name, columns[0], types[0], where)
+        if with_nulls:
+            text: np.dtype[Any] = np.dtypes.StringDType(na_object=None)
+            dtype = {"T": text, "b": np.dtype(object)}.get(dtype.kind, np.dtype(np.float64))
+        return Columns(name, columns, dtype, None, in_lists=False, where=where, with_nulls=with_nulls)
     list_types = (pa.ListType, pa.LargeListType, pa.FixedSizeListType)
     if len(columns) == 1 and isinstance(types[0], list_types):
         dtype = _float_dtype(columns[0], types[0].value_type, types[0], where)

@@ -424,6 +424,7 @@ def learn_names(
     ignore_label: IgnoreLabel = NOTHING,
     columns: Sequence[str] | None = None,
     categories: Sequence[str] | None = None,
+    class_columns: Sequence[Sequence[str]] = (),
 ) -> tuple[str, ...]:
     """Return the names of all classes, in order: those of the columns, or those that labels have, sorted.
 
@@ -439,6 +440,8 @@ def learn_names(
         The names of the columns of `pred_probs`.
     categories : sequence of str, optional
         The categories of the labels, in their order.
+    class_columns : sequence of sequence of str
+        What the columns of a table may call the classes: several readings.
 
     Raises
     ------
@@ -451,6 +454,14 @@ def learn_names(
     if known <= set(_BOOLEANS) and n_classes == 2 and opened.dtype.kind in "bO":
         return _BOOLEANS
     give = "give class_names, in the order of the columns of pred_probs"
+    if class_columns:
+        read = next((tuple(names) for names in class_columns if known <= set(names)), None)
+        if read is None:
+            raise InvalidInputError(
+                f"labels have the names {_listed(sorted(known))}, columns of pred_probs {_listed(class_columns[0])}: "
+                f"{give}"
+            )
+        return read
     if categories is not None and len(categories) == n_classes:
         if list(categories) != sorted(categories):
             raise InvalidInputError(

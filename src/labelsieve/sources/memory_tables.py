@@ -23,7 +23,7 @@ class MemoryTable:
         self._data, self.where = data, f"the {_kind(data)}"
         self.names: list[str] = _names(data)
 
-    def source(self, name: str, wanted: Any) -> Source:
+    def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> Source:
         """Return the source of one or more columns."""
         chosen = choose_columns(name, wanted, self.names, self.where)
         table = _to_arrow(self._data, list(chosen))
@@ -33,7 +33,12 @@ class MemoryTable:
             return common_length(name, column, counts, self.where)
 
         columns: Columns = columns_of(
-            name, list(chosen) if len(chosen) > 1 else chosen[0], table.schema, self.where, list_width
+            name,
+            list(chosen) if len(chosen) > 1 else chosen[0],
+            table.schema,
+            self.where,
+            list_width,
+            with_nulls=with_nulls,
         )
         return BatchesSource.of_table(
             table.combine_chunks().to_batches() if columns.width is None else table.to_batches(), columns
