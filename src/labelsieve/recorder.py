@@ -249,9 +249,11 @@ class Recorder:
         Raises
         ------
         InvalidInputError
-            For bad data; the message names the part and the rows. Nothing of the batch is recorded then.
+            For bad data; the message names the part and the rows.
         InUseError
             If another recorder took over this part.
+        UnwritableError
+            If rows have to be written and cannot be. After any error nothing of the batch is recorded.
         """
         if self._closed:
             raise InvalidInputError(f"the recorder of {self._writer.where} is closed")

@@ -13,6 +13,7 @@ from distributed import Client, LocalCluster
 import labelsieve
 from draws import assert_same_bits, bits, draw, find, pieces
 from labelsieve import Ensemble
+from labelsieve.confident_learning.softmax import softmax
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, WorkdirError
 from labelsieve.sources.open_array import open_pred_probs
 from naive_joint import FILTERS
@@ -225,8 +226,28 @@ def test_shards_of_all_members_grow(tmp_path):
     np.save(tmp_path / "1" / "1.npy", members[2][200:400])
     rewritten = find(labels, ensemble, workdir=tmp_path / "work")
     assert rewritten.facts.rows_read == 200
-    with pytest.raises(WorkdirError):
-        find(labels, Ensemble([tmp_path / "0", tmp_path / "1"], [1, 2]), workdir=tmp_path / "work")
+    for other, settings in (([1, 2], {}), ([1, 3], {"from_logits": True})):
+        with pytest.raises(WorkdirError):
+            find(labels, Ensemble([tmp_path / "0", tmp_path / "1"], other), workdir=tmp_path / "work", **settings)
+
+
+@pytest.mark.parametrize("n_classes", [5, 40])
+def test_logits_of_all_members_are_averaged_as_probabilities(n_classes):
+    labels, members = models(400, n_classes, signal=1.0)
+    logits = [np.log(member) * 1.1 for member in members]
+    want = find(labels, naive_mean([softmax(member) for member in logits]))
+    assert_same_bits(find(labels, Ensemble(logits), from_logits=True, **CUT), want)
+
+
+def test_rows_without_a_label_are_left_out_of_all_members():
+    labels, members = models(400, 40, signal=1.0)
+    labels[::3] = -1
+    members[1][::3] = np.nan
+    kept = labels >= 0
+    want = find(labels[kept], naive_mean([member[kept] for member in members]))
+    got = find(labels, Ensemble(members), ignore_label=-1, **CUT)
+    np.testing.assert_array_equal(got.indices, np.flatnonzero(kept)[want.indices])
+    assert got.confident_thresholds.tobytes() == want.confident_thresholds.tobytes()
 
 
 def test_the_plan_counts_all_members(tmp_path):

@@ -21,7 +21,14 @@ import labelsieve
 import s3
 from draws import SHAPES, assert_same_bits, datasets, draw, find, odd
 from labelsieve.confident_learning.softmax import softmax
-from labelsieve.errors import InUseError, InvalidInputError, UnreadableDataError, UnwritableError, WorkdirError
+from labelsieve.errors import (
+    InputTypeError,
+    InUseError,
+    InvalidInputError,
+    UnreadableDataError,
+    UnwritableError,
+    WorkdirError,
+)
 from labelsieve.recorder import Recorder
 from labelsieve.sources import part_writer, recordings
 from labelsieve.storage.folders import open_folder
@@ -252,7 +259,7 @@ def test_two_recorders_of_one_part_in_an_object_store(bucket, caplog):
     # One that does not look is refused by the store.
     first._writer._check_owned = lambda: None
     with pytest.raises(InUseError, match="written by another recorder, which has made flush 1"):
-        first.flush()
+        first.update(LABELS[:100], PROBS[:100])
     second.close()
     assert_same_bits(find_recorded(place), find(LABELS, PROBS))
 
@@ -383,10 +390,52 @@ def test_without_locks_the_rows_of_two_recorders_never_mix(tmp_path, monkeypatch
     second.update(LABELS[100:200], PROBS[100:200])
     monkeypatch.setattr(first._writer, "_check_owned", lambda: None)
     with pytest.raises(InUseError, match="written by another recorder, which has made flush 1"):
-        first.flush()
+        first.update(LABELS[:100], PROBS[:100])
     second.update(LABELS[200:], PROBS[200:])
     second.close()
     assert_same_bits(find_recorded(tmp_path), find(LABELS, PROBS))
+
+
+def test_an_update_that_fails_to_write_can_be_repeated(tmp_path, monkeypatch):
+    recorder = Recorder(tmp_path, N_CLASSES, flush_rows=300)
+    recorder.update(LABELS[:200], PROBS[:200])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        for _ in range(2):
+            with pytest.raises(UnwritableError, match="No space left on device"):
+                recorder.update(LABELS[200:400], PROBS[200:400])
+    for start in range(200, N_ROWS, 200):
+        recorder.update(LABELS[start : start + 200], PROBS[start : start + 200])
+    recorder.close()
+    assert_same_bits(find_recorded(tmp_path), find(LABELS, PROBS))
+
+
+def test_what_cannot_be_written_after_an_error_is_logged(tmp_path, monkeypatch, caplog):
+    def interrupted():
+        with Recorder(tmp_path, N_CLASSES) as recorder:
+            recorder.update(LABELS[:100], PROBS[:100])
+            monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        interrupted()
+    assert "part 0 of" in caplog.text
+    assert "the rows since the last flush are lost" in caplog.text
+    monkeypatch.undo()
+    assert Recorder(tmp_path, N_CLASSES, resume=True).rows_recorded == 0
+
+
+def test_a_part_that_cannot_be_closed_is_open(tmp_path):
+    def contradicting():
+        with Recorder(tmp_path, N_CLASSES) as recorder:
+            recorder.update(LABELS[:2], PROBS[:2], rows=[0, 1])
+            recorder.update(LABELS[2:4], PROBS[2:4], rows=[1, 2])
+
+    with pytest.raises(InvalidInputError, match="row 1 was given twice with different values"):
+        contradicting()
+    with pytest.raises(UnreadableDataError, match="is open"):
+        find_recorded(tmp_path)
+    Recorder(tmp_path, N_CLASSES, resume=True).close()  # nobody holds it
 
 
 def test_a_flush_that_fails_can_be_repeated(tmp_path, monkeypatch):
@@ -534,7 +583,7 @@ def test_a_repeated_row_with_other_values_between_two_flushes(tmp_path):
 
 
 def test_a_folder_of_something_else(tmp_path):
-    with pytest.raises(InvalidInputError, match=r"is not a table of summaries"):
+    with pytest.raises(InvalidInputError, match="has no files"):
         find_recorded(tmp_path)
     (tmp_path / "recorder.json").write_text("[]")
     with pytest.raises(UnreadableDataError, match=r"recorder.json is not what a recorder writes"):
@@ -608,6 +657,37 @@ def test_bad_rows_are_named_as_the_user_names_them(tmp_path):
         with pytest.raises(InvalidInputError, match=r"in row 33$") as caught:
             recorder.update(labels, probs, rows=np.arange(40, 20, -1))
         assert caught.value.rows == ((33, 34),)
+
+
+@pytest.mark.parametrize(
+    ("ids", "message"),
+    [
+        ([0.5, 1.5], r"part 0 of .*: ids must be integers or strings, not float64"),
+        (np.array([1, "a"], object), "ids must be integers or strings"),
+        (["a"], r"ids must be \(2,\) integers or strings, not of shape \(1,\)"),
+        (["a\0b", "c"], "ids must not have null characters"),
+        (np.array([0, 2**63], np.uint64), r"integer ids must be below 2\*\*63"),
+    ],
+)
+def test_bad_ids(tmp_path, ids, message):
+    with Recorder(tmp_path, N_CLASSES) as recorder, pytest.raises((InvalidInputError, InputTypeError), match=message):
+        recorder.update(LABELS[:2], PROBS[:2], ids=ids)
+
+
+def test_ids_of_two_kinds(tmp_path):
+    for part, ids in enumerate((["a", "b"], [1, 2])):
+        with Recorder(tmp_path, N_CLASSES, part=part) as recorder:
+            recorder.update(LABELS[:2], PROBS[:2], ids=ids)
+    with pytest.raises(InvalidInputError, match=r"some ids in .* are integers, others strings"):
+        find_recorded(tmp_path)
+
+
+def test_a_recorder_says_what_it_is(tmp_path):
+    recorder = Recorder(tmp_path, N_CLASSES, part=2)
+    assert recorder.where == str(tmp_path)
+    assert repr(recorder) == f"<Recorder: 0 rows in part 2 of {tmp_path}>"
+    recorder.close()
+    assert repr(recorder).endswith(", closed>")
 
 
 @pytest.mark.parametrize(

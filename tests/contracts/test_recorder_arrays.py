@@ -17,7 +17,7 @@ from test_recorder import find_recorded
 import labelsieve
 from draws import assert_same_bits, draw, find
 from labelsieve import recorder as module
-from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
 from labelsieve.recorder import Recorder
 from labelsieve.sources import device_arrays
 from labelsieve.sources.device_arrays import is_on_device, on_host
@@ -202,6 +202,35 @@ def test_a_large_batch_takes_little_memory_beyond_it(tmp_path, dtype, from_logit
 def test_lists(tmp_path):
     record(tmp_path, np.ndarray.tolist)
     assert_same_bits(find_recorded(tmp_path), find(LABELS, PROBS.astype(np.float64)))
+
+
+def test_an_array_that_cannot_be_copied_is_refused_by_name():
+    class Strange(Tensor):
+        def detach(self):
+            return self
+
+        def __dlpack_device__(self):
+            return 2, 0
+
+        def __array__(self, dtype=None, copy=None):
+            raise RuntimeError("no way")
+
+    with pytest.raises(InputTypeError, match="an array of test_recorder_arrays on cpu cannot be copied to memory"):
+        on_host("labels", Strange(LABELS))
+
+
+def test_tensors_are_copied_from_their_device_by_their_own_methods():
+    class OfTorch(Tensor):
+        def __dlpack_device__(self):
+            return 2, 0
+
+        def detach(self):
+            return self
+
+        def cpu(self):
+            return Tensor(self._array, gradient=False)
+
+    assert on_host("labels", OfTorch(LABELS)) is LABELS
 
 
 # The page's examples ---------------------------------------------------------------------------------------------

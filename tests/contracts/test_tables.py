@@ -266,6 +266,17 @@ def test_tables_in_memory(kind):
     assert_same(find(IN_MEMORY[kind](), ids="image_id", batch_size=70, partition_batches=2), want)
 
 
+def test_a_query_runs_once_for_all_of_its_columns():
+    connection = duckdb.connect()
+    probs = np.eye(3)[np.arange(3000) % 3] * 0.7 + 0.1
+    connection.register(
+        "t", pa.table({"label": probs.argmax(axis=1), "a": probs[:, 0], "b": probs[:, 1], "c": probs[:, 2]})
+    )
+    shuffled = connection.sql("SELECT * FROM t ORDER BY random()")
+    found = labelsieve.find_label_issues(data=shuffled, labels="label", pred_probs=["a", "b", "c"], progress=False)
+    assert found.num_issues == 0, "every row is predicted as its label"
+
+
 @pytest.mark.parametrize("kind", ["arrow", "pandas", "polars", "duckdb"])
 def test_columns_for_each_class_in_memory(kind, want):
     table = table_of(form="columns")

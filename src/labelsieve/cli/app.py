@@ -94,8 +94,9 @@ def find(
 ) -> dict[str, Any] | None:
     """Find the rows whose label is likely wrong.
 
-    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays,
-    as paths or URLs, or shards of these: a pattern in quotes, or their folder. With --data they are columns of a table.
+    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files, Zarr arrays, or
+    arrays in .npz and safetensors files (run.npz::probs), as paths or URLs, or shards of these: a pattern in quotes, or
+    their folder. With --data they are columns of a table.
     With --summaries there are none: a table has a few numbers for each row in place of its probabilities.
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv

@@ -19,6 +19,9 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.sources.device_arrays import is_on_device, on_host, summarize_on_device
 from labelsieve.sources.recording_format import RecorderSettings
 
+# Dtypes of other libraries, by the last part of their names.
+_FLOATS: Final = frozenset({"float16", "bfloat16", "float32", "float64"})
+
 BatchColumns = dict[str, npt.NDArray[Any]]
 
 # Columns that are computed from whole rows, by the name of the method that needs them.
@@ -156,7 +159,7 @@ def check_batch(labels: npt.NDArray[Any], pred_probs: Any, n_classes: int) -> No
     InvalidInputError
         Naming the shapes or dtypes.
     """
-    shape, dtype = tuple(pred_probs.shape), str(pred_probs.dtype)
+    shape, dtype = tuple(pred_probs.shape), pred_probs.dtype
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         what = f"shape {labels.shape}" if labels.ndim != 1 else f"dtype {labels.dtype}"
         raise InvalidInputError(f"labels of a batch must be (n,) integers 0..K-1, not of {what}")
@@ -164,7 +167,8 @@ def check_batch(labels: npt.NDArray[Any], pred_probs: Any, n_classes: int) -> No
         raise InvalidInputError(f"pred_probs of a batch must have shape (n, {n_classes:,}), not {shape}")
     if shape[0] != len(labels):
         raise InvalidInputError(f"a batch has {len(labels):,} labels and {shape[0]:,} rows of pred_probs")
-    if not dtype.rpartition(".")[2].endswith(("float16", "float32", "float64")):
+    known = dtype.char in "efd" if isinstance(dtype, np.dtype) else str(dtype).rpartition(".")[2] in _FLOATS
+    if not known:
         raise InvalidInputError(f"pred_probs of a batch must be float16, bfloat16, float32 or float64, not {dtype}")
 
 

@@ -98,6 +98,8 @@ def on_host(name: str, array: Any) -> Any:
     ndarray or Bfloat16Rows
         A NumPy array, unless its dtype is bfloat16.
     """
+    if isinstance(array, np.ndarray) and array.dtype.kind in "fiu":  # at once: batches may be small
+        return array
     array = without_gradient(array)
     if is_on_device(array):
         array = to_host(array)

@@ -130,7 +130,7 @@ class PartWriter:
             raise InvalidInputError(f"earlier batches were given {'without' if has_ids else 'with'} ids=")
 
     def add(self, columns: BatchColumns) -> None:
-        """Add a batch, and write what is held if that is enough.
+        """Add a batch, and write what is held if that is enough. If that fails, the batch is not added.
 
         Parameters
         ----------
@@ -143,9 +143,15 @@ class PartWriter:
             self._buffer = None
         if self._buffer is None:
             self._buffer = _Buffer(columns, max(self._flush_rows, len(columns["label"])))
+        before = self._buffer.n_rows
         self._buffer.add(columns)
-        if self._buffer.n_rows >= self._flush_rows:
+        if self._buffer.n_rows < self._flush_rows:
+            return
+        try:
             self.flush()
+        except BaseException:
+            self._buffer.n_rows = before  # so that the same batch can be added again
+            raise
 
     def flush(self) -> None:
         """Write what is held as the next segment.

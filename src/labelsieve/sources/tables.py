@@ -15,7 +15,7 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.arrow_files import ArrowTable
 from labelsieve.sources.base import Source
 from labelsieve.sources.columns import arrow
-from labelsieve.sources.memory_tables import open_memory_table
+from labelsieve.sources.memory_tables import MemoryTable, open_memory_table
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.open_path import url_beside
 from labelsieve.sources.parquet import ParquetTable
@@ -89,6 +89,7 @@ def open_columns(
     if "labels" not in named and "pred_probs" not in named:
         raise InputTypeError("data is a table, so name its columns: labels='label', pred_probs='probs'")
     table = open_table(data)
+    table = table.taken(named) if isinstance(table, MemoryTable) else table
     sources = {
         name: table.source(name, one, with_nulls=null_labels and name == "labels") for name, one in named.items()
     }
