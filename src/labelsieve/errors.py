@@ -46,6 +46,8 @@ would make a run fail or might give a wrong result.
   published. See *One version of the input* below.
 - **The client dies, or gets Ctrl-C or SIGTERM.** Run the same command again. It does not read again what the workdir
   holds. There is never half a result.
+- **A process that records is killed.** What it recorded before its last flush stays (`labelsieve.recorder`), and
+  ``resume=True`` goes on from there. Until then the recording is refused: the error names the open part.
 - **No scheduler answers.** The run is refused within 30 seconds; the error says if something else answers there.
 - **A worker or the scheduler has another version of Labelsieve, or none.** The run is refused before it reads anything;
   the error names the process and the versions. Other versions of Python, NumPy, Dask or Zarr are a warning.

@@ -50,6 +50,8 @@ Each summary is checked: a label or class outside 0..K-1, NaN, a probability out
 less than `p_label`, and a tie whose first class is not `predicted` are errors that name the rows. A summary does not
 show whether the row sums to 1. `summarize_batch` checks that as it makes the summaries; a query should do so too.
 
+In a loop of your own that predicts, `labelsieve.Recorder` makes summaries and keeps them in a folder.
+
 ## Batch by batch
 
 `summarize_batch` makes the columns of one batch as a dict of arrays, with the checks of `find_label_issues`. It is a

@@ -288,7 +288,7 @@ def test_tables(want, tmp_path):
 
 def test_summaries_are_of_probabilities():
     columns = {"label": [0, 1], "predicted": [0, 0], "p_label": [0.9, 0.1], "p_predicted": [0.9, 0.9]}
-    with pytest.raises(InvalidInputError, match="summaries hold probabilities"):
+    with pytest.raises(InvalidInputError, match="from_logits is for pred_probs"):
         labelsieve.find_label_issues(summaries=columns, n_classes=2, from_logits=True)
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 import labelsieve
 import s3
 from draws import SHAPES, assert_same_bits, datasets, draw, find, odd
+from labelsieve.cli.app import run
 from labelsieve.confident_learning.softmax import softmax
 from labelsieve.errors import (
     InputTypeError,
@@ -146,6 +148,30 @@ def test_a_workdir_and_an_output_work_as_for_arrays(tmp_path):
 def test_little_memory_is_enough(tmp_path, small_blocks):
     record(tmp_path, LABELS, PROBS, rows=shuffled(N_ROWS), flush_rows=60)
     assert_same_bits(find_recorded(tmp_path, max_memory="400MB"), find(LABELS, PROBS))
+
+
+@pytest.mark.parametrize("flush_rows", [2000, 30_000])
+def test_reading_holds_what_the_plan_counts(tmp_path, monkeypatch, flush_rows):
+    monkeypatch.setattr(recordings, "_HELD_BYTES", 300_000)
+    monkeypatch.setattr(recordings, "_MERGED_BYTES", 200_000)
+    for one in (recordings, part_writer):
+        monkeypatch.setattr(one, "BLOCK_ROWS", 256)
+    n_rows = 100_000
+    labels, probs = np.zeros(n_rows, np.int64), np.tile(np.array([0.5, 0.25, 0.25], np.float32), (n_rows, 1))
+    record(tmp_path, labels, probs, rows=shuffled(n_rows), n_parts=1, batch=1000, flush_rows=flush_rows)
+    _, rows, _ = recordings.open_recording(tmp_path)
+    tracemalloc.start()
+    with rows.open_raw() as opened:
+        got = [
+            int(np.count_nonzero(opened.read(start, start + 1000)["p_label"] == 0.5))
+            for start in range(0, n_rows, 1000)
+        ]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sum(got) == n_rows
+    # Small blocks are more objects than real ones.
+    assert peak < rows.prefetch_bytes + 250_000
+    assert rows.prefetch_bytes < 1_000_000 < stored_bytes(tmp_path)
 
 
 def test_ids_are_those_of_the_result(tmp_path):
@@ -600,6 +626,12 @@ def test_the_folder_knows_the_number_of_classes(tmp_path):
         find_recorded(tmp_path, n_classes=5)
     plan = labelsieve.plan_label_issues(summaries=tmp_path)
     assert plan.n_reads == 1
+
+
+def test_the_command_line_reads_a_recording(tmp_path):
+    record(tmp_path / "recording", LABELS, PROBS, rows=shuffled(N_ROWS))
+    assert run(["find", "--summaries", str(tmp_path / "recording"), "--output", str(tmp_path / "found.zarr")]) == 0
+    assert_same_bits(labelsieve.load(tmp_path / "found.zarr"), find(LABELS, PROBS))
 
 
 def test_a_folder_without_rows(tmp_path):

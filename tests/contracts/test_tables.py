@@ -684,6 +684,18 @@ def test_objects_that_are_no_tables(tmp_path):
         labelsieve.find_label_issues(data=path, summaries=1)
 
 
+def test_a_small_run_imports_no_pandas(tmp_path):
+    write(tmp_path / "t.parquet", table_of())
+    code = """
+    import sys, labelsieve
+    print(labelsieve.find_label_issues("label", "probs", data="t.parquet", progress=False).num_issues > 0)
+    print([name for name in ("dask.array", "pandas") if name in sys.modules])
+    """
+    call = [sys.executable, "-c", textwrap.dedent(code)]
+    done = subprocess.run(call, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n[]\n"
+
+
 def test_without_pyarrow(tmp_path, monkeypatch):
     path = write(tmp_path / "t.parquet", table_of())
     monkeypatch.setitem(sys.modules, "pyarrow", None)

@@ -17,6 +17,8 @@ from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependen
 # Columns and rows that a message names.
 _MOST_COLUMNS: Final = 12
 _MOST_ROWS: Final = 3
+# Columns that are made rows together: up to twice as fast as one by one, and as all together.
+_GROUP_COLUMNS: Final = 32
 
 
 def arrow() -> Any:
@@ -170,8 +172,12 @@ class Columns:
         if self.width is None:
             return values[0]
         rows: npt.NDArray[Any] = np.empty((len(values[0]), self.width), self.dtype)
-        for k, one in enumerate(values):
-            rows[:, k] = one
+        group: npt.NDArray[Any] = np.empty((min(self.width, _GROUP_COLUMNS), len(rows)), self.dtype)
+        for first in range(0, self.width, _GROUP_COLUMNS):
+            some = values[first : first + _GROUP_COLUMNS]
+            for place, one in zip(group, some, strict=False):
+                place[:] = one
+            rows[:, first : first + len(some)] = group[: len(some)].T
         return rows
 
     def _of_values(self, array: Any, first_row: int, column: str) -> npt.NDArray[Any]:
@@ -182,8 +188,10 @@ class Columns:
             self._refuse_nulls(array, first_row, column)
         if self.dtype.kind == "T":
             return np.array(array.to_pylist(), self.dtype)
+        if not self.with_nulls:
+            return _values(array)
         values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
-        return values.astype(self.dtype, copy=False) if self.with_nulls else values
+        return values.astype(self.dtype, copy=False)
 
     def _of_lists(self, array: Any, first_row: int) -> npt.NDArray[Any]:
         pa, [column], width = arrow(), self.columns, self.width or 0
@@ -192,7 +200,7 @@ class Columns:
         if isinstance(array.type, pa.FixedSizeListType):
             values = array.values.slice(array.offset * width, len(array) * width)
         else:
-            offsets = array.offsets.to_numpy()
+            offsets = _values(array.offsets)
             lengths = np.diff(offsets)
             if len(lengths) and (lengths.min() != width or lengths.max() != width):
                 row = int(np.flatnonzero(lengths != width)[0])
@@ -206,7 +214,7 @@ class Columns:
         if values.null_count:
             rows = np.unique(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False)) // width)
             self._refuse_rows(rows + first_row, f"nulls in the lists of column {column!r}")
-        return values.to_numpy(zero_copy_only=False).reshape(len(array), width)  # type: ignore[no-any-return]
+        return _values(values).reshape(len(array), width)
 
     def _refuse_nulls(self, array: Any, first_row: int, column: str) -> None:
         rows = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)) + first_row
@@ -219,6 +227,19 @@ class Columns:
         raise InvalidInputError(
             f"{self.name}: {what} of {self.where}, in {several}{more}: fill them, or leave out these rows"
         ).at([(int(row), int(row) + 1) for row in rows[:_MOST_ROWS]])
+
+
+def _values(array: Any) -> npt.NDArray[Any]:
+    """Return the values of an array of numbers without nulls; those that are not bits without a copy.
+
+    ``to_numpy`` of pyarrow would import pandas, which takes half a second.
+    """
+    pa = arrow()
+    if pa.types.is_boolean(array.type) or not len(array):
+        copied: npt.NDArray[Any] = array.to_numpy(zero_copy_only=False)
+        return copied
+    dtype = np.dtype(array.type.to_pandas_dtype())
+    return np.frombuffer(array.buffers()[1], dtype, len(array), array.offset * dtype.itemsize)
 
 
 def class_columns(columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:

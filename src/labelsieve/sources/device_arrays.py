@@ -48,10 +48,8 @@ def is_on_device(array: Any) -> bool:
     """Return whether an array is in the memory of another device than the processor."""
     if isinstance(array, np.ndarray | list | tuple) or not hasattr(array, "__dlpack_device__"):
         return False
-    if getattr(getattr(array, "device", ""), "_device", "") not in (
-        "",
-        "CPU_DEVICE",
-    ):  # of array_api_strict, which only plays devices
+    # Of array_api_strict, which only plays devices.
+    if getattr(getattr(array, "device", ""), "_device", "CPU_DEVICE") != "CPU_DEVICE":
         return True
     kind, _ = array.__dlpack_device__()
     return int(kind) not in _HOST_DEVICES

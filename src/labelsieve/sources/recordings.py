@@ -39,6 +39,8 @@ from labelsieve.storage.urls import is_web
 
 # Bytes of blocks that an open source holds, of all segments together. With many segments it is a block of each.
 _HELD_BYTES: Final = 32_000_000
+# Bytes of rows that are merged at a time.
+_MERGED_BYTES: Final = 16_000_000
 # Rows whose ids are compared at a time.
 _HASHED_ROWS: Final = 1 << 16
 _REPEATED: Final = (
@@ -248,15 +250,15 @@ class RecordedRows(_Recorded, SummarySource):
             )
         return self.only(list(recorded_columns(settings, self.recorded).values()))
 
-    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
         """Open for the second pass: structured rows with the largest probabilities and their classes."""
         classes, k = class_dtype(self.shape[1]), self.recording.settings.classes_per_row
         row_dtype = np.dtype([(TOP_CLASSES, classes, (k,)), (TOP_PROBS, self.dtype.newbyteorder("="), (k,))])
-        return MergedRows(self.recording, row_dtype)
+        return MergedRows(self.recording, row_dtype, stop)
 
-    def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
+    def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
         """Open for reading structured rows."""
-        return MergedRows(self.recording, self.row_dtype)
+        return MergedRows(self.recording, self.row_dtype, stop)
 
 
 class RecordedColumn(_Recorded):
@@ -278,9 +280,9 @@ class RecordedColumn(_Recorded):
         self.recording, self.row_dtype = recording, np.dtype([(name, stored)])
         self.prefetch_bytes = held_bytes(recording.segments)
 
-    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # blocks are read as they come
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
         """Open for reading."""
-        return _OneField(self)
+        return _OneField(self, stop)
 
 
 def open_recording(
@@ -315,13 +317,15 @@ def open_recording(
 
 
 def held_bytes(segments: Sequence[Segment]) -> int:
-    """Return the most bytes of blocks that an open source holds of these segments."""
-    return sum(2 * _blocks_at_once(segment, segments) * BLOCK_ROWS * segment.layout.row_bytes for segment in segments)
+    """Return the most bytes of merged rows, and of blocks, that an open source holds of these segments."""
+    blocks = sum(_blocks_at_once(one, segments) * BLOCK_ROWS * one.layout.row_bytes for one in segments)
+    # While more rows are merged than before, those from before may be in use.
+    return 2 * _MERGED_BYTES + blocks
 
 
 def _blocks_at_once(segment: Segment, segments: Sequence[Segment]) -> int:
     """Return the number of blocks of a segment that are read at a time."""
-    share = _HELD_BYTES // (2 * max(1, len(segments)) * BLOCK_ROWS * segment.layout.row_bytes)
+    share = _HELD_BYTES // (max(1, len(segments)) * BLOCK_ROWS * segment.layout.row_bytes)
     return max(1, min(share, len(segment.first_rows)))
 
 
@@ -335,10 +339,8 @@ class _Cursor:
 
     def rows(self, start: int, stop: int) -> Iterator[tuple[Int64s | slice, Mapping[str, npt.NDArray[Any]]]]:
         """Yield the rows among ``[start, stop)``: their positions from `start` on, and their columns."""
-        first, end = self.segment.blocks_of(start, stop)
-        self._hold(first, end)
-        for index in range(first, end):
-            block, begin = self._held[index - self._first], int(self.segment.first_rows[index])
+        for index in range(*self.segment.blocks_of(start, stop)):
+            block, begin = self._block(index), int(self.segment.first_rows[index])
             numbers = block.get("row")
             if numbers is None:
                 a, b = max(start - begin, 0), min(stop - begin, int(self.segment.layout.rows[index]))
@@ -350,24 +352,22 @@ class _Cursor:
             if a < b:
                 yield where, {name: column[a:b] for name, column in block.items()}
 
-    def _hold(self, first: int, end: int) -> None:
-        if first >= end:
-            return
-        last = self._first + len(self._held)
-        if not self._first <= first < last:
-            self._first, self._held, last = first, [], first
-        del self._held[: first - self._first]
-        self._first = first
-        if end > last:
-            end = min(max(end, last + self._step), len(self.segment.first_rows))
+    def _block(self, index: int) -> dict[str, npt.NDArray[Any]]:
+        """Return a block, read with those that follow it."""
+        if not self._first <= index < self._first + len(self._held):
+            self._first, self._held = index, []
+            end = min(index + self._step, len(self.segment.first_rows))
             try:
-                self._held += self.segment.layout.read(self._folder, self.segment.name, last, end)
+                self._held = self.segment.layout.read(self._folder, self.segment.name, index, end)
             except DamagedRecordError as error:
                 raise torn(self._folder, self.segment.part, error) from error
+        return self._held[index - self._first]
 
 
 class MergedRows(Rows):
     """Rows that are merged from all segments which have some of them.
+
+    Ascending reads are merged some megabytes at a time: each merge looks into all segments.
 
     Parameters
     ----------
@@ -375,12 +375,16 @@ class MergedRows(Rows):
         What is read.
     row_dtype : dtype
         Dtype of the rows, with a field for each column.
+    stop : int, optional
+        Row before which the caller intends to stop.
     """
 
-    def __init__(self, recording: Recording, row_dtype: np.dtype[Any]) -> None:
+    def __init__(self, recording: Recording, row_dtype: np.dtype[Any], stop: int | None = None) -> None:
         self._row_shape, self._dtype = (), row_dtype
         self._buffer = self._empty(0)
-        self._recording = recording
+        self._recording, self._stop = recording, recording.n_rows if stop is None else stop
+        self._most_rows = _MERGED_BYTES // row_dtype.itemsize
+        self._first, self._merged = 0, self._buffer
         self._cursors = [
             _Cursor(recording.folder, segment, _blocks_at_once(segment, recording.segments))
             for segment in recording.segments
@@ -396,6 +400,16 @@ class MergedRows(Rows):
         UnreadableDataError
             For a file that was altered or removed.
         """
+        end = self._first + len(self._merged)
+        if not self._first <= start <= stop <= end:
+            # Twice as many rows each time, and a whole number of reads.
+            n, n_rows = min(2 * len(self._merged), self._most_rows) if start == end else 0, stop - start
+            last = max(stop, min(start + n // max(1, n_rows) * n_rows, self._stop))
+            self._first, self._merged = start, self._merge(start, last)
+        return self._merged[start - self._first : stop - self._first]
+
+    def _merge(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows by their numbers, of which those at `dropped` do not count."""
         dropped = self._recording.dropped
         if not len(dropped) or stop <= start:
             return self.read_stored(start, stop)
@@ -466,9 +480,9 @@ class MergedRows(Rows):
 
 
 class _OneField(Rows):
-    def __init__(self, source: RecordedColumn) -> None:
+    def __init__(self, source: RecordedColumn, stop: int | None) -> None:
         super().__init__(source)
-        self._rows = MergedRows(source.recording, source.row_dtype)
+        self._rows = MergedRows(source.recording, source.row_dtype, stop)
         [self._name] = source.row_dtype.names or ()
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
