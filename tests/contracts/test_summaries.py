@@ -191,9 +191,9 @@ def test_labels_may_be_names(tmp_path, form, named):
         find(FORMS["dict"](columns(label=np.where(ROWS == 7, "be", NAMES[LABELS]))), class_names=NAMES.tolist())
 
 
-@pytest.mark.parametrize("form", ["dict", "pandas", "nullable pandas", "polars", "arrow", "duckdb"])
+@pytest.mark.parametrize("form", ["dict", "pandas", "nullable pandas", "polars", "arrow", "duckdb", "files"])
 @pytest.mark.parametrize("names", [None, NAMES], ids=["numbers", "names"])
-def test_missing_labels_are_left_out(form, names):
+def test_missing_labels_are_left_out(tmp_path, form, names):
     labels = LABELS if names is None else names[LABELS]
     missing = [None if row % 9 == 4 else label for row, label in enumerate(labels.tolist())]
     if form == "dict":
@@ -205,12 +205,28 @@ def test_missing_labels_are_left_out(form, names):
         base = columns() | {"label": missing}
         table = pl.DataFrame(base) if form == "polars" else pa.table(base)
         table = duckdb.connect().from_arrow(table) if form == "duckdb" else table
+        table = write_files(tmp_path / "t", table) if form == "files" else table
     choices = {"ignore_label": None} | ({} if names is None else {"class_names": names.tolist()})
     found = find(table, **choices)
     assert found.n_ignored == 111
     assert_same_bits(found, find_in_arrays(labels=missing, **choices))
-    with pytest.raises(InvalidInputError, match="the column label has 111 missing values, in rows 4, 13, 22"):
+    with pytest.raises(
+        InvalidInputError, match=r"(label has 111 missing values|nulls in column 'label').*, in rows 4, 13"
+    ):
         find(table)
+
+
+@pytest.mark.parametrize("names", [None, NAMES], ids=["numbers", "names"])
+@pytest.mark.parametrize("form", ["dict", "files"])
+def test_missing_rows_and_missing_labels_go_together(tmp_path, form, names):
+    labels = LABELS if names is None else names[LABELS]
+    missing = [None if row % 9 == 4 else label for row, label in enumerate(labels.tolist())]
+    order = np.random.default_rng(2).permutation(np.flatnonzero(ROWS % 10 != 3))
+    table = pa.table(columns(row=ROWS) | {"label": missing}).take(order)
+    opened = write_files(tmp_path / "t", table, (0, 500, 900)) if form == "files" else table.to_pydict()
+    choices = {"ignore_label": None} | ({} if names is None else {"class_names": names.tolist()})
+    left = [None if row % 10 == 3 else label for row, label in enumerate(missing)]
+    assert_same_bits(find(opened, **choices), find_in_arrays(labels=left, **choices))
 
 
 def test_names_of_rows_are_those_of_the_result():

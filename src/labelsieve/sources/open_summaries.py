@@ -122,7 +122,7 @@ def _open_files(places: Any, n_classes: int | None, ignore_label: IgnoreLabel, r
     table = open_table(places)
     check_columns((LABEL, *FIELDS), table.names, table.where)
     names = [name for name in _COLUMNS if name in table.names]
-    columns = {name: table.source(name, name) for name in names}
+    columns = {name: table.source(name, name, with_nulls=name == LABEL and ignore_label is None) for name in names}
     check_dtypes({name: column.dtype for name, column in columns.items()})
     n_classes = _needed(n_classes)
     if ROW in columns and not _is_in_order(columns[ROW]):
@@ -178,8 +178,9 @@ def table_of_columns(
     ignored: int | None = None
     if rows is not None and n_rows > len(rows):
         columns[LABEL], value = _with_gaps(columns[LABEL], rows, n_rows, ignore_label)
-        # The user's own value is looked for anyway.
-        ignored = value if ignore_label is NOTHING or ignore_label is None else None
+        # The user's own value, and missing ones, are looked for anyway.
+        known = isinstance(ignore_label, int) or columns[LABEL].dtype.kind not in "iu"
+        ignored = None if known else value
     if rows is not None and n_rows:
         columns = {
             name: column if len(column) > len(rows) else _placed(column, rows, n_rows)
@@ -203,15 +204,20 @@ def _placed(column: npt.NDArray[Any], rows: npt.NDArray[Any], n_rows: int) -> np
 
 def _with_gaps(
     labels: npt.NDArray[Any], rows: npt.NDArray[Any], n_rows: int, ignore_label: IgnoreLabel
-) -> tuple[npt.NDArray[np.int64], int]:
+) -> tuple[npt.NDArray[Any], int]:
     """Return the labels of all rows, and the value of those that have none: `ignore_label`, or one that no row has."""
-    if labels.dtype.kind not in "iu" or int(labels.max()) >= np.iinfo(np.int64).max:
+    is_number = labels.dtype.kind in "iu" and int(labels.max()) < np.iinfo(np.int64).max
+    if not is_number and ignore_label is not None:
         raise InvalidInputError(
             f"{rows_in_words(n_rows - len(rows), 'row has', 'rows have')} no summary, so label must be integers below "
-            f"2**63, not {labels.dtype}"
+            f"2**63, not {labels.dtype}; with ignore_label=None it may have names"
         )
-    value = ignore_label if isinstance(ignore_label, int) else int(labels.max()) + 1
-    placed = np.full(n_rows, value, np.int64)
+    if is_number:
+        value = ignore_label if isinstance(ignore_label, int) else int(labels.max()) + 1
+        placed: npt.NDArray[Any] = np.full(n_rows, value, np.int64)
+    else:  # missing, as the labels that are there may be
+        value = -1
+        placed = np.full(n_rows, np.nan) if labels.dtype.kind == "f" else np.full(n_rows, None, object)
     placed[rows] = labels
     return placed, value
 
