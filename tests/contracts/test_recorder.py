@@ -577,6 +577,13 @@ def test_rows_that_are_given_without_a_label(tmp_path, numbered, settings):
         find_recorded(tmp_path, ignore_label=255)
 
 
+def test_numbers_that_seem_to_be_names(tmp_path):
+    with Recorder(tmp_path, N_CLASSES) as recorder:
+        recorder.update(LABELS[:2], PROBS[:2], rows=[5, 12_345_678])
+    with pytest.raises(InvalidInputError, match=r"2 rows were recorded in .*, with numbers up to 12,345,678: .*ids="):
+        find_recorded(tmp_path)
+
+
 def test_n_rows_counts_rows_without_numbers_too(tmp_path):
     record(tmp_path, LABELS[:-3], PROBS[:-3], n_rows=N_ROWS)
     with pytest.raises(InvalidInputError, match=r"897 rows were recorded in .*, n_rows is 900"):
