@@ -145,6 +145,16 @@ def test_a_workdir_and_an_output_work_as_for_arrays(tmp_path):
     assert_same_bits(again, want)
 
 
+def test_a_recording_that_has_grown_is_another_input_to_a_workdir(tmp_path):
+    record(tmp_path / "recording", LABELS[:500], PROBS[:500], n_parts=1)
+    find_recorded(tmp_path / "recording", workdir=tmp_path / "work")
+    with Recorder(tmp_path / "recording", N_CLASSES, part=1) as recorder:
+        recorder.update(LABELS[500:], PROBS[500:])
+    with pytest.raises(WorkdirError, match=r"pred_probs.shape was \[500, 6\], is \[900, 6\]"):
+        find_recorded(tmp_path / "recording", workdir=tmp_path / "work")
+    assert_same_bits(find_recorded(tmp_path / "recording", workdir=tmp_path / "work", fresh=True), find(LABELS, PROBS))
+
+
 def test_little_memory_is_enough(tmp_path, small_blocks):
     record(tmp_path, LABELS, PROBS, rows=shuffled(N_ROWS), flush_rows=60)
     assert_same_bits(find_recorded(tmp_path, max_memory="400MB"), find(LABELS, PROBS))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -200,10 +200,12 @@ class _Recorded(Source):
         return super().identity() | {"recorder": asdict(self.recording.settings), "fields": str(self.row_dtype)}
 
     def _content(self) -> Any:
-        """Return what changes with any row: the checksums of all blocks."""
-        segments = self.recording.segments
-        checksums = [zlib.crc32(segment.layout.checksums.tobytes()) for segment in segments]
-        return [[s.name, s.base, s.n_rows, c] for s, c in zip(segments, checksums, strict=True)]
+        """Return a digest of what changes with any row: the checksums of all blocks."""
+        digest = hashlib.blake2b(digest_size=16)
+        for segment in self.recording.segments:
+            digest.update(f"{segment.name} {segment.base} {segment.n_rows}".encode())
+            digest.update(segment.layout.checksums.astype("<u4").tobytes())
+        return digest.hexdigest()
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that describes only the segments with some of these rows."""
