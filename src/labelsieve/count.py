@@ -27,6 +27,7 @@ from labelsieve.confident_learning.calibration import (
 )
 from labelsieve.confident_learning.dtypes import Float64s, Int64s
 from labelsieve.confident_learning.noise_matrices import PY_METHODS, Entries, PyMethod, check_sparse, entries_of
+from labelsieve.confident_learning.summarizer import is_ignored
 from labelsieve.confident_learning.validation import Findings, raise_or_warn
 from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto
@@ -36,12 +37,15 @@ from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.keywords import FOR_COUNTING, explain_keywords
 from labelsieve.settings import (
     ESTIMATION_METHODS,
+    NOTHING,
     EstimationMethod,
+    IgnoreLabel,
     check_flag,
+    check_ignore_label,
     check_one_of,
 )
 from labelsieve.sources.base import Source
-from labelsieve.sources.open_array import Opened, open_labels, open_pred_probs
+from labelsieve.sources.open_array import Opened, ignored_value, open_labels, open_pred_probs
 from labelsieve.sources.retries import RETRIES, retry
 
 __all__ = ["compute_confident_joint", "estimate_joint", "estimate_latent", "num_label_issues"]
@@ -64,6 +68,7 @@ class RunOptions(TypedDict, total=False):
     wait: float
     max_memory: int | str | None
     retries: int
+    ignore_label: IgnoreLabel
 
 
 @explain_keywords(FOR_COUNTING, RunOptions.__annotations__)
@@ -91,7 +96,8 @@ def num_label_issues(
         to all rows of each label; ``off_diagonal_custom``, the same for the given `confident_joint`.
     **options
         ``batch_size``, ``partition_batches``, ``allow_zero_rows``, ``allow_unnormalized_rows``, ``progress``,
-        ``client``, ``workdir``, ``fresh``, ``wait``, ``max_memory``, ``retries``: as in `labelsieve.find_label_issues`.
+        ``client``, ``workdir``, ``fresh``, ``wait``, ``max_memory``, ``retries``, ``ignore_label`` (a number): as in
+        `labelsieve.find_label_issues`.
 
     Returns
     -------
@@ -119,7 +125,9 @@ def num_label_issues(
         n_classes = int(open_pred_probs(pred_probs).shape[1])
         if entries.size != n_classes:
             raise InvalidInputError(f"confident_joint has {entries.size:,} classes, pred_probs {n_classes:,}")
-        return off_diagonal_rows(calibrated_joint(entries.counts(), _class_counts(labels, n_classes)))
+        return off_diagonal_rows(
+            calibrated_joint(entries.counts(), _class_counts(labels, n_classes, options.get("ignore_label", NOTHING)))
+        )
     if confident_joint is not None:
         raise InvalidInputError(
             f"confident_joint is used by estimation_method={_CUSTOM!r} only; {estimation_method!r} counts its own joint"
@@ -230,7 +238,7 @@ def estimate_joint(
     if confident_joint is not None:
         entries = entries_of("confident_joint", confident_joint)
         if labels is not None:
-            class_counts = _class_counts(labels, entries.size)
+            class_counts = _class_counts(labels, entries.size, options.get("ignore_label", NOTHING))
             entries = Entries.of(calibrated_joint(entries.counts(), class_counts))
     elif pred_probs is None or labels is None:
         raise InvalidInputError("give pred_probs and labels, or a confident_joint")
@@ -249,6 +257,7 @@ def estimate_latent(
     py_method: PyMethod = "cnt",
     converge_latent_estimates: bool = False,
     dense: bool = False,
+    ignore_label: IgnoreLabel = NOTHING,
 ) -> tuple[Float64s, Any, Any]:
     """Estimate the prior of the true classes, the noise matrix, and its inverse.
 
@@ -264,6 +273,8 @@ def estimate_latent(
         Whether to make the three results consistent with each other.
     dense : bool
         Whether to return full matrices.
+    ignore_label : int or None
+        The label of rows that have none, which are not counted.
 
     Returns
     -------
@@ -293,7 +304,7 @@ def estimate_latent(
     check_one_of("py_method", py_method, PY_METHODS)
     check_sparse(dense=dense)
     entries = entries_of("confident_joint", confident_joint)
-    class_counts = _class_counts(labels, entries.size)
+    class_counts = _class_counts(labels, entries.size, ignore_label)
     estimate = noise_matrices.estimate_latent
     py, noise, inverse = estimate(entries, class_counts, py_method, converge=converge_latent_estimates)
     return py, noise.matrix(dense=dense), inverse.matrix(dense=dense)
@@ -309,16 +320,19 @@ def _count_joint(
     return Job(labels, pred_probs, settings).count()
 
 
-def _class_counts(labels: Any, n_classes: int) -> Int64s:
+def _class_counts(labels: Any, n_classes: int, ignore_label: IgnoreLabel) -> Int64s:
     """Count the labels of each class, in pieces."""
     total, findings, first = np.zeros(n_classes, np.int64), Findings(), 0
     opened = retry(RETRIES + 1, open_labels, labels)
+    ignored = ignored_value(opened, check_ignore_label(ignore_label))
     note_versions([opened], RETRIES + 1)
     for some in _pieces(opened):
-        outside = np.flatnonzero((some < 0) | (some >= n_classes))
+        unlabelled = np.zeros(len(some), np.bool_) if ignored is None else is_ignored(some, ignored)
+        beyond = (some < 0) | (some >= n_classes)
+        outside = np.flatnonzero(beyond & ~unlabelled)
         if len(outside):
             findings.add("label", outside, first, example=int(some[outside[0]]))
-        total += np.bincount(np.delete(some, outside).astype(np.int64), minlength=n_classes)
+        total += np.bincount(some[~(beyond | unlabelled)].astype(np.int64), minlength=n_classes)
         first += len(some)
     check_versions([opened], RETRIES + 1)
     if not first:

@@ -100,15 +100,33 @@ classes as they are read:
 
 - With `class_names`, each name is the class at its place in that list. A label that is not in it is an error, which
   says in which rows, and what the nearest name is.
-- Without, a pandas table of `pred_probs` whose columns have all these names gives the order. Otherwise the names are
-  sorted, if there are K of them, as scikit-learn sorts its classes; that reads the labels once before the run. The
-  mapping is in ``facts.notes``, and the result has the names as its `class_names`.
+- Without, a pandas table of `pred_probs` whose columns have all these names gives the order. So do the columns of
+  `data` that are given for each class, also if all begin or end with the same word (``p_cat`` and ``p_dog`` for cat
+  and dog); they must have these names, unless they are only numbered. Otherwise the names are sorted, if there are K
+  of them, as scikit-learn sorts its classes; that reads the labels once before the run. The mapping is in
+  ``facts.notes``, and the result has the names as its `class_names`.
 - An order that is in doubt is an error: categories that are not sorted, and numbers as text such as "10" and "9".
 - True and False are the classes 1 and 0 of two, or the classes of these names.
 
 With `ignore_label`, rows whose label is that number or name, or None for missing values, count as not labelled. Missing
 values that are not ignored are an error. Numbers with a fraction part of 0 are labels only beside missing values, as
 pandas stores integers then.
+
+## Logits, bfloat16 and tensors
+
+With ``from_logits=True`` (``--from-logits``) `pred_probs` holds logits, and p is ``exp(x - max(x)) / sum`` of each row,
+in float64, as the row is read: the result is that of these probabilities, to the bit, and does not depend on batches
+or the dtype of the logits. A logit of -inf is a class of probability 0; NaN, +inf and rows of -inf are errors. The
+first pass computes all exponentials of a row, but only the two quotients that its summary needs, unless a score needs
+whole rows; a run takes about 3 times the processor time of the same run on float32 probabilities.
+
+Arrays of ``ml_dtypes.bfloat16`` are used as they are. `numpy.save` and Zarr keep their 16 bits without a dtype: give
+``dtype="bfloat16"`` (``--dtype bfloat16``), also for bits in integers. Values are widened to float32 as they are read.
+float8 has too few bits for probabilities and is refused.
+
+Tensors of PyTorch, JAX, CuPy and whatever gives its memory by DLPack are read in place; their gradients are left. A
+tensor on a GPU is copied to memory whole, and the logger ``labelsieve`` says so at level INFO: to summarize batches
+where they are, and to keep no probabilities at all, use `labelsieve.Recorder`.
 
 ## Data that grows
 
@@ -131,10 +149,19 @@ result is that of a run from nothing, to the bit.
 
 Any input is a path or a URL (`s3://`, `gs://`, `https://`, whatever fsspec knows) of a ``.npy`` file or a Zarr array,
 or shards of these: a list, a pattern (`"pred_probs-*.npy"`), or their folder, in natural order of their names (`-2`
-before `-10`). Data in another format beside shards, such as ``.npz`` or ``.pt``, is an error, since its rows would be
-missing; hidden files, text files and files of unknown formats are ignored. Every worker opens the inputs itself; a
-worker that cannot is named before the run. Chunks of remote stores are prefetched. Arrays in memory are sent to the
-workers once.
+before `-10`). An array in an ``.npz`` archive or a safetensors file is named behind the file, `"run.npz::probs"` or
+`"run-*.safetensors::probs"`; the name may be left out if the file holds only one array. It is read in place, as a
+``.npy`` file is; an array that `numpy.savez_compressed` wrote is decoded whole, so it must fit in memory. Shards of
+several formats, or data in another format beside shards, such as ``.pt``, are an error, since rows would be missing;
+hidden files, text files and files of unknown formats are ignored. Files of ``torch.save`` hold a pickle and are not
+opened: the error has the line that converts them. Every worker opens the inputs itself; a worker that cannot is named
+before the run. Chunks of remote stores are prefetched. Arrays in memory are sent to the workers once.
+
+With `data` the inputs are columns of a table. Parquet files are read at these places too, Arrow files on disks; those
+in a folder, and in the folders in it, are one table, in natural order. A Parquet file is decoded as a stream, some rows
+of the columns that are named at a time, so memory does not follow its row groups (only their pages; a plan that does
+not fit says how large these are). A task decodes whole row groups, so a file should have more of them than there are
+threads. Arrow files that are not compressed are mapped; of others each record batch is decoded whole.
 
 Credentials stay where your tools keep them (environment, `~/.aws`, fsspec's configuration). Each process finds its own,
 and none is in a graph, a log or a result.
@@ -246,10 +273,12 @@ def find_label_issues(
     ----------
     labels : (N,) array-like of int, str or bool
         Given class of each row, 0..K-1, or its name (see "Labels that are names" above): a list, NumPy array, pandas,
-        Polars or Arrow column, memmap, Zarr array, HDF5 dataset, Dask array, xarray.DataArray, the path or URL of a
-        ``.npy`` file or Zarr array, or shards of these: a list of paths, a pattern, or their folder.
+        Polars or Arrow column, memmap, Zarr array, HDF5 dataset, Dask array, xarray.DataArray, tensor, the path or URL
+        of a ``.npy`` file or Zarr array, of an array in an ``.npz`` or safetensors file (`"run.npz::labels"`), or
+        shards of these: a list of paths, a pattern, or their folder.
     pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
-        Out-of-sample probability of each class, as any of these kinds.
+        Out-of-sample probability of each class, as any of these kinds; the mean of several models (`Ensemble`), or one
+        array for each fold of a cross-validation (`Folds`).
     data : path, URL, or table, optional
         A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
         list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
@@ -258,10 +287,10 @@ def find_label_issues(
         the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
         Only these columns are read.
     summaries : table, path or URL, optional
-        Row summaries in place of `labels` and `pred_probs`, with the columns `label`, `predicted`, `p_label` and
-        `p_predicted` (see `labelsieve.summaries`): a dict of arrays, or a table of pandas, Polars, Arrow or DuckDB;
-        or Parquet or Arrow files of such a table; or the folder of a `labelsieve.Recorder`. Filters that read
-        `pred_probs` more than once need `labels` and `pred_probs`, or what a recorder kept for them.
+        Row summaries in place of `labels` and `pred_probs`: the folder of a `labelsieve.Recorder`, or a table with the
+        columns `label`, `predicted`, `p_label` and `p_predicted` (`labelsieve.summaries`): a dict of arrays, a table of
+        pandas, Polars, Arrow or DuckDB, or Parquet or Arrow files. Filters that read `pred_probs` more than once need
+        whole rows: `labels` and `pred_probs`, or a recorder with ``classes_per_row``.
     n_classes : int, optional
         Number of classes K, for a table of summaries, which does not say it.
     batch_size : int or "auto"
@@ -302,7 +331,7 @@ def find_label_issues(
         result.
     from_logits : bool
         `pred_probs` are logits: take the softmax of each row, in float64, as it is read. A logit of -inf is a class of
-        probability 0. This costs about as much time as two or three more reads, and no memory.
+        probability 0. See "Logits, bfloat16 and tensors" above.
     dtype : "bfloat16", optional
         What the values of `pred_probs` are, if they are stored as 16 bits without a dtype: NumPy has no bfloat16, and
         saves arrays of ``ml_dtypes.bfloat16`` as such bits. Any other dtype is known from the data.
@@ -408,6 +437,15 @@ def find_label_issues(
     >>> import pandas as pd
     >>> table = pd.DataFrame({"label": labels, "p_cat": pred_probs[:, 0], "p_dog": pred_probs[:, 1]})
     >>> found = labelsieve.find_label_issues(data=table, labels="label", pred_probs=["p_cat", "p_dog"], progress=False)
+    >>> found.indices
+    array([4])
+
+    Logits, and an array in a file of several:
+
+    >>> np.savez(f"{folder}/run.npz", labels=labels, logits=np.log(pred_probs))
+    >>> found = labelsieve.find_label_issues(
+    ...     f"{folder}/run.npz::labels", f"{folder}/run.npz::logits", from_logits=True, progress=False
+    ... )
     >>> found.indices
     array([4])
 

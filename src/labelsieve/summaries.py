@@ -27,10 +27,20 @@ array([4])
 | `normalized_margin`, `confidence_weighted_entropy` | float64, optional | a score, for the `method` or `rank_by` |
 | `row_sum` | float64, optional | sum of the probabilities of the row, for `adjust_pred_probs=True` |
 
-Other columns are ignored. Without `row`, rows are numbered in the order of the table. A table may be a dict of arrays,
-a NumPy structured array, or a table of pandas, Polars, Arrow or DuckDB. It does not say the number of classes, so that
-`n_classes` is needed. Rows whose number is missing have no label: they are left out, and `LabelIssues.n_ignored` counts
-them.
+Other columns are ignored. Labels may be names, as in any run (`class_names`), and `ignore_label` leaves out rows
+without a label. Without `row`, rows are numbered in the order of the table. Rows whose number is missing have no label
+either: they are left out, and `LabelIssues.n_ignored` counts them.
+
+A table may be
+
+- a dict of arrays, a NumPy structured array, or a table of pandas, Polars, Arrow or DuckDB;
+- Parquet or Arrow files: a path, a URL, a pattern, a folder or a list. They are read out of core, on threads or on a
+  cluster, and a `workdir` knows them by their names and versions, as it knows shards. If they have a column `row` that
+  is not in order, the table is put in order in memory;
+- the folder of a `labelsieve.Recorder`.
+
+A table does not say the number of classes, so that `n_classes` is needed; a recorder's folder knows it. On the command
+line this is ``labelsieve find --summaries summaries.parquet --n-classes 1000``.
 
 The result is that of the probabilities, to the last bit, if the columns are. So keep their dtype: the thresholds are
 exact sums of `p_label`. What needs more of a row than its summary is refused by name: the filters that read

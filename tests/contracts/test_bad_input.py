@@ -1192,7 +1192,7 @@ def test_labels_of_dtype_object_are_named_for_what_they_hold():
         "2 missing values": [0, None, float("nan")],
         "multi-label is out of scope": [[0, 1], [1], [2]],
         "not object: convert them with .astype(int)": [0, 1, 2],
-        "labels have 2 distinct names ('a', 'b'), pred_probs has 4 classes": ["a", "b", "a"],
+        "labels have 2 distinct names ('a', 'b'); pred_probs has 4 classes": ["a", "b", "a"],
     }
     for message, values in cases.items():
         labels = np.empty(3, object)

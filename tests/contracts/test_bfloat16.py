@@ -40,7 +40,7 @@ def test_every_bit_pattern_is_widened_exactly():
     for bits in (every, every.view(np.int16), every.astype(">u2"), every.view("V2"), every.view(ml_dtypes.bfloat16)):
         for order in "CF":
             widened = Bfloat16Source(ArraySource(np.asarray(bits, order=order)))[:]
-            assert widened.view(np.uint32).tolist() == (every.astype(np.uint32) << 16).tolist()
+            assert np.array_equal(widened.view(np.uint32), every.astype(np.uint32) << 16)
 
 
 PLACES = ["memory", "npy", "fortran npy", "zarr", "split zarr", "files", "dask"]
@@ -48,10 +48,10 @@ PLACES = ["memory", "npy", "fortran npy", "zarr", "split zarr", "files", "dask"]
 
 @pytest.mark.parametrize(
     ("kind", "where"),
-    [(kind, where) for kind in ("<u2", ">u2", "<i2", "V2") for where in PLACES if kind != "V2" or "zarr" not in where],
+    [("<u2", where) for where in PLACES] + [(kind, where) for kind in (">u2", "<i2", "V2") for where in PLACES[:2]],
 )
-@pytest.mark.parametrize("settings", [{}, {"batch_size": 50, "partition_batches": 2, "filter_by": "both"}])
-def test_raw_bits(want, tmp_path, kind, where, settings):
+def test_raw_bits(want, tmp_path, kind, where):
+    settings = {"batch_size": 50, "partition_batches": 2, "filter_by": "both"}
     raw = BITS.view(kind) if kind == "V2" else BITS.astype("<u2").view("<i2") if kind == "<i2" else BITS.astype(kind)
     given = raw
     if where == "dask":

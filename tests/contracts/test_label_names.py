@@ -107,8 +107,7 @@ def test_the_columns_of_a_table_give_the_order():
         assert found.class_names == tuple(table.columns)
         assert found.indices.tolist() == find(LABELS, PROBS).indices.tolist()
     # Not those that are other words.
-    table.columns = [f"p_{name}" for name in NAMES]
-    assert find(TEXTS, pd.DataFrame(PROBS, columns=table.columns)).class_names == tuple(NAMES)
+    assert find(TEXTS, pd.DataFrame(PROBS, columns=["a", "b", "c", "d"])).class_names == tuple(NAMES)
 
 
 def test_a_class_may_have_no_rows_where_names_are_given():
@@ -117,7 +116,7 @@ def test_a_class_may_have_no_rows_where_names_are_given():
     assert_same(find(texts, PROBS, class_names=NAMES), wanted)
     assert_same(find(pd.Categorical(texts, categories=NAMES), PROBS), wanted)
     with pytest.raises(
-        InvalidInputError, match=r"labels have 3 distinct names \('ant', 'bee', 'cat'\), pred_probs has 4"
+        InvalidInputError, match=r"labels have 3 distinct names \('ant', 'bee', 'cat'\); pred_probs has 4"
     ):
         find(texts, PROBS)
 
@@ -134,7 +133,7 @@ def test_booleans_are_two_classes(make):
 
 
 def test_booleans_are_not_more_classes():
-    with pytest.raises(InvalidInputError, match=r"labels have 2 distinct names \('False', 'True'\), pred_probs has 4"):
+    with pytest.raises(InvalidInputError, match=r"labels have 2 distinct names \('False', 'True'\); pred_probs has 4"):
         find(LABELS > 1, PROBS)
 
 
@@ -158,11 +157,11 @@ def test_unknown_names_are_named_with_their_rows_and_the_nearest(kind, tmp_path)
     [
         (
             np.where(LABELS == 3, "owl", "bee"),
-            "2 distinct names ('bee', 'owl'), pred_probs has 4 classes: give class_names",
+            "2 distinct names ('bee', 'owl'); pred_probs has 4 classes: give class_names",
         ),
         (
             np.array([f"n{k}" for k in range(N_ROWS)]),
-            "labels have 5 distinct names or more ('n0', 'n1', 'n10', 'n100', 'n1",
+            "labels have more than 4 distinct names, such as 'n0', 'n1', 'n10', 'n100', 'n101'; pred_probs has 4",
         ),
         (
             pd.Categorical(TEXTS, categories=NAMES[::-1]),
@@ -259,6 +258,64 @@ def test_an_ignored_name_need_not_be_a_class_and_may_be_one():
     assert found.indices.tolist() == wanted.indices.tolist()
     assert found.n_ignored == (LABELS == 3).sum()
     assert find(np.where(GONE, "-1", TEXTS), PROBS, ignore_label=-1).n_ignored == GONE.sum()
+
+
+# Columns of tables --------------------------------------------------------------------------------------------------
+
+pa = pytest.importorskip("pyarrow")
+pytest.importorskip("pyarrow.parquet")
+pytest.importorskip("pyarrow.feather")
+
+
+def table_of(**columns):
+    return pa.table({"probs": pa.array(list(PROBS)), **columns})
+
+
+COLUMNS = {
+    "text": lambda: pa.array(MISSING["list"]()),
+    "dictionary": lambda: pa.array(MISSING["list"]()).dictionary_encode(),
+    "integers": lambda: pa.array(MISSING["numbers"](), pa.int8()),
+    "floats": lambda: pa.array(MISSING["numbers"](), pa.float32()),
+}
+
+
+@pytest.mark.parametrize("place", ["memory", "parquet", "arrow", "shards"])
+@pytest.mark.parametrize("kind", COLUMNS)
+def test_nulls_in_a_column_are_rows_without_a_label(kind, place, tmp_path):
+    data = table = table_of(label=COLUMNS[kind]())
+    if place in ("parquet", "shards"):
+        data = tmp_path
+        for index, (start, stop) in enumerate([(0, 600)] if place == "parquet" else [(0, 170), (170, 600)]):
+            pa.parquet.write_table(table.slice(start, stop - start), tmp_path / f"{index}.parquet", row_group_size=130)
+    elif place == "arrow":
+        data = tmp_path / "t.arrow"
+        pa.feather.write_feather(table, data, compression="uncompressed")
+    given = {"data": data, "labels": "label", "pred_probs": "probs", "progress": False, **CUT}
+    found = labelsieve.find_label_issues(ignore_label=None, **given)
+    assert found.n_ignored == GONE.sum()
+    assert_same(found, find(LABELS[ROWS], PROBS[ROWS]), ROWS)
+    with pytest.raises(InvalidInputError, match=r"nulls in column 'label'|must be integers"):
+        labelsieve.find_label_issues(**given)
+
+
+def test_a_column_of_booleans_may_have_nulls():
+    labels = [None if gone else bool(k) for gone, k in zip(GONE, TWO.tolist(), strict=True)]
+    table = pa.table({"label": labels, "probs": pa.array(list(PROBS_OF_TWO))})
+    given = {"data": table, "labels": "label", "pred_probs": "probs", "progress": False}
+    found = labelsieve.find_label_issues(ignore_label=None, **given)
+    assert_same(found, find(TWO[ROWS], PROBS_OF_TWO[ROWS]), ROWS)
+
+
+@pytest.mark.parametrize("prefix", ["", "p_"])
+def test_columns_called_by_the_classes_say_their_order(prefix, tmp_path):
+    order = [3, 0, 2, 1]
+    columns = [prefix + NAMES[k] for k in order]
+    table = pa.table({"label": TEXTS, **{name: PROBS[:, k] for name, k in zip(columns, order, strict=True)}})
+    pa.parquet.write_table(table, tmp_path / "t.parquet")
+    for data in (table, table.to_pandas(), tmp_path / "t.parquet"):
+        found = labelsieve.find_label_issues(data=data, labels="label", pred_probs=columns, progress=False)
+        assert found.class_names == tuple(NAMES[k] for k in order)
+        assert found.indices.tolist() == find(LABELS, PROBS).indices.tolist()
 
 
 # Files, workdirs, other entries ------------------------------------------------------------------------------------

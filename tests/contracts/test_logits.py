@@ -198,6 +198,13 @@ def test_plan_reads_the_bytes_that_are_stored(tmp_path):
     assert (plan.dtype, plan.bytes_read) == ("float64", LOGITS.nbytes)
 
 
+def test_the_forecast_takes_exponentials_into_account():
+    settings = {"worker_rate": "1TB"}
+    plans = [labelsieve.plan_label_issues(LABELS, LOGITS, from_logits=given, **settings) for given in (False, True)]
+    kernels = [plan.forecast.kernels_s for plan in plans]
+    assert 1.5e-9 < (kernels[1] - kernels[0]) / LOGITS.size < 3e-9
+
+
 def bad(kind):
     logits = LOGITS.copy()
     if kind == "NaN":
@@ -281,7 +288,7 @@ def test_tables(want, tmp_path):
 
 def test_summaries_are_of_probabilities():
     columns = {"label": [0, 1], "predicted": [0, 0], "p_label": [0.9, 0.1], "p_predicted": [0.9, 0.9]}
-    with pytest.raises(InvalidInputError, match="summaries hold probabilities"):
+    with pytest.raises(InvalidInputError, match="from_logits is for pred_probs"):
         labelsieve.find_label_issues(summaries=columns, n_classes=2, from_logits=True)
 
 

@@ -30,8 +30,8 @@ def said(notebook):
     return [re.sub(r"[\s-]+", " ", NUMBER.sub("#", text)) for text in texts if text]
 
 
-def test_there_are_the_seven_of_them():
-    names = ("01_quickstart", "02_out_of_core", "03_cluster", "04_from_cleanlab")
+def test_there_are_the_eight_of_them():
+    names = ("01_quickstart", "02_out_of_core", "03_cluster", "04_from_cleanlab", "05_from_a_model")
     assert [path.stem for path in NOTEBOOKS] == [*names, "06_every_night", "07_kubernetes", "08_slurm"]
 
 

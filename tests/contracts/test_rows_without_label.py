@@ -175,6 +175,26 @@ def test_bad_rows_are_named_by_their_own_numbers():
         find(*given(), **CUT)
 
 
+def test_counts_leave_the_same_rows_out():
+    labels, probs = given()
+    alone = labelsieve.count.compute_confident_joint(LABELS[ROWS], PROBS[ROWS], dense=True, progress=False)
+    options = {"ignore_label": -1, "progress": False, **CUT}
+    joint = labelsieve.count.compute_confident_joint(labels, probs, dense=True, **options)
+    assert joint.tolist() == alone.tolist()
+    assert labelsieve.count.num_label_issues(labels, probs, **options) == labelsieve.count.num_label_issues(
+        LABELS[ROWS], PROBS[ROWS], progress=False
+    )
+    custom = {"confident_joint": joint, "estimation_method": "off_diagonal_custom"}
+    assert labelsieve.count.num_label_issues(labels, probs, **options, **custom) == labelsieve.count.num_label_issues(
+        LABELS[ROWS], PROBS[ROWS], **custom
+    )
+    mine = labelsieve.count.estimate_latent(joint, labels, dense=True, ignore_label=-1)
+    for one, other in zip(mine, labelsieve.count.estimate_latent(alone, LABELS[ROWS], dense=True), strict=True):
+        assert one.tobytes() == other.tobytes()
+    with pytest.raises(InvalidInputError, match="labels outside"):
+        labelsieve.count.estimate_latent(joint, labels)
+
+
 @pytest.mark.parametrize("choices", [{}, {"filter_by": "both"}])
 def test_no_label_at_all_is_an_error(choices):
     with pytest.raises(InvalidInputError, match="no row has a label: all 1,500 are -1"):

@@ -118,14 +118,14 @@ def without(choices, names):
     return {name: default for name, default in choices.items() if name not in names}
 
 
-# What is given in place of labels and pred_probs.
-INPUTS = ["summaries"]
 # A plan starts nothing and reads neither names nor ids.
-OF_A_RUN = [*INPUTS, "progress", "wait", "retries", "class_names", "ids"]
+OF_A_RUN = ["progress", "wait", "retries", "class_names", "ids"]
 # A plan can say how long a run takes.
 OF_A_PLAN = ["worker_rate", "latency", "within", "measure"]
 # What the command line makes of --quiet and --scheduler, and what only Python offers.
 NOT_ON_THE_COMMAND_LINE = ["progress", "client", "partition_batches"]
+# The arguments; with --data the options of these names are columns.
+PLACES = ["label_place", "prob_place", "labels", "pred_probs"]
 # What is printed and shown, and the cluster that the command starts.
 ONLY_ON_THE_COMMAND_LINE = [
     *("top", "quiet", "json", "progress", "log_level", "report", "images", "texts", "rows"),
@@ -145,7 +145,7 @@ def test_a_forecast_has_the_choices_of_a_plan():
 
 def test_settings_have_the_choices_of_a_run():
     settings = {field.name: field.default for field in dataclasses.fields(JobSettings)}
-    assert settings == without(defaults(find_label_issues), INPUTS)
+    assert settings == defaults(find_label_issues)
 
 
 def test_what_changes_the_answer_has_the_names_of_a_run():
@@ -164,10 +164,10 @@ def test_every_filter_has_one_name():
 @pytest.mark.parametrize("command", ["find", "plan"])
 def test_the_command_line_has_the_choices_of_a_run(command):
     with cli.commands[command].make_context(command, ["labels.npy", "pred_probs.npy"]) as context:
-        options = without(context.params, ["labels", "pred_probs", *ONLY_ON_THE_COMMAND_LINE])
+        options = without(context.params, [*PLACES, *ONLY_ON_THE_COMMAND_LINE])
     if command == "plan":
         options = without(options, OF_A_PLAN)
-    assert options == without(defaults(find_label_issues), [*INPUTS, *NOT_ON_THE_COMMAND_LINE])
+    assert options == without(defaults(find_label_issues), NOT_ON_THE_COMMAND_LINE)
 
 
 # As types ---------------------------------------------------------------------------------------------------------

@@ -94,9 +94,10 @@ def find(
 ) -> dict[str, Any] | None:
     """Find the rows whose label is likely wrong.
 
-    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files or Zarr arrays,
-    as paths or URLs, or shards of these: a pattern in quotes, or their folder. With --data they are columns of a table.
-    With --summaries there are none: a table has a few numbers for each row in place of its probabilities.
+    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files, Zarr arrays, or
+    arrays in .npz and safetensors files (run.npz::probs), as paths or URLs, or shards of these: a pattern in quotes, or
+    their folder. Of a table (--data) they are columns. Neither is given for a table of row summaries (--summaries),
+    which has a few numbers for each row in place of its probabilities.
 
     Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
 

@@ -1,9 +1,9 @@
 """Row summaries of the mean of several models, without computing the mean of all values.
 
-Two values of each row are needed, and which class has the largest. So the members are added up in float32, where
-rounding changes a sum by less than a known share. Only a row whose second largest sum is that close to its largest has
-its mean computed in float64. The probabilities of the label and of the predicted class are gathered from the members
-and averaged exactly. Beside sums of all values in float64, this takes a third of the time.
+Two values of each row are needed, and which class has the largest. The probabilities of the label are gathered from the
+members and averaged exactly; where that mean is more than half of the sum of the row, it is the largest. The other rows
+are added up in float32, where rounding changes a sum by less than a known share. Only a row whose second largest sum is
+that close to its largest has its mean computed in float64.
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from labelsieve.settings import PROBABILITY_TOLERANCE, Settings
 
 # A value above this share of the sum of its row is the largest, by more than all roundings.
 _SURE: Final = 0.55
-# Up to this share of the rows of a strip are copied, where otherwise all would be searched.
-_COPIED_SHARE: Final = 0.4
+# Up to this share of the rows of a strip are copied before they are added up, where otherwise all are.
+_COPIED_SHARE: Final = 0.5
+# Values that are added up at a time, so that their sum stays in the second-level cache.
+_BLOCK_VALUES: Final = 1 << 16
 
 
 class EnsembleSummarizer(Summarizer):
@@ -88,34 +90,43 @@ class EnsembleSummarizer(Summarizer):
         self._names = strip.mean.names
         while len(self._checks) < len(strip.members):
             self._checks.append(MemberCheck(self.n_classes))
-        first, members, near = self._filled, list[Floats](), None if self._takes_means else self._near
+        first, members, sums = self._filled, list[Floats](), list[float | None]()
         labels = self._checked_labels(labels, self._first_row + first)
-        if near is not None:
-            near.begin(len(strip), strip.mean)
-        # Each member is checked and added up while it is in the cache.
         for check, member in zip(self._checks, strip.members, strict=True):
             checked, largest_sum = check(member, self._first_row + first)
             members.append(checked)
-            near = near if largest_sum is not None else None
-            if near is not None and largest_sum is not None:
-                near.add(checked, largest_sum)
-        if near is None:
+            sums.append(largest_sum)
+        known = [one for one in sums if one is not None]
+        if self._takes_means or len(known) < len(sums):
             # What the members have was recorded with their names.
             kept, self.findings = self.findings, Findings()
             whole = super()._add(labels, strip.mean.of(members))
             self.findings = kept
             return whole
-        predicted, is_near = near.largest()
-        p_predicted = self._gathered(members, predicted, strip.mean)
-        rows = np.flatnonzero(is_near)
-        if len(rows):
-            means = strip.mean.of([member[rows] for member in members])
-            predicted[rows], p_predicted[rows] = means.argmax(axis=1), means.max(axis=1)
         summary, out = self._summary, slice(first, first + len(strip))
-        summary.label[out], summary.predicted[out], summary.p_predicted[out] = labels, predicted, p_predicted
-        summary.p_label[out] = self._gathered(members, labels, strip.mean)
+        p_label = self._gathered(members, labels, strip.mean)
+        predicted, p_predicted = labels.copy(), p_label.copy()
+        # In most rows the label itself has more than half of the sum, so that no other class can have more.
+        rows = np.flatnonzero(p_label <= _SURE * max(known))
+        if len(rows):
+            is_most = len(rows) > _COPIED_SHARE * len(strip)
+            some = members if is_most else [member[rows] for member in members]
+            classes, values = self._largest(some, strip.mean, max(known))
+            predicted[rows], p_predicted[rows] = (classes[rows], values[rows]) if is_most else (classes, values)
+        summary.label[out], summary.predicted[out] = labels, predicted
+        summary.p_label[out], summary.p_predicted[out] = p_label, p_predicted
         self._filled += len(strip)
         return summary[out]
+
+    def _largest(self, members: Sequence[Floats], mean: EnsembleMean, largest_sum: float) -> tuple[Ints, Float64s]:
+        """Return the class of the largest mean of each row, and that mean."""
+        classes, is_near = self._near.largest(members, mean, largest_sum)
+        values = self._gathered(members, classes, mean)
+        rows = np.flatnonzero(is_near)
+        if len(rows):
+            means = mean.of([member[rows] for member in members])
+            classes[rows], values[rows] = means.argmax(axis=1), means.max(axis=1)
+        return classes, values
 
     def _gathered(self, members: Sequence[Floats], classes: Ints, mean: EnsembleMean) -> Float64s:
         """Return the mean of one class of each row."""
@@ -188,63 +199,64 @@ class NearSums:
     """
 
     def __init__(self, n_classes: int) -> None:
-        self._n_classes, self._rows = n_classes, FlatRows(n_classes)
-        self._total: Floats = np.empty((0, n_classes))
-        self._term = self._total
-        self._buffers = self._total, self._term
-        self._mean, self._n_added, self._largest_sum = EnsembleMean((), None, self._total.dtype), 0, 0.0
+        self._rows = FlatRows(n_classes)
+        self._buffers: tuple[Floats, Floats] = np.empty((0, n_classes)), np.empty((0, n_classes))
 
-    def begin(self, n_rows: int, mean: EnsembleMean) -> None:
-        """Begin the sums of `n_rows` rows, which are averaged like `mean`."""
-        total, term = self._buffers
-        if len(total) < n_rows or total.dtype != mean.dtype:
-            total, term = (np.empty((n_rows, self._n_classes), mean.dtype) for _ in range(2))
-            self._buffers = total, term
-        self._total, self._term = total[:n_rows], term[:n_rows]
-        self._mean, self._n_added, self._largest_sum = mean, 0, 0.0
-
-    def add(self, member: Floats, largest_sum: float) -> None:
-        """Add the next member.
+    def largest(
+        self, members: Sequence[Floats], mean: EnsembleMean, largest_sum: float
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+        """Return the class of the largest sum of each row, and whether the mean of another may be as large.
 
         Parameters
         ----------
-        member : (n, K) float
+        members : sequence of (n, K) float
             Values from 0.0 to 1.0, in C order.
+        mean : EnsembleMean
+            How they are averaged.
         largest_sum : float
-            About the largest sum of a row.
+            About the largest sum of a row of a member.
         """
-        self._largest_sum = max(self._largest_sum, largest_sum)
-        total, term, weights, number = self._total, self._term, self._mean.weights, self._n_added
-        self._n_added += 1
+        n_rows, n_classes = members[0].shape
+        step = min(n_rows, max(1, _BLOCK_VALUES // n_classes))
+        if len(self._buffers[0]) < step or self._buffers[0].dtype != mean.dtype:
+            self._buffers = np.empty((step, n_classes), mean.dtype), np.empty((step, n_classes), mean.dtype)
+        classes, is_near = np.empty(n_rows, np.intp), np.zeros(n_rows, np.bool_)
+        # The mean of a row has at most the largest sum of a member.
+        most = largest_sum * (mean.divisor if mean.weights is None else 1)
+        # Twice the error of both sums, and half as much again for the roundings of the float64 means.
+        share = 6 * (len(members) + 3) * float(np.finfo(mean.dtype).eps)
+        for start in range(0, n_rows, step):
+            block = slice(start, start + step)
+            total, term = (buffer[: len(classes[block])] for buffer in self._buffers)
+            _add_up([member[block] for member in members], mean, total, term)
+            # Floats that are not negative have the order of their bits; the largest integer is found faster.
+            bits, flat = total.view(unsigned_dtype(mean.dtype)), total.reshape(-1)
+            found = bits.argmax(axis=1)
+            places = self._rows.positions(found)
+            largest = flat[places].astype(np.float64)
+            classes[block] = found
+            rows = np.flatnonzero(largest <= _SURE * most)
+            if len(rows):
+                flat[places[rows]] = 0
+                second = bits.max(axis=1).view(mean.dtype)
+                is_near[start + rows] = second[rows] >= largest[rows] * (1 - share)
+        return classes, is_near
+
+
+def _add_up(members: Sequence[Floats], mean: EnsembleMean, total: Floats, term: Floats) -> None:
+    """Put the sum of the members in `total`: weighted, or as it is; `term` is a buffer."""
+    if mean.weights is None and len(members) > 1 and all(member.dtype == total.dtype for member in members):
+        np.add(members[0], members[1], out=total)
+        for member in members[2:]:
+            total += member
+        return
+    for number, member in enumerate(members):
         out = term if number else total
         if member.dtype == np.float16 and out.dtype == np.float32:
             widened_half(member.view(np.uint16), out)
-            member = out
-        elif member.dtype != out.dtype or not number:
+        else:
             np.copyto(out, member)
-            member = out
-        if weights is not None:
-            member = np.multiply(member, out.dtype.type(weights[number] / self._mean.divisor), out=out)
+        if mean.weights is not None:
+            out *= out.dtype.type(mean.weights[number] / mean.divisor)
         if number:
-            total += member
-
-    def largest(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """Return the class of the largest sum of each row, and whether the mean of another may be as large."""
-        total = self._total
-        # Floats that are not negative have the order of their bits; the largest integer is found faster.
-        bits, flat = total.view(unsigned_dtype(total.dtype)), total.reshape(-1)
-        classes = bits.argmax(axis=1)
-        places = self._rows.positions(classes)
-        largest = flat[places].astype(np.float64)
-        # The mean of a row has at most the largest sum of a member.
-        most = self._largest_sum * (1 if self._mean.weights else self._mean.divisor)
-        unsure = np.flatnonzero(largest <= _SURE * most)
-        is_near = np.zeros(len(total), np.bool_)
-        if len(unsure):
-            flat[places[unsure]] = 0
-            some = bits[unsure] if len(unsure) < _COPIED_SHARE * len(bits) else bits
-            second = some.max(axis=1).view(total.dtype)
-            # Twice the error of both sums, and half as much again for the roundings of the float64 means.
-            share = 6 * (self._n_added + 3) * float(np.finfo(total.dtype).eps)
-            is_near[unsure] = (second if some is not bits else second[unsure]) >= largest[unsure] * (1 - share)
-        return classes, is_near
+            total += term

@@ -50,6 +50,8 @@ KERNELS_ROW_S: Final = 10e-9
 KERNELS_COLUMN_S: Final = 1.2e-9
 KERNELS_VALUE_S: Final = {2: 0.4e-9, 4: 0.14e-9, 8: 0.28e-9}
 _COLUMNS: Final = 32
+# The same for a logit, in addition: its exponential, and the sum.
+KERNELS_LOGIT_S: Final = 2e-9
 # Counting, selecting and sorting, for each row summary.
 SUMMARY_ROW_S: Final = 10e-9
 # The search for a number of workers ends here.
@@ -184,7 +186,7 @@ class Forecast:
     why_not: str = ""
 
 
-def typical_rates(n_classes: int, itemsize: int, *, is_encoded: bool) -> Rates:
+def typical_rates(n_classes: int, itemsize: int, *, is_encoded: bool, from_logits: bool = False) -> Rates:
     """Return the rates of one thread of the machine that the constants of this module were measured on.
 
     Parameters
@@ -195,11 +197,14 @@ def typical_rates(n_classes: int, itemsize: int, *, is_encoded: bool) -> Rates:
         Bytes of a probability.
     is_encoded : bool
         Whether rows are stored compressed.
+    from_logits : bool
+        Whether the probabilities are those of logits.
     """
+    value_s = KERNELS_VALUE_S[itemsize] + (KERNELS_LOGIT_S if from_logits else 0)
     columns_s = min(n_classes, _COLUMNS) * KERNELS_COLUMN_S
     return Rates(
         decoding_byte_s=DECODING_BYTE_S if is_encoded else 0,
-        kernels_row_s=KERNELS_ROW_S + columns_s + n_classes * KERNELS_VALUE_S[itemsize],
+        kernels_row_s=KERNELS_ROW_S + columns_s + n_classes * value_s,
     )
 
 

@@ -63,7 +63,8 @@ from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.base import Source
-from labelsieve.sources.ensemble import EnsembleSource
+from labelsieve.sources.ensemble import Ensemble, EnsembleSource
+from labelsieve.sources.folds import Folds
 from labelsieve.sources.label_names import (
     FloatTable,
     NameTable,
@@ -121,7 +122,9 @@ class Job:
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
         self._attempts = settings.retries + 1
         if self.output is not None:
-            inputs = (settings.data, settings.summaries, labels, pred_probs, settings.ids)
+            arrays = pred_probs.members if isinstance(pred_probs, Ensemble) else [pred_probs]
+            arrays = [one for fold in pred_probs.folds for one in fold] if isinstance(pred_probs, Folds) else arrays
+            inputs = (settings.data, settings.summaries, labels, *arrays, settings.ids)
             check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
@@ -171,8 +174,10 @@ class Job:
             return
         categories, columns = self._given_names
         ignore_label = self.settings.ignore_label
+        opened = self.pair[1]
+        readings = opened.class_columns if isinstance(opened, Source) else ()
         names = retry(
-            self._attempts, learn_names, self._values, self.pair[1].shape[1], ignore_label, columns, categories
+            *(self._attempts, learn_names, self._values, opened.shape[1], ignore_label, columns, categories, readings)
         )
         self._names, self._table, self._note = names, NameTable(names, ignore_label), mapping_note(names)
         self.pair = mapped(self._values, self._table), self.pair[1]

@@ -67,7 +67,8 @@ def open_given(labels: Any, pred_probs: Any, settings: JobSettings, limit: int) 
     if settings.n_classes is not None:
         raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
     if settings.data is not None:
-        return retry(attempts, open_columns, settings.data, labels, pred_probs, ids)
+        opening = partial(open_columns, null_labels=settings.ignore_label is None)
+        return retry(attempts, opening, settings.data, labels, pred_probs, ids)
     return labels, pred_probs, ids
 
 

@@ -17,6 +17,7 @@ from labelsieve.pipeline.forecast import Forecast, Workload, forecast, typical_r
 from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.measurement import measure
+from labelsieve.sources.logits import LogitsSource
 
 
 def forecast_run(
@@ -64,7 +65,8 @@ def forecast_run(
         is_encoded = source is not None and source.is_encoded
         # Row summaries that exist already have two values, whatever the number of classes.
         n_values = min(inputs.n_classes, inputs.row_bytes // inputs.dtype.itemsize)
-        rates = typical_rates(n_values, inputs.dtype.itemsize, is_encoded=is_encoded)
+        from_logits = isinstance(source, LogitsSource)
+        rates = typical_rates(n_values, inputs.dtype.itemsize, is_encoded=is_encoded, from_logits=from_logits)
     if wanted.bytes_per_s is not None:
         rates = replace(rates, worker_rate=wanted.bytes_per_s, thread_rate=math.inf, warm_thread_rate=math.inf)
     rates = replace(rates, latency_s=wanted.latency_s or 0.0)

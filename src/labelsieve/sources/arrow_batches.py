@@ -77,8 +77,9 @@ class BatchesSource(Source):
     in_memory = True
 
     def __init__(self, batches: Sequence[Any], columns: Columns, first_row: int = 0) -> None:
-        self._batches, self._columns, self._first_row = [batch for batch in batches if len(batch)], columns, first_row
+        self._batches, self.columns, self._first_row = [batch for batch in batches if len(batch)], columns, first_row
         self._ends = np.array(list(itertools.accumulate(map(len, self._batches))), np.int64)
+        self.class_columns = columns.class_columns
         super().__init__((int(self._ends[-1]) if len(self._ends) else 0, *columns.shape), columns.dtype)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -95,11 +96,11 @@ class BatchesSource(Source):
     @property
     def where(self) -> str:
         """What it is: memory has no path."""
-        return self._columns.where
+        return self.columns.where
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing to prefetch
         """Open for reading."""
-        return BatchRows(self, self._columns, self._ends, self._batches.__getitem__)
+        return BatchRows(self, self.columns, self._ends, self._batches.__getitem__)
 
     def _content(self) -> str:
         """Return a digest of the values."""
@@ -121,4 +122,4 @@ class BatchesSource(Source):
             a, b = max(start - begin, 0), min(stop - begin, len(batch))
             if a < b:
                 parts.append(batch.slice(a, b - a))
-        return BatchesSource(parts, self._columns, self._first_row + start), start
+        return BatchesSource(parts, self.columns, self._first_row + start), start

@@ -72,7 +72,7 @@ class ArrowTable:
         self.names: list[str] = self._schema.names
         self.n_rows = sum(self._rows)
 
-    def source(self, name: str, wanted: Any) -> ArrowFileSource:
+    def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> ArrowFileSource:
         """Return the source of one or more columns."""
 
         def list_width(column: str) -> int:
@@ -83,7 +83,7 @@ class ArrowTable:
                 counts = [(len(lists), len(lists.flatten()))]
             return common_length(name, column, counts, self._file.where)
 
-        columns = columns_of(name, wanted, self._schema, self._file.where, list_width)
+        columns = columns_of(name, wanted, self._schema, self.where, list_width, with_nulls=with_nulls)
         return ArrowFileSource(self._file, columns, self._rows, is_stream=self._is_stream, compressed=self._compressed)
 
 
@@ -109,6 +109,7 @@ class ArrowFileSource(Source):
     ) -> None:
         super().__init__((sum(batch_rows), *columns.shape), columns.dtype)
         self.file, self.columns, self.is_stream, self.is_encoded = file, columns, is_stream, compressed
+        self.class_columns = columns.class_columns
         self.ends: npt.NDArray[np.int64] = np.array(list(itertools.accumulate(batch_rows)), np.int64)
         if compressed:
             largest = max(batch_rows) * self.row_bytes

@@ -14,6 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from labelsieve.errors import InvalidInputError
+from labelsieve.sources.base import Source
 
 # A column called by a number, alone or after a word.
 _NUMBERED: Final = re.compile(r"(\D*)(0|[1-9][0-9]*)")
@@ -42,6 +43,8 @@ def check_axes(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any =
     _check_rows("ids", ids, "labels", labels)
     _check_rows("ids", ids, "pred_probs", pred_probs)
     _check_columns(pred_probs, class_names)
+    if isinstance(pred_probs, Source) and class_names is not None and not isinstance(class_names, str):
+        _check_class_columns(pred_probs, [str(name) for name in class_names])
 
 
 def _package(data: Any) -> str:
@@ -146,6 +149,17 @@ def _check_columns(pred_probs: Any, class_names: Any) -> None:
         f"the columns of pred_probs are not in the order of the classes (column {place} is {names[place]!r}): "
         f"{_sorted(pred_probs, names)}, or give pred_probs.to_numpy() if column k does belong to label k"
     )
+
+
+def _check_class_columns(pred_probs: Source, wanted: Sequence[str]) -> None:
+    """Raise if columns of a table have the names of the classes in another order."""
+    for names in pred_probs.class_columns:
+        if set(names) == set(wanted) and list(names) != list(wanted):
+            column = next(column for column, name in enumerate(names) if name != wanted[column])
+            raise InvalidInputError(
+                f"the columns of pred_probs are not in the order of class_names (column {column} is {names[column]!r}, "
+                f"class {column} is {wanted[column]!r}): {_BY_HAND}"
+            )
 
 
 def _check_names(names: Sequence[Any], wanted: Sequence[str], pred_probs: Any) -> None:

@@ -147,8 +147,6 @@ class Source(abc.ABC):
         Whether what is stored has to be decoded.
     in_memory : bool
         Whether the rows are in the memory of this process, so that a cluster is sent them.
-    has_whole_rows : bool
-        Whether the probabilities of all classes can be read; not so of summaries that other code has made.
     summarizer : type
         Makes row summaries of the rows that `open_raw` gives.
     joint_counter : type
@@ -159,6 +157,8 @@ class Source(abc.ABC):
         Bytes that one open source takes to decode rows, besides those that it returns; 0 where they are not much.
     decoding_note : str
         What takes these bytes, for messages.
+    class_columns : tuple of tuple of str
+        What the columns may call the classes, if there is a column of a table for each: several readings of its names.
     listed_at : str or None
         The folder or pattern, or the first of a list, in which it was found, alone or with other shards; None for an
         array that was given by itself.
@@ -172,12 +172,12 @@ class Source(abc.ABC):
     prefetch_bytes: int = 0
     fill_value: float = 0
     in_memory: bool = False
-    has_whole_rows: bool = True
     summarizer: type[Summarizer] = Summarizer
     joint_counter: type[JointCounter] = JointCounter
     ignored: int | None = None
     decoding_bytes: int = 0
     decoding_note: str = ""
+    class_columns: tuple[tuple[str, ...], ...] = ()
     listed_at: str | None = None
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], row_chunk: int | None = None) -> None:

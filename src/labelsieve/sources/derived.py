@@ -45,6 +45,7 @@ class DerivedSource(Source):
         self.prefetch_bytes, self.is_encoded = source.prefetch_bytes, source.is_encoded
         self.fill_value, self.listed_at = source.fill_value, source.listed_at
         self.forkable = source.forkable
+        self.class_columns = source.class_columns
         self.decoding_bytes, self.decoding_note = source.decoding_bytes, source.decoding_note
 
     @abc.abstractmethod

@@ -63,12 +63,12 @@ class Ensemble:
     --------
     >>> import numpy as np
     >>> import labelsieve
-    >>> a = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    >>> b = np.array([[0.8, 0.2], [0.3, 0.7], [0.1, 0.9]])
+    >>> a = np.array([[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.95, 0.05]])
+    >>> b = np.array([[0.7, 0.3], [0.9, 0.1], [0.3, 0.7], [0.2, 0.8], [0.85, 0.15]])
     >>> labelsieve.Ensemble([a, b])
     <Ensemble of 2 members>
-    >>> labelsieve.find_label_issues([0, 1, 0], labelsieve.Ensemble([a, b]))
-    <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
+    >>> labelsieve.find_label_issues([0, 0, 1, 1, 1], labelsieve.Ensemble([a, b]))
+    <LabelIssues: 1 of 5 rows (20.00%) in 2 classes; worst rows: 4>
     """
 
     def __init__(self, members: Iterable[Any], weights: Sequence[float] | Literal["accuracy"] | None = None) -> None:
@@ -197,6 +197,8 @@ class EnsembleSource(Source):
         self.in_memory = any(member.in_memory for member in members)
         self.is_encoded = any(member.is_encoded for member in members)
         self.prefetch_bytes = sum(member.prefetch_bytes for member in members)
+        self.decoding_bytes = sum(member.decoding_bytes for member in members)
+        self.decoding_note = next((member.decoding_note for member in members if member.decoding_note), "")
         requesting = [member for member in members if member.request_rows]
         if requesting:
             self.request_rows = min(member.request_rows or 1 for member in requesting)
@@ -273,6 +275,11 @@ class EnsembleSource(Source):
             "members": members,
             "content": "of the members" if known else None,
         }
+
+    @property
+    def derivation(self) -> list[Any]:
+        """The mean, and what is computed from the stored rows of each member."""
+        return [[type(self).__name__, self.weights, [member.derivation for member in self.members]]]
 
     @property
     def version_rows(self) -> int | None:

@@ -111,6 +111,8 @@ class FoldsSource(Source):
         self.in_memory = any(fold.in_memory for fold in folds)
         self.is_encoded = any(fold.is_encoded for fold in folds)
         self.prefetch_bytes = sum(fold.prefetch_bytes for fold in folds)
+        self.decoding_bytes = sum(fold.decoding_bytes for fold in folds)
+        self.decoding_note = next((fold.decoding_note for fold in folds if fold.decoding_note), "")
         self.request_rows, self.n_side_by_side = folds[0].request_rows, folds[0].n_side_by_side
 
     @classmethod

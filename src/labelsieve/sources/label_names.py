@@ -26,6 +26,7 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.settings import NOTHING, IgnoreLabel
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
+from labelsieve.sources.columns import Columns
 from labelsieve.sources.derived import DerivedSource
 from labelsieve.sources.open_array import Opened, checked_labels, open_any
 from labelsieve.sources.open_path import are_places
@@ -401,12 +402,26 @@ def _codes_of(block: npt.NDArray[Any], table: Table) -> npt.NDArray[Any]:
 
 
 def column_names(pred_probs: Any) -> tuple[str, ...] | None:
-    """Return the names of the columns of a pandas table, if they are texts, each its own; None of anything else."""
-    columns = getattr(pred_probs, "columns", None)
-    if columns is None or type(pred_probs).__module__.partition(".")[0] != "pandas":
-        return None
-    names = list(columns)
-    return tuple(names) if all(isinstance(name, str) for name in names) and len(set(names)) == len(names) else None
+    """Return the names of columns that hold a class each: of a pandas table, or of a table in files or in memory."""
+    names: Any = None
+    if isinstance(pred_probs, Source):
+        columns = getattr(pred_probs.arrays[0], "columns", None)
+        names = columns.columns if isinstance(columns, Columns) and not columns.in_lists else None
+    elif type(pred_probs).__module__.partition(".")[0] == "pandas":
+        names = getattr(pred_probs, "columns", None)
+    names = [] if names is None else list(names)
+    return tuple(names) if names and all(isinstance(name, str) for name in names) else None
+
+
+def _classes_of_columns(columns: Sequence[str], known: set[str]) -> tuple[str, ...] | None:
+    """Return the names of columns as those of classes, with or without what all begin with, if they include `known`."""
+    for start in range(min(map(len, columns)) + 1):
+        names = tuple(column[start:] for column in columns)
+        if len({column[:start] for column in columns}) > 1 or len(set(names)) < len(names):
+            break
+        if known <= set(names):
+            return names
+    return None
 
 
 def category_names(labels: Any) -> tuple[str, ...] | None:
@@ -424,6 +439,7 @@ def learn_names(
     ignore_label: IgnoreLabel = NOTHING,
     columns: Sequence[str] | None = None,
     categories: Sequence[str] | None = None,
+    class_columns: Sequence[Sequence[str]] = (),
 ) -> tuple[str, ...]:
     """Return the names of all classes, in order: those of the columns, or those that labels have, sorted.
 
@@ -439,6 +455,8 @@ def learn_names(
         The names of the columns of `pred_probs`.
     categories : sequence of str, optional
         The categories of the labels, in their order.
+    class_columns : sequence of sequence of str
+        What the columns of a table may call the classes: several readings.
 
     Raises
     ------
@@ -446,11 +464,20 @@ def learn_names(
         If the labels have not K names, or names whose order is in doubt.
     """
     known = set(_BOOLEANS) if opened.dtype.kind == "b" else _distinct(opened, n_classes, ignore_label)
-    if columns is not None and known <= set(columns):
-        return tuple(columns)
+    of_columns = None if columns is None else _classes_of_columns(columns, known)
+    if of_columns is not None:
+        return of_columns
     if known <= set(_BOOLEANS) and n_classes == 2 and opened.dtype.kind in "bO":
         return _BOOLEANS
     give = "give class_names, in the order of the columns of pred_probs"
+    if class_columns:
+        read = next((tuple(names) for names in class_columns if known <= set(names)), None)
+        if read is None:
+            raise InvalidInputError(
+                f"labels have the names {_listed(sorted(known))}, columns of pred_probs {_listed(class_columns[0])}: "
+                f"{give}"
+            )
+        return read
     if categories is not None and len(categories) == n_classes:
         if list(categories) != sorted(categories):
             raise InvalidInputError(
@@ -460,8 +487,10 @@ def learn_names(
         return tuple(categories)
     names = sorted(known)
     if len(names) != n_classes:
-        more = f"{n_classes + 1:,} distinct names or more" if len(names) > n_classes else _n_names(len(names))
-        raise InvalidInputError(f"labels have {more} ({_listed(names)}), pred_probs has {n_classes:,} classes: {give}")
+        found = f"{_n_names(len(names))} ({_listed(names)})"
+        if len(names) > n_classes:
+            found = f"more than {n_classes:,} distinct names, such as {', '.join(map(repr, names[:_UNKNOWN_NAMED]))}"
+        raise InvalidInputError(f"labels have {found}; pred_probs has {n_classes:,} classes: {give}")
     if all(name.isdecimal() for name in names) and sorted(names, key=int) != names:
         raise InvalidInputError(
             f"labels are numbers written as text ({_listed(names)}), whose order is in doubt: give them as integers, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from labelsieve.errors import InputTypeError, InvalidInputError
@@ -23,7 +25,17 @@ class MemoryTable:
         self._data, self.where = data, f"the {_kind(data)}"
         self.names: list[str] = _names(data)
 
-    def source(self, name: str, wanted: Any) -> Source:
+    def taken(self, named: Mapping[str, Any]) -> MemoryTable:
+        """Return a table of the columns that are meant, all taken at once.
+
+        A query runs each time that its rows are asked for, and may give them in another order each time.
+        """
+        chosen = [choose_columns(name, wanted, self.names, self.where) for name, wanted in named.items()]
+        found = MemoryTable(_to_arrow(self._data, list(dict.fromkeys(itertools.chain(*chosen)))))
+        found.where = self.where
+        return found
+
+    def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> Source:
         """Return the source of one or more columns."""
         chosen = choose_columns(name, wanted, self.names, self.where)
         table = _to_arrow(self._data, list(chosen))
@@ -33,7 +45,12 @@ class MemoryTable:
             return common_length(name, column, counts, self.where)
 
         columns: Columns = columns_of(
-            name, list(chosen) if len(chosen) > 1 else chosen[0], table.schema, self.where, list_width
+            name,
+            list(chosen) if len(chosen) > 1 else chosen[0],
+            table.schema,
+            self.where,
+            list_width,
+            with_nulls=with_nulls,
         )
         return BatchesSource.of_table(
             table.combine_chunks().to_batches() if columns.width is None else table.to_batches(), columns

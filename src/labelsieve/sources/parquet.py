@@ -79,7 +79,7 @@ class ParquetTable:
         n_leaves = [_n_leaves(field.type) for field in self._schema]
         self._leaf = np.cumsum([0, *n_leaves])
 
-    def source(self, name: str, wanted: Any) -> ParquetSource:
+    def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> ParquetSource:
         """Return the source of one or more columns.
 
         Parameters
@@ -88,6 +88,8 @@ class ParquetTable:
             ``labels``, ``pred_probs`` or ``ids``.
         wanted : str or sequence of str
             Which columns, as the user says it.
+        with_nulls : bool
+            Whether a label may be null.
         """
         metadata, where = _metadata(self._file), self._file.where
 
@@ -96,7 +98,7 @@ class ParquetTable:
             groups = map(metadata.row_group, range(metadata.num_row_groups))
             return common_length(name, column, ((g.num_rows, g.column(leaf).num_values) for g in groups), where)
 
-        columns = columns_of(name, wanted, self._schema, where, list_width)
+        columns = columns_of(name, wanted, self._schema, where, list_width, with_nulls=with_nulls)
         leaves = [int(self._leaf[self.names.index(column)]) for column in columns.columns]
         return ParquetSource(self._file, columns, leaves)
 
@@ -121,6 +123,7 @@ class ParquetSource(Source):
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
         super().__init__((metadata.num_rows, *columns.shape), columns.dtype)
         self.file, self.columns, self.leaves = file, columns, tuple(leaves)
+        self.class_columns = columns.class_columns
         self.ends: npt.NDArray[np.int64] = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
         sizes = [[group.column(leaf) for leaf in self.leaves] for group in groups if group.num_rows]
         stored = [sum(column.total_compressed_size for column in columns) for columns in sizes]

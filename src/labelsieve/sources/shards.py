@@ -57,8 +57,9 @@ class ShardsSource(Source):
         self.listed_at = self._where = where
         self.in_memory = any(shard.in_memory for shard in shards)
         self.ignored = first.ignored
-        self.has_whole_rows, self.summarizer = first.has_whole_rows, first.summarizer
+        self.summarizer = first.summarizer
         largest = max(shards, key=lambda shard: shard.decoding_bytes)
+        self.class_columns = first.class_columns
         self.decoding_bytes, self.decoding_note = largest.decoding_bytes, largest.decoding_note
         self._ends = np.cumsum([shard.n_rows for shard in shards])
 

@@ -61,7 +61,6 @@ class SummarySource(Source):
         Structured dtype of the rows.
     """
 
-    has_whole_rows = False
     summarizer = RecordedSummarizer
 
     def __init__(

@@ -15,7 +15,7 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.arrow_files import ArrowTable
 from labelsieve.sources.base import Source
 from labelsieve.sources.columns import arrow
-from labelsieve.sources.memory_tables import open_memory_table
+from labelsieve.sources.memory_tables import MemoryTable, open_memory_table
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.open_path import url_beside
 from labelsieve.sources.parquet import ParquetTable
@@ -46,11 +46,16 @@ class Table(Protocol):
     names: list[str]
     where: str
 
-    def source(self, name: str, wanted: Any) -> Source:
-        """Return the source of the columns that the user means by `wanted`, called `name` in messages."""
+    def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> Source:
+        """Return the source of the columns that the user means by `wanted`, called `name` in messages.
+
+        `with_nulls` accepts nulls among labels.
+        """
 
 
-def open_columns(data: Any, labels: Any, pred_probs: Any, ids: Any = None) -> tuple[Any, Any, Any]:
+def open_columns(
+    data: Any, labels: Any, pred_probs: Any, ids: Any = None, *, null_labels: bool = False
+) -> tuple[Any, Any, Any]:
     """Return labels, probabilities and ids, with sources in place of those that are columns of a table.
 
     Only footers are read. Text is the name of a column; anything else, such as an array or a `Path`, is returned as it
@@ -64,6 +69,8 @@ def open_columns(data: Any, labels: Any, pred_probs: Any, ids: Any = None) -> tu
         Column of labels, and of the user's names of rows.
     pred_probs : str, list of str or object
         A column of lists, or one column for each class: as a list, or as a pattern such as ``"p_*"``.
+    null_labels : bool
+        Whether rows without a label are accepted.
 
     Raises
     ------
@@ -82,8 +89,13 @@ def open_columns(data: Any, labels: Any, pred_probs: Any, ids: Any = None) -> tu
     if "labels" not in named and "pred_probs" not in named:
         raise InputTypeError("data is a table, so name its columns: labels='label', pred_probs='probs'")
     table = open_table(data)
-    sources = {name: table.source(name, one) for name, one in named.items()}
+    table = table.taken(named) if isinstance(table, MemoryTable) else table
+    sources = {
+        name: table.source(name, one, with_nulls=null_labels and name == "labels") for name, one in named.items()
+    }
     found = {"labels": labels, "pred_probs": pred_probs, "ids": ids} | sources
+    if "labels" in named and type(data).__module__.partition(".")[0] == "pandas":
+        found["labels"] = data[labels]  # whose categories have an order
     return found["labels"], found["pred_probs"], found["ids"]
 
 
@@ -123,8 +135,8 @@ class _Files:
         self._is_folder = len(tables) > 1 or where != tables[0].where
         self.names: list[str] = self._tables[0].names
 
-    def source(self, name: str, wanted: Any) -> Source:
-        parts = [table.source(name, wanted) for table in self._tables]
+    def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> Source:
+        parts = [table.source(name, wanted, with_nulls=with_nulls) for table in self._tables]
         found = parts[0] if len(parts) == 1 else ShardsSource.checked(name, parts, self.where)
         found.listed_at = self.where if self._is_folder else None
         return found

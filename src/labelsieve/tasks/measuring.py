@@ -168,7 +168,9 @@ class MeasuringWork:
 
 
 def _undecoded(rows: RowRange | Block, sizes: list[int]) -> RowRange | Block:
-    return RowRange(_StoredRows(rows.source, sizes), rows.start, rows.stop) if isinstance(rows, RowRange) else rows
+    if not isinstance(rows, RowRange):
+        return rows
+    return RowRange(_StoredRows(rows.source, sizes), rows.start, rows.stop, rows.origin)
 
 
 def _row_bytes(rows: RowRange | Block) -> int:
