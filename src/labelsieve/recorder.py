@@ -27,6 +27,8 @@ Rows are written every `flush_rows` rows, and when the recorder closes. A proces
 since then. With ``resume=True`` its part goes on: `Recorder.rows_recorded` says how many rows given to `update` are
 safe, so that a loop in the same order can skip them; with `rows=` it can also start over.
 
+After an error in the ``with`` block what was recorded before it is written, and the part stays open.
+
 A part that was not closed cannot be read: the error names it. A part that exists is an error without ``resume=True``,
 and so are two recorders of the same part at a time. (On a disk the second one is refused. An object store has no locks:
 there the recorder that was opened last goes on, and the other one fails at its next flush. Their rows never mix.)
@@ -154,7 +156,7 @@ class Recorder:
     resume : bool
         Whether to go on with a part that exists.
     allow_zero_rows, allow_unnormalized_rows : bool
-        As in `labelsieve.find_label_issues`.
+        As in `labelsieve.find_label_issues`, which needs the first one again.
 
     Raises
     ------

@@ -145,6 +145,16 @@ def test_a_workdir_and_an_output_work_as_for_arrays(tmp_path):
     assert_same_bits(again, want)
 
 
+def test_a_recording_that_has_grown_is_another_input_to_a_workdir(tmp_path):
+    record(tmp_path / "recording", LABELS[:500], PROBS[:500], n_parts=1)
+    find_recorded(tmp_path / "recording", workdir=tmp_path / "work")
+    with Recorder(tmp_path / "recording", N_CLASSES, part=1) as recorder:
+        recorder.update(LABELS[500:], PROBS[500:])
+    with pytest.raises(WorkdirError, match=r"pred_probs.shape was \[500, 6\], is \[900, 6\]"):
+        find_recorded(tmp_path / "recording", workdir=tmp_path / "work")
+    assert_same_bits(find_recorded(tmp_path / "recording", workdir=tmp_path / "work", fresh=True), find(LABELS, PROBS))
+
+
 def test_little_memory_is_enough(tmp_path, small_blocks):
     record(tmp_path, LABELS, PROBS, rows=shuffled(N_ROWS), flush_rows=60)
     assert_same_bits(find_recorded(tmp_path, max_memory="400MB"), find(LABELS, PROBS))
@@ -575,6 +585,13 @@ def test_rows_that_are_given_without_a_label(tmp_path, numbered, settings):
     assert_same_bits(got, want)
     with pytest.raises(InvalidInputError, match="ignore_label is for the recorder"):
         find_recorded(tmp_path, ignore_label=255)
+
+
+def test_numbers_that_seem_to_be_names(tmp_path):
+    with Recorder(tmp_path, N_CLASSES) as recorder:
+        recorder.update(LABELS[:2], PROBS[:2], rows=[5, 12_345_678])
+    with pytest.raises(InvalidInputError, match=r"2 rows were recorded in .*, with numbers up to 12,345,678: .*ids="):
+        find_recorded(tmp_path)
 
 
 def test_n_rows_counts_rows_without_numbers_too(tmp_path):

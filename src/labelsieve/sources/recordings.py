@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -39,6 +39,9 @@ from labelsieve.storage.urls import is_web
 
 # Bytes of blocks that an open source holds, of all segments together. With many segments it is a block of each.
 _HELD_BYTES: Final = 32_000_000
+# Numbers of rows that are more than this, and of which at most one in as many was recorded, are taken for names.
+_MOST_GAPS: Final = 1_000_000
+_MOST_TIMES: Final = 10
 # Bytes of rows that are merged at a time.
 _MERGED_BYTES: Final = 16_000_000
 # Rows whose ids are compared at a time.
@@ -96,7 +99,12 @@ class Recording:
         recording = cls(folder, settings, tuple(segments))
         if recording.by_position and recording.id_dtype is not None:
             recording = replace(recording, dropped=repeated_ids(recording))
-        wanted = settings.n_rows
+        wanted, n_stored = settings.n_rows, sum(segment.n_rows for segment in segments)
+        if wanted is None and recording.n_rows > max(_MOST_GAPS, _MOST_TIMES * n_stored):
+            raise InvalidInputError(
+                f"{n_stored:,} rows were recorded in {folder.where}, with numbers up to {recording.n_rows - 1:,}: if "
+                "these are names of rows, give them as ids=; otherwise give n_rows="
+            )
         if recording.by_position and wanted not in (None, recording.n_rows):
             raise InvalidInputError(f"{recording.n_rows:,} rows were recorded in {folder.where}, n_rows is {wanted:,}")
         return recording
@@ -192,10 +200,12 @@ class _Recorded(Source):
         return super().identity() | {"recorder": asdict(self.recording.settings), "fields": str(self.row_dtype)}
 
     def _content(self) -> Any:
-        """Return what changes with any row: the checksums of all blocks."""
-        segments = self.recording.segments
-        checksums = [zlib.crc32(segment.layout.checksums.tobytes()) for segment in segments]
-        return [[s.name, s.base, s.n_rows, c] for s, c in zip(segments, checksums, strict=True)]
+        """Return a digest of what changes with any row: the checksums of all blocks."""
+        digest = hashlib.blake2b(digest_size=16)
+        for segment in self.recording.segments:
+            digest.update(f"{segment.name} {segment.base} {segment.n_rows}".encode())
+            digest.update(segment.layout.checksums.astype("<u4").tobytes())
+        return digest.hexdigest()
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that describes only the segments with some of these rows."""
