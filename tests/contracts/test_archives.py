@@ -139,7 +139,7 @@ def test_cluster_forks_and_workdir(want, tmp_path, form):
     path = tmp_path / f"all{FORMS[form]}"
     save(form, path, labels=LABELS, p=PROBS, q=PROBS)
     settings = {"batch_size": 50, "partition_batches": 2}
-    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as client:
         assert_same_bits(find(f"{path}::labels", f"{path}::p", client=client, **settings), want)
     if form != "compressed":
         got = find(f"{path}::labels", f"{path}::p", n_jobs=2, **settings)

@@ -98,7 +98,7 @@ def test_files_as_numpy_saves_arrays_of_ml_dtypes(want, tmp_path):
 def test_cluster(want, tmp_path):
     np.save(tmp_path / "p.npy", HALF)
     settings = {"batch_size": 50, "partition_batches": 2, **OPTION}
-    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as client:
+    with Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0") as client:
         for probs in (HALF, tmp_path / "p.npy", da.from_array(HALF, chunks=(100, 6))):
             assert_same_bits(find(LABELS, probs, client=client, **settings), want)
 

@@ -127,7 +127,7 @@ def test_forked_processes(want, tmp_path):
 def test_cluster(want, tmp_path):
     np.save(tmp_path / "x.npy", LOGITS)
     settings = {"batch_size": 50, "partition_batches": 2}
-    with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as client:
+    with Client(n_workers=1, threads_per_worker=2, processes=False, dashboard_address="127.0.0.1:0") as client:
         for logits in (LOGITS, tmp_path / "x.npy", da.from_array(LOGITS, chunks=(100, 6))):
             assert_same_bits(found(logits, client=client, **settings), want)
 

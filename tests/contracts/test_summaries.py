@@ -382,7 +382,7 @@ def test_the_command_line_takes_files_of_summaries(tmp_path, recorded, capsys):
 def client():
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None, memory_limit="2GB"
+            n_workers=2, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", memory_limit="2GB"
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):
