@@ -720,3 +720,15 @@ def test_the_query_of_the_page_counts_what_is_no_distribution():
     rows = ", ".join(f"('{one}'::DOUBLE[])" for one in lists)
     connection.sql(f"CREATE TABLE predictions AS SELECT * FROM (VALUES {rows}) AS t(probs)")
     assert connection.sql(queries()[-1]).fetchall() == [(len(lists) - 1,)]
+
+
+def test_files_that_are_no_tables_are_called_summaries(tmp_path):
+    np.save(tmp_path / "labels.npy", np.zeros(3, int))
+    for place, message in {
+        "none.parquet": "there is no file .*none.parquet",
+        "labels.npy": ".*labels.npy is neither a Parquet nor an Arrow file",
+        "": ".* has no files whose names end in",
+        "*.arrow": "no file matches",
+    }.items():
+        with pytest.raises(InvalidInputError, match=f"^summaries: {message}"):
+            labelsieve.find_label_issues(summaries=f"{tmp_path}/{place}", n_classes=2)
