@@ -45,6 +45,7 @@ from labelsieve.settings import (
     check_one_of,
 )
 from labelsieve.sources.base import Source
+from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.sources.open_array import Opened, ignored_value, open_labels, open_pred_probs
 from labelsieve.sources.retries import RETRIES, retry
 
@@ -59,6 +60,8 @@ class RunOptions(TypedDict, total=False):
 
     batch_size: int | Auto
     partition_batches: int | Auto
+    from_logits: bool
+    dtype: Any
     allow_zero_rows: bool
     allow_unnormalized_rows: bool
     progress: bool | None
@@ -95,9 +98,9 @@ def num_label_issues(
         predicted, or nearly so; ``off_diagonal_calibrated``, the rows off the diagonal of the joint that is calibrated
         to all rows of each label; ``off_diagonal_custom``, the same for the given `confident_joint`.
     **options
-        ``batch_size``, ``partition_batches``, ``allow_zero_rows``, ``allow_unnormalized_rows``, ``progress``,
-        ``client``, ``workdir``, ``fresh``, ``wait``, ``max_memory``, ``retries``, ``ignore_label`` (a number): as in
-        `labelsieve.find_label_issues`.
+        ``batch_size``, ``partition_batches``, ``from_logits``, ``dtype``, ``allow_zero_rows``,
+        ``allow_unnormalized_rows``, ``progress``, ``client``, ``workdir``, ``fresh``, ``wait``, ``max_memory``,
+        ``retries``, ``ignore_label`` (a number): as in `labelsieve.find_label_issues`.
 
     Returns
     -------
@@ -122,7 +125,7 @@ def num_label_issues(
         if confident_joint is None:
             raise InvalidInputError(f"estimation_method={_CUSTOM!r} needs a confident_joint")
         entries = entries_of("confident_joint", confident_joint)
-        n_classes = int(open_pred_probs(pred_probs).shape[1])
+        n_classes = int(open_pred_probs(pred_probs, check_dtype(options.get("dtype"))).shape[1])
         if entries.size != n_classes:
             raise InvalidInputError(f"confident_joint has {entries.size:,} classes, pred_probs {n_classes:,}")
         return off_diagonal_rows(

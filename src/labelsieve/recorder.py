@@ -103,7 +103,7 @@ import logging
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Final, Self, SupportsIndex
+from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -111,7 +111,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.confident_learning.validation import MAX_RANGES, Findings, RowChecks, errors_in, raise_or_warn
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
-from labelsieve.settings import check_flag, check_whole_number
+from labelsieve.settings import check_flag, check_ignored_number, check_whole_number
 from labelsieve.sources.batches import SCORES, BatchSummarizer, check_batch, rename_rows
 from labelsieve.sources.device_arrays import is_on_device, on_host, without_gradient
 from labelsieve.sources.part_writer import PartWriter
@@ -211,10 +211,7 @@ class Recorder:
         if classes_per_row > n_classes:
             raise InvalidInputError(f"classes_per_row is {classes_per_row:,}, there are {n_classes:,} classes")
         self._checks = RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows)
-        if ignore_label is not None and (isinstance(ignore_label, bool) or not isinstance(ignore_label, SupportsIndex)):
-            raise InvalidInputError(f"ignore_label must be a whole number or None, not {ignore_label!r}")
-        ignored = None if ignore_label is None else int(ignore_label)
-        self._summarizer = BatchSummarizer(self._settings, self._checks, ignored)
+        self._summarizer = BatchSummarizer(self._settings, self._checks, check_ignored_number(ignore_label))
         self.part = check_whole_number("part", part, 0)
         flush_rows = check_whole_number("flush_rows", flush_rows, 1)
         self._writer = PartWriter(self._folder, self.part, self._settings, flush_rows, resume=resume)

@@ -188,6 +188,21 @@ def check_ignore_label(value: object) -> IgnoreLabel:
     return int(value)
 
 
+def check_ignored_number(value: object) -> int | None:
+    """Return the `ignore_label` of a batch as an int; None if each row has a label.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything but a whole number.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        raise InvalidInputError(f"ignore_label must be a whole number or None, not {value!r}")
+    return int(value)
+
+
 def check_seconds(name: str, value: object) -> float:
     """Return `value` as a float, or raise unless it is a number of seconds."""
     if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < float("inf"):

@@ -130,11 +130,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Ints
 from labelsieve.confident_learning.recorded_summaries import RECORDABLE, ROW_SUM
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.validation import RowChecks, raise_or_warn
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.settings import Settings, check_flag
+from labelsieve.settings import Settings, check_flag, check_ignored_number
 from labelsieve.sources.base import Source
 from labelsieve.sources.logits import LogitsSource
 from labelsieve.sources.open_array import check_lengths, open_labels, open_pred_probs
@@ -146,6 +147,7 @@ __all__ = ["summarize_batch"]
 
 # Classes are signed, as Spark and most databases have no other integers.
 _CLASS_DTYPE: Final = np.dtype(np.int32)
+_CLASS_LIMITS: Final = np.iinfo(_CLASS_DTYPE)
 
 
 def summarize_batch(
@@ -156,6 +158,7 @@ def summarize_batch(
     scores: Sequence[str] = (),
     row: Any = None,
     id: Any = None,  # noqa: A002  # the name of the column
+    ignore_label: int | None = None,
     allow_zero_rows: bool = False,
     allow_unnormalized_rows: bool = False,
 ) -> dict[str, npt.NDArray[Any]]:
@@ -165,7 +168,7 @@ def summarize_batch(
     ----------
     labels : (n,) array-like of int
         Given class of each row, 0..K-1.
-    pred_probs : (n, K) array-like of float16, float32 or float64
+    pred_probs : (n, K) array-like of float16, bfloat16, float32 or float64
         Out-of-sample probabilities of each class, or logits.
     from_logits : bool
         Whether `pred_probs` holds logits: probabilities are their softmax, in float64.
@@ -176,15 +179,18 @@ def summarize_batch(
         Numbers of the rows in the whole dataset.
     id : (n,) array-like of int or str, optional
         Your own names of the rows.
+    ignore_label : int, optional
+        The label of rows that have none, such as -1 or 255. Their probabilities are not looked at, and the column
+        ``label`` keeps that number: give the same `ignore_label` to `labelsieve.find_label_issues`.
     allow_zero_rows, allow_unnormalized_rows : bool
         As in `labelsieve.find_label_issues`, where the first is needed too.
 
     Returns
     -------
     dict of str to (n,) array
-        ``label`` and ``predicted`` (int32), ``p_label`` and ``p_predicted`` (the dtype of `pred_probs`, of logits
-        float64), the `scores` (float64), and ``row`` and ``id`` if they are given. A batch without rows has columns
-        without rows.
+        ``label`` and ``predicted`` (int32), ``p_label`` and ``p_predicted`` (the dtype of `pred_probs`; of bfloat16
+        float32, of logits float64), the `scores` (float64), and ``row`` and ``id`` if they are given. A batch without
+        rows has columns without rows.
 
     Raises
     ------
@@ -211,6 +217,7 @@ def summarize_batch(
         _checked_scores(scores),
         RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
     )
+    ignored = check_ignored_number(ignore_label)
     opened_labels, opened = open_labels(labels), open_pred_probs(pred_probs)
     if not isinstance(opened_labels, Source) or not isinstance(opened, Source):
         raise InputTypeError("summarize_batch takes a batch in memory, not a Dask array: give .compute() of its rows")
@@ -225,7 +232,12 @@ def summarize_batch(
     summary = SummaryBlock.empty(0, n_classes, dtype)
     if n_rows:
         partition = Partition(
-            Batches(0, ((0, n_rows),)), RowRange(opened_labels), RowRange(opened), n_classes, opened.dtype
+            Batches(0, ((0, n_rows),)),
+            RowRange(opened_labels),
+            RowRange(opened),
+            n_classes,
+            opened.dtype,
+            ignored,
         )
         for number, settings in enumerate([_settings_of(name) for name in wanted] or [Settings()]):
             summary, totals = read_rows(partition, settings)
@@ -237,12 +249,21 @@ def summarize_batch(
     else:
         recorded = {name: np.empty(0) for name in wanted}
     columns: dict[str, npt.NDArray[Any]] = {
-        "label": summary.label.astype(_CLASS_DTYPE),
+        "label": _given_labels(summary.label, n_classes, ignored),
         "predicted": summary.predicted.astype(_CLASS_DTYPE),
         "p_label": summary.p_label,
         "p_predicted": summary.p_predicted,
     }
     return columns | recorded | names
+
+
+def _given_labels(labels: Ints, n_classes: int, ignored: int | None) -> Ints:
+    """Return the labels of a batch, with the user's own value where a row has none."""
+    fits = ignored is None or _CLASS_LIMITS.min <= ignored <= _CLASS_LIMITS.max
+    given: Ints = labels.astype(_CLASS_DTYPE if fits else np.int64)
+    if ignored is not None:
+        given[labels == n_classes] = ignored
+    return given
 
 
 def _checked_scores(scores: Sequence[str]) -> tuple[str, ...]:

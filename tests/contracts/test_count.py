@@ -350,3 +350,23 @@ def test_without_scipy_the_pip_line_is_told_before_anything_is_read(monkeypatch)
     py, noise, _ = count.estimate_latent(np.eye(5), draws.draw(50, 5)[0], dense=True)
     assert noise.tolist() == np.eye(5).tolist()
     assert py.sum() == pytest.approx(1)
+
+
+def test_logits_and_raw_bfloat16_are_counted_as_their_probabilities():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(scale=2, size=(300, 4))
+    labels = np.where(rng.random(300) < 0.8, logits.argmax(axis=1), rng.integers(0, 4, 300))
+    exps = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probs = exps / exps.sum(axis=1, keepdims=True)
+    wanted = count.compute_confident_joint(labels, probs, dense=True, **CUT)
+    found = count.compute_confident_joint(labels, logits, from_logits=True, dense=True, **CUT)
+    np.testing.assert_array_equal(found, wanted)
+    bits = probs.astype(np.float32).view(np.uint32) >> 16
+    raw, narrow = bits.astype(np.uint16), (bits << 16).view(np.float32)
+    options = CUT | {"dtype": "bfloat16"}
+    np.testing.assert_array_equal(
+        count.compute_confident_joint(labels, raw, dense=True, **options),
+        count.compute_confident_joint(labels, narrow, dense=True, **CUT),
+    )
+    custom = {"estimation_method": "off_diagonal_custom", "confident_joint": wanted}
+    assert count.num_label_issues(labels, raw, **custom, **options) == count.num_label_issues(labels, probs, **custom)

@@ -632,6 +632,30 @@ def test_batches_of_any_size_are_the_table(dtype):
     assert table["normalized_margin"].tobytes() == scores.tobytes()
 
 
+@pytest.mark.parametrize("ignored", [-1, 255, 1, 1 << 40])
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_a_batch_may_have_rows_without_a_label(ignored, from_logits):
+    labels, probs = np.where(ROWS % 50 == 3, ignored, LABELS), PROBS.copy()
+    probs[labels == ignored] = np.nan
+    choices = {"scores": ("normalized_margin",), "ignore_label": ignored, "from_logits": from_logits}
+    batches = [
+        labelsieve.summarize_batch(labels[rows], probs[rows], **choices)
+        for rows in (slice(0, 0), slice(0, 53), slice(53, 54), slice(54, 1000))
+    ]
+    table = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    assert (table["label"] == labels).all()
+    how = {"method": "normalized_margin", "ignore_label": ignored}
+    want = find_in_arrays(probs, labels, from_logits=from_logits, **how)
+    assert want.n_ignored == np.count_nonzero(labels == ignored)
+    assert_same_bits(find(table, **how), want)
+
+
+def test_a_label_that_stands_for_none_is_a_number():
+    for value in ("unknown", 1.5, True):
+        with pytest.raises(InvalidInputError, match="ignore_label must be a whole number or None"):
+            labelsieve.summarize_batch(LABELS, PROBS, ignore_label=value)
+
+
 def test_a_batch_of_lists_and_of_tables():
     want = labelsieve.summarize_batch(LABELS, PROBS, id=ROWS)
     frame = pd.DataFrame(PROBS)
@@ -736,3 +760,15 @@ def test_the_query_of_the_page_counts_what_is_no_distribution():
     rows = ", ".join(f"('{one}'::DOUBLE[])" for one in lists)
     connection.sql(f"CREATE TABLE predictions AS SELECT * FROM (VALUES {rows}) AS t(probs)")
     assert connection.sql(queries()[-1]).fetchall() == [(len(lists) - 1,)]
+
+
+def test_files_that_are_no_tables_are_called_summaries(tmp_path):
+    np.save(tmp_path / "labels.npy", np.zeros(3, int))
+    for place, message in {
+        "none.parquet": "there is no file .*none.parquet",
+        "labels.npy": ".*labels.npy is neither a Parquet nor an Arrow file",
+        "": ".* has no files whose names end in",
+        "*.arrow": "no file matches",
+    }.items():
+        with pytest.raises(InvalidInputError, match=f"^summaries: {message}"):
+            labelsieve.find_label_issues(summaries=f"{tmp_path}/{place}", n_classes=2)

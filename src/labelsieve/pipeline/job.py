@@ -9,7 +9,6 @@ import time
 import uuid
 import warnings
 import weakref
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from labelsieve.confident_learning.selections import RowSelection
 from labelsieve.confident_learning.summarizer import ScanTotals
 from labelsieve.confident_learning.summary_counts import issue_totals
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
-from labelsieve.confident_learning.validation import Finding, notes_of, raise_or_warn
+from labelsieve.confident_learning.validation import notes_of, raise_or_warn
 from labelsieve.errors import (
     InvalidInputError,
     LabelsieveWarning,
@@ -49,8 +48,9 @@ from labelsieve.pipeline.forecast_settings import NO_FORECAST, ForecastSettings
 from labelsieve.pipeline.growing_grid import arrays_of, partitions_by_array
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.label_mapping import LabelMapping
 from labelsieve.pipeline.member_accuracy import member_accuracies
-from labelsieve.pipeline.opening import open_given, open_inputs, open_pair
+from labelsieve.pipeline.opening import given_places, open_given, open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.plan import Plan, make_plan, workload
 from labelsieve.pipeline.planned_time import forecast_run
@@ -63,21 +63,9 @@ from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
 from labelsieve.sources.base import Source
-from labelsieve.sources.ensemble import Ensemble, EnsembleSource
-from labelsieve.sources.folds import Folds
-from labelsieve.sources.label_names import (
-    FloatTable,
-    NameTable,
-    are_names,
-    category_names,
-    column_names,
-    describe_unknown,
-    learn_names,
-    mapped,
-    mapping_note,
-    open_label_values,
-)
-from labelsieve.sources.open_array import Opened, ignored_value, open_labels, where_is
+from labelsieve.sources.ensemble import EnsembleSource
+from labelsieve.sources.label_names import open_label_values
+from labelsieve.sources.open_array import open_labels, where_is
 from labelsieve.sources.retries import retry
 from labelsieve.storage.folders import Folder, LocalFolder, open_folder, shared_probe, temporary_folder
 from labelsieve.tasks.checkpoint import Records, digest
@@ -122,13 +110,10 @@ class Job:
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
         self._attempts = settings.retries + 1
         if self.output is not None:
-            arrays = pred_probs.members if isinstance(pred_probs, Ensemble) else [pred_probs]
-            arrays = [one for fold in pred_probs.folds for one in fold] if isinstance(pred_probs, Folds) else arrays
-            inputs = (settings.data, settings.summaries, labels, *arrays, settings.ids)
-            check_output(self.output, [os.fspath(one) for one in inputs if isinstance(one, str | os.PathLike)])
+            inputs = (settings.data, settings.summaries, labels, pred_probs, settings.ids)
+            check_output(self.output, [place for one in inputs for place in given_places(one)])
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
-        ignore_label = settings.ignore_label
         limit = free_bytes() if self.executor.is_cluster else self.executor.limit
         labels, pred_probs, ids = open_given(labels, pred_probs, settings, limit)
         self.pair = open_pair(
@@ -137,7 +122,7 @@ class Job:
             from_logits=settings.from_logits,
             allow_zero_rows=settings.allow_zero_rows,
             dtype=settings.dtype,
-            open_as=partial(open_label_values, ignore_label=ignore_label) if named else open_labels,
+            open_as=partial(open_label_values, ignore_label=settings.ignore_label) if named else open_labels,
         )
         if isinstance(self.pair[1], Source):
             self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
@@ -145,54 +130,18 @@ class Job:
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         n_rows, n_classes = self.pair[1].shape
         self._places = {"labels": where_is(self.pair[0]), "pred_probs": where_is(self.pair[1])}
-        self._names = check_class_names(settings.class_names, n_classes)
-        self._values, self._given_names = self.pair[0], (category_names(labels), column_names(pred_probs))
-        self._table, self._note = self._table_of(self._values), ""
-        if self._table is None:
-            self._ignored = ignored_value(self.pair[0], ignore_label)
-        else:
-            self.pair = mapped(self._values, self._table), self.pair[1]
-            self._ignored = self._table.ignored
+        names = check_class_names(settings.class_names, n_classes)
+        self._mapping = LabelMapping.of(self.pair[0], settings.ignore_label, names, labels, pred_probs)
+        self._ignored = self._mapping.ignored
+        self.pair = self._mapping.labels, self.pair[1]
         self._ids = open_ids(ids, n_rows)
         self.filter.check_classes(n_classes)
 
-    def _table_of(self, labels: Opened) -> NameTable | FloatTable | None:
-        """Return what maps labels to classes, as far as names are known yet; None for labels that are classes."""
-        if not are_names(labels):
-            return None
-        if labels.dtype.kind == "f":
-            return FloatTable()
-        names = self._names or ()
-        twice = [name for name, count in Counter(names).items() if count > 1]
-        if twice:
-            raise InvalidInputError(f"labels are names, and class_names has {twice[0]!r} for several classes")
-        return NameTable(names, self.settings.ignore_label)
-
     def _learn_names(self) -> None:
         """Read the labels for the names of the classes, if labels are names and the user gave none."""
-        if not isinstance(self._table, NameTable) or self._table.names:
-            return
-        categories, columns = self._given_names
-        ignore_label = self.settings.ignore_label
-        opened = self.pair[1]
-        readings = opened.class_columns if isinstance(opened, Source) else ()
-        names = retry(
-            *(self._attempts, learn_names, self._values, opened.shape[1], ignore_label, columns, categories, readings)
-        )
-        self._names, self._table, self._note = names, NameTable(names, ignore_label), mapping_note(names)
-        self.pair = mapped(self._values, self._table), self.pair[1]
-
-    def _describe_labels(self) -> Callable[[Finding], str] | None:
-        """Return what describes labels that are no classes, where labels are names."""
-        table, values = self._table, self._values
-        if table is None:
-            return None
-
-        def describe(found: Finding) -> str:
-            rows = partial(describe_unknown, values, table.names)
-            return retry(self._attempts, rows, found)
-
-        return describe
+        if self._mapping.needs_names:
+            self._mapping = retry(self._attempts, self._mapping.learned, self.pair[1])
+            self.pair = self._mapping.labels, self.pair[1]
 
     def run(self) -> LabelIssues:
         """Run all steps, and publish the result last."""
@@ -418,7 +367,7 @@ class Job:
             score_parts=StoredScores(stage.group) if stage is not None else table.scores(),
             settings=self.filter.settings,
             facts=replace(self._facts(setup, scanned, totals.note), misfit=misfit),
-            class_names=self._names,
+            class_names=self._mapping.class_names,
             ids=self._ids,
         )
         if stage is not None:
@@ -454,7 +403,7 @@ class Job:
             seconds=time.perf_counter() - self._started,
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
             versions=loaded_versions(),
-            notes=notes_of(total.findings) + ((f"{note}.",) if note else ()) + ((self._note,) if self._note else ()),
+            notes=(*notes_of(total.findings), *(text for text in (note and f"{note}.", self._mapping.note) if text)),
             inputs=self._places,
             finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         )
@@ -467,7 +416,9 @@ class Job:
         if not counts.any():
             n_rows = self.pair[1].shape[0]
             raise InvalidInputError(f"no row has a label: all {n_rows:,} are {self.settings.ignore_label!r}")
-        raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, counts, self._describe_labels())
+        mapping = self._mapping
+        describe = None if mapping.table is None else partial(retry, self._attempts, mapping.describe_unknown)
+        raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, counts, describe)
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that issues may take if they are sorted in this process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -70,6 +71,15 @@ def open_given(labels: Any, pred_probs: Any, settings: JobSettings, limit: int) 
         opening = partial(open_columns, null_labels=settings.ignore_label is None)
         return retry(attempts, opening, settings.data, labels, pred_probs, ids)
     return labels, pred_probs, ids
+
+
+def given_places(given: Any) -> list[str]:
+    """Return the paths and URLs in one argument: itself, or those of the members of an ensemble or of folds."""
+    if isinstance(given, Ensemble):
+        return [place for member in given.members for place in given_places(member)]
+    if isinstance(given, Folds):
+        return [place for fold in given.folds for one in fold for place in given_places(one)]
+    return [os.fspath(given)] if isinstance(given, str | os.PathLike) else []
 
 
 def open_pair(

@@ -117,12 +117,13 @@ def _widen(bits: npt.NDArray[Any], out: Floats) -> Floats:
     return out
 
 
-def _widened_block(block: npt.NDArray[Any]) -> Floats:
+def widened_bits(block: npt.NDArray[Any]) -> Floats:
+    """Return a block of bfloat16 values, or of their bits, in float32."""
     return _widen(np.asarray(block), np.empty(block.shape, np.float32))
 
 
 def _widened_blocks(array: da.Array) -> da.Array:
-    found: da.Array = array.map_blocks(_widened_block, dtype=np.float32, meta=np.empty((0, 0), np.float32))
+    found: da.Array = array.map_blocks(widened_bits, dtype=np.float32, meta=np.empty((0, 0), np.float32))
     return found
 
 
@@ -140,7 +141,7 @@ class Bfloat16Source(DerivedSource):
 
     def convert(self, rows: npt.NDArray[Any], first_row: int) -> Floats:  # noqa: ARG002  # no messages
         """Return the values in float32."""
-        return _widen(rows, np.empty(rows.shape, np.float32))
+        return widened_bits(rows)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading."""

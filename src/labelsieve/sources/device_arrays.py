@@ -14,6 +14,7 @@ from labelsieve.confident_learning.row_sums import NOTED_DIFFERENCE
 from labelsieve.errors import InputTypeError, MissingDependencyError
 from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.arrays import in_memory
+from labelsieve.sources.bfloat16 import widened_bits
 
 # Device types of DLPack whose memory the processor reads: its own, and pinned memory of CUDA and ROCm.
 _HOST_DEVICES: Final = frozenset({1, 3, 11})
@@ -69,11 +70,9 @@ class Bfloat16Rows:
     def __init__(self, bits: npt.NDArray[np.uint16]) -> None:
         self._bits, self.shape = bits, bits.shape
 
-    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
+    def __getitem__(self, rows: slice) -> Floats:
         """Return some rows."""
-        wide = self._bits[rows].astype(np.uint32)
-        np.left_shift(wide, 16, out=wide)
-        return wide.view(np.float32)
+        return widened_bits(self._bits[rows])
 
 
 def without_gradient(array: Any) -> Any:

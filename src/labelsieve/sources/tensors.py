@@ -11,7 +11,7 @@ from labelsieve.errors import InputTypeError
 from labelsieve.sources.arrays import ArraySource, in_memory
 from labelsieve.sources.base import Source
 from labelsieve.sources.bfloat16 import Bfloat16Source, refuse_narrow
-from labelsieve.sources.device_arrays import as_bits, is_on_device, to_host
+from labelsieve.sources.device_arrays import as_bits, is_on_device, to_host, without_gradient
 
 _LOGGER: Final = logging.getLogger(__name__)
 # Tables and columns, which have rules of their own for missing values.
@@ -41,8 +41,7 @@ def open_tensor(name: str, tensor: Any) -> Source:
     InvalidInputError
         For values in float8 and the like.
     """
-    if hasattr(tensor, "detach"):
-        tensor = tensor.detach()  # of PyTorch, which gives no memory that has gradients
+    tensor = without_gradient(tensor)
     dtype = str(getattr(tensor, "dtype", "")).rpartition(".")[2]
     refuse_narrow(name, dtype)
     if is_on_device(tensor):
