@@ -119,7 +119,7 @@ def _table_of_recording(
 
 def _open_files(places: Any, n_classes: int | None, ignore_label: IgnoreLabel, room: float) -> SummaryTable:
     """Open the files of a table. If they have row numbers that are not in order, they are read into memory."""
-    table = open_table(places)
+    table = open_table(places, "summaries")
     check_columns((LABEL, *FIELDS), table.names, table.where)
     names = [name for name in _COLUMNS if name in table.names]
     columns = {name: table.source(name, name) for name in names}

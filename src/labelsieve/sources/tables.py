@@ -99,13 +99,15 @@ def open_columns(
     return found["labels"], found["pred_probs"], found["ids"]
 
 
-def open_table(data: Any) -> Table:
+def open_table(data: Any, name: str = "data") -> Table:
     """Open a table; of files only footers are read.
 
     Parameters
     ----------
     data : path, URL, pattern, list of these, or table in memory
         As `open_columns` takes it.
+    name : str
+        Argument of the user, for messages.
 
     Raises
     ------
@@ -116,10 +118,10 @@ def open_table(data: Any) -> Table:
     """
     if not is_places(data):
         return open_memory_table(data)
-    openers, where = _find_files(data)
+    openers, where = _find_files(data, name)
     with ThreadPoolExecutor(_OPENING_THREADS, "labelsieve-open") as pool:
         try:
-            tables = list(pool.map(lambda opener: _open_file(opener()), openers))
+            tables = list(pool.map(lambda opener: _open_file(opener(), name), openers))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)  # the first error is enough
             raise
@@ -149,45 +151,45 @@ def is_places(data: Any) -> bool:
     return isinstance(data, str | os.PathLike)
 
 
-def _open_file(file: TableFile) -> ParquetTable | ArrowTable:
+def _open_file(file: TableFile, name: str) -> ParquetTable | ArrowTable:
     opened = file.open()
     try:
         head = opened.read(6)
     except OSError as error:
-        raise InvalidInputError(f"data: {file.where} is not readable: {error}") from error
+        raise InvalidInputError(f"{name}: {file.where} is not readable: {error}") from error
     finally:
         opened.close()
     if head[:4] == b"PAR1":
-        return ParquetTable("data", file)
+        return ParquetTable(name, file)
     if head == b"ARROW1" or head[:4] == b"\xff\xff\xff\xff":
-        return ArrowTable("data", file)
-    raise InvalidInputError(f"data: {file.where} is neither a Parquet nor an Arrow file")
+        return ArrowTable(name, file)
+    raise InvalidInputError(f"{name}: {file.where} is neither a Parquet nor an Arrow file")
 
 
-def _find_files(data: Any) -> tuple[list[Callable[[], TableFile]], str]:
+def _find_files(data: Any, name: str) -> tuple[list[Callable[[], TableFile]], str]:
     """Return functions that return the files, in order, and the place for messages."""
     arrow()
     if isinstance(data, list | tuple):
-        found = [_files_at(check_place("data", place)) for place in data]
+        found = [_files_at(check_place(name, place), name) for place in data]
         places = [place for openers in found for place, _ in openers]
         twice = next((place for place in places if places.count(place) > 1), None) if len(places) < 10_000 else None
         if twice is not None:
-            raise InvalidInputError(f"data: {without_query(twice)} is listed twice")
+            raise InvalidInputError(f"{name}: {without_query(twice)} is listed twice")
         openers = [opener for files in found for _, opener in files]
-        return openers, without_query(check_place("data", data[0]))
-    place = check_place("data", data)
-    return [opener for _, opener in _files_at(place)], _shown(place)
+        return openers, without_query(check_place(name, data[0]))
+    place = check_place(name, data)
+    return [opener for _, opener in _files_at(place, name)], _shown(place)
 
 
 def _shown(place: str) -> str:
     return without_query(place) if is_url(place) else str(Path(place).absolute())
 
 
-def _files_at(place: str) -> list[tuple[str, Callable[[], TableFile]]]:
+def _files_at(place: str, name: str) -> list[tuple[str, Callable[[], TableFile]]]:
     """Return the place of each file, and what returns it with its version, in natural order."""
     scheme, _, local = place.partition("://") if is_url(place) else ("file", "", place)
     if scheme not in ("file", "local"):
-        return _objects_at(place)
+        return _objects_at(place, name)
     if local != place and not Path(local).exists():
         local = unquote(local)
     path = Path(local).absolute()  # a worker may run in another folder
@@ -195,17 +197,17 @@ def _files_at(place: str) -> list[tuple[str, Callable[[], TableFile]]]:
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
         paths = [str(one) for one in map(Path, found) if one.is_file()]
         if not paths:
-            raise InvalidInputError(f"data: no file matches {path}")
+            raise InvalidInputError(f"{name}: no file matches {path}")
     elif path.is_dir():
-        paths = _tables_among([str(one) for one in path.rglob("*") if one.is_file()], str(path))
+        paths = _tables_among([str(one) for one in path.rglob("*") if one.is_file()], str(path), name)
     elif path.exists():
         paths = [str(path)]
     else:
-        raise InvalidInputError(f"data: there is no file {path}")
+        raise InvalidInputError(f"{name}: there is no file {path}")
     return [(one, LocalTableFile(Path(one)).noted) for one in sorted(paths, key=natural_key)]
 
 
-def _tables_among(paths: Sequence[str], folder: str) -> list[str]:
+def _tables_among(paths: Sequence[str], folder: str, name: str) -> list[str]:
     """Return the tables in a folder and the folders in it; names with a dot or underscore first are not data."""
 
     def is_hidden(path: str) -> bool:
@@ -213,26 +215,28 @@ def _tables_among(paths: Sequence[str], folder: str) -> list[str]:
 
     found = [path for path in paths if path.lower().endswith(TABLE_SUFFIXES) and not is_hidden(path)]
     if not found:
-        raise InvalidInputError(f"data: {folder} has no files whose names end in {', '.join(TABLE_SUFFIXES)}")
+        raise InvalidInputError(f"{name}: {folder} has no files whose names end in {', '.join(TABLE_SUFFIXES)}")
     return found
 
 
-def _objects_at(url: str) -> list[tuple[str, Callable[[], TableFile]]]:
+def _objects_at(url: str, name: str) -> list[tuple[str, Callable[[], TableFile]]]:
     store, path = ObjectStore.at(url)
     shown, web = without_query(url), is_web(url)
     if is_pattern(path.replace("?", "") if web else path):
         if web:
-            raise InvalidInputError(f"data: {shown} is a pattern, but a web server lists no files: give them as a list")
-        listed = store.match("data", path)
+            raise InvalidInputError(
+                f"{name}: {shown} is a pattern, but a web server lists no files: give them as a list"
+            )
+        listed = store.match(name, path)
         if not listed:
-            raise InvalidInputError(f"data: no file matches {shown}")
+            raise InvalidInputError(f"{name}: no file matches {shown}")
     elif web or shown.lower().endswith(TABLE_SUFFIXES):
-        return [(url, partial(RemoteTableFile.at, "data", url))]
+        return [(url, partial(RemoteTableFile.at, name, url))]
     else:
-        listed = store.list_below("data", path)
+        listed = store.list_below(name, path)
         if not listed:
-            raise InvalidInputError(f"data: there is nothing at {shown}")
+            raise InvalidInputError(f"{name}: there is nothing at {shown}")
     infos = {str(info["name"]): info for info in listed if info.get("type") != "directory"}
-    names = list(infos) if is_pattern(path) or list(infos) == [path] else _tables_among(list(infos), path)
-    found = [(url_beside(url, store, name), infos[name]) for name in sorted(names, key=natural_key)]
-    return [(one, partial(RemoteTableFile.at, "data", one, info)) for one, info in found]
+    names = list(infos) if is_pattern(path) or list(infos) == [path] else _tables_among(list(infos), path, name)
+    found = [(url_beside(url, store, one), infos[one]) for one in sorted(names, key=natural_key)]
+    return [(one, partial(RemoteTableFile.at, name, one, info)) for one, info in found]
