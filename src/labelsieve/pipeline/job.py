@@ -62,6 +62,7 @@ from labelsieve.results.publish import Stage, check_output, staged
 from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
+from labelsieve.settings import NOTHING
 from labelsieve.sources.base import Source
 from labelsieve.sources.ensemble import EnsembleSource
 from labelsieve.sources.label_names import open_label_values
@@ -414,8 +415,10 @@ class Job:
         check_versions(self.pair, self._attempts)  # first, because half-written rows would look like bad data
         counts = total.sums.dense().counts
         if not counts.any():
-            n_rows = self.pair[1].shape[0]
-            raise InvalidInputError(f"no row has a label: all {n_rows:,} are {self.settings.ignore_label!r}")
+            n_rows, ignored = self.pair[1].shape[0], self.settings.ignore_label
+            # A recorder knows by itself which rows have no label.
+            are = "were recorded without one" if ignored is NOTHING else f"are {ignored!r}"
+            raise InvalidInputError(f"no row has a label: all {n_rows:,} {are}")
         mapping = self._mapping
         describe = None if mapping.table is None else partial(retry, self._attempts, mapping.describe_unknown)
         raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, counts, describe)

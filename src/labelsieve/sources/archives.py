@@ -12,6 +12,7 @@ import math
 import re
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -176,7 +177,7 @@ def _in_npz(name: str, where: str, read: Reader, size: int, member: str) -> Memb
                 with archive.open(entry) as file:
                     head = file.read(HEADER_BYTES)
                 return Member(array, *_header(name, shown, head, entry.file_size), is_compressed=True)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
         raise InvalidInputError(f"{name}: {where} is not a readable .npz archive: {error}") from error
     begin = read(entry.header_offset, entry.header_offset + _LOCAL_HEADER.size) if entry.header_offset >= 0 else b""
     if len(begin) < _LOCAL_HEADER.size or begin[:4] != b"PK\x03\x04":

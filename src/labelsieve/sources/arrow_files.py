@@ -14,7 +14,7 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.sources.arrow_batches import BatchRows
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.columns import Columns, arrow, columns_of, common_length
-from labelsieve.sources.table_files import LocalTableFile, TableFile, reading
+from labelsieve.sources.table_files import LocalTableFile, TableFile, in_one_line, reading
 
 _MAGIC: Final = b"ARROW1"
 # The mark before the size of each message.
@@ -62,7 +62,9 @@ class ArrowTable:
                 is_stream, sizes = _record_batches(opened)
             self._schema = _reader(file, is_stream=is_stream).schema
         except (pa.ArrowException, OSError, struct.error) as error:
-            raise InvalidInputError(f"{name}: {file.where} is not a readable Arrow file: {error}") from error
+            raise InvalidInputError(
+                f"{name}: {file.where} is not a readable Arrow file: {in_one_line(error)}"
+            ) from error
         self._rows, self._compressed = [n for n, _ in sizes], any(is_compressed for _, is_compressed in sizes)
         self._is_stream = is_stream
         if is_stream and self._compressed:
@@ -79,8 +81,9 @@ class ArrowTable:
             [batch, *_] = [index for index, n_rows in enumerate(self._rows) if n_rows] or [-1]
             counts = []
             if batch >= 0:
-                lists = _batch(self._file, self._is_stream, self._compressed, (column,), batch).column(column)
-                counts = [(len(lists), len(lists.flatten()))]
+                with reading(f"{self.where}, record batch {batch:,},"):
+                    lists = _batch(self._file, self._is_stream, self._compressed, (column,), batch).column(column)
+                    counts = [(len(lists), len(lists.flatten()))]
             return common_length(name, column, counts, self._file.where)
 
         columns = columns_of(name, wanted, self._schema, self.where, list_width, with_nulls=with_nulls)
@@ -203,10 +206,15 @@ def _record_batches(file: BinaryIO) -> tuple[bool, list[tuple[int, bool]]]:
         header = file.read(size)
         root = struct.unpack_from("<I", header)[0]
         [n_bytes] = _field(header, root, _BODY_BYTES, "<q")
+        if n_bytes < 0:  # would lead back to where it came from
+            raise struct.error(f"a message has {n_bytes:,} bytes")
         if _field(header, root, _KIND, "<B")[0] == _RECORD_BATCH:
             at = _place(header, root, _HEADER)
             batch = at + struct.unpack_from("<I", header, at)[0]
-            found.append((_field(header, batch, _N_ROWS, "<q")[0], bool(_place(header, batch, _COMPRESSION))))
+            [n_rows] = _field(header, batch, _N_ROWS, "<q")
+            if n_rows < 0:
+                raise struct.error(f"a record batch has {n_rows:,} rows")
+            found.append((n_rows, bool(_place(header, batch, _COMPRESSION))))
         position += 8 + size + n_bytes
 
 

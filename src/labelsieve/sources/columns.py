@@ -183,6 +183,9 @@ class Columns:
     def _of_values(self, array: Any, first_row: int, column: str) -> npt.NDArray[Any]:
         pa = arrow()
         if isinstance(array.type, pa.DictionaryType):
+            if array.dictionary.type == pa.string_view():  # of Polars; pyarrow does not decode it
+                names = pa.array(array.dictionary.to_pylist(), pa.large_string())
+                array = pa.DictionaryArray.from_arrays(array.indices, names)
             array = array.dictionary_decode()
         if array.null_count and not self.with_nulls:
             self._refuse_nulls(array, first_row, column)

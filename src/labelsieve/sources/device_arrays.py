@@ -95,7 +95,7 @@ def on_host(name: str, array: Any) -> Any:
     ndarray or Bfloat16Rows
         A NumPy array, unless its dtype is bfloat16.
     """
-    if isinstance(array, np.ndarray) and array.dtype.kind in "fiu":  # at once: batches may be small
+    if type(array) is np.ndarray and array.dtype.kind in "fiu":  # at once: batches may be small
         return array
     array = without_gradient(array)
     if is_on_device(array):
@@ -104,7 +104,9 @@ def on_host(name: str, array: Any) -> Any:
         bits = as_bits(array)
         if bits is not None:
             return Bfloat16Rows(bits)
-    found = array if isinstance(array, np.ndarray) else in_memory(name, array)
+    # A masked array has missing values, which are an error.
+    is_plain = isinstance(array, np.ndarray) and not isinstance(array, np.ma.MaskedArray)
+    found = array if is_plain else in_memory(name, array)
     return Bfloat16Rows(found.view(np.uint16)) if found.dtype.name == "bfloat16" else found
 
 

@@ -109,14 +109,24 @@ def _names(data: Any) -> list[str]:
         names = getattr(data, attribute, None)
         if names is not None and not callable(names):
             return list(names)
-    return list(arrow().table(data).column_names) if hasattr(data, "__arrow_c_stream__") else []
+    if not hasattr(data, "__arrow_c_stream__"):
+        return []
+    pa = arrow()
+    try:
+        return list(pa.table(data).column_names)
+    except (pa.ArrowException, TypeError, ValueError):  # one column, such as a Series, is no table
+        return []
 
 
 def _to_arrow(data: Any, columns: list[str]) -> Any:  # noqa: PLR0911  # one return per kind of table reads best
     """Return some columns as a ``pyarrow.Table``, without a copy where the package of the table has none to make."""
     pa, package = arrow(), _package(data)
     if isinstance(data, dict):
-        return pa.table({column: _to_array(column, data[column]) for column in columns})
+        arrays = {column: _to_array(column, data[column]) for column in columns}
+        if len(set(map(len, arrays.values()))) > 1:
+            lengths = ", ".join(f"{column!r} has {len(array):,}" for column, array in arrays.items())
+            raise InvalidInputError(f"data: the columns of the dict differ in their number of rows: {lengths}")
+        return pa.table(arrays)
     if package == "pandas":
         return pa.Table.from_pandas(data[columns], preserve_index=False)
     if package == "duckdb":

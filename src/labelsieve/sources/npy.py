@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 import threading
+import tokenize
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,8 @@ from labelsieve.sources.versions import FileVersion, file_version
 HEADER_BYTES: Final = 10_240
 # Python 3.11 may raise a SystemError where several threads parse literals at the same time.
 _PARSING: Final = threading.Lock()
+# NumPy parses a header as Python; these are the errors of a damaged one.
+_BAD_HEADER: Final = (ValueError, TypeError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
 
 
 class NpySource(FileSource):
@@ -152,7 +155,9 @@ def read_header(name: str, where: str, head: bytes, size: int) -> tuple[tuple[in
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         with _PARSING:
             shape, fortran, dtype = read(file)
-    except ValueError as error:
+        if min(shape, default=0) < 0:
+            raise ValueError(f"its shape is {shape}")
+    except _BAD_HEADER as error:
         raise InvalidInputError(f"{name}: {where} is not a readable .npy file: {error}") from error
     if dtype.hasobject:
         raise InvalidInputError(f"{name}: {where} holds Python objects, which are never unpickled")

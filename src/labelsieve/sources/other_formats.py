@@ -170,7 +170,7 @@ def _is_pickled(place: str) -> bool:
             if head == b"PK\x03\x04":
                 with zipfile.ZipFile(file) as archive:
                     return any(entry.endswith("/data.pkl") for entry in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, zipfile.BadZipFile, NotImplementedError):
         return False
     return head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
 

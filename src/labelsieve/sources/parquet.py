@@ -20,7 +20,7 @@ from labelsieve.errors import InvalidInputError
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.columns import Columns, arrow, columns_of, common_length
 from labelsieve.sources.prefetch import Prefetcher, ahead_bytes, n_ahead
-from labelsieve.sources.table_files import ObjectFile, RemoteTableFile, TableFile, reading
+from labelsieve.sources.table_files import ObjectFile, RemoteTableFile, TableFile, in_one_line, reading
 
 # Bytes that are read at a time from a column on a disk, if there is one; several columns share 16 MB.
 _BUFFER_BYTES: Final = 1 << 20
@@ -73,7 +73,9 @@ class ParquetTable:
         except (pa.ArrowException, OSError) as error:
             if isinstance(error, FileNotFoundError):
                 raise InvalidInputError(f"{name}: there is no file {file.where}") from None
-            raise InvalidInputError(f"{name}: {file.where} is not a readable Parquet file: {error}") from error
+            raise InvalidInputError(
+                f"{name}: {file.where} is not a readable Parquet file: {in_one_line(error)}"
+            ) from error
         self.names: list[str] = self._schema.names
         self.n_rows: int = metadata.num_rows
         n_leaves = [_n_leaves(field.type) for field in self._schema]

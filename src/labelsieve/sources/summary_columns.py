@@ -109,7 +109,10 @@ def open_summary_columns(name: str, table: Any) -> TableColumns:  # one return f
             import pyarrow as pa
         except ImportError as error:
             raise MissingDependencyError(f"Reading a table of {package}", "parquet") from error
-        read = pa.table(table)
+        try:
+            read = pa.table(table)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise InputTypeError(f"{name} must be a table, but a {package} {kind} has no columns: {error}") from error
         return TableColumns(f"the table {name}", list(read.column_names), partial(_arrow_columns, read))
     raise InputTypeError(
         f"{name} must be a table: a dict of arrays, a table of pandas, Polars, Arrow or DuckDB, or a path; not {kind}"

@@ -188,4 +188,9 @@ def reading(where: str) -> Iterator[None]:
     except LabelsieveError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UnreadableDataError(f"{where} is not readable: {error}") from error
+        raise UnreadableDataError(f"{where} is not readable: {in_one_line(error)}") from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Return the message of an error without the line ends that pyarrow puts in it."""
+    return " ".join(str(error).split())
