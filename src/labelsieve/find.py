@@ -124,7 +124,7 @@ Arrays of ``ml_dtypes.bfloat16`` are used as they are. `numpy.save` and Zarr kee
 ``dtype="bfloat16"`` (``--dtype bfloat16``), also for bits in integers. Values are widened to float32 as they are read.
 float8 has too few bits for probabilities and is refused.
 
-Tensors of PyTorch, JAX, CuPy and whatever gives its memory by DLPack are read in place; their gradients are left. A
+Tensors of PyTorch, JAX, CuPy and whatever gives its memory by DLPack are read in place; their gradients are ignored. A
 tensor on a GPU is copied to memory whole, and the logger ``labelsieve`` says so at level INFO: to summarize batches
 where they are, and to keep no probabilities at all, use `labelsieve.Recorder`.
 

@@ -109,10 +109,11 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Int64s
+from labelsieve.confident_learning.recorded_summaries import check_recordable
 from labelsieve.confident_learning.validation import MAX_RANGES, Findings, RowChecks, errors_in, raise_or_warn
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
 from labelsieve.settings import check_flag, check_ignored_number, check_whole_number
-from labelsieve.sources.batches import SCORES, BatchSummarizer, check_batch, rename_rows
+from labelsieve.sources.batches import BatchSummarizer, check_batch, rename_rows
 from labelsieve.sources.device_arrays import is_on_device, on_host, without_gradient
 from labelsieve.sources.part_writer import PartWriter
 from labelsieve.sources.recording_format import RecorderSettings
@@ -205,7 +206,7 @@ class Recorder:
             n_classes,
             from_logits,
             None if n_rows is None else check_whole_number("n_rows", n_rows, 1, "None or "),
-            _checked_scores(scores),
+            check_recordable(scores),
             check_whole_number("classes_per_row", classes_per_row, 0),
         )
         if classes_per_row > n_classes:
@@ -351,15 +352,6 @@ class Recorder:
             logger.warning("%s: the rows since the last flush are lost: %s", self._writer.where, second)
         finally:
             self._release()
-
-
-def _checked_scores(scores: Sequence[str]) -> tuple[str, ...]:
-    """Return the names of the columns to compute, in one order."""
-    given = (scores,) if isinstance(scores, str) else tuple(scores)
-    unknown = sorted(str(name) for name in given if name not in SCORES)
-    if unknown:
-        raise InvalidInputError(f"scores must be among {', '.join(SCORES)}; not {', '.join(unknown)}")
-    return tuple(name for name in SCORES if name in given)
 
 
 def _checked_ids(ids: Any, n: int) -> npt.NDArray[Any]:

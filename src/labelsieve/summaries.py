@@ -131,7 +131,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Ints
-from labelsieve.confident_learning.recorded_summaries import RECORDABLE, ROW_SUM
+from labelsieve.confident_learning.recorded_summaries import ROW_SUM, check_recordable
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.validation import RowChecks, raise_or_warn
 from labelsieve.errors import InputTypeError, InvalidInputError
@@ -214,7 +214,7 @@ def summarize_batch(
     array([4])
     """
     wanted, checks = (
-        _checked_scores(scores),
+        check_recordable(scores),
         RowChecks.of(allow_zero_rows=allow_zero_rows, allow_unnormalized_rows=allow_unnormalized_rows),
     )
     ignored = check_ignored_number(ignore_label)
@@ -264,14 +264,6 @@ def _given_labels(labels: Ints, n_classes: int, ignored: int | None) -> Ints:
     if ignored is not None:
         given[labels == n_classes] = ignored
     return given
-
-
-def _checked_scores(scores: Sequence[str]) -> tuple[str, ...]:
-    names = (scores,) if isinstance(scores, str) else tuple(scores)
-    for name in names:
-        if name not in RECORDABLE:
-            raise InvalidInputError(f"scores has {name!r}; it can have {', '.join(RECORDABLE)}")
-    return tuple(dict.fromkeys(names))
 
 
 def _settings_of(name: str) -> Settings:

@@ -145,7 +145,7 @@ def test_fewer_bits_are_refused(name):
 
 def test_files_of_float8_are_refused(tmp_path):
     np.save(tmp_path / "p.npy", PROBS.astype(ml_dtypes.float8_e4m3fn))
-    with pytest.raises(InvalidInputError, match="stored as 8 bits of no dtype: if they are float8, convert them"):
+    with pytest.raises(InvalidInputError, match="stored as 8 bits without a dtype: if they are float8, convert them"):
         find(LABELS, tmp_path / "p.npy")
 
 
@@ -157,7 +157,7 @@ def test_other_dtypes_are_refused(dtype):
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.uint8])
 def test_the_option_for_other_data_is_an_error(dtype):
-    with pytest.raises(InvalidInputError, match="no 16 bits without a dtype: leave dtype out"):
+    with pytest.raises(InvalidInputError, match="not 16 bits without a dtype: leave dtype out"):
         find(LABELS, (100 * PROBS).astype(dtype), **OPTION)
 
 

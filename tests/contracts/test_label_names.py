@@ -146,7 +146,7 @@ def test_unknown_names_are_named_with_their_rows_and_the_nearest(kind, tmp_path)
     with pytest.raises(InvalidInputError) as caught:
         find(labels, PROBS, class_names=NAMES, **({} if kind == "dask" else CUT))
     assert str(caught.value) == (
-        "5 labels are no class names, in rows 3..5, 7, 300: 'caat' (nearest: 'cat'), 'Dog ' (nearest: 'dog'). "
+        "5 labels are not class names, in rows 3..5, 7, 300: 'caat' (nearest: 'cat'), 'Dog ' (nearest: 'dog'). "
         "The names are 'ant', 'bee', 'cat', 'dog'"
     )
     assert list(caught.value.rows) == [(3, 6), (7, 8), (300, 301)]
@@ -243,7 +243,7 @@ def test_stored_floats_are_ignored_where_they_are_nan(tmp_path):
     labels = np.where(GONE, np.nan, LABELS)
     labels[[7, 8]] = 1.5
     np.save(tmp_path / "y.npy", labels)
-    with pytest.raises(InvalidInputError, match=r"2 labels are no classes, in rows 7\.\.8: 1\.5"):
+    with pytest.raises(InvalidInputError, match=r"2 labels are not classes, in rows 7\.\.8: 1\.5"):
         find(tmp_path / "y.npy", PROBS, ignore_label=None, **CUT)
 
 

@@ -6,7 +6,7 @@ recorded column: a score under the name of its method, or ``row_sum``. The label
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +27,21 @@ ROW_SUM: Final = "row_sum"
 RECORDABLE: Final = (*(method for method in METHODS if method != "self_confidence"), ROW_SUM)
 # A score whose method only the user knows.
 ANY_SCORE: Final = "score"
+
+
+def check_recordable(scores: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of columns to record, each once and in one order.
+
+    Raises
+    ------
+    InvalidInputError
+        For a column that is not `RECORDABLE`.
+    """
+    given = (scores,) if isinstance(scores, str) else tuple(scores)
+    unknown = sorted(str(name) for name in given if name not in RECORDABLE)
+    if unknown:
+        raise InvalidInputError(f"scores must be among {', '.join(RECORDABLE)}; not {', '.join(unknown)}")
+    return tuple(name for name in RECORDABLE if name in given)
 
 
 def summary_dtype(n_classes: int, dtype: np.dtype[Any], recorded: Iterable[str] = ()) -> np.dtype[Any]:

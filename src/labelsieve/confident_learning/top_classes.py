@@ -2,7 +2,7 @@
 
 A class that was not kept has a probability of at most the smallest one kept. If that reaches no threshold of such a
 class, or if several of the classes that were kept are reached, the row is counted as with all of its probabilities.
-Rows for which this does not hold are counted, and raise an error: there is no answer that may be wrong.
+A run with rows for which this does not hold is refused, with their number, since its answer might be wrong.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def open_given(labels: Any, pred_probs: Any, settings: JobSettings, limit: int) 
             raise InvalidInputError("give labels and pred_probs, or summaries")
         if settings.from_logits or settings.dtype is not None:
             name = "from_logits" if settings.from_logits else "dtype"
-            raise InvalidInputError(f"{name} is for pred_probs: say it where the summaries are made")
+            raise InvalidInputError(f"{name} is for pred_probs: give it where the summaries are made")
         room = min(limit, free_bytes())
         table = retry(attempts, open_summaries, settings.summaries, settings.n_classes, settings.ignore_label, room)
         return table.labels, table.pred_probs, table.ids if ids is None else ids

@@ -71,10 +71,12 @@ def widened(opened: Any, dtype: str | None = None) -> Any:
         kind = "bfloat16, give dtype='bfloat16' (--dtype bfloat16)"
         if stored.itemsize == 1:
             kind = "float8, convert them before they are saved"
-        raise InvalidInputError(f"pred_probs is stored as {8 * stored.itemsize} bits of no dtype: if they are {kind}")
+        raise InvalidInputError(
+            f"pred_probs is stored as {8 * stored.itemsize} bits without a dtype: if they are {kind}"
+        )
     if dtype is not None and "Bfloat16Source" not in str(getattr(opened, "derivation", "")):
         raise InvalidInputError(
-            f"dtype='bfloat16', but pred_probs is {stored}, no 16 bits without a dtype: leave dtype out"
+            f"dtype='bfloat16', but pred_probs is {stored}, not 16 bits without a dtype: leave dtype out"
         )
     return opened
 

@@ -55,7 +55,7 @@ def choose_columns(name: str, wanted: Any, names: Sequence[str], where: str) -> 
     Raises
     ------
     InvalidInputError
-        Naming the column that there is not, the nearest name, and the columns that there are.
+        For a missing column. The message has the nearest name, and the columns of the table.
     InputTypeError
         For anything but strings.
     """
@@ -71,7 +71,7 @@ def choose_columns(name: str, wanted: Any, names: Sequence[str], where: str) -> 
         if times > 1:
             raise InvalidInputError(f"{name}: column {column!r} is listed {times} times")
         if names.count(column) != 1:
-            raise InvalidInputError(f"{name}: {_missing(column, names, where)}")
+            raise InvalidInputError(f"{name}: {missing_column(column, names, where)}")
     return tuple(columns)
 
 
@@ -96,17 +96,33 @@ def _matching(pattern: str, names: Sequence[str], where: str) -> tuple[str, ...]
     return tuple(column for _, column in by_number)
 
 
-def _missing(column: str, names: Sequence[str], where: str) -> str:
+def missing_column(column: str, names: Sequence[str], where: str, others: Sequence[str] = ()) -> str:
+    """Return a sentence on a column that a table does not have once.
+
+    Parameters
+    ----------
+    column : str
+        The column.
+    names : sequence of str
+        The columns of the table.
+    where : str
+        The table.
+    others : sequence of str
+        Other columns that are needed, which are not what the user may have meant.
+    """
     if column in names:
-        return f"{where} has {names.count(column)} columns called {column!r}"
-    close = get_close_matches(column, names, 1) or [name for name in names if name.lower() == column.lower()]
+        return f"{where} has {list(names).count(column)} columns called {column!r}"
+    texts = [str(name) for name in names if name not in others]
+    close = get_close_matches(column, texts, 1) or [name for name in texts if name.lower() == column.lower()]
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"{where} has no column {column!r}.{hint} It has {_listed(names)}"
 
 
 def _listed(names: Sequence[str]) -> str:
+    if not names:
+        return "no columns"
     more = f" and {len(names) - _MOST_COLUMNS:,} more" if len(names) > _MOST_COLUMNS else ""
-    return ("the columns " if len(names) != 1 else "the column ") + ", ".join(names[:_MOST_COLUMNS]) + more
+    return ("the columns " if len(names) != 1 else "the column ") + ", ".join(map(str, names[:_MOST_COLUMNS])) + more
 
 
 @dataclass(frozen=True)
@@ -295,7 +311,7 @@ def columns_of(
     Raises
     ------
     InvalidInputError
-        For a column that there is not, or of a type that cannot be what it should be.
+        For a missing column, and for one of a type that does not fit.
     """
     columns = choose_columns(name, wanted, schema.names, where)
     pa = arrow()

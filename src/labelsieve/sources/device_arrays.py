@@ -33,7 +33,7 @@ class DeviceSummary:
     p_label, p_predicted : (n,) float
         Probabilities of the label and of that class.
     suspects : (m,) int
-        Rows that cannot be told to be fine on the device.
+        Rows that may have bad values, as far as the device can tell.
     rows : (m, K) float
         Those rows.
     """

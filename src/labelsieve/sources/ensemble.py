@@ -141,7 +141,7 @@ def check_members(names: Sequence[str], shapes: Sequence[Sequence[int]]) -> None
     differing = [f"{name} has {shape}" for name, shape in zip(names, shapes, strict=True) if shape != shapes[0]]
     if differing:
         raise InvalidInputError(
-            f"the members of an ensemble have the same rows and classes, but {names[0]} has shape {shapes[0]}, "
+            f"the members of an ensemble must have the same rows and classes, but {names[0]} has shape {shapes[0]}, "
             f"{', '.join(differing)}"
         )
 
@@ -240,12 +240,6 @@ class EnsembleSource(Source):
     def read_row_bytes(self) -> int:
         """Bytes of a row of all members."""
         return sum(member.read_row_bytes for member in self.members)
-
-    def with_members(self, change: Callable[[Source], Source]) -> EnsembleSource:
-        """Return the ensemble of what `change` makes of each member, such as the softmax of logits."""
-        return EnsembleSource(
-            [change(member) for member in self.members], self.weights, self.names, self.origins, self.n_rows
-        )
 
     def with_weights(self, weights: tuple[float, ...]) -> EnsembleSource:
         """Return the same members with other weights."""

@@ -164,10 +164,6 @@ class FoldsSource(Source):
         """Bytes of a stored row, of the widest fold."""
         return max(fold.read_row_bytes for fold in self.folds)
 
-    def with_folds(self, change: Callable[[Source], Source]) -> FoldsSource:
-        """Return the same rows of what `change` makes of each fold, such as the softmax of logits."""
-        return FoldsSource([change(fold) for fold in self.folds], self.fold_of_row, self.orders, self.begins)
-
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open the folds that have rows in the range."""
         return _FoldRows(self, start, self.n_rows if stop is None else min(stop, self.n_rows))

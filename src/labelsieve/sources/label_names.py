@@ -1,7 +1,7 @@
 """Labels as people write them: names, True and False, and numbers among missing values.
 
 A `NameTable` maps values to classes, a block at a time. `LabelNames` does that as its rows are read, so that labels in
-files are never held as names; labels in memory are mapped at once, and a user's Dask array by its own tasks.
+files are never in memory as names; labels in memory are mapped at once, and a user's Dask array by its own tasks.
 
 Names without a class are not an error here. They get the code `UNKNOWN`, which the first pass reports with all rows and
 their number, whatever the chunks are; `describe_unknown` then reads the first of these rows again, for the message.
@@ -39,7 +39,7 @@ _IGNORED_NUMBER: Final = int(np.iinfo(np.int64).min)
 _UNKNOWN_NUMBER: Final = _IGNORED_NUMBER + 1
 # Rows that are mapped at a time, so that what is made of them stays in cache.
 _BLOCK_ROWS: Final = 1 << 15
-# A table of slots has at most so many bits, and is tried with so many hash functions.
+# Most bits of a table of slots, and most hash functions that are tried to fill one.
 _SLOT_BITS: Final = 21
 _TRIES: Final = 64
 # Names and rows in messages.
@@ -219,7 +219,7 @@ class FloatTable:
         return {}
 
     def codes(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """Return ``(n,)`` integers; NaN is the ignored number, and what is no whole number an impossible one."""
+        """Return ``(n,)`` integers: a number of its own for NaN, and one for what is not a whole number."""
         wide = values.astype(np.float64)
         whole = np.abs(wide) < 1 << 62
         whole &= np.floor(wide) == wide
@@ -247,7 +247,7 @@ class LabelNames(DerivedSource):
         super().__init__(source, np.int32 if isinstance(table, NameTable) else np.int64)
         self.table, self.ignored, self.fill_value = table, table.ignored, source.fill_value
 
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:  # noqa: ARG002  # of no row is told
+    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:  # noqa: ARG002  # no message names a row
         """Return the classes of the rows."""
         return self.table.codes(rows)
 
@@ -531,7 +531,7 @@ def _pieces(opened: Opened) -> Iterator[npt.NDArray[Any]]:
 
 
 def describe_unknown(opened: Opened, names: Sequence[str], found: Finding) -> str:
-    """Return a sentence on labels that are no class names: how many, where, which, and the nearest names.
+    """Return a sentence on labels that are not class names: how many, where, which, and the nearest names.
 
     Parameters
     ----------
@@ -547,9 +547,9 @@ def describe_unknown(opened: Opened, names: Sequence[str], found: Finding) -> st
         rows = opened[start : min(stop, start + _READ_ROWS)]
         for value in np.asarray(rows).tolist():
             values.setdefault(repr(value), value)
-    of = "are no class names" if names else "are no classes"
+    of = "are not class names" if names else "are not classes"
     if found.n_rows == 1:
-        of = "is no class name" if names else "is no class"
+        of = "is not a class name" if names else "is not a class"
     text = f"{rows_in_words(found.n_rows, 'label', 'labels')} {of}, in {found.where()}: "
     shown = [_with_nearest(value, names) for value in list(values.values())[:_UNKNOWN_NAMED]]
     more = f", and {len(values) - _UNKNOWN_NAMED:,} more" if len(values) > _UNKNOWN_NAMED else ""

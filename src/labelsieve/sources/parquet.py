@@ -227,7 +227,7 @@ class _ParquetRows(Rows):
         return int(np.searchsorted(self._source.ends, row, "right"))
 
     def _cover(self, row: int, n_rows: int) -> None:
-        """Decode until a row is held."""
+        """Decode until a row is in memory."""
         if self._first <= row < self._first + len(self._held):
             return
         source = self._source

@@ -43,7 +43,7 @@ class PartWriter:
     settings : RecorderSettings
         What all parts have in common.
     flush_rows : int
-        Number of rows that are held before they are written.
+        Number of rows that are collected in memory before they are written.
     resume : bool
         Whether to go on with a part that exists.
 
@@ -130,7 +130,7 @@ class PartWriter:
             raise InvalidInputError(f"earlier batches were given {'without' if has_ids else 'with'} ids=")
 
     def add(self, columns: BatchColumns) -> None:
-        """Add a batch, and write what is held if that is enough. If that fails, the batch is not added.
+        """Add a batch, and write the rows that were collected if there are enough; if that fails, it is not added.
 
         Parameters
         ----------
@@ -154,7 +154,7 @@ class PartWriter:
             raise
 
     def flush(self) -> None:
-        """Write what is held as the next segment.
+        """Write the rows that were collected as the next segment.
 
         Raises
         ------
@@ -163,7 +163,7 @@ class PartWriter:
         InUseError
             If another writer took over.
         UnwritableError
-            If it cannot be written. It is still held then.
+            If they cannot be written. They stay in memory then.
         """
         if self._buffer is None or not self._buffer.n_rows:
             return

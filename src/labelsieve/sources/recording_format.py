@@ -1,9 +1,9 @@
-"""Folders in which recorders keep row summaries, and their rows as sources.
+"""Folders in which recorders keep row summaries: their files, and the rows of a part.
 
 A folder has ``recorder.json``, with what all parts have in common, and a folder for each part. A part is a chain of
 *segments*, ``000000.rec``, ``000001.rec`` and so on: record files (`labelsieve.storage.record_files`) with the rows of
 one flush in the order of their numbers, in blocks of 4,096. The footer has the number of the first row of each block.
-A segment is created only if there is none of its name, so two writers of a part can never mix their rows. A part that
+A segment is created only if none has its name, so two writers of a part can never mix their rows. A part that
 was closed has a file ``closed.json`` with the number of its segments.
 
 Any range of rows is merged from the blocks of all segments that have some of them. Rows that were recorded more than

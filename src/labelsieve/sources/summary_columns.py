@@ -1,10 +1,9 @@
-"""Tables in memory, of any package: their columns as NumPy arrays."""
+"""Row summaries in tables in memory, of any package: their columns as NumPy arrays, without pyarrow where it can be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 from typing import Any, Final
 
@@ -14,9 +13,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning.dtypes import Bools
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
-
-# Columns that a message names.
-_NAMED: Final = 12
+from labelsieve.sources.columns import missing_column
 
 
 @dataclass(frozen=True)
@@ -61,17 +58,8 @@ class TableColumns:
 def check_columns(wanted: Sequence[str], names: Sequence[str], where: str) -> None:
     """Raise unless a table has each of the `wanted` columns once."""
     for name in wanted:
-        count = list(names).count(name)
-        if count == 1:
-            continue
-        if count:
-            raise InvalidInputError(f"{where} has {count} columns {name!r}: leave one of them")
-        # A misspelt name is not one of the other wanted ones.
-        close = get_close_matches(name, [str(other) for other in names if other not in wanted], 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
-        there = ", ".join(map(str, names[:_NAMED])) + more if names else "no columns"
-        raise InvalidInputError(f"{where} has no column {name!r}; it has {there}{hint}")
+        if list(names).count(name) != 1:
+            raise InvalidInputError(missing_column(name, names, where, wanted))
 
 
 def open_summary_columns(name: str, table: Any) -> TableColumns:  # one return for each kind of table

@@ -75,7 +75,7 @@ def open_columns(
     Raises
     ------
     InvalidInputError
-        If there is no such table or column, or a column cannot be what it should be.
+        For a missing table or column, and for a column of a type that does not fit.
     InputTypeError
         For an object that is not a table, or if neither labels nor probabilities are columns of it.
     """
