@@ -10,6 +10,7 @@ import zipfile
 
 import ml_dtypes
 import numpy as np
+import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pyarrow.feather
@@ -305,6 +306,14 @@ BAD = {
         lambda _: find(NAMED, PROBS, class_names=["ant", "ant", "cat", "dog"]),
         "'ant' for several classes",
     ),
+    "an enum that is not sorted": (
+        lambda _: in_memory(categories(pl.Enum(NAMES[::-1]))),
+        "categories of labels are in the order 'dog', 'cat', 'bee', 'ant', which is not the sorted one",
+    ),
+    "an ordered dictionary that is not sorted": (
+        lambda _: find(pa.array(pd.Categorical(NAMED, NAMES[::-1], ordered=True)), PROBS),
+        "categories of labels are in the order 'dog', 'cat', 'bee', 'ant', which is not the sorted one",
+    ),
     "all rows ignored": (lambda _: find(np.full(N, -1), PROBS, ignore_label=-1), "no row has a label: all 200 are -1"),
     "a list of ignored labels": (lambda _: find(LABELS, PROBS, ignore_label=[-1]), "ignore_label must be one label"),
     # Logits and half precision.
@@ -407,7 +416,8 @@ def folder_with_an_empty_file(folder):
 
 GOOD = {
     "categories of Polars": lambda _: in_memory(categories(pl.Categorical), class_names=NAMES),
-    "an enum of Polars": lambda _: in_memory(categories(pl.Enum(NAMES)), class_names=NAMES),
+    "an enum of Polars": lambda _: in_memory(categories(pl.Enum(NAMES))),
+    "an enum in another order": lambda _: in_memory(categories(pl.Enum(NAMES[::-1])), class_names=NAMES),
     "a dictionary of integers": lambda at: table(at, label=pa.array(LABELS).dictionary_encode()),
     "a dictionary of names": lambda at: table(
         at, label=pa.array(NAMED).dictionary_encode(), choices={"class_names": NAMES}
