@@ -425,10 +425,18 @@ def _classes_of_columns(columns: Sequence[str], known: set[str]) -> tuple[str, .
 
 
 def category_names(labels: Any) -> tuple[str, ...] | None:
-    """Return the categories of a pandas categorical, if they are texts; None of anything else."""
-    if type(labels).__module__.partition(".")[0] != "pandas":
-        return None
-    categories = getattr(getattr(labels, "dtype", None), "categories", None)
+    """Return the categories of labels in memory, if they are texts; None of anything else.
+
+    These are categories of pandas, an Enum of Polars, and ordered dictionaries of Arrow. Other dictionaries are in the
+    order in which names came up, which says nothing.
+    """
+    package = type(labels).__module__.partition(".")[0]
+    categories: Any = None
+    if package == "pandas" or (package == "polars" and str(getattr(labels, "dtype", "")).startswith("Enum")):
+        categories = getattr(getattr(labels, "dtype", None), "categories", None)
+    elif package == "pyarrow" and getattr(getattr(labels, "type", None), "ordered", False):
+        [first, *_] = getattr(labels, "chunks", [labels]) or [None]
+        categories = None if first is None else first.dictionary.to_pylist()
     names = [] if categories is None else list(categories)
     return tuple(names) if names and all(isinstance(name, str) for name in names) else None
 

@@ -15,6 +15,7 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.arrow_files import ArrowTable
 from labelsieve.sources.base import Source
 from labelsieve.sources.columns import arrow
+from labelsieve.sources.label_names import category_names
 from labelsieve.sources.memory_tables import MemoryTable, open_memory_table
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.open_path import url_beside
@@ -94,8 +95,11 @@ def open_columns(
         name: table.source(name, one, with_nulls=null_labels and name == "labels") for name, one in named.items()
     }
     found = {"labels": labels, "pred_probs": pred_probs, "ids": ids} | sources
-    if "labels" in named and type(data).__module__.partition(".")[0] == "pandas":
-        found["labels"] = data[labels]  # whose categories have an order
+    package = type(data).__module__.partition(".")[0]
+    if "labels" in named and package in ("pandas", "polars", "pyarrow"):
+        column = data[labels]
+        if package == "pandas" or category_names(column) is not None:
+            found["labels"] = column  # whose categories have an order
     return found["labels"], found["pred_probs"], found["ids"]
 
 
