@@ -959,7 +959,7 @@ def test_arguments_of_cleanlabs_counts_are_answered_too():
 def test_explained_functions_keep_their_signatures_and_names():
     parameters = inspect.signature(find_label_issues).parameters
     assert all(one.kind is not one.VAR_KEYWORD for one in parameters.values())
-    assert list(parameters)[:3] == ["labels", "pred_probs", "summaries"]
+    assert list(parameters)[:4] == ["labels", "pred_probs", "data", "summaries"]
     assert find_label_issues.__name__ == "find_label_issues"
     assert "Find the rows whose given label is likely wrong" in find_label_issues.__doc__
     with pytest.raises(TypeError, match="pred_probs is missing"):
