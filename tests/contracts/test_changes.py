@@ -852,7 +852,10 @@ def test_shards_are_what_they_are_whatever_their_names(tmp_path, request, place)
     assert_same_bits(find(LABELS, f"{url}/folders/p-*"), find(LABELS, PROBS))
     for i in range(2):
         put(fs, f"{url}/files/p-{i}.bin", PROBS[i * 300 : i * 300 + 300])
-    with pytest.raises(InvalidInputError, match=r"has no \.npy files and no \.zarr arrays; it has p-0\.bin, p-1\.bin"):
+    with pytest.raises(
+        InvalidInputError,
+        match=r"has no \.npy, \.npz or safetensors files and no \.zarr arrays; it has p-0\.bin, p-1\.bin",
+    ):
         find(LABELS, f"{url}/files/p-*")
 
 

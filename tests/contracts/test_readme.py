@@ -52,7 +52,7 @@ def test_set_up_commands_are_one_line_each_and_the_tests_command_is_what_ci_runs
     commands = [block.splitlines() for block in blocks("bash")[:2]]
     assert [len(lines) for lines in commands] == [1, 1]
     assert commands[0][0].endswith("labelsieve demo")
-    assert commands[1][0].endswith('pytest -n 2 -m "not slow"')
+    assert commands[1][0].endswith('pytest -n 3 -m "not slow"')
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     assert r"grep -m 1 -E '^python3 -m venv .*pytest' README.md" in ci
     assert re.search(r"pytest --quiet -n \d -m slow", ci)
