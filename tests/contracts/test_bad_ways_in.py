@@ -225,7 +225,7 @@ BAD = {
     # Tables of summaries.
     "a missing column": (
         lambda _: labelsieve.find_label_issues(summaries={"label": LABELS, "predcted": LABELS}, n_classes=K),
-        "no column 'predicted'. Did you mean 'predcted'\? It has the columns label, predcted",
+        r"no column 'predicted'. Did you mean 'predcted'\? It has the columns label, predcted",
     ),
     "a null": (
         lambda at: summaries({"label": nulls(LABELS.tolist(), 77)}, file=at / "s.parquet"),
