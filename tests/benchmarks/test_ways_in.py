@@ -151,7 +151,7 @@ def test_parquet(tmp_path, real):
 
 
 def test_recorder(tmp_path, real):
-    n_classes, batch, n_batches = (1000, 1000, 2000) if real else (1000, 100, 20)
+    n_classes, batch, n_batches = (1000, 1000, 2000) if real else (20, 500, 20)
     probs, labels = draws.draw_part(np.random.default_rng(0), batch, n_classes)
     seconds, cpu = time.perf_counter(), time.thread_time()
     with labelsieve.Recorder(tmp_path / "record", n_classes=n_classes) as recorder:
