@@ -18,7 +18,6 @@ from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints, 
 from labelsieve.confident_learning.ensemble_mean import EnsembleMean, MemberRows
 from labelsieve.confident_learning.row_sums import RowSumCheck, widened_half
 from labelsieve.confident_learning.summarizer import (
-    DEFAULTS,
     ScanTotals,
     Summarizer,
     low_limit,
@@ -27,7 +26,7 @@ from labelsieve.confident_learning.summarizer import (
 )
 from labelsieve.confident_learning.summary_block import FEW_CLASSES, FlatRows, SummaryBlock
 from labelsieve.confident_learning.validation import Findings
-from labelsieve.settings import PROBABILITY_TOLERANCE, Settings
+from labelsieve.settings import PROBABILITY_TOLERANCE
 
 # A value above this share of the sum of its row is the largest, by more than all roundings.
 _SURE: Final = 0.55
@@ -48,22 +47,13 @@ class EnsembleSummarizer(Summarizer):
         As of `Summarizer`; the dtype is float64.
     """
 
-    def __init__(
-        self,
-        n_rows: int,
-        n_classes: int,
-        dtype: np.dtype[Any],
-        settings: Settings = DEFAULTS,
-        first_row: int = 0,
-        thresholds: Float64s | None = None,
-        ignored: int | None = None,
-    ) -> None:
-        super().__init__(n_rows, n_classes, dtype, settings, first_row, thresholds, ignored)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
         # A score that needs whole rows needs the mean of all values. With few classes that costs little anyway.
-        self._takes_means = bool(self._kernels) or n_classes <= FEW_CLASSES
+        self._takes_means = bool(self._kernels) or self.n_classes <= FEW_CLASSES
         self._checks = list[MemberCheck]()
         self._names: tuple[str, ...] = ()
-        self._near = NearSums(n_classes)
+        self._near = NearSums(self.n_classes)
 
     @staticmethod
     def probabilities(strip: Any) -> Floats:

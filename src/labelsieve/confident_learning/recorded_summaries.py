@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Ints, class_dtype, unsigned_dtype
 from labelsieve.confident_learning.quality_scores import column_kernels
-from labelsieve.confident_learning.summarizer import DEFAULTS, Summarizer, record_bad_values, record_low_rows
+from labelsieve.confident_learning.summarizer import Summarizer, record_bad_values, record_low_rows
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.errors import InvalidInputError
 from labelsieve.settings import METHODS, PROBABILITY_TOLERANCE, Settings
@@ -98,21 +98,8 @@ class RecordedSummarizer(Summarizer):
     Parameters
     ----------
     n_rows, n_classes, dtype, settings, first_row, thresholds, ignored
-        As for `Summarizer`. The thresholds have no effect: scores are recorded.
+        As for `Summarizer`. There are no thresholds: scores are recorded.
     """
-
-    def __init__(
-        self,
-        n_rows: int,
-        n_classes: int,
-        dtype: np.dtype[Any],
-        settings: Settings = DEFAULTS,
-        first_row: int = 0,
-        thresholds: Float64s | None = None,  # noqa: ARG002
-        ignored: int | None = None,
-    ) -> None:
-        super().__init__(n_rows, n_classes, dtype, settings, first_row, ignored=ignored)
-        self._settings = settings
 
     def _add(self, labels: Ints, probs: npt.NDArray[Any]) -> SummaryBlock:
         """Check the next strip, a structured array, and return its summaries as a view."""

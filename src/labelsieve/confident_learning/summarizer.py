@@ -131,7 +131,7 @@ class Summarizer:
         thresholds: Float64s | None = None,
         ignored: int | None = None,
     ) -> None:
-        self._ignored = ignored
+        self._settings, self._ignored = settings, ignored
         self.n_classes, self.dtype, self._kernels = n_classes, dtype, column_kernels(settings, thresholds)
         self._summary = SummaryBlock.empty(n_rows, n_classes, dtype, self._kernels, ignored)
         self._start, self._first_row, self._filled, self._n_taken = first_row, first_row, 0, 0
