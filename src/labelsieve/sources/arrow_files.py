@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import struct
 from functools import lru_cache
 from typing import Any, BinaryIO, Final
@@ -12,9 +11,9 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.arrow_batches import BatchRows
-from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.base import Rows
 from labelsieve.sources.columns import Columns, arrow, columns_of, common_length
-from labelsieve.sources.table_files import LocalTableFile, TableFile, in_one_line, reading
+from labelsieve.sources.table_files import LocalTableFile, TableFile, TableFileSource, in_one_line, reading
 
 _MAGIC: Final = b"ARROW1"
 # The mark before the size of each message.
@@ -90,7 +89,7 @@ class ArrowTable:
         return ArrowFileSource(self._file, columns, self._rows, is_stream=self._is_stream, compressed=self._compressed)
 
 
-class ArrowFileSource(Source):
+class ArrowFileSource(TableFileSource):
     """Columns of one Arrow file as an array.
 
     Parameters
@@ -107,13 +106,13 @@ class ArrowFileSource(Source):
         Whether record batches have to be decoded, each whole.
     """
 
+    file: LocalTableFile
+
     def __init__(
         self, file: LocalTableFile, columns: Columns, batch_rows: list[int], *, is_stream: bool, compressed: bool
     ) -> None:
-        super().__init__((sum(batch_rows), *columns.shape), columns.dtype)
-        self.file, self.columns, self.is_stream, self.is_encoded = file, columns, is_stream, compressed
-        self.class_columns = columns.class_columns
-        self.ends: npt.NDArray[np.int64] = np.array(list(itertools.accumulate(batch_rows)), np.int64)
+        super().__init__(file, columns, batch_rows)
+        self.is_stream, self.is_encoded = is_stream, compressed
         if compressed:
             largest = max(batch_rows) * self.row_bytes
             self.decoding_bytes = 2 * largest
@@ -127,25 +126,9 @@ class ArrowFileSource(Source):
         """The rows at which record batches end, if these are compressed."""
         return self.ends if self.is_encoded else None
 
-    @property
-    def where(self) -> str:
-        """The path."""
-        return self.file.where
-
     def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # nothing is prefetched
         """Open for reading."""
         return _ArrowFileRows(self)
-
-    def identity(self) -> dict[str, Any]:
-        """Return what every source returns, and the columns."""
-        return super().identity() | {"columns": list(self.columns.columns)}
-
-    def _content(self) -> Any:
-        return self.file.content()
-
-    def check_version(self) -> None:
-        """Compare the version of the file."""
-        self.file.check()
 
 
 class _ArrowFileRows(BatchRows):

@@ -17,10 +17,10 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
-from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.base import Rows
 from labelsieve.sources.columns import Columns, arrow, columns_of, common_length
 from labelsieve.sources.prefetch import Prefetcher, ahead_bytes, n_ahead
-from labelsieve.sources.table_files import ObjectFile, RemoteTableFile, TableFile, in_one_line, reading
+from labelsieve.sources.table_files import ObjectFile, RemoteTableFile, TableFile, TableFileSource, in_one_line, reading
 
 # Bytes that are read at a time from a column on a disk, if there is one; several columns share 16 MB.
 _BUFFER_BYTES: Final = 1 << 20
@@ -105,7 +105,7 @@ class ParquetTable:
         return ParquetSource(self._file, columns, leaves)
 
 
-class ParquetSource(Source):
+class ParquetSource(TableFileSource):
     """Columns of one Parquet file as an array.
 
     Parameters
@@ -123,10 +123,8 @@ class ParquetSource(Source):
     def __init__(self, file: TableFile, columns: Columns, leaves: Sequence[int]) -> None:
         metadata = _metadata(file)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        super().__init__((metadata.num_rows, *columns.shape), columns.dtype)
-        self.file, self.columns, self.leaves = file, columns, tuple(leaves)
-        self.class_columns = columns.class_columns
-        self.ends: npt.NDArray[np.int64] = np.cumsum([group.num_rows for group in groups], dtype=np.int64)
+        super().__init__(file, columns, [group.num_rows for group in groups])
+        self.leaves = tuple(leaves)
         sizes = [[group.column(leaf) for leaf in self.leaves] for group in groups if group.num_rows]
         stored = [sum(column.total_compressed_size for column in columns) for columns in sizes]
         decoded = [sum(column.total_uncompressed_size for column in columns) for columns in sizes]
@@ -159,28 +157,9 @@ class ParquetSource(Source):
         """The rows at which row groups end."""
         return self.ends
 
-    @property
-    def where(self) -> str:
-        """Path, or URL without secrets."""
-        return self.file.where
-
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading."""
         return _ParquetRows(self, start, self.n_rows if stop is None else min(stop, self.n_rows))
-
-    def identity(self) -> dict[str, Any]:
-        """Return what every source returns, and the columns."""
-        return super().identity() | {"columns": list(self.columns.columns)}
-
-    def _content(self) -> Any:
-        return self.file.content()
-
-    def note_version(self) -> None:
-        """Do nothing: the version was noted before the footer was read."""
-
-    def check_version(self) -> None:
-        """Compare the version of the file."""
-        self.file.check()
 
     def byte_ranges(self, groups: range) -> list[tuple[int, int]]:
         """Return where the first column is stored in some row groups."""

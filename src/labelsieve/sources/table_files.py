@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from labelsieve.errors import InvalidInputError, LabelsieveError, UnreadableDataError
-from labelsieve.sources.columns import arrow
+from labelsieve.sources.base import Source
+from labelsieve.sources.columns import Columns, arrow
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.remote_npy import read_exactly
 from labelsieve.sources.versions import FileVersion, changed, check_path, file_version, gone
@@ -132,6 +136,46 @@ class RemoteTableFile:
 
 # A file whose version is known, and which opens for pyarrow. It is hashable, and pickles as its place.
 TableFile: TypeAlias = LocalTableFile | RemoteTableFile
+
+
+class TableFileSource(Source):
+    """Columns of one file of a table as an array. Its version was noted before its footer was read.
+
+    Parameters
+    ----------
+    file : TableFile
+        The file.
+    columns : Columns
+        Which columns, and how a row of them is read.
+    group_rows : sequence of int
+        Number of rows of each row group or record batch.
+
+    Attributes
+    ----------
+    ends : (G,) int64
+        The rows at which these end.
+    """
+
+    def __init__(self, file: TableFile, columns: Columns, group_rows: Sequence[int]) -> None:
+        super().__init__((sum(group_rows), *columns.shape), columns.dtype)
+        self.file, self.columns, self.class_columns = file, columns, columns.class_columns
+        self.ends: npt.NDArray[np.int64] = np.cumsum(group_rows, dtype=np.int64)
+
+    @property
+    def where(self) -> str:
+        """Path, or URL without secrets."""
+        return self.file.where
+
+    def identity(self) -> dict[str, Any]:
+        """Return what every source returns, and the columns."""
+        return super().identity() | {"columns": list(self.columns.columns)}
+
+    def _content(self) -> Any:
+        return self.file.content()
+
+    def check_version(self) -> None:
+        """Compare the version of the file."""
+        self.file.check()
 
 
 class ObjectFile(io.RawIOBase):
