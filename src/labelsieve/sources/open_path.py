@@ -11,11 +11,11 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote
 
 from labelsieve.errors import InputTypeError, InvalidInputError
@@ -38,6 +38,7 @@ from labelsieve.storage.urls import check_place, is_url, is_web, url_of, without
 _OPENING_THREADS: Final = 16
 
 Place = str | os.PathLike[str]
+_T = TypeVar("_T")
 
 
 def open_place(name: str, place: Place) -> Source:
@@ -57,11 +58,9 @@ def open_place(name: str, place: Place) -> Source:
         If there is nothing there, or nothing that can be read.
     """
     place, member = split_member(check_place(name, place))
-    scheme, _, local = place.partition("://") if is_url(place) else ("file", "", place)
-    if scheme not in ("file", "local"):
+    local = local_path(place)
+    if local is None:
         return _open_url(name, place, member)
-    if local != place and not Path(local).exists():
-        local = unquote(local)
     path = Path(local).absolute()  # a worker may run in another folder
     try:
         path.stat()
@@ -107,6 +106,16 @@ def _open_member(name: str, path: Path, member: str) -> Source:
         path, found.shape, found.dtype, found.offset, fortran=found.fortran, version=version, member=found.name
     )
     return Bfloat16Source(source) if found.is_bfloat16 else source
+
+
+def local_path(place: str) -> str | None:
+    """Return a path as it is and that of a ``file://`` URL, which may be quoted; None for another URL."""
+    if not is_url(place):
+        return place
+    scheme, _, local = place.partition("://")
+    if scheme not in ("file", "local"):
+        return None
+    return local if Path(local).exists() else unquote(local)
 
 
 def open_places(name: str, places: Sequence[Place]) -> Source:
@@ -222,10 +231,14 @@ def _join(name: str, openers: Sequence[Callable[[], Source]], where: str) -> Sou
         only = openers[0]()
         only.listed_at = where
         return only
+    return ShardsSource.checked(name, open_all(openers), where)
+
+
+def open_all(openers: Iterable[Callable[[], _T]]) -> list[_T]:
+    """Call all openers, several at the same time, and return what they return, in order."""
     with ThreadPoolExecutor(_OPENING_THREADS, "labelsieve-open") as pool:
         try:
-            shards = list(pool.map(lambda opener: opener(), openers))
+            return list(pool.map(lambda opener: opener(), openers))
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)  # the first error is enough
             raise
-    return ShardsSource.checked(name, shards, where)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
-from urllib.parse import unquote
 
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.arrow_files import ArrowTable
@@ -18,7 +16,7 @@ from labelsieve.sources.columns import arrow
 from labelsieve.sources.label_names import category_names
 from labelsieve.sources.memory_tables import MemoryTable, open_memory_table
 from labelsieve.sources.object_store import ObjectStore
-from labelsieve.sources.open_path import url_beside
+from labelsieve.sources.open_path import local_path, open_all, url_beside
 from labelsieve.sources.parquet import ParquetTable
 from labelsieve.sources.shard_names import is_pattern, natural_key
 from labelsieve.sources.shards import ShardsSource
@@ -27,8 +25,6 @@ from labelsieve.storage.urls import check_place, is_url, is_web, without_query
 
 # Suffixes of files that are tables, where a folder has other files too.
 TABLE_SUFFIXES: Final = (".parquet", ".pq", ".arrow", ".feather", ".ipc")
-# Footers that are read at the same time.
-_OPENING_THREADS: Final = 16
 
 Place = str | os.PathLike[str]
 
@@ -123,13 +119,7 @@ def open_table(data: Any, argument: str = "data") -> Table:
     if not is_places(data):
         return open_memory_table(data)
     openers, where = _find_files(argument, data)
-    with ThreadPoolExecutor(_OPENING_THREADS, "labelsieve-open") as pool:
-        try:
-            tables = list(pool.map(lambda opener: _open_file(argument, opener()), openers))
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)  # the first error is enough
-            raise
-    return _Files(tables, where)
+    return _Files(open_all([partial(_open_file, argument, opener) for opener in openers]), where)
 
 
 class _Files:
@@ -155,7 +145,8 @@ def is_places(data: Any) -> bool:
     return isinstance(data, str | os.PathLike)
 
 
-def _open_file(argument: str, file: TableFile) -> ParquetTable | ArrowTable:
+def _open_file(argument: str, opener: Callable[[], TableFile]) -> ParquetTable | ArrowTable:
+    file = opener()
     opened = file.open()
     try:
         head = opened.read(6)
@@ -191,11 +182,9 @@ def _shown(place: str) -> str:
 
 def _files_at(argument: str, place: str) -> list[tuple[str, Callable[[], TableFile]]]:
     """Return the place of each file, and what returns it with its version, in natural order."""
-    scheme, _, local = place.partition("://") if is_url(place) else ("file", "", place)
-    if scheme not in ("file", "local"):
+    local = local_path(place)
+    if local is None:
         return _objects_at(argument, place)
-    if local != place and not Path(local).exists():
-        local = unquote(local)
     path = Path(local).absolute()  # a worker may run in another folder
     if is_pattern(local) and not path.exists():
         found = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
