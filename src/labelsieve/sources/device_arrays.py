@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Bools, Floats, Ints
 from labelsieve.confident_learning.row_sums import NOTED_DIFFERENCE
+from labelsieve.confident_learning.summarizer import low_limit
 from labelsieve.errors import InputTypeError, MissingDependencyError
-from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.arrays import in_memory
 from labelsieve.sources.bfloat16 import widened_bits
 
@@ -151,9 +151,13 @@ def summarize_on_device(labels: Ints, pred_probs: Any) -> DeviceSummary | None:
 def _suspicious(highest: Floats, lowest: Floats, sums: Floats, *, n_classes: int) -> Bools:
     """Return which rows may have a bad value, or a sum that a report mentions. NaN fails every comparison."""
     near = NOTED_DIFFERENCE - _SUM_MARGIN
-    low_limit = np.float64((1 - PROBABILITY_TOLERANCE) / n_classes)
     with np.errstate(invalid="ignore"):
-        fine = (lowest >= 0) & (highest <= 1) & (highest >= low_limit) & (np.abs(sums.astype(np.float64) - 1) <= near)
+        fine = (
+            (lowest >= 0)
+            & (highest <= 1)
+            & (highest >= low_limit(n_classes))
+            & (np.abs(sums.astype(np.float64) - 1) <= near)
+        )
     suspicious: Bools = ~fine
     return suspicious
 
