@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from labelsieve.pipeline.plan import Plan
     from labelsieve.pipeline.row_summaries import RowSummaries
     from labelsieve.recorder import Recorder
-    from labelsieve.results.label_issues import LabelIssues, load
+    from labelsieve.results.label_issues import LabelIssues
+    from labelsieve.results.load import load
     from labelsieve.results.result import IssueRows
     from labelsieve.results.row_ids import unescape_formula
     from labelsieve.sources.ensemble import Ensemble
@@ -113,7 +114,7 @@ _MODULES = {
     "find_label_issues": "find",
     "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",
     "find_label_issues_batched": "label_issues_batched",
-    "load": "results.label_issues",
+    "load": "results.load",
     "plan_label_issues": "find",
     "split_arr": "label_issues_batched",
     "summarize_batch": "summaries",

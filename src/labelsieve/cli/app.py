@@ -42,7 +42,7 @@ from labelsieve.execution.progress import listened_to
 from labelsieve.find import find_label_issues, plan_label_issues
 from labelsieve.pipeline.doctor import diagnose
 from labelsieve.results import export
-from labelsieve.results.label_issues import load
+from labelsieve.results.load import load
 from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names

@@ -57,7 +57,8 @@ from labelsieve.pipeline.planned_time import forecast_run
 from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.pipeline.spot_check import check_finished, compare_labels
 from labelsieve.pipeline.workdir import Workdir
-from labelsieve.results.label_issues import LabelIssues, load
+from labelsieve.results.label_issues import LabelIssues, load_rows
+from labelsieve.results.layouts import Layout
 from labelsieve.results.publish import Stage, check_output, staged
 from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
@@ -103,11 +104,21 @@ class Job:
         All settings.
     named : bool
         Whether labels may be names of classes, which the result then says.
+    layout : Layout, optional
+        Where each row is, if rows are parts of larger things; for the result.
     """
 
-    def __init__(self, labels: Any, pred_probs: Any, settings: JobSettings, *, named: bool = False) -> None:
+    def __init__(
+        self,
+        labels: Any,
+        pred_probs: Any,
+        settings: JobSettings,
+        *,
+        named: bool = False,
+        layout: Layout | None = None,
+    ) -> None:
         self._started = time.perf_counter()
-        self.settings, self.filter = settings, settings.filter
+        self.settings, self.filter, self._layout = settings, settings.filter, layout
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
         self._attempts = settings.retries + 1
         if self.output is not None:
@@ -147,7 +158,7 @@ class Job:
     def run(self) -> LabelIssues:
         """Run all steps, and publish the result last."""
         issues = self._attempt(self._find)
-        return issues if self.output is None else load(self.output)
+        return issues if self.output is None else load_rows(self.output)
 
     def count(self) -> JointCounts:
         """Count the confident joint in two passes, and select nothing."""
@@ -370,6 +381,7 @@ class Job:
             facts=replace(self._facts(setup, scanned, totals.note), misfit=misfit),
             class_names=self._mapping.class_names,
             ids=self._ids,
+            layout=self._layout,
         )
         if stage is not None:
             self._check_owned()

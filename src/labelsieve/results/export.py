@@ -81,7 +81,7 @@ def _write_csv(result: Result, path: Path, *, escape_formulas: bool) -> None:
         for number, columns in enumerate(result.issue_tables()):
             if not number:
                 writer.writerow(columns)
-            for start in range(0, len(columns["row"]), _CSV_ROWS):
+            for start in range(0, len(columns["score"]), _CSV_ROWS):
                 cut = [cells(column[start : start + _CSV_ROWS]) for column in columns.values()]
                 writer.writerows(zip(*cut, strict=True))
 

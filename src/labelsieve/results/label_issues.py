@@ -313,41 +313,8 @@ class LabelIssues(Result):
         )
 
 
-def load(path: str | os.PathLike[str]) -> LabelIssues:
-    """Open a saved result; issues and scores are read when they are used.
-
-    Parameters
-    ----------
-    path : path or URL
-        The ``.zarr`` group that `LabelIssues.save` or ``find_label_issues(..., output=...)`` wrote.
-
-    Returns
-    -------
-    LabelIssues
-        The result.
-
-    Raises
-    ------
-    InvalidInputError
-        If there is no result, or one in another format.
-    UnreadableDataError
-        If a file of it is missing or damaged, now or when it is first used: which file, and which rows.
-
-    Warns
-    -----
-    LabelsieveWarning
-        If an earlier version wrote the result, without checksums (format 2).
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> import labelsieve
-    >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
-    >>> path = f"{tempfile.mkdtemp()}/result.zarr"
-    >>> found.save(path)
-    >>> labelsieve.load(path)
-    <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
-    """
+def load_rows(path: str | os.PathLike[str]) -> LabelIssues:
+    """Open a saved result as issues of rows, whatever these are: see `labelsieve.load`."""
     return LabelIssues(**read_result(open_folder(path, "path")))
 
 

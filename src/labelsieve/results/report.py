@@ -84,13 +84,15 @@ def write_report(
     """
     check_report(path)
     columns = result.issue_table(0, top)
-    numbers, rows = columns["row"].tolist(), _lines(columns)
+    # Of pixels, tokens and tags, pictures and texts are those of their images, sentences and examples.
+    n_things = result.n_rows if result.layout is None else result.layout.n_groups
+    numbers, rows = next(iter(columns.values())).tolist(), _lines(columns)
     if images is not None:
-        pictures, most = open_images(images, result.n_rows), _PICTURE_BYTES // max(1, len(rows))
+        pictures, most = open_images(images, n_things), _PICTURE_BYTES // max(1, len(rows))
         for number, row in zip(numbers, rows, strict=True):
             row["picture"] = encode_picture(pictures[number : number + 1][0], min(_ONE_PICTURE_BYTES, most))
     if texts is not None:
-        for text, row in zip(read_texts(texts, numbers, result.n_rows), rows, strict=True):
+        for text, row in zip(read_texts(texts, numbers, n_things), rows, strict=True):
             row["text"] = text
     page = _page(result, rows, heading_parts(result, title))
     with replacing(LocalFolder(path)) as made:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning import class_quality
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.results.layouts import Layout
 from labelsieve.settings import Settings
 
 # Rows of the tables in which many issues are written.
@@ -205,6 +206,8 @@ class Result:
         K names.
     ids : IdParts, optional
         The user's own names of rows.
+    layout : Layout, optional
+        Where each row is, if rows are pixels of images, tokens of sentences or tags of examples.
     """
 
     n_rows: int
@@ -220,6 +223,7 @@ class Result:
     facts: RunFacts
     class_names: tuple[str, ...] | None = None
     ids: IdParts | None = None
+    layout: Layout | None = None
 
     @property
     def n_labelled(self) -> int:
@@ -316,13 +320,19 @@ class Result:
         return total
 
     def issue_table(self, start: int = 0, stop: int | None = None) -> class_quality.Columns:
-        """Return the issues ``[start, stop)``, counted from the worst, as columns, with ids and names if given."""
+        """Return the issues ``[start, stop)``, counted from the worst, as columns, with ids and names if given.
+
+        Where rows are parts of groups, the columns of the layout stand for ``row``.
+        """
         stop = len(self.found) if stop is None else min(stop, len(self.found))
         part = self.found.part(start, stop)
         columns = part.columns()
+        where: class_quality.Columns = {"row": columns.pop("row")}
+        if self.layout is not None:
+            where = dict(self.layout.columns(part.rows))
         if self.ids is not None:
-            columns = {"row": columns.pop("row"), "id": self.ids.part(start, stop, part.rows)} | columns
-        return self.named(columns)
+            where["id"] = self.ids.part(start, stop, part.rows)
+        return self.named(where | columns)
 
     def issue_tables(self, start: int = 0, stop: int | None = None) -> Iterator[class_quality.Columns]:
         """Yield the table of the issues ``[start, stop)`` in chunks; one empty table if there are none."""

@@ -24,6 +24,7 @@ from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.dtypes import pair_dtype
 from labelsieve.errors import InvalidInputError, UnreadableDataError, WorkdirError, warn
 from labelsieve.partitioning import result_rows
+from labelsieve.results.layouts import restored_layout
 from labelsieve.results.result import IdParts, IssueRows, Result, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.storage.checked_arrays import (
@@ -57,11 +58,13 @@ COLUMNS: Final = {
 }
 _CLASS_ARRAYS: Final = ("confident_thresholds", "class_counts", "mean_scores", "confident_diagonal")
 _IDS: Final = "issue_table/id"
+_LAYOUT: Final = "layout"
 # All arrays, and what the first axis of each counts, for messages.
 _UNITS: Final = {
     **dict.fromkeys(("scores", "mask"), "rows"),
     **dict.fromkeys((*COLUMNS.values(), _IDS), "issues"),
     "confident_pairs": "lines",
+    _LAYOUT: "groups",
     **dict.fromkeys(_CLASS_ARRAYS, "classes"),
 }
 # The names in the group beside its root metadata.
@@ -298,7 +301,8 @@ class StoredIds:
 
 def publish_result(group: ResultGroup, result: Result) -> None:
     """Write the arrays per class and the root metadata of a result, and so make the group one."""
-    confident = result.confident
+    confident, layout = result.confident, result.layout
+    of_groups = None if layout is None else layout.array
     group.publish(
         {
             "confident_thresholds": result.confident_thresholds,
@@ -306,6 +310,7 @@ def publish_result(group: ResultGroup, result: Result) -> None:
             "mean_scores": result.mean_scores,
             "confident_diagonal": confident.diagonal,
             "confident_pairs": np.stack([confident.given, confident.predicted, confident.counts]),
+            **({} if of_groups is None else {_LAYOUT: of_groups}),
         },
         {
             "n_rows": result.n_rows,
@@ -315,6 +320,7 @@ def publish_result(group: ResultGroup, result: Result) -> None:
             "settings": asdict(result.settings),
             "facts": asdict(result.facts),
             "class_names": result.class_names,
+            **({} if layout is None else {"layout": {"kind": layout.kind, **layout.attributes()}}),
         },
     )
 
@@ -380,6 +386,7 @@ def read_result(folder: Folder) -> dict[str, Any]:
     pairs = (given * n_classes + predicted).astype(pair_dtype(n_classes))
     counts = counts.astype(np.int32) if counts.max(initial=0) <= np.iinfo(np.int32).max else counts
     confident = ConfidentCounts(group.open("confident_diagonal").read_all(), pairs, counts)
+    stored = group.documents or {}
     names, facts = attributes["class_names"], attributes["facts"] | {"notes": tuple(attributes["facts"]["notes"])}
     known = {field.name for field in fields(RunFacts)} & facts.keys()  # a newer version may have written more
     return {
@@ -393,5 +400,8 @@ def read_result(folder: Folder) -> dict[str, Any]:
         "settings": Settings(**attributes["settings"]),
         "facts": RunFacts(**{name: facts[name] for name in known}),
         "class_names": None if names is None else tuple(names),
-        "ids": StoredIds(group) if _IDS in (group.documents or {}) else None,
+        "ids": StoredIds(group) if _IDS in stored else None,
+        "layout": restored_layout(
+            attributes.get("layout"), group.open(_LAYOUT).read_all() if _LAYOUT in stored else None
+        ),
     }

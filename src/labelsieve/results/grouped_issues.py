@@ -1,0 +1,189 @@
+"""The issues among rows that are parts of larger things, which each task shows in its own way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.results.layouts import Layout
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s
+    from labelsieve.results.label_issues import LabelIssues
+    from labelsieve.results.result import RunFacts
+    from labelsieve.settings import Settings
+
+# Rows whose scores are reduced at a time, unless a group has more.
+_BLOCK_ROWS: Final = 1 << 20
+
+
+class GroupedIssues:
+    """The issues of a run whose rows are pixels, tokens or tags.
+
+    Parameters
+    ----------
+    rows : LabelIssues
+        The issues as rows, which have a `layout`.
+
+    Attributes
+    ----------
+    rows : LabelIssues
+        The issues as rows: one pixel, token or tag after the other.
+    """
+
+    def __init__(self, rows: LabelIssues) -> None:
+        if rows.layout is None:
+            raise ValueError("the rows have no groups")
+        self.rows, self._layout = rows, rows.layout
+
+    @property
+    def layout(self) -> Layout:
+        """Where each row is."""
+        return self._layout
+
+    @property
+    def num_issues(self) -> int:
+        """Number of rows that are issues."""
+        return self.rows.num_issues
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K."""
+        return self.rows.n_classes
+
+    @property
+    def n_ignored(self) -> int:
+        """Number of rows without a label (`ignore_label`)."""
+        return self.rows.n_ignored
+
+    @property
+    def confident_thresholds(self) -> Float64s:
+        """``(K,)`` mean probability of each class over the rows labelled with it; 2.0 for a class without rows."""
+        return self.rows.confident_thresholds
+
+    @property
+    def class_counts(self) -> Int64s:
+        """``(K,)`` number of rows with each label."""
+        return self.rows.class_counts
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """K names, if they were given."""
+        return self.rows.class_names
+
+    @property
+    def settings(self) -> Settings:
+        """The choices that change the answer."""
+        return self.rows.settings
+
+    @property
+    def facts(self) -> RunFacts:
+        """How the run went."""
+        return self.rows.facts
+
+    def class_summary(self) -> pd.DataFrame:
+        """Return a table with a row per class, the noisiest first: see `labelsieve.LabelIssues.class_summary`."""
+        return self.rows.class_summary()
+
+    def confused_pairs(self, top: int | None = 20) -> pd.DataFrame:
+        """Return which labels are confused with which classes: see `labelsieve.LabelIssues.confused_pairs`."""
+        return self.rows.confused_pairs(top)
+
+    def health_score(self) -> float:
+        """Return the estimated share of right labels."""
+        return self.rows.health_score()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole result into one Zarr group, for `labelsieve.load`: see `labelsieve.LabelIssues.save`."""
+        self.rows.save(path)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        top: int = 100,
+        images: Any = None,
+        texts: Sequence[str] | Path | None = None,
+        title: str | None = None,
+    ) -> None:
+        """Write a report for a browser: see `labelsieve.LabelIssues.report`. Pictures and texts are those of groups."""
+        self.rows.report(path, top=top, images=images, texts=texts, title=title)
+
+    def issues_per_group(self) -> Int64s:
+        """Return the ``(n_groups,)`` number of issues in each group."""
+        total = np.zeros(self._layout.n_groups, np.int64)
+        for rows in self.rows.found.column("row"):
+            total += np.bincount(self._layout.groups_of(rows), minlength=len(total))
+        return total
+
+    def group_scores(self) -> Iterator[tuple[int, Int64s, Floats]]:
+        """Yield the scores of all rows, some whole groups at a time.
+
+        Yields
+        ------
+        first : int
+            Number of the first of the groups.
+        edges : (n + 1,) int64
+            Where the scores of each of n groups begin in `scores`, and the last ones end.
+        scores : (edges[-1],) float
+            Scores of their rows; valid until the next ones.
+        """
+        yield from whole_groups(self._layout, self.rows.score_parts.blocks())
+
+
+def whole_groups(
+    layout: Layout, blocks: Iterator[npt.NDArray[Any]], block_rows: int = _BLOCK_ROWS
+) -> Iterator[tuple[int, Int64s, npt.NDArray[Any]]]:
+    """Cut a column of all rows, which comes in blocks of any lengths, into blocks of whole groups.
+
+    Parameters
+    ----------
+    layout : Layout
+        The groups.
+    blocks : iterator of (n,) arrays
+        The column, in row order.
+    block_rows : int
+        Most rows of a block, unless a single group has more.
+
+    Yields
+    ------
+    first : int
+        Number of the first of the groups.
+    edges : (n + 1,) int64
+        Where each of n groups begins in `values`, and the last one ends.
+    values : (edges[-1],) array
+        The column of their rows.
+    """
+    first, held = 0, np.empty(0)
+    for block in blocks:
+        held = np.concatenate([held, block]) if len(held) else block
+        while first < layout.n_groups:
+            edges = _next_edges(layout, first, min(len(held), block_rows))
+            if edges[-1] > len(held) or (len(edges) == 1):
+                break
+            yield first, edges, held[: edges[-1]]
+            held, first = held[edges[-1] :], first + len(edges) - 1
+    while first < layout.n_groups:  # groups without rows, at the end
+        edges = _next_edges(layout, first, 0)
+        yield first, edges, held[:0]
+        first += len(edges) - 1
+
+
+def _next_edges(layout: Layout, first: int, n_rows: int) -> Int64s:
+    """Return the edges of the groups from `first` on that fit in `n_rows` rows, or of that group alone, from 0."""
+    n = 1
+    while (
+        first + n < layout.n_groups and layout.edges(first, first + 2 * n)[-1] - layout.edges(first, first)[0] <= n_rows
+    ):
+        n *= 2
+    edges = layout.edges(first, min(first + 2 * n, layout.n_groups))
+    edges = edges - edges[0]
+    fitting: Int64s = edges[: max(2, int(np.searchsorted(edges, n_rows, "right")))]
+    return fitting

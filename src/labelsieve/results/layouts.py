@@ -1,0 +1,256 @@
+"""What the rows of a result are, if they are parts of larger things: pixels of images, tokens of sentences, tags.
+
+A *group* (an image, a sentence, an example) owns consecutive rows. Only what opens the inputs and what shows a result
+knows the groups; a run has rows.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Layout(abc.ABC):
+    """Where each row is: its group, and its place in it.
+
+    Attributes
+    ----------
+    kind : str
+        Name of the layout in a stored result.
+    """
+
+    kind: ClassVar[str]
+
+    @property
+    @abc.abstractmethod
+    def n_groups(self) -> int:
+        """Number of groups."""
+
+    @abc.abstractmethod
+    def edges(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the rows at which the groups ``[start, stop)`` begin, and the row at which the last one ends."""
+
+    @abc.abstractmethod
+    def groups_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the group of each row."""
+
+    @abc.abstractmethod
+    def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
+        """Return the columns that say where rows are, for tables: the group first."""
+
+    def attributes(self) -> dict[str, Any]:
+        """Return what a stored result has of the layout, as JSON takes it, besides its `array`."""
+        return {}
+
+    @property
+    def array(self) -> npt.NDArray[np.int64] | None:
+        """What a stored result has of the layout with a value for each group; None if there is nothing."""
+        return None
+
+    @classmethod
+    @abc.abstractmethod
+    def restored(cls, attributes: Mapping[str, Any], array: npt.NDArray[np.int64] | None) -> Self:
+        """Return the layout of a stored result."""
+
+
+class _Edges(Layout):
+    """A layout whose groups begin at any rows.
+
+    Parameters
+    ----------
+    edges : (n_groups + 1,) int64
+        Row at which each group begins, and the number of rows.
+    """
+
+    def __init__(self, edges: npt.NDArray[np.int64]) -> None:
+        self._edges = edges
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self._edges) - 1
+
+    def edges(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the rows at which the groups ``[start, stop)`` begin, and the last one ends."""
+        return self._edges[start : stop + 1]
+
+    def groups_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the group of each row."""
+        # Of groups without rows that begin at the same row, the last one is followed by the rows.
+        return np.searchsorted(self._edges, rows, "right").astype(np.int64) - 1
+
+
+class TokenLayout(_Edges):
+    """Tokens of sentences, one sentence after the other.
+
+    Parameters
+    ----------
+    edges : (n_sentences + 1,) int64
+        Row at which each sentence begins, and the number of tokens.
+    """
+
+    kind = "tokens"
+
+    def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
+        """Return ``sentence`` and ``token`` of each row."""
+        sentences = self.groups_of(rows)
+        return {"sentence": sentences, "token": rows - self._edges[sentences]}
+
+    @property
+    def array(self) -> npt.NDArray[np.int64]:
+        """Number of tokens of each sentence."""
+        return np.diff(self._edges)
+
+    @classmethod
+    def restored(cls, attributes: Mapping[str, Any], array: npt.NDArray[np.int64] | None) -> Self:  # noqa: ARG003
+        """Return the layout of a stored result."""
+        return cls(_ends(np.empty(0, np.int64) if array is None else array))
+
+
+class PixelLayout(_Edges):
+    """Pixels of images of different sizes, row by row.
+
+    Parameters
+    ----------
+    shapes : (n_images, 2) int64
+        Height and width of each image.
+    """
+
+    kind = "pixels"
+
+    def __init__(self, shapes: npt.NDArray[np.int64]) -> None:
+        super().__init__(_ends(shapes[:, 0] * shapes[:, 1]))
+        self.shapes = shapes
+
+    def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
+        """Return ``image``, ``y`` and ``x`` of each row."""
+        images = self.groups_of(rows)
+        y, x = np.divmod(rows - self._edges[images], self.shapes[images, 1])
+        return {"image": images, "y": y, "x": x}
+
+    def shape(self, image: int) -> tuple[int, int]:
+        """Return height and width of an image."""
+        height, width = self.shapes[image].tolist()
+        return height, width
+
+    @property
+    def array(self) -> npt.NDArray[np.int64]:
+        """Height and width of each image."""
+        return self.shapes
+
+    @classmethod
+    def restored(cls, attributes: Mapping[str, Any], array: npt.NDArray[np.int64] | None) -> Self:  # noqa: ARG003
+        """Return the layout of a stored result."""
+        return cls(np.empty((0, 2), np.int64) if array is None else array)
+
+
+@dataclass(frozen=True)
+class EqualImages(Layout):
+    """Pixels of images of one size, row by row.
+
+    Parameters
+    ----------
+    n_images, height, width : int
+        Number of images, and pixels of each along both axes.
+    """
+
+    n_images: int
+    height: int
+    width: int
+    kind = "equal_images"
+
+    @property
+    def n_groups(self) -> int:
+        """Number of images."""
+        return self.n_images
+
+    def edges(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the rows at which the images ``[start, stop)`` begin, and the last one ends."""
+        return np.arange(start, stop + 1) * (self.height * self.width)
+
+    def groups_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the image of each row."""
+        return rows // (self.height * self.width)
+
+    def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
+        """Return ``image``, ``y`` and ``x`` of each row."""
+        images, inside = np.divmod(rows, self.height * self.width)
+        y, x = np.divmod(inside, self.width)
+        return {"image": images, "y": y, "x": x}
+
+    def shape(self, image: int) -> tuple[int, int]:  # noqa: ARG002  # all have the same
+        """Return height and width of an image."""
+        return self.height, self.width
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the numbers."""
+        return {"n_images": self.n_images, "height": self.height, "width": self.width}
+
+    @classmethod
+    def restored(cls, attributes: Mapping[str, Any], array: npt.NDArray[np.int64] | None) -> Self:  # noqa: ARG003
+        """Return the layout of a stored result."""
+        return cls(**attributes)
+
+
+@dataclass(frozen=True)
+class TagLayout(Layout):
+    """Tags of examples: each example has a row for each tag, which says whether it has the tag.
+
+    Parameters
+    ----------
+    n_examples, n_tags : int
+        Shape of `pred_probs`.
+    """
+
+    n_examples: int
+    n_tags: int
+    kind = "tags"
+
+    @property
+    def n_groups(self) -> int:
+        """Number of examples."""
+        return self.n_examples
+
+    def edges(self, start: int, stop: int) -> npt.NDArray[np.int64]:
+        """Return the rows at which the examples ``[start, stop)`` begin, and the last one ends."""
+        return np.arange(start, stop + 1) * self.n_tags
+
+    def groups_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the example of each row."""
+        return rows // self.n_tags
+
+    def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
+        """Return ``example`` and ``tag`` of each row."""
+        examples, tags = np.divmod(rows, self.n_tags)
+        return {"example": examples, "tag": tags}
+
+    def attributes(self) -> dict[str, Any]:
+        """Return the numbers."""
+        return {"n_examples": self.n_examples, "n_tags": self.n_tags}
+
+    @classmethod
+    def restored(cls, attributes: Mapping[str, Any], array: npt.NDArray[np.int64] | None) -> Self:  # noqa: ARG003
+        """Return the layout of a stored result."""
+        return cls(**attributes)
+
+
+LAYOUTS: dict[str, type[Layout]] = {one.kind: one for one in (TokenLayout, PixelLayout, EqualImages, TagLayout)}
+
+
+def restored_layout(facts: Mapping[str, Any] | None, array: npt.NDArray[np.int64] | None) -> Layout | None:
+    """Return the layout of a stored result, of which ``kind`` and the attributes are `facts`; None without facts."""
+    if facts is None:
+        return None
+    return LAYOUTS[facts["kind"]].restored({name: one for name, one in facts.items() if name != "kind"}, array)
+
+
+def _ends(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return 0 and the sums of the first lengths."""
+    edges = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=edges[1:])
+    return edges
