@@ -270,6 +270,11 @@ class Source(abc.ABC):
         return [self]
 
     @property
+    def strip_row_bytes(self) -> int:
+        """Bytes of a row by which the number of rows of a strip is chosen."""
+        return self.row_bytes
+
+    @property
     def read_row_bytes(self) -> int:
         """Bytes of a row before it is converted, for statistics."""
         return self.row_bytes

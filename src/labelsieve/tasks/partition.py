@@ -137,7 +137,7 @@ class Partition:
     def strip_rows(self) -> int:
         """Number of rows of a strip."""
         rows = self._pred_probs
-        row_bytes = rows.source.row_bytes if isinstance(rows, RowRange) else self.n_classes * self.dtype.itemsize
+        row_bytes = rows.source.strip_row_bytes if isinstance(rows, RowRange) else self.n_classes * self.dtype.itemsize
         return max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // row_bytes))
 
     @property
