@@ -132,7 +132,7 @@ def _join_labels(sentences: Sequence[Any]) -> tuple[Any, npt.NDArray[np.int64]]:
     if array.ndim == 1 and array.dtype.kind in "iu":
         return array, lengths
     for place, one in enumerate(flat):
-        if isinstance(one, list | tuple | set | dict) or getattr(one, "ndim", 0):
+        if isinstance(one, list | tuple | set | dict) or np.ndim(one):
             sentence = int(np.searchsorted(np.cumsum(lengths), place, "right"))
             raise InvalidInputError(
                 f"labels are nested too deeply: token {place - int(lengths[:sentence].sum()):,} of sentence "
@@ -177,7 +177,8 @@ def _join_matrices(sentences: Sequence[Any], lengths: npt.NDArray[np.int64]) -> 
         shape = sentences[number].shape
         rows = f"{found[number]:,} rows" if len(shape) == 2 else f"shape {shape}"
         raise InvalidInputError(
-            f"sentence {number:,} has {lengths[number]:,} labels, but pred_probs of {rows}: one row for each token{more}"
+            f"sentence {number:,} has {lengths[number]:,} labels, but pred_probs of {rows}: one row for each "
+            f"token{more}"
         )
     filled = sentences if lengths.all() else [one for one in sentences if len(one)]
     if not filled:
@@ -285,8 +286,8 @@ def edges_of_ids(sentence_ids: Any) -> npt.NDArray[np.int64]:
         last, n_tokens = int(block[-1]), n_tokens + len(block)
         if last > _GAPS + _GAPS_PER_TOKEN * n_tokens:
             raise InvalidInputError(
-                f"sentence_ids goes up to {last:,} in the first {n_tokens:,} tokens: give the numbers of the sentences, "
-                "from 0; np.unique(sentence_ids, return_inverse=True)[1] are these if they ascend"
+                f"sentence_ids goes up to {last:,} in the first {n_tokens:,} tokens: give the numbers of the "
+                "sentences, from 0; np.unique(sentence_ids, return_inverse=True)[1] are these if they ascend"
             )
         more = np.bincount(block - block[0])
         grown = np.zeros(last + 1, np.int64)

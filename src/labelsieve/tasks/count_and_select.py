@@ -55,9 +55,7 @@ def sampled_classes(chunk: Chunk, first: int, *, reader: SummaryReader, sample: 
     return sample.take(first, reader.blocks(chunk))
 
 
-def predicted_candidates(
-    chunk: Chunk, *, reader: SummaryReader, prune: PruneCounts
-) -> top_k_by_pair.Candidates:
+def predicted_candidates(chunk: Chunk, *, reader: SummaryReader, prune: PruneCounts) -> top_k_by_pair.Candidates:
     """Return the rows of largest margin of each pair whose other class is the predicted one."""
     parts = [top_k_by_pair.predicted_candidates(block, prune) for block in reader.blocks(chunk)]
     return top_k_by_pair.largest(parts, prune.by_pair)

@@ -22,21 +22,22 @@ from labelsieve.results.publish import check_output
 from labelsieve.results.token_issues import TokenIssues
 from labelsieve.sources.retries import retry
 from labelsieve.sources.tables import open_columns
+from labelsieve.sources.token_tables import open_token_table
 from labelsieve.sources.tokens import Tokens, edges_of_ids, edges_of_offsets, join_sentences
 
 __all__ = ["find_label_issues", "plan_label_issues"]
 
-_KNOWN: Final = FOR_FINDING | {
+KNOWN: Final = FOR_FINDING | {
     "low_memory": "leave it out: pred_probs need not fit in memory",
     "tokens": "the result takes the words: .to_frame(tokens=...), .report(..., tokens=...)",
 }
-_SETTINGS: Final = tuple(one.name for one in fields(JobSettings))
+SETTINGS: Final = tuple(one.name for one in fields(JobSettings))
 _FORECAST: Final = ("worker_rate", "latency", "within", "measure")
 # Rows as messages name them (`validation.Finding.where`).
 _ROWS: Final = re.compile(r"\brows? (\d+(?:\.\.\d+)?(?:, \d+(?:\.\.\d+)?)*)(?![\d.]|,\d)")
 
 
-@explain_keywords(_KNOWN, _SETTINGS)
+@explain_keywords(KNOWN, SETTINGS)
 def find_label_issues(
     labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
 ) -> TokenIssues:
@@ -95,7 +96,7 @@ def find_label_issues(
         return TokenIssues(job.run())
 
 
-@explain_keywords(_KNOWN, (*_SETTINGS, *_FORECAST))
+@explain_keywords(KNOWN, (*SETTINGS, *_FORECAST))
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
 ) -> Plan:
@@ -166,11 +167,13 @@ def _open_tokens(
     """Return the tokens of all sentences, in whatever form they were given, and the user's names of the tokens."""
     if offsets is not None and sentence_ids is not None:
         raise InvalidInputError("give offsets or sentence_ids, not both")
+    ids, null_labels = choices.ids, choices.ignore_label is None
     if offsets is None and sentence_ids is None:
-        return join_sentences(labels, pred_probs), choices.ids
-    ids = choices.ids
+        if choices.data is None:
+            return join_sentences(labels, pred_probs), ids
+        return open_token_table(choices.data, labels, pred_probs, null_labels=null_labels), ids
     if choices.data is not None:
-        by_column, null_labels = isinstance(sentence_ids, str), choices.ignore_label is None
+        by_column = isinstance(sentence_ids, str)
         if by_column and isinstance(ids, str):
             raise InvalidInputError("ids and sentence_ids both name a column of data: give one of them as an array")
         wanted = sentence_ids if by_column else ids
