@@ -65,7 +65,7 @@ def join_sentences(labels: Any, pred_probs: Any) -> Tokens:
     --------
     >>> joined = join_sentences([[0], [], [1, 1]], [[[0.9, 0.1]], [], [[0.2, 0.8], [0.3, 0.7]]])
     >>> joined.labels, joined.pred_probs.shape, joined.edges
-    (array([0, 1, 1]), (3, 2), array([0, 1, 1, 3]))
+    (array([0, 1, 1], dtype=uint8), (3, 2), array([0, 1, 1, 3]))
     """
     label_lists, matrices = _sentences("labels", labels, 2), _sentences("pred_probs", pred_probs, 3)
     if len(label_lists) != len(matrices):
@@ -125,12 +125,11 @@ def _join_labels(sentences: Sequence[Any]) -> tuple[Any, npt.NDArray[np.int64]]:
     if narrow is not None:
         return narrow, lengths
     flat = list(itertools.chain.from_iterable(filled))
-    try:
-        array = np.array(flat, None if flat else np.int64)
-    except (ValueError, OverflowError):
-        array = np.empty((0, 0))
-    if array.ndim == 1 and array.dtype.kind in "iu":
-        return array, lengths
+    types = set(map(type, flat))
+    if all(issubclass(one, int | np.integer) and one is not bool for one in types):
+        return np.array(flat, None if flat else np.int64), lengths
+    if all(issubclass(one, str) for one in types):
+        return flat, lengths
     for place, one in enumerate(flat):
         if isinstance(one, list | tuple | set | dict) or np.ndim(one):
             sentence = int(np.searchsorted(np.cumsum(lengths), place, "right"))

@@ -14,7 +14,7 @@ from labelsieve.pipeline.keywords import explain_keywords
 from labelsieve.results.token_issues import TEMPERATURE, SentenceScoreMethod, Words
 from labelsieve.settings import Method
 from labelsieve.sources.tokens import ends
-from labelsieve.token_classification.filter import KNOWN, SETTINGS, find_label_issues
+from labelsieve.token_classification.find import KNOWN, SETTINGS, find_label_issues
 
 __all__ = ["get_label_quality_scores", "issues_from_scores"]
 
