@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning import radix_select, top_k_by_pair
 from labelsieve.confident_learning.agreement import RowSample
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
 from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.pruning import PruneCounts
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies, class_histogram
 from labelsieve.confident_learning.selections import Selection, scores_of
 from labelsieve.confident_learning.summary_block import SummaryBlock
@@ -52,6 +53,14 @@ def sampled_classes(chunk: Chunk, first: int, *, reader: SummaryReader, sample: 
     The sample counts labelled rows alone; `first` of them come before this chunk.
     """
     return sample.take(first, reader.blocks(chunk))
+
+
+def predicted_candidates(
+    chunk: Chunk, *, reader: SummaryReader, prune: PruneCounts
+) -> top_k_by_pair.Candidates:
+    """Return the rows of largest margin of each pair whose other class is the predicted one."""
+    parts = [top_k_by_pair.predicted_candidates(block, prune) for block in reader.blocks(chunk)]
+    return top_k_by_pair.largest(parts, prune.by_pair)
 
 
 def histogram_within(chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut) -> Int64s:
