@@ -323,7 +323,7 @@ def _count_joint(
     return Job(labels, pred_probs, settings).count()
 
 
-def count_labels(labels: Any, n_classes: int, ignore_label: IgnoreLabel) -> Int64s:
+def count_labels(labels: Any, n_classes: int, ignore_label: IgnoreLabel = NOTHING) -> Int64s:
     """Count the labels of each class, in pieces."""
     total, findings, first = np.zeros(n_classes, np.int64), Findings(), 0
     opened = retry(RETRIES + 1, open_labels, labels)

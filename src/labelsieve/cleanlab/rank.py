@@ -31,6 +31,7 @@ __all__ = [
     "order_label_issues",
 ]
 
+
 def get_label_quality_scores(
     labels: Any, pred_probs: Any, *, method: Method = "self_confidence", adjust_pred_probs: bool = False
 ) -> Floats:
@@ -78,7 +79,7 @@ def get_label_quality_ensemble_scores(
     adjust_pred_probs: bool = False,
     weight_ensemble_members_by: Weighting = "accuracy",
     custom_weights: npt.ArrayLike | None = None,
-    log_loss_search_T_values: Sequence[float] = list(LOG_LOSS_SEARCH_T_VALUES),  # noqa: B006, N803  # as in cleanlab
+    log_loss_search_T_values: Sequence[float] = list(LOG_LOSS_SEARCH_T_VALUES),  # noqa: N803  # as in cleanlab
     verbose: bool = True,
 ) -> Float64s:
     """Return the weighted average of the scores by each of several models.
@@ -153,7 +154,7 @@ def order_label_issues(
     pred_probs: Any,
     *,
     rank_by: Method = "self_confidence",
-    rank_by_kwargs: Mapping[str, Any] = {},  # noqa: B006  # as in cleanlab
+    rank_by_kwargs: Mapping[str, Any] = {},  # as in cleanlab
 ) -> Int64s:
     """Return the rows of a mask, the lowest score first; of equal scores, the lower row comes first.
 

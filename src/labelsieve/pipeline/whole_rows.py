@@ -53,6 +53,11 @@ class WholeRows:
         note_versions(self._pair, RETRIES + 1)
 
     @property
+    def n_rows(self) -> int:
+        """Number of rows N."""
+        return self._inputs.grid.n_rows
+
+    @property
     def n_classes(self) -> int:
         """Number of classes K."""
         return self._inputs.n_classes
