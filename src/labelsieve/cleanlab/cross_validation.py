@@ -67,12 +67,11 @@ def cross_validated_pred_probs(
         raise InputTypeError(f"validation_func must be callable, not {type(validation).__name__}")
     probs = np.zeros((len(labels), n_classes))
     folds = StratifiedKFold(n_splits=n_folds, shuffle=True, random_state=seed)
-    for trained, left_out in folds.split(labels, labels):
-        missing = np.setdiff1d(np.arange(n_classes), labels[trained])
+    for others, left_out in folds.split(labels, labels):
+        missing = np.setdiff1d(np.arange(n_classes), labels[others])
         borrowed = np.array([left_out[labels[left_out] == k][0] for k in missing], np.int64)
         if len(missing):
             warn_user(f"classes {missing.tolist()} have so few rows that some are used both to train and to predict")
-            trained = np.concatenate([trained, borrowed])
         try:
             fresh = clone(LogisticRegression() if model is None else model)
         except Exception as error:
@@ -80,6 +79,7 @@ def cross_validated_pred_probs(
                 "clf must be a model that sklearn.base.clone can copy: give it get_params(), or cross-validate it "
                 "yourself and give pred_probs"
             ) from error
+        trained = np.concatenate([others, borrowed])
         features_left_out = _rows(features, left_out)
         more = {} if validation is None else validation(features_left_out, labels[left_out])
         fresh.fit(_rows(features, trained), labels[trained], **fit_arguments, **more)
