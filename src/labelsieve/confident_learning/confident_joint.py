@@ -86,7 +86,7 @@ class ConfidentCounts:
     @property
     def off_diagonal(self) -> Int64s:
         """``(K,)`` number of rows of each label that are counted as another class."""
-        total = np.zeros(self.n_classes, np.int64)
+        total = sums_by_class(np.empty(0, np.int64), self.counts[:0], self.n_classes)
         for piece in self.pieces():
             total += sums_by_class(piece.given, piece.counts, self.n_classes)
         return total
@@ -354,5 +354,9 @@ class JointCounter:
 
 
 def sums_by_class(classes: npt.NDArray[np.int64], counts: npt.NDArray[Any], n_classes: int) -> Int64s:
-    """Return the sums of `counts` by class; float64 holds them exactly."""
-    return np.bincount(classes, counts, n_classes).astype(np.int64)
+    """Return the sums of `counts` by class; float64 holds those of integers exactly.
+
+    Counts are fractions only in a joint of the user, and then the sums are fractions too.
+    """
+    sums: Int64s = np.bincount(classes, counts, n_classes).astype(np.float64 if counts.dtype.kind == "f" else np.int64)
+    return sums

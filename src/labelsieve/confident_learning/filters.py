@@ -57,6 +57,8 @@ class IssueTotals:
         Histogram of the scores that the filter cuts on.
     note : str
         A warning about the counts, or "".
+    given_joint : ConfidentCounts or None
+        A joint of the user, which the filters that prune use as it is, in place of the calibrated joint.
     """
 
     confident: ConfidentCounts
@@ -66,6 +68,7 @@ class IssueTotals:
     n_counted: int = 0
     histogram: Int64s | None = None
     note: str = ""
+    given_joint: ConfidentCounts | None = None
 
 
 class Table(Protocol):
@@ -330,8 +333,9 @@ class _Pruning(Filter):
         if n_small:
             classes = rows_in_words(n_small, "class has", "classes have")
             warn(f"{classes} no more than {least} labelled rows (min_examples_per_class): none of these is flagged")
+        joint = totals.given_joint
         return prune_counts(
-            calibrated_joint(totals.confident, counts),
+            calibrated_joint(totals.confident, counts) if joint is None else joint,
             counts,
             frac_noise=settings.frac_noise,
             min_examples_per_class=settings.min_examples_per_class,

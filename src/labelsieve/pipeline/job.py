@@ -148,6 +148,9 @@ class Job:
         self.pair = self._mapping.labels, self.pair[1]
         self._ids = open_ids(ids, n_rows)
         self.filter.check_classes(n_classes)
+        joint = settings.given_joint
+        if joint is not None and joint.n_classes != n_classes:
+            raise InvalidInputError(f"confident_joint has {joint.n_classes:,} classes, pred_probs {n_classes:,}")
 
     def _learn_names(self) -> None:
         """Read the labels for the names of the classes, if labels are names and the user gave none."""
@@ -351,6 +354,7 @@ class Job:
         counts = table.count(self.filter, thresholds)
         joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
         totals = issue_totals(counts, joint, sums.counts, self.filter.settings)
+        totals = replace(totals, given_joint=self.settings.given_joint)
         misfit = check_fit(passes.first_table(), scanned, totals.confident)
         # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
         exactly = stage is not None or not self._fits(totals.estimated, inputs, plan)
