@@ -8,10 +8,14 @@ from typing import Final
 
 from labelsieve.results.grouped_issues import GroupedIssues
 from labelsieve.results.label_issues import LabelIssues, load_rows
-from labelsieve.results.layouts import Layout
+from labelsieve.results.layouts import EqualImages, Layout, PixelLayout
+from labelsieve.results.pixel_issues import SegmentationIssues
 
 # How each layout is shown.
-_GROUPED: Final[dict[type[Layout], Callable[[LabelIssues], GroupedIssues]]] = {}
+_GROUPED: Final[dict[type[Layout], Callable[[LabelIssues], GroupedIssues]]] = {
+    EqualImages: SegmentationIssues,
+    PixelLayout: SegmentationIssues,
+}
 
 
 def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues:

@@ -1,0 +1,1 @@
+"""Summaries of label issues among pixels."""
