@@ -15,7 +15,7 @@ from labelsieve.results.label_issues import LabelIssues, frame_of
 from labelsieve.results.layouts import EqualImages, PixelLayout
 from labelsieve.results.result import IssueRows
 from labelsieve.results.zarr_store import StoredScores
-from labelsieve.settings import check_positive, check_whole_number
+from labelsieve.settings import FLOAT_TOLERANCE, check_positive, check_whole_number
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -368,12 +368,12 @@ class SegmentationIssues(GroupedIssues):
 
 
 def softmin(scores: Floats, temperature: float) -> float:
-    """Return the mean of scores, weighted by ``exp(-score / temperature)``; NaN scores are left out.
+    """Return the mean of scores, weighted by ``softmax((1 - scores) / temperature)``, as cleanlab does.
 
     Parameters
     ----------
     scores : (n,) float
-        Scores, of which some may be NaN.
+        Scores; those that are NaN are left out.
     temperature : float
         Above 0.
 
@@ -387,8 +387,9 @@ def softmin(scores: Floats, temperature: float) -> float:
         values = values[~np.isnan(values)]
     if not len(values):
         return float("nan")
-    # Relative to the lowest score, whose weight is 1: none overflows, and not all vanish.
-    weights = np.exp((values.min() - values) / temperature)
-    total = weights.sum()
-    weights *= values
-    return float(weights.sum() / total)
+    weights = 1 - values
+    weights /= max(temperature, FLOAT_TOLERANCE)
+    weights -= weights.max()
+    np.exp(weights, out=weights)
+    weights /= weights.sum()
+    return float(np.einsum("i,i->", values, weights))

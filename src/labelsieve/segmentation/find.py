@@ -176,7 +176,7 @@ def _job(labels: Any, pred_probs: Any, downsample: int, given: Mapping[str, Any]
         ignored = settings.ignore_label if isinstance(settings.ignore_label, int) else None
         n_classes = int(planes.classes[0])
         masks = retry(attempts, open_masks, labels, BlockMajority(factor, n_classes, ignored))
-        planes = retry(attempts, open_planes, pred_probs, BlockMean(factor))
+        planes = retry(attempts, open_planes, pred_probs, BlockMean(factor, bool(settings.allow_unnormalized_rows)))
     return Job(masks.rows, planes.rows, settings, layout=_layout(planes))
 
 
@@ -186,7 +186,6 @@ def _check_downsampling(settings: JobSettings) -> None:
         ("from_logits", settings.from_logits),
         ("dtype", settings.dtype is not None),
         ("allow_zero_rows", settings.allow_zero_rows),
-        ("allow_unnormalized_rows", settings.allow_unnormalized_rows),
     ):
         if is_set:
             raise InvalidInputError(f"downsample takes the mean of probabilities as they are: leave out {name}")

@@ -74,9 +74,12 @@ class BlockMean:
     ----------
     factor : int
         Pixels of a block along both axes.
+    any_sum : bool
+        Whether pixels whose probabilities do not sum to 1 are accepted.
     """
 
     factor: int
+    any_sum: bool = False
 
     def __call__(self, images: Source | da.Array) -> Source | da.Array:
         """Return the merged images."""
@@ -95,7 +98,7 @@ class BlockMean:
                 good = (planes.min(axis=0) >= -PROBABILITY_TOLERANCE) & (
                     planes.max(axis=0) <= 1 + PROBABILITY_TOLERANCE
                 )
-                good &= np.abs(sums - 1) <= SUM_TOLERANCE
+                good &= (sums > 0) if self.any_sum else (np.abs(sums - 1) <= SUM_TOLERANCE)
                 out /= out.sum(axis=0)
             y, x = np.nonzero(~good)
             out[:, y // self.factor, x // self.factor] = planes[:, y, x]
