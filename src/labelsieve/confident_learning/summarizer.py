@@ -200,7 +200,7 @@ class Summarizer:
         """Do what `add` does, where each row has a label."""
         n, first = len(probs), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
-        probs = np.ascontiguousarray(probs, dtype=self.dtype)
+        probs = self._native(probs)
         summary, labels = self._summary, self._checked_labels(labels, first)
         bits = probs.view(unsigned_dtype(self.dtype))
         predicted, top_bits = self._argmax(bits)
@@ -228,6 +228,10 @@ class Summarizer:
         """Return the ``(n, K)`` probabilities of a strip as `add` takes it."""
         probs: Floats = strip
         return probs
+
+    def _native(self, probs: Floats) -> Floats:
+        """Return a strip in the byte order and the memory layout that `_add` takes."""
+        return np.ascontiguousarray(probs, dtype=self.dtype)
 
     def _checked_labels(self, labels: Ints, first: int) -> Ints:
         # Read as unsigned, a negative number is large.

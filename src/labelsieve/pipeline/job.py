@@ -23,7 +23,7 @@ from labelsieve.confident_learning.selections import RowSelection
 from labelsieve.confident_learning.summarizer import ScanTotals
 from labelsieve.confident_learning.summary_counts import issue_totals
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
-from labelsieve.confident_learning.validation import notes_of, raise_or_warn
+from labelsieve.confident_learning.validation import Findings, notes_of, raise_or_warn
 from labelsieve.errors import (
     InvalidInputError,
     LabelsieveWarning,
@@ -420,7 +420,10 @@ class Job:
             seconds=time.perf_counter() - self._started,
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
             versions=loaded_versions(),
-            notes=(*notes_of(total.findings), *(text for text in (note and f"{note}.", self._mapping.note) if text)),
+            notes=(
+                *notes_of(self._placed(total.findings)),
+                *(text for text in (note and f"{note}.", self._mapping.note) if text),
+            ),
             inputs=self._places,
             finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         )
@@ -437,7 +440,11 @@ class Job:
             raise InvalidInputError(f"no row has a label: all {n_rows:,} {are}")
         mapping = self._mapping
         describe = None if mapping.table is None else partial(retry, self._attempts, mapping.describe_unknown)
-        raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, counts, describe)
+        raise_or_warn(self._placed(total.findings), self.pair[1].shape[1], self.settings.checks, counts, describe)
+
+    def _placed(self, findings: Findings) -> Findings:
+        """Return findings that name rows by their places, if rows are parts of larger things."""
+        return findings if self._layout is None else findings.placed(self._layout.in_words)
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that issues may take if they are sorted in this process."""

@@ -84,7 +84,7 @@ class LabelIssues(Result):
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.indices, dtype, copy=copy)
 
-    def to_frame(self, top: int | None = None) -> pd.DataFrame:
+    def toframe_of(self, top: int | None = None) -> pd.DataFrame:
         """Return the issues as a pandas DataFrame, worst first.
 
         Parameters
@@ -107,11 +107,11 @@ class LabelIssues(Result):
         --------
         >>> import labelsieve
         >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], ids=["a", "b", "c"])
-        >>> found.to_frame()[["row", "id", "given_label", "suggested_label"]].values.tolist()
+        >>> found.toframe_of()[["row", "id", "given_label", "suggested_label"]].values.tolist()
         [[2, 'c', 0, 1]]
         """
         stop = None if top is None else check_whole_number("top", top, 0)
-        return _frame(self.issue_table(0, stop))
+        return frame_of(self.issue_table(0, stop))
 
     def class_summary(self) -> pd.DataFrame:
         """Return a table with a row per class, the noisiest first.
@@ -141,7 +141,7 @@ class LabelIssues(Result):
         >>> found.class_summary()[["class", "rows", "issues", "flag"]].values.tolist()
         [[0, 2, 1, 'rare'], [1, 1, 0, 'rare']]
         """
-        frame = _frame(self.class_table())
+        frame = frame_of(self.class_table())
         return frame.sort_values(["label_noise", "class"], ascending=[False, True], ignore_index=True)
 
     def confused_pairs(self, top: int | None = 20) -> pd.DataFrame:
@@ -172,7 +172,7 @@ class LabelIssues(Result):
         >>> found.confused_pairs().values.tolist()
         [[0.0, 1.0, 1.0, 1.0, 0.5]]
         """
-        return _frame(self.pair_table(None if top is None else check_whole_number("top", top, 0)))
+        return frame_of(self.pair_table(None if top is None else check_whole_number("top", top, 0)))
 
     def health_score(self) -> float:
         """Return the estimated share of right labels, ``1 - estimated_num_issues / n_rows``, of rows with a label.
@@ -330,7 +330,8 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _frame(columns: dict[str, Any]) -> pd.DataFrame:
+def frame_of(columns: dict[str, Any]) -> pd.DataFrame:
+    """Return columns as a pandas DataFrame."""
     try:
         import pandas as pd
     except ImportError as error:

@@ -43,6 +43,20 @@ class Layout(abc.ABC):
     def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
         """Return the columns that say where rows are, for tables: the group first."""
 
+    def in_words(self, start: int, stop: int) -> str:
+        """Name rows ``[start, stop)`` by their places, for messages: ``image 3, y 0, x 5``."""
+        columns = self.columns(np.array([start, stop - 1], np.int64))
+        [group, *inner] = columns
+        first, last = columns[group].tolist()
+        edges = self.edges(first, first + 1).tolist(), self.edges(last, last + 1).tolist()
+        if edges[0][0] == start and edges[1][1] == stop and stop - start > 1:
+            return f"{group} {first:,}" if first == last else f"{group}s {first:,}..{last:,}"
+        places = [
+            ", ".join([f"{group} {groups:,}", *(f"{name} {columns[name][i]:,}" for name in inner)])
+            for i, groups in enumerate((first, last))
+        ]
+        return places[0] if stop - start == 1 else f"{places[0]} to {places[1]}"
+
     def attributes(self) -> dict[str, Any]:
         """Return what a stored result has of the layout, as JSON takes it, besides its `array`."""
         return {}
