@@ -37,7 +37,7 @@ from labelsieve.settings import Settings
 
 # For each tag the counts (label 0, class 0), (0, 1), (1, 0) and (1, 1).
 GivenJoint = tuple[tuple[int, ...], ...]
-# All rows whose label is not predicted have at most this probability of the label, and this margin.
+# Rows whose label is not nearly predicted have a lower probability of the label, and a lower margin.
 _HALF: Final = np.float16(0.5)
 
 
@@ -50,7 +50,7 @@ class LowestOfTag:
     cut_scores : callable
         Returns the scores of a block.
     only_low : bool
-        Whether to leave out rows of scores above 1/2. No more rows are wanted than there are below.
+        Whether to leave out scores from 1/2 on. No more rows are wanted than have lower ones, or these are no issues.
     """
 
     cut_scores: Callable[[SummaryBlock], Floats]
@@ -59,13 +59,13 @@ class LowestOfTag:
     def __call__(self, block: SummaryBlock) -> Ranked:
         """Return positions, tags and scores."""
         scores = self.cut_scores(block)
-        rows = np.flatnonzero(scores <= _HALF) if self.only_low else np.arange(len(block))
+        rows = np.flatnonzero(scores < _HALF) if self.only_low else np.arange(len(block))
         return rows, block.label[rows] // 2, scores[rows].astype(np.float64)
 
 
 def low_self_confidence(block: SummaryBlock) -> Ranked:
-    """Return positions, classes and probabilities of rows whose label has a probability of at most 1/2."""
-    rows = np.flatnonzero(block.p_label <= _HALF)
+    """Return positions, classes and probabilities of rows whose label has a probability below 1/2."""
+    rows = np.flatnonzero(block.p_label < _HALF)
     return rows, block.label[rows], block.p_label[rows].astype(np.float64)
 
 

@@ -147,7 +147,7 @@ class Job:
         self._mapping = LabelMapping.of(self.pair[0], settings.ignore_label, names, labels, pred_probs)
         self._ignored = self._mapping.ignored
         self.pair = self._mapping.labels, self.pair[1]
-        self._ids = open_ids(ids, n_rows)
+        self._ids = open_ids(ids, n_rows, layout)
         self.filter.check_classes(n_classes)
 
     def _learn_names(self) -> None:

@@ -8,10 +8,11 @@ from typing import Final
 
 from labelsieve.results.grouped_issues import GroupedIssues
 from labelsieve.results.label_issues import LabelIssues, load_rows
-from labelsieve.results.layouts import Layout
+from labelsieve.results.layouts import Layout, TagLayout
+from labelsieve.results.tag_issues import MultilabelIssues
 
 # How each layout is shown.
-_GROUPED: Final[dict[type[Layout], Callable[[LabelIssues], GroupedIssues]]] = {}
+_GROUPED: Final[dict[type[Layout], Callable[[LabelIssues], GroupedIssues]]] = {TagLayout: MultilabelIssues}
 
 
 def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues:
