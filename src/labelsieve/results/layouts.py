@@ -219,10 +219,13 @@ class TagLayout(Layout):
     ----------
     n_examples, n_tags : int
         Shape of `pred_probs`.
+    names : tuple of str, optional
+        K names of the tags, if the user gave them.
     """
 
     n_examples: int
     n_tags: int
+    names: tuple[str, ...] | None = None
     kind = "tags"
 
     @property
@@ -244,13 +247,15 @@ class TagLayout(Layout):
         return {"example": examples, "tag": tags}
 
     def attributes(self) -> dict[str, Any]:
-        """Return the numbers."""
-        return {"n_examples": self.n_examples, "n_tags": self.n_tags}
+        """Return the numbers, and the names."""
+        named = {} if self.names is None else {"names": list(self.names)}
+        return {"n_examples": self.n_examples, "n_tags": self.n_tags, **named}
 
     @classmethod
     def restored(cls, attributes: Mapping[str, Any], array: npt.NDArray[np.int64] | None) -> Self:  # noqa: ARG003
         """Return the layout of a stored result."""
-        return cls(**attributes)
+        names = attributes.get("names")
+        return cls(attributes["n_examples"], attributes["n_tags"], None if names is None else tuple(names))
 
 
 LAYOUTS: dict[str, type[Layout]] = {one.kind: one for one in (TokenLayout, PixelLayout, EqualImages, TagLayout)}

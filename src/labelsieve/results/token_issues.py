@@ -149,7 +149,12 @@ class TokenIssues(GroupedIssues):
         return scores
 
     def worst_sentences(
-        self, top: int = 20, *, tokens: Any = None, method: SentenceScoreMethod = "min", temperature: float = TEMPERATURE
+        self,
+        top: int = 20,
+        *,
+        tokens: Any = None,
+        method: SentenceScoreMethod = "min",
+        temperature: float = TEMPERATURE,
     ) -> pd.DataFrame:
         """Return the sentences of the lowest score as a pandas DataFrame, worst first, ties by sentence.
 
