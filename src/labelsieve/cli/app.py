@@ -26,7 +26,7 @@ from labelsieve.cli.interrupts import (
     raising,
 )
 from labelsieve.cli.json_text import doctor_answer, error_answer, exit_code_of, find_answer, json_line, plan_answer
-from labelsieve.cli.options import EXIT_CODES, FORECAST, PAGE, RUN, FilePath, HeadedOption, JobCommand
+from labelsieve.cli.options import EXIT_CODES, FORECAST, INPUTS, PAGE, RUN, FilePath, HeadedOption, JobCommand
 from labelsieve.cli.text import doctor_text, plan_text, summary_text, worst_text
 from labelsieve.errors import (
     InputTypeError,
@@ -190,8 +190,7 @@ def plan(
 
 
 @cli.command(epilog=EXIT_CODES)
-@click.argument("labels", required=False)
-@click.argument("pred_probs", required=False)
+@INPUTS
 @_option("--scheduler", metavar="ADDRESS", help="Check the cluster of this scheduler too: tcp://host:8786.")
 @_option("--workdir", metavar="DIR|URL", help="Check that all workers can write there, and who uses it.")
 @_option("-o", "--output", help="Check that it can be written.")
@@ -207,8 +206,9 @@ def plan(
 @click.pass_context
 def doctor(
     ctx: click.Context,
-    labels: str | None,
-    pred_probs: str | None,
+    /,
+    label_place: str | None,
+    prob_place: str | None,
     *,
     scheduler: str | None,
     workdir: str | None,
@@ -216,6 +216,7 @@ def doctor(
     timeout: float,
     verbose: bool,
     json: bool,
+    **choices: Any,
 ) -> dict[str, Any]:
     """Check this machine, a cluster, and whether a run would find what it needs.
 
@@ -226,10 +227,13 @@ def doctor(
     Example: labelsieve doctor labels.npy pred_probs.npy --scheduler tcp://host:8786 --workdir work
     """
     began = time.perf_counter()
-    if labels is not None and pred_probs is None:
-        raise click.UsageError("give both LABELS and PRED_PROBS, or neither")
+    given = (label_place, prob_place, *(choices[name] for name in ("labels", "pred_probs", "data", "summaries")))
+    if all(one is None for one in given):
+        columns = [choices.pop("labels"), choices.pop("pred_probs")]
+    else:
+        columns = _inputs_of(label_place, prob_place, choices)
     with logging_to_stderr("warning"):
-        diagnosis = diagnose(labels, pred_probs, scheduler=scheduler, workdir=workdir, output=output, patience=timeout)
+        diagnosis = diagnose(*columns, scheduler=scheduler, workdir=workdir, output=output, patience=timeout, **choices)
     if not json:
         click.echo(doctor_text(diagnosis, verbose=verbose))
         ctx.exit(exit_code_of(diagnosis))

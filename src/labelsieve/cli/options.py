@@ -161,7 +161,8 @@ FORECAST = _together(
     _time("--within", metavar="TIME", help="Say how many workers finish within this time: 10min."),
     _time("--measure", is_flag=True, help="Measure rates: read parts of some partitions for about 5 seconds."),
 )
-RUN = _together(
+# What a run reads, and as what.
+INPUTS = _together(
     click.argument("label_place", metavar="[LABELS]", required=False),
     click.argument("prob_place", metavar="[PRED_PROBS]", required=False),
     _input("--data", metavar="FILE|DIR|URL", help="A table in Parquet or Arrow files, whose columns are the inputs."),
@@ -177,12 +178,6 @@ RUN = _together(
         help="A table of row summaries in Parquet or Arrow files, or the folder of a recorder, in place of the inputs.",
     ),
     _input("--n-classes", type=click.IntRange(min=2), metavar="K", help="With --summaries: the number of classes."),
-    _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
-    _input(
-        "--ids",
-        metavar="FILE",
-        help="Your own names of the rows: .npy, Zarr, .csv, or one name per line; with --data: a column.",
-    ),
     _input(
         "--ignore-label",
         type=LabelValue(),
@@ -193,6 +188,15 @@ RUN = _together(
     ),
     _input("--from-logits", is_flag=True, help="PRED_PROBS are logits: take the softmax of each row."),
     _input("--dtype", metavar="bfloat16", help="What values of 16 bits without a dtype are."),
+)
+RUN = _together(
+    INPUTS,
+    _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
+    _input(
+        "--ids",
+        metavar="FILE",
+        help="Your own names of the rows: .npy, Zarr, .csv, or one name per line; with --data: a column.",
+    ),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     _method("--method", type=_score, default="self_confidence", help="Label quality score."),

@@ -195,10 +195,12 @@ def duration(seconds: float) -> str:
 def worst_text(issues: LabelIssues, top: int) -> str:
     """Return a table of the `top` worst rows, or "" if there are none; control characters in names are replaced."""
     table = issues.issue_table(0, top)
-    if not len(table["row"]):
+    if not len(table["score"]):
         return ""
+    # A row, or the image and the place in it, and so on.
+    places = list(table)[: list(table).index("id" if "id" in table else "score")]
     columns = {
-        "row": [str(row) for row in table["row"].tolist()],
+        **{name: [str(number) for number in table[name].tolist()] for name in places},
         "given": [issues.class_label(k) for k in table["given_label"].tolist()],
         "suggested": [issues.class_label(k) for k in table["suggested_label"].tolist()],
         **{name: [f"{x:.4g}" for x in table[name].tolist()] for name in ("score", "p_given", "p_suggested")},

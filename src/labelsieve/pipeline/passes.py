@@ -190,7 +190,7 @@ class Passes:
 
     @cached_property
     def _spans(self) -> list[Span]:
-        need = self.inputs.need(self.settings)
+        need = self.inputs.need(self.settings, self.rule)
         return spans(self.inputs.grid, need.row, self.job.executor.all_threads)
 
     def _records_of_thresholds(self, thresholds: Float64s, what: str) -> Records | None:
