@@ -282,15 +282,20 @@ def list_columns_of(name: str, column: str, schema: Any, where: str, inner_width
     """
     pa = arrow()
     [column] = choose_columns(name, [column] if name == "pred_probs" else column, schema.names, where)
-    kind = schema.field(column).type
+    flat = pa.schema([pa.field(column, _checked_list(name, schema.field(column).type, where).value_type)])
+    return columns_of(name, column, flat, where, inner_width, with_nulls=with_nulls)
+
+
+def _checked_list(name: str, kind: Any, where: str) -> Any:
+    """Return the type of a column, or raise unless it is one of lists."""
+    pa = arrow()
     if not isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         items = "labels" if name == "labels" else "lists of K numbers"
         raise InvalidInputError(
-            f"{name}: column {column!r} of {where} has the type {kind}; with a row for each sentence it holds a list "
-            f"of {items}. If the table has a row for each token, give offsets or sentence_ids"
+            f"{name}: the column of {where} has the type {kind}; with a row for each sentence it has lists of {items}; "
+            "if the table has a row for each token, give offsets or sentence_ids"
         )
-    flat = pa.schema([pa.field(column, kind.value_type)])
-    return columns_of(name, column, flat, where, inner_width, with_nulls=with_nulls)
+    return kind
 
 
 def list_lengths(name: str, array: Any, first_list: int, where: str) -> npt.NDArray[np.int64]:
@@ -310,16 +315,17 @@ def list_lengths(name: str, array: Any, first_list: int, where: str) -> npt.NDAr
     Raises
     ------
     InvalidInputError
-        If there is a null in place of a list.
+        For a column of another type, and if there is a null in place of a list.
     """
+    kind = _checked_list(name, array.type, where)
     if array.null_count:
         nulls = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)) + first_list
         raise InvalidInputError(
             f"{name} of {where} has a null in place of a list in {len(nulls):,} sentences, the first is sentence "
             f"{nulls[0]:,}: give empty lists, or leave out these sentences"
         )
-    if isinstance(array.type, arrow().FixedSizeListType):
-        return np.full(len(array), array.type.list_size, np.int64)
+    if isinstance(kind, arrow().FixedSizeListType):
+        return np.full(len(array), kind.list_size, np.int64)
     return np.diff(_values(array.offsets)).astype(np.int64)
 
 

@@ -300,9 +300,10 @@ class ParquetListsSource(ParquetSource):
         differing = np.flatnonzero(lengths != known)
         if len(differing):
             place = int(differing[0])
+            sentence = self._first_list + number + place
             raise InvalidInputError(
-                f"sentence {self._first_list + number + place:,} has {known[place]:,} labels, but {name} of "
-                f"{lengths[place]:,} rows: one row for each token"
+                f"sentence {sentence:,} has {known[place]:,} labels, but {lengths[place]:,} rows of {name}, one for "
+                "each token"
             )
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,10 +25,12 @@ from labelsieve.sources.memory_tables import MemoryTable
 from labelsieve.sources.parquet import ParquetTable
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.tables import Files, open_table
-from labelsieve.sources.tokens import Tokens, ends
+from labelsieve.sources.tokens import Tokens, ends, of_lengths
 
 
-def open_token_table(data: Any, labels: Any, pred_probs: Any, *, null_labels: bool = False) -> Tokens:
+def open_token_table(
+    data: Any, labels: Any, pred_probs: Any, ids: Any = None, *, null_labels: bool = False
+) -> tuple[Tokens, Any]:
     """Open columns of lists. Of Parquet files the labels are decoded, to know the sentences.
 
     Parquet files are then decoded as a stream; Arrow files are mapped, and decoded into memory if they are compressed.
@@ -40,8 +41,17 @@ def open_token_table(data: Any, labels: Any, pred_probs: Any, *, null_labels: bo
         As `labelsieve.find_label_issues` takes it.
     labels, pred_probs : str
         Columns ``list<int>`` or ``list<string>``, and ``list<list<float>>``.
+    ids : str or object
+        Column of the user's names of sentences; anything else is returned as it is.
     null_labels : bool
         Whether tokens without a label are accepted.
+
+    Returns
+    -------
+    tokens : Tokens
+        The tokens of all sentences.
+    ids : object
+        The names of sentences.
 
     Raises
     ------
@@ -61,63 +71,83 @@ def open_token_table(data: Any, labels: Any, pred_probs: Any, *, null_labels: bo
     for name, column in wanted.items():
         choose_columns(name, column, table.names, table.where)
     if isinstance(table, MemoryTable):
-        table = table.taken(wanted)
-    tables: Iterable[Any] = table.tables if isinstance(table, Files) else [table]
-    lengths, sources, n_sentences = list[npt.NDArray[np.int64]](), list[tuple[Source, Source]](), 0
-    for one in tables:
-        found, *pair = (
-            _of_parquet(one, wanted, n_sentences, null_labels=null_labels)
-            if isinstance(one, ParquetTable)
-            else _of_batches(one, wanted, n_sentences, null_labels=null_labels)
-        )
-        lengths.append(found)
-        sources.append((pair[0], pair[1]))
-        n_sentences += len(found)
-    edges = ends(np.concatenate(lengths))
-    if not edges[-1]:
-        raise InvalidInputError(f"{table.where} has no tokens: all of its {n_sentences:,} sentences are empty")
+        table = table.taken(wanted | ({"ids": ids} if isinstance(ids, str) else {}))
+    parts, n_sentences = list[_Part](), 0
+    for one in table.tables if isinstance(table, Files) else [table]:
+        part = _of_parquet if isinstance(one, ParquetTable) else _of_batches
+        parts.append(part(one, wanted, n_sentences, null_labels))  # type: ignore[arg-type]  # no other tables
+        n_sentences += len(parts[-1].lengths)
+    edges = ends(np.concatenate([part.lengths for part in parts]))
+    sources = [part.sources for part in parts if part.sources]
+    if not sources:
+        raise InvalidInputError(f"{table.where} has no tokens: all sentences are empty")
     found_labels, found_probs = (
-        parts[0] if len(parts) == 1 else ShardsSource.checked(name, parts, table.where)
-        for name, parts in zip(wanted, zip(*sources, strict=True), strict=True)
+        found[0] if len(found) == 1 else ShardsSource.checked(name, found, table.where)
+        for name, found in zip(wanted, zip(*sources, strict=True), strict=True)
     )
-    return Tokens(found_labels, found_probs, edges)
+    return Tokens(found_labels, found_probs, edges), table.source("ids", ids) if isinstance(ids, str) else ids
 
 
-def _of_parquet(
-    table: ParquetTable, wanted: dict[str, str], first: int, *, null_labels: bool
-) -> tuple[npt.NDArray[np.int64], Source, Source]:
-    lengths = table.list_lengths("labels", wanted["labels"], first)
-    sources = [
-        table.list_source(name, column, lengths, first, with_nulls=null_labels and name == "labels")
+@dataclass(frozen=True)
+class _Part:
+    """The sentences of one table.
+
+    Parameters
+    ----------
+    lengths : (n,) int64
+        Number of tokens of each sentence.
+    sources : tuple of Source
+        Labels and probabilities of the tokens; () if there are none.
+    """
+
+    lengths: npt.NDArray[np.int64]
+    sources: tuple[Source, ...]
+
+
+def _of_parquet(table: ParquetTable, wanted: dict[str, str], first: int, null_labels: bool) -> _Part:
+    groups = table.list_lengths("labels", wanted["labels"], first)
+    lengths = np.concatenate([np.empty(0, np.int64), *groups])
+    if not lengths.any():
+        return _Part(lengths, ())
+    sources = (
+        table.list_source(name, column, groups, first, with_nulls=null_labels and name == "labels")
         for name, column in wanted.items()
-    ]
-    return np.concatenate([np.empty(0, np.int64), *lengths]), sources[0], sources[1]
+    )
+    return _Part(lengths, tuple(sources))
 
 
-def _of_batches(
-    table: MemoryTable | ArrowTable, wanted: dict[str, str], first: int, *, null_labels: bool
-) -> tuple[npt.NDArray[np.int64], Source, Source]:
+def _of_batches(table: MemoryTable | ArrowTable, wanted: dict[str, str], first: int, null_labels: bool) -> _Part:
     batches = table.batches(tuple(wanted.values()))
-    if not batches:
-        raise InvalidInputError(f"{table.where} has no rows")
-    lengths: dict[str, npt.NDArray[np.int64]] = {}
-    for name, column in wanted.items():
-        starts = itertools.accumulate(map(len, batches), initial=first)
-        parts = [
-            list_lengths(name, batch.column(column), start, table.where)
-            for batch, start in zip(batches, starts, strict=False)
-        ]
-        lengths[name] = np.concatenate(parts)
-    of_labels, of_probs = lengths.values()
+    of_labels, of_probs = (_lengths(table, batches, name, column, first) for name, column in wanted.items())
     differing = np.flatnonzero(of_labels != of_probs)
     if len(differing):
         place = int(differing[0])
-        raise InvalidInputError(
-            f"sentence {first + place:,} has {of_labels[place]:,} labels, but pred_probs of {of_probs[place]:,} rows: "
-            "one row for each token"
+        raise of_lengths(first + place, int(of_labels[place]), int(of_probs[place]))
+    if not of_labels.any():
+        return _Part(of_labels, ())
+    try:
+        sources = tuple(
+            _items(table, batches, name, column, with_nulls=null_labels and name == "labels")
+            for name, column in wanted.items()
         )
-    found = [_items(table, batches, name, wanted[name], with_nulls=null_labels and name == "labels") for name in wanted]
-    return of_labels, found[0], found[1]
+    except InvalidInputError as error:
+        if not error.rows:
+            raise
+        row, edges = error.rows[0][0], ends(of_labels)
+        sentence = int(np.searchsorted(edges, row, "right")) - 1
+        where = f"sentence {first + sentence:,}, token {row - edges[sentence]:,}"
+        raise InvalidInputError(str(error).replace(f"row {row:,}", where)).at(error.rows) from error
+    return _Part(of_labels, sources)
+
+
+def _lengths(
+    table: MemoryTable | ArrowTable, batches: list[Any], name: str, column: str, first: int
+) -> npt.NDArray[np.int64]:
+    parts = [np.empty(0, np.int64)]
+    for batch in batches:
+        parts.append(list_lengths(name, batch.column(column), first, table.where))
+        first += len(batch)
+    return np.concatenate(parts)
 
 
 def _items(table: MemoryTable | ArrowTable, batches: list[Any], name: str, column: str, *, with_nulls: bool) -> Source:
