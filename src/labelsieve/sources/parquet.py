@@ -297,7 +297,7 @@ class ParquetListsSource(ParquetSource):
         name, [array], number = self.columns.name, arrays, int(self._starts[group]) + row
         lengths = list_lengths(name, array, self._first_list + number, self.where)
         known = self._lengths[number - self._known_from :][: len(lengths)]
-        differing = np.flatnonzero(lengths != known)
+        differing = np.flatnonzero(lengths[: len(known)] != known)
         if len(differing):
             place = int(differing[0])
             sentence = self._first_list + number + place
