@@ -22,9 +22,12 @@ class Layout(abc.ABC):
     ----------
     kind : str
         Name of the layout in a stored result.
+    units : tuple of str
+        What rows and groups are called.
     """
 
     kind: ClassVar[str]
+    units: ClassVar[tuple[str, str]]
 
     @property
     @abc.abstractmethod
@@ -108,7 +111,7 @@ class TokenLayout(_Edges):
         Row at which each sentence begins, and the number of tokens.
     """
 
-    kind = "tokens"
+    kind, units = "tokens", ("tokens", "sentences")
 
     def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
         """Return ``sentence`` and ``token`` of each row."""
@@ -135,7 +138,7 @@ class PixelLayout(_Edges):
         Height and width of each image.
     """
 
-    kind = "pixels"
+    kind, units = "pixels", ("pixels", "images")
 
     def __init__(self, shapes: npt.NDArray[np.int64]) -> None:
         super().__init__(_ends(shapes[:, 0] * shapes[:, 1]))
@@ -176,7 +179,7 @@ class EqualImages(Layout):
     n_images: int
     height: int
     width: int
-    kind = "equal_images"
+    kind, units = "equal_images", ("pixels", "images")
 
     @property
     def n_groups(self) -> int:
@@ -226,7 +229,7 @@ class TagLayout(Layout):
     n_examples: int
     n_tags: int
     names: tuple[str, ...] | None = None
-    kind = "tags"
+    kind, units = "tags", ("tags", "examples")
 
     @property
     def n_groups(self) -> int:
