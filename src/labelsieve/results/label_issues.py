@@ -84,7 +84,7 @@ class LabelIssues(Result):
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         return np.array(self.indices, dtype, copy=copy)
 
-    def toframe_of(self, top: int | None = None) -> pd.DataFrame:
+    def to_frame(self, top: int | None = None) -> pd.DataFrame:
         """Return the issues as a pandas DataFrame, worst first.
 
         Parameters
@@ -107,7 +107,7 @@ class LabelIssues(Result):
         --------
         >>> import labelsieve
         >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], ids=["a", "b", "c"])
-        >>> found.toframe_of()[["row", "id", "given_label", "suggested_label"]].values.tolist()
+        >>> found.to_frame()[["row", "id", "given_label", "suggested_label"]].values.tolist()
         [[2, 'c', 0, 1]]
         """
         stop = None if top is None else check_whole_number("top", top, 0)
