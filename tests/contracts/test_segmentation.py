@@ -419,6 +419,9 @@ def test_a_stored_result_is_loaded_by_image(tmp_path):
         assert bits(one.rows) == bits(want.rows)
         np.testing.assert_array_equal(one.mask(), want.mask())
         np.testing.assert_array_equal(one.pixel_scores(), want.pixel_scores())
+    for path in (output, tmp_path / "saved.zarr"):
+        np.testing.assert_array_equal(zarr.open_array(path / "pixel_mask", mode="r")[:], want.mask())
+    for one in (found, labelsieve.load(output), labelsieve.load(tmp_path / "saved.zarr")):
         for image in range(7):
             np.testing.assert_array_equal(one.mask(image), want.mask(image))
             np.testing.assert_array_equal(one.pixel_scores(image), want.pixel_scores(image))
