@@ -1,8 +1,8 @@
 """A result as one Zarr group.
 
 The group holds ``scores`` and ``mask`` of all rows, ``issues`` (their rows, worst first), ``issue_table`` (the other
-columns of the issues), and arrays with a value per class; of images of one size also ``pixel_mask``, ``(N, H, W)``. Its root metadata, which hold everything else, are written
-last: a group without them is not a result.
+columns of the issues), and arrays with a value per class; of images of one size also ``pixel_mask``, ``(N, H, W)``. Its
+root metadata, which hold everything else, are written last: a group without them is not a result.
 
 Damage is found when it is read. Every chunk of an array has a checksum; the attributes of the group hold a checksum of
 each array's metadata and one of themselves. A result of format 2, which has none of these, is read with a warning.
