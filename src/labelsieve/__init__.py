@@ -15,7 +15,8 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | which rows are issues, filters, how a run works, inputs, clusters | `labelsieve.find` |
 | row summaries in place of predictions: SQL, Spark, tables | `labelsieve.summaries` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
-| coming from cleanlab, and what differs | `labelsieve.label_issues_batched` |
+| cleanlab's module tree: change an import and nothing else | `labelsieve.cleanlab` |
+| cleanlab's batched module, and what differs | `labelsieve.label_issues_batched` |
 | recording predictions in a model's loop | `labelsieve.recorder` |
 | batches in a loop of your own | `labelsieve.inspector` |
 | memory, time, measurements, planning for terabytes | `labelsieve.memory` |
@@ -28,7 +29,18 @@ import importlib
 
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
-    from labelsieve import cli, count, errors, find, inspector, label_issues_batched, memory, recorder, summaries
+    from labelsieve import (
+        cleanlab,
+        cli,
+        count,
+        errors,
+        find,
+        inspector,
+        label_issues_batched,
+        memory,
+        recorder,
+        summaries,
+    )
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -79,6 +91,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "summaries",
     "count",
     "label_issues_batched",
+    "cleanlab",
     "recorder",
     "inspector",
     "memory",
@@ -100,7 +113,18 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 ]
 __version__ = "0.1.0"
 
-_SUBMODULES = ("cli", "count", "errors", "find", "inspector", "label_issues_batched", "memory", "recorder", "summaries")
+_SUBMODULES = (
+    "cleanlab",
+    "cli",
+    "count",
+    "errors",
+    "find",
+    "inspector",
+    "label_issues_batched",
+    "memory",
+    "recorder",
+    "summaries",
+)
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
     "Ensemble": "sources.ensemble",

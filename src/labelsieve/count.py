@@ -129,7 +129,7 @@ def num_label_issues(
         if entries.size != n_classes:
             raise InvalidInputError(f"confident_joint has {entries.size:,} classes, pred_probs {n_classes:,}")
         return off_diagonal_rows(
-            calibrated_joint(entries.counts(), _class_counts(labels, n_classes, options.get("ignore_label", NOTHING)))
+            calibrated_joint(entries.counts(), count_labels(labels, n_classes, options.get("ignore_label", NOTHING)))
         )
     if confident_joint is not None:
         raise InvalidInputError(
@@ -241,7 +241,7 @@ def estimate_joint(
     if confident_joint is not None:
         entries = entries_of("confident_joint", confident_joint)
         if labels is not None:
-            class_counts = _class_counts(labels, entries.size, options.get("ignore_label", NOTHING))
+            class_counts = count_labels(labels, entries.size, options.get("ignore_label", NOTHING))
             entries = Entries.of(calibrated_joint(entries.counts(), class_counts))
     elif pred_probs is None or labels is None:
         raise InvalidInputError("give pred_probs and labels, or a confident_joint")
@@ -307,7 +307,7 @@ def estimate_latent(
     check_one_of("py_method", py_method, PY_METHODS)
     check_sparse(dense=dense)
     entries = entries_of("confident_joint", confident_joint)
-    class_counts = _class_counts(labels, entries.size, ignore_label)
+    class_counts = count_labels(labels, entries.size, ignore_label)
     estimate = noise_matrices.estimate_latent
     py, noise, inverse = estimate(entries, class_counts, py_method, converge=converge_latent_estimates)
     return py, noise.matrix(dense=dense), inverse.matrix(dense=dense)
@@ -323,7 +323,7 @@ def _count_joint(
     return Job(labels, pred_probs, settings).count()
 
 
-def _class_counts(labels: Any, n_classes: int, ignore_label: IgnoreLabel) -> Int64s:
+def count_labels(labels: Any, n_classes: int, ignore_label: IgnoreLabel = NOTHING) -> Int64s:
     """Count the labels of each class, in pieces."""
     total, findings, first = np.zeros(n_classes, np.int64), Findings(), 0
     opened = retry(RETRIES + 1, open_labels, labels)

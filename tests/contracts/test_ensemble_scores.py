@@ -72,9 +72,10 @@ def test_weights_that_are_not_known_are_refused():
     assert labelsieve.plan_label_issues(labels, Ensemble(members, "accuracy")).n_partitions == 1
 
 
-@pytest.mark.parametrize("weighting", ["uniform", "accuracy", "custom"])
+@pytest.mark.parametrize("weighting", ["uniform", "accuracy", "log_loss_search", "custom"])
 @pytest.mark.parametrize(("method", "adjust"), SETTINGS)
 @pytest.mark.parametrize("dtype", ["f8", "f4"])
+@pytest.mark.filterwarnings("ignore:The y_prob values do not sum to one")  # scikit-learn's, of float32
 def test_scores_are_those_of_cleanlab(method, adjust, weighting, dtype):
     labels, members = models(dtype=dtype)
     settings = {
@@ -103,9 +104,9 @@ def test_what_scores_refuse(capsys):
     labels, members = models()
     scores = labelsieve.get_label_quality_ensemble_scores
     for error, words, make in (
-        (InvalidInputError, "custom_weights=",
-         lambda: scores(labels, members, weight_ensemble_members_by="log_loss_search")),
-        (InvalidInputError, "uniform, accuracy, custom",
+        (InvalidInputError, "none of log_loss_search_T_values gives weights",
+         lambda: scores(labels, members, weight_ensemble_members_by="log_loss_search", log_loss_search_T_values=[1e9])),
+        (InvalidInputError, "uniform, accuracy, log_loss_search, custom",
          lambda: scores(labels, members, weight_ensemble_members_by="loss")),
         (InvalidInputError, "and only then", lambda: scores(labels, members, custom_weights=[1, 1, 1])),
         (InvalidInputError, "and only then", lambda: scores(labels, members, weight_ensemble_members_by="custom")),

@@ -26,6 +26,7 @@ Exit codes:
   143  ended by SIGTERM
 """
 _PASSES: Final = {1: "One pass.", 2: "Two passes.", 3: "Three passes."}
+TASKS: Final = ("classification", "segmentation", "tokens", "tags")
 PROGRESS: Final = ("auto", "bar", "json", "none")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -191,6 +192,19 @@ INPUTS = _together(
 )
 RUN = _together(
     INPUTS,
+    _input(
+        "--task",
+        type=click.Choice(TASKS),
+        default=TASKS[0],
+        metavar="TASK",
+        help="What a label belongs to: classification (a row), segmentation (a pixel of a mask), tokens (a word of a "
+        "sentence), tags (one of the tags of an example).",
+    ),
+    _input(
+        "--downsample", type=_at_least_one, metavar="N", help="With --task segmentation: take blocks of N x N pixels."
+    ),
+    _input("--offsets", metavar="FILE", help="With --task tokens: where each sentence begins, and the last one ends."),
+    _input("--sentence-ids", metavar="FILE", help="With --task tokens: the sentence of each token."),
     _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
     _input(
         "--ids",

@@ -55,7 +55,7 @@ def prune_counts(
     Parameters
     ----------
     calibrated : ConfidentCounts
-        The calibrated joint.
+        The calibrated joint, or a joint of the user, which may have fractions.
     class_counts : (K,) int64
         Number of rows with each label.
     frac_noise : float
@@ -89,7 +89,8 @@ def _reduced(calibrated: ConfidentCounts, frac_noise: float, min_examples_per_cl
         rows = reduced.astype(np.int64)
         pairs.append(piece.pairs[rows > 0])
         counts.append(rows[rows > 0])
-    return ConfidentCounts(diagonal, np.concatenate(pairs), np.concatenate(counts))
+    # A joint of the user may have fractions.
+    return ConfidentCounts(diagonal.astype(np.int64), np.concatenate(pairs), np.concatenate(counts))
 
 
 def _matrix_sums(values: Float64s, columns: Int64s, first: Int64s, lengths: Int64s, n_columns: int) -> Float64s:

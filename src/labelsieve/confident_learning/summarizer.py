@@ -155,12 +155,15 @@ class Summarizer:
         """Return the summaries added since the last call, and add up their totals; the next `add` overwrites them."""
         taken = self._summary[: self._filled]
         counted = taken if self._ignored is None else taken.only_labelled(self.n_classes, 0)
-        sums = class_sums_chunk(counted.label, counted.p_label, self.n_classes)
-        self._sums = class_sums_combine([self._sums, sums])
+        self._sums = class_sums_combine([self._sums, self._class_sums(counted)])
         self._agreements.append(Agreement.of(counted.label, counted.predicted))
         self._n_taken += self._filled
         self._first_row, self._filled = self._first_row + self._filled, 0
         return taken
+
+    def _class_sums(self, block: SummaryBlock) -> ClassSums:
+        """Return the sums of the label's probability by class."""
+        return class_sums_chunk(block.label, block.p_label, self.n_classes)
 
     def totals(self) -> ScanTotals:
         """Return the totals of all rows that were taken."""

@@ -10,18 +10,23 @@ from typing import Any, Final, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Float64s
 from labelsieve.errors import InputTypeError, InvalidInputError, located, warn
 from labelsieve.execution.choice import choose_executor
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.member_accuracy import member_accuracies
+from labelsieve.pipeline.whole_rows import WholeRows
 from labelsieve.settings import Method
 from labelsieve.sources.ensemble import Ensemble, EnsembleSource
-from labelsieve.sources.open_array import open_labels, open_pred_probs
+from labelsieve.sources.open_array import Opened, open_labels, open_pred_probs
 from labelsieve.sources.retries import RETRIES
+from labelsieve.tasks.confident_rows import clipped_log
 
-Weighting = Literal["uniform", "accuracy", "custom"]
+Weighting = Literal["uniform", "accuracy", "log_loss_search", "custom"]
 _WEIGHTINGS: Final[tuple[Weighting, ...]] = get_args(Weighting)
+# The values that cleanlab searches.
+LOG_LOSS_SEARCH_T_VALUES: Final = (1e-4, 1e-3, 1e-2, 1e-1, 1e0, 1e1, 1e2, 2e2)
 
 
 def get_label_quality_ensemble_scores(
@@ -32,6 +37,7 @@ def get_label_quality_ensemble_scores(
     adjust_pred_probs: bool = False,
     weight_ensemble_members_by: Weighting = "accuracy",
     custom_weights: Sequence[float] | npt.NDArray[Any] | None = None,
+    log_loss_search_T_values: Sequence[float] = LOG_LOSS_SEARCH_T_VALUES,  # noqa: N803  # cleanlab's name
     verbose: bool = True,
 ) -> npt.NDArray[np.float64]:
     """Return the weighted average of the label quality scores by each of several models.
@@ -47,17 +53,20 @@ def get_label_quality_ensemble_scores(
         Given labels, as `find_label_issues` takes them.
     pred_probs_list : list of array-like
         ``(N, K)`` probabilities by each model, as `find_label_issues` takes them. Each is read once, and once more if
-        it is weighted by accuracy; with `adjust_pred_probs` and normalized margins twice.
+        it is weighted by accuracy or log loss; with `adjust_pred_probs` and normalized margins twice.
     method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}
         The score.
     adjust_pred_probs : bool
         Whether to subtract the confident thresholds of each model from its probabilities before scoring.
-    weight_ensemble_members_by : {"uniform", "accuracy", "custom"}
-        Equal weights, the share of rows whose label a model predicts, or `custom_weights`. cleanlab's
-        ``"log_loss_search"`` is refused: compute its weights, and give them as `custom_weights`.
+    weight_ensemble_members_by : {"uniform", "accuracy", "log_loss_search", "custom"}
+        Equal weights, the share of rows whose label a model predicts, ``exp(-t * log_loss)`` of each model, or
+        `custom_weights`. Of the values of t, the first whose weighted average of the probabilities has the least log
+        loss is taken. That search keeps the probability of each label by each model in memory: 8 bytes per row.
     custom_weights : (M,) array-like of float, optional
         Weights of the models for ``"custom"``. As in cleanlab they are used as they are: scores stay within [0, 1] if
         the weights add up to 1.
+    log_loss_search_T_values : sequence of float
+        Values of t to search, for ``"log_loss_search"``.
     verbose : bool
         Whether to print the weights.
 
@@ -86,6 +95,28 @@ def get_label_quality_ensemble_scores(
     """
     if not isinstance(pred_probs_list, list | tuple):
         raise InputTypeError(f"pred_probs_list must be a list of pred_probs, not {type(pred_probs_list).__name__}")
+    return ensemble_scores(
+        labels,
+        pred_probs_list,
+        JobSettings(method=method, adjust_pred_probs=adjust_pred_probs, progress=False),
+        weight_ensemble_members_by,
+        custom_weights,
+        log_loss_search_T_values,
+        verbose=verbose,
+    )
+
+
+def ensemble_scores(
+    labels: Any,
+    pred_probs_list: Sequence[Any],
+    settings: JobSettings,
+    weight_ensemble_members_by: Weighting,
+    custom_weights: Any,
+    t_values: Sequence[float],
+    *,
+    verbose: bool,
+) -> npt.NDArray[np.float64]:
+    """Do what `get_label_quality_ensemble_scores` does, with all settings of the jobs that score."""
     _check_weighting(weight_ensemble_members_by, custom_weights, len(pred_probs_list))
     ensemble = open_pred_probs(Ensemble(pred_probs_list))
     if not isinstance(ensemble, EnsembleSource):
@@ -93,11 +124,12 @@ def get_label_quality_ensemble_scores(
     if len(pred_probs_list) == 1:
         warn("pred_probs_list has one element: its scores are those of find_label_issues(labels, pred_probs).scores")
     opened = open_labels(labels)
-    settings = JobSettings(method=method, adjust_pred_probs=adjust_pred_probs, progress=False)
     n_members = len(ensemble.members)
     if weight_ensemble_members_by == "accuracy":
         shares = member_accuracies(opened, ensemble, choose_executor(retries=RETRIES), settings.checks)
         weights = [share / sum(shares) for share in shares]
+    elif weight_ensemble_members_by == "log_loss_search":
+        weights = _search_weights(opened, ensemble, settings, t_values)
     elif custom_weights is not None:
         weights = [float(weight) for weight in custom_weights]
     else:
@@ -114,12 +146,34 @@ def get_label_quality_ensemble_scores(
     return total / n_members if weight_ensemble_members_by == "uniform" else total
 
 
+def _search_weights(
+    labels: Opened, ensemble: EnsembleSource, settings: JobSettings, t_values: Sequence[float]
+) -> list[float]:
+    """Return the weights ``exp(-t * log_loss)`` of the members whose average has the least log loss."""
+    p_label, losses = list[Float64s](), list[float]()
+    for name, member in zip(ensemble.names, ensemble.members, strict=True):
+        with located(name):
+            probs, logs = WholeRows(labels, member, settings.checks).label_logs()
+        p_label.append(probs)
+        losses.append(-float(np.mean(logs)))
+    best, found = math.inf, list[float]()
+    for t in t_values:
+        raw = [math.exp(-t * loss) for loss in losses]
+        if not sum(raw):  # t is so large that no member has a weight
+            continue
+        weights = [one / sum(raw) for one in raw]
+        total = np.zeros(labels.shape[0])
+        for weight, probs in zip(weights, p_label, strict=True):
+            total += weight * probs
+        loss = -float(np.mean(clipped_log(total)))
+        if loss < best:
+            best, found = loss, weights
+    if not found:
+        raise InvalidInputError(f"none of log_loss_search_T_values gives weights: {list(t_values)!r}")
+    return found
+
+
 def _check_weighting(weighting: str, custom_weights: Any, n_members: int) -> None:
-    if weighting == "log_loss_search":
-        raise InvalidInputError(
-            "weight_ensemble_members_by='log_loss_search' is not supported: compute weights, such as "
-            'exp(-t * log_loss) of each model, and give them with weight_ensemble_members_by="custom", custom_weights='
-        )
     if weighting not in _WEIGHTINGS:
         raise InvalidInputError(
             f"weight_ensemble_members_by must be one of {', '.join(_WEIGHTINGS)}; not {weighting!r}"

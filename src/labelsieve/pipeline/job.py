@@ -138,6 +138,7 @@ class Job:
         )
         if isinstance(self.pair[1], Source):
             self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
+            self.filter = self.pair[1].filter_for(self.filter)
         self._n_weighing = 0  # reads that weigh the members of an ensemble
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         n_rows, n_classes = self.pair[1].shape
@@ -146,8 +147,11 @@ class Job:
         self._mapping = LabelMapping.of(self.pair[0], settings.ignore_label, names, labels, pred_probs)
         self._ignored = self._mapping.ignored
         self.pair = self._mapping.labels, self.pair[1]
-        self._ids = open_ids(ids, n_rows)
+        self._ids = open_ids(ids, n_rows, layout)
         self.filter.check_classes(n_classes)
+        joint = settings.given_joint
+        if joint is not None and joint.n_classes != n_classes:
+            raise InvalidInputError(f"confident_joint has {joint.n_classes:,} classes, pred_probs {n_classes:,}")
 
     def _learn_names(self) -> None:
         """Read the labels for the names of the classes, if labels are names and the user gave none."""
@@ -351,6 +355,7 @@ class Job:
         counts = table.count(self.filter, thresholds)
         joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
         totals = issue_totals(counts, joint, sums.counts, self.filter.settings)
+        totals = replace(totals, given_joint=self.settings.given_joint)
         misfit = check_fit(passes.first_table(), scanned, totals.confident)
         # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
         exactly = stage is not None or not self._fits(totals.estimated, inputs, plan)
@@ -446,7 +451,7 @@ class Job:
         """Return the bytes that issues may take if they are sorted in this process."""
         if self.executor.is_cluster:
             return int(free_bytes() * _CLIENT_SHARE)
-        need = inputs.need(self.filter.settings)
+        need = inputs.need(self.filter.settings, self.filter)
         taken = self.executor.base_bytes + need.partials + (0 if plan.stored else need.summaries())
         return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
 

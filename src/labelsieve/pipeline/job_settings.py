@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.filters import Filter, default_rule, filter_of
+from labelsieve.confident_learning.noise_matrices import entries_of
 from labelsieve.confident_learning.validation import RowChecks
 from labelsieve.errors import InvalidInputError
 from labelsieve.partitioning import Auto, check_sizes
@@ -31,7 +33,7 @@ from labelsieve.storage.urls import check_place
 
 @dataclass(frozen=True)
 class JobSettings:
-    """All settings of `labelsieve.find_label_issues`, under the same names.
+    """All settings of `labelsieve.find_label_issues`, under the same names, and one of cleanlab's function.
 
     Raises
     ------
@@ -69,6 +71,7 @@ class JobSettings:
     class_names: Sequence[str] | None = None
     ignore_label: Any = NOTHING
     ids: Any = None
+    confident_joint: Any = None  # for the filters that prune, in `labelsieve.cleanlab.filter` alone
 
     def __post_init__(self) -> None:
         check_flag("fresh", self.fresh)
@@ -80,7 +83,7 @@ class JobSettings:
         object.__setattr__(self, "wait", check_seconds("wait", self.wait))
         object.__setattr__(self, "n_jobs", resolve_n_jobs(self.n_jobs, verbose=self.progress is not False))
         object.__setattr__(self, "output", self._checked_output())
-        self.filter, self.checks  # noqa: B018  # to raise their errors here
+        self.filter, self.checks, self.given_joint  # noqa: B018  # to raise their errors here
 
     @cached_property
     def filter(self) -> Filter:
@@ -108,6 +111,15 @@ class JobSettings:
                 self.min_examples_per_class,
             )
         )
+
+    @cached_property
+    def given_joint(self) -> ConfidentCounts | None:
+        """The joint of the user that the filters that prune use in place of their own; None if there is none."""
+        if self.confident_joint is None:
+            return None
+        if not self.filter.prunes:
+            raise InvalidInputError(f"filter_by={self.filter.name!r} does not use confident_joint")
+        return entries_of("confident_joint", self.confident_joint).counts()
 
     @cached_property
     def checks(self) -> RowChecks:

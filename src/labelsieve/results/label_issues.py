@@ -331,7 +331,13 @@ def _cell(value: object) -> str:
 
 
 def frame_of(columns: dict[str, Any]) -> pd.DataFrame:
-    """Return columns as a pandas DataFrame."""
+    """Return columns as a pandas DataFrame.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without pandas.
+    """
     try:
         import pandas as pd
     except ImportError as error:

@@ -1,0 +1,1 @@
+"""``cleanlab.experimental``, of which Labelsieve has `label_issues_batched`."""
