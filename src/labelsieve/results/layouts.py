@@ -47,18 +47,19 @@ class Layout(abc.ABC):
         """Return the columns that say where rows are, for tables: the group first."""
 
     def in_words(self, start: int, stop: int) -> str:
-        """Name rows ``[start, stop)`` by their places, for messages: ``image 3, y 0, x 5``."""
+        """Name rows ``[start, stop)`` by their places, for messages: ``image 3, y 0, x 5``, or ``images 2..4``."""
         columns = self.columns(np.array([start, stop - 1], np.int64))
-        [group, *inner] = columns
-        first, last = columns[group].tolist()
-        edges = self.edges(first, first + 1).tolist(), self.edges(last, last + 1).tolist()
-        if edges[0][0] == start and edges[1][1] == stop and stop - start > 1:
-            return f"{group} {first:,}" if first == last else f"{group}s {first:,}..{last:,}"
-        places = [
-            ", ".join([f"{group} {groups:,}", *(f"{name} {columns[name][i]:,}" for name in inner)])
-            for i, groups in enumerate((first, last))
-        ]
-        return places[0] if stop - start == 1 else f"{places[0]} to {places[1]}"
+        names, (first, last) = list(columns), zip(*(column.tolist() for column in columns.values()), strict=True)
+        edges = self.edges(first[0], first[0] + 1)[0], self.edges(last[0], last[0] + 1)[1]
+        if edges == (start, stop) and stop - start > 1:  # whole groups
+            return f"{names[0]} {first[0]:,}" if first[0] == last[0] else f"{names[0]}s {first[0]:,}..{last[0]:,}"
+        words = [f"{name} {number:,}" for name, number in zip(names, first, strict=True)]
+        differing = [i for i in range(len(names)) if first[i] != last[i]]
+        if differing == [len(names) - 1]:
+            words[-1] += f"..{last[-1]:,}"
+        elif differing:
+            words[-1] += " to " + ", ".join(f"{names[i]} {last[i]:,}" for i in range(differing[0], len(names)))
+        return ", ".join(words)
 
     def attributes(self) -> dict[str, Any]:
         """Return what a stored result has of the layout, as JSON takes it, besides its `array`."""

@@ -14,6 +14,7 @@ from re import fullmatch
 from typing import Final
 
 from labelsieve.errors import InUseError, InvalidInputError, MissingDependencyError, UnwritableError
+from labelsieve.results.layouts import EqualImages
 from labelsieve.results.result import Result
 from labelsieve.results.zarr_store import PARTS, ResultGroup, is_result, publish_result
 from labelsieve.storage.folders import Folder, LocalFolder, UrlFolder, open_folder, temporary_folder, writing
@@ -207,6 +208,8 @@ class Stage:
         """Write what the tasks have not written, and make the group a result."""
         if result.ids is not None:
             self.group.write_ids(result.ids)
+        if isinstance(result.layout, EqualImages):
+            self.group.write_pixel_mask(result.layout)
         self.group.check_owned()
         publish_result(self.group, result)
 

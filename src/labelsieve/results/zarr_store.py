@@ -1,8 +1,8 @@
 """A result as one Zarr group.
 
 The group holds ``scores`` and ``mask`` of all rows, ``issues`` (their rows, worst first), ``issue_table`` (the other
-columns of the issues), and arrays with a value per class. Its root metadata, which hold everything else, are written
-last: a group without them is not a result.
+columns of the issues), and arrays with a value per class; of images of one size also ``pixel_mask``, ``(N, H, W)``. Its
+root metadata, which hold everything else, are written last: a group without them is not a result.
 
 Damage is found when it is read. Every chunk of an array has a checksum; the attributes of the group hold a checksum of
 each array's metadata and one of themselves. A result of format 2, which has none of these, is read with a warning.
@@ -24,7 +24,7 @@ from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.dtypes import pair_dtype
 from labelsieve.errors import InvalidInputError, UnreadableDataError, WorkdirError, warn
 from labelsieve.partitioning import result_rows
-from labelsieve.results.layouts import restored_layout
+from labelsieve.results.layouts import EqualImages, restored_layout
 from labelsieve.results.result import IdParts, IssueRows, Result, RunFacts
 from labelsieve.settings import Settings
 from labelsieve.storage.checked_arrays import (
@@ -59,12 +59,14 @@ COLUMNS: Final = {
 _CLASS_ARRAYS: Final = ("confident_thresholds", "class_counts", "mean_scores", "confident_diagonal")
 _IDS: Final = "issue_table/id"
 _LAYOUT: Final = "layout"
+_PIXEL_MASK: Final = "pixel_mask"
 # All arrays, and what the first axis of each counts, for messages.
 _UNITS: Final = {
     **dict.fromkeys(("scores", "mask"), "rows"),
     **dict.fromkeys((*COLUMNS.values(), _IDS), "issues"),
     "confident_pairs": "lines",
     _LAYOUT: "groups",
+    _PIXEL_MASK: "images",
     **dict.fromkeys(_CLASS_ARRAYS, "classes"),
 }
 # The names in the group beside its root metadata.
@@ -131,6 +133,17 @@ class ResultGroup:
                 self.create(_IDS, (len(rows),), names.dtype if names.dtype.kind in "iu" else str, step)
                 write = self.writer(_IDS)
             write(start, names)
+
+    def write_pixel_mask(self, layout: EqualImages) -> None:
+        """Write the mask of all rows once more as an array of images, some at a time."""
+        shape = layout.n_images, layout.height, layout.width
+        image_rows = layout.height * layout.width
+        step = max(1, result_rows(layout.n_images * image_rows) // image_rows)
+        self.create(_PIXEL_MASK, shape, np.bool_, step)
+        mask, write = self.open("mask"), self.writer(_PIXEL_MASK)
+        for image in range(0, layout.n_images, step):
+            stop = min(image + step, layout.n_images)
+            write(image, mask.read(image * image_rows, stop * image_rows).reshape(stop - image, *shape[1:]))
 
     def writer(self, name: str) -> Callable[[int, npt.NDArray[Any]], None]:
         """Return a function that writes values from a row on: whole chunks, or up to the end.
