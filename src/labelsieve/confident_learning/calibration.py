@@ -81,10 +81,10 @@ def calibrated_pairs(
         Estimated diagonal: of the labels of this piece, or, in the last piece, of the labels without pairs; else 0.
     """
     n_classes = confident.n_classes
-    counted: Int64s | Float64s = confident.diagonal + confident.off_diagonal
+    counted = confident.diagonal + confident.off_diagonal
     n_rows, total = int(class_counts.sum()), float(max(class_counts[counted > 0].sum(), 1))
     if n_classes <= _MATRIX_CLASSES:
-        counted, total = _matrix_sums(confident, class_counts)
+        total = max(_matrix_total(confident, class_counts), TINY)
     counted = np.maximum(counted, TINY)
     without_pairs = np.ones(n_classes, bool)
     for piece in confident.pieces():
@@ -107,17 +107,12 @@ def calibrated_pairs(
     yield no_pairs, np.empty(0, np.int64), rest
 
 
-def _matrix_sums(confident: ConfidentCounts, class_counts: Int64s) -> tuple[Float64s, float]:
-    """Return the counts of each label, and the sum of the scaled counts, as NumPy adds up a matrix.
-
-    The last bit of the sum may decide how a half is rounded. So may those of the counts, if a user gave fractions.
-    """
+def _matrix_total(confident: ConfidentCounts, class_counts: Int64s) -> float:
+    """Return the sum of the scaled counts as NumPy adds up a matrix: its last bit may decide how a half is rounded."""
     matrix = np.diag(confident.diagonal).astype(np.float64)
     matrix[confident.given, confident.predicted] = confident.counts
-    counted: Float64s = matrix.sum(axis=1)
-    scaled = matrix / np.maximum(counted, TINY)[:, None] * class_counts[:, None]
-    # In the memory order that cleanlab's matrix has.
-    return counted, max(float(np.sum(np.asfortranarray(scaled))), TINY)
+    scaled = matrix / np.maximum(matrix.sum(axis=1), TINY)[:, None] * class_counts[:, None]
+    return float(np.sum(np.asfortranarray(scaled)))  # in the memory order that cleanlab's matrix has
 
 
 def joint_sums(confident: ConfidentCounts, class_counts: Int64s) -> JointSums:
