@@ -278,7 +278,8 @@ def test_a_cluster_gives_the_same(tmp_path):
         return joint.tolist(), rows.tolist(), issues.tolist(), rank.get_label_quality_scores(*given).tolist()
 
     want = results()
-    with LocalCluster(2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster, Client(cluster):
+    options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(**options) as cluster, Client(cluster):
         assert want == results()
 
 
