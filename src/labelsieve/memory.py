@@ -233,6 +233,8 @@ class Need:
         Bytes that a thread prefetches from remote storage.
     held_bytes : int
         Bytes of inputs that are kept in memory: labels that are read first, a Dask array that is persisted.
+    rule : Filter, optional
+        The filter, if it is not that of the settings: rows of tags have filters of their own.
     """
 
     n_rows: int
@@ -243,11 +245,12 @@ class Need:
     batch_bytes: int = 0
     ahead_bytes: int = 0
     held_bytes: int = 0
+    rule: Filter | None = None
 
     @cached_property
     def filter(self) -> Filter:
-        """The filter of the settings."""
-        return filter_of(self.settings)
+        """The filter."""
+        return filter_of(self.settings) if self.rule is None else self.rule
 
     @property
     def row(self) -> int:

@@ -210,6 +210,13 @@ def check_seconds(name: str, value: object) -> float:
     return float(value)
 
 
+def check_positive(name: str, value: object) -> float:
+    """Return `value` as a float, or raise unless it is a number above 0."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < float("inf"):
+        raise InvalidInputError(f"{name} must be a number above 0, not {value!r}")
+    return float(value)
+
+
 def check_one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Raise unless `value` is one of the `allowed` words."""
     if not isinstance(value, str) or value not in allowed:

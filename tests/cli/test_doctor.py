@@ -657,3 +657,39 @@ def test_a_worker_without_the_package_for_urls(tmp_path, monkeypatch):
         assert re.search(r"MissingDependencyError: .* -m pip install .*\[s3\]", problem)
         assert problem.endswith("-> Install what is missing in the environment of that process, and start it anew")
     assert re.search(r"worker tcp://\S+: .*-m pip install .*\[s3\]", said)
+
+
+def test_tables_and_recordings_are_checked_as_a_run_takes_them(answer, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"label": LABELS, **{f"p_{k}": PROBS[:, k] for k in range(5)}}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    with labelsieve.Recorder(tmp_path / "recording", 5) as recorder:
+        recorder.update(LABELS, PROBS)
+    np.save("logits.npy", np.log(PROBS))
+    for args, read in (
+        (["--data", "p.parquet", "--labels", "label", "--pred-probs", "p_*"], PROBS.nbytes),
+        (["--summaries", "recording"], None),
+        (["labels.npy", "logits.npy", "--from-logits"], PROBS.nbytes),
+    ):
+        code, found = answer(*args, "-o", "issues.csv")
+        assert code == 0, found
+        [message] = findings(found, "ok", "inputs")
+        assert message.startswith("4,000 rows, 5 classes, ")
+        process = found["processes"]["client"] if isinstance(found["processes"], dict) else found["processes"][0]
+        assert read is None or process["read_bytes"] == read
+        assert not (tmp_path / "issues.csv").exists()
+
+
+def test_what_a_run_refuses_of_tables_is_a_problem(answer, tmp_path):
+    (tmp_path / "p.parquet").write_bytes(b"no table")
+    code, found = answer("--data", "p.parquet", "--labels", "label", "--pred-probs", "probs")
+    assert code == 1
+    assert "p.parquet" in findings(found, "problem", "inputs")[0]
+    code, found = answer("--summaries", "p.parquet", "--n-classes", "5")
+    assert code == 1
+    code, found = answer("labels.npy", "pred_probs.npy", "-o", "labels.npy")
+    assert code == 1
+    assert run(["doctor", "--labels", "label"]) == 2
+    assert run(["doctor", "--data", "p.parquet"]) == 2

@@ -32,7 +32,7 @@ def said(notebook):
 
 def test_there_are_the_eight_of_them():
     names = ("01_quickstart", "02_out_of_core", "03_cluster", "04_from_cleanlab", "05_from_a_model")
-    assert [path.stem for path in NOTEBOOKS] == [*names, "06_every_night", "07_kubernetes", "08_slurm"]
+    assert [path.stem for path in NOTEBOOKS] == [*names, "07_every_night", "08_kubernetes", "09_slurm"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -26,7 +26,8 @@ from labelsieve.cli.interrupts import (
     raising,
 )
 from labelsieve.cli.json_text import doctor_answer, error_answer, exit_code_of, find_answer, json_line, plan_answer
-from labelsieve.cli.options import EXIT_CODES, FORECAST, PAGE, RUN, FilePath, HeadedOption, JobCommand
+from labelsieve.cli.options import EXIT_CODES, FORECAST, INPUTS, PAGE, RUN, FilePath, HeadedOption, JobCommand
+from labelsieve.cli.tasks import check_options, module_of, rows_of, settings_of
 from labelsieve.cli.text import doctor_text, plan_text, summary_text, worst_text
 from labelsieve.errors import (
     InputTypeError,
@@ -39,7 +40,7 @@ from labelsieve.errors import (
 )
 from labelsieve.execution.local_cluster import CONNECT_SECONDS, check_performance_report, cluster, reporting_performance
 from labelsieve.execution.progress import listened_to
-from labelsieve.find import find_label_issues, plan_label_issues
+from labelsieve.find import find_label_issues
 from labelsieve.pipeline.doctor import diagnose
 from labelsieve.results import export
 from labelsieve.results.load import load
@@ -104,6 +105,8 @@ def find(
     Example: labelsieve find --data predictions.parquet --labels label --pred-probs probs
 
     Example: labelsieve find --summaries summaries.parquet --n-classes 1000
+
+    Example: labelsieve find --task segmentation masks.npy pred_probs.npy -o issues.csv
     """
     began = time.perf_counter()
     # Refuse before the run whatever can be refused.
@@ -117,7 +120,10 @@ def find(
     if report is not None:
         if report.resolve() in [Path(path).resolve() for path in inputs]:
             raise InvalidInputError(f"{report} is an input, so the report cannot be written there")
-        check_report(report, _n_rows(columns, choices), images, texts)
+        if choices["task"] == "classification":
+            check_report(report, _n_rows(columns, choices), images, texts)
+        else:  # which pictures and texts fit is known once the groups are
+            check_report(report)
     elif images is not None or texts is not None:
         raise InvalidInputError("--images and --texts are for the report: name it with --report")
     on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
@@ -126,6 +132,8 @@ def find(
             raise InvalidInputError("--performance-report needs a cluster: --scheduler or --workers")
         check_performance_report(performance_report)
     names = None if class_names is None else read_class_names(class_names)
+    task = choices.pop("task")
+    check_options(task, choices)
     group, say = _group_of(output), _silent if quiet else click.echo
     level = log_level or ("info" if on_cluster and progress == "auto" and not quiet else "warning")
     with (
@@ -134,14 +142,15 @@ def find(
         _cluster_of(choices) as client,
         reporting_performance(client, performance_report),
     ):
-        issues = find_label_issues(
+        found = module_of(task).find_label_issues(
             *columns,
             progress=_is_bar_shown(progress, quiet=quiet),
             client=client,
             output=group,
             class_names=names,
-            **choices,
+            **settings_of(task, choices),
         )
+        issues = rows_of(found)
         say(summary_text(issues))
         say(worst_text(issues, top), nl=False)
         if output is not None:
@@ -149,7 +158,7 @@ def find(
                 export.write(issues, output)
             say(f"written to {without_query(output)}")
         if report is not None:
-            issues.report(report, top=rows, images=images, texts=texts)
+            found.report(report, top=rows, images=images, texts=texts)
             say(f"written to {report}")
         if issues.facts.misfit:  # again, at the end, where it has not scrolled away
             say(f"\nWARNING: {issues.facts.misfit}")
@@ -181,8 +190,12 @@ def plan(
     columns = _inputs_of(label_place, prob_place, choices)
     if output is not None:
         check_output(output, [path for path in (*columns, choices["data"], choices["summaries"]) if path is not None])
+    task = choices.pop("task")
+    check_options(task, choices)
     with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
-        found = plan_label_issues(*columns, client=client, output=_group_of(output), **choices)
+        found = module_of(task).plan_label_issues(
+            *columns, client=client, output=_group_of(output), **settings_of(task, choices)
+        )
     if json:
         return plan_answer(found)
     click.echo(plan_text(found))
@@ -190,8 +203,7 @@ def plan(
 
 
 @cli.command(epilog=EXIT_CODES)
-@click.argument("labels", required=False)
-@click.argument("pred_probs", required=False)
+@INPUTS
 @_option("--scheduler", metavar="ADDRESS", help="Check the cluster of this scheduler too: tcp://host:8786.")
 @_option("--workdir", metavar="DIR|URL", help="Check that all workers can write there, and who uses it.")
 @_option("-o", "--output", help="Check that it can be written.")
@@ -207,8 +219,9 @@ def plan(
 @click.pass_context
 def doctor(
     ctx: click.Context,
-    labels: str | None,
-    pred_probs: str | None,
+    /,
+    label_place: str | None,
+    prob_place: str | None,
     *,
     scheduler: str | None,
     workdir: str | None,
@@ -216,6 +229,7 @@ def doctor(
     timeout: float,
     verbose: bool,
     json: bool,
+    **choices: Any,
 ) -> dict[str, Any]:
     """Check this machine, a cluster, and whether a run would find what it needs.
 
@@ -226,10 +240,13 @@ def doctor(
     Example: labelsieve doctor labels.npy pred_probs.npy --scheduler tcp://host:8786 --workdir work
     """
     began = time.perf_counter()
-    if labels is not None and pred_probs is None:
-        raise click.UsageError("give both LABELS and PRED_PROBS, or neither")
+    given = (label_place, prob_place, *(choices[name] for name in ("labels", "pred_probs", "data", "summaries")))
+    if all(one is None for one in given):
+        columns = [choices.pop("labels"), choices.pop("pred_probs")]
+    else:
+        columns = _inputs_of(label_place, prob_place, choices)
     with logging_to_stderr("warning"):
-        diagnosis = diagnose(labels, pred_probs, scheduler=scheduler, workdir=workdir, output=output, patience=timeout)
+        diagnosis = diagnose(*columns, scheduler=scheduler, workdir=workdir, output=output, patience=timeout, **choices)
     if not json:
         click.echo(doctor_text(diagnosis, verbose=verbose))
         ctx.exit(exit_code_of(diagnosis))

@@ -26,6 +26,7 @@ Exit codes:
   143  ended by SIGTERM
 """
 _PASSES: Final = {1: "One pass.", 2: "Two passes.", 3: "Three passes."}
+TASKS: Final = ("classification", "segmentation", "tokens", "tags")
 PROGRESS: Final = ("auto", "bar", "json", "none")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
@@ -161,7 +162,8 @@ FORECAST = _together(
     _time("--within", metavar="TIME", help="Say how many workers finish within this time: 10min."),
     _time("--measure", is_flag=True, help="Measure rates: read parts of some partitions for about 5 seconds."),
 )
-RUN = _together(
+# What a run reads, and as what.
+INPUTS = _together(
     click.argument("label_place", metavar="[LABELS]", required=False),
     click.argument("prob_place", metavar="[PRED_PROBS]", required=False),
     _input("--data", metavar="FILE|DIR|URL", help="A table in Parquet or Arrow files, whose columns are the inputs."),
@@ -177,12 +179,6 @@ RUN = _together(
         help="A table of row summaries in Parquet or Arrow files, or the folder of a recorder, in place of the inputs.",
     ),
     _input("--n-classes", type=click.IntRange(min=2), metavar="K", help="With --summaries: the number of classes."),
-    _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
-    _input(
-        "--ids",
-        metavar="FILE",
-        help="Your own names of the rows: .npy, Zarr, .csv, or one name per line; with --data: a column.",
-    ),
     _input(
         "--ignore-label",
         type=LabelValue(),
@@ -193,6 +189,28 @@ RUN = _together(
     ),
     _input("--from-logits", is_flag=True, help="PRED_PROBS are logits: take the softmax of each row."),
     _input("--dtype", metavar="bfloat16", help="What values of 16 bits without a dtype are."),
+)
+RUN = _together(
+    INPUTS,
+    _input(
+        "--task",
+        type=click.Choice(TASKS),
+        default=TASKS[0],
+        metavar="TASK",
+        help="What a label belongs to: classification (a row), segmentation (a pixel of a mask), tokens (a word of a "
+        "sentence), tags (one of the tags of an example).",
+    ),
+    _input(
+        "--downsample", type=_at_least_one, metavar="N", help="With --task segmentation: take blocks of N x N pixels."
+    ),
+    _input("--offsets", metavar="FILE", help="With --task tokens: where each sentence begins, and the last one ends."),
+    _input("--sentence-ids", metavar="FILE", help="With --task tokens: the sentence of each token."),
+    _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),
+    _input(
+        "--ids",
+        metavar="FILE",
+        help="Your own names of the rows: .npy, Zarr, .csv, or one name per line; with --data: a column.",
+    ),
     _input("--allow-zero-rows", is_flag=True, help="Accept rows that are all zeros."),
     _input("--allow-unnormalized-rows", is_flag=True, help="Accept rows that do not sum to 1 within 0.05."),
     _method("--method", type=_score, default="self_confidence", help="Label quality score."),

@@ -21,8 +21,11 @@ def summary_text(issues: LabelIssues) -> str:
     absent = len(thresholds) - len(present)
     ignored = f" ({issues.n_ignored:,} of them without a label)" if issues.n_ignored else ""
     by = f", by {issues.settings.filter_by}" if issues.settings.filter_by else ""
+    rows, layout = f"{issues.n_rows:,} rows", issues.layout
+    if layout is not None:
+        rows = f"{issues.n_rows:,} {layout.units[0]} of {layout.n_groups:,} {layout.units[1]}"
     return (
-        f"{issues.n_rows:,} rows{ignored}, {issues.n_classes:,} classes\n"
+        f"{rows}{ignored}, {issues.n_classes:,} classes\n"
         f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_labelled:.2%}){by}\n"
         f"confident thresholds {present.min():.4f} to {present.max():.4f}"
         + (f", {absent:,} classes without rows" if absent else "")
@@ -195,10 +198,12 @@ def duration(seconds: float) -> str:
 def worst_text(issues: LabelIssues, top: int) -> str:
     """Return a table of the `top` worst rows, or "" if there are none; control characters in names are replaced."""
     table = issues.issue_table(0, top)
-    if not len(table["row"]):
+    if not len(table["score"]):
         return ""
+    # A row, or the image and the place in it, and so on.
+    places = list(table)[: list(table).index("id" if "id" in table else "score")]
     columns = {
-        "row": [str(row) for row in table["row"].tolist()],
+        **{name: [str(number) for number in table[name].tolist()] for name in places},
         "given": [issues.class_label(k) for k in table["given_label"].tolist()],
         "suggested": [issues.class_label(k) for k in table["suggested_label"].tolist()],
         **{name: [f"{x:.4g}" for x in table[name].tolist()] for name in ("score", "p_given", "p_suggested")},

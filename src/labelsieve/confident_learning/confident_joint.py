@@ -190,9 +190,11 @@ class ConfidentCounter:
     ----------
     adj_thresholds : (K,) float64
         Thresholds less 1e-6, from `adjusted_thresholds`.
+    finds_undecided : bool
+        Whether to look for other rows at all.
     """
 
-    def __init__(self, adj_thresholds: Float64s) -> None:
+    def __init__(self, adj_thresholds: Float64s, *, finds_undecided: bool = True) -> None:
         n_classes = len(adj_thresholds)
         self._thresholds, self._counter, self._undecided = adj_thresholds, PairCounter(n_classes), 0
         lowest, second = np.argsort(adj_thresholds, kind="stable")[:2]
@@ -200,7 +202,9 @@ class ConfidentCounter:
         self._lowest_other[lowest] = adj_thresholds[second]
         self._share = np.minimum(1.0, _LIKELY / (n_classes - 1))
         # `min(p, share * (1 - p))` is largest where both are equal. In most datasets no threshold is as low as that.
-        self._any_likely = adj_thresholds[lowest] <= self._share / (1 + self._share) + FLOAT_TOLERANCE
+        self._any_likely = (
+            finds_undecided and adj_thresholds[lowest] <= self._share / (1 + self._share) + FLOAT_TOLERANCE
+        )
 
     def add(self, summary: SummaryBlock) -> None:
         """Count the rows of `summary`."""

@@ -30,8 +30,6 @@ from labelsieve.settings import PROBABILITY_TOLERANCE
 
 # A value above this share of the sum of its row is the largest, by more than all roundings.
 _SURE: Final = 0.55
-# Up to this share of the rows of a strip are copied before they are added up, where otherwise all are.
-_COPIED_SHARE: Final = 0.5
 # Values that are added up at a time, so that their sum stays in the second-level cache.
 _BLOCK_VALUES: Final = 1 << 16
 
@@ -99,23 +97,23 @@ class EnsembleSummarizer(Summarizer):
         # In most rows the label itself has more than half of the sum, so that no other class can have more.
         rows = np.flatnonzero(p_label <= _SURE * max(known))
         if len(rows):
-            is_most = len(rows) > _COPIED_SHARE * len(strip)
-            some = members if is_most else [member[rows] for member in members]
-            classes, values = self._largest(some, strip.mean, max(known))
-            predicted[rows], p_predicted[rows] = (classes[rows], values[rows]) if is_most else (classes, values)
+            predicted[rows], p_predicted[rows] = self._largest(members, rows, strip.mean, max(known))
         summary.label[out], summary.predicted[out] = labels, predicted
         summary.p_label[out], summary.p_predicted[out] = p_label, p_predicted
         self._filled += len(strip)
         return summary[out]
 
-    def _largest(self, members: Sequence[Floats], mean: EnsembleMean, largest_sum: float) -> tuple[Ints, Float64s]:
-        """Return the class of the largest mean of each row, and that mean."""
-        classes, is_near = self._near.largest(members, mean, largest_sum)
-        values = self._gathered(members, classes, mean)
-        rows = np.flatnonzero(is_near)
-        if len(rows):
-            means = mean.of([member[rows] for member in members])
-            classes[rows], values[rows] = means.argmax(axis=1), means.max(axis=1)
+    def _largest(
+        self, members: Sequence[Floats], rows: Ints, mean: EnsembleMean, largest_sum: float
+    ) -> tuple[Ints, Float64s]:
+        """Return the class of the largest mean of some rows, and that mean."""
+        classes, is_near = self._near.largest(members, rows, mean, largest_sum)
+        places = rows * self.n_classes + classes
+        values = mean.of([member.reshape(-1).take(places, mode="wrap") for member in members])
+        near = np.flatnonzero(is_near)
+        if len(near):
+            means = mean.of([member[rows[near]] for member in members])
+            classes[near], values[near] = means.argmax(axis=1), means.max(axis=1)
         return classes, values
 
     def _gathered(self, members: Sequence[Floats], classes: Ints, mean: EnsembleMean) -> Float64s:
@@ -193,20 +191,22 @@ class NearSums:
         self._buffers: tuple[Floats, Floats] = np.empty((0, n_classes)), np.empty((0, n_classes))
 
     def largest(
-        self, members: Sequence[Floats], mean: EnsembleMean, largest_sum: float
+        self, members: Sequence[Floats], rows: Ints, mean: EnsembleMean, largest_sum: float
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
-        """Return the class of the largest sum of each row, and whether the mean of another may be as large.
+        """Return the class of the largest sum of some rows, and whether the mean of another may be as large.
 
         Parameters
         ----------
         members : sequence of (n, K) float
             Values from 0.0 to 1.0, in C order.
+        rows : (m,) int
+            Which rows.
         mean : EnsembleMean
             How they are averaged.
         largest_sum : float
             About the largest sum of a row of a member.
         """
-        n_rows, n_classes = members[0].shape
+        n_rows, n_classes = len(rows), members[0].shape[1]
         step = min(n_rows, max(1, _BLOCK_VALUES // n_classes))
         if len(self._buffers[0]) < step or self._buffers[0].dtype != mean.dtype:
             self._buffers = np.empty((step, n_classes), mean.dtype), np.empty((step, n_classes), mean.dtype)
@@ -218,34 +218,31 @@ class NearSums:
         for start in range(0, n_rows, step):
             block = slice(start, start + step)
             total, term = (buffer[: len(classes[block])] for buffer in self._buffers)
-            _add_up([member[block] for member in members], mean, total, term)
+            _add_up(members, rows[block], mean, total, term)
             # Floats that are not negative have the order of their bits; the largest integer is found faster.
             bits, flat = total.view(unsigned_dtype(mean.dtype)), total.reshape(-1)
             found = bits.argmax(axis=1)
             places = self._rows.positions(found)
             largest = flat[places].astype(np.float64)
             classes[block] = found
-            rows = np.flatnonzero(largest <= _SURE * most)
-            if len(rows):
-                flat[places[rows]] = 0
+            unsure = np.flatnonzero(largest <= _SURE * most)
+            if len(unsure):
+                flat[places[unsure]] = 0
                 second = bits.max(axis=1).view(mean.dtype)
-                is_near[start + rows] = second[rows] >= largest[rows] * (1 - share)
+                is_near[start + unsure] = second[unsure] >= largest[unsure] * (1 - share)
         return classes, is_near
 
 
-def _add_up(members: Sequence[Floats], mean: EnsembleMean, total: Floats, term: Floats) -> None:
-    """Put the sum of the members in `total`: weighted, or as it is; `term` is a buffer."""
-    if mean.weights is None and len(members) > 1 and all(member.dtype == total.dtype for member in members):
-        np.add(members[0], members[1], out=total)
-        for member in members[2:]:
-            total += member
-        return
+def _add_up(members: Sequence[Floats], rows: Ints, mean: EnsembleMean, total: Floats, term: Floats) -> None:
+    """Put the sum of some rows of the members in `total`: weighted, or as it is; `term` is a buffer."""
     for number, member in enumerate(members):
         out = term if number else total
-        if member.dtype == np.float16 and out.dtype == np.float32:
-            widened_half(member.view(np.uint16), out)
+        if member.dtype == out.dtype:
+            member.take(rows, axis=0, out=out, mode="wrap")  # the mode with the cheapest check
+        elif member.dtype == np.float16 and out.dtype == np.float32:
+            widened_half(member[rows].view(np.uint16), out)
         else:
-            np.copyto(out, member)
+            np.copyto(out, member[rows])
         if mean.weights is not None:
             out *= out.dtype.type(mean.weights[number] / mean.divisor)
         if number:

@@ -24,6 +24,7 @@ from labelsieve.confident_learning.radix_select import Cut, first_cut
 from labelsieve.confident_learning.selections import (
     LabelNotPredicted,
     OffDiagonalRows,
+    Ranking,
     RowSelection,
     Selection,
     scores_of,
@@ -87,8 +88,13 @@ class Table(Protocol):
     ) -> RowSelection:
         """Return the `n_rows` rows of lowest score; possibly a few more unless `exactly` is true."""
 
-    def select_lowest_by_class(self, n_rows: Int64s, class_counts: Int64s) -> RowSelection:
-        """Return for each label the ``n_rows[label]`` rows in which it has the lowest probabilities."""
+    def select_lowest_by_class(
+        self, n_rows: Int64s, class_counts: Int64s | None, ranking: Ranking | None = None
+    ) -> RowSelection:
+        """Return for each label the ``n_rows[label]`` rows of lowest probability, or for each group of a ranking."""
+
+    def count_ranked(self, ranking: Ranking, n_groups: int) -> Int64s:
+        """Return the number of rows in each group of a ranking."""
 
     def select_largest_margins(self, prune: PruneCounts) -> RowSelection:
         """Return the rows with the largest margins of each pair of classes; this reads `pred_probs` a third time."""
@@ -123,6 +129,8 @@ class Filter(abc.ABC):
         Whether the filter makes histograms by class, which take memory.
     reads_pairs : bool
         Whether the filter compares rows within pairs of classes, which takes another read, and memory for candidates.
+    finds_undecided : bool
+        Whether to warn if the rule that counts by the predicted class leaves out many rows.
     advice : str
         When to use the filter, for the help of the command line; with precision and recall where README gives them.
     """
@@ -138,6 +146,7 @@ class Filter(abc.ABC):
     prunes: ClassVar[bool] = False
     cuts_classes: ClassVar[bool] = False
     reads_pairs: ClassVar[bool] = False
+    finds_undecided: ClassVar[bool] = True
     advice: ClassVar[str]
 
     def __post_init__(self) -> None:

@@ -16,13 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.dtypes import Floats
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints
 from labelsieve.confident_learning.radix_select_by_class import ExactCuts
 from labelsieve.confident_learning.summary_block import SummaryBlock
 
 Positions = npt.NDArray[np.intp]
 # Returns the selected positions of a block, given also the number of its first row.
 Picker = Callable[[SummaryBlock, int], Positions]
+# Positions of the rows of a block that compete, the group in which each does, and its score in float64.
+Ranked = tuple[Positions, Ints, Float64s]
+Ranking = Callable[[SummaryBlock], Ranked]
 
 
 class Selection(Protocol):
@@ -81,16 +84,28 @@ class LabelNotPredicted:
         return lambda block, _first: np.flatnonzero(block.predicted != block.label)
 
 
+def label_scores(summary: SummaryBlock) -> tuple[None, Ints, Floats]:
+    """Return the labels of all rows, which None stands for, and their probabilities."""
+    return None, summary.label, summary.p_label
+
+
 @dataclass(frozen=True)
 class UpToClassCuts:
-    """The lowest probabilities of the label, a number of rows per class. A part is the number of the chunk."""
+    """The lowest scores of each class, or other group of rows, a number each. A part is the number of the chunk."""
 
     cuts: ExactCuts
+    ranking: Callable[[SummaryBlock], tuple[Positions | None, Ints, Floats]] = label_scores
 
     def picker(self, part: int) -> Picker:
         """Return a function that picks rows."""
         left = np.where(self.cuts.last_chunk == part, self.cuts.quotas, 0)
-        return lambda block, _first: self.cuts.rows(block.label, block.p_label, part, left)
+
+        def pick(block: SummaryBlock, _first: int) -> Positions:
+            rows, groups, scores = self.ranking(block)
+            chosen = self.cuts.rows(groups, scores, part, left)
+            return chosen if rows is None else rows[chosen]
+
+        return pick
 
 
 @dataclass(frozen=True)

@@ -155,12 +155,15 @@ class Summarizer:
         """Return the summaries added since the last call, and add up their totals; the next `add` overwrites them."""
         taken = self._summary[: self._filled]
         counted = taken if self._ignored is None else taken.only_labelled(self.n_classes, 0)
-        sums = class_sums_chunk(counted.label, counted.p_label, self.n_classes)
-        self._sums = class_sums_combine([self._sums, sums])
+        self._sums = class_sums_combine([self._sums, self._class_sums(counted)])
         self._agreements.append(Agreement.of(counted.label, counted.predicted))
         self._n_taken += self._filled
         self._first_row, self._filled = self._first_row + self._filled, 0
         return taken
+
+    def _class_sums(self, block: SummaryBlock) -> ClassSums:
+        """Return the sums of the label's probability by class."""
+        return class_sums_chunk(block.label, block.p_label, self.n_classes)
 
     def totals(self) -> ScanTotals:
         """Return the totals of all rows that were taken."""
@@ -200,7 +203,7 @@ class Summarizer:
         """Do what `add` does, where each row has a label."""
         n, first = len(probs), self._first_row + self._filled
         out = slice(self._filled, self._filled + n)
-        probs = np.ascontiguousarray(probs, dtype=self.dtype)
+        probs = self._native(probs)
         summary, labels = self._summary, self._checked_labels(labels, first)
         bits = probs.view(unsigned_dtype(self.dtype))
         predicted, top_bits = self._argmax(bits)
@@ -228,6 +231,10 @@ class Summarizer:
         """Return the ``(n, K)`` probabilities of a strip as `add` takes it."""
         probs: Floats = strip
         return probs
+
+    def _native(self, probs: Floats) -> Floats:
+        """Return a strip in the byte order and the memory layout that `_add` takes."""
+        return np.ascontiguousarray(probs, dtype=self.dtype)
 
     def _checked_labels(self, labels: Ints, first: int) -> Ints:
         # Read as unsigned, a negative number is large.

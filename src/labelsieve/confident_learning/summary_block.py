@@ -187,10 +187,12 @@ class FirstArgmax:
         Number of columns K.
     dtype : dtype
         Unsigned integer dtype.
+    few : int
+        Up to this many classes, at most 255, rows are copied class by class.
     """
 
-    def __init__(self, n_classes: int, dtype: np.dtype[Any]) -> None:
-        self.n_classes = n_classes
+    def __init__(self, n_classes: int, dtype: np.dtype[Any], few: int = FEW_CLASSES) -> None:
+        self.n_classes, self._few = n_classes, few
         self._rows = FlatRows(n_classes)
         self._block_rows = max(1, _BLOCK_BYTES // (n_classes * dtype.itemsize) // 64) * 64
         self._by_class: Ints = np.empty((0, n_classes, self._block_rows), dtype)
@@ -200,7 +202,7 @@ class FirstArgmax:
 
     def __call__(self, bits: Ints) -> tuple[Ints, Ints]:
         """Return ``(n,)`` classes and ``(n,)`` values of the ``(n, K)`` array `bits`."""
-        if self.n_classes > FEW_CLASSES:
+        if self.n_classes > self._few:
             classes = bits.argmax(axis=1)
             return classes, self._rows.values(bits, classes)
         by_class = self._transposed(bits)
@@ -213,7 +215,7 @@ class FirstArgmax:
 
     def in_cache(self, bits: Ints) -> Ints:
         """Return the `bits` of the last call in the layout that is fastest to sum: ``(n, K)`` or ``(n / m, K, m)``."""
-        return self._by_class[: self._n_blocks(bits)] if self.n_classes <= FEW_CLASSES else bits
+        return self._by_class[: self._n_blocks(bits)] if self.n_classes <= self._few else bits
 
     def _transposed(self, bits: Ints) -> Ints:
         """Copy `bits` to blocks of m rows, each ``(K, m)``; the rest of the last block is 0."""

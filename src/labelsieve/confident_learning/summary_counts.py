@@ -69,7 +69,10 @@ class SummaryCounter:
 
     def __init__(self, rule: Filter, thresholds: Float64s) -> None:
         self._rule, self._n_classes, settings = rule, len(thresholds), rule.settings
-        self._confident = None if settings.counts_joint else ConfidentCounter(adjusted_thresholds(thresholds))
+        self._confident = None
+        if not settings.counts_joint:
+            adjusted = adjusted_thresholds(thresholds)
+            self._confident = ConfidentCounter(adjusted, finds_undecided=rule.finds_undecided)
         # The first pass has added up plain self-confidences by label.
         self._scores = None if settings.plain_self_confidence else ClassSums.zeros(self._n_classes)
         self._histograms, self._n_counted = list[Int64s](), 0

@@ -115,20 +115,38 @@ def class_sums_chunk(labels: npt.NDArray[Any], p_label: npt.NDArray[Any], n_clas
     sums = ClassSums.zeros(n_classes)
     for rows in row_slices(len(labels)):
         index = labels[rows].astype(np.intp)
-        units = p_label[rows].astype(np.float64)
-        units *= 2.0**_FRACTION_BITS
-        np.rint(units, out=units)
-        high = units * 2.0**-_SLICE_LOW_BITS
-        np.floor(high, out=high)  # an arithmetic shift: exact for negatives too
-        units -= high * 2.0**_SLICE_LOW_BITS
+        high, low = fixed_point(p_label[rows])
         high += 2.0**_ROW_BITS  # so that one bincount counts the rows too
         rows_and_high = np.bincount(index, high, n_classes).astype(np.int64)
         counts = (rows_and_high + (1 << (_ROW_BITS - 1))) >> _ROW_BITS
         sums.counts += counts
         sums.high += (rows_and_high - (counts << _ROW_BITS)) << (_SLICE_LOW_BITS - _LOW_BITS)
-        sums.low += np.bincount(index, units, n_classes).astype(np.int64)
+        sums.low += np.bincount(index, low, n_classes).astype(np.int64)
         sums.carry()
     return sums
+
+
+def column_sums_chunk(values: npt.NDArray[Any]) -> tuple[Int64s, Int64s]:
+    """Return the exact sums of the columns of an ``(m, n)`` array of at most `SLICE_ROWS` rows, as `ClassSums` has them.
+
+    Returns
+    -------
+    high, low : (n,) int64
+        The sum of ``rint(p * 2**52)`` is ``high * 2**26 + low``.
+    """
+    high, low = fixed_point(values)
+    return high.sum(axis=0).astype(np.int64) << (_SLICE_LOW_BITS - _LOW_BITS), low.sum(axis=0).astype(np.int64)
+
+
+def fixed_point(values: npt.NDArray[Any]) -> tuple[Float64s, Float64s]:
+    """Return ``rint(p * 2**52)`` as a high part and 37 low bits, which float64 adds up exactly over a slice of rows."""
+    low = values.astype(np.float64)
+    low *= 2.0**_FRACTION_BITS
+    np.rint(low, out=low)
+    high = low * 2.0**-_SLICE_LOW_BITS
+    np.floor(high, out=high)  # an arithmetic shift: exact for negatives too
+    low -= high * 2.0**_SLICE_LOW_BITS
+    return high, low
 
 
 def class_sums_combine(parts: Iterable[ClassSums]) -> ClassSums:

@@ -24,6 +24,8 @@ _PIECE: Final = 1 << 18
 _MOST_CANDIDATES: Final = 1 << 19
 # Up to this many pairs, the largest margins of each pair are selected in a loop over the pairs.
 _FEW_PAIRS: Final = 4096
+# Taken off a margin that is to be reached, and not exceeded.
+_MARGIN_SLACK: Final = 1e-9
 COLUMNS: Final = ("pairs", "margins", "rows")
 
 
@@ -109,6 +111,28 @@ def margins_to_exceed(found: Candidates, n_rows: Int64s) -> Float64s:
         least[pairs] = np.minimum.reduceat(found.margins, (np.cumsum(counts) - counts)[pairs])
         least[counts < n_rows] = -np.inf
     return least
+
+
+def predicted_candidates(summary: SummaryBlock, prune: PruneCounts) -> Candidates:
+    """Return the rows of largest margin among those whose other class is the predicted one, by their summaries alone.
+
+    They bound what is worth a comparison: where there are as many rows of a pair as are wanted, none of a smaller
+    margin than all of them can be among the largest.
+    """
+    rows = np.flatnonzero(summary.predicted != summary.label)
+    n_classes = len(prune.edges) - 1
+    wanted = np.repeat(np.arange(n_classes), np.diff(prune.edges)) * n_classes + prune.classes
+    cells = summary.label[rows].astype(np.int64) * n_classes + summary.predicted[rows]
+    places = np.searchsorted(wanted, cells)
+    known = np.append(wanted, -1)[places] == cells
+    rows, pairs = rows[known], places[known].astype(np.uint32)
+    margins = summary.p_predicted[rows].astype(np.float64) - summary.p_label[rows]
+    return largest([Candidates(pairs, margins, rows)], prune.by_pair)
+
+
+def margins_to_reach(found: Candidates, n_rows: Int64s) -> Float64s:
+    """Return ``(P,)`` margins that all rows to select exceed, given `predicted_candidates` of all rows."""
+    return margins_to_exceed(found, n_rows) - _MARGIN_SLACK
 
 
 @dataclass(frozen=True)

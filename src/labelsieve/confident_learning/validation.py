@@ -88,6 +88,8 @@ _ACCEPT_ROWS: Final = "To use such rows as they are: allow_unnormalized_rows=Tru
 
 # -1, and what it becomes in unsigned integers.
 _MINUS_ONE: Final = frozenset([-1, *(2**bits - 1 for bits in (8, 16, 32, 64))])
+# By this, masks say that a pixel has no label.
+_UNLABELLED: Final = 255
 # Sums are the same, up to the rounding of float16, if their quotient is at most this.
 _SAME_SUM: Final = 1.02
 # Scores of independent classes sum to less than 1 in most rows if few classes are likely, but to more in this share.
@@ -161,6 +163,10 @@ class Finding:
         Of ``"label"``: whether all bad values are equal to `example`.
     member : str
         The member of an ensemble that has them.
+    places : callable, optional
+        Names a range of rows, where these are parts of larger things.
+    place : str
+        Where the first one is, if rows are parts of larger things.
     """
 
     n_values: int = 0
@@ -173,12 +179,14 @@ class Finding:
     sums: tuple[float, float] | None = None
     alike: bool = False
     member: str = ""
+    places: Callable[[int, int], str] | None = None
+    place: str = ""
 
     def extend(self, later: Finding) -> None:
         """Add the findings of later rows."""
         if not self.n_values:
             self.example, self.first_cause, self.alike = later.example, later.first_cause, later.alike
-            self.member = later.member
+            self.member, self.place = later.member, later.place
         self.alike = self.alike and later.alike and self.example == later.example
         self.n_values += later.n_values
         self.n_rows += later.n_rows
@@ -199,6 +207,9 @@ class Finding:
 
     def where(self) -> str:
         """Return the rows in words, like ``rows 3, 17..20 and more``."""
+        if self.places is not None:
+            named = f"{'; '.join(self.places(*one) for one in self.ranges)}{' and more' if self.more else ''}"
+            return f"{named} of {self.member}" if self.member else named
         parts = [str(start) if stop - start == 1 else f"{start}..{stop - 1}" for start, stop in self.ranges]
         rows = f"row{'s' if self.n_rows > 1 else ''} {', '.join(parts)}{' and more' if self.more else ''}"
         return f"{rows} of {self.member}" if self.member else rows
@@ -249,6 +260,10 @@ class Findings(dict[str, Finding]):
         n_bad = len(rows) if n_values is None else n_values
         finding = Finding(n_bad, len(rows), ranges, False, example, dict(causes or {}), first_cause, sums, alike)
         self.setdefault(kind, Finding()).extend(finding)
+
+    def placed(self, places: Callable[[int, int], str]) -> Findings:
+        """Return the findings with names for ranges of rows."""
+        return Findings({kind: replace(finding, places=places) for kind, finding in self.items()})
 
     def extend(self, later: Findings) -> None:
         """Add the findings of later rows."""
@@ -348,8 +363,10 @@ def raise_or_warn(
 def _shift(findings: Findings, n_classes: int, class_counts: Ints | None) -> str:
     """Return a sentence on how labels seem to be coded, if all bad labels are one value and one class has no rows."""
     found = findings.get("label")
-    if found is None or not found.alike or class_counts is None:
+    if found is None or class_counts is None:
         return ""
+    if not found.alike:
+        return _unlabelled(found)
     if class_counts[0] == found.n_rows:
         none = ". No row is labelled 0, so the labels seem to be"
         if found.example == n_classes:
@@ -362,7 +379,14 @@ def _shift(findings: Findings, n_classes: int, class_counts: Ints | None) -> str
             f". No row is labelled {n_classes - 1}, so the labels seem to be -1..{n_classes - 2}{unsigned}: add 1 to "
             f"all of them, or give ignore_label={found.example} if it means that a row has no label"
         )
-    return ""
+    return _unlabelled(found)
+
+
+def _unlabelled(found: Finding) -> str:
+    """Return a sentence on 255, by which masks say that pixels have no label."""
+    if found.example != _UNLABELLED:
+        return ""
+    return f". If {_UNLABELLED} means that a row has no label, give ignore_label={_UNLABELLED}"
 
 
 def _counted(n: int, what: str) -> str:
@@ -376,6 +400,10 @@ def _counted(n: int, what: str) -> str:
 def _sentence(kind: str, found: Finding, n_classes: int) -> str:
     what = ERRORS[kind].replace("K-1", str(n_classes - 1))
     text = f"{_counted(found.n_values, what)} in {found.where()}"
+    if found.place:
+        first = f"first: {found.example:.6g}, " if kind in ("below", "above") else "first: "
+        text = f"{_counted(found.n_values, what)} ({first}{found.place})"
+        return f"{text}; at most 1e-3 outside [0, 1] is accepted" if kind in ("below", "above") else text
     if kind in ("below", "above"):
         text += f" (first: {found.example:.6g}; at most 1e-3 outside [0, 1] is accepted)"
     elif kind in ("label", "predicted"):

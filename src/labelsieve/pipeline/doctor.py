@@ -33,11 +33,12 @@ from labelsieve.execution.versions import (
     why_not_ours,
 )
 from labelsieve.execution.worker_calls import Answer, ask_each, ask_here, ask_plainly
-from labelsieve.memory import size
+from labelsieve.memory import free_bytes, size
 from labelsieve.pipeline.diagnosis import Diagnosis, Finding, Process, Status
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job import refuse_nested
-from labelsieve.pipeline.opening import open_inputs, open_pair
+from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.opening import open_given, open_inputs, open_pair
 from labelsieve.pipeline.plan import make_plan
 from labelsieve.pipeline.workdir import Workdir
 from labelsieve.results.publish import check_output
@@ -77,6 +78,7 @@ def diagnose(
     workdir: str | None = None,
     output: str | None = None,
     patience: float = CONNECT_SECONDS,
+    **settings: Any,
 ) -> Diagnosis:
     """Check this machine or a cluster, and whether a run with these arguments would find what it needs.
 
@@ -85,31 +87,37 @@ def diagnose(
     Parameters
     ----------
     labels, pred_probs : str, optional
-        Paths or URLs of both inputs, or neither.
+        Paths or URLs of both inputs, or columns of `data`, or neither.
     scheduler : str, optional
         Address of a running scheduler.
     workdir, output : str, optional
         As in `labelsieve.find_label_issues`.
     patience : float
         Seconds to wait for the scheduler, for a first worker, and for each answer of a worker.
+    **settings
+        What says how inputs are read, as in `labelsieve.find_label_issues`: `data`, `summaries`, `n_classes`,
+        `from_logits`, `dtype`, `ignore_label`.
     """
-    found = Diagnosis()
+    found, chosen = Diagnosis(), JobSettings(**settings)
+    places = [one for one in (labels, pred_probs, chosen.data, chosen.summaries) if one is not None]
+    if chosen.data is not None:
+        places = [chosen.data]
     with ExitStack() as stack:
         checks = _Checks(found, patience)
         checks.client(scheduler)
         if scheduler is not None:
             checks.scheduler(stack, scheduler)
             checks.workers()
-            checks.clocks([labels, pred_probs, workdir, output])
+            checks.clocks([*places, workdir, output])
         checks.versions()
         checks.limits()
         inputs = None
-        if labels is not None and pred_probs is not None:
-            inputs = checks.inputs(labels, pred_probs, workdir=workdir is not None, output=output is not None)
+        if places:
+            inputs = checks.inputs(labels, pred_probs, chosen, workdir=workdir is not None, output=output is not None)
         if workdir is not None:
             checks.workdir(workdir, output)
         if output is not None:
-            checks.output(output, [place for place in (labels, pred_probs) if place is not None])
+            checks.output(output, places)
         if inputs is not None:
             checks.reading(inputs)
     return found
@@ -349,11 +357,16 @@ class _Checks:
 
     # Inputs and folders -----------------------------------------------------------------------------------------------
 
-    def inputs(self, labels: str, pred_probs: str, *, workdir: bool, output: bool) -> Inputs | None:
-        """Open both inputs here, plan a run with default settings, and let all workers open the inputs."""
+    def inputs(
+        self, labels: str | None, pred_probs: str | None, settings: JobSettings, *, workdir: bool, output: bool
+    ) -> Inputs | None:
+        """Open both inputs here, plan a run with the default filter, and let all workers open the inputs."""
         opened: tuple[Opened, Opened] | None = None
         with self._reporting("inputs"):
-            opened = open_pair(labels, pred_probs, open_as=open_label_values)
+            opening = partial(open_label_values, ignore_label=settings.ignore_label)
+            given = open_given(labels, pred_probs, settings, free_bytes())
+            as_given = {"from_logits": settings.from_logits, "dtype": settings.dtype}
+            opened = open_pair(*given[:2], **as_given, open_as=opening)
         if opened is None:
             return None
         n_rows, n_classes = opened[1].shape
@@ -502,12 +515,12 @@ def _read(source: Source, start: int, stop: int, most_seconds: float) -> tuple[i
     """Read rows ``[start, stop)``, or as many as can be read in some seconds; return bytes and seconds."""
     step = source.row_chunk or max(1, _PIECE_BYTES // source.row_bytes)
     began, done = time.perf_counter(), start
-    with source.open(start, stop) as rows:
+    with source.open_raw(start, stop) as rows:
         while done < stop and (done == start or time.perf_counter() - began < most_seconds):
             end = min(stop, (done // step + 1) * step)
             rows.read(done, end)
             done = end
-    return (done - start) * source.row_bytes, max(1e-9, time.perf_counter() - began)
+    return (done - start) * source.read_row_bytes, max(1e-9, time.perf_counter() - began)
 
 
 def _advice(failure: str) -> str:

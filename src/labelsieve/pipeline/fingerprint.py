@@ -173,7 +173,7 @@ def _report_missing(source: Source, *, allow_zero_rows: bool, lazy: bool = False
             "else, as in labels sorted by class; if these rows have other labels, write them"
         )
         return
-    if missing.whole and not accepted and not lazy:
+    if missing.whole and not accepted and not missing.accepted and not lazy:
         accepts = " (find_label_issues(allow_zero_rows=True) accepts them)" if fill == 0 else ""
         raise InvalidInputError(
             f"{begin} nothing is stored of {whole}, which would read as {fill:g}, the array's fill value{accepts}: "

@@ -26,7 +26,7 @@ from labelsieve.pipeline.inputs import Inputs
 from labelsieve.settings import check_whole_number
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
-from labelsieve.sources.derived import DerivedSource
+from labelsieve.sources.derived import WrappedSource
 from labelsieve.sources.npy import NpySource
 from labelsieve.tasks.partition import RowRange
 from labelsieve.tasks.work import PartitionWork
@@ -125,7 +125,7 @@ def can_fork(inputs: Inputs, n_jobs: int, *, is_cluster: bool) -> bool:
 
 
 def _reason_not_to_fork(inputs: Inputs, *, is_cluster: bool) -> str:
-    if isinstance(inputs.opened_labels, DerivedSource):
+    if isinstance(inputs.opened_labels, WrappedSource):
         return "labels that are names in a file are mapped by Dask's threads"
     if not inputs.forkable:
         return "Zarr, HDF5 and Dask inputs, ensembles and folds are read by Dask's threads"
@@ -200,7 +200,7 @@ def _shared(inputs: Inputs, adj_thresholds: Float64s | None = None) -> Iterator[
 
 
 def _array_to_share(source: Source | None) -> npt.NDArray[Any]:
-    if isinstance(source, DerivedSource):
+    if isinstance(source, WrappedSource):
         return _array_to_share(source.source)
     if isinstance(source, NpySource):
         return source.as_memmap()
@@ -211,7 +211,7 @@ def _array_to_share(source: Source | None) -> npt.NDArray[Any]:
 
 def _over_shared(source: Source | None, shared: npt.NDArray[Any]) -> Source:
     """Return the shared array as a source, with what `source` computes from its stored rows."""
-    if isinstance(source, DerivedSource):
+    if isinstance(source, WrappedSource):
         return source.over(_over_shared(source.source, shared))
     return ArraySource(shared)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, overload
 import numpy as np
 
 from labelsieve import memory
+from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS
 from labelsieve.errors import warn
 from labelsieve.execution.choice import choose_executor
@@ -163,8 +164,8 @@ class Inputs:
         """Whether labels or probabilities are an array in this process."""
         return any(source is not None and source.in_memory for source in (self.labels_source, self.pred_probs_source))
 
-    def need(self, settings: Settings) -> memory.Need:
-        """Return the terms of the memory formula."""
+    def need(self, settings: Settings, rule: Filter | None = None) -> memory.Need:
+        """Return the terms of the memory formula; `rule` is the filter, if not that of the settings."""
         batch_rows, row_bytes = self.grid.largest_batch, self.row_bytes
         probs, labels = self.pred_probs_source, self.labels_source
         if not probs:
@@ -190,6 +191,7 @@ class Inputs:
             batch_bytes=batch_bytes,
             ahead_bytes=sum(source.prefetch_bytes + source.decoding_bytes for source in (probs, labels) if source),
             held_bytes=self.held_bytes,
+            rule=rule,
         )
 
     def partitions(self) -> list[Batches]:

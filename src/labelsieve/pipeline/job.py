@@ -23,7 +23,7 @@ from labelsieve.confident_learning.selections import RowSelection
 from labelsieve.confident_learning.summarizer import ScanTotals
 from labelsieve.confident_learning.summary_counts import issue_totals
 from labelsieve.confident_learning.thresholds import class_means, class_sums_finalize
-from labelsieve.confident_learning.validation import notes_of, raise_or_warn
+from labelsieve.confident_learning.validation import Findings, notes_of, raise_or_warn
 from labelsieve.errors import (
     InvalidInputError,
     LabelsieveWarning,
@@ -138,6 +138,7 @@ class Job:
         )
         if isinstance(self.pair[1], Source):
             self.pair = self.pair[0], self.pair[1].prepared_for(self.filter)
+            self.filter = self.pair[1].filter_for(self.filter)
         self._n_weighing = 0  # reads that weigh the members of an ensemble
         self._check_owned: Callable[[], None] = lambda: None  # that of the workdir, once it is open
         n_rows, n_classes = self.pair[1].shape
@@ -146,7 +147,7 @@ class Job:
         self._mapping = LabelMapping.of(self.pair[0], settings.ignore_label, names, labels, pred_probs)
         self._ignored = self._mapping.ignored
         self.pair = self._mapping.labels, self.pair[1]
-        self._ids = open_ids(ids, n_rows)
+        self._ids = open_ids(ids, n_rows, layout)
         self.filter.check_classes(n_classes)
         joint = settings.given_joint
         if joint is not None and joint.n_classes != n_classes:
@@ -420,7 +421,10 @@ class Job:
             seconds=time.perf_counter() - self._started,
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
             versions=loaded_versions(),
-            notes=(*notes_of(total.findings), *(text for text in (note and f"{note}.", self._mapping.note) if text)),
+            notes=(
+                *notes_of(self._placed(total.findings)),
+                *(text for text in (note and f"{note}.", self._mapping.note) if text),
+            ),
             inputs=self._places,
             finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         )
@@ -437,13 +441,17 @@ class Job:
             raise InvalidInputError(f"no row has a label: all {n_rows:,} {are}")
         mapping = self._mapping
         describe = None if mapping.table is None else partial(retry, self._attempts, mapping.describe_unknown)
-        raise_or_warn(total.findings, self.pair[1].shape[1], self.settings.checks, counts, describe)
+        raise_or_warn(self._placed(total.findings), self.pair[1].shape[1], self.settings.checks, counts, describe)
+
+    def _placed(self, findings: Findings) -> Findings:
+        """Return findings that name rows by their places, if rows are parts of larger things."""
+        return findings if self._layout is None else findings.placed(self._layout.in_words)
 
     def _room(self, inputs: Inputs, plan: Plan) -> int:
         """Return the bytes that issues may take if they are sorted in this process."""
         if self.executor.is_cluster:
             return int(free_bytes() * _CLIENT_SHARE)
-        need = inputs.need(self.filter.settings)
+        need = inputs.need(self.filter.settings, self.filter)
         taken = self.executor.base_bytes + need.partials + (0 if plan.stored else need.summaries())
         return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
 

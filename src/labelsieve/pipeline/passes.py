@@ -26,7 +26,7 @@ from labelsieve.pipeline.dask_job import Column, DaskJob, some_chunks
 from labelsieve.pipeline.inputs import Inputs, persist_if_it_fits, without_blocks
 from labelsieve.pipeline.row_summaries import RowSummaries, repairing
 from labelsieve.settings import Settings
-from labelsieve.tasks import rescan, scan
+from labelsieve.tasks import count_and_select, rescan, scan
 from labelsieve.tasks.checkpoint import Records
 from labelsieve.tasks.summary_reader import SummaryChunk, SummaryReader
 from labelsieve.tasks.totals import RescanTotals, combine_rescans
@@ -190,7 +190,7 @@ class Passes:
 
     @cached_property
     def _spans(self) -> list[Span]:
-        need = self.inputs.need(self.settings)
+        need = self.inputs.need(self.settings, self.rule)
         return spans(self.inputs.grid, need.row, self.job.executor.all_threads)
 
     def _records_of_thresholds(self, thresholds: Float64s, what: str) -> Records | None:
@@ -212,10 +212,10 @@ class Passes:
         nothing = [None] * self.inputs.grid.n_partitions
         columns = [numbers, nothing, pred_probs, nothing if self._stored else self._chunks]
         work = self.inputs.work(partial(rescan.pair_candidates, reader=self._reader))
-        executor = self.job.executor
+        executor, reached = self.job.executor, self._margins_to_reach(prune)
         with self._progress("margins", "read a third time") as bar:
             for stop in rounds(n_done, self.inputs.grid.n_partitions, executor.all_threads):
-                margins = top_k_by_pair.margins_to_exceed(found, prune.by_pair)
+                margins = np.maximum(top_k_by_pair.margins_to_exceed(found, prune.by_pair), reached)
                 search = top_k_by_pair.MarginSearch(prune, margins)
                 some = some_chunks(columns, n_done, stop)
 
@@ -236,6 +236,21 @@ class Passes:
         self.n_reads += 1
         rows: Int64s = np.unique(found.rows)
         return rows
+
+    def _margins_to_reach(self, prune: PruneCounts) -> Float64s:
+        """Return ``(P,)`` margins that all rows to select exceed, by the summaries, where these are in this process.
+
+        Few rows are then compared in the third pass: it takes about half of the time.
+        """
+        if self._stored or self._reader is None or self.job.executor.is_cluster:
+            return np.full(len(prune.by_pair), -np.inf)
+        shown = self._table(self._reader).reduce(
+            "predicted-margins",
+            count_and_select.predicted_candidates,
+            lambda parts: top_k_by_pair.largest(list(parts), prune.by_pair),
+            prune=prune,
+        )
+        return top_k_by_pair.margins_to_reach(shown, prune.by_pair)
 
     def _repair(self) -> None:
         """Make damaged records again, from the input; before the first pass ends, that pass does it."""

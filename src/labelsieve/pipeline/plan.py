@@ -136,7 +136,7 @@ def make_plan(
         If the run cannot fit in memory; the message says what would fit.
     """
     settings = rule.settings
-    need, grid = inputs.need(settings), inputs.grid
+    need, grid = inputs.need(settings, rule), inputs.grid
     if rule.n_reads > 1:
         kept = kept_bytes(inputs, executor) // executor.n_processes
         need = replace(need, held_bytes=need.held_bytes + kept)

@@ -111,7 +111,7 @@ class LabelIssues(Result):
         [[2, 'c', 0, 1]]
         """
         stop = None if top is None else check_whole_number("top", top, 0)
-        return _frame(self.issue_table(0, stop))
+        return frame_of(self.issue_table(0, stop))
 
     def class_summary(self) -> pd.DataFrame:
         """Return a table with a row per class, the noisiest first.
@@ -141,7 +141,7 @@ class LabelIssues(Result):
         >>> found.class_summary()[["class", "rows", "issues", "flag"]].values.tolist()
         [[0, 2, 1, 'rare'], [1, 1, 0, 'rare']]
         """
-        frame = _frame(self.class_table())
+        frame = frame_of(self.class_table())
         return frame.sort_values(["label_noise", "class"], ascending=[False, True], ignore_index=True)
 
     def confused_pairs(self, top: int | None = 20) -> pd.DataFrame:
@@ -172,7 +172,7 @@ class LabelIssues(Result):
         >>> found.confused_pairs().values.tolist()
         [[0.0, 1.0, 1.0, 1.0, 0.5]]
         """
-        return _frame(self.pair_table(None if top is None else check_whole_number("top", top, 0)))
+        return frame_of(self.pair_table(None if top is None else check_whole_number("top", top, 0)))
 
     def health_score(self) -> float:
         """Return the estimated share of right labels, ``1 - estimated_num_issues / n_rows``, of rows with a label.
@@ -330,7 +330,14 @@ def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _frame(columns: dict[str, Any]) -> pd.DataFrame:
+def frame_of(columns: dict[str, Any]) -> pd.DataFrame:
+    """Return columns as a pandas DataFrame.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without pandas.
+    """
     try:
         import pandas as pd
     except ImportError as error:

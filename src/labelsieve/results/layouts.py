@@ -22,9 +22,12 @@ class Layout(abc.ABC):
     ----------
     kind : str
         Name of the layout in a stored result.
+    units : tuple of str
+        What rows and groups are called.
     """
 
     kind: ClassVar[str]
+    units: ClassVar[tuple[str, str]]
 
     @property
     @abc.abstractmethod
@@ -42,6 +45,20 @@ class Layout(abc.ABC):
     @abc.abstractmethod
     def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
         """Return the columns that say where rows are, for tables: the group first."""
+
+    def in_words(self, start: int, stop: int) -> str:
+        """Name rows ``[start, stop)`` by their places, for messages: ``image 3, y 0, x 5``."""
+        columns = self.columns(np.array([start, stop - 1], np.int64))
+        [group, *inner] = columns
+        first, last = columns[group].tolist()
+        edges = self.edges(first, first + 1).tolist(), self.edges(last, last + 1).tolist()
+        if edges[0][0] == start and edges[1][1] == stop and stop - start > 1:
+            return f"{group} {first:,}" if first == last else f"{group}s {first:,}..{last:,}"
+        places = [
+            ", ".join([f"{group} {groups:,}", *(f"{name} {columns[name][i]:,}" for name in inner)])
+            for i, groups in enumerate((first, last))
+        ]
+        return places[0] if stop - start == 1 else f"{places[0]} to {places[1]}"
 
     def attributes(self) -> dict[str, Any]:
         """Return what a stored result has of the layout, as JSON takes it, besides its `array`."""
@@ -94,7 +111,7 @@ class TokenLayout(_Edges):
         Row at which each sentence begins, and the number of tokens.
     """
 
-    kind = "tokens"
+    kind, units = "tokens", ("tokens", "sentences")
 
     def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
         """Return ``sentence`` and ``token`` of each row."""
@@ -121,7 +138,7 @@ class PixelLayout(_Edges):
         Height and width of each image.
     """
 
-    kind = "pixels"
+    kind, units = "pixels", ("pixels", "images")
 
     def __init__(self, shapes: npt.NDArray[np.int64]) -> None:
         super().__init__(_ends(shapes[:, 0] * shapes[:, 1]))
@@ -162,7 +179,7 @@ class EqualImages(Layout):
     n_images: int
     height: int
     width: int
-    kind = "equal_images"
+    kind, units = "equal_images", ("pixels", "images")
 
     @property
     def n_groups(self) -> int:
@@ -205,11 +222,14 @@ class TagLayout(Layout):
     ----------
     n_examples, n_tags : int
         Shape of `pred_probs`.
+    names : tuple of str, optional
+        K names of the tags, if the user gave them.
     """
 
     n_examples: int
     n_tags: int
-    kind = "tags"
+    names: tuple[str, ...] | None = None
+    kind, units = "tags", ("tags", "examples")
 
     @property
     def n_groups(self) -> int:
@@ -230,13 +250,15 @@ class TagLayout(Layout):
         return {"example": examples, "tag": tags}
 
     def attributes(self) -> dict[str, Any]:
-        """Return the numbers."""
-        return {"n_examples": self.n_examples, "n_tags": self.n_tags}
+        """Return the numbers, and the names."""
+        named = {} if self.names is None else {"names": list(self.names)}
+        return {"n_examples": self.n_examples, "n_tags": self.n_tags, **named}
 
     @classmethod
     def restored(cls, attributes: Mapping[str, Any], array: npt.NDArray[np.int64] | None) -> Self:  # noqa: ARG003
         """Return the layout of a stored result."""
-        return cls(**attributes)
+        names = attributes.get("names")
+        return cls(attributes["n_examples"], attributes["n_tags"], None if names is None else tuple(names))
 
 
 LAYOUTS: dict[str, type[Layout]] = {one.kind: one for one in (TokenLayout, PixelLayout, EqualImages, TagLayout)}

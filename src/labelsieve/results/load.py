@@ -8,10 +8,18 @@ from typing import Final
 
 from labelsieve.results.grouped_issues import GroupedIssues
 from labelsieve.results.label_issues import LabelIssues, load_rows
-from labelsieve.results.layouts import Layout
+from labelsieve.results.layouts import EqualImages, Layout, PixelLayout, TagLayout, TokenLayout
+from labelsieve.results.pixel_issues import SegmentationIssues
+from labelsieve.results.tag_issues import MultilabelIssues
+from labelsieve.results.token_issues import TokenIssues
 
 # How each layout is shown.
-_GROUPED: Final[dict[type[Layout], Callable[[LabelIssues], GroupedIssues]]] = {}
+_GROUPED: Final[dict[type[Layout], Callable[[LabelIssues], GroupedIssues]]] = {
+    EqualImages: SegmentationIssues,
+    PixelLayout: SegmentationIssues,
+    TagLayout: MultilabelIssues,
+    TokenLayout: TokenIssues,
+}
 
 
 def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues:

@@ -54,6 +54,7 @@ def write_report(
     images: Any = None,
     texts: Sequence[str] | Path | None = None,
     title: str | None = None,
+    marked: Sequence[tuple[str, str, str]] | None = None,
 ) -> None:
     """Write the report of a result.
 
@@ -72,6 +73,8 @@ def write_report(
         Texts of all rows, or a text file with one per line.
     title : str, optional
         Name of the dataset; by default the end of the path of `pred_probs`.
+    marked : sequence of tuple of str, optional
+        Of each row that is shown: the text before what is to be marked, this itself, and the text after it.
 
     Raises
     ------
@@ -94,6 +97,8 @@ def write_report(
     if texts is not None:
         for text, row in zip(read_texts(texts, numbers, n_things), rows, strict=True):
             row["text"] = text
+    for parts, row in zip(marked or (), rows, strict=marked is not None):
+        row["marked"] = [as_text(part) for part in parts]
     page = _page(result, rows, heading_parts(result, title))
     with replacing(LocalFolder(path)) as made:
         made.write_text(page, encoding="utf-8")
@@ -218,6 +223,7 @@ def _page(result: Result, rows: list[dict[str, Any]], heading: list[str]) -> str
         classes=_lines({name: column[order] for name, column in classes.items()}),
         pairs=_lines(result.pair_table(_TOP_PAIRS)),
         rows=rows,
+        places=["row"] if result.layout is None else list(result.layout.columns(np.empty(0, np.int64))),
         warnings=warnings_of(result),
         facts=facts_of(result),
         script=script,

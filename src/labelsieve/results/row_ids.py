@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.results.layouts import Layout
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import open_any
 from labelsieve.sources.open_path import open_place
@@ -137,7 +138,27 @@ class ArrayIds:
         return texts
 
 
-def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
+@dataclass(frozen=True)
+class GroupIds:
+    """The user's own names of groups of rows.
+
+    Parameters
+    ----------
+    names : ArrayIds
+        Of all groups.
+    layout : Layout
+        The group of each row.
+    """
+
+    names: ArrayIds
+    layout: Layout
+
+    def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return the names of the groups of `rows`."""
+        return self.names.part(start, stop, self.layout.groups_of(rows))
+
+
+def open_ids(ids: Any, n_rows: int, layout: Layout | None = None) -> ArrayIds | GroupIds | None:
     """Open the user's own names of rows. Of a ``.npy`` file or Zarr array only the names of issues are read, later.
 
     Parameters
@@ -147,6 +168,8 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
         ``.csv`` file with a column ``id`` as `LabelIssues.to_csv` writes it, or a text file with a name on each line.
     n_rows : int
         N.
+    layout : Layout, optional
+        Groups of the rows, of which `ids` has a name each.
 
     Raises
     ------
@@ -157,6 +180,9 @@ def open_ids(ids: Any, n_rows: int) -> ArrayIds | None:
     """
     if ids is None:
         return None
+    if layout is not None:
+        of_groups = open_ids(ids, layout.n_groups)
+        return GroupIds(of_groups, layout) if isinstance(of_groups, ArrayIds) else None
     names = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else ids
     if hasattr(names, "oindex"):
         names = open_any("ids", names)

@@ -228,6 +228,10 @@ class Source(abc.ABC):
         """
         return self
 
+    def filter_for(self, rule: Filter) -> Filter:
+        """Return the filter that selects as `rule` does among these rows."""
+        return rule
+
     def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:  # noqa: ARG002
         """Open to read the stored bytes alone, for a measurement: rows have any values if they would need decoding.
 

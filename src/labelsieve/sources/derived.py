@@ -1,4 +1,4 @@
-"""Sources whose rows are computed from those of another source as they are read."""
+"""Sources whose rows come from another source: computed from the same rows, or cut in another way."""
 
 from __future__ import annotations
 
@@ -14,32 +14,31 @@ from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.versions import MissingRows
 
 
-class DerivedSource(Source):
-    """Rows that are computed from the same rows of another source.
-
-    A subclass says what is computed, in `convert`, and with which parameters, in `parameters`.
+class WrappedSource(Source):
+    """Rows that come from another source, whose versions and places are theirs.
 
     Parameters
     ----------
     source : Source
-        Where the rows are stored.
+        What is stored.
+    shape : tuple of int
+        ``(N,)`` or ``(N, K)``.
     dtype : dtype
-        Dtype of the computed rows.
+        Dtype of the rows.
 
     Attributes
     ----------
     source : Source
-        Where the rows are stored.
+        What is stored.
     """
 
-    def __init__(self, source: Source, dtype: npt.DTypeLike) -> None:
-        super().__init__(source.shape, np.dtype(dtype), source.row_chunk)
+    def __init__(self, source: Source, shape: tuple[int, ...], dtype: npt.DTypeLike) -> None:
+        super().__init__(shape, np.dtype(dtype), source.row_chunk)
         self._follow(source)
 
     def _follow(self, source: Source) -> None:
         """Take the facts about reading from `source`."""
-        self.source = source
-        self.shape, self.row_chunk = source.shape, source.row_chunk
+        self.source, self.row_chunk = source, source.row_chunk
         self.in_pieces, self.in_memory = source.in_pieces, source.in_memory
         self.request_rows, self.n_side_by_side = source.request_rows, source.n_side_by_side
         self.prefetch_bytes, self.is_encoded = source.prefetch_bytes, source.is_encoded
@@ -47,18 +46,6 @@ class DerivedSource(Source):
         self.forkable = source.forkable
         self.class_columns = source.class_columns
         self.decoding_bytes, self.decoding_note = source.decoding_bytes, source.decoding_note
-
-    @abc.abstractmethod
-    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
-        """Return the computed rows.
-
-        Parameters
-        ----------
-        rows : (n, ...) array
-            Stored rows; read-only, and valid only during the call.
-        first_row : int
-            Number of the first of them in `source`, for messages.
-        """
 
     def parameters(self) -> dict[str, Any]:
         """Return what the computed rows depend on, besides the stored rows, as JSON takes it."""
@@ -80,6 +67,58 @@ class DerivedSource(Source):
         """Path or URL of the stored rows."""
         return self.source.where
 
+    def identity(self) -> dict[str, Any]:
+        """Return the identity of the stored rows, and what is computed from them."""
+        return super().identity() | {"stored": self.source.identity(), "parameters": self.parameters()}
+
+    def _content(self) -> Any:
+        return self.source.identity()["content"]
+
+    def note_version(self) -> None:
+        """Note the version of what is stored."""
+        self.source.note_version()
+
+    def check_version(self) -> None:
+        """Compare the version of what is stored."""
+        self.source.check_version()
+
+    def reachable(self) -> None:
+        """Raise unless this process can open what is stored."""
+        self.source.reachable()
+
+
+class DerivedSource(WrappedSource):
+    """Rows that are computed from the same rows of another source.
+
+    A subclass says what is computed, in `convert`, and with which parameters, in `parameters`.
+
+    Parameters
+    ----------
+    source : Source
+        Where the rows are stored.
+    dtype : dtype
+        Dtype of the computed rows.
+    """
+
+    def __init__(self, source: Source, dtype: npt.DTypeLike) -> None:
+        super().__init__(source, source.shape, dtype)
+
+    def _follow(self, source: Source) -> None:
+        super()._follow(source)
+        self.shape = source.shape
+
+    @abc.abstractmethod
+    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
+        """Return the computed rows.
+
+        Parameters
+        ----------
+        rows : (n, ...) array
+            Stored rows; read-only, and valid only during the call.
+        first_row : int
+            Number of the first of them in `source`, for messages.
+        """
+
     @property
     def arrays(self) -> Sequence[Source]:
         """The same conversion of each stored array."""
@@ -99,13 +138,6 @@ class DerivedSource(Source):
         """Open to read the stored bytes alone."""
         return self.source.open_stored(start, stop, count)
 
-    def identity(self) -> dict[str, Any]:
-        """Return the identity of the stored rows, and what is computed from them."""
-        return super().identity() | {"stored": self.source.identity(), "parameters": self.parameters()}
-
-    def _content(self) -> Any:
-        return self.source.identity()["content"]
-
     @property
     def row_edges(self) -> npt.NDArray[np.int64] | None:
         """The rows at which what is decoded together ends."""
@@ -120,21 +152,9 @@ class DerivedSource(Source):
         """Return the digests of the stored rows. What is computed from them is in `identity`."""
         return self.source.part_identities(ranges)
 
-    def note_version(self) -> None:
-        """Note the version of what is stored."""
-        self.source.note_version()
-
-    def check_version(self) -> None:
-        """Compare the version of what is stored."""
-        self.source.check_version()
-
     def missing_rows(self) -> MissingRows | None:
         """Return the rows whose chunks are not stored."""
         return self.source.missing_rows()
-
-    def reachable(self) -> None:
-        """Raise unless this process can open what is stored."""
-        self.source.reachable()
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that holds these rows, and the row at which it begins."""

@@ -35,6 +35,11 @@ class MemoryTable:
         found.where = self.where
         return found
 
+    def arrow_column(self, name: str, wanted: Any) -> Any:
+        """Return one column as an Arrow array in chunks."""
+        [column] = choose_columns(name, wanted, self.names, self.where)
+        return _to_arrow(self._data, [column]).column(0)
+
     def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> Source:
         """Return the source of one or more columns."""
         chosen = choose_columns(name, wanted, self.names, self.where)

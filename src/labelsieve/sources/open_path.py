@@ -38,10 +38,12 @@ from labelsieve.storage.urls import check_place, is_url, is_web, url_of, without
 _OPENING_THREADS: Final = 16
 
 Place = str | os.PathLike[str]
+# Joins opened shards: given `name` for messages, the shards, and where they are.
+Join = Callable[[str, Sequence[Source], str], Source]
 _T = TypeVar("_T")
 
 
-def open_place(name: str, place: Place) -> Source:
+def open_place(name: str, place: Place, join: Join = ShardsSource.checked) -> Source:
     """Open what is at a path, a URL or a pattern.
 
     Parameters
@@ -51,6 +53,8 @@ def open_place(name: str, place: Place) -> Source:
     place : str or path
         A ``.npy`` file, a Zarr array, an array in an ``.npz`` or safetensors file (``file.npz::name``), a folder of
         these, or a pattern that several match.
+    join : callable
+        Joins the shards, if there are several.
 
     Raises
     ------
@@ -60,7 +64,7 @@ def open_place(name: str, place: Place) -> Source:
     place, member = split_member(check_place(name, place))
     local = local_path(place)
     if local is None:
-        return _open_url(name, place, member)
+        return _open_url(name, place, member, join)
     path = Path(local).absolute()  # a worker may run in another folder
     try:
         path.stat()
@@ -72,12 +76,12 @@ def open_place(name: str, place: Place) -> Source:
         matches = glob.glob(str(path), recursive=True)  # noqa: PTH207  # Path.glob takes no absolute pattern
         if not matches:
             raise InvalidInputError(f"{name}: no file matches {path}")
-        return _open_shards(name, path, matches, f"{path} matches no .npy and no .zarr shards", member)
+        return _open_shards(name, path, matches, f"{path} matches no .npy and no .zarr shards", join, member)
     if path.is_file():
         refuse_other_format(name, str(path), str(path))
     if path.is_dir() and path.suffix != ".zarr" and not is_zarr_folder(path):
         why = f"{path} is not a Zarr array: it has no zarr.json or .zarray, and no .npy or .zarr shards"
-        return _open_shards(name, path, [str(entry) for entry in path.iterdir()], why, always=True)
+        return _open_shards(name, path, [str(entry) for entry in path.iterdir()], why, join, always=True)
     if path.is_dir() or path.suffix == ".zarr":
         return ZarrSource.from_path(name, path)
     if path.suffix.lower() in ARCHIVE_SUFFIXES and not is_npy(str(path)):
@@ -118,13 +122,13 @@ def local_path(place: str) -> str | None:
     return local if Path(local).exists() else unquote(local)
 
 
-def open_places(name: str, places: Sequence[Place]) -> Source:
+def open_places(name: str, places: Sequence[Place], join: Join = ShardsSource.checked) -> Source:
     """Open a list of shards, in the order given."""
     named = [check_place(name, place) for place in places]
     place, count = Counter(named).most_common(1)[0]
     if count > 1:
         raise InvalidInputError(f"{name}: {without_query(place)} is listed twice")
-    return _join(name, [partial(open_place, name, place) for place in named], without_query(named[0]))
+    return _join(name, [partial(open_place, name, place) for place in named], without_query(named[0]), join)
 
 
 def are_places(data: Sequence[Any]) -> bool:
@@ -152,7 +156,7 @@ def _is_place(item: object) -> bool:
 
 
 def _open_shards(
-    name: str, where: Path, places: Sequence[str], why: str, member: str = "", *, always: bool = False
+    name: str, where: Path, places: Sequence[str], why: str, join: Join, member: str = "", *, always: bool = False
 ) -> Source:
     """Open the shards in a folder or that match a pattern.
 
@@ -164,10 +168,10 @@ def _open_shards(
             raise InvalidInputError(f"{name}: {why}" + (f"; {conversion}" if conversion else ""))
     shards = select_shards(name, str(where), places)
     openers = [partial(open_place, name, with_member(place, member)) for place in shards]
-    return _join(name, openers, with_member(str(where), member))
+    return _join(name, openers, with_member(str(where), member), join)
 
 
-def _open_url(name: str, url: str, member: str) -> Source:
+def _open_url(name: str, url: str, member: str, join: Join) -> Source:
     shown, web = without_query(url), is_web(url)
     store, path = ObjectStore.at(url)
     if is_pattern(path.replace("?", "") if web else path):
@@ -175,7 +179,7 @@ def _open_url(name: str, url: str, member: str) -> Source:
             raise InvalidInputError(
                 f"{name}: {shown} is a pattern, but a web server lists no files: give them as a list"
             )
-        return _open_objects(name, url, store, store.match(name, path), member)
+        return _open_objects(name, url, store, store.match(name, path), join, member)
     refuse_other_format(name, url, shown)
     # The suffix is looked for where no query hides it.
     if shown.endswith(".zarr"):
@@ -191,11 +195,11 @@ def _open_url(name: str, url: str, member: str) -> Source:
         return RemoteNpySource.from_url(name, url, store)
     if not listed:
         raise InvalidInputError(f"{name}: there is nothing at {shown}")
-    return _open_objects(name, url, store, listed)
+    return _open_objects(name, url, store, listed, join)
 
 
 def _open_objects(
-    name: str, url: str, store: ObjectStore, listed: Sequence[dict[str, Any]], member: str = ""
+    name: str, url: str, store: ObjectStore, listed: Sequence[dict[str, Any]], join: Join, member: str = ""
 ) -> Source:
     """Open the shards among the objects that a URL of a folder or pattern lists."""
     shown = without_query(url)
@@ -211,7 +215,7 @@ def _open_objects(
         else:
             place = with_member(shard_url, member)
             openers.append(partial(RemoteNpySource.from_url, name, place, store, infos[path]))
-    return _join(name, openers, with_member(shown, member))
+    return _join(name, openers, with_member(shown, member), join)
 
 
 def url_beside(url: str, store: ObjectStore, path: str) -> str:
@@ -225,13 +229,13 @@ def url_beside(url: str, store: ObjectStore, path: str) -> str:
     return f"{inner_scheme}://{user}{at}{inner}"
 
 
-def _join(name: str, openers: Sequence[Callable[[], Source]], where: str) -> Source:
+def _join(name: str, openers: Sequence[Callable[[], Source]], where: str, join: Join) -> Source:
     """Open all shards, several at the same time, and return them as one array."""
     if len(openers) == 1:
         only = openers[0]()
         only.listed_at = where
         return only
-    return ShardsSource.checked(name, open_all(openers), where)
+    return join(name, open_all(openers), where)
 
 
 def open_all(openers: Iterable[Callable[[], _T]]) -> list[_T]:

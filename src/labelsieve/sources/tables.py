@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.arrow_files import ArrowTable
 from labelsieve.sources.base import Source
-from labelsieve.sources.columns import arrow
+from labelsieve.sources.columns import arrow, choose_columns
 from labelsieve.sources.label_names import category_names
 from labelsieve.sources.memory_tables import MemoryTable, open_memory_table
 from labelsieve.sources.object_store import ObjectStore
@@ -120,6 +120,56 @@ def open_table(data: Any, argument: str = "data") -> Table:
         return open_memory_table(data)
     openers, where = _find_files(argument, data)
     return _Files(open_all([partial(_open_file, argument, opener) for opener in openers]), where)
+
+
+def list_column(name: str, data: Any, column: str) -> Any:
+    """Return a column of lists as one Arrow array, read whole.
+
+    Parameters
+    ----------
+    name : str
+        What it is, for messages.
+    data : path, URL, pattern, list of these, or table in memory
+        As `open_columns` takes it.
+    column : str
+        Name of the column.
+
+    Raises
+    ------
+    InvalidInputError
+        For a missing table or column.
+    InputTypeError
+        For an object that is not a table, or a column of anything but lists.
+    """
+    pa = arrow()
+    if is_places(data):
+        openers, where = _find_files("data", data)
+        chunks = [_column_of_file(name, opener(), column) for opener in openers]
+    else:
+        table = open_memory_table(data)
+        chunks, where = [table.arrow_column(name, column)], table.where
+    found = pa.chunked_array([one for chunk in chunks for one in chunk.chunks], chunks[0].type).combine_chunks()
+    if not (pa.types.is_list(found.type) or pa.types.is_large_list(found.type)):
+        raise InputTypeError(f"{name}: column {column!r} of {where} has the type {found.type}, not lists")
+    return found
+
+
+def _column_of_file(name: str, file: TableFile, column: str) -> Any:
+    pa, opened = arrow(), file.open()
+    try:
+        is_parquet = opened.read(4) == b"PAR1"
+        opened.seek(0)
+        if is_parquet:
+            from pyarrow import parquet
+
+            reader = parquet.ParquetFile(opened)
+            choose_columns(name, column, reader.schema_arrow.names, file.where)
+            return reader.read([column]).column(0)
+        table = pa.ipc.open_file(opened).read_all()
+        choose_columns(name, column, table.column_names, file.where)
+        return table.column(column)
+    finally:
+        opened.close()
 
 
 class _Files:

@@ -272,21 +272,25 @@ class MissingRows:
         Chunks that are not stored, and all chunks.
     whole, partly : list of tuple of int
         Ranges ``[start, stop)`` of rows of which nothing is stored, and of which some classes are not stored.
+    accepted : bool
+        Whether the fill value may be meant as data, so that rows of which nothing is stored are not an error.
     """
 
     n_missing: int
     n_chunks: int
     whole: list[tuple[int, int]]
     partly: list[tuple[int, int]]
+    accepted: bool = False
 
     @classmethod
     def joined(cls, parts: Iterable[tuple[MissingRows, int]]) -> MissingRows:
         """Join the missing rows of several arrays, each with the row at which it begins."""
-        total = cls(0, 0, [], [])
+        total = cls(0, 0, [], [], accepted=True)
         for part, start in parts:
             whole, partly = ([(start + a, start + b) for a, b in ranges] for ranges in (part.whole, part.partly))
             n_missing, n_chunks = total.n_missing + part.n_missing, total.n_chunks + part.n_chunks
-            total = cls(n_missing, n_chunks, total.whole + whole, total.partly + partly)
+            accepted = total.accepted and part.accepted
+            total = cls(n_missing, n_chunks, total.whole + whole, total.partly + partly, accepted=accepted)
         return total
 
 

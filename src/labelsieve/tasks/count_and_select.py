@@ -8,12 +8,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning import radix_select
+from labelsieve.confident_learning import radix_select, top_k_by_pair
 from labelsieve.confident_learning.agreement import RowSample
 from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
 from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.pruning import PruneCounts
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies, class_histogram
-from labelsieve.confident_learning.selections import Selection, scores_of
+from labelsieve.confident_learning.selections import Ranking, Selection, label_scores, scores_of
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.summary_counts import SummaryCounter, SummaryCounts
 from labelsieve.results.result import IssueRows
@@ -54,6 +55,12 @@ def sampled_classes(chunk: Chunk, first: int, *, reader: SummaryReader, sample: 
     return sample.take(first, reader.blocks(chunk))
 
 
+def predicted_candidates(chunk: Chunk, *, reader: SummaryReader, prune: PruneCounts) -> top_k_by_pair.Candidates:
+    """Return the rows of largest margin of each pair whose other class is the predicted one."""
+    parts = [top_k_by_pair.predicted_candidates(block, prune) for block in reader.blocks(chunk)]
+    return top_k_by_pair.largest(parts, prune.by_pair)
+
+
 def histogram_within(chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut) -> Int64s:
     """Return the histogram of the next digit of the scores inside the cut."""
     return radix_select.add_up(radix_select.score_histogram(cut_scores(block), cut) for block in reader.blocks(chunk))
@@ -67,14 +74,26 @@ def scores_inside(
     return radix_select.Ties.of(np.concatenate(parts))
 
 
-def class_histogram_within(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> Int64s:
-    """Return the histogram of the next digit of the label's probability, inside the cut of each class."""
-    return radix_select.add_up(class_histogram(block.label, block.p_label, cuts) for block in reader.blocks(chunk))
+def n_ranked(chunk: Chunk, *, reader: SummaryReader, ranking: Ranking, n_groups: int) -> Int64s:
+    """Return the number of rows in each group of a ranking."""
+    return radix_select.add_up(np.bincount(ranking(block)[1], minlength=n_groups) for block in reader.blocks(chunk))
 
 
-def class_ties(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts) -> ClassTies:
+def class_histogram_within(
+    chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts, ranking: Ranking | None = None
+) -> Int64s:
+    """Return the histogram of the next digit of the label's probability, inside the cut of each class.
+
+    With a `ranking`, of its scores and its groups; so below.
+    """
+    rank = ranking or label_scores
+    return radix_select.add_up(class_histogram(*rank(block)[1:], cuts) for block in reader.blocks(chunk))
+
+
+def class_ties(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts, ranking: Ranking | None = None) -> ClassTies:
     """Return the distinct probabilities of the label inside the cut of each class, with the number of rows of each."""
-    return ClassTies.add_up([ClassTies.of(block.label, block.p_label, cuts) for block in reader.blocks(chunk)])
+    rank = ranking or label_scores
+    return ClassTies.add_up([ClassTies.of(*rank(block)[1:], cuts) for block in reader.blocks(chunk)])
 
 
 def selected_blocks(

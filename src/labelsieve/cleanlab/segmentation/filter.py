@@ -1,0 +1,164 @@
+"""`cleanlab.segmentation.filter`: the mask of pixels whose labels are probably wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.dtypes import Bools
+from labelsieve.errors import InvalidInputError
+from labelsieve.results.pixel_issues import SegmentationIssues
+from labelsieve.segmentation.find import find_label_issues as find
+from labelsieve.settings import check_whole_number
+from labelsieve.sources.base import Source
+from labelsieve.sources.open_array import open_any
+
+
+def find_label_issues(
+    labels: Any,
+    pred_probs: Any,
+    *,
+    batch_size: int | None = None,
+    n_jobs: int | None = None,
+    verbose: bool = True,
+    **kwargs: Any,
+) -> Bools:
+    """Return the mask of pixels whose labels are probably wrong.
+
+    `labelsieve.segmentation.find_label_issues` takes images of different sizes, ignored labels, clusters, workdirs,
+    memory limits and outputs, and gives masks image by image.
+
+    Parameters
+    ----------
+    labels : (N, H, W) array-like of int, or path
+        Class of each pixel, 0..K-1.
+    pred_probs : (N, K, H, W) array-like of float, or path
+        Out-of-sample probabilities.
+    batch_size : int, optional
+        Number of pixels that a thread holds in memory, at least 1; a good number by default. It does not change the
+        result.
+    n_jobs : int, optional
+        Number of processes to fork, on Linux; by default, and for 1, the work runs on Dask's scheduler.
+    verbose : bool
+        Whether to show progress.
+    **kwargs
+        ``downsample``: merge blocks of this number of pixels along both axes before issues are found; 1 by default. The
+        label of a block is that of most of its pixels, where cleanlab averages the numbers of classes, which makes up
+        classes that no pixel has. A pixel of a block that is an issue is one, unless its own label is predicted.
+
+    Returns
+    -------
+    (N, H, W) bool
+        The mask.
+
+    Raises
+    ------
+    InvalidInputError
+        A ValueError, for shapes that differ, sizes that are no multiples of ``downsample``, and bad data.
+
+    Notes
+    -----
+    A class that no pixel has is never confidently predicted (its threshold is 2.0); cleanlab takes a threshold near 0
+    for it, and so counts more issues. Of pixels that tie at the cut, the first ones are issues.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labelsieve.cleanlab.segmentation.filter import find_label_issues
+    >>> labels = np.array([[[0, 0], [1, 1]], [[0, 0], [0, 1]]])
+    >>> p = np.where(labels == 1, 0.9, 0.2)
+    >>> p[1, 0, 0] = 0.95
+    >>> find_label_issues(labels, np.stack([1 - p, p], axis=1), verbose=False).nonzero()
+    (array([1]), array([0]), array([0]))
+    """
+    batch_size = checked_batch_size(batch_size)
+    labels, pred_probs = checked_images(labels, pred_probs)
+    factor = check_whole_number("downsample", kwargs.get("downsample", 1), 1)
+    height, width = pred_probs.shape[-2:]
+    if height % factor or width % factor:
+        raise InvalidInputError(
+            f"downsample={factor} does not divide {height} x {width} pixels: give a factor of both sizes, or 1"
+        )
+    found = find(
+        labels,
+        pred_probs,
+        downsample=factor,
+        batch_size="auto" if batch_size is None else batch_size,
+        n_jobs=n_jobs or 1,
+        progress=bool(verbose),
+        allow_unnormalized_rows="warn",
+    )
+    mask: Bools = found.mask()
+    if factor == 1:
+        _add_ties(mask, found, labels, pred_probs)
+        return mask
+    mask = mask.repeat(factor, axis=1).repeat(factor, axis=2)
+    for image in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
+        mask[image] &= _is_not_predicted(labels, pred_probs, image, mask[image])
+    return mask
+
+
+def _add_ties(mask: Bools, found: SegmentationIssues, labels: Any, pred_probs: Any) -> None:
+    """Add the chosen pixels whose label has the largest probability, or nearly so, but is not the predicted class.
+
+    `labelsieve.find_label_issues` leaves them out.
+    """
+    rows = found.rows
+    if rows.estimated_num_issues == rows.num_issues:
+        return
+    scores = np.asarray(rows.scores)
+    cut = np.partition(scores, rows.estimated_num_issues - 1)[rows.estimated_num_issues - 1]
+    chosen = scores < cut
+    ties = np.flatnonzero(scores == cut)
+    chosen[ties[: rows.estimated_num_issues - int(np.count_nonzero(chosen))]] = True
+    left_out = chosen.reshape(mask.shape) & ~mask
+    for image in np.flatnonzero(left_out.any(axis=(1, 2))).tolist():
+        mask[image] |= _is_not_predicted(labels, pred_probs, image, left_out[image])
+
+
+def _is_not_predicted(labels: Any, pred_probs: Any, image: int, mask: Bools) -> Bools:
+    """Return which of the masked pixels of an image have another label than the predicted class."""
+    y, x = np.nonzero(mask)
+    found = np.zeros(mask.shape, np.bool_)
+    predicted = _image(pred_probs, image)[:, y, x].argmax(axis=0)
+    found[y, x] = predicted != _image(labels, image)[y, x]
+    return found
+
+
+def _image(images: Any, image: int) -> npt.NDArray[Any]:
+    found: npt.NDArray[Any] = np.asarray(images[image : image + 1])[0]
+    return found
+
+
+def checked_batch_size(batch_size: int | None) -> int | None:
+    """Return `batch_size`, or raise unless it is at least 1."""
+    if batch_size is not None and batch_size <= 0:
+        raise InvalidInputError(f"batch_size must be at least 1, not {batch_size}")
+    return batch_size
+
+
+def checked_images(labels: Any, pred_probs: Any) -> tuple[Any, Any]:
+    """Return opened masks and probabilities, or raise unless they are of the same images.
+
+    Raises
+    ------
+    InvalidInputError
+        For other numbers of axes, and for sizes that differ.
+    """
+    labels, pred_probs = (_opened(*one) for one in (("labels", labels), ("pred_probs", pred_probs)))
+    if labels.ndim != 3:
+        raise InvalidInputError(f"labels must have a shape of (N, H, W), not {tuple(labels.shape)}")
+    if pred_probs.ndim != 4:
+        raise InvalidInputError(f"pred_probs must have a shape of (N, K, H, W), not {tuple(pred_probs.shape)}")
+    if labels.dtype.kind == "f" and isinstance(labels, np.ndarray) and (labels == np.floor(labels)).all():
+        labels = labels.astype(np.int64)  # cleanlab takes whole numbers of any dtype
+    return labels, pred_probs
+
+
+def _opened(name: str, data: Any) -> Any:
+    if isinstance(data, np.ndarray):
+        return data
+    opened = open_any(name, np.asarray(data) if isinstance(data, list | tuple) else data)
+    return opened if isinstance(opened, Source) or hasattr(opened, "dask") else np.asarray(opened)

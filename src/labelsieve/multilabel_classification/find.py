@@ -1,0 +1,170 @@
+"""`find_label_issues` and `plan_label_issues` of multi-label classification.
+
+Each of the K tags is a problem of two classes: examples that have the tag, and examples that have not. All K are solved
+in the same reads of `pred_probs`, by the job of `labelsieve.find_label_issues`, whose docstring says what that is: out
+of core, in a memory that is planned, on threads or a cluster, resumed from a workdir.
+
+| `filter_by` | The issues, of each tag | Reads |
+|---|---|---|
+| None | the examples of lowest score, as many as are counted by the predicted class | 1 |
+| `predicted_neq_given` | all examples whose tag is not as predicted | 1 |
+| `low_self_confidence`, `low_normalized_margin` | those of lowest such score, as many as the exact rule counts | 2 |
+| `confident_learning` | those that the exact rule counts | 2 |
+| `prune_by_class` | of those with and those without the tag, the least likely to be so | 2 |
+| `prune_by_noise_rate` (the default) | of both, those of largest margin, as many as the calibrated joint expects | 2 |
+| `both` | those that the last two agree on | 2 |
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from functools import partial
+from typing import Any, Final
+
+from labelsieve.errors import InputTypeError
+from labelsieve.pipeline.forecast_settings import ForecastSettings
+from labelsieve.pipeline.job import Job
+from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
+from labelsieve.pipeline.opening import given_places
+from labelsieve.pipeline.plan import Plan
+from labelsieve.results.layouts import TagLayout
+from labelsieve.results.publish import check_output
+from labelsieve.results.row_ids import check_class_names
+from labelsieve.results.tag_issues import MultilabelIssues
+from labelsieve.sources.open_tags import open_tags
+from labelsieve.sources.retries import retry
+
+# Settings of `labelsieve.find_label_issues` that tags have no use for.
+_NOT_HERE: Final = {
+    "summaries": "give labels and pred_probs",
+    "n_classes": "pred_probs has a column for each tag",
+    "adjust_pred_probs": "multilabel_classification.rank.get_label_quality_scores(..., adjust_pred_probs=True) has such "
+    "scores",
+    "ignore_label": "leave out examples without labels; an example without any tag is []",
+    "allow_zero_rows": "rows of zeros are accepted anyway: the probabilities of tags need not add up to 1",
+    "allow_unnormalized_rows": "the probabilities of tags need not add up to 1 anyway",
+}
+_OPTIONS: Final = tuple(one.name for one in fields(JobSettings) if one.name not in _NOT_HERE)
+_FORECAST: Final = ("worker_rate", "latency", "within", "measure")
+_WORDS: Final = {name: text for name, text in FOR_FINDING.items() if name != "multi_label"} | _NOT_HERE
+
+
+@explain_keywords(_WORDS, _OPTIONS)
+def find_label_issues(
+    labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
+) -> MultilabelIssues:
+    """Find the tags of examples that are likely wrong, out of core, all in the same reads of `pred_probs`.
+
+    Parameters
+    ----------
+    labels : list of lists of int or str, (N, K) matrix of 0 and 1, or str
+        The tags of each example, ``[[0, 2], [], [1]]``; of texts, `class_names` says the number of each. Or a matrix
+        with a column for each tag: an array, a table of pandas, a sparse matrix of SciPy, a Zarr array, HDF5 dataset or
+        Dask array, or a path or URL. With `data`, the name of its column of lists.
+    pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
+        Out-of-sample probability that an example has a tag, as any of the kinds that `labelsieve.find_label_issues`
+        takes. Rows need not add up to 1.
+    confident_joint : (K, 2, 2) array-like of int, optional
+        For each tag the counts by label and true label, in place of those that are found; only for filters that prune.
+    **settings : object
+        As of `labelsieve.find_label_issues`, except that `filter_by` is ``"prune_by_noise_rate"`` by default,
+        `from_logits` takes the sigmoid of each value, `class_names` and `num_to_remove_per_class` are of the K tags
+        (that many examples *without* each tag are removed, as in cleanlab), and `ids` are of the N examples. Not here
+        are `summaries`, `n_classes`, `adjust_pred_probs`, `ignore_label` and the flags that accept rows.
+
+    Returns
+    -------
+    MultilabelIssues
+        The issues, worst first.
+
+    Raises
+    ------
+    InvalidInputError
+        For tags out of range or twice in one example, probabilities that are none, and other lengths: which example and
+        which tag.
+    InputTypeError
+        For objects of the wrong kind, and unknown arguments.
+    UnreadableDataError, MemoryLimitError, WorkdirError, InUseError, TaskFailedError
+        As of `labelsieve.find_label_issues`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labelsieve import multilabel_classification
+    >>> labels = [[0], [0, 1], [], [1], [0, 1]]
+    >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.9], [0.1, 0.2], [0.1, 0.9], [0.05, 0.8]])
+    >>> found = multilabel_classification.find_label_issues(labels, pred_probs)
+    >>> found.pairs.tolist(), found.mask().tolist()
+    ([[4, 0]], [False, False, False, False, True])
+
+    The same as a matrix, and by another filter in one read:
+
+    >>> matrix = np.array([[1, 0], [1, 1], [0, 0], [0, 1], [1, 1]])
+    >>> found = multilabel_classification.find_label_issues(matrix, pred_probs, filter_by="predicted_neq_given")
+    >>> found.pairs.tolist(), found.rows.facts.n_reads
+    ([[4, 0]], 1)
+    """
+    return MultilabelIssues(_job(labels, pred_probs, confident_joint, settings).run())
+
+
+@explain_keywords(_WORDS, (*_OPTIONS, *_FORECAST))
+def plan_label_issues(
+    labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
+) -> Plan:
+    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes, memory and time.
+
+    Parameters
+    ----------
+    labels, pred_probs, confident_joint
+        As in `find_label_issues`.
+    **settings : object
+        As in `find_label_issues`; and `worker_rate`, `latency`, `within` and `measure` as in
+        `labelsieve.plan_label_issues`.
+
+    Returns
+    -------
+    Plan
+        The plan. Its rows are the tags of the examples, N * K.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labelsieve import multilabel_classification
+    >>> plan = multilabel_classification.plan_label_issues([[0], [1, 2]], np.array([[0.9, 0.1, 0.2], [0.1, 0.8, 0.7]]))
+    >>> plan.n_rows, plan.n_reads, plan.bytes_read
+    (6, 2, 96)
+    """
+    wanted = ForecastSettings(**{name: settings.pop(name) for name in _FORECAST if name in settings})
+    return _job(labels, pred_probs, confident_joint, {"progress": False} | settings).plan(wanted)
+
+
+def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str, Any]) -> Job:
+    """Return the job over the tags of all examples as rows."""
+    filter_by = settings.get("filter_by", "prune_by_noise_rate")
+    choices = JobSettings(**settings | {"filter_by": filter_by})
+    if choices.output is not None:
+        inputs = (choices.data, labels, pred_probs, choices.ids)
+        check_output(str(choices.output), [place for one in inputs for place in given_places(one)])
+    if confident_joint is not None and not choices.filter.prunes:
+        raise InputTypeError(
+            f"filter_by={filter_by!r} counts by itself and takes no confident_joint: leave it out, or choose a filter "
+            "that prunes"
+        )
+    names = choices.class_names
+    opening = partial(
+        open_tags,
+        data=choices.data,
+        ids=choices.ids,
+        from_logits=choices.from_logits,
+        dtype=choices.dtype,
+        names=names,
+        confident_joint=confident_joint,
+    )
+    found = retry(choices.retries + 1, opening, labels, pred_probs)
+    tags = check_class_names(names, found.n_tags)
+    texts = [f"tag {tag}" for tag in range(found.n_tags)] if tags is None else tags
+    used = {"data": None, "from_logits": False, "dtype": None, "ids": found.ids}
+    classes = [text for tag in texts for text in (f"not {tag}", tag)]
+    rows = JobSettings(**settings | {"filter_by": filter_by, "class_names": classes} | used)
+    return Job(found.labels, found.pred_probs, rows, layout=TagLayout(found.n_examples, found.n_tags, tags))

@@ -1,0 +1,209 @@
+"""Find label issues among the pixels of images.
+
+## Inputs
+
+Masks are ``(N, H, W)`` integers and probabilities ``(N, K, H, W)`` floats, both in any form that
+`labelsieve.find_label_issues` takes: arrays, memmaps, ``.npy`` files, Zarr, HDF5, Dask, URLs. Images of different
+sizes are a list of arrays, ``(H, W)`` and ``(K, H, W)``, or a folder, a pattern or a list of files with one image
+each. Masks may be PNG files (``"masks/*.png"``, extra ``images``), whose values, or palette indexes, are the numbers
+of the classes.
+
+Nothing is copied as a whole. Pieces of planes are read from ``.npy`` files and memory; of other stores the images of
+one chunk are held by each thread. The best chunks hold one or some whole images, a few megabytes each.
+
+Pixels without a label (often 255) are left out by ``ignore_label=255``.
+
+## What is found
+
+A pixel is a row of `labelsieve.find_label_issues`, and what that page says of rows holds for pixels, to the bit: the
+issues are those of the flat arrays ``labels.reshape(-1)`` and ``np.moveaxis(pred_probs, 1, -1).reshape(-1, K)``,
+however the images are stored or read. A message about bad values names image, ``y`` and ``x``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.errors import InvalidInputError
+from labelsieve.pipeline.forecast_settings import ForecastSettings
+from labelsieve.pipeline.job import Job
+from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
+from labelsieve.pipeline.plan import Plan
+from labelsieve.results.layouts import EqualImages, Layout, PixelLayout
+from labelsieve.results.pixel_issues import SegmentationIssues
+from labelsieve.results.publish import check_output
+from labelsieve.settings import NOTHING, check_whole_number
+from labelsieve.sources.downsampled import BlockMajority, BlockMean
+from labelsieve.sources.open_images import OpenedImages, check_images, open_masks, open_planes
+from labelsieve.sources.retries import retry
+
+# Settings of the main function that are about rows, not about images.
+_OF_ROWS: Final = {
+    "data": "give labels and pred_probs as arrays or files",
+    "summaries": "give labels and pred_probs as arrays or files",
+    "n_classes": "pred_probs has a plane for each class",
+    "ids": "the result numbers the images in the order in which they were given",
+}
+_SETTINGS: Final = [field.name for field in fields(JobSettings) if field.name not in _OF_ROWS]
+_PLANNING: Final = ("worker_rate", "latency", "within", "measure")
+_KEYWORDS: Final = FOR_FINDING | _OF_ROWS | {"return_mask": "the result has .mask(), and .mask(i) of image i"}
+
+
+@explain_keywords(_KEYWORDS, _SETTINGS)
+def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **settings: Any) -> SegmentationIssues:
+    """Find the pixels whose labels are probably wrong, out of core.
+
+    Parameters
+    ----------
+    labels : (N, H, W) array-like of int, list of (H, W) arrays, path, pattern or list of paths
+        Class of each pixel, 0..K-1.
+    pred_probs : (N, K, H, W) array-like of float, list of (K, H, W) arrays, path, pattern or list of paths
+        Out-of-sample probability of each class in each pixel, or an `Ensemble` of these.
+    downsample : int
+        Merge blocks of this number of pixels along both axes before issues are found. A block has the label that most
+        of its pixels have, the lowest of several, and the mean of their probabilities. The mask and the scores are
+        then those of blocks. Both sizes of each image must be multiples of it.
+    **settings
+        The settings of `labelsieve.find_label_issues`: ``ignore_label``, ``filter_by``, ``method``, ``from_logits``,
+        ``dtype``, ``max_memory``, ``workdir``, ``output``, ``client``, ``n_jobs``, ``progress`` and so on; not
+        ``data``, ``summaries``, ``n_classes`` and ``ids``, which are about tables and rows.
+
+    Returns
+    -------
+    SegmentationIssues
+        Masks, scores, worst images, and connected wrong pixels.
+
+    Raises
+    ------
+    InvalidInputError
+        As `labelsieve.find_label_issues`, naming image, y and x; and for masks of another size than the predictions.
+    InputTypeError, UnreadableDataError, MemoryLimitError, WorkdirError, TaskFailedError
+        As `labelsieve.find_label_issues`.
+    MissingDependencyError
+        For masks in image files without Pillow.
+
+    Examples
+    --------
+    Two images of 2 x 2 pixels. One pixel is labelled 0 but predicted as 1:
+
+    >>> import numpy as np
+    >>> from labelsieve import segmentation
+    >>> labels = np.array([[[0, 0], [1, 1]], [[0, 0], [0, 1]]])
+    >>> p = np.where(labels == 1, 0.9, 0.2)
+    >>> p[1, 0, 0] = 0.95
+    >>> pred_probs = np.stack([1 - p, p], axis=1)
+    >>> found = segmentation.find_label_issues(labels, pred_probs, progress=False)
+    >>> found.mask().nonzero()
+    (array([1]), array([0]), array([0]))
+    >>> found.image_scores.round(3)
+    array([0.831, 0.067])
+
+    Images of different sizes, one in a file each, of which some pixels have no label:
+
+    >>> import tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> for number, size in enumerate([(2, 3), (4, 4)]):
+    ...     mask = np.zeros(size, np.uint8)
+    ...     mask[0, 0], mask[1, 1] = 255, 1
+    ...     np.save(f"{folder}/mask-{number}.npy", mask)
+    ...     np.save(f"{folder}/probs-{number}.npy", np.stack([mask != 1, mask == 1]).astype(np.float32))
+    >>> found = segmentation.find_label_issues(
+    ...     f"{folder}/mask-*.npy", f"{folder}/probs-*.npy", ignore_label=255, progress=False
+    ... )
+    >>> found.num_issues, found.n_ignored, found.shape(1)
+    (0, 2, (4, 4))
+    """
+    job = _job(labels, pred_probs, downsample, settings)
+    return SegmentationIssues(job.run())
+
+
+@explain_keywords(_KEYWORDS, [*_SETTINGS, *_PLANNING])
+def plan_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **settings: Any) -> Plan:
+    """Plan a run of `find_label_issues`: batches, partitions, bytes, memory and time. No data is read.
+
+    Parameters
+    ----------
+    labels, pred_probs, downsample
+        As in `find_label_issues`.
+    **settings
+        As in `labelsieve.plan_label_issues`; ``worker_rate``, ``latency``, ``within`` and ``measure`` too.
+
+    Returns
+    -------
+    Plan
+        The plan; its rows are pixels.
+
+    Raises
+    ------
+    MemoryLimitError
+        If the run cannot fit in memory.
+    InvalidInputError, InputTypeError, UnreadableDataError, WorkdirError
+        For anything that `find_label_issues` would refuse before it reads data.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labelsieve import segmentation
+    >>> plan = segmentation.plan_label_issues(np.zeros((10, 8, 8), int), np.full((10, 4, 8, 8), 0.25))
+    >>> plan.n_rows, plan.n_partitions, plan.bytes_read
+    (640, 1, 20480)
+    """
+    wanted = {name: settings.pop(name) for name in _PLANNING if name in settings}
+    settings["progress"] = False
+    return _job(labels, pred_probs, downsample, settings).plan(ForecastSettings(**wanted))
+
+
+def _job(labels: Any, pred_probs: Any, downsample: int, given: Mapping[str, Any]) -> Job:
+    """Return the job for pixels as rows."""
+    settings = JobSettings(**given)
+    if isinstance(settings.output, str):
+        check_output(settings.output, [place for one in (labels, pred_probs) for place in _places(one)])
+    factor = check_whole_number("downsample", downsample, 1)
+    if factor > 1:
+        _check_downsampling(settings)
+    attempts = settings.retries + 1
+    masks = retry(attempts, open_masks, labels)
+    planes = retry(attempts, open_planes, pred_probs)
+    check_images(masks, planes)
+    if factor > 1:
+        ignored = settings.ignore_label if isinstance(settings.ignore_label, int) else None
+        n_classes = int(planes.classes[0])
+        masks = retry(attempts, open_masks, labels, BlockMajority(factor, n_classes, ignored))
+        planes = retry(attempts, open_planes, pred_probs, BlockMean(factor, bool(settings.allow_unnormalized_rows)))
+    return Job(masks.rows, planes.rows, settings, layout=_layout(planes))
+
+
+def _check_downsampling(settings: JobSettings) -> None:
+    """Raise for settings that would hide bad values in means of blocks."""
+    for name, is_set in (
+        ("from_logits", settings.from_logits),
+        ("dtype", settings.dtype is not None),
+        ("allow_zero_rows", settings.allow_zero_rows),
+    ):
+        if is_set:
+            raise InvalidInputError(f"downsample takes the mean of probabilities as they are: leave out {name}")
+    if settings.ignore_label is not NOTHING and not isinstance(settings.ignore_label, int):
+        raise InvalidInputError(f"ignore_label must be a number, not {settings.ignore_label!r}")
+
+
+def _layout(images: OpenedImages) -> Layout:
+    sizes: npt.NDArray[np.int64] = images.sizes
+    if (sizes == sizes[0]).all():
+        height, width = sizes[0].tolist()
+        return EqualImages(len(sizes), height, width)
+    return PixelLayout(sizes)
+
+
+def _places(given: Any) -> list[str]:
+    """Return the paths and URLs in an argument."""
+    if isinstance(given, str | os.PathLike):
+        return [os.fspath(given)]
+    members = getattr(given, "members", given if isinstance(given, list | tuple) else ())
+    return [place for one in members if isinstance(one, str | os.PathLike | list | tuple) for place in _places(one)]

@@ -1,0 +1,143 @@
+"""Opening tags and their probabilities, given as an object of any supported kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.sources.base import Source
+from labelsieve.sources.dask_rows import DaskRows
+from labelsieve.sources.open_array import Opened, open_any, open_pred_probs
+from labelsieve.sources.open_path import are_places
+from labelsieve.sources.tables import list_column, open_columns
+from labelsieve.sources.tags import (
+    SigmoidSource,
+    TagMatrix,
+    TagProbs,
+    check_tag_shape,
+    open_lists,
+    open_sparse,
+)
+
+GivenJoint = tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class OpenTags:
+    """Both inputs as rows of tags.
+
+    Parameters
+    ----------
+    labels : Source
+        ``(N * K,)`` classes 2k and 2k + 1.
+    pred_probs : TagProbs
+        ``(N * K, 2K)`` probabilities of these.
+    n_examples, n_tags : int
+        N and K.
+    ids : object
+        The user's names of examples, or where these are.
+    """
+
+    labels: Source
+    pred_probs: TagProbs
+    n_examples: int
+    n_tags: int
+    ids: Any = None
+
+
+def open_tags(
+    labels: Any,
+    pred_probs: Any,
+    *,
+    data: Any = None,
+    ids: Any = None,
+    from_logits: bool = False,
+    dtype: str | None = None,
+    names: Sequence[str] | None = None,
+    confident_joint: Any = None,
+) -> OpenTags:
+    """Open tags and probabilities. Lists are joined; of arrays and files only headers are read.
+
+    Parameters
+    ----------
+    labels : list of lists of int or str, or (N, K) matrix of 0 and 1
+        The tags of each example; a matrix in any form that `open_any` takes, or sparse.
+    pred_probs : (N, K) array-like of float
+        Probability of each tag.
+    data : table, optional
+        Has them as columns.
+    ids : object, optional
+        The user's names of examples.
+    from_logits : bool
+        Whether `pred_probs` are logits.
+    dtype : "bfloat16", optional
+        What values of `pred_probs` are that are stored as 16 bits without a dtype of NumPy.
+    names : sequence of str, optional
+        K names of tags.
+    confident_joint : (K, 2, 2) array-like of int, optional
+        Counts of each tag.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything that can be refused without reading.
+    InputTypeError
+        For an object of the wrong kind.
+    """
+    if data is not None:
+        column = labels if isinstance(labels, str) else None
+        of_table = pred_probs if isinstance(pred_probs, str | list | tuple) else None
+        if column is not None:
+            labels = list_column("labels", data, column)
+        if of_table is not None:
+            _, pred_probs, ids = open_columns(data, None, pred_probs, ids)
+    opened = _source(open_pred_probs(pred_probs, dtype))
+    if from_logits:
+        opened = SigmoidSource(opened)
+    n_examples, n_tags = opened.shape
+    if not n_examples:
+        raise InvalidInputError("labels and pred_probs have no examples")
+    if names is not None and len(names) != n_tags:
+        raise InvalidInputError(f"{len(names):,} class_names, pred_probs has {n_tags:,} tags")
+    joint = None if confident_joint is None else _checked_joint(confident_joint, n_tags)
+    found = _open_labels(labels, n_examples, n_tags, names)
+    return OpenTags(found, TagProbs(opened, joint), n_examples, n_tags, ids)
+
+
+def _source(opened: Opened) -> Source:
+    return opened if isinstance(opened, Source) else DaskRows(opened)
+
+
+def _open_labels(labels: Any, n_examples: int, n_tags: int, names: Sequence[str] | None) -> Source:
+    if labels is None:
+        raise InputTypeError("labels is missing")
+    if hasattr(labels, "tocsr"):
+        return open_sparse(labels, n_examples, n_tags)
+    package = type(labels).__module__.partition(".")[0]
+    is_column = package in ("pandas", "polars", "pyarrow") and len(getattr(labels, "shape", (0,))) == 1
+    is_list = isinstance(labels, list | tuple) and not are_places(labels)
+    if package == "polars" and is_column:
+        labels = labels.to_arrow()
+    if is_column or is_list or (isinstance(labels, np.ndarray) and labels.dtype == object):
+        return open_lists(labels, n_examples, n_tags, names)
+    matrix = open_any("the matrix of labels", labels)
+    check_tag_shape(matrix.shape, n_examples, n_tags)
+    if matrix.dtype.kind not in "biuf":
+        raise InvalidInputError(f"a matrix of tags has 0 and 1 only, not {matrix.dtype}")
+    return TagMatrix(_source(matrix))
+
+
+def _checked_joint(joint: Any, n_tags: int) -> GivenJoint:
+    found = np.asarray(joint)
+    if found.shape != (n_tags, 2, 2) or found.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"confident_joint must be integers of the shape ({n_tags}, 2, 2): for each tag the counts by label and "
+            f"true label, not {found.dtype} of the shape {found.shape}"
+        )
+    if found.min(initial=0) < 0:
+        raise InvalidInputError(f"confident_joint has counts below 0 (first: {int(found[found < 0][0])})")
+    return tuple(tuple(map(int, one)) for one in found.reshape(n_tags, 4).tolist())

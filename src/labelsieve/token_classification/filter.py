@@ -1,0 +1,208 @@
+"""`find_label_issues` and `plan_label_issues` of tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any, Final
+
+import numpy as np
+
+from labelsieve.errors import InvalidInputError
+from labelsieve.pipeline.forecast_settings import ForecastSettings
+from labelsieve.pipeline.job import Job
+from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
+from labelsieve.pipeline.opening import given_places
+from labelsieve.pipeline.plan import Plan
+from labelsieve.results.layouts import TokenLayout
+from labelsieve.results.publish import check_output
+from labelsieve.results.token_issues import TokenIssues
+from labelsieve.sources.retries import retry
+from labelsieve.sources.tables import open_columns
+from labelsieve.sources.tokens import Tokens, edges_of_ids, edges_of_offsets, join_sentences
+
+__all__ = ["find_label_issues", "plan_label_issues"]
+
+_KNOWN: Final = FOR_FINDING | {
+    "low_memory": "leave it out: pred_probs need not fit in memory",
+    "tokens": "the result takes the words: .to_frame(tokens=...), .report(..., tokens=...)",
+}
+_SETTINGS: Final = tuple(one.name for one in fields(JobSettings))
+_FORECAST: Final = ("worker_rate", "latency", "within", "measure")
+# Rows as messages name them (`validation.Finding.where`).
+_ROWS: Final = re.compile(r"\brows? (\d+(?:\.\.\d+)?(?:, \d+(?:\.\.\d+)?)*)(?![\d.]|,\d)")
+
+
+@explain_keywords(_KNOWN, _SETTINGS)
+def find_label_issues(
+    labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
+) -> TokenIssues:
+    """Find the tokens whose given label is likely wrong.
+
+    Parameters
+    ----------
+    labels : sequence of sequence of int or str, or (n_tokens,) array-like
+        Class of each token, 0..K-1, or its name: a list for each sentence; or those of all tokens in one array, in any
+        form that `labelsieve.find_label_issues` takes, with `offsets` or `sentence_ids`. Sentences may be empty.
+    pred_probs : sequence of (T_i, K) array-like, or (n_tokens, K) array-like
+        Out-of-sample probability of each class, in the same form as `labels`.
+    offsets : (n_sentences + 1,) array-like of int, or path, optional
+        The row at which each sentence begins, ascending from 0, and the number of rows.
+    sentence_ids : (n_tokens,) array-like of int, or path, optional
+        The number of the sentence of each token, ascending from 0. With `data`, the name of a column.
+    **settings
+        All keyword arguments of `labelsieve.find_label_issues`, among them `filter_by`, `method`, `class_names`,
+        `ignore_label`, `from_logits`, `workdir`, `output`, `client` and `data`. A table in `data` has a row for each
+        sentence, and `labels` and `pred_probs` name columns of lists, ``list<int>`` or ``list<string>`` and
+        ``list<list<float>>``; with `sentence_ids` or `offsets` it has a row for each token.
+
+    Returns
+    -------
+    TokenIssues
+        Pairs of sentence and token, worst first, with the scores of all tokens and sentences.
+
+    Raises
+    ------
+    InvalidInputError
+        As `labelsieve.find_label_issues`; the message names sentences and tokens. Also if labels and predictions of a
+        sentence differ in length, and for offsets or numbers of sentences that do not ascend or do not fit.
+    InputTypeError
+        For an object that holds no sentences, or an argument that does not exist.
+    LabelsieveError
+        As `labelsieve.find_label_issues`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labelsieve.token_classification import find_label_issues
+    >>> labels = [[0, 0, 1], [], [0, 1]]
+    >>> pred_probs = [np.array([[0.9, 0.1], [0.7, 0.3], [0.05, 0.95]]), [], np.array([[0.8, 0.2], [0.8, 0.2]])]
+    >>> find_label_issues(labels, pred_probs).pairs()
+    [(2, 1)]
+
+    The same tokens in flat arrays, which may be in files that are larger than memory:
+
+    >>> flat = np.array([0, 0, 1, 0, 1]), np.concatenate([pred_probs[0], pred_probs[2]])
+    >>> found = find_label_issues(*flat, offsets=[0, 3, 3, 5], filter_by="prune_by_noise_rate")
+    >>> found.to_frame()[["sentence", "token", "given_label", "suggested_label"]].values.tolist()
+    [[2, 1, 1, 0]]
+    """
+    job, layout = open_job(labels, pred_probs, offsets, sentence_ids, settings)
+    with tokens_named(layout):
+        return TokenIssues(job.run())
+
+
+@explain_keywords(_KNOWN, (*_SETTINGS, *_FORECAST))
+def plan_label_issues(
+    labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
+) -> Plan:
+    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes, memory and time.
+
+    Parameters
+    ----------
+    labels, pred_probs, offsets, sentence_ids
+        As in `find_label_issues`. Lists are joined, and the labels of Parquet files read, to know the tokens.
+    **settings
+        All keyword arguments of `labelsieve.plan_label_issues`.
+
+    Returns
+    -------
+    Plan
+        The plan: its rows are tokens.
+
+    Raises
+    ------
+    LabelsieveError
+        As `labelsieve.plan_label_issues`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from labelsieve.token_classification import plan_label_issues
+    >>> plan = plan_label_issues(np.zeros(1000, int), np.full((1000, 4), 0.25), offsets=[0, 400, 1000])
+    >>> plan.n_partitions, plan.bytes_read
+    (1, 32000)
+    """
+    wanted = ForecastSettings(**{name: settings.pop(name) for name in _FORECAST if name in settings})
+    job, layout = open_job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False})
+    with tokens_named(layout):
+        return job.plan(wanted)
+
+
+def open_job(
+    labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, settings: dict[str, Any]
+) -> tuple[Job, TokenLayout]:
+    """Return the job whose rows are tokens, and where these are. Of files, labels and offsets are read at most.
+
+    Parameters
+    ----------
+    labels, pred_probs, offsets, sentence_ids : object
+        As `find_label_issues` takes them.
+    settings : dict
+        Those of `JobSettings`.
+    """
+    choices = JobSettings(**settings)
+    tokens, ids = retry(choices.retries + 1, _open_tokens, labels, pred_probs, offsets, sentence_ids, choices)
+    layout = TokenLayout(tokens.edges)
+    if choices.data is not None:
+        if choices.output is not None:
+            check_output(choices.output, given_places(choices.data))  # type: ignore[arg-type]  # checked to be text
+        choices = JobSettings(**settings | {"data": None, "ids": ids})
+    with tokens_named(layout):
+        job = Job(tokens.labels, tokens.pred_probs, choices, named=True, layout=layout)
+    n_rows, n_tokens = job.pair[1].shape[0], int(tokens.edges[-1])
+    if n_rows != n_tokens:
+        what = f"offsets end at {n_tokens:,}" if offsets is not None else f"sentence_ids has {n_tokens:,} numbers"
+        raise InvalidInputError(f"{what}, but pred_probs has {n_rows:,} rows, one for each token")
+    return job, layout
+
+
+def _open_tokens(
+    labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, choices: JobSettings
+) -> tuple[Tokens, Any]:
+    """Return the tokens of all sentences, in whatever form they were given, and the user's names of the tokens."""
+    if offsets is not None and sentence_ids is not None:
+        raise InvalidInputError("give offsets or sentence_ids, not both")
+    if offsets is None and sentence_ids is None:
+        return join_sentences(labels, pred_probs), choices.ids
+    ids = choices.ids
+    if choices.data is not None:
+        by_column, null_labels = isinstance(sentence_ids, str), choices.ignore_label is None
+        if by_column and isinstance(ids, str):
+            raise InvalidInputError("ids and sentence_ids both name a column of data: give one of them as an array")
+        wanted = sentence_ids if by_column else ids
+        labels, pred_probs, found = open_columns(choices.data, labels, pred_probs, wanted, null_labels=null_labels)
+        sentence_ids, ids = (found, ids) if by_column else (sentence_ids, found)
+    edges = edges_of_ids(sentence_ids) if offsets is None else edges_of_offsets(offsets)
+    return Tokens(labels, pred_probs, edges), ids
+
+
+@contextmanager
+def tokens_named(layout: TokenLayout) -> Iterator[None]:
+    """Name sentences and tokens in place of rows in the message of an error."""
+    try:
+        yield
+    except InvalidInputError as error:
+        text = _ROWS.sub(lambda found: _in_sentences(layout, found[1]), str(error))
+        if text == str(error):
+            raise
+        raise type(error)(text).at(error.rows) from error
+
+
+def _in_sentences(layout: TokenLayout, rows: str) -> str:
+    """Return rows in words, such as ``3, 17..20``, as tokens of sentences."""
+    texts = []
+    for one in rows.split(", "):
+        first, last = (int(row) for row in (one.split("..") * 2)[:2])
+        where = layout.columns(np.array([first, last]))
+        (sentence, end), (token, last_token) = where["sentence"].tolist(), where["token"].tolist()
+        if first == last:
+            texts.append(f"token {token:,} of sentence {sentence:,}")
+        elif sentence == end:
+            texts.append(f"tokens {token:,}..{last_token:,} of sentence {sentence:,}")
+        else:
+            texts.append(f"token {token:,} of sentence {sentence:,} to token {last_token:,} of sentence {end:,}")
+    return ", ".join(texts)
