@@ -82,6 +82,20 @@ def test_the_number_of_issues_in_a_given_joint_is_that_of_cleanlab(dataset, kind
     assert want == count.num_label_issues(labels, probs, confident_joint=forms[kind], **how)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_given_joint_may_have_fractions_as_in_cleanlab(seed):
+    rng = np.random.default_rng(seed)
+    n_classes = int(rng.integers(2, 8))
+    labels = rng.integers(0, n_classes, 200)
+    joint = rng.random((n_classes, n_classes)) * rng.integers(0, 2, (n_classes, n_classes)) + np.eye(n_classes) / 8
+    want = cleanlab.count.estimate_joint(labels, None, confident_joint=joint)
+    assert want.tolist() == count.estimate_joint(labels, confident_joint=joint, dense=True).tolist()
+    for one, other in zip(
+        cleanlab.count.estimate_latent(joint, labels), count.estimate_latent(joint, labels, dense=True), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
+
+
 def test_the_joint_distribution_is_that_of_cleanlab(dataset):
     labels, probs = wide(*dataset)
     want = cleanlab.count.estimate_joint(labels, probs)
