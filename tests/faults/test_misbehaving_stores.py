@@ -92,7 +92,6 @@ def place_of(store, kind):
 def small_limits(monkeypatch, **chosen):
     for name, value in {"PROGRESS_S": 0.3, "SILENCE_S": 0.5, **chosen}.items():
         monkeypatch.setattr(limits, name, value)
-    s3.clear_clients()
 
 
 # Repeated -----------------------------------------------------------------------------------------------------------

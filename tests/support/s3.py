@@ -3,6 +3,7 @@
 Starting and ending it, the environment in which clients find it, its log of requests, refusals on demand.
 """
 
+import functools
 import gc
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,7 +43,10 @@ class S3Server:
             "AWS_MAX_ATTEMPTS": "2",
         }.items():
             monkeypatch.setenv(name, value)
-        clear_clients()
+        # A quarter of what a client costs is to parse the same descriptions of services.
+        monkeypatch.setattr("botocore.loaders.JSONFileLoader._load_file", lambda _, *file: _load_once(*file))
+        if _cached_clients():
+            clear_clients()
 
     def requests(self):
         """Return what was asked for since the last call: method, path, range."""
@@ -49,14 +54,27 @@ class S3Server:
             return [tuple(request) for request in json.load(response)]
 
 
-def clear_clients():
-    """Forget file systems that were made in another environment."""
+@functools.cache
+def _load_once(path, open_file):
+    """Return what a file of botocore's holds."""
+    if not Path(path).is_file():
+        return None
+    with open_file(path, "rb") as file:
+        return json.loads(file.read(), object_pairs_hook=OrderedDict)
+
+
+def _cached_clients():
     import s3fs
 
     from labelsieve.storage.s3 import S3
 
-    s3fs.S3FileSystem.clear_instance_cache()
-    S3.clear_instance_cache()
+    return [kind for kind in (s3fs.S3FileSystem, S3) if kind._cache]
+
+
+def clear_clients():
+    """Forget file systems that were made in another environment."""
+    for kind in _cached_clients():
+        kind.clear_instance_cache()
     gc.collect()  # here, not in a thread with another event loop, where a client cannot be closed
 
 
