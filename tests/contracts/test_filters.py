@@ -536,8 +536,7 @@ def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["the third read", "selecting"])
-@pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
+@pytest.mark.parametrize(("filter_by", "step"), [("prune_by_noise_rate", "the third read"), ("both", "selecting")])
 def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(tmp_path, monkeypatch, want, filter_by, step):
     np.save(tmp_path / "labels.npy", LABELS)
     np.save(tmp_path / "probs.npy", PROBS)
