@@ -1,8 +1,9 @@
 """An S3 server on loopback: moto's own, in a process of its own, at two ports of which one is slow.
 
-Starting and ending it, the environment in which clients find it, its log of requests, refusals on demand.
+Starting and emptying it, the environment in which clients find it, its log of requests, refusals on demand.
 """
 
+import atexit
 import functools
 import gc
 import json
@@ -80,16 +81,27 @@ def clear_clients():
 
 @contextmanager
 def running_server():
-    """Start the server in a process of its own, wait for it, and end it."""
+    """Empty the server, which all tests of a process share, one after the other: it takes two seconds to start."""
+    server = _started()
+    with urllib.request.urlopen(f"{server.url}/moto-api/reset", data=b""):
+        server.requests()
+    yield server
+
+
+@functools.cache
+def _started():
+    """Start the server in a process of its own, wait for it, and end it with this one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     command = [sys.executable, str(Path(__file__).resolve())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        yield S3Server(*json.loads(process.stdout.readline()))
-    finally:
+
+    def end():
         process.kill()
         process.wait()
         process.stdout.close()
+
+    atexit.register(end)
+    return S3Server(*json.loads(process.stdout.readline()))
 
 
 def _noting(application, log, delay_s):
