@@ -22,7 +22,7 @@ def pytest_configure():
 
     # Derandomized: a run that was green stays green, and a red one is red for everybody.
     common = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-    settings.register_profile("fast", max_examples=25, **common)
+    settings.register_profile("fast", max_examples=16, **common)
     settings.register_profile("thorough", max_examples=400, **common)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
