@@ -17,7 +17,7 @@ from hypothesis import given
 import draws
 import naive
 import naive_joint
-from draws import SHAPES, datasets, draw, odd, pieces
+from draws import SHAPES, datasets, draw, in_turn, odd, pieces
 from labelsieve import (
     InputTypeError,
     InvalidInputError,
@@ -246,11 +246,10 @@ def inspected(labels, probs, n_batches, n_jobs=1, **counting):
     return lab
 
 
-@pytest.mark.parametrize("method", naive.COUNTS)
-@pytest.mark.parametrize(("n_batches", "n_jobs"), [(1, 1), (7, 1), (2, 2)])
-def test_label_inspector_counts_by_the_confident_joint_where_asked(dataset, method, n_batches, n_jobs):
+@pytest.mark.parametrize(("cut", "method"), in_turn([(1, 1), (7, 1), (2, 2)], naive.COUNTS))
+def test_label_inspector_counts_by_the_confident_joint_where_asked(dataset, method, cut):
     labels, probs = dataset
-    lab = inspected(labels, probs, n_batches, n_jobs, estimation_method=method, rule="confident_joint")
+    lab = inspected(labels, probs, *cut, estimation_method=method, rule="confident_joint")
     want = count.num_label_issues(labels, probs, estimation_method=method, progress=False)
     assert want == lab.get_num_issues()
     assert len(lab.get_label_issues()) == want
