@@ -1,8 +1,8 @@
 """The filters where rows are tags: each selects as in K separate runs, one for each tag, of two classes.
 
-What a filter counts is in blocks of two classes anyway (`tag_summarizer`), so what remains is a cut for each tag. Margins
-need no third read: a row whose label is not predicted has both of its probabilities in its summary, and the others are
-no issues.
+What a filter counts is in blocks of two classes anyway (`tag_summarizer`), so what remains is a cut for each tag.
+Margins need no third read: a row whose label is not predicted has both of its probabilities in its summary, and the
+others are no issues.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class LowestOfTag:
         """Return positions, tags and scores."""
         scores = self.cut_scores(block)
         rows = np.flatnonzero(scores < _HALF) if self.only_low else np.arange(len(block))
-        return rows, block.label[rows] // 2, scores[rows].astype(np.float64)
+        values: Float64s = scores[rows].astype(np.float64)
+        return rows, block.label[rows] // 2, values
 
 
 def low_self_confidence(block: SummaryBlock) -> Ranked:
@@ -222,7 +223,9 @@ def prune_counts_of_tags(settings: Settings, totals: IssueTotals, joint: GivenJo
     small = counts <= least
     n_small = int(np.count_nonzero((counts > 0) & small))
     if n_small:
-        groups = rows_in_words(n_small, "group of examples, with or without a tag, has", "groups, with or without a tag, have")
+        groups = rows_in_words(
+            n_small, "group of examples, with or without a tag, has", "groups, with or without a tag, have"
+        )
         warn(f"{groups} no more than {least} examples (min_examples_per_class): none of these is flagged")
     by_label, by_pair = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
     numbers = settings.num_to_remove_per_class

@@ -1,4 +1,4 @@
-"""Tags of examples as rows of a run: a row for each example and tag, as `confident_learning.tag_summarizer` takes them."""
+"""Tags of examples as rows of a run, as `labelsieve.confident_learning.tag_summarizer` takes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from labelsieve.sources.columns import arrow
 from labelsieve.sources.derived import DerivedSource
 from labelsieve.sources.versions import MissingRows
 
-_LISTS: Final = "labels must be a list of the tags of each example, such as [[0, 2], [], [1]], or an (N, K) matrix of 0 and 1"
+_LISTS: Final = (
+    "labels must be a list of the tags of each example, such as [[0, 2], [], [1]], or an (N, K) matrix of 0 and 1"
+)
 
 
 class _RowsOfTags(DerivedSource):
@@ -174,7 +176,8 @@ class TagMatrix(_RowsOfTags):
                 f"a matrix of tags has 0 and 1 only, but tag {tag} of example {first_row + example:,} is "
                 f"{rows[example, tag]!s}"
             )
-        return self._absent + ones.astype(self.dtype)
+        classes: Ints = self._absent + ones.astype(self.dtype)
+        return classes
 
 
 class TagLists(Source):
@@ -329,7 +332,9 @@ def _joined(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
     if wrong:
         hint = "; for names give class_names too" if wrong == [str] else ""
         example = next(n for n, one in enumerate(lists) if any(type(tag) in wrong for tag in one))
-        raise InputTypeError(f"tags must be whole numbers 0..K-1, but example {example:,} has {wrong[0].__name__}{hint}")
+        raise InputTypeError(
+            f"tags must be whole numbers 0..K-1, but example {example:,} has {wrong[0].__name__}{hint}"
+        )
     return lengths, np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths.sum()))
 
 

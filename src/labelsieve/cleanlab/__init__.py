@@ -1,0 +1,1 @@
+"""The module tree of cleanlab (2.9) over Labelsieve: put `labelsieve.` before `cleanlab` in an import."""
