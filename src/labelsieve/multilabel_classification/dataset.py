@@ -13,7 +13,7 @@ import numpy as np
 from labelsieve.confident_learning.class_quality import Columns
 from labelsieve.errors import InvalidInputError
 from labelsieve.multilabel_classification.find import find_label_issues
-from labelsieve.results.label_issues import table_of
+from labelsieve.results.label_issues import frame_of
 from labelsieve.results.tag_issues import MultilabelIssues
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ def _common_issues(found: MultilabelIssues) -> pd.DataFrame:
         "Num Examples": counts,
         "Issue Probability": counts / found.n_examples,
     }
-    return table_of(columns).sort_values("Issue Probability", ascending=False).reset_index(drop=True)
+    return frame_of(columns).sort_values("Issue Probability", ascending=False).reset_index(drop=True)
 
 
 def _quality(found: MultilabelIssues) -> pd.DataFrame:
@@ -215,4 +215,4 @@ def _quality(found: MultilabelIssues) -> pd.DataFrame:
     }
     # Ties in the order of the other table, as in cleanlab.
     order = list(dict.fromkeys(_common_issues(found)["Class Index"].tolist()))
-    return table_of(columns).iloc[order].sort_values("Label Quality Score").reset_index(drop=True)
+    return frame_of(columns).iloc[order].sort_values("Label Quality Score").reset_index(drop=True)
