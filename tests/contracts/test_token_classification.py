@@ -548,6 +548,8 @@ def test_the_report_marks_the_word_in_its_sentence(tmp_path):
     assert '<button type="button">Token</button>' in page
     assert f"<mark>w{j}&lt;b&gt;</mark>" in page
     assert page.count("<mark>") == 5
+    assert '<dt>Tokens</dt><dd>400</dd><dd class="of">of 60 sentences</dd>' in page
+    assert f"{found.num_issues / 400:.2%} of the tokens" in page
     assert "<b>" not in page
     assert f'data-value="{i}">{i}</th><td class="number" data-value="{j}">{j}</td>' in page
     found.report(tmp_path / "r.html", top=3, texts=[f"text {n}" for n in range(60)])
