@@ -273,6 +273,10 @@ def stored(folder, form):
     return {
         "lists": {"labels": LABELS, "pred_probs": [one.tolist() for one in PROBS]},
         "arrays": {"labels": tuple(map(np.array, LABELS)), "pred_probs": tuple(PROBS)},
+        "integers": {
+            "labels": [np.array(one, np.uint64 if n % 2 else np.int64) for n, one in enumerate(LABELS)],
+            "pred_probs": PROBS,
+        },
         "objects": {"labels": pd.Series(LABELS), "pred_probs": pd.Series(PROBS)},
         "names": {"labels": [[NAMES[k] for k in one] for one in LABELS], "pred_probs": PROBS},
         "offsets": flat | {"labels": FLAT_LABELS, "pred_probs": FLAT_PROBS},
@@ -297,7 +301,7 @@ def stored(folder, form):
     }[form]
 
 
-FORMS = ["lists", "arrays", "objects", "names", "offsets", "sentence_ids", "dask", "npy", "zarr"]
+FORMS = ["lists", "arrays", "integers", "objects", "names", "offsets", "sentence_ids", "dask", "npy", "zarr"]
 FORMS += ["table", "pandas", "rows", "parquet", "folder", "arrow"]
 
 

@@ -277,8 +277,8 @@ def summary_of(result: Result) -> str:
     if found == estimated:
         return f"{text}The {found:,} {rows} with the lowest scores ({share}) are listed as issues."
     return (
-        f"{text}Of the {estimated:,} {rows} with the lowest scores, {found:,} ({share}) are listed as issues. The label "
-        f"of the other {estimated - found:,} is the class that the model predicts, or nearly so."
+        f"{text}Of the {estimated:,} {rows} with the lowest scores, {found:,} ({share}) are listed as issues. The "
+        f"label of the other {estimated - found:,} is the class that the model predicts, or nearly so."
     )
 
 
