@@ -497,7 +497,10 @@ def test_counts_of_rows_with_several_labels_are_those_of_cleanlab():
         atol=1e-12,
     )
     for calibrate in (True, False):
-        how = {"calibrate": calibrate, "return_indices_of_off_diagonals": True, **several}
+        how = {"calibrate": calibrate, **several}
+        want = cleanlab.count.compute_confident_joint(labels, probs, **how)
+        assert want.tolist() == count.compute_confident_joint(labels, probs, **how).tolist()
+        how |= {"return_indices_of_off_diagonals": True, "thresholds": [[0.4, 0.7], None][calibrate]}
         want, want_rows = cleanlab.count.compute_confident_joint(labels, probs, **how)
         got, rows = count.compute_confident_joint(labels, probs, **how)
         assert want.tolist() == got.tolist()
@@ -516,6 +519,21 @@ def test_counts_of_rows_with_several_labels_are_those_of_cleanlab():
     chunked = da.from_array(probs, chunks=(30, 2))
     assert count.compute_confident_joint(labels, chunked, **several).tolist() == (
         count.compute_confident_joint(labels, probs, **several).tolist()
+    )
+
+
+@pytest.mark.parametrize("ranked", [None, "normalized_margin"])
+@pytest.mark.filterwarnings("ignore:The multi_label argument:DeprecationWarning")  # of cleanlab
+def test_issues_of_rows_with_several_labels_are_those_of_cleanlab(ranked):
+    labels, probs = tags(seed=1)
+    how = {"multi_label": True, "return_indices_ranked_by": ranked}
+    want = cleanlab.filter.find_label_issues(labels, probs, n_jobs=1, **how)
+    with pytest.warns(DeprecationWarning, match="multi_label is deprecated"):
+        got = filter.find_label_issues(labels, probs, **how)
+    assert want.dtype == got.dtype
+    assert want.tolist() == got.tolist()
+    assert cleanlab.count.num_label_issues(labels, probs, multi_label=True) == (
+        count.num_label_issues(labels, probs, multi_label=True)
     )
 
 
@@ -576,11 +594,13 @@ def test_what_counts_refuse(monkeypatch):
         (InvalidInputError, "must have shape",
          lambda: count.calibrate_confident_joint(np.ones((3, 3)), lists, multi_label=True)),
         (InputTypeError, "must be a list with a list of classes",
+         lambda: count.compute_confident_joint(labels, probs, multi_label=True, return_indices_of_off_diagonals=True)),
+        (InputTypeError, "must be a list of lists",
          lambda: count.compute_confident_joint(labels, probs, multi_label=True)),
         (InvalidInputError, "19 labels, 20 rows",
-         lambda: count.compute_confident_joint(lists[1:], tag_probs, multi_label=True)),
+         lambda: count.compute_confident_joint(lists[1:], tag_probs, multi_label=True, thresholds=[0.5, 0.5])),
         (InvalidInputError, "row 1 has class 7, outside 0..3",
-         lambda: count.compute_confident_joint([[0], [7], *lists[2:]], tag_probs, multi_label=True)),
+         lambda: filter.find_predicted_neq_given([[0], [7], *lists[2:]], tag_probs, multi_label=True)),
         (InvalidInputError, "labels outside 0..2", lambda: count.get_confident_thresholds(labels + 1, probs)),
         (InvalidInputError, "49 labels", lambda: predict(probs, labels[:49])),
         (InvalidInputError, "must have all classes", lambda: predict(probs, labels + 1)),
