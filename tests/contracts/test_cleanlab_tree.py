@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import cleanlab.count
@@ -296,6 +297,29 @@ def test_a_cluster_gives_the_same(tmp_path):
     options = {"n_workers": 2, "threads_per_worker": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(**options) as cluster, Client(cluster):
         assert want == results()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_strips_and_chunks_of_any_size_give_the_same(monkeypatch, rows):
+    labels, probs = draw(300, 4, seed=12, decimals=2)
+    members = [probs, (probs + 0.1) / 1.4]
+
+    def results(kind):
+        given = [kind(probs) for probs in members]
+        return (
+            *count.compute_confident_joint(labels, given[0], return_indices_of_off_diagonals=True),
+            count.get_confident_thresholds(labels, given[0]),
+            rank.get_label_quality_ensemble_scores(
+                labels, given, weight_ensemble_members_by="log_loss_search", verbose=False
+            ),
+        )
+
+    want = results(np.asarray)
+    monkeypatch.setattr("labelsieve.tasks.partition.MAX_STRIP_ROWS", rows)
+    monkeypatch.setattr("labelsieve.tasks.confident_rows.BLOCK_ROWS", 2 * rows)
+    for kind in (np.asarray, lambda probs: da.from_array(probs, chunks=(97, 4))):
+        for one, other in zip(want, results(kind), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_verbose_prints_the_number_of_issues(capsys):
@@ -663,6 +687,19 @@ def test_the_summary_is_that_of_cleanlab(real_datasets, capsys):
     dataset.health_summary(labels, probs, class_names=iter(names))
     printed = capsys.readouterr().out
     assert all(words in printed for words in (*names, "Label Quality Score", "Joint Probability", "health score is"))
+
+
+def test_a_notebook_shows_tables_its_own_way(monkeypatch):
+    labels, probs = draw(100, 3, seed=25)
+    shown = []
+    for session, n_shown in ((None, 0), (object(), 2)):
+        shell, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+        shell.get_ipython, display.display = lambda session=session: session, shown.append
+        monkeypatch.setitem(sys.modules, "IPython", shell)
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+        summary = dataset.health_summary(labels, probs)
+        assert len(shown) == n_shown
+    assert shown[0] is summary["classes_by_label_quality"]
 
 
 def test_the_summary_reads_pred_probs_twice(monkeypatch):
