@@ -305,12 +305,11 @@ def test_strips_and_chunks_of_any_size_give_the_same(monkeypatch, rows):
     members = [probs, (probs + 0.1) / 1.4]
 
     def results(kind):
-        given = [kind(probs) for probs in members]
         return (
-            *count.compute_confident_joint(labels, given[0], return_indices_of_off_diagonals=True),
-            count.get_confident_thresholds(labels, given[0]),
+            *count.compute_confident_joint(labels, kind(probs), return_indices_of_off_diagonals=True),
+            count.get_confident_thresholds(labels, kind(probs)),
             rank.get_label_quality_ensemble_scores(
-                labels, given, weight_ensemble_members_by="log_loss_search", verbose=False
+                labels, members, weight_ensemble_members_by="log_loss_search", verbose=False
             ),
         )
 
