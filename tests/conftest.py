@@ -1,23 +1,38 @@
 """Hypothesis profiles and shared fixtures. Other helpers are in `support` and `oracles`."""
 
+import gc
 import os
 import signal
+import sys
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
 
-# Derandomized: a run that was green stays green, and a red one is red for everybody.
-_COMMON = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("fast", max_examples=25, **_COMMON)
-settings.register_profile("thorough", max_examples=400, **_COMMON)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
+# Where no bytecode is kept, as in many containers, each process that a test starts would compile the whole package.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_configure():
-    """Take Ctrl-C: a shell's background job is started to ignore it, and so are all processes that it starts."""
+    """Choose a profile of hypothesis, and take Ctrl-C.
+
+    A shell's background job is started to ignore it, and so are all processes that it starts.
+    """
+    from hypothesis import HealthCheck, settings
+
+    # Derandomized: a run that was green stays green, and a red one is red for everybody.
+    common = {"derandomize": True, "deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+    settings.register_profile("fast", max_examples=16, **common)
+    settings.register_profile("thorough", max_examples=400, **common)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fast"))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass over modules and tests: a quarter of a second for each time that it runs."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_addoption(parser):

@@ -97,8 +97,9 @@ def test_a_worker_that_leaves_with_notice(files, want):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-@pytest.mark.parametrize("kept", [["--workdir", "wd"], []], ids=["workdir", "memory"])
+@pytest.mark.parametrize(
+    ("number", "kept"), [(signal.SIGTERM, ["--workdir", "wd"]), (signal.SIGKILL, [])], ids=["SIGTERM", "SIGKILL"]
+)
 def test_all_workers_leave_and_others_join(files, want, number, kept):
     with Processes(files) as processes:
         cluster = processes.cluster(2)

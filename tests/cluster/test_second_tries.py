@@ -11,7 +11,7 @@ import pytest
 from distributed import Client, LocalCluster, get_worker
 from test_cluster import HTTP, counting
 
-from draws import assert_same_bits, draw, find
+from draws import assert_same_bits, draw, find, in_turn
 from labelsieve.errors import TaskFailedError, UnreadableDataError
 from labelsieve.execution import second_tries
 from labelsieve.execution.progress import Progress, listened_to
@@ -136,8 +136,7 @@ def test_a_slow_worker_does_not_hold_up_the_run(client, labels, want, tmp_path, 
         assert_same_bits(again, want)
 
 
-@pytest.mark.parametrize("kept", ["memory", "workdir"])
-@pytest.mark.parametrize("layer", ["rescan", "margins"])
+@pytest.mark.parametrize(("layer", "kept"), in_turn(["rescan", "margins"], ["memory", "workdir"]))
 def test_later_passes_are_not_held_up_either(client, labels, tmp_path, layer, kept, monkeypatch):
     settings = {
         "rescan": {"method": "normalized_margin", "adjust_pred_probs": True},

@@ -17,7 +17,7 @@ from hypothesis import given
 import draws
 import naive
 import naive_joint
-from draws import SHAPES, datasets, draw, odd, pieces
+from draws import SHAPES, datasets, draw, in_turn, odd, pieces
 from labelsieve import (
     InputTypeError,
     InvalidInputError,
@@ -80,6 +80,20 @@ def test_the_number_of_issues_in_a_given_joint_is_that_of_cleanlab(dataset, kind
     how = {"estimation_method": "off_diagonal_custom"}
     want = cleanlab.count.num_label_issues(labels, probs, confident_joint=given_joint, **how)
     assert want == count.num_label_issues(labels, probs, confident_joint=forms[kind], **how)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_given_joint_may_have_fractions_as_in_cleanlab(seed):
+    rng = np.random.default_rng(seed)
+    n_classes = int(rng.integers(2, 8))
+    labels = rng.integers(0, n_classes, 200)
+    joint = rng.random((n_classes, n_classes)) * rng.integers(0, 2, (n_classes, n_classes)) + np.eye(n_classes) / 8
+    want = cleanlab.count.estimate_joint(labels, None, confident_joint=joint)
+    assert want.tolist() == count.estimate_joint(labels, confident_joint=joint, dense=True).tolist()
+    for one, other in zip(
+        cleanlab.count.estimate_latent(joint, labels), count.estimate_latent(joint, labels, dense=True), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-12)
 
 
 def test_the_joint_distribution_is_that_of_cleanlab(dataset):
@@ -232,11 +246,10 @@ def inspected(labels, probs, n_batches, n_jobs=1, **counting):
     return lab
 
 
-@pytest.mark.parametrize("method", naive.COUNTS)
-@pytest.mark.parametrize(("n_batches", "n_jobs"), [(1, 1), (7, 1), (2, 2)])
-def test_label_inspector_counts_by_the_confident_joint_where_asked(dataset, method, n_batches, n_jobs):
+@pytest.mark.parametrize(("cut", "method"), in_turn([(1, 1), (7, 1), (2, 2)], naive.COUNTS))
+def test_label_inspector_counts_by_the_confident_joint_where_asked(dataset, method, cut):
     labels, probs = dataset
-    lab = inspected(labels, probs, n_batches, n_jobs, estimation_method=method, rule="confident_joint")
+    lab = inspected(labels, probs, *cut, estimation_method=method, rule="confident_joint")
     want = count.num_label_issues(labels, probs, estimation_method=method, progress=False)
     assert want == lab.get_num_issues()
     assert len(lab.get_label_issues()) == want

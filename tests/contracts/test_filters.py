@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import labelsieve
 import naive
-from draws import SHAPES, bits, datasets, draw, few_of_many, n_calls, odd, pieces
+from draws import SHAPES, bits, datasets, draw, few_of_many, in_turn, n_calls, odd, pieces
 from labelsieve import InvalidInputError, LabelsieveWarning, MemoryLimitError, find_label_issues
 from labelsieve.confident_learning import radix_select_by_class, top_k_by_pair
 from labelsieve.execution.cluster import ClusterExecutor
@@ -171,9 +171,9 @@ def small_rounds(monkeypatch):
     monkeypatch.setattr(top_k_by_pair, "_MOST_CANDIDATES", 16)
 
 
-@pytest.mark.parametrize("few_pairs", [0, 4096])
-@pytest.mark.parametrize("filter_by", PRUNING)
-@pytest.mark.parametrize("shape", [None, *SHAPES])
+@pytest.mark.parametrize(
+    ("shape", "filter_by", "few_pairs"), in_turn([None, *SHAPES], PRUNING, [0, 4096], times=3), ids=str
+)
 @pytest.mark.filterwarnings("ignore:.* no more than:labelsieve.LabelsieveWarning")
 def test_rounds_change_no_row(monkeypatch, small_rounds, few_pairs, filter_by, shape):
     monkeypatch.setattr(top_k_by_pair, "_FEW_PAIRS", few_pairs)
@@ -216,8 +216,15 @@ def all_bits(found):
     return bits(found) | {"joint": [counts.diagonal.tolist(), counts.pairs.tolist(), counts.counts.tolist()]}
 
 
-@every_filter
-@pytest.mark.parametrize("rank", [("self_confidence", False), ("normalized_margin", True)], ids=str)
+@pytest.mark.parametrize(
+    ("filter_by", "rank"),
+    [
+        *in_turn(FILTERS, [("self_confidence", False), ("normalized_margin", True)]),
+        ("predicted_neq_given", ("self_confidence", False)),
+        ("predicted_neq_given", ("normalized_margin", True)),
+    ],
+    ids=str,
+)
 def test_no_way_of_working_changes_a_bit(tmp_path, filter_by, rank):
     choices = {"filter_by": filter_by, "rank_by": rank[0], "adjust_pred_probs": rank[1]}
     whole = all_bits(find(**choices))
@@ -529,8 +536,7 @@ def test_arrays_in_memory_are_handed_out_again_where_a_worker_dies(monkeypatch, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("step", ["the third read", "selecting"])
-@pytest.mark.parametrize("filter_by", ["prune_by_noise_rate", "both"])
+@pytest.mark.parametrize(("filter_by", "step"), [("prune_by_noise_rate", "the third read"), ("both", "selecting")])
 def test_a_worker_that_dies_with_what_it_was_handed_is_made_up_for(tmp_path, monkeypatch, want, filter_by, step):
     np.save(tmp_path / "labels.npy", LABELS)
     np.save(tmp_path / "probs.npy", PROBS)

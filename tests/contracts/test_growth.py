@@ -157,8 +157,10 @@ class Killed(BaseException):
 # Shards ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["pattern", "folder", "list"])
-@pytest.mark.parametrize("labels", ["shards", "file", "memory", "dask"])
+@pytest.mark.parametrize(
+    ("labels", "form"),
+    [*draws.in_turn(["shards", "file", "memory", "dask"], ["pattern", "folder", "list"]), ("shards", "folder")],
+)
 def test_only_shards_that_were_added_are_read(data, labels, form):
     assert data.night(labels, form) == 300
     data.put("p-40", 70)
@@ -193,8 +195,11 @@ def test_of_labels_in_one_file_only_labels_are_read_again(data, read, monkeypatc
     assert sum(probs.values()) <= 8 * K * 8
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(
+    ("settings", "stored"),
+    [*draws.in_turn(SETTINGS, [False, True]), (MARGIN, False), (SETTINGS[-1], True)],
+    ids=str,
+)
 def test_every_change_of_shards_gives_the_bits_of_a_fresh_run(data, settings, stored, monkeypatch):
     if stored:  # summaries are in the workdir only
         monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
@@ -402,9 +407,16 @@ def bucket():
     fs.store.clear()
 
 
-@pytest.mark.parametrize("layout", [{}, {"shards": (20, K)}, {"zarr_format": 2}, {"compressors": None}], ids=str)
-@pytest.mark.parametrize("where", ["disk", "url"])
-@pytest.mark.parametrize("settings", [{}, {"filter_by": "both"}], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "where", "settings"),
+    draws.in_turn(
+        [{}, {"shards": (20, K)}, {"zarr_format": 2}, {"compressors": None}],
+        ["disk", "url"],
+        [{}, {}, {"filter_by": "both"}],
+        times=2,
+    ),
+    ids=str,
+)
 def test_of_an_array_that_was_appended_to_only_the_new_rows_are_read(tmp_path, bucket, where, layout, settings):
     place, work = (tmp_path / "p.zarr", tmp_path / "w") if where == "disk" else (f"{bucket}/p.zarr", f"{bucket}/w")
     unit = layout.get("shards", (10,))[0]
@@ -761,8 +773,7 @@ def test_a_plan_reads_and_writes_nothing(data, read):
 # Many nights -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("kind", ["npy", "zarr"])
+@pytest.mark.parametrize(("seed", "kind"), draws.in_turn(range(len(SETTINGS)), ["npy", "zarr"]))
 def test_nights_of_any_changes_give_the_bits_of_fresh_runs(tmp_path, kind, seed):
     rng, data = np.random.default_rng(seed), Data(tmp_path, kind)
     data.put("p-50", 60)

@@ -62,7 +62,7 @@ def test_a_notebook_installs_what_it_imports(path):
 
 def test_readme_installs_what_its_examples_import():
     imported = set().union(*map(imports_of, readme_blocks("python")))
-    assert {"numpy", "labelsieve", "pandas", "distributed"} <= imported
+    assert {"numpy", "labelsieve", "distributed"} <= imported
     assert imported & missing_modules(readme_line()) == set()
 
 

@@ -84,8 +84,16 @@ def test_tasks_in_memory_are_as_planned(n_threads, settings, cut):
 
 
 # All filters are planned alike where tasks write; one of each kind is enough beside the scores.
-@pytest.mark.parametrize("settings", [*SCORES, {"filter_by": "low_self_confidence"}, {"filter_by": "both"}], ids=str)
-@pytest.mark.parametrize("cut", [CUT, {"batch_size": 2000}], ids=str)
+@pytest.mark.parametrize(
+    ("settings", "cut"),
+    [
+        *draws.in_turn(
+            [*SCORES, {"filter_by": "low_self_confidence"}, {"filter_by": "both"}], [CUT, {"batch_size": 2000}]
+        ),
+        ({"filter_by": "both"}, {"batch_size": 2000}),
+    ],
+    ids=str,
+)
 def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(tmp_path, small_chunks, n_threads, settings, cut):
     # How many issues there will be, and so how many tasks put them in order, is not known before.
     choices = {**settings, **cut}

@@ -84,10 +84,13 @@ def measure(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("ending", ["npy", "zarr"])
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"method": "normalized_margin", "adjust_pred_probs": True}, {"method": "confidence_weighted_entropy"}],
+    ("settings", "ending"),
+    [
+        ({}, "npy"),
+        ({"method": "normalized_margin", "adjust_pred_probs": True}, "zarr"),
+        ({"method": "confidence_weighted_entropy"}, "npy"),
+    ],
     ids=["plain", "adjusted margin", "entropy"],
 )
 def test_peak_memory_is_below_the_plan(measure, ending, settings):
@@ -98,10 +101,9 @@ def test_peak_memory_is_below_the_plan(measure, ending, settings):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("ending", ["npy", "zarr"])
 @pytest.mark.parametrize(
-    "settings",
-    [{}, {"method": "normalized_margin", "adjust_pred_probs": True}],
+    ("settings", "ending"),
+    [({}, "zarr"), ({"method": "normalized_margin", "adjust_pred_probs": True}, "npy")],
     ids=["plain", "adjusted margin"],
 )
 def test_peak_memory_with_workdir_and_output_is_below_the_plan_without_an_issue(measure, tmp_path, ending, settings):
@@ -113,8 +115,7 @@ def test_peak_memory_with_workdir_and_output_is_below_the_plan_without_an_issue(
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("filter_by", ["confident_learning", "both"])
-@pytest.mark.parametrize("stored", [False, True])
+@pytest.mark.parametrize(("filter_by", "stored"), [("confident_learning", True), ("both", False)])
 def test_peak_memory_of_the_exact_rule_is_below_the_plan(measure, tmp_path, filter_by, stored):
     where = {"output": str(tmp_path / "result.zarr")} if stored else {}
     peak, planned, num_issues = measure("npy", "likely.npy", filter_by=filter_by, **where)

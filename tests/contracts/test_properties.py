@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import naive
-from draws import bits, cuts, datasets, draw, near_ties, pieces, wide
+from draws import bits, cuts, datasets, draw, in_turn, near_ties, pieces, wide
 from labelsieve import LabelInspector, find_label_issues, find_label_issues_batched
 from labelsieve.pipeline.opening import open_inputs
 from labelsieve.sources.open_array import open_labels, open_pred_probs
@@ -297,20 +297,25 @@ def test_the_documented_call_and_its_mask_are_the_modern_result(rows, choice, co
         assert (np.sort(want) if return_mask else want).tobytes() == rows_found.tobytes()
 
 
-@pytest.mark.parametrize("count", naive.COUNTS)
-@pytest.mark.parametrize("choice", naive.METHODS)
 @pytest.mark.parametrize(
-    ("n", "k", "shape"),
-    [
-        (1, 2, "one row"),
-        (40, 2, "two classes"),
-        (50, 5, "absent"),
-        (50, 4, "sorted"),
-        (60, 3, "all tied"),
-        (50, 3, "near"),
-    ],
+    ("shape", "choice", "count"),
+    in_turn(
+        [
+            (1, 2, "one row"),
+            (40, 2, "two classes"),
+            (50, 5, "absent"),
+            (50, 4, "sorted"),
+            (60, 3, "all tied"),
+            (50, 3, "near"),
+        ],
+        naive.METHODS,
+        naive.COUNTS,
+        times=5,
+    ),
+    ids=str,
 )
-def test_the_odd_shapes_agree_with_loops_in_any_cut(choice, count, n, k, shape):
+def test_the_odd_shapes_agree_with_loops_in_any_cut(shape, choice, count):
+    n, k, shape = shape
     labels, probs = draw(n, k, signal=1.0, noise=0.5, seed=n + k)
     if shape == "absent":
         labels = np.where(labels % 2, 0, labels)

@@ -581,19 +581,22 @@ def test_an_output_in_the_workdir_is_left_alone(tmp_path, want):
 
 
 @pytest.mark.parametrize(
-    "other",
-    [
-        {"batch_size": 7},
-        {"batch_size": 1},
-        {"batch_size": 400, "partition_batches": 1},
-        {"partition_batches": 5},
-        {"batch_size": "auto", "partition_batches": "auto"},
-        {"max_memory": "400MB"},
-    ],
+    ("other", "kind", "reads"),
+    draws.in_turn(
+        [
+            {"batch_size": 7},
+            {"batch_size": 1},
+            {"batch_size": 400, "partition_batches": 1},
+            {"partition_batches": 5},
+            {"batch_size": "auto", "partition_batches": "auto"},
+            {"max_memory": "400MB"},
+        ],
+        ["array", "npy", "zarr"],
+        [1, 2],
+        times=3,
+    ),
     ids=str,
 )
-@pytest.mark.parametrize("kind", ["array", "npy", "zarr"])
-@pytest.mark.parametrize("reads", [1, 2])
 def test_another_way_of_running_goes_on(files, want, killed_after, other, kind, reads):
     goes_on(files, want, killed_after, other, kind, reads)
 

@@ -16,7 +16,7 @@ import zarr
 import labelsieve
 import misbehaving
 import s3
-from draws import assert_same_bits, draw, find
+from draws import assert_same_bits, draw, find, in_turn
 from labelsieve.cli import app
 from labelsieve.errors import ChangedDataError, InvalidInputError, UnreadableDataError
 from labelsieve.sources import prefetch, remote_npy
@@ -92,19 +92,25 @@ def place_of(store, kind):
 def small_limits(monkeypatch, **chosen):
     for name, value in {"PROGRESS_S": 0.3, "SILENCE_S": 0.5, **chosen}.items():
         monkeypatch.setattr(limits, name, value)
-    s3.clear_clients()
 
 
 # Repeated -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_what_failed_is_requested_again_and_nothing_else(store, monkeypatch, want, kind, fault):
+@pytest.fixture(scope="module")
+def asked_by_kind():
+    """What is asked of a store that behaves well, by the kind of input; filled by the tests that need it."""
+    return {}
+
+
+@pytest.mark.parametrize(("fault", "kind"), in_turn(FAULTS, KINDS, times=3))
+def test_what_failed_is_requested_again_and_nothing_else(store, monkeypatch, want, asked_by_kind, kind, fault):
     small_limits(monkeypatch)
     place = place_of(store, kind)
-    find(LABELS, place, **BY_PARTS)
-    well = Counter(request[:3] for request in store.requests())
+    if kind not in asked_by_kind:
+        find(LABELS, place, **BY_PARTS)
+        asked_by_kind[kind] = Counter(request[:3] for request in store.requests())
+    well = asked_by_kind[kind]
     store.behave(faults={fault: 0.15}, seed=3)
     before = RETRY_LOG.n_retries
     assert_same_bits(find(LABELS, place, **BY_PARTS), want)
@@ -245,16 +251,15 @@ def test_a_store_that_is_slow_for_all_is_not_asked_twice():
 @pytest.fixture
 def changing(store):
     """A store with copies of the inputs that a test may lose."""
-    bucket = misbehaving.BUCKET
-    for key in store.all_keys():
-        if not key.startswith(f"{bucket}/mine/"):
-            store.put(key.replace(f"{bucket}/", f"{bucket}/mine/", 1), store.get(key))
+    store.copy_all(f"{misbehaving.BUCKET}/", f"{misbehaving.BUCKET}/mine/")
     return store
 
 
-@pytest.mark.parametrize("faults", [{}, {"slow_down": 0.1, "reset": 0.1, "broken": 0.1}], ids=["well", "badly"])
-@pytest.mark.parametrize("at", [7, 20])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "at", "faults"),
+    in_turn(KINDS, [7, 20], [{}, {"slow_down": 0.1, "reset": 0.1, "broken": 0.1}], times=2),
+    ids=str,
+)
 def test_an_object_that_is_replaced_is_named_and_never_mixed(changing, tmp_path, kind, at, faults):
     name, taken = {
         "chunks": ("p.zarr/c/20/0", "p.zarr/c/1/0"),
@@ -293,8 +298,7 @@ def test_a_shard_that_vanishes_after_the_listing_is_named(changing, capfd, tmp_p
 S3_KINDS = [kind for kind in KINDS if kind != "the web"]
 
 
-@pytest.mark.parametrize("code", ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId"])
-@pytest.mark.parametrize("kind", S3_KINDS)
+@pytest.mark.parametrize(("kind", "code"), in_turn(S3_KINDS, ["ExpiredToken", "InvalidToken", "InvalidAccessKeyId"]))
 def test_after_credentials_have_expired_the_same_call_reads_the_rest(store, monkeypatch, tmp_path, want, kind, code):
     def run(workdir):
         with dask.config.set(scheduler="sync"):

@@ -1,7 +1,7 @@
 """Seeded data, the choices that must not matter, and results compared to the last bit.
 
-Draws of labels and probabilities, hypothesis strategies, `pieces` (tiny strips and bins), `find`, `bits`, and
-`n_calls`, which measures work by no clock.
+Draws of labels and probabilities, hypothesis strategies, `in_turn` (some of all combinations), `pieces` (tiny strips
+and bins), `find`, `bits`, and `n_calls`, which measures work by no clock.
 """
 
 import contextlib
@@ -141,6 +141,19 @@ def pieces(strip_bytes=1000, slice_rows=7, max_candidates=2):
         patch.setattr(labelsieve.confident_learning.radix_select, "find_cut", find_cut)
         patch.setattr(labelsieve.confident_learning.radix_select, "MAX_CANDIDATES", max_candidates)
         yield
+
+
+def in_turn(*choices, times=1):
+    """Return tuples with every choice of each list, each one `times` for the longest list: far fewer than all tuples.
+
+    The shorter lists begin one choice later in each round of the longest, so that choices meet others each time.
+    """
+    longest = max(map(len, choices))
+    return [
+        tuple(list(values)[(i + (lap if len(values) < longest else 0)) % len(values)] for values in choices)
+        for lap in range(times)
+        for i in range(longest)
+    ]
 
 
 def find(labels, pred_probs, **settings):

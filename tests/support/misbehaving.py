@@ -43,7 +43,6 @@ class MisbehavingStore:
 
         s3.S3Server.set_environment(self, monkeypatch)
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
-        s3.clear_clients()
 
     def put(self, key, content):
         """Store an object without faults."""
@@ -57,9 +56,9 @@ class MisbehavingStore:
         """Return the bytes of an object, without faults."""
         return self._control("get", {"key": key})
 
-    def all_keys(self):
-        """Return the keys of all objects."""
-        return json.loads(self._control("keys", {}))
+    def copy_all(self, prefix, to):
+        """Copy all objects under a prefix to another one, except those that are there."""
+        self._control("copy", {"prefix": prefix, "to": to})
 
     def behave(self, **settings):
         """Set how the server behaves from now on, and forget the requests so far; without settings, well.
@@ -181,8 +180,10 @@ class _Handler(BaseHTTPRequestHandler):
                 STATE.behave(settings)
             elif what == "requests":
                 content = json.dumps(STATE.log).encode()
-            elif what == "keys":
-                content = json.dumps(sorted(STATE.objects)).encode()
+            elif what == "copy":
+                for key in [key for key in STATE.objects if key.startswith(settings["prefix"])]:
+                    if not key.startswith(settings["to"]):
+                        STATE.objects[settings["to"] + key.removeprefix(settings["prefix"])] = STATE.objects[key]
             elif what == "get":
                 content = STATE.objects[settings["key"]][0]
             elif "path" in settings:

@@ -60,7 +60,7 @@ def held(feed, start, stop):
             n_before = len(log.readlines())
             log.write(f"{os.getpid()} {start} {stop}\\n")
         while n_before >= int(limit.read_text()):
-            time.sleep(0.005)
+            time.sleep(0.02)
     return read(feed, start, stop)
 
 partition._BatchReader._read = held

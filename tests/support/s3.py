@@ -1,8 +1,10 @@
 """An S3 server on loopback: moto's own, in a process of its own, at two ports of which one is slow.
 
-Starting and ending it, the environment in which clients find it, its log of requests, refusals on demand.
+Starting and emptying it, the environment in which clients find it, its log of requests, refusals on demand.
 """
 
+import atexit
+import functools
 import gc
 import json
 import os
@@ -11,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import OrderedDict
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,7 +44,10 @@ class S3Server:
             "AWS_MAX_ATTEMPTS": "2",
         }.items():
             monkeypatch.setenv(name, value)
-        clear_clients()
+        # A quarter of what a client costs is to parse the same descriptions of services.
+        monkeypatch.setattr("botocore.loaders.JSONFileLoader._load_file", lambda _, *file: _load_once(*file))
+        if _cached_clients():
+            clear_clients()
 
     def requests(self):
         """Return what was asked for since the last call: method, path, range."""
@@ -49,29 +55,53 @@ class S3Server:
             return [tuple(request) for request in json.load(response)]
 
 
-def clear_clients():
-    """Forget file systems that were made in another environment."""
+@functools.cache
+def _load_once(path, open_file):
+    """Return what a file of botocore's holds."""
+    if not Path(path).is_file():
+        return None
+    with open_file(path, "rb") as file:
+        return json.loads(file.read(), object_pairs_hook=OrderedDict)
+
+
+def _cached_clients():
     import s3fs
 
     from labelsieve.storage.s3 import S3
 
-    s3fs.S3FileSystem.clear_instance_cache()
-    S3.clear_instance_cache()
+    return [kind for kind in (s3fs.S3FileSystem, S3) if kind._cache]
+
+
+def clear_clients():
+    """Forget file systems that were made in another environment."""
+    for kind in _cached_clients():
+        kind.clear_instance_cache()
     gc.collect()  # here, not in a thread with another event loop, where a client cannot be closed
 
 
 @contextmanager
 def running_server():
-    """Start the server in a process of its own, wait for it, and end it."""
+    """Empty the server, which all tests of a process share, one after the other: it takes two seconds to start."""
+    server = _started()
+    with urllib.request.urlopen(f"{server.url}/moto-api/reset", data=b""):
+        server.requests()
+    yield server
+
+
+@functools.cache
+def _started():
+    """Start the server in a process of its own, wait for it, and end it with this one."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     command = [sys.executable, str(Path(__file__).resolve())]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        yield S3Server(*json.loads(process.stdout.readline()))
-    finally:
+
+    def end():
         process.kill()
         process.wait()
         process.stdout.close()
+
+    atexit.register(end)
+    return S3Server(*json.loads(process.stdout.readline()))
 
 
 def _noting(application, log, delay_s):

@@ -1,8 +1,8 @@
 """The filters where rows are tags: each selects as in K separate runs, one for each tag, of two classes.
 
-What a filter counts is in blocks of two classes anyway (`tag_summarizer`), so what remains is a cut for each tag. Margins
-need no third read: a row whose label is not predicted has both of its probabilities in its summary, and the others are
-no issues.
+What a filter counts is in blocks of two classes anyway (`tag_summarizer`), so what remains is a cut for each tag.
+Margins need no third read: a row whose label is not predicted has both of its probabilities in its summary, and the
+others are no issues.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class LowestOfTag:
         """Return positions, tags and scores."""
         scores = self.cut_scores(block)
         rows = np.flatnonzero(scores < _HALF) if self.only_low else np.arange(len(block))
-        return rows, block.label[rows] // 2, scores[rows].astype(np.float64)
+        values: Float64s = scores[rows].astype(np.float64)
+        return rows, block.label[rows] // 2, values
 
 
 def low_self_confidence(block: SummaryBlock) -> Ranked:

@@ -1,4 +1,4 @@
-"""Scores of examples from the scores of their tags, as ``cleanlab.multilabel_classification.rank`` (2.9) defines them."""
+"""Scores of examples from those of their tags, as ``cleanlab.multilabel_classification.rank`` (2.9) defines them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Float64s
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.settings import Method
 
 # Takes (n, K) scores of tags, and returns (n,) scores of examples.
 Aggregator = Callable[[Float64s], npt.NDArray[Any]]
@@ -57,6 +58,33 @@ def softmin(scores: Float64s, temperature: float = 0.1) -> Float64s:
     weights /= weights.sum(axis=1, keepdims=True)
     found: Float64s = np.einsum("ij,ij->i", scores, weights)
     return found
+
+
+def adjusted_tag_scores(labels: Ints, probs: Floats, thresholds: Float64s, method: Method) -> Float64s:
+    """Return scores of tags by probabilities that are adjusted by the thresholds: shifted and renormalized.
+
+    Parameters
+    ----------
+    labels : (n,) int
+        Classes 2k and 2k + 1.
+    probs : (n,) float
+        Probabilities of having the tag.
+    thresholds : (2K,) float64
+        Confident thresholds.
+    method : {"self_confidence", "normalized_margin"}
+        The score.
+    """
+    has_tag = (labels & 1).astype(np.bool_)
+    absent = labels.astype(np.intp) & ~1
+    without, present = thresholds[absent], thresholds[absent + 1]
+    top = np.maximum(without, present)
+    p = ((probs.dtype.type(1) - probs) - without + top, probs - present + top)
+    sums = p[0] + p[1]
+    p_label, p_other = np.where(has_tag, p[1], p[0]), np.where(has_tag, p[0], p[1])
+    for one in (p_label, p_other):
+        np.divide(one, sums, out=one, where=sums != 0)
+    scores: Float64s = p_label if method == "self_confidence" else (p_label - p_other + 1) / 2
+    return scores
 
 
 def aggregator(method: str | Callable[..., Any] = "exponential_moving_average", **kwargs: Any) -> Aggregator:

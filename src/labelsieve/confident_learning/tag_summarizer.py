@@ -1,12 +1,13 @@
 """Row summaries and the confident joint of tags: K two-class problems side by side.
 
-An example with K tags is K rows, one for each tag: does the example have it? Row (i, k) has the class 2k + 1 if example
-i has tag k, else 2k, and its probabilities are p of class 2k + 1, 1 - p of class 2k, and 0 of all others. So the rows of
-each tag are a problem of two classes, thresholds and counts of a class are those of its problem, and the confident joint
-has blocks of 2 x 2 on its diagonal. A strip is the p alone, ``(n,)``; 1 - p is computed in its dtype, as cleanlab does.
+With K tags an example is K rows, one for each tag: does the example have it? Row (i, k) has the class 2k + 1 if example
+i has tag k, else 2k, and its probabilities are p of class 2k + 1, 1 - p of class 2k, and 0 of all others. So the rows
+of each tag are a problem of two classes, thresholds and counts of a class are those of its problem, and the confident
+joint has blocks of 2 x 2 on its diagonal. A strip is the p alone, ``(n,)``; 1 - p is computed in its dtype, as cleanlab
+does.
 
-The K tags of an example are neighbours, so that sums by tag are sums over the columns of an ``(n / K, K)`` array. A strip
-may begin and end inside an example.
+The K tags of an example are neighbours, so that sums by tag are sums over the columns of an ``(n / K, K)`` array. A
+strip may begin and end inside an example.
 """
 
 from __future__ import annotations
@@ -181,7 +182,8 @@ class TagJointCounter(JointCounter):
             label[rows], summary.predicted[rows], summary.p_label[rows], summary.p_predicted[rows]
         )
         self._n_off_diagonal += int(np.count_nonzero(off_diagonal))
-        return off_diagonal
+        found: Bools = off_diagonal
+        return found
 
     def counts(self) -> tuple[ConfidentCounts, int]:
         """Return the counts of all rows so far, and in how many the column `off_diagonal` is true."""

@@ -127,7 +127,7 @@ def class_sums_chunk(labels: npt.NDArray[Any], p_label: npt.NDArray[Any], n_clas
 
 
 def column_sums_chunk(values: npt.NDArray[Any]) -> tuple[Int64s, Int64s]:
-    """Return the exact sums of the columns of an ``(m, n)`` array of at most `SLICE_ROWS` rows, as `ClassSums` has them.
+    """Return the exact sums of the columns of an ``(m, n)`` array of at most `SLICE_ROWS` rows.
 
     Returns
     -------

@@ -39,8 +39,8 @@ from labelsieve.sources.retries import retry
 _NOT_HERE: Final = {
     "summaries": "give labels and pred_probs",
     "n_classes": "pred_probs has a column for each tag",
-    "adjust_pred_probs": "multilabel_classification.rank.get_label_quality_scores(..., adjust_pred_probs=True) has such "
-    "scores",
+    "adjust_pred_probs": "multilabel_classification.rank.get_label_quality_scores(..., adjust_pred_probs=True) "
+    "has such scores",
     "ignore_label": "leave out examples without labels; an example without any tag is []",
     "allow_zero_rows": "rows of zeros are accepted anyway: the probabilities of tags need not add up to 1",
     "allow_unnormalized_rows": "the probabilities of tags need not add up to 1 anyway",

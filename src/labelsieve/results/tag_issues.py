@@ -75,7 +75,7 @@ class MultilabelIssues(GroupedIssues):
     def __init__(self, rows: LabelIssues) -> None:
         super().__init__(rows)
         if not isinstance(self._layout, TagLayout):
-            raise ValueError("the rows are no tags")
+            raise TypeError("the rows are no tags")
 
     @property
     def n_examples(self) -> int:
@@ -99,7 +99,7 @@ class MultilabelIssues(GroupedIssues):
 
     @property
     def confident_thresholds(self) -> Float64s:
-        """``(K, 2)`` mean probability of not having and of having each tag, over the examples that are so; 2.0 of none."""
+        """``(K, 2)`` mean probability of not having and of having each tag, over those that are so; 2.0 of none."""
         return self.rows.confident_thresholds.reshape(-1, 2)
 
     @property
@@ -236,8 +236,8 @@ class MultilabelIssues(GroupedIssues):
         Returns
         -------
         pandas.DataFrame
-            ``example``, ``tag``, ``id`` and ``tag_name`` (if given), ``score``, ``has_tag`` (whether the example has the
-            tag), ``suggestion`` (``"remove"`` or ``"add"``) and ``p_tag``, the probability of having the tag.
+            ``example``, ``tag``, ``id`` and ``tag_name`` (if given), ``score``, ``has_tag`` (whether the example has
+            the tag), ``suggestion`` (``"remove"`` or ``"add"``) and ``p_tag``, the probability of having the tag.
 
         Raises
         ------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -287,7 +288,7 @@ class TokenIssues(GroupedIssues):
         )
 
     def _repr_html_(self) -> str:
-        return self.rows._repr_html_()  # noqa: SLF001  # whose columns are those of tokens
+        return self.rows._repr_html_()
 
     def _places(self, rows: Int64s) -> Int64s:
         """Return sentence and token of rows as an (n, 2) array."""
@@ -344,7 +345,7 @@ class Words:
 def split_sentences(values: npt.NDArray[Any], edges: Int64s) -> list[npt.NDArray[Any]]:
     """Return views of the values of each sentence."""
     ends = edges.tolist()
-    return [values[start:stop] for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+    return [values[start:stop] for start, stop in itertools.pairwise(ends)]
 
 
 def scores_of_sentences(scores: Floats, edges: Int64s, method: SentenceScoreMethod, temperature: float) -> Float64s:

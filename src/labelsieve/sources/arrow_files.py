@@ -88,6 +88,15 @@ class ArrowTable:
         columns = columns_of(name, wanted, self._schema, self.where, list_width, with_nulls=with_nulls)
         return ArrowFileSource(self._file, columns, self._rows, is_stream=self._is_stream, compressed=self._compressed)
 
+    def batches(self, columns: tuple[str, ...]) -> list[Any]:
+        """Return all record batches with these columns: mapped, or decoded if they are compressed."""
+        with reading(self.where):
+            return [
+                _batch(self._file, self._is_stream, self._compressed, columns, index)
+                for index, n_rows in enumerate(self._rows)
+                if n_rows
+            ]
+
 
 class ArrowFileSource(TableFileSource):
     """Columns of one Arrow file as an array.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any, Final
 
@@ -246,6 +246,103 @@ class Columns:
         raise InvalidInputError(
             f"{self.name}: {what} of {self.where}, in {several}{more}: fill them, or leave out these rows"
         ).at([(int(row), int(row) + 1) for row in rows[:_MOST_ROWS]])
+
+
+@dataclass(frozen=True)
+class ListColumns(Columns):
+    """A column of lists whose items are the rows: those of the labels of sentences, or of their probabilities."""
+
+    def to_numpy(self, arrays: Sequence[Any], first_row: int) -> npt.NDArray[Any]:
+        """Return the items of the lists of an Arrow array; `first_row` is the number of the first item."""
+        return super().to_numpy([list_items(array) for array in arrays], first_row)
+
+
+def list_columns_of(name: str, column: str, schema: Any, where: str, inner_width: Any, *, with_nulls: bool) -> Columns:
+    """Return the items of a column of lists as rows, after a look at their type.
+
+    Parameters
+    ----------
+    name : str
+        ``labels`` or ``pred_probs``.
+    column : str
+        As the user gives it.
+    schema : pyarrow.Schema
+        Of the table.
+    where : str
+        The table, for messages.
+    inner_width : callable
+        Given the name of the column, returns the length of the lists in its lists.
+    with_nulls : bool
+        Whether a label may be null.
+
+    Raises
+    ------
+    InvalidInputError
+        For a missing column, and for one of a type that does not fit.
+    """
+    pa = arrow()
+    [column] = choose_columns(name, [column] if name == "pred_probs" else column, schema.names, where)
+    flat = pa.schema([pa.field(column, _checked_list(name, schema.field(column).type, where).value_type)])
+    return columns_of(name, column, flat, where, inner_width, with_nulls=with_nulls)
+
+
+def _checked_list(name: str, kind: Any, where: str) -> Any:
+    """Return the type of a column, or raise unless it is one of lists."""
+    pa = arrow()
+    if not isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
+        items = "labels" if name == "labels" else "lists of K numbers"
+        raise InvalidInputError(
+            f"{name}: the column of {where} has the type {kind}; with a row for each sentence it has lists of {items}; "
+            "if the table has a row for each token, give offsets or sentence_ids"
+        )
+    return kind
+
+
+def list_lengths(name: str, array: Any, first_list: int, where: str) -> npt.NDArray[np.int64]:
+    """Return the lengths of the lists of an Arrow array.
+
+    Parameters
+    ----------
+    name : str
+        What the lists are, for messages.
+    array : pyarrow.Array
+        Of lists, of any or of a fixed length.
+    first_list : int
+        Number of the first list, for messages.
+    where : str
+        The table, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        For a column of another type, and if there is a null in place of a list.
+    """
+    kind = _checked_list(name, array.type, where)
+    if array.null_count:
+        nulls = np.flatnonzero(array.is_null().to_numpy(zero_copy_only=False)) + first_list
+        raise InvalidInputError(
+            f"{name} of {where} has a null in place of a list in {len(nulls):,} sentences, the first is sentence "
+            f"{nulls[0]:,}: give empty lists, or leave out these sentences"
+        )
+    if isinstance(kind, arrow().FixedSizeListType):
+        return np.full(len(array), kind.list_size, np.int64)
+    return np.diff(_values(array.offsets)).astype(np.int64)
+
+
+def list_items(array: Any) -> Any:
+    """Return the items of the lists of an Arrow array without nulls, without a copy."""
+    if isinstance(array.type, arrow().FixedSizeListType):
+        size = array.type.list_size
+        return array.values.slice(array.offset * size, len(array) * size)
+    if not len(array):
+        return array.values.slice(0, 0)
+    first, last = array.offsets[0].as_py(), array.offsets[-1].as_py()
+    return array.values.slice(first, last - first)
+
+
+def as_list_columns(columns: Columns) -> ListColumns:
+    """Return columns whose rows are the items of lists."""
+    return ListColumns(**{one.name: getattr(columns, one.name) for one in fields(columns)})
 
 
 def _values(array: Any) -> npt.NDArray[Any]:

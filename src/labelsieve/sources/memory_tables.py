@@ -61,6 +61,11 @@ class MemoryTable:
             table.combine_chunks().to_batches() if columns.width is None else table.to_batches(), columns
         )
 
+    def batches(self, columns: tuple[str, ...]) -> list[Any]:
+        """Return all record batches with these columns."""
+        batches: list[Any] = _to_arrow(self._data, list(columns)).to_batches()
+        return batches
+
 
 def open_memory_table(data: Any) -> MemoryTable:
     """Open a table in memory.

@@ -8,6 +8,7 @@ groups, and so would a reader without a buffer for each column.
 from __future__ import annotations
 
 import bisect
+import copy
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
@@ -17,8 +18,18 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
-from labelsieve.sources.base import Rows
-from labelsieve.sources.columns import Columns, arrow, columns_of, common_length
+from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.columns import (
+    Columns,
+    ListColumns,
+    arrow,
+    as_list_columns,
+    columns_of,
+    common_length,
+    list_columns_of,
+    list_items,
+    list_lengths,
+)
 from labelsieve.sources.prefetch import Prefetcher, ahead_bytes, n_ahead
 from labelsieve.sources.table_files import ObjectFile, RemoteTableFile, TableFile, TableFileSource, in_one_line, reading
 
@@ -31,6 +42,8 @@ _REQUEST_BYTES: Final = 8_000_000
 _WHOLE_GROUP_BYTES: Final = 64_000_000
 # Rows that are decoded at a time, where fewer are asked for first.
 _LEAST_ROWS: Final = 1024
+# Lists whose lengths are read at a time.
+_LISTS: Final = 1 << 14
 # Bytes at the beginning of a page that hold its size, and the size to expect where it is not known.
 _PAGE_HEADER: Final = 32
 _PAGE_BYTES: Final = 1 << 20
@@ -104,6 +117,55 @@ class ParquetTable:
         leaves = [int(self._leaf[self.names.index(column)]) for column in columns.columns]
         return ParquetSource(self._file, columns, leaves)
 
+    def list_lengths(self, name: str, column: str, first_list: int) -> list[npt.NDArray[np.int64]]:
+        """Return the lengths of the lists of a column in each row group, for which it is decoded.
+
+        Parameters
+        ----------
+        name : str
+            What the lists are, for messages.
+        column : str
+            Name of the column.
+        first_list : int
+            Number of the first list in the table of the user, for messages.
+        """
+        metadata, found = _metadata(self._file), []
+        with reading(self.where), _parquet_file(self._file, metadata) as opened:
+            for group in range(metadata.num_row_groups):
+                parts = [np.empty(0, np.int64)]
+                for batch in opened.iter_batches(_LISTS, row_groups=[group], columns=[column], use_threads=False):
+                    parts.append(list_lengths(name, batch.column(column), first_list, self.where))
+                    first_list += batch.num_rows
+                found.append(np.concatenate(parts))
+        return found
+
+    def list_source(
+        self, name: str, column: str, lengths: Sequence[npt.NDArray[np.int64]], first_list: int, *, with_nulls: bool
+    ) -> ParquetListsSource:
+        """Return the source of a column of lists, whose items are the rows.
+
+        Parameters
+        ----------
+        name, column, first_list
+            As in `list_lengths`.
+        lengths : sequence of (n,) int64
+            Lengths that the lists of each row group must have.
+        with_nulls : bool
+            Whether a label may be null.
+        """
+
+        def inner_width(column: str) -> int:
+            with reading(self.where), _parquet_file(self._file, _metadata(self._file)) as opened:
+                for batch in opened.iter_batches(_LEAST_ROWS, columns=[column], use_threads=False):
+                    items = list_items(batch.column(column))
+                    if len(items):
+                        return common_length(name, column, [(len(items), len(list_items(items)))], self.where)
+            return common_length(name, column, [], self.where)
+
+        columns = list_columns_of(name, column, self._schema, self.where, inner_width, with_nulls=with_nulls)
+        leaf = int(self._leaf[self.names.index(column)])
+        return ParquetListsSource(self._file, as_list_columns(columns), leaf, lengths, first_list)
+
 
 class ParquetSource(TableFileSource):
     """Columns of one Parquet file as an array.
@@ -116,14 +178,24 @@ class ParquetSource(TableFileSource):
         Which columns, and how a row of them is read.
     leaves : sequence of int
         The number of each column among the stored columns of the file.
+    group_rows : sequence of int, optional
+        Number of rows of each row group, where these are not what is stored.
+
+    Attributes
+    ----------
+    stored_rows : int
+        Number of rows that one stored row makes, on average.
     """
 
     is_encoded = True
+    stored_rows = 1
 
-    def __init__(self, file: TableFile, columns: Columns, leaves: Sequence[int]) -> None:
+    def __init__(
+        self, file: TableFile, columns: Columns, leaves: Sequence[int], group_rows: Sequence[int] | None = None
+    ) -> None:
         metadata = _metadata(file)
         groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        super().__init__(file, columns, [group.num_rows for group in groups])
+        super().__init__(file, columns, [group.num_rows for group in groups] if group_rows is None else group_rows)
         self.leaves = tuple(leaves)
         sizes = [[group.column(leaf) for leaf in self.leaves] for group in groups if group.num_rows]
         stored = [sum(column.total_compressed_size for column in columns) for columns in sizes]
@@ -171,6 +243,69 @@ class ParquetSource(TableFileSource):
             ranges.append((start, start + column.total_compressed_size))
         return ranges
 
+    def check_stored(self, arrays: Sequence[Any], group: int, row: int) -> None:
+        """Raise unless stored rows, from number `row` of a row group on, are as they must be."""
+
+
+class ParquetListsSource(ParquetSource):
+    """A column of lists of one Parquet file as an array, whose rows are the items of the lists.
+
+    Parameters
+    ----------
+    file : TableFile
+        The file.
+    columns : ListColumns
+        The column, and how its items are read.
+    leaf : int
+        The number of the column among the stored columns of the file.
+    lengths : sequence of (n,) int64
+        Lengths that the lists of each row group must have.
+    first_list : int
+        Number of the first list in the table of the user, for messages.
+    """
+
+    def __init__(
+        self,
+        file: TableFile,
+        columns: ListColumns,
+        leaf: int,
+        lengths: Sequence[npt.NDArray[np.int64]],
+        first_list: int = 0,
+    ) -> None:
+        super().__init__(file, columns, [leaf], [int(one.sum()) for one in lengths])
+        self._first_list, self._starts = first_list, np.cumsum([0, *map(len, lengths)])
+        # The lengths that are known begin with this list of the file.
+        self._lengths, self._known_from = np.concatenate([np.empty(0, np.int64), *lengths]), 0
+        self.stored_rows = max(1, self.n_rows // max(1, len(self._lengths)))
+
+    @property
+    def row_edges(self) -> npt.NDArray[np.int64]:
+        """The rows at which row groups end; some may hold only empty lists."""
+        return np.unique(self.ends[self.ends > 0])
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source that knows only the lengths in these row groups: a task need not be sent all of them."""
+        first, last = np.searchsorted(self.ends, [start, max(start, stop - 1)], "right").tolist()
+        begin, end = self._starts[[first, min(last + 1, len(self.ends))]].tolist()
+        other = copy.copy(self)
+        known = self._lengths[begin - self._known_from : end - self._known_from]
+        vars(other).update(_known_from=begin, _lengths=known)
+        return other, 0
+
+    def check_stored(self, arrays: Sequence[Any], group: int, row: int) -> None:
+        """Raise if a list has another length."""
+        name, [array], number = self.columns.name, arrays, int(self._starts[group]) + row
+        lengths = list_lengths(name, array, self._first_list + number, self.where)
+        known = self._lengths[number - self._known_from :][: len(lengths)]
+        differing = np.flatnonzero(lengths[: len(known)] != known)
+        if len(differing):
+            place = int(differing[0])
+            sentence = self._first_list + number + place
+            raise InvalidInputError(
+                f"sentence {sentence:,} has {known[place]:,} labels, but {lengths[place]:,} rows of {name}, one for "
+                "each token"
+            )
+
 
 class _ParquetRows(Rows):
     """Decodes row groups one after the other; going back, or beyond the next row group, begins a new stream."""
@@ -183,6 +318,7 @@ class _ParquetRows(Rows):
         self._prefetcher: Prefetcher | None = None
         self._held: npt.NDArray[Any] = self._empty(0)
         self._first = self._next = -1
+        self._group = self._n_stored = 0  # where decoding began, and how many stored rows have come since
         with reading(source.where):
             if source.file.is_remote and start < stop:
                 self._begin(self._group_of(start), MAX_STRIP_ROWS)
@@ -216,11 +352,14 @@ class _ParquetRows(Rows):
             self._held = self._empty(0)  # freed before more is decoded
             while True:
                 batch = next(self._batches)
-                self._first, self._next = self._next, self._next + batch.num_rows
+                arrays = [batch.column(column) for column in source.columns.columns]
+                source.check_stored(arrays, self._group, self._n_stored)
+                self._n_stored += batch.num_rows
+                held = source.columns.to_numpy(arrays, self._next)
+                self._first, self._next = self._next, self._next + len(held)
                 if row < self._next:
                     break
-        arrays = [batch.column(column) for column in source.columns.columns]
-        self._held = source.columns.to_numpy(arrays, self._first)
+        self._held = held
 
     def _begin(self, group: int, n_rows: int) -> None:
         """Begin to decode at the first row of a row group, about `n_rows` rows at a time."""
@@ -229,7 +368,8 @@ class _ParquetRows(Rows):
         self._next = int(source.ends[group - 1]) if group else 0
         self._first, self._held = self._next, self._empty(0)
         most = max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // max(1, source.row_bytes)))
-        rows = min(most, max(_LEAST_ROWS, n_rows))
+        rows = max(1, min(most, max(_LEAST_ROWS, n_rows)) // source.stored_rows)
+        self._group, self._n_stored = group, 0
         if source.file.is_remote:
             self._open_remote(groups)
         steps = [[one] for one in groups] if source.loads_groups else [list(groups)]

@@ -119,7 +119,7 @@ def open_table(data: Any, argument: str = "data") -> Table:
     if not is_places(data):
         return open_memory_table(data)
     openers, where = _find_files(argument, data)
-    return _Files(open_all([partial(_open_file, argument, opener) for opener in openers]), where)
+    return Files(open_all([partial(_open_file, argument, opener) for opener in openers]), where)
 
 
 def list_column(name: str, data: Any, column: str) -> Any:
@@ -172,17 +172,26 @@ def _column_of_file(name: str, file: TableFile, column: str) -> Any:
         opened.close()
 
 
-class _Files:
-    """The tables of several files, one after the other."""
+class Files:
+    """The tables of several files, one after the other.
+
+    Parameters
+    ----------
+    tables : sequence of ParquetTable or ArrowTable
+        The table in each file.
+    where : str
+        The place for messages.
+    """
 
     def __init__(self, tables: Sequence[ParquetTable | ArrowTable], where: str) -> None:
         # A file without rows does not know the length of its lists.
-        self._tables, self.where = [table for table in tables if table.n_rows] or tables[:1], where
+        self.tables, self.where = [table for table in tables if table.n_rows] or tables[:1], where
         self._is_folder = len(tables) > 1 or where != tables[0].where
-        self.names: list[str] = self._tables[0].names
+        self.names: list[str] = self.tables[0].names
 
     def source(self, name: str, wanted: Any, *, with_nulls: bool = False) -> Source:
-        parts = [table.source(name, wanted, with_nulls=with_nulls) for table in self._tables]
+        """Return the source of the columns that the user means, of all files."""
+        parts = [table.source(name, wanted, with_nulls=with_nulls) for table in self.tables]
         found = parts[0] if len(parts) == 1 else ShardsSource.checked(name, parts, self.where)
         found.listed_at = self.where if self._is_folder else None
         return found

@@ -1,4 +1,4 @@
-"""Tags of examples as rows of a run: a row for each example and tag, as `confident_learning.tag_summarizer` takes them."""
+"""Tags of examples as rows of a run, as `labelsieve.confident_learning.tag_summarizer` takes them."""
 
 from __future__ import annotations
 
@@ -176,7 +176,8 @@ class TagMatrix(_RowsOfTags):
                 f"a matrix of tags has 0 and 1 only, but tag {tag} of example {first_row + example:,} is "
                 f"{rows[example, tag]!s}"
             )
-        return self._absent + ones.astype(self.dtype)
+        classes: Ints = self._absent + ones.astype(self.dtype)
+        return classes
 
 
 class TagLists(Source):

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import open_any
@@ -20,6 +21,8 @@ _ROWS_AT_A_TIME: Final = 1 << 20
 # Numbers that may be left out, as those of sentences without tokens: for each token, and in any case.
 _GAPS_PER_TOKEN: Final = 16
 _GAPS: Final = 1 << 20
+# Sentences whose depth is looked at: the first ones may be empty.
+_LOOKED_AT: Final = 10
 _FLAT: Final = (
     "for labels and pred_probs of all tokens in one array each, give offsets (the token at which each sentence begins, "
     "and the number of tokens) or sentence_ids (the number of the sentence of each token)"
@@ -65,7 +68,7 @@ def join_sentences(labels: Any, pred_probs: Any) -> Tokens:
     --------
     >>> joined = join_sentences([[0], [], [1, 1]], [[[0.9, 0.1]], [], [[0.2, 0.8], [0.3, 0.7]]])
     >>> joined.labels, joined.pred_probs.shape, joined.edges
-    (array([0, 1, 1]), (3, 2), array([0, 1, 1, 3]))
+    (array([0, 1, 1], dtype=uint8), (3, 2), array([0, 1, 1, 3]))
     """
     label_lists, matrices = _sentences("labels", labels, 2), _sentences("pred_probs", pred_probs, 3)
     if len(label_lists) != len(matrices):
@@ -75,6 +78,21 @@ def join_sentences(labels: Any, pred_probs: Any) -> Tokens:
     flat, lengths = _join_labels(label_lists)
     edges = ends(lengths)
     return Tokens(flat, _join_matrices(matrices, lengths), edges)
+
+
+def depth_of(data: Any) -> int:
+    """Return how many levels of lists and axes of arrays are in one another, at the first value; 0 for anything else.
+
+    Examples
+    --------
+    >>> depth_of([[], [0, 1]]), depth_of([0, 1]), depth_of("labels.npy")
+    (2, 1, 0)
+    """
+    if isinstance(data, np.ndarray) and data.dtype != object:
+        return data.ndim
+    if not isinstance(data, list | tuple | np.ndarray):
+        return 0
+    return 1 + max((depth_of(one) for one in data[:_LOOKED_AT]), default=0)
 
 
 def ends(lengths: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
@@ -125,14 +143,13 @@ def _join_labels(sentences: Sequence[Any]) -> tuple[Any, npt.NDArray[np.int64]]:
     if narrow is not None:
         return narrow, lengths
     flat = list(itertools.chain.from_iterable(filled))
-    try:
-        array = np.array(flat, None if flat else np.int64)
-    except (ValueError, OverflowError):
-        array = np.empty((0, 0))
-    if array.ndim == 1 and array.dtype.kind in "iu":
-        return array, lengths
+    types = set(map(type, flat))
+    if all(issubclass(one, int | np.integer) and one is not bool for one in types):
+        return np.array(flat, None if flat else np.int64), lengths
+    if all(issubclass(one, str) for one in types):
+        return flat, lengths
     for place, one in enumerate(flat):
-        if isinstance(one, list | tuple | set | dict) or getattr(one, "ndim", 0):
+        if isinstance(one, list | tuple | set | dict) or np.ndim(one):
             sentence = int(np.searchsorted(np.cumsum(lengths), place, "right"))
             raise InvalidInputError(
                 f"labels are nested too deeply: token {place - int(lengths[:sentence].sum()):,} of sentence "
@@ -171,14 +188,12 @@ def _join_matrices(sentences: Sequence[Any], lengths: npt.NDArray[np.int64]) -> 
     except TypeError:  # an array without axes has no length
         found = np.array([len(one) if one.ndim else -1 for one in sentences])
     differing = np.flatnonzero(found != lengths)
+    if len(differing) and any(one.ndim != 2 for one in sentences if one.size):
+        raise _of_shapes(sentences)
     if len(differing):
         number = int(differing[0])
         more = f"; {len(differing):,} sentences differ" if len(differing) > 1 else ""
-        shape = sentences[number].shape
-        rows = f"{found[number]:,} rows" if len(shape) == 2 else f"shape {shape}"
-        raise InvalidInputError(
-            f"sentence {number:,} has {lengths[number]:,} labels, but pred_probs of {rows}: one row for each token{more}"
-        )
+        raise of_lengths(number, int(lengths[number]), int(found[number]), more)
     filled = sentences if lengths.all() else [one for one in sentences if len(one)]
     if not filled:
         raise InvalidInputError("labels and pred_probs have no tokens: all sentences are empty")
@@ -191,16 +206,22 @@ def _join_matrices(sentences: Sequence[Any], lengths: npt.NDArray[np.int64]) -> 
     return joined
 
 
+def of_lengths(sentence: int, n_labels: int, n_rows: int, more: str = "") -> InvalidInputError:
+    """Return the error for a sentence whose labels and probabilities differ in length."""
+    labels, rows = rows_in_words(n_labels, "label", "labels"), rows_in_words(n_rows, "row", "rows")
+    return InvalidInputError(f"sentence {sentence:,} has {labels}, but {rows} of pred_probs, one for each token{more}")
+
+
 def _of_shapes(sentences: Sequence[npt.NDArray[Any]]) -> InvalidInputError:
     """Return the error for matrices that cannot be joined."""
-    numbers = [number for number, one in enumerate(sentences) if len(one)]
+    numbers = [number for number, one in enumerate(sentences) if one.size]
     first = numbers[0]
     for number in numbers:
         shape = sentences[number].shape
         if len(shape) != 2:
             return InvalidInputError(
-                f"pred_probs of sentence {number:,} has shape {shape}, not ({shape[0]:,}, K): a row for each token, a "
-                "column for each class"
+                f"pred_probs of sentence {number:,} has shape {shape}, not (T, K): a row for each token, a column for "
+                "each class"
             )
         if shape[1] != sentences[first].shape[1]:
             return InvalidInputError(
@@ -285,8 +306,8 @@ def edges_of_ids(sentence_ids: Any) -> npt.NDArray[np.int64]:
         last, n_tokens = int(block[-1]), n_tokens + len(block)
         if last > _GAPS + _GAPS_PER_TOKEN * n_tokens:
             raise InvalidInputError(
-                f"sentence_ids goes up to {last:,} in the first {n_tokens:,} tokens: give the numbers of the sentences, "
-                "from 0; np.unique(sentence_ids, return_inverse=True)[1] are these if they ascend"
+                f"sentence_ids goes up to {last:,} in the first {n_tokens:,} tokens: give the numbers of the "
+                "sentences, from 0; np.unique(sentence_ids, return_inverse=True)[1] are these if they ascend"
             )
         more = np.bincount(block - block[0])
         grown = np.zeros(last + 1, np.int64)

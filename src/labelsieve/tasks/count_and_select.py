@@ -86,14 +86,14 @@ def class_histogram_within(
 
     With a `ranking`, of its scores and its groups; so below.
     """
-    rank = ranking or label_scores
-    return radix_select.add_up(class_histogram(*rank(block)[1:], cuts) for block in reader.blocks(chunk))
+    ranked = map(ranking or label_scores, reader.blocks(chunk))
+    return radix_select.add_up(class_histogram(groups, scores, cuts) for _, groups, scores in ranked)
 
 
 def class_ties(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts, ranking: Ranking | None = None) -> ClassTies:
     """Return the distinct probabilities of the label inside the cut of each class, with the number of rows of each."""
-    rank = ranking or label_scores
-    return ClassTies.add_up([ClassTies.of(*rank(block)[1:], cuts) for block in reader.blocks(chunk)])
+    ranked = map(ranking or label_scores, reader.blocks(chunk))
+    return ClassTies.add_up([ClassTies.of(groups, scores, cuts) for _, groups, scores in ranked])
 
 
 def selected_blocks(

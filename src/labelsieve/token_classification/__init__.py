@@ -27,6 +27,7 @@ issues in their sentences, as cleanlab's modules of these names do.
 """
 
 from labelsieve.results.token_issues import TokenIssues
-from labelsieve.token_classification.filter import find_label_issues, plan_label_issues
+from labelsieve.token_classification import rank, summary
+from labelsieve.token_classification.find import find_label_issues, plan_label_issues
 
-__all__ = ["TokenIssues", "find_label_issues", "plan_label_issues"]
+__all__ = ["TokenIssues", "find_label_issues", "plan_label_issues", "rank", "summary"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import labelsieve
-from draws import draw, find
+from draws import draw, find, in_turn
 from labelsieve import LabelInspector, LabelsieveWarning
 from labelsieve.cli.app import run
 from labelsieve.confident_learning import agreement
@@ -281,8 +281,7 @@ def test_a_run_warns_once_and_keeps_the_text(name):
     assert cause in texts[0]
 
 
-@pytest.mark.parametrize("name", ["classes rolled up", "rows late", "rows shuffled"])
-@pytest.mark.parametrize("rows", [600, 512])
+@pytest.mark.parametrize(("name", "rows"), in_turn(["classes rolled up", "rows late", "rows shuffled"], [600, 512]))
 def test_the_text_is_the_same_however_rows_are_cut_and_stored(name, rows, monkeypatch, tmp_path):
     monkeypatch.setattr(agreement, "SAMPLE_ROWS", rows)
     labels = WRONG[name][0]

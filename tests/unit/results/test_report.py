@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from unittest.mock import MagicMock
 
 import fsspec
 import numpy as np
@@ -75,10 +76,18 @@ def found():
     return labelsieve.find_label_issues(labels, probs, class_names=NAMES, ids=IDS, progress=False)
 
 
+@pytest.fixture(scope="module")
+def page(found, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "r.html"
+    found.report(path, top=40)
+    return path.read_text(encoding="utf-8")
+
+
 @pytest.fixture
-def page(found, tmp_path):
-    found.report(tmp_path / "r.html", top=40)
-    return (tmp_path / "r.html").read_text(encoding="utf-8")
+def without_plots(monkeypatch):
+    """Leave the plots out, which take nearly all the time of a page."""
+    monkeypatch.setattr(report, "Plots", MagicMock())
+    monkeypatch.setattr(report, "_svg", lambda ax, name: "")
 
 
 def test_the_tables_are_those_of_the_result(found, page):
@@ -118,7 +127,7 @@ STORIES = [
 
 
 @pytest.mark.parametrize(("choices", "end"), STORIES)
-def test_found_and_estimated_numbers_are_one_story(choices, end, tmp_path):
+def test_found_and_estimated_numbers_are_one_story(choices, end, without_plots, tmp_path):
     labels, probs = draws.draw(1500, 4, seed=8, noise=0.25)
     found = labelsieve.find_label_issues(labels, probs, progress=False, **choices)
     found.report(tmp_path / "r.html")
@@ -136,7 +145,7 @@ def test_found_and_estimated_numbers_are_one_story(choices, end, tmp_path):
     assert f"an estimated {estimated:,} labels are wrong: label health {found.health_score():.1%}" in shown
 
 
-def test_the_heading_names_dataset_date_and_version(tmp_path, found):
+def test_the_heading_names_dataset_date_and_version(tmp_path, found, without_plots):
     labels, probs = draws.draw(300, 4, seed=8)
     folder = tmp_path / "my <data>"
     folder.mkdir()
@@ -164,7 +173,7 @@ def test_the_heading_names_dataset_date_and_version(tmp_path, found):
     assert "Finished" not in report.facts_of(old)
 
 
-def test_flags_have_a_column_where_there_are_any(tmp_path, found):
+def test_flags_have_a_column_where_there_are_any(tmp_path, found, without_plots):
     for labels, flags in ((np.arange(400) % 4, None), (np.minimum(np.arange(400), 3), ["", "rare", "rare", "rare"])):
         probs = 0.7 * np.eye(4)[labels] + 0.075
         labelsieve.find_label_issues(labels, probs, progress=False).report(tmp_path / "r.html")
@@ -224,7 +233,7 @@ def pictures_in(page):
 
 
 @pytest.mark.parametrize("kind", ["bytes", "floats", "npy", "columns first", "zarr", "url", "colour"])
-def test_pictures_stand_beside_their_rows(found, tmp_path, kind):
+def test_pictures_stand_beside_their_rows(found, without_plots, tmp_path, kind):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (1500, 9, 7, 3) if kind == "colour" else (1500, 9, 7), dtype=np.uint8)
     images[:, 0, 0], images[:, 0, 1] = 0, 255  # so that floats are scaled back to the same bytes
@@ -249,7 +258,7 @@ def test_pictures_stand_beside_their_rows(found, tmp_path, kind):
         assert np.abs(np.asarray(picture).astype(int) - images[row].astype(int)).max() <= (kind == "floats")
 
 
-def test_texts_are_found_by_row(found, tmp_path):
+def test_texts_are_found_by_row(found, without_plots, tmp_path):
     texts = [f"text {i}" for i in range(1500)]
     (tmp_path / "t.txt").write_text("\n".join(texts))
     (tmp_path / "t2.txt").write_text("\n".join(["a\u2028\x0cb", *texts[1:]]) + "\n", encoding="utf-8")
@@ -260,12 +269,12 @@ def test_texts_are_found_by_row(found, tmp_path):
 
 
 @pytest.mark.parametrize("images", [[[[0, 1]] * 2] * 1500, np.ones((1500, 2, 2), bool)], ids=["lists", "masks"])
-def test_pictures_of_other_kinds(found, tmp_path, images):
+def test_pictures_of_other_kinds(found, without_plots, tmp_path, images):
     found.report(tmp_path / "r.html", images=images, top=2)
     assert len(pictures_in((tmp_path / "r.html").read_text(encoding="utf-8"))) == 2
 
 
-def test_large_pictures_are_made_small(found, tmp_path):
+def test_large_pictures_are_made_small(found, without_plots, tmp_path):
     rng = np.random.default_rng(0)
     images = np.broadcast_to(rng.integers(0, 256, (1, 300, 200, 3), dtype=np.uint8), (1500, 300, 200, 3))
     found.report(tmp_path / "r.html", images=images, top=5)
@@ -284,7 +293,7 @@ def test_a_page_of_a_thousand_rows_is_under_five_megabytes(tmp_path):
     assert len(page.encode()) < 5_000_000
 
 
-def test_what_deserves_a_look_is_said(tmp_path):
+def test_what_deserves_a_look_is_said(without_plots, tmp_path):
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 3], [200, 5, 100])
     probs = rng.dirichlet([5, 5, 5, 0.01], 305)

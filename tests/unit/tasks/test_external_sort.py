@@ -184,9 +184,11 @@ def tiny(monkeypatch):
         monkeypatch.setattr(f"labelsieve.{module}.{name}", rows)
 
 
-@pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
-@pytest.mark.parametrize("kind", ["plain", "tied", "nearly all", "none"])
-def test_a_result_is_that_of_a_run_in_memory(tmp_path, tiny, method, adjust, kind):
+@pytest.mark.parametrize(
+    ("choice", "kind"), draws.in_turn(naive.METHODS, ["plain", "tied", "nearly all", "none"], times=2), ids=str
+)
+def test_a_result_is_that_of_a_run_in_memory(tmp_path, tiny, choice, kind):
+    method, adjust = choice
     labels, probs = draws.draw(300, 4, seed=3, dtype=np.float32, decimals=1 if kind == "tied" else None)
     if kind == "nearly all":  # and all scores tied: each row is the same, under the label it does not predict
         probs, labels = np.full((300, 4), np.float32([0.1, 0.7, 0.1, 0.1])), np.arange(300) % 4

@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Final
-
-import numpy as np
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.pipeline.forecast_settings import ForecastSettings
@@ -22,21 +20,22 @@ from labelsieve.results.publish import check_output
 from labelsieve.results.token_issues import TokenIssues
 from labelsieve.sources.retries import retry
 from labelsieve.sources.tables import open_columns
-from labelsieve.sources.tokens import Tokens, edges_of_ids, edges_of_offsets, join_sentences
+from labelsieve.sources.token_tables import open_token_table
+from labelsieve.sources.tokens import Tokens, depth_of, edges_of_ids, edges_of_offsets, join_sentences
 
 __all__ = ["find_label_issues", "plan_label_issues"]
 
-_KNOWN: Final = FOR_FINDING | {
+KNOWN: Final = FOR_FINDING | {
     "low_memory": "leave it out: pred_probs need not fit in memory",
     "tokens": "the result takes the words: .to_frame(tokens=...), .report(..., tokens=...)",
 }
-_SETTINGS: Final = tuple(one.name for one in fields(JobSettings))
+SETTINGS: Final = tuple(one.name for one in fields(JobSettings))
 _FORECAST: Final = ("worker_rate", "latency", "within", "measure")
 # Rows as messages name them (`validation.Finding.where`).
 _ROWS: Final = re.compile(r"\brows? (\d+(?:\.\.\d+)?(?:, \d+(?:\.\.\d+)?)*)(?![\d.]|,\d)")
 
 
-@explain_keywords(_KNOWN, _SETTINGS)
+@explain_keywords(KNOWN, SETTINGS)
 def find_label_issues(
     labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
 ) -> TokenIssues:
@@ -95,7 +94,7 @@ def find_label_issues(
         return TokenIssues(job.run())
 
 
-@explain_keywords(_KNOWN, (*_SETTINGS, *_FORECAST))
+@explain_keywords(KNOWN, (*SETTINGS, *_FORECAST))
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
 ) -> Plan:
@@ -150,7 +149,7 @@ def open_job(
     if choices.data is not None:
         if choices.output is not None:
             check_output(choices.output, given_places(choices.data))  # type: ignore[arg-type]  # checked to be text
-        choices = JobSettings(**settings | {"data": None, "ids": ids})
+        choices = replace(choices, data=None, ids=ids)
     with tokens_named(layout):
         job = Job(tokens.labels, tokens.pred_probs, choices, named=True, layout=layout)
     n_rows, n_tokens = job.pair[1].shape[0], int(tokens.edges[-1])
@@ -163,19 +162,23 @@ def open_job(
 def _open_tokens(
     labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, choices: JobSettings
 ) -> tuple[Tokens, Any]:
-    """Return the tokens of all sentences, in whatever form they were given, and the user's names of the tokens."""
+    """Return the tokens of all sentences, in whatever form they were given, and the user's names of the sentences."""
     if offsets is not None and sentence_ids is not None:
         raise InvalidInputError("give offsets or sentence_ids, not both")
+    data, ids, null_labels = choices.data, choices.ids, choices.ignore_label is None
     if offsets is None and sentence_ids is None:
-        return join_sentences(labels, pred_probs), choices.ids
-    ids = choices.ids
-    if choices.data is not None:
-        by_column, null_labels = isinstance(sentence_ids, str), choices.ignore_label is None
-        if by_column and isinstance(ids, str):
-            raise InvalidInputError("ids and sentence_ids both name a column of data: give one of them as an array")
-        wanted = sentence_ids if by_column else ids
-        labels, pred_probs, found = open_columns(choices.data, labels, pred_probs, wanted, null_labels=null_labels)
-        sentence_ids, ids = (found, ids) if by_column else (sentence_ids, found)
+        if data is None:
+            return join_sentences(labels, pred_probs), ids
+        return open_token_table(data, labels, pred_probs, ids, null_labels=null_labels)
+    given = "offsets" if sentence_ids is None else "sentence_ids"
+    if data is None and (depth_of(labels) > 1 or depth_of(pred_probs) > 2):
+        raise InvalidInputError(f"leave out {given}, which are for arrays of all tokens: these are lists of sentences")
+    if data is not None:
+        if isinstance(ids, str):
+            raise InvalidInputError("ids name sentences, but data has a row for each token: give them as an array")
+        column = sentence_ids if isinstance(sentence_ids, str) else None
+        labels, pred_probs, found = open_columns(data, labels, pred_probs, column, null_labels=null_labels)
+        sentence_ids = sentence_ids if column is None else found
     edges = edges_of_ids(sentence_ids) if offsets is None else edges_of_offsets(offsets)
     return Tokens(labels, pred_probs, edges), ids
 
@@ -197,12 +200,5 @@ def _in_sentences(layout: TokenLayout, rows: str) -> str:
     texts = []
     for one in rows.split(", "):
         first, last = (int(row) for row in (one.split("..") * 2)[:2])
-        where = layout.columns(np.array([first, last]))
-        (sentence, end), (token, last_token) = where["sentence"].tolist(), where["token"].tolist()
-        if first == last:
-            texts.append(f"token {token:,} of sentence {sentence:,}")
-        elif sentence == end:
-            texts.append(f"tokens {token:,}..{last_token:,} of sentence {sentence:,}")
-        else:
-            texts.append(f"token {token:,} of sentence {sentence:,} to token {last_token:,} of sentence {end:,}")
+        texts.append(layout.in_words(first, last + 1))
     return ", ".join(texts)
