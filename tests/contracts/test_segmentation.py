@@ -1,8 +1,11 @@
 """Segmentation: the bits of flat rows however images are stored, cleanlab's masks, and issues by image."""
 
+import base64
+import io
 import itertools
 import json
 import pickle
+import re
 import warnings
 
 import cleanlab.segmentation.filter as their_filter
@@ -901,3 +904,49 @@ def test_a_plan():
     assert plan.forecast.total_s > 0
     with pytest.raises(InputTypeError, match="has no argument 'worker'"):
         segmentation.plan_label_issues(LABELS, PLANES, worker="1MB")
+
+
+# Reports -------------------------------------------------------------------------------------------------------------
+
+
+def pictures_of(page):
+    """Return the pictures of a report by the number of their image."""
+    found = re.findall(r'class="large" src="data:image/(?:png|jpeg);base64,([^"]+)" alt="Image (\d+)', page)
+    return {int(number): np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))) for data, number in found}
+
+
+def test_a_report_shows_the_wrong_pixels_of_the_worst_images(tmp_path):
+    labels, planes = images(30, noise=0.1, seed=4)
+    found = search(labels, planes, class_names=["sky", "road", "car", "tree"])
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 9, 13, 3), np.uint8)
+    found.report(tmp_path / "a.html", images=pictures, top=50)
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    drawn = pictures_of(page)
+    assert list(drawn) == found.to_frame(20)["image"].tolist()
+    for number, picture in drawn.items():
+        mask = found.mask(number)
+        np.testing.assert_array_equal(picture[~mask], pictures[number][~mask])
+        assert (picture[mask][:, 0] >= 143).all()
+    assert page.count('<th scope="row" class="number"') == 20 + 50
+    found.report(tmp_path / "b.html", top=3)
+    gray = pictures_of((tmp_path / "b.html").read_text(encoding="utf-8"))
+    assert [(one[~found.mask(i)] == 225).all() for i, one in gray.items()] == [True] * 3
+
+
+def test_a_report_of_images_of_different_sizes(tmp_path):
+    labels, planes = ragged(seed=1)
+    found = search(labels, planes)
+    pictures = [np.linspace(0, 1, mask.size).reshape(mask.shape) for mask in labels]
+    found.report(tmp_path / "a.html", images=pictures)
+    for number, picture in pictures_of((tmp_path / "a.html").read_text(encoding="utf-8")).items():
+        assert picture.shape == (*labels[number].shape, 3)
+    for bad, text in (
+        (pictures[:2], "2 pictures for 6 images"),
+        ([one[:1, :1] for one in pictures], r"the picture of image \d has shape \(1, 1\), its mask"),
+        (np.zeros((5, 9, 9)), r"images must have shape \(6, H, W\)"),
+    ):
+        with pytest.raises(InvalidInputError, match=text):
+            found.report(tmp_path / "c.html", images=bad)
+    with pytest.raises(InvalidInputError, match=r"must end in \.html"):
+        found.report(tmp_path / "c.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
@@ -13,9 +15,12 @@ from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.results.grouped_issues import GroupedIssues
 from labelsieve.results.label_issues import LabelIssues, frame_of
 from labelsieve.results.layouts import EqualImages, PixelLayout
+from labelsieve.results.mask_pictures import Pictures
+from labelsieve.results.report import check_report, encode_picture, write_report
 from labelsieve.results.result import IssueRows
 from labelsieve.results.zarr_store import StoredScores
 from labelsieve.settings import FLOAT_TOLERANCE, check_positive, check_whole_number
+from labelsieve.storage.urls import check_place
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
 
 # Temperature of the scores of images, as cleanlab's.
 TEMPERATURE: Final = 0.1
+# Images in a report, and the bytes of the picture of each, which is larger than those of rows.
+_SHOWN_IMAGES: Final = 20
+_PICTURE_BYTES: Final = 100_000
+_PICTURE_SCALE: Final = 4
 # Pixels whose mask is held at a time, unless an image has more.
 _MASK_PIXELS: Final = 1 << 26
 # Issues that are read at a time.
@@ -237,10 +246,13 @@ class SegmentationIssues(GroupedIssues):
         MissingDependencyError
             Without pandas.
         """
+        return frame_of(self._image_columns(None if top is None else check_whole_number("top", top, 0)))
+
+    def _image_columns(self, top: int | None) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns of `to_frame`."""
         n_issues = self.issues_per_group()
         images = np.flatnonzero(n_issues)
-        images = images[np.argsort(self.image_scores[images], kind="stable")]
-        images = images[: None if top is None else check_whole_number("top", top, 0)]
+        images = images[np.argsort(self.image_scores[images], kind="stable")][:top]
         classes, names = self._classes_of_images(), self.class_names
         columns: dict[str, Any] = {
             "image": images,
@@ -250,7 +262,7 @@ class SegmentationIssues(GroupedIssues):
         }
         for i, image in enumerate(images.tolist()):
             columns["classes"][i] = [k if names is None else names[k] for k in classes[image]]
-        return frame_of(columns)
+        return columns
 
     def _classes_of_images(self) -> dict[int, list[int]]:
         """Return the given labels of the issues of each image, the most frequent first."""
@@ -342,6 +354,55 @@ class SegmentationIssues(GroupedIssues):
         dtypes = dict.fromkeys(names, np.int64) | {"score": np.float64}
         columns = {name: np.array([line[name] for line in lines], dtypes[name]) for name in names}
         return frame_of(self.rows.named(columns))
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        top: int = 100,
+        images: Any = None,
+        texts: Sequence[str] | Path | None = None,
+        title: str | None = None,
+    ) -> None:
+        """Write a report for a browser, with the worst images and their wrong pixels in red.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.html``. The report is one file and loads nothing from elsewhere.
+        top : int
+            Number of pixels to list, from the worst; and most images to show, up to 20.
+        images : (N, H, W) or (N, H, W, 3) array, path, or list of (H, W) or (H, W, 3) arrays, optional
+            Pictures, over which the wrong pixels are drawn; without them, these are drawn on gray. Only those shown are
+            read.
+        texts : sequence of str, or path, optional
+            A text for each image.
+        title : str, optional
+            Name of the dataset, for the heading.
+
+        Raises
+        ------
+        InvalidInputError
+            For another ending, and for pictures of other sizes than the masks.
+        MissingDependencyError
+            Without jinja2 or matplotlib.
+        UnwritableError
+            If the report cannot be written.
+        """
+        page, top = Path(check_place("path", path)), check_whole_number("top", top, 0)
+        check_report(page)
+        pictures, frame = Pictures(images, self.n_images), self._image_columns(min(top, _SHOWN_IMAGES))
+        groups = [
+            {
+                "image": image,
+                "picture": encode_picture(pictures.marked(image, self.mask(image)), _PICTURE_BYTES, _PICTURE_SCALE),
+                "issues": n_issues,
+                "score": score,
+                "classes": ", ".join(map(str, classes)),
+            }
+            for image, n_issues, score, classes in zip(*(column.tolist() for column in frame.values()), strict=True)
+        ]
+        write_report(self.rows, page, top=top, texts=texts, title=title, groups=groups)
 
     def _issues_of(self, image: int) -> IssueRows:
         """Return the issues of an image, by row."""

@@ -11,7 +11,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,6 +55,7 @@ def write_report(
     texts: Sequence[str] | Path | None = None,
     title: str | None = None,
     marked: Sequence[tuple[str, str, str]] | None = None,
+    groups: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write the report of a result.
 
@@ -75,6 +76,8 @@ def write_report(
         Name of the dataset; by default the end of the path of `pred_probs`.
     marked : sequence of tuple of str, optional
         Of each row that is shown: the text before what is to be marked, this itself, and the text after it.
+    groups : sequence of mapping
+        Of the worst images: ``image``, ``picture`` (a data URL), ``issues``, ``score`` and ``classes``.
 
     Raises
     ------
@@ -99,7 +102,7 @@ def write_report(
             row["text"] = text
     for parts, row in zip(marked or (), rows, strict=marked is not None):
         row["marked"] = [as_text(part) for part in parts]
-    page = _page(result, rows, heading_parts(result, title))
+    page = _page(result, rows, heading_parts(result, title), groups)
     with replacing(LocalFolder(path)) as made:
         made.write_text(page, encoding="utf-8")
 
@@ -178,22 +181,22 @@ def read_texts(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
     return [text if len(text) <= _TEXT_LETTERS else text[: _TEXT_LETTERS - 1] + "…" for text in lines]
 
 
-def encode_picture(pixels: Any, n_bytes: int) -> str:
-    """Return a picture as a data URL, of at most `n_bytes` bytes if possible."""
+def encode_picture(pixels: Any, n_bytes: int, scale: int = 1) -> str:
+    """Return a picture as a data URL, of at most `n_bytes` bytes if possible, and of 96 * `scale` pixels a side."""
     from PIL import Image
 
     pixels = np.asarray(pixels)
-    whole = Image.fromarray(_as_bytes(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))
+    whole = Image.fromarray(as_bytes(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))
     for form, side, options in _PICTURE_FORMS:
         image, file = whole.copy(), io.BytesIO()
-        image.thumbnail((side, side))
+        image.thumbnail((scale * side, scale * side))
         image.save(file, form, **options)
         if file.tell() <= n_bytes:
             break
     return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Scale pixels to 0..255, unless they are bytes; NaN becomes black."""
     if pixels.dtype == np.uint8:
         return np.ascontiguousarray(pixels)
@@ -202,7 +205,9 @@ def _as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray((values - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
 
 
-def _page(result: Result, rows: list[dict[str, Any]], heading: list[str]) -> str:
+def _page(
+    result: Result, rows: list[dict[str, Any]], heading: list[str], groups: Sequence[Mapping[str, Any]] = ()
+) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -223,6 +228,7 @@ def _page(result: Result, rows: list[dict[str, Any]], heading: list[str]) -> str
         classes=_lines({name: column[order] for name, column in classes.items()}),
         pairs=_lines(result.pair_table(_TOP_PAIRS)),
         rows=rows,
+        groups=groups,
         places=["row"] if result.layout is None else list(result.layout.columns(np.empty(0, np.int64))),
         warnings=warnings_of(result),
         facts=facts_of(result),
