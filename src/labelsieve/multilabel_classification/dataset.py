@@ -28,7 +28,7 @@ __all__ = [
 
 
 def common_multilabel_issues(
-    labels: Any = None,
+    labels: Any = list,  # as in cleanlab; it stands for none
     pred_probs: Any = None,
     *,
     class_names: Sequence[str] | None = None,
@@ -176,7 +176,7 @@ def multilabel_health_summary(
 
 
 def _find(labels: Any, pred_probs: Any, class_names: Any, confident_joint: Any) -> MultilabelIssues:
-    if labels is None:
+    if labels is None or labels is list:
         raise InvalidInputError("labels is missing: the issues are found from labels and pred_probs")
     names = None if class_names is None else list(class_names)
     return find_label_issues(labels, pred_probs, class_names=names, confident_joint=confident_joint, progress=False)

@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,8 @@ from labelsieve.sources.open_tags import open_tags
 
 __all__ = ["find_label_issues", "find_multilabel_issues_per_class"]
 
-_PRUNING = ("prune_by_noise_rate", "prune_by_class", "both")
+_PRUNING: Final = ("prune_by_noise_rate", "prune_by_class", "both")
+NO_KWARGS: Final[Mapping[str, Any]] = MappingProxyType({})
 PerClass = tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.int64]], list[npt.NDArray[Any]]]
 
 
@@ -29,7 +31,7 @@ def find_label_issues(
     labels: Any,
     pred_probs: Any,
     return_indices_ranked_by: Method | None = None,
-    rank_by_kwargs: Mapping[str, Any] | None = None,
+    rank_by_kwargs: Mapping[str, Any] = NO_KWARGS,
     filter_by: FilterName = "prune_by_noise_rate",
     frac_noise: float = 1.0,
     num_to_remove_per_class: Sequence[int] | None = None,
@@ -126,7 +128,7 @@ def find_multilabel_issues_per_class(
     labels: Any,
     pred_probs: Any,
     return_indices_ranked_by: Method | None = None,
-    rank_by_kwargs: Mapping[str, Any] | None = None,
+    rank_by_kwargs: Mapping[str, Any] = NO_KWARGS,
     filter_by: FilterName = "prune_by_noise_rate",
     frac_noise: float = 1.0,
     num_to_remove_per_class: Sequence[int] | None = None,
@@ -253,7 +255,7 @@ def _usable_joint(confident_joint: Any, filter_by: FilterName | None) -> Any:
     return confident_joint
 
 
-def _adjusts(rank_by_kwargs: Mapping[str, Any] | None, *, low_memory: bool) -> bool:
+def _adjusts(rank_by_kwargs: Mapping[str, Any], *, low_memory: bool) -> bool:
     """Return whether scores are adjusted.
 
     Raises
