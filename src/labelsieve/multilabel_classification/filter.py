@@ -93,6 +93,7 @@ def find_label_issues(
     >>> find_label_issues(labels, pred_probs, return_indices_ranked_by="self_confidence")
     array([4])
     """
+    adjusts = _adjusts(rank_by_kwargs, low_memory=low_memory)
     is_low = filter_by in ("low_self_confidence", "low_normalized_margin") and not low_memory
     found = _find(
         labels,
@@ -113,7 +114,6 @@ def find_label_issues(
         mask[lowest] = True
     if return_indices_ranked_by is None:
         return mask
-    adjusts = _adjusts(rank_by_kwargs, low_memory=low_memory)
     if adjusts or (is_low and return_indices_ranked_by != "self_confidence"):
         scores = get_label_quality_scores(
             labels, pred_probs, method=return_indices_ranked_by, adjust_pred_probs=adjusts
@@ -172,6 +172,7 @@ def find_multilabel_issues_per_class(
     >>> [one.tolist() for one in issues]
     [[4], []]
     """
+    adjusts = _adjusts(rank_by_kwargs, low_memory=low_memory)
     found = _find(
         labels,
         pred_probs,
@@ -187,7 +188,7 @@ def find_multilabel_issues_per_class(
     if return_indices_ranked_by is None:
         return found.tag_mask()
     issues = found.issues_by_tag()
-    if _adjusts(rank_by_kwargs, low_memory=low_memory):
+    if adjusts:
         issues = _by_adjusted_scores(found, return_indices_ranked_by)
     tags = open_tags(labels, pred_probs)
     n, k = tags.n_examples, tags.n_tags
