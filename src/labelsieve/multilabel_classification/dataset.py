@@ -57,8 +57,8 @@ def common_multilabel_issues(
     >>> from labelsieve.multilabel_classification.dataset import common_multilabel_issues
     >>> labels = [[0], [0, 1], [], [1], [0, 1]]
     >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.9], [0.1, 0.2], [0.1, 0.9], [0.05, 0.8]])
-    >>> common_multilabel_issues(labels, pred_probs).iloc[0].tolist()
-    [0, True, False, 1, 0.2]
+    >>> common_multilabel_issues(labels, pred_probs).iloc[0].to_dict()
+    {'Class Index': 0, 'In Given Label': True, 'In Suggested Label': False, 'Num Examples': 1, 'Issue Probability': 0.2}
     """
     return _common_issues(_find(labels, pred_probs, class_names, confident_joint))
 
