@@ -708,6 +708,23 @@ def test_columns_in_another_order_are_an_error():
         find(pd.Series(GOOD, index=list("abcd")), pd.DataFrame(PROBS, index=list("abdc")))
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_inputs_that_do_not_belong_together_are_warned_of(seed):
+    matrix, probs = tagged(600, 5, seed)
+    wrong = {
+        "shuffled": (matrix[np.random.default_rng(seed).permutation(600)], probs),
+        "shifted": (matrix[1:], probs[:-1]),
+        "unlearned": (matrix, np.random.default_rng(seed).random(probs.shape)),
+        "inverted": (matrix, 1 - probs),
+    }
+    for labels, given_probs in wrong.values():
+        with pytest.warns(LabelsieveWarning, match=r"do not seem to belong together: .* for examples that have it"):
+            multilabel_classification.find_label_issues(labels, given_probs, progress=False)
+    multilabel_classification.find_label_issues(matrix, probs, progress=False)  # warnings are errors here
+    weak = np.clip(0.3 + 0.1 * matrix + np.random.default_rng(seed).normal(0, 0.1, matrix.shape), 0, 1)
+    multilabel_classification.find_label_issues(matrix, weak, progress=False)
+
+
 def test_chunks_that_are_not_stored_are_an_error(tmp_path):
     probs = zarr.create_array(tmp_path / "probs.zarr", shape=(60, 4), chunks=(20, 4), dtype="f4", fill_value=0)
     probs[:20] = 0.5

@@ -88,6 +88,11 @@ def find_label_issues(
     UnreadableDataError, MemoryLimitError, WorkdirError, InUseError, TaskFailedError
         As of `labelsieve.find_label_issues`.
 
+    Warns
+    -----
+    LabelsieveWarning
+        If tags and probabilities do not seem to belong together. ``rows.facts.misfit`` keeps the text.
+
     Examples
     --------
     >>> import numpy as np

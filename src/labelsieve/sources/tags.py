@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Float64s, Int64s, Ints, class_dtype
 from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.tag_agreement import describe_tag_misfit
 from labelsieve.confident_learning.tag_filters import filter_by_tag
 from labelsieve.confident_learning.tag_summarizer import TagJointCounter, TagPattern, TagSummarizer
+from labelsieve.confident_learning.thresholds import ClassSums, class_means
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.base import Rows, Source
@@ -124,6 +126,10 @@ class TagProbs(_RowsOfTags):
     def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:  # noqa: ARG002  # as stored
         """Return the probabilities."""
         return np.ascontiguousarray(rows)
+
+    def describe_misfit(self, sums: ClassSums) -> str:
+        """Return a warning if examples with a tag have no higher probability of it than others; "" if they have."""
+        return describe_tag_misfit(class_means(sums).reshape(-1, 2), sums.counts.reshape(-1, 2))
 
     def filter_for(self, rule: Filter) -> Filter:
         """Return the filter that selects as `rule` does, for each tag by itself."""
