@@ -653,7 +653,11 @@ def test_values_within_the_tolerance_are_used_as_they_are():
         ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), pred_probs has 4 rows"),
         ({"confident_joint": np.ones((3, 3))}, InvalidInputError, r"shape \(3, 2, 2\)"),
         ({"confident_joint": -np.ones((3, 2, 2), int)}, InvalidInputError, "counts below 0"),
-        ({"confident_joint": np.ones((3, 2, 2), int), "filter_by": None}, InputTypeError, "takes no confident_joint"),
+        (
+            {"confident_joint": np.ones((3, 2, 2), int), "filter_by": None},
+            InvalidInputError,
+            "does not use confident_joint",
+        ),
     ],
 )
 def test_bad_choices(choices, kind, text):

@@ -107,15 +107,12 @@ class TagProbs(_RowsOfTags):
     ----------
     source : Source
         ``(N, K)`` probabilities.
-    confident_joint : tuple, optional
-        K tuples of 4 counts, in place of those that a run finds.
     """
 
     summarizer = TagSummarizer
     joint_counter = TagJointCounter
 
-    def __init__(self, source: Source, confident_joint: tuple[tuple[int, ...], ...] | None = None) -> None:
-        self._confident_joint = confident_joint
+    def __init__(self, source: Source) -> None:
         super().__init__(source, source.dtype)
 
     def _follow(self, source: Source) -> None:
@@ -133,7 +130,7 @@ class TagProbs(_RowsOfTags):
 
     def filter_for(self, rule: Filter) -> Filter:
         """Return the filter that selects as `rule` does, for each tag by itself."""
-        return filter_by_tag(rule, self._confident_joint)
+        return filter_by_tag(rule)
 
 
 class TagMatrix(_RowsOfTags):
