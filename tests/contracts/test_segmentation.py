@@ -722,6 +722,9 @@ def test_blocks_do_not_hide_bad_values():
     labels[1, 5, 5] = 4
     with pytest.raises(InvalidInputError, match=r"1 label outside 0..3 in image 1, y 1, x 1 \(first: 4\)"):
         search(labels, planes, downsample=3)
+    for other in (np.int64, ml_dtypes.bfloat16):
+        with pytest.raises(InvalidInputError, match="downsample takes the mean of float16, float32 or float64, not of"):
+            search(labels, planes.astype(other), downsample=3)
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
