@@ -72,8 +72,8 @@ of the two, and the score where it needs the whole row. Thresholds, counts and r
 4. Selection returns that number of rows of the lowest score. A histogram of the leading bits of the scores finds the
    bin of the cut, so that all N scores are never sorted; a radix select splits a bin that is too full. Then the rows
    whose label is predicted, or nearly so, are dropped. The filters that prune cut each class in the same way. For pairs
-   of classes a third pass keeps the rows of largest margin, never more of a pair than are wanted, and each round of
-   partitions starts from the margins that earlier rounds have found.
+   of classes a third pass keeps the rows of largest margin, never more of a pair than are wanted. Each round of
+   partitions starts from the margins that earlier rounds have found, and that summaries in memory show.
 
 The work runs on whatever scheduler Dask is set to: threads by default, the active `distributed.Client`, or processes.
 

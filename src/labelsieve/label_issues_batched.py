@@ -30,7 +30,8 @@ Names, arguments, defaults and return values are those that cleanlab documents. 
 
 ## The in-memory functions of cleanlab
 
-They are available out of core, with the same rows:
+`labelsieve.cleanlab` has them under the same names and with the same arguments, out of core. What they find is also a
+choice of one call:
 
 | cleanlab 2.9 | Labelsieve |
 |---|---|
@@ -40,7 +41,7 @@ They are available out of core, with the same rows:
 | `count.num_label_issues`, `compute_confident_joint`, `estimate_joint`, `estimate_latent` | in `labelsieve.count` |
 | rows that tie at a cut: any of them | the first ones |
 | `frac_noise` and the like with a filter that does not use them | a warning where cleanlab warns |
-| `confident_joint=` of `filter.find_label_issues` | not available: the joint is always that of the data |
+| `confident_joint=` of `filter.find_label_issues` | in `labelsieve.cleanlab.filter`; else that of the data |
 | `num_to_remove_per_class`, `min_examples_per_class=0` and a class without rows: no row | rows of the other classes |
 
 - Without `filter_by`, `labelsieve.find_label_issues` uses the rule of the batched module, not `prune_by_noise_rate`.

@@ -244,10 +244,10 @@ LABEL_VALUES = [
     ("object", LABELS.astype(object), "labels must be integers 0..K-1, not object"),
     ("dates", LABELS.astype("datetime64[s]"), "labels must be integers 0..K-1, not datetime64"),
     ("none", [None, *LABELS.tolist()[1:-1], None], "labels has 2 missing values: drop"),
-    ("lists", [[0, 1]] * N_ROWS, "labels is a list of lists: multi-label is out of scope"),
-    ("ragged lists", [[0], [0, 1], *LABELS.tolist()[2:]], "labels is a list of lists: multi-label is out of scope"),
-    ("sets", [{1}, *LABELS.tolist()[1:]], "labels is a list of lists: multi-label is out of scope"),
-    ("tuples of arrays", tuple(np.array([k]) for k in LABELS), "multi-label is out of scope"),
+    ("lists", [[0, 1]] * N_ROWS, "labels is a list of lists: for rows with several labels"),
+    ("ragged lists", [[0], [0, 1], *LABELS.tolist()[2:]], "labels is a list of lists: for rows with several labels"),
+    ("sets", [{1}, *LABELS.tolist()[1:]], "labels is a list of lists: for rows with several labels"),
+    ("tuples of arrays", tuple(np.array([k]) for k in LABELS), "for rows with several labels"),
     ("one-hot", np.eye(N_CLASSES, dtype=int)[LABELS], "not shape (300, 4): of one-hot rows take labels.argmax(axis=1)"),
     ("predictions", PROBS, "not shape (300, 4): were pred_probs given as labels? Labels come first. Of one-hot rows"),
     ("a column", LABELS[:, None], "labels must have one axis (N,), not shape (300, 1)"),
@@ -1190,7 +1190,7 @@ def test_labels_of_dtype_object_are_named_for_what_they_hold():
     probs = PROBS[:3]
     cases = {
         "2 missing values": [0, None, float("nan")],
-        "multi-label is out of scope": [[0, 1], [1], [2]],
+        "for rows with several labels": [[0, 1], [1], [2]],
         "not object: convert them with .astype(int)": [0, 1, 2],
         "labels have 2 distinct names ('a', 'b'); pred_probs has 4 classes": ["a", "b", "a"],
     }

@@ -6,6 +6,7 @@ import inspect
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import cleanlab.count
@@ -71,17 +72,32 @@ def parameters(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
+# What cleanlab has for these is a model that has been made, a list or dictionary that a call could change, for which an
+# empty tuple or None stands, a type, or nothing.
+OTHER_DEFAULTS = {
+    ("count", "estimate_confident_joint_and_cv_pred_proba"): {"clf"},
+    ("count", "estimate_py_noise_matrices_and_cv_pred_proba"): {"clf"},
+    ("count", "estimate_cv_predicted_probabilities"): {"clf"},
+    ("count", "estimate_noise_matrices"): {"clf"},
+    ("multilabel_classification.filter", "find_label_issues"): {"rank_by_kwargs"},
+    ("multilabel_classification.filter", "find_multilabel_issues_per_class"): {"rank_by_kwargs"},
+    ("multilabel_classification.rank", "get_label_quality_scores"): {"aggregator_kwargs"},
+    ("multilabel_classification.dataset", "common_multilabel_issues"): {"labels"},
+    ("segmentation.summary", "common_label_issues"): {"labels", "pred_probs"},
+    ("token_classification.summary", "display_issues"): {"exclude"},
+    ("token_classification.summary", "common_label_issues"): {"exclude"},
+}
+
+
 @pytest.mark.parametrize(("module", "name"), [(m, n) for m, n, here in ROWS if here.startswith("the same")])
 def test_what_is_the_same_has_the_same_arguments_and_defaults(module, name):
-    if module.partition(".")[0] not in tree.__all__:
-        pytest.skip("made in another package")
     want = parameters(getattr(importlib.import_module(f"cleanlab.{module}"), name))
     ours = importlib.import_module(f"labelsieve.cleanlab.{module}")
     got = parameters(getattr(ours, name))
-    if "cv_pred" in name or name == "estimate_noise_matrices":  # their default is a model that has been made
-        want = [(key, kind, None if key == "clf" else default) for key, kind, default in want]
-    assert want == got
-    assert name in ours.__all__
+    assert [(key, kind) for key, kind, _ in want] == [(key, kind) for key, kind, _ in got]
+    differ = {key for (key, _, one), (_, _, other) in zip(want, got, strict=True) if one != other}
+    assert differ == OTHER_DEFAULTS.get((module, name), set())
+    assert getattr(ours, name).__module__.startswith("labelsieve.")
 
 
 def test_modules_are_attributes_as_in_cleanlab():
@@ -283,6 +299,28 @@ def test_a_cluster_gives_the_same(tmp_path):
         assert want == results()
 
 
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_strips_and_chunks_of_any_size_give_the_same(monkeypatch, rows):
+    labels, probs = draw(300, 4, seed=12, decimals=2)
+    members = [probs, (probs + 0.1) / 1.4]
+
+    def results(kind):
+        return (
+            *count.compute_confident_joint(labels, kind(probs), return_indices_of_off_diagonals=True),
+            count.get_confident_thresholds(labels, kind(probs)),
+            rank.get_label_quality_ensemble_scores(
+                labels, members, weight_ensemble_members_by="log_loss_search", verbose=False
+            ),
+        )
+
+    want = results(np.asarray)
+    monkeypatch.setattr("labelsieve.tasks.partition.MAX_STRIP_ROWS", rows)
+    monkeypatch.setattr("labelsieve.tasks.confident_rows.BLOCK_ROWS", 2 * rows)
+    for kind in (np.asarray, lambda probs: da.from_array(probs, chunks=(97, 4))):
+        for one, other in zip(want, results(kind), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
 def test_verbose_prints_the_number_of_issues(capsys):
     labels, probs = draw(200, 3, seed=13)
     found = filter.find_label_issues(labels, probs, verbose=True)
@@ -482,7 +520,10 @@ def test_counts_of_rows_with_several_labels_are_those_of_cleanlab():
         atol=1e-12,
     )
     for calibrate in (True, False):
-        how = {"calibrate": calibrate, "return_indices_of_off_diagonals": True, **several}
+        how = {"calibrate": calibrate, **several}
+        want = cleanlab.count.compute_confident_joint(labels, probs, **how)
+        assert want.tolist() == count.compute_confident_joint(labels, probs, **how).tolist()
+        how |= {"return_indices_of_off_diagonals": True, "thresholds": [[0.4, 0.7], None][calibrate]}
         want, want_rows = cleanlab.count.compute_confident_joint(labels, probs, **how)
         got, rows = count.compute_confident_joint(labels, probs, **how)
         assert want.tolist() == got.tolist()
@@ -501,6 +542,21 @@ def test_counts_of_rows_with_several_labels_are_those_of_cleanlab():
     chunked = da.from_array(probs, chunks=(30, 2))
     assert count.compute_confident_joint(labels, chunked, **several).tolist() == (
         count.compute_confident_joint(labels, probs, **several).tolist()
+    )
+
+
+@pytest.mark.parametrize("ranked", [None, "normalized_margin"])
+@pytest.mark.filterwarnings("ignore:The multi_label argument:DeprecationWarning")  # of cleanlab
+def test_issues_of_rows_with_several_labels_are_those_of_cleanlab(ranked):
+    labels, probs = tags(seed=1)
+    how = {"multi_label": True, "return_indices_ranked_by": ranked}
+    want = cleanlab.filter.find_label_issues(labels, probs, n_jobs=1, **how)
+    with pytest.warns(DeprecationWarning, match="multi_label is deprecated"):
+        got = filter.find_label_issues(labels, probs, **how)
+    assert want.dtype == got.dtype
+    assert want.tolist() == got.tolist()
+    assert cleanlab.count.num_label_issues(labels, probs, multi_label=True) == (
+        count.num_label_issues(labels, probs, multi_label=True)
     )
 
 
@@ -561,11 +617,13 @@ def test_what_counts_refuse(monkeypatch):
         (InvalidInputError, "must have shape",
          lambda: count.calibrate_confident_joint(np.ones((3, 3)), lists, multi_label=True)),
         (InputTypeError, "must be a list with a list of classes",
+         lambda: count.compute_confident_joint(labels, probs, multi_label=True, return_indices_of_off_diagonals=True)),
+        (InputTypeError, "must be a list of lists",
          lambda: count.compute_confident_joint(labels, probs, multi_label=True)),
         (InvalidInputError, "19 labels, 20 rows",
-         lambda: count.compute_confident_joint(lists[1:], tag_probs, multi_label=True)),
+         lambda: count.compute_confident_joint(lists[1:], tag_probs, multi_label=True, thresholds=[0.5, 0.5])),
         (InvalidInputError, "row 1 has class 7, outside 0..3",
-         lambda: count.compute_confident_joint([[0], [7], *lists[2:]], tag_probs, multi_label=True)),
+         lambda: filter.find_predicted_neq_given([[0], [7], *lists[2:]], tag_probs, multi_label=True)),
         (InvalidInputError, "labels outside 0..2", lambda: count.get_confident_thresholds(labels + 1, probs)),
         (InvalidInputError, "49 labels", lambda: predict(probs, labels[:49])),
         (InvalidInputError, "must have all classes", lambda: predict(probs, labels + 1)),
@@ -628,6 +686,19 @@ def test_the_summary_is_that_of_cleanlab(real_datasets, capsys):
     dataset.health_summary(labels, probs, class_names=iter(names))
     printed = capsys.readouterr().out
     assert all(words in printed for words in (*names, "Label Quality Score", "Joint Probability", "health score is"))
+
+
+def test_a_notebook_shows_tables_its_own_way(monkeypatch):
+    labels, probs = draw(100, 3, seed=25)
+    shown = []
+    for session, n_shown in ((None, 0), (object(), 2)):
+        shell, display = types.ModuleType("IPython"), types.ModuleType("IPython.display")
+        shell.get_ipython, display.display = lambda session=session: session, shown.append
+        monkeypatch.setitem(sys.modules, "IPython", shell)
+        monkeypatch.setitem(sys.modules, "IPython.display", display)
+        summary = dataset.health_summary(labels, probs)
+        assert len(shown) == n_shown
+    assert shown[0] is summary["classes_by_label_quality"]
 
 
 def test_the_summary_reads_pred_probs_twice(monkeypatch):

@@ -11,6 +11,7 @@ import cleanlab.token_classification.filter as their_filter
 import cleanlab.token_classification.rank as their_rank
 import cleanlab.token_classification.summary as their_summary
 import dask.array as da
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -23,6 +24,7 @@ from hypothesis import strategies as st
 
 import draws
 import labelsieve
+import s3
 from labelsieve.cleanlab import token_classification as ours
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.token_issues import scores_of_sentences
@@ -271,6 +273,10 @@ def stored(folder, form):
     return {
         "lists": {"labels": LABELS, "pred_probs": [one.tolist() for one in PROBS]},
         "arrays": {"labels": tuple(map(np.array, LABELS)), "pred_probs": tuple(PROBS)},
+        "integers": {
+            "labels": [np.array(one, np.uint64 if n % 2 else np.int64) for n, one in enumerate(LABELS)],
+            "pred_probs": PROBS,
+        },
         "objects": {"labels": pd.Series(LABELS), "pred_probs": pd.Series(PROBS)},
         "names": {"labels": [[NAMES[k] for k in one] for one in LABELS], "pred_probs": PROBS},
         "offsets": flat | {"labels": FLAT_LABELS, "pred_probs": FLAT_PROBS},
@@ -295,7 +301,7 @@ def stored(folder, form):
     }[form]
 
 
-FORMS = ["lists", "arrays", "objects", "names", "offsets", "sentence_ids", "dask", "npy", "zarr"]
+FORMS = ["lists", "arrays", "integers", "objects", "names", "offsets", "sentence_ids", "dask", "npy", "zarr"]
 FORMS += ["table", "pandas", "rows", "parquet", "folder", "arrow"]
 
 
@@ -402,6 +408,39 @@ def test_a_task_is_sent_the_lengths_of_its_own_sentences(tmp_path):
     assert part.part(35_000, 36_000)[0][35_500:35_510].tolist() == [0] * 10
 
 
+@pytest.mark.parametrize("group_rows", [1, 9, 1000])
+def test_rows_of_lists_are_read_in_any_order(tmp_path, group_rows):
+    pq.write_table(as_table(), tmp_path / "t.parquet", row_group_size=group_rows)
+    table = labelsieve.sources.tables.open_table(tmp_path / "t.parquet").tables[0]
+    lengths = table.list_lengths("labels", "labels", 0)
+    source = table.list_source("pred_probs", "fixed", lengths, 0, with_nulls=False)
+    assert source.shape == FLAT_PROBS.shape
+    assert source.row_edges[-1] == len(FLAT_PROBS)
+    rng = np.random.default_rng(0)
+    with source.open() as rows:
+        for start, stop in np.sort(rng.integers(0, 401, (40, 2)), axis=1).tolist():
+            np.testing.assert_array_equal(rows.read(start, stop), FLAT_PROBS[start:stop])
+    some = rng.permutation(400)[:50]
+    np.testing.assert_array_equal(source.take(some), FLAT_PROBS[some])
+
+
+@pytest.mark.slow
+def test_lists_in_an_object_store(tmp_path, monkeypatch):
+    with s3.running_server() as server:
+        server.set_environment(monkeypatch)
+        files = fsspec.filesystem("s3")
+        files.mkdir(s3.BUCKET)
+        for n, rows in enumerate(map(as_table().slice, (0, 25), (25, 99))):
+            pq.write_table(rows, tmp_path / "t.parquet", row_group_size=8)
+            files.put(str(tmp_path / "t.parquet"), f"{s3.BUCKET}/tables/{n}.parquet")
+        url = f"s3://{s3.BUCKET}/tables"
+        found = find("names", "probs", data=url, filter_by="both", batch_size=40, partition_batches=1)
+        assert_same(found, find(LABELS, PROBS, filter_by="both"))
+        np.testing.assert_array_equal(
+            find("labels", "fixed", data=f"{url}/*.parquet").rows.scores, find(LABELS, PROBS).rows.scores
+        )
+
+
 # What the main function has -------------------------------------------------------------------------------------------
 
 
@@ -495,6 +534,8 @@ def test_a_result_stands_for_its_pairs():
     assert (len(found), bool(found), list(found)) == (found.num_issues, True, found.pairs())
     assert np.array(found).tolist() == [list(pair) for pair in found.pairs()]
     assert (found.n_sentences, found.n_tokens, found.n_classes) == (60, 400, 5)
+    masked = [(i, j) for i, mask in enumerate(found.masks()) for j in np.flatnonzero(mask).tolist()]
+    assert masked == sorted(found.pairs())
     assert '<th scope="col">sentence</th>' in found._repr_html_()
     right = find([[0], [1]], [[[0.9, 0.1]], [[0.1, 0.9]]])
     assert (len(right), bool(right), right.pairs(), np.array(right).shape) == (0, False, [], (0, 2))
@@ -511,6 +552,8 @@ def test_the_report_marks_the_word_in_its_sentence(tmp_path):
     assert '<button type="button">Token</button>' in page
     assert f"<mark>w{j}&lt;b&gt;</mark>" in page
     assert page.count("<mark>") == 5
+    assert '<dt>Tokens</dt><dd>400</dd><dd class="of">of 60 sentences</dd>' in page
+    assert f"{found.num_issues / 400:.2%} of the tokens" in page
     assert "<b>" not in page
     assert f'data-value="{i}">{i}</th><td class="number" data-value="{j}">{j}</td>' in page
     found.report(tmp_path / "r.html", top=3, texts=[f"text {n}" for n in range(60)])

@@ -131,7 +131,16 @@ array([0, 1])
 
 import importlib
 
-__all__ = ["count", "dataset", "experimental", "filter", "rank"]  # modules, see below
+__all__ = [
+    "count",
+    "dataset",
+    "experimental",
+    "filter",
+    "multilabel_classification",
+    "rank",
+    "segmentation",
+    "token_classification",
+]
 
 
 def __getattr__(name: str) -> object:

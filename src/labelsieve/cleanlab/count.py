@@ -2,8 +2,9 @@
 
 `labelsieve.count` has the same estimates as sparse matrices, with all options of reading, for many classes.
 
-With ``multi_label=True``, `labels` are lists of classes, and each class is a problem of two classes; these functions
-then read one column of `pred_probs` at a time. `labelsieve.cleanlab.multilabel_classification` reads all at once.
+With ``multi_label=True``, `labels` are lists of classes, and each class is a problem of two classes. All problems are
+counted together, as in `labelsieve.multilabel_classification`; with `thresholds`, or for the rows off the diagonal, one
+column of `pred_probs` is read at a time.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.whole_rows import WholeRows
 from labelsieve.settings import ESTIMATION_METHODS, FLOAT_TOLERANCE
+from labelsieve.sources.base import Source
+from labelsieve.sources.open_tags import open_tags
 
 __all__ = [
     "calibrate_confident_joint",
@@ -251,6 +254,9 @@ def compute_confident_joint(
     (array([[2, 0],
            [1, 2]]), array([4]))
     """
+    if multi_label and thresholds is None and not return_indices_of_off_diagonals:
+        blocks = _blocks(labels, pred_probs)
+        return calibrate_confident_joint(blocks, labels, multi_label=True) if calibrate else blocks
     if multi_label:
         joints, indices = list[Int64s](), list[Int64s]()
         for has_class, probs in one_vs_rest(labels, pred_probs):
@@ -376,7 +382,7 @@ def get_confident_thresholds(labels: Any, pred_probs: Any, multi_label: bool = F
     array([0.9, 0.5])
     """
     if multi_label:
-        return np.stack([WholeRows(*problem).thresholds()[0] for problem in one_vs_rest(labels, pred_probs)])
+        return WholeRows(*_problems(labels, pred_probs)).thresholds()[0].reshape(-1, 2)
     return WholeRows(flat_labels(labels), pred_probs).thresholds()[0]
 
 
@@ -531,6 +537,24 @@ def estimate_noise_matrices(
 
 def _counts(labels: Any, pred_probs: Any) -> JointCounts:
     return Job(labels, pred_probs, JobSettings(rule="confident_joint", **COMMON)).count()
+
+
+def _problems(labels: Any, pred_probs: Any) -> tuple[Source, Source]:
+    """Return the labels and probabilities of the two-class problems of all classes, as rows of 2 K classes."""
+    if not isinstance(labels, list):
+        raise InputTypeError(f"with multi_label=True, labels must be a list of lists, not {type(labels).__name__}")
+    found = open_tags(labels, pred_probs)
+    return found.labels, found.pred_probs
+
+
+def _blocks(labels: Any, pred_probs: Any) -> Int64s:
+    """Return the ``(K, 2, 2)`` confident joints of the two-class problems of all classes."""
+    joint = _counts(*_problems(labels, pred_probs)).joint
+    blocks = np.zeros((joint.n_classes // 2, 2, 2), np.int64)
+    for side in range(2):
+        blocks[:, side, side] = joint.diagonal[side::2]
+    blocks[joint.given // 2, joint.given % 2, joint.predicted % 2] = joint.counts
+    return blocks
 
 
 def _joint_and_rows(

@@ -7,6 +7,7 @@ run, also for many classes; a `joint` has K x K numbers.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
@@ -367,9 +368,9 @@ def _reported_score(score: float, n_issues: int, n_examples: int, *, verbose: bo
 
 def _show(table: pd.DataFrame) -> None:
     """Show a table as a notebook does, if this is one."""
-    shell = sys.modules.get("IPython")
+    shell: Any = sys.modules.get("IPython")
     if shell is not None and shell.get_ipython() is not None:
-        shell.display.display(table)
+        importlib.import_module("IPython.display").display(table)
     else:
         print(table)
 

@@ -6,7 +6,6 @@ That function has the same filters, and all options of a run: clusters, workdirs
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -239,8 +238,9 @@ def find_multi_label_issues(labels: Any, pred_probs: Any, **settings: Any) -> np
     """Return which rows have label issues, if rows have several labels: that of `multilabel_classification.filter`."""
     if not isinstance(labels, list):
         raise InputTypeError(f"with multi_label=True, labels must be a list of lists, not {type(labels).__name__}")
-    module = importlib.import_module("labelsieve.cleanlab.multilabel_classification.filter")
-    found: npt.NDArray[Any] = module.find_label_issues(labels, pred_probs, **settings)
+    from labelsieve.cleanlab.multilabel_classification import filter as multilabel_filter
+
+    found: npt.NDArray[Any] = multilabel_filter.find_label_issues(labels, pred_probs, **settings)
     return found
 
 

@@ -82,7 +82,7 @@ def off_diagonal_tags(block: SummaryBlock) -> Ranked:
     if block.off_diagonal is None:
         raise RuntimeError("off_diagonal is added by the second pass")
     rows = np.flatnonzero(block.off_diagonal)
-    return rows, block.label[rows] // 2, block.p_label[rows]
+    return rows, block.label[rows] // 2, block.p_label[rows].astype(np.float64)
 
 
 def joints_of_tags(joint: ConfidentCounts) -> Iterator[ConfidentCounts]:

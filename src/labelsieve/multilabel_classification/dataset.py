@@ -28,7 +28,7 @@ __all__ = [
 
 
 def common_multilabel_issues(
-    labels: Any = None,
+    labels: Any = list,  # as in cleanlab; it stands for none
     pred_probs: Any = None,
     *,
     class_names: Sequence[str] | None = None,
@@ -57,8 +57,8 @@ def common_multilabel_issues(
     >>> from labelsieve.multilabel_classification.dataset import common_multilabel_issues
     >>> labels = [[0], [0, 1], [], [1], [0, 1]]
     >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.9], [0.1, 0.2], [0.1, 0.9], [0.05, 0.8]])
-    >>> common_multilabel_issues(labels, pred_probs).iloc[0].tolist()
-    [0, True, False, 1, 0.2]
+    >>> common_multilabel_issues(labels, pred_probs).iloc[0].to_dict()
+    {'Class Index': 0, 'In Given Label': True, 'In Suggested Label': False, 'Num Examples': 1, 'Issue Probability': 0.2}
     """
     return _common_issues(_find(labels, pred_probs, class_names, confident_joint))
 
@@ -176,7 +176,7 @@ def multilabel_health_summary(
 
 
 def _find(labels: Any, pred_probs: Any, class_names: Any, confident_joint: Any) -> MultilabelIssues:
-    if labels is None:
+    if labels is None or labels is list:
         raise InvalidInputError("labels is missing: the issues are found from labels and pred_probs")
     names = None if class_names is None else list(class_names)
     return find_label_issues(labels, pred_probs, class_names=names, confident_joint=confident_joint, progress=False)

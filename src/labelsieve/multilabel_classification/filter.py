@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,8 @@ from labelsieve.sources.open_tags import open_tags
 
 __all__ = ["find_label_issues", "find_multilabel_issues_per_class"]
 
-_PRUNING = ("prune_by_noise_rate", "prune_by_class", "both")
+_PRUNING: Final = ("prune_by_noise_rate", "prune_by_class", "both")
+NO_KWARGS: Final[Mapping[str, Any]] = MappingProxyType({})
 PerClass = tuple[list[npt.NDArray[np.int64]], list[npt.NDArray[np.int64]], list[npt.NDArray[Any]]]
 
 
@@ -29,7 +31,7 @@ def find_label_issues(
     labels: Any,
     pred_probs: Any,
     return_indices_ranked_by: Method | None = None,
-    rank_by_kwargs: Mapping[str, Any] | None = None,
+    rank_by_kwargs: Mapping[str, Any] = NO_KWARGS,
     filter_by: FilterName = "prune_by_noise_rate",
     frac_noise: float = 1.0,
     num_to_remove_per_class: Sequence[int] | None = None,
@@ -91,6 +93,7 @@ def find_label_issues(
     >>> find_label_issues(labels, pred_probs, return_indices_ranked_by="self_confidence")
     array([4])
     """
+    adjusts = _adjusts(rank_by_kwargs, low_memory=low_memory)
     is_low = filter_by in ("low_self_confidence", "low_normalized_margin") and not low_memory
     found = _find(
         labels,
@@ -111,7 +114,6 @@ def find_label_issues(
         mask[lowest] = True
     if return_indices_ranked_by is None:
         return mask
-    adjusts = _adjusts(rank_by_kwargs, low_memory=low_memory)
     if adjusts or (is_low and return_indices_ranked_by != "self_confidence"):
         scores = get_label_quality_scores(
             labels, pred_probs, method=return_indices_ranked_by, adjust_pred_probs=adjusts
@@ -126,7 +128,7 @@ def find_multilabel_issues_per_class(
     labels: Any,
     pred_probs: Any,
     return_indices_ranked_by: Method | None = None,
-    rank_by_kwargs: Mapping[str, Any] | None = None,
+    rank_by_kwargs: Mapping[str, Any] = NO_KWARGS,
     filter_by: FilterName = "prune_by_noise_rate",
     frac_noise: float = 1.0,
     num_to_remove_per_class: Sequence[int] | None = None,
@@ -170,6 +172,7 @@ def find_multilabel_issues_per_class(
     >>> [one.tolist() for one in issues]
     [[4], []]
     """
+    adjusts = _adjusts(rank_by_kwargs, low_memory=low_memory)
     found = _find(
         labels,
         pred_probs,
@@ -185,7 +188,7 @@ def find_multilabel_issues_per_class(
     if return_indices_ranked_by is None:
         return found.tag_mask()
     issues = found.issues_by_tag()
-    if _adjusts(rank_by_kwargs, low_memory=low_memory):
+    if adjusts:
         issues = _by_adjusted_scores(found, return_indices_ranked_by)
     tags = open_tags(labels, pred_probs)
     n, k = tags.n_examples, tags.n_tags
@@ -253,7 +256,7 @@ def _usable_joint(confident_joint: Any, filter_by: FilterName | None) -> Any:
     return confident_joint
 
 
-def _adjusts(rank_by_kwargs: Mapping[str, Any] | None, *, low_memory: bool) -> bool:
+def _adjusts(rank_by_kwargs: Mapping[str, Any], *, low_memory: bool) -> bool:
     """Return whether scores are adjusted.
 
     Raises

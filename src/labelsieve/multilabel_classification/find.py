@@ -42,7 +42,6 @@ _NOT_HERE: Final = {
     "adjust_pred_probs": "multilabel_classification.rank.get_label_quality_scores(..., adjust_pred_probs=True) "
     "has such scores",
     "ignore_label": "leave out examples without labels; an example without any tag is []",
-    "allow_zero_rows": "rows of zeros are accepted anyway: the probabilities of tags need not add up to 1",
     "allow_unnormalized_rows": "the probabilities of tags need not add up to 1 anyway",
 }
 _OPTIONS: Final = tuple(one.name for one in fields(JobSettings) if one.name not in _NOT_HERE)
@@ -64,14 +63,15 @@ def find_label_issues(
         Dask array, or a path or URL. With `data`, the name of its column of lists.
     pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
         Out-of-sample probability that an example has a tag, as any of the kinds that `labelsieve.find_label_issues`
-        takes. Rows need not add up to 1.
+        takes, except `Ensemble` with weights by accuracy. Rows need not add up to 1.
     confident_joint : (K, 2, 2) array-like of int, optional
         For each tag the counts by label and true label, in place of those that are found; only for filters that prune.
     **settings : object
         As of `labelsieve.find_label_issues`, except that `filter_by` is ``"prune_by_noise_rate"`` by default,
-        `from_logits` takes the sigmoid of each value, `class_names` and `num_to_remove_per_class` are of the K tags
-        (that many examples *without* each tag are removed, as in cleanlab), and `ids` are of the N examples. Not here
-        are `summaries`, `n_classes`, `adjust_pred_probs`, `ignore_label` and the flags that accept rows.
+        `from_logits` takes the sigmoid of each value, `batch_size` is a number of examples, `class_names` and
+        `num_to_remove_per_class` are of the K tags (that many examples *without* each tag are removed, as in cleanlab),
+        `ids` are of the N examples, and `allow_zero_rows` only matters for chunks that are not stored. Not here are
+        `summaries`, `n_classes`, `adjust_pred_probs`, `ignore_label` and `allow_unnormalized_rows`.
 
     Returns
     -------
@@ -165,6 +165,8 @@ def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str,
     tags = check_class_names(names, found.n_tags)
     texts = [f"tag {tag}" for tag in range(found.n_tags)] if tags is None else tags
     used = {"data": None, "from_logits": False, "dtype": None, "ids": found.ids}
+    if choices.batch_size != "auto":
+        used["batch_size"] = choices.batch_size * found.n_tags
     classes = [text for tag in texts for text in (f"not {tag}", tag)]
     rows = JobSettings(**settings | {"filter_by": filter_by, "class_names": classes} | used)
     return Job(found.labels, found.pred_probs, rows, layout=TagLayout(found.n_examples, found.n_tags, tags))

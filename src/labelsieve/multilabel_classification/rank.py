@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,8 @@ from labelsieve.sources.retries import RETRIES, retry
 
 __all__ = ["get_label_quality_scores", "get_label_quality_scores_per_class"]
 
+MOVING_AVERAGE: Final[Mapping[str, Any]] = MappingProxyType({"method": "exponential_moving_average", "alpha": 0.8})
+
 
 def get_label_quality_scores(
     labels: Any,
@@ -24,7 +27,7 @@ def get_label_quality_scores(
     *,
     method: Method = "self_confidence",
     adjust_pred_probs: bool = False,
-    aggregator_kwargs: Mapping[str, Any] | None = None,
+    aggregator_kwargs: Mapping[str, Any] = MOVING_AVERAGE,
 ) -> npt.NDArray[np.float64]:
     """Return a label quality score of each example: the lower, the less likely are all of its tags right.
 
@@ -62,7 +65,7 @@ def get_label_quality_scores(
     >>> get_label_quality_scores([[1], [0, 2]], pred_probs, aggregator_kwargs={"method": np.min})
     array([0.9, 0.4])
     """
-    kwargs = aggregator_kwargs or {"method": "exponential_moving_average", "alpha": 0.8}
+    kwargs = aggregator_kwargs or MOVING_AVERAGE
     if not isinstance(kwargs, Mapping):
         raise InputTypeError(f"aggregator_kwargs must be a dict, not {type(kwargs).__name__}")
     if kwargs.get("method") == "exponential_moving_average":

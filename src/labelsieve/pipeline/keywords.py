@@ -13,7 +13,6 @@ from labelsieve.errors import InputTypeError
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
-_MULTI_LABEL: Final = "rows with several labels are not supported; give one integer label for each row"
 # Arguments of cleanlab that `labelsieve.find_label_issues` does not have, and what replaces each.
 FOR_FINDING: Final = {
     "return_indices_ranked_by": "the result's .indices are already ranked, by method=..., or by rank_by=... with "
@@ -26,9 +25,9 @@ FOR_FINDING: Final = {
     "labels_file": "labels=... takes a path as well as an array",
     "pred_probs_file": "pred_probs=... takes a path as well as an array",
     "confident_joint": "leave it out: the confident joint is always counted from labels and pred_probs; "
-    "labelsieve.count takes one",
+    "labelsieve.count and labelsieve.cleanlab.filter take one",
     "thresholds": "leave it out: the thresholds are always computed from labels and pred_probs",
-    "multi_label": _MULTI_LABEL,
+    "multi_label": "for rows with several labels call labelsieve.multilabel_classification.find_label_issues",
 }
 # The same for `labelsieve.count`.
 FOR_COUNTING: Final = {
@@ -36,7 +35,7 @@ FOR_COUNTING: Final = {
     "return_indices_of_off_diagonals": "labelsieve.find_label_issues(..., filter_by='confident_learning').indices are "
     "these rows",
     "verbose": FOR_FINDING["verbose"],
-    "multi_label": _MULTI_LABEL,
+    "multi_label": "labelsieve.cleanlab.count counts rows with several labels",
 }
 
 

@@ -268,7 +268,8 @@ def heading_parts(result: Result, title: str | None = None) -> list[str]:
 def summary_of(result: Result) -> str:
     """Return how the number of issues relates to the estimated number of wrong labels, in some sentences."""
     n_rows, found, estimated = result.n_labelled, result.num_issues, result.estimated_num_issues
-    share = f"{found / n_rows:.2%} of the rows"
+    rows = "rows" if result.layout is None else result.layout.units[0]
+    share = f"{found / n_rows:.2%} of the {rows}"
     text = (
         f"Confident learning estimates that {estimated:,} of {n_rows:,} labels ({estimated / n_rows:.2%}) are wrong. "
         f"The label health is the share of the others, {1 - estimated / n_rows:.2%}. "
@@ -276,14 +277,14 @@ def summary_of(result: Result) -> str:
     if result.settings.filter_by is not None:
         compared = "as many as" if found == estimated else "more than" if found > estimated else "fewer than"
         return (
-            f"{text}The rows listed as issues are selected by filter_by={result.settings.filter_by!r}: "
+            f"{text}The {rows} listed as issues are selected by filter_by={result.settings.filter_by!r}: "
             f"{found:,} ({share}), {compared} estimated."
         )
     if found == estimated:
-        return f"{text}The {found:,} rows with the lowest scores ({share}) are listed as issues."
+        return f"{text}The {found:,} {rows} with the lowest scores ({share}) are listed as issues."
     return (
-        f"{text}Of the {estimated:,} rows with the lowest scores, {found:,} ({share}) are listed as issues. The label "
-        f"of the other {estimated - found:,} is the class that the model predicts, or nearly so."
+        f"{text}Of the {estimated:,} {rows} with the lowest scores, {found:,} ({share}) are listed as issues. The "
+        f"label of the other {estimated - found:,} is the class that the model predicts, or nearly so."
     )
 
 

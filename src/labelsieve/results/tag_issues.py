@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from labelsieve.confident_learning.dtypes import Bools, Float64s, Int64s
 
-# Values of a mask, and scores, that are worked on at a time.
-_BLOCK_VALUES: Final = 1 << 22
+# Scores that are made those of examples at a time.
+_BLOCK_VALUES: Final = 1 << 18
 
 
 class MultilabelIssues(GroupedIssues):
@@ -202,7 +202,7 @@ class MultilabelIssues(GroupedIssues):
         >>> import numpy as np
         >>> from labelsieve import multilabel_classification
         >>> probs = np.array([[0.1, 0.9, 0.1], [0.4, 0.1, 0.9]])
-        >>> multilabel_classification.find_label_issues([[1], [0, 2]], probs).example_scores()
+        >>> multilabel_classification.find_label_issues([[1], [0, 2]], probs, filter_by=None).example_scores()
         array([0.9, 0.5])
         """
         combine, scores = aggregator(method, **kwargs), np.empty(self.n_examples)

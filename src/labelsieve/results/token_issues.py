@@ -116,6 +116,17 @@ class TokenIssues(GroupedIssues):
         """
         return split_sentences(np.asarray(self.rows.scores), self.edges)
 
+    def masks(self) -> list[npt.NDArray[np.bool_]]:
+        """Return for each sentence which of its tokens are issues, as ``(T_i,)`` arrays, views of one in memory.
+
+        Examples
+        --------
+        >>> from labelsieve.token_classification import find_label_issues
+        >>> find_label_issues([[0], [1, 0]], [[[0.9, 0.1]], [[0.2, 0.8], [0.1, 0.9]]]).masks()
+        [array([False]), array([False,  True])]
+        """
+        return split_sentences(self.rows.mask(), self.edges)
+
     def sentence_scores(self, method: SentenceScoreMethod = "min", *, temperature: float = TEMPERATURE) -> Float64s:
         """Return a label quality score of each sentence. The scores of tokens are read in blocks.
 

@@ -15,7 +15,10 @@ from labelsieve.confident_learning.summarizer import label_column
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.base import Rows, Source
 
-_NESTED: Final = "labels is a list of lists: multi-label is out of scope, give one integer label for each row"
+_NESTED: Final = (
+    "labels is a list of lists: for rows with several labels call "
+    "labelsieve.multilabel_classification.find_label_issues"
+)
 # Rows of labels that are read at a time where any number of them may be.
 _ROWS_AT_A_TIME: Final = 1 << 16
 # How to convert labels that are names. Only the user knows the number of each: the columns have an order.

@@ -47,6 +47,28 @@ def check_axes(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any =
         _check_class_columns(pred_probs, [str(name) for name in class_names])
 
 
+def check_tag_axes(labels: Any, pred_probs: Any, class_names: Any = None, ids: Any = None) -> None:
+    """Raise if the names of rows or tags are in different orders; no value is read.
+
+    Parameters
+    ----------
+    labels : object
+        As given: one column of lists, or a column for each tag.
+    pred_probs, class_names, ids : object
+        As of `check_axes`.
+
+    Raises
+    ------
+    InvalidInputError
+        With the line of code that puts them in the same order.
+    """
+    check_axes(labels, pred_probs, class_names, ids)
+    _check_columns(labels, class_names, "labels")
+    columns = _index(pred_probs, 1)
+    if columns is not None and columns.is_unique and columns.nlevels == 1 and class_names is None:
+        _check_columns(labels, columns.tolist(), "labels", "the columns of pred_probs")
+
+
 def _package(data: Any) -> str:
     return type(data).__module__.partition(".")[0]
 
@@ -122,8 +144,8 @@ def _check_rows(name: str, data: Any, other_name: str, other: Any) -> None:
         )
 
 
-def _check_columns(pred_probs: Any, class_names: Any) -> None:
-    """Raise if the columns of pred_probs are classes in another order than 0..K-1 or `class_names`."""
+def _check_columns(pred_probs: Any, class_names: Any, what: str = "pred_probs", order: str = "class_names") -> None:
+    """Raise if the columns of `what` are classes in another order than 0..K-1 or `class_names`, called `order`."""
     columns = _index(pred_probs, 1)
     if columns is None or not columns.is_unique:
         return
@@ -138,7 +160,7 @@ def _check_columns(pred_probs: Any, class_names: Any) -> None:
         wanted = [str(name) for name in class_names]
         if [str(name) for name in names] == wanted:
             return
-        _check_names(names, wanted, pred_probs)
+        _check_names(names, wanted, pred_probs, what, order)
     numbers = _numbers(names)
     if numbers is None or numbers == sorted(numbers):
         return
@@ -146,8 +168,8 @@ def _check_columns(pred_probs: Any, class_names: Any) -> None:
         return
     place = next(place for place, number in enumerate(numbers) if number != place + min(numbers))
     raise InvalidInputError(
-        f"the columns of pred_probs are not in the order of the classes (column {place} is {names[place]!r}): "
-        f"{_sorted(pred_probs, names)}, or give pred_probs.to_numpy() if column k does belong to label k"
+        f"the columns of {what} are not in the order of the classes (column {place} is {names[place]!r}): "
+        f"{_sorted(pred_probs, names, what)}, or give {what}.to_numpy() if column k does belong to label k"
     )
 
 
@@ -162,16 +184,17 @@ def _check_class_columns(pred_probs: Source, wanted: Sequence[str]) -> None:
             )
 
 
-def _check_names(names: Sequence[Any], wanted: Sequence[str], pred_probs: Any) -> None:
+def _check_names(names: Sequence[Any], wanted: Sequence[str], pred_probs: Any, what: str, order: str) -> None:
     """Raise if a column has the name of another class."""
     places = {name: k for k, name in enumerate(wanted)}
     wrong = [column for column, name in enumerate(names) if places.get(str(name), column) != column]
     if not wrong:
         return
     column = wrong[0]
-    line = _selected(pred_probs, "class_names") if set(names) == set(wanted) else _BY_HAND
+    expression = "class_names" if order == "class_names" else "pred_probs.columns"
+    line = _selected(pred_probs, expression, what) if set(names) == set(wanted) else _BY_HAND
     raise InvalidInputError(
-        f"the columns of pred_probs are not in the order of class_names (column {column} is {names[column]!r}, "
+        f"the columns of {what} are not in the order of {order} (column {column} is {names[column]!r}, "
         f"which is class {places[str(names[column])]}): {line}"
     )
 
@@ -185,20 +208,20 @@ def _numbers(names: Sequence[Any]) -> list[int] | None:
     return None if None in words or len(words) > 1 else [int(match.group(2)) for match in found if match]
 
 
-def _sorted(pred_probs: Any, names: Sequence[Any]) -> str:
+def _sorted(pred_probs: Any, names: Sequence[Any], what: str) -> str:
     """Return the advice to sort columns by their numbers."""
     in_xarray = _package(pred_probs) == "xarray"
     if not isinstance(names[0], str):
         how = f"sortby({pred_probs.dims[1]!r})" if in_xarray else "sort_index(axis=1)"
-        return f"write pred_probs = pred_probs.{how}"
+        return f"write {what} = {what}.{how}"
     n_letters = len(names[0].rstrip("0123456789"))
     key = f"lambda name: int(name[{n_letters}:])" if n_letters else "int"
-    columns = f"pred_probs.indexes[{pred_probs.dims[1]!r}]" if in_xarray else "pred_probs"
-    return _selected(pred_probs, f"sorted({columns}, key={key})")
+    columns = f"{what}.indexes[{pred_probs.dims[1]!r}]" if in_xarray else what
+    return _selected(pred_probs, f"sorted({columns}, key={key})", what)
 
 
-def _selected(pred_probs: Any, wanted: str) -> str:
+def _selected(pred_probs: Any, wanted: str, what: str) -> str:
     """Return the advice to select the columns `wanted`, an expression."""
     if _package(pred_probs) == "xarray":
-        return f"write pred_probs = pred_probs.sel({{{pred_probs.dims[1]!r}: {wanted}}})"
-    return f"write pred_probs = pred_probs[{wanted}]" if pred_probs.columns.nlevels == 1 else _BY_HAND
+        return f"write {what} = {what}.sel({{{pred_probs.dims[1]!r}: {wanted}}})"
+    return f"write {what} = {what}[{wanted}]" if pred_probs.columns.nlevels == 1 else _BY_HAND

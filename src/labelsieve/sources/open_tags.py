@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.sources.axes import check_tag_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.dask_rows import DaskRows
+from labelsieve.sources.ensemble import Ensemble, member_name
 from labelsieve.sources.open_array import Opened, open_any, open_pred_probs
 from labelsieve.sources.open_path import are_places
 from labelsieve.sources.tables import list_column, open_columns
 from labelsieve.sources.tags import (
+    CheckedTags,
     SigmoidSource,
     TagMatrix,
     TagProbs,
@@ -95,9 +98,9 @@ def open_tags(
             labels = list_column("labels", data, column)
         if of_table is not None:
             _, pred_probs, ids = open_columns(data, None, pred_probs, ids)
-    opened = _source(open_pred_probs(pred_probs, dtype))
-    if from_logits:
-        opened = SigmoidSource(opened)
+    for member in pred_probs.members if isinstance(pred_probs, Ensemble) else [pred_probs]:
+        check_tag_axes(labels, member, names, ids)
+    opened = _open_probs(pred_probs, dtype, from_logits=from_logits)
     n_examples, n_tags = opened.shape
     if not n_examples:
         raise InvalidInputError("labels and pred_probs have no examples")
@@ -106,6 +109,19 @@ def open_tags(
     joint = None if confident_joint is None else _checked_joint(confident_joint, n_tags)
     found = _open_labels(labels, n_examples, n_tags, names)
     return OpenTags(found, TagProbs(opened, joint), n_examples, n_tags, ids)
+
+
+def _open_probs(pred_probs: Any, dtype: str | None, *, from_logits: bool) -> Source:
+    """Open probabilities; of an ensemble the mean of those of its members, which are checked one by one."""
+    if isinstance(pred_probs, Ensemble):
+        if pred_probs.weights == "accuracy":
+            raise InvalidInputError("the accuracy of a model is not defined for tags: give the weights as numbers")
+        members = [_open_probs(member, dtype, from_logits=from_logits) for member in pred_probs.members]
+        names = [member_name(number, member.where) for number, member in enumerate(members)]
+        checked = [CheckedTags(member, name) for member, name in zip(members, names, strict=True)]
+        return _source(open_pred_probs(Ensemble(checked, pred_probs.weights)))
+    opened = _source(open_pred_probs(pred_probs, dtype))
+    return SigmoidSource(opened) if from_logits else opened
 
 
 def _source(opened: Opened) -> Source:

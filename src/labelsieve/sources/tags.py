@@ -15,10 +15,10 @@ from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.tag_filters import filter_by_tag
 from labelsieve.confident_learning.tag_summarizer import TagJointCounter, TagPattern, TagSummarizer
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.columns import arrow
 from labelsieve.sources.derived import DerivedSource
-from labelsieve.sources.versions import MissingRows
 
 _LISTS: Final = (
     "labels must be a list of the tags of each example, such as [[0, 2], [], [1]], or an (N, K) matrix of 0 and 1"
@@ -65,17 +65,6 @@ class _RowsOfTags(DerivedSource):
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
         """Return the digests of the examples that the ranges lie in."""
         return self.source.part_identities([self._examples(*rows) for rows in ranges])
-
-    def missing_rows(self) -> MissingRows | None:
-        """Return the rows whose chunks are not stored."""
-        found = self.source.missing_rows()
-        if found is None:
-            return None
-        whole, partly = (
-            [(start * self.n_tags, stop * self.n_tags) for start, stop in ranges]
-            for ranges in (found.whole, found.partly)
-        )
-        return MissingRows(found.n_missing, found.n_chunks, whole, partly)
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that holds the examples that these rows lie in, and the row at which it begins."""
@@ -233,6 +222,39 @@ class _OpenLists(Rows):
         first, last = np.searchsorted(self._positions, [start, stop])
         classes[self._positions[first:last] - start] += 1
         return classes
+
+
+class CheckedTags(DerivedSource):
+    """Probabilities of one member of an ensemble, of which the mean could hide bad ones.
+
+    Parameters
+    ----------
+    source : Source
+        ``(N, K)`` probabilities.
+    name : str
+        The member, for messages.
+    """
+
+    def __init__(self, source: Source, name: str) -> None:
+        super().__init__(source, source.dtype)
+        self._name = name
+
+    def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
+        """Return the rows as they are.
+
+        Raises
+        ------
+        InvalidInputError
+            Naming an example and a tag whose probability is none.
+        """
+        good = (rows >= -PROBABILITY_TOLERANCE) & (rows <= 1 + PROBABILITY_TOLERANCE)
+        if not good.all():
+            example, tag = np.argwhere(~good)[0].tolist()
+            raise InvalidInputError(
+                f"tag {tag} of example {first_row + example:,} of {self._name} is {rows[example, tag]:g}, not a "
+                "probability"
+            )
+        return rows
 
 
 class SigmoidSource(DerivedSource):

@@ -138,6 +138,8 @@ def _join_labels(sentences: Sequence[Any]) -> tuple[Any, npt.NDArray[np.int64]]:
     filled = sentences if lengths.all() else [one for one in sentences if len(one)]
     if types == {np.ndarray} and filled:
         joined = np.concatenate(filled)
+        if joined.dtype.kind == "f" and all(one.dtype.kind in "iu" for one in filled):  # signed and not, of 64 bits
+            joined = np.concatenate([one.astype(np.int64) for one in filled])
         return (joined.tolist() if joined.dtype == object else joined), lengths
     narrow = _as_bytes(filled)
     if narrow is not None:

@@ -57,8 +57,10 @@ def sampled_classes(chunk: Chunk, first: int, *, reader: SummaryReader, sample: 
 
 def predicted_candidates(chunk: Chunk, *, reader: SummaryReader, prune: PruneCounts) -> top_k_by_pair.Candidates:
     """Return the rows of largest margin of each pair whose other class is the predicted one."""
-    parts = [top_k_by_pair.predicted_candidates(block, prune) for block in reader.blocks(chunk)]
-    return top_k_by_pair.largest(parts, prune.by_pair)
+    found = top_k_by_pair.Candidates.none()
+    for block in reader.blocks(chunk):  # never more are held than are wanted
+        found = top_k_by_pair.largest([found, top_k_by_pair.predicted_candidates(block, prune)], prune.by_pair)
+    return found
 
 
 def histogram_within(chunk: Chunk, *, reader: SummaryReader, cut_scores: CutScores, cut: radix_select.Cut) -> Int64s:
