@@ -597,10 +597,10 @@ BAD = {
     ),
     "transposed": (MATRIX.T, PROBS, InvalidInputError, "Give labels.T"),
     "matrix of text": (MATRIX.astype(str), PROBS, InvalidInputError, "0 and 1 only, not <U"),
-    "above": (GOOD, with_value(1.5), InvalidInputError, r"1 probability above 1 \(first: 1.5, tag 1 of example 2\)"),
-    "below": (GOOD, with_value(-0.5), InvalidInputError, r"1 probability below 0 \(first: -0.5, tag 1 of example 2\)"),
-    "nan": (GOOD, with_value(np.nan), InvalidInputError, r"1 NaN probability \(first: tag 1 of example 2\)"),
-    "infinite": (GOOD, with_value(np.inf, "f4"), InvalidInputError, r"1 infinite probability \(first: tag 1 of exam"),
+    "above": (GOOD, with_value(1.5), InvalidInputError, r"1 probability above 1 in example 2, tag 1 \(first: 1.5"),
+    "below": (GOOD, with_value(-0.5), InvalidInputError, r"1 probability below 0 in example 2, tag 1 \(first: -0.5"),
+    "nan": (GOOD, with_value(np.nan), InvalidInputError, r"1 NaN probability in example 2, tag 1$"),
+    "infinite": (GOOD, with_value(np.inf, "f4"), InvalidInputError, r"1 infinite probability in example 2, tag 1$"),
     "one axis": (GOOD, PROBS[:, 0], InvalidInputError, "two axes"),
     "whole numbers": (GOOD, MATRIX, InvalidInputError, "must be float16, float32 or float64"),
     "no examples": ([], np.empty((0, 3)), InvalidInputError, "no examples"),
@@ -623,7 +623,7 @@ def test_all_bad_values_are_counted_whatever_the_chunks():
     probs[100, 3], probs[250, 6] = 2.0, 3.0
     labels = np.zeros((300, 7), int)
     for cut in ({}, CUT, {"batch_size": 11, "partition_batches": 1}):
-        with pytest.raises(InvalidInputError, match=r"2 probabilities above 1 \(first: 2, tag 3 of example 100\)"):
+        with pytest.raises(InvalidInputError, match=r"above 1 in example 100, tag 3; example 250, tag 6 \(first: 2;"):
             find(labels, probs, **cut)
 
 
