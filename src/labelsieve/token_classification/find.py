@@ -75,7 +75,7 @@ def find_label_issues(
     >>> labels = [[0, 0, 1], [], [0, 1]]
     >>> pred_probs = [np.array([[0.9, 0.1], [0.7, 0.3], [0.05, 0.95]]), [], np.array([[0.8, 0.2], [0.8, 0.2]])]
     >>> find_label_issues(labels, pred_probs).pairs()
-    [(2, 1)]
+    array([[2, 1]])
 
     The same tokens in flat arrays, which may be in files that are larger than memory:
 

@@ -69,7 +69,7 @@ def find_label_issues(
     if low_memory:
         for name in kwargs:
             warnings.warn(f"`{name}` is not used when `low_memory=True`.", UserWarning, stacklevel=2)
-        return find(labels, pred_probs, method=return_indices_ranked_by, **COMMON).pairs()
+        return list(find(labels, pred_probs, method=return_indices_ranked_by, **COMMON))
     tokens = join_sentences(labels, pred_probs)
     settings = filter_settings(tokens.pred_probs, return_indices_ranked_by=return_indices_ranked_by, **kwargs)
-    return TokenIssues(Job(tokens.labels, tokens.pred_probs, settings, layout=TokenLayout(tokens.edges)).run()).pairs()
+    return list(TokenIssues(Job(tokens.labels, tokens.pred_probs, settings, layout=TokenLayout(tokens.edges)).run()))
