@@ -72,17 +72,13 @@ def parameters(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-# What cleanlab has for these is a model that has been made, a list or dictionary that a call could change, for which an
-# empty tuple or None stands, a type, or nothing.
+# What cleanlab has for these is a model that has been made, a list that a call could change, for which an empty tuple
+# stands, or nothing.
 OTHER_DEFAULTS = {
     ("count", "estimate_confident_joint_and_cv_pred_proba"): {"clf"},
     ("count", "estimate_py_noise_matrices_and_cv_pred_proba"): {"clf"},
     ("count", "estimate_cv_predicted_probabilities"): {"clf"},
     ("count", "estimate_noise_matrices"): {"clf"},
-    ("multilabel_classification.filter", "find_label_issues"): {"rank_by_kwargs"},
-    ("multilabel_classification.filter", "find_multilabel_issues_per_class"): {"rank_by_kwargs"},
-    ("multilabel_classification.rank", "get_label_quality_scores"): {"aggregator_kwargs"},
-    ("multilabel_classification.dataset", "common_multilabel_issues"): {"labels"},
     ("segmentation.summary", "common_label_issues"): {"labels", "pred_probs"},
     ("token_classification.summary", "display_issues"): {"exclude"},
     ("token_classification.summary", "common_label_issues"): {"exclude"},

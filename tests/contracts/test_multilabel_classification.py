@@ -656,7 +656,11 @@ def test_values_within_the_tolerance_are_used_as_they_are():
         ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), pred_probs has 4 rows"),
         ({"confident_joint": np.ones((3, 3))}, InvalidInputError, r"shape \(3, 2, 2\)"),
         ({"confident_joint": -np.ones((3, 2, 2), int)}, InvalidInputError, "counts below 0"),
-        ({"confident_joint": np.ones((3, 2, 2), int), "filter_by": None}, InputTypeError, "takes no confident_joint"),
+        (
+            {"confident_joint": np.ones((3, 2, 2), int), "filter_by": None},
+            InvalidInputError,
+            "does not use confident_joint",
+        ),
     ],
 )
 def test_bad_choices(choices, kind, text):
@@ -709,6 +713,23 @@ def test_columns_in_another_order_are_an_error():
         find(MATRIX, probs, class_names=["cat", "dog", "owl"])
     with pytest.raises(InvalidInputError, match="the same index in different orders"):
         find(pd.Series(GOOD, index=list("abcd")), pd.DataFrame(PROBS, index=list("abdc")))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_inputs_that_do_not_belong_together_are_warned_of(seed):
+    matrix, probs = tagged(600, 5, seed)
+    wrong = {
+        "shuffled": (matrix[np.random.default_rng(seed).permutation(600)], probs),
+        "shifted": (matrix[1:], probs[:-1]),
+        "unlearned": (matrix, np.random.default_rng(seed).random(probs.shape)),
+        "inverted": (matrix, 1 - probs),
+    }
+    for labels, given_probs in wrong.values():
+        with pytest.warns(LabelsieveWarning, match=r"do not seem to belong together: .* for examples that have it"):
+            multilabel_classification.find_label_issues(labels, given_probs, progress=False)
+    multilabel_classification.find_label_issues(matrix, probs, progress=False)  # warnings are errors here
+    weak = np.clip(0.3 + 0.1 * matrix + np.random.default_rng(seed).normal(0, 0.1, matrix.shape), 0, 1)
+    multilabel_classification.find_label_issues(matrix, weak, progress=False)
 
 
 def test_chunks_that_are_not_stored_are_an_error(tmp_path):

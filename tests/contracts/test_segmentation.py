@@ -12,6 +12,7 @@ import cleanlab.segmentation.filter as their_filter
 import cleanlab.segmentation.rank as their_rank
 import cleanlab.segmentation.summary as their_summary
 import dask.array as da
+import fsspec
 import h5py
 import ml_dtypes
 import numpy as np
@@ -341,6 +342,22 @@ def test_a_cluster_gives_the_same_bits(tmp_path):
             found = search(*inputs, client=client, partition_batches=2, batch_size=700, output=tmp_path / "out.zarr")
             assert bits(found.rows) == bits(want.rows)
         np.testing.assert_array_equal(found.mask(), want.mask())
+
+
+def test_images_in_an_object_store(tmp_path):
+    labels, planes = images(8, 10, 11, noise=0.3)
+    fs, want = fsspec.filesystem("memory"), find(*flat(labels, planes))
+    inputs = FORMS["zarr, several images a chunk"](tmp_path, labels, planes)
+    inputs += one(tmp_path, "l", labels), one(tmp_path, "p", planes)
+    inputs += one_by_one(tmp_path / "ls", "l", labels).parent, one_by_one(tmp_path / "ps", "p", planes).parent
+    for path in inputs:
+        fs.put(str(path), f"/bucket/{path.name}", recursive=True)
+    try:
+        for masks, probs in (("l.zarr", "p.zarr"), ("l.npy", "p.npy"), ("ls", "ps/*.npy")):
+            found = search(f"memory://bucket/{masks}", f"memory://bucket/{probs}", **CUT)
+            assert bits(found.rows) == bits(want)
+    finally:
+        fs.rm("/bucket", recursive=True)
 
 
 def test_a_workdir_resumes_and_reads_new_images_only(tmp_path):
@@ -705,6 +722,9 @@ def test_blocks_do_not_hide_bad_values():
     labels[1, 5, 5] = 4
     with pytest.raises(InvalidInputError, match=r"1 label outside 0..3 in image 1, y 1, x 1 \(first: 4\)"):
         search(labels, planes, downsample=3)
+    for other in (np.int64, ml_dtypes.bfloat16):
+        with pytest.raises(InvalidInputError, match="downsample takes the mean of float16, float32 or float64, not of"):
+            search(labels, planes.astype(other), downsample=3)
 
 
 # Memory --------------------------------------------------------------------------------------------------------------

@@ -21,7 +21,11 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, Final
 
-from labelsieve.errors import InputTypeError
+import numpy as np
+
+from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.confident_learning.tag_filters import joint_of_tags
+from labelsieve.errors import InvalidInputError
 from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
@@ -88,6 +92,11 @@ def find_label_issues(
     UnreadableDataError, MemoryLimitError, WorkdirError, InUseError, TaskFailedError
         As of `labelsieve.find_label_issues`.
 
+    Warns
+    -----
+    LabelsieveWarning
+        If tags and probabilities do not seem to belong together. ``rows.facts.misfit`` keeps the text.
+
     Examples
     --------
     >>> import numpy as np
@@ -146,11 +155,6 @@ def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str,
     if choices.output is not None:
         inputs = (choices.data, labels, pred_probs, choices.ids)
         check_output(str(choices.output), [place for one in inputs for place in given_places(one)])
-    if confident_joint is not None and not choices.filter.prunes:
-        raise InputTypeError(
-            f"filter_by={filter_by!r} counts by itself and takes no confident_joint: leave it out, or choose a filter "
-            "that prunes"
-        )
     names = choices.class_names
     opening = partial(
         open_tags,
@@ -159,14 +163,27 @@ def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str,
         from_logits=choices.from_logits,
         dtype=choices.dtype,
         names=names,
-        confident_joint=confident_joint,
     )
     found = retry(choices.retries + 1, opening, labels, pred_probs)
     tags = check_class_names(names, found.n_tags)
     texts = [f"tag {tag}" for tag in range(found.n_tags)] if tags is None else tags
-    used = {"data": None, "from_logits": False, "dtype": None, "ids": found.ids}
+    joint = None if confident_joint is None else _checked_joint(confident_joint, found.n_tags)
+    used = {"confident_joint": joint, "data": None, "from_logits": False, "dtype": None, "ids": found.ids}
     if choices.batch_size != "auto":
         used["batch_size"] = choices.batch_size * found.n_tags
     classes = [text for tag in texts for text in (f"not {tag}", tag)]
     rows = JobSettings(**settings | {"filter_by": filter_by, "class_names": classes} | used)
     return Job(found.labels, found.pred_probs, rows, layout=TagLayout(found.n_examples, found.n_tags, tags))
+
+
+def _checked_joint(joint: Any, n_tags: int) -> ConfidentCounts:
+    """Return the counts of the user."""
+    found = np.asarray(joint)
+    if found.shape != (n_tags, 2, 2) or found.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"confident_joint must be integers of the shape ({n_tags}, 2, 2): for each tag the counts by label and "
+            f"true label, not {found.dtype} of the shape {found.shape}"
+        )
+    if found.min(initial=0) < 0:
+        raise InvalidInputError(f"confident_joint has counts below 0 (first: {int(found[found < 0][0])})")
+    return joint_of_tags(found.astype(np.int64))

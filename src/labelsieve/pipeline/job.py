@@ -177,7 +177,7 @@ class Job:
         joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
         if joint is None or rescanned is None or rescanned.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
-        check_fit(setup.passes.first_table(), total, rescanned.joint)
+        check_fit(setup.passes.first_table(), total, rescanned.joint, self.pair[1])
         return joint
 
     def _attempt(self, steps: Callable[[_Setup], _T]) -> _T:
@@ -356,7 +356,7 @@ class Job:
         joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
         totals = issue_totals(counts, joint, sums.counts, self.filter.settings)
         totals = replace(totals, given_joint=self.settings.given_joint)
-        misfit = check_fit(passes.first_table(), scanned, totals.confident)
+        misfit = check_fit(passes.first_table(), scanned, totals.confident, self.pair[1])
         # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
         exactly = stage is not None or not self._fits(totals.estimated, inputs, plan)
         selected = self.filter.select(table, totals, inputs.dtype, exactly=exactly)

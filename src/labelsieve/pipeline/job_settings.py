@@ -71,7 +71,7 @@ class JobSettings:
     class_names: Sequence[str] | None = None
     ignore_label: Any = NOTHING
     ids: Any = None
-    confident_joint: Any = None  # for the filters that prune, in `labelsieve.cleanlab.filter` alone
+    confident_joint: Any = None  # for the filters that prune, of cleanlab's functions and of tags
 
     def __post_init__(self) -> None:
         check_flag("fresh", self.fresh)
@@ -119,6 +119,8 @@ class JobSettings:
             return None
         if not self.filter.prunes:
             raise InvalidInputError(f"filter_by={self.filter.name!r} does not use confident_joint")
+        if isinstance(self.confident_joint, ConfidentCounts):
+            return self.confident_joint
         return entries_of("confident_joint", self.confident_joint).counts()
 
     @cached_property

@@ -12,8 +12,10 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Float64s, Int64s, Ints, class_dtype
 from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.tag_agreement import describe_tag_misfit
 from labelsieve.confident_learning.tag_filters import filter_by_tag
 from labelsieve.confident_learning.tag_summarizer import TagJointCounter, TagPattern, TagSummarizer
+from labelsieve.confident_learning.thresholds import ClassSums, class_means
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.base import Rows, Source
@@ -105,15 +107,12 @@ class TagProbs(_RowsOfTags):
     ----------
     source : Source
         ``(N, K)`` probabilities.
-    confident_joint : tuple, optional
-        K tuples of 4 counts, in place of those that a run finds.
     """
 
     summarizer = TagSummarizer
     joint_counter = TagJointCounter
 
-    def __init__(self, source: Source, confident_joint: tuple[tuple[int, ...], ...] | None = None) -> None:
-        self._confident_joint = confident_joint
+    def __init__(self, source: Source) -> None:
         super().__init__(source, source.dtype)
 
     def _follow(self, source: Source) -> None:
@@ -125,9 +124,13 @@ class TagProbs(_RowsOfTags):
         """Return the probabilities."""
         return np.ascontiguousarray(rows)
 
+    def describe_misfit(self, sums: ClassSums) -> str:
+        """Return a warning if examples with a tag have no higher probability of it than others; "" if they have."""
+        return describe_tag_misfit(class_means(sums).reshape(-1, 2), sums.counts.reshape(-1, 2))
+
     def filter_for(self, rule: Filter) -> Filter:
         """Return the filter that selects as `rule` does, for each tag by itself."""
-        return filter_by_tag(rule, self._confident_joint)
+        return filter_by_tag(rule)
 
 
 class TagMatrix(_RowsOfTags):
