@@ -290,7 +290,7 @@ def test_pixels_without_a_label(tmp_path):
     assert_same_bits(found.rows, want)
     assert found.n_ignored == 3 * 13 + 9 * 13
     assert not found.mask(2).any()
-    assert np.isnan(found.image_scores).tolist() == [False, False, True, False, False, False]
+    assert np.isnan(found.image_scores()).tolist() == [False, False, True, False, False, False]
     assert 2 not in found.worst_images().tolist()
 
 
@@ -315,9 +315,9 @@ def test_any_chunking_gives_the_same_bits(data):
         want = find(*flat(labels, planes))
         with pieces():
             found = search(masks, stored, **cut)
-        scores = search(labels, planes).image_scores
+        scores = search(labels, planes).image_scores()
     assert bits(found.rows) == bits(want)
-    assert found.image_scores.tobytes() == scores.tobytes()
+    assert found.image_scores().tobytes() == scores.tobytes()
 
 
 def test_a_forked_pool_gives_the_same_bits(tmp_path):
@@ -446,7 +446,7 @@ def test_a_stored_result_is_loaded_by_image(tmp_path):
             np.testing.assert_array_equal(one.mask(image), want.mask(image))
             np.testing.assert_array_equal(one.pixel_scores(image), want.pixel_scores(image))
             assert one.components(image).equals(want.components(image))
-        assert one.image_scores.tobytes() == want.image_scores.tobytes()
+        assert one.image_scores().tobytes() == want.image_scores().tobytes()
         assert one.to_frame().equals(want.to_frame())
         assert repr(one) == repr(want)
 
@@ -472,13 +472,13 @@ def test_scores_of_images():
     labels, planes = ragged(seed=3)
     found = search(labels, planes)
     p_label = [np.take_along_axis(p, one[np.newaxis], 0).reshape(-1) for one, p in zip(labels, planes, strict=True)]
-    np.testing.assert_allclose(found.image_scores, [naive_softmin(s, 0.1) for s in p_label], atol=1e-12)
-    np.testing.assert_allclose(found.softmin_scores(0.5), [naive_softmin(s, 0.5) for s in p_label], atol=1e-12)
-    assert found.worst_images(3).tolist() == np.argsort(found.image_scores, kind="stable")[:3].tolist()
-    assert np.isfinite(found.softmin_scores(1e-300)).all()
+    np.testing.assert_allclose(found.image_scores(), [naive_softmin(s, 0.1) for s in p_label], atol=1e-12)
+    np.testing.assert_allclose(found.image_scores(0.5), [naive_softmin(s, 0.5) for s in p_label], atol=1e-12)
+    assert found.worst_images(3).tolist() == np.argsort(found.image_scores(), kind="stable")[:3].tolist()
+    assert np.isfinite(found.image_scores(1e-300)).all()
     for bad in (0, -1, np.nan, "a", True):
         with pytest.raises(InvalidInputError, match="temperature must be a number above 0"):
-            found.softmin_scores(bad)
+            found.image_scores(bad)
 
 
 def test_tables_of_images():
@@ -486,10 +486,10 @@ def test_tables_of_images():
     found = search(labels, planes, class_names=["sky", "road", "car", "tree"])
     frame = found.to_frame()
     masks = found.mask()
-    assert frame["image"].tolist() == sorted(np.flatnonzero(masks.any((1, 2))), key=lambda i: found.image_scores[i])
+    assert frame["image"].tolist() == sorted(np.flatnonzero(masks.any((1, 2))), key=lambda i: found.image_scores()[i])
     for image, n, score, classes in frame.itertuples(index=False):
         given = labels[image][masks[image]]
-        assert (n, score) == (masks[image].sum(), found.image_scores[image])
+        assert (n, score) == (masks[image].sum(), found.image_scores()[image])
         counts = np.bincount(given, minlength=4)
         want = sorted(np.flatnonzero(counts), key=lambda k: (-counts[k], k))
         assert classes == [["sky", "road", "car", "tree"][k] for k in want]
@@ -553,7 +553,7 @@ def test_masks_and_scores_are_cleanlabs(case):
     np.testing.assert_array_equal(pixel_scores, want_pixels)
     assert pixel_scores.dtype == want_pixels.dtype
     np.testing.assert_array_equal(image_scores, want_images)
-    np.testing.assert_allclose(search(labels, planes).image_scores, want_images, atol=1e-9)
+    np.testing.assert_allclose(search(labels, planes).image_scores(), want_images, atol=1e-9)
     differing = want != got
     assert len(np.unique(want_pixels[differing])) <= 1, "only pixels that tie at the cut may differ"
     assert want.sum() == got.sum()
@@ -644,7 +644,7 @@ def test_scores_by_the_modern_interface(tmp_path):
     rank = segmentation.rank.get_label_quality_scores
     found = search(labels, planes)
     image_scores, pixel_scores = rank(labels, one(tmp_path, "p", planes), progress=False)
-    assert image_scores.tobytes() == found.image_scores.tobytes()
+    assert image_scores.tobytes() == found.image_scores().tobytes()
     np.testing.assert_array_equal(pixel_scores, found.pixel_scores())
     shares, _ = rank(labels, planes, method="num_pixel_issues", progress=False)
     np.testing.assert_allclose(shares, 1 - found.mask().mean(axis=(1, 2)))

@@ -104,14 +104,14 @@ def find_label_issues(
     >>> labels = [[0], [0, 1], [], [1], [0, 1]]
     >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.9], [0.1, 0.2], [0.1, 0.9], [0.05, 0.8]])
     >>> found = multilabel_classification.find_label_issues(labels, pred_probs)
-    >>> found.pairs.tolist(), found.mask().tolist()
+    >>> found.pairs().tolist(), found.example_mask().tolist()
     ([[4, 0]], [False, False, False, False, True])
 
     The same as a matrix, and by another filter in one read:
 
     >>> matrix = np.array([[1, 0], [1, 1], [0, 0], [0, 1], [1, 1]])
     >>> found = multilabel_classification.find_label_issues(matrix, pred_probs, filter_by="predicted_neq_given")
-    >>> found.pairs.tolist(), found.rows.facts.n_reads
+    >>> found.pairs().tolist(), found.rows.facts.n_reads
     ([[4, 0]], 1)
     """
     return MultilabelIssues(_job(labels, pred_probs, confident_joint, settings).run())

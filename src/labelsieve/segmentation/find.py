@@ -103,7 +103,7 @@ def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
     >>> found = segmentation.find_label_issues(labels, pred_probs, progress=False)
     >>> found.mask().nonzero()
     (array([1]), array([0]), array([0]))
-    >>> found.image_scores.round(3)
+    >>> found.image_scores().round(3)
     array([0.827, 0.051])
 
     Images of different sizes, one in a file each, of which some pixels have no label:

@@ -68,7 +68,7 @@ def get_label_quality_scores(
             raise InvalidInputError("downsample is for method='num_pixel_issues': scores of pixels need all pixels")
         temperature = check_positive("temperature", temperature)
         found = find_label_issues(labels, pred_probs, **settings)
-        return found.softmin_scores(temperature), found.pixel_scores()
+        return found.image_scores(temperature), found.pixel_scores()
     found = find_label_issues(labels, pred_probs, downsample=downsample, **settings)
     whole = found if downsample == 1 else find_label_issues(labels, pred_probs, **settings)
     return share_of_good_pixels(found), whole.pixel_scores()
