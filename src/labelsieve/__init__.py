@@ -18,6 +18,7 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | cleanlab's module tree: change an import and nothing else | `labelsieve.cleanlab` |
 | cleanlab's batched module, and what differs | `labelsieve.label_issues_batched` |
 | recording predictions in a model's loop | `labelsieve.recorder` |
+| corrected labels from decisions about issues | `labelsieve.decisions` |
 | batches in a loop of your own | `labelsieve.inspector` |
 | memory, time, measurements, planning for terabytes | `labelsieve.memory` |
 | errors, failures, workdirs that resume | `labelsieve.errors` |
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         cleanlab,
         cli,
         count,
+        decisions,
         errors,
         find,
         inspector,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
         recorder,
         summaries,
     )
+    from labelsieve.decisions import AppliedDecisions, apply_decisions
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -76,6 +79,8 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "load",
     "plan_label_issues",
     "Plan",
+    "apply_decisions",
+    "AppliedDecisions",
     "Recorder",
     "summarize_batch",
     "Ensemble",
@@ -93,6 +98,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "label_issues_batched",
     "cleanlab",
     "recorder",
+    "decisions",
     "inspector",
     "memory",
     "errors",
@@ -117,6 +123,7 @@ _SUBMODULES = (
     "cleanlab",
     "cli",
     "count",
+    "decisions",
     "errors",
     "find",
     "inspector",
@@ -127,6 +134,7 @@ _SUBMODULES = (
 )
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
+    "AppliedDecisions": "decisions",
     "Ensemble": "sources.ensemble",
     "Folds": "sources.folds",
     "IssueRows": "results.result",
@@ -135,6 +143,7 @@ _MODULES = {
     "Plan": "pipeline.plan",
     "Recorder": "recorder",
     "RowSummaries": "pipeline.row_summaries",
+    "apply_decisions": "decisions",
     "find_label_issues": "find",
     "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",
     "find_label_issues_batched": "label_issues_batched",

@@ -40,7 +40,10 @@ ORDER = [
     "cli",
 ]
 # Of the command line and of cleanlab's tree, the pages of documentation, which import nothing, are part of the API.
-API = ("", "find", "count", "recorder", "inspector", "label_issues_batched", "summaries", "cli", "cleanlab")
+API = (
+    *("", "find", "count", "recorder", "inspector", "label_issues_batched", "summaries", "decisions"),
+    *("cli", "cleanlab"),
+)
 # execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
 # Dask's way to write sizes and where it keeps temporary files.
 IMPORTS_DASK = {"execution", "pipeline", "sources", "storage", "results"}
@@ -52,6 +55,8 @@ PUBLIC = [
     "load",
     "plan_label_issues",
     "Plan",
+    "apply_decisions",
+    "AppliedDecisions",
     "Recorder",
     "summarize_batch",
     "Ensemble",
@@ -69,6 +74,7 @@ PUBLIC = [
     "label_issues_batched",
     "cleanlab",
     "recorder",
+    "decisions",
     "inspector",
     "memory",
     "errors",
