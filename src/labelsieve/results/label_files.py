@@ -377,7 +377,7 @@ class ParquetLabels(LabelFile):
     def write(self, path: Path, rows: Rows, values: Values) -> None:
         """Write a table of the same columns, types and metadata."""
         pa = arrow()
-        from pyarrow import parquet
+        from pyarrow import compute, parquet
 
         place, start = self.schema.names.index(self.column), 0
         field = self.schema.field(place)
@@ -389,12 +389,23 @@ class ParquetLabels(LabelFile):
                     mask = np.zeros(len(batch), np.bool_)
                     mask[rows[changed] - start] = True
                     new = pa.array(values[changed].tolist(), self.type)
-                    items = pa.compute.replace_with_mask(items, pa.array(mask), new)
+                    items = compute.replace_with_mask(items, pa.array(mask), new)
                     if pa.types.is_dictionary(field.type):
-                        items = items.dictionary_encode().cast(field.type)
+                        items = _encoded(items, batch.column(place).dictionary, field.type)
                     batch = batch.set_column(place, field, items)  # noqa: PLW2901  # the same batch, corrected
                 writer.write_table(pa.Table.from_batches([batch], self.schema))
                 start += len(batch)
+
+
+def _encoded(items: Any, known: Any, kind: Any) -> Any:
+    """Return values as codes of the names that are `known`, in their order, and of new ones after them."""
+    pa = arrow()
+    from pyarrow import compute
+
+    new = compute.unique(items.filter(compute.invert(compute.is_in(items, known)))).drop_null()
+    names = pa.concat_arrays([known, new])
+    codes = compute.index_in(items, names).cast(kind.index_type)
+    return pa.DictionaryArray.from_arrays(codes, names, ordered=kind.ordered)
 
 
 class CsvLabels(LabelFile):
@@ -429,12 +440,12 @@ class CsvLabels(LabelFile):
                 def noted() -> Iterator[str]:
                     for line in file:
                         taken.append(line)
-                        yield line
+                        yield line if width else line.removeprefix("\ufeff")
 
                 reader = csv.reader(noted(), strict=True)
                 for cells in reader:
                     if not width:
-                        width, cells = len(cells), [cells[0].removeprefix("\ufeff"), *cells[1:]] if cells else cells  # noqa: PLW2901
+                        width = len(cells)
                     elif cells and len(cells) != width:
                         raise InvalidInputError(
                             f"labels: line {reader.line_num:,} of {self.path} has {len(cells)} cells, "
