@@ -374,12 +374,13 @@ def _compare(
     file: LabelFile, decisions: list[Decision], values: LabelValues, ids: Any
 ) -> tuple[dict[int, Any], list[Any]]:
     """Return the stored labels of the rows of the decisions, and the resulting label of each decision."""
-    rows = np.unique(np.array([one.row for one in decisions if 0 <= one.row < file.n_rows], np.int64))
+    n_rows = file.n_rows
+    rows = np.unique(np.array([one.row for one in decisions if 0 <= one.row < n_rows], np.int64))
     stored = dict(zip(rows.tolist(), file.take(rows).tolist(), strict=True)) if len(rows) else {}
-    outcomes = check_against(decisions, stored, values, file.n_rows)
+    outcomes = check_against(decisions, stored, values, n_rows)
     if values.classes is None and file.dtype.kind != "b":
         _check_occurring(file, decisions, outcomes, set(stored.values()))
-    names = open_ids(ids, file.n_rows)
+    names = open_ids(ids, n_rows)
     if names is not None and not isinstance(names, GroupIds):
         known = dict(zip(rows.tolist(), map(str, names.part(0, 0, rows).tolist()), strict=True))
         for one in decisions:

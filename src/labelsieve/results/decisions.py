@@ -10,7 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
@@ -245,6 +245,7 @@ class LabelValues:
 
     dtype: np.dtype[Any]
     classes: Collection[Any] | None = None
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def parse(self, value: Any) -> Any:
         """Return a label as it is stored.
@@ -254,6 +255,13 @@ class LabelValues:
         ValueError
             If it cannot be one of these labels: what is wrong.
         """
+        if not isinstance(value, str):
+            return self._parse(value)
+        if value not in self._known:  # few classes, many decisions
+            self._known[value] = self._parse(value)
+        return self._known[value]
+
+    def _parse(self, value: Any) -> Any:
         kind = self.dtype.kind
         if kind in "iu":
             try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import csv
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -301,11 +302,14 @@ class ZarrLabels(LabelFile):
                 zarr_format=old.metadata.zarr_format,
             )
             starts = np.arange(0, self.n_rows, self._step)
-        for start in starts.tolist():
-            block = self.array[start : start + self._step].astype(dtype, copy=False)
-            changed = _within(rows, start, len(block))
-            block[rows[changed] - start] = values[changed]
-            target[start : start + len(block)] = block
+        with self.source.open() as opened:
+            for start in starts.tolist():
+                stop = min(start + self._step, self.n_rows)
+                # The source decodes into memory that it uses again; it does not read text of any length.
+                block = self.array[start:stop] if dtype.kind == "T" else opened.read(start, stop)
+                own, changed = block.astype(dtype, copy=not block.flags.writeable), _within(rows, start, len(block))
+                own[rows[changed] - start] = values[changed]
+                target[start:stop] = own
 
 
 class ParquetLabels(LabelFile):
@@ -479,15 +483,15 @@ class CsvLabels(LabelFile):
         """Write the table; lines whose label does not change are copied as they are."""
         new, row = dict(zip(rows.tolist(), values.tolist(), strict=True)), -1
         with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="")
             for number, (text, cells) in enumerate(self._lines()):
                 row += bool(cells) and number > 0
                 if not cells or not number or row not in new:
                     file.write(text)
                     continue
                 cells[self._place] = "" if new[row] is None else new[row]
-                writer.writerow(cells)
-                file.write(text[len(text.rstrip("\r\n")) :])
+                line = io.StringIO(newline="")
+                csv.writer(line, lineterminator="\r\n").writerow(cells)  # quotes only what its own line ends have
+                file.write(line.getvalue().removesuffix("\r\n") + text[len(text.rstrip("\r\n")) :])
 
 
 def _only_column(column: str | None, names: list[str], where: str) -> str:
