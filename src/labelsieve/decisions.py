@@ -41,7 +41,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from re import fullmatch
@@ -526,8 +526,9 @@ def _write(
         }
         with replacing(LocalFolder(log)) as written, written.open("w", encoding="utf-8") as text:
             text.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "changes": [')
+            encode = json.JSONEncoder(ensure_ascii=False).encode
             for number, line in enumerate(_changes(applied, decided)):
-                text.write(("," if number else "") + "\n  " + json.dumps(line, ensure_ascii=False))
+                text.write(("," if number else "") + "\n  " + encode(line))
             text.write("\n ]\n}\n")
 
 
@@ -544,7 +545,7 @@ def _changes(applied: AppliedDecisions, decided: list[Decision | None]) -> Itera
     """Yield a line of the log for each changed row."""
     columns = (applied.changed.tolist(), applied.before.tolist(), applied.after.tolist(), decided)
     for row, before, after, one in zip(*columns, strict=True):
-        by = one or replace(_NOBODY, row=row)
+        by = one or _NOBODY
         line = {"row": row, "before": _plain(before), "after": _plain(after), "decision": by.word}
         yield line | {"reviewer": by.reviewer, "time": by.time} | ({"id": by.id} if by.id else {})
 

@@ -9,9 +9,10 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ CONFLICT_RULES: Final = ("error", "keep", "first", "last", "majority")
 UNSURE: Final = object()
 
 _NEEDED: Final = ("row", "given_label", "decision", "label")
-_OPTIONAL: Final = ("id", "reviewer", "time", "result")
+_COLUMNS: Final = (*_NEEDED, "id", "reviewer", "time", "result")
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)(\.0*)?")
 # Rows and decisions that a message names.
 _NAMED: Final = 5
@@ -49,8 +50,10 @@ class Decision:
         ``accept``, ``keep``, ``other`` or ``unsure``.
     id, reviewer, time, result : str
         The user's name of the row, who decided and when, and the fingerprint of the result; ``""`` if they are unknown.
-    where : str
+    table : str
         Where the decision is, for messages.
+    line : int
+        Its line there.
     """
 
     row: int
@@ -61,7 +64,13 @@ class Decision:
     reviewer: str = ""
     time: str = ""
     result: str = ""
-    where: str = ""
+    table: str = ""
+    line: int = 0
+
+    @property
+    def where(self) -> str:
+        """Line and table, for messages."""
+        return f"line {self.line:,} of {self.table}"
 
 
 @dataclass(frozen=True)
@@ -137,12 +146,13 @@ def read_decisions(decisions: Any) -> list[Decision]:
         else:
             raise InputTypeError(f"decisions must be a CSV file's path or a pandas frame, not {type(one).__name__}")
         # Of several tables without names of reviewers, each is of another reviewer.
-        found += [_decision(cells, place, name if several else "") for place, cells in lines]
+        reviewer = name if several else ""
+        found += [_decision(where, line, cells, reviewer) for line, cells in lines]
     return found
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the place and the cells of each line of a CSV file."""
+def _csv_lines(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield the number and the cells of each line of a CSV file, in the order of `_COLUMNS`."""
     where = str(path)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -160,53 +170,65 @@ def _csv_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader)
-        _check_header(header, where)
+        choose, is_escaped, shared = _chooser(header, where), "'" in text, dict[str, str]()
         for cells in reader:
             if not cells:
                 continue
-            place = f"line {reader.line_num:,} of {where}"
             if len(cells) != len(header):
                 raise InvalidInputError(
-                    f"decisions: {place} has {len(cells)} cells, the header has {len(header)}: is the file cut off?"
+                    f"decisions: line {reader.line_num:,} of {where} has {len(cells)} cells, the header has "
+                    f"{len(header)}: is the file cut off?"
                 )
-            yield place, dict(zip(header, map(unescape_formula, cells), strict=True))
+            # Most cells repeat: each text is kept once.
+            cells = [shared.setdefault(cell, cell) for cell in (*cells, "")]  # noqa: PLW2901
+            yield reader.line_num, choose(list(map(unescape_formula, cells)) if is_escaped else cells)
     except csv.Error as error:
         raise InvalidInputError(f"decisions: line {reader.line_num:,} of {where}: {error}: is it cut off?") from error
 
 
-def _frame_lines(frame: Any, where: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield the place and the cells of each line of a frame; missing values are empty."""
+def _frame_lines(frame: Any, where: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield the number and the cells of each line of a frame, as `_csv_lines`; missing values are empty."""
     names = [str(name) for name in frame.columns]
-    _check_header(names, where)
-    columns = [frame[name].tolist() for name in names]
+    choose = _chooser(names, where)
+    columns = [frame[name].tolist() for name in frame.columns]
     for number, cells in enumerate(zip(*columns, strict=True)):
-        yield f"line {number:,} of {where}", {n: "" if is_missing(c) else c for n, c in zip(names, cells, strict=True)}
+        yield number, choose(["" if is_missing(cell) else cell for cell in (*cells, "")])
 
 
-def _check_header(names: Sequence[str], where: str) -> None:
+def _chooser(names: Sequence[str], where: str) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
+    """Return a function that puts cells in the order of `_COLUMNS`; an empty last cell stands for missing columns.
+
+    Raises
+    ------
+    InvalidInputError
+        For a table without a column that is needed, or with several of one name.
+    """
     for name in _NEEDED:
         if names.count(name) != 1:
-            raise InvalidInputError(f"decisions: {missing_column(name, names, where, [*_NEEDED, *_OPTIONAL])}")
+            raise InvalidInputError(f"decisions: {missing_column(name, names, where, _COLUMNS)}")
+    return itemgetter(*(names.index(name) if name in names else len(names) for name in _COLUMNS))
 
 
-def _decision(cells: Mapping[str, Any], place: str, reviewer: str) -> Decision:
+def _decision(table: str, line: int, cells: tuple[Any, ...], reviewer: str) -> Decision:
     """Return the decision in a line, after a look at its row and its word."""
+    row, given, word, label, *others = cells
     try:
-        row = whole_number(cells["row"])
+        row = whole_number(row)
     except ValueError:
-        raise InvalidInputError(f"decisions: {place}: {cells['row']!r} is not a row") from None
-    word, label = str(cells["decision"]).strip(), cells["label"]
-    at = f"decisions: {place}, row {row:,}"
+        raise InvalidInputError(f"decisions: line {line:,} of {table}: {row!r} is not a row") from None
+    word = str(word).strip()
+    own, who, when, result = map(str, others)
+    found = Decision(row, given, word, label, own, who or reviewer, when, result, table, line)
     if word not in WORDS:
-        raise InvalidInputError(f"{at}: {word!r} is not a decision: they are {', '.join(WORDS)}")
-    if word in ("accept", "other") and _is_empty(label):
-        raise InvalidInputError(f"{at}: {word} needs the resulting label, and the column label is empty")
+        why = f"{word!r} is not a decision: they are {', '.join(WORDS)}"
+    elif word in ("accept", "other") and _is_empty(label):
+        why = f"{word} needs the resulting label, and the column label is empty"
     # A table may repeat the given label for `keep`.
-    if word in ("keep", "unsure") and not _is_empty(label) and str(label) != str(cells["given_label"]):
-        raise InvalidInputError(f"{at}: the decision is {word}, and the column label has {label!r}: leave it empty")
-    texts = {name: str(cells.get(name, "")) for name in _OPTIONAL}
-    texts["reviewer"] = texts["reviewer"] or reviewer
-    return Decision(row, cells["given_label"], word, label, where=place, **texts)
+    elif word in ("keep", "unsure") and not _is_empty(label) and str(label) != str(given):
+        why = f"the decision is {word}, and the column label has {label!r}: leave it empty"
+    else:
+        return found
+    raise InvalidInputError(f"decisions: {found.where}, row {row:,}: {why}")
 
 
 def _is_empty(label: object) -> bool:
@@ -391,6 +413,8 @@ def settle(
     InvalidInputError
         If there are conflicts, and the rule is ``error``.
     """
+    if len({one.row for one in decisions}) == len(decisions):
+        return sorted(zip(decisions, outcomes, strict=True), key=lambda pair: pair[0].row), ()
     of_row: dict[int, list[tuple[Decision, Any]]] = {}
     for one, outcome in zip(decisions, outcomes, strict=True):
         of_row.setdefault(one.row, []).append((one, outcome))
