@@ -356,6 +356,24 @@ def test_a_csv_file_that_is_cut_off_is_refused(n_bytes, tmp_path):
         apply_decisions([0, 1], path)
 
 
+BAD_FILES = {
+    "nothing": (b"", "is empty"),
+    "a line feed": (b"\n", "has no column 'row'"),
+    "UTF-16": (b"row,id\n".decode().encode("utf-16") + b"\n", "is not text in UTF-8"),
+    "an open quotation mark": (b'row,given_label,decision,label\n0,0,keep,"\n', "is it cut off"),
+    "too many cells": (b"row,given_label,decision,label\n0,0,keep,,\n", "line 2 .* has 5 cells, the header has 4"),
+    "a column twice": (b"row,row,given_label,decision,label\n0,0,0,keep,\n", "has 2 columns called 'row'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_files_that_are_no_decisions_are_refused(case, tmp_path):
+    text, why = BAD_FILES[case]
+    (tmp_path / "decisions.csv").write_bytes(text)
+    with pytest.raises(InvalidInputError, match=why):
+        apply_decisions([0, 1], tmp_path / "decisions.csv")
+
+
 BAD_CALLS = {
     "an ending of another form": ({"output": "out.csv"}, "must end in .npy"),
     "an output that is there": ({"output": "there.npy"}, "there.npy exists: overwrite=True"),

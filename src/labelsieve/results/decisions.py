@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import itertools
 import math
 import os
@@ -32,6 +31,7 @@ UNSURE: Final = object()
 _NEEDED: Final = ("row", "given_label", "decision", "label")
 _COLUMNS: Final = (*_NEEDED, "id", "reviewer", "time", "result")
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)(\.0*)?")
+_READ_BYTES: Final = 1 << 20
 # Rows and decisions that a message names.
 _NAMED: Final = 5
 
@@ -154,36 +154,43 @@ def read_decisions(decisions: Any) -> list[Decision]:
 def _csv_lines(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield the number and the cells of each line of a CSV file, in the order of `_COLUMNS`."""
     where = str(path)
+    is_escaped, last = False, b""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            text = file.read()
+        with path.open("rb") as raw:
+            while block := raw.read(_READ_BYTES):
+                is_escaped, last = is_escaped or b"'" in block, block[-1:]
     except FileNotFoundError:
         raise InvalidInputError(f"decisions: there is no file {where}") from None
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(f"decisions: {where} is not a readable CSV file: {error}") from error
-    if not text.strip():
+    except OSError as error:
+        raise InvalidInputError(f"decisions: {where} is not readable: {error.strerror}") from error
+    if not last:
         raise InvalidInputError(f"decisions: {where} is empty")
-    if not text.endswith(("\n", "\r")):
+    if last not in b"\r\n":
         raise InvalidInputError(
             f"decisions: {where} ends in the middle of a line: is it cut off? If it is whole, end its last line"
         )
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = next(reader)
-        choose, is_escaped, shared = _chooser(header, where), "'" in text, dict[str, str]()
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                raise InvalidInputError(
-                    f"decisions: line {reader.line_num:,} of {where} has {len(cells)} cells, the header has "
-                    f"{len(header)}: is the file cut off?"
-                )
-            # Most cells repeat: each text is kept once.
-            cells = [shared.setdefault(cell, cell) for cell in (*cells, "")]  # noqa: PLW2901
-            yield reader.line_num, choose(list(map(unescape_formula, cells)) if is_escaped else cells)
-    except csv.Error as error:
-        raise InvalidInputError(f"decisions: line {reader.line_num:,} of {where}: {error}: is it cut off?") from error
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = next(reader)
+            choose, shared = _chooser(header, where), dict[str, str]()
+            for cells in reader:
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise InvalidInputError(
+                        f"decisions: line {reader.line_num:,} of {where} has {len(cells)} cells, the header has "
+                        f"{len(header)}: is the file cut off?"
+                    )
+                # Most cells repeat: each text is kept once.
+                cells = [shared.setdefault(cell, cell) for cell in (*cells, "")]  # noqa: PLW2901
+                yield reader.line_num, choose(list(map(unescape_formula, cells)) if is_escaped else cells)
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"decisions: {where} is not text in UTF-8: {error}") from error
+        except csv.Error as error:
+            raise InvalidInputError(
+                f"decisions: line {reader.line_num:,} of {where}: {error}: is it cut off?"
+            ) from error
 
 
 def _frame_lines(frame: Any, where: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
