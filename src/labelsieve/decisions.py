@@ -506,7 +506,7 @@ def _write(
 ) -> None:
     """Write the labels and the log; both are there at the end, or neither."""
     log = _log_of(place)
-    earlier = _earlier(log) if str(place) == file.where else []
+    earlier = _earlier(log) if place.exists() and Path(file.where).exists() and place.samefile(file.where) else []
     with replacing(LocalFolder(place)) as made:
         file.write(made, applied.changed, applied.after)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

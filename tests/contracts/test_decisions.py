@@ -159,6 +159,31 @@ def test_lines_of_a_csv_file_whose_label_stays_are_copied_as_they_are(tmp_path):
     assert (tmp_path / "out.csv").read_bytes() == wanted
 
 
+def test_numbers_of_a_frame_with_missing_values_are_those_of_the_labels(tmp_path):
+    frame = pd.DataFrame({"row": [0, 1], "given_label": [0, 1], "decision": ["keep", "accept"], "label": [None, 0.0]})
+    pd.DataFrame({"label": [0, 1, 1]}).to_csv(tmp_path / "labels.csv", index=False)
+    pd.DataFrame({"label": [0, 1, None]}, dtype="Int64").to_parquet(tmp_path / "labels.parquet")
+    assert apply_decisions([0, 1, 1], frame).labels.tolist() == [0, 0, 1]
+    assert apply_decisions(tmp_path / "labels.csv", frame).labels.tolist() == ["0", "0", "1"]
+    frame.loc[0, "decision"] = "unsure"
+    applied = apply_decisions(tmp_path / "labels.parquet", frame, unsure="ignore", ignore_label=None)
+    assert applied.labels.tolist() == [None, 0, None]
+    pd.DataFrame({"label": [0, 1]}).to_parquet(tmp_path / "whole.parquet")
+    applied = apply_decisions(tmp_path / "whole.parquet", frame, unsure="ignore", ignore_label=None)
+    assert applied.labels.tolist() == [None, 0]
+
+
+@pytest.mark.parametrize("labels", [pd.Series(["a", "b"]), pd.Series(["a", "b"], dtype="category"), ("a", "b")])
+@pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
+def test_labels_in_memory_may_be_columns(labels, tmp_path):
+    decision = decided((1, "b", "accept", "a"))
+    assert apply_decisions(labels, decision).labels.tolist() == ["a", "a"]
+    apply_decisions(labels, decision, tmp_path / "out.npy")
+    assert np.load(tmp_path / "out.npy").tolist() == ["a", "a"]
+    apply_decisions(labels, decision, tmp_path / "out.zarr")
+    assert zarr.open_array(tmp_path / "out.zarr", mode="r")[:].tolist() == ["a", "a"]
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
 @pytest.mark.parametrize("form", ["npy", "zarr"])
 def test_a_longer_name_widens_the_labels(form, tmp_path):
@@ -396,6 +421,18 @@ BAD_CALLS = {
     "auto without issues": ({"auto": "accept", "margin": 0.5}, "needs issues"),
     "a margin alone": ({"margin": 0.5}, "margin is for auto"),
     "issues that are none": ({"issues": [1]}, "must be a LabelIssues"),
+    "a label that is no class": (
+        {"class_names": ["a"], "decisions": decided((1, 1, "other", 1))},
+        "not one of the 1 cl",
+    ),
+    "a name that is no class": (
+        {"labels": ["a", "b"], "class_names": ["a", "b"], "decisions": decided((1, "b", "other", "dgo"))},
+        "'dgo' is not one of the 2 classes",
+    ),
+    "a name in no row": (
+        {"labels": ["a", "b"], "decisions": decided((1, "b", "other", "dgo"))},
+        "'dgo', and no row of labels has it",
+    ),
     "names of classes that are none": ({"class_names": "ab"}, "must be a sequence of strings"),
     "other ids": ({"ids": ["a", "b", "c", "d"], "decisions": GOOD.assign(id="x")}, "has the id 'x', ids has 'b'"),
 }

@@ -311,7 +311,8 @@ class LabelValues:
             return str(value) == "True"
         if kind == "S":
             return value if isinstance(value, bytes) else str(value).encode()
-        return str(value)
+        # A frame has numbers among missing values as floats.
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
     def is_class(self, label: Any) -> bool:
         """Return whether a label is one of the classes, where these are known."""

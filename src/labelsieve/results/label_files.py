@@ -93,7 +93,9 @@ def _within(rows: Rows, start: int, n_rows: int) -> slice:
 
 
 def _wide_enough(dtype: np.dtype[Any], values: Values) -> np.dtype[Any]:
-    """Return the dtype of labels, or for text of a fixed width a wider one where `values` need it."""
+    """Return the dtype of labels, or one that `values` need: for longer text, or for missing values among numbers."""
+    if dtype.kind in "iufb" and values.dtype.kind == "O":
+        return values.dtype
     if dtype.kind in "US" and len(values) and values.dtype.itemsize > dtype.itemsize:
         return np.promote_types(dtype, values.dtype)
     return dtype
