@@ -247,50 +247,76 @@ def apply_decisions(
     _check_results(file, read, issues)
     settled, differing = settle(read, outcomes, conflicts)
     unsure_rows = [one.row for one, outcome in settled if outcome is UNSURE]
-    chosen = [(one, outcome) for one, outcome in settled if outcome is not UNSURE and outcome != stored[one.row]]
     if unsure == "ignore":
         ignored = _ignored_value(file, values, ignore_label)
-        chosen += [(one, ignored) for one, outcome in settled if outcome is UNSURE and stored[one.row] != ignored]
-        chosen.sort(key=lambda pair: pair[0].row)
-    rows = np.array([one.row for one, _ in chosen], np.int64)
-    before, after = values.array([stored[one.row] for one, _ in chosen]), values.array([new for _, new in chosen])
-    decided: list[Decision | None] = [one for one, _ in chosen]
-    n_auto = 0
+        settled = [(one, ignored if outcome is UNSURE else outcome) for one, outcome in settled]
+    changes = _changes_of(values, stored, settled)
     if auto is not None and issues is not None and margin is not None:
-        own, old, new = _accepted(file, values, issues, margin, class_names, np.unique([one.row for one in read]))
-        n_auto = len(own)
-        rows, before, after = (np.concatenate(pair) for pair in ((rows, own), (before, old), (after, new)))
-        decided += [None] * n_auto
-        order = np.argsort(rows, kind="stable")
-        rows, before, after = rows[order], before[order], after[order]
-        decided = [decided[position] for position in order.tolist()]
+        looked_at = np.array([one.row for one in read], np.int64)
+        changes = changes.merged(_accepted(file, values, issues, margin, class_names, looked_at))
     words = Counter(one.word for one, _ in settled)
-    counts = {"rows": file.n_rows, **{word: words[word] for word in WORDS}, "auto": n_auto, "changed": len(rows)}
-    counts |= {"dropped": len(unsure_rows) if unsure == "drop" else 0}
-    counts |= {"ignored": len(unsure_rows) if unsure == "ignore" else 0, "conflicts": len(differing)}
+    counts = {"rows": file.n_rows, **{word: words[word] for word in WORDS}, "auto": changes.decided.count(None)}
+    counts |= {"changed": len(changes.rows)} | {
+        name: len(unsure_rows) if unsure == rule else 0 for name, rule in (("dropped", "drop"), ("ignored", "ignore"))
+    }
     applied = AppliedDecisions(
-        None if place is not None else file.corrected(rows, after),
+        None if place is not None else file.corrected(changes.rows, changes.after),
         None if place is None else str(place),
         file.n_rows,
-        rows,
-        before,
-        after,
+        changes.rows,
+        changes.before,
+        changes.after,
         np.array(unsure_rows if unsure == "drop" else [], np.int64),
-        counts,
+        counts | {"conflicts": len(differing)},
         differing,
         agreement(read, outcomes),
     )
     if place is not None:
-        policies = {
+        head = {
+            "labels": file.where,
+            "output": str(place),
+            "decisions": _places_of(decisions),
             "unsure": unsure,
             "ignore_label": None if ignore_label is NOTHING else ignore_label,
             "conflict_rule": conflicts,
             "auto": None if auto is None else {"decision": auto, "margin": margin, "looked_at": False},
             "result": None if issues is None else issues.fingerprint,
         }
-        head = {"labels": file.where, "output": str(place), "decisions": _places_of(decisions)} | policies
-        _write(applied, file, place, head, decided)
+        _write(applied, file, place, head, changes.decided)
     return applied
+
+
+@dataclass(frozen=True, eq=False)
+class _Changes:
+    """Rows whose label changes, ascending, their labels before and after, and who decided: None for nobody."""
+
+    rows: Rows
+    before: npt.NDArray[Any]
+    after: npt.NDArray[Any]
+    decided: list[Decision | None]
+
+    def merged(self, other: _Changes) -> _Changes:
+        """Return the changes of both, which are of different rows."""
+        order = np.argsort(rows := np.concatenate([self.rows, other.rows]), kind="stable")
+        before, after = (
+            np.concatenate(both)[order] for both in ((self.before, other.before), (self.after, other.after))
+        )
+        decided = self.decided + other.decided
+        return _Changes(rows[order], before, after, [decided[position] for position in order.tolist()])
+
+
+def _changes_of(values: LabelValues, stored: dict[int, Any], settled: list[tuple[Decision, Any]]) -> _Changes:
+    """Return what decisions change, which are one for each row, by row."""
+    changed = [
+        (one, outcome) for one, outcome in settled if outcome is not UNSURE and not _same(outcome, stored[one.row])
+    ]
+    rows = [one.row for one, _ in changed]
+    before, after = values.array([stored[row] for row in rows]), values.array([outcome for _, outcome in changed])
+    return _Changes(np.array(rows, np.int64), before, after, [one for one, _ in changed])
+
+
+def _same(label: Any, stored: Any) -> bool:
+    return is_missing(stored) if label is None else bool(label == stored)
 
 
 def _check_policies(
@@ -468,8 +494,8 @@ def _accepted(
     margin: float,
     class_names: Sequence[str] | None,
     looked_at: npt.NDArray[Any],
-) -> tuple[Rows, npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the rows whose suggestion is accepted without a look, ascending, with their labels before and after."""
+) -> _Changes:
+    """Return the changes by suggestions that are accepted without a look, in rows that nobody `looked_at`."""
     parts = []
     for start in range(0, issues.num_issues, TABLE_ROWS):
         part = issues.found.part(start, min(start + TABLE_ROWS, issues.num_issues))
@@ -477,7 +503,7 @@ def _accepted(
         taken = (gain >= margin) & ~np.isin(part.rows, looked_at)
         parts.append((part.rows[taken], part.given_labels[taken], part.suggested_labels[taken]))
     if not parts:
-        return np.empty(0, np.int64), values.array([]), values.array([])
+        return _Changes(np.empty(0, np.int64), values.array([]), values.array([]), [])
     rows, given, suggested = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(rows)
     rows, given, suggested = rows[order], given[order].astype(np.intp), suggested[order].astype(np.intp)
@@ -498,7 +524,7 @@ def _accepted(
             f"issues: {len(wrong):,} given labels are not those in labels, the first in row {row:,}: another dataset, "
             "or labels already changed"
         ).at([(row, row + 1)])
-    return rows, before, classes[suggested]
+    return _Changes(rows, before, classes[suggested], [None] * len(rows))
 
 
 def _write(

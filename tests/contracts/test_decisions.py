@@ -163,7 +163,8 @@ def test_numbers_of_a_frame_with_missing_values_are_those_of_the_labels(tmp_path
     frame = pd.DataFrame({"row": [0, 1], "given_label": [0, 1], "decision": ["keep", "accept"], "label": [None, 0.0]})
     pd.DataFrame({"label": [0, 1, 1]}).to_csv(tmp_path / "labels.csv", index=False)
     pd.DataFrame({"label": [0, 1, None]}, dtype="Int64").to_parquet(tmp_path / "labels.parquet")
-    assert apply_decisions([0, 1, 1], frame).labels.tolist() == [0, 0, 1]
+    for labels in ([0, 1, 1], np.array([0, 1, 1], object), pd.Series([0, 1, 1], dtype="Int64")):
+        assert apply_decisions(labels, frame).labels.tolist() == [0, 0, 1]
     assert apply_decisions(tmp_path / "labels.csv", frame).labels.tolist() == ["0", "0", "1"]
     frame.loc[0, "decision"] = "unsure"
     applied = apply_decisions(tmp_path / "labels.parquet", frame, unsure="ignore", ignore_label=None)
@@ -410,6 +411,7 @@ BAD_CALLS = {
     "labels that are missing": ({"labels": "none.npy"}, "there is no file"),
     "labels of another kind": ({"labels": "there.txt"}, "must be a .npy, .parquet or .csv file or a Zarr array"),
     "a column of none": ({"column": "label"}, "has no columns"),
+    "labels of several kinds": ({"labels": np.array([0, "a", 1, 1], object)}, "objects of int, str, not all names"),
     "labels of two axes": ({"labels": np.zeros((4, 2), int)}, r"must have one axis \(N,\), not shape"),
     "no decisions": ({"decisions": None}, "decisions are missing"),
     "an unknown policy": ({"unsure": "guess"}, "unsure"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -36,8 +36,7 @@ _READ_BYTES: Final = 1 << 20
 _NAMED: Final = 5
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What one reviewer decided about the label of one row.
 
     Parameters

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.sources.columns import arrow, choose_columns
+from labelsieve.sources.label_names import is_missing
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import ZarrSource, is_zarr_folder
@@ -164,6 +165,15 @@ class ArrayLabels(LabelFile):
             raise InputTypeError(f"labels must be an array or a path, not {type(labels).__name__}")
         to_numpy = getattr(labels, "to_numpy", None)
         self.values = np.asarray(labels if to_numpy is None else to_numpy())
+        if self.values.dtype.kind == "O":
+            kinds = {type(value) for value in self.values.tolist() if not is_missing(value)}
+            if kinds and not any(issubclass(kind, str) for kind in kinds):
+                self.values = np.array(self.values.tolist())  # numbers, if none is missing
+            if not all(issubclass(kind, str) for kind in kinds) and self.values.dtype.kind == "O":
+                names = ", ".join(sorted(kind.__name__ for kind in kinds))
+                raise InvalidInputError(
+                    f"labels are objects of {names}, not all names: give them as numbers or as text"
+                )
         self.dtype = _checked_dtype(self.values.dtype, self.values.shape, self.where)
         self.nullable = self.dtype.kind == "O"
 
