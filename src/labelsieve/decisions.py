@@ -467,9 +467,10 @@ def _counts(file: LabelFile) -> Counter[Any]:
             counts = np.bincount(block.astype(np.intp, copy=False))
             labels = np.flatnonzero(counts)
             total.update(dict(zip(labels.tolist(), counts[labels].tolist(), strict=True)))
-        elif block.dtype.kind in "iuUS":
+        elif block.dtype.kind in "iufbUS":
             labels, counts = np.unique(block, return_counts=True)
-            total.update(dict(zip(labels.tolist(), counts.tolist(), strict=True)))
+            names = [None if is_missing(label) else label for label in labels.tolist()]
+            total.update(dict(zip(names, counts.tolist(), strict=True)))
         else:
             total.update(None if is_missing(label) else label for label in block.tolist())
     return total

@@ -330,6 +330,9 @@ def test_a_fingerprint_tells_results_and_labels_apart(tmp_path):
     others = labelsieve.find_label_issues(labels, probs, method="normalized_margin", progress=False)
     with pytest.raises(InvalidInputError, match=f"issues are {others.fingerprint}"):
         apply_decisions(named, about, issues=others)
+    floats = np.where(labels == 2, np.nan, labels)
+    some = decided((row, floats[row], "keep", ""), result=issues.fingerprint)
+    assert apply_decisions(floats, some).counts["keep"] == 1
     changed = named.copy()
     changed[(row + 1) % 200] = "new"
     with pytest.raises(InvalidInputError, match="another dataset, or labels already changed"):
@@ -505,3 +508,19 @@ def test_the_command_applies_decisions(tmp_path, monkeypatch, capsys):
     assert answer["agreement"] == [
         {"reviewers": ["ann", "ben"], "n_rows": 2, "share": 0.5, "kappa": pytest.approx(1 / 3)}
     ]
+
+
+def test_the_command_accepts_suggestions_without_a_look(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    labels, probs = draw(200, 3, seed=6)
+    np.save("labels.npy", labels)
+    issues = labelsieve.find_label_issues(labels, probs, progress=False)
+    issues.save("result.zarr")
+    command = ["apply", "labels.npy", "-o", "out.npy", "--issues", "result.zarr", "--auto", "accept", "--margin", "0"]
+    assert run(command) == 0
+    assert f"{issues.num_issues} accepted without a look" in capsys.readouterr().out
+    wanted = labels.copy()
+    wanted[issues.indices] = issues.issues.suggested_labels
+    assert np.load("out.npy").tolist() == wanted.tolist()
+    assert run(["apply", "labels.npy", "-o", "other.npy"]) == 2
+    assert "decisions are missing" in capsys.readouterr().err
