@@ -46,7 +46,8 @@ def stratum_edges(scores: Floats) -> Float64s:
     if not len(scores):
         return np.full(len(STRATUM_ENDS), -np.inf)
     last = np.array([max(0, int(np.ceil(end * len(scores))) - 1) for end in STRATUM_ENDS])
-    return np.partition(scores, last)[last].astype(np.float64)
+    edges: Float64s = np.partition(scores, last)[last].astype(np.float64)
+    return edges
 
 
 def strata_of(scores: Floats, is_issue: Bools, edges: Float64s) -> Int64s:

@@ -1,9 +1,9 @@
 """How many labels are wrong, and how many of the found issues: estimates from the rows of an audit, with intervals.
 
 Shares are estimated by stratum and added up by the size of the strata (Horvitz & Thompson 1952). Their intervals are
-Wilson's (1927), which hold at small counts, with an effective sample size: the size of a sample from all rows alike that
-would have the same variance (Korn & Graubard 1998; compared with others by Franco et al. 2019). The interval of recall
-combines those of the wrong labels inside and outside the issues (MOVER: Zou & Donner 2008).
+Wilson's (1927), which hold at small counts, with an effective sample size: that of a sample from all rows alike with
+the same variance (Korn & Graubard 1998; compared with others by Franco et al. 2019). The interval of recall combines
+those of the wrong labels inside and outside the issues (MOVER: Zou & Donner 2008).
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _DEVIATIONS: Final = 1.959963984540054
 # so many more reviewed rows, half of them wrong. Chosen by simulation: tests/benchmarks/test_audit_coverage.py.
 _MORE_ROWS: Final = 0.5
 _STEPS: Final = 60
+# Shares from here on are shown in whole percents.
+_LARGE: Final = 0.2
 
 
 class Share(NamedTuple):
@@ -117,7 +119,7 @@ def stratified_shares(wrong: Int64s, reviewed: Int64s, rows: Int64s) -> tuple[Fl
     >>> import numpy as np
     >>> shares = stratified_shares(np.array([8, 1]), np.array([10, 90]), np.array([100, 9900]))
     >>> [round(float(share), 3) for share in shares]
-    [0.019, 0.008, 0.047]
+    [0.019, 0.006, 0.058]
     """
     estimate: Float64s = (rows / rows.sum() * (wrong / reviewed)).sum(axis=-1)
     return estimate, *wilson_interval(estimate, effective_sizes(wrong, reviewed, rows))
@@ -262,15 +264,15 @@ class ErrorEstimate:
         return min(more, self.n_rows - self.n_reviewed)
 
     def __str__(self) -> str:
-        left_out = f"; {self.n_left_out:,} without a decision are left out" if self.n_left_out else ""
         text = f"{_percent(self.error_rate)}% wrong ({_percent(self.low)} to {_percent(self.high)})"
         precision, recall = self.precision_of_issues, self.recall_of_issues
         if not np.isnan(precision.estimate):
             text += f", found issues are right in {precision}"
         if not np.isnan(recall.estimate):
-            text += f", and hold {recall} of the wrong labels"
-        rows = "row" if self.n_reviewed == 1 else "rows"
-        return f"{text}; 95% intervals from {self.n_reviewed:,} reviewed {rows}{left_out}"
+            text += f", recall {recall}"
+        if self.n_left_out:
+            text += f"; {self.n_left_out:,} of {self.n_reviewed + self.n_left_out:,} rows left out as undecided"
+        return text
 
 
 def estimate_errors(
@@ -318,7 +320,7 @@ def estimate_errors(
             tuple(np.float64(end) * stratum_rows[chosen].sum() for end in share)
             for share, chosen in ((inside, of_issues), (outside, ~of_issues))
         ]
-        recall = Share(*(float(end) for end in recall_shares(counts[0], counts[1])))  # type: ignore[arg-type]  # three each
+        recall = Share(*(float(end) for end in recall_shares(counts[0], counts[1])))
     elif not stratum_rows[of_issues].sum() and rate[0] > 0:
         recall = Share(0.0, 0.0, 0.0)
     elif not stratum_rows[~of_issues].sum() and rate[0] > 0:
@@ -329,8 +331,11 @@ def estimate_errors(
         for k in np.unique(classes[decided]):
             of_class = decided & (classes == k)
             per_class[k.item() if isinstance(k, np.generic) else k] = weighted_share(wrong[of_class], weights[of_class])
+    estimate, low, high = (float(end) for end in rate)
     return ErrorEstimate(
-        *(float(end) for end in rate),
+        estimate,
+        low,
+        high,
         precision_of_issues=inside,
         recall_of_issues=recall,
         per_class=per_class,
@@ -366,6 +371,5 @@ def _wilson_width(share: np.float64, size: float) -> float:
 
 
 def _percent(share: float) -> str:
-    """Return a share in percent, with a decimal below ten."""
-    percent = 100 * share
-    return f"{percent:.1f}" if percent < 9.95 else f"{percent:.0f}"  # noqa: PLR2004  # two digits either way
+    """Return a share in percent, with a decimal unless it is large."""
+    return f"{100 * share:.{int(share < _LARGE)}f}"  # two digits either way
