@@ -18,11 +18,11 @@ probability:
 >>> decisions = is_wrong[audit.rows]  # a person's decision about each of the 200 rows
 >>> estimate = labelsieve.estimate(audit, decisions)
 >>> print(estimate)
-4.1% wrong (2.9 to 5.7), found issues are right in 95% (77 to 99), recall 55% (38 to 71)
+4.1% wrong (2.9 to 5.8), found issues are right in 95% (78 to 99), recall 55% (37 to 71)
 >>> print(f"{is_wrong.mean():.1%}, {is_wrong[issues].mean():.0%}, {is_wrong[issues].sum() / is_wrong.sum():.0%}")
 3.4%, 97%, 68%
 >>> estimate.rows_for_width(0.01)
-1235
+1404
 
 ## How rows are drawn
 
@@ -122,7 +122,7 @@ def estimate(audit: Audit, decisions: Any) -> ErrorEstimate:
     >>> audit = labelsieve.find_label_issues(probs.argmax(axis=1) ^ is_wrong, probs).audit(budget=100)
     >>> estimate = labelsieve.estimate(audit, is_wrong[audit.rows])
     >>> print(estimate)
-    10.0% wrong (8.4 to 11.9), found issues are right in 100% (79 to 100), recall 70% (57 to 80)
+    10.0% wrong (8.1 to 12.2), found issues are right in 100% (79 to 100), recall 70% (56 to 81)
     >>> estimate.precision_of_issues.estimate, estimate.rows_for_width(0.05)
     (1.0, 0)
     """

@@ -115,7 +115,8 @@ def draw_ordinals(n_rows: int, n_drawn: int, seed: int, stratum: int) -> Int64s:
         return order
     drawn = np.empty(0, np.int64)
     while len(drawn) < n_drawn:
-        more = (random.random(2 * (n_drawn - len(drawn)) + 16) * n_rows).astype(np.int64)
+        # As many as there are already: where nearly all rows are drawn, most of the new ones are repetitions.
+        more = (random.random(max(2 * n_drawn - len(drawn), len(drawn)) + 16) * n_rows).astype(np.int64)
         drawn = np.concatenate([drawn, more])
         drawn = drawn[np.sort(np.unique(drawn, return_index=True)[1])]  # without repetitions, in order
     return drawn[:n_drawn]

@@ -22,7 +22,7 @@ from labelsieve.errors import InvalidInputError
 _DEVIATIONS: Final = 1.959963984540054
 # A stratum in which no reviewed label is wrong still varies. For its variance, and for nothing else, each stratum has
 # so many more reviewed rows, half of them wrong. Chosen by simulation: tests/benchmarks/test_audit_coverage.py.
-_MORE_ROWS: Final = 0.5
+_MORE_ROWS: Final = 0.7
 _STEPS: Final = 60
 # Shares from here on are shown in whole percents.
 _LARGE: Final = 0.2

@@ -33,7 +33,7 @@ from labelsieve.storage.checked_arrays import (
     store_of,
     with_checksum,
 )
-from labelsieve.storage.folders import LocalFolder, open_folder
+from labelsieve.storage.folders import Folder, LocalFolder, open_folder, writing
 from labelsieve.storage.lock import always_owned
 from labelsieve.storage.urls import check_place, without_query
 
@@ -167,22 +167,29 @@ class Audit:
             raise InvalidInputError(f"{name} exists and is not an audit of Labelsieve: it is not replaced")
         arrays = {name: values for name in _ARRAYS if (values := getattr(self, name)) is not None}
         facts = {"kind": _KIND, "format": _FORMAT, "n_rows": self.n_rows, "seed": self.seed}
-        with replacing(folder) as made:
-            if name.endswith(".json"):
-                lists = {name: values.tolist() for name, values in arrays.items()}
-                dtypes = {"scores": str(self.scores.dtype)}
-                text = json.dumps(with_checksum({**facts, **lists, "dtypes": dtypes}), indent=1)
+        if name.endswith(".json"):
+            lists = {name: values.tolist() for name, values in arrays.items()}
+            dtypes = {"scores": str(self.scores.dtype)}
+            text = json.dumps(with_checksum({**facts, **lists, "dtypes": dtypes}))
+            with replacing(folder) as made:
                 made.write_text(f"{text}\n", encoding="utf-8")
-                return
-            import zarr
+        elif isinstance(folder, LocalFolder):
+            with replacing(folder) as made:
+                _write_group(LocalFolder(made), arrays, facts)
+        else:
+            folder.delete()
+            with writing(name):
+                _write_group(folder, arrays, facts)
 
-            group = LocalFolder(made)
-            zarr.create_group(store_of(group), attributes=with_checksum({**facts, "arrays": sorted(arrays)}))
-            for name, values in arrays.items():
-                create_array(
-                    group, name, values.shape, values.dtype if values.dtype.kind in "iuf" else str, len(values)
-                )
-                open_for_writing(group, name)[:] = values
+
+def _write_group(folder: Folder, arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> None:
+    """Write an audit as a Zarr group."""
+    import zarr
+
+    zarr.create_group(store_of(folder), attributes=with_checksum({**facts, "arrays": sorted(arrays)}))
+    for name, values in arrays.items():
+        create_array(folder, name, values.shape, values.dtype if values.dtype.kind in "iuf" else str, len(values))
+        open_for_writing(folder, name)[:] = values
 
 
 def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Audit:
@@ -317,7 +324,7 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
         folder = open_folder(place, "path")
         arrays = {name: StoredArray(folder, name, "rows", always_owned).read_all() for name in facts["arrays"]}
         if "given_labels" in arrays and arrays["given_labels"].dtype.kind not in "iu":
-            arrays["given_labels"] = arrays["given_labels"].astype(str)
+            arrays["given_labels"] = arrays["given_labels"].astype(object).astype(str)
     return Audit(**arrays, n_rows=int(facts["n_rows"]), seed=int(facts["seed"]))
 
 
