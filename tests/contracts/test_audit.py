@@ -79,7 +79,8 @@ def test_two_thirds_are_shared_out_by_size_and_the_rest_equally():
     sizes = np.array([1000, 0, 1500, 500, 0, 7000, 0, 20_000, 0, 70_000])
     drawn = allocate(sizes, 300).tolist()
     wanted = [200 * rows / 100_000 for rows in sizes]
-    wanted = [a + b for a, b in zip(wanted, [20, 0, 15, 5, 0, 20, 0, 20, 0, 20], strict=True)]
+    issues = 20 * math.sqrt(1500) / (math.sqrt(1500) + math.sqrt(500))
+    wanted = [a + b for a, b in zip(wanted, [20, 0, issues, 20 - issues, 0, 20, 0, 20, 0, 20], strict=True)]
     assert sum(drawn) == 300
     assert all(abs(a - b) <= 1 for a, b in zip(drawn, wanted, strict=True))
 
@@ -179,6 +180,17 @@ def test_the_estimate_is_the_sum_over_strata_and_its_interval_wilsons():
         variance += weight**2 * (1 - n / size) * smooth * (1 - smooth) / (n - 1)
     got = stratified_shares(np.array(wrong), np.array(reviewed), np.array(rows))
     assert got == pytest.approx((estimate, *naive_wilson(estimate, total * (1 - total) / variance)))
+
+
+def test_the_interval_of_few_rows_is_that_of_agresti_and_coull_with_students_t():
+    size = 10 / (1 - 10 / 1000) * 9 / 10  # as for the variance of a sample of 10 of 1,000 rows
+    t = 2.262157  # of 9 degrees of freedom, from a table
+    middle = (0.3 + t * t / (2 * size)) / (1 + t * t / size)
+    half = t * math.sqrt(middle * (1 - middle) / (size + t * t))
+    got = stratified_shares(np.array([3]), np.array([10]), np.array([1000]), of_few=True)
+    assert got == pytest.approx((0.3, middle - half, middle + half), rel=1e-3)
+    ends = stratified_shares(np.array([[0], [10]]), np.array([10]), np.array([1000]), of_few=True)
+    assert (ends[1][0], ends[2][1]) == (0.0, 1.0)
 
 
 def test_one_stratum_of_many_rows_gives_wilsons_interval_of_the_sample():

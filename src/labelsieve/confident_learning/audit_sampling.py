@@ -62,6 +62,9 @@ def allocate(stratum_rows: Int64s, budget: int) -> Int64s:
     The rows are given out one by one, always to the stratum that is furthest behind its share (Sainte-Laguë). So a
     larger budget takes no row from any stratum, and the rows of an audit can be part of a larger one.
 
+    The equal share of a stratum of scores is divided between its issues and its other rows by the square roots of
+    their numbers, so that few issues are not estimated from one or two rows.
+
     Parameters
     ----------
     stratum_rows : (10,) int64
@@ -75,7 +78,8 @@ def allocate(stratum_rows: Int64s, budget: int) -> Int64s:
         Rows to draw, at most those of the stratum.
     """
     by_score = stratum_rows.reshape(-1, 2)
-    within = by_score / np.maximum(by_score.sum(axis=1, keepdims=True), 1)
+    roots = np.sqrt(by_score)
+    within = roots / np.maximum(roots.sum(axis=1, keepdims=True), 1)
     shares = _SIZE_SHARE * stratum_rows / stratum_rows.sum() + (1 - _SIZE_SHARE) * within.ravel() / len(by_score)
     drawn = np.minimum(_FEWEST, stratum_rows)
     behind = [(-shares[h] / (drawn[h] + 0.5), h) for h in np.flatnonzero(drawn < stratum_rows).tolist()]

@@ -2,8 +2,10 @@
 
 Shares are estimated by stratum and added up by the size of the strata (Horvitz & Thompson 1952). Their intervals are
 Wilson's (1927), which hold at small counts, with an effective sample size: that of a sample from all rows alike with
-the same variance (Korn & Graubard 1998; compared with others by Franco et al. 2019). The interval of recall combines
-those of the wrong labels inside and outside the issues (MOVER: Zou & Donner 2008).
+the same variance (Korn & Graubard 1998; compared with others by Franco et al. 2019). Of the issues a dozen rows may be
+drawn: their interval is that of Agresti & Coull (1998), which has the middle of Wilson's and is never narrower, with
+Student's t. The interval of recall combines those of the wrong labels inside and outside the issues (MOVER: Zou &
+Donner 2008).
 """
 
 from __future__ import annotations
@@ -72,6 +74,39 @@ def wilson_interval(shares: Float64s, sizes: Float64s) -> tuple[Float64s, Float6
     return np.where(shares <= 0, 0.0, np.maximum(low, 0.0)), np.where(shares >= 1, 1.0, np.minimum(high, 1.0))
 
 
+def agresti_coull_interval(shares: Float64s, sizes: Float64s, freedom: int) -> tuple[Float64s, Float64s]:
+    """Return both ends of the 95% interval of Agresti and Coull, with Student's t in place of the normal distribution.
+
+    Parameters
+    ----------
+    shares, sizes : (...) float64
+        As for `wilson_interval`.
+    freedom : int
+        Degrees of freedom, at least 1.
+
+    Returns
+    -------
+    low, high : (...) float64
+        Ends of the intervals.
+    """
+    deviations = _student_deviations(freedom)
+    squared = deviations**2 / sizes
+    middle = (shares + squared / 2) / (1 + squared)
+    half = np.sqrt(squared * middle * (1 - middle) / (1 + squared))
+    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+
+
+def _student_deviations(freedom: int) -> float:
+    """Return what `_DEVIATIONS` is for Student's t, by the expansion of its quantile (Abramowitz & Stegun 26.7.5)."""
+    z, n = _DEVIATIONS, freedom
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )
+
+
 def effective_sizes(wrong: Int64s, reviewed: Int64s, rows: Int64s) -> Float64s:
     """Return the sizes of samples from all rows alike that would estimate the share of wrong labels as closely.
 
@@ -99,7 +134,9 @@ def effective_sizes(wrong: Int64s, reviewed: Int64s, rows: Int64s) -> Float64s:
     return sizes
 
 
-def stratified_shares(wrong: Int64s, reviewed: Int64s, rows: Int64s) -> tuple[Float64s, Float64s, Float64s]:
+def stratified_shares(
+    wrong: Int64s, reviewed: Int64s, rows: Int64s, *, of_few: bool = False
+) -> tuple[Float64s, Float64s, Float64s]:
     """Return the share of wrong labels, with both ends of its 95% interval.
 
     Parameters
@@ -108,6 +145,8 @@ def stratified_shares(wrong: Int64s, reviewed: Int64s, rows: Int64s) -> tuple[Fl
         Reviewed rows of each stratum whose label is wrong; leading axes are several audits of the same sizes.
     reviewed, rows : (H,) int64
         Reviewed rows, at least 1, and all rows of each stratum.
+    of_few : bool
+        Whether the interval is that of Agresti and Coull, for the few rows that are drawn of the issues.
 
     Returns
     -------
@@ -122,7 +161,10 @@ def stratified_shares(wrong: Int64s, reviewed: Int64s, rows: Int64s) -> tuple[Fl
     [0.019, 0.006, 0.058]
     """
     estimate: Float64s = (rows / rows.sum() * (wrong / reviewed)).sum(axis=-1)
-    return estimate, *wilson_interval(estimate, effective_sizes(wrong, reviewed, rows))
+    sizes = effective_sizes(wrong, reviewed, rows)
+    if of_few:
+        return estimate, *agresti_coull_interval(estimate, sizes, max(1, int(reviewed.sum()) - len(reviewed)))
+    return estimate, *wilson_interval(estimate, sizes)
 
 
 def recall_shares(
@@ -311,9 +353,8 @@ def estimate_errors(
     of_issues = np.arange(n_strata) % 2 == 0
     everything = np.ones(n_strata, np.bool_)
     rate = stratified_shares(*_merged(n_wrong, reviewed, stratum_rows, everything))
-    inside, outside = (
-        _share_of(n_wrong, reviewed, stratum_rows, among=chosen) for chosen in (of_issues, everything & ~of_issues)
-    )
+    inside = _share_of(n_wrong, reviewed, stratum_rows, among=of_issues, of_few=True)
+    outside = _share_of(n_wrong, reviewed, stratum_rows, among=~of_issues, of_few=False)
     recall = Share(np.nan, 0.0, 1.0)
     if not np.isnan([inside.estimate, outside.estimate]).any():
         counts = [
@@ -347,11 +388,12 @@ def estimate_errors(
     )
 
 
-def _share_of(wrong: Int64s, reviewed: Int64s, rows: Int64s, among: Bools) -> Share:
+def _share_of(wrong: Int64s, reviewed: Int64s, rows: Int64s, *, among: Bools, of_few: bool) -> Share:
     """Return the share of wrong labels in some strata; unknown if no row of them is reviewed."""
     if not reviewed[among].any():
         return Share(np.nan, 0.0, 1.0)
-    return Share(*(float(end) for end in stratified_shares(*_merged(wrong, reviewed, rows, among))))
+    shares = stratified_shares(*_merged(wrong, reviewed, rows, among), of_few=of_few)
+    return Share(*(float(end) for end in shares))
 
 
 def _merged(wrong: Int64s, reviewed: Int64s, rows: Int64s, among: Bools) -> tuple[Int64s, Int64s, Int64s]:
