@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import labelsieve
+import labelsieve.token_classification
 from labelsieve.confident_learning.audit_sampling import allocate, draw_ordinals, strata_of, stratum_edges
 from labelsieve.confident_learning.error_estimate import (
     Share,
@@ -280,6 +281,27 @@ def test_rows_that_are_not_decided_are_left_out_and_told(known, tmp_path):
     assert len({str(estimate) for estimate in estimates}) == 1
     assert (estimates[0].n_reviewed, estimates[0].n_left_out) == (89, 11)
     assert "11 of 100 rows left out as undecided" in str(estimates[0])
+
+
+def test_a_suggestion_that_is_the_given_label_is_no_error(known):
+    labels, _, issues = known
+    audit = issues.audit(40)
+    given = labels[audit.rows]
+    table = {"row": audit.rows, "decision": ["accept"] * 40, "given_label": given, "label": given.copy()}
+    table["label"][:7] = 9
+    estimate = labelsieve.estimate(audit, table)
+    assert (estimate.n_reviewed, estimate.n_wrong) == (40, 7)
+
+
+def test_results_in_a_workdir_and_of_tokens_are_audited(known, tmp_path):
+    labels, probs, _ = draw()
+    wanted = known[2].audit(50)
+    stored = labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "work", batch_size=400, progress=False)
+    tokens = labelsieve.token_classification.find_label_issues(
+        labels, probs, offsets=np.arange(0, 3001, 10), progress=False
+    )
+    for issues in (stored, tokens.rows):
+        assert issues.audit(50).rows.tolist() == wanted.rows.tolist()
 
 
 def test_a_stratum_without_decisions_counts_as_its_neighbour(known):

@@ -312,8 +312,10 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
     """
     place = check_place("path", path)
     facts, name = _facts_at(place), without_query(place)
-    if facts["format"] != _FORMAT:
-        raise InvalidInputError(f"{name} is an audit of format {facts['format']}; this version reads format {_FORMAT}")
+    if facts.get("format") != _FORMAT:
+        raise InvalidInputError(
+            f"{name} is an audit of format {facts.get('format')}; this version reads format {_FORMAT}"
+        )
     if not matches_checksum(facts):
         raise UnreadableDataError(f"{name} is damaged: restore it from a copy, or draw the audit again with its seed")
     arrays: dict[str, Any]
