@@ -7,12 +7,15 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
 import labelsieve
 import labelsieve.token_classification
+from labelsieve.cli.app import cli
 from labelsieve.confident_learning.audit_sampling import allocate, draw_ordinals, strata_of, stratum_edges
 from labelsieve.confident_learning.error_estimate import (
     Share,
+    estimate_errors,
     recall_shares,
     stratified_shares,
     weighted_share,
@@ -338,6 +341,13 @@ def test_a_result_without_issues_has_a_recall_of_zero():
     assert estimate.recall_of_issues == (0.0, 0.0, 0.0)
 
 
+def test_if_all_rows_are_issues_recall_is_one():
+    rows, strata = np.array([60, *[0] * 9]), np.zeros(30, np.int64)
+    estimate = estimate_errors(strata, rows, np.arange(30) < 6, np.ones(30, bool))
+    assert estimate.precision_of_issues.estimate == pytest.approx(0.2)
+    assert estimate.recall_of_issues == (1.0, 1.0, 1.0)
+
+
 def test_classes_come_from_the_audit_or_from_the_decisions(known):
     labels, is_wrong, issues = known
     flags = np.where(is_wrong, "other", "keep")
@@ -398,10 +408,22 @@ def test_damaged_audits_are_refused(known, tmp_path):
     path.write_text(json.dumps(facts | {"format": 2}))
     with pytest.raises(InvalidInputError, match="an audit of format 2; this version reads format 1"):
         labelsieve.load(path)
+    path.write_text(json.dumps(facts)[:-50])
+    for missing in (path, tmp_path / "none.json"):
+        with pytest.raises(InvalidInputError, match=rf"no audit of Labelsieve at .*{missing.name}, or it was cut off"):
+            labelsieve.load(missing)
     issues.audit(30).save(tmp_path / "a.zarr")
     (tmp_path / "a.zarr" / "rows" / "c" / "0").unlink()
     with pytest.raises(UnreadableDataError, match="rows/c/0 with rows 0 to 29 is missing"):
         labelsieve.load(tmp_path / "a.zarr")
+
+
+def test_the_command_line_reports_no_audit(known, tmp_path):
+    known[2].audit(30).save(tmp_path / "a.json")
+    done = CliRunner().invoke(cli, ["report", str(tmp_path / "a.json"), "-o", str(tmp_path / "r.html")])
+    assert done.exit_code != 0
+    assert "is an audit: a report is about a result" in f"{done.output}{done.exception}"
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_what_is_no_audit_is_not_replaced(known, tmp_path):

@@ -36,15 +36,13 @@ def stratum_edges(scores: Floats) -> Float64s:
     Parameters
     ----------
     scores : (n,) float
-        Scores of rows, or of every k-th row: edges need not be exact, as the rows of each stratum are counted.
+        Scores of rows, at least one, or of every k-th row: edges need not be exact, as the rows of each stratum are counted.
 
     Returns
     -------
     (4,) float64
         Ascending.
     """
-    if not len(scores):
-        return np.full(len(STRATUM_ENDS), -np.inf)
     last = np.array([max(0, int(np.ceil(end * len(scores))) - 1) for end in STRATUM_ENDS])
     edges: Float64s = np.partition(scores, last)[last].astype(np.float64)
     return edges

@@ -306,12 +306,15 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
     Raises
     ------
     InvalidInputError
-        If it is of another format.
+        If there is none, or one of another format.
     UnreadableDataError
         If it is damaged.
     """
     place = check_place("path", path)
-    facts, name = _facts_at(place), without_query(place)
+    name = without_query(place)
+    if not is_audit(place):
+        raise InvalidInputError(f"there is no audit of Labelsieve at {name}, or it was cut off")
+    facts = _facts_at(place)
     if facts.get("format") != _FORMAT:
         raise InvalidInputError(
             f"{name} is an audit of format {facts.get('format')}; this version reads format {_FORMAT}"

@@ -40,7 +40,7 @@ def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues | Audit:
     Raises
     ------
     InvalidInputError
-        If there is no result, or one in another format.
+        If there is no result and no audit, or one in another format.
     UnreadableDataError
         If a file of it is missing or damaged, now or when it is first used: which file, and which rows.
 
@@ -59,7 +59,7 @@ def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues | Audit:
     >>> labelsieve.load(path)
     <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
     """
-    if is_audit(path):
+    if str(path).endswith(".json") or is_audit(path):
         return read_audit(path)
     issues = load_rows(path)
     return issues if issues.layout is None else _GROUPED[type(issues.layout)](issues)
