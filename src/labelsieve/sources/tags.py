@@ -302,7 +302,7 @@ def open_lists(labels: Any, n_examples: int, n_tags: int, names: Sequence[str] |
         For anything but lists of whole numbers or names.
     """
     if hasattr(labels, "value_lengths") or hasattr(labels, "combine_chunks"):
-        lengths, tags = _of_arrow(labels)
+        lengths, tags = _of_arrow(labels, names)
     else:
         lengths, tags = _joined(labels, names)
     if len(lengths) != n_examples:
@@ -345,11 +345,13 @@ def _joined(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
         if not missing and number == 0:
             hint = ": for one class for each row, use labelsieve.find_label_issues"
         raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}{hint}") from error
+    if any(issubclass(kind, str | bytes | Mapping) for kind in set(map(type, lists))):  # of letters, bytes or keys
+        number, one = next((n, one) for n, one in enumerate(lists) if isinstance(one, str | bytes | Mapping))
+        hint = f": of a single tag give [{one!r}]" if isinstance(one, str) else ""
+        raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}{hint}")
     kinds = set(map(type, itertools.chain.from_iterable(lists)))
-    if names is not None and kinds == {str}:
-        numbers = {name: number for number, name in enumerate(names)}
-        tags = _numbered(lists, numbers, int(lengths.sum()))
-        return lengths, tags
+    if names is not None and kinds and all(issubclass(kind, str) for kind in kinds):
+        return lengths, _numbered(lists, names, int(lengths.sum()))
     wrong = [kind for kind in kinds if kind is bool or not issubclass(kind, int | np.integer)]
     if wrong:
         hint = "; for names give class_names too" if wrong == [str] else ""
@@ -357,11 +359,20 @@ def _joined(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
         raise InputTypeError(
             f"tags must be whole numbers 0..K-1, but example {example:,} has {wrong[0].__name__}{hint}"
         )
-    return lengths, np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths.sum()))
+    try:
+        return lengths, np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths.sum()))
+    except OverflowError as error:
+        limit = np.iinfo(np.int64).max
+        number, tag = next((n, tag) for n, one in enumerate(lists) for tag in one if not -limit <= int(tag) <= limit)
+        raise InvalidInputError(f"tags must be whole numbers 0..K-1, but example {number:,} has {tag}") from error
 
 
-def _numbered(lists: Sequence[Sequence[str]], numbers: Mapping[str, int], n_tags: int) -> Int64s:
+def _numbered(lists: Sequence[Sequence[str]], names: Sequence[str], n_tags: int) -> Int64s:
     """Return the numbers of names."""
+    numbers = {name: number for number, name in enumerate(names)}
+    if len(numbers) < len(names):
+        repeated = next(name for number, name in enumerate(names) if numbers[name] != number)
+        raise InvalidInputError(f"tags are names, and class_names has {repeated!r} for several tags")
     try:
         return np.fromiter(map(numbers.__getitem__, itertools.chain.from_iterable(lists)), np.int64, n_tags)
     except KeyError as error:
@@ -370,16 +381,20 @@ def _numbered(lists: Sequence[Sequence[str]], numbers: Mapping[str, int], n_tags
         raise InvalidInputError(f"example {example:,} has the tag {name!r}, which class_names does not have") from None
 
 
-def _of_arrow(labels: Any) -> tuple[Int64s, Int64s]:
-    """Return the same of an Arrow array of lists of integers."""
+def _of_arrow(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
+    """Return the same of an Arrow array of lists of integers or names."""
     pa = arrow()
     if isinstance(labels, pa.ChunkedArray):
         labels = labels.combine_chunks()
         if isinstance(labels, pa.ChunkedArray):  # of several chunks
             labels = pa.concat_arrays(labels.chunks)
     kind = labels.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
-        raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}")
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    if is_list and names is not None and not pa.types.is_integer(kind.value_type):
+        return _joined(labels.to_pylist(), names)
+    if not is_list or not pa.types.is_integer(kind.value_type):
+        hint = "; for names give class_names too" if is_list else ""
+        raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}{hint}")
     values = labels.flatten()
     if labels.null_count or values.null_count:
         raise InvalidInputError("labels has missing values: of an example without tags give an empty list")
