@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -63,8 +65,18 @@ class _RowsOfTags(DerivedSource):
         return None if rows is None else rows * self.n_tags
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return the digests of the examples that the ranges lie in."""
-        return self.source.part_identities([self._examples(*rows) for rows in ranges])
+        """Return a digest for each range: those of its examples, and where in them it begins and ends."""
+        examples = [self._examples(*rows) for rows in ranges]
+        digests = self.source.part_identities(examples)
+        inside = [
+            [start - first * self.n_tags, stop - start]
+            for (start, stop), (first, _) in zip(ranges, examples, strict=True)
+        ]
+        facts = [json.dumps([*one, digest]).encode() for one, digest in zip(inside, digests, strict=True)]
+        return [
+            digest and hashlib.blake2b(fact, digest_size=16).hexdigest()
+            for fact, digest in zip(facts, digests, strict=True)
+        ]
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that holds the examples that these rows lie in, and the row at which it begins."""
