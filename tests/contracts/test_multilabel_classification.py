@@ -539,6 +539,26 @@ def test_names_as_tags():
     assert facts_of(find(labels, probs, class_names=names)) == facts_of(find(matrix, probs))
 
 
+def test_names_as_tags_in_arrays_and_columns():
+    pa = pytest.importorskip("pyarrow")
+    matrix, probs = tagged(60, 3, seed=1)
+    names, want = ["cat", "dog", "owl"], facts_of(find(matrix, probs))
+    labels = [[names[tag] for tag in one] for one in lists_of(matrix)]
+    for same in ([np.array(one, str) for one in labels], pa.array(labels, pa.list_(pa.string()))):
+        assert facts_of(find(same, probs, class_names=names)) == want
+    table = pa.table({"tags": pa.array(labels, pa.list_(pa.string())), "probs": pa.array(probs.tolist())})
+    assert facts_of(find("tags", "probs", data=table, class_names=names)) == want
+    with pytest.raises(InvalidInputError, match="class_names has 'cat' for several tags"):
+        find(labels, probs, class_names=["cat", "cat", "owl"])
+
+
+@pytest.mark.parametrize("example", ["ab", b"ab", {0: 1}], ids=type)
+def test_letters_of_a_text_are_not_tags(example):
+    labels = [[], example, [], []]
+    with pytest.raises(InputTypeError, match=r"example 1 is (b?'ab'|\{0: 1\})"):
+        find(labels, PROBS, class_names=["a", "b", "c"])
+
+
 def test_numbers_of_examples_with_few_are_said():
     with pytest.warns(LabelsieveWarning, match=r"1 group of examples, with or without a tag, has no more than 1"):
         multilabel_classification.find_label_issues(
@@ -582,6 +602,7 @@ BAD = {
     "twice": (with_tag(2), PROBS, InvalidInputError, "example 3 has tag 2 twice"),
     "too high": (with_tag(3), PROBS, InvalidInputError, r"1 tags outside 0..2 \(first: 3 in example 3\)"),
     "negative": (with_tag(-1), PROBS, InvalidInputError, r"first: -1 in example 3"),
+    "huge": (with_tag(2**70), PROBS, InvalidInputError, f"example 3 has {2**70}"),
     "float tag": (with_tag(1.0), PROBS, InputTypeError, "example 3 has float"),
     "bool tag": (with_tag(True), PROBS, InputTypeError, "example 3 has bool"),
     "text": (with_tag("cat"), PROBS, InputTypeError, "example 3 has str"),

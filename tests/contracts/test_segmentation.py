@@ -657,6 +657,21 @@ def test_scores_by_the_modern_interface(tmp_path):
     for threshold in (-0.1, 1.5, None, "a"):
         with pytest.raises(InvalidInputError, match="threshold must be a number from 0 to 1"):
             segmentation.rank.issues_from_scores(image_scores, threshold=threshold)
+    for scores in ("a", 0.5, [[0.5]], ["a"]):
+        with pytest.raises(InvalidInputError, match=r"image_scores must be \(N,\) numbers"):
+            segmentation.rank.issues_from_scores(scores)
+
+
+def test_shares_of_good_pixels_are_of_labelled_ones():
+    labels, planes = images(3, 8, 12, noise=0.3)
+    labels[0, 2:], labels[2] = 77, 77
+    found = search(labels, planes, ignore_label=77)
+    shares, _ = segmentation.rank.get_label_quality_scores(
+        labels, planes, method="num_pixel_issues", ignore_label=77, progress=False
+    )
+    masks = found.mask()
+    assert masks[0].sum() > 0
+    np.testing.assert_allclose(shares, [1 - masks[0].sum() / 24, 1 - masks[1].mean(), np.nan])
 
 
 def test_images_are_drawn(monkeypatch):
@@ -708,6 +723,13 @@ def test_blocks_have_the_majority_and_the_mean(form, tmp_path):
     assert found.rows.indices.tolist() == want.indices.tolist()
     np.testing.assert_allclose(found.rows.scores, want.scores, atol=1e-12)
     assert found.n_ignored == want.n_ignored > 0
+
+
+def test_blocks_ignore_a_label_that_the_dtype_does_not_have():
+    labels, planes = images(2, 6, 6)
+    found = search(labels.astype(np.uint8), planes, downsample=3, ignore_label=-1)
+    assert found.n_ignored == 0
+    assert found.rows.indices.tolist() == search(labels, planes, downsample=3).rows.indices.tolist()
 
 
 def test_blocks_do_not_hide_bad_values():
