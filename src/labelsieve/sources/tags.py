@@ -19,7 +19,7 @@ from labelsieve.confident_learning.thresholds import ClassSums, class_means
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.columns import arrow
+from labelsieve.sources.columns import arrow, list_items, list_lengths
 from labelsieve.sources.derived import DerivedSource
 
 _LISTS: Final = (
@@ -304,8 +304,8 @@ def open_lists(labels: Any, n_examples: int, n_tags: int, names: Sequence[str] |
     InputTypeError
         For anything but lists of whole numbers or names.
     """
-    if hasattr(labels, "value_lengths") or hasattr(labels, "combine_chunks"):
-        lengths, tags = _of_arrow(labels)
+    if type(labels).__module__.partition(".")[0] == "pyarrow":
+        lengths, tags = _of_arrow(labels, names)
     else:
         lengths, tags = _joined(labels, names)
     if len(lengths) != n_examples:
@@ -373,20 +373,21 @@ def _numbered(lists: Sequence[Sequence[str]], numbers: Mapping[str, int], n_tags
         raise InvalidInputError(f"example {example:,} has the tag {name!r}, which class_names does not have") from None
 
 
-def _of_arrow(labels: Any) -> tuple[Int64s, Int64s]:
-    """Return the same of an Arrow array of lists of integers."""
-    pa = arrow()
-    if isinstance(labels, pa.ChunkedArray):
-        labels = labels.combine_chunks()
-        if isinstance(labels, pa.ChunkedArray):  # of several chunks
-            labels = pa.concat_arrays(labels.chunks)
-    kind = labels.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
+def _of_arrow(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
+    """Return the same of an Arrow array of lists."""
+    pa, kind = arrow(), labels.type
+    is_list = isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
+    if is_list and (pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type)):
+        return _joined(labels.to_pylist(), names)
+    if not is_list or not pa.types.is_integer(kind.value_type):
         raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}")
-    values = labels.flatten()
-    if labels.null_count or values.null_count:
+    chunks = labels.chunks if isinstance(labels, pa.ChunkedArray) else [labels]
+    items = [list_items(chunk) for chunk in chunks]
+    if labels.null_count or any(one.null_count for one in items):
         raise InvalidInputError("labels has missing values: of an example without tags give an empty list")
-    return labels.value_lengths().to_numpy().astype(np.int64), values.to_numpy().astype(np.int64)
+    lengths = [np.empty(0, np.int64), *(list_lengths("labels", chunk, 0, "labels") for chunk in chunks)]
+    tags = [np.empty(0, np.int64), *(one.to_numpy(zero_copy_only=False).astype(np.int64) for one in items)]
+    return np.concatenate(lengths), np.concatenate(tags)
 
 
 def open_sparse(labels: Any, n_examples: int, n_tags: int) -> TagLists:
