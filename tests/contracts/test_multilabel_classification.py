@@ -669,7 +669,7 @@ def test_values_within_the_tolerance_are_used_as_they_are():
         ({"filter_by": "all"}, InvalidInputError, "filter_by must be one of"),
         ({"num_to_remove_per_class": [1, 2]}, InvalidInputError, "2 numbers, pred_probs 3 tags"),
         ({"class_names": ["a", "b"]}, InvalidInputError, "2 class_names, pred_probs has 3 tags"),
-        ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), pred_probs has 4 rows"),
+        ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), there are 4 examples"),
         ({"confident_joint": np.ones((3, 3))}, InvalidInputError, r"shape \(3, 2, 2\)"),
         ({"confident_joint": -np.ones((3, 2, 2), int)}, InvalidInputError, "counts below 0"),
         (
