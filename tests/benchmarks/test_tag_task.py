@@ -25,7 +25,7 @@ import pickle, resource, sys
 from labelsieve.multilabel_classification import find_label_issues as find_tags
 with open(sys.argv[1], "rb") as file:
     labels = pickle.load(file)
-found = multilabel_classification.find_label_issues(labels, sys.argv[2], progress=False)
+found = find_tags(labels, sys.argv[2], progress=False)
 found.example_scores()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
 """

@@ -361,6 +361,19 @@ def test_the_same_bits_for_any_chunks(batch_size, partition_batches, filter_by, 
         assert facts_of(find(lists_of(matrix), probs, filter_by=filter_by, **cut)) == want
 
 
+def test_lists_of_arrow():
+    probs = np.random.default_rng(5).random((4, 3))
+    want = facts_of(find([[2], [0], [1], [2]], probs))
+    given = pa.array([[2], [0], [1], [2]])
+    parts = pa.chunked_array([pa.array([[9], [2]]).slice(1), pa.array([[0], [1], [2]])])
+    for labels in (given, parts, given.cast(pa.large_list(pa.int8())), given.cast(pa.list_(pa.uint16(), 1))):
+        assert facts_of(find(labels, probs)) == want
+    with pytest.raises(InvalidInputError, match="missing values"):
+        find(pa.array([[2], None, [1], [2]]), probs)
+    with pytest.raises(InputTypeError, match="for names give class_names too"):
+        find(pa.array([["a"], ["b"], [], []]), probs)
+
+
 def test_columns_of_tables(stored):
     folder, matrix, probs, table = stored
     want = find(lists_of(matrix), probs)
@@ -370,6 +383,9 @@ def test_columns_of_tables(stored):
     assert found.to_frame(1)["id"].tolist() == [f"e{want.pairs()[0, 0]}"]
     frame = pd.DataFrame({"tags": lists_of(matrix)} | {f"p_{k}": probs[:, k] for k in range(7)})
     assert facts_of(find("tags", "p_*", data=frame)) == facts_of(want)
+    named = [[f"n{tag}" for tag in tags] for tags in lists_of(matrix)]
+    table = table.append_column("named", pa.array(named))
+    assert facts_of(find("named", "probs", data=table, class_names=[f"n{k}" for k in range(7)])) == facts_of(want)
     with pytest.raises(InputTypeError, match=r"labels: column 'id' of .* has the type string, not lists"):
         find("id", "probs", data=table)
     with pytest.raises(InvalidInputError, match=r"no column 'tag'\. Did you mean 'tags'"):
@@ -674,7 +690,7 @@ def test_values_within_the_tolerance_are_used_as_they_are():
         ({"filter_by": "all"}, InvalidInputError, "filter_by must be one of"),
         ({"num_to_remove_per_class": [1, 2]}, InvalidInputError, "2 numbers, pred_probs 3 tags"),
         ({"class_names": ["a", "b"]}, InvalidInputError, "2 class_names, pred_probs has 3 tags"),
-        ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), pred_probs has 4 rows"),
+        ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), there are 4 examples"),
         ({"confident_joint": np.ones((3, 3))}, InvalidInputError, r"shape \(3, 2, 2\)"),
         ({"confident_joint": -np.ones((3, 2, 2), int)}, InvalidInputError, "counts below 0"),
         (

@@ -919,7 +919,7 @@ def test_masks_of_two_classes_may_be_booleans():
         ({"downsample": 4}, "images of 9 x 13 pixels cannot be merged to blocks of 4 x 4"),
         ({"downsample": 0}, "downsample must be a whole number of at least 1"),
         ({"downsample": 3, "from_logits": True}, "downsample takes the mean of probabilities as they are"),
-        ({"ids": [1]}, "has no argument 'ids': the result numbers the images"),
+        ({"n_classes": 4}, "has no argument 'n_classes': pred_probs has a plane for each class"),
         ({"return_mask": True}, r"has no argument 'return_mask': the result has .mask\(\), and .mask\(i\)"),
         ({"ignorelabel": 255}, "did you mean 'ignore_label'"),
         ({"data": {}}, "has no argument 'data': give labels and pred_probs as arrays or files"),
@@ -992,3 +992,13 @@ def test_a_report_of_images_of_different_sizes(tmp_path):
     with pytest.raises(InvalidInputError, match=r"must end in \.html"):
         found.report(tmp_path / "c.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+
+
+def test_ids_name_the_images(tmp_path):
+    names = [f"scan-{image}.png" for image in range(len(LABELS))]
+    found = search(LABELS, PLANES, ids=names, output=tmp_path / "found.zarr")
+    table = found.rows.to_frame()
+    assert len(table) > 5
+    assert table["id"].tolist() == [names[image] for image in table["image"]]
+    with pytest.raises(InvalidInputError, match=r"ids have shape \(2,\), there are 6 images"):
+        search(LABELS, PLANES, ids=names[:2])

@@ -21,7 +21,7 @@ from labelsieve.confident_learning.thresholds import ClassSums, class_means
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.columns import arrow
+from labelsieve.sources.columns import arrow, list_items, list_lengths
 from labelsieve.sources.derived import DerivedSource
 
 _LISTS: Final = (
@@ -316,7 +316,7 @@ def open_lists(labels: Any, n_examples: int, n_tags: int, names: Sequence[str] |
     InputTypeError
         For anything but lists of whole numbers or names.
     """
-    if hasattr(labels, "value_lengths") or hasattr(labels, "combine_chunks"):
+    if type(labels).__module__.partition(".")[0] == "pyarrow":
         lengths, tags = _of_arrow(labels, names)
     else:
         lengths, tags = _joined(labels, names)
@@ -397,23 +397,21 @@ def _numbered(lists: Sequence[Sequence[str]], names: Sequence[str], n_tags: int)
 
 
 def _of_arrow(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
-    """Return the same of an Arrow array of lists of integers or names."""
-    pa = arrow()
-    if isinstance(labels, pa.ChunkedArray):
-        labels = labels.combine_chunks()
-        if isinstance(labels, pa.ChunkedArray):  # of several chunks
-            labels = pa.concat_arrays(labels.chunks)
-    kind = labels.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    """Return the same of an Arrow array of lists."""
+    pa, kind = arrow(), labels.type
+    is_list = isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
     if is_list and names is not None and not pa.types.is_integer(kind.value_type):
         return _joined(labels.to_pylist(), names)
     if not is_list or not pa.types.is_integer(kind.value_type):
         hint = "; for names give class_names too" if is_list else ""
         raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}{hint}")
-    values = labels.flatten()
-    if labels.null_count or values.null_count:
+    chunks = labels.chunks if isinstance(labels, pa.ChunkedArray) else [labels]
+    items = [list_items(chunk) for chunk in chunks]
+    if labels.null_count or any(one.null_count for one in items):
         raise InvalidInputError("labels has missing values: of an example without tags give an empty list")
-    return labels.value_lengths().to_numpy().astype(np.int64), values.to_numpy().astype(np.int64)
+    lengths = [np.empty(0, np.int64), *(list_lengths("labels", chunk, 0, "labels") for chunk in chunks)]
+    tags = [np.empty(0, np.int64), *(one.to_numpy(zero_copy_only=False).astype(np.int64) for one in items)]
+    return np.concatenate(lengths), np.concatenate(tags)
 
 
 def open_sparse(labels: Any, n_examples: int, n_tags: int) -> TagLists:
