@@ -458,8 +458,8 @@ def test_rows_that_are_computed_from_an_array_grow_with_it(tmp_path, search):
     whole = rng.dirichlet(np.ones(K), (200, 4, 6) if images else 200)
     whole = np.ascontiguousarray(np.moveaxis(whole, -1, 1)) if images else whole
     whole = np.log(whole) if search is of_logits else whole
-    shape = whole.shape if search is of_tags else whole[:, 0].shape
-    labels = rng.integers(0, 2 if search is of_tags else K, shape)
+    labels = (whole > 0.3).astype(int) if search is of_tags else whole.argmax(axis=1)
+    labels[::7] = 1 - labels[::7] if search is of_tags else (labels[::7] + 1) % K
     array = zarr_of(tmp_path / "probs.zarr", whole[:100], (10, *whole.shape[1:]))
     workdir = tmp_path / "work"
     search(labels[:100], tmp_path / "probs.zarr", workdir=workdir)
