@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cleanlab.multilabel_classification import filter as theirs
 
-from labelsieve import multilabel_classification
+from labelsieve.multilabel_classification import find_label_issues as find_tags
 
 pytestmark = [
     pytest.mark.slow,
@@ -22,10 +22,10 @@ pytestmark = [
 
 RUN = """
 import pickle, resource, sys
-from labelsieve import multilabel_classification
+from labelsieve.multilabel_classification import find_label_issues as find_tags
 with open(sys.argv[1], "rb") as file:
     labels = pickle.load(file)
-found = multilabel_classification.find_label_issues(labels, sys.argv[2], progress=False)
+found = find_tags(labels, sys.argv[2], progress=False)
 found.example_scores()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)
 """
@@ -49,9 +49,9 @@ def test_tags_beside_cleanlab(request, tmp_path):
     masks = []
     for name, find in {
         "cleanlab, n_jobs=1": lambda: theirs.find_label_issues(labels, probs, n_jobs=1),
-        "the first run, with imports": lambda: multilabel_classification.find_label_issues(labels, probs).mask(),
-        "in memory": lambda: multilabel_classification.find_label_issues(labels, probs).mask(),
-        "from a file": lambda: multilabel_classification.find_label_issues(labels, tmp_path / "probs.npy").mask(),
+        "the first run, with imports": lambda: find_tags(labels, probs).example_mask(),
+        "in memory": lambda: find_tags(labels, probs).example_mask(),
+        "from a file": lambda: find_tags(labels, tmp_path / "probs.npy").example_mask(),
     }.items():
         started = time.perf_counter()
         masks.append(find())

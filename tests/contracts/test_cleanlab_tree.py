@@ -72,8 +72,8 @@ def parameters(function):
     return [(p.name, p.kind, p.default) for p in inspect.signature(function).parameters.values()]
 
 
-# What cleanlab has for these is a model that has been made, a list or dictionary that a call could change, for which an
-# empty tuple or None stands, a type, or nothing.
+# What cleanlab has for these is a model that has been made, a list that a call could change, for which an empty tuple
+# stands, or nothing.
 OTHER_DEFAULTS = {
     ("count", "estimate_confident_joint_and_cv_pred_proba"): {"clf"},
     ("count", "estimate_py_noise_matrices_and_cv_pred_proba"): {"clf"},

@@ -599,13 +599,17 @@ def test_the_bar_of_the_read_moves_with_forked_processes_too(capsys):
 
 ORPHANS = """
 import signal
+import time
 import numpy as np, psutil
 from labelsieve.pipeline import fork_pool as forkpool
 from labelsieve.pipeline.opening import open_inputs
 
 def work(partition):
     if partition.start == 0:
-        print([child.pid for child in psutil.Process().parent().children()], flush=True)
+        parent = psutil.Process().parent()
+        while len(children := parent.children()) < 2:  # the other one may not be there yet
+            time.sleep(0.01)
+        print([child.pid for child in children], flush=True)
     signal.pause()
 
 labels, probs = np.zeros(4, int), np.full((4, 2), 0.5)

@@ -135,7 +135,7 @@ def test_more_tags_than_a_byte_holds():
     matrix, probs = tagged(40, 130, seed=1, dtype="f4")
     found = find(lists_of(matrix), probs)
     want = their_filter.find_multilabel_issues_per_class(lists_of(matrix), probs, n_jobs=1)
-    assert np.array_equal(found.tag_mask(), want)
+    assert np.array_equal(found.mask(), want)
     assert found.rows.facts.n_reads == 2
 
 
@@ -154,7 +154,7 @@ def test_issues_are_those_of_cleanlab(seed):
             want = their_filter.find_multilabel_issues_per_class(
                 labels, probs, filter_by=filter_by, n_jobs=1, **choices
             )
-            assert np.array_equal(find(labels, probs, filter_by=filter_by, **choices).tag_mask(), want)
+            assert np.array_equal(find(labels, probs, filter_by=filter_by, **choices).mask(), want)
         mask = their_filter.find_label_issues(labels, probs, filter_by=filter_by, n_jobs=1)
         assert np.array_equal(our_filter.find_label_issues(labels, probs, filter_by=filter_by), mask)
 
@@ -200,7 +200,7 @@ def test_a_given_joint_prunes_as_in_cleanlab(seed):
         want = their_filter.find_multilabel_issues_per_class(
             lists_of(matrix), probs, filter_by=filter_by, confident_joint=joint, n_jobs=1
         )
-        assert np.array_equal(find(matrix, probs, filter_by=filter_by, confident_joint=joint).tag_mask(), want)
+        assert np.array_equal(find(matrix, probs, filter_by=filter_by, confident_joint=joint).mask(), want)
 
 
 @pytest.mark.parametrize(("method", "adjust"), ADJUSTED)
@@ -361,15 +361,31 @@ def test_the_same_bits_for_any_chunks(batch_size, partition_batches, filter_by, 
         assert facts_of(find(lists_of(matrix), probs, filter_by=filter_by, **cut)) == want
 
 
+def test_lists_of_arrow():
+    probs = np.random.default_rng(5).random((4, 3))
+    want = facts_of(find([[2], [0], [1], [2]], probs))
+    given = pa.array([[2], [0], [1], [2]])
+    parts = pa.chunked_array([pa.array([[9], [2]]).slice(1), pa.array([[0], [1], [2]])])
+    for labels in (given, parts, given.cast(pa.large_list(pa.int8())), given.cast(pa.list_(pa.uint16(), 1))):
+        assert facts_of(find(labels, probs)) == want
+    with pytest.raises(InvalidInputError, match="missing values"):
+        find(pa.array([[2], None, [1], [2]]), probs)
+    with pytest.raises(InputTypeError, match="for names give class_names too"):
+        find(pa.array([["a"], ["b"], [], []]), probs)
+
+
 def test_columns_of_tables(stored):
     folder, matrix, probs, table = stored
     want = find(lists_of(matrix), probs)
     for data in (folder / "table.parquet", table, [folder / "table.parquet"]):
         found = find("tags", "probs", data=data, ids="id")
         assert facts_of(found) == facts_of(want)
-    assert found.to_frame(1)["id"].tolist() == [f"e{want.pairs[0, 0]}"]
+    assert found.to_frame(1)["id"].tolist() == [f"e{want.pairs()[0, 0]}"]
     frame = pd.DataFrame({"tags": lists_of(matrix)} | {f"p_{k}": probs[:, k] for k in range(7)})
     assert facts_of(find("tags", "p_*", data=frame)) == facts_of(want)
+    named = [[f"n{tag}" for tag in tags] for tags in lists_of(matrix)]
+    table = table.append_column("named", pa.array(named))
+    assert facts_of(find("named", "probs", data=table, class_names=[f"n{k}" for k in range(7)])) == facts_of(want)
     with pytest.raises(InputTypeError, match=r"labels: column 'id' of .* has the type string, not lists"):
         find("id", "probs", data=table)
     with pytest.raises(InvalidInputError, match=r"no column 'tag'\. Did you mean 'tags'"):
@@ -382,7 +398,7 @@ def test_logits_are_those_of_each_tag():
     logits[3, 1], logits[4, 2] = -np.inf, np.inf
     sigmoid = [[1 / (1 + np.exp(-x)) if x >= 0 else np.exp(x) / (1 + np.exp(x)) for x in row] for row in logits]
     want, got = find(matrix, np.array(sigmoid)), find(matrix, logits, from_logits=True)
-    assert got.pairs.tolist() == want.pairs.tolist()
+    assert got.pairs().tolist() == want.pairs().tolist()
     np.testing.assert_allclose(got.rows.scores, want.rows.scores, rtol=1e-15)
     assert facts_of(find(matrix, logits, from_logits=True, **CUT)) == facts_of(got)
 
@@ -405,7 +421,7 @@ def test_a_workdir_an_output_and_a_resume(stored, tmp_path, filter_by):
     loaded = labelsieve.load(tmp_path / "out.zarr")
     assert repr(loaded) == repr(want)
     assert loaded.example_scores().tobytes() == want.example_scores().tobytes()
-    assert loaded.tag_mask().tolist() == want.tag_mask().tolist()
+    assert loaded.mask().tolist() == want.mask().tolist()
 
 
 def test_a_resume_reads_the_rest(stored, tmp_path, monkeypatch):
@@ -485,26 +501,29 @@ def test_what_a_result_shows(tmp_path):
     found = find(matrix, probs, class_names=["cat", "dog", "owl"], ids=[f"x{i}" for i in range(90)])
     frame = found.to_frame()
     assert len(frame) == len(found) == found.num_issues > 5
-    assert frame["example"].tolist() == found.pairs[:, 0].tolist()
-    assert frame["tag_name"].tolist() == [["cat", "dog", "owl"][tag] for tag in found.pairs[:, 1]]
-    assert frame["id"].tolist() == [f"x{example}" for example in found.pairs[:, 0]]
-    assert frame["has_tag"].tolist() == [bool(matrix[tuple(pair)]) for pair in found.pairs]
+    assert frame["example"].tolist() == found.pairs()[:, 0].tolist()
+    assert frame["tag_name"].tolist() == [["cat", "dog", "owl"][tag] for tag in found.pairs()[:, 1]]
+    assert frame["id"].tolist() == [f"x{example}" for example in found.pairs()[:, 0]]
+    assert frame["has_tag"].tolist() == [bool(matrix[tuple(pair)]) for pair in found.pairs()]
     assert frame["suggestion"].tolist() == ["remove" if has else "add" for has in frame["has_tag"]]
-    assert frame["p_tag"].tolist() == [probs[tuple(pair)] for pair in found.pairs]
+    assert frame["p_tag"].tolist() == [probs[tuple(pair)] for pair in found.pairs()]
     assert frame["score"].is_monotonic_increasing
-    assert found.mask().tolist() == found.tag_mask().any(axis=1).tolist()
-    assert found.tag_mask(10, 40).tolist() == found.tag_mask()[10:40].tolist()
-    assert found.issues_per_group().tolist() == found.tag_mask().sum(axis=1).tolist()
-    assert found.health_score() == 1 - found.mask().mean()
+    assert found.example_mask().tolist() == found.mask().any(axis=1).tolist()
+    assert found.mask(10).tolist() == found.mask()[10].tolist()
+    assert found.issues_per_group().tolist() == found.mask().sum(axis=1).tolist()
+    assert found.health_score() == 1 - found.example_mask().mean()
     worst = found.worst_examples(5)
-    assert found.mask()[worst].all()
-    assert found.example_scores()[worst].tolist() == sorted(found.example_scores()[found.mask()])[:5]
-    blocks = list(found.tag_scores())
-    assert np.concatenate([scores for _, scores in blocks]).tolist() == found.rows.scores.reshape(90, 3).tolist()
+    assert found.example_scores()[worst].tolist() == sorted(found.example_scores())[:5]
+    assert list(found) == list(map(tuple, found.pairs().tolist()))
+    assert np.array(found)[:4].tolist() == found.pairs(4).tolist()
+    assert found.tag_scores().tolist() == found.rows.scores.reshape(90, 3).tolist()
+    assert found.tag_scores(10).tolist() == found.tag_scores()[10].tolist()
+    with pytest.raises(InvalidInputError, match="there is no example 90: there are 90, from 0 on"):
+        found.mask(90)
     summary = found.class_summary().set_index("tag").sort_index()
     assert summary["examples"].tolist() == matrix.sum(axis=0).tolist()
-    assert summary["remove"].tolist() == (found.tag_mask() & (matrix == 1)).sum(axis=0).tolist()
-    assert summary["add"].tolist() == (found.tag_mask() & (matrix == 0)).sum(axis=0).tolist()
+    assert summary["remove"].tolist() == (found.mask() & (matrix == 1)).sum(axis=0).tolist()
+    assert summary["add"].tolist() == (found.mask() & (matrix == 0)).sum(axis=0).tolist()
     assert summary["name"].tolist() == ["cat", "dog", "owl"]
     assert summary["mean_score"].tolist() == pytest.approx(found.rows.scores.reshape(90, 3).mean(axis=0))
     found.save(tmp_path / "found.zarr")
@@ -520,8 +539,8 @@ def test_what_a_result_shows(tmp_path):
 
 def test_a_result_without_issues():
     found = find([[0], [1], []], np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.1]]))
-    assert (len(found), found.mask().any(), found.health_score()) == (0, False, 1.0)
-    assert found.pairs.shape == (0, 2)
+    assert (len(found), found.example_mask().any(), found.health_score()) == (0, False, 1.0)
+    assert found.pairs().shape == (0, 2)
     assert len(found.to_frame()) == 0
     assert repr(found).endswith("worst: none>")
     assert [one.tolist() for one in found.issues_by_tag()] == [[], []]
@@ -629,10 +648,10 @@ BAD = {
     ),
     "transposed": (MATRIX.T, PROBS, InvalidInputError, "Give labels.T"),
     "matrix of text": (MATRIX.astype(str), PROBS, InvalidInputError, "0 and 1 only, not <U"),
-    "above": (GOOD, with_value(1.5), InvalidInputError, r"1 probability above 1 \(first: 1.5, tag 1 of example 2\)"),
-    "below": (GOOD, with_value(-0.5), InvalidInputError, r"1 probability below 0 \(first: -0.5, tag 1 of example 2\)"),
-    "nan": (GOOD, with_value(np.nan), InvalidInputError, r"1 NaN probability \(first: tag 1 of example 2\)"),
-    "infinite": (GOOD, with_value(np.inf, "f4"), InvalidInputError, r"1 infinite probability \(first: tag 1 of exam"),
+    "above": (GOOD, with_value(1.5), InvalidInputError, r"1 probability above 1 in example 2, tag 1 \(first: 1.5"),
+    "below": (GOOD, with_value(-0.5), InvalidInputError, r"1 probability below 0 in example 2, tag 1 \(first: -0.5"),
+    "nan": (GOOD, with_value(np.nan), InvalidInputError, r"1 NaN probability in example 2, tag 1$"),
+    "infinite": (GOOD, with_value(np.inf, "f4"), InvalidInputError, r"1 infinite probability in example 2, tag 1$"),
     "one axis": (GOOD, PROBS[:, 0], InvalidInputError, "two axes"),
     "whole numbers": (GOOD, MATRIX, InvalidInputError, "must be float16, float32 or float64"),
     "no examples": ([], np.empty((0, 3)), InvalidInputError, "no examples"),
@@ -655,7 +674,7 @@ def test_all_bad_values_are_counted_whatever_the_chunks():
     probs[100, 3], probs[250, 6] = 2.0, 3.0
     labels = np.zeros((300, 7), int)
     for cut in ({}, CUT, {"batch_size": 11, "partition_batches": 1}):
-        with pytest.raises(InvalidInputError, match=r"2 probabilities above 1 \(first: 2, tag 3 of example 100\)"):
+        with pytest.raises(InvalidInputError, match=r"above 1 in example 100, tag 3; example 250, tag 6 \(first: 2;"):
             find(labels, probs, **cut)
 
 
@@ -682,10 +701,14 @@ def test_values_within_the_tolerance_are_used_as_they_are():
         ({"filter_by": "all"}, InvalidInputError, "filter_by must be one of"),
         ({"num_to_remove_per_class": [1, 2]}, InvalidInputError, "2 numbers, pred_probs 3 tags"),
         ({"class_names": ["a", "b"]}, InvalidInputError, "2 class_names, pred_probs has 3 tags"),
-        ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), pred_probs has 4 rows"),
+        ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), there are 4 examples"),
         ({"confident_joint": np.ones((3, 3))}, InvalidInputError, r"shape \(3, 2, 2\)"),
         ({"confident_joint": -np.ones((3, 2, 2), int)}, InvalidInputError, "counts below 0"),
-        ({"confident_joint": np.ones((3, 2, 2), int), "filter_by": None}, InputTypeError, "takes no confident_joint"),
+        (
+            {"confident_joint": np.ones((3, 2, 2), int), "filter_by": None},
+            InvalidInputError,
+            "does not use confident_joint",
+        ),
     ],
 )
 def test_bad_choices(choices, kind, text):
@@ -738,6 +761,23 @@ def test_columns_in_another_order_are_an_error():
         find(MATRIX, probs, class_names=["cat", "dog", "owl"])
     with pytest.raises(InvalidInputError, match="the same index in different orders"):
         find(pd.Series(GOOD, index=list("abcd")), pd.DataFrame(PROBS, index=list("abdc")))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_inputs_that_do_not_belong_together_are_warned_of(seed):
+    matrix, probs = tagged(600, 5, seed)
+    wrong = {
+        "shuffled": (matrix[np.random.default_rng(seed).permutation(600)], probs),
+        "shifted": (matrix[1:], probs[:-1]),
+        "unlearned": (matrix, np.random.default_rng(seed).random(probs.shape)),
+        "inverted": (matrix, 1 - probs),
+    }
+    for labels, given_probs in wrong.values():
+        with pytest.warns(LabelsieveWarning, match=r"do not seem to belong together: .* for examples that have it"):
+            multilabel_classification.find_label_issues(labels, given_probs, progress=False)
+    multilabel_classification.find_label_issues(matrix, probs, progress=False)  # warnings are errors here
+    weak = np.clip(0.3 + 0.1 * matrix + np.random.default_rng(seed).normal(0, 0.1, matrix.shape), 0, 1)
+    multilabel_classification.find_label_issues(matrix, weak, progress=False)
 
 
 def test_chunks_that_are_not_stored_are_an_error(tmp_path):

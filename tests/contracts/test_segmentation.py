@@ -12,6 +12,7 @@ import cleanlab.segmentation.filter as their_filter
 import cleanlab.segmentation.rank as their_rank
 import cleanlab.segmentation.summary as their_summary
 import dask.array as da
+import fsspec
 import h5py
 import ml_dtypes
 import numpy as np
@@ -289,7 +290,7 @@ def test_pixels_without_a_label(tmp_path):
     assert_same_bits(found.rows, want)
     assert found.n_ignored == 3 * 13 + 9 * 13
     assert not found.mask(2).any()
-    assert np.isnan(found.image_scores).tolist() == [False, False, True, False, False, False]
+    assert np.isnan(found.image_scores()).tolist() == [False, False, True, False, False, False]
     assert 2 not in found.worst_images().tolist()
 
 
@@ -314,9 +315,9 @@ def test_any_chunking_gives_the_same_bits(data):
         want = find(*flat(labels, planes))
         with pieces():
             found = search(masks, stored, **cut)
-        scores = search(labels, planes).image_scores
+        scores = search(labels, planes).image_scores()
     assert bits(found.rows) == bits(want)
-    assert found.image_scores.tobytes() == scores.tobytes()
+    assert found.image_scores().tobytes() == scores.tobytes()
 
 
 def test_a_forked_pool_gives_the_same_bits(tmp_path):
@@ -341,6 +342,22 @@ def test_a_cluster_gives_the_same_bits(tmp_path):
             found = search(*inputs, client=client, partition_batches=2, batch_size=700, output=tmp_path / "out.zarr")
             assert bits(found.rows) == bits(want.rows)
         np.testing.assert_array_equal(found.mask(), want.mask())
+
+
+def test_images_in_an_object_store(tmp_path):
+    labels, planes = images(8, 10, 11, noise=0.3)
+    fs, want = fsspec.filesystem("memory"), find(*flat(labels, planes))
+    inputs = FORMS["zarr, several images a chunk"](tmp_path, labels, planes)
+    inputs += one(tmp_path, "l", labels), one(tmp_path, "p", planes)
+    inputs += one_by_one(tmp_path / "ls", "l", labels).parent, one_by_one(tmp_path / "ps", "p", planes).parent
+    for path in inputs:
+        fs.put(str(path), f"/bucket/{path.name}", recursive=True)
+    try:
+        for masks, probs in (("l.zarr", "p.zarr"), ("l.npy", "p.npy"), ("ls", "ps/*.npy")):
+            found = search(f"memory://bucket/{masks}", f"memory://bucket/{probs}", **CUT)
+            assert bits(found.rows) == bits(want)
+    finally:
+        fs.rm("/bucket", recursive=True)
 
 
 def test_a_workdir_resumes_and_reads_new_images_only(tmp_path):
@@ -429,7 +446,7 @@ def test_a_stored_result_is_loaded_by_image(tmp_path):
             np.testing.assert_array_equal(one.mask(image), want.mask(image))
             np.testing.assert_array_equal(one.pixel_scores(image), want.pixel_scores(image))
             assert one.components(image).equals(want.components(image))
-        assert one.image_scores.tobytes() == want.image_scores.tobytes()
+        assert one.image_scores().tobytes() == want.image_scores().tobytes()
         assert one.to_frame().equals(want.to_frame())
         assert repr(one) == repr(want)
 
@@ -455,13 +472,13 @@ def test_scores_of_images():
     labels, planes = ragged(seed=3)
     found = search(labels, planes)
     p_label = [np.take_along_axis(p, one[np.newaxis], 0).reshape(-1) for one, p in zip(labels, planes, strict=True)]
-    np.testing.assert_allclose(found.image_scores, [naive_softmin(s, 0.1) for s in p_label], atol=1e-12)
-    np.testing.assert_allclose(found.softmin_scores(0.5), [naive_softmin(s, 0.5) for s in p_label], atol=1e-12)
-    assert found.worst_images(3).tolist() == np.argsort(found.image_scores, kind="stable")[:3].tolist()
-    assert np.isfinite(found.softmin_scores(1e-300)).all()
+    np.testing.assert_allclose(found.image_scores(), [naive_softmin(s, 0.1) for s in p_label], atol=1e-12)
+    np.testing.assert_allclose(found.image_scores(0.5), [naive_softmin(s, 0.5) for s in p_label], atol=1e-12)
+    assert found.worst_images(3).tolist() == np.argsort(found.image_scores(), kind="stable")[:3].tolist()
+    assert np.isfinite(found.image_scores(1e-300)).all()
     for bad in (0, -1, np.nan, "a", True):
         with pytest.raises(InvalidInputError, match="temperature must be a number above 0"):
-            found.softmin_scores(bad)
+            found.image_scores(bad)
 
 
 def test_tables_of_images():
@@ -469,10 +486,10 @@ def test_tables_of_images():
     found = search(labels, planes, class_names=["sky", "road", "car", "tree"])
     frame = found.to_frame()
     masks = found.mask()
-    assert frame["image"].tolist() == sorted(np.flatnonzero(masks.any((1, 2))), key=lambda i: found.image_scores[i])
+    assert frame["image"].tolist() == sorted(np.flatnonzero(masks.any((1, 2))), key=lambda i: found.image_scores()[i])
     for image, n, score, classes in frame.itertuples(index=False):
         given = labels[image][masks[image]]
-        assert (n, score) == (masks[image].sum(), found.image_scores[image])
+        assert (n, score) == (masks[image].sum(), found.image_scores()[image])
         counts = np.bincount(given, minlength=4)
         want = sorted(np.flatnonzero(counts), key=lambda k: (-counts[k], k))
         assert classes == [["sky", "road", "car", "tree"][k] for k in want]
@@ -536,7 +553,7 @@ def test_masks_and_scores_are_cleanlabs(case):
     np.testing.assert_array_equal(pixel_scores, want_pixels)
     assert pixel_scores.dtype == want_pixels.dtype
     np.testing.assert_array_equal(image_scores, want_images)
-    np.testing.assert_allclose(search(labels, planes).image_scores, want_images, atol=1e-9)
+    np.testing.assert_allclose(search(labels, planes).image_scores(), want_images, atol=1e-9)
     differing = want != got
     assert len(np.unique(want_pixels[differing])) <= 1, "only pixels that tie at the cut may differ"
     assert want.sum() == got.sum()
@@ -627,7 +644,7 @@ def test_scores_by_the_modern_interface(tmp_path):
     rank = segmentation.rank.get_label_quality_scores
     found = search(labels, planes)
     image_scores, pixel_scores = rank(labels, one(tmp_path, "p", planes), progress=False)
-    assert image_scores.tobytes() == found.image_scores.tobytes()
+    assert image_scores.tobytes() == found.image_scores().tobytes()
     np.testing.assert_array_equal(pixel_scores, found.pixel_scores())
     shares, _ = rank(labels, planes, method="num_pixel_issues", progress=False)
     np.testing.assert_allclose(shares, 1 - found.mask().mean(axis=(1, 2)))
@@ -736,6 +753,9 @@ def test_blocks_do_not_hide_bad_values():
     labels[1, 5, 5] = 4
     with pytest.raises(InvalidInputError, match=r"1 label outside 0..3 in image 1, y 1, x 1 \(first: 4\)"):
         search(labels, planes, downsample=3)
+    for other in (np.int64, ml_dtypes.bfloat16):
+        with pytest.raises(InvalidInputError, match="downsample takes the mean of float16, float32 or float64, not of"):
+            search(labels, planes.astype(other), downsample=3)
 
 
 # Memory --------------------------------------------------------------------------------------------------------------
@@ -908,7 +928,7 @@ def test_masks_of_two_classes_may_be_booleans():
         ({"downsample": 4}, "images of 9 x 13 pixels cannot be merged to blocks of 4 x 4"),
         ({"downsample": 0}, "downsample must be a whole number of at least 1"),
         ({"downsample": 3, "from_logits": True}, "downsample takes the mean of probabilities as they are"),
-        ({"ids": [1]}, "has no argument 'ids': the result numbers the images"),
+        ({"n_classes": 4}, "has no argument 'n_classes': pred_probs has a plane for each class"),
         ({"return_mask": True}, r"has no argument 'return_mask': the result has .mask\(\), and .mask\(i\)"),
         ({"ignorelabel": 255}, "did you mean 'ignore_label'"),
         ({"data": {}}, "has no argument 'data': give labels and pred_probs as arrays or files"),
@@ -981,3 +1001,13 @@ def test_a_report_of_images_of_different_sizes(tmp_path):
     with pytest.raises(InvalidInputError, match=r"must end in \.html"):
         found.report(tmp_path / "c.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+
+
+def test_ids_name_the_images(tmp_path):
+    names = [f"scan-{image}.png" for image in range(len(LABELS))]
+    found = search(LABELS, PLANES, ids=names, output=tmp_path / "found.zarr")
+    table = found.rows.to_frame()
+    assert len(table) > 5
+    assert table["id"].tolist() == [names[image] for image in table["image"]]
+    with pytest.raises(InvalidInputError, match=r"ids have shape \(2,\), there are 6 images"):
+        search(LABELS, PLANES, ids=names[:2])

@@ -79,7 +79,7 @@ def pairs_of(rows, edges):
 def assert_same(found, want):
     draws.assert_same_bits(found.rows, want.rows)
     np.testing.assert_array_equal(found.edges, want.edges)
-    assert found.pairs() == want.pairs()
+    assert list(found) == list(want)
 
 
 # Beside cleanlab ------------------------------------------------------------------------------------------------------
@@ -102,11 +102,11 @@ def test_the_pairs_are_those_of_cleanlab_by_every_filter_and_score(filter_by):
             LABELS, PROBS, return_indices_ranked_by=method, filter_by=filter_by, n_jobs=1
         )
         got = find(LABELS, PROBS, filter_by=filter_by, rank_by=method)
-        assert_same_order(want, got.pairs(), scores, EDGES)
+        assert_same_order(want, list(got), scores, EDGES)
         mirrored = ours.filter.find_label_issues(
             LABELS, PROBS, return_indices_ranked_by=method, filter_by=filter_by, n_jobs=1
         )
-        assert mirrored == got.pairs()
+        assert mirrored == list(got)
         assert type(mirrored[0]) is tuple
         assert all(type(number) is int for number in mirrored[0])
 
@@ -118,7 +118,7 @@ def test_low_memory_finds_the_pairs_of_cleanlab_in_the_documented_order(method, 
     capfd.readouterr()
     got = ours.filter.find_label_issues(LABELS, PROBS, return_indices_ranked_by=method, low_memory=True)
     assert_same_order(sorted(want, key=lambda pair: scores[EDGES[pair[0]] + pair[1]]), got, scores, EDGES)
-    assert got == find(LABELS, PROBS, method=method).pairs()
+    assert got == list(find(LABELS, PROBS, method=method))
     with pytest.warns(UserWarning, match="`n_jobs` is not used when `low_memory=True`."):
         ours.filter.find_label_issues(LABELS, PROBS, low_memory=True, n_jobs=1)
 
@@ -194,7 +194,7 @@ def test_summaries_print_and_return_what_cleanlab_does(how):
     rng = np.random.default_rng(3)
     tokens = [[WORDS[n] for n in rng.integers(0, len(WORDS), len(one))] for one in LABELS]
     found = find(LABELS, PROBS, filter_by="both")
-    pairs = found.pairs()
+    pairs = list(found)
     want, _ = printed(their_summary.display_issues, pairs, tokens, **how)
     assert len(want) > 500
     for issues in (pairs, found, np.array(found)):
@@ -321,7 +321,7 @@ def test_every_form_gives_the_same_bits(tmp_path, form, filter_by):
     given_as = stored(tmp_path, form)
     found = find(**given_as, filter_by=filter_by)
     if form in ("sentence_ids", "dask", "rows"):  # which do not know of empty sentences at the end
-        assert found.pairs() == want.pairs()
+        assert list(found) == list(want)
         assert found.n_sentences == IDS[-1] + 1
     else:
         assert_same(found, want)
@@ -367,7 +367,7 @@ def test_any_sentences_and_chunks_give_the_bits_of_flat_rows(data):
         find(labels, probs, offsets=edges, **settings),
     ):
         assert draws.bits(found.rows) == draws.bits(want)
-        assert found.pairs() == list(found) == pairs_of(want.indices, edges)
+        assert list(found) == pairs_of(want.indices, edges)
     for method, naive in {"min": min, "softmin": naive_softmin}.items():
         scores = [naive(one.tolist()) if len(one) else np.nan for one in cut(want.scores, edges)]
         np.testing.assert_allclose(found.sentence_scores(method), scores, rtol=1e-9, atol=1e-12)
@@ -399,8 +399,8 @@ def test_a_table_names_its_sentences_and_ignores_missing_labels(tmp_path):
     assert want.n_ignored > 50
     for data in (tmp_path / "t.parquet", table):
         found = find("missing", "probs", data=data, ids="id", ignore_label=None)
-        assert found.pairs() == want.pairs()
-        assert found.to_frame()["id"].tolist() == [f"s{sentence}" for sentence, _ in want.pairs()]
+        assert list(found) == list(want)
+        assert found.to_frame()["id"].tolist() == [f"s{sentence}" for sentence, _ in list(want)]
 
 
 def test_a_task_is_sent_the_lengths_of_its_own_sentences(tmp_path):
@@ -499,7 +499,7 @@ def test_the_tables_have_sentences_tokens_and_words(tmp_path):
     found = find(LABELS, PROBS, class_names=NAMES)
     frame = found.to_frame(7, tokens=TOKENS)
     assert list(frame)[:4] == ["sentence", "token", "word", "score"]
-    assert list(zip(frame["sentence"], frame["token"], strict=True)) == found.pairs(7) == found.pairs()[:7]
+    assert frame[["sentence", "token"]].to_numpy().tolist() == found.pairs(7).tolist() == found.pairs()[:7].tolist()
     for row in frame.to_dict("records"):
         i, j = row["sentence"], row["token"]
         assert (row["given_label"], row["word"]) == (LABELS[i][j], f"w{j}<b>")
@@ -510,14 +510,10 @@ def test_the_tables_have_sentences_tokens_and_words(tmp_path):
     found.rows.to_csv(tmp_path / "issues.csv")
     assert (tmp_path / "issues.csv").read_text().startswith("sentence,token,score,")
 
-    worst = found.worst_sentences(5, tokens=TOKENS, method="softmin")
-    scores = found.sentence_scores("softmin")
+    scores = found.sentence_scores()
     order = sorted((score, n) for n, score in enumerate(scores.tolist()) if not np.isnan(score))[:5]
-    assert list(zip(worst["score"], worst["sentence"], strict=True)) == order
-    counts = np.bincount([i for i, _ in found.pairs()], minlength=len(LABELS))
-    assert worst["issues"].tolist() == counts[worst["sentence"]].tolist()
-    assert worst["tokens"].tolist() == [len(LABELS[n]) for n in worst["sentence"]]
-    assert worst["text"][0] == " ".join(TOKENS[worst["sentence"][0]])
+    assert found.worst_sentences(5).tolist() == [n for _, n in order]
+    counts = np.bincount([i for i, _ in found], minlength=len(LABELS))
     np.testing.assert_array_equal(found.issues_per_group(), counts)
 
 
@@ -540,14 +536,20 @@ def test_scores_by_sentence_leave_out_tokens_without_a_label():
 
 def test_a_result_stands_for_its_pairs():
     found = find(LABELS, PROBS)
-    assert (len(found), bool(found), list(found)) == (found.num_issues, True, found.pairs())
-    assert np.array(found).tolist() == [list(pair) for pair in found.pairs()]
+    assert (len(found), bool(found)) == (found.num_issues, True)
+    assert np.array(found).tolist() == found.pairs().tolist() == [list(pair) for pair in found]
+    assert all(type(number) is int for number in next(iter(found)))
     assert (found.n_sentences, found.n_tokens, found.n_classes) == (60, 400, 5)
-    masked = [(i, j) for i, mask in enumerate(found.masks()) for j in np.flatnonzero(mask).tolist()]
-    assert masked == sorted(found.pairs())
+    masked = [(i, j) for i, mask in enumerate(found.mask()) for j in np.flatnonzero(mask).tolist()]
+    assert masked == sorted(found)
+    sentence = masked[0][0]
+    assert found.mask(sentence).tolist() == found.mask()[sentence].tolist()
+    assert found.token_scores(sentence).tolist() == found.token_scores()[sentence].tolist()
+    with pytest.raises(InvalidInputError, match="there is no sentence 60: there are 60, from 0 on"):
+        found.mask(60)
     assert '<th scope="col">sentence</th>' in found._repr_html_()
     right = find([[0], [1]], [[[0.9, 0.1]], [[0.1, 0.9]]])
-    assert (len(right), bool(right), right.pairs(), np.array(right).shape) == (0, False, [], (0, 2))
+    assert (len(right), bool(right), list(right), right.pairs().shape) == (0, False, [], (0, 2))
     assert repr(right) == "<TokenIssues: 0 of 2 tokens (0.00%) in 2 sentences and 2 classes; worst tokens: none>"
     assert right.to_frame(tokens=[["a"], ["b"]]).empty
 
@@ -556,7 +558,7 @@ def test_the_report_marks_the_word_in_its_sentence(tmp_path):
     found = find(LABELS, PROBS)
     found.report(tmp_path / "r.html", top=5, tokens=TOKENS)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
-    (i, j), *_ = found.pairs()
+    (i, j), *_ = found
     assert '<button type="button">Sentence</button>' in page
     assert '<button type="button">Token</button>' in page
     assert f"<mark>w{j}&lt;b&gt;</mark>" in page
@@ -703,11 +705,11 @@ def test_errors_of_scores_and_words():
     with pytest.raises(InputTypeError, match="give token_score_method"):
         rank.get_label_quality_scores(L, P, method="self_confidence")
     found = find([[1, 1], [], [0]], P)
-    assert found.pairs() == [(0, 0)]
+    assert list(found) == [(0, 0)]
     with pytest.raises(InvalidInputError, match="tokens has 1 item"):
         found.to_frame(tokens=[["a"]])
     with pytest.raises(InvalidInputError, match="sentence 0 has 2 tokens, but 1 word"):
-        found.worst_sentences(tokens=[["a"], [], ["b"]])
+        found.to_frame(tokens=[["a"], [], ["b"]])
     with pytest.raises(InvalidInputError, match="sentence 0 has 2 tokens, but the text 'ab'"):
         find([[1, 1], [0]], [P[0], P[2]]).to_frame(tokens=["ab", ["c"]])
 

@@ -130,6 +130,7 @@ PLACES = ["label_place", "prob_place", "labels", "pred_probs"]
 ONLY_ON_THE_COMMAND_LINE = [
     *("top", "quiet", "json", "progress", "log_level", "report", "images", "texts", "rows"),
     *("scheduler", "workers", "threads", "worker_memory", "performance_report"),
+    *("task", "downsample", "offsets", "sentence_ids"),
 ]
 
 
@@ -145,6 +146,7 @@ def test_a_forecast_has_the_choices_of_a_plan():
 
 def test_settings_have_the_choices_of_a_run():
     settings = {field.name: field.default for field in dataclasses.fields(JobSettings)}
+    assert settings.pop("confident_joint") is None  # only cleanlab's functions take one
     assert settings == defaults(find_label_issues)
 
 

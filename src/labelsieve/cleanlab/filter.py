@@ -17,7 +17,7 @@ from labelsieve.confident_learning.calibration import calibrated_joint
 from labelsieve.confident_learning.dtypes import Bools
 from labelsieve.confident_learning.filters import FILTERS
 from labelsieve.confident_learning.noise_matrices import Entries
-from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.errors import InputTypeError, InvalidInputError, warn
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.whole_rows import WholeRows
@@ -102,37 +102,52 @@ def find_label_issues(
     >>> find_label_issues(labels, pred_probs, return_indices_ranked_by="self_confidence")
     array([4])
     """
-    if filter_by not in FILTER_NAMES:
-        raise AssertedInputError(f"filter_by must be one of {', '.join(FILTER_NAMES)}; not {filter_by!r}")
-    if isinstance(n_jobs, int) and n_jobs < 1:
-        raise AssertedInputError(f"n_jobs must be None or a whole number of at least 1, not {n_jobs}")
-    if filter_by not in _PRUNING and num_to_remove_per_class is not None:
-        raise InvalidInputError(f"num_to_remove_per_class is not supported with filter_by={filter_by!r}")
+    choices: dict[str, Any] = {
+        "return_indices_ranked_by": return_indices_ranked_by,
+        "rank_by_kwargs": rank_by_kwargs,
+        "filter_by": filter_by,
+        "frac_noise": frac_noise,
+        "num_to_remove_per_class": num_to_remove_per_class,
+        "min_examples_per_class": min_examples_per_class,
+        "confident_joint": confident_joint,
+        "n_jobs": n_jobs,
+        "verbose": verbose,
+    }
     if multi_label:
+        _check_choices(filter_by, num_to_remove_per_class, n_jobs)
         warn_user(
             "multi_label is deprecated: use labelsieve.cleanlab.multilabel_classification.filter.find_label_issues",
             DeprecationWarning,
         )
-        return find_multi_label_issues(
-            labels,
-            pred_probs,
-            return_indices_ranked_by=return_indices_ranked_by,
-            rank_by_kwargs={} if rank_by_kwargs is None else rank_by_kwargs,
-            filter_by=filter_by,
-            frac_noise=frac_noise,
-            num_to_remove_per_class=num_to_remove_per_class,
-            min_examples_per_class=min_examples_per_class,
-            confident_joint=confident_joint,
-            n_jobs=n_jobs,
-            verbose=verbose,
-        )
+        return find_multi_label_issues(labels, pred_probs, **choices | {"rank_by_kwargs": rank_by_kwargs or {}})
+    issues = Job(flat_labels(labels), pred_probs, filter_settings(pred_probs, **choices)).run()
+    if verbose:
+        print(f"{issues.num_issues:,} label issues in {issues.n_rows:,} examples of {issues.n_classes:,} classes")
+    return issues.mask() if return_indices_ranked_by is None else issues.indices
+
+
+def filter_settings(
+    pred_probs: Any,
+    *,
+    return_indices_ranked_by: Method | None = None,
+    rank_by_kwargs: Mapping[str, Any] | None = None,
+    filter_by: FilterName = "prune_by_noise_rate",
+    frac_noise: float = 1.0,
+    num_to_remove_per_class: Sequence[int] | None = None,
+    min_examples_per_class: int = 1,
+    confident_joint: npt.ArrayLike | None = None,
+    n_jobs: int | None = None,
+    verbose: bool = False,
+) -> JobSettings:
+    """Return the settings of a job, from the arguments of `find_label_issues`."""
+    _check_choices(filter_by, num_to_remove_per_class, n_jobs)
     if confident_joint is not None and filter_by not in _PRUNING:
-        warn_user(
+        warn(
             f"confident_joint is ignored: filter_by={filter_by!r} counts that of labels and pred_probs; "
             f"{', '.join(_PRUNING)} use it"
         )
         confident_joint = None
-    settings = JobSettings(
+    return JobSettings(
         **_ranking(return_indices_ranked_by, rank_by_kwargs),
         filter_by=filter_by,
         frac_noise=frac_noise,
@@ -142,10 +157,16 @@ def find_label_issues(
         n_jobs=1 if n_jobs is None else n_jobs,
         **COMMON | {"progress": None if verbose else False},
     )
-    issues = Job(flat_labels(labels), pred_probs, settings).run()
-    if verbose:
-        print(f"{issues.num_issues:,} label issues in {issues.n_rows:,} examples of {issues.n_classes:,} classes")
-    return issues.mask() if return_indices_ranked_by is None else issues.indices
+
+
+def _check_choices(filter_by: str, num_to_remove_per_class: Any, n_jobs: Any) -> None:
+    """Raise the errors of cleanlab for settings that are not allowed."""
+    if filter_by not in FILTER_NAMES:
+        raise AssertedInputError(f"filter_by must be one of {', '.join(FILTER_NAMES)}; not {filter_by!r}")
+    if isinstance(n_jobs, int) and n_jobs < 1:
+        raise AssertedInputError(f"n_jobs must be None or a whole number of at least 1, not {n_jobs}")
+    if filter_by not in _PRUNING and num_to_remove_per_class is not None:
+        raise InvalidInputError(f"num_to_remove_per_class is not supported with filter_by={filter_by!r}")
 
 
 def find_predicted_neq_given(labels: Any, pred_probs: Any, *, multi_label: bool = False) -> Bools:

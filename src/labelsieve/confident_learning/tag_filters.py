@@ -15,7 +15,7 @@ import numpy as np
 
 from labelsieve.confident_learning.calibration import calibrated_joint, off_diagonal_rows
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s
+from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, pair_dtype
 from labelsieve.confident_learning.filters import (
     Both,
     Filter,
@@ -35,8 +35,6 @@ from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.settings import Settings
 
-# For each tag the counts (label 0, class 0), (0, 1), (1, 0) and (1, 1).
-GivenJoint = tuple[tuple[int, ...], ...]
 # Rows whose label is not nearly predicted have a lower probability of the label, and a lower margin.
 _HALF: Final = np.float16(0.5)
 
@@ -85,6 +83,14 @@ def off_diagonal_tags(block: SummaryBlock) -> Ranked:
     return rows, block.label[rows] // 2, block.p_label[rows].astype(np.float64)
 
 
+def joint_of_tags(counts: Int64s) -> ConfidentCounts:
+    """Return ``(K, 2, 2)`` counts of tags, by label and class, as one joint of 2K classes."""
+    n_classes, labels = 2 * len(counts), np.arange(2 * len(counts))
+    off = counts[:, [0, 1], [1, 0]].reshape(-1)
+    pairs = (labels * n_classes + (labels ^ 1)).astype(pair_dtype(n_classes))
+    return ConfidentCounts(counts[:, [0, 1], [0, 1]].reshape(-1), pairs[off > 0], off[off > 0])
+
+
 def joints_of_tags(joint: ConfidentCounts) -> Iterator[ConfidentCounts]:
     """Yield the joint of two classes of each tag."""
     off = np.zeros(joint.n_classes, np.int64)
@@ -108,7 +114,7 @@ class LowestScoresByTag(LowestScores):
         settings = self.settings
         has_half = self.name is not None or settings.plain_self_confidence or settings.plain_margin
         ranking = LowestOfTag(self.cut_scores, only_low=has_half and not settings.calibrated)
-        return table.select_lowest_by_class(self._estimated(table, totals), None, ranking)
+        return table.select_lowest_by_class(self._estimated(table, totals), ranking=ranking)
 
     def _estimated(self, table: Table, totals: IssueTotals) -> Int64s:
         """Return the ``(K,)`` estimated number of issues of each tag."""
@@ -137,86 +143,68 @@ class LowNormalizedMarginByTag(LowestScoresByTag, LowNormalizedMargin):
 
 
 @dataclass(frozen=True)
-class PruneByClassByTag(PruneByClass):
-    """For each tag, and those that have it and those that have not, the rows least likely to be so."""
-
-    joint: GivenJoint | None = None
+class PruningByTag(Filter):
+    """What the filters that prune have in common: numbers to remove are of tags, not of classes."""
 
     def check_classes(self, n_classes: int) -> None:
         """Raise if there is not a number to remove for each tag."""
-        _check_numbers(self.settings, n_classes)
+        numbers, n_tags = self.settings.num_to_remove_per_class, n_classes // 2
+        if numbers is not None and len(numbers) != n_tags:
+            raise InvalidInputError(f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_tags:,} tags")
+
+
+@dataclass(frozen=True)
+class PruneByClassByTag(PruningByTag, PruneByClass):
+    """For each tag, and those that have it and those that have not, the rows least likely to be so."""
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select as many rows of each label as the calibrated joint has off the diagonal."""
-        by_label, _ = prune_counts_of_tags(self.settings, totals, self.joint)
-        return table.select_lowest_by_class(by_label, None, low_self_confidence)
+        by_label, _ = prune_counts_of_tags(self.settings, totals)
+        return table.select_lowest_by_class(by_label, ranking=low_self_confidence)
 
 
 @dataclass(frozen=True)
-class PruneByNoiseRateByTag(PruneByNoiseRate):
+class PruneByNoiseRateByTag(PruningByTag, PruneByNoiseRate):
     """For each tag, and those that have it and those that have not, the rows of largest margin."""
 
-    joint: GivenJoint | None = None
     reads_pairs = False
     cuts_classes = True
 
-    def check_classes(self, n_classes: int) -> None:
-        """Raise if there is not a number to remove for each tag."""
-        _check_numbers(self.settings, n_classes)
-
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select as many rows of each pair as the calibrated joint has."""
-        _, by_pair = prune_counts_of_tags(self.settings, totals, self.joint)
-        return table.select_lowest_by_class(by_pair, None, negative_margins)
+        _, by_pair = prune_counts_of_tags(self.settings, totals)
+        return table.select_lowest_by_class(by_pair, ranking=negative_margins)
 
 
 @dataclass(frozen=True)
-class BothByTag(Both):
+class BothByTag(PruningByTag, Both):
     """The rows that both pruning filters select."""
 
-    joint: GivenJoint | None = None
     reads_pairs = False
-
-    def check_classes(self, n_classes: int) -> None:
-        """Raise if there is not a number to remove for each tag."""
-        _check_numbers(self.settings, n_classes)
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select the rows that both filters select."""
-        by_label, by_pair = prune_counts_of_tags(self.settings, totals, self.joint)
-        by_class = table.select_lowest_by_class(by_label, None, low_self_confidence)
-        return by_class & table.select_lowest_by_class(by_pair, None, negative_margins)
+        by_label, by_pair = prune_counts_of_tags(self.settings, totals)
+        by_class = table.select_lowest_by_class(by_label, ranking=low_self_confidence)
+        return by_class & table.select_lowest_by_class(by_pair, ranking=negative_margins)
 
 
-def filter_by_tag(rule: Filter, joint: GivenJoint | None = None) -> Filter:
-    """Return the filter that selects for each tag as `rule` does.
-
-    Parameters
-    ----------
-    rule : Filter
-        The filter of a run.
-    joint : tuple, optional
-        Counts of each tag in place of those of the run, for filters that prune; they are not calibrated.
-    """
-    kind = type(rule)
-    if kind in _LOWEST:
-        return _LOWEST[kind](rule.settings)
-    return _PRUNING[kind](rule.settings, joint) if kind in _PRUNING else rule
+def filter_by_tag(rule: Filter) -> Filter:
+    """Return the filter that selects for each tag as `rule` does."""
+    return _BY_TAG.get(type(rule), type(rule))(rule.settings)
 
 
-_LOWEST: Final[dict[type[Filter], type[LowestScoresByTag]]] = {
+_BY_TAG: Final[dict[type[Filter], type[Filter]]] = {
     LowestScores: LowestScoresByTag,
     LowSelfConfidence: LowSelfConfidenceByTag,
     LowNormalizedMargin: LowNormalizedMarginByTag,
-}
-_PRUNING: Final[dict[type[Filter], Callable[[Settings, GivenJoint | None], Filter]]] = {
     PruneByClass: PruneByClassByTag,
     PruneByNoiseRate: PruneByNoiseRateByTag,
     Both: BothByTag,
 }
 
 
-def prune_counts_of_tags(settings: Settings, totals: IssueTotals, joint: GivenJoint | None) -> tuple[Int64s, Int64s]:
+def prune_counts_of_tags(settings: Settings, totals: IssueTotals) -> tuple[Int64s, Int64s]:
     """Return the ``(2K,)`` numbers of rows to select of each label, and of each pair of a label and the other class."""
     counts = totals.class_counts
     least = max(1, settings.min_examples_per_class)
@@ -228,12 +216,11 @@ def prune_counts_of_tags(settings: Settings, totals: IssueTotals, joint: GivenJo
         )
         warn(f"{groups} no more than {least} examples (min_examples_per_class): none of these is flagged")
     by_label, by_pair = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
-    numbers = settings.num_to_remove_per_class
-    for tag, found in enumerate(joints_of_tags(totals.confident)):
+    numbers, given = settings.num_to_remove_per_class, totals.given_joint
+    for tag, joint in enumerate(joints_of_tags(totals.confident if given is None else given)):
         both = slice(2 * tag, 2 * tag + 2)
-        given = calibrated_joint(found, counts[both]) if joint is None else _given(joint[tag])
         pruned = prune_counts(
-            given,
+            calibrated_joint(joint, counts[both]) if given is None else joint,
             counts[both],
             frac_noise=settings.frac_noise,
             min_examples_per_class=settings.min_examples_per_class,
@@ -242,14 +229,3 @@ def prune_counts_of_tags(settings: Settings, totals: IssueTotals, joint: GivenJo
         by_label[both] = pruned.by_label
         by_pair[both][np.diff(pruned.edges) > 0] = pruned.by_pair
     return by_label, by_pair
-
-
-def _given(joint: tuple[int, ...]) -> ConfidentCounts:
-    off = np.array([joint[1], joint[2]], np.int64)
-    return ConfidentCounts(np.array([joint[0], joint[3]], np.int64), np.array([1, 2])[off > 0], off[off > 0])
-
-
-def _check_numbers(settings: Settings, n_classes: int) -> None:
-    numbers, n_tags = settings.num_to_remove_per_class, n_classes // 2
-    if numbers is not None and len(numbers) != n_tags:
-        raise InvalidInputError(f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_tags:,} tags")

@@ -29,7 +29,6 @@ from labelsieve.confident_learning.thresholds import (
     column_sums_chunk,
     smallest_at_least,
 )
-from labelsieve.confident_learning.validation import Finding, Findings
 
 
 class TagPattern:
@@ -88,7 +87,7 @@ class TagSummarizer(Summarizer):
         summary = self._summary[self._filled : self._filled + n]
         p = np.ascontiguousarray(probs, dtype=self.dtype)
         if p.view(unsigned_dtype(self.dtype)).max(initial=0) > self._one_bits:
-            p = self._checked(p, first)
+            p = record_bad_values(p[:, np.newaxis], first, self.findings)[:, 0]
         other = self.dtype.type(1) - p
         has_tag = (labels & labels.dtype.type(1)).astype(np.bool_)
         summary.label[:] = labels
@@ -102,16 +101,6 @@ class TagSummarizer(Summarizer):
                 getattr(summary, name)[:] = kernel(pair, present)
         self._filled += n
         return summary
-
-    def _checked(self, p: Floats, first: int) -> Floats:
-        """Record values that are not probabilities, with the example and tag of the first; return a copy without."""
-        found = Findings()
-        checked = record_bad_values(p[:, np.newaxis], first, found)[:, 0]
-        for kind, finding in found.items():
-            example, tag = divmod(finding.ranges[0][0], self._n_tags)
-            finding.place = f"tag {tag} of example {example:,}"
-            self.findings.setdefault(kind, Finding()).extend(finding)
-        return checked
 
     def _class_sums(self, block: SummaryBlock) -> ClassSums:
         """Return the sums by class: those of all rows of each tag, less those of the rows that have it."""

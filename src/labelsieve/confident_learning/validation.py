@@ -165,8 +165,6 @@ class Finding:
         The member of an ensemble that has them.
     places : callable, optional
         Names a range of rows, where these are parts of larger things.
-    place : str
-        Where the first one is, if rows are parts of larger things.
     """
 
     n_values: int = 0
@@ -180,13 +178,12 @@ class Finding:
     alike: bool = False
     member: str = ""
     places: Callable[[int, int], str] | None = None
-    place: str = ""
 
     def extend(self, later: Finding) -> None:
         """Add the findings of later rows."""
         if not self.n_values:
             self.example, self.first_cause, self.alike = later.example, later.first_cause, later.alike
-            self.member, self.place = later.member, later.place
+            self.member = later.member
         self.alike = self.alike and later.alike and self.example == later.example
         self.n_values += later.n_values
         self.n_rows += later.n_rows
@@ -400,10 +397,6 @@ def _counted(n: int, what: str) -> str:
 def _sentence(kind: str, found: Finding, n_classes: int) -> str:
     what = ERRORS[kind].replace("K-1", str(n_classes - 1))
     text = f"{_counted(found.n_values, what)} in {found.where()}"
-    if found.place:
-        first = f"first: {found.example:.6g}, " if kind in ("below", "above") else "first: "
-        text = f"{_counted(found.n_values, what)} ({first}{found.place})"
-        return f"{text}; at most 1e-3 outside [0, 1] is accepted" if kind in ("below", "above") else text
     if kind in ("below", "above"):
         text += f" (first: {found.example:.6g}; at most 1e-3 outside [0, 1] is accepted)"
     elif kind in ("label", "predicted"):

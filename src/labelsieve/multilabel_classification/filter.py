@@ -107,7 +107,7 @@ def find_label_issues(
         verbose=verbose,
         low_memory=low_memory,
     )
-    mask = found.mask()
+    mask = found.example_mask()
     if is_low:
         lowest = np.argsort(found.example_scores(), kind="stable")[: np.count_nonzero(mask)]
         mask = np.zeros_like(mask)
@@ -186,7 +186,7 @@ def find_multilabel_issues_per_class(
         low_memory=low_memory,
     )
     if return_indices_ranked_by is None:
-        return found.tag_mask()
+        return found.mask()
     issues = found.issues_by_tag()
     if adjusts:
         issues = _by_adjusted_scores(found, return_indices_ranked_by)

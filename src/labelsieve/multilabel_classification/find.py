@@ -17,19 +17,21 @@ of core, in a memory that is planned, on threads or a cluster, resumed from a wo
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import partial
 from typing import Any, Final
 
-from labelsieve.errors import InputTypeError
-from labelsieve.pipeline.forecast_settings import ForecastSettings
+import numpy as np
+
+from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.confident_learning.tag_filters import joint_of_tags
+from labelsieve.errors import InvalidInputError
+from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
 from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import given_places
+from labelsieve.pipeline.opening import check_output_of
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.layouts import TagLayout
-from labelsieve.results.publish import check_output
 from labelsieve.results.row_ids import check_class_names
 from labelsieve.results.tag_issues import MultilabelIssues
 from labelsieve.sources.open_tags import open_tags
@@ -44,12 +46,11 @@ _NOT_HERE: Final = {
     "ignore_label": "leave out examples without labels; an example without any tag is []",
     "allow_unnormalized_rows": "the probabilities of tags need not add up to 1 anyway",
 }
-_OPTIONS: Final = tuple(one.name for one in fields(JobSettings) if one.name not in _NOT_HERE)
-_FORECAST: Final = ("worker_rate", "latency", "within", "measure")
-_WORDS: Final = {name: text for name, text in FOR_FINDING.items() if name != "multi_label"} | _NOT_HERE
+SETTINGS: Final = tuple(name for name in SETTING_NAMES if name not in _NOT_HERE)
+KNOWN: Final = {name: text for name, text in FOR_FINDING.items() if name != "multi_label"} | _NOT_HERE
 
 
-@explain_keywords(_WORDS, _OPTIONS)
+@explain_keywords(KNOWN, SETTINGS)
 def find_label_issues(
     labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
 ) -> MultilabelIssues:
@@ -88,6 +89,11 @@ def find_label_issues(
     UnreadableDataError, MemoryLimitError, WorkdirError, InUseError, TaskFailedError
         As of `labelsieve.find_label_issues`.
 
+    Warns
+    -----
+    LabelsieveWarning
+        If tags and probabilities do not seem to belong together. ``rows.facts.misfit`` keeps the text.
+
     Examples
     --------
     >>> import numpy as np
@@ -95,20 +101,20 @@ def find_label_issues(
     >>> labels = [[0], [0, 1], [], [1], [0, 1]]
     >>> pred_probs = np.array([[0.9, 0.1], [0.8, 0.9], [0.1, 0.2], [0.1, 0.9], [0.05, 0.8]])
     >>> found = multilabel_classification.find_label_issues(labels, pred_probs)
-    >>> found.pairs.tolist(), found.mask().tolist()
+    >>> found.pairs().tolist(), found.example_mask().tolist()
     ([[4, 0]], [False, False, False, False, True])
 
     The same as a matrix, and by another filter in one read:
 
     >>> matrix = np.array([[1, 0], [1, 1], [0, 0], [0, 1], [1, 1]])
     >>> found = multilabel_classification.find_label_issues(matrix, pred_probs, filter_by="predicted_neq_given")
-    >>> found.pairs.tolist(), found.rows.facts.n_reads
+    >>> found.pairs().tolist(), found.rows.facts.n_reads
     ([[4, 0]], 1)
     """
     return MultilabelIssues(_job(labels, pred_probs, confident_joint, settings).run())
 
 
-@explain_keywords(_WORDS, (*_OPTIONS, *_FORECAST))
+@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
 ) -> Plan:
@@ -135,22 +141,15 @@ def plan_label_issues(
     >>> plan.n_rows, plan.n_reads, plan.bytes_read
     (6, 2, 96)
     """
-    wanted = ForecastSettings(**{name: settings.pop(name) for name in _FORECAST if name in settings})
-    return _job(labels, pred_probs, confident_joint, {"progress": False} | settings).plan(wanted)
+    wanted = ForecastSettings.taken_from(settings)
+    return _job(labels, pred_probs, confident_joint, settings | {"progress": False}).plan(wanted)
 
 
 def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str, Any]) -> Job:
     """Return the job over the tags of all examples as rows."""
     filter_by = settings.get("filter_by", "prune_by_noise_rate")
     choices = JobSettings(**settings | {"filter_by": filter_by})
-    if choices.output is not None:
-        inputs = (choices.data, labels, pred_probs, choices.ids)
-        check_output(str(choices.output), [place for one in inputs for place in given_places(one)])
-    if confident_joint is not None and not choices.filter.prunes:
-        raise InputTypeError(
-            f"filter_by={filter_by!r} counts by itself and takes no confident_joint: leave it out, or choose a filter "
-            "that prunes"
-        )
+    check_output_of(choices, labels, pred_probs)
     names = choices.class_names
     opening = partial(
         open_tags,
@@ -159,14 +158,27 @@ def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str,
         from_logits=choices.from_logits,
         dtype=choices.dtype,
         names=names,
-        confident_joint=confident_joint,
     )
     found = retry(choices.retries + 1, opening, labels, pred_probs)
     tags = check_class_names(names, found.n_tags)
     texts = [f"tag {tag}" for tag in range(found.n_tags)] if tags is None else tags
-    used = {"data": None, "from_logits": False, "dtype": None, "ids": found.ids}
+    joint = None if confident_joint is None else _checked_joint(confident_joint, found.n_tags)
+    used = {"confident_joint": joint, "data": None, "from_logits": False, "dtype": None, "ids": found.ids}
     if choices.batch_size != "auto":
         used["batch_size"] = choices.batch_size * found.n_tags
     classes = [text for tag in texts for text in (f"not {tag}", tag)]
     rows = JobSettings(**settings | {"filter_by": filter_by, "class_names": classes} | used)
     return Job(found.labels, found.pred_probs, rows, layout=TagLayout(found.n_examples, found.n_tags, tags))
+
+
+def _checked_joint(joint: Any, n_tags: int) -> ConfidentCounts:
+    """Return the counts of the user."""
+    found = np.asarray(joint)
+    if found.shape != (n_tags, 2, 2) or found.dtype.kind not in "iu":
+        raise InvalidInputError(
+            f"confident_joint must be integers of the shape ({n_tags}, 2, 2): for each tag the counts by label and "
+            f"true label, not {found.dtype} of the shape {found.shape}"
+        )
+    if found.min(initial=0) < 0:
+        raise InvalidInputError(f"confident_joint has counts below 0 (first: {int(found[found < 0][0])})")
+    return joint_of_tags(found.astype(np.int64))

@@ -50,7 +50,7 @@ from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.label_mapping import LabelMapping
 from labelsieve.pipeline.member_accuracy import member_accuracies
-from labelsieve.pipeline.opening import given_places, open_given, open_inputs, open_pair
+from labelsieve.pipeline.opening import check_output_of, open_given, open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.plan import Plan, make_plan, workload
 from labelsieve.pipeline.planned_time import forecast_run
@@ -59,7 +59,7 @@ from labelsieve.pipeline.spot_check import check_finished, compare_labels
 from labelsieve.pipeline.workdir import Workdir
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.layouts import Layout
-from labelsieve.results.publish import Stage, check_output, staged
+from labelsieve.results.publish import Stage, staged
 from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
@@ -121,9 +121,7 @@ class Job:
         self.settings, self.filter, self._layout = settings, settings.filter, layout
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
         self._attempts = settings.retries + 1
-        if self.output is not None:
-            inputs = (settings.data, settings.summaries, labels, pred_probs, settings.ids)
-            check_output(self.output, [place for one in inputs for place in given_places(one)])
+        check_output_of(settings, labels, pred_probs)
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
         limit = free_bytes() if self.executor.is_cluster else self.executor.limit
@@ -177,7 +175,7 @@ class Job:
         joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
         if joint is None or rescanned is None or rescanned.joint is None:
             raise RuntimeError("the settings of a count ask for the confident joint")
-        check_fit(setup.passes.first_table(), total, rescanned.joint)
+        check_fit(setup.passes.first_table(), total, rescanned.joint, self.pair[1])
         return joint
 
     def _attempt(self, steps: Callable[[_Setup], _T]) -> _T:
@@ -356,7 +354,7 @@ class Job:
         joint = None if rescanned is None else rescanned.joint_counts(sums.counts)
         totals = issue_totals(counts, joint, sums.counts, self.filter.settings)
         totals = replace(totals, given_joint=self.settings.given_joint)
-        misfit = check_fit(passes.first_table(), scanned, totals.confident)
+        misfit = check_fit(passes.first_table(), scanned, totals.confident, self.pair[1])
         # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
         exactly = stage is not None or not self._fits(totals.estimated, inputs, plan)
         selected = self.filter.select(table, totals, inputs.dtype, exactly=exactly)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.filters import Filter, default_rule, filter_of
@@ -71,7 +71,7 @@ class JobSettings:
     class_names: Sequence[str] | None = None
     ignore_label: Any = NOTHING
     ids: Any = None
-    confident_joint: Any = None  # for the filters that prune, in `labelsieve.cleanlab.filter` alone
+    confident_joint: Any = None  # for the filters that prune, of cleanlab's functions and of tags
 
     def __post_init__(self) -> None:
         check_flag("fresh", self.fresh)
@@ -119,6 +119,8 @@ class JobSettings:
             return None
         if not self.filter.prunes:
             raise InvalidInputError(f"filter_by={self.filter.name!r} does not use confident_joint")
+        if isinstance(self.confident_joint, ConfidentCounts):
+            return self.confident_joint
         return entries_of("confident_joint", self.confident_joint).counts()
 
     @cached_property
@@ -136,3 +138,7 @@ class JobSettings:
         if not isinstance(location, str) or not location.endswith(".zarr"):
             raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
         return location
+
+
+# The settings that `labelsieve.find_label_issues` takes.
+SETTING_NAMES: Final = tuple(one.name for one in fields(JobSettings) if one.name != "confident_joint")

@@ -259,6 +259,7 @@ def _n_tasks(inputs: Inputs, rule: Filter, executor: Executor, n_spans: int, *, 
     if rule.reads_pairs:
         stops = [0, *rounds(0, n_partitions, executor.all_threads)]
         total += sum(reading(stop - start) for start, stop in itertools.pairwise(stops))
+        total += mapped(reduced=True) * (not stored and not on_cluster)  # margins that the summaries show
     total += rule.counts_summaries * mapped(reduced=True)
     settles = rule.cuts_classes or (rule.cuts_scores and (stored or rule.name))
     return total + (2 if settles else 1) * mapped()

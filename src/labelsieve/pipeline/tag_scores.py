@@ -19,6 +19,7 @@ from labelsieve.confident_learning.validation import raise_or_warn
 from labelsieve.partitioning import Grid
 from labelsieve.pipeline.inputs import map_partitions
 from labelsieve.pipeline.opening import open_inputs
+from labelsieve.results.layouts import TagLayout
 from labelsieve.settings import Method, Settings
 from labelsieve.sources.open_tags import OpenTags
 from labelsieve.tasks.partition import Block, Partition
@@ -54,18 +55,19 @@ def score_tags(
     InvalidInputError
         For values that are no probabilities: which example and which tag.
     """
-    settings = Settings(method, adjust_pred_probs)
+    settings, layout = Settings(method, adjust_pred_probs), TagLayout(tags.n_examples, tags.n_tags)
     inputs = open_inputs(tags.labels, tags.pred_probs)
     inputs = replace(inputs, grid=_of_whole_examples(inputs.grid, tags.n_tags)).read_labels()
     plain = Settings(method) if not adjust_pred_probs else Settings()
     thresholds = None
     if adjust_pred_probs:
         totals = combine_totals(map_partitions(inputs, _class_sums))
-        raise_or_warn(totals.findings, inputs.n_classes)
+        raise_or_warn(totals.findings.placed(layout.in_words), inputs.n_classes)
         thresholds = class_sums_finalize(totals.sums.dense())
     work = partial(_scores, plain=plain, settings=settings, thresholds=thresholds, n_tags=tags.n_tags, combine=combine)
     parts = map_partitions(inputs, work)
-    raise_or_warn(combine_totals([part.totals for part in parts]).findings, inputs.n_classes)
+    findings = combine_totals([part.totals for part in parts]).findings
+    raise_or_warn(findings.placed(layout.in_words), inputs.n_classes)
     return np.concatenate([part.scores for part in parts])
 
 

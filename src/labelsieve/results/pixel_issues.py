@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError, MissingDependencyError
-from labelsieve.results.grouped_issues import GroupedIssues
+from labelsieve.errors import MissingDependencyError
+from labelsieve.results.grouped_issues import GroupedIssues, lowest
 from labelsieve.results.label_issues import LabelIssues, frame_of
 from labelsieve.results.layouts import EqualImages, PixelLayout
 from labelsieve.results.mask_pictures import Pictures
 from labelsieve.results.report import check_report, encode_picture, write_report
 from labelsieve.results.result import IssueRows
-from labelsieve.results.zarr_store import StoredScores
 from labelsieve.settings import FLOAT_TOLERANCE, check_positive, check_whole_number
 from labelsieve.storage.urls import check_place
 
@@ -78,6 +77,7 @@ class SegmentationIssues(GroupedIssues):
         super().__init__(rows)
         # The mask of some images, from the first one on.
         self._held: tuple[int, int, Bools] = (0, 0, np.empty(0, np.bool_))
+        self._image_scores: dict[float, Float64s] = {}
 
     @property
     def layout(self) -> EqualImages | PixelLayout:
@@ -91,10 +91,7 @@ class SegmentationIssues(GroupedIssues):
 
     def shape(self, image: int) -> tuple[int, int]:
         """Return height and width of an image."""
-        return self.layout.shape(self._checked(image))
-
-    def __len__(self) -> int:
-        return self.num_issues
+        return self.layout.shape(self._checked_group(image))
 
     def __repr__(self) -> str:
         n_labelled, n_hit = self.rows.n_labelled, int(np.count_nonzero(self.issues_per_group()))
@@ -120,7 +117,7 @@ class SegmentationIssues(GroupedIssues):
             size: a byte for each pixel.
         """
         if image is not None:
-            image = self._checked(image)
+            image = self._checked_group(image)
             first, last, flat = self._held
             if not first <= image < last:
                 first, last, flat = self._held = self._mask_from(image)
@@ -128,7 +125,7 @@ class SegmentationIssues(GroupedIssues):
             return flat[start:stop].reshape(self.layout.shape(image)).copy()
         if isinstance(self.layout, EqualImages):
             layout = self.layout
-            return self._flat_mask(0, self.rows.n_rows).reshape(layout.n_images, layout.height, layout.width)
+            return self._mask_of_rows(0, self.rows.n_rows).reshape(layout.n_images, layout.height, layout.width)
         return list(self.masks())
 
     def masks(self) -> Iterator[Bools]:
@@ -142,18 +139,7 @@ class SegmentationIssues(GroupedIssues):
         while first + n < self.n_images and self._layout.edges(first, first + 2 * n)[-1] - begin <= _MASK_PIXELS:
             n *= 2
         last = min(first + n, self.n_images)
-        return first, last, self._flat_mask(begin, int(self._layout.edges(first, last)[-1]))
-
-    def _flat_mask(self, start: int, stop: int) -> Bools:
-        """Return the mask of rows ``[start, stop)``."""
-        scores = self.rows.score_parts
-        if isinstance(scores, StoredScores):
-            stored: Bools = scores.group.open("mask").read(start, stop)
-            return stored
-        mask = np.zeros(stop - start, np.bool_)
-        for rows in self.rows.found.column("row"):
-            mask[rows[(rows >= start) & (rows < stop)] - start] = True
-        return mask
+        return first, last, self._mask_of_rows(begin, int(self._layout.edges(first, last)[-1]))
 
     # Scores ----------------------------------------------------------------------------------------------------------
 
@@ -172,34 +158,19 @@ class SegmentationIssues(GroupedIssues):
             size.
         """
         if image is not None:
-            image = self._checked(image)
-            start, stop = self._layout.edges(image, image + 1).tolist()
-            return self._flat_scores(start, stop).reshape(self.layout.shape(image))
+            image = self._checked_group(image)
+            return self._scores_of_rows(*self._rows_of(image)).reshape(self.layout.shape(image))
         if isinstance(self.layout, EqualImages):
             layout = self.layout
-            return self._flat_scores(0, self.rows.n_rows).reshape(layout.n_images, layout.height, layout.width)
+            return self._scores_of_rows(0, self.rows.n_rows).reshape(layout.n_images, layout.height, layout.width)
         return [
             scores[edges[i] : edges[i + 1]].reshape(self.layout.shape(first + i)).copy()
-            for first, edges, scores in self.group_scores()
+            for first, edges, scores in self.score_blocks()
             for i in range(len(edges) - 1)
         ]
 
-    def _flat_scores(self, start: int, stop: int) -> Floats:
-        scores = self.rows.score_parts
-        if isinstance(scores, StoredScores):
-            stored: Floats = scores.group.open("scores").read(start, stop)
-            return stored
-        return np.asarray(self.rows.scores[start:stop])
-
-    @cached_property
-    def image_scores(self) -> Float64s:
-        """``(n_images,)`` score of each image, from 0 (bad labels) to 1: `softmin_scores` at temperature 0.1."""
-        scores = self.softmin_scores()
-        scores.flags.writeable = False
-        return scores
-
-    def softmin_scores(self, temperature: float = TEMPERATURE) -> Float64s:
-        """Return the soft minimum of the scores of the pixels of each image.
+    def image_scores(self, temperature: float = TEMPERATURE) -> Float64s:
+        """Return a score of each image, from 0 (bad labels) to 1: the soft minimum of the scores of its pixels.
 
         Parameters
         ----------
@@ -213,17 +184,17 @@ class SegmentationIssues(GroupedIssues):
             depend on how the images were read.
         """
         temperature = check_positive("temperature", temperature)
-        found = np.full(self.n_images, np.nan)
-        for first, edges, scores in self.group_scores():
-            for i in range(len(edges) - 1):
-                found[first + i] = softmin(scores[edges[i] : edges[i + 1]], temperature)
-        return found
+        if temperature not in self._image_scores:
+            found = np.full(self.n_images, np.nan)
+            for first, edges, scores in self.score_blocks():
+                for i in range(len(edges) - 1):
+                    found[first + i] = softmin(scores[edges[i] : edges[i + 1]], temperature)
+            self._image_scores[temperature] = found
+        return self._image_scores[temperature].copy()
 
     def worst_images(self, top: int = 20) -> Int64s:
         """Return the numbers of the `top` images of lowest score, worst first, ties by number."""
-        top, scores = check_whole_number("top", top, 0), self.image_scores
-        order = np.argsort(scores, kind="stable")
-        return order[: min(top, int(np.count_nonzero(~np.isnan(scores))))]
+        return lowest(self.image_scores(), top)
 
     # Tables ----------------------------------------------------------------------------------------------------------
 
@@ -251,13 +222,13 @@ class SegmentationIssues(GroupedIssues):
     def _image_columns(self, top: int | None) -> dict[str, npt.NDArray[Any]]:
         """Return the columns of `to_frame`."""
         n_issues = self.issues_per_group()
-        images = np.flatnonzero(n_issues)
-        images = images[np.argsort(self.image_scores[images], kind="stable")][:top]
+        images, scores = np.flatnonzero(n_issues), self.image_scores()
+        images = images[np.argsort(scores[images], kind="stable")][:top]
         classes, names = self._classes_of_images(), self.class_names
         columns: dict[str, Any] = {
             "image": images,
             "issues": n_issues[images],
-            "score": self.image_scores[images],
+            "score": scores[images],
             "classes": np.empty(len(images), object),
         }
         for i, image in enumerate(images.tolist()):
@@ -322,7 +293,7 @@ class SegmentationIssues(GroupedIssues):
             from scipy import ndimage
         except ImportError as error:
             raise MissingDependencyError("Finding connected pixels", "images") from error
-        issues, width = self._issues_of(self._checked(image)), self.shape(image)[1]
+        issues, width = self._issues_of(self._checked_group(image)), self.shape(image)[1]
         start = int(self._layout.edges(image, image)[0])
         place = np.full(self.shape(image), -1, np.int64)
         place.reshape(-1)[issues.rows - start] = np.arange(len(issues.rows))
@@ -406,7 +377,7 @@ class SegmentationIssues(GroupedIssues):
 
     def _issues_of(self, image: int) -> IssueRows:
         """Return the issues of an image, by row."""
-        start, stop = self._layout.edges(image, image + 1).tolist()
+        start, stop = self._rows_of(image)
         if isinstance(self.rows.found, IssueRows):
             first, last = np.searchsorted(self.rows.indices, (start, stop), sorter=self._order).tolist()
             return self.rows.issues.take(self._order[first:last])
@@ -419,13 +390,6 @@ class SegmentationIssues(GroupedIssues):
     def _order(self) -> npt.NDArray[np.intp]:
         """Positions of the issues by row."""
         return np.argsort(self.rows.indices)
-
-    def _checked(self, image: int) -> int:
-        """Return the number of an image, or raise."""
-        number = check_whole_number("image", image, 0)
-        if number >= self.n_images:
-            raise InvalidInputError(f"there is no image {number:,}: there are {self.n_images:,}, from 0 on")
-        return number
 
 
 def softmin(scores: Floats, temperature: float) -> float:

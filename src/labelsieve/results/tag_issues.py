@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from labelsieve.confident_learning.class_quality import Columns
 from labelsieve.confident_learning.tag_filters import joints_of_tags
 from labelsieve.confident_learning.tag_scores import aggregator
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.grouped_issues import GroupedIssues
+from labelsieve.results.grouped_issues import IssuePairs, lowest
 from labelsieve.results.label_issues import LabelIssues, frame_of
 from labelsieve.results.layouts import TagLayout
 from labelsieve.settings import check_whole_number
@@ -20,13 +20,13 @@ from labelsieve.settings import check_whole_number
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labelsieve.confident_learning.dtypes import Bools, Float64s, Int64s
+    from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Int64s
 
 # Scores that are made those of examples at a time.
 _BLOCK_VALUES: Final = 1 << 18
 
 
-class MultilabelIssues(GroupedIssues):
+class MultilabelIssues(IssuePairs):
     """The issues of `labelsieve.multilabel_classification.find_label_issues`.
 
     An issue is an example and a tag: the example has the tag and likely should not, or the other way round. Each tag is
@@ -66,7 +66,7 @@ class MultilabelIssues(GroupedIssues):
     >>> found = multilabel_classification.find_label_issues(labels, pred_probs)
     >>> found
     <MultilabelIssues: 1 of 10 tags of 5 examples, in 1 of them (20.00%); worst: tag 0 of example 4>
-    >>> found.pairs
+    >>> found.pairs()
     array([[4, 0]])
     """
 
@@ -111,9 +111,6 @@ class MultilabelIssues(GroupedIssues):
             joint[tag, counts.given, counts.predicted] = counts.counts
         return joint
 
-    def __len__(self) -> int:
-        return self.num_issues
-
     def __repr__(self) -> str:
         n_examples = int(np.count_nonzero(self.issues_per_group()))
         worst = "; worst: none"
@@ -128,30 +125,27 @@ class MultilabelIssues(GroupedIssues):
     def _named(self, tag: int) -> str:
         return str(tag) if self.tag_names is None else repr(self.tag_names[tag])
 
-    @property
-    def pairs(self) -> Int64s:
-        """``(num_issues, 2)`` example and tag of each issue, worst first."""
-        return np.stack(np.divmod(self.rows.indices, self.n_tags), axis=1)
-
-    def mask(self) -> Bools:
-        """Return an ``(N,)`` mask that is True for examples with an issue in any tag."""
-        found: Bools = self.issues_per_group() > 0
-        return found
-
-    def tag_mask(self, start: int = 0, stop: int | None = None) -> Bools:
-        """Return an ``(n, K)`` mask of the examples ``[start, stop)``, True for tags that are issues.
+    def mask(self, example: int | None = None) -> Bools:
+        """Return which tags are label issues.
 
         Parameters
         ----------
-        start, stop : int
-            Examples; all by default.
+        example : int, optional
+            Number of the example; all examples by default.
+
+        Returns
+        -------
+        (K,) bool
+            The mask of the example. Without `example`, an ``(N, K)`` array.
         """
-        start, stop, _ = slice(start, stop).indices(self.n_examples)
-        mask, first = np.zeros(max(0, stop - start) * self.n_tags, np.bool_), start * self.n_tags
-        for rows in self.rows.found.column("row"):
-            inside = rows[(rows >= first) & (rows < first + len(mask))]
-            mask[inside - first] = True
-        return mask.reshape(-1, self.n_tags)
+        if example is not None:
+            return self._mask_of_rows(*self._rows_of(self._checked_group(example)))
+        return self._mask_of_rows(0, self.rows.n_rows).reshape(-1, self.n_tags)
+
+    def example_mask(self) -> Bools:
+        """Return an ``(N,)`` mask that is True for examples with an issue in any tag."""
+        found: Bools = self.issues_per_group() > 0
+        return found
 
     def issues_of_tag(self, tag: int) -> Int64s:
         """Return the examples of which a tag is an issue, worst first.
@@ -207,23 +201,33 @@ class MultilabelIssues(GroupedIssues):
         """
         combine, scores = aggregator(method, **kwargs), np.empty(self.n_examples)
         step = max(1, _BLOCK_VALUES // self.n_tags)
-        for first, edges, values in self.group_scores():
+        for first, edges, values in self.score_blocks():
             of_tags = values.reshape(len(edges) - 1, self.n_tags)
             for start in range(0, len(of_tags), step):
                 block = of_tags[start : start + step].astype(np.float64)
                 scores[first + start : first + start + len(block)] = combine(block)
         return scores
 
-    def tag_scores(self) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
-        """Yield the scores of all tags, some examples at a time: the first of them, and their ``(n, K)`` scores."""
-        for first, edges, values in self.group_scores():
-            yield first, values.reshape(len(edges) - 1, self.n_tags)
+    def tag_scores(self, example: int | None = None) -> Floats:
+        """Return the label quality scores of tags.
+
+        Parameters
+        ----------
+        example : int, optional
+            Number of the example; all examples by default.
+
+        Returns
+        -------
+        (K,) float
+            The scores of the example. Without `example`, an ``(N, K)`` array; `score_blocks` has it in blocks.
+        """
+        if example is not None:
+            return self._scores_of_rows(*self._rows_of(self._checked_group(example)))
+        return self._scores_of_rows(0, self.rows.n_rows).reshape(-1, self.n_tags)
 
     def worst_examples(self, top: int = 20) -> Int64s:
-        """Return the `top` examples of lowest score among those with an issue, worst first, ties by number."""
-        examples = np.flatnonzero(self.mask())
-        order = np.argsort(self.example_scores()[examples], kind="stable")
-        return examples[order[: check_whole_number("top", top, 0)]]
+        """Return the numbers of the `top` examples of lowest score, worst first, ties by number."""
+        return lowest(self.example_scores(), top)
 
     def to_frame(self, top: int | None = None) -> pd.DataFrame:
         """Return the issues as a pandas DataFrame, worst first.
@@ -307,4 +311,4 @@ class MultilabelIssues(GroupedIssues):
 
     def health_score(self) -> float:
         """Return the share of examples without any issue."""
-        return 1 - int(np.count_nonzero(self.mask())) / self.n_examples
+        return 1 - int(np.count_nonzero(self.example_mask())) / self.n_examples

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.grouped_issues import GroupedIssues
+from labelsieve.results.grouped_issues import IssuePairs, as_tuples, lowest
 from labelsieve.results.report import write_report
 from labelsieve.settings import check_whole_number
 from labelsieve.storage.urls import check_place
@@ -31,7 +31,7 @@ TEMPERATURE: Final = 0.05
 _LETTERS_BESIDE: Final = 200
 
 
-class TokenIssues(GroupedIssues):
+class TokenIssues(IssuePairs):
     """The label issues of tokens, from `labelsieve.token_classification.find_label_issues` or `labelsieve.load`.
 
     A result stands for its pairs of sentence and token: its length is ``num_issues``, iterating over it gives the
@@ -58,16 +58,6 @@ class TokenIssues(GroupedIssues):
     ([(1, 1)], array([0.7, 0.2]))
     """
 
-    def __len__(self) -> int:
-        return self.num_issues
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for rows in self.rows.found.column("row"):
-            yield from _as_tuples(self._places(rows))
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
-        return np.array(self._places(self.rows.indices), dtype, copy=copy)
-
     @property
     def n_sentences(self) -> int:
         """Number of sentences, those without tokens included."""
@@ -83,31 +73,18 @@ class TokenIssues(GroupedIssues):
         """``(n_sentences + 1,)`` row at which each sentence begins, and the number of tokens."""
         return self.layout.edges(0, self.n_sentences)
 
-    def pairs(self, top: int | None = None) -> list[tuple[int, int]]:
-        """Return ``(sentence, token)`` of the issues, worst first.
+    def token_scores(self, sentence: int | None = None) -> Any:
+        """Return the label quality scores of tokens; NaN for tokens without a label (`ignore_label`).
 
         Parameters
         ----------
-        top : int, optional
-            Number of issues, from the worst; all by default.
-
-        Examples
-        --------
-        >>> from labelsieve.token_classification import find_label_issues
-        >>> find_label_issues([[0], [1, 0]], [[[0.9, 0.1]], [[0.2, 0.8], [0.1, 0.9]]]).pairs()
-        [(1, 1)]
-        """
-        stop = self.num_issues if top is None else check_whole_number("top", top, 0)
-        rows = self.rows.indices if stop >= self.num_issues else self.rows.worst(stop).rows
-        return _as_tuples(self._places(rows))
-
-    def token_scores(self) -> list[Floats]:
-        """Return the label quality scores of the tokens of each sentence.
+        sentence : int, optional
+            Number of the sentence; all sentences by default.
 
         Returns
         -------
-        list of (T_i,) arrays
-            Views of one array in memory; NaN for tokens without a label (`ignore_label`).
+        (T_i,) float
+            The scores of the sentence. Without `sentence`, a list of arrays, views of one in memory.
 
         Examples
         --------
@@ -115,18 +92,32 @@ class TokenIssues(GroupedIssues):
         >>> find_label_issues([[0], [1, 0]], [[[0.9, 0.1]], [[0.2, 0.8], [0.1, 0.9]]]).token_scores()
         [array([0.9]), array([0.8, 0.1])]
         """
-        return split_sentences(np.asarray(self.rows.scores), self.edges)
+        if sentence is None:
+            return split_sentences(np.asarray(self.rows.scores), self.edges)
+        return self._scores_of_rows(*self._rows_of(self._checked_group(sentence)))
 
-    def masks(self) -> list[npt.NDArray[np.bool_]]:
-        """Return for each sentence which of its tokens are issues, as ``(T_i,)`` arrays, views of one in memory.
+    def mask(self, sentence: int | None = None) -> Any:
+        """Return which tokens are label issues.
+
+        Parameters
+        ----------
+        sentence : int, optional
+            Number of the sentence; all sentences by default.
+
+        Returns
+        -------
+        (T_i,) bool
+            The mask of the sentence. Without `sentence`, a list of arrays, views of one in memory.
 
         Examples
         --------
         >>> from labelsieve.token_classification import find_label_issues
-        >>> find_label_issues([[0], [1, 0]], [[[0.9, 0.1]], [[0.2, 0.8], [0.1, 0.9]]]).masks()
+        >>> find_label_issues([[0], [1, 0]], [[[0.9, 0.1]], [[0.2, 0.8], [0.1, 0.9]]]).mask()
         [array([False]), array([False,  True])]
         """
-        return split_sentences(self.rows.mask(), self.edges)
+        if sentence is None:
+            return split_sentences(self.rows.mask(), self.edges)
+        return self._mask_of_rows(*self._rows_of(self._checked_group(sentence)))
 
     def sentence_scores(self, method: SentenceScoreMethod = "min", *, temperature: float = TEMPERATURE) -> Float64s:
         """Return a label quality score of each sentence. The scores of tokens are read in blocks.
@@ -157,65 +148,20 @@ class TokenIssues(GroupedIssues):
         array([0.9  , 0.238])
         """
         scores = np.empty(self.n_sentences)
-        for first, edges, block in self.group_scores():
+        for first, edges, block in self.score_blocks():
             scores[first : first + len(edges) - 1] = scores_of_sentences(block, edges, method, temperature)
         return scores
 
-    def worst_sentences(
-        self,
-        top: int = 20,
-        *,
-        tokens: Any = None,
-        method: SentenceScoreMethod = "min",
-        temperature: float = TEMPERATURE,
-    ) -> pd.DataFrame:
-        """Return the sentences of the lowest score as a pandas DataFrame, worst first, ties by sentence.
-
-        Parameters
-        ----------
-        top : int
-            Number of sentences.
-        tokens : sequence of sequence of str, optional
-            The words of each sentence, or of all tokens.
-        method : {"min", "softmin"}
-            Score of a sentence: see `sentence_scores`.
-        temperature : float
-            Of ``"softmin"``.
-
-        Returns
-        -------
-        pandas.DataFrame
-            ``sentence``, ``score``, ``tokens`` (their number), ``issues`` (among them), and, with `tokens`, ``text``.
-
-        Raises
-        ------
-        InvalidInputError
-            For words that are not those of the tokens.
-        MissingDependencyError
-            Without pandas.
+    def worst_sentences(self, top: int = 20) -> Int64s:
+        """Return the numbers of the `top` sentences of lowest score, worst first, ties by number.
 
         Examples
         --------
         >>> from labelsieve.token_classification import find_label_issues
-        >>> found = find_label_issues([[0], [1, 0]], [[[0.9, 0.1]], [[0.2, 0.8], [0.1, 0.9]]])
-        >>> found.worst_sentences(1, tokens=[["Yes"], ["Cats", "purr"]]).values.tolist()
-        [[1, 0.1, 2, 1, 'Cats purr']]
+        >>> find_label_issues([[0], [1, 0]], [[[0.9, 0.1]], [[0.2, 0.8], [0.1, 0.9]]]).worst_sentences()
+        array([1, 0])
         """
-        scores = self.sentence_scores(method, temperature=temperature)
-        worst = np.argsort(scores, kind="stable")[: check_whole_number("top", top, 0)]  # NaN last
-        worst = worst[~np.isnan(scores[worst])]
-        edges = self.edges
-        columns: dict[str, Any] = {
-            "sentence": worst,
-            "score": scores[worst],
-            "tokens": edges[worst + 1] - edges[worst],
-            "issues": self.issues_per_group()[worst],
-        }
-        if tokens is not None:
-            words = Words(tokens, edges)
-            columns["text"] = [" ".join(words.of(sentence)) for sentence in worst.tolist()]
-        frame = self.rows.to_frame(0)  # checks that pandas is there
-        return type(frame)(columns)
+        return lowest(self.sentence_scores(), top)
 
     def to_frame(self, top: int | None = None, *, tokens: Any = None) -> pd.DataFrame:
         """Return the issues as a pandas DataFrame, worst first.
@@ -286,25 +232,18 @@ class TokenIssues(GroupedIssues):
         top, marked = check_whole_number("top", top, 0), None
         if tokens is not None:
             words = Words(tokens, self.edges)
-            marked = [words.around(sentence, token) for sentence, token in self.pairs(top)]
+            marked = [words.around(sentence, token) for sentence, token in as_tuples(self.pairs(top))]
         page = Path(check_place("path", path))
         write_report(self.rows, page, top=top, images=images, texts=texts, title=title, marked=marked)
 
     def __repr__(self) -> str:
         n_labelled = self.n_tokens - self.n_ignored
-        worst = ", ".join(map(str, self.pairs(5))) + (", ..." if self.num_issues > 5 else "")
+        worst = ", ".join(map(str, as_tuples(self.pairs(5)))) + (", ..." if self.num_issues > 5 else "")
         return (
             f"<TokenIssues: {self.num_issues:,} of {n_labelled:,} {'labelled ' if self.n_ignored else ''}tokens "
             f"({self.num_issues / n_labelled:.2%}) in {self.n_sentences:,} sentences and {self.n_classes:,} classes; "
             f"worst tokens: {worst or 'none'}>"
         )
-
-    def _repr_html_(self) -> str:
-        return self.rows._repr_html_()
-
-    def _places(self, rows: Int64s) -> Int64s:
-        """Return sentence and token of rows as an (n, 2) array."""
-        return np.stack(list(self.layout.columns(rows).values()), axis=1)
 
 
 class Words:
@@ -402,7 +341,3 @@ def scores_of_sentences(scores: Floats, edges: Int64s, method: SentenceScoreMeth
     weights = np.exp((np.repeat(lowest, lengths) - values) / temperature)
     found[filled] = np.add.reduceat(values * weights, starts) / np.add.reduceat(weights, starts)
     return found
-
-
-def _as_tuples(places: Int64s) -> list[tuple[int, int]]:
-    return list(zip(*places.T.tolist(), strict=True)) if len(places) else []

@@ -68,7 +68,7 @@ def get_label_quality_scores(
             raise InvalidInputError("downsample is for method='num_pixel_issues': scores of pixels need all pixels")
         temperature = check_positive("temperature", temperature)
         found = find_label_issues(labels, pred_probs, **settings)
-        return found.softmin_scores(temperature), found.pixel_scores()
+        return found.image_scores(temperature), found.pixel_scores()
     found = find_label_issues(labels, pred_probs, downsample=downsample, **settings)
     whole = found if downsample == 1 else find_label_issues(labels, pred_probs, **settings)
     return share_of_good_pixels(found), whole.pixel_scores()
@@ -78,7 +78,7 @@ def share_of_good_pixels(found: SegmentationIssues) -> Float64s:
     """Return the ``(n_images,)`` shares of labelled pixels that are no label issues; NaN if none is labelled."""
     labelled = np.diff(found.layout.edges(0, found.n_images))
     if found.n_ignored:
-        for first, edges, scores in found.group_scores():
+        for first, edges, scores in found.score_blocks():
             images = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
             labelled[first : first + len(edges) - 1] = np.bincount(images[~np.isnan(scores)], minlength=len(edges) - 1)
     with np.errstate(invalid="ignore"):  # 0 of 0

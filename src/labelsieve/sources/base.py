@@ -16,6 +16,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning.confident_joint import JointCounter
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.summarizer import Summarizer
+from labelsieve.confident_learning.thresholds import ClassSums
 from labelsieve.errors import UnreadableDataError
 from labelsieve.sources.versions import FileVersion, MissingRows, check_path, file_version, row_digests
 
@@ -231,6 +232,16 @@ class Source(abc.ABC):
     def filter_for(self, rule: Filter) -> Filter:
         """Return the filter that selects as `rule` does among these rows."""
         return rule
+
+    def describe_misfit(self, sums: ClassSums) -> str | None:  # noqa: ARG002  # rows are compared, class by class
+        """Return why labels and these rows do not seem to belong together, "" if they do, or None to compare classes.
+
+        Parameters
+        ----------
+        sums : ClassSums
+            Sums of the label's probability over all rows, by class.
+        """
+        return None
 
     def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:  # noqa: ARG002
         """Open to read the stored bytes alone, for a measurement: rows have any values if they would need decoding.

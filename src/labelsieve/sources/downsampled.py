@@ -84,6 +84,10 @@ class BlockMean:
 
     def __call__(self, images: Source | da.Array) -> Source | da.Array:
         """Return the merged images."""
+        if images.dtype.kind != "f" or images.dtype.itemsize not in (2, 4, 8):
+            raise InvalidInputError(
+                f"downsample takes the mean of float16, float32 or float64, not of {images.dtype}: convert pred_probs"
+            )
         return _merged(images, self, np.dtype(np.float64))
 
     def merge(self, images: npt.NDArray[Any]) -> Float64s:

@@ -26,8 +26,6 @@ from labelsieve.sources.tags import (
     open_sparse,
 )
 
-GivenJoint = tuple[tuple[int, ...], ...]
-
 
 @dataclass(frozen=True)
 class OpenTags:
@@ -61,7 +59,6 @@ def open_tags(
     from_logits: bool = False,
     dtype: str | None = None,
     names: Sequence[str] | None = None,
-    confident_joint: Any = None,
 ) -> OpenTags:
     """Open tags and probabilities. Lists are joined; of arrays and files only headers are read.
 
@@ -81,8 +78,6 @@ def open_tags(
         What values of `pred_probs` are that are stored as 16 bits without a dtype of NumPy.
     names : sequence of str, optional
         K names of tags.
-    confident_joint : (K, 2, 2) array-like of int, optional
-        Counts of each tag.
 
     Raises
     ------
@@ -106,9 +101,8 @@ def open_tags(
         raise InvalidInputError("labels and pred_probs have no examples")
     if names is not None and len(names) != n_tags:
         raise InvalidInputError(f"{len(names):,} class_names, pred_probs has {n_tags:,} tags")
-    joint = None if confident_joint is None else _checked_joint(confident_joint, n_tags)
     found = _open_labels(labels, n_examples, n_tags, names)
-    return OpenTags(found, TagProbs(opened, joint), n_examples, n_tags, ids)
+    return OpenTags(found, TagProbs(opened), n_examples, n_tags, ids)
 
 
 def _open_probs(pred_probs: Any, dtype: str | None, *, from_logits: bool) -> Source:
@@ -145,15 +139,3 @@ def _open_labels(labels: Any, n_examples: int, n_tags: int, names: Sequence[str]
     if matrix.dtype.kind not in "biuf":
         raise InvalidInputError(f"a matrix of tags has 0 and 1 only, not {matrix.dtype}")
     return TagMatrix(_source(matrix))
-
-
-def _checked_joint(joint: Any, n_tags: int) -> GivenJoint:
-    found = np.asarray(joint)
-    if found.shape != (n_tags, 2, 2) or found.dtype.kind not in "iu":
-        raise InvalidInputError(
-            f"confident_joint must be integers of the shape ({n_tags}, 2, 2): for each tag the counts by label and "
-            f"true label, not {found.dtype} of the shape {found.shape}"
-        )
-    if found.min(initial=0) < 0:
-        raise InvalidInputError(f"confident_joint has counts below 0 (first: {int(found[found < 0][0])})")
-    return tuple(tuple(map(int, one)) for one in found.reshape(n_tags, 4).tolist())

@@ -23,9 +23,15 @@ from labelsieve.sources.base import Rows, Source, read_into
 from labelsieve.sources.derived import WrappedSource
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.versions import MissingRows
+from labelsieve.sources.zarr_arrays import ZarrSource, chunk_decoder
 
 # Bytes of images that are read together, unless a stored chunk or a single image is larger.
 _READ_BYTES: Final = 4_000_000
+# Copies of the images of a chunk that a thread holds while it decodes them: on the direct path of Zarr (measured: 1.3),
+# by Zarr itself, which holds several of each of the chunks that it joins (measured: 4 to 6), and by others.
+_DIRECT_COPIES: Final = 2
+_ZARR_COPIES: Final = 6
+_OTHER_COPIES: Final = 3
 # Planes of at least this size are read one by one into their places, others with the whole image.
 _PLANE_BYTES: Final = 1 << 14
 
@@ -132,8 +138,7 @@ class PixelSource(WrappedSource):
         self.in_pieces = True
         if not self.reads_planes:
             held = self.held_images * source.row_bytes
-            # Some decoders need room for a chunk besides that.
-            self.decoding_bytes = source.decoding_bytes + held * (2 if source.is_encoded else 1)
+            self.decoding_bytes = source.decoding_bytes + held * _copies(source)
             self.decoding_note = source.decoding_note or f"images of {source.row_bytes / 1e6:,.3g} MB"
 
     @property
@@ -225,6 +230,15 @@ class PixelSource(WrappedSource):
     def _images_of(self, start: int, stop: int) -> tuple[int, int]:
         """Return the range of images that hold pixels ``[start, stop)``."""
         return start // self.image_rows, -(-stop // self.image_rows)
+
+
+def _copies(images: Source) -> int:
+    """Return the number of copies of images that a thread holds while it decodes them."""
+    if not images.is_encoded:
+        return 1
+    if not isinstance(images, ZarrSource):
+        return _OTHER_COPIES
+    return _ZARR_COPIES if chunk_decoder(images.array) is None else _DIRECT_COPIES
 
 
 class _Pixels(Rows):

@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Float64s, Int64s, Ints, class_dtype
 from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.tag_agreement import describe_tag_misfit
 from labelsieve.confident_learning.tag_filters import filter_by_tag
 from labelsieve.confident_learning.tag_summarizer import TagJointCounter, TagPattern, TagSummarizer
+from labelsieve.confident_learning.thresholds import ClassSums, class_means
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.columns import arrow
+from labelsieve.sources.columns import arrow, list_items, list_lengths
 from labelsieve.sources.derived import DerivedSource
 
 _LISTS: Final = (
@@ -117,15 +119,12 @@ class TagProbs(_RowsOfTags):
     ----------
     source : Source
         ``(N, K)`` probabilities.
-    confident_joint : tuple, optional
-        K tuples of 4 counts, in place of those that a run finds.
     """
 
     summarizer = TagSummarizer
     joint_counter = TagJointCounter
 
-    def __init__(self, source: Source, confident_joint: tuple[tuple[int, ...], ...] | None = None) -> None:
-        self._confident_joint = confident_joint
+    def __init__(self, source: Source) -> None:
         super().__init__(source, source.dtype)
 
     def _follow(self, source: Source) -> None:
@@ -137,9 +136,13 @@ class TagProbs(_RowsOfTags):
         """Return the probabilities."""
         return np.ascontiguousarray(rows)
 
+    def describe_misfit(self, sums: ClassSums) -> str:
+        """Return a warning if examples with a tag have no higher probability of it than others; "" if they have."""
+        return describe_tag_misfit(class_means(sums).reshape(-1, 2), sums.counts.reshape(-1, 2))
+
     def filter_for(self, rule: Filter) -> Filter:
         """Return the filter that selects as `rule` does, for each tag by itself."""
-        return filter_by_tag(rule, self._confident_joint)
+        return filter_by_tag(rule)
 
 
 class TagMatrix(_RowsOfTags):
@@ -313,7 +316,7 @@ def open_lists(labels: Any, n_examples: int, n_tags: int, names: Sequence[str] |
     InputTypeError
         For anything but lists of whole numbers or names.
     """
-    if hasattr(labels, "value_lengths") or hasattr(labels, "combine_chunks"):
+    if type(labels).__module__.partition(".")[0] == "pyarrow":
         lengths, tags = _of_arrow(labels, names)
     else:
         lengths, tags = _joined(labels, names)
@@ -394,23 +397,21 @@ def _numbered(lists: Sequence[Sequence[str]], names: Sequence[str], n_tags: int)
 
 
 def _of_arrow(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
-    """Return the same of an Arrow array of lists of integers or names."""
-    pa = arrow()
-    if isinstance(labels, pa.ChunkedArray):
-        labels = labels.combine_chunks()
-        if isinstance(labels, pa.ChunkedArray):  # of several chunks
-            labels = pa.concat_arrays(labels.chunks)
-    kind = labels.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    """Return the same of an Arrow array of lists."""
+    pa, kind = arrow(), labels.type
+    is_list = isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
     if is_list and names is not None and not pa.types.is_integer(kind.value_type):
         return _joined(labels.to_pylist(), names)
     if not is_list or not pa.types.is_integer(kind.value_type):
         hint = "; for names give class_names too" if is_list else ""
         raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}{hint}")
-    values = labels.flatten()
-    if labels.null_count or values.null_count:
+    chunks = labels.chunks if isinstance(labels, pa.ChunkedArray) else [labels]
+    items = [list_items(chunk) for chunk in chunks]
+    if labels.null_count or any(one.null_count for one in items):
         raise InvalidInputError("labels has missing values: of an example without tags give an empty list")
-    return labels.value_lengths().to_numpy().astype(np.int64), values.to_numpy().astype(np.int64)
+    lengths = [np.empty(0, np.int64), *(list_lengths("labels", chunk, 0, "labels") for chunk in chunks)]
+    tags = [np.empty(0, np.int64), *(one.to_numpy(zero_copy_only=False).astype(np.int64) for one in items)]
+    return np.concatenate(lengths), np.concatenate(tags)
 
 
 def open_sparse(labels: Any, n_examples: int, n_tags: int) -> TagLists:

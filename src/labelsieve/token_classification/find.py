@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import ForecastSettings
+from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
 from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import given_places
+from labelsieve.pipeline.opening import check_output_of
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.layouts import TokenLayout
-from labelsieve.results.publish import check_output
 from labelsieve.results.token_issues import TokenIssues
 from labelsieve.sources.retries import retry
 from labelsieve.sources.tables import open_columns
@@ -29,10 +25,7 @@ KNOWN: Final = FOR_FINDING | {
     "low_memory": "leave it out: pred_probs need not fit in memory",
     "tokens": "the result takes the words: .to_frame(tokens=...), .report(..., tokens=...)",
 }
-SETTINGS: Final = tuple(one.name for one in fields(JobSettings))
-_FORECAST: Final = ("worker_rate", "latency", "within", "measure")
-# Rows as messages name them (`validation.Finding.where`).
-_ROWS: Final = re.compile(r"\brows? (\d+(?:\.\.\d+)?(?:, \d+(?:\.\.\d+)?)*)(?![\d.]|,\d)")
+SETTINGS: Final = SETTING_NAMES
 
 
 @explain_keywords(KNOWN, SETTINGS)
@@ -80,7 +73,7 @@ def find_label_issues(
     >>> labels = [[0, 0, 1], [], [0, 1]]
     >>> pred_probs = [np.array([[0.9, 0.1], [0.7, 0.3], [0.05, 0.95]]), [], np.array([[0.8, 0.2], [0.8, 0.2]])]
     >>> find_label_issues(labels, pred_probs).pairs()
-    [(2, 1)]
+    array([[2, 1]])
 
     The same tokens in flat arrays, which may be in files that are larger than memory:
 
@@ -89,12 +82,10 @@ def find_label_issues(
     >>> found.to_frame()[["sentence", "token", "given_label", "suggested_label"]].values.tolist()
     [[2, 1, 1, 0]]
     """
-    job, layout = open_job(labels, pred_probs, offsets, sentence_ids, settings)
-    with tokens_named(layout):
-        return TokenIssues(job.run())
+    return TokenIssues(_job(labels, pred_probs, offsets, sentence_ids, settings).run())
 
 
-@explain_keywords(KNOWN, (*SETTINGS, *_FORECAST))
+@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
 ) -> Plan:
@@ -125,16 +116,12 @@ def plan_label_issues(
     >>> plan.n_partitions, plan.bytes_read
     (1, 32000)
     """
-    wanted = ForecastSettings(**{name: settings.pop(name) for name in _FORECAST if name in settings})
-    job, layout = open_job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False})
-    with tokens_named(layout):
-        return job.plan(wanted)
+    wanted = ForecastSettings.taken_from(settings)
+    return _job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False}).plan(wanted)
 
 
-def open_job(
-    labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, settings: dict[str, Any]
-) -> tuple[Job, TokenLayout]:
-    """Return the job whose rows are tokens, and where these are. Of files, labels and offsets are read at most.
+def _job(labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, settings: dict[str, Any]) -> Job:
+    """Return the job whose rows are tokens. Of files, labels and offsets are read at most.
 
     Parameters
     ----------
@@ -144,19 +131,17 @@ def open_job(
         Those of `JobSettings`.
     """
     choices = JobSettings(**settings)
+    check_output_of(choices, labels, pred_probs, offsets, sentence_ids)
     tokens, ids = retry(choices.retries + 1, _open_tokens, labels, pred_probs, offsets, sentence_ids, choices)
     layout = TokenLayout(tokens.edges)
     if choices.data is not None:
-        if choices.output is not None:
-            check_output(choices.output, given_places(choices.data))  # type: ignore[arg-type]  # checked to be text
         choices = replace(choices, data=None, ids=ids)
-    with tokens_named(layout):
-        job = Job(tokens.labels, tokens.pred_probs, choices, named=True, layout=layout)
+    job = Job(tokens.labels, tokens.pred_probs, choices, named=True, layout=layout)
     n_rows, n_tokens = job.pair[1].shape[0], int(tokens.edges[-1])
     if n_rows != n_tokens:
         what = f"offsets end at {n_tokens:,}" if offsets is not None else f"sentence_ids has {n_tokens:,} numbers"
         raise InvalidInputError(f"{what}, but pred_probs has {n_rows:,} rows, one for each token")
-    return job, layout
+    return job
 
 
 def _open_tokens(
@@ -181,24 +166,3 @@ def _open_tokens(
         sentence_ids = sentence_ids if column is None else found
     edges = edges_of_ids(sentence_ids) if offsets is None else edges_of_offsets(offsets)
     return Tokens(labels, pred_probs, edges), ids
-
-
-@contextmanager
-def tokens_named(layout: TokenLayout) -> Iterator[None]:
-    """Name sentences and tokens in place of rows in the message of an error."""
-    try:
-        yield
-    except InvalidInputError as error:
-        text = _ROWS.sub(lambda found: _in_sentences(layout, found[1]), str(error))
-        if text == str(error):
-            raise
-        raise type(error)(text).at(error.rows) from error
-
-
-def _in_sentences(layout: TokenLayout, rows: str) -> str:
-    """Return rows in words, such as ``3, 17..20``, as tokens of sentences."""
-    texts = []
-    for one in rows.split(", "):
-        first, last = (int(row) for row in (one.split("..") * 2)[:2])
-        texts.append(layout.in_words(first, last + 1))
-    return ", ".join(texts)

@@ -97,3 +97,29 @@ def test_rows_without_groups_have_no_layout(tmp_path):
     assert labelsieve.load(tmp_path / "rows.zarr").layout is None
     with pytest.raises(ValueError, match="groups"):
         GroupedIssues(found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ((0, 1), "image 0, y 0, x 0"),
+        ((5, 8), "image 0, y 1, x 0..2"),
+        ((2, 9), "image 0, y 0, x 2 to y 1, x 3"),
+        ((3, 30), "image 0, y 0, x 3 to image 2, y 1, x 4"),
+        ((0, 10), "image 0"),
+        ((10, 30), "images 1..2"),
+        ((9, 11), "image 0, y 1, x 4 to image 1, y 0, x 0"),
+    ],
+)
+def test_rows_are_named_by_their_places(rows, words):
+    assert EqualImages(3, 2, 5).in_words(*rows) == words
+
+
+def test_tokens_are_named_by_their_places():
+    layout = token_layout([1, 3, 0, 5])
+    assert [layout.in_words(*rows) for rows in ((0, 1), (1, 4), (2, 4), (2, 6))] == [
+        "sentence 0, token 0",
+        "sentence 1",
+        "sentence 1, token 1..2",
+        "sentence 1, token 1 to sentence 3, token 1",
+    ]

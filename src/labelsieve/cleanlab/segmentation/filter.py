@@ -86,7 +86,7 @@ def find_label_issues(
         pred_probs,
         downsample=factor,
         batch_size="auto" if batch_size is None else batch_size,
-        n_jobs=n_jobs or 1,
+        n_jobs=1 if n_jobs is None else n_jobs,
         progress=bool(verbose),
         allow_unnormalized_rows="warn",
     )

@@ -5,15 +5,14 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
-import numpy as np
-
 from labelsieve.cleanlab.arguments import COMMON
-from labelsieve.cleanlab.filter import find_label_issues as find_rows
+from labelsieve.cleanlab.filter import filter_settings
+from labelsieve.pipeline.job import Job
 from labelsieve.results.layouts import TokenLayout
+from labelsieve.results.token_issues import TokenIssues
 from labelsieve.settings import Method
 from labelsieve.sources.tokens import join_sentences
 from labelsieve.token_classification.find import find_label_issues as find
-from labelsieve.token_classification.find import tokens_named
 
 __all__ = ["find_label_issues"]
 
@@ -70,10 +69,7 @@ def find_label_issues(
     if low_memory:
         for name in kwargs:
             warnings.warn(f"`{name}` is not used when `low_memory=True`.", UserWarning, stacklevel=2)
-        return find(labels, pred_probs, method=return_indices_ranked_by, **COMMON).pairs()
+        return list(find(labels, pred_probs, method=return_indices_ranked_by, **COMMON))
     tokens = join_sentences(labels, pred_probs)
-    layout = TokenLayout(tokens.edges)
-    with tokens_named(layout):
-        rows = find_rows(tokens.labels, tokens.pred_probs, return_indices_ranked_by=return_indices_ranked_by, **kwargs)
-    where = layout.columns(np.flatnonzero(rows) if rows.dtype == bool else rows)
-    return list(zip(where["sentence"].tolist(), where["token"].tolist(), strict=True))
+    settings = filter_settings(tokens.pred_probs, return_indices_ranked_by=return_indices_ranked_by, **kwargs)
+    return list(TokenIssues(Job(tokens.labels, tokens.pred_probs, settings, layout=TokenLayout(tokens.edges)).run()))
