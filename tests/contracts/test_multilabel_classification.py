@@ -568,6 +568,17 @@ def test_names_as_tags_in_arrays_and_columns():
         find(labels, probs, class_names=["cat", "cat", "owl"])
 
 
+@pytest.mark.parametrize("filter_by", [None, "prune_by_noise_rate", "confident_learning", "low_self_confidence"])
+def test_one_tag_is_a_problem_of_two_classes(filter_by):
+    matrix, probs = tagged(90, 1, seed=2)
+    want = labelsieve.find_label_issues(
+        matrix[:, 0], np.concatenate([1 - probs, probs], axis=1), filter_by=filter_by, progress=False
+    )
+    found = find(matrix, probs, filter_by=filter_by)
+    assert found.rows.indices.tolist() == want.indices.tolist() != []
+    assert rank.get_label_quality_scores(matrix, probs).tobytes() == np.asarray(want.scores).tobytes()
+
+
 @pytest.mark.parametrize("example", ["ab", b"ab", {0: 1}], ids=type)
 def test_letters_of_a_text_are_not_tags(example):
     labels = [[], example, [], []]

@@ -662,6 +662,15 @@ def test_scores_by_the_modern_interface(tmp_path):
             segmentation.rank.issues_from_scores(scores)
 
 
+def test_images_of_several_sizes_are_an_error_of_the_tree_of_cleanlab():
+    labels, planes = ragged(seed=1)
+    for function in (our_filter.find_label_issues, our_rank.get_label_quality_scores):
+        with pytest.raises(InvalidInputError, match="an array of images of one size"):
+            function(labels, planes, verbose=False)
+        with pytest.raises(InvalidInputError, match="batch_size must be a whole number of at least 1"):
+            function(labels, planes, batch_size="a", verbose=False)
+
+
 def test_shares_of_good_pixels_are_of_labelled_ones():
     labels, planes = images(3, 8, 12, noise=0.3)
     labels[0, 2:], labels[2] = 77, 77

@@ -697,8 +697,9 @@ def test_errors_of_scores_and_words():
         rank.get_label_quality_scores(L, P, sentence_score_method="max")
     with pytest.raises(AssertionError, match="Select from the following methods:\nmin\nsoftmin"):
         ours.rank.get_label_quality_scores(L, P, sentence_score_method="max")
-    with pytest.raises(InvalidInputError, match="temperature must be 0 or more"):
-        find(L, P).sentence_scores("softmin", temperature=-1)
+    for temperature in (-1, "a", None):
+        with pytest.raises(InvalidInputError, match="temperature must be a number of 0 or more"):
+            find(L, P).sentence_scores("softmin", temperature=temperature)
     with pytest.raises(InputTypeError, match="has temperature, not 'temp'"):
         rank.get_label_quality_scores(L, P, sentence_score_kwargs={"temp": 1})
     with pytest.raises(InputTypeError, match="give token_score_method"):
