@@ -56,11 +56,16 @@ def checked_labels(opened: Opened) -> Opened:
     if opened.ndim != 1:
         hint = ""
         if opened.ndim == 2 and opened.shape[1] > 1:
-            hint = ": of one-hot rows take labels.argmax(axis=1)"
+            hint = (
+                ": of one-hot rows take labels.argmax(axis=1); rows of several tags are for "
+                "labelsieve.multilabel_classification (--task tags)"
+            )
             if opened.dtype.kind == "f":
                 hint = (
                     ": were pred_probs given as labels? Labels come first. Of one-hot rows take labels.argmax(axis=1)"
                 )
+        if opened.ndim == 3:
+            hint = ": masks (N, H, W) are for labelsieve.segmentation (--task segmentation)"
         raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}{hint}")
     if opened.dtype.kind not in "iu":
         hint = MAP_STRINGS if opened.dtype.kind in "USTO" else "convert them with .astype(int) if all are whole numbers"
