@@ -13,6 +13,9 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | Topic | Page |
 |---|---|
 | which rows are issues, filters, how a run works, inputs, clusters | `labelsieve.find` |
+| pixels of masks, out of core | `labelsieve.segmentation` |
+| words of sentences | `labelsieve.token_classification` |
+| any number of tags for each row | `labelsieve.multilabel_classification` |
 | row summaries in place of predictions: SQL, Spark, tables | `labelsieve.summaries` |
 | how many labels are wrong: audits and estimates | `labelsieve.audit` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
@@ -40,8 +43,11 @@ if TYPE_CHECKING:
         inspector,
         label_issues_batched,
         memory,
+        multilabel_classification,
         recorder,
+        segmentation,
         summaries,
+        token_classification,
     )
     from labelsieve.audit import estimate
     from labelsieve.confident_learning.error_estimate import ErrorEstimate
@@ -96,6 +102,9 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "LabelInspector",
     "split_arr",
     "find",
+    "segmentation",
+    "token_classification",
+    "multilabel_classification",
     "audit",
     "summaries",
     "count",
@@ -132,8 +141,11 @@ _SUBMODULES = (
     "inspector",
     "label_issues_batched",
     "memory",
+    "multilabel_classification",
     "recorder",
+    "segmentation",
     "summaries",
+    "token_classification",
 )
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {

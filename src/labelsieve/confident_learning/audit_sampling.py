@@ -36,7 +36,8 @@ def stratum_edges(scores: Floats) -> Float64s:
     Parameters
     ----------
     scores : (n,) float
-        Scores of rows, at least one, or of every k-th row: edges need not be exact, as the rows of each stratum are counted.
+        Scores of rows, at least one, or of every k-th row: edges need not be exact, as the rows of each stratum are
+        counted.
 
     Returns
     -------

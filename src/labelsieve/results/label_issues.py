@@ -352,12 +352,13 @@ class LabelIssues(Result):
             "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>"
             for row in zip(*(column.tolist() for column in columns.values()), strict=True)
         )
-        ignored = f" ({self.n_ignored:,} more rows have no label)" if self.n_ignored else ""
+        unit = "rows" if self.layout is None else self.layout.units[0]
+        ignored = f" ({self.n_ignored:,} more {unit} have no label)" if self.n_ignored else ""
         return (
-            f"<p><strong>{self.num_issues:,}</strong> label issues in {self.n_labelled:,} rows "
+            f"<p><strong>{self.num_issues:,}</strong> label issues in {self.n_labelled:,} {unit} "
             f"({self.num_issues / self.n_labelled:.2%}) of {self.n_classes:,} classes{ignored}; "
             f"an estimated {self.estimated_num_issues:,} labels are wrong: label health {self.health_score():.1%}</p>"
-            f"<table><caption>The worst rows</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<table><caption>The worst {unit}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
 
 

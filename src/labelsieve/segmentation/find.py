@@ -47,7 +47,6 @@ _NOT_HERE: Final = {
     "data": "give labels and pred_probs as arrays or files",
     "summaries": "give labels and pred_probs as arrays or files",
     "n_classes": "pred_probs has a plane for each class",
-    "ids": "the result numbers the images in the order in which they were given",
 }
 SETTINGS: Final = tuple(name for name in SETTING_NAMES if name not in _NOT_HERE)
 KNOWN: Final = FOR_FINDING | _NOT_HERE | {"return_mask": "the result has .mask(), and .mask(i) of image i"}
@@ -70,7 +69,8 @@ def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
     **settings
         The settings of `labelsieve.find_label_issues`: ``ignore_label``, ``filter_by``, ``method``, ``from_logits``,
         ``dtype``, ``max_memory``, ``workdir``, ``output``, ``client``, ``n_jobs``, ``progress`` and so on; not
-        ``data``, ``summaries``, ``n_classes`` and ``ids``, which are about tables and rows.
+        ``data``, ``summaries`` and ``n_classes``, which are about tables. ``ids`` are names of the N images; tables and
+        files of pixels have them.
 
     Returns
     -------
