@@ -19,8 +19,8 @@ STRATUM_ENDS: Final = (0.01, 0.03, 0.1, 0.3)
 # precision and recall come from strata of known sizes.
 N_STRATA: Final = 2 * (len(STRATUM_ENDS) + 1)
 # The part of the budget that is shared out by size. The rest goes to the strata of scores in equal shares. With a half
-# intervals were up to 1.15 times as wide as those of rows drawn from all alike where scores say nothing, with two
-# thirds up to 1.08 times; where scores are informative both are the same within 2%.
+# intervals were up to 1.15 times as wide as those of rows drawn from all alike where scores tell nothing; with two
+# thirds up to 1.08 times, and no wider where scores are informative.
 _SIZE_SHARE: Final = 2 / 3
 # Rows of a stratum at least, if it has them: fewer say nothing of how rows differ.
 _FEWEST: Final = 2
