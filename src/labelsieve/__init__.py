@@ -17,6 +17,7 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | words of sentences | `labelsieve.token_classification` |
 | any number of tags for each row | `labelsieve.multilabel_classification` |
 | row summaries in place of predictions: SQL, Spark, tables | `labelsieve.summaries` |
+| how many labels are wrong: audits and estimates | `labelsieve.audit` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
 | cleanlab's module tree: change an import and nothing else | `labelsieve.cleanlab` |
 | cleanlab's batched module, and what differs | `labelsieve.label_issues_batched` |
@@ -33,6 +34,7 @@ import importlib
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
     from labelsieve import (
+        audit,
         cleanlab,
         cli,
         count,
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
         summaries,
         token_classification,
     )
+    from labelsieve.audit import estimate
+    from labelsieve.confident_learning.error_estimate import ErrorEstimate
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -68,6 +72,7 @@ if TYPE_CHECKING:
     from labelsieve.pipeline.plan import Plan
     from labelsieve.pipeline.row_summaries import RowSummaries
     from labelsieve.recorder import Recorder
+    from labelsieve.results.audit import Audit
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.load import load
     from labelsieve.results.result import IssueRows
@@ -80,6 +85,9 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "find_label_issues",
     "LabelIssues",
     "load",
+    "Audit",
+    "estimate",
+    "ErrorEstimate",
     "plan_label_issues",
     "Plan",
     "Recorder",
@@ -97,6 +105,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "segmentation",
     "token_classification",
     "multilabel_classification",
+    "audit",
     "summaries",
     "count",
     "label_issues_batched",
@@ -123,6 +132,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "audit",
     "cleanlab",
     "cli",
     "count",
@@ -139,7 +149,9 @@ _SUBMODULES = (
 )
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
+    "Audit": "results.audit",
     "Ensemble": "sources.ensemble",
+    "ErrorEstimate": "confident_learning.error_estimate",
     "Folds": "sources.folds",
     "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
@@ -147,6 +159,7 @@ _MODULES = {
     "Plan": "pipeline.plan",
     "Recorder": "recorder",
     "RowSummaries": "pipeline.row_summaries",
+    "estimate": "audit",
     "find_label_issues": "find",
     "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",
     "find_label_issues_batched": "label_issues_batched",

@@ -40,7 +40,7 @@ ORDER = [
     "cli",
 ]
 # Of the command line and of cleanlab's tree, the pages of documentation, which import nothing, are part of the API.
-API = ("", "find", "count", "recorder", "inspector", "label_issues_batched", "summaries", "cli", "cleanlab")
+API = ("", "find", "audit", "count", "recorder", "inspector", "label_issues_batched", "summaries", "cli", "cleanlab")
 # execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
 # Dask's way to write sizes and where it keeps temporary files.
 IMPORTS_DASK = {"execution", "pipeline", "sources", "storage", "results"}
@@ -50,6 +50,9 @@ PUBLIC = [
     "find_label_issues",
     "LabelIssues",
     "load",
+    "Audit",
+    "estimate",
+    "ErrorEstimate",
     "plan_label_issues",
     "Plan",
     "Recorder",
@@ -67,6 +70,7 @@ PUBLIC = [
     "segmentation",
     "token_classification",
     "multilabel_classification",
+    "audit",
     "summaries",
     "count",
     "label_issues_batched",

@@ -43,6 +43,7 @@ from labelsieve.execution.progress import listened_to
 from labelsieve.find import find_label_issues
 from labelsieve.pipeline.doctor import diagnose
 from labelsieve.results import export
+from labelsieve.results.audit import Audit
 from labelsieve.results.load import load
 from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
@@ -312,7 +313,10 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
 
     Example: labelsieve report issues.zarr -o report.html
     """
-    load(result).report(output, top=rows, images=images, texts=texts)
+    found = load(result)
+    if isinstance(found, Audit):
+        raise InvalidInputError(f"{result} is an audit: a report is about a result, and takes an estimate in Python")
+    found.report(output, top=rows, images=images, texts=texts)
     click.echo(f"written to {output}")
 
 
