@@ -13,7 +13,11 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | Topic | Page |
 |---|---|
 | which rows are issues, filters, how a run works, inputs, clusters | `labelsieve.find` |
+| pixels of masks, out of core | `labelsieve.segmentation` |
+| words of sentences | `labelsieve.token_classification` |
+| any number of tags for each row | `labelsieve.multilabel_classification` |
 | row summaries in place of predictions: SQL, Spark, tables | `labelsieve.summaries` |
+| how many labels are wrong: audits and estimates | `labelsieve.audit` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
 | cleanlab's module tree: change an import and nothing else | `labelsieve.cleanlab` |
 | cleanlab's batched module, and what differs | `labelsieve.label_issues_batched` |
@@ -31,6 +35,7 @@ import importlib
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
     from labelsieve import (
+        audit,
         cleanlab,
         cli,
         count,
@@ -40,9 +45,14 @@ if TYPE_CHECKING:
         inspector,
         label_issues_batched,
         memory,
+        multilabel_classification,
         recorder,
+        segmentation,
         summaries,
+        token_classification,
     )
+    from labelsieve.audit import estimate
+    from labelsieve.confident_learning.error_estimate import ErrorEstimate
     from labelsieve.decisions import AppliedDecisions, apply_decisions
     from labelsieve.errors import (
         ChangedDataError,
@@ -65,6 +75,7 @@ if TYPE_CHECKING:
     from labelsieve.pipeline.plan import Plan
     from labelsieve.pipeline.row_summaries import RowSummaries
     from labelsieve.recorder import Recorder
+    from labelsieve.results.audit import Audit
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.load import load
     from labelsieve.results.result import IssueRows
@@ -77,6 +88,9 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "find_label_issues",
     "LabelIssues",
     "load",
+    "Audit",
+    "estimate",
+    "ErrorEstimate",
     "plan_label_issues",
     "Plan",
     "apply_decisions",
@@ -93,6 +107,10 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "LabelInspector",
     "split_arr",
     "find",
+    "segmentation",
+    "token_classification",
+    "multilabel_classification",
+    "audit",
     "summaries",
     "count",
     "label_issues_batched",
@@ -120,6 +138,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "audit",
     "cleanlab",
     "cli",
     "count",
@@ -129,13 +148,18 @@ _SUBMODULES = (
     "inspector",
     "label_issues_batched",
     "memory",
+    "multilabel_classification",
     "recorder",
+    "segmentation",
     "summaries",
+    "token_classification",
 )
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
     "AppliedDecisions": "decisions",
+    "Audit": "results.audit",
     "Ensemble": "sources.ensemble",
+    "ErrorEstimate": "confident_learning.error_estimate",
     "Folds": "sources.folds",
     "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
@@ -144,6 +168,7 @@ _MODULES = {
     "Recorder": "recorder",
     "RowSummaries": "pipeline.row_summaries",
     "apply_decisions": "decisions",
+    "estimate": "audit",
     "find_label_issues": "find",
     "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",
     "find_label_issues_batched": "label_issues_batched",

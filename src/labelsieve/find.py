@@ -557,5 +557,5 @@ def plan_label_issues(
     """
     choices = dict(locals())
     labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
-    wanted = ForecastSettings(*(choices.pop(name) for name in ("worker_rate", "latency", "within", "measure")))
+    wanted = ForecastSettings.taken_from(choices)
     return Job(labels, pred_probs, JobSettings(**choices, progress=False), named=True).plan(wanted)

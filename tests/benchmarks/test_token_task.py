@@ -43,8 +43,8 @@ def test_tokens(request):
     runs = RUNS if real else 1
     *theirs, want = best(min(runs, 3), lambda: find_theirs(labels, of_sentences, n_jobs=1))
     for name, function in {
-        "lists": lambda: find_label_issues(labels, of_sentences, **how).pairs(),
-        "flat arrays": lambda: find_label_issues(flat, probs, offsets=edges, **how).pairs(),
+        "lists": lambda: list(find_label_issues(labels, of_sentences, **how)),
+        "flat arrays": lambda: list(find_label_issues(flat, probs, offsets=edges, **how)),
     }.items():
         *seconds, found = best(runs, function)
         print(

@@ -46,6 +46,9 @@ def test_a_task_finds_what_its_function_finds(task, capsys):
     printed = capsys.readouterr().out
     rows, groups = want.layout.units
     assert printed.startswith(f"{want.rows.n_rows:,} {rows} of {want.layout.n_groups:,} {groups}, ")
+    assert ("two for each tag" in printed) == (task == "tags")
+    assert f"The worst {rows}" in Path("r.html").read_text()
+    assert f"The worst {rows}" in want._repr_html_()
     columns = want.rows.issue_table(0, 2)
     names = list(want.layout.columns(want.rows.indices))
     head, *lines = [line.split() for line in printed.splitlines() if line][4:7]

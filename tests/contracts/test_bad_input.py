@@ -1204,3 +1204,11 @@ def test_other_packages_objects_are_refused_by_their_kind():
     xarray = pytest.importorskip("xarray")
     for data in (xarray.Dataset({"p": (("row", "class"), PROBS)}), 3.5, {"p": PROBS}):
         refused(find, LABELS, data, error=InputTypeError)
+
+
+def test_a_result_does_not_replace_one_of_a_list_of_inputs(tmp_path):
+    places = [tmp_path / "a.zarr", tmp_path / "b.zarr"]
+    for place in places:
+        zarr.save_array(place, np.full((2, 2), 0.5))
+    with pytest.raises(InvalidInputError, match="is an input"):
+        find_label_issues(np.array([0, 1, 0, 1]), places, output=places[1])

@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 
 import draws
 import labelsieve
-from labelsieve import WorkdirError
+from labelsieve import WorkdirError, multilabel_classification, segmentation
 from labelsieve.cli.text import plan_text
 from labelsieve.pipeline import spot_check
 from labelsieve.sources import npy
@@ -432,6 +432,42 @@ def test_of_an_array_that_was_appended_to_only_the_new_rows_are_read(tmp_path, b
         # What was added, and the rows before it in the stored chunk that appending has written again.
         assert found.facts.rows_read == (stop - whole if stop != n_rows else 0)
         n_rows, whole = stop, stop - stop % unit
+
+
+def of_logits(labels, logits, **choices):
+    return find(labels, logits, from_logits=True, **choices)
+
+
+def of_tags(labels, probs, **choices):
+    return multilabel_classification.find_label_issues(labels, probs, progress=False, filter_by=None, **CUT, **choices)
+
+
+def of_pixels(labels, planes, **choices):
+    cut = CUT | {"batch_size": 60}
+    return segmentation.find_label_issues(labels, planes, progress=False, **cut, **choices)
+
+
+def of_blocks(labels, planes, **choices):
+    return of_pixels(labels, planes, downsample=2, **choices)
+
+
+@pytest.mark.parametrize("search", [of_logits, of_tags, of_pixels, of_blocks])
+def test_rows_that_are_computed_from_an_array_grow_with_it(tmp_path, search):
+    rng = np.random.default_rng(0)
+    images = search in (of_pixels, of_blocks)
+    whole = rng.dirichlet(np.ones(K), (200, 4, 6) if images else 200)
+    whole = np.ascontiguousarray(np.moveaxis(whole, -1, 1)) if images else whole
+    whole = np.log(whole) if search is of_logits else whole
+    labels = (whole > 0.3).astype(int) if search is of_tags else whole.argmax(axis=1)
+    labels[::7] = 1 - labels[::7] if search is of_tags else (labels[::7] + 1) % K
+    array = zarr_of(tmp_path / "probs.zarr", whole[:100], (10, *whole.shape[1:]))
+    workdir = tmp_path / "work"
+    search(labels[:100], tmp_path / "probs.zarr", workdir=workdir)
+    array.append(whole[100:])
+    found = search(labels, tmp_path / "probs.zarr", workdir=workdir)
+    fresh = search(labels, tmp_path / "probs.zarr")
+    assert found.facts.bytes_read == fresh.facts.bytes_read / 2
+    assert getattr(found, "rows", found).indices.tolist() == getattr(fresh, "rows", fresh).indices.tolist()
 
 
 def test_labels_in_coarse_chunks_cost_no_read_of_probabilities(tmp_path):

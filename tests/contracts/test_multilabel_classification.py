@@ -361,6 +361,19 @@ def test_the_same_bits_for_any_chunks(batch_size, partition_batches, filter_by, 
         assert facts_of(find(lists_of(matrix), probs, filter_by=filter_by, **cut)) == want
 
 
+def test_lists_of_arrow():
+    probs = np.random.default_rng(5).random((4, 3))
+    want = facts_of(find([[2], [0], [1], [2]], probs))
+    given = pa.array([[2], [0], [1], [2]])
+    parts = pa.chunked_array([pa.array([[9], [2]]).slice(1), pa.array([[0], [1], [2]])])
+    for labels in (given, parts, given.cast(pa.large_list(pa.int8())), given.cast(pa.list_(pa.uint16(), 1))):
+        assert facts_of(find(labels, probs)) == want
+    with pytest.raises(InvalidInputError, match="missing values"):
+        find(pa.array([[2], None, [1], [2]]), probs)
+    with pytest.raises(InputTypeError, match="for names give class_names too"):
+        find(pa.array([["a"], ["b"], [], []]), probs)
+
+
 def test_columns_of_tables(stored):
     folder, matrix, probs, table = stored
     want = find(lists_of(matrix), probs)
@@ -370,6 +383,9 @@ def test_columns_of_tables(stored):
     assert found.to_frame(1)["id"].tolist() == [f"e{want.pairs()[0, 0]}"]
     frame = pd.DataFrame({"tags": lists_of(matrix)} | {f"p_{k}": probs[:, k] for k in range(7)})
     assert facts_of(find("tags", "p_*", data=frame)) == facts_of(want)
+    named = [[f"n{tag}" for tag in tags] for tags in lists_of(matrix)]
+    table = table.append_column("named", pa.array(named))
+    assert facts_of(find("named", "probs", data=table, class_names=[f"n{k}" for k in range(7)])) == facts_of(want)
     with pytest.raises(InputTypeError, match=r"labels: column 'id' of .* has the type string, not lists"):
         find("id", "probs", data=table)
     with pytest.raises(InvalidInputError, match=r"no column 'tag'\. Did you mean 'tags'"):
@@ -539,6 +555,37 @@ def test_names_as_tags():
     assert facts_of(find(labels, probs, class_names=names)) == facts_of(find(matrix, probs))
 
 
+def test_names_as_tags_in_arrays_and_columns():
+    pa = pytest.importorskip("pyarrow")
+    matrix, probs = tagged(60, 3, seed=1)
+    names, want = ["cat", "dog", "owl"], facts_of(find(matrix, probs))
+    labels = [[names[tag] for tag in one] for one in lists_of(matrix)]
+    for same in ([np.array(one, str) for one in labels], pa.array(labels, pa.list_(pa.string()))):
+        assert facts_of(find(same, probs, class_names=names)) == want
+    table = pa.table({"tags": pa.array(labels, pa.list_(pa.string())), "probs": pa.array(probs.tolist())})
+    assert facts_of(find("tags", "probs", data=table, class_names=names)) == want
+    with pytest.raises(InvalidInputError, match="class_names has 'cat' for several tags"):
+        find(labels, probs, class_names=["cat", "cat", "owl"])
+
+
+@pytest.mark.parametrize("filter_by", [None, "prune_by_noise_rate", "confident_learning", "low_self_confidence"])
+def test_one_tag_is_a_problem_of_two_classes(filter_by):
+    matrix, probs = tagged(90, 1, seed=2)
+    want = labelsieve.find_label_issues(
+        matrix[:, 0], np.concatenate([1 - probs, probs], axis=1), filter_by=filter_by, progress=False
+    )
+    found = find(matrix, probs, filter_by=filter_by)
+    assert found.rows.indices.tolist() == want.indices.tolist() != []
+    assert rank.get_label_quality_scores(matrix, probs).tobytes() == np.asarray(want.scores).tobytes()
+
+
+@pytest.mark.parametrize("example", ["ab", b"ab", {0: 1}], ids=type)
+def test_letters_of_a_text_are_not_tags(example):
+    labels = [[], example, [], []]
+    with pytest.raises(InputTypeError, match=r"example 1 is (b?'ab'|\{0: 1\})"):
+        find(labels, PROBS, class_names=["a", "b", "c"])
+
+
 def test_numbers_of_examples_with_few_are_said():
     with pytest.warns(LabelsieveWarning, match=r"1 group of examples, with or without a tag, has no more than 1"):
         multilabel_classification.find_label_issues(
@@ -582,6 +629,7 @@ BAD = {
     "twice": (with_tag(2), PROBS, InvalidInputError, "example 3 has tag 2 twice"),
     "too high": (with_tag(3), PROBS, InvalidInputError, r"1 tags outside 0..2 \(first: 3 in example 3\)"),
     "negative": (with_tag(-1), PROBS, InvalidInputError, r"first: -1 in example 3"),
+    "huge": (with_tag(2**70), PROBS, InvalidInputError, f"example 3 has {2**70}"),
     "float tag": (with_tag(1.0), PROBS, InputTypeError, "example 3 has float"),
     "bool tag": (with_tag(True), PROBS, InputTypeError, "example 3 has bool"),
     "text": (with_tag("cat"), PROBS, InputTypeError, "example 3 has str"),
@@ -653,7 +701,7 @@ def test_values_within_the_tolerance_are_used_as_they_are():
         ({"filter_by": "all"}, InvalidInputError, "filter_by must be one of"),
         ({"num_to_remove_per_class": [1, 2]}, InvalidInputError, "2 numbers, pred_probs 3 tags"),
         ({"class_names": ["a", "b"]}, InvalidInputError, "2 class_names, pred_probs has 3 tags"),
-        ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), pred_probs has 4 rows"),
+        ({"ids": ["a"]}, InvalidInputError, r"ids have shape \(1,\), there are 4 examples"),
         ({"confident_joint": np.ones((3, 3))}, InvalidInputError, r"shape \(3, 2, 2\)"),
         ({"confident_joint": -np.ones((3, 2, 2), int)}, InvalidInputError, "counts below 0"),
         (

@@ -657,6 +657,30 @@ def test_scores_by_the_modern_interface(tmp_path):
     for threshold in (-0.1, 1.5, None, "a"):
         with pytest.raises(InvalidInputError, match="threshold must be a number from 0 to 1"):
             segmentation.rank.issues_from_scores(image_scores, threshold=threshold)
+    for scores in ("a", 0.5, [[0.5]], ["a"]):
+        with pytest.raises(InvalidInputError, match=r"image_scores must be \(N,\) numbers"):
+            segmentation.rank.issues_from_scores(scores)
+
+
+def test_images_of_several_sizes_are_an_error_of_the_tree_of_cleanlab():
+    labels, planes = ragged(seed=1)
+    for function in (our_filter.find_label_issues, our_rank.get_label_quality_scores):
+        with pytest.raises(InvalidInputError, match="an array of images of one size"):
+            function(labels, planes, verbose=False)
+        with pytest.raises(InvalidInputError, match="batch_size must be a whole number of at least 1"):
+            function(labels, planes, batch_size="a", verbose=False)
+
+
+def test_shares_of_good_pixels_are_of_labelled_ones():
+    labels, planes = images(3, 8, 12, noise=0.3)
+    labels[0, 2:], labels[2] = 77, 77
+    found = search(labels, planes, ignore_label=77)
+    shares, _ = segmentation.rank.get_label_quality_scores(
+        labels, planes, method="num_pixel_issues", ignore_label=77, progress=False
+    )
+    masks = found.mask()
+    assert masks[0].sum() > 0
+    np.testing.assert_allclose(shares, [1 - masks[0].sum() / 24, 1 - masks[1].mean(), np.nan])
 
 
 def test_images_are_drawn(monkeypatch):
@@ -708,6 +732,13 @@ def test_blocks_have_the_majority_and_the_mean(form, tmp_path):
     assert found.rows.indices.tolist() == want.indices.tolist()
     np.testing.assert_allclose(found.rows.scores, want.scores, atol=1e-12)
     assert found.n_ignored == want.n_ignored > 0
+
+
+def test_blocks_ignore_a_label_that_the_dtype_does_not_have():
+    labels, planes = images(2, 6, 6)
+    found = search(labels.astype(np.uint8), planes, downsample=3, ignore_label=-1)
+    assert found.n_ignored == 0
+    assert found.rows.indices.tolist() == search(labels, planes, downsample=3).rows.indices.tolist()
 
 
 def test_blocks_do_not_hide_bad_values():
@@ -897,7 +928,7 @@ def test_masks_of_two_classes_may_be_booleans():
         ({"downsample": 4}, "images of 9 x 13 pixels cannot be merged to blocks of 4 x 4"),
         ({"downsample": 0}, "downsample must be a whole number of at least 1"),
         ({"downsample": 3, "from_logits": True}, "downsample takes the mean of probabilities as they are"),
-        ({"ids": [1]}, "has no argument 'ids': the result numbers the images"),
+        ({"n_classes": 4}, "has no argument 'n_classes': pred_probs has a plane for each class"),
         ({"return_mask": True}, r"has no argument 'return_mask': the result has .mask\(\), and .mask\(i\)"),
         ({"ignorelabel": 255}, "did you mean 'ignore_label'"),
         ({"data": {}}, "has no argument 'data': give labels and pred_probs as arrays or files"),
@@ -970,3 +1001,13 @@ def test_a_report_of_images_of_different_sizes(tmp_path):
     with pytest.raises(InvalidInputError, match=r"must end in \.html"):
         found.report(tmp_path / "c.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+
+
+def test_ids_name_the_images(tmp_path):
+    names = [f"scan-{image}.png" for image in range(len(LABELS))]
+    found = search(LABELS, PLANES, ids=names, output=tmp_path / "found.zarr")
+    table = found.rows.to_frame()
+    assert len(table) > 5
+    assert table["id"].tolist() == [names[image] for image in table["image"]]
+    with pytest.raises(InvalidInputError, match=r"ids have shape \(2,\), there are 6 images"):
+        search(LABELS, PLANES, ids=names[:2])

@@ -5,6 +5,7 @@ import inspect
 import io
 import itertools
 import pickle
+from functools import partial
 
 import cleanlab.rank
 import cleanlab.token_classification.filter as their_filter
@@ -216,6 +217,14 @@ def test_words_that_cleanlab_cannot_show_are_shown():
     assert text == "Sentence index: 0, Token index: 1\nToken: \\d+\n----\na \x1b[31m\\d+\x1b[0m\n"
     assert printed(summary.display_issues, [], [["a"]]) == ("", None)
     assert printed(summary.display_issues, [(0, 0)], [["a"]], top=0) == ("", None)
+
+
+@pytest.mark.parametrize("issue", [(-1, 0), (2, 0), (0, 1), (1, 0), (0, -1), (0, 0, 0), (0.5, 0), "a"])
+def test_issues_that_are_no_tokens_are_errors(issue):
+    tokens = [["a"], []]
+    for show in (summary.display_issues, summary.common_label_issues, partial(summary.filter_by_token, "a")):
+        with pytest.raises(InvalidInputError, match="issue"):
+            show([(0, 0), issue], tokens)
 
 
 @pytest.mark.parametrize("module", ["filter", "rank", "summary"])
@@ -688,8 +697,9 @@ def test_errors_of_scores_and_words():
         rank.get_label_quality_scores(L, P, sentence_score_method="max")
     with pytest.raises(AssertionError, match="Select from the following methods:\nmin\nsoftmin"):
         ours.rank.get_label_quality_scores(L, P, sentence_score_method="max")
-    with pytest.raises(InvalidInputError, match="temperature must be 0 or more"):
-        find(L, P).sentence_scores("softmin", temperature=-1)
+    for temperature in (-1, "a", None):
+        with pytest.raises(InvalidInputError, match="temperature must be a number of 0 or more"):
+            find(L, P).sentence_scores("softmin", temperature=temperature)
     with pytest.raises(InputTypeError, match="has temperature, not 'temp'"):
         rank.get_label_quality_scores(L, P, sentence_score_kwargs={"temp": 1})
     with pytest.raises(InputTypeError, match="give token_score_method"):

@@ -62,6 +62,7 @@ from labelsieve.execution.progress import listened_to
 from labelsieve.find import find_label_issues
 from labelsieve.pipeline.doctor import diagnose
 from labelsieve.results import export
+from labelsieve.results.audit import Audit
 from labelsieve.results.decisions import CONFLICT_RULES
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.load import load
@@ -334,7 +335,10 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
 
     Example: labelsieve report issues.zarr -o report.html
     """
-    load(result).report(output, top=rows, images=images, texts=texts)
+    found = load(result)
+    if isinstance(found, Audit):
+        raise InvalidInputError(f"{result} is an audit: a report is about a result, and takes an estimate in Python")
+    found.report(output, top=rows, images=images, texts=texts)
     click.echo(f"written to {output}")
 
 
@@ -372,7 +376,7 @@ def apply(
     began = time.perf_counter()
     found = None if issues is None else load(issues)
     if found is not None and not isinstance(found, LabelIssues):
-        raise InvalidInputError(f"--issues: {issues} is a result of another task than classification")
+        raise InvalidInputError(f"--issues: {issues} is not a result of classification")
     applied = apply_decisions(
         labels,
         list(decisions) or None,

@@ -22,11 +22,12 @@ def summary_text(issues: LabelIssues) -> str:
     absent = len(thresholds) - len(present)
     ignored = f" ({issues.n_ignored:,} of them without a label)" if issues.n_ignored else ""
     by = f", by {issues.settings.filter_by}" if issues.settings.filter_by else ""
-    rows, layout = f"{issues.n_rows:,} rows", issues.layout
+    rows, note, layout = f"{issues.n_rows:,} rows", "", issues.layout
     if layout is not None:
+        note = layout.classes_note and f" ({layout.classes_note})"
         rows = f"{issues.n_rows:,} {layout.units[0]} of {layout.n_groups:,} {layout.units[1]}"
     return (
-        f"{rows}{ignored}, {issues.n_classes:,} classes\n"
+        f"{rows}{ignored}, {issues.n_classes:,} classes{note}\n"
         f"{issues.num_issues:,} label issues ({issues.num_issues / issues.n_labelled:.2%}){by}\n"
         f"confident thresholds {present.min():.4f} to {present.max():.4f}"
         + (f", {absent:,} classes without rows" if absent else "")

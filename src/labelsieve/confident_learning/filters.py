@@ -27,6 +27,7 @@ from labelsieve.confident_learning.selections import (
     Ranking,
     RowSelection,
     Selection,
+    label_scores,
     scores_of,
 )
 from labelsieve.confident_learning.summary_block import SummaryBlock, near_predicted
@@ -89,7 +90,7 @@ class Table(Protocol):
         """Return the `n_rows` rows of lowest score; possibly a few more unless `exactly` is true."""
 
     def select_lowest_by_class(
-        self, n_rows: Int64s, class_counts: Int64s | None, ranking: Ranking | None = None
+        self, n_rows: Int64s, class_counts: Int64s | None = None, ranking: Ranking = label_scores
     ) -> RowSelection:
         """Return for each label the ``n_rows[label]`` rows of lowest probability, or for each group of a ranking."""
 

@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.dtypes import Float64s, Floats, Ints
+from labelsieve.confident_learning.dtypes import Floats, Ints
 from labelsieve.confident_learning.radix_select_by_class import ExactCuts
 from labelsieve.confident_learning.summary_block import SummaryBlock
 
 Positions = npt.NDArray[np.intp]
 # Returns the selected positions of a block, given also the number of its first row.
 Picker = Callable[[SummaryBlock, int], Positions]
-# Positions of the rows of a block that compete, the group in which each does, and its score in float64.
-Ranked = tuple[Positions, Ints, Float64s]
+# Positions of the rows of a block that compete, None for all; the group in which each does, and its score.
+Ranked = tuple[Positions | None, Ints, Floats]
 Ranking = Callable[[SummaryBlock], Ranked]
 
 
@@ -84,9 +84,9 @@ class LabelNotPredicted:
         return lambda block, _first: np.flatnonzero(block.predicted != block.label)
 
 
-def label_scores(summary: SummaryBlock) -> tuple[None, Ints, Floats]:
-    """Return the labels of all rows, which None stands for, and their probabilities."""
-    return None, summary.label, summary.p_label
+def label_scores(block: SummaryBlock) -> Ranked:
+    """Return the labels of all rows, and their probabilities."""
+    return None, block.label, block.p_label
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class UpToClassCuts:
     """The lowest scores of each class, or other group of rows, a number each. A part is the number of the chunk."""
 
     cuts: ExactCuts
-    ranking: Callable[[SummaryBlock], tuple[Positions | None, Ints, Floats]] = label_scores
+    ranking: Ranking
 
     def picker(self, part: int) -> Picker:
         """Return a function that picks rows."""

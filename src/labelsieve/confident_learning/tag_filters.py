@@ -114,7 +114,7 @@ class LowestScoresByTag(LowestScores):
         settings = self.settings
         has_half = self.name is not None or settings.plain_self_confidence or settings.plain_margin
         ranking = LowestOfTag(self.cut_scores, only_low=has_half and not settings.calibrated)
-        return table.select_lowest_by_class(self._estimated(table, totals), None, ranking)
+        return table.select_lowest_by_class(self._estimated(table, totals), ranking=ranking)
 
     def _estimated(self, table: Table, totals: IssueTotals) -> Int64s:
         """Return the ``(K,)`` estimated number of issues of each tag."""
@@ -143,51 +143,50 @@ class LowNormalizedMarginByTag(LowestScoresByTag, LowNormalizedMargin):
 
 
 @dataclass(frozen=True)
-class PruneByClassByTag(PruneByClass):
-    """For each tag, and those that have it and those that have not, the rows least likely to be so."""
+class PruningByTag(Filter):
+    """What the filters that prune have in common: numbers to remove are of tags, not of classes."""
 
     def check_classes(self, n_classes: int) -> None:
         """Raise if there is not a number to remove for each tag."""
-        _check_numbers(self.settings, n_classes)
+        numbers, n_tags = self.settings.num_to_remove_per_class, n_classes // 2
+        if numbers is not None and len(numbers) != n_tags:
+            raise InvalidInputError(f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_tags:,} tags")
+
+
+@dataclass(frozen=True)
+class PruneByClassByTag(PruningByTag, PruneByClass):
+    """For each tag, and those that have it and those that have not, the rows least likely to be so."""
 
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select as many rows of each label as the calibrated joint has off the diagonal."""
         by_label, _ = prune_counts_of_tags(self.settings, totals)
-        return table.select_lowest_by_class(by_label, None, low_self_confidence)
+        return table.select_lowest_by_class(by_label, ranking=low_self_confidence)
 
 
 @dataclass(frozen=True)
-class PruneByNoiseRateByTag(PruneByNoiseRate):
+class PruneByNoiseRateByTag(PruningByTag, PruneByNoiseRate):
     """For each tag, and those that have it and those that have not, the rows of largest margin."""
 
     reads_pairs = False
     cuts_classes = True
 
-    def check_classes(self, n_classes: int) -> None:
-        """Raise if there is not a number to remove for each tag."""
-        _check_numbers(self.settings, n_classes)
-
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select as many rows of each pair as the calibrated joint has."""
         _, by_pair = prune_counts_of_tags(self.settings, totals)
-        return table.select_lowest_by_class(by_pair, None, negative_margins)
+        return table.select_lowest_by_class(by_pair, ranking=negative_margins)
 
 
 @dataclass(frozen=True)
-class BothByTag(Both):
+class BothByTag(PruningByTag, Both):
     """The rows that both pruning filters select."""
 
     reads_pairs = False
 
-    def check_classes(self, n_classes: int) -> None:
-        """Raise if there is not a number to remove for each tag."""
-        _check_numbers(self.settings, n_classes)
-
     def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
         """Select the rows that both filters select."""
         by_label, by_pair = prune_counts_of_tags(self.settings, totals)
-        by_class = table.select_lowest_by_class(by_label, None, low_self_confidence)
-        return by_class & table.select_lowest_by_class(by_pair, None, negative_margins)
+        by_class = table.select_lowest_by_class(by_label, ranking=low_self_confidence)
+        return by_class & table.select_lowest_by_class(by_pair, ranking=negative_margins)
 
 
 def filter_by_tag(rule: Filter) -> Filter:
@@ -230,9 +229,3 @@ def prune_counts_of_tags(settings: Settings, totals: IssueTotals) -> tuple[Int64
         by_label[both] = pruned.by_label
         by_pair[both][np.diff(pruned.edges) > 0] = pruned.by_pair
     return by_label, by_pair
-
-
-def _check_numbers(settings: Settings, n_classes: int) -> None:
-    numbers, n_tags = settings.num_to_remove_per_class, n_classes // 2
-    if numbers is not None and len(numbers) != n_tags:
-        raise InvalidInputError(f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_tags:,} tags")

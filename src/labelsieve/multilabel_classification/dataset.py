@@ -13,7 +13,7 @@ import numpy as np
 from labelsieve.confident_learning.class_quality import Columns
 from labelsieve.errors import InvalidInputError
 from labelsieve.multilabel_classification.find import find_label_issues
-from labelsieve.results.label_issues import frame_of
+from labelsieve.results.frames import frame_of
 from labelsieve.results.tag_issues import MultilabelIssues
 
 if TYPE_CHECKING:

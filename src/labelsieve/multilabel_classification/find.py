@@ -17,7 +17,6 @@ of core, in a memory that is planned, on threads or a cluster, resumed from a wo
 
 from __future__ import annotations
 
-from dataclasses import fields
 from functools import partial
 from typing import Any, Final
 
@@ -26,14 +25,13 @@ import numpy as np
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.tag_filters import joint_of_tags
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import ForecastSettings
+from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
 from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import given_places
+from labelsieve.pipeline.opening import check_output_of
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.layouts import TagLayout
-from labelsieve.results.publish import check_output
 from labelsieve.results.row_ids import check_class_names
 from labelsieve.results.tag_issues import MultilabelIssues
 from labelsieve.sources.open_tags import open_tags
@@ -48,12 +46,11 @@ _NOT_HERE: Final = {
     "ignore_label": "leave out examples without labels; an example without any tag is []",
     "allow_unnormalized_rows": "the probabilities of tags need not add up to 1 anyway",
 }
-_OPTIONS: Final = tuple(one.name for one in fields(JobSettings) if one.name not in _NOT_HERE)
-_FORECAST: Final = ("worker_rate", "latency", "within", "measure")
-_WORDS: Final = {name: text for name, text in FOR_FINDING.items() if name != "multi_label"} | _NOT_HERE
+SETTINGS: Final = tuple(name for name in SETTING_NAMES if name not in _NOT_HERE)
+KNOWN: Final = {name: text for name, text in FOR_FINDING.items() if name != "multi_label"} | _NOT_HERE
 
 
-@explain_keywords(_WORDS, _OPTIONS)
+@explain_keywords(KNOWN, SETTINGS)
 def find_label_issues(
     labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
 ) -> MultilabelIssues:
@@ -117,7 +114,7 @@ def find_label_issues(
     return MultilabelIssues(_job(labels, pred_probs, confident_joint, settings).run())
 
 
-@explain_keywords(_WORDS, (*_OPTIONS, *_FORECAST))
+@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
 ) -> Plan:
@@ -144,17 +141,15 @@ def plan_label_issues(
     >>> plan.n_rows, plan.n_reads, plan.bytes_read
     (6, 2, 96)
     """
-    wanted = ForecastSettings(**{name: settings.pop(name) for name in _FORECAST if name in settings})
-    return _job(labels, pred_probs, confident_joint, {"progress": False} | settings).plan(wanted)
+    wanted = ForecastSettings.taken_from(settings)
+    return _job(labels, pred_probs, confident_joint, settings | {"progress": False}).plan(wanted)
 
 
 def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str, Any]) -> Job:
     """Return the job over the tags of all examples as rows."""
     filter_by = settings.get("filter_by", "prune_by_noise_rate")
     choices = JobSettings(**settings | {"filter_by": filter_by})
-    if choices.output is not None:
-        inputs = (choices.data, labels, pred_probs, choices.ids)
-        check_output(str(choices.output), [place for one in inputs for place in given_places(one)])
+    check_output_of(choices, labels, pred_probs)
     names = choices.class_names
     opening = partial(
         open_tags,

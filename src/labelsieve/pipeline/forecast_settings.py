@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import MutableMapping
+from dataclasses import dataclass, fields
 from numbers import Real
-from typing import Final
+from typing import Any, Final, Self
 
 from dask.utils import parse_bytes
 
@@ -30,6 +31,11 @@ class ForecastSettings:
     latency: float | str | None = None
     within: float | str | None = None
     measure: bool = False
+
+    @classmethod
+    def taken_from(cls, settings: MutableMapping[str, Any]) -> Self:
+        """Take the settings of a plan out of those of a run."""
+        return cls(**{one.name: settings.pop(one.name) for one in fields(cls) if one.name in settings})
 
     def __post_init__(self) -> None:
         check_flag("measure", self.measure)
@@ -93,3 +99,5 @@ def _seconds(name: str, value: object, example: str, *, at_least: float) -> floa
 
 
 NO_FORECAST: Final = ForecastSettings()
+# Settings that only a plan has.
+PLANNING_NAMES: Final = tuple(one.name for one in fields(ForecastSettings))

@@ -50,7 +50,7 @@ from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.pipeline.label_mapping import LabelMapping
 from labelsieve.pipeline.member_accuracy import member_accuracies
-from labelsieve.pipeline.opening import given_places, open_given, open_inputs, open_pair
+from labelsieve.pipeline.opening import check_output_of, open_given, open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
 from labelsieve.pipeline.plan import Plan, make_plan, workload
 from labelsieve.pipeline.planned_time import forecast_run
@@ -59,7 +59,7 @@ from labelsieve.pipeline.spot_check import check_finished, compare_labels
 from labelsieve.pipeline.workdir import Workdir
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.layouts import Layout
-from labelsieve.results.publish import Stage, check_output, staged
+from labelsieve.results.publish import Stage, staged
 from labelsieve.results.result import IssueParts, RunFacts, loaded_versions
 from labelsieve.results.row_ids import check_class_names, open_ids
 from labelsieve.results.zarr_store import ResultGroup, StoredScores
@@ -121,9 +121,7 @@ class Job:
         self.settings, self.filter, self._layout = settings, settings.filter, layout
         self.output: str | None = settings.output  # type: ignore[assignment]  # checked to be text
         self._attempts = settings.retries + 1
-        if self.output is not None:
-            inputs = (settings.data, settings.summaries, labels, pred_probs, settings.ids)
-            check_output(self.output, [place for one in inputs for place in given_places(one)])
+        check_output_of(settings, labels, pred_probs)
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
         self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
         limit = free_bytes() if self.executor.is_cluster else self.executor.limit

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.filters import Filter, default_rule, filter_of
@@ -138,3 +138,7 @@ class JobSettings:
         if not isinstance(location, str) or not location.endswith(".zarr"):
             raise InvalidInputError(f"output must be a path or URL that ends in .zarr, not {output!r}")
         return location
+
+
+# The settings that `labelsieve.find_label_issues` takes.
+SETTING_NAMES: Final = tuple(one.name for one in fields(JobSettings) if one.name != "confident_joint")

@@ -23,12 +23,14 @@ from labelsieve.pipeline import grids
 from labelsieve.pipeline.growing_grid import growing_grid
 from labelsieve.pipeline.inputs import Inputs, forkable
 from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.results.publish import check_output
 from labelsieve.sources.axes import check_axes
 from labelsieve.sources.base import Source
 from labelsieve.sources.ensemble import Ensemble
 from labelsieve.sources.folds import Folds
 from labelsieve.sources.logits import softmax_blocks
 from labelsieve.sources.open_array import Opened, check_lengths, open_labels, open_pred_probs
+from labelsieve.sources.open_path import are_places
 from labelsieve.sources.open_summaries import open_summaries
 from labelsieve.sources.retries import retry
 from labelsieve.sources.tables import open_columns
@@ -74,12 +76,27 @@ def open_given(labels: Any, pred_probs: Any, settings: JobSettings, limit: int) 
 
 
 def given_places(given: Any) -> list[str]:
-    """Return the paths and URLs in one argument: itself, or those of the members of an ensemble or of folds."""
+    """Return the paths and URLs in one argument: itself, or those in a list, an ensemble or folds."""
     if isinstance(given, Ensemble):
         return [place for member in given.members for place in given_places(member)]
     if isinstance(given, Folds):
         return [place for fold in given.folds for one in fold for place in given_places(one)]
+    if isinstance(given, list | tuple) and are_places(given):
+        return [os.fspath(place) for place in given]
     return [os.fspath(given)] if isinstance(given, str | os.PathLike) else []
+
+
+def check_output_of(settings: JobSettings, *inputs: Any) -> None:
+    """Raise unless the result of a job can be written to its output, which is not one of the inputs.
+
+    Raises
+    ------
+    LabelsieveError
+        As `labelsieve.results.publish.check_output`.
+    """
+    if settings.output is not None:
+        given = (settings.data, settings.summaries, settings.ids, *inputs)
+        check_output(os.fspath(settings.output), [place for one in given for place in given_places(one)])
 
 
 def open_pair(

@@ -40,7 +40,14 @@ from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints,
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
 from labelsieve.confident_learning.recorded_summaries import ANY_SCORE
-from labelsieve.confident_learning.selections import Ranking, RowSelection, Selection, UpToClassCuts, UpToCut
+from labelsieve.confident_learning.selections import (
+    Ranking,
+    RowSelection,
+    Selection,
+    UpToClassCuts,
+    UpToCut,
+    label_scores,
+)
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.summary_counts import SummaryCounts, combine_counts
 from labelsieve.execution.progress import Progress, logger
@@ -266,24 +273,21 @@ class RowSummaries:
         return RowSelection(UpToCut(cut, cut_scores), (quotas,), n_rows)
 
     def select_lowest_by_class(
-        self, n_rows: Int64s, class_counts: Int64s | None, ranking: Ranking | None = None
+        self, n_rows: Int64s, class_counts: Int64s | None = None, ranking: Ranking = label_scores
     ) -> RowSelection:
         """Return, for each label, the ``n_rows[label]`` rows with the lowest probability of that label.
 
-        With a `ranking`, for each of its groups, the rows of lowest score among those that are in it.
+        With another `ranking`, whose scores are float64, for each of its groups the rows of lowest score in it.
         """
-        if ranking is not None:
-            class_counts = self.count_ranked(ranking, len(n_rows))
         if class_counts is None:
-            raise RuntimeError("a ranking counts its rows")
-        n_bits = 64 if ranking is not None else 8 * self.dtype.itemsize
+            class_counts = self.count_ranked(ranking, len(n_rows))
+        n_bits = 8 * self.dtype.itemsize if ranking is label_scores else 64
         cuts = radix_select_by_class.ClassCuts.open(n_rows, class_counts, n_bits)
         histogram = partial(self.reduce, "histogram", count_and_select.class_histogram_within, radix_select.add_up)
         cuts = radix_select_by_class.find_cuts(cuts, lambda within: histogram(cuts=within, ranking=ranking))
         ties = self.map("ties", count_and_select.class_ties, cuts=cuts, ranking=ranking)
         exact = radix_select_by_class.find_exact_cuts(cuts, ties)
-        picks = UpToClassCuts(exact) if ranking is None else UpToClassCuts(exact, ranking)
-        return RowSelection(picks, (range(len(self.chunks)),), int(cuts.n_rows.sum()))
+        return RowSelection(UpToClassCuts(exact, ranking), (range(len(self.chunks)),), int(cuts.n_rows.sum()))
 
     def count_ranked(self, ranking: Ranking, n_groups: int) -> Int64s:
         """Return the number of rows in each group of a ranking."""

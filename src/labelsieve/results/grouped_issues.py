@@ -263,18 +263,20 @@ def whole_groups(
     values : (edges[-1],) array
         The column of their rows.
     """
-    first, held = 0, np.empty(0)
+    first, parts, n_held = 0, [np.empty(0)], 0
     for block in blocks:
-        held = np.concatenate([held, block]) if len(held) else block
+        # Joined once there is a whole group: one may have many blocks.
+        parts, n_held = [*parts, block] if n_held else [block], n_held + len(block)
         while first < layout.n_groups:
-            edges = _next_edges(layout, first, min(len(held), block_rows))
-            if edges[-1] > len(held) or (len(edges) == 1):
+            edges = _next_edges(layout, first, min(n_held, block_rows))
+            if edges[-1] > n_held:
                 break
+            held = parts[0] if len(parts) == 1 else np.concatenate(parts)
             yield first, edges, held[: edges[-1]]
-            held, first = held[edges[-1] :], first + len(edges) - 1
+            parts, n_held, first = [held[edges[-1] :]], n_held - int(edges[-1]), first + len(edges) - 1
     while first < layout.n_groups:  # groups without rows, at the end
         edges = _next_edges(layout, first, 0)
-        yield first, edges, held[:0]
+        yield first, edges, parts[-1][:0]
         first += len(edges) - 1
 
 

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.confident_learning.error_estimate import ErrorEstimate
+from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results import export, report
+from labelsieve.results.audit import Audit, draw_audit
+from labelsieve.results.frames import frame_of
 from labelsieve.results.plots import Plots
 from labelsieve.results.result import Result
 from labelsieve.results.zarr_store import read_result
@@ -256,6 +259,45 @@ class LabelIssues(Result):
                 start += len(block)
         return np.flatnonzero(clean).astype(np.int64, copy=False)
 
+    def audit(self, budget: int = 200, seed: int = 0, *, labels: Any = None) -> Audit:
+        """Draw rows to review, from which `labelsieve.estimate` tells how many labels are wrong.
+
+        Rows of low score are drawn more often than others, each with a known probability: see `labelsieve.audit`.
+        The scores of all rows are read in blocks. The rows depend on the scores, the issues, and the arguments only.
+
+        Parameters
+        ----------
+        budget : int
+            Number of rows to review, at least 20; all rows that have a label, if there are no more. With the same
+            seed, a larger audit holds the rows of a smaller one.
+        seed : int
+            Equal seeds draw equal rows.
+        labels : (N,) array-like, path or URL, optional
+            The given labels, as numbers or names, to be shown with the rows and for estimates by class.
+
+        Returns
+        -------
+        Audit
+            Row numbers and weights.
+
+        Raises
+        ------
+        InvalidInputError
+            For a budget below 20, a negative seed, or labels of another number of rows.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import labelsieve
+        >>> rng = np.random.default_rng(0)
+        >>> probs = rng.dirichlet([0.2, 0.2], 1000)
+        >>> issues = labelsieve.find_label_issues(probs.argmax(axis=1) ^ (rng.random(1000) < 0.1), probs)
+        >>> audit = issues.audit(budget=100)
+        >>> len(audit.rows), [round(float(weight), 1) for weight in (audit.weights.min(), audit.weights.max())]
+        (100, [1.4, 13.0])
+        """
+        return draw_audit(self, budget, seed, labels)
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole result into one Zarr group, for `labelsieve.load`.
 
@@ -323,6 +365,7 @@ class LabelIssues(Result):
         images: Any = None,
         texts: Sequence[str] | Path | None = None,
         title: str | None = None,
+        estimate: ErrorEstimate | None = None,
     ) -> None:
         """Write a report for a browser: summary, worst rows, scores, classes, confused pairs, the run.
 
@@ -338,6 +381,8 @@ class LabelIssues(Result):
             Texts of the rows, or a text file with one on each line.
         title : str, optional
             Name of the dataset, for the heading; by default the end of the path of `pred_probs`.
+        estimate : ErrorEstimate, optional
+            What an audit says, for the summary: see `labelsieve.estimate`.
 
         Raises
         ------
@@ -349,7 +394,10 @@ class LabelIssues(Result):
             If the report cannot be written: a folder without permission, a full disk.
         """
         page = Path(check_place("path", path))
-        report.write_report(self, page, top=check_whole_number("top", top, 0), images=images, texts=texts, title=title)
+        shown = check_whole_number("top", top, 0)
+        report.write_report(
+            self, page, top=shown, images=images, texts=texts, title=title, estimate=check_estimate(estimate, self)
+        )
 
     @property
     def plot(self) -> Plots:
@@ -373,13 +421,27 @@ class LabelIssues(Result):
             "<tr>" + "".join(f"<td>{html.escape(_cell(value))}</td>" for value in row) + "</tr>"
             for row in zip(*(column.tolist() for column in columns.values()), strict=True)
         )
-        ignored = f" ({self.n_ignored:,} more rows have no label)" if self.n_ignored else ""
+        unit = "rows" if self.layout is None else self.layout.units[0]
+        ignored = f" ({self.n_ignored:,} more {unit} have no label)" if self.n_ignored else ""
         return (
-            f"<p><strong>{self.num_issues:,}</strong> label issues in {self.n_labelled:,} rows "
+            f"<p><strong>{self.num_issues:,}</strong> label issues in {self.n_labelled:,} {unit} "
             f"({self.num_issues / self.n_labelled:.2%}) of {self.n_classes:,} classes{ignored}; "
             f"an estimated {self.estimated_num_issues:,} labels are wrong: label health {self.health_score():.1%}</p>"
-            f"<table><caption>The worst rows</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+            f"<table><caption>The worst {unit}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
+
+
+def check_estimate(estimate: object, result: Result) -> ErrorEstimate | None:
+    """Return an estimate for the report of `result`, or raise unless it is one of as many rows."""
+    if estimate is None:
+        return None
+    if not isinstance(estimate, ErrorEstimate):
+        raise InputTypeError(f"estimate must be what labelsieve.estimate returns, not {estimate!r}")
+    if estimate.n_rows != result.n_labelled:
+        raise InvalidInputError(
+            f"the estimate is of {estimate.n_rows:,} labelled rows, the result has {result.n_labelled:,}"
+        )
+    return estimate
 
 
 def load_rows(path: str | os.PathLike[str]) -> LabelIssues:
@@ -397,19 +459,3 @@ def _ending(path: str | os.PathLike[str], suffix: str) -> str:
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def frame_of(columns: dict[str, Any]) -> pd.DataFrame:
-    """Return columns as a pandas DataFrame.
-
-    Raises
-    ------
-    MissingDependencyError
-        Without pandas.
-    """
-    try:
-        import pandas as pd
-    except ImportError as error:
-        raise MissingDependencyError("A table of pandas", "frame") from error
-    # pandas cannot print float16 without an overflow, as it compares with 1e6. float32 has the same values.
-    return pd.DataFrame({n: c.astype(np.float32) if c.dtype == np.float16 else c for n, c in columns.items()})

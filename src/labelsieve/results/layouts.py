@@ -24,10 +24,13 @@ class Layout(abc.ABC):
         Name of the layout in a stored result.
     units : tuple of str
         What rows and groups are called.
+    classes_note : str
+        What to say with the number of classes, or "".
     """
 
     kind: ClassVar[str]
     units: ClassVar[tuple[str, str]]
+    classes_note: ClassVar[str] = ""
 
     @property
     @abc.abstractmethod
@@ -230,7 +233,7 @@ class TagLayout(Layout):
     n_examples: int
     n_tags: int
     names: tuple[str, ...] | None = None
-    kind, units = "tags", ("tags", "examples")
+    kind, units, classes_note = "tags", ("tags", "examples"), "two for each tag"
 
     @property
     def n_groups(self) -> int:

@@ -1,4 +1,4 @@
-"""`labelsieve.load`: opens the stored result of any task."""
+"""`labelsieve.load`: opens the stored result of any task, or a stored audit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Final
 
+from labelsieve.results.audit import Audit, is_audit, read_audit
 from labelsieve.results.grouped_issues import GroupedIssues
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.layouts import EqualImages, Layout, PixelLayout, TagLayout, TokenLayout
@@ -22,23 +23,24 @@ _GROUPED: Final[dict[type[Layout], Callable[[LabelIssues], GroupedIssues]]] = {
 }
 
 
-def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues:
-    """Open a saved result; issues and scores are read when they are used.
+def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues | Audit:
+    """Open a saved result or audit; issues and scores are read when they are used.
 
     Parameters
     ----------
     path : path or URL
-        The ``.zarr`` group that `LabelIssues.save` or ``find_label_issues(..., output=...)`` wrote.
+        The ``.zarr`` group that `LabelIssues.save` or ``find_label_issues(..., output=...)`` wrote, or what
+        `Audit.save` wrote.
 
     Returns
     -------
-    LabelIssues
+    LabelIssues or Audit
         The result; for other tasks than classification the result of that task.
 
     Raises
     ------
     InvalidInputError
-        If there is no result, or one in another format.
+        If there is no result and no audit, or one in another format.
     UnreadableDataError
         If a file of it is missing or damaged, now or when it is first used: which file, and which rows.
 
@@ -57,5 +59,7 @@ def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues:
     >>> labelsieve.load(path)
     <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
     """
+    if str(path).endswith(".json") or is_audit(path):
+        return read_audit(path)
     issues = load_rows(path)
     return issues if issues.layout is None else _GROUPED[type(issues.layout)](issues)

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import MissingDependencyError
+from labelsieve.results.frames import frame_of
 from labelsieve.results.grouped_issues import GroupedIssues, lowest
-from labelsieve.results.label_issues import LabelIssues, frame_of
+from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.layouts import EqualImages, PixelLayout
 from labelsieve.results.mask_pictures import Pictures
 from labelsieve.results.report import check_report, encode_picture, write_report

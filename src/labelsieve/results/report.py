@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.error_estimate import ErrorEstimate
 from labelsieve.confident_learning.filters import filter_of
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
@@ -56,6 +57,7 @@ def write_report(
     title: str | None = None,
     marked: Sequence[tuple[str, str, str]] | None = None,
     groups: Sequence[Mapping[str, Any]] = (),
+    estimate: ErrorEstimate | None = None,
 ) -> None:
     """Write the report of a result.
 
@@ -78,6 +80,8 @@ def write_report(
         Of each row that is shown: the text before what is to be marked, this itself, and the text after it.
     groups : sequence of mapping
         Of the worst images: ``image``, ``picture`` (a data URL), ``issues``, ``score`` and ``classes``.
+    estimate : ErrorEstimate, optional
+        What an audit of the result says.
 
     Raises
     ------
@@ -102,7 +106,7 @@ def write_report(
             row["text"] = text
     for parts, row in zip(marked or (), rows, strict=marked is not None):
         row["marked"] = [as_text(part) for part in parts]
-    page = _page(result, rows, heading_parts(result, title), groups)
+    page = _page(result, rows, heading_parts(result, title), groups, estimate)
     with replacing(LocalFolder(path)) as made:
         made.write_text(page, encoding="utf-8")
 
@@ -206,7 +210,11 @@ def as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
 
 
 def _page(
-    result: Result, rows: list[dict[str, Any]], heading: list[str], groups: Sequence[Mapping[str, Any]] = ()
+    result: Result,
+    rows: list[dict[str, Any]],
+    heading: list[str],
+    groups: Sequence[Mapping[str, Any]],
+    estimate: ErrorEstimate | None,
 ) -> str:
     import jinja2
 
@@ -220,6 +228,7 @@ def _page(
         result=result,
         heading=heading,
         summary=summary_of(result),
+        audited=audited_in_words(result, estimate) if estimate is not None else "",
         figures={
             "scores": _svg(plots.scores(), "scores"),
             "classes": _svg(plots.classes(_TOP_CLASSES), "classes"),
@@ -286,6 +295,12 @@ def summary_of(result: Result) -> str:
         f"{text}Of the {estimated:,} {rows} with the lowest scores, {found:,} ({share}) are listed as issues. The "
         f"label of the other {estimated - found:,} is the class that the model predicts, or nearly so."
     )
+
+
+def audited_in_words(result: Result, estimate: ErrorEstimate) -> str:
+    """Return what an audit says of the labels."""
+    rows = "rows" if result.layout is None else result.layout.units[0]
+    return f"Audit of {estimate.n_reviewed:,} reviewed {rows}, with 95% intervals: {estimate}."
 
 
 def warnings_of(result: Result) -> list[str]:

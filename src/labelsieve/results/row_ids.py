@@ -181,8 +181,12 @@ def open_ids(ids: Any, n_rows: int, layout: Layout | None = None) -> ArrayIds | 
     if ids is None:
         return None
     if layout is not None:
-        of_groups = open_ids(ids, layout.n_groups)
-        return GroupIds(of_groups, layout) if isinstance(of_groups, ArrayIds) else None
+        return GroupIds(_open_names(ids, layout.n_groups, f"there are {layout.n_groups:,} {layout.units[1]}"), layout)
+    return _open_names(ids, n_rows, f"pred_probs has {n_rows:,} rows")
+
+
+def _open_names(ids: Any, n_named: int, size: str) -> ArrayIds:
+    """Open `n_named` names; `size` says in messages how many there must be."""
     names = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else ids
     if hasattr(names, "oindex"):
         names = open_any("ids", names)
@@ -191,8 +195,8 @@ def open_ids(ids: Any, n_rows: int, layout: Layout | None = None) -> ArrayIds | 
     else:
         strings = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
         names = np.asarray(names, object if strings else None)
-    if names.shape != (n_rows,):
-        raise InvalidInputError(f"ids have shape {tuple(names.shape)}, pred_probs has {n_rows:,} rows")
+    if names.shape != (n_named,):
+        raise InvalidInputError(f"ids have shape {tuple(names.shape)}, {size}")
     strings = names.dtype.kind == "O" and all(isinstance(name, str) for name in names[:])
     if not strings and names.dtype.kind not in "iuUT":
         raise InputTypeError(f"ids must be integers or strings, not {names.dtype}")

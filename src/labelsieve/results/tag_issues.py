@@ -12,8 +12,9 @@ from labelsieve.confident_learning.class_quality import Columns
 from labelsieve.confident_learning.tag_filters import joints_of_tags
 from labelsieve.confident_learning.tag_scores import aggregator
 from labelsieve.errors import InvalidInputError
+from labelsieve.results.frames import frame_of
 from labelsieve.results.grouped_issues import IssuePairs, lowest
-from labelsieve.results.label_issues import LabelIssues, frame_of
+from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.layouts import TagLayout
 from labelsieve.settings import check_whole_number
 

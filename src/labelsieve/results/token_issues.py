@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -319,8 +320,8 @@ def scores_of_sentences(scores: Floats, edges: Int64s, method: SentenceScoreMeth
     """
     if method not in SENTENCE_SCORES:
         raise InvalidInputError(f"the score of a sentence is one of {', '.join(SENTENCE_SCORES)}, not {method!r}")
-    if not temperature >= 0:
-        raise InvalidInputError(f"temperature must be 0 or more, not {temperature!r}")
+    if not isinstance(temperature, Real) or not temperature >= 0:
+        raise InvalidInputError(f"temperature must be a number of 0 or more, not {temperature!r}")
     found = np.full(len(edges) - 1, np.nan)
     values, labelled = np.asarray(scores, np.float64), ~np.isnan(scores)
     if not labelled.all():

@@ -22,41 +22,37 @@ however the images are stored or read. A message about bad values names image, `
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import ForecastSettings
+from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
 from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
+from labelsieve.pipeline.opening import check_output_of
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.layouts import EqualImages, Layout, PixelLayout
 from labelsieve.results.pixel_issues import SegmentationIssues
-from labelsieve.results.publish import check_output
 from labelsieve.settings import NOTHING, check_whole_number
 from labelsieve.sources.downsampled import BlockMajority, BlockMean
 from labelsieve.sources.open_images import OpenedImages, check_images, open_masks, open_planes
 from labelsieve.sources.retries import retry
 
-# Settings of the main function that are about rows, not about images.
-_OF_ROWS: Final = {
+# Settings of `labelsieve.find_label_issues` that images have no use for.
+_NOT_HERE: Final = {
     "data": "give labels and pred_probs as arrays or files",
     "summaries": "give labels and pred_probs as arrays or files",
     "n_classes": "pred_probs has a plane for each class",
-    "ids": "the result numbers the images in the order in which they were given",
 }
-_SETTINGS: Final = [field.name for field in fields(JobSettings) if field.name not in _OF_ROWS]
-_PLANNING: Final = ("worker_rate", "latency", "within", "measure")
-_KEYWORDS: Final = FOR_FINDING | _OF_ROWS | {"return_mask": "the result has .mask(), and .mask(i) of image i"}
+SETTINGS: Final = tuple(name for name in SETTING_NAMES if name not in _NOT_HERE)
+KNOWN: Final = FOR_FINDING | _NOT_HERE | {"return_mask": "the result has .mask(), and .mask(i) of image i"}
 
 
-@explain_keywords(_KEYWORDS, _SETTINGS)
+@explain_keywords(KNOWN, SETTINGS)
 def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **settings: Any) -> SegmentationIssues:
     """Find the pixels whose labels are probably wrong, out of core.
 
@@ -73,7 +69,8 @@ def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
     **settings
         The settings of `labelsieve.find_label_issues`: ``ignore_label``, ``filter_by``, ``method``, ``from_logits``,
         ``dtype``, ``max_memory``, ``workdir``, ``output``, ``client``, ``n_jobs``, ``progress`` and so on; not
-        ``data``, ``summaries``, ``n_classes`` and ``ids``, which are about tables and rows.
+        ``data``, ``summaries`` and ``n_classes``, which are about tables. ``ids`` are names of the N images; tables and
+        files of pixels have them.
 
     Returns
     -------
@@ -121,11 +118,10 @@ def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
     >>> found.num_issues, found.n_ignored, found.shape(1)
     (0, 2, (4, 4))
     """
-    job = _job(labels, pred_probs, downsample, settings)
-    return SegmentationIssues(job.run())
+    return SegmentationIssues(_job(labels, pred_probs, downsample, settings).run())
 
 
-@explain_keywords(_KEYWORDS, [*_SETTINGS, *_PLANNING])
+@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
 def plan_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **settings: Any) -> Plan:
     """Plan a run of `find_label_issues`: batches, partitions, bytes, memory and time. No data is read.
 
@@ -156,16 +152,14 @@ def plan_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
     >>> plan.n_rows, plan.n_partitions, plan.bytes_read
     (640, 1, 20480)
     """
-    wanted = {name: settings.pop(name) for name in _PLANNING if name in settings}
-    settings["progress"] = False
-    return _job(labels, pred_probs, downsample, settings).plan(ForecastSettings(**wanted))
+    wanted = ForecastSettings.taken_from(settings)
+    return _job(labels, pred_probs, downsample, settings | {"progress": False}).plan(wanted)
 
 
 def _job(labels: Any, pred_probs: Any, downsample: int, given: Mapping[str, Any]) -> Job:
     """Return the job for pixels as rows."""
     settings = JobSettings(**given)
-    if isinstance(settings.output, str):
-        check_output(settings.output, [place for one in (labels, pred_probs) for place in _places(one)])
+    check_output_of(settings, labels, pred_probs)
     factor = check_whole_number("downsample", downsample, 1)
     if factor > 1:
         _check_downsampling(settings)
@@ -200,11 +194,3 @@ def _layout(images: OpenedImages) -> Layout:
         height, width = sizes[0].tolist()
         return EqualImages(len(sizes), height, width)
     return PixelLayout(sizes)
-
-
-def _places(given: Any) -> list[str]:
-    """Return the paths and URLs in an argument."""
-    if isinstance(given, str | os.PathLike):
-        return [os.fspath(given)]
-    members = getattr(given, "members", given if isinstance(given, list | tuple) else ())
-    return [place for one in members if isinstance(one, str | os.PathLike | list | tuple) for place in _places(one)]

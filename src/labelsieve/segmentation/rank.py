@@ -30,8 +30,8 @@ def get_label_quality_scores(
     labels, pred_probs
         As in `labelsieve.segmentation.find_label_issues`.
     method : {"softmin", "num_pixel_issues"}
-        ``"softmin"``: the soft minimum of the scores of the pixels. ``"num_pixel_issues"``: the share of pixels that
-        are no label issues.
+        ``"softmin"``: the soft minimum of the scores of the pixels. ``"num_pixel_issues"``: the share of labelled
+        pixels that are no label issues.
     temperature : float
         Of ``"softmin"``: the lower, the closer to the lowest score of a pixel.
     downsample : int
@@ -75,9 +75,14 @@ def get_label_quality_scores(
 
 
 def share_of_good_pixels(found: SegmentationIssues) -> Float64s:
-    """Return the ``(n_images,)`` shares of pixels that are no label issues."""
-    edges = found.layout.edges(0, found.n_images)
-    return 1 - found.issues_per_group() / np.diff(edges)
+    """Return the ``(n_images,)`` shares of labelled pixels that are no label issues; NaN if none is labelled."""
+    labelled = np.diff(found.layout.edges(0, found.n_images))
+    if found.n_ignored:
+        for first, edges, scores in found.score_blocks():
+            images = np.repeat(np.arange(len(edges) - 1), np.diff(edges))
+            labelled[first : first + len(edges) - 1] = np.bincount(images[~np.isnan(scores)], minlength=len(edges) - 1)
+    with np.errstate(invalid="ignore"):  # 0 of 0
+        return 1 - found.issues_per_group() / labelled
 
 
 def issues_from_scores(image_scores: Any, pixel_scores: Any = None, threshold: float = 0.1) -> Any:
@@ -102,7 +107,7 @@ def issues_from_scores(image_scores: Any, pixel_scores: Any = None, threshold: f
     Raises
     ------
     InvalidInputError
-        Without `image_scores`, and for a `threshold` that is not from 0 to 1.
+        Without `image_scores`, for scores of another shape, and for a `threshold` that is not from 0 to 1.
 
     Examples
     --------
@@ -123,6 +128,11 @@ def issues_from_scores(image_scores: Any, pixel_scores: Any = None, threshold: f
         below: npt.NDArray[np.bool_] = np.asarray(pixel_scores) < threshold
         return below
     scores = np.asarray(image_scores)
+    if scores.ndim != 1 or (scores.dtype.kind not in "fiu" and scores.size):
+        raise InvalidInputError(
+            f"image_scores must be (N,) numbers, not of shape {scores.shape} and dtype {scores.dtype}; scores of "
+            "pixels are the second argument"
+        )
     order = np.argsort(scores, kind="stable")
     n_below = int(np.searchsorted(scores[order], threshold))
     return order[: n_below + 1]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Bools, Float64s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
-from labelsieve.results.label_issues import frame_of
+from labelsieve.results.frames import frame_of
 from labelsieve.results.pixel_issues import SegmentationIssues
 from labelsieve.settings import check_whole_number
 from labelsieve.sources.base import Source

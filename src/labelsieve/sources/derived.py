@@ -68,8 +68,13 @@ class WrappedSource(Source):
         return self.source.where
 
     def identity(self) -> dict[str, Any]:
-        """Return the identity of the stored rows, and what is computed from them."""
-        return super().identity() | {"stored": self.source.identity(), "parameters": self.parameters()}
+        """Return the identity of the stored rows, which may grow, and what is computed from them."""
+        stored = self.source.identity()
+        facts = super().identity() | {"stored": stored, "parameters": self.parameters()}
+        if "shape" in stored:
+            return facts
+        grows = {name: fact for name, fact in facts.items() if name not in ("shape", "row_chunk")}
+        return grows | {"row_shape": list(self.shape[1:])}
 
     def _content(self) -> Any:
         return self.source.identity()["content"]

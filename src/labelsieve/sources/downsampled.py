@@ -50,9 +50,10 @@ class BlockMajority:
         blocks = images.reshape(n, height // self.factor, self.factor, width // self.factor, self.factor)
         merged = blocks[:, :, 0, :, 0].copy()
         most = np.zeros(merged.shape, np.int64)
-        if self.ignored is not None:
+        present = np.unique(images).tolist()
+        if self.ignored is not None and self.ignored in present:  # others may be no values of the dtype
             merged[:] = self.ignored
-        for label in np.unique(images).tolist():
+        for label in present:
             if label == self.ignored:
                 continue
             votes = (blocks == label).sum(axis=(2, 4))

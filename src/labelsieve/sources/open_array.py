@@ -56,11 +56,16 @@ def checked_labels(opened: Opened) -> Opened:
     if opened.ndim != 1:
         hint = ""
         if opened.ndim == 2 and opened.shape[1] > 1:
-            hint = ": of one-hot rows take labels.argmax(axis=1)"
+            hint = (
+                ": of one-hot rows take labels.argmax(axis=1); rows of several tags are for "
+                "labelsieve.multilabel_classification (--task tags)"
+            )
             if opened.dtype.kind == "f":
                 hint = (
                     ": were pred_probs given as labels? Labels come first. Of one-hot rows take labels.argmax(axis=1)"
                 )
+        if opened.ndim == 3:
+            hint = ": masks (N, H, W) are for labelsieve.segmentation (--task segmentation)"
         raise InvalidInputError(f"labels must have one axis (N,), not shape {tuple(opened.shape)}{hint}")
     if opened.dtype.kind not in "iu":
         hint = MAP_STRINGS if opened.dtype.kind in "USTO" else "convert them with .astype(int) if all are whole numbers"
@@ -68,7 +73,9 @@ def checked_labels(opened: Opened) -> Opened:
     return opened
 
 
-def open_pred_probs(pred_probs: Any, dtype: str | None = None, *, from_logits: bool = False) -> Opened:
+def open_pred_probs(
+    pred_probs: Any, dtype: str | None = None, *, from_logits: bool = False, of_tags: bool = False
+) -> Opened:
     """Open predicted probabilities; nothing is read but headers.
 
     Parameters
@@ -80,6 +87,8 @@ def open_pred_probs(pred_probs: Any, dtype: str | None = None, *, from_logits: b
         What values are that are stored as 16 bits without a dtype of NumPy.
     from_logits : bool
         Whether they are logits, which are opened as their probabilities, unless they are a Dask array.
+    of_tags : bool
+        Whether columns are tags, each by itself, of which one is enough.
 
     Raises
     ------
@@ -88,7 +97,7 @@ def open_pred_probs(pred_probs: Any, dtype: str | None = None, *, from_logits: b
     InputTypeError
         For an object of the wrong kind.
     """
-    open_one = partial(open_pred_probs, dtype=dtype, from_logits=from_logits)
+    open_one = partial(open_pred_probs, dtype=dtype, from_logits=from_logits, of_tags=of_tags)
     if isinstance(pred_probs, Ensemble):
         return _open_ensemble(pred_probs, open_one)
     if isinstance(pred_probs, Folds):
@@ -99,11 +108,14 @@ def open_pred_probs(pred_probs: Any, dtype: str | None = None, *, from_logits: b
     if opened.dtype.kind != "f" or opened.dtype.itemsize not in (2, 4, 8):
         hint = ""
         if opened.dtype.kind in "iu":
-            hint = ": if these are counts or percentages, take pred_probs / pred_probs.sum(axis=1, keepdims=True)"
+            whole = "100" if of_tags else "pred_probs.sum(axis=1, keepdims=True)"
+            hint = f": if these are {'' if of_tags else 'counts or '}percentages, take pred_probs / {whole}"
             if opened.dtype.itemsize == 2:
                 hint += "; if they are the bits of bfloat16, give dtype='bfloat16' (--dtype bfloat16)"
         raise InvalidInputError(f"pred_probs must be float16, float32 or float64, not {opened.dtype}{hint}")
-    if opened.shape[1] < 2:
+    if of_tags and not opened.shape[1]:
+        raise InvalidInputError("pred_probs has no columns: there must be one for each tag")
+    if opened.shape[1] < 2 and not of_tags:
         raise InvalidInputError(f"pred_probs has {opened.shape[1]} columns; classification takes at least 2 classes")
     return LogitsSource(opened) if from_logits and isinstance(opened, Source) else opened
 

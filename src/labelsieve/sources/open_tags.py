@@ -113,8 +113,8 @@ def _open_probs(pred_probs: Any, dtype: str | None, *, from_logits: bool) -> Sou
         members = [_open_probs(member, dtype, from_logits=from_logits) for member in pred_probs.members]
         names = [member_name(number, member.where) for number, member in enumerate(members)]
         checked = [CheckedTags(member, name) for member, name in zip(members, names, strict=True)]
-        return _source(open_pred_probs(Ensemble(checked, pred_probs.weights)))
-    opened = _source(open_pred_probs(pred_probs, dtype))
+        return _source(open_pred_probs(Ensemble(checked, pred_probs.weights), of_tags=True))
+    opened = _source(open_pred_probs(pred_probs, dtype, of_tags=True))
     return SigmoidSource(opened) if from_logits else opened
 
 

@@ -162,12 +162,6 @@ class PixelSource(WrappedSource):
         """Return the size of the images."""
         return {"height": self.height, "width": self.width}
 
-    def identity(self) -> dict[str, Any]:
-        """Return the identity of the stored images, of which there may be more later."""
-        stored = self.source.identity()
-        kind = {"kind": type(self).__name__, "where": self.where, "dtype": self.dtype.str}
-        return kind | {"stored": stored, "parameters": self.parameters(), "content": stored["content"]}
-
     @property
     def version_rows(self) -> int | None:
         """Number of consecutive pixels that have a version of their own."""

@@ -123,7 +123,7 @@ def open_table(data: Any, argument: str = "data") -> Table:
 
 
 def list_column(name: str, data: Any, column: str) -> Any:
-    """Return a column of lists as one Arrow array, read whole.
+    """Return a column of lists as an Arrow array in chunks, read whole.
 
     Parameters
     ----------
@@ -148,8 +148,8 @@ def list_column(name: str, data: Any, column: str) -> Any:
     else:
         table = open_memory_table(data)
         chunks, where = [table.arrow_column(name, column)], table.where
-    found = pa.chunked_array([one for chunk in chunks for one in chunk.chunks], chunks[0].type).combine_chunks()
-    if not (pa.types.is_list(found.type) or pa.types.is_large_list(found.type)):
+    found = pa.chunked_array([one for chunk in chunks for one in chunk.chunks], chunks[0].type)
+    if not isinstance(found.type, pa.ListType | pa.LargeListType | pa.FixedSizeListType):
         raise InputTypeError(f"{name}: column {column!r} of {where} has the type {found.type}, not lists")
     return found
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
+import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final
@@ -19,7 +21,7 @@ from labelsieve.confident_learning.thresholds import ClassSums, class_means
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.settings import PROBABILITY_TOLERANCE
 from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.columns import arrow
+from labelsieve.sources.columns import arrow, list_items, list_lengths
 from labelsieve.sources.derived import DerivedSource
 
 _LISTS: Final = (
@@ -65,8 +67,18 @@ class _RowsOfTags(DerivedSource):
         return None if rows is None else rows * self.n_tags
 
     def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return the digests of the examples that the ranges lie in."""
-        return self.source.part_identities([self._examples(*rows) for rows in ranges])
+        """Return a digest for each range: those of its examples, and where in them it begins and ends."""
+        examples = [self._examples(*rows) for rows in ranges]
+        digests = self.source.part_identities(examples)
+        inside = [
+            [start - first * self.n_tags, stop - start]
+            for (start, stop), (first, _) in zip(ranges, examples, strict=True)
+        ]
+        facts = [json.dumps([*one, digest]).encode() for one, digest in zip(inside, digests, strict=True)]
+        return [
+            digest and hashlib.blake2b(fact, digest_size=16).hexdigest()
+            for fact, digest in zip(facts, digests, strict=True)
+        ]
 
     def part(self, start: int, stop: int) -> tuple[Source, int]:
         """Return a source that holds the examples that these rows lie in, and the row at which it begins."""
@@ -304,8 +316,8 @@ def open_lists(labels: Any, n_examples: int, n_tags: int, names: Sequence[str] |
     InputTypeError
         For anything but lists of whole numbers or names.
     """
-    if hasattr(labels, "value_lengths") or hasattr(labels, "combine_chunks"):
-        lengths, tags = _of_arrow(labels)
+    if type(labels).__module__.partition(".")[0] == "pyarrow":
+        lengths, tags = _of_arrow(labels, names)
     else:
         lengths, tags = _joined(labels, names)
     if len(lengths) != n_examples:
@@ -348,11 +360,13 @@ def _joined(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
         if not missing and number == 0:
             hint = ": for one class for each row, use labelsieve.find_label_issues"
         raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}{hint}") from error
+    if any(issubclass(kind, str | bytes | Mapping) for kind in set(map(type, lists))):  # of letters, bytes or keys
+        number, one = next((n, one) for n, one in enumerate(lists) if isinstance(one, str | bytes | Mapping))
+        hint = f": of a single tag give [{one!r}]" if isinstance(one, str) else ""
+        raise InputTypeError(f"{_LISTS}; example {number:,} is {one!r}{hint}")
     kinds = set(map(type, itertools.chain.from_iterable(lists)))
-    if names is not None and kinds == {str}:
-        numbers = {name: number for number, name in enumerate(names)}
-        tags = _numbered(lists, numbers, int(lengths.sum()))
-        return lengths, tags
+    if names is not None and kinds and all(issubclass(kind, str) for kind in kinds):
+        return lengths, _numbered(lists, names, int(lengths.sum()))
     wrong = [kind for kind in kinds if kind is bool or not issubclass(kind, int | np.integer)]
     if wrong:
         hint = "; for names give class_names too" if wrong == [str] else ""
@@ -360,11 +374,20 @@ def _joined(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
         raise InputTypeError(
             f"tags must be whole numbers 0..K-1, but example {example:,} has {wrong[0].__name__}{hint}"
         )
-    return lengths, np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths.sum()))
+    try:
+        return lengths, np.fromiter(itertools.chain.from_iterable(lists), np.int64, int(lengths.sum()))
+    except OverflowError as error:
+        limit = np.iinfo(np.int64).max
+        number, tag = next((n, tag) for n, one in enumerate(lists) for tag in one if not -limit <= int(tag) <= limit)
+        raise InvalidInputError(f"tags must be whole numbers 0..K-1, but example {number:,} has {tag}") from error
 
 
-def _numbered(lists: Sequence[Sequence[str]], numbers: Mapping[str, int], n_tags: int) -> Int64s:
+def _numbered(lists: Sequence[Sequence[str]], names: Sequence[str], n_tags: int) -> Int64s:
     """Return the numbers of names."""
+    numbers = {name: number for number, name in enumerate(names)}
+    if len(numbers) < len(names):
+        repeated = next(name for number, name in enumerate(names) if numbers[name] != number)
+        raise InvalidInputError(f"tags are names, and class_names has {repeated!r} for several tags")
     try:
         return np.fromiter(map(numbers.__getitem__, itertools.chain.from_iterable(lists)), np.int64, n_tags)
     except KeyError as error:
@@ -373,20 +396,22 @@ def _numbered(lists: Sequence[Sequence[str]], numbers: Mapping[str, int], n_tags
         raise InvalidInputError(f"example {example:,} has the tag {name!r}, which class_names does not have") from None
 
 
-def _of_arrow(labels: Any) -> tuple[Int64s, Int64s]:
-    """Return the same of an Arrow array of lists of integers."""
-    pa = arrow()
-    if isinstance(labels, pa.ChunkedArray):
-        labels = labels.combine_chunks()
-        if isinstance(labels, pa.ChunkedArray):  # of several chunks
-            labels = pa.concat_arrays(labels.chunks)
-    kind = labels.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)) or not pa.types.is_integer(kind.value_type):
-        raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}")
-    values = labels.flatten()
-    if labels.null_count or values.null_count:
+def _of_arrow(labels: Any, names: Sequence[str] | None) -> tuple[Int64s, Int64s]:
+    """Return the same of an Arrow array of lists."""
+    pa, kind = arrow(), labels.type
+    is_list = isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
+    if is_list and names is not None and not pa.types.is_integer(kind.value_type):
+        return _joined(labels.to_pylist(), names)
+    if not is_list or not pa.types.is_integer(kind.value_type):
+        hint = "; for names give class_names too" if is_list else ""
+        raise InputTypeError(f"{_LISTS}, not an Arrow array of {kind}{hint}")
+    chunks = labels.chunks if isinstance(labels, pa.ChunkedArray) else [labels]
+    items = [list_items(chunk) for chunk in chunks]
+    if labels.null_count or any(one.null_count for one in items):
         raise InvalidInputError("labels has missing values: of an example without tags give an empty list")
-    return labels.value_lengths().to_numpy().astype(np.int64), values.to_numpy().astype(np.int64)
+    lengths = [np.empty(0, np.int64), *(list_lengths("labels", chunk, 0, "labels") for chunk in chunks)]
+    tags = [np.empty(0, np.int64), *(one.to_numpy(zero_copy_only=False).astype(np.int64) for one in items)]
+    return np.concatenate(lengths), np.concatenate(tags)
 
 
 def open_sparse(labels: Any, n_examples: int, n_tags: int) -> TagLists:

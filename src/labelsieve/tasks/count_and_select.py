@@ -14,7 +14,7 @@ from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s, Ints
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.pruning import PruneCounts
 from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies, class_histogram
-from labelsieve.confident_learning.selections import Ranking, Selection, label_scores, scores_of
+from labelsieve.confident_learning.selections import Ranking, Selection, scores_of
 from labelsieve.confident_learning.summary_block import SummaryBlock
 from labelsieve.confident_learning.summary_counts import SummaryCounter, SummaryCounts
 from labelsieve.results.result import IssueRows
@@ -81,20 +81,15 @@ def n_ranked(chunk: Chunk, *, reader: SummaryReader, ranking: Ranking, n_groups:
     return radix_select.add_up(np.bincount(ranking(block)[1], minlength=n_groups) for block in reader.blocks(chunk))
 
 
-def class_histogram_within(
-    chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts, ranking: Ranking | None = None
-) -> Int64s:
-    """Return the histogram of the next digit of the label's probability, inside the cut of each class.
-
-    With a `ranking`, of its scores and its groups; so below.
-    """
-    ranked = map(ranking or label_scores, reader.blocks(chunk))
+def class_histogram_within(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts, ranking: Ranking) -> Int64s:
+    """Return the histogram of the next digit of the scores of a ranking, inside the cut of each group."""
+    ranked = map(ranking, reader.blocks(chunk))
     return radix_select.add_up(class_histogram(groups, scores, cuts) for _, groups, scores in ranked)
 
 
-def class_ties(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts, ranking: Ranking | None = None) -> ClassTies:
-    """Return the distinct probabilities of the label inside the cut of each class, with the number of rows of each."""
-    ranked = map(ranking or label_scores, reader.blocks(chunk))
+def class_ties(chunk: Chunk, *, reader: SummaryReader, cuts: ClassCuts, ranking: Ranking) -> ClassTies:
+    """Return the distinct scores of a ranking inside the cut of each group, with the number of rows of each."""
+    ranked = map(ranking, reader.blocks(chunk))
     return ClassTies.add_up([ClassTies.of(groups, scores, cuts) for _, groups, scores in ranked])
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import ForecastSettings
+from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
 from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import given_places
+from labelsieve.pipeline.opening import check_output_of
 from labelsieve.pipeline.plan import Plan
 from labelsieve.results.layouts import TokenLayout
-from labelsieve.results.publish import check_output
 from labelsieve.results.token_issues import TokenIssues
 from labelsieve.sources.retries import retry
 from labelsieve.sources.tables import open_columns
@@ -26,8 +25,7 @@ KNOWN: Final = FOR_FINDING | {
     "low_memory": "leave it out: pred_probs need not fit in memory",
     "tokens": "the result takes the words: .to_frame(tokens=...), .report(..., tokens=...)",
 }
-SETTINGS: Final = tuple(one.name for one in fields(JobSettings))
-_FORECAST: Final = ("worker_rate", "latency", "within", "measure")
+SETTINGS: Final = SETTING_NAMES
 
 
 @explain_keywords(KNOWN, SETTINGS)
@@ -84,11 +82,10 @@ def find_label_issues(
     >>> found.to_frame()[["sentence", "token", "given_label", "suggested_label"]].values.tolist()
     [[2, 1, 1, 0]]
     """
-    job = open_job(labels, pred_probs, offsets, sentence_ids, settings)
-    return TokenIssues(job.run())
+    return TokenIssues(_job(labels, pred_probs, offsets, sentence_ids, settings).run())
 
 
-@explain_keywords(KNOWN, (*SETTINGS, *_FORECAST))
+@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
 ) -> Plan:
@@ -119,12 +116,11 @@ def plan_label_issues(
     >>> plan.n_partitions, plan.bytes_read
     (1, 32000)
     """
-    wanted = ForecastSettings(**{name: settings.pop(name) for name in _FORECAST if name in settings})
-    job = open_job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False})
-    return job.plan(wanted)
+    wanted = ForecastSettings.taken_from(settings)
+    return _job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False}).plan(wanted)
 
 
-def open_job(labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, settings: dict[str, Any]) -> Job:
+def _job(labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, settings: dict[str, Any]) -> Job:
     """Return the job whose rows are tokens. Of files, labels and offsets are read at most.
 
     Parameters
@@ -135,11 +131,10 @@ def open_job(labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, sett
         Those of `JobSettings`.
     """
     choices = JobSettings(**settings)
+    check_output_of(choices, labels, pred_probs, offsets, sentence_ids)
     tokens, ids = retry(choices.retries + 1, _open_tokens, labels, pred_probs, offsets, sentence_ids, choices)
     layout = TokenLayout(tokens.edges)
     if choices.data is not None:
-        if choices.output is not None:
-            check_output(choices.output, given_places(choices.data))  # type: ignore[arg-type]  # checked to be text
         choices = replace(choices, data=None, ids=ids)
     job = Job(tokens.labels, tokens.pred_probs, choices, named=True, layout=layout)
     n_rows, n_tokens = job.pair[1].shape[0], int(tokens.edges[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 import string
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from labelsieve.errors import MissingDependencyError
+from labelsieve.errors import InvalidInputError, MissingDependencyError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,7 +65,7 @@ def display_issues(
     with_labels, with_probs = _is_given(labels), _is_given(pred_probs)
     if not class_names and (with_labels or with_probs):
         print(*_NUMBERS_SHOWN, "", sep="\n")
-    pairs = _pairs(issues)
+    pairs = _pairs(issues, tokens)
     most, shown = min(top, len(pairs)), 0
     for pair in pairs if most > 0 else ():
         if len(pair) == 1:
@@ -142,7 +143,7 @@ def common_label_issues(
     <BLANKLINE>
     [['An', 1], ['?weird', 1]]
     """
-    pairs = _pairs(issues)
+    pairs = _pairs(issues, tokens)
     if labels is None or pred_probs is None or not _is_given(labels) or not _is_given(pred_probs):
         counts = Counter(tokens[i][j] for i, j in pairs)
         words = list(counts)
@@ -193,7 +194,7 @@ def filter_by_token(token: str, issues: Iterable[Any], tokens: Sequence[Sequence
     >>> filter_by_token("?Weird", [(2, 0), (0, 1)], tokens)
     [(0, 1)]
     """
-    return [(i, j) for i, j in _pairs(issues) if tokens[i][j].lower() == token.lower()]
+    return [(i, j) for i, j in _pairs(issues, tokens) if tokens[i][j].lower() == token.lower()]
 
 
 def sentence_of(words: Sequence[str]) -> str:
@@ -219,9 +220,27 @@ def _is_given(values: Any) -> bool:
     return values is not None and len(values) > 0
 
 
-def _pairs(issues: Iterable[Any]) -> list[tuple[int, ...]]:
-    """Return issues as tuples: of sentence and token, or of a sentence."""
-    return [(int(one),) if np.ndim(one) == 0 else tuple(int(number) for number in one) for one in issues]
+def _pairs(issues: Iterable[Any], tokens: Sequence[Sequence[str]]) -> list[tuple[int, ...]]:
+    """Return issues as tuples: of sentence and token, or of a sentence.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything else, and for sentences and tokens that are not among `tokens`.
+    """
+    pairs, n_sentences = list[tuple[int, ...]](), len(tokens)
+    for one in issues:
+        try:
+            pair = tuple(operator.index(number) for number in (one if np.ndim(one) else (one,)))
+        except TypeError as error:
+            raise InvalidInputError(f"issues must be pairs of a sentence and a token, not {one!r}") from error
+        if len(pair) not in (1, 2) or not 0 <= pair[0] < n_sentences:
+            raise InvalidInputError(f"tokens has {n_sentences:,} sentences, and issue {one!r} is in none of them")
+        if len(pair) == 2 and not 0 <= pair[1] < len(tokens[pair[0]]):
+            n_words = len(tokens[pair[0]])
+            raise InvalidInputError(f"sentence {pair[0]:,} has {n_words:,} tokens, and issue {one!r} is none of them")
+        pairs.append(pair)
+    return pairs
 
 
 def _classes_of(given: Any, predicted: Any, names: Sequence[str] | None) -> list[str]:

@@ -134,9 +134,7 @@ def _image(images: Any, image: int) -> npt.NDArray[Any]:
 
 def checked_batch_size(batch_size: int | None) -> int | None:
     """Return `batch_size`, or raise unless it is at least 1."""
-    if batch_size is not None and batch_size <= 0:
-        raise InvalidInputError(f"batch_size must be at least 1, not {batch_size}")
-    return batch_size
+    return None if batch_size is None else check_whole_number("batch_size", batch_size, 1)
 
 
 def checked_images(labels: Any, pred_probs: Any) -> tuple[Any, Any]:
@@ -160,5 +158,12 @@ def checked_images(labels: Any, pred_probs: Any) -> tuple[Any, Any]:
 def _opened(name: str, data: Any) -> Any:
     if isinstance(data, np.ndarray):
         return data
-    opened = open_any(name, np.asarray(data) if isinstance(data, list | tuple) else data)
+    try:
+        opened = open_any(name, np.asarray(data) if isinstance(data, list | tuple) else data)
+    except ValueError as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise InvalidInputError(
+            f"{name} must be an array of images of one size; labelsieve.segmentation takes lists of others"
+        ) from error
     return opened if isinstance(opened, Source) or hasattr(opened, "dask") else np.asarray(opened)

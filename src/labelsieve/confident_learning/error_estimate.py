@@ -1,0 +1,417 @@
+"""How many labels are wrong, and how many of the found issues: estimates from the rows of an audit, with intervals.
+
+Shares are estimated by stratum and added up by the size of the strata (Horvitz & Thompson 1952). Their intervals are
+Wilson's (1927), which hold at small counts, with an effective sample size: that of a sample from all rows alike with
+the same variance (Korn & Graubard 1998; compared with others by Franco et al. 2019). Of the issues a dozen rows may be
+drawn: their interval is that of Agresti & Coull (1998), which has the middle of Wilson's and is never narrower, with
+Student's t. The interval of recall combines those of the wrong labels inside and outside the issues (MOVER: Zou &
+Donner 2008).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Int64s
+from labelsieve.errors import InvalidInputError
+
+# Of the normal distribution: 95% of it is within so many standard deviations.
+_DEVIATIONS: Final = 1.959963984540054
+# A stratum in which no reviewed label is wrong still varies. For its variance, and for nothing else, each stratum has
+# so many more reviewed rows, half of them wrong. Chosen by simulation: tests/benchmarks/test_audit_coverage.py.
+_MORE_ROWS: Final = 0.7
+_STEPS: Final = 60
+# Shares from here on are shown in whole percents.
+_LARGE: Final = 0.2
+
+
+class Share(NamedTuple):
+    """An estimated share with its 95% interval.
+
+    Parameters
+    ----------
+    estimate : float
+        The share, from 0 to 1; NaN if no reviewed row tells it.
+    low, high : float
+        Ends of the interval.
+    """
+
+    estimate: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.estimate):
+            return "unknown"
+        return f"{_percent(self.estimate)}% ({_percent(self.low)} to {_percent(self.high)})"
+
+
+def wilson_interval(shares: Float64s, sizes: Float64s) -> tuple[Float64s, Float64s]:
+    """Return both ends of Wilson's 95% interval.
+
+    Parameters
+    ----------
+    shares : (...) float64
+        Shares in samples.
+    sizes : (...) float64
+        Sizes of the samples, not only whole numbers; infinite if all is known.
+
+    Returns
+    -------
+    low, high : (...) float64
+        Ends of the intervals.
+    """
+    squared = _DEVIATIONS**2 / sizes
+    middle = shares + squared / 2
+    half = np.sqrt(squared * (shares * (1 - shares) + squared / 4))
+    low, high = (middle - half) / (1 + squared), (middle + half) / (1 + squared)
+    # At the very ends rounding would leave 1e-18 in place of 0.
+    return np.where(shares <= 0, 0.0, np.maximum(low, 0.0)), np.where(shares >= 1, 1.0, np.minimum(high, 1.0))
+
+
+def agresti_coull_interval(shares: Float64s, sizes: Float64s, freedom: int) -> tuple[Float64s, Float64s]:
+    """Return both ends of the 95% interval of Agresti and Coull, with Student's t in place of the normal distribution.
+
+    Parameters
+    ----------
+    shares, sizes : (...) float64
+        As for `wilson_interval`.
+    freedom : int
+        Degrees of freedom, at least 1.
+
+    Returns
+    -------
+    low, high : (...) float64
+        Ends of the intervals.
+    """
+    deviations = _student_deviations(freedom)
+    squared = deviations**2 / sizes
+    middle = (shares + squared / 2) / (1 + squared)
+    half = np.sqrt(squared * middle * (1 - middle) / (1 + squared))
+    return np.maximum(middle - half, 0.0), np.minimum(middle + half, 1.0)
+
+
+def _student_deviations(freedom: int) -> float:
+    """Return what `_DEVIATIONS` is for Student's t, by the expansion of its quantile (Abramowitz & Stegun 26.7.5)."""
+    z, n = _DEVIATIONS, freedom
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )
+
+
+def effective_sizes(wrong: Int64s, reviewed: Int64s, rows: Int64s) -> Float64s:
+    """Return the sizes of samples from all rows alike that would estimate the share of wrong labels as closely.
+
+    Parameters
+    ----------
+    wrong : (..., H) int64
+        Reviewed rows of each stratum whose label is wrong.
+    reviewed : (H,) int64
+        Reviewed rows of each stratum, at least 1.
+    rows : (H,) int64
+        All rows of each stratum.
+
+    Returns
+    -------
+    (...) float64
+        Effective sizes; infinite if all rows are reviewed.
+    """
+    weights = rows / rows.sum()
+    shares = (wrong + _MORE_ROWS / 2) / (reviewed + _MORE_ROWS)
+    each = weights**2 * (1 - reviewed / rows) / np.maximum(reviewed - 1, 1)
+    variances = (each * shares * (1 - shares)).sum(axis=-1)
+    total = (weights * shares).sum(axis=-1)
+    with np.errstate(divide="ignore"):
+        sizes: Float64s = total * (1 - total) / variances
+    return sizes
+
+
+def stratified_shares(
+    wrong: Int64s, reviewed: Int64s, rows: Int64s, *, of_few: bool = False
+) -> tuple[Float64s, Float64s, Float64s]:
+    """Return the share of wrong labels, with both ends of its 95% interval.
+
+    Parameters
+    ----------
+    wrong : (..., H) int64
+        Reviewed rows of each stratum whose label is wrong; leading axes are several audits of the same sizes.
+    reviewed, rows : (H,) int64
+        Reviewed rows, at least 1, and all rows of each stratum.
+    of_few : bool
+        Whether the interval is that of Agresti and Coull, for the few rows that are drawn of the issues.
+
+    Returns
+    -------
+    estimate, low, high : (...) float64
+        The shares and their intervals.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> shares = stratified_shares(np.array([8, 1]), np.array([10, 90]), np.array([100, 9900]))
+    >>> [round(float(share), 3) for share in shares]
+    [0.019, 0.006, 0.058]
+    """
+    estimate: Float64s = (rows / rows.sum() * (wrong / reviewed)).sum(axis=-1)
+    sizes = effective_sizes(wrong, reviewed, rows)
+    if of_few:
+        return estimate, *agresti_coull_interval(estimate, sizes, max(1, int(reviewed.sum()) - len(reviewed)))
+    return estimate, *wilson_interval(estimate, sizes)
+
+
+def recall_shares(
+    inside: tuple[Float64s, Float64s, Float64s], outside: tuple[Float64s, Float64s, Float64s]
+) -> tuple[Float64s, Float64s, Float64s]:
+    """Return the share of the wrong labels that are among the issues, with both ends of its 95% interval.
+
+    A recall r is in the interval if ``(1 - r) * inside - r * outside`` may be zero.
+
+    Parameters
+    ----------
+    inside, outside : tuple of (...) float64
+        Number of wrong labels among the issues and among other rows, with both ends of their intervals.
+
+    Returns
+    -------
+    estimate, low, high : (...) float64
+        Recall and its interval; NaN, with an interval from 0 to 1 at most, if no label is estimated to be wrong.
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = inside, outside
+
+    def least(recall: Float64s) -> Float64s:
+        return _difference(a, b, recall) - np.hypot((1 - recall) * (a - a_low), recall * (b_high - b))
+
+    def most(recall: Float64s) -> Float64s:
+        return _difference(a, b, recall) + np.hypot((1 - recall) * (a_high - a), recall * (b - b_low))
+
+    with np.errstate(invalid="ignore"):
+        estimate = np.where(a + b > 0, a / (a + b), np.nan)
+    return estimate, _last_above(least, a.shape, strict=True), _last_above(most, a.shape, strict=False)
+
+
+def _difference(a: Float64s, b: Float64s, recall: Float64s) -> Float64s:
+    return (1 - recall) * a - recall * b
+
+
+def _last_above(values: Callable[[Float64s], Float64s], shape: tuple[int, ...], *, strict: bool) -> Float64s:
+    """Return where a falling function of [0, 1] reaches zero, or, unless `strict`, where it leaves zero: bisection."""
+    low, high = np.zeros(shape), np.ones(shape)
+    for _ in range(_STEPS):
+        middle = (low + high) / 2
+        above = values(middle) > 0 if strict else values(middle) >= 0
+        low, high = np.where(above, middle, low), np.where(above, high, middle)
+    # The bisection never arrives at an end itself.
+    tiny = 2.0 ** (1 - _STEPS)
+    return np.where(low <= tiny, 0.0, np.where(high >= 1 - tiny, 1.0, high))
+
+
+def weighted_share(wrong: Bools, weights: Float64s) -> Share:
+    """Return the share of wrong labels among some rows of an audit whose number in all rows is not known.
+
+    The effective size is Kish's (1965), from the weights alone, so that intervals are wide rather than narrow.
+
+    Parameters
+    ----------
+    wrong : (n,) bool
+        Whether the label of each row is wrong, of at least one row.
+    weights : (n,) float64
+        How many rows each of them stands for.
+    """
+    total = weights.sum()
+    estimate = (weights * wrong).sum() / total
+    low, high = wilson_interval(estimate, total**2 / (weights**2).sum())
+    return Share(float(estimate), float(low), float(high))
+
+
+@dataclass(frozen=True)
+class ErrorEstimate:
+    """How many labels are wrong, estimated from the reviewed rows of an audit; intervals are of 95%.
+
+    Parameters
+    ----------
+    error_rate : float
+        Share of wrong labels among all rows that have a label.
+    low, high : float
+        Ends of its interval.
+    precision_of_issues : Share
+        Share of the found issues whose label is wrong.
+    recall_of_issues : Share
+        Share of the wrong labels that are among the found issues.
+    per_class : dict of object to Share
+        Share of wrong labels among the rows with each given label, as far as reviewed rows tell; empty if the given
+        labels of the audit are not known.
+    n_rows : int
+        Rows that have a label.
+    n_reviewed : int
+        Rows of the audit with a decision.
+    n_left_out : int
+        Rows of the audit without one: unsure, or not reviewed.
+    n_wrong : int
+        Reviewed rows whose label is wrong.
+    effective_size : float
+        Number of reviewed rows, drawn from all alike, that would estimate `error_rate` as closely.
+    """
+
+    error_rate: float
+    low: float
+    high: float
+    precision_of_issues: Share
+    recall_of_issues: Share
+    per_class: Mapping[Any, Share] = field(repr=False)
+    n_rows: int
+    n_reviewed: int
+    n_left_out: int
+    n_wrong: int
+    effective_size: float = field(repr=False)
+
+    def rows_for_width(self, width: float) -> int:
+        """Return how many more rows to review until the interval of `error_rate` is about so wide.
+
+        Parameters
+        ----------
+        width : float
+            Wanted ``high - low``, above 0 and below 1: 0.01 is one percentage point.
+
+        Returns
+        -------
+        int
+            Rows to review besides those that were; 0 if the interval is narrow enough. All other rows, if no smaller
+            number will do.
+
+        Raises
+        ------
+        InvalidInputError
+            For any other width.
+        """
+        if isinstance(width, bool) or not isinstance(width, int | float) or not 0 < width < 1:
+            raise InvalidInputError(f"width must be a number between 0 and 1, such as 0.01, not {width!r}")
+        if self.high - self.low <= width:
+            return 0
+        share, size = np.float64(self.error_rate), self.effective_size
+        low, high = size, size
+        while _wilson_width(share, high) > width:
+            low, high = high, 2 * high
+        for _ in range(_STEPS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if _wilson_width(share, middle) > width else (low, middle)
+        more = int(np.ceil((high / size - 1) * self.n_reviewed))
+        return min(more, self.n_rows - self.n_reviewed)
+
+    def __str__(self) -> str:
+        text = f"{_percent(self.error_rate)}% wrong ({_percent(self.low)} to {_percent(self.high)})"
+        precision, recall = self.precision_of_issues, self.recall_of_issues
+        if not np.isnan(precision.estimate):
+            text += f", found issues are right in {precision}"
+        if not np.isnan(recall.estimate):
+            text += f", recall {recall}"
+        if self.n_left_out:
+            text += f"; {self.n_left_out:,} of {self.n_reviewed + self.n_left_out:,} rows left out as undecided"
+        return text
+
+
+def estimate_errors(
+    strata: Int64s, stratum_rows: Int64s, wrong: Bools, decided: Bools, classes: npt.NDArray[Any] | None = None
+) -> ErrorEstimate:
+    """Estimate how many labels are wrong from the decisions about the rows of an audit.
+
+    Parameters
+    ----------
+    strata : (n,) int64
+        Stratum of each row of the audit; even numbers are strata of issues.
+    stratum_rows : (H,) int64
+        All rows of each stratum.
+    wrong : (n,) bool
+        Whether the label is wrong.
+    decided : (n,) bool
+        Whether there is a decision; other rows are left out, as if they had not been drawn.
+    classes : (n,) array, optional
+        The given labels.
+
+    Returns
+    -------
+    ErrorEstimate
+        The estimates.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no decision about any row.
+    """
+    if not decided.any():
+        raise InvalidInputError(f"none of the {len(strata):,} rows of the audit has a decision")
+    n_strata = len(stratum_rows)
+    reviewed = np.bincount(strata[decided], minlength=n_strata)
+    n_wrong = np.bincount(strata[decided & wrong], minlength=n_strata)
+    of_issues = np.arange(n_strata) % 2 == 0
+    everything = np.ones(n_strata, np.bool_)
+    rate = stratified_shares(*_merged(n_wrong, reviewed, stratum_rows, everything))
+    inside = _share_of(n_wrong, reviewed, stratum_rows, among=of_issues, of_few=True)
+    outside = _share_of(n_wrong, reviewed, stratum_rows, among=~of_issues, of_few=False)
+    recall = Share(np.nan, 0.0, 1.0)
+    if not np.isnan([inside.estimate, outside.estimate]).any():
+        counts = [
+            tuple(np.float64(end) * stratum_rows[chosen].sum() for end in share)
+            for share, chosen in ((inside, of_issues), (outside, ~of_issues))
+        ]
+        recall = Share(*(float(end) for end in recall_shares(counts[0], counts[1])))
+    elif not stratum_rows[of_issues].sum() and rate[0] > 0:
+        recall = Share(0.0, 0.0, 0.0)
+    elif not stratum_rows[~of_issues].sum() and rate[0] > 0:
+        recall = Share(1.0, 1.0, 1.0)
+    per_class = dict[Any, Share]()
+    if classes is not None:
+        weights = stratum_rows[strata] / np.maximum(reviewed[strata], 1)
+        for k in np.unique(classes[decided]):
+            of_class = decided & (classes == k)
+            per_class[k.item() if isinstance(k, np.generic) else k] = weighted_share(wrong[of_class], weights[of_class])
+    estimate, low, high = (float(end) for end in rate)
+    return ErrorEstimate(
+        estimate,
+        low,
+        high,
+        precision_of_issues=inside,
+        recall_of_issues=recall,
+        per_class=per_class,
+        n_rows=int(stratum_rows.sum()),
+        n_reviewed=int(decided.sum()),
+        n_left_out=int((~decided).sum()),
+        n_wrong=int((decided & wrong).sum()),
+        effective_size=float(effective_sizes(*_merged(n_wrong, reviewed, stratum_rows, everything))),
+    )
+
+
+def _share_of(wrong: Int64s, reviewed: Int64s, rows: Int64s, *, among: Bools, of_few: bool) -> Share:
+    """Return the share of wrong labels in some strata; unknown if no row of them is reviewed."""
+    if not reviewed[among].any():
+        return Share(np.nan, 0.0, 1.0)
+    shares = stratified_shares(*_merged(wrong, reviewed, rows, among), of_few=of_few)
+    return Share(*(float(end) for end in shares))
+
+
+def _merged(wrong: Int64s, reviewed: Int64s, rows: Int64s, among: Bools) -> tuple[Int64s, Int64s, Int64s]:
+    """Return the counts of some strata, with those of which no row is reviewed added to the nearest by score."""
+    known = np.flatnonzero(among & (reviewed > 0))
+    merged = np.zeros_like(rows)
+    for h in np.flatnonzero(among & (rows > 0)):
+        # By the stratum of scores; issues with issues, unless none of these is reviewed.
+        distance = np.abs(known // 2 - h // 2) + len(rows) * (known % 2 != h % 2)
+        merged[known[np.argmin(distance)]] += rows[h]
+    return wrong[known], reviewed[known], merged[known]
+
+
+def _wilson_width(share: np.float64, size: float) -> float:
+    low, high = wilson_interval(np.asarray(share), np.asarray(size))
+    return float(high - low)
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent, with a decimal unless it is large."""
+    return f"{100 * share:.{int(share < _LARGE)}f}"  # two digits either way
