@@ -22,6 +22,7 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | cleanlab's module tree: change an import and nothing else | `labelsieve.cleanlab` |
 | cleanlab's batched module, and what differs | `labelsieve.label_issues_batched` |
 | recording predictions in a model's loop | `labelsieve.recorder` |
+| corrected labels from decisions about issues | `labelsieve.decisions` |
 | batches in a loop of your own | `labelsieve.inspector` |
 | memory, time, measurements, planning for terabytes | `labelsieve.memory` |
 | errors, failures, workdirs that resume | `labelsieve.errors` |
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         cleanlab,
         cli,
         count,
+        decisions,
         errors,
         find,
         inspector,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     )
     from labelsieve.audit import estimate
     from labelsieve.confident_learning.error_estimate import ErrorEstimate
+    from labelsieve.decisions import AppliedDecisions, apply_decisions
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -90,6 +93,8 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "ErrorEstimate",
     "plan_label_issues",
     "Plan",
+    "apply_decisions",
+    "AppliedDecisions",
     "Recorder",
     "summarize_batch",
     "Ensemble",
@@ -111,6 +116,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "label_issues_batched",
     "cleanlab",
     "recorder",
+    "decisions",
     "inspector",
     "memory",
     "errors",
@@ -136,6 +142,7 @@ _SUBMODULES = (
     "cleanlab",
     "cli",
     "count",
+    "decisions",
     "errors",
     "find",
     "inspector",
@@ -149,6 +156,7 @@ _SUBMODULES = (
 )
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
+    "AppliedDecisions": "decisions",
     "Audit": "results.audit",
     "Ensemble": "sources.ensemble",
     "ErrorEstimate": "confident_learning.error_estimate",
@@ -159,6 +167,7 @@ _MODULES = {
     "Plan": "pipeline.plan",
     "Recorder": "recorder",
     "RowSummaries": "pipeline.row_summaries",
+    "apply_decisions": "decisions",
     "estimate": "audit",
     "find_label_issues": "find",
     "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",

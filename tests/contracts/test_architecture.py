@@ -40,7 +40,10 @@ ORDER = [
     "cli",
 ]
 # Of the command line and of cleanlab's tree, the pages of documentation, which import nothing, are part of the API.
-API = ("", "find", "audit", "count", "recorder", "inspector", "label_issues_batched", "summaries", "cli", "cleanlab")
+API = (
+    *("", "find", "audit", "count", "recorder", "inspector", "label_issues_batched", "summaries", "decisions"),
+    *("cli", "cleanlab"),
+)
 # execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
 # Dask's way to write sizes and where it keeps temporary files.
 IMPORTS_DASK = {"execution", "pipeline", "sources", "storage", "results"}
@@ -55,6 +58,8 @@ PUBLIC = [
     "ErrorEstimate",
     "plan_label_issues",
     "Plan",
+    "apply_decisions",
+    "AppliedDecisions",
     "Recorder",
     "summarize_batch",
     "Ensemble",
@@ -76,6 +81,7 @@ PUBLIC = [
     "label_issues_batched",
     "cleanlab",
     "recorder",
+    "decisions",
     "inspector",
     "memory",
     "errors",
@@ -132,7 +138,7 @@ def of_part(part):
 
 def test_the_folder_shows_the_packages():
     entries = [path.name for path in SOURCE.iterdir() if path.name != "__pycache__"]
-    assert len(entries) <= 26, "one idea, one package"
+    assert len(entries) <= 27, "one idea, one package"
     assert {part_of(module) for module in MODULES} == set(ORDER)
     packages = [path for path in SOURCE.iterdir() if (path / "__init__.py").exists()]
     assert len(packages) <= 15

@@ -4,10 +4,11 @@
 
 ## JSON
 
-With ``--json``, `labelsieve find`, `labelsieve plan` and `labelsieve doctor` print one JSON object on stdout, in one
-line, and nothing else. The summary and the worst rows go to stderr (``--quiet`` leaves them out), and so does what
-libraries and worker processes print. The plan is not printed as text. Sizes are in bytes and end in ``_bytes``; times
-are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have no answer but their exit code.
+With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor` and `labelsieve apply` print one JSON object
+on stdout, in one line, and nothing else. The summary and the worst rows go to stderr (``--quiet`` leaves them out), and
+so does what libraries and worker processes print. The plan is not printed as text. Sizes are in bytes and end in
+``_bytes``; times are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have no answer but their
+exit code.
 
 | Key of ``find`` | |
 |---|---|
@@ -103,6 +104,14 @@ run fail or might give a wrong result; a *warning* may make it slow, or fail lat
 | ``clock_difference_s``, ``round_trip_s`` | how far its clock is ahead of the client's, and the time to ask for it |
 | ``read_bytes``, ``read_bytes_per_s`` | bytes of `pred_probs` that it read as a test, and how fast |
 | ``versions`` | object of package and version |
+
+| Key of ``apply`` | |
+|---|---|
+| ``output``, ``log`` | paths of the corrected labels, and of the log of what was changed |
+| ``counts`` | object of numbers of rows: see `labelsieve.decisions` |
+| ``agreement`` | of each two reviewers an object: ``reviewers``, ``n_rows``, ``share``, ``kappa`` |
+| ``total_s`` | wall time of the command, except imports |
+| ``warnings``, ``version`` | as for ``find`` |
 
 Facts that are not known are null: those of a process that does not answer, or of which nobody asked.
 

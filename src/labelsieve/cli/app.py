@@ -1,4 +1,4 @@
-"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report`` and ``demo``."""
+"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report``, ``apply`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,29 @@ from labelsieve.cli.interrupts import (
     print_answer,
     raising,
 )
-from labelsieve.cli.json_text import doctor_answer, error_answer, exit_code_of, find_answer, json_line, plan_answer
-from labelsieve.cli.options import EXIT_CODES, FORECAST, INPUTS, PAGE, RUN, FilePath, HeadedOption, JobCommand
+from labelsieve.cli.json_text import (
+    apply_answer,
+    doctor_answer,
+    error_answer,
+    exit_code_of,
+    find_answer,
+    json_line,
+    plan_answer,
+)
+from labelsieve.cli.options import (
+    EXIT_CODES,
+    FORECAST,
+    INPUTS,
+    PAGE,
+    RUN,
+    FilePath,
+    HeadedOption,
+    JobCommand,
+    LabelValue,
+)
 from labelsieve.cli.tasks import check_options, module_of, rows_of, settings_of
-from labelsieve.cli.text import doctor_text, plan_text, summary_text, worst_text
+from labelsieve.cli.text import apply_text, doctor_text, plan_text, summary_text, worst_text
+from labelsieve.decisions import UNSURE_RULES, apply_decisions
 from labelsieve.errors import (
     InputTypeError,
     InUseError,
@@ -44,10 +63,13 @@ from labelsieve.find import find_label_issues
 from labelsieve.pipeline.doctor import diagnose
 from labelsieve.results import export
 from labelsieve.results.audit import Audit
+from labelsieve.results.decisions import CONFLICT_RULES
+from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.load import load
 from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
+from labelsieve.settings import NOTHING
 from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.sources.open_array import open_pred_probs
 from labelsieve.sources.open_summaries import open_summaries
@@ -318,6 +340,54 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
         raise InvalidInputError(f"{result} is an audit: a report is about a result, and takes an estimate in Python")
     found.report(output, top=rows, images=images, texts=texts)
     click.echo(f"written to {output}")
+
+
+@cli.command(epilog=EXIT_CODES)
+@click.argument("labels")
+@click.argument("decisions", nargs=-1)
+@_option("-o", "--output", required=True, help="The corrected labels, in the form of LABELS: the same ending.")
+@_option("--column", metavar="NAME", help="Column of the labels in a Parquet or CSV file.")
+@_option("--unsure", type=click.Choice(UNSURE_RULES), default="keep", help="What becomes of rows that are unsure.")
+@_option("--ignore-label", type=LabelValue(), default=NOTHING, show_default=False, help="For --unsure ignore.")
+@_option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="Where decisions differ.")
+@_option("--class-names", type=FilePath(), metavar="FILE", help="All classes, one on each line, or a JSON list.")
+@_option("--ids", metavar="FILE", help="Names of rows, to compare with the column id.")
+@_option("--issues", metavar="RESULT.zarr", help="The result that the decisions are about.")
+@_option("--auto", type=click.Choice(["accept"]), help="Accept suggestions of --issues without a look.")
+@_option("--margin", type=float, help="For --auto: least gain in probability of the suggested class.")
+@_option("--overwrite", is_flag=True, help="Replace an output that is there, also LABELS itself.")
+@_option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+def apply(
+    labels: str,
+    decisions: Sequence[str],
+    *,
+    class_names: Path | None,
+    issues: str | None,
+    json: bool,
+    **choices: Any,
+) -> dict[str, Any] | None:
+    """Correct labels by the decisions of reviewers.
+
+    LABELS is a .npy file, a Zarr array, or a .parquet or .csv file, and DECISIONS are CSV files with the columns row,
+    given_label, decision and label. What was changed, and by whom, is written to OUTPUT.log.json.
+
+    Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
+    """
+    began = time.perf_counter()
+    found = None if issues is None else load(issues)
+    if found is not None and not isinstance(found, LabelIssues):
+        raise InvalidInputError(f"--issues: {issues} is not a result of classification")
+    applied = apply_decisions(
+        labels,
+        list(decisions) or None,
+        class_names=None if class_names is None else read_class_names(class_names),
+        issues=found,
+        **choices,
+    )
+    if json:
+        return apply_answer(applied, time.perf_counter() - began)
+    click.echo(apply_text(applied))
+    return None
 
 
 @cli.command(epilog=EXIT_CODES)

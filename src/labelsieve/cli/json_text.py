@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from labelsieve import __version__
+from labelsieve.decisions import AppliedDecisions
 from labelsieve.errors import LabelsieveError
 from labelsieve.memory import peak_bytes
 from labelsieve.pipeline.diagnosis import Diagnosis, Process
@@ -66,6 +68,27 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
         "misfit": facts.misfit or None,
         "notes": list(facts.notes),
         "finished": facts.finished,
+        "version": __version__,
+    }
+
+
+def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve apply``, given its wall time."""
+    agreements = [
+        {
+            "reviewers": list(one.reviewers),
+            "n_rows": one.n_rows,
+            "share": one.share,
+            "kappa": None if math.isnan(one.kappa) else one.kappa,
+        }
+        for one in applied.agreement
+    ]
+    return {
+        "output": applied.output,
+        "log": f"{applied.output}.log.json",
+        "counts": applied.counts,
+        "agreement": agreements,
+        "total_s": round(seconds, 6),
         "version": __version__,
     }
 

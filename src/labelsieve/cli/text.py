@@ -1,9 +1,10 @@
-"""Texts that the command line prints: the summary of a result, its worst rows, plans, and findings of the doctor."""
+"""Texts of the command line: the summary of a result, its worst rows, plans, findings of the doctor, corrections."""
 
 from __future__ import annotations
 
 from typing import Final
 
+from labelsieve.decisions import AppliedDecisions
 from labelsieve.execution.versions import PACKAGES, named
 from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, size
 from labelsieve.pipeline.diagnosis import Diagnosis, Process
@@ -42,6 +43,25 @@ def _reading(facts: RunFacts) -> str:
     passes = "one pass" if facts.n_reads == 1 else f"{facts.n_reads} passes"
     resumed = f", {facts.rows_resumed:,} rows were in the workdir" if facts.rows_resumed else ""
     return f"{size(facts.bytes_read)} read in {passes}{resumed}"
+
+
+def apply_text(applied: AppliedDecisions) -> str:
+    """Return what was changed, and how far reviewers agree, as lines."""
+    counts = applied.counts
+    words = ", ".join(f"{counts[word]:,} {word}" for word in ("accept", "keep", "other", "unsure"))
+    lines = [
+        f"{words}" + (f"; {counts['auto']:,} accepted without a look" if counts["auto"] else ""),
+        f"{counts['changed']:,} of {counts['rows']:,} labels changed"
+        + (f", {counts['dropped']:,} rows to leave out" if counts["dropped"] else "")
+        + (f", {counts['ignored']:,} rows ignored" if counts["ignored"] else ""),
+    ]
+    lines += [f"decisions differ in {counts['conflicts']:,} rows"] if counts["conflicts"] else []
+    for one in applied.agreement:
+        first, second = (" ".join(name.split()) or "nobody" for name in one.reviewers)
+        lines.append(
+            f"{first} and {second} agree in {one.share:.1%} of {one.n_rows:,} rows, Cohen's kappa {one.kappa:.2f}"
+        )
+    return "\n".join([*lines, f"written to {applied.output}, the log to {applied.output}.log.json"])
 
 
 def plan_text(plan: Plan) -> str:

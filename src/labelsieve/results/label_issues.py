@@ -63,6 +63,8 @@ class LabelIssues(Result):
         Shape of `pred_probs`.
     n_ignored : int
         Number of rows without a label (`ignore_label`), whose scores are NaN.
+    fingerprint : str
+        What tells this result from others, and from results of other labels.
     settings, facts : object
         The settings, and how the run went: bytes, reads, partitions, seconds, versions, notes.
 
@@ -189,6 +191,73 @@ class LabelIssues(Result):
         0.75
         """
         return 1 - self.estimated_num_issues / self.n_labelled
+
+    def sample_weights(self) -> npt.NDArray[np.float64]:
+        """Return a weight for each row, to train without a look at the issues.
+
+        Returns
+        -------
+        (N,) float64
+            0 for label issues and rows without a label; the label quality score, clipped to [0, 1], for all others.
+
+        Notes
+        -----
+        With self-confidence, the score by default, a row counts as much as the model believes its label. This is the
+        simplest weighting by a model's probabilities; importance reweighting (Liu and Tao 2016, *Classification with
+        noisy labels by importance reweighting*, IEEE TPAMI 38(3)) divides by the probability that noise gives this
+        label, which has to be estimated. That issues are left out altogether is pruning (Northcutt, Jiang and Chuang
+        2021, *Confident learning*, JAIR 70). Rows of hard classes get low weights: compare with `clean_rows`.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> found.sample_weights().tolist()
+        [0.9, 0.8, 0.0]
+
+        In scikit-learn it is an argument of ``fit``:
+
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> features, labels = [[0.0], [1.0], [1.1]], [0, 1, 0]
+        >>> LogisticRegression().fit(features, labels, sample_weight=found.sample_weights()).predict([[1.1]]).tolist()
+        [1]
+
+        In PyTorch it weights the loss of each row:
+        ``(cross_entropy(logits, labels, reduction="none") * weights[rows]).sum() / weights[rows].sum()``.
+        """
+        weights: npt.NDArray[np.float64] = np.empty(self.n_rows, np.float64)
+        start = 0
+        for block in self.score_parts.blocks():
+            weights[start : start + len(block)] = np.clip(np.nan_to_num(block, nan=0.0), 0.0, 1.0)
+            start += len(block)
+        for rows in self.found.column("row"):
+            weights[rows] = 0.0
+        return weights
+
+    def clean_rows(self) -> npt.NDArray[np.int64]:
+        """Return the rows that have a label and are not label issues, ascending: a dataset to train on.
+
+        Returns
+        -------
+        (n,) int64
+            Rows.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> found.clean_rows().tolist()
+        [0, 1]
+
+        They select rows of arrays, ``features[found.clean_rows()]``, and of a dataset of PyTorch,
+        ``torch.utils.data.Subset(dataset, found.clean_rows())``.
+        """
+        clean, start = ~self.mask(), 0
+        if self.n_ignored:
+            for block in self.score_parts.blocks():
+                clean[start : start + len(block)] &= ~np.isnan(block)
+                start += len(block)
+        return np.flatnonzero(clean).astype(np.int64, copy=False)
 
     def audit(self, budget: int = 200, seed: int = 0, *, labels: Any = None) -> Audit:
         """Draw rows to review, from which `labelsieve.estimate` tells how many labels are wrong.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from importlib import metadata
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -20,6 +21,9 @@ from labelsieve.settings import Settings
 
 # Rows of the tables in which many issues are written.
 TABLE_ROWS: Final = 1 << 20
+# Hexadecimal digits of each part of a fingerprint, and issues that it depends on.
+FINGERPRINT_DIGITS: Final = 12
+_FINGERPRINT_ROWS: Final = 1000
 
 if TYPE_CHECKING:
     import dask.array as da  # for types alone: this module needs no Dask
@@ -245,6 +249,19 @@ class Result:
         """The label issues, worst first, in memory."""
         return self.found.part(0, len(self.found))
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """What tells this result from others: ``"<labels>-<result>"``, each 12 hexadecimal digits.
+
+        The first part follows from the labels alone (`labels_digest`), so that decisions about this result can be
+        compared with the labels that they are applied to.
+        """
+        counts = [*self.class_counts.tolist(), self.n_ignored]
+        worst = self.worst(_FINGERPRINT_ROWS)
+        numbers = (self.confident_thresholds, self.class_counts, worst.rows, worst.scores, [self.num_issues])
+        digest = sha256(b"".join(np.asarray(one, np.float64).astype("<f8").tobytes() for one in numbers))
+        return f"{labels_digest(counts)}-{digest.hexdigest()[:FINGERPRINT_DIGITS]}"
+
     @property
     def indices(self) -> npt.NDArray[np.int64]:
         """``(num_issues,)`` row numbers of the label issues, worst first, ties by row."""
@@ -367,6 +384,19 @@ class Result:
         names = np.array(self.class_names, object)
         pairs = (("class", "name"), ("given_label", "given_name"), ("suggested_label", "suggested_name"))
         return columns | {name: names[columns[of].astype(np.intp)] for of, name in pairs if of in columns}
+
+
+def labels_digest(counts: Iterable[int]) -> str:
+    """Return the first part of a fingerprint: 12 digits that follow from how often each label occurs.
+
+    Parameters
+    ----------
+    counts : iterable of int
+        Number of rows of each label, also of the one that says that a row has none; in any order, as it is the same for
+        names and for numbers.
+    """
+    present = sorted(count for count in counts if count)
+    return sha256(",".join(map(str, present)).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def loaded_versions() -> dict[str, str]:

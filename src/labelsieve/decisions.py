@@ -1,0 +1,585 @@
+"""From decisions about labels to corrected labels.
+
+A reviewer looks at the issues and decides; the decisions are a CSV file, or a pandas frame, with these columns:
+
+| Column | |
+|---|---|
+| ``row`` | row of the labels, from 0 |
+| ``given_label`` | its label as it is stored, a number or a name: it is compared with the labels |
+| ``decision`` | ``accept`` the suggestion, ``keep`` the given label, ``other`` for another class, or ``unsure`` |
+| ``label`` | the resulting label for ``accept`` and ``other``, as it would be stored; empty otherwise |
+| ``id``, ``reviewer``, ``time`` | the user's name of the row; who decided, and when (ISO 8601); may be missing |
+| ``result`` | fingerprint of the result (`LabelIssues.fingerprint`), which is compared where it is given |
+
+`apply_decisions` writes the corrected labels in the form in which they are stored, beside a log of what was changed by
+whom. Everything is checked before anything is written. On the command line: ``labelsieve apply``.
+
+## The log
+
+``OUT.log.json`` is an object with these keys:
+
+| Key | |
+|---|---|
+| ``labels``, ``output``, ``decisions`` | where they are |
+| ``finished``, ``version`` | when it was written, in UTC, and by which version of Labelsieve |
+| ``unsure``, ``ignore_label``, ``conflict_rule`` | the policies |
+| ``auto`` | ``null``, or the margin above which suggestions were accepted without a look |
+| ``counts`` | rows, decisions by kind, rows accepted without a look, changed, dropped and ignored rows, conflicts |
+| ``agreement`` | of each two reviewers: names, rows that both decided, share that agrees, Cohen's kappa |
+| ``conflicts`` | rows about which the decisions differ, with all decisions |
+| ``dropped`` | rows to leave out (``unsure="drop"``) |
+| ``earlier`` | earlier logs, where labels are corrected in their place |
+| ``changes`` | of each changed row: ``row``, ``before``, ``after``, ``decision``, ``reviewer``, ``time``, and ``id`` |
+
+Rows that were accepted without a look have the decision ``auto`` and no reviewer.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from re import fullmatch
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.results.decisions import (
+    CONFLICT_RULES,
+    UNSURE,
+    WORDS,
+    Agreement,
+    Conflict,
+    Decision,
+    LabelValues,
+    agreement,
+    check_against,
+    read_decisions,
+    settle,
+)
+from labelsieve.results.label_files import LabelFile, open_label_file
+from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.publish import check_writable, replacing
+from labelsieve.results.result import FINGERPRINT_DIGITS, TABLE_ROWS, labels_digest, loaded_versions
+from labelsieve.results.row_ids import GroupIds, open_ids
+from labelsieve.settings import NOTHING, IgnoreLabel, check_flag, check_one_of
+from labelsieve.sources.label_names import is_missing
+from labelsieve.sources.open_path import local_path
+from labelsieve.sources.zarr_arrays import is_zarr_folder
+from labelsieve.storage.folders import LocalFolder
+from labelsieve.storage.urls import check_place, without_query
+
+UNSURE_RULES: Final = ("keep", "drop", "ignore")
+# Labels whose rows are counted one class after the other.
+_MOST_COUNTED: Final = 1 << 22
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AppliedDecisions:
+    """Corrected labels, and what was changed.
+
+    Attributes
+    ----------
+    labels : (N,) array or None
+        The corrected labels; None if they were written to `output`.
+    output : str or None
+        The path of the corrected labels; the log is beside it, at ``output + ".log.json"``.
+    n_rows : int
+        Number of rows N.
+    changed : (n,) int64
+        Rows whose label is another now, ascending.
+    before, after : (n,) array
+        Their labels before and after.
+    dropped : (m,) int64
+        Rows to leave out: those that are unsure, with ``unsure="drop"``. They are still among the labels.
+    counts : dict of str and int
+        ``rows``, ``accept``, ``keep``, ``other``, ``unsure`` (rows by decision), ``auto`` (accepted without a look),
+        ``changed``, ``dropped``, ``ignored`` and ``conflicts``.
+    conflicts : tuple of Conflict
+        Rows about which the decisions differ, each with its ``row`` and its ``decisions``.
+    agreement : tuple of Agreement
+        Of each two reviewers who decided the same rows: ``reviewers``, ``n_rows``, ``share`` and Cohen's ``kappa``.
+    """
+
+    labels: npt.NDArray[Any] | None
+    output: str | None
+    n_rows: int
+    changed: Rows
+    before: npt.NDArray[Any]
+    after: npt.NDArray[Any]
+    dropped: Rows
+    counts: dict[str, int]
+    conflicts: tuple[Conflict, ...]
+    agreement: tuple[Agreement, ...]
+
+    def kept_mask(self) -> npt.NDArray[np.bool_]:
+        """Return an ``(N,)`` mask that is False for the rows to leave out.
+
+        Examples
+        --------
+        >>> import labelsieve, pandas as pd
+        >>> unsure = pd.DataFrame({"row": [1], "given_label": [1], "decision": ["unsure"], "label": [None]})
+        >>> labelsieve.apply_decisions([0, 1, 0], unsure, unsure="drop").kept_mask().tolist()
+        [True, False, True]
+        """
+        kept = np.ones(self.n_rows, np.bool_)
+        kept[self.dropped] = False
+        return kept
+
+    def __repr__(self) -> str:
+        more = f", {len(self.dropped):,} rows to leave out" if len(self.dropped) else ""
+        where = f", written to {self.output}" if self.output else ""
+        return f"<AppliedDecisions: {len(self.changed):,} of {self.n_rows:,} labels changed{more}{where}>"
+
+
+def apply_decisions(
+    labels: Any,
+    decisions: Any = None,
+    output: str | os.PathLike[str] | None = None,
+    unsure: str = "keep",
+    *,
+    ignore_label: IgnoreLabel = NOTHING,
+    conflicts: str = "error",
+    class_names: Sequence[str] | None = None,
+    column: str | None = None,
+    ids: Any = None,
+    issues: LabelIssues | None = None,
+    auto: str | None = None,
+    margin: float | None = None,
+    overwrite: bool = False,
+) -> AppliedDecisions:
+    """Correct labels by the decisions of reviewers.
+
+    Parameters
+    ----------
+    labels : path or (N,) array-like
+        The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, or an array in memory.
+    decisions : path, pandas.DataFrame, or list of these, optional
+        One or more tables of decisions, as CSV files or frames; see `labelsieve.decisions`. May be missing with `auto`.
+    output : path, optional
+        Where the corrected labels go, in the form of `labels`: same ending, dtype, chunks and other columns. Labels in
+        memory are written as ``.npy`` or ``.zarr``. Without it they are returned in memory.
+    unsure : {"keep", "drop", "ignore"}
+        What becomes of rows whose decision is ``unsure``: they keep their label; they are listed as rows to leave out
+        (`AppliedDecisions.dropped`); or they get `ignore_label`.
+    ignore_label : int, str or None
+        The label that says that a row has none; None for a missing value, in tables and arrays of objects.
+    conflicts : {"error", "keep", "first", "last", "majority"}
+        What becomes of rows about which decisions differ: an error; the given label; the first or last decision, by
+        time if all have one, else in the order of the tables; or the most frequent one, and the given label in a tie.
+    class_names : sequence of str, optional
+        All classes. Labels that are names must be among them, and numbers in 0..K-1. Without them and `issues`, a
+        resulting name must occur in `labels`, and a number must not be above all labels.
+    column : str, optional
+        The column of a table; may be missing if there is only one.
+    ids : array-like or path, optional
+        The user's names of rows, as in `labelsieve.find_label_issues`, to compare with the column ``id``.
+    issues : LabelIssues, optional
+        The result that the decisions are about, to compare with the column ``result``; needed for `auto`.
+    auto : "accept", optional
+        Accept suggestions of `issues` without a look, for rows without a decision; the log says so.
+    margin : float, optional
+        Of these only suggestions whose probability is higher than that of the given label by at least `margin`, from 0
+        to 1.
+    overwrite : bool
+        Whether `output` may be there already, and may be `labels` itself. It is replaced at the end, as a whole.
+
+    Returns
+    -------
+    AppliedDecisions
+        Corrected labels or their path, what was changed, rows to leave out, and how far reviewers agree.
+
+    Raises
+    ------
+    InvalidInputError
+        For decisions that do not fit the labels, or each other, and an output that is there; nothing is written then.
+    InputTypeError
+        For objects of another kind.
+    MissingDependencyError
+        For Parquet files without pyarrow.
+    UnwritableError
+        If the output cannot be written: a folder without permission, a full disk.
+
+    Examples
+    --------
+    >>> import labelsieve, pandas as pd
+    >>> decided = pd.DataFrame(
+    ...     {
+    ...         "row": [2, 0, 1],
+    ...         "given_label": ["cat", "cat", "dog"],
+    ...         "decision": ["accept", "keep", "unsure"],
+    ...         "label": ["dog", None, None],
+    ...         "reviewer": "ann",
+    ...     }
+    ... )
+    >>> applied = labelsieve.apply_decisions(["cat", "dog", "cat"], decided, unsure="drop")
+    >>> applied
+    <AppliedDecisions: 1 of 3 labels changed, 1 rows to leave out>
+    >>> applied.labels.tolist(), applied.dropped.tolist()
+    (['cat', 'dog', 'dog'], [1])
+
+    Accept the clearest suggestions without a look:
+
+    >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+    >>> labelsieve.apply_decisions([0, 1, 0], issues=found, auto="accept", margin=0.5).labels.tolist()
+    [0, 1, 1]
+    """
+    check_one_of("unsure", unsure, UNSURE_RULES)
+    check_one_of("conflicts", conflicts, CONFLICT_RULES)
+    check_flag("overwrite", overwrite)
+    _check_policies(decisions, unsure, ignore_label, issues, auto, margin)
+    file = open_label_file(labels, column)
+    place = None if output is None else _checked_output(output, file, labels, decisions, overwrite=overwrite)
+    read = [] if decisions is None else read_decisions(decisions)
+    if issues is not None and issues.n_rows != file.n_rows:
+        raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
+    values = LabelValues(file.dtype, _classes_of(file, class_names, issues))
+    stored, outcomes = _compare(file, read, values, ids)
+    _check_results(file, read, issues)
+    settled, differing = settle(read, outcomes, conflicts)
+    unsure_rows = [one.row for one, outcome in settled if outcome is UNSURE]
+    if unsure == "ignore":
+        ignored = _ignored_value(file, values, ignore_label)
+        settled = [(one, ignored if outcome is UNSURE else outcome) for one, outcome in settled]
+    changes = _changes_of(values, stored, settled)
+    if auto is not None and issues is not None and margin is not None:
+        looked_at = np.array([one.row for one in read], np.int64)
+        changes = changes.merged(_accepted(file, values, issues, margin, class_names, looked_at))
+    words = Counter(one.word for one, _ in settled)
+    counts = {"rows": file.n_rows, **{word: words[word] for word in WORDS}, "auto": changes.decided.count(None)}
+    counts |= {"changed": len(changes.rows)} | {
+        name: len(unsure_rows) if unsure == rule else 0 for name, rule in (("dropped", "drop"), ("ignored", "ignore"))
+    }
+    applied = AppliedDecisions(
+        None if place is not None else file.corrected(changes.rows, changes.after),
+        None if place is None else str(place),
+        file.n_rows,
+        changes.rows,
+        changes.before,
+        changes.after,
+        np.array(unsure_rows if unsure == "drop" else [], np.int64),
+        counts | {"conflicts": len(differing)},
+        differing,
+        agreement(read, outcomes),
+    )
+    if place is not None:
+        head = {
+            "labels": file.where,
+            "output": str(place),
+            "decisions": _places_of(decisions),
+            "unsure": unsure,
+            "ignore_label": None if ignore_label is NOTHING else ignore_label,
+            "conflict_rule": conflicts,
+            "auto": None if auto is None else {"decision": auto, "margin": margin, "looked_at": False},
+            "result": None if issues is None else issues.fingerprint,
+        }
+        _write(applied, file, place, head, changes.decided)
+    return applied
+
+
+@dataclass(frozen=True, eq=False)
+class _Changes:
+    """Rows whose label changes, ascending, their labels before and after, and who decided: None for nobody."""
+
+    rows: Rows
+    before: npt.NDArray[Any]
+    after: npt.NDArray[Any]
+    decided: list[Decision | None]
+
+    def merged(self, other: _Changes) -> _Changes:
+        """Return the changes of both, which are of different rows."""
+        order = np.argsort(rows := np.concatenate([self.rows, other.rows]), kind="stable")
+        before, after = (
+            np.concatenate(both)[order] for both in ((self.before, other.before), (self.after, other.after))
+        )
+        decided = self.decided + other.decided
+        return _Changes(rows[order], before, after, [decided[position] for position in order.tolist()])
+
+
+def _changes_of(values: LabelValues, stored: dict[int, Any], settled: list[tuple[Decision, Any]]) -> _Changes:
+    """Return what decisions change, which are one for each row, by row."""
+    changed = [
+        (one, outcome) for one, outcome in settled if outcome is not UNSURE and not _same(outcome, stored[one.row])
+    ]
+    rows = [one.row for one, _ in changed]
+    before, after = values.array([stored[row] for row in rows]), values.array([outcome for _, outcome in changed])
+    return _Changes(np.array(rows, np.int64), before, after, [one for one, _ in changed])
+
+
+def _same(label: Any, stored: Any) -> bool:
+    return is_missing(stored) if label is None else bool(label == stored)
+
+
+def _check_policies(
+    decisions: Any, unsure: str, ignore_label: IgnoreLabel, issues: Any, auto: Any, margin: Any
+) -> None:
+    """Raise unless the arguments fit each other."""
+    if (unsure == "ignore") != (ignore_label is not NOTHING):
+        raise InvalidInputError("unsure='ignore' and ignore_label belong together: give both or neither")
+    if issues is not None and not isinstance(issues, LabelIssues):
+        raise InputTypeError(f"issues must be a LabelIssues, not {type(issues).__name__}")
+    if auto is None:
+        if margin is not None:
+            raise InvalidInputError("margin is for auto='accept'")
+        if decisions is None:
+            raise InputTypeError("decisions are missing")
+        return
+    check_one_of("auto", auto, ("accept",))
+    if issues is None or margin is None:
+        raise InvalidInputError("auto='accept' needs issues, whose suggestions it accepts, and a margin")
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin <= 1:
+        raise InvalidInputError(f"margin must be a number from 0 to 1, not {margin!r}")
+
+
+def _checked_output(
+    output: str | os.PathLike[str], file: LabelFile, labels: Any, decisions: Any, *, overwrite: bool
+) -> Path:
+    """Return the path of the output, or raise if it cannot be written there, or should not be."""
+    place = check_place("output", output)
+    local = local_path(place)
+    if local is None:
+        raise InvalidInputError(
+            f"output: {without_query(place)} is a URL: corrected labels are written to a local path"
+        )
+    path = Path(local).absolute()
+    if path.suffix.lower() not in file.suffixes:
+        raise InvalidInputError(
+            f"output: {path} must end in {' or '.join(file.suffixes)}: labels are written in the form in which they are"
+        )
+    tables = [one for one in _listed(decisions) if isinstance(one, str | os.PathLike)]
+    if any(path.resolve() == Path(table).resolve() for table in tables):
+        raise InvalidInputError(f"output: {path} holds the decisions: it is not replaced")
+    is_input = path.exists() and isinstance(labels, str | os.PathLike) and path.samefile(local_path(str(labels)) or "")
+    log = _log_of(path)
+    for one in (path, log):
+        if (one.exists() or one.is_symlink()) and not overwrite:
+            what = "is the input" if is_input and one == path else "exists"
+            raise InvalidInputError(f"output: {one} {what}: overwrite=True (--overwrite) replaces it")
+    if path.is_dir() and not (path.suffix == ".zarr" and is_zarr_folder(path)):
+        raise InvalidInputError(f"output: {path} is a folder that is not a Zarr array: it is not replaced")
+    check_writable(path)
+    return path.resolve() if path.is_symlink() else path
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.log.json")
+
+
+def _listed(decisions: Any) -> list[Any]:
+    return list(decisions) if isinstance(decisions, list | tuple) else [] if decisions is None else [decisions]
+
+
+def _places_of(decisions: Any) -> list[str]:
+    tables = _listed(decisions)
+    return [os.fspath(one) if isinstance(one, str | os.PathLike) else type(one).__name__ for one in tables]
+
+
+def _classes_of(file: LabelFile, class_names: Sequence[str] | None, issues: LabelIssues | None) -> Any:
+    """Return all classes as they are stored, or None if they are not known."""
+    names = class_names if class_names is not None or issues is None else issues.class_names
+    if class_names is not None and (isinstance(class_names, str) or not all(isinstance(n, str) for n in class_names)):
+        raise InputTypeError("class_names must be a sequence of strings, one for each class")
+    if file.dtype.kind in "iuf":
+        n_classes = len(names) if names is not None else None if issues is None else issues.n_classes
+        return None if n_classes is None else range(n_classes)
+    if file.dtype.kind == "b" or names is None:
+        return None
+    return {name.encode() for name in names} if file.dtype.kind == "S" else set(names)
+
+
+def _compare(
+    file: LabelFile, decisions: list[Decision], values: LabelValues, ids: Any
+) -> tuple[dict[int, Any], list[Any]]:
+    """Return the stored labels of the rows of the decisions, and the resulting label of each decision."""
+    n_rows = file.n_rows
+    rows = np.unique(np.array([one.row for one in decisions if 0 <= one.row < n_rows], np.int64))
+    stored = dict(zip(rows.tolist(), file.take(rows).tolist(), strict=True)) if len(rows) else {}
+    outcomes = check_against(decisions, stored, values, n_rows)
+    if values.classes is None and file.dtype.kind != "b":
+        _check_occurring(file, decisions, outcomes, set(stored.values()))
+    names = open_ids(ids, n_rows)
+    if names is not None and not isinstance(names, GroupIds):
+        known = dict(zip(rows.tolist(), map(str, names.part(0, 0, rows).tolist()), strict=True))
+        for one in decisions:
+            if one.id and one.id != known[one.row]:
+                raise InvalidInputError(
+                    f"decisions: row {one.row:,} ({one.where}) has the id {one.id!r}, ids has {known[one.row]!r}: "
+                    "another dataset?"
+                ).at([(one.row, one.row + 1)])
+    return stored, outcomes
+
+
+def _check_occurring(file: LabelFile, decisions: list[Decision], outcomes: list[Any], seen: set[Any]) -> None:
+    """Raise if a resulting label is in no row; for numbers, if it is above the highest one."""
+    missing = {outcome for outcome in outcomes if outcome is not UNSURE} - seen
+    if not missing:
+        return
+    if file.dtype.kind in "iu":
+        highest = max(int(block.max()) for block in file.blocks() if len(block))
+        missing = {label for label in missing if not 0 <= label <= highest}
+    else:
+        for block in file.blocks():
+            missing -= set(block.tolist())
+            if not missing:
+                return
+    for one, outcome in zip(decisions, outcomes, strict=True):
+        if outcome in missing:
+            of = f"labels has 0..{highest}" if file.dtype.kind in "iu" else "no row of labels has it"
+            raise InvalidInputError(
+                f"decisions: row {one.row:,} ({one.where}): the resulting label is {outcome!r}, and {of}: if it is a "
+                "class, give class_names"
+            ).at([(one.row, one.row + 1)])
+
+
+def _check_results(file: LabelFile, decisions: list[Decision], issues: LabelIssues | None) -> None:
+    """Raise if decisions are about another result, or about a result of other labels."""
+    firsts = {one.result: one for one in reversed(decisions) if one.result}
+    if not firsts:
+        return
+    digest = labels_digest(_counts(file).values())
+    for result, one in firsts.items():
+        which = f"decisions: row {one.row:,} ({one.where})"
+        if fullmatch(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}", result) is None:
+            raise InvalidInputError(f"{which}: {result!r} is not the fingerprint of a result: is the file cut off?")
+        if result.partition("-")[0] != digest:
+            raise InvalidInputError(
+                f"{which} is about the result {result}, which is not one of these labels: another dataset, or labels "
+                "already changed"
+            )
+        if issues is not None and result != issues.fingerprint:
+            raise InvalidInputError(f"{which} is about the result {result}, issues are {issues.fingerprint}")
+
+
+def _counts(file: LabelFile) -> Counter[Any]:
+    """Return how many rows have each label; missing ones are one more."""
+    total = Counter[Any]()
+    for block in file.blocks():
+        if block.dtype.kind in "iu" and len(block) and 0 <= int(block.min()) <= int(block.max()) < _MOST_COUNTED:
+            counts = np.bincount(block.astype(np.intp, copy=False))
+            labels = np.flatnonzero(counts)
+            total.update(dict(zip(labels.tolist(), counts[labels].tolist(), strict=True)))
+        elif block.dtype.kind in "iufbUS":
+            labels, counts = np.unique(block, return_counts=True)
+            names = [None if is_missing(label) else label for label in labels.tolist()]
+            total.update(dict(zip(names, counts.tolist(), strict=True)))
+        else:
+            total.update(None if is_missing(label) else label for label in block.tolist())
+    return total
+
+
+def _ignored_value(file: LabelFile, values: LabelValues, ignore_label: IgnoreLabel) -> Any:
+    """Return `ignore_label` as it is stored."""
+    if ignore_label is None:
+        if not file.nullable:
+            raise InvalidInputError(f"ignore_label=None: labels of {file.dtype} cannot be missing: give a value")
+        return None
+    try:
+        return values.parse(ignore_label)
+    except ValueError as error:
+        raise InvalidInputError(f"ignore_label: {error}") from None
+
+
+def _accepted(
+    file: LabelFile,
+    values: LabelValues,
+    issues: LabelIssues,
+    margin: float,
+    class_names: Sequence[str] | None,
+    looked_at: npt.NDArray[Any],
+) -> _Changes:
+    """Return the changes by suggestions that are accepted without a look, in rows that nobody `looked_at`."""
+    parts = []
+    for start in range(0, issues.num_issues, TABLE_ROWS):
+        part = issues.found.part(start, min(start + TABLE_ROWS, issues.num_issues))
+        gain = part.p_suggested.astype(np.float64) - part.p_given.astype(np.float64)
+        taken = (gain >= margin) & ~np.isin(part.rows, looked_at)
+        parts.append((part.rows[taken], part.given_labels[taken], part.suggested_labels[taken]))
+    if not parts:
+        return _Changes(np.empty(0, np.int64), values.array([]), values.array([]), [])
+    rows, given, suggested = (np.concatenate(column) for column in zip(*parts, strict=True))
+    order = np.argsort(rows)
+    rows, given, suggested = rows[order], given[order].astype(np.intp), suggested[order].astype(np.intp)
+    if file.dtype.kind in "iuf":
+        classes = np.arange(issues.n_classes).astype(file.dtype)
+    elif file.dtype.kind == "b":
+        classes = np.array([False, True])
+    else:
+        names = class_names if class_names is not None else issues.class_names
+        if names is None or len(names) != issues.n_classes:
+            raise InvalidInputError(f"labels are names: give class_names, one for each of {issues.n_classes:,} classes")
+        classes = values.array([values.parse(name) for name in names])
+    before = file.take(rows) if len(rows) else values.array([])
+    wrong = np.flatnonzero(before != classes[given]) if len(rows) else np.empty(0, np.intp)
+    if len(wrong):
+        row = int(rows[wrong[0]])
+        raise InvalidInputError(
+            f"issues: {len(wrong):,} given labels are not those in labels, the first in row {row:,}: another dataset, "
+            "or labels already changed"
+        ).at([(row, row + 1)])
+    return _Changes(rows, before, classes[suggested], [None] * len(rows))
+
+
+def _write(
+    applied: AppliedDecisions, file: LabelFile, place: Path, head: dict[str, Any], decided: list[Decision | None]
+) -> None:
+    """Write the labels and the log; both are there at the end, or neither."""
+    log = _log_of(place)
+    earlier = _earlier(log) if place.exists() and Path(file.where).exists() and place.samefile(file.where) else []
+    with replacing(LocalFolder(place)) as made:
+        file.write(made, applied.changed, applied.after)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        head |= {
+            "finished": now,
+            "version": loaded_versions()["labelsieve"],
+            "counts": applied.counts,
+            "agreement": [
+                vars(one) | {"kappa": None if math.isnan(one.kappa) else one.kappa} for one in applied.agreement
+            ],
+            "conflicts": [
+                {"row": one.row, "decisions": [[who, word, _plain(label)] for who, word, label in one.decisions]}
+                for one in applied.conflicts
+            ],
+            "dropped": applied.dropped.tolist(),
+            "earlier": earlier,
+        }
+        with replacing(LocalFolder(log)) as written, written.open("w", encoding="utf-8") as text:
+            text.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "changes": [')
+            encode = json.JSONEncoder(ensure_ascii=False).encode
+            for number, line in enumerate(_changes(applied, decided)):
+                text.write(("," if number else "") + "\n  " + encode(line))
+            text.write("\n ]\n}\n")
+
+
+def _earlier(log: Path) -> list[Any]:
+    """Return the logs of earlier corrections of the same labels, the oldest first."""
+    try:
+        found = json.loads(log.read_text(encoding="utf-8"))
+        return [*found.pop("earlier", []), found]
+    except (OSError, ValueError, AttributeError):
+        return []
+
+
+def _changes(applied: AppliedDecisions, decided: list[Decision | None]) -> Iterator[dict[str, Any]]:
+    """Yield a line of the log for each changed row."""
+    columns = (applied.changed.tolist(), applied.before.tolist(), applied.after.tolist(), decided)
+    for row, before, after, one in zip(*columns, strict=True):
+        by = one or _NOBODY
+        line = {"row": row, "before": _plain(before), "after": _plain(after), "decision": by.word}
+        yield line | {"reviewer": by.reviewer, "time": by.time} | ({"id": by.id} if by.id else {})
+
+
+def _plain(label: Any) -> Any:
+    """Return a label as JSON takes it."""
+    return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else label
+
+
+_NOBODY: Final = Decision(0, "", "auto", "")

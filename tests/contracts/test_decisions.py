@@ -1,0 +1,526 @@
+"""Corrections: labels after decisions, in every form in which labels are stored; refusals that write nothing."""
+
+import csv
+import json
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import labelsieve
+from draws import draw
+from labelsieve import InputTypeError, InvalidInputError, apply_decisions
+from labelsieve.cli.app import run
+from labelsieve.results import label_files
+
+NAMES = ["=1+1", "cat", "dög"]
+HEADER = ["row", "id", "given_label", "decision", "label", "reviewer", "time"]
+
+
+def write_csv(path, rows, header=HEADER):
+    """Write decisions as a review page does: formulas escaped, each line ended."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows([[f"'{cell}" if str(cell).startswith("=") else cell for cell in row] for row in rows])
+    return path
+
+
+def decided(*rows, **columns):
+    """Return a frame of (row, given label, decision, label)."""
+    frame = pd.DataFrame(rows, columns=["row", "given_label", "decision", "label"])
+    return frame.assign(**columns)
+
+
+def store(form, folder, labels):
+    """Store labels in a form; return the arguments for them, and a function that reads them again."""
+    path = folder / f"labels.{form}"
+    if form == "npy":
+        np.save(path, labels)
+        return {"labels": path}, np.load
+    if form == "zarr":
+        zarr.create_array(path, data=labels, chunks=(3,), attributes={"of": "a test"})
+        return {"labels": path}, lambda place: zarr.open_array(place, mode="r")[:]
+    table = pd.DataFrame({"name": [f"a,{row}" for row in range(len(labels))], "label": labels, "x": 0.5})
+    if form == "parquet":
+        table.to_parquet(path, index=False)
+        return {"labels": path, "column": "label"}, lambda place: pd.read_parquet(place)["label"].to_numpy()
+    table.to_csv(path, index=False)
+    # As text would be read as numbers.
+    kind = {"label": str} if labels.dtype.kind == "U" else {}
+    return {"labels": path, "column": "label"}, lambda place: pd.read_csv(place, dtype=kind)["label"].to_numpy()
+
+
+def naive(labels, rows, unsure="keep", ignore_label=None):
+    """Apply decisions of one reviewer, one by one."""
+    found, dropped = list(labels), []
+    for row, given_label, decision, label in rows:
+        assert found[row] == given_label
+        if decision in ("accept", "other"):
+            found[row] = label
+        elif decision == "unsure" and unsure == "ignore":
+            found[row] = ignore_label
+        elif decision == "unsure" and unsure == "drop":
+            dropped.append(row)
+    return found, sorted(dropped)
+
+
+def draw_decisions(labels, classes, rng, n):
+    """Draw decisions about `n` rows, in any order."""
+    rows = []
+    for row in rng.permutation(len(labels))[:n].tolist():
+        decision = str(rng.choice(["accept", "keep", "other", "unsure"]))
+        label = classes[rng.integers(len(classes))] if decision in ("accept", "other") else ""
+        rows.append((row, labels[row].item(), decision, label))
+    return rows
+
+
+@pytest.mark.parametrize("form", ["npy", "zarr", "parquet", "csv"])
+@pytest.mark.parametrize("kind", ["numbers", "names"])
+@pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
+def test_labels_in_any_form_are_corrected_as_one_by_one(form, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(label_files, "_BLOCK_ROWS", 7)
+    rng = np.random.default_rng(3)
+    classes = [0, 1, 2] if kind == "numbers" else NAMES
+    labels = np.array(classes, np.uint8 if kind == "numbers" else None)[rng.integers(0, 3, 50)]
+    rows = draw_decisions(labels, classes, rng, 20)
+    where, read = store(form, tmp_path, labels)
+    before = where["labels"].read_bytes() if where["labels"].is_file() else None
+    cells = [(row, "", old, word, new, "ann", "2026-11-26T07:30:00Z") for row, old, word, new in rows]
+    decisions = write_csv(tmp_path / "decisions.csv", cells)
+    output = tmp_path / f"corrected.{form}"
+    applied = apply_decisions(**where, decisions=decisions, output=output, unsure="drop")
+    wanted, dropped = naive(labels.tolist(), rows, "drop")
+    got = read(output)
+    assert got.tolist() == wanted
+    assert form == "csv" or got.dtype == read(where["labels"]).dtype
+    assert read(where["labels"]).tolist() == labels.tolist()
+    changed = [row for row in range(50) if wanted[row] != labels[row]]
+    assert applied.changed.tolist() == changed
+    assert applied.dropped.tolist() == dropped
+    assert np.flatnonzero(~applied.kept_mask()).tolist() == dropped
+    assert applied.labels is None
+    in_memory = apply_decisions(**where, decisions=decisions, unsure="drop").labels
+    assert list(map(str, in_memory.tolist())) == list(map(str, wanted))
+    assert before is None or where["labels"].read_bytes() == before
+    words = Counter(word for _, _, word, _ in rows)
+    log = json.loads((tmp_path / f"corrected.{form}.log.json").read_text(encoding="utf-8"))
+    assert log["counts"] == applied.counts
+    assert [log["counts"][word] for word in words] == list(words.values())
+    assert log["counts"]["changed"] == len(changed)
+    word_of = {row: word for row, _, word, _ in rows}
+    assert log["changes"] == [
+        {
+            "row": row,
+            "before": labels[row].item() if form != "csv" else str(labels[row]),
+            "after": wanted[row] if form != "csv" else str(wanted[row]),
+            "decision": word_of[row],
+            "reviewer": "ann",
+            "time": "2026-11-26T07:30:00Z",
+        }
+        for row in changed
+    ]
+    assert log["dropped"] == dropped
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["decisions.csv", f"labels.{form}", f"corrected.{form}", f"corrected.{form}.log.json"]
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), n_rows=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_labels_in_memory_are_corrected_as_one_by_one(data, n_rows, seed):
+    rng = np.random.default_rng(seed)
+    classes = data.draw(st.sampled_from([[0, 1, 2], ["a", "bb", "c"], [False, True], [0.0, 1.0, 2.0], [b"a", b"bb"]]))
+    labels = np.array(classes)[rng.integers(0, len(classes), n_rows)]
+    rows = draw_decisions(labels, classes, rng, data.draw(st.integers(0, n_rows)))
+    known = (
+        None if isinstance(classes[0], bool) else [str(k) if not isinstance(k, bytes) else k.decode() for k in classes]
+    )
+    unsure = data.draw(st.sampled_from(["keep", "drop", "ignore"]))
+    more = {"ignore_label": classes[0]} if unsure == "ignore" else {}
+    applied = apply_decisions(labels, decided(*rows), unsure=unsure, class_names=known, **more)
+    wanted, dropped = naive(labels.tolist(), rows, unsure, classes[0])
+    assert applied.labels.tolist() == wanted
+    assert applied.labels.dtype == labels.dtype
+    assert applied.dropped.tolist() == dropped
+    assert applied.changed.tolist() == [row for row in range(n_rows) if wanted[row] != labels[row]]
+
+
+def test_lines_of_a_csv_file_whose_label_stays_are_copied_as_they_are(tmp_path):
+    path = tmp_path / "labels.csv"
+    path.write_bytes(b'\xef\xbb\xbf"label",text\r\n"cat", "a"\r\n\r\ndog,"two\r\nlines"\r\n"c""t",x')
+    frame = decided((1, "dog", "other", 'c"t'))
+    apply_decisions(path, frame, tmp_path / "out.csv", column="label")
+    wanted = b'\xef\xbb\xbf"label",text\r\n"cat", "a"\r\n\r\n"c""t","two\r\nlines"\r\n"c""t",x'
+    assert (tmp_path / "out.csv").read_bytes() == wanted
+
+
+def test_numbers_of_a_frame_with_missing_values_are_those_of_the_labels(tmp_path):
+    frame = pd.DataFrame({"row": [0, 1], "given_label": [0, 1], "decision": ["keep", "accept"], "label": [None, 0.0]})
+    pd.DataFrame({"label": [0, 1, 1]}).to_csv(tmp_path / "labels.csv", index=False)
+    pd.DataFrame({"label": [0, 1, None]}, dtype="Int64").to_parquet(tmp_path / "labels.parquet")
+    for labels in ([0, 1, 1], np.array([0, 1, 1], object), pd.Series([0, 1, 1], dtype="Int64")):
+        assert apply_decisions(labels, frame).labels.tolist() == [0, 0, 1]
+    assert apply_decisions(tmp_path / "labels.csv", frame).labels.tolist() == ["0", "0", "1"]
+    frame.loc[0, "decision"] = "unsure"
+    applied = apply_decisions(tmp_path / "labels.parquet", frame, unsure="ignore", ignore_label=None)
+    assert applied.labels.tolist() == [None, 0, None]
+    pd.DataFrame({"label": [0, 1]}).to_parquet(tmp_path / "whole.parquet")
+    applied = apply_decisions(tmp_path / "whole.parquet", frame, unsure="ignore", ignore_label=None)
+    assert applied.labels.tolist() == [None, 0]
+
+
+@pytest.mark.parametrize("labels", [pd.Series(["a", "b"]), pd.Series(["a", "b"], dtype="category"), ("a", "b")])
+@pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
+def test_labels_in_memory_may_be_columns(labels, tmp_path):
+    decision = decided((1, "b", "accept", "a"))
+    assert apply_decisions(labels, decision).labels.tolist() == ["a", "a"]
+    apply_decisions(labels, decision, tmp_path / "out.npy")
+    assert np.load(tmp_path / "out.npy").tolist() == ["a", "a"]
+    apply_decisions(labels, decision, tmp_path / "out.zarr")
+    assert zarr.open_array(tmp_path / "out.zarr", mode="r")[:].tolist() == ["a", "a"]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
+@pytest.mark.parametrize("form", ["npy", "zarr"])
+def test_a_longer_name_widens_the_labels(form, tmp_path):
+    where, read = store(form, tmp_path, np.array(["cat", "dog", "cat"] * 3))
+    output = tmp_path / f"out.{form}"
+    apply_decisions(**where, decisions=decided((1, "dog", "other", "horse")), output=output, class_names=["horse"])
+    assert read(output).tolist() == ["cat", "horse", "cat", *["cat", "dog", "cat"] * 2]
+
+
+def test_what_is_beside_the_labels_is_kept(tmp_path):
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    codes = pa.array(["a", None, "b", "a"]).dictionary_encode()
+    table = pa.table({"x": [[1], [], None, [2, 3]], "label": codes}).replace_schema_metadata({"who": "me"})
+    parquet.write_table(table, tmp_path / "labels.parquet", compression="zstd")
+    rows = decided((0, "a", "accept", "b"), (1, None, "other", "a"), (3, "a", "unsure", None))
+    apply_decisions(
+        tmp_path / "labels.parquet",
+        rows,
+        tmp_path / "out.parquet",
+        "ignore",
+        ignore_label=None,
+        column="label",
+    )
+    found = parquet.read_table(tmp_path / "out.parquet")
+    assert found.schema.equals(parquet.read_table(tmp_path / "labels.parquet").schema, check_metadata=True)
+    assert found["label"].chunk(0).dictionary.to_pylist() == ["a", "b"]
+    assert found["label"].to_pylist() == ["b", "a", "b", None]
+    assert found["x"].to_pylist() == table["x"].to_pylist()
+    array = zarr.create_array(
+        tmp_path / "labels.zarr", shape=(40,), chunks=(5,), shards=(10,), dtype="<i2", attributes={"of": "us"}
+    )
+    array[:] = np.arange(40) % 4
+    apply_decisions(tmp_path / "labels.zarr", decided((31, 3, "other", 0)), tmp_path / "out.zarr")
+    copy = zarr.open_array(tmp_path / "out.zarr", mode="r")
+    assert copy.metadata == array.metadata
+    assert np.flatnonzero(copy[:] != array[:]).tolist() == [31]
+    untouched = "c/0"
+    assert (tmp_path / "out.zarr" / untouched).read_bytes() == (tmp_path / "labels.zarr" / untouched).read_bytes()
+
+
+def test_labels_are_corrected_in_their_place_only_if_told_and_earlier_logs_are_kept(tmp_path):
+    path = tmp_path / "labels.npy"
+    np.save(path, np.array([0, 1, 0]))
+    with pytest.raises(InvalidInputError, match="is the input: overwrite=True"):
+        apply_decisions(path, decided((0, 0, "accept", 1)), path)
+    apply_decisions(path, decided((0, 0, "accept", 1)), path, overwrite=True)
+    apply_decisions(path, decided((2, 0, "accept", 1)), path, overwrite=True)
+    assert np.load(path).tolist() == [1, 1, 1]
+    log = json.loads((tmp_path / "labels.npy.log.json").read_text())
+    assert [line["row"] for line in log["changes"]] == [2]
+    assert [[line["row"] for line in earlier["changes"]] for earlier in log["earlier"]] == [[0]]
+
+
+RULES = {"keep": [0, 1, 0, 1], "first": [1, 2, 0, 1], "last": [2, 1, 0, 1], "majority": [2, 1, 0, 1]}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_conflicts_are_settled_by_the_chosen_rule(rule):
+    labels = [0, 1, 0, 1]
+    ann = decided((0, 0, "accept", 1), (1, 1, "accept", 2), (3, 1, "keep", ""), reviewer="ann", time="2026-01-02")
+    ben = decided((0, 0, "other", 2), (1, 1, "keep", ""), reviewer="ben", time="2026-01-03T10:00Z")
+    eve = decided((0, 0, "accept", 2), reviewer="eve", time="2026-01-03T10:00Z")
+    # The times count, whatever the order of the tables; of row 1 two say different things, which is a tie.
+    applied = apply_decisions(labels, [eve, ben, ann], conflicts=rule, class_names=["a", "b", "c"])
+    assert applied.labels.tolist() == RULES[rule]
+    assert [one.row for one in applied.conflicts] == [0, 1]
+    assert applied.conflicts[1].decisions == (("ben", "keep", 1), ("ann", "accept", 2))
+
+
+def test_the_agreement_of_two_reviewers_is_cohens_kappa():
+    from sklearn.metrics import cohen_kappa_score
+
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 200)
+    first = rng.integers(0, 3, 200)
+    second = np.where(rng.random(200) < 0.7, first, rng.integers(0, 3, 200))
+    tables = [
+        decided(
+            *(
+                (row, labels[row], *(("keep", "") if new == labels[row] else ("other", new)))
+                for row, new in enumerate(one)
+            ),
+            reviewer=name,
+        )
+        for name, one in (("ann", first), ("ben", second))
+    ]
+    [found] = apply_decisions(labels, tables, conflicts="keep").agreement
+    assert found.reviewers == ("ann", "ben")
+    assert found.n_rows == 200
+    assert found.share == np.mean(first == second)
+    assert found.kappa == pytest.approx(cohen_kappa_score(first, second), abs=1e-12)
+    same = [decided((0, 0, "accept", 1), reviewer=name) for name in "ab"]
+    assert np.isnan(apply_decisions([0, 1], same).agreement[0].kappa)
+
+
+@pytest.mark.parametrize("names", [None, ["zebra", "cat", "dog"]])
+def test_suggestions_above_a_margin_are_accepted_without_a_look(names, tmp_path):
+    codes, probs = draw(300, 3, seed=4)
+    labels = codes if names is None else np.array(names)[codes]
+    issues = labelsieve.find_label_issues(labels, probs, class_names=names, progress=False)
+    table = issues.to_frame()
+    looked_at = int(table.row[0])
+    human = decided((looked_at, labels[looked_at], "keep", ""))
+    np.save(tmp_path / "labels.npy", labels)
+    apply_decisions(tmp_path / "labels.npy", human, tmp_path / "out.npy", issues=issues, auto="accept", margin=0.3)
+    wanted = labels.copy()
+    taken = table[(table.p_suggested - table.p_given >= 0.3) & (table.row != looked_at)]
+    new = taken.suggested_label.to_numpy()
+    wanted[taken.row] = new if names is None else np.array(names)[new]
+    assert 0 < len(taken) < len(table)
+    assert np.load(tmp_path / "out.npy").tolist() == wanted.tolist()
+    log = json.loads((tmp_path / "out.npy.log.json").read_text())
+    assert log["auto"] == {"decision": "accept", "margin": 0.3, "looked_at": False}
+    assert {line["decision"] for line in log["changes"]} == {"auto"}
+    assert log["counts"]["auto"] == log["counts"]["changed"] == len(taken)
+
+
+def test_weights_are_scores_without_issues_and_clean_rows_the_others():
+    labels, probs = draw(400, 4, seed=1)
+    labels[[3, 50]] = -1
+    issues = labelsieve.find_label_issues(labels, probs, ignore_label=-1, progress=False)
+    weights, clean = issues.sample_weights(), issues.clean_rows()
+    bad = set(issues.indices.tolist()) | {3, 50}
+    assert issues.num_issues > 0
+    assert weights.tolist() == [0.0 if row in bad else float(issues.scores[row]) for row in range(400)]
+    assert clean.tolist() == [row for row in range(400) if row not in bad]
+    assert (weights.dtype, clean.dtype) == (np.float64, np.int64)
+
+
+def test_a_fingerprint_tells_results_and_labels_apart(tmp_path):
+    labels, probs = draw(200, 3, seed=2)
+    issues = labelsieve.find_label_issues(labels, probs, progress=False)
+    issues.save(tmp_path / "result.zarr")
+    assert labelsieve.load(tmp_path / "result.zarr").fingerprint == issues.fingerprint
+    named = np.array(["b", "a", "c"])[labels]
+    by_name = labelsieve.find_label_issues(named, probs, class_names=["b", "a", "c"], progress=False)
+    assert by_name.fingerprint == issues.fingerprint
+    row = int(issues.indices[0])
+    about = decided((row, named[row], "keep", ""), result=issues.fingerprint)
+    assert apply_decisions(named, about, issues=issues).counts["keep"] == 1
+    others = labelsieve.find_label_issues(labels, probs, method="normalized_margin", progress=False)
+    with pytest.raises(InvalidInputError, match=f"issues are {others.fingerprint}"):
+        apply_decisions(named, about, issues=others)
+    floats = np.where(labels == 2, np.nan, labels)
+    some = decided((row, floats[row], "keep", ""), result=issues.fingerprint)
+    assert apply_decisions(floats, some).counts["keep"] == 1
+    changed = named.copy()
+    changed[(row + 1) % 200] = "new"
+    with pytest.raises(InvalidInputError, match="another dataset, or labels already changed"):
+        apply_decisions(changed, about)
+    with pytest.raises(InvalidInputError, match="is not the fingerprint of a result"):
+        apply_decisions(named, about.assign(result=issues.fingerprint[:-1]))
+
+
+GOOD = decided((1, 1, "accept", 0))
+BAD_DECISIONS = {
+    "an unknown row": (decided((9, 0, "accept", 1)), "no such row, labels has 4 rows"),
+    "a negative row": (decided((-1, 0, "accept", 1)), "no such row"),
+    "no row": (decided((1.5, 1, "accept", 0)), "1.5 is not a row"),
+    "another given label": (decided((2, 1, "accept", 0)), "row 2 .*another dataset, or labels already changed"),
+    "an unknown word": (decided((1, 1, "reject", 0)), "row 1: 'reject' is not a decision"),
+    "no resulting label": (decided((1, 1, "accept", "")), "accept needs the resulting label"),
+    "a label that is kept and not": (decided((1, 1, "keep", 0)), "the decision is keep"),
+    "a label above all": (decided((1, 1, "other", 7)), "the resulting label is 7, and labels has 0..1"),
+    "a label below all": (decided((1, 1, "other", -1)), "the resulting label is -1"),
+    "a name among numbers": (decided((1, 1, "other", "dog")), "'dog' is not a number"),
+    "different decisions": (decided((1, 1, "accept", 0), (1, 1, "keep", "")), "differ in 1 rows: row 1 .*conflicts="),
+    "a missing column": (GOOD.drop(columns="label"), "has no column 'label'"),
+    "no table": (42, "must be a CSV file's path or a pandas frame"),
+    "no tables": ([], "the list is empty"),
+    "no file": ("missing.csv", "there is no file missing.csv"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DECISIONS)
+def test_bad_decisions_are_refused_and_nothing_is_written(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    decisions, why = BAD_DECISIONS[case]
+    np.save("labels.npy", np.array([0, 1, 0, 1]))
+    with pytest.raises((InvalidInputError, InputTypeError), match=why):
+        apply_decisions("labels.npy", decisions, "out.npy")
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.npy"]
+
+
+@pytest.mark.parametrize("n_bytes", [1, 3, 9, 20, 23, 24, 25, 30])
+def test_a_csv_file_that_is_cut_off_is_refused(n_bytes, tmp_path):
+    rows = [
+        (0, "", 0, "keep", "", "ann", "2026-11-26T07:30:00Z"),
+        (1, "", 1, "accept", 0, "ann", "2026-11-26T07:31:00Z"),
+    ]
+    path = write_csv(tmp_path / "decisions.csv", rows)
+    assert apply_decisions([0, 1], path).labels.tolist() == [0, 0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) - 1 - n_bytes])
+    with pytest.raises(InvalidInputError, match=r"cut off"):
+        apply_decisions([0, 1], path)
+
+
+BAD_FILES = {
+    "nothing": (b"", "is empty"),
+    "a line feed": (b"\n", "has no column 'row'"),
+    "UTF-16": (b"row,id\n".decode().encode("utf-16") + b"\n", "is not text in UTF-8"),
+    "an open quotation mark": (b'row,given_label,decision,label\n0,0,keep,"\n', "is it cut off"),
+    "too many cells": (b"row,given_label,decision,label\n0,0,keep,,\n", "line 2 .* has 5 cells, the header has 4"),
+    "a column twice": (b"row,row,given_label,decision,label\n0,0,0,keep,\n", "has 2 columns called 'row'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_files_that_are_no_decisions_are_refused(case, tmp_path):
+    text, why = BAD_FILES[case]
+    (tmp_path / "decisions.csv").write_bytes(text)
+    with pytest.raises(InvalidInputError, match=why):
+        apply_decisions([0, 1], tmp_path / "decisions.csv")
+
+
+BAD_CALLS = {
+    "an ending of another form": ({"output": "out.csv"}, "must end in .npy"),
+    "an output that is there": ({"output": "there.npy"}, "there.npy exists: overwrite=True"),
+    "the input": ({"output": "labels.npy"}, "is the input: overwrite=True"),
+    "a log that is there": ({"output": "logged.npy"}, "logged.npy.log.json exists"),
+    "a missing folder": ({"output": "none/out.npy"}, "there is no folder"),
+    "a folder": ({"output": "folder.npy", "overwrite": True}, "is a folder"),
+    "a URL": ({"output": "s3://bucket/out.npy"}, "is a URL"),
+    "labels that are missing": ({"labels": "none.npy"}, "there is no file"),
+    "labels of another kind": ({"labels": "there.txt"}, "must be a .npy, .parquet or .csv file or a Zarr array"),
+    "a column of none": ({"column": "label"}, "has no columns"),
+    "labels of several kinds": ({"labels": np.array([0, "a", 1, 1], object)}, "objects of int, str, not all names"),
+    "labels of two axes": ({"labels": np.zeros((4, 2), int)}, r"must have one axis \(N,\), not shape"),
+    "no decisions": ({"decisions": None}, "decisions are missing"),
+    "an unknown policy": ({"unsure": "guess"}, "unsure"),
+    "an unknown rule": ({"conflicts": "vote"}, "conflicts"),
+    "no ignored label": ({"unsure": "ignore"}, "belong together"),
+    "an ignored label too many": ({"ignore_label": -1}, "belong together"),
+    "an ignored label that does not fit": ({"unsure": "ignore", "ignore_label": 1 << 70}, "does not fit"),
+    "a missing ignored label": ({"unsure": "ignore", "ignore_label": None}, "cannot be missing"),
+    "auto without issues": ({"auto": "accept", "margin": 0.5}, "needs issues"),
+    "a margin alone": ({"margin": 0.5}, "margin is for auto"),
+    "issues that are none": ({"issues": [1]}, "must be a LabelIssues"),
+    "a label that is no class": (
+        {"class_names": ["a"], "decisions": decided((1, 1, "other", 1))},
+        "not one of the 1 cl",
+    ),
+    "a name that is no class": (
+        {"labels": ["a", "b"], "class_names": ["a", "b"], "decisions": decided((1, "b", "other", "dgo"))},
+        "'dgo' is not one of the 2 classes",
+    ),
+    "a name in no row": (
+        {"labels": ["a", "b"], "decisions": decided((1, "b", "other", "dgo"))},
+        "'dgo', and no row of labels has it",
+    ),
+    "names of classes that are none": ({"class_names": "ab"}, "must be a sequence of strings"),
+    "other ids": ({"ids": ["a", "b", "c", "d"], "decisions": GOOD.assign(id="x")}, "has the id 'x', ids has 'b'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_calls_that_cannot_be_right_are_refused_and_nothing_is_written(case, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", np.array([0, 1, 0, 1]))
+    for name in ("there.npy", "there.txt", "logged.npy.log.json"):
+        (tmp_path / name).write_bytes(b"something")
+    (tmp_path / "folder.npy").mkdir()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    choices, why = BAD_CALLS[case]
+    with pytest.raises((InvalidInputError, InputTypeError), match=why):
+        apply_decisions(**{"labels": "labels.npy", "decisions": GOOD, "output": "out.npy"} | choices)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_issues_of_another_dataset_are_refused():
+    labels, probs = draw(100, 3, seed=5)
+    issues = labelsieve.find_label_issues(labels, probs, progress=False)
+    with pytest.raises(InvalidInputError, match="issues have 100 rows, labels 99"):
+        apply_decisions(labels[:-1], issues=issues, auto="accept", margin=0.0)
+    with pytest.raises(InvalidInputError, match="given labels are not those in labels"):
+        apply_decisions((labels + 1) % 3, issues=issues, auto="accept", margin=0.0)
+    with pytest.raises(InvalidInputError, match="margin must be a number from 0 to 1"):
+        apply_decisions(labels, issues=issues, auto="accept", margin=1.5)
+
+
+def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
+    path, output = tmp_path / "labels.npy", tmp_path / "out.npy"
+    np.save(path, np.array([0, 1, 0]))
+    np.save(output, np.array([7]))
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(label_files.NpyLabels, "_numbered", fail)
+    with pytest.raises(labelsieve.UnwritableError, match=r"out\.npy cannot be written: No space left"):
+        apply_decisions(path, decided((0, 0, "accept", 1)), output, overwrite=True)
+    assert np.load(output).tolist() == [7]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["labels.npy", "out.npy"]
+
+
+def test_the_command_applies_decisions(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", np.array(["cat", "dog", "cat"]))
+    write_csv(
+        tmp_path / "ann.csv", [(0, "", "cat", "accept", "dog", "ann", ""), (1, "", "dog", "unsure", "", "ann", "")]
+    )
+    write_csv(tmp_path / "ben.csv", [(0, "", "cat", "keep", "", "ben", ""), (1, "", "dog", "unsure", "", "ben", "")])
+    command = ["apply", "labels.npy", "ann.csv", "ben.csv", "-o", "out.npy", "--unsure", "drop"]
+    assert run(command) == 2
+    assert "decisions: they differ in 1 rows: row 0 (ann: accept 'dog'; ben: keep)" in capsys.readouterr().err
+    assert run([*command, "--conflicts", "first"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "1 accept, 0 keep, 0 other, 1 unsure",
+        "1 of 3 labels changed, 1 rows to leave out",
+        "decisions differ in 1 rows",
+        "ann and ben agree in 50.0% of 2 rows, Cohen's kappa 0.33",
+        f"written to {tmp_path}/out.npy, the log to {tmp_path}/out.npy.log.json",
+    ]
+    assert np.load("out.npy").tolist() == ["dog", "dog", "cat"]
+    assert run([*command, "--conflicts", "keep", "--overwrite", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["counts"]["conflicts"] == 1
+    assert answer["agreement"] == [
+        {"reviewers": ["ann", "ben"], "n_rows": 2, "share": 0.5, "kappa": pytest.approx(1 / 3)}
+    ]
+
+
+def test_the_command_accepts_suggestions_without_a_look(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    labels, probs = draw(200, 3, seed=6)
+    np.save("labels.npy", labels)
+    issues = labelsieve.find_label_issues(labels, probs, progress=False)
+    issues.save("result.zarr")
+    command = ["apply", "labels.npy", "-o", "out.npy", "--issues", "result.zarr", "--auto", "accept", "--margin", "0"]
+    assert run(command) == 0
+    assert f"{issues.num_issues} accepted without a look" in capsys.readouterr().out
+    wanted = labels.copy()
+    wanted[issues.indices] = issues.issues.suggested_labels
+    assert np.load("out.npy").tolist() == wanted.tolist()
+    assert run(["apply", "labels.npy", "-o", "other.npy"]) == 2
+    assert "decisions are missing" in capsys.readouterr().err
