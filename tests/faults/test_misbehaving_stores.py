@@ -179,7 +179,7 @@ def test_a_body_that_is_slow_but_comes_is_awaited(store, monkeypatch, want):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_more_requests_at_a_time_than_chosen(store, want, kind):
-    store.behave(latency_s=0.01)
+    store.behave(latency_s=0.05)
     with dask.config.set({"scheduler": "threads", "num_workers": 4, "labelsieve.max-requests": 3}):
         assert_same_bits(find(LABELS, place_of(store, kind), **BY_PARTS), want)
     assert store.most_in_flight() == 3

@@ -90,7 +90,7 @@ class MisbehavingStore:
         return [tuple(request) for request in json.loads(self._control("requests", {}))]
 
     def most_in_flight(self):
-        """Return how many requests were answered at the same time, at most, since `behave`."""
+        """Return how many requests waited for their answers at the same time, at most, since `behave`."""
         return json.loads(self._control("most", {}))
 
     def _control(self, what, settings, content=b""):
@@ -120,7 +120,7 @@ class _State:
 
     def behave(self, settings):
         self.settings, self.log, self.n_reads, self.counts = settings, [], 0, Counter()
-        self.n_in_flight = self.most_in_flight = 0
+        self.in_flight = Counter()  # another one each time: earlier requests may still be there
 
     def put(self, key, content):
         content = memoryview(content)
@@ -159,14 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.split.path.startswith("/-/"):
             return self._control(self.split.path[3:], json.loads(unquote(self.split.query)))
         self.key = unquote(self.split.path).removeprefix("/")
-        with STATE.lock:
-            STATE.n_in_flight += 1
-            STATE.most_in_flight = max(STATE.most_in_flight, STATE.n_in_flight)
-        try:
-            self._misbehave()
-        finally:
-            with STATE.lock:
-                STATE.n_in_flight -= 1
+        self._misbehave()
         return None
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815  # the names of the base class
@@ -175,7 +168,7 @@ class _Handler(BaseHTTPRequestHandler):
         with STATE.lock:
             content = b""
             if what == "most":
-                content = json.dumps(STATE.most_in_flight).encode()
+                content = json.dumps(STATE.in_flight["most"]).encode()
             elif what == "behave":
                 STATE.behave(settings)
             elif what == "requests":
@@ -212,7 +205,12 @@ class _Handler(BaseHTTPRequestHandler):
             refused = refused if STATE.n_reads > settings.get("refused_after", 0) else None
             fault = None if refused else self._fault(settings, line, reads)
             STATE.log.append((self.command, self.split.path, asked, refused or fault or ""))
+            in_flight = STATE.in_flight
+            in_flight["now"] += 1
+            in_flight["most"] = max(in_flight["most"], in_flight["now"])
         time.sleep(settings.get("latency_s", 0))
+        with STATE.lock:  # before the answer, after which the client may send the next request
+            in_flight["now"] -= 1
         if refused:
             return self._send_error(_REFUSED[refused], refused)
         if fault == "late":
