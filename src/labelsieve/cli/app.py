@@ -9,13 +9,13 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from labelsieve import __version__
+from labelsieve.cli.corrections import CORRECTIONS
 from labelsieve.cli.demo import FILES, FLIPPED_SHARE, make_demo, precision_recall
 from labelsieve.cli.interrupts import (
     LINES,
@@ -26,7 +26,6 @@ from labelsieve.cli.interrupts import (
     raising,
 )
 from labelsieve.cli.json_text import (
-    apply_answer,
     doctor_answer,
     error_answer,
     exit_code_of,
@@ -41,13 +40,11 @@ from labelsieve.cli.options import (
     PAGE,
     RUN,
     FilePath,
-    HeadedOption,
     JobCommand,
-    LabelValue,
+    option,
 )
 from labelsieve.cli.tasks import check_options, module_of, rows_of, settings_of
-from labelsieve.cli.text import apply_text, doctor_text, plan_text, summary_text, worst_text
-from labelsieve.decisions import UNSURE_RULES, apply_decisions
+from labelsieve.cli.text import doctor_text, plan_text, summary_text, worst_text
 from labelsieve.errors import (
     InputTypeError,
     InUseError,
@@ -63,13 +60,10 @@ from labelsieve.find import find_label_issues
 from labelsieve.pipeline.doctor import diagnose
 from labelsieve.results import export
 from labelsieve.results.audit import Audit
-from labelsieve.results.decisions import CONFLICT_RULES
-from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.load import load
 from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
-from labelsieve.settings import NOTHING
 from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.sources.open_array import open_pred_probs
 from labelsieve.sources.open_summaries import open_summaries
@@ -87,13 +81,16 @@ _FOR_FIND: Final = (
     *("retries", "wait", "top", "class_names", "ids", "quiet", "progress"),
     *("report", "images", "texts", "rows", "performance_report"),
 )
-_option = partial(click.option, cls=HeadedOption)
 
 
 @click.group(context_settings=_SETTINGS, epilog=EXIT_CODES)
 @click.version_option(__version__, prog_name="labelsieve")
 def cli() -> None:
     """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
+
+
+for _command in CORRECTIONS:
+    cli.add_command(_command)
 
 
 @cli.command(cls=JobCommand, epilog=EXIT_CODES)
@@ -227,18 +224,18 @@ def plan(
 
 @cli.command(epilog=EXIT_CODES)
 @INPUTS
-@_option("--scheduler", metavar="ADDRESS", help="Check the cluster of this scheduler too: tcp://host:8786.")
-@_option("--workdir", metavar="DIR|URL", help="Check that all workers can write there, and who uses it.")
-@_option("-o", "--output", help="Check that it can be written.")
-@_option(
+@option("--scheduler", metavar="ADDRESS", help="Check the cluster of this scheduler too: tcp://host:8786.")
+@option("--workdir", metavar="DIR|URL", help="Check that all workers can write there, and who uses it.")
+@option("-o", "--output", help="Check that it can be written.")
+@option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
     default=CONNECT_SECONDS,
     metavar="SECONDS",
     help="How long to wait for the scheduler, for a first worker, and for each answer of a worker.",
 )
-@_option("--verbose", is_flag=True, help="Print all versions and limits.")
-@_option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+@option("--verbose", is_flag=True, help="Print all versions and limits.")
+@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
 @click.pass_context
 def doctor(
     ctx: click.Context,
@@ -326,7 +323,7 @@ def _silent(*_: Any, **__: Any) -> None:
 
 @cli.command(epilog=EXIT_CODES)
 @click.argument("result")
-@_option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
+@option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
 @PAGE
 def report(result: str, output: Path, images: str | None, texts: str | None, rows: int) -> None:
     """Write a report for a browser about a saved result.
@@ -343,56 +340,8 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
 
 
 @cli.command(epilog=EXIT_CODES)
-@click.argument("labels")
-@click.argument("decisions", nargs=-1)
-@_option("-o", "--output", required=True, help="The corrected labels, in the form of LABELS: the same ending.")
-@_option("--column", metavar="NAME", help="Column of the labels in a Parquet or CSV file.")
-@_option("--unsure", type=click.Choice(UNSURE_RULES), default="keep", help="What becomes of rows that are unsure.")
-@_option("--ignore-label", type=LabelValue(), default=NOTHING, show_default=False, help="For --unsure ignore.")
-@_option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="Where decisions differ.")
-@_option("--class-names", type=FilePath(), metavar="FILE", help="All classes, one on each line, or a JSON list.")
-@_option("--ids", metavar="FILE", help="Names of rows, to compare with the column id.")
-@_option("--issues", metavar="RESULT.zarr", help="The result that the decisions are about.")
-@_option("--auto", type=click.Choice(["accept"]), help="Accept suggestions of --issues without a look.")
-@_option("--margin", type=float, help="For --auto: least gain in probability of the suggested class.")
-@_option("--overwrite", is_flag=True, help="Replace an output that is there, also LABELS itself.")
-@_option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
-def apply(
-    labels: str,
-    decisions: Sequence[str],
-    *,
-    class_names: Path | None,
-    issues: str | None,
-    json: bool,
-    **choices: Any,
-) -> dict[str, Any] | None:
-    """Correct labels by the decisions of reviewers.
-
-    LABELS is a .npy file, a Zarr array, or a .parquet or .csv file, and DECISIONS are CSV files with the columns row,
-    given_label, decision and label. What was changed, and by whom, is written to OUTPUT.log.json.
-
-    Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
-    """
-    began = time.perf_counter()
-    found = None if issues is None else load(issues)
-    if found is not None and not isinstance(found, LabelIssues):
-        raise InvalidInputError(f"--issues: {issues} is not a result of classification")
-    applied = apply_decisions(
-        labels,
-        list(decisions) or None,
-        class_names=None if class_names is None else read_class_names(class_names),
-        issues=found,
-        **choices,
-    )
-    if json:
-        return apply_answer(applied, time.perf_counter() - began)
-    click.echo(apply_text(applied))
-    return None
-
-
-@cli.command(epilog=EXIT_CODES)
-@_option("--folder", type=FilePath(file_okay=False), default=Path("labelsieve-demo"), help="Folder for the files.")
-@_option("--report", type=FilePath(), help="Write a report with the pictures: report.html.")
+@option("--folder", type=FilePath(file_okay=False), default=Path("labelsieve-demo"), help="Folder for the files.")
+@option("--report", type=FilePath(), help="Write a report with the pictures: report.html.")
 def demo(folder: Path, report: Path | None) -> None:
     """Flip a tenth of the labels of 1,797 handwritten digits, and find them again out of core.
 

@@ -70,6 +70,9 @@ class HeadedOption(click.Option):
         self.heading = heading
 
 
+option = partial(click.option, cls=HeadedOption)
+
+
 class WholeNumberOr(click.ParamType):  # type: ignore[type-arg]  # generic in newer click only
     """A whole number of at least 1, or one word."""
 

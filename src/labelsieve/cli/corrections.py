@@ -1,0 +1,72 @@
+"""Commands about a result that was found: ``labelsieve apply``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from labelsieve.cli.json_text import apply_answer
+from labelsieve.cli.options import EXIT_CODES, FilePath, LabelValue, option
+from labelsieve.cli.text import apply_text
+from labelsieve.decisions import UNSURE_RULES, apply_decisions
+from labelsieve.errors import InvalidInputError
+from labelsieve.results.decisions import CONFLICT_RULES
+from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.load import load
+from labelsieve.results.row_ids import read_class_names
+from labelsieve.settings import NOTHING
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("labels")
+@click.argument("decisions", nargs=-1)
+@option("-o", "--output", required=True, help="The corrected labels, in the form of LABELS: the same ending.")
+@option("--column", metavar="NAME", help="Column of the labels in a Parquet or CSV file.")
+@option("--unsure", type=click.Choice(UNSURE_RULES), default="keep", help="What becomes of rows that are unsure.")
+@option("--ignore-label", type=LabelValue(), default=NOTHING, show_default=False, help="For --unsure ignore.")
+@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="Where decisions differ.")
+@option("--class-names", type=FilePath(), metavar="FILE", help="All classes, one on each line, or a JSON list.")
+@option("--ids", metavar="FILE", help="Names of rows, to compare with the column id.")
+@option("--issues", metavar="RESULT.zarr", help="The result that the decisions are about.")
+@option("--auto", type=click.Choice(["accept"]), help="Accept suggestions of --issues without a look.")
+@option("--margin", type=float, help="For --auto: least gain in probability of the suggested class.")
+@option("--overwrite", is_flag=True, help="Replace an output that is there, also LABELS itself.")
+@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+def apply(
+    labels: str,
+    decisions: Sequence[str],
+    *,
+    class_names: Path | None,
+    issues: str | None,
+    json: bool,
+    **choices: Any,
+) -> dict[str, Any] | None:
+    """Correct labels by the decisions of reviewers.
+
+    LABELS is a .npy file, a Zarr array, or a .parquet or .csv file, and DECISIONS are CSV files with the columns row,
+    given_label, decision and label. What was changed, and by whom, is written to OUTPUT.log.json.
+
+    Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
+    """
+    began = time.perf_counter()
+    found = None if issues is None else load(issues)
+    if found is not None and not isinstance(found, LabelIssues):
+        raise InvalidInputError(f"--issues: {issues} is not a result of classification")
+    applied = apply_decisions(
+        labels,
+        list(decisions) or None,
+        class_names=None if class_names is None else read_class_names(class_names),
+        issues=found,
+        **choices,
+    )
+    if json:
+        return apply_answer(applied, time.perf_counter() - began)
+    click.echo(apply_text(applied))
+    return None
+
+
+CORRECTIONS: Final = (apply,)
