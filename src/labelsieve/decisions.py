@@ -11,6 +11,10 @@ A reviewer looks at the issues and decides; the decisions are a CSV file, or a p
 | ``id``, ``reviewer``, ``time`` | the user's name of the row; who decided, and when (ISO 8601); may be missing |
 | ``result`` | fingerprint of the result (`LabelIssues.fingerprint`), which is compared where it is given |
 
+A reviewer who decides about a row again corrects the earlier decision: the last one counts, by ``time`` if all have
+one, else in the order of the lines. Decisions without a name are one reviewer's if their times differ. What different
+reviewers say differently is a conflict.
+
 `apply_decisions` writes the corrected labels in the form in which they are stored, beside a log of what was changed by
 whom. Everything is checked before anything is written. On the command line: ``labelsieve apply``.
 
@@ -24,7 +28,7 @@ whom. Everything is checked before anything is written. On the command line: ``l
 | ``finished``, ``version`` | when it was written, in UTC, and by which version of Labelsieve |
 | ``unsure``, ``ignore_label``, ``conflict_rule`` | the policies |
 | ``auto`` | ``null``, or the margin above which suggestions were accepted without a look |
-| ``counts`` | rows, decisions by kind, rows accepted without a look, changed, dropped and ignored rows, conflicts |
+| ``counts`` | the numbers of rows and decisions in `AppliedDecisions.counts` |
 | ``agreement`` | of each two reviewers: names, rows that both decided, share that agrees, Cohen's kappa |
 | ``conflicts`` | rows about which the decisions differ, with all decisions |
 | ``dropped`` | rows to leave out (``unsure="drop"``) |
@@ -61,6 +65,7 @@ from labelsieve.results.decisions import (
     LabelValues,
     agreement,
     check_against,
+    last_words,
     read_decisions,
     settle,
 )
@@ -103,7 +108,7 @@ class AppliedDecisions:
         Rows to leave out: those that are unsure, with ``unsure="drop"``. They are still among the labels.
     counts : dict of str and int
         ``rows``, ``accept``, ``keep``, ``other``, ``unsure`` (rows by decision), ``auto`` (accepted without a look),
-        ``changed``, ``dropped``, ``ignored`` and ``conflicts``.
+        ``changed``, ``dropped``, ``ignored``, ``conflicts``, and ``corrected``: decisions that their reviewer changed.
     conflicts : tuple of Conflict
         Rows about which the decisions differ, each with its ``row`` and its ``decisions``.
     agreement : tuple of Agreement
@@ -245,6 +250,8 @@ def apply_decisions(
     values = LabelValues(file.dtype, _classes_of(file, class_names, issues))
     stored, outcomes = _compare(file, read, values, ids)
     _check_results(file, read, issues)
+    looked_at = np.array([one.row for one in read], np.int64)
+    read, outcomes, n_corrected = last_words(read, outcomes)
     settled, differing = settle(read, outcomes, conflicts)
     unsure_rows = [one.row for one, outcome in settled if outcome is UNSURE]
     if unsure == "ignore":
@@ -252,7 +259,6 @@ def apply_decisions(
         settled = [(one, ignored if outcome is UNSURE else outcome) for one, outcome in settled]
     changes = _changes_of(values, stored, settled)
     if auto is not None and issues is not None and margin is not None:
-        looked_at = np.array([one.row for one in read], np.int64)
         changes = changes.merged(_accepted(file, values, issues, margin, class_names, looked_at))
     words = Counter(one.word for one, _ in settled)
     counts = {"rows": file.n_rows, **{word: words[word] for word in WORDS}, "auto": changes.decided.count(None)}
@@ -267,7 +273,7 @@ def apply_decisions(
         changes.before,
         changes.after,
         np.array(unsure_rows if unsure == "drop" else [], np.int64),
-        counts | {"conflicts": len(differing)},
+        counts | {"conflicts": len(differing), "corrected": n_corrected},
         differing,
         agreement(read, outcomes),
     )

@@ -401,6 +401,35 @@ def _ranges(decisions: Sequence[Decision]) -> list[tuple[int, int]]:
     return [(one.row, one.row + 1) for one in sorted(decisions, key=lambda one: one.row)[:_NAMED]]
 
 
+def last_words(decisions: Sequence[Decision], outcomes: Sequence[Any]) -> tuple[list[Decision], list[Any], int]:
+    """Return decisions and outcomes without those that the same reviewer corrected, and how many these were.
+
+    A reviewer's last decision about a row counts: by time if all of them have one, else in the order of the tables.
+    Nobody knows whether decisions without a name are of one reviewer, so these need different times.
+
+    Parameters
+    ----------
+    decisions, outcomes : sequence
+        Decisions and their resulting labels.
+    """
+    if len({one.row for one in decisions}) == len(decisions):
+        return list(decisions), list(outcomes), 0
+    of_reviewer: dict[tuple[int, str], list[int]] = {}
+    for place, one in enumerate(decisions):
+        of_reviewer.setdefault((one.row, one.reviewer), []).append(place)
+    corrected = set[int]()
+    for (_, reviewer), places in of_reviewer.items():
+        if all(outcomes[place] == outcomes[places[0]] for place in places):
+            continue
+        times = [_time(decisions[place].time) for place in places]
+        if not reviewer and (None in times or len(set(times)) < len(times)):
+            continue
+        order = sorted(places, key=lambda place: _time(decisions[place].time) or 0) if None not in times else places
+        corrected.update(order[:-1])
+    kept = [place for place in range(len(decisions)) if place not in corrected]
+    return [decisions[place] for place in kept], [outcomes[place] for place in kept], len(corrected)
+
+
 def settle(
     decisions: Sequence[Decision], outcomes: Sequence[Any], rule: str
 ) -> tuple[list[tuple[Decision, Any]], tuple[Conflict, ...]]:
