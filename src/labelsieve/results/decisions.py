@@ -41,8 +41,9 @@ _CODED: Final = ("given_label", "decision", "label", "id", "reviewer", "time", "
 _COLUMNS: Final = ("row", *_CODED)
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)(\.0*)?")
 _READ_BYTES: Final = 1 << 20
-# Lines of a CSV file that become columns at a time.
-_BLOCK_LINES: Final = 1 << 15
+# Lines that become columns at a time. With more, their lists live so long that Python's collector of garbage looks at
+# them again and again: 6 us a line with 2**15, 2 us with 2**9.
+_BLOCK_LINES: Final = 1 << 9
 
 
 class Decision(NamedTuple):
@@ -217,8 +218,6 @@ class _Table:
             self._lines.append(np.array(lines, np.int64))
             for column in _CODED:
                 own: Iterable[Any] = cells.get(column) or itertools.repeat("", len(lines))
-                if column in ("decision", "id", "reviewer", "time", "result"):
-                    own = (str(cell[1]) if isinstance(cell, tuple) else cell for cell in own)
                 if column == "reviewer" and name:
                     own = (cell or name for cell in own)
                 self._columns[column].add(own)
@@ -263,15 +262,20 @@ class _Table:
 
 def _row_numbers(cells: Sequence[Any], lines: Sequence[int], where: str) -> Rows:
     """Return cells as row numbers."""
-    is_text = all(isinstance(cell, str) and cell for cell in cells)
-    number = int if is_text and (text := "".join(cells)).isascii() and text.isdecimal() else whole_number
-    rows = np.empty(len(cells), np.int64)
-    for place, cell in enumerate(cells):
-        try:
-            rows[place] = number(cell)
-        except (ValueError, OverflowError):
-            raise InvalidInputError(f"decisions: line {lines[place]:,} of {where}: {cell!r} is not a row") from None
-    return rows
+    text = "" if "" in cells or not isinstance(cells[0], str) else "".join(map(str, cells))
+    number = int if text.isascii() and text.isdecimal() else whole_number
+    try:
+        return np.fromiter(map(number, cells), np.int64, len(cells))
+    except (ValueError, OverflowError):
+        place = next(place for place, cell in enumerate(cells) if not _is_row(cell))
+    raise InvalidInputError(f"decisions: line {lines[place]:,} of {where}: {cells[place]!r} is not a row")
+
+
+def _is_row(cell: Any) -> bool:
+    try:
+        return bool(np.int64(whole_number(cell)) == whole_number(cell))
+    except (ValueError, OverflowError):
+        return False
 
 
 def _csv_blocks(path: Path) -> Iterator[Block]:
@@ -335,8 +339,10 @@ def _frame_blocks(frame: Any, where: str) -> Iterator[Block]:
             if name in _COLUMNS and name not in cells:
                 values = part.iloc[:, place].tolist()
                 cells[name] = ["" if is_missing(value) else value for value in values]
-                if name != "row":
+                if name in ("given_label", "label"):
                     cells[name] = [value if isinstance(value, str) else _typed(value) for value in cells[name]]
+                elif name != "row":
+                    cells[name] = list(map(str, cells[name]))
         yield range(start, start + len(part)), cells
 
 
