@@ -422,7 +422,7 @@ def agreement(decisions: Decisions, outcomes: Outcomes, settled: Settled) -> tup
 
 def _kappa(ours: Codes, theirs: Codes) -> tuple[float, float]:
     """Return the share of equal pairs, and Cohen's kappa."""
-    n, n_same = len(ours), np.count_nonzero(ours == theirs)
+    n, n_same = len(ours), int(np.count_nonzero(ours == theirs))
     of_first, of_second = Counter(ours.tolist()), Counter(theirs.tolist())
     chance = sum(times * of_second[outcome] for outcome, times in of_first.items())  # of n * n, in whole numbers
     return n_same / n, (n_same * n - chance) / (n * n - chance) if chance < n * n else math.nan
