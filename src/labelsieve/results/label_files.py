@@ -11,6 +11,7 @@ import csv
 import io
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +33,8 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[Any]
 # Rows that are read, changed and written at a time: 8 MB of int64.
 _BLOCK_ROWS: Final = 1 << 20
+# Labels whose rows are counted one class after the other.
+_MOST_COUNTED: Final = 1 << 22
 
 
 class LabelFile(abc.ABC):
@@ -72,6 +75,14 @@ class LabelFile(abc.ABC):
         found = [block[rows[_within(rows, start, len(block))] - start] for start, block in self._numbered()]
         return np.concatenate(found)
 
+    def take_and_count(self, rows: Rows) -> tuple[Values, Counter[Any]]:
+        """Return the labels of `rows`, which ascend, and how many rows have each label: None for missing ones."""
+        found, counts = list[Values](), Counter[Any]()
+        for start, block in self._numbered():
+            found.append(block[rows[_within(rows, start, len(block))] - start])
+            _add_counts(counts, block)
+        return np.concatenate(found), counts
+
     def corrected(self, rows: Rows, values: Values) -> Values:
         """Return all labels in memory, with `values` in `rows`, which ascend."""
         found = np.concatenate(list(self.blocks()))
@@ -85,6 +96,25 @@ class LabelFile(abc.ABC):
         for block in self.blocks():
             yield start, block
             start += len(block)
+
+
+def _add_counts(total: Counter[Any], block: Values) -> None:
+    """Add how many rows have each label; missing ones are one more."""
+    if block.dtype.kind in "iu" and len(block) and _highest(block) < _MOST_COUNTED:
+        counts = np.bincount(block.astype(np.intp, copy=False))
+        labels = np.flatnonzero(counts)
+        total.update(dict(zip(labels.tolist(), counts[labels].tolist(), strict=True)))
+    elif block.dtype.kind in "iufbUS":
+        labels, counts = np.unique(block, return_counts=True)
+        names = [None if is_missing(label) else label for label in labels.tolist()]
+        total.update(dict(zip(names, counts.tolist(), strict=True)))
+    else:
+        total.update(None if is_missing(label) else label for label in block.tolist())
+
+
+def _highest(block: Values) -> int:
+    """Return the highest label; a negative one is higher than all others, as its sign is the first bit."""
+    return int(block.view(f"{block.dtype.byteorder}u{block.itemsize}").max())
 
 
 def _within(rows: Rows, start: int, n_rows: int) -> slice:
