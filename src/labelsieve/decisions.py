@@ -55,7 +55,8 @@ import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.decisions import CONFLICT_RULES, WORDS, Decisions, read_decisions
-from labelsieve.results.label_files import LabelFile, open_label_file
+from labelsieve.results.label_arrays import LabelFile
+from labelsieve.results.label_files import open_label_file
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.outcomes import (
     UNSURE,
@@ -162,12 +163,14 @@ def apply_decisions(
     Parameters
     ----------
     labels : path or (N,) array-like
-        The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, or an array in memory.
+        The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, an array in memory, or
+        what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL.
     decisions : path, pandas.DataFrame, or list of these, optional
         One or more tables of decisions, as CSV files or frames; see `labelsieve.decisions`. May be missing with `auto`.
     output : path, optional
         Where the corrected labels go, in the form of `labels`: same ending, dtype, chunks and other columns. Labels in
-        memory are written as ``.npy`` or ``.zarr``. Without it they are returned in memory.
+        memory, shards, archives and what is at a URL are written as ``.npy`` or ``.zarr``. Without it they are returned
+        in memory.
     unsure : {"keep", "drop", "ignore"}
         What becomes of rows whose decision is ``unsure``: they keep their label; they are listed as rows to leave out
         (`AppliedDecisions.dropped`); or they get `ignore_label`.
@@ -238,7 +241,7 @@ def apply_decisions(
     check_flag("overwrite", overwrite)
     _check_policies(decisions, unsure, ignore_label, issues, auto, margin)
     file = open_label_file(labels, column)
-    place = None if output is None else _checked_output(output, file, labels, decisions, overwrite=overwrite)
+    place = None if output is None else _checked_output(output, file, decisions, overwrite=overwrite)
     read = read_decisions(decisions)
     if issues is not None and issues.n_rows != file.n_rows:
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
@@ -333,9 +336,7 @@ def _check_policies(
         raise InvalidInputError(f"margin must be a number from 0 to 1, not {margin!r}")
 
 
-def _checked_output(
-    output: str | os.PathLike[str], file: LabelFile, labels: Any, decisions: Any, *, overwrite: bool
-) -> Path:
+def _checked_output(output: str | os.PathLike[str], file: LabelFile, decisions: Any, *, overwrite: bool) -> Path:
     """Return the path of the output, or raise if it cannot be written there, or should not be."""
     place = check_place("output", output)
     local = local_path(place)
@@ -351,7 +352,9 @@ def _checked_output(
     tables = [one for one in _listed(decisions) if isinstance(one, str | os.PathLike)]
     if any(path.resolve() == Path(table).resolve() for table in tables):
         raise InvalidInputError(f"output: {path} holds the decisions: it is not replaced")
-    is_input = path.exists() and isinstance(labels, str | os.PathLike) and path.samefile(local_path(str(labels)) or "")
+    is_input = path.exists() and Path(file.where).exists() and path.samefile(file.where)
+    if not is_input and path.exists() and file.is_part(path):
+        raise InvalidInputError(f"output: {path} is a part of labels: it is not replaced")
     log = _log_of(path)
     for one in (path, log):
         if (one.exists() or one.is_symlink()) and not overwrite:
