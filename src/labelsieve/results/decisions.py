@@ -41,9 +41,8 @@ _CODED: Final = ("given_label", "decision", "label", "id", "reviewer", "time", "
 _COLUMNS: Final = ("row", *_CODED)
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)(\.0*)?")
 _READ_BYTES: Final = 1 << 20
-# Lines that become columns at a time. With more, their lists live so long that Python's collector of garbage looks at
-# them again and again: 6 us a line with 2**15, 2 us with 2**9.
-_BLOCK_LINES: Final = 1 << 9
+# Lines that become columns at a time.
+_BLOCK_LINES: Final = 1 << 12
 
 
 class Decision(NamedTuple):
@@ -198,7 +197,9 @@ class _Codes:
 
     def column(self) -> Column:
         """Return the column."""
-        values = [key[1] if isinstance(key, tuple) else key for key in self._known]
+        values = list(self._known)
+        if tuple in set(map(type, values)):
+            values = [key[1] if isinstance(key, tuple) else key for key in values]
         return Column(np.concatenate([np.empty(0, np.int32), *self._parts]), values)
 
 
@@ -262,7 +263,7 @@ class _Table:
 
 def _row_numbers(cells: Sequence[Any], lines: Sequence[int], where: str) -> Rows:
     """Return cells as row numbers."""
-    text = "" if "" in cells or not isinstance(cells[0], str) else "".join(map(str, cells))
+    text = "" if not cells or "" in cells or not isinstance(cells[0], str) else "".join(map(str, cells))
     number = int if text.isascii() and text.isdecimal() else whole_number
     try:
         return np.fromiter(map(number, cells), np.int64, len(cells))
@@ -286,25 +287,37 @@ def _csv_blocks(path: Path) -> Iterator[Block]:
         try:
             header = next(reader)
             _check_header(header, where)
-            places = [(name, header.index(name)) for name in _COLUMNS if name in header]
-            while block := [(reader.line_num, cells) for cells in itertools.islice(reader, _BLOCK_LINES)]:
-                for line, cells in block:
-                    if cells and len(cells) != len(header):
-                        raise InvalidInputError(
-                            f"decisions: line {line:,} of {where} has {len(cells)} cells, the header has "
-                            f"{len(header)}: is the file cut off?"
-                        )
-                columns: list[Sequence[Any]] = list(zip(*(cells for _, cells in block if cells), strict=True))
-                if columns and is_escaped:
-                    columns = [list(map(unescape_formula, column)) for column in columns]
-                if columns:
-                    yield [line for line, cells in block if cells], {name: columns[place] for name, place in places}
+            lines, flat = list[int](), list[str]()
+            for cells in reader:
+                if len(cells) == len(header):
+                    # One list for all: of many, Python's collector of garbage would look at each again and again.
+                    flat += cells
+                    lines.append(reader.line_num)
+                    if len(lines) == _BLOCK_LINES:
+                        yield _columns(header, lines, flat, is_escaped=is_escaped)
+                        lines, flat = [], []
+                elif cells:
+                    raise InvalidInputError(
+                        f"decisions: line {reader.line_num:,} of {where} has {len(cells)} cells, the header has "
+                        f"{len(header)}: is the file cut off?"
+                    )
+            yield _columns(header, lines, flat, is_escaped=is_escaped)
         except UnicodeDecodeError as error:
             raise InvalidInputError(f"decisions: {where} is not text in UTF-8: {error}") from error
         except csv.Error as error:
             raise InvalidInputError(
                 f"decisions: line {reader.line_num:,} of {where}: {error}: is it cut off?"
             ) from error
+
+
+def _columns(header: list[str], lines: list[int], flat: list[str], *, is_escaped: bool) -> Block:
+    """Return the cells of some lines, which are one after the other, by column."""
+    cells = dict[str, Sequence[Any]]()
+    for name in _COLUMNS:
+        if name in header:
+            own = flat[header.index(name) :: len(header)]
+            cells[name] = list(map(unescape_formula, own)) if is_escaped else own
+    return lines, cells
 
 
 def _check_end(path: Path) -> bool:
