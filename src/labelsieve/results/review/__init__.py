@@ -1,0 +1,1 @@
+"""Rows to look at and decide on: their pictures, the page, and the server that keeps the decisions."""
