@@ -252,7 +252,8 @@ def as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
         low, high = 0.0, 1.0
     # Infinite values are as the lowest and the highest.
     values = np.nan_to_num(np.clip(values, low, high), nan=low)
-    return np.ascontiguousarray((values - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
+    scaled = (values - low) * (255 / (high - low) if high > low else 0.0)
+    return np.ascontiguousarray(np.rint(scaled).astype(np.uint8))
 
 
 def encode_thumbnail(image: Any, most_bytes: int, side: int) -> Picture:
