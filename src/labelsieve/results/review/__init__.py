@@ -1,1 +1,1 @@
-"""Rows to look at and decide on: their pictures, the page, and the server that keeps the decisions."""
+"""The page on which labels are reviewed: which rows it shows, how it is written, and how it is served."""
