@@ -378,8 +378,10 @@ class LabelIssues(Result):
             Ends in ``.html``. The report is one file and loads nothing from elsewhere.
         top : int
             Number of issues to show, from the worst.
-        images : (N, H, W) or (N, H, W, 3) array, or path, optional
-            Pictures of the rows, or the path of a ``.npy`` file or Zarr array; only those shown are read.
+        images : (N, H, W) or (N, H, W, 3) array, path, URL, pattern, or sequence of these; optional
+            Pictures of the rows; only those shown are read. Arrays of bytes or numbers of any range, or the path of a
+            ``.npy`` file or Zarr array; or PNG and JPEG files: a list or column of paths or URLs, a pattern such as
+            ``images/*.png``, whose files are in natural order (2 before 10), or a ``.txt`` file with one on each line.
         texts : sequence of str, or path, optional
             Texts of the rows, or a text file with one on each line.
         title : str, optional
