@@ -114,7 +114,9 @@ class DecisionFile:
         content = _HEADER + _lines(decisions)
         made = _folder_of(self.path) / "rewritten"
         with writing(str(self.path)):
-            file = os.open(made, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC, os.fstat(self._file).st_mode & 0o777)
+            file = os.open(
+                made, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC, os.fstat(self._file).st_mode & 0o777
+            )
             try:
                 _write_all(file, content)
                 made.replace(self.path)
