@@ -1,4 +1,4 @@
-"""Commands about a result that was found: ``labelsieve apply``."""
+"""Commands about a result that was found: ``labelsieve review`` and ``labelsieve apply``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any, Final
 
 import click
 
-from labelsieve.cli.json_text import apply_answer
+from labelsieve.cli.json_text import apply_answer, review_answer
 from labelsieve.cli.options import EXIT_CODES, FilePath, LabelValue, option
 from labelsieve.cli.text import apply_text
 from labelsieve.decisions import UNSURE_RULES, apply_decisions
 from labelsieve.errors import InvalidInputError
+from labelsieve.memory import size
+from labelsieve.results.audit import Audit
 from labelsieve.results.decisions import CONFLICT_RULES
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.load import load
@@ -69,4 +71,48 @@ def apply(
     return None
 
 
-CORRECTIONS: Final = (apply,)
+@click.command(epilog=EXIT_CODES)
+@click.argument("result")
+@option("-o", "--output", type=FilePath(), required=True, help="The page: review.html.")
+@option("--top", type=click.IntRange(min=1), metavar="N", default=500, help="Number of issues, from the worst.")
+@option("--images", metavar="FILES", help="Pictures of the rows: .npy, Zarr, 'images/*.png', or a .txt list of files.")
+@option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
+@option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
+@option("--pred-probs", metavar="FILE", help="The predicted probabilities, to show the next classes.")
+@option("--labels", metavar="FILE", help="The given labels, where the result does not tell how they are written.")
+@option("--class-names", type=FilePath(), metavar="FILE", help="What to show of each class, as for find.")
+@option("--title", help="Name of the dataset, for the heading.")
+@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+def review(
+    result: str,
+    *,
+    output: Path,
+    audit: str | None,
+    class_names: Path | None,
+    json: bool,
+    **choices: Any,
+) -> dict[str, Any] | None:
+    """Write a page on which a person decides about the issues of RESULT, or about the rows of an audit.
+
+    The page is one file that works offline. Its decisions are downloaded as CSV, for labelsieve apply and
+    labelsieve.estimate.
+
+    Example: labelsieve review result.zarr -o review.html --images images.npy
+    """
+    began = time.perf_counter()
+    found, drawn = load(result), None if audit is None else load(audit)
+    if not isinstance(found, LabelIssues):
+        raise InvalidInputError(f"{result} is not a result of classification")
+    if drawn is not None and not isinstance(drawn, Audit):
+        raise InvalidInputError(f"--audit: {audit} is not an audit")
+    names = None if class_names is None else read_class_names(class_names)
+    found.review(output, audit=drawn, class_names=names, **choices)
+    n_rows = min(choices["top"], found.num_issues) if drawn is None else len(drawn)
+    n_bytes = output.stat().st_size
+    if json:
+        return review_answer(str(output), n_rows, n_bytes, time.perf_counter() - began)
+    click.echo(f"{n_rows:,} row{'' if n_rows == 1 else 's'} to review, written to {output} ({size(n_bytes)})")
+    return None
+
+
+CORRECTIONS: Final = (review, apply)
