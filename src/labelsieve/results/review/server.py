@@ -11,9 +11,11 @@ Everything is below a path that nobody can guess, ``http://127.0.0.1:PORT/TOKEN/
 | ``GET rows?start=S&stop=T`` | list of what is shown of rows (`ReviewRows.part`), at most 1,000 |
 | ``GET picture/ROW`` | the picture of a row as it is |
 | ``GET thumbnail/ROW`` | the picture of a row, in at most 20 kB |
-| ``GET decisions`` | the decision about each row: its fields as in a request |
+| ``GET decisions`` | list of decisions, one of each reviewer about a row: their fields as in a request |
 | ``GET decisions.csv`` | the file |
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
+
+A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``.
 
 What cannot be right is refused with a line of text that says why: 400 for a decision, 403 for another origin or host,
 404 for any other path, 507 if the file cannot be written.
@@ -30,6 +32,7 @@ import os
 import re
 import secrets
 import socket
+import sys
 import threading
 import unicodedata
 from collections.abc import Callable
@@ -248,7 +251,7 @@ class ReviewServer:
         return self._thumbnail(row) if small else self.pictures.full(row)
 
     def current(self) -> list[dict[str, Any]]:
-        """Return the decision about each row."""
+        """Return the decisions of all reviewers."""
         return [
             {
                 "row": one.row,
@@ -280,7 +283,7 @@ class ReviewServer:
             raise RefusedError(400, f"row: {_short(row)} is not one of the rows to review")
         try:
             if said.get("decision") is None:
-                self.decisions.take_back(row)
+                self.decisions.take_back(row, _reviewer(said))
             else:
                 self.decisions.record(self._decision(row, said))
         except UnwritableError as error:
@@ -301,9 +304,10 @@ class ReviewServer:
             label = ""
         elif type(label) not in (int, str) or str(label) not in self.values:
             raise RefusedError(400, f"label: {_short(label)} is not one of the {len(values):,} labels")
-        elif word == "accept" and (suggested == NO_CLASS or not _is_label(label, values[suggested])):
-            what = "nothing" if suggested == NO_CLASS else repr(values[suggested])
-            raise RefusedError(400, f"label: {what} is suggested for row {row:,}, not {_short(label)}")
+        elif word == "accept" and suggested != NO_CLASS and not _is_label(label, values[suggested]):
+            raise RefusedError(
+                400, f"label: {values[suggested]!r} is suggested for row {row:,}, and not {_short(label)}"
+            )
         when = _text("time", said.get("time")) or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             datetime.fromisoformat(when)
@@ -315,7 +319,7 @@ class ReviewServer:
             word,
             str(label),
             self.lines(place, place + 1)[0].get("id", ""),
-            _text("reviewer", said.get("reviewer")).strip(),
+            _reviewer(said),
             when,
             self.rows.result.fingerprint,
         )
@@ -329,7 +333,7 @@ def serve_review(
     title: str | None = None,
     host: str = LOOPBACK,
     port: int = 0,
-    say: Callable[[str], object] = print,
+    say: Callable[[str], object] | None = None,
 ) -> None:
     """Serve the review page until a signal ends it.
 
@@ -339,14 +343,15 @@ def serve_review(
         As for `ReviewServer`.
     decisions : path
         As for `open_decisions`.
-    say : callable
-        Takes lines for the user: the first is the URL.
+    say : callable, optional
+        Takes lines for the user, of which the first is the URL; by default they are printed.
 
     Raises
     ------
     InvalidInputError, InUseError, UnwritableError, MissingDependencyError
         As `ReviewServer` and `open_decisions`.
     """
+    say = say or _print
     with (
         open_decisions(decisions, rows.result.fingerprint) as file,
         ReviewServer(rows, file, pictures=pictures, title=title, host=host, port=port) as server,
@@ -364,6 +369,11 @@ def serve_review(
             server.wait()
         finally:
             say(f"{len(file.decisions):,} decisions are in {file.path}")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()  # the URL is needed now, also by a program that reads it
 
 
 class _Handler(RequestHandler):
@@ -485,6 +495,10 @@ def _in_url(host: str) -> str:
 
 def _is_label(said: Any, label: int | str) -> bool:
     return type(said) in (int, str) and str(said) == str(label)
+
+
+def _reviewer(said: dict[str, Any]) -> str:
+    return _text("reviewer", said.get("reviewer")).strip()
 
 
 def _text(name: str, said: Any) -> str:
