@@ -479,6 +479,62 @@ class LabelIssues(Result):
         )
         write_page(rows, page, pictures=None if images is None else open_pictures(images, self.n_rows), title=title)
 
+    def serve_review(
+        self,
+        decisions: str | os.PathLike[str],
+        *,
+        top: int | None = None,
+        images: Any = None,
+        title: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        **rows: Any,
+    ) -> None:
+        """Serve the page of `review` until Ctrl-C, and write decisions to a CSV file as they are made.
+
+        Each decision is on the disk before the page shows it as saved. Rows and pictures are read when they are shown,
+        so that 100,000 rows are no more work than 100. The URL, which is printed, has a secret in it that is another
+        each time.
+
+        Parameters
+        ----------
+        decisions : path
+            Ends in ``.csv``. If the file is there, with decisions about this result, it is continued. It has one
+            decision of each reviewer about a row: a later one takes the place of an earlier one.
+        top : int, optional
+            Number of issues to show, from the worst; all by default.
+        images, title : object, optional
+            As for `review`; pictures are shown as large as they are.
+        host : str
+            Address of this machine; other machines reach only another one than the default, without encryption.
+        port : int
+            0 takes one that is free.
+        **rows : object
+            ``texts``, ``audit``, ``pred_probs``, ``labels`` and ``class_names``, as for `review`.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `review`; also if the file holds anything else, or the server cannot listen there.
+        InUseError
+            If another server writes to the file.
+        MissingDependencyError
+            Without jinja2, or Pillow for pictures.
+        UnwritableError
+            If the file cannot be written.
+        """
+        shown = self.num_issues if top is None else check_whole_number("top", top, 1)
+        from labelsieve.results.review.server import serve_review  # Tornado, which nothing else here needs
+
+        serve_review(
+            ReviewRows(self, top=shown, **rows),
+            decisions,
+            pictures=None if images is None else open_pictures(images, self.n_rows),
+            title=title,
+            host=host,
+            port=port,
+        )
+
     @property
     def plot(self) -> Plots:
         """Pictures: ``plot.scores()``, ``plot.classes()`` and ``plot.pairs()``, which return matplotlib axes."""
