@@ -1,6 +1,7 @@
 """Corrections: labels after decisions, in every form in which labels are stored; refusals that write nothing."""
 
 import csv
+import io
 import json
 from collections import Counter
 
@@ -15,6 +16,7 @@ import labelsieve
 from draws import draw
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions
 from labelsieve.cli.app import run
+from labelsieve.results import decisions as module
 from labelsieve.results.label_arrays import LabelFile, NpyLabels
 
 NAMES = ["=1+1", "cat", "dög"]
@@ -496,6 +498,33 @@ def test_a_csv_file_that_is_cut_off_is_refused(n_bytes, tmp_path):
     path.write_bytes(whole[: len(whole) - 1 - n_bytes])
     with pytest.raises(InvalidInputError, match=r"cut off"):
         apply_decisions([0, 1], path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_csv_file_is_read_as_by_pythons_reader_whatever_its_blocks(data, tmp_path_factory):
+    cell = st.sampled_from(["", "a", "x y", "two\nlines", 'quo"te', "a,b", "dög", "'=1"])
+    n, ending = data.draw(st.integers(0, 12)), data.draw(st.sampled_from(["\n", "\r\n"]))
+    rows = [(row, data.draw(cell), 0, "keep", "", data.draw(cell), "") for row in range(n)]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator=ending)
+    for row in [HEADER, *rows]:
+        writer.writerow(row)
+        text.write(ending * (data.draw(st.integers(0, 8)) == 0))  # an empty line is none
+    path = tmp_path_factory.mktemp("csv") / "d.csv"
+    path.write_bytes(text.getvalue().encode())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_BLOCK_CHARACTERS", data.draw(st.integers(1, 300)))
+        patched.setattr(module, "_BLOCK_LINES", data.draw(st.integers(1, 5)))
+        found = module.read_decisions(path)
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        wanted = [(cells, reader.line_num) for cells in reader if cells][1:]
+    assert len(found) == n
+    for one, (cells, line) in zip(found, wanted, strict=True):
+        own, who = (cell.removeprefix("'") if cell == "'=1" else cell for cell in (cells[1], cells[5]))
+        assert (str(one.row), one.id, one.given, one.word, one.label, one.reviewer) == (cells[0], own, *cells[2:5], who)
+        assert one.line == line
 
 
 BAD_FILES = {

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -43,6 +44,8 @@ _WHOLE: Final = re.compile(r"([+-]?[0-9]+)(\.0*)?")
 _READ_BYTES: Final = 1 << 20
 # Lines that become columns at a time.
 _BLOCK_LINES: Final = 1 << 12
+_BLOCK_CHARACTERS: Final = 1 << 18
+_COMMAS: Final = methodcaller("count", ",")
 
 
 class Decision(NamedTuple):
@@ -283,34 +286,50 @@ def _csv_blocks(path: Path) -> Iterator[Block]:
     """Yield the numbers of some lines of a CSV file, and their cells by column."""
     where, is_escaped = str(path), _check_end(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader, number = csv.reader(file, strict=True), 0  # lines that were split without it
         try:
             header = next(reader)
             _check_header(header, where)
+            number = reader.line_num
+            while rest := file.readlines(_BLOCK_CHARACTERS):
+                flat = _split(rest, len(header))
+                if not flat:
+                    break
+                yield _columns(header, range(number + 1, number + 1 + len(rest)), flat, is_escaped=is_escaped)
+                number += len(rest)
             lines, flat = list[int](), list[str]()
+            reader = csv.reader(itertools.chain(rest, file), strict=True)
             for cells in reader:
                 if len(cells) == len(header):
                     # One list for all: of many, Python's collector of garbage would look at each again and again.
                     flat += cells
-                    lines.append(reader.line_num)
+                    lines.append(number + reader.line_num)
                     if len(lines) == _BLOCK_LINES:
                         yield _columns(header, lines, flat, is_escaped=is_escaped)
                         lines, flat = [], []
                 elif cells:
                     raise InvalidInputError(
-                        f"decisions: line {reader.line_num:,} of {where} has {len(cells)} cells, the header has "
-                        f"{len(header)}: is the file cut off?"
+                        f"decisions: line {number + reader.line_num:,} of {where} has {len(cells)} cells, the header "
+                        f"has {len(header)}: is the file cut off?"
                     )
             yield _columns(header, lines, flat, is_escaped=is_escaped)
         except UnicodeDecodeError as error:
             raise InvalidInputError(f"decisions: {where} is not text in UTF-8: {error}") from error
         except csv.Error as error:
             raise InvalidInputError(
-                f"decisions: line {reader.line_num:,} of {where}: {error}: is it cut off?"
+                f"decisions: line {number + reader.line_num:,} of {where}: {error}: is it cut off?"
             ) from error
 
 
-def _columns(header: list[str], lines: list[int], flat: list[str], *, is_escaped: bool) -> Block:
+def _split(lines: list[str], width: int) -> list[str]:
+    """Return the cells of lines, one after the other; none unless all have `width`, and no quotation marks."""
+    text = "".join(lines)
+    if '"' in text or text.count("\r") != text.count("\r\n") or set(map(_COMMAS, lines)) != {width - 1}:
+        return []
+    return text.replace("\r\n", "\n").removesuffix("\n").replace("\n", ",").split(",")
+
+
+def _columns(header: list[str], lines: Sequence[int], flat: list[str], *, is_escaped: bool) -> Block:
     """Return the cells of some lines, which are one after the other, by column."""
     cells = dict[str, Sequence[Any]]()
     for name in _COLUMNS:
