@@ -1,19 +1,15 @@
 """The review page: decisions by keyboard in a real browser become labels; nothing of a user's runs; refusals."""
 
-import base64
 import csv
 import json
 import re
 
 import numpy as np
-import pandas as pd
-import pytest
 
 import labelsieve
 from browser import browser
 from draws import draw
-from labelsieve import InvalidInputError, apply_decisions
-from labelsieve.results.row_ids import escape_formula, unescape_formula
+from labelsieve import apply_decisions
 
 NAMES = ["=cat", "dög", "a, b", "bird"]
 
@@ -70,7 +66,7 @@ def test_fifty_decisions_by_keyboard_become_labels(tmp_path):
                 page.press("Enter")
             elif word == "digit":
                 order = np.argsort(-probs[row], kind="stable").tolist()
-                other = [k for k in order if k not in (given, wanted)][0]
+                other = next(k for k in order if k not in (given, wanted))
                 page.press(str(order.index(other) + 1))
                 word, wanted = "other", other
             else:

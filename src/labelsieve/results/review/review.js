@@ -110,6 +110,7 @@ function embedded() {
     rows: (start, stop) => config.rows.slice(start, stop),
     peek: (at) => config.rows[at],
     picture: (at) => config.rows[at].picture,
+    thumbnail: (at) => config.rows[at].picture,
     async decisions() {
       if (storage === null) {
         failed("the browser has no storage for it");
@@ -169,6 +170,7 @@ function served() {
     if (pages.size > KEPT_PAGES) pages.delete(pages.keys().next().value);
     return found;
   };
+  let isOffline = false;
   const send = async () => {
     if (sending) return;
     sending = true;
@@ -178,24 +180,23 @@ function served() {
         const answer = await fetch("decisions", { method: "POST", headers: { "Content-Type": "application/json" }, body });
         if (answer.status === 400) {
           const refused = waiting.shift();
-          unsure.clear();
           warn(`The server refused the decision about row ${refused.row}: ${(await answer.text()).trim()}`);
-          sending = false;
           await restore();
-          return send();
+          refilter();
+          continue;
         }
         if (!answer.ok) throw new Error((await answer.text()).trim() || `it answers ${answer.status}`);
         waiting.shift();
-        if (unsure.delete("offline")) warn("");
+        if (isOffline) warn("");
+        isOffline = false;
       } catch (error) {
-        unsure.add("offline");
+        isOffline = true;
         warn(`${waiting.length} decisions are not saved yet: the server cannot be reached (${error.message}). Trying again.`);
         await new Promise((resolve) => setTimeout(resolve, 2000));
       }
     }
     sending = false;
   };
-  const unsure = new Set();
   window.addEventListener("beforeunload", (event) => {
     if (waiting.length) event.preventDefault();
   });
@@ -216,6 +217,7 @@ function served() {
       return found.rows === null ? undefined : found.rows[at % PAGE_ROWS];
     },
     picture: (at) => (config.has_pictures ? `picture/${ROWS[at]}` : undefined),
+    thumbnail: (at) => (config.has_pictures ? `thumbnail/${ROWS[at]}` : undefined),
     decisions: async () => (await ask("decisions")).json(),
     save(decision) {
       waiting.push(decision);
@@ -229,15 +231,17 @@ function served() {
 
 const source = SERVED ? served() : embedded();
 
-// ---- Decisions: one of each reviewer about a row.
+// ---- Decisions: one of each reviewer about a row; with a server, whose file has one line for a row, one in all.
 
 const byReviewer = new Map();
 let reviewer = "";
 let downloaded = true;
+let lastTime = 0;
 
 function decisionsOf(name) {
-  if (!byReviewer.has(name)) byReviewer.set(name, new Map());
-  return byReviewer.get(name);
+  const key = SERVED ? "" : name;
+  if (!byReviewer.has(key)) byReviewer.set(key, new Map());
+  return byReviewer.get(key);
 }
 
 const mine = () => decisionsOf(reviewer);
@@ -268,6 +272,12 @@ function checked(decision) {
   };
 }
 
+function now() {
+  // Each decision has a time of its own, so that their order is known.
+  lastTime = Math.max(Date.now(), lastTime + 1);
+  return new Date(lastTime).toISOString();
+}
+
 function storeDecision(decision) {
   const own = decisionsOf(decision.reviewer);
   own.delete(decision.row); // the last one made is at the end
@@ -285,7 +295,7 @@ function removeDecision(row, name) {
     decision: null,
     label: "",
     reviewer: name,
-    time: new Date().toISOString(),
+    time: now(),
   });
   downloaded = false;
 }
@@ -340,7 +350,7 @@ let current = 0;
 let isGrid = false;
 let drawn = null; // the position whose row is on the screen
 let single = true; // whether single keys work
-const history = [];
+const undoable = [];
 
 function warn(text) {
   $("warning").textContent = text;
@@ -420,7 +430,7 @@ function drawActions() {
   $("keep").querySelector("span").textContent = some ? `Keep ${className(GIVEN[current])}` : "Keep";
   for (const id of ["keep", "unsure", "other"]) $(id).disabled = !some;
   for (const id of ["accept", "keep", "unsure"]) $(id).setAttribute("aria-pressed", String(own?.decision === id));
-  $("undo").disabled = mine().size === 0 && history.length === 0;
+  $("undo").disabled = mine().size === 0 && undoable.length === 0;
   const place = lowerBound(current);
   $("back").disabled = !some || place === 0;
   $("forward").disabled = !some || place >= shown.length - 1;
@@ -436,7 +446,11 @@ function drawOne(row) {
   const url = source.picture(at);
   $("figure").hidden = url === undefined;
   if (url === undefined) $("picture").removeAttribute("src");
-  else if ($("picture").getAttribute("src") !== url) $("picture").src = url;
+  else if ($("picture").getAttribute("src") !== url) {
+    $("picture").src = url;
+    // The picture of another row must not stay until this one is loaded.
+    $("picture").classList.toggle("loading", !$("picture").complete);
+  }
   $("picture").alt = `Picture of row ${ROWS[at]}`;
   $("text").hidden = row.text === undefined;
   $("text").textContent = row.text ?? "";
@@ -479,7 +493,7 @@ function card(at, row) {
   const made = element("div", { className: own === undefined ? "card" : "card done", id: `card-${at}` });
   made.setAttribute("role", "option");
   made.setAttribute("aria-selected", String(at === current));
-  const url = source.picture(at);
+  const url = source.thumbnail(at);
   if (url !== undefined) {
     const image = element("img", { alt: "", loading: "lazy", src: url });
     image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth <= 128));
@@ -562,9 +576,8 @@ function decide(k) {
   const at = current;
   const row = ROWS[at];
   const before = mine().get(row);
-  const time = new Date().toISOString();
-  const one = { row, given_label: config.values[GIVEN[at]], ...decisionFor(at, k), reviewer, time };
-  history.push({ row, reviewer, before });
+  const one = { row, given_label: config.values[GIVEN[at]], ...decisionFor(at, k), reviewer, time: now() };
+  undoable.push({ row, reviewer, before });
   storeDecision(one);
   const place = lowerBound(at);
   filterRows();
@@ -584,7 +597,7 @@ function decide(k) {
 }
 
 function undo() {
-  let last = history.pop();
+  let last = undoable.pop();
   if (last === undefined) {
     // After a reload: the last decision that is there.
     const row = [...mine().keys()].pop();
@@ -613,14 +626,14 @@ function setGrid(on) {
 }
 
 function setReviewer(name) {
-  const adopted = reviewer === "" && name !== "" ? [...mine().values()] : [];
+  const adopted = reviewer === "" && name !== "" ? [...mine().values()].filter((one) => one.reviewer === "") : [];
   reviewer = name;
   $("reviewer").value = name;
   for (const one of adopted) {
-    removeDecision(one.row, "");
-    if (!mine().has(one.row)) storeDecision({ ...one, reviewer: name });
+    if (!SERVED) removeDecision(one.row, "");
+    if (SERVED || !mine().has(one.row)) storeDecision({ ...one, reviewer: name });
   }
-  for (const one of history) if (adopted.length && one.reviewer === "") one.reviewer = name;
+  for (const one of undoable) if (adopted.length && one.reviewer === "") one.reviewer = name;
   source.remember("reviewer", name);
   drawReviewers();
   refilter();
@@ -628,7 +641,8 @@ function setReviewer(name) {
 }
 
 function drawReviewers() {
-  const names = [...byReviewer.keys()].filter((name) => name !== "" && name !== reviewer);
+  const all = [...byReviewer.values()].flatMap((own) => [...own.values()]);
+  const names = [...new Set(all.map((one) => one.reviewer))].filter((name) => name !== "" && name !== reviewer);
   $("reviewers").replaceChildren(...names.map((name) => element("option", { value: name })));
 }
 
@@ -824,7 +838,11 @@ $("import").addEventListener("change", async () => {
   if (file) await importFile(file);
   $("import").value = "";
 });
-$("picture").addEventListener("load", () => $("picture").classList.toggle("small", $("picture").naturalWidth <= 128));
+$("picture").addEventListener("load", () => {
+  $("picture").classList.remove("loading");
+  $("picture").classList.toggle("small", $("picture").naturalWidth <= 128);
+});
+$("picture").addEventListener("error", () => $("picture").classList.remove("loading")); // its text is shown
 window.addEventListener("beforeunload", (event) => {
   if (!SERVED && !downloaded && !$("warning").hidden) event.preventDefault();
 });
@@ -847,8 +865,7 @@ async function start() {
   } catch (error) {
     warn(`Decisions cannot be loaded: ${error.message}`);
   }
-  const names = [...byReviewer.keys()];
-  reviewer = source.recall("reviewer") ?? (names.length === 1 ? names[0] : "");
+  reviewer = source.recall("reviewer") ?? [...mine().values()].pop()?.reviewer ?? "";
   $("reviewer").value = reviewer;
   drawReviewers();
   filterRows();

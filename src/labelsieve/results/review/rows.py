@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,17 +15,15 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.audit import Audit
 from labelsieve.results.label_files import open_label_file
 from labelsieve.results.result import TABLE_ROWS, Result
+from labelsieve.results.review.texts import open_texts
 from labelsieve.results.row_ids import as_text, check_class_names
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import open_any
-from labelsieve.storage.urls import check_place
 
 # Classes of highest probability that a row shows, besides the given and the suggested one.
 TOP_CLASSES: Final = 5
 # No class: the suggestion of a row that is not an issue.
 NO_CLASS: Final = -1
-# Letters of a text that are shown.
-_TEXT_LETTERS: Final = 5000
 # How far a probability may be from the one in the result: float16 has three digits.
 _TOLERANCE: Final = 5e-3
 
@@ -173,7 +168,7 @@ class ReviewRows:
                 "the given labels of rows that are not issues are not in the result: give labels=, or draw the audit "
                 "with issues.audit(labels=...)"
             )
-        self._texts = None if texts is None else _RowTexts(texts, self.rows, result.n_rows)
+        self._texts = None if texts is None else open_texts(texts, result.n_rows, self.rows)
         if audit is not None and self._probs is not None:
             self._suggest()
 
@@ -254,48 +249,6 @@ class ReviewRows:
                         f"pred_probs are not those of the result: row {row:,} has {own[line[of]]:.4g} for class "
                         f"{line[of]:,}, the result {line[f'p_{of}']:.4g}"
                     ).at([(row, row + 1)])
-
-
-class _RowTexts:
-    """The texts of some of N rows. Of a file only their places are kept."""
-
-    def __init__(self, texts: Any, rows: Rows, n_rows: int) -> None:
-        self._path: Path | None = None
-        if isinstance(texts, str | os.PathLike):
-            self._path = Path(check_place("texts", texts))
-            offsets, self._texts = array("q"), None
-            try:
-                with self._path.open("rb") as file:
-                    start = 3 * (file.read(3) == b"\xef\xbb\xbf")
-                    file.seek(start)
-                    for line in file:
-                        offsets.append(start)
-                        start += len(line)
-            except OSError as error:
-                raise InvalidInputError(f"texts: {texts} is not readable: {error}") from error
-            n_texts = len(offsets)
-        else:
-            # pandas would look rows up by its own index.
-            self._texts, n_texts = getattr(texts, "iloc", texts), len(texts)
-        if n_texts != n_rows:
-            raise InvalidInputError(f"{n_texts:,} texts, the result has {n_rows:,} rows")
-        self._rows = rows
-        self._offsets = None if self._path is None else np.array(offsets, np.int64)[rows]
-
-    def part(self, start: int, stop: int) -> list[str]:
-        """Return the texts of the rows ``[start, stop)``, without what is too long."""
-        if self._path is None or self._offsets is None:
-            found = [as_text(str(self._texts[row])) for row in self._rows[start:stop].tolist()]
-        else:
-            found = []
-            try:
-                with self._path.open("rb") as file:
-                    for offset in self._offsets[start:stop].tolist():
-                        file.seek(offset)
-                        found.append(file.readline().decode("utf-8").removesuffix("\n").removesuffix("\r"))
-            except (OSError, ValueError) as error:
-                raise InvalidInputError(f"texts: {self._path} is not readable: {error}") from error
-        return [text if len(text) <= _TEXT_LETTERS else text[: _TEXT_LETTERS - 1] + "…" for text in found]
 
 
 def _open_probs(pred_probs: Any, result: Result) -> Source:
