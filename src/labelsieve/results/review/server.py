@@ -11,7 +11,7 @@ Everything is below a path that nobody can guess, ``http://127.0.0.1:PORT/TOKEN/
 | ``GET rows?start=S&stop=T`` | list of what is shown of rows (`ReviewRows.part`), at most 1,000 |
 | ``GET picture/ROW`` | the picture of a row as it is |
 | ``GET thumbnail/ROW`` | the picture of a row, in at most 20 kB |
-| ``GET decisions`` | list of decisions, one of each reviewer about a row: their fields as in a request |
+| ``GET decisions`` | list of decisions, one for each row that is decided: their fields as in a request |
 | ``GET decisions.csv`` | the file |
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
 
@@ -275,7 +275,7 @@ class ReviewServer:
         return self._thumbnail(row) if small else self.pictures.full(row)
 
     def current(self) -> list[dict[str, Any]]:
-        """Return the decisions of all reviewers."""
+        """Return the decision about each row."""
         return [
             {
                 "row": one.row,
@@ -307,7 +307,7 @@ class ReviewServer:
             raise RefusedError(400, f"row: {_short(row)} is not one of the rows to review")
         try:
             if said.get("decision") is None:
-                self.decisions.take_back(row, _reviewer(said))
+                self.decisions.take_back(row)
             else:
                 self.decisions.record(self._decision(row, said))
         except UnwritableError as error:
@@ -343,7 +343,7 @@ class ReviewServer:
             word,
             str(label),
             self.lines(place, place + 1)[0].get("id", ""),
-            _reviewer(said),
+            _text("reviewer", said.get("reviewer")).strip(),
             when,
             self.rows.result.fingerprint,
         )
@@ -517,10 +517,6 @@ def _in_url(host: str) -> str:
 
 def _is_label(said: Any, label: int | str) -> bool:
     return type(said) in (int, str) and str(said) == str(label)
-
-
-def _reviewer(said: dict[str, Any]) -> str:
-    return _text("reviewer", said.get("reviewer")).strip()
 
 
 def _text(name: str, said: Any) -> str:
