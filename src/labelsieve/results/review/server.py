@@ -45,7 +45,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler
 
 from labelsieve.errors import InvalidInputError, LabelsieveError, UnwritableError, warn
@@ -60,6 +59,7 @@ logger = logging.getLogger("labelsieve")
 LOOPBACK: Final = "127.0.0.1"
 _EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104  # only compared
 
+_MOST_PORT: Final = 65_535
 _MOST_ROWS: Final = 1000
 _MOST_BODY_BYTES: Final = 64_000
 _MOST_HEADER_BYTES: Final = 32_000
@@ -174,10 +174,8 @@ class ReviewServer:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self._sockets = self._listen()
-            for one in self._sockets:
-                stack.callback(one.close)
-            self._port = int(self._sockets[0].getsockname()[1])
+            self._socket = stack.enter_context(self._listen())
+            self._port = int(self._socket.getsockname()[1])
             shown = socket.gethostname() if self._host in _EVERYWHERE else self._host
             self.url = f"http://{_in_url(shown)}:{self._port}/{self._token}/"
             self.decisions = stack.enter_context(open_decisions(self._path, self.rows.result.fingerprint))
@@ -192,12 +190,17 @@ class ReviewServer:
     ) -> None:
         self._stack.close()
 
-    def _listen(self) -> list[socket.socket]:
+    def _listen(self) -> socket.socket:
+        if not 0 <= self._port <= _MOST_PORT:
+            raise InvalidInputError(f"port must be 0..{_MOST_PORT:,}, not {self._port:,}")
         try:
-            return bind_sockets(self._port, self._host)
-        except (OSError, OverflowError, UnicodeError) as error:
+            [(family, *_), *_] = socket.getaddrinfo(self._host or None, None, type=socket.SOCK_STREAM)
+            found = socket.create_server((self._host, self._port), family=family)
+        except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise InvalidInputError(f"the server cannot listen at {self._host}, port {self._port}: {why}") from error
+        found.setblocking(False)  # as Tornado needs it
+        return found
 
     def _end(self) -> None:
         if self._thread.ident is not None:
@@ -241,7 +244,7 @@ class ReviewServer:
             idle_connection_timeout=_IDLE_S,
             body_timeout=_BODY_S,
         )
-        server.add_sockets(self._sockets)
+        server.add_socket(self._socket)
         self._started.set()
         await self._stop.wait()
         server.stop()
