@@ -208,7 +208,7 @@ def _continued(path: Path, fingerprint: str) -> list[Decision]:
             *(path, len(content) - n_whole),
         )
         os.truncate(path, n_whole)
-    return read_decisions(path)
+    return list(read_decisions(path))
 
 
 def _check_results(path: Path, content: bytes, fingerprint: str) -> None:
