@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from labelsieve import InputTypeError, InvalidInputError, LabelIssues, apply_dec
 from labelsieve.cli.app import run
 from labelsieve.results.review import page as review_page
 from labelsieve.results.row_ids import escape_formula, unescape_formula
+from processes import PATIENCE_S
 
 NAMES = ["=cat", "dög", "a, b", "bird"]
 
@@ -38,7 +40,9 @@ def downloaded(page, folder, name="decisions.csv"):
     """Download the decisions by a key, and return the path of the file."""
     page.downloads_to(folder)
     page.press("d")
+    end = time.monotonic() + PATIENCE_S
     while not (folder / name).exists():
+        assert time.monotonic() < end, list(folder.iterdir())
         page.run("0")
     return folder / name
 
@@ -113,9 +117,7 @@ def text_of(page, name):
 
 def choose(page, name, value):
     """Choose in a list, as a user does."""
-    page.run(
-        f"const e = document.getElementById('{name}'); e.value = '{value}'; e.dispatchEvent(new Event('change')); 0"
-    )
+    page.run(f"$('{name}').value = '{value}'; $('{name}').dispatchEvent(new Event('change'))")
 
 
 def naive_rows(found, probs, rows):
@@ -259,7 +261,7 @@ def small():
 BAD = {
     "another ending": (lambda *_: {"path": "review.htm"}, "must end in .html"),
     "no folder": (lambda *_: {"path": "nowhere/review.html"}, "there is no folder"),
-    "no rows": (lambda *_: {"top": 0}, "top must be at least 1"),
+    "no rows": (lambda *_: {"top": 0}, "top must be a whole number of at least 1"),
     "too few pictures": (lambda *_: {"images": np.zeros((99, 8, 8))}, "100"),
     "pictures of one row": (lambda *_: {"images": np.zeros((100, 8))}, "images must have shape"),
     "too few texts": (lambda *_: {"texts": ["a"] * 99}, "99 texts, the result has 100 rows"),
@@ -318,9 +320,8 @@ def test_the_command_reports_the_size_of_the_page(tmp_path, monkeypatch, capsys)
 
 def test_pictures_fit_their_sizes(tmp_path):
     rng = np.random.default_rng(0)
-    labels, probs = draw(500, 3, seed=2, noise=0.9)
-    found = labelsieve.find_label_issues(labels, probs, frac_noise=1, filter_by="low_self_confidence", progress=False)
-    found = found if len(found) else labelsieve.find_label_issues(labels, probs, progress=False)
+    labels, probs = draw(500, 3, seed=2, noise=0.5)
+    found = labelsieve.find_label_issues(labels, probs, progress=False)
     noise = rng.integers(0, 256, (500, 64, 64, 3), dtype=np.uint8)  # nothing compresses worse
     found.review(tmp_path / "review.html", images=noise)
     lines = config_of(tmp_path / "review.html")["rows"]
@@ -397,13 +398,13 @@ def test_hostile_names_ids_and_texts_are_text(tmp_path, chromium):
         page.run("document.title") == f"Review: the worst {len(found):,} of {len(found):,} label issues of {shown[0]}"
     )
     assert page.complaints() == []
-    table = downloaded(page, tmp_path, "decisions-b-1-1-.csv")
+    table = downloaded(page, tmp_path, "decisions-b-1-1.csv")
     applied = apply_decisions(
         labels, table, issues=found, ids=[one.encode("utf-8", "backslashreplace").decode() for one in ids]
     )
     rows = found.indices[:15]
     assert np.array_equal(applied.labels[rows], found.issues.suggested_labels[:15])
-    assert pd.read_csv(table)["reviewer"].unique().tolist() == ["'<b>=1+1\""] or True
+    assert set(pd.read_csv(table)["reviewer"]) == {'<b>=1+1"'}
 
 
 CELLS = [
@@ -448,9 +449,12 @@ def test_the_script_writes_and_reads_csv_as_python_does(tmp_path, chromium, smal
     lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     assert [[unescape_formula(cell) for cell in line] for line in lines] == [CELLS, CELLS[::-1]]
     for end in ("\r\n", "\n"):
+        # Python quotes a carriage return only if lines end with one.
+        cells = [cell for cell in escaped if end == "\r\n" or "\r" not in cell]
         file = io.StringIO(newline="")
-        csv.writer(file, lineterminator=end).writerows([escaped, escaped[::-1]])
-        assert page.run(f"parseCsv({json.dumps(file.getvalue())})") == [CELLS, CELLS[::-1]]
+        csv.writer(file, lineterminator=end).writerows([cells, cells[::-1]])
+        wanted = [unescape_formula(cell) for cell in cells]
+        assert page.run(f"parseCsv({json.dumps(file.getvalue())})") == [wanted, wanted[::-1]]
     for torn in ("row,x\r\n1,2", 'row,"x', 'a,"b"c\r\n'):
         answer = page.run(
             f"(() => {{ try {{ parseCsv({json.dumps(torn)}); return ''; }} catch (e) {{ return e.message; }} }})()"
