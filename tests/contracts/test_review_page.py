@@ -106,9 +106,17 @@ def test_fifty_decisions_by_keyboard_become_labels(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def chromium():
+def one_browser():
     with browser() as page:
         yield page
+
+
+@pytest.fixture
+def chromium(one_browser):
+    """Give a page that remembers nothing of earlier tests."""
+    one_browser.ask("Storage.clearDataForOrigin", origin="file://", storageTypes="all")
+    one_browser.events.clear()
+    return one_browser
 
 
 def text_of(page, name):
