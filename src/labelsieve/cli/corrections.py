@@ -1,4 +1,4 @@
-"""Commands about a result that was found: ``labelsieve review`` and ``labelsieve apply``."""
+"""Commands about a result that was found: ``labelsieve review``, ``apply`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Any, Final
 
 import click
 
-from labelsieve.cli.json_text import apply_answer, review_answer
+from labelsieve.cli.json_text import apply_answer, compare_answer, review_answer
 from labelsieve.cli.options import EXIT_CODES, FilePath, LabelValue, option
-from labelsieve.cli.text import apply_text
+from labelsieve.cli.text import apply_text, compare_text
 from labelsieve.decisions import UNSURE_RULES, apply_decisions
 from labelsieve.errors import InvalidInputError
 from labelsieve.memory import size
 from labelsieve.results.audit import Audit
+from labelsieve.results.comparison import compare_results
 from labelsieve.results.decisions import CONFLICT_RULES
-from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.load import load
+from labelsieve.results.publish import check_output
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.settings import NOTHING
+from labelsieve.storage.urls import without_query
 
 # Rows in a page that is a file.
 _PAGE_ROWS: Final = 500
@@ -148,4 +151,35 @@ def review(
     return None
 
 
-CORRECTIONS: Final = (review, apply)
+@click.command(epilog=EXIT_CODES)
+@click.argument("before")
+@click.argument("after")
+@option(
+    "-o", "--output", metavar="TABLE.csv", help="Write all issues of both results, by row, with what became of them."
+)
+@option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most issues.")
+@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+def compare(before: str, after: str, *, output: str | None, top: int, json: bool) -> dict[str, Any] | None:
+    """Compare two saved results of the same rows: which issues were resolved, which are still there, which are new.
+
+    BEFORE and AFTER are .zarr groups that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote.
+
+    Example: labelsieve compare before.zarr after.zarr -o table.csv
+    """
+    began = time.perf_counter()
+    if output is not None:
+        if not output.endswith(".csv"):
+            raise InvalidInputError(f"{without_query(output)} must end in .csv")
+        check_output(output, [before, after])
+    comparison = compare_results(load_rows(before), load_rows(after))
+    if output is not None:
+        comparison.to_csv(output)
+    if json:
+        return compare_answer(comparison, output, time.perf_counter() - began)
+    click.echo(compare_text(comparison, top))
+    if output is not None:
+        click.echo(f"written to {without_query(output)}")
+    return None
+
+
+CORRECTIONS: Final = (review, apply, compare)

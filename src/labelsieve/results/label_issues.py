@@ -15,6 +15,7 @@ from labelsieve.confident_learning.error_estimate import ErrorEstimate
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results import export, report
 from labelsieve.results.audit import Audit, draw_audit
+from labelsieve.results.comparison import Comparison, compare_results
 from labelsieve.results.frames import frame_of
 from labelsieve.results.plots import Plots
 from labelsieve.results.result import Result
@@ -369,6 +370,7 @@ class LabelIssues(Result):
         texts: Sequence[str] | Path | None = None,
         title: str | None = None,
         estimate: ErrorEstimate | None = None,
+        before: LabelIssues | str | os.PathLike[str] | None = None,
     ) -> None:
         """Write a report for a browser: summary, worst rows, scores, classes, confused pairs, the run.
 
@@ -388,11 +390,14 @@ class LabelIssues(Result):
             Name of the dataset, for the heading; by default the end of the path of `pred_probs`.
         estimate : ErrorEstimate, optional
             What an audit says, for the summary: see `labelsieve.estimate`.
+        before : LabelIssues or path, optional
+            An earlier result of the same rows: a section says which of its issues were resolved, which are still there
+            and which are new (`labelsieve.compare`).
 
         Raises
         ------
         InvalidInputError
-            For another ending, or pictures or texts that are not of N rows.
+            For another ending, pictures or texts that are not of N rows, or an earlier result of other rows.
         MissingDependencyError
             Without jinja2 or matplotlib.
         UnwritableError
@@ -401,7 +406,14 @@ class LabelIssues(Result):
         page = Path(check_place("path", path))
         shown = check_whole_number("top", top, 0)
         report.write_report(
-            self, page, top=shown, images=images, texts=texts, title=title, estimate=check_estimate(estimate, self)
+            self,
+            page,
+            top=shown,
+            images=images,
+            texts=texts,
+            title=title,
+            estimate=check_estimate(estimate, self),
+            comparison=compare_with(before, self),
         )
 
     def review(
@@ -500,7 +512,7 @@ class LabelIssues(Result):
         ----------
         decisions : path
             Ends in ``.csv``. If the file is there, with decisions about this result, it is continued. It has one
-            decision of each reviewer about a row: a later one takes the place of an earlier one.
+            decision about each row, the last one: reviewers who decide independently take a file each.
         top : int, optional
             Number of issues to show, from the worst; all by default.
         images, title : object, optional
@@ -578,6 +590,29 @@ def check_estimate(estimate: object, result: Result) -> ErrorEstimate | None:
             f"the estimate is of {estimate.n_rows:,} labelled rows, the result has {result.n_labelled:,}"
         )
     return estimate
+
+
+def open_rows(name: str, result: Any) -> LabelIssues:
+    """Return a result, which may be saved or of any task, as issues of rows.
+
+    Raises
+    ------
+    InvalidInputError, UnreadableDataError
+        As `load_rows`.
+    InputTypeError
+        For anything but a result or a path; `name` is for the message.
+    """
+    if isinstance(result, str | os.PathLike):
+        return load_rows(result)
+    rows = getattr(result, "rows", result)  # of pixels, tokens and tags
+    if not isinstance(rows, LabelIssues):
+        raise InputTypeError(f"{name} must be a result or the path of a saved one, not {type(result).__name__}")
+    return rows
+
+
+def compare_with(before: Any, after: LabelIssues) -> Comparison | None:
+    """Return the comparison for the report of `after`; None without an earlier result."""
+    return None if before is None else compare_results(open_rows("before", before), after)
 
 
 def load_rows(path: str | os.PathLike[str]) -> LabelIssues:

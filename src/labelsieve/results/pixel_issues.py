@@ -14,7 +14,7 @@ import numpy.typing as npt
 from labelsieve.errors import MissingDependencyError
 from labelsieve.results.frames import frame_of
 from labelsieve.results.grouped_issues import GroupedIssues, lowest
-from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.label_issues import LabelIssues, compare_with
 from labelsieve.results.layouts import EqualImages, PixelLayout
 from labelsieve.results.mask_pictures import MarkedPictures
 from labelsieve.results.report import check_report, write_report
@@ -336,6 +336,7 @@ class SegmentationIssues(GroupedIssues):
         images: Any = None,
         texts: Sequence[str] | Path | None = None,
         title: str | None = None,
+        before: Any = None,
     ) -> None:
         """Write a report for a browser, with the worst images and their wrong pixels in red.
 
@@ -352,11 +353,13 @@ class SegmentationIssues(GroupedIssues):
             A text for each image.
         title : str, optional
             Name of the dataset, for the heading.
+        before : SegmentationIssues or path, optional
+            An earlier result of the same images: as in `labelsieve.LabelIssues.report`.
 
         Raises
         ------
         InvalidInputError
-            For another ending, and for pictures of other sizes than the masks.
+            For another ending, an earlier result of other images, and for pictures of other sizes than the masks.
         MissingDependencyError
             Without jinja2 or matplotlib.
         UnwritableError
@@ -364,6 +367,7 @@ class SegmentationIssues(GroupedIssues):
         """
         page, top = Path(check_place("path", path)), check_whole_number("top", top, 0)
         check_report(page)
+        comparison = compare_with(before, self.rows)
         pictures, frame = MarkedPictures(images, self.n_images), self._image_columns(min(top, _SHOWN_IMAGES))
         groups = [
             {
@@ -377,7 +381,7 @@ class SegmentationIssues(GroupedIssues):
             }
             for image, n_issues, score, classes in zip(*(column.tolist() for column in frame.values()), strict=True)
         ]
-        write_report(self.rows, page, top=top, texts=texts, title=title, groups=groups)
+        write_report(self.rows, page, top=top, texts=texts, title=title, groups=groups, comparison=comparison)
 
     def _issues_of(self, image: int) -> IssueRows:
         """Return the issues of an image, by row."""

@@ -23,6 +23,7 @@ from labelsieve.confident_learning.filters import filter_of
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.memory import size
+from labelsieve.results.comparison import Comparison
 from labelsieve.results.plots import Plots, noisiest_classes
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
@@ -51,6 +52,7 @@ def write_report(
     marked: Sequence[tuple[str, str, str]] | None = None,
     groups: Sequence[Mapping[str, Any]] = (),
     estimate: ErrorEstimate | None = None,
+    comparison: Comparison | None = None,
 ) -> None:
     """Write the report of a result.
 
@@ -75,6 +77,8 @@ def write_report(
         Of the worst images: ``image``, ``picture`` (a data URL), ``issues``, ``score`` and ``classes``.
     estimate : ErrorEstimate, optional
         What an audit of the result says.
+    comparison : Comparison, optional
+        The result beside an earlier one.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def write_report(
             row["text"] = text
     for parts, row in zip(marked or (), rows, strict=marked is not None):
         row["marked"] = [as_text(part) for part in parts]
-    page = _page(result, rows, heading_parts(result, title), groups, estimate)
+    page = _page(result, rows, heading_parts(result, title), groups, estimate, comparison)
     with replacing(LocalFolder(path)) as made:
         made.write_text(page, encoding="utf-8")
 
@@ -167,6 +171,7 @@ def _page(
     heading: list[str],
     groups: Sequence[Mapping[str, Any]],
     estimate: ErrorEstimate | None,
+    comparison: Comparison | None,
 ) -> str:
     import jinja2
 
@@ -181,6 +186,8 @@ def _page(
         heading=heading,
         summary=summary_of(result),
         audited=audited_in_words(result, estimate) if estimate is not None else "",
+        comparison=comparison,
+        compared=comparison.changed_classes(_TOP_CLASSES) if comparison is not None else [],
         figures={
             "scores": _svg(plots.scores(), "scores"),
             "classes": _svg(plots.classes(_TOP_CLASSES), "classes"),

@@ -1,8 +1,8 @@
 """The CSV file to which decisions are added as they are made: a decision is on the disk before it is confirmed.
 
-Each reviewer has at most one line for a row, so that at any moment, also after a crash, the file is a table of
-decisions as any other. A new decision is one line at the end, written at once and followed by fsync. If a decision is
-changed or taken back, the whole file is written anew beside the old one, which it then replaces.
+A row has at most one line, so that at any moment, also after a crash, the file is a table of decisions as any other,
+without conflicts. A new decision is one line at the end, written at once and followed by fsync. If a decision is
+changed, by whomever, or taken back, the whole file is written anew beside the old one, which it then replaces.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ class DecisionFile:
 
     Attributes
     ----------
-    decisions : dict of (int, str) and Decision
-        The decision of each reviewer about a row, in the order of the file.
+    decisions : dict of int and Decision
+        The decision about each row, in the order of the file.
     """
 
     def __init__(self, path: Path, decisions: Iterable[Decision]) -> None:
         self.path = path
-        self.decisions = {_key(one): one for one in decisions}
+        self.decisions = {one.row: one for one in decisions}
         self._file = os.open(path, os.O_RDWR | os.O_APPEND)
         self._size = os.fstat(self._file).st_size
 
@@ -56,7 +56,7 @@ class DecisionFile:
         os.close(self._file)
 
     def record(self, decision: Decision) -> None:
-        """Add a decision, in place of the reviewer's earlier one about the row; it is on the disk when this returns.
+        """Add a decision, in place of an earlier one about the row; it is on the disk when this returns.
 
         Raises
         ------
@@ -64,8 +64,8 @@ class DecisionFile:
             If it cannot be written, or another program has changed the file: the file is then as it was.
         """
         self._check_unchanged()
-        if _key(decision) in self.decisions:
-            self._rewrite([*self._without(_key(decision)), decision])
+        if decision.row in self.decisions:
+            self._rewrite([*self._without(decision.row), decision])
             return
         line = _lines([decision])
         with writing(str(self.path)):
@@ -79,10 +79,10 @@ class DecisionFile:
                     os.ftruncate(self._file, self._size)
                 raise
         self._size += len(line)
-        self.decisions[_key(decision)] = decision
+        self.decisions[decision.row] = decision
 
-    def take_back(self, row: int, reviewer: str) -> None:
-        """Remove the decision of a reviewer about a row, if there is one.
+    def take_back(self, row: int) -> None:
+        """Remove the decision about a row, if there is one.
 
         Raises
         ------
@@ -90,16 +90,16 @@ class DecisionFile:
             If the file cannot be written, or another program has changed it: it is then as it was.
         """
         self._check_unchanged()
-        if (row, reviewer) in self.decisions:
-            self._rewrite(self._without((row, reviewer)))
+        if row in self.decisions:
+            self._rewrite(self._without(row))
 
     def content(self) -> bytes:
         """Return the bytes of the file."""
         with self.path.open("rb") as file:
             return file.read(self._size)
 
-    def _without(self, key: tuple[int, str]) -> list[Decision]:
-        return [one for other, one in self.decisions.items() if other != key]
+    def _without(self, row: int) -> list[Decision]:
+        return [one for other, one in self.decisions.items() if other != row]
 
     def _check_unchanged(self) -> None:
         own = os.fstat(self._file)
@@ -128,7 +128,7 @@ class DecisionFile:
                 raise
         os.close(self._file)
         self._file, self._size = file, len(content)
-        self.decisions = {_key(one): one for one in decisions}
+        self.decisions = {one.row: one for one in decisions}
 
 
 @contextmanager
@@ -208,7 +208,7 @@ def _continued(path: Path, fingerprint: str) -> list[Decision]:
             *(path, len(content) - n_whole),
         )
         os.truncate(path, n_whole)
-    return read_decisions(path)
+    return list(read_decisions(path))
 
 
 def _check_results(path: Path, content: bytes, fingerprint: str) -> None:
@@ -218,10 +218,6 @@ def _check_results(path: Path, content: bytes, fingerprint: str) -> None:
         if result not in (fingerprint, COLUMNS[-1]):
             what = f"another result, {result}, and not {fingerprint}" if result else "an unknown result"
             raise InvalidInputError(f"decisions: {path} is about {what}: give another path")
-
-
-def _key(decision: Decision) -> tuple[int, str]:
-    return decision.row, decision.reviewer
 
 
 def _n_whole_bytes(content: bytes) -> int:
