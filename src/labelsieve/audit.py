@@ -76,6 +76,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning.error_estimate import ErrorEstimate, estimate_errors
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.results.audit import Audit
+from labelsieve.results.row_ids import unescape_formula
 from labelsieve.storage.urls import check_place
 
 if TYPE_CHECKING:
@@ -231,7 +232,7 @@ def _columns_of(table: Any) -> dict[str, list[str]]:
 
 
 def _read_csv(path: str) -> dict[str, list[str]]:
-    """Return the columns of a CSV file.
+    """Return the columns of a CSV file, without what `escape_formula` added.
 
     Raises
     ------
@@ -248,4 +249,4 @@ def _read_csv(path: str) -> dict[str, list[str]]:
     for number, line in enumerate(lines, 2):
         if len(line) != len(names):
             raise InvalidInputError(f"line {number:,} of {path} has {len(line)} cells, the first has {len(names)}")
-    return {name: [line[k] for line in lines] for k, name in enumerate(names)}
+    return {name: [unescape_formula(line[k]) for line in lines] for k, name in enumerate(names)}

@@ -512,7 +512,7 @@ class LabelIssues(Result):
         ----------
         decisions : path
             Ends in ``.csv``. If the file is there, with decisions about this result, it is continued. It has one
-            decision of each reviewer about a row: a later one takes the place of an earlier one.
+            decision about each row, the last one: reviewers who decide independently take a file each.
         top : int, optional
             Number of issues to show, from the worst; all by default.
         images, title : object, optional

@@ -430,7 +430,7 @@ function drawActions() {
   $("keep").querySelector("span").textContent = some ? `Keep ${className(GIVEN[current])}` : "Keep";
   for (const id of ["keep", "unsure", "other"]) $(id).disabled = !some;
   for (const id of ["accept", "keep", "unsure"]) $(id).setAttribute("aria-pressed", String(own?.decision === id));
-  $("undo").disabled = mine().size === 0 && undoable.length === 0;
+  $("undo").disabled = mine().size === 0 && !undoable.some((one) => one.reviewer === reviewer);
   const place = lowerBound(current);
   $("back").disabled = !some || place === 0;
   $("forward").disabled = !some || place >= shown.length - 1;
@@ -597,14 +597,14 @@ function decide(k) {
 }
 
 function undo() {
-  let last = undoable.pop();
+  const place = undoable.findLastIndex((one) => one.reviewer === reviewer);
+  let [last] = place < 0 ? [] : undoable.splice(place, 1);
   if (last === undefined) {
     // After a reload: the last decision that is there.
     const row = [...mine().keys()].pop();
     if (row === undefined) return;
     last = { row, reviewer, before: undefined };
   }
-  if (last.reviewer !== reviewer) setReviewer(last.reviewer);
   if (last.before === undefined) removeDecision(last.row, last.reviewer);
   else storeDecision(last.before);
   filterRows();
@@ -659,7 +659,7 @@ async function download() {
   }
   const text = csvText(await decisionLines());
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
-  const name = reviewer.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
+  const name = reviewer.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40);
   element("a", { href: url, download: name === "" ? "decisions.csv" : `decisions-${name}.csv` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
   downloaded = true;
