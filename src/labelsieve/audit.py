@@ -35,6 +35,8 @@ stands for.
 The rows are in a random order. A review that stops early is an audit of fewer rows, and ``budget=400`` with the same
 seed holds the rows of ``budget=200``.
 
+``issues.review("review.html", audit=audit)`` writes a page to decide about these rows, whose CSV file `estimate` takes.
+
 ## What is estimated
 
 | Name | Meaning | Method |
