@@ -296,7 +296,7 @@ def find_label_issues(
     batch_size : int or "auto"
         Number of rows that a thread holds in memory; by default about 48 MB of them. A Dask array keeps its own chunks.
         This does not change the result.
-    method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}
+    method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"}
         Label quality score.
     adjust_pred_probs : bool
         Subtract the class thresholds from the probabilities first. With ``normalized_margin`` this needs a second read.
@@ -312,7 +312,7 @@ def find_label_issues(
         ``"prune_by_noise_rate"`` (3): for each label and other class, the rows of the largest margin between the two,
         as many as the calibrated joint has for the pair. ``"both"`` (3): the rows that the last two agree on. All but
         the first two leave out rows whose label is the predicted class, or nearly so.
-    rank_by : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}, optional
+    rank_by : {"self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"}, optional
         With `filter_by`, the score that sorts the issues and that ``scores`` holds; `method` by default. It does not
         change which rows are issues.
     rule : {"predicted_class", "confident_joint"}, optional

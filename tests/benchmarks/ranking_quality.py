@@ -13,6 +13,7 @@ import argparse
 import itertools
 import json
 import os
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -61,6 +62,14 @@ MODELS = {
     "weak, overconfident": Model(error=4, sharpness=3),
 }
 DATA = "LABELSIEVE_VERIFIED_ERRORS"
+# Average precisions that differ by no more are alike.
+ALIKE = 0.002
+GROUPS = {
+    "human": "human errors",
+    "synthetic": "real model, errors on purpose",
+    "trained": "models of scikit-learn",
+    "simulated": "simulated",
+}
 
 
 @dataclass(frozen=True)
@@ -161,7 +170,7 @@ def simulated(noise, n_classes, model, rate, n_rows, seed):
         probs = learned(softmax(calibration * (logits + error)), noise, rate, chance)
         members.append(softmax(settings.sharpness * np.log(probs + 1e-30) + bias))
     name = f"{noise}, K={n_classes}, {model}, {rate:.0%}"
-    facts = {"noise": noise, "classes": n_classes, "model": model, "rate": rate}
+    facts = {"noise": noise, "model": model, "rate": rate}
     return Case("simulated", name, labels, members, labels != true, facts)
 
 
@@ -202,7 +211,7 @@ def trained_cases(seed) -> Iterator[Case]:
         }
         for kind in models:
             members = [predictions[kind], *(probs for other, probs in predictions.items() if other != kind)]
-            facts = {"noise": noise, "classes": int(true.max()) + 1, "model": kind, "rate": rate}
+            facts = {"noise": noise, "model": kind, "rate": rate}
             yield Case("trained", f"{name}, {noise}, {kind}, {rate:.0%}", labels, members, labels != true, facts)
 
 
@@ -229,9 +238,10 @@ def label_and_other(values, labels):
     return values[rows, labels], others.max(axis=1)
 
 
-def logit_margin(probs, labels, _thresholds):
-    """Return ``log(p_label / largest other)``: the difference of the logits (negative margin of AUM, Pleiss 2020)."""
-    return np.subtract(*label_and_other(log(probs), labels))
+def log_odds_margin(probs, labels, _thresholds):
+    """Return the difference of the log odds of the label and of the likeliest other class; no publication is known."""
+    wide = np.clip(probs.astype(np.float64), 1e-15, 1 - 1e-15)
+    return np.subtract(*label_and_other(np.log(wide / (1 - wide)), labels))
 
 
 def adjusted_logit_margin(probs, labels, thresholds):
@@ -271,7 +281,7 @@ def threshold_ratio(probs, labels, thresholds):
 CANDIDATES = {
     function.__name__: function
     for function in (
-        logit_margin,
+        log_odds_margin,
         adjusted_logit_margin,
         spherical,
         quadratic,
@@ -324,7 +334,7 @@ def measure(case):
     default = find(case)
     scores = {}
     for method, adjust in itertools.product(METHODS, (False, True)):
-        if method == "confidence_weighted_entropy" and adjust:
+        if method in {"confidence_weighted_entropy", "logit_margin"} and adjust:
             continue
         name = f"{method}, adjusted" if adjust else method
         scores[name] = find(case, method=method, adjust_pred_probs=adjust).scores
@@ -355,6 +365,7 @@ def measure(case):
         "name": case.name,
         **case.facts,
         "rows": len(case.labels),
+        "classes": case.probs.shape[1],
         "wrong": int(n_wrong),
         "accuracy": float(np.mean(case.probs.argmax(axis=1) == case.labels)),
         "scores": {name: quality(values, case.is_wrong, n_found) for name, values in scores.items()},
@@ -368,36 +379,153 @@ def ensemble(case):
     """Return the average precision of the members, and of the mean of 3 and of all."""
     if len(case.members) < 3:
         return {}
-    single = [average_precision(find(case, probs).scores, case.is_wrong) for probs in case.members]
-    means = {
-        str(n): average_precision(find(case, labelsieve.Ensemble(case.members[:n])).scores, case.is_wrong)
-        for n in sorted({3, len(case.members)})
+    found = [
+        average_precision(find(case, probs).scores, case.is_wrong)
+        for probs in (*case.members, *(labelsieve.Ensemble(case.members[:n]) for n in (3, len(case.members))))
+    ]
+    *single, mean_of_3, mean_of_all = found
+    return {
+        "mean_member": float(np.mean(single)),
+        "best_member": max(single),
+        "mean_of_3": mean_of_3,
+        "mean_of_all": mean_of_all,
     }
-    return {"mean_member": float(np.mean(single)), "best_member": max(single), **means}
+
+
+def group_columns(measured):
+    """Return the columns of the first tables: names, and the cases of each."""
+    of_group = {group: [case for case in measured if case["group"] == group] for group in GROUPS}
+    simulated = of_group.pop("simulated")
+    columns = {GROUPS[group]: cases for group, cases in of_group.items()}
+    columns |= {f"simulated, {noise}": [case for case in simulated if case["noise"] == noise] for noise in NOISES}
+    return {name: cases for name, cases in columns.items() if cases}
+
+
+def detail_columns(measured):
+    """Return columns for each number of classes, model and rate of the simulated cases."""
+    simulated = [case for case in measured if case["group"] == "simulated"]
+    columns = {f"K={n}": [case for case in simulated if case["classes"] == n] for n in CLASSES}
+    columns |= {model: [case for case in simulated if case["model"] == model] for model in MODELS}
+    columns |= {f"{rate:.0%} wrong": [case for case in simulated if case["rate"] == rate] for rate in RATES}
+    return {name: cases for name, cases in columns.items() if cases}
+
+
+def markdown(title, columns, rows):
+    """Print a table; `rows` has the cells of each row by its name."""
+    print(f"\n## {title}\n\n| | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
+    for name, cells in rows.items():
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def mean(cases, *keys):
+    """Return the mean of a figure of cases, which is found by `keys`."""
+    values = []
+    for case in cases:
+        found = case
+        for key in keys:
+            found = found[key]
+        values.append(found)
+    return float(np.mean(values))
+
+
+def print_scores(measured, names):
+    """Print the tables of scores."""
+    for columns in (group_columns(measured), detail_columns(measured)):
+        shown = [f"{name} ({len(cases)})" for name, cases in columns.items()]
+        rows = {
+            name: [f"{mean(cases, 'scores', name, 'average_precision'):.3f}" for cases in columns.values()]
+            for name in names
+        }
+        markdown("Scores: mean average precision", shown, rows)
+    figures = list(measured[0]["scores"][names[0]])
+    for group, title in GROUPS.items():
+        cases = [case for case in measured if case["group"] == group]
+        if cases:
+            rows = {name: [f"{mean(cases, 'scores', name, figure):.3f}" for figure in figures] for name in names}
+            markdown(f"Scores: {title} ({len(cases)})", [figure.replace("_", " ") for figure in figures], rows)
+    # Of two classes most scores have the same order.
+    several = [case for case in measured if case["classes"] > 2]
+    values = {name: np.array([case["scores"][name]["average_precision"] for case in several]) for name in names}
+    present = [name for name in names if name.partition(",")[0] in METHODS]
+    rows = {}
+    for name in names:
+        gains = [values[name] - values[other] for other in present]
+        rows[name] = [f"{np.sum(gain > ALIKE)} : {np.sum(gain < -ALIKE)}" for gain in gains]
+    markdown(f"Better : worse by more than {ALIKE} of average precision, {len(several)} cases, K > 2", present, rows)
+
+
+def print_filters(measured):
+    """Print the tables of filters, counts and ensembles."""
+    columns = group_columns(measured)
+    shown = [f"{name} ({len(cases)})" for name, cases in columns.items()]
+    rows = {
+        name: [
+            ", ".join(f"{mean(cases, 'filters', name, figure):.2f}" for figure in ("precision", "recall", "f1"))
+            for cases in columns.values()
+        ]
+        for name in measured[0]["filters"]
+    }
+    markdown("Filters: mean precision, recall and F1", shown, rows)
+    rows = {}
+    for name in measured[0]["counts"]:
+        values = [[case["counts"][name] for case in cases] for cases in columns.values()]
+        rows[name] = [
+            f"{np.median(some):.2f} ({np.quantile(some, 0.1):.2f} to {np.quantile(some, 0.9):.2f})" for some in values
+        ]
+    markdown("Estimated number of issues / number of wrong labels: median (10% to 90%)", shown, rows)
+    several = {name: [case for case in cases if case["ensemble"]] for name, cases in columns.items()}
+    several = {name: cases for name, cases in several.items() if cases}
+    if several:
+        figures = ("mean_member", "best_member", "mean_of_3", "mean_of_all")
+        rows = {
+            figure.replace("_", " "): [f"{mean(cases, 'ensemble', figure):.3f}" for cases in several.values()]
+            for figure in figures
+        }
+        markdown("Ensembles: average precision", [f"{name} ({len(cases)})" for name, cases in several.items()], rows)
+
+
+def cases_of(data, n_rows, seed) -> Iterator[Case]:
+    """Yield all cases; those with verified errors only if a folder is given."""
+    if data is not None:
+        yield from verified_cases(data)
+    yield from trained_cases(seed)
+    yield from simulated_cases(n_rows, seed)
+
+
+def measure_all(cases):
+    """Return the figures of all cases, and show how far it is."""
+    measured = []
+    with warnings.catch_warnings():
+        # Of rare classes, and of data that is as bad as it is meant to be.
+        warnings.simplefilter("ignore", labelsieve.LabelsieveWarning)
+        for case in cases:
+            measured.append(measure(case))
+            print(f"\r{len(measured):4} {case.name:60}", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return measured
 
 
 def main() -> None:
+    """Measure all cases, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=os.environ.get(DATA), help=f"by default the variable {DATA}")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="file for the figures of each case")
     parser.add_argument("--rows", type=int, default=10_000, help="rows of each simulated case")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    warnings.simplefilter("ignore", labelsieve.LabelsieveWarning)
-    cases = itertools.chain(
-        verified_cases(Path(options.data)) if options.data else (),
-        trained_cases(options.seed),
-        simulated_cases(options.rows, options.seed),
+    data = None if options.data is None else Path(options.data)
+    if data is not None and not any(data.glob("*/verified_errors.npy")):
+        parser.error(f"no folder in {data} has verified_errors.npy")
+    start = time.process_time()
+    measured = measure_all(cases_of(data, options.rows, options.seed))
+    print(
+        f"{len(measured)} cases, {options.rows:,} rows in each simulated one, seed {options.seed}, NumPy "
+        f"{np.__version__}, {time.process_time() - start:.0f} s of processor time, {time.strftime('%Y-%m-%d')}"
     )
-    measured = []
-    for case in cases:
-        start = time.process_time()
-        measured.append(measure(case))
-        print(case.name, case.is_wrong.mean().round(4), f"{measured[-1]['accuracy']:.3f}",
-              {k: round(v["average_precision"], 3) for k, v in measured[-1]["scores"].items()},
-              round(time.process_time() - start, 2), flush=True)
+    print_scores(measured, list(measured[0]["scores"]))
+    print_filters(measured)
     if options.json:
-        options.json.write_text(json.dumps(measured, indent=1))
+        options.json.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ DTYPES = [np.float16, np.float32, np.float64]
 SCORED = {
     "normalized_margin": {"method": "normalized_margin"},
     "confidence_weighted_entropy": {"method": "confidence_weighted_entropy"},
+    "logit_margin": {"method": "logit_margin"},
     "row_sum": {"adjust_pred_probs": True},
 }
 # Ten partitions, whose last one is short.

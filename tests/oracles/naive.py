@@ -15,8 +15,11 @@ METHODS = [
     ("normalized_margin", False),
     ("normalized_margin", True),
     ("confidence_weighted_entropy", False),
+    ("logit_margin", False),
 ]
-EXACT = [("self_confidence", False), ("normalized_margin", False)]
+# cleanlab has no logit margin.
+CLEANLAB_METHODS = METHODS[:-1]
+EXACT = [("self_confidence", False), ("normalized_margin", False), ("logit_margin", False)]
 COUNTS = ["off_diagonal", "off_diagonal_calibrated"]
 
 
@@ -104,6 +107,10 @@ def scores(labels, probs, method, adjust, cuts):
         elif method == "normalized_margin":
             others = [p for k, p in enumerate(values) if k != label]
             result.append((values[label] - max(others) + 1) / 2)
+        elif method == "logit_margin":
+            other = max(0.0, *(p for k, p in enumerate(values) if k != label))
+            both = max(0.0, values[label]) + other
+            result.append(max(0.0, values[label]) / both if both else 0.5)
         else:
             result.append(weighted_entropy(label, values))
     return result
