@@ -66,8 +66,8 @@ DATA = "LABELSIEVE_VERIFIED_ERRORS"
 ALIKE = 0.002
 GROUPS = {
     "human": "human errors",
-    "synthetic": "real model, errors on purpose",
-    "trained": "models of scikit-learn",
+    "flipped": "CIFAR-10, flipped labels",
+    "trained": "trained models",
     "simulated": "simulated",
 }
 
@@ -221,8 +221,8 @@ def verified_cases(folder) -> Iterator[Case]:
         labels, probs = (np.load(path.with_name(f"{name}.npy")) for name in ("labels", "pred_probs"))
         is_wrong = np.zeros(len(labels), bool)
         is_wrong[np.load(path)] = True
-        # Of errors that were made on purpose all are known; people looked only at some rows.
-        group = "synthetic" if "noise" in path.parent.name or path.parent.name.startswith("cl_") else "human"
+        # The data of confident learning itself, of which all errors are known; elsewhere people looked at some rows.
+        group = "flipped" if path.parent.name.startswith("cl_") else "human"
         yield Case(group, path.parent.name, labels.astype(np.int64), [probs], is_wrong)
 
 
@@ -323,9 +323,7 @@ def quality(scores, is_wrong, n_found):
 
 def find(case, probs=None, **settings):
     """Return the issues of a case."""
-    return labelsieve.find_label_issues(
-        case.labels, case.probs if probs is None else probs, progress=False, allow_unnormalized_rows=True, **settings
-    )
+    return labelsieve.find_label_issues(case.labels, case.probs if probs is None else probs, progress=False, **settings)
 
 
 def measure(case):
@@ -358,7 +356,7 @@ def measure(case):
     }
     for name, method in (("", "off_diagonal"), (", calibrated", "off_diagonal_calibrated")):
         counts[f"confident_joint{name}"] = count.num_label_issues(
-            case.labels, case.probs, estimation_method=method, progress=False, allow_unnormalized_rows=True
+            case.labels, case.probs, estimation_method=method, progress=False
         )
     return {
         "group": case.group,
@@ -405,8 +403,11 @@ def detail_columns(measured):
     """Return columns for each number of classes, model and rate of the simulated cases."""
     simulated = [case for case in measured if case["group"] == "simulated"]
     columns = {f"K={n}": [case for case in simulated if case["classes"] == n] for n in CLASSES}
-    columns |= {model: [case for case in simulated if case["model"] == model] for model in MODELS}
-    columns |= {f"{rate:.0%} wrong": [case for case in simulated if case["rate"] == rate] for rate in RATES}
+    columns |= {
+        f"{model}, {rate:.0%} wrong": [case for case in simulated if (case["model"], case["rate"]) == (model, rate)]
+        for model in MODELS
+        for rate in RATES
+    }
     return {name: cases for name, cases in columns.items() if cases}
 
 
@@ -466,13 +467,16 @@ def print_filters(measured):
         for name in measured[0]["filters"]
     }
     markdown("Filters: mean precision, recall and F1", shown, rows)
-    rows = {}
-    for name in measured[0]["counts"]:
-        values = [[case["counts"][name] for case in cases] for cases in columns.values()]
-        rows[name] = [
-            f"{np.median(some):.2f} ({np.quantile(some, 0.1):.2f} to {np.quantile(some, 0.9):.2f})" for some in values
-        ]
-    markdown("Estimated number of issues / number of wrong labels: median (10% to 90%)", shown, rows)
+    for some in (columns, detail_columns(measured)):
+        rows = {}
+        for name in measured[0]["counts"]:
+            values = [[case["counts"][name] for case in cases] for cases in some.values()]
+            rows[name] = [
+                f"{np.median(ratios):.2f} ({np.quantile(ratios, 0.1):.2f} to {np.quantile(ratios, 0.9):.2f})"
+                for ratios in values
+            ]
+        shown = [f"{name} ({len(cases)})" for name, cases in some.items()]
+        markdown("Estimated number of issues / number of wrong labels: median (10% to 90%)", shown, rows)
     several = {name: [case for case in cases if case["ensemble"]] for name, cases in columns.items()}
     several = {name: cases for name, cases in several.items() if cases}
     if several:

@@ -108,9 +108,8 @@ def scores(labels, probs, method, adjust, cuts):
             others = [p for k, p in enumerate(values) if k != label]
             result.append((values[label] - max(others) + 1) / 2)
         elif method == "logit_margin":
-            other = max(0.0, *(p for k, p in enumerate(values) if k != label))
-            both = max(0.0, values[label]) + other
-            result.append(max(0.0, values[label]) / both if both else 0.5)
+            least = [max(p, 1e-30) for p in values]
+            result.append(least[label] / (least[label] + max(p for k, p in enumerate(least) if k != label)))
         else:
             result.append(weighted_entropy(label, values))
     return result

@@ -23,6 +23,8 @@ ColumnKernel = Callable[[Floats, Ints], Float64s]
 
 # Up to this many classes a loop over columns beats a row-wise maximum.
 _FEW_CLASSES: Final = 16
+# Of the margin of logits; of probability 0 it would be infinite.
+_LEAST_PROBABILITY: Final = 1e-30
 
 
 def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> dict[str, ColumnKernel]:
@@ -63,14 +65,12 @@ def logit_margin(probs: Floats, labels: Ints) -> Float64s:
 
     This is the sigmoid of ``log(p_label) - log(largest other)``, the margin of the logits, by which Pleiss, Zhang,
     Elenberg and Weinberger (NeurIPS 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking") find
-    wrong labels; they average it over the epochs of a training. A quotient needs no logarithm of 0. Probabilities below
-    0 count as 0; the score is 0.5 if both are 0.
+    wrong labels; they average it over the epochs of a training. Probabilities below 1e-30 count as 1e-30. So labels
+    of probability 0 do not tie: the likelier the other class, the lower the score.
     """
-    p_label, p_other = _label_and_other(probs, labels)
-    p_label = np.maximum(p_label, 0.0)
-    sums = p_label + np.maximum(p_other, 0.0)
-    scores = np.divide(p_label, sums, out=np.full(len(sums), 0.5), where=sums != 0)
-    return scores + 0.0  # a maximum of -0.0 and 0.0 may be either
+    p_label, p_other = (np.maximum(probs, _LEAST_PROBABILITY) for probs in _label_and_other(probs, labels))
+    scores: Float64s = p_label / (p_label + p_other)
+    return scores
 
 
 def confidence_weighted_entropy(probs: Floats, labels: Ints) -> Float64s:

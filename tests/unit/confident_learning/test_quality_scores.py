@@ -58,16 +58,19 @@ def test_logit_margin_has_the_order_of_differences_of_logits():
 
 
 def test_logit_margin_of_rows_by_hand():
-    probs = np.array([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.25, 0.5, 0.25]])
-    for label, want in enumerate([[0.75, 0.5, 0.0, 1 / 3], [0.25, 0.5, 1.0, 2 / 3], [0.0, 0.0, 0.0, 1 / 3]]):
-        assert quality_scores.logit_margin(probs, np.full(4, label)).tolist() == want
+    probs = np.array([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0], [0.25, 0.5, 0.25]])
+    for label, want in enumerate([[0.75, 0.5, 1 / 3], [0.25, 0.5, 2 / 3], [1e-30 / 0.75, 2e-30, 1 / 3]]):
+        assert quality_scores.logit_margin(probs, np.full(3, label)).tolist() == want
 
 
-def test_logit_margin_takes_what_lies_below_0_as_0():
-    probs = np.array([[-0.0005, 1.0005], [-0.0, 1.0], [-0.0005, 0.0005], [0.0, 0.0], [-0.0, -0.0]])
-    for label, want in enumerate([[0.0, 0.0, 0.0, 0.5, 0.5], [1.0, 1.0, 1.0, 0.5, 0.5]]):
-        got = quality_scores.logit_margin(probs, np.full(5, label))
-        assert got.tobytes() == np.array(want).tobytes()
+def test_what_is_not_above_0_counts_as_the_least_probability():
+    probs = np.array([[0.0, 1.0], [-0.0, 1.0], [-0.0005, 1.0], [1e-40, 1.0], [0.0, 0.0], [-0.0, -0.0005]])
+    low, high = (
+        quality_scores.logit_margin(probs, np.zeros(6, int)),
+        quality_scores.logit_margin(probs, np.ones(6, int)),
+    )
+    assert low.tolist() == [1e-30, 1e-30, 1e-30, 1e-30, 0.5, 0.5]
+    assert high.tolist() == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
