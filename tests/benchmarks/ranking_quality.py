@@ -65,9 +65,9 @@ DATA = "LABELSIEVE_VERIFIED_ERRORS"
 # Average precisions that differ by no more are alike.
 ALIKE = 0.002
 GROUPS = {
-    "human": "human errors",
-    "flipped": "CIFAR-10, flipped labels",
-    "trained": "trained models",
+    "human": "human",
+    "flipped": "flipped",
+    "trained": "trained",
     "simulated": "simulated",
 }
 
@@ -395,7 +395,7 @@ def group_columns(measured):
     of_group = {group: [case for case in measured if case["group"] == group] for group in GROUPS}
     simulated = of_group.pop("simulated")
     columns = {GROUPS[group]: cases for group, cases in of_group.items()}
-    columns |= {f"simulated, {noise}": [case for case in simulated if case["noise"] == noise] for noise in NOISES}
+    columns |= {noise: [case for case in simulated if case["noise"] == noise] for noise in NOISES}
     return {name: cases for name, cases in columns.items() if cases}
 
 

@@ -67,7 +67,7 @@ def test_tables_are_printed_and_figures_are_saved(tmp_path, monkeypatch, capsys)
     ranking_quality.main()
     printed = capsys.readouterr().out
     assert "| logit_margin |" in printed
-    assert "human errors (1)" in printed
+    assert "human (1)" in printed
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert len(figures) == 1 + 2 * len(ranking_quality.NOISES) * len(ranking_quality.MODELS)
     area = ranking_quality.average_precision(case.probs[np.arange(500), case.labels], case.is_wrong)
