@@ -23,6 +23,7 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | cleanlab's batched module, and what differs | `labelsieve.label_issues_batched` |
 | recording predictions in a model's loop | `labelsieve.recorder` |
 | corrected labels from decisions about issues | `labelsieve.decisions` |
+| issues before and after a correction | `labelsieve.comparison` |
 | batches in a loop of your own | `labelsieve.inspector` |
 | memory, time, measurements, planning for terabytes | `labelsieve.memory` |
 | errors, failures, workdirs that resume | `labelsieve.errors` |
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         audit,
         cleanlab,
         cli,
+        comparison,
         count,
         decisions,
         errors,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
         token_classification,
     )
     from labelsieve.audit import estimate
+    from labelsieve.comparison import compare
     from labelsieve.confident_learning.error_estimate import ErrorEstimate
     from labelsieve.decisions import AppliedDecisions, apply_decisions
     from labelsieve.errors import (
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
     from labelsieve.pipeline.row_summaries import RowSummaries
     from labelsieve.recorder import Recorder
     from labelsieve.results.audit import Audit
+    from labelsieve.results.comparison import Comparison
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.load import load
     from labelsieve.results.result import IssueRows
@@ -95,6 +99,8 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "Plan",
     "apply_decisions",
     "AppliedDecisions",
+    "compare",
+    "Comparison",
     "Recorder",
     "summarize_batch",
     "Ensemble",
@@ -117,6 +123,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "cleanlab",
     "recorder",
     "decisions",
+    "comparison",
     "inspector",
     "memory",
     "errors",
@@ -141,6 +148,7 @@ _SUBMODULES = (
     "audit",
     "cleanlab",
     "cli",
+    "comparison",
     "count",
     "decisions",
     "errors",
@@ -158,6 +166,7 @@ _SUBMODULES = (
 _MODULES = {
     "AppliedDecisions": "decisions",
     "Audit": "results.audit",
+    "Comparison": "results.comparison",
     "Ensemble": "sources.ensemble",
     "ErrorEstimate": "confident_learning.error_estimate",
     "Folds": "sources.folds",
@@ -168,6 +177,7 @@ _MODULES = {
     "Recorder": "recorder",
     "RowSummaries": "pipeline.row_summaries",
     "apply_decisions": "decisions",
+    "compare": "comparison",
     "estimate": "audit",
     "find_label_issues": "find",
     "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",

@@ -42,7 +42,7 @@ ORDER = [
 # Of the command line and of cleanlab's tree, the pages of documentation, which import nothing, are part of the API.
 API = (
     *("", "find", "audit", "count", "recorder", "inspector", "label_issues_batched", "summaries", "decisions"),
-    *("cli", "cleanlab"),
+    *("comparison", "cli", "cleanlab"),
 )
 # execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
 # Dask's way to write sizes and where it keeps temporary files.
@@ -60,6 +60,8 @@ PUBLIC = [
     "Plan",
     "apply_decisions",
     "AppliedDecisions",
+    "compare",
+    "Comparison",
     "Recorder",
     "summarize_batch",
     "Ensemble",
@@ -82,6 +84,7 @@ PUBLIC = [
     "cleanlab",
     "recorder",
     "decisions",
+    "comparison",
     "inspector",
     "memory",
     "errors",
@@ -138,7 +141,7 @@ def of_part(part):
 
 def test_the_folder_shows_the_packages():
     entries = [path.name for path in SOURCE.iterdir() if path.name != "__pycache__"]
-    assert len(entries) <= 27, "one idea, one package"
+    assert len(entries) <= 28, "one idea, one package"
     assert {part_of(module) for module in MODULES} == set(ORDER)
     packages = [path for path in SOURCE.iterdir() if (path / "__init__.py").exists()]
     assert len(packages) <= 15

@@ -4,11 +4,11 @@
 
 ## JSON
 
-With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor` and `labelsieve apply` print one JSON object
-on stdout, in one line, and nothing else. The summary and the worst rows go to stderr (``--quiet`` leaves them out), and
-so does what libraries and worker processes print. The plan is not printed as text. Sizes are in bytes and end in
-``_bytes``; times are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have no answer but their
-exit code.
+With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor`, `labelsieve review`, `labelsieve apply` and
+`labelsieve compare` print one JSON object on stdout, in one line, and nothing else. The summary and the worst rows go
+to stderr (``--quiet`` leaves them out), and so does what libraries and worker processes print. The plan is not printed
+as text. Sizes are in bytes and end in ``_bytes``; times are in seconds and end in ``_s``. `labelsieve report` and
+`labelsieve demo` have no answer but their exit code.
 
 | Key of ``find`` | |
 |---|---|
@@ -105,11 +105,31 @@ run fail or might give a wrong result; a *warning* may make it slow, or fail lat
 | ``read_bytes``, ``read_bytes_per_s`` | bytes of `pred_probs` that it read as a test, and how fast |
 | ``versions`` | object of package and version |
 
+| Key of ``review`` | |
+|---|---|
+| ``output`` | path of the page |
+| ``n_rows``, ``page_bytes`` | rows to review, and size of the page |
+| ``total_s`` | wall time of the command, except imports |
+| ``warnings``, ``version`` | as for ``find`` |
+
 | Key of ``apply`` | |
 |---|---|
 | ``output``, ``log`` | paths of the corrected labels, and of the log of what was changed |
 | ``counts`` | object of numbers of rows: see `labelsieve.decisions` |
 | ``agreement`` | of each two reviewers an object: ``reviewers``, ``n_rows``, ``share``, ``kappa`` |
+| ``total_s`` | wall time of the command, except imports |
+| ``warnings``, ``version`` | as for ``find`` |
+
+| Key of ``compare`` | |
+|---|---|
+| ``n_rows``, ``n_classes`` | shape of `pred_probs` |
+| ``issues_before``, ``issues_after`` | number of issues of each result |
+| ``n_resolved``, ``n_kept``, ``n_new`` | issues before only, in both, and after only |
+| ``n_relabelled`` | those of ``n_kept`` with another given label after |
+| ``estimated_before``, ``estimated_after`` | estimated number of wrong labels |
+| ``health_before``, ``health_after`` | estimated share of right labels, 0 to 1 |
+| ``by_class`` | an object for each class with issues, the most first: see `labelsieve.Comparison.by_class` |
+| ``output`` | the table that was written; null without the option |
 | ``total_s`` | wall time of the command, except imports |
 | ``warnings``, ``version`` | as for ``find`` |
 

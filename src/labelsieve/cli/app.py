@@ -1,4 +1,4 @@
-"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report``, ``apply`` and ``demo``."""
+"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report``, ``apply``, ``compare`` and ``demo``."""
 
 from __future__ import annotations
 
@@ -325,7 +325,8 @@ def _silent(*_: Any, **__: Any) -> None:
 @click.argument("result")
 @option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
 @PAGE
-def report(result: str, output: Path, images: str | None, texts: str | None, rows: int) -> None:
+@option("--before", metavar="EARLIER.zarr", help="Say what became of the issues of this earlier result.")
+def report(result: str, output: Path, images: str | None, texts: str | None, rows: int, before: str | None) -> None:
     """Write a report for a browser about a saved result.
 
     RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote, as a path or URL.
@@ -335,7 +336,7 @@ def report(result: str, output: Path, images: str | None, texts: str | None, row
     found = load(result)
     if isinstance(found, Audit):
         raise InvalidInputError(f"{result} is an audit: a report is about a result, and takes an estimate in Python")
-    found.report(output, top=rows, images=images, texts=texts)
+    found.report(output, top=rows, images=images, texts=texts, before=before)
     click.echo(f"written to {output}")
 
 

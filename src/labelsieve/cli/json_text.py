@@ -19,6 +19,7 @@ from labelsieve.errors import LabelsieveError
 from labelsieve.memory import peak_bytes
 from labelsieve.pipeline.diagnosis import Diagnosis, Process
 from labelsieve.pipeline.plan import Plan
+from labelsieve.results.comparison import Comparison
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.storage.urls import without_query
 
@@ -72,6 +73,17 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
     }
 
 
+def review_answer(output: str, n_rows: int, n_bytes: int, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve review``: what was written, and the wall time."""
+    return {
+        "output": output,
+        "n_rows": n_rows,
+        "page_bytes": n_bytes,
+        "total_s": round(seconds, 6),
+        "version": __version__,
+    }
+
+
 def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
     """Return the answer of ``labelsieve apply``, given its wall time."""
     agreements = [
@@ -88,6 +100,19 @@ def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
         "log": f"{applied.output}.log.json",
         "counts": applied.counts,
         "agreement": agreements,
+        "total_s": round(seconds, 6),
+        "version": __version__,
+    }
+
+
+def compare_answer(comparison: Comparison, output: str | None, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve compare``, given its wall time."""
+    names = ("n_rows", "n_classes", "issues_before", "n_resolved", "n_kept", "n_relabelled", "n_new", "issues_after")
+    estimates = ("estimated_before", "estimated_after", "health_before", "health_after")
+    return {
+        **{name: getattr(comparison, name) for name in (*names, *estimates)},
+        "by_class": comparison.changed_classes(comparison.n_classes),
+        "output": None if output is None else without_query(output),
         "total_s": round(seconds, 6),
         "version": __version__,
     }

@@ -10,6 +10,7 @@ from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, si
 from labelsieve.pipeline.diagnosis import Diagnosis, Process
 from labelsieve.pipeline.forecast import Forecast
 from labelsieve.pipeline.plan import Plan
+from labelsieve.results.comparison import Comparison
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.result import RunFacts
 from labelsieve.settings import ABSENT_THRESHOLD
@@ -55,6 +56,7 @@ def apply_text(applied: AppliedDecisions) -> str:
         + (f", {counts['dropped']:,} rows to leave out" if counts["dropped"] else "")
         + (f", {counts['ignored']:,} rows ignored" if counts["ignored"] else ""),
     ]
+    lines += [f"{counts['corrected']:,} decisions corrected by their reviewers"] if counts["corrected"] else []
     lines += [f"decisions differ in {counts['conflicts']:,} rows"] if counts["conflicts"] else []
     for one in applied.agreement:
         first, second = (" ".join(name.split()) or "nobody" for name in one.reviewers)
@@ -62,6 +64,24 @@ def apply_text(applied: AppliedDecisions) -> str:
             f"{first} and {second} agree in {one.share:.1%} of {one.n_rows:,} rows, Cohen's kappa {one.kappa:.2f}"
         )
     return "\n".join([*lines, f"written to {applied.output}, the log to {applied.output}.log.json"])
+
+
+def compare_text(comparison: Comparison, top: int) -> str:
+    """Return what became of the issues, and a table of the `top` classes with the most issues."""
+    lines = [
+        str(comparison),
+        f"estimated wrong labels {comparison.estimated_before:,} before, {comparison.estimated_after:,} after",
+        f"label health {comparison.health_before:.2%} before, {comparison.health_after:.2%} after",
+    ]
+    classes = comparison.changed_classes(top)
+    if not classes:
+        return "\n".join(lines)
+    names = [name for name in classes[0] if name not in ("class", "name")]
+    heads = ["class", *(name.replace("_", " ") for name in names)]
+    cells = [
+        [_printable(comparison.class_label(one["class"])), *(f"{one[name]:,}" for name in names)] for one in classes
+    ]
+    return "\n".join([*lines, "", *_table([heads, *cells])])
 
 
 def plan_text(plan: Plan) -> str:

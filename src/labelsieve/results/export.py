@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.class_quality import Columns
 from labelsieve.errors import InvalidInputError
 from labelsieve.memory import run_rows
 from labelsieve.partitioning import result_rows
@@ -71,6 +72,22 @@ def _write_npy(result: Result, path: Path) -> None:
 
 
 def _write_csv(result: Result, path: Path, *, escape_formulas: bool) -> None:
+    write_table(path, result.issue_tables(), escape_formulas=escape_formulas)
+
+
+def write_table(path: Path, tables: Iterable[Columns], *, escape_formulas: bool) -> None:
+    """Write a table, which comes in blocks of rows, as a CSV file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    tables : iterable of dict of (n,) array
+        The blocks, with the same columns.
+    escape_formulas : bool
+        Whether to escape texts that a spreadsheet would run as formulas.
+    """
+
     def cells(column: npt.NDArray[Any]) -> Iterable[Any]:
         if column.dtype.kind != "O":  # as text, NumPy writes the fewest digits that read back as the same float32
             return column.astype(str)
@@ -78,10 +95,10 @@ def _write_csv(result: Result, path: Path, *, escape_formulas: bool) -> None:
 
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        for number, columns in enumerate(result.issue_tables()):
+        for number, columns in enumerate(tables):
             if not number:
                 writer.writerow(columns)
-            for start in range(0, len(columns["score"]), _CSV_ROWS):
+            for start in range(0, len(next(iter(columns.values()))), _CSV_ROWS):
                 cut = [cells(column[start : start + _CSV_ROWS]) for column in columns.values()]
                 writer.writerows(zip(*cut, strict=True))
 

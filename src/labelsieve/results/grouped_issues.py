@@ -115,9 +115,10 @@ class GroupedIssues:
         images: Any = None,
         texts: Sequence[str] | Path | None = None,
         title: str | None = None,
+        before: Any = None,
     ) -> None:
         """Write a report for a browser: see `labelsieve.LabelIssues.report`. Pictures and texts are those of groups."""
-        self.rows.report(path, top=top, images=images, texts=texts, title=title)
+        self.rows.report(path, top=top, images=images, texts=texts, title=title, before=before)
 
     def issues_per_group(self) -> Int64s:
         """Return the ``(n_groups,)`` number of issues in each group."""

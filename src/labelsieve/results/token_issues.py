@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.results.grouped_issues import IssuePairs, as_tuples, lowest
+from labelsieve.results.label_issues import compare_with
 from labelsieve.results.report import write_report
 from labelsieve.settings import check_whole_number
 from labelsieve.storage.urls import check_place
@@ -208,6 +209,7 @@ class TokenIssues(IssuePairs):
         texts: Sequence[str] | Path | None = None,
         title: str | None = None,
         tokens: Any = None,
+        before: Any = None,
     ) -> None:
         """Write a report for a browser, with the words of each sentence around the one whose label is an issue.
 
@@ -219,6 +221,8 @@ class TokenIssues(IssuePairs):
             A picture or a text of each sentence.
         tokens : sequence of sequence of str, optional
             The words of each sentence, or of all tokens; the word of the issue is marked.
+        before : TokenIssues or path, optional
+            An earlier result of the same sentences: as in `labelsieve.LabelIssues.report`.
 
         Raises
         ------
@@ -234,7 +238,17 @@ class TokenIssues(IssuePairs):
             words = Words(tokens, self.edges)
             marked = [words.around(sentence, token) for sentence, token in as_tuples(self.pairs(top))]
         page = Path(check_place("path", path))
-        write_report(self.rows, page, top=top, images=images, texts=texts, title=title, marked=marked)
+        comparison = compare_with(before, self.rows)
+        write_report(
+            self.rows,
+            page,
+            top=top,
+            images=images,
+            texts=texts,
+            title=title,
+            marked=marked,
+            comparison=comparison,
+        )
 
     def __repr__(self) -> str:
         n_labelled = self.n_tokens - self.n_ignored
