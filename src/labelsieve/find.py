@@ -58,9 +58,10 @@ of the labels redrawn at random:
 | `predicted_neq_given` | 0.74, 1.00 | 0.28, 1.00 |
 
 Mean precision and recall of the filters on the cases of the next section. If errors are spread evenly over the classes,
-the default is the most precise; if they go between certain pairs, those that count by the exact rule are better:
+the default is the most precise. If they go between certain pairs, the filters that prune and `confident_learning` find
+more, and are more precise:
 
-| `filter_by` | human (4) | flipped (1) | trained (48) | uniform (40) | pairwise (40) | instance (40) | rare classes (40) |
+| filter | human (4) | flipped (1) | trained (48) | uniform (40) | pairwise (40) | instance (40) | rare classes (40) |
 |---|---|---|---|---|---|---|---|
 | None | 0.41, 0.59 | 0.68, 0.83 | 0.68, 0.66 | 0.57, 0.90 | 0.41, 0.69 | 0.46, 0.51 | 0.61, 0.92 |
 | `low_self_confidence` | 0.41, 0.59 | 0.68, 0.84 | 0.68, 0.66 | 0.56, 0.91 | 0.42, 0.69 | 0.46, 0.51 | 0.54, 0.93 |
