@@ -11,6 +11,10 @@ A reviewer looks at the issues and decides; the decisions are a CSV file, or a p
 | ``id``, ``reviewer``, ``time`` | the user's name of the row; who decided, and when (ISO 8601); may be missing |
 | ``result`` | fingerprint of the result (`LabelIssues.fingerprint`), which is compared where it is given |
 
+A reviewer who decides about a row again corrects the earlier decision: the last one counts, by ``time`` if all have
+one, else in the order of the lines. Decisions without a name are one reviewer's if their times differ. What different
+reviewers say differently is a conflict.
+
 `apply_decisions` writes the corrected labels in the form in which they are stored, beside a log of what was changed by
 whom. Everything is checked before anything is written. On the command line: ``labelsieve apply``.
 
@@ -24,7 +28,7 @@ whom. Everything is checked before anything is written. On the command line: ``l
 | ``finished``, ``version`` | when it was written, in UTC, and by which version of Labelsieve |
 | ``unsure``, ``ignore_label``, ``conflict_rule`` | the policies |
 | ``auto`` | ``null``, or the margin above which suggestions were accepted without a look |
-| ``counts`` | rows, decisions by kind, rows accepted without a look, changed, dropped and ignored rows, conflicts |
+| ``counts`` | the numbers of rows and decisions in `AppliedDecisions.counts` |
 | ``agreement`` | of each two reviewers: names, rows that both decided, share that agrees, Cohen's kappa |
 | ``conflicts`` | rows about which the decisions differ, with all decisions |
 | ``dropped`` | rows to leave out (``unsure="drop"``) |
@@ -51,21 +55,21 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.results.decisions import (
-    CONFLICT_RULES,
-    UNSURE,
-    WORDS,
-    Agreement,
-    Conflict,
-    Decision,
-    LabelValues,
-    agreement,
-    check_against,
-    read_decisions,
-    settle,
-)
+from labelsieve.results.decisions import CONFLICT_RULES, WORDS, Decisions, read_decisions
 from labelsieve.results.label_files import LabelFile, open_label_file
 from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.outcomes import (
+    UNSURE,
+    Agreement,
+    Conflict,
+    LabelValues,
+    Outcomes,
+    Settled,
+    agreement,
+    check_against,
+    check_rows,
+    settle,
+)
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import FINGERPRINT_DIGITS, TABLE_ROWS, labels_digest, loaded_versions
 from labelsieve.results.row_ids import GroupIds, open_ids
@@ -103,7 +107,7 @@ class AppliedDecisions:
         Rows to leave out: those that are unsure, with ``unsure="drop"``. They are still among the labels.
     counts : dict of str and int
         ``rows``, ``accept``, ``keep``, ``other``, ``unsure`` (rows by decision), ``auto`` (accepted without a look),
-        ``changed``, ``dropped``, ``ignored`` and ``conflicts``.
+        ``changed``, ``dropped``, ``ignored``, ``conflicts``, and ``corrected``: decisions that their reviewer changed.
     conflicts : tuple of Conflict
         Rows about which the decisions differ, each with its ``row`` and its ``decisions``.
     agreement : tuple of Agreement
@@ -239,23 +243,22 @@ def apply_decisions(
     _check_policies(decisions, unsure, ignore_label, issues, auto, margin)
     file = open_label_file(labels, column)
     place = None if output is None else _checked_output(output, file, labels, decisions, overwrite=overwrite)
-    read = [] if decisions is None else read_decisions(decisions)
+    read = read_decisions(decisions)
     if issues is not None and issues.n_rows != file.n_rows:
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
     values = LabelValues(file.dtype, _classes_of(file, class_names, issues))
-    stored, outcomes = _compare(file, read, values, ids)
+    outcomes = _compare(file, read, values, ids)
     _check_results(file, read, issues)
-    settled, differing = settle(read, outcomes, conflicts)
-    unsure_rows = [one.row for one, outcome in settled if outcome is UNSURE]
+    settled = settle(read, outcomes, conflicts)
+    unsure_rows = read.rows[settled.places[outcomes.resulting[settled.places] == UNSURE]]
     if unsure == "ignore":
-        ignored = _ignored_value(file, values, ignore_label)
-        settled = [(one, ignored if outcome is UNSURE else outcome) for one, outcome in settled]
-    changes = _changes_of(values, stored, settled)
+        outcomes = outcomes.with_ignored(_ignored_value(file, values, ignore_label))
+    changes = _changes_of(values, read, outcomes, settled)
     if auto is not None and issues is not None and margin is not None:
-        looked_at = np.array([one.row for one in read], np.int64)
-        changes = changes.merged(_accepted(file, values, issues, margin, class_names, looked_at))
-    words = Counter(one.word for one, _ in settled)
-    counts = {"rows": file.n_rows, **{word: words[word] for word in WORDS}, "auto": changes.decided.count(None)}
+        changes = changes.merged(_accepted(file, values, issues, margin, class_names, read.rows))
+    words = np.bincount(read.words[settled.places], minlength=len(WORDS)).tolist()
+    counts = {"rows": file.n_rows, **dict(zip(WORDS, words, strict=True))}
+    counts["auto"] = int(np.count_nonzero(changes.decided < 0))
     counts |= {"changed": len(changes.rows)} | {
         name: len(unsure_rows) if unsure == rule else 0 for name, rule in (("dropped", "drop"), ("ignored", "ignore"))
     }
@@ -266,10 +269,10 @@ def apply_decisions(
         changes.rows,
         changes.before,
         changes.after,
-        np.array(unsure_rows if unsure == "drop" else [], np.int64),
-        counts | {"conflicts": len(differing)},
-        differing,
-        agreement(read, outcomes),
+        unsure_rows if unsure == "drop" else np.empty(0, np.int64),
+        counts | {"conflicts": len(settled.conflicts), "corrected": int(settled.is_corrected.sum())},
+        settled.conflicts,
+        agreement(read, outcomes, settled),
     )
     if place is not None:
         head = {
@@ -282,41 +285,35 @@ def apply_decisions(
             "auto": None if auto is None else {"decision": auto, "margin": margin, "looked_at": False},
             "result": None if issues is None else issues.fingerprint,
         }
-        _write(applied, file, place, head, changes.decided)
+        _write(applied, file, place, head, read, changes.decided)
     return applied
 
 
 @dataclass(frozen=True, eq=False)
 class _Changes:
-    """Rows whose label changes, ascending, their labels before and after, and who decided: None for nobody."""
+    """Rows whose label changes, ascending, their labels before and after, and the decision that says so, or -1."""
 
     rows: Rows
     before: npt.NDArray[Any]
     after: npt.NDArray[Any]
-    decided: list[Decision | None]
+    decided: npt.NDArray[np.intp]
 
     def merged(self, other: _Changes) -> _Changes:
         """Return the changes of both, which are of different rows."""
-        order = np.argsort(rows := np.concatenate([self.rows, other.rows]), kind="stable")
-        before, after = (
-            np.concatenate(both)[order] for both in ((self.before, other.before), (self.after, other.after))
-        )
-        decided = self.decided + other.decided
-        return _Changes(rows[order], before, after, [decided[position] for position in order.tolist()])
+        order = np.argsort(np.concatenate([self.rows, other.rows]), kind="stable")
+        columns = ("rows", "before", "after", "decided")
+        return _Changes(*(np.concatenate([getattr(self, one), getattr(other, one)])[order] for one in columns))
 
 
-def _changes_of(values: LabelValues, stored: dict[int, Any], settled: list[tuple[Decision, Any]]) -> _Changes:
-    """Return what decisions change, which are one for each row, by row."""
-    changed = [
-        (one, outcome) for one, outcome in settled if outcome is not UNSURE and not _same(outcome, stored[one.row])
-    ]
-    rows = [one.row for one, _ in changed]
-    before, after = values.array([stored[row] for row in rows]), values.array([outcome for _, outcome in changed])
-    return _Changes(np.array(rows, np.int64), before, after, [one for one, _ in changed])
-
-
-def _same(label: Any, stored: Any) -> bool:
-    return is_missing(stored) if label is None else bool(label == stored)
+def _changes_of(values: LabelValues, read: Decisions, outcomes: Outcomes, settled: Settled) -> _Changes:
+    """Return what the decisions that count change."""
+    before, after = outcomes.stored[settled.places], outcomes.resulting[settled.places]
+    changed = (after != UNSURE) & (after != before)
+    before, after = (
+        values.array([outcomes.labels[code] for code in codes[changed].tolist()]) for codes in (before, after)
+    )
+    places = settled.places[changed]
+    return _Changes(read.rows[places], before, after, places)
 
 
 def _check_policies(
@@ -396,31 +393,30 @@ def _classes_of(file: LabelFile, class_names: Sequence[str] | None, issues: Labe
     return {name.encode() for name in names} if file.dtype.kind == "S" else set(names)
 
 
-def _compare(
-    file: LabelFile, decisions: list[Decision], values: LabelValues, ids: Any
-) -> tuple[dict[int, Any], list[Any]]:
+def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) -> Outcomes:
     """Return the stored labels of the rows of the decisions, and the resulting label of each decision."""
-    n_rows = file.n_rows
-    rows = np.unique(np.array([one.row for one in decisions if 0 <= one.row < n_rows], np.int64))
-    stored = dict(zip(rows.tolist(), file.take(rows).tolist(), strict=True)) if len(rows) else {}
-    outcomes = check_against(decisions, stored, values, n_rows)
+    check_rows(read, file.n_rows)
+    rows, which = np.unique(read.rows, return_inverse=True)
+    stored = file.take(rows).tolist() if len(rows) else []
+    outcomes = check_against(read, stored, which, values)
     if values.classes is None and file.dtype.kind != "b":
-        _check_occurring(file, decisions, outcomes, set(stored.values()))
-    names = open_ids(ids, n_rows)
+        _check_occurring(file, read, outcomes)
+    names = open_ids(ids, file.n_rows)
     if names is not None and not isinstance(names, GroupIds):
-        known = dict(zip(rows.tolist(), map(str, names.part(0, 0, rows).tolist()), strict=True))
-        for one in decisions:
-            if one.id and one.id != known[one.row]:
+        known = list(map(str, names.part(0, 0, rows).tolist()))
+        for place in np.flatnonzero(read.id.where(map(bool, read.id.values))).tolist():
+            if read.id[place] != known[which[place]]:
+                one = read[place]
                 raise InvalidInputError(
-                    f"decisions: row {one.row:,} ({one.where}) has the id {one.id!r}, ids has {known[one.row]!r}: "
-                    "another dataset?"
+                    f"decisions: row {one.row:,} ({one.where}) has the id {one.id!r}, ids has "
+                    f"{known[which[place]]!r}: another dataset?"
                 ).at([(one.row, one.row + 1)])
-    return stored, outcomes
+    return outcomes
 
 
-def _check_occurring(file: LabelFile, decisions: list[Decision], outcomes: list[Any], seen: set[Any]) -> None:
+def _check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> None:
     """Raise if a resulting label is in no row; for numbers, if it is above the highest one."""
-    missing = {outcome for outcome in outcomes if outcome is not UNSURE} - seen
+    missing = set(outcomes.labels[outcomes.n_stored :])
     if not missing:
         return
     if file.dtype.kind in "iu":
@@ -431,25 +427,27 @@ def _check_occurring(file: LabelFile, decisions: list[Decision], outcomes: list[
             missing -= set(block.tolist())
             if not missing:
                 return
-    for one, outcome in zip(decisions, outcomes, strict=True):
-        if outcome in missing:
-            of = f"labels has 0..{highest}" if file.dtype.kind in "iu" else "no row of labels has it"
-            raise InvalidInputError(
-                f"decisions: row {one.row:,} ({one.where}): the resulting label is {outcome!r}, and {of}: if it is a "
-                "class, give class_names"
-            ).at([(one.row, one.row + 1)])
+    if missing:
+        codes = [code for code, label in enumerate(outcomes.labels) if label in missing]
+        one, label = read[place := int(np.isin(outcomes.resulting, codes).argmax())], outcomes.labels
+        of = f"labels has 0..{highest}" if file.dtype.kind in "iu" else "no row of labels has it"
+        raise InvalidInputError(
+            f"decisions: row {one.row:,} ({one.where}): the resulting label is "
+            f"{label[outcomes.resulting[place]]!r}, and {of}: if it is a class, give class_names"
+        ).at([(one.row, one.row + 1)])
 
 
-def _check_results(file: LabelFile, decisions: list[Decision], issues: LabelIssues | None) -> None:
+def _check_results(file: LabelFile, read: Decisions, issues: LabelIssues | None) -> None:
     """Raise if decisions are about another result, or about a result of other labels."""
-    firsts = {one.result: one for one in reversed(decisions) if one.result}
-    if not firsts:
-        return
-    digest = labels_digest(_counts(file).values())
-    for result, one in firsts.items():
+    digest = None
+    for code, result in enumerate(read.result.values):
+        if not result:
+            continue
+        one = read[int((read.result.codes == code).argmax())]
         which = f"decisions: row {one.row:,} ({one.where})"
         if fullmatch(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}", result) is None:
             raise InvalidInputError(f"{which}: {result!r} is not the fingerprint of a result: is the file cut off?")
+        digest = digest or labels_digest(_counts(file).values())
         if result.partition("-")[0] != digest:
             raise InvalidInputError(
                 f"{which} is about the result {result}, which is not one of these labels: another dataset, or labels "
@@ -504,7 +502,7 @@ def _accepted(
         taken = (gain >= margin) & ~np.isin(part.rows, looked_at)
         parts.append((part.rows[taken], part.given_labels[taken], part.suggested_labels[taken]))
     if not parts:
-        return _Changes(np.empty(0, np.int64), values.array([]), values.array([]), [])
+        return _Changes(np.empty(0, np.int64), values.array([]), values.array([]), np.empty(0, np.intp))
     rows, given, suggested = (np.concatenate(column) for column in zip(*parts, strict=True))
     order = np.argsort(rows)
     rows, given, suggested = rows[order], given[order].astype(np.intp), suggested[order].astype(np.intp)
@@ -525,11 +523,16 @@ def _accepted(
             f"issues: {len(wrong):,} given labels are not those in labels, the first in row {row:,}: another dataset, "
             "or labels already changed"
         ).at([(row, row + 1)])
-    return _Changes(rows, before, classes[suggested], [None] * len(rows))
+    return _Changes(rows, before, classes[suggested], np.full(len(rows), -1, np.intp))
 
 
 def _write(
-    applied: AppliedDecisions, file: LabelFile, place: Path, head: dict[str, Any], decided: list[Decision | None]
+    applied: AppliedDecisions,
+    file: LabelFile,
+    place: Path,
+    head: dict[str, Any],
+    read: Decisions,
+    decided: npt.NDArray[np.intp],
 ) -> None:
     """Write the labels and the log; both are there at the end, or neither."""
     log = _log_of(place)
@@ -553,9 +556,8 @@ def _write(
         }
         with replacing(LocalFolder(log)) as written, written.open("w", encoding="utf-8") as text:
             text.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "changes": [')
-            encode = json.JSONEncoder(ensure_ascii=False).encode
-            for number, line in enumerate(_changes(applied, decided)):
-                text.write(("," if number else "") + "\n  " + encode(line))
+            for number, line in enumerate(_changes(applied, read, decided)):
+                text.write(",\n  " + line if number else "\n  " + line)
             text.write("\n ]\n}\n")
 
 
@@ -568,18 +570,36 @@ def _earlier(log: Path) -> list[Any]:
         return []
 
 
-def _changes(applied: AppliedDecisions, decided: list[Decision | None]) -> Iterator[dict[str, Any]]:
-    """Yield a line of the log for each changed row."""
-    columns = (applied.changed.tolist(), applied.before.tolist(), applied.after.tolist(), decided)
-    for row, before, after, one in zip(*columns, strict=True):
-        by = one or _NOBODY
-        line = {"row": row, "before": _plain(before), "after": _plain(after), "decision": by.word}
-        yield line | {"reviewer": by.reviewer, "time": by.time} | ({"id": by.id} if by.id else {})
+def _changes(applied: AppliedDecisions, read: Decisions, decided: npt.NDArray[np.intp]) -> Iterator[str]:
+    """Yield a line of the log for each changed row, as JSON."""
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    before, after = _Encoded(), _Encoded()
+    people, times, names = (
+        [*map(encode, column.values), '""'] for column in (read.reviewer, read.time, read.id)
+    )  # one for nobody
+    who, when, own = (np.append(column.codes, -1) for column in (read.reviewer, read.time, read.id))
+    words, said = np.append(read.words, -1), (*WORDS, "auto")
+    for start in range(0, len(decided), TABLE_ROWS):
+        part = slice(start, start + TABLE_ROWS)
+        by = decided[part]
+        columns = (applied.changed[part], applied.before[part], applied.after[part])
+        coded = (words[by], who[by], when[by], own[by])
+        for row, old, new, word, person, time, name in zip(*(one.tolist() for one in columns + coded), strict=True):
+            named = f', "id": {names[name]}' if len(names[name]) > 2 else ""
+            yield (
+                f'{{"row": {row}, "before": {before[old]}, "after": {after[new]}, '
+                f'"decision": "{said[word]}", "reviewer": {people[person]}, "time": {times[time]}{named}}}'
+            )
+
+
+class _Encoded(dict[Any, str]):
+    """Labels as JSON."""
+
+    def __missing__(self, label: Any) -> str:
+        self[label] = text = json.dumps(_plain(label), ensure_ascii=False)
+        return text
 
 
 def _plain(label: Any) -> Any:
     """Return a label as JSON takes it."""
     return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else label
-
-
-_NOBODY: Final = Decision(0, "", "auto", "")

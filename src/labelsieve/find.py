@@ -195,9 +195,9 @@ clocks, whether each worker can read the inputs and write to the workdir and the
 The client is `Client("tcp://scheduler:8786")` of any running scheduler (``labelsieve find --scheduler``), or that of a
 cluster that your program starts: with [dask-kubernetes](https://kubernetes.dask.org) or
 [dask-jobqueue](https://jobqueue.dask.org) (Slurm, PBS, LSF), for which the repository has the notebooks
-``08_kubernetes`` and ``09_slurm``, or with [Coiled](https://docs.coiled.io), `coiled.Cluster(...).get_client()`. In a
+``09_kubernetes`` and ``10_slurm``, or with [Coiled](https://docs.coiled.io), `coiled.Cluster(...).get_client()`. In a
 script, start a local cluster below ``if __name__ == "__main__":``. ``dask.config.set(scheduler="threads")`` keeps the
-work on this machine. Runs that a scheduler such as cron, Airflow or Argo starts are in the notebook ``07_every_night``.
+work on this machine. Runs that a scheduler such as cron, Airflow or Argo starts are in the notebook ``08_every_night``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The script of the notebook `07_every_night`: it plans, finds, and acts on what both say in JSON."""
+"""The script of the notebook `08_every_night`: it plans, finds, and acts on what both say in JSON."""
 
 import json
 import os

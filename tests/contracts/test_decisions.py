@@ -256,6 +256,68 @@ def test_conflicts_are_settled_by_the_chosen_rule(rule):
     assert applied.conflicts[1].decisions == (("ben", "keep", 1), ("ann", "accept", 2))
 
 
+def naive_last(lines):
+    """Return the (decision, label) that counts of one reviewer's lines about a row, or None for a conflict."""
+    reviewer, times = lines[0][0], [line[1] for line in lines]
+    if len({line[2:] for line in lines}) == 1:
+        return lines[0][2:]
+    if not reviewer and ("" in times or len(set(times)) < len(times)):
+        return None
+    best = 0
+    for place in range(1, len(lines)):
+        if "" in times or times[place] >= times[best]:
+            best = place
+    return lines[best][2:]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_the_last_decision_of_a_reviewer_counts(data):
+    line = st.tuples(
+        st.sampled_from(["", "ann"]), st.sampled_from(["", "2026-01-01", "2026-01-02", "2026-01-03T10:00Z"])
+    )
+    word = st.sampled_from([("accept", 0), ("accept", 2), ("keep", ""), ("unsure", "")])
+    lines = [
+        (who, when, *said) for (who, when), said in data.draw(st.lists(st.tuples(line, word), min_size=1, max_size=5))
+    ]
+    if len({who for who, *_ in lines}) > 1:
+        lines = [("ann", *rest) for _, *rest in lines]
+    frame = pd.DataFrame([(1, 1, word, label, who, when) for who, when, word, label in lines])
+    frame.columns = ["row", "given_label", "decision", "label", "reviewer", "time"]
+    wanted = naive_last(lines)
+    applied = apply_decisions([0, 1, 2], frame, conflicts="keep", unsure="drop")
+    assert len(applied.conflicts) == (wanted is None)
+    decision, label = wanted or ("none", "")
+    assert applied.labels.tolist() == [0, label if decision == "accept" else 1, 2]
+    assert applied.dropped.tolist() == ([1] if decision == "unsure" else [])
+    said = {line[2:] for line in lines}
+    assert applied.counts["corrected"] == (len(lines) - 1 if len(said) > 1 and wanted else 0)
+
+
+def test_reviewers_correct_themselves_but_not_each_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        (0, "", 0, "accept", 1, "ann", "2026-01-01T10:00:00Z"),
+        (0, "", 0, "keep", "", "ann", "2026-01-01T12:00:00+02:00"),  # the same moment: the later line
+        (1, "", 1, "unsure", "", "ann", "2026-01-01T10:00:00Z"),
+        (1, "", 1, "accept", 0, "ann", "2026-01-01T09:00:00Z"),  # earlier, and in a later line
+    ]
+    np.save("labels.npy", np.array([0, 1]))
+    write_csv(tmp_path / "ann.csv", lines)
+    assert run(["apply", "labels.npy", "ann.csv", "-o", "out.npy", "--unsure", "drop"]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [
+        "0 accept, 1 keep, 0 other, 1 unsure",
+        "0 of 2 labels changed, 1 rows to leave out",
+        "2 decisions corrected by their reviewers",
+    ]
+    assert json.loads((tmp_path / "out.npy.log.json").read_text())["counts"]["corrected"] == 2
+    write_csv(tmp_path / "ben.csv", [(0, "", 0, "keep", "", "ben", ""), (1, "", 1, "keep", "", "ben", "")])
+    [found] = apply_decisions("labels.npy", ["ann.csv", "ben.csv"], conflicts="first").agreement
+    assert (found.n_rows, found.share) == (2, 0.5)
+    with pytest.raises(InvalidInputError, match=r"differ in 1 rows: row 1 \(ann: unsure; ben: keep\)"):
+        apply_decisions("labels.npy", ["ann.csv", "ben.csv"])
+
+
 def test_the_agreement_of_two_reviewers_is_cohens_kappa():
     from sklearn.metrics import cohen_kappa_score
 

@@ -32,7 +32,7 @@ def said(notebook):
 
 def test_there_are_the_nine_of_them():
     shown = ("01_quickstart", "02_out_of_core", "03_cluster", "04_from_cleanlab", "05_from_a_model")
-    recipes = ("07_every_night", "08_kubernetes", "09_slurm")
+    recipes = ("08_every_night", "09_kubernetes", "10_slurm")
     assert [path.stem for path in NOTEBOOKS] == [*shown, "06_pixels_tokens_tags", *recipes]
 
 

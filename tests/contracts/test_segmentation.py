@@ -992,8 +992,8 @@ def test_a_report_of_images_of_different_sizes(tmp_path):
     for number, picture in pictures_of((tmp_path / "a.html").read_text(encoding="utf-8")).items():
         assert picture.shape == (*labels[number].shape, 3)
     for bad, text in (
-        (pictures[:2], "2 pictures for 6 images"),
-        ([one[:1, :1] for one in pictures], r"the picture of image \d has shape \(1, 1\), its mask"),
+        (pictures[:2], "there are 2 pictures, and there must be 6"),
+        ([one[:1, :1] for one in pictures], r"the picture of image \d has 1 x 1 pixels, its mask \d"),
         (np.zeros((5, 9, 9)), r"images must have shape \(6, H, W\)"),
     ):
         with pytest.raises(InvalidInputError, match=text):

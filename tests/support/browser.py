@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,8 +49,10 @@ class Page:
         """Go to a URL and wait until it is loaded."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             self.ask(f"{domain}.enable")
+        self.ask("Emulation.setFocusEmulationEnabled", enabled=True)
+        seen = len(self.named("Page.loadEventFired"))
         self.ask("Page.navigate", url=url)
-        while not self.named("Page.loadEventFired"):
+        while len(self.named("Page.loadEventFired")) == seen:
             self.run("0")
 
     def run(self, script):
@@ -57,6 +60,32 @@ class Page:
         answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
+
+    def press(self, key, modifiers=0):
+        """Press a key of the keyboard, named as the page's events name it; `modifiers`: 2 for Ctrl, 8 for Shift."""
+        code = {"Enter": 13, "Escape": 27, "Backspace": 8, "Tab": 9, "Home": 36, "End": 35}.get(key, 0)
+        code = code or {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(key, 0)
+        text = key if len(key) == 1 and not modifiers & 2 else "\r" if key == "Enter" else ""
+        how = {"key": key, "windowsVirtualKeyCode": code or ord(key.upper()), "modifiers": modifiers}
+        self.ask("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **how)
+        self.ask("Input.dispatchKeyEvent", type="keyUp", **how)
+
+    def write(self, text):
+        """Type text where the focus is."""
+        for letter in text:
+            self.press(letter)
+
+    def wait_for(self, expression):
+        """Wait until an expression is true in the page, and return its value."""
+        end = time.monotonic() + PATIENCE_S
+        while not (value := self.run(expression)):
+            assert time.monotonic() < end, expression
+            time.sleep(0.01)
+        return value
+
+    def downloads_to(self, folder):
+        """Let the page download files to a folder."""
+        self.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
 
     def named(self, method):
         """Return the parameters of all events of a kind."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NIGHTLY, KUBERNETES, SLURM = (FOLDER / f"{name}.ipynb" for name in ("07_every_night", "08_kubernetes", "09_slurm"))
+NIGHTLY, KUBERNETES, SLURM = (FOLDER / f"{name}.ipynb" for name in ("08_every_night", "09_kubernetes", "10_slurm"))
 
 _SBATCH = """\
 #!/bin/sh

@@ -4,11 +4,11 @@
 
 ## JSON
 
-With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor`, `labelsieve apply` and `labelsieve compare`
-print one JSON object on stdout, in one line, and nothing else. The summary and the worst rows go to stderr (``--quiet``
-leaves them out), and so does what libraries and worker processes print. The plan is not printed as text. Sizes are in
-bytes and end in ``_bytes``; times are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have no
-answer but their exit code.
+With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor`, `labelsieve review`, `labelsieve apply` and
+`labelsieve compare` print one JSON object on stdout, in one line, and nothing else. The summary and the worst rows go
+to stderr (``--quiet`` leaves them out), and so does what libraries and worker processes print. The plan is not printed
+as text. Sizes are in bytes and end in ``_bytes``; times are in seconds and end in ``_s``. `labelsieve report` and
+`labelsieve demo` have no answer but their exit code.
 
 | Key of ``find`` | |
 |---|---|
@@ -104,6 +104,13 @@ run fail or might give a wrong result; a *warning* may make it slow, or fail lat
 | ``clock_difference_s``, ``round_trip_s`` | how far its clock is ahead of the client's, and the time to ask for it |
 | ``read_bytes``, ``read_bytes_per_s`` | bytes of `pred_probs` that it read as a test, and how fast |
 | ``versions`` | object of package and version |
+
+| Key of ``review`` | |
+|---|---|
+| ``output`` | path of the page |
+| ``n_rows``, ``page_bytes`` | rows to review, and size of the page |
+| ``total_s`` | wall time of the command, except imports |
+| ``warnings``, ``version`` | as for ``find`` |
 
 | Key of ``apply`` | |
 |---|---|

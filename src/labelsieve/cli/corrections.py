@@ -1,4 +1,4 @@
-"""Commands about a result that was found: ``labelsieve apply`` and ``labelsieve compare``."""
+"""Commands about a result that was found: ``labelsieve review``, ``apply`` and ``compare``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any, Final
 
 import click
 
-from labelsieve.cli.json_text import apply_answer, compare_answer
+from labelsieve.cli.json_text import apply_answer, compare_answer, review_answer
 from labelsieve.cli.options import EXIT_CODES, FilePath, LabelValue, option
 from labelsieve.cli.text import apply_text, compare_text
 from labelsieve.decisions import UNSURE_RULES, apply_decisions
 from labelsieve.errors import InvalidInputError
+from labelsieve.memory import size
+from labelsieve.results.audit import Audit
 from labelsieve.results.comparison import compare_results
 from labelsieve.results.decisions import CONFLICT_RULES
 from labelsieve.results.label_issues import LabelIssues, load_rows
@@ -22,6 +24,9 @@ from labelsieve.results.publish import check_output
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.settings import NOTHING
 from labelsieve.storage.urls import without_query
+
+# Rows in a page that is a file.
+_PAGE_ROWS: Final = 500
 
 
 @click.command(epilog=EXIT_CODES)
@@ -73,6 +78,80 @@ def apply(
 
 
 @click.command(epilog=EXIT_CODES)
+@click.argument("result")
+@option("-o", "--output", type=FilePath(), help="The page: review.html.")
+@option("--serve", is_flag=True, help="Serve the page until Ctrl-C, in place of writing it.")
+@option("--decisions", type=FilePath(), metavar="FILE.csv", help="With --serve: where decisions are written.")
+@option("--host", default="127.0.0.1", help="With --serve: the address; by default only this machine reaches it.")
+@option("--port", type=click.IntRange(0, 65535), default=0, help="With --serve: 0 takes one that is free.")
+@option(
+    "--top",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Number of issues, from the worst: 500 in a page, all when it is served.",
+)
+@option("--images", metavar="FILES", help="Pictures of the rows: .npy, Zarr, 'images/*.png', or a .txt list of files.")
+@option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
+@option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
+@option("--pred-probs", metavar="FILE", help="The predicted probabilities, to show the next classes.")
+@option("--labels", metavar="FILE", help="The given labels, where the result does not tell how they are written.")
+@option("--class-names", type=FilePath(), metavar="FILE", help="What to show of each class, as for find.")
+@option("--title", help="Name of the dataset, for the heading.")
+@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+def review(
+    result: str,
+    *,
+    output: Path | None,
+    serve: bool,
+    decisions: Path | None,
+    host: str,
+    port: int,
+    top: int | None,
+    audit: str | None,
+    class_names: Path | None,
+    json: bool,
+    **choices: Any,
+) -> dict[str, Any] | None:
+    """Write or serve a page on which a person decides about the issues of RESULT, or about the rows of an audit.
+
+    The page is one file that works offline. Its decisions are downloaded as CSV, for labelsieve apply and
+    labelsieve.estimate. With --serve they are written to a CSV file as they are made, and pictures are read where they
+    are, so that 100,000 rows work.
+
+    Example: labelsieve review result.zarr -o review.html --images images.npy
+
+    Example: labelsieve review result.zarr --serve --decisions decisions.csv --images 'images/*.png'
+    """
+    if serve == (output is not None):
+        raise click.UsageError("give either -o for a page that is a file, or --serve")
+    if serve != (decisions is not None):
+        raise click.UsageError(
+            "--serve writes to a file: --decisions decisions.csv" if serve else "--decisions is for --serve"
+        )
+    if serve and json:
+        raise click.UsageError("--json is for -o: a server has no answer")
+    began = time.perf_counter()
+    found, drawn = load(result), None if audit is None else load(audit)
+    if not isinstance(found, LabelIssues):
+        raise InvalidInputError(f"{result} is not a result of classification")
+    if drawn is not None and not isinstance(drawn, Audit):
+        raise InvalidInputError(f"--audit: {audit} is not an audit")
+    names = None if class_names is None else read_class_names(class_names)
+    choices |= {"audit": drawn, "class_names": names}
+    if output is None:
+        found.serve_review(decisions or "", top=top, host=host, port=port, **choices)
+        return None
+    top = top or _PAGE_ROWS
+    found.review(output, top=top, **choices)
+    n_rows = min(top, found.num_issues) if drawn is None else len(drawn)
+    n_bytes = output.stat().st_size
+    if json:
+        return review_answer(str(output), n_rows, n_bytes, time.perf_counter() - began)
+    click.echo(f"{n_rows:,} row{'' if n_rows == 1 else 's'} to review, written to {output} ({size(n_bytes)})")
+    return None
+
+
+@click.command(epilog=EXIT_CODES)
 @click.argument("before")
 @click.argument("after")
 @option(
@@ -103,4 +182,4 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
     return None
 
 
-CORRECTIONS: Final = (apply, compare)
+CORRECTIONS: Final = (review, apply, compare)

@@ -73,6 +73,17 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
     }
 
 
+def review_answer(output: str, n_rows: int, n_bytes: int, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve review``: what was written, and the wall time."""
+    return {
+        "output": output,
+        "n_rows": n_rows,
+        "page_bytes": n_bytes,
+        "total_s": round(seconds, 6),
+        "version": __version__,
+    }
+
+
 def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
     """Return the answer of ``labelsieve apply``, given its wall time."""
     agreements = [

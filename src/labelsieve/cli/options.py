@@ -155,7 +155,11 @@ _score, _estimation = click.Choice(METHODS), click.Choice(ESTIMATION_METHODS)
 _auto_or_rows, _cores_or_number = WholeNumberOr("auto", "auto"), WholeNumberOr("cores", None)
 
 PAGE = _together(
-    _output("--images", metavar="FILE", help="Pictures of the rows for the report: (N, H, W) .npy or Zarr."),
+    _output(
+        "--images",
+        metavar="FILE|PATTERN",
+        help="Pictures of the rows for the report: (N, H, W) .npy or Zarr, or files: 'images/*.png'.",
+    ),
     _output("--texts", metavar="FILE", help="Texts of the rows for the report, one per line."),
     _output("--rows", type=_count, metavar="N", default=100, help="Worst rows to show in the report."),
 )

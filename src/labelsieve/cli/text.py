@@ -56,6 +56,7 @@ def apply_text(applied: AppliedDecisions) -> str:
         + (f", {counts['dropped']:,} rows to leave out" if counts["dropped"] else "")
         + (f", {counts['ignored']:,} rows ignored" if counts["ignored"] else ""),
     ]
+    lines += [f"{counts['corrected']:,} decisions corrected by their reviewers"] if counts["corrected"] else []
     lines += [f"decisions differ in {counts['conflicts']:,} rows"] if counts["conflicts"] else []
     for one in applied.agreement:
         first, second = (" ".join(name.split()) or "nobody" for name in one.reviewers)

@@ -425,6 +425,7 @@ class Job:
             ),
             inputs=self._places,
             finished=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
+            label_kind=self._mapping.label_kind,
         )
 
     def _check_scanned(self, total: ScanTotals) -> None:

@@ -97,6 +97,13 @@ class LabelMapping:
         return ignored_value(self.values, self.ignore_label) if self.table is None else self.table.ignored
 
     @property
+    def label_kind(self) -> str:
+        """What the labels are: ``"numbers"``, ``"names"`` or ``"booleans"``."""
+        if not isinstance(self.table, NameTable):
+            return "numbers"
+        return "booleans" if self.values.dtype.kind == "b" else "names"
+
+    @property
     def needs_names(self) -> bool:
         """Whether labels have to be read for the names of the classes."""
         return isinstance(self.table, NameTable) and not self.table.names

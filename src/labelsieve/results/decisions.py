@@ -1,21 +1,23 @@
-"""Decisions of reviewers about labels: reading them, comparing them with the labels, and settling conflicts."""
+"""Decisions of reviewers about labels: the words that they use, and how they are read.
+
+There may be a million, so a table of decisions is a few arrays. Cells that repeat are stored once, and what follows
+from a cell is found out once for each different one.
+"""
 
 from __future__ import annotations
 
 import csv
 import itertools
-import math
 import os
 import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from operator import itemgetter
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.row_ids import unescape_formula
@@ -23,17 +25,24 @@ from labelsieve.sources.columns import missing_column
 from labelsieve.sources.label_names import is_missing
 from labelsieve.storage.urls import check_place
 
+Bools: TypeAlias = npt.NDArray[np.bool_]
+Codes: TypeAlias = npt.NDArray[np.int32]
+Rows: TypeAlias = npt.NDArray[np.int64]
+# Numbers of lines, and their cells by column.
+Block: TypeAlias = tuple[Sequence[int], dict[str, Sequence[Any]]]
+
 WORDS: Final = ("accept", "keep", "other", "unsure")
 CONFLICT_RULES: Final = ("error", "keep", "first", "last", "majority")
-# What a decision of "unsure" makes of a label.
-UNSURE: Final = object()
+# Words that change a label, as positions in `WORDS`.
+CHANGING: Final = tuple(map(WORDS.index, ("accept", "other")))
 
 _NEEDED: Final = ("row", "given_label", "decision", "label")
-_COLUMNS: Final = (*_NEEDED, "id", "reviewer", "time", "result")
+_CODED: Final = ("given_label", "decision", "label", "id", "reviewer", "time", "result")
+_COLUMNS: Final = ("row", *_CODED)
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)(\.0*)?")
 _READ_BYTES: Final = 1 << 20
-# Rows and decisions that a message names.
-_NAMED: Final = 5
+# Lines of a CSV file that become columns at a time.
+_BLOCK_LINES: Final = 1 << 15
 
 
 class Decision(NamedTuple):
@@ -72,55 +81,81 @@ class Decision(NamedTuple):
         return f"line {self.line:,} of {self.table}"
 
 
-@dataclass(frozen=True)
-class Conflict:
-    """A row about which the decisions differ.
+@dataclass(frozen=True, eq=False)
+class Column:
+    """Values that repeat.
 
     Parameters
     ----------
-    row : int
-        The row.
-    decisions : tuple of (str, str, object)
-        Reviewer, decision and resulting label of each; the label of ``unsure`` is None.
+    codes : (n,) int32
+        Position of each value in `values`.
+    values : list
+        The different values, in the order in which they come.
     """
 
-    row: int
-    decisions: tuple[tuple[str, str, Any], ...]
+    codes: Codes
+    values: list[Any]
 
-    def __str__(self) -> str:
-        said = [
-            f"{reviewer or 'somebody'}: {word}" + (f" {label!r}" if word in ("accept", "other") else "")
-            for reviewer, word, label in self.decisions
-        ]
-        return f"row {self.row:,} ({'; '.join(said)})"
+    def __getitem__(self, place: int) -> Any:
+        return self.values[self.codes[place]]
+
+    def where(self, flags: Iterable[bool]) -> Bools:
+        """Return for each row whether the flag of its value, of one for each of `values`, is set."""
+        chosen: Bools = np.array([*flags, False], np.bool_)[self.codes]
+        return chosen
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far two reviewers agree.
+@dataclass(frozen=True, eq=False)
+class Decisions(Sequence[Decision]):
+    """Decisions, in the order of their tables and lines: a sequence of `Decision`, which are made when asked for.
 
     Parameters
     ----------
-    reviewers : (str, str)
-        Their names.
-    n_rows : int
-        Rows that both decided.
-    share : float
-        Share of these rows with the same resulting label (the given one for ``keep``; ``unsure`` is one more).
-    kappa : float
-        Cohen's kappa: ``(share - chance) / (1 - chance)``, where ``chance`` is the share that would be the same if both
-        drew their resulting labels independently, as often as they gave them (Cohen 1960, *A coefficient of agreement
-        for nominal scales*, Educational and Psychological Measurement 20(1)). NaN if both gave one and the same label
-        to all rows, which chance explains.
+    rows : (n,) int64
+        Their rows.
+    words : (n,) int8
+        Positions of their words in `WORDS`.
+    given, label, id, reviewer, time, result : Column
+        As of `Decision`; all but `given` and `label` are text.
+    lines : (n,) int64
+        Line of each one in its table.
+    tables : list of (int, str)
+        For each table the number of its first decision, and where it is.
     """
 
-    reviewers: tuple[str, str]
-    n_rows: int
-    share: float
-    kappa: float
+    rows: Rows
+    words: npt.NDArray[np.int8]
+    given: Column
+    label: Column
+    id: Column
+    reviewer: Column
+    time: Column
+    result: Column
+    lines: Rows
+    tables: list[tuple[int, str]]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        place = range(len(self))[place]
+        return Decision(
+            int(self.rows[place]),
+            self.given[place],
+            WORDS[self.words[place]],
+            self.label[place],
+            self.id[place],
+            self.reviewer[place],
+            self.time[place],
+            self.result[place],
+            next(where for start, where in reversed(self.tables) if start <= place),
+            int(self.lines[place]),
+        )
 
 
-def read_decisions(decisions: Any) -> list[Decision]:
+def read_decisions(decisions: Any) -> Decisions:
     """Return all decisions in a CSV file, in a table in memory, or in several of these, in their order.
 
     Raises
@@ -131,27 +166,145 @@ def read_decisions(decisions: Any) -> list[Decision]:
         For another kind of object.
     """
     several = isinstance(decisions, list | tuple)
-    given = list(decisions) if several else [decisions]
-    if not given:
+    given = list(decisions) if several else [] if decisions is None else [decisions]
+    if several and not given:
         raise InvalidInputError("decisions: the list is empty")
-    found = list[Decision]()
+    table = _Table()
     for number, one in enumerate(given):
         if isinstance(one, str | os.PathLike):
             where = check_place("decisions", one)
-            lines, name = _csv_lines(Path(where)), Path(where).stem
+            blocks, name = _csv_blocks(Path(where)), Path(where).stem
         elif hasattr(one, "columns") and hasattr(one, "to_dict"):
             where, name = (f"frame {number}", f"frame {number}") if several else ("the frame", "")
-            lines = _frame_lines(one, where)
+            blocks = _frame_blocks(one, where)
         else:
             raise InputTypeError(f"decisions must be a CSV file's path or a pandas frame, not {type(one).__name__}")
         # Of several tables without names of reviewers, each is of another reviewer.
-        reviewer = name if several else ""
-        found += [_decision(where, line, cells, reviewer) for line, cells in lines]
-    return found
+        table.add(where, blocks, name if several else "")
+    return table.checked()
 
 
-def _csv_lines(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Yield the number and the cells of each line of a CSV file, in the order of `_COLUMNS`."""
+class _Codes:
+    """A column that grows, and the codes of its values."""
+
+    def __init__(self) -> None:
+        self._known: defaultdict[Any, int] = defaultdict(itertools.count().__next__)
+        self._parts = list[Codes]()
+
+    def add(self, cells: Iterable[Any]) -> None:
+        """Add cells; those that are not text are pairs of a type and a value, as 1, 1.0 and True are equal."""
+        self._parts.append(np.fromiter(map(self._known.__getitem__, cells), np.int32))
+
+    def column(self) -> Column:
+        """Return the column."""
+        values = [key[1] if isinstance(key, tuple) else key for key in self._known]
+        return Column(np.concatenate([np.empty(0, np.int32), *self._parts]), values)
+
+
+class _Table:
+    """The columns of decisions as they are read."""
+
+    def __init__(self) -> None:
+        self._rows, self._lines = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+        self._columns = {name: _Codes() for name in _CODED}
+        self._tables, self._n = list[tuple[int, str]](), 0
+
+    def add(self, where: str, blocks: Iterable[Block], name: str) -> None:
+        """Add the numbers of lines and the cells of a table; decisions of nobody get the name of a reviewer."""
+        self._tables.append((self._n, where))
+        for lines, cells in blocks:
+            self._rows.append(_row_numbers(cells["row"], lines, where))
+            self._lines.append(np.array(lines, np.int64))
+            for column in _CODED:
+                own: Iterable[Any] = cells.get(column) or itertools.repeat("", len(lines))
+                if column in ("decision", "id", "reviewer", "time", "result"):
+                    own = (str(cell[1]) if isinstance(cell, tuple) else cell for cell in own)
+                if column == "reviewer" and name:
+                    own = (cell or name for cell in own)
+                self._columns[column].add(own)
+            self._n += len(lines)
+
+    def checked(self) -> Decisions:
+        """Return the decisions, after a look at their words."""
+        columns = {name: codes.column() for name, codes in self._columns.items()}
+        words = columns["decision"]
+        known = [WORDS.index(word.strip()) if word.strip() in WORDS else -1 for word in words.values]
+        found = Decisions(
+            np.concatenate(self._rows),
+            np.array(known, np.int8)[words.codes] if known else np.empty(0, np.int8),
+            columns["given_label"],
+            columns["label"],
+            columns["id"],
+            columns["reviewer"],
+            columns["time"],
+            columns["result"],
+            np.concatenate(self._lines),
+            self._tables,
+        )
+        is_empty = found.label.where(map(is_empty_text, found.label.values))
+        changes = np.isin(found.words, CHANGING)
+        unnamed = changes & is_empty
+        # A table may repeat the given label for `keep`.
+        repeated = np.flatnonzero(~changes & ~is_empty)
+        other = [place for place in repeated.tolist() if str(found.label[place]) != str(found.given[place])]
+        wrong = np.concatenate([np.flatnonzero((found.words < 0) | unnamed), np.array(other[:1], np.int64)])
+        if len(wrong):
+            place = int(wrong.min())
+            one, word = found[place], words[place].strip()
+            if found.words[place] < 0:
+                why = f"{word!r} is not a decision: they are {', '.join(WORDS)}"
+            elif unnamed[place]:
+                why = f"{word} needs the resulting label, and the column label is empty"
+            else:
+                why = f"the decision is {word}, and the column label has {one.label!r}: leave it empty"
+            raise InvalidInputError(f"decisions: {one.where}, row {one.row:,}: {why}")
+        return found
+
+
+def _row_numbers(cells: Sequence[Any], lines: Sequence[int], where: str) -> Rows:
+    """Return cells as row numbers."""
+    is_text = all(isinstance(cell, str) and cell for cell in cells)
+    number = int if is_text and (text := "".join(cells)).isascii() and text.isdecimal() else whole_number
+    rows = np.empty(len(cells), np.int64)
+    for place, cell in enumerate(cells):
+        try:
+            rows[place] = number(cell)
+        except (ValueError, OverflowError):
+            raise InvalidInputError(f"decisions: line {lines[place]:,} of {where}: {cell!r} is not a row") from None
+    return rows
+
+
+def _csv_blocks(path: Path) -> Iterator[Block]:
+    """Yield the numbers of some lines of a CSV file, and their cells by column."""
+    where, is_escaped = str(path), _check_end(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = next(reader)
+            _check_header(header, where)
+            places = [(name, header.index(name)) for name in _COLUMNS if name in header]
+            while block := [(reader.line_num, cells) for cells in itertools.islice(reader, _BLOCK_LINES)]:
+                for line, cells in block:
+                    if cells and len(cells) != len(header):
+                        raise InvalidInputError(
+                            f"decisions: line {line:,} of {where} has {len(cells)} cells, the header has "
+                            f"{len(header)}: is the file cut off?"
+                        )
+                columns: list[Sequence[Any]] = list(zip(*(cells for _, cells in block if cells), strict=True))
+                if columns and is_escaped:
+                    columns = [list(map(unescape_formula, column)) for column in columns]
+                if columns:
+                    yield [line for line, cells in block if cells], {name: columns[place] for name, place in places}
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"decisions: {where} is not text in UTF-8: {error}") from error
+        except csv.Error as error:
+            raise InvalidInputError(
+                f"decisions: line {reader.line_num:,} of {where}: {error}: is it cut off?"
+            ) from error
+
+
+def _check_end(path: Path) -> bool:
+    """Raise if a CSV file is missing or ends in the middle of a line; return whether an apostrophe is in it."""
     where = str(path)
     is_escaped, last = False, b""
     try:
@@ -168,76 +321,43 @@ def _csv_lines(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
         raise InvalidInputError(
             f"decisions: {where} ends in the middle of a line: is it cut off? If it is whole, end its last line"
         )
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = next(reader)
-            choose, shared = _chooser(header, where), dict[str, str]()
-            for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise InvalidInputError(
-                        f"decisions: line {reader.line_num:,} of {where} has {len(cells)} cells, the header has "
-                        f"{len(header)}: is the file cut off?"
-                    )
-                # Most cells repeat: each text is kept once.
-                cells = [shared.setdefault(cell, cell) for cell in (*cells, "")]  # noqa: PLW2901
-                yield reader.line_num, choose(list(map(unescape_formula, cells)) if is_escaped else cells)
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(f"decisions: {where} is not text in UTF-8: {error}") from error
-        except csv.Error as error:
-            raise InvalidInputError(
-                f"decisions: line {reader.line_num:,} of {where}: {error}: is it cut off?"
-            ) from error
+    return is_escaped
 
 
-def _frame_lines(frame: Any, where: str) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Yield the number and the cells of each line of a frame, as `_csv_lines`; missing values are empty."""
+def _frame_blocks(frame: Any, where: str) -> Iterator[Block]:
+    """Yield the numbers of some lines of a frame, and their cells by column; missing values are empty."""
     names = [str(name) for name in frame.columns]
-    choose = _chooser(names, where)
-    columns = [frame[name].tolist() for name in frame.columns]
-    for number, cells in enumerate(zip(*columns, strict=True)):
-        yield number, choose(["" if is_missing(cell) else cell for cell in (*cells, "")])
+    _check_header(names, where)
+    for start in range(0, len(frame), _BLOCK_LINES):
+        part = frame.iloc[start : start + _BLOCK_LINES]
+        cells = dict[str, Sequence[Any]]()
+        for place, name in enumerate(names):
+            if name in _COLUMNS and name not in cells:
+                values = part.iloc[:, place].tolist()
+                cells[name] = ["" if is_missing(value) else value for value in values]
+                if name != "row":
+                    cells[name] = [value if isinstance(value, str) else _typed(value) for value in cells[name]]
+        yield range(start, start + len(part)), cells
 
 
-def _chooser(names: Sequence[str], where: str) -> Callable[[Sequence[Any]], tuple[Any, ...]]:
-    """Return a function that puts cells in the order of `_COLUMNS`; an empty last cell stands for missing columns.
+def _typed(value: Any) -> tuple[type, Any]:
+    """Return a value that is equal to none of another type."""
+    try:
+        hash(value)
+    except TypeError:
+        value = repr(value)
+    return type(value), value
 
-    Raises
-    ------
-    InvalidInputError
-        For a table without a column that is needed, or with several of one name.
-    """
+
+def _check_header(names: Sequence[str], where: str) -> None:
+    """Raise for a table without a column that is needed, or with several of one name."""
     for name in _NEEDED:
         if names.count(name) != 1:
             raise InvalidInputError(f"decisions: {missing_column(name, names, where, _COLUMNS)}")
-    return itemgetter(*(names.index(name) if name in names else len(names) for name in _COLUMNS))
 
 
-def _decision(table: str, line: int, cells: tuple[Any, ...], reviewer: str) -> Decision:
-    """Return the decision in a line, after a look at its row and its word."""
-    row, given, word, label, *others = cells
-    try:
-        row = whole_number(row)
-    except ValueError:
-        raise InvalidInputError(f"decisions: line {line:,} of {table}: {row!r} is not a row") from None
-    word = str(word).strip()
-    own, who, when, result = map(str, others)
-    found = Decision(row, given, word, label, own, who or reviewer, when, result, table, line)
-    if word not in WORDS:
-        why = f"{word!r} is not a decision: they are {', '.join(WORDS)}"
-    elif word in ("accept", "other") and _is_empty(label):
-        why = f"{word} needs the resulting label, and the column label is empty"
-    # A table may repeat the given label for `keep`.
-    elif word in ("keep", "unsure") and not _is_empty(label) and str(label) != str(given):
-        why = f"the decision is {word}, and the column label has {label!r}: leave it empty"
-    else:
-        return found
-    raise InvalidInputError(f"decisions: {found.where}, row {row:,}: {why}")
-
-
-def _is_empty(label: object) -> bool:
+def is_empty_text(label: object) -> bool:
+    """Return whether a cell is empty, or the missing value of a frame."""
     return isinstance(label, str) and not label
 
 
@@ -257,241 +377,3 @@ def whole_number(value: Any) -> int:
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number) or value != int(value):
         raise ValueError(value)
     return int(value)
-
-
-@dataclass(frozen=True)
-class LabelValues:
-    """How labels are written in decisions, and which ones there may be.
-
-    Parameters
-    ----------
-    dtype : dtype
-        Of the stored labels.
-    classes : collection, optional
-        All classes, as they are stored: a range or a set.
-    """
-
-    dtype: np.dtype[Any]
-    classes: Collection[Any] | None = None
-    _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-
-    def parse(self, value: Any) -> Any:
-        """Return a label as it is stored.
-
-        Raises
-        ------
-        ValueError
-            If it cannot be one of these labels: what is wrong.
-        """
-        if not isinstance(value, str):
-            return self._parse(value)
-        if value not in self._known:  # few classes, many decisions
-            self._known[value] = self._parse(value)
-        return self._known[value]
-
-    def _parse(self, value: Any) -> Any:
-        kind = self.dtype.kind
-        if kind in "iu":
-            try:
-                number = whole_number(value)
-            except (ValueError, OverflowError):
-                raise ValueError(f"{value!r} is not a number, and labels are {self.dtype}") from None
-            if not np.iinfo(self.dtype).min <= number <= np.iinfo(self.dtype).max:
-                raise ValueError(f"{number} does not fit into labels of {self.dtype}")
-            return number
-        if kind == "f":
-            try:
-                return float(value)
-            except (TypeError, ValueError):
-                raise ValueError(f"{value!r} is not a number, and labels are {self.dtype}") from None
-        if kind == "b":
-            if str(value) not in ("True", "False"):
-                raise ValueError(f"{value!r} is neither True nor False, as labels are")
-            return str(value) == "True"
-        if kind == "S":
-            return value if isinstance(value, bytes) else str(value).encode()
-        # A frame has numbers among missing values as floats.
-        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-    def is_class(self, label: Any) -> bool:
-        """Return whether a label is one of the classes, where these are known."""
-        return self.classes is None or label in self.classes
-
-    def is_given(self, stored: Any, given: Any) -> bool:
-        """Return whether a stored label is the given one of a decision."""
-        if is_missing(stored):
-            return _is_empty(given)
-        if self.dtype.kind == "O" and not isinstance(stored, str):  # objects may be numbers
-            return str(stored) == str(given)
-        try:
-            return bool(stored == self.parse(given))
-        except ValueError:
-            return False
-
-    def array(self, labels: Sequence[Any]) -> Any:
-        """Return labels as an array of their dtype, or of text as wide as they need."""
-        if any(label is None for label in labels) or self.dtype.kind in "OT":
-            found: Any = np.empty(len(labels), object)
-            found[:] = labels
-            return found
-        return np.array(labels, self.dtype.kind if self.dtype.kind in "US" else self.dtype)
-
-
-def check_against(
-    decisions: Sequence[Decision], stored: Mapping[int, Any], values: LabelValues, n_rows: int
-) -> list[Any]:
-    """Return the resulting label of each decision (`UNSURE` for none), after a comparison with the stored labels.
-
-    Parameters
-    ----------
-    decisions : sequence of Decision
-        The decisions.
-    stored : mapping
-        The stored labels of their rows, for rows that there are.
-    values : LabelValues
-        Which labels there may be.
-    n_rows : int
-        Number of rows.
-
-    Raises
-    ------
-    InvalidInputError
-        For rows that there are not, other given labels, and resulting labels that are not classes.
-    """
-    unknown = [one for one in decisions if not 0 <= one.row < n_rows]
-    if unknown:
-        raise InvalidInputError(
-            f"decisions: {_places(unknown)}: there is no such row, labels has {n_rows:,} rows: "
-            "are these decisions about another dataset?"
-        ).at(_ranges(unknown))
-    other, outcomes = list[Decision](), list[Any]()
-    for one in decisions:
-        if not values.is_given(stored[one.row], one.given):
-            other.append(one)
-    if other:
-        raise InvalidInputError(
-            f"decisions: {len(other):,} given labels are not those in labels: {_places(other)} has "
-            f"{other[0].given!r} as the given label, labels has {stored[other[0].row]!r}: another dataset, or labels "
-            "already changed"
-        ).at(_ranges(other))
-    for one in decisions:
-        if one.word in ("keep", "unsure"):
-            outcomes.append(UNSURE if one.word == "unsure" else stored[one.row])
-            continue
-        try:
-            label = values.parse(one.label)
-        except ValueError as error:
-            raise InvalidInputError(f"decisions: {_places([one])}: {error}").at(_ranges([one])) from None
-        if not values.is_class(label):
-            raise InvalidInputError(
-                f"decisions: {_places([one])}: {label!r} is not one of the {len(values.classes or ()):,} classes"
-            ).at(_ranges([one]))
-        outcomes.append(label)
-    return outcomes
-
-
-def _places(decisions: Sequence[Decision]) -> str:
-    first = decisions[0]
-    rows = ", ".join(f"{one.row:,}" for one in decisions[:_NAMED])
-    more = f" and {len(decisions) - _NAMED:,} more" if len(decisions) > _NAMED else ""
-    return f"row {rows} ({first.where})" if len(decisions) == 1 else f"rows {rows}{more} (the first: {first.where})"
-
-
-def _ranges(decisions: Sequence[Decision]) -> list[tuple[int, int]]:
-    return [(one.row, one.row + 1) for one in sorted(decisions, key=lambda one: one.row)[:_NAMED]]
-
-
-def settle(
-    decisions: Sequence[Decision], outcomes: Sequence[Any], rule: str
-) -> tuple[list[tuple[Decision, Any]], tuple[Conflict, ...]]:
-    """Return one decision and its outcome for each row, by row, and all conflicts.
-
-    Rows with conflicts whose rule is to keep the given label are not among them; neither are ties of a majority.
-
-    Parameters
-    ----------
-    decisions, outcomes : sequence
-        Decisions and their resulting labels.
-    rule : str
-        One of `CONFLICT_RULES`.
-
-    Raises
-    ------
-    InvalidInputError
-        If there are conflicts, and the rule is ``error``.
-    """
-    if len({one.row for one in decisions}) == len(decisions):
-        return sorted(zip(decisions, outcomes, strict=True), key=lambda pair: pair[0].row), ()
-    of_row: dict[int, list[tuple[Decision, Any]]] = {}
-    for one, outcome in zip(decisions, outcomes, strict=True):
-        of_row.setdefault(one.row, []).append((one, outcome))
-    settled, conflicts = list[tuple[Decision, Any]](), list[Conflict]()
-    for row in sorted(of_row):
-        several = of_row[row]
-        if all(outcome == several[0][1] for _, outcome in several):
-            settled.append(several[0])
-            continue
-        shown = tuple((one.reviewer, one.word, None if outcome is UNSURE else outcome) for one, outcome in several)
-        conflicts.append(Conflict(row, shown))
-        chosen = _chosen(several, rule)
-        if chosen is not None:
-            settled.append(chosen)
-    if conflicts and rule == "error":
-        some = ", ".join(map(str, conflicts[:_NAMED])) + (", ..." if len(conflicts) > _NAMED else "")
-        rules = ", ".join(repr(other) for other in CONFLICT_RULES[1:])
-        raise InvalidInputError(
-            f"decisions: they differ in {len(conflicts):,} rows: {some}: choose a rule for such rows: conflicts={rules}"
-        ).at([(one.row, one.row + 1) for one in conflicts[:_NAMED]])
-    return settled, tuple(conflicts)
-
-
-def _chosen(several: list[tuple[Decision, Any]], rule: str) -> tuple[Decision, Any] | None:
-    if rule in ("first", "last"):
-        times = [_time(one.time) for one, _ in several]
-        # Without all times, and at the same time, the order in the tables counts.
-        order = sorted(several, key=lambda pair: _time(pair[0].time) or 0) if None not in times else several
-        return order[0 if rule == "first" else -1]
-    if rule == "majority":
-        (top, n_top), *others = Counter(outcome for _, outcome in several).most_common(2)
-        if not others or others[0][1] < n_top:
-            return next(pair for pair in several if pair[1] == top)
-    return None
-
-
-def _time(text: str) -> float | None:
-    """Return a time in seconds, of UTC if it names no zone; None for what is not a time."""
-    try:
-        when = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return (when if when.tzinfo else datetime.fromisoformat(f"{when.isoformat()}+00:00")).timestamp()
-
-
-def agreement(decisions: Sequence[Decision], outcomes: Sequence[Any]) -> tuple[Agreement, ...]:
-    """Return the agreement of each two reviewers who decided the same rows; of one's decisions of a row the last.
-
-    Parameters
-    ----------
-    decisions, outcomes : sequence
-        Decisions and their resulting labels.
-    """
-    of_reviewer: dict[str, dict[int, Any]] = {}
-    for one, outcome in zip(decisions, outcomes, strict=True):
-        of_reviewer.setdefault(one.reviewer, {})[one.row] = outcome
-    found = list[Agreement]()
-    for first, second in itertools.combinations(sorted(of_reviewer), 2):
-        ours, theirs = of_reviewer[first], of_reviewer[second]
-        pairs = [(ours[row], theirs[row]) for row in ours.keys() & theirs.keys()]
-        if pairs:
-            found.append(Agreement((first, second), len(pairs), *_kappa(pairs)))
-    return tuple(found)
-
-
-def _kappa(pairs: Iterable[tuple[Any, Any]]) -> tuple[float, float]:
-    """Return the share of equal pairs, and Cohen's kappa."""
-    pairs = list(pairs)
-    n = len(pairs)
-    n_same = sum(one == other for one, other in pairs)
-    of_first, of_second = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
-    chance = sum(times * of_second[outcome] for outcome, times in of_first.items())  # of n * n, in whole numbers
-    return n_same / n, (n_same * n - chance) / (n * n - chance) if chance < n * n else math.nan

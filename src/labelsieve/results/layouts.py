@@ -14,6 +14,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.sources.tokens import ends
+
 
 class Layout(abc.ABC):
     """Where each row is: its group, and its place in it.
@@ -130,7 +132,7 @@ class TokenLayout(_Edges):
     @classmethod
     def restored(cls, attributes: Mapping[str, Any], array: npt.NDArray[np.int64] | None) -> Self:  # noqa: ARG003
         """Return the layout of a stored result."""
-        return cls(_ends(np.empty(0, np.int64) if array is None else array))
+        return cls(ends(np.empty(0, np.int64) if array is None else array))
 
 
 class PixelLayout(_Edges):
@@ -145,7 +147,7 @@ class PixelLayout(_Edges):
     kind, units = "pixels", ("pixels", "images")
 
     def __init__(self, shapes: npt.NDArray[np.int64]) -> None:
-        super().__init__(_ends(shapes[:, 0] * shapes[:, 1]))
+        super().__init__(ends(shapes[:, 0] * shapes[:, 1]))
         self.shapes = shapes
 
     def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
@@ -273,10 +275,3 @@ def restored_layout(facts: Mapping[str, Any] | None, array: npt.NDArray[np.int64
     if facts is None:
         return None
     return LAYOUTS[facts["kind"]].restored({name: one for name, one in facts.items() if name != "kind"}, array)
-
-
-def _ends(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return 0 and the sums of the first lengths."""
-    edges = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=edges[1:])
-    return edges

@@ -16,9 +16,10 @@ from labelsieve.results.frames import frame_of
 from labelsieve.results.grouped_issues import GroupedIssues, lowest
 from labelsieve.results.label_issues import LabelIssues, compare_with
 from labelsieve.results.layouts import EqualImages, PixelLayout
-from labelsieve.results.mask_pictures import Pictures
-from labelsieve.results.report import check_report, encode_picture, write_report
+from labelsieve.results.mask_pictures import MarkedPictures
+from labelsieve.results.report import check_report, write_report
 from labelsieve.results.result import IssueRows
+from labelsieve.results.review.pictures import encode_thumbnail
 from labelsieve.settings import FLOAT_TOLERANCE, check_positive, check_whole_number
 from labelsieve.storage.urls import check_place
 
@@ -32,7 +33,7 @@ TEMPERATURE: Final = 0.1
 # Images in a report, and the bytes of the picture of each, which is larger than those of rows.
 _SHOWN_IMAGES: Final = 20
 _PICTURE_BYTES: Final = 100_000
-_PICTURE_SCALE: Final = 4
+_PICTURE_SIDE: Final = 384
 # Pixels whose mask is held at a time, unless an image has more.
 _MASK_PIXELS: Final = 1 << 26
 # Issues that are read at a time.
@@ -345,9 +346,9 @@ class SegmentationIssues(GroupedIssues):
             Ends in ``.html``. The report is one file and loads nothing from elsewhere.
         top : int
             Number of pixels to list, from the worst; and most images to show, up to 20.
-        images : (N, H, W) or (N, H, W, 3) array, path, or list of (H, W) or (H, W, 3) arrays, optional
+        images : (N, H, W) or (N, H, W, 3) array, path, pattern, or list of arrays or paths; optional
             Pictures, over which the wrong pixels are drawn; without them, these are drawn on gray. Only those shown are
-            read.
+            read. As in `labelsieve.LabelIssues.report`, also PNG and JPEG files.
         texts : sequence of str, or path, optional
             A text for each image.
         title : str, optional
@@ -367,11 +368,13 @@ class SegmentationIssues(GroupedIssues):
         page, top = Path(check_place("path", path)), check_whole_number("top", top, 0)
         check_report(page)
         comparison = compare_with(before, self.rows)
-        pictures, frame = Pictures(images, self.n_images), self._image_columns(min(top, _SHOWN_IMAGES))
+        pictures, frame = MarkedPictures(images, self.n_images), self._image_columns(min(top, _SHOWN_IMAGES))
         groups = [
             {
                 "image": image,
-                "picture": encode_picture(pictures.marked(image, self.mask(image)), _PICTURE_BYTES, _PICTURE_SCALE),
+                "picture": encode_thumbnail(
+                    pictures.marked(image, self.mask(image)), _PICTURE_BYTES, _PICTURE_SIDE
+                ).url,
                 "issues": n_issues,
                 "score": score,
                 "classes": ", ".join(map(str, classes)),

@@ -27,22 +27,15 @@ from labelsieve.results.comparison import Comparison
 from labelsieve.results.plots import Plots, noisiest_classes
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
+from labelsieve.results.review.pictures import open_pictures
 from labelsieve.results.row_ids import as_text
-from labelsieve.sources.open_array import open_any
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place
 
-# How a picture is stored, with the most pixels of its longer side: the first way that is small enough, or the last.
-_PICTURE_FORMS: Final = (
-    ("png", 96, {"optimize": True}),
-    ("jpeg", 96, {"quality": 75}),
-    ("jpeg", 96, {"quality": 40}),
-    ("jpeg", 64, {"quality": 40}),
-    ("jpeg", 48, {"quality": 25}),
-)
 # Bytes of all pictures of a page, before they are encoded as text, and of one.
 _PICTURE_BYTES: Final = 2_500_000
 _ONE_PICTURE_BYTES: Final = 10_000
+_PICTURE_SIDE: Final = 96
 _TEXT_LETTERS: Final = 300
 _TOP_CLASSES: Final = 20
 _TOP_PAIRS: Final = 20
@@ -71,9 +64,9 @@ def write_report(
         Ends in ``.html``; what is there is replaced once all is written.
     top : int
         How many of the worst rows to show.
-    images : (N, H, W) or (N, H, W, 3) array, or path, optional
-        Pictures of all rows, bytes or numbers of any range, or the path of a ``.npy`` file or Zarr array; only those
-        shown are read.
+    images : (N, H, W) or (N, H, W, 3) array, path, pattern, or sequence of paths; optional
+        Pictures of all rows, as `labelsieve.results.review.pictures.open_pictures` takes them; only those shown are
+        read.
     texts : sequence of str, or path, optional
         Texts of all rows, or a text file with one per line.
     title : str, optional
@@ -102,9 +95,9 @@ def write_report(
     n_things = result.n_rows if result.layout is None else result.layout.n_groups
     numbers, rows = next(iter(columns.values())).tolist(), _lines(columns)
     if images is not None:
-        pictures, most = open_images(images, n_things), _PICTURE_BYTES // max(1, len(rows))
+        pictures, most = open_pictures(images, n_things), _PICTURE_BYTES // max(1, len(rows))
         for number, row in zip(numbers, rows, strict=True):
-            row["picture"] = encode_picture(pictures[number : number + 1][0], min(_ONE_PICTURE_BYTES, most))
+            row["picture"] = pictures.data_url(number, min(_ONE_PICTURE_BYTES, most), _PICTURE_SIDE)
     if texts is not None:
         for text, row in zip(read_texts(texts, numbers, n_things), rows, strict=True):
             row["text"] = text
@@ -139,26 +132,9 @@ def check_report(path: Path, n_rows: int = 0, images: Any = None, texts: Any = N
     except ImportError as error:
         raise MissingDependencyError("The report", "report") from error
     if images is not None:
-        open_images(images, n_rows)
+        open_pictures(images, n_rows)
     if texts is not None:
         read_texts(texts, (), n_rows)
-
-
-def open_images(images: Any, n_rows: int) -> Any:
-    """Return the pictures of all rows as an array that is read row by row.
-
-    Raises
-    ------
-    InvalidInputError
-        For anything but ``(N, H, W)`` or ``(N, H, W, 3)``.
-    """
-    array = open_any("images", images)
-    shape = tuple(array.shape)
-    if len(shape) not in (3, 4) or shape[0] != n_rows or 0 in shape or (len(shape) == 4 and shape[3] not in (1, 3)):
-        raise InvalidInputError(f"images must have shape ({n_rows:,}, H, W) or ({n_rows:,}, H, W, 3), not {shape}")
-    if array.dtype.kind not in "buif":
-        raise InvalidInputError(f"images must be numbers, not {array.dtype}")
-    return array
 
 
 def read_texts(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
@@ -187,30 +163,6 @@ def read_texts(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
         raise InvalidInputError(f"{n_texts:,} texts, pred_probs has {n_rows:,} rows")
     lines = [as_text(str(found[row])) for row in rows]
     return [text if len(text) <= _TEXT_LETTERS else text[: _TEXT_LETTERS - 1] + "…" for text in lines]
-
-
-def encode_picture(pixels: Any, n_bytes: int, scale: int = 1) -> str:
-    """Return a picture as a data URL, of at most `n_bytes` bytes if possible, and of 96 * `scale` pixels a side."""
-    from PIL import Image
-
-    pixels = np.asarray(pixels)
-    whole = Image.fromarray(as_bytes(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels))
-    for form, side, options in _PICTURE_FORMS:
-        image, file = whole.copy(), io.BytesIO()
-        image.thumbnail((scale * side, scale * side))
-        image.save(file, form, **options)
-        if file.tell() <= n_bytes:
-            break
-    return f"data:image/{form};base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def as_bytes(pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Scale pixels to 0..255, unless they are bytes; NaN becomes black."""
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)
-    values = np.nan_to_num(pixels.astype(np.float64))
-    low, high = float(values.min()), float(values.max())
-    return np.ascontiguousarray((values - low) * (255 / (high - low) if high > low else 0.0)).astype(np.uint8)
 
 
 def _page(

@@ -161,6 +161,9 @@ class RunFacts:
         Where ``labels`` and ``pred_probs`` are: a path, a URL without secrets, or the kind of object.
     finished : str
         When the run ended, in UTC: ``2026-11-25 12:40``.
+    label_kind : str
+        What the labels are: ``"numbers"`` 0..K-1, ``"names"`` or ``"booleans"``; empty in results of versions that did
+        not note it.
     """
 
     bytes_read: int
@@ -177,6 +180,7 @@ class RunFacts:
     misfit: str = ""
     inputs: dict[str, str] = field(default_factory=dict)
     finished: str = ""
+    label_kind: str = ""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,0 +1,184 @@
+"""The review page: one file for a browser, or the same page as a server shows it.
+
+Names of classes and rows, and texts, come from users. They are in the page as JSON, which the script shows as text; the
+page's policy lets nothing run but its own script, and loads nothing from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.results.publish import check_writable, replacing
+from labelsieve.results.report import heading_parts
+from labelsieve.results.review.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Pictures, encode_thumbnail
+from labelsieve.results.review.rows import ReviewRows
+from labelsieve.storage.folders import LocalFolder
+from labelsieve.storage.urls import check_place
+
+# Bytes of a picture for each of its pixels: 500 pictures of 64 x 64 are 4.4 MB as text.
+_PIXEL_BYTES: Final = 1.6
+_LEAST_BYTES: Final = 2_000
+
+
+def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None, title: str | None = None) -> int:
+    """Write the review page and return its size in bytes.
+
+    Parameters
+    ----------
+    rows : ReviewRows
+        What it shows.
+    path : Path
+        Ends in ``.html``; what is there is replaced once all is written.
+    pictures : Pictures, optional
+        The pictures of all rows of the result.
+    title : str, optional
+        Name of the dataset; by default the end of the path of `pred_probs`.
+
+    Raises
+    ------
+    InvalidInputError, UnreadableDataError
+        For pictures and texts that cannot be shown.
+    UnwritableError
+        If the page cannot be written.
+    """
+    check_page(path)
+    lines = rows.part(0, len(rows))
+    if pictures is not None:
+        for line in lines:
+            line["picture"] = _data_url(pictures, line["row"])
+    page = render_page(rows, "file", title=title, lines=lines).encode()
+    with replacing(LocalFolder(path)) as made:
+        made.write_bytes(page)
+    return len(page)
+
+
+def check_page(path: Path) -> None:
+    """Raise unless a page can be written to `path`.
+
+    Raises
+    ------
+    InvalidInputError
+        For another ending, or a missing folder.
+    UnwritableError
+        If nothing can be written beside it.
+    MissingDependencyError
+        Without jinja2.
+    """
+    check_place("page", path)
+    if path.suffix != ".html":
+        raise InvalidInputError(f"a review is a page, so {path} must end in .html")
+    check_writable(path)
+    if path.is_dir():
+        raise InvalidInputError(f"{path} is a folder")
+    try:
+        import jinja2  # noqa: F401  # whether it is there
+    except ImportError as error:
+        raise MissingDependencyError("The review page", "report") from error
+
+
+def render_page(
+    rows: ReviewRows,
+    mode: str,
+    *,
+    title: str | None = None,
+    lines: list[dict[str, Any]] | None = None,
+    has_pictures: bool = False,
+) -> str:
+    """Return the page as text.
+
+    Parameters
+    ----------
+    rows : ReviewRows
+        What it shows.
+    mode : {"file", "served"}
+        Whether the rows are in the page and decisions in the browser, or both with a server, which the page asks for
+        ``rows``, ``decisions``, ``picture/ROW`` and ``decisions.csv`` beside its own URL.
+    title : str, optional
+        Name of the dataset.
+    lines : list of dict, optional
+        All rows, as `ReviewRows.part` returns them, in a page that is a file.
+    has_pictures : bool
+        Whether the server has a picture of each row.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without jinja2.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependencyError("The review page", "report") from error
+    result, is_audit = rows.result, rows.audit is not None
+    config = {
+        "mode": mode,
+        "fingerprint": result.fingerprint,
+        "n_rows_shown": len(rows),
+        "is_audit": is_audit,
+        "has_pictures": has_pictures,
+        "classes": rows.scheme.names,
+        "values": rows.scheme.values,
+        "index": {name: getattr(rows, name).tolist() for name in ("rows", "given", "suggested")},
+        "rows": lines,
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("labelsieve.results.review", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script, style = (_beside(name) for name in ("review.js", "review.css"))
+    n_issues, unit = result.num_issues, "rows" if result.layout is None else result.layout.units[0]
+    shown = f"{len(rows):,} {unit} of an audit" if is_audit else f"The worst {len(rows):,} of {n_issues:,} label issues"
+    return environment.get_template("review.html.jinja").render(
+        heading=heading_parts(result, title),
+        shown=shown,
+        config=_json(config),
+        script=script,
+        style=style,
+        policy=content_policy(mode),
+        version=result.facts.versions.get("labelsieve", ""),
+    )
+
+
+def content_policy(mode: str) -> str:
+    """Return the content security policy of the page: its own script and style, pictures, and the server's answers."""
+    own = " 'self'" if mode == "served" else ""
+    hashes = {name: _digest(_beside(f"review.{name}")) for name in ("js", "css")}
+    rules = {
+        "default-src": "'none'",
+        "script-src": hashes["js"],
+        "style-src": hashes["css"],
+        "img-src": f"data:{own}",
+        **({"connect-src": "'self'"} if own else {}),
+        "base-uri": "'none'",
+        "form-action": "'none'",
+        "require-trusted-types-for": "'script'",  # the script makes no markup of text
+    }
+    return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _data_url(pictures: Pictures, row: int) -> str:
+    """Return the picture of a row as a data URL, in bytes that fit its size."""
+    image = pictures.image(row, THUMBNAIL_SIDE)
+    most = int(min(THUMBNAIL_BYTES, max(_LEAST_BYTES, _PIXEL_BYTES * image.width * image.height)))
+    return encode_thumbnail(image, most, THUMBNAIL_SIDE).url
+
+
+def _beside(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _json(value: object) -> str:
+    """Return JSON that may stand in a script element: no ``<`` is in it."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")

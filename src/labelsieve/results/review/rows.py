@@ -1,0 +1,347 @@
+"""The rows that a review shows: the worst issues or those of an audit, and how their labels are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.softmax import softmax
+from labelsieve.confident_learning.validation import rows_in_words
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.results.audit import Audit
+from labelsieve.results.label_files import open_label_file
+from labelsieve.results.result import TABLE_ROWS, Result
+from labelsieve.results.review.texts import open_texts
+from labelsieve.results.row_ids import as_text, check_class_names
+from labelsieve.sources.base import Source
+from labelsieve.sources.open_array import open_any
+
+# Classes of highest probability that a row shows, besides the given and the suggested one.
+TOP_CLASSES: Final = 5
+# No class: the suggestion of a row that is not an issue.
+NO_CLASS: Final = -1
+# How far a probability may be from the one in the result: float16 has three digits.
+_TOLERANCE: Final = 5e-3
+
+Rows = npt.NDArray[np.int64]
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """How the classes of a result are shown, and how they are written in decisions.
+
+    Parameters
+    ----------
+    names : tuple of str
+        What is shown of each class.
+    values : tuple of int or str
+        The label of each class as it is stored.
+    """
+
+    names: tuple[str, ...]
+    values: tuple[int | str, ...]
+
+    @classmethod
+    def of(cls, result: Result, kind: str, class_names: Sequence[str] | None = None) -> LabelScheme:
+        """Return the scheme for labels that are ``"numbers"``, ``"names"`` or ``"booleans"``.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is not a name for each class, or a name that no table of decisions can hold.
+        """
+        shown = check_class_names(class_names, result.n_classes) or result.class_names
+        names = tuple(map(str, range(result.n_classes))) if shown is None else tuple(map(as_text, shown))
+        values: tuple[int | str, ...] = tuple(range(result.n_classes))
+        if kind == "names":
+            values = tuple(result.class_names or names)
+        elif kind == "booleans":
+            own = result.class_names or ()
+            values = own if set(own) == {"False", "True"} else ("False", "True")
+        for k, value in enumerate(values):
+            if isinstance(value, str) and (not value or as_text(value) != value):
+                raise InvalidInputError(f"class {k:,} has the name {value!r}, which a table of decisions cannot hold")
+        return cls(names, values)
+
+    def classes_of(self, labels: Sequence[Any], rows: Rows) -> npt.NDArray[np.int64]:
+        """Return the classes of stored labels.
+
+        Raises
+        ------
+        InvalidInputError
+            For labels that are not classes of the result.
+        """
+        known = {str(value): k for k, value in enumerate(self.values)}
+        texts = [one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one) for one in labels]
+        unknown = [(row, text) for row, text in zip(rows.tolist(), texts, strict=True) if text not in known]
+        if unknown:
+            row, text = unknown[0]
+            raise InvalidInputError(
+                f"labels: row {row:,} has {text!r}, which is not one of the labels of the result, "
+                f"{self.values[0]!r}, {self.values[1]!r} and so on: are these other labels?"
+            )
+        return np.array([known[text] for text in texts], np.int64)
+
+
+class ReviewRows:
+    """The rows to review, in order. What is shown of them is read when it is needed, some rows at a time.
+
+    Parameters
+    ----------
+    result : Result
+        The result.
+    top : int
+        Number of the worst issues; has no meaning for an audit.
+    audit : Audit, optional
+        Take the rows of an audit of this result, in its order.
+    texts : sequence of str, or path, optional
+        Texts of all rows, or a text file with one on each line.
+    pred_probs : (N, K) array-like or path, optional
+        The predicted probabilities of the result, for the next classes.
+    labels : (N,) array-like or path, optional
+        The given labels.
+    class_names : sequence of str, optional
+        What to show of each class.
+
+    Attributes
+    ----------
+    rows : (n,) int64
+        Row numbers.
+    given, suggested : (n,) int64
+        Given and suggested class of each; `NO_CLASS` for no suggestion.
+    scheme : LabelScheme
+        Names and stored values of the classes.
+
+    Raises
+    ------
+    InvalidInputError
+        For an audit of another result, arrays of another number of rows, other labels or probabilities than those of
+        the result, and a result that does not tell how its labels are written.
+    InputTypeError
+        For objects of another kind.
+    """
+
+    def __init__(
+        self,
+        result: Result,
+        *,
+        top: int = 500,
+        audit: Audit | None = None,
+        texts: Any = None,
+        pred_probs: Any = None,
+        labels: Any = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.result, self.audit = result, audit
+        if audit is not None and not isinstance(audit, Audit):
+            raise InputTypeError(f"audit must be an Audit, from issues.audit() or labelsieve.load, not {audit!r}")
+        self._probs = None if pred_probs is None else _open_probs(pred_probs, result)
+        file = None if labels is None else open_label_file(labels)
+        if file is not None and file.n_rows != result.n_rows:
+            raise InvalidInputError(f"labels have {file.n_rows:,} rows, the result has {result.n_rows:,}")
+        kind = _label_kind(result, audit, None if file is None else file.dtype)
+        self.scheme = LabelScheme.of(result, kind, class_names)
+        if audit is None:
+            self.rows, self._ranks = result.worst(top).rows, None
+            issues = result.worst(top)
+            self.given = issues.given_labels.astype(np.int64)
+            self.suggested = issues.suggested_labels.astype(np.int64)
+        else:
+            self.rows, self._ranks = audit.rows, _ranks_of(audit, result)
+            self._issues = _lines_at(result, self._ranks)
+            self.given = np.array([line.get("given", NO_CLASS) for line in self._issues], np.int64)
+            self.suggested = np.array([line.get("suggested", NO_CLASS) for line in self._issues], np.int64)
+            if audit.given_labels is not None:
+                self._compare(audit.given_labels.tolist())
+        if file is not None:
+            order = np.argsort(self.rows)
+            stored: Any = np.empty(len(order), object)
+            stored[order] = file.take(self.rows[order])
+            self._compare(stored.tolist())
+        if (self.given == NO_CLASS).any():
+            raise InvalidInputError(
+                "the given labels of rows that are not issues are not in the result: give labels=, or draw the audit "
+                "with issues.audit(labels=...)"
+            )
+        self._texts = None if texts is None else open_texts(texts, result.n_rows, self.rows)
+        if audit is not None and self._probs is not None:
+            self._suggest()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _compare(self, stored: Sequence[Any]) -> None:
+        """Take given labels where they are not known; raise if others are not those of the result."""
+        given = self.scheme.classes_of(stored, self.rows)
+        other = np.flatnonzero((self.given != NO_CLASS) & (self.given != given))
+        if len(other):
+            row, values = int(self.rows[other[0]]), self.scheme.values
+            raise InvalidInputError(
+                f"labels: {rows_in_words(len(other), 'row', 'rows')} differ from the result, as row {row:,}: "
+                f"{values[given[other[0]]]!r}, in the result {values[self.given[other[0]]]!r}"
+            ).at([(row, row + 1)])
+        self.given = given
+
+    def _suggest(self) -> None:
+        """Suggest the class of highest probability for rows of an audit that are not issues."""
+        probs = self._read_probs(self.rows)
+        missing = self.suggested == NO_CLASS
+        self.suggested[missing] = probs.argmax(axis=1)[missing]
+
+    def part(self, start: int, stop: int) -> list[Line]:
+        """Return what is shown of the rows ``[start, stop)``.
+
+        Returns
+        -------
+        list of dict
+            ``row``, ``given`` and ``suggested`` (classes; None for no suggestion), ``score``, ``p_given`` and
+            ``p_suggested`` (if known), ``id``, ``text``, ``place`` (where parts of images or sentences are), and
+            ``top``: pairs of class and probability, highest first.
+        """
+        stop = min(stop, len(self))
+        rows = self.rows[start:stop]
+        if self._ranks is None:
+            lines = _lines_of(self.result, start, stop)
+        else:
+            lines = [dict(line) for line in self._issues[start:stop]]
+        texts = None if self._texts is None else self._texts.part(start, stop)
+        probs = None if self._probs is None or not len(rows) else self._read_probs(rows)
+        for place, (line, row) in enumerate(zip(lines, rows.tolist(), strict=True)):
+            given, suggested = int(self.given[start + place]), int(self.suggested[start + place])
+            line |= {"row": row, "given": given, "suggested": None if suggested == NO_CLASS else suggested}
+            if texts is not None:
+                line["text"] = texts[place]
+            if self.result.layout is not None:
+                line["place"] = self.result.layout.in_words(row, row + 1)
+            if self.audit is not None:
+                line["score"] = _short(self.audit.scores[start + place])
+            if probs is not None:
+                best = np.argsort(-probs[place], kind="stable")[:TOP_CLASSES].tolist()
+                line["top"] = [[k, _short(probs[place, k])] for k in best]
+                line["p_given"] = _short(probs[place, given])
+                if suggested != NO_CLASS:
+                    line["p_suggested"] = _short(probs[place, suggested])
+        if probs is not None:
+            self._check_probs(start, probs)
+        return lines
+
+    def _read_probs(self, rows: Rows) -> npt.NDArray[np.float64]:
+        probs = np.asarray(self._probs.take(rows), np.float64)  # type: ignore[union-attr]  # only where there are some
+        if not np.isfinite(probs).all():
+            row = int(rows[np.flatnonzero(~np.isfinite(probs).all(axis=1))[0]])
+            raise InvalidInputError(f"pred_probs: row {row:,} has NaN or infinite values").at([(row, row + 1)])
+        if probs.min(initial=0) < -_TOLERANCE or probs.max(initial=0) > 1 + _TOLERANCE:
+            probs = softmax(probs)  # the run had from_logits=True, or the comparison with the result fails
+        return probs
+
+    def _check_probs(self, start: int, probs: npt.NDArray[np.float64]) -> None:
+        """Raise unless probabilities are those of the result, where this has some of them."""
+        known = _lines_of(self.result, start, start + len(probs)) if self._ranks is None else self._issues[start:]
+        for line, row, own in zip(known, self.rows[start:].tolist(), probs, strict=False):
+            for of in ("given", "suggested"):
+                if of in line and abs(own[line[of]] - line[f"p_{of}"]) > _TOLERANCE:
+                    raise InvalidInputError(
+                        f"pred_probs are not those of the result: row {row:,} has {own[line[of]]:.4g} for class "
+                        f"{line[of]:,}, the result {line[f'p_{of}']:.4g}"
+                    ).at([(row, row + 1)])
+
+
+def _open_probs(pred_probs: Any, result: Result) -> Source:
+    opened = open_any("pred_probs", pred_probs)
+    if not isinstance(opened, Source):
+        raise InputTypeError("pred_probs must be an array in memory, a file or a Zarr array, not a Dask array")
+    if tuple(opened.shape) != (result.n_rows, result.n_classes):
+        raise InvalidInputError(
+            f"pred_probs have shape {tuple(opened.shape)}, the result is of ({result.n_rows:,}, {result.n_classes:,})"
+        )
+    return opened
+
+
+def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None) -> str:
+    """Return what the labels are: from the labels themselves, the run, or the audit.
+
+    Raises
+    ------
+    InvalidInputError
+        If nothing tells.
+    """
+    if dtype is None and result.facts.label_kind:
+        return result.facts.label_kind
+    if dtype is None and audit is not None and audit.given_labels is not None:
+        dtype = audit.given_labels.dtype
+    if dtype is not None:
+        return "numbers" if dtype.kind in "iuf" else "booleans" if dtype.kind == "b" else "names"
+    if result.class_names is None:
+        return "numbers"
+    raise InvalidInputError(
+        "the result is of an earlier version, which did not note whether labels are names or numbers: give labels="
+    )
+
+
+def _ranks_of(audit: Audit, result: Result) -> npt.NDArray[np.int64]:
+    """Return the rank among the issues of each row of an audit; -1 for a row that is not an issue.
+
+    Raises
+    ------
+    InvalidInputError
+        If the audit is not one of this result.
+    """
+    order = np.argsort(audit.rows)
+    ascending = audit.rows[order]
+    ranks, start = np.full(len(audit), -1, np.int64), 0
+    for block in result.found.column("row"):
+        places = np.searchsorted(ascending, block)
+        hits = np.flatnonzero(ascending[np.minimum(places, len(ascending) - 1)] == block)
+        ranks[order[places[hits]]] = hits + start
+        start += len(block)
+    same = (
+        audit.n_rows == result.n_rows
+        and int(audit.stratum_rows.sum()) == result.n_labelled
+        and int(audit.stratum_rows[::2].sum()) == result.num_issues
+        and np.array_equal(audit.is_issue, ranks >= 0)
+    )
+    if not same:
+        raise InvalidInputError("the audit is not of this result: its rows or its issues are others")
+    return ranks
+
+
+def _lines_at(result: Result, ranks: npt.NDArray[np.int64]) -> list[Line]:
+    """Return what the result has of the issues at `ranks`; an empty line for -1."""
+    lines: list[Line] = [{} for _ in ranks]
+    for block in np.unique(ranks[ranks >= 0] // TABLE_ROWS).tolist():
+        start = block * TABLE_ROWS
+        table = result.issue_table(start, start + TABLE_ROWS)
+        places = np.flatnonzero(ranks // TABLE_ROWS == block)
+        found = _lines_of_table({name: column[ranks[places] - start] for name, column in table.items()})
+        for place, line in zip(places.tolist(), found, strict=True):
+            lines[place] = line
+    return lines
+
+
+def _lines_of(result: Result, start: int, stop: int) -> list[Line]:
+    return _lines_of_table(result.issue_table(start, stop))
+
+
+def _lines_of_table(table: dict[str, npt.NDArray[Any]]) -> list[Line]:
+    """Return the lines of a table of issues."""
+    lines: list[Line] = []
+    for place in range(len(table["score"])):
+        line: Line = {
+            "given": int(table["given_label"][place]),
+            "suggested": int(table["suggested_label"][place]),
+            **{name: _short(table[name][place]) for name in ("score", "p_given", "p_suggested")},
+        }
+        if "id" in table:
+            line["id"] = as_text(str(table["id"][place]))
+        lines.append(line)
+    return lines
+
+
+def _short(number: Any) -> float:
+    """Return a number with the digits that are shown."""
+    return float(f"{float(number):.6g}")

@@ -1,0 +1,521 @@
+"""The server of the review page: decisions go to a CSV file as they are made, pictures are read where they are.
+
+It is Tornado's, which Dask's own scheduler brings along: it bounds headers, bodies and idle connections, and its one
+thread, apart from those that read and write, ends cleanly.
+
+Everything is below a path that nobody can guess, ``http://127.0.0.1:PORT/TOKEN/``:
+
+| Request | Answer |
+|---|---|
+| ``GET .`` | the page |
+| ``GET rows?start=S&stop=T`` | list of what is shown of rows (`ReviewRows.part`), at most 1,000 |
+| ``GET picture/ROW`` | the picture of a row as it is |
+| ``GET thumbnail/ROW`` | the picture of a row, in at most 20 kB |
+| ``GET decisions`` | list of decisions, one of each reviewer about a row: their fields as in a request |
+| ``GET decisions.csv`` | the file |
+| ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
+
+A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``.
+
+What cannot be right is refused with a line of text that says why: 400 for a decision, 403 for another origin or host,
+404 for any other path, 507 if the file cannot be written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+import logging
+import os
+import re
+import secrets
+import socket
+import sys
+import threading
+import unicodedata
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from functools import lru_cache
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Final, Self
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, HTTPError, RequestHandler
+
+from labelsieve.errors import InvalidInputError, LabelsieveError, UnwritableError, warn
+from labelsieve.results.decisions import WORDS, Decision
+from labelsieve.results.review.decision_file import DecisionFile, open_decisions
+from labelsieve.results.review.page import content_policy, render_page
+from labelsieve.results.review.pictures import Picture, Pictures
+from labelsieve.results.review.rows import NO_CLASS, ReviewRows
+
+logger = logging.getLogger("labelsieve")
+
+LOOPBACK: Final = "127.0.0.1"
+
+_MOST_ROWS: Final = 1000
+_MOST_BODY_BYTES: Final = 64_000
+_MOST_HEADER_BYTES: Final = 32_000
+_MOST_LETTERS: Final = 200
+# Rows that are read at a time, such blocks that are kept, and thumbnails that are kept: at most 20 MB.
+_BLOCK_ROWS: Final = 100
+_KEPT_BLOCKS: Final = 50
+_KEPT_THUMBNAILS: Final = 1000
+# Rows and pictures that are read at the same time.
+_READERS: Final = 4
+# Seconds until a connection that sends nothing, or sends a body slowly, is closed.
+_IDLE_S: Final = 300
+_BODY_S: Final = 20
+
+_FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time"}
+_PICTURE: Final = re.compile(r"(picture|thumbnail)/([0-9]{1,18})")
+_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+
+class RefusedError(HTTPError):
+    """A request that is refused.
+
+    Parameters
+    ----------
+    status : int
+        Of HTTP.
+    why : str
+        What the answer says.
+    """
+
+    def __init__(self, status: int, why: str) -> None:
+        super().__init__(status)
+        self.why = why
+
+
+class ReviewServer:
+    """Serves the review page while its block runs, in a thread of its own.
+
+    Parameters
+    ----------
+    rows : ReviewRows
+        The rows to review.
+    decisions : DecisionFile
+        Where decisions go.
+    pictures : Pictures, optional
+        The pictures of all rows.
+    title : str, optional
+        Name of the dataset.
+    host : str
+        Address or name of this machine at which it listens.
+    port : int
+        0 takes one that is free.
+
+    Attributes
+    ----------
+    url : str
+        Where the page is.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot listen there.
+    MissingDependencyError
+        Without jinja2.
+    """
+
+    def __init__(
+        self,
+        rows: ReviewRows,
+        decisions: DecisionFile,
+        *,
+        pictures: Pictures | None = None,
+        title: str | None = None,
+        host: str = LOOPBACK,
+        port: int = 0,
+    ) -> None:
+        self.rows, self.decisions, self.pictures = rows, decisions, pictures
+        page = render_page(rows, "served", title=title, has_pictures=pictures is not None)
+        self.page, self.policy = page.encode(), content_policy("served") + "; frame-ancestors 'none'"
+        self.places = {row: place for place, row in enumerate(rows.rows.tolist())}
+        self.values: dict[str, int | str] = {str(value): value for value in rows.scheme.values}
+        self._token = secrets.token_urlsafe(24)
+        try:
+            self._sockets = bind_sockets(port, host)
+        except (OSError, OverflowError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InvalidInputError(f"the server cannot listen at {host}, port {port}: {why}") from error
+        self.port = int(self._sockets[0].getsockname()[1])
+        self._is_open, self._names = not is_loopback(host), {LOOPBACK, "localhost", "[::1]", _in_url(host).lower()}
+        if self._is_open:
+            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+        shown = socket.gethostname() if host in ("0.0.0.0", "::", "") else host  # noqa: S104  # only compared
+        self.url = f"http://{_in_url(shown)}:{self.port}/{self._token}/"
+        self.readers = ThreadPoolExecutor(_READERS, "labelsieve-review-read")
+        self.writer = ThreadPoolExecutor(1, "labelsieve-review-write")  # one decision at a time
+        self._block = lru_cache(_KEPT_BLOCKS)(
+            lambda block: rows.part(block * _BLOCK_ROWS, min((block + 1) * _BLOCK_ROWS, len(rows)))
+        )
+        self._thumbnail = lru_cache(_KEPT_THUMBNAILS)(lambda row: pictures.thumbnail(row) if pictures else None)
+        self._thread = threading.Thread(target=self._run, name="labelsieve-review")
+        self._started, self._ended = threading.Event(), threading.Event()
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._started.wait()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._loop is not None and not self._ended.is_set():
+            self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+        self.writer.shutdown()  # what is being written is finished
+        self.readers.shutdown(cancel_futures=True)
+
+    def wait(self) -> None:
+        """Wait until the server ends, which it only does if it fails: a signal interrupts the wait.
+
+        Raises
+        ------
+        BaseException
+            What ended it.
+        """
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001  # `wait` raises it
+            self._error = error
+        finally:
+            self._ended.set()
+            self._started.set()
+
+    async def _serve(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        # Tornado's log would show the token.
+        application = Application([(r".*", _Handler, {"server": self})], log_function=lambda _: None)
+        server = HTTPServer(
+            application,
+            max_body_size=_MOST_BODY_BYTES,
+            max_header_size=_MOST_HEADER_BYTES,
+            idle_connection_timeout=_IDLE_S,
+            body_timeout=_BODY_S,
+        )
+        server.add_sockets(self._sockets)
+        self._started.set()
+        await self._stop.wait()
+        server.stop()
+        await server.close_all_connections()
+
+    def is_own_host(self, header: str) -> bool:
+        """Return whether a ``Host`` header is of this server, not of a name that somebody else points at it."""
+        name, _, port = header.lower().rpartition(":")
+        if port != str(self.port):
+            return False
+        return name in self._names or (self._is_open and _is_address(name.strip("[]")))
+
+    def is_own_path(self, path: str) -> str | None:
+        """Return the part of a path after the token; None if the token is another."""
+        _, token, *rest = [*path.split("/", 2), "", ""]
+        same = hmac.compare_digest(token.encode("utf-8", "surrogatepass"), self._token.encode())
+        return rest[0] if same and path.count("/") > 1 else None
+
+    def lines(self, start: int, stop: int) -> list[dict[str, Any]]:
+        """Return what is shown of the rows ``[start, stop)``."""
+        found: list[dict[str, Any]] = []
+        for block in range(start // _BLOCK_ROWS, -(-stop // _BLOCK_ROWS)):
+            first = block * _BLOCK_ROWS
+            found += self._block(block)[max(0, start - first) : stop - first]
+        return found
+
+    def picture(self, row: int, *, small: bool) -> Picture | None:
+        """Return the picture of a row that is shown; None if there is none."""
+        if self.pictures is None or row not in self.places:
+            return None
+        return self._thumbnail(row) if small else self.pictures.full(row)
+
+    def current(self) -> list[dict[str, Any]]:
+        """Return the decisions of all reviewers."""
+        return [
+            {
+                "row": one.row,
+                "given_label": self.values.get(str(one.given), one.given),
+                "decision": one.word,
+                "label": self.values.get(str(one.label), one.label),
+                "reviewer": one.reviewer,
+                "time": one.time,
+            }
+            for one in list(self.decisions.decisions.values())
+        ]
+
+    def decide(self, body: bytes) -> None:
+        """Write the decision in the body of a request.
+
+        Raises
+        ------
+        RefusedError
+            If it cannot be right, or cannot be written.
+        """
+        try:
+            said = json.loads(body)
+        except (ValueError, RecursionError):
+            raise RefusedError(400, "the body is not JSON") from None
+        if not isinstance(said, dict) or not said.keys() <= _FIELDS:
+            raise RefusedError(400, f"the body must be an object with {', '.join(sorted(_FIELDS))}")
+        row = said.get("row")
+        if type(row) is not int or row not in self.places:
+            raise RefusedError(400, f"row: {_short(row)} is not one of the rows to review")
+        try:
+            if said.get("decision") is None:
+                self.decisions.take_back(row, _reviewer(said))
+            else:
+                self.decisions.record(self._decision(row, said))
+        except UnwritableError as error:
+            raise RefusedError(507, str(error)) from error
+
+    def _decision(self, row: int, said: dict[str, Any]) -> Decision:
+        """Return a decision after a look at all of it."""
+        place, word, label = self.places[row], said["decision"], said.get("label")
+        values = self.rows.scheme.values
+        given, suggested = values[int(self.rows.given[place])], int(self.rows.suggested[place])
+        if not isinstance(word, str) or word not in WORDS:
+            raise RefusedError(400, f"decision: {_short(word)} is not one of {', '.join(WORDS)}")
+        if "given_label" in said and not _is_label(said["given_label"], given):
+            raise RefusedError(400, f"given_label: row {row:,} has {given!r}, not {_short(said['given_label'])}")
+        if word in ("keep", "unsure"):
+            if label not in (None, "") and not _is_label(label, given):
+                raise RefusedError(400, f"label: there is none for {word}, and not {_short(label)}")
+            label = ""
+        elif type(label) not in (int, str) or str(label) not in self.values:
+            raise RefusedError(400, f"label: {_short(label)} is not one of the {len(values):,} labels")
+        elif word == "accept" and suggested != NO_CLASS and not _is_label(label, values[suggested]):
+            raise RefusedError(
+                400, f"label: {values[suggested]!r} is suggested for row {row:,}, and not {_short(label)}"
+            )
+        when = _text("time", said.get("time")) or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            datetime.fromisoformat(when)
+        except ValueError:
+            raise RefusedError(400, f"time: {_short(when)} is not a time, such as 2026-11-26T08:30:00Z") from None
+        return Decision(
+            row,
+            str(given),
+            word,
+            str(label),
+            self.lines(place, place + 1)[0].get("id", ""),
+            _reviewer(said),
+            when,
+            self.rows.result.fingerprint,
+        )
+
+
+def serve_review(
+    rows: ReviewRows,
+    decisions: str | os.PathLike[str],
+    *,
+    pictures: Pictures | None = None,
+    title: str | None = None,
+    host: str = LOOPBACK,
+    port: int = 0,
+    say: Callable[[str], object] | None = None,
+) -> None:
+    """Serve the review page until a signal ends it.
+
+    Parameters
+    ----------
+    rows, pictures, title, host, port
+        As for `ReviewServer`.
+    decisions : path
+        As for `open_decisions`.
+    say : callable, optional
+        Takes lines for the user, of which the first is the URL; by default they are printed.
+
+    Raises
+    ------
+    InvalidInputError, InUseError, UnwritableError, MissingDependencyError
+        As `ReviewServer` and `open_decisions`.
+    """
+    say = say or _print
+    with (
+        open_decisions(decisions, rows.result.fingerprint) as file,
+        ReviewServer(rows, file, pictures=pictures, title=title, host=host, port=port) as server,
+    ):
+        if not is_loopback(host):
+            warn(
+                f"the review is served at {host} without encryption: whoever reads the network can see it, and with "
+                "the URL decide; a tunnel is safer: ssh -L"
+            )
+        say(server.url)
+        n_there = len(file.decisions)
+        there = f" ({n_there:,} {'decision is' if n_there == 1 else 'decisions are'} there)" if n_there else ""
+        say(f"{len(rows):,} rows to review; decisions are written to {file.path}{there}; Ctrl-C ends")
+        try:
+            server.wait()
+        finally:
+            say(f"{len(file.decisions):,} decisions are in {file.path}")
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()  # the URL is needed now, also by a program that reads it
+
+
+class _Handler(RequestHandler):
+    """Answers one request."""
+
+    def initialize(self, server: ReviewServer) -> None:
+        self._server, self._path = server, ""
+
+    def set_default_headers(self) -> None:
+        self.clear_header("Server")
+        for name, value in _HEADERS.items():
+            self.set_header(name, value)
+
+    def compute_etag(self) -> None:
+        """Nothing is kept by the browser."""
+
+    def prepare(self) -> None:
+        if not self._server.is_own_host(self.request.headers.get("Host", "")):
+            raise RefusedError(403, "this host name is not of this server")
+        path = self._server.is_own_path(self.request.path)
+        if path is None:
+            raise RefusedError(404, "there is nothing here: the URL that the server printed has a longer path")
+        self._path = path
+
+    async def get(self) -> None:
+        server = self._server
+        picture = _PICTURE.fullmatch(self._path)
+        if not self._path:
+            self.set_header("Content-Security-Policy", server.policy)
+            self._answer("text/html; charset=utf-8", server.page)
+        elif self._path == "rows":
+            lines = await self._run(server.readers, server.lines, *self._range())
+            self._answer("application/json", json.dumps(lines, allow_nan=False).encode())
+        elif self._path == "decisions":
+            current = await self._run(server.writer, server.current)  # not while one is written
+            self._answer("application/json", json.dumps(current).encode())
+        elif self._path == "decisions.csv":
+            content = await self._run(server.writer, server.decisions.content)
+            self.set_header("Content-Disposition", 'attachment; filename="decisions.csv"')
+            self._answer("text/csv; charset=utf-8", content)
+        elif picture is not None:
+            await self._send_picture(int(picture[2]), small=picture[1] == "thumbnail")
+        else:
+            raise RefusedError(404, "there is nothing here")
+
+    async def post(self) -> None:
+        if self._path != "decisions":
+            raise RefusedError(404, "there is nothing here")
+        headers = self.request.headers
+        # A page of another site may send a request, but neither of these headers.
+        if headers.get("Origin", "") != f"http://{headers.get('Host', '')}":
+            raise RefusedError(403, "decisions are taken from the page of this server only")
+        if headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
+            raise RefusedError(400, "a decision must be sent as application/json")
+        await self._run(self._server.writer, self._server.decide, self.request.body)
+        self.set_status(HTTPStatus.NO_CONTENT)
+
+    async def _send_picture(self, row: int, *, small: bool) -> None:
+        try:
+            found = await self._run(self._server.readers, lambda: self._server.picture(row, small=small))
+        except RefusedError as error:
+            raise RefusedError(404, error.why) from error
+        if found is None:
+            raise RefusedError(404, f"there is no picture of row {row:,} to show")
+        self._answer(found.media_type, found.data)
+
+    def _range(self) -> tuple[int, int]:
+        """Return the rows that a query asks for."""
+        texts = [self.get_query_argument(name, "") for name in ("start", "stop")]
+        if not all(re.fullmatch("[0-9]{1,12}", text) for text in texts):
+            raise RefusedError(400, "start and stop must be whole numbers")
+        start, stop = int(texts[0]), min(int(texts[1]), len(self._server.rows))
+        if stop - start > _MOST_ROWS:
+            raise RefusedError(400, f"at most {_MOST_ROWS:,} rows are sent at a time")
+        return min(start, stop), stop
+
+    async def _run(self, pool: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
+        """Return the result of a function that reads or writes."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+        except LabelsieveError as error:
+            raise RefusedError(500, str(error)) from error
+
+    def _answer(self, media_type: str, content: bytes) -> None:
+        self.set_header("Content-Type", media_type)
+        self.finish(content)
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Say why in one line of text."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, RefusedError):
+            why = error.why
+        else:
+            why = {405: "this is not done here"}.get(status_code, HTTPStatus(status_code).phrase)
+        self._answer("text/plain; charset=utf-8", why.encode("utf-8", "backslashreplace"))
+
+    def log_exception(self, kind: Any, error: Any, trace: Any) -> None:
+        """Log what failed here, without the URL and its token."""
+        if not isinstance(error, HTTPError):
+            logger.error("the review server failed to answer", exc_info=(kind, error, trace))
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    return host == "localhost" or (_is_address(host) and ipaddress.ip_address(host).is_loopback)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _is_label(said: Any, label: int | str) -> bool:
+    return type(said) in (int, str) and str(said) == str(label)
+
+
+def _reviewer(said: dict[str, Any]) -> str:
+    return _text("reviewer", said.get("reviewer")).strip()
+
+
+def _text(name: str, said: Any) -> str:
+    """Return a short text of one line; "" for none."""
+    if said is None:
+        return ""
+    if not isinstance(said, str) or len(said) > _MOST_LETTERS or any(map(_is_control, said)):
+        raise RefusedError(400, f"{name}: {_short(said)} is not text of one line and at most {_MOST_LETTERS} letters")
+    return said
+
+
+def _is_control(letter: str) -> bool:
+    """Return whether a letter is a control character, a line break or half of a letter."""
+    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
+
+
+def _short(value: Any) -> str:
+    """Return a value from a request as it is repeated in an answer."""
+    text = ascii(value)
+    return text if len(text) <= 60 else text[:59] + "..."

@@ -1,0 +1,132 @@
+"""The texts of the rows that a review shows."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.errors import InvalidInputError, UnreadableDataError
+from labelsieve.results.row_ids import as_text
+from labelsieve.storage.urls import check_place
+
+# Letters of a text that are shown.
+TEXT_LETTERS: Final = 5000
+
+Rows = npt.NDArray[np.int64]
+
+
+class RowTexts(Protocol):
+    """Texts of some rows, in their order."""
+
+    def part(self, start: int, stop: int) -> list[str]:
+        """Return the texts ``[start, stop)``, without what is too long."""
+
+
+class ListedTexts:
+    """Texts in memory.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Of all rows.
+    rows : (n,) int64
+        The rows that are shown.
+    """
+
+    def __init__(self, texts: Any, rows: Rows) -> None:
+        self._texts = getattr(texts, "iloc", texts)  # pandas would look rows up by its own index
+        self._rows = rows
+
+    def part(self, start: int, stop: int) -> list[str]:
+        """Return the texts ``[start, stop)``, without what is too long."""
+        return [_shortened(str(self._texts[row])) for row in self._rows[start:stop].tolist()]
+
+
+class FileTexts:
+    """Texts that are lines of a file, of which only the places are kept.
+
+    Parameters
+    ----------
+    path : Path
+        The file, with a line for each row.
+    n_rows : int
+        Number of lines that it must have.
+    rows : (n,) int64
+        The rows that are shown.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has another number of lines, or cannot be read.
+    """
+
+    def __init__(self, path: Path, n_rows: int, rows: Rows) -> None:
+        self._path, places = path, array("q")
+        try:
+            with path.open("rb") as file:
+                place = len(b"\xef\xbb\xbf") if file.read(3) == b"\xef\xbb\xbf" else 0
+                file.seek(place)
+                for line in file:
+                    places.append(place)
+                    place += len(line)
+        except OSError as error:
+            raise InvalidInputError(f"texts: {path} is not readable: {error}") from error
+        _check_number(len(places), n_rows)
+        self._places = np.array(places, np.int64)[rows]
+
+    def part(self, start: int, stop: int) -> list[str]:
+        """Return the texts ``[start, stop)``, without what is too long.
+
+        Raises
+        ------
+        UnreadableDataError
+            If the file cannot be read, or is not in UTF-8.
+        """
+        found = []
+        try:
+            with self._path.open("rb") as file:
+                for place in self._places[start:stop].tolist():
+                    file.seek(place)
+                    line = file.readline().decode("utf-8")
+                    found.append(_shortened(line.removesuffix("\n").removesuffix("\r")))
+        except (OSError, ValueError) as error:
+            raise UnreadableDataError(f"texts: {self._path} is not readable: {error}") from error
+        return found
+
+
+def open_texts(texts: Any, n_rows: int, rows: Rows) -> RowTexts:
+    """Open the texts of all rows, to show those of some.
+
+    Parameters
+    ----------
+    texts : sequence of str, or path
+        Texts, or a text file with one on each line.
+    n_rows : int
+        Number of all rows.
+    rows : (n,) int64
+        The rows that are shown.
+
+    Raises
+    ------
+    InvalidInputError
+        For another number of texts, or a file that cannot be read.
+    """
+    if isinstance(texts, str | os.PathLike):
+        return FileTexts(Path(check_place("texts", texts)), n_rows, rows)
+    _check_number(len(texts), n_rows)
+    return ListedTexts(texts, rows)
+
+
+def _check_number(n_texts: int, n_rows: int) -> None:
+    if n_texts != n_rows:
+        raise InvalidInputError(f"{n_texts:,} texts, the result has {n_rows:,} rows")
+
+
+def _shortened(text: str) -> str:
+    text = as_text(text)
+    return text if len(text) <= TEXT_LETTERS else text[: TEXT_LETTERS - 1] + "…"
