@@ -1,6 +1,7 @@
 """From decisions about labels to corrected labels.
 
-A reviewer looks at the issues and decides; the decisions are a CSV file, or a pandas frame, with these columns:
+A reviewer looks at the issues and decides; the decisions are a CSV file, or a pandas frame, with the columns below, or
+an export of Label Studio (``.json``; see `labelsieve.exchange`).
 
 | Column | |
 |---|---|
@@ -166,7 +167,8 @@ def apply_decisions(
         The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, an array in memory, or
         what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL.
     decisions : path, pandas.DataFrame, or list of these, optional
-        One or more tables of decisions, as CSV files or frames; see `labelsieve.decisions`. May be missing with `auto`.
+        One or more tables of decisions, as CSV files, exports of Label Studio (``.json``) or frames; see
+        `labelsieve.decisions`. May be missing with `auto`.
     output : path, optional
         Where the corrected labels go, in the form of `labels`: same ending, dtype, chunks and other columns. Labels in
         memory, shards, archives and what is at a URL are written as ``.npy`` or ``.zarr``. Without it they are returned
@@ -242,7 +244,8 @@ def apply_decisions(
     _check_policies(decisions, unsure, ignore_label, issues, auto, margin)
     file = open_label_file(labels, column)
     place = None if output is None else _checked_output(output, file, decisions, overwrite=overwrite)
-    read = read_decisions(decisions)
+    names = class_names if class_names is not None or issues is None else issues.class_names
+    read = read_decisions(decisions, names)
     if issues is not None and issues.n_rows != file.n_rows:
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
     values = LabelValues(file.dtype, _classes_of(file, class_names, issues))

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.results.label_studio_export import Reviewed, read_export
 from labelsieve.results.row_ids import unescape_formula
 from labelsieve.sources.columns import missing_column
 from labelsieve.sources.label_names import is_missing
@@ -158,8 +159,15 @@ class Decisions(Sequence[Decision]):
         )
 
 
-def read_decisions(decisions: Any) -> Decisions:
-    """Return all decisions in a CSV file, in a table in memory, or in several of these, in their order.
+def read_decisions(decisions: Any, class_names: Sequence[str] | None = None) -> Decisions:
+    """Return all decisions in a file, in a table in memory, or in several of these, in their order.
+
+    Parameters
+    ----------
+    decisions : path, pandas.DataFrame, or list of these, or None
+        CSV files, exports of Label Studio (``.json``) or frames; None for no decisions.
+    class_names : sequence of str, optional
+        All classes, for exports of Label Studio: see `read_export`.
 
     Raises
     ------
@@ -176,12 +184,17 @@ def read_decisions(decisions: Any) -> Decisions:
     for number, one in enumerate(given):
         if isinstance(one, str | os.PathLike):
             where = check_place("decisions", one)
-            blocks, name = _csv_blocks(Path(where)), Path(where).stem
+            path = Path(where)
+            is_export = path.suffix.lower() == ".json"
+            blocks, name = _export_blocks(path, class_names) if is_export else _csv_blocks(path), path.stem
         elif hasattr(one, "columns") and hasattr(one, "to_dict"):
             where, name = (f"frame {number}", f"frame {number}") if several else ("the frame", "")
             blocks = _frame_blocks(one, where)
         else:
-            raise InputTypeError(f"decisions must be a CSV file's path or a pandas frame, not {type(one).__name__}")
+            raise InputTypeError(
+                f"decisions must be the path of a CSV file or an export of Label Studio, or a pandas frame, not "
+                f"{type(one).__name__}"
+            )
         # Of several tables without names of reviewers, each is of another reviewer.
         table.add(where, blocks, name if several else "")
     return table.checked()
@@ -337,6 +350,15 @@ def _columns(header: list[str], lines: Sequence[int], flat: list[str], *, is_esc
             own = flat[header.index(name) :: len(header)]
             cells[name] = list(map(unescape_formula, own)) if is_escaped else own
     return lines, cells
+
+
+def _export_blocks(path: Path, class_names: Sequence[str] | None) -> Iterator[Block]:
+    """Yield the numbers of tasks of an export of Label Studio, and their decisions by column."""
+    found = read_export(path, class_names)
+    if found:
+        columns = dict(zip(Reviewed._fields, zip(*(one for _, one in found), strict=True), strict=True))
+        cells: dict[str, Sequence[Any]] = {name: list(map(str, column)) for name, column in columns.items()}
+        yield [number for number, _ in found], cells
 
 
 def _check_end(path: Path) -> bool:
