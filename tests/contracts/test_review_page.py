@@ -282,6 +282,10 @@ BAD = {
     "no rows": (lambda *_: {"top": 0}, "top must be a whole number of at least 1"),
     "too few pictures": (lambda *_: {"images": np.zeros((99, 8, 8))}, "100"),
     "pictures of one row": (lambda *_: {"images": np.zeros((100, 8))}, "images must have shape"),
+    "a picture that is not there": (
+        lambda *_: {"images": [f"{row}.png" for row in range(100)]},
+        "the picture of row [0-9]+, .*png, is not there",
+    ),
     "too few texts": (lambda *_: {"texts": ["a"] * 99}, "99 texts, the result has 100 rows"),
     "no texts": (lambda *_: {"texts": "nowhere.txt"}, "texts: nowhere.txt is not readable"),
     "too few labels": (lambda y, p: {"labels": y[1:]}, "labels have 99 rows, the result has 100"),
@@ -353,8 +357,11 @@ def test_pictures_fit_their_sizes(tmp_path):
 
 
 def test_nothing_but_the_pages_own_script_runs(tmp_path, small):
-    small[2].review(tmp_path / "review.html")
+    inputs = {"pred_probs": "/data/</title><script>alert(1)</script>/\udcff.npy"}
+    found = LabelIssues(**{**vars_of(small[2]), "facts": replace(small[2].facts, inputs=inputs)})
+    found.review(tmp_path / "review.html")
     text = (tmp_path / "review.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in text
     [policy] = re.findall('Content-Security-Policy" content="(.*?)"', text)
     policy = policy.replace("&#39;", "'")
     assert policy == review_page.content_policy("file")
@@ -540,6 +547,9 @@ def test_filters_moves_and_reviewers(tmp_path, chromium):
     choose(page, "pair-filter", f"{pair[0]} {pair[1]}")
     of_pair = [row for row, *both in zip(rows, given, suggested, strict=True) if tuple(both) == pair]
     assert page.run("shown.map((at) => ROWS[at])") == of_pair
+    page.run("$('pair-filter').focus()")
+    page.press("Escape")
+    assert page.run("document.activeElement.id") == "row-name"
     choose(page, "pair-filter", "")
     choose(page, "status", "undecided")
     page.press("Home")
@@ -621,7 +631,11 @@ def test_a_table_is_imported_if_all_of_it_fits(tmp_path, chromium):
         assert why in import_text(text)
         assert page.run("[...byReviewer.values()].every((own) => own.size === 0)")
     assert "1 decisions are about rows that are not on this page" in import_text(head + good + other)
-    [line] = page.run("decisionLines()")[1:]
+    # What is accepted here is what this page suggests.
+    third = next(k for k in range(4) if k not in (given[1], wanted[1]))
+    assert import_text(head + f"{rows[1]},,{given[1]},accept,{third},,,\r\n") == ""
+    line, last = page.run("decisionLines()")[1:]
+    assert last[2:5] == [given[1], "other", str(third)]
     assert line == [rows[0], "", given[0], "accept", str(wanted[0]), "=Ann", "2026-11-26T09:00:00Z", found.fingerprint]
 
 
