@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 import time
 from dataclasses import replace
 
@@ -16,8 +17,9 @@ import pytest
 import labelsieve
 from browser import browser
 from draws import draw
-from labelsieve import InputTypeError, InvalidInputError, LabelIssues, apply_decisions
+from labelsieve import InputTypeError, InvalidInputError, LabelIssues, MissingDependencyError, apply_decisions
 from labelsieve.cli.app import run
+from labelsieve.errors import install_line
 from labelsieve.results.review import page as review_page
 from labelsieve.results.row_ids import escape_formula, unescape_formula
 from processes import PATIENCE_S
@@ -319,6 +321,21 @@ def test_objects_of_another_kind_are_refused(tmp_path, small):
     empty = labelsieve.find_label_issues(["", "b", ""], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], progress=False)
     with pytest.raises(InvalidInputError, match="has the name '', which a table of decisions cannot hold"):
         empty.review(tmp_path / "review.html")
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"), [("jinja2", "report"), ("PIL", "images"), ("matplotlib", None), ("pandas", None)]
+)
+def test_a_page_needs_no_plots(tmp_path, monkeypatch, small, missing, extra):
+    for name in [name for name in sys.modules if name.partition(".")[0] == missing] or [missing]:
+        monkeypatch.setitem(sys.modules, name, None)
+    path = tmp_path / "review.html"
+    if extra is None:
+        small[2].review(path, images=np.zeros((100, 8, 8)))
+        return
+    with pytest.raises(MissingDependencyError, match=re.escape(install_line(extra))):
+        small[2].review(path, images=np.zeros((100, 8, 8)))
+    assert not path.exists()
 
 
 def test_the_command_reports_the_size_of_the_page(tmp_path, monkeypatch, capsys):
