@@ -13,23 +13,24 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.error_estimate import ErrorEstimate
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.results import export, report
+from labelsieve.results import report
 from labelsieve.results.audit import Audit, draw_audit
 from labelsieve.results.comparison import Comparison, compare_results
 from labelsieve.results.frames import frame_of
+from labelsieve.results.issue_exports import IssueExports
 from labelsieve.results.plots import Plots
 from labelsieve.results.result import Result
 from labelsieve.results.review.reviewable import ReviewableResult
 from labelsieve.results.zarr_store import read_result
-from labelsieve.settings import check_flag, check_whole_number
+from labelsieve.settings import check_whole_number
 from labelsieve.storage.folders import open_folder
-from labelsieve.storage.urls import check_place, without_query
+from labelsieve.storage.urls import check_place
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-class LabelIssues(ReviewableResult):
+class LabelIssues(ReviewableResult, IssueExports):
     """The label issues of a dataset, from `labelsieve.find_label_issues` or `labelsieve.load`.
 
     A result stands for its ``indices``: its length is ``num_issues``, iterating over it gives the rows of the issues,
@@ -300,65 +301,6 @@ class LabelIssues(ReviewableResult):
         """
         return draw_audit(self, budget, seed, labels)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole result into one Zarr group, for `labelsieve.load`.
-
-        Parameters
-        ----------
-        path : path or URL
-            Ends in ``.zarr``; an earlier result there is replaced once all is written.
-
-        Raises
-        ------
-        InvalidInputError
-            For a path that is not a valid output location.
-        UnwritableError
-            If it cannot be written: a folder without permission, a full disk.
-        """
-        export.write(self, _ending(path, ".zarr"))
-
-    def to_csv(self, path: str | os.PathLike[str], *, escape_formulas: bool = True) -> None:
-        """Write the issues as a CSV table, worst first.
-
-        Parameters
-        ----------
-        path : path
-            Ends in ``.csv``.
-        escape_formulas : bool
-            Write an apostrophe before ids and class names that a spreadsheet would run as formulas: those that begin
-            with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, and are not numbers.
-            `labelsieve.unescape_formula` takes it away again, and so does ``ids=`` for a ``.csv`` file.
-
-        Raises
-        ------
-        InvalidInputError
-            For another ending, or a missing folder.
-        UnwritableError
-            If the file cannot be written: a folder without permission, a full disk.
-        """
-        check_flag("escape_formulas", escape_formulas)
-        export.write(self, _ending(path, ".csv"), escape_formulas=escape_formulas)
-
-    def to_parquet(self, path: str | os.PathLike[str], rows_a_file: int = export.ROWS_A_FILE) -> None:
-        """Write the issues as a Parquet table, worst first.
-
-        Parameters
-        ----------
-        path : path
-            Ends in ``.parquet``. More than `rows_a_file` issues make a folder of such files, which pandas and Arrow
-            read as one table.
-        rows_a_file : int
-            Most rows in a file.
-
-        Raises
-        ------
-        MissingDependencyError
-            Without pyarrow.
-        UnwritableError
-            If it cannot be written: a folder without permission, a full disk.
-        """
-        export.write(self, _ending(path, ".parquet"), rows_a_file=check_whole_number("rows_a_file", rows_a_file, 1))
-
     def report(
         self,
         path: str | os.PathLike[str],
@@ -485,14 +427,6 @@ def compare_with(before: Any, after: LabelIssues) -> Comparison | None:
 def load_rows(path: str | os.PathLike[str]) -> LabelIssues:
     """Open a saved result as issues of rows, whatever these are: see `labelsieve.load`."""
     return LabelIssues(**read_result(open_folder(path, "path")))
-
-
-def _ending(path: str | os.PathLike[str], suffix: str) -> str:
-    """Return the path or URL of an output, which must end in `suffix`."""
-    place = check_place("path", path)
-    if not place.endswith(suffix):
-        raise InvalidInputError(f"{without_query(place)} must end in {suffix}")
-    return place
 
 
 def _cell(value: object) -> str:

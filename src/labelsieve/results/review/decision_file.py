@@ -48,6 +48,7 @@ class DecisionFile:
     def __init__(self, path: Path, decisions: Iterable[Decision]) -> None:
         self.path = path
         self.decisions = {one.row: one for one in decisions}
+        self._lines = {row: _line(one) for row, one in self.decisions.items()}
         self._file = os.open(path, os.O_RDWR | os.O_APPEND)
         self._size = os.fstat(self._file).st_size
 
@@ -64,10 +65,11 @@ class DecisionFile:
             If it cannot be written, or another program has changed the file: the file is then as it was.
         """
         self._check_unchanged()
-        if decision.row in self.decisions:
-            self._rewrite([*self._without(decision.row), decision])
+        row, line = decision.row, _line(decision)
+        if row in self.decisions:
+            self._rewrite(row, line)
+            self.decisions[row], self._lines[row] = decision, line
             return
-        line = _lines([decision])
         with writing(str(self.path)):
             try:
                 if os.write(self._file, line) < len(line):  # on a full disk
@@ -79,7 +81,7 @@ class DecisionFile:
                     os.ftruncate(self._file, self._size)
                 raise
         self._size += len(line)
-        self.decisions[decision.row] = decision
+        self.decisions[row], self._lines[row] = decision, line
 
     def take_back(self, row: int) -> None:
         """Remove the decision about a row, if there is one.
@@ -91,15 +93,12 @@ class DecisionFile:
         """
         self._check_unchanged()
         if row in self.decisions:
-            self._rewrite(self._without(row))
+            self._rewrite(row, b"")
 
     def content(self) -> bytes:
         """Return the bytes of the file."""
         with self.path.open("rb") as file:
             return file.read(self._size)
-
-    def _without(self, row: int) -> list[Decision]:
-        return [one for other, one in self.decisions.items() if other != row]
 
     def _check_unchanged(self) -> None:
         own = os.fstat(self._file)
@@ -112,8 +111,9 @@ class DecisionFile:
                 f"{self.path} was changed or removed by another program while it was being written: restart the server"
             )
 
-    def _rewrite(self, decisions: list[Decision]) -> None:
-        content = _HEADER + _lines(decisions)
+    def _rewrite(self, row: int, line: bytes) -> None:
+        """Write the file without the line of a row, and with `line` at its end."""
+        content = b"".join([_HEADER, *(other for key, other in self._lines.items() if key != row), line])
         made = _folder_of(self.path) / "rewritten"
         with writing(str(self.path)):
             file = os.open(
@@ -128,7 +128,7 @@ class DecisionFile:
                 raise
         os.close(self._file)
         self._file, self._size = file, len(content)
-        self.decisions = {one.row: one for one in decisions}
+        del self.decisions[row], self._lines[row]
 
 
 @contextmanager
@@ -233,13 +233,11 @@ def _n_whole_bytes(content: bytes) -> int:
     return 0
 
 
-def _lines(decisions: Iterable[Decision]) -> bytes:
-    """Return the lines of decisions."""
+def _line(one: Decision) -> bytes:
+    """Return a decision as a line of the file."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    for one in decisions:
-        cells = (one.row, one.id, one.given, one.word, one.label, one.reviewer, one.time, one.result)
-        writer.writerow([escape_formula(str(cell)) for cell in cells])
+    cells = (one.row, one.id, one.given, one.word, one.label, one.reviewer, one.time, one.result)
+    csv.writer(text).writerow([escape_formula(str(cell)) for cell in cells])
     return text.getvalue().encode()
 
 

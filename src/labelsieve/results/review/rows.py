@@ -172,6 +172,11 @@ class ReviewRows:
         if audit is not None and self._probs is not None:
             self._suggest()
 
+    @property
+    def has_texts(self) -> bool:
+        """Whether texts are shown."""
+        return self._texts is not None
+
     def __len__(self) -> int:
         return len(self.rows)
 
