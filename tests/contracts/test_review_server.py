@@ -30,7 +30,7 @@ from labelsieve.results.review.decision_file import open_decisions
 from labelsieve.results.review.pictures import open_pictures
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.results.review.server import ReviewServer, is_loopback, serve_review
-from processes import PATIENCE_S
+from processes import PATIENCE_S, wait_until
 
 HEADER = "row,id,given_label,decision,label,reviewer,time,result\r\n"
 NAMES = ["=cat", 'a "b", c', "dög", "bird"]
@@ -255,6 +255,29 @@ def test_an_audit_is_reviewed_and_estimated(tmp_path):
         known = labelsieve.estimate(audit, tmp_path / "d.csv")
     assert known.n_reviewed == 40
     assert known.error_rate == labelsieve.estimate(audit, np.arange(40) % 4 == 0).error_rate
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(decision_file.os, "fsync", lambda _: None)  # a millisecond each time
+    n_rows = 100_000
+    values = np.arange(n_rows) % 10
+    probs = np.full((n_rows, 10), 0.01)
+    probs[np.arange(n_rows), (values + 1) % 10] = 0.91 - np.arange(n_rows) / 1e7
+    with pytest.warns(LabelsieveWarning):
+        issues = labelsieve.find_label_issues(values, probs, filter_by="predicted_neq_given", progress=False)
+    assert issues.num_issues == n_rows
+    rows = ReviewRows(issues, top=n_rows)
+    with ReviewServer(rows, tmp_path / "d.csv") as one:
+        assert len(one.page) < 2_000_000
+        site = Site(one.url, tmp_path / "d.csv")
+        assert site.json("rows?start=99950&stop=100000") == rows.part(99_950, 100_000)
+        for place in range(n_rows):
+            one.decide(json.dumps(decision_of(rows, place)).encode())
+        assert site.post(decision_of(rows, 7, "keep")) == (204, "")
+        assert len(site.json("decisions")) == n_rows
+    applied = labelsieve.apply_decisions(values, tmp_path / "d.csv", issues=issues)
+    assert np.flatnonzero(applied.labels != (values + 1) % 10).tolist() == [rows.rows[7]]
 
 
 # What is refused -------------------------------------------------------------------------------------------------
@@ -537,25 +560,29 @@ def test_a_failure_inside_is_an_answer_without_its_cause(served, monkeypatch, ca
 # The file --------------------------------------------------------------------------------------------------------
 
 
-def written(path, rows, n=4):
-    """Return the content of a file with the first `n` decisions."""
+def written(path, rows, places=range(4)):
+    """Return the content of a file with decisions about the rows at some places."""
     with ReviewServer(rows, path) as one:
-        for place in range(n):
+        for place in places:
             assert Site(one.url, path).post(decision_of(rows, place))[0] == 204
     return path.read_bytes()
 
 
 def test_a_last_line_that_is_cut_off_anywhere_is_taken_away(rows, found, tmp_path, caplog):
     path = tmp_path / "d.csv"
-    whole = written(path, rows, 3)
-    two = written(tmp_path / "two.csv", rows, 2)
-    for n_bytes in range(len(two), len(whole)):
+    # The id in the last line has line breaks and quotes.
+    first, last = (
+        next(k for k, row in enumerate(rows.rows.tolist()) if bool(row % 7) == is_plain) for is_plain in (1, 0)
+    )
+    whole, one = written(path, rows, [first, last]), written(tmp_path / "one.csv", rows, [first])
+    assert b'line 1\nline 2, ""' in whole
+    for n_bytes in range(len(one), len(whole)):
         path.write_bytes(whole[:n_bytes])
         caplog.clear()
         with open_decisions(path, found.fingerprint) as file:
-            assert list(file.decisions) == rows.rows[:2].tolist()
-        assert path.read_bytes() == two
-        assert ("cut off" in caplog.text) == (n_bytes > len(two))
+            assert list(file.decisions) == [int(rows.rows[first])]
+        assert path.read_bytes() == one
+        assert ("cut off" in caplog.text) == (n_bytes > len(one))
 
 
 def test_a_file_is_continued(rows, found, tmp_path):
@@ -858,6 +885,10 @@ def test_thirty_decisions_in_a_browser_survive_a_kill(folder, found, labels, tmp
             page.wait_for("fetch('decisions').then((answer) => answer.json()).then((all) => all.length === 40)")
             assert page.complaints() == []
             hosts.add(command.site.host)
+            page.downloads_to(tmp_path / "downloads")
+            page.press("d")
+            wait_until((tmp_path / "downloads" / "decisions.csv").exists)
+            assert (tmp_path / "downloads" / "decisions.csv").read_bytes() == file.read_bytes()
             assert {urlsplit(url).netloc for url in page.requests()} == hosts
             assert command.ends(signal.SIGINT)[0] == 130
     applied = labelsieve.apply_decisions(labels, file, issues=found)
