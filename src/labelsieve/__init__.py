@@ -24,6 +24,7 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | recording predictions in a model's loop | `labelsieve.recorder` |
 | corrected labels from decisions about issues | `labelsieve.decisions` |
 | issues before and after a correction | `labelsieve.comparison` |
+| Label Studio, cleanlab, FiftyOne, Argilla, spreadsheets | `labelsieve.exchange` |
 | batches in a loop of your own | `labelsieve.inspector` |
 | memory, time, measurements, planning for terabytes | `labelsieve.memory` |
 | errors, failures, workdirs that resume | `labelsieve.errors` |
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
         count,
         decisions,
         errors,
+        exchange,
         find,
         inspector,
         label_issues_batched,
@@ -72,6 +74,7 @@ if TYPE_CHECKING:
         UnwritableError,
         WorkdirError,
     )
+    from labelsieve.exchange import read_label_studio
     from labelsieve.find import find_label_issues, plan_label_issues
     from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
     from labelsieve.pipeline.ensemble_scores import get_label_quality_ensemble_scores
@@ -99,6 +102,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "Plan",
     "apply_decisions",
     "AppliedDecisions",
+    "read_label_studio",
     "compare",
     "Comparison",
     "Recorder",
@@ -124,6 +128,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "recorder",
     "decisions",
     "comparison",
+    "exchange",
     "inspector",
     "memory",
     "errors",
@@ -152,6 +157,7 @@ _SUBMODULES = (
     "count",
     "decisions",
     "errors",
+    "exchange",
     "find",
     "inspector",
     "label_issues_batched",
@@ -184,6 +190,7 @@ _MODULES = {
     "find_label_issues_batched": "label_issues_batched",
     "load": "results.load",
     "plan_label_issues": "find",
+    "read_label_studio": "exchange",
     "split_arr": "label_issues_batched",
     "summarize_batch": "summaries",
     "unescape_formula": "results.row_ids",

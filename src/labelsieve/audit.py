@@ -35,6 +35,8 @@ stands for.
 The rows are in a random order. A review that stops early is an audit of fewer rows, and ``budget=400`` with the same
 seed holds the rows of ``budget=200``.
 
+``issues.review("review.html", audit=audit)`` writes a page to decide about these rows, whose CSV file `estimate` takes.
+
 ## What is estimated
 
 | Name | Meaning | Method |
@@ -76,6 +78,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning.error_estimate import ErrorEstimate, estimate_errors
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.results.audit import Audit
+from labelsieve.results.label_studio_export import read_export
 from labelsieve.results.row_ids import unescape_formula
 from labelsieve.storage.urls import check_place
 
@@ -99,7 +102,8 @@ def estimate(audit: Audit, decisions: Any) -> ErrorEstimate:
         Whether the given label of each of ``audit.rows`` is wrong; None for rows that are not decided. Or a CSV file
         or a table (a frame of pandas or Polars, a dict of columns) with the columns ``row`` and ``decision``:
         ``accept`` and ``other`` say that the given label is wrong, ``keep`` that it is right. Rows with ``unsure`` or
-        nothing, and rows of the audit that are not in the table, are left out. If the audit has no labels,
+        nothing, and rows of the audit that are not in the table, are left out. An export of Label Studio (``.json``) is
+        such a table: see `labelsieve.exchange`. If the audit has no labels,
         a column ``given_label`` serves for estimates by class. Where ``label``, the label after the decision, is the
         same as ``given_label``, this is right, whatever the decision is called.
 
@@ -135,7 +139,7 @@ def estimate(audit: Audit, decisions: Any) -> ErrorEstimate:
     if not isinstance(audit, Audit):
         raise InputTypeError(f"audit must be an Audit, from issues.audit() or labelsieve.load, not {audit!r}")
     if isinstance(decisions, str | os.PathLike):
-        wrong, decided, labels = _of_table(audit, _read_csv(check_place("decisions", decisions)))
+        wrong, decided, labels = _of_table(audit, _read_file(check_place("decisions", decisions)))
     elif isinstance(decisions, Mapping) or hasattr(decisions, "columns"):
         wrong, decided, labels = _of_table(audit, _columns_of(decisions))
     else:
@@ -229,6 +233,14 @@ def _columns_of(table: Any) -> dict[str, list[str]]:
     if len({len(values) for values in found.values()}) > 1:
         raise InvalidInputError("the columns of decisions differ in length")
     return found
+
+
+def _read_file(path: str) -> dict[str, list[str]]:
+    """Return the columns of a CSV file or of an export of Label Studio."""
+    if not path.lower().endswith(".json"):
+        return _read_csv(path)
+    found = [one for _, one in read_export(Path(path))]
+    return {name: [str(getattr(one, name)) for one in found] for name in ("row", "decision", "given_label", "label")}
 
 
 def _read_csv(path: str) -> dict[str, list[str]]:

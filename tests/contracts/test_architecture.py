@@ -42,7 +42,7 @@ ORDER = [
 # Of the command line and of cleanlab's tree, the pages of documentation, which import nothing, are part of the API.
 API = (
     *("", "find", "audit", "count", "recorder", "inspector", "label_issues_batched", "summaries", "decisions"),
-    *("comparison", "cli", "cleanlab"),
+    *("comparison", "exchange", "cli", "cleanlab"),
 )
 # execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
 # Dask's way to write sizes and where it keeps temporary files.
@@ -60,6 +60,7 @@ PUBLIC = [
     "Plan",
     "apply_decisions",
     "AppliedDecisions",
+    "read_label_studio",
     "compare",
     "Comparison",
     "Recorder",
@@ -85,6 +86,7 @@ PUBLIC = [
     "recorder",
     "decisions",
     "comparison",
+    "exchange",
     "inspector",
     "memory",
     "errors",
@@ -141,7 +143,7 @@ def of_part(part):
 
 def test_the_folder_shows_the_packages():
     entries = [path.name for path in SOURCE.iterdir() if path.name != "__pycache__"]
-    assert len(entries) <= 28, "one idea, one package"
+    assert len(entries) <= 29, "one idea, one package"
     assert {part_of(module) for module in MODULES} == set(ORDER)
     packages = [path for path in SOURCE.iterdir() if (path / "__init__.py").exists()]
     assert len(packages) <= 15

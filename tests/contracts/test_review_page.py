@@ -174,6 +174,14 @@ def test_the_page_holds_the_worst_rows(tmp_path, stored):
     assert "Letters" in (tmp_path / "review.html").read_text(encoding="utf-8")
 
 
+def test_rows_that_are_tokens_have_places(tmp_path):
+    labels, probs = [[0, 1], [0, 1, 0]], [np.eye(2)[[0, 1]] * 0.8 + 0.1, np.eye(2)[[0, 1, 1]] * 0.8 + 0.1]
+    found = labelsieve.token_classification.find_label_issues(labels, probs, progress=False)
+    found.rows.review(tmp_path / "review.html")
+    [line] = config_of(tmp_path / "review.html")["rows"]
+    assert (line["row"], line["place"]) == (4, "sentence 1, token 2")
+
+
 def test_logits_are_shown_as_probabilities(tmp_path):
     labels, probs = draw(200, 3, seed=1)
     logits = np.log(probs) + np.arange(200)[:, None]
@@ -223,6 +231,8 @@ def test_an_earlier_result_needs_the_labels_only_where_these_may_be_names(tmp_pa
         assert config_of(tmp_path / "review.html")["values"] == values
     without = LabelIssues(**{**vars_of(earlier), "class_names": None})
     without.review(tmp_path / "review.html")
+    assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
+    earlier.review(tmp_path / "review.html", labels=labels.astype(float))  # as beside missing values
     assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
     # Codes in the run, names in the file to be corrected.
     found.review(tmp_path / "review.html", labels=names, class_names=["c", "d", "ab", "b"])
@@ -636,6 +646,36 @@ def test_without_storage_a_warning_is_shown_and_decisions_stay_in_memory(tmp_pat
         page.run("downloaded = true")
     finally:
         page.ask("Page.removeScriptToEvaluateOnNewDocument", identifier=identifier)
+
+
+def test_another_tab_and_no_rows_at_all(tmp_path, chromium, small):
+    found, page = small[2], chromium
+    found.review(tmp_path / "review.html")
+    open_page(page, tmp_path / "review.html")
+    row, given = found.indices[3].tolist(), found.issues.given_labels[3].tolist()
+    own = {
+        "row": row,
+        "given_label": given,
+        "decision": "keep",
+        "label": "",
+        "reviewer": "",
+        "time": "2026-11-26T09:00:00Z",
+    }
+    strangers = [{**own, "row": -1}, {**own, "given_label": given + 1, "row": found.indices[4].tolist()}, 5, None]
+    for number, one in enumerate([own, *strangers]):
+        key = f"labelsieve-review {found.fingerprint} {number}"
+        page.run(f"localStorage.setItem({key!r}, {json.dumps(json.dumps(one))})")
+    page.run(f"localStorage.setItem('labelsieve-review {found.fingerprint} broken', '{{')")
+    page.run("window.dispatchEvent(new StorageEvent('storage', { key: null }))")
+    page.wait_for("mine().size === 1")
+    assert page.run("[...mine().keys()]") == [row]
+    none = labelsieve.find_label_issues([0, 1], [[0.9, 0.1], [0.2, 0.8]], progress=False)
+    none.review(tmp_path / "none.html")
+    open_page(page, tmp_path / "none.html")
+    assert text_of(page, "nothing") == "There are no rows to review."
+    for key in ("a", "k", "u", "o", "z", "ArrowRight", "Home", "g", "1"):
+        page.press(key)
+    assert page.complaints() == []
 
 
 def luminance(color):

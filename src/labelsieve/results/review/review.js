@@ -126,7 +126,7 @@ function embedded() {
           // Not what this page wrote.
         }
       }
-      return found.sort((a, b) => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0));
+      return found;
     },
     save(decision) {
       const key = `${prefix}${decision.row} ${decision.reviewer}`;
@@ -302,6 +302,7 @@ function removeDecision(row, name) {
 
 async function restore() {
   const found = (await source.decisions()).map(checked).filter((one) => one !== null);
+  found.sort((a, b) => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0));
   byReviewer.clear();
   for (const one of found) decisionsOf(one.reviewer).set(one.row, one);
 }
@@ -551,8 +552,11 @@ function draw() {
 
 function move(at) {
   if (at === undefined || shown.length === 0) return;
+  const isOther = current !== at;
   current = at;
   draw();
+  // On a small screen the classes are below the picture: begin at the top of the next row.
+  if (isOther && !isGrid && $("one").getBoundingClientRect().top < 0) $("one").scrollIntoView({ block: "start" });
   if (drawn !== null) {
     const suggestion = SUGGESTED[at] < 0 ? "" : `, suggested ${className(SUGGESTED[at])}`;
     const own = mine().get(ROWS[at]);
@@ -860,6 +864,7 @@ async function start() {
   const nameOfPair = (pair) => pair.split(" ").map((k) => className(Number(k))).join(" → ");
   $("pair-filter").append(...countedOptions(pairs.filter(Boolean), nameOfPair, LISTED_PAIRS));
   $("kept-where").textContent = source.kept;
+  if (ROWS.length === 0) $("nothing").textContent = "There are no rows to review.";
   try {
     await restore();
   } catch (error) {
@@ -872,10 +877,7 @@ async function start() {
   const first = shown.find((at) => !mine().has(ROWS[at]));
   current = first ?? 0;
   draw();
-  source.onChange(async () => {
-    await restore();
-    refilter();
-  });
+  source.onChange(() => restore().then(refilter));
   document.documentElement.dataset.ready = "true";
 }
 

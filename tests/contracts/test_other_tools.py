@@ -1,0 +1,528 @@
+"""Other tools: Label Studio out and in again, cleanlab's own classes, frames for FiftyOne and Argilla; refusals."""
+
+import copy
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LogisticRegression
+
+import labelsieve
+from draws import draw, find
+from labelsieve import InputTypeError, InvalidInputError, apply_decisions, read_label_studio
+from labelsieve.cli.app import run
+from labelsieve.exchange import label_studio_config
+
+HOSTILE = ["=1+1", "<img src=x onerror=alert(1)>", "a\nb\t\"c\" 'd' & é", "$given_choice", "]]><!--", "ünïcode 💥"]
+K = len(HOSTILE)
+
+
+def dataset(names=None, n_rows=400, **choices):
+    """Return labels as numbers or names, the result, and the labels as numbers."""
+    labels, probs = draw(n_rows, K, seed=2, noise=0.3)
+    if names is None:
+        return labels, find(labels, probs, **choices), labels
+    named = np.array(names, object)[labels]
+    return named, find(named.tolist(), probs, class_names=names, **choices), labels
+
+
+def annotate(tasks, rng, classes, reviewers=(1,)):
+    """Annotate tasks at random, as Label Studio exports them; return them with the expected decisions."""
+    expected, clock = [], 0
+    for number, task in enumerate(tasks, 1):
+        data = task["data"]
+        annotations = []
+        for reviewer in reviewers:
+            clock += 1
+            kind = ("accept", "keep", "other", "skipped", "empty", "none")[rng.integers(6)]
+            others = [name for name in classes if name not in (data["given_choice"], data["suggested_choice"])]
+            other = others[rng.integers(len(others))]
+            chosen = {"accept": data["suggested_choice"], "keep": data["given_choice"], "other": other}.get(kind)
+            region = {"id": "x", "from_name": "label", "to_name": "text", "type": "choices", "origin": "manual"}
+            if kind == "none":
+                continue
+            time = f"2026-11-26T10:{clock // 60:02}:{clock % 60:02}.5Z"
+            annotations.append(
+                {
+                    "id": 100 + clock,
+                    "completed_by": reviewer,
+                    "result": [] if chosen is None else [region | {"value": {"choices": [chosen]}}],
+                    "was_cancelled": kind == "skipped",
+                    "ground_truth": False,
+                    "created_at": "2026-11-26T09:00:00Z",
+                    "updated_at": time,
+                    "lead_time": 3.1,
+                }
+            )
+            who = reviewer["email"] if isinstance(reviewer, dict) else str(reviewer)
+            word = kind if chosen is not None else "unsure"
+            expected.append((data["row"], word, chosen if word in ("accept", "other") else "", who, time))
+        task |= {"id": 1000 + number, "annotations": annotations, "drafts": [{"result": [region]}], "meta": {}}
+        task["created_at"] = task["updated_at"] = "2026-11-26T09:00:00Z"
+    return tasks, expected
+
+
+def json_min(tasks):
+    """Return tasks as JSON-MIN: the data and the choice of each annotation that was not skipped."""
+    records = []
+    for task in tasks:
+        if not task["annotations"]:
+            records.append(task["data"] | {"id": task["id"], "annotator": "{}", "annotation_id": None})
+        for one in task["annotations"]:
+            if one["was_cancelled"]:
+                continue
+            record = task["data"] | {"id": task["id"]}
+            if one["result"]:
+                record["label"] = one["result"][0]["value"]["choices"][0]
+            by = one["completed_by"]
+            record |= {"annotator": by["email"] if isinstance(by, dict) else by, "annotation_id": one["id"]}
+            records.append(record | {name: one[name] for name in ("created_at", "updated_at", "lead_time")})
+    return records
+
+
+def written(path, content):
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def exported(found, folder, rng=None, reviewers=(1,), **choices):
+    """Write tasks and annotate them; return the export's path, its tasks and the expected decisions."""
+    found.to_label_studio(folder / "tasks.json", **choices)
+    tasks = json.loads((folder / "tasks.json").read_text(encoding="utf-8"))
+    names = found.class_names or [str(k) for k in range(found.n_classes)]
+    tasks, expected = annotate(tasks, rng or np.random.default_rng(0), names, reviewers)
+    return written(folder / "export.json", tasks), tasks, expected
+
+
+# Label Studio -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [None, HOSTILE])
+def test_tasks_and_configuration_are_those_that_label_studio_documents(tmp_path, names):
+    _, found, numbers = dataset(names, ids=[f"<{row}>" for row in range(400)])
+    texts = [f"text {row}" for row in range(400)]
+    config = found.to_label_studio(tmp_path / "t.json", images="https://x.org/{row}/{id}", texts=texts, top=20)
+    tasks = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
+    assert [task["data"]["row"] for task in tasks] == found.indices[:20].tolist()
+    shown = names or [str(k) for k in range(K)]
+    issues = found.issues
+    for place, task in enumerate(tasks):
+        row, data = int(issues.rows[place]), task["data"]
+        given, suggested = int(issues.given_labels[place]), int(issues.suggested_labels[place])
+        assert given == numbers[row]
+        assert (data["given_choice"], data["suggested_choice"]) == (shown[given], shown[suggested])
+        stored = [given, suggested] if names is None else [names[given], names[suggested]]
+        assert [data["given_label"], data["suggested_label"]] == stored
+        assert (data["row_id"], data["image"], data["text"]) == (
+            f"<{row}>",
+            f"https://x.org/{row}/<{row}>",
+            f"text {row}",
+        )
+        assert data["score"] == pytest.approx(float(issues.scores[place]), rel=1e-5)
+        assert data["result"] == found.fingerprint
+        [prediction] = task["predictions"]
+        [region] = prediction["result"]
+        assert prediction["model_version"] == f"labelsieve-{found.fingerprint}"
+        assert prediction["score"] == pytest.approx(float(issues.p_suggested[place]), rel=1e-5)
+        assert region == {
+            "from_name": "label",
+            "to_name": "image",
+            "type": "choices",
+            "value": {"choices": [shown[suggested]]},
+        }
+    view = ET.fromstring(config)
+    assert [one.tag for one in view] == ["Header", "Image", "Text", "Choices"]
+    choices = view.find("Choices")
+    assert choices.attrib | {"name": "label", "toName": "image"} == choices.attrib
+    assert [one.get("alias", one.get("value")) for one in choices] == shown
+    assert all("$" not in one.get("value") for one in choices), "it would stand for data of the task"
+    assert config == label_studio_config(shown, images=True)
+
+
+def test_without_images_and_texts_a_task_shows_the_id_or_the_row(tmp_path):
+    for ids, shown in ((None, "row {}"), ([f"#{row}" for row in range(400)], "#{}")):
+        _, found, _ = dataset(ids=ids)
+        config = found.to_label_studio(tmp_path / "t.json", top=3)
+        data = [task["data"] for task in json.loads((tmp_path / "t.json").read_text())]
+        assert [one["text"] for one in data] == [shown.format(one["row"]) for one in data]
+        assert '<Text name="text" value="$text"/>' in config
+
+
+def test_places_of_pictures_are_passed_on(tmp_path):
+    _, found, _ = dataset()
+    places = [f"s3://bucket/{row}.png" for row in range(400)]
+    (tmp_path / "places.txt").write_text("\n".join(places))
+    for images in (places, pd.Series(places, index=range(7, 407)), tmp_path / "places.txt", "s3://bucket/{row}.png"):
+        found.to_label_studio(tmp_path / "t.json", images=images, top=5)
+        data = [task["data"] for task in json.loads((tmp_path / "t.json").read_text())]
+        assert [one["image"] for one in data] == [places[one["row"]] for one in data]
+
+
+@pytest.mark.parametrize("form", ["json", "json-min"])
+@pytest.mark.parametrize("labels_are", ["numbers", "names", "numbers with names"])
+def test_decisions_come_back(tmp_path, form, labels_are):
+    names = None if labels_are == "numbers" else HOSTILE
+    labels, found, numbers = dataset(names if labels_are == "names" else None)
+    if labels_are == "numbers with names":
+        labels, probs = draw(400, K, seed=2, noise=0.3)
+        found = find(labels, probs, class_names=HOSTILE)
+    path, tasks, expected = exported(found, tmp_path, top=60)
+    if form == "json-min":
+        written(path, json_min(tasks))
+        skipped = {task["data"]["row"] for task in tasks if any(one["was_cancelled"] for one in task["annotations"])}
+        expected = [one for one in expected if one[0] not in skipped]
+    shown = names or [str(k) for k in range(K)]
+    stored = {choice: HOSTILE[k] if labels_are == "names" else k for k, choice in enumerate(shown)} | {"": ""}
+    frame = read_label_studio(path, class_names=names)
+    assert {word for _, word, *_ in expected} == {"accept", "keep", "other", "unsure"}
+    got = frame[["row", "decision", "label", "reviewer", "time"]].values.tolist()
+    assert got == [[row, word, stored[label], who, time] for row, word, label, who, time in expected]
+    assert frame["given_label"].tolist() == [labels[row] for row in frame["row"]]
+    assert set(frame["result"]) == {found.fingerprint}
+    want = np.array(labels, object)
+    for row, _, label, *_ in expected:
+        if label:
+            want[row] = stored[label]
+    for decisions in (frame, path):
+        applied = apply_decisions(labels.tolist(), decisions, issues=found)
+        assert applied.labels.tolist() == want.tolist()
+        assert applied.counts["unsure"] == sum(word == "unsure" for _, word, *_ in expected)
+    assert numbers.shape == want.shape
+
+
+def test_several_reviewers_are_compared(tmp_path):
+    labels, found, _ = dataset()
+    reviewers = (3, {"id": 4, "email": "ann@example.org", "first_name": "Ann"})
+    path, _, expected = exported(found, tmp_path, reviewers=reviewers, top=40)
+    applied = apply_decisions(labels, path, conflicts="keep")
+    by_row = {}
+    for row, word, label, who, _ in expected:
+        by_row.setdefault(row, {})[who] = (word == "unsure", label)
+    both = [one for one in by_row.values() if len(one) == 2]
+    [agreement] = applied.agreement
+    assert agreement.reviewers == ("3", "ann@example.org")
+    assert agreement.n_rows == len(both)
+    same = sum(one["3"] == one["ann@example.org"] for one in both)
+    assert agreement.share == same / len(both)
+    assert len(applied.conflicts) == len(both) - same
+
+
+def test_an_audit_goes_out_and_an_estimate_comes_back(tmp_path):
+    rng = np.random.default_rng(0)
+    true, probs = draw(800, 3, seed=1, noise=0)
+    is_wrong = rng.random(800) < 0.1
+    labels = np.where(is_wrong, (true + 1) % 3, true)
+    found = find(labels, probs)
+    audit = found.audit(budget=100, labels=labels)
+    found.to_label_studio(tmp_path / "tasks.json", audit=audit)
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert [task["data"]["row"] for task in tasks] == audit.rows.tolist()
+    assert {"predictions" in task for task in tasks} == {True, False}
+    for task in tasks:
+        choice = {"from_name": "label", "type": "choices", "value": {"choices": [str(true[task["data"]["row"]])]}}
+        task["annotations"] = [{"completed_by": 1, "result": [choice]}]
+    path = written(tmp_path / "export.json", tasks)
+    got, want = labelsieve.estimate(audit, path), labelsieve.estimate(audit, is_wrong[audit.rows])
+    assert str(got) == str(want)
+    assert labelsieve.estimate(audit, read_label_studio(path)) == got
+
+
+def test_early_exports_and_other_controls_are_read(tmp_path):
+    _, found, _ = dataset()
+    path, tasks, _ = exported(found, tmp_path, top=30)
+    want = read_label_studio(path)
+    for task in tasks:
+        task["completions"] = task.pop("annotations")
+        for one in task["completions"]:
+            one["skipped"] = one.pop("was_cancelled")
+            for region in one["result"]:
+                region["from_name"] = "class_of_mine"
+    assert read_label_studio(written(path, tasks)).equals(want)
+
+
+def test_the_command_line_takes_an_export(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labels, found, _ = dataset()
+    path, _, _ = exported(found, tmp_path, top=30)
+    np.save("labels.npy", labels)
+    assert run(["apply", "labels.npy", "export.json", "-o", "corrected.npy"]) == 0
+    assert np.array_equal(np.load("corrected.npy"), apply_decisions(labels, path).labels)
+
+
+# Exports that are refused -----------------------------------------------------------------------------------------
+
+
+def truncated(text, tasks):
+    return text[: len(text) // 2]
+
+
+def changed(change):
+    def spoil(_text, tasks):
+        tasks = copy.deepcopy(tasks)
+        change(tasks)
+        return json.dumps(tasks)
+
+    return spoil
+
+
+def choose(choices):
+    region = {"from_name": "label", "to_name": "text", "type": "choices", "value": {"choices": choices}}
+    return changed(lambda tasks: tasks[1].update(annotations=[{"id": 1, "completed_by": 1, "result": [region]}]))
+
+
+BAD = {
+    "truncated": (truncated, r"is not JSON \(.*\): is it cut off\?"),
+    "empty": (lambda *_: "", "is not JSON"),
+    "not UTF-8": (lambda *_: b"\xff\xfe[]", "is not JSON"),
+    "nested": (lambda *_: "[" * 100_000, "is not (JSON|an export)"),
+    "an object": (lambda *_: "{}", "which is a list of tasks"),
+    "a number in the list": (lambda *_: "[1]", "task 1 of .* has no row, given_label, given_choice, result"),
+    "tasks of somebody else": (
+        lambda *_: '[{"id": 1, "data": {"text": "a"}, "annotations": []}]',
+        "task 1 of .* has no row, .* only exports of tasks that LabelIssues.to_label_studio wrote",
+    ),
+    "no annotations": (changed(lambda tasks: tasks[2].pop("annotations")), "task 3 of .* has no annotations"),
+    "annotations of another kind": (changed(lambda tasks: tasks[2].update(annotations=[3])), "are not a list of obj"),
+    "results of another kind": (
+        changed(lambda tasks: tasks[0].update(annotations=[{"result": "a"}])),
+        "task 1 of .*: the result of an annotation is not a list",
+    ),
+    "choices of another kind": (choose([3]), "task 2 of .* are not choices"),
+    "two choices": (choose(["0", "1"]), "task 2 of .* has 2 choices, and a row has one label"),
+    "unknown class": (choose(["cat"]), "task 2 of .*: the choice 'cat' is not a class"),
+    "unknown number": (choose(["77"]), "77"),
+    "a row that is a text": (changed(lambda tasks: tasks[0]["data"].update(row="3")), "task 1 of .*: '3' is not a row"),
+    "a negative row": (changed(lambda tasks: tasks[0]["data"].update(row=-1)), "-1 is not a row"),
+    "unknown row": (changed(lambda tasks: tasks[0]["data"].update(row=4000)), "there is no such row"),
+    "a label that is a list": (changed(lambda tasks: tasks[0]["data"].update(given_label=[1])), "which is not a label"),
+    "another given label": (changed(lambda tasks: None), "given labels are not those in labels"),
+    "tasks of several results": (
+        changed(lambda tasks: tasks[0]["data"].update(given_label=5)),
+        "the choice .* stands for .* here and for .* elsewhere: are these tasks of several results",
+    ),
+    "another fingerprint": (
+        changed(lambda tasks: [task["data"].update(result="0123456789ab-0123456789ab") for task in tasks]),
+        "which is not one of these labels",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_bad_exports_are_refused(tmp_path, what):
+    labels, found, _ = dataset()
+    labels = np.where(labels == 5, 4, labels) if what == "another given label" else labels
+    path, tasks, _ = exported(found, tmp_path, top=12)
+    for task in tasks:  # all decided
+        task["annotations"] = [{"id": 1, "completed_by": 1, "result": []}]
+    spoil, message = BAD[what]
+    text = spoil(path.read_text(encoding="utf-8"), tasks)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InvalidInputError, match=message):
+        apply_decisions(labels, path, tmp_path / "out.npy")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_class_of_no_task_needs_the_names(tmp_path):
+    labels, probs = draw(400, K, seed=2, noise=0.3)
+    found = find(labels, probs, class_names=HOSTILE)
+    found.to_label_studio(tmp_path / "t.json", top=1)
+    [task] = json.loads((tmp_path / "t.json").read_text())
+    known = {task["data"]["given_choice"], task["data"]["suggested_choice"]}
+    other = next(k for k, name in enumerate(HOSTILE) if name not in known)
+    region = {"from_name": "label", "type": "choices", "value": {"choices": [HOSTILE[other]]}}
+    path = written(tmp_path / "e.json", [task | {"annotations": [{"completed_by": 1, "result": [region]}]}])
+    with pytest.raises(InvalidInputError, match="is not a class: if it is a class, give class_names"):
+        apply_decisions(labels, path)
+    for more in ({"class_names": HOSTILE}, {"issues": found}):
+        assert apply_decisions(labels, path, **more).labels[task["data"]["row"]] == other
+
+
+def test_missing_files_are_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match="there is no file"):
+        read_label_studio(tmp_path / "nothing.json")
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(InvalidInputError, match="is not readable"):
+        read_label_studio(tmp_path / "folder.json")
+
+
+def test_an_export_without_annotations_has_no_decisions(tmp_path):
+    labels, found, _ = dataset()
+    _, tasks, _ = exported(found, tmp_path, top=5)
+    path = written(tmp_path / "e.json", [task | {"annotations": []} for task in tasks])
+    assert read_label_studio(path).empty
+    assert len(apply_decisions(labels, path).changed) == 0
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ({"path": "t.csv"}, r"must end in \.json"),
+        ({"path": "nothing/t.json"}, "there is no folder"),
+        ({"images": ["a"]}, "1 images, the result has 400 rows"),
+        ({"images": "pictures/*.png"}, r"nor a pattern with \{row\} or \{id\}"),
+        ({"images": "https://x/{id}"}, "names ids, and the result has none"),
+        ({"texts": ["a"]}, "1 texts, the result has 400 rows"),
+    ],
+)
+def test_tasks_that_cannot_be_are_refused_and_nothing_is_written(tmp_path, monkeypatch, choices, message):
+    monkeypatch.chdir(tmp_path)
+    _, found, _ = dataset()
+    with pytest.raises(InvalidInputError, match=message):
+        found.to_label_studio(**{"path": "t.json"} | choices)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_themselves_are_refused(tmp_path):
+    _, found, _ = dataset()
+    with pytest.raises(InputTypeError, match=r"must be URLs or paths, which are passed on: row .* has a ndarray"):
+        found.to_label_studio(tmp_path / "t.json", images=np.zeros((400, 2, 2)))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a", " "], "class 1 has an empty name"),
+        (["a", "b", "a "], "classes 0 and 2 are both named 'a'"),
+        (["a", "b\x00"], "class 1 has the name .* whose control characters XML cannot hold"),
+    ],
+)
+def test_names_that_no_choice_can_have_are_refused(names, message):
+    with pytest.raises(InvalidInputError, match=message):
+        label_studio_config(names)
+    with pytest.raises(InvalidInputError, match="images or texts"):
+        label_studio_config(["a", "b"], images=False, texts=False)
+
+
+# cleanlab ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [None, ["a", "b", "c"]])
+def test_cleanlearning_takes_the_frame(names):
+    from cleanlab.classification import CleanLearning
+
+    labels, probs = draw(300, 3, seed=1)
+    features = np.random.default_rng(0).normal(size=(300, 3)) + probs
+    found = find(labels, probs, class_names=names)
+    frame = found.to_cleanlab()
+    assert frame["is_label_issue"].tolist() == found.mask().tolist()
+    assert frame["label_quality"].tolist() == found.scores.tolist()
+    suggested = dict(zip(found.indices.tolist(), found.issues.suggested_labels.tolist(), strict=True))
+    assert [None if pd.isna(k) else k for k in frame["predicted_label"]] == [suggested.get(row) for row in range(300)]
+    model = CleanLearning(LogisticRegression()).fit(features, labels, label_issues=frame)
+    assert model.get_label_issues()["is_label_issue"].sum() == found.num_issues
+    kept = found.clean_rows()
+    want = LogisticRegression().fit(features[kept], labels[kept])
+    assert model.predict(features).tolist() == want.predict(features).tolist()
+
+
+class Lab:
+    """What a Datalab shows of itself, for machines without its packages."""
+
+    def __init__(self, labels):
+        self.class_names, self.labels = np.unique(labels, return_inverse=True)
+        self.class_names = self.class_names.tolist()
+        self.issues = pd.DataFrame(index=range(len(labels)))
+        self.issue_summary = pd.DataFrame(columns=["issue_type", "score", "num_issues"])
+        self.info = {"statistics": {}}
+
+
+@pytest.mark.parametrize("names", [None, ["zebra", "ape", "cat", "absent"]])
+def test_a_datalab_gets_the_issues(names):
+    labels, probs = draw(300, 4, seed=1, noise=0.3)
+    labels[labels == 3] = 0  # no row has the last class, so the numbers of names are others
+    given = labels if names is None else np.array(names)[labels]
+    found = find(given, probs, class_names=names)
+    lab = Lab(given)
+    lab.issues["is_outlier_issue"], lab.issues["outlier_score"] = False, 0.5
+    lab.issue_summary = pd.DataFrame({"issue_type": ["outlier"], "score": [0.9], "num_issues": [0]})
+    for _ in range(2):  # a second time nothing is added
+        found.to_cleanlab(datalab=lab)
+    assert lab.issue_summary.values.tolist() == [
+        ["outlier", 0.9, 0],
+        ["label", found.health_score(), found.num_issues],
+    ]
+    assert lab.issues.columns.tolist() == ["is_outlier_issue", "outlier_score", "is_label_issue", "label_score"]
+    assert lab.issues["is_label_issue"].tolist() == found.mask().tolist()
+    shown = names or list(range(4))
+    info = lab.info["label"]
+    assert [lab.class_names[k] for k in info["given_label"]] == given.tolist()
+    predicted = [lab.class_names[k] for k in info["predicted_label"]]
+    for row, k in zip(found.indices.tolist(), found.issues.suggested_labels.tolist(), strict=True):
+        assert predicted[row] == (shown[k] if shown[k] in lab.class_names else given[row])
+
+
+def test_a_real_datalab_reports_the_issues(capsys):
+    pytest.importorskip("datasets")
+    from cleanlab import Datalab
+
+    names = ["zebra", "ape", "cat"]
+    labels, probs = draw(300, 3, seed=1, noise=0.3)
+    given = [names[k] for k in labels]
+    found = find(given, probs, class_names=names, filter_by="both")
+    lab = Datalab({"label": given}, label_name="label", verbosity=0)
+    found.to_cleanlab(datalab=lab)
+    lab.report()
+    assert f"Number of examples with this issue: {found.num_issues}" in capsys.readouterr().out
+    issues = lab.get_issues("label")
+    assert issues["is_label_issue"].tolist() == found.mask().tolist()
+    assert issues["given_label"].tolist() == given
+    of_issues = issues.loc[found.indices, "predicted_label"].tolist()
+    assert of_issues == [names[k] for k in found.issues.suggested_labels.tolist()]
+    assert lab.get_issue_summary("label")["num_issues"].tolist() == [found.num_issues]
+    lab.find_issues(features=probs, issue_types={"outlier": {}})  # others come beside them
+    assert set(lab.issue_summary["issue_type"]) == {"label", "outlier"}
+
+
+def test_another_datalab_is_refused():
+    labels, probs = draw(300, 3, seed=1)
+    found = find(labels, probs)
+    with pytest.raises(InputTypeError, match=r"datalab must be a cleanlab\.Datalab, not list"):
+        found.to_cleanlab(datalab=[1])
+    with pytest.raises(InvalidInputError, match="the Datalab has 299 labels, the result 300 rows"):
+        found.to_cleanlab(datalab=Lab(labels[1:]))
+    other = labels.copy()
+    other[found.indices[0]] = found.issues.suggested_labels[0]
+    with pytest.raises(InvalidInputError, match=f"another label than the result in row {found.indices[0]}"):
+        found.to_cleanlab(datalab=Lab(other))
+    with pytest.raises(InvalidInputError, match="is not one of the labels of the result"):
+        found.to_cleanlab(datalab=Lab(labels + 1))
+
+
+# FiftyOne and Argilla ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [None, HOSTILE])
+def test_frames_for_fiftyone_and_argilla(names):
+    _, found, _ = dataset(names, ids=[f"id {row}" for row in range(400)])
+    shown, issues = names or [str(k) for k in range(K)], found.issues
+    texts = [f"text {row}" for row in range(400)]
+    fiftyone, argilla = found.to_fiftyone(images="p/{row}.png"), found.to_argilla(texts, images="u/{id}", top=7)
+    assert fiftyone.columns.tolist() == [
+        *("id", "row", "filepath", "ground_truth", "suggestion", "confidence", "p_given", "label_quality"),
+    ]
+    assert argilla.columns.tolist() == [
+        *("id", "row", "image", "text", "label", "confidence", "given_label", "p_given", "label_quality"),
+    ]
+    assert (len(fiftyone), len(argilla)) == (found.num_issues, 7)
+    rows = issues.rows.tolist()
+    assert fiftyone["row"].tolist() == rows
+    assert fiftyone["filepath"].tolist() == [f"p/{row}.png" for row in rows]
+    assert fiftyone["ground_truth"].tolist() == [shown[k] for k in issues.given_labels.tolist()]
+    assert fiftyone["suggestion"].tolist() == [shown[k] for k in issues.suggested_labels.tolist()]
+    assert fiftyone["confidence"].to_numpy() == pytest.approx(issues.p_suggested, rel=1e-5)
+    assert argilla["id"].tolist() == [f"id {row}" for row in rows[:7]]
+    assert argilla["text"].tolist() == [f"text {row}" for row in rows[:7]]
+    assert argilla["image"].tolist() == [f"u/id {row}" for row in rows[:7]]
+    assert argilla["label"].tolist() == fiftyone["suggestion"].tolist()[:7]
+    assert argilla["label_quality"].to_numpy() == pytest.approx(issues.scores[:7], rel=1e-5)
+
+
+def test_frames_of_no_issues_have_their_columns():
+    found = find([0, 1], [[0.9, 0.1], [0.1, 0.9]])
+    assert "suggestion" in found.to_fiftyone()
+    assert found.to_argilla(["a", "b"]).empty
+    assert found.to_cleanlab()["is_label_issue"].tolist() == [False, False]
