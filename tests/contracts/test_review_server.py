@@ -340,7 +340,7 @@ def test_without_the_token_nothing_is_there(served, change):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "192.168.0.1:{port}", ""]
+    "host", ["evil.example", "evil.example:{port}", "evil.127.0.0.1", "192.168.0.1:{port}", "[fe80::1]", "a:b", ""]
 )
 def test_another_host_name_is_refused(served, rows, host):
     host = host.format(port=served.parts.port)
@@ -382,7 +382,8 @@ def test_requests_that_no_browser_sends(served, request_):
 
 def test_own_names_are_taken(served):
     for host in ("127.0.0.1", "localhost", "LOCALHOST", "[::1]"):
-        assert served.ask(Host=f"{host}:{served.parts.port}")[0] == 200
+        for port in (f":{served.parts.port}", ":9000", ""):  # at the end of a tunnel it is another
+            assert served.ask(Host=host + port)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -730,6 +731,40 @@ def test_an_open_server_takes_its_addresses_but_no_other_name(rows, tmp_path):
         assert site.ask(Host=f"evil.example:{port}")[0] == 403
 
 
+def test_it_is_a_method_of_the_result(found, images, tmp_path, monkeypatch):
+    """Holds that all arguments arrive; it is ended as Ctrl-C does as soon as it runs."""
+    seen = []
+
+    def wait(one):
+        site = Site(one.url, tmp_path / "d.csv")
+        seen.append(site.json("rows?start=0&stop=100"))
+        seen.append(site.ask(f"picture/{seen[0][0]['row']}")[0])
+        assert b"<title>Review: the worst 3 of 77 label issues of my data</title>" in site.ask()[2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReviewServer, "wait", wait)
+    texts = [f"text {row}" for row in range(400)]
+    _, probs = draw(400, 4, seed=5, noise=0.3)
+    with pytest.raises(KeyboardInterrupt):
+        found.serve_review(
+            tmp_path / "d.csv",
+            top=3,
+            images=images,
+            texts=texts,
+            pred_probs=probs,
+            class_names=list("abcd"),
+            title="my data",
+        )
+    [lines, status] = seen
+    assert ([line["text"] for line in lines], status) == ([f"text {line['row']}" for line in lines], 200)
+    assert [len(line["top"]) for line in lines] == [4, 4, 4]
+    assert (tmp_path / "d.csv").read_bytes() == HEADER.encode()
+    for wrong in ({"top": 0}, {"port": -1}, {"host": "no.host.invalid"}, {"images": images[:3]}, {"texts": texts[:3]}):
+        with pytest.raises(InvalidInputError):
+            found.serve_review(tmp_path / "e.csv", **wrong)
+    assert not (tmp_path / "e.csv").exists()
+
+
 def test_an_open_server_warns(rows, tmp_path):
     said = []
 
@@ -798,7 +833,7 @@ def test_it_ends_cleanly(folder, rows, tmp_path, number, code, line):
         got, said, errors = command.ends(number)
         keep_alive.close()
     assert (got, errors.lstrip()) == (code, f"labelsieve: {line}\n")
-    assert said == f"1 decisions are in {file}\n"
+    assert said == f"1 decision is in {file}\n"
     assert [one.name for one in tmp_path.iterdir()] == ["d.csv"]
     assert len(command.site.lines()) == 1
 
