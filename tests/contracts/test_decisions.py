@@ -470,7 +470,7 @@ BAD_DECISIONS = {
     "a name among numbers": (decided((1, 1, "other", "dog")), "'dog' is not a number"),
     "different decisions": (decided((1, 1, "accept", 0), (1, 1, "keep", "")), "differ in 1 rows: row 1 .*conflicts="),
     "a missing column": (GOOD.drop(columns="label"), "has no column 'label'"),
-    "no table": (42, "must be a CSV file's path or a pandas frame"),
+    "no table": (42, "must be the path of a CSV file or an export"),
     "no tables": ([], "the list is empty"),
     "no file": ("missing.csv", "there is no file missing.csv"),
 }
