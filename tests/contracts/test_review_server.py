@@ -30,7 +30,7 @@ from labelsieve.results.review.decision_file import open_decisions
 from labelsieve.results.review.pictures import open_pictures
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.results.review.server import ReviewServer, is_loopback, serve_review
-from processes import PATIENCE_S
+from processes import PATIENCE_S, wait_until
 
 HEADER = "row,id,given_label,decision,label,reviewer,time,result\r\n"
 NAMES = ["=cat", 'a "b", c', "dög", "bird"]
@@ -257,6 +257,29 @@ def test_an_audit_is_reviewed_and_estimated(tmp_path):
     assert known.error_rate == labelsieve.estimate(audit, np.arange(40) % 4 == 0).error_rate
 
 
+@pytest.mark.slow
+def test_a_hundred_thousand_rows(tmp_path, monkeypatch):
+    monkeypatch.setattr(decision_file.os, "fsync", lambda _: None)  # a millisecond each time
+    n_rows = 100_000
+    values = np.arange(n_rows) % 10
+    probs = np.full((n_rows, 10), 0.01)
+    probs[np.arange(n_rows), (values + 1) % 10] = 0.91 - np.arange(n_rows) / 1e7
+    with pytest.warns(LabelsieveWarning):
+        issues = labelsieve.find_label_issues(values, probs, filter_by="predicted_neq_given", progress=False)
+    assert issues.num_issues == n_rows
+    rows = ReviewRows(issues, top=n_rows)
+    with ReviewServer(rows, tmp_path / "d.csv") as one:
+        assert len(one.page) < 2_000_000
+        site = Site(one.url, tmp_path / "d.csv")
+        assert site.json("rows?start=99950&stop=100000") == rows.part(99_950, 100_000)
+        for place in range(n_rows):
+            one.decide(json.dumps(decision_of(rows, place)).encode())
+        assert site.post(decision_of(rows, 7, "keep")) == (204, "")
+        assert len(site.json("decisions")) == n_rows
+    applied = labelsieve.apply_decisions(values, tmp_path / "d.csv", issues=issues)
+    assert np.flatnonzero(applied.labels != (values + 1) % 10).tolist() == [rows.rows[7]]
+
+
 # What is refused -------------------------------------------------------------------------------------------------
 
 
@@ -317,7 +340,7 @@ def test_without_the_token_nothing_is_there(served, change):
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:{port}", "127.0.0.1", "127.0.0.1:1", "192.168.0.1:{port}", ""]
+    "host", ["evil.example", "evil.example:{port}", "evil.127.0.0.1", "192.168.0.1:{port}", "[fe80::1]", "a:b", ""]
 )
 def test_another_host_name_is_refused(served, rows, host):
     host = host.format(port=served.parts.port)
@@ -359,7 +382,8 @@ def test_requests_that_no_browser_sends(served, request_):
 
 def test_own_names_are_taken(served):
     for host in ("127.0.0.1", "localhost", "LOCALHOST", "[::1]"):
-        assert served.ask(Host=f"{host}:{served.parts.port}")[0] == 200
+        for port in (f":{served.parts.port}", ":9000", ""):  # at the end of a tunnel it is another
+            assert served.ask(Host=host + port)[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -537,25 +561,29 @@ def test_a_failure_inside_is_an_answer_without_its_cause(served, monkeypatch, ca
 # The file --------------------------------------------------------------------------------------------------------
 
 
-def written(path, rows, n=4):
-    """Return the content of a file with the first `n` decisions."""
+def written(path, rows, places=range(4)):
+    """Return the content of a file with decisions about the rows at some places."""
     with ReviewServer(rows, path) as one:
-        for place in range(n):
+        for place in places:
             assert Site(one.url, path).post(decision_of(rows, place))[0] == 204
     return path.read_bytes()
 
 
 def test_a_last_line_that_is_cut_off_anywhere_is_taken_away(rows, found, tmp_path, caplog):
     path = tmp_path / "d.csv"
-    whole = written(path, rows, 3)
-    two = written(tmp_path / "two.csv", rows, 2)
-    for n_bytes in range(len(two), len(whole)):
+    # The id in the last line has line breaks and quotes.
+    first, last = (
+        next(k for k, row in enumerate(rows.rows.tolist()) if bool(row % 7) == is_plain) for is_plain in (1, 0)
+    )
+    whole, one = written(path, rows, [first, last]), written(tmp_path / "one.csv", rows, [first])
+    assert b'line 1\nline 2, ""' in whole
+    for n_bytes in range(len(one), len(whole)):
         path.write_bytes(whole[:n_bytes])
         caplog.clear()
         with open_decisions(path, found.fingerprint) as file:
-            assert list(file.decisions) == rows.rows[:2].tolist()
-        assert path.read_bytes() == two
-        assert ("cut off" in caplog.text) == (n_bytes > len(two))
+            assert list(file.decisions) == [int(rows.rows[first])]
+        assert path.read_bytes() == one
+        assert ("cut off" in caplog.text) == (n_bytes > len(one))
 
 
 def test_a_file_is_continued(rows, found, tmp_path):
@@ -703,6 +731,40 @@ def test_an_open_server_takes_its_addresses_but_no_other_name(rows, tmp_path):
         assert site.ask(Host=f"evil.example:{port}")[0] == 403
 
 
+def test_it_is_a_method_of_the_result(found, images, tmp_path, monkeypatch):
+    """Holds that all arguments arrive; it is ended as Ctrl-C does as soon as it runs."""
+    seen = []
+
+    def wait(one):
+        site = Site(one.url, tmp_path / "d.csv")
+        seen.append(site.json("rows?start=0&stop=100"))
+        seen.append(site.ask(f"picture/{seen[0][0]['row']}")[0])
+        assert b"<title>Review: the worst 3 of 77 label issues of my data</title>" in site.ask()[2]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ReviewServer, "wait", wait)
+    texts = [f"text {row}" for row in range(400)]
+    _, probs = draw(400, 4, seed=5, noise=0.3)
+    with pytest.raises(KeyboardInterrupt):
+        found.serve_review(
+            tmp_path / "d.csv",
+            top=3,
+            images=images,
+            texts=texts,
+            pred_probs=probs,
+            class_names=list("abcd"),
+            title="my data",
+        )
+    [lines, status] = seen
+    assert ([line["text"] for line in lines], status) == ([f"text {line['row']}" for line in lines], 200)
+    assert [len(line["top"]) for line in lines] == [4, 4, 4]
+    assert (tmp_path / "d.csv").read_bytes() == HEADER.encode()
+    for wrong in ({"top": 0}, {"port": -1}, {"host": "no.host.invalid"}, {"images": images[:3]}, {"texts": texts[:3]}):
+        with pytest.raises(InvalidInputError):
+            found.serve_review(tmp_path / "e.csv", **wrong)
+    assert not (tmp_path / "e.csv").exists()
+
+
 def test_an_open_server_warns(rows, tmp_path):
     said = []
 
@@ -771,7 +833,7 @@ def test_it_ends_cleanly(folder, rows, tmp_path, number, code, line):
         got, said, errors = command.ends(number)
         keep_alive.close()
     assert (got, errors.lstrip()) == (code, f"labelsieve: {line}\n")
-    assert said == f"1 decisions are in {file}\n"
+    assert said == f"1 decision is in {file}\n"
     assert [one.name for one in tmp_path.iterdir()] == ["d.csv"]
     assert len(command.site.lines()) == 1
 
@@ -858,6 +920,10 @@ def test_thirty_decisions_in_a_browser_survive_a_kill(folder, found, labels, tmp
             page.wait_for("fetch('decisions').then((answer) => answer.json()).then((all) => all.length === 40)")
             assert page.complaints() == []
             hosts.add(command.site.host)
+            page.downloads_to(tmp_path / "downloads")
+            page.press("d")
+            wait_until((tmp_path / "downloads" / "decisions.csv").exists)
+            assert (tmp_path / "downloads" / "decisions.csv").read_bytes() == file.read_bytes()
             assert {urlsplit(url).netloc for url in page.requests()} == hosts
             assert command.ends(signal.SIGINT)[0] == 130
     applied = labelsieve.apply_decisions(labels, file, issues=found)

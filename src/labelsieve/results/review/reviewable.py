@@ -100,10 +100,14 @@ class ReviewableResult(Result):
         *,
         top: int | None = None,
         images: Any = None,
+        texts: Sequence[str] | Path | None = None,
+        audit: Audit | None = None,
+        pred_probs: Any = None,
+        labels: Any = None,
+        class_names: Sequence[str] | None = None,
         title: str | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
-        **rows: Any,
     ) -> None:
         """Serve the page of `review` until Ctrl-C, and write decisions to a CSV file as they are made.
 
@@ -118,14 +122,12 @@ class ReviewableResult(Result):
             decision about each row, the last one: reviewers who decide independently take a file each.
         top : int, optional
             Number of issues to show, from the worst; all by default.
-        images, title : object, optional
+        images, texts, audit, pred_probs, labels, class_names, title
             As for `review`; pictures are shown as large as they are.
         host : str
             Address of this machine; other machines reach only another one than the default, without encryption.
         port : int
             0 takes one that is free.
-        **rows : object
-            ``texts``, ``audit``, ``pred_probs``, ``labels`` and ``class_names``, as for `review`.
 
         Raises
         ------
@@ -137,15 +139,31 @@ class ReviewableResult(Result):
             Without jinja2, or Pillow for pictures.
         UnwritableError
             If the file cannot be written.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> found.serve_review("decisions.csv", texts=["a cat", "a dog", "another dog"])  # doctest: +SKIP
+        http://127.0.0.1:35011/Dy1lQz0TO-U6aW1P232nJmFOSaxA9FUn/
+        1 row to review; decisions are written to decisions.csv; Ctrl-C ends
         """
-        shown = self.num_issues if top is None else check_whole_number("top", top, 1)
         from labelsieve.results.review.server import serve_review  # Tornado, which nothing else here needs
 
+        rows = ReviewRows(
+            self,
+            top=self.num_issues if top is None else check_whole_number("top", top, 1),
+            audit=audit,
+            texts=texts,
+            pred_probs=pred_probs,
+            labels=labels,
+            class_names=class_names,
+        )
         serve_review(
-            ReviewRows(self, top=shown, **rows),
+            rows,
             decisions,
             pictures=None if images is None else open_pictures(images, self.n_rows),
             title=title,
             host=host,
-            port=port,
+            port=check_whole_number("port", port, 0),
         )

@@ -75,6 +75,7 @@ _IDLE_S: Final = 300
 _BODY_S: Final = 20
 
 _FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time"}
+_HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]+)?")
 _PICTURE: Final = re.compile(r"(picture|thumbnail)/([0-9]{1,18})")
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -251,11 +252,14 @@ class ReviewServer:
         await server.close_all_connections()
 
     def is_own_host(self, header: str) -> bool:
-        """Return whether a ``Host`` header is of this server, not of a name that somebody else points at it."""
-        name, _, port = header.lower().rpartition(":")
-        if port != str(self._port):
+        """Return whether a ``Host`` header is of this server, not of a name that somebody else points at it.
+
+        The port is another one at the end of a tunnel.
+        """
+        match = _HOST.fullmatch(header.lower())
+        if match is None:
             return False
-        return name in self._names or (self._is_open and _is_address(name.strip("[]")))
+        return match[1] in self._names or (self._is_open and _is_address(match[1].strip("[]")))
 
     def is_own_path(self, path: str) -> str | None:
         """Return the part of a path after the token; None if the token is another."""
@@ -387,18 +391,22 @@ def serve_review(
                 "the URL decide; a tunnel is safer: ssh -L"
             )
         say(server.url)
-        n_there = len(file.decisions)
-        there = f" ({n_there:,} {'decision is' if n_there == 1 else 'decisions are'} there)" if n_there else ""
-        say(f"{len(rows):,} rows to review; decisions are written to {file.path}{there}; Ctrl-C ends")
+        there = f" ({_count(len(file.decisions), 'decision')} there)" if file.decisions else ""
+        n_rows = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
+        say(f"{n_rows} to review; decisions are written to {file.path}{there}; Ctrl-C ends")
         try:
             server.wait()
         finally:
-            say(f"{len(file.decisions):,} decisions are in {file.path}")
+            say(f"{_count(len(file.decisions), 'decision')} in {file.path}")
 
 
 def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()  # the URL is needed now, also by a program that reads it
+
+
+def _count(n: int, unit: str) -> str:
+    return f"{n:,} {unit} is" if n == 1 else f"{n:,} {unit}s are"
 
 
 class _Handler(RequestHandler):
