@@ -289,6 +289,18 @@ BAD = {
         changed(lambda tasks: tasks[0].update(annotations=[{"result": "a"}])),
         "task 1 of .*: the result of an annotation is not a list",
     ),
+    "no choices of that name": (
+        lambda _, tasks: json.dumps([one | {"mine": one.pop("label", "3")} for one in json_min(tasks)]),
+        "task 1 of .* has no choice named 'label', but mine",
+    ),
+    "labels in place of choices": (
+        changed(
+            lambda tasks: tasks[0].update(
+                annotations=[{"result": [{"from_name": "label", "type": "labels", "value": {"labels": ["1"]}}]}]
+            )
+        ),
+        "task 1 of .* are not choices",
+    ),
     "choices of another kind": (choose([3]), "task 2 of .* are not choices"),
     "two choices": (choose(["0", "1"]), "task 2 of .* has 2 choices, and a row has one label"),
     "unknown class": (choose(["cat"]), "task 2 of .*: the choice 'cat' is not a class"),
@@ -315,7 +327,8 @@ def test_bad_exports_are_refused(tmp_path, what):
     labels = np.where(labels == 5, 4, labels) if what == "another given label" else labels
     path, tasks, _ = exported(found, tmp_path, top=12)
     for task in tasks:  # all decided
-        task["annotations"] = [{"id": 1, "completed_by": 1, "result": []}]
+        task["annotations"] = [{"id": 1, "completed_by": 1, "was_cancelled": False, "result": []}]
+        task["annotations"][0] |= dict.fromkeys(("created_at", "updated_at", "lead_time"))
     spoil, message = BAD[what]
     text = spoil(path.read_text(encoding="utf-8"), tasks)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -56,7 +56,8 @@ def apply(
     """Correct labels by the decisions of reviewers.
 
     LABELS is a .npy file, a Zarr array, or a .parquet or .csv file, and DECISIONS are CSV files with the columns row,
-    given_label, decision and label. What was changed, and by whom, is written to OUTPUT.log.json.
+    given_label, decision and label, or exports of Label Studio (.json). What was changed, and by whom, is written to
+    OUTPUT.log.json.
 
     Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
     """

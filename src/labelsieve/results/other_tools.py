@@ -79,14 +79,15 @@ def _put_into(datalab: Any, result: Result, frame: pd.DataFrame, suggested: Any)
 def _classes_of(names: Any, result: Result) -> Any:
     """Return the class of the result for each label of a Datalab."""
     values = ["" if is_missing(name) else name for name in names]
-    kind = "numbers" if all(isinstance(name, int | np.integer) for name in values) else "names"
-    scheme = LabelScheme.of(result, result.facts.label_kind or kind)
+    are_flags = all(isinstance(name, bool | np.bool_) for name in values)
+    are_numbers = all(isinstance(name, int | np.integer) for name in values)
+    scheme = LabelScheme.of(result, "booleans" if are_flags else "numbers" if are_numbers else "names")
     return scheme.classes_of(values, np.arange(len(values)))
 
 
 def fiftyone_frame(result: Result, images: Any, top: int | None) -> pd.DataFrame:
     """Return the issues as a frame for FiftyOne: see `LabelIssues.to_fiftyone`."""
-    rows, columns = ReviewRows(result, top=result.num_issues if top is None else top), _columns_of
+    rows = ReviewRows(result, top=result.num_issues if top is None else top)
     places = None if images is None else RowPlaces(images, result.n_rows)
     names = {
         "ground_truth": "given",
@@ -95,7 +96,7 @@ def fiftyone_frame(result: Result, images: Any, top: int | None) -> pd.DataFrame
         "p_given": "p_given",
         "label_quality": "score",
     }
-    return frame_of(columns(rows, places, "filepath", None, names))
+    return frame_of(_columns_of(rows, places, "filepath", None, names))
 
 
 def argilla_frame(result: Result, texts: Any, images: Any, top: int | None) -> pd.DataFrame:
