@@ -35,6 +35,8 @@ stands for.
 The rows are in a random order. A review that stops early is an audit of fewer rows, and ``budget=400`` with the same
 seed holds the rows of ``budget=200``.
 
+``issues.review("review.html", audit=audit)`` writes a page to decide about these rows, whose CSV file `estimate` takes.
+
 ## What is estimated
 
 | Name | Meaning | Method |
@@ -77,6 +79,7 @@ from labelsieve.confident_learning.error_estimate import ErrorEstimate, estimate
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.results.audit import Audit
 from labelsieve.results.label_studio_export import read_export
+from labelsieve.results.row_ids import unescape_formula
 from labelsieve.storage.urls import check_place
 
 if TYPE_CHECKING:
@@ -241,7 +244,7 @@ def _read_file(path: str) -> dict[str, list[str]]:
 
 
 def _read_csv(path: str) -> dict[str, list[str]]:
-    """Return the columns of a CSV file.
+    """Return the columns of a CSV file, without what `escape_formula` added.
 
     Raises
     ------
@@ -258,4 +261,4 @@ def _read_csv(path: str) -> dict[str, list[str]]:
     for number, line in enumerate(lines, 2):
         if len(line) != len(names):
             raise InvalidInputError(f"line {number:,} of {path} has {len(line)} cells, the first has {len(names)}")
-    return {name: [line[k] for line in lines] for k, name in enumerate(names)}
+    return {name: [unescape_formula(line[k]) for line in lines] for k, name in enumerate(names)}

@@ -44,7 +44,6 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -57,7 +56,8 @@ import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.decisions import CONFLICT_RULES, WORDS, Decisions, read_decisions
-from labelsieve.results.label_files import LabelFile, open_label_file
+from labelsieve.results.label_arrays import LabelFile
+from labelsieve.results.label_files import open_label_file
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.outcomes import (
     UNSURE,
@@ -75,15 +75,12 @@ from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import FINGERPRINT_DIGITS, TABLE_ROWS, labels_digest, loaded_versions
 from labelsieve.results.row_ids import GroupIds, open_ids
 from labelsieve.settings import NOTHING, IgnoreLabel, check_flag, check_one_of
-from labelsieve.sources.label_names import is_missing
 from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import is_zarr_folder
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place, without_query
 
 UNSURE_RULES: Final = ("keep", "drop", "ignore")
-# Labels whose rows are counted one class after the other.
-_MOST_COUNTED: Final = 1 << 22
 
 Rows = npt.NDArray[np.int64]
 
@@ -167,13 +164,15 @@ def apply_decisions(
     Parameters
     ----------
     labels : path or (N,) array-like
-        The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, or an array in memory.
+        The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, an array in memory, or
+        what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL.
     decisions : path, pandas.DataFrame, or list of these, optional
         One or more tables of decisions, as CSV files, exports of Label Studio (``.json``) or frames; see
         `labelsieve.decisions`. May be missing with `auto`.
     output : path, optional
         Where the corrected labels go, in the form of `labels`: same ending, dtype, chunks and other columns. Labels in
-        memory are written as ``.npy`` or ``.zarr``. Without it they are returned in memory.
+        memory, shards, archives and what is at a URL are written as ``.npy`` or ``.zarr``. Without it they are returned
+        in memory.
     unsure : {"keep", "drop", "ignore"}
         What becomes of rows whose decision is ``unsure``: they keep their label; they are listed as rows to leave out
         (`AppliedDecisions.dropped`); or they get `ignore_label`.
@@ -244,14 +243,14 @@ def apply_decisions(
     check_flag("overwrite", overwrite)
     _check_policies(decisions, unsure, ignore_label, issues, auto, margin)
     file = open_label_file(labels, column)
-    place = None if output is None else _checked_output(output, file, labels, decisions, overwrite=overwrite)
+    place = None if output is None else _checked_output(output, file, decisions, overwrite=overwrite)
     names = class_names if class_names is not None or issues is None else issues.class_names
     read = read_decisions(decisions, names)
     if issues is not None and issues.n_rows != file.n_rows:
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
     values = LabelValues(file.dtype, _classes_of(file, class_names, issues))
-    outcomes = _compare(file, read, values, ids)
-    _check_results(file, read, issues)
+    outcomes, digest = _compare(file, read, values, ids)
+    _check_results(read, digest, issues)
     settled = settle(read, outcomes, conflicts)
     unsure_rows = read.rows[settled.places[outcomes.resulting[settled.places] == UNSURE]]
     if unsure == "ignore":
@@ -340,9 +339,7 @@ def _check_policies(
         raise InvalidInputError(f"margin must be a number from 0 to 1, not {margin!r}")
 
 
-def _checked_output(
-    output: str | os.PathLike[str], file: LabelFile, labels: Any, decisions: Any, *, overwrite: bool
-) -> Path:
+def _checked_output(output: str | os.PathLike[str], file: LabelFile, decisions: Any, *, overwrite: bool) -> Path:
     """Return the path of the output, or raise if it cannot be written there, or should not be."""
     place = check_place("output", output)
     local = local_path(place)
@@ -358,7 +355,9 @@ def _checked_output(
     tables = [one for one in _listed(decisions) if isinstance(one, str | os.PathLike)]
     if any(path.resolve() == Path(table).resolve() for table in tables):
         raise InvalidInputError(f"output: {path} holds the decisions: it is not replaced")
-    is_input = path.exists() and isinstance(labels, str | os.PathLike) and path.samefile(local_path(str(labels)) or "")
+    is_input = path.exists() and Path(file.where).exists() and path.samefile(file.where)
+    if not is_input and path.exists() and file.is_part(path):
+        raise InvalidInputError(f"output: {path} is a part of labels: it is not replaced")
     log = _log_of(path)
     for one in (path, log):
         if (one.exists() or one.is_symlink()) and not overwrite:
@@ -396,12 +395,20 @@ def _classes_of(file: LabelFile, class_names: Sequence[str] | None, issues: Labe
     return {name.encode() for name in names} if file.dtype.kind == "S" else set(names)
 
 
-def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) -> Outcomes:
-    """Return the stored labels of the rows of the decisions, and the resulting label of each decision."""
+def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) -> tuple[Outcomes, str]:
+    """Return the stored and the resulting label of each decision, and what tells the labels from others.
+
+    The latter is ``""`` unless decisions name their result: all labels are read for it.
+    """
     check_rows(read, file.n_rows)
     rows, which = np.unique(read.rows, return_inverse=True)
-    stored = file.take(rows).tolist() if len(rows) else []
-    outcomes = check_against(read, stored, which, values)
+    digest = ""
+    if any(read.result.values):
+        stored, counts = file.take_and_count(rows)
+        digest = labels_digest(counts.values())
+    else:
+        stored = file.take(rows) if len(rows) else np.empty(0, file.dtype)
+    outcomes = check_against(read, stored.tolist(), which, values)
     if values.classes is None and file.dtype.kind != "b":
         _check_occurring(file, read, outcomes)
     names = open_ids(ids, file.n_rows)
@@ -414,7 +421,7 @@ def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) ->
                     f"decisions: row {one.row:,} ({one.where}) has the id {one.id!r}, ids has "
                     f"{known[which[place]]!r}: another dataset?"
                 ).at([(one.row, one.row + 1)])
-    return outcomes
+    return outcomes, digest
 
 
 def _check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> None:
@@ -440,9 +447,8 @@ def _check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> No
         ).at([(one.row, one.row + 1)])
 
 
-def _check_results(file: LabelFile, read: Decisions, issues: LabelIssues | None) -> None:
+def _check_results(read: Decisions, digest: str, issues: LabelIssues | None) -> None:
     """Raise if decisions are about another result, or about a result of other labels."""
-    digest = None
     for code, result in enumerate(read.result.values):
         if not result:
             continue
@@ -450,7 +456,6 @@ def _check_results(file: LabelFile, read: Decisions, issues: LabelIssues | None)
         which = f"decisions: row {one.row:,} ({one.where})"
         if fullmatch(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}", result) is None:
             raise InvalidInputError(f"{which}: {result!r} is not the fingerprint of a result: is the file cut off?")
-        digest = digest or labels_digest(_counts(file).values())
         if result.partition("-")[0] != digest:
             raise InvalidInputError(
                 f"{which} is about the result {result}, which is not one of these labels: another dataset, or labels "
@@ -458,23 +463,6 @@ def _check_results(file: LabelFile, read: Decisions, issues: LabelIssues | None)
             )
         if issues is not None and result != issues.fingerprint:
             raise InvalidInputError(f"{which} is about the result {result}, issues are {issues.fingerprint}")
-
-
-def _counts(file: LabelFile) -> Counter[Any]:
-    """Return how many rows have each label; missing ones are one more."""
-    total = Counter[Any]()
-    for block in file.blocks():
-        if block.dtype.kind in "iu" and len(block) and 0 <= int(block.min()) <= int(block.max()) < _MOST_COUNTED:
-            counts = np.bincount(block.astype(np.intp, copy=False))
-            labels = np.flatnonzero(counts)
-            total.update(dict(zip(labels.tolist(), counts[labels].tolist(), strict=True)))
-        elif block.dtype.kind in "iufbUS":
-            labels, counts = np.unique(block, return_counts=True)
-            names = [None if is_missing(label) else label for label in labels.tolist()]
-            total.update(dict(zip(names, counts.tolist(), strict=True)))
-        else:
-            total.update(None if is_missing(label) else label for label in block.tolist())
-    return total
 
 
 def _ignored_value(file: LabelFile, values: LabelValues, ignore_label: IgnoreLabel) -> Any:
@@ -575,23 +563,22 @@ def _earlier(log: Path) -> list[Any]:
 
 def _changes(applied: AppliedDecisions, read: Decisions, decided: npt.NDArray[np.intp]) -> Iterator[str]:
     """Yield a line of the log for each changed row, as JSON."""
-    encode = json.JSONEncoder(ensure_ascii=False).encode
-    before, after = _Encoded(), _Encoded()
-    people, times, names = (
-        [*map(encode, column.values), '""'] for column in (read.reviewer, read.time, read.id)
-    )  # one for nobody
+    quoted = json.JSONEncoder(ensure_ascii=False).encode
+    before, after, said = _Encoded(), _Encoded(), (*WORDS, "auto")
+    people, times, names = ([*column.values, ""] for column in (read.reviewer, read.time, read.id))  # "" of nobody
+    people = list(map(quoted, people))
     who, when, own = (np.append(column.codes, -1) for column in (read.reviewer, read.time, read.id))
-    words, said = np.append(read.words, -1), (*WORDS, "auto")
+    words = np.append(read.words, -1)
     for start in range(0, len(decided), TABLE_ROWS):
         part = slice(start, start + TABLE_ROWS)
         by = decided[part]
         columns = (applied.changed[part], applied.before[part], applied.after[part])
         coded = (words[by], who[by], when[by], own[by])
         for row, old, new, word, person, time, name in zip(*(one.tolist() for one in columns + coded), strict=True):
-            named = f', "id": {names[name]}' if len(names[name]) > 2 else ""
+            named = f', "id": {quoted(names[name])}' if names[name] else ""
             yield (
-                f'{{"row": {row}, "before": {before[old]}, "after": {after[new]}, '
-                f'"decision": "{said[word]}", "reviewer": {people[person]}, "time": {times[time]}{named}}}'
+                f'{{"row": {row}, "before": {before[old]}, "after": {after[new]}, "decision": "{said[word]}", '
+                f'"reviewer": {people[person]}, "time": {quoted(times[time])}{named}}}'
             )
 
 

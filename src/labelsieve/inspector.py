@@ -56,7 +56,8 @@ class LabelInspector:
     verbose : bool
         Whether the getters print the number of rows that they cover.
     quality_score_kwargs : dict, optional
-        ``method`` (self_confidence, normalized_margin or confidence_weighted_entropy) and ``adjust_pred_probs``.
+        ``method`` (self_confidence, normalized_margin, confidence_weighted_entropy or logit_margin) and
+        ``adjust_pred_probs``.
     num_issue_kwargs : dict, optional
         ``estimation_method`` (off_diagonal or off_diagonal_calibrated), and ``rule``: ``predicted_class``, the
         default, counts a row by its predicted class alone; ``confident_joint`` counts it as cleanlab's in-memory

@@ -122,7 +122,8 @@ def find_label_issues_batched(
     verbose : bool
         Whether to print what was found and show progress.
     quality_score_kwargs : dict, optional
-        ``method`` (self_confidence, normalized_margin or confidence_weighted_entropy) and ``adjust_pred_probs``.
+        ``method`` (self_confidence, normalized_margin, confidence_weighted_entropy or logit_margin) and
+        ``adjust_pred_probs``.
     num_issue_kwargs : dict, optional
         ``estimation_method`` (off_diagonal or off_diagonal_calibrated), and ``rule`` (predicted_class, or
         confident_joint for the exact count, in two reads).

@@ -46,7 +46,7 @@ The default rule needs only summaries. Tell the recorder beforehand what else a 
 
 | a run with | needs |
 |---|---|
-| ``method="normalized_margin"``, ``"confidence_weighted_entropy"`` | ``scores=`` with this name |
+| ``method="normalized_margin"``, ``"logit_margin"``, ``"confidence_weighted_entropy"`` | ``scores=`` with this name |
 | ``adjust_pred_probs=True`` | ``scores=("row_sum",)`` |
 | ``rule="confident_joint"``, the filters with two reads | ``classes_per_row=`` |
 | adjusted margins, ``"prune_by_noise_rate"``, ``"both"`` | the array: these need whole rows |
@@ -145,8 +145,9 @@ class Recorder:
     n_rows : int, optional
         Number of rows of all parts together. Then rows that were never recorded are an error when the folder is read.
     scores : sequence of str
-        Columns to compute from whole rows: ``"normalized_margin"`` and ``"confidence_weighted_entropy"`` for the
-        methods of these names, ``"row_sum"`` for `adjust_pred_probs` with self-confidence.
+        Columns to compute from whole rows: ``"normalized_margin"``, ``"logit_margin"`` and
+        ``"confidence_weighted_entropy"`` for the methods of these names, ``"row_sum"`` for `adjust_pred_probs` with
+        self-confidence.
     classes_per_row : int
         Number of largest probabilities that are kept of each row, with their classes, for the exact rule
         (``rule="confident_joint"`` and the filters that use it in two reads). 0 keeps none.

@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, SupportsIndex, TypeAlias, get_args
 from labelsieve.errors import InvalidInputError
 
 # Each list of names is written once, as a type, so that editors and type checkers find misspelt names.
-Method: TypeAlias = Literal["self_confidence", "normalized_margin", "confidence_weighted_entropy"]
+Method: TypeAlias = Literal["self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"]
 EstimationMethod: TypeAlias = Literal["off_diagonal", "off_diagonal_calibrated"]
 # The class that a row is counted as: the predicted class, or its class in the confident joint.
 Rule: TypeAlias = Literal["predicted_class", "confident_joint"]
@@ -99,8 +99,8 @@ class Settings:
         check_one_of("estimation_method", self.estimation_method, ESTIMATION_METHODS)
         check_one_of("rule", self.rule, RULES)
         check_flag("adjust_pred_probs", self.adjust_pred_probs)
-        if self.adjust_pred_probs and self.method == "confidence_weighted_entropy":
-            raise InvalidInputError("adjust_pred_probs is not defined for confidence_weighted_entropy")
+        if self.adjust_pred_probs and self.method in {"confidence_weighted_entropy", "logit_margin"}:
+            raise InvalidInputError(f"adjust_pred_probs is not defined for {self.method}")
         object.__setattr__(self, "frac_noise", _share("frac_noise", self.frac_noise))
         least = check_whole_number("min_examples_per_class", self.min_examples_per_class, 0)
         object.__setattr__(self, "min_examples_per_class", least)

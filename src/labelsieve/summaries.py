@@ -24,7 +24,7 @@ array([4])
 | `p_predicted` | the same | probability of `predicted` |
 | `row` | integer, optional | number of the row, 0..N-1; the rows of the table may be in any order |
 | `id` | integer or string, optional | your own name of the row, as `ids` of `find_label_issues` |
-| `normalized_margin`, `confidence_weighted_entropy` | float64, optional | a score, for the `method` or `rank_by` |
+| `normalized_margin`, `confidence_weighted_entropy`, `logit_margin` | float64, optional | a score, for this `method` |
 | `row_sum` | float64, optional | sum of the probabilities of the row, for `adjust_pred_probs=True` |
 
 Other columns are ignored. Labels may be names, as in any run (`class_names`), and `ignore_label` leaves out rows
@@ -173,8 +173,8 @@ def summarize_batch(
     from_logits : bool
         Whether `pred_probs` holds logits: probabilities are their softmax, in float64.
     scores : sequence of str
-        Columns that other settings need: ``"normalized_margin"`` and ``"confidence_weighted_entropy"`` for that
-        `method` or `rank_by`, ``"row_sum"`` for ``adjust_pred_probs=True``.
+        Columns that other settings need: ``"normalized_margin"``, ``"logit_margin"`` and
+        ``"confidence_weighted_entropy"`` for that `method` or `rank_by`, ``"row_sum"`` for ``adjust_pred_probs=True``.
     row : (n,) array-like of int, optional
         Numbers of the rows in the whole dataset.
     id : (n,) array-like of int or str, optional

@@ -4,7 +4,6 @@ Tiny with ``--benchmarks``, so that it cannot rot; ``pytest tests/benchmarks -s 
 prints the figures. What is asserted is that the answers are right: no wall time, and no memory.
 """
 
-import contextlib
 import os
 import shutil
 import signal
@@ -14,7 +13,6 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import dask
 import numpy as np
@@ -25,6 +23,7 @@ from distributed import Client, LocalCluster, SchedulerPlugin
 import draws
 import labelsieve
 from labelsieve.errors import LabelsieveWarning
+from processes import own_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]
 READ_BYTES = 8_000_000
@@ -53,17 +52,6 @@ def make_holes(folder, n_rows, n_classes):
     """Write files of holes: all zeros, any size on a small disk."""
     for name, shape, dtype in (("labels", (n_rows,), np.int64), ("pred_probs", (n_rows, n_classes), np.float32)):
         np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=shape).flush()
-
-
-def own_bytes(pid, *, children=True):
-    """Return anonymous and shared-memory bytes of a process, and of its children too."""
-    total = 0
-    with contextlib.suppress(OSError):
-        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
-        total += 1024 * sum(int(line.split()[1]) for line in rollup if line.startswith(("Pss_Anon", "Pss_Shmem")))
-        for task in Path(f"/proc/{pid}/task").iterdir() if children else ():
-            total += sum(own_bytes(child) for child in (task / "children").read_text(encoding="ascii").split())
-    return total
 
 
 def find(folder, *options):

@@ -846,7 +846,7 @@ def test_n_jobs_must_be_a_whole_number_of_at_least_one(n_jobs):
     assert refused(LabelInspector, num_class=3, n_jobs=n_jobs) == message
 
 
-METHODS = "self_confidence, normalized_margin, confidence_weighted_entropy"
+METHODS = "self_confidence, normalized_margin, confidence_weighted_entropy, logit_margin"
 ESTIMATION_METHODS = "off_diagonal, off_diagonal_calibrated"
 
 

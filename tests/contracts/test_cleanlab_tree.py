@@ -30,8 +30,9 @@ from draws import SHAPES, draw, near_ties, odd
 from labelsieve import InputTypeError, InvalidInputError, LabelsieveWarning
 from labelsieve.cleanlab import count, dataset, filter, rank  # noqa: A004  # cleanlab's names
 from labelsieve.cleanlab.arguments import AssertedInputError
-from labelsieve.settings import FILTER_NAMES, METHODS
+from labelsieve.settings import FILTER_NAMES
 
+METHODS = ["self_confidence", "normalized_margin", "confidence_weighted_entropy"]
 PRUNING = ["prune_by_noise_rate", "prune_by_class", "both"]
 # Warnings of both about the made-up data: few rows of a class, ties, an ignored joint.
 pytestmark = pytest.mark.filterwarnings(
@@ -370,7 +371,7 @@ def test_rows_that_do_not_sum_to_1_are_a_warning_as_cleanlab_takes_them():
 # rank ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
+@pytest.mark.parametrize(("method", "adjust"), naive.CLEANLAB_METHODS)
 def test_scores_are_those_of_cleanlab(data, method, adjust):
     how = {"method": method, "adjust_pred_probs": adjust}
     want = cleanlab.rank.get_label_quality_scores(*data, **how)

@@ -1,6 +1,7 @@
 """Corrections: labels after decisions, in every form in which labels are stored; refusals that write nothing."""
 
 import csv
+import io
 import json
 from collections import Counter
 
@@ -15,7 +16,8 @@ import labelsieve
 from draws import draw
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions
 from labelsieve.cli.app import run
-from labelsieve.results import label_files
+from labelsieve.results import decisions as module
+from labelsieve.results.label_arrays import LabelFile, NpyLabels
 
 NAMES = ["=1+1", "cat", "dög"]
 HEADER = ["row", "id", "given_label", "decision", "label", "reviewer", "time"]
@@ -83,7 +85,7 @@ def draw_decisions(labels, classes, rng, n):
 @pytest.mark.parametrize("kind", ["numbers", "names"])
 @pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
 def test_labels_in_any_form_are_corrected_as_one_by_one(form, kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(label_files, "_BLOCK_ROWS", 7)
+    monkeypatch.setattr(LabelFile, "block_rows", 7)
     rng = np.random.default_rng(3)
     classes = [0, 1, 2] if kind == "numbers" else NAMES
     labels = np.array(classes, np.uint8 if kind == "numbers" else None)[rng.integers(0, 3, 50)]
@@ -183,6 +185,57 @@ def test_labels_in_memory_may_be_columns(labels, tmp_path):
     assert np.load(tmp_path / "out.npy").tolist() == ["a", "a"]
     apply_decisions(labels, decision, tmp_path / "out.zarr")
     assert zarr.open_array(tmp_path / "out.zarr", mode="r")[:].tolist() == ["a", "a"]
+
+
+def scattered(form, folder, labels):
+    """Store labels in a form that is only read; return where they are."""
+    if form == "npz":
+        np.savez(folder / "run.npz", probs=np.zeros(3), labels=labels)
+        return f"{folder}/run.npz::labels"
+    if form == "url":
+        import fsspec
+
+        with fsspec.open("memory://apply/labels.npy", "wb") as file:
+            np.save(file, labels)
+        return "memory://apply/labels.npy"
+    (folder / "parts").mkdir()
+    for part, start in enumerate(range(0, len(labels), 9)):
+        np.save(folder / "parts" / f"part-{part}.npy", labels[start : start + 9])
+    pattern = f"{folder}/parts/part-*.npy"
+    places = {"folder": folder / "parts", "pattern": pattern}
+    return places.get(form) or [folder / "parts" / f"part-{part}.npy" for part in (0, 1, 2)]
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
+@pytest.mark.parametrize("form", ["npz", "url", "folder", "pattern", "list"])
+@pytest.mark.parametrize("ending", ["npy", "zarr"])
+def test_labels_that_are_only_read_are_written_as_the_user_chooses(form, ending, tmp_path, monkeypatch):
+    monkeypatch.setattr(LabelFile, "block_rows", 7)
+    rng = np.random.default_rng(1)
+    classes = [0, 1, 2] if ending == "npy" else ["a", "bb", "c"]
+    labels = np.array(classes)[rng.integers(0, 3, 27)]
+    place = scattered(form, tmp_path, labels)
+    rows = draw_decisions(labels, classes, rng, 15)
+    output = tmp_path / f"out.{ending}"
+    applied = apply_decisions(place, decided(*rows), output)
+    wanted, _ = naive(labels.tolist(), rows)
+    got = np.load(output) if ending == "npy" else zarr.open_array(output, mode="r")[:]
+    assert got.tolist() == wanted == apply_decisions(place, decided(*rows)).labels.tolist()
+    assert got.dtype == labels.dtype
+    assert applied.n_rows == 27
+    assert json.loads((tmp_path / f"out.{ending}.log.json").read_text())["counts"] == applied.counts
+    with pytest.raises(InvalidInputError, match=r"must end in \.npy or \.zarr"):
+        apply_decisions(place, decided(*rows), tmp_path / "out.csv")
+
+
+def test_a_shard_is_never_replaced(tmp_path):
+    place = scattered("folder", tmp_path, np.arange(27) % 3)
+    shard = tmp_path / "parts" / "part-1.npy"
+    before = shard.read_bytes()
+    with pytest.raises(InvalidInputError, match="is a part of labels: it is not replaced"):
+        apply_decisions(place, decided((1, 1, "accept", 0)), shard, overwrite=True)
+    assert shard.read_bytes() == before
+    assert apply_decisions(["n/a", "b"], decided((0, "n/a", "accept", "b"))).labels.tolist() == ["b", "b"]
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have a Zarr V3 specification")
@@ -417,7 +470,7 @@ BAD_DECISIONS = {
     "a name among numbers": (decided((1, 1, "other", "dog")), "'dog' is not a number"),
     "different decisions": (decided((1, 1, "accept", 0), (1, 1, "keep", "")), "differ in 1 rows: row 1 .*conflicts="),
     "a missing column": (GOOD.drop(columns="label"), "has no column 'label'"),
-    "no table": (42, "must be a CSV file's path or a pandas frame"),
+    "no table": (42, "must be the path of a CSV file or an export"),
     "no tables": ([], "the list is empty"),
     "no file": ("missing.csv", "there is no file missing.csv"),
 }
@@ -445,6 +498,33 @@ def test_a_csv_file_that_is_cut_off_is_refused(n_bytes, tmp_path):
     path.write_bytes(whole[: len(whole) - 1 - n_bytes])
     with pytest.raises(InvalidInputError, match=r"cut off"):
         apply_decisions([0, 1], path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_csv_file_is_read_as_by_pythons_reader_whatever_its_blocks(data, tmp_path_factory):
+    cell = st.sampled_from(["", "a", "x y", "two\nlines", 'quo"te', "a,b", "dög", "'=1"])
+    n, ending = data.draw(st.integers(0, 12)), data.draw(st.sampled_from(["\n", "\r\n"]))
+    rows = [(row, data.draw(cell), 0, "keep", "", data.draw(cell), "") for row in range(n)]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator=ending)
+    for row in [HEADER, *rows]:
+        writer.writerow(row)
+        text.write(ending * (data.draw(st.integers(0, 8)) == 0))  # an empty line is none
+    path = tmp_path_factory.mktemp("csv") / "d.csv"
+    path.write_bytes(text.getvalue().encode())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "_BLOCK_CHARACTERS", data.draw(st.integers(1, 300)))
+        patched.setattr(module, "_BLOCK_LINES", data.draw(st.integers(1, 5)))
+        found = module.read_decisions(path)
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.reader(file)
+        wanted = [(cells, reader.line_num) for cells in reader if cells][1:]
+    assert len(found) == n
+    for one, (cells, line) in zip(found, wanted, strict=True):
+        own, who = (cell.removeprefix("'") if cell == "'=1" else cell for cell in (cells[1], cells[5]))
+        assert (str(one.row), one.id, one.given, one.word, one.label, one.reviewer) == (cells[0], own, *cells[2:5], who)
+        assert one.line == line
 
 
 BAD_FILES = {
@@ -475,6 +555,7 @@ BAD_CALLS = {
     "a URL": ({"output": "s3://bucket/out.npy"}, "is a URL"),
     "labels that are missing": ({"labels": "none.npy"}, "there is no file"),
     "labels of another kind": ({"labels": "there.txt"}, "must be a .npy, .parquet or .csv file or a Zarr array"),
+    "a table at a URL": ({"labels": "https://host/labels.csv"}, "is a URL: a table is corrected in a local file"),
     "a column of none": ({"column": "label"}, "has no columns"),
     "labels of several kinds": ({"labels": np.array([0, "a", 1, 1], object)}, "objects of int, str, not all names"),
     "labels of two axes": ({"labels": np.zeros((4, 2), int)}, r"must have one axis \(N,\), not shape"),
@@ -538,7 +619,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(label_files.NpyLabels, "_numbered", fail)
+    monkeypatch.setattr(NpyLabels, "numbered", fail)
     with pytest.raises(labelsieve.UnwritableError, match=r"out\.npy cannot be written: No space left"):
         apply_decisions(path, decided((0, 0, "accept", 1)), output, overwrite=True)
     assert np.load(output).tolist() == [7]

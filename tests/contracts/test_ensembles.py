@@ -19,7 +19,7 @@ from labelsieve.sources.open_array import open_pred_probs
 from naive_joint import FILTERS
 
 CUT = {"batch_size": 70, "partition_batches": 2}
-METHODS = ["self_confidence", "normalized_margin", "confidence_weighted_entropy"]
+METHODS = ["self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"]
 WEIGHTS = [None, (1, 2.5, 0), (1e-3, 3e100, 7e99), (0.1, 0.1, 0.1)]
 
 
@@ -123,7 +123,9 @@ def test_all_filters(filter_by, n_classes):
     assert_same_bits(find(labels, Ensemble(members), filter_by=filter_by, **CUT), want)
 
 
-@pytest.mark.parametrize(("method", "adjust"), [*itertools.product(METHODS[:2], [False, True]), (METHODS[2], False)])
+@pytest.mark.parametrize(
+    ("method", "adjust"), [*itertools.product(METHODS[:2], [False, True]), *((method, False) for method in METHODS[2:])]
+)
 def test_all_scores(method, adjust):
     labels, members = models(300, 40, seed=4, signal=1.0)
     settings = {"method": method, "adjust_pred_probs": adjust}

@@ -107,7 +107,7 @@ def assert_cleanlab(labels, probs, filter_by, rank=("self_confidence", False), *
 
 
 @every_filter
-@pytest.mark.parametrize("rank", naive.METHODS, ids=str)
+@pytest.mark.parametrize("rank", naive.CLEANLAB_METHODS, ids=str)
 def test_rows_and_order_are_those_of_cleanlab(dataset, filter_by, rank):
     found = assert_cleanlab(*dataset, filter_by, rank)
     assert found.num_issues > 0

@@ -106,7 +106,7 @@ def test_each_tag_is_a_run_of_two_classes(filter_by, dtype):
     assert [one.tolist() for one in found.issues_by_tag()] == [found.issues_of_tag(tag).tolist() for tag in range(4)]
 
 
-@pytest.mark.parametrize("method", SCORES)
+@pytest.mark.parametrize("method", [*SCORES, "logit_margin"])
 def test_scores_are_those_of_two_classes(method):
     matrix, probs = tagged(300, 3, seed=5, dtype="f4")
     found = find(matrix, probs, filter_by="both", rank_by=method)
@@ -115,6 +115,13 @@ def test_scores_are_those_of_two_classes(method):
         alone = labelsieve.find_label_issues(matrix[:, tag], both, filter_by="both", rank_by=method, progress=False)
         assert found.issues_of_tag(tag).tolist() == alone.indices.tolist()
         assert found.rows.scores[tag::3].tobytes() == alone.scores.tobytes()
+
+
+def test_by_the_margin_of_logits_the_same_tags_are_issues():
+    matrix, probs = tagged(300, 3, seed=5)
+    found = find(matrix, probs, method="logit_margin")
+    assert list(found) == list(find(matrix, probs)) != []
+    assert found.rows.scores.dtype == np.float64
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import naive
 
 DATASETS = ["digits", "wine", "breast_cancer"]
 
-every_choice = pytest.mark.parametrize(("method", "adjust"), naive.METHODS)
+every_choice = pytest.mark.parametrize(("method", "adjust"), naive.CLEANLAB_METHODS)
 every_count = pytest.mark.parametrize("count", naive.COUNTS)
 
 

@@ -115,13 +115,14 @@ def test_without_rows_parts_are_joined_in_their_order(tmp_path, small_blocks):
     [
         {"method": "normalized_margin"},
         {"method": "confidence_weighted_entropy"},
+        {"method": "logit_margin"},
         {"adjust_pred_probs": True},
         {"estimation_method": "off_diagonal_calibrated"},
         {"filter_by": "predicted_neq_given"},
     ],
 )
 def test_recorded_scores_are_those_of_whole_rows(tmp_path, settings):
-    scores = ("row_sum", "normalized_margin", "confidence_weighted_entropy")
+    scores = ("row_sum", "normalized_margin", "logit_margin", "confidence_weighted_entropy")
     record(tmp_path, LABELS, PROBS, rows=shuffled(N_ROWS, 40), scores=scores, flush_rows=200)
     assert_same_bits(find_recorded(tmp_path, **settings), find(LABELS, PROBS, **settings))
 

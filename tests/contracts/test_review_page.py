@@ -1,15 +1,28 @@
 """The review page: decisions by keyboard in a real browser become labels; nothing of a user's runs; refusals."""
 
+import base64
 import csv
+import hashlib
+import io
 import json
 import re
+import sys
+import time
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+import pytest
 
 import labelsieve
 from browser import browser
 from draws import draw
-from labelsieve import apply_decisions
+from labelsieve import InputTypeError, InvalidInputError, LabelIssues, MissingDependencyError, apply_decisions
+from labelsieve.cli.app import run
+from labelsieve.errors import install_line
+from labelsieve.results.review import page as review_page
+from labelsieve.results.row_ids import escape_formula, unescape_formula
+from processes import PATIENCE_S
 
 NAMES = ["=cat", "dög", "a, b", "bird"]
 
@@ -29,7 +42,9 @@ def downloaded(page, folder, name="decisions.csv"):
     """Download the decisions by a key, and return the path of the file."""
     page.downloads_to(folder)
     page.press("d")
+    end = time.monotonic() + PATIENCE_S
     while not (folder / name).exists():
+        assert time.monotonic() < end, list(folder.iterdir())
         page.run("0")
     return folder / name
 
@@ -90,3 +105,651 @@ def test_fifty_decisions_by_keyboard_become_labels(tmp_path):
     applied = apply_decisions(labels, table, issues=found)
     assert np.array_equal(applied.labels, expected)
     assert applied.counts["accept"] > 5
+
+
+@pytest.fixture(scope="module")
+def one_browser():
+    with browser() as page:
+        yield page
+
+
+@pytest.fixture
+def chromium(one_browser):
+    """Give a page that remembers nothing of earlier tests."""
+    one_browser.ask("Storage.clearDataForOrigin", origin="file://", storageTypes="all")
+    one_browser.events.clear()
+    return one_browser
+
+
+def text_of(page, name):
+    return page.run(f"document.getElementById('{name}').textContent")
+
+
+def choose(page, name, value):
+    """Choose in a list, as a user does."""
+    page.run(f"$('{name}').value = '{value}'; $('{name}').dispatchEvent(new Event('change'))")
+
+
+def naive_rows(found, probs, rows):
+    """Return what the page must hold of issues, one by one."""
+    frame = found.to_frame().set_index("row")
+    lines = []
+    for row in rows:
+        one = frame.loc[row]
+        order = sorted(range(probs.shape[1]), key=lambda k: (-probs[row, k], k))[:5]
+        lines.append(
+            {
+                "given": int(one["given_label"]),
+                "suggested": int(one["suggested_label"]),
+                "score": float(f"{one['score']:.6g}"),
+                "p_given": float(f"{one['p_given']:.6g}"),
+                "p_suggested": float(f"{one['p_suggested']:.6g}"),
+                "id": str(one["id"]),
+                "row": row,
+                "text": f"text {row}",
+                "top": [[k, float(f"{probs[row, k]:.6g}")] for k in order],
+            }
+        )
+    return lines
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_the_page_holds_the_worst_rows(tmp_path, stored):
+    ids = [f"id {row}" for row in range(300)]
+    _, probs, found = find(n_classes=7, class_names=list("abcdefg"), ids=ids)
+    probs_given, texts = probs, [f"text {row}" for row in range(300)]
+    if stored:
+        found.save(tmp_path / "result.zarr")
+        found = labelsieve.load(tmp_path / "result.zarr")
+        np.save(tmp_path / "probs.npy", probs)
+        (tmp_path / "texts.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join(texts).encode())
+        probs_given, texts = tmp_path / "probs.npy", tmp_path / "texts.txt"
+    found.review(tmp_path / "review.html", top=20, texts=texts, pred_probs=probs_given, title="Letters")
+    config = config_of(tmp_path / "review.html")
+    rows = found.indices[:20].tolist()
+    assert config["rows"] == naive_rows(found, probs, rows)
+    assert config["index"]["rows"] == rows
+    assert config["index"]["given"] == [one["given"] for one in config["rows"]]
+    assert config["index"]["suggested"] == [one["suggested"] for one in config["rows"]]
+    assert (config["mode"], config["fingerprint"], config["n_rows_shown"]) == ("file", found.fingerprint, 20)
+    assert (config["classes"], config["values"]) == (list("abcdefg"), list(range(7)))
+    assert "Letters" in (tmp_path / "review.html").read_text(encoding="utf-8")
+
+
+def test_rows_that_are_tokens_have_places(tmp_path):
+    labels, probs = [[0, 1], [0, 1, 0]], [np.eye(2)[[0, 1]] * 0.8 + 0.1, np.eye(2)[[0, 1, 1]] * 0.8 + 0.1]
+    found = labelsieve.token_classification.find_label_issues(labels, probs, progress=False)
+    found.rows.review(tmp_path / "review.html")
+    [line] = config_of(tmp_path / "review.html")["rows"]
+    assert (line["row"], line["place"]) == (4, "sentence 1, token 2")
+
+
+def test_logits_are_shown_as_probabilities(tmp_path):
+    labels, probs = draw(200, 3, seed=1)
+    logits = np.log(probs) + np.arange(200)[:, None]
+    found = labelsieve.find_label_issues(labels, logits, from_logits=True, progress=False)
+    found.review(tmp_path / "review.html", pred_probs=logits)
+    for one in config_of(tmp_path / "review.html")["rows"]:
+        assert dict(map(tuple, one["top"]))[one["suggested"]] == pytest.approx(probs[one["row"]].max(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "kind", "values"),
+    [
+        ([0, 1, 0, 1], None, "numbers", [0, 1]),
+        ([0, 1, 0, 1], ["no", "yes"], "numbers", [0, 1]),
+        (["no", "yes", "no", "yes"], None, "names", ["no", "yes"]),
+        (["no", "yes", "no", "yes"], ["no", "yes"], "names", ["no", "yes"]),
+        (pd.Series(["no", "yes", "no", "yes"], dtype="category"), None, "names", ["no", "yes"]),
+        ([False, True, False, True], None, "booleans", ["False", "True"]),
+        ([False, True, False, True], ["no", "yes"], "booleans", ["False", "True"]),
+        (np.array([b"no", b"yes", b"no", b"yes"]), None, "names", ["no", "yes"]),
+        (pd.Series([0, 1, 0, None]), None, "numbers", [0, 1]),
+    ],
+)
+def test_decisions_name_labels_as_they_are_stored(tmp_path, given, names, kind, values):
+    probs = [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.3, 0.7]]
+    more = {"ignore_label": None} if isinstance(given, pd.Series) and given.hasnans else {}
+    found = labelsieve.find_label_issues(given, probs, class_names=names, progress=False, **more)
+    found.save(tmp_path / "result.zarr")
+    for result in (found, labelsieve.load(tmp_path / "result.zarr")):
+        assert result.facts.label_kind == kind
+        result.review(tmp_path / "review.html")
+        config = config_of(tmp_path / "review.html")
+        assert config["values"] == values
+        decided = {"row": [2], "given_label": [values[0]], "decision": ["accept"], "label": [values[1]]}
+        corrected = apply_decisions(given, pd.DataFrame(decided)).labels
+        assert corrected[2] == np.asarray(given)[1]
+
+
+def test_an_earlier_result_needs_the_labels_only_where_these_may_be_names(tmp_path):
+    labels, _, found = find(class_names=NAMES)
+    earlier = LabelIssues(**{**vars_of(found), "facts": replace(found.facts, label_kind="")})
+    with pytest.raises(InvalidInputError, match="did not note whether labels are names or numbers: give labels="):
+        earlier.review(tmp_path / "review.html")
+    names = np.array(NAMES)[labels]
+    for given, values in ((labels, [0, 1, 2, 3]), (names, NAMES)):
+        earlier.review(tmp_path / "review.html", labels=given)
+        assert config_of(tmp_path / "review.html")["values"] == values
+    without = LabelIssues(**{**vars_of(earlier), "class_names": None})
+    without.review(tmp_path / "review.html")
+    assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
+    earlier.review(tmp_path / "review.html", labels=labels.astype(float))  # as beside missing values
+    assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
+    # Codes in the run, names in the file to be corrected.
+    found.review(tmp_path / "review.html", labels=names, class_names=["c", "d", "ab", "b"])
+    config = config_of(tmp_path / "review.html")
+    assert (config["classes"], config["values"]) == (["c", "d", "ab", "b"], NAMES)
+
+
+def vars_of(found):
+    return {name: getattr(found, name) for name in found.__dataclass_fields__}
+
+
+def test_an_audit_is_shown_in_its_order(tmp_path):
+    labels, probs, found = find(1000, ids=[f"id {row}" for row in range(1000)])
+    audit = found.audit(60, labels=labels)
+    found.review(tmp_path / "review.html", audit=audit)
+    config = config_of(tmp_path / "review.html")
+    frame = found.to_frame().set_index("row")
+    assert config["index"]["rows"] == audit.rows.tolist()
+    assert config["index"]["given"] == labels[audit.rows].tolist()
+    suggested = [int(frame["suggested_label"].get(row, -1)) for row in audit.rows]
+    assert config["index"]["suggested"] == suggested
+    assert 0 < suggested.count(-1) < 60
+    for one, row, score in zip(config["rows"], audit.rows, audit.scores, strict=True):
+        assert one["score"] == float(f"{score:.6g}")
+        assert one.get("id") == frame["id"].get(row)
+    found.review(tmp_path / "review.html", audit=audit, pred_probs=probs)
+    config = config_of(tmp_path / "review.html")
+    assert config["index"]["suggested"] == probs[audit.rows].argmax(axis=1).tolist()
+    for one in config["rows"]:
+        assert one["p_given"] == float(f"{probs[one['row'], labels[one['row']]]:.6g}")
+    # An audit without labels takes them from `labels`.
+    bare = found.audit(60)
+    with pytest.raises(InvalidInputError, match="given labels of rows that are not issues are not in the result"):
+        found.review(tmp_path / "review.html", audit=bare)
+    found.review(tmp_path / "review.html", audit=bare, labels=labels)
+    assert config_of(tmp_path / "review.html")["index"]["given"] == labels[audit.rows].tolist()
+
+
+@pytest.fixture(scope="module")
+def small():
+    return find(100)
+
+
+BAD = {
+    "another ending": (lambda *_: {"path": "review.htm"}, "must end in .html"),
+    "no folder": (lambda *_: {"path": "nowhere/review.html"}, "there is no folder"),
+    "no rows": (lambda *_: {"top": 0}, "top must be a whole number of at least 1"),
+    "too few pictures": (lambda *_: {"images": np.zeros((99, 8, 8))}, "100"),
+    "pictures of one row": (lambda *_: {"images": np.zeros((100, 8))}, "images must have shape"),
+    "a picture that is not there": (
+        lambda *_: {"images": [f"{row}.png" for row in range(100)]},
+        "the picture of row [0-9]+, .*png, is not there",
+    ),
+    "too few texts": (lambda *_: {"texts": ["a"] * 99}, "99 texts, the result has 100 rows"),
+    "no texts": (lambda *_: {"texts": "nowhere.txt"}, "texts: nowhere.txt is not readable"),
+    "too few labels": (lambda y, p: {"labels": y[1:]}, "labels have 99 rows, the result has 100"),
+    "other labels": (lambda y, p: {"labels": (y + 1) % 4}, "differ from the result, as row"),
+    "labels that are no classes": (lambda y, p: {"labels": y + 4}, "is not one of the labels of the result"),
+    "probabilities of other classes": (lambda y, p: {"pred_probs": p[:, 1:]}, "pred_probs have shape"),
+    "other probabilities": (lambda y, p: {"pred_probs": p[::-1].copy()}, "pred_probs are not those of the result"),
+    "probabilities that are none": (lambda y, p: {"pred_probs": p * np.nan}, "has NaN or infinite values"),
+    "too few names": (lambda *_: {"class_names": ["a"]}, "1 class_names"),
+    "an audit of fewer rows": (lambda *_: {"audit": find(90)[2].audit(30)}, "the audit is not of this result"),
+    "an audit of other issues": (
+        lambda y, p: {"audit": find(100, noise=0.6)[2].audit(30)},
+        "the audit is not of this result",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_and_nothing_is_written(tmp_path, monkeypatch, small, case):
+    monkeypatch.chdir(tmp_path)
+    labels, probs, found = small
+    arguments, message = BAD[case]
+    with pytest.raises(InvalidInputError, match=message):
+        found.review(**{"path": "review.html", **arguments(labels, probs)})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_objects_of_another_kind_are_refused(tmp_path, small):
+    with pytest.raises(InputTypeError, match="audit must be an Audit"):
+        small[2].review(tmp_path / "review.html", audit="audit.json")
+    empty = labelsieve.find_label_issues(["", "b", ""], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], progress=False)
+    with pytest.raises(InvalidInputError, match="has the name '', which a table of decisions cannot hold"):
+        empty.review(tmp_path / "review.html")
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"), [("jinja2", "report"), ("PIL", "images"), ("matplotlib", None), ("pandas", None)]
+)
+def test_a_page_needs_no_plots(tmp_path, monkeypatch, small, missing, extra):
+    for name in [name for name in sys.modules if name.partition(".")[0] == missing] or [missing]:
+        monkeypatch.setitem(sys.modules, name, None)
+    path = tmp_path / "review.html"
+    if extra is None:
+        small[2].review(path, images=np.zeros((100, 8, 8)))
+        return
+    with pytest.raises(MissingDependencyError, match=re.escape(install_line(extra))):
+        small[2].review(path, images=np.zeros((100, 8, 8)))
+    assert not path.exists()
+
+
+def test_the_command_reports_the_size_of_the_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    labels, _, found = find(400, class_names=NAMES)
+    found.save("result.zarr")
+    found.audit(30, labels=labels).save("audit.json")
+    np.save("images.npy", np.zeros((400, 8, 8), np.uint8))
+    assert run(["review", "result.zarr", "-o", "review.html", "--top", "9", "--images", "images.npy"]) == 0
+    size = (tmp_path / "review.html").stat().st_size
+    said = capsys.readouterr().out
+    assert said == f"9 rows to review, written to review.html ({size / 1000:.3g} kB)\n"
+    assert run(["review", "result.zarr", "-o", "review.html", "--audit", "audit.json", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["output"], answer["n_rows"]) == ("review.html", 30)
+    assert answer["page_bytes"] == (tmp_path / "review.html").stat().st_size
+    for bad in (["--audit", "result.zarr"], ["--texts", "nowhere.txt"]):
+        assert run(["review", "result.zarr", "-o", "other.html", *bad]) == 2
+    assert not (tmp_path / "other.html").exists()
+
+
+def test_pictures_fit_their_sizes(tmp_path):
+    rng = np.random.default_rng(0)
+    labels, probs = draw(500, 3, seed=2, noise=0.5)
+    found = labelsieve.find_label_issues(labels, probs, progress=False)
+    noise = rng.integers(0, 256, (500, 64, 64, 3), dtype=np.uint8)  # nothing compresses worse
+    found.review(tmp_path / "review.html", images=noise)
+    lines = config_of(tmp_path / "review.html")["rows"]
+    sizes = [len(base64.b64decode(one["picture"].partition(",")[2])) for one in lines]
+    assert max(sizes) < 7000
+    assert 500 * (max(sizes) * 4 / 3 + 300) < 5_000_000
+    large = rng.integers(0, 256, (500, 300, 300, 3), dtype=np.uint8)
+    found.review(tmp_path / "review.html", images=large, top=3)
+    lines = config_of(tmp_path / "review.html")["rows"]
+    assert max(len(base64.b64decode(one["picture"].partition(",")[2])) for one in lines) <= 20_000
+
+
+def test_nothing_but_the_pages_own_script_runs(tmp_path, small):
+    inputs = {"pred_probs": "/data/</title><script>alert(1)</script>/\udcff.npy"}
+    found = LabelIssues(**{**vars_of(small[2]), "facts": replace(small[2].facts, inputs=inputs)})
+    found.review(tmp_path / "review.html")
+    text = (tmp_path / "review.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    [policy] = re.findall('Content-Security-Policy" content="(.*?)"', text)
+    policy = policy.replace("&#39;", "'")
+    assert policy == review_page.content_policy("file")
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    scripts, styles = (
+        re.findall("<script>(.*?)</script>", text, re.DOTALL),
+        re.findall("<style>(.*?)</style>", text, re.DOTALL),
+    )
+    for name, [content] in (("script-src", scripts), ("style-src", styles)):
+        assert rules[name] == f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+    assert (rules["default-src"], rules["img-src"], "connect-src" in rules) == ("'none'", "data:", False)
+    assert not re.search(r"\son\w+=|\sstyle=|javascript:", text.partition("<script")[0])
+
+
+HOSTILE = [
+    "</script><img src=x onerror='window.hacked=1'>",
+    "<!--<script>window.hacked=1</script>",
+    '"><svg onload=window.hacked=1>',
+    "'; window.hacked=1; //",
+    "${window.hacked=1}`{{ 7*7 }}",
+    "\u202egnp.exe\u202c",
+    "nul\0nul",
+    '=HYPERLINK("http://evil","x")',
+    'a\r\nb,"c"',
+    "\u2028\u2029",
+    "x" * 3000,
+    "\ud800 lone",
+]
+
+
+def test_hostile_names_ids_and_texts_are_text(tmp_path, chromium):
+    n_classes = len(HOSTILE)
+    labels, probs = draw(400, n_classes, seed=3, noise=0.4)
+    texts = [HOSTILE[row % n_classes] * 2 for row in range(400)]
+    ids = [HOSTILE[-1 - row % n_classes] + str(row) for row in range(400)]
+    found = labelsieve.find_label_issues(labels, probs, class_names=HOSTILE, ids=ids, progress=False)
+    path = tmp_path / "review.html"
+    found.review(path, texts=texts, title=HOSTILE[0], pred_probs=probs)
+    page = chromium
+    page.size(400, 800)
+    open_page(page, path)
+    shown = [name.encode("utf-8", "backslashreplace").decode() for name in HOSTILE]
+    page.run("document.getElementById('reviewer').focus()")
+    page.write('<b>=1+1"')
+    page.press("Enter")
+    for row in found.indices[:15].tolist():
+        assert text_of(page, "text") == shown[row % n_classes] * 2
+        assert text_of(page, "row-name") == f"Row {row}: {shown[-1 - row % n_classes]}{row}"
+        assert shown[labels[row]] in text_of(page, "keep")
+        page.press("a")
+    page.press("g")
+    page.press("o")
+    assert page.run("document.querySelectorAll('#other-list bdi').length") == n_classes
+    page.press("Escape")
+    assert page.run("document.documentElement.scrollWidth") <= 400
+    assert page.run("document.querySelectorAll('svg, b, body img').length") == 1, "the picture, which has no source"
+    assert page.run("typeof window.hacked") == "undefined"
+    assert (
+        page.run("document.title") == f"Review: the worst {len(found):,} of {len(found):,} label issues of {shown[0]}"
+    )
+    assert page.complaints() == []
+    table = downloaded(page, tmp_path, "decisions-b-1-1.csv")
+    applied = apply_decisions(
+        labels, table, issues=found, ids=[one.encode("utf-8", "backslashreplace").decode() for one in ids]
+    )
+    rows = found.indices[:15]
+    assert np.array_equal(applied.labels[rows], found.issues.suggested_labels[:15])
+    assert set(pd.read_csv(table)["reviewer"]) == {'<b>=1+1"'}
+
+
+CELLS = [
+    "=1+1",
+    "+a",
+    "-5",
+    "-5.5e3",
+    "-a",
+    "'=1",
+    "''=1",
+    "'tis",
+    "@x",
+    "\tx",
+    "\rx",
+    "a,b",
+    'a"b',
+    "a\nb",
+    "a\r\nb",
+    " a ",
+    "",
+    "1e5",
+    "+.5",
+    "-",
+    "é漢",
+    "\u202ex",
+    "nul\0",
+    "=",
+    "'",
+    "\ufeffx",
+]
+
+
+def test_the_script_writes_and_reads_csv_as_python_does(tmp_path, chromium, small):
+    small[2].review(tmp_path / "review.html")
+    page = chromium
+    open_page(page, tmp_path / "review.html")
+    assert page.run(f"{json.dumps(CELLS)}.map(escapeFormula)") == [escape_formula(cell) for cell in CELLS]
+    escaped = [escape_formula(cell) for cell in CELLS]
+    assert page.run(f"{json.dumps(escaped)}.map(unescapeFormula)") == CELLS
+    assert [unescape_formula(cell) for cell in escaped] == CELLS
+    text = page.run(f"csvText([{json.dumps(CELLS)}, {json.dumps(CELLS[::-1])}])")
+    lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    assert [[unescape_formula(cell) for cell in line] for line in lines] == [CELLS, CELLS[::-1]]
+    for end in ("\r\n", "\n"):
+        # Python quotes a carriage return only if lines end with one.
+        cells = [cell for cell in escaped if end == "\r\n" or "\r" not in cell]
+        file = io.StringIO(newline="")
+        csv.writer(file, lineterminator=end).writerows([cells, cells[::-1]])
+        wanted = [unescape_formula(cell) for cell in cells]
+        assert page.run(f"parseCsv({json.dumps(file.getvalue())})") == [wanted, wanted[::-1]]
+    for torn in ("row,x\r\n1,2", 'row,"x', 'a,"b"c\r\n'):
+        answer = page.run(
+            f"(() => {{ try {{ parseCsv({json.dumps(torn)}); return ''; }} catch (e) {{ return e.message; }} }})()"
+        )
+        assert answer, torn
+
+
+def test_names_and_an_audit_from_page_to_estimate(tmp_path, chromium):
+    labels, probs = draw(600, 4, seed=6, noise=0.3)
+    names = np.array(NAMES)[labels]
+    found = labelsieve.find_label_issues(names, probs, class_names=NAMES, progress=False)
+    audit = found.audit(20, labels=names)
+    found.review(tmp_path / "review.html", audit=audit)
+    page, expected, wrong = chromium, names.copy(), []
+    open_page(page, tmp_path / "review.html")
+    for number, row in enumerate(audit.rows.tolist()):
+        assert text_of(page, "row-name") == f"Row {row}"
+        if page.run("document.getElementById('accept').disabled"):
+            assert not found.mask()[row]
+            page.press("a")  # there is no suggestion: nothing happens
+        else:
+            assert found.mask()[row]
+        if number % 3 == 0:
+            page.press("/")
+            page.write("bird")
+            page.press("Enter")
+            expected[row] = "bird"
+        else:
+            page.press("k")
+        wrong.append(expected[row] != names[row])
+    assert text_of(page, "done-text") == "20 of 20 decided"
+    table = downloaded(page, tmp_path)
+    assert page.complaints() == []
+    assert apply_decisions(names, table, issues=found).labels.tolist() == expected.tolist()
+    estimate, want = labelsieve.estimate(audit, table), labelsieve.estimate(audit, wrong)
+    assert (estimate.error_rate, estimate.low, estimate.high) == (want.error_rate, want.low, want.high)
+
+
+def test_filters_moves_and_reviewers(tmp_path, chromium):
+    _, _, found = find(600, class_names=NAMES)
+    found.review(tmp_path / "review.html", images=np.zeros((600, 8, 8), np.uint8))
+    page, rows = chromium, found.indices.tolist()
+    given, suggested = found.issues.given_labels.tolist(), found.issues.suggested_labels.tolist()
+    page.size(1200, 800)
+    open_page(page, tmp_path / "review.html")
+
+    def at():
+        return int(re.match(r"Row (\d+)", text_of(page, "row-name"))[1])
+
+    for key, place in (
+        ("ArrowRight", 1),
+        ("n", 2),
+        ("ArrowLeft", 1),
+        ("End", len(rows) - 1),
+        ("n", len(rows) - 1),
+        ("Home", 0),
+    ):
+        page.press(key)
+        assert at() == rows[place]
+    choose(page, "given-filter", "2")
+    of_class = [row for row, k in zip(rows, given, strict=True) if k == 2]
+    assert page.run("shown.map((at) => ROWS[at])") == of_class
+    choose(page, "given-filter", "")
+    pair = given[5], suggested[5]
+    choose(page, "pair-filter", f"{pair[0]} {pair[1]}")
+    of_pair = [row for row, *both in zip(rows, given, suggested, strict=True) if tuple(both) == pair]
+    assert page.run("shown.map((at) => ROWS[at])") == of_pair
+    page.run("$('pair-filter').focus()")
+    page.press("Escape")
+    assert page.run("document.activeElement.id") == "row-name"
+    choose(page, "pair-filter", "")
+    choose(page, "status", "undecided")
+    page.press("Home")
+    page.press("k")
+    page.press("u")
+    assert at() == rows[2]
+    assert page.run("shown.map((at) => ROWS[at])") == rows[2:]
+    # In the grid the same keys decide about the row that is selected.
+    page.press("g")
+    assert page.run("document.activeElement.id") == "grid"
+    page.press("ArrowRight")
+    page.press("a")
+    assert page.run("mine().get(ROWS[3]).decision") == "accept"
+    assert page.run("document.querySelectorAll('.card').length") == min(60, len(rows) - 3)
+    columns = page.run("columnsOfGrid()")
+    page.press("Home")
+    page.press("ArrowDown")
+    assert page.run("ROWS[current]") == [row for at, row in enumerate(rows) if at not in (0, 1, 3)][columns]
+    page.press("Enter")
+    assert page.run("document.getElementById('many').hidden")
+    # Names: decisions without one become those of the first name; each further one has decisions of their own.
+    page.run("document.getElementById('reviewer').focus()")
+    page.write("Ann")
+    page.press("Enter")
+    assert text_of(page, "done-text").startswith("3 of")
+    page.run("setReviewer('Bob')")
+    assert text_of(page, "done-text").startswith("0 of")
+    choose(page, "status", "all")
+    page.press("Home")
+    page.press("a")
+    for _ in range(2):
+        page.press("z", modifiers=2)  # the second one finds nothing
+    assert text_of(page, "done-text").startswith("0 of")
+    page.press("a")
+    lines = page.run("decisionLines()")[1:]
+    assert [(line[0], line[3], line[5]) for line in lines] == [
+        (rows[0], "keep", "Ann"),
+        (rows[0], "accept", "Bob"),
+        (rows[1], "unsure", "Ann"),
+        (rows[3], "accept", "Ann"),
+    ]
+    # Single keys may be turned off; the list of keys opens and closes.
+    page.press("?", modifiers=8)
+    assert page.run("document.getElementById('keys').open")
+    page.run("document.getElementById('single-keys').click()")
+    page.press("Escape")
+    assert not page.run("document.getElementById('keys').open")
+    page.press("u")
+    assert page.run("mine().size") == 1
+    assert page.complaints() == []
+
+
+def test_a_table_is_imported_if_all_of_it_fits(tmp_path, chromium):
+    _, _, found = find(300, class_names=NAMES)
+    found.review(tmp_path / "review.html", top=10)
+    page, issues = chromium, found.issues
+    open_page(page, tmp_path / "review.html")
+    page.run("window.localStorage.clear()")
+    open_page(page, tmp_path / "review.html")
+
+    def import_text(text):
+        page.run(f"importFile(new File([{json.dumps(text)}], 'd.csv'))")
+        return text_of(page, "warning")
+
+    head = "row,id,given_label,decision,label,reviewer,time,result\r\n"
+    rows, given, wanted = issues.rows.tolist(), issues.given_labels.tolist(), issues.suggested_labels.tolist()
+    good = f"{rows[0]},,{given[0]},accept,{wanted[0]},'=Ann,2026-11-26T09:00:00Z,{found.fingerprint}\r\n"
+    other = f"{rows[20]},,{given[20]},keep,,Ann,,\r\n"
+    for text, why in [
+        (head + good[:-2], "in the middle of a line"),
+        (head + good.replace(found.fingerprint, "000000000000-000000000000"), "line 2 is about another result"),
+        (head + good + f"{rows[1]},,{given[1]},perhaps,,,,\r\n", "line 3 has another given label, or no decision"),
+        (head + f"{rows[1]},,{(given[1] + 1) % 4},keep,,,,\r\n", "another given label"),
+        (head + f"{rows[1]},,{given[1]},accept,17,,,\r\n", "another given label, or no decision and label"),
+        (head + f"x,,{given[1]},keep,,,,\r\n", "x is not a row"),
+        ("row,decision\r\n1,keep\r\n", "no column given_label"),
+        (head + "1,2\r\n", "line 2 has 2 cells"),
+    ]:
+        assert why in import_text(text)
+        assert page.run("[...byReviewer.values()].every((own) => own.size === 0)")
+    assert "1 decisions are about rows that are not on this page" in import_text(head + good + other)
+    # What is accepted here is what this page suggests.
+    third = next(k for k in range(4) if k not in (given[1], wanted[1]))
+    assert import_text(head + f"{rows[1]},,{given[1]},accept,{third},,,\r\n") == ""
+    line, last = page.run("decisionLines()")[1:]
+    assert last[2:5] == [given[1], "other", str(third)]
+    assert line == [rows[0], "", given[0], "accept", str(wanted[0]), "=Ann", "2026-11-26T09:00:00Z", found.fingerprint]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "Object.defineProperty(window, 'localStorage', { get() { throw new Error('none'); } })",
+        "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }",
+    ],
+)
+def test_without_storage_a_warning_is_shown_and_decisions_stay_in_memory(tmp_path, chromium, small, broken):
+    small[2].review(tmp_path / "review.html")
+    page = chromium
+    identifier = page.ask("Page.addScriptToEvaluateOnNewDocument", source=broken)["identifier"]
+    try:
+        open_page(page, tmp_path / "review.html")
+        before = page.run("mine().size")
+        page.press("a")
+        assert text_of(page, "warning").startswith("Decisions are not kept when this page is closed")
+        assert not page.run("document.getElementById('warning').hidden")
+        assert page.run("mine().size") == before + 1
+        page.run("downloaded = true")
+    finally:
+        page.ask("Page.removeScriptToEvaluateOnNewDocument", identifier=identifier)
+
+
+def test_another_tab_and_no_rows_at_all(tmp_path, chromium, small):
+    found, page = small[2], chromium
+    found.review(tmp_path / "review.html")
+    open_page(page, tmp_path / "review.html")
+    row, given = found.indices[3].tolist(), found.issues.given_labels[3].tolist()
+    own = {
+        "row": row,
+        "given_label": given,
+        "decision": "keep",
+        "label": "",
+        "reviewer": "",
+        "time": "2026-11-26T09:00:00Z",
+    }
+    strangers = [{**own, "row": -1}, {**own, "given_label": given + 1, "row": found.indices[4].tolist()}, 5, None]
+    for number, one in enumerate([own, *strangers]):
+        key = f"labelsieve-review {found.fingerprint} {number}"
+        page.run(f"localStorage.setItem({key!r}, {json.dumps(json.dumps(one))})")
+    page.run(f"localStorage.setItem('labelsieve-review {found.fingerprint} broken', '{{')")
+    page.run("window.dispatchEvent(new StorageEvent('storage', { key: null }))")
+    page.wait_for("mine().size === 1")
+    assert page.run("[...mine().keys()]") == [row]
+    none = labelsieve.find_label_issues([0, 1], [[0.9, 0.1], [0.2, 0.8]], progress=False)
+    none.review(tmp_path / "none.html")
+    open_page(page, tmp_path / "none.html")
+    assert text_of(page, "nothing") == "There are no rows to review."
+    for key in ("a", "k", "u", "o", "z", "ArrowRight", "Home", "g", "1"):
+        page.press(key)
+    assert page.complaints() == []
+
+
+def luminance(color):
+    parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return np.dot([0.2126, 0.7152, 0.0722], linear)
+
+
+def test_colours_have_contrast_and_controls_have_names(tmp_path, chromium, small):
+    style = review_page._beside("review.css")
+    for block in re.findall(r":root \{(.*?)\}", style):
+        colors = dict(re.findall(r"--([\w-]+): (#\w{6})", block))
+        colors.setdefault("on-accent", "#ffffff")
+        pairs = [("ink", "paper"), ("ink", "soft"), ("on-accent", "accent"), ("good", "soft"), ("good", "paper")]
+        for above, below, least in [*((*pair, 4.5) for pair in pairs), ("line", "paper", 3), ("accent", "paper", 3)]:
+            bright, dim = sorted([luminance(colors[above]), luminance(colors[below])], reverse=True)
+            assert (bright + 0.05) / (dim + 0.05) >= least, (above, below)
+    small[2].review(tmp_path / "review.html", images=np.zeros((100, 8, 8), np.uint8), texts=["a long text " * 40] * 100)
+    page = chromium
+    open_page(page, tmp_path / "review.html")
+    for width, dark in ((1200, False), (400, False), (400, True)):
+        page.size(width, 800)
+        page.emulate(dark=dark)
+        for key in ("", "g", "g"):
+            if key:
+                page.press(key)
+            assert page.run("document.documentElement.scrollWidth") <= width
+    page.emulate()
+    tree = page.ask("Accessibility.getFullAXTree")["nodes"]
+    roles = {"button", "textbox", "combobox", "listbox", "checkbox", "progressbar", "image"}
+    named = [(one["role"]["value"], one.get("name", {}).get("value", "")) for one in tree if not one["ignored"]]
+    assert len([name for role, name in named if role in roles]) > 12
+    assert [role for role, name in named if role in roles and not name] == []
+    # Every control is reached by the tabulator alone, with a focus that shows.
+    page.run("document.activeElement.blur()")
+    reached = set()
+    for _ in range(40):
+        page.press("Tab")
+        reached.add(page.run("document.activeElement.id"))
+        if page.run("document.activeElement !== document.body"):
+            assert (
+                page.run("getComputedStyle(document.activeElement).outlineStyle") != "none"
+                or page.run("document.activeElement.id") == "import"
+            )
+    assert {"reviewer", "status", "given-filter", "pair-filter", "view", "download", "import", "help"} <= reached
+    assert {"accept", "keep", "other", "unsure", "forward"} <= reached

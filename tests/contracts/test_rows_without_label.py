@@ -28,6 +28,7 @@ SCORES = [
     {"method": "normalized_margin"},
     {"method": "normalized_margin", "adjust_pred_probs": True},
     {"method": "confidence_weighted_entropy"},
+    {"method": "logit_margin"},
     {"estimation_method": "off_diagonal_calibrated"},
 ]
 CUT = {"batch_size": 50, "partition_batches": 2}

@@ -252,11 +252,11 @@ def test_all_filters_have_the_bits_of_flat_rows(name, tmp_path):
     assert_same_bits(search(*paths, filter_by=name, **CUT).rows, want)
 
 
-@pytest.mark.parametrize("method", ["normalized_margin", "confidence_weighted_entropy"])
+@pytest.mark.parametrize("method", ["normalized_margin", "confidence_weighted_entropy", "logit_margin"])
 @pytest.mark.parametrize("adjust", [False, True])
 def test_all_scores_have_the_bits_of_flat_rows(method, adjust, tmp_path):
     if adjust:
-        method = "self_confidence" if method == "confidence_weighted_entropy" else method
+        method = method if method == "normalized_margin" else "self_confidence"
     labels, planes = images(5, 11, 12, noise=0.3)
     choices = {"method": method, "adjust_pred_probs": adjust}
     want = find(*flat(labels, planes), **choices)

@@ -111,6 +111,12 @@ def test_the_pairs_are_those_of_cleanlab_by_every_filter_and_score(filter_by):
         assert all(type(number) is int for number in mirrored[0])
 
 
+def test_the_margin_of_logits_ranks_tokens_as_rows():
+    flat = labelsieve.find_label_issues(FLAT_LABELS, FLAT_PROBS, method="logit_margin", progress=False)
+    found = find(LABELS, PROBS, method="logit_margin")
+    assert list(found) == pairs_of(flat.indices, EDGES) != []
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_low_memory_finds_the_pairs_of_cleanlab_in_the_documented_order(method, capfd):
     scores = cleanlab.rank.get_label_quality_scores(FLAT_LABELS, FLAT_PROBS, method=method)

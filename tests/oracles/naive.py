@@ -15,8 +15,11 @@ METHODS = [
     ("normalized_margin", False),
     ("normalized_margin", True),
     ("confidence_weighted_entropy", False),
+    ("logit_margin", False),
 ]
-EXACT = [("self_confidence", False), ("normalized_margin", False)]
+# cleanlab has no logit margin.
+CLEANLAB_METHODS = METHODS[:-1]
+EXACT = [("self_confidence", False), ("normalized_margin", False), ("logit_margin", False)]
 COUNTS = ["off_diagonal", "off_diagonal_calibrated"]
 
 
@@ -104,6 +107,9 @@ def scores(labels, probs, method, adjust, cuts):
         elif method == "normalized_margin":
             others = [p for k, p in enumerate(values) if k != label]
             result.append((values[label] - max(others) + 1) / 2)
+        elif method == "logit_margin":
+            least = [max(p, 1e-30) for p in values]
+            result.append(least[label] / (least[label] + max(p for k, p in enumerate(least) if k != label)))
         else:
             result.append(weighted_entropy(label, values))
     return result

@@ -66,7 +66,11 @@ class Page:
         code = {"Enter": 13, "Escape": 27, "Backspace": 8, "Tab": 9, "Home": 36, "End": 35}.get(key, 0)
         code = code or {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}.get(key, 0)
         text = key if len(key) == 1 and not modifiers & 2 else "\r" if key == "Enter" else ""
-        how = {"key": key, "windowsVirtualKeyCode": code or ord(key.upper()), "modifiers": modifiers}
+        how = {
+            "key": key,
+            "windowsVirtualKeyCode": code or (ord(key.upper()) if key.isalnum() else 0),
+            "modifiers": modifiers,
+        }
         self.ask("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **how)
         self.ask("Input.dispatchKeyEvent", type="keyUp", **how)
 

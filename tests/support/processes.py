@@ -14,7 +14,7 @@ import tempfile
 import textwrap
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import zarr
@@ -275,3 +275,14 @@ def assert_same_output(path, want):
     assert_same_array(group["mask"][:], want.mask(), "mask")
     for name in ("confident_thresholds", "class_counts"):
         assert_same_array(group[name][:], getattr(want, name), name)
+
+
+def own_bytes(pid, *, children=True):
+    """Return anonymous and shared-memory bytes of a process, and of its children too."""
+    total = 0
+    with suppress(OSError):
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+        total += 1024 * sum(int(line.split()[1]) for line in rollup if line.startswith(("Pss_Anon", "Pss_Shmem")))
+        for task in Path(f"/proc/{pid}/task").iterdir() if children else ():
+            total += sum(own_bytes(child) for child in (task / "children").read_text(encoding="ascii").split())
+    return total

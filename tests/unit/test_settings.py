@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_choices_are_those_of_the_contract():
-    assert METHODS == ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
+    assert METHODS == ("self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin")
     assert tuple(naive.COUNTS) == ESTIMATION_METHODS
     assert Settings() == Settings("self_confidence", False, "off_diagonal")
 
@@ -78,9 +78,10 @@ def test_switches_are_true_or_false(name, bad):
         find_label_issues([0, 1], [[0.9, 0.1], [0.1, 0.9]], **{name: bad})
 
 
-def test_entropy_cannot_be_adjusted():
-    with pytest.raises(ValueError, match="adjust_pred_probs is not defined for confidence_weighted_entropy"):
-        Settings("confidence_weighted_entropy", adjust_pred_probs=True)
+@pytest.mark.parametrize("method", ["confidence_weighted_entropy", "logit_margin"])
+def test_some_scores_cannot_be_adjusted(method):
+    with pytest.raises(ValueError, match=f"adjust_pred_probs is not defined for {method}"):
+        Settings(method, adjust_pred_probs=True)
 
 
 @pytest.mark.parametrize(

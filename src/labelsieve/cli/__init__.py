@@ -147,6 +147,18 @@ A command that fails prints this object instead; bad usage, Ctrl-C and SIGTERM d
 For bad usage ``error`` is ``UsageError``; after a signal it is ``Interrupted`` or ``Terminated``. A range does not
 include its ``stop``, and of many ranges only the first ones are there.
 
+## Serving a review
+
+``labelsieve review RESULT.zarr --serve --decisions decisions.csv`` prints the URL of the page, and serves it until
+Ctrl-C. A decision is on the disk, in one line of the CSV file, before the page shows it as saved: after a crash the
+same command goes on with the same file, and cuts off a line that was not finished. There is one line for each row, the
+last decision about it, so that the file can be applied at any moment. Another server is refused while one has the file.
+Rows and pictures are read when they are shown.
+
+Only this machine reaches the server, and only who knows the URL, whose long random part is another one each time. With
+``--host`` other machines reach it too, without encryption: prefer a tunnel, such as
+``ssh -L 8000:127.0.0.1:8000 HOST`` with ``--port 8000``. Requests of pages of other sites are refused.
+
 ## Progress
 
 ``--progress json`` prints a JSON object per line on stderr: at most one a second while a stage runs, and one at its

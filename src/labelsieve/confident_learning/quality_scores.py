@@ -1,4 +1,6 @@
-"""Label quality scores of a strip of rows, as ``cleanlab.rank.get_label_quality_scores`` (2.9) defines them.
+"""Label quality scores of a strip of rows.
+
+Those of ``cleanlab.rank.get_label_quality_scores`` (2.9) are defined as there; `logit_margin` is not in cleanlab.
 
 The default, self-confidence, is the probability of the label. It is a column of every row summary, `p_label`, and is
 not computed here. Sums over rows are taken over a C-ordered float64 strip, so that their last bits do not depend on the
@@ -21,6 +23,8 @@ ColumnKernel = Callable[[Floats, Ints], Float64s]
 
 # Up to this many classes a loop over columns beats a row-wise maximum.
 _FEW_CLASSES: Final = 16
+# Of the margin of logits; of probability 0 it would be infinite.
+_LEAST_PROBABILITY: Final = 1e-30
 
 
 def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> dict[str, ColumnKernel]:
@@ -39,6 +43,8 @@ def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> di
         return {"score": normalized_margin}
     if settings.method == "confidence_weighted_entropy":
         return {"score": confidence_weighted_entropy}
+    if settings.method == "logit_margin":
+        return {"score": logit_margin}
     return {"row_sum": row_sum} if settings.adjust_pred_probs else {}
 
 
@@ -50,12 +56,21 @@ def row_sum(probs: Floats, _labels: Ints) -> Float64s:
 
 def normalized_margin(probs: Floats, labels: Ints) -> Float64s:
     """Return ``(p_label - largest other + 1) / 2`` for the ``(n, K)`` strip `probs`."""
-    rows = np.arange(len(probs))
-    # Maxima of float16 are slow; float32 holds all its values.
-    others = probs.astype(np.float32 if probs.dtype == np.float16 else probs.dtype)
-    p_label = others[rows, labels].astype(np.float64)
-    others[rows, labels] = -np.inf
-    return (p_label - _row_max(others) + 1) / 2
+    p_label, p_other = _label_and_other(probs, labels)
+    return (p_label - p_other + 1) / 2
+
+
+def logit_margin(probs: Floats, labels: Ints) -> Float64s:
+    """Return ``p_label / (p_label + largest other)`` for the ``(n, K)`` strip `probs`.
+
+    This is the sigmoid of ``log(p_label) - log(largest other)``, the margin of the logits, by which Pleiss, Zhang,
+    Elenberg and Weinberger (NeurIPS 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking") find
+    wrong labels; they average it over the epochs of a training. Probabilities below 1e-30 count as 1e-30. So labels
+    of probability 0 do not tie: the likelier the other class, the lower the score.
+    """
+    p_label, p_other = (np.maximum(probs, _LEAST_PROBABILITY) for probs in _label_and_other(probs, labels))
+    scores: Float64s = p_label / (p_label + p_other)
+    return scores
 
 
 def confidence_weighted_entropy(probs: Floats, labels: Ints) -> Float64s:
@@ -110,6 +125,16 @@ def adjusted_self_confidence(p_label: Floats, labels: Ints, row_sums: Float64s, 
     sums = row_sums + shift
     scores: Float64s = np.divide(shifted, sums, out=np.zeros_like(shifted), where=sums != 0)
     return scores + 0.0  # 0 divided by a negative sum is -0.0, which counts as 0.0
+
+
+def _label_and_other(probs: Floats, labels: Ints) -> tuple[Float64s, Float64s]:
+    """Return the probability of the label and the largest other one of each row."""
+    rows = np.arange(len(probs))
+    # Maxima of float16 are slow; float32 holds all its values.
+    others = probs.astype(np.float32 if probs.dtype == np.float16 else probs.dtype)
+    p_label = others[rows, labels].astype(np.float64)
+    others[rows, labels] = -np.inf
+    return p_label, _row_max(others).astype(np.float64)
 
 
 def _float64(probs: Floats) -> Float64s:

@@ -36,7 +36,7 @@ def get_label_quality_scores(
     labels, pred_probs
         As in `labelsieve.multilabel_classification.find_label_issues`: in memory or on disk. `pred_probs` is read once,
         and twice with `adjust_pred_probs`.
-    method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}
+    method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"}
         The score of each tag, which is that of two classes.
     adjust_pred_probs : bool
         Whether to subtract the confident thresholds of each tag from its two probabilities first; not with entropy.

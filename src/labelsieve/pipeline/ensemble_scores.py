@@ -54,7 +54,7 @@ def get_label_quality_ensemble_scores(
     pred_probs_list : list of array-like
         ``(N, K)`` probabilities by each model, as `find_label_issues` takes them. Each is read once, and once more if
         it is weighted by accuracy or log loss; with `adjust_pred_probs` and normalized margins twice.
-    method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}
+    method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"}
         The score.
     adjust_pred_probs : bool
         Whether to subtract the confident thresholds of each model from its probabilities before scoring.

@@ -6,9 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from labelsieve.confident_learning.validation import Finding
 from labelsieve.errors import InvalidInputError
 from labelsieve.settings import IgnoreLabel
+from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 from labelsieve.sources.label_names import (
     FloatTable,
@@ -18,6 +21,7 @@ from labelsieve.sources.label_names import (
     category_names,
     column_names,
     describe_unknown,
+    is_missing,
     learn_names,
     mapped,
     mapping_note,
@@ -101,7 +105,11 @@ class LabelMapping:
         """What the labels are: ``"numbers"``, ``"names"`` or ``"booleans"``."""
         if not isinstance(self.table, NameTable):
             return "numbers"
-        return "booleans" if self.values.dtype.kind == "b" else "names"
+        # A list of True and False is an array of objects.
+        listed = self.values.array if isinstance(self.values, ArraySource) and self.values.dtype.kind == "O" else ()
+        first = next((value for value in listed if not is_missing(value)), None)
+        is_boolean = self.values.dtype.kind == "b" or isinstance(first, bool | np.bool_)
+        return "booleans" if is_boolean else "names"
 
     @property
     def needs_names(self) -> bool:

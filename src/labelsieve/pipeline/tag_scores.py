@@ -38,7 +38,7 @@ def score_tags(
     ----------
     tags : OpenTags
         Both inputs.
-    method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}
+    method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"}
         The score of a tag.
     combine : callable or None
         Makes ``(n,)`` scores of examples from ``(n, K)`` scores of tags; None returns the latter.

@@ -13,6 +13,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -42,8 +43,10 @@ _CODED: Final = ("given_label", "decision", "label", "id", "reviewer", "time", "
 _COLUMNS: Final = ("row", *_CODED)
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)(\.0*)?")
 _READ_BYTES: Final = 1 << 20
-# Lines of a CSV file that become columns at a time.
-_BLOCK_LINES: Final = 1 << 15
+# Lines that become columns at a time.
+_BLOCK_LINES: Final = 1 << 12
+_BLOCK_CHARACTERS: Final = 1 << 18
+_COMMAS: Final = methodcaller("count", ",")
 
 
 class Decision(NamedTuple):
@@ -210,7 +213,9 @@ class _Codes:
 
     def column(self) -> Column:
         """Return the column."""
-        values = [key[1] if isinstance(key, tuple) else key for key in self._known]
+        values = list(self._known)
+        if tuple in set(map(type, values)):
+            values = [key[1] if isinstance(key, tuple) else key for key in values]
         return Column(np.concatenate([np.empty(0, np.int32), *self._parts]), values)
 
 
@@ -230,8 +235,6 @@ class _Table:
             self._lines.append(np.array(lines, np.int64))
             for column in _CODED:
                 own: Iterable[Any] = cells.get(column) or itertools.repeat("", len(lines))
-                if column in ("decision", "id", "reviewer", "time", "result"):
-                    own = (str(cell[1]) if isinstance(cell, tuple) else cell for cell in own)
                 if column == "reviewer" and name:
                     own = (cell or name for cell in own)
                 self._columns[column].add(own)
@@ -276,44 +279,77 @@ class _Table:
 
 def _row_numbers(cells: Sequence[Any], lines: Sequence[int], where: str) -> Rows:
     """Return cells as row numbers."""
-    is_text = all(isinstance(cell, str) and cell for cell in cells)
-    number = int if is_text and (text := "".join(cells)).isascii() and text.isdecimal() else whole_number
-    rows = np.empty(len(cells), np.int64)
-    for place, cell in enumerate(cells):
-        try:
-            rows[place] = number(cell)
-        except (ValueError, OverflowError):
-            raise InvalidInputError(f"decisions: line {lines[place]:,} of {where}: {cell!r} is not a row") from None
-    return rows
+    text = "" if not cells or "" in cells or not isinstance(cells[0], str) else "".join(map(str, cells))
+    number = int if text.isascii() and text.isdecimal() else whole_number
+    try:
+        return np.fromiter(map(number, cells), np.int64, len(cells))
+    except (ValueError, OverflowError):
+        place = next(place for place, cell in enumerate(cells) if not _is_row(cell))
+    raise InvalidInputError(f"decisions: line {lines[place]:,} of {where}: {cells[place]!r} is not a row")
+
+
+def _is_row(cell: Any) -> bool:
+    try:
+        return bool(np.int64(whole_number(cell)) == whole_number(cell))
+    except (ValueError, OverflowError):
+        return False
 
 
 def _csv_blocks(path: Path) -> Iterator[Block]:
     """Yield the numbers of some lines of a CSV file, and their cells by column."""
     where, is_escaped = str(path), _check_end(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader, number = csv.reader(file, strict=True), 0  # lines that were split without it
         try:
             header = next(reader)
             _check_header(header, where)
-            places = [(name, header.index(name)) for name in _COLUMNS if name in header]
-            while block := [(reader.line_num, cells) for cells in itertools.islice(reader, _BLOCK_LINES)]:
-                for line, cells in block:
-                    if cells and len(cells) != len(header):
-                        raise InvalidInputError(
-                            f"decisions: line {line:,} of {where} has {len(cells)} cells, the header has "
-                            f"{len(header)}: is the file cut off?"
-                        )
-                columns: list[Sequence[Any]] = list(zip(*(cells for _, cells in block if cells), strict=True))
-                if columns and is_escaped:
-                    columns = [list(map(unescape_formula, column)) for column in columns]
-                if columns:
-                    yield [line for line, cells in block if cells], {name: columns[place] for name, place in places}
+            number = reader.line_num
+            while rest := file.readlines(_BLOCK_CHARACTERS):
+                flat = _split(rest, len(header))
+                if not flat:
+                    break
+                yield _columns(header, range(number + 1, number + 1 + len(rest)), flat, is_escaped=is_escaped)
+                number += len(rest)
+            lines, flat = list[int](), list[str]()
+            reader = csv.reader(itertools.chain(rest, file), strict=True)
+            for cells in reader:
+                if len(cells) == len(header):
+                    # One list for all: of many, Python's collector of garbage would look at each again and again.
+                    flat += cells
+                    lines.append(number + reader.line_num)
+                    if len(lines) == _BLOCK_LINES:
+                        yield _columns(header, lines, flat, is_escaped=is_escaped)
+                        lines, flat = [], []
+                elif cells:
+                    raise InvalidInputError(
+                        f"decisions: line {number + reader.line_num:,} of {where} has {len(cells)} cells, the header "
+                        f"has {len(header)}: is the file cut off?"
+                    )
+            yield _columns(header, lines, flat, is_escaped=is_escaped)
         except UnicodeDecodeError as error:
             raise InvalidInputError(f"decisions: {where} is not text in UTF-8: {error}") from error
         except csv.Error as error:
             raise InvalidInputError(
-                f"decisions: line {reader.line_num:,} of {where}: {error}: is it cut off?"
+                f"decisions: line {number + reader.line_num:,} of {where}: {error}: is it cut off?"
             ) from error
+
+
+def _split(lines: list[str], width: int) -> list[str]:
+    """Return the cells of lines, one after the other; none unless all have `width`, and no quotation marks."""
+    text = "".join(lines)
+    if '"' in text or text.count("\r") != text.count("\r\n") or set(map(_COMMAS, lines)) != {width - 1}:
+        return []
+    return text.replace("\r\n", "\n").removesuffix("\n").replace("\n", ",").split(",")
+
+
+def _columns(header: list[str], lines: Sequence[int], flat: list[str], *, is_escaped: bool) -> Block:
+    """Return the cells of some lines, which are one after the other, by column."""
+    cells = dict[str, Sequence[Any]]()
+    for name in _COLUMNS:
+        if name in header:
+            own = flat[header.index(name) :: len(header)]
+            cells[name] = list(map(unescape_formula, own)) if is_escaped else own
+    return lines, cells
 
 
 def _export_blocks(path: Path, class_names: Sequence[str] | None) -> Iterator[Block]:
@@ -357,8 +393,10 @@ def _frame_blocks(frame: Any, where: str) -> Iterator[Block]:
             if name in _COLUMNS and name not in cells:
                 values = part.iloc[:, place].tolist()
                 cells[name] = ["" if is_missing(value) else value for value in values]
-                if name != "row":
+                if name in ("given_label", "label"):
                     cells[name] = [value if isinstance(value, str) else _typed(value) for value in cells[name]]
+                elif name != "row":
+                    cells[name] = list(map(str, cells[name]))
         yield range(start, start + len(part)), cells
 
 

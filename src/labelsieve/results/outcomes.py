@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
@@ -110,7 +111,7 @@ class LabelValues:
                 number = whole_number(value)
             except (ValueError, OverflowError):
                 raise ValueError(f"{value!r} is not a number, and labels are {self.dtype}") from None
-            if not np.iinfo(self.dtype).min <= number <= np.iinfo(self.dtype).max:
+            if not self._limits.min <= number <= self._limits.max:
                 raise ValueError(f"{number} does not fit into labels of {self.dtype}")
             return number
         if kind == "f":
@@ -126,6 +127,10 @@ class LabelValues:
             return value if isinstance(value, bytes) else str(value).encode()
         # A frame has numbers among missing values as floats.
         return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+    @cached_property
+    def _limits(self) -> np.iinfo[Any]:
+        return np.iinfo(self.dtype)  # looked up each time it is made
 
     def is_class(self, label: Any) -> bool:
         """Return whether a label is one of the classes, where these are known."""
@@ -422,7 +427,7 @@ def agreement(decisions: Decisions, outcomes: Outcomes, settled: Settled) -> tup
 
 def _kappa(ours: Codes, theirs: Codes) -> tuple[float, float]:
     """Return the share of equal pairs, and Cohen's kappa."""
-    n, n_same = len(ours), np.count_nonzero(ours == theirs)
+    n, n_same = len(ours), int(np.count_nonzero(ours == theirs))
     of_first, of_second = Counter(ours.tolist()), Counter(theirs.tolist())
     chance = sum(times * of_second[outcome] for outcome, times in of_first.items())  # of n * n, in whole numbers
     return n_same / n, (n_same * n - chance) / (n * n - chance) if chance < n * n else math.nan

@@ -10,7 +10,12 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Floats, Ints, class_dtype
 from labelsieve.confident_learning.logit_summarizer import LogitSummarizer
-from labelsieve.confident_learning.quality_scores import confidence_weighted_entropy, normalized_margin, row_sum
+from labelsieve.confident_learning.quality_scores import (
+    confidence_weighted_entropy,
+    logit_margin,
+    normalized_margin,
+    row_sum,
+)
 from labelsieve.confident_learning.summarizer import Summarizer, label_column
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES, SummaryBlock
 from labelsieve.confident_learning.top_classes import TOP_CLASSES, TOP_PROBS
@@ -28,6 +33,7 @@ BatchColumns = dict[str, npt.NDArray[Any]]
 SCORES: Final[dict[str, Callable[[Floats, Ints], npt.NDArray[np.float64]]]] = {
     "normalized_margin": normalized_margin,
     "confidence_weighted_entropy": confidence_weighted_entropy,
+    "logit_margin": logit_margin,
     "row_sum": row_sum,
 }
 

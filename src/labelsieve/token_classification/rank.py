@@ -40,7 +40,7 @@ def get_label_quality_scores(
         As in `labelsieve.token_classification.find_label_issues`.
     tokens : sequence of sequence of str, optional
         The words of each sentence, or of all tokens.
-    token_score_method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy"}
+    token_score_method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"}
         Score of a token: see `labelsieve.find_label_issues`.
     sentence_score_method : {"min", "softmin"}
         Score of a sentence: the lowest score of its tokens, or their mean with weights that grow as scores fall.

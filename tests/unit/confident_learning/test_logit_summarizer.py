@@ -14,6 +14,7 @@ SETTINGS = [
     Settings(),
     Settings("normalized_margin"),
     Settings("confidence_weighted_entropy"),
+    Settings("logit_margin"),
     Settings(adjust_pred_probs=True),
 ]
 

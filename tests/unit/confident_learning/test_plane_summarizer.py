@@ -42,7 +42,8 @@ def test_planes_have_the_summaries_of_rows(n_classes, dtype, damage):
     probs = probs.astype(dtype)
     DAMAGE[damage](probs)
     labels[3] = 99
-    for method, ignored in (("self_confidence", None), ("normalized_margin", 99), ("confidence_weighted_entropy", 99)):
+    methods = ("normalized_margin", "confidence_weighted_entropy", "logit_margin")
+    for method, ignored in (("self_confidence", None), *((method, 99) for method in methods)):
         with np.errstate(invalid="ignore", divide="ignore"):
             want = summaries(Summarizer, labels, probs, Settings(method), ignored)
             for strip in (planes_of(probs), probs):

@@ -37,6 +37,44 @@ def test_normalized_margin_of_two_rows_by_hand():
 
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("n_classes", CLASSES)
+def test_logit_margin_is_exact(dtype, n_classes):
+    labels, probs = draws.draw(150, n_classes, seed=1, dtype=dtype)
+    before = probs.tobytes()
+    got = quality_scores.logit_margin(probs, labels)
+    assert loops(labels, probs, "logit_margin") == got.tolist()
+    assert got.dtype == np.float64
+    assert before == probs.tobytes()
+
+
+def test_logit_margin_has_the_order_of_differences_of_logits():
+    rng = np.random.default_rng(2)
+    logits, labels = 3 * rng.standard_normal((500, 6)), rng.integers(0, 6, 500)
+    others = logits.copy()
+    others[np.arange(500), labels] = -np.inf
+    margins = logits[np.arange(500), labels] - others.max(axis=1)
+    got = quality_scores.logit_margin(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), labels)
+    assert np.argsort(margins).tolist() == np.argsort(got).tolist()
+    np.testing.assert_allclose(1 / (1 + np.exp(-margins)), got, rtol=1e-12)
+
+
+def test_logit_margin_of_rows_by_hand():
+    probs = np.array([[0.75, 0.25, 0.0], [0.5, 0.5, 0.0], [0.25, 0.5, 0.25]])
+    for label, want in enumerate([[0.75, 0.5, 1 / 3], [0.25, 0.5, 2 / 3], [1e-30 / 0.75, 2e-30, 1 / 3]]):
+        assert quality_scores.logit_margin(probs, np.full(3, label)).tolist() == want
+
+
+def test_what_is_not_above_0_counts_as_the_least_probability():
+    probs = np.array([[0.0, 1.0], [-0.0, 1.0], [-0.0005, 1.0], [1e-40, 1.0], [0.0, 0.0], [-0.0, -0.0005]])
+    low, high = (
+        quality_scores.logit_margin(probs, np.zeros(6, int)),
+        quality_scores.logit_margin(probs, np.ones(6, int)),
+    )
+    assert low.tolist() == [1e-30, 1e-30, 1e-30, 1e-30, 0.5, 0.5]
+    assert high.tolist() == [1.0, 1.0, 1.0, 1.0, 0.5, 0.5]
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("n_classes", CLASSES)
 def test_confidence_weighted_entropy_agrees_with_loops(dtype, n_classes):
     labels, probs = draws.draw(150, n_classes, seed=2, dtype=dtype, decimals=2)
     got = quality_scores.confidence_weighted_entropy(probs, labels)
@@ -101,7 +139,9 @@ def test_row_sums_are_sums_of_float64(dtype):
 
 
 @pytest.mark.parametrize("n_classes", [2, 7, 8, 9, 129, 9000])
-@pytest.mark.parametrize("kernel", ["row_sum", "normalized_margin", "confidence_weighted_entropy", "adjusted_margin"])
+@pytest.mark.parametrize(
+    "kernel", ["row_sum", "normalized_margin", "logit_margin", "confidence_weighted_entropy", "adjusted_margin"]
+)
 def test_a_score_does_not_depend_on_layout_dtype_or_the_rows_beside_it(kernel, n_classes):
     labels, narrow = draws.draw(40, n_classes, seed=5, dtype=np.float32)
     probs = narrow.astype(np.float64)
@@ -123,6 +163,7 @@ def test_a_score_does_not_depend_on_layout_dtype_or_the_rows_beside_it(kernel, n
         ("normalized_margin", False, {"score": quality_scores.normalized_margin}),
         ("normalized_margin", True, {}),
         ("confidence_weighted_entropy", False, {"score": quality_scores.confidence_weighted_entropy}),
+        ("logit_margin", False, {"score": quality_scores.logit_margin}),
     ],
 )
 def test_a_first_read_computes_only_what_needs_no_thresholds(method, adjust, kernels):

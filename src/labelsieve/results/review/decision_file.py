@@ -1,8 +1,8 @@
 """The CSV file to which decisions are added as they are made: a decision is on the disk before it is confirmed.
 
-Each reviewer has at most one line for a row, so that at any moment, also after a crash, the file is a table of
-decisions as any other. A new decision is one line at the end, written at once and followed by fsync. If a decision is
-changed or taken back, the whole file is written anew beside the old one, which it then replaces.
+A row has at most one line, so that at any moment, also after a crash, the file is a table of decisions as any other,
+without conflicts. A new decision is one line at the end, written at once and followed by fsync. If a decision is
+changed, by whomever, or taken back, the whole file is written anew beside the old one, which it then replaces.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ class DecisionFile:
 
     Attributes
     ----------
-    decisions : dict of (int, str) and Decision
-        The decision of each reviewer about a row, in the order of the file.
+    decisions : dict of int and Decision
+        The decision about each row, in the order of the file.
     """
 
     def __init__(self, path: Path, decisions: Iterable[Decision]) -> None:
         self.path = path
-        self.decisions = {_key(one): one for one in decisions}
+        self.decisions = {one.row: one for one in decisions}
+        self._lines = {row: _line(one) for row, one in self.decisions.items()}
         self._file = os.open(path, os.O_RDWR | os.O_APPEND)
         self._size = os.fstat(self._file).st_size
 
@@ -56,7 +57,7 @@ class DecisionFile:
         os.close(self._file)
 
     def record(self, decision: Decision) -> None:
-        """Add a decision, in place of the reviewer's earlier one about the row; it is on the disk when this returns.
+        """Add a decision, in place of an earlier one about the row; it is on the disk when this returns.
 
         Raises
         ------
@@ -64,10 +65,11 @@ class DecisionFile:
             If it cannot be written, or another program has changed the file: the file is then as it was.
         """
         self._check_unchanged()
-        if _key(decision) in self.decisions:
-            self._rewrite([*self._without(_key(decision)), decision])
+        row, line = decision.row, _line(decision)
+        if row in self.decisions:
+            self._rewrite(row, line)
+            self.decisions[row], self._lines[row] = decision, line
             return
-        line = _lines([decision])
         with writing(str(self.path)):
             try:
                 if os.write(self._file, line) < len(line):  # on a full disk
@@ -79,10 +81,10 @@ class DecisionFile:
                     os.ftruncate(self._file, self._size)
                 raise
         self._size += len(line)
-        self.decisions[_key(decision)] = decision
+        self.decisions[row], self._lines[row] = decision, line
 
-    def take_back(self, row: int, reviewer: str) -> None:
-        """Remove the decision of a reviewer about a row, if there is one.
+    def take_back(self, row: int) -> None:
+        """Remove the decision about a row, if there is one.
 
         Raises
         ------
@@ -90,16 +92,13 @@ class DecisionFile:
             If the file cannot be written, or another program has changed it: it is then as it was.
         """
         self._check_unchanged()
-        if (row, reviewer) in self.decisions:
-            self._rewrite(self._without((row, reviewer)))
+        if row in self.decisions:
+            self._rewrite(row, b"")
 
     def content(self) -> bytes:
         """Return the bytes of the file."""
         with self.path.open("rb") as file:
             return file.read(self._size)
-
-    def _without(self, key: tuple[int, str]) -> list[Decision]:
-        return [one for other, one in self.decisions.items() if other != key]
 
     def _check_unchanged(self) -> None:
         own = os.fstat(self._file)
@@ -112,8 +111,9 @@ class DecisionFile:
                 f"{self.path} was changed or removed by another program while it was being written: restart the server"
             )
 
-    def _rewrite(self, decisions: list[Decision]) -> None:
-        content = _HEADER + _lines(decisions)
+    def _rewrite(self, row: int, line: bytes) -> None:
+        """Write the file without the line of a row, and with `line` at its end."""
+        content = b"".join([_HEADER, *(other for key, other in self._lines.items() if key != row), line])
         made = _folder_of(self.path) / "rewritten"
         with writing(str(self.path)):
             file = os.open(
@@ -128,7 +128,7 @@ class DecisionFile:
                 raise
         os.close(self._file)
         self._file, self._size = file, len(content)
-        self.decisions = {_key(one): one for one in decisions}
+        del self.decisions[row], self._lines[row]
 
 
 @contextmanager
@@ -220,10 +220,6 @@ def _check_results(path: Path, content: bytes, fingerprint: str) -> None:
             raise InvalidInputError(f"decisions: {path} is about {what}: give another path")
 
 
-def _key(decision: Decision) -> tuple[int, str]:
-    return decision.row, decision.reviewer
-
-
 def _n_whole_bytes(content: bytes) -> int:
     """Return the number of bytes up to the end of the last whole line; a cell in quotes may have line breaks in it."""
     stop = len(content)
@@ -237,13 +233,11 @@ def _n_whole_bytes(content: bytes) -> int:
     return 0
 
 
-def _lines(decisions: Iterable[Decision]) -> bytes:
-    """Return the lines of decisions."""
+def _line(one: Decision) -> bytes:
+    """Return a decision as a line of the file."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    for one in decisions:
-        cells = (one.row, one.id, one.given, one.word, one.label, one.reviewer, one.time, one.result)
-        writer.writerow([escape_formula(str(cell)) for cell in cells])
+    cells = (one.row, one.id, one.given, one.word, one.label, one.reviewer, one.time, one.result)
+    csv.writer(text).writerow([escape_formula(str(cell)) for cell in cells])
     return text.getvalue().encode()
 
 

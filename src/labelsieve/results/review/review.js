@@ -126,7 +126,7 @@ function embedded() {
           // Not what this page wrote.
         }
       }
-      return found.sort((a, b) => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0));
+      return found;
     },
     save(decision) {
       const key = `${prefix}${decision.row} ${decision.reviewer}`;
@@ -259,14 +259,14 @@ function checked(decision) {
   const at = positionOf.get(Number(decision.row));
   if (at === undefined || !WORDS.includes(decision.decision)) return null;
   if (decision.given_label !== undefined && String(decision.given_label) !== values[GIVEN[at]]) return null;
-  const changes = decision.decision === "accept" || decision.decision === "other";
-  const label = changes ? String(decision.label ?? "") : "";
-  if (changes && !classOf.has(label)) return null;
+  let k = classOf.get(String(decision.label)); // what is accepted depends on the page: with probabilities it suggests more
+  if (decision.decision === "keep") k = GIVEN[at];
+  if (decision.decision === "unsure") k = null;
+  if (k === undefined) return null;
   return {
     row: ROWS[at],
     given_label: config.values[GIVEN[at]],
-    decision: decision.decision,
-    label,
+    ...decisionFor(at, k),
     reviewer: String(decision.reviewer ?? ""),
     time: String(decision.time ?? ""),
   };
@@ -302,6 +302,7 @@ function removeDecision(row, name) {
 
 async function restore() {
   const found = (await source.decisions()).map(checked).filter((one) => one !== null);
+  found.sort((a, b) => (a.time < b.time ? -1 : a.time > b.time ? 1 : 0));
   byReviewer.clear();
   for (const one of found) decisionsOf(one.reviewer).set(one.row, one);
 }
@@ -430,7 +431,7 @@ function drawActions() {
   $("keep").querySelector("span").textContent = some ? `Keep ${className(GIVEN[current])}` : "Keep";
   for (const id of ["keep", "unsure", "other"]) $(id).disabled = !some;
   for (const id of ["accept", "keep", "unsure"]) $(id).setAttribute("aria-pressed", String(own?.decision === id));
-  $("undo").disabled = mine().size === 0 && undoable.length === 0;
+  $("undo").disabled = mine().size === 0 && !undoable.some((one) => one.reviewer === reviewer);
   const place = lowerBound(current);
   $("back").disabled = !some || place === 0;
   $("forward").disabled = !some || place >= shown.length - 1;
@@ -551,8 +552,11 @@ function draw() {
 
 function move(at) {
   if (at === undefined || shown.length === 0) return;
+  const isOther = current !== at;
   current = at;
   draw();
+  // On a small screen the classes are below the picture: begin at the top of the next row.
+  if (isOther && !isGrid && $("one").getBoundingClientRect().top < 0) $("one").scrollIntoView({ block: "start" });
   if (drawn !== null) {
     const suggestion = SUGGESTED[at] < 0 ? "" : `, suggested ${className(SUGGESTED[at])}`;
     const own = mine().get(ROWS[at]);
@@ -597,14 +601,14 @@ function decide(k) {
 }
 
 function undo() {
-  let last = undoable.pop();
+  const place = undoable.findLastIndex((one) => one.reviewer === reviewer);
+  let [last] = place < 0 ? [] : undoable.splice(place, 1);
   if (last === undefined) {
     // After a reload: the last decision that is there.
     const row = [...mine().keys()].pop();
     if (row === undefined) return;
     last = { row, reviewer, before: undefined };
   }
-  if (last.reviewer !== reviewer) setReviewer(last.reviewer);
   if (last.before === undefined) removeDecision(last.row, last.reviewer);
   else storeDecision(last.before);
   filterRows();
@@ -617,12 +621,15 @@ function undo() {
   say(`Undone: row ${last.row}. ${$("said").textContent}`);
 }
 
+function focusRow() {
+  $(isGrid ? "grid" : "row-name").focus();
+}
+
 function setGrid(on) {
   isGrid = on;
   $("view").setAttribute("aria-pressed", String(on));
   draw();
-  if (on) $("grid").focus();
-  else $("row-name").focus();
+  focusRow();
 }
 
 function setReviewer(name) {
@@ -659,7 +666,7 @@ async function download() {
   }
   const text = csvText(await decisionLines());
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
-  const name = reviewer.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40);
+  const name = reviewer.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40);
   element("a", { href: url, download: name === "" ? "decisions.csv" : `decisions-${name}.csv` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
   downloaded = true;
@@ -733,8 +740,7 @@ function closeOptions() {
   $("other").value = "";
   chosenOption = 0;
   drawOptions(false);
-  if (isGrid) $("grid").focus();
-  else $("row-name").focus();
+  focusRow();
 }
 
 function takeOption(number) {
@@ -801,9 +807,9 @@ function actionOf(key) {
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
   if (event.altKey || event.isComposing || $("keys").open) return;
-  if (target instanceof HTMLSelectElement || target instanceof HTMLTextAreaElement) return;
-  if (target instanceof HTMLInputElement) {
-    if (target === $("reviewer") && (key === "Enter" || key === "Escape")) $("row-name").focus();
+  if (target instanceof HTMLSelectElement || target instanceof HTMLInputElement) {
+    const isDone = key === "Escape" || (key === "Enter" && target === $("reviewer"));
+    if (isDone && target !== $("other")) focusRow();
     return;
   }
   const isUndo = (event.ctrlKey || event.metaKey) && key === "z";
@@ -860,6 +866,7 @@ async function start() {
   const nameOfPair = (pair) => pair.split(" ").map((k) => className(Number(k))).join(" → ");
   $("pair-filter").append(...countedOptions(pairs.filter(Boolean), nameOfPair, LISTED_PAIRS));
   $("kept-where").textContent = source.kept;
+  if (ROWS.length === 0) $("nothing").textContent = "There are no rows to review.";
   try {
     await restore();
   } catch (error) {
@@ -872,10 +879,7 @@ async function start() {
   const first = shown.find((at) => !mine().has(ROWS[at]));
   current = first ?? 0;
   draw();
-  source.onChange(async () => {
-    await restore();
-    refilter();
-  });
+  source.onChange(() => restore().then(refilter));
   document.documentElement.dataset.ready = "true";
 }
 

@@ -77,7 +77,7 @@ class LabelScheme:
             For labels that are not classes of the result.
         """
         known = {str(value): k for k, value in enumerate(self.values)}
-        texts = [one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one) for one in labels]
+        texts = [_as_value(one) for one in labels]
         unknown = [(row, text) for row, text in zip(rows.tolist(), texts, strict=True) if text not in known]
         if unknown:
             row, text = unknown[0]
@@ -254,6 +254,13 @@ class ReviewRows:
                         f"pred_probs are not those of the result: row {row:,} has {own[line[of]]:.4g} for class "
                         f"{line[of]:,}, the result {line[f'p_{of}']:.4g}"
                     ).at([(row, row + 1)])
+
+
+def _as_value(label: Any) -> str:
+    """Return a stored label as the text of a class's value: numbers among missing ones are floats."""
+    if isinstance(label, bytes):
+        return label.decode("utf-8", "backslashreplace")
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 def _open_probs(pred_probs: Any, result: Result) -> Source:

@@ -11,7 +11,7 @@ Everything is below a path that nobody can guess, ``http://127.0.0.1:PORT/TOKEN/
 | ``GET rows?start=S&stop=T`` | list of what is shown of rows (`ReviewRows.part`), at most 1,000 |
 | ``GET picture/ROW`` | the picture of a row as it is |
 | ``GET thumbnail/ROW`` | the picture of a row, in at most 20 kB |
-| ``GET decisions`` | list of decisions, one of each reviewer about a row: their fields as in a request |
+| ``GET decisions`` | list of decisions, one for each row that is decided: their fields as in a request |
 | ``GET decisions.csv`` | the file |
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
 
@@ -37,6 +37,7 @@ import threading
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from functools import lru_cache
 from http import HTTPStatus
@@ -44,7 +45,6 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, HTTPError, RequestHandler
 
 from labelsieve.errors import InvalidInputError, LabelsieveError, UnwritableError, warn
@@ -57,7 +57,9 @@ from labelsieve.results.review.rows import NO_CLASS, ReviewRows
 logger = logging.getLogger("labelsieve")
 
 LOOPBACK: Final = "127.0.0.1"
+_EVERYWHERE: Final = ("", "0.0.0.0", "::")  # noqa: S104  # only compared
 
+_MOST_PORT: Final = 65_535
 _MOST_ROWS: Final = 1000
 _MOST_BODY_BYTES: Final = 64_000
 _MOST_HEADER_BYTES: Final = 32_000
@@ -73,6 +75,7 @@ _IDLE_S: Final = 300
 _BODY_S: Final = 20
 
 _FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time"}
+_HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]+)?")
 _PICTURE: Final = re.compile(r"(picture|thumbnail)/([0-9]{1,18})")
 _HEADERS: Final = {
     "Cache-Control": "no-store",
@@ -108,8 +111,8 @@ class ReviewServer:
     ----------
     rows : ReviewRows
         The rows to review.
-    decisions : DecisionFile
-        Where decisions go.
+    decisions : path
+        Where decisions go: see `open_decisions`.
     pictures : Pictures, optional
         The pictures of all rows.
     title : str, optional
@@ -122,49 +125,48 @@ class ReviewServer:
     Attributes
     ----------
     url : str
-        Where the page is.
+        Where the page is, while the block runs.
+    decisions : DecisionFile
+        What is decided, while the block runs.
 
     Raises
     ------
     InvalidInputError
-        If it cannot listen there.
+        If it cannot listen there, or the file holds anything but decisions about this result.
+    InUseError, UnwritableError
+        If another process writes to the file, or nobody can.
     MissingDependencyError
         Without jinja2.
     """
 
+    url: str
+    decisions: DecisionFile
+
     def __init__(
         self,
         rows: ReviewRows,
-        decisions: DecisionFile,
+        decisions: str | os.PathLike[str],
         *,
         pictures: Pictures | None = None,
         title: str | None = None,
         host: str = LOOPBACK,
         port: int = 0,
     ) -> None:
-        self.rows, self.decisions, self.pictures = rows, decisions, pictures
+        self.rows, self.pictures, self._path, self._host, self._port = rows, pictures, decisions, host, port
         page = render_page(rows, "served", title=title, has_pictures=pictures is not None)
         self.page, self.policy = page.encode(), content_policy("served") + "; frame-ancestors 'none'"
         self.places = {row: place for place, row in enumerate(rows.rows.tolist())}
         self.values: dict[str, int | str] = {str(value): value for value in rows.scheme.values}
-        self._token = secrets.token_urlsafe(24)
-        try:
-            self._sockets = bind_sockets(port, host)
-        except (OSError, OverflowError, UnicodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise InvalidInputError(f"the server cannot listen at {host}, port {port}: {why}") from error
-        self.port = int(self._sockets[0].getsockname()[1])
-        self._is_open, self._names = not is_loopback(host), {LOOPBACK, "localhost", "[::1]", _in_url(host).lower()}
-        if self._is_open:
-            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
-        shown = socket.gethostname() if host in ("0.0.0.0", "::", "") else host  # noqa: S104  # only compared
-        self.url = f"http://{_in_url(shown)}:{self.port}/{self._token}/"
         self.readers = ThreadPoolExecutor(_READERS, "labelsieve-review-read")
         self.writer = ThreadPoolExecutor(1, "labelsieve-review-write")  # one decision at a time
         self._block = lru_cache(_KEPT_BLOCKS)(
             lambda block: rows.part(block * _BLOCK_ROWS, min((block + 1) * _BLOCK_ROWS, len(rows)))
         )
         self._thumbnail = lru_cache(_KEPT_THUMBNAILS)(lambda row: pictures.thumbnail(row) if pictures else None)
+        self._is_open, self._names = not is_loopback(host), {LOOPBACK, "localhost", "[::1]", _in_url(host).lower()}
+        if self._is_open:
+            self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+        self._token = secrets.token_urlsafe(24)
         self._thread = threading.Thread(target=self._run, name="labelsieve-review")
         self._started, self._ended = threading.Event(), threading.Event()
         self._error: BaseException | None = None
@@ -172,16 +174,42 @@ class ReviewServer:
         self._stop = asyncio.Event()
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._started.wait()
+        with ExitStack() as stack:
+            self._socket = stack.enter_context(self._listen())
+            self._port = int(self._socket.getsockname()[1])
+            shown = socket.gethostname() if self._host in _EVERYWHERE else self._host
+            self.url = f"http://{_in_url(shown)}:{self._port}/{self._token}/"
+            self.decisions = stack.enter_context(open_decisions(self._path, self.rows.result.fingerprint))
+            stack.callback(self._end)
+            self._thread.start()
+            self._started.wait()
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._loop is not None and not self._ended.is_set():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._stack.close()
+
+    def _listen(self) -> socket.socket:
+        if not 0 <= self._port <= _MOST_PORT:
+            raise InvalidInputError(f"port must be 0..{_MOST_PORT:,}, not {self._port:,}")
+        try:
+            [(family, *_), *_] = socket.getaddrinfo(self._host or None, None, type=socket.SOCK_STREAM)
+            found = socket.create_server((self._host, self._port), family=family)
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise InvalidInputError(f"the server cannot listen at {self._host}, port {self._port}: {why}") from error
+        found.setblocking(False)  # as Tornado needs it
+        return found
+
+    def _end(self) -> None:
+        if self._thread.ident is not None:
+            self._started.wait()
+            if self._loop is not None:
+                with suppress(RuntimeError):  # it has ended by itself
+                    self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
         self.writer.shutdown()  # what is being written is finished
         self.readers.shutdown(cancel_futures=True)
 
@@ -217,18 +245,21 @@ class ReviewServer:
             idle_connection_timeout=_IDLE_S,
             body_timeout=_BODY_S,
         )
-        server.add_sockets(self._sockets)
+        server.add_socket(self._socket)
         self._started.set()
         await self._stop.wait()
         server.stop()
         await server.close_all_connections()
 
     def is_own_host(self, header: str) -> bool:
-        """Return whether a ``Host`` header is of this server, not of a name that somebody else points at it."""
-        name, _, port = header.lower().rpartition(":")
-        if port != str(self.port):
+        """Return whether a ``Host`` header is of this server, not of a name that somebody else points at it.
+
+        The port is another one at the end of a tunnel.
+        """
+        match = _HOST.fullmatch(header.lower())
+        if match is None:
             return False
-        return name in self._names or (self._is_open and _is_address(name.strip("[]")))
+        return match[1] in self._names or (self._is_open and _is_address(match[1].strip("[]")))
 
     def is_own_path(self, path: str) -> str | None:
         """Return the part of a path after the token; None if the token is another."""
@@ -251,7 +282,7 @@ class ReviewServer:
         return self._thumbnail(row) if small else self.pictures.full(row)
 
     def current(self) -> list[dict[str, Any]]:
-        """Return the decisions of all reviewers."""
+        """Return the decision about each row."""
         return [
             {
                 "row": one.row,
@@ -283,7 +314,7 @@ class ReviewServer:
             raise RefusedError(400, f"row: {_short(row)} is not one of the rows to review")
         try:
             if said.get("decision") is None:
-                self.decisions.take_back(row, _reviewer(said))
+                self.decisions.take_back(row)
             else:
                 self.decisions.record(self._decision(row, said))
         except UnwritableError as error:
@@ -319,7 +350,7 @@ class ReviewServer:
             word,
             str(label),
             self.lines(place, place + 1)[0].get("id", ""),
-            _reviewer(said),
+            _text("reviewer", said.get("reviewer")).strip(),
             when,
             self.rows.result.fingerprint,
         )
@@ -342,38 +373,40 @@ def serve_review(
     rows, pictures, title, host, port
         As for `ReviewServer`.
     decisions : path
-        As for `open_decisions`.
+        As for `ReviewServer`.
     say : callable, optional
         Takes lines for the user, of which the first is the URL; by default they are printed.
 
     Raises
     ------
     InvalidInputError, InUseError, UnwritableError, MissingDependencyError
-        As `ReviewServer` and `open_decisions`.
+        As for `ReviewServer`.
     """
     say = say or _print
-    with (
-        open_decisions(decisions, rows.result.fingerprint) as file,
-        ReviewServer(rows, file, pictures=pictures, title=title, host=host, port=port) as server,
-    ):
+    with ReviewServer(rows, decisions, pictures=pictures, title=title, host=host, port=port) as server:
+        file = server.decisions
         if not is_loopback(host):
             warn(
                 f"the review is served at {host} without encryption: whoever reads the network can see it, and with "
                 "the URL decide; a tunnel is safer: ssh -L"
             )
         say(server.url)
-        n_there = len(file.decisions)
-        there = f" ({n_there:,} {'decision is' if n_there == 1 else 'decisions are'} there)" if n_there else ""
-        say(f"{len(rows):,} rows to review; decisions are written to {file.path}{there}; Ctrl-C ends")
+        there = f" ({_count(len(file.decisions), 'decision')} there)" if file.decisions else ""
+        n_rows = "1 row" if len(rows) == 1 else f"{len(rows):,} rows"
+        say(f"{n_rows} to review; decisions are written to {file.path}{there}; Ctrl-C ends")
         try:
             server.wait()
         finally:
-            say(f"{len(file.decisions):,} decisions are in {file.path}")
+            say(f"{_count(len(file.decisions), 'decision')} in {file.path}")
 
 
 def _print(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()  # the URL is needed now, also by a program that reads it
+
+
+def _count(n: int, unit: str) -> str:
+    return f"{n:,} {unit} is" if n == 1 else f"{n:,} {unit}s are"
 
 
 class _Handler(RequestHandler):
@@ -495,10 +528,6 @@ def _in_url(host: str) -> str:
 
 def _is_label(said: Any, label: int | str) -> bool:
     return type(said) in (int, str) and str(said) == str(label)
-
-
-def _reviewer(said: dict[str, Any]) -> str:
-    return _text("reviewer", said.get("reviewer")).strip()
 
 
 def _text(name: str, said: Any) -> str:

@@ -1,0 +1,208 @@
+"""Labels in a column of a Parquet or CSV file, with some values replaced; the rest of the table is kept."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelsieve.errors import InvalidInputError, UnreadableDataError
+from labelsieve.results.label_arrays import LabelFile, Rows, Values, within
+from labelsieve.sources.columns import arrow, choose_columns
+
+
+class ParquetLabels(LabelFile):
+    """Labels in a column of a Parquet file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    column : str or None
+        The column; may be None if the file has only one.
+    """
+
+    suffixes, nullable = (".parquet", ".pq"), True
+
+    def __init__(self, path: Path, column: str | None) -> None:
+        pa = arrow()
+        from pyarrow import parquet
+
+        self.path, self.where = path, str(path)
+        try:
+            with parquet.ParquetFile(path) as reader:
+                self.schema, self._n_rows = reader.schema_arrow, reader.metadata.num_rows
+                self._compression = reader.metadata.row_group(0).column(0).compression if self._n_rows else "snappy"
+        except (OSError, pa.ArrowException) as error:
+            raise InvalidInputError(f"labels: {path} is not a readable Parquet file: {error}") from error
+        self.column = _only_column(column, self.schema.names, self.where)
+        kind = self.schema.field(self.column).type
+        self.type = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_integer(self.type) or pa.types.is_floating(self.type) or pa.types.is_boolean(self.type):
+            self.dtype = np.dtype(self.type.to_pandas_dtype())
+        elif pa.types.is_string(self.type) or pa.types.is_large_string(self.type) or self.type == pa.string_view():
+            self.dtype = np.dtype(object)
+        else:
+            raise InvalidInputError(
+                f"labels: column {self.column!r} of {path} has the type {kind}: no numbers or names"
+            )
+
+    @property
+    def n_rows(self) -> int:
+        """Number of labels."""
+        return int(self._n_rows)
+
+    def _batches(self, columns: list[str] | None) -> Iterator[Any]:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(self.path) as reader:
+            yield from reader.iter_batches(self.block_rows, columns=columns)
+
+    def blocks(self) -> Iterator[Values]:
+        """Yield all labels in order, as objects if some are missing."""
+        for batch in self._batches([self.column]):
+            array = self._plain(batch.column(0))
+            if array.null_count:
+                values: Values = np.empty(len(array), object)
+                values[:] = array.to_pylist()
+                yield values
+            else:
+                yield array.to_numpy(zero_copy_only=False).astype(self.dtype, copy=False)
+
+    def _plain(self, array: Any) -> Any:
+        """Return an array of values in place of one of codes."""
+        return array.dictionary_decode() if arrow().types.is_dictionary(array.type) else array
+
+    def take(self, rows: Rows) -> Values:
+        """Return the labels of `rows`."""
+        return super().take(rows) if self.n_rows else np.empty(0, self.dtype)
+
+    def write(self, path: Path, rows: Rows, values: Values) -> None:
+        """Write a table of the same columns, types and metadata."""
+        pa = arrow()
+        from pyarrow import compute, parquet
+
+        place, start = self.schema.names.index(self.column), 0
+        field = self.schema.field(place)
+        with parquet.ParquetWriter(path, self.schema, compression=self._compression) as writer:
+            for batch in self._batches(None):
+                changed = within(rows, start, len(batch))
+                if changed.stop > changed.start:
+                    items = self._plain(batch.column(place))
+                    mask = np.zeros(len(batch), np.bool_)
+                    mask[rows[changed] - start] = True
+                    new = pa.array(values[changed].tolist(), self.type)
+                    items = compute.replace_with_mask(items, pa.array(mask), new)
+                    if pa.types.is_dictionary(field.type):
+                        items = _encoded(items, batch.column(place).dictionary, field.type)
+                    batch = batch.set_column(place, field, items)  # noqa: PLW2901  # the same batch, corrected
+                writer.write_table(pa.Table.from_batches([batch], self.schema))
+                start += len(batch)
+
+
+def _encoded(items: Any, known: Any, kind: Any) -> Any:
+    """Return values as codes of the names that are `known`, in their order, and of new ones after them."""
+    pa = arrow()
+    from pyarrow import compute
+
+    new = compute.unique(items.filter(compute.invert(compute.is_in(items, known)))).drop_null()
+    names = pa.concat_arrays([known, new])
+    codes = compute.index_in(items, names).cast(kind.index_type)
+    return pa.DictionaryArray.from_arrays(codes, names, ordered=kind.ordered)
+
+
+class CsvLabels(LabelFile):
+    """Labels in a column of a CSV file, as text.
+
+    Parameters
+    ----------
+    path : Path
+        The file, in UTF-8, with a header.
+    column : str or None
+        The column; may be None if the file has only one.
+    """
+
+    suffixes, dtype, nullable = (".csv",), np.dtype(object), True
+
+    def __init__(self, path: Path, column: str | None) -> None:
+        self.path, self.where = path, str(path)
+        for _, cells in self._lines():
+            self.names = cells
+            break
+        else:
+            raise InvalidInputError(f"labels: {path} is empty")
+        self.column = _only_column(column, self.names, self.where)
+        self._place = self.names.index(self.column)
+
+    def _lines(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield each record as it is in the file, and its cells; the header is the first."""
+        taken, width = list[str](), 0
+        try:
+            with self.path.open(encoding="utf-8", newline="") as file:
+
+                def noted() -> Iterator[str]:
+                    for line in file:
+                        taken.append(line)
+                        yield line if width else line.removeprefix("\ufeff")
+
+                reader = csv.reader(noted(), strict=True)
+                for cells in reader:
+                    if not width:
+                        width = len(cells)
+                    elif cells and len(cells) != width:
+                        raise InvalidInputError(
+                            f"labels: line {reader.line_num:,} of {self.path} has {len(cells)} cells, "
+                            f"its header has {width}"
+                        )
+                    yield "".join(taken), cells
+                    taken.clear()
+        except (OSError, ValueError, csv.Error) as error:
+            if isinstance(error, InvalidInputError):
+                raise
+            raise UnreadableDataError(f"labels: {self.path} is not a readable CSV file: {error}") from error
+
+    @cached_property
+    def n_rows(self) -> int:
+        """Number of labels."""
+        return sum(map(len, self.blocks()))
+
+    def blocks(self) -> Iterator[Values]:
+        """Yield all labels in order, as text."""
+        lines, block = self._lines(), list[str]()
+        next(lines)
+        for _, cells in lines:
+            if cells:  # an empty line is no row
+                block.append(cells[self._place])
+            if len(block) == self.block_rows:
+                yield np.array(block, object)
+                block = []
+        yield np.array(block, object)
+
+    def write(self, path: Path, rows: Rows, values: Values) -> None:
+        """Write the table; lines whose label does not change are copied as they are."""
+        new, row = dict(zip(rows.tolist(), values.tolist(), strict=True)), -1
+        with path.open("w", encoding="utf-8", newline="") as file:
+            for number, (text, cells) in enumerate(self._lines()):
+                row += bool(cells) and number > 0
+                if not cells or not number or row not in new:
+                    file.write(text)
+                    continue
+                cells[self._place] = "" if new[row] is None else new[row]
+                line = io.StringIO(newline="")
+                csv.writer(line, lineterminator="\r\n").writerow(cells)  # quotes only what its own line ends have
+                file.write(line.getvalue().removesuffix("\r\n") + text[len(text.rstrip("\r\n")) :])
+
+
+def _only_column(column: str | None, names: list[str], where: str) -> str:
+    """Return the column that the user means."""
+    if column is None and len(names) == 1:
+        return names[0]
+    if column is None:
+        shown = ", ".join(map(repr, names[:10]))
+        raise InvalidInputError(f"labels: {where} has the columns {shown}: name the one with the labels by column")
+    return choose_columns("labels", column, names, where)[0]
