@@ -242,10 +242,30 @@ def test_early_exports_and_other_controls_are_read(tmp_path):
     assert read_label_studio(written(path, tasks)).equals(want)
 
 
-def test_the_command_line_takes_an_export(tmp_path, monkeypatch):
+def test_the_command_line_writes_tasks_and_takes_an_export(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     labels, found, _ = dataset()
     path, _, _ = exported(found, tmp_path, top=30)
+    found.save("r.zarr")
+    assert run(["label-studio", "r.zarr", "-o", "own.json", "--top", "30"]) == 0
+    config = found.to_label_studio("tasks.json", top=30)
+    assert capsys.readouterr().out == f"{config}\n"
+    assert (tmp_path / "own.json").read_bytes() == (tmp_path / "tasks.json").read_bytes()
+    audit = found.audit(budget=50, labels=labels)
+    audit.save("audit.json")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"text {row}" for row in range(400)))
+    what = ["--audit", "audit.json", "--texts", "texts.txt", "--images", "{row}.png"]
+    assert run(["label-studio", "r.zarr", "-o", "own.json", "--config", "c.xml", *what]) == 0
+    assert capsys.readouterr().out == "written to own.json, the configuration to c.xml\n"
+    config = found.to_label_studio("tasks.json", audit=audit, texts=texts, images="{row}.png")
+    assert (tmp_path / "c.xml").read_text() == f"{config}\n"
+    assert (tmp_path / "own.json").read_bytes() == (tmp_path / "tasks.json").read_bytes()
+    assert run(["label-studio", "r.zarr", "-o", "more.json", "--audit", "r.zarr"]) == 2
+    assert "r.zarr is not an audit" in capsys.readouterr().err
+    assert run(["label-studio", "audit.json", "-o", "more.json"]) == 2
+    assert "audit.json is not a result of classification" in capsys.readouterr().err
+    assert not (tmp_path / "more.json").exists()
     np.save("labels.npy", labels)
     assert run(["apply", "labels.npy", "export.json", "-o", "corrected.npy"]) == 0
     assert np.array_equal(np.load("corrected.npy"), apply_decisions(labels, path).labels)
@@ -350,6 +370,17 @@ def test_a_class_of_no_task_needs_the_names(tmp_path):
     with pytest.raises(InvalidInputError, match="is not a class: if it is a class, give class_names"):
         apply_decisions(labels, path)
     for more in ({"class_names": HOSTILE}, {"issues": found}):
+        assert apply_decisions(labels, path, **more).labels[task["data"]["row"]] == other
+
+
+def test_names_that_are_given_do_not_hide_numbers(tmp_path):
+    labels, found, _ = dataset()
+    found.to_label_studio(tmp_path / "t.json", top=1)
+    [task] = json.loads((tmp_path / "t.json").read_text())
+    other = next(k for k in range(K) if k not in (task["data"]["given_label"], task["data"]["suggested_label"]))
+    region = {"from_name": "label", "type": "choices", "value": {"choices": [str(other)]}}
+    path = written(tmp_path / "e.json", [task | {"annotations": [{"completed_by": 1, "result": [region]}]}])
+    for more in ({}, {"class_names": HOSTILE}):
         assert apply_decisions(labels, path, **more).labels[task["data"]["row"]] == other
 
 

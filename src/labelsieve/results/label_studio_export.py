@@ -222,13 +222,12 @@ class _Labels:
     def _label_of(self, choice: str, where: str) -> int | str:
         if choice in self._known:
             return self._known[choice]
-        if self._names is not None and self._are_numbers:
-            if choice in self._names:
+        if self._are_numbers:
+            if self._names is not None and choice in self._names:
                 return self._names.index(choice)
-        elif self._are_labels:
-            if not self._are_numbers and (self._names is None or choice in self._names):
-                return choice
-            if self._are_numbers and choice.isascii() and choice.isdecimal():
+            if self._are_labels and choice.isascii() and choice.isdecimal():
                 return int(choice)
+        elif self._are_labels and (self._names is None or choice in self._names):
+            return choice
         advice = "" if self._names is not None else ": if it is a class, give class_names"
         raise InvalidInputError(f"decisions: {where}: the choice {choice!r} is not a class{advice}")
