@@ -1,4 +1,4 @@
-"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report``, ``apply``, ``compare`` and ``demo``."""
+"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report`` and ``demo``, and what `corrections` adds."""
 
 from __future__ import annotations
 

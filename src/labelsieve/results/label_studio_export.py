@@ -13,6 +13,12 @@ from labelsieve.errors import InvalidInputError
 CONTROL: Final = "label"
 # What the data of each task must have.
 _NEEDED: Final = ("row", "given_label", "given_choice", "result")
+# What a record of JSON-MIN may have: the data of tasks, what was chosen, and what Label Studio adds.
+_RECORD: Final = {
+    *("row", "row_id", "image", "text", "place", "given_label", "given_choice", "suggested_label", "suggested_choice"),
+    *("p_given", "p_suggested", "score", "result", CONTROL, "id", "annotator", "annotation_id", "created_at"),
+    *("updated_at", "lead_time", "agreement"),
+}
 
 
 class Reviewed(NamedTuple):
@@ -116,6 +122,12 @@ def _answers(task: dict[str, Any], number: int, path: Path) -> Iterator[tuple[li
     """Yield of each annotation the choices (none for a skipped one), the reviewer and the time; drafts are left out."""
     where = f"task {number:,} of {path}"
     if "data" not in task:  # JSON-MIN: a record for each annotation, or one for a task without any
+        other = sorted(set(task) - _RECORD)
+        if other and task.get(CONTROL) is None:  # perhaps what was chosen, under another name
+            raise InvalidInputError(
+                f"decisions: {where} has no choice named {CONTROL!r}, but {', '.join(other)}: use the configuration "
+                "that LabelIssues.to_label_studio returned, or export the project as JSON"
+            )
         if task.get("annotation_id") is not None or CONTROL in task:
             yield _as_choices(task.get(CONTROL), where), _name(task.get("annotator")), _time(task)
         return
@@ -130,11 +142,13 @@ def _answers(task: dict[str, Any], number: int, path: Path) -> Iterator[tuple[li
         if not isinstance(regions, list) or not all(isinstance(region, dict) for region in regions):
             raise InvalidInputError(f"decisions: {where}: the result of an annotation is not a list of objects")
         chosen = [region for region in regions if region.get("type") == "choices"]
-        named = [region for region in chosen if region.get("from_name") == CONTROL]
+        named = [region for region in regions if region.get("from_name") == CONTROL]
         choices = list[str]()
         for region in named or chosen:
             value = region.get("value")
-            choices += _as_choices(value.get("choices") if isinstance(value, dict) else value, where)
+            if region.get("type") != "choices" or not isinstance(value, dict):
+                raise InvalidInputError(f"decisions: {where}: {value!r} of {CONTROL!r} are not choices")
+            choices += _as_choices(value.get("choices"), where)
         yield choices, _name(one.get("completed_by")), _time(one)
 
 
@@ -208,13 +222,12 @@ class _Labels:
     def _label_of(self, choice: str, where: str) -> int | str:
         if choice in self._known:
             return self._known[choice]
-        if self._names is not None and self._are_numbers:
-            if choice in self._names:
+        if self._are_numbers:
+            if self._names is not None and choice in self._names:
                 return self._names.index(choice)
-        elif self._are_labels:
-            if not self._are_numbers and (self._names is None or choice in self._names):
-                return choice
-            if self._are_numbers and choice.isascii() and choice.isdecimal():
+            if self._are_labels and choice.isascii() and choice.isdecimal():
                 return int(choice)
+        elif self._are_labels and (self._names is None or choice in self._names):
+            return choice
         advice = "" if self._names is not None else ": if it is a class, give class_names"
         raise InvalidInputError(f"decisions: {where}: the choice {choice!r} is not a class{advice}")
