@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import re
+import sys
 import time
 from dataclasses import replace
 
@@ -16,8 +17,9 @@ import pytest
 import labelsieve
 from browser import browser
 from draws import draw
-from labelsieve import InputTypeError, InvalidInputError, LabelIssues, apply_decisions
+from labelsieve import InputTypeError, InvalidInputError, LabelIssues, MissingDependencyError, apply_decisions
 from labelsieve.cli.app import run
+from labelsieve.errors import install_line
 from labelsieve.results.review import page as review_page
 from labelsieve.results.row_ids import escape_formula, unescape_formula
 from processes import PATIENCE_S
@@ -282,6 +284,10 @@ BAD = {
     "no rows": (lambda *_: {"top": 0}, "top must be a whole number of at least 1"),
     "too few pictures": (lambda *_: {"images": np.zeros((99, 8, 8))}, "100"),
     "pictures of one row": (lambda *_: {"images": np.zeros((100, 8))}, "images must have shape"),
+    "a picture that is not there": (
+        lambda *_: {"images": [f"{row}.png" for row in range(100)]},
+        "the picture of row [0-9]+, .*png, is not there",
+    ),
     "too few texts": (lambda *_: {"texts": ["a"] * 99}, "99 texts, the result has 100 rows"),
     "no texts": (lambda *_: {"texts": "nowhere.txt"}, "texts: nowhere.txt is not readable"),
     "too few labels": (lambda y, p: {"labels": y[1:]}, "labels have 99 rows, the result has 100"),
@@ -315,6 +321,21 @@ def test_objects_of_another_kind_are_refused(tmp_path, small):
     empty = labelsieve.find_label_issues(["", "b", ""], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], progress=False)
     with pytest.raises(InvalidInputError, match="has the name '', which a table of decisions cannot hold"):
         empty.review(tmp_path / "review.html")
+
+
+@pytest.mark.parametrize(
+    ("missing", "extra"), [("jinja2", "report"), ("PIL", "images"), ("matplotlib", None), ("pandas", None)]
+)
+def test_a_page_needs_no_plots(tmp_path, monkeypatch, small, missing, extra):
+    for name in [name for name in sys.modules if name.partition(".")[0] == missing] or [missing]:
+        monkeypatch.setitem(sys.modules, name, None)
+    path = tmp_path / "review.html"
+    if extra is None:
+        small[2].review(path, images=np.zeros((100, 8, 8)))
+        return
+    with pytest.raises(MissingDependencyError, match=re.escape(install_line(extra))):
+        small[2].review(path, images=np.zeros((100, 8, 8)))
+    assert not path.exists()
 
 
 def test_the_command_reports_the_size_of_the_page(tmp_path, monkeypatch, capsys):
@@ -353,8 +374,11 @@ def test_pictures_fit_their_sizes(tmp_path):
 
 
 def test_nothing_but_the_pages_own_script_runs(tmp_path, small):
-    small[2].review(tmp_path / "review.html")
+    inputs = {"pred_probs": "/data/</title><script>alert(1)</script>/\udcff.npy"}
+    found = LabelIssues(**{**vars_of(small[2]), "facts": replace(small[2].facts, inputs=inputs)})
+    found.review(tmp_path / "review.html")
     text = (tmp_path / "review.html").read_text(encoding="utf-8")
+    assert "<script>alert" not in text
     [policy] = re.findall('Content-Security-Policy" content="(.*?)"', text)
     policy = policy.replace("&#39;", "'")
     assert policy == review_page.content_policy("file")
@@ -540,6 +564,9 @@ def test_filters_moves_and_reviewers(tmp_path, chromium):
     choose(page, "pair-filter", f"{pair[0]} {pair[1]}")
     of_pair = [row for row, *both in zip(rows, given, suggested, strict=True) if tuple(both) == pair]
     assert page.run("shown.map((at) => ROWS[at])") == of_pair
+    page.run("$('pair-filter').focus()")
+    page.press("Escape")
+    assert page.run("document.activeElement.id") == "row-name"
     choose(page, "pair-filter", "")
     choose(page, "status", "undecided")
     page.press("Home")
@@ -621,7 +648,11 @@ def test_a_table_is_imported_if_all_of_it_fits(tmp_path, chromium):
         assert why in import_text(text)
         assert page.run("[...byReviewer.values()].every((own) => own.size === 0)")
     assert "1 decisions are about rows that are not on this page" in import_text(head + good + other)
-    [line] = page.run("decisionLines()")[1:]
+    # What is accepted here is what this page suggests.
+    third = next(k for k in range(4) if k not in (given[1], wanted[1]))
+    assert import_text(head + f"{rows[1]},,{given[1]},accept,{third},,,\r\n") == ""
+    line, last = page.run("decisionLines()")[1:]
+    assert last[2:5] == [given[1], "other", str(third)]
     assert line == [rows[0], "", given[0], "accept", str(wanted[0]), "=Ann", "2026-11-26T09:00:00Z", found.fingerprint]
 
 

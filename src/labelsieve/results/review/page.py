@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,12 +18,15 @@ from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.report import heading_parts
 from labelsieve.results.review.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Pictures, encode_thumbnail
 from labelsieve.results.review.rows import ReviewRows
+from labelsieve.results.row_ids import as_text
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place
 
 # Bytes of a picture for each of its pixels: 500 pictures of 64 x 64 are 4.4 MB as text.
 _PIXEL_BYTES: Final = 1.6
 _LEAST_BYTES: Final = 2_000
+# Pictures that are read at the same time: they may be at URLs.
+_READERS: Final = 8
 
 
 def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None, title: str | None = None) -> int:
@@ -49,8 +53,13 @@ def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None
     check_page(path)
     lines = rows.part(0, len(rows))
     if pictures is not None:
-        for line in lines:
-            line["picture"] = _data_url(pictures, line["row"])
+        with ThreadPoolExecutor(_READERS) as pool:
+            reading = [pool.submit(_data_url, pictures, line["row"]) for line in lines]
+            try:
+                for line, one in zip(lines, reading, strict=True):
+                    line["picture"] = one.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
     page = render_page(rows, "file", title=title, lines=lines).encode()
     with replacing(LocalFolder(path)) as made:
         made.write_bytes(page)
@@ -135,15 +144,15 @@ def render_page(
     script, style = (_beside(name) for name in ("review.js", "review.css"))
     n_issues, unit = result.num_issues, "rows" if result.layout is None else result.layout.units[0]
     shown = f"{len(rows):,} {unit} of an audit" if is_audit else f"The worst {len(rows):,} of {n_issues:,} label issues"
-    return environment.get_template("review.html.jinja").render(
+    page = environment.get_template("review.html.jinja").render(
         heading=heading_parts(result, title),
         shown=shown,
         config=_json(config),
         script=script,
         style=style,
         policy=content_policy(mode),
-        version=result.facts.versions.get("labelsieve", ""),
     )
+    return as_text(page)  # the place of the inputs may be any name of a file
 
 
 def content_policy(mode: str) -> str:

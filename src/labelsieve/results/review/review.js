@@ -259,14 +259,14 @@ function checked(decision) {
   const at = positionOf.get(Number(decision.row));
   if (at === undefined || !WORDS.includes(decision.decision)) return null;
   if (decision.given_label !== undefined && String(decision.given_label) !== values[GIVEN[at]]) return null;
-  const changes = decision.decision === "accept" || decision.decision === "other";
-  const label = changes ? String(decision.label ?? "") : "";
-  if (changes && !classOf.has(label)) return null;
+  let k = classOf.get(String(decision.label)); // what is accepted depends on the page: with probabilities it suggests more
+  if (decision.decision === "keep") k = GIVEN[at];
+  if (decision.decision === "unsure") k = null;
+  if (k === undefined) return null;
   return {
     row: ROWS[at],
     given_label: config.values[GIVEN[at]],
-    decision: decision.decision,
-    label,
+    ...decisionFor(at, k),
     reviewer: String(decision.reviewer ?? ""),
     time: String(decision.time ?? ""),
   };
@@ -621,12 +621,15 @@ function undo() {
   say(`Undone: row ${last.row}. ${$("said").textContent}`);
 }
 
+function focusRow() {
+  $(isGrid ? "grid" : "row-name").focus();
+}
+
 function setGrid(on) {
   isGrid = on;
   $("view").setAttribute("aria-pressed", String(on));
   draw();
-  if (on) $("grid").focus();
-  else $("row-name").focus();
+  focusRow();
 }
 
 function setReviewer(name) {
@@ -737,8 +740,7 @@ function closeOptions() {
   $("other").value = "";
   chosenOption = 0;
   drawOptions(false);
-  if (isGrid) $("grid").focus();
-  else $("row-name").focus();
+  focusRow();
 }
 
 function takeOption(number) {
@@ -805,9 +807,9 @@ function actionOf(key) {
 document.addEventListener("keydown", (event) => {
   const { target, key } = event;
   if (event.altKey || event.isComposing || $("keys").open) return;
-  if (target instanceof HTMLSelectElement || target instanceof HTMLTextAreaElement) return;
-  if (target instanceof HTMLInputElement) {
-    if (target === $("reviewer") && (key === "Enter" || key === "Escape")) $("row-name").focus();
+  if (target instanceof HTMLSelectElement || target instanceof HTMLInputElement) {
+    const isDone = key === "Escape" || (key === "Enter" && target === $("reviewer"));
+    if (isDone && target !== $("other")) focusRow();
     return;
   }
   const isUndo = (event.ctrlKey || event.metaKey) && key === "z";
