@@ -753,3 +753,55 @@ def test_colours_have_contrast_and_controls_have_names(tmp_path, chromium, small
             )
     assert {"reviewer", "status", "given-filter", "pair-filter", "view", "download", "import", "help"} <= reached
     assert {"accept", "keep", "other", "unsure", "forward"} <= reached
+
+
+def test_chosen_rows_may_be_no_issues(tmp_path):
+    labels, probs, found = find(400, ignore_label=3)
+    wanted = found.lowest(150)
+    assert found.num_issues < 150
+    assert not np.isin(wanted, np.flatnonzero(labels == 3)).any()
+    found.save(tmp_path / "r.zarr")
+    path = tmp_path / "review.html"
+    for result in (found, labelsieve.load(tmp_path / "r.zarr")):
+        result.review(path, rows=wanted[::-1], labels=labels, pred_probs=probs)
+        config = config_of(path)
+        assert config["index"]["rows"] == wanted[::-1].tolist()
+        assert config["index"]["given"] == labels[wanted[::-1]].tolist()
+        assert config["index"]["suggested"] == probs[wanted[::-1]].argmax(axis=1).tolist()
+        scores = np.asarray(found.scores)[wanted[::-1]]
+        np.testing.assert_allclose([row["score"] for row in config["rows"]], scores, rtol=1e-5)
+        assert "150 chosen rows" in path.read_text(encoding="utf-8")
+    assert run(["review", str(tmp_path / "r.zarr"), "-o", str(path), "--lowest", "140"]) == 2  # without the labels
+    np.save(tmp_path / "labels.npy", labels)
+    options = ["--lowest", "120", "--labels", str(tmp_path / "labels.npy")]
+    assert run(["review", str(tmp_path / "r.zarr"), "-o", str(path), *options]) == 0
+    config = config_of(path)
+    assert config["index"]["rows"] == wanted[:120].tolist()
+    no_issue = ~found.mask()[wanted[:120]]
+    assert (np.array(config["index"]["suggested"])[no_issue] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([5, 400], "there is no row 400"),
+        ([-1], "there is no row -1"),
+        ([5, 7, 5], "row 5 is there twice"),
+        ([], "whole numbers"),
+        ([0.5], "whole numbers"),
+        ([[1]], "whole numbers"),
+        ("unlabelled", "has no label"),
+    ],
+)
+def test_rows_that_cannot_be_reviewed(tmp_path, rows, why):
+    labels, _, found = find(400, ignore_label=3)
+    rows = np.flatnonzero(labels == 3)[:2] if rows == "unlabelled" else rows
+    with pytest.raises((InvalidInputError, InputTypeError), match=why):
+        found.review(tmp_path / "review.html", rows=rows, labels=labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_and_an_audit_exclude_each_other(tmp_path):
+    labels, _, found = find(400)
+    with pytest.raises(InvalidInputError, match="give one of them"):
+        found.review(tmp_path / "review.html", rows=[1], audit=found.audit(20), labels=labels)

@@ -99,6 +99,8 @@ class ReviewRows:
         Number of the worst issues; has no meaning for an audit.
     audit : Audit, optional
         Take the rows of an audit of this result, in its order.
+    rows : (n,) array-like of int, optional
+        Take these rows, in this order.
     texts : sequence of str, or path, optional
         Texts of all rows, or a text file with one on each line.
     pred_probs : (N, K) array-like or path, optional
@@ -132,12 +134,15 @@ class ReviewRows:
         *,
         top: int = 500,
         audit: Audit | None = None,
+        rows: Any = None,
         texts: Any = None,
         pred_probs: Any = None,
         labels: Any = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
         self.result, self.audit = result, audit
+        if audit is not None and rows is not None:
+            raise InvalidInputError("audit and rows both say which rows to review: give one of them")
         if audit is not None and not isinstance(audit, Audit):
             raise InputTypeError(f"audit must be an Audit, from issues.audit() or labelsieve.load, not {audit!r}")
         self._probs = None if pred_probs is None else _open_probs(pred_probs, result)
@@ -146,17 +151,24 @@ class ReviewRows:
             raise InvalidInputError(f"labels have {file.n_rows:,} rows, the result has {result.n_rows:,}")
         kind = _label_kind(result, audit, None if file is None else file.dtype)
         self.scheme = LabelScheme.of(result, kind, class_names)
-        if audit is None:
+        if audit is None and rows is None:
             self.rows, self._ranks = result.worst(top).rows, None
             issues = result.worst(top)
             self.given = issues.given_labels.astype(np.int64)
             self.suggested = issues.suggested_labels.astype(np.int64)
         else:
-            self.rows, self._ranks = audit.rows, _ranks_of(audit, result)
+            self.rows = _checked_rows(rows, result) if audit is None else audit.rows
+            self._ranks = _ranks_of(self.rows, result)
+            if audit is None:
+                self._scores = result.scores_at(self.rows)
+                _check_labelled(self.rows, self._scores)
+            else:
+                _check_audit(audit, result, self._ranks)
+                self._scores = audit.scores
             self._issues = _lines_at(result, self._ranks)
             self.given = np.array([line.get("given", NO_CLASS) for line in self._issues], np.int64)
             self.suggested = np.array([line.get("suggested", NO_CLASS) for line in self._issues], np.int64)
-            if audit.given_labels is not None:
+            if audit is not None and audit.given_labels is not None:
                 self._compare(audit.given_labels.tolist())
         if file is not None:
             order = np.argsort(self.rows)
@@ -165,17 +177,22 @@ class ReviewRows:
             self._compare(stored.tolist())
         if (self.given == NO_CLASS).any():
             raise InvalidInputError(
-                "the given labels of rows that are not issues are not in the result: give labels=, or draw the audit "
-                "with issues.audit(labels=...)"
+                "the given labels of rows that are not issues are not in the result: give labels= (--labels), or draw "
+                "the audit with them"
             )
         self._texts = None if texts is None else open_texts(texts, result.n_rows, self.rows)
-        if audit is not None and self._probs is not None:
+        if self._ranks is not None and self._probs is not None:
             self._suggest()
 
     @property
     def has_texts(self) -> bool:
         """Whether texts are shown."""
         return self._texts is not None
+
+    @property
+    def are_chosen(self) -> bool:
+        """Whether the caller has chosen them, so that they may be others than the worst issues."""
+        return self._ranks is not None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -193,7 +210,7 @@ class ReviewRows:
         self.given = given
 
     def _suggest(self) -> None:
-        """Suggest the class of highest probability for rows of an audit that are not issues."""
+        """Suggest the class of highest probability for rows that are not issues."""
         probs = self._read_probs(self.rows)
         missing = self.suggested == NO_CLASS
         self.suggested[missing] = probs.argmax(axis=1)[missing]
@@ -223,8 +240,8 @@ class ReviewRows:
                 line["text"] = texts[place]
             if self.result.layout is not None:
                 line["place"] = self.result.layout.in_words(row, row + 1)
-            if self.audit is not None:
-                line["score"] = _short(self.audit.scores[start + place])
+            if self._ranks is not None:
+                line["score"] = _short(self._scores[start + place])
             if probs is not None:
                 best = np.argsort(-probs[place], kind="stable")[:TOP_CLASSES].tolist()
                 line["top"] = [[k, _short(probs[place, k])] for k in best]
@@ -295,22 +312,51 @@ def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None
     )
 
 
-def _ranks_of(audit: Audit, result: Result) -> npt.NDArray[np.int64]:
-    """Return the rank among the issues of each row of an audit; -1 for a row that is not an issue.
+def _checked_rows(rows: Any, result: Result) -> Rows:
+    """Return chosen rows as an array.
 
     Raises
     ------
-    InvalidInputError
-        If the audit is not one of this result.
+    InvalidInputError, InputTypeError
+        For rows that there are not, none, or some twice.
     """
-    order = np.argsort(audit.rows)
-    ascending = audit.rows[order]
-    ranks, start = np.full(len(audit), -1, np.int64), 0
+    found = np.asarray(rows)
+    if found.ndim != 1 or not len(found) or found.dtype.kind not in "iu":
+        raise InputTypeError(f"rows must be whole numbers in one dimension, not {found.dtype} of shape {found.shape}")
+    wrong = found[(found < 0) | (found >= result.n_rows)]
+    if len(wrong):
+        raise InvalidInputError(f"rows: there is no row {wrong[0]:,}, the result has {result.n_rows:,} rows")
+    ordered = np.sort(found)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(twice):
+        raise InvalidInputError(f"rows: row {twice[0]:,} is there twice")
+    return found.astype(np.int64, copy=False)
+
+
+def _check_labelled(rows: Rows, scores: npt.NDArray[Any]) -> None:
+    """Raise if a row has no label."""
+    missing = rows[np.isnan(scores)]
+    if len(missing):
+        raise InvalidInputError(f"rows: row {missing[0]:,} has no label to decide about").at(
+            [(int(missing[0]), int(missing[0]) + 1)]
+        )
+
+
+def _ranks_of(rows: Rows, result: Result) -> npt.NDArray[np.int64]:
+    """Return the rank of each row among the issues; -1 for a row that is not an issue."""
+    order = np.argsort(rows)
+    ascending = rows[order]
+    ranks, start = np.full(len(rows), -1, np.int64), 0
     for block in result.found.column("row"):
         places = np.searchsorted(ascending, block)
         hits = np.flatnonzero(ascending[np.minimum(places, len(ascending) - 1)] == block)
         ranks[order[places[hits]]] = hits + start
         start += len(block)
+    return ranks
+
+
+def _check_audit(audit: Audit, result: Result, ranks: npt.NDArray[np.int64]) -> None:
+    """Raise unless an audit is one of this result; `ranks` are those of its rows."""
     same = (
         audit.n_rows == result.n_rows
         and int(audit.stratum_rows.sum()) == result.n_labelled
@@ -319,7 +365,6 @@ def _ranks_of(audit: Audit, result: Result) -> npt.NDArray[np.int64]:
     )
     if not same:
         raise InvalidInputError("the audit is not of this result: its rows or its issues are others")
-    return ranks
 
 
 def _lines_at(result: Result, ranks: npt.NDArray[np.int64]) -> list[Line]:
