@@ -30,10 +30,10 @@ def said(notebook):
     return [re.sub(r"[\s-]+", " ", NUMBER.sub("#", text)) for text in texts if text]
 
 
-def test_there_are_the_nine_of_them():
+def test_there_are_the_ten_of_them():
     shown = ("01_quickstart", "02_out_of_core", "03_cluster", "04_from_cleanlab", "05_from_a_model")
     recipes = ("08_every_night", "09_kubernetes", "10_slurm")
-    assert [path.stem for path in NOTEBOOKS] == [*shown, "06_pixels_tokens_tags", *recipes]
+    assert [path.stem for path in NOTEBOOKS] == [*shown, "06_pixels_tokens_tags", "07_from_found_to_fixed", *recipes]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

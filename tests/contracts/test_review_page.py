@@ -236,6 +236,9 @@ def test_an_earlier_result_needs_the_labels_only_where_these_may_be_names(tmp_pa
     assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
     earlier.review(tmp_path / "review.html", labels=labels.astype(float))  # as beside missing values
     assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
+    pd.DataFrame({"label": labels}).to_csv(tmp_path / "labels.csv", index=False)  # where numbers are text
+    earlier.review(tmp_path / "review.html", labels=tmp_path / "labels.csv")
+    assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
     # Codes in the run, names in the file to be corrected.
     found.review(tmp_path / "review.html", labels=names, class_names=["c", "d", "ab", "b"])
     config = config_of(tmp_path / "review.html")
@@ -271,6 +274,18 @@ def test_an_audit_is_shown_in_its_order(tmp_path):
         found.review(tmp_path / "review.html", audit=bare)
     found.review(tmp_path / "review.html", audit=bare, labels=labels)
     assert config_of(tmp_path / "review.html")["index"]["given"] == labels[audit.rows].tolist()
+
+
+def test_an_audit_of_numbers_beside_missing_ones(tmp_path):
+    labels, probs = draw(200, 3, seed=1, noise=0.3)
+    floats = labels.astype(float)
+    floats[5] = np.nan
+    found = labelsieve.find_label_issues(floats, probs, ignore_label=None, progress=False)
+    audit = found.audit(30, labels=floats)
+    found.review(tmp_path / "review.html", audit=audit)
+    config = config_of(tmp_path / "review.html")
+    assert config["index"]["given"] == labels[audit.rows].tolist()
+    assert config["values"] == [0, 1, 2]
 
 
 @pytest.fixture(scope="module")
@@ -753,3 +768,55 @@ def test_colours_have_contrast_and_controls_have_names(tmp_path, chromium, small
             )
     assert {"reviewer", "status", "given-filter", "pair-filter", "view", "download", "import", "help"} <= reached
     assert {"accept", "keep", "other", "unsure", "forward"} <= reached
+
+
+def test_chosen_rows_may_be_no_issues(tmp_path):
+    labels, probs, found = find(400, ignore_label=3)
+    wanted = found.lowest(150)
+    assert found.num_issues < 150
+    assert not np.isin(wanted, np.flatnonzero(labels == 3)).any()
+    found.save(tmp_path / "r.zarr")
+    path = tmp_path / "review.html"
+    for result in (found, labelsieve.load(tmp_path / "r.zarr")):
+        result.review(path, rows=wanted[::-1], labels=labels, pred_probs=probs)
+        config = config_of(path)
+        assert config["index"]["rows"] == wanted[::-1].tolist()
+        assert config["index"]["given"] == labels[wanted[::-1]].tolist()
+        assert config["index"]["suggested"] == probs[wanted[::-1]].argmax(axis=1).tolist()
+        scores = np.asarray(found.scores)[wanted[::-1]]
+        np.testing.assert_allclose([row["score"] for row in config["rows"]], scores, rtol=1e-5)
+        assert "150 chosen rows" in path.read_text(encoding="utf-8")
+    assert run(["review", str(tmp_path / "r.zarr"), "-o", str(path), "--lowest", "140"]) == 2  # without the labels
+    np.save(tmp_path / "labels.npy", labels)
+    options = ["--lowest", "120", "--labels", str(tmp_path / "labels.npy")]
+    assert run(["review", str(tmp_path / "r.zarr"), "-o", str(path), *options]) == 0
+    config = config_of(path)
+    assert config["index"]["rows"] == wanted[:120].tolist()
+    no_issue = ~found.mask()[wanted[:120]]
+    assert (np.array(config["index"]["suggested"])[no_issue] == -1).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "why"),
+    [
+        ([5, 400], "there is no row 400"),
+        ([-1], "there is no row -1"),
+        ([5, 7, 5], "row 5 is there twice"),
+        ([], "whole numbers"),
+        ([0.5], "whole numbers"),
+        ([[1]], "whole numbers"),
+        ("unlabelled", "has no label"),
+    ],
+)
+def test_rows_that_cannot_be_reviewed(tmp_path, rows, why):
+    labels, _, found = find(400, ignore_label=3)
+    rows = np.flatnonzero(labels == 3)[:2] if rows == "unlabelled" else rows
+    with pytest.raises((InvalidInputError, InputTypeError), match=why):
+        found.review(tmp_path / "review.html", rows=rows, labels=labels)
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_and_an_audit_exclude_each_other(tmp_path):
+    labels, _, found = find(400)
+    with pytest.raises(InvalidInputError, match="give one of them"):
+        found.review(tmp_path / "review.html", rows=[1], audit=found.audit(20), labels=labels)

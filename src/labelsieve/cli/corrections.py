@@ -95,6 +95,12 @@ def apply(
 @option("--images", metavar="FILES", help="Pictures of the rows: .npy, Zarr, 'images/*.png', or a .txt list of files.")
 @option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
 @option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
+@option(
+    "--lowest",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Review the N rows of lowest score, issues or not; needs --labels.",
+)
 @option("--pred-probs", metavar="FILE", help="The predicted probabilities, to show the next classes.")
 @option("--labels", metavar="FILE", help="The given labels, where the result does not tell how they are written.")
 @option("--class-names", type=FilePath(), metavar="FILE", help="What to show of each class, as for find.")
@@ -110,6 +116,7 @@ def review(
     port: int,
     top: int | None,
     audit: str | None,
+    lowest: int | None,
     class_names: Path | None,
     json: bool,
     **choices: Any,
@@ -135,13 +142,15 @@ def review(
     began = time.perf_counter()
     found, drawn = _result_and_audit(result, audit)
     names = None if class_names is None else read_class_names(class_names)
-    choices |= {"audit": drawn, "class_names": names}
+    lows = None if lowest is None else found.lowest(lowest)
+    choices |= {"audit": drawn, "rows": lows, "class_names": names}
     if output is None:
         found.serve_review(decisions or "", top=top, host=host, port=port, **choices)
         return None
     top = top or _PAGE_ROWS
     found.review(output, top=top, **choices)
-    n_rows = min(top, found.num_issues) if drawn is None else len(drawn)
+    chosen = choices["rows"] if drawn is None else drawn
+    n_rows = min(top, found.num_issues) if chosen is None else len(chosen)
     n_bytes = output.stat().st_size
     if json:
         return review_answer(str(output), n_rows, n_bytes, time.perf_counter() - began)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning import class_quality
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.results.layouts import Layout
-from labelsieve.settings import Settings
+from labelsieve.settings import Settings, check_whole_number
 
 # Rows of the tables in which many issues are written.
 TABLE_ROWS: Final = 1 << 20
@@ -274,6 +274,41 @@ class Result:
     def worst(self, top: int) -> IssueRows:
         """Return the `top` worst issues, or all if there are fewer. No others are loaded."""
         return self.found.part(0, min(top, len(self.found)))
+
+    def lowest(self, top: int) -> npt.NDArray[np.int64]:
+        """Return the `top` rows of lowest score, the lowest first, ties by row, whether they are issues or not.
+
+        Rows without a label are left out. The scores of all rows are read in blocks.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> found.lowest(2).tolist(), found.indices.tolist()
+        ([2, 1], [2])
+        """
+        top, start = check_whole_number("top", top, 0), 0
+        rows, scores = np.empty(0, np.int64), np.empty(0, np.float64)
+        for block in self.score_parts.blocks():
+            # Of equal scores the earlier row is lower, so a full list takes only what is below its last score.
+            is_low = block < scores[-1] if len(scores) == top > 0 else ~np.isnan(block)
+            new = np.flatnonzero(is_low)
+            rows, scores = np.concatenate([rows, new + start]), np.concatenate([scores, block[new]])
+            order = np.argsort(scores, kind="stable")[:top]
+            rows, scores, start = rows[order], scores[order], start + len(block)
+        return rows
+
+    def scores_at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
+        """Return the scores of some rows; those of all rows are read in blocks."""
+        order, start, parts = np.argsort(rows), 0, list[Any]()
+        ascending = rows[order]
+        for block in self.score_parts.blocks():
+            first, last = np.searchsorted(ascending, [start, start + len(block)])
+            parts.append(block[ascending[first:last] - start])
+            start += len(block)
+        scores = np.concatenate(parts)
+        scores[order] = scores.copy()
+        return scores
 
     @cached_property
     def lazy_scores(self) -> da.Array:

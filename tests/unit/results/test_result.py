@@ -8,7 +8,7 @@ import pytest
 
 import draws
 import naive
-from labelsieve import IssueRows, LabelIssues, find_label_issues, find_label_issues_batched
+from labelsieve import IssueRows, LabelIssues, find_label_issues, find_label_issues_batched, load
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.results.result import RunFacts
 from labelsieve.settings import Settings
@@ -211,3 +211,27 @@ def test_results_cannot_be_changed_by_assignment():
     found = results_of([1])
     with pytest.raises(AttributeError, match="cannot assign"):
         found.n_rows = 3
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_lowest_scores_are_those_of_a_stable_sort(seed, tmp_path):
+    rng = np.random.default_rng(seed)
+    labels, probs = draws.draw(500, 3, seed=seed)
+    probs = np.round(probs * 8) / 8  # ties
+    probs[:, 0] += 1 - probs.sum(axis=1)
+    probs = np.clip(probs, 0, 1)
+    labels[rng.random(500) < 0.1] = -1
+    found = find_label_issues(labels, probs, ignore_label=-1, progress=False, allow_unnormalized_rows=True)
+    found.save(tmp_path / "r.zarr")
+    scores = np.asarray(found.scores)
+    order = np.argsort(scores, kind="stable")[: np.count_nonzero(~np.isnan(scores))]
+    some = rng.permutation(500)[:77]
+
+    class Blocks:
+        def blocks(self):
+            yield from np.array_split(scores, [0, 3, 4, 200, 200, 450])
+
+    for result in (found, load(tmp_path / "r.zarr"), dataclasses.replace(found, score_parts=Blocks())):
+        for top in (0, 1, 7, 300, 499, 1000):
+            assert np.array_equal(result.lowest(top), order[:top])
+        np.testing.assert_array_equal(result.scores_at(some), scores[some])

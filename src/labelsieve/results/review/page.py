@@ -143,7 +143,13 @@ def render_page(
     )
     script, style = (_beside(name) for name in ("review.js", "review.css"))
     n_issues, unit = result.num_issues, "rows" if result.layout is None else result.layout.units[0]
-    shown = f"{len(rows):,} {unit} of an audit" if is_audit else f"The worst {len(rows):,} of {n_issues:,} label issues"
+    shown = (
+        f"{len(rows):,} {unit} of an audit"
+        if is_audit
+        else f"{len(rows):,} chosen {unit}"
+        if rows.are_chosen
+        else f"The worst {len(rows):,} of {n_issues:,} label issues"
+    )
     page = environment.get_template("review.html.jinja").render(
         heading=heading_parts(result, title),
         shown=shown,

@@ -27,6 +27,7 @@ class ReviewableResult(Result):
         images: Any = None,
         texts: Sequence[str] | Path | None = None,
         audit: Audit | None = None,
+        rows: Any = None,
         pred_probs: Any = None,
         labels: Any = None,
         class_names: Sequence[str] | None = None,
@@ -43,7 +44,7 @@ class ReviewableResult(Result):
         path : path
             Ends in ``.html``.
         top : int
-            Number of issues to show, from the worst; with `audit`, its rows are shown instead.
+            Number of issues to show, from the worst; with `audit` or `rows`, these are shown instead.
         images : (N, H, W) or (N, H, W, 3) array, path, pattern, or sequence of paths or URLs, optional
             Pictures of the rows, as for `report`; only those shown are read. Larger ones become thumbnails of at most
             20 kB.
@@ -52,12 +53,16 @@ class ReviewableResult(Result):
         audit : Audit, optional
             An audit of this result: its rows in its order. Rows that are not issues have no suggestion, unless
             `pred_probs` is given.
+        rows : (n,) array-like of int, optional
+            Rows to show, in this order, such as ``issues.lowest(500)``: also rows that are not issues, which need
+            `labels`, and have a suggestion only with `pred_probs`.
         pred_probs : (N, K) array-like or path, optional
             The predicted probabilities of this result, or the logits, for the five most probable classes of each row.
             Otherwise only the given and the suggested class are shown with theirs.
         labels : (N,) array-like or path, optional
             The given labels, as numbers or names, which decisions then name. By default they are what the run read;
-            needed for results of earlier versions with class names, and for audits that were drawn without labels.
+            needed for results of earlier versions with class names, and for rows that are not issues, if they are not
+            those of an audit that was drawn with labels.
         class_names : sequence of str, optional
             What to show of each class; by default the names in the result.
         title : str, optional
@@ -83,16 +88,17 @@ class ReviewableResult(Result):
         """
         page = Path(check_place("path", path))
         check_page(page)
-        rows = ReviewRows(
+        shown = ReviewRows(
             self,
             top=check_whole_number("top", top, 1),
             audit=audit,
+            rows=rows,
             texts=texts,
             pred_probs=pred_probs,
             labels=labels,
             class_names=class_names,
         )
-        write_page(rows, page, pictures=None if images is None else open_pictures(images, self.n_rows), title=title)
+        write_page(shown, page, pictures=None if images is None else open_pictures(images, self.n_rows), title=title)
 
     def serve_review(
         self,
@@ -102,6 +108,7 @@ class ReviewableResult(Result):
         images: Any = None,
         texts: Sequence[str] | Path | None = None,
         audit: Audit | None = None,
+        rows: Any = None,
         pred_probs: Any = None,
         labels: Any = None,
         class_names: Sequence[str] | None = None,
@@ -122,7 +129,7 @@ class ReviewableResult(Result):
             decision about each row, the last one: reviewers who decide independently take a file each.
         top : int, optional
             Number of issues to show, from the worst; all by default.
-        images, texts, audit, pred_probs, labels, class_names, title
+        images, texts, audit, rows, pred_probs, labels, class_names, title
             As for `review`; pictures are shown as large as they are.
         host : str
             Address of this machine; other machines reach only another one than the default, without encryption.
@@ -150,17 +157,18 @@ class ReviewableResult(Result):
         """
         from labelsieve.results.review.server import serve_review  # Tornado, which nothing else here needs
 
-        rows = ReviewRows(
+        shown = ReviewRows(
             self,
             top=self.num_issues if top is None else check_whole_number("top", top, 1),
             audit=audit,
+            rows=rows,
             texts=texts,
             pred_probs=pred_probs,
             labels=labels,
             class_names=class_names,
         )
         serve_review(
-            rows,
+            shown,
             decisions,
             pictures=None if images is None else open_pictures(images, self.n_rows),
             title=title,

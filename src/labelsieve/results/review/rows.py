@@ -13,6 +13,7 @@ from labelsieve.confident_learning.softmax import softmax
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.audit import Audit
+from labelsieve.results.label_arrays import LabelFile
 from labelsieve.results.label_files import open_label_file
 from labelsieve.results.result import TABLE_ROWS, Result
 from labelsieve.results.review.texts import open_texts
@@ -99,6 +100,8 @@ class ReviewRows:
         Number of the worst issues; has no meaning for an audit.
     audit : Audit, optional
         Take the rows of an audit of this result, in its order.
+    rows : (n,) array-like of int, optional
+        Take these rows, in this order.
     texts : sequence of str, or path, optional
         Texts of all rows, or a text file with one on each line.
     pred_probs : (N, K) array-like or path, optional
@@ -132,50 +135,66 @@ class ReviewRows:
         *,
         top: int = 500,
         audit: Audit | None = None,
+        rows: Any = None,
         texts: Any = None,
         pred_probs: Any = None,
         labels: Any = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
         self.result, self.audit = result, audit
+        if audit is not None and rows is not None:
+            raise InvalidInputError("audit and rows both say which rows to review: give one of them")
         if audit is not None and not isinstance(audit, Audit):
             raise InputTypeError(f"audit must be an Audit, from issues.audit() or labelsieve.load, not {audit!r}")
         self._probs = None if pred_probs is None else _open_probs(pred_probs, result)
         file = None if labels is None else open_label_file(labels)
         if file is not None and file.n_rows != result.n_rows:
             raise InvalidInputError(f"labels have {file.n_rows:,} rows, the result has {result.n_rows:,}")
-        kind = _label_kind(result, audit, None if file is None else file.dtype)
-        self.scheme = LabelScheme.of(result, kind, class_names)
-        if audit is None:
-            self.rows, self._ranks = result.worst(top).rows, None
+        self._issues: list[Line] | None = None  # what the result has of chosen rows that are issues
+        if audit is None and rows is None:
             issues = result.worst(top)
+            self.rows = issues.rows
             self.given = issues.given_labels.astype(np.int64)
             self.suggested = issues.suggested_labels.astype(np.int64)
         else:
-            self.rows, self._ranks = audit.rows, _ranks_of(audit, result)
-            self._issues = _lines_at(result, self._ranks)
-            self.given = np.array([line.get("given", NO_CLASS) for line in self._issues], np.int64)
-            self.suggested = np.array([line.get("suggested", NO_CLASS) for line in self._issues], np.int64)
-            if audit.given_labels is not None:
-                self._compare(audit.given_labels.tolist())
-        if file is not None:
-            order = np.argsort(self.rows)
-            stored: Any = np.empty(len(order), object)
-            stored[order] = file.take(self.rows[order])
-            self._compare(stored.tolist())
+            self.rows = _checked_rows(rows, result) if audit is None else audit.rows
+            ranks = _ranks_of(self.rows, result)
+            if audit is None:
+                self._scores = result.scores_at(self.rows)
+                _check_labelled(self.rows, self._scores)
+            else:
+                _check_audit(audit, result, ranks)
+                self._scores = audit.scores
+            self._issues = _lines_at(result, ranks)
+            self.given, self.suggested = (
+                np.array([line.get(name, NO_CLASS) for line in self._issues], np.int64)
+                for name in ("given", "suggested")
+            )
+        stored = None if file is None else _labels_of(file, self.rows)
+        kind = _label_kind(result, audit, None if file is None else file.dtype, stored)
+        self.scheme = LabelScheme.of(result, kind, class_names)
+        if audit is not None and audit.given_labels is not None:
+            self._compare(audit.given_labels.tolist())
+        if stored is not None:
+            self._compare(stored)
         if (self.given == NO_CLASS).any():
             raise InvalidInputError(
-                "the given labels of rows that are not issues are not in the result: give labels=, or draw the audit "
-                "with issues.audit(labels=...)"
+                "the given labels of rows that are not issues are not in the result: give labels= (--labels), or draw "
+                "the audit with them"
             )
         self._texts = None if texts is None else open_texts(texts, result.n_rows, self.rows)
-        if audit is not None and self._probs is not None:
+        if self._issues is not None and self._probs is not None:
             self._suggest()
 
     @property
     def has_texts(self) -> bool:
         """Whether texts are shown."""
         return self._texts is not None
+
+    @property
+    def are_chosen(self) -> bool:
+        """Whether the caller has chosen them, so that they may be others than the worst issues."""
+        return self._issues is not None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -193,7 +212,7 @@ class ReviewRows:
         self.given = given
 
     def _suggest(self) -> None:
-        """Suggest the class of highest probability for rows of an audit that are not issues."""
+        """Suggest the class of highest probability for rows that are not issues."""
         probs = self._read_probs(self.rows)
         missing = self.suggested == NO_CLASS
         self.suggested[missing] = probs.argmax(axis=1)[missing]
@@ -210,7 +229,7 @@ class ReviewRows:
         """
         stop = min(stop, len(self))
         rows = self.rows[start:stop]
-        if self._ranks is None:
+        if self._issues is None:
             lines = _lines_of(self.result, start, stop)
         else:
             lines = [dict(line) for line in self._issues[start:stop]]
@@ -223,8 +242,8 @@ class ReviewRows:
                 line["text"] = texts[place]
             if self.result.layout is not None:
                 line["place"] = self.result.layout.in_words(row, row + 1)
-            if self.audit is not None:
-                line["score"] = _short(self.audit.scores[start + place])
+            if self._issues is not None:
+                line["score"] = _short(self._scores[start + place])
             if probs is not None:
                 best = np.argsort(-probs[place], kind="stable")[:TOP_CLASSES].tolist()
                 line["top"] = [[k, _short(probs[place, k])] for k in best]
@@ -246,7 +265,7 @@ class ReviewRows:
 
     def _check_probs(self, start: int, probs: npt.NDArray[np.float64]) -> None:
         """Raise unless probabilities are those of the result, where this has some of them."""
-        known = _lines_of(self.result, start, start + len(probs)) if self._ranks is None else self._issues[start:]
+        known = _lines_of(self.result, start, start + len(probs)) if self._issues is None else self._issues[start:]
         for line, row, own in zip(known, self.rows[start:].tolist(), probs, strict=False):
             for of in ("given", "suggested"):
                 if of in line and abs(own[line[of]] - line[f"p_{of}"]) > _TOLERANCE:
@@ -274,7 +293,16 @@ def _open_probs(pred_probs: Any, result: Result) -> Source:
     return opened
 
 
-def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None) -> str:
+def _labels_of(file: LabelFile, rows: Rows) -> list[Any]:
+    """Return the stored labels of rows in any order."""
+    order = np.argsort(rows)
+    labels: Any = np.empty(len(order), object)
+    if len(order):
+        labels[order] = file.take(rows[order])
+    return labels.tolist()  # type: ignore[no-any-return]  # of an array of objects
+
+
+def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None, stored: Sequence[Any] | None) -> str:
     """Return what the labels are: from the labels themselves, the run, or the audit.
 
     Raises
@@ -287,6 +315,9 @@ def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None
     if dtype is None and audit is not None and audit.given_labels is not None:
         dtype = audit.given_labels.dtype
     if dtype is not None:
+        if dtype.kind not in "iufb" and stored is not None and not set(stored) <= set(result.class_names or ()):
+            # A CSV file has numbers as text.
+            return "numbers" if all(str(label).isdecimal() for label in stored) else "names"
         return "numbers" if dtype.kind in "iuf" else "booleans" if dtype.kind == "b" else "names"
     if result.class_names is None:
         return "numbers"
@@ -295,22 +326,51 @@ def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None
     )
 
 
-def _ranks_of(audit: Audit, result: Result) -> npt.NDArray[np.int64]:
-    """Return the rank among the issues of each row of an audit; -1 for a row that is not an issue.
+def _checked_rows(rows: Any, result: Result) -> Rows:
+    """Return chosen rows as an array.
 
     Raises
     ------
-    InvalidInputError
-        If the audit is not one of this result.
+    InvalidInputError, InputTypeError
+        For rows that there are not, none, or some twice.
     """
-    order = np.argsort(audit.rows)
-    ascending = audit.rows[order]
-    ranks, start = np.full(len(audit), -1, np.int64), 0
+    found = np.asarray(rows)
+    if found.ndim != 1 or not len(found) or found.dtype.kind not in "iu":
+        raise InputTypeError(f"rows must be whole numbers in one dimension, not {found.dtype} of shape {found.shape}")
+    wrong = found[(found < 0) | (found >= result.n_rows)]
+    if len(wrong):
+        raise InvalidInputError(f"rows: there is no row {wrong[0]:,}, the result has {result.n_rows:,} rows")
+    ordered = np.sort(found)
+    twice = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(twice):
+        raise InvalidInputError(f"rows: row {twice[0]:,} is there twice")
+    return found.astype(np.int64, copy=False)
+
+
+def _check_labelled(rows: Rows, scores: npt.NDArray[Any]) -> None:
+    """Raise if a row has no label."""
+    missing = rows[np.isnan(scores)]
+    if len(missing):
+        raise InvalidInputError(f"rows: row {missing[0]:,} has no label to decide about").at(
+            [(int(missing[0]), int(missing[0]) + 1)]
+        )
+
+
+def _ranks_of(rows: Rows, result: Result) -> npt.NDArray[np.int64]:
+    """Return the rank of each row among the issues; -1 for a row that is not an issue."""
+    order = np.argsort(rows)
+    ascending = rows[order]
+    ranks, start = np.full(len(rows), -1, np.int64), 0
     for block in result.found.column("row"):
         places = np.searchsorted(ascending, block)
         hits = np.flatnonzero(ascending[np.minimum(places, len(ascending) - 1)] == block)
         ranks[order[places[hits]]] = hits + start
         start += len(block)
+    return ranks
+
+
+def _check_audit(audit: Audit, result: Result, ranks: npt.NDArray[np.int64]) -> None:
+    """Raise unless an audit is one of this result; `ranks` are those of its rows."""
     same = (
         audit.n_rows == result.n_rows
         and int(audit.stratum_rows.sum()) == result.n_labelled
@@ -319,7 +379,6 @@ def _ranks_of(audit: Audit, result: Result) -> npt.NDArray[np.int64]:
     )
     if not same:
         raise InvalidInputError("the audit is not of this result: its rows or its issues are others")
-    return ranks
 
 
 def _lines_at(result: Result, ranks: npt.NDArray[np.int64]) -> list[Line]:
