@@ -326,6 +326,8 @@ BAD = {
     "unknown class": (choose(["cat"]), "task 2 of .*: the choice 'cat' is not a class"),
     "unknown number": (choose(["77"]), "77"),
     "a row that is a text": (changed(lambda tasks: tasks[0]["data"].update(row="3")), "task 1 of .*: '3' is not a row"),
+    "a huge row": (changed(lambda tasks: tasks[0]["data"].update(row=10**30)), "000000 is not a row"),
+    "half a letter": (choose(["\ud800"]), "the choice .* is not a class"),
     "a negative row": (changed(lambda tasks: tasks[0]["data"].update(row=-1)), "-1 is not a row"),
     "unknown row": (changed(lambda tasks: tasks[0]["data"].update(row=4000)), "there is no such row"),
     "a label that is a list": (changed(lambda tasks: tasks[0]["data"].update(given_label=[1])), "which is not a label"),
@@ -356,6 +358,17 @@ def test_bad_exports_are_refused(tmp_path, what):
     with pytest.raises(InvalidInputError, match=message):
         apply_decisions(labels, path, tmp_path / "out.npy")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_half_letters_of_reviewers_can_be_written(tmp_path):
+    labels, found, _ = dataset()
+    path, tasks, _ = exported(found, tmp_path, top=3)
+    for task in tasks:
+        task["annotations"] = [{"completed_by": {"email": "\ud800"}, "result": task["predictions"][0]["result"]}]
+    path.write_text(json.dumps(tasks))
+    apply_decisions(labels, path, tmp_path / "out.npy")
+    log = json.loads((tmp_path / "out.npy.log.json").read_text(encoding="utf-8"))
+    assert {one["reviewer"] for one in log["changes"]} == {"\\ud800"}
 
 
 def test_a_class_of_no_task_needs_the_names(tmp_path):

@@ -192,7 +192,7 @@ def read_decisions(decisions: Any, class_names: Sequence[str] | None = None) -> 
             blocks = _frame_blocks(one, where)
         else:
             raise InputTypeError(
-                f"decisions must be a CSV file's path or a pandas frame, or an export of Label Studio, not "
+                f"decisions must be the path of a CSV file or an export of Label Studio, or a pandas frame, not "
                 f"{type(one).__name__}"
             )
         # Of several tables without names of reviewers, each is of another reviewer.

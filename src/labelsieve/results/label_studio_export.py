@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from labelsieve.errors import InvalidInputError
+from labelsieve.results.row_ids import as_text
 
 # Name of the choices in the labelling configuration, and so of what a reviewer chose.
 CONTROL: Final = "label"
+_MOST_ROWS: Final = 1 << 63
 # What the data of each task must have.
 _NEEDED: Final = ("row", "given_label", "given_choice", "result")
 # What a record of JSON-MIN may have: the data of tasks, what was chosen, and what Label Studio adds.
@@ -74,7 +76,7 @@ def read_export(path: Path, class_names: Sequence[str] | None = None) -> list[tu
     for number, (task, own) in enumerate(zip(tasks, data, strict=True), 1):
         for choices, reviewer, time in _answers(task, number, path):
             word, label = labels.decided(own, choices, f"task {number:,} of {path}")
-            row_id, result = (str(own.get(name) or "") for name in ("row_id", "result"))
+            row_id, result = (as_text(str(own.get(name) or "")) for name in ("row_id", "result"))
             found.append(
                 (number, Reviewed(own["row"], row_id, own["given_label"], word, label, reviewer, time, result))
             )
@@ -110,7 +112,7 @@ def _data_of(task: Any, number: int, path: Path) -> dict[str, Any]:
             "LabelIssues.to_label_studio wrote can be read"
         )
     row, given = data["row"], data["given_label"]
-    if isinstance(row, bool) or not isinstance(row, int) or row < 0:
+    if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < _MOST_ROWS:
         raise InvalidInputError(f"decisions: task {number:,} of {path}: {row!r} is not a row")
     for name, value in (("given_label", given), ("suggested_label", data.get("suggested_label", 0))):
         if isinstance(value, bool) or not isinstance(value, int | str):
@@ -162,18 +164,18 @@ def _as_choices(value: Any, where: str) -> list[str]:
     found = [found] if isinstance(found, str) else found
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise InvalidInputError(f"decisions: {where}: {value!r} are not choices")
-    return found
+    return [as_text(one) for one in found]
 
 
 def _name(reviewer: Any) -> str:
     """Return the email or the number of a reviewer."""
     if isinstance(reviewer, dict):
         reviewer = reviewer.get("email") or reviewer.get("id")
-    return "" if reviewer is None else str(reviewer)
+    return "" if reviewer is None else as_text(str(reviewer))
 
 
 def _time(annotation: dict[str, Any]) -> str:
-    return str(annotation.get("updated_at") or annotation.get("created_at") or "")
+    return as_text(str(annotation.get("updated_at") or annotation.get("created_at") or ""))
 
 
 class _Labels:
