@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.results.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Pictures, encode_thumbnail
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.report import heading_parts
-from labelsieve.results.review.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Pictures, encode_thumbnail
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.results.row_ids import as_text
 from labelsieve.storage.folders import LocalFolder

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from labelsieve.results.audit import Audit
+from labelsieve.results.pictures import open_pictures
 from labelsieve.results.result import Result
 from labelsieve.results.review.page import check_page, write_page
-from labelsieve.results.review.pictures import open_pictures
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.settings import check_whole_number
 from labelsieve.storage.urls import check_place
