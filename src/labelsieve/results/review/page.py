@@ -29,8 +29,8 @@ _LEAST_BYTES: Final = 2_000
 _READERS: Final = 8
 
 
-def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None, title: str | None = None) -> int:
-    """Write the review page and return its size in bytes.
+def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None, title: str | None = None) -> None:
+    """Write the review page.
 
     Parameters
     ----------
@@ -63,7 +63,6 @@ def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None
     page = render_page(rows, "file", title=title, lines=lines).encode()
     with replacing(LocalFolder(path)) as made:
         made.write_bytes(page)
-    return len(page)
 
 
 def check_page(path: Path) -> None:
