@@ -17,8 +17,8 @@ Everything is below a path that cannot be guessed, ``http://127.0.0.1:PORT/TOKEN
 
 A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``.
 
-What cannot be right is refused with a line of text that says why: 400 for a bad decision, 403 for another origin or host,
-404 for any other path, 507 if the file cannot be written.
+What cannot be right is refused with a line of text that says why: 400 for a bad decision, 403 for another origin or
+host, 404 for any other path, 507 if the file cannot be written.
 """
 
 from __future__ import annotations
