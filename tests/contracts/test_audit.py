@@ -23,6 +23,7 @@ from labelsieve.confident_learning.error_estimate import (
 )
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.results import audit as module
+from labelsieve.storage.checked_arrays import with_checksum
 
 Z = 1.959963984540054
 
@@ -136,7 +137,7 @@ def test_a_stored_result_draws_the_same_rows_in_small_blocks(known, tmp_path, mo
     issues.save(tmp_path / "issues.zarr")
     stored = labelsieve.load(tmp_path / "issues.zarr")
     assert len(list(stored.score_parts.blocks())) == 5
-    for name in ("rows", "scores", "strata", "stratum_rows"):
+    for name in ("rows", "scores", "strata", "stratum_rows", "cut_scores", "cut_rows"):
         assert getattr(stored.audit(90), name).tolist() == getattr(issues.audit(90), name).tolist()
 
 
@@ -286,6 +287,131 @@ def test_rows_that_are_not_decided_are_left_out_and_told(known, tmp_path):
     assert "11 of 100 rows left out as undecided" in str(estimates[0])
 
 
+def test_several_reviewers_are_settled_by_the_rule_and_compared(known, tmp_path):
+    _, is_wrong, issues = known
+    audit = issues.audit(60)
+    words = np.where(is_wrong[audit.rows], "other", "keep").astype(object)
+    ann = pd.DataFrame({"row": audit.rows, "decision": words, "result": issues.fingerprint})
+    ben = ann[:20].assign(decision=[*["keep", "other"] * 10])
+    ben.to_csv(tmp_path / "ben.csv", index=False)
+    differ = int((words[:20] != ben.decision).sum())
+    with pytest.raises(InvalidInputError, match=rf"differ in {differ} rows: .*choose a rule"):
+        labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"])
+    last = labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"], conflicts="last")
+    words[:20] = ben.decision
+    assert str(last) == str(labelsieve.estimate(audit, words == "other"))
+    [found] = last.agreement
+    assert (found.reviewers, found.n_rows, found.share) == (("ben", "frame 0"), 20, (20 - differ) / 20)
+    assert last.n_conflicts == differ
+    left = labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"], conflicts="keep")
+    assert (left.n_reviewed, left.n_left_out) == (60 - differ, differ)
+    # A reviewer who decides again corrects the earlier decision.
+    again = pd.concat([ann.assign(reviewer="ann"), ben.assign(reviewer="ann")])
+    assert str(labelsieve.estimate(audit, again)) == str(last)
+
+
+def test_decisions_about_another_result_are_refused(known):
+    labels, _, issues = known
+    audit = issues.audit(20, labels=labels)
+    assert audit.fingerprint == issues.fingerprint
+    table = {"row": audit.rows, "decision": ["keep"] * 20, "result": ["0123456789ab-0123456789ab"] * 20}
+    with pytest.raises(InvalidInputError, match=rf"about the result 0123456789ab-0123456789ab, .*{issues.fingerprint}"):
+        labelsieve.estimate(audit, table)
+    with pytest.raises(InvalidInputError, match="is not the fingerprint of a result"):
+        labelsieve.estimate(audit, table | {"result": ["0123"] * 20})
+
+
+def test_an_audit_of_an_earlier_version_opens(known, tmp_path):
+    labels, is_wrong, issues = known
+    audit = issues.audit(40, labels=labels)
+    audit.save(tmp_path / "a.json")
+    facts = json.loads((tmp_path / "a.json").read_text())
+    for name in ("result", "cut_scores", "cut_rows", "checksum"):
+        del facts[name]
+    (tmp_path / "a.json").write_text(json.dumps(with_checksum(facts)))
+    loaded = labelsieve.load(tmp_path / "a.json")
+    found, wanted = (labelsieve.estimate(one, is_wrong[one.rows]) for one in (loaded, audit))
+    assert (str(found), found.curve, loaded.fingerprint) == (str(wanted), (), "")
+
+
+def test_precision_and_recall_at_each_cut_are_those_of_strata_split_there(known):
+    _, is_wrong, issues = known
+    audit, mask, scores = issues.audit(300), issues.mask(), issues.scores
+    estimate = labelsieve.estimate(audit, is_wrong[audit.rows])
+    of_issues = np.sort(scores[mask])
+    quarters = [of_issues[math.ceil(part * len(of_issues)) - 1] for part in (0.25, 0.5, 0.75, 1)]
+    ends = [np.sort(scores)[math.ceil(end * 3000) - 1] for end in (0.01, 0.03, 0.1, 0.3)]
+    assert [cut.score for cut in estimate.curve] == sorted({*map(float, quarters), *map(float, ends)})
+    for cut in estimate.curve:
+        below = scores <= cut.score
+        assert (cut.n_rows, cut.n_issues) == (below.sum(), (below & mask).sum())
+        for chosen, precision, recall in (
+            (below & mask, cut.precision, cut.recall),
+            (below, cut.precision_of_rows, cut.recall_of_rows),
+        ):
+            sums = {}
+            for side in (chosen, ~chosen):
+                parts = []  # rows, reviewed rows and wrong ones of each stratum on one side
+                for h in range(10):
+                    rows = (np.array(naive_strata(scores.tolist(), mask.tolist())) == h) & side
+                    reviewed = audit.rows[rows[audit.rows]]
+                    parts.append((rows.sum(), len(reviewed), is_wrong[reviewed].sum()))
+                known_parts = [(n, wrong / m) for n, m, wrong in parts if m]
+                if all(m for n, m, _ in parts if n):
+                    sums[side is chosen] = sum(n * share for n, share in known_parts)
+            if len(sums) == 2 and sum(sums.values()):
+                assert precision.estimate == pytest.approx(sums[True] / chosen.sum())
+                assert recall.estimate == pytest.approx(sums[True] / sum(sums.values()))
+                assert recall.low <= recall.estimate <= recall.high
+    at_the_end = next(cut for cut in estimate.curve if cut.n_issues == issues.num_issues)
+    assert (at_the_end.precision, at_the_end.recall) == (estimate.precision_of_issues, estimate.recall_of_issues)
+
+
+def test_cuts_where_all_rows_are_reviewed_are_exact(known):
+    _, is_wrong, issues = known
+    audit = issues.audit(10_000)
+    for cut in labelsieve.estimate(audit, is_wrong[audit.rows]).curve:
+        chosen = issues.mask() & (issues.scores <= cut.score)
+        assert cut.precision == pytest.approx([is_wrong[chosen].mean()] * 3)
+        assert cut.recall == pytest.approx([(is_wrong & chosen).sum() / is_wrong.sum()] * 3)
+
+
+@pytest.mark.parametrize("names", [None, ["=1+1", "dög", "eel"]])
+def test_a_table_to_fill_in_is_read_again(known, tmp_path, names):
+    labels, is_wrong, issues = known
+    given = labels if names is None else np.array(names)[labels]
+    audit, path = issues.audit(50, labels=given), tmp_path / "review.csv"
+    audit.to_csv(path)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert frame.columns.tolist() == ["row", "id", "given_label", "decision", "label", "reviewer", "time", "result"]
+    assert frame.row.tolist() == [str(row) for row in audit.rows]
+    with pytest.raises(InvalidInputError, match="none of the 50 rows of the audit has a decision"):
+        labelsieve.estimate(audit, path)
+    frame["decision"] = np.where(is_wrong[audit.rows], "other", "keep")
+    frame.loc[frame.decision == "other", "label"] = "eel" if names else "2"
+    frame.loc[:4, ["decision", "label"]] = ""
+    frame.to_csv(path, index=False)
+    flags = is_wrong[audit.rows].astype(object)
+    same = (given[audit.rows] == ("eel" if names else 2)) & is_wrong[audit.rows]
+    flags[same], flags[:5] = False, None
+    wanted = labelsieve.estimate(audit, flags)
+    assert (str(wanted), wanted.per_class) == (
+        str(labelsieve.estimate(audit, path)),
+        labelsieve.estimate(audit, path).per_class,
+    )
+    with pytest.raises(InvalidInputError, match="exists: it is not replaced, as decisions may be in it"):
+        audit.to_csv(path)
+    with pytest.raises(InvalidInputError, match=r"must end in \.csv"):
+        audit.to_csv(tmp_path / "review.txt")
+
+
+def test_classes_that_are_not_known_say_how_they_would_be(known):
+    _, is_wrong, issues = known
+    audit = issues.audit(30)
+    with pytest.raises(KeyError, match=r"give labels= to issues\.audit"):
+        labelsieve.estimate(audit, is_wrong[audit.rows]).per_class[1]
+
+
 def test_a_suggestion_that_is_the_given_label_is_no_error(known):
     labels, _, issues = known
     audit = issues.audit(40)
@@ -379,9 +505,10 @@ def test_a_saved_audit_is_the_same(known, tmp_path, ending, names):
     for _ in range(2):  # an earlier audit is replaced
         audit.save(tmp_path / f"audit.{ending}")
     loaded = labelsieve.load(tmp_path / f"audit.{ending}")
-    for name in ("rows", "scores", "strata", "stratum_rows", "given_labels", "weights"):
+    for name in ("rows", "scores", "strata", "stratum_rows", "given_labels", "weights", "cut_scores", "cut_rows"):
         assert getattr(loaded, name).tolist() == getattr(audit, name).tolist()
     assert (loaded.scores.dtype, loaded.n_rows, loaded.seed) == (audit.scores.dtype, 3000, 2)
+    assert loaded.fingerprint == issues.fingerprint
     assert list(loaded.to_frame().columns) == ["row", "given_label", "score", "is_issue", "stratum", "weight"]
     pd.testing.assert_frame_equal(loaded.to_frame(), audit.to_frame())
 
@@ -462,12 +589,15 @@ def test_bad_decisions(known, tmp_path):
         ([True] * 19, "19 decisions, the audit has 20 rows"),
         ([None] * 20, "none of the 20 rows of the audit has a decision"),
         ([True, "x", *[None] * 18], "decision 1 must be True, False or None, not 'x'"),
-        ({"row": [row]}, "have no column 'decision', but row"),
+        ({"row": [row]}, "has no column 'decision'"),
         ({"row": [other], "decision": ["keep"]}, f"row {other:,} is not in the audit"),
-        ({"row": [row], "decision": ["yes"]}, f"row {row:,} has the decision 'yes', which is not one of accept, other"),
-        ({"row": [row, row], "decision": ["keep", "other"]}, f"row {row:,} has two different decisions"),
-        ({"row": ["x"], "decision": ["keep"]}, "the row 'x', which is not a row number"),
-        ({"row": [row, row], "decision": ["keep"]}, "the columns of decisions differ in length"),
+        ({"row": [row], "decision": ["yes"]}, f"row {row:,}: 'yes' is not a decision: they are accept"),
+        (
+            {"row": [row, row], "decision": ["keep", "other"]},
+            rf"differ in 1 rows: row {row:,} \(somebody: keep; somebody: other 'wrong'\)",
+        ),
+        ({"row": ["x"], "decision": ["keep"]}, "'x' is not a row"),
+        ({"row": [row, row], "decision": ["keep"]}, "the columns differ in length"),
         ({"row": [row], "decision": ["keep"], "given_label": [label + 1]}, f"has the label {label} in the audit, and"),
     ):
         with pytest.raises(InvalidInputError, match=message):
@@ -477,13 +607,15 @@ def test_bad_decisions(known, tmp_path):
             labelsieve.estimate(audit, given)
     with pytest.raises(InputTypeError, match="audit must be an Audit"):
         labelsieve.estimate(issues, [True])
-    (tmp_path / "cut.csv").write_text("row,decision,reviewer\n1,keep,a\n2,ke")
-    with pytest.raises(InvalidInputError, match=r"line 3 of .*cut\.csv has 2 cells, the first has 3"):
-        labelsieve.estimate(audit, tmp_path / "cut.csv")
-    (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(InvalidInputError, match="no column 'row', but none at all"):
-        labelsieve.estimate(audit, tmp_path / "empty.csv")
-    with pytest.raises(UnreadableDataError, match=r"none\.csv is not readable"):
+    for text, message in (
+        ("row,decision,reviewer\n1,keep,a\n2,ke", "ends in the middle of a line: is it cut off"),
+        ("row,decision,reviewer\n1,keep,a\n2,keep\n", r"line 3 of .*cut\.csv has 2 cells, the header has 3"),
+        ("", "is empty"),
+    ):
+        (tmp_path / "cut.csv").write_text(text)
+        with pytest.raises(InvalidInputError, match=message):
+            labelsieve.estimate(audit, tmp_path / "cut.csv")
+    with pytest.raises(InvalidInputError, match=r"there is no file .*none\.csv"):
         labelsieve.estimate(audit, tmp_path / "none.csv")
 
 
