@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import labelsieve
 import labelsieve.token_classification
-from labelsieve.cli.app import cli
+from labelsieve.cli.app import cli, run
 from labelsieve.confident_learning.audit_sampling import allocate, draw_ordinals, strata_of, stratum_edges
 from labelsieve.confident_learning.error_estimate import (
     Share,
@@ -551,6 +551,53 @@ def test_the_command_line_reports_no_audit(known, tmp_path):
     assert done.exit_code != 0
     assert "is an audit: a report is about a result" in f"{done.output}{done.exception}"
     assert not (tmp_path / "r.html").exists()
+
+
+def test_the_commands_draw_an_audit_and_estimate(known, tmp_path, monkeypatch, capsys):
+    labels, is_wrong, issues = known
+    monkeypatch.chdir(tmp_path)
+    issues.save("issues.zarr")
+    np.save("labels.npy", labels)
+    command = ["audit", "issues.zarr", "--budget", "120", "--seed", "4", "--labels", "labels.npy"]
+    assert run([*command, "-o", "a.json", "--table", "review.csv"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "120 of 3,000 rows to review, written to a.json",
+        "a table to fill in with decisions, written to review.csv",
+    ]
+    audit = labelsieve.load("a.json")
+    assert audit.rows.tolist() == issues.audit(120, 4).rows.tolist()
+    assert run([*command, "-o", "b.json", "--table", "review.csv"]) == 2
+    assert "exists: it is not replaced" in capsys.readouterr().err
+    assert not (tmp_path / "b.json").exists()
+    frame = pd.read_csv("review.csv").assign(decision=np.where(is_wrong[audit.rows], "other", "keep"))
+    frame.assign(label=np.where(is_wrong[audit.rows], 9, None)).to_csv("review.csv", index=False)
+    wanted = labelsieve.estimate(audit, is_wrong[audit.rows])
+    assert run(["estimate", "a.json", "review.csv", "--width", "0.01"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [str(wanted), f"120 of 3,000 rows reviewed, {wanted.n_wrong} of them wrong"]
+    cut = wanted.curve[-1]
+    assert (
+        lines[3 + len(wanted.curve)].split() == f"{cut.score:.4g} {cut.n_issues} {cut.precision} {cut.recall}".split()
+    )
+    assert [line.split()[0] for line in lines[-4:-1]] == [
+        str(k) for k, _ in sorted(wanted.per_class.items(), key=lambda pair: -pair[1].estimate)
+    ]
+    assert lines[-1] == f"{wanted.rows_for_width(0.01):,} more rows to review until the interval is 0.01 wide"
+    assert run(["estimate", "a.json", "review.csv", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["error_rate"] == {"estimate": wanted.error_rate, "low": wanted.low, "high": wanted.high}
+    assert [one["class"] for one in answer["per_class"]] == [0, 1, 2]
+    assert [one["recall"]["high"] for one in answer["curve"]] == [one.recall.high for one in wanted.curve]
+    frame[:9].assign(decision="other", label=9, reviewer="ben").to_csv("ben.csv", index=False)
+    assert run(["estimate", "a.json", "review.csv", "ben.csv"]) == 2
+    assert "differ in" in capsys.readouterr().err
+    assert run(["estimate", "a.json", "review.csv", "ben.csv", "--conflicts", "last"]) == 0
+    assert "ben and review agree in" in capsys.readouterr().out
+    assert run(["report", "issues.zarr", "-o", "r.html", "--audit", "a.json", "--decisions", "review.csv"]) == 0
+    assert f"Audit of 120 reviewed rows, with 95% intervals: {wanted}." in (tmp_path / "r.html").read_text()
+    assert run(["report", "issues.zarr", "-o", "s.html", "--audit", "a.json"]) == 2
+    assert run(["estimate", "issues.zarr", "review.csv"]) == 2
+    assert "issues.zarr is not an audit" in capsys.readouterr().err
 
 
 def test_what_is_no_audit_is_not_replaced(known, tmp_path):

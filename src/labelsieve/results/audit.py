@@ -173,12 +173,7 @@ class Audit:
         UnwritableError
             If it cannot be written.
         """
-        file = Path(check_place("path", path)).absolute()
-        if file.suffix.lower() != ".csv":
-            raise InvalidInputError(f"{file} must end in .csv")
-        if file.exists():
-            raise InvalidInputError(f"{file} exists: it is not replaced, as decisions may be in it")
-        check_writable(file)
+        file = check_new_table(path)
         given = [""] * len(self) if self.given_labels is None else self.given_labels.tolist()
         with replacing(LocalFolder(file)) as made, made.open("w", encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
@@ -227,6 +222,17 @@ class Audit:
             folder.delete()
             with writing(name):
                 _write_group(folder, arrays, facts)
+
+
+def check_new_table(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a table that is to be filled in, or raise if it cannot be written there."""
+    file = Path(check_place("path", path)).absolute()
+    if file.suffix.lower() != ".csv":
+        raise InvalidInputError(f"{file} must end in .csv")
+    if file.exists():
+        raise InvalidInputError(f"{file} exists: it is not replaced, as decisions may be in it")
+    check_writable(file)
+    return file
 
 
 def _write_group(folder: Folder, arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> None:
