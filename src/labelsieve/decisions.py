@@ -48,14 +48,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.reviewer_agreement import Agreement
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.results.decisions import CONFLICT_RULES, WORDS, Decisions, read_decisions
+from labelsieve.results.decisions import WORDS, Decisions, read_decisions
 from labelsieve.results.label_arrays import LabelFile
 from labelsieve.results.label_files import open_label_file
 from labelsieve.results.label_issues import LabelIssues
@@ -74,13 +74,11 @@ from labelsieve.results.outcomes import (
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import TABLE_ROWS, labels_digest, loaded_versions
 from labelsieve.results.row_ids import GroupIds, open_ids
-from labelsieve.settings import NOTHING, IgnoreLabel, check_flag, check_one_of
+from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
 from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import is_zarr_folder
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place, without_query
-
-UNSURE_RULES: Final = ("keep", "drop", "ignore")
 
 Rows = npt.NDArray[np.int64]
 

@@ -5,27 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from labelsieve.audit import estimate
 from labelsieve.cli.json_text import apply_answer, audit_answer, compare_answer, estimate_answer, review_answer
 from labelsieve.cli.options import EXIT_CODES, FilePath, LabelValue, option
 from labelsieve.cli.text import apply_text, compare_text, estimate_text
-from labelsieve.confident_learning.error_estimate import ErrorEstimate
-from labelsieve.decisions import UNSURE_RULES, apply_decisions
 from labelsieve.errors import InvalidInputError
 from labelsieve.memory import size
 from labelsieve.results.audit import Audit, check_new_table
-from labelsieve.results.comparison import compare_results
-from labelsieve.results.decisions import CONFLICT_RULES
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.load import load
 from labelsieve.results.publish import check_output
 from labelsieve.results.row_ids import read_class_names
-from labelsieve.settings import NOTHING
+from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES
 from labelsieve.storage.urls import without_query
+
+if TYPE_CHECKING:
+    from labelsieve.confident_learning.error_estimate import ErrorEstimate
 
 # Rows in a page that is a file.
 _PAGE_ROWS: Final = 500
@@ -62,6 +60,8 @@ def apply(
 
     Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
     """
+    from labelsieve.decisions import apply_decisions
+
     began = time.perf_counter()
     found = None if issues is None else load(issues)
     if found is not None and not isinstance(found, LabelIssues):
@@ -177,6 +177,8 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
 
     Example: labelsieve compare before.zarr after.zarr -o table.csv
     """
+    from labelsieve.results.comparison import compare_results
+
     began = time.perf_counter()
     if output is not None:
         if not output.endswith(".csv"):
@@ -256,6 +258,8 @@ def print_estimate(
 
 def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") -> ErrorEstimate:
     """Return the estimate from an audit at a path or URL, and files of decisions."""
+    from labelsieve.audit import estimate
+
     drawn = load(audit)
     if not isinstance(drawn, Audit):
         raise InvalidInputError(f"{audit} is not an audit")

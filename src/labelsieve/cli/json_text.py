@@ -10,22 +10,24 @@ import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from labelsieve import __version__
 from labelsieve.confident_learning.error_estimate import ErrorEstimate, Share
-from labelsieve.confident_learning.reviewer_agreement import Agreement
-from labelsieve.decisions import AppliedDecisions
 from labelsieve.errors import LabelsieveError
 from labelsieve.memory import peak_bytes
 from labelsieve.pipeline.diagnosis import Diagnosis, Process
 from labelsieve.pipeline.plan import Plan
-from labelsieve.results.audit import Audit
-from labelsieve.results.comparison import Comparison
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.storage.urls import without_query
+
+if TYPE_CHECKING:
+    from labelsieve.confident_learning.reviewer_agreement import Agreement
+    from labelsieve.decisions import AppliedDecisions
+    from labelsieve.results.audit import Audit
+    from labelsieve.results.comparison import Comparison
 
 # Attributes of a plan whose keys are named otherwise: with the unit, or as in the answer of `find`.
 _PLAN_KEYS: Final = {

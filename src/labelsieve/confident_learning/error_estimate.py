@@ -466,21 +466,24 @@ def _cut_estimates(cuts: Cuts, total: Int64s, strata: Int64s, wrong: Bools, deci
             int(issues[2].sum()),
             *_precision_and_recall(issues, total),
             int(rows.sum()),
-            *_precision_and_recall(inside, total),
+            *_precision_and_recall(inside, total, few_outside=True),
         )
 
 
-def _precision_and_recall(inside: Int64s, total: Int64s) -> tuple[Share, Share]:
+def _precision_and_recall(inside: Int64s, total: Int64s, *, few_outside: bool = False) -> tuple[Share, Share]:
     """Return the share of wrong labels among some rows, and the share of all wrong labels that are among them.
 
     Parameters
     ----------
     inside, total : (3, H) int64
         Of the chosen rows and of all: wrong labels that were seen, reviewed rows and all rows of each stratum.
+    few_outside : bool
+        Whether hardly any wrong label may be outside. Where one of these few is drawn, Wilson's interval leaves out the
+        truth: it covered 88% in a simulation, that of Agresti and Coull 95%.
     """
     outside = total - inside
     precision = _share_of(*inside, among=inside[2] > 0, of_few=True)
-    elsewhere = _share_of(*outside, among=outside[2] > 0, of_few=False)
+    elsewhere = _share_of(*outside, among=outside[2] > 0, of_few=few_outside)
     if not np.isnan([precision.estimate, elsewhere.estimate]).any():
         counts = [
             tuple(np.float64(end) * rows[2].sum() for end in share)

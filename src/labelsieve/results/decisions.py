@@ -34,7 +34,6 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 Block: TypeAlias = tuple[Sequence[int], dict[str, Sequence[Any]]]
 
 WORDS: Final = ("accept", "keep", "other", "unsure")
-CONFLICT_RULES: Final = ("error", "keep", "first", "last", "majority")
 # Words that change a label, as positions in `WORDS`.
 CHANGING: Final = tuple(map(WORDS.index, ("accept", "other")))
 

@@ -18,7 +18,6 @@ from labelsieve.confident_learning.reviewer_agreement import Agreement, kappa_of
 from labelsieve.errors import InvalidInputError
 from labelsieve.results.decisions import (
     CHANGING,
-    CONFLICT_RULES,
     WORDS,
     Bools,
     Codes,
@@ -28,6 +27,7 @@ from labelsieve.results.decisions import (
     whole_number,
 )
 from labelsieve.results.result import FINGERPRINT_DIGITS
+from labelsieve.settings import CONFLICT_RULES
 from labelsieve.sources.label_names import is_missing
 
 # The code of the resulting label of an unsure decision.
