@@ -17,6 +17,7 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | words of sentences | `labelsieve.token_classification` |
 | any number of tags for each row | `labelsieve.multilabel_classification` |
 | row summaries in place of predictions: SQL, Spark, tables | `labelsieve.summaries` |
+| which score and filter to use, measured on known errors | `labelsieve.accuracy` |
 | how many labels are wrong: audits and estimates | `labelsieve.audit` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
 | cleanlab's module tree: change an import and nothing else | `labelsieve.cleanlab` |
@@ -37,6 +38,7 @@ import importlib
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
     from labelsieve import (
+        accuracy,
         audit,
         cleanlab,
         cli,
@@ -120,6 +122,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "segmentation",
     "token_classification",
     "multilabel_classification",
+    "accuracy",
     "audit",
     "summaries",
     "count",
@@ -150,6 +153,7 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 __version__ = "0.1.0"
 
 _SUBMODULES = (
+    "accuracy",
     "audit",
     "cleanlab",
     "cli",

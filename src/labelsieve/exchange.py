@@ -38,6 +38,7 @@ A reviewer agrees with the suggestion; Label Studio exports the task with an ann
 | no annotation, or a draft | none |
 
 Several annotations of a task are decisions of several reviewers (``completed_by``), with their agreement and conflicts.
+On the command line, ``labelsieve label-studio`` writes the tasks of a saved result and prints the configuration.
 JSON-MIN leaves out skipped tasks. The data of each task names the row, the given label as it is stored, and the
 fingerprint of the result, so that an export of another dataset is refused.
 

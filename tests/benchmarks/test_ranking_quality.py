@@ -1,4 +1,4 @@
-"""The figures of ``ranking_quality.py``: how they are computed, and that `labelsieve.find` tells what is measured.
+"""The figures of ``ranking_quality.py``: how they are computed, and that `labelsieve.accuracy` tells what is measured.
 
 With ``--real-size`` all simulated and trained cases are measured, which takes two minutes; otherwise some small ones.
 """
@@ -12,12 +12,12 @@ import pytest
 import ranking_quality
 from sklearn.metrics import average_precision_score
 
-import labelsieve.find
+import labelsieve.accuracy
 
 
 def told(heading):
     """Return the rows of the first table below a heading of the page, by their first cell."""
-    lines = labelsieve.find.__doc__.partition(f"## {heading}\n")[2].splitlines()
+    lines = labelsieve.accuracy.__doc__.partition(f"## {heading}\n")[2].splitlines()
     table = itertools.takewhile(
         lambda line: line.startswith("|"), itertools.dropwhile(lambda line: not line.startswith("|"), lines)
     )
@@ -80,6 +80,14 @@ def test_the_page_tells_what_is_measured(request):
     if not request.config.getoption("--real-size"):
         pytest.skip("takes two minutes: --real-size")
     columns = ranking_quality.group_columns(ranking_quality.measure_all(ranking_quality.cases_of(None, 10_000, 0)))
+    filters = told("Which filter to use")
+    assert set(filters) == {"None", *labelsieve.settings.FILTER_NAMES}
+    for name, cells in filters.items():
+        for column, cell in cells.items():
+            for kind in {column.partition(" (")[0]} & set(columns):
+                for figure, value in zip(("precision", "recall"), cell.split(", "), strict=True):
+                    measured = ranking_quality.mean(columns[kind], "filters", name.replace("None", "none"), figure)
+                    assert float(value) == pytest.approx(measured, abs=0.03), (name, column)
     for name, cells in table.items():
         for column, cell in cells.items():
             kind = column.partition(" (")[0]

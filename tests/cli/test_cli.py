@@ -588,11 +588,12 @@ def test_the_demo_finds_most_flipped_labels(tmp_path, monkeypatch, capsys):
     assert hits / issues.num_issues > 0.8
     assert hits / 180 > 0.7
     assert zarr.open_array("labelsieve-demo/pred_probs.zarr", mode="r").nchunks == 6
-    # The command that it tells the user to try works as printed, and a second demo replaces the first.
-    command = next(line for line in out.splitlines() if line.startswith("  labelsieve find "))
-    assert run(command.split()[1:]) == 0
-    assert len(np.loadtxt("issues.csv", delimiter=",", skiprows=1, usecols=0)) == issues.num_issues
-    assert run(["demo"]) == 0
+    # The commands that it tells the user to try work as printed, and a second demo replaces the first.
+    commands = [line.split()[1:] for line in out.splitlines() if line.startswith("  labelsieve ")]
+    assert [command[0] for command in commands] == ["find", "review", "demo"]
+    assert [run(command) for command in commands] == [0, 0, 0]
+    assert np.array_equal(labelsieve.load("labelsieve-demo/issues.zarr").indices, issues.indices)
+    assert "Review of labels" in Path("review.html").read_text(encoding="utf-8")
 
 
 def test_the_demo_without_scikit_learn_prints_the_pip_line(tmp_path, monkeypatch, capsys):

@@ -42,7 +42,7 @@ ORDER = [
 # Of the command line and of cleanlab's tree, the pages of documentation, which import nothing, are part of the API.
 API = (
     *("", "find", "audit", "count", "recorder", "inspector", "label_issues_batched", "summaries", "decisions"),
-    *("comparison", "exchange", "cli", "cleanlab"),
+    *("accuracy", "comparison", "exchange", "cli", "cleanlab"),
 )
 # execution and pipeline lay the work on Dask; the others name Dask's array as a type, or read
 # Dask's way to write sizes and where it keeps temporary files.
@@ -78,6 +78,7 @@ PUBLIC = [
     "segmentation",
     "token_classification",
     "multilabel_classification",
+    "accuracy",
     "audit",
     "summaries",
     "count",
@@ -143,7 +144,7 @@ def of_part(part):
 
 def test_the_folder_shows_the_packages():
     entries = [path.name for path in SOURCE.iterdir() if path.name != "__pycache__"]
-    assert len(entries) <= 29, "one idea, one package"
+    assert len(entries) <= 30, "one idea, one package"
     assert {part_of(module) for module in MODULES} == set(ORDER)
     packages = [path for path in SOURCE.iterdir() if (path / "__init__.py").exists()]
     assert len(packages) <= 15

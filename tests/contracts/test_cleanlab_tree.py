@@ -117,7 +117,7 @@ def test_clean_learning_takes_the_issues_of_a_result():
     labels, probs = draw(300, 2, seed=5)
     features = np.log(probs)
     found = labelsieve.find_label_issues(labels, probs, filter_by="both")
-    model = CleanLearning(LogisticRegression()).fit(features, labels, label_issues=found.mask())
+    model = CleanLearning(LogisticRegression()).fit(features, labels, label_issues=found.to_cleanlab())
     assert model.get_label_issues()["is_label_issue"].tolist() == found.mask().tolist()
     kept = LogisticRegression().fit(features[~found.mask()], labels[~found.mask()])
     assert model.predict(features).tolist() == kept.predict(features).tolist()
@@ -128,10 +128,10 @@ def test_datalab_takes_a_result():
     text = tree.__doc__
     labels, probs = draw(50, 2, seed=5)
     names = {"labels": labels, "found": labelsieve.find_label_issues(labels, probs, filter_by="both")}
-    code = "\n".join(line[4:] for line in text[text.index("    import pandas") :].splitlines())
+    code = "\n".join(line[4:] for line in text[text.index("    from cleanlab import Datalab") :].splitlines())
     exec(code, names)
-    issues = names["lab"].get_issues("wrong_label")
-    assert issues["is_wrong_label_issue"].tolist() == names["found"].mask().tolist()
+    issues = names["lab"].get_issues("label")
+    assert issues["is_label_issue"].tolist() == names["found"].mask().tolist()
 
 
 # filter --------------------------------------------------------------------------------------------------------------

@@ -325,6 +325,10 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
         "output": None,
     }
     assert sum(one["resolved"] for one in answer["by_class"]) == found.n_resolved
+    monkeypatch.setenv("LABELSIEVE_COMPARE_JSON", "1")
+    assert run(["compare", "before.zarr", "after.zarr"]) == 0
+    assert json.loads(capsys.readouterr().out)["n_kept"] == found.n_kept
+    monkeypatch.delenv("LABELSIEVE_COMPARE_JSON")
     assert run(["report", "after.zarr", "--before", "before.zarr", "-o", "r.html", "--rows", "1"]) == 0
     assert str(found) in Path("r.html").read_text()
     for wrong in (["before.zarr", "nothing.zarr"], ["before.zarr", "after.zarr", "-o", "t.parquet"], ["before.zarr"]):

@@ -242,10 +242,30 @@ def test_early_exports_and_other_controls_are_read(tmp_path):
     assert read_label_studio(written(path, tasks)).equals(want)
 
 
-def test_the_command_line_takes_an_export(tmp_path, monkeypatch):
+def test_the_command_line_writes_tasks_and_takes_an_export(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     labels, found, _ = dataset()
     path, _, _ = exported(found, tmp_path, top=30)
+    found.save("r.zarr")
+    assert run(["label-studio", "r.zarr", "-o", "own.json", "--top", "30"]) == 0
+    config = found.to_label_studio("tasks.json", top=30)
+    assert capsys.readouterr().out == f"{config}\n"
+    assert (tmp_path / "own.json").read_bytes() == (tmp_path / "tasks.json").read_bytes()
+    audit = found.audit(budget=50, labels=labels)
+    audit.save("audit.json")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(f"text {row}" for row in range(400)))
+    what = ["--audit", "audit.json", "--texts", "texts.txt", "--images", "{row}.png"]
+    assert run(["label-studio", "r.zarr", "-o", "own.json", "--config", "c.xml", *what]) == 0
+    assert capsys.readouterr().out == "written to own.json, the configuration to c.xml\n"
+    config = found.to_label_studio("tasks.json", audit=audit, texts=texts, images="{row}.png")
+    assert (tmp_path / "c.xml").read_text() == f"{config}\n"
+    assert (tmp_path / "own.json").read_bytes() == (tmp_path / "tasks.json").read_bytes()
+    assert run(["label-studio", "r.zarr", "-o", "more.json", "--audit", "r.zarr"]) == 2
+    assert "r.zarr is not an audit" in capsys.readouterr().err
+    assert run(["label-studio", "audit.json", "-o", "more.json"]) == 2
+    assert "audit.json is not a result of classification" in capsys.readouterr().err
+    assert not (tmp_path / "more.json").exists()
     np.save("labels.npy", labels)
     assert run(["apply", "labels.npy", "export.json", "-o", "corrected.npy"]) == 0
     assert np.array_equal(np.load("corrected.npy"), apply_decisions(labels, path).labels)
@@ -289,11 +309,25 @@ BAD = {
         changed(lambda tasks: tasks[0].update(annotations=[{"result": "a"}])),
         "task 1 of .*: the result of an annotation is not a list",
     ),
+    "no choices of that name": (
+        lambda _, tasks: json.dumps([one | {"mine": one.pop("label", "3")} for one in json_min(tasks)]),
+        "task 1 of .* has no choice named 'label', but mine",
+    ),
+    "labels in place of choices": (
+        changed(
+            lambda tasks: tasks[0].update(
+                annotations=[{"result": [{"from_name": "label", "type": "labels", "value": {"labels": ["1"]}}]}]
+            )
+        ),
+        "task 1 of .* are not choices",
+    ),
     "choices of another kind": (choose([3]), "task 2 of .* are not choices"),
     "two choices": (choose(["0", "1"]), "task 2 of .* has 2 choices, and a row has one label"),
     "unknown class": (choose(["cat"]), "task 2 of .*: the choice 'cat' is not a class"),
     "unknown number": (choose(["77"]), "77"),
     "a row that is a text": (changed(lambda tasks: tasks[0]["data"].update(row="3")), "task 1 of .*: '3' is not a row"),
+    "a huge row": (changed(lambda tasks: tasks[0]["data"].update(row=10**30)), "000000 is not a row"),
+    "half a letter": (choose(["\ud800"]), "the choice .* is not a class"),
     "a negative row": (changed(lambda tasks: tasks[0]["data"].update(row=-1)), "-1 is not a row"),
     "unknown row": (changed(lambda tasks: tasks[0]["data"].update(row=4000)), "there is no such row"),
     "a label that is a list": (changed(lambda tasks: tasks[0]["data"].update(given_label=[1])), "which is not a label"),
@@ -315,7 +349,8 @@ def test_bad_exports_are_refused(tmp_path, what):
     labels = np.where(labels == 5, 4, labels) if what == "another given label" else labels
     path, tasks, _ = exported(found, tmp_path, top=12)
     for task in tasks:  # all decided
-        task["annotations"] = [{"id": 1, "completed_by": 1, "result": []}]
+        task["annotations"] = [{"id": 1, "completed_by": 1, "was_cancelled": False, "result": []}]
+        task["annotations"][0] |= dict.fromkeys(("created_at", "updated_at", "lead_time"))
     spoil, message = BAD[what]
     text = spoil(path.read_text(encoding="utf-8"), tasks)
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -323,6 +358,17 @@ def test_bad_exports_are_refused(tmp_path, what):
     with pytest.raises(InvalidInputError, match=message):
         apply_decisions(labels, path, tmp_path / "out.npy")
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_half_letters_of_reviewers_can_be_written(tmp_path):
+    labels, found, _ = dataset()
+    path, tasks, _ = exported(found, tmp_path, top=3)
+    for task in tasks:
+        task["annotations"] = [{"completed_by": {"email": "\ud800"}, "result": task["predictions"][0]["result"]}]
+    path.write_text(json.dumps(tasks))
+    apply_decisions(labels, path, tmp_path / "out.npy")
+    log = json.loads((tmp_path / "out.npy.log.json").read_text(encoding="utf-8"))
+    assert {one["reviewer"] for one in log["changes"]} == {"\\ud800"}
 
 
 def test_a_class_of_no_task_needs_the_names(tmp_path):
@@ -337,6 +383,17 @@ def test_a_class_of_no_task_needs_the_names(tmp_path):
     with pytest.raises(InvalidInputError, match="is not a class: if it is a class, give class_names"):
         apply_decisions(labels, path)
     for more in ({"class_names": HOSTILE}, {"issues": found}):
+        assert apply_decisions(labels, path, **more).labels[task["data"]["row"]] == other
+
+
+def test_names_that_are_given_do_not_hide_numbers(tmp_path):
+    labels, found, _ = dataset()
+    found.to_label_studio(tmp_path / "t.json", top=1)
+    [task] = json.loads((tmp_path / "t.json").read_text())
+    other = next(k for k in range(K) if k not in (task["data"]["given_label"], task["data"]["suggested_label"]))
+    region = {"from_name": "label", "type": "choices", "value": {"choices": [str(other)]}}
+    path = written(tmp_path / "e.json", [task | {"annotations": [{"completed_by": 1, "result": [region]}]}])
+    for more in ({}, {"class_names": HOSTILE}):
         assert apply_decisions(labels, path, **more).labels[task["data"]["row"]] == other
 
 

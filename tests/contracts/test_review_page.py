@@ -236,6 +236,9 @@ def test_an_earlier_result_needs_the_labels_only_where_these_may_be_names(tmp_pa
     assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
     earlier.review(tmp_path / "review.html", labels=labels.astype(float))  # as beside missing values
     assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
+    pd.DataFrame({"label": labels}).to_csv(tmp_path / "labels.csv", index=False)  # where numbers are text
+    earlier.review(tmp_path / "review.html", labels=tmp_path / "labels.csv")
+    assert config_of(tmp_path / "review.html")["values"] == [0, 1, 2, 3]
     # Codes in the run, names in the file to be corrected.
     found.review(tmp_path / "review.html", labels=names, class_names=["c", "d", "ab", "b"])
     config = config_of(tmp_path / "review.html")
@@ -271,6 +274,18 @@ def test_an_audit_is_shown_in_its_order(tmp_path):
         found.review(tmp_path / "review.html", audit=bare)
     found.review(tmp_path / "review.html", audit=bare, labels=labels)
     assert config_of(tmp_path / "review.html")["index"]["given"] == labels[audit.rows].tolist()
+
+
+def test_an_audit_of_numbers_beside_missing_ones(tmp_path):
+    labels, probs = draw(200, 3, seed=1, noise=0.3)
+    floats = labels.astype(float)
+    floats[5] = np.nan
+    found = labelsieve.find_label_issues(floats, probs, ignore_label=None, progress=False)
+    audit = found.audit(30, labels=floats)
+    found.review(tmp_path / "review.html", audit=audit)
+    config = config_of(tmp_path / "review.html")
+    assert config["index"]["given"] == labels[audit.rows].tolist()
+    assert config["values"] == [0, 1, 2]
 
 
 @pytest.fixture(scope="module")

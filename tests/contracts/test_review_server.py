@@ -680,6 +680,29 @@ def test_a_full_disk_confirms_nothing(served, rows, monkeypatch):
     assert len(served.lines()) == 2
 
 
+def test_a_decision_is_on_the_disk_before_it_is_confirmed(served, rows, monkeypatch):
+    done = []
+
+    def logged(name, function):
+        def call(*arguments):
+            if threading.current_thread().name.startswith("labelsieve-review-write"):
+                done.append(name)
+            return function(*arguments)
+
+        return call
+
+    for name in ("write", "fsync", "replace"):
+        monkeypatch.setattr(decision_file.os, name, logged(name, getattr(os, name)))
+    monkeypatch.setattr(server._Handler, "set_status", lambda handler, status: done.append(status))
+    served.post(decision_of(rows, 0))
+    assert done == ["write", "fsync", 204]
+    done.clear()
+    for decision in (decision_of(rows, 0, "keep"), {"row": int(rows.rows[0]), "decision": None}):
+        served.post(decision)
+        assert done == ["write", "fsync", "replace", "fsync", 204]  # the file, its name, and the folder
+        done.clear()
+
+
 @pytest.mark.parametrize("change", ["append", "replace", "remove"])
 def test_a_file_that_another_program_changed_is_not_written(served, rows, change):
     assert served.post(decision_of(rows, 0))[0] == 204

@@ -100,34 +100,24 @@ takes clusters, workdirs, memory limits and outputs.
 
 ## CleanLearning and Datalab
 
-``CleanLearning.fit`` takes the issues that it prunes before it trains. Give it the mask of a result:
+``CleanLearning.fit`` takes the issues that it prunes before it trains. `labelsieve.LabelIssues.to_cleanlab` has the
+frame for it:
 
 >>> import labelsieve
 >>> from cleanlab.classification import CleanLearning
 >>> from sklearn.linear_model import LogisticRegression
 >>> features = np.array([[0.0], [1.0], [8.0], [9.0], [0.5]])
 >>> found = labelsieve.find_label_issues(labels, pred_probs, filter_by="both")
->>> model = CleanLearning(LogisticRegression()).fit(features, labels, label_issues=found.mask())
+>>> model = CleanLearning(LogisticRegression()).fit(features, labels, label_issues=found.to_cleanlab())
 >>> model.predict(np.array([[0.5], [8.5]]))
 array([0, 1])
 
-``Datalab`` reports issues of kinds that one registers. This one reports a result:
+The same method gives the issues to a ``Datalab``, where they are those of the kind ``label``, beside others:
 
-    import pandas as pd
-    from cleanlab import Datalab, IssueManager
-    from cleanlab.datalab.internal.issue_manager_factory import register
-
-    @register
-    class WrongLabels(IssueManager):
-        issue_name = "wrong_label"
-
-        def find_issues(self, found, **_):
-            score = f"{self.issue_name}_score"
-            self.issues = pd.DataFrame({f"is_{self.issue_name}_issue": found.mask(), score: found.scores})
-            self.summary = self.make_summary(score=found.health_score())
+    from cleanlab import Datalab
 
     lab = Datalab({"label": labels}, label_name="label")
-    lab.find_issues(issue_types={"wrong_label": {"found": found}})
+    found.to_cleanlab(datalab=lab)
     lab.report()
 """
 

@@ -7,8 +7,8 @@
 With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor`, `labelsieve review`, `labelsieve apply` and
 `labelsieve compare` print one JSON object on stdout, in one line, and nothing else. The summary and the worst rows go
 to stderr (``--quiet`` leaves them out), and so does what libraries and worker processes print. The plan is not printed
-as text. Sizes are in bytes and end in ``_bytes``; times are in seconds and end in ``_s``. `labelsieve report` and
-`labelsieve demo` have no answer but their exit code.
+as text. Sizes are in bytes and end in ``_bytes``; times are in seconds and end in ``_s``. `labelsieve report`,
+`labelsieve label-studio` and `labelsieve demo` have no answer but their exit code.
 
 | Key of ``find`` | |
 |---|---|

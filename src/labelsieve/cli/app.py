@@ -1,4 +1,4 @@
-"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report``, ``apply``, ``compare`` and ``demo``."""
+"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report`` and ``demo``, and what `corrections` adds."""
 
 from __future__ import annotations
 
@@ -385,7 +385,9 @@ def demo(folder: Path, report: Path | None) -> None:
     click.echo(f"{len(flipped)} labels flipped, {issues.num_issues} issues found, of which {hits} were flipped:")
     click.echo(f"precision {precision:.1%}, recall {recall:.1%}\n")
     click.echo(f"The files are in {folder}. Try:")
-    click.echo(f"  labelsieve find {labels} {pred_probs} --class-names {class_names} -o issues.csv")
+    saved = folder / "issues.zarr"
+    click.echo(f"  labelsieve find {labels} {pred_probs} --class-names {class_names} -o {saved}")
+    click.echo(f"  labelsieve review {saved} -o review.html --images {images} --pred-probs {pred_probs}")
     if report is None:
         click.echo("  labelsieve demo --report report.html")
     else:

@@ -1,4 +1,4 @@
-"""Commands about a result that was found: ``labelsieve review``, ``apply``, ``audit``, ``estimate``, ``compare``."""
+"""Commands about a result that was found: to review it, apply decisions, audit, estimate and compare."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from labelsieve.memory import size
 from labelsieve.results.audit import Audit, check_new_table
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.load import load
-from labelsieve.results.publish import check_output
+from labelsieve.results.publish import check_output, check_writable, replacing
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES
+from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import without_query
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def apply(
     """Correct labels by the decisions of reviewers.
 
     LABELS is a .npy file, a Zarr array, or a .parquet or .csv file, and DECISIONS are CSV files with the columns row,
-    given_label, decision and label. What was changed, and by whom, is written to OUTPUT.log.json.
+    given_label, decision and label, or exports of Label Studio (.json). What was changed, and by whom, is written to
+    OUTPUT.log.json.
 
     Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
     """
@@ -140,11 +142,7 @@ def review(
     if serve and json:
         raise click.UsageError("--json is for -o: a server has no answer")
     began = time.perf_counter()
-    found, drawn = load(result), None if audit is None else load(audit)
-    if not isinstance(found, LabelIssues):
-        raise InvalidInputError(f"{result} is not a result of classification")
-    if drawn is not None and not isinstance(drawn, Audit):
-        raise InvalidInputError(f"--audit: {audit} is not an audit")
+    found, drawn = _result_and_audit(result, audit)
     names = None if class_names is None else read_class_names(class_names)
     lows = None if lowest is None else found.lowest(lowest)
     choices |= {"audit": drawn, "rows": lows, "class_names": names}
@@ -160,6 +158,49 @@ def review(
         return review_answer(str(output), n_rows, n_bytes, time.perf_counter() - began)
     click.echo(f"{n_rows:,} row{'' if n_rows == 1 else 's'} to review, written to {output} ({size(n_bytes)})")
     return None
+
+
+@click.command("label-studio", epilog=EXIT_CODES)
+@click.argument("result")
+@option("-o", "--output", required=True, type=FilePath(), help="The tasks: tasks.json.")
+@option("--config", type=FilePath(), help="Write the labelling configuration of the project to this file.")
+@option("--images", metavar="PATTERN|FILE", help="URLs of pictures: a pattern with {row} or {id}, or one on each line.")
+@option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
+@option("--top", type=click.IntRange(min=0), metavar="N", help="Number of issues, from the worst; all by default.")
+@option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
+@option("--labels", metavar="FILE", help="The given labels, where the result does not tell how they are written.")
+@option("--class-names", type=FilePath(), metavar="FILE", help="What to show of each class, as for find.")
+def label_studio(
+    result: str, *, output: Path, config: Path | None, audit: str | None, class_names: Path | None, **choices: Any
+) -> None:
+    """Write the issues of RESULT, or the rows of an audit, as tasks for Label Studio.
+
+    The labelling configuration of the project is printed, or written with --config. labelsieve apply takes what Label
+    Studio exports as JSON.
+
+    Example: labelsieve label-studio result.zarr -o tasks.json --images 'https://example.org/{row}.png'
+    """
+    found, drawn = _result_and_audit(result, audit)
+    if config is not None:
+        check_writable(config)
+    names = None if class_names is None else read_class_names(class_names)
+    text = found.to_label_studio(output, audit=drawn, class_names=names, **choices)
+    if config is None:
+        click.echo(text)
+    else:
+        with replacing(LocalFolder(config)) as made:
+            made.write_text(f"{text}\n", encoding="utf-8")
+        click.echo(f"written to {output}, the configuration to {config}")
+
+
+def _result_and_audit(result: str, audit: str | None) -> tuple[LabelIssues, Audit | None]:
+    """Return a saved result, and an audit of it."""
+    found, drawn = load(result), None if audit is None else load(audit)
+    if not isinstance(found, LabelIssues):
+        raise InvalidInputError(f"{result} is not a result of classification")
+    if drawn is not None and not isinstance(drawn, Audit):
+        raise InvalidInputError(f"--audit: {audit} is not an audit")
+    return found, drawn
 
 
 @click.command(epilog=EXIT_CODES)
@@ -266,4 +307,4 @@ def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") 
     return estimate(drawn, list(decisions) if len(decisions) > 1 else decisions[0], conflicts)
 
 
-CORRECTIONS: Final = (review, apply, draw, print_estimate, compare)
+CORRECTIONS: Final = (review, label_studio, apply, draw, print_estimate, compare)

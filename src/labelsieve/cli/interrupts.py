@@ -25,7 +25,7 @@ LINES: Final = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "term
 # What other programs read for it, as `json_text.error_answer` writes it.
 _ANSWER: Final = '{{"error": "{}", "message": "{}", "exit_code": {}}}\n'
 # The commands that answer in JSON if asked.
-_WITH_JSON: Final = ("find", "plan", "doctor", "apply")
+_WITH_JSON: Final = ("find", "plan", "doctor", "review", "apply", "compare")
 # Seconds until a signal is sent again after its exception was lost.
 _AGAIN_S: Final = 0.01
 

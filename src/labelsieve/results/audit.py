@@ -356,6 +356,8 @@ class _OpenedLabels:
             labels: npt.NDArray[Any] = self._labels[rows]
         else:
             labels = np.array([np.asarray(self._labels[row : row + 1])[0] for row in rows.tolist()])
+        if labels.dtype.kind == "f" and not (labels % 1).any():  # numbers beside missing ones
+            labels = labels.astype(np.int64)
         return labels if labels.dtype.kind in "iu" else labels.astype(str)
 
 

@@ -230,7 +230,8 @@ class Comparison:
             ``class``; ``rows_before``, ``rows_after`` (with this given label); ``issues_before``, ``resolved``,
             ``kept`` (by the given label before), ``relabelled`` (how many of those kept have another given label
             after), ``new``, ``issues_after`` (by the given label after); ``estimated_before``, ``estimated_after``
-            (wrong labels by the calibrated joint, as in `LabelIssues.class_summary`); and with class names ``name``.
+            (wrong labels: the label noise of `LabelIssues.class_summary` times rows, whose sum is another estimate than
+            ``estimated_num_issues``); and with class names ``name``.
 
         Raises
         ------

@@ -290,6 +290,7 @@ class IssueExports(Result):
                 questions=[argilla.LabelQuestion(name="label", labels=class_names)],
                 metadata=[
                     argilla.TermsMetadataProperty(name="given_label"),
+                    argilla.FloatMetadataProperty(name="confidence"),
                     argilla.FloatMetadataProperty(name="label_quality"),
                     argilla.FloatMetadataProperty(name="p_given"),
                     argilla.IntegerMetadataProperty(name="row"),

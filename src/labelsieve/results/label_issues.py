@@ -82,6 +82,17 @@ class LabelIssues(ReviewableResult, IssueExports):
     (['c'], 1, [2])
     """
 
+    # Named here, so that the documentation of this class has them.
+    save = IssueExports.save
+    to_csv = IssueExports.to_csv
+    to_parquet = IssueExports.to_parquet
+    to_label_studio = IssueExports.to_label_studio
+    to_cleanlab = IssueExports.to_cleanlab
+    to_fiftyone = IssueExports.to_fiftyone
+    to_argilla = IssueExports.to_argilla
+    review = ReviewableResult.review
+    serve_review = ReviewableResult.serve_review
+
     def __len__(self) -> int:
         return self.num_issues
 

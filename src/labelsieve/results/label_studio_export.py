@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from labelsieve.errors import InvalidInputError
+from labelsieve.results.row_ids import as_text
 
 # Name of the choices in the labelling configuration, and so of what a reviewer chose.
 CONTROL: Final = "label"
+_MOST_ROWS: Final = 1 << 63
 # What the data of each task must have.
 _NEEDED: Final = ("row", "given_label", "given_choice", "result")
+# What a record of JSON-MIN may have: the data of tasks, what was chosen, and what Label Studio adds.
+_RECORD: Final = {
+    *("row", "row_id", "image", "text", "place", "given_label", "given_choice", "suggested_label", "suggested_choice"),
+    *("p_given", "p_suggested", "score", "result", CONTROL, "id", "annotator", "annotation_id", "created_at"),
+    *("updated_at", "lead_time", "agreement"),
+}
 
 
 class Reviewed(NamedTuple):
@@ -68,7 +76,7 @@ def read_export(path: Path, class_names: Sequence[str] | None = None) -> list[tu
     for number, (task, own) in enumerate(zip(tasks, data, strict=True), 1):
         for choices, reviewer, time in _answers(task, number, path):
             word, label = labels.decided(own, choices, f"task {number:,} of {path}")
-            row_id, result = (str(own.get(name) or "") for name in ("row_id", "result"))
+            row_id, result = (as_text(str(own.get(name) or "")) for name in ("row_id", "result"))
             found.append(
                 (number, Reviewed(own["row"], row_id, own["given_label"], word, label, reviewer, time, result))
             )
@@ -104,7 +112,7 @@ def _data_of(task: Any, number: int, path: Path) -> dict[str, Any]:
             "LabelIssues.to_label_studio wrote can be read"
         )
     row, given = data["row"], data["given_label"]
-    if isinstance(row, bool) or not isinstance(row, int) or row < 0:
+    if isinstance(row, bool) or not isinstance(row, int) or not 0 <= row < _MOST_ROWS:
         raise InvalidInputError(f"decisions: task {number:,} of {path}: {row!r} is not a row")
     for name, value in (("given_label", given), ("suggested_label", data.get("suggested_label", 0))):
         if isinstance(value, bool) or not isinstance(value, int | str):
@@ -116,6 +124,12 @@ def _answers(task: dict[str, Any], number: int, path: Path) -> Iterator[tuple[li
     """Yield of each annotation the choices (none for a skipped one), the reviewer and the time; drafts are left out."""
     where = f"task {number:,} of {path}"
     if "data" not in task:  # JSON-MIN: a record for each annotation, or one for a task without any
+        other = sorted(set(task) - _RECORD)
+        if other and task.get(CONTROL) is None:  # perhaps what was chosen, under another name
+            raise InvalidInputError(
+                f"decisions: {where} has no choice named {CONTROL!r}, but {', '.join(other)}: use the configuration "
+                "that LabelIssues.to_label_studio returned, or export the project as JSON"
+            )
         if task.get("annotation_id") is not None or CONTROL in task:
             yield _as_choices(task.get(CONTROL), where), _name(task.get("annotator")), _time(task)
         return
@@ -130,11 +144,13 @@ def _answers(task: dict[str, Any], number: int, path: Path) -> Iterator[tuple[li
         if not isinstance(regions, list) or not all(isinstance(region, dict) for region in regions):
             raise InvalidInputError(f"decisions: {where}: the result of an annotation is not a list of objects")
         chosen = [region for region in regions if region.get("type") == "choices"]
-        named = [region for region in chosen if region.get("from_name") == CONTROL]
+        named = [region for region in regions if region.get("from_name") == CONTROL]
         choices = list[str]()
         for region in named or chosen:
             value = region.get("value")
-            choices += _as_choices(value.get("choices") if isinstance(value, dict) else value, where)
+            if region.get("type") != "choices" or not isinstance(value, dict):
+                raise InvalidInputError(f"decisions: {where}: {value!r} of {CONTROL!r} are not choices")
+            choices += _as_choices(value.get("choices"), where)
         yield choices, _name(one.get("completed_by")), _time(one)
 
 
@@ -148,18 +164,18 @@ def _as_choices(value: Any, where: str) -> list[str]:
     found = [found] if isinstance(found, str) else found
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise InvalidInputError(f"decisions: {where}: {value!r} are not choices")
-    return found
+    return [as_text(one) for one in found]
 
 
 def _name(reviewer: Any) -> str:
     """Return the email or the number of a reviewer."""
     if isinstance(reviewer, dict):
         reviewer = reviewer.get("email") or reviewer.get("id")
-    return "" if reviewer is None else str(reviewer)
+    return "" if reviewer is None else as_text(str(reviewer))
 
 
 def _time(annotation: dict[str, Any]) -> str:
-    return str(annotation.get("updated_at") or annotation.get("created_at") or "")
+    return as_text(str(annotation.get("updated_at") or annotation.get("created_at") or ""))
 
 
 class _Labels:
@@ -208,13 +224,12 @@ class _Labels:
     def _label_of(self, choice: str, where: str) -> int | str:
         if choice in self._known:
             return self._known[choice]
-        if self._names is not None and self._are_numbers:
-            if choice in self._names:
+        if self._are_numbers:
+            if self._names is not None and choice in self._names:
                 return self._names.index(choice)
-        elif self._are_labels:
-            if not self._are_numbers and (self._names is None or choice in self._names):
-                return choice
-            if self._are_numbers and choice.isascii() and choice.isdecimal():
+            if self._are_labels and choice.isascii() and choice.isdecimal():
                 return int(choice)
+        elif self._are_labels and (self._names is None or choice in self._names):
+            return choice
         advice = "" if self._names is not None else ": if it is a class, give class_names"
         raise InvalidInputError(f"decisions: {where}: the choice {choice!r} is not a class{advice}")

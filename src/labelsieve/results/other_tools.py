@@ -10,7 +10,7 @@ from labelsieve.confident_learning.class_quality import Columns
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.frames import frame_of
 from labelsieve.results.label_studio import RowPlaces
-from labelsieve.results.result import Result
+from labelsieve.results.result import TABLE_ROWS, Result
 from labelsieve.results.review.rows import LabelScheme, ReviewRows
 from labelsieve.sources.label_names import is_missing
 
@@ -25,8 +25,8 @@ def cleanlab_frame(result: Result, datalab: Any = None) -> pd.DataFrame:
     """Return all rows as a frame for cleanlab: see `LabelIssues.to_cleanlab`."""
     mask, quality = result.mask(), np.asarray(result.score_parts.to_numpy(), np.float64)
     suggested = np.full(result.n_rows, -1, np.int64)
-    for start in range(0, result.num_issues, 1 << 20):
-        part = result.found.part(start, start + (1 << 20))
+    for start in range(0, result.num_issues, TABLE_ROWS):
+        part = result.found.part(start, start + TABLE_ROWS)
         suggested[part.rows] = part.suggested_labels
     frame = frame_of({"is_label_issue": mask, "label_quality": quality, "label_score": quality})
     frame["predicted_label"] = frame_of({"k": suggested})["k"].astype("Int64").mask(suggested < 0)
@@ -46,8 +46,8 @@ def _put_into(datalab: Any, result: Result, frame: pd.DataFrame, suggested: Any)
         raise InvalidInputError(f"the Datalab has {len(own):,} labels, the result {result.n_rows:,} rows")
     class_of = _classes_of(datalab.class_names, result)
     given = class_of[own]
-    for start in range(0, result.num_issues, 1 << 20):
-        part = result.found.part(start, start + (1 << 20))
+    for start in range(0, result.num_issues, TABLE_ROWS):
+        part = result.found.part(start, start + TABLE_ROWS)
         other = part.rows[given[part.rows] != part.given_labels]
         if len(other):
             row = int(other.min())
@@ -79,14 +79,15 @@ def _put_into(datalab: Any, result: Result, frame: pd.DataFrame, suggested: Any)
 def _classes_of(names: Any, result: Result) -> Any:
     """Return the class of the result for each label of a Datalab."""
     values = ["" if is_missing(name) else name for name in names]
-    kind = "numbers" if all(isinstance(name, int | np.integer) for name in values) else "names"
-    scheme = LabelScheme.of(result, result.facts.label_kind or kind)
+    are_flags = all(isinstance(name, bool | np.bool_) for name in values)
+    are_numbers = all(isinstance(name, int | np.integer) for name in values)
+    scheme = LabelScheme.of(result, "booleans" if are_flags else "numbers" if are_numbers else "names")
     return scheme.classes_of(values, np.arange(len(values)))
 
 
 def fiftyone_frame(result: Result, images: Any, top: int | None) -> pd.DataFrame:
     """Return the issues as a frame for FiftyOne: see `LabelIssues.to_fiftyone`."""
-    rows, columns = ReviewRows(result, top=result.num_issues if top is None else top), _columns_of
+    rows = ReviewRows(result, top=result.num_issues if top is None else top)
     places = None if images is None else RowPlaces(images, result.n_rows)
     names = {
         "ground_truth": "given",
@@ -95,7 +96,7 @@ def fiftyone_frame(result: Result, images: Any, top: int | None) -> pd.DataFrame
         "p_given": "p_given",
         "label_quality": "score",
     }
-    return frame_of(columns(rows, places, "filepath", None, names))
+    return frame_of(_columns_of(rows, places, "filepath", None, names))
 
 
 def argilla_frame(result: Result, texts: Any, images: Any, top: int | None) -> pd.DataFrame:

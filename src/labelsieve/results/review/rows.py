@@ -13,6 +13,7 @@ from labelsieve.confident_learning.softmax import softmax
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.audit import Audit
+from labelsieve.results.label_arrays import LabelFile
 from labelsieve.results.label_files import open_label_file
 from labelsieve.results.result import TABLE_ROWS, Result
 from labelsieve.results.review.texts import open_texts
@@ -149,39 +150,40 @@ class ReviewRows:
         file = None if labels is None else open_label_file(labels)
         if file is not None and file.n_rows != result.n_rows:
             raise InvalidInputError(f"labels have {file.n_rows:,} rows, the result has {result.n_rows:,}")
-        kind = _label_kind(result, audit, None if file is None else file.dtype)
-        self.scheme = LabelScheme.of(result, kind, class_names)
+        self._issues: list[Line] | None = None  # what the result has of chosen rows that are issues
         if audit is None and rows is None:
-            self.rows, self._ranks = result.worst(top).rows, None
             issues = result.worst(top)
+            self.rows = issues.rows
             self.given = issues.given_labels.astype(np.int64)
             self.suggested = issues.suggested_labels.astype(np.int64)
         else:
             self.rows = _checked_rows(rows, result) if audit is None else audit.rows
-            self._ranks = _ranks_of(self.rows, result)
+            ranks = _ranks_of(self.rows, result)
             if audit is None:
                 self._scores = result.scores_at(self.rows)
                 _check_labelled(self.rows, self._scores)
             else:
-                _check_audit(audit, result, self._ranks)
+                _check_audit(audit, result, ranks)
                 self._scores = audit.scores
-            self._issues = _lines_at(result, self._ranks)
-            self.given = np.array([line.get("given", NO_CLASS) for line in self._issues], np.int64)
-            self.suggested = np.array([line.get("suggested", NO_CLASS) for line in self._issues], np.int64)
-            if audit is not None and audit.given_labels is not None:
-                self._compare(audit.given_labels.tolist())
-        if file is not None:
-            order = np.argsort(self.rows)
-            stored: Any = np.empty(len(order), object)
-            stored[order] = file.take(self.rows[order])
-            self._compare(stored.tolist())
+            self._issues = _lines_at(result, ranks)
+            self.given, self.suggested = (
+                np.array([line.get(name, NO_CLASS) for line in self._issues], np.int64)
+                for name in ("given", "suggested")
+            )
+        stored = None if file is None else _labels_of(file, self.rows)
+        kind = _label_kind(result, audit, None if file is None else file.dtype, stored)
+        self.scheme = LabelScheme.of(result, kind, class_names)
+        if audit is not None and audit.given_labels is not None:
+            self._compare(audit.given_labels.tolist())
+        if stored is not None:
+            self._compare(stored)
         if (self.given == NO_CLASS).any():
             raise InvalidInputError(
                 "the given labels of rows that are not issues are not in the result: give labels= (--labels), or draw "
                 "the audit with them"
             )
         self._texts = None if texts is None else open_texts(texts, result.n_rows, self.rows)
-        if self._ranks is not None and self._probs is not None:
+        if self._issues is not None and self._probs is not None:
             self._suggest()
 
     @property
@@ -192,7 +194,7 @@ class ReviewRows:
     @property
     def are_chosen(self) -> bool:
         """Whether the caller has chosen them, so that they may be others than the worst issues."""
-        return self._ranks is not None
+        return self._issues is not None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -227,7 +229,7 @@ class ReviewRows:
         """
         stop = min(stop, len(self))
         rows = self.rows[start:stop]
-        if self._ranks is None:
+        if self._issues is None:
             lines = _lines_of(self.result, start, stop)
         else:
             lines = [dict(line) for line in self._issues[start:stop]]
@@ -240,7 +242,7 @@ class ReviewRows:
                 line["text"] = texts[place]
             if self.result.layout is not None:
                 line["place"] = self.result.layout.in_words(row, row + 1)
-            if self._ranks is not None:
+            if self._issues is not None:
                 line["score"] = _short(self._scores[start + place])
             if probs is not None:
                 best = np.argsort(-probs[place], kind="stable")[:TOP_CLASSES].tolist()
@@ -263,7 +265,7 @@ class ReviewRows:
 
     def _check_probs(self, start: int, probs: npt.NDArray[np.float64]) -> None:
         """Raise unless probabilities are those of the result, where this has some of them."""
-        known = _lines_of(self.result, start, start + len(probs)) if self._ranks is None else self._issues[start:]
+        known = _lines_of(self.result, start, start + len(probs)) if self._issues is None else self._issues[start:]
         for line, row, own in zip(known, self.rows[start:].tolist(), probs, strict=False):
             for of in ("given", "suggested"):
                 if of in line and abs(own[line[of]] - line[f"p_{of}"]) > _TOLERANCE:
@@ -291,7 +293,16 @@ def _open_probs(pred_probs: Any, result: Result) -> Source:
     return opened
 
 
-def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None) -> str:
+def _labels_of(file: LabelFile, rows: Rows) -> list[Any]:
+    """Return the stored labels of rows in any order."""
+    order = np.argsort(rows)
+    labels: Any = np.empty(len(order), object)
+    if len(order):
+        labels[order] = file.take(rows[order])
+    return labels.tolist()  # type: ignore[no-any-return]  # of an array of objects
+
+
+def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None, stored: Sequence[Any] | None) -> str:
     """Return what the labels are: from the labels themselves, the run, or the audit.
 
     Raises
@@ -304,6 +315,9 @@ def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None
     if dtype is None and audit is not None and audit.given_labels is not None:
         dtype = audit.given_labels.dtype
     if dtype is not None:
+        if dtype.kind not in "iufb" and stored is not None and not set(stored) <= set(result.class_names or ()):
+            # A CSV file has numbers as text.
+            return "numbers" if all(str(label).isdecimal() for label in stored) else "names"
         return "numbers" if dtype.kind in "iuf" else "booleans" if dtype.kind == "b" else "names"
     if result.class_names is None:
         return "numbers"
