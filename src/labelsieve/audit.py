@@ -46,7 +46,7 @@ seed holds the rows of ``budget=200``.
 | `error_rate` | share of wrong labels among all rows with a label | sum over strata [1], Wilson's interval [2, 3, 4] |
 | `precision_of_issues` | share of the found issues whose label is wrong | the same, interval of Agresti and Coull [5] |
 | `recall_of_issues` | share of the wrong labels that are found issues | both intervals combined by MOVER [6] |
-| `curve` | precision and recall of the issues, and of all rows, up to some scores | as the two above |
+| `curve` | precision and recall of the issues, and of all rows, up to some scores | as the two above [8] |
 | `per_class` | share of wrong labels among the rows with a given label | weighted share, Kish's effective size [7] |
 
 1. Horvitz and Thompson 1952: each drawn row counts for ``1 / probability`` rows.
@@ -57,12 +57,15 @@ seed holds the rows of ``budget=200``.
 5. Agresti and Coull 1998, with Student's t: few issues are drawn.
 6. Zou and Donner 2008: here of the wrong labels inside and outside the issues.
 7. Kish 1965: from the weights alone, so that these intervals are wide rather than narrow.
+8. At the ends of the strata, and of each quarter of the issues. The rows of a stratum on both sides of a cut are strata
+   of their own, of known sizes.
 
 The intervals are of 95%. In 2,000 simulated audits of each of 16 settings (0.5, 2, 5 and 20% wrong, informative and
 nearly uninformative scores, budgets of 100 and 500) those of `error_rate`, precision and recall held the truth in 94%
 or more (``tests/benchmarks/test_audit_coverage.py``). Beside Wilson's interval of as many rows drawn from all alike,
 those of `error_rate` were 0.5 to 0.8 times as wide with informative scores, and at most 1.06 times as wide with the
-others. An interval says nothing of mistakes of the reviewers.
+others. Those of `curve` held it in 93% or more at each cut (2 and 5% wrong, informative scores). An interval says
+nothing of mistakes of the reviewers.
 
 Rows are those of `LabelIssues`: of a task with pixels, tokens or tags, audit ``issues.rows``.
 """
