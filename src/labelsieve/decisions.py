@@ -48,20 +48,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from re import fullmatch
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.reviewer_agreement import Agreement
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.results.decisions import CONFLICT_RULES, WORDS, Decisions, read_decisions
+from labelsieve.results.decisions import WORDS, Decisions, read_decisions
 from labelsieve.results.label_arrays import LabelFile
 from labelsieve.results.label_files import open_label_file
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.outcomes import (
     UNSURE,
-    Agreement,
     Conflict,
     LabelValues,
     Outcomes,
@@ -69,18 +68,17 @@ from labelsieve.results.outcomes import (
     agreement,
     check_against,
     check_rows,
+    results_of,
     settle,
 )
 from labelsieve.results.publish import check_writable, replacing
-from labelsieve.results.result import FINGERPRINT_DIGITS, TABLE_ROWS, labels_digest, loaded_versions
+from labelsieve.results.result import TABLE_ROWS, labels_digest, loaded_versions
 from labelsieve.results.row_ids import GroupIds, open_ids
-from labelsieve.settings import NOTHING, IgnoreLabel, check_flag, check_one_of
+from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
 from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import is_zarr_folder
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place, without_query
-
-UNSURE_RULES: Final = ("keep", "drop", "ignore")
 
 Rows = npt.NDArray[np.int64]
 
@@ -449,13 +447,7 @@ def _check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> No
 
 def _check_results(read: Decisions, digest: str, issues: LabelIssues | None) -> None:
     """Raise if decisions are about another result, or about a result of other labels."""
-    for code, result in enumerate(read.result.values):
-        if not result:
-            continue
-        one = read[int((read.result.codes == code).argmax())]
-        which = f"decisions: row {one.row:,} ({one.where})"
-        if fullmatch(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}", result) is None:
-            raise InvalidInputError(f"{which}: {result!r} is not the fingerprint of a result: is the file cut off?")
+    for which, result in results_of(read):
         if result.partition("-")[0] != digest:
             raise InvalidInputError(
                 f"{which} is about the result {result}, which is not one of these labels: another dataset, or labels "

@@ -28,6 +28,9 @@ FilterName: TypeAlias = Literal[
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 ESTIMATION_METHODS: Final[tuple[EstimationMethod, ...]] = get_args(EstimationMethod)
 RULES: Final[tuple[Rule, ...]] = get_args(Rule)
+# What becomes of rows whose decision is unsure, and of rows about which reviewers differ.
+UNSURE_RULES: Final = ("keep", "drop", "ignore")
+CONFLICT_RULES: Final = ("error", "keep", "first", "last", "majority")
 FILTER_NAMES: Final[tuple[FilterName, ...]] = get_args(FilterName)
 # The sums of probabilities are exact up to this number of rows (`labelsieve.confident_learning.thresholds`).
 _MOST_ROWS: Final = 1 << 36

@@ -102,11 +102,31 @@ def test_drawn_audits_hold_the_truth(rate, request):
     issues = labelsieve.find_label_issues(np.where(is_wrong, (true + 1) % 5, true), probs, progress=False)
     truth, found = is_wrong.mean(), issues.mask()
     wanted = [truth, is_wrong[found].mean(), (is_wrong & found).sum() / is_wrong.sum()]
-    hits = np.zeros(3)
+    hits, at_cuts = np.zeros(3), 0.0
     for seed in range(n_audits):
         audit = issues.audit(200, seed)
         got = labelsieve.estimate(audit, is_wrong[audit.rows])
         ends = [(got.low, got.high), got.precision_of_issues[1:], got.recall_of_issues[1:]]
         hits += [low <= value <= high for (low, high), value in zip(ends, wanted, strict=True)]
+        at_cuts += np.array([cut_holds(cut, issues.scores, found, is_wrong) for cut in got.curve])
     print(f"\n{rate:.1%} wrong: rate, precision and recall are held by", *(f"{share:.3f}" for share in hits / n_audits))
     assert hits[0] / n_audits >= COVERAGE - 0.04
+    print("at each cut: precision and recall of issues, then of rows\n", np.round(at_cuts / n_audits, 3))
+    assert at_cuts.mean() / n_audits >= COVERAGE
+    assert at_cuts.min() / n_audits >= COVERAGE - 0.04 or n_audits < 300
+
+
+def cut_holds(cut, scores, found, is_wrong):
+    """Return whether the intervals at a cut hold the truth."""
+    held = []
+    for chosen, precision, recall in (
+        (found & (scores <= cut.score), cut.precision, cut.recall),
+        (scores <= cut.score, cut.precision_of_rows, cut.recall_of_rows),
+    ):
+        right = (is_wrong & chosen).sum()
+        truths = (right / max(1, chosen.sum()), right / is_wrong.sum())
+        held += [
+            share.low - 1e-12 <= truth <= share.high + 1e-12
+            for share, truth in zip((precision, recall), truths, strict=True)
+        ]
+    return held

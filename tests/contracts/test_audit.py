@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 import labelsieve
 import labelsieve.token_classification
-from labelsieve.cli.app import cli
+from labelsieve.cli.app import cli, run
 from labelsieve.confident_learning.audit_sampling import allocate, draw_ordinals, strata_of, stratum_edges
 from labelsieve.confident_learning.error_estimate import (
     Share,
@@ -23,6 +23,7 @@ from labelsieve.confident_learning.error_estimate import (
 )
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.results import audit as module
+from labelsieve.storage.checked_arrays import with_checksum
 
 Z = 1.959963984540054
 
@@ -136,7 +137,7 @@ def test_a_stored_result_draws_the_same_rows_in_small_blocks(known, tmp_path, mo
     issues.save(tmp_path / "issues.zarr")
     stored = labelsieve.load(tmp_path / "issues.zarr")
     assert len(list(stored.score_parts.blocks())) == 5
-    for name in ("rows", "scores", "strata", "stratum_rows"):
+    for name in ("rows", "scores", "strata", "stratum_rows", "cut_scores", "cut_rows"):
         assert getattr(stored.audit(90), name).tolist() == getattr(issues.audit(90), name).tolist()
 
 
@@ -286,6 +287,131 @@ def test_rows_that_are_not_decided_are_left_out_and_told(known, tmp_path):
     assert "11 of 100 rows left out as undecided" in str(estimates[0])
 
 
+def test_several_reviewers_are_settled_by_the_rule_and_compared(known, tmp_path):
+    _, is_wrong, issues = known
+    audit = issues.audit(60)
+    words = np.where(is_wrong[audit.rows], "other", "keep").astype(object)
+    ann = pd.DataFrame({"row": audit.rows, "decision": words, "result": issues.fingerprint})
+    ben = ann[:20].assign(decision=[*["keep", "other"] * 10])
+    ben.to_csv(tmp_path / "ben.csv", index=False)
+    differ = int((words[:20] != ben.decision).sum())
+    with pytest.raises(InvalidInputError, match=rf"differ in {differ} rows: .*choose a rule"):
+        labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"])
+    last = labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"], conflicts="last")
+    words[:20] = ben.decision
+    assert str(last) == str(labelsieve.estimate(audit, words == "other"))
+    [found] = last.agreement
+    assert (found.reviewers, found.n_rows, found.share) == (("ben", "frame 0"), 20, (20 - differ) / 20)
+    assert last.n_conflicts == differ
+    left = labelsieve.estimate(audit, [ann, tmp_path / "ben.csv"], conflicts="keep")
+    assert (left.n_reviewed, left.n_left_out) == (60 - differ, differ)
+    # A reviewer who decides again corrects the earlier decision.
+    again = pd.concat([ann.assign(reviewer="ann"), ben.assign(reviewer="ann")])
+    assert str(labelsieve.estimate(audit, again)) == str(last)
+
+
+def test_decisions_about_another_result_are_refused(known):
+    labels, _, issues = known
+    audit = issues.audit(20, labels=labels)
+    assert audit.fingerprint == issues.fingerprint
+    table = {"row": audit.rows, "decision": ["keep"] * 20, "result": ["0123456789ab-0123456789ab"] * 20}
+    with pytest.raises(InvalidInputError, match=rf"about the result 0123456789ab-0123456789ab, .*{issues.fingerprint}"):
+        labelsieve.estimate(audit, table)
+    with pytest.raises(InvalidInputError, match="is not the fingerprint of a result"):
+        labelsieve.estimate(audit, table | {"result": ["0123"] * 20})
+
+
+def test_an_audit_of_an_earlier_version_opens(known, tmp_path):
+    labels, is_wrong, issues = known
+    audit = issues.audit(40, labels=labels)
+    audit.save(tmp_path / "a.json")
+    facts = json.loads((tmp_path / "a.json").read_text())
+    for name in ("result", "cut_scores", "cut_rows", "checksum"):
+        del facts[name]
+    (tmp_path / "a.json").write_text(json.dumps(with_checksum(facts)))
+    loaded = labelsieve.load(tmp_path / "a.json")
+    found, wanted = (labelsieve.estimate(one, is_wrong[one.rows]) for one in (loaded, audit))
+    assert (str(found), found.curve, loaded.fingerprint) == (str(wanted), (), "")
+
+
+def test_precision_and_recall_at_each_cut_are_those_of_strata_split_there(known):
+    _, is_wrong, issues = known
+    audit, mask, scores = issues.audit(300), issues.mask(), issues.scores
+    estimate = labelsieve.estimate(audit, is_wrong[audit.rows])
+    of_issues = np.sort(scores[mask])
+    quarters = [of_issues[math.ceil(part * len(of_issues)) - 1] for part in (0.25, 0.5, 0.75, 1)]
+    ends = [np.sort(scores)[math.ceil(end * 3000) - 1] for end in (0.01, 0.03, 0.1, 0.3)]
+    assert [cut.score for cut in estimate.curve] == sorted({*map(float, quarters), *map(float, ends)})
+    for cut in estimate.curve:
+        below = scores <= cut.score
+        assert (cut.n_rows, cut.n_issues) == (below.sum(), (below & mask).sum())
+        for chosen, precision, recall in (
+            (below & mask, cut.precision, cut.recall),
+            (below, cut.precision_of_rows, cut.recall_of_rows),
+        ):
+            sums = {}
+            for side in (chosen, ~chosen):
+                parts = []  # rows, reviewed rows and wrong ones of each stratum on one side
+                for h in range(10):
+                    rows = (np.array(naive_strata(scores.tolist(), mask.tolist())) == h) & side
+                    reviewed = audit.rows[rows[audit.rows]]
+                    parts.append((rows.sum(), len(reviewed), is_wrong[reviewed].sum()))
+                known_parts = [(n, wrong / m) for n, m, wrong in parts if m]
+                if all(m for n, m, _ in parts if n):
+                    sums[side is chosen] = sum(n * share for n, share in known_parts)
+            if len(sums) == 2 and sum(sums.values()):
+                assert precision.estimate == pytest.approx(sums[True] / chosen.sum())
+                assert recall.estimate == pytest.approx(sums[True] / sum(sums.values()))
+                assert recall.low <= recall.estimate <= recall.high
+    at_the_end = next(cut for cut in estimate.curve if cut.n_issues == issues.num_issues)
+    assert (at_the_end.precision, at_the_end.recall) == (estimate.precision_of_issues, estimate.recall_of_issues)
+
+
+def test_cuts_where_all_rows_are_reviewed_are_exact(known):
+    _, is_wrong, issues = known
+    audit = issues.audit(10_000)
+    for cut in labelsieve.estimate(audit, is_wrong[audit.rows]).curve:
+        chosen = issues.mask() & (issues.scores <= cut.score)
+        assert cut.precision == pytest.approx([is_wrong[chosen].mean()] * 3)
+        assert cut.recall == pytest.approx([(is_wrong & chosen).sum() / is_wrong.sum()] * 3)
+
+
+@pytest.mark.parametrize("names", [None, ["=1+1", "dög", "eel"]])
+def test_a_table_to_fill_in_is_read_again(known, tmp_path, names):
+    labels, is_wrong, issues = known
+    given = labels if names is None else np.array(names)[labels]
+    audit, path = issues.audit(50, labels=given), tmp_path / "review.csv"
+    audit.to_csv(path)
+    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert frame.columns.tolist() == ["row", "id", "given_label", "decision", "label", "reviewer", "time", "result"]
+    assert frame.row.tolist() == [str(row) for row in audit.rows]
+    with pytest.raises(InvalidInputError, match="none of the 50 rows of the audit has a decision"):
+        labelsieve.estimate(audit, path)
+    frame["decision"] = np.where(is_wrong[audit.rows], "other", "keep")
+    frame.loc[frame.decision == "other", "label"] = "eel" if names else "2"
+    frame.loc[:4, ["decision", "label"]] = ""
+    frame.to_csv(path, index=False)
+    flags = is_wrong[audit.rows].astype(object)
+    same = (given[audit.rows] == ("eel" if names else 2)) & is_wrong[audit.rows]
+    flags[same], flags[:5] = False, None
+    wanted = labelsieve.estimate(audit, flags)
+    assert (str(wanted), wanted.per_class) == (
+        str(labelsieve.estimate(audit, path)),
+        labelsieve.estimate(audit, path).per_class,
+    )
+    with pytest.raises(InvalidInputError, match="exists: it is not replaced, as decisions may be in it"):
+        audit.to_csv(path)
+    with pytest.raises(InvalidInputError, match=r"must end in \.csv"):
+        audit.to_csv(tmp_path / "review.txt")
+
+
+def test_classes_that_are_not_known_say_how_they_would_be(known):
+    _, is_wrong, issues = known
+    audit = issues.audit(30)
+    with pytest.raises(KeyError, match=r"give labels= to issues\.audit"):
+        labelsieve.estimate(audit, is_wrong[audit.rows]).per_class[1]
+
+
 def test_a_suggestion_that_is_the_given_label_is_no_error(known):
     labels, _, issues = known
     audit = issues.audit(40)
@@ -379,9 +505,10 @@ def test_a_saved_audit_is_the_same(known, tmp_path, ending, names):
     for _ in range(2):  # an earlier audit is replaced
         audit.save(tmp_path / f"audit.{ending}")
     loaded = labelsieve.load(tmp_path / f"audit.{ending}")
-    for name in ("rows", "scores", "strata", "stratum_rows", "given_labels", "weights"):
+    for name in ("rows", "scores", "strata", "stratum_rows", "given_labels", "weights", "cut_scores", "cut_rows"):
         assert getattr(loaded, name).tolist() == getattr(audit, name).tolist()
     assert (loaded.scores.dtype, loaded.n_rows, loaded.seed) == (audit.scores.dtype, 3000, 2)
+    assert loaded.fingerprint == issues.fingerprint
     assert list(loaded.to_frame().columns) == ["row", "given_label", "score", "is_issue", "stratum", "weight"]
     pd.testing.assert_frame_equal(loaded.to_frame(), audit.to_frame())
 
@@ -426,6 +553,53 @@ def test_the_command_line_reports_no_audit(known, tmp_path):
     assert not (tmp_path / "r.html").exists()
 
 
+def test_the_commands_draw_an_audit_and_estimate(known, tmp_path, monkeypatch, capsys):
+    labels, is_wrong, issues = known
+    monkeypatch.chdir(tmp_path)
+    issues.save("issues.zarr")
+    np.save("labels.npy", labels)
+    command = ["audit", "issues.zarr", "--budget", "120", "--seed", "4", "--labels", "labels.npy"]
+    assert run([*command, "-o", "a.json", "--table", "review.csv"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "120 of 3,000 rows to review, written to a.json",
+        "a table to fill in with decisions, written to review.csv",
+    ]
+    audit = labelsieve.load("a.json")
+    assert audit.rows.tolist() == issues.audit(120, 4).rows.tolist()
+    assert run([*command, "-o", "b.json", "--table", "review.csv"]) == 2
+    assert "exists: it is not replaced" in capsys.readouterr().err
+    assert not (tmp_path / "b.json").exists()
+    frame = pd.read_csv("review.csv").assign(decision=np.where(is_wrong[audit.rows], "other", "keep"))
+    frame.assign(label=np.where(is_wrong[audit.rows], 9, None)).to_csv("review.csv", index=False)
+    wanted = labelsieve.estimate(audit, is_wrong[audit.rows])
+    assert run(["estimate", "a.json", "review.csv", "--width", "0.01"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [str(wanted), f"120 of 3,000 rows reviewed, {wanted.n_wrong} of them wrong"]
+    cut = wanted.curve[-1]
+    assert (
+        lines[3 + len(wanted.curve)].split() == f"{cut.score:.4g} {cut.n_issues} {cut.precision} {cut.recall}".split()
+    )
+    assert [line.split()[0] for line in lines[-4:-1]] == [
+        str(k) for k, _ in sorted(wanted.per_class.items(), key=lambda pair: -pair[1].estimate)
+    ]
+    assert lines[-1] == f"{wanted.rows_for_width(0.01):,} more rows to review until the interval is 0.01 wide"
+    assert run(["estimate", "a.json", "review.csv", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["error_rate"] == {"estimate": wanted.error_rate, "low": wanted.low, "high": wanted.high}
+    assert [one["class"] for one in answer["per_class"]] == [0, 1, 2]
+    assert [one["recall"]["high"] for one in answer["curve"]] == [one.recall.high for one in wanted.curve]
+    frame[:9].assign(decision="other", label=9, reviewer="ben").to_csv("ben.csv", index=False)
+    assert run(["estimate", "a.json", "review.csv", "ben.csv"]) == 2
+    assert "differ in" in capsys.readouterr().err
+    assert run(["estimate", "a.json", "review.csv", "ben.csv", "--conflicts", "last"]) == 0
+    assert "ben and review agree in" in capsys.readouterr().out
+    assert run(["report", "issues.zarr", "-o", "r.html", "--audit", "a.json", "--decisions", "review.csv"]) == 0
+    assert f"Audit of 120 reviewed rows, with 95% intervals: {wanted}." in (tmp_path / "r.html").read_text()
+    assert run(["report", "issues.zarr", "-o", "s.html", "--audit", "a.json"]) == 2
+    assert run(["estimate", "issues.zarr", "review.csv"]) == 2
+    assert "issues.zarr is not an audit" in capsys.readouterr().err
+
+
 def test_what_is_no_audit_is_not_replaced(known, tmp_path):
     _, _, issues = known
     issues.save(tmp_path / "issues.zarr")
@@ -462,12 +636,15 @@ def test_bad_decisions(known, tmp_path):
         ([True] * 19, "19 decisions, the audit has 20 rows"),
         ([None] * 20, "none of the 20 rows of the audit has a decision"),
         ([True, "x", *[None] * 18], "decision 1 must be True, False or None, not 'x'"),
-        ({"row": [row]}, "have no column 'decision', but row"),
+        ({"row": [row]}, "has no column 'decision'"),
         ({"row": [other], "decision": ["keep"]}, f"row {other:,} is not in the audit"),
-        ({"row": [row], "decision": ["yes"]}, f"row {row:,} has the decision 'yes', which is not one of accept, other"),
-        ({"row": [row, row], "decision": ["keep", "other"]}, f"row {row:,} has two different decisions"),
-        ({"row": ["x"], "decision": ["keep"]}, "the row 'x', which is not a row number"),
-        ({"row": [row, row], "decision": ["keep"]}, "the columns of decisions differ in length"),
+        ({"row": [row], "decision": ["yes"]}, f"row {row:,}: 'yes' is not a decision: they are accept"),
+        (
+            {"row": [row, row], "decision": ["keep", "other"]},
+            rf"differ in 1 rows: row {row:,} \(somebody: keep; somebody: other 'wrong'\)",
+        ),
+        ({"row": ["x"], "decision": ["keep"]}, "'x' is not a row"),
+        ({"row": [row, row], "decision": ["keep"]}, "the columns differ in length"),
         ({"row": [row], "decision": ["keep"], "given_label": [label + 1]}, f"has the label {label} in the audit, and"),
     ):
         with pytest.raises(InvalidInputError, match=message):
@@ -477,13 +654,15 @@ def test_bad_decisions(known, tmp_path):
             labelsieve.estimate(audit, given)
     with pytest.raises(InputTypeError, match="audit must be an Audit"):
         labelsieve.estimate(issues, [True])
-    (tmp_path / "cut.csv").write_text("row,decision,reviewer\n1,keep,a\n2,ke")
-    with pytest.raises(InvalidInputError, match=r"line 3 of .*cut\.csv has 2 cells, the first has 3"):
-        labelsieve.estimate(audit, tmp_path / "cut.csv")
-    (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(InvalidInputError, match="no column 'row', but none at all"):
-        labelsieve.estimate(audit, tmp_path / "empty.csv")
-    with pytest.raises(UnreadableDataError, match=r"none\.csv is not readable"):
+    for text, message in (
+        ("row,decision,reviewer\n1,keep,a\n2,ke", "ends in the middle of a line: is it cut off"),
+        ("row,decision,reviewer\n1,keep,a\n2,keep\n", r"line 3 of .*cut\.csv has 2 cells, the header has 3"),
+        ("", "is empty"),
+    ):
+        (tmp_path / "cut.csv").write_text(text)
+        with pytest.raises(InvalidInputError, match=message):
+            labelsieve.estimate(audit, tmp_path / "cut.csv")
+    with pytest.raises(InvalidInputError, match=r"there is no file .*none\.csv"):
         labelsieve.estimate(audit, tmp_path / "none.csv")
 
 

@@ -120,6 +120,26 @@ run fail or might give a wrong result; a *warning* may make it slow, or fail lat
 | ``total_s`` | wall time of the command, except imports |
 | ``warnings``, ``version`` | as for ``find`` |
 
+| Key of ``audit`` | |
+|---|---|
+| ``output``, ``table`` | paths of the audit, and of the table to fill in; null without the option |
+| ``n_rows``, ``n_labelled`` | rows to review, and all rows that have a label |
+| ``total_s`` | wall time of the command, except imports |
+| ``warnings``, ``version`` | as for ``find`` |
+
+| Key of ``estimate`` | |
+|---|---|
+| ``error_rate`` | object of ``estimate``, ``low`` and ``high``, 0 to 1: the share of wrong labels |
+| ``precision_of_issues``, ``recall_of_issues`` | such objects; the estimate is null if it is not known |
+| ``per_class`` | of each class such an object, with its ``class`` |
+| ``curve`` | an object for each cut: see `labelsieve.ErrorEstimate.curve` |
+| ``n_rows``, ``n_reviewed``, ``n_left_out`` | rows that have a label, with a decision, and in the audit without one |
+| ``n_wrong``, ``n_conflicts`` | reviewed rows whose label is wrong, and rows about which reviewers differ |
+| ``agreement`` | as for ``apply`` |
+| ``rows_for_width`` | rows to review besides, for ``--width``; null without it |
+| ``total_s`` | wall time of the command, except imports |
+| ``warnings``, ``version`` | as for ``find`` |
+
 | Key of ``compare`` | |
 |---|---|
 | ``n_rows``, ``n_classes`` | shape of `pred_probs` |

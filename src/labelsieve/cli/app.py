@@ -15,7 +15,7 @@ from typing import Any, Final
 import click
 
 from labelsieve import __version__
-from labelsieve.cli.corrections import CORRECTIONS
+from labelsieve.cli.corrections import CORRECTIONS, estimate_of
 from labelsieve.cli.demo import FILES, FLIPPED_SHARE, make_demo, precision_recall
 from labelsieve.cli.interrupts import (
     LINES,
@@ -60,6 +60,7 @@ from labelsieve.find import find_label_issues
 from labelsieve.pipeline.doctor import diagnose
 from labelsieve.results import export
 from labelsieve.results.audit import Audit
+from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.load import load
 from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
@@ -326,17 +327,36 @@ def _silent(*_: Any, **__: Any) -> None:
 @option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
 @PAGE
 @option("--before", metavar="EARLIER.zarr", help="Say what became of the issues of this earlier result.")
-def report(result: str, output: Path, images: str | None, texts: str | None, rows: int, before: str | None) -> None:
+@option("--audit", metavar="AUDIT.json", help="Say what this audit tells of the labels, with --decisions.")
+@option("--decisions", multiple=True, metavar="FILE.csv", help="Decisions about the rows of --audit.")
+def report(
+    result: str,
+    output: Path,
+    images: str | None,
+    texts: str | None,
+    rows: int,
+    before: str | None,
+    audit: str | None,
+    decisions: Sequence[str],
+) -> None:
     """Write a report for a browser about a saved result.
 
     RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote, as a path or URL.
 
     Example: labelsieve report issues.zarr -o report.html
     """
+    if (audit is None) != (not decisions):
+        raise click.UsageError("--audit and --decisions belong together")
     found = load(result)
     if isinstance(found, Audit):
-        raise InvalidInputError(f"{result} is an audit: a report is about a result, and takes an estimate in Python")
-    found.report(output, top=rows, images=images, texts=texts, before=before)
+        raise InvalidInputError(f"{result} is an audit: a report is about a result: give it with --audit")
+    if audit is None:
+        found.report(output, top=rows, images=images, texts=texts, before=before)
+    elif isinstance(found, LabelIssues):
+        estimate = estimate_of(audit, decisions)
+        found.report(output, top=rows, images=images, texts=texts, before=before, estimate=estimate)
+    else:
+        raise InvalidInputError("--audit is for reports about rows, not about pixels, tokens or tags")
     click.echo(f"written to {output}")
 
 

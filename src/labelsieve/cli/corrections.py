@@ -1,30 +1,30 @@
-"""Commands about a result that was found: ``labelsieve review``, ``label-studio``, ``apply`` and ``compare``."""
+"""Commands about a result that was found: to review it, apply decisions, audit, estimate and compare."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from labelsieve.cli.json_text import apply_answer, compare_answer, review_answer
+from labelsieve.cli.json_text import apply_answer, audit_answer, compare_answer, estimate_answer, review_answer
 from labelsieve.cli.options import EXIT_CODES, FilePath, LabelValue, option
-from labelsieve.cli.text import apply_text, compare_text
-from labelsieve.decisions import UNSURE_RULES, apply_decisions
+from labelsieve.cli.text import apply_text, compare_text, estimate_text
 from labelsieve.errors import InvalidInputError
 from labelsieve.memory import size
-from labelsieve.results.audit import Audit
-from labelsieve.results.comparison import compare_results
-from labelsieve.results.decisions import CONFLICT_RULES
+from labelsieve.results.audit import Audit, check_new_table
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.load import load
 from labelsieve.results.publish import check_output, check_writable, replacing
 from labelsieve.results.row_ids import read_class_names
-from labelsieve.settings import NOTHING
+from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import without_query
+
+if TYPE_CHECKING:
+    from labelsieve.confident_learning.error_estimate import ErrorEstimate
 
 # Rows in a page that is a file.
 _PAGE_ROWS: Final = 500
@@ -62,6 +62,8 @@ def apply(
 
     Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
     """
+    from labelsieve.decisions import apply_decisions
+
     began = time.perf_counter()
     found = None if issues is None else load(issues)
     if found is not None and not isinstance(found, LabelIssues):
@@ -216,6 +218,8 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
 
     Example: labelsieve compare before.zarr after.zarr -o table.csv
     """
+    from labelsieve.results.comparison import compare_results
+
     began = time.perf_counter()
     if output is not None:
         if not output.endswith(".csv"):
@@ -232,4 +236,75 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
     return None
 
 
-CORRECTIONS: Final = (review, label_studio, apply, compare)
+@click.command("audit", epilog=EXIT_CODES)
+@click.argument("result")
+@option("-o", "--output", required=True, metavar="AUDIT.json", help="The audit, which ends in .json or .zarr.")
+@option("--budget", type=click.IntRange(min=20), metavar="N", default=200, help="Rows to review.")
+@option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Equal seeds draw equal rows.")
+@option("--labels", metavar="FILE", help="The given labels, for estimates by class.")
+@option("--table", type=FilePath(), metavar="FILE.csv", help="Write a table to fill in with decisions too.")
+@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+def draw(
+    result: str, output: str, budget: int, seed: int, labels: str | None, table: Path | None, *, json: bool
+) -> dict[str, Any] | None:
+    """Draw rows to review, so that the number of wrong labels can be estimated.
+
+    RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote. Decide about the rows
+    in the page of labelsieve review --audit, or in the file of --table; labelsieve estimate takes the decisions.
+
+    Example: labelsieve audit issues.zarr --budget 200 -o audit.json
+    """
+    began = time.perf_counter()
+    if table is not None:
+        check_new_table(table)
+    drawn = load_rows(result).audit(budget, seed, labels=labels)
+    drawn.save(output)
+    if table is not None:
+        drawn.to_csv(table)
+    if json:
+        return audit_answer(drawn, without_query(output), table, time.perf_counter() - began)
+    click.echo(f"{len(drawn):,} of {drawn.stratum_rows.sum():,} rows to review, written to {without_query(output)}")
+    if table is not None:
+        click.echo(f"a table to fill in with decisions, written to {table}")
+    return None
+
+
+@click.command("estimate", epilog=EXIT_CODES)
+@click.argument("audit")
+@click.argument("decisions", nargs=-1, required=True)
+@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="Where reviewers differ.")
+@option("--width", type=float, metavar="SHARE", help="Say how many more rows make the interval so wide: 0.01.")
+@option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most wrong.")
+@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+def print_estimate(
+    audit: str, decisions: Sequence[str], conflicts: str, width: float | None, top: int, *, json: bool
+) -> dict[str, Any] | None:
+    """Estimate how many labels are wrong, from decisions about the rows of an audit.
+
+    AUDIT is what labelsieve audit wrote. DECISIONS are CSV files with the columns row and decision, of the review page
+    or of a table that was filled in, or exports of Label Studio. Intervals are of 95%.
+
+    Example: labelsieve estimate audit.json decisions.csv
+    """
+    began = time.perf_counter()
+    found = estimate_of(audit, decisions, conflicts)
+    more = None if width is None else found.rows_for_width(width)
+    if json:
+        return estimate_answer(found, more, time.perf_counter() - began)
+    click.echo(estimate_text(found, top))
+    if more is not None:
+        click.echo(f"{more:,} more rows to review until the interval is {width:g} wide")
+    return None
+
+
+def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") -> ErrorEstimate:
+    """Return the estimate from an audit at a path or URL, and files of decisions."""
+    from labelsieve.audit import estimate
+
+    drawn = load(audit)
+    if not isinstance(drawn, Audit):
+        raise InvalidInputError(f"{audit} is not an audit")
+    return estimate(drawn, list(decisions) if len(decisions) > 1 else decisions[0], conflicts)
+
+
+CORRECTIONS: Final = (review, label_studio, apply, draw, print_estimate, compare)

@@ -8,20 +8,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from labelsieve import __version__
-from labelsieve.decisions import AppliedDecisions
+from labelsieve.confident_learning.error_estimate import ErrorEstimate, Share
 from labelsieve.errors import LabelsieveError
 from labelsieve.memory import peak_bytes
 from labelsieve.pipeline.diagnosis import Diagnosis, Process
 from labelsieve.pipeline.plan import Plan
-from labelsieve.results.comparison import Comparison
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.storage.urls import without_query
+
+if TYPE_CHECKING:
+    from labelsieve.confident_learning.reviewer_agreement import Agreement
+    from labelsieve.decisions import AppliedDecisions
+    from labelsieve.results.audit import Audit
+    from labelsieve.results.comparison import Comparison
 
 # Attributes of a plan whose keys are named otherwise: with the unit, or as in the answer of `find`.
 _PLAN_KEYS: Final = {
@@ -86,23 +92,62 @@ def review_answer(output: str, n_rows: int, n_bytes: int, seconds: float) -> dic
 
 def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
     """Return the answer of ``labelsieve apply``, given its wall time."""
-    agreements = [
+    return {
+        "output": applied.output,
+        "log": f"{applied.output}.log.json",
+        "counts": applied.counts,
+        "agreement": _agreements(applied.agreement),
+        "total_s": round(seconds, 6),
+        "version": __version__,
+    }
+
+
+def _agreements(agreement: Iterable[Agreement]) -> list[dict[str, Any]]:
+    return [
         {
             "reviewers": list(one.reviewers),
             "n_rows": one.n_rows,
             "share": one.share,
             "kappa": None if math.isnan(one.kappa) else one.kappa,
         }
-        for one in applied.agreement
+        for one in agreement
     ]
+
+
+def audit_answer(audit: Audit, output: str, table: Path | None, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve audit``, given its wall time."""
     return {
-        "output": applied.output,
-        "log": f"{applied.output}.log.json",
-        "counts": applied.counts,
-        "agreement": agreements,
+        "output": output,
+        "table": None if table is None else str(table),
+        "n_rows": len(audit),
+        "n_labelled": int(audit.stratum_rows.sum()),
         "total_s": round(seconds, 6),
         "version": __version__,
     }
+
+
+def estimate_answer(estimate: ErrorEstimate, more: int | None, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve estimate``, given how many rows a width needs, and the wall time."""
+    names = ("n_rows", "n_reviewed", "n_left_out", "n_wrong", "n_conflicts")
+    return {
+        "error_rate": _share(Share(estimate.error_rate, estimate.low, estimate.high)),
+        "precision_of_issues": _share(estimate.precision_of_issues),
+        "recall_of_issues": _share(estimate.recall_of_issues),
+        "per_class": [{"class": name, **_share(share)} for name, share in estimate.per_class.items()],
+        "curve": [
+            {name: _share(value) if isinstance(value, Share) else value for name, value in cut._asdict().items()}
+            for cut in estimate.curve
+        ],
+        **{name: getattr(estimate, name) for name in names},
+        "agreement": _agreements(estimate.agreement),
+        "rows_for_width": more,
+        "total_s": round(seconds, 6),
+        "version": __version__,
+    }
+
+
+def _share(share: Share) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in share._asdict().items()}
 
 
 def compare_answer(comparison: Comparison, output: str | None, seconds: float) -> dict[str, Any]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from labelsieve.decisions import AppliedDecisions
 from labelsieve.execution.versions import PACKAGES, named
 from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, size
 from labelsieve.pipeline.diagnosis import Diagnosis, Process
 from labelsieve.pipeline.forecast import Forecast
 from labelsieve.pipeline.plan import Plan
-from labelsieve.results.comparison import Comparison
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.result import RunFacts
 from labelsieve.settings import ABSENT_THRESHOLD
+
+if TYPE_CHECKING:
+    from labelsieve.confident_learning.error_estimate import ErrorEstimate
+    from labelsieve.confident_learning.reviewer_agreement import Agreement
+    from labelsieve.decisions import AppliedDecisions
+    from labelsieve.results.comparison import Comparison
 
 
 def summary_text(issues: LabelIssues) -> str:
@@ -58,12 +62,39 @@ def apply_text(applied: AppliedDecisions) -> str:
     ]
     lines += [f"{counts['corrected']:,} decisions corrected by their reviewers"] if counts["corrected"] else []
     lines += [f"decisions differ in {counts['conflicts']:,} rows"] if counts["conflicts"] else []
-    for one in applied.agreement:
-        first, second = (" ".join(name.split()) or "nobody" for name in one.reviewers)
-        lines.append(
-            f"{first} and {second} agree in {one.share:.1%} of {one.n_rows:,} rows, Cohen's kappa {one.kappa:.2f}"
-        )
+    lines += map(_agreement_text, applied.agreement)
     return "\n".join([*lines, f"written to {applied.output}, the log to {applied.output}.log.json"])
+
+
+def _agreement_text(agreement: Agreement) -> str:
+    first, second = (" ".join(name.split()) or "nobody" for name in agreement.reviewers)
+    return (
+        f"{first} and {second} agree in {agreement.share:.1%} of {agreement.n_rows:,} rows, "
+        f"Cohen's kappa {agreement.kappa:.2f}"
+    )
+
+
+def estimate_text(estimate: ErrorEstimate, top: int) -> str:
+    """Return what an audit says as lines: precision and recall at each cut, and the `top` classes with most errors."""
+    lines = [
+        str(estimate),
+        f"{estimate.n_reviewed:,} of {estimate.n_rows:,} rows reviewed, {estimate.n_wrong:,} of them wrong",
+    ]
+    if estimate.n_conflicts:
+        lines.append(f"reviewers differ in {estimate.n_conflicts:,} rows")
+    lines += map(_agreement_text, estimate.agreement)
+    if estimate.curve:
+        lines += ["", "score up to   issues  right in               recall"]
+        lines += [
+            f"{cut.score:<11.4g} {cut.n_issues:>8,}  {cut.precision!s:<21}  {cut.recall}" for cut in estimate.curve
+        ]
+    classes = sorted(estimate.per_class.items(), key=lambda pair: -pair[1].estimate)
+    if classes and top:
+        lines += ["", "class  wrong"]
+        lines += [f"{' '.join(str(name).split())}  {share}" for name, share in classes[:top]]
+        if len(classes) > top:
+            lines.append(f"and {len(classes) - top:,} more classes")
+    return "\n".join(lines)
 
 
 def compare_text(comparison: Comparison, top: int) -> str:

@@ -49,6 +49,26 @@ def stratum_edges(scores: Floats) -> Float64s:
     return edges
 
 
+def cut_scores(edges: Float64s, of_issues: Floats) -> Float64s:
+    """Return the scores up to which precision and recall are estimated, ascending.
+
+    Parameters
+    ----------
+    edges : (4,) float64
+        From `stratum_edges`.
+    of_issues : (n,) float
+        Scores of the issues, or of every k-th one; perhaps none.
+    """
+    last = [max(0, int(np.ceil(quarter / 4 * len(of_issues))) - 1) for quarter in (1, 2, 3, 4)]
+    return np.unique(np.concatenate([edges, np.sort(of_issues)[last if len(of_issues) else []]]))
+
+
+def cut_counts(strata: Int64s, scores: Floats, cuts: Float64s) -> Int64s:
+    """Return how many rows of each stratum are between each two cuts, ``(10, C + 1)``; the last ones are above all."""
+    between = strata * (len(cuts) + 1) + np.searchsorted(cuts, scores, side="left")
+    return np.bincount(between, minlength=N_STRATA * (len(cuts) + 1)).reshape(N_STRATA, -1)
+
+
 def strata_of(scores: Floats, is_issue: Bools, edges: Float64s) -> Int64s:
     """Return the ``(n,)`` stratum of each row; -1 for rows without a label, whose score is NaN."""
     strata = 2 * np.searchsorted(edges, scores, side="left") + ~is_issue

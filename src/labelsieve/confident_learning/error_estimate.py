@@ -10,14 +10,15 @@ Donner 2008).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Bools, Float64s, Int64s
+from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Int64s
+from labelsieve.confident_learning.reviewer_agreement import Agreement
 from labelsieve.errors import InvalidInputError
 
 # Of the normal distribution: 95% of it is within so many standard deviations.
@@ -231,6 +232,57 @@ def weighted_share(wrong: Bools, weights: Float64s) -> Share:
     return Share(float(estimate), float(low), float(high))
 
 
+class CutEstimate(NamedTuple):
+    """Precision and recall of the rows with the lowest scores.
+
+    Parameters
+    ----------
+    score : float
+        The highest of their scores.
+    n_issues : int
+        Found issues up to this score.
+    precision, recall : Share
+        Share of these issues whose label is wrong, and share of all wrong labels that are among them.
+    n_rows : int
+        All rows up to this score, issues or not.
+    precision_of_rows, recall_of_rows : Share
+        The same of these rows: what a review of all of them would find.
+    """
+
+    score: float
+    n_issues: int
+    precision: Share
+    recall: Share
+    n_rows: int
+    precision_of_rows: Share
+    recall_of_rows: Share
+
+
+class Cuts(NamedTuple):
+    """Scores up to which precision and recall are estimated.
+
+    Parameters
+    ----------
+    of_rows : (n,) float
+        Scores of the rows of the audit.
+    scores : (C,) float64
+        Where to cut, ascending.
+    rows : (C, H) int64
+        How many rows of each stratum have at most these scores.
+    """
+
+    of_rows: Floats
+    scores: Float64s
+    rows: Int64s
+
+
+class UnknownClasses(dict[Any, Share]):
+    """No estimates by class, as the given labels are not known."""
+
+    def __missing__(self, key: object) -> Share:
+        raise KeyError(f"{key!r}: the given labels of the audit are not known: give labels= to issues.audit")
+
+
 @dataclass(frozen=True)
 class ErrorEstimate:
     """How many labels are wrong, estimated from the reviewed rows of an audit; intervals are of 95%.
@@ -258,6 +310,13 @@ class ErrorEstimate:
         Reviewed rows whose label is wrong.
     effective_size : float
         Number of reviewed rows, drawn from all alike, that would estimate `error_rate` as closely.
+    curve : tuple of CutEstimate
+        Precision and recall of the issues, and of all rows, up to some scores; the last line is of all found issues.
+        Empty if the audit does not know the numbers of rows.
+    agreement : tuple of Agreement
+        Of each two reviewers who decided the same rows, as in `AppliedDecisions`.
+    n_conflicts : int
+        Rows about which reviewers differ.
     """
 
     error_rate: float
@@ -271,6 +330,9 @@ class ErrorEstimate:
     n_left_out: int
     n_wrong: int
     effective_size: float = field(repr=False)
+    curve: tuple[CutEstimate, ...] = field(default=(), repr=False)
+    agreement: tuple[Agreement, ...] = field(default=(), repr=False)
+    n_conflicts: int = 0
 
     def rows_for_width(self, width: float) -> int:
         """Return how many more rows to review until the interval of `error_rate` is about so wide.
@@ -318,7 +380,12 @@ class ErrorEstimate:
 
 
 def estimate_errors(
-    strata: Int64s, stratum_rows: Int64s, wrong: Bools, decided: Bools, classes: npt.NDArray[Any] | None = None
+    strata: Int64s,
+    stratum_rows: Int64s,
+    wrong: Bools,
+    decided: Bools,
+    classes: npt.NDArray[Any] | None = None,
+    cuts: Cuts | None = None,
 ) -> ErrorEstimate:
     """Estimate how many labels are wrong from the decisions about the rows of an audit.
 
@@ -334,6 +401,8 @@ def estimate_errors(
         Whether there is a decision; other rows are left out, as if they had not been drawn.
     classes : (n,) array, optional
         The given labels.
+    cuts : Cuts, optional
+        Where precision and recall are estimated too.
 
     Returns
     -------
@@ -353,20 +422,10 @@ def estimate_errors(
     of_issues = np.arange(n_strata) % 2 == 0
     everything = np.ones(n_strata, np.bool_)
     rate = stratified_shares(*_merged(n_wrong, reviewed, stratum_rows, everything))
-    inside = _share_of(n_wrong, reviewed, stratum_rows, among=of_issues, of_few=True)
-    outside = _share_of(n_wrong, reviewed, stratum_rows, among=~of_issues, of_few=False)
-    recall = Share(np.nan, 0.0, 1.0)
-    if not np.isnan([inside.estimate, outside.estimate]).any():
-        counts = [
-            tuple(np.float64(end) * stratum_rows[chosen].sum() for end in share)
-            for share, chosen in ((inside, of_issues), (outside, ~of_issues))
-        ]
-        recall = Share(*(float(end) for end in recall_shares(counts[0], counts[1])))
-    elif not stratum_rows[of_issues].sum() and rate[0] > 0:
-        recall = Share(0.0, 0.0, 0.0)
-    elif not stratum_rows[~of_issues].sum() and rate[0] > 0:
-        recall = Share(1.0, 1.0, 1.0)
-    per_class = dict[Any, Share]()
+    total = np.stack([n_wrong, reviewed, stratum_rows])
+    inside, recall = _precision_and_recall(np.where(of_issues, total, 0), total)
+    curve = [] if cuts is None else [*_cut_estimates(cuts, total, strata, wrong & decided, decided)]
+    per_class = UnknownClasses() if classes is None else dict[Any, Share]()
     if classes is not None:
         weights = stratum_rows[strata] / np.maximum(reviewed[strata], 1)
         for k in np.unique(classes[decided]):
@@ -385,7 +444,57 @@ def estimate_errors(
         n_left_out=int((~decided).sum()),
         n_wrong=int((decided & wrong).sum()),
         effective_size=float(effective_sizes(*_merged(n_wrong, reviewed, stratum_rows, everything))),
+        curve=tuple(curve),
     )
+
+
+def _cut_estimates(cuts: Cuts, total: Int64s, strata: Int64s, wrong: Bools, decided: Bools) -> Iterator[CutEstimate]:
+    """Yield precision and recall at each cut.
+
+    The rows of a stratum on each side of a cut are strata of their own, whose sizes are known too: among the drawn rows
+    of the stratum, those of each side are drawn from all alike.
+    """
+    n_strata = total.shape[1]
+    of_issues = np.arange(n_strata) % 2 == 0
+    for score, rows in zip(cuts.scores.tolist(), cuts.rows, strict=True):
+        below = cuts.of_rows <= np.float64(score)
+        counts = [np.bincount(strata[chosen & below], minlength=n_strata) for chosen in (wrong, decided)]
+        inside = np.stack([*counts, rows])
+        issues = np.where(of_issues, inside, 0)
+        yield CutEstimate(
+            score,
+            int(issues[2].sum()),
+            *_precision_and_recall(issues, total),
+            int(rows.sum()),
+            *_precision_and_recall(inside, total, few_outside=True),
+        )
+
+
+def _precision_and_recall(inside: Int64s, total: Int64s, *, few_outside: bool = False) -> tuple[Share, Share]:
+    """Return the share of wrong labels among some rows, and the share of all wrong labels that are among them.
+
+    Parameters
+    ----------
+    inside, total : (3, H) int64
+        Of the chosen rows and of all: wrong labels that were seen, reviewed rows and all rows of each stratum.
+    few_outside : bool
+        Whether hardly any wrong label may be outside. Where one of these few is drawn, Wilson's interval leaves out the
+        truth: it covered 88% in a simulation, that of Agresti and Coull 95%.
+    """
+    outside = total - inside
+    precision = _share_of(*inside, among=inside[2] > 0, of_few=True)
+    elsewhere = _share_of(*outside, among=outside[2] > 0, of_few=few_outside)
+    if not np.isnan([precision.estimate, elsewhere.estimate]).any():
+        counts = [
+            tuple(np.float64(end) * rows[2].sum() for end in share)
+            for share, rows in ((precision, inside), (elsewhere, outside))
+        ]
+        return precision, Share(*(float(end) for end in recall_shares(counts[0], counts[1])))
+    if total[0].any() and not inside[2].any():
+        return precision, Share(0.0, 0.0, 0.0)
+    if total[0].any() and not outside[2].any():
+        return precision, Share(1.0, 1.0, 1.0)
+    return precision, Share(np.nan, 0.0, 1.0)
 
 
 def _share_of(wrong: Int64s, reviewed: Int64s, rows: Int64s, *, among: Bools, of_few: bool) -> Share:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -15,6 +17,8 @@ from labelsieve.confident_learning.audit_sampling import (
     N_STRATA,
     SMALLEST_BUDGET,
     allocate,
+    cut_counts,
+    cut_scores,
     draw_ordinals,
     strata_of,
     stratum_edges,
@@ -22,6 +26,7 @@ from labelsieve.confident_learning.audit_sampling import (
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.results.frames import frame_of
 from labelsieve.results.publish import check_writable, replacing
+from labelsieve.results.row_ids import escape_formula
 from labelsieve.results.zarr_store import StoredScores
 from labelsieve.settings import check_whole_number
 from labelsieve.sources.open_array import open_any
@@ -48,7 +53,7 @@ _FORMAT: Final = 1
 _ENDINGS: Final = (".zarr", ".json")
 # Scores from which the edges of strata are taken.
 _EDGE_SCORES: Final = 1 << 20
-_ARRAYS: Final = ("rows", "scores", "strata", "stratum_rows", "given_labels")
+_ARRAYS: Final = ("rows", "scores", "strata", "stratum_rows", "given_labels", "cut_scores", "cut_rows")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,6 +79,13 @@ class Audit:
         Seed with which the rows were drawn.
     given_labels : (n,) array, optional
         Their given labels, if these were given.
+    fingerprint : str
+        That of the result (`LabelIssues.fingerprint`), with which decisions are compared; empty if it is not known.
+    cut_scores : (C,) float64, optional
+        Scores, ascending, up to which precision and recall are estimated (`ErrorEstimate.curve`): the upper ends of the
+        strata of scores, and those of each quarter of the issues.
+    cut_rows : (C, 10) int64, optional
+        How many rows of each stratum have at most these scores.
 
     Examples
     --------
@@ -95,6 +107,9 @@ class Audit:
     n_rows: int
     seed: int = 0
     given_labels: npt.NDArray[Any] | None = None
+    fingerprint: str = ""
+    cut_scores: Float64s | None = None
+    cut_rows: Int64s | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -140,6 +155,32 @@ class Audit:
             }
         )
 
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write the rows as a CSV file in which decisions are filled in, for `labelsieve.estimate`.
+
+        It has the columns of `labelsieve.decisions`. A reviewer writes ``keep`` in the column ``decision`` where the
+        given label is right, and ``other``, with the right one in the column ``label``, where it is wrong.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.csv``. A file that is there is not replaced, as decisions may be in it.
+
+        Raises
+        ------
+        InvalidInputError
+            For another ending, a missing folder, or a file that is there.
+        UnwritableError
+            If it cannot be written.
+        """
+        file = check_new_table(path)
+        given = [""] * len(self) if self.given_labels is None else self.given_labels.tolist()
+        with replacing(LocalFolder(file)) as made, made.open("w", encoding="utf-8", newline="") as text:
+            writer = csv.writer(text)
+            writer.writerow(["row", "id", "given_label", "decision", "label", "reviewer", "time", "result"])
+            for row, label in zip(self.rows.tolist(), given, strict=True):
+                writer.writerow([row, "", escape_formula(str(label)), "", "", "", "", self.fingerprint])
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the audit, for `labelsieve.load`.
 
@@ -167,6 +208,7 @@ class Audit:
             raise InvalidInputError(f"{name} exists and is not an audit of Labelsieve: it is not replaced")
         arrays = {name: values for name in _ARRAYS if (values := getattr(self, name)) is not None}
         facts = {"kind": _KIND, "format": _FORMAT, "n_rows": self.n_rows, "seed": self.seed}
+        facts |= {"result": self.fingerprint} if self.fingerprint else {}
         if name.endswith(".json"):
             lists = {name: values.tolist() for name, values in arrays.items()}
             dtypes = {"scores": str(self.scores.dtype)}
@@ -180,6 +222,17 @@ class Audit:
             folder.delete()
             with writing(name):
                 _write_group(folder, arrays, facts)
+
+
+def check_new_table(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a table that is to be filled in, or raise if it cannot be written there."""
+    file = Path(check_place("path", path)).absolute()
+    if file.suffix.lower() != ".csv":
+        raise InvalidInputError(f"{file} must end in .csv")
+    if file.exists():
+        raise InvalidInputError(f"{file} exists: it is not replaced, as decisions may be in it")
+    check_writable(file)
+    return file
 
 
 def _write_group(folder: Folder, arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> None:
@@ -214,10 +267,14 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
     budget = check_whole_number("budget", budget, SMALLEST_BUDGET)
     seed = check_whole_number("seed", seed, 0)
     given = None if labels is None else _OpenedLabels(labels, result.n_rows)
-    edges = stratum_edges(_some_scores(result))
-    stratum_rows = np.zeros(N_STRATA, np.int64)
-    for _, strata, _ in _strata_blocks(result, edges):
-        stratum_rows += np.bincount(strata[strata >= 0], minlength=N_STRATA)
+    some, of_issues = _some_scores(result)
+    edges = stratum_edges(some)
+    cuts = cut_scores(edges, of_issues)
+    up_to = np.zeros((N_STRATA, len(cuts) + 1), np.int64)  # rows between each two cuts
+    for _, strata, block in _strata_blocks(result, edges):
+        labelled = strata >= 0
+        up_to += cut_counts(strata[labelled], block[labelled], cuts)
+    stratum_rows = up_to.sum(axis=1)
     drawn = allocate(stratum_rows, budget)
     wanted = [
         np.sort(draw_ordinals(int(stratum_rows[h]), int(drawn[h]), seed, h)) if drawn[h] else np.empty(0, np.int64)
@@ -234,28 +291,38 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
         result.n_rows,
         seed,
         None if given is None else given.of_rows(rows),
+        result.fingerprint,
+        cuts,
+        up_to[:, :-1].cumsum(axis=1).T,
     )
 
 
-def _some_scores(result: Result) -> Floats:
-    """Return the score of every k-th labelled row: of all, if they are not too many."""
-    step, seen, parts = max(1, -(-result.n_labelled // _EDGE_SCORES)), 0, list[Any]()
-    for block in result.score_parts.blocks():
-        labelled = block[~np.isnan(block)]
-        parts.append(labelled[-seen % step :: step])
-        seen += len(labelled)
-    return np.concatenate(parts)
+def _some_scores(result: Result) -> tuple[Floats, Floats]:
+    """Return the score of every k-th labelled row, and of every k-th issue: of all, if they are not too many."""
+    parts: tuple[list[Any], list[Any]] = ([], [])
+    seen, steps = [0, 0], [max(1, -(-n // _EDGE_SCORES)) for n in (result.n_labelled, result.num_issues)]
+    for _, is_issue, block in _masked_blocks(result):
+        for which, chosen in enumerate((block[~np.isnan(block)], block[is_issue])):
+            parts[which].append(chosen[-seen[which] % steps[which] :: steps[which]])
+            seen[which] += len(chosen)
+    return np.concatenate(parts[0]), np.concatenate(parts[1])
 
 
-def _strata_blocks(result: Result, edges: Float64s) -> Iterator[tuple[int, Int64s, Floats]]:
-    """Yield the first row of each block of rows, with the strata and the scores of its rows."""
+def _masked_blocks(result: Result) -> Iterator[tuple[int, Bools, Floats]]:
+    """Yield the first row of each block of rows, whether its rows are issues, and their scores."""
     stored = result.score_parts.group.open("mask") if isinstance(result.score_parts, StoredScores) else None
     mask = result.mask() if stored is None else np.empty(0, np.bool_)
     start = 0
     for block in result.score_parts.blocks():
         stop = start + len(block)
-        yield start, strata_of(block, mask[start:stop] if stored is None else stored.read(start, stop), edges), block
+        yield start, mask[start:stop] if stored is None else stored.read(start, stop), block
         start = stop
+
+
+def _strata_blocks(result: Result, edges: Float64s) -> Iterator[tuple[int, Int64s, Floats]]:
+    """Yield the first row of each block of rows, with the strata and the scores of its rows."""
+    for start, is_issue, block in _masked_blocks(result):
+        yield start, strata_of(block, is_issue, edges), block
 
 
 def _drawn_rows(result: Result, edges: Float64s, wanted: list[Int64s]) -> tuple[Int64s, Floats, Int64s]:
@@ -332,7 +399,9 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
         arrays = {name: StoredArray(folder, name, "rows", always_owned).read_all() for name in facts["arrays"]}
         if "given_labels" in arrays and arrays["given_labels"].dtype.kind not in "iu":
             arrays["given_labels"] = arrays["given_labels"].astype(object).astype(str)
-    return Audit(**arrays, n_rows=int(facts["n_rows"]), seed=int(facts["seed"]))
+    return Audit(
+        **arrays, n_rows=int(facts["n_rows"]), seed=int(facts["seed"]), fingerprint=str(facts.get("result", ""))
+    )
 
 
 def _facts_at(place: str) -> Mapping[str, Any]:

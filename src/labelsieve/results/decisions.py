@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
@@ -34,11 +34,11 @@ Rows: TypeAlias = npt.NDArray[np.int64]
 Block: TypeAlias = tuple[Sequence[int], dict[str, Sequence[Any]]]
 
 WORDS: Final = ("accept", "keep", "other", "unsure")
-CONFLICT_RULES: Final = ("error", "keep", "first", "last", "majority")
 # Words that change a label, as positions in `WORDS`.
 CHANGING: Final = tuple(map(WORDS.index, ("accept", "other")))
 
 _NEEDED: Final = ("row", "given_label", "decision", "label")
+_NEEDED_OF_AUDIT: Final = ("row", "decision")
 _CODED: Final = ("given_label", "decision", "label", "id", "reviewer", "time", "result")
 _COLUMNS: Final = ("row", *_CODED)
 _WHOLE: Final = re.compile(r"([+-]?[0-9]+)(\.0*)?")
@@ -159,15 +159,23 @@ class Decisions(Sequence[Decision]):
         )
 
 
-def read_decisions(decisions: Any, class_names: Sequence[str] | None = None) -> Decisions:
+def is_table(decisions: Any) -> bool:
+    """Return whether an object is a path, a frame or a dict of columns."""
+    return isinstance(decisions, str | os.PathLike | Mapping) or hasattr(decisions, "columns")
+
+
+def read_decisions(decisions: Any, class_names: Sequence[str] | None = None, *, of_audit: bool = False) -> Decisions:
     """Return all decisions in a file, in a table in memory, or in several of these, in their order.
 
     Parameters
     ----------
-    decisions : path, pandas.DataFrame, or list of these, or None
-        CSV files, exports of Label Studio (``.json``) or frames; None for no decisions.
+    decisions : path, frame, dict of columns, or list of these, or None
+        CSV files, exports of Label Studio (``.json``), or tables in memory; None for no decisions.
     class_names : sequence of str, optional
         All classes, for exports of Label Studio: see `read_export`.
+    of_audit : bool
+        Whether no more needs to be known than whether a label is wrong: only the columns ``row`` and ``decision`` are
+        needed then, and lines without a decision, which are not filled in, are left out.
 
     Raises
     ------
@@ -180,16 +188,16 @@ def read_decisions(decisions: Any, class_names: Sequence[str] | None = None) -> 
     given = list(decisions) if several else [] if decisions is None else [decisions]
     if several and not given:
         raise InvalidInputError("decisions: the list is empty")
-    table = _Table()
+    table, needed = _Table(of_audit=of_audit), _NEEDED_OF_AUDIT if of_audit else _NEEDED
     for number, one in enumerate(given):
         if isinstance(one, str | os.PathLike):
             where = check_place("decisions", one)
             path = Path(where)
             is_export = path.suffix.lower() == ".json"
-            blocks, name = _export_blocks(path, class_names) if is_export else _csv_blocks(path), path.stem
-        elif hasattr(one, "columns") and hasattr(one, "to_dict"):
+            blocks, name = _export_blocks(path, class_names) if is_export else _csv_blocks(path, needed), path.stem
+        elif is_table(one):
             where, name = (f"frame {number}", f"frame {number}") if several else ("the frame", "")
-            blocks = _frame_blocks(one, where)
+            blocks = _frame_blocks(one, where, needed)
         else:
             raise InputTypeError(
                 f"decisions must be the path of a CSV file or an export of Label Studio, or a pandas frame, not "
@@ -222,7 +230,8 @@ class _Codes:
 class _Table:
     """The columns of decisions as they are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, of_audit: bool) -> None:
+        self._of_audit = of_audit
         self._rows, self._lines = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         self._columns = {name: _Codes() for name in _CODED}
         self._tables, self._n = list[tuple[int, str]](), 0
@@ -230,7 +239,7 @@ class _Table:
     def add(self, where: str, blocks: Iterable[Block], name: str) -> None:
         """Add the numbers of lines and the cells of a table; decisions of nobody get the name of a reviewer."""
         self._tables.append((self._n, where))
-        for lines, cells in blocks:
+        for lines, cells in map(_filled_in, blocks) if self._of_audit else blocks:
             self._rows.append(_row_numbers(cells["row"], lines, where))
             self._lines.append(np.array(lines, np.int64))
             for column in _CODED:
@@ -247,7 +256,7 @@ class _Table:
         known = [WORDS.index(word.strip()) if word.strip() in WORDS else -1 for word in words.values]
         found = Decisions(
             np.concatenate(self._rows),
-            np.array(known, np.int8)[words.codes] if known else np.empty(0, np.int8),
+            np.array([*known, -1], np.int8)[words.codes],
             columns["given_label"],
             columns["label"],
             columns["id"],
@@ -259,7 +268,7 @@ class _Table:
         )
         is_empty = found.label.where(map(is_empty_text, found.label.values))
         changes = np.isin(found.words, CHANGING)
-        unnamed = changes & is_empty
+        unnamed = changes & is_empty & (not self._of_audit)
         # A table may repeat the given label for `keep`.
         repeated = np.flatnonzero(~changes & ~is_empty)
         other = [place for place in repeated.tolist() if str(found.label[place]) != str(found.given[place])]
@@ -275,6 +284,15 @@ class _Table:
                 why = f"the decision is {word}, and the column label has {one.label!r}: leave it empty"
             raise InvalidInputError(f"decisions: {one.where}, row {one.row:,}: {why}")
         return found
+
+
+def _filled_in(block: Block) -> Block:
+    """Return a block without the lines that have no decision."""
+    lines, cells = block
+    flags = [bool(word) for word in cells["decision"]]
+    return list(itertools.compress(lines, flags)), {
+        name: list(itertools.compress(column, flags)) for name, column in cells.items()
+    }
 
 
 def _row_numbers(cells: Sequence[Any], lines: Sequence[int], where: str) -> Rows:
@@ -295,14 +313,14 @@ def _is_row(cell: Any) -> bool:
         return False
 
 
-def _csv_blocks(path: Path) -> Iterator[Block]:
+def _csv_blocks(path: Path, needed: Sequence[str]) -> Iterator[Block]:
     """Yield the numbers of some lines of a CSV file, and their cells by column."""
     where, is_escaped = str(path), _check_end(path)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader, number = csv.reader(file, strict=True), 0  # lines that were split without it
         try:
             header = next(reader)
-            _check_header(header, where)
+            _check_header(header, where, needed)
             number = reader.line_num
             while rest := file.readlines(_BLOCK_CHARACTERS):
                 flat = _split(rest, len(header))
@@ -382,22 +400,22 @@ def _check_end(path: Path) -> bool:
     return is_escaped
 
 
-def _frame_blocks(frame: Any, where: str) -> Iterator[Block]:
+def _frame_blocks(frame: Any, where: str, needed: Sequence[str]) -> Iterator[Block]:
     """Yield the numbers of some lines of a frame, and their cells by column; missing values are empty."""
-    names = [str(name) for name in frame.columns]
-    _check_header(names, where)
-    for start in range(0, len(frame), _BLOCK_LINES):
-        part = frame.iloc[start : start + _BLOCK_LINES]
+    keys = list(frame.keys() if isinstance(frame, Mapping) else frame.columns)
+    _check_header(list(map(str, keys)), where, needed)
+    columns = {str(key): np.asarray(frame[key], object) for key in keys if str(key) in _COLUMNS}
+    lengths = set(map(len, columns.values()))
+    if len(lengths) > 1:
+        raise InvalidInputError("decisions: the columns differ in length")
+    for start in range(0, max(lengths), _BLOCK_LINES):
         cells = dict[str, Sequence[Any]]()
-        for place, name in enumerate(names):
-            if name in _COLUMNS and name not in cells:
-                values = part.iloc[:, place].tolist()
-                cells[name] = ["" if is_missing(value) else value for value in values]
-                if name in ("given_label", "label"):
-                    cells[name] = [value if isinstance(value, str) else _typed(value) for value in cells[name]]
-                elif name != "row":
-                    cells[name] = list(map(str, cells[name]))
-        yield range(start, start + len(part)), cells
+        for name, column in columns.items():
+            own = ["" if is_missing(value) else value for value in column[start : start + _BLOCK_LINES].tolist()]
+            if name in ("given_label", "label"):
+                own = [value if isinstance(value, str) else _typed(value) for value in own]
+            cells[name] = own if name in ("row", "given_label", "label") else list(map(str, own))
+        yield range(start, start + len(cells["row"])), cells
 
 
 def _typed(value: Any) -> tuple[type, Any]:
@@ -409,10 +427,10 @@ def _typed(value: Any) -> tuple[type, Any]:
     return type(value), value
 
 
-def _check_header(names: Sequence[str], where: str) -> None:
+def _check_header(names: Sequence[str], where: str, needed: Sequence[str]) -> None:
     """Raise for a table without a column that is needed, or with several of one name."""
-    for name in _NEEDED:
-        if names.count(name) != 1:
+    for name in _COLUMNS:
+        if names.count(name) > 1 or (name in needed and name not in names):
             raise InvalidInputError(f"decisions: {missing_column(name, names, where, _COLUMNS)}")
 
 

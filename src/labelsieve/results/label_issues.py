@@ -278,7 +278,8 @@ class LabelIssues(Result):
         seed : int
             Equal seeds draw equal rows.
         labels : (N,) array-like, path or URL, optional
-            The given labels, as numbers or names, to be shown with the rows and for estimates by class.
+            The given labels, as numbers or names, to be shown with the rows and for estimates by class. Without them
+            these need the column ``given_label`` of the decisions: a result holds the labels of its issues only.
 
         Returns
         -------

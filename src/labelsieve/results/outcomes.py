@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import math
+import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -14,10 +14,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.reviewer_agreement import Agreement, kappa_of
 from labelsieve.errors import InvalidInputError
 from labelsieve.results.decisions import (
     CHANGING,
-    CONFLICT_RULES,
     WORDS,
     Bools,
     Codes,
@@ -26,10 +26,13 @@ from labelsieve.results.decisions import (
     is_empty_text,
     whole_number,
 )
+from labelsieve.results.result import FINGERPRINT_DIGITS
+from labelsieve.settings import CONFLICT_RULES
 from labelsieve.sources.label_names import is_missing
 
 # The code of the resulting label of an unsure decision.
 UNSURE: Final = -1
+_FINGERPRINT: Final = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
 # Rows and decisions that a message names.
 _NAMED: Final = 5
 
@@ -55,31 +58,6 @@ class Conflict:
             for reviewer, word, label in self.decisions
         ]
         return f"row {self.row:,} ({'; '.join(said)})"
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far two reviewers agree.
-
-    Parameters
-    ----------
-    reviewers : (str, str)
-        Their names.
-    n_rows : int
-        Rows that both decided.
-    share : float
-        Share of these rows with the same resulting label (the given one for ``keep``; ``unsure`` is one more).
-    kappa : float
-        Cohen's kappa: ``(share - chance) / (1 - chance)``, where ``chance`` is the share that would be the same if both
-        drew their resulting labels independently, as often as they gave them (Cohen 1960, *A coefficient of agreement
-        for nominal scales*, Educational and Psychological Measurement 20(1)). NaN if both gave one and the same label
-        to all rows, which chance explains.
-    """
-
-    reviewers: tuple[str, str]
-    n_rows: int
-    share: float
-    kappa: float
 
 
 @dataclass(frozen=True)
@@ -176,6 +154,24 @@ class Outcomes:
         return replace(
             self, labels=labels, resulting=np.where(self.resulting == UNSURE, np.int32(code), self.resulting)
         )
+
+
+def results_of(decisions: Decisions) -> Iterator[tuple[str, str]]:
+    """Yield the first decision about each result, for messages, and the result's fingerprint.
+
+    Raises
+    ------
+    InvalidInputError
+        For text that is no fingerprint.
+    """
+    for code, result in enumerate(decisions.result.values):
+        if not result:
+            continue
+        one = decisions[int((decisions.result.codes == code).argmax())]
+        which = f"decisions: row {one.row:,} ({one.where})"
+        if _FINGERPRINT.fullmatch(result) is None:
+            raise InvalidInputError(f"{which}: {result!r} is not the fingerprint of a result: is the file cut off?")
+        yield which, result
 
 
 def check_rows(decisions: Decisions, n_rows: int) -> None:
@@ -421,13 +417,5 @@ def agreement(decisions: Decisions, outcomes: Outcomes, settled: Settled) -> tup
         (rows, ours), (others, theirs) = of_reviewer[first], of_reviewer[second]
         _, a, b = np.intersect1d(rows, others, assume_unique=True, return_indices=True)
         if len(a):
-            found.append(Agreement((first, second), len(a), *_kappa(ours[a], theirs[b])))
+            found.append(Agreement((first, second), len(a), *kappa_of(ours[a], theirs[b])))
     return tuple(found)
-
-
-def _kappa(ours: Codes, theirs: Codes) -> tuple[float, float]:
-    """Return the share of equal pairs, and Cohen's kappa."""
-    n, n_same = len(ours), int(np.count_nonzero(ours == theirs))
-    of_first, of_second = Counter(ours.tolist()), Counter(theirs.tolist())
-    chance = sum(times * of_second[outcome] for outcome, times in of_first.items())  # of n * n, in whole numbers
-    return n_same / n, (n_same * n - chance) / (n * n - chance) if chance < n * n else math.nan
