@@ -13,8 +13,8 @@ an export of Label Studio (``.json``; see `labelsieve.exchange`).
 | ``result`` | fingerprint of the result (`LabelIssues.fingerprint`), which is compared where it is given |
 
 A reviewer who decides about a row again corrects the earlier decision: the last one counts, by ``time`` if all have
-one, else in the order of the lines. Decisions without a name are one reviewer's if their times differ. What different
-reviewers say differently is a conflict.
+one, else in the order of the lines. Decisions without a name are one reviewer's if their times differ; of several
+tables without names, each is of another reviewer. What different reviewers say differently is a conflict.
 
 `apply_decisions` writes the corrected labels in the form in which they are stored, beside a log of what was changed by
 whom. Everything is checked before anything is written. On the command line: ``labelsieve apply``.

@@ -371,6 +371,28 @@ def test_reviewers_correct_themselves_but_not_each_other(tmp_path, monkeypatch, 
         apply_decisions("labels.npy", ["ann.csv", "ben.csv"])
 
 
+def test_tables_without_names_are_of_another_reviewer_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", np.array([0, 1]))
+    accept, keep = (0, "", 0, "accept", 1, "", ""), (0, "", 0, "keep", "", "", "")
+    other = (1, "", 1, "keep", "", "", "")
+    for folder, lines in (("a", [accept, other]), ("b", [keep])):
+        (tmp_path / folder).mkdir()
+        write_csv(tmp_path / folder / "decisions.csv", lines)
+    several = ["a/decisions.csv", "b/decisions.csv"]
+    with pytest.raises(InvalidInputError, match=r"row 0 \(a/decisions\.csv: accept 1; b/decisions\.csv: keep\)"):
+        apply_decisions("labels.npy", several)
+    assert apply_decisions("labels.npy", several, conflicts="last").labels.tolist() == [0, 1]
+    # Of two lines of one table nobody knows which one corrects the other, whether it is the only table or not.
+    write_csv(tmp_path / "twice.csv", [accept, keep])
+    for tables in (["twice.csv"], ["twice.csv", "a/decisions.csv"]):
+        with pytest.raises(InvalidInputError, match="they differ in 1 rows: row 0"):
+            apply_decisions("labels.npy", tables)
+        assert run(["apply", "labels.npy", *tables, "-o", "out.npy"]) == 2
+        assert "they differ in 1 rows: row 0" in capsys.readouterr().err
+    assert not (tmp_path / "out.npy").exists()
+
+
 def test_the_agreement_of_two_reviewers_is_cohens_kappa():
     from sklearn.metrics import cohen_kappa_score
 

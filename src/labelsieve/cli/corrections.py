@@ -304,7 +304,7 @@ def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") 
     drawn = load(audit)
     if not isinstance(drawn, Audit):
         raise InvalidInputError(f"{audit} is not an audit")
-    return estimate(drawn, list(decisions) if len(decisions) > 1 else decisions[0], conflicts)
+    return estimate(drawn, list(decisions), conflicts=conflicts)
 
 
 CORRECTIONS: Final = (review, label_studio, apply, draw, print_estimate, compare)
