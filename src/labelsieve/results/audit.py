@@ -26,10 +26,10 @@ from labelsieve.confident_learning.audit_sampling import (
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.results.frames import frame_of
 from labelsieve.results.publish import check_writable, replacing
-from labelsieve.results.row_ids import escape_formula
 from labelsieve.results.zarr_store import StoredScores
 from labelsieve.settings import check_whole_number
 from labelsieve.sources.open_array import open_any
+from labelsieve.sources.text_cells import escape_formula
 from labelsieve.storage.checked_arrays import (
     StoredArray,
     create_array,
