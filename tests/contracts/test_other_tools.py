@@ -421,7 +421,7 @@ def test_an_export_without_annotations_has_no_decisions(tmp_path):
         ({"images": ["a"]}, "1 images, the result has 400 rows"),
         ({"images": "pictures/*.png"}, r"nor a pattern with \{row\} or \{id\}"),
         ({"images": "https://x/{id}"}, "names ids, and the result has none"),
-        ({"texts": ["a"]}, "1 texts, the result has 400 rows"),
+        ({"texts": ["a"]}, "there are 1 texts, and there must be 400"),
     ],
 )
 def test_tasks_that_cannot_be_are_refused_and_nothing_is_written(tmp_path, monkeypatch, choices, message):

@@ -303,7 +303,7 @@ BAD = {
         lambda *_: {"images": [f"{row}.png" for row in range(100)]},
         "the picture of row [0-9]+, .*png, is not there",
     ),
-    "too few texts": (lambda *_: {"texts": ["a"] * 99}, "99 texts, the result has 100 rows"),
+    "too few texts": (lambda *_: {"texts": ["a"] * 99}, "there are 99 texts, and there must be 100"),
     "no texts": (lambda *_: {"texts": "nowhere.txt"}, "texts: nowhere.txt is not readable"),
     "too few labels": (lambda y, p: {"labels": y[1:]}, "labels have 99 rows, the result has 100"),
     "other labels": (lambda y, p: {"labels": (y + 1) % 4}, "differ from the result, as row"),

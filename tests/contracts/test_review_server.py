@@ -25,9 +25,9 @@ from browser import browser
 from draws import draw
 from labelsieve.errors import InUseError, InvalidInputError, LabelsieveWarning, UnwritableError
 from labelsieve.results.decisions import read_decisions
+from labelsieve.results.pictures import open_pictures
 from labelsieve.results.review import decision_file, server
 from labelsieve.results.review.decision_file import open_decisions
-from labelsieve.results.review.pictures import open_pictures
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.results.review.server import ReviewServer, is_loopback, serve_review
 from processes import PATIENCE_S, wait_until

@@ -21,10 +21,9 @@ from labelsieve.errors import InvalidInputError, warn
 from labelsieve.results.export import write_table
 from labelsieve.results.frames import frame_of
 from labelsieve.results.layouts import TagLayout
-from labelsieve.results.publish import replacing
+from labelsieve.results.publish import check_ending, replacing
 from labelsieve.results.result import TABLE_ROWS, Result
 from labelsieve.storage.folders import open_folder, temporary_folder, writing
-from labelsieve.storage.urls import check_place, without_query
 
 if TYPE_CHECKING:
     import os
@@ -209,9 +208,7 @@ class Comparison:
         UnwritableError
             If the file cannot be written.
         """
-        place = check_place("path", path)
-        if not place.endswith(".csv"):
-            raise InvalidInputError(f"{without_query(place)} must end in .csv")
+        place = check_ending("path", path, ".csv")
         with replacing(open_folder(place)) as made:
             write_table(made, self._text_tables(), escape_formulas=escape_formulas)
 

@@ -13,16 +13,16 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.error_estimate import ErrorEstimate
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.results import report
+from labelsieve.results import export, report
 from labelsieve.results.audit import Audit, draw_audit
 from labelsieve.results.comparison import Comparison, compare_results
 from labelsieve.results.frames import frame_of
-from labelsieve.results.issue_exports import IssueExports
+from labelsieve.results.pictures import open_pictures
 from labelsieve.results.plots import Plots
+from labelsieve.results.publish import check_ending
 from labelsieve.results.result import Result
-from labelsieve.results.review.reviewable import ReviewableResult
 from labelsieve.results.zarr_store import read_result
-from labelsieve.settings import check_whole_number
+from labelsieve.settings import check_flag, check_whole_number
 from labelsieve.storage.folders import open_folder
 from labelsieve.storage.urls import check_place
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class LabelIssues(ReviewableResult, IssueExports):
+class LabelIssues(Result):
     """The label issues of a dataset, from `labelsieve.find_label_issues` or `labelsieve.load`.
 
     A result stands for its ``indices``: its length is ``num_issues``, iterating over it gives the rows of the issues,
@@ -53,6 +53,8 @@ class LabelIssues(ReviewableResult, IssueExports):
         True for label issues.
     worst(top) : IssueRows
         The `top` worst issues; no others are loaded.
+    lowest(top) : (top,) int64
+        The `top` rows of lowest score, the lowest first, whether they are issues or not; `review` shows them.
     score_histogram(n_bins) : two arrays
         Edges of bins, and how many of all rows have a score in each.
     estimated_num_issues : int
@@ -81,17 +83,6 @@ class LabelIssues(ReviewableResult, IssueExports):
     >>> np.array(["a", "b", "c"])[found].tolist(), len(found), list(found)
     (['c'], 1, [2])
     """
-
-    # Named here, so that the documentation of this class has them.
-    save = IssueExports.save
-    to_csv = IssueExports.to_csv
-    to_parquet = IssueExports.to_parquet
-    to_label_studio = IssueExports.to_label_studio
-    to_cleanlab = IssueExports.to_cleanlab
-    to_fiftyone = IssueExports.to_fiftyone
-    to_argilla = IssueExports.to_argilla
-    review = ReviewableResult.review
-    serve_review = ReviewableResult.serve_review
 
     def __len__(self) -> int:
         return self.num_issues
@@ -313,6 +304,167 @@ class LabelIssues(ReviewableResult, IssueExports):
         """
         return draw_audit(self, budget, seed, labels)
 
+    def review(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        top: int = 500,
+        images: Any = None,
+        texts: Sequence[str] | Path | None = None,
+        audit: Audit | None = None,
+        rows: Any = None,
+        pred_probs: Any = None,
+        labels: Any = None,
+        class_names: Sequence[str] | None = None,
+        title: str | None = None,
+    ) -> None:
+        """Write a page on which a person decides about the issues, or about the rows of an audit.
+
+        The page is one file that works offline. A row is shown at a time, or many in a grid; decisions are made by
+        keyboard, stay in the browser, and are downloaded as the CSV file that `labelsieve.apply_decisions` and
+        `labelsieve.estimate` take.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.html``.
+        top : int
+            Number of issues to show, from the worst; with `audit` or `rows`, these are shown instead.
+        images : (N, H, W) or (N, H, W, 3) array, path, pattern, or sequence of paths or URLs, optional
+            Pictures of the rows, as for `report`; only those shown are read. Larger ones become thumbnails of at most
+            20 kB.
+        texts : sequence of str, or path, optional
+            Texts of the rows, or a text file with one on each line; 5,000 letters of each are shown.
+        audit : Audit, optional
+            An audit of this result: its rows in its order. Rows that are not issues have no suggestion, unless
+            `pred_probs` is given.
+        rows : (n,) array-like of int, optional
+            Rows to show, in this order, such as ``issues.lowest(500)``: also rows that are not issues, which need
+            `labels`, and have a suggestion only with `pred_probs`.
+        pred_probs : (N, K) array-like or path, optional
+            The predicted probabilities of this result, or the logits, for the five most probable classes of each row.
+            Otherwise only the given and the suggested class are shown with theirs.
+        labels : (N,) array-like or path, optional
+            The given labels, as numbers or names, which decisions then name. By default they are what the run read;
+            needed for results of earlier versions with class names, and for rows that are not issues, if they are not
+            those of an audit that was drawn with labels.
+        class_names : sequence of str, optional
+            What to show of each class; by default the names in the result.
+        title : str, optional
+            Name of the dataset, for the heading; by default the end of the path of `pred_probs`.
+
+        Raises
+        ------
+        InvalidInputError
+            For another ending; an audit of another result; pictures, texts, labels or probabilities that are not of
+            these rows.
+        MissingDependencyError
+            Without jinja2, or Pillow for pictures.
+        UnwritableError
+            If the page cannot be written: a folder without permission, a full disk.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> path = f"{tempfile.mkdtemp()}/review.html"
+        >>> found.review(path, texts=["a cat", "a dog", "another dog"])
+        """
+        from labelsieve.results.review.page import check_page, write_page
+        from labelsieve.results.review.rows import ReviewRows
+
+        page = Path(check_place("path", path))
+        check_page(page)
+        shown = ReviewRows(
+            self,
+            top=check_whole_number("top", top, 1),
+            audit=audit,
+            rows=rows,
+            texts=texts,
+            pred_probs=pred_probs,
+            labels=labels,
+            class_names=class_names,
+        )
+        write_page(shown, page, pictures=None if images is None else open_pictures(images, self.n_rows), title=title)
+
+    def serve_review(
+        self,
+        decisions: str | os.PathLike[str],
+        *,
+        top: int | None = None,
+        images: Any = None,
+        texts: Sequence[str] | Path | None = None,
+        audit: Audit | None = None,
+        rows: Any = None,
+        pred_probs: Any = None,
+        labels: Any = None,
+        class_names: Sequence[str] | None = None,
+        title: str | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
+    ) -> None:
+        """Serve the page of `review` until Ctrl-C, and write decisions to a CSV file as they are made.
+
+        Each decision is on the disk before the page shows it as saved. Rows and pictures are read when they are shown,
+        so that 100,000 rows are no more work than 100. The URL, which is printed, has a secret in it that is another
+        each time.
+
+        Parameters
+        ----------
+        decisions : path
+            Ends in ``.csv``. If the file is there, with decisions about this result, it is continued. It has one
+            decision about each row, the last one: reviewers who decide independently take a file each.
+        top : int, optional
+            Number of issues to show, from the worst; all by default.
+        images, texts, audit, rows, pred_probs, labels, class_names, title
+            As for `review`; pictures are shown as large as they are.
+        host : str
+            Address of this machine; other machines reach only another one than the default, without encryption.
+        port : int
+            0 takes one that is free.
+
+        Raises
+        ------
+        InvalidInputError
+            As for `review`; also if the file holds anything else, or the server cannot listen there.
+        InUseError
+            If another server writes to the file.
+        MissingDependencyError
+            Without jinja2, or Pillow for pictures.
+        UnwritableError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> found.serve_review("decisions.csv", texts=["a cat", "a dog", "another dog"])  # doctest: +SKIP
+        http://127.0.0.1:35011/Dy1lQz0TO-U6aW1P232nJmFOSaxA9FUn/
+        1 row to review; decisions are written to decisions.csv; Ctrl-C ends
+        """
+        from labelsieve.results.review.rows import ReviewRows
+        from labelsieve.results.review.server import serve_review
+
+        shown = ReviewRows(
+            self,
+            top=self.num_issues if top is None else check_whole_number("top", top, 1),
+            audit=audit,
+            rows=rows,
+            texts=texts,
+            pred_probs=pred_probs,
+            labels=labels,
+            class_names=class_names,
+        )
+        serve_review(
+            shown,
+            decisions,
+            pictures=None if images is None else open_pictures(images, self.n_rows),
+            title=title,
+            host=host,
+            port=check_whole_number("port", port, 0),
+        )
+
     def report(
         self,
         path: str | os.PathLike[str],
@@ -372,6 +524,295 @@ class LabelIssues(ReviewableResult, IssueExports):
     def plot(self) -> Plots:
         """Pictures: ``plot.scores()``, ``plot.classes()`` and ``plot.pairs()``, which return matplotlib axes."""
         return Plots(self)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole result into one Zarr group, for `labelsieve.load`.
+
+        Parameters
+        ----------
+        path : path or URL
+            Ends in ``.zarr``; an earlier result there is replaced once all is written.
+
+        Raises
+        ------
+        InvalidInputError
+            For a path that is not a valid output location.
+        UnwritableError
+            If it cannot be written: a folder without permission, a full disk.
+        """
+        export.write(self, check_ending("path", path, ".zarr"))
+
+    def to_csv(self, path: str | os.PathLike[str], *, escape_formulas: bool = True) -> None:
+        """Write the issues as a CSV table, worst first.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.csv``.
+        escape_formulas : bool
+            Write an apostrophe before ids and class names that a spreadsheet would run as formulas: those that begin
+            with ``=``, ``+``, ``-``, ``@``, a tab or a carriage return, and are not numbers.
+            `labelsieve.unescape_formula` takes it away again, and so does ``ids=`` for a ``.csv`` file.
+
+        Raises
+        ------
+        InvalidInputError
+            For another ending, or a missing folder.
+        UnwritableError
+            If the file cannot be written: a folder without permission, a full disk.
+        """
+        check_flag("escape_formulas", escape_formulas)
+        export.write(self, check_ending("path", path, ".csv"), escape_formulas=escape_formulas)
+
+    def to_parquet(self, path: str | os.PathLike[str], rows_a_file: int = export.ROWS_A_FILE) -> None:
+        """Write the issues as a Parquet table, worst first.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.parquet``. More than `rows_a_file` issues make a folder of such files, which pandas and Arrow
+            read as one table.
+        rows_a_file : int
+            Most rows in a file.
+
+        Raises
+        ------
+        MissingDependencyError
+            Without pyarrow.
+        UnwritableError
+            If it cannot be written: a folder without permission, a full disk.
+        """
+        export.write(
+            self, check_ending("path", path, ".parquet"), rows_a_file=check_whole_number("rows_a_file", rows_a_file, 1)
+        )
+
+    def to_label_studio(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        images: Any = None,
+        texts: Sequence[str] | Path | None = None,
+        top: int | None = None,
+        audit: Audit | None = None,
+        labels: Any = None,
+        class_names: Sequence[str] | None = None,
+    ) -> str:
+        """Write the issues, or the rows of an audit, as tasks for Label Studio; return the labelling configuration.
+
+        Each task has the suggested class as a prediction, and in its data ``row``, ``row_id`` (if there are ids),
+        ``image`` or ``text``, ``given_label`` and ``suggested_label`` (as they are stored), ``given_choice`` and
+        ``suggested_choice`` (as they are shown), ``p_given``, ``p_suggested``, ``score`` and ``result`` (the
+        fingerprint). `labelsieve.exchange` shows the way back.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.json``. Import this file into a project that has the returned configuration.
+        images : sequence of str, path, or pattern, optional
+            URLs that the browsers of reviewers can open, which are passed on as they are: of all rows, as a list, a
+            column or a text file with one on each line; or a pattern, ``"https://example.org/{row}.png"``, with
+            ``{row}`` or ``{id}``. (Local files are ``"/data/local-files/?d=..."`` in Label Studio.)
+        texts : sequence of str, or path, optional
+            Texts of all rows, or a text file with one on each line; 5,000 letters of each are passed on. Without images
+            and texts, tasks show the id or the row.
+        top : int, optional
+            Number of issues, from the worst; all by default. Without meaning for an audit.
+        audit, labels, class_names : optional
+            As in `review`.
+
+        Returns
+        -------
+        str
+            XML for *Settings, Labeling Interface, Code* of the project.
+
+        Raises
+        ------
+        InvalidInputError
+            For another ending, images or texts of another number of rows, and class names that are empty, occur twice
+            or hold control characters.
+        UnwritableError
+            If the file cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> print(found.to_label_studio(f"{tempfile.mkdtemp()}/tasks.json", texts=["a cat", "a dog", "another dog"]))
+        <View>
+          <Header value="Given label: $given_choice"/>
+          <Text name="text" value="$text"/>
+          <Choices name="label" toName="text" choice="single-radio" showInline="true">
+            <Choice value="0"/>
+            <Choice value="1"/>
+          </Choices>
+        </View>
+        """
+        from labelsieve.results.label_studio import write_label_studio
+
+        shown = self.num_issues if top is None else check_whole_number("top", top, 0)
+        return write_label_studio(
+            self, path, images=images, texts=texts, top=shown, audit=audit, labels=labels, class_names=class_names
+        )
+
+    def to_cleanlab(self, datalab: Any = None) -> pd.DataFrame:
+        """Return all rows as a frame for cleanlab, and give the issues to a ``Datalab``.
+
+        Parameters
+        ----------
+        datalab : cleanlab.Datalab, optional
+            Take these issues as those of the kind ``label``, in place of any that are there, for ``report``,
+            ``get_issues`` and ``issue_summary``. It must be of the same rows and labels.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A line for each row, in order: ``is_label_issue``, ``label_quality`` (the score; also as ``label_score``,
+            the name in ``Datalab.issues``), and ``predicted_label`` (the suggested class of issues; missing for other
+            rows, whose predicted class a result does not keep).
+
+        Raises
+        ------
+        InvalidInputError
+            If the ``Datalab`` has other rows or labels.
+        InputTypeError
+            For another object as `datalab`.
+        MissingDependencyError
+            Without pandas.
+
+        Notes
+        -----
+        A ``Datalab`` has a predicted label for each row: of those that are not issues it gets the given label.
+
+        Examples
+        --------
+        ``CleanLearning`` trains without the issues:
+
+        >>> import numpy as np
+        >>> import labelsieve
+        >>> from cleanlab.classification import CleanLearning
+        >>> from sklearn.linear_model import LogisticRegression
+        >>> features, labels = np.array([[0.0], [0.1], [1.0], [1.1], [0.9]]), np.array([0, 0, 1, 1, 0])
+        >>> probs = [[0.9, 0.1], [0.8, 0.2], [0.2, 0.8], [0.1, 0.9], [0.1, 0.9]]
+        >>> found = labelsieve.find_label_issues(labels, probs)
+        >>> model = CleanLearning(LogisticRegression(C=100)).fit(features, labels, label_issues=found.to_cleanlab())
+        >>> model.predict(np.array([[0.9]])).tolist()
+        [1]
+
+        ``Datalab`` reports them::
+
+            lab = cleanlab.Datalab({"label": labels}, label_name="label")
+            found.to_cleanlab(datalab=lab)
+            lab.report()
+        """
+        from labelsieve.results.other_tools import cleanlab_frame
+
+        return cleanlab_frame(self, datalab)
+
+    def to_fiftyone(self, images: Any = None, top: int | None = None) -> pd.DataFrame:
+        """Return the issues as a frame for FiftyOne, worst first.
+
+        Parameters
+        ----------
+        images : sequence of str, path, or pattern, optional
+            Paths of the pictures of all rows, as in `to_label_studio`.
+        top : int, optional
+            Number of issues, from the worst; all by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``id`` and ``row``; ``filepath`` (if images are given); ``ground_truth`` and ``suggestion`` (names of
+            classes, or their numbers as text), ``confidence`` (probability of the suggestion), ``p_given``, and
+            ``label_quality`` (the score).
+
+        Raises
+        ------
+        InvalidInputError
+            For images of another number of rows.
+        MissingDependencyError
+            Without pandas.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> found.to_fiftyone(images="images/{row}.png")[["filepath", "ground_truth", "suggestion"]].values.tolist()
+        [['images/2.png', '0', '1']]
+
+        In FiftyOne::
+
+            dataset = fiftyone.Dataset("label issues")
+            dataset.add_samples(
+                fiftyone.Sample(
+                    filepath=line.filepath,
+                    ground_truth=fiftyone.Classification(label=line.ground_truth),
+                    suggestion=fiftyone.Classification(label=line.suggestion, confidence=line.confidence),
+                    label_quality=line.label_quality,
+                    row=line.row,
+                )
+                for line in found.to_fiftyone(images=paths).itertuples()
+            )
+        """
+        from labelsieve.results.other_tools import fiftyone_frame
+
+        return fiftyone_frame(self, images, None if top is None else check_whole_number("top", top, 0))
+
+    def to_argilla(
+        self, texts: Sequence[str] | Path | None = None, *, images: Any = None, top: int | None = None
+    ) -> pd.DataFrame:
+        """Return the issues as a frame for Argilla, worst first.
+
+        Parameters
+        ----------
+        texts : sequence of str, or path, optional
+            Texts of all rows, or a text file with one on each line.
+        images : sequence of str, path, or pattern, optional
+            URLs of the pictures of all rows, as in `to_label_studio`.
+        top : int, optional
+            Number of issues, from the worst; all by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            ``id`` and ``row``; the fields ``text`` and ``image`` (if given); ``label`` (the suggested class, for a
+            question of this name), ``confidence`` (its probability), ``given_label``, ``p_given`` and ``label_quality``
+            (the score), for metadata. Classes are names, or numbers as text.
+
+        Raises
+        ------
+        InvalidInputError
+            For texts or images of another number of rows.
+        MissingDependencyError
+            Without pandas.
+
+        Examples
+        --------
+        >>> import labelsieve
+        >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+        >>> found.to_argilla(["a cat", "a dog", "another dog"])[["id", "text", "label", "given_label"]].values.tolist()
+        [['2', 'another dog', '1', '0']]
+
+        In Argilla::
+
+            settings = argilla.Settings(
+                fields=[argilla.TextField(name="text")],
+                questions=[argilla.LabelQuestion(name="label", labels=class_names)],
+                metadata=[
+                    argilla.TermsMetadataProperty(name="given_label"),
+                    argilla.FloatMetadataProperty(name="confidence"),
+                    argilla.FloatMetadataProperty(name="label_quality"),
+                    argilla.FloatMetadataProperty(name="p_given"),
+                    argilla.IntegerMetadataProperty(name="row"),
+                ],
+            )
+            dataset = argilla.Dataset("label issues", settings=settings).create()
+            records = found.to_argilla(texts).to_dict("records")
+            dataset.records.log(records, mapping={"confidence": "label.suggestion.score"})
+        """
+        from labelsieve.results.other_tools import argilla_frame
+
+        return argilla_frame(self, texts, images, None if top is None else check_whole_number("top", top, 0))
 
     def __repr__(self) -> str:
         share = self.num_issues / self.n_labelled

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -79,12 +80,19 @@ def label_studio_config(class_names: Sequence[str], *, images: bool = False, tex
 
 def _choice(name: str) -> str:
     """Return the attributes of a choice. In a value, ``$name`` would stand for data of the task: an alias does not."""
-    from xml.sax.saxutils import quoteattr  # imports ssl, for 20 ms
-
     if "$" in name:
         shown = name.replace("$", "\N{FULLWIDTH DOLLAR SIGN}")
-        return f"value={quoteattr(shown)} alias={quoteattr(name)}"
-    return f"value={quoteattr(name)}"
+        return f"value={_quoted(shown)} alias={_quoted(name)}"
+    return f"value={_quoted(name)}"
+
+
+def _quoted(text: str) -> str:
+    """Return the value of an attribute of XML, in which a parser would take a line break for a blank."""
+    # `xml.sax.saxutils.quoteattr` takes long to import: it brings HTTP and TLS along.
+    escaped = html.escape(text)
+    for letter in "\n\r\t":
+        escaped = escaped.replace(letter, f"&#{ord(letter)};")
+    return f'"{escaped}"'
 
 
 def check_choices(class_names: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.review.pictures import open_pictures
+from labelsieve.results.pictures import open_pictures
 
 if TYPE_CHECKING:
     from labelsieve.confident_learning.dtypes import Bools

@@ -17,9 +17,9 @@ from labelsieve.results.grouped_issues import GroupedIssues, lowest
 from labelsieve.results.label_issues import LabelIssues, compare_with
 from labelsieve.results.layouts import EqualImages, PixelLayout
 from labelsieve.results.mask_pictures import MarkedPictures
+from labelsieve.results.pictures import encode_thumbnail
 from labelsieve.results.report import check_report, write_report
 from labelsieve.results.result import IssueRows
-from labelsieve.results.review.pictures import encode_thumbnail
 from labelsieve.settings import FLOAT_TOLERANCE, check_positive, check_whole_number
 from labelsieve.storage.urls import check_place
 

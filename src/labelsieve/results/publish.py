@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shutil
 import tempfile
 import uuid
@@ -98,6 +99,14 @@ def _check_writable_url(place: UrlFolder) -> None:
         except UnwritableError as error:
             raise UnwritableError(str(error).replace(test.where, place.where)) from error
     test.delete()
+
+
+def check_ending(name: str, path: str | os.PathLike[str], suffix: str) -> str:
+    """Return the path or URL of an output, or raise an `InvalidInputError` unless it ends in `suffix`."""
+    place = check_place(name, path)
+    if not place.endswith(suffix):
+        raise InvalidInputError(f"{without_query(place)} must end in {suffix}")
+    return place
 
 
 def check_writable(path: Path) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,11 +23,12 @@ from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.memory import size
 from labelsieve.results.comparison import Comparison
+from labelsieve.results.pictures import open_pictures
 from labelsieve.results.plots import Plots, noisiest_classes
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
-from labelsieve.results.review.pictures import open_pictures
 from labelsieve.results.row_ids import as_text
+from labelsieve.results.texts import open_texts
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place
 
@@ -65,7 +65,7 @@ def write_report(
     top : int
         How many of the worst rows to show.
     images : (N, H, W) or (N, H, W, 3) array, path, pattern, or sequence of paths; optional
-        Pictures of all rows, as `labelsieve.results.review.pictures.open_pictures` takes them; only those shown are
+        Pictures of all rows, as `labelsieve.results.pictures.open_pictures` takes them; only those shown are
         read.
     texts : sequence of str, or path, optional
         Texts of all rows, or a text file with one per line.
@@ -99,7 +99,8 @@ def write_report(
         for number, row in zip(numbers, rows, strict=True):
             row["picture"] = pictures.data_url(number, min(_ONE_PICTURE_BYTES, most), _PICTURE_SIDE)
     if texts is not None:
-        for text, row in zip(read_texts(texts, numbers, n_things), rows, strict=True):
+        opened = open_texts(texts, n_things, np.array(numbers, np.int64), _TEXT_LETTERS)
+        for text, row in zip(opened.part(0, len(rows)), rows, strict=True):
             row["text"] = text
     for parts, row in zip(marked or (), rows, strict=marked is not None):
         row["marked"] = [as_text(part) for part in parts]
@@ -134,35 +135,7 @@ def check_report(path: Path, n_rows: int = 0, images: Any = None, texts: Any = N
     if images is not None:
         open_pictures(images, n_rows)
     if texts is not None:
-        read_texts(texts, (), n_rows)
-
-
-def read_texts(texts: Any, rows: Sequence[int], n_rows: int) -> list[str]:
-    """Return the texts of some rows; no others of a file are kept.
-
-    Raises
-    ------
-    InvalidInputError
-        If there are not N texts.
-    """
-    if isinstance(texts, str | os.PathLike):
-        check_place("texts", texts)
-        found, n_texts, wanted = dict[int, str](), 0, set(rows)
-        try:
-            # The lines of `read_lines`, which would keep all.
-            with Path(texts).open(encoding="utf-8-sig", newline="\n") as file:
-                for line in file:
-                    if n_texts in wanted:
-                        found[n_texts] = line.removesuffix("\r\n").removesuffix("\n")
-                    n_texts += 1
-        except (OSError, ValueError) as error:
-            raise InvalidInputError(f"texts: {texts} is not readable: {error}") from error
-    else:
-        found, n_texts = getattr(texts, "iloc", texts), len(texts)  # pandas would look rows up by its own index
-    if n_texts != n_rows:
-        raise InvalidInputError(f"{n_texts:,} texts, pred_probs has {n_rows:,} rows")
-    lines = [as_text(str(found[row])) for row in rows]
-    return [text if len(text) <= _TEXT_LETTERS else text[: _TEXT_LETTERS - 1] + "…" for text in lines]
+        open_texts(texts, n_rows, np.empty(0, np.int64))
 
 
 def _page(

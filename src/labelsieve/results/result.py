@@ -280,6 +280,16 @@ class Result:
 
         Rows without a label are left out. The scores of all rows are read in blocks.
 
+        Parameters
+        ----------
+        top : int
+            Number of rows; all that have a label if there are fewer.
+
+        Returns
+        -------
+        (top,) int64
+            Row numbers.
+
         Examples
         --------
         >>> import labelsieve
@@ -299,7 +309,13 @@ class Result:
         return rows
 
     def scores_at(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.floating[Any]]:
-        """Return the scores of some rows; those of all rows are read in blocks."""
+        """Return the scores of some rows, in their order; those of all rows are read in blocks.
+
+        Parameters
+        ----------
+        rows : (n,) int64
+            Row numbers, in any order.
+        """
         order, start, parts = np.argsort(rows), 0, list[Any]()
         ascending = rows[order]
         for block in self.score_parts.blocks():

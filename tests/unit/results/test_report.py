@@ -348,7 +348,7 @@ def test_no_issues_are_a_page_too(tmp_path):
         ("r.html", {"images": np.zeros((1500, 0, 4))}, "images must have shape"),
         ("r.html", {"images": np.zeros((1500, 4, 4), complex)}, "images must be numbers"),
         ("r.html", {"images": "none.npy"}, r"images: there is no file .*none\.npy"),
-        ("r.html", {"texts": ["a"]}, "1 texts, pred_probs has 1,500 rows"),
+        ("r.html", {"texts": ["a"]}, "there are 1 texts, and there must be 1,500"),
         ("r.html", {"texts": "none.txt"}, r"texts: none\.txt is not readable"),
         ("r.html", {"top": -1}, "top must be a whole number"),
     ],

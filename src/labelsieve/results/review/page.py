@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.results.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Pictures, encode_thumbnail
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.report import heading_parts
-from labelsieve.results.review.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Pictures, encode_thumbnail
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.results.row_ids import as_text
 from labelsieve.storage.folders import LocalFolder
@@ -29,8 +29,8 @@ _LEAST_BYTES: Final = 2_000
 _READERS: Final = 8
 
 
-def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None, title: str | None = None) -> int:
-    """Write the review page and return its size in bytes.
+def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None, title: str | None = None) -> None:
+    """Write the review page.
 
     Parameters
     ----------
@@ -63,7 +63,6 @@ def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None
     page = render_page(rows, "file", title=title, lines=lines).encode()
     with replacing(LocalFolder(path)) as made:
         made.write_bytes(page)
-    return len(page)
 
 
 def check_page(path: Path) -> None:

@@ -16,8 +16,8 @@ from labelsieve.results.audit import Audit
 from labelsieve.results.label_arrays import LabelFile
 from labelsieve.results.label_files import open_label_file
 from labelsieve.results.result import TABLE_ROWS, Result
-from labelsieve.results.review.texts import open_texts
 from labelsieve.results.row_ids import as_text, check_class_names
+from labelsieve.results.texts import open_texts
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import open_any
 

@@ -49,9 +49,9 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from labelsieve.errors import InvalidInputError, LabelsieveError, UnwritableError, warn
 from labelsieve.results.decisions import WORDS, Decision
+from labelsieve.results.pictures import Picture, Pictures
 from labelsieve.results.review.decision_file import DecisionFile, open_decisions
 from labelsieve.results.review.page import content_policy, render_page
-from labelsieve.results.review.pictures import Picture, Pictures
 from labelsieve.results.review.rows import NO_CLASS, ReviewRows
 
 logger = logging.getLogger("labelsieve")
