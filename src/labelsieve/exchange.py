@@ -97,10 +97,26 @@ def read_label_studio(path: str | os.PathLike[str], class_names: Sequence[str] |
     Raises
     ------
     InvalidInputError
-        For a file that is missing, cut off or not such an export, tasks without the data of Labelsieve's, and choices
-        that are not classes.
+        For a file that is missing, cut off or not such an export, tasks that Labelsieve did not write, and choices that
+        are not classes.
     MissingDependencyError
         Without pandas.
+
+    Examples
+    --------
+    A task that was annotated with its suggestion, and one that was skipped:
+
+    >>> import json, pathlib, tempfile
+    >>> import labelsieve
+    >>> found = labelsieve.find_label_issues([0, 1, 0, 1], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9], [0.8, 0.2]])
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "tasks.json")
+    >>> _ = found.to_label_studio(path)
+    >>> first, second = json.loads(path.read_text())
+    >>> first["annotations"] = [{"completed_by": 7, "result": first["predictions"][0]["result"]}]
+    >>> second["annotations"] = [{"completed_by": 7, "was_cancelled": True, "result": []}]
+    >>> _ = path.write_text(json.dumps([first, second]))
+    >>> labelsieve.read_label_studio(path)[["row", "given_label", "decision", "label"]].values.tolist()
+    [[2, 0, 'accept', 1], [3, 1, 'unsure', '']]
     """
     found = [one for _, one in read_export(Path(check_place("decisions", path)), class_names)]
     columns = {}

@@ -175,8 +175,8 @@ same command goes on with the same file, and cuts off a line that was not finish
 last decision about it, so that the file can be applied at any moment. Another server is refused while one has the file.
 Rows and pictures are read when they are shown.
 
-Only this machine reaches the server, and only who knows the URL, whose long random part is another one each time. With
-``--host`` other machines reach it too, without encryption: prefer a tunnel, such as
+Only this machine reaches the server, and only with the URL, whose long random part is new each time. With ``--host``
+other machines reach it too, without encryption: prefer a tunnel, such as
 ``ssh -L 8000:127.0.0.1:8000 HOST`` with ``--port 8000``. Requests of pages of other sites are refused.
 
 ## Progress

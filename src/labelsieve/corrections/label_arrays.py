@@ -100,7 +100,7 @@ class LabelFile(abc.ABC):
 
 
 def _add_counts(total: Counter[Any], block: Values) -> None:
-    """Add how many rows have each label; missing ones are one more."""
+    """Add how many rows have each label; missing labels count as one label."""
     if block.dtype.kind in "iu" and len(block) and _highest(block) < _MOST_COUNTED:
         counts = np.bincount(block.astype(np.intp, copy=False))
         labels = np.flatnonzero(counts)

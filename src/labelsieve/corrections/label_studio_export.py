@@ -66,8 +66,8 @@ def read_export(path: Path, class_names: Sequence[str] | None = None) -> list[tu
     Raises
     ------
     InvalidInputError
-        For a file that is missing, cut off or not such an export, tasks without the data of Labelsieve's, and choices
-        that are no classes.
+        For a file that is missing, cut off or not such an export, tasks that Labelsieve did not write, and choices that
+        are not classes.
     """
     tasks = _read_list(path)
     data = [_data_of(task, number, path) for number, task in enumerate(tasks, 1)]
@@ -103,7 +103,7 @@ def _read_list(path: Path) -> list[Any]:
 
 
 def _data_of(task: Any, number: int, path: Path) -> dict[str, Any]:
-    """Return the data of a task, after a look at what this module reads of it."""
+    """Return the data of a task, after checking what this module reads of it."""
     data = task.get("data", task) if isinstance(task, dict) else None
     missing = [name for name in _NEEDED if name not in data] if isinstance(data, dict) else list(_NEEDED)
     if not isinstance(data, dict) or missing:

@@ -84,7 +84,7 @@ class Pictures(abc.ABC):
         row : int
             0..N-1.
         side : int, optional
-            That many pixels of the longer side are enough; there may be more.
+            The longer side needs no more pixels than this; it may have more.
 
         Raises
         ------

@@ -76,7 +76,7 @@ class FileTexts:
                 place = len(b"\xef\xbb\xbf") if file.read(3) == b"\xef\xbb\xbf" else 0
                 file.seek(place)
                 for line in file:
-                    line.decode("utf-8")  # so that a file that is no text is refused before a run
+                    line.decode("utf-8")  # so that a file that is not text is refused before a run
                     places.append(place)
                     place += len(line)
         except (OSError, ValueError) as error:

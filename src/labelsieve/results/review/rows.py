@@ -125,7 +125,7 @@ class ReviewRows:
     ------
     InvalidInputError
         For an audit of another result, arrays of another number of rows, other labels or probabilities than those of
-        the result, and a result that does not tell how its labels are written.
+        the result, and a result that does not record how its labels are written.
     InputTypeError
         For objects of another kind.
     """
@@ -304,12 +304,12 @@ def _labels_of(file: LabelFile, rows: Rows) -> list[Any]:
 
 
 def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None, stored: Sequence[Any] | None) -> str:
-    """Return what the labels are: from the labels themselves, the run, or the audit.
+    """Return what the labels are, as the labels themselves, the run or the audit show it.
 
     Raises
     ------
     InvalidInputError
-        If nothing tells.
+        If none of them does.
     """
     if dtype is None and result.facts.label_kind:
         return result.facts.label_kind
@@ -333,7 +333,7 @@ def _checked_rows(rows: Any, result: Result) -> Rows:
     Raises
     ------
     InvalidInputError, InputTypeError
-        For rows that there are not, none, or some twice.
+        For an empty list, rows beyond the result, and rows that are listed twice.
     """
     found = np.asarray(rows)
     if found.ndim != 1 or not len(found) or found.dtype.kind not in "iu":
@@ -371,7 +371,7 @@ def _ranks_of(rows: Rows, result: Result) -> npt.NDArray[np.int64]:
 
 
 def _check_audit(audit: Audit, result: Result, ranks: npt.NDArray[np.int64]) -> None:
-    """Raise unless an audit is one of this result; `ranks` are those of its rows."""
+    """Raise unless an audit is of this result; `ranks` are those of its rows."""
     same = (
         audit.n_rows == result.n_rows
         and int(audit.stratum_rows.sum()) == result.n_labelled

@@ -3,7 +3,7 @@
 It is Tornado's, which Dask's own scheduler brings along: it bounds headers, bodies and idle connections, and its one
 thread, apart from those that read and write, ends cleanly.
 
-Everything is below a path that nobody can guess, ``http://127.0.0.1:PORT/TOKEN/``:
+Everything is below a path that cannot be guessed, ``http://127.0.0.1:PORT/TOKEN/``:
 
 | Request | Answer |
 |---|---|
@@ -17,8 +17,8 @@ Everything is below a path that nobody can guess, ``http://127.0.0.1:PORT/TOKEN/
 
 A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``.
 
-What cannot be right is refused with a line of text that says why: 400 for a decision, 403 for another origin or host,
-404 for any other path, 507 if the file cannot be written.
+What cannot be right is refused with a line of text that says why: 400 for a bad decision, 403 for another origin or
+host, 404 for any other path, 507 if the file cannot be written.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class ReviewServer:
     InvalidInputError
         If it cannot listen there, or the file holds anything but decisions about this result.
     InUseError, UnwritableError
-        If another process writes to the file, or nobody can.
+        If another process writes to the file, or it cannot be written.
     MissingDependencyError
         Without jinja2.
     """
@@ -321,7 +321,7 @@ class ReviewServer:
             raise RefusedError(507, str(error)) from error
 
     def _decision(self, row: int, said: dict[str, Any]) -> Decision:
-        """Return a decision after a look at all of it."""
+        """Return a decision after checking all of it."""
         place, word, label = self.places[row], said["decision"], said.get("label")
         values = self.rows.scheme.values
         given, suggested = values[int(self.rows.given[place])], int(self.rows.suggested[place])
