@@ -88,9 +88,9 @@ if TYPE_CHECKING:
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.load import load
     from labelsieve.results.result import IssueRows
-    from labelsieve.results.row_ids import unescape_formula
     from labelsieve.sources.ensemble import Ensemble
     from labelsieve.sources.folds import Folds
+    from labelsieve.sources.text_cells import unescape_formula
     from labelsieve.summaries import summarize_batch
 
 __all__ = [  # noqa: RUF022  # in the order of the documentation
@@ -197,7 +197,7 @@ _MODULES = {
     "read_label_studio": "exchange",
     "split_arr": "label_issues_batched",
     "summarize_batch": "summaries",
-    "unescape_formula": "results.row_ids",
+    "unescape_formula": "sources.text_cells",
 }
 
 

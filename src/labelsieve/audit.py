@@ -79,10 +79,10 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.error_estimate import Cuts, ErrorEstimate, estimate_errors
+from labelsieve.corrections.decisions import CHANGING, WORDS, Decisions, is_table, read_decisions
+from labelsieve.corrections.outcomes import UNSURE, LabelValues, Outcomes, agreement, results_of, settle
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.audit import Audit
-from labelsieve.results.decisions import CHANGING, WORDS, Decisions, is_table, read_decisions
-from labelsieve.results.outcomes import UNSURE, LabelValues, Outcomes, agreement, results_of, settle
 from labelsieve.settings import CONFLICT_RULES, check_one_of
 
 if TYPE_CHECKING:

@@ -54,12 +54,11 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.reviewer_agreement import Agreement
-from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.results.decisions import WORDS, Decisions, read_decisions
-from labelsieve.results.label_arrays import LabelFile
-from labelsieve.results.label_files import open_label_file
-from labelsieve.results.label_issues import LabelIssues
-from labelsieve.results.outcomes import (
+from labelsieve.corrections.decisions import WORDS, Decisions, read_decisions
+from labelsieve.corrections.fingerprints import labels_digest
+from labelsieve.corrections.label_arrays import LabelFile
+from labelsieve.corrections.label_files import open_label_file
+from labelsieve.corrections.outcomes import (
     UNSURE,
     Conflict,
     LabelValues,
@@ -71,8 +70,10 @@ from labelsieve.results.outcomes import (
     results_of,
     settle,
 )
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.publish import check_writable, replacing
-from labelsieve.results.result import TABLE_ROWS, labels_digest, loaded_versions
+from labelsieve.results.result import TABLE_ROWS, loaded_versions
 from labelsieve.results.row_ids import GroupIds, open_ids
 from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
 from labelsieve.sources.open_path import local_path

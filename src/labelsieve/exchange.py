@@ -66,9 +66,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from labelsieve.corrections.label_studio_export import Reviewed, read_export
 from labelsieve.results.frames import frame_of
 from labelsieve.results.label_studio import label_studio_config
-from labelsieve.results.label_studio_export import Reviewed, read_export
 from labelsieve.storage.urls import check_place
 
 if TYPE_CHECKING:

@@ -433,6 +433,24 @@ def test_results_in_a_workdir_and_of_tokens_are_audited(known, tmp_path):
         assert issues.audit(50).rows.tolist() == wanted.rows.tolist()
 
 
+@pytest.mark.parametrize("ending", ["json", "zarr"])
+def test_an_audit_of_tokens_says_where_they_are(tmp_path, ending):
+    labels, probs, is_wrong = draw()
+    offsets = np.arange(0, 3001, 10)
+    tokens = labelsieve.token_classification.find_label_issues(labels, probs, offsets=offsets, progress=False)
+    audit = tokens.rows.audit(40)
+    audit.save(tmp_path / f"a.{ending}")
+    audit.to_csv(tmp_path / "review.csv")
+    wanted = [(row // 10, row % 10) for row in audit.rows.tolist()]
+    names = list(audit.places)
+    assert len(names) == 2
+    table = pd.read_csv(tmp_path / "review.csv")
+    for frame in (audit.to_frame(), labelsieve.load(tmp_path / f"a.{ending}").to_frame(), table):
+        assert list(zip(*(frame[name].tolist() for name in names), strict=True)) == wanted
+    table["decision"] = np.where(is_wrong[audit.rows], "other", "keep")
+    assert str(labelsieve.estimate(audit, table)) == str(labelsieve.estimate(audit, is_wrong[audit.rows]))
+
+
 def test_a_stratum_without_decisions_counts_as_its_neighbour(known):
     _, is_wrong, issues = known
     audit = issues.audit(200)

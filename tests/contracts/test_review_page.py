@@ -21,7 +21,7 @@ from labelsieve import InputTypeError, InvalidInputError, LabelIssues, MissingDe
 from labelsieve.cli.app import run
 from labelsieve.errors import install_line
 from labelsieve.results.review import page as review_page
-from labelsieve.results.row_ids import escape_formula, unescape_formula
+from labelsieve.sources.text_cells import escape_formula, unescape_formula
 from processes import PATIENCE_S
 
 NAMES = ["=cat", "dög", "a, b", "bird"]

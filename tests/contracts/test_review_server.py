@@ -23,8 +23,8 @@ from PIL import Image
 import labelsieve
 from browser import browser
 from draws import draw
+from labelsieve.corrections.decisions import read_decisions
 from labelsieve.errors import InUseError, InvalidInputError, LabelsieveWarning, UnwritableError
-from labelsieve.results.decisions import read_decisions
 from labelsieve.results.pictures import open_pictures
 from labelsieve.results.review import decision_file, server
 from labelsieve.results.review.decision_file import open_decisions

@@ -12,8 +12,8 @@ import click
 
 from labelsieve.confident_learning.filters import FILTERS, default_rule
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.row_ids import read_lines
 from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, Settings
+from labelsieve.sources.text_cells import read_lines
 from labelsieve.storage.urls import check_place
 
 EXIT_CODES: Final = """\b

@@ -6,7 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,10 +26,10 @@ from labelsieve.confident_learning.audit_sampling import (
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.results.frames import frame_of
 from labelsieve.results.publish import check_writable, replacing
-from labelsieve.results.row_ids import escape_formula
 from labelsieve.results.zarr_store import StoredScores
 from labelsieve.settings import check_whole_number
 from labelsieve.sources.open_array import open_any
+from labelsieve.sources.text_cells import escape_formula
 from labelsieve.storage.checked_arrays import (
     StoredArray,
     create_array,
@@ -53,6 +53,8 @@ _FORMAT: Final = 1
 _ENDINGS: Final = (".zarr", ".json")
 # Scores from which the edges of strata are taken.
 _EDGE_SCORES: Final = 1 << 20
+# Begins the names of stored `Audit.places`.
+_PLACE: Final = "place_"
 _ARRAYS: Final = ("rows", "scores", "strata", "stratum_rows", "given_labels", "cut_scores", "cut_rows")
 
 
@@ -86,6 +88,9 @@ class Audit:
         strata of scores, and those of each quarter of the issues.
     cut_rows : (C, 10) int64, optional
         How many rows of each stratum have at most these scores.
+    places : dict of str and (n,) int64
+        Where the rows are in their groups, as in the table of the issues: image, y and x of pixels, sentence and word
+        of tokens, example and tag; empty for rows of their own.
 
     Examples
     --------
@@ -110,6 +115,7 @@ class Audit:
     fingerprint: str = ""
     cut_scores: Float64s | None = None
     cut_rows: Int64s | None = None
+    places: Mapping[str, Int64s] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -136,7 +142,7 @@ class Audit:
         Returns
         -------
         pandas.DataFrame
-            ``row``, ``given_label`` (if known), ``score``, ``is_issue``, ``stratum`` and ``weight``.
+            ``row``, `places`, ``given_label`` (if known), ``score``, ``is_issue``, ``stratum`` and ``weight``.
 
         Raises
         ------
@@ -147,6 +153,7 @@ class Audit:
         return frame_of(
             {
                 "row": self.rows,
+                **self.places,
                 **labels,
                 "score": self.scores,
                 "is_issue": self.is_issue,
@@ -177,9 +184,12 @@ class Audit:
         given = [""] * len(self) if self.given_labels is None else self.given_labels.tolist()
         with replacing(LocalFolder(file)) as made, made.open("w", encoding="utf-8", newline="") as text:
             writer = csv.writer(text)
-            writer.writerow(["row", "id", "given_label", "decision", "label", "reviewer", "time", "result"])
-            for row, label in zip(self.rows.tolist(), given, strict=True):
-                writer.writerow([row, "", escape_formula(str(label)), "", "", "", "", self.fingerprint])
+            writer.writerow(
+                ["row", "id", "given_label", "decision", "label", "reviewer", "time", "result", *self.places]
+            )
+            places = [column.tolist() for column in self.places.values()]
+            for row, label, *place in zip(self.rows.tolist(), given, *places, strict=True):
+                writer.writerow([row, "", escape_formula(str(label)), "", "", "", "", self.fingerprint, *place])
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the audit, for `labelsieve.load`.
@@ -207,6 +217,7 @@ class Audit:
         elif folder.is_folder() and not is_audit(place):
             raise InvalidInputError(f"{name} exists and is not an audit of Labelsieve: it is not replaced")
         arrays = {name: values for name in _ARRAYS if (values := getattr(self, name)) is not None}
+        arrays |= {f"{_PLACE}{name}": values for name, values in self.places.items()}
         facts = {"kind": _KIND, "format": _FORMAT, "n_rows": self.n_rows, "seed": self.seed}
         facts |= {"result": self.fingerprint} if self.fingerprint else {}
         if name.endswith(".json"):
@@ -294,6 +305,7 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
         result.fingerprint,
         cuts,
         up_to[:, :-1].cumsum(axis=1).T,
+        {} if result.layout is None else result.layout.columns(rows),
     )
 
 
@@ -392,15 +404,21 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
         raise UnreadableDataError(f"{name} is damaged: restore it from a copy, or draw the audit again with its seed")
     arrays: dict[str, Any]
     if name.endswith(".json"):
-        arrays = {name: np.asarray(facts[name]) for name in _ARRAYS if name in facts}
+        names = [name for name in facts if name in _ARRAYS or name.startswith(_PLACE)]
+        arrays = {name: np.asarray(facts[name]) for name in names}
         arrays["scores"] = arrays["scores"].astype(facts["dtypes"]["scores"])
     else:
         folder = open_folder(place, "path")
         arrays = {name: StoredArray(folder, name, "rows", always_owned).read_all() for name in facts["arrays"]}
         if "given_labels" in arrays and arrays["given_labels"].dtype.kind not in "iu":
             arrays["given_labels"] = arrays["given_labels"].astype(object).astype(str)
+    places = {name.removeprefix(_PLACE): arrays.pop(name) for name in list(arrays) if name.startswith(_PLACE)}
     return Audit(
-        **arrays, n_rows=int(facts["n_rows"]), seed=int(facts["seed"]), fingerprint=str(facts.get("result", ""))
+        **arrays,
+        places=places,
+        n_rows=int(facts["n_rows"]),
+        seed=int(facts["seed"]),
+        fingerprint=str(facts.get("result", "")),
     )
 
 

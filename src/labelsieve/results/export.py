@@ -16,8 +16,8 @@ from labelsieve.memory import run_rows
 from labelsieve.partitioning import result_rows
 from labelsieve.results.publish import PARQUET_MARK, check_output, replacing, staged
 from labelsieve.results.result import Result
-from labelsieve.results.row_ids import escape_formula
 from labelsieve.results.zarr_store import COLUMNS
+from labelsieve.sources.text_cells import escape_formula
 from labelsieve.storage.folders import LocalFolder, open_folder
 
 # Most rows of one Parquet file, and rows of a CSV file that are turned into text at a time.

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from labelsieve.corrections.label_studio_export import CONTROL
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.results.label_studio_export import CONTROL
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
 from labelsieve.results.review.rows import ReviewRows
-from labelsieve.results.row_ids import as_text, read_lines
+from labelsieve.sources.text_cells import as_text, read_lines
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place
 

@@ -22,11 +22,11 @@ import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError
 from labelsieve.memory import size
-from labelsieve.results.row_ids import read_lines
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.open_array import open_any
 from labelsieve.sources.open_path import local_path, url_beside
 from labelsieve.sources.shard_names import SHARD_SUFFIXES, is_pattern, natural_key
+from labelsieve.sources.text_cells import read_lines
 from labelsieve.storage.urls import check_place, is_web, without_query
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")

@@ -27,8 +27,8 @@ from labelsieve.results.pictures import open_pictures
 from labelsieve.results.plots import Plots, noisiest_classes
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import Result
-from labelsieve.results.row_ids import as_text
 from labelsieve.results.texts import open_texts
+from labelsieve.sources.text_cells import as_text
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning import class_quality
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
+from labelsieve.corrections.fingerprints import FINGERPRINT_DIGITS, labels_digest
 from labelsieve.results.layouts import Layout
 from labelsieve.settings import Settings, check_whole_number
 
 # Rows of the tables in which many issues are written.
 TABLE_ROWS: Final = 1 << 20
-# Hexadecimal digits of each part of a fingerprint, and issues that it depends on.
-FINGERPRINT_DIGITS: Final = 12
+# Issues that a fingerprint depends on.
 _FINGERPRINT_ROWS: Final = 1000
 
 if TYPE_CHECKING:
@@ -439,19 +439,6 @@ class Result:
         names = np.array(self.class_names, object)
         pairs = (("class", "name"), ("given_label", "given_name"), ("suggested_label", "suggested_name"))
         return columns | {name: names[columns[of].astype(np.intp)] for of, name in pairs if of in columns}
-
-
-def labels_digest(counts: Iterable[int]) -> str:
-    """Return the first part of a fingerprint: 12 digits that follow from how often each label occurs.
-
-    Parameters
-    ----------
-    counts : iterable of int
-        Number of rows of each label, also of the one that says that a row has none; in any order, as it is the same for
-        names and for numbers.
-    """
-    present = sorted(count for count in counts if count)
-    return sha256(",".join(map(str, present)).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def loaded_versions() -> dict[str, str]:

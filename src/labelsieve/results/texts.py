@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.results.row_ids import as_text
+from labelsieve.sources.text_cells import as_text
 from labelsieve.storage.urls import check_place
 
 # Letters of a text that are shown.

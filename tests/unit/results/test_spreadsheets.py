@@ -12,8 +12,9 @@ import draws
 import labelsieve
 from labelsieve import InvalidInputError
 from labelsieve.cli.app import run
-from labelsieve.results.row_ids import escape_formula, open_ids, read_class_names, read_lines, unescape_formula
+from labelsieve.results.row_ids import open_ids, read_class_names
 from labelsieve.results.texts import open_texts
+from labelsieve.sources.text_cells import escape_formula, read_lines, unescape_formula
 
 # What is written, and what a spreadsheet gets to see.
 CELLS = {

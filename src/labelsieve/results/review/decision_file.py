@@ -16,10 +16,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from labelsieve.corrections.decisions import Decision, read_decisions
 from labelsieve.errors import InvalidInputError, UnwritableError
-from labelsieve.results.decisions import Decision, read_decisions
 from labelsieve.results.publish import check_writable
-from labelsieve.results.row_ids import escape_formula
+from labelsieve.sources.text_cells import escape_formula
 from labelsieve.storage.folders import LocalFolder, writing
 from labelsieve.storage.lock import own_folder
 from labelsieve.storage.urls import check_place

@@ -18,7 +18,7 @@ from labelsieve.results.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Picture
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.report import heading_parts
 from labelsieve.results.review.rows import ReviewRows
-from labelsieve.results.row_ids import as_text
+from labelsieve.sources.text_cells import as_text
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place
 

@@ -11,15 +11,16 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.softmax import softmax
 from labelsieve.confident_learning.validation import rows_in_words
+from labelsieve.corrections.label_arrays import LabelFile
+from labelsieve.corrections.label_files import open_label_file
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.audit import Audit
-from labelsieve.results.label_arrays import LabelFile
-from labelsieve.results.label_files import open_label_file
 from labelsieve.results.result import TABLE_ROWS, Result
-from labelsieve.results.row_ids import as_text, check_class_names
+from labelsieve.results.row_ids import check_class_names
 from labelsieve.results.texts import open_texts
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import open_any
+from labelsieve.sources.text_cells import as_text
 
 # Classes of highest probability that a row shows, besides the given and the suggested one.
 TOP_CLASSES: Final = 5

@@ -47,8 +47,8 @@ from typing import Any, Final, Self
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
+from labelsieve.corrections.decisions import WORDS, Decision
 from labelsieve.errors import InvalidInputError, LabelsieveError, UnwritableError, warn
-from labelsieve.results.decisions import WORDS, Decision
 from labelsieve.results.pictures import Picture, Pictures
 from labelsieve.results.review.decision_file import DecisionFile, open_decisions
 from labelsieve.results.review.page import content_policy, render_page

@@ -20,11 +20,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.corrections.label_studio_export import Reviewed, read_export
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.results.label_studio_export import Reviewed, read_export
-from labelsieve.results.row_ids import unescape_formula
 from labelsieve.sources.columns import missing_column
 from labelsieve.sources.label_names import is_missing
+from labelsieve.sources.text_cells import unescape_formula
 from labelsieve.storage.urls import check_place
 
 Bools: TypeAlias = npt.NDArray[np.bool_]

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+from labelsieve.corrections.label_arrays import ArrayLabels, LabelFile, NpyLabels, SourceLabels, ZarrLabels
+from labelsieve.corrections.label_tables import CsvLabels, ParquetLabels
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.label_arrays import ArrayLabels, LabelFile, NpyLabels, SourceLabels, ZarrLabels
-from labelsieve.results.label_tables import CsvLabels, ParquetLabels
 from labelsieve.sources.archives import ARCHIVE_SUFFIXES, split_member
 from labelsieve.sources.open_path import are_places, local_path, open_place, open_places
 from labelsieve.sources.shard_names import is_pattern

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.reviewer_agreement import Agreement, kappa_of
-from labelsieve.errors import InvalidInputError
-from labelsieve.results.decisions import (
+from labelsieve.corrections.decisions import (
     CHANGING,
     WORDS,
     Bools,
@@ -26,13 +24,13 @@ from labelsieve.results.decisions import (
     is_empty_text,
     whole_number,
 )
-from labelsieve.results.result import FINGERPRINT_DIGITS
+from labelsieve.corrections.fingerprints import FINGERPRINT
+from labelsieve.errors import InvalidInputError
 from labelsieve.settings import CONFLICT_RULES
 from labelsieve.sources.label_names import is_missing
 
 # The code of the resulting label of an unsure decision.
 UNSURE: Final = -1
-_FINGERPRINT: Final = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
 # Rows and decisions that a message names.
 _NAMED: Final = 5
 
@@ -169,7 +167,7 @@ def results_of(decisions: Decisions) -> Iterator[tuple[str, str]]:
             continue
         one = decisions[int((decisions.result.codes == code).argmax())]
         which = f"decisions: row {one.row:,} ({one.where})"
-        if _FINGERPRINT.fullmatch(result) is None:
+        if FINGERPRINT.fullmatch(result) is None:
             raise InvalidInputError(f"{which}: {result!r} is not the fingerprint of a result: is the file cut off?")
         yield which, result
 

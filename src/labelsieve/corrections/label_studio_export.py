@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.row_ids import as_text
+from labelsieve.sources.text_cells import as_text
 
 # Name of the choices in the labelling configuration, and so of what a reviewer chose.
 CONTROL: Final = "label"

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from labelsieve.corrections.label_arrays import LabelFile, Rows, Values, within
 from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.results.label_arrays import LabelFile, Rows, Values, within
 from labelsieve.sources.columns import arrow, choose_columns
 
 
