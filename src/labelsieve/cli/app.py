@@ -328,11 +328,9 @@ def _silent(*_: Any, **__: Any) -> None:
 @option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
 @PAGE
 @option("--before", metavar="EARLIER.zarr", help="Say what became of the issues of this earlier result.")
-@option("--audit", metavar="AUDIT.json", help="Say what this audit tells of the labels, with --decisions.")
+@option("--audit", metavar="AUDIT.json", help="Say how many labels are wrong by this audit and --decisions.")
 @option("--decisions", multiple=True, metavar="FILE.csv", help="Decisions about the rows of --audit.")
-@option(
-    "--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What --decisions count where they differ."
-)
+@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ.")
 def report(
     result: str,
     output: Path,
