@@ -100,8 +100,8 @@ def estimate(audit: Audit, decisions: Any, *, conflicts: str = "error") -> Error
         The audit, from `LabelIssues.audit` or `labelsieve.load`.
     decisions : (n,) array-like of bool, path, table, or list of paths and tables
         Whether the given label of each of ``audit.rows`` is wrong; None for rows that are not decided. Or one or
-        several CSV files, frames or dicts of columns, as in `labelsieve.decisions`, of which only the columns ``row``
-        and ``decision`` are needed: ``accept`` and ``other`` say that the given label is wrong, ``keep`` that it is
+        several CSV files or tables in memory, as in `labelsieve.decisions`, of which only the columns ``row`` and
+        ``decision`` are needed: ``accept`` and ``other`` say that the given label is wrong, ``keep`` that it is
         right. An export of Label Studio (``.json``) is such a table: see `labelsieve.exchange`. Rows with ``unsure`` or
         nothing, and rows of the audit that are in no table, are left out. If the audit has no labels, a column
         ``given_label`` serves for estimates by class. Where ``label``, the label after the decision, is the same as

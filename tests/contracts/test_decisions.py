@@ -7,6 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import zarr
 from hypothesis import given, settings
@@ -369,6 +371,25 @@ def test_reviewers_correct_themselves_but_not_each_other(tmp_path, monkeypatch, 
     assert (found.n_rows, found.share) == (2, 0.5)
     with pytest.raises(InvalidInputError, match=r"differ in 1 rows: row 1 \(ann: unsure; ben: keep\)"):
         apply_decisions("labels.npy", ["ann.csv", "ben.csv"])
+
+
+@pytest.mark.parametrize("kind", ["dict", "pandas", "polars", "arrow", "arrays"])
+def test_tables_of_any_kind_are_read(kind):
+    columns = {"row": [2, 0, 1], "given_label": ["a", "b", "a"], "decision": ["accept", "keep", "other"]}
+    columns |= {"label": ["b", None, "b"], "reviewer": ["ann", None, "ben"], "note": ["x", "y", "z"]}
+    makers = {"dict": dict, "pandas": pd.DataFrame, "polars": pl.DataFrame, "arrow": pa.table}
+    makers["arrays"] = lambda columns: {name: np.array(column, object) for name, column in columns.items()}
+    applied = apply_decisions(["b", "a", "a"], makers[kind](columns))
+    assert applied.labels.tolist() == ["b", "b", "b"]
+    assert applied.counts["corrected"] == 0
+
+
+def test_a_column_of_a_dict_must_be_a_list():
+    decisions = {"row": [2], "given_label": [0], "decision": ["keep"], "label": [None], "reviewer": "ann"}
+    with pytest.raises(InvalidInputError, match="the column 'reviewer' of the frame must be a list with a value"):
+        apply_decisions([0, 1, 0], decisions)
+    with pytest.raises(InvalidInputError, match="the columns differ in length"):
+        apply_decisions([0, 1, 0], decisions | {"reviewer": ["ann", "ben"]})
 
 
 def test_tables_without_names_are_of_another_reviewer_each(tmp_path, monkeypatch, capsys):

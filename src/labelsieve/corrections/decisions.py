@@ -163,7 +163,7 @@ class Decisions(Sequence[Decision]):
 
 
 def is_table(decisions: Any) -> bool:
-    """Return whether an object is a path, a frame or a dict of columns."""
+    """Return whether an object is a path, a frame, an Arrow table or a dict of columns."""
     return isinstance(decisions, str | os.PathLike | Mapping) or hasattr(decisions, "columns")
 
 
@@ -206,8 +206,8 @@ def read_decisions(decisions: Any, class_names: Sequence[str] | None = None, *, 
             blocks = _frame_blocks(one, where, needed)
         else:
             raise InputTypeError(
-                f"decisions must be the path of a CSV file or an export of Label Studio, or a pandas frame, not "
-                f"{type(one).__name__}"
+                "decisions must be the path of a CSV file or an export of Label Studio, a frame, or a dict of columns, "
+                f"not {type(one).__name__}"
             )
         # Of several tables without names of reviewers, each is of another reviewer.
         table.add(where, blocks, name if several else "")
@@ -418,9 +418,16 @@ def _check_end(path: Path) -> bool:
 
 def _frame_blocks(frame: Any, where: str, needed: Sequence[str]) -> Iterator[Block]:
     """Yield the numbers of some lines of a frame, and their cells by column; missing values are empty."""
+    if hasattr(frame, "to_pydict"):  # of Arrow, whose `columns` are not names
+        frame = frame.to_pydict()
     keys = list(frame.keys() if isinstance(frame, Mapping) else frame.columns)
     _check_header(list(map(str, keys)), where, needed)
     columns = {str(key): np.asarray(frame[key], object) for key in keys if str(key) in _COLUMNS}
+    for name, column in columns.items():
+        if column.ndim != 1:
+            raise InvalidInputError(
+                f"decisions: the column {name!r} of {where} must be a list with a value for each row"
+            )
     lengths = set(map(len, columns.values()))
     if len(lengths) > 1:
         raise InvalidInputError("decisions: the columns differ in length")
