@@ -373,7 +373,8 @@ def _ranks_of(rows: Rows, result: Result) -> npt.NDArray[np.int64]:
 def _check_audit(audit: Audit, result: Result, ranks: npt.NDArray[np.int64]) -> None:
     """Raise unless an audit is of this result; `ranks` are those of its rows."""
     same = (
-        audit.n_rows == result.n_rows
+        audit.fingerprint in ("", result.fingerprint)  # unknown in audits of earlier versions
+        and audit.n_rows == result.n_rows
         and int(audit.stratum_rows.sum()) == result.n_labelled
         and int(audit.stratum_rows[::2].sum()) == result.num_issues
         and np.array_equal(audit.is_issue, ranks >= 0)
