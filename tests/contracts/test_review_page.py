@@ -21,6 +21,7 @@ from labelsieve import InputTypeError, InvalidInputError, LabelIssues, MissingDe
 from labelsieve.cli.app import run
 from labelsieve.errors import install_line
 from labelsieve.results.review import page as review_page
+from labelsieve.results.review import rows as review_rows
 from labelsieve.sources.text_cells import escape_formula, unescape_formula
 from processes import PATIENCE_S
 
@@ -775,7 +776,11 @@ def test_colours_have_contrast_and_controls_have_names(tmp_path, chromium, small
     assert {"accept", "keep", "other", "unsure", "forward"} <= reached
 
 
-def test_chosen_rows_may_be_no_issues(tmp_path):
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_chosen_rows_may_be_no_issues(tmp_path, monkeypatch, in_blocks):
+    if in_blocks:
+        monkeypatch.setattr(review_rows, "_BLOCK_PROBS", 30)
+        monkeypatch.setattr(review_page, "_BLOCK_ROWS", 7)
     labels, probs, found = find(400, ignore_label=3)
     wanted = found.lowest(150)
     assert found.num_issues < 150

@@ -25,6 +25,8 @@ from labelsieve.storage.urls import check_place
 # Bytes of a picture for each of its pixels: 500 pictures of 64 x 64 are 4.4 MB as text.
 _PIXEL_BYTES: Final = 1.6
 _LEAST_BYTES: Final = 2_000
+# Rows that are read at a time.
+_BLOCK_ROWS: Final = 1000
 # Pictures that are read at the same time: they may be at URLs.
 _READERS: Final = 8
 
@@ -51,7 +53,7 @@ def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None
         If the page cannot be written.
     """
     check_page(path)
-    lines = rows.part(0, len(rows))
+    lines = [line for start in range(0, len(rows), _BLOCK_ROWS) for line in rows.part(start, start + _BLOCK_ROWS)]
     if pictures is not None:
         with ThreadPoolExecutor(_READERS) as pool:
             reading = [pool.submit(_data_url, pictures, line["row"]) for line in lines]

@@ -28,6 +28,8 @@ TOP_CLASSES: Final = 5
 NO_CLASS: Final = -1
 # How far a probability may be from the one in the result: float16 has three digits.
 _TOLERANCE: Final = 5e-3
+# Probabilities that are read at a time: 32 MB of float64.
+_BLOCK_PROBS: Final = 1 << 22
 
 Rows = npt.NDArray[np.int64]
 Line = dict[str, Any]
@@ -214,9 +216,10 @@ class ReviewRows:
 
     def _suggest(self) -> None:
         """Suggest the class of highest probability for rows that are not issues."""
-        probs = self._read_probs(self.rows)
-        missing = self.suggested == NO_CLASS
-        self.suggested[missing] = probs.argmax(axis=1)[missing]
+        missing, step = np.flatnonzero(self.suggested == NO_CLASS), max(1, _BLOCK_PROBS // self.result.n_classes)
+        for start in range(0, len(missing), step):
+            places = missing[start : start + step]
+            self.suggested[places] = self._read_probs(self.rows[places]).argmax(axis=1)
 
     def part(self, start: int, stop: int) -> list[Line]:
         """Return what is shown of the rows ``[start, stop)``.
