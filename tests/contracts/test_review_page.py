@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import labelsieve
 from browser import browser
@@ -820,3 +821,52 @@ def test_rows_and_an_audit_exclude_each_other(tmp_path):
     labels, _, found = find(400)
     with pytest.raises(InvalidInputError, match="give one of them"):
         found.review(tmp_path / "review.html", rows=[1], audit=found.audit(20), labels=labels)
+
+
+WORDS = [["He", "saw", "<b>Rome"], [], ["It", "=rained", "on", "us"]]
+TAGS = [[0, 0, 1], [], [0, 1, 0, 0]]
+
+
+def tokens():
+    probs = [np.eye(2)[np.array(tags, int)] * 0.8 + 0.1 for tags in TAGS]
+    probs[2][1] = [0.95, 0.05]
+    probs[0][2] = [0.93, 0.07]
+    return labelsieve.token_classification.find_label_issues(TAGS, probs, class_names=["O", "NAME"], progress=False)
+
+
+def test_tokens_are_shown_in_their_sentences(tmp_path, chromium):
+    found, path = tokens(), tmp_path / "review.html"
+    pictures = np.arange(3, dtype=np.uint8)[:, None, None] * np.full((3, 4, 4), 50, np.uint8)
+    found.review(path, tokens=WORDS, texts=["first", "none", "third"], images=pictures)
+    lines = config_of(path)["rows"]
+    assert [line["row"] for line in lines] == [4, 2]
+    assert [line["marked"] for line in lines] == [["It ", "=rained", " on us"], ["He saw ", "<b>Rome", ""]]
+    assert [line["text"] for line in lines] == ["third", "first"]  # of the sentences, as the pictures
+    shades = [
+        Image.open(io.BytesIO(base64.b64decode(line["picture"].split(",")[1]))).getpixel((0, 0)) for line in lines
+    ]
+    assert [np.max(shade) for shade in shades] == [100, 0]
+    page = chromium
+    open_page(page, path)
+    assert text_of(page, "text") == "It =rained on us\n\nthird"
+    assert page.run("document.querySelector('#text mark').textContent") == "=rained"
+    page.press("a")
+    page.press("k")
+    table = downloaded(page, tmp_path)
+    flat = np.concatenate(TAGS).astype(int)
+    corrected = apply_decisions(flat, table, issues=found.rows).labels
+    assert corrected.tolist() == [0, 0, 1, 0, 0, 0, 0]
+    with pytest.raises(InvalidInputError, match="sentence 2 has 4 tokens, but 3 words"):
+        found.review(path, tokens=[*WORDS[:2], ["It", "rained", "cats"]])
+
+
+def test_saved_results_of_tokens_are_reviewed_from_a_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokens().save("tokens.zarr")
+    (tmp_path / "texts.txt").write_text("first\n\nthird\n", encoding="utf-8")
+    assert run(["review", "tokens.zarr", "-o", "review.html", "--texts", "texts.txt"]) == 0
+    lines = config_of(tmp_path / "review.html")["rows"]
+    assert [(line["place"], line["text"]) for line in lines] == [
+        ("sentence 2, token 1", "third"),
+        ("sentence 0, token 2", "first"),
+    ]

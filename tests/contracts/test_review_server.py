@@ -986,3 +986,19 @@ def test_the_command_line_refuses_in_one_line(folder, tmp_path, monkeypatch, cap
     assert said.count("\n") == 1
     assert why in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_tokens_are_those_of_their_sentences(tmp_path):
+    labels = [[0, 1], [1, 0, 0]]
+    probs = [np.eye(2)[np.array(tags)] * 0.8 + 0.1 for tags in labels]
+    probs[1][2] = [0.1, 0.9]
+    found = labelsieve.token_classification.find_label_issues(labels, probs, progress=False)
+    shown = ReviewRows(found.rows, marked=lambda row: ("a", str(row), "b"))
+    pictures = open_pictures(np.array([0, 200], np.uint8)[:, None, None] * np.ones((2, 3, 3), np.uint8), shown.n_things)
+    with ReviewServer(shown, tmp_path / "d.csv", pictures=pictures) as one:
+        site = Site(one.url, tmp_path / "d.csv")
+        for kind in ("picture", "thumbnail"):
+            image = Image.open(io.BytesIO(site.ask(f"{kind}/4")[2]))
+            assert np.max(image.getpixel((0, 0))) == 200
+        [line] = site.json("rows?start=0&stop=5")
+        assert (line["row"], line["marked"], line["place"]) == (4, ["a", "4", "b"], "sentence 1, token 2")

@@ -411,6 +411,13 @@ function inWords(one) {
   return `${PAST[one.decision]}${to}`;
 }
 
+function textOf(row) {
+  if (row.marked === undefined) return [row.text ?? ""];
+  const [before, within, after] = row.marked;
+  const rest = row.text === undefined ? [] : [`\n\n${row.text}`];
+  return [before, element("mark", { textContent: within }), after, ...rest];
+}
+
 function rowName(at, row) {
   return row.id === undefined ? `Row ${ROWS[at]}` : `Row ${ROWS[at]}: ${row.id}`;
 }
@@ -453,8 +460,8 @@ function drawOne(row) {
     $("picture").classList.toggle("loading", !$("picture").complete);
   }
   $("picture").alt = `Picture of row ${ROWS[at]}`;
-  $("text").hidden = row.text === undefined;
-  $("text").textContent = row.text ?? "";
+  $("text").hidden = row.text === undefined && row.marked === undefined;
+  $("text").replaceChildren(...textOf(row));
   const own = mine().get(ROWS[at]);
   const chosen = own === undefined ? null : own.decision === "keep" ? GIVEN[at] : own.label === "" ? null : classOf.get(own.label);
   const hadFocus = $("classes").contains(document.activeElement);
@@ -500,7 +507,8 @@ function card(at, row) {
     image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth <= 128));
     made.append(image);
   }
-  if (row.text !== undefined) made.append(element("p", { className: "excerpt", dir: "auto", textContent: row.text.slice(0, 200) }));
+  if (row.marked !== undefined) made.append(element("p", { className: "excerpt", dir: "auto" }, ...textOf({ marked: row.marked })));
+  else if (row.text !== undefined) made.append(element("p", { className: "excerpt", dir: "auto", textContent: row.text.slice(0, 200) }));
   const names = element("span", { className: "names" }, element("bdi", { textContent: className(GIVEN[at]) }));
   if (SUGGESTED[at] >= 0) names.append(" → ", element("bdi", { textContent: className(SUGGESTED[at]) }));
   made.append(element("span", { textContent: rowName(at, row).slice(0, 80) }), names);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -104,7 +104,9 @@ class ReviewRows:
     rows : (n,) array-like of int, optional
         Take these rows, in this order.
     texts : sequence of str, or path, optional
-        Texts of all rows, or a text file with one on each line.
+        Texts of all rows, or a text file with one on each line; where rows are parts of groups, texts of all groups.
+    marked : callable, optional
+        Takes a row, and returns the text before what is to be marked, this itself, and the text after it.
     pred_probs : (N, K) array-like or path, optional
         The predicted probabilities of the result, for the next classes.
     labels : (N,) array-like or path, optional
@@ -116,6 +118,10 @@ class ReviewRows:
     ----------
     rows : (n,) int64
         Row numbers.
+    things : (n,) int64
+        What its picture and text are of: the row, or the group (image, sentence, example) of which it is a part.
+    n_things : int
+        Number of all of these.
     given, suggested : (n,) int64
         Given and suggested class of each; `NO_CLASS` for no suggestion.
     scheme : LabelScheme
@@ -138,6 +144,7 @@ class ReviewRows:
         audit: Audit | None = None,
         rows: Any = None,
         texts: Any = None,
+        marked: Callable[[int], tuple[str, str, str]] | None = None,
         pred_probs: Any = None,
         labels: Any = None,
         class_names: Sequence[str] | None = None,
@@ -183,7 +190,11 @@ class ReviewRows:
                 "the given labels of rows that are not issues are not in the result: give labels= (--labels), or draw "
                 "the audit with them"
             )
-        self._texts = None if texts is None else open_texts(texts, result.n_rows, self.rows)
+        self.things, self.n_things = self.rows, result.n_rows
+        if result.layout is not None:
+            self.things, self.n_things = result.layout.groups_of(self.rows), result.layout.n_groups
+        self._texts = None if texts is None else open_texts(texts, self.n_things, self.things)
+        self._marked = marked
         if self._issues is not None and self._probs is not None:
             self._suggest()
 
@@ -225,8 +236,9 @@ class ReviewRows:
         -------
         list of dict
             ``row``, ``given`` and ``suggested`` (classes; None for no suggestion), ``score``, ``p_given`` and
-            ``p_suggested`` (if known), ``id``, ``text``, ``place`` (where parts of images or sentences are), and
-            ``top``: pairs of class and probability, highest first.
+            ``p_suggested`` (if known), ``id``, ``text``, ``marked`` (the text before, within and after what is
+            marked), ``place`` (where parts of images or sentences are), and ``top``: pairs of class and probability,
+            highest first.
         """
         stop = min(stop, len(self))
         rows = self.rows[start:stop]
@@ -241,6 +253,8 @@ class ReviewRows:
             line |= {"row": row, "given": given, "suggested": None if suggested == NO_CLASS else suggested}
             if texts is not None:
                 line["text"] = texts[place]
+            if self._marked is not None:
+                line["marked"] = [as_text(part) for part in self._marked(row)]
             if self.result.layout is not None:
                 line["place"] = self.result.layout.in_words(row, row + 1)
             if self._issues is not None:

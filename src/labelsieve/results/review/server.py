@@ -49,10 +49,12 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from labelsieve.corrections.decisions import WORDS, Decision
 from labelsieve.errors import InvalidInputError, LabelsieveError, UnwritableError, warn
-from labelsieve.results.pictures import Picture, Pictures
+from labelsieve.results.pictures import Picture, Pictures, open_pictures
+from labelsieve.results.result import Result
 from labelsieve.results.review.decision_file import DecisionFile, open_decisions
 from labelsieve.results.review.page import content_policy, render_page
 from labelsieve.results.review.rows import NO_CLASS, ReviewRows
+from labelsieve.settings import check_whole_number
 
 logger = logging.getLogger("labelsieve")
 
@@ -162,7 +164,7 @@ class ReviewServer:
         self._block = lru_cache(_KEPT_BLOCKS)(
             lambda block: rows.part(block * _BLOCK_ROWS, min((block + 1) * _BLOCK_ROWS, len(rows)))
         )
-        self._thumbnail = lru_cache(_KEPT_THUMBNAILS)(lambda row: pictures.thumbnail(row) if pictures else None)
+        self._thumbnail = lru_cache(_KEPT_THUMBNAILS)(lambda thing: pictures.thumbnail(thing) if pictures else None)
         self._is_open, self._names = not is_loopback(host), {LOOPBACK, "localhost", "[::1]", _in_url(host).lower()}
         if self._is_open:
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
@@ -279,7 +281,8 @@ class ReviewServer:
         """Return the picture of a row that is shown; None if there is none."""
         if self.pictures is None or row not in self.places:
             return None
-        return self._thumbnail(row) if small else self.pictures.full(row)
+        thing = int(self.rows.things[self.places[row]])
+        return self._thumbnail(thing) if small else self.pictures.full(thing)
 
     def current(self) -> list[dict[str, Any]]:
         """Return the decision about each row."""
@@ -354,6 +357,23 @@ class ReviewServer:
             when,
             self.rows.result.fingerprint,
         )
+
+
+def serve_result(
+    result: Result,
+    decisions: str | os.PathLike[str],
+    *,
+    top: int | None = None,
+    images: Any = None,
+    title: str | None = None,
+    host: str = LOOPBACK,
+    port: int = 0,
+    **choices: Any,
+) -> None:
+    """Serve the page about a result: `choices` are for `ReviewRows`, the others as for `LabelIssues.review`."""
+    rows = ReviewRows(result, top=result.num_issues if top is None else check_whole_number("top", top, 1), **choices)
+    pictures = None if images is None else open_pictures(images, rows.n_things)
+    serve_review(rows, decisions, pictures=pictures, title=title, host=host, port=check_whole_number("port", port, 0))
 
 
 def serve_review(
