@@ -245,6 +245,22 @@ def test_an_earlier_result_needs_the_labels_only_where_these_may_be_names(tmp_pa
     assert (config["classes"], config["values"]) == (["c", "d", "ab", "b"], NAMES)
 
 
+def test_numbers_and_names_that_are_numbers_are_told_apart_by_the_issues(tmp_path):
+    names = ["1", "2", "0"]
+    labels, probs = draw(300, 3, seed=1, noise=0.3)
+    found = labelsieve.find_label_issues(labels, probs, class_names=names, progress=False)
+    rows = np.flatnonzero(~found.mask())[:20]
+    for texts, values in ((labels.astype(str), [0, 1, 2]), (np.array(names)[labels], names)):
+        pd.DataFrame({"label": texts}).to_csv(tmp_path / "labels.csv", index=False)
+        found.review(tmp_path / "review.html", rows=rows, labels=tmp_path / "labels.csv")
+        config = config_of(tmp_path / "review.html")
+        assert (config["values"], config["index"]["given"]) == (values, labels[rows].tolist())
+    few = labelsieve.find_label_issues(labels[:3], np.eye(3)[labels[:3]], class_names=names, progress=False)
+    with pytest.raises(InvalidInputError, match="may be the number or the name of a class"):
+        few.review(tmp_path / "few.html", rows=[0], labels=labels[:3].astype(str))
+    assert not (tmp_path / "few.html").exists()
+
+
 def vars_of(found):
     return {name: getattr(found, name) for name in found.__dataclass_fields__}
 
@@ -311,6 +327,10 @@ BAD = {
     "probabilities of other classes": (lambda y, p: {"pred_probs": p[:, 1:]}, "pred_probs have shape"),
     "other probabilities": (lambda y, p: {"pred_probs": p[::-1].copy()}, "pred_probs are not those of the result"),
     "probabilities that are none": (lambda y, p: {"pred_probs": p * np.nan}, "has NaN or infinite values"),
+    "names of several classes": (
+        lambda y, p: {"labels": np.array(list("abca"))[y], "class_names": list("abca"), "rows": [0]},
+        "labels are names, and class_names has 'a' for several classes",
+    ),
     "too few names": (lambda *_: {"class_names": ["a"]}, "1 class_names"),
     "an audit of fewer rows": (lambda *_: {"audit": find(90)[2].audit(30)}, "the audit is not of this result"),
     "an audit of other issues": (
@@ -333,6 +353,9 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path, monkeypatch, smal
 def test_objects_of_another_kind_are_refused(tmp_path, small):
     with pytest.raises(InputTypeError, match="audit must be an Audit"):
         small[2].review(tmp_path / "review.html", audit="audit.json")
+    for texts in (5, (text for text in "ab")):
+        with pytest.raises(InputTypeError, match="texts must be a sequence of strings or a file's path, not "):
+            small[2].review(tmp_path / "review.html", texts=texts)
     empty = labelsieve.find_label_issues(["", "b", ""], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], progress=False)
     with pytest.raises(InvalidInputError, match="has the name '', which a table of decisions cannot hold"):
         empty.review(tmp_path / "review.html")

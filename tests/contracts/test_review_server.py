@@ -693,6 +693,10 @@ def test_a_file_is_continued(rows, found, tmp_path):
         (HEADER + "1,,a,keep,,Ann\r\n", "line 2 of .* has 6 cells"),
         (HEADER + "1,,a,delete,,Ann,,{result}\r\n", "'delete' is not a decision"),
         (HEADER + "x,,a,keep,,Ann,,{result}\r\n", "'x' is not a row"),
+        (
+            HEADER + "1,,a,keep,,Ann,,{result}\r\n2,,a,keep,,Ann,,{result}\r\n1,,a,unsure,,Bob,,{result}\r\n",
+            "has several decisions about row 1, in lines 2 and 4, of which this server would keep one",
+        ),
     ],
 )
 def test_a_file_of_something_else_is_refused_and_left_alone(found, tmp_path, content, why):
@@ -707,14 +711,16 @@ def test_a_file_of_something_else_is_refused_and_left_alone(found, tmp_path, con
 
 def test_places_that_are_none_for_a_file(found, tmp_path):
     (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
     for name, why in (
         ("d.txt", "must end in .csv"),
         ("none/d.csv", "there is no folder"),
         ("folder.csv", "is a folder"),
+        ("pipe.csv", "is not a file"),
     ):
         with pytest.raises(InvalidInputError, match=why), open_decisions(tmp_path / name, found.fingerprint):
             pass
-    assert [one.name for one in tmp_path.iterdir()] == ["folder.csv"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["folder.csv", "pipe.csv"]
 
 
 def test_a_server_that_cannot_listen_makes_no_file(rows, tmp_path):

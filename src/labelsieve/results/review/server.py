@@ -16,8 +16,8 @@ Everything is below a path that nobody can guess, ``http://127.0.0.1:PORT/TOKEN/
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
 
 A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``. It may have
-``replaces``: the time of the decision about the row that the page knows of, ``""`` for none. If another one is there, as
-somebody else decides at the same time, the page must show that one first.
+``replaces``: the time of the decision about the row that the page knows of, ``""`` for none. If another one is there, of
+somebody who decides at the same time, the page must show that one first.
 
 What cannot be right is refused with a line of text that says why: 400 for a decision, 403 for another origin or host,
 404 for any other path, 409 for a decision that would replace one that its page does not know of, 507 if the file cannot
