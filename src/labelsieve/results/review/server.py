@@ -15,10 +15,13 @@ Everything is below a path that cannot be guessed, ``http://127.0.0.1:PORT/TOKEN
 | ``GET decisions.csv`` | the file |
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
 
-A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``.
+A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``. It may have
+``replaces``: the time of the decision about the row that the page knows of, ``""`` for none. If another one is there,
+of somebody who decides at the same time, the page must show that one first.
 
 What cannot be right is refused with a line of text that says why: 400 for a bad decision, 403 for another origin or
-host, 404 for any other path, 507 if the file cannot be written.
+host, 404 for any other path, 409 for a decision that would replace one that its page does not know of, 507 if the file
+cannot be written.
 """
 
 from __future__ import annotations
@@ -76,7 +79,7 @@ _READERS: Final = 4
 _IDLE_S: Final = 300
 _BODY_S: Final = 20
 
-_FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time"}
+_FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time", "replaces"}
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]+)?")
 _PICTURE: Final = re.compile(r"(picture|thumbnail)/([0-9]{1,18})")
 _HEADERS: Final = {
@@ -315,11 +318,18 @@ class ReviewServer:
         row = said.get("row")
         if type(row) is not int or row not in self.places:
             raise RefusedError(400, f"row: {_short(row)} is not one of the rows to review")
+        wanted = None if said.get("decision") is None else self._decision(row, said)
+        there = self.decisions.decisions.get(row)
+        if "replaces" in said and (there.time if there else "") != said["replaces"]:
+            if there == wanted or (there and wanted and there[:8] == wanted[:8]):  # sent again, as the answer was lost
+                return
+            now = f"{there.reviewer or 'somebody'} decided {there.word}" if there else "its decision was taken back"
+            raise RefusedError(409, f"{now} meanwhile: look at it again")
         try:
-            if said.get("decision") is None:
+            if wanted is None:
                 self.decisions.take_back(row)
             else:
-                self.decisions.record(self._decision(row, said))
+                self.decisions.record(wanted)
         except UnwritableError as error:
             raise RefusedError(507, str(error)) from error
 
