@@ -8,6 +8,8 @@ from collections import Counter
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import zarr
 from hypothesis import given, settings
@@ -17,8 +19,8 @@ import labelsieve
 from draws import draw
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions
 from labelsieve.cli.app import run
+from labelsieve.corrections import decisions as module
 from labelsieve.corrections.label_arrays import LabelFile, NpyLabels
-from labelsieve.results import decisions as module
 
 NAMES = ["=1+1", "cat", "dög"]
 HEADER = ["row", "id", "given_label", "decision", "label", "reviewer", "time"]
@@ -370,6 +372,47 @@ def test_reviewers_correct_themselves_but_not_each_other(tmp_path, monkeypatch, 
     assert (found.n_rows, found.share) == (2, 0.5)
     with pytest.raises(InvalidInputError, match=r"differ in 1 rows: row 1 \(ann: unsure; ben: keep\)"):
         apply_decisions("labels.npy", ["ann.csv", "ben.csv"])
+
+
+@pytest.mark.parametrize("kind", ["dict", "pandas", "polars", "arrow", "arrays"])
+def test_tables_of_any_kind_are_read(kind):
+    columns = {"row": [2, 0, 1], "given_label": ["a", "b", "a"], "decision": ["accept", "keep", "other"]}
+    columns |= {"label": ["b", None, "b"], "reviewer": ["ann", None, "ben"], "note": ["x", "y", "z"]}
+    makers = {"dict": dict, "pandas": pd.DataFrame, "polars": pl.DataFrame, "arrow": pa.table}
+    makers["arrays"] = lambda columns: {name: np.array(column, object) for name, column in columns.items()}
+    applied = apply_decisions(["b", "a", "a"], makers[kind](columns))
+    assert applied.labels.tolist() == ["b", "b", "b"]
+    assert applied.counts["corrected"] == 0
+
+
+def test_a_column_of_a_dict_must_be_a_list():
+    decisions = {"row": [2], "given_label": [0], "decision": ["keep"], "label": [None], "reviewer": "ann"}
+    with pytest.raises(InvalidInputError, match="the column 'reviewer' of the frame must be a list with a value"):
+        apply_decisions([0, 1, 0], decisions)
+    with pytest.raises(InvalidInputError, match="the columns differ in length"):
+        apply_decisions([0, 1, 0], decisions | {"reviewer": ["ann", "ben"]})
+
+
+def test_tables_without_names_are_of_another_reviewer_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", np.array([0, 1]))
+    accept, keep = (0, "", 0, "accept", 1, "", ""), (0, "", 0, "keep", "", "", "")
+    other = (1, "", 1, "keep", "", "", "")
+    for folder, lines in (("a", [accept, other]), ("b", [keep])):
+        (tmp_path / folder).mkdir()
+        write_csv(tmp_path / folder / "decisions.csv", lines)
+    several = ["a/decisions.csv", "b/decisions.csv"]
+    with pytest.raises(InvalidInputError, match=r"row 0 \(a/decisions\.csv: accept 1; b/decisions\.csv: keep\)"):
+        apply_decisions("labels.npy", several)
+    assert apply_decisions("labels.npy", several, conflicts="last").labels.tolist() == [0, 1]
+    # Of two lines of one table nobody knows which one corrects the other, whether it is the only table or not.
+    write_csv(tmp_path / "twice.csv", [accept, keep])
+    for tables in (["twice.csv"], ["twice.csv", "a/decisions.csv"]):
+        with pytest.raises(InvalidInputError, match="they differ in 1 rows: row 0"):
+            apply_decisions("labels.npy", tables)
+        assert run(["apply", "labels.npy", *tables, "-o", "out.npy"]) == 2
+        assert "they differ in 1 rows: row 0" in capsys.readouterr().err
+    assert not (tmp_path / "out.npy").exists()
 
 
 def test_the_agreement_of_two_reviewers_is_cohens_kappa():

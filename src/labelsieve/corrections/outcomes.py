@@ -341,11 +341,11 @@ def _last_words(decisions: Decisions, outcomes: Outcomes, places: Sequence[int])
     for place in places:
         of_reviewer.setdefault(decisions.reviewer[place], []).append(place)
     left = list[int]()
-    for reviewer, own in of_reviewer.items():
+    for own in of_reviewer.values():
         times = [_time(decisions.time[place]) for place in own]
         is_timed = None not in times
         if len({int(outcomes.resulting[place]) for place in own}) == 1 or (
-            not reviewer and (not is_timed or len(set(times)) < len(times))
+            decisions.is_unnamed[own].any() and (not is_timed or len(set(times)) < len(times))
         ):
             left += own
         else:
