@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -573,7 +574,10 @@ def test_a_csv_file_is_read_as_by_pythons_reader_whatever_its_blocks(data, tmp_p
 BAD_FILES = {
     "nothing": (b"", "is empty"),
     "a line feed": (b"\n", "has no column 'row'"),
-    "UTF-16": (b"row,id\n".decode().encode("utf-16") + b"\n", "is not text in UTF-8"),
+    "UTF-16": ("row,id\n".encode("utf-16"), "is not text in UTF-8, but in UTF-16: save it as UTF-8"),
+    "Latin-1": ("row,id,given_label,decision,label\n0,é,0,keep,\n".encode("latin-1"), "is not text in UTF-8: .*0xe9"),
+    "semicolons": (b"\xef\xbb\xbfrow;given_label;decision;label\r\n0;0;keep;\r\n", "semicolons .* save it with commas"),
+    "tabs": (b"row\tgiven_label\tdecision\tlabel\r\n", "tabs .* save it with commas"),
     "an open quotation mark": (b'row,given_label,decision,label\n0,0,keep,"\n', "is it cut off"),
     "too many cells": (b"row,given_label,decision,label\n0,0,keep,,\n", "line 2 .* has 5 cells, the header has 4"),
     "a column twice": (b"row,row,given_label,decision,label\n0,0,0,keep,\n", "has 2 columns called 'row'"),
@@ -586,6 +590,27 @@ def test_files_that_are_no_decisions_are_refused(case, tmp_path):
     (tmp_path / "decisions.csv").write_bytes(text)
     with pytest.raises(InvalidInputError, match=why):
         apply_decisions([0, 1], tmp_path / "decisions.csv")
+
+
+def test_a_pipe_is_refused(tmp_path):
+    ends = os.pipe()
+    try:
+        os.mkfifo(tmp_path / "named.csv")
+        for path in (f"/dev/fd/{ends[0]}", tmp_path / "named.csv"):
+            with pytest.raises(InvalidInputError, match="is a pipe, which is read only once: write it to a file first"):
+                apply_decisions([0, 1], path)
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def test_a_table_as_spreadsheets_write_it(tmp_path):
+    path = tmp_path / "decisions.csv"
+    lines = ["row,id,given_label,decision,label,reviewer,time", "0.0,,FALSE,accept,TRUE,Ann,26/11/2026 08:30"]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, "", ""]).encode())
+    assert apply_decisions([False, True, False], path).labels.tolist() == [True, True, False]
+    path.write_bytes(path.read_bytes().replace(b"FALSE", b"0.0").replace(b"TRUE", b"1.0"))
+    assert apply_decisions(np.array([0, 1, 0]), path).labels.tolist() == [1, 1, 0]
 
 
 BAD_CALLS = {

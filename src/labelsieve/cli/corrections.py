@@ -26,9 +26,6 @@ from labelsieve.storage.urls import without_query
 if TYPE_CHECKING:
     from labelsieve.confident_learning.error_estimate import ErrorEstimate
 
-# Rows in a page that is a file.
-_PAGE_ROWS: Final = 500
-
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("labels")
@@ -172,14 +169,16 @@ def review(
     if serve and json:
         raise click.UsageError("--json is for -o: a server has no answer")
     began = time.perf_counter()
-    found, drawn = _result_and_audit(result, audit)
+    found, drawn = load_rows(result), _audit_at(audit)
     names = None if class_names is None else read_class_names(class_names)
     lows = None if lowest is None else found.lowest(lowest)
     choices |= {"audit": drawn, "rows": lows, "class_names": names}
     if output is None:
         found.serve_review(decisions or "", top=top, host=host, port=port, **choices)
         return None
-    top = top or _PAGE_ROWS
+    from labelsieve.results.review.page import FILE_ROWS
+
+    top = top or FILE_ROWS
     found.review(output, top=top, **choices)
     chosen = choices["rows"] if drawn is None else drawn
     n_rows = min(top, found.num_issues) if chosen is None else len(chosen)
@@ -217,7 +216,9 @@ def label_studio(
 
     Example: labelsieve label-studio result.zarr -o tasks.json --images 'https://example.org/{row}.png'
     """
-    found, drawn = _result_and_audit(result, audit)
+    found, drawn = load(result), _audit_at(audit)
+    if not isinstance(found, LabelIssues):
+        raise InvalidInputError(f"{result} is not a result of classification")
     if config is not None:
         check_writable(config)
     names = None if class_names is None else read_class_names(class_names)
@@ -230,14 +231,12 @@ def label_studio(
         click.echo(f"written to {output}, the configuration to {config}")
 
 
-def _result_and_audit(result: str, audit: str | None) -> tuple[LabelIssues, Audit | None]:
-    """Return a saved result, and an audit of it."""
-    found, drawn = load(result), None if audit is None else load(audit)
-    if not isinstance(found, LabelIssues):
-        raise InvalidInputError(f"{result} is not a result of classification")
+def _audit_at(path: str | None) -> Audit | None:
+    """Return a saved audit, if there is to be one."""
+    drawn = None if path is None else load(path)
     if drawn is not None and not isinstance(drawn, Audit):
-        raise InvalidInputError(f"--audit: {audit} is not an audit")
-    return found, drawn
+        raise InvalidInputError(f"--audit: {path} is not an audit")
+    return drawn
 
 
 @click.command(epilog=EXIT_CODES, short_help="Compare the issues before and after a correction.")

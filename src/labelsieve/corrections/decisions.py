@@ -10,6 +10,7 @@ import csv
 import itertools
 import os
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -336,6 +337,7 @@ def _csv_blocks(path: Path, needed: Sequence[str]) -> Iterator[Block]:
         reader, number = csv.reader(file, strict=True), 0  # lines that were split without it
         try:
             header = next(reader)
+            _check_separator(header, where)
             _check_header(header, where, needed)
             number = reader.line_num
             while rest := file.readlines(_BLOCK_CHARACTERS):
@@ -400,7 +402,12 @@ def _check_end(path: Path) -> bool:
     where = str(path)
     is_escaped, last = False, b""
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise InvalidInputError(f"decisions: {where} is a pipe, which is read only once: write it to a file first")
         with path.open("rb") as raw:
+            if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise InvalidInputError(f"decisions: {where} is not text in UTF-8, but in UTF-16: save it as UTF-8")
+            raw.seek(0)
             while block := raw.read(_READ_BYTES):
                 is_escaped, last = is_escaped or b"'" in block, block[-1:]
     except FileNotFoundError:
@@ -448,6 +455,13 @@ def _typed(value: Any) -> tuple[type, Any]:
     except TypeError:
         value = repr(value)
     return type(value), value
+
+
+def _check_separator(header: Sequence[str], where: str) -> None:
+    """Raise for a table whose cells are apart by something else, as spreadsheets of some countries write it."""
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and {"row", "decision"} <= set(header[0].split(separator)):
+            raise InvalidInputError(f"decisions: {where} has {name} between its cells: save it with commas")
 
 
 def _check_header(names: Sequence[str], where: str, needed: Sequence[str]) -> None:

@@ -96,9 +96,10 @@ class LabelValues:
             except (TypeError, ValueError):
                 raise ValueError(f"{value!r} is not a number, and labels are {self.dtype}") from None
         if kind == "b":
-            if str(value) not in ("True", "False"):
+            text = str(value).lower()  # spreadsheets write TRUE
+            if text not in ("true", "false"):
                 raise ValueError(f"{value!r} is neither True nor False, as labels are")
-            return str(value) == "True"
+            return text == "true"
         if kind == "S":
             return value if isinstance(value, bytes) else str(value).encode()
         # A frame has numbers among missing values as floats.
