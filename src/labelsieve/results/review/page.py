@@ -151,12 +151,10 @@ def render_page(
         import jinja2
     except ImportError as error:
         raise MissingDependencyError("The review page", "report") from error
-    result, is_audit = rows.result, rows.audit is not None
+    result = rows.result
     config = {
         "mode": mode,
         "fingerprint": result.fingerprint,
-        "n_rows_shown": len(rows),
-        "is_audit": is_audit,
         "has_pictures": has_pictures,
         "classes": rows.scheme.names,
         "values": rows.scheme.values,
@@ -173,7 +171,7 @@ def render_page(
     n_issues, unit = result.num_issues, "rows" if result.layout is None else result.layout.units[0]
     shown = (
         f"{len(rows):,} {unit} of an audit"
-        if is_audit
+        if rows.audit is not None
         else f"{len(rows):,} chosen {unit}"
         if rows.are_chosen
         else f"The worst {len(rows):,} of {n_issues:,} label issues"
