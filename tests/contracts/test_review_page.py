@@ -927,6 +927,31 @@ def test_chosen_rows_may_be_no_issues(tmp_path, monkeypatch, in_blocks):
     assert (np.array(config["index"]["suggested"])[no_issue] == -1).all()
 
 
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_labels_may_be_a_column_of_a_table(tmp_path, ending):
+    labels, _, found = find(400)
+    frame, table = pd.DataFrame({"x": 1, "label": labels}), tmp_path / f"t.{ending}"
+    frame.to_parquet(table) if ending == "parquet" else frame.to_csv(table, index=False)
+    rows, place, page = found.lowest(150), f"{table}::label", tmp_path / "review.html"
+    found.review(page, rows=rows, labels=place)
+    config = config_of(page)
+    assert config["index"]["given"] == labels[rows].tolist()
+    assert config["values"] == [0, 1, 2, 3]
+    audit = found.audit(40, labels=place)
+    assert list(map(int, audit.given_labels)) == labels[audit.rows].tolist()
+    found.review(page, audit=audit)
+    assert config_of(page)["index"]["given"] == labels[audit.rows].tolist()
+    decisions = {"row": [7], "given_label": [labels[7]], "decision": ["other"], "label": [(labels[7] + 1) % 4]}
+    applied = apply_decisions(place, decisions)
+    assert int(applied.labels[7]) == (labels[7] + 1) % 4
+    assert list(map(int, np.delete(applied.labels, 7))) == np.delete(labels, 7).tolist()
+    for action in (lambda: found.review(page, rows=rows, labels=table), lambda: found.audit(40, labels=table)):
+        with pytest.raises(InvalidInputError, match=rf"has the columns .*: name the one .* as t\.{ending}::COLUMN"):
+            action()
+    with pytest.raises(InvalidInputError, match="names a column, and so does column='x'"):
+        apply_decisions(place, decisions, column="x")
+
+
 @pytest.mark.parametrize(
     ("rows", "why"),
     [

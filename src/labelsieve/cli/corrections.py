@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 _texts = option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
 _audit = option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
 _labels = option(
-    "--labels", metavar="FILE", help="The given labels, for rows that are not issues and results of earlier versions."
+    "--labels",
+    metavar="FILE",
+    help="The given labels, for rows that are not issues: .npy, Zarr, or a column: table.parquet::label.",
 )
 _class_names = option(
     "--class-names",
@@ -279,7 +281,7 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
 @option("-o", "--output", required=True, metavar="AUDIT.json", help="The audit, which ends in .json or .zarr.")
 @option("--budget", type=click.IntRange(min=20), metavar="N", default=200, help="Rows to review.")
 @option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Equal seeds draw equal rows.")
-@option("--labels", metavar="FILE", help="The given labels, for estimates by class.")
+@option("--labels", metavar="FILE", help="The given labels, for estimates by class: .npy, or table.parquet::label.")
 @option("--table", type=FilePath(), metavar="FILE.csv", help="Write a table to fill in with decisions too.")
 @_json
 def draw(

@@ -185,7 +185,7 @@ class ReviewRows:
                 np.array([line.get(name, NO_CLASS) for line in self._issues], np.int64)
                 for name in ("given", "suggested")
             )
-        stored = None if file is None else _labels_of(file, self.rows)
+        stored = None if file is None else file.take_unsorted(self.rows)
         kind = _label_kind(result, audit, file, stored)
         self.scheme = LabelScheme.of(result, kind, class_names)
         if audit is not None and audit.given_labels is not None:
@@ -316,15 +316,6 @@ def _open_probs(pred_probs: Any, result: Result) -> Source:
     return opened
 
 
-def _labels_of(file: LabelFile, rows: Rows) -> list[Any]:
-    """Return the stored labels of rows in any order."""
-    order = np.argsort(rows)
-    labels: Any = np.empty(len(order), object)
-    if len(order):
-        labels[order] = file.take(rows[order])
-    return labels.tolist()  # type: ignore[no-any-return]  # of an array of objects
-
-
 def _label_kind(result: Result, audit: Audit | None, file: LabelFile | None, stored: Sequence[Any] | None) -> str:
     """Return what the labels are, as the labels themselves, the run or the audit show it.
 
@@ -364,7 +355,7 @@ def _kind_of_texts(result: Result, file: LabelFile, stored: Sequence[Any]) -> st
     if names == numbers or not set(stored) <= set(numbers):
         return "names"
     issues = result.worst(_COMPARED_ISSUES)
-    labels = _labels_of(file, issues.rows)
+    labels = file.take_unsorted(issues.rows)
     fits = {
         kind: all(values[k] == label for k, label in zip(issues.given_labels.tolist(), labels, strict=True))
         for kind, values in (("names", names), ("numbers", numbers))
