@@ -29,6 +29,17 @@ if TYPE_CHECKING:
 # Options of several commands.
 _texts = option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
 _audit = option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
+_lowest = option(
+    "--lowest",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Review the N rows of lowest score, issues or not; needs --labels.",
+)
+_pred_probs = option(
+    "--pred-probs",
+    metavar="FILE",
+    help="The predicted probabilities: next classes, and suggestions for rows that are not issues.",
+)
 _labels = option(
     "--labels",
     metavar="FILE",
@@ -136,13 +147,8 @@ def apply(
 )
 @_texts
 @_audit
-@option(
-    "--lowest",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Review the N rows of lowest score, issues or not; needs --labels.",
-)
-@option("--pred-probs", metavar="FILE", help="The predicted probabilities, to show the next classes.")
+@_lowest
+@_pred_probs
 @_labels
 @_class_names
 @option("--title", help="Name of the dataset, for the heading.")
@@ -209,10 +215,19 @@ def review(
 @_texts
 @option("--top", type=click.IntRange(min=0), metavar="N", help="Number of issues, from the worst; all by default.")
 @_audit
+@_lowest
+@_pred_probs
 @_labels
 @_class_names
 def label_studio(
-    result: str, *, output: Path, config: Path | None, audit: str | None, class_names: Path | None, **choices: Any
+    result: str,
+    *,
+    output: Path,
+    config: Path | None,
+    audit: str | None,
+    lowest: int | None,
+    class_names: Path | None,
+    **choices: Any,
 ) -> None:
     """Write the issues of RESULT, or the rows of an audit, as tasks for Label Studio.
 
@@ -227,7 +242,8 @@ def label_studio(
     if config is not None:
         check_writable(config)
     names = None if class_names is None else read_class_names(class_names)
-    text = found.to_label_studio(output, audit=drawn, class_names=names, **choices)
+    lows = None if lowest is None else found.lowest(lowest)
+    text = found.to_label_studio(output, audit=drawn, rows=lows, class_names=names, **choices)
     if config is None:
         click.echo(text)
     else:

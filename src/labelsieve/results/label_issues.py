@@ -588,6 +588,8 @@ class LabelIssues(Result):
         texts: Sequence[str] | Path | None = None,
         top: int | None = None,
         audit: Audit | None = None,
+        rows: Any = None,
+        pred_probs: Any = None,
         labels: Any = None,
         class_names: Sequence[str] | None = None,
     ) -> str:
@@ -610,9 +612,9 @@ class LabelIssues(Result):
             Texts of all rows, or a text file with one on each line; 5,000 letters of each are passed on. Without images
             and texts, tasks show the id or the row.
         top : int, optional
-            Number of issues, from the worst; all by default. Without meaning for an audit.
-        audit, labels, class_names : optional
-            As in `review`.
+            Number of issues, from the worst; all by default. With `audit` or `rows`, these are written instead.
+        audit, rows, pred_probs, labels, class_names : optional
+            As in `review`. Rows that are not issues have a prediction only with `pred_probs`.
 
         Returns
         -------
@@ -646,7 +648,16 @@ class LabelIssues(Result):
 
         shown = self.num_issues if top is None else check_whole_number("top", top, 0)
         return write_label_studio(
-            self, path, images=images, texts=texts, top=shown, audit=audit, labels=labels, class_names=class_names
+            self,
+            path,
+            images=images,
+            texts=texts,
+            top=shown,
+            audit=audit,
+            rows=rows,
+            pred_probs=pred_probs,
+            labels=labels,
+            class_names=class_names,
         )
 
     def to_cleanlab(self, datalab: Any = None) -> pd.DataFrame:
