@@ -76,6 +76,7 @@ from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import TABLE_ROWS, loaded_versions
 from labelsieve.results.row_ids import GroupIds, open_ids
 from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
+from labelsieve.sources.label_names import is_missing
 from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import is_zarr_folder
 from labelsieve.storage.folders import LocalFolder
@@ -429,7 +430,7 @@ def _check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> No
     if not missing:
         return
     if file.dtype.kind in "iu":
-        highest = max(int(block.max()) for block in file.blocks() if len(block))
+        highest = max(_highest(block) for block in file.blocks() if len(block))
         missing = {label for label in missing if not 0 <= label <= highest}
     else:
         for block in file.blocks():
@@ -444,6 +445,13 @@ def _check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> No
             f"decisions: row {one.row:,} ({one.where}): the resulting label is "
             f"{label[outcomes.resulting[place]]!r}, and {of}: if it is a class, give class_names"
         ).at([(one.row, one.row + 1)])
+
+
+def _highest(block: npt.NDArray[Any]) -> int:
+    """Return the highest number among labels, of which some may be missing; -1 if all are."""
+    if block.dtype.kind != "O":
+        return int(block.max())
+    return max((label for label in block.tolist() if not is_missing(label)), default=-1)
 
 
 def _check_results(read: Decisions, digest: str, issues: LabelIssues | None) -> None:

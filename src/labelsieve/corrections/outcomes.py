@@ -315,8 +315,8 @@ def settle(decisions: Decisions, outcomes: Outcomes, rule: str) -> Settled:
     chosen = order[starts]
     for group in np.flatnonzero(np.minimum.reduceat(resulting, starts) != np.maximum.reduceat(resulting, starts)):
         several = order[starts[group] : stops[group]].tolist()
-        left = _last_words(decisions, outcomes, several)
-        is_corrected[list(set(several) - set(left))] = True
+        left, corrected = _last_words(decisions, outcomes, several)
+        is_corrected[corrected] = True
         chosen[group] = left[0]
         if len({int(outcomes.resulting[place]) for place in left}) > 1:
             conflicts.append(_conflict(decisions, outcomes, left))
@@ -330,26 +330,27 @@ def settle(decisions: Decisions, outcomes: Outcomes, rule: str) -> Settled:
     return Settled(chosen[chosen >= 0], is_corrected, tuple(conflicts))
 
 
-def _last_words(decisions: Decisions, outcomes: Outcomes, places: Sequence[int]) -> list[int]:
-    """Return those of the decisions about a row that the same reviewer has not corrected.
+def _last_words(decisions: Decisions, outcomes: Outcomes, places: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the last decision of each reviewer about a row, and those that its reviewer corrected.
 
-    A reviewer's last decision counts: by time if all of them have one, else in the order of the tables. Nobody knows
-    whether decisions without a name are of one reviewer, so these need different times.
+    A reviewer's last decision counts, and once: by time if all of them have one, else in the order of the tables.
+    Nobody knows whether decisions without a name are of one reviewer, so these need different times, or all count.
     """
     of_reviewer: dict[str, list[int]] = {}
     for place in places:
         of_reviewer.setdefault(decisions.reviewer[place], []).append(place)
-    left = list[int]()
+    left, corrected = list[int](), list[int]()
     for reviewer, own in of_reviewer.items():
         times = [_time(decisions.time[place]) for place in own]
         is_timed = None not in times
-        if len({int(outcomes.resulting[place]) for place in own}) == 1 or (
-            not reviewer and (not is_timed or len(set(times)) < len(times))
-        ):
+        if not reviewer and (not is_timed or len(set(times)) < len(times)):
             left += own
-        else:
-            left.append(max(zip(times, own, strict=True))[1] if is_timed else own[-1])
-    return sorted(left)
+            continue
+        last = max(zip(times, own, strict=True))[1] if is_timed else own[-1]
+        left.append(last)
+        if len({int(outcomes.resulting[place]) for place in own}) > 1:
+            corrected += [place for place in own if place != last]
+    return sorted(left), corrected
 
 
 def _conflict(decisions: Decisions, outcomes: Outcomes, places: Sequence[int]) -> Conflict:
