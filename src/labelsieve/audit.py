@@ -91,7 +91,7 @@ if TYPE_CHECKING:
 __all__ = ["estimate"]
 
 
-def estimate(audit: Audit, decisions: Any, conflicts: str = "error") -> ErrorEstimate:
+def estimate(audit: Audit, decisions: Any, *, conflicts: str = "error") -> ErrorEstimate:
     """Estimate how many labels are wrong from the decisions about the rows of an audit.
 
     Parameters
@@ -100,12 +100,12 @@ def estimate(audit: Audit, decisions: Any, conflicts: str = "error") -> ErrorEst
         The audit, from `LabelIssues.audit` or `labelsieve.load`.
     decisions : (n,) array-like of bool, path, table, or list of paths and tables
         Whether the given label of each of ``audit.rows`` is wrong; None for rows that are not decided. Or one or
-        several CSV files, frames or dicts of columns, as in `labelsieve.decisions`, of which only the columns ``row``
-        and ``decision`` are needed: ``accept`` and ``other`` say that the given label is wrong, ``keep`` that it is
+        several CSV files or tables in memory, as in `labelsieve.decisions`, of which only the columns ``row`` and
+        ``decision`` are needed: ``accept`` and ``other`` say that the given label is wrong, ``keep`` that it is
         right. An export of Label Studio (``.json``) is such a table: see `labelsieve.exchange`. Rows with ``unsure`` or
-        nothing, and rows of the audit that are in no table, are left out. If the audit
-        has no labels, a column ``given_label`` serves for estimates by class. Where ``label``, the label after the
-        decision, is the same as ``given_label``, this is right, whatever the decision is called.
+        nothing, and rows of the audit that are in no table, are left out. If the audit has no labels, a column
+        ``given_label`` serves for estimates by class. Where ``label``, the label after the decision, is the same as
+        ``given_label``, this is right, whatever the decision is called.
     conflicts : {"error", "keep", "first", "last", "majority"}
         What becomes of rows of which some reviewers say that the label is wrong, and others that it is not: an error;
         the row is left out; or the first, last or most frequent decision counts, as in `labelsieve.apply_decisions`. A

@@ -1,7 +1,8 @@
 """From decisions about labels to corrected labels.
 
-A reviewer looks at the issues and decides; the decisions are a CSV file, or a pandas frame, with the columns below, or
-an export of Label Studio (``.json``; see `labelsieve.exchange`).
+A reviewer looks at the issues and decides. The decisions are a CSV file or a table in memory (of pandas, Polars or
+Arrow, or a dict of columns) with the columns below, or an export of Label Studio (``.json``; see
+`labelsieve.exchange`).
 
 | Column | |
 |---|---|
@@ -13,8 +14,8 @@ an export of Label Studio (``.json``; see `labelsieve.exchange`).
 | ``result`` | fingerprint of the result (`LabelIssues.fingerprint`), which is compared where it is given |
 
 A reviewer who decides about a row again corrects the earlier decision: the last one counts, by ``time`` if all have
-one, else in the order of the lines. Decisions without a name are one reviewer's if their times differ. What different
-reviewers say differently is a conflict.
+one, else in the order of the lines. Decisions without a name are one reviewer's if their times differ; of several
+tables without names, each is of another reviewer. What different reviewers say differently is a conflict.
 
 `apply_decisions` writes the corrected labels in the form in which they are stored, beside a log of what was changed by
 whom. Everything is checked before anything is written. On the command line: ``labelsieve apply``.
@@ -166,9 +167,9 @@ def apply_decisions(
     labels : path or (N,) array-like
         The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, an array in memory, or
         what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL.
-    decisions : path, pandas.DataFrame, or list of these, optional
-        One or more tables of decisions, as CSV files, exports of Label Studio (``.json``) or frames; see
-        `labelsieve.decisions`. May be missing with `auto`.
+    decisions : path, table, or list of these, optional
+        One or more tables of decisions, as CSV files, exports of Label Studio (``.json``), frames of pandas or Polars,
+        Arrow tables, or dicts of columns; see `labelsieve.decisions`. May be missing with `auto`.
     output : path, optional
         Where the corrected labels go, in the form of `labels`: same ending, dtype, chunks and other columns. Labels in
         memory, shards, archives and what is at a URL are written as ``.npy`` or ``.zarr``. Without it they are returned

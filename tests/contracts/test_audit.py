@@ -613,6 +613,11 @@ def test_the_commands_draw_an_audit_and_estimate(known, tmp_path, monkeypatch, c
     assert "ben and review agree in" in capsys.readouterr().out
     assert run(["report", "issues.zarr", "-o", "r.html", "--audit", "a.json", "--decisions", "review.csv"]) == 0
     assert f"Audit of 120 reviewed rows, with 95% intervals: {wanted}." in (tmp_path / "r.html").read_text()
+    both = ["report", "issues.zarr", "-o", "s.html", "--audit", "a.json", *("--decisions", "review.csv"), "--decisions"]
+    assert run([*both, "ben.csv"]) == 2
+    assert run([*both, "ben.csv", "--conflicts", "last"]) == 0
+    last = labelsieve.estimate(audit, ["review.csv", "ben.csv"], conflicts="last")
+    assert f"with 95% intervals: {last}." in (tmp_path / "s.html").read_text()
     assert run(["report", "issues.zarr", "-o", "s.html", "--audit", "a.json"]) == 2
     assert run(["estimate", "issues.zarr", "review.csv"]) == 2
     assert "issues.zarr is not an audit" in capsys.readouterr().err

@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import os
 from collections import Counter
 
 import numpy as np
 import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import zarr
 from hypothesis import given, settings
@@ -16,8 +19,8 @@ import labelsieve
 from draws import draw
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions
 from labelsieve.cli.app import run
+from labelsieve.corrections import decisions as module
 from labelsieve.corrections.label_arrays import LabelFile, NpyLabels
-from labelsieve.results import decisions as module
 
 NAMES = ["=1+1", "cat", "dög"]
 HEADER = ["row", "id", "given_label", "decision", "label", "reviewer", "time"]
@@ -371,6 +374,47 @@ def test_reviewers_correct_themselves_but_not_each_other(tmp_path, monkeypatch, 
         apply_decisions("labels.npy", ["ann.csv", "ben.csv"])
 
 
+@pytest.mark.parametrize("kind", ["dict", "pandas", "polars", "arrow", "arrays"])
+def test_tables_of_any_kind_are_read(kind):
+    columns = {"row": [2, 0, 1], "given_label": ["a", "b", "a"], "decision": ["accept", "keep", "other"]}
+    columns |= {"label": ["b", None, "b"], "reviewer": ["ann", None, "ben"], "note": ["x", "y", "z"]}
+    makers = {"dict": dict, "pandas": pd.DataFrame, "polars": pl.DataFrame, "arrow": pa.table}
+    makers["arrays"] = lambda columns: {name: np.array(column, object) for name, column in columns.items()}
+    applied = apply_decisions(["b", "a", "a"], makers[kind](columns))
+    assert applied.labels.tolist() == ["b", "b", "b"]
+    assert applied.counts["corrected"] == 0
+
+
+def test_a_column_of_a_dict_must_be_a_list():
+    decisions = {"row": [2], "given_label": [0], "decision": ["keep"], "label": [None], "reviewer": "ann"}
+    with pytest.raises(InvalidInputError, match="the column 'reviewer' of the frame must be a list with a value"):
+        apply_decisions([0, 1, 0], decisions)
+    with pytest.raises(InvalidInputError, match="the columns differ in length"):
+        apply_decisions([0, 1, 0], decisions | {"reviewer": ["ann", "ben"]})
+
+
+def test_tables_without_names_are_of_another_reviewer_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.save("labels.npy", np.array([0, 1]))
+    accept, keep = (0, "", 0, "accept", 1, "", ""), (0, "", 0, "keep", "", "", "")
+    other = (1, "", 1, "keep", "", "", "")
+    for folder, lines in (("a", [accept, other]), ("b", [keep])):
+        (tmp_path / folder).mkdir()
+        write_csv(tmp_path / folder / "decisions.csv", lines)
+    several = ["a/decisions.csv", "b/decisions.csv"]
+    with pytest.raises(InvalidInputError, match=r"row 0 \(a/decisions\.csv: accept 1; b/decisions\.csv: keep\)"):
+        apply_decisions("labels.npy", several)
+    assert apply_decisions("labels.npy", several, conflicts="last").labels.tolist() == [0, 1]
+    # Of two lines of one table nobody knows which one corrects the other, whether it is the only table or not.
+    write_csv(tmp_path / "twice.csv", [accept, keep])
+    for tables in (["twice.csv"], ["twice.csv", "a/decisions.csv"]):
+        with pytest.raises(InvalidInputError, match="they differ in 1 rows: row 0"):
+            apply_decisions("labels.npy", tables)
+        assert run(["apply", "labels.npy", *tables, "-o", "out.npy"]) == 2
+        assert "they differ in 1 rows: row 0" in capsys.readouterr().err
+    assert not (tmp_path / "out.npy").exists()
+
+
 def test_the_agreement_of_two_reviewers_is_cohens_kappa():
     from sklearn.metrics import cohen_kappa_score
 
@@ -530,7 +574,10 @@ def test_a_csv_file_is_read_as_by_pythons_reader_whatever_its_blocks(data, tmp_p
 BAD_FILES = {
     "nothing": (b"", "is empty"),
     "a line feed": (b"\n", "has no column 'row'"),
-    "UTF-16": (b"row,id\n".decode().encode("utf-16") + b"\n", "is not text in UTF-8"),
+    "UTF-16": ("row,id\n".encode("utf-16"), "is not text in UTF-8, but in UTF-16: save it as UTF-8"),
+    "Latin-1": ("row,id,given_label,decision,label\n0,é,0,keep,\n".encode("latin-1"), "is not text in UTF-8: .*0xe9"),
+    "semicolons": (b"\xef\xbb\xbfrow;given_label;decision;label\r\n0;0;keep;\r\n", "semicolons .* save it with commas"),
+    "tabs": (b"row\tgiven_label\tdecision\tlabel\r\n", "tabs .* save it with commas"),
     "an open quotation mark": (b'row,given_label,decision,label\n0,0,keep,"\n', "is it cut off"),
     "too many cells": (b"row,given_label,decision,label\n0,0,keep,,\n", "line 2 .* has 5 cells, the header has 4"),
     "a column twice": (b"row,row,given_label,decision,label\n0,0,0,keep,\n", "has 2 columns called 'row'"),
@@ -543,6 +590,27 @@ def test_files_that_are_no_decisions_are_refused(case, tmp_path):
     (tmp_path / "decisions.csv").write_bytes(text)
     with pytest.raises(InvalidInputError, match=why):
         apply_decisions([0, 1], tmp_path / "decisions.csv")
+
+
+def test_a_pipe_is_refused(tmp_path):
+    ends = os.pipe()
+    try:
+        os.mkfifo(tmp_path / "named.csv")
+        for path in (f"/dev/fd/{ends[0]}", tmp_path / "named.csv"):
+            with pytest.raises(InvalidInputError, match="is a pipe, which is read only once: write it to a file first"):
+                apply_decisions([0, 1], path)
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+def test_a_table_as_spreadsheets_write_it(tmp_path):
+    path = tmp_path / "decisions.csv"
+    lines = ["row,id,given_label,decision,label,reviewer,time", "0.0,,FALSE,accept,TRUE,Ann,26/11/2026 08:30"]
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, "", ""]).encode())
+    assert apply_decisions([False, True, False], path).labels.tolist() == [True, True, False]
+    path.write_bytes(path.read_bytes().replace(b"FALSE", b"0.0").replace(b"TRUE", b"1.0"))
+    assert apply_decisions(np.array([0, 1, 0]), path).labels.tolist() == [1, 1, 0]
 
 
 BAD_CALLS = {

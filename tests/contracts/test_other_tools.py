@@ -227,6 +227,13 @@ def test_an_audit_goes_out_and_an_estimate_comes_back(tmp_path):
     got, want = labelsieve.estimate(audit, path), labelsieve.estimate(audit, is_wrong[audit.rows])
     assert str(got) == str(want)
     assert labelsieve.estimate(audit, read_label_studio(path)) == got
+    # A class that no task has as the given or the suggested one: its label does not matter.
+    task = next(task for task in tasks if is_wrong[task["data"]["row"]])
+    task["annotations"][0]["result"][0]["value"]["choices"] = ["something else"]
+    written(path, tasks)
+    with pytest.raises(InvalidInputError, match="the choice 'something else' is not a class"):
+        read_label_studio(path)
+    assert str(labelsieve.estimate(audit, path)) == str(want)
 
 
 def test_early_exports_and_other_controls_are_read(tmp_path):

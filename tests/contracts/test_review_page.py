@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 import labelsieve
 from browser import browser
@@ -245,6 +246,22 @@ def test_an_earlier_result_needs_the_labels_only_where_these_may_be_names(tmp_pa
     assert (config["classes"], config["values"]) == (["c", "d", "ab", "b"], NAMES)
 
 
+def test_numbers_and_names_that_are_numbers_are_told_apart_by_the_issues(tmp_path):
+    names = ["1", "2", "0"]
+    labels, probs = draw(300, 3, seed=1, noise=0.3)
+    found = labelsieve.find_label_issues(labels, probs, class_names=names, progress=False)
+    rows = np.flatnonzero(~found.mask())[:20]
+    for texts, values in ((labels.astype(str), [0, 1, 2]), (np.array(names)[labels], names)):
+        pd.DataFrame({"label": texts}).to_csv(tmp_path / "labels.csv", index=False)
+        found.review(tmp_path / "review.html", rows=rows, labels=tmp_path / "labels.csv")
+        config = config_of(tmp_path / "review.html")
+        assert (config["values"], config["index"]["given"]) == (values, labels[rows].tolist())
+    few = labelsieve.find_label_issues(labels[:3], np.eye(3)[labels[:3]], class_names=names, progress=False)
+    with pytest.raises(InvalidInputError, match="may be the number or the name of a class"):
+        few.review(tmp_path / "few.html", rows=[0], labels=labels[:3].astype(str))
+    assert not (tmp_path / "few.html").exists()
+
+
 def vars_of(found):
     return {name: getattr(found, name) for name in found.__dataclass_fields__}
 
@@ -311,6 +328,10 @@ BAD = {
     "probabilities of other classes": (lambda y, p: {"pred_probs": p[:, 1:]}, "pred_probs have shape"),
     "other probabilities": (lambda y, p: {"pred_probs": p[::-1].copy()}, "pred_probs are not those of the result"),
     "probabilities that are none": (lambda y, p: {"pred_probs": p * np.nan}, "has NaN or infinite values"),
+    "names of several classes": (
+        lambda y, p: {"labels": np.array(list("abca"))[y], "class_names": list("abca"), "rows": [0]},
+        "labels are names, and class_names has 'a' for several classes",
+    ),
     "too few names": (lambda *_: {"class_names": ["a"]}, "1 class_names"),
     "an audit of fewer rows": (lambda *_: {"audit": find(90)[2].audit(30)}, "the audit is not of this result"),
     "an audit of other issues": (
@@ -333,6 +354,9 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path, monkeypatch, smal
 def test_objects_of_another_kind_are_refused(tmp_path, small):
     with pytest.raises(InputTypeError, match="audit must be an Audit"):
         small[2].review(tmp_path / "review.html", audit="audit.json")
+    for texts in (5, (text for text in "ab")):
+        with pytest.raises(InputTypeError, match="texts must be a sequence of strings or a file's path, not "):
+            small[2].review(tmp_path / "review.html", texts=texts)
     empty = labelsieve.find_label_issues(["", "b", ""], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]], progress=False)
     with pytest.raises(InvalidInputError, match="has the name '', which a table of decisions cannot hold"):
         empty.review(tmp_path / "review.html")
@@ -442,7 +466,7 @@ def test_hostile_names_ids_and_texts_are_text(tmp_path, chromium):
     for row in found.indices[:15].tolist():
         assert text_of(page, "text") == shown[row % n_classes] * 2
         assert text_of(page, "row-name") == f"Row {row}: {shown[-1 - row % n_classes]}{row}"
-        assert shown[labels[row]] in text_of(page, "keep")
+        assert (shown[labels[row]].strip() or f"class {labels[row]}") in text_of(page, "keep")
         page.press("a")
     page.press("g")
     page.press("o")
@@ -669,6 +693,16 @@ def test_a_table_is_imported_if_all_of_it_fits(tmp_path, chromium):
     line, last = page.run("decisionLines()")[1:]
     assert last[2:5] == [given[1], "other", str(third)]
     assert line == [rows[0], "", given[0], "accept", str(wanted[0]), "=Ann", "2026-11-26T09:00:00Z", found.fingerprint]
+    # What was changed later stays as it is, and so does another warning.
+    page.run("warn('kept', 'No storage.')")
+    older = good.replace("accept", "keep").replace(f",{wanted[0]},'", ",,'").replace("09:00", "08:59")
+    assert import_text(head + older) == "No storage. 1 decisions were changed here later; they stay as they are here."
+    assert page.run("decisionLines()")[1] == line
+    newer = older.replace("08:59", "09:01")
+    assert import_text(head + newer + older) == (
+        "No storage. 1 decisions were changed here later; they stay as they are here."
+    )
+    assert page.run("decisionLines()")[1][3:] == ["keep", "", "=Ann", "2026-11-26T09:01:00Z", found.fingerprint]
 
 
 @pytest.mark.parametrize(
@@ -724,6 +758,84 @@ def test_another_tab_and_no_rows_at_all(tmp_path, chromium, small):
     assert page.complaints() == []
 
 
+@pytest.mark.parametrize(
+    ("names", "typed", "wanted"),
+    [
+        (["á", "A", "a", "ab"], {"a": 2, "A": 1, "á": 0, "ab": 3}, None),  # of others, first what is as it was typed
+        (["1", "0", "10", "2"], {"0": 1, "1": 0, "2": 3, "10": 2}, None),  # names before labels that are numbers
+        (["cat", "dog", "bird", "ox"], {"2": 2, "CAT": 0, "x": 3}, None),
+        (["\u0301", "\u0302", "é", " "], {"\u0301": 0, "\u0302": 1, "e": 2, "3": 3}, "class 3"),  # no letters
+        (["cat", "cat", "bird", "ox"], {"cat": 0, "1": 1}, "cat (1)"),  # two of one name are told apart
+    ],
+)
+def test_what_is_typed_is_the_class_that_is_taken(tmp_path, chromium, names, typed, wanted):
+    _, _, found = find(300, class_names=names)
+    found.review(tmp_path / "review.html")
+    page, row = chromium, int(found.indices[0])
+    open_page(page, tmp_path / "review.html")
+    for text, k in typed.items():
+        page.press("Home")
+        page.press("o")
+        page.ask("Input.insertText", text=text)
+        page.press("Enter")
+        one = page.run(f"mine().get({row})")
+        assert (int(one["label"]) if one["label"] else one["given_label"]) == k, text
+    if wanted is not None:
+        page.press("o")
+        assert wanted in page.run("[...document.querySelectorAll('#other-list bdi')].map((one) => one.textContent)")
+
+
+def test_what_is_half_typed_is_not_taken_for_another_row(tmp_path, chromium, small):
+    small[2].review(tmp_path / "review.html")
+    page = chromium
+    open_page(page, tmp_path / "review.html")
+    page.press("o")
+    page.write("3")
+    page.run("$('unsure').focus()")
+    page.press("ArrowRight")
+    page.press("o")
+    page.press("ArrowDown")
+    page.press("ArrowDown")
+    page.run("$('unsure').focus()")
+    page.press("o")
+    assert page.run("[options[0] === candidates(current, source.peek(current))[0][0], chosenOption]") == [False, 0]
+    page.write("2")  # in place of what was there
+    assert page.run("$('other').value") == "2"
+
+
+def test_undo_is_of_ones_own_last_decision(tmp_path, chromium, small):
+    found, page = small[2], chromium
+    rows = found.indices.tolist()
+    found.review(tmp_path / "review.html")
+    open_page(page, tmp_path / "review.html")
+
+    def decided():
+        return sorted((line[0], line[3], line[5]) for line in page.run("decisionLines()")[1:])
+
+    # A decision that was changed before its reviewer had a name.
+    page.press("a")
+    page.press("Home")
+    page.press("k")
+    page.run("setReviewer('Ann')")
+    page.press("z")
+    assert decided() == [(rows[0], "accept", "Ann")]
+    # Without a name again: what is decided later is not lost when the name comes back, and can be undone.
+    page.run("setReviewer('')")
+    page.press("Home")
+    page.press("u")
+    page.run("setReviewer('Ann')")
+    assert decided() == [(rows[0], "unsure", "Ann")]
+    page.press("z")
+    assert decided() == [(rows[0], "accept", "Ann")]
+    # With filters that show no row, by either key, also after a field had the focus.
+    choose(page, "status", "other")
+    page.run("$('reviewer').focus()")
+    page.press("Enter")
+    page.press("Backspace")
+    assert decided() == []
+    assert page.complaints() == []
+
+
 def luminance(color):
     parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
@@ -749,6 +861,15 @@ def test_colours_have_contrast_and_controls_have_names(tmp_path, chromium, small
             if key:
                 page.press(key)
             assert page.run("document.documentElement.scrollWidth") <= width
+    # At 200% the list of classes stays in the window; what is chosen shows without colours.
+    page.size(640, 500)
+    page.press("o")
+    assert page.run("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    assert page.run("$('other-list').getBoundingClientRect().right < innerWidth")
+    assert (
+        page.run("getComputedStyle(document.querySelector('#other-list [aria-selected=true]')).outlineStyle") == "solid"
+    )
+    page.press("Escape")
     page.emulate()
     tree = page.ask("Accessibility.getFullAXTree")["nodes"]
     roles = {"button", "textbox", "combobox", "listbox", "checkbox", "progressbar", "image"}
@@ -820,3 +941,52 @@ def test_rows_and_an_audit_exclude_each_other(tmp_path):
     labels, _, found = find(400)
     with pytest.raises(InvalidInputError, match="give one of them"):
         found.review(tmp_path / "review.html", rows=[1], audit=found.audit(20), labels=labels)
+
+
+WORDS = [["He", "saw", "<b>Rome"], [], ["It", "=rained", "on", "us"]]
+TAGS = [[0, 0, 1], [], [0, 1, 0, 0]]
+
+
+def tokens():
+    probs = [np.eye(2)[np.array(tags, int)] * 0.8 + 0.1 for tags in TAGS]
+    probs[2][1] = [0.95, 0.05]
+    probs[0][2] = [0.93, 0.07]
+    return labelsieve.token_classification.find_label_issues(TAGS, probs, class_names=["O", "NAME"], progress=False)
+
+
+def test_tokens_are_shown_in_their_sentences(tmp_path, chromium):
+    found, path = tokens(), tmp_path / "review.html"
+    pictures = np.arange(3, dtype=np.uint8)[:, None, None] * np.full((3, 4, 4), 50, np.uint8)
+    found.review(path, tokens=WORDS, texts=["first", "none", "third"], images=pictures)
+    lines = config_of(path)["rows"]
+    assert [line["row"] for line in lines] == [4, 2]
+    assert [line["marked"] for line in lines] == [["It ", "=rained", " on us"], ["He saw ", "<b>Rome", ""]]
+    assert [line["text"] for line in lines] == ["third", "first"]  # of the sentences, as the pictures
+    shades = [
+        Image.open(io.BytesIO(base64.b64decode(line["picture"].split(",")[1]))).getpixel((0, 0)) for line in lines
+    ]
+    assert [np.max(shade) for shade in shades] == [100, 0]
+    page = chromium
+    open_page(page, path)
+    assert text_of(page, "text") == "It =rained on us\n\nthird"
+    assert page.run("document.querySelector('#text mark').textContent") == "=rained"
+    page.press("a")
+    page.press("k")
+    table = downloaded(page, tmp_path)
+    flat = np.concatenate(TAGS).astype(int)
+    corrected = apply_decisions(flat, table, issues=found.rows).labels
+    assert corrected.tolist() == [0, 0, 1, 0, 0, 0, 0]
+    with pytest.raises(InvalidInputError, match="sentence 2 has 4 tokens, but 3 words"):
+        found.review(path, tokens=[*WORDS[:2], ["It", "rained", "cats"]])
+
+
+def test_saved_results_of_tokens_are_reviewed_from_a_shell(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokens().save("tokens.zarr")
+    (tmp_path / "texts.txt").write_text("first\n\nthird\n", encoding="utf-8")
+    assert run(["review", "tokens.zarr", "-o", "review.html", "--texts", "texts.txt"]) == 0
+    lines = config_of(tmp_path / "review.html")["rows"]
+    assert [(line["place"], line["text"]) for line in lines] == [
+        ("sentence 2, token 1", "third"),
+        ("sentence 0, token 2", "first"),
+    ]

@@ -214,6 +214,80 @@ def test_the_last_decision_about_a_row_is_the_one_in_the_file(served, rows):
     assert [row for row, *_ in served.lines()] == [first, int(rows.rows[2])]
 
 
+def test_a_decision_that_its_page_does_not_know_is_not_replaced(served, rows):
+    ann = decision_of(rows, 0, "keep", time="2026-11-26T08:30:00Z")
+    bob = decision_of(rows, 0, "unsure", reviewer="Bob", time="2026-11-26T08:31:00Z")
+    undo = {"row": ann["row"], "decision": None}
+    for _ in range(2):  # the answer may be lost
+        assert served.post(ann | {"replaces": ""}) == (204, "")
+    assert served.post(bob | {"replaces": ""}) == (409, "Ann decided keep meanwhile: look at it again")
+    assert served.post(bob | {"replaces": 7})[0] == 409
+    assert served.post(bob | {"replaces": ann["time"]}) == (204, "")
+    assert served.post(undo | {"replaces": ann["time"]}) == (409, "Bob decided unsure meanwhile: look at it again")
+    assert served.lines() == [(ann["row"], "unsure", "", "Bob")]
+    for _ in range(2):
+        assert served.post(undo | {"replaces": bob["time"]}) == (204, "")
+    assert served.post(ann | {"replaces": bob["time"]}) == (
+        409,
+        "its decision was taken back meanwhile: look at it again",
+    )
+    assert served.lines() == []
+
+
+def test_two_browsers_at_one_server_lose_nothing(served, rows, tmp_path):
+    row, last = int(rows.rows[0]), int(rows.rows[2])
+
+    def shown(page):
+        return page.run("[...mine().values()].map((one) => [one.row, one.decision, one.reviewer])")
+
+    with browser() as page:
+        page.open(served.url)
+        page.wait_for("document.documentElement.dataset.ready && drawn === current")
+        page.run("setReviewer('Ann')")
+        page.press("a")
+        page.wait_for("!source.isBehind() && drawn === current")
+        known = served.json("decisions")[0]["time"]
+        # Somebody else changes it, and decides another row.
+        for place, more in ((0, {"replaces": known}), (2, {"replaces": ""})):
+            assert served.post(decision_of(rows, place, "unsure", reviewer="Bob") | more) == (204, "")
+        page.press("z")
+        page.wait_for("!source.isBehind() && !$('warning').hidden")
+        assert page.run("$('warning').textContent") == (
+            f"The server refused the decision about row {row}: Bob decided unsure meanwhile: look at it again"
+        )
+        theirs = [(row, "unsure", "", "Bob"), (last, "unsure", "", "Bob")]
+        assert served.lines() == theirs
+        assert shown(page) == [[row, "unsure", "Bob"], [last, "unsure", "Bob"]]
+        page.press("z")  # there is nothing of Ann's
+        assert page.run("$('undo').disabled")
+        page.press("Home")
+        page.press("k")  # now that it is seen
+        page.wait_for("!source.isBehind()")
+        assert [line[1:] for line in served.lines()] == [("unsure", "", "Bob"), ("keep", "", "Ann")]
+        page.press("z")  # which restores Bob's
+        page.wait_for("!source.isBehind()")
+        assert sorted(served.lines()) == sorted(theirs)
+        # Of a page that is opened anew, nobody else's name is taken; the own one is known.
+        page.open(served.url)
+        page.wait_for("document.documentElement.dataset.ready && drawn === current")
+        assert page.run("$('reviewer').value") == "Ann"
+        page.run("localStorage.clear()")
+        page.open(served.url)
+        page.wait_for("document.documentElement.dataset.ready && drawn === current")
+        assert page.run("$('reviewer').value") == ""
+        # What the server could not take is downloaded from the page.
+        page.run("window.fetch = () => Promise.reject(new Error('gone'))")
+        page.press("End")
+        page.press("k")
+        page.wait_for("!$('warning').hidden")
+        page.downloads_to(tmp_path / "downloads")
+        page.press("d")
+        wait_until((tmp_path / "downloads" / "decisions.csv").exists)
+        there = [(one.row, one.word, one.id) for one in read_decisions(tmp_path / "downloads" / "decisions.csv")]
+        ids = {int(one): IDS[one] for one in rows.rows}
+        assert there == [(r, w, ids[r]) for r, w in ((row, "unsure"), (last, "unsure"), (int(rows.rows[59]), "keep"))]
+
+
 def test_what_a_decision_may_leave_out(served, rows):
     row = int(rows.rows[0])
     assert served.post({"row": row, "decision": "keep"})[0] == 204
@@ -619,6 +693,10 @@ def test_a_file_is_continued(rows, found, tmp_path):
         (HEADER + "1,,a,keep,,Ann\r\n", "line 2 of .* has 6 cells"),
         (HEADER + "1,,a,delete,,Ann,,{result}\r\n", "'delete' is not a decision"),
         (HEADER + "x,,a,keep,,Ann,,{result}\r\n", "'x' is not a row"),
+        (
+            HEADER + "1,,a,keep,,Ann,,{result}\r\n2,,a,keep,,Ann,,{result}\r\n1,,a,unsure,,Bob,,{result}\r\n",
+            "has several decisions about row 1, in lines 2 and 4, of which this server would keep one",
+        ),
     ],
 )
 def test_a_file_of_something_else_is_refused_and_left_alone(found, tmp_path, content, why):
@@ -633,14 +711,16 @@ def test_a_file_of_something_else_is_refused_and_left_alone(found, tmp_path, con
 
 def test_places_that_are_none_for_a_file(found, tmp_path):
     (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
     for name, why in (
         ("d.txt", "must end in .csv"),
         ("none/d.csv", "there is no folder"),
         ("folder.csv", "is a folder"),
+        ("pipe.csv", "is not a file"),
     ):
         with pytest.raises(InvalidInputError, match=why), open_decisions(tmp_path / name, found.fingerprint):
             pass
-    assert [one.name for one in tmp_path.iterdir()] == ["folder.csv"]
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["folder.csv", "pipe.csv"]
 
 
 def test_a_server_that_cannot_listen_makes_no_file(rows, tmp_path):
@@ -986,3 +1066,19 @@ def test_the_command_line_refuses_in_one_line(folder, tmp_path, monkeypatch, cap
     assert said.count("\n") == 1
     assert why in said
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_tokens_are_those_of_their_sentences(tmp_path):
+    labels = [[0, 1], [1, 0, 0]]
+    probs = [np.eye(2)[np.array(tags)] * 0.8 + 0.1 for tags in labels]
+    probs[1][2] = [0.1, 0.9]
+    found = labelsieve.token_classification.find_label_issues(labels, probs, progress=False)
+    shown = ReviewRows(found.rows, marked=lambda row: ("a", str(row), "b"))
+    pictures = open_pictures(np.array([0, 200], np.uint8)[:, None, None] * np.ones((2, 3, 3), np.uint8), shown.n_things)
+    with ReviewServer(shown, tmp_path / "d.csv", pictures=pictures) as one:
+        site = Site(one.url, tmp_path / "d.csv")
+        for kind in ("picture", "thumbnail"):
+            image = Image.open(io.BytesIO(site.ask(f"{kind}/4")[2]))
+            assert np.max(image.getpixel((0, 0))) == 200
+        [line] = site.json("rows?start=0&stop=5")
+        assert (line["row"], line["marked"], line["place"]) == (4, ["a", "4", "b"], "sentence 1, token 2")

@@ -65,6 +65,7 @@ from labelsieve.results.load import load
 from labelsieve.results.publish import check_output
 from labelsieve.results.report import check_report
 from labelsieve.results.row_ids import read_class_names
+from labelsieve.settings import CONFLICT_RULES
 from labelsieve.sources.bfloat16 import check_dtype
 from labelsieve.sources.open_array import open_pred_probs
 from labelsieve.sources.open_summaries import open_summaries
@@ -327,8 +328,9 @@ def _silent(*_: Any, **__: Any) -> None:
 @option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
 @PAGE
 @option("--before", metavar="EARLIER.zarr", help="Say what became of the issues of this earlier result.")
-@option("--audit", metavar="AUDIT.json", help="Say what this audit tells of the labels, with --decisions.")
+@option("--audit", metavar="AUDIT.json", help="Say how many labels are wrong by this audit and --decisions.")
 @option("--decisions", multiple=True, metavar="FILE.csv", help="Decisions about the rows of --audit.")
+@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ.")
 def report(
     result: str,
     output: Path,
@@ -338,6 +340,7 @@ def report(
     before: str | None,
     audit: str | None,
     decisions: Sequence[str],
+    conflicts: str,
 ) -> None:
     """Write a report for a browser about a saved result.
 
@@ -353,7 +356,7 @@ def report(
     if audit is None:
         found.report(output, top=rows, images=images, texts=texts, before=before)
     elif isinstance(found, LabelIssues):
-        estimate = estimate_of(audit, decisions)
+        estimate = estimate_of(audit, decisions, conflicts)
         found.report(output, top=rows, images=images, texts=texts, before=before, estimate=estimate)
     else:
         raise InvalidInputError("--audit is for reports about rows, not about pixels, tokens or tags")

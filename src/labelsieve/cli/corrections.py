@@ -17,7 +17,7 @@ from labelsieve.memory import size
 from labelsieve.results.audit import Audit, check_new_table
 from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.load import load
-from labelsieve.results.publish import check_output, check_writable, replacing
+from labelsieve.results.publish import check_ending, check_output, check_writable, replacing
 from labelsieve.results.row_ids import read_class_names
 from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES
 from labelsieve.storage.folders import LocalFolder
@@ -26,24 +26,40 @@ from labelsieve.storage.urls import without_query
 if TYPE_CHECKING:
     from labelsieve.confident_learning.error_estimate import ErrorEstimate
 
-# Rows in a page that is a file.
-_PAGE_ROWS: Final = 500
-
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("labels")
 @click.argument("decisions", nargs=-1)
-@option("-o", "--output", required=True, help="The corrected labels, in the form of LABELS: the same ending.")
+@option(
+    "-o",
+    "--output",
+    required=True,
+    help="The corrected labels, in the form of LABELS; .npy or .zarr for shards and URLs.",
+)
 @option("--column", metavar="NAME", help="Column of the labels in a Parquet or CSV file.")
-@option("--unsure", type=click.Choice(UNSURE_RULES), default="keep", help="What becomes of rows that are unsure.")
-@option("--ignore-label", type=LabelValue(), default=NOTHING, show_default=False, help="For --unsure ignore.")
-@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="Where decisions differ.")
-@option("--class-names", type=FilePath(), metavar="FILE", help="All classes, one on each line, or a JSON list.")
-@option("--ids", metavar="FILE", help="Names of rows, to compare with the column id.")
+@option(
+    "--unsure", type=click.Choice(UNSURE_RULES), default="keep", help="What becomes of rows whose decision is unsure."
+)
+@option(
+    "--ignore-label",
+    type=LabelValue(),
+    default=NOTHING,
+    show_default=False,
+    metavar="LABEL",
+    help="With --unsure ignore: the label that means none.",
+)
+@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ.")
+@option("--class-names", type=FilePath(), metavar="FILE", help="All classes: one name per line, or a JSON list.")
+@option("--ids", metavar="FILE", help="Your own names of the rows, to compare with the column id.")
 @option("--issues", metavar="RESULT.zarr", help="The result that the decisions are about.")
-@option("--auto", type=click.Choice(["accept"]), help="Accept suggestions of --issues without a look.")
-@option("--margin", type=float, help="For --auto: least gain in probability of the suggested class.")
-@option("--overwrite", is_flag=True, help="Replace an output that is there, also LABELS itself.")
+@option("--auto", type=click.Choice(["accept"]), help="Accept suggestions of --issues that nobody has reviewed.")
+@option(
+    "--margin",
+    type=float,
+    metavar="SHARE",
+    help="With --auto: by how much the suggested class must be more probable, 0 to 1.",
+)
+@option("--overwrite", is_flag=True, help="Replace an output that exists, even LABELS itself.")
 @option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
 def apply(
     labels: str,
@@ -56,9 +72,9 @@ def apply(
 ) -> dict[str, Any] | None:
     """Correct labels by the decisions of reviewers.
 
-    LABELS is a .npy file, a Zarr array, or a .parquet or .csv file, and DECISIONS are CSV files with the columns row,
-    given_label, decision and label, or exports of Label Studio (.json). What was changed, and by whom, is written to
-    OUTPUT.log.json.
+    LABELS is a .npy file, a Zarr array, a .parquet or .csv file; or shards, an array in an archive, or a URL. DECISIONS
+    are CSV files with the columns row, given_label, decision and label, or exports of Label Studio (.json). What was
+    changed, and by whom, is written to OUTPUT.log.json.
 
     Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
     """
@@ -81,7 +97,7 @@ def apply(
     return None
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=EXIT_CODES, short_help="Make a page to decide about issues.")
 @click.argument("result")
 @option("-o", "--output", type=FilePath(), help="The page: review.html.")
 @option("--serve", is_flag=True, help="Serve the page until Ctrl-C, in place of writing it.")
@@ -94,7 +110,11 @@ def apply(
     metavar="N",
     help="Number of issues, from the worst: 500 in a page, all when it is served.",
 )
-@option("--images", metavar="FILES", help="Pictures of the rows: .npy, Zarr, 'images/*.png', or a .txt list of files.")
+@option(
+    "--images",
+    metavar="FILE|PATTERN",
+    help="Pictures of the rows: .npy, Zarr, 'images/*.png', or a .txt file of paths or URLs.",
+)
 @option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
 @option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
 @option(
@@ -104,8 +124,15 @@ def apply(
     help="Review the N rows of lowest score, issues or not; needs --labels.",
 )
 @option("--pred-probs", metavar="FILE", help="The predicted probabilities, to show the next classes.")
-@option("--labels", metavar="FILE", help="The given labels, where the result does not tell how they are written.")
-@option("--class-names", type=FilePath(), metavar="FILE", help="What to show of each class, as for find.")
+@option(
+    "--labels", metavar="FILE", help="The given labels, for rows that are not issues and results of earlier versions."
+)
+@option(
+    "--class-names",
+    type=FilePath(),
+    metavar="FILE",
+    help="What to show of each class: one name per line, or a JSON list.",
+)
 @option("--title", help="Name of the dataset, for the heading.")
 @option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
 def review(
@@ -125,8 +152,8 @@ def review(
 ) -> dict[str, Any] | None:
     """Write or serve a page on which a person decides about the issues of RESULT, or about the rows of an audit.
 
-    The page is one file that works offline. Its decisions are downloaded as CSV, for labelsieve apply and
-    labelsieve.estimate. With --serve they are written to a CSV file as they are made, and pictures are read where they
+    The page is one file that works offline. Its decisions are downloaded as CSV, for labelsieve apply and labelsieve
+    estimate. With --serve they are written to a CSV file as they are made, and pictures are read where they
     are, so that 100,000 rows work.
 
     Example: labelsieve review result.zarr -o review.html --images images.npy
@@ -142,14 +169,16 @@ def review(
     if serve and json:
         raise click.UsageError("--json is for -o: a server has no answer")
     began = time.perf_counter()
-    found, drawn = _result_and_audit(result, audit)
+    found, drawn = load_rows(result), _audit_at(audit)
     names = None if class_names is None else read_class_names(class_names)
     lows = None if lowest is None else found.lowest(lowest)
     choices |= {"audit": drawn, "rows": lows, "class_names": names}
     if output is None:
         found.serve_review(decisions or "", top=top, host=host, port=port, **choices)
         return None
-    top = top or _PAGE_ROWS
+    from labelsieve.results.review.page import FILE_ROWS
+
+    top = top or FILE_ROWS
     found.review(output, top=top, **choices)
     chosen = choices["rows"] if drawn is None else drawn
     n_rows = min(top, found.num_issues) if chosen is None else len(chosen)
@@ -160,27 +189,36 @@ def review(
     return None
 
 
-@click.command("label-studio", epilog=EXIT_CODES)
+@click.command("label-studio", epilog=EXIT_CODES, short_help="Write issues as tasks for Label Studio.")
 @click.argument("result")
 @option("-o", "--output", required=True, type=FilePath(), help="The tasks: tasks.json.")
 @option("--config", type=FilePath(), help="Write the labelling configuration of the project to this file.")
-@option("--images", metavar="PATTERN|FILE", help="URLs of pictures: a pattern with {row} or {id}, or one on each line.")
+@option("--images", metavar="FILE|PATTERN", help="URLs of the pictures: one per line, or a pattern with {row} or {id}.")
 @option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
 @option("--top", type=click.IntRange(min=0), metavar="N", help="Number of issues, from the worst; all by default.")
 @option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
-@option("--labels", metavar="FILE", help="The given labels, where the result does not tell how they are written.")
-@option("--class-names", type=FilePath(), metavar="FILE", help="What to show of each class, as for find.")
+@option(
+    "--labels", metavar="FILE", help="The given labels, for rows that are not issues and results of earlier versions."
+)
+@option(
+    "--class-names",
+    type=FilePath(),
+    metavar="FILE",
+    help="What to show of each class: one name per line, or a JSON list.",
+)
 def label_studio(
     result: str, *, output: Path, config: Path | None, audit: str | None, class_names: Path | None, **choices: Any
 ) -> None:
     """Write the issues of RESULT, or the rows of an audit, as tasks for Label Studio.
 
-    The labelling configuration of the project is printed, or written with --config. labelsieve apply takes what Label
-    Studio exports as JSON.
+    The labelling configuration of the project is printed, or written with --config. labelsieve apply and labelsieve
+    estimate take what Label Studio exports as JSON.
 
     Example: labelsieve label-studio result.zarr -o tasks.json --images 'https://example.org/{row}.png'
     """
-    found, drawn = _result_and_audit(result, audit)
+    found, drawn = load(result), _audit_at(audit)
+    if not isinstance(found, LabelIssues):
+        raise InvalidInputError(f"{result} is not a result of classification")
     if config is not None:
         check_writable(config)
     names = None if class_names is None else read_class_names(class_names)
@@ -193,21 +231,19 @@ def label_studio(
         click.echo(f"written to {output}, the configuration to {config}")
 
 
-def _result_and_audit(result: str, audit: str | None) -> tuple[LabelIssues, Audit | None]:
-    """Return a saved result, and an audit of it."""
-    found, drawn = load(result), None if audit is None else load(audit)
-    if not isinstance(found, LabelIssues):
-        raise InvalidInputError(f"{result} is not a result of classification")
+def _audit_at(path: str | None) -> Audit | None:
+    """Return a saved audit, if there is to be one."""
+    drawn = None if path is None else load(path)
     if drawn is not None and not isinstance(drawn, Audit):
-        raise InvalidInputError(f"--audit: {audit} is not an audit")
-    return found, drawn
+        raise InvalidInputError(f"--audit: {path} is not an audit")
+    return drawn
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=EXIT_CODES, short_help="Compare the issues before and after a correction.")
 @click.argument("before")
 @click.argument("after")
 @option(
-    "-o", "--output", metavar="TABLE.csv", help="Write all issues of both results, by row, with what became of them."
+    "-o", "--output", metavar="TABLE.csv", help="Write all issues of both results, and what became of each, as a table."
 )
 @option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most issues.")
 @option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
@@ -222,8 +258,7 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
 
     began = time.perf_counter()
     if output is not None:
-        if not output.endswith(".csv"):
-            raise InvalidInputError(f"{without_query(output)} must end in .csv")
+        check_ending("output", output, ".csv")
         check_output(output, [before, after])
     comparison = compare_results(load_rows(before), load_rows(after))
     if output is not None:
@@ -236,7 +271,7 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
     return None
 
 
-@click.command("audit", epilog=EXIT_CODES)
+@click.command("audit", epilog=EXIT_CODES, short_help="Draw rows to review for an estimate.")
 @click.argument("result")
 @option("-o", "--output", required=True, metavar="AUDIT.json", help="The audit, which ends in .json or .zarr.")
 @option("--budget", type=click.IntRange(min=20), metavar="N", default=200, help="Rows to review.")
@@ -269,11 +304,16 @@ def draw(
     return None
 
 
-@click.command("estimate", epilog=EXIT_CODES)
+@click.command("estimate", epilog=EXIT_CODES, short_help="Estimate how many labels are wrong.")
 @click.argument("audit")
 @click.argument("decisions", nargs=-1, required=True)
-@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="Where reviewers differ.")
-@option("--width", type=float, metavar="SHARE", help="Say how many more rows make the interval so wide: 0.01.")
+@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ.")
+@option(
+    "--width",
+    type=float,
+    metavar="SHARE",
+    help="Say how many more rows to review until the interval is this wide: 0.01.",
+)
 @option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most wrong.")
 @option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
 def print_estimate(
@@ -304,7 +344,7 @@ def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") 
     drawn = load(audit)
     if not isinstance(drawn, Audit):
         raise InvalidInputError(f"{audit} is not an audit")
-    return estimate(drawn, list(decisions) if len(decisions) > 1 else decisions[0], conflicts)
+    return estimate(drawn, list(decisions), conflicts=conflicts)
 
 
 CORRECTIONS: Final = (review, label_studio, apply, draw, print_estimate, compare)

@@ -10,6 +10,7 @@ import csv
 import itertools
 import os
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -121,6 +122,8 @@ class Decisions(Sequence[Decision]):
         Positions of their words in `WORDS`.
     given, label, id, reviewer, time, result : Column
         As of `Decision`; all but `given` and `label` are text.
+    is_unnamed : (n,) bool
+        Whether each one names no reviewer. Of several tables `reviewer` is then the name of the table.
     lines : (n,) int64
         Line of each one in its table.
     tables : list of (int, str)
@@ -135,6 +138,7 @@ class Decisions(Sequence[Decision]):
     reviewer: Column
     time: Column
     result: Column
+    is_unnamed: Bools
     lines: Rows
     tables: list[tuple[int, str]]
 
@@ -160,7 +164,7 @@ class Decisions(Sequence[Decision]):
 
 
 def is_table(decisions: Any) -> bool:
-    """Return whether an object is a path, a frame or a dict of columns."""
+    """Return whether an object is a path, a frame, an Arrow table or a dict of columns."""
     return isinstance(decisions, str | os.PathLike | Mapping) or hasattr(decisions, "columns")
 
 
@@ -184,24 +188,27 @@ def read_decisions(decisions: Any, class_names: Sequence[str] | None = None, *, 
     InputTypeError
         For another kind of object.
     """
-    several = isinstance(decisions, list | tuple)
-    given = list(decisions) if several else [] if decisions is None else [decisions]
-    if several and not given:
+    is_list = isinstance(decisions, list | tuple)
+    given = list(decisions) if is_list else [] if decisions is None else [decisions]
+    if is_list and not given:
         raise InvalidInputError("decisions: the list is empty")
+    several = len(given) > 1
+    stems = [Path(one).stem for one in given if isinstance(one, str | os.PathLike)]
     table, needed = _Table(of_audit=of_audit), _NEEDED_OF_AUDIT if of_audit else _NEEDED
     for number, one in enumerate(given):
         if isinstance(one, str | os.PathLike):
             where = check_place("decisions", one)
             path = Path(where)
             is_export = path.suffix.lower() == ".json"
-            blocks, name = _export_blocks(path, class_names) if is_export else _csv_blocks(path, needed), path.stem
+            name = path.stem if stems.count(path.stem) == 1 else where
+            blocks = _export_blocks(path, class_names, of_audit=of_audit) if is_export else _csv_blocks(path, needed)
         elif is_table(one):
             where, name = (f"frame {number}", f"frame {number}") if several else ("the frame", "")
             blocks = _frame_blocks(one, where, needed)
         else:
             raise InputTypeError(
-                f"decisions must be the path of a CSV file or an export of Label Studio, or a pandas frame, not "
-                f"{type(one).__name__}"
+                "decisions must be the path of a CSV file or an export of Label Studio, a frame, or a dict of columns, "
+                f"not {type(one).__name__}"
             )
         # Of several tables without names of reviewers, each is of another reviewer.
         table.add(where, blocks, name if several else "")
@@ -231,28 +238,27 @@ class _Table:
     """The columns of decisions as they are read."""
 
     def __init__(self, *, of_audit: bool) -> None:
-        self._of_audit = of_audit
+        self._of_audit, self._names = of_audit, list[str]()
         self._rows, self._lines = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         self._columns = {name: _Codes() for name in _CODED}
         self._tables, self._n = list[tuple[int, str]](), 0
 
     def add(self, where: str, blocks: Iterable[Block], name: str) -> None:
-        """Add the numbers of lines and the cells of a table; decisions of nobody get the name of a reviewer."""
+        """Add the numbers of lines and the cells of a table; `name` stands for a reviewer who is not named there."""
         self._tables.append((self._n, where))
+        self._names.append(name)
         for lines, cells in map(_filled_in, blocks) if self._of_audit else blocks:
             self._rows.append(_row_numbers(cells["row"], lines, where))
             self._lines.append(np.array(lines, np.int64))
             for column in _CODED:
-                own: Iterable[Any] = cells.get(column) or itertools.repeat("", len(lines))
-                if column == "reviewer" and name:
-                    own = (cell or name for cell in own)
-                self._columns[column].add(own)
+                self._columns[column].add(cells.get(column) or itertools.repeat("", len(lines)))
             self._n += len(lines)
 
     def checked(self) -> Decisions:
-        """Return the decisions, after a look at their words."""
+        """Return the decisions after checking their words."""
         columns = {name: codes.column() for name, codes in self._columns.items()}
-        words = columns["decision"]
+        words, reviewer = columns["decision"], columns["reviewer"]
+        is_unnamed = reviewer.where(not name for name in reviewer.values)
         known = [WORDS.index(word.strip()) if word.strip() in WORDS else -1 for word in words.values]
         found = Decisions(
             np.concatenate(self._rows),
@@ -260,9 +266,10 @@ class _Table:
             columns["given_label"],
             columns["label"],
             columns["id"],
-            columns["reviewer"],
+            self._named(reviewer, is_unnamed),
             columns["time"],
             columns["result"],
+            is_unnamed,
             np.concatenate(self._lines),
             self._tables,
         )
@@ -284,6 +291,16 @@ class _Table:
                 why = f"the decision is {word}, and the column label has {one.label!r}: leave it empty"
             raise InvalidInputError(f"decisions: {one.where}, row {one.row:,}: {why}")
         return found
+
+    def _named(self, reviewer: Column, is_unnamed: Bools) -> Column:
+        """Return the reviewers; one who is not named has the name of the table."""
+        codes, values = reviewer.codes.copy(), list(reviewer.values)
+        edges = itertools.pairwise([*(start for start, _ in self._tables), self._n])
+        for (start, stop), name in zip(edges, self._names, strict=True):
+            if name:
+                values += [name] * (name not in values)
+                codes[start:stop][is_unnamed[start:stop]] = values.index(name)
+        return Column(codes, values)
 
 
 def _filled_in(block: Block) -> Block:
@@ -320,6 +337,7 @@ def _csv_blocks(path: Path, needed: Sequence[str]) -> Iterator[Block]:
         reader, number = csv.reader(file, strict=True), 0  # lines that were split without it
         try:
             header = next(reader)
+            _check_separator(header, where)
             _check_header(header, where, needed)
             number = reader.line_num
             while rest := file.readlines(_BLOCK_CHARACTERS):
@@ -370,9 +388,9 @@ def _columns(header: list[str], lines: Sequence[int], flat: list[str], *, is_esc
     return lines, cells
 
 
-def _export_blocks(path: Path, class_names: Sequence[str] | None) -> Iterator[Block]:
+def _export_blocks(path: Path, class_names: Sequence[str] | None, *, of_audit: bool) -> Iterator[Block]:
     """Yield the numbers of tasks of an export of Label Studio, and their decisions by column."""
-    found = read_export(path, class_names)
+    found = read_export(path, class_names, needs_labels=not of_audit)
     if found:
         columns = dict(zip(Reviewed._fields, zip(*(one for _, one in found), strict=True), strict=True))
         cells: dict[str, Sequence[Any]] = {name: list(map(str, column)) for name, column in columns.items()}
@@ -384,7 +402,12 @@ def _check_end(path: Path) -> bool:
     where = str(path)
     is_escaped, last = False, b""
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            raise InvalidInputError(f"decisions: {where} is a pipe, which is read only once: write it to a file first")
         with path.open("rb") as raw:
+            if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+                raise InvalidInputError(f"decisions: {where} is not text in UTF-8, but in UTF-16: save it as UTF-8")
+            raw.seek(0)
             while block := raw.read(_READ_BYTES):
                 is_escaped, last = is_escaped or b"'" in block, block[-1:]
     except FileNotFoundError:
@@ -402,9 +425,16 @@ def _check_end(path: Path) -> bool:
 
 def _frame_blocks(frame: Any, where: str, needed: Sequence[str]) -> Iterator[Block]:
     """Yield the numbers of some lines of a frame, and their cells by column; missing values are empty."""
+    if hasattr(frame, "to_pydict"):  # of Arrow, whose `columns` are not names
+        frame = frame.to_pydict()
     keys = list(frame.keys() if isinstance(frame, Mapping) else frame.columns)
     _check_header(list(map(str, keys)), where, needed)
     columns = {str(key): np.asarray(frame[key], object) for key in keys if str(key) in _COLUMNS}
+    for name, column in columns.items():
+        if column.ndim != 1:
+            raise InvalidInputError(
+                f"decisions: the column {name!r} of {where} must be a list with a value for each row"
+            )
     lengths = set(map(len, columns.values()))
     if len(lengths) > 1:
         raise InvalidInputError("decisions: the columns differ in length")
@@ -425,6 +455,13 @@ def _typed(value: Any) -> tuple[type, Any]:
     except TypeError:
         value = repr(value)
     return type(value), value
+
+
+def _check_separator(header: Sequence[str], where: str) -> None:
+    """Raise for a table whose cells are apart by something else, as spreadsheets of some countries write it."""
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and {"row", "decision"} <= set(header[0].split(separator)):
+            raise InvalidInputError(f"decisions: {where} has {name} between its cells: save it with commas")
 
 
 def _check_header(names: Sequence[str], where: str, needed: Sequence[str]) -> None:

@@ -52,7 +52,9 @@ class Reviewed(NamedTuple):
     result: str
 
 
-def read_export(path: Path, class_names: Sequence[str] | None = None) -> list[tuple[int, Reviewed]]:
+def read_export(
+    path: Path, class_names: Sequence[str] | None = None, *, needs_labels: bool = True
+) -> list[tuple[int, Reviewed]]:
     """Return the decisions in an export of Label Studio, each with the number of its task, from 1.
 
     Parameters
@@ -62,6 +64,8 @@ def read_export(path: Path, class_names: Sequence[str] | None = None) -> list[tu
     class_names : sequence of str, optional
         All classes; needed only if labels are numbers, classes have names, and a class was chosen that is neither given
         nor suggested in any task.
+    needs_labels : bool
+        Whether the resulting label of ``other`` must be known; otherwise it is "" where the tasks do not tell it.
 
     Raises
     ------
@@ -71,7 +75,7 @@ def read_export(path: Path, class_names: Sequence[str] | None = None) -> list[tu
     """
     tasks = _read_list(path)
     data = [_data_of(task, number, path) for number, task in enumerate(tasks, 1)]
-    labels = _Labels(data, class_names, path)
+    labels = _Labels(data, class_names, path, needs_labels=needs_labels)
     found = list[tuple[int, Reviewed]]()
     for number, (task, own) in enumerate(zip(tasks, data, strict=True), 1):
         for choices, reviewer, time in _answers(task, number, path):
@@ -189,9 +193,14 @@ class _Labels:
         All classes.
     path : Path
         The file, for messages.
+    needs_labels : bool
+        Whether a choice must stand for a known label.
     """
 
-    def __init__(self, data: list[dict[str, Any]], class_names: Sequence[str] | None, path: Path) -> None:
+    def __init__(
+        self, data: list[dict[str, Any]], class_names: Sequence[str] | None, path: Path, *, needs_labels: bool
+    ) -> None:
+        self._needs_labels = needs_labels
         self._known = dict[str, int | str]()
         for number, own in enumerate(data, 1):
             for of in ("given", "suggested"):
@@ -231,5 +240,7 @@ class _Labels:
                 return int(choice)
         elif self._are_labels and (self._names is None or choice in self._names):
             return choice
+        if not self._needs_labels:
+            return ""
         advice = "" if self._names is not None else ": if it is a class, give class_names"
         raise InvalidInputError(f"decisions: {where}: the choice {choice!r} is not a class{advice}")

@@ -96,9 +96,10 @@ class LabelValues:
             except (TypeError, ValueError):
                 raise ValueError(f"{value!r} is not a number, and labels are {self.dtype}") from None
         if kind == "b":
-            if str(value) not in ("True", "False"):
+            text = str(value).lower()  # spreadsheets write TRUE
+            if text not in ("true", "false"):
                 raise ValueError(f"{value!r} is neither True nor False, as labels are")
-            return str(value) == "True"
+            return text == "true"
         if kind == "S":
             return value if isinstance(value, bytes) else str(value).encode()
         # A frame has numbers among missing values as floats.
@@ -340,10 +341,10 @@ def _last_words(decisions: Decisions, outcomes: Outcomes, places: Sequence[int])
     for place in places:
         of_reviewer.setdefault(decisions.reviewer[place], []).append(place)
     left, corrected = list[int](), list[int]()
-    for reviewer, own in of_reviewer.items():
+    for own in of_reviewer.values():
         times = [_time(decisions.time[place]) for place in own]
         is_timed = None not in times
-        if not reviewer and (not is_timed or len(set(times)) < len(times)):
+        if decisions.is_unnamed[own].any() and (not is_timed or len(set(times)) < len(times)):
             left += own
             continue
         last = max(zip(times, own, strict=True))[1] if is_timed else own[-1]

@@ -17,7 +17,6 @@ from labelsieve.results import export, report
 from labelsieve.results.audit import Audit, draw_audit
 from labelsieve.results.comparison import Comparison, compare_results
 from labelsieve.results.frames import frame_of
-from labelsieve.results.pictures import open_pictures
 from labelsieve.results.plots import Plots
 from labelsieve.results.publish import check_ending
 from labelsieve.results.result import Result
@@ -371,22 +370,21 @@ class LabelIssues(Result):
         >>> path = f"{tempfile.mkdtemp()}/review.html"
         >>> found.review(path, texts=["a cat", "a dog", "another dog"])
         """
-        from labelsieve.results.review.page import check_page, write_page
-        from labelsieve.results.review.rows import ReviewRows
+        from labelsieve.results.review.page import write_review
 
-        page = Path(check_place("path", path))
-        check_page(page)
-        shown = ReviewRows(
+        write_review(
             self,
-            top=check_whole_number("top", top, 1),
+            path,
+            top=top,
+            images=images,
+            texts=texts,
             audit=audit,
             rows=rows,
-            texts=texts,
             pred_probs=pred_probs,
             labels=labels,
             class_names=class_names,
+            title=title,
         )
-        write_page(shown, page, pictures=None if images is None else open_pictures(images, self.n_rows), title=title)
 
     def serve_review(
         self,
@@ -442,26 +440,22 @@ class LabelIssues(Result):
         http://127.0.0.1:35011/Dy1lQz0TO-U6aW1P232nJmFOSaxA9FUn/
         1 row to review; decisions are written to decisions.csv; Ctrl-C ends
         """
-        from labelsieve.results.review.rows import ReviewRows
-        from labelsieve.results.review.server import serve_review
+        from labelsieve.results.review.server import serve_result
 
-        shown = ReviewRows(
+        serve_result(
             self,
-            top=self.num_issues if top is None else check_whole_number("top", top, 1),
+            decisions,
+            top=top,
+            images=images,
+            texts=texts,
             audit=audit,
             rows=rows,
-            texts=texts,
             pred_probs=pred_probs,
             labels=labels,
             class_names=class_names,
-        )
-        serve_review(
-            shown,
-            decisions,
-            pictures=None if images is None else open_pictures(images, self.n_rows),
             title=title,
             host=host,
-            port=check_whole_number("port", port, 0),
+            port=port,
         )
 
     def report(

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError, UnreadableDataError
+from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.sources.text_cells import as_text
 from labelsieve.storage.urls import check_place
 
@@ -123,6 +123,8 @@ def open_texts(texts: Any, n_rows: int, rows: Rows, most_letters: int = MOST_LET
     ------
     InvalidInputError
         For another number of texts, or a file that cannot be read.
+    InputTypeError
+        For anything else.
 
     Examples
     --------
@@ -132,6 +134,8 @@ def open_texts(texts: Any, n_rows: int, rows: Rows, most_letters: int = MOST_LET
     """
     if isinstance(texts, str | os.PathLike):
         return FileTexts(Path(check_place("texts", texts)), n_rows, rows, most_letters)
+    if not hasattr(texts, "__len__") or not hasattr(texts, "__getitem__"):
+        raise InputTypeError(f"texts must be a sequence of strings or a file's path, not {type(texts).__name__}")
     _check_number(len(texts), n_rows)
     return ListedTexts(texts, rows, most_letters)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -249,6 +249,77 @@ class TokenIssues(IssuePairs):
             marked=marked,
             comparison=comparison,
         )
+
+    def review(self, path: str | os.PathLike[str], *, tokens: Any = None, **choices: Any) -> None:
+        """Write a page on which a person decides about tokens, each in its sentence: see `LabelIssues.review`.
+
+        Decisions are about the tokens of all sentences, one after the other: `labelsieve.apply_decisions` takes them
+        with labels that are one array, such as ``numpy.concatenate(labels)``.
+
+        Parameters
+        ----------
+        path : path
+            Ends in ``.html``.
+        tokens : sequence of sequence of str, optional
+            The words of each sentence, or of all tokens; the word of the issue is marked.
+        **choices : object
+            ``top``, ``audit``, ``rows``, ``pred_probs``, ``labels``, ``class_names`` and ``title`` as there, of all
+            tokens; ``images`` and ``texts`` of all sentences.
+
+        Raises
+        ------
+        InvalidInputError
+            As `labelsieve.LabelIssues.review`; and for words that are not those of the tokens.
+        MissingDependencyError
+            Without jinja2, or Pillow for pictures.
+        UnwritableError
+            If the page cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from labelsieve.token_classification import find_label_issues
+        >>> labels = [[0, 0, 1], [0, 1]]
+        >>> pred_probs = [[[0.9, 0.1], [0.7, 0.3], [0.05, 0.95]], [[0.8, 0.2], [0.8, 0.2]]]
+        >>> found = find_label_issues(labels, pred_probs)
+        >>> found.review(f"{tempfile.mkdtemp()}/review.html", tokens=[["He", "saw", "Rome"], ["It", "rained"]])
+        """
+        from labelsieve.results.review.page import write_review
+
+        write_review(self.rows, path, marked=self._marker(tokens), **choices)
+
+    def serve_review(self, decisions: str | os.PathLike[str], *, tokens: Any = None, **choices: Any) -> None:
+        """Serve the page of `review` until Ctrl-C: see `LabelIssues.serve_review`.
+
+        Parameters
+        ----------
+        decisions : path
+            Ends in ``.csv``; decisions are written to it as they are made.
+        tokens : sequence of sequence of str, optional
+            As for `review`.
+        **choices : object
+            As for `review`, and ``host`` and ``port``.
+
+        Raises
+        ------
+        InvalidInputError, InUseError, MissingDependencyError, UnwritableError
+            As `LabelIssues.serve_review`; and for words that are not those of the tokens.
+        """
+        from labelsieve.results.review.server import serve_result
+
+        serve_result(self.rows, decisions, marked=self._marker(tokens), **choices)
+
+    def _marker(self, tokens: Any) -> Callable[[int], tuple[str, str, str]] | None:
+        """Return a function that shows a row, as a word in its sentence; None without words."""
+        if tokens is None:
+            return None
+        words, edges = Words(tokens, self.edges), self.edges
+
+        def marked(row: int) -> tuple[str, str, str]:
+            sentence = int(self.layout.groups_of(np.array([row]))[0])
+            return words.around(sentence, row - int(edges[sentence]))
+
+        return marked
 
     def __repr__(self) -> str:
         n_labelled = self.n_tokens - self.n_ignored

@@ -147,7 +147,8 @@ def open_decisions(path: str | os.PathLike[str], fingerprint: str) -> Iterator[D
     Raises
     ------
     InvalidInputError
-        For another ending, a missing folder, or a file that holds anything but decisions about this result.
+        For another ending, a missing folder, or a file that holds anything but decisions about this result, one about
+        each row.
     InUseError
         If another process has opened it.
     UnwritableError
@@ -158,6 +159,8 @@ def open_decisions(path: str | os.PathLike[str], fingerprint: str) -> Iterator[D
         raise InvalidInputError(f"decisions: {place} must end in .csv")
     if place.is_dir():
         raise InvalidInputError(f"decisions: {place} is a folder")
+    if place.exists() and not place.is_file():  # a pipe would be waited for
+        raise InvalidInputError(f"decisions: {place} is not a file")
     place = place.resolve()  # a link stays a link, and two links to one file are one file
     check_writable(place)
     beside = LocalFolder(_folder_of(place))
@@ -208,7 +211,15 @@ def _continued(path: Path, fingerprint: str) -> list[Decision]:
             *(path, len(content) - n_whole),
         )
         os.truncate(path, n_whole)
-    return list(read_decisions(path))
+    found = list(read_decisions(path))
+    lines = dict[int, int]()
+    for one in found:
+        if lines.setdefault(one.row, one.line) != one.line:
+            raise InvalidInputError(
+                f"decisions: {path} has several decisions about row {one.row:,}, in lines {lines[one.row]:,} and "
+                f"{one.line:,}, of which this server would keep one: give another path"
+            )
+    return found
 
 
 def _check_results(path: Path, content: bytes, fingerprint: str) -> None:

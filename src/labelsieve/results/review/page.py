@@ -9,15 +9,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError
-from labelsieve.results.pictures import THUMBNAIL_BYTES, THUMBNAIL_SIDE, Pictures, encode_thumbnail
+from labelsieve.results.pictures import (
+    THUMBNAIL_BYTES,
+    THUMBNAIL_SIDE,
+    Pictures,
+    encode_thumbnail,
+    open_pictures,
+)
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.report import heading_parts
+from labelsieve.results.result import Result
 from labelsieve.results.review.rows import ReviewRows
+from labelsieve.settings import check_whole_number
 from labelsieve.sources.text_cells import as_text
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place
@@ -25,8 +34,26 @@ from labelsieve.storage.urls import check_place
 # Bytes of a picture for each of its pixels: 500 pictures of 64 x 64 are 4.4 MB as text.
 _PIXEL_BYTES: Final = 1.6
 _LEAST_BYTES: Final = 2_000
+# Issues in a page that is a file.
+FILE_ROWS: Final = 500
 # Pictures that are read at the same time: they may be at URLs.
 _READERS: Final = 8
+
+
+def write_review(
+    result: Result,
+    path: str | os.PathLike[str],
+    *,
+    top: int = FILE_ROWS,
+    images: Any = None,
+    title: str | None = None,
+    **choices: Any,
+) -> None:
+    """Write the page about a result: `choices` are for `ReviewRows`, the others as for `LabelIssues.review`."""
+    page = Path(check_place("path", path))
+    check_page(page)
+    rows = ReviewRows(result, top=check_whole_number("top", top, 1), **choices)
+    write_page(rows, page, pictures=None if images is None else open_pictures(images, rows.n_things), title=title)
 
 
 def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None, title: str | None = None) -> None:
@@ -39,7 +66,7 @@ def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None
     path : Path
         Ends in ``.html``; what is there is replaced once all is written.
     pictures : Pictures, optional
-        The pictures of all rows of the result.
+        The pictures of all rows of the result, or of their groups: `ReviewRows.things`.
     title : str, optional
         Name of the dataset; by default the end of the path of `pred_probs`.
 
@@ -54,7 +81,7 @@ def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None
     lines = rows.part(0, len(rows))
     if pictures is not None:
         with ThreadPoolExecutor(_READERS) as pool:
-            reading = [pool.submit(_data_url, pictures, line["row"]) for line in lines]
+            reading = [pool.submit(_data_url, pictures, thing) for thing in rows.things.tolist()]
             try:
                 for line, one in zip(lines, reading, strict=True):
                     line["picture"] = one.result()
@@ -177,9 +204,9 @@ def content_policy(mode: str) -> str:
     return "; ".join(f"{name} {value}" for name, value in rules.items())
 
 
-def _data_url(pictures: Pictures, row: int) -> str:
+def _data_url(pictures: Pictures, thing: int) -> str:
     """Return the picture of a row as a data URL, in bytes that fit its size."""
-    image = pictures.image(row, THUMBNAIL_SIDE)
+    image = pictures.image(thing, THUMBNAIL_SIDE)
     most = int(min(THUMBNAIL_BYTES, max(_LEAST_BYTES, _PIXEL_BYTES * image.width * image.height)))
     return encode_thumbnail(image, most, THUMBNAIL_SIDE).url
 

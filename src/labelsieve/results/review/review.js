@@ -6,6 +6,7 @@ const { rows: ROWS, given: GIVEN, suggested: SUGGESTED } = config.index;
 const WORDS = ["accept", "keep", "other", "unsure"];
 const PAST = { accept: "accepted", keep: "kept", other: "other class", unsure: "unsure" };
 const COLUMNS = ["row", "id", "given_label", "decision", "label", "reviewer", "time", "result"];
+const COMPARED = ["decision", "label", "reviewer", "time"];
 const SERVED = config.mode === "served";
 const PAGE_ROWS = 200; // rows that are fetched at a time
 const KEPT_PAGES = 20;
@@ -23,9 +24,13 @@ function element(name, properties = {}, ...children) {
   return made;
 }
 
+const namesakes = new Map(); // how many classes have a name
+for (const name of config.classes) namesakes.set(name, (namesakes.get(name) ?? 0) + 1);
+
 function className(k) {
   const name = config.classes[k];
-  return name === "" ? `class ${k}` : name;
+  if (name.trim() === "") return `class ${k}`;
+  return namesakes.get(name) > 1 ? `${name} (${values[k]})` : name;
 }
 
 // ---- CSV: quotes as in RFC 4180, and no cell that a spreadsheet runs as a formula.
@@ -96,7 +101,7 @@ function embedded() {
     storage = null;
   }
   const failed = (why) =>
-    warn(`Decisions are not kept when this page is closed, since ${why}. Download them before you close it.`);
+    warn("kept", `Decisions are not kept when this page is closed, since ${why}. Download them before you close it.`);
   const write = (action) => {
     if (storage === null) return failed("the browser has no storage for it");
     try {
@@ -111,6 +116,7 @@ function embedded() {
     peek: (at) => config.rows[at],
     picture: (at) => config.rows[at].picture,
     thumbnail: (at) => config.rows[at].picture,
+    loaded: (at) => config.rows[at],
     async decisions() {
       if (storage === null) {
         failed("the browser has no storage for it");
@@ -146,6 +152,7 @@ function served() {
   const pages = new Map(); // the last ones used are at the end
   const waiting = [];
   let sending = false;
+  let times = new Map(); // of the decisions that this page knows of, by row: the server refuses to replace others
   const ask = async (path, options = {}) => {
     const answer = await fetch(path, { cache: "no-store", ...options });
     if (!answer.ok) throw new Error((await answer.text()).trim() || `the server answers ${answer.status}`);
@@ -170,28 +177,30 @@ function served() {
     if (pages.size > KEPT_PAGES) pages.delete(pages.keys().next().value);
     return found;
   };
-  let isOffline = false;
   const send = async () => {
     if (sending) return;
     sending = true;
     while (waiting.length) {
       try {
-        const body = JSON.stringify(waiting[0]);
+        const body = JSON.stringify({ ...waiting[0], replaces: times.get(waiting[0].row) ?? "" });
         const answer = await fetch("decisions", { method: "POST", headers: { "Content-Type": "application/json" }, body });
-        if (answer.status === 400) {
-          const refused = waiting.shift();
-          warn(`The server refused the decision about row ${refused.row}: ${(await answer.text()).trim()}`);
+        if (answer.status === 400 || answer.status === 409) {
+          const why = (await answer.text()).trim();
           await restore();
+          const { row } = waiting[0];
+          for (let at = waiting.length - 1; at >= 0; at -= 1) if (waiting[at].row === row) waiting.splice(at, 1);
+          for (const one of waiting) keepDecision(one);
           refilter();
+          warn("refused", `The server refused the decision about row ${row}: ${why}`);
           continue;
         }
         if (!answer.ok) throw new Error((await answer.text()).trim() || `it answers ${answer.status}`);
-        waiting.shift();
-        if (isOffline) warn("");
-        isOffline = false;
+        const [{ row, decision, time }] = waiting.splice(0, 1);
+        if (decision === null) times.delete(row);
+        else times.set(row, time);
+        warn("offline", "");
       } catch (error) {
-        isOffline = true;
-        warn(`${waiting.length} decisions are not saved yet: the server cannot be reached (${error.message}). Trying again.`);
+        warn("offline", `${waiting.length} decisions are not saved yet: the server cannot be reached (${error.message}). Trying again.`);
         await new Promise((resolve) => setTimeout(resolve, 2000));
       }
     }
@@ -218,13 +227,31 @@ function served() {
     },
     picture: (at) => (config.has_pictures ? `picture/${ROWS[at]}` : undefined),
     thumbnail: (at) => (config.has_pictures ? `thumbnail/${ROWS[at]}` : undefined),
-    decisions: async () => (await ask("decisions")).json(),
+    loaded: (at) => pages.get(Math.floor(at / PAGE_ROWS))?.rows?.[at % PAGE_ROWS],
+    isBehind: () => waiting.length > 0,
+    async decisions() {
+      const found = await (await ask("decisions")).json();
+      times = new Map(found.map((one) => [one.row, one.time]));
+      return found;
+    },
     save(decision) {
       waiting.push(decision);
       send();
     },
-    remember() {},
-    recall: () => null,
+    remember(name, value) {
+      try {
+        window.localStorage.setItem(`labelsieve-review ${name}`, value);
+      } catch {
+        // The name is typed again.
+      }
+    },
+    recall(name) {
+      try {
+        return window.localStorage.getItem(`labelsieve-review ${name}`);
+      } catch {
+        return null;
+      }
+    },
     onChange() {},
   };
 }
@@ -278,26 +305,27 @@ function now() {
   return new Date(lastTime).toISOString();
 }
 
-function storeDecision(decision) {
+function isLater(one, other) {
+  // Whether a decision, if there is one, was made after another; if a time is not known it was not.
+  return one !== undefined && Date.parse(one.time) > Date.parse(other.time);
+}
+
+function keepDecision(decision) {
   const own = decisionsOf(decision.reviewer);
   own.delete(decision.row); // the last one made is at the end
-  own.set(decision.row, decision);
+  if (decision.decision !== null) own.set(decision.row, decision);
+}
+
+function storeDecision(decision) {
+  keepDecision(decision);
   source.save(decision);
   downloaded = false;
 }
 
 function removeDecision(row, name) {
   const at = positionOf.get(row);
-  decisionsOf(name).delete(row);
-  source.save({
-    row,
-    given_label: config.values[GIVEN[at]],
-    decision: null,
-    label: "",
-    reviewer: name,
-    time: now(),
-  });
-  downloaded = false;
+  const given = config.values[GIVEN[at]];
+  storeDecision({ row, given_label: given, decision: null, label: "", reviewer: name, time: now() });
 }
 
 async function restore() {
@@ -307,14 +335,13 @@ async function restore() {
   for (const one of found) decisionsOf(one.reviewer).set(one.row, one);
 }
 
-async function decisionLines() {
-  const rows = await source.rows(0, ROWS.length);
+function decisionLines() {
   const lines = [COLUMNS];
   for (const [at, row] of ROWS.entries()) {
     for (const own of byReviewer.values()) {
       const one = own.get(row);
       if (one === undefined) continue;
-      lines.push([row, rows[at].id ?? "", one.given_label, one.decision, one.label, one.reviewer, one.time, config.fingerprint]);
+      lines.push([row, source.loaded(at)?.id ?? "", one.given_label, one.decision, one.label, one.reviewer, one.time, config.fingerprint]);
     }
   }
   return lines;
@@ -353,9 +380,14 @@ let drawn = null; // the position whose row is on the screen
 let single = true; // whether single keys work
 const undoable = [];
 
-function warn(text) {
-  $("warning").textContent = text;
-  $("warning").hidden = text === "";
+const warnings = new Map();
+
+function warn(about, text) {
+  // What is warned of stays until it is over, whatever else is warned of meanwhile.
+  if (text === "") warnings.delete(about);
+  else warnings.set(about, text);
+  $("warning").textContent = [...warnings.values()].join(" ");
+  $("warning").hidden = warnings.size === 0;
 }
 
 function say(text) {
@@ -411,6 +443,13 @@ function inWords(one) {
   return `${PAST[one.decision]}${to}`;
 }
 
+function textOf(row) {
+  if (row.marked === undefined) return [row.text ?? ""];
+  const [before, within, after] = row.marked;
+  const rest = row.text === undefined ? [] : [`\n\n${row.text}`];
+  return [before, element("mark", { textContent: within }), after, ...rest];
+}
+
 function rowName(at, row) {
   return row.id === undefined ? `Row ${ROWS[at]}` : `Row ${ROWS[at]}: ${row.id}`;
 }
@@ -431,7 +470,7 @@ function drawActions() {
   $("keep").querySelector("span").textContent = some ? `Keep ${className(GIVEN[current])}` : "Keep";
   for (const id of ["keep", "unsure", "other"]) $(id).disabled = !some;
   for (const id of ["accept", "keep", "unsure"]) $(id).setAttribute("aria-pressed", String(own?.decision === id));
-  $("undo").disabled = mine().size === 0 && !undoable.some((one) => one.reviewer === reviewer);
+  $("undo").disabled = lastOwn() === undefined;
   const place = lowerBound(current);
   $("back").disabled = !some || place === 0;
   $("forward").disabled = !some || place >= shown.length - 1;
@@ -453,8 +492,8 @@ function drawOne(row) {
     $("picture").classList.toggle("loading", !$("picture").complete);
   }
   $("picture").alt = `Picture of row ${ROWS[at]}`;
-  $("text").hidden = row.text === undefined;
-  $("text").textContent = row.text ?? "";
+  $("text").hidden = row.text === undefined && row.marked === undefined;
+  $("text").replaceChildren(...textOf(row));
   const own = mine().get(ROWS[at]);
   const chosen = own === undefined ? null : own.decision === "keep" ? GIVEN[at] : own.label === "" ? null : classOf.get(own.label);
   const hadFocus = $("classes").contains(document.activeElement);
@@ -500,7 +539,8 @@ function card(at, row) {
     image.addEventListener("load", () => image.classList.toggle("small", image.naturalWidth <= 128));
     made.append(image);
   }
-  if (row.text !== undefined) made.append(element("p", { className: "excerpt", dir: "auto", textContent: row.text.slice(0, 200) }));
+  if (row.marked !== undefined) made.append(element("p", { className: "excerpt", dir: "auto" }, ...textOf({ marked: row.marked })));
+  else if (row.text !== undefined) made.append(element("p", { className: "excerpt", dir: "auto", textContent: row.text.slice(0, 200) }));
   const names = element("span", { className: "names" }, element("bdi", { textContent: className(GIVEN[at]) }));
   if (SUGGESTED[at] >= 0) names.append(" → ", element("bdi", { textContent: className(SUGGESTED[at]) }));
   made.append(element("span", { textContent: rowName(at, row).slice(0, 80) }), names);
@@ -546,7 +586,7 @@ function draw() {
   const pages = new Set(positions.map((at) => Math.floor(at / PAGE_ROWS) * PAGE_ROWS));
   Promise.all([...pages].map((start) => source.rows(start, start + 1))).then(
     () => wanted === current && drawn === null && draw(),
-    (error) => warn(`Rows cannot be loaded: ${error.message}`),
+    (error) => warn("rows", `Rows cannot be loaded: ${error.message}`),
   );
 }
 
@@ -581,7 +621,7 @@ function decide(k) {
   const row = ROWS[at];
   const before = mine().get(row);
   const one = { row, given_label: config.values[GIVEN[at]], ...decisionFor(at, k), reviewer, time: now() };
-  undoable.push({ row, reviewer, before });
+  undoable.push({ row, reviewer, before, time: one.time });
   storeDecision(one);
   const place = lowerBound(at);
   filterRows();
@@ -600,14 +640,24 @@ function decide(k) {
   say(`Row ${row} ${inWords(one)}${left}. ${$("said").textContent}`);
 }
 
+function lastOwn() {
+  return [...mine().values()].findLast((one) => one.reviewer === reviewer);
+}
+
 function undo() {
-  const place = undoable.findLastIndex((one) => one.reviewer === reviewer);
-  let [last] = place < 0 ? [] : undoable.splice(place, 1);
+  let last;
+  for (;;) {
+    const place = undoable.findLastIndex((one) => one.reviewer === reviewer);
+    if (place < 0) break;
+    [last] = undoable.splice(place, 1);
+    if (mine().get(last.row)?.time === last.time) break;
+    last = undefined; // it was changed since, from another tab, a table or by somebody else
+  }
   if (last === undefined) {
     // After a reload: the last decision that is there.
-    const row = [...mine().keys()].pop();
-    if (row === undefined) return;
-    last = { row, reviewer, before: undefined };
+    const own = lastOwn();
+    if (own === undefined) return;
+    last = { row: own.row, reviewer, before: undefined };
   }
   if (last.before === undefined) removeDecision(last.row, last.reviewer);
   else storeDecision(last.before);
@@ -622,7 +672,8 @@ function undo() {
 }
 
 function focusRow() {
-  $(isGrid ? "grid" : "row-name").focus();
+  if (shown.length === 0) document.activeElement.blur();
+  else $(isGrid ? "grid" : "row-name").focus();
 }
 
 function setGrid(on) {
@@ -633,14 +684,24 @@ function setGrid(on) {
 }
 
 function setReviewer(name) {
-  const adopted = reviewer === "" && name !== "" ? [...mine().values()].filter((one) => one.reviewer === "") : [];
+  const here = new Set(undoable.filter((one) => one.reviewer === "").map((one) => one.row));
+  const isNameless = (one) => one.reviewer === "" && (!SERVED || here.has(one.row));
+  const adopted = reviewer === "" && name !== "" ? [...mine().values()].filter(isNameless) : [];
   reviewer = name;
   $("reviewer").value = name;
+  const replaced = new Map();
   for (const one of adopted) {
     if (!SERVED) removeDecision(one.row, "");
-    if (SERVED || !mine().has(one.row)) storeDecision({ ...one, reviewer: name });
+    const earlier = SERVED ? undefined : mine().get(one.row);
+    if (isLater(earlier, one)) continue;
+    replaced.set(one.row, earlier);
+    storeDecision({ ...one, reviewer: name });
   }
-  for (const one of undoable) if (adopted.length && one.reviewer === "") one.reviewer = name;
+  for (const one of undoable) {
+    if (one.reviewer !== "" || !replaced.has(one.row)) continue;
+    one.reviewer = name;
+    one.before = one.before === undefined ? replaced.get(one.row) : { ...one.before, reviewer: name };
+  }
   source.remember("reviewer", name);
   drawReviewers();
   refilter();
@@ -659,12 +720,12 @@ function refilter() {
   draw();
 }
 
-async function download() {
-  if (SERVED) {
+function download() {
+  if (SERVED && !source.isBehind()) {
     element("a", { href: "decisions.csv", download: "decisions.csv" }).click();
     return;
   }
-  const text = csvText(await decisionLines());
+  const text = csvText(decisionLines());
   const url = URL.createObjectURL(new Blob([text], { type: "text/csv;charset=utf-8" }));
   const name = reviewer.replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").slice(0, 40);
   element("a", { href: url, download: name === "" ? "decisions.csv" : `decisions-${name}.csv` }).click();
@@ -676,19 +737,31 @@ async function download() {
 async function importFile(file) {
   try {
     const { found, others } = importedDecisions(await file.text());
-    for (const one of found) storeDecision(one);
+    let nLater = 0;
+    for (const one of found) {
+      const own = decisionsOf(one.reviewer).get(one.row);
+      if (isLater(own, one)) nLater += 1;
+      else if (own === undefined || COMPARED.some((name) => own[name] !== one[name])) storeDecision(one);
+    }
     drawReviewers();
     refilter();
-    warn(others ? `${others} decisions are about rows that are not on this page; they are not imported.` : "");
-    say(`${found.length} decisions are imported.`);
+    const left = [];
+    if (others) left.push(`${others} decisions are about rows that are not on this page; they are not imported.`);
+    if (nLater) left.push(`${nLater} decisions were changed here later; they stay as they are here.`);
+    warn("import", left.join(" "));
+    say(`${found.length - nLater} decisions are imported.`);
   } catch (error) {
-    warn(`${file.name} is not imported: ${error.message}`);
+    warn("import", `${file.name} is not imported: ${error.message}`);
   }
 }
 
 // ---- Another class: type a part of its name.
 
-const plain = (text) => text.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
+function plain(text) {
+  const letters = text.normalize("NFKD").toLowerCase();
+  return letters.replace(/\p{M}/gu, "") || letters;
+}
+
 let folded = null; // names as they are compared; made when they are needed first
 let options = [];
 let chosenOption = 0;
@@ -703,13 +776,17 @@ function matches(text) {
     for (let k = 0; k < folded.length && first.length + rest.length < LISTED_CLASSES; k += 1) if (!first.includes(k)) rest.push(k);
     return [...first, ...rest];
   }
-  const groups = [[], [], [], []];
+  // The very name comes before its label as a number, and both before what differs in case or accents.
+  const typed = text.trim();
+  const groups = [[], [], [], [], [], [], []];
   for (const [k, name] of folded.entries()) {
     const at = name.indexOf(wanted);
-    const isNumber = values[k] === text.trim();
-    if (at < 0 && !isNumber) continue;
-    const group = name === wanted || isNumber ? 0 : at === 0 ? 1 : /[\p{L}\p{N}]/u.test(name[at - 1]) ? 3 : 2;
-    groups[group].push(k);
+    const own = config.classes[k].trim();
+    if (own === typed) groups[0].push(k);
+    else if (values[k] === typed) groups[1].push(k);
+    else if (own.toLowerCase() === typed.toLowerCase()) groups[2].push(k);
+    else if (name === wanted) groups[3].push(k);
+    else if (at >= 0) groups[at === 0 ? 4 : /[\p{L}\p{N}]/u.test(name[at - 1]) ? 6 : 5].push(k);
   }
   return groups.flat().slice(0, LISTED_CLASSES);
 }
@@ -720,7 +797,8 @@ function drawOptions(open) {
   $("other-list").hidden = !open;
   $("other").setAttribute("aria-expanded", String(open));
   const items = options.map((k, number) => {
-    const number_ = values[k] === config.classes[k] || typeof config.values[k] === "string" ? "" : ` (${values[k]})`;
+    const isNamed = className(k) !== config.classes[k] || values[k] === config.classes[k];
+    const number_ = isNamed || typeof config.values[k] === "string" ? "" : ` (${values[k]})`;
     const tag = k === GIVEN[current] ? " · given" : k === SUGGESTED[current] ? " · suggested" : "";
     const item = element("li", { id: `option-${number}` }, element("bdi", { textContent: className(k) }), `${number_}${tag}`);
     item.setAttribute("role", "option");
@@ -730,7 +808,11 @@ function drawOptions(open) {
     return item;
   });
   if (open && !items.length) items.push(element("li", { className: "none", textContent: "no class has this in its name" }));
-  $("other-list").replaceChildren(...items);
+  const list = $("other-list");
+  list.replaceChildren(...items);
+  list.style.left = "0"; // and to the left of the field where the window ends
+  const over = list.getBoundingClientRect().right + 8 - document.documentElement.clientWidth;
+  if (over > 0) list.style.left = `${-over}px`;
   if (options.length) $("other").setAttribute("aria-activedescendant", `option-${chosenOption}`);
   else $("other").removeAttribute("aria-activedescendant");
   if (options.length) $(`option-${chosenOption}`).scrollIntoView({ block: "nearest" });
@@ -750,7 +832,11 @@ function takeOption(number) {
   decide(k);
 }
 
-$("other").addEventListener("focus", () => drawOptions(true));
+$("other").addEventListener("focus", () => {
+  chosenOption = 0;
+  $("other").select(); // what was typed for another row is replaced
+  drawOptions(true);
+});
 $("other").addEventListener("blur", () => drawOptions(false));
 $("other").addEventListener("input", () => {
   chosenOption = 0;
@@ -817,7 +903,7 @@ document.addEventListener("keydown", (event) => {
   if (key.length === 1 && !single && !isUndo) return;
   if (event.repeat && !key.startsWith("Arrow")) return; // a key that is held decides once
   const action = actionOf(key);
-  if (action === undefined || (shown.length === 0 && !["g", "?", "z", "Backspace", "d"].includes(key.toLowerCase()))) return;
+  if (action === undefined || (shown.length === 0 && !["g", "?", "z", "backspace", "d"].includes(key.toLowerCase()))) return;
   event.preventDefault();
   action();
 });
@@ -850,7 +936,7 @@ $("picture").addEventListener("load", () => {
 });
 $("picture").addEventListener("error", () => $("picture").classList.remove("loading")); // its text is shown
 window.addEventListener("beforeunload", (event) => {
-  if (!SERVED && !downloaded && !$("warning").hidden) event.preventDefault();
+  if (!downloaded && warnings.has("kept")) event.preventDefault();
 });
 
 function countedOptions(keys, nameOf, most) {
@@ -870,9 +956,10 @@ async function start() {
   try {
     await restore();
   } catch (error) {
-    warn(`Decisions cannot be loaded: ${error.message}`);
+    warn("loaded", `Decisions cannot be loaded: ${error.message}`);
   }
-  reviewer = source.recall("reviewer") ?? [...mine().values()].pop()?.reviewer ?? "";
+  // Decisions at the server may be somebody else's, whose name is not taken.
+  reviewer = source.recall("reviewer") ?? (SERVED ? "" : [...mine().values()].pop()?.reviewer) ?? "";
   $("reviewer").value = reviewer;
   drawReviewers();
   filterRows();

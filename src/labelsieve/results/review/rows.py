@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,8 @@ from labelsieve.sources.text_cells import as_text
 TOP_CLASSES: Final = 5
 # No class: the suggestion of a row that is not an issue.
 NO_CLASS: Final = -1
+# Issues whose labels tell numbers from names that look like numbers.
+_COMPARED_ISSUES: Final = 1000
 # How far a probability may be from the one in the result: float16 has three digits.
 _TOLERANCE: Final = 5e-3
 
@@ -65,6 +67,9 @@ class LabelScheme:
         elif kind == "booleans":
             own = result.class_names or ()
             values = own if set(own) == {"False", "True"} else ("False", "True")
+        if len(set(values)) < len(values):
+            twice = next(value for value in values if values.count(value) > 1)
+            raise InvalidInputError(f"labels are names, and class_names has {twice!r} for several classes")
         for k, value in enumerate(values):
             if isinstance(value, str) and (not value or as_text(value) != value):
                 raise InvalidInputError(f"class {k:,} has the name {value!r}, which a table of decisions cannot hold")
@@ -104,7 +109,9 @@ class ReviewRows:
     rows : (n,) array-like of int, optional
         Take these rows, in this order.
     texts : sequence of str, or path, optional
-        Texts of all rows, or a text file with one on each line.
+        Texts of all rows, or a text file with one on each line; where rows are parts of groups, texts of all groups.
+    marked : callable, optional
+        Takes a row, and returns the text before what is to be marked, this itself, and the text after it.
     pred_probs : (N, K) array-like or path, optional
         The predicted probabilities of the result, for the next classes.
     labels : (N,) array-like or path, optional
@@ -116,6 +123,10 @@ class ReviewRows:
     ----------
     rows : (n,) int64
         Row numbers.
+    things : (n,) int64
+        What its picture and text are of: the row, or the group (image, sentence, example) of which it is a part.
+    n_things : int
+        Number of all of these.
     given, suggested : (n,) int64
         Given and suggested class of each; `NO_CLASS` for no suggestion.
     scheme : LabelScheme
@@ -138,6 +149,7 @@ class ReviewRows:
         audit: Audit | None = None,
         rows: Any = None,
         texts: Any = None,
+        marked: Callable[[int], tuple[str, str, str]] | None = None,
         pred_probs: Any = None,
         labels: Any = None,
         class_names: Sequence[str] | None = None,
@@ -172,7 +184,7 @@ class ReviewRows:
                 for name in ("given", "suggested")
             )
         stored = None if file is None else _labels_of(file, self.rows)
-        kind = _label_kind(result, audit, None if file is None else file.dtype, stored)
+        kind = _label_kind(result, audit, file, stored)
         self.scheme = LabelScheme.of(result, kind, class_names)
         if audit is not None and audit.given_labels is not None:
             self._compare(audit.given_labels.tolist())
@@ -183,7 +195,11 @@ class ReviewRows:
                 "the given labels of rows that are not issues are not in the result: give labels= (--labels), or draw "
                 "the audit with them"
             )
-        self._texts = None if texts is None else open_texts(texts, result.n_rows, self.rows)
+        self.things, self.n_things = self.rows, result.n_rows
+        if result.layout is not None:
+            self.things, self.n_things = result.layout.groups_of(self.rows), result.layout.n_groups
+        self._texts = None if texts is None else open_texts(texts, self.n_things, self.things)
+        self._marked = marked
         if self._issues is not None and self._probs is not None:
             self._suggest()
 
@@ -225,8 +241,9 @@ class ReviewRows:
         -------
         list of dict
             ``row``, ``given`` and ``suggested`` (classes; None for no suggestion), ``score``, ``p_given`` and
-            ``p_suggested`` (if known), ``id``, ``text``, ``place`` (where parts of images or sentences are), and
-            ``top``: pairs of class and probability, highest first.
+            ``p_suggested`` (if known), ``id``, ``text``, ``marked`` (the text before, within and after what is
+            marked), ``place`` (where parts of images or sentences are), and ``top``: pairs of class and probability,
+            highest first.
         """
         stop = min(stop, len(self))
         rows = self.rows[start:stop]
@@ -241,6 +258,8 @@ class ReviewRows:
             line |= {"row": row, "given": given, "suggested": None if suggested == NO_CLASS else suggested}
             if texts is not None:
                 line["text"] = texts[place]
+            if self._marked is not None:
+                line["marked"] = [as_text(part) for part in self._marked(row)]
             if self.result.layout is not None:
                 line["place"] = self.result.layout.in_words(row, row + 1)
             if self._issues is not None:
@@ -303,7 +322,7 @@ def _labels_of(file: LabelFile, rows: Rows) -> list[Any]:
     return labels.tolist()  # type: ignore[no-any-return]  # of an array of objects
 
 
-def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None, stored: Sequence[Any] | None) -> str:
+def _label_kind(result: Result, audit: Audit | None, file: LabelFile | None, stored: Sequence[Any] | None) -> str:
     """Return what the labels are, as the labels themselves, the run or the audit show it.
 
     Raises
@@ -311,20 +330,48 @@ def _label_kind(result: Result, audit: Audit | None, dtype: np.dtype[Any] | None
     InvalidInputError
         If none of them does.
     """
+    dtype = None if file is None else file.dtype
     if dtype is None and result.facts.label_kind:
         return result.facts.label_kind
     if dtype is None and audit is not None and audit.given_labels is not None:
         dtype = audit.given_labels.dtype
     if dtype is not None:
-        if dtype.kind not in "iufb" and stored is not None and not set(stored) <= set(result.class_names or ()):
-            # A CSV file has numbers as text.
-            return "numbers" if all(str(label).isdecimal() for label in stored) else "names"
+        if dtype.kind not in "iufb" and file is not None and stored is not None:
+            return _kind_of_texts(result, file, stored)
         return "numbers" if dtype.kind in "iuf" else "booleans" if dtype.kind == "b" else "names"
     if result.class_names is None:
         return "numbers"
     raise InvalidInputError(
         "the result is of an earlier version, which did not note whether labels are names or numbers: give labels="
     )
+
+
+def _kind_of_texts(result: Result, file: LabelFile, stored: Sequence[Any]) -> str:
+    """Return what labels are that are text: names, or the numbers of a CSV file.
+
+    Raises
+    ------
+    InvalidInputError
+        If they may be both, as the names are numbers too.
+    """
+    names = result.class_names or ()
+    numbers = tuple(map(str, range(result.n_classes)))
+    if not set(stored) <= set(names):
+        return "numbers" if all(str(label).isdecimal() for label in stored) else "names"
+    if names == numbers or not set(stored) <= set(numbers):
+        return "names"
+    issues = result.worst(_COMPARED_ISSUES)
+    labels = _labels_of(file, issues.rows)
+    fits = {
+        kind: all(values[k] == label for k, label in zip(issues.given_labels.tolist(), labels, strict=True))
+        for kind, values in (("names", names), ("numbers", numbers))
+    }
+    if fits["names"] and fits["numbers"]:
+        raise InvalidInputError(
+            f"labels: {stored[0]!r} may be the number or the name of a class, as class_names are numbers too: give "
+            "labels that are numbers as integers"
+        )
+    return "numbers" if fits["numbers"] else "names"
 
 
 def _checked_rows(rows: Any, result: Result) -> Rows:

@@ -15,10 +15,13 @@ Everything is below a path that cannot be guessed, ``http://127.0.0.1:PORT/TOKEN
 | ``GET decisions.csv`` | the file |
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
 
-A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``.
+A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``. It may have
+``replaces``: the time of the decision about the row that the page knows of, ``""`` for none. If another one is there,
+of somebody who decides at the same time, the page must show that one first.
 
 What cannot be right is refused with a line of text that says why: 400 for a bad decision, 403 for another origin or
-host, 404 for any other path, 507 if the file cannot be written.
+host, 404 for any other path, 409 for a decision that would replace one that its page does not know of, 507 if the file
+cannot be written.
 """
 
 from __future__ import annotations
@@ -49,10 +52,12 @@ from tornado.web import Application, HTTPError, RequestHandler
 
 from labelsieve.corrections.decisions import WORDS, Decision
 from labelsieve.errors import InvalidInputError, LabelsieveError, UnwritableError, warn
-from labelsieve.results.pictures import Picture, Pictures
+from labelsieve.results.pictures import Picture, Pictures, open_pictures
+from labelsieve.results.result import Result
 from labelsieve.results.review.decision_file import DecisionFile, open_decisions
 from labelsieve.results.review.page import content_policy, render_page
 from labelsieve.results.review.rows import NO_CLASS, ReviewRows
+from labelsieve.settings import check_whole_number
 
 logger = logging.getLogger("labelsieve")
 
@@ -74,7 +79,7 @@ _READERS: Final = 4
 _IDLE_S: Final = 300
 _BODY_S: Final = 20
 
-_FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time"}
+_FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time", "replaces"}
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]+)?")
 _PICTURE: Final = re.compile(r"(picture|thumbnail)/([0-9]{1,18})")
 _HEADERS: Final = {
@@ -162,7 +167,7 @@ class ReviewServer:
         self._block = lru_cache(_KEPT_BLOCKS)(
             lambda block: rows.part(block * _BLOCK_ROWS, min((block + 1) * _BLOCK_ROWS, len(rows)))
         )
-        self._thumbnail = lru_cache(_KEPT_THUMBNAILS)(lambda row: pictures.thumbnail(row) if pictures else None)
+        self._thumbnail = lru_cache(_KEPT_THUMBNAILS)(lambda thing: pictures.thumbnail(thing) if pictures else None)
         self._is_open, self._names = not is_loopback(host), {LOOPBACK, "localhost", "[::1]", _in_url(host).lower()}
         if self._is_open:
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
@@ -279,7 +284,8 @@ class ReviewServer:
         """Return the picture of a row that is shown; None if there is none."""
         if self.pictures is None or row not in self.places:
             return None
-        return self._thumbnail(row) if small else self.pictures.full(row)
+        thing = int(self.rows.things[self.places[row]])
+        return self._thumbnail(thing) if small else self.pictures.full(thing)
 
     def current(self) -> list[dict[str, Any]]:
         """Return the decision about each row."""
@@ -312,11 +318,18 @@ class ReviewServer:
         row = said.get("row")
         if type(row) is not int or row not in self.places:
             raise RefusedError(400, f"row: {_short(row)} is not one of the rows to review")
+        wanted = None if said.get("decision") is None else self._decision(row, said)
+        there = self.decisions.decisions.get(row)
+        if "replaces" in said and (there.time if there else "") != said["replaces"]:
+            if there == wanted or (there and wanted and there[:8] == wanted[:8]):  # sent again, as the answer was lost
+                return
+            now = f"{there.reviewer or 'somebody'} decided {there.word}" if there else "its decision was taken back"
+            raise RefusedError(409, f"{now} meanwhile: look at it again")
         try:
-            if said.get("decision") is None:
+            if wanted is None:
                 self.decisions.take_back(row)
             else:
-                self.decisions.record(self._decision(row, said))
+                self.decisions.record(wanted)
         except UnwritableError as error:
             raise RefusedError(507, str(error)) from error
 
@@ -354,6 +367,23 @@ class ReviewServer:
             when,
             self.rows.result.fingerprint,
         )
+
+
+def serve_result(
+    result: Result,
+    decisions: str | os.PathLike[str],
+    *,
+    top: int | None = None,
+    images: Any = None,
+    title: str | None = None,
+    host: str = LOOPBACK,
+    port: int = 0,
+    **choices: Any,
+) -> None:
+    """Serve the page about a result: `choices` are for `ReviewRows`, the others as for `LabelIssues.review`."""
+    rows = ReviewRows(result, top=result.num_issues if top is None else check_whole_number("top", top, 1), **choices)
+    pictures = None if images is None else open_pictures(images, rows.n_things)
+    serve_review(rows, decisions, pictures=pictures, title=title, host=host, port=check_whole_number("port", port, 0))
 
 
 def serve_review(
