@@ -509,7 +509,9 @@ def _accepted(
             raise InvalidInputError(f"labels are names: give class_names, one for each of {issues.n_classes:,} classes")
         classes = values.array([values.parse(name) for name in names])
     before = file.take(rows) if len(rows) else values.array([])
-    wrong = np.flatnonzero(before != classes[given]) if len(rows) else np.empty(0, np.intp)
+    pairs = zip(before.tolist(), classes[given].tolist(), strict=True)
+    is_other = np.fromiter((is_missing(one) or one != other for one, other in pairs), np.bool_, len(rows))
+    wrong = np.flatnonzero(is_other)
     if len(wrong):
         row = int(rows[wrong[0]])
         raise InvalidInputError(
@@ -593,5 +595,7 @@ class _Encoded(dict[Any, str]):
 
 
 def _plain(label: Any) -> Any:
-    """Return a label as JSON takes it."""
+    """Return a label as JSON takes it; null for a missing one."""
+    if is_missing(label):
+        return None
     return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else label

@@ -14,6 +14,7 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 import labelsieve
 from draws import draw
@@ -250,10 +251,34 @@ def test_a_longer_name_widens_the_labels(form, tmp_path):
     assert read(output).tolist() == ["cat", "horse", "cat", *["cat", "dog", "cat"] * 2]
 
 
-def test_what_is_beside_the_labels_is_kept(tmp_path):
-    import pyarrow as pa
-    from pyarrow import parquet
+@pytest.mark.parametrize("kind", [pa.int16(), pa.string(), pa.large_string(), pa.string_view()])
+@pytest.mark.parametrize("compression", ["none", "snappy"])
+def test_parquet_labels_of_any_type_may_be_missing(kind, compression, tmp_path):
+    numbers = pa.types.is_integer(kind)
+    labels, label = ([0, None, 3, 1], 2) if numbers else (["a", None, "c", "b"], "c")
+    table = pa.table({"label": pa.array(labels, kind)})
+    parquet.write_table(table, tmp_path / "labels.parquet", compression=compression)
+    output = tmp_path / "out.parquet"
+    apply_decisions(tmp_path / "labels.parquet", decided((0, labels[0], "other", label), (1, None, "keep", "")), output)
+    found = parquet.read_table(output)
+    assert found.schema == table.schema
+    assert found["label"].to_pylist() == [label, *labels[1:]]
+    codec = parquet.ParquetFile(output).metadata.row_group(0).column(0).compression
+    assert codec == {"none": "UNCOMPRESSED", "snappy": "SNAPPY"}[compression]
 
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_missing_labels_in_memory_may_be_of_any_kind(missing, tmp_path):
+    labels = pd.Series(["a", missing, "b", "a"], dtype=object)
+    rows = decided((0, "a", "unsure", None), (1, None, "other", "b"), (3, "a", "other", "b"))
+    applied = apply_decisions(labels, rows, tmp_path / "out.npy", unsure="ignore", ignore_label="none")
+    assert np.load(tmp_path / "out.npy").tolist() == ["none", "b", "b", "b"]
+    assert applied.changed.tolist() == [0, 1, 3]
+    log = json.loads((tmp_path / "out.npy.log.json").read_text(), parse_constant=pytest.fail)
+    assert [line["before"] for line in log["changes"]] == ["a", None, "a"]
+
+
+def test_what_is_beside_the_labels_is_kept(tmp_path):
     codes = pa.array(["a", None, "b", "a"]).dictionary_encode()
     table = pa.table({"x": [[1], [], None, [2, 3]], "label": codes}).replace_schema_metadata({"who": "me"})
     parquet.write_table(table, tmp_path / "labels.parquet", compression="zstd")
@@ -310,6 +335,17 @@ def test_conflicts_are_settled_by_the_chosen_rule(rule):
     assert applied.labels.tolist() == RULES[rule]
     assert [one.row for one in applied.conflicts] == [0, 1]
     assert applied.conflicts[1].decisions == (("ben", "keep", 1), ("ann", "accept", 2))
+
+
+def test_a_reviewer_has_one_vote_and_one_place_in_time():
+    twice = decided((0, 0, "accept", 1), (0, 0, "accept", 1), reviewer="ann", time=["2026-01-01", "2026-01-03"])
+    once = decided((0, 0, "keep", None), reviewer="ben", time="2026-01-02")
+    ended = {rule: apply_decisions([0, 1], [twice, once], conflicts=rule) for rule in ("majority", "first", "last")}
+    assert {rule: applied.labels[0] for rule, applied in ended.items()} == {"majority": 0, "first": 0, "last": 1}
+    assert ended["last"].counts["corrected"] == 0
+    # Without names, different times tell that one reviewer decided again.
+    nobody = pd.concat([twice.assign(reviewer=""), once])
+    assert apply_decisions([0, 1], nobody, conflicts="majority").labels[0] == 0
 
 
 def naive_last(lines):

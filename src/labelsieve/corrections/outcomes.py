@@ -146,7 +146,12 @@ class Outcomes:
     def with_ignored(self, label: Any) -> Outcomes:
         """Return the outcomes with a label in place of none."""
         labels, missing = [*self.labels, label], is_missing(label)
-        same = [code for code, other in enumerate(self.labels) if (is_missing(other) if missing else other == label)]
+        # pandas' missing value is not comparable.
+        same = [
+            code
+            for code, other in enumerate(self.labels)
+            if is_missing(other) == missing and (missing or other == label)
+        ]
         if same:
             labels[same[0]] = label
         code = same[0] if same else len(self.labels)
