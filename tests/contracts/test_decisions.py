@@ -257,7 +257,10 @@ def test_parquet_labels_of_any_type_may_be_missing(kind, compression, tmp_path):
     numbers = pa.types.is_integer(kind)
     labels, label = ([0, None, 3, 1], 2) if numbers else (["a", None, "c", "b"], "c")
     table = pa.table({"label": pa.array(labels, kind)})
-    parquet.write_table(table, tmp_path / "labels.parquet", compression=compression)
+    try:
+        parquet.write_table(table, tmp_path / "labels.parquet", compression=compression)
+    except pa.ArrowNotImplementedError:
+        pytest.skip("this pyarrow does not write views")
     output = tmp_path / "out.parquet"
     apply_decisions(tmp_path / "labels.parquet", decided((0, labels[0], "other", label), (1, None, "keep", "")), output)
     found = parquet.read_table(output)
