@@ -61,8 +61,13 @@ class ParquetLabels(LabelFile):
     def _batches(self, columns: list[str] | None) -> Iterator[Any]:
         from pyarrow import parquet
 
-        with parquet.ParquetFile(self.path) as reader:
-            yield from reader.iter_batches(self.block_rows, columns=columns)
+        try:
+            with parquet.ParquetFile(self.path) as reader:
+                batches = reader.iter_batches(self.block_rows, columns=columns)
+                while (batch := next(batches, None)) is not None:
+                    yield batch
+        except (OSError, arrow().ArrowException) as error:
+            raise UnreadableDataError(f"labels: {self.path} is not a readable Parquet file: {error}") from error
 
     def blocks(self) -> Iterator[Values]:
         """Yield all labels in order, as objects if some are missing."""

@@ -91,8 +91,10 @@ class LabelValues:
                 raise ValueError(f"{number} does not fit into labels of {self.dtype}")
             return number
         if kind == "f":
+            # Python takes 1_0 for ten, and digits of all scripts.
+            text = "none" if isinstance(value, str) and (not value.isascii() or "_" in value) else value
             try:
-                return float(value)
+                return float(text) + 0.0  # not -0.0
             except (TypeError, ValueError):
                 raise ValueError(f"{value!r} is not a number, and labels are {self.dtype}") from None
         if kind == "b":
