@@ -441,9 +441,9 @@ class LabelIssues(Result):
         http://127.0.0.1:35011/Dy1lQz0TO-U6aW1P232nJmFOSaxA9FUn/
         1 row to review; decisions are written to decisions.csv; Ctrl-C ends
         """
-        from labelsieve.results.review.server import serve_result
+        from labelsieve.results.review.server import serve_review
 
-        serve_result(
+        serve_review(
             self,
             decisions,
             top=top,
