@@ -707,4 +707,7 @@ def test_the_estimate_is_in_the_report(known, tmp_path):
     labels, probs, _ = draw(100)
     with pytest.raises(InvalidInputError, match="the estimate is of 3,000 labelled rows, the result has 100"):
         labelsieve.find_label_issues(labels, probs, progress=False).report(tmp_path / "s.html", estimate=estimate)
+    labels, probs, _ = draw(3000, seed=9)
+    with pytest.raises(InvalidInputError, match=f"the estimate is of the result {issues.fingerprint}, this is "):
+        labelsieve.find_label_issues(labels, probs, progress=False).report(tmp_path / "s.html", estimate=estimate)
     assert not (tmp_path / "s.html").exists()
