@@ -809,6 +809,23 @@ def test_what_is_half_typed_is_not_taken_for_another_row(tmp_path, chromium, sma
     assert page.run("$('other').value") == "2"
 
 
+def test_the_last_row_that_a_filter_shows_goes_too(tmp_path, chromium, small):
+    found, page = small[2], chromium
+    row = int(found.indices[0])
+    found.review(tmp_path / "review.html")
+    open_page(page, tmp_path / "review.html")
+    page.press("u")
+    choose(page, "status", "unsure")
+    page.press("k")
+    assert not page.run("$('nothing').hidden || !$('one').hidden || !$('keep').disabled")
+    assert text_of(page, "said") == f"Row {row} kept."
+    page.press("a")  # about no row
+    assert page.run(f"mine().get({row}).decision") == "keep"
+    page.press("z")
+    assert page.run(f"mine().get({row}).decision") == "unsure"
+    assert text_of(page, "row-name") == f"Row {row}"
+
+
 def test_undo_is_of_ones_own_last_decision(tmp_path, chromium, small):
     found, page = small[2], chromium
     rows = found.indices.tolist()

@@ -277,6 +277,11 @@ class ReviewRows:
             self._check_probs(start, probs)
         return lines
 
+    def id_at(self, place: int) -> str:
+        """Return the user's name of a row; ``""`` for none. Nothing is read but the result."""
+        line = _lines_of(self.result, place, place + 1)[0] if self._issues is None else self._issues[place]
+        return str(line.get("id", ""))
+
     def _read_probs(self, rows: Rows) -> npt.NDArray[np.float64]:
         probs = np.asarray(self._probs.take(rows), np.float64)  # type: ignore[union-attr]  # only where there are some
         if not np.isfinite(probs).all():
