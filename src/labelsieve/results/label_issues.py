@@ -289,7 +289,7 @@ class LabelIssues(Result):
         Raises
         ------
         InvalidInputError
-            For a budget below 20, a negative seed, or labels of another number of rows.
+            For a budget below 20, a negative seed, or labels that are not those of the result.
 
         Examples
         --------
