@@ -264,6 +264,7 @@ def test_two_browsers_at_one_server_lose_nothing(served, rows, tmp_path):
         page.press("k")  # now that it is seen
         page.wait_for("!source.isBehind()")
         assert [line[1:] for line in served.lines()] == [("unsure", "", "Bob"), ("keep", "", "Ann")]
+        assert page.run("$('warning').hidden")
         page.press("z")  # which restores Bob's
         page.wait_for("!source.isBehind()")
         assert sorted(served.lines()) == sorted(theirs)

@@ -152,6 +152,7 @@ function served() {
   const pages = new Map(); // the last ones used are at the end
   const waiting = [];
   let sending = false;
+  let refused = null; // the row whose decision was refused last
   let times = new Map(); // of the decisions that this page knows of, by row: the server refuses to replace others
   const ask = async (path, options = {}) => {
     const answer = await fetch(path, { cache: "no-store", ...options });
@@ -192,6 +193,7 @@ function served() {
           for (let at = waiting.length - 1; at >= 0; at -= 1) if (waiting[at].row === row) waiting.splice(at, 1);
           for (const one of waiting) keepDecision(one);
           refilter();
+          refused = row;
           warn("refused", `The server refused the decision about row ${row}: ${why}`);
           continue;
         }
@@ -200,6 +202,7 @@ function served() {
         if (decision === null) times.delete(row);
         else times.set(row, time);
         warn("offline", "");
+        if (row === refused) warn("refused", "");
       } catch (error) {
         warn("offline", `${waiting.length} decisions are not saved yet: the server cannot be reached (${error.message}). Trying again.`);
         await new Promise((resolve) => setTimeout(resolve, 2000));
