@@ -30,7 +30,7 @@ from labelsieve.results.review import decision_file, server
 from labelsieve.results.review.decision_file import open_decisions
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.results.review.server import ReviewServer, is_loopback, serve_page
-from processes import PATIENCE_S, wait_until
+from processes import PATIENCE_S
 
 HEADER = "row,id,given_label,decision,label,reviewer,time,result\r\n"
 NAMES = ["=cat", 'a "b", c', "dög", "bird"]
@@ -281,9 +281,7 @@ def test_two_browsers_at_one_server_lose_nothing(served, rows, tmp_path):
         page.press("End")
         page.press("k")
         page.wait_for("!$('warning').hidden")
-        page.downloads_to(tmp_path / "downloads")
-        page.press("d")
-        wait_until((tmp_path / "downloads" / "decisions.csv").exists)
+        page.download(tmp_path / "downloads", "d")
         there = [(one.row, one.word, one.id) for one in read_decisions(tmp_path / "downloads" / "decisions.csv")]
         ids = {int(one): IDS[one] for one in rows.rows}
         assert there == [(r, w, ids[r]) for r, w in ((row, "unsure"), (last, "unsure"), (int(rows.rows[59]), "keep"))]
@@ -1053,9 +1051,7 @@ def test_thirty_decisions_in_a_browser_survive_a_kill(folder, found, labels, tmp
             page.wait_for("fetch('decisions').then((answer) => answer.json()).then((all) => all.length === 40)")
             assert page.complaints() == []
             hosts.add(command.site.host)
-            page.downloads_to(tmp_path / "downloads")
-            page.press("d")
-            wait_until((tmp_path / "downloads" / "decisions.csv").exists)
+            page.download(tmp_path / "downloads", "d")
             assert (tmp_path / "downloads" / "decisions.csv").read_bytes() == file.read_bytes()
             assert {urlsplit(url).netloc for url in page.requests()} == hosts
             assert command.ends(signal.SIGINT)[0] == 130
