@@ -195,6 +195,22 @@ def test_logits_are_shown_as_probabilities(tmp_path):
         assert dict(map(tuple, one["top"]))[one["suggested"]] == pytest.approx(probs[one["row"]].max(), rel=1e-5)
 
 
+def test_some_rows_of_logits_look_like_probabilities(tmp_path):
+    labels, probs = draw(300, 3, seed=1, noise=0.3)
+    logits = 2 * np.log(probs)
+    quiet = np.arange(200, 230)
+    logits[quiet] = np.linspace(0, 1, 90).reshape(30, 3)
+    logits[0, (labels[0] + 1) % 3] = -np.inf
+    found = labelsieve.find_label_issues(labels, logits, from_logits=True, progress=False)
+    wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rows = np.setdiff1d(np.append(quiet, 0), found.indices)
+    assert len(rows) > 5
+    found.review(tmp_path / "review.html", rows=rows, labels=labels, pred_probs=logits)
+    for one in config_of(tmp_path / "review.html")["rows"]:
+        assert one["p_given"] == pytest.approx(wanted[one["row"], labels[one["row"]]], rel=1e-5)
+        assert one["p_suggested"] == pytest.approx(wanted[one["row"]].max(), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("given", "names", "kind", "values"),
     [

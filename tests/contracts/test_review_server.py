@@ -29,7 +29,7 @@ from labelsieve.results.pictures import open_pictures
 from labelsieve.results.review import decision_file, server
 from labelsieve.results.review.decision_file import open_decisions
 from labelsieve.results.review.rows import ReviewRows
-from labelsieve.results.review.server import ReviewServer, is_loopback, serve_review
+from labelsieve.results.review.server import ReviewServer, is_loopback, serve_page
 from processes import PATIENCE_S, wait_until
 
 HEADER = "row,id,given_label,decision,label,reviewer,time,result\r\n"
@@ -833,7 +833,7 @@ def test_one_server_writes_to_a_file(served, rows, found, tmp_path):
     (tmp_path / "link.csv").symlink_to(served.file)
     for path in (served.file, tmp_path / "link.csv"):
         with pytest.raises(InUseError, match=rf"the file of decisions .*d\.csv is in use by process {os.getpid()}"):
-            serve_review(rows, path)
+            serve_page(rows, path)
     assert served.post(decision_of(rows, 0))[0] == 204
 
 
@@ -843,7 +843,7 @@ def test_a_read_only_folder_is_refused(rows, tmp_path, monkeypatch):
 
     monkeypatch.setattr("labelsieve.results.publish.tempfile.mkdtemp", refused)
     with pytest.raises(UnwritableError, match=r"d\.csv cannot be written: Permission denied"):
-        serve_review(rows, tmp_path / "d.csv")
+        serve_page(rows, tmp_path / "d.csv")
 
 
 # Where it listens ------------------------------------------------------------------------------------------------
@@ -906,7 +906,7 @@ def test_an_open_server_warns(rows, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.warns(LabelsieveWarning, match="without encryption"), pytest.raises(KeyboardInterrupt):
-        serve_review(rows, tmp_path / "d.csv", host="0.0.0.0", say=say)
+        serve_page(rows, tmp_path / "d.csv", host="0.0.0.0", say=say)
     assert "60 rows to review" in said[1]
 
 

@@ -387,7 +387,7 @@ class ReviewServer:
         )
 
 
-def serve_result(
+def serve_review(
     result: Result,
     decisions: str | os.PathLike[str],
     *,
@@ -401,10 +401,10 @@ def serve_result(
     """Serve the page about a result: `choices` are for `ReviewRows`, the others as for `LabelIssues.review`."""
     rows = ReviewRows(result, top=result.num_issues if top is None else check_whole_number("top", top, 1), **choices)
     pictures = None if images is None else open_pictures(images, rows.n_things)
-    serve_review(rows, decisions, pictures=pictures, title=title, host=host, port=check_whole_number("port", port, 0))
+    serve_page(rows, decisions, pictures=pictures, title=title, host=host, port=check_whole_number("port", port, 0))
 
 
-def serve_review(
+def serve_page(
     rows: ReviewRows,
     decisions: str | os.PathLike[str],
     *,
