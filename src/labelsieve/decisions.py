@@ -187,7 +187,7 @@ def apply_decisions(
         All classes. Labels that are names must be among them, and numbers in 0..K-1. Without them and `issues`, a
         resulting name must occur in `labels`, and a number must not be above all labels.
     column : str, optional
-        The column of a table; may be missing if there is only one.
+        The column of a table, also written as ``table.csv::label``; may be missing if there is only one.
     ids : array-like or path, optional
         The user's names of rows, as in `labelsieve.find_label_issues`, to compare with the column ``id``.
     issues : LabelIssues, optional

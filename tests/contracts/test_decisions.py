@@ -491,6 +491,20 @@ def test_a_column_of_a_dict_must_be_a_list():
         apply_decisions([0, 1, 0], decisions | {"reviewer": ["ann", "ben"]})
 
 
+def test_more_names_than_the_codes_of_a_column_can_number_are_refused(tmp_path):
+    names = [f"n{k}" for k in range(127)]
+    codes = pa.array([k % 127 for k in range(200)], pa.int8())
+    parquet.write_table(pa.table({"label": pa.DictionaryArray.from_arrays(codes, names)}), tmp_path / "labels.parquet")
+    decisions = {"row": [0, 1], "given_label": ["n0", "n1"], "decision": ["other"] * 2, "label": ["new", "newer"]}
+    choices = {"output": tmp_path / "out.parquet", "class_names": [*names, "new", "newer"]}
+    with pytest.raises(InvalidInputError, match="codes of int8 cannot number 129 names"):
+        apply_decisions(tmp_path / "labels.parquet", decisions, **choices)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.parquet"]
+    fewer = {name: column[:1] for name, column in decisions.items()}
+    apply_decisions(tmp_path / "labels.parquet", fewer, **choices)
+    assert parquet.read_table(tmp_path / "out.parquet")["label"].to_pylist()[:2] == ["new", "n1"]
+
+
 def test_tables_without_names_are_of_another_reviewer_each(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.save("labels.npy", np.array([0, 1]))

@@ -609,6 +609,35 @@ def test_a_huge_body_is_not_read(served):
     assert served.lines() == []
 
 
+def test_texts_that_are_gone_hold_up_no_decision(found, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("text\n" * 400)
+    rows = ReviewRows(found, top=3, texts=texts)
+    with ReviewServer(rows, tmp_path / "d.csv") as one:
+        texts.unlink()
+        site = Site(one.url, tmp_path / "d.csv")
+        status, _, why = site.ask("rows?start=0&stop=3")
+        assert (status, b"texts.txt is not readable" in why) == (500, True)
+        assert site.post(decision_of(rows, 1)) == (204, "")
+        [line] = read_decisions(site.file)
+    assert line.id == IDS[rows.rows[1]]
+
+
+def test_too_many_connections_are_waited_out(rows, tmp_path, monkeypatch, caplog):
+    accept, n_refused = socket.socket.accept, []
+
+    def full(listener):
+        if len(n_refused) < 3:
+            n_refused.append(1)
+            raise OSError(24, "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", full)
+    with ReviewServer(rows, tmp_path / "d.csv") as one:
+        assert Site(one.url, None).ask()[0] == 200
+    assert (len(n_refused), caplog.text) == (3, "")
+
+
 def test_a_picture_that_cannot_be_read_is_an_answer(found, tmp_path):
     rows = ReviewRows(found, top=3)
     (tmp_path / "page.png").write_text("<script>alert(1)</script>")

@@ -74,6 +74,14 @@ class LabelFile(abc.ABC):
         found = [block[rows[within(rows, start, len(block))] - start] for start, block in self.numbered()]
         return np.concatenate(found)
 
+    def take_unsorted(self, rows: Rows) -> list[Any]:
+        """Return the labels of `rows`, which are in any order."""
+        order = np.argsort(rows)
+        labels: Any = np.empty(len(order), object)
+        if len(order):
+            labels[order] = self.take(rows[order])
+        return list(labels.tolist())
+
     def take_and_count(self, rows: Rows) -> tuple[Values, Counter[Any]]:
         """Return the labels of `rows`, which ascend, and how many rows have each label: None for missing ones."""
         found, counts = list[Values](), Counter[Any]()

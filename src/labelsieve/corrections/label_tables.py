@@ -120,6 +120,10 @@ def _encoded(items: Any, known: Any, kind: Any) -> Any:
 
     new = compute.unique(items.filter(compute.invert(compute.is_in(items, known)))).drop_null()
     names = pa.concat_arrays([known, new])
+    if len(names) > np.iinfo(kind.index_type.to_pandas_dtype()).max + 1:
+        raise InvalidInputError(
+            f"labels: codes of {kind.index_type} cannot number {len(names):,} names: write the column with wider codes"
+        )
     codes = compute.index_in(items, names).cast(kind.index_type)
     return pa.DictionaryArray.from_arrays(codes, names, ordered=kind.ordered)
 
@@ -212,5 +216,7 @@ def _only_column(column: str | None, names: list[str], where: str) -> str:
         return names[0]
     if column is None:
         shown = ", ".join(map(repr, names[:10]))
-        raise InvalidInputError(f"labels: {where} has the columns {shown}: name the one with the labels by column")
+        raise InvalidInputError(
+            f"labels: {where} has the columns {shown}: name the one with the labels, as {Path(where).name}::COLUMN"
+        )
     return choose_columns("labels", column, names, where)[0]

@@ -172,6 +172,7 @@ function served() {
           pages.delete(number);
           throw error;
         });
+      found.promise.catch(() => {}); // who waits for it says so
     }
     pages.set(number, found);
     if (pages.size > KEPT_PAGES) pages.delete(pages.keys().next().value);
@@ -391,7 +392,7 @@ function warn(about, text) {
 }
 
 function say(text) {
-  $("said").textContent = text;
+  $("said").textContent = text.trim();
 }
 
 function percent(p) {
@@ -578,6 +579,7 @@ function draw() {
     if (isGrid) drawGrid(rows);
     else drawOne(rows[0]);
     drawn = current;
+    warn("rows", "");
     return;
   }
   const wanted = current;
@@ -634,7 +636,9 @@ function decide(k) {
     next = shown.slice(after).find(isOpen) ?? shown.slice(0, place).find(isOpen);
   }
   settle();
-  move(next ?? current);
+  say("");
+  if (shown.length) move(next ?? current);
+  else draw(); // it was the last one that these filters show
   const rest = ROWS.length - mine().size;
   const left = rest === 0 ? ". All rows are decided: download the decisions" : "";
   say(`Row ${row} ${inWords(one)}${left}. ${$("said").textContent}`);
@@ -798,9 +802,9 @@ function drawOptions(open) {
   $("other").setAttribute("aria-expanded", String(open));
   const items = options.map((k, number) => {
     const isNamed = className(k) !== config.classes[k] || values[k] === config.classes[k];
-    const number_ = isNamed || typeof config.values[k] === "string" ? "" : ` (${values[k]})`;
+    const stored = isNamed || typeof config.values[k] === "string" ? "" : ` (${values[k]})`;
     const tag = k === GIVEN[current] ? " · given" : k === SUGGESTED[current] ? " · suggested" : "";
-    const item = element("li", { id: `option-${number}` }, element("bdi", { textContent: className(k) }), `${number_}${tag}`);
+    const item = element("li", { id: `option-${number}` }, element("bdi", { textContent: className(k) }), `${stored}${tag}`);
     item.setAttribute("role", "option");
     item.setAttribute("aria-selected", String(number === chosenOption));
     item.addEventListener("mousedown", (event) => event.preventDefault()); // the field keeps the focus

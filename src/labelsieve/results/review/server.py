@@ -37,6 +37,7 @@ import secrets
 import socket
 import sys
 import threading
+import time
 import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,8 @@ _READERS: Final = 4
 # Seconds until a connection that sends nothing, or sends a body slowly, is closed.
 _IDLE_S: Final = 300
 _BODY_S: Final = 20
+# Seconds until it is tried again to take a connection.
+_PAUSE_S: Final = 0.05
 
 _FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time", "replaces"}
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]+)?")
@@ -107,6 +110,20 @@ class RefusedError(HTTPError):
     def __init__(self, status: int, why: str) -> None:
         super().__init__(status)
         self.why = why
+
+
+class _Listener(socket.socket):
+    """Takes connections; if there are too many, it waits until some end."""
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Return a connection and its address."""
+        try:
+            return super().accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            raise
+        except OSError:
+            time.sleep(_PAUSE_S)  # it would be asked again at once, for as long as no more files can be opened
+            raise BlockingIOError from None
 
 
 class ReviewServer:
@@ -205,8 +222,9 @@ class ReviewServer:
         except (OSError, UnicodeError) as error:
             why = getattr(error, "strerror", None) or error
             raise InvalidInputError(f"the server cannot listen at {self._host}, port {self._port}: {why}") from error
-        found.setblocking(False)  # as Tornado needs it
-        return found
+        listening = _Listener(fileno=found.detach())
+        listening.setblocking(False)  # as Tornado needs it
+        return listening
 
     def _end(self) -> None:
         if self._thread.ident is not None:
@@ -362,7 +380,7 @@ class ReviewServer:
             str(given),
             word,
             str(label),
-            self.lines(place, place + 1)[0].get("id", ""),
+            self.rows.id_at(place),
             _text("reviewer", said.get("reviewer")).strip(),
             when,
             self.rows.result.fingerprint,
