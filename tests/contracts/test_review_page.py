@@ -279,6 +279,13 @@ def test_numbers_and_names_that_are_numbers_are_told_apart_by_the_issues(tmp_pat
     assert not (tmp_path / "few.html").exists()
 
 
+def test_without_issues_names_that_are_numbers_are_in_no_doubt(tmp_path):
+    found = labelsieve.find_label_issues(["1", "0", "1"], [[0.9, 0.1], [0.1, 0.9], [0.9, 0.1]], class_names=["1", "0"])
+    assert found.num_issues == 0
+    found.review(tmp_path / "review.html", labels=np.array(["1", "0", "1"]))
+    assert found.to_label_studio(tmp_path / "tasks.json", labels=np.array(["1", "0", "1"]))
+
+
 def vars_of(found):
     return {name: getattr(found, name) for name in found.__dataclass_fields__}
 
