@@ -24,7 +24,7 @@ import labelsieve
 from browser import browser
 from draws import draw
 from labelsieve.corrections.decisions import read_decisions
-from labelsieve.errors import InUseError, InvalidInputError, LabelsieveWarning, UnwritableError
+from labelsieve.errors import InputTypeError, InUseError, InvalidInputError, LabelsieveWarning, UnwritableError
 from labelsieve.results.pictures import open_pictures
 from labelsieve.results.review import decision_file, server
 from labelsieve.results.review.decision_file import open_decisions
@@ -891,6 +891,8 @@ def test_it_is_a_method_of_the_result(found, images, tmp_path, monkeypatch):
     assert ([line["text"] for line in lines], status) == ([f"text {line['row']}" for line in lines], 200)
     assert [len(line["top"]) for line in lines] == [4, 4, 4]
     assert (tmp_path / "d.csv").read_bytes() == HEADER.encode()
+    with pytest.raises(InputTypeError, match="host must be a name or an address as text, not 5"):
+        found.serve_review(tmp_path / "e.csv", host=5)
     for wrong in ({"top": 0}, {"port": -1}, {"host": "no.host.invalid"}, {"images": images[:3]}, {"texts": texts[:3]}):
         with pytest.raises(InvalidInputError):
             found.serve_review(tmp_path / "e.csv", **wrong)

@@ -204,5 +204,7 @@ def _only_column(column: str | None, names: list[str], where: str) -> str:
         return names[0]
     if column is None:
         shown = ", ".join(map(repr, names[:10]))
-        raise InvalidInputError(f"labels: {where} has the columns {shown}: name the one with the labels by column")
+        raise InvalidInputError(
+            f"labels: {where} has the columns {shown}: name the one with the labels by column, or give it as labels"
+        )
     return choose_columns("labels", column, names, where)[0]

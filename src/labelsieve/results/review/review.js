@@ -11,6 +11,7 @@ const SERVED = config.mode === "served";
 const PAGE_ROWS = 200; // rows that are fetched at a time
 const KEPT_PAGES = 20;
 const GRID_CARDS = 60;
+const DOUBLE_CLICK_MS = 300;
 const LISTED_CLASSES = 50;
 const LISTED_PAIRS = 1000;
 
@@ -144,6 +145,8 @@ function embedded() {
       window.addEventListener("storage", (event) => {
         if (event.key === null || event.key.startsWith(prefix)) action();
       });
+      // A page to which the browser goes back may be as it was.
+      window.addEventListener("pageshow", (event) => event.persisted && action());
     },
   };
 }
@@ -378,6 +381,7 @@ let shown = []; // positions, ascending
 let current = 0;
 let isGrid = false;
 let drawn = null; // the position whose row is on the screen
+let lastClick = 0;
 let single = true; // whether single keys work
 const undoable = [];
 
@@ -516,7 +520,7 @@ function drawOne(row) {
         button.append(bar);
       }
       button.setAttribute("aria-pressed", String(k === chosen));
-      button.addEventListener("click", () => decide(k));
+      button.addEventListener("click", (event) => isDoubled(event) || decide(k));
       return element("li", {}, button);
     }),
   );
@@ -642,6 +646,13 @@ function decide(k) {
   const rest = ROWS.length - mine().size;
   const left = rest === 0 ? ". All rows are decided: download the decisions" : "";
   say(`Row ${row} ${inWords(one)}${left}. ${$("said").textContent}`);
+}
+
+function isDoubled(click) {
+  // The second click of a double one would decide about the next row, which nobody has seen.
+  const pause = click.timeStamp - lastClick;
+  lastClick = click.timeStamp;
+  return click.detail > 1 && pause < DOUBLE_CLICK_MS;
 }
 
 function lastOwn() {
@@ -912,11 +923,10 @@ document.addEventListener("keydown", (event) => {
   action();
 });
 
+for (const [id, action] of Object.entries({ accept: ACTIONS.a, keep: ACTIONS.k, unsure: ACTIONS.u, undo })) {
+  $(id).addEventListener("click", (event) => isDoubled(event) || action());
+}
 for (const [id, action] of Object.entries({
-  accept: ACTIONS.a,
-  keep: ACTIONS.k,
-  unsure: ACTIONS.u,
-  undo,
   back: ACTIONS.p,
   forward: ACTIONS.n,
   view: ACTIONS.g,
