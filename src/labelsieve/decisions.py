@@ -45,7 +45,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +55,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.reviewer_agreement import Agreement
+from labelsieve.corrections.change_log import change_lines, earlier_logs, plain_label
 from labelsieve.corrections.decisions import WORDS, Decisions, read_decisions
 from labelsieve.corrections.fingerprints import labels_digest
 from labelsieve.corrections.label_arrays import LabelFile
@@ -77,8 +78,9 @@ from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import TABLE_ROWS, loaded_versions
 from labelsieve.results.row_ids import GroupIds, open_ids
 from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
+from labelsieve.sources.label_names import is_missing
 from labelsieve.sources.open_path import local_path
-from labelsieve.sources.zarr_arrays import is_zarr_folder
+from labelsieve.sources.zarr_arrays import is_zarr_array
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place, without_query
 
@@ -185,7 +187,7 @@ def apply_decisions(
         All classes. Labels that are names must be among them, and numbers in 0..K-1. Without them and `issues`, a
         resulting name must occur in `labels`, and a number must not be above all labels.
     column : str, optional
-        The column of a table; may be missing if there is only one.
+        The column of a table, also written as ``table.csv::label``; may be missing if there is only one.
     ids : array-like or path, optional
         The user's names of rows, as in `labelsieve.find_label_issues`, to compare with the column ``id``.
     issues : LabelIssues, optional
@@ -238,6 +240,7 @@ def apply_decisions(
     >>> labelsieve.apply_decisions([0, 1, 0], issues=found, auto="accept", margin=0.5).labels.tolist()
     [0, 1, 1]
     """
+    class_names = _checked_names(class_names)
     check_one_of("unsure", unsure, UNSURE_RULES)
     check_one_of("conflicts", conflicts, CONFLICT_RULES)
     check_flag("overwrite", overwrite)
@@ -353,17 +356,21 @@ def _checked_output(output: str | os.PathLike[str], file: LabelFile, decisions: 
             f"output: {path} must end in {' or '.join(file.suffixes)}: labels are written in the form in which they are"
         )
     tables = [one for one in _listed(decisions) if isinstance(one, str | os.PathLike)]
-    if any(path.resolve() == Path(table).resolve() for table in tables):
-        raise InvalidInputError(f"output: {path} holds the decisions: it is not replaced")
+    log = _log_of(path)
+    for one in (path, log):
+        if any(one.resolve() == Path(table).resolve() for table in tables):
+            raise InvalidInputError(f"output: {one} holds the decisions: it is not replaced")
     is_input = path.exists() and Path(file.where).exists() and path.samefile(file.where)
+    source = Path(file.where)
+    if not is_input and source.is_absolute() and source.resolve() in path.resolve().parents:
+        raise InvalidInputError(f"output: {path} is within the labels: give a path beside them")
     if not is_input and path.exists() and file.is_part(path):
         raise InvalidInputError(f"output: {path} is a part of labels: it is not replaced")
-    log = _log_of(path)
     for one in (path, log):
         if (one.exists() or one.is_symlink()) and not overwrite:
             what = "is the input" if is_input and one == path else "exists"
             raise InvalidInputError(f"output: {one} {what}: overwrite=True (--overwrite) replaces it")
-    if path.is_dir() and not (path.suffix == ".zarr" and is_zarr_folder(path)):
+    if path.is_dir() and not (path.suffix == ".zarr" and is_zarr_array(path)):
         raise InvalidInputError(f"output: {path} is a folder that is not a Zarr array: it is not replaced")
     check_writable(path)
     return path.resolve() if path.is_symlink() else path
@@ -382,11 +389,19 @@ def _places_of(decisions: Any) -> list[str]:
     return [os.fspath(one) if isinstance(one, str | os.PathLike) else type(one).__name__ for one in tables]
 
 
+def _checked_names(class_names: Any) -> list[str] | None:
+    """Return names of classes as a list, or raise if they are anything else."""
+    if class_names is None:
+        return None
+    names = None if isinstance(class_names, str) or not isinstance(class_names, Iterable) else list(class_names)
+    if names is None or not all(isinstance(name, str) for name in names):
+        raise InputTypeError("class_names must be a sequence of strings, one for each class")
+    return names
+
+
 def _classes_of(file: LabelFile, class_names: Sequence[str] | None, issues: LabelIssues | None) -> Any:
     """Return all classes as they are stored, or None if they are not known."""
     names = class_names if class_names is not None or issues is None else issues.class_names
-    if class_names is not None and (isinstance(class_names, str) or not all(isinstance(n, str) for n in class_names)):
-        raise InputTypeError("class_names must be a sequence of strings, one for each class")
     if file.dtype.kind in "iuf":
         n_classes = len(names) if names is not None else None if issues is None else issues.n_classes
         return None if n_classes is None else range(n_classes)
@@ -430,7 +445,7 @@ def _check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> No
     if not missing:
         return
     if file.dtype.kind in "iu":
-        highest = max(int(block.max()) for block in file.blocks() if len(block))
+        highest = max(_highest(block) for block in file.blocks() if len(block))
         missing = {label for label in missing if not 0 <= label <= highest}
     else:
         for block in file.blocks():
@@ -445,6 +460,13 @@ def _check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> No
             f"decisions: row {one.row:,} ({one.where}): the resulting label is "
             f"{label[outcomes.resulting[place]]!r}, and {of}: if it is a class, give class_names"
         ).at([(one.row, one.row + 1)])
+
+
+def _highest(block: npt.NDArray[Any]) -> int:
+    """Return the highest number among labels, of which some may be missing; -1 if all are."""
+    if block.dtype.kind != "O":
+        return int(block.max())
+    return max((label for label in block.tolist() if not is_missing(label)), default=-1)
 
 
 def _check_results(read: Decisions, digest: str, issues: LabelIssues | None) -> None:
@@ -501,7 +523,9 @@ def _accepted(
             raise InvalidInputError(f"labels are names: give class_names, one for each of {issues.n_classes:,} classes")
         classes = values.array([values.parse(name) for name in names])
     before = file.take(rows) if len(rows) else values.array([])
-    wrong = np.flatnonzero(before != classes[given]) if len(rows) else np.empty(0, np.intp)
+    pairs = zip(before.tolist(), classes[given].tolist(), strict=True)
+    is_other = np.fromiter((is_missing(one) or one != other for one, other in pairs), np.bool_, len(rows))
+    wrong = np.flatnonzero(is_other)
     if len(wrong):
         row = int(rows[wrong[0]])
         raise InvalidInputError(
@@ -521,7 +545,7 @@ def _write(
 ) -> None:
     """Write the labels and the log; both are there at the end, or neither."""
     log = _log_of(place)
-    earlier = _earlier(log) if place.exists() and Path(file.where).exists() and place.samefile(file.where) else []
+    earlier = earlier_logs(log) if place.exists() and Path(file.where).exists() and place.samefile(file.where) else []
     with replacing(LocalFolder(place)) as made:
         file.write(made, applied.changed, applied.after)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -533,57 +557,15 @@ def _write(
                 vars(one) | {"kappa": None if math.isnan(one.kappa) else one.kappa} for one in applied.agreement
             ],
             "conflicts": [
-                {"row": one.row, "decisions": [[who, word, _plain(label)] for who, word, label in one.decisions]}
+                {"row": one.row, "decisions": [[who, word, plain_label(label)] for who, word, label in one.decisions]}
                 for one in applied.conflicts
             ],
             "dropped": applied.dropped.tolist(),
             "earlier": earlier,
         }
+        lines = change_lines(applied.changed, applied.before, applied.after, read, decided)
         with replacing(LocalFolder(log)) as written, written.open("w", encoding="utf-8") as text:
             text.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "changes": [')
-            for number, line in enumerate(_changes(applied, read, decided)):
+            for number, line in enumerate(lines):
                 text.write(",\n  " + line if number else "\n  " + line)
             text.write("\n ]\n}\n")
-
-
-def _earlier(log: Path) -> list[Any]:
-    """Return the logs of earlier corrections of the same labels, the oldest first."""
-    try:
-        found = json.loads(log.read_text(encoding="utf-8"))
-        return [*found.pop("earlier", []), found]
-    except (OSError, ValueError, AttributeError):
-        return []
-
-
-def _changes(applied: AppliedDecisions, read: Decisions, decided: npt.NDArray[np.intp]) -> Iterator[str]:
-    """Yield a line of the log for each changed row, as JSON."""
-    quoted = json.JSONEncoder(ensure_ascii=False).encode
-    before, after, said = _Encoded(), _Encoded(), (*WORDS, "auto")
-    people, times, names = ([*column.values, ""] for column in (read.reviewer, read.time, read.id))  # "" of nobody
-    people = list(map(quoted, people))
-    who, when, own = (np.append(column.codes, -1) for column in (read.reviewer, read.time, read.id))
-    words = np.append(read.words, -1)
-    for start in range(0, len(decided), TABLE_ROWS):
-        part = slice(start, start + TABLE_ROWS)
-        by = decided[part]
-        columns = (applied.changed[part], applied.before[part], applied.after[part])
-        coded = (words[by], who[by], when[by], own[by])
-        for row, old, new, word, person, time, name in zip(*(one.tolist() for one in columns + coded), strict=True):
-            named = f', "id": {quoted(names[name])}' if names[name] else ""
-            yield (
-                f'{{"row": {row}, "before": {before[old]}, "after": {after[new]}, "decision": "{said[word]}", '
-                f'"reviewer": {people[person]}, "time": {quoted(times[time])}{named}}}'
-            )
-
-
-class _Encoded(dict[Any, str]):
-    """Labels as JSON."""
-
-    def __missing__(self, label: Any) -> str:
-        self[label] = text = json.dumps(_plain(label), ensure_ascii=False)
-        return text
-
-
-def _plain(label: Any) -> Any:
-    """Return a label as JSON takes it."""
-    return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else label

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 import labelsieve
 from draws import draw
@@ -250,10 +252,96 @@ def test_a_longer_name_widens_the_labels(form, tmp_path):
     assert read(output).tolist() == ["cat", "horse", "cat", *["cat", "dog", "cat"] * 2]
 
 
-def test_what_is_beside_the_labels_is_kept(tmp_path):
-    import pyarrow as pa
-    from pyarrow import parquet
+@pytest.mark.parametrize("kind", [pa.int16(), pa.string(), pa.large_string(), pa.string_view()])
+@pytest.mark.parametrize("compression", ["none", "snappy"])
+def test_parquet_labels_of_any_type_may_be_missing(kind, compression, tmp_path):
+    numbers = pa.types.is_integer(kind)
+    labels, label = ([0, None, 3, 1], 2) if numbers else (["a", None, "c", "b"], "c")
+    table = pa.table({"label": pa.array(labels, kind)})
+    try:
+        parquet.write_table(table, tmp_path / "labels.parquet", compression=compression)
+    except pa.ArrowNotImplementedError:
+        pytest.skip("this pyarrow does not write views")
+    output = tmp_path / "out.parquet"
+    apply_decisions(tmp_path / "labels.parquet", decided((0, labels[0], "other", label), (1, None, "keep", "")), output)
+    found = parquet.read_table(output)
+    assert found.schema == table.schema
+    assert found["label"].to_pylist() == [label, *labels[1:]]
+    codec = parquet.ParquetFile(output).metadata.row_group(0).column(0).compression
+    assert codec == {"none": "UNCOMPRESSED", "snappy": "SNAPPY"}[compression]
 
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_missing_labels_in_memory_may_be_of_any_kind(missing, tmp_path):
+    labels = pd.Series(["a", missing, "b", "a"], dtype=object)
+    rows = decided((0, "a", "unsure", None), (1, None, "other", "b"), (3, "a", "other", "b"))
+    applied = apply_decisions(labels, rows, tmp_path / "out.npy", unsure="ignore", ignore_label="none")
+    assert np.load(tmp_path / "out.npy").tolist() == ["none", "b", "b", "b"]
+    assert applied.changed.tolist() == [0, 1, 3]
+    log = json.loads((tmp_path / "out.npy.log.json").read_text(), parse_constant=pytest.fail)
+    assert [line["before"] for line in log["changes"]] == ["a", None, "a"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array(["a", None, "b"]),
+        np.ma.masked_array(["a", "b", "b"], [False, True, False]),
+        pa.array([0, None, 1]),
+        np.ma.masked_array([0, 1, 1], [False, True, False]),
+        np.array([0, None, 1], object),
+    ],
+)
+def test_labels_of_arrow_and_masked_arrays_may_be_missing(labels):
+    first, last = ("a", "b") if isinstance(labels[2], str) or str(labels[2]) == "b" else (0, 1)
+    found = apply_decisions(labels, decided((0, first, "accept", last), (1, None, "unsure", None))).labels.tolist()
+    assert found[::2] == [last, last]
+    assert pd.isna(found[1])
+
+
+@pytest.mark.parametrize("ending", ["npy", "zarr"])
+def test_missing_labels_are_not_written_as_names(ending, tmp_path):
+    with pytest.raises(InvalidInputError, match="1 labels are missing, the first in row 1"):
+        apply_decisions(["a", None], decided((0, "a", "keep", "")), tmp_path / f"out.{ending}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_zarr_group_is_never_replaced_and_nothing_is_written_within_labels(tmp_path):
+    group = zarr.create_group(tmp_path / "all.zarr")
+    group.create_array("labels", data=np.array([0, 1]))
+    for output, why in (("all.zarr", "not a Zarr array"), ("all.zarr/labels/out.zarr", "is within the labels")):
+        with pytest.raises(InvalidInputError, match=why):
+            apply_decisions(
+                tmp_path / "all.zarr" / "labels",
+                decided((0, 0, "other", 1)),
+                tmp_path / output,
+                overwrite=True,
+            )
+    assert group["labels"][:].tolist() == [0, 1]
+
+
+def test_damaged_pages_of_a_parquet_file_are_refused(tmp_path):
+    parquet.write_table(pa.table({"label": [0, 1]}), tmp_path / "labels.parquet")
+    content = (tmp_path / "labels.parquet").read_bytes()
+    (tmp_path / "labels.parquet").write_bytes(content[:4] + bytes(20) + content[24:])
+    with pytest.raises(labelsieve.UnreadableDataError, match="not a readable Parquet file"):
+        apply_decisions(tmp_path / "labels.parquet", decided((0, 0, "keep", "")), tmp_path / "out.parquet")
+
+
+@pytest.mark.parametrize("text", ["1_0", "\N{FULLWIDTH DIGIT FIVE}"])
+def test_numbers_are_not_read_as_python_reads_them(text):
+    with pytest.raises(InvalidInputError, match="is not a number"):
+        apply_decisions([0.0, 5.0, 10.0], decided((0, 0, "accept", text)))
+
+
+def test_ids_of_a_frame_with_missing_ones_are_whole_numbers():
+    rows = decided((0, 0, "accept", 1), (1, 1, "keep", ""), id=[7, None])
+    assert apply_decisions([0, 1], rows, ids=[7, 8]).changed.tolist() == [0]
+    with pytest.raises(InvalidInputError, match="has the id '7', ids has '6'"):
+        apply_decisions([0, 1], rows, ids=[6, 8])
+
+
+def test_what_is_beside_the_labels_is_kept(tmp_path):
     codes = pa.array(["a", None, "b", "a"]).dictionary_encode()
     table = pa.table({"x": [[1], [], None, [2, 3]], "label": codes}).replace_schema_metadata({"who": "me"})
     parquet.write_table(table, tmp_path / "labels.parquet", compression="zstd")
@@ -310,6 +398,17 @@ def test_conflicts_are_settled_by_the_chosen_rule(rule):
     assert applied.labels.tolist() == RULES[rule]
     assert [one.row for one in applied.conflicts] == [0, 1]
     assert applied.conflicts[1].decisions == (("ben", "keep", 1), ("ann", "accept", 2))
+
+
+def test_a_reviewer_has_one_vote_and_one_place_in_time():
+    twice = decided((0, 0, "accept", 1), (0, 0, "accept", 1), reviewer="ann", time=["2026-01-01", "2026-01-03"])
+    once = decided((0, 0, "keep", None), reviewer="ben", time="2026-01-02")
+    ended = {rule: apply_decisions([0, 1], [twice, once], conflicts=rule) for rule in ("majority", "first", "last")}
+    assert {rule: applied.labels[0] for rule, applied in ended.items()} == {"majority": 0, "first": 0, "last": 1}
+    assert ended["last"].counts["corrected"] == 0
+    # Without names, different times tell that one reviewer decided again.
+    nobody = pd.concat([twice.assign(reviewer=""), once])
+    assert apply_decisions([0, 1], nobody, conflicts="majority").labels[0] == 0
 
 
 def naive_last(lines):
@@ -391,6 +490,20 @@ def test_a_column_of_a_dict_must_be_a_list():
         apply_decisions([0, 1, 0], decisions)
     with pytest.raises(InvalidInputError, match="the columns differ in length"):
         apply_decisions([0, 1, 0], decisions | {"reviewer": ["ann", "ben"]})
+
+
+def test_more_names_than_the_codes_of_a_column_can_number_are_refused(tmp_path):
+    names = [f"n{k}" for k in range(127)]
+    codes = pa.array([k % 127 for k in range(200)], pa.int8())
+    pq.write_table(pa.table({"label": pa.DictionaryArray.from_arrays(codes, names)}), tmp_path / "labels.parquet")
+    decisions = {"row": [0, 1], "given_label": ["n0", "n1"], "decision": ["other"] * 2, "label": ["new", "newer"]}
+    choices = {"output": tmp_path / "out.parquet", "class_names": [*names, "new", "newer"]}
+    with pytest.raises(InvalidInputError, match="codes of int8 cannot number 129 names"):
+        apply_decisions(tmp_path / "labels.parquet", decisions, **choices)
+    assert [path.name for path in tmp_path.iterdir()] == ["labels.parquet"]
+    fewer = {name: column[:1] for name, column in decisions.items()}
+    apply_decisions(tmp_path / "labels.parquet", fewer, **choices)
+    assert pq.read_table(tmp_path / "out.parquet")["label"].to_pylist()[:2] == ["new", "n1"]
 
 
 def test_tables_without_names_are_of_another_reviewer_each(tmp_path, monkeypatch, capsys):

@@ -236,6 +236,39 @@ def test_an_audit_goes_out_and_an_estimate_comes_back(tmp_path):
     assert str(labelsieve.estimate(audit, path)) == str(want)
 
 
+def test_chosen_rows_become_tasks(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    labels, probs = draw(400, K, seed=2, noise=0.3)
+    found = find(labels, probs)
+    rows = found.lowest(found.num_issues + 50)
+    found.to_label_studio("tasks.json", rows=rows, labels=labels, pred_probs=probs)
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    data = [task["data"] for task in tasks]
+    assert [one["row"] for one in data] == rows.tolist()
+    assert [one["given_label"] for one in data] == labels[rows].tolist()
+    assert [one["suggested_label"] for one in data] == probs[rows].argmax(axis=1).tolist()
+    assert [one["p_given"] for one in data] == [float(f"{probs[row, labels[row]]:.6g}") for row in rows]
+    found.save("r.zarr")
+    np.save("labels.npy", labels)
+    np.save("probs.npy", probs)
+    lowest = ["--lowest", str(len(rows)), "--labels", "labels.npy", "--pred-probs", "probs.npy"]
+    assert run(["label-studio", "r.zarr", "-o", "own.json", *lowest]) == 0
+    assert (tmp_path / "own.json").read_bytes() == (tmp_path / "tasks.json").read_bytes()
+
+
+def test_pictures_of_sentences_are_those_of_their_tokens(tmp_path):
+    labels = [np.array([0, 0, 1]), np.array([0, 1])]
+    probs = [np.array([[0.9, 0.1], [0.1, 0.9], [0.1, 0.9]]), np.array([[0.9, 0.1], [0.9, 0.1]])]
+    rows = labelsieve.token_classification.find_label_issues(labels, probs, progress=False).rows
+    assert sorted(rows.indices.tolist()) == [1, 4]
+    places = {1: "first.png", 4: "second.png"}
+    frame = rows.to_fiftyone(images=["first.png", "second.png"])
+    assert frame["filepath"].tolist() == [places[row] for row in frame["row"]]
+    rows.to_label_studio(tmp_path / "tasks.json", images=["first.png", "second.png"])
+    data = [task["data"] for task in json.loads((tmp_path / "tasks.json").read_text())]
+    assert [one["image"] for one in data] == [places[one["row"]] for one in data]
+
+
 def test_early_exports_and_other_controls_are_read(tmp_path):
     _, found, _ = dataset()
     path, tasks, _ = exported(found, tmp_path, top=30)
@@ -425,7 +458,7 @@ def test_an_export_without_annotations_has_no_decisions(tmp_path):
     [
         ({"path": "t.csv"}, r"must end in \.json"),
         ({"path": "nothing/t.json"}, "there is no folder"),
-        ({"images": ["a"]}, "1 images, the result has 400 rows"),
+        ({"images": ["a"]}, "images: there are 1, and there must be 400"),
         ({"images": "pictures/*.png"}, r"nor a pattern with \{row\} or \{id\}"),
         ({"images": "https://x/{id}"}, "names ids, and the result has none"),
         ({"texts": ["a"]}, "there are 1 texts, and there must be 400"),

@@ -22,6 +22,7 @@ from labelsieve import InputTypeError, InvalidInputError, LabelIssues, MissingDe
 from labelsieve.cli.app import run
 from labelsieve.errors import install_line
 from labelsieve.results.review import page as review_page
+from labelsieve.results.review import rows as review_rows
 from labelsieve.sources.text_cells import escape_formula, unescape_formula
 from processes import PATIENCE_S
 
@@ -172,7 +173,7 @@ def test_the_page_holds_the_worst_rows(tmp_path, stored):
     assert config["index"]["rows"] == rows
     assert config["index"]["given"] == [one["given"] for one in config["rows"]]
     assert config["index"]["suggested"] == [one["suggested"] for one in config["rows"]]
-    assert (config["mode"], config["fingerprint"], config["n_rows_shown"]) == ("file", found.fingerprint, 20)
+    assert (config["mode"], config["fingerprint"], len(config["rows"])) == ("file", found.fingerprint, 20)
     assert (config["classes"], config["values"]) == (list("abcdefg"), list(range(7)))
     assert "Letters" in (tmp_path / "review.html").read_text(encoding="utf-8")
 
@@ -289,6 +290,7 @@ def test_an_audit_is_shown_in_its_order(tmp_path):
     bare = found.audit(60)
     with pytest.raises(InvalidInputError, match="given labels of rows that are not issues are not in the result"):
         found.review(tmp_path / "review.html", audit=bare)
+    bare = replace(bare, fingerprint="")  # as in earlier versions
     found.review(tmp_path / "review.html", audit=bare, labels=labels)
     assert config_of(tmp_path / "review.html")["index"]["given"] == labels[audit.rows].tolist()
 
@@ -334,6 +336,10 @@ BAD = {
     ),
     "too few names": (lambda *_: {"class_names": ["a"]}, "1 class_names"),
     "an audit of fewer rows": (lambda *_: {"audit": find(90)[2].audit(30)}, "the audit is not of this result"),
+    "an audit of another result": (
+        lambda y, p: {"audit": replace(find(100)[2].audit(30, labels=y), fingerprint=f"{0:012}-{0:012}")},
+        "the audit is not of this result",
+    ),
     "an audit of other issues": (
         lambda y, p: {"audit": find(100, noise=0.6)[2].audit(30)},
         "the audit is not of this result",
@@ -924,7 +930,11 @@ def test_colours_have_contrast_and_controls_have_names(tmp_path, chromium, small
     assert {"accept", "keep", "other", "unsure", "forward"} <= reached
 
 
-def test_chosen_rows_may_be_no_issues(tmp_path):
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_chosen_rows_may_be_no_issues(tmp_path, monkeypatch, in_blocks):
+    if in_blocks:
+        monkeypatch.setattr(review_rows, "_BLOCK_PROBS", 30)
+        monkeypatch.setattr(review_page, "_BLOCK_ROWS", 7)
     labels, probs, found = find(400, ignore_label=3)
     wanted = found.lowest(150)
     assert found.num_issues < 150
@@ -948,6 +958,31 @@ def test_chosen_rows_may_be_no_issues(tmp_path):
     assert config["index"]["rows"] == wanted[:120].tolist()
     no_issue = ~found.mask()[wanted[:120]]
     assert (np.array(config["index"]["suggested"])[no_issue] == -1).all()
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv"])
+def test_labels_may_be_a_column_of_a_table(tmp_path, ending):
+    labels, _, found = find(400)
+    frame, table = pd.DataFrame({"x": 1, "label": labels}), tmp_path / f"t.{ending}"
+    frame.to_parquet(table) if ending == "parquet" else frame.to_csv(table, index=False)
+    rows, place, page = found.lowest(150), f"{table}::label", tmp_path / "review.html"
+    found.review(page, rows=rows, labels=place)
+    config = config_of(page)
+    assert config["index"]["given"] == labels[rows].tolist()
+    assert config["values"] == [0, 1, 2, 3]
+    audit = found.audit(40, labels=place)
+    assert list(map(int, audit.given_labels)) == labels[audit.rows].tolist()
+    found.review(page, audit=audit)
+    assert config_of(page)["index"]["given"] == labels[audit.rows].tolist()
+    decisions = {"row": [7], "given_label": [labels[7]], "decision": ["other"], "label": [(labels[7] + 1) % 4]}
+    applied = apply_decisions(place, decisions)
+    assert int(applied.labels[7]) == (labels[7] + 1) % 4
+    assert list(map(int, np.delete(applied.labels, 7))) == np.delete(labels, 7).tolist()
+    for action in (lambda: found.review(page, rows=rows, labels=table), lambda: found.audit(40, labels=table)):
+        with pytest.raises(InvalidInputError, match=rf"has the columns .*: name the one .* as t\.{ending}::COLUMN"):
+            action()
+    with pytest.raises(InvalidInputError, match="names a column, and so does column='x'"):
+        apply_decisions(place, decisions, column="x")
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,36 @@ from labelsieve.storage.urls import without_query
 if TYPE_CHECKING:
     from labelsieve.confident_learning.error_estimate import ErrorEstimate
 
+# Options of several commands.
+_texts = option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
+_audit = option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
+_lowest = option(
+    "--lowest",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Review the N rows of lowest score, issues or not; needs --labels.",
+)
+_pred_probs = option(
+    "--pred-probs",
+    metavar="FILE",
+    help="The predicted probabilities: next classes, and suggestions for rows that are not issues.",
+)
+_labels = option(
+    "--labels",
+    metavar="FILE",
+    help="The given labels, for rows that are not issues: .npy, Zarr, or a column: table.parquet::label.",
+)
+_class_names = option(
+    "--class-names",
+    type=FilePath(),
+    metavar="FILE",
+    help="What to show of each class: one name per line, or a JSON list.",
+)
+_conflicts = option(
+    "--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ."
+)
+_json = option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("labels")
@@ -48,7 +78,7 @@ if TYPE_CHECKING:
     metavar="LABEL",
     help="With --unsure ignore: the label that means none.",
 )
-@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ.")
+@_conflicts
 @option("--class-names", type=FilePath(), metavar="FILE", help="All classes: one name per line, or a JSON list.")
 @option("--ids", metavar="FILE", help="Your own names of the rows, to compare with the column id.")
 @option("--issues", metavar="RESULT.zarr", help="The result that the decisions are about.")
@@ -60,7 +90,7 @@ if TYPE_CHECKING:
     help="With --auto: by how much the suggested class must be more probable, 0 to 1.",
 )
 @option("--overwrite", is_flag=True, help="Replace an output that exists, even LABELS itself.")
-@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+@_json
 def apply(
     labels: str,
     decisions: Sequence[str],
@@ -115,26 +145,14 @@ def apply(
     metavar="FILE|PATTERN",
     help="Pictures of the rows: .npy, Zarr, 'images/*.png', or a .txt file of paths or URLs.",
 )
-@option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
-@option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
-@option(
-    "--lowest",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Review the N rows of lowest score, issues or not; needs --labels.",
-)
-@option("--pred-probs", metavar="FILE", help="The predicted probabilities, to show the next classes.")
-@option(
-    "--labels", metavar="FILE", help="The given labels, for rows that are not issues and results of earlier versions."
-)
-@option(
-    "--class-names",
-    type=FilePath(),
-    metavar="FILE",
-    help="What to show of each class: one name per line, or a JSON list.",
-)
+@_texts
+@_audit
+@_lowest
+@_pred_probs
+@_labels
+@_class_names
 @option("--title", help="Name of the dataset, for the heading.")
-@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+@_json
 def review(
     result: str,
     *,
@@ -194,20 +212,22 @@ def review(
 @option("-o", "--output", required=True, type=FilePath(), help="The tasks: tasks.json.")
 @option("--config", type=FilePath(), help="Write the labelling configuration of the project to this file.")
 @option("--images", metavar="FILE|PATTERN", help="URLs of the pictures: one per line, or a pattern with {row} or {id}.")
-@option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
+@_texts
 @option("--top", type=click.IntRange(min=0), metavar="N", help="Number of issues, from the worst; all by default.")
-@option("--audit", metavar="AUDIT.json", help="Review the rows of this audit.")
-@option(
-    "--labels", metavar="FILE", help="The given labels, for rows that are not issues and results of earlier versions."
-)
-@option(
-    "--class-names",
-    type=FilePath(),
-    metavar="FILE",
-    help="What to show of each class: one name per line, or a JSON list.",
-)
+@_audit
+@_lowest
+@_pred_probs
+@_labels
+@_class_names
 def label_studio(
-    result: str, *, output: Path, config: Path | None, audit: str | None, class_names: Path | None, **choices: Any
+    result: str,
+    *,
+    output: Path,
+    config: Path | None,
+    audit: str | None,
+    lowest: int | None,
+    class_names: Path | None,
+    **choices: Any,
 ) -> None:
     """Write the issues of RESULT, or the rows of an audit, as tasks for Label Studio.
 
@@ -222,7 +242,8 @@ def label_studio(
     if config is not None:
         check_writable(config)
     names = None if class_names is None else read_class_names(class_names)
-    text = found.to_label_studio(output, audit=drawn, class_names=names, **choices)
+    lows = None if lowest is None else found.lowest(lowest)
+    text = found.to_label_studio(output, audit=drawn, rows=lows, class_names=names, **choices)
     if config is None:
         click.echo(text)
     else:
@@ -246,7 +267,7 @@ def _audit_at(path: str | None) -> Audit | None:
     "-o", "--output", metavar="TABLE.csv", help="Write all issues of both results, and what became of each, as a table."
 )
 @option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most issues.")
-@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+@_json
 def compare(before: str, after: str, *, output: str | None, top: int, json: bool) -> dict[str, Any] | None:
     """Compare two saved results of the same rows: which issues were resolved, which are still there, which are new.
 
@@ -276,9 +297,9 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
 @option("-o", "--output", required=True, metavar="AUDIT.json", help="The audit, which ends in .json or .zarr.")
 @option("--budget", type=click.IntRange(min=20), metavar="N", default=200, help="Rows to review.")
 @option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Equal seeds draw equal rows.")
-@option("--labels", metavar="FILE", help="The given labels, for estimates by class.")
+@option("--labels", metavar="FILE", help="The given labels, for estimates by class: .npy, or table.parquet::label.")
 @option("--table", type=FilePath(), metavar="FILE.csv", help="Write a table to fill in with decisions too.")
-@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+@_json
 def draw(
     result: str, output: str, budget: int, seed: int, labels: str | None, table: Path | None, *, json: bool
 ) -> dict[str, Any] | None:
@@ -307,7 +328,7 @@ def draw(
 @click.command("estimate", epilog=EXIT_CODES, short_help="Estimate how many labels are wrong.")
 @click.argument("audit")
 @click.argument("decisions", nargs=-1, required=True)
-@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ.")
+@_conflicts
 @option(
     "--width",
     type=float,
@@ -315,7 +336,7 @@ def draw(
     help="Say how many more rows to review until the interval is this wide: 0.01.",
 )
 @option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most wrong.")
-@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
+@_json
 def print_estimate(
     audit: str, decisions: Sequence[str], conflicts: str, width: float | None, top: int, *, json: bool
 ) -> dict[str, Any] | None:

@@ -444,6 +444,8 @@ def _frame_blocks(frame: Any, where: str, needed: Sequence[str]) -> Iterator[Blo
             own = ["" if is_missing(value) else value for value in column[start : start + _BLOCK_LINES].tolist()]
             if name in ("given_label", "label"):
                 own = [value if isinstance(value, str) else _typed(value) for value in own]
+            if name == "id":  # among missing ones, a frame has whole numbers as floats
+                own = [int(value) if isinstance(value, float) and value.is_integer() else value for value in own]
             cells[name] = own if name in ("row", "given_label", "label") else list(map(str, own))
         yield range(start, start + len(cells["row"])), cells
 

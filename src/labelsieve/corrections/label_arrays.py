@@ -7,6 +7,8 @@ labels is kept: the other columns of a table, and chunks, codecs and attributes 
 from __future__ import annotations
 
 import abc
+import math
+import numbers
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -71,6 +73,14 @@ class LabelFile(abc.ABC):
         """Return the labels of `rows`, which ascend."""
         found = [block[rows[within(rows, start, len(block))] - start] for start, block in self.numbered()]
         return np.concatenate(found)
+
+    def take_unsorted(self, rows: Rows) -> list[Any]:
+        """Return the labels of `rows`, which are in any order."""
+        order = np.argsort(rows)
+        labels: Any = np.empty(len(order), object)
+        if len(order):
+            labels[order] = self.take(rows[order])
+        return list(labels.tolist())
 
     def take_and_count(self, rows: Rows) -> tuple[Values, Counter[Any]]:
         """Return the labels of `rows`, which ascend, and how many rows have each label: None for missing ones."""
@@ -147,12 +157,15 @@ class ArrayLabels(LabelFile):
     def __init__(self, labels: Any) -> None:
         if labels is None or isinstance(labels, dict | set):
             raise InputTypeError(f"labels must be an array or a path, not {type(labels).__name__}")
-        to_numpy = getattr(labels, "to_numpy", None)
-        self.values = np.asarray(labels if to_numpy is None else to_numpy())
-        if self.values.dtype.kind == "O":
+        self.values = _in_memory(labels)
+        if self.values.dtype.kind == "O" and self.values.ndim == 1:
             kinds = {type(value) for value in self.values.tolist() if not is_missing(value)}
-            if kinds and not any(issubclass(kind, str) for kind in kinds):
-                self.values = np.array(self.values.tolist())  # numbers, if none is missing
+            if kinds and all(issubclass(kind, numbers.Real) for kind in kinds) and not kinds & {bool, np.bool_}:
+                # As pandas does, which has the missing ones among numbers as NaN.
+                filled = [math.nan if is_missing(value) else value for value in self.values.tolist()]
+                self.values = np.array(filled)
+            elif kinds in ({bool}, {np.bool_}, {bytes}) and not any(map(is_missing, self.values.tolist())):
+                self.values = np.array(self.values.tolist())
             if not all(issubclass(kind, str) for kind in kinds) and self.values.dtype.kind == "O":
                 names = ", ".join(sorted(kind.__name__ for kind in kinds))
                 raise InvalidInputError(
@@ -173,6 +186,12 @@ class ArrayLabels(LabelFile):
     def write(self, path: Path, rows: Rows, values: Values) -> None:
         """Write a ``.npy`` file or a Zarr array."""
         found = self.corrected(rows, values)
+        gone = np.fromiter(map(is_missing, found.tolist()), np.bool_) if found.dtype.kind == "O" else np.empty(0)
+        if gone.any():
+            raise InvalidInputError(
+                f"output: {int(gone.sum()):,} labels are missing, the first in row {int(gone.argmax()):,}, and a "
+                f"{path.suffix} of text has none that is missing: leave output out, or store labels as Parquet or CSV"
+            )
         if path.suffix == ".zarr":
             import zarr
 
@@ -182,6 +201,23 @@ class ArrayLabels(LabelFile):
             found = found.astype(str)
         with path.open("wb") as file:
             np.lib.format.write_array(file, found, allow_pickle=False)
+
+
+def _in_memory(labels: Any) -> Values:
+    """Return a list or a column as an array."""
+    if isinstance(labels, np.ma.MaskedArray):
+        values = labels.data
+        if np.ma.is_masked(labels):
+            values = values.astype(object)
+            values[np.ma.getmaskarray(labels)] = None
+        return values
+    if type(labels).__module__.partition(".")[0] == "pyarrow" and hasattr(labels, "to_pylist"):
+        items = labels.to_pylist()
+        values = np.empty(len(items), object)
+        values[:] = items
+        return values
+    to_numpy = getattr(labels, "to_numpy", None)
+    return np.asarray(labels if to_numpy is None else to_numpy())
 
 
 def _checked_dtype(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> np.dtype[Any]:

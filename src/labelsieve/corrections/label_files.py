@@ -26,9 +26,9 @@ def open_label_file(labels: Any, column: str | None = None) -> LabelFile:
     ----------
     labels : path or array-like
         A ``.npy`` file, a Zarr array, a ``.parquet`` or ``.csv`` file, an array in memory, or whatever else holds an
-        array, such as shards, ``.npz`` files and URLs.
+        array, such as shards, ``.npz`` files and URLs. ``table.parquet::label`` names a column of a table.
     column : str, optional
-        The column of a table.
+        The same; may be missing if there is only one.
 
     Raises
     ------
@@ -51,6 +51,11 @@ def open_label_file(labels: Any, column: str | None = None) -> LabelFile:
 def _open_place(labels: str | os.PathLike[str], column: str | None) -> LabelFile:
     """Open what is at a path or URL."""
     place, member = split_member(check_place("labels", labels))
+    table, _, named = place.rpartition("::")
+    if table.lower().endswith(_TABLE_SUFFIXES) and "://" not in named and not Path(place).exists():
+        if column is not None:
+            raise InvalidInputError(f"labels: {place} names a column, and so does column={column!r}")
+        place, column = table, named
     local, where = local_path(place), without_query(place)
     path = None if local is None else Path(local).absolute()
     is_zarr = path is not None and path.is_dir() and is_zarr_folder(path)

@@ -37,7 +37,8 @@ class ParquetLabels(LabelFile):
         try:
             with parquet.ParquetFile(path) as reader:
                 self.schema, self._n_rows = reader.schema_arrow, reader.metadata.num_rows
-                self._compression = reader.metadata.row_group(0).column(0).compression if self._n_rows else "snappy"
+                codec = reader.metadata.row_group(0).column(0).compression if self._n_rows else "SNAPPY"
+                self._compression = "NONE" if codec == "UNCOMPRESSED" else codec  # the writer's name of it
         except (OSError, pa.ArrowException) as error:
             raise InvalidInputError(f"labels: {path} is not a readable Parquet file: {error}") from error
         self.column = _only_column(column, self.schema.names, self.where)
@@ -60,8 +61,13 @@ class ParquetLabels(LabelFile):
     def _batches(self, columns: list[str] | None) -> Iterator[Any]:
         from pyarrow import parquet
 
-        with parquet.ParquetFile(self.path) as reader:
-            yield from reader.iter_batches(self.block_rows, columns=columns)
+        try:
+            with parquet.ParquetFile(self.path) as reader:
+                batches = reader.iter_batches(self.block_rows, columns=columns)
+                while (batch := next(batches, None)) is not None:
+                    yield batch
+        except (OSError, arrow().ArrowException) as error:
+            raise UnreadableDataError(f"labels: {self.path} is not a readable Parquet file: {error}") from error
 
     def blocks(self) -> Iterator[Values]:
         """Yield all labels in order, as objects if some are missing."""
@@ -96,8 +102,10 @@ class ParquetLabels(LabelFile):
                     items = self._plain(batch.column(place))
                     mask = np.zeros(len(batch), np.bool_)
                     mask[rows[changed] - start] = True
-                    new = pa.array(values[changed].tolist(), self.type)
-                    items = compute.replace_with_mask(items, pa.array(mask), new)
+                    # Views of strings can be cast, and nothing else.
+                    own = pa.large_string() if self.type == pa.string_view() else self.type
+                    new = pa.array(values[changed].tolist(), own)
+                    items = compute.replace_with_mask(items.cast(own), pa.array(mask), new).cast(self.type)
                     if pa.types.is_dictionary(field.type):
                         items = _encoded(items, batch.column(place).dictionary, field.type)
                     batch = batch.set_column(place, field, items)  # noqa: PLW2901  # the same batch, corrected
@@ -112,6 +120,10 @@ def _encoded(items: Any, known: Any, kind: Any) -> Any:
 
     new = compute.unique(items.filter(compute.invert(compute.is_in(items, known)))).drop_null()
     names = pa.concat_arrays([known, new])
+    if len(names) > np.iinfo(kind.index_type.to_pandas_dtype()).max + 1:
+        raise InvalidInputError(
+            f"labels: codes of {kind.index_type} cannot number {len(names):,} names: write the column with wider codes"
+        )
     codes = compute.index_in(items, names).cast(kind.index_type)
     return pa.DictionaryArray.from_arrays(codes, names, ordered=kind.ordered)
 
@@ -205,6 +217,6 @@ def _only_column(column: str | None, names: list[str], where: str) -> str:
     if column is None:
         shown = ", ".join(map(repr, names[:10]))
         raise InvalidInputError(
-            f"labels: {where} has the columns {shown}: name the one with the labels by column, or give it as labels"
+            f"labels: {where} has the columns {shown}: name the one with the labels, as {Path(where).name}::COLUMN"
         )
     return choose_columns("labels", column, names, where)[0]

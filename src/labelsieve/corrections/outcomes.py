@@ -91,8 +91,10 @@ class LabelValues:
                 raise ValueError(f"{number} does not fit into labels of {self.dtype}")
             return number
         if kind == "f":
+            # Python takes 1_0 for ten, and digits of all scripts.
+            text = "none" if isinstance(value, str) and (not value.isascii() or "_" in value) else value
             try:
-                return float(value)
+                return float(text) + 0.0  # not -0.0
             except (TypeError, ValueError):
                 raise ValueError(f"{value!r} is not a number, and labels are {self.dtype}") from None
         if kind == "b":
@@ -146,7 +148,12 @@ class Outcomes:
     def with_ignored(self, label: Any) -> Outcomes:
         """Return the outcomes with a label in place of none."""
         labels, missing = [*self.labels, label], is_missing(label)
-        same = [code for code, other in enumerate(self.labels) if (is_missing(other) if missing else other == label)]
+        # pandas' missing value is not comparable.
+        same = [
+            code
+            for code, other in enumerate(self.labels)
+            if is_missing(other) == missing and (missing or other == label)
+        ]
         if same:
             labels[same[0]] = label
         code = same[0] if same else len(self.labels)
@@ -316,8 +323,8 @@ def settle(decisions: Decisions, outcomes: Outcomes, rule: str) -> Settled:
     chosen = order[starts]
     for group in np.flatnonzero(np.minimum.reduceat(resulting, starts) != np.maximum.reduceat(resulting, starts)):
         several = order[starts[group] : stops[group]].tolist()
-        left = _last_words(decisions, outcomes, several)
-        is_corrected[list(set(several) - set(left))] = True
+        left, corrected = _last_words(decisions, outcomes, several)
+        is_corrected[corrected] = True
         chosen[group] = left[0]
         if len({int(outcomes.resulting[place]) for place in left}) > 1:
             conflicts.append(_conflict(decisions, outcomes, left))
@@ -331,26 +338,27 @@ def settle(decisions: Decisions, outcomes: Outcomes, rule: str) -> Settled:
     return Settled(chosen[chosen >= 0], is_corrected, tuple(conflicts))
 
 
-def _last_words(decisions: Decisions, outcomes: Outcomes, places: Sequence[int]) -> list[int]:
-    """Return those of the decisions about a row that the same reviewer has not corrected.
+def _last_words(decisions: Decisions, outcomes: Outcomes, places: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Return the last decision of each reviewer about a row, and those that its reviewer corrected.
 
-    A reviewer's last decision counts: by time if all of them have one, else in the order of the tables. Nobody knows
-    whether decisions without a name are of one reviewer, so these need different times.
+    A reviewer's last decision counts, and once: by time if all of them have one, else in the order of the tables.
+    Nobody knows whether decisions without a name are of one reviewer, so these need different times, or all count.
     """
     of_reviewer: dict[str, list[int]] = {}
     for place in places:
         of_reviewer.setdefault(decisions.reviewer[place], []).append(place)
-    left = list[int]()
+    left, corrected = list[int](), list[int]()
     for own in of_reviewer.values():
         times = [_time(decisions.time[place]) for place in own]
         is_timed = None not in times
-        if len({int(outcomes.resulting[place]) for place in own}) == 1 or (
-            decisions.is_unnamed[own].any() and (not is_timed or len(set(times)) < len(times))
-        ):
+        if decisions.is_unnamed[own].any() and (not is_timed or len(set(times)) < len(times)):
             left += own
-        else:
-            left.append(max(zip(times, own, strict=True))[1] if is_timed else own[-1])
-    return sorted(left)
+            continue
+        last = max(zip(times, own, strict=True))[1] if is_timed else own[-1]
+        left.append(last)
+        if len({int(outcomes.resulting[place]) for place in own}) > 1:
+            corrected += [place for place in own if place != last]
+    return sorted(left), corrected
 
 
 def _conflict(decisions: Decisions, outcomes: Outcomes, places: Sequence[int]) -> Conflict:

@@ -28,7 +28,6 @@ from labelsieve.results.frames import frame_of
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.zarr_store import StoredScores
 from labelsieve.settings import check_whole_number
-from labelsieve.sources.open_array import open_any
 from labelsieve.sources.text_cells import escape_formula
 from labelsieve.storage.checked_arrays import (
     StoredArray,
@@ -357,17 +356,17 @@ class _OpenedLabels:
     """The given labels, of which some are read."""
 
     def __init__(self, labels: Any, n_rows: int) -> None:
-        self._in_place = isinstance(labels, str | os.PathLike)
-        self._labels: Any = open_any("labels", labels) if self._in_place else np.asarray(labels)
-        if self._labels.ndim != 1 or self._labels.shape[0] != n_rows:
-            raise InvalidInputError(f"labels must be of {n_rows:,} rows, not of shape {tuple(self._labels.shape)}")
+        from labelsieve.corrections.label_files import open_label_file
+
+        self._file = open_label_file(labels) if isinstance(labels, str | os.PathLike) else None
+        self._labels = np.empty(0) if self._file is not None else np.asarray(labels)
+        shape = self._labels.shape if self._file is None else (self._file.n_rows,)
+        if shape != (n_rows,):
+            raise InvalidInputError(f"labels must be of {n_rows:,} rows, not of shape {shape}")
 
     def of_rows(self, rows: Int64s) -> npt.NDArray[Any]:
         """Return the labels of some rows: numbers, or text."""
-        if not self._in_place:
-            labels: npt.NDArray[Any] = self._labels[rows]
-        else:
-            labels = np.array([np.asarray(self._labels[row : row + 1])[0] for row in rows.tolist()])
+        labels = self._labels[rows] if self._file is None else np.array(self._file.take_unsorted(rows))
         if labels.dtype.kind == "f" and not (labels % 1).any():  # numbers beside missing ones
             labels = labels.astype(np.int64)
         return labels if labels.dtype.kind in "iu" else labels.astype(str)

@@ -277,8 +277,9 @@ class LabelIssues(Result):
         seed : int
             Equal seeds draw equal rows.
         labels : (N,) array-like, path or URL, optional
-            The given labels, as numbers or names, to be shown with the rows and for estimates by class. Without them
-            these need the column ``given_label`` of the decisions: a result holds the labels of its issues only.
+            The given labels, as numbers or names, to be shown with the rows and for estimates by class;
+            ``table.parquet::label`` is a column of a Parquet or CSV file. Without them these need the column
+            ``given_label`` of the decisions: a result holds the labels of its issues only.
 
         Returns
         -------
@@ -344,9 +345,9 @@ class LabelIssues(Result):
             The predicted probabilities of this result, or the logits, for the five most probable classes of each row.
             Otherwise only the given and the suggested class are shown with theirs.
         labels : (N,) array-like or path, optional
-            The given labels, as numbers or names, which decisions then name. By default they are what the run read;
-            needed for results of earlier versions with class names, and for rows that are not issues, if they are not
-            those of an audit that was drawn with labels.
+            The given labels, as numbers or names, which decisions then name; ``table.parquet::label`` is a column of a
+            Parquet or CSV file. By default they are what the run read; needed for results of earlier versions with
+            class names, and for rows that are not issues, if they are not those of an audit that was drawn with labels.
         class_names : sequence of str, optional
             What to show of each class; by default the names in the result.
         title : str, optional
@@ -587,6 +588,8 @@ class LabelIssues(Result):
         texts: Sequence[str] | Path | None = None,
         top: int | None = None,
         audit: Audit | None = None,
+        rows: Any = None,
+        pred_probs: Any = None,
         labels: Any = None,
         class_names: Sequence[str] | None = None,
     ) -> str:
@@ -609,9 +612,9 @@ class LabelIssues(Result):
             Texts of all rows, or a text file with one on each line; 5,000 letters of each are passed on. Without images
             and texts, tasks show the id or the row.
         top : int, optional
-            Number of issues, from the worst; all by default. Without meaning for an audit.
-        audit, labels, class_names : optional
-            As in `review`.
+            Number of issues, from the worst; all by default. With `audit` or `rows`, these are written instead.
+        audit, rows, pred_probs, labels, class_names : optional
+            As in `review`. Rows that are not issues have a prediction only with `pred_probs`.
 
         Returns
         -------
@@ -645,7 +648,16 @@ class LabelIssues(Result):
 
         shown = self.num_issues if top is None else check_whole_number("top", top, 0)
         return write_label_studio(
-            self, path, images=images, texts=texts, top=shown, audit=audit, labels=labels, class_names=class_names
+            self,
+            path,
+            images=images,
+            texts=texts,
+            top=shown,
+            audit=audit,
+            rows=rows,
+            pred_probs=pred_probs,
+            labels=labels,
+            class_names=class_names,
         )
 
     def to_cleanlab(self, datalab: Any = None) -> pd.DataFrame:

@@ -129,20 +129,22 @@ def write_label_studio(
         raise InvalidInputError(f"tasks for Label Studio are JSON, so {place} must end in .json")
     rows = ReviewRows(result, **choices)
     config = label_studio_config(rows.scheme.names, images=images is not None, texts=rows.has_texts or images is None)
-    urls = None if images is None else RowPlaces(images, result.n_rows)
+    urls = None if images is None else RowPlaces(images, rows)
     check_writable(place)
     fingerprint = result.fingerprint
     with replacing(LocalFolder(place)) as made, made.open("w", encoding="utf-8") as file:
         file.write("[")
         for start in range(0, len(rows), _BLOCK_ROWS):
             for number, line in enumerate(rows.part(start, start + _BLOCK_ROWS), start):
-                task = _task(line, rows, urls, fingerprint)
+                task = _task(number, line, rows, urls, fingerprint)
                 file.write((",\n" if number else "\n") + json.dumps(task, ensure_ascii=False))
         file.write("\n]\n")
     return config
 
 
-def _task(line: dict[str, Any], rows: ReviewRows, urls: RowPlaces | None, fingerprint: str) -> dict[str, Any]:
+def _task(
+    number: int, line: dict[str, Any], rows: ReviewRows, urls: RowPlaces | None, fingerprint: str
+) -> dict[str, Any]:
     """Return a task: its data, and the suggestion as a prediction."""
     names, values = rows.scheme.names, rows.scheme.values
     given, suggested = line["given"], line["suggested"]
@@ -150,7 +152,7 @@ def _task(line: dict[str, Any], rows: ReviewRows, urls: RowPlaces | None, finger
     if "id" in line:
         data["row_id"] = line["id"]
     if urls is not None:
-        data["image"] = urls.of(line)
+        data["image"] = urls.of(number, line)
     if "text" in line or urls is None:
         data["text"] = line.get("text", line.get("id", f"row {line['row']}"))
     data |= {"given_label": values[given], "given_choice": names[given]}
@@ -174,14 +176,15 @@ def _task(line: dict[str, Any], rows: ReviewRows, urls: RowPlaces | None, finger
 
 
 class RowPlaces:
-    """The URLs or paths of the pictures of all rows, as text: they are passed on, and not read.
+    """The URLs or paths of the pictures of rows, as text: they are passed on, and not read.
 
     Parameters
     ----------
     places : sequence of str, path, or str
-        A place for each row; a text file with one on each line; or a pattern with ``{row}`` or ``{id}``.
-    n_rows : int
-        Number of rows.
+        A place for each row (or image, sentence or example) of the result; a text file with one on each line; or a
+        pattern with ``{row}`` or ``{id}``.
+    rows : ReviewRows
+        The rows.
 
     Raises
     ------
@@ -191,8 +194,8 @@ class RowPlaces:
         For anything but text.
     """
 
-    def __init__(self, places: Any, n_rows: int) -> None:
-        self._pattern, self._places = "", places
+    def __init__(self, places: Any, rows: ReviewRows) -> None:
+        self._pattern, self._places, self._things = "", places, rows.things
         if isinstance(places, str) and ("{row}" in places or "{id}" in places):
             self._pattern = places
             return
@@ -206,12 +209,12 @@ class RowPlaces:
                 ) from error
         elif not hasattr(places, "__len__"):
             raise InputTypeError("images must be URLs or paths of all rows, a text file of them, or a pattern")
-        if len(self._places) != n_rows:
-            raise InvalidInputError(f"{len(self._places):,} images, the result has {n_rows:,} rows")
+        if len(self._places) != rows.n_things:
+            raise InvalidInputError(f"images: there are {len(self._places):,}, and there must be {rows.n_things:,}")
         self._places = getattr(self._places, "iloc", self._places)  # pandas would look rows up by its own index
 
-    def of(self, line: dict[str, Any]) -> str:
-        """Return the place for a row, which is a line of `ReviewRows`.
+    def of(self, number: int, line: dict[str, Any]) -> str:
+        """Return the place for the row with a number among the rows, of which `line` is shown.
 
         Raises
         ------
@@ -224,7 +227,7 @@ class RowPlaces:
             if "{id}" in self._pattern and "id" not in line:
                 raise InvalidInputError(f"images: {self._pattern!r} names ids, and the result has none")
             return self._pattern.replace("{row}", str(line["row"])).replace("{id}", line.get("id", ""))
-        place = self._places[line["row"]]
+        place = self._places[int(self._things[number])]
         if not isinstance(place, str | os.PathLike):
             raise InputTypeError(
                 f"images must be URLs or paths, which are passed on: row {line['row']:,} has a {type(place).__name__}"

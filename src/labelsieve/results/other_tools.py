@@ -88,7 +88,7 @@ def _classes_of(names: Any, result: Result) -> Any:
 def fiftyone_frame(result: Result, images: Any, top: int | None) -> pd.DataFrame:
     """Return the issues as a frame for FiftyOne: see `LabelIssues.to_fiftyone`."""
     rows = ReviewRows(result, top=result.num_issues if top is None else top)
-    places = None if images is None else RowPlaces(images, result.n_rows)
+    places = None if images is None else RowPlaces(images, rows)
     names = {
         "ground_truth": "given",
         "suggestion": "suggested",
@@ -102,7 +102,7 @@ def fiftyone_frame(result: Result, images: Any, top: int | None) -> pd.DataFrame
 def argilla_frame(result: Result, texts: Any, images: Any, top: int | None) -> pd.DataFrame:
     """Return the issues as a frame for Argilla: see `LabelIssues.to_argilla`."""
     rows = ReviewRows(result, top=result.num_issues if top is None else top, texts=texts)
-    places = None if images is None else RowPlaces(images, result.n_rows)
+    places = None if images is None else RowPlaces(images, rows)
     names = {
         "label": "suggested",
         "confidence": "p_suggested",
@@ -121,7 +121,7 @@ def _columns_of(
     columns: dict[str, list[Any]] = {"id": [line.get("id", str(line["row"])) for line in lines]}
     columns["row"] = [line["row"] for line in lines]
     if places is not None:
-        columns[place_name] = [places.of(line) for line in lines]
+        columns[place_name] = [places.of(number, line) for number, line in enumerate(lines)]
     if text_name is not None:
         columns[text_name] = [line["text"] for line in lines]
     for name, of in names.items():

@@ -9,6 +9,7 @@ given memory; everything else is read by Zarr itself.
 from __future__ import annotations
 
 import io
+import json
 import math
 import os
 import sys
@@ -174,6 +175,14 @@ class ZarrSource(FileSource):
 def is_zarr_folder(path: Path) -> bool:
     """Return whether a local folder holds a Zarr array or group."""
     return any((path / name).exists() for name in METADATA_NAMES)
+
+
+def is_zarr_array(path: Path) -> bool:
+    """Return whether a local folder holds a Zarr array, and not a group."""
+    try:
+        return (path / ".zarray").exists() or json.loads((path / "zarr.json").read_bytes())["node_type"] == "array"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def open_array(name: str, where: str, store: Any, url: str = "") -> Any:

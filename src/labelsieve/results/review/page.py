@@ -34,6 +34,8 @@ from labelsieve.storage.urls import check_place
 # Bytes of a picture for each of its pixels: 500 pictures of 64 x 64 are 4.4 MB as text.
 _PIXEL_BYTES: Final = 1.6
 _LEAST_BYTES: Final = 2_000
+# Rows that are read at a time.
+_BLOCK_ROWS: Final = 1000
 # Issues in a page that is a file.
 FILE_ROWS: Final = 500
 # Pictures that are read at the same time: they may be at URLs.
@@ -78,7 +80,7 @@ def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None
         If the page cannot be written.
     """
     check_page(path)
-    lines = rows.part(0, len(rows))
+    lines = [line for start in range(0, len(rows), _BLOCK_ROWS) for line in rows.part(start, start + _BLOCK_ROWS)]
     if pictures is not None:
         with ThreadPoolExecutor(_READERS) as pool:
             reading = [pool.submit(_data_url, pictures, thing) for thing in rows.things.tolist()]
@@ -149,12 +151,10 @@ def render_page(
         import jinja2
     except ImportError as error:
         raise MissingDependencyError("The review page", "report") from error
-    result, is_audit = rows.result, rows.audit is not None
+    result = rows.result
     config = {
         "mode": mode,
         "fingerprint": result.fingerprint,
-        "n_rows_shown": len(rows),
-        "is_audit": is_audit,
         "has_pictures": has_pictures,
         "classes": rows.scheme.names,
         "values": rows.scheme.values,
@@ -171,7 +171,7 @@ def render_page(
     n_issues, unit = result.num_issues, "rows" if result.layout is None else result.layout.units[0]
     shown = (
         f"{len(rows):,} {unit} of an audit"
-        if is_audit
+        if rows.audit is not None
         else f"{len(rows):,} chosen {unit}"
         if rows.are_chosen
         else f"The worst {len(rows):,} of {n_issues:,} label issues"

@@ -813,9 +813,9 @@ function drawOptions(open) {
   $("other").setAttribute("aria-expanded", String(open));
   const items = options.map((k, number) => {
     const isNamed = className(k) !== config.classes[k] || values[k] === config.classes[k];
-    const number_ = isNamed || typeof config.values[k] === "string" ? "" : ` (${values[k]})`;
+    const stored = isNamed || typeof config.values[k] === "string" ? "" : ` (${values[k]})`;
     const tag = k === GIVEN[current] ? " · given" : k === SUGGESTED[current] ? " · suggested" : "";
-    const item = element("li", { id: `option-${number}` }, element("bdi", { textContent: className(k) }), `${number_}${tag}`);
+    const item = element("li", { id: `option-${number}` }, element("bdi", { textContent: className(k) }), `${stored}${tag}`);
     item.setAttribute("role", "option");
     item.setAttribute("aria-selected", String(number === chosenOption));
     item.addEventListener("mousedown", (event) => event.preventDefault()); // the field keeps the focus

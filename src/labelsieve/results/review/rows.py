@@ -30,6 +30,8 @@ NO_CLASS: Final = -1
 _COMPARED_ISSUES: Final = 1000
 # How far a probability may be from the one in the result: float16 has three digits.
 _TOLERANCE: Final = 5e-3
+# Probabilities that are read at a time: 32 MB of float64.
+_BLOCK_PROBS: Final = 1 << 22
 
 Rows = npt.NDArray[np.int64]
 Line = dict[str, Any]
@@ -183,7 +185,7 @@ class ReviewRows:
                 np.array([line.get(name, NO_CLASS) for line in self._issues], np.int64)
                 for name in ("given", "suggested")
             )
-        stored = None if file is None else _labels_of(file, self.rows)
+        stored = None if file is None else file.take_unsorted(self.rows)
         kind = _label_kind(result, audit, file, stored)
         self.scheme = LabelScheme.of(result, kind, class_names)
         if audit is not None and audit.given_labels is not None:
@@ -230,9 +232,10 @@ class ReviewRows:
 
     def _suggest(self) -> None:
         """Suggest the class of highest probability for rows that are not issues."""
-        probs = self._read_probs(self.rows)
-        missing = self.suggested == NO_CLASS
-        self.suggested[missing] = probs.argmax(axis=1)[missing]
+        missing, step = np.flatnonzero(self.suggested == NO_CLASS), max(1, _BLOCK_PROBS // self.result.n_classes)
+        for start in range(0, len(missing), step):
+            places = missing[start : start + step]
+            self.suggested[places] = self._read_probs(self.rows[places]).argmax(axis=1)
 
     def part(self, start: int, stop: int) -> list[Line]:
         """Return what is shown of the rows ``[start, stop)``.
@@ -318,15 +321,6 @@ def _open_probs(pred_probs: Any, result: Result) -> Source:
     return opened
 
 
-def _labels_of(file: LabelFile, rows: Rows) -> list[Any]:
-    """Return the stored labels of rows in any order."""
-    order = np.argsort(rows)
-    labels: Any = np.empty(len(order), object)
-    if len(order):
-        labels[order] = file.take(rows[order])
-    return labels.tolist()  # type: ignore[no-any-return]  # of an array of objects
-
-
 def _label_kind(result: Result, audit: Audit | None, file: LabelFile | None, stored: Sequence[Any] | None) -> str:
     """Return what the labels are, as the labels themselves, the run or the audit show it.
 
@@ -366,7 +360,7 @@ def _kind_of_texts(result: Result, file: LabelFile, stored: Sequence[Any]) -> st
     if names == numbers or not set(stored) <= set(numbers):
         return "names"
     issues = result.worst(_COMPARED_ISSUES)
-    labels = _labels_of(file, issues.rows)
+    labels = file.take_unsorted(issues.rows)
     fits = {
         kind: all(values[k] == label for k, label in zip(issues.given_labels.tolist(), labels, strict=True))
         for kind, values in (("names", names), ("numbers", numbers))
@@ -425,7 +419,8 @@ def _ranks_of(rows: Rows, result: Result) -> npt.NDArray[np.int64]:
 def _check_audit(audit: Audit, result: Result, ranks: npt.NDArray[np.int64]) -> None:
     """Raise unless an audit is of this result; `ranks` are those of its rows."""
     same = (
-        audit.n_rows == result.n_rows
+        audit.fingerprint in ("", result.fingerprint)  # unknown in audits of earlier versions
+        and audit.n_rows == result.n_rows
         and int(audit.stratum_rows.sum()) == result.n_labelled
         and int(audit.stratum_rows[::2].sum()) == result.num_issues
         and np.array_equal(audit.is_issue, ranks >= 0)
