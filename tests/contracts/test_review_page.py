@@ -45,7 +45,7 @@ def downloaded(page, folder, name="decisions.csv"):
     page.downloads_to(folder)
     page.press("d")
     end = time.monotonic() + PATIENCE_S
-    while not (folder / name).exists():
+    while not (folder / name).exists() or not (folder / name).stat().st_size:  # the browser makes it first
         assert time.monotonic() < end, list(folder.iterdir())
         page.run("0")
     return folder / name

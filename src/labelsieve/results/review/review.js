@@ -10,6 +10,7 @@ const COMPARED = ["decision", "label", "reviewer", "time"];
 const SERVED = config.mode === "served";
 const PAGE_ROWS = 200; // rows that are fetched at a time
 const KEPT_PAGES = 20;
+const SHOWN_MS = 500; // a decision that is saved sooner is not shown as one that is not saved
 const GRID_CARDS = 60;
 const DOUBLE_CLICK_MS = 300;
 const LISTED_CLASSES = 50;
@@ -118,6 +119,7 @@ function embedded() {
     picture: (at) => config.rows[at].picture,
     thumbnail: (at) => config.rows[at].picture,
     loaded: (at) => config.rows[at],
+    unsaved: () => 0,
     async decisions() {
       if (storage === null) {
         failed("the browser has no storage for it");
@@ -155,6 +157,7 @@ function served() {
   const pages = new Map(); // the last ones used are at the end
   const waiting = [];
   let sending = false;
+  let lastSaved = 0; // when the server confirmed a decision, or the first of those that wait was made
   let times = new Map(); // of the decisions that this page knows of, by row: the server refuses to replace others
   const ask = async (path, options = {}) => {
     const answer = await fetch(path, { cache: "no-store", ...options });
@@ -203,6 +206,8 @@ function served() {
         if (decision === null) times.delete(row);
         else times.set(row, time);
         warn("offline", "");
+        lastSaved = performance.now();
+        if (!waiting.length) drawProgress();
       } catch (error) {
         warn("offline", `${waiting.length} decisions are not saved yet: the server cannot be reached (${error.message}). Trying again.`);
         await new Promise((resolve) => setTimeout(resolve, 2000));
@@ -233,14 +238,17 @@ function served() {
     thumbnail: (at) => (config.has_pictures ? `thumbnail/${ROWS[at]}` : undefined),
     loaded: (at) => pages.get(Math.floor(at / PAGE_ROWS))?.rows?.[at % PAGE_ROWS],
     isBehind: () => waiting.length > 0,
+    unsaved: () => (performance.now() - lastSaved < SHOWN_MS ? 0 : waiting.length),
     async decisions() {
       const found = await (await ask("decisions")).json();
       times = new Map(found.map((one) => [one.row, one.time]));
       return found;
     },
     save(decision) {
+      if (!waiting.length) lastSaved = performance.now();
       waiting.push(decision);
       send();
+      setTimeout(drawProgress, SHOWN_MS);
     },
     remember(name, value) {
       try {
@@ -463,7 +471,9 @@ function drawProgress() {
   const n = mine().size;
   $("done").max = Math.max(1, ROWS.length);
   $("done").value = n;
-  $("done-text").textContent = `${n.toLocaleString("en")} of ${ROWS.length.toLocaleString("en")} decided`;
+  const unsaved = source.unsaved();
+  const left = unsaved ? `, ${unsaved.toLocaleString("en")} not saved yet` : "";
+  $("done-text").textContent = `${n.toLocaleString("en")} of ${ROWS.length.toLocaleString("en")} decided${left}`;
 }
 
 function drawActions() {
