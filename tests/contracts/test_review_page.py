@@ -731,6 +731,11 @@ def test_without_storage_a_warning_is_shown_and_decisions_stay_in_memory(tmp_pat
         assert text_of(page, "warning").startswith("Decisions are not kept when this page is closed")
         assert not page.run("document.getElementById('warning').hidden")
         assert page.run("mine().size") == before + 1
+        # Neither does what another tab stores take them away.
+        own = page.run("restore().then(() => [...mine().values()].pop())")
+        assert (page.run("mine().size"), own["decision"]) == (before + 1, "accept")
+        page.press("z")
+        assert page.run("restore().then(() => mine().size)") == before
         page.run("downloaded = true")
     finally:
         page.ask("Page.removeScriptToEvaluateOnNewDocument", identifier=identifier)

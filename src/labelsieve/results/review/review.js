@@ -104,13 +104,16 @@ function embedded() {
   }
   const failed = (why) =>
     warn("kept", `Decisions are not kept when this page is closed, since ${why}. Download them before you close it.`);
+  const unkept = new Map(); // what the storage did not take
   const write = (action) => {
-    if (storage === null) return failed("the browser has no storage for it");
     try {
-      action();
+      if (storage !== null) action();
     } catch {
       failed("the browser's storage is full");
+      return false;
     }
+    if (storage === null) failed("the browser has no storage for it");
+    return storage !== null;
   };
   return {
     kept: "Decisions are kept in this browser, also when the page is closed, until you clear its data.",
@@ -121,14 +124,11 @@ function embedded() {
     loaded: (at) => config.rows[at],
     unsaved: () => 0,
     async decisions() {
-      if (storage === null) {
-        failed("the browser has no storage for it");
-        return [];
-      }
-      const found = [];
-      for (let at = 0; at < storage.length; at += 1) {
+      if (storage === null) failed("the browser has no storage for it");
+      const found = [...unkept.values()].filter((one) => one.decision !== null);
+      for (let at = 0; at < (storage?.length ?? 0); at += 1) {
         const key = storage.key(at);
-        if (!key.startsWith(prefix)) continue;
+        if (!key.startsWith(prefix) || unkept.has(key)) continue;
         try {
           found.push(JSON.parse(storage.getItem(key)));
         } catch {
@@ -139,7 +139,9 @@ function embedded() {
     },
     save(decision) {
       const key = `${prefix}${decision.row} ${decision.reviewer}`;
-      write(() => (decision.decision === null ? storage.removeItem(key) : storage.setItem(key, JSON.stringify(decision))));
+      const text = JSON.stringify(decision);
+      if (write(() => (decision.decision === null ? storage.removeItem(key) : storage.setItem(key, text)))) unkept.delete(key);
+      else unkept.set(key, decision);
     },
     remember: (name, value) => write(() => storage.setItem(`labelsieve-review ${name}`, value)),
     recall: (name) => (storage === null ? null : storage.getItem(`labelsieve-review ${name}`)),
