@@ -153,7 +153,7 @@ def estimate(audit: Audit, decisions: Any, *, conflicts: str = "error") -> Error
     places = _places_of(audit, read)
     _check_result(audit, read)
     labels = _given_labels(audit, read, places)
-    outcomes = _outcomes_of(read)
+    outcomes = _outcomes_of(audit, read, places)
     settled = settle(read, outcomes, conflicts)
     said = outcomes.resulting[settled.places]
     wrong, decided = np.zeros(len(audit), np.bool_), np.zeros(len(audit), np.bool_)
@@ -207,13 +207,18 @@ def _check_result(audit: Audit, read: Decisions) -> None:
             raise InvalidInputError(f"{which} is about the result {result}, the audit is one of {audit.fingerprint}")
 
 
-def _outcomes_of(read: Decisions) -> Outcomes:
+def _outcomes_of(audit: Audit, read: Decisions, places: Int64s) -> Outcomes:
     """Return whether each decision says that the label is wrong."""
     said = np.isin(read.words, CHANGING).astype(np.int32)
+    known = audit.given_labels
     for place in np.flatnonzero(said).tolist():
         # A suggestion may be the given label itself: not all rows of an audit are issues.
-        if (label := _text_of(read.label[place])) and label == _text_of(read.given[place]):
-            said[place] = 0
+        label = read.label[place]
+        if known is not None:
+            is_same = _is_same(LabelValues(known.dtype), label, known[places[place]].item())
+        else:
+            is_same = _whole(_text_of(label)) == _whole(_text_of(read.given[place]))
+        said[place] = not (_text_of(label) and is_same)
     said[read.words == WORDS.index("unsure")] = UNSURE
     return Outcomes(["right", "wrong"], 2, np.zeros(len(read), np.int32), said)
 
@@ -238,9 +243,9 @@ def _given_labels(audit: Audit, read: Decisions, places: Int64s) -> npt.NDArray[
         labels[places[place]] = _text_of(read.given[place])
     text = labels.astype(str)
     # Numbers stay numbers. Rows without a decision, which are left out, have the label "".
-    numbers = [label for label in text.tolist() if label]
-    if numbers and all(label.removeprefix("-").isdecimal() for label in numbers):
-        return np.array([int(label) if label else 0 for label in text.tolist()], np.int64)
+    numbers = list(map(_whole, text.tolist()))
+    if all(not number or number.removeprefix("-").isdecimal() for number in numbers):
+        return np.array([int(number) if number else 0 for number in numbers], np.int64)
     return text
 
 
@@ -254,3 +259,9 @@ def _is_same(values: LabelValues, given: Any, label: Any) -> bool:
 def _text_of(label: Any) -> str:
     """Return a label as text: among missing values, a frame has whole numbers as floats."""
     return str(int(label) if isinstance(label, float) and label.is_integer() else label)
+
+
+def _whole(text: str) -> str:
+    """Return a whole number without the ``.0`` with which frames write it among missing values; other text as it is."""
+    number = text.removesuffix(".0")
+    return number if number.removeprefix("-").isdecimal() else text

@@ -422,6 +422,22 @@ def test_a_suggestion_that_is_the_given_label_is_no_error(known):
     assert (estimate.n_reviewed, estimate.n_wrong) == (40, 7)
 
 
+def test_a_table_that_pandas_wrote_has_the_same_suggestions(known, tmp_path):
+    labels, _, issues = known
+    for audit in (issues.audit(40, labels=labels), issues.audit(40)):
+        given = labels[audit.rows]
+        table = pd.DataFrame({"row": audit.rows, "given_label": given, "decision": "accept", "label": given})
+        table.loc[0, ["decision", "label"]] = ["keep", None]  # now labels are floats, and given labels are not
+        table.to_csv(tmp_path / "decisions.csv", index=False)
+        found = labelsieve.estimate(audit, tmp_path / "decisions.csv")
+        assert (found.n_reviewed, found.n_wrong) == (40, 0)
+        assert set(found.per_class) == set(given.tolist())
+    # Without given labels, those of the audit tell it.
+    audit = issues.audit(40, labels=labels)
+    found = labelsieve.estimate(audit, {"row": audit.rows, "decision": ["accept"] * 40, "label": labels[audit.rows]})
+    assert found.n_wrong == 0
+
+
 def test_results_in_a_workdir_and_of_tokens_are_audited(known, tmp_path):
     labels, probs, _ = draw()
     wanted = known[2].audit(50)

@@ -333,8 +333,19 @@ def test_numbers_are_not_read_as_python_reads_them(text):
         apply_decisions([0.0, 5.0, 10.0], decided((0, 0, "accept", text)))
 
 
+def test_decisions_with_half_letters_have_a_log(tmp_path):
+    half = "\ud800"
+    columns = {"given_label": "a", "decision": "other", "label": half, "id": half, "reviewer": half, "time": half}
+    rows = {"row": [0], **{name: [cell] for name, cell in columns.items()}}
+    apply_decisions(["a", half], rows, tmp_path / "out.npy")
+    assert np.load(tmp_path / "out.npy").tolist() == [half, half]
+    [change] = json.loads((tmp_path / "out.npy.log.json").read_text(encoding="utf-8"))["changes"]
+    assert {change[name] for name in ("after", "reviewer", "time", "id")} == {"\\ud800"}
+
+
 def test_ids_of_a_frame_with_missing_ones_are_whole_numbers():
-    rows = decided((0, 0, "accept", 1), (1, 1, "keep", ""), id=[7, None])
+    rows = decided((0, 0, "accept", 1), (1, 1, "keep", ""), id=[7, None], reviewer=[3, None])
+    assert apply_decisions([0, 1], [rows, rows.assign(decision="keep", label=None, reviewer="3")]).labels[0] == 0
     assert apply_decisions([0, 1], rows, ids=[7, 8]).changed.tolist() == [0]
     with pytest.raises(InvalidInputError, match="has the id '7', ids has '6'"):
         apply_decisions([0, 1], rows, ids=[6, 8])

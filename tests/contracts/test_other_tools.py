@@ -426,6 +426,24 @@ def test_a_class_of_no_task_needs_the_names(tmp_path):
         assert apply_decisions(labels, path, **more).labels[task["data"]["row"]] == other
 
 
+def test_names_in_another_order_are_refused_and_blanks_around_names_come_back(tmp_path):
+    names = [" lead", "cat", "dog", "trail "]
+    codes, probs = draw(400, len(names), seed=2, noise=0.3)
+    for labels in (codes, np.array(names)[codes]):
+        found = find(labels, probs, class_names=names)
+        found.to_label_studio(tmp_path / "t.json", top=1)
+        [task] = json.loads((tmp_path / "t.json").read_text())
+        known = {task["data"]["given_choice"], task["data"]["suggested_choice"]}
+        for other in (k for k in range(len(names)) if names[k] not in known):
+            region = {"from_name": "label", "type": "choices", "value": {"choices": [names[other].strip()]}}
+            path = written(tmp_path / "e.json", [task | {"annotations": [{"completed_by": 1, "result": [region]}]}])
+            got = apply_decisions(labels, path, class_names=names).labels[task["data"]["row"]]
+            assert got == (other if labels is codes else names[other])
+            if labels is codes:
+                with pytest.raises(InvalidInputError, match="in another order"):
+                    apply_decisions(labels, path, class_names=names[::-1])
+
+
 def test_names_that_are_given_do_not_hide_numbers(tmp_path):
     labels, found, _ = dataset()
     found.to_label_studio(tmp_path / "t.json", top=1)

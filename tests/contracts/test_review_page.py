@@ -272,6 +272,13 @@ def test_numbers_and_names_that_are_numbers_are_told_apart_by_the_issues(tmp_pat
     assert not (tmp_path / "few.html").exists()
 
 
+def test_without_issues_names_that_are_numbers_are_in_no_doubt(tmp_path):
+    found = labelsieve.find_label_issues(["1", "0", "1"], [[0.9, 0.1], [0.1, 0.9], [0.9, 0.1]], class_names=["1", "0"])
+    assert found.num_issues == 0
+    found.review(tmp_path / "review.html", labels=np.array(["1", "0", "1"]))
+    assert found.to_label_studio(tmp_path / "tasks.json", labels=np.array(["1", "0", "1"]))
+
+
 def vars_of(found):
     return {name: getattr(found, name) for name in found.__dataclass_fields__}
 
@@ -369,6 +376,8 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path, monkeypatch, smal
 def test_objects_of_another_kind_are_refused(tmp_path, small):
     with pytest.raises(InputTypeError, match="audit must be an Audit"):
         small[2].review(tmp_path / "review.html", audit="audit.json")
+    with pytest.raises(InputTypeError, match="title must be text, not 5"):
+        small[2].review(tmp_path / "review.html", title=5)
     for texts in (5, (text for text in "ab")):
         with pytest.raises(InputTypeError, match="texts must be a sequence of strings or a file's path, not "):
             small[2].review(tmp_path / "review.html", texts=texts)
@@ -738,6 +747,11 @@ def test_without_storage_a_warning_is_shown_and_decisions_stay_in_memory(tmp_pat
         assert text_of(page, "warning").startswith("Decisions are not kept when this page is closed")
         assert not page.run("document.getElementById('warning').hidden")
         assert page.run("mine().size") == before + 1
+        # Neither does what another tab stores take them away.
+        own = page.run("restore().then(() => [...mine().values()].pop())")
+        assert (page.run("mine().size"), own["decision"]) == (before + 1, "accept")
+        page.press("z")
+        assert page.run("restore().then(() => mine().size)") == before
         page.run("downloaded = true")
     finally:
         page.ask("Page.removeScriptToEvaluateOnNewDocument", identifier=identifier)
@@ -816,6 +830,20 @@ def test_what_is_half_typed_is_not_taken_for_another_row(tmp_path, chromium, sma
     assert page.run("[options[0] === candidates(current, source.peek(current))[0][0], chosenOption]") == [False, 0]
     page.write("2")  # in place of what was there
     assert page.run("$('other').value") == "2"
+
+
+def test_a_double_click_decides_once(tmp_path, chromium, small):
+    small[2].review(tmp_path / "review.html")
+    page = chromium
+    open_page(page, tmp_path / "review.html")
+    for n_decided, place in enumerate(["#keep", "#classes button", "#unsure"], 1):
+        box = f"document.querySelector('{place}').getBoundingClientRect()"
+        x, y = page.run(f"[{box}.left + 20, {box}.top + 8]")
+        for count in (1, 2):
+            for kind in ("mousePressed", "mouseReleased"):
+                page.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=count)
+        assert page.run("mine().size") == n_decided
+    assert page.run("lastClick = -1000, $('keep').click(), mine().size") == 4
 
 
 def test_the_last_row_that_a_filter_shows_goes_too(tmp_path, chromium, small):

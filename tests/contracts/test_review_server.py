@@ -24,7 +24,7 @@ import labelsieve
 from browser import browser
 from draws import draw
 from labelsieve.corrections.decisions import read_decisions
-from labelsieve.errors import InUseError, InvalidInputError, LabelsieveWarning, UnwritableError
+from labelsieve.errors import InputTypeError, InUseError, InvalidInputError, LabelsieveWarning, UnwritableError
 from labelsieve.results.pictures import open_pictures
 from labelsieve.results.review import decision_file, server
 from labelsieve.results.review.decision_file import open_decisions
@@ -276,10 +276,13 @@ def test_two_browsers_at_one_server_lose_nothing(served, rows, tmp_path):
         page.open(served.url)
         page.wait_for("document.documentElement.dataset.ready && drawn === current")
         assert page.run("$('reviewer').value") == ""
-        # What the server could not take is downloaded from the page.
-        page.run("window.fetch = () => Promise.reject(new Error('gone'))")
+        # What is not saved is counted, and what the server could not take is downloaded from the page.
+        page.run("window.fetch = () => new Promise((_, reject) => (window.fail = () => reject(new Error('gone'))))")
         page.press("End")
         page.press("k")
+        assert page.run("$('done-text').textContent") == "3 of 60 decided"
+        page.wait_for("$('done-text').textContent === '3 of 60 decided, 1 not saved yet'")
+        page.run("fail()")
         page.wait_for("!$('warning').hidden")
         page.download(tmp_path / "downloads", "d")
         there = [(one.row, one.word, one.id) for one in read_decisions(tmp_path / "downloads" / "decisions.csv")]
@@ -890,6 +893,8 @@ def test_it_is_a_method_of_the_result(found, images, tmp_path, monkeypatch):
     assert ([line["text"] for line in lines], status) == ([f"text {line['row']}" for line in lines], 200)
     assert [len(line["top"]) for line in lines] == [4, 4, 4]
     assert (tmp_path / "d.csv").read_bytes() == HEADER.encode()
+    with pytest.raises(InputTypeError, match="host must be a name or an address as text, not 5"):
+        found.serve_review(tmp_path / "e.csv", host=5)
     for wrong in ({"top": 0}, {"port": -1}, {"host": "no.host.invalid"}, {"images": images[:3]}, {"texts": texts[:3]}):
         with pytest.raises(InvalidInputError):
             found.serve_review(tmp_path / "e.csv", **wrong)

@@ -240,6 +240,8 @@ def label_studio(
     if not isinstance(found, LabelIssues):
         raise InvalidInputError(f"{result} is not a result of classification")
     if config is not None:
+        if config.absolute() == output.absolute():
+            raise click.UsageError("--config and -o are the same file")
         check_writable(config)
     names = None if class_names is None else read_class_names(class_names)
     lows = None if lowest is None else found.lowest(lowest)

@@ -12,6 +12,7 @@ import numpy as np
 from labelsieve.corrections.decisions import WORDS, Decisions, Rows
 from labelsieve.corrections.label_arrays import Values
 from labelsieve.sources.label_names import is_missing
+from labelsieve.sources.text_cells import as_text
 
 # Lines that are made at a time.
 _BLOCK_LINES: Final = 1 << 16
@@ -71,4 +72,6 @@ def plain_label(label: Any) -> Any:
     """Return a label as JSON takes it; null for a missing one."""
     if is_missing(label):
         return None
-    return label.decode("utf-8", "backslashreplace") if isinstance(label, bytes) else label
+    if isinstance(label, bytes):
+        return label.decode("utf-8", "backslashreplace")
+    return as_text(label) if isinstance(label, str) else label

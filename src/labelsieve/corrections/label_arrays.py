@@ -353,7 +353,10 @@ class ZarrLabels(LabelFile):
 
         dtype = _wide_enough(self.dtype, values)
         if dtype == self.dtype:
-            shutil.copytree(self.path, path)
+            try:
+                shutil.copytree(self.path, path)
+            except shutil.Error as error:  # a list of all files
+                raise OSError(error.args[0][0][2]) from error
             target = zarr.open_array(path, mode="r+")
             starts = np.unique(rows // self._step) * self._step
         else:

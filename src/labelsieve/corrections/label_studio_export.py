@@ -215,7 +215,15 @@ class _Labels:
         self._are_numbers = all(isinstance(label, int) for label in self._known.values())
         # Without names of their own, or where labels are names, a choice is its label.
         self._are_labels = all(str(label).strip() == choice for choice, label in self._known.items())
-        self._names = None if class_names is None else [name.strip() for name in class_names]
+        self._names = None if class_names is None else {name.strip(): k for k, name in enumerate(class_names)}
+        self._class_names = list(class_names or ())
+        if self._names is not None and self._are_numbers and not self._are_labels:
+            for choice, label in self._known.items():
+                if self._names.get(choice, label) != label:
+                    raise InvalidInputError(
+                        f"decisions: {path}: the choice {choice!r} stands for {label}, and class_names has it as class "
+                        f"{self._names[choice]:,}: are these names of another dataset, or in another order?"
+                    )
 
     def decided(self, own: dict[str, Any], choices: list[str], where: str) -> tuple[str, int | str]:
         """Return the decision and the resulting label."""
@@ -226,7 +234,7 @@ class _Labels:
         choice = choices[0].strip()  # as Label Studio shows it
         if choice == own["given_choice"].strip():
             return "keep", ""
-        if choice == own.get("suggested_choice", "").strip():
+        if "suggested_label" in own and choice == str(own.get("suggested_choice", "")).strip():
             return "accept", own["suggested_label"]
         return "other", self._label_of(choice, where)
 
@@ -235,11 +243,12 @@ class _Labels:
             return self._known[choice]
         if self._are_numbers:
             if self._names is not None and choice in self._names:
-                return self._names.index(choice)
+                return self._names[choice]
             if self._are_labels and choice.isascii() and choice.isdecimal():
                 return int(choice)
         elif self._are_labels and (self._names is None or choice in self._names):
-            return choice
+            # Label Studio shows a name without blanks around it.
+            return choice if self._names is None else self._class_names[self._names[choice]]
         if not self._needs_labels:
             return ""
         advice = "" if self._names is not None else ": if it is a class, give class_names"

@@ -403,7 +403,7 @@ def is_audit(path: str | os.PathLike[str]) -> bool:
     """Return whether an audit is at a path or URL, damaged or not."""
     try:
         return _facts_at(check_place("path", path)).get("kind") == _KIND
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 

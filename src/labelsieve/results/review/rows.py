@@ -381,7 +381,7 @@ def _kind_of_texts(result: Result, file: LabelFile, stored: Sequence[Any]) -> st
     numbers = tuple(map(str, range(result.n_classes)))
     if not set(stored) <= set(names):
         return "numbers" if all(str(label).isdecimal() for label in stored) else "names"
-    if names == numbers or not set(stored) <= set(numbers):
+    if names == numbers or not stored or not set(stored) <= set(numbers):
         return "names"
     issues = result.worst(_COMPARED_ISSUES)
     labels = file.take_unsorted(issues.rows)

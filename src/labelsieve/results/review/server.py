@@ -52,7 +52,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
 from labelsieve.corrections.decisions import WORDS, Decision
-from labelsieve.errors import InvalidInputError, LabelsieveError, UnwritableError, warn
+from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError, UnwritableError, warn
 from labelsieve.results.pictures import Picture, Pictures, open_pictures
 from labelsieve.results.result import Result
 from labelsieve.results.review.decision_file import DecisionFile, open_decisions
@@ -174,6 +174,8 @@ class ReviewServer:
         host: str = LOOPBACK,
         port: int = 0,
     ) -> None:
+        if not isinstance(host, str):
+            raise InputTypeError(f"host must be a name or an address as text, not {host!r}")
         self.rows, self.pictures, self._path, self._host, self._port = rows, pictures, decisions, host, port
         page = render_page(rows, "served", title=title, has_pictures=pictures is not None)
         self.page, self.policy = page.encode(), content_policy("served") + "; frame-ancestors 'none'"
