@@ -7,7 +7,6 @@ import io
 import json
 import re
 import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +23,6 @@ from labelsieve.errors import install_line
 from labelsieve.results.review import page as review_page
 from labelsieve.results.review import rows as review_rows
 from labelsieve.sources.text_cells import escape_formula, unescape_formula
-from processes import PATIENCE_S
 
 NAMES = ["=cat", "dög", "a, b", "bird"]
 
@@ -42,12 +40,7 @@ def config_of(path):
 
 def downloaded(page, folder, name="decisions.csv"):
     """Download the decisions by a key, and return the path of the file."""
-    page.downloads_to(folder)
-    page.press("d")
-    end = time.monotonic() + PATIENCE_S
-    while not (folder / name).exists() or not (folder / name).stat().st_size:  # the browser makes it first
-        assert time.monotonic() < end, list(folder.iterdir())
-        page.run("0")
+    page.download(folder, "d")
     return folder / name
 
 

@@ -30,7 +30,7 @@ from labelsieve.results.review import decision_file, server
 from labelsieve.results.review.decision_file import open_decisions
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.results.review.server import ReviewServer, is_loopback, serve_page
-from processes import PATIENCE_S, wait_until
+from processes import PATIENCE_S
 
 HEADER = "row,id,given_label,decision,label,reviewer,time,result\r\n"
 NAMES = ["=cat", 'a "b", c', "dög", "bird"]
@@ -119,11 +119,6 @@ class Site:
         assert content.startswith(HEADER.encode())
         assert content.endswith(b"\r\n")
         return [(one.row, one.word, one.label, one.reviewer) for one in read_decisions(self.file)]
-
-
-def is_written(path):
-    """Return whether a download is there: the browser makes an empty file first."""
-    return path.exists() and path.stat().st_size > 0
 
 
 def decision_of(rows, place, word="accept", **more):
@@ -269,6 +264,7 @@ def test_two_browsers_at_one_server_lose_nothing(served, rows, tmp_path):
         page.press("k")  # now that it is seen
         page.wait_for("!source.isBehind()")
         assert [line[1:] for line in served.lines()] == [("unsure", "", "Bob"), ("keep", "", "Ann")]
+        assert page.run("$('warning').hidden")
         page.press("z")  # which restores Bob's
         page.wait_for("!source.isBehind()")
         assert sorted(served.lines()) == sorted(theirs)
@@ -288,9 +284,7 @@ def test_two_browsers_at_one_server_lose_nothing(served, rows, tmp_path):
         page.wait_for("$('done-text').textContent === '3 of 60 decided, 1 not saved yet'")
         page.run("fail()")
         page.wait_for("!$('warning').hidden")
-        page.downloads_to(tmp_path / "downloads")
-        page.press("d")
-        wait_until(lambda: is_written(tmp_path / "downloads" / "decisions.csv"))
+        page.download(tmp_path / "downloads", "d")
         there = [(one.row, one.word, one.id) for one in read_decisions(tmp_path / "downloads" / "decisions.csv")]
         ids = {int(one): IDS[one] for one in rows.rows}
         assert there == [(r, w, ids[r]) for r, w in ((row, "unsure"), (last, "unsure"), (int(rows.rows[59]), "keep"))]
@@ -1062,9 +1056,7 @@ def test_thirty_decisions_in_a_browser_survive_a_kill(folder, found, labels, tmp
             page.wait_for("fetch('decisions').then((answer) => answer.json()).then((all) => all.length === 40)")
             assert page.complaints() == []
             hosts.add(command.site.host)
-            page.downloads_to(tmp_path / "downloads")
-            page.press("d")
-            wait_until(lambda: is_written(tmp_path / "downloads" / "decisions.csv"))
+            page.download(tmp_path / "downloads", "d")
             assert (tmp_path / "downloads" / "decisions.csv").read_bytes() == file.read_bytes()
             assert {urlsplit(url).netloc for url in page.requests()} == hosts
             assert command.ends(signal.SIGINT)[0] == 130

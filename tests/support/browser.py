@@ -87,9 +87,17 @@ class Page:
             time.sleep(0.01)
         return value
 
-    def downloads_to(self, folder):
-        """Let the page download files to a folder."""
-        self.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    def download(self, folder, key):
+        """Download a file to a folder by a key, and wait until all of it is there: at first there is an empty one."""
+        self.ask("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder), eventsEnabled=True)
+        seen, end = self._n_downloaded(), time.monotonic() + PATIENCE_S
+        self.press(key)
+        while self._n_downloaded() == seen:
+            assert time.monotonic() < end, "nothing is downloaded"
+            self.run("0")
+
+    def _n_downloaded(self):
+        return [event["state"] for event in self.named("Browser.downloadProgress")].count("completed")
 
     def named(self, method):
         """Return the parameters of all events of a kind."""

@@ -159,6 +159,7 @@ function served() {
   const pages = new Map(); // the last ones used are at the end
   const waiting = [];
   let sending = false;
+  let refused = null; // the row whose decision was refused last
   let lastSaved = 0; // when the server confirmed a decision, or the first of those that wait was made
   let times = new Map(); // of the decisions that this page knows of, by row: the server refuses to replace others
   const ask = async (path, options = {}) => {
@@ -200,6 +201,7 @@ function served() {
           for (let at = waiting.length - 1; at >= 0; at -= 1) if (waiting[at].row === row) waiting.splice(at, 1);
           for (const one of waiting) keepDecision(one);
           refilter();
+          refused = row;
           warn("refused", `The server refused the decision about row ${row}: ${why}`);
           continue;
         }
@@ -208,6 +210,7 @@ function served() {
         if (decision === null) times.delete(row);
         else times.set(row, time);
         warn("offline", "");
+        if (row === refused) warn("refused", "");
         lastSaved = performance.now();
         if (!waiting.length) drawProgress();
       } catch (error) {
