@@ -148,7 +148,8 @@ def estimate(audit: Audit, decisions: Any, *, conflicts: str = "error") -> Error
         cuts = Cuts(audit.scores, audit.cut_scores, audit.cut_rows)
     if not is_table(decisions[0] if isinstance(decisions, list | tuple) and decisions else decisions):
         wrong, decided = _of_flags(audit, decisions)
-        return estimate_errors(audit.strata, audit.stratum_rows, wrong, decided, audit.given_labels, cuts)
+        found = estimate_errors(audit.strata, audit.stratum_rows, wrong, decided, audit.given_labels, cuts)
+        return replace(found, fingerprint=audit.fingerprint)
     read = read_decisions(decisions, of_audit=True)
     places = _places_of(audit, read)
     _check_result(audit, read)
@@ -160,7 +161,12 @@ def estimate(audit: Audit, decisions: Any, *, conflicts: str = "error") -> Error
     decided[places[settled.places]] = said != UNSURE
     wrong[places[settled.places]] = said == 1
     found = estimate_errors(audit.strata, audit.stratum_rows, wrong, decided, labels, cuts)
-    return replace(found, agreement=agreement(read, outcomes, settled), n_conflicts=len(settled.conflicts))
+    return replace(
+        found,
+        agreement=agreement(read, outcomes, settled),
+        n_conflicts=len(settled.conflicts),
+        fingerprint=audit.fingerprint,
+    )
 
 
 def _of_flags(audit: Audit, decisions: Any) -> tuple[Bools, Bools]:

@@ -732,6 +732,21 @@ def test_bad_widths(known, width):
         labelsieve.estimate(audit, np.zeros(20, bool)).rows_for_width(width)
 
 
+@pytest.mark.parametrize("stored", [False, True])
+def test_labels_of_another_dataset_are_refused(tmp_path, stored):
+    labels, probs, _ = draw(400, wrong=0.2)
+    names = np.array(["a", "b", "c"], object)
+    issues = labelsieve.find_label_issues(labels, probs, class_names=["a", "b", "c"], progress=False)
+    if stored:
+        issues.save(tmp_path / "r.zarr")
+        issues = labelsieve.load(tmp_path / "r.zarr")
+    for own in (labels, names[labels]):
+        assert issues.audit(100, labels=own).given_labels is not None
+    for other in ((labels + 1) % 3, names[(labels + 1) % 3], names[labels] + "x"):
+        with pytest.raises(InvalidInputError, match=r"labels: row [0-9]+ has .*, in the result it is of class"):
+            issues.audit(100, labels=other)
+
+
 def test_the_estimate_is_in_the_report(known, tmp_path):
     _, is_wrong, issues = known
     audit = issues.audit(100)
@@ -742,5 +757,8 @@ def test_the_estimate_is_in_the_report(known, tmp_path):
         issues.report(tmp_path / "s.html", estimate=0.04)
     labels, probs, _ = draw(100)
     with pytest.raises(InvalidInputError, match="the estimate is of 3,000 labelled rows, the result has 100"):
+        labelsieve.find_label_issues(labels, probs, progress=False).report(tmp_path / "s.html", estimate=estimate)
+    labels, probs, _ = draw(3000, seed=9)
+    with pytest.raises(InvalidInputError, match=f"the estimate is of the result {issues.fingerprint}, this is "):
         labelsieve.find_label_issues(labels, probs, progress=False).report(tmp_path / "s.html", estimate=estimate)
     assert not (tmp_path / "s.html").exists()

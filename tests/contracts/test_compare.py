@@ -329,7 +329,7 @@ def test_the_command_line(tmp_path, monkeypatch, capsys):
     assert run(["compare", "before.zarr", "after.zarr"]) == 0
     assert json.loads(capsys.readouterr().out)["n_kept"] == found.n_kept
     monkeypatch.delenv("LABELSIEVE_COMPARE_JSON")
-    assert run(["report", "after.zarr", "--before", "before.zarr", "-o", "r.html", "--rows", "1"]) == 0
+    assert run(["report", "after.zarr", "--before", "before.zarr", "-o", "r.html", "--top", "1"]) == 0
     assert str(found) in Path("r.html").read_text()
     for wrong in (["before.zarr", "nothing.zarr"], ["before.zarr", "after.zarr", "-o", "t.parquet"], ["before.zarr"]):
         assert run(["compare", *wrong]) == 2

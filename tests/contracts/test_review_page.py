@@ -45,7 +45,7 @@ def downloaded(page, folder, name="decisions.csv"):
     page.downloads_to(folder)
     page.press("d")
     end = time.monotonic() + PATIENCE_S
-    while not (folder / name).exists():
+    while not (folder / name).exists() or not (folder / name).stat().st_size:  # the browser makes it first
         assert time.monotonic() < end, list(folder.iterdir())
         page.run("0")
     return folder / name
@@ -193,6 +193,22 @@ def test_logits_are_shown_as_probabilities(tmp_path):
     found.review(tmp_path / "review.html", pred_probs=logits)
     for one in config_of(tmp_path / "review.html")["rows"]:
         assert dict(map(tuple, one["top"]))[one["suggested"]] == pytest.approx(probs[one["row"]].max(), rel=1e-5)
+
+
+def test_some_rows_of_logits_look_like_probabilities(tmp_path):
+    labels, probs = draw(300, 3, seed=1, noise=0.3)
+    logits = 2 * np.log(probs)
+    quiet = np.arange(200, 230)
+    logits[quiet] = np.linspace(0, 1, 90).reshape(30, 3)
+    logits[0, (labels[0] + 1) % 3] = -np.inf
+    found = labelsieve.find_label_issues(labels, logits, from_logits=True, progress=False)
+    wanted = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    rows = np.setdiff1d(np.append(quiet, 0), found.indices)
+    assert len(rows) > 5
+    found.review(tmp_path / "review.html", rows=rows, labels=labels, pred_probs=logits)
+    for one in config_of(tmp_path / "review.html")["rows"]:
+        assert one["p_given"] == pytest.approx(wanted[one["row"], labels[one["row"]]], rel=1e-5)
+        assert one["p_suggested"] == pytest.approx(wanted[one["row"]].max(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -367,6 +383,8 @@ def test_bad_input_is_refused_and_nothing_is_written(tmp_path, monkeypatch, smal
 def test_objects_of_another_kind_are_refused(tmp_path, small):
     with pytest.raises(InputTypeError, match="audit must be an Audit"):
         small[2].review(tmp_path / "review.html", audit="audit.json")
+    with pytest.raises(InputTypeError, match="title must be text, not 5"):
+        small[2].review(tmp_path / "review.html", title=5)
     for texts in (5, (text for text in "ab")):
         with pytest.raises(InputTypeError, match="texts must be a sequence of strings or a file's path, not "):
             small[2].review(tmp_path / "review.html", texts=texts)
@@ -736,6 +754,11 @@ def test_without_storage_a_warning_is_shown_and_decisions_stay_in_memory(tmp_pat
         assert text_of(page, "warning").startswith("Decisions are not kept when this page is closed")
         assert not page.run("document.getElementById('warning').hidden")
         assert page.run("mine().size") == before + 1
+        # Neither does what another tab stores take them away.
+        own = page.run("restore().then(() => [...mine().values()].pop())")
+        assert (page.run("mine().size"), own["decision"]) == (before + 1, "accept")
+        page.press("z")
+        assert page.run("restore().then(() => mine().size)") == before
         page.run("downloaded = true")
     finally:
         page.ask("Page.removeScriptToEvaluateOnNewDocument", identifier=identifier)
@@ -814,6 +837,20 @@ def test_what_is_half_typed_is_not_taken_for_another_row(tmp_path, chromium, sma
     assert page.run("[options[0] === candidates(current, source.peek(current))[0][0], chosenOption]") == [False, 0]
     page.write("2")  # in place of what was there
     assert page.run("$('other').value") == "2"
+
+
+def test_a_double_click_decides_once(tmp_path, chromium, small):
+    small[2].review(tmp_path / "review.html")
+    page = chromium
+    open_page(page, tmp_path / "review.html")
+    for n_decided, place in enumerate(["#keep", "#classes button", "#unsure"], 1):
+        box = f"document.querySelector('{place}').getBoundingClientRect()"
+        x, y = page.run(f"[{box}.left + 20, {box}.top + 8]")
+        for count in (1, 2):
+            for kind in ("mousePressed", "mouseReleased"):
+                page.ask("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=count)
+        assert page.run("mine().size") == n_decided
+    assert page.run("lastClick = -1000, $('keep').click(), mine().size") == 4
 
 
 def test_the_last_row_that_a_filter_shows_goes_too(tmp_path, chromium, small):

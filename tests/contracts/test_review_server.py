@@ -24,12 +24,12 @@ import labelsieve
 from browser import browser
 from draws import draw
 from labelsieve.corrections.decisions import read_decisions
-from labelsieve.errors import InUseError, InvalidInputError, LabelsieveWarning, UnwritableError
+from labelsieve.errors import InputTypeError, InUseError, InvalidInputError, LabelsieveWarning, UnwritableError
 from labelsieve.results.pictures import open_pictures
 from labelsieve.results.review import decision_file, server
 from labelsieve.results.review.decision_file import open_decisions
 from labelsieve.results.review.rows import ReviewRows
-from labelsieve.results.review.server import ReviewServer, is_loopback, serve_review
+from labelsieve.results.review.server import ReviewServer, is_loopback, serve_page
 from processes import PATIENCE_S, wait_until
 
 HEADER = "row,id,given_label,decision,label,reviewer,time,result\r\n"
@@ -119,6 +119,11 @@ class Site:
         assert content.startswith(HEADER.encode())
         assert content.endswith(b"\r\n")
         return [(one.row, one.word, one.label, one.reviewer) for one in read_decisions(self.file)]
+
+
+def is_written(path):
+    """Return whether a download is there: the browser makes an empty file first."""
+    return path.exists() and path.stat().st_size > 0
 
 
 def decision_of(rows, place, word="accept", **more):
@@ -275,14 +280,17 @@ def test_two_browsers_at_one_server_lose_nothing(served, rows, tmp_path):
         page.open(served.url)
         page.wait_for("document.documentElement.dataset.ready && drawn === current")
         assert page.run("$('reviewer').value") == ""
-        # What the server could not take is downloaded from the page.
-        page.run("window.fetch = () => Promise.reject(new Error('gone'))")
+        # What is not saved is counted, and what the server could not take is downloaded from the page.
+        page.run("window.fetch = () => new Promise((_, reject) => (window.fail = () => reject(new Error('gone'))))")
         page.press("End")
         page.press("k")
+        assert page.run("$('done-text').textContent") == "3 of 60 decided"
+        page.wait_for("$('done-text').textContent === '3 of 60 decided, 1 not saved yet'")
+        page.run("fail()")
         page.wait_for("!$('warning').hidden")
         page.downloads_to(tmp_path / "downloads")
         page.press("d")
-        wait_until((tmp_path / "downloads" / "decisions.csv").exists)
+        wait_until(lambda: is_written(tmp_path / "downloads" / "decisions.csv"))
         there = [(one.row, one.word, one.id) for one in read_decisions(tmp_path / "downloads" / "decisions.csv")]
         ids = {int(one): IDS[one] for one in rows.rows}
         assert there == [(r, w, ids[r]) for r, w in ((row, "unsure"), (last, "unsure"), (int(rows.rows[59]), "keep"))]
@@ -833,7 +841,7 @@ def test_one_server_writes_to_a_file(served, rows, found, tmp_path):
     (tmp_path / "link.csv").symlink_to(served.file)
     for path in (served.file, tmp_path / "link.csv"):
         with pytest.raises(InUseError, match=rf"the file of decisions .*d\.csv is in use by process {os.getpid()}"):
-            serve_review(rows, path)
+            serve_page(rows, path)
     assert served.post(decision_of(rows, 0))[0] == 204
 
 
@@ -843,7 +851,7 @@ def test_a_read_only_folder_is_refused(rows, tmp_path, monkeypatch):
 
     monkeypatch.setattr("labelsieve.results.publish.tempfile.mkdtemp", refused)
     with pytest.raises(UnwritableError, match=r"d\.csv cannot be written: Permission denied"):
-        serve_review(rows, tmp_path / "d.csv")
+        serve_page(rows, tmp_path / "d.csv")
 
 
 # Where it listens ------------------------------------------------------------------------------------------------
@@ -891,6 +899,8 @@ def test_it_is_a_method_of_the_result(found, images, tmp_path, monkeypatch):
     assert ([line["text"] for line in lines], status) == ([f"text {line['row']}" for line in lines], 200)
     assert [len(line["top"]) for line in lines] == [4, 4, 4]
     assert (tmp_path / "d.csv").read_bytes() == HEADER.encode()
+    with pytest.raises(InputTypeError, match="host must be a name or an address as text, not 5"):
+        found.serve_review(tmp_path / "e.csv", host=5)
     for wrong in ({"top": 0}, {"port": -1}, {"host": "no.host.invalid"}, {"images": images[:3]}, {"texts": texts[:3]}):
         with pytest.raises(InvalidInputError):
             found.serve_review(tmp_path / "e.csv", **wrong)
@@ -906,7 +916,7 @@ def test_an_open_server_warns(rows, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.warns(LabelsieveWarning, match="without encryption"), pytest.raises(KeyboardInterrupt):
-        serve_review(rows, tmp_path / "d.csv", host="0.0.0.0", say=say)
+        serve_page(rows, tmp_path / "d.csv", host="0.0.0.0", say=say)
     assert "60 rows to review" in said[1]
 
 
@@ -1054,7 +1064,7 @@ def test_thirty_decisions_in_a_browser_survive_a_kill(folder, found, labels, tmp
             hosts.add(command.site.host)
             page.downloads_to(tmp_path / "downloads")
             page.press("d")
-            wait_until((tmp_path / "downloads" / "decisions.csv").exists)
+            wait_until(lambda: is_written(tmp_path / "downloads" / "decisions.csv"))
             assert (tmp_path / "downloads" / "decisions.csv").read_bytes() == file.read_bytes()
             assert {urlsplit(url).netloc for url in page.requests()} == hosts
             assert command.ends(signal.SIGINT)[0] == 130

@@ -327,6 +327,7 @@ def _silent(*_: Any, **__: Any) -> None:
 @click.argument("result")
 @option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
 @PAGE
+@option(*("--top", "--rows", "rows"), type=click.IntRange(min=0), metavar="N", default=100, help="Worst rows to show.")
 @option("--before", metavar="EARLIER.zarr", help="Say what became of the issues of this earlier result.")
 @option("--audit", metavar="AUDIT.json", help="Say how many labels are wrong by this audit and --decisions.")
 @option("--decisions", multiple=True, metavar="FILE.csv", help="Decisions about the rows of --audit.")

@@ -161,7 +161,6 @@ PAGE = _together(
         help="Pictures of the rows for the report: (N, H, W) .npy or Zarr, or files: 'images/*.png'.",
     ),
     _output("--texts", metavar="FILE", help="Texts of the rows for the report, one per line."),
-    _output("--rows", type=_count, metavar="N", default=100, help="Worst rows to show in the report."),
 )
 FORECAST = _together(
     _time("--worker-rate", metavar="SIZE", help="Bytes per second that the store gives each worker: 1GB."),
@@ -260,6 +259,7 @@ RUN = _together(
         help="Least level of messages logged on stderr; by default warning, or info for lines of progress.",
     ),
     PAGE,
+    _output("--rows", type=_count, metavar="N", default=100, help="Worst rows to show in the report."),
     _cluster("--scheduler", metavar="ADDRESS", help="Run on the cluster of this scheduler: tcp://host:8786."),
     _cluster("--workers", type=_at_least_one, metavar="N", help="Start a local cluster with this number of processes."),
     _cluster("--threads", type=_at_least_one, metavar="N", help="Threads of each process."),

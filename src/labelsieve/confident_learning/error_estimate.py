@@ -325,6 +325,8 @@ class ErrorEstimate:
         Of each two reviewers who decided the same rows, as in `AppliedDecisions`.
     n_conflicts : int
         Rows about which reviewers differ.
+    fingerprint : str
+        That of the audited result, with which a report compares it; empty if it is not known.
     """
 
     error_rate: float
@@ -341,6 +343,7 @@ class ErrorEstimate:
     curve: tuple[CutEstimate, ...] = field(default=(), repr=False)
     agreement: tuple[Agreement, ...] = field(default=(), repr=False)
     n_conflicts: int = 0
+    fingerprint: str = field(default="", repr=False)
 
     def rows_for_width(self, width: float) -> int:
         """Return how many more rows to review until the interval of `error_rate` is about so wide.

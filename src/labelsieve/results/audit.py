@@ -272,7 +272,7 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
     Raises
     ------
     InvalidInputError
-        For a budget below 20, a negative seed, or labels of another number of rows.
+        For a budget below 20, a negative seed, or labels that are not those of the result.
     """
     budget = check_whole_number("budget", budget, SMALLEST_BUDGET)
     seed = check_whole_number("seed", seed, 0)
@@ -293,6 +293,9 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
     rows, scores, in_strata = _drawn_rows(result, edges, wanted)
     order = np.random.default_rng([seed, N_STRATA]).permutation(len(rows))  # N_STRATA: the numbers of no stratum
     rows = rows[order]
+    labels_of_rows = None if given is None else given.of_rows(rows)
+    if labels_of_rows is not None:
+        _check_labels(result, rows, labels_of_rows)
     return Audit(
         rows,
         scores[order],
@@ -300,12 +303,36 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
         stratum_rows,
         result.n_rows,
         seed,
-        None if given is None else given.of_rows(rows),
+        labels_of_rows,
         result.fingerprint,
         cuts,
         up_to[:, :-1].cumsum(axis=1).T,
         {} if result.layout is None else result.layout.columns(rows),
     )
+
+
+def _check_labels(result: Result, rows: Int64s, labels: npt.NDArray[Any]) -> None:
+    """Raise unless labels can be those of the result, which knows the labels of its issues.
+
+    Names that the result does not know are taken as they are.
+    """
+    if result.class_names is None and labels.dtype.kind not in "iu":
+        return
+    known = dict[int, int]()
+    for issues, given in zip(result.found.column("row"), result.found.column("given_label"), strict=True):
+        hits = np.isin(issues, rows)
+        known.update(zip(issues[hits].tolist(), given[hits].tolist(), strict=True))
+    for row, label in zip(rows.tolist(), labels.tolist(), strict=True):
+        if row not in known:
+            continue
+        k = known[row]
+        # Results of earlier versions do not tell whether labels are numbers or names.
+        names = {str(k), *((result.class_names[k],) if result.class_names else ()), ("False", "True")[k % 2]}
+        if str(label) not in names:
+            raise InvalidInputError(
+                f"labels: row {row:,} has {label!r}, in the result it is of class {result.class_label(k)}: are these "
+                "other labels?"
+            ).at([(row, row + 1)])
 
 
 def _some_scores(result: Result) -> tuple[Floats, Floats]:

@@ -289,7 +289,7 @@ class LabelIssues(Result):
         Raises
         ------
         InvalidInputError
-            For a budget below 20, a negative seed, or labels of another number of rows.
+            For a budget below 20, a negative seed, or labels that are not those of the result.
 
         Examples
         --------
@@ -441,9 +441,9 @@ class LabelIssues(Result):
         http://127.0.0.1:35011/Dy1lQz0TO-U6aW1P232nJmFOSaxA9FUn/
         1 row to review; decisions are written to decisions.csv; Ctrl-C ends
         """
-        from labelsieve.results.review.server import serve_result
+        from labelsieve.results.review.server import serve_review
 
-        serve_result(
+        serve_review(
             self,
             decisions,
             top=top,
@@ -487,7 +487,7 @@ class LabelIssues(Result):
         title : str, optional
             Name of the dataset, for the heading; by default the end of the path of `pred_probs`.
         estimate : ErrorEstimate, optional
-            What an audit says, for the summary: see `labelsieve.estimate`.
+            What an audit of this result says, for the summary: see `labelsieve.estimate`.
         before : LabelIssues or path, optional
             An earlier result of the same rows: a section says which of its issues were resolved, which are still there
             and which are new (`labelsieve.compare`).
@@ -495,7 +495,8 @@ class LabelIssues(Result):
         Raises
         ------
         InvalidInputError
-            For another ending, pictures or texts that are not of N rows, or an earlier result of other rows.
+            For another ending, pictures or texts that are not of N rows, an estimate of another result, or an earlier
+            result of other rows.
         MissingDependencyError
             Without jinja2 or matplotlib.
         UnwritableError
@@ -847,7 +848,7 @@ class LabelIssues(Result):
 
 
 def check_estimate(estimate: object, result: Result) -> ErrorEstimate | None:
-    """Return an estimate for the report of `result`, or raise unless it is one of as many rows."""
+    """Return an estimate for the report of `result`, or raise if it is of another one."""
     if estimate is None:
         return None
     if not isinstance(estimate, ErrorEstimate):
@@ -856,6 +857,8 @@ def check_estimate(estimate: object, result: Result) -> ErrorEstimate | None:
         raise InvalidInputError(
             f"the estimate is of {estimate.n_rows:,} labelled rows, the result has {result.n_labelled:,}"
         )
+    if estimate.fingerprint and estimate.fingerprint != result.fingerprint:
+        raise InvalidInputError(f"the estimate is of the result {estimate.fingerprint}, this is {result.fingerprint}")
     return estimate
 
 

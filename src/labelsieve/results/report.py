@@ -20,7 +20,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning.error_estimate import ErrorEstimate
 from labelsieve.confident_learning.filters import filter_of
 from labelsieve.confident_learning.validation import rows_in_words
-from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
 from labelsieve.memory import size
 from labelsieve.results.comparison import Comparison
 from labelsieve.results.pictures import open_pictures
@@ -197,7 +197,15 @@ def _svg(ax: Any, name: str) -> str:
 
 
 def heading_parts(result: Result, title: str | None = None) -> list[str]:
-    """Return what stands under the heading: the dataset, when the run ended, and the version."""
+    """Return what stands under the heading: the dataset, when the run ended, and the version.
+
+    Raises
+    ------
+    InputTypeError
+        For a title that is no text.
+    """
+    if title is not None and not isinstance(title, str):
+        raise InputTypeError(f"title must be text, not {title!r}")
     facts = result.facts
     place = facts.inputs.get("pred_probs", "").partition("?")[0].rstrip("/")
     # Of a path the folder and the name: several datasets often differ only in the folder.

@@ -305,9 +305,9 @@ class TokenIssues(IssuePairs):
         InvalidInputError, InUseError, MissingDependencyError, UnwritableError
             As `LabelIssues.serve_review`; and for words that are not those of the tokens.
         """
-        from labelsieve.results.review.server import serve_result
+        from labelsieve.results.review.server import serve_review
 
-        serve_result(self.rows, decisions, marked=self._marker(tokens), **choices)
+        serve_review(self.rows, decisions, marked=self._marker(tokens), **choices)
 
     def _marker(self, tokens: Any) -> Callable[[int], tuple[str, str, str]] | None:
         """Return a function that shows a row, as a word in its sentence; None without words."""

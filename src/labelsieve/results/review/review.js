@@ -10,7 +10,9 @@ const COMPARED = ["decision", "label", "reviewer", "time"];
 const SERVED = config.mode === "served";
 const PAGE_ROWS = 200; // rows that are fetched at a time
 const KEPT_PAGES = 20;
+const SHOWN_MS = 500; // a decision that is saved sooner is not shown as one that is not saved
 const GRID_CARDS = 60;
+const DOUBLE_CLICK_MS = 300;
 const LISTED_CLASSES = 50;
 const LISTED_PAIRS = 1000;
 
@@ -102,13 +104,16 @@ function embedded() {
   }
   const failed = (why) =>
     warn("kept", `Decisions are not kept when this page is closed, since ${why}. Download them before you close it.`);
+  const unkept = new Map(); // what the storage did not take
   const write = (action) => {
-    if (storage === null) return failed("the browser has no storage for it");
     try {
-      action();
+      if (storage !== null) action();
     } catch {
       failed("the browser's storage is full");
+      return false;
     }
+    if (storage === null) failed("the browser has no storage for it");
+    return storage !== null;
   };
   return {
     kept: "Decisions are kept in this browser, also when the page is closed, until you clear its data.",
@@ -117,15 +122,13 @@ function embedded() {
     picture: (at) => config.rows[at].picture,
     thumbnail: (at) => config.rows[at].picture,
     loaded: (at) => config.rows[at],
+    unsaved: () => 0,
     async decisions() {
-      if (storage === null) {
-        failed("the browser has no storage for it");
-        return [];
-      }
-      const found = [];
-      for (let at = 0; at < storage.length; at += 1) {
+      if (storage === null) failed("the browser has no storage for it");
+      const found = [...unkept.values()].filter((one) => one.decision !== null);
+      for (let at = 0; at < (storage?.length ?? 0); at += 1) {
         const key = storage.key(at);
-        if (!key.startsWith(prefix)) continue;
+        if (!key.startsWith(prefix) || unkept.has(key)) continue;
         try {
           found.push(JSON.parse(storage.getItem(key)));
         } catch {
@@ -136,7 +139,9 @@ function embedded() {
     },
     save(decision) {
       const key = `${prefix}${decision.row} ${decision.reviewer}`;
-      write(() => (decision.decision === null ? storage.removeItem(key) : storage.setItem(key, JSON.stringify(decision))));
+      const text = JSON.stringify(decision);
+      if (write(() => (decision.decision === null ? storage.removeItem(key) : storage.setItem(key, text)))) unkept.delete(key);
+      else unkept.set(key, decision);
     },
     remember: (name, value) => write(() => storage.setItem(`labelsieve-review ${name}`, value)),
     recall: (name) => (storage === null ? null : storage.getItem(`labelsieve-review ${name}`)),
@@ -144,6 +149,8 @@ function embedded() {
       window.addEventListener("storage", (event) => {
         if (event.key === null || event.key.startsWith(prefix)) action();
       });
+      // A page to which the browser goes back may be as it was.
+      window.addEventListener("pageshow", (event) => event.persisted && action());
     },
   };
 }
@@ -152,6 +159,7 @@ function served() {
   const pages = new Map(); // the last ones used are at the end
   const waiting = [];
   let sending = false;
+  let lastSaved = 0; // when the server confirmed a decision, or the first of those that wait was made
   let times = new Map(); // of the decisions that this page knows of, by row: the server refuses to replace others
   const ask = async (path, options = {}) => {
     const answer = await fetch(path, { cache: "no-store", ...options });
@@ -200,6 +208,8 @@ function served() {
         if (decision === null) times.delete(row);
         else times.set(row, time);
         warn("offline", "");
+        lastSaved = performance.now();
+        if (!waiting.length) drawProgress();
       } catch (error) {
         warn("offline", `${waiting.length} decisions are not saved yet: the server cannot be reached (${error.message}). Trying again.`);
         await new Promise((resolve) => setTimeout(resolve, 2000));
@@ -230,14 +240,17 @@ function served() {
     thumbnail: (at) => (config.has_pictures ? `thumbnail/${ROWS[at]}` : undefined),
     loaded: (at) => pages.get(Math.floor(at / PAGE_ROWS))?.rows?.[at % PAGE_ROWS],
     isBehind: () => waiting.length > 0,
+    unsaved: () => (performance.now() - lastSaved < SHOWN_MS ? 0 : waiting.length),
     async decisions() {
       const found = await (await ask("decisions")).json();
       times = new Map(found.map((one) => [one.row, one.time]));
       return found;
     },
     save(decision) {
+      if (!waiting.length) lastSaved = performance.now();
       waiting.push(decision);
       send();
+      setTimeout(drawProgress, SHOWN_MS);
     },
     remember(name, value) {
       try {
@@ -378,6 +391,7 @@ let shown = []; // positions, ascending
 let current = 0;
 let isGrid = false;
 let drawn = null; // the position whose row is on the screen
+let lastClick = 0;
 let single = true; // whether single keys work
 const undoable = [];
 
@@ -459,7 +473,9 @@ function drawProgress() {
   const n = mine().size;
   $("done").max = Math.max(1, ROWS.length);
   $("done").value = n;
-  $("done-text").textContent = `${n.toLocaleString("en")} of ${ROWS.length.toLocaleString("en")} decided`;
+  const unsaved = source.unsaved();
+  const left = unsaved ? `, ${unsaved.toLocaleString("en")} not saved yet` : "";
+  $("done-text").textContent = `${n.toLocaleString("en")} of ${ROWS.length.toLocaleString("en")} decided${left}`;
 }
 
 function drawActions() {
@@ -516,7 +532,7 @@ function drawOne(row) {
         button.append(bar);
       }
       button.setAttribute("aria-pressed", String(k === chosen));
-      button.addEventListener("click", () => decide(k));
+      button.addEventListener("click", (event) => isDoubled(event) || decide(k));
       return element("li", {}, button);
     }),
   );
@@ -642,6 +658,13 @@ function decide(k) {
   const rest = ROWS.length - mine().size;
   const left = rest === 0 ? ". All rows are decided: download the decisions" : "";
   say(`Row ${row} ${inWords(one)}${left}. ${$("said").textContent}`);
+}
+
+function isDoubled(click) {
+  // The second click of a double one would decide about the next row, which nobody has seen.
+  const pause = click.timeStamp - lastClick;
+  lastClick = click.timeStamp;
+  return click.detail > 1 && pause < DOUBLE_CLICK_MS;
 }
 
 function lastOwn() {
@@ -912,11 +935,10 @@ document.addEventListener("keydown", (event) => {
   action();
 });
 
+for (const [id, action] of Object.entries({ accept: ACTIONS.a, keep: ACTIONS.k, unsure: ACTIONS.u, undo })) {
+  $(id).addEventListener("click", (event) => isDoubled(event) || action());
+}
 for (const [id, action] of Object.entries({
-  accept: ACTIONS.a,
-  keep: ACTIONS.k,
-  unsure: ACTIONS.u,
-  undo,
   back: ACTIONS.p,
   forward: ACTIONS.n,
   view: ACTIONS.g,

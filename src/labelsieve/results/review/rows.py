@@ -28,6 +28,8 @@ TOP_CLASSES: Final = 5
 NO_CLASS: Final = -1
 # Issues whose labels tell numbers from names that look like numbers.
 _COMPARED_ISSUES: Final = 1000
+# Issues whose probabilities tell these from logits.
+_COMPARED_PROBS: Final = 20
 # How far a probability may be from the one in the result: float16 has three digits.
 _TOLERANCE: Final = 5e-3
 # Probabilities that are read at a time: 32 MB of float64.
@@ -202,6 +204,7 @@ class ReviewRows:
             self.things, self.n_things = result.layout.groups_of(self.rows), result.layout.n_groups
         self._texts = None if texts is None else open_texts(texts, self.n_things, self.things)
         self._marked = marked
+        self._are_logits = self._probs is not None and self._takes_softmax()
         if self._issues is not None and self._probs is not None:
             self._suggest()
 
@@ -229,6 +232,24 @@ class ReviewRows:
                 f"{values[given[other[0]]]!r}, in the result {values[self.given[other[0]]]!r}"
             ).at([(row, row + 1)])
         self.given = given
+
+    def _takes_softmax(self) -> bool:
+        """Return whether `pred_probs` are logits, as in a run with ``from_logits=True``.
+
+        A result does not record it, but has probabilities of its issues. Some rows of logits alone look like
+        probabilities.
+        """
+        issues = self.result.worst(_COMPARED_PROBS)
+        if not len(issues):
+            values = self._read_values(self.rows[:_COMPARED_PROBS])
+            return bool(values.min(initial=0) < -_TOLERANCE or values.max(initial=0) > 1 + _TOLERANCE)
+        values, places = self._read_values(issues.rows), np.arange(len(issues))
+
+        def are_known(probs: npt.NDArray[np.float64]) -> bool:
+            pairs = ((issues.given_labels, issues.p_given), (issues.suggested_labels, issues.p_suggested))
+            return all((np.abs(probs[places, labels] - own) <= _TOLERANCE).all() for labels, own in pairs)
+
+        return not are_known(values) and bool(np.isfinite(values.max(axis=1)).all()) and are_known(softmax(values))
 
     def _suggest(self) -> None:
         """Suggest the class of highest probability for rows that are not issues."""
@@ -282,13 +303,16 @@ class ReviewRows:
         line = _lines_of(self.result, place, place + 1)[0] if self._issues is None else self._issues[place]
         return str(line.get("id", ""))
 
+    def _read_values(self, rows: Rows) -> npt.NDArray[np.float64]:
+        """Return rows of `pred_probs` as they are."""
+        return np.asarray(self._probs.take(rows), np.float64)  # type: ignore[union-attr]  # only where there are some
+
     def _read_probs(self, rows: Rows) -> npt.NDArray[np.float64]:
-        probs = np.asarray(self._probs.take(rows), np.float64)  # type: ignore[union-attr]  # only where there are some
+        values = self._read_values(rows)
+        probs = softmax(values) if self._are_logits else values
         if not np.isfinite(probs).all():
             row = int(rows[np.flatnonzero(~np.isfinite(probs).all(axis=1))[0]])
             raise InvalidInputError(f"pred_probs: row {row:,} has NaN or infinite values").at([(row, row + 1)])
-        if probs.min(initial=0) < -_TOLERANCE or probs.max(initial=0) > 1 + _TOLERANCE:
-            probs = softmax(probs)  # the run had from_logits=True, or the comparison with the result fails
         return probs
 
     def _check_probs(self, start: int, probs: npt.NDArray[np.float64]) -> None:

@@ -52,7 +52,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
 from labelsieve.corrections.decisions import WORDS, Decision
-from labelsieve.errors import InvalidInputError, LabelsieveError, UnwritableError, warn
+from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError, UnwritableError, warn
 from labelsieve.results.pictures import Picture, Pictures, open_pictures
 from labelsieve.results.result import Result
 from labelsieve.results.review.decision_file import DecisionFile, open_decisions
@@ -174,6 +174,8 @@ class ReviewServer:
         host: str = LOOPBACK,
         port: int = 0,
     ) -> None:
+        if not isinstance(host, str):
+            raise InputTypeError(f"host must be a name or an address as text, not {host!r}")
         self.rows, self.pictures, self._path, self._host, self._port = rows, pictures, decisions, host, port
         page = render_page(rows, "served", title=title, has_pictures=pictures is not None)
         self.page, self.policy = page.encode(), content_policy("served") + "; frame-ancestors 'none'"
@@ -387,7 +389,7 @@ class ReviewServer:
         )
 
 
-def serve_result(
+def serve_review(
     result: Result,
     decisions: str | os.PathLike[str],
     *,
@@ -401,10 +403,10 @@ def serve_result(
     """Serve the page about a result: `choices` are for `ReviewRows`, the others as for `LabelIssues.review`."""
     rows = ReviewRows(result, top=result.num_issues if top is None else check_whole_number("top", top, 1), **choices)
     pictures = None if images is None else open_pictures(images, rows.n_things)
-    serve_review(rows, decisions, pictures=pictures, title=title, host=host, port=check_whole_number("port", port, 0))
+    serve_page(rows, decisions, pictures=pictures, title=title, host=host, port=check_whole_number("port", port, 0))
 
 
-def serve_review(
+def serve_page(
     rows: ReviewRows,
     decisions: str | os.PathLike[str],
     *,
