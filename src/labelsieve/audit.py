@@ -56,7 +56,8 @@ seed holds the rows of ``budget=200``.
 4. Franco, Little, Louis and Slud 2019: such intervals compared, also for strata.
 5. Agresti and Coull 1998, with Student's t: few issues are drawn.
 6. Zou and Donner 2008: here of the wrong labels inside and outside the issues.
-7. Kish 1965: from the weights alone, so that these intervals are wide rather than narrow.
+7. Kish 1965: from the weights alone, so that these intervals are wide rather than narrow. A stratum of which no row of
+   the class was drawn counts as one more row, right for the lower end and wrong for the upper one.
 8. At the ends of the strata, and of each quarter of the issues. The rows of a stratum on both sides of a cut are strata
    of their own, of known sizes.
 

@@ -182,7 +182,8 @@ def apply_decisions(
         The label that says that a row has none; None for a missing value, in tables and arrays of objects.
     conflicts : {"error", "keep", "first", "last", "majority"}
         What becomes of rows about which decisions differ: an error; the given label; the first or last decision, by
-        time if all have one, else in the order of the tables; or the most frequent one, and the given label in a tie.
+        time if all have one, else in the order of the tables; or the most frequent one, for which each reviewer counts
+        once, and the given label in a tie.
     class_names : sequence of str, optional
         All classes. Labels that are names must be among them, and numbers in 0..K-1. Without them and `issues`, a
         resulting name must occur in `labels`, and a number must not be above all labels.

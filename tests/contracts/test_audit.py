@@ -253,6 +253,26 @@ def test_recall_is_in_its_interval_and_exact_where_the_counts_are():
 def test_a_class_has_the_weighted_share_with_kishs_size():
     got = weighted_share(np.array([True, False, False]), np.array([1.0, 2.0, 5.0]))
     assert got == pytest.approx((1 / 8, *naive_wilson(1 / 8, 64 / 30)))
+    # Two more strata, of which no row of the class was drawn.
+    got = weighted_share(np.array([True, False, False]), np.array([1.0, 2.0, 5.0]), np.array([4.0, 8.0]))
+    low, high = naive_wilson(1 / 20, 400 / 110)[0], naive_wilson(13 / 20, 400 / 110)[1]
+    assert got == pytest.approx((1 / 8, low, high))
+
+
+def test_intervals_of_small_classes_hold_the_truth():
+    # Of a small class mostly rows of low scores are drawn, whose labels are wrong.
+    rng = np.random.default_rng(60)
+    true = rng.choice(3, 4000, p=[0.9, 0.07, 0.03])
+    logits = rng.standard_normal((4000, 3)) + 3 * np.eye(3)[true]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    held = []
+    for seed in range(40):
+        is_wrong = rng.random(4000) < np.array([0.01, 0.1, 0.3])[true]
+        labels = np.where(is_wrong, (true + rng.integers(1, 3, 4000)) % 3, true)
+        audit = labelsieve.find_label_issues(labels, probs, progress=False).audit(60, seed, labels=labels)
+        shares = labelsieve.estimate(audit, is_wrong[audit.rows]).per_class
+        held += [share.low <= is_wrong[labels == k].mean() <= share.high for k, share in shares.items() if k > 0]
+    assert np.mean(held) >= 0.95  # 0.84 if strata without rows of a class did not count
 
 
 @pytest.mark.parametrize("width", [0.01, 0.02, 0.2])

@@ -319,6 +319,14 @@ def test_a_zarr_group_is_never_replaced_and_nothing_is_written_within_labels(tmp
     assert group["labels"][:].tolist() == [0, 1]
 
 
+def test_a_column_that_cannot_be_missing_has_no_missing_label(tmp_path):
+    schema = pa.schema([pa.field("label", pa.string(), nullable=False)])
+    parquet.write_table(pa.table({"label": ["a", "b"]}, schema=schema), tmp_path / "labels.parquet")
+    where = (tmp_path / "labels.parquet", decided((0, "a", "unsure", None)), tmp_path / "out.parquet")
+    with pytest.raises(InvalidInputError, match="cannot be missing"):
+        apply_decisions(*where, unsure="ignore", ignore_label=None)
+
+
 def test_damaged_pages_of_a_parquet_file_are_refused(tmp_path):
     parquet.write_table(pa.table({"label": [0, 1]}), tmp_path / "labels.parquet")
     content = (tmp_path / "labels.parquet").read_bytes()

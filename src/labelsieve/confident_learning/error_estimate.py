@@ -214,10 +214,13 @@ def _last_above(values: Callable[[Float64s], Float64s], shape: tuple[int, ...], 
     return np.where(low <= tiny, 0.0, np.where(high >= 1 - tiny, 1.0, high))
 
 
-def weighted_share(wrong: Bools, weights: Float64s) -> Share:
+def weighted_share(wrong: Bools, weights: Float64s, unseen: Float64s | None = None) -> Share:
     """Return the share of wrong labels among some rows of an audit whose number in all rows is not known.
 
-    The effective size is Kish's (1965), from the weights alone, so that intervals are wide rather than narrow.
+    The effective size is Kish's (1965), from the weights alone, so that intervals are wide rather than narrow. A
+    stratum of which no such row was drawn may hold some all the same, and these may be unlike the others: where only
+    low scores were drawn, all drawn labels of a small class may be wrong. So each of these strata counts as one more
+    row, whose label is right for the lower end of the interval, and wrong for the upper one.
 
     Parameters
     ----------
@@ -225,11 +228,16 @@ def weighted_share(wrong: Bools, weights: Float64s) -> Share:
         Whether the label of each row is wrong, of at least one row.
     weights : (n,) float64
         How many rows each of them stands for.
+    unseen : (m,) float64, optional
+        How many rows one row of each of those strata would stand for.
     """
-    total = weights.sum()
-    estimate = (weights * wrong).sum() / total
-    low, high = wilson_interval(estimate, total**2 / (weights**2).sum())
-    return Share(float(estimate), float(low), float(high))
+    unseen = np.empty(0) if unseen is None else unseen
+    total, wrong_rows = weights.sum() + unseen.sum(), (weights * wrong).sum()
+    size = total**2 / ((weights**2).sum() + (unseen**2).sum())
+    low, _ = wilson_interval(wrong_rows / total, size)
+    _, high = wilson_interval((wrong_rows + unseen.sum()) / total, size)
+    estimate = float(wrong_rows / weights.sum())
+    return Share(estimate, min(float(low), estimate), max(float(high), estimate))  # but for rounding, it is between
 
 
 class CutEstimate(NamedTuple):
@@ -431,9 +439,12 @@ def estimate_errors(
     per_class = UnknownClasses() if classes is None else dict[Any, Share]()
     if classes is not None:
         weights = stratum_rows[strata] / np.maximum(reviewed[strata], 1)
+        of_one = (stratum_rows - reviewed) / np.maximum(reviewed, 1)
         for k in np.unique(classes[decided]):
             of_class = decided & (classes == k)
-            per_class[k.item() if isinstance(k, np.generic) else k] = weighted_share(wrong[of_class], weights[of_class])
+            per_class[k.item() if isinstance(k, np.generic) else k] = weighted_share(
+                wrong[of_class], weights[of_class], of_one[np.bincount(strata[of_class], minlength=n_strata) == 0]
+            )
     estimate, low, high = (float(end) for end in rate)
     return ErrorEstimate(
         estimate,

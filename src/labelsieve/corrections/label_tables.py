@@ -27,7 +27,7 @@ class ParquetLabels(LabelFile):
         The column; may be None if the file has only one.
     """
 
-    suffixes, nullable = (".parquet", ".pq"), True
+    suffixes = (".parquet", ".pq")
 
     def __init__(self, path: Path, column: str | None) -> None:
         pa = arrow()
@@ -42,6 +42,7 @@ class ParquetLabels(LabelFile):
         except (OSError, pa.ArrowException) as error:
             raise InvalidInputError(f"labels: {path} is not a readable Parquet file: {error}") from error
         self.column = _only_column(column, self.schema.names, self.where)
+        self.nullable = self.schema.field(self.column).nullable
         kind = self.schema.field(self.column).type
         self.type = kind.value_type if pa.types.is_dictionary(kind) else kind
         if pa.types.is_integer(self.type) or pa.types.is_floating(self.type) or pa.types.is_boolean(self.type):
