@@ -14,7 +14,9 @@ import pytest
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numcodecs import GZip
 from pyarrow import parquet
+from zarr.codecs import GzipCodec
 
 import labelsieve
 from draws import draw
@@ -357,6 +359,31 @@ def test_ids_of_a_frame_with_missing_ones_are_whole_numbers():
     assert apply_decisions([0, 1], rows, ids=[7, 8]).changed.tolist() == [0]
     with pytest.raises(InvalidInputError, match="has the id '7', ids has '6'"):
         apply_decisions([0, 1], rows, ids=[6, 8])
+
+
+@pytest.mark.filterwarnings("ignore:The data type")  # of text in format 3
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_zarr_array_with_wider_names_keeps_what_is_beside_them(zarr_format, tmp_path):
+    old = zarr.create_array(
+        tmp_path / "labels.zarr",
+        shape=(10,),
+        chunks=(3,),
+        dtype="U3",
+        fill_value="cat",
+        compressors=GzipCodec(level=3) if zarr_format == 3 else GZip(level=3),
+        dimension_names=["row"] if zarr_format == 3 else None,
+        attributes={"of": "a test"},
+        zarr_format=zarr_format,
+    )
+    old[0] = "dog"
+    rows = decided((1, "cat", "other", "giraffe"))
+    apply_decisions(tmp_path / "labels.zarr", rows, tmp_path / "out.zarr", class_names=["cat", "dog", "giraffe"])
+    new = zarr.open_array(tmp_path / "out.zarr", mode="r")
+    assert new[:].tolist() == ["dog", "giraffe", *["cat"] * 8]
+    for name in ("fill_value", "chunks", "compressors"):
+        assert getattr(new, name) == getattr(old, name)
+    assert getattr(new.metadata, "dimension_names", None) == getattr(old.metadata, "dimension_names", None)
+    assert dict(new.attrs) == {"of": "a test"}
 
 
 def test_what_is_beside_the_labels_is_kept(tmp_path):

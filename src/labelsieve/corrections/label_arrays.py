@@ -367,6 +367,9 @@ class ZarrLabels(LabelFile):
                 dtype=dtype,
                 chunks=old.chunks,
                 shards=old.shards,
+                compressors=old.compressors,
+                fill_value=old.fill_value,
+                dimension_names=getattr(old.metadata, "dimension_names", None),  # of format 3
                 attributes=old.attrs.asdict(),
                 zarr_format=old.metadata.zarr_format,
             )
