@@ -29,7 +29,7 @@ whom. Everything is checked before anything is written. On the command line: ``l
 | ``labels``, ``output``, ``decisions`` | where they are |
 | ``finished``, ``version`` | when it was written, in UTC, and by which version of Labelsieve |
 | ``unsure``, ``ignore_label``, ``conflict_rule`` | the policies |
-| ``auto`` | ``null``, or the margin above which suggestions were accepted without a look |
+| ``auto`` | ``null``, or the margin above which suggestions were accepted without review |
 | ``counts`` | the numbers of rows and decisions in `AppliedDecisions.counts` |
 | ``agreement`` | of each two reviewers: names, rows that both decided, share that agrees, Cohen's kappa |
 | ``conflicts`` | rows about which the decisions differ, with all decisions |
@@ -37,7 +37,7 @@ whom. Everything is checked before anything is written. On the command line: ``l
 | ``earlier`` | earlier logs, where labels are corrected in their place |
 | ``changes`` | of each changed row: ``row``, ``before``, ``after``, ``decision``, ``reviewer``, ``time``, and ``id`` |
 
-Rows that were accepted without a look have the decision ``auto`` and no reviewer.
+Rows that were accepted without review have the decision ``auto`` and no reviewer.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class AppliedDecisions:
     dropped : (m,) int64
         Rows to leave out: those that are unsure, with ``unsure="drop"``. They are still among the labels.
     counts : dict of str and int
-        ``rows``, ``accept``, ``keep``, ``other``, ``unsure`` (rows by decision), ``auto`` (accepted without a look),
+        ``rows``, ``accept``, ``keep``, ``other``, ``unsure`` (rows by decision), ``auto`` (accepted without review),
         ``changed``, ``dropped``, ``ignored``, ``conflicts``, and ``corrected``: decisions that their reviewer changed.
     conflicts : tuple of Conflict
         Rows about which the decisions differ, each with its ``row`` and its ``decisions``.
@@ -194,7 +194,7 @@ def apply_decisions(
     issues : LabelIssues, optional
         The result that the decisions are about, to compare with the column ``result``; needed for `auto`.
     auto : "accept", optional
-        Accept suggestions of `issues` without a look, for rows without a decision; the log says so.
+        Accept suggestions of `issues` without review, for rows without a decision; the log says so.
     margin : float, optional
         Of these only suggestions whose probability is higher than that of the given label by at least `margin`, from 0
         to 1.
@@ -235,7 +235,7 @@ def apply_decisions(
     >>> applied.labels.tolist(), applied.dropped.tolist()
     (['cat', 'dog', 'dog'], [1])
 
-    Accept the clearest suggestions without a look:
+    Accept the clearest suggestions without review:
 
     >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
     >>> labelsieve.apply_decisions([0, 1, 0], issues=found, auto="accept", margin=0.5).labels.tolist()
@@ -502,7 +502,7 @@ def _accepted(
     class_names: Sequence[str] | None,
     looked_at: npt.NDArray[Any],
 ) -> _Changes:
-    """Return the changes by suggestions that are accepted without a look, in rows that nobody `looked_at`."""
+    """Return the changes by suggestions that are accepted without review, in rows that nobody `looked_at`."""
     parts = []
     for start in range(0, issues.num_issues, TABLE_ROWS):
         part = issues.found.part(start, min(start + TABLE_ROWS, issues.num_issues))

@@ -887,7 +887,7 @@ def test_the_command_accepts_suggestions_without_a_look(tmp_path, monkeypatch, c
     issues.save("result.zarr")
     command = ["apply", "labels.npy", "-o", "out.npy", "--issues", "result.zarr", "--auto", "accept", "--margin", "0"]
     assert run(command) == 0
-    assert f"{issues.num_issues} accepted without a look" in capsys.readouterr().out
+    assert f"{issues.num_issues} accepted without review" in capsys.readouterr().out
     wanted = labels.copy()
     wanted[issues.indices] = issues.issues.suggested_labels
     assert np.load("out.npy").tolist() == wanted.tolist()

@@ -55,7 +55,7 @@ def apply_text(applied: AppliedDecisions) -> str:
     counts = applied.counts
     words = ", ".join(f"{counts[word]:,} {word}" for word in ("accept", "keep", "other", "unsure"))
     lines = [
-        f"{words}" + (f"; {counts['auto']:,} accepted without a look" if counts["auto"] else ""),
+        f"{words}" + (f"; {counts['auto']:,} accepted without review" if counts["auto"] else ""),
         f"{counts['changed']:,} of {counts['rows']:,} labels changed"
         + (f", {counts['dropped']:,} rows to leave out" if counts["dropped"] else "")
         + (f", {counts['ignored']:,} rows ignored" if counts["ignored"] else ""),

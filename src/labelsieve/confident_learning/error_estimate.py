@@ -237,7 +237,7 @@ def weighted_share(wrong: Bools, weights: Float64s, unseen: Float64s | None = No
     low, _ = wilson_interval(wrong_rows / total, size)
     _, high = wilson_interval((wrong_rows + unseen.sum()) / total, size)
     estimate = float(wrong_rows / weights.sum())
-    return Share(estimate, min(float(low), estimate), max(float(high), estimate))  # but for rounding, it is between
+    return Share(estimate, min(float(low), estimate), max(float(high), estimate))  # rounding may put it outside
 
 
 class CutEstimate(NamedTuple):

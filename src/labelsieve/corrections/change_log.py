@@ -39,7 +39,7 @@ def change_lines(rows: Rows, before: Values, after: Values, read: Decisions, dec
     read : Decisions
         All decisions.
     decided : (n,) int
-        Positions of the decisions that changed the rows; -1 for rows that were accepted without a review.
+        Positions of the decisions that changed the rows; -1 for rows that were accepted without review.
     """
     quoted = json.JSONEncoder(ensure_ascii=False).encode
     encoded, said = _Encoded(), (*WORDS, "auto")

@@ -197,7 +197,7 @@ class LabelIssues(Result):
         return 1 - self.estimated_num_issues / self.n_labelled
 
     def sample_weights(self) -> npt.NDArray[np.float64]:
-        """Return a weight for each row, to train without a look at the issues.
+        """Return a weight for each row, to train without a review of the issues.
 
         Returns
         -------
