@@ -15,7 +15,6 @@ from typing import Any, Final
 import click
 
 from labelsieve import __version__
-from labelsieve.cli.corrections import CORRECTIONS, estimate_of
 from labelsieve.cli.demo import FILES, FLIPPED_SHARE, make_demo, precision_recall
 from labelsieve.cli.interrupts import (
     LINES,
@@ -43,6 +42,7 @@ from labelsieve.cli.options import (
     JobCommand,
     option,
 )
+from labelsieve.cli.result_commands import RESULT_COMMANDS, estimate_of
 from labelsieve.cli.tasks import check_options, module_of, rows_of, settings_of
 from labelsieve.cli.text import doctor_text, plan_text, summary_text, worst_text
 from labelsieve.errors import (
@@ -91,7 +91,7 @@ def cli() -> None:
     """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
 
 
-for _command in CORRECTIONS:
+for _command in RESULT_COMMANDS:
     cli.add_command(_command)
 
 

@@ -370,4 +370,4 @@ def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") 
     return estimate(drawn, list(decisions), conflicts=conflicts)
 
 
-CORRECTIONS: Final = (review, label_studio, apply, draw, print_estimate, compare)
+RESULT_COMMANDS: Final = (review, label_studio, apply, draw, print_estimate, compare)
