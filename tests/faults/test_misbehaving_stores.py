@@ -9,6 +9,7 @@ import weakref
 from collections import Counter
 
 import dask
+import dask.threaded
 import numpy as np
 import pytest
 import zarr
@@ -82,7 +83,17 @@ def store(filled, monkeypatch):
     monkeypatch.setattr(requests, "_SLOTS", weakref.WeakKeyDictionary())
     filled.set_environment(monkeypatch)
     yield filled
+    await_threads()
     s3.clear_clients()
+
+
+def await_threads():
+    """Wait for Dask's threads: after an error they finish the tasks that they have begun, and go on asking."""
+    by_number = [pool for pools in dask.threaded.pools.values() for pool in pools.values()]
+    for pool in filter(None, [dask.threaded.default_pool, *by_number]):
+        pool.shutdown()
+    dask.threaded.default_pool = None
+    dask.threaded.pools.clear()
 
 
 def place_of(store, kind):
