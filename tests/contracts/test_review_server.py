@@ -4,6 +4,7 @@ import contextlib
 import csv
 import http.client
 import io
+import itertools
 import json
 import os
 import random
@@ -280,7 +281,7 @@ def test_two_browsers_at_one_server_lose_nothing(served, rows, tmp_path):
         page.run("window.fetch = () => new Promise((_, reject) => (window.fail = () => reject(new Error('gone'))))")
         page.press("End")
         page.press("k")
-        assert page.run("$('done-text').textContent") == "3 of 60 decided"
+        assert page.run("$('done-text').textContent").startswith("3 of 60 decided")
         page.wait_for("$('done-text').textContent === '3 of 60 decided, 1 not saved yet'")
         page.run("fail()")
         page.wait_for("!$('warning').hidden")
@@ -977,6 +978,7 @@ def test_it_ends_cleanly(folder, rows, tmp_path, number, code, line):
 def test_no_confirmed_decision_is_lost_if_it_is_killed_at_any_moment(folder, found, tmp_path):
     file, rows, random_ = tmp_path / "d.csv", ReviewRows(found), random.Random(0)
     confirmed: dict[int, str] = {}
+    n_confirmed = 0
     for turn in range(4):
         with Command(folder, file) as command:
             assert (f"({len(confirmed)} decision" in command.said) == bool(confirmed)
@@ -985,15 +987,17 @@ def test_no_confirmed_decision_is_lost_if_it_is_killed_at_any_moment(folder, fou
             # One that was sent may be there, confirmed or not.
             assert len(there) - len(confirmed) in (0, 1)
             confirmed = there
-            timer = threading.Timer(0.05 + 0.2 * random_.random(), command.process.kill)
-            timer.start()
+            timer = threading.Timer(0.2 * random_.random(), command.process.kill)
             try:
-                while True:
+                for number in itertools.count(1):
+                    if number == 10:
+                        timer.start()
                     place, word = random_.randrange(len(rows)), random_.choice(["accept", "keep", "other", "unsure"])
                     decision = decision_of(rows, place, word)
                     if command.site.post(decision)[0] != 204:
                         break
                     confirmed[decision["row"]] = word
+                    n_confirmed += 1
             except (OSError, http.client.HTTPException):
                 pending = decision["row"]
             timer.join()
@@ -1006,7 +1010,7 @@ def test_no_confirmed_decision_is_lost_if_it_is_killed_at_any_moment(folder, fou
         if pending in lines:
             confirmed[pending] = lines[pending]
         assert len(lines) == len(confirmed)
-    assert len(confirmed) > 20
+    assert n_confirmed >= 4 * 9
 
 
 def whole_lines(file):

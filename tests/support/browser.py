@@ -173,8 +173,11 @@ async def _connected(port):
     from tornado.httpclient import AsyncHTTPClient
 
     while True:
-        answer = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")
+        answer = await AsyncHTTPClient().fetch(
+            f"http://127.0.0.1:{port}/json", connect_timeout=PATIENCE_S, request_timeout=PATIENCE_S
+        )
         pages = [target for target in json.loads(answer.body) if target["type"] == "page"]
         if pages:
-            return await websocket_connect(pages[0]["webSocketDebuggerUrl"], max_message_size=1 << 28)
+            url = pages[0]["webSocketDebuggerUrl"]
+            return await websocket_connect(url, connect_timeout=PATIENCE_S, max_message_size=1 << 28)
         await asyncio.sleep(0.05)
