@@ -71,6 +71,15 @@ def _without_haste(monkeypatch):
     monkeypatch.setattr("labelsieve.execution.progress._Events.period", 3600.0)
 
 
+@pytest.fixture
+def two_threads():
+    """Take as much memory wherever the tests run: each thread has batches of its own."""
+    import dask
+
+    with dask.config.set(num_workers=2):
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_datasets():
     """Labels, a tenth of them flipped, and out-of-fold probabilities of scikit-learn's own datasets, by name."""

@@ -749,6 +749,7 @@ def test_memory_does_not_follow_the_row_group(tmp_path, form):
     assert grown < planned
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_pages_too_large_for_the_memory_are_refused_with_their_size(tmp_path):
     probs = np.full((40_000, 100), 0.01)
     pq.write_table(
