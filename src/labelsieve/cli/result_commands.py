@@ -338,9 +338,23 @@ def draw(
     help="Say how many more rows to review until the interval is this wide: 0.01.",
 )
 @option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most wrong.")
+@option(
+    "--cuts",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Say how many of the N rows of lowest score are wrong, and which share of the wrong labels they hold.",
+)
 @_json
 def print_estimate(
-    audit: str, decisions: Sequence[str], conflicts: str, width: float | None, top: int, *, json: bool
+    audit: str,
+    decisions: Sequence[str],
+    conflicts: str,
+    width: float | None,
+    top: int,
+    cuts: Sequence[int],
+    *,
+    json: bool,
 ) -> dict[str, Any] | None:
     """Estimate how many labels are wrong, from decisions about the rows of an audit.
 
@@ -348,26 +362,30 @@ def print_estimate(
     or of a table that was filled in, or exports of Label Studio. Intervals are of 95%.
 
     Example: labelsieve estimate audit.json decisions.csv
+
+    Example: labelsieve estimate audit.json decisions.csv --cuts 500 --cuts 1000
     """
     began = time.perf_counter()
-    found = estimate_of(audit, decisions, conflicts)
+    found = estimate_of(audit, decisions, conflicts, cuts or None)
     more = None if width is None else found.rows_for_width(width)
     if json:
         return estimate_answer(found, more, time.perf_counter() - began)
-    click.echo(estimate_text(found, top))
+    click.echo(estimate_text(found, top, of_rows=bool(cuts)))
     if more is not None:
         click.echo(f"{more:,} more rows to review until the interval is {width:g} wide")
     return None
 
 
-def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") -> ErrorEstimate:
+def estimate_of(
+    audit: str, decisions: Sequence[str], conflicts: str = "error", cuts: Sequence[int] | None = None
+) -> ErrorEstimate:
     """Return the estimate from an audit at a path or URL, and files of decisions."""
     from labelsieve.audit import estimate
 
     drawn = load(audit)
     if not isinstance(drawn, Audit):
         raise InvalidInputError(f"{audit} is not an audit")
-    return estimate(drawn, list(decisions), conflicts=conflicts)
+    return estimate(drawn, list(decisions), conflicts=conflicts, cuts=cuts)
 
 
 RESULT_COMMANDS: Final = (review, label_studio, apply, draw, print_estimate, compare)
