@@ -116,12 +116,13 @@ def test_drawn_audits_hold_the_truth(rate, request):
     truth, found = is_wrong.mean(), issues.mask()
     wanted = [truth, is_wrong[found].mean(), (is_wrong & found).sum() / is_wrong.sum()]
     hits, at_cuts = np.zeros(3), 0.0
+    truths = {score: truths_at(score, issues.scores, found, is_wrong) for score in issues.audit(20).cut_scores.tolist()}
     for seed in range(n_audits):
         audit = issues.audit(200, seed)
         got = labelsieve.estimate(audit, is_wrong[audit.rows])
         ends = [(got.low, got.high), got.precision_of_issues[1:], got.recall_of_issues[1:]]
         hits += [low <= value <= high for (low, high), value in zip(ends, wanted, strict=True)]
-        at_cuts += np.array([cut_holds(cut, issues.scores, found, is_wrong) for cut in got.curve])
+        at_cuts += np.array([cut_holds(cut, truths[cut.score]) for cut in got.curve])
     print(f"\n{rate:.1%} wrong: rate, precision and recall are held by", *(f"{share:.3f}" for share in hits / n_audits))
     assert hits[0] / n_audits >= COVERAGE - 0.04
     print("at each cut: precision and recall of issues, then of rows\n", np.round(at_cuts / n_audits, 3))
@@ -142,12 +143,13 @@ def test_cuts_of_ones_own_hold_the_truth(name, request):
         members = [np.flatnonzero(strata == h) for h in range(N_STRATA)]
         stratum_rows = np.array(list(map(len, members)))
         ends = np.sort(scores)[[round(part * N_ROWS) - 1 for part in CUTS]]
+        truths = [truths_at(end, scores, is_issue, is_wrong) for end in ends]
         rows = np.stack([np.bincount(strata[scores <= end], minlength=N_STRATA) for end in ends])
         for budget in BUDGETS:
             rng, held = np.random.default_rng([2, budget]), np.zeros((len(CUTS), 4))
             sizes = list(zip(members, allocate(stratum_rows, budget), strict=True))
             for _ in range(n_audits):
-                drawn = np.concatenate([rng.choice(of_one, n, replace=False) for of_one, n in sizes])
+                drawn = np.concatenate([of_one[rng.choice(len(of_one), n, replace=False)] for of_one, n in sizes])
                 found = estimate_errors(
                     strata[drawn],
                     stratum_rows,
@@ -155,24 +157,23 @@ def test_cuts_of_ones_own_hold_the_truth(name, request):
                     np.ones(budget, bool),
                     cuts=Cuts(scores[drawn], ends, rows),
                 )
-                held += [cut_holds(cut, scores, is_issue, is_wrong) for cut in found.curve]
+                held += [cut_holds(*one) for one in zip(found.curve, truths, strict=True)]
             covers = held.T / n_audits
             print(f"{name}, {rate:.1%} wrong, {budget} rows drawn\n", np.round(covers, 3))
             missed += [(rate, budget, *place, covers[tuple(place)]) for place in np.argwhere(covers < COVERAGE)]
     assert n_audits < 2000 or missed == []
 
 
-def cut_holds(cut, scores, found, is_wrong):
-    """Return whether the intervals at a cut hold the truth."""
-    held = []
-    for chosen, precision, recall in (
-        (found & (scores <= cut.score), cut.precision, cut.recall),
-        (scores <= cut.score, cut.precision_of_rows, cut.recall_of_rows),
-    ):
+def truths_at(score, scores, found, is_wrong):
+    """Return what the intervals at a cut should hold: precision and recall of the issues, and of all rows."""
+    truths = []
+    for chosen in (found & (scores <= score), scores <= score):
         right = (is_wrong & chosen).sum()
-        truths = (right / max(1, chosen.sum()), right / is_wrong.sum())
-        held += [
-            share.low - 1e-12 <= truth <= share.high + 1e-12
-            for share, truth in zip((precision, recall), truths, strict=True)
-        ]
-    return held
+        truths += [right / max(1, chosen.sum()), right / is_wrong.sum()]
+    return truths
+
+
+def cut_holds(cut, truths):
+    """Return whether the intervals at a cut hold the truth."""
+    shares = (cut.precision, cut.recall, cut.precision_of_rows, cut.recall_of_rows)
+    return [share.low - 1e-12 <= truth <= share.high + 1e-12 for share, truth in zip(shares, truths, strict=True)]

@@ -4,11 +4,12 @@
 
 ## JSON
 
-With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor`, `labelsieve review`, `labelsieve apply` and
-`labelsieve compare` print one JSON object on stdout, in one line, and nothing else. The summary and the worst rows go
-to stderr (``--quiet`` leaves them out), and so does what libraries and worker processes print. The plan is not printed
-as text. Sizes are in bytes and end in ``_bytes``; times are in seconds and end in ``_s``. `labelsieve report`,
-`labelsieve label-studio` and `labelsieve demo` have no answer but their exit code.
+With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor`, `labelsieve review`,
+`labelsieve label-studio`, `labelsieve apply`, `labelsieve audit`, `labelsieve estimate` and `labelsieve compare` print
+one JSON object on stdout, in one line, and nothing else. The summary and the worst rows go to stderr (``--quiet``
+leaves them out), and so does what libraries and worker processes print. The plan is not printed as text. Sizes are in
+bytes and end in ``_bytes``; times are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have no
+answer but their exit code.
 
 | Key of ``find`` | |
 |---|---|
@@ -109,6 +110,14 @@ run fail or might give a wrong result; a *warning* may make it slow, or fail lat
 |---|---|
 | ``output`` | path of the page |
 | ``n_rows``, ``page_bytes`` | rows to review, and size of the page |
+| ``total_s`` | wall time of the command, except imports |
+| ``warnings``, ``version`` | as for ``find`` |
+
+| Key of ``label-studio`` | |
+|---|---|
+| ``output``, ``config`` | paths of the tasks, and of the labelling configuration; null without the option |
+| ``label_config`` | the labelling configuration itself |
+| ``n_tasks`` | number of tasks |
 | ``total_s`` | wall time of the command, except imports |
 | ``warnings``, ``version`` | as for ``find`` |
 
