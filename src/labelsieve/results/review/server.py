@@ -12,12 +12,16 @@ Everything is below a path that cannot be guessed, ``http://127.0.0.1:PORT/TOKEN
 | ``GET picture/ROW`` | the picture of a row as it is |
 | ``GET thumbnail/ROW`` | the picture of a row, in at most 20 kB |
 | ``GET decisions`` | list of decisions, one for each row that is decided: their fields as in a request |
+| ``GET decisions?after=V`` | those that were made since, and ``"decision": null`` for what was taken back |
 | ``GET decisions.csv`` | the file |
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
 
 A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``. It may have
 ``replaces``: the time of the decision about the row that the page knows of, ``""`` for none. If another one is there,
 of somebody who decides at the same time, the page must show that one first.
+
+The answer with decisions has their version, a number that grows with each change, in the header ``Decisions-Version``.
+A page asks for what was made after it every few seconds, and so shows what others decide.
 
 What cannot be right is refused with a line of text that says why: 400 for a bad decision, 403 for another origin or
 host, 404 for any other path, 409 for a decision that would replace one that its page does not know of, 507 if the file
@@ -43,8 +47,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
+from itertools import takewhile
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -83,6 +88,7 @@ _BODY_S: Final = 20
 _PAUSE_S: Final = 0.05
 
 _FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time", "replaces"}
+_VERSION: Final = "Decisions-Version"
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]+)?")
 _PICTURE: Final = re.compile(r"(picture|thumbnail)/([0-9]{1,18})")
 _HEADERS: Final = {
@@ -183,6 +189,7 @@ class ReviewServer:
         self.values: dict[str, int | str] = {str(value): value for value in rows.scheme.values}
         self.readers = ThreadPoolExecutor(_READERS, "labelsieve-review-read")
         self.writer = ThreadPoolExecutor(1, "labelsieve-review-write")  # one decision at a time
+        self._changes: dict[int, int] = {}  # the version in which each row was changed last, ascending
         self._block = lru_cache(_KEPT_BLOCKS)(
             lambda block: rows.part(block * _BLOCK_ROWS, min((block + 1) * _BLOCK_ROWS, len(rows)))
         )
@@ -307,19 +314,31 @@ class ReviewServer:
         thing = int(self.rows.things[self.places[row]])
         return self._thumbnail(thing) if small else self.pictures.full(thing)
 
-    def current(self) -> list[dict[str, Any]]:
-        """Return the decision about each row."""
-        return [
-            {
-                "row": one.row,
-                "given_label": self.values.get(str(one.given), one.given),
-                "decision": one.word,
-                "label": self.values.get(str(one.label), one.label),
-                "reviewer": one.reviewer,
-                "time": one.time,
-            }
-            for one in list(self.decisions.decisions.values())
+    def current(self) -> tuple[int, list[dict[str, Any]]]:
+        """Return the version of the decisions, and the decision about each row."""
+        return self._version, [self._fields(one) for one in self.decisions.decisions.values()]
+
+    def changed(self, after: int) -> tuple[int, list[dict[str, Any]]]:
+        """Return the version of the decisions, and what became of each row that was changed after an earlier one."""
+        rows = list(takewhile(lambda row: self._changes[row] > after, reversed(self._changes)))
+        found = ((row, self.decisions.decisions.get(row)) for row in reversed(rows))
+        return self._version, [
+            {"row": row, "decision": None} if one is None else self._fields(one) for row, one in found
         ]
+
+    @property
+    def _version(self) -> int:
+        return self._changes[next(reversed(self._changes))] if self._changes else 0
+
+    def _fields(self, one: Decision) -> dict[str, Any]:
+        return {
+            "row": one.row,
+            "given_label": self.values.get(str(one.given), one.given),
+            "decision": one.word,
+            "label": self.values.get(str(one.label), one.label),
+            "reviewer": one.reviewer,
+            "time": one.time,
+        }
 
     def decide(self, body: bytes) -> None:
         """Write the decision in the body of a request.
@@ -352,6 +371,9 @@ class ReviewServer:
                 self.decisions.record(wanted)
         except UnwritableError as error:
             raise RefusedError(507, str(error)) from error
+        version = self._version + 1
+        self._changes.pop(row, None)
+        self._changes[row] = version
 
     def _decision(self, row: int, said: dict[str, Any]) -> Decision:
         """Return a decision after checking all of it."""
@@ -491,8 +513,11 @@ class _Handler(RequestHandler):
             lines = await self._run(server.readers, server.lines, *self._range())
             self._answer("application/json", json.dumps(lines, allow_nan=False).encode())
         elif self._path == "decisions":
-            current = await self._run(server.writer, server.current)  # not while one is written
-            self._answer("application/json", json.dumps(current).encode())
+            after = self._whole("after") if self.request.query else None
+            ask = server.current if after is None else partial(server.changed, after)
+            version, decisions = await self._run(server.writer, ask)  # not while one is written
+            self.set_header(_VERSION, str(version))
+            self._answer("application/json", json.dumps(decisions).encode())
         elif self._path == "decisions.csv":
             content = await self._run(server.writer, server.decisions.content)
             self.set_header("Content-Disposition", 'attachment; filename="decisions.csv"')
@@ -525,13 +550,17 @@ class _Handler(RequestHandler):
 
     def _range(self) -> tuple[int, int]:
         """Return the rows that a query asks for."""
-        texts = [self.get_query_argument(name, "") for name in ("start", "stop")]
-        if not all(re.fullmatch("[0-9]{1,12}", text) for text in texts):
-            raise RefusedError(400, "start and stop must be whole numbers")
-        start, stop = int(texts[0]), min(int(texts[1]), len(self._server.rows))
+        start, stop = self._whole("start"), min(self._whole("stop"), len(self._server.rows))
         if stop - start > _MOST_ROWS:
             raise RefusedError(400, f"at most {_MOST_ROWS:,} rows are sent at a time")
         return min(start, stop), stop
+
+    def _whole(self, name: str) -> int:
+        """Return a whole number of the query."""
+        text = self.get_query_argument(name, "")
+        if not re.fullmatch("[0-9]{1,12}", text):
+            raise RefusedError(400, f"{name} must be a whole number")
+        return int(text)
 
     async def _run(self, pool: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
         """Return the result of a function that reads or writes."""
