@@ -15,8 +15,8 @@ from dask.system import CPU_COUNT
 
 from labelsieve.errors import TaskFailedError
 from labelsieve.execution.progress import Progress
-from labelsieve.execution.running_task import Cancellation
 from labelsieve.memory import INTERPRETER_BYTES, free_bytes, own_bytes
+from labelsieve.storage.cancellation import Cancellation
 
 _FREE_SHARE: Final = 0.8
 # Bytes that the imports of a run add to a fresh process.

@@ -41,9 +41,10 @@ from dask._task_spec import DataNode, List, Task, TaskRef  # dask.task_spec, fro
 
 from labelsieve.execution.executor import Executor, Stage
 from labelsieve.execution.progress import Progress, rows_read
-from labelsieve.execution.running_task import Cancellation, TaskAbandoned, report
+from labelsieve.execution.running_task import TaskAbandoned, report
 from labelsieve.memory import SLAB
 from labelsieve.sources.retries import retry
+from labelsieve.storage.cancellation import Cancellation
 
 if TYPE_CHECKING:
     import dask.array as da
