@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -42,7 +41,8 @@ RUNS = {
 class WatchedSource(Source):
     """Notes the reads of Dask's threads once it is armed; the first of each of two threads waits for the other.
 
-    Then one of the two fails, or interrupts the main thread. Whoever else reads waits until the run has ended.
+    Then one of the two raises the exception that ends the run, which the other waits for. Dask raises a
+    `KeyboardInterrupt` of a task in the main thread too; a real one might come as that thread begins to wait.
     """
 
     in_pieces = False
@@ -70,11 +70,10 @@ class _WatchedRows(Rows):
         # A map of one chunk runs in the main thread.
         if source.armed.is_set() and threading.current_thread() is not threading.main_thread():
             source.reads.append(start)
-            is_first = source.both.wait(PATIENCE_S) == 0
-            if is_first and source.ending == "error":
-                raise OSError("this read fails")
-            if is_first:
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            if source.has_ended.is_set():
+                return PROBS[start:stop]
+            if source.both.wait(PATIENCE_S) == 0 and source.ending is not None:
+                raise source.ending
             assert source.has_ended.wait(PATIENCE_S)
         return PROBS[start:stop]
 
@@ -92,10 +91,10 @@ def two_threads():
 
 
 @pytest.mark.parametrize(
-    ("layer", "ending", "kept"), in_turn(RUNS, ["error", "interrupt"], ["memory", "workdir"], times=2)
+    ("layer", "ending", "kept"), in_turn(RUNS, [OSError, KeyboardInterrupt], ["memory", "workdir"], times=2)
 )
 def test_the_other_tasks_read_no_further(tmp_path, monkeypatch, layer, ending, kept):
-    source, place = WatchedSource(ending), {} if kept == "memory" else {"workdir": tmp_path / "work"}
+    source, place = WatchedSource(ending("this read fails")), {} if kept == "memory" else {"workdir": tmp_path / "work"}
     enter = Progress.__enter__
 
     def arm(progress):
@@ -106,7 +105,7 @@ def test_the_other_tasks_read_no_further(tmp_path, monkeypatch, layer, ending, k
     monkeypatch.setattr(Progress, "__enter__", arm)
     want = find(LABELS, PROBS, **RUNS[layer])
     source.armed.clear()
-    error = {"error": UnreadableDataError, "interrupt": KeyboardInterrupt}[ending]
+    error = UnreadableDataError if ending is OSError else ending
     with two_threads():
         with pytest.raises(error):
             find(LABELS, source, retries=0, **place, **CUT, **RUNS[layer])
@@ -119,7 +118,7 @@ def test_the_other_tasks_read_no_further(tmp_path, monkeypatch, layer, ending, k
 
 
 def test_a_run_beside_it_goes_on():
-    want, failing, other = find(LABELS, PROBS), WatchedSource("error"), WatchedSource("neither")
+    want, failing, other = find(LABELS, PROBS), WatchedSource(OSError("this read fails")), WatchedSource()
     began, may_go_on = threading.Event(), threading.Event()
 
     class HeldRows(_WatchedRows):
