@@ -295,7 +295,8 @@ def apply_decisions(
         check_one_of("task", task, TASKS)
     elif layout is not None:
         task = layout.task
-    file = open_label_file(labels, column, task, layout.n_tags if isinstance(layout, TagLayout) else class_names)
+    of_result = (layout.names or layout.n_tags) if isinstance(layout, TagLayout) else None
+    file = open_label_file(labels, column, task, class_names or of_result)
     if file.n_tags and unsure == "ignore":
         raise InvalidInputError("unsure='ignore' is not for tags, which are there or not: take 'keep' or 'drop'")
     place = None if output is None else _checked_output(output, file, decisions, overwrite=overwrite)

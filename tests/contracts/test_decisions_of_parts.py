@@ -25,8 +25,10 @@ def write_csv(path, rows, given, after, **columns):
         {
             "row": rows,
             "given_label": given,
-            "decision": [("other" if row % 7 else "accept") if one else "keep" for row, one in zip(rows, changes)],
-            "label": [str(new) if one else "" for new, one in zip(after, changes)],
+            "decision": [
+                ("other" if row % 7 else "accept") if one else "keep" for row, one in zip(rows, changes, strict=True)
+            ],
+            "label": [str(new) if one else "" for new, one in zip(after, changes, strict=True)],
             **columns,
         }
     )
@@ -88,7 +90,7 @@ def test_masks_on_disk(tmp_path, form, dtype):
     applied = apply_decisions(path, decided, output)
     got = read(output)
     assert got.tolist() == naive_masks(masks, rows, after)
-    assert (got.dtype, got.shape) == (masks.dtype, masks.shape)
+    assert (got.dtype, got.shape) == (read(path).dtype, masks.shape)
     assert read(path).tolist() == masks.tolist()
     changed = sorted(row for row, old, new in zip(rows, given, after, strict=True) if old != new)
     assert applied.changed.tolist() == changed
@@ -193,11 +195,10 @@ def test_a_result_of_pixels_is_compared_and_accepted(tmp_path):
     refused(InvalidInputError, "not one of these labels", tmp_path, other, decided)
     refused(InvalidInputError, "issues have 105 rows, labels 84", tmp_path, MASKS[:4], decided, issues=found)
     accepted = apply_decisions(MASKS, issues=found, auto="accept", margin=0.0)
-    frame = found.to_frame()
-    places = tuple(frame[name].to_numpy() for name in ("image", "y", "x"))
+    table = found.rows.issue_table()
+    taken = table["p_suggested"] >= table["p_given"]
     expected = MASKS.copy()
-    taken = (frame["p_suggested"] >= frame["p_given"]).to_numpy()
-    expected[tuple(axis[taken] for axis in places)] = frame["suggested_label"].to_numpy()[taken]
+    expected[table["image"][taken], table["y"][taken], table["x"][taken]] = table["suggested_label"][taken]
     assert np.array_equal(accepted.labels, expected)
     assert accepted.counts["auto"] == taken.sum()
 
@@ -205,7 +206,7 @@ def test_a_result_of_pixels_is_compared_and_accepted(tmp_path):
 def test_ids_are_of_images():
     decided = {"row": [22], "id": ["b"], "given_label": [int(MASKS[1, 0, 1])], "decision": ["keep"], "label": [""]}
     assert apply_decisions(MASKS, decided, ids=list("abcde")).counts["keep"] == 1
-    with pytest.raises(InvalidInputError, match="row 22 .* has the id 'b', ids has 'x'"):
+    with pytest.raises(InvalidInputError, match=r"row 22 .* has the id 'b', ids has 'x'"):
         apply_decisions(MASKS, decided, ids=list("axcde"))
 
 
@@ -246,7 +247,7 @@ FORMS = {
     "lists": lambda lists: lists,
     "tuples": lambda lists: tuple(map(tuple, lists)),
     "pandas": pd.Series,
-    "polars": lambda lists: pl.Series(lists),
+    "polars": pl.Series,
     "arrow": pa.array,
     "chunked arrow": lambda lists: pa.chunked_array([pa.array(lists[:5]), pa.array(lists[5:])]),
     "objects": lambda lists: pd.Series(lists).to_numpy(),
@@ -303,7 +304,9 @@ def test_tokens_in_parquet(tmp_path, monkeypatch, sentences, kind):
     column = pa.array(lists, LIST_TYPES[kind](pa.string() if isinstance(given[0], str) else pa.int32()))
     table = pa.table({"id": range(len(lists)), "labels": column, "probs": [[0.5] * len(one) for one in lists]})
     table = table.replace_schema_metadata({"of": "a test"})
-    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=11, compression="zstd")
+    # pyarrow does not read lists of codes across groups of rows.
+    group = None if kind == "dictionary" else 11
+    parquet.write_table(table, tmp_path / "t.parquet", row_group_size=group, compression="zstd")
     decided = write_csv(tmp_path / "decisions.csv", rows, given, after)
     apply_decisions(f"{tmp_path}/t.parquet::labels", decided, tmp_path / "out.parquet", task="tokens", **classes)
     got = parquet.read_table(tmp_path / "out.parquet")
@@ -344,7 +347,7 @@ def test_a_result_of_tokens_says_the_task():
         "given_label": ["b"],
         "decision": ["accept"],
         "label": ["a"],
-        "result": found.rows.fingerprint,
+        "result": [found.rows.fingerprint],
     }
     assert apply_decisions(labels, decided, issues=found.rows).labels == [["a", "a"], [], ["b"]]
     # In one flat array they are labels of rows.

@@ -43,10 +43,12 @@ class TokenLists(ArrayLabels):
         self.group_rows, self._are_arrays = ends(lengths), _are_arrays(labels)
         if not self._are_arrays and isinstance(flat, np.ndarray):
             flat = flat.astype(np.int64)  # Python's numbers, joined as narrow as they are
-        self._are_whole = isinstance(flat, list) and all(
-            isinstance(one, int | np.integer) for one in flat if not is_missing(one)
+        # Numbers of which some are missing; an array has none that is.
+        self._are_whole = isinstance(flat, np.ndarray) or all(
+            isinstance(one, int | np.integer) and not isinstance(one, bool) for one in flat if not is_missing(one)
         )
         super().__init__(flat)
+        self.nullable = not self._are_arrays
 
     def corrected(self, rows: Rows, values: Values) -> Any:
         """Return the labels of each sentence, with `values` in `rows`: arrays if all were arrays, else lists."""
@@ -54,7 +56,7 @@ class TokenLists(ArrayLabels):
         if self._are_arrays:
             return np.split(flat, np.asarray(self.group_rows)[1:-1])
         labels = flat.tolist()
-        if self._are_whole and flat.dtype.kind == "f":  # whole numbers, of which some are missing
+        if self._are_whole and flat.dtype.kind in "fO":  # whole numbers, of which some are missing
             labels = [None if is_missing(one) else int(one) for one in labels]
         edges = np.asarray(self.group_rows).tolist()
         return [labels[start:stop] for start, stop in itertools.pairwise(edges)]
