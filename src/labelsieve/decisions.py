@@ -83,7 +83,6 @@ from labelsieve.corrections.change_log import change_lines, earlier_logs, plain_
 from labelsieve.corrections.decisions import WORDS, Decisions, read_decisions
 from labelsieve.corrections.fingerprints import labels_digest
 from labelsieve.corrections.label_arrays import LabelFile
-from labelsieve.corrections.label_files import open_label_file
 from labelsieve.corrections.outcomes import (
     UNSURE,
     Conflict,
@@ -98,9 +97,10 @@ from labelsieve.corrections.outcomes import (
 )
 from labelsieve.corrections.resulting_labels import check_occurring, check_tags
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.results.given_labels import open_given_labels
 from labelsieve.results.grouped_issues import GroupedIssues
 from labelsieve.results.label_issues import LabelIssues
-from labelsieve.results.layouts import TagLayout, classes_of_tags
+from labelsieve.results.layouts import classes_of_tags
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import TABLE_ROWS, loaded_versions
 from labelsieve.results.row_ids import open_ids
@@ -293,10 +293,7 @@ def apply_decisions(
     layout = None if issues is None else issues.layout
     if task is not None:
         check_one_of("task", task, TASKS)
-    elif layout is not None:
-        task = layout.task
-    of_result = (layout.names or layout.n_tags) if isinstance(layout, TagLayout) else None
-    file = open_label_file(labels, column, task, class_names or of_result)
+    file = open_given_labels(labels, layout, column=column, task=task, class_names=class_names)
     if file.n_tags and unsure == "ignore":
         raise InvalidInputError("unsure='ignore' is not for tags, which are there or not: take 'keep' or 'drop'")
     place = None if output is None else _checked_output(output, file, decisions, overwrite=overwrite)

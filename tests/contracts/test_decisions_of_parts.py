@@ -14,6 +14,7 @@ from pyarrow import parquet
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions, multilabel_classification, segmentation
 from labelsieve import token_classification as tokens
 from labelsieve.cli.app import run
+from labelsieve.results.review.rows import ReviewRows
 
 NAMES = ["cat", "dog", "=1+1", "dög", "a much longer name"]
 
@@ -350,7 +351,10 @@ def test_a_result_of_tokens_says_the_task():
         "result": [found.rows.fingerprint],
     }
     assert apply_decisions(labels, decided, issues=found.rows).labels == [["a", "a"], [], ["b"]]
-    # In one flat array they are labels of rows.
+    # In one flat array they are labels of rows; so are those of pixels.
+    pixels = found_pixels().rows
+    flat = apply_decisions(MASKS.ravel(), issues=pixels, auto="accept", margin=0.0).labels
+    assert np.array_equal(flat, apply_decisions(MASKS, issues=pixels, auto="accept", margin=0.0).labels.ravel())
     assert apply_decisions(["a", "b", "b"], decided, issues=found).labels.tolist() == ["a", "a", "b"]
 
 
@@ -460,6 +464,28 @@ def test_a_result_of_tags_is_reviewed_and_applied(tmp_path, capsys):
     assert "--task" in capsys.readouterr().err
 
 
+def test_reviews_and_audits_take_labels_in_the_form_of_the_task(tmp_path):
+    matrix = np.array([[1, 0], [1, 1], [0, 0], [0, 1], [1, 1]] * 8)
+    probs = np.random.default_rng(6).random((40, 2))
+    tags = multilabel_classification.find_label_issues(matrix, probs, class_names=["cat", "dog"])
+    flat = np.array([2 * tag + has for one in matrix.tolist() for tag, has in enumerate(one)])
+    lists = [[["cat", "dog"][tag] for tag in np.flatnonzero(one)] for one in matrix]
+    np.save(tmp_path / "masks.npy", MASKS)
+    pixels = found_pixels().rows
+    cases = [(pixels, MASKS.ravel(), [MASKS, tmp_path / "masks.npy"]), (tags.rows, flat, [matrix, lists])]
+    for found, whole, forms in cases:
+        for labels in [whole, *forms]:
+            audit = found.audit(40, labels=labels)
+            assert audit.given_labels.tolist() == whole[audit.rows].tolist()
+            for given in ({"audit": audit}, {"rows": audit.rows, "labels": labels}):
+                rows = ReviewRows(found, **given)
+                assert [rows.scheme.values[k] for k in rows.given] == whole[audit.rows].tolist()
+        other = np.array(forms[0])
+        other.ravel()[found.worst(1).rows] ^= 1
+        with pytest.raises(InvalidInputError, match="differ from the result"):
+            found.review(tmp_path / "page.html", rows=found.worst(1).rows, labels=other)
+
+
 # --- bad input
 
 ONE = {"row": [1], "given_label": [1], "decision": ["other"], "label": [0]}
@@ -483,6 +509,7 @@ BAD = {
     "masks of floats": (np.ones((2, 2, 2)), ONE, {}, "masks must be integers"),
     "a class above all": (np.ones((2, 2, 2), int), ONE | {"label": [2]}, {}, r"labels has 0\.\.1"),
     "a class too high": (np.ones((2, 2, 2), np.int8), ONE | {"label": [300]}, {}, "does not fit into labels of int8"),
+    "flat labels of pixels": (np.ones(8, int), ONE, {"task": "segmentation"}, "must have shape"),
     "masks as tags": (np.ones((2, 2, 2), int), ONE, {"task": "tags"}, r"the shape \(N, K\)"),
     "tags of unknown number": ([[0], [1]], TAGS, {"task": "tags"}, "do not say how many tags there are"),
     "other names": (
@@ -555,6 +582,7 @@ def test_bad_files(tmp_path):
     parquet.write_table(pa.table({"x": [["a"], ["c"]]}), path)
     refused(InvalidInputError, "tag 'c', which class_names does not have", tmp_path, path, TAGS, **choices)
     parquet.write_table(pa.table({"x": [0, 1]}), path)
-    refused(InvalidInputError, "no lists", tmp_path, path, TAGS, **choices)
-    with pytest.raises(InputTypeError, match="tags must be whole numbers"):
-        apply_decisions([[0.5]], TAGS, **choices)
+    refused(InvalidInputError, "without lists", tmp_path, path, TAGS, **choices)
+    refused(InputTypeError, "tags must be whole numbers", tmp_path, [[0.5]], TAGS, **choices)
+    refused(InputTypeError, "labels must be a list of the tags", tmp_path, [0, 1], TAGS, **choices)
+    refused(InputTypeError, "labels must be a list of sentences", tmp_path, np.ones((1, 1, 1)), TAGS, task="tokens")

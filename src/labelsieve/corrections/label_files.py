@@ -11,7 +11,7 @@ import numpy as np
 
 from labelsieve.corrections.label_arrays import SAY_TASK, ArrayLabels, LabelFile, NpyLabels, SourceLabels, ZarrLabels
 from labelsieve.corrections.label_grids import GridLabels, MaskList, ZarrGrid
-from labelsieve.corrections.label_lists import ParquetTags, ParquetTokens, TagListLabels, TokenLists
+from labelsieve.corrections.label_lists import ParquetTags, ParquetTokens, TagListLabels, TokenLists, is_column_of_lists
 from labelsieve.corrections.label_tables import CsvLabels, ParquetLabels
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.archives import ARCHIVE_SUFFIXES, split_member
@@ -33,7 +33,12 @@ _MASK_AXES: Final = 3
 
 
 def open_label_file(
-    labels: Any, column: str | None = None, task: str | None = None, tags: int | Sequence[str] | None = None
+    labels: Any,
+    column: str | None = None,
+    task: str | None = None,
+    tags: int | Sequence[str] | None = None,
+    *,
+    of_result: bool = False,
 ) -> LabelFile:
     """Open labels that are to be corrected.
 
@@ -49,6 +54,8 @@ def open_label_file(
         axis.
     tags : int or sequence of str, optional
         Number or names of all tags; lists of tags do not say it.
+    of_result : bool
+        Whether the task is that of a result: labels may then have one axis too, with a label for each row.
 
     Raises
     ------
@@ -59,7 +66,7 @@ def open_label_file(
     """
     if type(labels).__module__.partition(".")[0] == "zarr" and hasattr(labels, "chunks"):
         labels = local_folder(labels) or labels[...]
-    opener = _Opener(task, tags)
+    opener = _Opener(task, tags, of_result=of_result)
     if _are_shards(labels):
         return opener.of_source(open_places("labels", labels))
     if not isinstance(labels, str | os.PathLike):
@@ -106,10 +113,12 @@ class _Opener:
         One of `TASKS`, or None if the axes of the labels say it.
     tags : int, sequence of str or None
         Number or names of all tags.
+    of_result : bool
+        Whether the task is that of a result.
     """
 
-    def __init__(self, task: str | None, tags: int | Sequence[str] | None) -> None:
-        self._task = task
+    def __init__(self, task: str | None, tags: int | Sequence[str] | None, *, of_result: bool) -> None:
+        self._task, self._may_be_flat = task, of_result or task in (None, "classification", "tokens")
         self._names = None if tags is None or isinstance(tags, int) else list(tags)
         self._n_tags = tags if tags is None or isinstance(tags, int) else len(tags)
 
@@ -131,13 +140,15 @@ class _Opener:
 
     def of_table(self, path: Path, column: str | None) -> LabelFile:
         """Open a column of a table."""
-        if self._task == "segmentation" or (self._task == "tags" and path.suffix.lower() == ".csv"):
-            raise InvalidInputError(f"labels: task={self._task!r} (--task) is not for a column of {path}")
-        if path.suffix.lower() == ".csv":
-            return CsvLabels(path, column)
-        if self._task == "tags":
+        is_csv = path.suffix.lower() == ".csv"
+        has_lists = not is_csv and self._task in ("tags", "tokens") and is_column_of_lists(path, column)
+        if not self._may_be_flat and not has_lists:
+            raise InvalidInputError(f"labels: task={self._task!r} (--task) is not for a column of {path} without lists")
+        if has_lists and self._task == "tags":
             return ParquetTags(path, column, self._known_tags(), self._names)
-        return ParquetTokens(path, column) if self._task == "tokens" else ParquetLabels(path, column)
+        if has_lists:
+            return ParquetTokens(path, column)
+        return CsvLabels(path, column) if is_csv else ParquetLabels(path, column)
 
     def of_memory(self, labels: Any) -> LabelFile:
         """Open an array or lists in memory."""
@@ -146,24 +157,25 @@ class _Opener:
         depth, n_axes = _depth_of(labels), getattr(labels, "ndim", 0)
         if self._task is None and depth > 1 and not n_axes and depth != _MASK_AXES:
             raise InvalidInputError(f"labels are lists of lists: {SAY_TASK}")
+        if depth <= 1 and self._may_be_flat:
+            return ArrayLabels(labels)
         if self._task == "segmentation" or (self._task is None and depth == _MASK_AXES):
             return _masks_in_memory(labels)
-        array = np.asarray(labels) if n_axes > 1 else np.empty(0, object)
-        if self._task == "tags":
-            if n_axes > 1:
-                return GridLabels(*self._rows_of(ArraySource(array)))
-            return TagListLabels(labels, self._known_tags(), self._names)
-        if self._task != "tokens" or depth <= 1:
+        if self._task not in ("tags", "tokens"):
             return ArrayLabels(labels)
-        if array.dtype == object:
-            return TokenLists(labels)
-        return GridLabels(ArraySource(array.reshape(-1)), ArraySource(array), array.shape[1])
+        array = np.asarray(labels) if n_axes == 2 or (self._task == "tags" and n_axes) else np.empty(0, object)
+        if array.dtype != object:
+            are_tags, stored = self._task == "tags", ArraySource(array)
+            rows = self._rows_of(stored) if are_tags else (ArraySource(array.reshape(-1)), stored, array.shape[-1], 0)
+            return GridLabels(*rows)
+        return TagListLabels(labels, self._known_tags(), self._names) if self._task == "tags" else TokenLists(labels)
 
     def _is_flat(self, source: Source) -> bool:
         """Return whether labels have a row for each label, or must have."""
+        n_axes = len(source.shape)
         if self._task is None:
-            return len(source.shape) != _MASK_AXES
-        return self._task in ("classification", "tokens")
+            return n_axes != _MASK_AXES
+        return self._task in ("classification", "tokens") or (n_axes == 1 and self._may_be_flat)
 
     def _known_tags(self) -> int:
         if self._n_tags is None:

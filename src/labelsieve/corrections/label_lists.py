@@ -14,7 +14,7 @@ import numpy as np
 
 from labelsieve.confident_learning.dtypes import class_dtype
 from labelsieve.corrections.label_arrays import ArrayLabels, Rows, SourceLabels, Values
-from labelsieve.corrections.label_tables import ParquetLabels
+from labelsieve.corrections.label_tables import ParquetLabels, only_column, open_parquet
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.columns import arrow, list_items, list_lengths
 from labelsieve.sources.label_names import is_missing
@@ -186,6 +186,27 @@ class ParquetTokens(ParquetLabels):
         return _relisted(column, super()._corrected_column(list_items(column), places, values))
 
 
+def is_column_of_lists(path: Path, column: str | None) -> bool:
+    """Return whether a column of a Parquet file holds lists.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    column : str or None
+        The column; may be None if the file has only one.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such file or column.
+    """
+    with open_parquet(path) as reader:
+        schema = reader.schema_arrow
+    kind = schema.field(only_column(column, schema.names, str(path))).type
+    return _item_type(kind) is not kind
+
+
 def _item_type(kind: Any) -> Any:
     """Return the type of the items of a type of lists; any other type is returned as it is."""
     pa = arrow()
@@ -224,8 +245,6 @@ class ParquetTags(ParquetLabels):
         self.block_rows = max(1, min(_BLOCK_LISTS, _BLOCK_TAGS // n_tags))
 
     def _value_type(self, kind: Any) -> Any:
-        if _item_type(kind) is kind:
-            raise InvalidInputError(f"labels: column {self.column!r} of {self.where} has the type {kind}: no lists")
         return super()._value_type(_item_type(kind))
 
     @property

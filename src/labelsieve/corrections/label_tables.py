@@ -31,17 +31,12 @@ class ParquetLabels(LabelFile):
 
     def __init__(self, path: Path, column: str | None) -> None:
         pa = arrow()
-        from pyarrow import parquet
-
         self.path, self.where = path, str(path)
-        try:
-            with parquet.ParquetFile(path) as reader:
-                self.schema, self._n_rows = reader.schema_arrow, reader.metadata.num_rows
-                codec = reader.metadata.row_group(0).column(0).compression if self._n_rows else "SNAPPY"
-                self._compression = "NONE" if codec == "UNCOMPRESSED" else codec  # the writer's name of it
-        except (OSError, pa.ArrowException) as error:
-            raise InvalidInputError(f"labels: {path} is not a readable Parquet file: {error}") from error
-        self.column = _only_column(column, self.schema.names, self.where)
+        with open_parquet(path) as reader:
+            self.schema, self._n_rows = reader.schema_arrow, reader.metadata.num_rows
+            codec = reader.metadata.row_group(0).column(0).compression if self._n_rows else "SNAPPY"
+            self._compression = "NONE" if codec == "UNCOMPRESSED" else codec  # the writer's name of it
+        self.column = only_column(column, self.schema.names, self.where)
         self.nullable = self.schema.field(self.column).nullable
         kind = self.schema.field(self.column).type
         self.type = self._value_type(kind)
@@ -169,7 +164,7 @@ class CsvLabels(LabelFile):
             break
         else:
             raise InvalidInputError(f"labels: {path} is empty")
-        self.column = _only_column(column, self.names, self.where)
+        self.column = only_column(column, self.names, self.where)
         self._place = self.names.index(self.column)
 
     def _lines(self) -> Iterator[tuple[str, list[str]]]:
@@ -231,7 +226,26 @@ class CsvLabels(LabelFile):
                 file.write(line.getvalue().removesuffix("\r\n") + text[len(text.rstrip("\r\n")) :])
 
 
-def _only_column(column: str | None, names: list[str], where: str) -> str:
+def open_parquet(path: Path) -> Any:
+    """Open a Parquet file, to be closed by a ``with`` block.
+
+    Raises
+    ------
+    InvalidInputError
+        For a file that is none.
+    MissingDependencyError
+        Without pyarrow.
+    """
+    pa = arrow()
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidInputError(f"labels: {path} is not a readable Parquet file: {error}") from error
+
+
+def only_column(column: str | None, names: list[str], where: str) -> str:
     """Return the column that the user means."""
     if column is None and len(names) == 1:
         return names[0]
