@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Int64s
     from labelsieve.results.layouts import Layout
-from labelsieve.results.result import Result
+    from labelsieve.results.result import Result
 
 _KIND: Final = "labelsieve audit"
 _FORMAT: Final = 1
