@@ -31,8 +31,8 @@ the row of ``result.rows``, which is what a review shows, and ``id`` is the name
 | ``"tokens"`` | token, one sentence after the other | class of the token, or its name |
 | ``"tags"`` | ``example * K + tag`` | ``2 * tag + 1`` if the example has the tag, else ``2 * tag`` |
 
-- Masks are integers ``(N, H, W)``: a ``.npy`` file, Zarr array, shards, URL or array; or a list of ``(H, W)`` arrays of
-  any sizes in memory, whose pixels follow each other.
+- Masks are integers ``(N, H, W)``: a ``.npy`` file, Zarr array, shards, URL or array; or images of any sizes, whose
+  pixels follow each other: a folder or pattern of PNG files, or a list of ``(H, W)`` arrays in memory.
 - Labels of tokens are lists, one for each sentence, in memory or in a column of a ``.parquet`` file.
 - Tags are a matrix ``(N, K)`` of 0 and 1 in any form of masks, or lists in any form of tokens.
 
@@ -404,9 +404,8 @@ def _checked_output(output: str | os.PathLike[str], file: LabelFile, decisions: 
     if not file.suffixes:
         raise InvalidInputError("output: a list of masks has no form as a file: leave output out")
     if path.suffix.lower() not in file.suffixes:
-        raise InvalidInputError(
-            f"output: {path} must end in {' or '.join(file.suffixes)}: labels are written in the form in which they are"
-        )
+        form = f"end in {' or '.join(file.suffixes)}" if any(file.suffixes) else "be a folder, without an ending"
+        raise InvalidInputError(f"output: {path} must {form}: labels are written in the form in which they are")
     tables = [one for one in _listed(decisions) if isinstance(one, str | os.PathLike)]
     log = _log_of(path)
     for one in (path, log):

@@ -9,6 +9,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 import zarr
+from PIL import Image
 from pyarrow import parquet
 
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions, multilabel_classification, segmentation
@@ -156,6 +157,44 @@ def test_masks_in_memory(tmp_path, form):
     assert np.array_equal(np.load(tmp_path / "out.npy"), got)
     apply_decisions(labels, output=tmp_path / "out.zarr", **choices)
     assert np.array_equal(zarr.open_array(tmp_path / "out.zarr", mode="r")[:], got)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "I;16", "1"])
+def test_masks_in_png_files(tmp_path, mode):
+    folder, rng = tmp_path / "masks", np.random.default_rng(7)
+    folder.mkdir()
+    masks = [rng.integers(0, 2 if mode == "1" else 4, (3 + n % 3, 4)) for n in range(11)]
+    for number, mask in enumerate(masks):
+        image = Image.fromarray(mask.astype({"1": "?", "I;16": "u2"}.get(mode, "u1")))
+        if mode == "P":
+            image.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+        image.save(folder / f"{number}.png", **({"transparency": 1} if mode == "P" else {}))
+    flat = np.concatenate([mask.ravel() for mask in masks]).tolist()
+    # None of them in the second image, whose file is copied.
+    rows = [row for row in rng.permutation(len(flat))[:60].tolist() if not 12 <= row < 28]
+    highest = 1 if mode == "1" else 9
+    after = [highest if row % 5 == 0 else flat[row] for row in rows]
+    decided = write_csv(tmp_path / "decisions.csv", rows, [flat[row] for row in rows], after)
+    expected, choices = naive_masks(masks, rows, after), {"class_names": list(map(str, range(10)))}
+    assert [one.tolist() for one in apply_decisions(folder, decided, **choices).labels] == expected
+    apply_decisions(folder / "*.png", decided, tmp_path / "out", **choices)
+    found = [Image.open(tmp_path / "out" / f"{number}.png") for number in range(11)]
+    assert [np.asarray(one).astype(int).tolist() for one in found] == expected
+    assert {one.mode for one in found} == {mode}
+    assert (tmp_path / "out/1.png").read_bytes() == (folder / "1.png").read_bytes()
+    if mode == "P":
+        assert [(one.getpalette()[:12], one.info["transparency"]) for one in found] == [
+            ([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255], 1)
+        ] * 11
+    refused(InvalidInputError, "must be a folder", tmp_path, folder, decided, tmp_path / "out.npy", **choices)
+    refused(InvalidInputError, "exists", tmp_path, folder, decided, tmp_path / "out", **choices)
+    refused(
+        InvalidInputError, "it is not replaced", tmp_path, folder, decided, tmp_path / "out", overwrite=True, **choices
+    )
+    refused(InvalidInputError, "not for masks in image files", tmp_path, folder, decided, task="tags")
+    if mode == "1":
+        decided = {"row": [0], "given_label": [flat[0]], "decision": ["other"], "label": [2]}
+        refused(InvalidInputError, "mode 1, which cannot", tmp_path, folder, decided, tmp_path / "x", **choices)
 
 
 def test_masks_with_policies(tmp_path):

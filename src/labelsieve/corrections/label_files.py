@@ -13,10 +13,12 @@ from labelsieve.corrections.label_arrays import SAY_TASK, ArrayLabels, LabelFile
 from labelsieve.corrections.label_grids import GridLabels, MaskList, ZarrGrid
 from labelsieve.corrections.label_lists import ParquetTags, ParquetTokens, TagListLabels, TokenLists, is_column_of_lists
 from labelsieve.corrections.label_tables import CsvLabels, ParquetLabels
+from labelsieve.corrections.mask_files import MaskFiles
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.archives import ARCHIVE_SUFFIXES, split_member
 from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
+from labelsieve.sources.image_files import ImageFileSource, image_files
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_images import open_masks
 from labelsieve.sources.open_path import are_places, local_path, open_place, open_places
@@ -68,6 +70,9 @@ def open_label_file(
         labels = local_folder(labels) or labels[...]
     opener = _Opener(task, tags, of_result=of_result)
     if _are_shards(labels):
+        files = image_files("labels", labels)
+        if files is not None:
+            return opener.of_images(files, f"{len(files):,} image files")
         return opener.of_source(open_places("labels", labels))
     if not isinstance(labels, str | os.PathLike):
         if column is not None:
@@ -93,6 +98,9 @@ def _open_place(labels: str | os.PathLike[str], column: str | None, opener: _Ope
     if path is None and suffix in _TABLE_SUFFIXES:
         raise InvalidInputError(f"labels: {where} is a URL: a table is corrected in a local file")
     is_several = path is None or (path.is_dir() and not is_zarr) or (is_pattern(str(path)) and not path.exists())
+    files = None if path is None or is_zarr else image_files("labels", path)
+    if files is not None:
+        return opener.of_images(files, where)
     if path is None or is_several or member or suffix in ARCHIVE_SUFFIXES:
         return opener.of_source(open_place("labels", labels))
     if not path.exists():
@@ -137,6 +145,12 @@ class _Opener:
     def of_source(self, source: Source) -> LabelFile:
         """Open what holds an array, and is written as a ``.npy`` file or a Zarr array."""
         return SourceLabels(source) if self._is_flat(source) else GridLabels(*self._rows_of(source))
+
+    def of_images(self, files: Sequence[ImageFileSource], where: str) -> LabelFile:
+        """Open masks in image files."""
+        if self._task not in (None, "segmentation"):
+            raise InvalidInputError(f"labels: task={self._task!r} (--task) is not for masks in image files, as {where}")
+        return MaskFiles(files, where)
 
     def of_table(self, path: Path, column: str | None) -> LabelFile:
         """Open a column of a table."""
