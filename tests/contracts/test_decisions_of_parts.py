@@ -186,6 +186,8 @@ def test_masks_in_png_files(tmp_path, mode):
         assert [(one.getpalette()[:12], one.info["transparency"]) for one in found] == [
             ([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255], 1)
         ] * 11
+    applied = apply_decisions([folder / f"{number}.png" for number in range(11)], decided, tmp_path / "list", **choices)
+    assert (applied.output, len(list((tmp_path / "list").iterdir()))) == (str(tmp_path / "list"), 11)
     refused(InvalidInputError, "must be a folder", tmp_path, folder, decided, tmp_path / "out.npy", **choices)
     refused(InvalidInputError, "exists", tmp_path, folder, decided, tmp_path / "out", **choices)
     refused(
