@@ -20,6 +20,9 @@ tables without names, each is of another reviewer. What different reviewers say 
 `apply_decisions` writes the corrected labels in the form in which they are stored, beside a log of what was changed by
 whom. Everything is checked before anything is written. On the command line: ``labelsieve apply``.
 
+They are written in a hidden folder beside the output, which a run that is killed leaves there. The next run with the
+same output on the same machine removes it; that of a run which is still writing stays.
+
 ## Tokens, tags and pixels
 
 Labels are corrected in the form in which the task reads them, and come back in that form. The ``row`` of a decision is
@@ -32,17 +35,16 @@ the row of ``result.rows``, which is what a review shows, and ``id`` is the name
 | ``"tags"`` | ``example * K + tag`` | ``2 * tag + 1`` if the example has the tag, else ``2 * tag`` |
 
 - Masks are integers ``(N, H, W)``: a ``.npy`` file, Zarr array, shards, URL or array; or images of any sizes, whose
-  pixels follow each other: a folder or pattern of PNG files, or a list of ``(H, W)`` arrays in memory.
+  pixels follow each other: PNG files, written as a new folder of such files, or a list of ``(H, W)`` arrays in memory.
 - Labels of tokens are lists, one for each sentence, in memory or in a column of a ``.parquet`` file.
-- Tags are a matrix ``(N, K)`` of 0 and 1 in any form of masks, or lists in any form of tokens.
+- Tags are a matrix ``(N, K)`` of 0 and 1 in an array, or lists as those of tokens. Lists do not say how many tags there
+  are: give `class_names`, the names of all K tags, or `issues`. They keep their order; a tag that is added comes at the
+  end, or where it belongs if tags ascend. ``unsure="ignore"`` is not for tags, of which each is there or is not.
 
-An array of three axes is taken for masks. Everything else that is not one label for each row could be several things,
-so `task` must say what it is, or `issues` do. Labels of all tokens in one flat array, beside offsets or numbers of
-sentences, are corrected as labels of rows, without `task`. Lists of tags do not say how many tags there are: give
-`class_names`, the names of all K tags, or `issues`. A result of ``downsample`` is about the pixels of smaller masks.
-Lists of tags keep their order; a tag that is added comes at the end, or where it belongs if tags ascend. Lists in
-memory are written as ``.parquet``, with a column ``labels``. ``unsure="drop"`` lists rows as above;
-``unsure="ignore"`` is not for tags, of which each is there or is not.
+An array of three axes, or PNG files, are taken for masks. Everything else that is not one label for each row could be
+several things, so `task` must say what it is, or `issues` do. Labels of all tokens in one flat array, beside offsets or
+numbers of sentences, are corrected as labels of rows, without `task`. Lists in memory are written as ``.parquet``, with
+a column ``labels``. A result of ``downsample`` is about the pixels of smaller masks.
 
 ## The log
 

@@ -551,6 +551,12 @@ BAD = {
     "a class above all": (np.ones((2, 2, 2), int), ONE | {"label": [2]}, {}, r"labels has 0\.\.1"),
     "a class too high": (np.ones((2, 2, 2), np.int8), ONE | {"label": [300]}, {}, "does not fit into labels of int8"),
     "flat labels of pixels": (np.ones(8, int), ONE, {"task": "segmentation"}, "must have shape"),
+    "a class that no boolean is": (
+        np.ones((2, 2, 2), bool),
+        ONE | {"label": [2]},
+        {"class_names": ["a", "b", "c"]},
+        "cannot hold the class 2",
+    ),
     "masks as tags": (np.ones((2, 2, 2), int), ONE, {"task": "tags"}, r"the shape \(N, K\)"),
     "tags of unknown number": ([[0], [1]], TAGS, {"task": "tags"}, "do not say how many tags there are"),
     "other names": (

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from labelsieve.cli.json_text import apply_answer, audit_answer, compare_answer, estimate_answer, review_answer
+from labelsieve.cli.json_text import (
+    apply_answer,
+    audit_answer,
+    compare_answer,
+    estimate_answer,
+    label_studio_answer,
+    review_answer,
+)
 from labelsieve.cli.options import EXIT_CODES, FilePath, LabelValue, option
 from labelsieve.cli.text import apply_text, compare_text, estimate_text
 from labelsieve.errors import InvalidInputError
@@ -203,8 +210,7 @@ def review(
 
     top = top or FILE_ROWS
     found.review(output, top=top, **choices)
-    chosen = choices["rows"] if drawn is None else drawn
-    n_rows = min(top, found.num_issues) if chosen is None else len(chosen)
+    n_rows = _n_shown(found, top, lows if drawn is None else drawn)
     n_bytes = output.stat().st_size
     if json:
         return review_answer(str(output), n_rows, n_bytes, time.perf_counter() - began)
@@ -224,16 +230,19 @@ def review(
 @_pred_probs
 @_labels
 @_class_names
+@_json
 def label_studio(
     result: str,
     *,
     output: Path,
     config: Path | None,
+    top: int | None,
     audit: str | None,
     lowest: int | None,
     class_names: Path | None,
+    json: bool,
     **choices: Any,
-) -> None:
+) -> dict[str, Any] | None:
     """Write the issues of RESULT, or the rows of an audit, as tasks for Label Studio.
 
     The labelling configuration of the project is printed, or written with --config. labelsieve apply and labelsieve
@@ -241,6 +250,7 @@ def label_studio(
 
     Example: labelsieve label-studio result.zarr -o tasks.json --images 'https://example.org/{row}.png'
     """
+    began = time.perf_counter()
     found, drawn = load(result), _audit_at(audit)
     if not isinstance(found, LabelIssues):
         raise InvalidInputError(f"{result} is not a result of classification")
@@ -250,13 +260,22 @@ def label_studio(
         check_writable(config)
     names = None if class_names is None else read_class_names(class_names)
     lows = None if lowest is None else found.lowest(lowest)
-    text = found.to_label_studio(output, audit=drawn, rows=lows, class_names=names, **choices)
-    if config is None:
-        click.echo(text)
-    else:
+    text = found.to_label_studio(output, top=top, audit=drawn, rows=lows, class_names=names, **choices)
+    if config is not None:
         with replacing(LocalFolder(config)) as made:
             made.write_text(f"{text}\n", encoding="utf-8")
-        click.echo(f"written to {output}, the configuration to {config}")
+    if json:
+        n_tasks = _n_shown(found, top, lows if drawn is None else drawn)
+        return label_studio_answer(output, config, text, n_tasks, time.perf_counter() - began)
+    click.echo(text if config is None else f"written to {output}, the configuration to {config}")
+    return None
+
+
+def _n_shown(found: LabelIssues, top: int | None, chosen: Sized | None) -> int:
+    """Return the number of rows to review: those that are chosen, or the `top` issues."""
+    if chosen is not None:
+        return len(chosen)
+    return found.num_issues if top is None else min(top, found.num_issues)
 
 
 def _audit_at(path: str | None) -> Audit | None:
@@ -343,9 +362,23 @@ def draw(
     help="Say how many more rows to review until the interval is this wide: 0.01.",
 )
 @option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most wrong.")
+@option(
+    "--cuts",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Say how many of the N rows of lowest score are wrong, and which share of the wrong labels they hold.",
+)
 @_json
 def print_estimate(
-    audit: str, decisions: Sequence[str], conflicts: str, width: float | None, top: int, *, json: bool
+    audit: str,
+    decisions: Sequence[str],
+    conflicts: str,
+    width: float | None,
+    top: int,
+    cuts: Sequence[int],
+    *,
+    json: bool,
 ) -> dict[str, Any] | None:
     """Estimate how many labels are wrong, from decisions about the rows of an audit.
 
@@ -353,26 +386,30 @@ def print_estimate(
     or of a table that was filled in, or exports of Label Studio. Intervals are of 95%.
 
     Example: labelsieve estimate audit.json decisions.csv
+
+    Example: labelsieve estimate audit.json decisions.csv --cuts 500 --cuts 1000
     """
     began = time.perf_counter()
-    found = estimate_of(audit, decisions, conflicts)
+    found = estimate_of(audit, decisions, conflicts, cuts or None)
     more = None if width is None else found.rows_for_width(width)
     if json:
         return estimate_answer(found, more, time.perf_counter() - began)
-    click.echo(estimate_text(found, top))
+    click.echo(estimate_text(found, top, of_rows=bool(cuts)))
     if more is not None:
         click.echo(f"{more:,} more rows to review until the interval is {width:g} wide")
     return None
 
 
-def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") -> ErrorEstimate:
+def estimate_of(
+    audit: str, decisions: Sequence[str], conflicts: str = "error", cuts: Sequence[int] | None = None
+) -> ErrorEstimate:
     """Return the estimate from an audit at a path or URL, and files of decisions."""
     from labelsieve.audit import estimate
 
     drawn = load(audit)
     if not isinstance(drawn, Audit):
         raise InvalidInputError(f"{audit} is not an audit")
-    return estimate(drawn, list(decisions), conflicts=conflicts)
+    return estimate(drawn, list(decisions), conflicts=conflicts, cuts=cuts)
 
 
 RESULT_COMMANDS: Final = (review, label_studio, apply, draw, print_estimate, compare)

@@ -23,6 +23,7 @@ from labelsieve.corrections.label_arrays import (
     within,
     write_npy_header,
 )
+from labelsieve.errors import InvalidInputError
 from labelsieve.sources.base import Source
 from labelsieve.sources.tokens import ends
 
@@ -64,7 +65,11 @@ class GridLabels(SourceLabels):
         """Return labels as values of the array."""
         if self.n_tags:
             return (labels & 1).astype(self.stored.dtype)
-        return labels.astype(np.bool_) if self.stored.dtype.kind == "b" else labels
+        if self.stored.dtype.kind != "b":
+            return labels
+        if labels.max(initial=0) > 1:
+            raise InvalidInputError(f"labels are booleans, which cannot hold the class {labels.max()}")
+        return labels.astype(np.bool_)
 
     def corrected(self, rows: Rows, values: Values) -> Any:
         """Return the array in memory, with `values` in `rows`."""
