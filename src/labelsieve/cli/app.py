@@ -1,4 +1,4 @@
-"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report`` and ``demo``, and what `corrections` adds."""
+"""The command line: ``find``, ``plan``, ``doctor``, ``report`` and ``demo``; other commands are in `result_commands`."""
 
 from __future__ import annotations
 

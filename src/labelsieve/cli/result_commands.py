@@ -111,14 +111,11 @@ def apply(
     from labelsieve.decisions import apply_decisions
 
     began = time.perf_counter()
-    found = None if issues is None else load(issues)
-    if found is not None and not isinstance(found, LabelIssues):
-        raise InvalidInputError(f"--issues: {issues} is not a result of classification")
     applied = apply_decisions(
         labels,
         list(decisions) or None,
+        issues=None if issues is None else _issues_at(issues),
         class_names=None if class_names is None else read_class_names(class_names),
-        issues=found,
         **choices,
     )
     if json:
@@ -187,10 +184,8 @@ def review(
     if serve and json:
         raise click.UsageError("--json is for -o: a server has no answer")
     began = time.perf_counter()
-    found, drawn = load_rows(result), _audit_at(audit)
-    names = None if class_names is None else read_class_names(class_names)
-    lows = None if lowest is None else found.lowest(lowest)
-    choices |= {"audit": drawn, "rows": lows, "class_names": names}
+    found = load_rows(result)
+    choices |= _shown(found, audit, lowest, class_names)
     if output is None:
         found.serve_review(decisions or "", top=top, host=host, port=port, **choices)
         return None
@@ -198,7 +193,7 @@ def review(
 
     top = top or FILE_ROWS
     found.review(output, top=top, **choices)
-    chosen = choices["rows"] if drawn is None else drawn
+    chosen = choices["rows"] if audit is None else choices["audit"]
     n_rows = min(top, found.num_issues) if chosen is None else len(chosen)
     n_bytes = output.stat().st_size
     if json:
@@ -236,30 +231,18 @@ def label_studio(
 
     Example: labelsieve label-studio result.zarr -o tasks.json --images 'https://example.org/{row}.png'
     """
-    found, drawn = load(result), _audit_at(audit)
-    if not isinstance(found, LabelIssues):
-        raise InvalidInputError(f"{result} is not a result of classification")
+    found = _issues_at(result)
     if config is not None:
         if config.absolute() == output.absolute():
             raise click.UsageError("--config and -o are the same file")
         check_writable(config)
-    names = None if class_names is None else read_class_names(class_names)
-    lows = None if lowest is None else found.lowest(lowest)
-    text = found.to_label_studio(output, audit=drawn, rows=lows, class_names=names, **choices)
+    text = found.to_label_studio(output, **_shown(found, audit, lowest, class_names), **choices)
     if config is None:
         click.echo(text)
     else:
         with replacing(LocalFolder(config)) as made:
             made.write_text(f"{text}\n", encoding="utf-8")
         click.echo(f"written to {output}, the configuration to {config}")
-
-
-def _audit_at(path: str | None) -> Audit | None:
-    """Return a saved audit, if there is to be one."""
-    drawn = None if path is None else load(path)
-    if drawn is not None and not isinstance(drawn, Audit):
-        raise InvalidInputError(f"--audit: {path} is not an audit")
-    return drawn
 
 
 @click.command(epilog=EXIT_CODES, short_help="Compare the issues before and after a correction.")
@@ -364,10 +347,32 @@ def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") 
     """Return the estimate from an audit at a path or URL, and files of decisions."""
     from labelsieve.audit import estimate
 
-    drawn = load(audit)
-    if not isinstance(drawn, Audit):
-        raise InvalidInputError(f"{audit} is not an audit")
-    return estimate(drawn, list(decisions), conflicts=conflicts)
+    return estimate(_audit_at(audit), list(decisions), conflicts=conflicts)
+
+
+def _shown(found: LabelIssues, audit: str | None, lowest: int | None, class_names: Path | None) -> dict[str, Any]:
+    """Return which rows are reviewed, and the names of their classes, by the options of several commands."""
+    return {
+        "audit": None if audit is None else _audit_at(audit),
+        "rows": None if lowest is None else found.lowest(lowest),
+        "class_names": None if class_names is None else read_class_names(class_names),
+    }
+
+
+def _audit_at(path: str) -> Audit:
+    """Open a saved audit."""
+    found = load(path)
+    if not isinstance(found, Audit):
+        raise InvalidInputError(f"{path} is not an audit")
+    return found
+
+
+def _issues_at(path: str) -> LabelIssues:
+    """Open a saved result of classification."""
+    found = load(path)
+    if not isinstance(found, LabelIssues):
+        raise InvalidInputError(f"{path} is not a result of classification")
+    return found
 
 
 RESULT_COMMANDS: Final = (review, label_studio, apply, draw, print_estimate, compare)
