@@ -1,16 +1,17 @@
-"""Commands about a result that was found: to review it, apply decisions, audit, estimate and compare."""
+"""Commands about a result that was found: to report, review, correct, audit, estimate and compare."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import click
 
+from labelsieve.audit import estimate
 from labelsieve.cli.json_text import apply_answer, audit_answer, compare_answer, estimate_answer, review_answer
-from labelsieve.cli.options import EXIT_CODES, FilePath, LabelValue, option
+from labelsieve.cli.options import EXIT_CODES, PAGE, FilePath, LabelValue, option
 from labelsieve.cli.text import apply_text, compare_text, estimate_text
 from labelsieve.errors import InvalidInputError
 from labelsieve.memory import size
@@ -22,9 +23,6 @@ from labelsieve.results.row_ids import read_class_names
 from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import without_query
-
-if TYPE_CHECKING:
-    from labelsieve.confident_learning.error_estimate import ErrorEstimate
 
 # Options of several commands.
 _texts = option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
@@ -124,7 +122,7 @@ def apply(
     return None
 
 
-@click.command(epilog=EXIT_CODES, short_help="Make a page to decide about issues.")
+@click.command(epilog=EXIT_CODES)
 @click.argument("result")
 @option("-o", "--output", type=FilePath(), help="The page: review.html.")
 @option("--serve", is_flag=True, help="Serve the page until Ctrl-C, in place of writing it.")
@@ -202,7 +200,7 @@ def review(
     return None
 
 
-@click.command("label-studio", epilog=EXIT_CODES, short_help="Write issues as tasks for Label Studio.")
+@click.command("label-studio", epilog=EXIT_CODES)
 @click.argument("result")
 @option("-o", "--output", required=True, type=FilePath(), help="The tasks: tasks.json.")
 @option("--config", type=FilePath(), help="Write the labelling configuration of the project to this file.")
@@ -245,7 +243,7 @@ def label_studio(
         click.echo(f"written to {output}, the configuration to {config}")
 
 
-@click.command(epilog=EXIT_CODES, short_help="Compare the issues before and after a correction.")
+@click.command(epilog=EXIT_CODES)
 @click.argument("before")
 @click.argument("after")
 @option(
@@ -277,7 +275,7 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
     return None
 
 
-@click.command("audit", epilog=EXIT_CODES, short_help="Draw rows to review for an estimate.")
+@click.command("audit", epilog=EXIT_CODES)
 @click.argument("result")
 @option("-o", "--output", required=True, metavar="AUDIT.json", help="The audit, which ends in .json or .zarr.")
 @option("--budget", type=click.IntRange(min=20), metavar="N", default=200, help="Rows to review.")
@@ -310,7 +308,7 @@ def draw(
     return None
 
 
-@click.command("estimate", epilog=EXIT_CODES, short_help="Estimate how many labels are wrong.")
+@click.command("estimate", epilog=EXIT_CODES)
 @click.argument("audit")
 @click.argument("decisions", nargs=-1, required=True)
 @_conflicts
@@ -333,7 +331,7 @@ def print_estimate(
     Example: labelsieve estimate audit.json decisions.csv
     """
     began = time.perf_counter()
-    found = estimate_of(audit, decisions, conflicts)
+    found = estimate(_audit_at(audit), list(decisions), conflicts=conflicts)
     more = None if width is None else found.rows_for_width(width)
     if json:
         return estimate_answer(found, more, time.perf_counter() - began)
@@ -343,11 +341,45 @@ def print_estimate(
     return None
 
 
-def estimate_of(audit: str, decisions: Sequence[str], conflicts: str = "error") -> ErrorEstimate:
-    """Return the estimate from an audit at a path or URL, and files of decisions."""
-    from labelsieve.audit import estimate
+@click.command(epilog=EXIT_CODES)
+@click.argument("result")
+@option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
+@PAGE
+@option(*("--top", "--rows", "rows"), type=click.IntRange(min=0), metavar="N", default=100, help="Worst rows to show.")
+@option("--before", metavar="EARLIER.zarr", help="Say what became of the issues of this earlier result.")
+@option("--audit", metavar="AUDIT.json", help="Say how many labels are wrong by this audit and --decisions.")
+@option("--decisions", multiple=True, metavar="FILE.csv", help="Decisions about the rows of --audit.")
+@_conflicts
+def report(
+    result: str,
+    output: Path,
+    images: str | None,
+    texts: str | None,
+    rows: int,
+    before: str | None,
+    audit: str | None,
+    decisions: Sequence[str],
+    conflicts: str,
+) -> None:
+    """Write a report for a browser about a saved result.
 
-    return estimate(_audit_at(audit), list(decisions), conflicts=conflicts)
+    RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote, as a path or URL.
+
+    Example: labelsieve report issues.zarr -o report.html
+    """
+    if (audit is None) != (not decisions):
+        raise click.UsageError("--audit and --decisions belong together")
+    found = load(result)
+    if isinstance(found, Audit):
+        raise InvalidInputError(f"{result} is an audit: a report is about a result: give it with --audit")
+    if audit is None:
+        found.report(output, top=rows, images=images, texts=texts, before=before)
+    elif isinstance(found, LabelIssues):
+        rate = estimate(_audit_at(audit), list(decisions), conflicts=conflicts)
+        found.report(output, top=rows, images=images, texts=texts, before=before, estimate=rate)
+    else:
+        raise InvalidInputError("--audit is for reports about rows, not about pixels, tokens or tags")
+    click.echo(f"written to {output}")
 
 
 def _shown(found: LabelIssues, audit: str | None, lowest: int | None, class_names: Path | None) -> dict[str, Any]:
@@ -373,6 +405,3 @@ def _issues_at(path: str) -> LabelIssues:
     if not isinstance(found, LabelIssues):
         raise InvalidInputError(f"{path} is not a result of classification")
     return found
-
-
-RESULT_COMMANDS: Final = (review, label_studio, apply, draw, print_estimate, compare)
