@@ -138,6 +138,29 @@ def check_report(path: Path, n_rows: int = 0, images: Any = None, texts: Any = N
         open_texts(texts, n_rows, np.empty(0, np.int64))
 
 
+def check_estimate(estimate: object, result: Result) -> ErrorEstimate | None:
+    """Return an estimate for the report of `result`; None if there is none.
+
+    Raises
+    ------
+    InvalidInputError
+        For an estimate of another result.
+    InputTypeError
+        For anything else.
+    """
+    if estimate is None:
+        return None
+    if not isinstance(estimate, ErrorEstimate):
+        raise InputTypeError(f"estimate must be what labelsieve.estimate returns, not {estimate!r}")
+    if estimate.n_rows != result.n_labelled:
+        raise InvalidInputError(
+            f"the estimate is of {estimate.n_rows:,} labelled rows, the result has {result.n_labelled:,}"
+        )
+    if estimate.fingerprint and estimate.fingerprint != result.fingerprint:
+        raise InvalidInputError(f"the estimate is of the result {estimate.fingerprint}, this is {result.fingerprint}")
+    return estimate
+
+
 def _page(
     result: Result,
     rows: list[dict[str, Any]],

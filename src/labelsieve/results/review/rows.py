@@ -18,6 +18,7 @@ from labelsieve.results.audit import Audit
 from labelsieve.results.result import TABLE_ROWS, Result
 from labelsieve.results.row_ids import check_class_names
 from labelsieve.results.texts import open_texts
+from labelsieve.settings import check_whole_number
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import open_any
 from labelsieve.sources.text_cells import as_text
@@ -106,8 +107,8 @@ class ReviewRows:
     ----------
     result : Result
         The result.
-    top : int
-        Number of the worst issues; has no meaning for an audit.
+    top : int, optional
+        Number of issues, from the worst, unless `audit` or `rows` say which rows; all by default.
     audit : Audit, optional
         Take the rows of an audit of this result, in its order.
     rows : (n,) array-like of int, optional
@@ -149,7 +150,7 @@ class ReviewRows:
         self,
         result: Result,
         *,
-        top: int = 500,
+        top: int | None = None,
         audit: Audit | None = None,
         rows: Any = None,
         texts: Any = None,
@@ -167,6 +168,7 @@ class ReviewRows:
         file = None if labels is None else open_label_file(labels)
         if file is not None and file.n_rows != result.n_rows:
             raise InvalidInputError(f"labels have {file.n_rows:,} rows, the result has {result.n_rows:,}")
+        top = result.num_issues if top is None else check_whole_number("top", top, 0)
         self._issues: list[Line] | None = None  # what the result has of chosen rows that are issues
         if audit is None and rows is None:
             issues = result.worst(top)
