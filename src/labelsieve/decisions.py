@@ -45,7 +45,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,7 +76,7 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import TABLE_ROWS, loaded_versions
-from labelsieve.results.row_ids import GroupIds, open_ids
+from labelsieve.results.row_ids import GroupIds, check_names, open_ids
 from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
 from labelsieve.sources.label_names import is_missing
 from labelsieve.sources.open_path import local_path
@@ -241,7 +241,7 @@ def apply_decisions(
     >>> labelsieve.apply_decisions([0, 1, 0], issues=found, auto="accept", margin=0.5).labels.tolist()
     [0, 1, 1]
     """
-    class_names = _checked_names(class_names)
+    class_names = None if class_names is None else check_names(class_names)
     check_one_of("unsure", unsure, UNSURE_RULES)
     check_one_of("conflicts", conflicts, CONFLICT_RULES)
     check_flag("overwrite", overwrite)
@@ -252,7 +252,7 @@ def apply_decisions(
     read = read_decisions(decisions, names)
     if issues is not None and issues.n_rows != file.n_rows:
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
-    values = LabelValues(file.dtype, _classes_of(file, class_names, issues))
+    values = LabelValues(file.dtype, _classes_of(file, names, issues))
     outcomes, digest = _compare(file, read, values, ids)
     _check_results(read, digest, issues)
     settled = settle(read, outcomes, conflicts)
@@ -261,7 +261,7 @@ def apply_decisions(
         outcomes = outcomes.with_ignored(_ignored_value(file, values, ignore_label))
     changes = _changes_of(values, read, outcomes, settled)
     if auto is not None and issues is not None and margin is not None:
-        changes = changes.merged(_accepted(file, values, issues, margin, class_names, read.rows))
+        changes = changes.merged(_accepted(file, values, issues, margin, names, read.rows))
     words = np.bincount(read.words[settled.places], minlength=len(WORDS)).tolist()
     counts = {"rows": file.n_rows, **dict(zip(WORDS, words, strict=True))}
     counts["auto"] = int(np.count_nonzero(changes.decided < 0))
@@ -390,19 +390,8 @@ def _places_of(decisions: Any) -> list[str]:
     return [os.fspath(one) if isinstance(one, str | os.PathLike) else type(one).__name__ for one in tables]
 
 
-def _checked_names(class_names: Any) -> list[str] | None:
-    """Return names of classes as a list, or raise if they are anything else."""
-    if class_names is None:
-        return None
-    names = None if isinstance(class_names, str) or not isinstance(class_names, Iterable) else list(class_names)
-    if names is None or not all(isinstance(name, str) for name in names):
-        raise InputTypeError("class_names must be a sequence of strings, one for each class")
-    return names
-
-
-def _classes_of(file: LabelFile, class_names: Sequence[str] | None, issues: LabelIssues | None) -> Any:
+def _classes_of(file: LabelFile, names: Sequence[str] | None, issues: LabelIssues | None) -> Any:
     """Return all classes as they are stored, or None if they are not known."""
-    names = class_names if class_names is not None or issues is None else issues.class_names
     if file.dtype.kind in "iuf":
         n_classes = len(names) if names is not None else None if issues is None else issues.n_classes
         return None if n_classes is None else range(n_classes)
@@ -499,7 +488,7 @@ def _accepted(
     values: LabelValues,
     issues: LabelIssues,
     margin: float,
-    class_names: Sequence[str] | None,
+    names: Sequence[str] | None,
     looked_at: npt.NDArray[Any],
 ) -> _Changes:
     """Return the changes by suggestions that are accepted without review, in rows that nobody `looked_at`."""
@@ -519,7 +508,6 @@ def _accepted(
     elif file.dtype.kind == "b":
         classes = np.array([False, True])
     else:
-        names = class_names if class_names is not None else issues.class_names
         if names is None or len(names) != issues.n_classes:
             raise InvalidInputError(f"labels are names: give class_names, one for each of {issues.n_classes:,} classes")
         classes = values.array([values.parse(name) for name in names])
