@@ -25,7 +25,7 @@ from labelsieve.corrections.label_studio_export import Reviewed, read_export
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.columns import missing_column
 from labelsieve.sources.label_names import is_missing
-from labelsieve.sources.text_cells import as_text, unescape_formula
+from labelsieve.sources.text_cells import as_text, cell_text, unescape_formula
 from labelsieve.storage.urls import check_place
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -444,9 +444,9 @@ def _frame_blocks(frame: Any, where: str, needed: Sequence[str]) -> Iterator[Blo
             own = ["" if is_missing(value) else value for value in column[start : start + _BLOCK_LINES].tolist()]
             if name in ("given_label", "label"):
                 own = [value if isinstance(value, str) else _typed(value) for value in own]
-            if name in ("id", "reviewer"):  # among missing ones, a frame has whole numbers as floats
-                own = [int(value) if isinstance(value, float) and value.is_integer() else value for value in own]
-            cells[name] = own if name in ("row", "given_label", "label") else [as_text(str(value)) for value in own]
+            cells[name] = (
+                own if name in ("row", "given_label", "label") else [as_text(cell_text(value)) for value in own]
+            )
         yield range(start, start + len(cells["row"])), cells
 
 

@@ -28,6 +28,7 @@ from labelsieve.corrections.fingerprints import FINGERPRINT
 from labelsieve.errors import InvalidInputError
 from labelsieve.settings import CONFLICT_RULES
 from labelsieve.sources.label_names import is_missing
+from labelsieve.sources.text_cells import cell_text
 
 # The code of the resulting label of an unsure decision.
 UNSURE: Final = -1
@@ -104,8 +105,7 @@ class LabelValues:
             return text == "true"
         if kind == "S":
             return value if isinstance(value, bytes) else str(value).encode()
-        # A frame has numbers among missing values as floats.
-        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+        return cell_text(value)
 
     @cached_property
     def _limits(self) -> np.iinfo[Any]:

@@ -21,7 +21,7 @@ from labelsieve.results.texts import open_texts
 from labelsieve.settings import check_whole_number
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import open_any
-from labelsieve.sources.text_cells import as_text
+from labelsieve.sources.text_cells import as_text, cell_text
 
 # Classes of highest probability that a row shows, besides the given and the suggested one.
 TOP_CLASSES: Final = 5
@@ -330,10 +330,10 @@ class ReviewRows:
 
 
 def _as_value(label: Any) -> str:
-    """Return a stored label as the text of a class's value: numbers among missing ones are floats."""
+    """Return a stored label as the text of a class's value."""
     if isinstance(label, bytes):
         return label.decode("utf-8", "backslashreplace")
-    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+    return cell_text(label)
 
 
 def _open_probs(pred_probs: Any, result: Result) -> Source:
