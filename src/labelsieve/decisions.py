@@ -54,6 +54,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.confident_learning.reviewer_agreement import Agreement
 from labelsieve.corrections.change_log import change_lines, earlier_logs, plain_label
 from labelsieve.corrections.decisions import WORDS, Decisions, read_decisions
@@ -83,8 +84,6 @@ from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import is_zarr_array
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place, without_query
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -117,10 +116,10 @@ class AppliedDecisions:
     labels: npt.NDArray[Any] | None
     output: str | None
     n_rows: int
-    changed: Rows
+    changed: Int64s
     before: npt.NDArray[Any]
     after: npt.NDArray[Any]
-    dropped: Rows
+    dropped: Int64s
     counts: dict[str, int]
     conflicts: tuple[Conflict, ...]
     agreement: tuple[Agreement, ...]
@@ -299,7 +298,7 @@ def apply_decisions(
 class _Changes:
     """Rows whose label changes, ascending, their labels before and after, and the decision that says so, or -1."""
 
-    rows: Rows
+    rows: Int64s
     before: npt.NDArray[Any]
     after: npt.NDArray[Any]
     decided: npt.NDArray[np.intp]

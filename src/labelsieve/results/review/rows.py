@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.confident_learning.softmax import softmax
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.corrections.label_arrays import LabelFile
@@ -36,7 +37,6 @@ _TOLERANCE: Final = 5e-3
 # Probabilities that are read at a time: 32 MB of float64.
 _BLOCK_PROBS: Final = 1 << 22
 
-Rows = npt.NDArray[np.int64]
 Line = dict[str, Any]
 
 
@@ -80,7 +80,7 @@ class LabelScheme:
                 raise InvalidInputError(f"class {k:,} has the name {value!r}, which a table of decisions cannot hold")
         return cls(names, values)
 
-    def classes_of(self, labels: Sequence[Any], rows: Rows) -> npt.NDArray[np.int64]:
+    def classes_of(self, labels: Sequence[Any], rows: Int64s) -> npt.NDArray[np.int64]:
         """Return the classes of stored labels.
 
         Raises
@@ -305,11 +305,11 @@ class ReviewRows:
         line = _lines_of(self.result, place, place + 1)[0] if self._issues is None else self._issues[place]
         return str(line.get("id", ""))
 
-    def _read_values(self, rows: Rows) -> npt.NDArray[np.float64]:
+    def _read_values(self, rows: Int64s) -> npt.NDArray[np.float64]:
         """Return rows of `pred_probs` as they are."""
         return np.asarray(self._probs.take(rows), np.float64)  # type: ignore[union-attr]  # only where there are some
 
-    def _read_probs(self, rows: Rows) -> npt.NDArray[np.float64]:
+    def _read_probs(self, rows: Int64s) -> npt.NDArray[np.float64]:
         values = self._read_values(rows)
         probs = softmax(values) if self._are_logits else values
         if not np.isfinite(probs).all():
@@ -399,7 +399,7 @@ def _kind_of_texts(result: Result, file: LabelFile, stored: Sequence[Any]) -> st
     return "numbers" if fits["numbers"] else "names"
 
 
-def _checked_rows(rows: Any, result: Result) -> Rows:
+def _checked_rows(rows: Any, result: Result) -> Int64s:
     """Return chosen rows as an array.
 
     Raises
@@ -420,7 +420,7 @@ def _checked_rows(rows: Any, result: Result) -> Rows:
     return found.astype(np.int64, copy=False)
 
 
-def _check_labelled(rows: Rows, scores: npt.NDArray[Any]) -> None:
+def _check_labelled(rows: Int64s, scores: npt.NDArray[Any]) -> None:
     """Raise if a row has no label."""
     missing = rows[np.isnan(scores)]
     if len(missing):
@@ -429,7 +429,7 @@ def _check_labelled(rows: Rows, scores: npt.NDArray[Any]) -> None:
         )
 
 
-def _ranks_of(rows: Rows, result: Result) -> npt.NDArray[np.int64]:
+def _ranks_of(rows: Int64s, result: Result) -> npt.NDArray[np.int64]:
     """Return the rank of each row among the issues; -1 for a row that is not an issue."""
     order = np.argsort(rows)
     ascending = rows[order]
