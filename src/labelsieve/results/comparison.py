@@ -52,6 +52,8 @@ class Comparison:
 
     Attributes
     ----------
+    before, after : LabelIssues
+        The results.
     n_resolved, n_kept, n_new : int
         Number of resolved, kept and new issues.
     n_relabelled : int
@@ -66,6 +68,8 @@ class Comparison:
         Estimated number of wrong labels.
     health_before, health_after : float
         Estimated share of right labels, as `LabelIssues.health_score`.
+    classes : dict of (K,) arrays
+        The columns of `by_class`.
 
     Examples
     --------

@@ -135,6 +135,11 @@ class LabelIssues(Result):
             ``flag`` (``absent``; ``rare``: fewer than 10 rows; ``tiny threshold``: below 1/K; else empty), and with
             class names ``name``. NaN where a class has no rows.
 
+        Raises
+        ------
+        MissingDependencyError
+            Without pandas.
+
         Notes
         -----
         Both noises are estimated with the calibrated joint, by the formulas of
@@ -168,6 +173,11 @@ class LabelIssues(Result):
             ``given_label``, ``suggested_label``, ``confident_rows`` (rows with this label that are confidently
             predicted as this class), ``estimated_rows`` (scaled to all rows with the label), ``share`` (estimated rows
             over rows with the label), and with class names ``given_name`` and ``suggested_name``.
+
+        Raises
+        ------
+        MissingDependencyError
+            Without pandas.
 
         Notes
         -----
@@ -358,7 +368,9 @@ class LabelIssues(Result):
         ------
         InvalidInputError
             For another ending; an audit of another result; pictures, texts, labels or probabilities that are not of
-            these rows.
+            these rows; rows that are not there, have no label, or occur twice.
+        InputTypeError
+            For objects of another kind.
         MissingDependencyError
             Without jinja2, or Pillow for pictures.
         UnwritableError
@@ -416,6 +428,8 @@ class LabelIssues(Result):
         ------
         InvalidInputError
             As for `review`; also if the file holds anything else, or the server cannot listen there.
+        InputTypeError
+            For objects of another kind.
         InUseError
             If another server writes to the file.
         MissingDependencyError
@@ -474,8 +488,10 @@ class LabelIssues(Result):
         InvalidInputError
             For another ending, pictures or texts that are not of N rows, an estimate of another result, or an earlier
             result of other rows.
+        InputTypeError
+            For objects of another kind.
         MissingDependencyError
-            Without jinja2 or matplotlib.
+            Without jinja2 or matplotlib, or Pillow for pictures.
         UnwritableError
             If the report cannot be written: a folder without permission, a full disk.
         """
@@ -596,7 +612,9 @@ class LabelIssues(Result):
         ------
         InvalidInputError
             For another ending, images or texts of another number of rows, and class names that are empty, occur twice
-            or hold control characters.
+            or hold control characters; for `audit`, `rows`, `pred_probs` and `labels` as in `review`.
+        InputTypeError
+            For objects of another kind, such as pictures in memory.
         UnwritableError
             If the file cannot be written.
 

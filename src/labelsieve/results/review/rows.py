@@ -126,6 +126,8 @@ class ReviewRows:
 
     Attributes
     ----------
+    result, audit
+        As they were given.
     rows : (n,) int64
         Row numbers.
     things : (n,) int64
