@@ -20,6 +20,9 @@ tables without names, each is of another reviewer. What different reviewers say 
 `apply_decisions` writes the corrected labels in the form in which they are stored, beside a log of what was changed by
 whom. Everything is checked before anything is written. On the command line: ``labelsieve apply``.
 
+They are written in a hidden folder beside the output, which a run that is killed leaves there. The next run with the
+same output on the same machine removes it; that of a run which is still writing stays.
+
 ## The log
 
 ``OUT.log.json`` is an object with these keys:

@@ -58,7 +58,7 @@ def test_a_served_page(request, tmp_path):
         began = time.perf_counter()
         for place in range(100):
             row, label = int(shown.rows[place]), int(shown.suggested[place])
-            server.decide(json.dumps({"row": row, "decision": "accept", "label": label}).encode())
+            server.requests.decide(json.dumps({"row": row, "decision": "accept", "label": label}).encode())
         each = (time.perf_counter() - began) / 100
         assert len(server.decisions.decisions) == 100
     print(f"\n{len(shown):,} rows served after {seconds:.2f} s; a decision on the disk after {1000 * each:.1f} ms")

@@ -3,6 +3,7 @@
 import collections
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -137,7 +138,7 @@ def test_a_stored_result_draws_the_same_rows_in_small_blocks(known, tmp_path, mo
     issues.save(tmp_path / "issues.zarr")
     stored = labelsieve.load(tmp_path / "issues.zarr")
     assert len(list(stored.score_parts.blocks())) == 5
-    for name in ("rows", "scores", "strata", "stratum_rows", "cut_scores", "cut_rows"):
+    for name in ("rows", "scores", "strata", "stratum_rows", "cut_scores", "cut_rows", "grid_scores", "grid_rows"):
         assert getattr(stored.audit(90), name).tolist() == getattr(issues.audit(90), name).tolist()
 
 
@@ -346,12 +347,14 @@ def test_an_audit_of_an_earlier_version_opens(known, tmp_path):
     audit = issues.audit(40, labels=labels)
     audit.save(tmp_path / "a.json")
     facts = json.loads((tmp_path / "a.json").read_text())
-    for name in ("result", "cut_scores", "cut_rows", "checksum"):
+    for name in ("result", "cut_scores", "cut_rows", "grid_scores", "grid_rows", "checksum"):
         del facts[name]
     (tmp_path / "a.json").write_text(json.dumps(with_checksum(facts)))
     loaded = labelsieve.load(tmp_path / "a.json")
     found, wanted = (labelsieve.estimate(one, is_wrong[one.rows]) for one in (loaded, audit))
     assert (str(found), found.curve, loaded.fingerprint) == (str(wanted), (), "")
+    with pytest.raises(InvalidInputError, match="cuts: an earlier version drew the audit: draw the same rows again"):
+        labelsieve.estimate(loaded, is_wrong[loaded.rows], cuts=[10])
 
 
 def test_precision_and_recall_at_each_cut_are_those_of_strata_split_there(known):
@@ -362,7 +365,13 @@ def test_precision_and_recall_at_each_cut_are_those_of_strata_split_there(known)
     quarters = [of_issues[math.ceil(part * len(of_issues)) - 1] for part in (0.25, 0.5, 0.75, 1)]
     ends = [np.sort(scores)[math.ceil(end * 3000) - 1] for end in (0.01, 0.03, 0.1, 0.3)]
     assert [cut.score for cut in estimate.curve] == sorted({*map(float, quarters), *map(float, ends)})
-    for cut in estimate.curve:
+    # Cuts of one's own, in any order; those of no reviewed row are unknown.
+    own = labelsieve.estimate(audit, is_wrong[audit.rows], cuts=[2000, 1, 7, 50, 122, 900, 3000])
+    assert [cut.n_rows for cut in own.curve] == [2000, 1, 7, 50, 122, 900, 3000]
+    assert replace(own, curve=estimate.curve) == estimate
+    same = labelsieve.estimate(audit, is_wrong[audit.rows], cuts=[cut.n_rows for cut in estimate.curve])
+    assert same == estimate
+    for cut in estimate.curve + own.curve:
         below = scores <= cut.score
         assert (cut.n_rows, cut.n_issues) == (below.sum(), (below & mask).sum())
         for chosen, precision, recall in (
@@ -390,10 +399,58 @@ def test_precision_and_recall_at_each_cut_are_those_of_strata_split_there(known)
 def test_cuts_where_all_rows_are_reviewed_are_exact(known):
     _, is_wrong, issues = known
     audit = issues.audit(10_000)
-    for cut in labelsieve.estimate(audit, is_wrong[audit.rows]).curve:
-        chosen = issues.mask() & (issues.scores <= cut.score)
-        assert cut.precision == pytest.approx([is_wrong[chosen].mean()] * 3)
-        assert cut.recall == pytest.approx([(is_wrong & chosen).sum() / is_wrong.sum()] * 3)
+    for cuts in (None, [30, 70, 1000]):
+        for cut in labelsieve.estimate(audit, is_wrong[audit.rows], cuts=cuts).curve:
+            below = issues.scores <= cut.score
+            for chosen, precision, recall in (
+                (below & issues.mask(), cut.precision, cut.recall),
+                (below, cut.precision_of_rows, cut.recall_of_rows),
+            ):
+                assert precision == pytest.approx([is_wrong[chosen].mean()] * 3)
+                assert recall == pytest.approx([(is_wrong & chosen).sum() / is_wrong.sum()] * 3)
+
+
+@pytest.mark.parametrize("decimals", [None, 2, 1])
+def test_a_cut_is_at_the_nearest_score_whose_rows_are_counted(decimals):
+    """Compare with sorted scores, also where many are equal, and for a result whose scores are rounded."""
+    labels, probs, _ = draw(20_000, wrong=0.1)
+    labels[::50] = -1
+    probs = probs if decimals is None else np.round(probs, decimals) / np.round(probs, decimals).sum(axis=1)[:, None]
+    issues = labelsieve.find_label_issues(labels, probs, ignore_label=-1, progress=False)
+    audit, mask, ordered = issues.audit(50), issues.mask(), np.sort(issues.scores[labels >= 0])
+    assert audit.grid_scores[[0, -1]].tolist() == ordered[[0, -1]].tolist()
+    for score, n_rows in zip(audit.grid_scores, audit.grid_rows.tolist(), strict=True):
+        below = issues.scores <= score
+        assert n_rows == [(below & mask).sum(), (below & ~mask).sum()]
+    flags = np.arange(50) % 5 == 0
+    wanted = [1, 10, 60, 444, 3333, 15_000, 19_600]
+    curve = labelsieve.estimate(audit, flags, cuts=np.array(wanted)).curve
+    totals = audit.grid_rows.sum(axis=1).tolist()
+    for n, cut in zip(wanted, curve, strict=True):
+        assert cut.n_rows == min(totals, key=lambda total: (abs(total - n), total))
+        assert (cut.n_rows, cut.n_issues) == tuple(
+            int((issues.scores <= cut.score)[among].sum()) for among in (labels >= 0, mask)
+        )
+        assert decimals is not None or abs(cut.n_rows - n) <= n / 50
+    assert curve[-1].recall_of_rows == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("cuts", "message"),
+    [
+        ([], "cuts must be at least one number of rows"),
+        ([0], "cuts must be a whole number of at least 1, not 0"),
+        ([0.5], r"cuts must be a whole number of at least 1, not 0\.5"),
+        ([True], "cuts must be a whole number of at least 1, not True"),
+        ([10, 3001], "cuts: 3,001 is more than the 3,000 rows that have a label"),
+        (100, "cuts must be a sequence of numbers of rows, not 100"),
+        ("100", "cuts must be a sequence of numbers of rows, not '100'"),
+    ],
+)
+def test_bad_cuts(known, cuts, message):
+    audit = known[2].audit(20)
+    with pytest.raises((InvalidInputError, InputTypeError), match=message):
+        labelsieve.estimate(audit, np.zeros(20, bool), cuts=cuts)
 
 
 @pytest.mark.parametrize("names", [None, ["=1+1", "dög", "eel"]])
@@ -561,6 +618,8 @@ def test_a_saved_audit_is_the_same(known, tmp_path, ending, names):
     loaded = labelsieve.load(tmp_path / f"audit.{ending}")
     for name in ("rows", "scores", "strata", "stratum_rows", "given_labels", "weights", "cut_scores", "cut_rows"):
         assert getattr(loaded, name).tolist() == getattr(audit, name).tolist()
+    for name in ("grid_scores", "grid_rows"):
+        assert getattr(loaded, name).tolist() == getattr(audit, name).tolist()
     assert (loaded.scores.dtype, loaded.n_rows, loaded.seed) == (audit.scores.dtype, 3000, 2)
     assert loaded.fingerprint == issues.fingerprint
     assert list(loaded.to_frame().columns) == ["row", "given_label", "score", "is_issue", "stratum", "weight"]
@@ -644,6 +703,18 @@ def test_the_commands_draw_an_audit_and_estimate(known, tmp_path, monkeypatch, c
     assert answer["error_rate"] == {"estimate": wanted.error_rate, "low": wanted.low, "high": wanted.high}
     assert [one["class"] for one in answer["per_class"]] == [0, 1, 2]
     assert [one["recall"]["high"] for one in answer["curve"]] == [one.recall.high for one in wanted.curve]
+    own = labelsieve.estimate(audit, is_wrong[audit.rows], cuts=[90, 600]).curve
+    assert run(["estimate", "a.json", "review.csv", "--cuts", "90", "--cuts", "600", "--json"]) == 0
+    assert [(one["n_rows"], one["recall_of_rows"]["low"]) for one in json.loads(capsys.readouterr().out)["curve"]] == [
+        (cut.n_rows, cut.recall_of_rows.low) for cut in own
+    ]
+    assert run(["estimate", "a.json", "review.csv", "--cuts", "90", "--cuts", "600"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[4:6]] == [
+        f"{cut.n_rows} {cut.score:.4g} {cut.precision_of_rows} {cut.recall_of_rows}".split() for cut in own
+    ]
+    assert run(["estimate", "a.json", "review.csv", "--cuts", "3001"]) == 2
+    assert "3,001 is more than the 3,000 rows that have a label" in capsys.readouterr().err
     frame[:9].assign(decision="other", label=9, reviewer="ben").to_csv("ben.csv", index=False)
     assert run(["estimate", "a.json", "review.csv", "ben.csv"]) == 2
     assert "differ in" in capsys.readouterr().err

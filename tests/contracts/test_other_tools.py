@@ -14,6 +14,7 @@ from draws import draw, find
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions, read_label_studio
 from labelsieve.cli.app import run
 from labelsieve.exchange import label_studio_config
+from labelsieve.results.row_ids import read_class_names
 
 HOSTILE = ["=1+1", "<img src=x onerror=alert(1)>", "a\nb\t\"c\" 'd' & é", "$given_choice", "]]><!--", "ünïcode 💥"]
 K = len(HOSTILE)
@@ -301,6 +302,35 @@ def test_the_command_line_writes_tasks_and_takes_an_export(tmp_path, monkeypatch
     config = found.to_label_studio("tasks.json", audit=audit, texts=texts, images="{row}.png")
     assert (tmp_path / "c.xml").read_text() == f"{config}\n"
     assert (tmp_path / "own.json").read_bytes() == (tmp_path / "tasks.json").read_bytes()
+    many = ["a\u00a0", "b $x", *map(str, range(2, found.n_classes))]
+    (tmp_path / "names.txt").write_text("\n".join(many))
+    named = {"class_names": read_class_names(tmp_path / "names.txt")}
+    for where, options, n_tasks, choices in (
+        ("c.xml", what, 50, {"audit": audit, "texts": texts, "images": "{row}.png"}),
+        (None, ["--class-names", "names.txt"], found.num_issues, named),
+        (None, ["--top", "7"], 7, {"top": 7}),
+        (None, ["--top", "0"], 0, {"top": 0}),
+        (None, ["--top", "9999"], found.num_issues, {"top": 9999}),
+        (None, ["--lowest", "9", "--labels", "labels.npy"], 9, {"rows": found.lowest(9), "labels": labels}),
+    ):
+        np.save("labels.npy", labels)
+        given = [] if where is None else ["--config", where]
+        assert run(["label-studio", "r.zarr", "-o", "own.json", *options, *given, "--json"]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert answer.pop("total_s") >= 0
+        assert answer == {
+            "output": "own.json",
+            "config": where,
+            "label_config": found.to_label_studio("tasks.json", **choices),
+            "n_tasks": n_tasks,
+            "warnings": [],
+            "version": labelsieve.__version__,
+        }
+        tasks = json.loads((tmp_path / "own.json").read_text(encoding="utf-8"))
+        assert (len(tasks), tasks) == (n_tasks, json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8")))
+        assert where is None or (tmp_path / where).read_text(encoding="utf-8") == answer["label_config"] + "\n"
+    assert run(["label-studio", "none.zarr", "-o", "own.json", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "InvalidInputError"
     assert run(["label-studio", "r.zarr", "-o", "more.json", "--audit", "r.zarr"]) == 2
     assert "r.zarr is not an audit" in capsys.readouterr().err
     assert run(["label-studio", "audit.json", "-o", "more.json"]) == 2

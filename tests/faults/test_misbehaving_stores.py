@@ -4,11 +4,13 @@ import json
 import logging
 import re
 import socket
+import threading
 import time
 import weakref
 from collections import Counter
 
 import dask
+import dask.array as da
 import dask.threaded
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ import misbehaving
 import s3
 from draws import assert_same_bits, draw, find, in_turn
 from labelsieve.cli import app
-from labelsieve.errors import ChangedDataError, InvalidInputError, UnreadableDataError
+from labelsieve.errors import ChangedDataError, InvalidInputError, TaskFailedError, UnreadableDataError
 from labelsieve.sources import prefetch, remote_npy
 from labelsieve.sources.object_store import RefusedError
 from labelsieve.sources.open_array import open_pred_probs
@@ -27,6 +29,7 @@ from labelsieve.storage import limits, requests
 from labelsieve.storage.folders import UrlFolder
 from labelsieve.storage.requests import Pace
 from labelsieve.storage.retry_log import RETRY_LOG, RetryLog
+from processes import wait_until
 
 N_ROWS, N_CLASSES = 1000, 6
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=22)
@@ -88,7 +91,7 @@ def store(filled, monkeypatch):
 
 
 def await_threads():
-    """Wait for Dask's threads: after an error they finish the tasks that they have begun, and go on asking."""
+    """Wait for Dask's threads: after an error they finish the requests that they have made."""
     by_number = [pool for pools in dask.threaded.pools.values() for pool in pools.values()]
     for pool in filter(None, [dask.threaded.default_pool, *by_number]):
         pool.shutdown()
@@ -159,6 +162,34 @@ def test_listings_and_sizes_are_repeated_too(store, want):
     assert_same_bits(find(LABELS, f"{ROOT}/files", **BY_PARTS), want)
     assert_same_bits(find(LABELS, f"{ROOT}/p.npy", **BY_PARTS), want)
     assert sum(bool(request[3]) for request in store.requests()) >= 3
+
+
+# After the end ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["npy", "chunks", "the web"])
+def test_after_an_error_no_request_is_repeated(store, monkeypatch, kind):
+    monkeypatch.setattr(limits, "TRIES", 300)
+    store.behave(faults={"slow_down": 1}, only="/c/" if kind == "chunks" else "bytes=[1-9]")
+    n_retries, first = RETRY_LOG.n_retries, threading.Lock()
+
+    def fail_later(block):
+        if first.acquire(blocking=False):
+            wait_until(lambda: RETRY_LOG.n_retries >= n_retries + 20)
+            raise ArithmeticError("one block fails")
+        return block
+
+    labels = da.from_array(LABELS, chunks=200).map_blocks(fail_later, dtype=LABELS.dtype, meta=LABELS[:0])
+    with (
+        dask.config.set({"scheduler": "threads", "num_workers": 2}),
+        pytest.raises((ArithmeticError, TaskFailedError), match="one block fails"),
+    ):
+        find(labels, place_of(store, kind), **BY_PARTS)
+    before = Counter(request[:3] for request in store.requests())
+    await_threads()
+    after = Counter(request[:3] for request in store.requests())
+    assert before.most_common(1)[0][1] >= 3
+    assert max((after - before).values(), default=0) <= 1, "what was on its way, or paused"
 
 
 # Limits -------------------------------------------------------------------------------------------------------------

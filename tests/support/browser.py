@@ -26,9 +26,18 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 class Page:
     """A page that is open, on a connection to its browser."""
 
-    def __init__(self, loop, socket):
-        self._loop, self._socket, self._last = loop, socket, 0
+    def __init__(self, loop, socket, port):
+        self._loop, self._socket, self._port, self._last = loop, socket, port, 0
         self.events = []
+
+    @contextmanager
+    def another(self):
+        """Give a blank page in another tab."""
+        target = self.ask("Target.createTarget", url="about:blank")["targetId"]
+        url = f"ws://127.0.0.1:{self._port}/devtools/page/{target}"
+        socket = self._loop.run_until_complete(_connect(url))
+        yield Page(self._loop, socket, self._port)
+        self._loop.run_until_complete(_closed(socket))
 
     def ask(self, method, **parameters):
         """Send a command and return its result; what happens meanwhile is in `events`."""
@@ -148,7 +157,7 @@ def browser():
             loop.run_until_complete(_answering(process, errors))
             port = re.search(rb"ws://127\.0\.0\.1:(\d+)/", errors.read_bytes()).group(1).decode()
             socket = loop.run_until_complete(_connected(port))
-            yield Page(loop, socket)
+            yield Page(loop, socket, port)
             loop.run_until_complete(_closed(socket))
         finally:
             process.kill()
@@ -176,5 +185,9 @@ async def _connected(port):
         answer = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")
         pages = [target for target in json.loads(answer.body) if target["type"] == "page"]
         if pages:
-            return await websocket_connect(pages[0]["webSocketDebuggerUrl"], max_message_size=1 << 28)
+            return await _connect(pages[0]["webSocketDebuggerUrl"])
         await asyncio.sleep(0.05)
+
+
+async def _connect(url):
+    return await websocket_connect(url, max_message_size=1 << 28)

@@ -4,11 +4,12 @@
 
 ## JSON
 
-With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor`, `labelsieve review`, `labelsieve apply` and
-`labelsieve compare` print one JSON object on stdout, in one line, and nothing else. The summary and the worst rows go
-to stderr (``--quiet`` leaves them out), and so does what libraries and worker processes print. The plan is not printed
-as text. Sizes are in bytes and end in ``_bytes``; times are in seconds and end in ``_s``. `labelsieve report`,
-`labelsieve label-studio` and `labelsieve demo` have no answer but their exit code.
+With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor`, `labelsieve review`,
+`labelsieve label-studio`, `labelsieve apply`, `labelsieve audit`, `labelsieve estimate` and `labelsieve compare` print
+one JSON object on stdout, in one line, and nothing else. The summary and the worst rows go to stderr (``--quiet``
+leaves them out), and so does what libraries and worker processes print. The plan is not printed as text. Sizes are in
+bytes and end in ``_bytes``; times are in seconds and end in ``_s``. `labelsieve report` and `labelsieve demo` have no
+answer but their exit code.
 
 | Key of ``find`` | |
 |---|---|
@@ -112,6 +113,14 @@ run fail or might give a wrong result; a *warning* may make it slow, or fail lat
 | ``total_s`` | wall time of the command, except imports |
 | ``warnings``, ``version`` | as for ``find`` |
 
+| Key of ``label-studio`` | |
+|---|---|
+| ``output``, ``config`` | paths of the tasks, and of the labelling configuration; null without the option |
+| ``label_config`` | the labelling configuration itself |
+| ``n_tasks`` | number of tasks |
+| ``total_s`` | wall time of the command, except imports |
+| ``warnings``, ``version`` | as for ``find`` |
+
 | Key of ``apply`` | |
 |---|---|
 | ``output``, ``log`` | paths of the corrected labels, and of the log of what was changed |
@@ -174,6 +183,11 @@ Ctrl-C. A decision is on the disk, in one line of the CSV file, before the page 
 same command goes on with the same file, and cuts off a line that was not finished. There is one line for each row, the
 last decision about it, so that the file can be applied at any moment. Another server is refused while one has the file.
 Rows and pictures are read when they are shown.
+
+Several people may have the page open. Every two seconds, while it is seen, it asks what others decided, and shows it.
+The row on the screen stays there, and for a moment after somebody else has decided it no key decides it again. Of two
+decisions about a row at the same time the second one is refused until its page has shown the first. Who is to decide
+without seeing the decisions of others needs a server and a file of their own.
 
 Only this machine reaches the server, and only with the URL, whose long random part is new each time. With ``--host``
 other machines reach it too, without encryption: prefer a tunnel, such as

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from labelsieve.audit import estimate
-from labelsieve.cli.json_text import apply_answer, audit_answer, compare_answer, estimate_answer, review_answer
+from labelsieve.cli.json_text import (
+    apply_answer,
+    audit_answer,
+    compare_answer,
+    estimate_answer,
+    label_studio_answer,
+    review_answer,
+)
 from labelsieve.cli.options import EXIT_CODES, PAGE, FilePath, LabelValue, option
 from labelsieve.cli.text import apply_text, compare_text, estimate_text
 from labelsieve.errors import InvalidInputError
@@ -191,8 +198,7 @@ def review(
 
     top = top or FILE_ROWS
     found.review(output, top=top, **choices)
-    chosen = choices["rows"] if audit is None else choices["audit"]
-    n_rows = min(top, found.num_issues) if chosen is None else len(chosen)
+    n_rows = _n_shown(found, top, choices)
     n_bytes = output.stat().st_size
     if json:
         return review_answer(str(output), n_rows, n_bytes, time.perf_counter() - began)
@@ -212,16 +218,19 @@ def review(
 @_pred_probs
 @_labels
 @_class_names
+@_json
 def label_studio(
     result: str,
     *,
     output: Path,
     config: Path | None,
+    top: int | None,
     audit: str | None,
     lowest: int | None,
     class_names: Path | None,
+    json: bool,
     **choices: Any,
-) -> None:
+) -> dict[str, Any] | None:
     """Write the issues of RESULT, or the rows of an audit, as tasks for Label Studio.
 
     The labelling configuration of the project is printed, or written with --config. labelsieve apply and labelsieve
@@ -229,18 +238,22 @@ def label_studio(
 
     Example: labelsieve label-studio result.zarr -o tasks.json --images 'https://example.org/{row}.png'
     """
+    began = time.perf_counter()
     found = _issues_at(result)
     if config is not None:
         if config.absolute() == output.absolute():
             raise click.UsageError("--config and -o are the same file")
         check_writable(config)
-    text = found.to_label_studio(output, **_shown(found, audit, lowest, class_names), **choices)
-    if config is None:
-        click.echo(text)
-    else:
+    shown = _shown(found, audit, lowest, class_names)
+    text = found.to_label_studio(output, top=top, **shown, **choices)
+    if config is not None:
         with replacing(LocalFolder(config)) as made:
             made.write_text(f"{text}\n", encoding="utf-8")
-        click.echo(f"written to {output}, the configuration to {config}")
+    if json:
+        n_tasks = _n_shown(found, top, shown)
+        return label_studio_answer(output, config, text, n_tasks, time.perf_counter() - began)
+    click.echo(text if config is None else f"written to {output}, the configuration to {config}")
+    return None
 
 
 @click.command(epilog=EXIT_CODES)
@@ -319,9 +332,23 @@ def draw(
     help="Say how many more rows to review until the interval is this wide: 0.01.",
 )
 @option("--top", type=click.IntRange(min=0), metavar="N", default=20, help="Classes to print, from the most wrong.")
+@option(
+    "--cuts",
+    multiple=True,
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Say how many of the N rows of lowest score are wrong, and which share of the wrong labels they hold.",
+)
 @_json
 def print_estimate(
-    audit: str, decisions: Sequence[str], conflicts: str, width: float | None, top: int, *, json: bool
+    audit: str,
+    decisions: Sequence[str],
+    conflicts: str,
+    width: float | None,
+    top: int,
+    cuts: Sequence[int],
+    *,
+    json: bool,
 ) -> dict[str, Any] | None:
     """Estimate how many labels are wrong, from decisions about the rows of an audit.
 
@@ -329,13 +356,15 @@ def print_estimate(
     or of a table that was filled in, or exports of Label Studio. Intervals are of 95%.
 
     Example: labelsieve estimate audit.json decisions.csv
+
+    Example: labelsieve estimate audit.json decisions.csv --cuts 500 --cuts 1000
     """
     began = time.perf_counter()
-    found = estimate(_audit_at(audit), list(decisions), conflicts=conflicts)
+    found = estimate(_audit_at(audit), list(decisions), conflicts=conflicts, cuts=cuts or None)
     more = None if width is None else found.rows_for_width(width)
     if json:
         return estimate_answer(found, more, time.perf_counter() - began)
-    click.echo(estimate_text(found, top))
+    click.echo(estimate_text(found, top, of_rows=bool(cuts)))
     if more is not None:
         click.echo(f"{more:,} more rows to review until the interval is {width:g} wide")
     return None
@@ -389,6 +418,14 @@ def _shown(found: LabelIssues, audit: str | None, lowest: int | None, class_name
         "rows": None if lowest is None else found.lowest(lowest),
         "class_names": None if class_names is None else read_class_names(class_names),
     }
+
+
+def _n_shown(found: LabelIssues, top: int | None, shown: Mapping[str, Any]) -> int:
+    """Return the number of rows to review: those that are chosen, or the `top` issues."""
+    chosen = shown["rows"] if shown["audit"] is None else shown["audit"]
+    if chosen is not None:
+        return len(chosen)
+    return found.num_issues if top is None else min(top, found.num_issues)
 
 
 def _audit_at(path: str) -> Audit:

@@ -74,8 +74,11 @@ def _agreement_text(agreement: Agreement) -> str:
     )
 
 
-def estimate_text(estimate: ErrorEstimate, top: int) -> str:
-    """Return what an audit says as lines: precision and recall at each cut, and the `top` classes with most errors."""
+def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -> str:
+    """Return what an audit says as lines: precision and recall at each cut, and the `top` classes with most errors.
+
+    At the cuts they are those of the issues; with `of_rows`, of all rows.
+    """
     lines = [
         str(estimate),
         f"{estimate.n_reviewed:,} of {estimate.n_rows:,} rows reviewed, {estimate.n_wrong:,} of them wrong",
@@ -83,7 +86,13 @@ def estimate_text(estimate: ErrorEstimate, top: int) -> str:
     if estimate.n_conflicts:
         lines.append(f"reviewers differ in {estimate.n_conflicts:,} rows")
     lines += map(_agreement_text, estimate.agreement)
-    if estimate.curve:
+    if estimate.curve and of_rows:
+        lines += ["", "      rows  score up to  wrong                  recall"]
+        lines += [
+            f"{cut.n_rows:>10,}  {cut.score:<11.4g}  {cut.precision_of_rows!s:<21}  {cut.recall_of_rows}"
+            for cut in estimate.curve
+        ]
+    elif estimate.curve:
         lines += ["", "score up to   issues  right in               recall"]
         lines += [
             f"{cut.score:<11.4g} {cut.n_issues:>8,}  {cut.precision!s:<21}  {cut.recall}" for cut in estimate.curve

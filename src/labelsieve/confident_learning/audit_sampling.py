@@ -24,6 +24,8 @@ N_STRATA: Final = 2 * (len(STRATUM_ENDS) + 1)
 _SIZE_SHARE: Final = 2 / 3
 # Rows of a stratum at least, if it has them: fewer say nothing of how rows differ.
 _FEWEST: Final = 2
+# Scores up to which rows are counted, for cuts that are chosen later: each has about a 50th more rows than the last.
+_GRID_STEP: Final = 50
 # The smallest budget that gives each stratum its fewest rows.
 SMALLEST_BUDGET: Final = _FEWEST * N_STRATA
 # Strata up to this size are put in a random order; in larger ones rows are drawn one by one.
@@ -61,6 +63,45 @@ def cut_scores(edges: Float64s, of_issues: Floats) -> Float64s:
     """
     last = [max(0, int(np.ceil(quarter / 4 * len(of_issues))) - 1) for quarter in (1, 2, 3, 4)]
     return np.unique(np.concatenate([edges, np.sort(of_issues)[last if len(of_issues) else []]]))
+
+
+def score_grid(scores: Floats) -> Float64s:
+    """Return the scores, ascending, up to which all rows are counted: the closer, the lower.
+
+    Parameters
+    ----------
+    scores : (n,) float
+        Scores of rows, at least one, or of every k-th row.
+    """
+    places, place = [0], 0
+    while place < len(scores) - 1:
+        place = min(place + 1 + place // _GRID_STEP, len(scores) - 1)
+        places.append(place)
+    return np.unique(np.sort(scores)[places].astype(np.float64))
+
+
+def rows_up_to(n_issues: Int64s, n_others: Int64s, stratum_rows: Int64s) -> Int64s:
+    """Return how many rows of each stratum have at most some scores.
+
+    Strata follow each other by score, so the number of issues, and of other rows, says which strata are full.
+
+    Parameters
+    ----------
+    n_issues, n_others : (C,) int64
+        Issues and other rows that have at most each score.
+    stratum_rows : (10,) int64
+        All rows of each stratum.
+
+    Returns
+    -------
+    (C, 10) int64
+        Rows of each stratum.
+    """
+    rows = np.empty((len(n_issues), len(stratum_rows)), np.int64)
+    for first, counts in enumerate((n_issues, n_others)):
+        sizes = stratum_rows[first::2]
+        rows[:, first::2] = np.clip(counts[:, np.newaxis] - (sizes.cumsum() - sizes), 0, sizes)
+    return rows
 
 
 def cut_counts(strata: Int64s, scores: Floats, cuts: Float64s) -> Int64s:

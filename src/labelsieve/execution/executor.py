@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import dask
@@ -16,6 +16,7 @@ from dask.system import CPU_COUNT
 from labelsieve.errors import TaskFailedError
 from labelsieve.execution.progress import Progress
 from labelsieve.memory import INTERPRETER_BYTES, free_bytes, own_bytes
+from labelsieve.storage.cancellation import Cancellation
 
 _FREE_SHARE: Final = 0.8
 # Bytes that the imports of a run add to a fresh process.
@@ -50,6 +51,8 @@ class Stage:
         Returns a list of results combined.
     split_every : int
         Number of results that one task of the tree combines.
+    cancellation : Cancellation
+        Stops the tasks of the map where threads of this process run them.
     """
 
     mapped: da.Array
@@ -59,6 +62,7 @@ class Stage:
     n_rows: Callable[[int], int] | None = None
     combine: Callable[[Any], Any] | None = None
     split_every: int = 0
+    cancellation: Cancellation = field(default_factory=Cancellation)
 
     @property
     def output(self) -> da.Array:
@@ -183,9 +187,13 @@ class LocalExecutor(Executor):
         progress: Progress | None = None,
         describe: Callable[[Any], str] = str,  # noqa: ARG002  # no worker dies here
     ) -> list[Any]:
-        """Compute a stage in this process."""
-        with contextlib.nullcontext() if progress is None else progress.listening():
-            return blocks_of(stage.output.persist(**_scheduler()))
+        """Compute a stage in this process. After an error or an interrupt, tasks that run still stop soon."""
+        try:
+            with contextlib.nullcontext() if progress is None else progress.listening():
+                return blocks_of(stage.output.persist(**_scheduler()))
+        except BaseException:
+            stage.cancellation.request()
+            raise
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Return the handles: they are the values."""

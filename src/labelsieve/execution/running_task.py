@@ -1,13 +1,15 @@
-"""What a task on a worker of a cluster reports while it runs, and when it can stop because nobody waits for it."""
+"""What a task reports to the client of a cluster while it runs, and when it stops because nobody waits for it."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+from labelsieve.storage.cancellation import is_cancelled
+
 
 class TaskAbandoned(BaseException):  # not an error, as `asyncio.CancelledError` is not
-    """Nobody waits for this task any more: another try was faster, or the run was interrupted."""
+    """Nobody waits for this task any more: another try was faster, or the run has failed or was interrupted."""
 
 
 def report(topic: str, kind: str, *facts: Any) -> None:
@@ -18,10 +20,13 @@ def report(topic: str, kind: str, *facts: Any) -> None:
 
 
 def stop_if_abandoned() -> None:
-    """Raise `TaskAbandoned` in a task that Dask has cancelled. A thread cannot be stopped from outside.
+    """Raise `TaskAbandoned` in a task that is cancelled. A thread cannot be stopped from outside.
 
-    Tasks call it before each strip that they read, and before they commit what they have read.
+    Tasks call it before they open what they read, before each strip or block, and before they commit what they have
+    read.
     """
+    if is_cancelled():
+        raise TaskAbandoned
     worker = _worker()
     if worker is None:
         return

@@ -25,6 +25,7 @@ larger partitions, a job of 100 TB on 1,000 workers takes the scheduler 28 s ins
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import re
@@ -43,6 +44,7 @@ from labelsieve.execution.progress import Progress, rows_read
 from labelsieve.execution.running_task import TaskAbandoned, report
 from labelsieve.memory import SLAB
 from labelsieve.sources.retries import retry
+from labelsieve.storage.cancellation import Cancellation
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -178,10 +180,12 @@ class DaskJob:
         start: int,
     ) -> Stage:
         """Return the Dask arrays of a map over a slab of chunks from `start` on, and of its reduction, if any."""
-        mapped = self._blockwise(name, function, columns, progress)
+        cancellation = Cancellation()
+        mapped = self._blockwise(name, function, columns, progress, cancellation)
         n_first = max(0, getattr(function, "n_first", 0) - start)
         priority = partial(_priority, n_first=n_first) if n_first else None
-        stage = Stage(mapped, _reduction(name, mapped, combine) if combine else [], priority)
+        levels = _reduction(name, mapped, combine) if combine else []
+        stage = Stage(mapped, levels, priority, cancellation=cancellation)
         # The blocks of a user's Dask array are made by tasks that are not ours to repeat.
         stored = all(isinstance(one, Sequence) for one in columns)
         if not (stored and self.executor.is_cluster and getattr(function, "may_run_twice", False)):
@@ -236,18 +240,26 @@ class DaskJob:
             graph[name, number] = Task((name, number), _run, TaskRef(shared), *references)
         return da.Array(graph, name, ((1,) * len(groups),), dtype=object, meta=np.empty(0, object))
 
-    def _task(self, function: Callable[..., Any], progress: Progress | None) -> _Task:
-        return _Task(function, self.executor.attempts, None if progress is None else progress.topic)
+    def _task(
+        self, function: Callable[..., Any], progress: Progress | None, cancellation: Cancellation | None = None
+    ) -> _Task:
+        here = None if self.executor.is_cluster else cancellation
+        return _Task(function, self.executor.attempts, None if progress is None else progress.topic, here)
 
     def _blockwise(
-        self, name: str, function: Callable[..., Any], columns: Sequence[Column], progress: Progress | None
+        self,
+        name: str,
+        function: Callable[..., Any],
+        columns: Sequence[Column],
+        progress: Progress | None,
+        cancellation: Cancellation | None = None,
     ) -> da.Array:
         import dask
         import dask.array as da
         from dask.layers import ArrayValuesDep
 
         # What all tasks share is one node of the graph, so that each task is a few hundred bytes.
-        shared = dask.delayed(self._task(function, progress), pure=False, traverse=False)
+        shared = dask.delayed(self._task(function, progress, cancellation), pure=False, traverse=False)
         arrays: list[Any] = []
         for column in columns:
             if isinstance(column, Sequence):  # values, or futures of them, are part of the tasks that they are for
@@ -286,23 +298,33 @@ class _Values:
 class _Task:
     """What all tasks of a map share."""
 
-    def __init__(self, function: Callable[..., Any], attempts: int, topic: str | None) -> None:
-        self.function, self.attempts, self.topic = function, attempts, topic
+    def __init__(
+        self, function: Callable[..., Any], attempts: int, topic: str | None, cancellation: Cancellation | None
+    ) -> None:
+        self.function, self.attempts, self.topic, self.cancellation = function, attempts, topic, cancellation
+
+    def run(self, *blocks: Any) -> Any:
+        """Call the function, which stops once nobody waits for it."""
+        with contextlib.nullcontext() if self.cancellation is None else self.cancellation.heeded():
+            return retry(self.attempts, self.function, *blocks)
 
 
 def _run(task: _Task, *blocks: Any) -> Any:
-    if task.topic is None:
-        return retry(task.attempts, task.function, *blocks)
     started = time.perf_counter()
     try:
-        result = retry(task.attempts, task.function, *blocks)
+        result = task.run(*blocks)
     except Exception as error:
-        report(task.topic, "failed", str(error))
+        if task.topic is not None:
+            report(task.topic, "failed", str(error))
         raise
     except TaskAbandoned:
+        if task.cancellation is not None:
+            raise
         from distributed import Reschedule
 
         raise Reschedule from None  # if Dask wants the task again in this very moment
+    if task.topic is None:
+        return result
     seconds, function = time.perf_counter() - started, task.function
     n_rows = function.n_rows(blocks[0])  # type: ignore[attr-defined]  # of what has a topic
     first_row = function.first_row(blocks[0])  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from labelsieve.confident_learning.audit_sampling import (
     cut_counts,
     cut_scores,
     draw_ordinals,
+    score_grid,
     strata_of,
     stratum_edges,
 )
@@ -54,7 +55,10 @@ _ENDINGS: Final = (".zarr", ".json")
 _EDGE_SCORES: Final = 1 << 20
 # Begins the names of stored `Audit.places`.
 _PLACE: Final = "place_"
-_ARRAYS: Final = ("rows", "scores", "strata", "stratum_rows", "given_labels", "cut_scores", "cut_rows")
+_ARRAYS: Final = (
+    *("rows", "scores", "strata", "stratum_rows", "given_labels"),
+    *("cut_scores", "cut_rows", "grid_scores", "grid_rows"),
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,6 +91,10 @@ class Audit:
         strata of scores, and those of each quarter of the issues.
     cut_rows : (C, 10) int64, optional
         How many rows of each stratum have at most these scores.
+    grid_scores : (G,) float64, optional
+        Scores, ascending, from which `labelsieve.estimate` takes the nearest ones to the cuts that it is given.
+    grid_rows : (G, 2) int64, optional
+        How many issues, and how many other rows, have at most these scores.
     places : dict of str and (n,) int64
         Where the rows are in their groups, as in the table of the issues: image, y and x of pixels, sentence and word
         of tokens, example and tag; empty for rows of their own.
@@ -114,6 +122,8 @@ class Audit:
     fingerprint: str = ""
     cut_scores: Float64s | None = None
     cut_rows: Int64s | None = None
+    grid_scores: Float64s | None = None
+    grid_rows: Int64s | None = None
     places: Mapping[str, Int64s] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -279,11 +289,13 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
     some, of_issues = _some_scores(result)
     edges = stratum_edges(some)
     cuts = cut_scores(edges, of_issues)
-    up_to = np.zeros((N_STRATA, len(cuts) + 1), np.int64)  # rows between each two cuts
+    grid = np.union1d(score_grid(some), cuts)
+    between = np.zeros((N_STRATA, len(grid) + 1), np.int64)  # rows between each two scores of the grid
     for _, strata, block in _strata_blocks(result, edges):
         labelled = strata >= 0
-        up_to += cut_counts(strata[labelled], block[labelled], cuts)
-    stratum_rows = up_to.sum(axis=1)
+        between += cut_counts(strata[labelled], block[labelled], grid)
+    stratum_rows = between.sum(axis=1)
+    up_to = between[:, :-1].cumsum(axis=1).T
     drawn = allocate(stratum_rows, budget)
     wanted = [
         np.sort(draw_ordinals(int(stratum_rows[h]), int(drawn[h]), seed, h)) if drawn[h] else np.empty(0, np.int64)
@@ -305,7 +317,9 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
         labels_of_rows,
         result.fingerprint,
         cuts,
-        up_to[:, :-1].cumsum(axis=1).T,
+        up_to[np.searchsorted(grid, cuts)],
+        grid,
+        np.stack([up_to[:, ::2].sum(axis=1), up_to[:, 1::2].sum(axis=1)], axis=1),
         {} if result.layout is None else result.layout.columns(rows),
     )
 

@@ -408,7 +408,8 @@ class LabelIssues(Result):
         """Serve the page of `review` until Ctrl-C, and write decisions to a CSV file as they are made.
 
         Each decision is on the disk before the page shows it as saved. Rows and pictures are read when they are shown,
-        so that 100,000 rows work. The URL, which is printed, has a secret in it that is new each time.
+        so that 100,000 rows work. The URL, which is printed, has a secret in it that is new each time. Several people
+        may have the page open: each sees what the others decide.
 
         Parameters
         ----------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -11,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from re import fullmatch
 from typing import Final
 
 from labelsieve.errors import InUseError, InvalidInputError, MissingDependencyError, UnwritableError
@@ -19,7 +19,7 @@ from labelsieve.results.layouts import EqualImages
 from labelsieve.results.result import Result
 from labelsieve.results.zarr_store import PARTS, ResultGroup, is_result, publish_result
 from labelsieve.storage.folders import Folder, LocalFolder, UrlFolder, open_folder, temporary_folder, writing
-from labelsieve.storage.lock import own_folder
+from labelsieve.storage.lock import abandoned, own_folder
 from labelsieve.storage.urls import check_place, without_query
 
 FORMS: Final = (".npy", ".csv", ".parquet", ".zarr")
@@ -146,9 +146,26 @@ def replacing(place: Folder) -> Iterator[Path]:
             place.upload(made)
         return
     path = place.path
-    with _hidden_folder(path) as folder:
+    _remove_abandoned(path)
+    with _hidden_folder(path) as folder, own_folder(LocalFolder(folder), str(path)):
         yield folder / path.name
         _move_into_place(folder / path.name, path, folder / "replaced")
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove the hidden folders beside `path` of runs that were killed as they wrote it."""
+    name = re.compile(re.escape(f".{path.name}.") + "[a-z0-9_]{8}")  # as `_hidden_folder` makes it
+    folders = list[Path]()
+    with suppress(OSError), os.scandir(path.absolute().parent) as entries:
+        folders = [Path(entry) for entry in entries if name.fullmatch(entry.name) and not entry.is_symlink()]
+    for folder in folders:
+        made, replaced = folder / path.name, folder / "replaced"
+        with abandoned(folder) as is_left:
+            if not is_left:
+                continue
+            if made.exists() and replaced.exists() and not path.exists():  # killed between the two renames at the end
+                replaced.rename(path)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -177,7 +194,7 @@ def _move_into_place(made: Path, path: Path, replaced: Path) -> None:
 def _is_parquet(folder: Folder) -> bool:
     """Return whether a folder is a table of several Parquet files that Labelsieve has written."""
     names = folder.names()
-    if not folder.where.endswith(".parquet") or not all(fullmatch(r"part-\d{5,}\.parquet", name) for name in names):
+    if not folder.where.endswith(".parquet") or not all(re.fullmatch(r"part-\d{5,}\.parquet", name) for name in names):
         return False
     from pyarrow import parquet
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, Final
 
 import numpy.typing as npt
 
 from labelsieve.sources.base import ChunkedRows, Source
+from labelsieve.storage.cancellation import Cancellation
 
 # Bytes that one open source prefetches, unless two chunks are larger; about 100 ms of a 10 Gbit line.
 AHEAD_BYTES: Final = 64_000_000
@@ -44,13 +46,17 @@ class Prefetcher:
     def __init__(self, fetch: Callable[[int], Any], first: int, last: int, depth: int) -> None:
         self._fetch, self._first, self._last, self._depth = fetch, first, last, depth
         self._chunks: dict[int, Future[Any]] = {}
+        self._closed = Cancellation()
         self._pool = ThreadPoolExecutor(max(1, min(depth, last - first)), "labelsieve-prefetch")
 
     def start(self) -> None:
         """Begin before the first chunk is taken."""
         for index in range(self._first, min(self._first + self._depth, self._last)):
             if index not in self._chunks:
-                self._chunks[index] = self._pool.submit(self._fetch, index)
+                with self._closed.heeded():
+                    # In a copy of this context, what cancels the caller cancels the fetch too.
+                    context = copy_context()
+                self._chunks[index] = self._pool.submit(context.run, self._fetch, index)
 
     def take(self, index: int) -> Any:
         """Return chunk `index`, and prefetch those behind it."""
@@ -68,7 +74,8 @@ class Prefetcher:
         return chunk
 
     def close(self) -> None:
-        """Fetch no more, and wait for what is in flight."""
+        """Fetch no more, and wait for what is in flight, which is not repeated if it fails."""
+        self._closed.request()
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._chunks.clear()
 

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 from labelsieve.errors import ChangedDataError, UnreadableDataError
 from labelsieve.sources.object_store import RefusedError
 from labelsieve.storage import limits
+from labelsieve.storage.cancellation import is_cancelled
 from labelsieve.storage.retry_log import RETRY_LOG
 
 # How often a call is repeated outside of a job. In a job, the argument `retries` says it.
@@ -22,7 +23,8 @@ def retry(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
     """Return ``function(*arguments)``, called up to `attempts` times, until no `UnreadableDataError` is raised.
 
     The whole call is repeated: a task, for example, begins again with its first row. Data that has changed is not read
-    again, and what a store does not permit is not requested again.
+    again, and what a store does not permit is not requested again. Nor is a task repeated
+    that nobody waits for.
     """
     for attempt in range(attempts - 1):
         try:
@@ -30,6 +32,8 @@ def retry(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
         except (ChangedDataError, RefusedError):
             raise
         except UnreadableDataError as error:
+            if is_cancelled():
+                raise
             RETRY_LOG.add(error)
             time.sleep(random.uniform(0.5, 1) * limits.TASK_PAUSE_S * 2**attempt)  # noqa: S311  # workers must not return together
     return function(*arguments)

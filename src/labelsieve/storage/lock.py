@@ -97,6 +97,25 @@ def owner_of(folder: Folder) -> str:
     return ""
 
 
+@contextmanager
+def abandoned(folder: Path) -> Iterator[bool]:
+    """Yield whether a killed process of this machine owned a folder on a disk, which is locked while the block runs.
+
+    False if its owner is alive, and if that cannot be known: without a lock file, and where there are no locks. What
+    another machine locks is not always seen here.
+    """
+    with contextlib.ExitStack() as stack:
+        is_left = False
+        with contextlib.suppress(OSError, AttributeError):
+            file = stack.enter_context((folder / LOCK).open("r+"))
+            # An owner writes its name once it has the lock.
+            is_named = file.read().endswith(f" on {socket.gethostname()}")
+            if is_named:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_left = _is_same(file, folder / LOCK)
+        yield is_left
+
+
 def always_owned() -> None:
     """Check nothing: a lock cannot be taken away."""
 

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from labelsieve.storage import limits
+from labelsieve.storage.cancellation import is_cancelled
 from labelsieve.storage.retry_log import RETRY_LOG
 
 # Answers after which the same request may succeed: the store is busy, restarting, or out of time.
@@ -43,6 +44,8 @@ async def repeat(
 ) -> _T:
     """Return ``await request()``, made again while it fails with transient errors, up to `limits.TRIES` times.
 
+    Where nobody waits for the answer any more (`is_cancelled`), it is not made again.
+
     Parameters
     ----------
     request : callable
@@ -63,7 +66,7 @@ async def repeat(
     attempts = AsyncRetrying(
         stop=stop_after_attempt(limits.TRIES),
         wait=lambda state: max(pause(state.attempt_number), retry_after(error_of(state))),
-        retry=retry_if_exception(is_transient),
+        retry=retry_if_exception(lambda error: is_transient(error) and not is_cancelled()),
         before_sleep=lambda state: RETRY_LOG.add(describe(error_of(state))),
         reraise=True,
     )

@@ -194,6 +194,7 @@ class Partition:
 
     def _reader(self, rows: RowRange | Block | None, *shape: int, raw: bool = False) -> _BatchReader:
         """Return what reads `rows`, which have `shape` if they are in memory."""
+        stop_if_abandoned()
         source, origin = (
             rows.part(self.start, self.stop)
             if isinstance(rows, RowRange)

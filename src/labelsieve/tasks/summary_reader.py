@@ -12,6 +12,7 @@ from labelsieve.confident_learning.dtypes import Float64s
 from labelsieve.confident_learning.summarizer import ScanTotals
 from labelsieve.confident_learning.summary_block import SummaryBlock, with_adjusted_scores
 from labelsieve.confident_learning.thresholds import row_slices
+from labelsieve.execution.running_task import stop_if_abandoned
 from labelsieve.partitioning import Span
 from labelsieve.settings import Settings
 from labelsieve.tasks.checkpoint import Records
@@ -84,6 +85,7 @@ class SummaryReader:
         """
         first = chunk.start
         for block in self._blocks(chunk, whole=whole):
+            stop_if_abandoned()
             yield self.scored(block if self.no_label is None else block.only_labelled(self.no_label, first))
             first += len(block)
 

@@ -466,7 +466,7 @@ def test_an_error_while_reading_ahead_names_the_rows_and_leaves_no_thread(memory
     with pytest.raises(UnreadableDataError, match=r"memory:///folder/p.zarr/c/3/0 \(rows from 210\)"):
         find(LABELS, f"{memory}/p.zarr", batch_size=70)
     # Other partitions may still be on the way.
-    wait_until(lambda: not any("read-ahead" in thread.name for thread in threading.enumerate()))
+    wait_until(lambda: not any("labelsieve-prefetch" in thread.name for thread in threading.enumerate()))
 
 
 @pytest.mark.parametrize("layout", DIRECT)

@@ -10,6 +10,8 @@ const COMPARED = ["decision", "label", "reviewer", "time"];
 const SERVED = config.mode === "served";
 const PAGE_ROWS = 200; // rows that are fetched at a time
 const KEPT_PAGES = 20;
+const CHECK_MS = 2000; // until the server is asked again for what others decided
+const UNSEEN_MS = 700; // until what somebody else decided about the row on the screen can be replaced
 const SHOWN_MS = 500; // a decision that is saved sooner is not shown as one that is not saved
 const GRID_CARDS = 60;
 const DOUBLE_CLICK_MS = 300;
@@ -161,6 +163,8 @@ function served() {
   let sending = false;
   let refused = null; // the row whose decision was refused last
   let lastSaved = 0; // when the server confirmed a decision, or the first of those that wait was made
+  let nSaved = 0;
+  let version = "0"; // of the decisions that this page knows of
   let times = new Map(); // of the decisions that this page knows of, by row: the server refuses to replace others
   const ask = async (path, options = {}) => {
     const answer = await fetch(path, { cache: "no-store", ...options });
@@ -245,11 +249,14 @@ function served() {
     isBehind: () => waiting.length > 0,
     unsaved: () => (performance.now() - lastSaved < SHOWN_MS ? 0 : waiting.length),
     async decisions() {
-      const found = await (await ask("decisions")).json();
+      const answer = await ask("decisions");
+      const found = await answer.json();
+      version = answer.headers.get("Decisions-Version");
       times = new Map(found.map((one) => [one.row, one.time]));
       return found;
     },
     save(decision) {
+      nSaved += 1;
       if (!waiting.length) lastSaved = performance.now();
       waiting.push(decision);
       send();
@@ -269,7 +276,34 @@ function served() {
         return null;
       }
     },
-    onChange() {},
+    onChange(_, merge) {
+      let asking = false;
+      const check = async () => {
+        if (asking || waiting.length || document.hidden) return;
+        asking = true;
+        const before = nSaved;
+        try {
+          const answer = await ask(`decisions?after=${version}`);
+          const found = await answer.json();
+          warn("others", "");
+          // The answer may be older than what was decided here meanwhile: then it is asked for again.
+          if (nSaved === before) {
+            version = answer.headers.get("Decisions-Version");
+            const news = found.filter((one) => times.get(one.row) !== one.time);
+            for (const { row, time } of news) {
+              if (time === undefined) times.delete(row);
+              else times.set(row, time);
+            }
+            if (news.length) merge(news);
+          }
+        } catch (error) {
+          warn("others", `What others decide is not shown, since the server cannot be reached (${error.message}). Trying again.`);
+        }
+        asking = false;
+      };
+      setInterval(check, CHECK_MS);
+      document.addEventListener("visibilitychange", check);
+    },
   };
 }
 
@@ -352,6 +386,35 @@ async function restore() {
   for (const one of found) decisionsOf(one.reviewer).set(one.row, one);
 }
 
+function mergeDecisions(news) {
+  // Take over what others decided, or took back.
+  for (const one of news) {
+    const decision = checked(one);
+    if (decision === null) mine().delete(one.row);
+    else keepDecision(decision);
+  }
+  const own = ROWS[current];
+  // The row on the screen stays, whatever the filters say now: a key would decide about one that nobody has seen.
+  const stays = shown[lowerBound(current)] === current;
+  filterRows();
+  if (!stays) settle();
+  else if (shown[lowerBound(current)] !== current) shown.splice(lowerBound(current), 0, current);
+  const isOwn = news.some((one) => one.row === own);
+  if (isOwn) lastNews = performance.now();
+  if (isOwn || isGrid || !stays) draw();
+  else {
+    drawProgress();
+    drawActions();
+    if (drawn === current) drawAbout(source.peek(current));
+  }
+  drawReviewers();
+  if (isOwn) say(`Row ${own} ${mine().has(own) ? newsOf(mine().get(own)) : "is not decided any more"}.`);
+}
+
+function newsOf(one) {
+  return `${inWords(one)} by ${one.reviewer === "" ? "somebody else" : one.reviewer}`;
+}
+
 function decisionLines() {
   const lines = [COLUMNS];
   for (const [at, row] of ROWS.entries()) {
@@ -395,6 +458,7 @@ let current = 0;
 let isGrid = false;
 let drawn = null; // the position whose row is on the screen
 let lastClick = 0;
+let lastNews = -Infinity; // when somebody else's decision about the row on the screen came
 let single = true; // whether single keys work
 const undoable = [];
 
@@ -496,13 +560,17 @@ function drawActions() {
   $("forward").disabled = !some || place >= shown.length - 1;
 }
 
-function drawOne(row) {
-  const at = current;
-  const place = lowerBound(at);
-  $("row-name").textContent = rowName(at, row);
+function drawAbout(row) {
+  const place = (lowerBound(current) + 1).toLocaleString("en");
   const score = row.score === undefined ? "" : ` · score ${row.score.toPrecision(3)}`;
   const where = row.place === undefined ? "" : ` · ${row.place}`;
-  $("row-about").textContent = `${(place + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")} shown${where}${score}`;
+  $("row-about").textContent = `${place} of ${shown.length.toLocaleString("en")} shown${where}${score}`;
+}
+
+function drawOne(row) {
+  const at = current;
+  $("row-name").textContent = rowName(at, row);
+  drawAbout(row);
   const url = source.picture(at);
   $("figure").hidden = url === undefined;
   if (url === undefined) $("picture").removeAttribute("src");
@@ -614,6 +682,7 @@ function draw() {
 function move(at) {
   if (at === undefined || shown.length === 0) return;
   const isOther = current !== at;
+  if (isOther) lastNews = -Infinity;
   current = at;
   draw();
   // On a small screen the classes are below the picture: begin at the top of the next row.
@@ -636,6 +705,10 @@ function decide(k) {
   if (shown.length === 0) return;
   if (drawn !== current) {
     say("This row is not loaded yet.");
+    return;
+  }
+  if (performance.now() - lastNews < UNSEEN_MS) {
+    say(`Row ${ROWS[current]} has just been decided by somebody else: look at it again.`);
     return;
   }
   const at = current;
@@ -995,7 +1068,7 @@ async function start() {
   const first = shown.find((at) => !mine().has(ROWS[at]));
   current = first ?? 0;
   draw();
-  source.onChange(() => restore().then(refilter));
+  source.onChange(() => restore().then(refilter), mergeDecisions);
   document.documentElement.dataset.ready = "true";
 }
 

@@ -12,12 +12,16 @@ Everything is below a path that cannot be guessed, ``http://127.0.0.1:PORT/TOKEN
 | ``GET picture/ROW`` | the picture of a row as it is |
 | ``GET thumbnail/ROW`` | the picture of a row, in at most 20 kB |
 | ``GET decisions`` | list of decisions, one for each row that is decided: their fields as in a request |
+| ``GET decisions?after=V`` | those that were made since, and ``"decision": null`` for what was taken back |
 | ``GET decisions.csv`` | the file |
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
 
 A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, ``reviewer`` and ``time``. It may have
 ``replaces``: the time of the decision about the row that the page knows of, ``""`` for none. If another one is there,
 of somebody who decides at the same time, the page must show that one first.
+
+The answer with decisions has their version, a number that grows with each change, in the header ``Decisions-Version``.
+A page asks for what was made after it every few seconds, and so shows what others decide.
 
 What cannot be right is refused with a line of text that says why: 400 for a bad decision, 403 for another origin or
 host, 404 for any other path, 409 for a decision that would replace one that its page does not know of, 507 if the file
@@ -38,12 +42,10 @@ import socket
 import sys
 import threading
 import time
-import unicodedata
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Final, Self
@@ -51,13 +53,13 @@ from typing import Any, Final, Self
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
-from labelsieve.corrections.decisions import WORDS, Decision
-from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError, UnwritableError, warn
+from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError, warn
 from labelsieve.results.pictures import Picture, Pictures, open_pictures
 from labelsieve.results.result import Result
 from labelsieve.results.review.decision_file import DecisionFile, open_decisions
+from labelsieve.results.review.decision_requests import DecisionRequests, RefusedError
 from labelsieve.results.review.page import content_policy, render_page
-from labelsieve.results.review.rows import NO_CLASS, ReviewRows
+from labelsieve.results.review.rows import ReviewRows
 from labelsieve.settings import check_whole_number
 
 logger = logging.getLogger("labelsieve")
@@ -69,7 +71,6 @@ _MOST_PORT: Final = 65_535
 _MOST_ROWS: Final = 1000
 _MOST_BODY_BYTES: Final = 64_000
 _MOST_HEADER_BYTES: Final = 32_000
-_MOST_LETTERS: Final = 200
 # Rows that are read at a time, such blocks that are kept, and thumbnails that are kept: at most 20 MB.
 _BLOCK_ROWS: Final = 100
 _KEPT_BLOCKS: Final = 50
@@ -82,7 +83,7 @@ _BODY_S: Final = 20
 # Seconds until it is tried again to take a connection.
 _PAUSE_S: Final = 0.05
 
-_FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time", "replaces"}
+_VERSION: Final = "Decisions-Version"
 _HOST: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:[0-9]+)?")
 _PICTURE: Final = re.compile(r"(picture|thumbnail)/([0-9]{1,18})")
 _HEADERS: Final = {
@@ -94,22 +95,6 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-
-
-class RefusedError(HTTPError):
-    """A request that is refused.
-
-    Parameters
-    ----------
-    status : int
-        Of HTTP.
-    why : str
-        What the answer says.
-    """
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(status)
-        self.why = why
 
 
 class _Listener(socket.socket):
@@ -150,6 +135,8 @@ class ReviewServer:
         Where the page is, while the block runs.
     decisions : DecisionFile
         What is decided, while the block runs.
+    requests : DecisionRequests
+        Answers the requests about it.
 
     Raises
     ------
@@ -163,6 +150,7 @@ class ReviewServer:
 
     url: str
     decisions: DecisionFile
+    requests: DecisionRequests
 
     def __init__(
         self,
@@ -179,8 +167,6 @@ class ReviewServer:
         self.rows, self.pictures, self._path, self._host, self._port = rows, pictures, decisions, host, port
         page = render_page(rows, "served", title=title, has_pictures=pictures is not None)
         self.page, self.policy = page.encode(), content_policy("served") + "; frame-ancestors 'none'"
-        self.places = {row: place for place, row in enumerate(rows.rows.tolist())}
-        self.values: dict[str, int | str] = {str(value): value for value in rows.scheme.values}
         self.readers = ThreadPoolExecutor(_READERS, "labelsieve-review-read")
         self.writer = ThreadPoolExecutor(1, "labelsieve-review-write")  # one decision at a time
         self._block = lru_cache(_KEPT_BLOCKS)(
@@ -204,6 +190,7 @@ class ReviewServer:
             shown = socket.gethostname() if self._host in _EVERYWHERE else self._host
             self.url = f"http://{_in_url(shown)}:{self._port}/{self._token}/"
             self.decisions = stack.enter_context(open_decisions(self._path, self.rows.result.fingerprint))
+            self.requests = DecisionRequests(self.rows, self.decisions)
             stack.callback(self._end)
             self._thread.start()
             self._started.wait()
@@ -302,91 +289,11 @@ class ReviewServer:
 
     def picture(self, row: int, *, small: bool) -> Picture | None:
         """Return the picture of a row that is shown; None if there is none."""
-        if self.pictures is None or row not in self.places:
+        place = self.requests.places.get(row)
+        if self.pictures is None or place is None:
             return None
-        thing = int(self.rows.things[self.places[row]])
+        thing = int(self.rows.things[place])
         return self._thumbnail(thing) if small else self.pictures.full(thing)
-
-    def current(self) -> list[dict[str, Any]]:
-        """Return the decision about each row."""
-        return [
-            {
-                "row": one.row,
-                "given_label": self.values.get(str(one.given), one.given),
-                "decision": one.word,
-                "label": self.values.get(str(one.label), one.label),
-                "reviewer": one.reviewer,
-                "time": one.time,
-            }
-            for one in list(self.decisions.decisions.values())
-        ]
-
-    def decide(self, body: bytes) -> None:
-        """Write the decision in the body of a request.
-
-        Raises
-        ------
-        RefusedError
-            If it cannot be right, or cannot be written.
-        """
-        try:
-            said = json.loads(body)
-        except (ValueError, RecursionError):
-            raise RefusedError(400, "the body is not JSON") from None
-        if not isinstance(said, dict) or not said.keys() <= _FIELDS:
-            raise RefusedError(400, f"the body must be an object with {', '.join(sorted(_FIELDS))}")
-        row = said.get("row")
-        if type(row) is not int or row not in self.places:
-            raise RefusedError(400, f"row: {_short(row)} is not one of the rows to review")
-        wanted = None if said.get("decision") is None else self._decision(row, said)
-        there = self.decisions.decisions.get(row)
-        if "replaces" in said and (there.time if there else "") != said["replaces"]:
-            if there == wanted or (there and wanted and there[:8] == wanted[:8]):  # sent again, as the answer was lost
-                return
-            now = f"{there.reviewer or 'somebody'} decided {there.word}" if there else "its decision was taken back"
-            raise RefusedError(409, f"{now} meanwhile: look at it again")
-        try:
-            if wanted is None:
-                self.decisions.take_back(row)
-            else:
-                self.decisions.record(wanted)
-        except UnwritableError as error:
-            raise RefusedError(507, str(error)) from error
-
-    def _decision(self, row: int, said: dict[str, Any]) -> Decision:
-        """Return a decision after checking all of it."""
-        place, word, label = self.places[row], said["decision"], said.get("label")
-        values = self.rows.scheme.values
-        given, suggested = values[int(self.rows.given[place])], int(self.rows.suggested[place])
-        if not isinstance(word, str) or word not in WORDS:
-            raise RefusedError(400, f"decision: {_short(word)} is not one of {', '.join(WORDS)}")
-        if "given_label" in said and not _is_label(said["given_label"], given):
-            raise RefusedError(400, f"given_label: row {row:,} has {given!r}, not {_short(said['given_label'])}")
-        if word in ("keep", "unsure"):
-            if label not in (None, "") and not _is_label(label, given):
-                raise RefusedError(400, f"label: there is none for {word}, and not {_short(label)}")
-            label = ""
-        elif type(label) not in (int, str) or str(label) not in self.values:
-            raise RefusedError(400, f"label: {_short(label)} is not one of the {len(values):,} labels")
-        elif word == "accept" and suggested != NO_CLASS and not _is_label(label, values[suggested]):
-            raise RefusedError(
-                400, f"label: {values[suggested]!r} is suggested for row {row:,}, and not {_short(label)}"
-            )
-        when = _text("time", said.get("time")) or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        try:
-            datetime.fromisoformat(when)
-        except ValueError:
-            raise RefusedError(400, f"time: {_short(when)} is not a time, such as 2026-11-26T08:30:00Z") from None
-        return Decision(
-            row,
-            str(given),
-            word,
-            str(label),
-            self.rows.id_at(place),
-            _text("reviewer", said.get("reviewer")).strip(),
-            when,
-            self.rows.result.fingerprint,
-        )
 
 
 def serve_review(
@@ -491,8 +398,11 @@ class _Handler(RequestHandler):
             lines = await self._run(server.readers, server.lines, *self._range())
             self._answer("application/json", json.dumps(lines, allow_nan=False).encode())
         elif self._path == "decisions":
-            current = await self._run(server.writer, server.current)  # not while one is written
-            self._answer("application/json", json.dumps(current).encode())
+            after = self._whole("after") if self.request.query else None
+            ask = server.requests.current if after is None else partial(server.requests.changed, after)
+            version, decisions = await self._run(server.writer, ask)  # not while one is written
+            self.set_header(_VERSION, str(version))
+            self._answer("application/json", json.dumps(decisions).encode())
         elif self._path == "decisions.csv":
             content = await self._run(server.writer, server.decisions.content)
             self.set_header("Content-Disposition", 'attachment; filename="decisions.csv"')
@@ -511,7 +421,7 @@ class _Handler(RequestHandler):
             raise RefusedError(403, "decisions are taken from the page of this server only")
         if headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
             raise RefusedError(400, "a decision must be sent as application/json")
-        await self._run(self._server.writer, self._server.decide, self.request.body)
+        await self._run(self._server.writer, self._server.requests.decide, self.request.body)
         self.set_status(HTTPStatus.NO_CONTENT)
 
     async def _send_picture(self, row: int, *, small: bool) -> None:
@@ -525,13 +435,17 @@ class _Handler(RequestHandler):
 
     def _range(self) -> tuple[int, int]:
         """Return the rows that a query asks for."""
-        texts = [self.get_query_argument(name, "") for name in ("start", "stop")]
-        if not all(re.fullmatch("[0-9]{1,12}", text) for text in texts):
-            raise RefusedError(400, "start and stop must be whole numbers")
-        start, stop = int(texts[0]), min(int(texts[1]), len(self._server.rows))
+        start, stop = self._whole("start"), min(self._whole("stop"), len(self._server.rows))
         if stop - start > _MOST_ROWS:
             raise RefusedError(400, f"at most {_MOST_ROWS:,} rows are sent at a time")
         return min(start, stop), stop
+
+    def _whole(self, name: str) -> int:
+        """Return a whole number of the query."""
+        text = self.get_query_argument(name, "")
+        if not re.fullmatch("[0-9]{1,12}", text):
+            raise RefusedError(400, f"{name} must be a whole number")
+        return int(text)
 
     async def _run(self, pool: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
         """Return the result of a function that reads or writes."""
@@ -574,27 +488,3 @@ def _is_address(text: str) -> bool:
 
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _is_label(said: Any, label: int | str) -> bool:
-    return type(said) in (int, str) and str(said) == str(label)
-
-
-def _text(name: str, said: Any) -> str:
-    """Return a short text of one line; "" for none."""
-    if said is None:
-        return ""
-    if not isinstance(said, str) or len(said) > _MOST_LETTERS or any(map(_is_control, said)):
-        raise RefusedError(400, f"{name}: {_short(said)} is not text of one line and at most {_MOST_LETTERS} letters")
-    return said
-
-
-def _is_control(letter: str) -> bool:
-    """Return whether a letter is a control character, a line break or half of a letter."""
-    return unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp")
-
-
-def _short(value: Any) -> str:
-    """Return a value from a request as it is repeated in an answer."""
-    text = ascii(value)
-    return text if len(text) <= 60 else text[:59] + "..."

@@ -1,0 +1,52 @@
+"""Whether anybody still waits for what a thread of this process does. It cannot be stopped from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+
+class Cancellation:
+    """Tells code in threads of this process that nobody waits for it any more. A copy in another process does not.
+
+    Attributes
+    ----------
+    is_requested : bool
+        Whether the code shall stop.
+    """
+
+    def __init__(self) -> None:
+        self.is_requested = False
+
+    def request(self) -> None:
+        """Let the code stop, when it next looks."""
+        self.is_requested = True
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Let `is_cancelled` look at this one too, in the block and in what runs in a copy of its context."""
+        token = _HEEDED.set((*_HEEDED.get(), self))
+        try:
+            yield
+        finally:
+            _HEEDED.reset(token)
+
+
+_HEEDED: ContextVar[tuple[Cancellation, ...]] = ContextVar("heeded", default=())
+
+
+def is_cancelled() -> bool:
+    """Return whether nobody waits for the code that calls this; somebody does if it heeds no cancellation.
+
+    Examples
+    --------
+    >>> cancellation = Cancellation()
+    >>> with cancellation.heeded():
+    ...     cancellation.request()
+    ...     is_cancelled()
+    True
+    >>> is_cancelled()
+    False
+    """
+    return any(cancellation.is_requested for cancellation in _HEEDED.get())
