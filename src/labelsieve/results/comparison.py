@@ -370,10 +370,8 @@ def _estimated(result: Result) -> Int64s:
 
 def _check_same_rows(before: Result, after: Result) -> None:
     """Raise unless both results can be of the same rows."""
-    for what, one, other in (
-        ("rows", before.n_rows, after.n_rows),
-        ("classes", before.n_classes, after.n_classes),
-    ):
+    sizes = (("rows", before.n_rows, after.n_rows), ("classes", before.n_classes, after.n_classes))
+    for what, one, other in sizes:
         if one != other:
             raise InvalidInputError(
                 f"before has {one:,} {what}, after {other:,}: only results of the same rows and classes can be compared"
