@@ -23,6 +23,29 @@ whom. Everything is checked before anything is written. On the command line: ``l
 They are written in a hidden folder beside the output, which a run that is killed leaves there. The next run with the
 same output on the same machine removes it; that of a run which is still writing stays.
 
+## Tokens, tags and pixels
+
+Labels are corrected in the form in which the task reads them, and come back in that form. The ``row`` of a decision is
+the row of ``result.rows``, which is what a review shows, and ``id`` is the name of the image, sentence or example:
+
+| `task` | Row | Label in a decision |
+|---|---|---|
+| ``"segmentation"`` | pixel ``(image * H + y) * W + x`` | class of the pixel |
+| ``"tokens"`` | token, one sentence after the other | class of the token, or its name |
+| ``"tags"`` | ``example * K + tag`` | ``2 * tag + 1`` if the example has the tag, else ``2 * tag`` |
+
+- Masks are integers ``(N, H, W)``: a ``.npy`` file, Zarr array, shards, URL or array; or images of any sizes, whose
+  pixels follow each other: PNG files, written as a new folder of such files, or a list of ``(H, W)`` arrays in memory.
+- Labels of tokens are lists, one for each sentence, in memory or in a column of a ``.parquet`` file.
+- Tags are a matrix ``(N, K)`` of 0 and 1 in an array, or lists as those of tokens. Lists do not say how many tags there
+  are: give `class_names`, the names of all K tags, or `issues`. They keep their order; a tag that is added comes at the
+  end, or where it belongs if tags ascend. ``unsure="ignore"`` is not for tags, of which each is there or is not.
+
+An array of three axes, or PNG files, are taken for masks. Everything else that is not one label for each row could be
+several things, so `task` must say what it is, or `issues` do. Labels of all tokens in one flat array, beside offsets or
+numbers of sentences, are corrected as labels of rows, without `task`. Lists in memory are written as ``.parquet``, with
+a column ``labels``. A result of ``downsample`` is about the pixels of smaller masks.
+
 ## The log
 
 ``OUT.log.json`` is an object with these keys:
@@ -64,7 +87,6 @@ from labelsieve.corrections.change_log import change_lines, earlier_logs, plain_
 from labelsieve.corrections.decisions import WORDS, Decisions, read_decisions
 from labelsieve.corrections.fingerprints import labels_digest
 from labelsieve.corrections.label_arrays import LabelFile
-from labelsieve.corrections.label_files import open_label_file
 from labelsieve.corrections.outcomes import (
     UNSURE,
     Conflict,
@@ -77,12 +99,16 @@ from labelsieve.corrections.outcomes import (
     results_of,
     settle,
 )
+from labelsieve.corrections.resulting_labels import check_occurring, check_tags
 from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.results.given_labels import open_given_labels
+from labelsieve.results.grouped_issues import GroupedIssues
 from labelsieve.results.label_issues import LabelIssues
+from labelsieve.results.layouts import classes_of_tags
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import TABLE_ROWS, loaded_versions
-from labelsieve.results.row_ids import GroupIds, check_names, open_ids
-from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
+from labelsieve.results.row_ids import check_names, open_ids
+from labelsieve.settings import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
 from labelsieve.sources.label_names import is_missing
 from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import is_zarr_array
@@ -97,11 +123,11 @@ class AppliedDecisions:
     Attributes
     ----------
     labels : (N,) array or None
-        The corrected labels; None if they were written to `output`.
+        The corrected labels; None if they were written to `output`. Masks, matrices and lists are what they were.
     output : str or None
         The path of the corrected labels; the log is beside it, at ``output + ".log.json"``.
     n_rows : int
-        Number of rows N.
+        Number of rows N: of pixels, tokens or tags, if labels are of these.
     changed : (n,) int64
         Rows whose label is another now, ascending.
     before, after : (n,) array
@@ -117,7 +143,7 @@ class AppliedDecisions:
         Of each two reviewers who decided the same rows: ``reviewers``, ``n_rows``, ``share`` and Cohen's ``kappa``.
     """
 
-    labels: npt.NDArray[Any] | None
+    labels: Any
     output: str | None
     n_rows: int
     changed: Int64s
@@ -158,8 +184,9 @@ def apply_decisions(
     conflicts: str = "error",
     class_names: Sequence[str] | None = None,
     column: str | None = None,
+    task: str | None = None,
     ids: Any = None,
-    issues: LabelIssues | None = None,
+    issues: LabelIssues | GroupedIssues | None = None,
     auto: str | None = None,
     margin: float | None = None,
     overwrite: bool = False,
@@ -170,7 +197,8 @@ def apply_decisions(
     ----------
     labels : path or (N,) array-like
         The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, an array in memory, or
-        what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL.
+        what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL. Labels of tokens,
+        tags and pixels may be masks, a matrix or lists; see `labelsieve.decisions`.
     decisions : path, table, or list of these, optional
         One or more tables of decisions, as CSV files, exports of Label Studio (``.json``), frames of pandas or Polars,
         Arrow tables, or dicts of columns; see `labelsieve.decisions`. May be missing with `auto`.
@@ -189,12 +217,16 @@ def apply_decisions(
         once, and the given label in a tie.
     class_names : sequence of str, optional
         All classes. Labels that are names must be among them, and numbers in 0..K-1. Without them and `issues`, a
-        resulting name must occur in `labels`, and a number must not be above all labels.
+        resulting name must occur in `labels`, and a number must not be above all labels. Of tags, the names of these.
     column : str, optional
         The column of a table, also written as ``table.csv::label``; may be missing if there is only one.
+    task : {"classification", "segmentation", "tokens", "tags"}, optional
+        What a label belongs to: a row, a pixel of a mask, a token of a sentence, one of the tags of an example. By
+        default that of `issues`; without these, arrays of three axes are masks, and all else has a label for each row.
     ids : array-like or path, optional
-        The user's names of rows, as in `labelsieve.find_label_issues`, to compare with the column ``id``.
-    issues : LabelIssues, optional
+        The user's names of rows, or of images, sentences or examples, as in `labelsieve.find_label_issues`, to compare
+        with the column ``id``.
+    issues : LabelIssues or result of another task, optional
         The result that the decisions are about, to compare with the column ``result``; needed for `auto`.
     auto : "accept", optional
         Accept suggestions of `issues` without review, for rows without a decision; the log says so.
@@ -243,16 +275,32 @@ def apply_decisions(
     >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
     >>> labelsieve.apply_decisions([0, 1, 0], issues=found, auto="accept", margin=0.5).labels.tolist()
     [0, 1, 1]
+
+    Masks, and tags: pixel (1, 0) of the only image, and tag 1 of example 0.
+
+    >>> decided = {"row": [2], "given_label": [0], "decision": ["other"], "label": [1]}
+    >>> labelsieve.apply_decisions([[[0, 1], [0, 0]]], decided).labels.tolist()
+    [[[0, 1], [1, 0]]]
+    >>> decided = {"row": [1], "given_label": [2], "decision": ["accept"], "label": [3]}
+    >>> labelsieve.apply_decisions([["cat"], []], decided, task="tags", class_names=["cat", "dog"]).labels
+    [['cat', 'dog'], []]
     """
     class_names = None if class_names is None else check_names(class_names)
     check_one_of("unsure", unsure, UNSURE_RULES)
     check_one_of("conflicts", conflicts, CONFLICT_RULES)
     check_flag("overwrite", overwrite)
+    if isinstance(issues, GroupedIssues):
+        issues = issues.rows
     _check_policies(decisions, unsure, ignore_label, issues, auto, margin)
-    file = open_label_file(labels, column)
+    layout = None if issues is None else issues.layout
+    if task is not None:
+        check_one_of("task", task, TASKS)
+    file = open_given_labels(labels, layout, column=column, task=task, class_names=class_names)
+    if file.n_tags and unsure == "ignore":
+        raise InvalidInputError("unsure='ignore' is not for tags, which are there or not: take 'keep' or 'drop'")
     place = None if output is None else _checked_output(output, file, decisions, overwrite=overwrite)
     names = class_names if class_names is not None or issues is None else issues.class_names
-    read = read_decisions(decisions, names)
+    read = read_decisions(decisions, names if class_names is None or not file.n_tags else classes_of_tags(class_names))
     if issues is not None and issues.n_rows != file.n_rows:
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
     values = LabelValues(file.dtype, _classes_of(file, names, issues))
@@ -355,10 +403,11 @@ def _checked_output(output: str | os.PathLike[str], file: LabelFile, decisions: 
             f"output: {without_query(place)} is a URL: corrected labels are written to a local path"
         )
     path = Path(local).absolute()
+    if not file.suffixes:
+        raise InvalidInputError("output: a list of masks has no form as a file: leave output out")
     if path.suffix.lower() not in file.suffixes:
-        raise InvalidInputError(
-            f"output: {path} must end in {' or '.join(file.suffixes)}: labels are written in the form in which they are"
-        )
+        form = f"end in {' or '.join(file.suffixes)}" if any(file.suffixes) else "be a folder, without an ending"
+        raise InvalidInputError(f"output: {path} must {form}: labels are written in the form in which they are")
     tables = [one for one in _listed(decisions) if isinstance(one, str | os.PathLike)]
     log = _log_of(path)
     for one in (path, log):
@@ -395,6 +444,8 @@ def _places_of(decisions: Any) -> list[str]:
 
 def _classes_of(file: LabelFile, names: Sequence[str] | None, issues: LabelIssues | None) -> Any:
     """Return all classes as they are stored, or None if they are not known."""
+    if file.n_tags:
+        return range(2 * file.n_tags)
     if file.dtype.kind in "iuf":
         n_classes = len(names) if names is not None else None if issues is None else issues.n_classes
         return None if n_classes is None else range(n_classes)
@@ -418,10 +469,12 @@ def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) ->
         stored = file.take(rows) if len(rows) else np.empty(0, file.dtype)
     outcomes = check_against(read, stored.tolist(), which, values)
     if values.classes is None and file.dtype.kind != "b":
-        _check_occurring(file, read, outcomes)
-    names = open_ids(ids, file.n_rows)
-    if names is not None and not isinstance(names, GroupIds):
-        known = list(map(str, names.part(0, 0, rows).tolist()))
+        check_occurring(file, read, outcomes)
+    if file.n_tags:
+        check_tags(file.n_tags, read, outcomes)
+    names = open_ids(ids, file.n_groups)
+    if names is not None:
+        known = list(map(str, names.part(0, 0, file.groups_of(rows)).tolist()))
         for place in np.flatnonzero(read.id.where(map(bool, read.id.values))).tolist():
             if read.id[place] != known[which[place]]:
                 one = read[place]
@@ -430,36 +483,6 @@ def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) ->
                     f"{known[which[place]]!r}: another dataset?"
                 ).at([(one.row, one.row + 1)])
     return outcomes, digest
-
-
-def _check_occurring(file: LabelFile, read: Decisions, outcomes: Outcomes) -> None:
-    """Raise if a resulting label is in no row; for numbers, if it is above the highest one."""
-    missing = set(outcomes.labels[outcomes.n_stored :])
-    if not missing:
-        return
-    if file.dtype.kind in "iu":
-        highest = max(_highest(block) for block in file.blocks() if len(block))
-        missing = {label for label in missing if not 0 <= label <= highest}
-    else:
-        for block in file.blocks():
-            missing -= set(block.tolist())
-            if not missing:
-                return
-    if missing:
-        codes = [code for code, label in enumerate(outcomes.labels) if label in missing]
-        one, label = read[place := int(np.isin(outcomes.resulting, codes).argmax())], outcomes.labels
-        of = f"labels has 0..{highest}" if file.dtype.kind in "iu" else "no row of labels has it"
-        raise InvalidInputError(
-            f"decisions: row {one.row:,} ({one.where}): the resulting label is "
-            f"{label[outcomes.resulting[place]]!r}, and {of}: if it is a class, give class_names"
-        ).at([(one.row, one.row + 1)])
-
-
-def _highest(block: npt.NDArray[Any]) -> int:
-    """Return the highest number among labels, of which some may be missing; -1 if all are."""
-    if block.dtype.kind != "O":
-        return int(block.max())
-    return max((label for label in block.tolist() if not is_missing(label)), default=-1)
 
 
 def _check_results(read: Decisions, digest: str, issues: LabelIssues | None) -> None:

@@ -28,6 +28,8 @@ FilterName: TypeAlias = Literal[
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 ESTIMATION_METHODS: Final[tuple[EstimationMethod, ...]] = get_args(EstimationMethod)
 RULES: Final[tuple[Rule, ...]] = get_args(Rule)
+# What a label belongs to: a row, a pixel of a mask, a token of a sentence, one of the tags of an example.
+TASKS: Final = ("classification", "segmentation", "tokens", "tags")
 # What becomes of rows whose decision is unsure, and of rows about which reviewers differ.
 UNSURE_RULES: Final = ("keep", "drop", "ignore")
 CONFLICT_RULES: Final = ("error", "keep", "first", "last", "majority")

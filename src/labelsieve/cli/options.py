@@ -11,7 +11,7 @@ from typing import Any, Final
 import click
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, Settings
+from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS, Settings
 from labelsieve.sources.text_cells import read_lines
 from labelsieve.storage.urls import check_place
 
@@ -25,7 +25,6 @@ Exit codes:
   143  ended by SIGTERM
 """
 _PASSES: Final = {1: "One pass.", 2: "Two passes.", 3: "Three passes."}
-TASKS: Final = ("classification", "segmentation", "tokens", "tags")
 PROGRESS: Final = ("auto", "bar", "json", "none")
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 

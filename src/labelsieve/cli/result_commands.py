@@ -27,7 +27,7 @@ from labelsieve.results.label_issues import LabelIssues, load_rows
 from labelsieve.results.load import load
 from labelsieve.results.publish import check_ending, check_output, check_writable, replacing
 from labelsieve.results.row_ids import read_class_names
-from labelsieve.settings import CONFLICT_RULES, NOTHING, UNSURE_RULES
+from labelsieve.settings import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import without_query
 
@@ -73,6 +73,12 @@ _json = option("--json", is_flag=True, help="Print one JSON object on stdout, an
 )
 @option("--column", metavar="NAME", help="Column of the labels in a Parquet or CSV file.")
 @option(
+    "--task",
+    type=click.Choice(TASKS),
+    metavar="TASK",
+    help="What a label belongs to, as in labelsieve find, where the form of LABELS does not say it.",
+)
+@option(
     "--unsure", type=click.Choice(UNSURE_RULES), default="keep", help="What becomes of rows whose decision is unsure."
 )
 @option(
@@ -107,7 +113,8 @@ def apply(
 ) -> dict[str, Any] | None:
     """Correct labels by the decisions of reviewers.
 
-    LABELS is a .npy file, a Zarr array, a .parquet or .csv file; or shards, an array in an archive, or a URL. DECISIONS
+    LABELS is a .npy file, a Zarr array, a .parquet or .csv file; or shards, an array in an archive, or a URL. Masks of
+    three axes are known as such; of a matrix of tags, or a column of lists, --task says what they are. DECISIONS
     are CSV files with the columns row, given_label, decision and label, or exports of Label Studio (.json). What was
     changed, and by whom, is written to OUTPUT.log.json.
 
@@ -119,7 +126,7 @@ def apply(
     applied = apply_decisions(
         labels,
         list(decisions) or None,
-        issues=None if issues is None else _issues_at(issues),
+        issues=None if issues is None else load_rows(issues),
         class_names=None if class_names is None else read_class_names(class_names),
         **choices,
     )

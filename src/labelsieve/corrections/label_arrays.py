@@ -13,7 +13,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, BinaryIO, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,8 @@ from labelsieve.sources.zarr_arrays import ZarrSource
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[Any]
+# What to say where rows may be parts of several kinds of groups.
+SAY_TASK: Final = "say what they are: task='tokens', 'tags' or 'segmentation' (--task)"
 # Labels whose rows are counted one class after the other.
 _MOST_COUNTED: Final = 1 << 22
 
@@ -48,6 +50,12 @@ class LabelFile(abc.ABC):
         Whether a label can be missing.
     block_rows : int
         Rows that are read, changed and written at a time: 8 MB of int64.
+    group_rows : int or (n + 1,) int64
+        Number of rows of each group, if rows are parts of groups: pixels of images, tags of examples. For tokens of
+        sentences the row at which each one begins, and the number of rows.
+    n_tags : int
+        Number of tags K, if rows are tags of examples, else 0. A label is then a class of the result: ``2 * tag + 1``
+        if the example has the tag, else ``2 * tag``.
     """
 
     where: str
@@ -55,6 +63,8 @@ class LabelFile(abc.ABC):
     dtype: np.dtype[Any]
     nullable = False
     block_rows = 1 << 20
+    group_rows: int | Rows = 1
+    n_tags = 0
 
     @property
     @abc.abstractmethod
@@ -90,14 +100,25 @@ class LabelFile(abc.ABC):
             _add_counts(counts, block)
         return np.concatenate(found), counts
 
+    @property
+    def n_groups(self) -> int:
+        """Number of groups; of rows, if these are not parts of groups."""
+        whole = self.group_rows
+        return self.n_rows // max(1, whole) if isinstance(whole, int) else len(whole) - 1
+
+    def groups_of(self, rows: Rows) -> Rows:
+        """Return the group of each row."""
+        whole = self.group_rows
+        return rows // whole if isinstance(whole, int) else np.searchsorted(whole, rows, "right") - 1
+
     def is_part(self, path: Path) -> bool:  # noqa: ARG002
         """Return whether a path is one of several files that hold the labels."""
         return False
 
-    def corrected(self, rows: Rows, values: Values) -> Values:
-        """Return all labels in memory, with `values` in `rows`, which ascend."""
+    def corrected(self, rows: Rows, values: Values) -> Any:
+        """Return all labels in memory, in the form in which they were, with `values` in `rows`, which ascend."""
         found = np.concatenate(list(self.blocks()))
-        found = found.astype(_wide_enough(found.dtype, values))
+        found = found.astype(wide_enough(found.dtype, values))
         found[rows] = values
         return found
 
@@ -134,7 +155,7 @@ def within(rows: Rows, start: int, n_rows: int) -> slice:
     return slice(first, last)
 
 
-def _wide_enough(dtype: np.dtype[Any], values: Values) -> np.dtype[Any]:
+def wide_enough(dtype: np.dtype[Any], values: Values) -> np.dtype[Any]:
     """Return the dtype of labels, or one that `values` need: for longer text, or for missing values among numbers."""
     if dtype.kind in "iufb" and values.dtype.kind == "O":
         return values.dtype
@@ -168,8 +189,9 @@ class ArrayLabels(LabelFile):
                 self.values = np.array(self.values.tolist())
             if not all(issubclass(kind, str) for kind in kinds) and self.values.dtype.kind == "O":
                 names = ", ".join(sorted(kind.__name__ for kind in kinds))
+                hint = f"; of lists {SAY_TASK}" if kinds & {list, tuple, np.ndarray} else ""
                 raise InvalidInputError(
-                    f"labels are objects of {names}, not all names: give them as numbers or as text"
+                    f"labels are objects of {names}, not all names: give them as numbers or as text{hint}"
                 )
         self.dtype = _checked_dtype(self.values.dtype, self.values.shape, self.where)
         self.nullable = self.dtype.kind == "O"
@@ -222,7 +244,8 @@ def _in_memory(labels: Any) -> Values:
 
 def _checked_dtype(dtype: np.dtype[Any], shape: tuple[int, ...], where: str) -> np.dtype[Any]:
     if len(shape) != 1:
-        raise InvalidInputError(f"{where}: labels must have one axis (N,), not shape {tuple(shape)}")
+        hint = f"; of more axes {SAY_TASK}" if len(shape) > 1 else ""
+        raise InvalidInputError(f"{where}: labels must have one axis (N,), not shape {tuple(shape)}{hint}")
     if dtype.kind not in "iufbUSTO":
         raise InvalidInputError(f"{where}: labels must be numbers or names, not {dtype}")
     return dtype
@@ -256,7 +279,12 @@ class SourceLabels(LabelFile):
 
     def is_part(self, path: Path) -> bool:
         """Return whether a path is one of the shards, or the archive."""
-        sources = self.source.shards if isinstance(self.source, ShardsSource) else (self.source,)
+        return self.is_file_of(self.source, path)
+
+    @staticmethod
+    def is_file_of(source: Source, path: Path) -> bool:
+        """Return whether a path is a file that a source reads."""
+        sources = source.shards if isinstance(source, ShardsSource) else (source,)
         files = [Path(place) for one in sources if (place := local_path(split_member(one.where)[0])) is not None]
         return any(file.exists() and path.samefile(file) for file in files)
 
@@ -269,13 +297,13 @@ class SourceLabels(LabelFile):
     def corrected(self, rows: Rows, values: Values) -> Values:
         """Return all labels in memory, with `values` in `rows`."""
         found = self.source[: self.n_rows]
-        found = found.astype(_wide_enough(found.dtype, values))
+        found = found.astype(wide_enough(found.dtype, values))
         found[rows] = values
         return found
 
     def write(self, path: Path, rows: Rows, values: Values) -> None:
         """Write a ``.npy`` file or a Zarr array of the same dtype, or a wider one where names are longer."""
-        dtype = _wide_enough(self.dtype, values)
+        dtype = wide_enough(self.dtype, values)
         blocks = self._corrected_blocks(rows, values, dtype)
         if path.suffix == ".zarr":
             import zarr
@@ -284,11 +312,8 @@ class SourceLabels(LabelFile):
             for start, block in blocks:
                 target[start : start + len(block)] = block
             return
-        descr = np.lib.format.dtype_to_descr(dtype)
         with path.open("wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, {"descr": descr, "fortran_order": False, "shape": (self.n_rows,)}
-            )
+            write_npy_header(file, dtype, (self.n_rows,))
             for _, block in blocks:
                 file.write(block.view(np.uint8).data if block.itemsize else b"")
 
@@ -298,6 +323,26 @@ class SourceLabels(LabelFile):
             own = own if own.flags.writeable else own.copy()
             own[rows[changed] - start] = values[changed]
             yield start, own
+
+
+def write_npy_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Write the header of a ``.npy`` file in the order of C."""
+    descr = np.lib.format.dtype_to_descr(dtype)
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+
+
+def copy_zarr(source: Path, target: Path) -> None:
+    """Copy a folder.
+
+    Raises
+    ------
+    OSError
+        If it cannot be read or written.
+    """
+    try:
+        shutil.copytree(source, target)
+    except shutil.Error as error:  # a list of all files
+        raise OSError(error.args[0][0][2]) from error
 
 
 class NpyLabels(SourceLabels):
@@ -351,12 +396,9 @@ class ZarrLabels(LabelFile):
         """Copy the array, and encode those chunks again whose labels change."""
         import zarr
 
-        dtype = _wide_enough(self.dtype, values)
+        dtype = wide_enough(self.dtype, values)
         if dtype == self.dtype:
-            try:
-                shutil.copytree(self.path, path)
-            except shutil.Error as error:  # a list of all files
-                raise OSError(error.args[0][0][2]) from error
+            copy_zarr(self.path, path)
             target = zarr.open_array(path, mode="r+")
             starts = np.unique(rows // self._step) * self._step
         else:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from labelsieve.corrections.label_arrays import LabelFile, Rows, Values, within
+from labelsieve.corrections.label_arrays import SAY_TASK, LabelFile, Rows, Values, within
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.columns import arrow, choose_columns
 
@@ -31,28 +31,28 @@ class ParquetLabels(LabelFile):
 
     def __init__(self, path: Path, column: str | None) -> None:
         pa = arrow()
-        from pyarrow import parquet
-
         self.path, self.where = path, str(path)
-        try:
-            with parquet.ParquetFile(path) as reader:
-                self.schema, self._n_rows = reader.schema_arrow, reader.metadata.num_rows
-                codec = reader.metadata.row_group(0).column(0).compression if self._n_rows else "SNAPPY"
-                self._compression = "NONE" if codec == "UNCOMPRESSED" else codec  # the writer's name of it
-        except (OSError, pa.ArrowException) as error:
-            raise InvalidInputError(f"labels: {path} is not a readable Parquet file: {error}") from error
-        self.column = _only_column(column, self.schema.names, self.where)
+        with open_parquet(path) as reader:
+            self.schema, self._n_rows = reader.schema_arrow, reader.metadata.num_rows
+            codec = reader.metadata.row_group(0).column(0).compression if self._n_rows else "SNAPPY"
+            self._compression = "NONE" if codec == "UNCOMPRESSED" else codec  # the writer's name of it
+        self.column = only_column(column, self.schema.names, self.where)
         self.nullable = self.schema.field(self.column).nullable
         kind = self.schema.field(self.column).type
-        self.type = kind.value_type if pa.types.is_dictionary(kind) else kind
+        self.type = self._value_type(kind)
         if pa.types.is_integer(self.type) or pa.types.is_floating(self.type) or pa.types.is_boolean(self.type):
             self.dtype = np.dtype(self.type.to_pandas_dtype())
         elif pa.types.is_string(self.type) or pa.types.is_large_string(self.type) or self.type == pa.string_view():
             self.dtype = np.dtype(object)
         else:
+            hint = f"; of lists {SAY_TASK}" if pa.types.is_nested(kind) else ""
             raise InvalidInputError(
-                f"labels: column {self.column!r} of {path} has the type {kind}: no numbers or names"
+                f"labels: column {self.column!r} of {path} has the type {kind}: no numbers or names{hint}"
             )
+
+    def _value_type(self, kind: Any) -> Any:
+        """Return the type of the values of a column."""
+        return kind.value_type if arrow().types.is_dictionary(kind) else kind
 
     @property
     def n_rows(self) -> int:
@@ -73,13 +73,21 @@ class ParquetLabels(LabelFile):
     def blocks(self) -> Iterator[Values]:
         """Yield all labels in order, as objects if some are missing."""
         for batch in self._batches([self.column]):
-            array = self._plain(batch.column(0))
-            if array.null_count:
-                values: Values = np.empty(len(array), object)
-                values[:] = array.to_pylist()
-                yield values
-            else:
-                yield array.to_numpy(zero_copy_only=False).astype(self.dtype, copy=False)
+            yield self._values(batch.column(0))
+
+    def _values(self, column: Any) -> Values:
+        """Return the labels of some lines of the table."""
+        array = self._plain(column)
+        if array.null_count:
+            values: Values = np.empty(len(array), object)
+            values[:] = array.to_pylist()
+            return values
+        found: Values = array.to_numpy(zero_copy_only=False).astype(self.dtype, copy=False)
+        return found
+
+    def _rows_in(self, column: Any) -> int:
+        """Return the number of labels of some lines of the table."""
+        return len(column)
 
     def _plain(self, array: Any) -> Any:
         """Return an array of values in place of one of codes."""
@@ -92,26 +100,33 @@ class ParquetLabels(LabelFile):
     def write(self, path: Path, rows: Rows, values: Values) -> None:
         """Write a table of the same columns, types and metadata."""
         pa = arrow()
-        from pyarrow import compute, parquet
+        from pyarrow import parquet
 
         place, start = self.schema.names.index(self.column), 0
         field = self.schema.field(place)
         with parquet.ParquetWriter(path, self.schema, compression=self._compression) as writer:
             for batch in self._batches(None):
-                changed = within(rows, start, len(batch))
+                column = batch.column(place)
+                n_rows = self._rows_in(column)
+                changed = within(rows, start, n_rows)
                 if changed.stop > changed.start:
-                    items = self._plain(batch.column(place))
-                    mask = np.zeros(len(batch), np.bool_)
-                    mask[rows[changed] - start] = True
-                    # Views of strings can be cast, and nothing else.
-                    own = pa.large_string() if self.type == pa.string_view() else self.type
-                    new = pa.array(values[changed].tolist(), own)
-                    items = compute.replace_with_mask(items.cast(own), pa.array(mask), new).cast(self.type)
-                    if pa.types.is_dictionary(field.type):
-                        items = _encoded(items, batch.column(place).dictionary, field.type)
-                    batch = batch.set_column(place, field, items)  # noqa: PLW2901  # the same batch, corrected
+                    column = self._corrected_column(column, rows[changed] - start, values[changed])
+                    batch = batch.set_column(place, field, column)  # noqa: PLW2901  # the same batch, corrected
                 writer.write_table(pa.Table.from_batches([batch], self.schema))
-                start += len(batch)
+                start += n_rows
+
+    def _corrected_column(self, column: Any, places: Rows, values: Values) -> Any:
+        """Return some lines of the column with other labels at some of its rows."""
+        pa = arrow()
+        from pyarrow import compute
+
+        items, mask = self._plain(column), np.zeros(len(column), np.bool_)
+        mask[places] = True
+        # Views of strings can be cast, and nothing else.
+        own = pa.large_string() if self.type == pa.string_view() else self.type
+        new = pa.array(values.tolist(), own)
+        items = compute.replace_with_mask(items.cast(own), pa.array(mask), new).cast(self.type)
+        return _encoded(items, column.dictionary, column.type) if pa.types.is_dictionary(column.type) else items
 
 
 def _encoded(items: Any, known: Any, kind: Any) -> Any:
@@ -149,7 +164,7 @@ class CsvLabels(LabelFile):
             break
         else:
             raise InvalidInputError(f"labels: {path} is empty")
-        self.column = _only_column(column, self.names, self.where)
+        self.column = only_column(column, self.names, self.where)
         self._place = self.names.index(self.column)
 
     def _lines(self) -> Iterator[tuple[str, list[str]]]:
@@ -211,7 +226,26 @@ class CsvLabels(LabelFile):
                 file.write(line.getvalue().removesuffix("\r\n") + text[len(text.rstrip("\r\n")) :])
 
 
-def _only_column(column: str | None, names: list[str], where: str) -> str:
+def open_parquet(path: Path) -> Any:
+    """Open a Parquet file, to be closed by a ``with`` block.
+
+    Raises
+    ------
+    InvalidInputError
+        For a file that is none.
+    MissingDependencyError
+        Without pyarrow.
+    """
+    pa = arrow()
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidInputError(f"labels: {path} is not a readable Parquet file: {error}") from error
+
+
+def only_column(column: str | None, names: list[str], where: str) -> str:
     """Return the column that the user means."""
     if column is None and len(names) == 1:
         return names[0]

@@ -31,7 +31,7 @@ from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
 from labelsieve.pipeline.opening import check_output_of
 from labelsieve.pipeline.plan import Plan
-from labelsieve.results.layouts import TagLayout
+from labelsieve.results.layouts import TagLayout, classes_of_tags
 from labelsieve.results.row_ids import check_class_names
 from labelsieve.results.tag_issues import MultilabelIssues
 from labelsieve.sources.open_tags import open_tags
@@ -166,7 +166,7 @@ def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str,
     used = {"confident_joint": joint, "data": None, "from_logits": False, "dtype": None, "ids": found.ids}
     if choices.batch_size != "auto":
         used["batch_size"] = choices.batch_size * found.n_tags
-    classes = [text for tag in texts for text in (f"not {tag}", tag)]
+    classes = classes_of_tags(texts)
     rows = JobSettings(**settings | {"filter_by": filter_by, "class_names": classes} | used)
     return Job(found.labels, found.pred_probs, rows, layout=TagLayout(found.n_examples, found.n_tags, tags))
 

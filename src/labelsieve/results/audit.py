@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labelsieve.confident_learning.dtypes import Bools, Float64s, Floats, Int64s
+    from labelsieve.results.layouts import Layout
     from labelsieve.results.result import Result
 
 _KIND: Final = "labelsieve audit"
@@ -285,7 +286,7 @@ def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Au
     """
     budget = check_whole_number("budget", budget, SMALLEST_BUDGET)
     seed = check_whole_number("seed", seed, 0)
-    given = None if labels is None else _OpenedLabels(labels, result.n_rows)
+    given = None if labels is None else _OpenedLabels(labels, result.n_rows, result.layout)
     some, of_issues = _some_scores(result)
     edges = stratum_edges(some)
     cuts = cut_scores(edges, of_issues)
@@ -395,10 +396,11 @@ def _drawn_rows(result: Result, edges: Float64s, wanted: list[Int64s]) -> tuple[
 class _OpenedLabels:
     """The given labels, of which some are read."""
 
-    def __init__(self, labels: Any, n_rows: int) -> None:
-        from labelsieve.corrections.label_files import open_label_file
+    def __init__(self, labels: Any, n_rows: int, layout: Layout | None) -> None:
+        from labelsieve.results.given_labels import open_given_labels
 
-        self._file = open_label_file(labels) if isinstance(labels, str | os.PathLike) else None
+        is_file = isinstance(labels, str | os.PathLike) or layout is not None
+        self._file = open_given_labels(labels, layout) if is_file else None
         self._labels = np.empty(0) if self._file is not None else np.asarray(labels)
         shape = self._labels.shape if self._file is None else (self._file.n_rows,)
         if shape != (n_rows,):

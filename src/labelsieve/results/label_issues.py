@@ -289,8 +289,9 @@ class LabelIssues(Result):
             Equal seeds draw equal rows.
         labels : (N,) array-like, path or URL, optional
             The given labels, as numbers or names, to be shown with the rows and for estimates by class;
-            ``table.parquet::label`` is a column of a Parquet or CSV file. Without them these need the column
-            ``given_label`` of the decisions: a result holds the labels of its issues only.
+            ``table.parquet::label`` is a column of a Parquet or CSV file. Of pixels, tokens and tags they may be masks,
+            a matrix or lists. Without them these need the column ``given_label`` of the decisions: a result holds the
+            labels of its issues only.
 
         Returns
         -------

@@ -7,7 +7,7 @@ knows the groups; a run has rows.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -24,6 +24,8 @@ class Layout(abc.ABC):
     ----------
     kind : str
         Name of the layout in a stored result.
+    task : str
+        The task whose results have it, one of `TASKS`.
     units : tuple of str
         What rows and groups are called.
     classes_note : str
@@ -31,6 +33,7 @@ class Layout(abc.ABC):
     """
 
     kind: ClassVar[str]
+    task: ClassVar[str]
     units: ClassVar[tuple[str, str]]
     classes_note: ClassVar[str] = ""
 
@@ -117,7 +120,7 @@ class TokenLayout(_Edges):
         Row at which each sentence begins, and the number of tokens.
     """
 
-    kind, units = "tokens", ("tokens", "sentences")
+    kind, task, units = "tokens", "tokens", ("tokens", "sentences")
 
     def columns(self, rows: npt.NDArray[np.int64]) -> dict[str, npt.NDArray[np.int64]]:
         """Return ``sentence`` and ``token`` of each row."""
@@ -144,7 +147,7 @@ class PixelLayout(_Edges):
         Height and width of each image.
     """
 
-    kind, units = "pixels", ("pixels", "images")
+    kind, task, units = "pixels", "segmentation", ("pixels", "images")
 
     def __init__(self, shapes: npt.NDArray[np.int64]) -> None:
         super().__init__(ends(shapes[:, 0] * shapes[:, 1]))
@@ -185,7 +188,7 @@ class EqualImages(Layout):
     n_images: int
     height: int
     width: int
-    kind, units = "equal_images", ("pixels", "images")
+    kind, task, units = "equal_images", "segmentation", ("pixels", "images")
 
     @property
     def n_groups(self) -> int:
@@ -235,7 +238,7 @@ class TagLayout(Layout):
     n_examples: int
     n_tags: int
     names: tuple[str, ...] | None = None
-    kind, units, classes_note = "tags", ("tags", "examples"), "two for each tag"
+    kind, task, units, classes_note = "tags", "tags", ("tags", "examples"), "two for each tag"
 
     @property
     def n_groups(self) -> int:
@@ -265,6 +268,17 @@ class TagLayout(Layout):
         """Return the layout of a stored result."""
         names = attributes.get("names")
         return cls(attributes["n_examples"], attributes["n_tags"], None if names is None else tuple(names))
+
+
+def classes_of_tags(tags: Sequence[str]) -> list[str]:
+    """Return the names of the two classes of each tag: of examples without and with it.
+
+    Examples
+    --------
+    >>> classes_of_tags(["cat", "dog"])
+    ['not cat', 'cat', 'not dog', 'dog']
+    """
+    return [text for tag in tags for text in (f"not {tag}", tag)]
 
 
 LAYOUTS: dict[str, type[Layout]] = {one.kind: one for one in (TokenLayout, PixelLayout, EqualImages, TagLayout)}

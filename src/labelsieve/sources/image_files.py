@@ -58,7 +58,7 @@ class ImageFileSource(FileSource):
         MissingDependencyError
             Without Pillow.
         """
-        image_module = _pillow()
+        image_module = pillow()
         try:
             version = FileVersion.of(path.stat())
             with image_module.open(path) as image:
@@ -99,7 +99,7 @@ class _ImageRows(Rows):
         source = self._source
         source.check_version()
         try:
-            with _pillow().open(source.path) as image:
+            with pillow().open(source.path) as image:
                 pixels = np.asarray(image)
         except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for damaged files
             raise UnreadableDataError(f"{source.where} is not a readable image: {error}") from error
@@ -143,7 +143,14 @@ def _is_image(place: str) -> bool:
     return place.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _pillow() -> Any:
+def pillow() -> Any:
+    """Return the module `Image` of Pillow.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without Pillow.
+    """
     try:
         from PIL import Image
     except ImportError as error:

@@ -80,6 +80,27 @@ def join_sentences(labels: Any, pred_probs: Any) -> Tokens:
     return Tokens(flat, _join_matrices(matrices, lengths), edges)
 
 
+def join_labels(labels: Any) -> tuple[Any, npt.NDArray[np.int64]]:
+    """Return the labels of the tokens of all sentences, and the number of tokens of each sentence.
+
+    Parameters
+    ----------
+    labels : sequence of sequence of int or str
+        As of `join_sentences`.
+
+    Raises
+    ------
+    InvalidInputError, InputTypeError
+        As of `join_sentences`.
+
+    Examples
+    --------
+    >>> join_labels([["cat"], [], ["dog", "cat"]])
+    (['cat', 'dog', 'cat'], array([1, 0, 2]))
+    """
+    return _join_labels(_sentences("labels", labels, 2))
+
+
 def depth_of(data: Any) -> int:
     """Return how many levels of lists and axes of arrays are in one another, at the first value; 0 for anything else.
 

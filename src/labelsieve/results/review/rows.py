@@ -13,9 +13,9 @@ from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.confident_learning.softmax import softmax
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.corrections.label_arrays import LabelFile
-from labelsieve.corrections.label_files import open_label_file
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.audit import Audit
+from labelsieve.results.given_labels import open_given_labels
 from labelsieve.results.result import TABLE_ROWS, Result
 from labelsieve.results.row_ids import check_class_names
 from labelsieve.results.texts import open_texts
@@ -120,7 +120,7 @@ class ReviewRows:
     pred_probs : (N, K) array-like or path, optional
         The predicted probabilities of the result, for the next classes.
     labels : (N,) array-like or path, optional
-        The given labels.
+        The given labels; of pixels, tokens and tags also masks, a matrix or lists.
     class_names : sequence of str, optional
         What to show of each class.
 
@@ -167,7 +167,7 @@ class ReviewRows:
         if audit is not None and not isinstance(audit, Audit):
             raise InputTypeError(f"audit must be an Audit, from issues.audit() or labelsieve.load, not {audit!r}")
         self._probs = None if pred_probs is None else _open_probs(pred_probs, result)
-        file = None if labels is None else open_label_file(labels)
+        file = None if labels is None else open_given_labels(labels, result.layout)
         if file is not None and file.n_rows != result.n_rows:
             raise InvalidInputError(f"labels have {file.n_rows:,} rows, the result has {result.n_rows:,}")
         top = result.num_issues if top is None else check_whole_number("top", top, 0)

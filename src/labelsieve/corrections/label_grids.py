@@ -1,0 +1,159 @@
+"""Labels in arrays of several axes, with some values replaced: masks of images, matrices of tags.
+
+A row is a value of the array, in the order of C: row ``(image * H + y) * W + x`` of masks ``(N, H, W)``, row
+``example * K + tag`` of a matrix ``(N, K)``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.corrections.label_arrays import (
+    Rows,
+    SourceLabels,
+    Values,
+    copy_zarr,
+    wide_enough,
+    within,
+    write_npy_header,
+)
+from labelsieve.errors import InvalidInputError
+from labelsieve.sources.base import Source
+from labelsieve.sources.tokens import ends
+
+# Changed values of a Zarr array that are written at a time.
+_CHANGED: Final = 1 << 20
+
+
+class GridLabels(SourceLabels):
+    """Labels in an array of several axes, which is written as a ``.npy`` file or a Zarr array of the same shape.
+
+    Parameters
+    ----------
+    rows : Source
+        ``(n_rows,)`` labels, a row for each value of the array.
+    stored : Source
+        The array.
+    group_rows, n_tags : int
+        As of `LabelFile`.
+    suffixes : tuple of str
+        Endings of outputs.
+    """
+
+    def __init__(
+        self,
+        rows: Source,
+        stored: Source,
+        group_rows: int,
+        n_tags: int = 0,
+        suffixes: tuple[str, ...] = (".npy", ".zarr"),
+    ) -> None:
+        super().__init__(rows)
+        self.stored, self.group_rows, self.n_tags, self.suffixes = stored, group_rows, n_tags, suffixes
+
+    def is_part(self, path: Path) -> bool:
+        """Return whether a path is one of the shards, or the archive."""
+        return self.is_file_of(self.stored, path)
+
+    def as_stored(self, labels: Values) -> Values:
+        """Return labels as values of the array."""
+        if self.n_tags:
+            return (labels & 1).astype(self.stored.dtype)
+        if self.stored.dtype.kind != "b":
+            return labels
+        if labels.max(initial=0) > 1:
+            raise InvalidInputError(f"labels are booleans, which cannot hold the class {labels.max()}")
+        return labels.astype(np.bool_)
+
+    def corrected(self, rows: Rows, values: Values) -> Any:
+        """Return the array in memory, with `values` in `rows`."""
+        return self.as_stored(super().corrected(rows, values)).reshape(self.stored.shape)
+
+    def write(self, path: Path, rows: Rows, values: Values) -> None:
+        """Write a ``.npy`` file or a Zarr array of the same shape and dtype."""
+        shape, dtype = self.stored.shape, wide_enough(self.dtype, values)
+        kind = self.as_stored(np.empty(0, dtype)).dtype
+        if path.suffix == ".zarr":
+            import zarr
+
+            width = math.prod(shape[1:])
+            step = max(1, self.block_rows // width)
+            target = zarr.create_array(path, shape=shape, dtype=kind, chunks=(min(step, shape[0]), *shape[1:]))
+            for start, block in self._changed_blocks(rows, values, dtype, step * width):
+                first = start // width
+                n = len(block) // width
+                target[first : first + n] = block.reshape(n, *shape[1:])
+            return
+        with path.open("wb") as file:
+            write_npy_header(file, kind, shape)
+            for _, block in self._changed_blocks(rows, values, dtype, self.block_rows):
+                file.write(block.view(np.uint8).data if block.itemsize else b"")
+
+    def _changed_blocks(
+        self, rows: Rows, values: Values, dtype: np.dtype[Any], step: int
+    ) -> Iterator[tuple[int, Values]]:
+        """Yield the values of the array in blocks, with the numbers of their first rows."""
+        with self.source.open() as opened:
+            for start in range(0, self.n_rows, step):
+                block = opened.read(start, min(start + step, self.n_rows))
+                changed = within(rows, start, len(block))
+                if changed.stop > changed.start:
+                    block = block.astype(dtype)  # a copy: the memory may be the user's
+                    block[rows[changed] - start] = values[changed]
+                yield start, np.ascontiguousarray(self.as_stored(block.astype(dtype, copy=False)))
+
+
+class ZarrGrid(GridLabels):
+    """Labels in a local Zarr array of several axes, of format 2 or 3.
+
+    Parameters
+    ----------
+    rows, stored, group_rows, n_tags
+        As of `GridLabels`.
+    path : Path
+        The folder.
+    """
+
+    def __init__(self, rows: Source, stored: Source, group_rows: int, n_tags: int, path: Path) -> None:
+        super().__init__(rows, stored, group_rows, n_tags, (".zarr",))
+        self.path, self.where = path, str(path)
+
+    def write(self, path: Path, rows: Rows, values: Values) -> None:
+        """Copy the array, and encode those chunks again whose labels change."""
+        import zarr
+
+        copy_zarr(self.path, path)
+        target = zarr.open_array(path, mode="r+")
+        for start in range(0, len(rows), _CHANGED):
+            part = slice(start, start + _CHANGED)
+            target.vindex[np.unravel_index(rows[part], target.shape)] = self.as_stored(values[part])
+
+
+class MaskList(SourceLabels):
+    """Masks of images of any sizes in memory, one by one, which are returned as a list of arrays.
+
+    Parameters
+    ----------
+    rows : Source
+        ``(n_rows,)`` labels, the pixels of one image after the other.
+    sizes : (n, 2) array of int
+        Height and width of each image.
+    """
+
+    suffixes: tuple[str, ...] = ()
+
+    def __init__(self, rows: Source, sizes: npt.NDArray[np.int64]) -> None:
+        super().__init__(rows)
+        self.sizes: Sequence[tuple[int, int]] = [(height, width) for height, width in sizes.tolist()]
+        self.group_rows = ends(sizes[:, 0] * sizes[:, 1])
+
+    def corrected(self, rows: Rows, values: Values) -> Any:
+        """Return the masks, with `values` in `rows`."""
+        flat = np.split(super().corrected(rows, values), np.asarray(self.group_rows)[1:-1])
+        return [one.reshape(size) for one, size in zip(flat, self.sizes, strict=True)]

@@ -1,0 +1,90 @@
+"""Masks in PNG files, with some pixels replaced: a folder of files of the same names."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from labelsieve.corrections.label_arrays import Rows, SourceLabels, Values, within
+from labelsieve.errors import InvalidInputError
+from labelsieve.sources.image_files import ImageFileSource, pillow
+from labelsieve.sources.open_images import open_masks
+from labelsieve.sources.tokens import ends
+
+
+class MaskFiles(SourceLabels):
+    """Masks in PNG files, a file for each image, of any sizes; they are written as a folder of such files.
+
+    Parameters
+    ----------
+    files : sequence of ImageFileSource
+        The files, in order.
+    where : str
+        Folder or pattern.
+
+    Raises
+    ------
+    InvalidInputError
+        For files of another form, and of different dtypes.
+    """
+
+    suffixes: tuple[str, ...] = ("",)
+
+    def __init__(self, files: Sequence[ImageFileSource], where: str) -> None:
+        other = [file.where for file in files if file.path.suffix.lower() != ".png"]
+        if other:
+            raise InvalidInputError(f"labels: {other[0]} is not a PNG file: masks in image files are corrected as PNG")
+        super().__init__(open_masks([file.path for file in files]).rows)
+        self.where, self.files = where, files
+        self.group_rows = ends(np.array([file.n_rows for file in files], np.int64))
+
+    def is_part(self, path: Path) -> bool:
+        """Return whether a path is one of the files, or a folder above one."""
+        place = path.resolve()
+        return any(place == file.path or place in file.path.parents for file in self.files)
+
+    def corrected(self, rows: Rows, values: Values) -> Any:
+        """Return the masks as a list of arrays, with `values` in `rows`."""
+        flat = np.split(super().corrected(rows, values), np.asarray(self.group_rows)[1:-1])
+        return [one.reshape(file.height, file.width) for one, file in zip(flat, self.files, strict=True)]
+
+    def write(self, path: Path, rows: Rows, values: Values) -> None:
+        """Write a folder of files of the same names; those that do not change are copied as they are."""
+        parents = [str(file.path.parent) for file in self.files]
+        above, starts = Path(os.path.commonpath(parents)), np.asarray(self.group_rows).tolist()
+        path.mkdir()
+        for file, start in zip(self.files, starts, strict=False):
+            target, changed = path / file.path.relative_to(above), within(rows, start, file.n_rows)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if changed.start == changed.stop:
+                shutil.copyfile(file.path, target)
+            else:
+                _write_changed(file, target, rows[changed] - start, values[changed])
+
+
+def _write_changed(file: ImageFileSource, target: Path, places: Rows, values: Values) -> None:
+    """Write a mask with other values of some pixels; mode and palette stay."""
+    module, pixels = pillow(), file[: file.n_rows].copy()
+    pixels[places] = values
+    with module.open(file.path) as image:
+        image.load()
+        plane = np.asarray(image)
+        if image.mode == "1":
+            changed = module.fromarray(pixels.reshape(plane.shape).astype(np.bool_))
+        else:
+            changed = image.copy()
+            changed.frombytes(pixels.astype(plane.dtype).tobytes())
+        if image.mode == "P":  # one with fewer colours than numbers would be cut
+            palette = image.getpalette() or []
+            changed.putpalette(palette + [0] * (3 * (int(pixels.max()) + 1) - len(palette)))
+        changed.save(target, **{name: image.info[name] for name in ("transparency", "dpi") if name in image.info})
+    written = ImageFileSource.from_path("output", target)
+    if not np.array_equal(written[: written.n_rows], pixels):
+        raise InvalidInputError(
+            f"output: {file.where} is an image of mode {image.mode}, which cannot hold the class {values.max()}"
+        )
