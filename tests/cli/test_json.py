@@ -24,6 +24,7 @@ import labelsieve.cli
 import s3
 from draws import draw
 from labelsieve.cli.app import cli, run
+from labelsieve.cli.interrupts import is_json_wanted
 from labelsieve.errors import InvalidInputError, UnreadableDataError, install_line, located
 from labelsieve.execution import progress
 from labelsieve.pipeline import dask_job
@@ -350,7 +351,7 @@ def test_every_option_has_a_variable_that_the_help_shows(capfd):
     for name, command in cli.commands.items():
         assert run([name, "--help"]) == 0
         text = "".join(capfd.readouterr().out.split())
-        for option in command.params:
+        for option in command.make_context(name, [], resilient_parsing=True).command.params:
             if isinstance(option, click.Option):
                 longest = max(option.opts, key=len).lstrip("-")
                 assert f"envvar:LABELSIEVE_{name}_{longest}".replace("-", "_").upper() in text.replace("-", "_").upper()
@@ -369,6 +370,13 @@ def test_variables_are_options(answer, monkeypatch, capfd):
     monkeypatch.setenv("LABELSIEVE_FIND_JSON", "0")
     assert run(["find", *FILES, "--max-memory", "4GB", "--quiet"]) == 0
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_has_a_variable_for_json(command, monkeypatch):
+    monkeypatch.setenv(f"LABELSIEVE_{command.replace('-', '_').upper()}_JSON", "1")
+    assert is_json_wanted([command])
+    assert not is_json_wanted(["another", "command"])
 
 
 @pytest.mark.parametrize("form", ["npy", "csv", "parquet", "zarr"])
