@@ -68,7 +68,6 @@ Rows that were accepted without review have the decision ``auto`` and no reviewe
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -81,39 +80,36 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.reviewer_agreement import Agreement
-from labelsieve.corrections.change_log import change_lines, earlier_logs, plain_label
+from labelsieve.corrections.change_log import change_lines, earlier_logs, plain_label, write_log
 from labelsieve.corrections.decisions import WORDS, Decisions, read_decisions
 from labelsieve.corrections.fingerprints import labels_digest
-from labelsieve.corrections.label_arrays import LabelFile
+from labelsieve.corrections.label_arrays import LabelFile, Rows
 from labelsieve.corrections.outcomes import (
     UNSURE,
     Conflict,
     LabelValues,
     Outcomes,
-    Settled,
     agreement,
     check_against,
+    check_results,
     check_rows,
-    results_of,
     settle,
 )
 from labelsieve.corrections.resulting_labels import check_occurring, check_tags
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.given_labels import open_given_labels
 from labelsieve.results.grouped_issues import GroupedIssues
+from labelsieve.results.label_changes import accepted_changes, changes_of
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.layouts import classes_of_tags
 from labelsieve.results.publish import check_writable, replacing
-from labelsieve.results.result import TABLE_ROWS, loaded_versions
+from labelsieve.results.result import loaded_versions
 from labelsieve.results.row_ids import open_ids
 from labelsieve.settings import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
-from labelsieve.sources.label_names import is_missing
 from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import is_zarr_array
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import check_place, without_query
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -305,14 +301,14 @@ def apply_decisions(
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
     values = LabelValues(file.dtype, _classes_of(file, class_names, issues))
     outcomes, digest = _compare(file, read, values, ids)
-    _check_results(read, digest, issues)
+    check_results(read, digest, None if issues is None else issues.fingerprint)
     settled = settle(read, outcomes, conflicts)
     unsure_rows = read.rows[settled.places[outcomes.resulting[settled.places] == UNSURE]]
     if unsure == "ignore":
         outcomes = outcomes.with_ignored(_ignored_value(file, values, ignore_label))
-    changes = _changes_of(values, read, outcomes, settled)
+    changes = changes_of(values, read, outcomes, settled)
     if auto is not None and issues is not None and margin is not None:
-        changes = changes.merged(_accepted(file, values, issues, margin, class_names, read.rows))
+        changes = changes.merged(accepted_changes(file, values, issues, margin, class_names, read.rows))
     words = np.bincount(read.words[settled.places], minlength=len(WORDS)).tolist()
     counts = {"rows": file.n_rows, **dict(zip(WORDS, words, strict=True))}
     counts["auto"] = int(np.count_nonzero(changes.decided < 0))
@@ -344,33 +340,6 @@ def apply_decisions(
         }
         _write(applied, file, place, head, read, changes.decided)
     return applied
-
-
-@dataclass(frozen=True, eq=False)
-class _Changes:
-    """Rows whose label changes, ascending, their labels before and after, and the decision that says so, or -1."""
-
-    rows: Rows
-    before: npt.NDArray[Any]
-    after: npt.NDArray[Any]
-    decided: npt.NDArray[np.intp]
-
-    def merged(self, other: _Changes) -> _Changes:
-        """Return the changes of both, which are of different rows."""
-        order = np.argsort(np.concatenate([self.rows, other.rows]), kind="stable")
-        columns = ("rows", "before", "after", "decided")
-        return _Changes(*(np.concatenate([getattr(self, one), getattr(other, one)])[order] for one in columns))
-
-
-def _changes_of(values: LabelValues, read: Decisions, outcomes: Outcomes, settled: Settled) -> _Changes:
-    """Return what the decisions that count change."""
-    before, after = outcomes.stored[settled.places], outcomes.resulting[settled.places]
-    changed = (after != UNSURE) & (after != before)
-    before, after = (
-        values.array([outcomes.labels[code] for code in codes[changed].tolist()]) for codes in (before, after)
-    )
-    places = settled.places[changed]
-    return _Changes(read.rows[places], before, after, places)
 
 
 def _check_policies(
@@ -496,18 +465,6 @@ def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) ->
     return outcomes, digest
 
 
-def _check_results(read: Decisions, digest: str, issues: LabelIssues | None) -> None:
-    """Raise if decisions are about another result, or about a result of other labels."""
-    for which, result in results_of(read):
-        if result.partition("-")[0] != digest:
-            raise InvalidInputError(
-                f"{which} is about the result {result}, which is not one of these labels: another dataset, or labels "
-                "already changed"
-            )
-        if issues is not None and result != issues.fingerprint:
-            raise InvalidInputError(f"{which} is about the result {result}, issues are {issues.fingerprint}")
-
-
 def _ignored_value(file: LabelFile, values: LabelValues, ignore_label: IgnoreLabel) -> Any:
     """Return `ignore_label` as it is stored."""
     if ignore_label is None:
@@ -518,48 +475,6 @@ def _ignored_value(file: LabelFile, values: LabelValues, ignore_label: IgnoreLab
         return values.parse(ignore_label)
     except ValueError as error:
         raise InvalidInputError(f"ignore_label: {error}") from None
-
-
-def _accepted(
-    file: LabelFile,
-    values: LabelValues,
-    issues: LabelIssues,
-    margin: float,
-    class_names: Sequence[str] | None,
-    looked_at: npt.NDArray[Any],
-) -> _Changes:
-    """Return the changes by suggestions that are accepted without review, in rows that nobody `looked_at`."""
-    parts = []
-    for start in range(0, issues.num_issues, TABLE_ROWS):
-        part = issues.found.part(start, min(start + TABLE_ROWS, issues.num_issues))
-        gain = part.p_suggested.astype(np.float64) - part.p_given.astype(np.float64)
-        taken = (gain >= margin) & ~np.isin(part.rows, looked_at)
-        parts.append((part.rows[taken], part.given_labels[taken], part.suggested_labels[taken]))
-    if not parts:
-        return _Changes(np.empty(0, np.int64), values.array([]), values.array([]), np.empty(0, np.intp))
-    rows, given, suggested = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(rows)
-    rows, given, suggested = rows[order], given[order].astype(np.intp), suggested[order].astype(np.intp)
-    if file.dtype.kind in "iuf":
-        classes = np.arange(issues.n_classes).astype(file.dtype)
-    elif file.dtype.kind == "b":
-        classes = np.array([False, True])
-    else:
-        names = class_names if class_names is not None else issues.class_names
-        if names is None or len(names) != issues.n_classes:
-            raise InvalidInputError(f"labels are names: give class_names, one for each of {issues.n_classes:,} classes")
-        classes = values.array([values.parse(name) for name in names])
-    before = file.take(rows) if len(rows) else values.array([])
-    pairs = zip(before.tolist(), classes[given].tolist(), strict=True)
-    is_other = np.fromiter((is_missing(one) or one != other for one, other in pairs), np.bool_, len(rows))
-    wrong = np.flatnonzero(is_other)
-    if len(wrong):
-        row = int(rows[wrong[0]])
-        raise InvalidInputError(
-            f"issues: {len(wrong):,} given labels are not those in labels, the first in row {row:,}: another dataset, "
-            "or labels already changed"
-        ).at([(row, row + 1)])
-    return _Changes(rows, before, classes[suggested], np.full(len(rows), -1, np.intp))
 
 
 def _write(
@@ -591,8 +506,5 @@ def _write(
             "earlier": earlier,
         }
         lines = change_lines(applied.changed, applied.before, applied.after, read, decided)
-        with replacing(LocalFolder(log)) as written, written.open("w", encoding="utf-8") as text:
-            text.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "changes": [')
-            for number, line in enumerate(lines):
-                text.write(",\n  " + line if number else "\n  " + line)
-            text.write("\n ]\n}\n")
+        with replacing(LocalFolder(log)) as written:
+            write_log(written, head, lines)
