@@ -20,8 +20,8 @@ tables without names, each is of another reviewer. What different reviewers say 
 `apply_decisions` writes the corrected labels in the form in which they are stored, beside a log of what was changed by
 whom. Everything is checked before anything is written. On the command line: ``labelsieve apply``.
 
-They are written in a hidden folder beside the output, which a run that is killed leaves there. The next run with the
-same output on the same machine removes it; that of a run which is still writing stays.
+Until they are complete they are in a hidden folder beside the output. A run that is killed leaves its folder behind;
+the next run with the same output on the same machine removes it. The folder of a run that is still writing stays.
 
 ## Tokens, tags and pixels
 
@@ -41,10 +41,10 @@ the row of ``result.rows``, which is what a review shows, and ``id`` is the name
   are: give `class_names`, the names of all K tags, or `issues`. They keep their order; a tag that is added comes at the
   end, or where it belongs if tags ascend. ``unsure="ignore"`` is not for tags, of which each is there or is not.
 
-An array of three axes, or PNG files, are taken for masks. Everything else that is not one label for each row could be
-several things, so `task` must say what it is, or `issues` do. Labels of all tokens in one flat array, beside offsets or
-numbers of sentences, are corrected as labels of rows, without `task`. Lists in memory are written as ``.parquet``, with
-a column ``labels``. A result of ``downsample`` is about the pixels of smaller masks.
+Arrays of three axes and PNG files are taken for masks. A matrix, or lists of lists, may belong to several tasks: give
+`task`, or `issues`, which know their task. Labels of all tokens in one flat array, beside offsets or numbers of
+sentences, are corrected as labels of rows, without `task`. Lists in memory are written as ``.parquet``, with a column
+``labels``. The rows of a result with ``downsample`` are the pixels of the smaller masks: give these as `labels`.
 
 ## The log
 
@@ -118,12 +118,13 @@ class AppliedDecisions:
 
     Attributes
     ----------
-    labels : (N,) array or None
-        The corrected labels; None if they were written to `output`. Masks, matrices and lists are what they were.
+    labels : array, list or None
+        The corrected labels ``(N,)``, or masks, a matrix or lists if they were given as such; None if they were written
+        to `output`.
     output : str or None
         The path of the corrected labels; the log is beside it, at ``output + ".log.json"``.
     n_rows : int
-        Number of rows N: of pixels, tokens or tags, if labels are of these.
+        Number of rows N; of pixels, tokens, or examples times tags, if labels are of these.
     changed : (n,) int64
         Rows whose label is another now, ascending.
     before, after : (n,) array
@@ -191,7 +192,7 @@ def apply_decisions(
 
     Parameters
     ----------
-    labels : path or (N,) array-like
+    labels : path, (N,) array-like, masks, matrix or lists
         The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, an array in memory, or
         what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL. Labels of tokens,
         tags and pixels may be masks, a matrix or lists; see `labelsieve.decisions`.
@@ -213,16 +214,17 @@ def apply_decisions(
         once, and the given label in a tie.
     class_names : sequence of str, optional
         All classes. Labels that are names must be among them, and numbers in 0..K-1. Without them and `issues`, a
-        resulting name must occur in `labels`, and a number must not be above all labels. Of tags, the names of these.
+        resulting name must occur in `labels`, and a number must not be above all labels. For tags, their K names.
     column : str, optional
         The column of a table, also written as ``table.csv::label``; may be missing if there is only one.
     task : {"classification", "segmentation", "tokens", "tags"}, optional
-        What a label belongs to: a row, a pixel of a mask, a token of a sentence, one of the tags of an example. By
-        default that of `issues`; without these, arrays of three axes are masks, and all else has a label for each row.
+        What a label belongs to: a row, a pixel of a mask, a token of a sentence, or a tag of an example. By default the
+        task of `issues`; without these, arrays of three axes are masks, and anything else must have a label for each
+        row.
     ids : array-like or path, optional
         The user's names of rows, or of images, sentences or examples, as in `labelsieve.find_label_issues`, to compare
         with the column ``id``.
-    issues : LabelIssues or result of another task, optional
+    issues : LabelIssues, SegmentationIssues, TokenIssues or MultilabelIssues, optional
         The result that the decisions are about, to compare with the column ``result``; needed for `auto`.
     auto : "accept", optional
         Accept suggestions of `issues` without review, for rows without a decision; the log says so.
@@ -272,7 +274,7 @@ def apply_decisions(
     >>> labelsieve.apply_decisions([0, 1, 0], issues=found, auto="accept", margin=0.5).labels.tolist()
     [0, 1, 1]
 
-    Masks, and tags: pixel (1, 0) of the only image, and tag 1 of example 0.
+    Change pixel (1, 0) of the only image, and add tag 1 to example 0:
 
     >>> decided = {"row": [2], "given_label": [0], "decision": ["other"], "label": [1]}
     >>> labelsieve.apply_decisions([[[0, 1], [0, 0]]], decided).labels.tolist()

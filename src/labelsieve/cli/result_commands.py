@@ -115,10 +115,10 @@ def apply(
 ) -> dict[str, Any] | None:
     """Correct labels by the decisions of reviewers.
 
-    LABELS is a .npy file, a Zarr array, a .parquet or .csv file; or shards, an array in an archive, or a URL. Masks of
-    three axes are known as such; of a matrix of tags, or a column of lists, --task says what they are. DECISIONS
-    are CSV files with the columns row, given_label, decision and label, or exports of Label Studio (.json). What was
-    changed, and by whom, is written to OUTPUT.log.json.
+    LABELS is a .npy file, a Zarr array, a .parquet or .csv file; or shards, an array in an archive, or a URL. Arrays of
+    three axes and PNG files are masks; for a matrix of tags or a column of lists give --task. DECISIONS are CSV files
+    with the columns row, given_label, decision and label, or exports of Label Studio (.json). What was changed, and by
+    whom, is written to OUTPUT.log.json.
 
     Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
     """
@@ -367,7 +367,8 @@ def draw(
     multiple=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Say how many of the N rows of lowest score are wrong, and which share of the wrong labels they hold.",
+    help="Say how many of the N rows of lowest score are wrong, and which share of all wrong labels they hold; may be "
+    "given several times.",
 )
 @_json
 def print_estimate(

@@ -232,7 +232,7 @@ def open_parquet(path: Path) -> Any:
     Raises
     ------
     InvalidInputError
-        For a file that is none.
+        If it is not a readable Parquet file.
     MissingDependencyError
         Without pyarrow.
     """

@@ -160,8 +160,8 @@ def _remove_abandoned(path: Path) -> None:
         folders = [Path(entry) for entry in entries if name.fullmatch(entry.name) and not entry.is_symlink()]
     for folder in folders:
         made, replaced = folder / path.name, folder / "replaced"
-        with abandoned(folder) as is_left:
-            if not is_left:
+        with abandoned(folder) as is_abandoned:
+            if not is_abandoned:
                 continue
             if made.exists() and replaced.exists() and not path.exists():  # killed between the two renames at the end
                 replaced.rename(path)
