@@ -35,7 +35,8 @@ the row of ``result.rows``, which is what a review shows, and ``id`` is the name
 | ``"tags"`` | ``example * K + tag`` | ``2 * tag + 1`` if the example has the tag, else ``2 * tag`` |
 
 - Masks are integers ``(N, H, W)``: a ``.npy`` file, Zarr array, shards, URL or array; or images of any sizes, whose
-  pixels follow each other: PNG files, written as a new folder of such files, or a list of ``(H, W)`` arrays in memory.
+  pixels follow each other: a list of ``(H, W)`` arrays in memory, or PNG files, which are written as a new folder of
+  files of the same names.
 - Labels of tokens are lists, one for each sentence, in memory or in a column of a ``.parquet`` file.
 - Tags are a matrix ``(N, K)`` of 0 and 1 in an array, or lists as those of tokens. Lists do not say how many tags there
   are: give `class_names`, the names of all K tags, or `issues`. They keep their order; a tag that is added comes at the
@@ -232,7 +233,8 @@ def apply_decisions(
         Of these only suggestions whose probability is higher than that of the given label by at least `margin`, from 0
         to 1.
     overwrite : bool
-        Whether `output` may be there already, and may be `labels` itself. It is replaced at the end, as a whole.
+        Whether `output` may be there already, and may be `labels` itself. It is replaced at the end, as a whole. A
+        folder of PNG files is never replaced.
 
     Returns
     -------

@@ -71,14 +71,15 @@ _json = option("--json", is_flag=True, help="Print one JSON object on stdout, an
     "-o",
     "--output",
     required=True,
-    help="The corrected labels, in the form of LABELS; .npy or .zarr for shards and URLs.",
+    help="The corrected labels, in the form of LABELS; .npy or .zarr for shards and URLs, a folder for PNG files.",
 )
 @option("--column", metavar="NAME", help="Column of the labels in a Parquet or CSV file.")
 @option(
     "--task",
     type=click.Choice(TASKS),
     metavar="TASK",
-    help="What a label belongs to, as in labelsieve find, where the form of LABELS does not say it.",
+    help="What a label belongs to: classification, segmentation, tokens or tags, as in labelsieve find; by default "
+    "the task of --issues, or what the form of LABELS says.",
 )
 @option(
     "--unsure", type=click.Choice(UNSURE_RULES), default="keep", help="What becomes of rows whose decision is unsure."
@@ -93,7 +94,11 @@ _json = option("--json", is_flag=True, help="Print one JSON object on stdout, an
 )
 @_conflicts
 @option("--class-names", type=FilePath(), metavar="FILE", help="All classes: one name per line, or a JSON list.")
-@option("--ids", metavar="FILE", help="Your own names of the rows, to compare with the column id.")
+@option(
+    "--ids",
+    metavar="FILE",
+    help="Your own names of the rows, or of the images, sentences or examples, to compare with the column id.",
+)
 @option("--issues", metavar="RESULT.zarr", help="The result that the decisions are about.")
 @option("--auto", type=click.Choice(["accept"]), help="Accept suggestions of --issues that nobody has reviewed.")
 @option(
