@@ -61,6 +61,27 @@ def _without_pauses(monkeypatch):
     monkeypatch.setattr("labelsieve.storage.retry_log.RETRY_LOG._n_hidden", 0)
 
 
+@pytest.fixture(autouse=True)
+def _without_haste(monkeypatch, request):
+    """Do nothing else because this machine stood still for a while: tests count requests, tasks and reports."""
+    if request.path.parent.name == "benchmarks":  # these measure it
+        return
+    for name in ("CONNECT_S", "SILENCE_S", "PROGRESS_S"):
+        monkeypatch.setattr(f"labelsieve.storage.limits.{name}", 200.0)
+    monkeypatch.setattr("labelsieve.storage.limits.HEDGES_AT_ONCE", 0)
+    monkeypatch.setattr("labelsieve.execution.second_tries._LEAST_SECONDS", 3600.0)
+    monkeypatch.setattr("labelsieve.execution.progress._Events.period", 3600.0)
+
+
+@pytest.fixture
+def two_threads():
+    """Take as much memory wherever the tests run: each thread has batches of its own."""
+    import dask
+
+    with dask.config.set(num_workers=2):
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_datasets():
     """Labels, a tenth of them flipped, and out-of-fold probabilities of scikit-learn's own datasets, by name."""

@@ -88,6 +88,7 @@ from labelsieve.corrections.outcomes import UNSURE, LabelValues, Outcomes, agree
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.audit import Audit
 from labelsieve.settings import CONFLICT_RULES, check_one_of, check_whole_number
+from labelsieve.sources.text_cells import cell_text
 
 if TYPE_CHECKING:
     from labelsieve.confident_learning.dtypes import Bools, Int64s
@@ -261,15 +262,15 @@ def _outcomes_of(audit: Audit, read: Decisions, places: Int64s) -> Outcomes:
         if known is not None:
             is_same = _is_same(LabelValues(known.dtype), label, known[places[place]].item())
         else:
-            is_same = _whole(_text_of(label)) == _whole(_text_of(read.given[place]))
-        said[place] = not (_text_of(label) and is_same)
+            is_same = _whole(cell_text(label)) == _whole(cell_text(read.given[place]))
+        said[place] = not (cell_text(label) and is_same)
     said[read.words == WORDS.index("unsure")] = UNSURE
     return Outcomes(["right", "wrong"], 2, np.zeros(len(read), np.int32), said)
 
 
 def _given_labels(audit: Audit, read: Decisions, places: Int64s) -> npt.NDArray[Any] | None:
     """Return the given labels of the audit, or those of the decisions; raise if these differ from the former."""
-    known = [place for place in range(len(read)) if _text_of(read.given[place])]
+    known = [place for place in range(len(read)) if cell_text(read.given[place])]
     if audit.given_labels is not None:
         values = LabelValues(audit.given_labels.dtype)
         for place in known:
@@ -284,7 +285,7 @@ def _given_labels(audit: Audit, read: Decisions, places: Int64s) -> npt.NDArray[
         return None
     labels = np.full(len(audit), "", object)
     for place in known:
-        labels[places[place]] = _text_of(read.given[place])
+        labels[places[place]] = cell_text(read.given[place])
     text = labels.astype(str)
     # Numbers stay numbers. Rows without a decision, which are left out, have the label "".
     numbers = list(map(_whole, text.tolist()))
@@ -298,11 +299,6 @@ def _is_same(values: LabelValues, given: Any, label: Any) -> bool:
         return bool(values.parse(given) == label)
     except ValueError:
         return False
-
-
-def _text_of(label: Any) -> str:
-    """Return a label as text: among missing values, a frame has whole numbers as floats."""
-    return str(int(label) if isinstance(label, float) and label.is_integer() else label)
 
 
 def _whole(text: str) -> str:

@@ -56,7 +56,8 @@ sentences, are corrected as labels of rows, without `task`. Lists in memory are 
 | ``labels``, ``output``, ``decisions`` | where they are |
 | ``finished``, ``version`` | when it was written, in UTC, and by which version of Labelsieve |
 | ``unsure``, ``ignore_label``, ``conflict_rule`` | the policies |
-| ``auto`` | ``null``, or the margin above which suggestions were accepted without review |
+| ``auto`` | ``null``; or if suggestions were accepted without review: ``decision``, ``margin``, ``looked_at`` (false) |
+| ``result`` | fingerprint of `issues`, or ``null`` |
 | ``counts`` | the numbers of rows and decisions in `AppliedDecisions.counts` |
 | ``agreement`` | of each two reviewers: names, rows that both decided, share that agrees, Cohen's kappa |
 | ``conflicts`` | rows about which the decisions differ, with all decisions |
@@ -71,7 +72,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -80,11 +81,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.confident_learning.reviewer_agreement import Agreement
 from labelsieve.corrections.change_log import change_lines, earlier_logs, plain_label, write_log
 from labelsieve.corrections.decisions import WORDS, Decisions, read_decisions
 from labelsieve.corrections.fingerprints import labels_digest
-from labelsieve.corrections.label_arrays import LabelFile, Rows
+from labelsieve.corrections.label_arrays import LabelFile
 from labelsieve.corrections.outcomes import (
     UNSURE,
     Conflict,
@@ -105,7 +107,7 @@ from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.layouts import classes_of_tags
 from labelsieve.results.publish import check_writable, replacing
 from labelsieve.results.result import loaded_versions
-from labelsieve.results.row_ids import open_ids
+from labelsieve.results.row_ids import check_names, open_ids
 from labelsieve.settings import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
 from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import is_zarr_array
@@ -144,10 +146,10 @@ class AppliedDecisions:
     labels: Any
     output: str | None
     n_rows: int
-    changed: Rows
+    changed: Int64s
     before: npt.NDArray[Any]
     after: npt.NDArray[Any]
-    dropped: Rows
+    dropped: Int64s
     counts: dict[str, int]
     conflicts: tuple[Conflict, ...]
     agreement: tuple[Agreement, ...]
@@ -285,7 +287,7 @@ def apply_decisions(
     >>> labelsieve.apply_decisions([["cat"], []], decided, task="tags", class_names=["cat", "dog"]).labels
     [['cat', 'dog'], []]
     """
-    class_names = _checked_names(class_names)
+    class_names = None if class_names is None else check_names(class_names)
     check_one_of("unsure", unsure, UNSURE_RULES)
     check_one_of("conflicts", conflicts, CONFLICT_RULES)
     check_flag("overwrite", overwrite)
@@ -303,7 +305,7 @@ def apply_decisions(
     read = read_decisions(decisions, names if class_names is None or not file.n_tags else classes_of_tags(class_names))
     if issues is not None and issues.n_rows != file.n_rows:
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
-    values = LabelValues(file.dtype, _classes_of(file, class_names, issues))
+    values = LabelValues(file.dtype, _classes_of(file, names, issues))
     outcomes, digest = _compare(file, read, values, ids)
     check_results(read, digest, None if issues is None else issues.fingerprint)
     settled = settle(read, outcomes, conflicts)
@@ -312,7 +314,7 @@ def apply_decisions(
         outcomes = outcomes.with_ignored(_ignored_value(file, values, ignore_label))
     changes = changes_of(values, read, outcomes, settled)
     if auto is not None and issues is not None and margin is not None:
-        changes = changes.merged(accepted_changes(file, values, issues, margin, class_names, read.rows))
+        changes = changes.merged(accepted_changes(file, values, issues, margin, names, read.rows))
     words = np.bincount(read.words[settled.places], minlength=len(WORDS)).tolist()
     counts = {"rows": file.n_rows, **dict(zip(WORDS, words, strict=True))}
     counts["auto"] = int(np.count_nonzero(changes.decided < 0))
@@ -415,21 +417,10 @@ def _places_of(decisions: Any) -> list[str]:
     return [os.fspath(one) if isinstance(one, str | os.PathLike) else type(one).__name__ for one in tables]
 
 
-def _checked_names(class_names: Any) -> list[str] | None:
-    """Return names of classes as a list, or raise if they are anything else."""
-    if class_names is None:
-        return None
-    names = None if isinstance(class_names, str) or not isinstance(class_names, Iterable) else list(class_names)
-    if names is None or not all(isinstance(name, str) for name in names):
-        raise InputTypeError("class_names must be a sequence of strings, one for each class")
-    return names
-
-
-def _classes_of(file: LabelFile, class_names: Sequence[str] | None, issues: LabelIssues | None) -> Any:
+def _classes_of(file: LabelFile, names: Sequence[str] | None, issues: LabelIssues | None) -> Any:
     """Return all classes as they are stored, or None if they are not known."""
     if file.n_tags:
         return range(2 * file.n_tags)
-    names = class_names if class_names is not None or issues is None else issues.class_names
     if file.dtype.kind in "iuf":
         n_classes = len(names) if names is not None else None if issues is None else issues.n_classes
         return None if n_classes is None else range(n_classes)

@@ -17,6 +17,7 @@ import pytest
 import draws
 import labelsieve
 import misbehaving
+from labelsieve.storage import limits
 
 # Rows and classes of a shard, and shards, of which all have the same content.
 REAL, TINY = (100_000, 1000, 10), (2000, 50, 3)
@@ -47,9 +48,10 @@ def test_faults_of_a_store_cost_little(request, monkeypatch, tmp_path):
             assert np.array_equal(found[False].indices, found[True].indices)
             assert found[False].scores.tobytes() == found[True].scores.tobytes()
             good, bad = counted[-2:]
-            # Besides what failed, those that were late are sent a second time, and a few that were nearly so.
+            # Besides what failed, those that were late are sent a second time. Where this machine stood still, others
+            # were late too, of both stores; but never more than `HEDGES_AT_ONCE` and one in `HEDGE_EVERY`.
             more = bad.total() - good.total() - sum(bad[name] for name in REPEATED)
-            assert 0 <= more <= max(3, 0.1 * good.total())
+            assert abs(more) <= limits.HEDGES_AT_ONCE + max(good.total(), bad.total()) / limits.HEDGE_EVERY
     good, bad = (statistics.median(seconds[bad]) for bad in (False, True))
     print(
         f"\n{n_shards} shards of {n_rows:,} x {n_classes:,}: {good:.2f} s, misbehaving {bad:.2f} s, "

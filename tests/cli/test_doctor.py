@@ -12,7 +12,7 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
-from distributed import Client, LocalCluster
+from distributed import Client, Future, LocalCluster
 
 import labelsieve
 import labelsieve.cli
@@ -46,8 +46,9 @@ FAKES = {
     "slow": """
         import time
         from labelsieve.sources import npy
-        read = npy._NpyRows.read
-        npy._NpyRows.read = lambda *arguments: time.sleep(1) or read(*arguments)
+        read, now, n_reads = npy._NpyRows.read, time.perf_counter, []
+        time.perf_counter = lambda: now() + 100 * len(n_reads)
+        npy._NpyRows.read = lambda *arguments: n_reads.append(1) or read(*arguments)
         """,
     "no labelsieve": """
         import sys
@@ -326,19 +327,22 @@ def server(reply):
 
 
 @pytest.mark.parametrize(
-    ("reply", "message"),
-    [(b"", "within 0.5 seconds"), (b"HTTP/1.1 400 Bad Request\r\n\r\n", "is that the port of a dashboard")],
+    ("reply", "patience", "message"),
+    [
+        (b"", 0.5, "within 0.5 seconds"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", 100, "is that the port of a dashboard"),
+    ],
 )
-def test_a_port_that_is_not_a_schedulers_is_named_in_time(answer, monkeypatch, capfd, reply, message):
+def test_a_port_that_is_not_a_schedulers_is_named_in_time(answer, monkeypatch, capfd, reply, patience, message):
     with server(reply) as address:
-        code, found = answer(*FILES, "--scheduler", address, "--timeout", "0.5")
+        code, found = answer(*FILES, "--scheduler", address, "--timeout", patience)
         [said] = findings(found, "problem")
         assert (code, address in said, message in said) == (1, True, True)
         checks = {finding["check"] for finding in found["findings"]}
         assert {"scheduler", "inputs"} <= checks, "what this machine can tell"
         assert not {"workers", "plan", "reading"} & checks
-        patience = {"start": True, "patience": 0.5}
-        monkeypatch.setattr(local_cluster.cluster.__wrapped__, "__kwdefaults__", patience)
+        defaults = {"start": True, "patience": patience}
+        monkeypatch.setattr(local_cluster.cluster.__wrapped__, "__kwdefaults__", defaults)
         for command in ("find", "plan"):
             assert run([command, *FILES, "--scheduler", address]) == 1
             err = capfd.readouterr().err
@@ -361,12 +365,14 @@ def test_the_address_of_a_worker_is_no_scheduler(answer, good):
     assert f"no scheduler answers at {worker}: it is the address of a worker" in said
 
 
-def test_a_cluster_without_workers(answer):
+def test_a_cluster_without_workers(answer, monkeypatch):
+    # The scheduler has all the time to answer, and none is spent on workers that never come.
+    monkeypatch.setattr(Future, "result", lambda future, timeout, inner=Future.result: inner(future, timeout / 1000))
     with LocalCluster(n_workers=0, processes=False, protocol="tcp", dashboard_address="127.0.0.1:0") as cluster:
-        code, found = answer(*FILES, "--scheduler", cluster.scheduler_address, "--timeout", "0.3")
+        code, found = answer(*FILES, "--scheduler", cluster.scheduler_address, "--timeout", "100")
     assert code == 1
     [said] = findings(found, "problem")
-    assert said.startswith("it has no worker within 0.3 seconds -> Start workers")
+    assert said.startswith("it has no worker within 100 seconds -> Start workers")
 
 
 # Clusters where all is well -------------------------------------------------------------------------------------------
@@ -458,7 +464,7 @@ def bad(tmp_path_factory):
 @pytest.mark.slow
 def test_problems_and_warnings_are_of_the_right_workers(bad):
     found, names = bad
-    kinds = {name: kind for kind, name in names.items()} | {"workers": "all"}
+    kinds = {name: kind for kind, name in names.items()} | {"workers": "all", "client": "client"}
     problems = {(f["check"], kinds[f["subject"]]) for f in found["findings"] if f["status"] == "problem"}
     assert problems == {("versions", "other labelsieve"), ("versions", "no labelsieve"), ("workers", "dies")}
     certain = {
@@ -469,9 +475,12 @@ def test_problems_and_warnings_are_of_the_right_workers(bad):
         ("reading", "slow"),
     }
     warned = {(f["check"], kinds[f["subject"]]) for f in found["findings"] if f["status"] == "warning"}
-    # Ten workers may be too much for this machine, and some of them slow.
     assert certain <= warned
-    assert warned - certain <= {("limits", "all"), *(("reading", kind) for kind in BAD)}
+    # Ten workers may be too much for this machine, and some of them slow. It may have too little of something itself.
+    harmless = {("limits", "all"), *(("reading", kind) for kind in BAD)}
+    if ("limits", "client") in warned:
+        harmless |= {("limits", kind) for kind in ("client", *BAD)}
+    assert warned - certain <= harmless
 
 
 @pytest.mark.slow
@@ -510,7 +519,8 @@ def test_facts_of_workers_are_side_by_side(bad):
     by_name = {process["name"]: process for process in found["processes"]}
     assert by_name[names["other numpy"]]["versions"]["numpy"] == "2.0.99"
     assert by_name[names["few files"]]["open_files_limit"] == 200
-    assert 3590 < by_name[names["fast clock"]]["clock_difference_s"] < 3610
+    fast = by_name[names["fast clock"]]
+    assert fast["clock_difference_s"] == pytest.approx(3600, abs=fast["round_trip_s"] + 1)
     assert by_name[names["dies"]]["versions"] is None
     assert by_name[names["good"]]["read_bytes"] > 0
 
@@ -574,14 +584,16 @@ def test_find_warns_of_another_numpy_and_goes_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_hangs_is_given_up(tmp_path):
+def test_a_worker_that_hangs_is_given_up(tmp_path, monkeypatch, capfd):
+    # The first question that a worker could take long to answer is the one of which this one never comes back.
+    inner = doctor.ask_each
+    monkeypatch.setattr(doctor, "ask_each", lambda client, calls, patience: inner(client, calls, patience / 100))
     with Processes(tmp_path) as processes:
         cluster = processes.cluster(0)
         cluster.add_worker(env=faked(processes, "hangs"))
         cluster.wait_for_workers(1)
-        job = processes.start("-m", "labelsieve", "doctor", *FILES, "--scheduler", cluster.address, "--timeout", "1")
-        code, out, _ = job.wait()
-    assert code == 1
+        assert run(["doctor", *FILES, "--scheduler", cluster.address, "--timeout", "100"]) == 1
+    out = capfd.readouterr().out
     assert re.search(
         r"^problem  workers    tcp://\S+: it does not answer: no answer within 1 seconds$", out, re.MULTILINE
     )

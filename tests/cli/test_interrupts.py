@@ -88,6 +88,7 @@ def test_a_signal_while_workers_start(processes, at, number):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS, ids=lambda number: number.name)
 def test_a_signal_to_the_command_and_all_its_workers_as_from_a_terminal(processes, number):
+    processes.hold(2)
     job = processes.find(*ONE_READ_EACH, "--workers", 2, "--threads", 1, start_new_session=True)
     processes.wait_for_held(2, 2, job)
     os.killpg(job.pid, number)
@@ -102,6 +103,7 @@ def test_an_interrupt_that_was_ignored_from_the_start_stays_ignored(processes):
     def ignore():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    processes.hold(2)
     job = processes.find(*ONE_READ_EACH, "--threads", 1, preexec_fn=ignore)
     processes.wait_for_held(2, 1, job)
     job.signal(signal.SIGINT)

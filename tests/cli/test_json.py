@@ -1,6 +1,7 @@
 """What other programs read: the object on stdout, lines of progress on stderr, logs, environment variables."""
 
 import io
+import itertools
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
 import fsspec
@@ -22,6 +24,7 @@ import labelsieve.cli
 import s3
 from draws import draw
 from labelsieve.cli.app import cli, run
+from labelsieve.cli.interrupts import is_json_wanted
 from labelsieve.errors import InvalidInputError, UnreadableDataError, install_line, located
 from labelsieve.execution import progress
 from labelsieve.pipeline import dask_job
@@ -218,6 +221,7 @@ def test_the_rows_of_an_error_come_with_it_from_a_task():
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Terminated")])
 def test_a_signal_during_the_run_is_an_object_too(tmp_path, number, name):
     with Processes(tmp_path) as processes:
+        processes.hold(1)
         job = processes.find(*FILES, "--json", "--quiet", "--batch-size", 100, "--threads", 1)
         processes.wait_for_held(1, 1, job)
         job.signal(number)
@@ -263,6 +267,8 @@ def test_progress_is_a_line_of_json_per_stage_and_second(capfd, monkeypatch):
     at_the_end = lines_of(capfd)
     assert [line["stage"] for line in at_the_end] == ["read", "threshold", "rank"]
     monkeypatch.setattr(progress._Events, "period", 0.0)
+    clock = itertools.count()  # a second passes between two looks at it
+    monkeypatch.setattr(progress, "time", SimpleNamespace(perf_counter=clock.__next__))
     assert run(command) == 0
     lines = lines_of(capfd)
     for number, stage in enumerate(("read", "threshold", "rank")):
@@ -275,7 +281,7 @@ def test_progress_is_a_line_of_json_per_stage_and_second(capfd, monkeypatch):
     assert all(line["read_bytes"] == line["rows_done"] * PROBS[:1].nbytes for line in read)
     assert all(line["left_s"] > 0 for line in read[:-1])
     assert read[-1]["left_s"] == 0
-    assert all(line["elapsed_s"] >= 0 <= line["read_bytes_per_s"] for line in lines)
+    assert all(line["elapsed_s"] > 0 <= line["read_bytes_per_s"] for line in lines)
 
 
 @pytest.mark.parametrize(("choice", "bars"), [("bar", True), ("none", False), ("auto", False)])
@@ -311,6 +317,7 @@ def test_a_lost_worker_is_a_warning(tmp_path):
         cluster = processes.cluster(2)
         cluster.wait_for_workers()
         options = ["--batch-size", 20, "--json", "--quiet", "--progress", "json", "--scheduler", cluster.address]
+        processes.hold(6)
         job = processes.find(*FILES, *options)
         processes.wait_for_held(6, 2, job)
         cluster.workers[0].kill()
@@ -344,7 +351,7 @@ def test_every_option_has_a_variable_that_the_help_shows(capfd):
     for name, command in cli.commands.items():
         assert run([name, "--help"]) == 0
         text = "".join(capfd.readouterr().out.split())
-        for option in command.params:
+        for option in command.make_context(name, [], resilient_parsing=True).command.params:
             if isinstance(option, click.Option):
                 longest = max(option.opts, key=len).lstrip("-")
                 assert f"envvar:LABELSIEVE_{name}_{longest}".replace("-", "_").upper() in text.replace("-", "_").upper()
@@ -363,6 +370,13 @@ def test_variables_are_options(answer, monkeypatch, capfd):
     monkeypatch.setenv("LABELSIEVE_FIND_JSON", "0")
     assert run(["find", *FILES, "--max-memory", "4GB", "--quiet"]) == 0
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("command", sorted(cli.commands))
+def test_every_command_has_a_variable_for_json(command, monkeypatch):
+    monkeypatch.setenv(f"LABELSIEVE_{command.replace('-', '_').upper()}_JSON", "1")
+    assert is_json_wanted([command])
+    assert not is_json_wanted(["another", "command"])
 
 
 @pytest.mark.parametrize("form", ["npy", "csv", "parquet", "zarr"])

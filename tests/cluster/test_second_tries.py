@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from labelsieve.errors import TaskFailedError, UnreadableDataError
 from labelsieve.execution import second_tries
 from labelsieve.execution.progress import Progress, listened_to
 from labelsieve.sources.base import Rows
-from processes import assert_same_output, wait_until
+from processes import PATIENCE_S, assert_same_output, wait_until
 from slow_source import SleepingSource, worker_name
 
 N_ROWS, N_CLASSES, ROWS = 4000, 4, 20
@@ -61,11 +62,11 @@ class _HeldRows(Rows):
             HELD.first_row = start
             if not (self.source.first_fails or self.source.second_fails):
                 worker = get_worker()
-                wait_until(lambda: worker.state.tasks[worker.get_current_task()].state == "cancelled", timeout=60)
+                wait_until(lambda: worker.state.tasks[worker.get_current_task()].state == "cancelled")
                 if not HELD.second_began.is_set():  # on a busy machine, this was itself the second try of another
                     HELD.first_row = None
                     return self.source.array[start:stop]
-            assert HELD.go_on.wait(60)
+            assert HELD.go_on.wait(PATIENCE_S)
             if self.source.first_fails:
                 raise OSError("the first try fails")
         elif not is_slow and start == HELD.first_row:
@@ -79,11 +80,26 @@ class _HeldRows(Rows):
         return self.source.array[start:stop]
 
 
+class LooksClock:
+    """Seconds between looks at the tasks, as many as are wanted: where all of this process stood still, no more."""
+
+    def __init__(self):
+        self._seconds, self._last = 0.0, time.monotonic()
+
+    def monotonic(self):
+        """Return the seconds that count."""
+        before, self._last = self._last, time.monotonic()
+        self._seconds += min(self._last - before, 0.05)
+        return self._seconds
+
+
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch):
+def _at_once(monkeypatch, _without_haste):
     """Look often, and try again soon; a strip is a batch."""
     monkeypatch.setattr(second_tries, "_LOOK_SECONDS", 0.05)
     monkeypatch.setattr(second_tries, "_LEAST_SECONDS", 1.0)
+    clock = SimpleNamespace(monotonic=LooksClock().monotonic, sleep=time.sleep)
+    monkeypatch.setattr(second_tries, "time", clock)
     monkeypatch.setattr("labelsieve.tasks.partition.MAX_STRIP_ROWS", ROWS)
     HELD.__init__()
     yield

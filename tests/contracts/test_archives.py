@@ -192,6 +192,7 @@ def test_remote_bfloat16_and_what_cannot_be_read_by_ranges(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:a stored chunk of 1,000,000 rows")
+@pytest.mark.usefixtures("two_threads")
 def test_a_compressed_array_beyond_the_memory_limit_is_refused(tmp_path):
     np.savez_compressed(tmp_path / "p.npz", np.zeros((1_000_000, 20), np.float32))
     with pytest.raises(MemoryLimitError, match="stored chunks or batches"):

@@ -696,7 +696,9 @@ def test_the_commands_draw_an_audit_and_estimate(known, tmp_path, monkeypatch, c
         str(k) for k, _ in sorted(wanted.per_class.items(), key=lambda pair: -pair[1].estimate)
     ]
     assert lines[-1] == f"{wanted.rows_for_width(0.01):,} more rows to review until the interval is 0.01 wide"
-    assert run(["estimate", "a.json", "review.csv", "--json"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setenv("LABELSIEVE_ESTIMATE_JSON", "1")
+        assert run(["estimate", "a.json", "review.csv"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["error_rate"] == {"estimate": wanted.error_rate, "low": wanted.low, "high": wanted.high}
     assert [one["class"] for one in answer["per_class"]] == [0, 1, 2]

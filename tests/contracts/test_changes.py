@@ -27,6 +27,7 @@ from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.passes import Passes
 from labelsieve.sources import base, npy, object_store, remote_zarr, versions, zarr_arrays, zarr_chunks
 from labelsieve.sources.open_array import open_pred_probs
+from workdirs import shift_time
 
 N_ROWS, N_CLASSES, BATCH = 600, 6, 100
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=31, signal=2.5)
@@ -82,6 +83,7 @@ def save_anew(path, array):
     """Put another file in the place of one, as `mv` does."""
     np.save(path.with_suffix(".new.npy"), array)
     path.with_suffix(".new.npy").replace(path)
+    shift_time(path)
 
 
 def write_into(path, array):
@@ -89,6 +91,7 @@ def write_into(path, array):
     with path.open("r+b") as file:
         file.seek(-array.nbytes, os.SEEK_END)
         file.write(array.tobytes())
+    shift_time(path)
 
 
 def cut(path, _):
@@ -376,7 +379,7 @@ def test_hdf5_files_are_watched(tmp_path, monkeypatch, want):
     read = hdf5._Hdf5Rows.read
 
     def changing(self, start, stop):
-        os.utime(tmp_path / "p.h5")
+        shift_time(tmp_path / "p.h5")
         return read(self, start, stop)
 
     monkeypatch.setattr(hdf5._Hdf5Rows, "read", changing)
@@ -403,6 +406,7 @@ def store(path, array, layout, **options):
 
 def rewrite_chunk(path, index, layout):
     zarr.open_array(path, mode="r+")[index * BATCH : (index + 1) * BATCH] = OTHER[index * BATCH : (index + 1) * BATCH]
+    shift_time(chunk_file(path, index, layout))
 
 
 def rewrite_chunk_with_the_same_time(path, index, layout):

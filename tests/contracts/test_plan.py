@@ -25,6 +25,7 @@ from labelsieve.settings import FILTER_NAMES, Settings
 from labelsieve.sources import open_array
 
 N_ROWS = 2000
+pytestmark = pytest.mark.usefixtures("two_threads")
 LABELS, PROBS = draws.draw(N_ROWS, 5, seed=41, noise=0.3)
 CUT = {"batch_size": 20, "partition_batches": 2}  # fifty partitions
 
@@ -405,7 +406,8 @@ def test_no_labels_are_read_for_a_plan_either():
     plan_label_issues(Unreadable((2000,), np.dtype("i8"), 70), PROBS, batch_size=100, partition_batches=1)
 
 
-def test_a_plan_of_a_hundred_terabytes_takes_no_time():
+def test_a_plan_of_a_hundred_terabytes_takes_no_time(monkeypatch):
+    monkeypatch.setattr(executor, "free_bytes", lambda: 10**11)
     labels, probs = (
         Unreadable((25 * 10**9,), np.dtype("i8"), 10**4),
         Unreadable((25 * 10**9, 1000), np.dtype("f4"), 10**4),

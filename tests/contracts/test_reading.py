@@ -363,6 +363,7 @@ def test_small_batches_of_what_is_stored_plainly_need_no_warning(tmp_path, monke
 
 PEAK = """
     import sys
+    import dask
     import labelsieve
 
     def peak():
@@ -371,7 +372,8 @@ PEAK = """
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
 
     before = peak()
-    found = labelsieve.find_label_issues(sys.argv[1], sys.argv[2], allow_zero_rows=True, progress=False)
+    with dask.config.set(num_workers=2):  # each thread has batches of its own
+        found = labelsieve.find_label_issues(sys.argv[1], sys.argv[2], allow_zero_rows=True, progress=False)
     assert found.n_rows == int(sys.argv[3]), found
     print(peak() - before, found.num_issues)
 """

@@ -22,7 +22,6 @@ def lines_of_code(block):
     return [line for line in block.splitlines() if line.strip()]
 
 
-@pytest.mark.timeout(180)  # it starts a cluster
 def test_python_and_shell_blocks_run_in_order(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     [first, *others] = blocks("python")

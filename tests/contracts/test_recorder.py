@@ -156,6 +156,7 @@ def test_a_recording_that_has_grown_is_another_input_to_a_workdir(tmp_path):
     assert_same_bits(find_recorded(tmp_path / "recording", workdir=tmp_path / "work", fresh=True), find(LABELS, PROBS))
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_little_memory_is_enough(tmp_path, small_blocks):
     record(tmp_path, LABELS, PROBS, rows=shuffled(N_ROWS), flush_rows=60)
     assert_same_bits(find_recorded(tmp_path, max_memory="400MB"), find(LABELS, PROBS))
@@ -319,18 +320,19 @@ def test_of_two_writers_of_one_name_the_store_takes_one(bucket):
 # Interruptions ---------------------------------------------------------------------------------------------------
 
 LOOP = """
-import sys
-from concurrent.futures import ThreadPoolExecutor
+import signal, sys
 
 import numpy as np
 from labelsieve.recorder import Recorder
 
-place, data, numbered = sys.argv[1:4]
+place, data, numbered, last = sys.argv[1:]
 with np.load(data) as file:
     labels, probs, order = file["labels"], file["probs"], file["order"]
 with Recorder(place, probs.shape[1], flush_rows=40, resume=True) as recorder:
     print(recorder.rows_recorded, flush=True)
-    for start in range(recorder.rows_recorded, len(order), 10):
+    for number, start in enumerate(range(recorder.rows_recorded, len(order), 10)):
+        if number == int(last):
+            signal.pause()
         rows = order[start : start + 10]
         recorder.update(labels[rows], probs[rows], rows=rows if numbered == "numbered" else None)
         print(start, flush=True)
@@ -346,9 +348,11 @@ def test_a_loop_that_is_killed_ten_times_gives_the_same_bits(tmp_path, numbered)
     command = [sys.executable, "-c", LOOP, str(tmp_path / "recording"), str(tmp_path / "data.npz"), numbered]
     chance, begins, n_killed = random.Random(7), [], 0
     for _ in range(60):
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        # Killed after some batches, by the loop's own output, so that no clock decides how far it comes.
+        # Killed after some batches, by the loop's own output, so that no clock decides how far it comes. It may be in
+        # the next batch by then, and goes no further.
         stop_after = chance.randrange(14)
+        last = stop_after + 1 if n_killed < 10 else -1
+        process = subprocess.Popen([*command, str(last)], stdout=subprocess.PIPE, text=True)
         for number, line in enumerate(process.stdout):
             if number == 0:
                 begins.append(int(line))

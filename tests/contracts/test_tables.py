@@ -713,13 +713,14 @@ def test_a_table_given_as_an_array_is_told_to_be_data(tmp_path):
 
 HUGE = """
     import sys
-    import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+    import dask, numpy as np, pyarrow as pa, pyarrow.parquet as pq
     import labelsieve
     from labelsieve.memory import peak_bytes
     data, labels, probs = sys.argv[1:]
     pa.array([1.0]), pq.ParquetFile(data).close()
     before = peak_bytes()
-    found = labelsieve.find_label_issues(labels, probs, data=data, progress=False, max_memory="1GiB")
+    with dask.config.set(num_workers=2):
+        found = labelsieve.find_label_issues(labels, probs, data=data, progress=False, max_memory="1GiB")
     print(found.num_issues, (peak_bytes() - before) / 1e6, found.facts.planned_bytes / 1e6)
 """
 
@@ -748,6 +749,7 @@ def test_memory_does_not_follow_the_row_group(tmp_path, form):
     assert grown < planned
 
 
+@pytest.mark.usefixtures("two_threads")
 def test_pages_too_large_for_the_memory_are_refused_with_their_size(tmp_path):
     probs = np.full((40_000, 100), 0.01)
     pq.write_table(

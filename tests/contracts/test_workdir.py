@@ -597,6 +597,7 @@ def test_an_output_in_the_workdir_is_left_alone(tmp_path, want):
     ),
     ids=str,
 )
+@pytest.mark.usefixtures("two_threads")
 def test_another_way_of_running_goes_on(files, want, killed_after, other, kind, reads):
     goes_on(files, want, killed_after, other, kind, reads)
 

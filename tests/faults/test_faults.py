@@ -88,6 +88,7 @@ def test_every_worker_is_killed_once_and_replaced(files, want, kept):
     with Processes(files) as processes:
         cluster = processes.cluster(2)
         cluster.wait_for_workers()
+        processes.hold(15)
         job = processes.find(*NPY, *CUT, *kept, "-o", "out.zarr", "--scheduler", cluster.address)
         for n_kills, victim in enumerate(cluster.workers, 1):
             n_done = 15 * n_kills
@@ -108,6 +109,7 @@ def test_a_worker_is_killed_and_nobody_takes_its_place(files, want):
     with Processes(files) as processes:
         cluster = processes.cluster(2)
         cluster.wait_for_workers()
+        processes.hold(20)
         job = processes.find(*NPY, *CUT, "-o", "issues.npy", "--scheduler", cluster.address)
         processes.wait_for_held(20, 2, job)
         cluster.workers[0].kill()
@@ -122,6 +124,7 @@ def test_the_client_and_then_the_scheduler_are_killed(files, want):
         cluster = processes.cluster(2)
         cluster.wait_for_workers()
         command = (*NPY, *CUT, "--workdir", "wd", "-o", "out.zarr")
+        processes.hold(15)
         first = processes.find(*command, "--scheduler", cluster.address)
         processes.wait_for_held(15, 2, first)
         first.kill()
@@ -173,6 +176,7 @@ def test_a_worker_is_lost_before_the_run_begins_and_another_is_not(files, want):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
 def test_workers_that_a_command_has_started_end_with_it(files, number):
     with Processes(files) as processes:
+        processes.hold(0)
         job = processes.find(*NPY, *CUT, "--workers", 2, "--threads", 1, "--workdir", "wd")
         processes.wait_for_held(0, 2, job)
         children = psutil.Process(job.pid).children(recursive=True)
@@ -273,6 +277,7 @@ def test_killed_while_it_reads_a_second_time(files):
     command = (*NPY, *CUT, *options, "--workdir", "wd", "-o", "out.zarr")
     with Processes(files) as processes:
         for n_reads in (20, N_PARTITIONS + 20):
+            processes.hold(n_reads)
             job = processes.find(*command)
             processes.wait_for_held(n_reads, 1, job)
             job.kill()
@@ -286,6 +291,7 @@ def test_killed_while_it_reads_a_second_time(files):
 def test_a_signal_leaves_what_is_done_and_nothing_else(files, want, number):
     command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd", "-o", "out.zarr")
     with Processes(files) as processes:
+        processes.hold(15)
         job = processes.find(*command)
         processes.wait_for_held(15, THREADS, job)
         job.signal(number)
@@ -352,6 +358,7 @@ def test_a_chunk_that_does_not_decode(zarr_files, want, where):
 def test_a_file_vanishes_while_it_is_read(files, want):
     command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd", "-o", "out.zarr")
     with Processes(files) as processes:
+        processes.hold(10)
         job = processes.find(*command)
         processes.wait_for_held(10, THREADS, job)
         (files / "probs.npy").rename(files / "away")
@@ -374,6 +381,7 @@ def test_a_chunk_vanishes_while_the_array_is_read_and_comes_back(zarr_files, wan
     command = (*ZARR, *CUT, "--threads", THREADS, "--workdir", "wd", "-o", "out.zarr")
     chunk = zarr_files / "probs.zarr" / "c" / "50"
     with Processes(zarr_files) as processes:
+        processes.hold(5)
         job = processes.find(*command)
         processes.wait_for_held(5, THREADS, job)
         chunk.rename(zarr_files / "away")
@@ -389,6 +397,7 @@ def test_a_chunk_vanishes_while_the_array_is_read_and_comes_back(zarr_files, wan
 def test_an_input_that_has_changed_is_refused_by_what_differs(files, want):
     command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd")
     with Processes(files) as processes:
+        processes.hold(10)
         job = processes.find(*command)
         processes.wait_for_held(10, THREADS, job)
         job.kill()
@@ -502,6 +511,7 @@ def test_after_a_kill_in_an_object_store_the_same_command_goes_on_at_once(files,
         work, batch = UrlFolder(f"s3://{s3.BUCKET}/work"), 5 * BATCH
         command = (*NPY, "--batch-size", batch, "--quiet", "--threads", 1, "--workdir", work.url, "-o", "out.zarr")
         with Processes(files) as processes:
+            processes.hold(3)
             first = processes.find(*command)
             processes.wait_for_held(3, 1, first)
             first.kill()
@@ -520,6 +530,7 @@ def test_after_a_kill_in_an_object_store_the_same_command_goes_on_at_once(files,
 def test_two_runs_in_one_workdir(files, want):
     command = (*NPY, *CUT, "--threads", THREADS, "--workdir", "wd")
     with Processes(files) as processes:
+        processes.hold(5)
         first = processes.find(*command, "-o", "out.zarr")
         processes.wait_for_held(5, THREADS, first)
         assert f"wd is in use by process {first.pid} on " in processes.find(*command, "--wait", 0).fails(75)

@@ -182,7 +182,9 @@ async def _connected(port):
     from tornado.httpclient import AsyncHTTPClient
 
     while True:
-        answer = await AsyncHTTPClient().fetch(f"http://127.0.0.1:{port}/json")
+        answer = await AsyncHTTPClient().fetch(
+            f"http://127.0.0.1:{port}/json", connect_timeout=PATIENCE_S, request_timeout=PATIENCE_S
+        )
         pages = [target for target in json.loads(answer.body) if target["type"] == "page"]
         if pages:
             return await _connect(pages[0]["webSocketDebuggerUrl"])
@@ -190,4 +192,4 @@ async def _connected(port):
 
 
 async def _connect(url):
-    return await websocket_connect(url, max_message_size=1 << 28)
+    return await websocket_connect(url, connect_timeout=PATIENCE_S, max_message_size=1 << 28)

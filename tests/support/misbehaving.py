@@ -75,6 +75,8 @@ class MisbehavingStore:
             Times that the same request meets a fault; by default any number.
         latency_s, late_s, bytes_per_s : float
             Before each answer; before late ones; of the bodies of each answer.
+        together : int
+            Those of `only` are answered once so many requests have waited at the same time.
         retry_after : str
             Header of the answers 503.
         refused : dict
@@ -209,6 +211,10 @@ class _Handler(BaseHTTPRequestHandler):
             in_flight["now"] += 1
             in_flight["most"] = max(in_flight["most"], in_flight["now"])
         time.sleep(settings.get("latency_s", 0))
+        if "together" in settings and re.search(settings["only"], line):
+            end = time.monotonic() + 100
+            while in_flight["most"] < settings["together"] and time.monotonic() < end:
+                time.sleep(0.01)
         with STATE.lock:  # before the answer, after which the client may send the next request
             in_flight["now"] -= 1
         if refused:

@@ -1,21 +1,17 @@
-"""The command line: ``labelsieve find``, ``plan``, ``doctor``, ``report`` and ``demo``, and what `corrections` adds."""
+"""The command line: its commands, which are imported when they are used, and how it ends."""
 
 from __future__ import annotations
 
-import logging
+import importlib
 import signal
 import sys
-import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Final
 
 import click
 
 from labelsieve import __version__
-from labelsieve.cli.demo import FILES, FLIPPED_SHARE, make_demo, precision_recall
 from labelsieve.cli.interrupts import (
     LINES,
     Terminated,
@@ -24,27 +20,8 @@ from labelsieve.cli.interrupts import (
     print_answer,
     raising,
 )
-from labelsieve.cli.json_text import (
-    doctor_answer,
-    error_answer,
-    exit_code_of,
-    find_answer,
-    json_line,
-    plan_answer,
-)
-from labelsieve.cli.options import (
-    EXIT_CODES,
-    FORECAST,
-    INPUTS,
-    PAGE,
-    RUN,
-    FilePath,
-    JobCommand,
-    option,
-)
-from labelsieve.cli.result_commands import RESULT_COMMANDS, estimate_of
-from labelsieve.cli.tasks import check_options, module_of, rows_of, settings_of
-from labelsieve.cli.text import doctor_text, plan_text, summary_text, worst_text
+from labelsieve.cli.json_text import error_answer, json_line
+from labelsieve.cli.options import EXIT_CODES
 from labelsieve.errors import (
     InputTypeError,
     InUseError,
@@ -54,23 +31,6 @@ from labelsieve.errors import (
     MissingDependencyError,
     WorkdirError,
 )
-from labelsieve.execution.local_cluster import CONNECT_SECONDS, check_performance_report, cluster, reporting_performance
-from labelsieve.execution.progress import listened_to
-from labelsieve.find import find_label_issues
-from labelsieve.pipeline.doctor import diagnose
-from labelsieve.results import export
-from labelsieve.results.audit import Audit
-from labelsieve.results.label_issues import LabelIssues
-from labelsieve.results.load import load
-from labelsieve.results.publish import check_output
-from labelsieve.results.report import check_report
-from labelsieve.results.row_ids import read_class_names
-from labelsieve.settings import CONFLICT_RULES
-from labelsieve.sources.bfloat16 import check_dtype
-from labelsieve.sources.open_array import open_pred_probs
-from labelsieve.sources.open_summaries import open_summaries
-from labelsieve.sources.tables import open_columns
-from labelsieve.storage.urls import check_place, without_query
 
 _SETTINGS: Final = {
     "help_option_names": ["-h", "--help"],
@@ -78,11 +38,44 @@ _SETTINGS: Final = {
     "auto_envvar_prefix": "LABELSIEVE",
 }
 _IN_USE: Final = 75  # EX_TEMPFAIL of sysexits.h
-# Options of `find` that have no effect on a plan.
-_FOR_FIND: Final = (
-    *("retries", "wait", "top", "class_names", "ids", "quiet", "progress"),
-    *("report", "images", "texts", "rows", "performance_report"),
-)
+# Each command: its module, its name there, and its line in the list of all.
+_COMMANDS: Final = {
+    "find": ("job_commands", "find", "Find the rows whose label is likely wrong."),
+    "plan": ("job_commands", "plan", "Print the plan of a run: tasks, bytes, memory and time."),
+    "doctor": ("job_commands", "doctor", "Check this machine, a cluster, and the inputs of a run."),
+    "report": ("result_commands", "report", "Write a report for a browser about a saved result."),
+    "review": ("result_commands", "review", "Make a page to decide about issues."),
+    "label-studio": ("result_commands", "label_studio", "Write issues as tasks for Label Studio."),
+    "apply": ("result_commands", "apply", "Correct labels by the decisions of reviewers."),
+    "audit": ("result_commands", "draw", "Draw rows to review for an estimate."),
+    "estimate": ("result_commands", "print_estimate", "Estimate how many labels are wrong."),
+    "compare": ("result_commands", "compare", "Compare the issues before and after a correction."),
+    "demo": ("demo", "demo", "Flip a tenth of the labels of digits, and find them again."),
+}
+
+
+class LateCommand(click.Command):
+    """A command that is imported when it is used: the list of all commands, and any other, does without.
+
+    Parameters
+    ----------
+    name : str
+        Its name on the command line.
+    module, attribute : str
+        Its module in `labelsieve.cli`, and its name there.
+    line : str
+        What the list of all commands says of it.
+    """
+
+    def __init__(self, name: str, module: str, attribute: str, line: str) -> None:
+        super().__init__(name, short_help=line)
+        self._module, self._attribute = module, attribute
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Import the command, and return the context in which it runs."""
+        command = getattr(importlib.import_module(f"labelsieve.cli.{self._module}"), self._attribute)
+        context: click.Context = command.make_context(*args, **kwargs)
+        return context
 
 
 @click.group(context_settings=_SETTINGS, epilog=EXIT_CODES)
@@ -91,345 +84,8 @@ def cli() -> None:
     """Find wrong labels in datasets whose predicted probabilities are larger than memory."""
 
 
-for _command in RESULT_COMMANDS:
-    cli.add_command(_command)
-
-
-@cli.command(cls=JobCommand, epilog=EXIT_CODES)
-@RUN
-def find(
-    label_place: str | None,
-    prob_place: str | None,
-    *,
-    output: str | None,
-    top: int,
-    class_names: Path | None,
-    quiet: bool,
-    json: bool,
-    progress: str,
-    log_level: str | None,
-    report: Path | None,
-    images: str | None,
-    texts: str | None,
-    rows: int,
-    performance_report: Path | None,
-    **choices: Any,
-) -> dict[str, Any] | None:
-    """Find the rows whose label is likely wrong.
-
-    LABELS holds the given class of each row and PRED_PROBS the out-of-sample probabilities: .npy files, Zarr arrays, or
-    arrays in .npz and safetensors files (run.npz::probs), as paths or URLs, or shards of these: a pattern in quotes, or
-    their folder. Of a table (--data) they are columns. Neither is given for a table of row summaries (--summaries),
-    which has a few numbers for each row in place of its probabilities.
-
-    Example: labelsieve find labels.npy pred_probs.npy -o issues.csv
-
-    Example: labelsieve find --data predictions.parquet --labels label --pred-probs probs
-
-    Example: labelsieve find --summaries summaries.parquet --n-classes 1000
-
-    Example: labelsieve find --task segmentation masks.npy pred_probs.npy -o issues.csv
-    """
-    began = time.perf_counter()
-    # Refuse before the run whatever can be refused.
-    columns = _inputs_of(label_place, prob_place, choices)
-    data, summaries = choices["data"], choices["summaries"]
-    places = (*columns, choices["ids"]) if data is None else (data,)
-    given = (*places, summaries, class_names, images, texts)
-    inputs = [check_place("input", path) for path in given if path is not None]
-    if output is not None:
-        check_output(output, inputs)
-    if report is not None:
-        if report.resolve() in [Path(path).resolve() for path in inputs]:
-            raise InvalidInputError(f"{report} is an input, so the report cannot be written there")
-        if choices["task"] == "classification":
-            check_report(report, _n_rows(columns, choices), images, texts)
-        else:  # which pictures and texts fit is known once the groups are
-            check_report(report)
-    elif images is not None or texts is not None:
-        raise InvalidInputError("--images and --texts are for the report: name it with --report")
-    on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
-    if performance_report is not None:
-        if not on_cluster:
-            raise InvalidInputError("--performance-report needs a cluster: --scheduler or --workers")
-        check_performance_report(performance_report)
-    names = None if class_names is None else read_class_names(class_names)
-    task = choices.pop("task")
-    check_options(task, choices)
-    group, say = _group_of(output), _silent if quiet else click.echo
-    level = log_level or ("info" if on_cluster and progress == "auto" and not quiet else "warning")
-    with (
-        logging_to_stderr(level),
-        showing(progress),
-        _cluster_of(choices) as client,
-        reporting_performance(client, performance_report),
-    ):
-        found = module_of(task).find_label_issues(
-            *columns,
-            progress=_is_bar_shown(progress, quiet=quiet),
-            client=client,
-            output=group,
-            class_names=names,
-            **settings_of(task, choices),
-        )
-        issues = rows_of(found)
-        say(summary_text(issues))
-        say(worst_text(issues, top), nl=False)
-        if output is not None:
-            if group is None:
-                export.write(issues, output)
-            say(f"written to {without_query(output)}")
-        if report is not None:
-            found.report(report, top=rows, images=images, texts=texts)
-            say(f"written to {report}")
-        if issues.facts.misfit:  # again, at the end, where it has not scrolled away
-            say(f"\nWARNING: {issues.facts.misfit}")
-    return find_answer(issues, time.perf_counter() - began, output, report) if json else None
-
-
-@cli.command(cls=JobCommand, epilog=EXIT_CODES)
-@RUN
-@FORECAST
-def plan(
-    label_place: str | None,
-    prob_place: str | None,
-    *,
-    output: str | None,
-    json: bool,
-    log_level: str | None,
-    **choices: Any,
-) -> dict[str, Any] | None:
-    """Print the plan of a run: batches, partitions, tasks, bytes, memory and time. Only --measure reads data.
-
-    Takes the arguments of `labelsieve find`; those for printing and reports have no effect. No cluster is started:
-    --workers plans for a cluster of that many workers, with --threads and --worker-memory for each. The time is known
-    with --worker-rate or --measure.
-
-    Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
-    """
-    for unused in _FOR_FIND:
-        del choices[unused]
-    columns = _inputs_of(label_place, prob_place, choices)
-    if output is not None:
-        check_output(output, [path for path in (*columns, choices["data"], choices["summaries"]) if path is not None])
-    task = choices.pop("task")
-    check_options(task, choices)
-    with logging_to_stderr(log_level or "warning"), _cluster_of(choices, start=False) as client:
-        found = module_of(task).plan_label_issues(
-            *columns, client=client, output=_group_of(output), **settings_of(task, choices)
-        )
-    if json:
-        return plan_answer(found)
-    click.echo(plan_text(found))
-    return None
-
-
-@cli.command(epilog=EXIT_CODES)
-@INPUTS
-@option("--scheduler", metavar="ADDRESS", help="Check the cluster of this scheduler too: tcp://host:8786.")
-@option("--workdir", metavar="DIR|URL", help="Check that all workers can write there, and who uses it.")
-@option("-o", "--output", help="Check that it can be written.")
-@option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=CONNECT_SECONDS,
-    metavar="SECONDS",
-    help="How long to wait for the scheduler, for a first worker, and for each answer of a worker.",
-)
-@option("--verbose", is_flag=True, help="Print all versions and limits.")
-@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
-@click.pass_context
-def doctor(
-    ctx: click.Context,
-    /,
-    label_place: str | None,
-    prob_place: str | None,
-    *,
-    scheduler: str | None,
-    workdir: str | None,
-    output: str | None,
-    timeout: float,
-    verbose: bool,
-    json: bool,
-    **choices: Any,
-) -> dict[str, Any]:
-    """Check this machine, a cluster, and whether a run would find what it needs.
-
-    Compares versions, limits and clocks, opens the inputs on each worker, reads at most a batch there, and writes small
-    files to the workdir and the output, which it removes again. Exit code 1 means that a run would fail, or might give
-    wrong results.
-
-    Example: labelsieve doctor labels.npy pred_probs.npy --scheduler tcp://host:8786 --workdir work
-    """
-    began = time.perf_counter()
-    given = (label_place, prob_place, *(choices[name] for name in ("labels", "pred_probs", "data", "summaries")))
-    if all(one is None for one in given):
-        columns = [choices.pop("labels"), choices.pop("pred_probs")]
-    else:
-        columns = _inputs_of(label_place, prob_place, choices)
-    with logging_to_stderr("warning"):
-        diagnosis = diagnose(*columns, scheduler=scheduler, workdir=workdir, output=output, patience=timeout, **choices)
-    if not json:
-        click.echo(doctor_text(diagnosis, verbose=verbose))
-        ctx.exit(exit_code_of(diagnosis))
-    return doctor_answer(diagnosis, time.perf_counter() - began)
-
-
-def _inputs_of(label_place: str | None, prob_place: str | None, choices: dict[str, Any]) -> list[Any]:
-    """Remove the names of columns from `choices`; return the places of both inputs, or with --data their columns.
-
-    With --summaries there are none.
-    """
-    if choices["summaries"] is not None:
-        named = choices["data"], choices.pop("labels"), choices.pop("pred_probs")
-        if any(one is not None for one in (label_place, prob_place, *named)):
-            raise click.UsageError("--summaries takes the place of LABELS, PRED_PROBS and --data")
-        return [None, None]
-    found = list[Any]()
-    for name, place in (("labels", label_place), ("pred_probs", prob_place)):
-        option, column = f"--{name.replace('_', '-')}", choices.pop(name)
-        if column is not None and choices["data"] is None:
-            raise click.UsageError(f"{option} names a column of a table: give it with --data")
-        if column is not None and place is not None:
-            raise click.UsageError(f"{option} and the argument {name.upper()} are both given")
-        if column is None and place is None:
-            missing = f"--data needs the column of {name}: {option}" if choices["data"] else ""
-            raise click.UsageError(missing or f"Missing argument '{name.upper()}'.")
-        found.append(place if column is None else column)
-    labels, probs = found
-    return [labels, probs.split(",") if choices["data"] and "," in probs else probs]
-
-
-def _n_rows(columns: Sequence[Any], choices: Mapping[str, Any]) -> int:
-    """Return the number of rows of the inputs."""
-    if choices["summaries"] is not None:
-        return open_summaries(choices["summaries"], choices["n_classes"]).pred_probs.n_rows
-    probs = columns[1] if choices["data"] is None else open_columns(choices["data"], *columns)[1]
-    return int(open_pred_probs(probs, check_dtype(choices["dtype"])).shape[0])
-
-
-def _group_of(output: str | None) -> str | None:
-    """Return an output that is a .zarr group, which the tasks write; None for a table, which is written at the end."""
-    return output if output is not None and output.endswith(".zarr") else None
-
-
-def _cluster_of(choices: dict[str, Any], *, start: bool = True) -> AbstractContextManager[Any]:
-    """Remove the cluster options from `choices`, and return the cluster."""
-    options = (choices.pop(name) for name in ("scheduler", "workers", "threads", "worker_memory"))
-    return cluster(*options, start=start)
-
-
-def _silent(*_: Any, **__: Any) -> None:
-    """Print nothing; replaces `click.echo` with --quiet."""
-
-
-@cli.command(epilog=EXIT_CODES)
-@click.argument("result")
-@option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
-@PAGE
-@option(*("--top", "--rows", "rows"), type=click.IntRange(min=0), metavar="N", default=100, help="Worst rows to show.")
-@option("--before", metavar="EARLIER.zarr", help="Say what became of the issues of this earlier result.")
-@option("--audit", metavar="AUDIT.json", help="Say how many labels are wrong by this audit and --decisions.")
-@option("--decisions", multiple=True, metavar="FILE.csv", help="Decisions about the rows of --audit.")
-@option("--conflicts", type=click.Choice(CONFLICT_RULES), default="error", help="What counts where reviewers differ.")
-def report(
-    result: str,
-    output: Path,
-    images: str | None,
-    texts: str | None,
-    rows: int,
-    before: str | None,
-    audit: str | None,
-    decisions: Sequence[str],
-    conflicts: str,
-) -> None:
-    """Write a report for a browser about a saved result.
-
-    RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote, as a path or URL.
-
-    Example: labelsieve report issues.zarr -o report.html
-    """
-    if (audit is None) != (not decisions):
-        raise click.UsageError("--audit and --decisions belong together")
-    found = load(result)
-    if isinstance(found, Audit):
-        raise InvalidInputError(f"{result} is an audit: a report is about a result: give it with --audit")
-    if audit is None:
-        found.report(output, top=rows, images=images, texts=texts, before=before)
-    elif isinstance(found, LabelIssues):
-        estimate = estimate_of(audit, decisions, conflicts)
-        found.report(output, top=rows, images=images, texts=texts, before=before, estimate=estimate)
-    else:
-        raise InvalidInputError("--audit is for reports about rows, not about pixels, tokens or tags")
-    click.echo(f"written to {output}")
-
-
-@cli.command(epilog=EXIT_CODES)
-@option("--folder", type=FilePath(file_okay=False), default=Path("labelsieve-demo"), help="Folder for the files.")
-@option("--report", type=FilePath(), help="Write a report with the pictures: report.html.")
-def demo(folder: Path, report: Path | None) -> None:
-    """Flip a tenth of the labels of 1,797 handwritten digits, and find them again out of core.
-
-    Example: labelsieve demo
-    """
-    if report is not None:
-        check_report(report)
-    click.echo("training a model on scikit-learn's digits, out of fold ...")
-    flipped, n_rows = make_demo(folder)
-    click.echo(f"{len(flipped)} of {n_rows:,} labels flipped ({FLIPPED_SHARE:.0%}), stored as Zarr\n")
-    labels, pred_probs, class_names, images = (folder / name for name in FILES)
-    names = read_class_names(class_names)
-    issues = find_label_issues(
-        labels, pred_probs, batch_size=300, partition_batches=2, progress=False, class_names=names
-    )
-    click.echo(summary_text(issues))
-    click.echo(worst_text(issues, 5))
-    precision, recall = precision_recall(issues.indices, flipped)
-    hits = round(recall * len(flipped))
-    click.echo(f"{len(flipped)} labels flipped, {issues.num_issues} issues found, of which {hits} were flipped:")
-    click.echo(f"precision {precision:.1%}, recall {recall:.1%}\n")
-    click.echo(f"The files are in {folder}. Try:")
-    saved = folder / "issues.zarr"
-    click.echo(f"  labelsieve find {labels} {pred_probs} --class-names {class_names} -o {saved}")
-    click.echo(f"  labelsieve review {saved} -o review.html --images {images} --pred-probs {pred_probs}")
-    if report is None:
-        click.echo("  labelsieve demo --report report.html")
-    else:
-        issues.report(report, images=images, title="handwritten digits, a tenth of the labels flipped")
-        click.echo(f"written to {report}")
-
-
-def _is_bar_shown(progress: str, *, quiet: bool) -> bool | None:
-    """Return what `find_label_issues` takes as `progress`; None shows bars in a terminal."""
-    if progress == "auto":
-        return False if quiet else None
-    return progress == "bar"
-
-
-@contextmanager
-def showing(progress: str) -> Iterator[None]:
-    """Print the progress of the block as lines of JSON on stderr, if that is chosen."""
-    if progress != "json":
-        yield
-        return
-    with listened_to(lambda event: click.echo(json_line(event), err=True)):
-        yield
-
-
-@contextmanager
-def logging_to_stderr(level: str) -> Iterator[None]:
-    """Print what the package logs from some level on: retries, lost workers, waiting, progress on a cluster."""
-    logger = logging.getLogger("labelsieve")
-    handler, before = logging.StreamHandler(), logger.level
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(level.upper())
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
-
+for _name, _command in _COMMANDS.items():
+    cli.add_command(LateCommand(_name, *_command))
 
 _REFUSED = (InvalidInputError, InputTypeError, MissingDependencyError, MemoryLimitError, WorkdirError)
 

@@ -1,14 +1,20 @@
-"""The demo: a whole job with real digits and a real model."""
+"""The command `demo`: a whole job with real digits and a real model."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
 
+import click
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.cli.options import EXIT_CODES, FilePath, option
+from labelsieve.cli.text import summary_text, worst_text
 from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.find import find_label_issues
+from labelsieve.results.report import check_report
+from labelsieve.results.row_ids import read_class_names
 from labelsieve.storage.folders import writing
 
 SEED: Final = 0
@@ -19,6 +25,41 @@ CHUNK_ROWS: Final = 300
 FILES: Final = ("labels.zarr", "pred_probs.zarr", "class_names.txt", "images.npy")
 _MARK: Final = "Made by `labelsieve demo`, which replaces these files when it runs again.\n"
 NAMES: Final = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@click.command(epilog=EXIT_CODES)
+@option("--folder", type=FilePath(file_okay=False), default=Path("labelsieve-demo"), help="Folder for the files.")
+@option("--report", type=FilePath(), help="Write a report with the pictures: report.html.")
+def demo(folder: Path, report: Path | None) -> None:
+    """Flip a tenth of the labels of 1,797 handwritten digits, and find them again out of core.
+
+    Example: labelsieve demo
+    """
+    if report is not None:
+        check_report(report)
+    click.echo("training a model on scikit-learn's digits, out of fold ...")
+    flipped, n_rows = make_demo(folder)
+    click.echo(f"{len(flipped)} of {n_rows:,} labels flipped ({FLIPPED_SHARE:.0%}), stored as Zarr\n")
+    labels, pred_probs, class_names, images = (folder / name for name in FILES)
+    names = read_class_names(class_names)
+    issues = find_label_issues(
+        labels, pred_probs, batch_size=300, partition_batches=2, progress=False, class_names=names
+    )
+    click.echo(summary_text(issues))
+    click.echo(worst_text(issues, 5))
+    precision, recall = precision_recall(issues.indices, flipped)
+    hits = round(recall * len(flipped))
+    click.echo(f"{len(flipped)} labels flipped, {issues.num_issues} issues found, of which {hits} were flipped:")
+    click.echo(f"precision {precision:.1%}, recall {recall:.1%}\n")
+    click.echo(f"The files are in {folder}. Try:")
+    saved = folder / "issues.zarr"
+    click.echo(f"  labelsieve find {labels} {pred_probs} --class-names {class_names} -o {saved}")
+    click.echo(f"  labelsieve review {saved} -o review.html --images {images} --pred-probs {pred_probs}")
+    if report is None:
+        click.echo("  labelsieve demo --report report.html")
+    else:
+        issues.report(report, images=images, title="handwritten digits, a tenth of the labels flipped")
+        click.echo(f"written to {report}")
 
 
 def make_demo(folder: Path) -> tuple[npt.NDArray[np.int64], int]:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 LINES: Final = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
 # What other programs read for it, as `json_text.error_answer` writes it.
 _ANSWER: Final = '{{"error": "{}", "message": "{}", "exit_code": {}}}\n'
-# The commands that answer in JSON if asked.
-_WITH_JSON: Final = ("find", "plan", "doctor", "review", "apply", "compare")
 # Seconds until a signal is sent again after its exception was lost.
 _AGAIN_S: Final = 0.01
 
@@ -49,7 +47,7 @@ class _Answer:
 def is_json_wanted(args: Sequence[str]) -> bool:
     """Return whether a command answers in JSON, by its arguments or the environment, even where they are bad usage."""
     options = args[: args.index("--")] if "--" in args else args
-    chosen = os.environ.get(f"LABELSIEVE_{args[0].upper()}_JSON", "") if args and args[0] in _WITH_JSON else ""
+    chosen = os.environ.get(f"LABELSIEVE_{args[0].upper().replace('-', '_')}_JSON", "") if args else ""
     return "--json" in options or chosen.strip().lower() in ("1", "true", "t", "yes", "y", "on")
 
 

@@ -1,6 +1,7 @@
 """JSON for other programs: the answer of a command, its error, and lines of progress.
 
-The docstring of `labelsieve.cli` explains all keys.
+The docstring of `labelsieve.cli` explains all keys. Every command imports this module first, so that what is slow to
+import is imported where it is needed.
 """
 
 from __future__ import annotations
@@ -15,19 +16,18 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from labelsieve import __version__
-from labelsieve.confident_learning.error_estimate import ErrorEstimate, Share
 from labelsieve.errors import LabelsieveError
-from labelsieve.memory import peak_bytes
-from labelsieve.pipeline.diagnosis import Diagnosis, Process
-from labelsieve.pipeline.plan import Plan
-from labelsieve.results.label_issues import LabelIssues
 from labelsieve.storage.urls import without_query
 
 if TYPE_CHECKING:
+    from labelsieve.confident_learning.error_estimate import ErrorEstimate, Share
     from labelsieve.confident_learning.reviewer_agreement import Agreement
     from labelsieve.decisions import AppliedDecisions
+    from labelsieve.pipeline.diagnosis import Diagnosis, Process
+    from labelsieve.pipeline.plan import Plan
     from labelsieve.results.audit import Audit
     from labelsieve.results.comparison import Comparison
+    from labelsieve.results.label_issues import LabelIssues
 
 # Attributes of a plan whose keys are named otherwise: with the unit, or as in the answer of `find`.
 _PLAN_KEYS: Final = {
@@ -50,6 +50,8 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
     output, report : str or Path, optional
         What was written.
     """
+    from labelsieve.memory import peak_bytes
+
     facts = issues.facts
     return {
         "num_issues": issues.num_issues,
@@ -142,6 +144,8 @@ def audit_answer(audit: Audit, output: str, table: Path | None, seconds: float) 
 
 def estimate_answer(estimate: ErrorEstimate, more: int | None, seconds: float) -> dict[str, Any]:
     """Return the answer of ``labelsieve estimate``, given how many rows a width needs, and the wall time."""
+    from labelsieve.confident_learning.error_estimate import Share
+
     names = ("n_rows", "n_reviewed", "n_left_out", "n_wrong", "n_conflicts")
     return {
         "error_rate": _share(Share(estimate.error_rate, estimate.low, estimate.high)),

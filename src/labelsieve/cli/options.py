@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import click
 
-from labelsieve.confident_learning.filters import FILTERS, default_rule
 from labelsieve.errors import InvalidInputError
 from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS, Settings
 from labelsieve.sources.text_cells import read_lines
@@ -54,6 +53,8 @@ class JobCommand(click.Command):
 
 def _filter_guide() -> list[tuple[str, str]]:
     """Return the names of filters, and when to use them; filters with the same advice are in the same line."""
+    from labelsieve.confident_learning.filters import FILTERS, default_rule
+
     names: dict[str, list[str]] = {}
     for name, kind in FILTERS.items():
         passes = _PASSES[kind(Settings(filter_by=name, rule=default_rule(name))).n_reads]

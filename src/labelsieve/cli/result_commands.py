@@ -1,14 +1,15 @@
-"""Commands about a result that was found: to review it, apply decisions, audit, estimate and compare."""
+"""Commands about a result that was found: to report, review, correct, audit, estimate and compare."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import click
 
+from labelsieve.audit import estimate
 from labelsieve.cli.json_text import (
     apply_answer,
     audit_answer,
@@ -17,7 +18,7 @@ from labelsieve.cli.json_text import (
     label_studio_answer,
     review_answer,
 )
-from labelsieve.cli.options import EXIT_CODES, FilePath, LabelValue, option
+from labelsieve.cli.options import EXIT_CODES, PAGE, FilePath, LabelValue, option
 from labelsieve.cli.text import apply_text, compare_text, estimate_text
 from labelsieve.errors import InvalidInputError
 from labelsieve.memory import size
@@ -29,9 +30,6 @@ from labelsieve.results.row_ids import read_class_names
 from labelsieve.settings import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES
 from labelsieve.storage.folders import LocalFolder
 from labelsieve.storage.urls import without_query
-
-if TYPE_CHECKING:
-    from labelsieve.confident_learning.error_estimate import ErrorEstimate
 
 # Options of several commands.
 _texts = option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
@@ -130,12 +128,11 @@ def apply(
     from labelsieve.decisions import apply_decisions
 
     began = time.perf_counter()
-    found = None if issues is None else load_rows(issues)
     applied = apply_decisions(
         labels,
         list(decisions) or None,
+        issues=None if issues is None else load_rows(issues),
         class_names=None if class_names is None else read_class_names(class_names),
-        issues=found,
         **choices,
     )
     if json:
@@ -144,7 +141,7 @@ def apply(
     return None
 
 
-@click.command(epilog=EXIT_CODES, short_help="Make a page to decide about issues.")
+@click.command(epilog=EXIT_CODES)
 @click.argument("result")
 @option("-o", "--output", type=FilePath(), help="The page: review.html.")
 @option("--serve", is_flag=True, help="Serve the page until Ctrl-C, in place of writing it.")
@@ -204,10 +201,8 @@ def review(
     if serve and json:
         raise click.UsageError("--json is for -o: a server has no answer")
     began = time.perf_counter()
-    found, drawn = load_rows(result), _audit_at(audit)
-    names = None if class_names is None else read_class_names(class_names)
-    lows = None if lowest is None else found.lowest(lowest)
-    choices |= {"audit": drawn, "rows": lows, "class_names": names}
+    found = load_rows(result)
+    choices |= _shown(found, audit, lowest, class_names)
     if output is None:
         found.serve_review(decisions or "", top=top, host=host, port=port, **choices)
         return None
@@ -215,7 +210,7 @@ def review(
 
     top = top or FILE_ROWS
     found.review(output, top=top, **choices)
-    n_rows = _n_shown(found, top, lows if drawn is None else drawn)
+    n_rows = _n_shown(found, top, choices)
     n_bytes = output.stat().st_size
     if json:
         return review_answer(str(output), n_rows, n_bytes, time.perf_counter() - began)
@@ -223,7 +218,7 @@ def review(
     return None
 
 
-@click.command("label-studio", epilog=EXIT_CODES, short_help="Write issues as tasks for Label Studio.")
+@click.command("label-studio", epilog=EXIT_CODES)
 @click.argument("result")
 @option("-o", "--output", required=True, type=FilePath(), help="The tasks: tasks.json.")
 @option("--config", type=FilePath(), help="Write the labelling configuration of the project to this file.")
@@ -256,42 +251,24 @@ def label_studio(
     Example: labelsieve label-studio result.zarr -o tasks.json --images 'https://example.org/{row}.png'
     """
     began = time.perf_counter()
-    found, drawn = load(result), _audit_at(audit)
-    if not isinstance(found, LabelIssues):
-        raise InvalidInputError(f"{result} is not a result of classification")
+    found = _issues_at(result)
     if config is not None:
         if config.absolute() == output.absolute():
             raise click.UsageError("--config and -o are the same file")
         check_writable(config)
-    names = None if class_names is None else read_class_names(class_names)
-    lows = None if lowest is None else found.lowest(lowest)
-    text = found.to_label_studio(output, top=top, audit=drawn, rows=lows, class_names=names, **choices)
+    shown = _shown(found, audit, lowest, class_names)
+    text = found.to_label_studio(output, top=top, **shown, **choices)
     if config is not None:
         with replacing(LocalFolder(config)) as made:
             made.write_text(f"{text}\n", encoding="utf-8")
     if json:
-        n_tasks = _n_shown(found, top, lows if drawn is None else drawn)
+        n_tasks = _n_shown(found, top, shown)
         return label_studio_answer(output, config, text, n_tasks, time.perf_counter() - began)
     click.echo(text if config is None else f"written to {output}, the configuration to {config}")
     return None
 
 
-def _n_shown(found: LabelIssues, top: int | None, chosen: Sized | None) -> int:
-    """Return the number of rows to review: those that are chosen, or the `top` issues."""
-    if chosen is not None:
-        return len(chosen)
-    return found.num_issues if top is None else min(top, found.num_issues)
-
-
-def _audit_at(path: str | None) -> Audit | None:
-    """Return a saved audit, if there is to be one."""
-    drawn = None if path is None else load(path)
-    if drawn is not None and not isinstance(drawn, Audit):
-        raise InvalidInputError(f"--audit: {path} is not an audit")
-    return drawn
-
-
-@click.command(epilog=EXIT_CODES, short_help="Compare the issues before and after a correction.")
+@click.command(epilog=EXIT_CODES)
 @click.argument("before")
 @click.argument("after")
 @option(
@@ -323,7 +300,7 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
     return None
 
 
-@click.command("audit", epilog=EXIT_CODES, short_help="Draw rows to review for an estimate.")
+@click.command("audit", epilog=EXIT_CODES)
 @click.argument("result")
 @option("-o", "--output", required=True, metavar="AUDIT.json", help="The audit, which ends in .json or .zarr.")
 @option("--budget", type=click.IntRange(min=20), metavar="N", default=200, help="Rows to review.")
@@ -356,7 +333,7 @@ def draw(
     return None
 
 
-@click.command("estimate", epilog=EXIT_CODES, short_help="Estimate how many labels are wrong.")
+@click.command("estimate", epilog=EXIT_CODES)
 @click.argument("audit")
 @click.argument("decisions", nargs=-1, required=True)
 @_conflicts
@@ -396,7 +373,7 @@ def print_estimate(
     Example: labelsieve estimate audit.json decisions.csv --cuts 500 --cuts 1000
     """
     began = time.perf_counter()
-    found = estimate_of(audit, decisions, conflicts, cuts or None)
+    found = estimate(_audit_at(audit), list(decisions), conflicts=conflicts, cuts=cuts or None)
     more = None if width is None else found.rows_for_width(width)
     if json:
         return estimate_answer(found, more, time.perf_counter() - began)
@@ -406,16 +383,75 @@ def print_estimate(
     return None
 
 
-def estimate_of(
-    audit: str, decisions: Sequence[str], conflicts: str = "error", cuts: Sequence[int] | None = None
-) -> ErrorEstimate:
-    """Return the estimate from an audit at a path or URL, and files of decisions."""
-    from labelsieve.audit import estimate
+@click.command(epilog=EXIT_CODES)
+@click.argument("result")
+@option("-o", "--output", type=FilePath(), default=Path("report.html"), help="The page.")
+@PAGE
+@option(*("--top", "--rows", "rows"), type=click.IntRange(min=0), metavar="N", default=100, help="Worst rows to show.")
+@option("--before", metavar="EARLIER.zarr", help="Say what became of the issues of this earlier result.")
+@option("--audit", metavar="AUDIT.json", help="Say how many labels are wrong by this audit and --decisions.")
+@option("--decisions", multiple=True, metavar="FILE.csv", help="Decisions about the rows of --audit.")
+@_conflicts
+def report(
+    result: str,
+    output: Path,
+    images: str | None,
+    texts: str | None,
+    rows: int,
+    before: str | None,
+    audit: str | None,
+    decisions: Sequence[str],
+    conflicts: str,
+) -> None:
+    """Write a report for a browser about a saved result.
 
-    drawn = load(audit)
-    if not isinstance(drawn, Audit):
-        raise InvalidInputError(f"{audit} is not an audit")
-    return estimate(drawn, list(decisions), conflicts=conflicts, cuts=cuts)
+    RESULT is the .zarr group that `labelsieve find -o issues.zarr` or `LabelIssues.save` wrote, as a path or URL.
+
+    Example: labelsieve report issues.zarr -o report.html
+    """
+    if (audit is None) != (not decisions):
+        raise click.UsageError("--audit and --decisions belong together")
+    found = load(result)
+    if isinstance(found, Audit):
+        raise InvalidInputError(f"{result} is an audit: a report is about a result: give it with --audit")
+    if audit is None:
+        found.report(output, top=rows, images=images, texts=texts, before=before)
+    elif isinstance(found, LabelIssues):
+        rate = estimate(_audit_at(audit), list(decisions), conflicts=conflicts)
+        found.report(output, top=rows, images=images, texts=texts, before=before, estimate=rate)
+    else:
+        raise InvalidInputError("--audit is for reports about rows, not about pixels, tokens or tags")
+    click.echo(f"written to {output}")
 
 
-RESULT_COMMANDS: Final = (review, label_studio, apply, draw, print_estimate, compare)
+def _shown(found: LabelIssues, audit: str | None, lowest: int | None, class_names: Path | None) -> dict[str, Any]:
+    """Return which rows are reviewed, and the names of their classes, by the options of several commands."""
+    return {
+        "audit": None if audit is None else _audit_at(audit),
+        "rows": None if lowest is None else found.lowest(lowest),
+        "class_names": None if class_names is None else read_class_names(class_names),
+    }
+
+
+def _n_shown(found: LabelIssues, top: int | None, shown: Mapping[str, Any]) -> int:
+    """Return the number of rows to review: those that are chosen, or the `top` issues."""
+    chosen = shown["rows"] if shown["audit"] is None else shown["audit"]
+    if chosen is not None:
+        return len(chosen)
+    return found.num_issues if top is None else min(top, found.num_issues)
+
+
+def _audit_at(path: str) -> Audit:
+    """Open a saved audit."""
+    found = load(path)
+    if not isinstance(found, Audit):
+        raise InvalidInputError(f"{path} is not an audit")
+    return found
+
+
+def _issues_at(path: str) -> LabelIssues:
+    """Open a saved result of classification."""
+    found = load(path)
+    if not isinstance(found, LabelIssues):
+        raise InvalidInputError(f"{path} is not a result of classification")
+    return found

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Final
 
 from labelsieve.execution.versions import PACKAGES, named
 from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, size
-from labelsieve.pipeline.diagnosis import Diagnosis, Process
-from labelsieve.pipeline.forecast import Forecast
-from labelsieve.pipeline.plan import Plan
-from labelsieve.results.label_issues import LabelIssues
-from labelsieve.results.result import RunFacts
 from labelsieve.settings import ABSENT_THRESHOLD
 
 if TYPE_CHECKING:
     from labelsieve.confident_learning.error_estimate import ErrorEstimate
     from labelsieve.confident_learning.reviewer_agreement import Agreement
     from labelsieve.decisions import AppliedDecisions
+    from labelsieve.pipeline.diagnosis import Diagnosis, Process
+    from labelsieve.pipeline.forecast import Forecast
+    from labelsieve.pipeline.plan import Plan
     from labelsieve.results.comparison import Comparison
+    from labelsieve.results.label_issues import LabelIssues
+    from labelsieve.results.result import RunFacts
 
 
 def summary_text(issues: LabelIssues) -> str:

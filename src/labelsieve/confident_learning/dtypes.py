@@ -10,6 +10,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating[Any]]
 Float64s = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.integer[Any]]
+Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
-Int32s: TypeAlias = npt.NDArray[np.int32]
+from labelsieve.confident_learning.dtypes import Int32s
 
 
 @dataclass(frozen=True)

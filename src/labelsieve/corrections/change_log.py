@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from labelsieve.corrections.decisions import WORDS, Decisions, Rows
+from labelsieve.confident_learning.dtypes import Int64s
+from labelsieve.corrections.decisions import WORDS, Decisions
 from labelsieve.corrections.label_arrays import Values
 from labelsieve.sources.label_names import is_missing
 from labelsieve.sources.text_cells import as_text
@@ -27,7 +28,7 @@ def earlier_logs(log: Path) -> list[Any]:
         return []
 
 
-def change_lines(rows: Rows, before: Values, after: Values, read: Decisions, decided: Values) -> Iterator[str]:
+def change_lines(rows: Int64s, before: Values, after: Values, read: Decisions, decided: Values) -> Iterator[str]:
     """Yield a line of the log for each changed row, as JSON.
 
     Parameters

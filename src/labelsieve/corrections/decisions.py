@@ -21,16 +21,14 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Bools, Int32s, Int64s
 from labelsieve.corrections.label_studio_export import Reviewed, read_export
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.columns import missing_column
 from labelsieve.sources.label_names import is_missing
-from labelsieve.sources.text_cells import as_text, unescape_formula
+from labelsieve.sources.text_cells import as_text, cell_text, unescape_formula
 from labelsieve.storage.urls import check_place
 
-Bools: TypeAlias = npt.NDArray[np.bool_]
-Codes: TypeAlias = npt.NDArray[np.int32]
-Rows: TypeAlias = npt.NDArray[np.int64]
 # Numbers of lines, and their cells by column.
 Block: TypeAlias = tuple[Sequence[int], dict[str, Sequence[Any]]]
 
@@ -98,7 +96,7 @@ class Column:
         The different values, in the order in which they come.
     """
 
-    codes: Codes
+    codes: Int32s
     values: list[Any]
 
     def __getitem__(self, place: int) -> Any:
@@ -130,7 +128,7 @@ class Decisions(Sequence[Decision]):
         For each table the number of its first decision, and where it is.
     """
 
-    rows: Rows
+    rows: Int64s
     words: npt.NDArray[np.int8]
     given: Column
     label: Column
@@ -139,7 +137,7 @@ class Decisions(Sequence[Decision]):
     time: Column
     result: Column
     is_unnamed: Bools
-    lines: Rows
+    lines: Int64s
     tables: list[tuple[int, str]]
 
     def __len__(self) -> int:
@@ -220,7 +218,7 @@ class _Codes:
 
     def __init__(self) -> None:
         self._known: defaultdict[Any, int] = defaultdict(itertools.count().__next__)
-        self._parts = list[Codes]()
+        self._parts = list[Int32s]()
 
     def add(self, cells: Iterable[Any]) -> None:
         """Add cells; those that are not text are pairs of a type and a value, as 1, 1.0 and True are equal."""
@@ -312,7 +310,7 @@ def _filled_in(block: Block) -> Block:
     }
 
 
-def _row_numbers(cells: Sequence[Any], lines: Sequence[int], where: str) -> Rows:
+def _row_numbers(cells: Sequence[Any], lines: Sequence[int], where: str) -> Int64s:
     """Return cells as row numbers."""
     text = "" if not cells or "" in cells or not isinstance(cells[0], str) else "".join(map(str, cells))
     number = int if text.isascii() and text.isdecimal() else whole_number
@@ -444,9 +442,9 @@ def _frame_blocks(frame: Any, where: str, needed: Sequence[str]) -> Iterator[Blo
             own = ["" if is_missing(value) else value for value in column[start : start + _BLOCK_LINES].tolist()]
             if name in ("given_label", "label"):
                 own = [value if isinstance(value, str) else _typed(value) for value in own]
-            if name in ("id", "reviewer"):  # among missing ones, a frame has whole numbers as floats
-                own = [int(value) if isinstance(value, float) and value.is_integer() else value for value in own]
-            cells[name] = own if name in ("row", "given_label", "label") else [as_text(str(value)) for value in own]
+            cells[name] = (
+                own if name in ("row", "given_label", "label") else [as_text(cell_text(value)) for value in own]
+            )
         yield range(start, start + len(cells["row"])), cells
 
 

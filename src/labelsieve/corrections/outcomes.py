@@ -13,14 +13,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Bools, Int32s, Int64s
 from labelsieve.confident_learning.reviewer_agreement import Agreement, kappa_of
 from labelsieve.corrections.decisions import (
     CHANGING,
     WORDS,
-    Bools,
-    Codes,
     Decisions,
-    Rows,
     is_empty_text,
     whole_number,
 )
@@ -28,6 +26,7 @@ from labelsieve.corrections.fingerprints import FINGERPRINT
 from labelsieve.errors import InvalidInputError
 from labelsieve.settings import CONFLICT_RULES
 from labelsieve.sources.label_names import is_missing
+from labelsieve.sources.text_cells import cell_text
 
 # The code of the resulting label of an unsure decision.
 UNSURE: Final = -1
@@ -104,8 +103,7 @@ class LabelValues:
             return text == "true"
         if kind == "S":
             return value if isinstance(value, bytes) else str(value).encode()
-        # A frame has numbers among missing values as floats.
-        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+        return cell_text(value)
 
     @cached_property
     def _limits(self) -> np.iinfo[Any]:
@@ -142,8 +140,8 @@ class Outcomes:
 
     labels: list[Any]
     n_stored: int
-    stored: Codes
-    resulting: Codes
+    stored: Int32s
+    resulting: Int32s
 
     def with_ignored(self, label: Any) -> Outcomes:
         """Return the outcomes with a label in place of none."""
@@ -441,7 +439,7 @@ def agreement(decisions: Decisions, outcomes: Outcomes, settled: Settled) -> tup
     is_repeated[1:-1] = rows[1:] == rows[:-1]
     shared = by_row[is_repeated[:-1] | is_repeated[1:]]
     shared = shared[~settled.is_corrected[shared]]
-    of_reviewer = dict[str, tuple[Rows, Codes]]()
+    of_reviewer = dict[str, tuple[Int64s, Int32s]]()
     for code in np.unique(decisions.reviewer.codes[shared]).tolist():
         own = shared[decisions.reviewer.codes[shared] == code]
         own = own[np.append(np.diff(decisions.rows[own]) != 0, True)]

@@ -222,9 +222,8 @@ class Audit:
             raise InvalidInputError(f"{name} must end in {' or '.join(_ENDINGS)}")
         if isinstance(folder, LocalFolder):
             check_writable(folder.path)
-            if folder.path.exists() and not is_audit(place):
-                raise InvalidInputError(f"{name} exists and is not an audit of Labelsieve: it is not replaced")
-        elif folder.is_folder() and not is_audit(place):
+        is_there = folder.path.exists() if isinstance(folder, LocalFolder) else folder.is_folder()
+        if is_there and not is_audit(place):
             raise InvalidInputError(f"{name} exists and is not an audit of Labelsieve: it is not replaced")
         arrays = {name: values for name in _ARRAYS if (values := getattr(self, name)) is not None}
         arrays |= {f"{_PLACE}{name}": values for name, values in self.places.items()}

@@ -52,6 +52,8 @@ class Comparison:
 
     Attributes
     ----------
+    before, after : LabelIssues
+        The results.
     n_resolved, n_kept, n_new : int
         Number of resolved, kept and new issues.
     n_relabelled : int
@@ -66,6 +68,8 @@ class Comparison:
         Estimated number of wrong labels.
     health_before, health_after : float
         Estimated share of right labels, as `LabelIssues.health_score`.
+    classes : dict of (K,) arrays
+        The columns of `by_class`.
 
     Examples
     --------
@@ -366,10 +370,8 @@ def _estimated(result: Result) -> Int64s:
 
 def _check_same_rows(before: Result, after: Result) -> None:
     """Raise unless both results can be of the same rows."""
-    for what, one, other in (
-        ("rows", before.n_rows, after.n_rows),
-        ("classes", before.n_classes, after.n_classes),
-    ):
+    sizes = (("rows", before.n_rows, after.n_rows), ("classes", before.n_classes, after.n_classes))
+    for what, one, other in sizes:
         if one != other:
             raise InvalidInputError(
                 f"before has {one:,} {what}, after {other:,}: only results of the same rows and classes can be compared"

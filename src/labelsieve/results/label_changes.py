@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.corrections.decisions import Decisions
-from labelsieve.corrections.label_arrays import LabelFile, Rows
+from labelsieve.corrections.label_arrays import LabelFile
 from labelsieve.corrections.outcomes import UNSURE, LabelValues, Outcomes, Settled
 from labelsieve.errors import InvalidInputError
 from labelsieve.results.result import TABLE_ROWS
@@ -34,7 +35,7 @@ class LabelChanges:
         The position of the decision that changes each row; -1 for a suggestion that is accepted without review.
     """
 
-    rows: Rows
+    rows: Int64s
     before: npt.NDArray[Any]
     after: npt.NDArray[Any]
     decided: npt.NDArray[np.intp]
@@ -74,7 +75,7 @@ def accepted_changes(
     values: LabelValues,
     issues: LabelIssues,
     margin: float,
-    class_names: Sequence[str] | None,
+    names: Sequence[str] | None,
     reviewed: npt.NDArray[Any],
 ) -> LabelChanges:
     """Return the changes by suggestions that are accepted without review.
@@ -89,8 +90,8 @@ def accepted_changes(
         The result that makes the suggestions.
     margin : float
         By how much a suggested label must be more probable than the given one.
-    class_names : sequence of str, optional
-        All classes, if labels are names; by default those of the result.
+    names : sequence of str, optional
+        All classes, if labels are names.
     reviewed : (n,) int
         Rows about which there are decisions: their suggestions are not accepted.
 
@@ -115,7 +116,6 @@ def accepted_changes(
     elif file.dtype.kind == "b":
         classes = np.array([False, True])
     else:
-        names = class_names if class_names is not None else issues.class_names
         if names is None or len(names) != issues.n_classes:
             raise InvalidInputError(f"labels are names: give class_names, one for each of {issues.n_classes:,} classes")
         classes = values.array([values.parse(name) for name in names])

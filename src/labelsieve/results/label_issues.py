@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.error_estimate import ErrorEstimate
-from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.errors import InputTypeError
 from labelsieve.results import export, report
 from labelsieve.results.audit import Audit, draw_audit
 from labelsieve.results.comparison import Comparison, compare_results
@@ -27,6 +26,8 @@ from labelsieve.storage.urls import check_place
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from labelsieve.confident_learning.error_estimate import ErrorEstimate
 
 
 class LabelIssues(Result):
@@ -134,6 +135,11 @@ class LabelIssues(Result):
             ``flag`` (``absent``; ``rare``: fewer than 10 rows; ``tiny threshold``: below 1/K; else empty), and with
             class names ``name``. NaN where a class has no rows.
 
+        Raises
+        ------
+        MissingDependencyError
+            Without pandas.
+
         Notes
         -----
         Both noises are estimated with the calibrated joint, by the formulas of
@@ -167,6 +173,11 @@ class LabelIssues(Result):
             ``given_label``, ``suggested_label``, ``confident_rows`` (rows with this label that are confidently
             predicted as this class), ``estimated_rows`` (scaled to all rows with the label), ``share`` (estimated rows
             over rows with the label), and with class names ``given_name`` and ``suggested_name``.
+
+        Raises
+        ------
+        MissingDependencyError
+            Without pandas.
 
         Notes
         -----
@@ -358,7 +369,9 @@ class LabelIssues(Result):
         ------
         InvalidInputError
             For another ending; an audit of another result; pictures, texts, labels or probabilities that are not of
-            these rows.
+            these rows; rows that are not there, have no label, or occur twice.
+        InputTypeError
+            For objects of another kind.
         MissingDependencyError
             Without jinja2, or Pillow for pictures.
         UnwritableError
@@ -374,19 +387,8 @@ class LabelIssues(Result):
         """
         from labelsieve.results.review.page import write_review
 
-        write_review(
-            self,
-            path,
-            top=top,
-            images=images,
-            texts=texts,
-            audit=audit,
-            rows=rows,
-            pred_probs=pred_probs,
-            labels=labels,
-            class_names=class_names,
-            title=title,
-        )
+        shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
+        write_review(self, path, top=top, images=images, title=title, **shown)
 
     def serve_review(
         self,
@@ -428,6 +430,8 @@ class LabelIssues(Result):
         ------
         InvalidInputError
             As for `review`; also if the file holds anything else, or the server cannot listen there.
+        InputTypeError
+            For objects of another kind.
         InUseError
             If another server writes to the file.
         MissingDependencyError
@@ -445,21 +449,8 @@ class LabelIssues(Result):
         """
         from labelsieve.results.review.server import serve_review
 
-        serve_review(
-            self,
-            decisions,
-            top=top,
-            images=images,
-            texts=texts,
-            audit=audit,
-            rows=rows,
-            pred_probs=pred_probs,
-            labels=labels,
-            class_names=class_names,
-            title=title,
-            host=host,
-            port=port,
-        )
+        shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
+        serve_review(self, decisions, top=top, images=images, title=title, host=host, port=port, **shown)
 
     def report(
         self,
@@ -499,22 +490,17 @@ class LabelIssues(Result):
         InvalidInputError
             For another ending, pictures or texts that are not of N rows, an estimate of another result, or an earlier
             result of other rows.
+        InputTypeError
+            For objects of another kind.
         MissingDependencyError
-            Without jinja2 or matplotlib.
+            Without jinja2 or matplotlib, or Pillow for pictures.
         UnwritableError
             If the report cannot be written: a folder without permission, a full disk.
         """
-        page = Path(check_place("path", path))
-        shown = check_whole_number("top", top, 0)
+        page, top = Path(check_place("path", path)), check_whole_number("top", top, 0)
+        found, compared = report.check_estimate(estimate, self), compare_with(before, self)
         report.write_report(
-            self,
-            page,
-            top=shown,
-            images=images,
-            texts=texts,
-            title=title,
-            estimate=check_estimate(estimate, self),
-            comparison=compare_with(before, self),
+            self, page, top=top, images=images, texts=texts, title=title, estimate=found, comparison=compared
         )
 
     @property
@@ -628,7 +614,9 @@ class LabelIssues(Result):
         ------
         InvalidInputError
             For another ending, images or texts of another number of rows, and class names that are empty, occur twice
-            or hold control characters.
+            or hold control characters; for `audit`, `rows`, `pred_probs` and `labels` as in `review`.
+        InputTypeError
+            For objects of another kind, such as pictures in memory.
         UnwritableError
             If the file cannot be written.
 
@@ -649,19 +637,8 @@ class LabelIssues(Result):
         """
         from labelsieve.results.label_studio import write_label_studio
 
-        shown = self.num_issues if top is None else check_whole_number("top", top, 0)
-        return write_label_studio(
-            self,
-            path,
-            images=images,
-            texts=texts,
-            top=shown,
-            audit=audit,
-            rows=rows,
-            pred_probs=pred_probs,
-            labels=labels,
-            class_names=class_names,
-        )
+        shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
+        return write_label_studio(self, path, top=top, images=images, **shown)
 
     def to_cleanlab(self, datalab: Any = None) -> pd.DataFrame:
         """Return all rows as a frame for cleanlab, and give the issues to a ``Datalab``.
@@ -764,7 +741,7 @@ class LabelIssues(Result):
         """
         from labelsieve.results.other_tools import fiftyone_frame
 
-        return fiftyone_frame(self, images, None if top is None else check_whole_number("top", top, 0))
+        return fiftyone_frame(self, images, top)
 
     def to_argilla(
         self, texts: Sequence[str] | Path | None = None, *, images: Any = None, top: int | None = None
@@ -820,7 +797,7 @@ class LabelIssues(Result):
         """
         from labelsieve.results.other_tools import argilla_frame
 
-        return argilla_frame(self, texts, images, None if top is None else check_whole_number("top", top, 0))
+        return argilla_frame(self, texts, images, top)
 
     def __repr__(self) -> str:
         share = self.num_issues / self.n_labelled
@@ -847,21 +824,6 @@ class LabelIssues(Result):
             f"an estimated {self.estimated_num_issues:,} labels are wrong: label health {self.health_score():.1%}</p>"
             f"<table><caption>The worst {unit}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
-
-
-def check_estimate(estimate: object, result: Result) -> ErrorEstimate | None:
-    """Return an estimate for the report of `result`, or raise if it is of another one."""
-    if estimate is None:
-        return None
-    if not isinstance(estimate, ErrorEstimate):
-        raise InputTypeError(f"estimate must be what labelsieve.estimate returns, not {estimate!r}")
-    if estimate.n_rows != result.n_labelled:
-        raise InvalidInputError(
-            f"the estimate is of {estimate.n_rows:,} labelled rows, the result has {result.n_labelled:,}"
-        )
-    if estimate.fingerprint and estimate.fingerprint != result.fingerprint:
-        raise InvalidInputError(f"the estimate is of the result {estimate.fingerprint}, this is {result.fingerprint}")
-    return estimate
 
 
 def open_rows(name: str, result: Any) -> LabelIssues:
@@ -894,3 +856,15 @@ def load_rows(path: str | os.PathLike[str]) -> LabelIssues:
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _shown(texts: Any, audit: Any, rows: Any, pred_probs: Any, labels: Any, class_names: Any) -> dict[str, Any]:
+    """Return which rows are reviewed, and what is shown of them, as several methods pass it on to `ReviewRows`."""
+    return {
+        "texts": texts,
+        "audit": audit,
+        "rows": rows,
+        "pred_probs": pred_probs,
+        "labels": labels,
+        "class_names": class_names,
+    }

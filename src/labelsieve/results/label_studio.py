@@ -62,7 +62,7 @@ def label_studio_config(class_names: Sequence[str], *, images: bool = False, tex
     """
     if not images and not texts:
         raise InvalidInputError("a task needs something to look at: images or texts")
-    check_choices(class_names)
+    _check_choices(class_names)
     kinds = [kind for kind, is_there in (("image", images), ("text", texts)) if is_there]
     control = f'name="{CONTROL}" toName="{kinds[0]}" choice="single-radio" showInline="true"'
     return "\n".join(
@@ -95,7 +95,7 @@ def _quoted(text: str) -> str:
     return f'"{escaped}"'
 
 
-def check_choices(class_names: Sequence[str]) -> None:
+def _check_choices(class_names: Sequence[str]) -> None:
     """Raise unless each class can be a choice of its own.
 
     Raises

@@ -87,7 +87,7 @@ def _classes_of(names: Any, result: Result) -> Any:
 
 def fiftyone_frame(result: Result, images: Any, top: int | None) -> pd.DataFrame:
     """Return the issues as a frame for FiftyOne: see `LabelIssues.to_fiftyone`."""
-    rows = ReviewRows(result, top=result.num_issues if top is None else top)
+    rows = ReviewRows(result, top=top)
     places = None if images is None else RowPlaces(images, rows)
     names = {
         "ground_truth": "given",
@@ -101,7 +101,7 @@ def fiftyone_frame(result: Result, images: Any, top: int | None) -> pd.DataFrame
 
 def argilla_frame(result: Result, texts: Any, images: Any, top: int | None) -> pd.DataFrame:
     """Return the issues as a frame for Argilla: see `LabelIssues.to_argilla`."""
-    rows = ReviewRows(result, top=result.num_issues if top is None else top, texts=texts)
+    rows = ReviewRows(result, top=top, texts=texts)
     places = None if images is None else RowPlaces(images, rows)
     names = {
         "label": "suggested",

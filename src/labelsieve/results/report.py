@@ -6,8 +6,6 @@ policy lets no script run but its own, and figures have their text as outlines.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -23,14 +21,14 @@ from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
 from labelsieve.memory import size
 from labelsieve.results.comparison import Comparison
+from labelsieve.results.pages import check_page, digest, heading_parts, render
 from labelsieve.results.pictures import open_pictures
 from labelsieve.results.plots import Plots, noisiest_classes
-from labelsieve.results.publish import check_writable, replacing
+from labelsieve.results.publish import replacing
 from labelsieve.results.result import Result
 from labelsieve.results.texts import open_texts
 from labelsieve.sources.text_cells import as_text
 from labelsieve.storage.folders import LocalFolder
-from labelsieve.storage.urls import check_place
 
 # Bytes of all pictures of a page, before they are encoded as text, and of one.
 _PICTURE_BYTES: Final = 2_500_000
@@ -121,21 +119,38 @@ def check_report(path: Path, n_rows: int = 0, images: Any = None, texts: Any = N
     MissingDependencyError
         Without jinja2 or matplotlib.
     """
-    check_place("report", path)
-    if path.suffix != ".html":
-        raise InvalidInputError(f"a report is a page, so {path} must end in .html")
-    check_writable(path)
-    if path.is_dir():
-        raise InvalidInputError(f"{path} is a folder")
+    check_page(path, "report")
     try:
-        import jinja2  # noqa: F401  # whether it is there
-        import matplotlib  # noqa: F401, ICN001  # the same
+        import matplotlib  # noqa: F401, ICN001  # whether it is there
     except ImportError as error:
         raise MissingDependencyError("The report", "report") from error
     if images is not None:
         open_pictures(images, n_rows)
     if texts is not None:
         open_texts(texts, n_rows, np.empty(0, np.int64))
+
+
+def check_estimate(estimate: object, result: Result) -> ErrorEstimate | None:
+    """Return an estimate for the report of `result`; None if there is none.
+
+    Raises
+    ------
+    InvalidInputError
+        For an estimate of another result.
+    InputTypeError
+        For anything else.
+    """
+    if estimate is None:
+        return None
+    if not isinstance(estimate, ErrorEstimate):
+        raise InputTypeError(f"estimate must be what labelsieve.estimate returns, not {estimate!r}")
+    if estimate.n_rows != result.n_labelled:
+        raise InvalidInputError(
+            f"the estimate is of {estimate.n_rows:,} labelled rows, the result has {result.n_labelled:,}"
+        )
+    if estimate.fingerprint and estimate.fingerprint != result.fingerprint:
+        raise InvalidInputError(f"the estimate is of the result {estimate.fingerprint}, this is {result.fingerprint}")
+    return estimate
 
 
 def _page(
@@ -146,15 +161,12 @@ def _page(
     estimate: ErrorEstimate | None,
     comparison: Comparison | None,
 ) -> str:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("labelsieve.results", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
     script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
     classes, plots = result.class_table(), Plots(result)
     order = noisiest_classes(classes, _TOP_CLASSES)
-    return environment.get_template("report.html.jinja").render(
+    return render(
+        "report.html.jinja",
+        "report",
         result=result,
         heading=heading,
         summary=summary_of(result),
@@ -174,7 +186,7 @@ def _page(
         warnings=warnings_of(result),
         facts=facts_of(result),
         script=script,
-        digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        digest=digest(script),
     )
 
 
@@ -194,24 +206,6 @@ def _svg(ax: Any, name: str) -> str:
     svg = "<svg" + file.getvalue().partition("<svg")[2]
     # Several figures share a page, so the ids in each begin with its name.
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
-
-
-def heading_parts(result: Result, title: str | None = None) -> list[str]:
-    """Return what stands under the heading: the dataset, when the run ended, and the version.
-
-    Raises
-    ------
-    InputTypeError
-        For a title that is no text.
-    """
-    if title is not None and not isinstance(title, str):
-        raise InputTypeError(f"title must be text, not {title!r}")
-    facts = result.facts
-    place = facts.inputs.get("pred_probs", "").partition("?")[0].rstrip("/")
-    # Of a path the folder and the name: several datasets often differ only in the folder.
-    name = as_text(title) if title else "/".join(place.split("/")[-2:]) if "/" in place else ""
-    when = f"{facts.finished} UTC" if facts.finished else ""
-    return [part for part in (name, when, f"Labelsieve {facts.versions.get('labelsieve', '')}".strip()) if part]
 
 
 def summary_of(result: Result) -> str:

@@ -34,12 +34,18 @@ def check_class_names(names: Sequence[str] | None, n_classes: int) -> tuple[str,
     """
     if names is None:
         return None
-    given: tuple[Any, ...] = tuple(names) if isinstance(names, Iterable) else (names,)
-    if isinstance(names, str) or not all(isinstance(name, str) for name in given):
-        raise InputTypeError("class_names must be a sequence of strings, one for each class")
+    given = check_names(names)
     if len(given) != n_classes:
         raise InvalidInputError(f"{len(given):,} class_names, pred_probs has {n_classes:,} classes")
     return tuple(map(as_text, given))
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes, or raise an `InputTypeError` if they are anything but strings."""
+    given: tuple[Any, ...] = tuple(names) if isinstance(names, Iterable) else (names,)
+    if isinstance(names, str) or not all(isinstance(name, str) for name in given):
+        raise InputTypeError("class_names must be a sequence of strings, one for each class")
+    return given
 
 
 def read_class_names(path: Path) -> list[str]:

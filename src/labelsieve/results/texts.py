@@ -8,16 +8,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
 from labelsieve.sources.text_cells import as_text
 from labelsieve.storage.urls import check_place
 
 # Letters of a text that are shown.
 MOST_LETTERS: Final = 5000
-
-Rows = npt.NDArray[np.int64]
 
 
 class RowTexts(Protocol):
@@ -40,7 +38,7 @@ class ListedTexts:
         Letters of each that are shown.
     """
 
-    def __init__(self, texts: Any, rows: Rows, most_letters: int) -> None:
+    def __init__(self, texts: Any, rows: Int64s, most_letters: int) -> None:
         self._texts = getattr(texts, "iloc", texts)  # pandas would look rows up by its own index
         self._rows, self._most_letters = rows, most_letters
 
@@ -69,7 +67,7 @@ class FileTexts:
         If it has another number of lines, is not in UTF-8, or cannot be read.
     """
 
-    def __init__(self, path: Path, n_rows: int, rows: Rows, most_letters: int) -> None:
+    def __init__(self, path: Path, n_rows: int, rows: Int64s, most_letters: int) -> None:
         self._path, self._most_letters, places = path, most_letters, array("q")
         try:
             with path.open("rb") as file:
@@ -105,7 +103,7 @@ class FileTexts:
         return found
 
 
-def open_texts(texts: Any, n_rows: int, rows: Rows, most_letters: int = MOST_LETTERS) -> RowTexts:
+def open_texts(texts: Any, n_rows: int, rows: Int64s, most_letters: int = MOST_LETTERS) -> RowTexts:
     """Open the texts of all rows, to show those of some.
 
     Parameters

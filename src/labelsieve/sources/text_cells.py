@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 # Text that a spreadsheet takes for a formula, with any apostrophes before it.
 _FORMULA: Final = re.compile(r"'*[=+\-@\t\r]")
@@ -39,6 +39,17 @@ def unescape_formula(text: str) -> str:
     ['=1+1', '-5', "'=1+1", "'tis"]
     """
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
+
+
+def cell_text(value: Any) -> str:
+    """Return a cell of a frame as text: among missing values, a frame has whole numbers as floats.
+
+    Examples
+    --------
+    >>> cell_text(3.0), cell_text(2.5), cell_text("cat")
+    ('3', '2.5', 'cat')
+    """
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def read_lines(path: Path) -> list[str]:

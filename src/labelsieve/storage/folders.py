@@ -14,7 +14,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import IO, Any, Final, TypeAlias
 
-import dask
 import psutil
 
 from labelsieve.errors import (
@@ -75,7 +74,9 @@ def writing(where: str) -> Iterator[None]:
 
 def temporary_folder() -> str:
     """Return the folder in which Dask or Python put temporary files, or one on a disk if that is in memory."""
-    chosen = dask.config.get("temporary-directory", None) or tempfile.gettempdir()
+    from dask import config  # here, as Dask takes longer to import than a saved result to open
+
+    chosen = config.get("temporary-directory", None) or tempfile.gettempdir()
     if is_memory(Path(chosen)):
         others = [path for path in (Path("/var/tmp"), Path.cwd()) if os.access(path, os.W_OK) and not is_memory(path)]  # noqa: S108  # mkdtemp makes a private folder in it
         if not others:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-import dask
-
 # Seconds until a connection stands.
 CONNECT_S: Final = 5.0
 # Seconds without a single byte, before the answer begins or within it. Stores answer in less than one second, and in a
@@ -62,7 +60,9 @@ def max_requests() -> int:
     The key is ``labelsieve.max-requests``; on a worker it is set in a file in ``~/.config/dask``, or by the environment
     variable ``DASK_LABELSIEVE__MAX_REQUESTS``.
     """
-    chosen = dask.config.get("labelsieve.max-requests", MAX_REQUESTS)
+    from dask import config  # here, as Dask takes longer to import than a saved result to open
+
+    chosen = config.get("labelsieve.max-requests", MAX_REQUESTS)
     if isinstance(chosen, bool) or not isinstance(chosen, int) or chosen < 1:
         from labelsieve.errors import InvalidInputError
 

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.dtypes import Floats, Int64s
+from labelsieve.confident_learning.dtypes import Floats, Int32s, Int64s
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.selections import Selection, scores_of
 from labelsieve.partitioning import Span, result_rows
@@ -38,8 +38,6 @@ _RUN_BLOCK_ROWS: Final = 1024
 
 # Name of the file with the first row of each range in each run.
 _EDGES: Final = "edges"
-
-Int32s = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)

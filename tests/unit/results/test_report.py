@@ -27,6 +27,7 @@ from labelsieve import InvalidInputError, MissingDependencyError
 from labelsieve.cli.app import run
 from labelsieve.errors import install_line
 from labelsieve.results import report
+from labelsieve.results.pages import heading_parts
 
 NAMES = ("cat & dog", "<script>document.title='taken over'</script>", '"><img src=x onerror=alert(1)>', "$x$ and $y$")
 IDS = [f"<b>row {i}</b>" for i in range(1500)]
@@ -158,7 +159,7 @@ def test_the_heading_names_dataset_date_and_version(tmp_path, found, without_plo
     assert before <= datetime.strptime(stored.facts.finished, "%Y-%m-%d %H:%M").replace(tzinfo=UTC) <= datetime.now(UTC)
     when, version = f"{stored.facts.finished} UTC", f"Labelsieve {labelsieve.__version__}"
     for result in (stored, labelsieve.load(tmp_path / "r.zarr")):
-        assert report.heading_parts(result) == ["my <data>/pred_probs.npy", when, version]
+        assert heading_parts(result) == ["my <data>/pred_probs.npy", when, version]
         facts = report.facts_of(result)
         assert (facts["labels"], facts["pred_probs"]) == (str(folder / "labels.npy"), str(folder / "pred_probs.npy"))
         assert facts["Finished"] == when
@@ -166,10 +167,10 @@ def test_the_heading_names_dataset_date_and_version(tmp_path, found, without_plo
         page = (tmp_path / "r.html").read_text(encoding="utf-8")
         assert f'<p class="about">my &lt;data&gt;/pred_probs.npy · {when} · {version}</p>' in page
         assert "of 300 rows of my &lt;data&gt;/pred_probs.npy</title>" in page
-    assert report.heading_parts(found) == [f"{found.facts.finished} UTC", version], "arrays in memory have no name"
-    assert report.heading_parts(found, "cats & dogs")[0] == "cats & dogs"
+    assert heading_parts(found) == [f"{found.facts.finished} UTC", version], "arrays in memory have no name"
+    assert heading_parts(found, "cats & dogs")[0] == "cats & dogs"
     old = replace(found, facts=replace(found.facts, inputs={}, finished=""))  # as saved before there was a date
-    assert report.heading_parts(old) == [version]
+    assert heading_parts(old) == [version]
     assert "Finished" not in report.facts_of(old)
 
 

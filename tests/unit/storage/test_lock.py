@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
@@ -335,7 +336,7 @@ def test_who_waits_is_the_owner_once_the_other_has_ended(local, monkeypatch, cap
         end.set()  # only once the other has been refused
         inner(seconds)
 
-    monkeypatch.setattr(lock.time, "sleep", sleep)
+    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
     thread = threading.Thread(target=hold)
     thread.start()
     assert began.wait(60)

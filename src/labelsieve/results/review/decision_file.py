@@ -114,18 +114,8 @@ class DecisionFile:
     def _rewrite(self, row: int, line: bytes) -> None:
         """Write the file without the line of a row, and with `line` at its end."""
         content = b"".join([_HEADER, *(other for key, other in self._lines.items() if key != row), line])
-        made = _folder_of(self.path) / "rewritten"
         with writing(str(self.path)):
-            file = os.open(
-                made, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC, os.fstat(self._file).st_mode & 0o777
-            )
-            try:
-                _write_all(file, content)
-                made.replace(self.path)
-                _sync_folder(self.path)
-            except BaseException:
-                os.close(file)
-                raise
+            file = _replaced(self.path, content, os.fstat(self._file).st_mode & 0o777)
         os.close(self._file)
         self._file, self._size = file, len(content)
         del self.decisions[row], self._lines[row]
@@ -186,14 +176,7 @@ def _continued(path: Path, fingerprint: str) -> list[Decision]:
     except FileNotFoundError:
         content = b""
     if not content:
-        made = _folder_of(path) / "rewritten"
-        file = os.open(made, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        try:
-            _write_all(file, _HEADER)
-        finally:
-            os.close(file)
-        made.replace(path)
-        _sync_folder(path)
+        os.close(_replaced(path, _HEADER, 0o666))
         return []
     # Other programs write lines with another end, and a mark before the first one.
     header = content.partition(b"\n")[0].removeprefix(b"\xef\xbb\xbf").rstrip(b"\r")
@@ -255,6 +238,20 @@ def _line(one: Decision) -> bytes:
 def _folder_of(path: Path) -> Path:
     """Return the folder beside a file that holds its lock, and its next version."""
     return path.with_name(f".{path.name}.served")
+
+
+def _replaced(path: Path, content: bytes, mode: int) -> int:
+    """Write a file anew, as a whole, and return it open; it and its name are on the disk then."""
+    made = _folder_of(path) / "rewritten"
+    file = os.open(made, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_TRUNC, mode)
+    try:
+        _write_all(file, content)
+        made.replace(path)
+        _sync_folder(path)
+    except BaseException:
+        os.close(file)
+        raise
+    return file
 
 
 def _write_all(file: int, content: bytes) -> None:

@@ -6,15 +6,13 @@ page's policy lets nothing run but its own script, and loads nothing from elsewh
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from labelsieve.errors import InvalidInputError, MissingDependencyError
+from labelsieve.results.pages import check_page, digest, heading_parts, render
 from labelsieve.results.pictures import (
     THUMBNAIL_BYTES,
     THUMBNAIL_SIDE,
@@ -22,8 +20,7 @@ from labelsieve.results.pictures import (
     encode_thumbnail,
     open_pictures,
 )
-from labelsieve.results.publish import check_writable, replacing
-from labelsieve.results.report import heading_parts
+from labelsieve.results.publish import replacing
 from labelsieve.results.result import Result
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.settings import check_whole_number
@@ -52,34 +49,10 @@ def write_review(
     **choices: Any,
 ) -> None:
     """Write the page about a result: `choices` are for `ReviewRows`, the others as for `LabelIssues.review`."""
-    page = Path(check_place("path", path))
-    check_page(page)
+    place = Path(check_place("path", path))
+    check_page(place, "review")
     rows = ReviewRows(result, top=check_whole_number("top", top, 1), **choices)
-    write_page(rows, page, pictures=None if images is None else open_pictures(images, rows.n_things), title=title)
-
-
-def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None, title: str | None = None) -> None:
-    """Write the review page.
-
-    Parameters
-    ----------
-    rows : ReviewRows
-        What it shows.
-    path : Path
-        Ends in ``.html``; what is there is replaced once all is written.
-    pictures : Pictures, optional
-        The pictures of all rows of the result, or of their groups: `ReviewRows.things`.
-    title : str, optional
-        Name of the dataset; by default the end of the path of `pred_probs`.
-
-    Raises
-    ------
-    InvalidInputError, UnreadableDataError
-        For pictures and texts that cannot be shown.
-    UnwritableError
-        If the page cannot be written.
-    """
-    check_page(path)
+    pictures = None if images is None else open_pictures(images, rows.n_things)
     lines = [line for start in range(0, len(rows), _BLOCK_ROWS) for line in rows.part(start, start + _BLOCK_ROWS)]
     if pictures is not None:
         with ThreadPoolExecutor(_READERS) as pool:
@@ -90,32 +63,8 @@ def write_page(rows: ReviewRows, path: Path, *, pictures: Pictures | None = None
             finally:
                 pool.shutdown(cancel_futures=True)
     page = render_page(rows, "file", title=title, lines=lines).encode()
-    with replacing(LocalFolder(path)) as made:
+    with replacing(LocalFolder(place)) as made:
         made.write_bytes(page)
-
-
-def check_page(path: Path) -> None:
-    """Raise unless a page can be written to `path`.
-
-    Raises
-    ------
-    InvalidInputError
-        For another ending, or a missing folder.
-    UnwritableError
-        If nothing can be written beside it.
-    MissingDependencyError
-        Without jinja2.
-    """
-    check_place("page", path)
-    if path.suffix != ".html":
-        raise InvalidInputError(f"a review is a page, so {path} must end in .html")
-    check_writable(path)
-    if path.is_dir():
-        raise InvalidInputError(f"{path} is a folder")
-    try:
-        import jinja2  # noqa: F401  # whether it is there
-    except ImportError as error:
-        raise MissingDependencyError("The review page", "report") from error
 
 
 def render_page(
@@ -147,10 +96,6 @@ def render_page(
     MissingDependencyError
         Without jinja2.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise MissingDependencyError("The review page", "report") from error
     result = rows.result
     config = {
         "mode": mode,
@@ -161,12 +106,6 @@ def render_page(
         "index": {name: getattr(rows, name).tolist() for name in ("rows", "given", "suggested")},
         "rows": lines,
     }
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("labelsieve.results.review", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script, style = (_beside(name) for name in ("review.js", "review.css"))
     n_issues, unit = result.num_issues, "rows" if result.layout is None else result.layout.units[0]
     shown = (
@@ -176,7 +115,9 @@ def render_page(
         if rows.are_chosen
         else f"The worst {len(rows):,} of {n_issues:,} label issues"
     )
-    page = environment.get_template("review.html.jinja").render(
+    page = render(
+        "review/review.html.jinja",
+        "review",
         heading=heading_parts(result, title),
         shown=shown,
         config=_json(config),
@@ -190,7 +131,7 @@ def render_page(
 def content_policy(mode: str) -> str:
     """Return the content security policy of the page: its own script and style, pictures, and the server's answers."""
     own = " 'self'" if mode == "served" else ""
-    hashes = {name: _digest(_beside(f"review.{name}")) for name in ("js", "css")}
+    hashes = {name: f"'{digest(_beside(f'review.{name}'))}'" for name in ("js", "css")}
     rules = {
         "default-src": "'none'",
         "script-src": hashes["js"],
@@ -213,10 +154,6 @@ def _data_url(pictures: Pictures, thing: int) -> str:
 
 def _beside(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def _digest(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _json(value: object) -> str:

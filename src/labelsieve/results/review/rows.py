@@ -9,6 +9,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.confident_learning.softmax import softmax
 from labelsieve.confident_learning.validation import rows_in_words
 from labelsieve.corrections.label_arrays import LabelFile
@@ -18,9 +19,10 @@ from labelsieve.results.given_labels import open_given_labels
 from labelsieve.results.result import TABLE_ROWS, Result
 from labelsieve.results.row_ids import check_class_names
 from labelsieve.results.texts import open_texts
+from labelsieve.settings import check_whole_number
 from labelsieve.sources.base import Source
 from labelsieve.sources.open_array import open_any
-from labelsieve.sources.text_cells import as_text
+from labelsieve.sources.text_cells import as_text, cell_text
 
 # Classes of highest probability that a row shows, besides the given and the suggested one.
 TOP_CLASSES: Final = 5
@@ -35,7 +37,6 @@ _TOLERANCE: Final = 5e-3
 # Probabilities that are read at a time: 32 MB of float64.
 _BLOCK_PROBS: Final = 1 << 22
 
-Rows = npt.NDArray[np.int64]
 Line = dict[str, Any]
 
 
@@ -79,7 +80,7 @@ class LabelScheme:
                 raise InvalidInputError(f"class {k:,} has the name {value!r}, which a table of decisions cannot hold")
         return cls(names, values)
 
-    def classes_of(self, labels: Sequence[Any], rows: Rows) -> npt.NDArray[np.int64]:
+    def classes_of(self, labels: Sequence[Any], rows: Int64s) -> npt.NDArray[np.int64]:
         """Return the classes of stored labels.
 
         Raises
@@ -106,8 +107,8 @@ class ReviewRows:
     ----------
     result : Result
         The result.
-    top : int
-        Number of the worst issues; has no meaning for an audit.
+    top : int, optional
+        Number of issues, from the worst, unless `audit` or `rows` say which rows; all by default.
     audit : Audit, optional
         Take the rows of an audit of this result, in its order.
     rows : (n,) array-like of int, optional
@@ -125,6 +126,8 @@ class ReviewRows:
 
     Attributes
     ----------
+    result, audit
+        As they were given.
     rows : (n,) int64
         Row numbers.
     things : (n,) int64
@@ -149,7 +152,7 @@ class ReviewRows:
         self,
         result: Result,
         *,
-        top: int = 500,
+        top: int | None = None,
         audit: Audit | None = None,
         rows: Any = None,
         texts: Any = None,
@@ -167,6 +170,7 @@ class ReviewRows:
         file = None if labels is None else open_given_labels(labels, result.layout)
         if file is not None and file.n_rows != result.n_rows:
             raise InvalidInputError(f"labels have {file.n_rows:,} rows, the result has {result.n_rows:,}")
+        top = result.num_issues if top is None else check_whole_number("top", top, 0)
         self._issues: list[Line] | None = None  # what the result has of chosen rows that are issues
         if audit is None and rows is None:
             issues = result.worst(top)
@@ -303,11 +307,11 @@ class ReviewRows:
         line = _lines_of(self.result, place, place + 1)[0] if self._issues is None else self._issues[place]
         return str(line.get("id", ""))
 
-    def _read_values(self, rows: Rows) -> npt.NDArray[np.float64]:
+    def _read_values(self, rows: Int64s) -> npt.NDArray[np.float64]:
         """Return rows of `pred_probs` as they are."""
         return np.asarray(self._probs.take(rows), np.float64)  # type: ignore[union-attr]  # only where there are some
 
-    def _read_probs(self, rows: Rows) -> npt.NDArray[np.float64]:
+    def _read_probs(self, rows: Int64s) -> npt.NDArray[np.float64]:
         values = self._read_values(rows)
         probs = softmax(values) if self._are_logits else values
         if not np.isfinite(probs).all():
@@ -328,10 +332,10 @@ class ReviewRows:
 
 
 def _as_value(label: Any) -> str:
-    """Return a stored label as the text of a class's value: numbers among missing ones are floats."""
+    """Return a stored label as the text of a class's value."""
     if isinstance(label, bytes):
         return label.decode("utf-8", "backslashreplace")
-    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+    return cell_text(label)
 
 
 def _open_probs(pred_probs: Any, result: Result) -> Source:
@@ -397,7 +401,7 @@ def _kind_of_texts(result: Result, file: LabelFile, stored: Sequence[Any]) -> st
     return "numbers" if fits["numbers"] else "names"
 
 
-def _checked_rows(rows: Any, result: Result) -> Rows:
+def _checked_rows(rows: Any, result: Result) -> Int64s:
     """Return chosen rows as an array.
 
     Raises
@@ -418,7 +422,7 @@ def _checked_rows(rows: Any, result: Result) -> Rows:
     return found.astype(np.int64, copy=False)
 
 
-def _check_labelled(rows: Rows, scores: npt.NDArray[Any]) -> None:
+def _check_labelled(rows: Int64s, scores: npt.NDArray[Any]) -> None:
     """Raise if a row has no label."""
     missing = rows[np.isnan(scores)]
     if len(missing):
@@ -427,7 +431,7 @@ def _check_labelled(rows: Rows, scores: npt.NDArray[Any]) -> None:
         )
 
 
-def _ranks_of(rows: Rows, result: Result) -> npt.NDArray[np.int64]:
+def _ranks_of(rows: Int64s, result: Result) -> npt.NDArray[np.int64]:
     """Return the rank of each row among the issues; -1 for a row that is not an issue."""
     order = np.argsort(rows)
     ascending = rows[order]

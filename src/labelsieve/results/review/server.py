@@ -308,7 +308,7 @@ def serve_review(
     **choices: Any,
 ) -> None:
     """Serve the page about a result: `choices` are for `ReviewRows`, the others as for `LabelIssues.review`."""
-    rows = ReviewRows(result, top=result.num_issues if top is None else check_whole_number("top", top, 1), **choices)
+    rows = ReviewRows(result, top=None if top is None else check_whole_number("top", top, 1), **choices)
     pictures = None if images is None else open_pictures(images, rows.n_things)
     serve_page(rows, decisions, pictures=pictures, title=title, host=host, port=check_whole_number("port", port, 0))
 
