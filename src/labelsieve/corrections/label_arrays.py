@@ -220,7 +220,7 @@ class ArrayLabels(LabelFile):
             zarr.create_array(path, data=found.astype(np.dtypes.StringDType()) if found.dtype.kind == "O" else found)
             return
         if found.dtype.kind in "OT":  # NumPy stores objects as pickles
-            found = found.astype(str)
+            found = np.array(found.tolist(), str)
         with path.open("wb") as file:
             np.lib.format.write_array(file, found, allow_pickle=False)
 
@@ -407,7 +407,7 @@ class ZarrLabels(LabelFile):
 
     def blocks(self) -> Iterator[Values]:
         """Yield all labels in order, in whole chunks."""
-        for start in range(0, self.n_rows, self._step):
+        for start in range(0, max(1, self.n_rows), self._step):
             yield self.array[start : start + self._step]
 
     def write(self, path: Path, rows: Rows, values: Values) -> None:

@@ -6,7 +6,7 @@ A row is a token, one sentence after the other; or row ``example * K + tag`` say
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class TokenLists(ArrayLabels):
     def __init__(self, labels: Any) -> None:
         flat, lengths = join_labels(labels)
         self.group_rows, self._are_arrays = ends(lengths), _are_arrays(labels)
-        if not self._are_arrays and isinstance(flat, np.ndarray):
+        if not self._are_arrays and isinstance(flat, np.ndarray) and np.can_cast(flat.dtype, np.int64):
             flat = flat.astype(np.int64)  # Python's numbers, joined as narrow as they are
         # Numbers of which some are missing; an array has none that is.
         self._are_whole = isinstance(flat, np.ndarray) or all(
@@ -95,11 +95,14 @@ class TagListLabels(SourceLabels):
     def __init__(self, labels: Any, n_tags: int, names: Sequence[str] | None) -> None:
         if type(labels).__module__.partition(".")[0] == "polars":
             labels = labels.to_arrow()
+        if not hasattr(labels, "__len__"):
+            raise InputTypeError(f"labels must be a list of the tags of each example, not {type(labels).__name__}")
         super().__init__(open_lists(labels, len(labels), n_tags, names))
         self.group_rows = self.n_tags = n_tags
         convert = getattr(labels, "to_pylist", None) or getattr(labels, "tolist", None)
         self._lists: list[Any] = list(labels) if convert is None else convert()
-        self._edit = _TagEdit(n_tags, names, self._lists)
+        first = next(itertools.chain.from_iterable(self._lists), None)
+        self._edit = _TagEdit(n_tags, names if first is None or isinstance(first, str) else None)
 
     def corrected(self, rows: Rows, values: Values) -> Any:
         """Return the lists, with the tags of `rows` added or taken away."""
@@ -118,15 +121,11 @@ class _TagEdit:
     n_tags : int
         Number of tags K.
     names : sequence of str or None
-        Their names.
-    lists : iterable of sequence
-        Some of the lists, which tell whether tags are names.
+        Their names, if lists hold names.
     """
 
-    def __init__(self, n_tags: int, names: Sequence[str] | None, lists: Iterable[Sequence[Any]]) -> None:
-        first = next(itertools.chain.from_iterable(lists), None)
-        are_names = names is not None and (first is None or isinstance(first, str))
-        self._tags: list[Any] = list(names) if are_names and names is not None else list(range(n_tags))
+    def __init__(self, n_tags: int, names: Sequence[str] | None) -> None:
+        self._tags: list[Any] = list(range(n_tags)) if names is None else list(names)
         self._number = {tag: number for number, tag in enumerate(self._tags)}
 
     def edited(self, lists: Sequence[Any], rows: Rows, labels: Values) -> list[list[Any]]:
@@ -167,6 +166,7 @@ class ParquetTokens(ParquetLabels):
             lengths.append(list_lengths("labels", batch.column(0), first, self.where))
             first += len(batch)
         self.group_rows = ends(np.concatenate(lengths))
+        self.nullable = self.schema.field(self.column).type.value_field.nullable
 
     def _value_type(self, kind: Any) -> Any:
         return super()._value_type(_item_type(kind))
@@ -240,6 +240,7 @@ class ParquetTags(ParquetLabels):
 
     def __init__(self, path: Path, column: str | None, n_tags: int, names: Sequence[str] | None) -> None:
         super().__init__(path, column)
+        self._edit = _TagEdit(n_tags, names if self.dtype == object else None)
         self.dtype, self.nullable = class_dtype(2 * n_tags), False
         self.group_rows, self.n_tags, self._names = n_tags, n_tags, names
         self.block_rows = max(1, min(_BLOCK_LISTS, _BLOCK_TAGS // n_tags))
@@ -270,5 +271,11 @@ class ParquetTags(ParquetLabels):
         return len(column) * self.n_tags
 
     def _corrected_column(self, column: Any, places: Rows, values: Values) -> Any:
-        lists = column.to_pylist()
-        return arrow().array(_TagEdit(self.n_tags, self._names, lists).edited(lists, places, values), column.type)
+        pa, lists = arrow(), self._edit.edited(column.to_pylist(), places, values)
+        try:
+            return pa.array(lists, column.type)
+        except pa.ArrowInvalid as error:
+            raise InvalidInputError(
+                f"output: column {self.column!r} of {self.where} has the type {column.type}, which cannot hold the "
+                f"corrected tags: {error}"
+            ) from error

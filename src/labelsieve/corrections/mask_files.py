@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,16 +50,24 @@ class MaskFiles(MaskList):
 
     def write(self, path: Path, rows: Rows, values: Values) -> None:
         """Write a folder of files of the same names; those that do not change are copied as they are."""
-        parents = [str(file.path.parent) for file in self.files]
-        above, starts = Path(os.path.commonpath(parents)), np.asarray(self.group_rows).tolist()
+        names, starts = self._names(), np.asarray(self.group_rows).tolist()
         path.mkdir()
-        for file, start in zip(self.files, starts, strict=False):
-            target, changed = path / file.path.relative_to(above), within(rows, start, file.n_rows)
+        for file, name, start in zip(self.files, names, starts, strict=False):
+            target, changed = path / name, within(rows, start, file.n_rows)
             target.parent.mkdir(parents=True, exist_ok=True)
             if changed.start == changed.stop:
                 shutil.copyfile(file.path, target)
             else:
                 _write_changed(file, target, rows[changed] - start, values[changed])
+
+    def _names(self) -> list[Path]:
+        """Return the paths of the files from the folder that holds all of them."""
+        places = [Path(os.path.normpath(file.path)) for file in self.files]  # with ".." a name may lead elsewhere
+        [(repeated, times)] = Counter(places).most_common(1)
+        if times > 1:
+            raise InvalidInputError(f"output: labels names {repeated} {times} times: leave output out")
+        above = os.path.commonpath([place.parent for place in places])
+        return [place.relative_to(above) for place in places]
 
 
 def _write_changed(file: ImageFileSource, target: Path, places: Rows, values: Values) -> None:
