@@ -249,8 +249,10 @@ def apply_decisions(
         For decisions that do not fit the labels, or each other, and an output that is there; nothing is written then.
     InputTypeError
         For objects of another kind.
+    UnreadableDataError
+        If labels are damaged, or cannot be read.
     MissingDependencyError
-        For Parquet files without pyarrow.
+        Without pyarrow for Parquet files, or Pillow for PNG files.
     UnwritableError
         If the output cannot be written: a folder without permission, a full disk.
 

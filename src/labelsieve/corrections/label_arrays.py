@@ -18,6 +18,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.archives import split_member
 from labelsieve.sources.base import Source
@@ -27,7 +28,6 @@ from labelsieve.sources.open_path import local_path
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import ZarrSource
 
-Rows: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[Any]
 # Part of messages about labels that could be of several tasks.
 SAY_TASK: Final = "say what they are: task='tokens', 'tags' or 'segmentation' (--task)"
@@ -63,7 +63,7 @@ class LabelFile(abc.ABC):
     dtype: np.dtype[Any]
     nullable = False
     block_rows = 1 << 20
-    group_rows: int | Rows = 1
+    group_rows: int | Int64s = 1
     n_tags = 0
 
     @property
@@ -76,15 +76,15 @@ class LabelFile(abc.ABC):
         """Yield all labels in order, in blocks."""
 
     @abc.abstractmethod
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write all labels to `path`, with `values` in `rows`, which ascend."""
 
-    def take(self, rows: Rows) -> Values:
+    def take(self, rows: Int64s) -> Values:
         """Return the labels of `rows`, which ascend."""
         found = [block[rows[within(rows, start, len(block))] - start] for start, block in self.numbered()]
         return np.concatenate(found)
 
-    def take_unsorted(self, rows: Rows) -> list[Any]:
+    def take_unsorted(self, rows: Int64s) -> list[Any]:
         """Return the labels of `rows`, which are in any order."""
         order = np.argsort(rows)
         labels: Any = np.empty(len(order), object)
@@ -92,7 +92,7 @@ class LabelFile(abc.ABC):
             labels[order] = self.take(rows[order])
         return list(labels.tolist())
 
-    def take_and_count(self, rows: Rows) -> tuple[Values, Counter[Any]]:
+    def take_and_count(self, rows: Int64s) -> tuple[Values, Counter[Any]]:
         """Return the labels of `rows`, which ascend, and how many rows have each label: None for missing ones."""
         found, counts = list[Values](), Counter[Any]()
         for start, block in self.numbered():
@@ -106,7 +106,7 @@ class LabelFile(abc.ABC):
         groups = self.group_rows
         return self.n_rows // max(1, groups) if isinstance(groups, int) else len(groups) - 1
 
-    def groups_of(self, rows: Rows) -> Rows:
+    def groups_of(self, rows: Int64s) -> Int64s:
         """Return the group of each row."""
         groups = self.group_rows
         return rows // groups if isinstance(groups, int) else np.searchsorted(groups, rows, "right") - 1
@@ -115,7 +115,7 @@ class LabelFile(abc.ABC):
         """Return whether a path is one of several files that hold the labels."""
         return False
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return all labels in memory, in the form in which they were, with `values` in `rows`, which ascend."""
         found = np.concatenate(list(self.blocks()))
         found = found.astype(wide_enough(found.dtype, values))
@@ -149,7 +149,7 @@ def _highest(block: Values) -> int:
     return int(block.view(f"{block.dtype.byteorder}u{block.itemsize}").max())
 
 
-def within(rows: Rows, start: int, n_rows: int) -> slice:
+def within(rows: Int64s, start: int, n_rows: int) -> slice:
     """Return where `rows`, which ascend, are in ``[start, start + n_rows)``."""
     first, last = np.searchsorted(rows, (start, start + n_rows)).tolist()
     return slice(first, last)
@@ -205,7 +205,7 @@ class ArrayLabels(LabelFile):
         """Yield all labels, in one block."""
         yield self.values
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a ``.npy`` file or a Zarr array."""
         found = self.corrected(rows, values)
         gone = np.fromiter(map(is_missing, found.tolist()), np.bool_) if found.dtype.kind == "O" else np.empty(0)
@@ -273,7 +273,7 @@ class SourceLabels(LabelFile):
         """Number of labels."""
         return self.source.n_rows
 
-    def take(self, rows: Rows) -> Values:
+    def take(self, rows: Int64s) -> Values:
         """Return the labels of `rows`; what lies between them is not read where they are far apart."""
         return self.source.take(rows)
 
@@ -287,14 +287,14 @@ class SourceLabels(LabelFile):
             for start in range(0, self.n_rows, self.block_rows):
                 yield opened.read(start, min(start + self.block_rows, self.n_rows))
 
-    def corrected(self, rows: Rows, values: Values) -> Values:
+    def corrected(self, rows: Int64s, values: Values) -> Values:
         """Return all labels in memory, with `values` in `rows`."""
         found = self.source[: self.n_rows]
         found = found.astype(wide_enough(found.dtype, values))
         found[rows] = values
         return found
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a ``.npy`` file or a Zarr array of the same dtype, or a wider one where names are longer."""
         dtype = wide_enough(self.dtype, values)
         if path.suffix == ".zarr":
@@ -307,7 +307,7 @@ class SourceLabels(LabelFile):
         blocks = self.corrected_blocks(rows, values, self.block_rows)
         write_npy(path, dtype, (self.n_rows,), (block for _, block in blocks))
 
-    def corrected_blocks(self, rows: Rows, values: Values, step: int) -> Iterator[tuple[int, Values]]:
+    def corrected_blocks(self, rows: Int64s, values: Values, step: int) -> Iterator[tuple[int, Values]]:
         """Yield all labels, `step` at a time, with `values` in `rows`, and the numbers of their first rows."""
         dtype = wide_enough(self.dtype, values)
         with self.source.open() as opened:
@@ -401,7 +401,7 @@ class ZarrLabels(LabelFile):
         """Number of labels."""
         return int(self.array.shape[0])
 
-    def take(self, rows: Rows) -> Values:
+    def take(self, rows: Int64s) -> Values:
         """Return the labels of `rows`; chunks without any of them are not read."""
         return self.source.take(rows) if self.dtype.kind != "T" else super().take(rows)
 
@@ -410,7 +410,7 @@ class ZarrLabels(LabelFile):
         for start in range(0, max(1, self.n_rows), self._step):
             yield self.array[start : start + self._step]
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Copy the array, and encode those chunks again whose labels change."""
         import zarr
 

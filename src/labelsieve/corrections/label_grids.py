@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.corrections.label_arrays import (
-    Rows,
     SourceLabels,
     Values,
     copy_zarr,
@@ -71,11 +71,11 @@ class GridLabels(SourceLabels):
             raise InvalidInputError(f"labels are booleans, which cannot hold the class {labels.max()}")
         return labels.astype(np.bool_)
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the array in memory, with `values` in `rows`."""
         return self.as_stored(super().corrected(rows, values)).reshape(self.stored.shape)
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a ``.npy`` file or a Zarr array of the same shape and dtype."""
         shape, dtype = self.stored.shape, self.as_stored(np.empty(0, wide_enough(self.dtype, values))).dtype
         if path.suffix == ".zarr":
@@ -107,7 +107,7 @@ class ZarrGrid(GridLabels):
         super().__init__(rows, stored, group_rows, n_tags, (".zarr",))
         self.path, self.where = path, str(path)
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Copy the array, and encode those chunks again whose labels change."""
         import zarr
 
@@ -136,7 +136,7 @@ class MaskList(SourceLabels):
         self.sizes: Sequence[tuple[int, int]] = [(height, width) for height, width in sizes.tolist()]
         self.group_rows = ends(sizes[:, 0] * sizes[:, 1])
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the masks, with `values` in `rows`."""
         flat = np.split(super().corrected(rows, values), np.asarray(self.group_rows)[1:-1])
         return [one.reshape(size) for one, size in zip(flat, self.sizes, strict=True)]

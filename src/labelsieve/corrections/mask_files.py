@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from labelsieve.corrections.label_arrays import Rows, Values, within
+from labelsieve.confident_learning.dtypes import Int64s
+from labelsieve.corrections.label_arrays import Values, within
 from labelsieve.corrections.label_grids import MaskList
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.image_files import ImageFileSource, pillow
@@ -48,7 +49,7 @@ class MaskFiles(MaskList):
         place = path.resolve()
         return any(place == file.path or place in file.path.parents for file in self.files)
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a folder of files of the same names; those that do not change are copied as they are."""
         names, starts = self._names(), np.asarray(self.group_rows).tolist()
         path.mkdir()
@@ -70,7 +71,7 @@ class MaskFiles(MaskList):
         return [place.relative_to(above) for place in places]
 
 
-def _write_changed(file: ImageFileSource, target: Path, places: Rows, values: Values) -> None:
+def _write_changed(file: ImageFileSource, target: Path, places: Int64s, values: Values) -> None:
     """Write a mask with other values of some pixels; mode and palette stay."""
     module, pixels = pillow(), file[: file.n_rows].copy()
     pixels[places] = values
