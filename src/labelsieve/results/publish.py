@@ -163,8 +163,11 @@ def _remove_abandoned(path: Path) -> None:
         with abandoned(folder) as is_abandoned:
             if not is_abandoned:
                 continue
-            if made.exists() and replaced.exists() and not path.exists():  # killed between the two renames at the end
-                replaced.rename(path)
+            if (
+                made.exists() and replaced.exists() and not os.path.lexists(path)
+            ):  # killed between the renames at the end
+                with writing(str(path)):
+                    replaced.rename(path)
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -112,7 +112,7 @@ def abandoned(folder: Path) -> Iterator[bool]:
     with contextlib.ExitStack() as stack:
         is_abandoned = False
         with contextlib.suppress(OSError, AttributeError):
-            file = stack.enter_context((folder / LOCK).open("r+"))
+            file = stack.enter_context((folder / LOCK).open("r+", errors="replace"))
             # An owner writes its name once it has the lock.
             is_named = file.read().endswith(f" on {socket.gethostname()}")
             if is_named:
