@@ -306,7 +306,9 @@ def apply_decisions(
     names = class_names if class_names is not None or issues is None else issues.class_names
     read = read_decisions(decisions, names if class_names is None or not file.n_tags else classes_of_tags(class_names))
     if issues is not None and issues.n_rows != file.n_rows:
-        raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: another dataset")
+        smaller = layout is not None and layout.task == "segmentation" and layout.n_groups == file.n_groups
+        hint = "pixels of smaller masks (downsample), or images of other sizes" if smaller else "another dataset"
+        raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: {hint}")
     values = LabelValues(file.dtype, _classes_of(file, names, issues))
     outcomes, digest = _compare(file, read, values, ids)
     check_results(read, digest, None if issues is None else issues.fingerprint)

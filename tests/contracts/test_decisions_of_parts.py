@@ -263,6 +263,15 @@ def test_a_result_of_pixels_is_compared_and_accepted(tmp_path):
     assert accepted.counts["auto"] == taken.sum()
 
 
+def test_a_result_of_smaller_masks_is_refused(tmp_path):
+    rng = np.random.default_rng(3)
+    masks, pred_probs = rng.integers(0, 3, (4, 6, 6)), rng.dirichlet([1] * 3, (4, 6, 6)).transpose(0, 3, 1, 2)
+    found = segmentation.find_label_issues(masks, pred_probs, downsample=2)
+    nothing = {"row": [], "given_label": [], "decision": [], "label": []}
+    refused(InvalidInputError, r"36 rows, labels 144: pixels of smaller", tmp_path, masks, nothing, issues=found)
+    refused(InvalidInputError, "another dataset", tmp_path, masks[:3], nothing, issues=found)
+
+
 def test_ids_are_of_images():
     decided = {"row": [22], "id": ["b"], "given_label": [int(MASKS[1, 0, 1])], "decision": ["keep"], "label": [""]}
     assert apply_decisions(MASKS, decided, ids=list("abcde")).counts["keep"] == 1
@@ -395,6 +404,17 @@ def test_tokens_in_lists_of_one_length_and_empty_tables(tmp_path):
             decided,
             task="tokens",
         )
+
+
+def test_names_of_tokens_of_which_some_are_missing():
+    decided = {"row": [0], "given_label": ["a"], "decision": ["other"], "label": ["b"]}
+    for missing in (None, float("nan")):
+        [[first, second], [third]] = apply_decisions([["a", missing], ["b"]], decided, task="tokens").labels
+        assert (first, third) == ("b", "b")
+        assert second is missing
+    decided |= {"given_label": [None]}
+    found = apply_decisions([[None], [None]], decided, task="tokens", class_names=["b"])
+    assert found.labels == [["b"], [None]]
 
 
 def test_a_result_of_tokens_says_the_task():
@@ -691,6 +711,8 @@ def test_columns_that_cannot_hold_what_was_decided(tmp_path):
         (np.zeros((2, 0), int), {"task": "tags"}, InvalidInputError, "has no tags"),
         (None, {"task": "tags", "class_names": ["a", "b"]}, InputTypeError, "not NoneType"),
         (iter([[0]]), {"task": "tags", "class_names": ["a", "b"]}, InputTypeError, "must be a list of the tags"),
+        ([[0, "a"]], {"task": "tokens"}, InvalidInputError, "objects of int, str, not all names"),
+        ([[True, 0]], {"task": "tokens"}, InvalidInputError, "objects of bool, int, not all names"),
         ([[2**64, 0]], {"task": "tokens"}, InvalidInputError, "objects of int"),
     ],
 )

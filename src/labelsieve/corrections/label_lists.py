@@ -47,6 +47,10 @@ class TokenLists(ArrayLabels):
         self._are_whole = isinstance(flat, np.ndarray) or all(
             isinstance(one, int | np.integer) and not isinstance(one, bool) for one in flat if not is_missing(one)
         )
+        if isinstance(flat, list):  # NumPy would make text of all if one is text
+            values = np.empty(len(flat), object)
+            values[:] = flat
+            flat = values
         super().__init__(flat)
         self.nullable = not self._are_arrays
 
@@ -57,7 +61,7 @@ class TokenLists(ArrayLabels):
             return np.split(flat, np.asarray(self.group_rows)[1:-1])
         labels = flat.tolist()
         if self._are_whole and flat.dtype.kind in "fO":  # whole numbers, of which some are missing
-            labels = [None if is_missing(one) else int(one) for one in labels]
+            labels = [None if is_missing(one) else int(one) if isinstance(one, float) else one for one in labels]
         edges = np.asarray(self.group_rows).tolist()
         return [labels[start:stop] for start, stop in itertools.pairwise(edges)]
 
