@@ -199,6 +199,16 @@ def test_masks_in_png_files(tmp_path, mode):
         refused(InvalidInputError, "mode 1, which cannot", tmp_path, folder, decided, tmp_path / "x", **choices)
 
 
+def test_a_list_of_masks_of_booleans():
+    masks, decided = [MASKS[0] > 1, MASKS[1, :2] > 1], {"row": [24], "given_label": [int(MASKS[1, 1, 0] > 1)]}
+    decided |= {"decision": ["other"], "label": [1 - decided["given_label"][0]]}
+    found = apply_decisions(masks, decided).labels
+    assert [one.dtype for one in found] == [np.bool_] * 2
+    assert [np.argwhere(one != other).tolist() for one, other in zip(found, masks, strict=True)] == [[], [[1, 0]]]
+    with pytest.raises(InvalidInputError, match="booleans, which cannot hold the class 2"):
+        apply_decisions(masks, decided | {"label": [2]}, class_names=["a", "b", "c"])
+
+
 def test_masks_in_png_files_that_are_named_in_other_ways(tmp_path, monkeypatch):
     for name in ("a/0.png", "b/0.png", "b/1.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

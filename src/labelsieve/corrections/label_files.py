@@ -227,8 +227,9 @@ def _masks_in_memory(labels: Any) -> LabelFile:
     """Open masks: an array, or a list of arrays of any sizes."""
     is_list = isinstance(labels, list | tuple) or (isinstance(labels, np.ndarray) and labels.dtype == np.dtype(object))
     if is_list and any(hasattr(one, "shape") for one in labels):
-        images = open_masks([_unmasked(one) for one in labels])
-        return MaskList(images.rows, images.sizes)
+        arrays = [_unmasked(one) for one in labels]
+        images = open_masks(arrays)
+        return MaskList(images.rows, images.sizes, are_booleans=all(one.dtype.kind == "b" for one in arrays))
     try:
         array = _unmasked(labels)
     except InvalidInputError:

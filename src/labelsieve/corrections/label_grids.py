@@ -65,11 +65,7 @@ class GridLabels(SourceLabels):
         """Return labels as values of the array: whether an example has a tag, and the class of a pixel."""
         if self.n_tags:
             return (labels & 1).astype(self.stored.dtype)
-        if self.stored.dtype.kind != "b":
-            return labels
-        if labels.max(initial=0) > 1:
-            raise InvalidInputError(f"labels are booleans, which cannot hold the class {labels.max()}")
-        return labels.astype(np.bool_)
+        return _as_booleans(labels) if self.stored.dtype.kind == "b" else labels
 
     def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the array in memory, with `values` in `rows`."""
@@ -90,6 +86,12 @@ class GridLabels(SourceLabels):
             return
         blocks = self.corrected_blocks(rows, values, self.block_rows)
         write_npy(path, dtype, shape, (self.as_stored(block) for _, block in blocks))
+
+
+def _as_booleans(labels: Values) -> Values:
+    if labels.max(initial=0) > 1:
+        raise InvalidInputError(f"labels are booleans, which cannot hold the class {labels.max()}")
+    return labels.astype(np.bool_)
 
 
 class ZarrGrid(GridLabels):
@@ -127,16 +129,21 @@ class MaskList(SourceLabels):
         ``(n_rows,)`` labels, the pixels of one image after the other.
     sizes : (n, 2) array of int
         Height and width of each image.
+    are_booleans : bool
+        Whether masks are of booleans.
     """
 
     suffixes: tuple[str, ...] = ()
 
-    def __init__(self, rows: Source, sizes: npt.NDArray[np.int64]) -> None:
+    def __init__(self, rows: Source, sizes: npt.NDArray[np.int64], *, are_booleans: bool) -> None:
         super().__init__(rows)
+        self._are_booleans = are_booleans
         self.sizes: Sequence[tuple[int, int]] = [(height, width) for height, width in sizes.tolist()]
         self.group_rows = ends(sizes[:, 0] * sizes[:, 1])
 
     def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the masks, with `values` in `rows`."""
-        flat = np.split(super().corrected(rows, values), np.asarray(self.group_rows)[1:-1])
+        labels = super().corrected(rows, values)
+        labels = _as_booleans(labels) if self._are_booleans else labels
+        flat = np.split(labels, np.asarray(self.group_rows)[1:-1])
         return [one.reshape(size) for one, size in zip(flat, self.sizes, strict=True)]
