@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.corrections.label_arrays import (
@@ -135,7 +134,7 @@ class MaskList(SourceLabels):
 
     suffixes: tuple[str, ...] = ()
 
-    def __init__(self, rows: Source, sizes: npt.NDArray[np.int64], *, are_booleans: bool) -> None:
+    def __init__(self, rows: Source, sizes: Int64s, *, are_booleans: bool = False) -> None:
         super().__init__(rows)
         self._are_booleans = are_booleans
         self.sizes: Sequence[tuple[int, int]] = [(height, width) for height, width in sizes.tolist()]
