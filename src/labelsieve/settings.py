@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -169,9 +171,13 @@ def check_flag(name: str, value: object) -> None:
 
 def check_whole_number(name: str, value: object, at_least: int, otherwise: str = "") -> int:
     """Return `value` as an int, or raise; `otherwise` is what else is allowed, for the message."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex) or int(value) < at_least:
+    number = None
+    if isinstance(value, SupportsIndex) and not isinstance(value, bool):
+        with contextlib.suppress(TypeError):  # arrays have the method too, and may be of anything
+            number = operator.index(value)
+    if number is None or number < at_least:
         raise InvalidInputError(f"{name} must be {otherwise}a whole number of at least {at_least}, not {value!r}")
-    return int(value)
+    return number
 
 
 def check_ignore_label(value: object) -> IgnoreLabel:

@@ -443,6 +443,7 @@ def test_a_cut_is_at_the_nearest_score_whose_rows_are_counted(decimals):
         ([0.5], r"cuts must be a whole number of at least 1, not 0\.5"),
         ([True], "cuts must be a whole number of at least 1, not True"),
         ([10, 3001], "cuts: 3,001 is more than the 3,000 rows that have a label"),
+        (np.array([[10]]), r"cuts must be a whole number of at least 1, not array\(\[10\]\)"),
         (100, "cuts must be a sequence of numbers of rows, not 100"),
         ("100", "cuts must be a sequence of numbers of rows, not '100'"),
     ],

@@ -845,7 +845,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(NpyLabels, "numbered", fail)
+    monkeypatch.setattr(NpyLabels, "corrected_blocks", fail)
     with pytest.raises(labelsieve.UnwritableError, match=r"out\.npy cannot be written: No space left"):
         apply_decisions(path, decided((0, 0, "accept", 1)), output, overwrite=True)
     assert np.load(output).tolist() == [7]
@@ -893,3 +893,14 @@ def test_the_command_accepts_suggestions_without_a_look(tmp_path, monkeypatch, c
     assert np.load("out.npy").tolist() == wanted.tolist()
     assert run(["apply", "labels.npy", "-o", "other.npy"]) == 2
     assert "decisions are missing" in capsys.readouterr().err
+
+
+def test_text_of_any_length_and_no_labels_at_all(tmp_path):
+    labels = np.array(["cat", "a much longer name"], np.dtypes.StringDType())
+    decided = {"row": [0], "given_label": ["cat"], "decision": ["other"], "label": ["a much longer name"]}
+    apply_decisions(labels, decided, tmp_path / "out.npy")
+    assert np.load(tmp_path / "out.npy").tolist() == ["a much longer name"] * 2
+    zarr.create_array(tmp_path / "labels.zarr", data=np.empty(0, np.uint8))
+    nothing = {"row": [], "given_label": [], "decision": [], "label": []}
+    applied = apply_decisions(tmp_path / "labels.zarr", nothing)
+    assert (applied.labels.tolist(), applied.labels.dtype, applied.n_rows) == ([], np.uint8, 0)

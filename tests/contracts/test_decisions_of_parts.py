@@ -199,6 +199,34 @@ def test_masks_in_png_files(tmp_path, mode):
         refused(InvalidInputError, "mode 1, which cannot", tmp_path, folder, decided, tmp_path / "x", **choices)
 
 
+def test_a_list_of_masks_of_booleans():
+    masks, decided = [MASKS[0] > 1, MASKS[1, :2] > 1], {"row": [24], "given_label": [int(MASKS[1, 1, 0] > 1)]}
+    decided |= {"decision": ["other"], "label": [1 - decided["given_label"][0]]}
+    found = apply_decisions(masks, decided).labels
+    assert [one.dtype for one in found] == [np.bool_] * 2
+    assert [np.argwhere(one != other).tolist() for one, other in zip(found, masks, strict=True)] == [[], [[1, 0]]]
+    with pytest.raises(InvalidInputError, match="booleans, which cannot hold the class 2"):
+        apply_decisions(masks, decided | {"label": [2]}, class_names=["a", "b", "c"])
+
+
+def test_masks_in_png_files_that_are_named_in_other_ways(tmp_path, monkeypatch):
+    for name in ("a/0.png", "b/0.png", "b/1.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.uint8([[0, 1], [2, 3]])).save(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "b")
+    decided = {"row": [0, 11], "given_label": [0, 3], "decision": ["other"] * 2, "label": [3, 0]}
+    apply_decisions(["../a/0.png", "0.png", "../b/1.png"], decided, tmp_path / "out")
+    found = {
+        str(path.relative_to(tmp_path / "out")): np.asarray(Image.open(path)).tolist()
+        for path in tmp_path.rglob("out/*/*.png")
+    }
+    assert found == {"a/0.png": [[3, 1], [2, 3]], "b/0.png": [[0, 1], [2, 3]], "b/1.png": [[0, 1], [2, 0]]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out", "out.log.json"]
+    twice = ["0.png", "1.png", "../b/0.png"]
+    assert apply_decisions(twice, decided).labels[2].tolist() == [[0, 1], [2, 0]]
+    refused(InvalidInputError, "b/0.png 2 times", tmp_path, twice, decided, tmp_path / "x")
+
+
 def test_masks_with_policies(tmp_path):
     decided = {
         "row": [4, 9],
@@ -243,6 +271,15 @@ def test_a_result_of_pixels_is_compared_and_accepted(tmp_path):
     expected[table["image"][taken], table["y"][taken], table["x"][taken]] = table["suggested_label"][taken]
     assert np.array_equal(accepted.labels, expected)
     assert accepted.counts["auto"] == taken.sum()
+
+
+def test_a_result_of_smaller_masks_is_refused(tmp_path):
+    rng = np.random.default_rng(3)
+    masks, pred_probs = rng.integers(0, 3, (4, 6, 6)), rng.dirichlet([1] * 3, (4, 6, 6)).transpose(0, 3, 1, 2)
+    found = segmentation.find_label_issues(masks, pred_probs, downsample=2)
+    nothing = {"row": [], "given_label": [], "decision": [], "label": []}
+    refused(InvalidInputError, r"36 rows, labels 144: pixels of smaller", tmp_path, masks, nothing, issues=found)
+    refused(InvalidInputError, "another dataset", tmp_path, masks[:3], nothing, issues=found)
 
 
 def test_ids_are_of_images():
@@ -341,7 +378,7 @@ def test_tokens_in_parquet(tmp_path, monkeypatch, sentences, kind):
     monkeypatch.setattr("labelsieve.corrections.label_lists.ParquetTokens.block_rows", 7)
     lists, rows, given, after, expected = sentences
     if kind == "dictionary" and isinstance(given[0], int):
-        return  # Parquet has dictionaries of text
+        pytest.skip("Parquet has dictionaries of text only")
     classes = {"class_names": NAMES if isinstance(given[0], str) else list(map(str, range(300)))}
     column = pa.array(lists, LIST_TYPES[kind](pa.string() if isinstance(given[0], str) else pa.int32()))
     table = pa.table({"id": range(len(lists)), "labels": column, "probs": [[0.5] * len(one) for one in lists]})
@@ -377,6 +414,17 @@ def test_tokens_in_lists_of_one_length_and_empty_tables(tmp_path):
             decided,
             task="tokens",
         )
+
+
+def test_names_of_tokens_of_which_some_are_missing():
+    decided = {"row": [0], "given_label": ["a"], "decision": ["other"], "label": ["b"]}
+    for missing in (None, float("nan")):
+        [[first, second], [third]] = apply_decisions([["a", missing], ["b"]], decided, task="tokens").labels
+        assert (first, third) == ("b", "b")
+        assert second is missing
+    decided |= {"given_label": [None]}
+    found = apply_decisions([[None], [None]], decided, task="tokens", class_names=["b"])
+    assert found.labels == [["b"], [None]]
 
 
 def test_a_result_of_tokens_says_the_task():
@@ -633,3 +681,50 @@ def test_bad_files(tmp_path):
     refused(InputTypeError, "tags must be whole numbers", tmp_path, [[0.5]], TAGS, **choices)
     refused(InputTypeError, "labels must be a list of the tags", tmp_path, [0, 1], TAGS, **choices)
     refused(InputTypeError, "labels must be a list of sentences", tmp_path, np.ones((1, 1, 1)), TAGS, task="tokens")
+
+
+def test_columns_that_cannot_hold_what_was_decided(tmp_path):
+    path, out = tmp_path / "t.parquet", tmp_path / "out.parquet"
+
+    def store(lists, kind):
+        parquet.write_table(pa.table({"x": pa.array(lists, kind)}), path)
+
+    decided = {"row": [1], "given_label": [2], "decision": ["other"], "label": [3]}
+    choices = {"task": "tags", "class_names": ["a", "b"]}
+    store([[], []], pa.list_(pa.int16()))  # which do not say whether tags are names
+    apply_decisions(path, decided, out, **choices)
+    assert parquet.read_table(out)["x"].to_pylist() == [[1], []]
+    out.unlink()
+    (tmp_path / "out.parquet.log.json").unlink()
+    store([["a"], ["b"]], pa.list_(pa.string(), 1))
+    refused(InvalidInputError, "cannot hold the corrected tags", tmp_path, path, decided, out, **choices)
+    store([[0], []], pa.list_(pa.int8()))
+    decided = {"row": [199], "given_label": [398], "decision": ["other"], "label": [399]}
+    choices["class_names"] = list(map(str, range(200)))
+    refused(InvalidInputError, "cannot hold the corrected tags", tmp_path, path, decided, out, **choices)
+    decided = {"row": [0], "given_label": [1], "decision": ["unsure"], "label": [""]}
+    choices = {"task": "tokens", "unsure": "ignore", "ignore_label": None}
+    store([[1], []], pa.list_(pa.field("item", pa.int64(), nullable=False)))
+    refused(InvalidInputError, "cannot be missing", tmp_path, path, decided, out, **choices)
+    schema = pa.schema([pa.field("x", pa.list_(pa.int64()), nullable=False)])
+    parquet.write_table(pa.table([pa.array([[1], []])], schema=schema), path)
+    apply_decisions(path, decided, out, **choices)
+    assert parquet.read_table(out)["x"].to_pylist() == [[None], []]
+
+
+@pytest.mark.parametrize(
+    ("labels", "choices", "error", "match"),
+    [
+        (np.ma.masked_equal(MASKS, 3), {}, InvalidInputError, "masked array with"),
+        ([np.ma.masked_equal(MASKS[0], 3)], {"task": "segmentation"}, InvalidInputError, "masked array with"),
+        ([[[0, 1], [1]], [[1]]], {}, InvalidInputError, "differ in length"),
+        (np.zeros((2, 0), int), {"task": "tags"}, InvalidInputError, "has no tags"),
+        (None, {"task": "tags", "class_names": ["a", "b"]}, InputTypeError, "not NoneType"),
+        (iter([[0]]), {"task": "tags", "class_names": ["a", "b"]}, InputTypeError, "must be a list of the tags"),
+        ([[0, "a"]], {"task": "tokens"}, InvalidInputError, "objects of int, str, not all names"),
+        ([[True, 0]], {"task": "tokens"}, InvalidInputError, "objects of bool, int, not all names"),
+        ([[2**64, 0]], {"task": "tokens"}, InvalidInputError, "objects of int"),
+    ],
+)
+def test_what_is_in_no_form_of_a_task(tmp_path, labels, choices, error, match):
+    refused(error, match, tmp_path, labels, ONE, **choices)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from labelsieve.corrections.label_arrays import SAY_TASK, ArrayLabels, LabelFile, NpyLabels, SourceLabels, ZarrLabels
 from labelsieve.corrections.label_grids import GridLabels, MaskList, ZarrGrid
@@ -16,9 +17,9 @@ from labelsieve.corrections.label_tables import CsvLabels, ParquetLabels
 from labelsieve.corrections.mask_files import MaskFiles
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.archives import ARCHIVE_SUFFIXES, split_member
-from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.arrays import ArraySource, in_memory
 from labelsieve.sources.base import Source
-from labelsieve.sources.image_files import ImageFileSource, image_files
+from labelsieve.sources.image_files import IMAGE_SUFFIXES, ImageFileSource, image_files
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open_images import open_masks
 from labelsieve.sources.open_path import are_places, local_path, open_place, open_places
@@ -62,7 +63,7 @@ def open_label_file(
     Raises
     ------
     InvalidInputError
-        If there is no such file or column, or the labels have not the axes of the task.
+        If there is no such file or column, or the labels do not have the axes of the task.
     InputTypeError
         For another kind of object.
     """
@@ -113,7 +114,7 @@ def _open_place(labels: str | os.PathLike[str], column: str | None, opener: _Ope
 
 
 class _Opener:
-    """Opens the labels of a task.
+    """Opens the labels of a task, in each of the forms in which they are stored.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ class _Opener:
         return ZarrLabels(path) if self._is_flat(stored) else ZarrGrid(*self._rows_of(stored), path)
 
     def of_source(self, source: Source) -> LabelFile:
-        """Open what holds an array, and is written as a ``.npy`` file or a Zarr array."""
+        """Open an array that is corrected in a new ``.npy`` file or Zarr array: shards, an archive, a URL."""
         return SourceLabels(source) if self._is_flat(source) else GridLabels(*self._rows_of(source))
 
     def of_images(self, files: Sequence[ImageFileSource], where: str) -> LabelFile:
@@ -157,7 +158,8 @@ class _Opener:
         is_csv = path.suffix.lower() == ".csv"
         has_lists = not is_csv and self._task in ("tags", "tokens") and is_column_of_lists(path, column)
         if not self._may_be_flat and not has_lists:
-            raise InvalidInputError(f"labels: task={self._task!r} (--task) is not for a column of {path} without lists")
+            lists = "" if self._task == "segmentation" else " without lists"
+            raise InvalidInputError(f"labels: task={self._task!r} (--task) is not for a column of {path}{lists}")
         if has_lists and self._task == "tags":
             return ParquetTags(path, column, self._known_tags(), self._names)
         if has_lists:
@@ -177,15 +179,16 @@ class _Opener:
             return _masks_in_memory(labels)
         if self._task not in ("tags", "tokens"):
             return ArrayLabels(labels)
-        array = np.asarray(labels) if n_axes == 2 or (self._task == "tags" and n_axes) else np.empty(0, object)
-        if array.dtype != object:
-            are_tags, stored = self._task == "tags", ArraySource(array)
-            rows = self._rows_of(stored) if are_tags else (ArraySource(array.reshape(-1)), stored, array.shape[-1], 0)
-            return GridLabels(*rows)
+        if n_axes == 2 or (self._task == "tags" and n_axes):
+            array = ArraySource(_unmasked(labels))
+            if array.dtype != object and self._task == "tags":
+                return GridLabels(*self._rows_of(array))
+            if array.dtype != object:  # sentences of one length
+                return GridLabels(ArraySource(array.array.reshape(-1)), array, array.shape[1])
         return TagListLabels(labels, self._known_tags(), self._names) if self._task == "tags" else TokenLists(labels)
 
     def _is_flat(self, source: Source) -> bool:
-        """Return whether labels have a row for each label, or must have."""
+        """Return whether an array must have one axis, with a label for each row."""
         n_axes = len(source.shape)
         if self._task is None:
             return n_axes != _MASK_AXES
@@ -200,7 +203,10 @@ class _Opener:
         return self._n_tags
 
     def _rows_of(self, stored: Source) -> tuple[Source, Source, int, int]:
-        """Return an array as rows, the array, the rows of a group, and the number of tags."""
+        """Return what `GridLabels` takes of masks or a matrix of tags.
+
+        These are the values as rows, the array itself, the rows of a group, and the number of tags.
+        """
         if self._task != "tags":
             images = open_masks([stored])
             return images.rows, stored, int(images.sizes[0].prod()), 0
@@ -210,6 +216,8 @@ class _Opener:
                 f"{stored.shape} and {stored.dtype}"
             )
         n_tags = stored.shape[1]
+        if not n_tags:
+            raise InvalidInputError(f"labels: {stored.where} has no tags: its shape is {stored.shape}")
         if self._n_tags not in (None, n_tags):
             raise InvalidInputError(f"{self._n_tags:,} tags in class_names or issues, labels have {n_tags:,} columns")
         return TagMatrix(stored), stored, n_tags, n_tags
@@ -219,11 +227,24 @@ def _masks_in_memory(labels: Any) -> LabelFile:
     """Open masks: an array, or a list of arrays of any sizes."""
     is_list = isinstance(labels, list | tuple) or (isinstance(labels, np.ndarray) and labels.dtype == np.dtype(object))
     if is_list and any(hasattr(one, "shape") for one in labels):
-        images = open_masks([np.asarray(one) for one in labels])
-        return MaskList(images.rows, images.sizes)
-    array = np.asarray(labels)
+        arrays = [_unmasked(one) for one in labels]
+        images = open_masks(arrays)
+        return MaskList(images.rows, images.sizes, are_booleans=all(one.dtype.kind == "b" for one in arrays))
+    try:
+        array = _unmasked(labels)
+    except InvalidInputError:
+        raise
+    except ValueError as error:
+        raise InvalidInputError(
+            "labels are lists of lists that differ in length: give a list of arrays of shape (H, W)"
+        ) from error
     images = open_masks([array] if array.ndim == _MASK_AXES - 1 else array)
     return GridLabels(images.rows, ArraySource(array), int(images.sizes[0].prod()))
+
+
+def _unmasked(labels: Any) -> npt.NDArray[Any]:
+    """Return an array, or raise if some of its values are masked, which could not come back as such."""
+    return in_memory("labels", labels) if isinstance(labels, np.ma.MaskedArray) else np.asarray(labels)
 
 
 def _depth_of(labels: Any) -> int:
@@ -240,4 +261,6 @@ def _are_shards(labels: Any) -> bool:
     if not isinstance(labels, list | tuple) or not labels or not isinstance(labels[0], str | os.PathLike):
         return False
     local = local_path(os.fspath(labels[0]))
-    return (local is None or Path(local).exists()) and are_places(labels)
+    if local is not None and not Path(local).exists():
+        return False
+    return are_places(labels) or (local is not None and local.lower().endswith(IMAGE_SUFFIXES))

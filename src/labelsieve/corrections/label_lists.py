@@ -6,14 +6,14 @@ A row is a token, one sentence after the other; or row ``example * K + tag`` say
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from labelsieve.confident_learning.dtypes import class_dtype
-from labelsieve.corrections.label_arrays import ArrayLabels, Rows, SourceLabels, Values
+from labelsieve.confident_learning.dtypes import Int64s, class_dtype
+from labelsieve.corrections.label_arrays import ArrayLabels, SourceLabels, Values
 from labelsieve.corrections.label_tables import ParquetLabels, only_column, open_parquet
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.columns import arrow, list_items, list_lengths
@@ -41,27 +41,31 @@ class TokenLists(ArrayLabels):
     def __init__(self, labels: Any) -> None:
         flat, lengths = join_labels(labels)
         self.group_rows, self._are_arrays = ends(lengths), _are_arrays(labels)
-        if not self._are_arrays and isinstance(flat, np.ndarray):
+        if not self._are_arrays and isinstance(flat, np.ndarray) and np.can_cast(flat.dtype, np.int64):
             flat = flat.astype(np.int64)  # Python's numbers, joined as narrow as they are
         # Numbers of which some are missing; an array has none that is.
         self._are_whole = isinstance(flat, np.ndarray) or all(
             isinstance(one, int | np.integer) and not isinstance(one, bool) for one in flat if not is_missing(one)
         )
+        if isinstance(flat, list):  # NumPy would make text of all if one is text
+            values = np.empty(len(flat), object)
+            values[:] = flat
+            flat = values
         super().__init__(flat)
         self.nullable = not self._are_arrays
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the labels of each sentence, with `values` in `rows`: arrays if all were arrays, else lists."""
         flat = super().corrected(rows, values)
         if self._are_arrays:
             return np.split(flat, np.asarray(self.group_rows)[1:-1])
         labels = flat.tolist()
         if self._are_whole and flat.dtype.kind in "fO":  # whole numbers, of which some are missing
-            labels = [None if is_missing(one) else int(one) for one in labels]
+            labels = [None if is_missing(one) else int(one) if isinstance(one, float) else one for one in labels]
         edges = np.asarray(self.group_rows).tolist()
         return [labels[start:stop] for start, stop in itertools.pairwise(edges)]
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a Parquet file with a column ``labels`` of lists."""
         _write_lists(path, self.corrected(rows, values))
 
@@ -95,17 +99,20 @@ class TagListLabels(SourceLabels):
     def __init__(self, labels: Any, n_tags: int, names: Sequence[str] | None) -> None:
         if type(labels).__module__.partition(".")[0] == "polars":
             labels = labels.to_arrow()
+        if not hasattr(labels, "__len__"):
+            raise InputTypeError(f"labels must be a list of the tags of each example, not {type(labels).__name__}")
         super().__init__(open_lists(labels, len(labels), n_tags, names))
         self.group_rows = self.n_tags = n_tags
         convert = getattr(labels, "to_pylist", None) or getattr(labels, "tolist", None)
         self._lists: list[Any] = list(labels) if convert is None else convert()
-        self._edit = _TagEdit(n_tags, names, self._lists)
+        first = next(itertools.chain.from_iterable(self._lists), None)
+        self._edit = _TagEdit(n_tags, names if first is None or isinstance(first, str) else None)
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the lists, with the tags of `rows` added or taken away."""
         return self._edit.edited(self._lists, rows, values)
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a Parquet file with a column ``labels`` of lists."""
         _write_lists(path, self.corrected(rows, values))
 
@@ -118,18 +125,14 @@ class _TagEdit:
     n_tags : int
         Number of tags K.
     names : sequence of str or None
-        Their names.
-    lists : iterable of sequence
-        Some of the lists, which tell whether tags are names.
+        Their names, if lists hold names.
     """
 
-    def __init__(self, n_tags: int, names: Sequence[str] | None, lists: Iterable[Sequence[Any]]) -> None:
-        first = next(itertools.chain.from_iterable(lists), None)
-        are_names = names is not None and (first is None or isinstance(first, str))
-        self._tags: list[Any] = list(names) if are_names and names is not None else list(range(n_tags))
+    def __init__(self, n_tags: int, names: Sequence[str] | None) -> None:
+        self._tags: list[Any] = list(range(n_tags)) if names is None else list(names)
         self._number = {tag: number for number, tag in enumerate(self._tags)}
 
-    def edited(self, lists: Sequence[Any], rows: Rows, labels: Values) -> list[list[Any]]:
+    def edited(self, lists: Sequence[Any], rows: Int64s, labels: Values) -> list[list[Any]]:
         """Return all lists after changes of some rows, which ascend.
 
         Tags that stay keep their order. Those that are added come at the end, or where they belong if tags ascend.
@@ -167,6 +170,7 @@ class ParquetTokens(ParquetLabels):
             lengths.append(list_lengths("labels", batch.column(0), first, self.where))
             first += len(batch)
         self.group_rows = ends(np.concatenate(lengths))
+        self.nullable = self.schema.field(self.column).type.value_field.nullable
 
     def _value_type(self, kind: Any) -> Any:
         return super()._value_type(_item_type(kind))
@@ -182,7 +186,7 @@ class ParquetTokens(ParquetLabels):
     def _rows_in(self, column: Any) -> int:
         return len(list_items(column))
 
-    def _corrected_column(self, column: Any, places: Rows, values: Values) -> Any:
+    def _corrected_column(self, column: Any, places: Int64s, values: Values) -> Any:
         return _relisted(column, super()._corrected_column(list_items(column), places, values))
 
 
@@ -240,6 +244,7 @@ class ParquetTags(ParquetLabels):
 
     def __init__(self, path: Path, column: str | None, n_tags: int, names: Sequence[str] | None) -> None:
         super().__init__(path, column)
+        self._edit = _TagEdit(n_tags, names if self.dtype == object else None)
         self.dtype, self.nullable = class_dtype(2 * n_tags), False
         self.group_rows, self.n_tags, self._names = n_tags, n_tags, names
         self.block_rows = max(1, min(_BLOCK_LISTS, _BLOCK_TAGS // n_tags))
@@ -269,6 +274,12 @@ class ParquetTags(ParquetLabels):
     def _rows_in(self, column: Any) -> int:
         return len(column) * self.n_tags
 
-    def _corrected_column(self, column: Any, places: Rows, values: Values) -> Any:
-        lists = column.to_pylist()
-        return arrow().array(_TagEdit(self.n_tags, self._names, lists).edited(lists, places, values), column.type)
+    def _corrected_column(self, column: Any, places: Int64s, values: Values) -> Any:
+        pa, lists = arrow(), self._edit.edited(column.to_pylist(), places, values)
+        try:
+            return pa.array(lists, column.type)
+        except pa.ArrowInvalid as error:
+            raise InvalidInputError(
+                f"output: column {self.column!r} of {self.where} has the type {column.type}, which cannot hold the "
+                f"corrected tags: {error}"
+            ) from error

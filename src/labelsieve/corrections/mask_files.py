@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from labelsieve.corrections.label_arrays import Rows, SourceLabels, Values, within
+from labelsieve.confident_learning.dtypes import Int64s
+from labelsieve.corrections.label_arrays import Values, within
+from labelsieve.corrections.label_grids import MaskList
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.image_files import ImageFileSource, pillow
 from labelsieve.sources.open_images import open_masks
-from labelsieve.sources.tokens import ends
 
 
-class MaskFiles(SourceLabels):
+class MaskFiles(MaskList):
     """Masks in PNG files, a file for each image, of any sizes; they are written as a folder of such files.
 
     Parameters
@@ -30,44 +31,47 @@ class MaskFiles(SourceLabels):
     Raises
     ------
     InvalidInputError
-        For files of another form, and of different dtypes.
+        For image files that are not PNG, and masks that are not integers of one dtype.
     """
 
-    suffixes: tuple[str, ...] = ("",)
+    suffixes = ("",)
 
     def __init__(self, files: Sequence[ImageFileSource], where: str) -> None:
         other = [file.where for file in files if file.path.suffix.lower() != ".png"]
         if other:
             raise InvalidInputError(f"labels: {other[0]} is not a PNG file: masks in image files are corrected as PNG")
-        super().__init__(open_masks([file.path for file in files]).rows)
+        images = open_masks([file.path for file in files])
+        super().__init__(images.rows, images.sizes)
         self.where, self.files = where, files
-        self.group_rows = ends(np.array([file.n_rows for file in files], np.int64))
 
     def is_part(self, path: Path) -> bool:
         """Return whether a path is one of the files, or a folder above one."""
         place = path.resolve()
         return any(place == file.path or place in file.path.parents for file in self.files)
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
-        """Return the masks as a list of arrays, with `values` in `rows`."""
-        flat = np.split(super().corrected(rows, values), np.asarray(self.group_rows)[1:-1])
-        return [one.reshape(file.height, file.width) for one, file in zip(flat, self.files, strict=True)]
-
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a folder of files of the same names; those that do not change are copied as they are."""
-        parents = [str(file.path.parent) for file in self.files]
-        above, starts = Path(os.path.commonpath(parents)), np.asarray(self.group_rows).tolist()
+        names, starts = self._names(), np.asarray(self.group_rows).tolist()
         path.mkdir()
-        for file, start in zip(self.files, starts, strict=False):
-            target, changed = path / file.path.relative_to(above), within(rows, start, file.n_rows)
+        for file, name, start in zip(self.files, names, starts, strict=False):
+            target, changed = path / name, within(rows, start, file.n_rows)
             target.parent.mkdir(parents=True, exist_ok=True)
             if changed.start == changed.stop:
                 shutil.copyfile(file.path, target)
             else:
                 _write_changed(file, target, rows[changed] - start, values[changed])
 
+    def _names(self) -> list[Path]:
+        """Return the paths of the files from the folder that holds all of them."""
+        places = [Path(os.path.normpath(file.path)) for file in self.files]  # with ".." a name may lead elsewhere
+        [(repeated, times)] = Counter(places).most_common(1)
+        if times > 1:
+            raise InvalidInputError(f"output: labels names {repeated} {times} times: leave output out")
+        above = os.path.commonpath([place.parent for place in places])
+        return [place.relative_to(above) for place in places]
 
-def _write_changed(file: ImageFileSource, target: Path, places: Rows, values: Values) -> None:
+
+def _write_changed(file: ImageFileSource, target: Path, places: Int64s, values: Values) -> None:
     """Write a mask with other values of some pixels; mode and palette stay."""
     module, pixels = pillow(), file[: file.n_rows].copy()
     pixels[places] = values

@@ -94,6 +94,8 @@ def test_what_nobody_is_known_to_have_left_stays(tmp_path):
         left_behind(tmp_path / "out.npy2"),
         left_behind(tmp_path / "outXnpy"),
     ]
+    kept.append(left_behind(path, "not_ours"))
+    (kept[-1] / "lock").write_bytes(b"\xff\xfe\x00")
     (tmp_path / ".out.npy.a_file_1").write_text(KILLED)
     (tmp_path / ".out.npy.aboutone").symlink_to(left_behind(tmp_path / "other"))
     with (kept[0] / "lock").open("w") as file:  # that of one which is alive
@@ -139,6 +141,25 @@ def test_a_folder_that_was_moved_away_by_a_killed_run_is_there_again(tmp_path, a
         fail()
     assert (path / "zarr.json").read_text() == ("out.zarr" if at_the_end else "replaced")
     assert hidden(tmp_path) == set()
+
+
+def test_a_folder_that_was_moved_away_stays_where_it_cannot_be_moved_back(tmp_path, monkeypatch):
+    path = tmp_path / "out.zarr"
+    left = left_behind(path)
+    for name in ("replaced", path.name):
+        (left / name).mkdir()
+
+    def fail(*_):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("pathlib.Path.rename", fail)
+        with pytest.raises(UnwritableError, match=r"out\.zarr cannot be written: Permission denied"):
+            write(path)
+    assert (left / "replaced").is_dir()
+    path.symlink_to(tmp_path / "nowhere")  # what is there now is not replaced by what was there
+    write(path)
+    assert (path.read_bytes(), hidden(tmp_path)) == (b"new", set())
 
 
 def test_many_writers_at_once_leave_each_other_alone(tmp_path):

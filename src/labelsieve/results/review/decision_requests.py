@@ -1,4 +1,4 @@
-"""What the review server answers about decisions: those there are, those made since, and whether one may be made."""
+"""What the review server answers about decisions: all of them, those made after a version, and to one that is made."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class RefusedError(HTTPError):
 class DecisionRequests:
     """Answers requests about decisions, one at a time.
 
-    Each decision that is made or taken back gives the decisions a new version: a number that grows from 0, which is
-    what the file holds at first.
+    The decisions have a version: 0 for those that the file holds at first, and one more with each decision that is made
+    or taken back.
 
     Parameters
     ----------

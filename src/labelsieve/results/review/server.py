@@ -12,7 +12,7 @@ Everything is below a path that cannot be guessed, ``http://127.0.0.1:PORT/TOKEN
 | ``GET picture/ROW`` | the picture of a row as it is |
 | ``GET thumbnail/ROW`` | the picture of a row, in at most 20 kB |
 | ``GET decisions`` | list of decisions, one for each row that is decided: their fields as in a request |
-| ``GET decisions?after=V`` | those that were made since, and ``"decision": null`` for what was taken back |
+| ``GET decisions?after=V`` | those that were made after version V; ``"decision": null`` for one taken back |
 | ``GET decisions.csv`` | the file |
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
 
@@ -21,7 +21,7 @@ A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, 
 of somebody who decides at the same time, the page must show that one first.
 
 The answer with decisions has their version, a number that grows with each change, in the header ``Decisions-Version``.
-A page asks for what was made after it every few seconds, and so shows what others decide.
+A page that is visible asks every two seconds for those made after its version, and so shows what others decide.
 
 What cannot be right is refused with a line of text that says why: 400 for a bad decision, 403 for another origin or
 host, 404 for any other path, 409 for a decision that would replace one that its page does not know of, 507 if the file
@@ -136,7 +136,7 @@ class ReviewServer:
     decisions : DecisionFile
         What is decided, while the block runs.
     requests : DecisionRequests
-        Answers the requests about it.
+        Answers the requests about decisions, while the block runs.
 
     Raises
     ------
