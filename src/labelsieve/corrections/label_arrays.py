@@ -132,7 +132,7 @@ class LabelFile(abc.ABC):
 
 def _add_counts(total: Counter[Any], block: Values) -> None:
     """Add how many rows have each label; missing labels count as one label."""
-    if block.dtype.kind in "iu" and len(block) and _highest(block) < _MOST_COUNTED:
+    if block.dtype.kind in "iu" and len(block) and _highest_unsigned(block) < _MOST_COUNTED:
         counts = np.bincount(block.astype(np.intp, copy=False))
         labels = np.flatnonzero(counts)
         total.update(dict(zip(labels.tolist(), counts[labels].tolist(), strict=True)))
@@ -144,7 +144,7 @@ def _add_counts(total: Counter[Any], block: Values) -> None:
         total.update(None if is_missing(label) else label for label in block.tolist())
 
 
-def _highest(block: Values) -> int:
+def _highest_unsigned(block: Values) -> int:
     """Return the highest label; a negative one is higher than all others, as its sign is the first bit."""
     return int(block.view(f"{block.dtype.byteorder}u{block.itemsize}").max())
 
