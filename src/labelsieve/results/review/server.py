@@ -57,7 +57,7 @@ from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
 from labelsieve.results.pictures import Picture, Pictures, open_pictures
 from labelsieve.results.result import Result
 from labelsieve.results.review.decision_file import DecisionFile, open_decisions
-from labelsieve.results.review.decision_requests import DecisionRequests, BadRequestError
+from labelsieve.results.review.decision_requests import BadRequestError, DecisionRequests
 from labelsieve.results.review.page import content_policy, render_page
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.settings import check_whole_number
