@@ -26,7 +26,8 @@ the next run with the same output on the same machine removes it. The folder of 
 ## Tokens, tags and pixels
 
 Labels are corrected in the form in which the task reads them, and come back in that form. The ``row`` of a decision is
-the row of ``result.rows``, which is what a review shows, and ``id`` is the name of the image, sentence or example:
+the row of ``result.rows``, which is what a review shows, and ``id`` is the name of the image, sentence or example.
+``np.asarray(result.rows)`` are the rows of the lines of ``result.to_frame()``:
 
 | `task` | Row | Label in a decision |
 |---|---|---|
