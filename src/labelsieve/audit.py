@@ -119,10 +119,9 @@ def estimate(
         tie is left out.
     cuts : sequence of int, optional
         Where to estimate precision and recall (`ErrorEstimate.curve`), as numbers of rows: 1,000 are the 1,000 rows of
-        lowest score, issues or not. An audit knows the numbers of rows up to some scores, each with about 2% more rows
-        than the last; `CutEstimate.score` and `CutEstimate.n_rows` name the nearest one, of which the estimate is. A
-        score s is the cut ``(issues.scores <= s).sum()``. By default, the ends of the strata and the quarters of the
-        issues.
+        lowest score, issues or not. To cut at a score s, give ``(issues.scores <= s).sum()``. An audit has counted the
+        rows up to some scores only, each with about 2% more rows than the last; the estimate is at the nearest of
+        these, with its ``score`` and ``n_rows``. By default, the ends of the strata and the quarters of the issues.
 
     Returns
     -------
@@ -132,10 +131,10 @@ def estimate(
     Raises
     ------
     InvalidInputError
-        For a cut below 1, above the number of labelled rows, or of an audit that an earlier version drew. If there is
-        no decision at all; for another number of decisions than rows, rows that are not in the audit,
+        If there is no decision at all; for another number of decisions than rows, rows that are not in the audit,
         reviewers who differ, unknown words, decisions about another result, or given labels that are not those of the
-        audit; for a file that is missing or cut off.
+        audit; for a file that is missing or cut off. For a cut below 1 or above the number of labelled rows, and for
+        any cuts if an earlier version drew the audit.
     InputTypeError
         For decisions of another kind.
 
@@ -195,7 +194,7 @@ def _default_cuts(audit: Audit) -> Cuts | None:
 
 
 def _nearest_cuts(audit: Audit, n_rows: Sequence[int]) -> Cuts:
-    """Return the known scores up to which there are nearly `n_rows` rows; of two that are as near, the lower one."""
+    """Return cuts at the counted scores whose numbers of rows are nearest to `n_rows`; of two as near, the lower."""
     if isinstance(n_rows, str | bytes) or not isinstance(n_rows, Iterable):
         raise InputTypeError(f"cuts must be a sequence of numbers of rows, not {n_rows!r}")
     wanted = [check_whole_number("cuts", n, 1) for n in n_rows]

@@ -20,13 +20,14 @@ tables without names, each is of another reviewer. What different reviewers say 
 `apply_decisions` writes the corrected labels in the form in which they are stored, beside a log of what was changed by
 whom. Everything is checked before anything is written. On the command line: ``labelsieve apply``.
 
-They are written in a hidden folder beside the output, which a run that is killed leaves there. The next run with the
-same output on the same machine removes it; that of a run which is still writing stays.
+Until they are complete they are in a hidden folder beside the output. A run that is killed leaves its folder behind;
+the next run with the same output on the same machine removes it. The folder of a run that is still writing stays.
 
 ## Tokens, tags and pixels
 
 Labels are corrected in the form in which the task reads them, and come back in that form. The ``row`` of a decision is
-the row of ``result.rows``, which is what a review shows, and ``id`` is the name of the image, sentence or example:
+the row of ``result.rows``, which is what a review shows, and ``id`` is the name of the image, sentence or example.
+``np.asarray(result.rows)`` are the rows of the lines of ``result.to_frame()``:
 
 | `task` | Row | Label in a decision |
 |---|---|---|
@@ -35,16 +36,17 @@ the row of ``result.rows``, which is what a review shows, and ``id`` is the name
 | ``"tags"`` | ``example * K + tag`` | ``2 * tag + 1`` if the example has the tag, else ``2 * tag`` |
 
 - Masks are integers ``(N, H, W)``: a ``.npy`` file, Zarr array, shards, URL or array; or images of any sizes, whose
-  pixels follow each other: PNG files, written as a new folder of such files, or a list of ``(H, W)`` arrays in memory.
+  pixels follow each other: a list of ``(H, W)`` arrays in memory, or PNG files, which are written as a new folder of
+  files of the same names.
 - Labels of tokens are lists, one for each sentence, in memory or in a column of a ``.parquet`` file.
 - Tags are a matrix ``(N, K)`` of 0 and 1 in an array, or lists as those of tokens. Lists do not say how many tags there
   are: give `class_names`, the names of all K tags, or `issues`. They keep their order; a tag that is added comes at the
   end, or where it belongs if tags ascend. ``unsure="ignore"`` is not for tags, of which each is there or is not.
 
-An array of three axes, or PNG files, are taken for masks. Everything else that is not one label for each row could be
-several things, so `task` must say what it is, or `issues` do. Labels of all tokens in one flat array, beside offsets or
-numbers of sentences, are corrected as labels of rows, without `task`. Lists in memory are written as ``.parquet``, with
-a column ``labels``. A result of ``downsample`` is about the pixels of smaller masks.
+Arrays of three axes and PNG files are taken for masks. A matrix, or lists of lists, may belong to several tasks: give
+`task`, or `issues`, which know their task. Labels of all tokens in one flat array, beside offsets or numbers of
+sentences, are corrected as labels of rows, without `task`. Lists in memory are written as ``.parquet``, with a column
+``labels``. The rows of a result with ``downsample`` are the pixels of the smaller masks: give these as `labels`.
 
 ## The log
 
@@ -69,7 +71,6 @@ Rows that were accepted without review have the decision ``auto`` and no reviewe
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Sequence
@@ -83,7 +84,7 @@ import numpy.typing as npt
 
 from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.confident_learning.reviewer_agreement import Agreement
-from labelsieve.corrections.change_log import change_lines, earlier_logs, plain_label
+from labelsieve.corrections.change_log import change_lines, earlier_logs, plain_label, write_log
 from labelsieve.corrections.decisions import WORDS, Decisions, read_decisions
 from labelsieve.corrections.fingerprints import labels_digest
 from labelsieve.corrections.label_arrays import LabelFile
@@ -92,24 +93,23 @@ from labelsieve.corrections.outcomes import (
     Conflict,
     LabelValues,
     Outcomes,
-    Settled,
     agreement,
     check_against,
+    check_results,
     check_rows,
-    results_of,
     settle,
 )
 from labelsieve.corrections.resulting_labels import check_occurring, check_tags
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.results.given_labels import open_given_labels
 from labelsieve.results.grouped_issues import GroupedIssues
+from labelsieve.results.label_changes import accepted_changes, changes_of
 from labelsieve.results.label_issues import LabelIssues
 from labelsieve.results.layouts import classes_of_tags
 from labelsieve.results.publish import check_writable, replacing
-from labelsieve.results.result import TABLE_ROWS, loaded_versions
+from labelsieve.results.result import loaded_versions
 from labelsieve.results.row_ids import check_names, open_ids
 from labelsieve.settings import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
-from labelsieve.sources.label_names import is_missing
 from labelsieve.sources.open_path import local_path
 from labelsieve.sources.zarr_arrays import is_zarr_array
 from labelsieve.storage.folders import LocalFolder
@@ -122,12 +122,13 @@ class AppliedDecisions:
 
     Attributes
     ----------
-    labels : (N,) array or None
-        The corrected labels; None if they were written to `output`. Masks, matrices and lists are what they were.
+    labels : array, list or None
+        The corrected labels ``(N,)``, or masks, a matrix or lists if they were given as such; None if they were written
+        to `output`.
     output : str or None
         The path of the corrected labels; the log is beside it, at ``output + ".log.json"``.
     n_rows : int
-        Number of rows N: of pixels, tokens or tags, if labels are of these.
+        Number of rows N; of pixels, tokens, or examples times tags, if labels are of these.
     changed : (n,) int64
         Rows whose label is another now, ascending.
     before, after : (n,) array
@@ -195,7 +196,7 @@ def apply_decisions(
 
     Parameters
     ----------
-    labels : path or (N,) array-like
+    labels : path, (N,) array-like, masks, matrix or lists
         The labels: a ``.npy`` file, a Zarr array, a column of a ``.parquet`` or ``.csv`` file, an array in memory, or
         what else `labelsieve.find_label_issues` reads: shards, an array in an ``.npz`` file, a URL. Labels of tokens,
         tags and pixels may be masks, a matrix or lists; see `labelsieve.decisions`.
@@ -217,16 +218,17 @@ def apply_decisions(
         once, and the given label in a tie.
     class_names : sequence of str, optional
         All classes. Labels that are names must be among them, and numbers in 0..K-1. Without them and `issues`, a
-        resulting name must occur in `labels`, and a number must not be above all labels. Of tags, the names of these.
+        resulting name must occur in `labels`, and a number must not be above all labels. For tags, their K names.
     column : str, optional
         The column of a table, also written as ``table.csv::label``; may be missing if there is only one.
     task : {"classification", "segmentation", "tokens", "tags"}, optional
-        What a label belongs to: a row, a pixel of a mask, a token of a sentence, one of the tags of an example. By
-        default that of `issues`; without these, arrays of three axes are masks, and all else has a label for each row.
+        What a label belongs to: a row, a pixel of a mask, a token of a sentence, or a tag of an example. By default the
+        task of `issues`; without these, arrays of three axes are masks, and anything else must have a label for each
+        row.
     ids : array-like or path, optional
         The user's names of rows, or of images, sentences or examples, as in `labelsieve.find_label_issues`, to compare
         with the column ``id``.
-    issues : LabelIssues or result of another task, optional
+    issues : LabelIssues, SegmentationIssues, TokenIssues or MultilabelIssues, optional
         The result that the decisions are about, to compare with the column ``result``; needed for `auto`.
     auto : "accept", optional
         Accept suggestions of `issues` without review, for rows without a decision; the log says so.
@@ -234,7 +236,8 @@ def apply_decisions(
         Of these only suggestions whose probability is higher than that of the given label by at least `margin`, from 0
         to 1.
     overwrite : bool
-        Whether `output` may be there already, and may be `labels` itself. It is replaced at the end, as a whole.
+        Whether `output` may be there already, and may be `labels` itself. It is replaced at the end, as a whole. A
+        folder of PNG files is never replaced.
 
     Returns
     -------
@@ -247,8 +250,10 @@ def apply_decisions(
         For decisions that do not fit the labels, or each other, and an output that is there; nothing is written then.
     InputTypeError
         For objects of another kind.
+    UnreadableDataError
+        If labels are damaged, or cannot be read.
     MissingDependencyError
-        For Parquet files without pyarrow.
+        Without pyarrow for Parquet files, or Pillow for PNG files.
     UnwritableError
         If the output cannot be written: a folder without permission, a full disk.
 
@@ -276,7 +281,7 @@ def apply_decisions(
     >>> labelsieve.apply_decisions([0, 1, 0], issues=found, auto="accept", margin=0.5).labels.tolist()
     [0, 1, 1]
 
-    Masks, and tags: pixel (1, 0) of the only image, and tag 1 of example 0.
+    Change pixel (1, 0) of the only image, and add tag 1 to example 0:
 
     >>> decided = {"row": [2], "given_label": [0], "decision": ["other"], "label": [1]}
     >>> labelsieve.apply_decisions([[[0, 1], [0, 0]]], decided).labels.tolist()
@@ -307,14 +312,14 @@ def apply_decisions(
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: {hint}")
     values = LabelValues(file.dtype, _classes_of(file, names, issues))
     outcomes, digest = _compare(file, read, values, ids)
-    _check_results(read, digest, issues)
+    check_results(read, digest, None if issues is None else issues.fingerprint)
     settled = settle(read, outcomes, conflicts)
     unsure_rows = read.rows[settled.places[outcomes.resulting[settled.places] == UNSURE]]
     if unsure == "ignore":
         outcomes = outcomes.with_ignored(_ignored_value(file, values, ignore_label))
-    changes = _changes_of(values, read, outcomes, settled)
+    changes = changes_of(values, read, outcomes, settled)
     if auto is not None and issues is not None and margin is not None:
-        changes = changes.merged(_accepted(file, values, issues, margin, names, read.rows))
+        changes = changes.merged(accepted_changes(file, values, issues, margin, names, read.rows))
     words = np.bincount(read.words[settled.places], minlength=len(WORDS)).tolist()
     counts = {"rows": file.n_rows, **dict(zip(WORDS, words, strict=True))}
     counts["auto"] = int(np.count_nonzero(changes.decided < 0))
@@ -346,33 +351,6 @@ def apply_decisions(
         }
         _write(applied, file, place, head, read, changes.decided)
     return applied
-
-
-@dataclass(frozen=True, eq=False)
-class _Changes:
-    """Rows whose label changes, ascending, their labels before and after, and the decision that says so, or -1."""
-
-    rows: Int64s
-    before: npt.NDArray[Any]
-    after: npt.NDArray[Any]
-    decided: npt.NDArray[np.intp]
-
-    def merged(self, other: _Changes) -> _Changes:
-        """Return the changes of both, which are of different rows."""
-        order = np.argsort(np.concatenate([self.rows, other.rows]), kind="stable")
-        columns = ("rows", "before", "after", "decided")
-        return _Changes(*(np.concatenate([getattr(self, one), getattr(other, one)])[order] for one in columns))
-
-
-def _changes_of(values: LabelValues, read: Decisions, outcomes: Outcomes, settled: Settled) -> _Changes:
-    """Return what the decisions that count change."""
-    before, after = outcomes.stored[settled.places], outcomes.resulting[settled.places]
-    changed = (after != UNSURE) & (after != before)
-    before, after = (
-        values.array([outcomes.labels[code] for code in codes[changed].tolist()]) for codes in (before, after)
-    )
-    places = settled.places[changed]
-    return _Changes(read.rows[places], before, after, places)
 
 
 def _check_policies(
@@ -487,18 +465,6 @@ def _compare(file: LabelFile, read: Decisions, values: LabelValues, ids: Any) ->
     return outcomes, digest
 
 
-def _check_results(read: Decisions, digest: str, issues: LabelIssues | None) -> None:
-    """Raise if decisions are about another result, or about a result of other labels."""
-    for which, result in results_of(read):
-        if result.partition("-")[0] != digest:
-            raise InvalidInputError(
-                f"{which} is about the result {result}, which is not one of these labels: another dataset, or labels "
-                "already changed"
-            )
-        if issues is not None and result != issues.fingerprint:
-            raise InvalidInputError(f"{which} is about the result {result}, issues are {issues.fingerprint}")
-
-
 def _ignored_value(file: LabelFile, values: LabelValues, ignore_label: IgnoreLabel) -> Any:
     """Return `ignore_label` as it is stored."""
     if ignore_label is None:
@@ -509,47 +475,6 @@ def _ignored_value(file: LabelFile, values: LabelValues, ignore_label: IgnoreLab
         return values.parse(ignore_label)
     except ValueError as error:
         raise InvalidInputError(f"ignore_label: {error}") from None
-
-
-def _accepted(
-    file: LabelFile,
-    values: LabelValues,
-    issues: LabelIssues,
-    margin: float,
-    names: Sequence[str] | None,
-    looked_at: npt.NDArray[Any],
-) -> _Changes:
-    """Return the changes by suggestions that are accepted without review, in rows that nobody `looked_at`."""
-    parts = []
-    for start in range(0, issues.num_issues, TABLE_ROWS):
-        part = issues.found.part(start, min(start + TABLE_ROWS, issues.num_issues))
-        gain = part.p_suggested.astype(np.float64) - part.p_given.astype(np.float64)
-        taken = (gain >= margin) & ~np.isin(part.rows, looked_at)
-        parts.append((part.rows[taken], part.given_labels[taken], part.suggested_labels[taken]))
-    if not parts:
-        return _Changes(np.empty(0, np.int64), values.array([]), values.array([]), np.empty(0, np.intp))
-    rows, given, suggested = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.argsort(rows)
-    rows, given, suggested = rows[order], given[order].astype(np.intp), suggested[order].astype(np.intp)
-    if file.dtype.kind in "iuf":
-        classes = np.arange(issues.n_classes).astype(file.dtype)
-    elif file.dtype.kind == "b":
-        classes = np.array([False, True])
-    else:
-        if names is None or len(names) != issues.n_classes:
-            raise InvalidInputError(f"labels are names: give class_names, one for each of {issues.n_classes:,} classes")
-        classes = values.array([values.parse(name) for name in names])
-    before = file.take(rows) if len(rows) else values.array([])
-    pairs = zip(before.tolist(), classes[given].tolist(), strict=True)
-    is_other = np.fromiter((is_missing(one) or one != other for one, other in pairs), np.bool_, len(rows))
-    wrong = np.flatnonzero(is_other)
-    if len(wrong):
-        row = int(rows[wrong[0]])
-        raise InvalidInputError(
-            f"issues: {len(wrong):,} given labels are not those in labels, the first in row {row:,}: another dataset, "
-            "or labels already changed"
-        ).at([(row, row + 1)])
-    return _Changes(rows, before, classes[suggested], np.full(len(rows), -1, np.intp))
 
 
 def _write(
@@ -581,8 +506,5 @@ def _write(
             "earlier": earlier,
         }
         lines = change_lines(applied.changed, applied.before, applied.after, read, decided)
-        with replacing(LocalFolder(log)) as written, written.open("w", encoding="utf-8") as text:
-            text.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "changes": [')
-            for number, line in enumerate(lines):
-                text.write(",\n  " + line if number else "\n  " + line)
-            text.write("\n ]\n}\n")
+        with replacing(LocalFolder(log)) as written:
+            write_log(written, head, lines)

@@ -82,8 +82,17 @@ def best_of(function, target, times):
     return tuple(map(min, zip(*seconds, strict=True)))
 
 
-@pytest.mark.parametrize("n_decisions", [10_000, 100_000])
-@pytest.mark.parametrize("form", ["labels.npy", "labels.zarr", "masks.npy", "masks.zarr"])
+@pytest.mark.parametrize(
+    ("form", "n_decisions"),
+    [
+        ("labels.npy", 10_000),
+        ("labels.npy", 100_000),
+        ("labels.zarr", 10_000),
+        ("labels.zarr", 100_000),
+        ("masks.npy", 10_000),
+        ("masks.zarr", 10_000),
+    ],
+)
 def test_apply_beside_a_copy(request, stored, form, n_decisions):
     folder, labels = stored
     times = 3 if request.config.getoption("--real-size") else 1

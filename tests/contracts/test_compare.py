@@ -20,7 +20,7 @@ from labelsieve import (
     token_classification,
 )
 from labelsieve.cli.app import run
-from labelsieve.results import comparison
+from labelsieve.results import issue_pieces
 
 NAMES = ["=1+1", "<img src=x onerror=alert(1)>", "cat"]
 
@@ -81,8 +81,8 @@ def assert_naive(found, before, after):
 @pytest.mark.parametrize("form", ["memory", "stored"])
 def test_numbers_rows_and_classes_are_those_of_sets(tmp_path, monkeypatch, pieces, form):
     if pieces == "several":
-        monkeypatch.setattr(comparison, "_PIECE_ISSUES", 20)
-        monkeypatch.setattr(comparison, "TABLE_ROWS", 13)
+        monkeypatch.setattr(issue_pieces, "_PIECE_ISSUES", 20)
+        monkeypatch.setattr(issue_pieces, "TABLE_ROWS", 13)
     ids = [f"={row}" for row in range(800)]
     before, after = two_results(class_names=NAMES, ids=ids)
     given = before, after
@@ -113,8 +113,8 @@ def test_numbers_rows_and_classes_are_those_of_sets(tmp_path, monkeypatch, piece
 
 
 def test_temporary_files_go_with_the_comparison(tmp_path, monkeypatch):
-    monkeypatch.setattr(comparison, "_PIECE_ISSUES", 20)
-    monkeypatch.setattr(comparison, "temporary_folder", lambda: str(tmp_path))
+    monkeypatch.setattr(issue_pieces, "_PIECE_ISSUES", 20)
+    monkeypatch.setattr(issue_pieces, "temporary_folder", lambda: str(tmp_path))
     found = compare(*two_results())
     assert len(list(tmp_path.rglob("*.issues"))) > 10
     del found
@@ -131,8 +131,8 @@ def test_memory_is_that_of_a_piece(tmp_path, monkeypatch):
     assert issues.num_issues == is_wrong.sum()
     issues.save(tmp_path / "r.zarr")
     del issues, probs
-    monkeypatch.setattr(comparison, "_PIECE_ISSUES", 20_000)
-    monkeypatch.setattr(comparison, "TABLE_ROWS", 10_000)
+    monkeypatch.setattr(issue_pieces, "_PIECE_ISSUES", 20_000)
+    monkeypatch.setattr(issue_pieces, "TABLE_ROWS", 10_000)
     tracemalloc.start()
     found = compare(tmp_path / "r.zarr", tmp_path / "r.zarr")
     peak = tracemalloc.get_traced_memory()[1]

@@ -845,7 +845,7 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(NpyLabels, "numbered", fail)
+    monkeypatch.setattr(NpyLabels, "corrected_blocks", fail)
     with pytest.raises(labelsieve.UnwritableError, match=r"out\.npy cannot be written: No space left"):
         apply_decisions(path, decided((0, 0, "accept", 1)), output, overwrite=True)
     assert np.load(output).tolist() == [7]

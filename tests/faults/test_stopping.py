@@ -25,12 +25,12 @@ from labelsieve.storage.requests import repeat
 from labelsieve.tasks.partition import Batches, Partition, RowRange
 from labelsieve.tasks.scan import scan
 from labelsieve.tasks.summary_reader import SummaryReader
+from processes import PATIENCE_S, wait_until
 
 N_ROWS, N_CLASSES, ROWS = 1600, 4, 20
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=4, dtype=np.float32)
 # 8 partitions of 10 strips of 20 rows.
 CUT = {"batch_size": ROWS, "partition_batches": 10}
-PATIENCE_S = 120
 RUNS = {
     "scan": {},
     "rescan": {"method": "normalized_margin", "adjust_pred_probs": True},
@@ -233,8 +233,7 @@ def test_what_is_prefetched_knows_when_nobody_waits(how):
     else:
         with ThreadPoolExecutor(1) as closer:
             closing = closer.submit(ahead.close)  # waits for what is in flight
-            while not ahead._closed.is_requested:
-                pass
+            wait_until(lambda: ahead._closed.is_requested)
             told.set()
             closing.result()
     assert seen == [(0, False), (0, True)]

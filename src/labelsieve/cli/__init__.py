@@ -184,10 +184,10 @@ same command goes on with the same file, and cuts off a line that was not finish
 last decision about it, so that the file can be applied at any moment. Another server is refused while one has the file.
 Rows and pictures are read when they are shown.
 
-Several people may have the page open. Every two seconds, while it is seen, it asks what others decided, and shows it.
-The row on the screen stays there, and for a moment after somebody else has decided it no key decides it again. Of two
-decisions about a row at the same time the second one is refused until its page has shown the first. Who is to decide
-without seeing the decisions of others needs a server and a file of their own.
+Several people may have the page open. While it is visible, it asks every two seconds what others decided, and shows
+it. The row on the screen stays there; for 0.7 s after somebody else has decided it, keys do not decide it again. Of two
+decisions about a row at the same time the second one is refused until its page has shown the first. A reviewer who must
+not see the decisions of others needs a server and a file of their own.
 
 Only this machine reaches the server, and only with the URL, whose long random part is new each time. With ``--host``
 other machines reach it too, without encryption: prefer a tunnel, such as

@@ -92,12 +92,14 @@ def review_answer(output: str, n_rows: int, n_bytes: int, seconds: float) -> dic
     }
 
 
-def label_studio_answer(output: Path, config: Path | None, text: str, n_tasks: int, seconds: float) -> dict[str, Any]:
+def label_studio_answer(
+    output: Path, config: Path | None, label_config: str, n_tasks: int, seconds: float
+) -> dict[str, Any]:
     """Return the answer of ``labelsieve label-studio``: what was written, the configuration, and the wall time."""
     return {
         "output": str(output),
         "config": None if config is None else str(config),
-        "label_config": text,
+        "label_config": label_config,
         "n_tasks": n_tasks,
         "total_s": round(seconds, 6),
         "version": __version__,

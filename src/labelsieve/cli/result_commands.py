@@ -69,14 +69,15 @@ _json = option("--json", is_flag=True, help="Print one JSON object on stdout, an
     "-o",
     "--output",
     required=True,
-    help="The corrected labels, in the form of LABELS; .npy or .zarr for shards and URLs.",
+    help="The corrected labels, in the form of LABELS; .npy or .zarr for shards and URLs, a folder for PNG files.",
 )
 @option("--column", metavar="NAME", help="Column of the labels in a Parquet or CSV file.")
 @option(
     "--task",
     type=click.Choice(TASKS),
     metavar="TASK",
-    help="What a label belongs to, as in labelsieve find, where the form of LABELS does not say it.",
+    help="What a label belongs to: classification, segmentation, tokens or tags, as in labelsieve find; by default "
+    "the task of --issues, or what the form of LABELS says.",
 )
 @option(
     "--unsure", type=click.Choice(UNSURE_RULES), default="keep", help="What becomes of rows whose decision is unsure."
@@ -91,7 +92,11 @@ _json = option("--json", is_flag=True, help="Print one JSON object on stdout, an
 )
 @_conflicts
 @option("--class-names", type=FilePath(), metavar="FILE", help="All classes: one name per line, or a JSON list.")
-@option("--ids", metavar="FILE", help="Your own names of the rows, to compare with the column id.")
+@option(
+    "--ids",
+    metavar="FILE",
+    help="Your own names of the rows, or of the images, sentences or examples, to compare with the column id.",
+)
 @option("--issues", metavar="RESULT.zarr", help="The result that the decisions are about.")
 @option("--auto", type=click.Choice(["accept"]), help="Accept suggestions of --issues that nobody has reviewed.")
 @option(
@@ -113,10 +118,10 @@ def apply(
 ) -> dict[str, Any] | None:
     """Correct labels by the decisions of reviewers.
 
-    LABELS is a .npy file, a Zarr array, a .parquet or .csv file; or shards, an array in an archive, or a URL. Masks of
-    three axes are known as such; of a matrix of tags, or a column of lists, --task says what they are. DECISIONS
-    are CSV files with the columns row, given_label, decision and label, or exports of Label Studio (.json). What was
-    changed, and by whom, is written to OUTPUT.log.json.
+    LABELS is a .npy file, a Zarr array, a .parquet or .csv file; or shards, an array in an archive, or a URL. Arrays of
+    three axes and PNG files are masks; for a matrix of tags or a column of lists give --task. DECISIONS are CSV files
+    with the columns row, given_label, decision and label, or exports of Label Studio (.json). What was changed, and by
+    whom, is written to OUTPUT.log.json.
 
     Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
     """
@@ -344,7 +349,8 @@ def draw(
     multiple=True,
     type=click.IntRange(min=1),
     metavar="N",
-    help="Say how many of the N rows of lowest score are wrong, and which share of the wrong labels they hold.",
+    help="Say how many of the N rows of lowest score are wrong, and which share of all wrong labels they hold; may be "
+    "given several times.",
 )
 @_json
 def print_estimate(

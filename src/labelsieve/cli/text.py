@@ -77,7 +77,7 @@ def _agreement_text(agreement: Agreement) -> str:
 def estimate_text(estimate: ErrorEstimate, top: int, *, of_rows: bool = False) -> str:
     """Return what an audit says as lines: precision and recall at each cut, and the `top` classes with most errors.
 
-    At the cuts they are those of the issues; with `of_rows`, of all rows.
+    Precision and recall are those of the issues up to each cut; with `of_rows`, of all rows up to it.
     """
     lines = [
         str(estimate),

@@ -24,7 +24,7 @@ N_STRATA: Final = 2 * (len(STRATUM_ENDS) + 1)
 _SIZE_SHARE: Final = 2 / 3
 # Rows of a stratum at least, if it has them: fewer say nothing of how rows differ.
 _FEWEST: Final = 2
-# Scores up to which rows are counted, for cuts that are chosen later: each has about a 50th more rows than the last.
+# Rows are counted up to some scores, for cuts that are chosen later: each has about a 50th more rows than the last.
 _GRID_STEP: Final = 50
 # The smallest budget that gives each stratum its fewest rows.
 SMALLEST_BUDGET: Final = _FEWEST * N_STRATA
@@ -66,12 +66,23 @@ def cut_scores(edges: Float64s, of_issues: Floats) -> Float64s:
 
 
 def score_grid(scores: Floats) -> Float64s:
-    """Return the scores, ascending, up to which all rows are counted: the closer, the lower.
+    """Return the scores up to which rows are counted for cuts: close to each other where they are low.
 
     Parameters
     ----------
     scores : (n,) float
-        Scores of rows, at least one, or of every k-th row.
+        Scores of all rows, or of every k-th one, in any order; at least one.
+
+    Returns
+    -------
+    (G,) float64
+        Some of them, ascending, the first and the last included.
+
+    Examples
+    --------
+    >>> grid = score_grid(np.arange(1000.0))
+    >>> grid[:3].tolist(), grid[50:53].tolist(), grid[-3:].tolist()
+    ([0.0, 1.0, 2.0], [50.0, 52.0, 54.0], [967.0, 987.0, 999.0])
     """
     places, place = [0], 0
     while place < len(scores) - 1:
@@ -83,7 +94,7 @@ def score_grid(scores: Floats) -> Float64s:
 def rows_up_to(n_issues: Int64s, n_others: Int64s, stratum_rows: Int64s) -> Int64s:
     """Return how many rows of each stratum have at most some scores.
 
-    Strata follow each other by score, so the number of issues, and of other rows, says which strata are full.
+    Strata follow each other by score. So the numbers of issues and of other rows fill them one after the other.
 
     Parameters
     ----------

@@ -319,9 +319,9 @@ class ErrorEstimate:
     effective_size : float
         Number of reviewed rows, drawn from all alike, that would estimate `error_rate` as closely.
     curve : tuple of CutEstimate
-        Precision and recall of the issues, and of all rows, up to some scores: at the cuts that were asked for, or at
-        the ends of strata and of quarters of the issues, where the last one is of all found issues. Empty if the audit
-        does not know the numbers of rows.
+        Precision and recall of the issues, and of all rows, up to some scores: those of the `cuts` of
+        `labelsieve.estimate`, in their order; by default the ends of strata and of quarters of the issues, ascending,
+        where the last one has all found issues. Empty if the audit does not know the numbers of rows.
     agreement : tuple of Agreement
         Of each two reviewers who decided the same rows, as in `AppliedDecisions`.
     n_conflicts : int

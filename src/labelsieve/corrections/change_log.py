@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,6 +59,25 @@ def change_lines(rows: Int64s, before: Values, after: Values, read: Decisions, d
                 f'{{"row": {row}, "before": {encoded[old]}, "after": {encoded[new]}, "decision": "{said[word]}", '
                 f'"reviewer": {people[person]}, "time": {quoted(times[time])}{named}}}'
             )
+
+
+def write_log(path: Path, head: dict[str, Any], lines: Iterable[str]) -> None:
+    """Write a log, of which the lines are never all in memory.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    head : dict
+        All keys but ``changes``.
+    lines : iterable of str
+        Lines of `change_lines`.
+    """
+    with path.open("w", encoding="utf-8") as text:
+        text.write(json.dumps(head, ensure_ascii=False, indent=1).removesuffix("\n}") + ',\n "changes": [')
+        for number, line in enumerate(lines):
+            text.write(",\n  " + line if number else "\n  " + line)
+        text.write("\n ]\n}\n")
 
 
 class _Encoded(dict[Any, str]):

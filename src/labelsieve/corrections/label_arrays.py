@@ -11,13 +11,14 @@ import math
 import numbers
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.archives import split_member
 from labelsieve.sources.base import Source
@@ -27,9 +28,8 @@ from labelsieve.sources.open_path import local_path
 from labelsieve.sources.shards import ShardsSource
 from labelsieve.sources.zarr_arrays import ZarrSource
 
-Rows: TypeAlias = npt.NDArray[np.int64]
 Values: TypeAlias = npt.NDArray[Any]
-# What to say where rows may be parts of several kinds of groups.
+# Part of messages about labels that could be of several tasks.
 SAY_TASK: Final = "say what they are: task='tokens', 'tags' or 'segmentation' (--task)"
 # Labels whose rows are counted one class after the other.
 _MOST_COUNTED: Final = 1 << 22
@@ -51,8 +51,8 @@ class LabelFile(abc.ABC):
     block_rows : int
         Rows that are read, changed and written at a time: 8 MB of int64.
     group_rows : int or (n + 1,) int64
-        Number of rows of each group, if rows are parts of groups: pixels of images, tags of examples. For tokens of
-        sentences the row at which each one begins, and the number of rows.
+        Number of rows of each group, if rows are parts of groups of one size: pixels of images, tags of examples. For
+        groups of any sizes, such as sentences, the row at which each of the n groups begins, and the number of rows.
     n_tags : int
         Number of tags K, if rows are tags of examples, else 0. A label is then a class of the result: ``2 * tag + 1``
         if the example has the tag, else ``2 * tag``.
@@ -63,7 +63,7 @@ class LabelFile(abc.ABC):
     dtype: np.dtype[Any]
     nullable = False
     block_rows = 1 << 20
-    group_rows: int | Rows = 1
+    group_rows: int | Int64s = 1
     n_tags = 0
 
     @property
@@ -76,15 +76,15 @@ class LabelFile(abc.ABC):
         """Yield all labels in order, in blocks."""
 
     @abc.abstractmethod
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write all labels to `path`, with `values` in `rows`, which ascend."""
 
-    def take(self, rows: Rows) -> Values:
+    def take(self, rows: Int64s) -> Values:
         """Return the labels of `rows`, which ascend."""
         found = [block[rows[within(rows, start, len(block))] - start] for start, block in self.numbered()]
         return np.concatenate(found)
 
-    def take_unsorted(self, rows: Rows) -> list[Any]:
+    def take_unsorted(self, rows: Int64s) -> list[Any]:
         """Return the labels of `rows`, which are in any order."""
         order = np.argsort(rows)
         labels: Any = np.empty(len(order), object)
@@ -92,7 +92,7 @@ class LabelFile(abc.ABC):
             labels[order] = self.take(rows[order])
         return list(labels.tolist())
 
-    def take_and_count(self, rows: Rows) -> tuple[Values, Counter[Any]]:
+    def take_and_count(self, rows: Int64s) -> tuple[Values, Counter[Any]]:
         """Return the labels of `rows`, which ascend, and how many rows have each label: None for missing ones."""
         found, counts = list[Values](), Counter[Any]()
         for start, block in self.numbered():
@@ -103,19 +103,19 @@ class LabelFile(abc.ABC):
     @property
     def n_groups(self) -> int:
         """Number of groups; of rows, if these are not parts of groups."""
-        whole = self.group_rows
-        return self.n_rows // max(1, whole) if isinstance(whole, int) else len(whole) - 1
+        groups = self.group_rows
+        return self.n_rows // max(1, groups) if isinstance(groups, int) else len(groups) - 1
 
-    def groups_of(self, rows: Rows) -> Rows:
+    def groups_of(self, rows: Int64s) -> Int64s:
         """Return the group of each row."""
-        whole = self.group_rows
-        return rows // whole if isinstance(whole, int) else np.searchsorted(whole, rows, "right") - 1
+        groups = self.group_rows
+        return rows // groups if isinstance(groups, int) else np.searchsorted(groups, rows, "right") - 1
 
     def is_part(self, path: Path) -> bool:  # noqa: ARG002
         """Return whether a path is one of several files that hold the labels."""
         return False
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return all labels in memory, in the form in which they were, with `values` in `rows`, which ascend."""
         found = np.concatenate(list(self.blocks()))
         found = found.astype(wide_enough(found.dtype, values))
@@ -132,7 +132,7 @@ class LabelFile(abc.ABC):
 
 def _add_counts(total: Counter[Any], block: Values) -> None:
     """Add how many rows have each label; missing labels count as one label."""
-    if block.dtype.kind in "iu" and len(block) and _highest(block) < _MOST_COUNTED:
+    if block.dtype.kind in "iu" and len(block) and _highest_unsigned(block) < _MOST_COUNTED:
         counts = np.bincount(block.astype(np.intp, copy=False))
         labels = np.flatnonzero(counts)
         total.update(dict(zip(labels.tolist(), counts[labels].tolist(), strict=True)))
@@ -144,12 +144,12 @@ def _add_counts(total: Counter[Any], block: Values) -> None:
         total.update(None if is_missing(label) else label for label in block.tolist())
 
 
-def _highest(block: Values) -> int:
+def _highest_unsigned(block: Values) -> int:
     """Return the highest label; a negative one is higher than all others, as its sign is the first bit."""
     return int(block.view(f"{block.dtype.byteorder}u{block.itemsize}").max())
 
 
-def within(rows: Rows, start: int, n_rows: int) -> slice:
+def within(rows: Int64s, start: int, n_rows: int) -> slice:
     """Return where `rows`, which ascend, are in ``[start, start + n_rows)``."""
     first, last = np.searchsorted(rows, (start, start + n_rows)).tolist()
     return slice(first, last)
@@ -205,7 +205,7 @@ class ArrayLabels(LabelFile):
         """Yield all labels, in one block."""
         yield self.values
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a ``.npy`` file or a Zarr array."""
         found = self.corrected(rows, values)
         gone = np.fromiter(map(is_missing, found.tolist()), np.bool_) if found.dtype.kind == "O" else np.empty(0)
@@ -273,20 +273,13 @@ class SourceLabels(LabelFile):
         """Number of labels."""
         return self.source.n_rows
 
-    def take(self, rows: Rows) -> Values:
+    def take(self, rows: Int64s) -> Values:
         """Return the labels of `rows`; what lies between them is not read where they are far apart."""
         return self.source.take(rows)
 
     def is_part(self, path: Path) -> bool:
         """Return whether a path is one of the shards, or the archive."""
-        return self.is_file_of(self.source, path)
-
-    @staticmethod
-    def is_file_of(source: Source, path: Path) -> bool:
-        """Return whether a path is a file that a source reads."""
-        sources = source.shards if isinstance(source, ShardsSource) else (source,)
-        files = [Path(place) for one in sources if (place := local_path(split_member(one.where)[0])) is not None]
-        return any(file.exists() and path.samefile(file) for file in files)
+        return is_file_of(self.source, path)
 
     def blocks(self) -> Iterator[Values]:
         """Yield all labels in order; the memory of a block is used again."""
@@ -294,45 +287,70 @@ class SourceLabels(LabelFile):
             for start in range(0, self.n_rows, self.block_rows):
                 yield opened.read(start, min(start + self.block_rows, self.n_rows))
 
-    def corrected(self, rows: Rows, values: Values) -> Values:
+    def corrected(self, rows: Int64s, values: Values) -> Values:
         """Return all labels in memory, with `values` in `rows`."""
         found = self.source[: self.n_rows]
         found = found.astype(wide_enough(found.dtype, values))
         found[rows] = values
         return found
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a ``.npy`` file or a Zarr array of the same dtype, or a wider one where names are longer."""
         dtype = wide_enough(self.dtype, values)
-        blocks = self._corrected_blocks(rows, values, dtype)
         if path.suffix == ".zarr":
             import zarr
 
             target = zarr.create_array(path, shape=(self.n_rows,), dtype=dtype, chunks=(self.block_rows,))
-            for start, block in blocks:
+            for start, block in self.corrected_blocks(rows, values, self.block_rows):
                 target[start : start + len(block)] = block
             return
-        with path.open("wb") as file:
-            write_npy_header(file, dtype, (self.n_rows,))
-            for _, block in blocks:
-                file.write(block.view(np.uint8).data if block.itemsize else b"")
+        blocks = self.corrected_blocks(rows, values, self.block_rows)
+        write_npy(path, dtype, (self.n_rows,), (block for _, block in blocks))
 
-    def _corrected_blocks(self, rows: Rows, values: Values, dtype: np.dtype[Any]) -> Iterator[tuple[int, Values]]:
-        for start, block in self.numbered():
-            changed, own = within(rows, start, len(block)), block.astype(dtype, copy=False)
-            own = own if own.flags.writeable else own.copy()
-            own[rows[changed] - start] = values[changed]
-            yield start, own
+    def corrected_blocks(self, rows: Int64s, values: Values, step: int) -> Iterator[tuple[int, Values]]:
+        """Yield all labels, `step` at a time, with `values` in `rows`, and the numbers of their first rows."""
+        dtype = wide_enough(self.dtype, values)
+        with self.source.open() as opened:
+            for start in range(0, self.n_rows, step):
+                block = opened.read(start, min(start + step, self.n_rows))
+                changed = within(rows, start, len(block))
+                if changed.stop > changed.start:
+                    # The memory may be the user's, or a file's.
+                    block = block.astype(dtype, copy=self.source.in_memory or not block.flags.writeable)
+                    block[rows[changed] - start] = values[changed]
+                yield start, block.astype(dtype, copy=False)
 
 
-def write_npy_header(file: BinaryIO, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Write the header of a ``.npy`` file in the order of C."""
+def is_file_of(source: Source, path: Path) -> bool:
+    """Return whether a path is a file that a source reads: the array itself, one of its shards, or its archive."""
+    sources = source.shards if isinstance(source, ShardsSource) else (source,)
+    files = [Path(place) for one in sources if (place := local_path(split_member(one.where)[0])) is not None]
+    return any(file.exists() and path.samefile(file) for file in files)
+
+
+def write_npy(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...], blocks: Iterable[Values]) -> None:
+    """Write a ``.npy`` file in the order of C.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    dtype : dtype
+        Of the values.
+    shape : tuple of int
+        Of the array.
+    blocks : iterable of (n,) array
+        All its values in order.
+    """
     descr = np.lib.format.dtype_to_descr(dtype)
-    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        for block in blocks:
+            file.write(np.ascontiguousarray(block).view(np.uint8).data if block.itemsize else b"")
 
 
 def copy_zarr(source: Path, target: Path) -> None:
-    """Copy a folder.
+    """Copy the folder of a Zarr array.
 
     Raises
     ------
@@ -383,7 +401,7 @@ class ZarrLabels(LabelFile):
         """Number of labels."""
         return int(self.array.shape[0])
 
-    def take(self, rows: Rows) -> Values:
+    def take(self, rows: Int64s) -> Values:
         """Return the labels of `rows`; chunks without any of them are not read."""
         return self.source.take(rows) if self.dtype.kind != "T" else super().take(rows)
 
@@ -392,7 +410,7 @@ class ZarrLabels(LabelFile):
         for start in range(0, max(1, self.n_rows), self._step):
             yield self.array[start : start + self._step]
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Copy the array, and encode those chunks again whose labels change."""
         import zarr
 

@@ -63,7 +63,7 @@ def open_label_file(
     Raises
     ------
     InvalidInputError
-        If there is no such file or column, or the labels have not the axes of the task.
+        If there is no such file or column, or the labels do not have the axes of the task.
     InputTypeError
         For another kind of object.
     """
@@ -114,7 +114,7 @@ def _open_place(labels: str | os.PathLike[str], column: str | None, opener: _Ope
 
 
 class _Opener:
-    """Opens the labels of a task.
+    """Opens the labels of a task, in each of the forms in which they are stored.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class _Opener:
         return ZarrLabels(path) if self._is_flat(stored) else ZarrGrid(*self._rows_of(stored), path)
 
     def of_source(self, source: Source) -> LabelFile:
-        """Open what holds an array, and is written as a ``.npy`` file or a Zarr array."""
+        """Open an array that is corrected in a new ``.npy`` file or Zarr array: shards, an archive, a URL."""
         return SourceLabels(source) if self._is_flat(source) else GridLabels(*self._rows_of(source))
 
     def of_images(self, files: Sequence[ImageFileSource], where: str) -> LabelFile:
@@ -179,15 +179,16 @@ class _Opener:
             return _masks_in_memory(labels)
         if self._task not in ("tags", "tokens"):
             return ArrayLabels(labels)
-        array = _unmasked(labels) if n_axes == 2 or (self._task == "tags" and n_axes) else np.empty(0, object)
-        if array.dtype != object:
-            are_tags, stored = self._task == "tags", ArraySource(array)
-            rows = self._rows_of(stored) if are_tags else (ArraySource(array.reshape(-1)), stored, array.shape[-1], 0)
-            return GridLabels(*rows)
+        if n_axes == 2 or (self._task == "tags" and n_axes):
+            array = ArraySource(_unmasked(labels))
+            if array.dtype != object and self._task == "tags":
+                return GridLabels(*self._rows_of(array))
+            if array.dtype != object:  # sentences of one length
+                return GridLabels(ArraySource(array.array.reshape(-1)), array, array.shape[1])
         return TagListLabels(labels, self._known_tags(), self._names) if self._task == "tags" else TokenLists(labels)
 
     def _is_flat(self, source: Source) -> bool:
-        """Return whether labels have a row for each label, or must have."""
+        """Return whether an array must have one axis, with a label for each row."""
         n_axes = len(source.shape)
         if self._task is None:
             return n_axes != _MASK_AXES
@@ -202,7 +203,10 @@ class _Opener:
         return self._n_tags
 
     def _rows_of(self, stored: Source) -> tuple[Source, Source, int, int]:
-        """Return an array as rows, the array, the rows of a group, and the number of tags."""
+        """Return what `GridLabels` takes of masks or a matrix of tags.
+
+        These are the values as rows, the array itself, the rows of a group, and the number of tags.
+        """
         if self._task != "tags":
             images = open_masks([stored])
             return images.rows, stored, int(images.sizes[0].prod()), 0
@@ -228,9 +232,9 @@ def _masks_in_memory(labels: Any) -> LabelFile:
         return MaskList(images.rows, images.sizes, are_booleans=all(one.dtype.kind == "b" for one in arrays))
     try:
         array = _unmasked(labels)
+    except InvalidInputError:
+        raise
     except ValueError as error:
-        if isinstance(error, InvalidInputError):
-            raise
         raise InvalidInputError(
             "labels are lists of lists that differ in length: give a list of arrays of shape (H, W)"
         ) from error

@@ -7,21 +7,20 @@ A row is a value of the array, in the order of C: row ``(image * H + y) * W + x`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from labelsieve.confident_learning.dtypes import Int64s
 from labelsieve.corrections.label_arrays import (
-    Rows,
     SourceLabels,
     Values,
     copy_zarr,
+    is_file_of,
     wide_enough,
-    within,
-    write_npy_header,
+    write_npy,
 )
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.base import Source
@@ -59,50 +58,33 @@ class GridLabels(SourceLabels):
 
     def is_part(self, path: Path) -> bool:
         """Return whether a path is one of the shards, or the archive."""
-        return self.is_file_of(self.stored, path)
+        return is_file_of(self.stored, path)
 
     def as_stored(self, labels: Values) -> Values:
-        """Return labels as values of the array."""
+        """Return labels as values of the array: whether an example has a tag, and the class of a pixel."""
         if self.n_tags:
             return (labels & 1).astype(self.stored.dtype)
         return _as_booleans(labels) if self.stored.dtype.kind == "b" else labels
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the array in memory, with `values` in `rows`."""
         return self.as_stored(super().corrected(rows, values)).reshape(self.stored.shape)
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a ``.npy`` file or a Zarr array of the same shape and dtype."""
-        shape, dtype = self.stored.shape, wide_enough(self.dtype, values)
-        kind = self.as_stored(np.empty(0, dtype)).dtype
+        shape, dtype = self.stored.shape, self.as_stored(np.empty(0, wide_enough(self.dtype, values))).dtype
         if path.suffix == ".zarr":
             import zarr
 
             width = math.prod(shape[1:])
             step = max(1, self.block_rows // width)
-            target = zarr.create_array(path, shape=shape, dtype=kind, chunks=(min(step, shape[0]), *shape[1:]))
-            for start, block in self._changed_blocks(rows, values, dtype, step * width):
-                first = start // width
-                n = len(block) // width
-                target[first : first + n] = block.reshape(n, *shape[1:])
+            target = zarr.create_array(path, shape=shape, dtype=dtype, chunks=(min(step, shape[0]), *shape[1:]))
+            for start, block in self.corrected_blocks(rows, values, step * width):
+                first, n = start // width, len(block) // width
+                target[first : first + n] = self.as_stored(block).reshape(n, *shape[1:])
             return
-        with path.open("wb") as file:
-            write_npy_header(file, kind, shape)
-            for _, block in self._changed_blocks(rows, values, dtype, self.block_rows):
-                file.write(block.view(np.uint8).data if block.itemsize else b"")
-
-    def _changed_blocks(
-        self, rows: Rows, values: Values, dtype: np.dtype[Any], step: int
-    ) -> Iterator[tuple[int, Values]]:
-        """Yield the values of the array in blocks, with the numbers of their first rows."""
-        with self.source.open() as opened:
-            for start in range(0, self.n_rows, step):
-                block = opened.read(start, min(start + step, self.n_rows))
-                changed = within(rows, start, len(block))
-                if changed.stop > changed.start:
-                    block = block.astype(dtype)  # a copy: the memory may be the user's
-                    block[rows[changed] - start] = values[changed]
-                yield start, np.ascontiguousarray(self.as_stored(block.astype(dtype, copy=False)))
+        blocks = self.corrected_blocks(rows, values, self.block_rows)
+        write_npy(path, dtype, shape, (self.as_stored(block) for _, block in blocks))
 
 
 def _as_booleans(labels: Values) -> Values:
@@ -126,7 +108,7 @@ class ZarrGrid(GridLabels):
         super().__init__(rows, stored, group_rows, n_tags, (".zarr",))
         self.path, self.where = path, str(path)
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Copy the array, and encode those chunks again whose labels change."""
         import zarr
 
@@ -152,13 +134,13 @@ class MaskList(SourceLabels):
 
     suffixes: tuple[str, ...] = ()
 
-    def __init__(self, rows: Source, sizes: npt.NDArray[np.int64], *, are_booleans: bool) -> None:
+    def __init__(self, rows: Source, sizes: Int64s, *, are_booleans: bool = False) -> None:
         super().__init__(rows)
         self._are_booleans = are_booleans
         self.sizes: Sequence[tuple[int, int]] = [(height, width) for height, width in sizes.tolist()]
         self.group_rows = ends(sizes[:, 0] * sizes[:, 1])
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the masks, with `values` in `rows`."""
         labels = super().corrected(rows, values)
         labels = _as_booleans(labels) if self._are_booleans else labels

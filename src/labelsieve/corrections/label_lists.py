@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from labelsieve.confident_learning.dtypes import class_dtype
-from labelsieve.corrections.label_arrays import ArrayLabels, Rows, SourceLabels, Values
+from labelsieve.confident_learning.dtypes import Int64s, class_dtype
+from labelsieve.corrections.label_arrays import ArrayLabels, SourceLabels, Values
 from labelsieve.corrections.label_tables import ParquetLabels, only_column, open_parquet
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.columns import arrow, list_items, list_lengths
@@ -54,7 +54,7 @@ class TokenLists(ArrayLabels):
         super().__init__(flat)
         self.nullable = not self._are_arrays
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the labels of each sentence, with `values` in `rows`: arrays if all were arrays, else lists."""
         flat = super().corrected(rows, values)
         if self._are_arrays:
@@ -65,7 +65,7 @@ class TokenLists(ArrayLabels):
         edges = np.asarray(self.group_rows).tolist()
         return [labels[start:stop] for start, stop in itertools.pairwise(edges)]
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a Parquet file with a column ``labels`` of lists."""
         _write_lists(path, self.corrected(rows, values))
 
@@ -108,11 +108,11 @@ class TagListLabels(SourceLabels):
         first = next(itertools.chain.from_iterable(self._lists), None)
         self._edit = _TagEdit(n_tags, names if first is None or isinstance(first, str) else None)
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
+    def corrected(self, rows: Int64s, values: Values) -> Any:
         """Return the lists, with the tags of `rows` added or taken away."""
         return self._edit.edited(self._lists, rows, values)
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a Parquet file with a column ``labels`` of lists."""
         _write_lists(path, self.corrected(rows, values))
 
@@ -132,7 +132,7 @@ class _TagEdit:
         self._tags: list[Any] = list(range(n_tags)) if names is None else list(names)
         self._number = {tag: number for number, tag in enumerate(self._tags)}
 
-    def edited(self, lists: Sequence[Any], rows: Rows, labels: Values) -> list[list[Any]]:
+    def edited(self, lists: Sequence[Any], rows: Int64s, labels: Values) -> list[list[Any]]:
         """Return all lists after changes of some rows, which ascend.
 
         Tags that stay keep their order. Those that are added come at the end, or where they belong if tags ascend.
@@ -186,7 +186,7 @@ class ParquetTokens(ParquetLabels):
     def _rows_in(self, column: Any) -> int:
         return len(list_items(column))
 
-    def _corrected_column(self, column: Any, places: Rows, values: Values) -> Any:
+    def _corrected_column(self, column: Any, places: Int64s, values: Values) -> Any:
         return _relisted(column, super()._corrected_column(list_items(column), places, values))
 
 
@@ -274,7 +274,7 @@ class ParquetTags(ParquetLabels):
     def _rows_in(self, column: Any) -> int:
         return len(column) * self.n_tags
 
-    def _corrected_column(self, column: Any, places: Rows, values: Values) -> Any:
+    def _corrected_column(self, column: Any, places: Int64s, values: Values) -> Any:
         pa, lists = arrow(), self._edit.edited(column.to_pylist(), places, values)
         try:
             return pa.array(lists, column.type)

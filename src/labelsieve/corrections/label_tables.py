@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from labelsieve.corrections.label_arrays import SAY_TASK, LabelFile, Rows, Values, within
+from labelsieve.confident_learning.dtypes import Int64s
+from labelsieve.corrections.label_arrays import SAY_TASK, LabelFile, Values, within
 from labelsieve.errors import InvalidInputError, UnreadableDataError
 from labelsieve.sources.columns import arrow, choose_columns
 
@@ -93,11 +94,11 @@ class ParquetLabels(LabelFile):
         """Return an array of values in place of one of codes."""
         return array.dictionary_decode() if arrow().types.is_dictionary(array.type) else array
 
-    def take(self, rows: Rows) -> Values:
+    def take(self, rows: Int64s) -> Values:
         """Return the labels of `rows`."""
         return super().take(rows) if self.n_rows else np.empty(0, self.dtype)
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a table of the same columns, types and metadata."""
         pa = arrow()
         from pyarrow import parquet
@@ -115,7 +116,7 @@ class ParquetLabels(LabelFile):
                 writer.write_table(pa.Table.from_batches([batch], self.schema))
                 start += n_rows
 
-    def _corrected_column(self, column: Any, places: Rows, values: Values) -> Any:
+    def _corrected_column(self, column: Any, places: Int64s, values: Values) -> Any:
         """Return some lines of the column with other labels at some of its rows."""
         pa = arrow()
         from pyarrow import compute
@@ -211,7 +212,7 @@ class CsvLabels(LabelFile):
                 block = []
         yield np.array(block, object)
 
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write the table; lines whose label does not change are copied as they are."""
         new, row = dict(zip(rows.tolist(), values.tolist(), strict=True)), -1
         with path.open("w", encoding="utf-8", newline="") as file:
@@ -232,7 +233,7 @@ def open_parquet(path: Path) -> Any:
     Raises
     ------
     InvalidInputError
-        For a file that is none.
+        If it is not a readable Parquet file.
     MissingDependencyError
         Without pyarrow.
     """

@@ -7,18 +7,18 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from labelsieve.corrections.label_arrays import Rows, SourceLabels, Values, within
+from labelsieve.confident_learning.dtypes import Int64s
+from labelsieve.corrections.label_arrays import Values, within
+from labelsieve.corrections.label_grids import MaskList
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.image_files import ImageFileSource, pillow
 from labelsieve.sources.open_images import open_masks
-from labelsieve.sources.tokens import ends
 
 
-class MaskFiles(SourceLabels):
+class MaskFiles(MaskList):
     """Masks in PNG files, a file for each image, of any sizes; they are written as a folder of such files.
 
     Parameters
@@ -31,30 +31,25 @@ class MaskFiles(SourceLabels):
     Raises
     ------
     InvalidInputError
-        For files of another form, and of different dtypes.
+        For image files that are not PNG, and masks that are not integers of one dtype.
     """
 
-    suffixes: tuple[str, ...] = ("",)
+    suffixes = ("",)
 
     def __init__(self, files: Sequence[ImageFileSource], where: str) -> None:
         other = [file.where for file in files if file.path.suffix.lower() != ".png"]
         if other:
             raise InvalidInputError(f"labels: {other[0]} is not a PNG file: masks in image files are corrected as PNG")
-        super().__init__(open_masks([file.path for file in files]).rows)
+        images = open_masks([file.path for file in files])
+        super().__init__(images.rows, images.sizes)
         self.where, self.files = where, files
-        self.group_rows = ends(np.array([file.n_rows for file in files], np.int64))
 
     def is_part(self, path: Path) -> bool:
         """Return whether a path is one of the files, or a folder above one."""
         place = path.resolve()
         return any(place == file.path or place in file.path.parents for file in self.files)
 
-    def corrected(self, rows: Rows, values: Values) -> Any:
-        """Return the masks as a list of arrays, with `values` in `rows`."""
-        flat = np.split(super().corrected(rows, values), np.asarray(self.group_rows)[1:-1])
-        return [one.reshape(file.height, file.width) for one, file in zip(flat, self.files, strict=True)]
-
-    def write(self, path: Path, rows: Rows, values: Values) -> None:
+    def write(self, path: Path, rows: Int64s, values: Values) -> None:
         """Write a folder of files of the same names; those that do not change are copied as they are."""
         names, starts = self._names(), np.asarray(self.group_rows).tolist()
         path.mkdir()
@@ -76,7 +71,7 @@ class MaskFiles(SourceLabels):
         return [place.relative_to(above) for place in places]
 
 
-def _write_changed(file: ImageFileSource, target: Path, places: Rows, values: Values) -> None:
+def _write_changed(file: ImageFileSource, target: Path, places: Int64s, values: Values) -> None:
     """Write a mask with other values of some pixels; mode and palette stay."""
     module, pixels = pillow(), file[: file.n_rows].copy()
     pixels[places] = values

@@ -166,7 +166,7 @@ def results_of(decisions: Decisions) -> Iterator[tuple[str, str]]:
     Raises
     ------
     InvalidInputError
-        For text that is no fingerprint.
+        For text that is not a fingerprint.
     """
     for code, result in enumerate(decisions.result.values):
         if not result:
@@ -176,6 +176,33 @@ def results_of(decisions: Decisions) -> Iterator[tuple[str, str]]:
         if FINGERPRINT.fullmatch(result) is None:
             raise InvalidInputError(f"{which}: {result!r} is not the fingerprint of a result: is the file cut off?")
         yield which, result
+
+
+def check_results(decisions: Decisions, digest: str, fingerprint: str | None) -> None:
+    """Raise if decisions are about another result, or about a result of other labels.
+
+    Parameters
+    ----------
+    decisions : Decisions
+        The decisions; those that do not name their result are not checked.
+    digest : str
+        `labels_digest` of the labels.
+    fingerprint : str or None
+        The fingerprint of the result, if it is known.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the first such decision.
+    """
+    for which, result in results_of(decisions):
+        if result.partition("-")[0] != digest:
+            raise InvalidInputError(
+                f"{which} is about the result {result}, which is not one of these labels: another dataset, or labels "
+                "already changed"
+            )
+        if fingerprint is not None and result != fingerprint:
+            raise InvalidInputError(f"{which} is about the result {result}, issues are {fingerprint}")
 
 
 def check_rows(decisions: Decisions, n_rows: int) -> None:

@@ -1,4 +1,4 @@
-"""Checks of the labels that decisions result in, where a list of all classes does not tell them."""
+"""Checks of the labels that decisions result in, beyond a list of all classes."""
 
 from __future__ import annotations
 

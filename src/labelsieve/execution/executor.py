@@ -187,7 +187,7 @@ class LocalExecutor(Executor):
         progress: Progress | None = None,
         describe: Callable[[Any], str] = str,  # noqa: ARG002  # no worker dies here
     ) -> list[Any]:
-        """Compute a stage in this process. After an error or an interrupt, tasks that run still stop soon."""
+        """Compute a stage in this process. After an error or an interrupt, the tasks that still run stop soon."""
         try:
             with contextlib.nullcontext() if progress is None else progress.listening():
                 return blocks_of(stage.output.persist(**_scheduler()))

@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
 from labelsieve.confident_learning.calibration import joint_sums
 from labelsieve.confident_learning.class_quality import Columns
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.results.export import write_table
 from labelsieve.results.frames import frame_of
+from labelsieve.results.issue_pieces import NO_CLASS, IssuePiece, IssuePieces
 from labelsieve.results.layouts import TagLayout
 from labelsieve.results.publish import check_ending, replacing
-from labelsieve.results.result import TABLE_ROWS, Result
-from labelsieve.storage.folders import open_folder, temporary_folder, writing
+from labelsieve.results.result import Result
+from labelsieve.storage.folders import open_folder
 
 if TYPE_CHECKING:
     import os
 
     import pandas as pd
 
-    from labelsieve.confident_learning.dtypes import Bools, Int64s
+    from labelsieve.confident_learning.dtypes import Int64s
 
-# Issues of both results that are compared at a time. More are first sorted into pieces on disk.
-_PIECE_ISSUES: Final = 1 << 21
 # Rows that are turned into text at a time.
 _TEXT_ROWS: Final = 1 << 16
-# Ranges of rows whose issues are counted to find such pieces.
-_BINS: Final = 1 << 16
-# Stands for the label and the prediction of a row where it is not an issue.
-_NO_CLASS: Final = -1
 _STATUSES: Final = ("resolved", "kept", "new")
 
 
@@ -91,7 +80,7 @@ class Comparison:
     n_new: int
     n_relabelled: int
     classes: Columns
-    _pieces: _Pieces
+    _pieces: IssuePieces
 
     @property
     def n_rows(self) -> int:
@@ -192,7 +181,7 @@ class Comparison:
         frame = frame_of({name: np.concatenate([table[name] for table in tables]) for name in tables[0]})
         for name in frame.columns:
             if "_label_" in name:
-                frame[name] = frame[name].astype("Int64").mask(frame[name] == _NO_CLASS)
+                frame[name] = frame[name].astype("Int64").mask(frame[name] == NO_CLASS)
         return frame
 
     def to_csv(self, path: str | os.PathLike[str], *, escape_formulas: bool = True) -> None:
@@ -276,7 +265,7 @@ class Comparison:
             f"{self.n_resolved:,} resolved, {self.n_kept:,} kept, {self.n_new:,} new>"
         )
 
-    def _table(self, piece: _Piece) -> Columns:
+    def _table(self, piece: IssuePiece) -> Columns:
         layout = self.after.layout
         table: Columns = {"row": piece.rows} if layout is None else dict(layout.columns(piece.rows))
         if piece.ids is not None:
@@ -333,7 +322,7 @@ def compare_results(before: Result, after: Result) -> Comparison:
     if differing:
         said = (", ".join(f"{name}={getattr(one.settings, name)!r}" for name in differing) for one in (before, after))
         warn("the results have other settings, which change the issues too: {} before, {} after".format(*said))
-    pieces, k = _Pieces(before, after), after.n_classes
+    pieces, k = IssuePieces(before, after), after.n_classes
     names = ("resolved", "kept", "relabelled", "arrived", "new")
     counts = {name: np.zeros(k, np.int64) for name in names}
     for piece in pieces:
@@ -403,197 +392,12 @@ def _same_groups(before: Result, after: Result) -> bool:
     return one.array is other.array or np.array_equal(one.array, other.array)  # type: ignore[arg-type]  # one type
 
 
-@dataclass(frozen=True, eq=False)
-class _Piece:
-    """The issues of both results within a range of rows.
-
-    Parameters
-    ----------
-    rows : (n,) int64
-        Rows that are issues in either result, ascending.
-    is_before, is_after : (n,) bool
-        Of which results they are issues.
-    before, after : dict of (n,) array
-        ``given_label``, ``suggested_label`` and ``score`` in each.
-    ids : (n,) array, optional
-        The user's names of the rows.
-    """
-
-    rows: Int64s
-    is_before: Bools
-    is_after: Bools
-    before: Columns
-    after: Columns
-    ids: npt.NDArray[Any] | None
-
-    @property
-    def is_kept(self) -> Bools:
-        return self.is_before & self.is_after
-
-    @property
-    def is_relabelled(self) -> Bools:
-        found: Bools = self.is_kept & (self.before["given_label"] != self.after["given_label"])
-        return found
-
-
-class _Pieces:
-    """The issues of both results, by row, in pieces that fit into memory."""
-
-    def __init__(self, before: Result, after: Result) -> None:
-        edges = _edges(before, after)
-        self._n_pieces, folder = len(edges) - 1, None
-        if self._n_pieces > 1:
-            where = temporary_folder()
-            with writing(where):
-                folder = Path(tempfile.mkdtemp(prefix="labelsieve-compare-", dir=where))
-            # Rows and tables are read from it as long as this object is there.
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self._sides = [
-            _Side(one, edges, None if folder is None else folder / name)
-            for one, name in ((before, "before"), (after, "after"))
-        ]
-
-    def __iter__(self) -> Iterator[_Piece]:
-        for number in range(self._n_pieces):
-            yield self._piece(number)
-
-    def _piece(self, number: int) -> _Piece:
-        (before, before_ids), (after, after_ids) = (side.read(number) for side in self._sides)
-        # Both are sorted; union1d would hash them, which takes ten times as long.
-        rows = np.sort(np.concatenate([before["row"], after["row"]]), kind="stable")
-        rows = rows[np.append(rows[1:] != rows[:-1], True)[: len(rows)]]
-        is_before, is_after = (np.isin(rows, one["row"], assume_unique=True) for one in (before, after))
-        ids = None
-        if before_ids is not None and after_ids is not None:
-            if before_ids.dtype != after_ids.dtype:  # numbers in one result, the same as text in the other
-                before_ids, after_ids = _as_texts(before_ids), _as_texts(after_ids)
-            kept = is_before & is_after
-            ids = np.empty(len(rows), before_ids.dtype)
-            ids[is_before] = before_ids
-            old = ids[kept]
-            ids[is_after] = after_ids
-            other = np.flatnonzero(old != ids[kept])
-            if len(other):
-                row, first = int(rows[kept][other[0]]), other[0]
-                raise InvalidInputError(
-                    f"row {row:,} has the id {old[first]!s} before and {ids[kept][first]!s} after: another dataset?"
-                ).at([(row, row + 1)])
-        elif before_ids is not None or after_ids is not None:
-            ids = np.full(len(rows), "", object)
-            names, where = (before_ids, is_before) if before_ids is not None else (after_ids, is_after)
-            ids[where] = () if names is None else _as_texts(names)
-        return _Piece(rows, is_before, is_after, _aligned(before, is_before), _aligned(after, is_after), ids)
-
-
-def _as_texts(ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    texts = np.empty(len(ids), object)
-    texts[:] = [str(name) for name in ids.tolist()]
-    return texts
-
-
-def _aligned(records: npt.NDArray[Any], is_issue: Bools) -> Columns:
-    """Return the columns of records along all rows; the others have no class, and NaN as score."""
-    columns: Columns = {}
-    for name in ("given_label", "suggested_label", "score"):
-        dtype = records.dtype[name]
-        columns[name] = np.full(len(is_issue), np.nan if dtype.kind == "f" else _NO_CLASS, dtype)
-        columns[name][is_issue] = records[name]
-    return columns
-
-
-def _edges(before: Result, after: Result) -> list[int]:
-    """Return the rows at which the pieces begin, and the number of rows."""
-    n_rows = before.n_rows
-    if before.num_issues + after.num_issues <= _PIECE_ISSUES:
-        return [0, n_rows]
-    width = -(-n_rows // _BINS)
-    counts = np.zeros(-(-n_rows // width), np.int64)
-    for one in (before, after):
-        for rows in one.found.column("row"):
-            counts += np.bincount(rows // width, minlength=len(counts))
-    piece_of_bin = (np.cumsum(counts) - counts) // _PIECE_ISSUES
-    return [0, *((np.flatnonzero(np.diff(piece_of_bin)) + 1) * width).tolist(), n_rows]
-
-
-class _Side:
-    """The issues of one result in pieces by row: in one piece as they are, in several as files of a folder.
-
-    Parameters
-    ----------
-    result : Result
-        The result.
-    edges : list of int
-        Rows at which pieces begin, and the number of rows.
-    folder : Path or None
-        For the files of several pieces.
-    """
-
-    def __init__(self, result: Result, edges: list[int], folder: Path | None) -> None:
-        self._result, self._folder = result, folder
-        self._dtype = np.dtype(
-            [
-                ("row", np.int64),
-                ("given_label", np.int64),
-                ("suggested_label", np.int64),
-                ("score", result.found.part(0, 0).scores.dtype),
-            ]
-        )
-        if folder is None:
-            return
-        with writing(str(folder)):
-            folder.mkdir()
-            for start in range(0, result.num_issues, TABLE_ROWS):
-                records, ids = self._records(start, min(start + TABLE_ROWS, result.num_issues))
-                cuts = np.searchsorted(records["row"], edges).tolist()
-                for number in range(len(edges) - 1):
-                    first, stop = cuts[number], cuts[number + 1]
-                    if first == stop:
-                        continue
-                    with self._file(number).open("ab") as file:
-                        records[first:stop].tofile(file)
-                    if ids is not None:
-                        with self._file(number, "ids").open("a", encoding="utf-8") as text:
-                            text.write(json.dumps(ids[first:stop].tolist()) + "\n")
-
-    def read(self, number: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """Return the issues of a piece by row, and their ids if there are any."""
-        if self._folder is None:
-            return self._records(0, self._result.num_issues)
-        file, ids = self._file(number), None
-        records = np.fromfile(file, self._dtype) if file.exists() else np.empty(0, self._dtype)
-        order = np.argsort(records["row"], kind="stable")
-        if self._result.ids is not None:
-            names = list[Any]()
-            if file.exists():
-                with self._file(number, "ids").open(encoding="utf-8") as text:
-                    for line in text:
-                        names += json.loads(line)
-            of_none = self._result.ids.part(0, 0, np.empty(0, np.int64))
-            ids = np.empty(len(names), of_none.dtype)
-            ids[:] = names
-            ids = ids[order]
-        return records[order], ids
-
-    def _file(self, number: int, ending: str = "issues") -> Path:
-        return Path(self._folder or "", f"{number}.{ending}")
-
-    def _records(self, start: int, stop: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any] | None]:
-        """Return the issues ``[start, stop)``, counted from the worst, sorted by row, and their ids."""
-        part = self._result.found.part(start, stop)
-        order = np.argsort(part.rows, kind="stable")
-        records = np.empty(len(part), self._dtype)
-        for name in self._dtype.names or ():
-            records[name] = part.columns()[name][order]
-        ids = None if self._result.ids is None else self._result.ids.part(start, stop, part.rows)[order]
-        return records, ids
-
-
 def _emptied(table: Columns) -> Columns:
     """Return a table for a CSV file: what is missing is empty."""
     found = dict(table)
     for name, column in table.items():
         if "_label_" in name:
-            found[name] = np.where(column == _NO_CLASS, "", column.astype(str))
+            found[name] = np.where(column == NO_CLASS, "", column.astype(str))
         elif name.startswith("score_"):
             found[name] = np.where(np.isnan(column), "", column.astype(str))
     return found

@@ -23,9 +23,9 @@ def open_given_labels(
     Parameters
     ----------
     labels : path or array-like
-        As of `labelsieve.apply_decisions`; also a label for each row in one array, as `open_label_file` takes them.
+        As of `labelsieve.apply_decisions`; with a layout also one array with a label for each row.
     layout : Layout or None
-        Where the rows of the result are, if there is a result, and if they are parts of groups.
+        Where the rows of the result are, if they are parts of groups; None without a result.
     column : str, optional
         The column of a table.
     task : str, optional

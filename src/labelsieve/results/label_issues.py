@@ -357,9 +357,9 @@ class LabelIssues(Result):
             The predicted probabilities of this result, or the logits, for the five most probable classes of each row.
             Otherwise only the given and the suggested class are shown with theirs.
         labels : (N,) array-like or path, optional
-            The given labels, as numbers or names, which decisions then name; ``table.parquet::label`` is a column of a
-            Parquet or CSV file. By default they are what the run read; needed for results of earlier versions with
-            class names, and for rows that are not issues, if they are not those of an audit that was drawn with labels.
+            The given labels, as in `audit`, which decisions then name. By default they are what the run read; needed
+            for results of earlier versions with class names, and for rows that are not issues, if they are not those
+            of an audit that was drawn with labels.
         class_names : sequence of str, optional
             What to show of each class; by default the names in the result.
         title : str, optional

@@ -25,7 +25,7 @@ class Layout(abc.ABC):
     kind : str
         Name of the layout in a stored result.
     task : str
-        The task whose results have it, one of `TASKS`.
+        The task, one of `TASKS`, whose results have this layout.
     units : tuple of str
         What rows and groups are called.
     classes_note : str

@@ -133,6 +133,8 @@ def check_writable(path: Path) -> None:
 def replacing(place: Folder) -> Iterator[Path]:
     """Yield the path of a file or folder to make, which takes the place of what is at `place` when the block ends.
 
+    It is in a hidden folder beside `place`. Those that killed runs left there are removed first.
+
     Raises
     ------
     UnwritableError
@@ -166,12 +168,11 @@ def _remove_abandoned(path: Path) -> None:
         folders = [Path(entry) for entry in entries if name.fullmatch(entry.name) and not entry.is_symlink()]
     for folder in folders:
         made, replaced = _places_in(folder, path)
-        with abandoned(folder) as is_left:
-            if not is_left:
+        with abandoned(folder) as is_abandoned:
+            if not is_abandoned:
                 continue
-            if (
-                made.exists() and replaced.exists() and not os.path.lexists(path)
-            ):  # killed between the renames at the end
+            if made.exists() and replaced.exists() and not os.path.lexists(path):
+                # It was killed between the two renames at the end.
                 with writing(str(path)):
                     replaced.rename(path)
             shutil.rmtree(folder, ignore_errors=True)

@@ -23,8 +23,7 @@ def retry(attempts: int, function: Callable[..., _T], *arguments: Any) -> _T:
     """Return ``function(*arguments)``, called up to `attempts` times, until no `UnreadableDataError` is raised.
 
     The whole call is repeated: a task, for example, begins again with its first row. Data that has changed is not read
-    again, and what a store does not permit is not requested again. Nor is a task repeated
-    that nobody waits for.
+    again, what a store does not permit is not requested again, and nothing is repeated once nobody waits for it.
     """
     for attempt in range(attempts - 1):
         try:

@@ -1,4 +1,7 @@
-"""Whether anybody still waits for what a thread of this process does. It cannot be stopped from outside."""
+"""Whether anybody still waits for what a thread of this process does.
+
+A thread cannot be stopped from outside. So what runs for long in one asks `is_cancelled` from time to time.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from contextvars import ContextVar
 
 
 class Cancellation:
-    """Tells code in threads of this process that nobody waits for it any more. A copy in another process does not.
+    """Tells code in threads of this process that nobody waits for it any more. Other processes do not learn of it.
 
     Attributes
     ----------
@@ -20,12 +23,12 @@ class Cancellation:
         self.is_requested = False
 
     def request(self) -> None:
-        """Let the code stop, when it next looks."""
+        """Let the code stop when it next asks."""
         self.is_requested = True
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Let `is_cancelled` look at this one too, in the block and in what runs in a copy of its context."""
+        """Let this one count for `is_cancelled` too, in the block and in what runs in a copy of its context."""
         token = _HEEDED.set((*_HEEDED.get(), self))
         try:
             yield
@@ -37,7 +40,7 @@ _HEEDED: ContextVar[tuple[Cancellation, ...]] = ContextVar("heeded", default=())
 
 
 def is_cancelled() -> bool:
-    """Return whether nobody waits for the code that calls this; somebody does if it heeds no cancellation.
+    """Return whether nobody waits for the code that calls this; False where no `Cancellation` is heeded.
 
     Examples
     --------

@@ -99,21 +99,26 @@ def owner_of(folder: Folder) -> str:
 
 @contextmanager
 def abandoned(folder: Path) -> Iterator[bool]:
-    """Yield whether a killed process of this machine owned a folder on a disk, which is locked while the block runs.
+    """Yield whether a killed process of this machine owned a folder; if so, it is locked while the block runs.
 
-    False if its owner is alive, and if that cannot be known: without a lock file, and where there are no locks. What
-    another machine locks is not always seen here.
+    False if the owner is alive, and if that cannot be known: without a lock file, without locks in the system, and for
+    an owner on another machine, whose lock is not always seen here.
+
+    Parameters
+    ----------
+    folder : Path
+        On a disk.
     """
     with contextlib.ExitStack() as stack:
-        is_left = False
+        is_abandoned = False
         with contextlib.suppress(OSError, AttributeError):
             file = stack.enter_context((folder / LOCK).open("r+", errors="replace"))
             # An owner writes its name once it has the lock.
             is_named = file.read().endswith(f" on {socket.gethostname()}")
             if is_named:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                is_left = _is_same(file, folder / LOCK)
-        yield is_left
+                is_abandoned = _is_same(file, folder / LOCK)
+        yield is_abandoned
 
 
 def always_owned() -> None:

@@ -1,4 +1,4 @@
-"""What the review server answers about decisions: those there are, those made since, and whether one may be made."""
+"""What the review server answers about decisions: all of them, those made after a version, and to one that is made."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST_LETTERS: Final = 200
 _FIELDS: Final = {"row", "given_label", "decision", "label", "reviewer", "time", "replaces"}
 
 
-class RefusedError(HTTPError):
+class BadRequestError(HTTPError):
     """A request that is refused.
 
     Parameters
@@ -38,8 +38,8 @@ class RefusedError(HTTPError):
 class DecisionRequests:
     """Answers requests about decisions, one at a time.
 
-    Each decision that is made or taken back gives the decisions a new version: a number that grows from 0, which is
-    what the file holds at first.
+    The decisions have a version: 0 for those that the file holds at first, and one more with each decision that is made
+    or taken back.
 
     Parameters
     ----------
@@ -91,32 +91,32 @@ class DecisionRequests:
 
         Raises
         ------
-        RefusedError
+        BadRequestError
             If it cannot be right, or cannot be written.
         """
         try:
             said = json.loads(body)
         except (ValueError, RecursionError):
-            raise RefusedError(400, "the body is not JSON") from None
+            raise BadRequestError(400, "the body is not JSON") from None
         if not isinstance(said, dict) or not said.keys() <= _FIELDS:
-            raise RefusedError(400, f"the body must be an object with {', '.join(sorted(_FIELDS))}")
+            raise BadRequestError(400, f"the body must be an object with {', '.join(sorted(_FIELDS))}")
         row = said.get("row")
         if type(row) is not int or row not in self.places:
-            raise RefusedError(400, f"row: {_short(row)} is not one of the rows to review")
+            raise BadRequestError(400, f"row: {_short(row)} is not one of the rows to review")
         wanted = None if said.get("decision") is None else self._decision(row, said)
         there = self._file.decisions.get(row)
         if "replaces" in said and (there.time if there else "") != said["replaces"]:
             if there == wanted or (there and wanted and there[:8] == wanted[:8]):  # sent again, as the answer was lost
                 return
             now = f"{there.reviewer or 'somebody'} decided {there.word}" if there else "its decision was taken back"
-            raise RefusedError(409, f"{now} meanwhile: look at it again")
+            raise BadRequestError(409, f"{now} meanwhile: look at it again")
         try:
             if wanted is None:
                 self._file.take_back(row)
             else:
                 self._file.record(wanted)
         except UnwritableError as error:
-            raise RefusedError(507, str(error)) from error
+            raise BadRequestError(507, str(error)) from error
         version = self._version + 1
         self._changes.pop(row, None)
         self._changes[row] = version
@@ -127,24 +127,24 @@ class DecisionRequests:
         values = self._rows.scheme.values
         given, suggested = values[int(self._rows.given[place])], int(self._rows.suggested[place])
         if not isinstance(word, str) or word not in WORDS:
-            raise RefusedError(400, f"decision: {_short(word)} is not one of {', '.join(WORDS)}")
+            raise BadRequestError(400, f"decision: {_short(word)} is not one of {', '.join(WORDS)}")
         if "given_label" in said and not _is_label(said["given_label"], given):
-            raise RefusedError(400, f"given_label: row {row:,} has {given!r}, not {_short(said['given_label'])}")
+            raise BadRequestError(400, f"given_label: row {row:,} has {given!r}, not {_short(said['given_label'])}")
         if word in ("keep", "unsure"):
             if label not in (None, "") and not _is_label(label, given):
-                raise RefusedError(400, f"label: there is none for {word}, and not {_short(label)}")
+                raise BadRequestError(400, f"label: there is none for {word}, and not {_short(label)}")
             label = ""
         elif type(label) not in (int, str) or str(label) not in self._values:
-            raise RefusedError(400, f"label: {_short(label)} is not one of the {len(values):,} labels")
+            raise BadRequestError(400, f"label: {_short(label)} is not one of the {len(values):,} labels")
         elif word == "accept" and suggested != NO_CLASS and not _is_label(label, values[suggested]):
-            raise RefusedError(
+            raise BadRequestError(
                 400, f"label: {values[suggested]!r} is suggested for row {row:,}, and not {_short(label)}"
             )
         when = _text("time", said.get("time")) or datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
             datetime.fromisoformat(when)
         except ValueError:
-            raise RefusedError(400, f"time: {_short(when)} is not a time, such as 2026-11-26T08:30:00Z") from None
+            raise BadRequestError(400, f"time: {_short(when)} is not a time, such as 2026-11-26T08:30:00Z") from None
         return Decision(
             row,
             str(given),
@@ -166,7 +166,9 @@ def _text(name: str, said: Any) -> str:
     if said is None:
         return ""
     if not isinstance(said, str) or len(said) > _MOST_LETTERS or any(map(_is_control, said)):
-        raise RefusedError(400, f"{name}: {_short(said)} is not text of one line and at most {_MOST_LETTERS} letters")
+        raise BadRequestError(
+            400, f"{name}: {_short(said)} is not text of one line and at most {_MOST_LETTERS} letters"
+        )
     return said
 
 

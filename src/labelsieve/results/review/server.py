@@ -12,7 +12,7 @@ Everything is below a path that cannot be guessed, ``http://127.0.0.1:PORT/TOKEN
 | ``GET picture/ROW`` | the picture of a row as it is |
 | ``GET thumbnail/ROW`` | the picture of a row, in at most 20 kB |
 | ``GET decisions`` | list of decisions, one for each row that is decided: their fields as in a request |
-| ``GET decisions?after=V`` | those that were made since, and ``"decision": null`` for what was taken back |
+| ``GET decisions?after=V`` | those that were made after version V; ``"decision": null`` for one taken back |
 | ``GET decisions.csv`` | the file |
 | ``POST decisions`` | 204 once the decision in the body is on the disk; ``"decision": null`` takes one back |
 
@@ -21,7 +21,7 @@ A decision is an object with ``row``, ``given_label``, ``decision``, ``label``, 
 of somebody who decides at the same time, the page must show that one first.
 
 The answer with decisions has their version, a number that grows with each change, in the header ``Decisions-Version``.
-A page asks for what was made after it every few seconds, and so shows what others decide.
+A page that is visible asks every two seconds for those made after its version, and so shows what others decide.
 
 What cannot be right is refused with a line of text that says why: 400 for a bad decision, 403 for another origin or
 host, 404 for any other path, 409 for a decision that would replace one that its page does not know of, 507 if the file
@@ -57,7 +57,7 @@ from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
 from labelsieve.results.pictures import Picture, Pictures, open_pictures
 from labelsieve.results.result import Result
 from labelsieve.results.review.decision_file import DecisionFile, open_decisions
-from labelsieve.results.review.decision_requests import DecisionRequests, RefusedError
+from labelsieve.results.review.decision_requests import BadRequestError, DecisionRequests
 from labelsieve.results.review.page import content_policy, render_page
 from labelsieve.results.review.rows import ReviewRows
 from labelsieve.settings import check_whole_number
@@ -136,7 +136,7 @@ class ReviewServer:
     decisions : DecisionFile
         What is decided, while the block runs.
     requests : DecisionRequests
-        Answers the requests about it.
+        Answers the requests about decisions, while the block runs.
 
     Raises
     ------
@@ -382,10 +382,10 @@ class _Handler(RequestHandler):
 
     def prepare(self) -> None:
         if not self._server.is_own_host(self.request.headers.get("Host", "")):
-            raise RefusedError(403, "this host name is not of this server")
+            raise BadRequestError(403, "this host name is not of this server")
         path = self._server.is_own_path(self.request.path)
         if path is None:
-            raise RefusedError(404, "there is nothing here: the URL that the server printed has a longer path")
+            raise BadRequestError(404, "there is nothing here: the URL that the server printed has a longer path")
         self._path = path
 
     async def get(self) -> None:
@@ -410,41 +410,41 @@ class _Handler(RequestHandler):
         elif picture is not None:
             await self._send_picture(int(picture[2]), small=picture[1] == "thumbnail")
         else:
-            raise RefusedError(404, "there is nothing here")
+            raise BadRequestError(404, "there is nothing here")
 
     async def post(self) -> None:
         if self._path != "decisions":
-            raise RefusedError(404, "there is nothing here")
+            raise BadRequestError(404, "there is nothing here")
         headers = self.request.headers
         # A page of another site may send a request, but neither of these headers.
         if headers.get("Origin", "") != f"http://{headers.get('Host', '')}":
-            raise RefusedError(403, "decisions are taken from the page of this server only")
+            raise BadRequestError(403, "decisions are taken from the page of this server only")
         if headers.get("Content-Type", "").partition(";")[0].strip() != "application/json":
-            raise RefusedError(400, "a decision must be sent as application/json")
+            raise BadRequestError(400, "a decision must be sent as application/json")
         await self._run(self._server.writer, self._server.requests.decide, self.request.body)
         self.set_status(HTTPStatus.NO_CONTENT)
 
     async def _send_picture(self, row: int, *, small: bool) -> None:
         try:
             found = await self._run(self._server.readers, lambda: self._server.picture(row, small=small))
-        except RefusedError as error:
-            raise RefusedError(404, error.why) from error
+        except BadRequestError as error:
+            raise BadRequestError(404, error.why) from error
         if found is None:
-            raise RefusedError(404, f"there is no picture of row {row:,} to show")
+            raise BadRequestError(404, f"there is no picture of row {row:,} to show")
         self._answer(found.media_type, found.data)
 
     def _range(self) -> tuple[int, int]:
         """Return the rows that a query asks for."""
         start, stop = self._whole("start"), min(self._whole("stop"), len(self._server.rows))
         if stop - start > _MOST_ROWS:
-            raise RefusedError(400, f"at most {_MOST_ROWS:,} rows are sent at a time")
+            raise BadRequestError(400, f"at most {_MOST_ROWS:,} rows are sent at a time")
         return min(start, stop), stop
 
     def _whole(self, name: str) -> int:
         """Return a whole number of the query."""
         text = self.get_query_argument(name, "")
         if not re.fullmatch("[0-9]{1,12}", text):
-            raise RefusedError(400, f"{name} must be a whole number")
+            raise BadRequestError(400, f"{name} must be a whole number")
         return int(text)
 
     async def _run(self, pool: ThreadPoolExecutor, function: Any, *arguments: Any) -> Any:
@@ -452,7 +452,7 @@ class _Handler(RequestHandler):
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
         except LabelsieveError as error:
-            raise RefusedError(500, str(error)) from error
+            raise BadRequestError(500, str(error)) from error
 
     def _answer(self, media_type: str, content: bytes) -> None:
         self.set_header("Content-Type", media_type)
@@ -461,7 +461,7 @@ class _Handler(RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Say why in one line of text."""
         error = kwargs.get("exc_info", (None, None, None))[1]
-        if isinstance(error, RefusedError):
+        if isinstance(error, BadRequestError):
             why = error.why
         else:
             why = {405: "this is not done here"}.get(status_code, HTTPStatus(status_code).phrase)
