@@ -150,8 +150,14 @@ def replacing(place: Folder) -> Iterator[Path]:
     path = place.path
     _remove_abandoned(path)
     with _hidden_folder(path) as folder, own_folder(LocalFolder(folder), str(path)):
-        yield folder / path.name
-        _move_into_place(folder / path.name, path, folder / "replaced")
+        made, replaced = _places_in(folder, path)
+        yield made
+        _move_into_place(made, path, replaced)
+
+
+def _places_in(folder: Path, path: Path) -> tuple[Path, Path]:
+    """Return where in a hidden folder an output is made, and where goes what is replaced; neither is its lock."""
+    return folder / f"new-{path.name}", folder / "replaced"
 
 
 def _remove_abandoned(path: Path) -> None:
@@ -161,7 +167,7 @@ def _remove_abandoned(path: Path) -> None:
     with suppress(OSError), os.scandir(path.absolute().parent) as entries:
         folders = [Path(entry) for entry in entries if name.fullmatch(entry.name) and not entry.is_symlink()]
     for folder in folders:
-        made, replaced = folder / path.name, folder / "replaced"
+        made, replaced = _places_in(folder, path)
         with abandoned(folder) as is_abandoned:
             if not is_abandoned:
                 continue

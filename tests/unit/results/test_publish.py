@@ -129,7 +129,7 @@ def test_a_folder_that_was_moved_away_by_a_killed_run_is_there_again(tmp_path, a
     """A run may be killed between the renames of the old and of the new folder, or after both."""
     path = tmp_path / "out.zarr"
     left = left_behind(path)
-    for folder in (left / "replaced", path if at_the_end else left / path.name):
+    for folder in (left / "replaced", path if at_the_end else left / f"new-{path.name}"):
         folder.mkdir()
         (folder / "zarr.json").write_text(folder.name)
 
@@ -146,7 +146,7 @@ def test_a_folder_that_was_moved_away_by_a_killed_run_is_there_again(tmp_path, a
 def test_a_folder_that_was_moved_away_stays_where_it_cannot_be_moved_back(tmp_path, monkeypatch):
     path = tmp_path / "out.zarr"
     left = left_behind(path)
-    for name in ("replaced", path.name):
+    for name in ("replaced", "new-out.zarr"):
         (left / name).mkdir()
 
     def fail(*_):
@@ -160,6 +160,16 @@ def test_a_folder_that_was_moved_away_stays_where_it_cannot_be_moved_back(tmp_pa
     path.symlink_to(tmp_path / "nowhere")  # what is there now is not replaced by what was there
     write(path)
     assert (path.read_bytes(), hidden(tmp_path)) == (b"new", set())
+
+
+@pytest.mark.parametrize("name", ["lock", "run.json", "replaced"])
+def test_names_of_what_is_in_the_hidden_folder_are_outputs_too(tmp_path, name):
+    for content in ("old", "new"):
+        with replacing(LocalFolder(tmp_path / name)) as made:
+            made.mkdir()
+            (made / "file").write_text(content)
+    assert [path.name for path in tmp_path.rglob("*")] == [name, "file"]
+    assert (tmp_path / name / "file").read_text() == "new"
 
 
 def test_many_writers_at_once_leave_each_other_alone(tmp_path):
