@@ -173,11 +173,16 @@ class Process:
 
     def wait(self, timeout=PATIENCE_S):
         """Return the exit code, and what was printed and said."""
-        code = self._popen.wait(timeout)
+        try:
+            code = self._popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it still runs after {timeout:g} s, and said: {self._texts()}") from None
+        return code, *self._texts()
+
+    def _texts(self):
         for file in self._printed:
             file.seek(0)
-        out, err = (file.read() for file in self._printed)
-        return code, out, err
+        return [file.read() for file in self._printed]
 
     def succeeds(self, timeout=PATIENCE_S):
         """Wait for an end without error, and return what was printed."""
