@@ -11,6 +11,10 @@ import pytest
 # Where no bytecode is kept, as in many containers, each process that a test starts would compile the whole package.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+# Dask's profiler can deadlock a process on Python 3.11: https://github.com/python/cpython/issues/106883. This is set
+# before Dask is imported, here and in all processes that a test starts.
+if sys.version_info < (3, 12):
+    os.environ["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"
 
 
 def pytest_configure():

@@ -174,6 +174,11 @@ Requests to S3 and to web servers have limits of time, and those that fail are r
 set ``labelsieve.max-requests`` in Dask's configuration where the workers run, for example by the environment variable
 ``DASK_LABELSIEVE__MAX_REQUESTS=16``. A store that serves 1,000 workers then gets at most 16,000 requests at a time.
 
+On Python 3.11 a worker of Dask can stop for ever, in whatever it computes: Dask's profiler looks at all threads, which
+can deadlock in that version (https://github.com/python/cpython/issues/106883). Use Python 3.12 or newer on clusters, or
+turn the profiler off where workers start: ``DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False``. The workers that
+``labelsieve find --workers`` starts on Python 3.11 are not profiled.
+
 Zarr does not write chunks that hold only the fill value, and reads a chunk that is not stored as that value. So missing
 chunks need care. Stored chunks are listed once, before the first read, and a chunk in that list is never treated as
 absent.

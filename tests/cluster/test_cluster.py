@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import sys
 import textwrap
 import time
 from collections import Counter
@@ -567,3 +568,12 @@ def test_the_check_of_every_worker_takes_no_array_along(stored):
     labels, probs = LABELS, PROBS
     opened = opening.open_inputs(labels, probs)
     assert len(pickle.dumps(opened.reachability())) < 1000 < probs.nbytes
+
+
+@pytest.mark.slow
+def test_workers_of_a_command_are_not_profiled_where_that_can_deadlock():
+    profiled = {"distributed.worker.profile.enabled": True}
+    with dask.config.set(profiled), local_cluster.cluster(n_workers=1, n_threads=1) as client:
+        [callbacks] = client.run(lambda dask_worker: list(dask_worker.periodic_callbacks)).values()
+        assert ("profile" in callbacks) == (sys.version_info >= (3, 12))
+        assert dask.config.get("distributed.worker.profile.enabled"), "of what else this process starts"

@@ -123,7 +123,9 @@ class Composed(ExitStack):
         self._folder, self.ports = folder, {port: free_port() for port in ("8786", "8787", "8790", "9000")}
         environment = {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]), **SECRETS}
         self._services = yaml.safe_load(interpolated(self.local(TEXT), environment))["services"]
-        kept = {name: os.environ[name] for name in ("PYTHONPATH", "HOME", "TMPDIR") if name in os.environ}
+        # The image has a Python on which Dask's profiler does not deadlock; that of the tests may be another one.
+        names = ("PYTHONPATH", "HOME", "TMPDIR", "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED")
+        kept = {name: os.environ[name] for name in names if name in os.environ}
         self._environment = environment | kept | {"AWS_CONFIG_FILE": os.devnull, "AWS_EC2_METADATA_DISABLED": "true"}
 
     def local(self, text):

@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -213,17 +214,22 @@ def _check_scheduler(address: str, patience: float) -> None:
 
 @contextmanager
 def _start_local(n_workers: int, n_threads: int, worker_memory: str | None) -> Iterator[Any]:
+    import dask
     from distributed import Client, LocalCluster
 
     def start() -> tuple[Any, Any]:
         _leave_interrupts_to_this_process()
-        cluster = LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=n_threads,
-            memory_limit=worker_memory or "auto",
-            dashboard_address="127.0.0.1:0",
-            silence_logs=logging.CRITICAL,
-        )
+        # Dask's profiler looks at all threads 100 times a second, on which Python 3.11 can deadlock:
+        # https://github.com/python/cpython/issues/106883
+        profiled = sys.version_info >= (3, 12) and dask.config.get("distributed.worker.profile.enabled")
+        with dask.config.set({"distributed.worker.profile.enabled": profiled}):
+            cluster = LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=n_threads,
+                memory_limit=worker_memory or "auto",
+                dashboard_address="127.0.0.1:0",
+                silence_logs=logging.CRITICAL,
+            )
         return cluster, Client(cluster, set_as_default=False)
 
     def close() -> None:
