@@ -150,7 +150,14 @@ class _TagEdit:
         return found
 
 
-class ParquetTokens(ParquetLabels):
+class _ParquetLists(ParquetLabels):
+    """Labels in a column of lists of a Parquet file."""
+
+    def _value_type(self, kind: Any) -> Any:
+        return super()._value_type(_item_type(kind))
+
+
+class ParquetTokens(_ParquetLists):
     """Labels of the tokens of sentences in a column of lists of a Parquet file.
 
     Parameters
@@ -171,9 +178,6 @@ class ParquetTokens(ParquetLabels):
             first += len(batch)
         self.group_rows = ends(np.concatenate(lengths))
         self.nullable = self.schema.field(self.column).type.value_field.nullable
-
-    def _value_type(self, kind: Any) -> Any:
-        return super()._value_type(_item_type(kind))
 
     @property
     def n_rows(self) -> int:
@@ -227,7 +231,7 @@ def _relisted(column: Any, items: Any) -> Any:
     return (pa.LargeListArray if is_large else pa.ListArray).from_arrays(offsets, items, type=column.type)
 
 
-class ParquetTags(ParquetLabels):
+class ParquetTags(_ParquetLists):
     """Tags of examples in a column of lists of a Parquet file.
 
     Parameters
@@ -248,9 +252,6 @@ class ParquetTags(ParquetLabels):
         self.dtype, self.nullable = class_dtype(2 * n_tags), False
         self.group_rows, self.n_tags, self._names = n_tags, n_tags, names
         self.block_rows = max(1, min(_BLOCK_LISTS, _BLOCK_TAGS // n_tags))
-
-    def _value_type(self, kind: Any) -> Any:
-        return super()._value_type(_item_type(kind))
 
     @property
     def n_rows(self) -> int:

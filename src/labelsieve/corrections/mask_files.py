@@ -15,7 +15,7 @@ from labelsieve.corrections.label_arrays import Values, within
 from labelsieve.corrections.label_grids import MaskList
 from labelsieve.errors import InvalidInputError
 from labelsieve.sources.image_files import ImageFileSource, pillow
-from labelsieve.sources.open_images import open_masks
+from labelsieve.sources.open_images import masks_of_files
 
 
 class MaskFiles(MaskList):
@@ -40,7 +40,7 @@ class MaskFiles(MaskList):
         other = [file.where for file in files if file.path.suffix.lower() != ".png"]
         if other:
             raise InvalidInputError(f"labels: {other[0]} is not a PNG file: masks in image files are corrected as PNG")
-        images = open_masks([file.path for file in files])
+        images = masks_of_files(files, str(files[0].path))
         super().__init__(images.rows, images.sizes)
         self.where, self.files = where, files
 

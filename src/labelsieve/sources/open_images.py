@@ -15,7 +15,7 @@ from labelsieve.sources.arrays import ArraySource
 from labelsieve.sources.base import Source
 from labelsieve.sources.ensemble import Ensemble, check_members, member_name
 from labelsieve.sources.folds import Folds
-from labelsieve.sources.image_files import image_files
+from labelsieve.sources.image_files import ImageFileSource, image_files
 from labelsieve.sources.open_array import Opened, open_any
 from labelsieve.sources.open_path import are_places, open_place, open_places
 from labelsieve.sources.pixels import OneImage, PixelSource, pixels_of
@@ -74,12 +74,30 @@ def open_masks(labels: Any, change: Change | None = None) -> OpenedImages:
     if files is not None:
         if change is not None:
             raise InvalidInputError("downsample takes masks that are arrays: image files are read at their own size")
-        sizes = np.array([(file.height, file.width) for file in files], np.int64)
-        rows = _joined("labels", files, str(labels if isinstance(labels, str | os.PathLike) else labels[0]))
-        return OpenedImages(rows, sizes, np.zeros(len(files), np.int64), is_list=True)
+        return masks_of_files(files, str(labels if isinstance(labels, str | os.PathLike) else labels[0]))
     arrays, is_list = _opened_arrays("labels", labels)
     arrays = [_whole_numbers(array) for array in arrays]
     return _as_rows("labels", arrays, change, is_list=is_list)
+
+
+def masks_of_files(files: Sequence[ImageFileSource], where: str) -> OpenedImages:
+    """Return the masks of opened image files.
+
+    Parameters
+    ----------
+    files : sequence of ImageFileSource
+        A file for each image, in order.
+    where : str
+        Where they are, for messages.
+
+    Raises
+    ------
+    InvalidInputError
+        If their dtypes differ.
+    """
+    sizes = np.array([(file.height, file.width) for file in files], np.int64)
+    rows = _joined("labels", files, where)
+    return OpenedImages(rows, sizes, np.zeros(len(files), np.int64), is_list=True)
 
 
 def open_planes(pred_probs: Any, change: Change | None = None) -> OpenedImages:
