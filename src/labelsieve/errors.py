@@ -19,7 +19,7 @@ Each error is also the builtin that a caller would catch:
 The command line exits with 0 when it is done; 1 after a failure; 2 for bad usage, input, credentials or workdir, or too
 little memory, with one line that says what; 75 if another run still uses the workdir or the output after ``--wait``
 seconds (90 by default), or another server the file of decisions; 130 after Ctrl-C and 143 after SIGTERM. ``labelsieve
-doctor`` exits with 1 if it finds what would make a run fail or might give a wrong result.
+plan`` exits with 1 if it finds what would make a run fail on its cluster.
 
 ## When something fails
 
@@ -51,7 +51,7 @@ doctor`` exits with 1 if it finds what would make a run fail or might give a wro
 - **No scheduler answers.** The run is refused within 30 seconds; the error says if something else answers there.
 - **A worker or the scheduler has another version of Labelsieve, or none.** The run is refused before it reads anything;
   the error names the process and the versions. Other versions of Python, NumPy, Dask or Zarr are a warning.
-  ``labelsieve doctor`` compares all of them.
+  ``labelsieve plan`` with the cluster lists all of them.
 - **The scheduler dies.** The client ends with an error. Start the scheduler and run the same command again.
 - **The disk of the workdir is full.** The error says so. What is committed stays.
 - **An output cannot be written.** The run is refused before it starts if the folder is missing or read-only, or if its

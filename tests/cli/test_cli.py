@@ -387,7 +387,6 @@ HEADINGS = {
     "Cluster and processes": "scheduler workers threads worker-memory retries performance-report n-jobs",
     "Other": "help",
 }
-OF_A_PLAN = {"Time": "worker-rate latency within measure"}
 
 
 @pytest.mark.parametrize("command", ["find", "plan"])
@@ -399,8 +398,7 @@ def test_help_lists_the_options_under_headings(capsys, command):
             heading = line[:-1]
         for option in re.findall(r"^  (?:-\w, )?--([\w-]+)", line):
             listed.setdefault(heading, []).append(option)
-    headings = HEADINGS | (OF_A_PLAN if command == "plan" else {})
-    assert listed == {heading: names.split() for heading, names in headings.items()}
+    assert listed == {heading: names.split() for heading, names in HEADINGS.items()}
 
 
 def test_help_says_which_filter_when(capsys):

@@ -198,13 +198,6 @@ def test_plan_reads_the_bytes_that_are_stored(tmp_path):
     assert (plan.dtype, plan.bytes_read) == ("float64", LOGITS.nbytes)
 
 
-def test_the_forecast_takes_exponentials_into_account():
-    settings = {"worker_rate": "1TB"}
-    plans = [labelsieve.plan_label_issues(LABELS, LOGITS, from_logits=given, **settings) for given in (False, True)]
-    kernels = [plan.forecast.kernels_s for plan in plans]
-    assert 1.5e-9 < (kernels[1] - kernels[0]) / LOGITS.size < 3e-9
-
-
 def bad(kind):
     logits = LOGITS.copy()
     if kind == "NaN":

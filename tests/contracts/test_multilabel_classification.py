@@ -485,8 +485,6 @@ def test_the_plan_knows_the_reads(stored):
         found = find(matrix, folder / "probs.npy", filter_by=filter_by)
         assert plan.n_reads == found.rows.facts.n_reads == reads.get(filter_by, 2)
         assert plan.bytes_read == plan.n_reads * 500 * 7 * 4 == found.rows.facts.bytes_read
-    timed = multilabel_classification.plan_label_issues(matrix, folder / "probs.npy", worker_rate="1MB")
-    assert timed.forecast.total_s > 0
 
 
 def test_memory_is_planned_without_margins():

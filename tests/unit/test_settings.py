@@ -18,7 +18,6 @@ from labelsieve.cli.app import cli
 from labelsieve.confident_learning.filters import FILTERS
 from labelsieve.confident_learning.noise_matrices import PY_METHODS
 from labelsieve.errors import InvalidInputError, LabelsieveError
-from labelsieve.pipeline.forecast_settings import ForecastSettings
 from labelsieve.pipeline.job_settings import JobSettings
 from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, Settings, batched_choices
 
@@ -121,8 +120,6 @@ def without(choices, names):
 
 # A plan starts nothing and reads neither names nor ids.
 OF_A_RUN = ["progress", "wait", "retries", "class_names", "ids"]
-# A plan can say how long a run takes.
-OF_A_PLAN = ["worker_rate", "latency", "within", "measure"]
 # What the command line makes of --quiet and --scheduler, and what only Python offers.
 NOT_ON_THE_COMMAND_LINE = ["progress", "client", "partition_batches"]
 # The arguments; with --data the options of these names are columns.
@@ -136,13 +133,7 @@ ONLY_ON_THE_COMMAND_LINE = [
 
 
 def test_a_plan_takes_the_choices_of_a_run():
-    assert without(defaults(plan_label_issues), OF_A_PLAN) == without(defaults(find_label_issues), OF_A_RUN)
-
-
-def test_a_forecast_has_the_choices_of_a_plan():
-    settings = {field.name: field.default for field in dataclasses.fields(ForecastSettings)}
-    choices = defaults(plan_label_issues)
-    assert settings == {name: choices[name] for name in OF_A_PLAN}
+    assert defaults(plan_label_issues) == without(defaults(find_label_issues), OF_A_RUN)
 
 
 def test_settings_have_the_choices_of_a_run():
@@ -168,8 +159,6 @@ def test_every_filter_has_one_name():
 def test_the_command_line_has_the_choices_of_a_run(command):
     with cli.commands[command].make_context(command, ["labels.npy", "pred_probs.npy"]) as context:
         options = without(context.params, [*PLACES, *ONLY_ON_THE_COMMAND_LINE])
-    if command == "plan":
-        options = without(options, OF_A_PLAN)
     assert options == without(defaults(find_label_issues), NOT_ON_THE_COMMAND_LINE)
 
 

@@ -4,7 +4,7 @@
 
 ## JSON
 
-With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve doctor`, `labelsieve review`,
+With ``--json``, `labelsieve find`, `labelsieve plan`, `labelsieve review`,
 `labelsieve label-studio`, `labelsieve apply`, `labelsieve audit`, `labelsieve estimate` and `labelsieve compare` print
 one JSON object on stdout, in one line, and nothing else. The summary and the worst rows go to stderr (``--quiet``
 leaves them out), and so does what libraries and worker processes print. The plan is not printed as text. Sizes are in
@@ -50,61 +50,9 @@ answer but their exit code.
 | ``limit_bytes``, ``limit_name`` | what each process that reads may take, and where that limit comes from |
 | ``summary_bytes``, ``score_bytes``, ``mask_bytes`` | sizes of the summaries, scores and mask of all rows |
 | ``issue_bytes`` | size of one issue |
-| ``forecast`` | the time: an object with the keys below; null without ``--worker-rate`` and ``--measure`` |
-| ``warnings``, ``version`` | as for ``find`` |
-
-| Key of ``forecast`` | |
-|---|---|
-| ``total_s`` | seconds of the run: what ``find`` will report as ``total_s``, without starting a cluster |
-| ``startup_s`` | opening the inputs and imports; 0 unless measured |
-| ``store_s`` | waiting for the store |
-| ``decoding_s``, ``kernels_s`` | decoding stored chunks, and summarizing rows |
-| ``summaries_s`` | counting, selecting and sorting the row summaries |
-| ``scheduler_s``, ``client_s`` | what the scheduler and the client take for all tasks |
-| ``limit`` | the part that limits the run, as above: ``store``, ``decoding``, ``kernels``, ``scheduler``, ... |
-| ``store_bytes`` | what the store sends in all passes: stored bytes if measured, decoded ones otherwise |
-| ``n_requests`` | requests, or files of stored chunks, for these; null for local ``.npy`` files |
-| ``measured_bytes`` | decoded bytes that the rates were measured on; 0 if they were given |
-| ``within_s`` | the time of ``--within``; null without it |
-| ``n_workers_needed`` | least number of workers that finish within it; null if there is none |
-| ``why_not`` | why no number of workers is enough, or ``""`` |
-
-Each part of a forecast is as long as it would be alone, and parts overlap: `labelsieve.pipeline.forecast` has the rule.
-Rates are those at the time of the plan: what ``--measure`` has read of a local file is in the page cache afterwards.
-Writing records and results is not included.
-
-`labelsieve doctor` answers with this object also if it finds problems, and exits with 1 then. A *problem* would make a
-run fail or might give a wrong result; a *warning* may make it slow, or fail later, and leaves the exit code at 0.
-
-| Key of ``doctor`` | |
-|---|---|
+| ``problems`` | list of sentences: what would make the run fail on the cluster of ``--scheduler`` |
 | ``exit_code`` | 1 if there are problems, otherwise 0 |
-| ``num_problems``, ``num_warnings`` | number of findings with that status |
-| ``findings`` | a list of objects, in the order of the checks |
-| ``processes`` | a list of objects: the client, the scheduler, and each worker |
-| ``total_s`` | wall time of the command, except imports |
 | ``warnings``, ``version`` | as for ``find`` |
-
-| Key of a finding | |
-|---|---|
-| ``check`` | scheduler, workers, clock, versions, limits, inputs, plan, workdir, output or reading |
-| ``subject`` | ``client``, ``scheduler``, ``workers`` for all of them, or the address of a worker |
-| ``status`` | ``problem``, ``warning`` or ``ok`` |
-| ``message``, ``advice`` | what was found, and what to do; no advice is an empty text |
-
-| Key of a process | |
-|---|---|
-| ``name``, ``host`` | ``client``, ``scheduler`` or the address of a worker; its machine or container |
-| ``threads``, ``cores`` | threads that read, and cores that the process may use |
-| ``memory_limit_bytes`` | memory limit of a worker; 0 for none |
-| ``host_memory_bytes``, ``free_memory_bytes`` | memory of the machine or control group, and what is left of it |
-| ``open_files_limit`` | files and connections that it may have open; null for any number |
-| ``blas_threads`` | threads of BLAS that each thread may start |
-| ``temporary_folder``, ``temporary_free_bytes`` | where temporary files go, and the space left there |
-| ``allocator`` | environment variables that change the allocator of the C library |
-| ``clock_difference_s``, ``round_trip_s`` | how far its clock is ahead of the client's, and the time to ask for it |
-| ``read_bytes``, ``read_bytes_per_s`` | bytes of `pred_probs` that it read as a test, and how fast |
-| ``versions`` | object of package and version |
 
 | Key of ``review`` | |
 |---|---|
@@ -161,8 +109,6 @@ run fail or might give a wrong result; a *warning* may make it slow, or fail lat
 | ``output`` | the table that was written; null without the option |
 | ``total_s`` | wall time of the command, except imports |
 | ``warnings``, ``version`` | as for ``find`` |
-
-Facts that are not known are null: those of a process that does not answer, or of which nobody asked.
 
 A command that fails prints this object instead; bad usage, Ctrl-C and SIGTERM do too.
 

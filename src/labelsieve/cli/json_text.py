@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from labelsieve.confident_learning.error_estimate import ErrorEstimate, Share
     from labelsieve.confident_learning.reviewer_agreement import Agreement
     from labelsieve.decisions import AppliedDecisions
-    from labelsieve.pipeline.diagnosis import Diagnosis, Process
     from labelsieve.pipeline.plan import Plan
     from labelsieve.results.audit import Audit
     from labelsieve.results.comparison import Comparison
@@ -184,52 +183,7 @@ def compare_answer(comparison: Comparison, output: str | None, seconds: float) -
 def plan_answer(plan: Plan) -> dict[str, Any]:
     """Return the answer of ``labelsieve plan``."""
     keys = {_PLAN_KEYS.get(name, name): value for name, value in dataclasses.asdict(plan).items()}
-    return keys | {"version": __version__}
-
-
-def doctor_answer(diagnosis: Diagnosis, seconds: float) -> dict[str, Any]:
-    """Return the answer of ``labelsieve doctor``, which has its exit code in it."""
-    return {
-        "exit_code": exit_code_of(diagnosis),
-        "num_problems": diagnosis.count("problem"),
-        "num_warnings": diagnosis.count("warning"),
-        "findings": [dataclasses.asdict(finding) for finding in diagnosis.findings],
-        "processes": [_process(process) for process in diagnosis.processes.values()],
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
-
-
-def exit_code_of(diagnosis: Diagnosis) -> int:
-    """Return the exit code of ``labelsieve doctor``."""
-    return 1 if diagnosis.count("problem") else 0
-
-
-def _process(process: Process) -> dict[str, Any]:
-    facts = process.facts
-    return {
-        "name": process.name,
-        "host": facts and facts.host,
-        "threads": process.n_threads,
-        "cores": facts and facts.n_cores,
-        "memory_limit_bytes": process.memory_limit,
-        "host_memory_bytes": facts and facts.most_bytes,
-        "free_memory_bytes": facts and facts.free_bytes,
-        "open_files_limit": facts and facts.open_files,
-        "blas_threads": facts and facts.blas_threads,
-        "temporary_folder": facts and facts.temporary_folder,
-        "temporary_free_bytes": facts and facts.temporary_bytes,
-        "allocator": facts and facts.allocator,
-        "clock_difference_s": _rounded(process.clock_difference_s),
-        "round_trip_s": _rounded(process.round_trip_s),
-        "read_bytes": process.read_bytes,
-        "read_bytes_per_s": None if process.read_rate is None else round(process.read_rate),
-        "versions": facts and facts.versions,
-    }
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 6)
+    return keys | {"problems": list(plan.problems), "exit_code": 1 if plan.problems else 0, "version": __version__}
 
 
 def error_answer(error: BaseException, message: str, exit_code: int) -> dict[str, Any]:

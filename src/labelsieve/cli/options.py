@@ -144,9 +144,9 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-_input, _method, _memory, _output, _cluster, _time = (
+_input, _method, _memory, _output, _cluster = (
     partial(click.option, cls=HeadedOption, heading=heading)
-    for heading in ("Input", "Method", "Memory and workdir", "Output", "Cluster and processes", "Time")
+    for heading in ("Input", "Method", "Memory and workdir", "Output", "Cluster and processes")
 )
 _count = click.IntRange(min=0)
 _at_least_one = click.IntRange(min=1)
@@ -161,12 +161,6 @@ PAGE = _together(
         help="Pictures of the rows for the report: (N, H, W) .npy or Zarr, or files: 'images/*.png'.",
     ),
     _output("--texts", metavar="FILE", help="Texts of the rows for the report, one per line."),
-)
-FORECAST = _together(
-    _time("--worker-rate", metavar="SIZE", help="Bytes per second that the store gives each worker: 1GB."),
-    _time("--latency", metavar="TIME", help="Until the first byte of an answer of the store: 20ms."),
-    _time("--within", metavar="TIME", help="Say how many workers finish within this time: 10min."),
-    _time("--measure", is_flag=True, help="Measure rates: read parts of some partitions for about 5 seconds."),
 )
 # What a run reads, and as what.
 INPUTS = _together(

@@ -1,10 +1,9 @@
-"""Texts of the command line: the summary of a result, its worst rows, plans, findings of the doctor, corrections."""
+"""Texts of the command line: the summary of a result, its worst rows, plans, corrections."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from labelsieve.execution.versions import PACKAGES, named
 from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, size
 from labelsieve.settings import ABSENT_THRESHOLD
 
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
     from labelsieve.confident_learning.error_estimate import ErrorEstimate
     from labelsieve.confident_learning.reviewer_agreement import Agreement
     from labelsieve.decisions import AppliedDecisions
-    from labelsieve.pipeline.diagnosis import Diagnosis, Process
-    from labelsieve.pipeline.forecast import Forecast
     from labelsieve.pipeline.plan import Plan
     from labelsieve.results.comparison import Comparison
     from labelsieve.results.label_issues import LabelIssues
@@ -125,7 +122,7 @@ def compare_text(comparison: Comparison, top: int) -> str:
 
 
 def plan_text(plan: Plan) -> str:
-    """Return a plan as lines of names and values."""
+    """Return a plan as lines of names and values, and then what would make the run fail."""
     again = f", {plan.amplification:.2f} times each stored row" if plan.amplification > 1 else ""
     where = "a workdir" if plan.stored else "memory"
     on_cluster = plan.client_bytes != plan.process_bytes
@@ -162,118 +159,15 @@ def plan_text(plan: Plan) -> str:
         f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes per issue; on top of "
         f"the peak, {ISSUE_BYTES} bytes per issue if the tasks do not write them"
     )
-    if plan.forecast is not None:
-        lines |= _time_lines(plan.forecast)
     width = max(map(len, lines))
-    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
-
-
-_STATUSES: Final = ("problem", "warning", "ok")
-
-
-def doctor_text(diagnosis: Diagnosis, *, verbose: bool) -> str:
-    """Return findings as lines, the worst first; tables of versions that differ, or of all; and how many there are."""
-    lines = []
-    for status in _STATUSES:
-        subjects: dict[tuple[str, str, str], list[str]] = {}
-        for finding in diagnosis.findings:
-            if finding.status == status:
-                subjects.setdefault((finding.check, finding.message, finding.advice), []).append(finding.subject)
-        for (check, message, advice), names in subjects.items():
-            lines.append(f"{status:8} {check:10} {named(names)}: {message}")
-            lines += [f"{'':19} -> {advice}"] if advice else []
-    facts = {name: process.facts for name, process in diagnosis.processes.items() if process.facts is not None}
-    columns: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for name, one in facts.items():
-        columns.setdefault(tuple(one.versions.items()), []).append(name)
-    versions = [dict(column) for column in columns]
-    packages = [
-        package
-        for package in PACKAGES
-        if any(package in column for column in versions)
-        and (verbose or len({column.get(package) for column in versions}) > 1)
-    ]
-    if packages:
-        heads = [named(names) for names in columns.values()]
-        rows = [[package, *(column.get(package, "-") for column in versions)] for package in packages]
-        lines += ["", *_table([["versions", *heads], *rows])]
-    if verbose:
-        lines += ["", *_table([list(_PROCESS_HEADS), *map(_process_row, diagnosis.processes.values())])]
-    n_problems, n_warnings = diagnosis.count("problem"), diagnosis.count("warning")
-    counts = f"{n_problems} problem{_s(n_problems)}, {n_warnings} warning{_s(n_warnings)}"
-    return "\n".join([*lines, "", counts])
-
-
-_PROCESS_HEADS: Final = (
-    "process",
-    "host",
-    "threads",
-    "cores",
-    "memory limit",
-    "free",
-    "files",
-    "BLAS",
-    "temporary",
-    "",
-)
-
-
-def _process_row(process: Process) -> list[str]:
-    facts = process.facts
-    threads = "-" if process.n_threads is None else str(process.n_threads)
-    limit = size(process.memory_limit) if process.memory_limit else "-"
-    if facts is None:
-        return [process.name, "-", threads, "-", limit, *["-"] * 4, ""]
-    files = "-" if facts.open_files is None else str(facts.open_files)
-    temporary = f"{facts.temporary_folder} ({size(facts.temporary_bytes)})"
-    own = [str(facts.n_cores), limit, size(facts.free_bytes), files, str(facts.blas_threads), temporary]
-    return [process.name, facts.host, threads, *own, " ".join(f"{k}={v}" for k, v in facts.allocator.items())]
-
-
-def _s(number: int) -> str:
-    return "" if number == 1 else "s"
+    problems = [f"problem: {problem}" for problem in plan.problems]
+    return "\n".join([*(f"{name:{width}}  {text}" for name, text in lines.items()), *problems])
 
 
 def _table(rows: list[list[str]]) -> list[str]:
     """Return rows of cells as lines with columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _time_lines(found: Forecast) -> dict[str, str]:
-    """Return the lines of a plan about time."""
-    source = f"measured on {size(found.measured_bytes)}" if found.measured_bytes else "at the rate given"
-    parts = ("store", "decoding", "kernels", "summaries", "scheduler", "client", "startup")
-    seconds = {name: getattr(found, f"{name}_s") for name in parts}
-    requests = "" if found.n_requests is None else f" in {found.n_requests:,} requests"
-    lines = {
-        "time": f"{duration(found.total_s)}, limited by: {found.limit} ({source})",
-        "parts of it": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value),
-        "from the store": f"{size(found.store_bytes)}{requests}",
-    }
-    if found.within_s is not None:
-        n_workers = found.n_workers_needed
-        enough = f"{n_workers:,} workers" if n_workers else f"no number of workers: {found.why_not}"
-        lines[f"within {duration(found.within_s)}"] = enough
-    return lines
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as text, in a unit that leaves a short number.
-
-    Examples
-    --------
-    >>> duration(0.0123), duration(95), duration(7384)
-    ('12 ms', '1 min 35 s', '2 h 3 min')
-    """
-    if seconds < 1:
-        return f"{1000 * seconds:.{1 if seconds < 0.01 else 0}f} ms"
-    if seconds < 59.5:
-        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def worst_text(issues: LabelIssues, top: int) -> str:

@@ -14,7 +14,9 @@ from labelsieve.execution.executor import Executor, LocalExecutor
 from labelsieve.settings import check_whole_number
 
 
-def choose_executor(client: Any = None, max_memory: int | str | None = None, retries: int = 0) -> Executor:
+def choose_executor(
+    client: Any = None, max_memory: int | str | None = None, retries: int = 0, *, refuse: bool = True
+) -> Executor:
     """Return the executor for `client`, for the active client, or for Dask's local scheduler.
 
     Parameters
@@ -25,6 +27,8 @@ def choose_executor(client: Any = None, max_memory: int | str | None = None, ret
         Most memory of each process: bytes, or text such as ``"1GiB"``.
     retries : int
         Number of times to run a failed task again.
+    refuse : bool
+        Whether processes with another version of Labelsieve are an error, and not left to the caller.
 
     Raises
     ------
@@ -33,7 +37,7 @@ def choose_executor(client: Any = None, max_memory: int | str | None = None, ret
     InvalidInputError
         If `max_memory` is not a size.
     TaskFailedError
-        If the client is closed, or the cluster has no workers.
+        If the client is closed, or the cluster has no workers, or other versions.
     """
     limit = _bytes(max_memory)
     if isinstance(client, DescribedWorkers):
@@ -46,7 +50,12 @@ def choose_executor(client: Any = None, max_memory: int | str | None = None, ret
         raise InputTypeError("client is asynchronous: give a synchronous distributed.Client")
     elif client.status == "closed":
         raise TaskFailedError("client is closed: connect a new distributed.Client")
-    return LocalExecutor(limit, retries) if client is None else ClusterExecutor(client, limit, retries)
+    if client is None:
+        return LocalExecutor(limit, retries)
+    executor = ClusterExecutor(client, limit, retries)
+    if refuse and executor.misfits:
+        raise TaskFailedError(executor.misfits[0].sentence)
+    return executor
 
 
 def active_client() -> Any:

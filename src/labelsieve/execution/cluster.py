@@ -14,7 +14,7 @@ from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataEr
 from labelsieve.execution.executor import Executor, LostDataError, Stage, blocks_of
 from labelsieve.execution.progress import Progress
 from labelsieve.execution.second_tries import SecondTries
-from labelsieve.execution.versions import check_versions
+from labelsieve.execution.versions import compare_versions
 from labelsieve.memory import WORKER_BYTES, free_bytes
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ClusterExecutor(Executor):
         self._client, self.retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
         workers = self._workers()
         with self._watching():
-            check_versions(client, workers)
+            self.misfits = compare_versions(client, workers)
         limits = {name: int(worker["memory_limit"] or 0) for name, worker in workers.items()}
         if not all(limits.values()):  # a worker without its own limit has the limit of its machine or container
             limits |= {name: free for name, free in self._on_workers(free_bytes).items() if not limits.get(name)}
@@ -184,10 +184,17 @@ class ClusterExecutor(Executor):
                 kind, text = found
                 raise kind(f"worker {worker}: {text}")
 
+    def ask(
+        self, function: Callable[..., Any], *arguments: Any, workers: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Return the result of `function` on each worker, or on some: an exception if it is lost or cannot load it."""
+        with self._watching():
+            found = self._client.run(function, *arguments, workers=workers, on_error="return")
+        return dict(found)
+
     def _on_workers(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         """Return the result of `function` on each worker that is alive. Dask gives these the tasks of the others."""
-        with self._watching():
-            found = self._client.run(function, *arguments, on_error="return")
+        found = self.ask(function, *arguments)
         lost = [error for error in found.values() if isinstance(error, Exception)]
         if len(lost) == len(found):
             why = f" ({type(lost[0]).__name__}: {lost[0]})" if lost else ""
@@ -239,13 +246,6 @@ class DescribedExecutor(Executor):
         self.n_processes, self.n_threads = workers.n_workers, workers.n_threads
         self.is_cluster, self.base_bytes = True, WORKER_BYTES
         self.limit, self.limit_name = _planned_limit(workers.memory_limit, "each worker", max_memory)
-
-    @classmethod
-    def like(cls, executor: Executor, n_workers: int) -> DescribedExecutor:
-        """Return an executor that stands for `n_workers` workers such as those of `executor`."""
-        described = cls(DescribedWorkers(n_workers, executor.n_threads, executor.limit))
-        described.limit, described.limit_name = executor.limit, executor.limit_name
-        return described
 
     def hold(self, *_: Any) -> list[Any]:
         """Raise: there are no workers."""

@@ -15,6 +15,7 @@ from dask.system import CPU_COUNT
 
 from labelsieve.errors import TaskFailedError
 from labelsieve.execution.progress import Progress
+from labelsieve.execution.versions import Difference
 from labelsieve.memory import INTERPRETER_BYTES, free_bytes, own_bytes
 from labelsieve.storage.cancellation import Cancellation
 
@@ -90,6 +91,8 @@ class Executor(abc.ABC):
         which runs the task again on another worker.
     retries : int
         Number of times to run a failed task again.
+    misfits : sequence of Difference
+        Versions of other processes with which no run is possible.
     """
 
     n_processes: int
@@ -100,6 +103,7 @@ class Executor(abc.ABC):
     is_cluster: bool
     attempts: int = 1
     retries: int = 0
+    misfits: Sequence[Difference] = ()
 
     @property
     def described(self) -> str:

@@ -11,7 +11,7 @@ from importlib import metadata
 from typing import Any, Final, Literal, TypeAlias
 from weakref import WeakKeyDictionary
 
-from labelsieve.errors import TaskFailedError, warn
+from labelsieve.errors import warn
 
 # The versions in a process, or why they are not known: why Labelsieve could not be imported there.
 Versions: TypeAlias = "Mapping[str, str] | Exception"
@@ -24,13 +24,7 @@ _SHOULD_BE_EQUAL: Final = {
     "distributed": "Dask supports no other versions in one cluster",
     "zarr": "what one version writes or sends may be unknown to the other",
 }
-# Other packages that inputs and outputs need.
-_OTHERS: Final = (
-    *("numcodecs", "fsspec", "s3fs", "gcsfs", "adlfs", "aiohttp"),
-    *("h5py", "pyarrow", "pandas", "scipy", "psutil", "threadpoolctl"),
-)
-_COMPARED_PACKAGES: Final = ("labelsieve", *_SHOULD_BE_EQUAL)
-PACKAGES: Final = (*_COMPARED_PACKAGES, *_OTHERS)
+PACKAGES: Final = ("labelsieve", *_SHOULD_BE_EQUAL)
 # Names of processes that a message gives.
 _NAMED: Final = 3
 
@@ -60,15 +54,15 @@ class Difference:
         Its name.
     processes : tuple of str
         Names of the processes.
-    status : {"problem", "warning", "ok"}
-        Whether a run would be refused, may be affected, or does not care.
+    status : {"problem", "warning"}
+        Whether a run would be refused or may be affected.
     message, advice : str
         What differs, without the names of the processes, and what to do.
     """
 
     package: str
     processes: tuple[str, ...]
-    status: Literal["problem", "warning", "ok"]
+    status: Literal["problem", "warning"]
     message: str
     advice: str = ""
 
@@ -114,20 +108,16 @@ def _difference(package: str, here: Mapping[str, str], there: Versions) -> str:
     if isinstance(there, Exception):
         return str(there) if package == "labelsieve" else ""
     own, other = here.get(package), there.get(package)
-    if own == other:
+    same_python = package == "python" and str(own).rpartition(".")[0] == str(other).rpartition(".")[0]
+    if own == other or same_python:
         return ""
     return f"{package} {other or 'is not installed'} there, {own or 'not installed'} here"
 
 
-def _judge(package: str, message: str, here: Mapping[str, str]) -> tuple[Literal["problem", "warning", "ok"], str, str]:
+def _judge(package: str, message: str, here: Mapping[str, str]) -> tuple[Literal["problem", "warning"], str, str]:
     """Return status, message and advice for a difference."""
     if package == "labelsieve":
         return "problem", message, f"Install labelsieve {here[package]} there, and start that process anew"
-    if package not in _SHOULD_BE_EQUAL:
-        return "ok", message, ""
-    minor = here[package].rpartition(".")[0]
-    if package == "python" and f"python {minor}." in message:
-        return "ok", message, ""
     return "warning", f"{message} ({_SHOULD_BE_EQUAL[package]})", f"Install {package} {here[package]} there"
 
 
@@ -153,7 +143,7 @@ def why_not_ours(error: object, installed: str | None) -> Exception:
 _COMPARED: Final[WeakKeyDictionary[Any, set[str]]] = WeakKeyDictionary()
 
 
-def check_versions(client: Any, workers: Collection[str]) -> None:
+def compare_versions(client: Any, workers: Collection[str]) -> list[Difference]:
     """Compare the versions of the scheduler and of workers with those here, once for each.
 
     Parameters
@@ -163,10 +153,10 @@ def check_versions(client: Any, workers: Collection[str]) -> None:
     workers : collection of str
         Addresses of workers.
 
-    Raises
-    ------
-    TaskFailedError
-        If one of them has another version of Labelsieve, or none.
+    Returns
+    -------
+    list of Difference
+        Other versions of Labelsieve, or none, with which no run is possible.
 
     Warns
     -----
@@ -176,17 +166,19 @@ def check_versions(client: Any, workers: Collection[str]) -> None:
     compared = _COMPARED.setdefault(client, set())
     new = [worker for worker in workers if worker not in compared]
     if not new:
-        return
+        return []
     there = {f"worker {name}": found for name, found in _worker_versions(client, new).items()}
     of_scheduler = None if compared else scheduler_versions(client)
     if of_scheduler is not None:
         there["the scheduler"] = of_scheduler
-    for difference in differences(installed_versions(_COMPARED_PACKAGES), there):
-        if difference.status == "problem":
-            raise TaskFailedError(difference.sentence)
+    found = list(differences(installed_versions(PACKAGES), there))
+    problems = [one for one in found if one.status == "problem"]
+    for difference in found:
         if difference.status == "warning":
             warn(difference.sentence)
-    compared.update(new)
+    if not problems:
+        compared.update(new)
+    return problems
 
 
 def _worker_versions(client: Any, workers: list[str]) -> dict[str, Versions]:
@@ -196,7 +188,7 @@ def _worker_versions(client: Any, workers: list[str]) -> dict[str, Versions]:
         found: dict[str, Any] = client.run(function, *arguments, workers=some, on_error="return")
         return {name: value for name, value in found.items() if not isinstance(value, OSError)}  # lost workers
 
-    found = on_workers(workers, installed_versions, _COMPARED_PACKAGES)
+    found = on_workers(workers, installed_versions, PACKAGES)
     failed = {name: value for name, value in found.items() if isinstance(value, Exception)}
     if failed:
         for name, version in on_workers(list(failed), metadata.version, "labelsieve").items():
@@ -205,7 +197,7 @@ def _worker_versions(client: Any, workers: list[str]) -> dict[str, Versions]:
     return found
 
 
-def scheduler_versions(client: Any, packages: Collection[str] = _COMPARED_PACKAGES) -> Versions | None:
+def scheduler_versions(client: Any, packages: Collection[str] = PACKAGES) -> Versions | None:
     """Return the versions of the scheduler, which loads functions of Labelsieve too, as part of graphs.
 
     None if it is set not to run functions.

@@ -25,7 +25,6 @@ import numpy as np
 from labelsieve.confident_learning.confident_joint import ConfidentCounts
 from labelsieve.confident_learning.tag_filters import joint_of_tags
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
@@ -114,19 +113,18 @@ def find_label_issues(
     return MultilabelIssues(_job(labels, pred_probs, confident_joint, settings).run())
 
 
-@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
+@explain_keywords(KNOWN, SETTINGS)
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
 ) -> Plan:
-    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes, memory and time.
+    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes and memory.
 
     Parameters
     ----------
     labels, pred_probs, confident_joint
         As in `find_label_issues`.
     **settings : object
-        As in `find_label_issues`; and `worker_rate`, `latency`, `within` and `measure` as in
-        `labelsieve.plan_label_issues`.
+        As in `find_label_issues`.
 
     Returns
     -------
@@ -141,8 +139,7 @@ def plan_label_issues(
     >>> plan.n_rows, plan.n_reads, plan.bytes_read
     (6, 2, 96)
     """
-    wanted = ForecastSettings.taken_from(settings)
-    return _job(labels, pred_probs, confident_joint, settings | {"progress": False}).plan(wanted)
+    return _job(labels, pred_probs, confident_joint, settings | {"progress": False}).plan()
 
 
 def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str, Any]) -> Job:

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import time
 import uuid
-import warnings
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,16 +25,18 @@ from labelsieve.confident_learning.thresholds import class_means, class_sums_fin
 from labelsieve.confident_learning.validation import Findings, notes_of, raise_or_warn
 from labelsieve.errors import (
     InvalidInputError,
-    LabelsieveWarning,
     MemoryLimitError,
+    TaskFailedError,
     UnreadableDataError,
     UnwritableError,
 )
 from labelsieve.execution.choice import choose_executor
-from labelsieve.execution.executor import Executor, LostDataError
+from labelsieve.execution.cluster import ClusterExecutor
+from labelsieve.execution.executor import LostDataError
 from labelsieve.memory import ISSUE_BYTES, candidate_bytes, expected_issues, free_bytes, run_rows, size
 from labelsieve.pipeline import fork_pool
 from labelsieve.pipeline.check_fit import check_fit
+from labelsieve.pipeline.cluster_checks import check_cluster
 from labelsieve.pipeline.fingerprint import (
     check_versions,
     fingerprint,
@@ -43,8 +44,6 @@ from labelsieve.pipeline.fingerprint import (
     part_identities,
     record_names,
 )
-from labelsieve.pipeline.forecast import Workload
-from labelsieve.pipeline.forecast_settings import NO_FORECAST, ForecastSettings
 from labelsieve.pipeline.growing_grid import arrays_of, partitions_by_array
 from labelsieve.pipeline.inputs import Inputs
 from labelsieve.pipeline.job_settings import JobSettings
@@ -52,8 +51,7 @@ from labelsieve.pipeline.label_mapping import LabelMapping
 from labelsieve.pipeline.member_accuracy import member_accuracies
 from labelsieve.pipeline.opening import check_output_of, open_given, open_inputs, open_pair
 from labelsieve.pipeline.passes import Passes
-from labelsieve.pipeline.plan import Plan, make_plan, workload
-from labelsieve.pipeline.planned_time import forecast_run
+from labelsieve.pipeline.plan import Fit, Plan, fit_in_memory, make_plan
 from labelsieve.pipeline.row_summaries import RowSummaries
 from labelsieve.pipeline.spot_check import check_finished, compare_labels
 from labelsieve.pipeline.workdir import Workdir
@@ -87,7 +85,7 @@ class _Setup:
 
     passes: Passes
     inputs: Inputs
-    plan: Plan
+    fit: Fit
     records: Records | None
     stage: Stage | None
     n_forks: int
@@ -123,7 +121,7 @@ class Job:
         self._attempts = settings.retries + 1
         check_output_of(settings, labels, pred_probs)
         self.n_jobs: int = settings.n_jobs  # type: ignore[assignment]  # None was replaced
-        self.executor = choose_executor(settings.client, settings.max_memory, settings.retries)
+        self.executor = choose_executor(settings.client, settings.max_memory, settings.retries, refuse=False)
         limit = free_bytes() if self.executor.is_cluster else self.executor.limit
         labels, pred_probs, ids = open_given(labels, pred_probs, settings, limit)
         self.pair = open_pair(
@@ -180,6 +178,8 @@ class Job:
 
     def _attempt(self, steps: Callable[[_Setup], _T]) -> _T:
         """Prepare and run `steps`; start again if a worker was lost that held arrays of this process."""
+        if self.executor.misfits:
+            raise TaskFailedError(self.executor.misfits[0].sentence)
         note_versions(self.pair, self._attempts, allow_zero_rows=self.settings.allow_zero_rows)
         self._learn_names()
         self._weigh_members()
@@ -207,9 +207,9 @@ class Job:
             self._places["pred_probs"] = where_is(self.pair[1])
             self._n_weighing = 1
 
-    def plan(self, wanted: ForecastSettings = NO_FORECAST) -> Plan:
-        """Plan the run, without writing anything. Data is read only to measure its time, or to weigh an ensemble."""
-        if self.settings.workdir is not None or wanted.measure:
+    def plan(self) -> Plan:
+        """Plan the run, and check its cluster. Only for weights of an ensemble in a workdir all data is read."""
+        if self.settings.workdir is not None:
             self._weigh_members()
         workdir = None
         if self.settings.workdir is not None:
@@ -222,29 +222,14 @@ class Job:
                     retry(self._attempts, opened.note_version)
             facts = self._facts_of_workdir()
             earlier = self._earlier_partitions(workdir, facts)
-        inputs = self._open_inputs(earlier, self.executor)
-        plan = self._make_plan(inputs)
+        inputs = self._open_inputs(earlier)
+        plan = make_plan(self._fit(inputs), inputs, self.filter, self.executor)
         if workdir is not None:
             plan = self._with_known(plan, workdir, facts, inputs)
-        if not wanted.is_wanted:
-            return plan
-        if wanted.measure:
-            note_versions(self.pair, self._attempts, allow_zero_rows=self.settings.allow_zero_rows)
-            inputs = retry(self._attempts, inputs.read_labels)
-        opening_s = time.perf_counter() - self._started
-
-        def work_on(executor: Executor) -> Workload | None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", LabelsieveWarning)  # of large chunks, once for each executor
-                opened = self._open_inputs(earlier, executor)
-            try:
-                return workload(self._plan_on(executor, opened), opened, executor)
-            except MemoryLimitError:
-                return None
-
-        work = workload(plan, inputs, self.executor)
-        found = forecast_run(work, inputs, self.filter, self.executor, wanted, opening_s, work_on)
-        return replace(plan, forecast=found)
+        if isinstance(self.executor, ClusterExecutor):
+            folders = {"workdir": workdir and workdir.folder, "output": self.output and open_folder(self.output)}
+            plan = replace(plan, problems=tuple(check_cluster(self.executor, inputs, folders)))
+        return plan
 
     def _facts_of_workdir(self) -> dict[str, Any]:
         """Return the facts that all runs in one workdir have in common."""
@@ -274,27 +259,23 @@ class Job:
             unconfirmed_bytes=others * row_bytes,
         )
 
-    def _open_inputs(self, earlier: Mapping[str, Sequence[int]] | None, executor: Executor) -> Inputs:
+    def _open_inputs(self, earlier: Mapping[str, Sequence[int]] | None) -> Inputs:
         """Return the inputs on a grid, which keeps the partitions of an earlier run in the workdir."""
         return open_inputs(
             *self.pair,
             batch_size=self.settings.batch_size,
             partition_batches=self.settings.partition_batches,
             n_jobs=self.n_jobs,
-            executor=executor,
+            executor=self.executor,
             read=False,
             earlier=earlier,
             ignored=self._ignored,
         )
 
-    def _make_plan(self, inputs: Inputs) -> Plan:
-        """Return the plan, or raise if workers cannot open the inputs or the run cannot fit in memory."""
-        self.executor.check_reachable(inputs.reachability())
-        return self._plan_on(self.executor, inputs)
-
-    def _plan_on(self, executor: Executor, inputs: Inputs) -> Plan:
+    def _fit(self, inputs: Inputs) -> Fit:
+        """Return how the run fits in memory, or raise if it cannot."""
         stores = {"workdir": self.settings.workdir is not None, "output": self.output is not None}
-        return make_plan(inputs, self.filter, executor, **stores, n_jobs=self.n_jobs)
+        return fit_in_memory(inputs, self.filter, self.executor, **stores, n_jobs=self.n_jobs)
 
     def _prepare(self, stack: ExitStack) -> _Setup:
         """Plan the run, lock its workdir and output, and check that all workers can reach what they need."""
@@ -306,8 +287,9 @@ class Job:
             self._check_owned = workdir.check_owned
             facts = self._facts_of_workdir()
             earlier = self._earlier_partitions(workdir, facts)
-        inputs = self._open_inputs(earlier, self.executor)
-        plan = self._make_plan(inputs)
+        inputs = self._open_inputs(earlier)
+        self.executor.check_reachable(inputs.reachability())
+        fit = self._fit(inputs)
         if inputs.labels_first:
             inputs = retry(self._attempts, inputs.read_labels)
         stage = None if self.output is None else stack.enter_context(staged(self.output, self.settings.wait))
@@ -316,8 +298,8 @@ class Job:
             partitions = partitions_by_array(self.pair[1], inputs.grid)
             compare = partial(compare_labels, inputs, self.executor)
             records = workdir.begin(facts, partitions, *self._parts(workdir, facts, inputs), compare)
-        elif plan.stored:
-            workdir = Workdir(self._temporary(stage, plan))
+        elif fit.stored:
+            workdir = Workdir(self._temporary(stage, fit))
             names = [f"{number:032x}" for number in range(inputs.grid.n_partitions)]
             records = workdir.begin({"run": uuid.uuid4().hex}, {}, names, [""] * len(names))
         if stage is not None:
@@ -332,19 +314,19 @@ class Job:
             self.executor,
             records,
             self.settings.progress,
-            keep=not plan.stored,
+            keep=not fit.stored,
             checks=self.settings.checks,
             finished=() if workdir is None else workdir.finished,
-            check_margins=partial(self._check_margins, inputs, plan),
+            check_margins=partial(self._check_margins, inputs, fit),
         )
         forks = fork_pool.can_fork(inputs, self.n_jobs, is_cluster=self.executor.is_cluster)
         # A single partition is read in this process anyway.
         n_forks = self.n_jobs if forks and inputs.grid.n_partitions > 1 else 0
-        return _Setup(passes, inputs, plan, records, stage, n_forks)
+        return _Setup(passes, inputs, fit, records, stage, n_forks)
 
     def _find(self, setup: _Setup) -> LabelIssues:
         """Scan, count, select, sort and publish."""
-        passes, inputs, plan, stage = setup.passes, setup.inputs, setup.plan, setup.stage
+        passes, inputs, fit, stage = setup.passes, setup.inputs, setup.fit, setup.stage
         scanned = passes.scan(setup.n_forks)
         self._check_scanned(scanned)
         sums = scanned.sums.dense()
@@ -356,7 +338,7 @@ class Job:
         totals = replace(totals, given_joint=self.settings.given_joint)
         misfit = check_fit(passes.first_table(), scanned, totals.confident, self.pair[1])
         # Issues in memory are cut once more when they are sorted, so a few too many do no harm.
-        exactly = stage is not None or not self._fits(totals.estimated, inputs, plan)
+        exactly = stage is not None or not self._fits(totals.estimated, fit)
         selected = self.filter.select(table, totals, inputs.dtype, exactly=exactly)
         if passes.n_reads > 1:
             check_versions(self.pair, self._attempts)
@@ -364,9 +346,9 @@ class Job:
         found: IssueParts
         if stage is not None:
             stage.clear()
-            room = self._run_room(inputs, plan)
+            room = self._run_room(inputs, fit)
             found = table.write(selected, self.filter, stage.group, stage.work, room, with_rows=True)
-        elif self._fits(selected.n_rows, inputs, plan):
+        elif self._fits(selected.n_rows, fit):
             found = table.sorted_issues(selected, self.filter)
         else:
             found = self._write_aside(setup, table, selected)
@@ -393,20 +375,20 @@ class Job:
 
     def _write_aside(self, setup: _Setup, table: RowSummaries, selected: RowSelection) -> IssueParts:
         """Let the tasks write sorted issues that do not fit in this process to the workdir, or a temporary folder."""
-        records, room = setup.records, self._run_room(setup.inputs, setup.plan)
-        scratch = self._temporary(None, setup.plan) if records is None else records.folder
+        records, room = setup.records, self._run_room(setup.inputs, setup.fit)
+        scratch = self._temporary(None, setup.fit) if records is None else records.folder
         scratch.remove("result")
         # A unique name: the user may still read this result while a later run in the workdir writes its own.
         group = ResultGroup(scratch.folder("result").folder(uuid.uuid4().hex))
         return table.write(selected, self.filter, group, scratch, room, with_rows=False)
 
-    def _fits(self, n_issues: int, inputs: Inputs, plan: Plan) -> bool:
+    def _fits(self, n_issues: int, fit: Fit) -> bool:
         """Return whether `n_issues` issues can be sorted in this process."""
-        return n_issues * ISSUE_BYTES <= self._room(inputs, plan)
+        return n_issues * ISSUE_BYTES <= self._room(fit)
 
     def _facts(self, setup: _Setup, total: ScanTotals, note: str) -> RunFacts:
-        passes, inputs, plan = setup.passes, setup.inputs, setup.plan
-        forks = plan.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
+        passes, inputs, fit = setup.passes, setup.inputs, setup.fit
+        forks = fit.n_processes if self.n_jobs > 1 and not self.executor.is_cluster and inputs.forkable else 0
         return RunFacts(
             bytes_read=(total.n_read + passes.n_rescanned + self._n_weighing * inputs.grid.n_rows)
             * inputs.read_row_bytes,
@@ -415,7 +397,7 @@ class Job:
             rows_resumed=inputs.grid.n_rows - total.n_read,
             n_batches=inputs.grid.n_batches,
             n_partitions=inputs.grid.n_partitions,
-            planned_bytes=plan.process_bytes,
+            planned_bytes=fit.process_bytes,
             seconds=time.perf_counter() - self._started,
             scheduler=f"{forks} forked processes" if forks else self.executor.described,
             versions=loaded_versions(),
@@ -446,21 +428,20 @@ class Job:
         """Return findings that name rows by their places, if rows are parts of larger things."""
         return findings if self._layout is None else findings.placed(self._layout.in_words)
 
-    def _room(self, inputs: Inputs, plan: Plan) -> int:
+    def _room(self, fit: Fit) -> int:
         """Return the bytes that issues may take if they are sorted in this process."""
         if self.executor.is_cluster:
             return int(free_bytes() * _CLIENT_SHARE)
-        need = inputs.need(self.filter.settings, self.filter)
-        taken = self.executor.base_bytes + need.partials + (0 if plan.stored else need.summaries())
+        taken = self.executor.base_bytes + fit.need.partials + (0 if fit.stored else fit.need.summaries())
         return max(_FEW_ISSUE_BYTES, self.executor.limit - taken)
 
-    def _check_margins(self, inputs: Inputs, plan: Plan, prune: PruneCounts) -> None:
+    def _check_margins(self, inputs: Inputs, fit: Fit, prune: PruneCounts) -> None:
         """Raise if the rows of largest margin do not fit in memory: their number is known only after counting.
 
         They may take what the plan has for them and what it leaves free. On a cluster the client holds all of them too.
         """
         planned = candidate_bytes(expected_issues(inputs.grid.n_rows), self.executor.n_threads)
-        room = planned + self.executor.limit - plan.process_bytes
+        room = planned + self.executor.limit - fit.process_bytes
         if self.executor.is_cluster:
             room = min(room, int(free_bytes() * _CLIENT_SHARE))
         n_candidates = int(prune.by_pair.sum())
@@ -472,14 +453,14 @@ class Job:
                 "filter_by='prune_by_class'"
             )
 
-    def _run_room(self, inputs: Inputs, plan: Plan) -> int:
+    def _run_room(self, inputs: Inputs, fit: Fit) -> int:
         """Return the bytes that each thread may take to sort issues: what the plan allows and what it leaves free.
 
         With more issues than planned the runs are larger, if there is memory for that: with many small runs each
         merging task would read only a few rows of each.
         """
         planned = run_rows(expected_issues(inputs.grid.n_rows)) * ISSUE_BYTES
-        return planned + max(0, self.executor.limit - plan.process_bytes) // self.executor.n_threads
+        return planned + max(0, self.executor.limit - fit.process_bytes) // self.executor.n_threads
 
     def _check_shared(self, folder: Folder) -> None:
         """Raise unless all workers see the same folder as this process and can write to it."""
@@ -488,7 +469,7 @@ class Job:
         with shared_probe(folder) as check:
             self.executor.check_reachable(check)
 
-    def _temporary(self, stage: Stage | None, plan: Plan) -> Folder:
+    def _temporary(self, stage: Stage | None, fit: Fit) -> Folder:
         """Return a temporary folder, in the output's or where Dask keeps temporary files."""
         if stage is not None:
             return stage.work
@@ -500,8 +481,8 @@ class Job:
             self._check_shared(folder)
         except (UnreadableDataError, UnwritableError) as error:
             raise MemoryLimitError(
-                f"row summaries take {size(plan.summary_bytes)}, more than the workers can hold, and not every worker "
-                f"can write to {path} of this machine ({error}): give a workdir that all workers can reach"
+                f"row summaries take {size(fit.need.n_rows * fit.need.row)}, more than the workers can hold, and not every "
+                f"worker can write to {path} of this machine ({error}): give a workdir that all workers can reach"
             ) from error
         return folder
 

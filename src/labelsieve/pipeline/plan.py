@@ -17,11 +17,8 @@ from labelsieve.execution.executor import Executor
 from labelsieve.memory import expected_issues, size
 from labelsieve.partitioning import spans
 from labelsieve.pipeline.dask_job import n_graph_tasks, slab_size
-from labelsieve.pipeline.forecast import Forecast, Workload
 from labelsieve.pipeline.inputs import Inputs, kept_bytes
 from labelsieve.pipeline.passes import rounds
-from labelsieve.settings import Settings
-from labelsieve.sources.base import Source
 
 # Rounds of class histograms, after which so few rows are inside the cuts that their scores are returned.
 _CLASS_ROUNDS: Final = 3
@@ -72,14 +69,14 @@ class Plan:
         Sizes of the summaries, scores and mask of all rows.
     issue_bytes : int
         Size of an issue with all columns.
-    forecast : Forecast or None
-        The time of the run; None unless rates were given or measured.
     known_rows, known_bytes : int
         Rows whose summaries are in the workdir and whose labels are not changed, and their decoded bytes in
         `pred_probs`: so much less than `bytes_read` is read, except a few rows as a check.
     unconfirmed_rows, unconfirmed_bytes : int
         The same for further rows, which are known too if their labels have kept their values. The run checks that: the
         labels were written again, or nothing identifies them.
+    problems : tuple of str
+        What would make the run fail on a running cluster.
     """
 
     n_rows: int
@@ -105,17 +102,36 @@ class Plan:
     score_bytes: int
     mask_bytes: int
     issue_bytes: int
-    forecast: Forecast | None = None
     known_rows: int = 0
     known_bytes: int = 0
     unconfirmed_rows: int = 0
     unconfirmed_bytes: int = 0
+    problems: tuple[str, ...] = ()
 
 
-def make_plan(
+@dataclass(frozen=True)
+class Fit:
+    """How a run fits in memory.
+
+    Parameters
+    ----------
+    need : Need
+        The terms of the memory formula.
+    n_processes, n_threads, stored, process_bytes
+        As in `Plan`.
+    """
+
+    need: memory.Need
+    n_processes: int
+    n_threads: int
+    stored: bool
+    process_bytes: int
+
+
+def fit_in_memory(
     inputs: Inputs, rule: Filter, executor: Executor, *, workdir: bool, output: bool, n_jobs: int = 1
-) -> Plan:
-    """Plan a run.
+) -> Fit:
+    """Decide where row summaries are kept, so that the run fits in memory.
 
     Parameters
     ----------
@@ -135,28 +151,34 @@ def make_plan(
     MemoryLimitError
         If the run cannot fit in memory; the message says what would fit.
     """
-    settings = rule.settings
-    need, grid = inputs.need(settings, rule), inputs.grid
+    need, grid = inputs.need(rule.settings, rule), inputs.grid
     if rule.n_reads > 1:
         kept = kept_bytes(inputs, executor) // executor.n_processes
         need = replace(need, held_bytes=need.held_bytes + kept)
-    n_forks = min(n_jobs, grid.n_partitions) if inputs.forkable and not executor.is_cluster else 0
+    n_forks = min(n_jobs, grid.n_partitions) if n_jobs > 1 and inputs.forkable and not executor.is_cluster else 0
     n_forks = n_forks if n_forks > 1 else 0
-    takes = partial(_process_bytes, need, executor, n_forks)
-    n_processes, n_threads = (n_forks, 1) if n_forks else (executor.n_processes, executor.n_threads)
-    issues = 0 if executor.is_cluster else expected_issues(grid.n_rows) * memory.ISSUE_BYTES
-    in_memory, on_disk = takes(stored=False), takes(stored=True)
     # Tasks that write stored chunks of a result, and passes after the first with a workdir, use records. On a cluster
     # records need fewer tasks; elsewhere summaries that fit stay in memory and are not read back.
     stored = output or (workdir and (executor.is_cluster or rule.n_reads > 1))
-    stored = stored or (in_memory + issues > executor.limit and on_disk < in_memory + issues)
-    process_bytes = on_disk if stored else in_memory
+    process_bytes = _process_bytes(need, executor, n_forks, stored=stored)
+    issues = 0 if executor.is_cluster else expected_issues(grid.n_rows) * memory.ISSUE_BYTES
+    if not stored and process_bytes + issues > executor.limit:
+        on_disk = _process_bytes(need, executor, n_forks, stored=True)
+        if on_disk < process_bytes + issues:
+            stored, process_bytes = True, on_disk
     if process_bytes > executor.limit:
         _refuse(need, executor, n_forks, _decoding_note(inputs), stored=stored)
-    n_spans = _n_spans(inputs, settings, executor, stored=stored)
-    decoded = _decoded_rows(inputs)
-    amplification, n_reads = decoded / grid.n_rows, rule.n_reads
-    merging = memory.merge_bytes(grid.n_rows) if stored else 0
+    n_processes, n_threads = (n_forks, 1) if n_forks else (executor.n_processes, executor.n_threads)
+    return Fit(need, n_processes, n_threads, stored, process_bytes)
+
+
+def make_plan(fit: Fit, inputs: Inputs, rule: Filter, executor: Executor) -> Plan:
+    """Return all that `labelsieve plan` shows of a run that fits in memory."""
+    need, grid, n_reads = fit.need, inputs.grid, rule.n_reads
+    # The tasks of each map over the row summaries.
+    n_spans = len(spans(grid, need.row, executor.all_threads)) if fit.stored else executor.n_groups(grid.n_partitions)
+    amplification = _decoded_rows(inputs) / grid.n_rows
+    merging = memory.merge_bytes(grid.n_rows) if fit.stored else 0
     client = memory.INTERPRETER_BYTES + need.partials + need.held_bytes + merging
     return Plan(
         n_rows=grid.n_rows,
@@ -165,23 +187,23 @@ def make_plan(
         n_batches=grid.n_batches,
         batch_rows=grid.largest_batch,
         n_partitions=grid.n_partitions,
-        n_tasks=_n_tasks(inputs, rule, executor, n_spans, stored=stored),
+        n_tasks=_n_tasks(inputs, rule, executor, n_spans, stored=fit.stored),
         n_slabs=-(-grid.n_partitions // slab_size(executor)),
         network_bytes=_network_bytes(inputs, rule, executor, n_spans),
         n_reads=n_reads,
         bytes_read=round(inputs.n_bytes * amplification) * n_reads,
         amplification=amplification,
-        n_processes=n_processes,
-        n_threads=n_threads,
-        stored=stored,
-        process_bytes=process_bytes,
-        client_bytes=client if executor.is_cluster else process_bytes,
+        n_processes=fit.n_processes,
+        n_threads=fit.n_threads,
+        stored=fit.stored,
+        process_bytes=fit.process_bytes,
+        client_bytes=client if executor.is_cluster else fit.process_bytes,
         limit=executor.limit,
         limit_name=executor.limit_name,
         summary_bytes=need.n_rows * need.row,
         score_bytes=need.n_rows * need.score,
         mask_bytes=need.n_rows,
-        issue_bytes=8 + need.score + need.row - (0 if settings.plain_self_confidence else 8),
+        issue_bytes=8 + need.score + need.row - (0 if rule.settings.plain_self_confidence else 8),
     )
 
 
@@ -282,43 +304,3 @@ def _network_bytes(inputs: Inputs, rule: Filter, executor: Executor, n_spans: in
         sent = executor.n_processes * 2 * memory.pair_bytes(n_rows, n_classes)
         total += n_rounds * (memory.CANDIDATE_BYTES * expected_issues(n_rows) + sent)
     return total
-
-
-def workload(plan: Plan, inputs: Inputs, executor: Executor) -> Workload:
-    """Return what the time of a planned run depends on."""
-    probs, labels = inputs.pred_probs_source, inputs.labels_source
-    requests = [_n_requests(source, inputs) for source in (probs, labels)]
-    forked = plan.n_processes if not executor.is_cluster else 1
-    return Workload(
-        n_rows=plan.n_rows,
-        row_bytes=inputs.read_row_bytes * plan.amplification,
-        label_bytes=int(inputs.opened_labels.dtype.itemsize),
-        n_partitions=plan.n_partitions,
-        n_reads=plan.n_reads,
-        n_tasks=plan.n_tasks,
-        slab_size=slab_size(executor),
-        n_workers=plan.n_processes if executor.is_cluster else 1,
-        n_threads=plan.n_threads * forked,
-        is_cluster=executor.is_cluster,
-        n_requests=requests[0] * plan.n_reads + requests[1] if any(requests) else None,
-        ahead_bytes=probs.prefetch_bytes if probs else 0,
-    )
-
-
-def _n_requests(source: Source | None, inputs: Inputs) -> int:
-    """Return the requests to the store for all rows of an input, or its files of stored chunks; 0 without any."""
-    if source is None or not source.request_rows:
-        return 0
-    grid, rows = inputs.grid, source.request_rows
-    if source.row_chunk:
-        n_decoded = _decoded_rows(inputs) if source is inputs.pred_probs_source else grid.n_rows
-        return -(-n_decoded // rows) * source.n_side_by_side
-    # Requests are numbered from the first row of each partition.
-    return sum(-(-n // rows) for n in grid.partition_rows)
-
-
-def _n_spans(inputs: Inputs, settings: Settings, executor: Executor, *, stored: bool) -> int:
-    """Return the number of tasks of each map over the row summaries."""
-    if not stored:
-        return executor.n_groups(inputs.grid.n_partitions)
-    return len(spans(inputs.grid, inputs.need(settings).row, executor.all_threads))

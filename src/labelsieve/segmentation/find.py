@@ -29,7 +29,6 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
@@ -121,16 +120,16 @@ def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
     return SegmentationIssues(_job(labels, pred_probs, downsample, settings).run())
 
 
-@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
+@explain_keywords(KNOWN, SETTINGS)
 def plan_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **settings: Any) -> Plan:
-    """Plan a run of `find_label_issues`: batches, partitions, bytes, memory and time. No data is read.
+    """Plan a run of `find_label_issues`: batches, partitions, bytes and memory. No data is read.
 
     Parameters
     ----------
     labels, pred_probs, downsample
         As in `find_label_issues`.
     **settings
-        As in `labelsieve.plan_label_issues`; ``worker_rate``, ``latency``, ``within`` and ``measure`` too.
+        As in `labelsieve.plan_label_issues`.
 
     Returns
     -------
@@ -152,8 +151,7 @@ def plan_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
     >>> plan.n_rows, plan.n_partitions, plan.bytes_read
     (640, 1, 20480)
     """
-    wanted = ForecastSettings.taken_from(settings)
-    return _job(labels, pred_probs, downsample, settings | {"progress": False}).plan(wanted)
+    return _job(labels, pred_probs, downsample, settings | {"progress": False}).plan()
 
 
 def _job(labels: Any, pred_probs: Any, downsample: int, given: Mapping[str, Any]) -> Job:

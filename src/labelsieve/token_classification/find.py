@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
 from labelsieve.pipeline.job import Job
 from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
 from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
@@ -85,7 +84,7 @@ def find_label_issues(
     return TokenIssues(_job(labels, pred_probs, offsets, sentence_ids, settings).run())
 
 
-@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
+@explain_keywords(KNOWN, SETTINGS)
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
 ) -> Plan:
@@ -116,8 +115,7 @@ def plan_label_issues(
     >>> plan.n_partitions, plan.bytes_read
     (1, 32000)
     """
-    wanted = ForecastSettings.taken_from(settings)
-    return _job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False}).plan(wanted)
+    return _job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False}).plan()
 
 
 def _job(labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, settings: dict[str, Any]) -> Job:
