@@ -481,8 +481,8 @@ class Job:
             self._check_shared(folder)
         except (UnreadableDataError, UnwritableError) as error:
             raise MemoryLimitError(
-                f"row summaries take {size(fit.need.n_rows * fit.need.row)}, more than the workers can hold, and not every "
-                f"worker can write to {path} of this machine ({error}): give a workdir that all workers can reach"
+                f"row summaries take {size(fit.need.n_rows * fit.need.row)}, more than the workers can hold, and not "
+                f"every worker can write to {path} of this machine ({error}): give a workdir that all workers can reach"
             ) from error
         return folder
 
