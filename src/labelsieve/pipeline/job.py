@@ -227,7 +227,10 @@ class Job:
         if workdir is not None:
             plan = self._with_known(plan, workdir, facts, inputs)
         if isinstance(self.executor, ClusterExecutor):
-            folders = {"workdir": workdir and workdir.folder, "output": self.output and open_folder(self.output)}
+            folders = {
+                "workdir": None if workdir is None else workdir.folder,
+                "output": None if self.output is None else open_folder(self.output),
+            }
             plan = replace(plan, problems=tuple(check_cluster(self.executor, inputs, folders)))
         return plan
 
