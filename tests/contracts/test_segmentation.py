@@ -184,7 +184,7 @@ def one(folder, name, array):
 
 def npz(folder, labels, planes):
     np.savez(folder / "a.npz", labels=labels)
-    np.savez_compressed(folder / "b.npz", planes=planes)
+    np.savez(folder / "b.npz", planes=planes)
     return f"{folder}/a.npz::labels", f"{folder}/b.npz::planes"
 
 
