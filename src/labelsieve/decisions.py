@@ -46,7 +46,7 @@ the row of ``result.rows``, which is what a review shows, and ``id`` is the name
 Arrays of three axes and PNG files are taken for masks. A matrix, or lists of lists, may belong to several tasks: give
 `task`, or `issues`, which know their task. Labels of all tokens in one flat array, beside offsets or numbers of
 sentences, are corrected as labels of rows, without `task`. Lists in memory are written as ``.parquet``, with a column
-``labels``. The rows of a result with ``downsample`` are the pixels of the smaller masks: give these as `labels`.
+``labels``.
 
 ## The log
 
@@ -308,7 +308,7 @@ def apply_decisions(
     read = read_decisions(decisions, names if class_names is None or not file.n_tags else classes_of_tags(class_names))
     if issues is not None and issues.n_rows != file.n_rows:
         smaller = layout is not None and layout.task == "segmentation" and layout.n_groups == file.n_groups
-        hint = "pixels of smaller masks (downsample), or images of other sizes" if smaller else "another dataset"
+        hint = "pixels of smaller masks, or images of other sizes" if smaller else "another dataset"
         raise InvalidInputError(f"issues have {issues.n_rows:,} rows, labels {file.n_rows:,}: {hint}")
     values = LabelValues(file.dtype, _classes_of(file, names, issues))
     outcomes, digest = _compare(file, read, values, ids)

@@ -154,7 +154,7 @@ Any input is a path or a URL (`s3://`, `gs://`, `https://`, whatever fsspec know
 or shards of these: a list, a pattern (`"pred_probs-*.npy"`), or their folder, in natural order of their names (`-2`
 before `-10`). An array in an ``.npz`` archive or a safetensors file is named behind the file, `"run.npz::probs"` or
 `"run-*.safetensors::probs"`; the name may be left out if the file holds only one array. It is read in place, as a
-``.npy`` file is; an array that `numpy.savez_compressed` wrote is decoded whole, so it must fit in memory. Shards of
+``.npy`` file is; an array that `numpy.savez_compressed` wrote is an error. Shards of
 several formats, or data in another format beside shards, such as ``.pt``, are an error, since rows would be missing;
 hidden files, text files and files of unknown formats are ignored. Files of ``torch.save`` hold a pickle and are not
 opened: the error has the line that converts them. Every worker opens the inputs itself; a worker that cannot is named
@@ -189,8 +189,8 @@ absent.
   accepts these rows if the fill value is 0. If chunks split the classes and only some chunks of a row are stored, a
   warning names the rows.
 - For a Dask array made from a Zarr array of the same shape, missing chunks are a warning.
-- Chunks inside shards count too in local folders. A web server lists nothing: there a missing chunk is requested twice,
-  and a warning names it when it is read.
+- Of shards, only whole missing ones count. A web server lists nothing: there a missing chunk is requested twice, and a
+  warning names it when it is read.
 
 ## Clusters
 

@@ -35,10 +35,8 @@ there the recorder that was opened last goes on, and the other one fails at its 
 
 ## Arrays
 
-Batches may be NumPy arrays, lists, and arrays of PyTorch, JAX, CuPy and whatever else has the array API. What is in the
-processor's memory is read in place. On another device (CUDA) the batch is summarized there, by functions of the array
-API (``pip install labelsieve[arrays]``), and only the summaries are copied, with the rows that may have bad values.
-Logits, scores and `classes_per_row` are computed by NumPy, so for these a batch is copied first.
+Batches may be NumPy arrays, lists, and arrays of PyTorch, JAX, CuPy and whatever else has DLPack. What is in host
+memory is read in place. A batch on another device (CUDA) is copied to host memory first, as by ``.cpu()``.
 
 ## Settings that need more of a row
 
@@ -114,9 +112,9 @@ from labelsieve.confident_learning.validation import MAX_RANGES, Findings, RowCh
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError
 from labelsieve.settings import check_flag, check_ignored_number, check_whole_number
 from labelsieve.sources.batches import BatchSummarizer, check_batch, rename_rows
-from labelsieve.sources.device_arrays import is_on_device, on_host, without_gradient
 from labelsieve.sources.part_writer import PartWriter
 from labelsieve.sources.recording_format import RecorderSettings
+from labelsieve.sources.tensors import on_host
 from labelsieve.storage.folders import open_folder
 
 __all__ = ["Recorder"]
@@ -241,7 +239,7 @@ class Recorder:
         labels : (n,) array-like of int
             Labels, 0..K-1.
         pred_probs : (n, K) array-like of float
-            Probabilities, or logits with `from_logits`; an array of any library with the array API.
+            Probabilities, or logits with `from_logits`; an array of any library with DLPack.
         rows : (n,) array-like of int, optional
             Numbers of the rows, from 0.
         ids : (n,) array-like of int or str, optional
@@ -260,9 +258,7 @@ class Recorder:
             raise InvalidInputError(f"the recorder of {self._writer.where} is closed")
         findings, writer = Findings(), self._writer
         try:
-            label = on_host("labels", labels)
-            given = without_gradient(pred_probs)
-            probs = given if is_on_device(given) else on_host("pred_probs", given)
+            label, probs = on_host("labels", labels), on_host("pred_probs", pred_probs)
             check_batch(label, probs, self._settings.n_classes)
             numbers = None if rows is None else self._checked_rows(rows, len(label))
             names = None if ids is None else _checked_ids(ids, len(label))

@@ -377,7 +377,7 @@ def test_help_lists_every_exit_code(capsys, command):
 
 
 HEADINGS = {
-    "Input": "data labels pred-probs summaries n-classes ignore-label from-logits dtype task downsample offsets "
+    "Input": "data labels pred-probs summaries n-classes ignore-label from-logits dtype task offsets "
     "sentence-ids class-names ids "
     "allow-zero-rows allow-unnormalized-rows",
     "Method": "method adjust-pred-probs estimation-method filter-by rank-by rule frac-noise num-to-remove-per-class "

@@ -447,14 +447,10 @@ def of_pixels(labels, planes, **choices):
     return segmentation.find_label_issues(labels, planes, progress=False, **cut, **choices)
 
 
-def of_blocks(labels, planes, **choices):
-    return of_pixels(labels, planes, downsample=2, **choices)
-
-
-@pytest.mark.parametrize("search", [of_logits, of_tags, of_pixels, of_blocks])
+@pytest.mark.parametrize("search", [of_logits, of_tags, of_pixels])
 def test_rows_that_are_computed_from_an_array_grow_with_it(tmp_path, search):
     rng = np.random.default_rng(0)
-    images = search in (of_pixels, of_blocks)
+    images = search is of_pixels
     whole = rng.dirichlet(np.ones(K), (200, 4, 6) if images else 200)
     whole = np.ascontiguousarray(np.moveaxis(whole, -1, 1)) if images else whole
     whole = np.log(whole) if search is of_logits else whole

@@ -128,7 +128,7 @@ PLACES = ["label_place", "prob_place", "labels", "pred_probs"]
 ONLY_ON_THE_COMMAND_LINE = [
     *("top", "quiet", "json", "progress", "log_level", "report", "images", "texts", "rows"),
     *("scheduler", "workers", "threads", "worker_memory", "performance_report"),
-    *("task", "downsample", "offsets", "sentence_ids"),
+    *("task", "offsets", "sentence_ids"),
 ]
 
 

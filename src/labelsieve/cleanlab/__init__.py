@@ -88,8 +88,7 @@ takes clusters, workdirs, memory limits and outputs.
 - A row that ties with the last one chosen: of equal scores or margins, the first rows are chosen.
 - Results do not depend on the dtype of `pred_probs`: all is computed as if in float64. Self-confidences have its
   values; other scores are float64. Of a tag the probability of not having it is ``1 - p`` in the dtype, as there.
-- ``segmentation``: `downsample` takes the majority of the labels of a block, where cleanlab averages the numbers of
-  classes. Of a class without pixels the threshold is 2.0.
+- ``segmentation``: `downsample` must be 1. Of a class without pixels the threshold is 2.0.
 - ``find_label_issues``: `confident_joint` is used by the filters that prune. Others do not use it, there as here, and
   warn. With ``n_jobs=None`` the work runs on Dask's scheduler, which by default uses all threads.
 - ``dataset``: `confident_joint` alone is enough, as documented.

@@ -200,9 +200,6 @@ RUN = _together(
         help="What a label belongs to: classification (a row), segmentation (a pixel of a mask), tokens (a word of a "
         "sentence), tags (one of the tags of an example).",
     ),
-    _input(
-        "--downsample", type=_at_least_one, metavar="N", help="With --task segmentation: take blocks of N x N pixels."
-    ),
     _input("--offsets", metavar="FILE", help="With --task tokens: where each sentence begins, and the last one ends."),
     _input("--sentence-ids", metavar="FILE", help="With --task tokens: the sentence of each token."),
     _input("--class-names", type=FilePath(), help="File with one name per line, or a JSON list."),

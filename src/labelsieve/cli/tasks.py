@@ -18,7 +18,7 @@ _MODULES: Final = {
     "tags": "labelsieve.multilabel_classification",
 }
 # Options that only one task has.
-_OF_TASK: Final = {"downsample": "segmentation", "offsets": "tokens", "sentence_ids": "tokens"}
+_OF_TASK: Final = {"offsets": "tokens", "sentence_ids": "tokens"}
 
 
 def module_of(task: str) -> Any:

@@ -12,7 +12,6 @@ import math
 import re
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -58,11 +57,9 @@ class Member:
     dtype : dtype
         As stored; uint16 for bfloat16.
     offset : int
-        Byte of the file at which the data begins. If the member is compressed: byte of the member.
+        Byte of the file at which the data begins.
     fortran : bool
         Whether columns, rather than rows, are contiguous.
-    is_compressed : bool
-        Whether the data has to be decoded from its beginning.
     is_bfloat16 : bool
         Whether the values are bfloat16.
     """
@@ -72,7 +69,6 @@ class Member:
     dtype: np.dtype[Any]
     offset: int
     fortran: bool = False
-    is_compressed: bool = False
     is_bfloat16: bool = False
 
 
@@ -112,7 +108,7 @@ def find_member(name: str, where: str, read: Reader, size: int, member: str) -> 
     Raises
     ------
     InvalidInputError
-        For a file that is damaged or cut off, an array that is not in it, and one of a dtype that is not read.
+        For a file that is damaged or cut off, and an array that is missing, compressed or of a dtype that is not read.
     """
     if PurePosixPath(where).suffix.lower() == ".npz":
         return _in_npz(name, where, read, size, member)
@@ -174,10 +170,11 @@ def _in_npz(name: str, where: str, read: Reader, size: int, member: str) -> Memb
             if entry.flag_bits & _ENCRYPTED:
                 raise InvalidInputError(f"{name}: {shown} is encrypted")
             if entry.compress_type != zipfile.ZIP_STORED:
-                with archive.open(entry) as file:
-                    head = file.read(HEADER_BYTES)
-                return Member(array, *_header(name, shown, head, entry.file_size), is_compressed=True)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+                raise InvalidInputError(
+                    f"{name}: {shown} is compressed, so that its rows cannot be read by ranges: save it with np.save "
+                    "or np.savez, or as Zarr"
+                )
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise InvalidInputError(f"{name}: {where} is not a readable .npz archive: {error}") from error
     begin = read(entry.header_offset, entry.header_offset + _LOCAL_HEADER.size) if entry.header_offset >= 0 else b""
     if len(begin) < _LOCAL_HEADER.size or begin[:4] != b"PK\x03\x04":

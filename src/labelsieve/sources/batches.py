@@ -1,4 +1,4 @@
-"""Row summaries of batches of predictions, which a model's own loop gives: checked, and summarized where they are."""
+"""Row summaries of batches of predictions, which a model's own loop gives."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Floats, Ints, class_dtype
+from labelsieve.confident_learning.dtypes import Floats, Ints
 from labelsieve.confident_learning.logit_summarizer import LogitSummarizer
 from labelsieve.confident_learning.quality_scores import (
     confidence_weighted_entropy,
@@ -16,12 +16,11 @@ from labelsieve.confident_learning.quality_scores import (
     normalized_margin,
     row_sum,
 )
-from labelsieve.confident_learning.summarizer import Summarizer, label_column
+from labelsieve.confident_learning.summarizer import Summarizer
 from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES, SummaryBlock
 from labelsieve.confident_learning.top_classes import TOP_CLASSES, TOP_PROBS
 from labelsieve.confident_learning.validation import MAX_RANGES, Findings, RowChecks, errors_in
 from labelsieve.errors import InvalidInputError
-from labelsieve.sources.device_arrays import is_on_device, on_host, summarize_on_device
 from labelsieve.sources.recording_format import RecorderSettings
 
 # Dtypes of other libraries, by the last part of their names.
@@ -63,49 +62,11 @@ class BatchSummarizer:
         ----------
         labels : (n,) int
             Labels, in the processor's memory.
-        probs : (n, K) array of any library
+        probs : (n, K) ndarray or Bfloat16Rows
             Probabilities or logits.
         findings : Findings
             Bad or suspicious values.
         """
-        if is_on_device(probs):
-            found = self._on_device(labels, probs, findings)
-            if found is not None:
-                return found
-            probs = on_host("pred_probs", probs)
-        return self._in_memory(labels, probs, findings)
-
-    def _on_device(self, labels: Ints, probs: Any, findings: Findings) -> BatchColumns | None:
-        """Summarize a batch on its device; None if a setting needs NumPy, or a label is wrong."""
-        settings = self._settings
-        if settings.from_logits or settings.scores or settings.classes_per_row or not len(labels):
-            return None
-        column = label_column(labels, settings.n_classes, self._ignored)
-        if column is None:
-            return None
-        unlabelled = column == settings.n_classes
-        summary = summarize_on_device(np.where(unlabelled, 0, column), probs)
-        if summary is None:
-            return None
-        columns: BatchColumns = {
-            "label": column,
-            "predicted": summary.predicted.astype(class_dtype(settings.n_classes)),
-            "p_label": summary.p_label,
-            "p_predicted": summary.p_predicted,
-        }
-        if len(summary.suspects):
-            found = Findings()
-            some = self._in_memory(labels[summary.suspects], summary.rows, found)
-            for name, values in columns.items():
-                values[summary.suspects] = some[name]
-            rename_rows(found, summary.suspects)
-            findings.extend(found)
-        # As `Summarizer` leaves rows without a label.
-        columns["predicted"][unlabelled], columns["p_label"][unlabelled], columns["p_predicted"][unlabelled] = 0, 1, 1
-        return columns
-
-    def _in_memory(self, labels: Ints, probs: Floats, findings: Findings) -> BatchColumns:
-        """Summarize a batch in the processor's memory, strip by strip."""
         settings, dtype = self._settings, probs.dtype.newbyteorder("=")
         step = max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // (settings.n_classes * dtype.itemsize)))
         summarizer = self._summarizer_of(min(step, len(labels)), dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 # Axes of one image.
 _AXES: Final = {"labels": "(H, W)", "pred_probs": "(K, H, W)"}
 # Changes images as they are read: those of a source, and the blocks of a Dask array.
-Change = Callable[["Source | da.Array"], "Source | da.Array"]
 
 
 @dataclass(frozen=True)
@@ -55,15 +54,13 @@ class OpenedImages:
         return len(self.sizes)
 
 
-def open_masks(labels: Any, change: Change | None = None) -> OpenedImages:
+def open_masks(labels: Any) -> OpenedImages:
     """Open labels of pixels; nothing is read but headers.
 
     Parameters
     ----------
     labels : (N, H, W) array-like of int, list of (H, W) arrays, path, pattern or list of paths
         Class of each pixel. Files are arrays, or masks in image files (PNG).
-    change : callable, optional
-        Changes the images as they are read.
 
     Raises
     ------
@@ -72,12 +69,10 @@ def open_masks(labels: Any, change: Change | None = None) -> OpenedImages:
     """
     files = image_files("labels", labels)
     if files is not None:
-        if change is not None:
-            raise InvalidInputError("downsample takes masks that are arrays: image files are read at their own size")
         return masks_of_files(files, str(labels if isinstance(labels, str | os.PathLike) else labels[0]))
     arrays, is_list = _opened_arrays("labels", labels)
     arrays = [_whole_numbers(array) for array in arrays]
-    return _as_rows("labels", arrays, change, is_list=is_list)
+    return _as_rows("labels", arrays, is_list=is_list)
 
 
 def masks_of_files(files: Sequence[ImageFileSource], where: str) -> OpenedImages:
@@ -100,15 +95,13 @@ def masks_of_files(files: Sequence[ImageFileSource], where: str) -> OpenedImages
     return OpenedImages(rows, sizes, np.zeros(len(files), np.int64), is_list=True)
 
 
-def open_planes(pred_probs: Any, change: Change | None = None) -> OpenedImages:
+def open_planes(pred_probs: Any) -> OpenedImages:
     """Open probabilities of pixels; nothing is read but headers.
 
     Parameters
     ----------
     pred_probs : (N, K, H, W) array-like of float, list of (K, H, W) arrays, path, pattern or list of paths
         Probability of each class in each pixel, or an `Ensemble` of these.
-    change : callable, optional
-        Changes the images as they are read.
 
     Raises
     ------
@@ -120,7 +113,7 @@ def open_planes(pred_probs: Any, change: Change | None = None) -> OpenedImages:
             "Folds are of rows, and pixels are too many to be listed: give the predictions of all images, in order"
         )
     if isinstance(pred_probs, Ensemble):
-        members = [open_planes(member, change) for member in pred_probs.members]
+        members = [open_planes(member) for member in pred_probs.members]
         first = members[0]
         names = [member_name(number, "images") for number in range(len(members))]
         check_members(names, [(len(member), *member.classes[:1]) for member in members])
@@ -130,7 +123,7 @@ def open_planes(pred_probs: Any, change: Change | None = None) -> OpenedImages:
             Ensemble([member.rows for member in members], pred_probs.weights), first.sizes, first.classes, first.is_list
         )
     arrays, is_list = _opened_arrays("pred_probs", pred_probs)
-    return _as_rows("pred_probs", arrays, change, is_list=is_list)
+    return _as_rows("pred_probs", arrays, is_list=is_list)
 
 
 def check_images(labels: OpenedImages, planes: OpenedImages) -> None:
@@ -268,7 +261,7 @@ def _separate(_name: str, shards: Sequence[Source], where: str) -> Source:
     return _Separate([array for shard in shards for array in shard.arrays], where)
 
 
-def _as_rows(name: str, arrays: Sequence[Opened], change: Change | None, *, is_list: bool) -> OpenedImages:
+def _as_rows(name: str, arrays: Sequence[Opened], *, is_list: bool) -> OpenedImages:
     """Return the pixels of arrays of images as rows."""
     sizes = np.array([array.shape[-2:] for array in arrays], np.int64)
     counts = [int(array.shape[0]) for array in arrays]
@@ -278,9 +271,6 @@ def _as_rows(name: str, arrays: Sequence[Opened], change: Change | None, *, is_l
     if not sizes.all():
         image = int(np.flatnonzero(~sizes.all(axis=1))[0])
         raise InvalidInputError(f"image {image} of {name} has no pixels: its size is {sizes[image].tolist()}")
-    if change is not None:
-        arrays = [change(array) for array in arrays]
-        sizes = np.array([array.shape[-2:] for array in arrays], np.int64)
     rows: list[Any] = [pixels_of(array) if isinstance(array, Source) else _dask_pixels(array) for array in arrays]
     joined = _joined(name, rows, arrays[0].where if isinstance(arrays[0], Source) else "")
     return OpenedImages(joined, np.repeat(sizes, counts, axis=0), np.repeat(classes, counts), is_list)

@@ -22,7 +22,6 @@ from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.sources.archives import ARCHIVE_SUFFIXES, find_member, split_member, with_member
 from labelsieve.sources.base import Source
 from labelsieve.sources.bfloat16 import Bfloat16Source
-from labelsieve.sources.compressed_npy import CompressedNpySource
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.object_store import ObjectStore
 from labelsieve.sources.other_formats import FORMATS, explain_conversion, is_npy, refuse_other_format
@@ -104,8 +103,6 @@ def _open_member(name: str, path: Path, member: str) -> Source:
         raise InvalidInputError(f"{name}: there is no file {path}") from None
     except OSError as error:
         raise InvalidInputError(f"{name}: {path} cannot be opened: {error}") from error
-    if found.is_compressed:
-        return CompressedNpySource(path, found, version)
     source = NpySource(
         path, found.shape, found.dtype, found.offset, fortran=found.fortran, version=version, member=found.name
     )

@@ -132,11 +132,6 @@ class RemoteNpySource(Source):
 
 def _check_ranges(name: str, where: str, found: Member) -> None:
     """Raise if the rows of an array cannot be read by ranges."""
-    if found.is_compressed:
-        raise InvalidInputError(
-            f"{name}: {where} is compressed, so that its rows cannot be read by ranges: save it with np.save or "
-            "np.savez, or as Zarr"
-        )
     if found.fortran:
         raise InvalidInputError(
             f"{name}: {where} is in Fortran order, where a batch of rows takes a request for each of "

@@ -34,7 +34,6 @@ from labelsieve.sources.versions import (
 from labelsieve.sources.zarr_chunks import (
     chunk_files,
     file_stamp,
-    inner_chunks,
     key_of,
     keys_of,
     layout_digest,
@@ -133,16 +132,8 @@ class ZarrSource(FileSource):
         return part, 0
 
     def missing_rows(self) -> MissingRows | None:
-        """Return the rows whose chunks are not stored; in a local folder also those that are missing inside a shard."""
-        if self.stored is None:
-            return None
-        folder, inner = local_folder(self.array), None
-        if folder is not None and self.array.shards and len(self.stored) <= MOST_LISTED_TWICE:
-            try:
-                inner = inner_chunks(self.array, folder, self.stored)
-            except (OSError, ValueError):  # a damaged shard is an error where it is read
-                inner = None
-        return (inner or self.stored).missing()
+        """Return the rows whose chunks, or whole shards, are not stored."""
+        return None if self.stored is None else self.stored.missing()
 
     def _list_chunks(self) -> StoredChunks | None:
         """Return the versions of the chunks, or shards, as they are stored now; None where nothing lists them."""

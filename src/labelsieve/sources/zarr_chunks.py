@@ -23,8 +23,6 @@ from labelsieve.storage.urls import version_of
 # Files are examined in threads where there are more of them than this: over a network each takes a while.
 _FEW_FILES: Final = 2_000
 _THREADS: Final = 16
-# Most chunks inside shards that are looked up; a shard's index has 16 bytes for each.
-_MOST_INNER: Final = 10_000_000
 
 _T = TypeVar("_T")
 
@@ -136,40 +134,3 @@ def chunk_objects(array: Any, store: ObjectStore, root: str) -> tuple[StoredChun
                 version = version_of(info)
                 stamps[index], are_versioned = stamp(version or info.get("size")), are_versioned and bool(version)
     return _stored_chunks(array, stamps.reshape(-1)), document, are_versioned
-
-
-def inner_chunks(array: Any, folder: Path, shards: StoredChunks) -> StoredChunks | None:
-    """Return which chunks are stored inside the shards of a local array; the stamps only mark the stored ones.
-
-    None where the shards' index has another format, or where there are too many chunks to look up. The index of a
-    shard is a pair of numbers for each chunk, offset and length, all bits set where it is not stored, and a checksum.
-    """
-    sharding = array.metadata.codecs[0].to_dict()["configuration"]
-    n_chunks = [-(-n // size) for n, size in zip(array.shape, array.chunks, strict=True)]
-    codecs = [codec if isinstance(codec, dict) else codec.to_dict() for codec in sharding["index_codecs"]]
-    endian, checksums = codecs[0].get("configuration", {}).get("endian"), [codec["name"] for codec in codecs[1:]]
-    known = codecs[0]["name"] == "bytes" and endian == "little" and checksums in ([], ["crc32c"])
-    if not known or math.prod(n_chunks) > _MOST_INNER:
-        return None
-    inside = [shard // chunk for shard, chunk in zip(array.shards, array.chunks, strict=True)]
-    n_bytes, location = 16 * math.prod(inside), sharding["index_location"]
-    at_end = getattr(location, "value", location) == "end"
-    grid = _rows_and_grid(array)[1]
-
-    def stored_in(index: int, key: str) -> npt.NDArray[np.bool_]:
-        if not shards.stamps[index]:
-            return np.zeros(inside, np.bool_)
-        with (folder / key).open("rb") as file:
-            file.seek(*((-n_bytes - 4 * len(checksums), os.SEEK_END) if at_end else (0,)))
-            pairs = np.frombuffer(file.read(n_bytes), "<u8").reshape(-1, 2)
-        stored: npt.NDArray[np.bool_] = (pairs != np.iinfo(np.uint64).max).any(axis=1).reshape(inside)
-        return stored
-
-    def stored_of(start: int, stop: int) -> npt.NDArray[np.bool_]:
-        return np.array([stored_in(*one) for one in enumerate(keys_of(array, start, stop), shards.first(start))])
-
-    found = np.concatenate(_map_rows(array, stored_of)).reshape(*grid, *inside)
-    axes = [axis for pair in zip(range(array.ndim), range(array.ndim, 2 * array.ndim), strict=True) for axis in pair]
-    whole = found.transpose(axes).reshape([a * b for a, b in zip(grid, inside, strict=True)])
-    stamps = whole[tuple(slice(n) for n in n_chunks)].reshape(-1).astype(np.uint32)  # shards reach beyond the array
-    return StoredChunks(int(array.chunks[0]), math.prod(n_chunks[1:]), int(array.shape[0]), stamps)
