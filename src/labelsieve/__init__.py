@@ -16,18 +16,18 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | pixels of masks, out of core | `labelsieve.segmentation` |
 | words of sentences | `labelsieve.token_classification` |
 | any number of tags for each row | `labelsieve.multilabel_classification` |
-| row summaries in place of predictions: SQL, Spark, tables | `labelsieve.summaries` |
+| row summaries in place of predictions: SQL, Spark, tables | `labelsieve.recorder` |
 | which score and filter to use, measured on known errors | `labelsieve.accuracy` |
-| how many labels are wrong: audits and estimates | `labelsieve.audit` |
+| how many labels are wrong: audits and estimates | `labelsieve.review.audit` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
 | cleanlab's module tree: change an import and nothing else | `labelsieve.cleanlab` |
 | cleanlab's batched module, and what differs | `labelsieve.label_issues_batched` |
 | recording predictions in a model's loop | `labelsieve.recorder` |
-| corrected labels from decisions about issues | `labelsieve.decisions` |
-| issues before and after a correction | `labelsieve.comparison` |
-| Label Studio, cleanlab, FiftyOne, Argilla, spreadsheets | `labelsieve.exchange` |
+| corrected labels from decisions about issues | `labelsieve.review.apply` |
+| issues before and after a correction | `labelsieve.review.compare` |
+| Label Studio, cleanlab, FiftyOne, Argilla, spreadsheets | `labelsieve.review.label_studio` |
 | batches in a loop of your own | `labelsieve.inspector` |
-| memory, time, measurements, planning for terabytes | `labelsieve.memory` |
+| memory, time, measurements, planning for terabytes | `labelsieve.execution.memory` |
 | errors, failures, workdirs that resume | `labelsieve.errors` |
 | the command line for other programs: JSON, progress, logs | `labelsieve.cli` |
 """
@@ -39,28 +39,19 @@ TYPE_CHECKING = False  # as in typing, whose import takes longer than all of thi
 if TYPE_CHECKING:
     from labelsieve import (
         accuracy,
-        audit,
         cleanlab,
         cli,
-        comparison,
         count,
-        decisions,
         errors,
-        exchange,
         find,
         inspector,
         label_issues_batched,
-        memory,
         multilabel_classification,
         recorder,
         segmentation,
-        summaries,
         token_classification,
     )
-    from labelsieve.audit import estimate
-    from labelsieve.comparison import compare
-    from labelsieve.confident_learning.error_estimate import ErrorEstimate
-    from labelsieve.decisions import AppliedDecisions, apply_decisions
+    from labelsieve import recorder as summaries
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -76,22 +67,27 @@ if TYPE_CHECKING:
         UnwritableError,
         WorkdirError,
     )
-    from labelsieve.exchange import read_label_studio
+    from labelsieve.execution import memory
     from labelsieve.find import find_label_issues, plan_label_issues
+    from labelsieve.job.ensemble_scores import get_label_quality_ensemble_scores
+    from labelsieve.job.plan import Plan
+    from labelsieve.job.table import RowSummaries
     from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
-    from labelsieve.pipeline.ensemble_scores import get_label_quality_ensemble_scores
-    from labelsieve.pipeline.plan import Plan
-    from labelsieve.pipeline.row_summaries import RowSummaries
-    from labelsieve.recorder import Recorder
-    from labelsieve.results.audit import Audit
-    from labelsieve.results.comparison import Comparison
-    from labelsieve.results.label_issues import LabelIssues
-    from labelsieve.results.load import load
+    from labelsieve.recorder import Recorder, summarize_batch
+    from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
+    from labelsieve.review import apply as decisions
+    from labelsieve.review import audit
+    from labelsieve.review import compare as comparison
+    from labelsieve.review import label_studio as exchange
+    from labelsieve.review.apply import AppliedDecisions, apply_decisions
+    from labelsieve.review.audit import Audit, estimate
+    from labelsieve.review.compare import Comparison, compare
+    from labelsieve.review.estimate import ErrorEstimate
+    from labelsieve.review.label_studio import read_label_studio
+    from labelsieve.sources.composite import Folds
     from labelsieve.sources.ensemble import Ensemble
-    from labelsieve.sources.folds import Folds
-    from labelsieve.sources.text_cells import unescape_formula
-    from labelsieve.summaries import summarize_batch
+    from labelsieve.sources.names import unescape_formula
 
 __all__ = [  # noqa: RUF022  # in the order of the documentation
     "find_label_issues",

@@ -214,20 +214,21 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from labelsieve.partitioning import Auto
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.plan import Plan
-from labelsieve.results.label_issues import LabelIssues
-from labelsieve.settings import (
+from labelsieve.job.grid import Auto
+from labelsieve.job.job import Job
+from labelsieve.job.plan import Plan
+from labelsieve.job.settings import JobSettings
+from labelsieve.options import (
+    FOR_FINDING,
     NOTHING,
     EstimationMethod,
     FilterName,
     IgnoreLabel,
     Method,
     Rule,
+    explain_keywords,
 )
+from labelsieve.results.label_issues import LabelIssues
 
 __all__ = ["find_label_issues", "plan_label_issues"]
 
@@ -295,7 +296,7 @@ def find_label_issues(
         Only these columns are read.
     summaries : table, path or URL, optional
         Row summaries in place of `labels` and `pred_probs`: the folder of a `labelsieve.Recorder`, or a table with the
-        columns `label`, `predicted`, `p_label` and `p_predicted` (`labelsieve.summaries`): a dict of arrays, a table of
+        columns `label`, `predicted`, `p_label` and `p_predicted` (`labelsieve.recorder`): a dict of arrays, a table of
         pandas, Polars, Arrow or DuckDB, or Parquet or Arrow files. Filters that read `pred_probs` more than once need
         whole rows: `labels` and `pred_probs`, or a recorder with ``classes_per_row``.
     n_classes : int, optional

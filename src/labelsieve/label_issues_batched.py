@@ -5,7 +5,7 @@ Names, arguments, defaults and return values are those that cleanlab documents. 
 | | cleanlab 2.9 | Labelsieve |
 |---|---|---|
 | Zarr 3 and Dask arrays | fail | accepted, with HDF5, xarray, memmaps, and `.npy` in any memory order |
-| memory | a copy of all of `pred_probs` at the end | the formula of `labelsieve.memory` |
+| memory | a copy of all of `pred_probs` at the end | the formula of `labelsieve.execution.memory` |
 | returned indices | in row order, though documented as sorted by score | sorted by score, ties by row |
 | a class without labelled rows | threshold 2e-6, which most rows reach: false issues | threshold 2.0: none does |
 | calibrated count with `n_jobs` > 1 | drops repeated labels: not the number of one job | the same number |
@@ -65,13 +65,12 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.inspector import LabelInspector
-from labelsieve.partitioning import Auto
-from labelsieve.pipeline import fork_pool
-from labelsieve.pipeline.fork_pool import split_arr
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.keywords import explain_keywords
-from labelsieve.settings import batched_choices
+from labelsieve.job import fork_pool
+from labelsieve.job.fork_pool import split_arr
+from labelsieve.job.grid import Auto
+from labelsieve.job.job import Job
+from labelsieve.job.settings import JobSettings
+from labelsieve.options import batched_choices, explain_keywords
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
 

@@ -18,10 +18,9 @@ import zarr
 import labelsieve
 from labelsieve.cli.app import run
 from labelsieve.cli.text import summary_text
-from labelsieve.errors import install_line
-from labelsieve.memory import size
-from labelsieve.settings import FILTER_NAMES
-from labelsieve.storage.folders import LocalFolder
+from labelsieve.errors import install_line, size
+from labelsieve.options import FILTER_NAMES
+from labelsieve.storage.folder import LocalFolder
 from labelsieve.storage.lock import own_folder
 from processes import PATIENCE_S
 
@@ -201,9 +200,9 @@ def test_names_and_ids_are_printed_as_text(files, capsys, tmp_path):
 
 
 def test_a_plan_of_two_reads_and_of_chunks_that_are_decoded_again(files, capsys, monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.grids._BATCH_SHARE", 30 * 24 / 400e6)
-    monkeypatch.setattr("labelsieve.pipeline.grids.PARTITION_BYTES", 30 * 24)
-    monkeypatch.setattr("labelsieve.pipeline.grids.SCHEDULED_BYTES", 0)
+    monkeypatch.setattr("labelsieve.job.inputs._BATCH_SHARE", 30 * 24 / 400e6)
+    monkeypatch.setattr("labelsieve.job.inputs.PARTITION_BYTES", 30 * 24)
+    monkeypatch.setattr("labelsieve.job.inputs.SCHEDULED_BYTES", 0)
     options = ["--max-memory", "400MB", "--threads", "1", "--adjust-pred-probs", "--method", "normalized_margin"]
     assert run(["plan", "labels.npy", "pred_probs.zarr", *options]) == 0
     out, err = capsys.readouterr()
@@ -464,7 +463,7 @@ def test_the_installed_command_and_the_module_run(files, tmp_path):
 
 INTERRUPTED = """
 import signal, sys
-import labelsieve.cli.app, labelsieve.results.export as export
+import labelsieve.cli.app, labelsieve.results.store as export
 
 def slow(result, path):
     path.write_bytes(b"half of a result")
@@ -495,7 +494,7 @@ def test_ctrl_c_exits_130_and_removes_temporary_files(files, tmp_path):
 STOPPED = """
 import signal, sys, time
 import dask
-import labelsieve.cli.app, labelsieve.tasks.count_and_select, labelsieve.tasks.scan
+import labelsieve.cli.app, labelsieve.job.table, labelsieve.job.scan
 
 inner, n_done = labelsieve.tasks.{step}, 0
 came, set_handler = [], signal.signal  # a list, since a signal may come where an event holds its lock

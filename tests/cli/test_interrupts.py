@@ -64,7 +64,7 @@ def entry():
         ("click", signal.SIGINT, ("-m", "labelsieve")),
         ("numpy", signal.SIGINT, ("-c", entry())),
         pytest.param("dask", signal.SIGTERM, ("-c", entry()), marks=pytest.mark.slow),
-        pytest.param("labelsieve.pipeline.job", signal.SIGINT, ("-m", "labelsieve"), marks=pytest.mark.slow),
+        pytest.param("labelsieve.job.job", signal.SIGINT, ("-m", "labelsieve"), marks=pytest.mark.slow),
         pytest.param("labelsieve.results.report", signal.SIGINT, ("-c", entry()), marks=pytest.mark.slow),
     ],
 )

@@ -26,10 +26,10 @@ from draws import draw
 from labelsieve.cli.app import cli, run
 from labelsieve.cli.interrupts import is_json_wanted
 from labelsieve.errors import InvalidInputError, UnreadableDataError, install_line, located
+from labelsieve.execution import graph as dask_job
 from labelsieve.execution import progress
-from labelsieve.pipeline import dask_job
-from labelsieve.results import export
-from labelsieve.storage import limits
+from labelsieve.results import store as export
+from labelsieve.storage import remote as limits
 from processes import Processes
 
 LABELS, PROBS = draw(400, 3, seed=5, noise=0.3)
@@ -260,8 +260,8 @@ def lines_of(capfd):
 
 
 def test_progress_is_a_line_of_json_per_stage_and_second(capfd, monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.grids.PARTITION_BYTES", 50 * PROBS[:1].nbytes)
-    monkeypatch.setattr("labelsieve.pipeline.grids.SCHEDULED_BYTES", 0)
+    monkeypatch.setattr("labelsieve.job.inputs.PARTITION_BYTES", 50 * PROBS[:1].nbytes)
+    monkeypatch.setattr("labelsieve.job.inputs.SCHEDULED_BYTES", 0)
     command = ["find", *FILES, "--quiet", "--progress", "json", "--batch-size", "50", "--threads", "1"]
     monkeypatch.setattr(progress._Events, "period", 3600.0)
     assert run(command) == 0

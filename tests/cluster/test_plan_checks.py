@@ -10,8 +10,8 @@ from distributed import LocalCluster
 
 from draws import draw
 from labelsieve.cli.app import run
-from labelsieve.execution import versions
-from labelsieve.pipeline import cluster_checks
+from labelsieve.execution import executor as versions
+from labelsieve.job import plan as cluster_checks
 
 LABELS, PROBS = draw(400, 5, seed=3, dtype=np.float32)
 FILES = ["labels.npy", "pred_probs.npy"]
@@ -76,7 +76,7 @@ def test_a_workdir_that_workers_do_not_see(plan, monkeypatch):
     def hidden(*_):
         raise FileNotFoundError(2, "No such file or directory")
 
-    monkeypatch.setattr("labelsieve.storage.folders._check_probe", hidden)
+    monkeypatch.setattr("labelsieve.storage.folder._check_probe", hidden)
     [said] = plan("--workdir", "work")["problems"]
     assert "(the workdir), or cannot write there: FileNotFoundError" in said
     assert names() == FILES

@@ -16,7 +16,7 @@ from draws import assert_same_bits, draw, find, in_turn
 from labelsieve.errors import TaskFailedError, UnreadableDataError
 from labelsieve.execution import second_tries
 from labelsieve.execution.progress import Progress, listened_to
-from labelsieve.sources.base import Rows
+from labelsieve.sources.source import Rows
 from processes import PATIENCE_S, assert_same_output, wait_until
 from slow_source import SleepingSource, worker_name
 
@@ -100,7 +100,7 @@ def _at_once(monkeypatch, _without_haste):
     monkeypatch.setattr(second_tries, "_LEAST_SECONDS", 1.0)
     clock = SimpleNamespace(monotonic=LooksClock().monotonic, sleep=time.sleep)
     monkeypatch.setattr(second_tries, "time", clock)
-    monkeypatch.setattr("labelsieve.tasks.partition.MAX_STRIP_ROWS", ROWS)
+    monkeypatch.setattr("labelsieve.job.partition.MAX_STRIP_ROWS", ROWS)
     HELD.__init__()
     yield
     HELD.go_on.set()

@@ -14,8 +14,8 @@ from distributed import Client
 from draws import assert_same_bits, draw, find
 from labelsieve.cli.app import run
 from labelsieve.errors import InvalidInputError, WorkdirError
-from labelsieve.sources.archives import split_member, with_member
-from labelsieve.sources.open_array import open_labels, open_pred_probs
+from labelsieve.sources.npy import split_member, with_member
+from labelsieve.sources.open import open_labels, open_pred_probs
 
 LABELS, PROBS = draw(600, 6, seed=4, dtype=np.float32)
 BFLOAT16 = PROBS.astype(ml_dtypes.bfloat16)

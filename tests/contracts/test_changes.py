@@ -23,10 +23,16 @@ from draws import assert_same_bits, draw, find
 from labelsieve import count
 from labelsieve.errors import ChangedDataError, InvalidInputError, LabelsieveWarning, UnreadableDataError
 from labelsieve.execution.cluster import ClusterExecutor
-from labelsieve.pipeline import fork_pool
-from labelsieve.pipeline.passes import Passes
-from labelsieve.sources import base, npy, object_store, remote_zarr, versions, zarr_arrays, zarr_chunks
-from labelsieve.sources.open_array import open_pred_probs
+from labelsieve.job import fork_pool
+from labelsieve.job.passes import Passes
+from labelsieve.sources import npy
+from labelsieve.sources import objects as object_store
+from labelsieve.sources import source as base
+from labelsieve.sources import source as versions
+from labelsieve.sources import zarr as remote_zarr
+from labelsieve.sources import zarr as zarr_arrays
+from labelsieve.sources import zarr as zarr_chunks
+from labelsieve.sources.open import open_pred_probs
 from workdirs import shift_time
 
 N_ROWS, N_CLASSES, BATCH = 600, 6, 100
@@ -371,7 +377,7 @@ def test_other_files_and_times_of_access_are_no_change(tmp_path, monkeypatch, wa
 
 def test_hdf5_files_are_watched(tmp_path, monkeypatch, want):
     h5py = pytest.importorskip("h5py")
-    from labelsieve.sources import hdf5
+    from labelsieve.sources import npy as hdf5
 
     with h5py.File(tmp_path / "p.h5", "a") as file:
         file["p"] = PROBS  # not flushed, and the file stays open for writing
@@ -454,7 +460,7 @@ def test_a_chunk_that_is_written_while_the_array_is_read_is_an_error(tmp_path, m
     path = tmp_path / "labels.zarr"
     shape = {"chunks": (50,)} | ({"shards": (BATCH,)} if layout == "shards" else {})
     store(path, np.where(np.arange(N_ROWS) < 500, LABELS, 0), shape)
-    monkeypatch.setattr("labelsieve.pipeline.opening._READ_FIRST_BYTES", -1)
+    monkeypatch.setattr("labelsieve.job.inputs._READ_FIRST_BYTES", -1)
 
     def write(_):
         zarr.open_array(path, mode="r+")[500:] = LABELS[500:]

@@ -30,7 +30,7 @@ from draws import SHAPES, draw, near_ties, odd
 from labelsieve import InputTypeError, InvalidInputError, LabelsieveWarning
 from labelsieve.cleanlab import count, dataset, filter, rank  # noqa: A004  # cleanlab's names
 from labelsieve.cleanlab.arguments import AssertedInputError
-from labelsieve.settings import FILTER_NAMES
+from labelsieve.options import FILTER_NAMES
 
 METHODS = ["self_confidence", "normalized_margin", "confidence_weighted_entropy"]
 PRUNING = ["prune_by_noise_rate", "prune_by_class", "both"]
@@ -311,8 +311,8 @@ def test_strips_and_chunks_of_any_size_give_the_same(monkeypatch, rows):
         )
 
     want = results(np.asarray)
-    monkeypatch.setattr("labelsieve.tasks.partition.MAX_STRIP_ROWS", rows)
-    monkeypatch.setattr("labelsieve.tasks.confident_rows.BLOCK_ROWS", 2 * rows)
+    monkeypatch.setattr("labelsieve.job.partition.MAX_STRIP_ROWS", rows)
+    monkeypatch.setattr("labelsieve.job.whole_rows.BLOCK_ROWS", 2 * rows)
     for kind in (np.asarray, lambda probs: da.from_array(probs, chunks=(97, 4))):
         for one, other in zip(want, results(kind), strict=True):
             np.testing.assert_array_equal(one, other)
@@ -350,7 +350,7 @@ def test_what_filters_refuse():
 
 
 def test_a_joint_with_a_filter_that_has_no_use_for_it_is_refused_by_a_job():
-    from labelsieve.pipeline.job_settings import JobSettings
+    from labelsieve.job.settings import JobSettings
 
     with pytest.raises(InvalidInputError, match="filter_by='confident_learning' does not use confident_joint"):
         JobSettings(filter_by="confident_learning", confident_joint=np.ones((2, 2)))
@@ -708,7 +708,7 @@ def test_the_summary_reads_pred_probs_twice(monkeypatch):
         return part
 
     lazy = da.from_array(probs, chunks=(100, 3)).map_blocks(block, dtype=probs.dtype, meta=probs[:0])
-    monkeypatch.setattr("labelsieve.pipeline.inputs._PERSIST_SHARE", 0.0)  # it is not kept between the reads
+    monkeypatch.setattr("labelsieve.job.inputs._PERSIST_SHARE", 0.0)  # it is not kept between the reads
     with pytest.warns(LabelsieveWarning, match="computed twice"):
         got = dataset.health_summary(labels, lazy, verbose=False)
     assert n_computed == 2 * 300

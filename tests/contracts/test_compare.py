@@ -20,7 +20,7 @@ from labelsieve import (
     token_classification,
 )
 from labelsieve.cli.app import run
-from labelsieve.results import issue_pieces
+from labelsieve.review import compare as issue_pieces
 
 NAMES = ["=1+1", "<img src=x onerror=alert(1)>", "cat"]
 

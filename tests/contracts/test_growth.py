@@ -19,10 +19,11 @@ import draws
 import labelsieve
 from labelsieve import WorkdirError, multilabel_classification, segmentation
 from labelsieve.cli.text import plan_text
-from labelsieve.pipeline import spot_check
+from labelsieve.job import scan
+from labelsieve.job import scan as rescan
+from labelsieve.job import workdir as spot_check
 from labelsieve.sources import npy
-from labelsieve.sources.shard_names import natural_key
-from labelsieve.tasks import rescan, scan
+from labelsieve.sources.source import natural_key
 from workdirs import record_files
 
 K = 5
@@ -202,7 +203,7 @@ def test_of_labels_in_one_file_only_labels_are_read_again(data, read, monkeypatc
 )
 def test_every_change_of_shards_gives_the_bits_of_a_fresh_run(data, settings, stored, monkeypatch):
     if stored:  # summaries are in the workdir only
-        monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+        monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
         settings = settings | {"max_memory": "100GB"}
     assert data.night(**settings) == 300
     data.put("p-15", 45)
@@ -581,7 +582,7 @@ def test_a_growing_run_that_was_killed_goes_on(data, monkeypatch, settings):
 
 
 def test_a_second_read_that_was_killed_goes_on(data, monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
     settings = {"max_memory": "100GB", **MARGIN}
     data.night(**settings)
     data.put("p-5", 100)

@@ -26,13 +26,7 @@ from draws import pieces
 from labelsieve import multilabel_classification
 from labelsieve.cleanlab.multilabel_classification import dataset, rank
 from labelsieve.cleanlab.multilabel_classification import filter as our_filter
-from labelsieve.errors import (
-    InputTypeError,
-    InvalidInputError,
-    LabelsieveWarning,
-    UnreadableDataError,
-    WorkdirError,
-)
+from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, UnreadableDataError, WorkdirError
 from naive_joint import FILTERS
 
 pytestmark = [  # of cleanlab
@@ -435,7 +429,7 @@ def test_a_resume_reads_the_rest(stored, tmp_path, monkeypatch):
     folder, matrix, probs, _ = stored
     want, n_done = facts_of(find(matrix, probs)), itertools.count()
     choices = {"workdir": tmp_path / "work", "retries": 0, "batch_size": 20, "partition_batches": 2}
-    from labelsieve.confident_learning.tag_summarizer import TagSummarizer
+    from labelsieve.confident_learning.summarize import TagSummarizer
 
     add = TagSummarizer.add
 
@@ -823,7 +817,7 @@ def test_outputs_do_not_replace_inputs(stored, tmp_path):
 def test_a_file_that_changes_is_an_error(tmp_path, monkeypatch):
     matrix, probs = tagged(200, 4)
     np.save(tmp_path / "probs.npy", probs)
-    from labelsieve.confident_learning.tag_summarizer import TagSummarizer
+    from labelsieve.confident_learning.summarize import TagSummarizer
 
     totals = TagSummarizer.totals
 

@@ -18,7 +18,7 @@ from draws import assert_same_bits, draw, find
 from labelsieve import recorder as module
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.recorder import Recorder
-from labelsieve.sources.tensors import is_on_device, on_host
+from labelsieve.sources.arrays import is_on_device, on_host
 
 N_ROWS, N_CLASSES = 400, 7
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=8, dtype=np.float32)

@@ -28,7 +28,7 @@ import labelsieve
 import labelsieve.cleanlab.segmentation.filter as our_filter
 import labelsieve.cleanlab.segmentation.rank as our_rank
 import labelsieve.cleanlab.segmentation.summary as our_summary
-import labelsieve.sources.pixels
+import labelsieve.segmentation.rows
 from draws import assert_same_bits, bits, draw, find, pieces
 from labelsieve import Ensemble, Folds, segmentation
 from labelsieve.errors import (
@@ -40,9 +40,9 @@ from labelsieve.errors import (
     UnreadableDataError,
     WorkdirError,
 )
-from labelsieve.results.layouts import EqualImages, PixelLayout
+from labelsieve.results.units import EqualImages, PixelLayout
+from labelsieve.segmentation.rows import PixelSource
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.pixels import PixelSource
 
 CUT = {"batch_size": 70, "partition_batches": 2}
 ALL_FILTERS = [
@@ -454,9 +454,9 @@ def test_a_stored_result_is_loaded_by_image(tmp_path):
 def test_issues_that_do_not_fit_in_memory_are_shown_by_image(monkeypatch, tmp_path):
     labels, planes = images(7)
     want = search(labels, planes)
-    monkeypatch.setattr("labelsieve.pipeline.job.Job._fits", lambda *_: False)
-    monkeypatch.setattr("labelsieve.results.pixel_issues._MASK_PIXELS", 200)
-    monkeypatch.setattr("labelsieve.results.pixel_issues._ISSUE_ROWS", 10)
+    monkeypatch.setattr("labelsieve.job.job.Job._fits", lambda *_: False)
+    monkeypatch.setattr("labelsieve.segmentation.issues._MASK_PIXELS", 200)
+    monkeypatch.setattr("labelsieve.segmentation.issues._ISSUE_ROWS", 10)
     found = search(labels, planes, workdir=tmp_path / "work", **CUT)
     np.testing.assert_array_equal(list(found.masks()), want.mask())
     assert found.to_frame().equals(want.to_frame())
@@ -704,11 +704,11 @@ def test_images_are_drawn(monkeypatch):
 
 def test_planes_of_files_are_read_in_pieces(tmp_path, monkeypatch):
     labels, planes = images(3, 80, 90)
-    monkeypatch.setattr("labelsieve.sources.pixels._PLANE_BYTES", 1)
+    monkeypatch.setattr("labelsieve.segmentation.rows._PLANE_BYTES", 1)
     largest = []
-    read_into = labelsieve.sources.pixels.read_into
+    read_into = labelsieve.segmentation.rows.read_into
     monkeypatch.setattr(
-        "labelsieve.sources.pixels.read_into", lambda *args: largest.append(args[2].nbytes) or read_into(*args)
+        "labelsieve.segmentation.rows.read_into", lambda *args: largest.append(args[2].nbytes) or read_into(*args)
     )
     want = search(labels, planes)
     with pieces(strip_bytes=16_000):

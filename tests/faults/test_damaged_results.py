@@ -10,8 +10,10 @@ import zarr
 
 import draws
 import labelsieve
-from labelsieve import InvalidInputError, LabelsieveWarning, UnreadableDataError, memory, partitioning
-from labelsieve.storage import checked_arrays
+from labelsieve import InvalidInputError, LabelsieveWarning, UnreadableDataError
+from labelsieve.execution import memory
+from labelsieve.job import grid as partitioning
+from labelsieve.storage import checked as checked_arrays
 
 N = 400
 
@@ -178,8 +180,8 @@ def test_every_chunk_is_stored_also_of_zeros(stored):
 
 
 def test_an_issue_of_the_issues_in_a_workdir_is_checked_too(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.job._FEW_ISSUE_BYTES", 0)
-    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
+    monkeypatch.setattr("labelsieve.job.job._FEW_ISSUE_BYTES", 0)
+    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 0)
     result = find(data, workdir=tmp_path / "w")
     want = result.indices.tolist()
     [group] = (tmp_path / "w" / "result").iterdir()

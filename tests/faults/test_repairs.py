@@ -11,10 +11,11 @@ from distributed import Client, LocalCluster
 
 import draws
 import labelsieve
-from labelsieve.pipeline.passes import Passes
-from labelsieve.pipeline.row_summaries import RowSummaries
-from labelsieve.storage.folders import LocalFolder
-from labelsieve.tasks import count_and_select, scan
+from labelsieve.job import scan
+from labelsieve.job import table as count_and_select
+from labelsieve.job.passes import Passes
+from labelsieve.job.table import RowSummaries
+from labelsieve.storage.folder import LocalFolder
 from workdirs import record_files
 
 N_ROWS, K = 400, 5
@@ -41,7 +42,7 @@ def find(probs=PROBS, labels=LABELS, **choices):
 @pytest.fixture(autouse=True)
 def stored(monkeypatch):
     """Keep row summaries in the workdir alone, as if all memory were for issues."""
-    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def harmed_before(monkeypatch, tmp_path):
                 done.append(step)
                 for index in indices:
                     HARMS[harm](tmp_path / "work" / kind / record_files(tmp_path / "work", kind)[index])
-                monkeypatch.setattr("labelsieve.tasks.scan.read_rows", noted)
+                monkeypatch.setattr("labelsieve.job.scan.read_rows", noted)
             return inner(run, *args, **how)
 
         def noted(partition, *args, read_rows=scan.read_rows, **how):
@@ -176,7 +177,7 @@ def test_a_disk_that_goes_on_damaging_records_is_an_error(tmp_path, monkeypatch)
             HARMS["half"](record)
         return inner(*args, **how)
 
-    monkeypatch.setattr("labelsieve.tasks.count_and_select.count", harmful)
+    monkeypatch.setattr("labelsieve.job.table.count", harmful)
     with pytest.raises(labelsieve.TaskFailedError, match=r"summaries/[0-9a-f-]+\.rec is not a whole record"):
         find(workdir=tmp_path / "work")
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import zarr
 
 from draws import assert_same_array
-from labelsieve.results.zarr_store import COLUMNS
+from labelsieve.results.store import COLUMNS
 
 # Imported by every Python process of a test that has its folder on the path: logs each read, and holds it in the middle
 # until it is among those that may end. A batch is a partition, which the command makes far larger. No partition is read

@@ -32,7 +32,7 @@ from distributed.utils_comm import gather_from_workers
 from distributed.versions import get_versions
 from distributed.worker import _worker_cvar, dumps_function, run
 
-from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.source import Rows, Source
 
 # Rows that are generated once and repeated.
 _PERIOD = 4096

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from distributed import get_worker
 
-from labelsieve.sources.base import Rows, Source
+from labelsieve.sources.source import Rows, Source
 
 
 class SleepingSource(Source):

@@ -17,22 +17,16 @@ import numpy.typing as npt
 from labelsieve import count
 from labelsieve.cleanlab.arguments import COMMON, flat_labels, one_hot_columns, one_vs_rest, warn_user
 from labelsieve.cleanlab.cross_validation import cross_validated_pred_probs
-from labelsieve.confident_learning.calibration import (
-    TINY,
-    JointCounts,
-    calibrated_joint,
-    estimated_issues,
-    with_diagonal,
-)
-from labelsieve.confident_learning.dtypes import Float64s, Int64s
-from labelsieve.confident_learning.noise_matrices import PY_METHODS, Entries, PyMethod, entries_of
+from labelsieve.confident_learning.joint import TINY, JointCounts, calibrated_joint, estimated_issues, with_diagonal
+from labelsieve.confident_learning.matrices import PY_METHODS, Entries, PyMethod, entries_of
+from labelsieve.confident_learning.thresholds import Float64s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.whole_rows import WholeRows
-from labelsieve.settings import ESTIMATION_METHODS, FLOAT_TOLERANCE
-from labelsieve.sources.base import Source
-from labelsieve.sources.open_tags import open_tags
+from labelsieve.job.job import Job
+from labelsieve.job.settings import JobSettings
+from labelsieve.job.whole_rows import WholeRows
+from labelsieve.multilabel_classification.rows import open_tags
+from labelsieve.options import ESTIMATION_METHODS, FLOAT_TOLERANCE
+from labelsieve.sources.source import Source
 
 __all__ = [
     "calibrate_confident_joint",

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.cleanlab.arguments import flat_labels, warn_user
-from labelsieve.confident_learning.dtypes import Float64s
+from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
 
 

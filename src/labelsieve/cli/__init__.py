@@ -72,7 +72,7 @@ answer but their exit code.
 | Key of ``apply`` | |
 |---|---|
 | ``output``, ``log`` | paths of the corrected labels, and of the log of what was changed |
-| ``counts`` | object of numbers of rows: see `labelsieve.decisions` |
+| ``counts`` | object of numbers of rows: see `labelsieve.review.apply` |
 | ``agreement`` | of each two reviewers an object: ``reviewers``, ``n_rows``, ``share``, ``kappa`` |
 | ``total_s`` | wall time of the command, except imports |
 | ``warnings``, ``version`` | as for ``find`` |

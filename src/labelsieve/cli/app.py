@@ -12,16 +12,9 @@ from typing import Any, Final
 import click
 
 from labelsieve import __version__
-from labelsieve.cli.interrupts import (
-    LINES,
-    Terminated,
-    is_json_wanted,
-    only_answer_on_stdout,
-    print_answer,
-    raising,
-)
-from labelsieve.cli.json_text import error_answer, json_line
+from labelsieve.cli.interrupts import LINES, Terminated, is_json_wanted, only_answer_on_stdout, print_answer, raising
 from labelsieve.cli.options import EXIT_CODES
+from labelsieve.cli.text import error_answer, json_line
 from labelsieve.errors import (
     InputTypeError,
     InUseError,

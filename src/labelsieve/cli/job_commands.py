@@ -11,22 +11,21 @@ from typing import Any, Final
 
 import click
 
-from labelsieve.cli.json_text import find_answer, json_line, plan_answer
 from labelsieve.cli.options import EXIT_CODES, RUN, JobCommand
 from labelsieve.cli.tasks import check_options, module_of, rows_of, settings_of
-from labelsieve.cli.text import plan_text, summary_text, worst_text
+from labelsieve.cli.text import find_answer, json_line, plan_answer, plan_text, summary_text, worst_text
 from labelsieve.errors import InvalidInputError
 from labelsieve.execution.local_cluster import check_performance_report, cluster, reporting_performance
 from labelsieve.execution.progress import listened_to
-from labelsieve.results import export
-from labelsieve.results.publish import check_output
+from labelsieve.results import store as export
 from labelsieve.results.report import check_report
-from labelsieve.results.row_ids import read_class_names
-from labelsieve.sources.bfloat16 import check_dtype
-from labelsieve.sources.open_array import open_pred_probs
-from labelsieve.sources.open_summaries import open_summaries
+from labelsieve.results.result import read_class_names
+from labelsieve.results.store import check_output
+from labelsieve.sources.composite import check_dtype
+from labelsieve.sources.open import open_pred_probs
+from labelsieve.sources.recording import open_summaries
 from labelsieve.sources.tables import open_columns
-from labelsieve.storage.urls import check_place, without_query
+from labelsieve.storage.remote import check_place, without_query
 
 # Options of `find` that have no effect on a plan.
 _FOR_FIND: Final = (

@@ -11,9 +11,9 @@ from typing import Any, Final
 import click
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS, Settings
-from labelsieve.sources.text_cells import read_lines
-from labelsieve.storage.urls import check_place
+from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS, Settings
+from labelsieve.sources.names import read_lines
+from labelsieve.storage.remote import check_place
 
 EXIT_CODES: Final = """\b
 Exit codes:

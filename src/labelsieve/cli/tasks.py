@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.grouped_issues import GroupedIssues
-from labelsieve.results.label_issues import LabelIssues
-from labelsieve.settings import NOTHING
+from labelsieve.options import NOTHING
+from labelsieve.results.label_issues import GroupedIssues, LabelIssues
 
 _MODULES: Final = {
     "classification": "labelsieve.find",

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import dask
+from dask.utils import parse_bytes
 
-from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
-from labelsieve.execution.executor import Executor, LostDataError, Stage, blocks_of
+from labelsieve.errors import (
+    InputTypeError,
+    InvalidInputError,
+    LabelsieveError,
+    TaskFailedError,
+    UnreadableDataError,
+    UnwritableError,
+)
+from labelsieve.execution.executor import Executor, LocalExecutor, LostDataError, Stage, blocks_of, compare_versions
+from labelsieve.execution.memory import WORKER_BYTES, free_bytes
 from labelsieve.execution.progress import Progress
 from labelsieve.execution.second_tries import SecondTries
-from labelsieve.execution.versions import compare_versions
-from labelsieve.memory import WORKER_BYTES, free_bytes
+from labelsieve.options import check_whole_number
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -302,3 +311,87 @@ def _error_of(check: Callable[[], None]) -> tuple[type[LabelsieveError], str] | 
     except Exception as error:  # noqa: BLE001  # any error that keeps a worker from its data is reported
         return UnreadableDataError, f"{type(error).__name__}: {error}"
     return None
+
+
+def choose_executor(
+    client: Any = None, max_memory: int | str | None = None, retries: int = 0, *, refuse: bool = True
+) -> Executor:
+    """Return the executor for `client`, for the active client, or for Dask's local scheduler.
+
+    Parameters
+    ----------
+    client : distributed.Client or DescribedWorkers, optional
+        The cluster to use. `DescribedWorkers` stand for a cluster that does not run, for a plan.
+    max_memory : int or str, optional
+        Most memory of each process: bytes, or text such as ``"1GiB"``.
+    retries : int
+        Number of times to run a failed task again.
+    refuse : bool
+        Whether processes with another version of Labelsieve are an error, and not left to the caller.
+
+    Raises
+    ------
+    InputTypeError
+        If `client` is not a synchronous client.
+    InvalidInputError
+        If `max_memory` is not a size.
+    TaskFailedError
+        If the client is closed, or the cluster has no workers, or other versions.
+    """
+    limit = _bytes(max_memory)
+    if isinstance(client, DescribedWorkers):
+        return DescribedExecutor(client, limit)
+    if client is None:
+        client = active_client()
+    elif not (hasattr(client, "scheduler_info") and hasattr(client, "gather")):
+        raise InputTypeError(f"client must be a distributed.Client, not {type(client).__name__}")
+    elif getattr(client, "asynchronous", False):
+        raise InputTypeError("client is asynchronous: give a synchronous distributed.Client")
+    elif client.status == "closed":
+        raise TaskFailedError("client is closed: connect a new distributed.Client")
+    if client is None:
+        return LocalExecutor(limit, retries)
+    executor = ClusterExecutor(client, limit, retries)
+    if refuse and executor.misfits:
+        raise TaskFailedError(executor.misfits[0].sentence)
+    return executor
+
+
+def active_client() -> Any:
+    """Return the active `distributed.Client`; None if there is none, or Dask is set to a local scheduler.
+
+    Inside a task on a worker this is None too: the task would wait for other tasks, which might never get a thread.
+    """
+    distributed: Any = sys.modules.get("distributed")
+    chosen = dask.config.get("scheduler", None)
+    if distributed is None or chosen not in (None, "dask.distributed", "distributed"):
+        return None
+    if _in_worker(distributed):
+        return None
+    try:
+        return distributed.get_client()
+    except ValueError:
+        return None
+
+
+def _in_worker(distributed: Any) -> bool:
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def _bytes(value: int | str | None) -> int | None:
+    """Return a number of bytes, given as a number or as text such as "1GiB"."""
+    if value is None:
+        return None
+    if isinstance(value, str) and not any(map(str.isdecimal, value)):
+        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}')
+    try:
+        n_bytes = int(parse_bytes(value)) if isinstance(value, str) else check_whole_number("max_memory", value, 1)
+    except ValueError as error:
+        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}') from error
+    if n_bytes < 1:
+        raise InvalidInputError(f"max_memory must be at least 1 byte, not {value!r}")
+    return n_bytes

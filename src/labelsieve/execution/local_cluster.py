@@ -16,8 +16,8 @@ from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError, MissingDependencyError, TaskFailedError
 from labelsieve.execution.cluster import DescribedWorkers
-from labelsieve.memory import free_bytes
-from labelsieve.results.publish import check_writable
+from labelsieve.execution.memory import free_bytes
+from labelsieve.results.store import check_writable
 
 logger = logging.getLogger("labelsieve")
 

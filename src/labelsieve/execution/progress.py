@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 from dask.callbacks import Callback
 from tqdm import tqdm
 
-from labelsieve.storage.retry_log import RETRY_LOG
+from labelsieve.storage.remote import RETRY_LOG
 
 logger = logging.getLogger("labelsieve")
 

@@ -22,7 +22,7 @@ from dask.core import flatten
 
 from labelsieve.execution.executor import Stage, blocks_of
 from labelsieve.execution.progress import Progress
-from labelsieve.storage.retry_log import RETRY_LOG
+from labelsieve.storage.remote import RETRY_LOG
 
 # Seconds between two looks at the tasks that run.
 _LOOK_SECONDS: Final = 0.5

@@ -22,19 +22,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.tag_filters import joint_of_tags
+from labelsieve.confident_learning.filters import joint_of_tags
+from labelsieve.confident_learning.joint import ConfidentCounts
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
-from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import check_output_of
-from labelsieve.pipeline.plan import Plan
-from labelsieve.results.layouts import TagLayout, classes_of_tags
-from labelsieve.results.row_ids import check_class_names
-from labelsieve.results.tag_issues import MultilabelIssues
-from labelsieve.sources.open_tags import open_tags
-from labelsieve.sources.retries import retry
+from labelsieve.job.inputs import check_output_of
+from labelsieve.job.job import Job
+from labelsieve.job.plan import Plan
+from labelsieve.job.settings import SETTING_NAMES, JobSettings
+from labelsieve.multilabel_classification.issues import MultilabelIssues
+from labelsieve.multilabel_classification.rows import open_tags
+from labelsieve.options import FOR_FINDING, explain_keywords
+from labelsieve.results.result import check_class_names
+from labelsieve.results.units import TagLayout, classes_of_tags
+from labelsieve.sources.objects import retry
 
 # Settings of `labelsieve.find_label_issues` that tags have no use for.
 _NOT_HERE: Final = {

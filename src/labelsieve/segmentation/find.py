@@ -28,15 +28,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
-from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import check_output_of
-from labelsieve.pipeline.plan import Plan
-from labelsieve.results.layouts import EqualImages, Layout, PixelLayout
-from labelsieve.results.pixel_issues import SegmentationIssues
-from labelsieve.sources.open_images import OpenedImages, check_images, open_masks, open_planes
-from labelsieve.sources.retries import retry
+from labelsieve.job.inputs import check_output_of
+from labelsieve.job.job import Job
+from labelsieve.job.plan import Plan
+from labelsieve.job.settings import SETTING_NAMES, JobSettings
+from labelsieve.options import FOR_FINDING, explain_keywords
+from labelsieve.results.units import EqualImages, Layout, PixelLayout
+from labelsieve.segmentation.issues import SegmentationIssues
+from labelsieve.segmentation.rows import OpenedImages, check_images, open_masks, open_planes
+from labelsieve.sources.objects import retry
 
 # Settings of `labelsieve.find_label_issues` that images have no use for.
 _NOT_HERE: Final = {

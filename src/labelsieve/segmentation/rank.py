@@ -7,11 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Float64s
+from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.pixel_issues import TEMPERATURE, SegmentationIssues
+from labelsieve.options import check_one_of, check_positive
 from labelsieve.segmentation.find import find_label_issues
-from labelsieve.settings import check_one_of, check_positive
+from labelsieve.segmentation.issues import TEMPERATURE, SegmentationIssues
 
 
 def get_label_quality_scores(

@@ -11,9 +11,8 @@ import pytest
 import draws
 import labelsieve
 from labelsieve import WorkdirError
-from labelsieve.pipeline.workdir import Workdir
-from labelsieve.pipeline.workdir_description import Description, _checksum, _leaves, read_description
-from labelsieve.storage.folders import LocalFolder, open_folder
+from labelsieve.job.workdir import Description, Workdir, _checksum, _leaves, read_description
+from labelsieve.storage.folder import LocalFolder, open_folder
 
 LABELS, PROBS = draws.draw(90, 4, seed=5, noise=0.3)
 

@@ -15,11 +15,12 @@ import zarr
 
 import draws
 import labelsieve
-from labelsieve import memory, partitioning
-from labelsieve.results import export, zarr_store
-from labelsieve.results.publish import check_output, staged
-from labelsieve.results.zarr_store import ResultGroup, StoredIssues, is_result
-from labelsieve.storage.folders import LocalFolder, open_folder
+from labelsieve.execution import memory
+from labelsieve.job import grid as partitioning
+from labelsieve.results import store as export
+from labelsieve.results import store as zarr_store
+from labelsieve.results.store import ResultGroup, StoredIssues, check_output, is_result, staged
+from labelsieve.storage.folder import LocalFolder, open_folder
 
 FORMS = ["npy", "csv", "parquet", "zarr"]
 COLUMNS = ["score", "given_label", "suggested_label", "p_given", "p_suggested"]
@@ -128,8 +129,8 @@ def test_zarr_holds_all_rows(data, issues, tmp_path, monkeypatch):
 
 def test_a_table_of_a_run_with_a_workdir_is_the_same(data, issues, tmp_path, monkeypatch):
     # Issues that the tasks wrote come in parts.
-    monkeypatch.setattr("labelsieve.pipeline.job._FEW_ISSUE_BYTES", 0)
-    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
+    monkeypatch.setattr("labelsieve.job.job._FEW_ISSUE_BYTES", 0)
+    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 0)
     monkeypatch.setattr("labelsieve.results.result.TABLE_ROWS", 7)
     names = ("w", "x", "y", "z")
     issues = replace(issues, class_names=names)
@@ -350,7 +351,7 @@ def test_a_bad_output_is_refused_before_anything_is_read(data, tmp_path, monkeyp
     (tmp_path / "mine.zarr").mkdir()
     (tmp_path / "mine.zarr" / "photo").write_text("precious")
     zarr.create_array("input.zarr", data=data[1])
-    monkeypatch.setattr("labelsieve.pipeline.job.open_pair", lambda *_: pytest.fail("opened"))
+    monkeypatch.setattr("labelsieve.job.job.open_pair", lambda *_: pytest.fail("opened"))
     with pytest.raises(labelsieve.InvalidInputError, match=message):
         labelsieve.find_label_issues(data[0], "input.zarr", output=output)
     assert (tmp_path / "mine.zarr" / "photo").read_text() == "precious"

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Bools
+from labelsieve.confident_learning.thresholds import Bools
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.pixel_issues import SegmentationIssues
+from labelsieve.options import check_whole_number
 from labelsieve.segmentation.find import find_label_issues as find
-from labelsieve.settings import check_whole_number
-from labelsieve.sources.base import Source
-from labelsieve.sources.open_array import open_any
+from labelsieve.segmentation.issues import SegmentationIssues
+from labelsieve.sources.open import open_any
+from labelsieve.sources.source import Source
 
 
 def find_label_issues(

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.cleanlab.segmentation.filter import checked_batch_size, checked_images, find_label_issues
-from labelsieve.confident_learning.dtypes import Float64s, Floats
+from labelsieve.confident_learning.thresholds import Float64s, Floats
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.pixel_issues import TEMPERATURE, softmin
 from labelsieve.segmentation.find import find_label_issues as find
+from labelsieve.segmentation.issues import TEMPERATURE, softmin
 from labelsieve.segmentation.rank import issues_from_scores
 
 __all__ = ["get_label_quality_scores", "issues_from_scores"]
