@@ -17,7 +17,6 @@ out-of-sample predicted probabilities of a model. `find_label_issues` does it ou
 | words of sentences | `labelsieve.token_classification` |
 | any number of tags for each row | `labelsieve.multilabel_classification` |
 | row summaries in place of predictions: SQL, Spark, tables | `labelsieve.recorder` |
-| which score and filter to use, measured on known errors | `labelsieve.accuracy` |
 | how many labels are wrong: audits and estimates | `labelsieve.review.audit` |
 | the confident joint and what is estimated from it | `labelsieve.count` |
 | cleanlab's module tree: change an import and nothing else | `labelsieve.cleanlab` |
@@ -38,7 +37,6 @@ import importlib
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
     from labelsieve import (
-        accuracy,
         cleanlab,
         cli,
         count,
@@ -51,7 +49,7 @@ if TYPE_CHECKING:
         segmentation,
         token_classification,
     )
-    from labelsieve import recorder as summaries
+    from labelsieve.confident_learning.estimate import ErrorEstimate
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -67,7 +65,6 @@ if TYPE_CHECKING:
         UnwritableError,
         WorkdirError,
     )
-    from labelsieve.execution import memory
     from labelsieve.find import find_label_issues, plan_label_issues
     from labelsieve.job.ensemble_scores import get_label_quality_ensemble_scores
     from labelsieve.job.plan import Plan
@@ -76,14 +73,9 @@ if TYPE_CHECKING:
     from labelsieve.recorder import Recorder, summarize_batch
     from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
-    from labelsieve.review import apply as decisions
-    from labelsieve.review import audit
-    from labelsieve.review import compare as comparison
-    from labelsieve.review import label_studio as exchange
     from labelsieve.review.apply import AppliedDecisions, apply_decisions
     from labelsieve.review.audit import Audit, estimate
     from labelsieve.review.compare import Comparison, compare
-    from labelsieve.review.estimate import ErrorEstimate
     from labelsieve.review.label_studio import read_label_studio
     from labelsieve.sources.composite import Folds
     from labelsieve.sources.ensemble import Ensemble
@@ -118,18 +110,11 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "segmentation",
     "token_classification",
     "multilabel_classification",
-    "accuracy",
-    "audit",
-    "summaries",
     "count",
     "label_issues_batched",
     "cleanlab",
     "recorder",
-    "decisions",
-    "comparison",
-    "exchange",
     "inspector",
-    "memory",
     "errors",
     "cli",
     "LabelsieveError",
@@ -149,51 +134,44 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "accuracy",
-    "audit",
     "cleanlab",
     "cli",
-    "comparison",
     "count",
-    "decisions",
     "errors",
-    "exchange",
     "find",
     "inspector",
     "label_issues_batched",
-    "memory",
     "multilabel_classification",
     "recorder",
     "segmentation",
-    "summaries",
     "token_classification",
 )
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
-    "AppliedDecisions": "decisions",
-    "Audit": "results.audit",
-    "Comparison": "results.comparison",
+    "AppliedDecisions": "review.apply",
+    "Audit": "review.audit",
+    "Comparison": "review.compare",
     "Ensemble": "sources.ensemble",
-    "ErrorEstimate": "confident_learning.error_estimate",
-    "Folds": "sources.folds",
+    "ErrorEstimate": "confident_learning.estimate",
+    "Folds": "sources.composite",
     "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
     "LabelIssues": "results.label_issues",
-    "Plan": "pipeline.plan",
+    "Plan": "job.plan",
     "Recorder": "recorder",
-    "RowSummaries": "pipeline.row_summaries",
-    "apply_decisions": "decisions",
-    "compare": "comparison",
-    "estimate": "audit",
+    "RowSummaries": "job.table",
+    "apply_decisions": "review.apply",
+    "compare": "review.compare",
+    "estimate": "review.audit",
     "find_label_issues": "find",
-    "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",
+    "get_label_quality_ensemble_scores": "job.ensemble_scores",
     "find_label_issues_batched": "label_issues_batched",
-    "load": "results.load",
+    "load": "results.label_issues",
     "plan_label_issues": "find",
-    "read_label_studio": "exchange",
+    "read_label_studio": "review.label_studio",
     "split_arr": "label_issues_batched",
-    "summarize_batch": "summaries",
-    "unescape_formula": "sources.text_cells",
+    "summarize_batch": "recorder",
+    "unescape_formula": "sources.names",
 }
 
 

@@ -29,6 +29,7 @@ from labelsieve.execution.cluster import active_client
 from labelsieve.job import fork_pool
 from labelsieve.job.inputs import map_partitions, open_inputs
 from labelsieve.job.scan import class_sums
+from labelsieve.job.settings import resolve_n_jobs
 from labelsieve.job.whole_rows import InspectedRows, combine_counts, inspect, num_issues
 from labelsieve.job.workdir import check_versions, note_versions
 from labelsieve.options import Settings, batched_choices, check_whole_number, explain_keywords
@@ -115,7 +116,7 @@ class LabelInspector:
     ) -> None:
         self.num_class = check_whole_number("num_class", num_class, 2)
         self.store_results, self.verbose = store_results, verbose
-        self.n_jobs = fork_pool.resolve_n_jobs(n_jobs, verbose=verbose)
+        self.n_jobs = resolve_n_jobs(n_jobs, verbose=verbose)
         self._settings = Settings(**batched_choices(quality_score_kwargs, num_issue_kwargs))
         self._sums = ClassSums.zeros(self.num_class)
         self._thresholds: npt.NDArray[np.float64] | None = None

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import labelsieve
-from labelsieve.review.estimate import (
+from labelsieve.confident_learning.estimate import (
     N_STRATA,
     Cuts,
     allocate,

@@ -13,9 +13,7 @@ from click.testing import CliRunner
 import labelsieve
 import labelsieve.token_classification
 from labelsieve.cli.app import cli, run
-from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.review import audit as module
-from labelsieve.review.estimate import (
+from labelsieve.confident_learning.estimate import (
     Share,
     allocate,
     draw_ordinals,
@@ -27,6 +25,8 @@ from labelsieve.review.estimate import (
     weighted_share,
     wilson_interval,
 )
+from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
+from labelsieve.review import audit as module
 from labelsieve.storage.checked import with_checksum
 
 Z = 1.959963984540054

@@ -19,13 +19,13 @@ from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.storage.remote import without_query
 
 if TYPE_CHECKING:
+    from labelsieve.confident_learning.estimate import Agreement, ErrorEstimate, Share
     from labelsieve.job.plan import Plan
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.result import RunFacts
     from labelsieve.review.apply import AppliedDecisions
     from labelsieve.review.audit import Audit
     from labelsieve.review.compare import Comparison
-    from labelsieve.review.estimate import Agreement, ErrorEstimate, Share
 
 # Attributes of a plan whose keys are named otherwise: with the unit, or as in the answer of `find`.
 _PLAN_KEYS: Final = {
@@ -142,7 +142,7 @@ def audit_answer(audit: Audit, output: str, table: Path | None, seconds: float) 
 
 def estimate_answer(estimate: ErrorEstimate, more: int | None, seconds: float) -> dict[str, Any]:
     """Return the answer of ``labelsieve estimate``, given how many rows a width needs, and the wall time."""
-    from labelsieve.review.estimate import Share
+    from labelsieve.confident_learning.estimate import Share
 
     names = ("n_rows", "n_reviewed", "n_left_out", "n_wrong", "n_conflicts")
     return {

@@ -24,6 +24,7 @@ from labelsieve.execution.memory import expected_issues
 from labelsieve.job.grid import spans
 from labelsieve.job.inputs import Inputs, kept_bytes
 from labelsieve.job.passes import rounds
+from labelsieve.results.store import ISSUE_BYTES
 from labelsieve.sources.open import where_is
 from labelsieve.sources.source import Source
 from labelsieve.storage.folder import Folder, LocalFolder, shared_probe
@@ -273,7 +274,7 @@ def fit_in_memory(
     # records need fewer tasks; elsewhere summaries that fit stay in memory and are not read back.
     stored = output or (workdir and (executor.is_cluster or rule.n_reads > 1))
     process_bytes = _process_bytes(need, executor, n_forks, stored=stored)
-    issues = 0 if executor.is_cluster else expected_issues(grid.n_rows) * memory.ISSUE_BYTES
+    issues = 0 if executor.is_cluster else expected_issues(grid.n_rows) * ISSUE_BYTES
     if not stored and process_bytes + issues > executor.limit:
         on_disk = _process_bytes(need, executor, n_forks, stored=True)
         if on_disk < process_bytes + issues:

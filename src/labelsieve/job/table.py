@@ -557,8 +557,8 @@ class RowSummaries:
 
     def sampled_classes(self, sample: RowSample) -> tuple[Ints, Ints]:
         """Return the labels and predicted classes of the rows of `sample`, which counts labelled rows, in row order."""
-        n_labelled = self.rows if self.reader.no_label is None else self.map("labelled", n_labelled)
-        first = np.cumsum([0, *n_labelled[:-1]]).tolist()
+        lengths = self.rows if self.reader.no_label is None else self.map("labelled", n_labelled)
+        first = np.cumsum([0, *lengths[:-1]]).tolist()
         parts = self.map("agreement", sampled_classes, first, sample=sample)
         labels, predicted = zip(*parts, strict=True)
         return np.concatenate(labels), np.concatenate(predicted)
@@ -705,12 +705,12 @@ class RowSummaries:
             cuts = range_cuts(sorted_runs, rows // 2)
             files = [run.name for run in sorted_runs]
             before = self.job.map("rank", partial(rows_before, folder=folder, cuts=cuts), [files])
-            names, stretches = stretches(sorted_runs, before, rows, folder)
+            names, merged = stretches(sorted_runs, before, rows, folder)
             work = ChunkWork(partial(merge, names=names, folder=folder, group=group), folder.where)
-            lengths = [work.n_rows(stretch) for stretch in stretches]
+            lengths = [work.n_rows(stretch) for stretch in merged]
             on_cluster = self.job.executor.is_cluster
             with Progress("merge", lengths, "write", show=self.show, on_cluster=on_cluster) as bar:
-                self.job.map("merge", work, [stretches], bar)
+                self.job.map("merge", work, [merged], bar)
         return StoredIssues(group.sealed(), n_issues)
 
     def scores(self) -> ScoreParts:

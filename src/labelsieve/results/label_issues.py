@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import html
+import importlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.multilabel_classification.issues import MultilabelIssues
 from labelsieve.options import check_flag, check_whole_number
 from labelsieve.results import report
 from labelsieve.results import store as export
@@ -20,20 +20,23 @@ from labelsieve.results.report import Plots
 from labelsieve.results.result import Result, frame_of
 from labelsieve.results.store import StoredScores, check_ending, read_result
 from labelsieve.results.units import EqualImages, Layout, PixelLayout, TagLayout, TokenLayout
-from labelsieve.review.audit import Audit, draw_audit, is_audit, read_audit
-from labelsieve.review.compare import Comparison, compare_results
-from labelsieve.segmentation.issues import SegmentationIssues
 from labelsieve.storage.folder import open_folder
 from labelsieve.storage.remote import check_place
-from labelsieve.token_classification.issues import TokenIssues
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from labelsieve.confident_learning.estimate import ErrorEstimate
     from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s
     from labelsieve.options import Settings
     from labelsieve.results.result import RunFacts
-    from labelsieve.review.estimate import ErrorEstimate
+    from labelsieve.review.audit import Audit
+    from labelsieve.review.compare import Comparison
+
+
+def later(module: str) -> Any:
+    """Import a module that shows or uses results when it is needed: nothing here depends on it."""
+    return importlib.import_module(f"labelsieve.{module}")
 
 
 class LabelIssues(Result):
@@ -283,7 +286,7 @@ class LabelIssues(Result):
     def audit(self, budget: int = 200, seed: int = 0, *, labels: Any = None) -> Audit:
         """Draw rows to review, from which `labelsieve.estimate` tells how many labels are wrong.
 
-        Rows of low score are drawn more often than others, each with a known probability: see `labelsieve.review.audit`.
+        Rows of low score are drawn more often than others, each with a known probability.
         The scores of all rows are read in blocks. The rows depend on the scores, the issues, and the arguments only.
 
         Parameters
@@ -320,7 +323,7 @@ class LabelIssues(Result):
         >>> len(audit.rows), [round(float(weight), 1) for weight in (audit.weights.min(), audit.weights.max())]
         (100, [1.4, 13.0])
         """
-        return draw_audit(self, budget, seed, labels)
+        return later("review.audit").draw_audit(self, budget, seed, labels)
 
     def review(
         self,
@@ -391,10 +394,8 @@ class LabelIssues(Result):
         >>> path = f"{tempfile.mkdtemp()}/review.html"
         >>> found.review(path, texts=["a cat", "a dog", "another dog"])
         """
-        from labelsieve.review.page import write_review
-
         shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
-        write_review(self, path, top=top, images=images, title=title, **shown)
+        later("review.page").write_review(self, path, top=top, images=images, title=title, **shown)
 
     def serve_review(
         self,
@@ -453,10 +454,10 @@ class LabelIssues(Result):
         http://127.0.0.1:35011/Dy1lQz0TO-U6aW1P232nJmFOSaxA9FUn/
         1 row to review; decisions are written to decisions.csv; Ctrl-C ends
         """
-        from labelsieve.review.page import serve_review
-
         shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
-        serve_review(self, decisions, top=top, images=images, title=title, host=host, port=port, **shown)
+        later("review.page").serve_review(
+            self, decisions, top=top, images=images, title=title, host=host, port=port, **shown
+        )
 
     def report(
         self,
@@ -641,10 +642,8 @@ class LabelIssues(Result):
           </Choices>
         </View>
         """
-        from labelsieve.review.label_studio import write_label_studio
-
         shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
-        return write_label_studio(self, path, top=top, images=images, **shown)
+        return later("review.label_studio").write_label_studio(self, path, top=top, images=images, **shown)
 
     def to_cleanlab(self, datalab: Any = None) -> pd.DataFrame:
         """Return all rows as a frame for cleanlab, and give the issues to a ``Datalab``.
@@ -696,9 +695,7 @@ class LabelIssues(Result):
             found.to_cleanlab(datalab=lab)
             lab.report()
         """
-        from labelsieve.review.label_studio import cleanlab_frame
-
-        return cleanlab_frame(self, datalab)
+        return later("review.label_studio").cleanlab_frame(self, datalab)
 
     def to_fiftyone(self, images: Any = None, top: int | None = None) -> pd.DataFrame:
         """Return the issues as a frame for FiftyOne, worst first.
@@ -745,9 +742,7 @@ class LabelIssues(Result):
                 for line in found.to_fiftyone(images=paths).itertuples()
             )
         """
-        from labelsieve.review.label_studio import fiftyone_frame
-
-        return fiftyone_frame(self, images, top)
+        return later("review.label_studio").fiftyone_frame(self, images, top)
 
     def to_argilla(
         self, texts: Sequence[str] | Path | None = None, *, images: Any = None, top: int | None = None
@@ -801,9 +796,7 @@ class LabelIssues(Result):
             records = found.to_argilla(texts).to_dict("records")
             dataset.records.log(records, mapping={"confidence": "label.suggestion.score"})
         """
-        from labelsieve.review.label_studio import argilla_frame
-
-        return argilla_frame(self, texts, images, top)
+        return later("review.label_studio").argilla_frame(self, texts, images, top)
 
     def __repr__(self) -> str:
         share = self.num_issues / self.n_labelled
@@ -852,7 +845,7 @@ def open_rows(name: str, result: Any) -> LabelIssues:
 
 def compare_with(before: Any, after: LabelIssues) -> Comparison | None:
     """Return the comparison for the report of `after`; None without an earlier result."""
-    return None if before is None else compare_results(open_rows("before", before), after)
+    return None if before is None else later("review.compare").compare_results(open_rows("before", before), after)
 
 
 def load_rows(path: str | os.PathLike[str]) -> LabelIssues:
@@ -1148,11 +1141,11 @@ def _next_edges(layout: Layout, first: int, n_rows: int) -> Int64s:
 
 
 # How each layout is shown.
-_GROUPED: Final[dict[type[Layout], Callable[[LabelIssues], GroupedIssues]]] = {
-    EqualImages: SegmentationIssues,
-    PixelLayout: SegmentationIssues,
-    TagLayout: MultilabelIssues,
-    TokenLayout: TokenIssues,
+_GROUPED: Final[dict[type[Layout], str]] = {
+    EqualImages: "segmentation.issues:SegmentationIssues",
+    PixelLayout: "segmentation.issues:SegmentationIssues",
+    TagLayout: "multilabel_classification.issues:MultilabelIssues",
+    TokenLayout: "token_classification.issues:TokenIssues",
 }
 
 
@@ -1192,7 +1185,13 @@ def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues | Audit:
     >>> labelsieve.load(path)
     <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
     """
-    if str(path).endswith(".json") or is_audit(path):
-        return read_audit(path)
+    audits = later("review.audit")
+    if str(path).endswith(".json") or audits.is_audit(path):
+        audit: Audit = audits.read_audit(path)
+        return audit
     issues = load_rows(path)
-    return issues if issues.layout is None else _GROUPED[type(issues.layout)](issues)
+    if issues.layout is None:
+        return issues
+    module, name = _GROUPED[type(issues.layout)].split(":")
+    grouped: GroupedIssues = getattr(later(module), name)(issues)
+    return grouped

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import rows_in_words
+from labelsieve.confident_learning.estimate import ErrorEstimate
 from labelsieve.confident_learning.filters import filter_of
 from labelsieve.confident_learning.matrices import Columns
 from labelsieve.confident_learning.thresholds import Int64s
@@ -27,14 +28,14 @@ from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependen
 from labelsieve.results.pictures import open_pictures
 from labelsieve.results.result import Result
 from labelsieve.results.store import check_writable, replacing
-from labelsieve.review.compare import Comparison
-from labelsieve.review.estimate import ErrorEstimate
 from labelsieve.sources.names import as_text
 from labelsieve.storage.folder import LocalFolder
 from labelsieve.storage.remote import check_place
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from labelsieve.review.compare import Comparison
 
 
 def check_page(path: Path, kind: str) -> None:

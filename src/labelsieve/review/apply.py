@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from labelsieve.confident_learning.estimate import Agreement, kappa_of
 from labelsieve.confident_learning.thresholds import Bools, Int32s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES, IgnoreLabel, check_flag, check_one_of
@@ -25,16 +26,12 @@ from labelsieve.results.result import FINGERPRINT, TABLE_ROWS, check_names, labe
 from labelsieve.results.store import check_writable, replacing
 from labelsieve.results.units import classes_of_tags
 from labelsieve.review.decisions import CHANGING, WORDS, Decisions, is_empty_text, read_decisions, whole_number
-from labelsieve.review.estimate import Agreement, kappa_of
 from labelsieve.review.labels import LabelFile, Values, open_given_labels
 from labelsieve.sources.names import as_text, cell_text, is_missing
 from labelsieve.sources.places import local_path
 from labelsieve.sources.zarr import is_zarr_array
 from labelsieve.storage.folder import LocalFolder
 from labelsieve.storage.remote import check_place, without_query
-
-if TYPE_CHECKING:
-    from labelsieve.results.label_issues import LabelIssues
 
 # Lines that are made at a time.
 _BLOCK_LINES: Final = 1 << 16

@@ -85,13 +85,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.options import CONFLICT_RULES, check_one_of, check_whole_number
-from labelsieve.results.result import frame_of
-from labelsieve.results.store import StoredScores, check_writable, replacing
-from labelsieve.review.apply import UNSURE, LabelValues, Outcomes, agreement, results_of, settle
-from labelsieve.review.decisions import CHANGING, WORDS, Decisions, is_table, read_decisions
-from labelsieve.review.estimate import (
+from labelsieve.confident_learning.estimate import (
     N_STRATA,
     SMALLEST_BUDGET,
     Cuts,
@@ -106,6 +100,12 @@ from labelsieve.review.estimate import (
     strata_of,
     stratum_edges,
 )
+from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
+from labelsieve.options import CONFLICT_RULES, check_one_of, check_whole_number
+from labelsieve.results.result import frame_of
+from labelsieve.results.store import StoredScores, check_writable, replacing
+from labelsieve.review.apply import UNSURE, LabelValues, Outcomes, agreement, results_of, settle
+from labelsieve.review.decisions import CHANGING, WORDS, Decisions, is_table, read_decisions
 from labelsieve.sources.names import cell_text, escape_formula
 from labelsieve.storage.checked import (
     StoredArray,
@@ -567,8 +567,8 @@ def estimate(
         Whether the given label of each of ``audit.rows`` is wrong; None for rows that are not decided. Or one or
         several CSV files or tables in memory, as in `labelsieve.review.apply`, of which only the columns ``row`` and
         ``decision`` are needed: ``accept`` and ``other`` say that the given label is wrong, ``keep`` that it is
-        right. An export of Label Studio (``.json``) is such a table: see `labelsieve.review.label_studio`. Rows with ``unsure`` or
-        nothing, and rows of the audit that are in no table, are left out. If the audit has no labels, a column
+        right. An export of Label Studio (``.json``) is such a table. Rows with ``unsure`` or nothing, and rows
+        of the audit that are in no table, are left out. If the audit has no labels, a column
         ``given_label`` serves for estimates by class. Where ``label``, the label after the decision, is the same as
         ``given_label``, this is right, whatever the decision is called.
     conflicts : {"error", "keep", "first", "last", "majority"}

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.options import check_whole_number
-from labelsieve.results.label_issues import IssuePairs, as_tuples, compare_with, lowest
+from labelsieve.results.label_issues import IssuePairs, as_tuples, compare_with, later, lowest
 from labelsieve.results.report import write_report
 from labelsieve.storage.remote import check_place
 
@@ -283,9 +283,7 @@ class TokenIssues(IssuePairs):
         >>> found = find_label_issues(labels, pred_probs)
         >>> found.review(f"{tempfile.mkdtemp()}/review.html", tokens=[["He", "saw", "Rome"], ["It", "rained"]])
         """
-        from labelsieve.review.page import write_review
-
-        write_review(self.rows, path, marked=self._marker(tokens), **choices)
+        later("review.page").write_review(self.rows, path, marked=self._marker(tokens), **choices)
 
     def serve_review(self, decisions: str | os.PathLike[str], *, tokens: Any = None, **choices: Any) -> None:
         """Serve the page of `review` until Ctrl-C: see `LabelIssues.serve_review`.
@@ -304,9 +302,7 @@ class TokenIssues(IssuePairs):
         InvalidInputError, InUseError, MissingDependencyError, UnwritableError
             As `LabelIssues.serve_review`; and for words that are not those of the tokens.
         """
-        from labelsieve.review.page import serve_review
-
-        serve_review(self.rows, decisions, marked=self._marker(tokens), **choices)
+        later("review.page").serve_review(self.rows, decisions, marked=self._marker(tokens), **choices)
 
     def _marker(self, tokens: Any) -> Callable[[int], tuple[str, str, str]] | None:
         """Return a function that shows a row, as a word in its sentence; None without words."""
