@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from distributed import get_worker
 
-from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.source import ReadFacts, Rows, Source
 
 
 class SleepingSource(Source):
@@ -27,12 +27,10 @@ class SleepingSource(Source):
         A ``.npy`` file with the same array, to send to other processes in its place.
     """
 
-    in_pieces = False
-
     def __init__(
         self, array: np.ndarray, seconds: float, slow: Mapping[object, float] | None = None, path: Path | None = None
     ) -> None:
-        super().__init__(array.shape, array.dtype)
+        super().__init__(array.shape, array.dtype, ReadFacts(in_pieces=False))
         self.array, self.seconds, self.slow, self.path = array, seconds, dict(slow or {}), path
 
     def __getstate__(self) -> dict[str, object]:
