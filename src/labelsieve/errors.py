@@ -25,9 +25,8 @@ plan`` exits with 1 if it finds what would make a run fail on its cluster.
 
 - **A worker dies.** Its partitions are computed again elsewhere. After `distributed.scheduler.allowed-failures` deaths
   the error names the task.
-- **A worker is much slower than the others.** It gets fewer partitions. One that it still reads at the end, while
-  others are idle, is read by another worker too; the first result counts, and a warning names the rows and the slow
-  worker. A worker that hangs for good still holds up later steps: end it, and its tasks run elsewhere.
+- **A worker is much slower than the others.** It gets fewer partitions, but the others wait for the last one that it
+  reads. End a worker that hangs, and its tasks run elsewhere.
 - **Workers join or leave.** Those that join late are used, but memory is planned for those that are there at the start:
   give later ones the same limits. A run without workers waits for new ones.
 - **A chunk cannot be read.** The task is run again (`retries`, 2 by default). Then the error names the partition, the
@@ -60,7 +59,7 @@ plan`` exits with 1 if it finds what would make a run fail on its cluster.
   then it is refused with exit code 75, and the error says who uses the workdir. In an object store the run that started
   last takes over at once, and the log says from whom; the earlier one, if it was not killed, fails with exit code 75
   before it publishes anything.
-- **The description of the workdir is damaged.** The run is refused; the error names the file and the field.
+- **The description of the workdir is damaged.** The run is refused; the error names the file.
   `fresh=True` starts over.
 - **The workdir is of another input or other settings.** The run is refused; the error says what differs. `fresh=True`
   starts over.
@@ -94,7 +93,7 @@ the workdir, bit for bit: at most 1 MB from each of up to 8 finished partitions,
 Zarr array, one computed block of a Dask array). A difference is an error. (Scores by entropy are allowed to
 differ by 1e-9, as they may on another processor.)
 
-Records in a workdir have checksums. A damaged record is made again, also if the damage happens during the run.
+Records in a workdir have checksums. A damaged record is made again by the next run; damage during a run is an error.
 The chunks of a Zarr array have no checksum by default: a damaged chunk may decode to other numbers, which only the
 check of every value can catch. Where disks are not trusted, store `pred_probs` with one
 (`ZstdCodec(checksum=True)`).

@@ -90,8 +90,8 @@ blocks of your own Dask array that a task takes are in memory together, so a par
 **Where summaries are kept.** Summaries stay in the memory of the process that made them. With a `workdir` they are also
 written there, one record per partition. With an `output`, with a `workdir` on a cluster, or where they would not fit in
 memory, they are in these records only; later steps then run on spans of rows, each the records of some partitions and
-whole stored chunks of the result. If there are too many issues for one process, the tasks that select them write them
-as sorted runs, and further tasks merge the runs.
+whole stored chunks of the result. With an `output` the tasks that select issues write them as sorted
+runs, and further tasks merge the runs; otherwise the issues must fit in this process.
 
 **Several reads.** A Dask array of your own is kept between the reads if it fits in memory. Otherwise it is computed
 again, with a warning.

@@ -127,7 +127,7 @@ PLACES = ["label_place", "prob_place", "labels", "pred_probs"]
 # What is printed and shown, and the cluster that the command starts.
 ONLY_ON_THE_COMMAND_LINE = [
     *("top", "quiet", "json", "progress", "log_level", "report", "images", "texts", "rows"),
-    *("scheduler", "workers", "threads", "worker_memory", "performance_report"),
+    *("scheduler", "workers", "threads", "worker_memory"),
     *("task", "offsets", "sentence_ids"),
 ]
 

@@ -26,9 +26,9 @@ takes clusters, workdirs, memory limits and outputs.
 | `count` | `num_label_issues`, `calibrate_confident_joint`, `estimate_joint`, `compute_confident_joint` | the same |
 | `count` | `estimate_latent`, `estimate_py_and_noise_matrices_from_probabilities` | the same |
 | `count` | `get_confident_thresholds` | the same |
-| `count` | `estimate_confident_joint_and_cv_pred_proba` | the same (trains a model) |
-| `count` | `estimate_py_noise_matrices_and_cv_pred_proba` | the same (trains a model) |
-| `count` | `estimate_cv_predicted_probabilities`, `estimate_noise_matrices` | the same (trains a model) |
+| `count` | `estimate_confident_joint_and_cv_pred_proba` | not here: trains a model |
+| `count` | `estimate_py_noise_matrices_and_cv_pred_proba` | not here: trains a model |
+| `count` | `estimate_cv_predicted_probabilities`, `estimate_noise_matrices` | not here: trains a model |
 | `dataset` | `rank_classes_by_label_quality`, `find_overlapping_classes`, `overall_label_health_score` | the same |
 | `dataset` | `health_summary` | the same |
 | `experimental.label_issues_batched` | `find_label_issues_batched`, `LabelInspector`, `split_arr` | the same |
@@ -76,8 +76,8 @@ takes clusters, workdirs, memory limits and outputs.
 | `benchmarking.noise_generation` | `generate_n_rand_probabilities_that_sum_to_m` | not here: made-up noise |
 | `benchmarking.noise_generation` | `randomly_distribute_N_balls_into_K_bins` | not here: made-up noise |
 
-- The four functions that train a model cross-validate it in memory, on features that scikit-learn takes. There
-  ``clf=None`` stands for logistic regression.
+- Use the functions of `cleanlab.count` that train a model: the probabilities that they return can be given to the
+  functions here.
 - Boxes of objects are matched before they are classified, which is another problem; so are rows that several annotators
   label.
 - Spans of one class are tokens of two classes, in a span or not: `labelsieve.cleanlab.token_classification`.

@@ -257,11 +257,6 @@ RUN = _together(
     _cluster("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
     _cluster("--retries", type=_count, metavar="N", default=2, help="How often a failed task is tried again."),
     _cluster(
-        "--performance-report",
-        type=FilePath(),
-        help="Write Dask's own report of a run on a cluster: dask-report.html. Needs bokeh.",
-    ),
-    _cluster(
         "--n-jobs", type=_cores_or_number, default="1", help="Forked processes for .npy files on Linux; 1: threads."
     ),
 )

@@ -50,58 +50,41 @@ def find_answer(issues: LabelIssues, seconds: float, output: str | None, report:
     """
     from labelsieve.execution.memory import peak_bytes
 
-    facts = issues.facts
-    return {
-        "num_issues": issues.num_issues,
-        "issue_share": issues.num_issues / issues.n_labelled,
-        "estimated_num_issues": issues.estimated_num_issues,
-        "n_rows": issues.n_rows,
-        "n_ignored": issues.n_ignored,
-        "n_classes": issues.n_classes,
-        "labels": facts.inputs["labels"],
-        "pred_probs": facts.inputs["pred_probs"],
-        "output": None if output is None else without_query(output),
-        "report": None if report is None else str(report),
-        "total_s": round(seconds, 6),
-        "read_bytes": facts.bytes_read,
-        "n_reads": facts.n_reads,
-        "rows_read": facts.rows_read,
-        "rows_resumed": facts.rows_resumed,
-        "n_batches": facts.n_batches,
-        "n_partitions": facts.n_partitions,
-        "peak_memory_bytes": peak_bytes(),
-        "planned_memory_bytes": facts.planned_bytes,
-        "runs_on": facts.scheduler,
-        "misfit": facts.misfit or None,
-        "notes": list(facts.notes),
-        "finished": facts.finished,
-        "version": __version__,
-    }
+    facts, of_result = issues.facts, ("num_issues", "estimated_num_issues", "n_rows", "n_ignored", "n_classes")
+    of_run = ("n_reads", "rows_read", "rows_resumed", "n_batches", "n_partitions", "finished")
+    return _timed(
+        seconds,
+        **{name: getattr(issues, name) for name in of_result},
+        issue_share=issues.num_issues / issues.n_labelled,
+        **facts.inputs,
+        output=None if output is None else without_query(output),
+        report=None if report is None else str(report),
+        **{name: getattr(facts, name) for name in of_run},
+        read_bytes=facts.bytes_read,
+        peak_memory_bytes=peak_bytes(),
+        planned_memory_bytes=facts.planned_bytes,
+        runs_on=facts.scheduler,
+        misfit=facts.misfit or None,
+        notes=list(facts.notes),
+    )
+
+
+def _timed(seconds: float, **answer: Any) -> dict[str, Any]:
+    """Return an answer with the wall time of the command."""
+    return {**answer, "total_s": round(seconds, 6), "version": __version__}
 
 
 def review_answer(output: str, n_rows: int, n_bytes: int, seconds: float) -> dict[str, Any]:
     """Return the answer of ``labelsieve review``: what was written, and the wall time."""
-    return {
-        "output": output,
-        "n_rows": n_rows,
-        "page_bytes": n_bytes,
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
+    return _timed(seconds, output=output, n_rows=n_rows, page_bytes=n_bytes)
 
 
 def label_studio_answer(
     output: Path, config: Path | None, label_config: str, n_tasks: int, seconds: float
 ) -> dict[str, Any]:
     """Return the answer of ``labelsieve label-studio``: what was written, the configuration, and the wall time."""
-    return {
-        "output": str(output),
-        "config": None if config is None else str(config),
-        "label_config": label_config,
-        "n_tasks": n_tasks,
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
+    place = None if config is None else str(config)
+    return _timed(seconds, output=str(output), config=place, label_config=label_config, n_tasks=n_tasks)
 
 
 def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
@@ -130,14 +113,8 @@ def _agreements(agreement: Iterable[Agreement]) -> list[dict[str, Any]]:
 
 def audit_answer(audit: Audit, output: str, table: Path | None, seconds: float) -> dict[str, Any]:
     """Return the answer of ``labelsieve audit``, given its wall time."""
-    return {
-        "output": output,
-        "table": None if table is None else str(table),
-        "n_rows": len(audit),
-        "n_labelled": int(audit.stratum_rows.sum()),
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
+    place, n_labelled = None if table is None else str(table), int(audit.stratum_rows.sum())
+    return _timed(seconds, output=output, table=place, n_rows=len(audit), n_labelled=n_labelled)
 
 
 def estimate_answer(estimate: ErrorEstimate, more: int | None, seconds: float) -> dict[str, Any]:
@@ -170,13 +147,12 @@ def compare_answer(comparison: Comparison, output: str | None, seconds: float) -
     """Return the answer of ``labelsieve compare``, given its wall time."""
     names = ("n_rows", "n_classes", "issues_before", "n_resolved", "n_kept", "n_relabelled", "n_new", "issues_after")
     estimates = ("estimated_before", "estimated_after", "health_before", "health_after")
-    return {
+    return _timed(
+        seconds,
         **{name: getattr(comparison, name) for name in (*names, *estimates)},
-        "by_class": comparison.changed_classes(comparison.n_classes),
-        "output": None if output is None else without_query(output),
-        "total_s": round(seconds, 6),
-        "version": __version__,
-    }
+        by_class=comparison.changed_classes(comparison.n_classes),
+        output=None if output is None else without_query(output),
+    )
 
 
 def plan_answer(plan: Plan) -> dict[str, Any]:

@@ -323,7 +323,7 @@ class LabelIssues(Result):
         >>> len(audit.rows), [round(float(weight), 1) for weight in (audit.weights.min(), audit.weights.max())]
         (100, [1.4, 13.0])
         """
-        return later("review.audit").draw_audit(self, budget, seed, labels)
+        drawn: Audit = later("review.audit").draw_audit(self, budget, seed, labels)
 
     def review(
         self,
