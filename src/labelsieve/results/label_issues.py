@@ -324,6 +324,7 @@ class LabelIssues(Result):
         (100, [1.4, 13.0])
         """
         drawn: Audit = later("review.audit").draw_audit(self, budget, seed, labels)
+        return drawn
 
     def review(
         self,
@@ -643,7 +644,8 @@ class LabelIssues(Result):
         </View>
         """
         shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
-        return later("review.label_studio").write_label_studio(self, path, top=top, images=images, **shown)
+        config: str = later("review.label_studio").write_label_studio(self, path, top=top, images=images, **shown)
+        return config
 
     def to_cleanlab(self, datalab: Any = None) -> pd.DataFrame:
         """Return all rows as a frame for cleanlab, and give the issues to a ``Datalab``.
