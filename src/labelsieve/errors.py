@@ -11,15 +11,15 @@ Each error is also the builtin that a caller would catch:
     ├── MissingDependencyError (ImportError)    an extra is not installed; gives the pip command
     ├── MemoryLimitError (MemoryError)          a plan does not fit; says what would, before anything is read
     ├── WorkdirError (RuntimeError)             a workdir that is damaged or of another run; nothing in it is touched
-    │   └── InUseError (RuntimeError)           another run or server writes to the same place: try again later
+    │   └── InUseError (RuntimeError)           another run writes to the same place: try again later
     ├── TaskFailedError (RuntimeError)          a task failed, or its worker died; says which rows
     └── ForkedWorkerError (RuntimeError)        a forked process died before it finished
     LabelsieveWarning (UserWarning)             the answer stands, but something deserves a look
 
 The command line exits with 0 when it is done; 1 after a failure; 2 for bad usage, input, credentials or workdir, or too
 little memory, with one line that says what; 75 if another run still uses the workdir or the output after ``--wait``
-seconds (90 by default), or another server the file of decisions; 130 after Ctrl-C and 143 after SIGTERM. ``labelsieve
-plan`` exits with 1 if it finds what would make a run fail on its cluster.
+seconds (90 by default); 130 after Ctrl-C and 143 after SIGTERM. ``labelsieve plan`` exits with 1 if it finds what would
+make a run fail on its cluster.
 
 ## When something fails
 

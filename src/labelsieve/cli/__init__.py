@@ -73,7 +73,6 @@ answer but their exit code.
 |---|---|
 | ``output``, ``log`` | paths of the corrected labels, and of the log of what was changed |
 | ``counts`` | object of numbers of rows: see `labelsieve.review.apply` |
-| ``agreement`` | of each two reviewers an object: ``reviewers``, ``n_rows``, ``share``, ``kappa`` |
 | ``total_s`` | wall time of the command, except imports |
 | ``warnings``, ``version`` | as for ``find`` |
 
@@ -92,7 +91,6 @@ answer but their exit code.
 | ``curve`` | an object for each cut: see `labelsieve.ErrorEstimate.curve` |
 | ``n_rows``, ``n_reviewed``, ``n_left_out`` | rows that have a label, with a decision, and in the audit without one |
 | ``n_wrong``, ``n_conflicts`` | reviewed rows whose label is wrong, and rows about which reviewers differ |
-| ``agreement`` | as for ``apply`` |
 | ``rows_for_width`` | rows to review besides, for ``--width``; null without it |
 | ``total_s`` | wall time of the command, except imports |
 | ``warnings``, ``version`` | as for ``find`` |
@@ -121,23 +119,6 @@ A command that fails prints this object instead; bad usage, Ctrl-C and SIGTERM d
 
 For bad usage ``error`` is ``UsageError``; after a signal it is ``Interrupted`` or ``Terminated``. A range does not
 include its ``stop``, and of many ranges only the first ones are there.
-
-## Serving a review
-
-``labelsieve review RESULT.zarr --serve --decisions decisions.csv`` prints the URL of the page, and serves it until
-Ctrl-C. A decision is on the disk, in one line of the CSV file, before the page shows it as saved: after a crash the
-same command goes on with the same file, and cuts off a line that was not finished. There is one line for each row, the
-last decision about it, so that the file can be applied at any moment. Another server is refused while one has the file.
-Rows and pictures are read when they are shown.
-
-Several people may have the page open. While it is visible, it asks every two seconds what others decided, and shows
-it. The row on the screen stays there; for 0.7 s after somebody else has decided it, keys do not decide it again. Of two
-decisions about a row at the same time the second one is refused until its page has shown the first. A reviewer who must
-not see the decisions of others needs a server and a file of their own.
-
-Only this machine reaches the server, and only with the URL, whose long random part is new each time. With ``--host``
-other machines reach it too, without encryption: prefer a tunnel, such as
-``ssh -L 8000:127.0.0.1:8000 HOST`` with ``--port 8000``. Requests of pages of other sites are refused.
 
 ## Progress
 

@@ -20,7 +20,7 @@ Exit codes:
   0    done
   1    a failure: data that cannot be read, a full disk, a lost cluster
   2    bad usage, input, credentials or workdir, or too little memory
-  75   a run or server uses the workdir, output or decisions: try again later
+  75   another run uses the workdir or output: try again later
   130  interrupted by Ctrl-C
   143  ended by SIGTERM
 """

@@ -104,19 +104,11 @@ from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataE
 from labelsieve.options import CONFLICT_RULES, check_one_of, check_whole_number
 from labelsieve.results.result import frame_of
 from labelsieve.results.store import StoredScores, check_writable, replacing
-from labelsieve.review.apply import UNSURE, LabelValues, Outcomes, agreement, results_of, settle
+from labelsieve.review.apply import UNSURE, LabelValues, Outcomes, results_of, settle
 from labelsieve.review.decisions import CHANGING, WORDS, Decisions, is_table, read_decisions
 from labelsieve.sources.names import cell_text, escape_formula
-from labelsieve.storage.checked import (
-    StoredArray,
-    create_array,
-    matches_checksum,
-    open_for_writing,
-    store_of,
-    with_checksum,
-)
-from labelsieve.storage.folder import Folder, LocalFolder, open_folder, writing
-from labelsieve.storage.lock import always_owned
+from labelsieve.storage.checked import matches_checksum, with_checksum
+from labelsieve.storage.folder import LocalFolder, open_folder
 from labelsieve.storage.remote import check_place, without_query
 
 if TYPE_CHECKING:
@@ -128,7 +120,6 @@ if TYPE_CHECKING:
 
 _KIND: Final = "labelsieve audit"
 _FORMAT: Final = 1
-_ENDINGS: Final = (".zarr", ".json")
 # Scores from which the edges of strata are taken.
 _EDGE_SCORES: Final = 1 << 20
 # Begins the names of stored `Audit.places`.
@@ -284,7 +275,7 @@ class Audit:
         Parameters
         ----------
         path : path or URL
-            Ends in ``.json`` or ``.zarr``; an earlier audit there is replaced.
+            Ends in ``.json``; an earlier audit there is replaced.
 
         Raises
         ------
@@ -295,30 +286,21 @@ class Audit:
         """
         place = check_place("path", path)
         folder, name = open_folder(place, "path"), without_query(place)
-        if not name.endswith(_ENDINGS):
-            raise InvalidInputError(f"{name} must end in {' or '.join(_ENDINGS)}")
+        if not name.endswith(".json"):
+            raise InvalidInputError(f"{name} must end in .json")
         if isinstance(folder, LocalFolder):
             check_writable(folder.path)
         is_there = folder.path.exists() if isinstance(folder, LocalFolder) else folder.is_folder()
-        if is_there and not is_audit(place):
+        if is_there and not _is_audit(place):
             raise InvalidInputError(f"{name} exists and is not an audit of Labelsieve: it is not replaced")
         arrays = {name: values for name in _ARRAYS if (values := getattr(self, name)) is not None}
         arrays |= {f"{_PLACE}{name}": values for name, values in self.places.items()}
-        facts = {"kind": _KIND, "format": _FORMAT, "n_rows": self.n_rows, "seed": self.seed}
+        facts: dict[str, Any] = {"kind": _KIND, "format": _FORMAT, "n_rows": self.n_rows, "seed": self.seed}
         facts |= {"result": self.fingerprint} if self.fingerprint else {}
-        if name.endswith(".json"):
-            lists = {name: values.tolist() for name, values in arrays.items()}
-            dtypes = {"scores": str(self.scores.dtype)}
-            text = json.dumps(with_checksum({**facts, **lists, "dtypes": dtypes}))
-            with replacing(folder) as made:
-                made.write_text(f"{text}\n", encoding="utf-8")
-        elif isinstance(folder, LocalFolder):
-            with replacing(folder) as made:
-                _write_group(LocalFolder(made), arrays, facts)
-        else:
-            folder.delete()
-            with writing(name):
-                _write_group(folder, arrays, facts)
+        facts |= {name: values.tolist() for name, values in arrays.items()}
+        text = json.dumps(with_checksum(facts | {"dtypes": {"scores": str(self.scores.dtype)}}))
+        with replacing(folder) as made:
+            made.write_text(f"{text}\n", encoding="utf-8")
 
 
 def check_new_table(path: str | os.PathLike[str]) -> Path:
@@ -330,16 +312,6 @@ def check_new_table(path: str | os.PathLike[str]) -> Path:
         raise InvalidInputError(f"{file} exists: it is not replaced, as decisions may be in it")
     check_writable(file)
     return file
-
-
-def _write_group(folder: Folder, arrays: Mapping[str, npt.NDArray[Any]], facts: Mapping[str, Any]) -> None:
-    """Write an audit as a Zarr group."""
-    import zarr
-
-    zarr.create_group(store_of(folder), attributes=with_checksum({**facts, "arrays": sorted(arrays)}))
-    for name, values in arrays.items():
-        create_array(folder, name, values.shape, values.dtype if values.dtype.kind in "iuf" else str, len(values))
-        open_for_writing(folder, name)[:] = values
 
 
 def draw_audit(result: Result, budget: int, seed: int, labels: Any = None) -> Audit:
@@ -491,10 +463,10 @@ class _OpenedLabels:
         return labels if labels.dtype.kind in "iu" else labels.astype(str)
 
 
-def is_audit(path: str | os.PathLike[str]) -> bool:
+def _is_audit(place: str) -> bool:
     """Return whether an audit is at a path or URL, damaged or not."""
     try:
-        return _facts_at(check_place("path", path)).get("kind") == _KIND
+        return _facts_at(place).get("kind") == _KIND
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
@@ -511,7 +483,7 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
     """
     place = check_place("path", path)
     name = without_query(place)
-    if not is_audit(place):
+    if not _is_audit(place):
         raise InvalidInputError(f"there is no audit of Labelsieve at {name}, or it was cut off")
     facts = _facts_at(place)
     if facts.get("format") != _FORMAT:
@@ -520,16 +492,9 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
         )
     if not matches_checksum(facts):
         raise UnreadableDataError(f"{name} is damaged: restore it from a copy, or draw the audit again with its seed")
-    arrays: dict[str, Any]
-    if name.endswith(".json"):
-        names = [name for name in facts if name in _ARRAYS or name.startswith(_PLACE)]
-        arrays = {name: np.asarray(facts[name]) for name in names}
-        arrays["scores"] = arrays["scores"].astype(facts["dtypes"]["scores"])
-    else:
-        folder = open_folder(place, "path")
-        arrays = {name: StoredArray(folder, name, "rows", always_owned).read_all() for name in facts["arrays"]}
-        if "given_labels" in arrays and arrays["given_labels"].dtype.kind not in "iu":
-            arrays["given_labels"] = arrays["given_labels"].astype(object).astype(str)
+    names = [name for name in facts if name in _ARRAYS or name.startswith(_PLACE)]
+    arrays = {name: np.asarray(facts[name]) for name in names}
+    arrays["scores"] = arrays["scores"].astype(facts["dtypes"]["scores"])
     places = {name.removeprefix(_PLACE): arrays.pop(name) for name in list(arrays) if name.startswith(_PLACE)}
     return Audit(
         **arrays,
@@ -543,9 +508,6 @@ def read_audit(path: str | os.PathLike[str]) -> Audit:
 def _facts_at(place: str) -> Mapping[str, Any]:
     """Return what is written about an audit, or about whatever else is there."""
     folder = open_folder(place, "path")
-    if not folder.where.endswith(".json"):
-        facts: Mapping[str, Any] = json.loads(folder.read("zarr.json"))["attributes"]
-        return facts
     above, _, name = folder.where.rpartition("/")
     text = folder.path.read_bytes() if isinstance(folder, LocalFolder) else open_folder(above).read(name)
     return dict(json.loads(text))
@@ -571,10 +533,9 @@ def estimate(
         of the audit that are in no table, are left out. If the audit has no labels, a column
         ``given_label`` serves for estimates by class. Where ``label``, the label after the decision, is the same as
         ``given_label``, this is right, whatever the decision is called.
-    conflicts : {"error", "keep", "first", "last", "majority"}
+    conflicts : {"error", "keep", "last"}
         What becomes of rows of which some reviewers say that the label is wrong, and others that it is not: an error;
-        the row is left out; or the first, last or most frequent decision counts, as in `labelsieve.apply_decisions`. A
-        tie is left out.
+        the row is left out; or the last decision counts, as in `labelsieve.apply_decisions`.
     cuts : sequence of int, optional
         Where to estimate precision and recall (`ErrorEstimate.curve`), as numbers of rows: 1,000 are the 1,000 rows of
         lowest score, issues or not. To cut at a score s, give ``(issues.scores <= s).sum()``. An audit has counted the
@@ -636,12 +597,7 @@ def estimate(
     decided[places[settled.places]] = said != UNSURE
     wrong[places[settled.places]] = said == 1
     found = estimate_errors(audit.strata, audit.stratum_rows, wrong, decided, labels, split)
-    return replace(
-        found,
-        agreement=agreement(read, outcomes, settled),
-        n_conflicts=len(settled.conflicts),
-        fingerprint=audit.fingerprint,
-    )
+    return replace(found, n_conflicts=len(settled.conflicts), fingerprint=audit.fingerprint)
 
 
 def _default_cuts(audit: Audit) -> Cuts | None:
