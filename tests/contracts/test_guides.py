@@ -1,4 +1,4 @@
-"""The guides in docs/: their examples are typed as they stand, their links and names lead somewhere, the site builds."""
+"""The guides in docs/: examples are typed as they stand, links and names lead somewhere, and the site builds."""
 
 import importlib
 import re
@@ -83,8 +83,8 @@ class Made(types.SimpleNamespace):
     def create(self):
         return self
 
-    def add_samples(self, samples):
-        self.added += samples
+    def add_sample(self, sample):
+        self.added.append(sample)
 
     @property
     def records(self):
@@ -97,7 +97,8 @@ class Made(types.SimpleNamespace):
 @pytest.mark.parametrize("tool", ["fiftyone", "argilla"])
 def test_recipes_for_other_tools_take_the_frame(tool, monkeypatch):
     module = types.ModuleType(tool)
-    for name in ("Sample", "Classification", "Dataset", "Settings", "TextField", "LabelQuestion", "Record", "Suggestion"):
+    classes = "Sample Classification Dataset Settings TextField LabelQuestion Record Suggestion"
+    for name in classes.split():
         setattr(module, name, type(name, (Made,), {}))
     monkeypatch.setitem(sys.modules, tool, module)
     [code] = [code for _, code in all_blocks(guide("from_found_to_fixed")) if f"import {tool}" in code]

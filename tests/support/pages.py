@@ -1,7 +1,7 @@
 """README and the guides: what their blocks of code do when they are typed as they stand.
 
-Blocks of ``python``, ``pycon`` (with what is printed) and ``bash`` (commands of Labelsieve) are run, one after the other.
-``py`` needs packages that are not installed here and ``console`` a cluster: tests of their own run them, or nothing does.
+Blocks of ``python``, ``pycon`` (with what is printed) and ``bash`` (commands of Labelsieve) are run, one after the
+other. ``py`` needs packages that are not installed here, ``console`` a cluster: they have tests of their own, or none.
 """
 
 import doctest
@@ -49,7 +49,8 @@ def type_in(language, code, names, title):
 def anchors(text):
     """Return the anchors of all headings, as GitHub makes them."""
     bare = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in re.findall(r"^#+ (.*)", bare, re.MULTILINE)}
+    headings = re.findall(r"^#+ (.*)", bare, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def broken_links(path):
