@@ -36,8 +36,10 @@ def build(folder: Path) -> None:
     for page in folder.rglob("*.html"):
         text = page.read_text(encoding="utf-8")
         up = "../" * (len(page.relative_to(folder).parts) - 1)
-        linked = re.sub(r"<code>docs/(\w+)\.md</code>", rf'<a href="{up}guides/\1.html">\1</a>', text)
-        page.write_text(linked, encoding="utf-8")
+        text = re.sub(r"<code>docs/(\w+)\.md</code>", rf'<a href="{up}guides/\1.html">\1</a>', text)
+        if page.parent.name == "guides":  # the source of a guide is what it shows
+            text = re.sub(r'<input id="mod-\w+-view-source".*?(?=<div class="docstring">)', "", text, flags=re.DOTALL)
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -35,9 +35,9 @@ def estimate(
         The audit, from `LabelIssues.audit` or `labelsieve.load`.
     decisions : (n,) array-like of bool, path, table, or list of paths and tables
         Whether the given label of each of ``audit.rows`` is wrong; None for rows that are not decided. Or one or
-        several CSV files or tables in memory, as in `labelsieve.decisions`, of which only the columns ``row`` and
+        several CSV files or tables in memory (`docs/from_found_to_fixed.md`), of which only the columns ``row`` and
         ``decision`` are needed: ``accept`` and ``other`` say that the given label is wrong, ``keep`` that it is
-        right. An export of Label Studio (``.json``) is such a table: see `labelsieve.exchange`. Rows with ``unsure`` or
+        right. An export of Label Studio (``.json``) is such a table. Rows with ``unsure`` or
         nothing, and rows of the audit that are in no table, are left out. If the audit has no labels, a column
         ``given_label`` serves for estimates by class. Where ``label``, the label after the decision, is the same as
         ``given_label``, this is right, whatever the decision is called.

@@ -70,39 +70,36 @@ def find_label_issues(
 
     This is confident learning (Northcutt, Jiang, Chuang, JAIR 2021). The default is its batched form, in one read: it
     counts the rows that are predicted as another class with at least that class's mean confidence, and takes that
-    number of rows of the lowest label quality, except those whose label is the predicted class. With `filter_by` it
-    finds the issues of cleanlab's in-memory ``filter.find_label_issues`` (2.9), by the exact confident joint and in two
-    or three reads. The docstring of `labelsieve.find` explains the filters.
+    number of rows with the lowest label quality, except those whose label is the predicted class. With `filter_by` it
+    finds the issues of cleanlab's in-memory ``filter.find_label_issues`` (2.9), by the exact confident joint.
 
     Parameters
     ----------
     labels : (N,) array-like of int, str or bool
-        Given class of each row, 0..K-1, or its name (see "Labels that are names" above): a list, NumPy array, pandas,
-        Polars or Arrow column, memmap, Zarr array, HDF5 dataset, Dask array, xarray.DataArray, tensor, the path or URL
-        of a ``.npy`` file or Zarr array, of an array in an ``.npz`` or safetensors file (`"run.npz::labels"`), or
-        shards of these: a list of paths, a pattern, or their folder.
+        Given class of each row, 0..K-1, or its name. A list, NumPy array, memmap, tensor, column of pandas, Polars or
+        Arrow, Zarr, HDF5, Dask or xarray array; or the path or URL of a ``.npy`` file, a Zarr array, an array in an
+        ``.npz`` or safetensors file (`"run.npz::labels"`), or shards: a list, a pattern, a folder. See
+        `docs/inputs.md`.
     pred_probs : (N, K) array-like of float16, bfloat16, float32 or float64
         Out-of-sample probability of each class, as any of these kinds; the mean of several models (`Ensemble`), or one
         array for each fold of a cross-validation (`Folds`).
     data : path, URL, or table, optional
-        A table whose columns are `labels`, `pred_probs` and `ids`: a Parquet or Arrow file, a folder, a pattern or a
-        list of them, or a table of pandas, Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then
-        name a column each. `pred_probs` names a column of lists of K numbers, or one column for each class, in the
-        order of the classes: ``["p_cat", "p_dog"]``, or a pattern such as ``"p_*"``, whose columns are in the order of
-        the table, or of their numbers. What is not text, such as an array or a `Path`, is taken as without `data`.
-        Only these columns are read.
+        A table whose columns are `labels`, `pred_probs` and `ids`: Parquet or Arrow files, or a table of pandas,
+        Polars, Arrow, DuckDB or Hugging Face datasets. `labels` and `ids` then name a column each. `pred_probs` names a
+        column of lists of K numbers, or one column for each class, in the order of the classes: ``["p_cat",
+        "p_dog"]``, or a pattern such as ``"p_*"``, whose columns are in the order of the table, or of their numbers.
+        What is not text, such as an array or a `Path`, is taken as without `data`.
     summaries : table, path or URL, optional
         Row summaries in place of `labels` and `pred_probs`: the folder of a `labelsieve.Recorder`, or a table with the
-        columns `label`, `predicted`, `p_label` and `p_predicted` (`labelsieve.summaries`): a dict of arrays, a table of
-        pandas, Polars, Arrow or DuckDB, or Parquet or Arrow files. Filters that read `pred_probs` more than once need
-        whole rows: `labels` and `pred_probs`, or a recorder with ``classes_per_row``.
+        columns `label`, `predicted`, `p_label` and `p_predicted`. Filters that read `pred_probs` more than once need
+        `labels` and `pred_probs`, or a recorder with ``classes_per_row``.
     n_classes : int, optional
-        Number of classes K, for a table of summaries, which does not say it.
+        Number of classes K, for a table of summaries.
     batch_size : int or "auto"
         Number of rows that a thread holds in memory; by default about 48 MB of them. A Dask array keeps its own chunks.
-        This does not change the result.
+        Does not change the result.
     method : {"self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"}
-        Label quality score; `labelsieve.accuracy` says which one to use.
+        Label quality score; `docs/which_filter_and_score.md` says which one to use.
     adjust_pred_probs : bool
         Subtract the class thresholds from the probabilities first. With ``normalized_margin`` this needs a second read.
     estimation_method : {"off_diagonal", "off_diagonal_calibrated"}
@@ -110,36 +107,34 @@ def find_label_issues(
         number of rows.
     filter_by : str, optional
         Which rows are issues, and how often `pred_probs` is read to find them.
-        ``"low_self_confidence"``, ``"low_normalized_margin"`` (2 reads): the rows of the lowest such score, as many as
-        are counted off the diagonal of the confident joint. ``"confident_learning"`` (2): the rows counted there.
+        ``"low_self_confidence"``, ``"low_normalized_margin"`` (2 reads): the rows with the lowest such score, as many
+        as are counted off the diagonal of the confident joint. ``"confident_learning"`` (2): the rows counted there.
         ``"predicted_neq_given"`` (1): the rows whose label is not the predicted class. ``"prune_by_class"`` (2): for
         each label, the rows least likely to have it, as many as the calibrated joint has off its diagonal.
-        ``"prune_by_noise_rate"`` (3): for each label and other class, the rows of the largest margin between the two,
+        ``"prune_by_noise_rate"`` (3): for each label and other class, the rows with the largest margin between the two,
         as many as the calibrated joint has for the pair. ``"both"`` (3): the rows that the last two agree on. All but
         the first two leave out rows whose label is the predicted class, or nearly so.
     rank_by : {"self_confidence", "normalized_margin", "confidence_weighted_entropy", "logit_margin"}, optional
-        With `filter_by`, the score that sorts the issues and that ``scores`` holds; `method` by default. It does not
-        change which rows are issues.
+        With `filter_by`, the score that sorts the issues and that ``scores`` holds; `method` by default.
     rule : {"predicted_class", "confident_joint"}, optional
         Which class a row is counted as: the predicted one, if the row reaches its threshold (the default without
         `filter_by`), or that of the confident joint (in two reads; see `labelsieve.count.compute_confident_joint`).
     frac_noise : float
-        For the filters that prune: the share of the rows off the diagonal to take, 0 to 1.
+        For the pruning filters: the share of the rows off the diagonal to take, 0 to 1.
     num_to_remove_per_class : sequence of int, optional
-        For the filters that prune: K numbers. ``"prune_by_class"`` takes this number of rows with each label;
-        ``"prune_by_noise_rate"`` takes about this number (within one) of rows that look like each class, whatever their
-        labels.
+        For the pruning filters: K numbers. ``"prune_by_class"`` takes this number of rows with each label;
+        ``"prune_by_noise_rate"`` takes about this number (within one) of rows that look like each class.
     min_examples_per_class : int
-        For the filters that prune: the number of rows of each class to leave.
+        For the pruning filters: the number of rows of each class to leave.
     partition_batches : int or "auto"
-        Number of consecutive batches that one task streams; by default about 512 MB of them. This does not change the
+        Number of consecutive batches that one task streams; by default about 512 MB of them. Does not change the
         result.
     from_logits : bool
         `pred_probs` are logits: take the softmax of each row, in float64, as it is read. A logit of -inf is a class of
-        probability 0. See "Logits, bfloat16 and tensors" above.
+        probability 0.
     dtype : "bfloat16", optional
-        What the values of `pred_probs` are, if they are stored as 16 bits without a dtype: NumPy has no bfloat16, and
-        saves arrays of ``ml_dtypes.bfloat16`` as such bits. Any other dtype is known from the data.
+        What the values of `pred_probs` are, if they are stored as 16 bits without a dtype, as NumPy does with
+        ``ml_dtypes.bfloat16``.
     allow_zero_rows : bool
         Accept rows that are all zeros. Otherwise they are an error, because they are usually missing data.
     allow_unnormalized_rows : bool
@@ -147,42 +142,37 @@ def find_label_issues(
         percentages, scores of independent classes, or a missing chunk.
     n_jobs : int or None
         1 runs on Dask's scheduler; a larger number forks that many processes, for arrays in memory and ``.npy`` files
-        on Linux; None takes the physical cores. This does not change the result.
+        on Linux; None takes the physical cores. Does not change the result.
     progress : bool or None
         Whether to show bars; None shows them on a terminal.
     client : distributed.Client, optional
         The cluster that does the work: by default the active client, or Dask's local scheduler if there is none.
         Workers open files and URLs themselves.
     workdir : path or URL, optional
-        Folder in which finished partitions are kept, so that a killed run can resume, and so that a run on data that
-        has grown reads only what is new (see "Data that grows" above). The next run reads only the others. It also
-        reads from each of up to 8 finished partitions at most 1 MB (one stored chunk of a Zarr array, one computed
-        block of a Dask array) to check that the input is still the same. A workdir belongs to one input with one choice
-        of settings.
+        Folder in which finished partitions are kept. The next run with the same input and settings reads only what is
+        missing or new, and a few rows to check that the input is still the same (`docs/every_night.md`).
     fresh : bool
         Discard what is in `workdir`.
     wait : float
-        Seconds to wait while another run uses `workdir` or `output` on a disk; the logger ``labelsieve`` says which run
-        that is. In an object store there is no waiting: the run that started last takes over.
+        Seconds to wait while another run uses `workdir` or `output` on a disk. In an object store there is no waiting:
+        the run that started last takes over.
     output : path or URL, optional
         A ``.zarr`` group. The tasks write the scores and the mask of all rows and the issues into it; it appears only
         once it is complete. The result then reads from it.
     max_memory : int or str, optional
         The most memory of this process, interpreter included, or of each worker: bytes, or text such as ``"1GiB"``.
-        What does not fit goes to the workdir, a temporary one if none is given; a run that cannot fit is refused.
+        What does not fit goes to the workdir, or to a temporary one; a run that cannot fit is refused.
     retries : int
         Number of times to run a failed task again.
     class_names : sequence of str, optional
         K names, in the order of the columns of `pred_probs`: for tables and reports, and to find the class of labels
         that are names.
     ignore_label : int, str or None, optional
-        The label of rows that have none: -1, 255, "unknown", or None for missing values. Such rows are left out of
-        thresholds, counts and issues, and their probabilities are not checked. Their scores are NaN, and ``n_ignored``
-        is their number. By default every row has a label.
+        The label of rows that have none: -1, 255, "unknown", or None for missing values. Such rows are in no count and
+        are no issue, and their probabilities are not checked. Their scores are NaN, and ``n_ignored`` is their number.
     ids : array-like of int or str, or path, optional
-        ``(N,)`` names of your own for the rows: a list, array, pandas column, Zarr array, or the path of a ``.npy``
-        file, a Zarr array, a ``.csv`` file with a column ``id``, or a text file with one name per line. With `data`,
-        a column of it. Only the names of issues are read.
+        ``(N,)`` row IDs: a list, array, column, Zarr array, or the path of a ``.npy`` file, a Zarr array, a ``.csv``
+        file with a column ``id``, or a text file with one ID per line. With `data`, a column of it.
 
     Returns
     -------
@@ -192,29 +182,25 @@ def find_label_issues(
     Raises
     ------
     InvalidInputError
-        A ValueError, for data or settings that cannot give a right result. The message says what is wrong, in which
-        rows, and in how many.
+        For data or settings that cannot give a right result: what is wrong, in which rows, and in how many.
     InputTypeError
-        A TypeError, for an object of the wrong kind, or for an argument that does not exist; the message names the
-        right one.
+        For an object of the wrong kind, or an argument that does not exist.
     UnreadableDataError
-        An OSError, for stored data that is corrupt, missing, or out of a worker's reach: which rows, where and why. A
-        ChangedDataError if it has changed since the run began; nothing is published then.
+        For stored data that is corrupt, missing, or out of a worker's reach. A ChangedDataError if it has changed since
+        the run began.
     MemoryLimitError
-        A MemoryError, if the run cannot fit in memory. The message says what would fit.
+        If the run cannot fit in memory.
     WorkdirError
-        A RuntimeError, for a workdir that is damaged, or belongs to another input or other settings.
-    InUseError
-        A WorkdirError, if another run still uses `workdir` or `output` after `wait` seconds, or took over in an
-        object store.
+        For a workdir that is damaged, or belongs to another input or other settings. An InUseError if another run
+        still uses `workdir` or `output` after `wait` seconds, or took over in an object store.
     TaskFailedError
-        A RuntimeError, if workers or the scheduler died too often: run again with the same `workdir`.
+        If workers or the scheduler died too often: run again with the same `workdir`.
 
     Warns
     -----
     LabelsieveWarning
-        If labels and predictions do not seem to belong together, with the likely cause: classes or rows in different
-        orders. ``facts.misfit`` keeps the text.
+        If labels and predictions do not seem to belong together, with the likely cause. ``facts.misfit`` keeps the
+        text.
 
     Examples
     --------
@@ -225,40 +211,9 @@ def find_label_issues(
     >>> labelsieve.find_label_issues(labels, pred_probs).indices
     array([4])
 
-    Files are read out of core, and other scores need one read too:
-
-    >>> import tempfile
-    >>> folder = tempfile.mkdtemp()
-    >>> np.save(f"{folder}/labels.npy", labels)
-    >>> np.save(f"{folder}/pred_probs.npy", pred_probs)
-    >>> found = labelsieve.find_label_issues(
-    ...     f"{folder}/labels.npy", f"{folder}/pred_probs.npy", method="normalized_margin", progress=False
-    ... )
-    >>> found.scores.round(3)
-    array([0.9 , 0.8 , 0.8 , 0.9 , 0.05])
-
-    Columns of a table, here of pandas; a Parquet file is read out of core:
-
-    >>> import pandas as pd
-    >>> table = pd.DataFrame({"label": labels, "p_cat": pred_probs[:, 0], "p_dog": pred_probs[:, 1]})
-    >>> found = labelsieve.find_label_issues(data=table, labels="label", pred_probs=["p_cat", "p_dog"], progress=False)
-    >>> found.indices
-    array([4])
-
-    Logits, and an array in a file of several:
-
-    >>> np.savez(f"{folder}/run.npz", labels=labels, logits=np.log(pred_probs))
-    >>> found = labelsieve.find_label_issues(
-    ...     f"{folder}/run.npz::labels", f"{folder}/run.npz::logits", from_logits=True, progress=False
-    ... )
-    >>> found.indices
-    array([4])
-
     By the exact rule, like cleanlab's in-memory filter:
 
-    >>> found = labelsieve.find_label_issues(
-    ...     f"{folder}/labels.npy", f"{folder}/pred_probs.npy", filter_by="prune_by_class", progress=False
-    ... )
+    >>> found = labelsieve.find_label_issues(labels, pred_probs, filter_by="prune_by_class")
     >>> found.indices, found.facts.n_reads
     (array([4]), 2)
     """

@@ -36,7 +36,8 @@ _MOST_ROWS: Final = 1 << 36
 class Recorder:
     """Records row summaries of batches of predictions in a folder; a context manager.
 
-    The module page (`labelsieve.recorder`) explains rows, parts and what happens when a loop is interrupted.
+    Any number of processes may record at the same time, each a part of its own. `docs/inputs.md` explains rows, parts
+    and interrupted loops.
 
     Parameters
     ----------
@@ -47,7 +48,7 @@ class Recorder:
     part : int
         Number of the part that this process records.
     from_logits : bool
-        Whether `update` gets logits; their probabilities are computed in float64.
+        Whether `update` gets logits.
     n_rows : int, optional
         Number of rows of all parts together. Then rows that were never recorded are an error when the folder is read.
     scores : sequence of str
@@ -55,8 +56,8 @@ class Recorder:
         ``"confidence_weighted_entropy"`` for the methods of these names, ``"row_sum"`` for `adjust_pred_probs` with
         self-confidence.
     classes_per_row : int
-        Number of largest probabilities that are kept of each row, with their classes, for the exact rule
-        (``rule="confident_joint"`` and the filters that use it in two reads). 0 keeps none.
+        How many of the largest probabilities of each row to keep, for the exact rule (``rule="confident_joint"`` and
+        the filters that use it in two reads).
     ignore_label : int, optional
         The label that says that a row has none, such as -1 or 255. Its probabilities are not looked at.
     flush_rows : int
@@ -136,7 +137,7 @@ class Recorder:
 
     @property
     def rows_recorded(self) -> int:
-        """Number of rows of this part, given to `update`, that are safely written; repeated ones are counted."""
+        """Number of rows given to `update` that are safely written, repeated ones included."""
         return self._writer.n_committed
 
     def update(self, labels: Any, pred_probs: Any, rows: Any = None, ids: Any = None) -> None:
@@ -147,11 +148,11 @@ class Recorder:
         labels : (n,) array-like of int
             Labels, 0..K-1.
         pred_probs : (n, K) array-like of float
-            Probabilities, or logits with `from_logits`; an array of any library with the array API.
+            Probabilities, or logits with `from_logits`; also arrays of PyTorch, JAX and CuPy.
         rows : (n,) array-like of int, optional
             Numbers of the rows, from 0.
         ids : (n,) array-like of int or str, optional
-            Names of the rows.
+            Row IDs.
 
         Raises
         ------

@@ -56,7 +56,7 @@ def summarize_batch(
     row : (n,) array-like of int, optional
         Numbers of the rows in the whole dataset.
     id : (n,) array-like of int or str, optional
-        Your own names of the rows.
+        Row IDs.
     ignore_label : int, optional
         The label of rows that have none, such as -1 or 255. Their probabilities are not looked at, and the column
         ``label`` keeps that number: give the same `ignore_label` to `labelsieve.find_label_issues`.

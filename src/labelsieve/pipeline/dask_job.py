@@ -20,7 +20,7 @@ of one chunk on this machine calls the same functions without a graph, because `
 Chunks that workers hold are worked on by a task for each thread or worker, which takes all the chunks that are there,
 instead of a task for each chunk: all workers wait meanwhile, and on 1,000 workers the scheduler would be the limit.
 `blockwise` takes only neighbours together, so these tasks are made with Dask's own task classes. With that and the
-larger partitions, a job of 100 TB on 1,000 workers takes the scheduler 28 s instead of 492 (see `labelsieve.memory`).
+larger partitions, a job of 100 TB on 1,000 workers takes the scheduler 28 s instead of 492.
 """
 
 from __future__ import annotations

@@ -175,7 +175,7 @@ class Audit:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write the rows as a CSV file in which decisions are filled in, for `labelsieve.estimate`.
 
-        It has the columns of `labelsieve.decisions`. A reviewer writes ``keep`` in the column ``decision`` where the
+        It has the columns of a table of decisions. A reviewer writes ``keep`` in the column ``decision`` where the
         given label is right, and ``other``, with the right one in the column ``label``, where it is wrong.
 
         Parameters

@@ -277,7 +277,7 @@ class LabelIssues(Result):
     def audit(self, budget: int = 200, seed: int = 0, *, labels: Any = None) -> Audit:
         """Draw rows to review, from which `labelsieve.estimate` tells how many labels are wrong.
 
-        Rows of low score are drawn more often than others, each with a known probability: see `labelsieve.audit`.
+        Rows of low score are drawn more often, each with a known probability: see `docs/from_found_to_fixed.md`.
         The scores of all rows are read in blocks. The rows depend on the scores, the issues, and the arguments only.
 
         Parameters
@@ -587,7 +587,7 @@ class LabelIssues(Result):
         Each task has the suggested class as a prediction, and in its data ``row``, ``row_id`` (if there are ids),
         ``image`` or ``text``, ``given_label`` and ``suggested_label`` (as they are stored), ``given_choice`` and
         ``suggested_choice`` (as they are shown), ``p_given``, ``p_suggested``, ``score`` and ``result`` (the
-        fingerprint). `labelsieve.exchange` shows the way back.
+        fingerprint). `docs/from_found_to_fixed.md` shows the way back.
 
         Parameters
         ----------
