@@ -1,6 +1,6 @@
 """JSON for other programs: the answer of a command, its error, and lines of progress.
 
-The docstring of `labelsieve.cli` explains all keys. Every command imports this module first, so that what is slow to
+`docs/command_line.md` explains all keys. Every command imports this module first, so that what is slow to
 import is imported where it is needed.
 """
 
