@@ -59,10 +59,10 @@ def _fresh_process(monkeypatch):
 @pytest.fixture(autouse=True)
 def _without_pauses(monkeypatch):
     """Try again at once what failed: many tests are of errors that stay. None uses up the next one's messages."""
-    monkeypatch.setattr("labelsieve.storage.limits.TASK_PAUSE_S", 0)
-    monkeypatch.setattr("labelsieve.storage.limits.FIRST_PAUSE_S", 0)
-    monkeypatch.setattr("labelsieve.storage.retry_log.RETRY_LOG._allowed", 20.0)
-    monkeypatch.setattr("labelsieve.storage.retry_log.RETRY_LOG._n_hidden", 0)
+    monkeypatch.setattr("labelsieve.storage.remote.TASK_PAUSE_S", 0)
+    monkeypatch.setattr("labelsieve.storage.remote.FIRST_PAUSE_S", 0)
+    monkeypatch.setattr("labelsieve.storage.remote.RETRY_LOG._allowed", 20.0)
+    monkeypatch.setattr("labelsieve.storage.remote.RETRY_LOG._n_hidden", 0)
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +71,8 @@ def _without_haste(monkeypatch, request):
     if request.path.parent.name == "benchmarks":  # these measure it
         return
     for name in ("CONNECT_S", "SILENCE_S", "PROGRESS_S"):
-        monkeypatch.setattr(f"labelsieve.storage.limits.{name}", 200.0)
-    monkeypatch.setattr("labelsieve.storage.limits.HEDGES_AT_ONCE", 0)
-    monkeypatch.setattr("labelsieve.execution.second_tries._LEAST_SECONDS", 3600.0)
+        monkeypatch.setattr(f"labelsieve.storage.remote.{name}", 200.0)
+    monkeypatch.setattr("labelsieve.storage.remote.HEDGES_AT_ONCE", 0)
     monkeypatch.setattr("labelsieve.execution.progress._Events.period", 3600.0)
 
 

@@ -30,29 +30,19 @@ import importlib
 TYPE_CHECKING = False  # as in typing, whose import takes longer than all of this
 if TYPE_CHECKING:
     from labelsieve import (
-        accuracy,
-        audit,
         cleanlab,
         cli,
-        comparison,
         count,
-        decisions,
         errors,
-        exchange,
         find,
         inspector,
         label_issues_batched,
-        memory,
         multilabel_classification,
         recorder,
         segmentation,
-        summaries,
         token_classification,
     )
-    from labelsieve.audit import estimate
-    from labelsieve.comparison import compare
-    from labelsieve.confident_learning.error_estimate import ErrorEstimate
-    from labelsieve.decisions import AppliedDecisions, apply_decisions
+    from labelsieve.confident_learning.estimate import ErrorEstimate
     from labelsieve.errors import (
         ChangedDataError,
         ForkedWorkerError,
@@ -68,22 +58,21 @@ if TYPE_CHECKING:
         UnwritableError,
         WorkdirError,
     )
-    from labelsieve.exchange import read_label_studio
     from labelsieve.find import find_label_issues, plan_label_issues
+    from labelsieve.job.ensemble_scores import get_label_quality_ensemble_scores
+    from labelsieve.job.plan import Plan
+    from labelsieve.job.table import RowSummaries
     from labelsieve.label_issues_batched import LabelInspector, find_label_issues_batched, split_arr
-    from labelsieve.pipeline.ensemble_scores import get_label_quality_ensemble_scores
-    from labelsieve.pipeline.plan import Plan
-    from labelsieve.pipeline.row_summaries import RowSummaries
-    from labelsieve.recorder import Recorder
-    from labelsieve.results.audit import Audit
-    from labelsieve.results.comparison import Comparison
-    from labelsieve.results.label_issues import LabelIssues
-    from labelsieve.results.load import load
+    from labelsieve.recorder import Recorder, summarize_batch
+    from labelsieve.results.label_issues import LabelIssues, load
     from labelsieve.results.result import IssueRows
+    from labelsieve.review.apply import AppliedDecisions, apply_decisions
+    from labelsieve.review.audit import Audit, estimate
+    from labelsieve.review.compare import Comparison, compare
+    from labelsieve.review.label_studio import read_label_studio
+    from labelsieve.sources.composite import Folds
     from labelsieve.sources.ensemble import Ensemble
-    from labelsieve.sources.folds import Folds
-    from labelsieve.sources.text_cells import unescape_formula
-    from labelsieve.summaries import summarize_batch
+    from labelsieve.sources.names import unescape_formula
 
 __all__ = [  # noqa: RUF022  # in the order of the documentation
     "find_label_issues",
@@ -114,18 +103,11 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
     "segmentation",
     "token_classification",
     "multilabel_classification",
-    "accuracy",
-    "audit",
-    "summaries",
     "count",
     "label_issues_batched",
     "cleanlab",
     "recorder",
-    "decisions",
-    "comparison",
-    "exchange",
     "inspector",
-    "memory",
     "errors",
     "cli",
     "LabelsieveError",
@@ -145,51 +127,44 @@ __all__ = [  # noqa: RUF022  # in the order of the documentation
 __version__ = "0.1.0"
 
 _SUBMODULES = (
-    "accuracy",
-    "audit",
     "cleanlab",
     "cli",
-    "comparison",
     "count",
-    "decisions",
     "errors",
-    "exchange",
     "find",
     "inspector",
     "label_issues_batched",
-    "memory",
     "multilabel_classification",
     "recorder",
     "segmentation",
-    "summaries",
     "token_classification",
 )
 # The modules that define the names above; the names that are not here are errors.
 _MODULES = {
-    "AppliedDecisions": "decisions",
-    "Audit": "results.audit",
-    "Comparison": "results.comparison",
+    "AppliedDecisions": "review.apply",
+    "Audit": "review.audit",
+    "Comparison": "review.compare",
     "Ensemble": "sources.ensemble",
-    "ErrorEstimate": "confident_learning.error_estimate",
-    "Folds": "sources.folds",
+    "ErrorEstimate": "confident_learning.estimate",
+    "Folds": "sources.composite",
     "IssueRows": "results.result",
     "LabelInspector": "label_issues_batched",
     "LabelIssues": "results.label_issues",
-    "Plan": "pipeline.plan",
+    "Plan": "job.plan",
     "Recorder": "recorder",
-    "RowSummaries": "pipeline.row_summaries",
-    "apply_decisions": "decisions",
-    "compare": "comparison",
-    "estimate": "audit",
+    "RowSummaries": "job.table",
+    "apply_decisions": "review.apply",
+    "compare": "review.compare",
+    "estimate": "review.audit",
     "find_label_issues": "find",
-    "get_label_quality_ensemble_scores": "pipeline.ensemble_scores",
+    "get_label_quality_ensemble_scores": "job.ensemble_scores",
     "find_label_issues_batched": "label_issues_batched",
-    "load": "results.load",
+    "load": "results.label_issues",
     "plan_label_issues": "find",
-    "read_label_studio": "exchange",
+    "read_label_studio": "review.label_studio",
     "split_arr": "label_issues_batched",
-    "summarize_batch": "summaries",
-    "unescape_formula": "sources.text_cells",
+    "summarize_batch": "recorder",
+    "unescape_formula": "sources.names",
 }
 
 

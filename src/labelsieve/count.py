@@ -18,36 +18,32 @@ from typing import Any, Final, Literal, TypeAlias, TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning import noise_matrices
-from labelsieve.confident_learning.calibration import (
-    JointCounts,
-    calibrated_joint,
-    estimated_issues,
-    off_diagonal_rows,
-)
-from labelsieve.confident_learning.dtypes import Float64s, Int64s
-from labelsieve.confident_learning.noise_matrices import PY_METHODS, Entries, PyMethod, check_sparse, entries_of
-from labelsieve.confident_learning.summarizer import is_ignored
-from labelsieve.confident_learning.validation import Findings, raise_or_warn
+from labelsieve.confident_learning import matrices as noise_matrices
+from labelsieve.confident_learning.checks import Findings, raise_or_warn
+from labelsieve.confident_learning.joint import JointCounts, calibrated_joint, estimated_issues, off_diagonal_rows
+from labelsieve.confident_learning.matrices import PY_METHODS, Entries, PyMethod, check_sparse, entries_of
+from labelsieve.confident_learning.summarize import is_ignored
+from labelsieve.confident_learning.thresholds import Float64s, Int64s
 from labelsieve.errors import InvalidInputError
-from labelsieve.partitioning import Auto
-from labelsieve.pipeline.fingerprint import check_versions, note_versions
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.keywords import FOR_COUNTING, explain_keywords
-from labelsieve.settings import (
+from labelsieve.job.grid import Auto
+from labelsieve.job.job import Job
+from labelsieve.job.settings import JobSettings
+from labelsieve.job.workdir import check_versions, note_versions
+from labelsieve.options import (
     ESTIMATION_METHODS,
+    FOR_COUNTING,
     NOTHING,
     EstimationMethod,
     IgnoreLabel,
     check_flag,
     check_ignore_label,
     check_one_of,
+    explain_keywords,
 )
-from labelsieve.sources.base import Source
-from labelsieve.sources.bfloat16 import check_dtype
-from labelsieve.sources.open_array import Opened, ignored_value, open_labels, open_pred_probs
-from labelsieve.sources.retries import RETRIES, retry
+from labelsieve.sources.composite import check_dtype
+from labelsieve.sources.objects import RETRIES, retry
+from labelsieve.sources.open import Opened, ignored_value, open_labels, open_pred_probs
+from labelsieve.sources.source import Source
 
 __all__ = ["compute_confident_joint", "estimate_joint", "estimate_latent", "num_label_issues"]
 

@@ -180,3 +180,17 @@ class located:  # noqa: N801  # reads as what it does: with located(...)
             raise type(error)(text).at(error.rows or self._rows) from error
         kind = UnreadableDataError if isinstance(error, OSError) else TaskFailedError
         raise kind(text).at(self._rows) from error
+
+
+def size(n_bytes: float) -> str:
+    """Return a number of bytes as text, in the largest unit that is not larger than it.
+
+    Examples
+    --------
+    >>> size(512_000_000), size(12)
+    ('512 MB', '12 bytes')
+    """
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"

@@ -11,21 +11,21 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from labelsieve.partitioning import Auto
-from labelsieve.pipeline.forecast_settings import ForecastSettings
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.plan import Plan
-from labelsieve.results.label_issues import LabelIssues
-from labelsieve.settings import (
+from labelsieve.job.grid import Auto
+from labelsieve.job.job import Job
+from labelsieve.job.plan import Plan
+from labelsieve.job.settings import JobSettings
+from labelsieve.options import (
+    FOR_FINDING,
     NOTHING,
     EstimationMethod,
     FilterName,
     IgnoreLabel,
     Method,
     Rule,
+    explain_keywords,
 )
+from labelsieve.results.label_issues import LabelIssues
 
 __all__ = ["find_label_issues", "plan_label_issues"]
 
@@ -252,14 +252,11 @@ def plan_label_issues(
     output: str | os.PathLike[str] | None = None,
     max_memory: int | str | None = None,
     ignore_label: IgnoreLabel = NOTHING,
-    worker_rate: float | str | None = None,
-    latency: float | str | None = None,
-    within: float | str | None = None,
-    measure: bool = False,
 ) -> Plan:
-    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes, memory and time.
+    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes and memory.
 
-    Without `measure` no data is read. Without a rate, given or measured, the plan has no time.
+    No data is read, except that each worker of a running cluster reads a batch, and writes a small file to `workdir`
+    and `output`, which it removes again: what would make the run fail there is in `Plan.problems`.
 
     Parameters
     ----------
@@ -272,34 +269,23 @@ def plan_label_issues(
     allow_zero_rows, allow_unnormalized_rows, n_jobs, client, workdir, fresh, output, max_memory, ignore_label
         As in `find_label_issues`. The plan uses the partitions of an earlier run in `workdir`. It counts what is known
         there (`Plan.known_bytes`), but `Plan.bytes_read` and `Plan.n_tasks` are those of a run that knows nothing.
-    worker_rate : float or str, optional
-        Bytes per second that the store gives each worker, or this process without a cluster, shared by its threads:
-        a number, or text such as ``"1GB"``. The times of decoding and computing are then those of a typical thread
-        (`labelsieve.pipeline.forecast`), unless they are measured.
-    latency : float or str, optional
-        Seconds until the first byte of an answer of the store, or text with a unit, such as ``"20ms"``; 0 by default.
-    within : float or str, optional
-        Wanted time, in seconds or as text with a unit, such as ``"10min"``: the plan says how many workers finish
-        within it, each with the threads and the memory of those of the cluster.
-    measure : bool
-        Read parts of some partitions for about 5 seconds, on all threads of the run or of the cluster, with the code
-        of a run, to measure the rates of reading, decoding and computing. Local files that were read are in the page
-        cache afterwards, so that a run finds these parts sooner. For a cluster that is only described, the threads
-        of this process stand for one worker.
 
     Returns
     -------
     Plan
-        The plan. Its `forecast` is None, or the seconds of each part of a run, the part that limits it, and the
-        number of requests to the store.
+        The plan.
 
     Raises
     ------
     MemoryLimitError
         If the run cannot fit in memory.
     InvalidInputError, InputTypeError, UnreadableDataError, WorkdirError
-        For anything that `find_label_issues` would refuse before it reads data; for a rate or a time that is not one;
-        for `latency` or `within` without a rate, and `within` without a cluster.
+        For anything that `find_label_issues` would refuse before it reads data.
+
+    Warns
+    -----
+    LabelsieveWarning
+        If workers have other versions of packages than the client, or clocks that differ where that matters.
 
     Examples
     --------
@@ -308,14 +294,7 @@ def plan_label_issues(
     >>> plan = labelsieve.plan_label_issues(np.zeros(1000, int), np.full((1000, 4), 0.25))
     >>> plan.n_partitions, plan.bytes_read, plan.stored
     (1, 32000, False)
-
-    The time on workers that read 16 kB per second:
-
-    >>> plan = labelsieve.plan_label_issues(np.zeros(1000, int), np.full((1000, 4), 0.25), worker_rate="16kB")
-    >>> round(plan.forecast.total_s, 1), plan.forecast.limit
-    (2.5, 'store')
     """
     choices = dict(locals())
     labels, pred_probs = choices.pop("labels"), choices.pop("pred_probs")
-    wanted = ForecastSettings.taken_from(choices)
-    return Job(labels, pred_probs, JobSettings(**choices, progress=False), named=True).plan(wanted)
+    return Job(labels, pred_probs, JobSettings(**choices, progress=False), named=True).plan()

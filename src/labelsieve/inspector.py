@@ -9,32 +9,32 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning import radix_select
-from labelsieve.confident_learning.agreement import SAMPLE_ROWS, describe_misfit
-from labelsieve.confident_learning.calibration import JointCounts
-from labelsieve.confident_learning.dtypes import Floats, Ints, class_dtype
-from labelsieve.confident_learning.summarizer import combine_totals
+from labelsieve.confident_learning import select as radix_select
+from labelsieve.confident_learning.checks import Findings, RowChecks, combine_findings, raise_or_warn
+from labelsieve.confident_learning.joint import JointCounts
+from labelsieve.confident_learning.misfit import SAMPLE_ROWS, describe_misfit
+from labelsieve.confident_learning.summarize import combine_totals
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
+    Floats,
+    Ints,
     IssueCounts,
     adjusted_thresholds,
+    class_dtype,
     class_sums_combine,
     class_sums_finalize,
 )
-from labelsieve.confident_learning.validation import Findings, RowChecks, combine_findings, raise_or_warn
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.execution.choice import active_client
-from labelsieve.pipeline import fork_pool
-from labelsieve.pipeline.fingerprint import check_versions, note_versions
-from labelsieve.pipeline.inputs import map_partitions
-from labelsieve.pipeline.keywords import explain_keywords
-from labelsieve.pipeline.opening import open_inputs
-from labelsieve.settings import Settings, batched_choices, check_whole_number
-from labelsieve.sources.axes import check_axes
-from labelsieve.sources.open_array import open_labels, open_pred_probs
-from labelsieve.sources.retries import RETRIES, retry
-from labelsieve.tasks.inspection import InspectedRows, combine_counts, inspect, num_issues
-from labelsieve.tasks.scan import class_sums
+from labelsieve.execution.cluster import active_client
+from labelsieve.job import fork_pool
+from labelsieve.job.inputs import map_partitions, open_inputs
+from labelsieve.job.scan import class_sums
+from labelsieve.job.settings import resolve_n_jobs
+from labelsieve.job.whole_rows import InspectedRows, combine_counts, inspect, num_issues
+from labelsieve.job.workdir import check_versions, note_versions
+from labelsieve.options import Settings, batched_choices, check_whole_number, explain_keywords
+from labelsieve.sources.objects import RETRIES, retry
+from labelsieve.sources.open import check_axes, open_labels, open_pred_probs
 
 __all__ = ["LabelInspector"]
 
@@ -114,7 +114,7 @@ class LabelInspector:
     ) -> None:
         self.num_class = check_whole_number("num_class", num_class, 2)
         self.store_results, self.verbose = store_results, verbose
-        self.n_jobs = fork_pool.resolve_n_jobs(n_jobs, verbose=verbose)
+        self.n_jobs = resolve_n_jobs(n_jobs, verbose=verbose)
         self._settings = Settings(**batched_choices(quality_score_kwargs, num_issue_kwargs))
         self._sums = ClassSums.zeros(self.num_class)
         self._thresholds: npt.NDArray[np.float64] | None = None

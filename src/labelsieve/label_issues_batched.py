@@ -13,13 +13,12 @@ import numpy.typing as npt
 
 from labelsieve.errors import InvalidInputError
 from labelsieve.inspector import LabelInspector
-from labelsieve.partitioning import Auto
-from labelsieve.pipeline import fork_pool
-from labelsieve.pipeline.fork_pool import split_arr
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.keywords import explain_keywords
-from labelsieve.settings import batched_choices
+from labelsieve.job import fork_pool
+from labelsieve.job.fork_pool import split_arr
+from labelsieve.job.grid import Auto
+from labelsieve.job.job import Job
+from labelsieve.job.settings import JobSettings
+from labelsieve.options import batched_choices, explain_keywords
 
 __all__ = ["LabelInspector", "find_label_issues_batched", "split_arr"]
 

@@ -24,7 +24,7 @@ import numpy as np
 
 import labelsieve
 from labelsieve import count
-from labelsieve.settings import FILTER_NAMES, METHODS
+from labelsieve.options import FILTER_NAMES, METHODS
 
 NOISES = ("uniform", "pairwise", "instance", "rare classes")
 CLASSES = (2, 10, 100, 1000)

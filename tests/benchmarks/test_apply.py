@@ -18,7 +18,7 @@ import pytest
 import zarr
 
 import labelsieve
-from labelsieve.corrections.fingerprints import labels_digest
+from labelsieve.results.result import labels_digest
 from processes import own_bytes
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")]

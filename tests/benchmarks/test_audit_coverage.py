@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 
 import labelsieve
-from labelsieve.confident_learning.audit_sampling import N_STRATA, allocate, strata_of, stratum_edges
-from labelsieve.confident_learning.error_estimate import (
+from labelsieve.confident_learning.estimate import (
+    N_STRATA,
     Cuts,
+    allocate,
     estimate_errors,
     recall_shares,
+    strata_of,
     stratified_shares,
+    stratum_edges,
     wilson_interval,
 )
 

@@ -13,15 +13,19 @@ import pytest
 
 import draws
 import labelsieve
-from labelsieve.confident_learning.class_quality import class_columns, pair_columns
-from labelsieve.confident_learning.dtypes import class_dtype
-from labelsieve.confident_learning.filters import LowestScores
-from labelsieve.confident_learning.summary_block import SummaryBlock
-from labelsieve.confident_learning.summary_counts import combine_counts
-from labelsieve.confident_learning.thresholds import ClassSums, class_means, class_sums_chunk, class_sums_finalize
-from labelsieve.settings import Settings
-from labelsieve.tasks import count_and_select
-from labelsieve.tasks.summary_reader import SummaryChunk, SummaryReader
+from labelsieve.confident_learning.filters import LowestScores, combine_counts
+from labelsieve.confident_learning.matrices import class_columns, pair_columns
+from labelsieve.confident_learning.summaries import SummaryBlock
+from labelsieve.confident_learning.thresholds import (
+    ClassSums,
+    class_dtype,
+    class_means,
+    class_sums_chunk,
+    class_sums_finalize,
+)
+from labelsieve.job import table as count_and_select
+from labelsieve.job.kept import SummaryChunk, SummaryReader
+from labelsieve.options import Settings
 
 pytestmark = pytest.mark.slow
 

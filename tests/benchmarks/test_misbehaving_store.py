@@ -17,7 +17,7 @@ import pytest
 import draws
 import labelsieve
 import misbehaving
-from labelsieve.storage import limits
+from labelsieve.storage import remote as limits
 
 # Rows and classes of a shard, and shards, of which all have the same content.
 REAL, TINY = (100_000, 1000, 10), (2000, 50, 3)

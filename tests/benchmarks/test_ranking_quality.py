@@ -12,7 +12,7 @@ import pytest
 import ranking_quality
 from sklearn.metrics import average_precision_score
 
-import labelsieve.settings
+import labelsieve.options
 from pages import guide
 
 
@@ -72,17 +72,17 @@ def test_tables_are_printed_and_figures_are_saved(tmp_path, monkeypatch, capsys)
     assert len(figures) == 1 + 2 * len(ranking_quality.NOISES) * len(ranking_quality.MODELS)
     area = ranking_quality.average_precision(case.probs[np.arange(500), case.labels], case.is_wrong)
     assert area == pytest.approx(figures[0]["scores"]["self_confidence"]["average_precision"])
-    assert {name for name in figures[0]["scores"] if "," not in name} >= set(labelsieve.settings.METHODS)
+    assert {name for name in figures[0]["scores"] if "," not in name} >= set(labelsieve.options.METHODS)
 
 
 def test_the_page_tells_what_is_measured(request):
     table = told("Which score to use")
-    assert {name.partition(",")[0] for name in table} >= set(labelsieve.settings.METHODS)
+    assert {name.partition(",")[0] for name in table} >= set(labelsieve.options.METHODS)
     if not request.config.getoption("--real-size"):
         pytest.skip("takes two minutes: --real-size")
     columns = ranking_quality.group_columns(ranking_quality.measure_all(ranking_quality.cases_of(None, 10_000, 0)))
     filters = told("Which filter to use")
-    assert set(filters) == {"None", *labelsieve.settings.FILTER_NAMES}
+    assert set(filters) == {"None", *labelsieve.options.FILTER_NAMES}
     for name, cells in filters.items():
         for column, cell in cells.items():
             for kind in {column.partition(" (")[0]} & set(columns):

@@ -14,8 +14,7 @@ import pytest
 
 import labelsieve
 from labelsieve.results.pictures import open_pictures
-from labelsieve.results.review.rows import ReviewRows
-from labelsieve.results.review.server import ReviewServer
+from labelsieve.review.page import ReviewRows, ReviewServer
 
 pytestmark = pytest.mark.slow
 MOST_BYTES = 5_000_000

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import labelsieve
-from labelsieve.settings import FILTER_NAMES
+from labelsieve.options import FILTER_NAMES
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -64,7 +64,7 @@ def entry():
         ("click", signal.SIGINT, ("-m", "labelsieve")),
         ("numpy", signal.SIGINT, ("-c", entry())),
         pytest.param("dask", signal.SIGTERM, ("-c", entry()), marks=pytest.mark.slow),
-        pytest.param("labelsieve.pipeline.job", signal.SIGINT, ("-m", "labelsieve"), marks=pytest.mark.slow),
+        pytest.param("labelsieve.job.job", signal.SIGINT, ("-m", "labelsieve"), marks=pytest.mark.slow),
         pytest.param("labelsieve.results.report", signal.SIGINT, ("-c", entry()), marks=pytest.mark.slow),
     ],
 )
@@ -111,50 +111,3 @@ def test_an_interrupt_that_was_ignored_from_the_start_stays_ignored(processes):
     job.signal(signal.SIGTERM)
     processes.release_until_end(job)
     assert job.fails(143) == "labelsieve: terminated"
-
-
-LOST = """
-import os, signal, sys, time
-from labelsieve.cli.interrupts import Interrupted
-from labelsieve.cli.interrupts import Terminated
-from labelsieve.cli.interrupts import leave_at_once
-from labelsieve.cli.interrupts import raising
-
-def send():
-    signal.raise_signal(int(sys.argv[1]))
-
-class Lost:
-    def __del__(self):
-        send()  # what is raised here is printed and forgotten by Python
-
-def swallow():
-    try:
-        send()
-    except BaseException:
-        pass
-
-leave_at_once()
-try:
-    with raising():
-        Lost() if sys.argv[2] == "garbage" else swallow()
-        while True:
-            time.sleep(0.1)
-except (Interrupted, Terminated) as error:
-    print(type(error).__name__)
-"""
-
-
-@pytest.mark.parametrize("how", ["garbage", "swallowed"])
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Interrupted"), (signal.SIGTERM, "Terminated")], ids=str)
-def test_a_signal_whose_exception_is_lost_comes_again(processes, number, name, how):
-    code, out, err = processes.start("-c", LOST, int(number), how, env=os.environ).wait()
-    assert (code, out, err) == (0, f"{name}\n", "")
-
-
-def test_another_exception_that_cannot_be_raised_is_printed_as_ever(processes):
-    code = (
-        "from labelsieve.cli.interrupts import leave_at_once\nclass Lost:\n    def __del__(self):\n        1 / 0\n"
-        "leave_at_once()\nLost()"
-    )
-    _, _, err = processes.start("-c", code, env=os.environ).wait()
-    assert "ZeroDivisionError" in err

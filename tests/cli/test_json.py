@@ -20,15 +20,16 @@ import pytest
 import zarr
 
 import labelsieve
+import labelsieve.cli
 import s3
 from draws import draw
 from labelsieve.cli.app import cli, run
 from labelsieve.cli.interrupts import is_json_wanted
-from labelsieve.errors import InvalidInputError, UnreadableDataError, install_line, located
+from labelsieve.errors import InvalidInputError, UnreadableDataError, located
+from labelsieve.execution import graph as dask_job
 from labelsieve.execution import progress
-from labelsieve.pipeline import dask_job
-from labelsieve.results import export
-from labelsieve.storage import limits
+from labelsieve.results import store as export
+from labelsieve.storage import remote as limits
 from pages import guide
 from processes import Processes
 
@@ -115,16 +116,17 @@ def test_plan_answers_what_python_gives(answer):
     workers = labelsieve.execution.cluster.DescribedWorkers(3, 2, 4_000_000_000)
     plan = labelsieve.plan_label_issues("labels.npy", "pred_probs.npy", client=workers, filter_by="both", batch_size=40)
     expected = {renamed.get(name, name): value for name, value in asdict(plan).items()}
-    assert (code, found, err) == (0, expected | {"warnings": [], "version": labelsieve.__version__}, "")
+    assert (code, found, err) == (
+        0,
+        expected | {"problems": [], "exit_code": 0, "warnings": [], "version": labelsieve.__version__},
+        "",
+    )
 
 
 def test_every_key_is_documented_and_no_other(answer, capfd):
     assert sorted(keys_of("Key of ``find``")) == sorted(answer("find", *FILES, "--json")[1])
     plan_keys = keys_of("Key of ``plan``")
     assert sorted(plan_keys) == sorted(answer("plan", *FILES, "--json")[1])
-    assert keys_of("Key of ``forecast``") == list(
-        answer("plan", *FILES, "--json", "--worker-rate", "1GB")[1]["forecast"]
-    )
     assert run(["find", *FILES, "--quiet", "--progress", "json"]) == 0
     line = json.loads(capfd.readouterr().err.splitlines()[0])
     assert keys_of("Key of a line") == list(line)
@@ -259,8 +261,8 @@ def lines_of(capfd):
 
 
 def test_progress_is_a_line_of_json_per_stage_and_second(capfd, monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.grids.PARTITION_BYTES", 50 * PROBS[:1].nbytes)
-    monkeypatch.setattr("labelsieve.pipeline.grids.SCHEDULED_BYTES", 0)
+    monkeypatch.setattr("labelsieve.job.inputs.PARTITION_BYTES", 50 * PROBS[:1].nbytes)
+    monkeypatch.setattr("labelsieve.job.inputs.SCHEDULED_BYTES", 0)
     command = ["find", *FILES, "--quiet", "--progress", "json", "--batch-size", "50", "--threads", "1"]
     monkeypatch.setattr(progress._Events, "period", 3600.0)
     assert run(command) == 0
@@ -441,21 +443,3 @@ def test_a_url_that_cannot_be_written_is_refused_before_the_run(answer, monkeypa
     code, found, _ = answer("find", *FILES, "--json", "-o", "memory://refused/i.csv")
     assert (code, found["error"]) == (1, "UnwritableError")
     assert re.match(r"memory://refused/i\.csv cannot be written: .*read-only", found["message"])
-
-
-def test_a_performance_report_needs_a_cluster_and_bokeh(answer, monkeypatch):
-    found = answer("find", *FILES, "--json", "--performance-report", "r.html")[1]
-    assert found["message"] == "--performance-report needs a cluster: --scheduler or --workers"
-    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    code, found, _ = answer("find", *FILES, "--json", "--performance-report", "r.html", "--workers", "1")
-    assert (code, found["error"]) == (2, "MissingDependencyError")
-    assert found["message"].endswith(install_line("dashboard"))
-
-
-@pytest.mark.slow
-def test_a_performance_report_is_written(answer):
-    pytest.importorskip("bokeh")
-    options = ["--workers", "1", "--threads", "1", "--performance-report", "r.html"]
-    code, found, _ = answer("find", *FILES, "--json", *options)
-    assert (code, found["n_rows"]) == (0, 400)
-    assert "Bokeh" in Path("r.html").read_text(encoding="utf-8")

@@ -140,7 +140,7 @@ def test_an_output_is_tried_before_the_run(data, found, files, monkeypatch, caps
         pytest.skip("not on this system, or not for this user")
     place = places[cause]
     before = sorted(files.iterdir())
-    monkeypatch.setattr("labelsieve.pipeline.job.open_pair", lambda *_: pytest.fail("the inputs were opened"))
+    monkeypatch.setattr("labelsieve.job.job.open_pair", lambda *_: pytest.fail("the inputs were opened"))
     message = f"{place}[.a-z]* cannot be written: "
     with pytest.raises(UnwritableError, match=message):
         labelsieve.find_label_issues(*data, output=f"{place}.zarr")
@@ -167,7 +167,7 @@ def test_an_output_is_tried_before_the_run(data, found, files, monkeypatch, caps
 @pytest.mark.parametrize("folder", ["missing", "file"])
 def test_a_folder_that_is_none_is_named(data, found, files, monkeypatch, folder):
     (files / "file").write_text("x")
-    monkeypatch.setattr("labelsieve.pipeline.job.open_pair", lambda *_: pytest.fail("the inputs were opened"))
+    monkeypatch.setattr("labelsieve.job.job.open_pair", lambda *_: pytest.fail("the inputs were opened"))
     what = "there is no folder .*missing" if folder == "missing" else ".*file is not a folder"
     attempts = [
         lambda: labelsieve.find_label_issues(*data, output=f"{folder}/i.zarr"),
@@ -183,7 +183,7 @@ def test_a_folder_that_is_none_is_named(data, found, files, monkeypatch, folder)
 
 def test_a_workdir_that_cannot_be_made_is_named_before_the_run(data, files, monkeypatch):
     (files / "file").write_text("x")
-    monkeypatch.setattr("labelsieve.pipeline.job.Job._find", lambda *_: pytest.fail("the run has begun"))
+    monkeypatch.setattr("labelsieve.job.job.Job._find", lambda *_: pytest.fail("the run has begun"))
     with pytest.raises(WorkdirError, match=r".*file/w is a file"):
         labelsieve.find_label_issues(*data, workdir="file/w")
 
@@ -234,7 +234,7 @@ def test_only_with_a_workdir_it_is_said_that_a_new_run_goes_on(data, files, monk
             raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("labelsieve.results.zarr_store.open_for_writing", lambda *_: Full())
+        patch.setattr("labelsieve.results.store.open_for_writing", lambda *_: Full())
         with pytest.raises(UnwritableError) as error:
             labelsieve.find_label_issues(*data, output="i.zarr", workdir=workdir)
     place = str(files / "i.zarr")

@@ -77,20 +77,10 @@ def test_a_task_is_planned(task, capsys):
     assert planned["read_bytes"] == want.bytes_read
 
 
-def test_blocks_of_pixels(capsys):
-    masks, planes = np.zeros((2, 4, 4), int), np.tile(np.array([0.9, 0.1], np.float32)[:, None, None], (2, 1, 4, 4))
-    planes[1, :, :2, :2] = planes[1, ::-1, :2, :2]
-    np.save("masks.npy", masks)
-    np.save("planes.npy", planes)
-    assert run(["find", "--task", "segmentation", "masks.npy", "planes.npy", "--downsample", "2"]) == 0
-    assert capsys.readouterr().out.startswith("8 pixels of 2 images")
-
-
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["--task", "tags", "tags.npy", "probs.npy", "--offsets", "o.npy"], "--offsets is for --task tokens"),
-        (["--task", "tags", "tags.npy", "probs.npy", "--downsample", "2"], "--downsample is for --task segmentation"),
         (["labels.npy", "probs.npy", "--sentence-ids", "o.npy"], "--sentence-ids is for --task tokens"),
         (["--task", "segmentation", "masks.npy", "planes.npy", "--summaries", "s"], "--summaries takes the place"),
         (["--task", "segmentation", "labels.npy", "probs.npy"], "must have shape (N, H, W)"),

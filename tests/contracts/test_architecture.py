@@ -195,7 +195,7 @@ print(sorted(name for name in sys.modules if name.startswith("labelsieve.")))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert str(sorted([*method, "labelsieve.errors", "labelsieve.settings"])) == done.stdout.strip()
+    assert str(sorted([*method, "labelsieve.errors", "labelsieve.options"])) == done.stdout.strip()
 
 
 def test_few_packages_import_dask():
@@ -218,7 +218,7 @@ print([name for name in ("dask.array", "distributed", "pandas", "scipy", "zarr",
 
 def test_only_two_packages_build_graphs():
     # `zarr_store` makes a lazy array of a stored one where a user asks for it, which is no part of a run.
-    allowed = {"labelsieve.results.zarr_store": {"from_array"}}
+    allowed = {"labelsieve.results.store": {"from_array"}}
     building = {
         "delayed",
         "Delayed",

@@ -13,18 +13,21 @@ from click.testing import CliRunner
 import labelsieve
 import labelsieve.token_classification
 from labelsieve.cli.app import cli, run
-from labelsieve.confident_learning.audit_sampling import allocate, draw_ordinals, strata_of, stratum_edges
-from labelsieve.confident_learning.error_estimate import (
+from labelsieve.confident_learning.estimate import (
     Share,
+    allocate,
+    draw_ordinals,
     estimate_errors,
     recall_shares,
+    strata_of,
     stratified_shares,
+    stratum_edges,
     weighted_share,
     wilson_interval,
 )
 from labelsieve.errors import InputTypeError, InvalidInputError, UnreadableDataError
-from labelsieve.results import audit as module
-from labelsieve.storage.checked_arrays import with_checksum
+from labelsieve.review import audit as module
+from labelsieve.storage.checked import with_checksum
 
 Z = 1.959963984540054
 
@@ -134,7 +137,7 @@ def test_equal_seeds_draw_equal_rows(known):
 
 def test_a_stored_result_draws_the_same_rows_in_small_blocks(known, tmp_path, monkeypatch):
     _, _, issues = known
-    monkeypatch.setattr("labelsieve.results.zarr_store.result_rows", lambda _: 700)
+    monkeypatch.setattr("labelsieve.results.store.result_rows", lambda _: 700)
     issues.save(tmp_path / "issues.zarr")
     stored = labelsieve.load(tmp_path / "issues.zarr")
     assert len(list(stored.score_parts.blocks())) == 5
@@ -144,7 +147,7 @@ def test_a_stored_result_draws_the_same_rows_in_small_blocks(known, tmp_path, mo
 
 def test_edges_from_every_kth_score_are_the_same_in_any_blocks(known, tmp_path, monkeypatch):
     _, _, issues = known
-    monkeypatch.setattr("labelsieve.results.zarr_store.result_rows", lambda _: 700)
+    monkeypatch.setattr("labelsieve.results.store.result_rows", lambda _: 700)
     issues.save(tmp_path / "issues.zarr")
     monkeypatch.setattr(module, "_EDGE_SCORES", 500)
     stored = labelsieve.load(tmp_path / "issues.zarr").audit(90)

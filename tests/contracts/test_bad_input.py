@@ -35,7 +35,7 @@ from labelsieve import (
     find_label_issues_batched,
     plan_label_issues,
 )
-from labelsieve.sources import other_formats
+from labelsieve.sources import places as other_formats
 
 N_ROWS, N_CLASSES = 300, 4
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=4, signal=2.5)
@@ -774,7 +774,7 @@ def test_the_message_of_the_troubled_input(message):
 def test_the_message_is_the_same_for_any_batches_and_strips(
     message, monkeypatch, batch_size, partition_batches, strip_bytes
 ):
-    monkeypatch.setattr("labelsieve.tasks.partition.STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr("labelsieve.job.partition.STRIP_BYTES", strip_bytes)
     settings = {"batch_size": batch_size, "partition_batches": partition_batches}
     assert refused(find, *troubled(), **settings) == message
 

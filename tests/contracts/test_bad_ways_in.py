@@ -441,10 +441,6 @@ def npz_file(path):
     np.savez(path, p=PROBS[:20])
 
 
-def compressed_npz_file(path):
-    np.savez_compressed(path, p=PROBS[:20])
-
-
 def safetensors_file(path):
     safetensors.numpy.save_file({"p": PROBS[:20]}, path)
 
@@ -454,7 +450,6 @@ def safetensors_file(path):
     [
         ("p.npy", lambda path: np.save(path, PROBS[:20]), ""),
         ("p.npz", npz_file, "::p"),
-        ("p.npz", compressed_npz_file, "::p"),
         ("p.safetensors", safetensors_file, "::p"),
     ],
 )

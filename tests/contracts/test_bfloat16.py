@@ -11,7 +11,7 @@ import labelsieve
 from draws import assert_same_bits, draw, find
 from labelsieve.cli.app import run
 from labelsieve.errors import InvalidInputError, WorkdirError
-from labelsieve.settings import FILTER_NAMES
+from labelsieve.options import FILTER_NAMES
 
 LABELS, PROBS = draw(600, 6, seed=3)
 HALF = PROBS.astype(ml_dtypes.bfloat16)
@@ -34,7 +34,7 @@ def test_arrays_of_ml_dtypes(want):
 
 def test_every_bit_pattern_is_widened_exactly():
     from labelsieve.sources.arrays import ArraySource
-    from labelsieve.sources.bfloat16 import Bfloat16Source
+    from labelsieve.sources.composite import Bfloat16Source
 
     every = np.arange(1 << 16, dtype=np.uint16).reshape(-1, 2)
     for bits in (every, every.view(np.int16), every.astype(">u2"), every.view("V2"), every.view(ml_dtypes.bfloat16)):

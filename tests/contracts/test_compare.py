@@ -20,7 +20,7 @@ from labelsieve import (
     token_classification,
 )
 from labelsieve.cli.app import run
-from labelsieve.results import issue_pieces
+from labelsieve.review import compare as issue_pieces
 
 NAMES = ["=1+1", "<img src=x onerror=alert(1)>", "cat"]
 
@@ -198,8 +198,8 @@ def images():
     wrong = masks.copy()
     wrong[1, 0, 2] = 1
     return (
-        segmentation.find_label_issues(wrong, probs, downsample=1, progress=False),
-        segmentation.find_label_issues(masks, probs, downsample=1, progress=False),
+        segmentation.find_label_issues(wrong, probs, progress=False),
+        segmentation.find_label_issues(masks, probs, progress=False),
         "Of 1 issue 1 was resolved, 0 are still there, 0 are new",
         {"image": [1], "y": [0], "x": [2]},
     )
@@ -266,10 +266,8 @@ def test_other_groups_are_refused():
     with pytest.raises(InvalidInputError, match="before and after have other sentences"):
         compare(after, token_classification.find_label_issues(labels, probs))
     masks, probs = np.array([[[0, 1], [0, 1]]]), np.full((1, 2, 2, 2), 0.5)
-    of = segmentation.find_label_issues(masks, probs, downsample=1, progress=False)
-    wide = segmentation.find_label_issues(
-        masks.reshape(1, 1, 4), probs.reshape(1, 2, 1, 4), downsample=1, progress=False
-    )
+    of = segmentation.find_label_issues(masks, probs, progress=False)
+    wide = segmentation.find_label_issues(masks.reshape(1, 1, 4), probs.reshape(1, 2, 1, 4), progress=False)
     with pytest.raises(InvalidInputError, match="before and after have other images"):
         compare(of, wide)
 

@@ -26,10 +26,10 @@ from labelsieve import (
     count,
     find_label_issues_batched,
 )
-from labelsieve.confident_learning import calibration
-from labelsieve.confident_learning.noise_matrices import PY_METHODS
+from labelsieve.confident_learning import joint as calibration
+from labelsieve.confident_learning.matrices import PY_METHODS
 from labelsieve.errors import install_line
-from labelsieve.tasks import rescan
+from labelsieve.job import scan as rescan
 
 LABELS, PROBS = draw(600, 5, seed=51, noise=0.3, signal=1.5)
 CUT = {"batch_size": 20, "partition_batches": 2, "progress": False}

@@ -22,8 +22,8 @@ import labelsieve
 from draws import draw
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions
 from labelsieve.cli.app import run
-from labelsieve.corrections import decisions as module
-from labelsieve.corrections.label_arrays import LabelFile, NpyLabels
+from labelsieve.review import decisions as module
+from labelsieve.review.labels import LabelFile, NpyLabels
 
 NAMES = ["=1+1", "cat", "dög"]
 HEADER = ["row", "id", "given_label", "decision", "label", "reviewer", "time"]

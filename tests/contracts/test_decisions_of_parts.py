@@ -15,7 +15,7 @@ from pyarrow import parquet
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions, multilabel_classification, segmentation
 from labelsieve import token_classification as tokens
 from labelsieve.cli.app import run
-from labelsieve.results.review.rows import ReviewRows
+from labelsieve.review.page import ReviewRows
 
 NAMES = ["cat", "dog", "=1+1", "dög", "a much longer name"]
 
@@ -107,8 +107,8 @@ def test_masks_on_disk(tmp_path, form, dtype):
 
 
 def test_masks_are_written_in_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr("labelsieve.corrections.label_arrays.LabelFile.block_rows", 50)
-    monkeypatch.setattr("labelsieve.corrections.label_grids._CHANGED", 10)
+    monkeypatch.setattr("labelsieve.review.labels.LabelFile.block_rows", 50)
+    monkeypatch.setattr("labelsieve.review.labels._CHANGED", 10)
     np.save(tmp_path / "masks.npy", MASKS)
     zarr.create_array(tmp_path / "masks.zarr", data=MASKS, chunks=(2, 3, 2))
     np.savez(tmp_path / "masks.npz", masks=MASKS)
@@ -276,7 +276,7 @@ def test_a_result_of_pixels_is_compared_and_accepted(tmp_path):
 def test_a_result_of_smaller_masks_is_refused(tmp_path):
     rng = np.random.default_rng(3)
     masks, pred_probs = rng.integers(0, 3, (4, 6, 6)), rng.dirichlet([1] * 3, (4, 6, 6)).transpose(0, 3, 1, 2)
-    found = segmentation.find_label_issues(masks, pred_probs, downsample=2)
+    found = segmentation.find_label_issues(masks[:, ::2, ::2], pred_probs[..., ::2, ::2])
     nothing = {"row": [], "given_label": [], "decision": [], "label": []}
     refused(InvalidInputError, r"36 rows, labels 144: pixels of smaller", tmp_path, masks, nothing, issues=found)
     refused(InvalidInputError, "another dataset", tmp_path, masks[:3], nothing, issues=found)
@@ -375,7 +375,7 @@ LIST_TYPES = {
 
 @pytest.mark.parametrize("kind", LIST_TYPES)
 def test_tokens_in_parquet(tmp_path, monkeypatch, sentences, kind):
-    monkeypatch.setattr("labelsieve.corrections.label_lists.ParquetTokens.block_rows", 7)
+    monkeypatch.setattr("labelsieve.review.labels.ParquetTokens.block_rows", 7)
     lists, rows, given, after, expected = sentences
     if kind == "dictionary" and isinstance(given[0], int):
         pytest.skip("Parquet has dictionaries of text only")
@@ -504,7 +504,7 @@ def test_a_matrix_of_tags(tmp_path, tagged, form, dtype):
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("form", [*FORMS, "parquet"])
 def test_lists_of_tags(tmp_path, monkeypatch, tagged, form, named):
-    monkeypatch.setattr("labelsieve.corrections.label_lists._BLOCK_LISTS", 7)
+    monkeypatch.setattr("labelsieve.review.labels._BLOCK_LISTS", 7)
     lists, rows, given, after, expected = tagged
     if named:
         lists, expected = ([[NAMES[tag] for tag in one] for one in found] for found in (lists, expected))

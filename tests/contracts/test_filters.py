@@ -21,9 +21,11 @@ import labelsieve
 import naive
 from draws import SHAPES, bits, datasets, draw, few_of_many, in_turn, n_calls, odd, pieces
 from labelsieve import InvalidInputError, LabelsieveWarning, MemoryLimitError, find_label_issues
-from labelsieve.confident_learning import radix_select_by_class, top_k_by_pair
+from labelsieve.confident_learning import select as radix_select_by_class
+from labelsieve.confident_learning import select as top_k_by_pair
 from labelsieve.execution.cluster import ClusterExecutor
-from labelsieve.tasks import rescan, scan
+from labelsieve.job import scan
+from labelsieve.job import scan as rescan
 from naive_joint import FILTERS, PRUNING, filtered
 from workdirs import record_files
 
@@ -164,7 +166,7 @@ def small_rounds(monkeypatch):
     """Make small data large: cuts of classes and candidates of pairs go through all their rounds."""
     monkeypatch.setattr(radix_select_by_class, "_BINS", 16)
     monkeypatch.setattr(
-        "labelsieve.confident_learning.radix_select_by_class.find_cuts",
+        "labelsieve.confident_learning.select.find_cuts",
         lambda cuts, within, find_cuts=radix_select_by_class.find_cuts: find_cuts(cuts, within, max_candidates=3),
     )
     monkeypatch.setattr(top_k_by_pair, "_PIECE", 7)
@@ -293,12 +295,6 @@ def test_clusters_change_no_bit(client, filter_by, want, tmp_path):
         assert want[filter_by] == bits(found), name
 
 
-@every_filter
-def test_issues_that_do_not_fit_are_written_by_the_tasks(monkeypatch, filter_by, want):
-    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
-    assert want[filter_by] == bits(find(filter_by=filter_by, **CUT))
-
-
 # Reads -------------------------------------------------------------------------------------------------------------
 
 READS = dict.fromkeys(FILTERS, 2) | {"predicted_neq_given": 1, "prune_by_noise_rate": 3, "both": 3}
@@ -317,7 +313,7 @@ def test_pred_probs_is_read_as_often_as_planned_and_no_row_more(filter_by, rank_
     choices = {"filter_by": filter_by, "rank_by": rank_by, "adjust_pred_probs": rank_by == "normalized_margin"}
     n_reads = READS[filter_by] + (rank_by == "normalized_margin" and filter_by == "predicted_neq_given")
     with pytest.MonkeyPatch.context() as patch, dask.config.set(scheduler="synchronous"):
-        patch.setattr("labelsieve.pipeline.inputs.kept_bytes", lambda *_: 0)
+        patch.setattr("labelsieve.job.inputs.kept_bytes", lambda *_: 0)
         plan = labelsieve.plan_label_issues(LABELS, probs, **choices)
         if n_reads > 1:
             with pytest.warns(LabelsieveWarning, match=f"computed {'twice' if n_reads == 2 else '3 times'}"):

@@ -11,8 +11,8 @@ from distributed import Client, LocalCluster
 from draws import assert_same_bits, bits, draw, find, pieces
 from labelsieve import Ensemble, Folds
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, WorkdirError
-from labelsieve.sources import folds as folds_module
-from labelsieve.sources.open_array import open_pred_probs
+from labelsieve.sources import composite as folds_module
+from labelsieve.sources.open import open_pred_probs
 from naive_joint import FILTERS
 
 N_ROWS = 600

@@ -22,9 +22,8 @@ import labelsieve
 from draws import assert_same_array, assert_same_bits, draw, find
 from labelsieve import ForkedWorkerError, LabelInspector, LabelsieveWarning, TaskFailedError, label_issues_batched
 from labelsieve.execution import fork
-from labelsieve.pipeline import fork_pool
-from labelsieve.pipeline.opening import open_inputs
-from labelsieve.tasks import scan
+from labelsieve.job import fork_pool, scan
+from labelsieve.job.inputs import open_inputs
 from processes import PATIENCE_S, run_python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
@@ -205,7 +204,7 @@ def recording_scan(partition, *blocks, **shared):
 
 def test_a_whole_run_reads_in_the_children_only(tmp_path, monkeypatch):
     monkeypatch.setenv("RECORD_PIDS_IN", str(tmp_path))
-    monkeypatch.setattr("labelsieve.tasks.scan.scan", recording_scan)
+    monkeypatch.setattr("labelsieve.job.scan.scan", recording_scan)
     found = find(LABELS, PROBS, n_jobs=2, batch_size=50, partition_batches=1)
     records = {int(file.name): len(file.read_text()) for file in tmp_path.iterdir()}
     assert os.getpid() not in records
@@ -602,7 +601,7 @@ import signal
 import time
 import numpy as np, psutil
 from labelsieve.pipeline import fork_pool as forkpool
-from labelsieve.pipeline.opening import open_inputs
+from labelsieve.job.inputs import open_inputs
 
 def work(partition):
     if partition.start == 0:

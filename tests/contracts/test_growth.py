@@ -19,10 +19,11 @@ import draws
 import labelsieve
 from labelsieve import WorkdirError, multilabel_classification, segmentation
 from labelsieve.cli.text import plan_text
-from labelsieve.pipeline import spot_check
+from labelsieve.job import scan
+from labelsieve.job import scan as rescan
+from labelsieve.job import workdir as spot_check
 from labelsieve.sources import npy
-from labelsieve.sources.shard_names import natural_key
-from labelsieve.tasks import rescan, scan
+from labelsieve.sources.source import natural_key
 from workdirs import record_files
 
 K = 5
@@ -202,7 +203,7 @@ def test_of_labels_in_one_file_only_labels_are_read_again(data, read, monkeypatc
 )
 def test_every_change_of_shards_gives_the_bits_of_a_fresh_run(data, settings, stored, monkeypatch):
     if stored:  # summaries are in the workdir only
-        monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+        monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
         settings = settings | {"max_memory": "100GB"}
     assert data.night(**settings) == 300
     data.put("p-15", 45)
@@ -447,14 +448,10 @@ def of_pixels(labels, planes, **choices):
     return segmentation.find_label_issues(labels, planes, progress=False, **cut, **choices)
 
 
-def of_blocks(labels, planes, **choices):
-    return of_pixels(labels, planes, downsample=2, **choices)
-
-
-@pytest.mark.parametrize("search", [of_logits, of_tags, of_pixels, of_blocks])
+@pytest.mark.parametrize("search", [of_logits, of_tags, of_pixels])
 def test_rows_that_are_computed_from_an_array_grow_with_it(tmp_path, search):
     rng = np.random.default_rng(0)
-    images = search in (of_pixels, of_blocks)
+    images = search is of_pixels
     whole = rng.dirichlet(np.ones(K), (200, 4, 6) if images else 200)
     whole = np.ascontiguousarray(np.moveaxis(whole, -1, 1)) if images else whole
     whole = np.log(whole) if search is of_logits else whole
@@ -585,7 +582,7 @@ def test_a_growing_run_that_was_killed_goes_on(data, monkeypatch, settings):
 
 
 def test_a_second_read_that_was_killed_goes_on(data, monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
     settings = {"max_memory": "100GB", **MARGIN}
     data.night(**settings)
     data.put("p-5", 100)

@@ -12,9 +12,9 @@ from distributed import Client
 import labelsieve
 from draws import assert_same_bits, find, pieces
 from labelsieve.cli.app import run
-from labelsieve.confident_learning.softmax import softmax
+from labelsieve.confident_learning.logits import softmax
 from labelsieve.errors import InvalidInputError, LabelsieveWarning, WorkdirError
-from labelsieve.settings import FILTER_NAMES, METHODS
+from labelsieve.options import FILTER_NAMES, METHODS
 
 N_ROWS, N_CLASSES = 600, 6
 
@@ -66,7 +66,7 @@ def test_every_dtype_and_layout(dtype, order):
 @pytest.mark.parametrize("strip_bytes", [50, 1000])
 @pytest.mark.parametrize("sizes", [(1, "auto"), (7, 3), (100, 1)])
 def test_bits_do_not_depend_on_batches_and_strips(want, monkeypatch, sizes, strip_bytes):
-    monkeypatch.setattr("labelsieve.tasks.partition.STRIP_BYTES", strip_bytes)
+    monkeypatch.setattr("labelsieve.job.partition.STRIP_BYTES", strip_bytes)
     batch_size, partition_batches = sizes
     assert_same_bits(found(LOGITS, batch_size=batch_size, partition_batches=partition_batches), want)
 
@@ -196,13 +196,6 @@ def test_plan_reads_the_bytes_that_are_stored(tmp_path):
     np.save(tmp_path / "x.npy", LOGITS)
     plan = labelsieve.plan_label_issues(LABELS, tmp_path / "x.npy", from_logits=True)
     assert (plan.dtype, plan.bytes_read) == ("float64", LOGITS.nbytes)
-
-
-def test_the_forecast_takes_exponentials_into_account():
-    settings = {"worker_rate": "1TB"}
-    plans = [labelsieve.plan_label_issues(LABELS, LOGITS, from_logits=given, **settings) for given in (False, True)]
-    kernels = [plan.forecast.kernels_s for plan in plans]
-    assert 1.5e-9 < (kernels[1] - kernels[0]) / LOGITS.size < 3e-9
 
 
 def bad(kind):

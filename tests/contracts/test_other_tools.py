@@ -13,8 +13,8 @@ import labelsieve
 from draws import draw, find
 from labelsieve import InputTypeError, InvalidInputError, apply_decisions, read_label_studio
 from labelsieve.cli.app import run
-from labelsieve.exchange import label_studio_config
-from labelsieve.results.row_ids import read_class_names
+from labelsieve.results.result import read_class_names
+from labelsieve.review.label_studio import label_studio_config
 
 HOSTILE = ["=1+1", "<img src=x onerror=alert(1)>", "a\nb\t\"c\" 'd' & é", "$given_choice", "]]><!--", "ünïcode 💥"]
 K = len(HOSTILE)

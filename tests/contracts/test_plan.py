@@ -15,14 +15,17 @@ from dask.utils import parse_bytes
 import draws
 import labelsieve
 import naive
-from labelsieve import MemoryLimitError, memory, partitioning, plan_label_issues
+from labelsieve import MemoryLimitError, plan_label_issues
 from labelsieve.cli.app import run
-from labelsieve.execution import executor
+from labelsieve.errors import size
+from labelsieve.execution import executor, memory
+from labelsieve.execution import graph as dask_job
 from labelsieve.execution.local_cluster import cluster
-from labelsieve.memory import INTERPRETER_BYTES, Need, size
-from labelsieve.pipeline import dask_job, grids
-from labelsieve.settings import FILTER_NAMES, Settings
-from labelsieve.sources import open_array
+from labelsieve.execution.memory import INTERPRETER_BYTES, Need
+from labelsieve.job import grid as partitioning
+from labelsieve.job import inputs as grids
+from labelsieve.options import FILTER_NAMES, Settings
+from labelsieve.sources import open as open_array
 
 N_ROWS = 2000
 pytestmark = pytest.mark.usefixtures("two_threads")
@@ -111,7 +114,7 @@ def test_tasks_with_an_output_are_as_planned_but_for_those_that_merge(tmp_path, 
 def test_tasks_with_a_workdir_are_at_most_as_planned(tmp_path, small_chunks, n_threads, fits, monkeypatch):
     if not fits:
         monkeypatch.setattr(
-            "labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows
+            "labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows
         )  # as if all memory were for issues
     plan = plan_label_issues(LABELS, PROBS, workdir=tmp_path / "work", **CUT)
     with Tasks() as first:
@@ -143,7 +146,7 @@ def test_ties_at_the_cut_take_a_map_more_than_planned():
     labels, probs = draws.draw(N_ROWS, 5, seed=41, noise=0.3, decimals=1)
     plan = plan_label_issues(labels, probs, **CUT)
     with pytest.MonkeyPatch.context() as patch, Tasks() as tasks:
-        patch.setattr("labelsieve.confident_learning.radix_select.MAX_CANDIDATES", 1)
+        patch.setattr("labelsieve.confident_learning.select.MAX_CANDIDATES", 1)
         labelsieve.find_label_issues(labels, probs, **CUT)
     rounds = {name: n for name, n in tasks.names.items() if name.startswith(("histogram", "ties"))}
     assert rounds["ties"] == 50
@@ -203,7 +206,7 @@ def test_bytes_to_read_are_as_planned_also_where_chunks_are_decoded_again(
     array[:] = PROBS
     # Where a batch's share of the memory is small, batches are smaller than stored chunks.
     monkeypatch.setattr(grids, "_BATCH_SHARE", share)
-    monkeypatch.setattr("labelsieve.tasks.partition.STRIP_BYTES", 30 * 5 * 8)  # else small ones are joined
+    monkeypatch.setattr("labelsieve.job.partition.STRIP_BYTES", 30 * 5 * 8)  # else small ones are joined
     choices = {"max_memory": 10**9, "batch_size": 500, "partition_batches": partition_batches, **settings}
     with dask.config.set(num_workers=2):
         plan = plan_label_issues(LABELS, array, **choices)
@@ -335,7 +338,7 @@ def test_summaries_stay_in_memory_where_they_fit_with_a_tenth_of_the_rows_as_iss
 def test_a_run_whose_summaries_do_not_fit_keeps_them_on_disk_and_finds_the_same(tmp_path, monkeypatch, settings):
     want = draws.bits(labelsieve.find_label_issues(LABELS, PROBS, **settings))
     monkeypatch.setattr(
-        "labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows
+        "labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows
     )  # as if all memory were for issues
     stored, _ = needed(**settings)
     with dask.config.set({"temporary-directory": str(tmp_path)}):

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import zarr
 
-from labelsieve.memory import ISSUE_BYTES, STRIP_BYTES, Need
-from labelsieve.pipeline.opening import open_inputs
-from labelsieve.settings import Settings
+from labelsieve.execution.memory import STRIP_BYTES, Need
+from labelsieve.job.inputs import open_inputs
+from labelsieve.options import Settings
+from labelsieve.results.store import ISSUE_BYTES
 from processes import run_python
 
 MEASURED = """

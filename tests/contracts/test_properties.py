@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 import naive
 from draws import bits, cuts, datasets, draw, in_turn, near_ties, pieces, wide
 from labelsieve import LabelInspector, find_label_issues, find_label_issues_batched
-from labelsieve.pipeline.opening import open_inputs
-from labelsieve.sources.open_array import open_labels, open_pred_probs
-from labelsieve.tasks import count_and_select
-from labelsieve.tasks.partition import Partition, RowRange
+from labelsieve.job import table as count_and_select
+from labelsieve.job.inputs import open_inputs
+from labelsieve.job.partition import Partition, RowRange
+from labelsieve.sources.open import open_labels, open_pred_probs
 
 # Some of the models that are drawn know nothing.
 pytestmark = pytest.mark.filterwarnings("ignore:labels and pred_probs do not seem to belong together:UserWarning")

@@ -19,12 +19,13 @@ from dask.callbacks import Callback
 import labelsieve
 from draws import assert_same_bits, draw, find
 from labelsieve.execution.executor import LocalExecutor
-from labelsieve.pipeline import grids
-from labelsieve.pipeline.opening import open_inputs
-from labelsieve.sources import npy, zarr_arrays
-from labelsieve.sources.base import Source
+from labelsieve.job import inputs as grids
+from labelsieve.job.inputs import open_inputs
+from labelsieve.sources import npy
+from labelsieve.sources import zarr as zarr_arrays
 from labelsieve.sources.npy import NpySource
-from labelsieve.sources.zarr_arrays import ZarrSource
+from labelsieve.sources.source import Source
+from labelsieve.sources.zarr import ZarrSource
 from processes import run_python
 
 LABELS, PROBS = draw(1000, 6, seed=11, signal=2.5)
@@ -178,7 +179,7 @@ def test_each_inner_chunk_of_a_shard_is_read_once():
         assert starts == (0, *stops[:-1])
 
 
-@pytest.mark.parametrize("method", labelsieve.settings.METHODS)
+@pytest.mark.parametrize("method", labelsieve.options.METHODS)
 @pytest.mark.parametrize("adjust", [False, True])
 def test_only_adjusted_margins_read_twice(tmp_path, decoded, method, adjust):
     if adjust and method in {"confidence_weighted_entropy", "logit_margin"}:
@@ -240,7 +241,7 @@ def test_a_small_dask_array_is_kept_between_two_reads():
 
 
 def test_a_dask_array_too_large_to_keep_is_computed_twice_with_a_warning(monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.inputs.free_bytes", lambda: PROBS.nbytes)
+    monkeypatch.setattr("labelsieve.job.inputs.free_bytes", lambda: PROBS.nbytes)
     probs, counts = counted_blocks(PROBS, (100, 6))
     with pytest.warns(labelsieve.LabelsieveWarning, match="this Dask array is computed twice") as caught:
         found = find(LABELS, probs, **TWO_READS)
@@ -319,7 +320,7 @@ def test_arrays_in_memory_are_never_written_to(layout):
     probs[5] /= probs[5].sum()
     before = labels.tobytes(), probs.tobytes()
     labels.flags.writeable = probs.flags.writeable = False
-    for method in labelsieve.settings.METHODS:
+    for method in labelsieve.options.METHODS:
         for settings in ({}, {"n_jobs": 2}, {"batch_size": 70}):
             find(labels, probs, method=method, **settings)
     find(labels, probs, **TWO_READS)

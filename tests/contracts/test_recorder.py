@@ -22,7 +22,7 @@ import labelsieve
 import s3
 from draws import SHAPES, assert_same_bits, datasets, draw, find, odd
 from labelsieve.cli.app import run
-from labelsieve.confident_learning.softmax import softmax
+from labelsieve.confident_learning.logits import softmax
 from labelsieve.errors import (
     InputTypeError,
     InUseError,
@@ -32,8 +32,9 @@ from labelsieve.errors import (
     WorkdirError,
 )
 from labelsieve.recorder import Recorder
-from labelsieve.sources import part_writer, recordings
-from labelsieve.storage.folders import open_folder
+from labelsieve.sources import recording as part_writer
+from labelsieve.sources import recording as recordings
+from labelsieve.storage.folder import open_folder
 
 N_ROWS, N_CLASSES = 900, 6
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=21, dtype=np.float32)

@@ -20,9 +20,9 @@ from draws import draw
 from labelsieve import InputTypeError, InvalidInputError, LabelIssues, MissingDependencyError, apply_decisions
 from labelsieve.cli.app import run
 from labelsieve.errors import install_line
-from labelsieve.results.review import page as review_page
-from labelsieve.results.review import rows as review_rows
-from labelsieve.sources.text_cells import escape_formula, unescape_formula
+from labelsieve.review import page as review_page
+from labelsieve.review import page as review_rows
+from labelsieve.sources.names import escape_formula, unescape_formula
 
 NAMES = ["=cat", "dög", "a, b", "bird"]
 

@@ -23,13 +23,12 @@ from PIL import Image
 import labelsieve
 from browser import browser
 from draws import draw
-from labelsieve.corrections.decisions import read_decisions
 from labelsieve.errors import InputTypeError, InUseError, InvalidInputError, LabelsieveWarning, UnwritableError
 from labelsieve.results.pictures import open_pictures
-from labelsieve.results.review import decision_file, server
-from labelsieve.results.review.decision_file import open_decisions
-from labelsieve.results.review.rows import ReviewRows
-from labelsieve.results.review.server import ReviewServer, is_loopback, serve_page
+from labelsieve.review import page as decision_file
+from labelsieve.review import page as server
+from labelsieve.review.decisions import read_decisions
+from labelsieve.review.page import ReviewRows, ReviewServer, is_loopback, open_decisions, serve_page
 from processes import PATIENCE_S
 
 # What Chromium says in its console when nobody listens.
@@ -1042,7 +1041,7 @@ def test_a_read_only_folder_is_refused(rows, tmp_path, monkeypatch):
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("labelsieve.results.publish.tempfile.mkdtemp", refused)
+    monkeypatch.setattr("labelsieve.results.store.tempfile.mkdtemp", refused)
     with pytest.raises(UnwritableError, match=r"d\.csv cannot be written: Permission denied"):
         serve_page(rows, tmp_path / "d.csv")
 

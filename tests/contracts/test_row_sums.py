@@ -15,8 +15,8 @@ import labelsieve
 from draws import find
 from labelsieve import LabelInspector, LabelsieveWarning, find_label_issues_batched
 from labelsieve.cli.app import run
-from labelsieve.confident_learning.row_sums import NOTED_DIFFERENCE, SUM_TOLERANCE, RowSumCheck
-from labelsieve.confident_learning.summarizer import Summarizer
+from labelsieve.confident_learning.checks import NOTED_DIFFERENCE, SUM_TOLERANCE, RowSumCheck
+from labelsieve.confident_learning.summarize import Summarizer
 
 FLOATS = [np.float16, np.float32, np.float64]
 
@@ -100,7 +100,7 @@ def test_many_classes_are_summed_well_within_the_margin(dtype, monkeypatch):
     sums = RowSumCheck(150_000).of_bits(probs.view(f"u{probs.itemsize}"))
     np.testing.assert_allclose(sums, probs.astype(np.float64).sum(axis=1), rtol=0, atol=1e-3)
     # Sums in column order take twenty times as long: good rows are not near a limit.
-    monkeypatch.setattr("labelsieve.confident_learning.row_sums._in_column_order", None)
+    monkeypatch.setattr("labelsieve.confident_learning.checks._in_column_order", None)
     assert not found_in(probs, 2)
 
 

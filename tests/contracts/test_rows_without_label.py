@@ -11,10 +11,10 @@ from click.testing import CliRunner
 import labelsieve
 from draws import draw, find
 from labelsieve.cli.app import cli, run
-from labelsieve.confident_learning.agreement import RowSample
-from labelsieve.confident_learning.summarizer import Summarizer, is_ignored, label_column
+from labelsieve.confident_learning.misfit import RowSample
+from labelsieve.confident_learning.summarize import Summarizer, is_ignored, label_column
 from labelsieve.errors import InvalidInputError, LabelsieveWarning
-from labelsieve.settings import FILTER_NAMES, NOTHING
+from labelsieve.options import FILTER_NAMES, NOTHING
 
 N_ROWS, N_CLASSES = 1500, 5
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=21, decimals=2)
@@ -219,7 +219,7 @@ def test_no_missing_value_is_no_ignored_row():
 
 
 def test_labels_that_do_not_fit_are_sampled_without_the_rows_left_out(monkeypatch):
-    monkeypatch.setattr("labelsieve.confident_learning.agreement.SAMPLE_ROWS", 512)
+    monkeypatch.setattr("labelsieve.confident_learning.misfit.SAMPLE_ROWS", 512)
     labels, probs = draw(20_000, 4, seed=8)
     labels = (labels + 1) % 4
     gone = np.random.default_rng(0).random(len(labels)) < 0.4
@@ -268,7 +268,7 @@ def test_the_command_line_ignores_a_label(tmp_path, capfd):
 
 
 def test_strips_and_blocks_do_not_change_a_summary(monkeypatch):
-    monkeypatch.setattr("labelsieve.tasks.partition.STRIP_BYTES", 400)
+    monkeypatch.setattr("labelsieve.job.partition.STRIP_BYTES", 400)
     monkeypatch.setattr("labelsieve.confident_learning.thresholds.SLICE_ROWS", 7)
     alone = find(LABELS[ROWS], PROBS[ROWS], filter_by="both")
     assert_same_answer(find(*given(), ignore_label=-1, filter_by="both", **CUT), alone)

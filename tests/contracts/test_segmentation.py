@@ -28,7 +28,7 @@ import labelsieve
 import labelsieve.cleanlab.segmentation.filter as our_filter
 import labelsieve.cleanlab.segmentation.rank as our_rank
 import labelsieve.cleanlab.segmentation.summary as our_summary
-import labelsieve.sources.pixels
+import labelsieve.segmentation.rows
 from draws import assert_same_bits, bits, draw, find, pieces
 from labelsieve import Ensemble, Folds, segmentation
 from labelsieve.errors import (
@@ -40,9 +40,9 @@ from labelsieve.errors import (
     UnreadableDataError,
     WorkdirError,
 )
-from labelsieve.results.layouts import EqualImages, PixelLayout
+from labelsieve.results.units import EqualImages, PixelLayout
+from labelsieve.segmentation.rows import PixelSource
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.pixels import PixelSource
 
 CUT = {"batch_size": 70, "partition_batches": 2}
 ALL_FILTERS = [
@@ -184,7 +184,7 @@ def one(folder, name, array):
 
 def npz(folder, labels, planes):
     np.savez(folder / "a.npz", labels=labels)
-    np.savez_compressed(folder / "b.npz", planes=planes)
+    np.savez(folder / "b.npz", planes=planes)
     return f"{folder}/a.npz::labels", f"{folder}/b.npz::planes"
 
 
@@ -454,9 +454,9 @@ def test_a_stored_result_is_loaded_by_image(tmp_path):
 def test_issues_that_do_not_fit_in_memory_are_shown_by_image(monkeypatch, tmp_path):
     labels, planes = images(7)
     want = search(labels, planes)
-    monkeypatch.setattr("labelsieve.pipeline.job.Job._fits", lambda *_: False)
-    monkeypatch.setattr("labelsieve.results.pixel_issues._MASK_PIXELS", 200)
-    monkeypatch.setattr("labelsieve.results.pixel_issues._ISSUE_ROWS", 10)
+    monkeypatch.setattr("labelsieve.job.job.Job._fits", lambda *_: False)
+    monkeypatch.setattr("labelsieve.segmentation.issues._MASK_PIXELS", 200)
+    monkeypatch.setattr("labelsieve.segmentation.issues._ISSUE_ROWS", 10)
     found = search(labels, planes, workdir=tmp_path / "work", **CUT)
     np.testing.assert_array_equal(list(found.masks()), want.mask())
     assert found.to_frame().equals(want.to_frame())
@@ -584,18 +584,16 @@ def test_a_tie_of_the_two_largest_is_an_issue_for_cleanlab_only():
     np.testing.assert_array_equal(our_filter.find_label_issues(labels, planes, verbose=False), want)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_downsampled_masks_of_two_classes_are_cleanlabs(seed):
-    labels, planes = images(3, 12, 18, 2, seed, np.float64, noise=0.3, signal=1.0)
-    want = their_filter.find_label_issues(labels, planes, downsample=3, n_jobs=1, verbose=False)
-    got = our_filter.find_label_issues(labels, planes, downsample=3, n_jobs=1, verbose=False)
-    np.testing.assert_array_equal(got, want)
-    scores = their_rank.get_label_quality_scores(
-        labels, planes, method="num_pixel_issues", downsample=3, n_jobs=1, verbose=False
+def test_blocks_of_pixels_are_an_error_of_the_tree_of_cleanlab():
+    labels, planes = images(3, 12, 18)
+    with pytest.raises(InvalidInputError, match="downsample=3 is not supported: merge blocks of pixels before"):
+        our_filter.find_label_issues(labels, planes, downsample=3, verbose=False)
+    with pytest.raises(InvalidInputError, match="downsample=3 is not supported"):
+        our_rank.get_label_quality_scores(labels, planes, method="num_pixel_issues", downsample=3, verbose=False)
+    np.testing.assert_array_equal(
+        our_filter.find_label_issues(labels, planes, downsample=1, verbose=False),
+        our_filter.find_label_issues(labels, planes, verbose=False),
     )
-    ours = our_rank.get_label_quality_scores(labels, planes, method="num_pixel_issues", downsample=3, verbose=False)
-    np.testing.assert_array_equal(ours[0], scores[0])
-    np.testing.assert_allclose(ours[1], scores[1])
 
 
 @pytest.mark.parametrize("case", range(4))
@@ -648,12 +646,8 @@ def test_scores_by_the_modern_interface(tmp_path):
     np.testing.assert_array_equal(pixel_scores, found.pixel_scores())
     shares, _ = rank(labels, planes, method="num_pixel_issues", progress=False)
     np.testing.assert_allclose(shares, 1 - found.mask().mean(axis=(1, 2)))
-    blocks, _ = rank(labels, planes, method="num_pixel_issues", downsample=2, progress=False)
-    np.testing.assert_allclose(blocks, 1 - search(labels, planes, downsample=2).mask().mean(axis=(1, 2)))
     with pytest.raises(InvalidInputError, match="method must be one of softmin, num_pixel_issues"):
         rank(labels, planes, method="mean")
-    with pytest.raises(InvalidInputError, match="downsample is for method='num_pixel_issues'"):
-        rank(labels, planes, downsample=2)
     for threshold in (-0.1, 1.5, None, "a"):
         with pytest.raises(InvalidInputError, match="threshold must be a number from 0 to 1"):
             segmentation.rank.issues_from_scores(image_scores, threshold=threshold)
@@ -705,69 +699,16 @@ def test_images_are_drawn(monkeypatch):
         segmentation.summary.display_issues(found, exclude=[0])
 
 
-# Downsampling --------------------------------------------------------------------------------------------------------
-
-
-def naive_blocks(labels, planes, factor, ignored=None):
-    """Return the label and the probabilities of each block, pixel by pixel."""
-    n, n_classes, height, width = planes.shape
-    small = np.empty((n, height // factor, width // factor), labels.dtype)
-    probs = np.empty((n, n_classes, height // factor, width // factor))
-    for i, y, x in np.ndindex(small.shape):
-        inside = np.s_[i, y * factor : (y + 1) * factor, x * factor : (x + 1) * factor]
-        votes = [int(label) for label in labels[inside].reshape(-1) if label != ignored]
-        small[i, y, x] = min(set(votes), key=lambda k: (-votes.count(k), k)) if votes else ignored
-        mean = planes[(inside[0], slice(None), *inside[1:])].astype(float).mean(axis=(1, 2))
-        probs[i, :, y, x] = mean / mean.sum()
-    return small, probs
-
-
-@pytest.mark.parametrize("form", ["arrays", "zarr, several images a chunk", "dask", "patterns", "fortran npy"])
-def test_blocks_have_the_majority_and_the_mean(form, tmp_path):
-    labels, planes = images(4, 12, 18, noise=0.3)
-    labels[0, :4, :6] = 77
-    want = find(*flat(*naive_blocks(labels, planes, 3, 77)), ignore_label=77)
-    found = search(*FORMS[form](tmp_path, labels, planes), downsample=3, ignore_label=77, **CUT)
-    assert found.mask().shape == (4, 4, 6)
-    assert found.rows.indices.tolist() == want.indices.tolist()
-    np.testing.assert_allclose(found.rows.scores, want.scores, atol=1e-12)
-    assert found.n_ignored == want.n_ignored > 0
-
-
-def test_blocks_ignore_a_label_that_the_dtype_does_not_have():
-    labels, planes = images(2, 6, 6)
-    found = search(labels.astype(np.uint8), planes, downsample=3, ignore_label=-1)
-    assert found.n_ignored == 0
-    assert found.rows.indices.tolist() == search(labels, planes, downsample=3).rows.indices.tolist()
-
-
-def test_blocks_do_not_hide_bad_values():
-    labels, planes = images(4, 12, 18)
-    planes[2, :, 7, 9] = np.nan
-    with pytest.raises(InvalidInputError, match=r"4 NaN probabilities in image 2, y 2, x 3$"):
-        search(labels, planes, downsample=3)
-    planes[2, :, 7, 9] = [0.4, 0.4, 0.4, 0.4]
-    with pytest.raises(InvalidInputError, match=r"1 row of pred_probs does not sum .*, image 2, y 2, x 3"):
-        search(labels, planes, downsample=3)
-    labels, planes = images(4, 12, 18)
-    labels[1, 5, 5] = 4
-    with pytest.raises(InvalidInputError, match=r"1 label outside 0..3 in image 1, y 1, x 1 \(first: 4\)"):
-        search(labels, planes, downsample=3)
-    for other in (np.int64, ml_dtypes.bfloat16):
-        with pytest.raises(InvalidInputError, match="downsample takes the mean of float16, float32 or float64, not of"):
-            search(labels, planes.astype(other), downsample=3)
-
-
 # Memory --------------------------------------------------------------------------------------------------------------
 
 
 def test_planes_of_files_are_read_in_pieces(tmp_path, monkeypatch):
     labels, planes = images(3, 80, 90)
-    monkeypatch.setattr("labelsieve.sources.pixels._PLANE_BYTES", 1)
+    monkeypatch.setattr("labelsieve.segmentation.rows._PLANE_BYTES", 1)
     largest = []
-    read_into = labelsieve.sources.pixels.read_into
+    read_into = labelsieve.segmentation.rows.read_into
     monkeypatch.setattr(
-        "labelsieve.sources.pixels.read_into", lambda *args: largest.append(args[2].nbytes) or read_into(*args)
+        "labelsieve.segmentation.rows.read_into", lambda *args: largest.append(args[2].nbytes) or read_into(*args)
     )
     want = search(labels, planes)
     with pieces(strip_bytes=16_000):
@@ -907,8 +848,6 @@ def test_bad_image_files(tmp_path):
     (tmp_path / "mask-1.png").write_bytes(content[:-30])
     with pytest.raises(UnreadableDataError, match=r"mask-1\.png is not a readable image"):
         search(masks, planes, retries=0)
-    with pytest.raises(InvalidInputError, match="downsample takes masks that are arrays"):
-        search(masks, planes, downsample=3)
 
 
 @pytest.mark.parametrize("mode", ["P", "I;16"])
@@ -925,9 +864,7 @@ def test_masks_of_two_classes_may_be_booleans():
 @pytest.mark.parametrize(
     ("choices", "text"),
     [
-        ({"downsample": 4}, "images of 9 x 13 pixels cannot be merged to blocks of 4 x 4"),
-        ({"downsample": 0}, "downsample must be a whole number of at least 1"),
-        ({"downsample": 3, "from_logits": True}, "downsample takes the mean of probabilities as they are"),
+        ({"downsample": 3}, "has no argument 'downsample': merge blocks of pixels before the call, and give the small"),
         ({"n_classes": 4}, "has no argument 'n_classes': pred_probs has a plane for each class"),
         ({"return_mask": True}, r"has no argument 'return_mask': the result has .mask\(\), and .mask\(i\)"),
         ({"ignorelabel": 255}, "did you mean 'ignore_label'"),
@@ -950,9 +887,8 @@ def test_an_output_that_is_an_input(tmp_path):
 
 
 def test_a_plan():
-    plan = segmentation.plan_label_issues(LABELS, PLANES, worker_rate="1MB")
+    plan = segmentation.plan_label_issues(LABELS, PLANES)
     assert (plan.n_rows, plan.n_classes, plan.bytes_read) == (LABELS.size, 4, PLANES.nbytes)
-    assert plan.forecast.total_s > 0
     with pytest.raises(InputTypeError, match="has no argument 'worker'"):
         segmentation.plan_label_issues(LABELS, PLANES, worker="1MB")
 

@@ -20,13 +20,12 @@ import zarr
 
 import labelsieve
 from draws import assert_same_array, assert_same_bits, draw, find
-from labelsieve.sources import zarr_arrays
+from labelsieve.job.partition import RowRange
+from labelsieve.sources import zarr as zarr_arrays
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.hdf5 import Hdf5Source
-from labelsieve.sources.npy import NpySource
-from labelsieve.sources.open_array import open_labels, open_pred_probs
-from labelsieve.sources.zarr_arrays import ZarrSource
-from labelsieve.tasks.partition import RowRange
+from labelsieve.sources.npy import Hdf5Source, NpySource
+from labelsieve.sources.open import open_labels, open_pred_probs
+from labelsieve.sources.zarr import ZarrSource
 
 N_ROWS, N_CLASSES = 500, 5
 LABELS, PROBS = draw(N_ROWS, N_CLASSES, seed=1)
@@ -575,7 +574,7 @@ def test_xarray_data_arrays(want, tmp_path):
     assert isinstance(open_pred_probs(probs.chunk(row=70)), da.Array), "stays lazy"
 
 
-@pytest.mark.parametrize("method", labelsieve.settings.METHODS)
+@pytest.mark.parametrize("method", labelsieve.options.METHODS)
 @pytest.mark.parametrize("adjust", [False, True])
 def test_every_score_has_the_same_bits_from_every_storage(tmp_path, method, adjust):
     if adjust and method in ("confidence_weighted_entropy", "logit_margin"):

@@ -14,7 +14,7 @@ from distributed import Client, LocalCluster
 import draws
 import labelsieve
 from labelsieve import WorkdirError
-from labelsieve.pipeline import spot_check
+from labelsieve.job import workdir as spot_check
 from workdirs import record_files
 
 # Other inputs are made by moving the classes.
@@ -106,7 +106,7 @@ def test_a_dask_array_whose_data_changed_under_its_name_is_found_out(files, kind
 @pytest.mark.parametrize("settings", [MARGIN, {"filter_by": "both"}, {"filter_by": "confident_learning"}], ids=str)
 def test_where_all_is_stored_no_more_of_a_dask_array_is_computed(files, monkeypatch, settings):
     # As on a cluster: with what later reads give in the workdir too.
-    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
     computed = Counter()
     choices = {"workdir": files / "work", "max_memory": "100GB", **settings}
     want = find(LABELS, by_delayed(files, computed), **choices)

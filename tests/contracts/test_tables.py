@@ -306,7 +306,7 @@ def test_arrays_beside_a_table(tmp_path, want):
     path = write(tmp_path / "l.parquet", table_of())
     for labels_at_once in (True, False):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("labelsieve.pipeline.opening._READ_FIRST_BYTES", 1 << 20 if labels_at_once else 0)
+            patch.setattr("labelsieve.job.inputs._READ_FIRST_BYTES", 1 << 20 if labels_at_once else 0)
             found = find(path, "label", PROBS, batch_size=30, partition_batches=1, ids=IDS.tolist())
         assert_same(found, find_arrays(LABELS, PROBS, ids=IDS))
     assert "999 labels, 1,000 rows of pred_probs" in refused(path, LABELS[1:])
@@ -715,7 +715,7 @@ HUGE = """
     import sys
     import dask, numpy as np, pyarrow as pa, pyarrow.parquet as pq
     import labelsieve
-    from labelsieve.memory import peak_bytes
+    from labelsieve.execution.memory import peak_bytes
     data, labels, probs = sys.argv[1:]
     pa.array([1.0]), pq.ParquetFile(data).close()
     before = peak_bytes()

@@ -11,7 +11,7 @@ import pytest
 
 from draws import assert_same_bits, draw, find
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.sources.open_array import open_labels, open_pred_probs
+from labelsieve.sources.open import open_labels, open_pred_probs
 
 LABELS, PROBS = draw(300, 5, seed=5, dtype=np.float32)
 CPU, CUDA = 1, 2

@@ -28,10 +28,10 @@ import labelsieve
 import s3
 from labelsieve.cleanlab import token_classification as ours
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.results.token_issues import scores_of_sentences
 from labelsieve.sources.parquet import ParquetListsSource
-from labelsieve.sources.tokens import edges_of_ids, edges_of_offsets
 from labelsieve.token_classification import TokenIssues, find_label_issues, plan_label_issues, rank, summary
+from labelsieve.token_classification.issues import scores_of_sentences
+from labelsieve.token_classification.rows import edges_of_ids, edges_of_offsets
 
 FILTERS = [
     "prune_by_noise_rate",
@@ -579,7 +579,7 @@ def test_the_report_marks_the_word_in_its_sentence(tmp_path):
     # Long sentences are cut around the word.
     long = [[f"{'x' * 9}{n}" for n in range(len(one))] for one in LABELS]
     long[i] = ["word" * 20] * len(LABELS[i])
-    before, _, after = labelsieve.results.token_issues.Words(long, found.edges).around(i, j)
+    before, _, after = labelsieve.token_classification.issues.Words(long, found.edges).around(i, j)
     assert len(before) <= 202
     assert len(after) <= 202
 

@@ -19,14 +19,15 @@ import draws
 import labelsieve
 import naive
 from labelsieve import WorkdirError
-from labelsieve.confident_learning import summary_block
-from labelsieve.pipeline.passes import Passes
-from labelsieve.pipeline.row_summaries import RowSummaries
-from labelsieve.pipeline.workdir import Workdir
-from labelsieve.results import publish
-from labelsieve.storage.folders import LocalFolder, open_folder
-from labelsieve.tasks import rescan, scan
-from labelsieve.tasks.checkpoint import Records
+from labelsieve.confident_learning import summaries as summary_block
+from labelsieve.job import scan
+from labelsieve.job import scan as rescan
+from labelsieve.job.kept import Records
+from labelsieve.job.passes import Passes
+from labelsieve.job.table import RowSummaries
+from labelsieve.job.workdir import Workdir
+from labelsieve.results import store as publish
+from labelsieve.storage.folder import LocalFolder, open_folder
 from workdirs import record_files
 
 # Other inputs are made of these by moving the classes.
@@ -66,7 +67,7 @@ def empty_memory():
 
 def nothing_fits(monkeypatch):
     """Keep row summaries in the workdir alone, as if all memory were for issues."""
-    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -166,23 +167,10 @@ def test_what_killed_runs_were_writing_goes_with_the_next_one(tmp_path, want):
     assert not left.exists()
 
 
-def test_a_result_in_a_workdir_is_never_that_of_a_later_run(tmp_path, want, monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
-    first = find(workdir=tmp_path / "work")
-    assert not isinstance(first.found, labelsieve.IssueRows)
-    other = find(probs=np.roll(PROBS, 1, axis=1), workdir=tmp_path / "work", fresh=True)
-    assert other.num_issues != first.num_issues
-    for ask in (lambda: first.indices, lambda: first.worst(3), first.mask, first.to_frame):
-        with pytest.raises(
-            labelsieve.UnreadableDataError, match=r"issues/zarr\.json is missing, perhaps since a later run has"
-        ):
-            ask()
-
-
 def test_a_resume_takes_each_record_into_its_place(tmp_path, want, monkeypatch):
     find(workdir=tmp_path / "work")
     made, inner = [], summary_block.SummaryBlock.empty.__func__
-    monkeypatch.setattr("labelsieve.pipeline.job.check_finished", lambda *_: None)
+    monkeypatch.setattr("labelsieve.job.job.check_finished", lambda *_: None)
     monkeypatch.setattr(
         summary_block.SummaryBlock,
         "empty",
@@ -865,7 +853,7 @@ def test_of_two_runs_in_one_workdir_of_an_object_store_the_later_one_is_right(bu
             found.append(None)
             with monkeypatch.context() as patch:
                 if "batch_size" in choices:  # it looked before the earlier one had written its grid
-                    patch.setattr("labelsieve.pipeline.workdir.read_description", lambda _: None)
+                    patch.setattr("labelsieve.job.workdir.read_description", lambda _: None)
                 found.append(find(workdir=work, **choices))
         return inner(partition, *args, **how)
 
@@ -907,11 +895,10 @@ def test_a_workdir_holds_what_it_says(place):
 
 def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
     with dask.config.set({"temporary-directory": str(tmp_path)}):
-        monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
         monkeypatch.setattr("labelsieve.execution.executor.free_bytes", lambda: 10**9)
         small = labelsieve.plan_label_issues(LABELS, PROBS, output="r.zarr").process_bytes
         assert labelsieve.plan_label_issues(LABELS, PROBS).process_bytes < small, "stored takes more for few rows"
-        monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+        monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
         found = find()
         [folder] = tmp_path.iterdir()
         assert (folder / "summaries").is_dir()
@@ -926,13 +913,10 @@ def test_nothing_is_left_of_a_temporary_workdir(tmp_path, want, monkeypatch):
 
 
 def test_a_temporary_workdir_lasts_as_long_as_anything_that_reads_from_it(tmp_path, want, monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
-    monkeypatch.setattr("labelsieve.pipeline.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
+    monkeypatch.setattr("labelsieve.job.plan.expected_issues", lambda n_rows: 10**9 * n_rows)
     with dask.config.set({"temporary-directory": str(tmp_path)}):
-        issues = find().found
         lazy = find().lazy_scores
     assert draws.wide(lazy.compute()).tobytes() == want[1]["all scores"]
-    assert issues.part(0, len(issues)).rows.tobytes() == np.frombuffer(want[1]["row"]).astype("i8").tobytes()
 
 
 def test_a_workdir_that_was_never_begun_has_no_partitions(tmp_path):

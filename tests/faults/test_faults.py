@@ -21,7 +21,7 @@ import zarr
 import s3
 from draws import draw, find
 from labelsieve.errors import WorkdirError
-from labelsieve.storage.folders import UrlFolder
+from labelsieve.storage.folder import UrlFolder
 from processes import PATIENCE_S, Processes, assert_same_output, wait_until
 from workdirs import record_files
 

@@ -24,14 +24,14 @@ import s3
 from draws import assert_same_bits, draw, find, in_turn
 from labelsieve.cli import app
 from labelsieve.errors import ChangedDataError, InvalidInputError, TaskFailedError, UnreadableDataError
-from labelsieve.sources import prefetch, remote_npy
-from labelsieve.sources.object_store import RefusedError
-from labelsieve.sources.open_array import open_pred_probs
-from labelsieve.storage import limits, requests
-from labelsieve.storage.folders import UrlFolder
-from labelsieve.storage.requests import Pace
-from labelsieve.storage.retry_log import RETRY_LOG, RetryLog
-from labelsieve.storage.web import Web
+from labelsieve.sources import npy as remote_npy
+from labelsieve.sources import objects as prefetch
+from labelsieve.sources.objects import RefusedError
+from labelsieve.sources.open import open_pred_probs
+from labelsieve.storage import remote as limits
+from labelsieve.storage import remote as requests
+from labelsieve.storage.folder import UrlFolder
+from labelsieve.storage.remote import RETRY_LOG, Pace, RetryLog, Web
 from processes import wait_until
 
 N_ROWS, N_CLASSES = 1000, 6
@@ -408,7 +408,7 @@ def test_after_credentials_have_expired_the_same_call_reads_the_rest(store, monk
         return sum(bool(asked) or "/c/" in path for _, path, asked, _ in store.requests())
 
     # Of what is finished, hardly anything is read once more to see that it is the same.
-    monkeypatch.setattr("labelsieve.pipeline.spot_check.MOST_PARTITIONS", 1)
+    monkeypatch.setattr("labelsieve.job.workdir.MOST_PARTITIONS", 1)
     run(tmp_path / "another")
     whole = n_reads()
     store.behave(refused={KEY: code}, refused_after=whole * 3 // 4)
@@ -503,7 +503,7 @@ def test_an_upload_in_parts_that_was_completed_before_the_reset_is_whole(store, 
 
 
 def test_a_large_record_is_read_in_pieces_that_are_repeated(store, monkeypatch):
-    monkeypatch.setattr("labelsieve.storage.folders._REQUEST_BYTES", 1000)
+    monkeypatch.setattr("labelsieve.storage.folder._REQUEST_BYTES", 1000)
     content = np.random.default_rng(0).bytes(20_500)
     store.put(f"{misbehaving.BUCKET}/record", content)
     store.behave(faults={"cut": 0.2, "broken": 0.2}, seed=5)

@@ -13,18 +13,16 @@ import pytest
 
 from draws import assert_same_bits, draw, find, in_turn
 from labelsieve.errors import UnreadableDataError
+from labelsieve.execution.executor import TaskAbandoned
 from labelsieve.execution.progress import Progress
-from labelsieve.execution.running_task import TaskAbandoned
-from labelsieve.settings import Settings
-from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.prefetch import Prefetcher
-from labelsieve.sources.retries import retry
-from labelsieve.storage.cancellation import Cancellation, is_cancelled
-from labelsieve.storage.folders import open_folder
-from labelsieve.storage.requests import repeat
-from labelsieve.tasks.partition import Batches, Partition, RowRange
-from labelsieve.tasks.scan import scan
-from labelsieve.tasks.summary_reader import SummaryReader
+from labelsieve.job.kept import SummaryReader
+from labelsieve.job.partition import Batches, Partition, RowRange
+from labelsieve.job.scan import scan
+from labelsieve.options import Settings
+from labelsieve.sources.objects import Prefetcher, retry
+from labelsieve.sources.source import Rows, Source
+from labelsieve.storage.folder import open_folder
+from labelsieve.storage.remote import Cancellation, is_cancelled, repeat
 from processes import PATIENCE_S, wait_until
 
 N_ROWS, N_CLASSES, ROWS = 1600, 4, 20
@@ -80,7 +78,7 @@ class _WatchedRows(Rows):
 
 @pytest.fixture(autouse=True)
 def _small_strips(monkeypatch):
-    monkeypatch.setattr("labelsieve.tasks.partition.MAX_STRIP_ROWS", ROWS)
+    monkeypatch.setattr("labelsieve.job.partition.MAX_STRIP_ROWS", ROWS)
 
 
 @contextmanager

@@ -15,10 +15,10 @@ import zarr
 from hypothesis import strategies as st
 
 import labelsieve
-import labelsieve.confident_learning.radix_select
+import labelsieve.confident_learning.select
 import labelsieve.confident_learning.thresholds
-import labelsieve.tasks.partition
-from labelsieve.confident_learning.summarizer import Summarizer
+import labelsieve.job.partition
+from labelsieve.confident_learning.summarize import Summarizer
 
 SHAPES = ["absent", "single row", "sorted", "two classes", "ties", "float16", "many classes", "near"]
 _CHUNK_BYTES = 40_000_000
@@ -134,12 +134,12 @@ def cuts(draw_from, n_rows, most=6):
 def pieces(strip_bytes=1000, slice_rows=7, max_candidates=2):
     """Make small data large: strips, blocks and bins of a few rows, so that every loop goes round."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(labelsieve.tasks.partition, "STRIP_BYTES", strip_bytes)
+        patch.setattr(labelsieve.job.partition, "STRIP_BYTES", strip_bytes)
         patch.setattr(labelsieve.confident_learning.thresholds, "SLICE_ROWS", slice_rows)
         # A default argument is bound early, so the constant itself would change nothing.
-        find_cut = partial(labelsieve.confident_learning.radix_select.find_cut, max_candidates=max_candidates)
-        patch.setattr(labelsieve.confident_learning.radix_select, "find_cut", find_cut)
-        patch.setattr(labelsieve.confident_learning.radix_select, "MAX_CANDIDATES", max_candidates)
+        find_cut = partial(labelsieve.confident_learning.select.find_cut, max_candidates=max_candidates)
+        patch.setattr(labelsieve.confident_learning.select, "find_cut", find_cut)
+        patch.setattr(labelsieve.confident_learning.select, "MAX_CANDIDATES", max_candidates)
         yield
 
 

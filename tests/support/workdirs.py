@@ -3,7 +3,7 @@
 import json
 import os
 
-from labelsieve.storage.folders import open_folder
+from labelsieve.storage.folder import open_folder
 
 
 def record_files(place, kind="summaries"):

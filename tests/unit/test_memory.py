@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from labelsieve import memory
+from labelsieve.execution import memory
 from labelsieve.execution.executor import LocalExecutor
-from labelsieve.memory import INTERPRETER_BYTES, free_bytes
-from labelsieve.storage.folders import is_memory
+from labelsieve.execution.memory import INTERPRETER_BYTES, free_bytes
+from labelsieve.storage.folder import is_memory
 
 FREE = 10**12
 UNLIMITED_V1 = 9223372036854771712

@@ -8,14 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelsieve import memory, partitioning
 from labelsieve.errors import InvalidInputError
-from labelsieve.memory import BLOCK_ROWS, ISSUE_BYTES, Need, run_rows
-from labelsieve.partitioning import Grid, check_sizes, result_rows, spans
-from labelsieve.pipeline.dask_job import _priority
-from labelsieve.pipeline.grids import group_size, plan_grid
-from labelsieve.settings import Settings
-from labelsieve.tasks.work import PartitionWork
+from labelsieve.execution import memory
+from labelsieve.execution.graph import _priority
+from labelsieve.execution.memory import BLOCK_ROWS, Need
+from labelsieve.job import grid as partitioning
+from labelsieve.job.grid import Grid, check_sizes, spans
+from labelsieve.job.inputs import group_size, plan_grid
+from labelsieve.job.partition import PartitionWork
+from labelsieve.options import Settings
+from labelsieve.results.store import ISSUE_BYTES, result_rows, run_rows
 
 PLENTY = 10**15
 

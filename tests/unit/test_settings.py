@@ -15,11 +15,10 @@ import naive
 from labelsieve import count, find_label_issues, plan_label_issues
 from labelsieve.cli.app import cli
 from labelsieve.confident_learning.filters import FILTERS
-from labelsieve.confident_learning.noise_matrices import PY_METHODS
+from labelsieve.confident_learning.matrices import PY_METHODS
 from labelsieve.errors import InvalidInputError, LabelsieveError
-from labelsieve.pipeline.forecast_settings import ForecastSettings
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, Settings, batched_choices
+from labelsieve.job.settings import JobSettings
+from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, RULES, Settings, batched_choices
 from pages import guide
 
 ROOT = Path(__file__).parents[2]
@@ -121,8 +120,6 @@ def without(choices, names):
 
 # A plan starts nothing and reads neither names nor ids.
 OF_A_RUN = ["progress", "wait", "retries", "class_names", "ids"]
-# A plan can say how long a run takes.
-OF_A_PLAN = ["worker_rate", "latency", "within", "measure"]
 # What the command line makes of --quiet and --scheduler, and what only Python offers.
 NOT_ON_THE_COMMAND_LINE = ["progress", "client", "partition_batches"]
 # The arguments; with --data the options of these names are columns.
@@ -130,19 +127,13 @@ PLACES = ["label_place", "prob_place", "labels", "pred_probs"]
 # What is printed and shown, and the cluster that the command starts.
 ONLY_ON_THE_COMMAND_LINE = [
     *("top", "quiet", "json", "progress", "log_level", "report", "images", "texts", "rows"),
-    *("scheduler", "workers", "threads", "worker_memory", "performance_report"),
-    *("task", "downsample", "offsets", "sentence_ids"),
+    *("scheduler", "workers", "threads", "worker_memory"),
+    *("task", "offsets", "sentence_ids"),
 ]
 
 
 def test_a_plan_takes_the_choices_of_a_run():
-    assert without(defaults(plan_label_issues), OF_A_PLAN) == without(defaults(find_label_issues), OF_A_RUN)
-
-
-def test_a_forecast_has_the_choices_of_a_plan():
-    settings = {field.name: field.default for field in dataclasses.fields(ForecastSettings)}
-    choices = defaults(plan_label_issues)
-    assert settings == {name: choices[name] for name in OF_A_PLAN}
+    assert defaults(plan_label_issues) == without(defaults(find_label_issues), OF_A_RUN)
 
 
 def test_settings_have_the_choices_of_a_run():
@@ -168,8 +159,6 @@ def test_every_filter_has_one_name():
 def test_the_command_line_has_the_choices_of_a_run(command):
     with cli.commands[command].make_context(command, ["labels.npy", "pred_probs.npy"]) as context:
         options = without(context.params, [*PLACES, *ONLY_ON_THE_COMMAND_LINE])
-    if command == "plan":
-        options = without(options, OF_A_PLAN)
     assert options == without(defaults(find_label_issues), NOT_ON_THE_COMMAND_LINE)
 
 

@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Int64s
+from labelsieve.confident_learning.thresholds import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.sources.open_array import open_labels
+from labelsieve.sources.open import open_labels
 
 # Settings that all functions have in common: rows that do not sum to 1 are a warning, because cleanlab takes them.
 COMMON: Final[dict[str, Any]] = {"allow_unnormalized_rows": "warn", "progress": False}

@@ -17,12 +17,12 @@ import numpy.typing as npt
 
 from labelsieve.cleanlab import count
 from labelsieve.cleanlab.arguments import COMMON, flat_labels, n_labels, refuse_multi_label, warn_user
-from labelsieve.confident_learning.calibration import calibrated_joint
-from labelsieve.confident_learning.dtypes import Float64s
-from labelsieve.confident_learning.noise_matrices import Entries
+from labelsieve.confident_learning.joint import calibrated_joint
+from labelsieve.confident_learning.matrices import Entries
+from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InvalidInputError, MissingDependencyError
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
+from labelsieve.job.job import Job
+from labelsieve.job.settings import JobSettings
 
 if TYPE_CHECKING:
     import pandas as pd

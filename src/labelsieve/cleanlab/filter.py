@@ -13,16 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.cleanlab.arguments import COMMON, AssertedInputError, flat_labels, one_vs_rest, warn_user
-from labelsieve.confident_learning.calibration import calibrated_joint
-from labelsieve.confident_learning.dtypes import Bools
 from labelsieve.confident_learning.filters import FILTERS
-from labelsieve.confident_learning.noise_matrices import Entries
+from labelsieve.confident_learning.joint import calibrated_joint
+from labelsieve.confident_learning.matrices import Entries
+from labelsieve.confident_learning.thresholds import Bools
 from labelsieve.errors import InputTypeError, InvalidInputError, warn
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.pipeline.whole_rows import WholeRows
-from labelsieve.settings import FILTER_NAMES, FLOAT_TOLERANCE, FilterName, Method
-from labelsieve.sources.open_array import open_pred_probs
+from labelsieve.job.job import Job
+from labelsieve.job.settings import JobSettings
+from labelsieve.job.whole_rows import WholeRows
+from labelsieve.options import FILTER_NAMES, FLOAT_TOLERANCE, FilterName, Method
+from labelsieve.sources.open import open_pred_probs
 
 __all__ = ["find_label_issues", "find_label_issues_using_argmax_confusion_matrix", "find_predicted_neq_given"]
 

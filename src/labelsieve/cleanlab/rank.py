@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.cleanlab.arguments import COMMON, AssertedInputError, flat_labels
-from labelsieve.confident_learning.dtypes import Float64s, Floats, Int64s
+from labelsieve.confident_learning.thresholds import Float64s, Floats, Int64s
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.ensemble_scores import LOG_LOSS_SEARCH_T_VALUES, Weighting, ensemble_scores
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.settings import Method
+from labelsieve.job.ensemble_scores import LOG_LOSS_SEARCH_T_VALUES, Weighting, ensemble_scores
+from labelsieve.job.job import Job
+from labelsieve.job.settings import JobSettings
+from labelsieve.options import Method
 
 __all__ = [
     "find_top_issues",

@@ -12,16 +12,9 @@ from typing import Any, Final
 import click
 
 from labelsieve import __version__
-from labelsieve.cli.interrupts import (
-    LINES,
-    Terminated,
-    is_json_wanted,
-    only_answer_on_stdout,
-    print_answer,
-    raising,
-)
-from labelsieve.cli.json_text import error_answer, json_line
+from labelsieve.cli.interrupts import LINES, Terminated, is_json_wanted, only_answer_on_stdout, print_answer, raising
 from labelsieve.cli.options import EXIT_CODES
+from labelsieve.cli.text import error_answer, json_line
 from labelsieve.errors import (
     InputTypeError,
     InUseError,
@@ -41,8 +34,7 @@ _IN_USE: Final = 75  # EX_TEMPFAIL of sysexits.h
 # Each command: its module, its name there, and its line in the list of all.
 _COMMANDS: Final = {
     "find": ("job_commands", "find", "Find the rows whose label is likely wrong."),
-    "plan": ("job_commands", "plan", "Print the plan of a run: tasks, bytes, memory and time."),
-    "doctor": ("job_commands", "doctor", "Check this machine, a cluster, and the inputs of a run."),
+    "plan": ("job_commands", "plan", "Print the plan of a run: tasks, bytes and memory; check its cluster."),
     "report": ("result_commands", "report", "Write a report for a browser about a saved result."),
     "review": ("result_commands", "review", "Make a page to decide about issues."),
     "label-studio": ("result_commands", "label_studio", "Write issues as tasks for Label Studio."),

@@ -14,8 +14,8 @@ from labelsieve.cli.text import summary_text, worst_text
 from labelsieve.errors import InvalidInputError, MissingDependencyError
 from labelsieve.find import find_label_issues
 from labelsieve.results.report import check_report
-from labelsieve.results.row_ids import read_class_names
-from labelsieve.storage.folders import writing
+from labelsieve.results.result import read_class_names
+from labelsieve.storage.folder import writing
 
 SEED: Final = 0
 FLIPPED_SHARE: Final = 0.1

@@ -1,4 +1,4 @@
-"""The commands of a run: to find issues, to plan that, and to check what it needs."""
+"""The commands of a run: to find issues, and to plan that."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ from typing import Any, Final
 
 import click
 
-from labelsieve.cli.json_text import doctor_answer, exit_code_of, find_answer, json_line, plan_answer
-from labelsieve.cli.options import EXIT_CODES, FORECAST, INPUTS, RUN, JobCommand, option
+from labelsieve.cli.options import EXIT_CODES, RUN, JobCommand
 from labelsieve.cli.tasks import check_options, module_of, rows_of, settings_of
-from labelsieve.cli.text import doctor_text, plan_text, summary_text, worst_text
+from labelsieve.cli.text import find_answer, json_line, plan_answer, plan_text, summary_text, worst_text
 from labelsieve.errors import InvalidInputError
-from labelsieve.execution.local_cluster import CONNECT_SECONDS, check_performance_report, cluster, reporting_performance
+from labelsieve.execution.local_cluster import cluster
 from labelsieve.execution.progress import listened_to
-from labelsieve.pipeline.doctor import diagnose
-from labelsieve.results import export
-from labelsieve.results.publish import check_output
+from labelsieve.results import store as export
 from labelsieve.results.report import check_report
-from labelsieve.results.row_ids import read_class_names
-from labelsieve.sources.bfloat16 import check_dtype
-from labelsieve.sources.open_array import open_pred_probs
-from labelsieve.sources.open_summaries import open_summaries
+from labelsieve.results.result import read_class_names
+from labelsieve.results.store import check_output
+from labelsieve.sources.composite import check_dtype
+from labelsieve.sources.open import open_pred_probs
+from labelsieve.sources.recording import open_summaries
 from labelsieve.sources.tables import open_columns
-from labelsieve.storage.urls import check_place, without_query
+from labelsieve.storage.remote import check_place, without_query
 
 # Options of `find` that have no effect on a plan.
 _FOR_FIND: Final = (
     *("retries", "wait", "top", "class_names", "ids", "quiet", "progress"),
-    *("report", "images", "texts", "rows", "performance_report"),
+    *("report", "images", "texts", "rows"),
 )
 
 
@@ -53,7 +51,6 @@ def find(
     images: str | None,
     texts: str | None,
     rows: int,
-    performance_report: Path | None,
     **choices: Any,
 ) -> dict[str, Any] | None:
     """Find the rows whose label is likely wrong.
@@ -90,10 +87,6 @@ def find(
     elif images is not None or texts is not None:
         raise InvalidInputError("--images and --texts are for the report: name it with --report")
     on_cluster = choices["scheduler"] is not None or choices["workers"] is not None
-    if performance_report is not None:
-        if not on_cluster:
-            raise InvalidInputError("--performance-report needs a cluster: --scheduler or --workers")
-        check_performance_report(performance_report)
     names = None if class_names is None else read_class_names(class_names)
     task = choices.pop("task")
     check_options(task, choices)
@@ -103,7 +96,6 @@ def find(
         logging_to_stderr(level),
         showing(progress),
         _cluster_of(choices) as client,
-        reporting_performance(client, performance_report),
     ):
         found = module_of(task).find_label_issues(
             *columns,
@@ -130,7 +122,6 @@ def find(
 
 @click.command(cls=JobCommand, epilog=EXIT_CODES)
 @RUN
-@FORECAST
 def plan(
     label_place: str | None,
     prob_place: str | None,
@@ -139,12 +130,15 @@ def plan(
     json: bool,
     log_level: str | None,
     **choices: Any,
-) -> dict[str, Any] | None:
-    """Print the plan of a run: batches, partitions, tasks, bytes, memory and time. Only --measure reads data.
+) -> dict[str, Any] | int:
+    """Print the plan of a run: batches, partitions, tasks, bytes and memory. No data is read here.
 
     Takes the arguments of `labelsieve find`; those for printing and reports have no effect. No cluster is started:
-    --workers plans for a cluster of that many workers, with --threads and --worker-memory for each. The time is known
-    with --worker-rate or --measure.
+    --workers plans for a cluster of that many workers, with --threads and --worker-memory for each.
+
+    With --scheduler the cluster is checked: its versions, and its clocks if data is in an object store. Each worker
+    reads a batch of the inputs, and writes a small file to the workdir and a .zarr output, which it removes again. Exit
+    code 1 means that the run would fail; the plan lists the problems.
 
     Example: labelsieve plan labels.npy pred_probs.npy --max-memory 1GiB
     """
@@ -162,58 +156,7 @@ def plan(
     if json:
         return plan_answer(found)
     click.echo(plan_text(found))
-    return None
-
-
-@click.command(epilog=EXIT_CODES)
-@INPUTS
-@option("--scheduler", metavar="ADDRESS", help="Check the cluster of this scheduler too: tcp://host:8786.")
-@option("--workdir", metavar="DIR|URL", help="Check that all workers can write there, and who uses it.")
-@option("-o", "--output", help="Check that it can be written.")
-@option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=CONNECT_SECONDS,
-    metavar="SECONDS",
-    help="How long to wait for the scheduler, for a first worker, and for each answer of a worker.",
-)
-@option("--verbose", is_flag=True, help="Print all versions and limits.")
-@option("--json", is_flag=True, help="Print one JSON object on stdout, and all else on stderr.")
-@click.pass_context
-def doctor(
-    ctx: click.Context,
-    /,
-    label_place: str | None,
-    prob_place: str | None,
-    *,
-    scheduler: str | None,
-    workdir: str | None,
-    output: str | None,
-    timeout: float,
-    verbose: bool,
-    json: bool,
-    **choices: Any,
-) -> dict[str, Any]:
-    """Check this machine, a cluster, and whether a run would find what it needs.
-
-    Compares versions, limits and clocks, opens the inputs on each worker, reads at most a batch there, and writes small
-    files to the workdir and the output, which it removes again. Exit code 1 means that a run would fail, or might give
-    wrong results.
-
-    Example: labelsieve doctor labels.npy pred_probs.npy --scheduler tcp://host:8786 --workdir work
-    """
-    began = time.perf_counter()
-    given = (label_place, prob_place, *(choices[name] for name in ("labels", "pred_probs", "data", "summaries")))
-    if all(one is None for one in given):
-        columns = [choices.pop("labels"), choices.pop("pred_probs")]
-    else:
-        columns = _inputs_of(label_place, prob_place, choices)
-    with logging_to_stderr("warning"):
-        diagnosis = diagnose(*columns, scheduler=scheduler, workdir=workdir, output=output, patience=timeout, **choices)
-    if not json:
-        click.echo(doctor_text(diagnosis, verbose=verbose))
-        ctx.exit(exit_code_of(diagnosis))
-    return doctor_answer(diagnosis, time.perf_counter() - began)
+    return 1 if found.problems else 0
 
 
 def _inputs_of(label_place: str | None, prob_place: str | None, choices: dict[str, Any]) -> list[Any]:

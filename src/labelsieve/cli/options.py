@@ -11,9 +11,9 @@ from typing import Any, Final
 import click
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.settings import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS, Settings
-from labelsieve.sources.text_cells import read_lines
-from labelsieve.storage.urls import check_place
+from labelsieve.options import ESTIMATION_METHODS, FILTER_NAMES, METHODS, NOTHING, RULES, TASKS, Settings
+from labelsieve.sources.names import read_lines
+from labelsieve.storage.remote import check_place
 
 EXIT_CODES: Final = """\b
 Exit codes:
@@ -144,9 +144,9 @@ def _together(*decorators: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return decorate
 
 
-_input, _method, _memory, _output, _cluster, _time = (
+_input, _method, _memory, _output, _cluster = (
     partial(click.option, cls=HeadedOption, heading=heading)
-    for heading in ("Input", "Method", "Memory and workdir", "Output", "Cluster and processes", "Time")
+    for heading in ("Input", "Method", "Memory and workdir", "Output", "Cluster and processes")
 )
 _count = click.IntRange(min=0)
 _at_least_one = click.IntRange(min=1)
@@ -161,12 +161,6 @@ PAGE = _together(
         help="Pictures of the rows for the report: (N, H, W) .npy or Zarr, or files: 'images/*.png'.",
     ),
     _output("--texts", metavar="FILE", help="Texts of the rows for the report, one per line."),
-)
-FORECAST = _together(
-    _time("--worker-rate", metavar="SIZE", help="Bytes per second that the store gives each worker: 1GB."),
-    _time("--latency", metavar="TIME", help="Until the first byte of an answer of the store: 20ms."),
-    _time("--within", metavar="TIME", help="Say how many workers finish within this time: 10min."),
-    _time("--measure", is_flag=True, help="Measure rates: read parts of some partitions for about 5 seconds."),
 )
 # What a run reads, and as what.
 INPUTS = _together(
@@ -205,9 +199,6 @@ RUN = _together(
         metavar="TASK",
         help="What a label belongs to: classification (a row), segmentation (a pixel of a mask), tokens (a word of a "
         "sentence), tags (one of the tags of an example).",
-    ),
-    _input(
-        "--downsample", type=_at_least_one, metavar="N", help="With --task segmentation: take blocks of N x N pixels."
     ),
     _input("--offsets", metavar="FILE", help="With --task tokens: where each sentence begins, and the last one ends."),
     _input("--sentence-ids", metavar="FILE", help="With --task tokens: the sentence of each token."),
@@ -265,11 +256,6 @@ RUN = _together(
     _cluster("--threads", type=_at_least_one, metavar="N", help="Threads of each process."),
     _cluster("--worker-memory", metavar="SIZE", help="Memory limit of each worker that is started: 4GiB."),
     _cluster("--retries", type=_count, metavar="N", default=2, help="How often a failed task is tried again."),
-    _cluster(
-        "--performance-report",
-        type=FilePath(),
-        help="Write Dask's own report of a run on a cluster: dask-report.html. Needs bokeh.",
-    ),
     _cluster(
         "--n-jobs", type=_cores_or_number, default="1", help="Forked processes for .npy files on Linux; 1: threads."
     ),

@@ -9,27 +9,26 @@ from typing import Any
 
 import click
 
-from labelsieve.audit import estimate
-from labelsieve.cli.json_text import (
+from labelsieve.cli.options import EXIT_CODES, PAGE, FilePath, LabelValue, option
+from labelsieve.cli.text import (
     apply_answer,
+    apply_text,
     audit_answer,
     compare_answer,
+    compare_text,
     estimate_answer,
+    estimate_text,
     label_studio_answer,
     review_answer,
 )
-from labelsieve.cli.options import EXIT_CODES, PAGE, FilePath, LabelValue, option
-from labelsieve.cli.text import apply_text, compare_text, estimate_text
-from labelsieve.errors import InvalidInputError
-from labelsieve.memory import size
-from labelsieve.results.audit import Audit, check_new_table
-from labelsieve.results.label_issues import LabelIssues, load_rows
-from labelsieve.results.load import load
-from labelsieve.results.publish import check_ending, check_output, check_writable, replacing
-from labelsieve.results.row_ids import read_class_names
-from labelsieve.settings import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES
-from labelsieve.storage.folders import LocalFolder
-from labelsieve.storage.urls import without_query
+from labelsieve.errors import InvalidInputError, size
+from labelsieve.options import CONFLICT_RULES, NOTHING, TASKS, UNSURE_RULES
+from labelsieve.results.label_issues import LabelIssues, load, load_rows
+from labelsieve.results.result import read_class_names
+from labelsieve.results.store import check_ending, check_output, check_writable, replacing
+from labelsieve.review.audit import Audit, check_new_table, estimate
+from labelsieve.storage.folder import LocalFolder
+from labelsieve.storage.remote import without_query
 
 # Options of several commands.
 _texts = option("--texts", metavar="FILE", help="Texts of the rows, one per line.")
@@ -125,7 +124,7 @@ def apply(
 
     Example: labelsieve apply labels.npy decisions.csv -o corrected.npy
     """
-    from labelsieve.decisions import apply_decisions
+    from labelsieve.review.apply import apply_decisions
 
     began = time.perf_counter()
     applied = apply_decisions(
@@ -206,7 +205,7 @@ def review(
     if output is None:
         found.serve_review(decisions or "", top=top, host=host, port=port, **choices)
         return None
-    from labelsieve.results.review.page import FILE_ROWS
+    from labelsieve.review.page import FILE_ROWS
 
     top = top or FILE_ROWS
     found.review(output, top=top, **choices)
@@ -283,7 +282,7 @@ def compare(before: str, after: str, *, output: str | None, top: int, json: bool
 
     Example: labelsieve compare before.zarr after.zarr -o table.csv
     """
-    from labelsieve.results.comparison import compare_results
+    from labelsieve.review.compare import compare_results
 
     began = time.perf_counter()
     if output is not None:

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.grouped_issues import GroupedIssues
-from labelsieve.results.label_issues import LabelIssues
-from labelsieve.settings import NOTHING
+from labelsieve.options import NOTHING
+from labelsieve.results.label_issues import GroupedIssues, LabelIssues
 
 _MODULES: Final = {
     "classification": "labelsieve.find",
@@ -18,7 +17,7 @@ _MODULES: Final = {
     "tags": "labelsieve.multilabel_classification",
 }
 # Options that only one task has.
-_OF_TASK: Final = {"downsample": "segmentation", "offsets": "tokens", "sentence_ids": "tokens"}
+_OF_TASK: Final = {"offsets": "tokens", "sentence_ids": "tokens"}
 
 
 def module_of(task: str) -> Any:

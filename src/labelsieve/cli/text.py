@@ -1,23 +1,180 @@
-"""Texts of the command line: the summary of a result, its worst rows, plans, findings of the doctor, corrections."""
+"""Texts of the command line: the summary of a result, its worst rows, plans, corrections."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from labelsieve.execution.versions import PACKAGES, named
-from labelsieve.memory import CANDIDATE_BYTES, CANDIDATE_COPIES, ISSUE_BYTES, size
-from labelsieve.settings import ABSENT_THRESHOLD
+import click
+
+from labelsieve import __version__
+from labelsieve.errors import LabelsieveError, size
+from labelsieve.execution.memory import CANDIDATE_BYTES, CANDIDATE_COPIES
+from labelsieve.options import ABSENT_THRESHOLD
+from labelsieve.results.store import ISSUE_BYTES
+from labelsieve.storage.remote import without_query
 
 if TYPE_CHECKING:
-    from labelsieve.confident_learning.error_estimate import ErrorEstimate
-    from labelsieve.confident_learning.reviewer_agreement import Agreement
-    from labelsieve.decisions import AppliedDecisions
-    from labelsieve.pipeline.diagnosis import Diagnosis, Process
-    from labelsieve.pipeline.forecast import Forecast
-    from labelsieve.pipeline.plan import Plan
-    from labelsieve.results.comparison import Comparison
+    from labelsieve.confident_learning.estimate import Agreement, ErrorEstimate, Share
+    from labelsieve.job.plan import Plan
     from labelsieve.results.label_issues import LabelIssues
     from labelsieve.results.result import RunFacts
+    from labelsieve.review.apply import AppliedDecisions
+    from labelsieve.review.audit import Audit
+    from labelsieve.review.compare import Comparison
+
+# Attributes of a plan whose keys are named otherwise: with the unit, or as in the answer of `find`.
+_PLAN_KEYS: Final = {
+    "bytes_read": "read_bytes",
+    "process_bytes": "peak_memory_bytes",
+    "client_bytes": "client_memory_bytes",
+    "limit": "limit_bytes",
+}
+
+
+def find_answer(issues: LabelIssues, seconds: float, output: str | None, report: Path | None) -> dict[str, Any]:
+    """Return the answer of ``labelsieve find``.
+
+    Parameters
+    ----------
+    issues : LabelIssues
+        The result.
+    seconds : float
+        Wall time of the command, without imports.
+    output, report : str or Path, optional
+        What was written.
+    """
+    from labelsieve.execution.memory import peak_bytes
+
+    facts, of_result = issues.facts, ("num_issues", "estimated_num_issues", "n_rows", "n_ignored", "n_classes")
+    of_run = ("n_reads", "rows_read", "rows_resumed", "n_batches", "n_partitions", "finished")
+    return _timed(
+        seconds,
+        **{name: getattr(issues, name) for name in of_result},
+        issue_share=issues.num_issues / issues.n_labelled,
+        **facts.inputs,
+        output=None if output is None else without_query(output),
+        report=None if report is None else str(report),
+        **{name: getattr(facts, name) for name in of_run},
+        read_bytes=facts.bytes_read,
+        peak_memory_bytes=peak_bytes(),
+        planned_memory_bytes=facts.planned_bytes,
+        runs_on=facts.scheduler,
+        misfit=facts.misfit or None,
+        notes=list(facts.notes),
+    )
+
+
+def _timed(seconds: float, **answer: Any) -> dict[str, Any]:
+    """Return an answer with the wall time of the command."""
+    return {**answer, "total_s": round(seconds, 6), "version": __version__}
+
+
+def review_answer(output: str, n_rows: int, n_bytes: int, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve review``: what was written, and the wall time."""
+    return _timed(seconds, output=output, n_rows=n_rows, page_bytes=n_bytes)
+
+
+def label_studio_answer(
+    output: Path, config: Path | None, label_config: str, n_tasks: int, seconds: float
+) -> dict[str, Any]:
+    """Return the answer of ``labelsieve label-studio``: what was written, the configuration, and the wall time."""
+    place = None if config is None else str(config)
+    return _timed(seconds, output=str(output), config=place, label_config=label_config, n_tasks=n_tasks)
+
+
+def apply_answer(applied: AppliedDecisions, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve apply``, given its wall time."""
+    return {
+        "output": applied.output,
+        "log": f"{applied.output}.log.json",
+        "counts": applied.counts,
+        "agreement": _agreements(applied.agreement),
+        "total_s": round(seconds, 6),
+        "version": __version__,
+    }
+
+
+def _agreements(agreement: Iterable[Agreement]) -> list[dict[str, Any]]:
+    return [
+        {
+            "reviewers": list(one.reviewers),
+            "n_rows": one.n_rows,
+            "share": one.share,
+            "kappa": None if math.isnan(one.kappa) else one.kappa,
+        }
+        for one in agreement
+    ]
+
+
+def audit_answer(audit: Audit, output: str, table: Path | None, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve audit``, given its wall time."""
+    place, n_labelled = None if table is None else str(table), int(audit.stratum_rows.sum())
+    return _timed(seconds, output=output, table=place, n_rows=len(audit), n_labelled=n_labelled)
+
+
+def estimate_answer(estimate: ErrorEstimate, more: int | None, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve estimate``, given how many rows a width needs, and the wall time."""
+    from labelsieve.confident_learning.estimate import Share
+
+    names = ("n_rows", "n_reviewed", "n_left_out", "n_wrong", "n_conflicts")
+    return {
+        "error_rate": _share(Share(estimate.error_rate, estimate.low, estimate.high)),
+        "precision_of_issues": _share(estimate.precision_of_issues),
+        "recall_of_issues": _share(estimate.recall_of_issues),
+        "per_class": [{"class": name, **_share(share)} for name, share in estimate.per_class.items()],
+        "curve": [
+            {name: _share(value) if isinstance(value, Share) else value for name, value in cut._asdict().items()}
+            for cut in estimate.curve
+        ],
+        **{name: getattr(estimate, name) for name in names},
+        "agreement": _agreements(estimate.agreement),
+        "rows_for_width": more,
+        "total_s": round(seconds, 6),
+        "version": __version__,
+    }
+
+
+def _share(share: Share) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else value for name, value in share._asdict().items()}
+
+
+def compare_answer(comparison: Comparison, output: str | None, seconds: float) -> dict[str, Any]:
+    """Return the answer of ``labelsieve compare``, given its wall time."""
+    names = ("n_rows", "n_classes", "issues_before", "n_resolved", "n_kept", "n_relabelled", "n_new", "issues_after")
+    estimates = ("estimated_before", "estimated_after", "health_before", "health_after")
+    return _timed(
+        seconds,
+        **{name: getattr(comparison, name) for name in (*names, *estimates)},
+        by_class=comparison.changed_classes(comparison.n_classes),
+        output=None if output is None else without_query(output),
+    )
+
+
+def plan_answer(plan: Plan) -> dict[str, Any]:
+    """Return the answer of ``labelsieve plan``."""
+    keys = {_PLAN_KEYS.get(name, name): value for name, value in dataclasses.asdict(plan).items()}
+    return keys | {"problems": list(plan.problems), "exit_code": 1 if plan.problems else 0, "version": __version__}
+
+
+def error_answer(error: BaseException, message: str, exit_code: int) -> dict[str, Any]:
+    """Return the answer of a command that failed."""
+    # The kinds of bad usage are click's own, and change with it; it also raises Abort in place of KeyboardInterrupt.
+    kinds = ((click.UsageError, "UsageError"), (click.Abort, "Interrupted"), (KeyboardInterrupt, "Interrupted"))
+    kind = next((name for of, name in kinds if isinstance(error, of)), type(error).__name__)
+    answer: dict[str, Any] = {"error": kind, "message": message, "exit_code": exit_code}
+    if isinstance(error, LabelsieveError) and error.rows:
+        answer["rows"] = [list(rows) for rows in error.rows]
+    return answer
+
+
+def json_line(answer: dict[str, Any]) -> str:
+    """Return an object as one line of ASCII."""
+    return json.dumps(answer, allow_nan=False)
 
 
 def summary_text(issues: LabelIssues) -> str:
@@ -125,7 +282,7 @@ def compare_text(comparison: Comparison, top: int) -> str:
 
 
 def plan_text(plan: Plan) -> str:
-    """Return a plan as lines of names and values."""
+    """Return a plan as lines of names and values, and then what would make the run fail."""
     again = f", {plan.amplification:.2f} times each stored row" if plan.amplification > 1 else ""
     where = "a workdir" if plan.stored else "memory"
     on_cluster = plan.client_bytes != plan.process_bytes
@@ -162,118 +319,15 @@ def plan_text(plan: Plan) -> str:
         f"scores {size(plan.score_bytes)}, mask {size(plan.mask_bytes)}, {plan.issue_bytes} bytes per issue; on top of "
         f"the peak, {ISSUE_BYTES} bytes per issue if the tasks do not write them"
     )
-    if plan.forecast is not None:
-        lines |= _time_lines(plan.forecast)
     width = max(map(len, lines))
-    return "\n".join(f"{name:{width}}  {text}" for name, text in lines.items())
-
-
-_STATUSES: Final = ("problem", "warning", "ok")
-
-
-def doctor_text(diagnosis: Diagnosis, *, verbose: bool) -> str:
-    """Return findings as lines, the worst first; tables of versions that differ, or of all; and how many there are."""
-    lines = []
-    for status in _STATUSES:
-        subjects: dict[tuple[str, str, str], list[str]] = {}
-        for finding in diagnosis.findings:
-            if finding.status == status:
-                subjects.setdefault((finding.check, finding.message, finding.advice), []).append(finding.subject)
-        for (check, message, advice), names in subjects.items():
-            lines.append(f"{status:8} {check:10} {named(names)}: {message}")
-            lines += [f"{'':19} -> {advice}"] if advice else []
-    facts = {name: process.facts for name, process in diagnosis.processes.items() if process.facts is not None}
-    columns: dict[tuple[tuple[str, str], ...], list[str]] = {}
-    for name, one in facts.items():
-        columns.setdefault(tuple(one.versions.items()), []).append(name)
-    versions = [dict(column) for column in columns]
-    packages = [
-        package
-        for package in PACKAGES
-        if any(package in column for column in versions)
-        and (verbose or len({column.get(package) for column in versions}) > 1)
-    ]
-    if packages:
-        heads = [named(names) for names in columns.values()]
-        rows = [[package, *(column.get(package, "-") for column in versions)] for package in packages]
-        lines += ["", *_table([["versions", *heads], *rows])]
-    if verbose:
-        lines += ["", *_table([list(_PROCESS_HEADS), *map(_process_row, diagnosis.processes.values())])]
-    n_problems, n_warnings = diagnosis.count("problem"), diagnosis.count("warning")
-    counts = f"{n_problems} problem{_s(n_problems)}, {n_warnings} warning{_s(n_warnings)}"
-    return "\n".join([*lines, "", counts])
-
-
-_PROCESS_HEADS: Final = (
-    "process",
-    "host",
-    "threads",
-    "cores",
-    "memory limit",
-    "free",
-    "files",
-    "BLAS",
-    "temporary",
-    "",
-)
-
-
-def _process_row(process: Process) -> list[str]:
-    facts = process.facts
-    threads = "-" if process.n_threads is None else str(process.n_threads)
-    limit = size(process.memory_limit) if process.memory_limit else "-"
-    if facts is None:
-        return [process.name, "-", threads, "-", limit, *["-"] * 4, ""]
-    files = "-" if facts.open_files is None else str(facts.open_files)
-    temporary = f"{facts.temporary_folder} ({size(facts.temporary_bytes)})"
-    own = [str(facts.n_cores), limit, size(facts.free_bytes), files, str(facts.blas_threads), temporary]
-    return [process.name, facts.host, threads, *own, " ".join(f"{k}={v}" for k, v in facts.allocator.items())]
-
-
-def _s(number: int) -> str:
-    return "" if number == 1 else "s"
+    problems = [f"problem: {problem}" for problem in plan.problems]
+    return "\n".join([*(f"{name:{width}}  {text}" for name, text in lines.items()), *problems])
 
 
 def _table(rows: list[list[str]]) -> list[str]:
     """Return rows of cells as lines with columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(n) for cell, n in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _time_lines(found: Forecast) -> dict[str, str]:
-    """Return the lines of a plan about time."""
-    source = f"measured on {size(found.measured_bytes)}" if found.measured_bytes else "at the rate given"
-    parts = ("store", "decoding", "kernels", "summaries", "scheduler", "client", "startup")
-    seconds = {name: getattr(found, f"{name}_s") for name in parts}
-    requests = "" if found.n_requests is None else f" in {found.n_requests:,} requests"
-    lines = {
-        "time": f"{duration(found.total_s)}, limited by: {found.limit} ({source})",
-        "parts of it": ", ".join(f"{name} {duration(value)}" for name, value in seconds.items() if value),
-        "from the store": f"{size(found.store_bytes)}{requests}",
-    }
-    if found.within_s is not None:
-        n_workers = found.n_workers_needed
-        enough = f"{n_workers:,} workers" if n_workers else f"no number of workers: {found.why_not}"
-        lines[f"within {duration(found.within_s)}"] = enough
-    return lines
-
-
-def duration(seconds: float) -> str:
-    """Return seconds as text, in a unit that leaves a short number.
-
-    Examples
-    --------
-    >>> duration(0.0123), duration(95), duration(7384)
-    ('12 ms', '1 min 35 s', '2 h 3 min')
-    """
-    if seconds < 1:
-        return f"{1000 * seconds:.{1 if seconds < 0.01 else 0}f} ms"
-    if seconds < 59.5:
-        return f"{seconds:.3g} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{minutes // 60:,} h {minutes % 60} min"
 
 
 def worst_text(issues: LabelIssues, top: int) -> str:

@@ -9,31 +9,57 @@ it takes, and when to use it. A new filter takes a subclass of `Filter`, an entr
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.calibration import calibrated_joint
-from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.dtypes import Bools, Floats, Int64s, Ints
-from labelsieve.confident_learning.pruning import PruneCounts, prune_counts
-from labelsieve.confident_learning.radix_select import Cut, first_cut
-from labelsieve.confident_learning.selections import (
+from labelsieve.confident_learning.checks import rows_in_words
+from labelsieve.confident_learning.joint import (
+    ConfidentCounter,
+    ConfidentCounts,
+    JointCounts,
+    PruneCounts,
+    calibrated_joint,
+    confident_combine,
+    estimated_issues,
+    off_diagonal_rows,
+    prune_counts,
+)
+from labelsieve.confident_learning.select import (
+    Cut,
     LabelNotPredicted,
     OffDiagonalRows,
+    Ranked,
     Ranking,
     RowSelection,
     Selection,
+    add_up,
+    first_cut,
     label_scores,
+    score_histogram,
     scores_of,
 )
-from labelsieve.confident_learning.summary_block import SummaryBlock, near_predicted
-from labelsieve.confident_learning.validation import rows_in_words
+from labelsieve.confident_learning.summaries import SummaryBlock, near_predicted
+from labelsieve.confident_learning.thresholds import (
+    Bools,
+    ClassSums,
+    Float64s,
+    Floats,
+    Int64s,
+    Ints,
+    SparseClassSums,
+    adjusted_thresholds,
+    class_sums_chunk,
+    class_sums_combine,
+    issue_counts_finalize,
+    pair_dtype,
+    sparse_sums_combine,
+)
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.settings import FilterName, Rule, Settings, check_one_of
+from labelsieve.options import FilterName, Rule, Settings, check_one_of
 
 _EXACT_ADVICE: Final = "The exact rule: few false alarms, unless classes are rare."
 
@@ -430,3 +456,341 @@ def _kind(filter_by: FilterName | None) -> type[Filter]:
     if filter_by is not None:
         check_one_of("filter_by", filter_by, tuple(name for name in FILTERS if name is not None))
     return FILTERS[filter_by]
+
+
+# Histograms of one chunk that are kept before they are added up.
+_MOST_HISTOGRAMS: Final = 8
+# A warning says if more rows than this share of the counted rows, and at least this number, are undecided.
+_UNDECIDED_SHARE: Final = 0.1
+_UNDECIDED_ROWS: Final = 10
+
+
+@dataclass(frozen=True)
+class SummaryCounts:
+    """Counts and sums that come from comparing row summaries with the thresholds.
+
+    Parameters
+    ----------
+    confident : ConfidentCounts or None
+        Confident rows by label and predicted class; None if a second pass counts them.
+    histogram : (B,) int64 or None
+        Histogram of the scores that the filter cuts on; None if it cuts on none.
+    scores : SparseClassSums or None
+        Sums of the scores by label; None if the score is the label's probability, which the first pass adds up.
+    n_counted : int
+        Number of rows that `Filter.counted_rows` found.
+    """
+
+    confident: ConfidentCounts | None = None
+    histogram: Int64s | None = None
+    scores: SparseClassSums | None = None
+    n_counted: int = 0
+
+
+class SummaryCounter:
+    """Counts row summaries, block by block.
+
+    Parameters
+    ----------
+    rule : Filter
+        Says what has to be counted.
+    thresholds : (K,) float64
+        Confident thresholds.
+    """
+
+    def __init__(self, rule: Filter, thresholds: Float64s) -> None:
+        self._rule, self._n_classes, settings = rule, len(thresholds), rule.settings
+        self._confident = None
+        if not settings.counts_joint:
+            adjusted = adjusted_thresholds(thresholds)
+            self._confident = ConfidentCounter(adjusted, finds_undecided=rule.finds_undecided)
+        # The first pass has added up plain self-confidences by label.
+        self._scores = None if settings.plain_self_confidence else ClassSums.zeros(self._n_classes)
+        self._histograms, self._n_counted = list[Int64s](), 0
+
+    def add(self, block: SummaryBlock) -> None:
+        """Count a block whose scores are final."""
+        rule = self._rule
+        if self._confident is not None:
+            self._confident.add(block)
+        if rule.cuts_scores:
+            self._histograms.append(score_histogram(rule.cut_scores(block)))
+        if rule.counts_rows:
+            self._n_counted += rule.counted_rows(block)
+        if self._scores is not None:
+            sums = class_sums_chunk(block.label, scores_of(block), self._n_classes)
+            self._scores = class_sums_combine([self._scores, sums])
+        if len(self._histograms) > _MOST_HISTOGRAMS:
+            self._histograms = [add_up(self._histograms)]
+
+    def counts(self) -> SummaryCounts:
+        """Return the counts of all blocks so far."""
+        return SummaryCounts(
+            None if self._confident is None else self._confident.counts(),
+            add_up(self._histograms) if self._histograms else None,
+            None if self._scores is None else SparseClassSums.of(self._scores),
+            self._n_counted,
+        )
+
+
+def combine_counts(parts: Iterable[SummaryCounts]) -> SummaryCounts:
+    """Add up counts, histograms and sums."""
+    parts = list(parts)
+    sums = [part.scores for part in parts if part.scores is not None]
+    confident = [part.confident for part in parts if part.confident is not None]
+    histograms = [part.histogram for part in parts if part.histogram is not None]
+    return SummaryCounts(
+        confident_combine(confident) if confident else None,
+        add_up(histograms) if histograms else None,
+        SparseClassSums.of(sparse_sums_combine(sums)) if sums else None,
+        sum(part.n_counted for part in parts),
+    )
+
+
+def issue_totals(
+    counts: SummaryCounts, joint: JointCounts | None, class_counts: Int64s, settings: Settings
+) -> IssueTotals:
+    """Return the totals by the rule of the settings; warn if the exact rule would likely count many other rows.
+
+    Parameters
+    ----------
+    counts : SummaryCounts
+        Counts of all row summaries.
+    joint : JointCounts or None
+        Counts of the confident joint, if the rule is that one.
+    class_counts : (K,) int64
+        Number of rows with each label.
+    settings : Settings
+        The settings.
+    """
+    if joint is not None:
+        return IssueTotals(
+            joint.joint,
+            class_counts,
+            estimated_issues(joint, calibrated=settings.calibrated),
+            n_off_diagonal=joint.n_off_diagonal,
+            n_counted=counts.n_counted,
+            histogram=counts.histogram,
+        )
+    if counts.confident is None:
+        raise RuntimeError("confident rows are counted in the summaries or in a second pass")
+    issue_counts = counts.confident.issue_counts(class_counts, calibrated=settings.calibrated)
+    note = _undecided_warning(counts.confident) if settings.filter_by is None else ""
+    if note:
+        warn(note)
+    return IssueTotals(
+        counts.confident,
+        class_counts,
+        issue_counts_finalize(issue_counts),
+        n_counted=counts.n_counted,
+        histogram=counts.histogram,
+        note=note,
+    )
+
+
+def _undecided_warning(confident: ConfidentCounts) -> str:
+    """Return a warning if many rows do not count that the confident joint likely counts, or ""."""
+    n_counted = int(confident.counts.sum(dtype=np.int64))
+    if confident.undecided < max(_UNDECIDED_ROWS, _UNDECIDED_SHARE * n_counted):
+        return ""
+    return (
+        f"{n_counted:,} rows are counted by their predicted class; another {confident.undecided:,} do not reach its "
+        "threshold, but may reach the low threshold of another class, so that the confident joint counts them: "
+        "filter_by='low_self_confidence' or 'confident_learning' includes them"
+    )
+
+
+# Rows whose label is not nearly predicted have a lower probability of the label, and a lower margin.
+_HALF: Final = np.float16(0.5)
+
+
+@dataclass(frozen=True)
+class LowestOfTag:
+    """The scores of each tag.
+
+    Parameters
+    ----------
+    cut_scores : callable
+        Returns the scores of a block.
+    only_low : bool
+        Whether to leave out scores from 1/2 on. No more rows are wanted than have lower ones, or these are no issues.
+    """
+
+    cut_scores: Callable[[SummaryBlock], Floats]
+    only_low: bool
+
+    def __call__(self, block: SummaryBlock) -> Ranked:
+        """Return positions, tags and scores."""
+        scores = self.cut_scores(block)
+        rows = np.flatnonzero(scores < _HALF) if self.only_low else np.arange(len(block))
+        values: Float64s = scores[rows].astype(np.float64)
+        return rows, block.label[rows] // 2, values
+
+
+def low_self_confidence(block: SummaryBlock) -> Ranked:
+    """Return positions, classes and probabilities of rows whose label has a probability below 1/2."""
+    rows = np.flatnonzero(block.p_label < _HALF)
+    return rows, block.label[rows], block.p_label[rows].astype(np.float64)
+
+
+def negative_margins(block: SummaryBlock) -> Ranked:
+    """Return positions, classes and negative margins of rows whose label is not predicted."""
+    rows = np.flatnonzero(block.label != block.predicted)
+    margins: Float64s = block.p_label[rows].astype(np.float64) - block.p_predicted[rows]
+    return rows, block.label[rows], margins
+
+
+def off_diagonal_tags(block: SummaryBlock) -> Ranked:
+    """Return positions, tags and probabilities of rows off the diagonal of the confident joint."""
+    if block.off_diagonal is None:
+        raise RuntimeError("off_diagonal is added by the second pass")
+    rows = np.flatnonzero(block.off_diagonal)
+    return rows, block.label[rows] // 2, block.p_label[rows].astype(np.float64)
+
+
+def joint_of_tags(counts: Int64s) -> ConfidentCounts:
+    """Return ``(K, 2, 2)`` counts of tags, by label and class, as one joint of 2K classes."""
+    n_classes, labels = 2 * len(counts), np.arange(2 * len(counts))
+    off = counts[:, [0, 1], [1, 0]].reshape(-1)
+    pairs = (labels * n_classes + (labels ^ 1)).astype(pair_dtype(n_classes))
+    return ConfidentCounts(counts[:, [0, 1], [0, 1]].reshape(-1), pairs[off > 0], off[off > 0])
+
+
+def joints_of_tags(joint: ConfidentCounts) -> Iterator[ConfidentCounts]:
+    """Yield the joint of two classes of each tag."""
+    off = np.zeros(joint.n_classes, np.int64)
+    off[joint.given] = joint.counts
+    for first in range(0, joint.n_classes, 2):
+        counts = off[first : first + 2]
+        yield ConfidentCounts(joint.diagonal[first : first + 2], np.array([1, 2])[counts > 0], counts[counts > 0])
+
+
+@dataclass(frozen=True)
+class LowestScoresByTag(LowestScores):
+    """For each tag the rows of lowest score, as many as are counted."""
+
+    cuts_scores = False
+    cuts_classes = True
+    needs_off_diagonal = True
+    finds_undecided = False
+
+    def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
+        """Select the rows of lowest score of each tag."""
+        settings = self.settings
+        has_half = self.name is not None or settings.plain_self_confidence or settings.plain_margin
+        ranking = LowestOfTag(self.cut_scores, only_low=has_half and not settings.calibrated)
+        return table.select_lowest_by_class(self._estimated(table, totals), ranking=ranking)
+
+    def _estimated(self, table: Table, totals: IssueTotals) -> Int64s:
+        """Return the ``(K,)`` estimated number of issues of each tag."""
+        settings, counts, n_tags = self.settings, totals.class_counts.reshape(-1, 2), len(totals.class_counts) // 2
+        if settings.counts_joint and not settings.calibrated:
+            return table.count_ranked(off_diagonal_tags, n_tags)
+        joints = zip(joints_of_tags(totals.confident), counts, strict=True)
+        if settings.counts_joint:
+            numbers = [off_diagonal_rows(calibrated_joint(joint, of_tag)) for joint, of_tag in joints]
+        else:
+            numbers = [
+                issue_counts_finalize(joint.issue_counts(of_tag, calibrated=settings.calibrated))
+                for joint, of_tag in joints
+            ]
+        return np.array(numbers, np.int64)
+
+
+@dataclass(frozen=True)
+class LowSelfConfidenceByTag(LowestScoresByTag, LowSelfConfidence):
+    """For each tag the rows with the lowest probability of the label."""
+
+
+@dataclass(frozen=True)
+class LowNormalizedMarginByTag(LowestScoresByTag, LowNormalizedMargin):
+    """For each tag the rows with the lowest normalized margin."""
+
+
+@dataclass(frozen=True)
+class PruningByTag(Filter):
+    """What the filters that prune have in common: numbers to remove are of tags, not of classes."""
+
+    def check_classes(self, n_classes: int) -> None:
+        """Raise if there is not a number to remove for each tag."""
+        numbers, n_tags = self.settings.num_to_remove_per_class, n_classes // 2
+        if numbers is not None and len(numbers) != n_tags:
+            raise InvalidInputError(f"num_to_remove_per_class has {len(numbers):,} numbers, pred_probs {n_tags:,} tags")
+
+
+@dataclass(frozen=True)
+class PruneByClassByTag(PruningByTag, PruneByClass):
+    """For each tag, and those that have it and those that have not, the rows least likely to be so."""
+
+    def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
+        """Select as many rows of each label as the calibrated joint has off the diagonal."""
+        by_label, _ = prune_counts_of_tags(self.settings, totals)
+        return table.select_lowest_by_class(by_label, ranking=low_self_confidence)
+
+
+@dataclass(frozen=True)
+class PruneByNoiseRateByTag(PruningByTag, PruneByNoiseRate):
+    """For each tag, and those that have it and those that have not, the rows of largest margin."""
+
+    reads_pairs = False
+    cuts_classes = True
+
+    def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
+        """Select as many rows of each pair as the calibrated joint has."""
+        _, by_pair = prune_counts_of_tags(self.settings, totals)
+        return table.select_lowest_by_class(by_pair, ranking=negative_margins)
+
+
+@dataclass(frozen=True)
+class BothByTag(PruningByTag, Both):
+    """The rows that both pruning filters select."""
+
+    reads_pairs = False
+
+    def select(self, table: Table, totals: IssueTotals, dtype: np.dtype[np.floating], *, exactly: bool) -> RowSelection:  # noqa: ARG002
+        """Select the rows that both filters select."""
+        by_label, by_pair = prune_counts_of_tags(self.settings, totals)
+        by_class = table.select_lowest_by_class(by_label, ranking=low_self_confidence)
+        return by_class & table.select_lowest_by_class(by_pair, ranking=negative_margins)
+
+
+def filter_by_tag(rule: Filter) -> Filter:
+    """Return the filter that selects for each tag as `rule` does."""
+    return _BY_TAG.get(type(rule), type(rule))(rule.settings)
+
+
+_BY_TAG: Final[dict[type[Filter], type[Filter]]] = {
+    LowestScores: LowestScoresByTag,
+    LowSelfConfidence: LowSelfConfidenceByTag,
+    LowNormalizedMargin: LowNormalizedMarginByTag,
+    PruneByClass: PruneByClassByTag,
+    PruneByNoiseRate: PruneByNoiseRateByTag,
+    Both: BothByTag,
+}
+
+
+def prune_counts_of_tags(settings: Settings, totals: IssueTotals) -> tuple[Int64s, Int64s]:
+    """Return the ``(2K,)`` numbers of rows to select of each label, and of each pair of a label and the other class."""
+    counts = totals.class_counts
+    least = max(1, settings.min_examples_per_class)
+    small = counts <= least
+    n_small = int(np.count_nonzero((counts > 0) & small))
+    if n_small:
+        groups = rows_in_words(
+            n_small, "group of examples, with or without a tag, has", "groups, with or without a tag, have"
+        )
+        warn(f"{groups} no more than {least} examples (min_examples_per_class): none of these is flagged")
+    by_label, by_pair = np.zeros(len(counts), np.int64), np.zeros(len(counts), np.int64)
+    numbers, given = settings.num_to_remove_per_class, totals.given_joint
+    for tag, joint in enumerate(joints_of_tags(totals.confident if given is None else given)):
+        both = slice(2 * tag, 2 * tag + 2)
+        pruned = prune_counts(
+            calibrated_joint(joint, counts[both]) if given is None else joint,
+            counts[both],
+            frac_noise=settings.frac_noise,
+            min_examples_per_class=settings.min_examples_per_class,
+            num_to_remove_per_class=None if numbers is None else (numbers[tag], 0),
+        ).without(small[both])
+        by_label[both] = pruned.by_label
+        by_pair[both][np.diff(pruned.edges) > 0] = pruned.by_pair
+    return by_label, by_pair

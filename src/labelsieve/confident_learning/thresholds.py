@@ -16,8 +16,43 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Float64s, Int64s
-from labelsieve.settings import ABSENT_THRESHOLD, FLOAT_TOLERANCE, MIN_THRESHOLD
+from labelsieve.options import ABSENT_THRESHOLD, FLOAT_TOLERANCE, MIN_THRESHOLD
+
+Floats = npt.NDArray[np.floating[Any]]
+Float64s = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.integer[Any]]
+Int32s = npt.NDArray[np.int32]
+Int64s = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+
+def class_dtype(n_classes: int) -> np.dtype[Any]:
+    """Return the smallest unsigned dtype that holds the classes 0..K-1."""
+    return np.dtype(np.min_scalar_type(n_classes - 1))
+
+
+def label_dtype(n_classes: int, ignored: int | None = None) -> np.dtype[Any]:
+    """Return the dtype of the column `label`: that of the classes, and of K too where rows may be without a label.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes K.
+    ignored : int, optional
+        The value of labels that stands for none, if there is one.
+    """
+    return class_dtype(n_classes + (ignored is not None))
+
+
+def pair_dtype(n_classes: int) -> np.dtype[Any]:
+    """Return the dtype of ``label * K + class``: uint32 if it holds all pairs, else int64."""
+    return np.dtype(np.uint32 if n_classes * n_classes <= 1 << 32 else np.int64)
+
+
+def unsigned_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the unsigned integer dtype as wide as the float `dtype`."""
+    return np.dtype(f"u{dtype.itemsize}")
+
 
 # Rows that a loop works on at a time: a few arrays of this length stay in cache.
 SLICE_ROWS: Final = 1 << 16
@@ -92,11 +127,6 @@ class SparseClassSums:
     def dense(self) -> ClassSums:
         """Return the sums of all classes."""
         return sparse_sums_combine([self])
-
-    def same(self, other: SparseClassSums) -> bool:
-        """Return whether all sums are equal."""
-        columns = ("classes", "counts", "high", "low")
-        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in columns)
 
 
 def sparse_sums_combine(parts: Iterable[SparseClassSums]) -> ClassSums:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import dask
+from dask.utils import parse_bytes
 
-from labelsieve.errors import LabelsieveError, TaskFailedError, UnreadableDataError, UnwritableError
-from labelsieve.execution.executor import Executor, LostDataError, Stage, blocks_of
+from labelsieve.errors import (
+    InputTypeError,
+    InvalidInputError,
+    LabelsieveError,
+    TaskFailedError,
+    UnreadableDataError,
+    UnwritableError,
+)
+from labelsieve.execution.executor import Executor, LocalExecutor, LostDataError, Stage, blocks_of, compare_versions
+from labelsieve.execution.memory import WORKER_BYTES, free_bytes
 from labelsieve.execution.progress import Progress
-from labelsieve.execution.second_tries import SecondTries
-from labelsieve.execution.versions import check_versions
-from labelsieve.memory import WORKER_BYTES, free_bytes
-
-if TYPE_CHECKING:
-    import dask.array as da
+from labelsieve.options import check_whole_number
 
 # Share of a worker's memory limit to plan with: Dask pauses a worker that takes more.
 WORKER_SHARE: Final = 0.8
@@ -48,7 +53,7 @@ class ClusterExecutor(Executor):
         self._client, self.retries, self.is_cluster, self.base_bytes = client, retries, True, WORKER_BYTES
         workers = self._workers()
         with self._watching():
-            check_versions(client, workers)
+            self.misfits = compare_versions(client, workers)
         limits = {name: int(worker["memory_limit"] or 0) for name, worker in workers.items()}
         if not all(limits.values()):  # a worker without its own limit has the limit of its machine or container
             limits |= {name: free for name, free in self._on_workers(free_bytes).items() if not limits.get(name)}
@@ -85,24 +90,14 @@ class ClusterExecutor(Executor):
 
     def hold(self, stage: Stage, progress: Progress | None = None, describe: Callable[[Any], str] = str) -> list[Any]:
         """Compute a stage on the workers, which keep the blocks; return futures of them."""
-        if stage.again is None or progress is None:
-            with contextlib.nullcontext() if progress is None else progress.subscribed(self._client):
-                [futures] = self._persist([stage.output], stage.priority)
-                with self._watching(lambda: futures, describe):
-                    _wait(futures)
-            return futures
-        with progress.subscribed(self._client):
-            levels = self._persist(list(stage.levels[1:]) or [stage.mapped], stage.priority)
-            tries = SecondTries(self._client, stage, levels, progress, self.retries, describe)
-            with self._watching(lambda: tries.futures, describe):
-                tries.wait()
-        return tries.output
-
-    def _persist(self, arrays: Sequence[da.Array], priority: Callable[[Any], int] | None) -> list[list[Any]]:
         # Annotations of the layers are lost where Dask optimizes the graph.
-        annotated = dask.annotate(priority=priority) if priority else contextlib.nullcontext()
-        with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}), annotated:
-            return list(map(blocks_of, self._client.persist(list(arrays), retries=self.retries)))
+        annotated = dask.annotate(priority=stage.priority) if stage.priority else contextlib.nullcontext()
+        with contextlib.nullcontext() if progress is None else progress.subscribed(self._client):
+            with dask.config.set({"distributed.admin.large-graph-warning-threshold": _LARGE_GRAPH}), annotated:
+                futures = blocks_of(self._client.persist(stage.output, retries=self.retries))
+            with self._watching(futures, describe):
+                _wait(futures)
+        return futures
 
     def n_groups(self, n_blocks: int) -> int:
         """Return the number of groups that `groups` makes, where each worker holds some blocks."""
@@ -129,14 +124,12 @@ class ClusterExecutor(Executor):
 
     def values(self, handles: Sequence[Any]) -> list[Any]:
         """Fetch values."""
-        with self._watching(lambda: handles):
+        with self._watching(handles):
             return list(self._client.gather(list(handles)))
 
     @contextmanager
-    def _watching(
-        self, futures: Callable[[], Sequence[Any]] = list, describe: Callable[[Any], str] = str
-    ) -> Iterator[None]:
-        """Release ``futures()`` if the block fails, and say in our own words what became of workers and scheduler."""
+    def _watching(self, futures: Sequence[Any] = (), describe: Callable[[Any], str] = str) -> Iterator[None]:
+        """Release `futures` if the block fails, and say in our own words what became of workers and scheduler."""
         from concurrent.futures import CancelledError
 
         import distributed
@@ -145,7 +138,7 @@ class ClusterExecutor(Executor):
         try:
             yield
         except BaseException as error:
-            for future in futures():
+            for future in futures:
                 # `Client.cancel` would take down the connection, and all that the user computes with this client: the
                 # scheduler asserts that somebody waits for each task that depends on what it cancels.
                 future.release()
@@ -184,10 +177,17 @@ class ClusterExecutor(Executor):
                 kind, text = found
                 raise kind(f"worker {worker}: {text}")
 
+    def ask(
+        self, function: Callable[..., Any], *arguments: Any, workers: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Return the result of `function` on each worker, or on some: an exception if it is lost or cannot load it."""
+        with self._watching():
+            found = self._client.run(function, *arguments, workers=workers, on_error="return")
+        return dict(found)
+
     def _on_workers(self, function: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
         """Return the result of `function` on each worker that is alive. Dask gives these the tasks of the others."""
-        with self._watching():
-            found = self._client.run(function, *arguments, on_error="return")
+        found = self.ask(function, *arguments)
         lost = [error for error in found.values() if isinstance(error, Exception)]
         if len(lost) == len(found):
             why = f" ({type(lost[0]).__name__}: {lost[0]})" if lost else ""
@@ -239,13 +239,6 @@ class DescribedExecutor(Executor):
         self.n_processes, self.n_threads = workers.n_workers, workers.n_threads
         self.is_cluster, self.base_bytes = True, WORKER_BYTES
         self.limit, self.limit_name = _planned_limit(workers.memory_limit, "each worker", max_memory)
-
-    @classmethod
-    def like(cls, executor: Executor, n_workers: int) -> DescribedExecutor:
-        """Return an executor that stands for `n_workers` workers such as those of `executor`."""
-        described = cls(DescribedWorkers(n_workers, executor.n_threads, executor.limit))
-        described.limit, described.limit_name = executor.limit, executor.limit_name
-        return described
 
     def hold(self, *_: Any) -> list[Any]:
         """Raise: there are no workers."""
@@ -302,3 +295,87 @@ def _error_of(check: Callable[[], None]) -> tuple[type[LabelsieveError], str] | 
     except Exception as error:  # noqa: BLE001  # any error that keeps a worker from its data is reported
         return UnreadableDataError, f"{type(error).__name__}: {error}"
     return None
+
+
+def choose_executor(
+    client: Any = None, max_memory: int | str | None = None, retries: int = 0, *, refuse: bool = True
+) -> Executor:
+    """Return the executor for `client`, for the active client, or for Dask's local scheduler.
+
+    Parameters
+    ----------
+    client : distributed.Client or DescribedWorkers, optional
+        The cluster to use. `DescribedWorkers` stand for a cluster that does not run, for a plan.
+    max_memory : int or str, optional
+        Most memory of each process: bytes, or text such as ``"1GiB"``.
+    retries : int
+        Number of times to run a failed task again.
+    refuse : bool
+        Whether processes with another version of Labelsieve are an error, and not left to the caller.
+
+    Raises
+    ------
+    InputTypeError
+        If `client` is not a synchronous client.
+    InvalidInputError
+        If `max_memory` is not a size.
+    TaskFailedError
+        If the client is closed, or the cluster has no workers, or other versions.
+    """
+    limit = _bytes(max_memory)
+    if isinstance(client, DescribedWorkers):
+        return DescribedExecutor(client, limit)
+    if client is None:
+        client = active_client()
+    elif not (hasattr(client, "scheduler_info") and hasattr(client, "gather")):
+        raise InputTypeError(f"client must be a distributed.Client, not {type(client).__name__}")
+    elif getattr(client, "asynchronous", False):
+        raise InputTypeError("client is asynchronous: give a synchronous distributed.Client")
+    elif client.status == "closed":
+        raise TaskFailedError("client is closed: connect a new distributed.Client")
+    if client is None:
+        return LocalExecutor(limit, retries)
+    executor = ClusterExecutor(client, limit, retries)
+    if refuse and executor.misfits:
+        raise TaskFailedError(executor.misfits[0].sentence)
+    return executor
+
+
+def active_client() -> Any:
+    """Return the active `distributed.Client`; None if there is none, or Dask is set to a local scheduler.
+
+    Inside a task on a worker this is None too: the task would wait for other tasks, which might never get a thread.
+    """
+    distributed: Any = sys.modules.get("distributed")
+    chosen = dask.config.get("scheduler", None)
+    if distributed is None or chosen not in (None, "dask.distributed", "distributed"):
+        return None
+    if _in_worker(distributed):
+        return None
+    try:
+        return distributed.get_client()
+    except ValueError:
+        return None
+
+
+def _in_worker(distributed: Any) -> bool:
+    try:
+        distributed.get_worker()
+    except ValueError:
+        return False
+    return True
+
+
+def _bytes(value: int | str | None) -> int | None:
+    """Return a number of bytes, given as a number or as text such as "1GiB"."""
+    if value is None:
+        return None
+    if isinstance(value, str) and not any(map(str.isdecimal, value)):
+        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}')
+    try:
+        n_bytes = int(parse_bytes(value)) if isinstance(value, str) else check_whole_number("max_memory", value, 1)
+    except ValueError as error:
+        raise InvalidInputError(f'max_memory must be bytes, or text such as "1GiB", not {value!r}') from error
+    if n_bytes < 1:
+        raise InvalidInputError(f"max_memory must be at least 1 byte, not {value!r}")
+    return n_bytes

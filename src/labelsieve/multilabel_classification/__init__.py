@@ -16,6 +16,6 @@ arguments and results.
 
 from labelsieve.multilabel_classification import dataset, filter, rank  # noqa: A004  # cleanlab's name
 from labelsieve.multilabel_classification.find import find_label_issues, plan_label_issues
-from labelsieve.results.tag_issues import MultilabelIssues
+from labelsieve.multilabel_classification.issues import MultilabelIssues
 
 __all__ = ["MultilabelIssues", "dataset", "filter", "find_label_issues", "plan_label_issues", "rank"]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from labelsieve.confident_learning.class_quality import Columns
+from labelsieve.confident_learning.matrices import Columns
 from labelsieve.errors import InvalidInputError
 from labelsieve.multilabel_classification.find import find_label_issues
-from labelsieve.results.frames import frame_of
-from labelsieve.results.tag_issues import MultilabelIssues
+from labelsieve.multilabel_classification.issues import MultilabelIssues
+from labelsieve.results.result import frame_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,13 +12,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.tag_scores import adjusted_tag_scores
+from labelsieve.confident_learning.scores import adjusted_tag_scores
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.multilabel_classification.find import find_label_issues as find_tags
+from labelsieve.multilabel_classification.issues import MultilabelIssues
 from labelsieve.multilabel_classification.rank import get_label_quality_scores
-from labelsieve.results.tag_issues import MultilabelIssues
-from labelsieve.settings import FilterName, Method
-from labelsieve.sources.open_tags import open_tags
+from labelsieve.multilabel_classification.rows import open_tags
+from labelsieve.options import FilterName, Method
 
 __all__ = ["find_label_issues", "find_multilabel_issues_per_class"]
 

@@ -22,20 +22,19 @@ from typing import Any, Final
 
 import numpy as np
 
-from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.confident_learning.tag_filters import joint_of_tags
+from labelsieve.confident_learning.filters import joint_of_tags
+from labelsieve.confident_learning.joint import ConfidentCounts
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
-from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import check_output_of
-from labelsieve.pipeline.plan import Plan
-from labelsieve.results.layouts import TagLayout, classes_of_tags
-from labelsieve.results.row_ids import check_class_names
-from labelsieve.results.tag_issues import MultilabelIssues
-from labelsieve.sources.open_tags import open_tags
-from labelsieve.sources.retries import retry
+from labelsieve.job.inputs import check_output_of
+from labelsieve.job.job import Job
+from labelsieve.job.plan import Plan
+from labelsieve.job.settings import SETTING_NAMES, JobSettings
+from labelsieve.multilabel_classification.issues import MultilabelIssues
+from labelsieve.multilabel_classification.rows import open_tags
+from labelsieve.options import FOR_FINDING, explain_keywords
+from labelsieve.results.result import check_class_names
+from labelsieve.results.units import TagLayout, classes_of_tags
+from labelsieve.sources.objects import retry
 
 # Settings of `labelsieve.find_label_issues` that tags have no use for.
 _NOT_HERE: Final = {
@@ -114,19 +113,18 @@ def find_label_issues(
     return MultilabelIssues(_job(labels, pred_probs, confident_joint, settings).run())
 
 
-@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
+@explain_keywords(KNOWN, SETTINGS)
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, confident_joint: Any = None, **settings: Any
 ) -> Plan:
-    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes, memory and time.
+    """Plan a run of `find_label_issues`: batches, partitions, tasks, bytes and memory.
 
     Parameters
     ----------
     labels, pred_probs, confident_joint
         As in `find_label_issues`.
     **settings : object
-        As in `find_label_issues`; and `worker_rate`, `latency`, `within` and `measure` as in
-        `labelsieve.plan_label_issues`.
+        As in `find_label_issues`.
 
     Returns
     -------
@@ -141,8 +139,7 @@ def plan_label_issues(
     >>> plan.n_rows, plan.n_reads, plan.bytes_read
     (6, 2, 96)
     """
-    wanted = ForecastSettings.taken_from(settings)
-    return _job(labels, pred_probs, confident_joint, settings | {"progress": False}).plan(wanted)
+    return _job(labels, pred_probs, confident_joint, settings | {"progress": False}).plan()
 
 
 def _job(labels: Any, pred_probs: Any, confident_joint: Any, settings: dict[str, Any]) -> Job:

@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import html
+import importlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InputTypeError
-from labelsieve.results import export, report
-from labelsieve.results.audit import Audit, draw_audit
-from labelsieve.results.comparison import Comparison, compare_results
-from labelsieve.results.frames import frame_of
-from labelsieve.results.plots import Plots
-from labelsieve.results.publish import check_ending
-from labelsieve.results.result import Result
-from labelsieve.results.zarr_store import read_result
-from labelsieve.settings import check_flag, check_whole_number
-from labelsieve.storage.folders import open_folder
-from labelsieve.storage.urls import check_place
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.options import check_flag, check_whole_number
+from labelsieve.results import report
+from labelsieve.results import store as export
+from labelsieve.results.report import Plots
+from labelsieve.results.result import Result, frame_of
+from labelsieve.results.store import StoredScores, check_ending, read_result
+from labelsieve.results.units import EqualImages, Layout, PixelLayout, TagLayout, TokenLayout
+from labelsieve.storage.folder import open_folder
+from labelsieve.storage.remote import check_place
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from labelsieve.confident_learning.error_estimate import ErrorEstimate
+    from labelsieve.confident_learning.estimate import ErrorEstimate
+    from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s
+    from labelsieve.options import Settings
+    from labelsieve.results.result import RunFacts
+    from labelsieve.review.audit import Audit
+    from labelsieve.review.compare import Comparison
+
+
+def later(module: str) -> Any:
+    """Import a module that shows or uses results when it is needed: nothing here depends on it."""
+    return importlib.import_module(f"labelsieve.{module}")
 
 
 class LabelIssues(Result):
@@ -277,7 +286,7 @@ class LabelIssues(Result):
     def audit(self, budget: int = 200, seed: int = 0, *, labels: Any = None) -> Audit:
         """Draw rows to review, from which `labelsieve.estimate` tells how many labels are wrong.
 
-        Rows of low score are drawn more often, each with a known probability: see `docs/from_found_to_fixed.md`.
+        Rows of low score are drawn more often than others, each with a known probability.
         The scores of all rows are read in blocks. The rows depend on the scores, the issues, and the arguments only.
 
         Parameters
@@ -314,7 +323,8 @@ class LabelIssues(Result):
         >>> len(audit.rows), [round(float(weight), 1) for weight in (audit.weights.min(), audit.weights.max())]
         (100, [1.4, 13.0])
         """
-        return draw_audit(self, budget, seed, labels)
+        drawn: Audit = later("review.audit").draw_audit(self, budget, seed, labels)
+        return drawn
 
     def review(
         self,
@@ -385,10 +395,8 @@ class LabelIssues(Result):
         >>> path = f"{tempfile.mkdtemp()}/review.html"
         >>> found.review(path, texts=["a cat", "a dog", "another dog"])
         """
-        from labelsieve.results.review.page import write_review
-
         shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
-        write_review(self, path, top=top, images=images, title=title, **shown)
+        later("review.page").write_review(self, path, top=top, images=images, title=title, **shown)
 
     def serve_review(
         self,
@@ -447,10 +455,10 @@ class LabelIssues(Result):
         http://127.0.0.1:35011/Dy1lQz0TO-U6aW1P232nJmFOSaxA9FUn/
         1 row to review; decisions are written to decisions.csv; Ctrl-C ends
         """
-        from labelsieve.results.review.server import serve_review
-
         shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
-        serve_review(self, decisions, top=top, images=images, title=title, host=host, port=port, **shown)
+        later("review.page").serve_review(
+            self, decisions, top=top, images=images, title=title, host=host, port=port, **shown
+        )
 
     def report(
         self,
@@ -635,10 +643,9 @@ class LabelIssues(Result):
           </Choices>
         </View>
         """
-        from labelsieve.results.label_studio import write_label_studio
-
         shown = _shown(texts, audit, rows, pred_probs, labels, class_names)
-        return write_label_studio(self, path, top=top, images=images, **shown)
+        config: str = later("review.label_studio").write_label_studio(self, path, top=top, images=images, **shown)
+        return config
 
     def to_cleanlab(self, datalab: Any = None) -> pd.DataFrame:
         """Return all rows as a frame for cleanlab, and give the issues to a ``Datalab``.
@@ -690,9 +697,7 @@ class LabelIssues(Result):
             found.to_cleanlab(datalab=lab)
             lab.report()
         """
-        from labelsieve.results.other_tools import cleanlab_frame
-
-        return cleanlab_frame(self, datalab)
+        return later("review.label_studio").cleanlab_frame(self, datalab)
 
     def to_fiftyone(self, images: Any = None, top: int | None = None) -> pd.DataFrame:
         """Return the issues as a frame for FiftyOne, worst first.
@@ -739,9 +744,7 @@ class LabelIssues(Result):
                 for line in found.to_fiftyone(images=paths).itertuples()
             )
         """
-        from labelsieve.results.other_tools import fiftyone_frame
-
-        return fiftyone_frame(self, images, top)
+        return later("review.label_studio").fiftyone_frame(self, images, top)
 
     def to_argilla(
         self, texts: Sequence[str] | Path | None = None, *, images: Any = None, top: int | None = None
@@ -795,9 +798,7 @@ class LabelIssues(Result):
             records = found.to_argilla(texts).to_dict("records")
             dataset.records.log(records, mapping={"confidence": "label.suggestion.score"})
         """
-        from labelsieve.results.other_tools import argilla_frame
-
-        return argilla_frame(self, texts, images, top)
+        return later("review.label_studio").argilla_frame(self, texts, images, top)
 
     def __repr__(self) -> str:
         share = self.num_issues / self.n_labelled
@@ -846,7 +847,7 @@ def open_rows(name: str, result: Any) -> LabelIssues:
 
 def compare_with(before: Any, after: LabelIssues) -> Comparison | None:
     """Return the comparison for the report of `after`; None without an earlier result."""
-    return None if before is None else compare_results(open_rows("before", before), after)
+    return None if before is None else later("review.compare").compare_results(open_rows("before", before), after)
 
 
 def load_rows(path: str | os.PathLike[str]) -> LabelIssues:
@@ -868,3 +869,331 @@ def _shown(texts: Any, audit: Any, rows: Any, pred_probs: Any, labels: Any, clas
         "labels": labels,
         "class_names": class_names,
     }
+
+
+# Rows whose scores are reduced at a time, unless a group has more.
+_BLOCK_ROWS: Final = 1 << 20
+
+
+class GroupedIssues:
+    """The issues of a run whose rows are pixels, tokens or tags.
+
+    Parameters
+    ----------
+    rows : LabelIssues
+        The issues as rows, which have a `layout`.
+
+    Attributes
+    ----------
+    rows : LabelIssues
+        The issues as rows: one pixel, token or tag after the other.
+    """
+
+    def __init__(self, rows: LabelIssues) -> None:
+        if rows.layout is None:
+            raise ValueError("the rows have no groups")
+        self.rows, self._layout = rows, rows.layout
+
+    @property
+    def layout(self) -> Layout:
+        """Where each row is."""
+        return self._layout
+
+    @property
+    def num_issues(self) -> int:
+        """Number of rows that are issues."""
+        return self.rows.num_issues
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K."""
+        return self.rows.n_classes
+
+    @property
+    def n_ignored(self) -> int:
+        """Number of rows without a label (`ignore_label`)."""
+        return self.rows.n_ignored
+
+    @property
+    def confident_thresholds(self) -> Float64s:
+        """``(K,)`` mean probability of each class over the rows labelled with it; 2.0 for a class without rows."""
+        return self.rows.confident_thresholds
+
+    @property
+    def class_counts(self) -> Int64s:
+        """``(K,)`` number of rows with each label."""
+        return self.rows.class_counts
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """K names, if they were given."""
+        return self.rows.class_names
+
+    @property
+    def settings(self) -> Settings:
+        """The choices that change the answer."""
+        return self.rows.settings
+
+    @property
+    def facts(self) -> RunFacts:
+        """How the run went."""
+        return self.rows.facts
+
+    def class_summary(self) -> pd.DataFrame:
+        """Return a table with a row per class, the noisiest first: see `labelsieve.LabelIssues.class_summary`."""
+        return self.rows.class_summary()
+
+    def confused_pairs(self, top: int | None = 20) -> pd.DataFrame:
+        """Return which labels are confused with which classes: see `labelsieve.LabelIssues.confused_pairs`."""
+        return self.rows.confused_pairs(top)
+
+    def health_score(self) -> float:
+        """Return the estimated share of right labels."""
+        return self.rows.health_score()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole result into one Zarr group, for `labelsieve.load`: see `labelsieve.LabelIssues.save`."""
+        self.rows.save(path)
+
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        top: int = 100,
+        images: Any = None,
+        texts: Sequence[str] | Path | None = None,
+        title: str | None = None,
+        before: Any = None,
+    ) -> None:
+        """Write a report for a browser: see `labelsieve.LabelIssues.report`. Pictures and texts are those of groups."""
+        self.rows.report(path, top=top, images=images, texts=texts, title=title, before=before)
+
+    def issues_per_group(self) -> Int64s:
+        """Return the ``(n_groups,)`` number of issues in each group."""
+        total = np.zeros(self._layout.n_groups, np.int64)
+        for rows in self.rows.found.column("row"):
+            total += np.bincount(self._layout.groups_of(rows), minlength=len(total))
+        return total
+
+    def score_blocks(self) -> Iterator[tuple[int, Int64s, Floats]]:
+        """Yield the scores of all rows, some whole groups at a time.
+
+        Yields
+        ------
+        first : int
+            Number of the first of the groups.
+        edges : (n + 1,) int64
+            Where the scores of each of n groups begin in `scores`, and the last ones end.
+        scores : (edges[-1],) float
+            Scores of their rows; valid until the next ones.
+        """
+        yield from whole_groups(self._layout, self.rows.score_parts.blocks())
+
+    def __len__(self) -> int:
+        return self.num_issues
+
+    def _repr_html_(self) -> str:
+        return self.rows._repr_html_()
+
+    def _rows_of(self, group: int | None) -> tuple[int, int]:
+        """Return the first row of a group and the one behind its last; those of all groups without a number."""
+        if group is None:
+            return 0, self.rows.n_rows
+        start, stop = self._layout.edges(group, group + 1).tolist()
+        return start, stop
+
+    def _mask_of_rows(self, start: int, stop: int) -> Bools:
+        """Return which of the rows ``[start, stop)`` are issues."""
+        scores = self.rows.score_parts
+        if isinstance(scores, StoredScores):
+            stored: Bools = scores.group.open("mask").read(start, stop)
+            return stored
+        mask = np.zeros(stop - start, np.bool_)
+        for rows in self.rows.found.column("row"):
+            mask[rows[(rows >= start) & (rows < stop)] - start] = True
+        return mask
+
+    def _scores_of_rows(self, start: int, stop: int) -> Floats:
+        """Return the scores of the rows ``[start, stop)``."""
+        scores = self.rows.score_parts
+        if isinstance(scores, StoredScores):
+            stored: Floats = scores.group.open("scores").read(start, stop)
+            return stored
+        return np.asarray(self.rows.scores[start:stop])
+
+    def _checked_group(self, group: int) -> int:
+        """Return the number of a group, or raise if there is none."""
+        what = self._layout.units[1]
+        number = check_whole_number(what.removesuffix("s"), group, 0)
+        if number >= self._layout.n_groups:
+            raise InvalidInputError(
+                f"there is no {what.removesuffix('s')} {number:,}: there are {self._layout.n_groups:,}, from 0 on"
+            )
+        return number
+
+
+class IssuePairs(GroupedIssues):
+    """The issues of a run whose rows are named by two numbers: a sentence and a token, or an example and a tag.
+
+    Iterating over a result gives its pairs, worst first, and NumPy converts it to an ``(num_issues, 2)`` array.
+    """
+
+    def pairs(self, top: int | None = None) -> Int64s:
+        """Return the issues as pairs of a group and a place in it, worst first.
+
+        Parameters
+        ----------
+        top : int, optional
+            Number of issues, from the worst; all by default.
+
+        Returns
+        -------
+        (num_issues or top, 2) int64
+            Sentence and token, or example and tag, of each issue.
+        """
+        stop = self.num_issues if top is None else check_whole_number("top", top, 0)
+        return self._pairs_of(self.rows.indices if stop >= self.num_issues else self.rows.worst(stop).rows)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for rows in self.rows.found.column("row"):
+            yield from as_tuples(self._pairs_of(rows))
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        return np.array(self.pairs(), dtype, copy=copy)
+
+    def _pairs_of(self, rows: Int64s) -> Int64s:
+        return np.stack(list(self._layout.columns(rows).values()), axis=1)
+
+
+def as_tuples(pairs: Int64s) -> list[tuple[int, int]]:
+    """Return an ``(n, 2)`` array as a list of tuples."""
+    return list(zip(*pairs.T.tolist(), strict=True)) if len(pairs) else []
+
+
+def lowest(scores: Float64s, top: int) -> Int64s:
+    """Return the numbers of the `top` lowest scores, the lowest first, ties by number; those that are NaN are left out.
+
+    Parameters
+    ----------
+    scores : (n_groups,) float64
+        Scores of groups.
+    top : int
+        Most numbers to return.
+
+    Raises
+    ------
+    InvalidInputError
+        For a negative number.
+    """
+    order = np.argsort(scores, kind="stable")  # NaN last
+    return order[: min(check_whole_number("top", top, 0), int(np.count_nonzero(~np.isnan(scores))))]
+
+
+def whole_groups(
+    layout: Layout, blocks: Iterator[npt.NDArray[Any]], block_rows: int = _BLOCK_ROWS
+) -> Iterator[tuple[int, Int64s, npt.NDArray[Any]]]:
+    """Cut a column of all rows, which comes in blocks of any lengths, into blocks of whole groups.
+
+    Parameters
+    ----------
+    layout : Layout
+        The groups.
+    blocks : iterator of (n,) arrays
+        The column, in row order.
+    block_rows : int
+        Most rows of a block, unless a single group has more.
+
+    Yields
+    ------
+    first : int
+        Number of the first of the groups.
+    edges : (n + 1,) int64
+        Where each of n groups begins in `values`, and the last one ends.
+    values : (edges[-1],) array
+        The column of their rows.
+    """
+    first, parts, n_held = 0, [np.empty(0)], 0
+    for block in blocks:
+        # Joined once there is a whole group: one may have many blocks.
+        parts, n_held = [*parts, block] if n_held else [block], n_held + len(block)
+        while first < layout.n_groups:
+            edges = _next_edges(layout, first, min(n_held, block_rows))
+            if edges[-1] > n_held:
+                break
+            held = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            yield first, edges, held[: edges[-1]]
+            parts, n_held, first = [held[edges[-1] :]], n_held - int(edges[-1]), first + len(edges) - 1
+    while first < layout.n_groups:  # groups without rows, at the end
+        edges = _next_edges(layout, first, 0)
+        yield first, edges, parts[-1][:0]
+        first += len(edges) - 1
+
+
+def _next_edges(layout: Layout, first: int, n_rows: int) -> Int64s:
+    """Return the edges of the groups from `first` on that fit in `n_rows` rows, or of that group alone, from 0."""
+    n = 1
+    while (
+        first + n < layout.n_groups and layout.edges(first, first + 2 * n)[-1] - layout.edges(first, first)[0] <= n_rows
+    ):
+        n *= 2
+    edges = layout.edges(first, min(first + 2 * n, layout.n_groups))
+    edges = edges - edges[0]
+    fitting: Int64s = edges[: max(2, int(np.searchsorted(edges, n_rows, "right")))]
+    return fitting
+
+
+# How each layout is shown.
+_GROUPED: Final[dict[type[Layout], str]] = {
+    EqualImages: "segmentation.issues:SegmentationIssues",
+    PixelLayout: "segmentation.issues:SegmentationIssues",
+    TagLayout: "multilabel_classification.issues:MultilabelIssues",
+    TokenLayout: "token_classification.issues:TokenIssues",
+}
+
+
+def load(path: str | os.PathLike[str]) -> LabelIssues | GroupedIssues | Audit:
+    """Open a saved result or audit; issues and scores are read when they are used.
+
+    Parameters
+    ----------
+    path : path or URL
+        The ``.zarr`` group that `LabelIssues.save` or ``find_label_issues(..., output=...)`` wrote, or what
+        `Audit.save` wrote.
+
+    Returns
+    -------
+    LabelIssues or Audit
+        The result; for other tasks than classification the result of that task.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no result and no audit, or one in another format.
+    UnreadableDataError
+        If a file of it is missing or damaged, now or when it is first used: which file, and which rows.
+
+    Warns
+    -----
+    LabelsieveWarning
+        If an earlier version wrote the result, without checksums (format 2).
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import labelsieve
+    >>> found = labelsieve.find_label_issues([0, 1, 0], [[0.9, 0.1], [0.2, 0.8], [0.1, 0.9]])
+    >>> path = f"{tempfile.mkdtemp()}/result.zarr"
+    >>> found.save(path)
+    >>> labelsieve.load(path)
+    <LabelIssues: 1 of 3 rows (33.33%) in 2 classes; worst rows: 2>
+    """
+    audits = later("review.audit")
+    if str(path).endswith(".json") or audits.is_audit(path):
+        audit: Audit = audits.read_audit(path)
+        return audit
+    issues = load_rows(path)
+    if issues.layout is None:
+        return issues
+    module, name = _GROUPED[type(issues.layout)].split(":")
+    grouped: GroupedIssues = getattr(later(module), name)(issues)
+    return grouped

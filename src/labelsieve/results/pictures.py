@@ -20,14 +20,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError
-from labelsieve.memory import size
-from labelsieve.sources.object_store import ObjectStore
-from labelsieve.sources.open_array import open_any
-from labelsieve.sources.open_path import local_path, url_beside
-from labelsieve.sources.shard_names import SHARD_SUFFIXES, is_pattern, natural_key
-from labelsieve.sources.text_cells import read_lines
-from labelsieve.storage.urls import check_place, is_web, without_query
+from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError, size
+from labelsieve.sources.names import read_lines
+from labelsieve.sources.objects import ObjectStore
+from labelsieve.sources.open import open_any
+from labelsieve.sources.places import SHARD_SUFFIXES, is_pattern, local_path, url_beside
+from labelsieve.sources.source import natural_key
+from labelsieve.storage.remote import check_place, is_web, without_query
 
 PICTURE_SUFFIXES: Final = (".png", ".jpg", ".jpeg")
 # Bytes of a thumbnail, and pixels of its longer side.

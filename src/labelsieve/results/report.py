@@ -6,29 +6,344 @@ policy lets no script run but its own, and figures have their text as outlines.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
+import os
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.error_estimate import ErrorEstimate
+from labelsieve.confident_learning.checks import rows_in_words
+from labelsieve.confident_learning.estimate import ErrorEstimate
 from labelsieve.confident_learning.filters import filter_of
-from labelsieve.confident_learning.validation import rows_in_words
-from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
-from labelsieve.memory import size
-from labelsieve.results.comparison import Comparison
-from labelsieve.results.pages import check_page, digest, heading_parts, render
+from labelsieve.confident_learning.matrices import Columns
+from labelsieve.confident_learning.thresholds import Int64s
+from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError, size
 from labelsieve.results.pictures import open_pictures
-from labelsieve.results.plots import Plots, noisiest_classes
-from labelsieve.results.publish import replacing
 from labelsieve.results.result import Result
-from labelsieve.results.texts import open_texts
-from labelsieve.sources.text_cells import as_text
-from labelsieve.storage.folders import LocalFolder
+from labelsieve.results.store import check_writable, replacing
+from labelsieve.sources.names import as_text
+from labelsieve.storage.folder import LocalFolder
+from labelsieve.storage.remote import check_place
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from labelsieve.review.compare import Comparison
+
+
+def check_page(path: Path, kind: str) -> None:
+    """Raise unless a page, a ``report`` or ``review``, can be made and written to `path`.
+
+    Raises
+    ------
+    InvalidInputError
+        For another ending, or a missing folder.
+    UnwritableError
+        If nothing can be written beside it.
+    MissingDependencyError
+        Without jinja2.
+    """
+    check_place(kind, path)
+    if path.suffix != ".html":
+        raise InvalidInputError(f"a {kind} is a page, so {path} must end in .html")
+    check_writable(path)
+    if path.is_dir():
+        raise InvalidInputError(f"{path} is a folder")
+    _jinja2(kind)
+
+
+def render(template: str, kind: str, /, **values: Any) -> str:
+    """Return a page as text; whatever is put into the template is escaped.
+
+    Parameters
+    ----------
+    template : str
+        Its path in the folder of this module.
+    kind : str
+        ``report`` or ``review``, for messages.
+    **values
+        What the template shows.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without jinja2.
+    """
+    jinja2 = _jinja2(kind)
+    loader = jinja2.PackageLoader("labelsieve", ".")
+    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return str(environment.get_template(template).render(values))
+
+
+def heading_parts(result: Result, title: str | None = None) -> list[str]:
+    """Return what stands under the heading: the dataset, when the run ended, and the version.
+
+    Raises
+    ------
+    InputTypeError
+        For a title that is no text.
+    """
+    if title is not None and not isinstance(title, str):
+        raise InputTypeError(f"title must be text, not {title!r}")
+    facts = result.facts
+    place = facts.inputs.get("pred_probs", "").partition("?")[0].rstrip("/")
+    # Of a path the folder and the name: several datasets often differ only in the folder.
+    name = as_text(title) if title else "/".join(place.split("/")[-2:]) if "/" in place else ""
+    when = f"{facts.finished} UTC" if facts.finished else ""
+    return [part for part in (name, when, f"Labelsieve {facts.versions.get('labelsieve', '')}".strip()) if part]
+
+
+def digest(text: str) -> str:
+    """Return what names a script or style in the content security policy of a page."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+
+def _jinja2(kind: str) -> Any:
+    try:
+        import jinja2
+    except ImportError as error:
+        raise MissingDependencyError(f"The {kind}", "report") from error
+    return jinja2
+
+
+# Colors that also differ in brightness, for print and for color-blind readers.
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#767676"
+# Most classes of a heat map, and most bars.
+MOST_CLASSES: Final = 30
+_LABEL_LETTERS: Final = 24
+
+
+class Plots:
+    """Pictures of a result: ``issues.plot.scores()``, ``issues.plot.classes()``, ``issues.plot.pairs()``.
+
+    Parameters
+    ----------
+    result : Result
+        The result.
+    """
+
+    def __init__(self, result: Result) -> None:
+        self._result = result
+
+    def scores(self, ax: Axes | None = None) -> Axes:
+        """Draw a histogram of the scores of all rows, with a line at the highest score of an issue; return the axes."""
+        result, (edges, counts) = self._result, self._result.score_histogram()
+        ax = ax or _axes(6.4, 3.2)
+        ax.bar(edges[:-1], counts, np.diff(edges), align="edge", color=_BLUE, label="rows")
+        if result.num_issues:
+            last = float(result.found.part(result.num_issues - 1, result.num_issues).scores[0])
+            ax.axvline(last, color=_ORANGE, linestyle="--", label=f"highest score of an issue, {last:.3g}")
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_ylim(bottom=0)
+        ax.set_xlabel(f"label quality score ({result.settings.method})")
+        ax.set_ylabel("rows")
+        ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False)
+        return ax
+
+    def classes(self, top: int = 20, ax: Axes | None = None) -> Axes:
+        """Draw the label noise of the `top` noisiest classes, a bar for each; return the axes."""
+        table = self._result.class_table()
+        order = noisiest_classes(table, min(top, MOST_CLASSES))
+        order = order[table["rows"][order] > 0]
+        noise, flags = table["label_noise"][order], table["flag"][order].tolist()
+        names = [self._short(k) for k in order.tolist()]
+        ax = ax or _axes(6.4, 0.8 + 0.26 * max(1, len(order)))
+        ax.barh(np.arange(len(order)), noise, color=[_GREY if flag else _BLUE for flag in flags])
+        labels = [f"{name} ({flag})" if flag else name for name, flag in zip(names, flags, strict=True)]
+        ax.set_yticks(np.arange(len(order)), labels)
+        ax.invert_yaxis()
+        ax.set_xlim(0, max(0.01, 1.05 * float(np.nanmax(noise, initial=0))))
+        ax.set_xlabel("label noise (share of the rows with this label)")
+        return ax
+
+    def pairs(self, top: int = MOST_CLASSES, ax: Axes | None = None) -> Axes:
+        """Draw how often the `top` most confused classes are confused, as a heat map; return the axes."""
+        table = self._result.pair_table()
+        pairs = list(zip(table["given_label"].tolist(), table["suggested_label"].tolist(), strict=True))
+        chosen: dict[int, None] = {}
+        for pair in pairs:
+            with_pair = chosen | dict.fromkeys(pair)
+            if len(with_pair) > min(top, MOST_CLASSES):
+                break
+            chosen = with_pair
+        classes = sorted(chosen)
+        place = {k: i for i, k in enumerate(classes)}
+        grid = np.zeros((max(1, len(classes)),) * 2)
+        for (given, suggested), rows in zip(pairs, table["estimated_rows"].tolist(), strict=True):
+            if given in place and suggested in place:
+                grid[place[given], place[suggested]] = rows
+        side = 2.2 + 0.22 * max(4, len(classes))
+        ax = ax or _axes(side + 0.8, side)
+        image = ax.imshow(np.ma.masked_equal(grid, 0), cmap="viridis_r", vmin=0)
+        names = [self._short(k) for k in classes]
+        ax.set_xticks(np.arange(len(classes)), names, rotation=90)
+        ax.set_yticks(np.arange(len(classes)), names)
+        ax.set_xlabel("suggested label")
+        ax.set_ylabel("given label")
+        if ax.figure is not None:
+            ax.figure.colorbar(image, ax=ax, label="rows, as estimated", shrink=0.8)
+        return ax
+
+    def _short(self, k: int) -> str:
+        """Return the name of a class for a picture, cut if it is long."""
+        text = self._result.class_label(k)
+        text = text if len(text) <= _LABEL_LETTERS else text[: _LABEL_LETTERS - 1] + "…"
+        return text.replace("$", r"\$")  # matplotlib would read mathematics between two of these
+
+
+def noisiest_classes(table: Columns, top: int) -> npt.NDArray[np.intp]:
+    """Return the classes with the most label noise, by the columns of a class table; those without rows last."""
+    return np.argsort(-np.nan_to_num(table["label_noise"], nan=-1.0), kind="stable")[:top]
+
+
+def _axes(width: float, height: float) -> Any:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("A picture", "report") from error
+    return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+# Letters of a text that are shown.
+MOST_LETTERS: Final = 5000
+
+
+class RowTexts(Protocol):
+    """Texts of some rows, in their order."""
+
+    def part(self, start: int, stop: int) -> list[str]:
+        """Return the texts ``[start, stop)``, without what is too long."""
+
+
+class ListedTexts:
+    """Texts in memory.
+
+    Parameters
+    ----------
+    texts : sequence of str
+        Of all rows.
+    rows : (n,) int64
+        The rows that are shown.
+    most_letters : int
+        Letters of each that are shown.
+    """
+
+    def __init__(self, texts: Any, rows: Int64s, most_letters: int) -> None:
+        self._texts = getattr(texts, "iloc", texts)  # pandas would look rows up by its own index
+        self._rows, self._most_letters = rows, most_letters
+
+    def part(self, start: int, stop: int) -> list[str]:
+        """Return the texts ``[start, stop)``, without what is too long."""
+        return [_shortened(str(self._texts[row]), self._most_letters) for row in self._rows[start:stop].tolist()]
+
+
+class FileTexts:
+    """Texts that are lines of a file, of which only the places are kept.
+
+    Parameters
+    ----------
+    path : Path
+        The file, with a line for each row.
+    n_rows : int
+        Number of lines that it must have.
+    rows : (n,) int64
+        The rows that are shown.
+    most_letters : int
+        Letters of each that are shown.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has another number of lines, is not in UTF-8, or cannot be read.
+    """
+
+    def __init__(self, path: Path, n_rows: int, rows: Int64s, most_letters: int) -> None:
+        self._path, self._most_letters, places = path, most_letters, array("q")
+        try:
+            with path.open("rb") as file:
+                place = len(b"\xef\xbb\xbf") if file.read(3) == b"\xef\xbb\xbf" else 0
+                file.seek(place)
+                for line in file:
+                    line.decode("utf-8")  # so that a file that is not text is refused before a run
+                    places.append(place)
+                    place += len(line)
+        except (OSError, ValueError) as error:
+            raise InvalidInputError(f"texts: {path} is not readable: {error}") from error
+        _check_number(len(places), n_rows)
+        self._places = np.array(places, np.int64)[rows]
+
+    def part(self, start: int, stop: int) -> list[str]:
+        """Return the texts ``[start, stop)``, without what is too long.
+
+        Raises
+        ------
+        UnreadableDataError
+            If the file has changed, and cannot be read.
+        """
+        found = []
+        try:
+            with self._path.open("rb") as file:
+                for place in self._places[start:stop].tolist():
+                    file.seek(place)
+                    # The lines of `read_lines`, which would keep all.
+                    line = file.readline().decode("utf-8").removesuffix("\r\n").removesuffix("\n")
+                    found.append(_shortened(line, self._most_letters))
+        except (OSError, ValueError) as error:
+            raise UnreadableDataError(f"texts: {self._path} is not readable: {error}") from error
+        return found
+
+
+def open_texts(texts: Any, n_rows: int, rows: Int64s, most_letters: int = MOST_LETTERS) -> RowTexts:
+    """Open the texts of all rows, to show those of some.
+
+    Parameters
+    ----------
+    texts : sequence of str, or path
+        Texts, or a text file with one on each line.
+    n_rows : int
+        Number of all rows, or of the images, sentences or examples that they are parts of.
+    rows : (n,) int64
+        The rows that are shown.
+    most_letters : int
+        Letters of each that are shown; the last one of a longer text is an ellipsis.
+
+    Raises
+    ------
+    InvalidInputError
+        For another number of texts, or a file that cannot be read.
+    InputTypeError
+        For anything else.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> open_texts(["a cat", "a dog", "another dog"], 3, np.array([2, 0]), most_letters=8).part(0, 2)
+    ['another…', 'a cat']
+    """
+    if isinstance(texts, str | os.PathLike):
+        return FileTexts(Path(check_place("texts", texts)), n_rows, rows, most_letters)
+    if not hasattr(texts, "__len__") or not hasattr(texts, "__getitem__"):
+        raise InputTypeError(f"texts must be a sequence of strings or a file's path, not {type(texts).__name__}")
+    _check_number(len(texts), n_rows)
+    return ListedTexts(texts, rows, most_letters)
+
+
+def _check_number(n_texts: int, n_rows: int) -> None:
+    if n_texts != n_rows:
+        raise InvalidInputError(f"texts: there are {n_texts:,} texts, and there must be {n_rows:,}")
+
+
+def _shortened(text: str, most_letters: int) -> str:
+    text = as_text(text)
+    return text if len(text) <= most_letters else text[: most_letters - 1] + "…"
+
 
 # Bytes of all pictures of a page, before they are encoded as text, and of one.
 _PICTURE_BYTES: Final = 2_500_000
@@ -165,7 +480,7 @@ def _page(
     classes, plots = result.class_table(), Plots(result)
     order = noisiest_classes(classes, _TOP_CLASSES)
     return render(
-        "report.html.jinja",
+        "results/report.html.jinja",
         "report",
         result=result,
         heading=heading,

@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
+import csv
+import json
+import os
 import platform
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning import class_quality
-from labelsieve.confident_learning.confident_joint import ConfidentCounts
-from labelsieve.corrections.fingerprints import FINGERPRINT_DIGITS, labels_digest
-from labelsieve.results.layouts import Layout
-from labelsieve.settings import Settings, check_whole_number
+from labelsieve.confident_learning import matrices as class_quality
+from labelsieve.confident_learning.joint import ConfidentCounts
+from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
+from labelsieve.options import Settings, check_whole_number
+from labelsieve.results.units import Layout
+from labelsieve.sources.names import as_text, read_lines, unescape_formula
+from labelsieve.sources.open import open_any
+from labelsieve.sources.places import open_place
+from labelsieve.sources.source import Source
+from labelsieve.storage.remote import check_place
+
+if TYPE_CHECKING:
+    import dask.array as da  # for types alone: this module needs no Dask
+    import pandas as pd
+
+# Hexadecimal digits of each half.
+FINGERPRINT_DIGITS: Final = 12
+FINGERPRINT: Final = re.compile(rf"[0-9a-f]{{{FINGERPRINT_DIGITS}}}-[0-9a-f]{{{FINGERPRINT_DIGITS}}}")
+
+
+def labels_digest(counts: Iterable[int]) -> str:
+    """Return the first part of a fingerprint: 12 digits that follow from how often each label occurs.
+
+    Parameters
+    ----------
+    counts : iterable of int
+        Number of rows of each label, also of the one that says that a row has none; in any order, as it is the same for
+        names and for numbers.
+    """
+    present = sorted(count for count in counts if count)
+    return sha256(",".join(map(str, present)).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+
+
+def frame_of(columns: dict[str, Any]) -> pd.DataFrame:
+    """Return columns as a pandas DataFrame.
+
+    Raises
+    ------
+    MissingDependencyError
+        Without pandas.
+    """
+    try:
+        import pandas as pd
+    except ImportError as error:
+        raise MissingDependencyError("A table of pandas", "frame") from error
+    # pandas cannot print float16 without an overflow, as it compares with 1e6. float32 has the same values.
+    return pd.DataFrame({n: c.astype(np.float32) if c.dtype == np.float16 else c for n, c in columns.items()})
+
 
 # Rows of the tables in which many issues are written.
 TABLE_ROWS: Final = 1 << 20
 # Issues that a fingerprint depends on.
 _FINGERPRINT_ROWS: Final = 1000
-
-if TYPE_CHECKING:
-    import dask.array as da  # for types alone: this module needs no Dask
 
 
 class ScoreParts(Protocol):
@@ -446,3 +491,176 @@ def loaded_versions() -> dict[str, str]:
     found = {"labelsieve": metadata.version("labelsieve"), "python": platform.python_version()}
     loaded = {name: sys.modules.get(name) for name in ("numpy", "dask", "zarr", "distributed")}
     return found | {name: str(module.__version__) for name, module in loaded.items() if module is not None}
+
+
+def check_class_names(names: Sequence[str] | None, n_classes: int) -> tuple[str, ...] | None:
+    """Return the names of all classes, in order.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is not one for each class.
+    InputTypeError
+        If they are not a sequence of strings.
+    """
+    if names is None:
+        return None
+    given = check_names(names)
+    if len(given) != n_classes:
+        raise InvalidInputError(f"{len(given):,} class_names, pred_probs has {n_classes:,} classes")
+    return tuple(map(as_text, given))
+
+
+def check_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes, or raise an `InputTypeError` if they are anything but strings."""
+    given: tuple[Any, ...] = tuple(names) if isinstance(names, Iterable) else (names,)
+    if isinstance(names, str) or not all(isinstance(name, str) for name in given):
+        raise InputTypeError("class_names must be a sequence of strings, one for each class")
+    return given
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Read class names from a file: one on each line, or a JSON list.
+
+    Raises
+    ------
+    InvalidInputError
+        For a file that cannot be read, or a list of anything but strings.
+    """
+    check_place("class names", path)
+    try:
+        lines = read_lines(path)
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(f"class names: {path} is not readable: {error}") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    try:
+        names = json.loads("\n".join(lines))
+    except ValueError:
+        return lines  # perhaps the first name is in brackets
+    if not isinstance(names, list):
+        return lines
+    if not all(isinstance(name, str) for name in names):
+        raise InvalidInputError(f"class names: {path} must list names, as strings")
+    return names
+
+
+@dataclass(frozen=True)
+class ArrayIds:
+    """The user's own names of all rows.
+
+    Parameters
+    ----------
+    names : (N,) array or Source
+        Integers or strings.
+    """
+
+    names: npt.NDArray[Any] | Source
+
+    def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:  # noqa: ARG002  # found by row
+        """Return the names of `rows`.
+
+        Raises
+        ------
+        UnreadableDataError
+            If they cannot be read, or have changed since the run began.
+        """
+        names = self.names.take(rows)
+        if names.dtype.kind in "iu":
+            return names.astype(names.dtype.newbyteorder("="), copy=False)
+        texts: npt.NDArray[Any] = np.empty(len(names), object)  # a fixed width would be that of the longest
+        texts[:] = [as_text(str(name)) for name in names.tolist()]
+        return texts
+
+
+@dataclass(frozen=True)
+class GroupIds:
+    """The user's own names of groups of rows.
+
+    Parameters
+    ----------
+    names : ArrayIds
+        Of all groups.
+    layout : Layout
+        The group of each row.
+    """
+
+    names: ArrayIds
+    layout: Layout
+
+    def part(self, start: int, stop: int, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+        """Return the names of the groups of `rows`."""
+        return self.names.part(start, stop, self.layout.groups_of(rows))
+
+
+def open_ids(ids: Any, n_rows: int, layout: Layout | None = None) -> ArrayIds | GroupIds | None:
+    """Open the user's own names of rows. Of a ``.npy`` file or Zarr array only the names of issues are read, later.
+
+    Parameters
+    ----------
+    ids : array-like of int or str, or path, or None
+        ``(N,)`` names: a list, NumPy array, pandas column, Zarr array, or the path of a ``.npy`` file, a Zarr array, a
+        ``.csv`` file with a column ``id`` as `LabelIssues.to_csv` writes it, or a text file with a name on each line.
+    n_rows : int
+        N.
+    layout : Layout, optional
+        Groups of the rows, of which `ids` has a name each.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are not N, or the path cannot be read.
+    InputTypeError
+        For anything but integers and strings.
+    """
+    if ids is None:
+        return None
+    if layout is not None:
+        return GroupIds(_open_names(ids, layout.n_groups, f"there are {layout.n_groups:,} {layout.units[1]}"), layout)
+    return _open_names(ids, n_rows, f"pred_probs has {n_rows:,} rows")
+
+
+def _open_names(ids: Any, n_named: int, size: str) -> ArrayIds:
+    """Open `n_named` names; `size` says in messages how many there must be."""
+    names = _open(Path(check_place("ids", ids))) if isinstance(ids, str | os.PathLike) else ids
+    if hasattr(names, "oindex"):
+        names = open_any("ids", names)
+    if isinstance(names, Source):
+        names.note_version()
+    else:
+        strings = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        names = np.asarray(names, object if strings else None)
+    if names.shape != (n_named,):
+        raise InvalidInputError(f"ids have shape {tuple(names.shape)}, {size}")
+    strings = names.dtype.kind == "O" and all(isinstance(name, str) for name in names[:])
+    if not strings and names.dtype.kind not in "iuUT":
+        raise InputTypeError(f"ids must be integers or strings, not {names.dtype}")
+    return ArrayIds(names)
+
+
+def _open(path: Path) -> Source | list[str]:
+    """Open a file or Zarr array of names; of a text file or CSV all are read."""
+    if path.suffix == ".npy" or path.is_dir():
+        return open_place("ids", path)
+    try:
+        column = _read_id_column(path) if path.suffix == ".csv" else None
+        return read_lines(path) if column is None else column
+    except (OSError, ValueError, csv.Error) as error:
+        raise InvalidInputError(f"ids: {path} is not readable: {error}") from error
+
+
+def _read_id_column(path: Path) -> list[str] | None:
+    """Return the column ``id`` of a CSV file without what `escape_formula` added; None if it has no such column."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        lines = csv.reader(file)
+        header = next(lines, [])
+        if "id" not in header:
+            return None
+        position, names = header.index("id"), list[str]()
+        for line in lines:
+            if len(line) != len(header):
+                raise InvalidInputError(
+                    f"ids: line {lines.line_num:,} of {path} has {len(line)} cells, its header has {len(header)}"
+                )
+            names.append(unescape_formula(line[position]))
+    return names

@@ -15,8 +15,8 @@ in all forms that `labelsieve.find_label_issues` takes, and returns the issues b
 [1, 0]
 """
 
-from labelsieve.results.pixel_issues import SegmentationIssues
 from labelsieve.segmentation import rank, summary
 from labelsieve.segmentation.find import find_label_issues, plan_label_issues
+from labelsieve.segmentation.issues import SegmentationIssues
 
 __all__ = ["SegmentationIssues", "find_label_issues", "plan_label_issues", "rank", "summary"]

@@ -28,19 +28,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
-from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import check_output_of
-from labelsieve.pipeline.plan import Plan
-from labelsieve.results.layouts import EqualImages, Layout, PixelLayout
-from labelsieve.results.pixel_issues import SegmentationIssues
-from labelsieve.settings import NOTHING, check_whole_number
-from labelsieve.sources.downsampled import BlockMajority, BlockMean
-from labelsieve.sources.open_images import OpenedImages, check_images, open_masks, open_planes
-from labelsieve.sources.retries import retry
+from labelsieve.job.inputs import check_output_of
+from labelsieve.job.job import Job
+from labelsieve.job.plan import Plan
+from labelsieve.job.settings import SETTING_NAMES, JobSettings
+from labelsieve.options import FOR_FINDING, explain_keywords
+from labelsieve.results.units import EqualImages, Layout, PixelLayout
+from labelsieve.segmentation.issues import SegmentationIssues
+from labelsieve.segmentation.rows import OpenedImages, check_images, open_masks, open_planes
+from labelsieve.sources.objects import retry
 
 # Settings of `labelsieve.find_label_issues` that images have no use for.
 _NOT_HERE: Final = {
@@ -49,11 +45,18 @@ _NOT_HERE: Final = {
     "n_classes": "pred_probs has a plane for each class",
 }
 SETTINGS: Final = tuple(name for name in SETTING_NAMES if name not in _NOT_HERE)
-KNOWN: Final = FOR_FINDING | _NOT_HERE | {"return_mask": "the result has .mask(), and .mask(i) of image i"}
+KNOWN: Final = (
+    FOR_FINDING
+    | _NOT_HERE
+    | {
+        "return_mask": "the result has .mask(), and .mask(i) of image i",
+        "downsample": "merge blocks of pixels before the call, and give the smaller labels and pred_probs",
+    }
+)
 
 
 @explain_keywords(KNOWN, SETTINGS)
-def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **settings: Any) -> SegmentationIssues:
+def find_label_issues(labels: Any, pred_probs: Any, **settings: Any) -> SegmentationIssues:
     """Find the pixels whose labels are probably wrong, out of core.
 
     Parameters
@@ -62,10 +65,6 @@ def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
         Class of each pixel, 0..K-1.
     pred_probs : (N, K, H, W) array-like of float, list of (K, H, W) arrays, path, pattern or list of paths
         Out-of-sample probability of each class in each pixel, or an `Ensemble` of these.
-    downsample : int
-        Merge blocks of this number of pixels along both axes before issues are found. A block has the label that most
-        of its pixels have, the lowest of several, and the mean of their probabilities. The mask and the scores are
-        then those of blocks. Both sizes of each image must be multiples of it.
     **settings
         The settings of `labelsieve.find_label_issues`: ``ignore_label``, ``filter_by``, ``method``, ``from_logits``,
         ``dtype``, ``max_memory``, ``workdir``, ``output``, ``client``, ``n_jobs``, ``progress`` and so on; not
@@ -118,19 +117,19 @@ def find_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
     >>> found.num_issues, found.n_ignored, found.shape(1)
     (0, 2, (4, 4))
     """
-    return SegmentationIssues(_job(labels, pred_probs, downsample, settings).run())
+    return SegmentationIssues(_job(labels, pred_probs, settings).run())
 
 
-@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
-def plan_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **settings: Any) -> Plan:
-    """Plan a run of `find_label_issues`: batches, partitions, bytes, memory and time. No data is read.
+@explain_keywords(KNOWN, SETTINGS)
+def plan_label_issues(labels: Any, pred_probs: Any, **settings: Any) -> Plan:
+    """Plan a run of `find_label_issues`: batches, partitions, bytes and memory. No data is read.
 
     Parameters
     ----------
-    labels, pred_probs, downsample
+    labels, pred_probs
         As in `find_label_issues`.
     **settings
-        As in `labelsieve.plan_label_issues`; ``worker_rate``, ``latency``, ``within`` and ``measure`` too.
+        As in `labelsieve.plan_label_issues`.
 
     Returns
     -------
@@ -152,40 +151,18 @@ def plan_label_issues(labels: Any, pred_probs: Any, *, downsample: int = 1, **se
     >>> plan.n_rows, plan.n_partitions, plan.bytes_read
     (640, 1, 20480)
     """
-    wanted = ForecastSettings.taken_from(settings)
-    return _job(labels, pred_probs, downsample, settings | {"progress": False}).plan(wanted)
+    return _job(labels, pred_probs, settings | {"progress": False}).plan()
 
 
-def _job(labels: Any, pred_probs: Any, downsample: int, given: Mapping[str, Any]) -> Job:
+def _job(labels: Any, pred_probs: Any, given: Mapping[str, Any]) -> Job:
     """Return the job for pixels as rows."""
     settings = JobSettings(**given)
     check_output_of(settings, labels, pred_probs)
-    factor = check_whole_number("downsample", downsample, 1)
-    if factor > 1:
-        _check_downsampling(settings)
     attempts = settings.retries + 1
     masks = retry(attempts, open_masks, labels)
     planes = retry(attempts, open_planes, pred_probs)
     check_images(masks, planes)
-    if factor > 1:
-        ignored = settings.ignore_label if isinstance(settings.ignore_label, int) else None
-        n_classes = int(planes.classes[0])
-        masks = retry(attempts, open_masks, labels, BlockMajority(factor, n_classes, ignored))
-        planes = retry(attempts, open_planes, pred_probs, BlockMean(factor, bool(settings.allow_unnormalized_rows)))
     return Job(masks.rows, planes.rows, settings, layout=_layout(planes))
-
-
-def _check_downsampling(settings: JobSettings) -> None:
-    """Raise for settings that would hide bad values in means of blocks."""
-    for name, is_set in (
-        ("from_logits", settings.from_logits),
-        ("dtype", settings.dtype is not None),
-        ("allow_zero_rows", settings.allow_zero_rows),
-    ):
-        if is_set:
-            raise InvalidInputError(f"downsample takes the mean of probabilities as they are: leave out {name}")
-    if settings.ignore_label is not NOTHING and not isinstance(settings.ignore_label, int):
-        raise InvalidInputError(f"ignore_label must be a number, not {settings.ignore_label!r}")
 
 
 def _layout(images: OpenedImages) -> Layout:

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Float64s
+from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.pixel_issues import TEMPERATURE, SegmentationIssues
+from labelsieve.options import check_one_of, check_positive
 from labelsieve.segmentation.find import find_label_issues
-from labelsieve.settings import check_one_of, check_positive
+from labelsieve.segmentation.issues import TEMPERATURE, SegmentationIssues
 
 
 def get_label_quality_scores(
@@ -20,7 +20,6 @@ def get_label_quality_scores(
     *,
     method: Literal["softmin", "num_pixel_issues"] = "softmin",
     temperature: float = TEMPERATURE,
-    downsample: int = 1,
     **settings: Any,
 ) -> tuple[Float64s, Any]:
     """Score images and pixels, from 0 (probably labelled wrongly) to 1.
@@ -34,8 +33,6 @@ def get_label_quality_scores(
         pixels that are no label issues.
     temperature : float
         Of ``"softmin"``: the lower, the closer to the lowest score of a pixel.
-    downsample : int
-        Of ``"num_pixel_issues"``: issues are counted among blocks of this number of pixels along both axes.
     **settings
         As in `labelsieve.segmentation.find_label_issues`.
 
@@ -64,14 +61,11 @@ def get_label_quality_scores(
     """
     check_one_of("method", method, ("softmin", "num_pixel_issues"))
     if method == "softmin":
-        if downsample != 1:
-            raise InvalidInputError("downsample is for method='num_pixel_issues': scores of pixels need all pixels")
         temperature = check_positive("temperature", temperature)
         found = find_label_issues(labels, pred_probs, **settings)
         return found.image_scores(temperature), found.pixel_scores()
-    found = find_label_issues(labels, pred_probs, downsample=downsample, **settings)
-    whole = found if downsample == 1 else find_label_issues(labels, pred_probs, **settings)
-    return share_of_good_pixels(found), whole.pixel_scores()
+    found = find_label_issues(labels, pred_probs, **settings)
+    return share_of_good_pixels(found), found.pixel_scores()
 
 
 def share_of_good_pixels(found: SegmentationIssues) -> Float64s:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Bools, Float64s, Int64s
+from labelsieve.confident_learning.thresholds import Bools, Float64s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError
-from labelsieve.results.frames import frame_of
-from labelsieve.results.pixel_issues import SegmentationIssues
-from labelsieve.settings import check_whole_number
-from labelsieve.sources.base import Source
-from labelsieve.sources.open_array import open_any
+from labelsieve.options import check_whole_number
+from labelsieve.results.result import frame_of
+from labelsieve.segmentation.issues import SegmentationIssues
+from labelsieve.sources.open import open_any
+from labelsieve.sources.source import Source
 
 if TYPE_CHECKING:
     import pandas as pd

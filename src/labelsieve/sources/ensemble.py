@@ -15,14 +15,12 @@ from typing import Any, Final, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Float64s
-from labelsieve.confident_learning.ensemble_mean import EnsembleMean, MemberRows
-from labelsieve.confident_learning.ensemble_summarizer import EnsembleSummarizer
-from labelsieve.confident_learning.summary_block import STRIP_BYTES
+from labelsieve.confident_learning.ensembles import EnsembleMean, EnsembleSummarizer, MemberRows
+from labelsieve.confident_learning.summaries import STRIP_BYTES
+from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InputTypeError, InvalidInputError
-from labelsieve.sources.base import Rows, Source
-from labelsieve.sources.versions import MissingRows
-from labelsieve.storage.urls import check_place, without_query
+from labelsieve.sources.source import MissingRows, Rows, Source
+from labelsieve.storage.remote import check_place, without_query
 
 # The sum of the weights; beyond these, products would lose digits or become infinite.
 _LEAST_WEIGHT: Final = 1e-200

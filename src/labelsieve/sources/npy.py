@@ -3,20 +3,106 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import mmap
 import os
+import re
+import struct
 import threading
 import tokenize
-from pathlib import Path
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.errors import InvalidInputError, UnreadableDataError
-from labelsieve.sources.base import FileSource, Rows, read_into
-from labelsieve.sources.versions import FileVersion, file_version
+from labelsieve.errors import InvalidInputError, MissingDependencyError, UnreadableDataError
+from labelsieve.sources.composite import Bfloat16Source
+from labelsieve.sources.objects import ObjectStore, PrefetchedRows, ahead_bytes, n_ahead
+from labelsieve.sources.source import (
+    ChunkedRows,
+    FileSource,
+    FileVersion,
+    Rows,
+    Source,
+    changed,
+    file_version,
+    gone,
+    read_into,
+)
+from labelsieve.storage.remote import digest_of, stamp_of, version_of, without_query
+
+
+class Hdf5Source(FileSource):
+    """A dataset in an HDF5 file.
+
+    Parameters
+    ----------
+    dataset : h5py.Dataset
+        Open for reading.
+    """
+
+    path: Path
+
+    def __init__(self, dataset: Any) -> None:
+        super().__init__(dataset.shape, dataset.dtype, dataset.chunks[0] if dataset.chunks else None)
+        self.in_pieces = dataset.ndim == 1  # a chunk of labels is kept while it is read in pieces
+        # A worker may run in another folder; a file that is only in memory has a name that is not a path.
+        filename = os.fsdecode(dataset.file.filename)
+        self.path = Path(filename).absolute() if Path(filename).exists() else Path(filename)
+        self.is_encoded = bool(dataset.compression)
+        self.name, self._dataset = dataset.name, dataset
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_dataset": None}
+
+    @property
+    def where(self) -> str:
+        """File and dataset."""
+        return f"{self.path}:{self.name}"
+
+    def open(self, start: int = 0, stop: int | None = None) -> _Hdf5Rows:  # noqa: ARG002  # nothing is prefetched
+        """Use the open dataset, or open its file."""
+        if self._dataset is not None:
+            return _Hdf5Rows(self, self._dataset)
+        try:
+            import h5py
+        except ImportError as error:
+            raise MissingDependencyError("Reading HDF5", "hdf5") from error
+        file = h5py.File(self.path, "r")
+        try:
+            self.check_version()
+            return _Hdf5Rows(self, file[self.name], file)
+        except BaseException:
+            file.close()
+            raise
+
+    def note_version(self) -> None:
+        """Note the file's size, time and inode, once the library has written what it holds back."""
+        if self.version is None and self._dataset is not None and self._dataset.file.mode != "r":
+            self._dataset.file.flush()
+        super().note_version()
+
+
+class _Hdf5Rows(ChunkedRows):
+    def __init__(self, source: Hdf5Source, dataset: Any, file: Any = None) -> None:
+        super().__init__(source, source.row_chunk or 1)
+        self.dataset, self._file = dataset, file
+
+    def _load(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
+        stop = min(stop, self._n_rows)
+        self.dataset.read_direct(out, np.s_[start:stop], np.s_[: stop - start])
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
 
 # NumPy reads no longer headers than 10,000 bytes; most have 128.
 HEADER_BYTES: Final = 10_240
@@ -214,3 +300,353 @@ class _FortranRows(_NpyRows):
         for k, column in enumerate(block.reshape(-1, stop - start)):
             self._fill(column.view(np.uint8), self._source.offset + (k * n_rows + start) * self._dtype.itemsize)
         return block.T
+
+
+ARCHIVE_SUFFIXES: Final = (".npz", ".safetensors")
+# A place with the name of an array; of "zip://a.npz::https://host/all.zip" the last part is a place.
+_WITH_MEMBER: Final = re.compile(r"(.+\.(?:npz|safetensors)(?:\?.*)?)::(?!/)((?:(?!::|://).)+)", re.IGNORECASE)
+# Dtypes of safetensors, in NumPy's words; bfloat16 by its bits.
+_DTYPES: Final = {"BF16": "<u2", "BOOL": "?"} | {
+    f"{kind}{8 * size}": f"<{letter}{size}"
+    for kind, letter in (("F", "f"), ("I", "i"), ("U", "u"))
+    for size in (1, 2, 4, 8)
+    if (kind, size) != ("F", 1)
+}
+# The headers that the reference implementation reads are not longer.
+_MOST_HEADER_BYTES: Final = 100_000_000
+# In the local header of an entry in a zip archive: the lengths of its name and of what follows the name.
+_LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
+_ENCRYPTED: Final = 1
+_NAMED: Final = 10
+
+# Returns bytes [start, stop) of a file.
+Reader = Callable[[int, int], bytes]
+
+
+@dataclass(frozen=True)
+class Member:
+    """An array in a file.
+
+    Parameters
+    ----------
+    name : str
+        Its name.
+    shape : tuple of int
+        Rows and, for probabilities, classes.
+    dtype : dtype
+        As stored; uint16 for bfloat16.
+    offset : int
+        Byte of the file at which the data begins.
+    fortran : bool
+        Whether columns, rather than rows, are contiguous.
+    is_bfloat16 : bool
+        Whether the values are bfloat16.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    fortran: bool = False
+    is_bfloat16: bool = False
+
+
+def split_member(place: str) -> tuple[str, str]:
+    """Return a place without the name of an array, and that name; "" if there is none.
+
+    Examples
+    --------
+    >>> split_member("out/fold-*.npz::probs"), split_member("labels.npy")
+    (('out/fold-*.npz', 'probs'), ('labels.npy', ''))
+    >>> split_member("zip://p.npz::s3://bucket/all.zip")
+    ('zip://p.npz::s3://bucket/all.zip', '')
+    """
+    found = _WITH_MEMBER.fullmatch(place)
+    return (found[1], found[2]) if found else (place, "")
+
+
+def with_member(place: str, member: str) -> str:
+    """Return a place with the name of an array; the inverse of `split_member`."""
+    return f"{place}::{member}" if member else place
+
+
+def find_member(name: str, where: str, read: Reader, size: int, member: str) -> Member:
+    """Return where an array lies in a file.
+
+    Parameters
+    ----------
+    name, where : str
+        ``labels`` or ``pred_probs``, and the file, for messages.
+    read : callable
+        Returns bytes ``[start, stop)`` of the file.
+    size : int
+        Bytes of the file.
+    member : str
+        Name of the array; "" for the only one.
+
+    Raises
+    ------
+    InvalidInputError
+        For a file that is damaged or cut off, and an array that is missing, compressed or of a dtype that is not read.
+    """
+    if PurePosixPath(where).suffix.lower() == ".npz":
+        return _in_npz(name, where, read, size, member)
+    return _in_safetensors(name, where, read, size, member)
+
+
+def _chosen(name: str, where: str, names: Iterable[str], member: str) -> str:
+    """Return the name of the array that is meant."""
+    found = list(names)
+    if member in found:
+        return member
+    if not found:
+        raise InvalidInputError(f"{name}: {where} holds no arrays")
+    if not member and len(found) == 1:
+        return found[0]
+    listed = ", ".join(found[:_NAMED]) + (f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else "")
+    close = get_close_matches(member, found, 1) or get_close_matches(name, found, 1) or found[:1]
+    has_no = f"has no array {member!r}" if member else "holds several arrays"
+    raise InvalidInputError(f"{name}: {where} {has_no} (it has {listed}): give one, such as {where}::{close[0]}")
+
+
+class _RangedFile(io.RawIOBase):
+    """A file for `zipfile`, which reads a few ranges of it."""
+
+    def __init__(self, read: Reader, size: int) -> None:
+        super().__init__()
+        self._read, self._size, self._position = read, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = (0, self._position, self._size)[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        stop = min(self._size, self._position + len(buffer))
+        got = self._read(self._position, stop) if stop > self._position else b""
+        buffer[: len(got)] = got
+        self._position += len(got)
+        return len(got)
+
+
+def _in_npz(name: str, where: str, read: Reader, size: int, member: str) -> Member:
+    try:
+        # Buffered, so that the few entries behind the arrays take one request.
+        with zipfile.ZipFile(io.BufferedReader(_RangedFile(read, size), HEADER_BYTES)) as archive:
+            entries = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
+            entry = entries[_chosen(name, where, entries, member)]
+            array = entry.filename.removesuffix(".npy")
+            shown = with_member(where, array)
+            if entry.flag_bits & _ENCRYPTED:
+                raise InvalidInputError(f"{name}: {shown} is encrypted")
+            if entry.compress_type != zipfile.ZIP_STORED:
+                raise InvalidInputError(
+                    f"{name}: {shown} is compressed, so that its rows cannot be read by ranges: save it with np.save "
+                    "or np.savez, or as Zarr"
+                )
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise InvalidInputError(f"{name}: {where} is not a readable .npz archive: {error}") from error
+    begin = read(entry.header_offset, entry.header_offset + _LOCAL_HEADER.size) if entry.header_offset >= 0 else b""
+    if len(begin) < _LOCAL_HEADER.size or begin[:4] != b"PK\x03\x04":
+        raise InvalidInputError(f"{name}: {where} is not a readable .npz archive: the header of {array} is damaged")
+    _, n_name, n_extra = _LOCAL_HEADER.unpack(begin)
+    first = entry.header_offset + _LOCAL_HEADER.size + n_name + n_extra
+    head = read(first, first + min(entry.file_size, HEADER_BYTES))
+    shape, dtype, offset, fortran = _header(name, shown, head, min(entry.file_size, size - first))
+    return Member(array, shape, dtype, first + offset, fortran)
+
+
+def _header(name: str, where: str, head: bytes, size: int) -> tuple[tuple[int, ...], np.dtype[Any], int, bool]:
+    shape, fortran, dtype, offset = read_header(name, where, head, size)
+    return shape, dtype, offset, fortran and len(shape) > 1
+
+
+def _in_safetensors(name: str, where: str, read: Reader, size: int, member: str) -> Member:
+    def refuse(why: str) -> InvalidInputError:
+        return InvalidInputError(f"{name}: {where} is not a readable safetensors file: {why}")
+
+    begin = read(0, min(8, size))
+    length = int.from_bytes(begin, "little")
+    if len(begin) < 8 or not 2 <= length <= _MOST_HEADER_BYTES:
+        raise refuse("it does not begin with the length of its header")
+    if size < 8 + length:
+        raise refuse(f"cut off: {size:,} bytes, its header alone takes {8 + length:,}")
+    try:
+        header = json.loads(read(8, 8 + length))
+        entries = {key: facts for key, facts in header.items() if key != "__metadata__"}
+        array = _chosen(name, where, entries, member)
+        kind, shape = str(entries[array]["dtype"]), tuple(int(n) for n in entries[array]["shape"])
+        start, stop = (int(n) for n in entries[array]["data_offsets"])
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, InvalidInputError):
+            raise
+        raise refuse(f"its header is damaged ({type(error).__name__})") from error
+    if kind not in _DTYPES:
+        hint = ": too few bits for probabilities; save them in bfloat16 or a wider dtype" if kind[:2] == "F8" else ""
+        raise InvalidInputError(f"{name}: {with_member(where, array)} is {kind}, which is not read{hint}")
+    dtype = np.dtype(_DTYPES[kind])
+    if start < 0 or min(shape, default=0) < 0 or stop - start != dtype.itemsize * math.prod(shape):
+        raise refuse(f"shape and bytes of {array} differ")
+    if size < 8 + length + stop:
+        raise refuse(f"cut off: {size:,} bytes, its header asks for {8 + length + stop:,}")
+    return Member(array, shape, dtype, 8 + length + start, is_bfloat16=kind == "BF16")
+
+
+# One request: large compared with what a request costs, small compared with what is prefetched.
+_REQUEST_BYTES: Final = 8_000_000
+
+
+class RemoteNpySource(Source):
+    """A ``.npy`` file in an object store.
+
+    Parameters
+    ----------
+    url : str
+        In full; messages show it without its secrets.
+    shape : tuple of int
+        Rows and, for probabilities, classes.
+    dtype : dtype
+        As stored.
+    offset : int
+        Byte at which the data begins.
+    size : int
+        Bytes of the object.
+    stamp : str
+        Its version, as the file system states it.
+    member : str
+        Name of the array in a file of several; "" for a file of its own.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        offset: int,
+        *,
+        size: int,
+        stamp: str,
+        member: str = "",
+    ) -> None:
+        super().__init__(shape, dtype)
+        self.url, self.offset, self.size, self.stamp, self.member = url, offset, size, stamp, member
+        self.version = version_of({"size": size, "ETag": stamp})
+        self.request_rows: int = max(1, _REQUEST_BYTES // max(1, self.row_bytes))
+        self.request_bytes = min(self.request_rows, max(1, self.n_rows)) * self.row_bytes
+        self.prefetch_bytes = ahead_bytes(self.request_bytes)
+
+    @classmethod
+    def from_url(
+        cls, name: str, url: str, store: ObjectStore | None = None, info: dict[str, Any] | None = None
+    ) -> Source:
+        """Read the header of a ``.npy`` object or of an array in a file of several, and compare the size with it.
+
+        Parameters
+        ----------
+        name : str
+            ``labels`` or ``pred_probs``, for messages.
+        url : str
+            Where it is, with the name of the array in a file of several.
+        store : ObjectStore, optional
+            The file system, if it is open already.
+        info : dict, optional
+            The object's entry in a listing.
+        """
+        url, member = split_member(url)
+        opened, path = ObjectStore.at(url)
+        store = store or opened
+        if not (info and (info.get("ETag") or info.get("etag"))):
+            info = store.info(name, path)  # a listing may round the time of the last write
+        size, where = info.get("size"), without_query(url)
+        if size is None:
+            raise InvalidInputError(
+                f"{name}: the server does not report the size of {where}, which is needed to read it in parts"
+            )
+        if info.get("partial") is False:
+            raise InvalidInputError(f"{name}: the server of {where} does not send parts of a file")
+        reader = partial(read_exactly, store, path, what="its header")
+        if where.lower().endswith(ARCHIVE_SUFFIXES):
+            found = find_member(name, where, reader, size, member)
+        else:
+            shape, fortran, dtype, offset = read_header(name, where, reader(0, min(size, HEADER_BYTES)), size)
+            found = Member("", shape, dtype, offset, fortran and len(shape) > 1)
+        _check_ranges(name, with_member(where, found.name), found)
+        source = cls(url, found.shape, found.dtype, found.offset, size=size, stamp=stamp_of(info), member=found.name)
+        return Bfloat16Source(source) if found.is_bfloat16 else source
+
+    @property
+    def where(self) -> str:
+        """The URL without its query, and the name of the array if there may be others."""
+        return with_member(without_query(self.url), self.member)
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:
+        """Open for reading; the rows of a known range are fetched from now on."""
+        return _RemoteNpyRows(self, start, stop)
+
+    def _content(self) -> dict[str, Any] | None:
+        # A size alone does not change with the data.
+        return {"size": self.size, "stamp": self.stamp, "url": digest_of(self.url)} if self.stamp else None
+
+    def check_version(self) -> None:
+        """Request the object's size and stamp, and compare them."""
+        try:
+            self.reachable()
+        except InvalidInputError:
+            raise gone(self.where) from None
+
+    def reachable(self) -> None:
+        """Request the object's size and stamp, and compare them."""
+        store, path = ObjectStore.at(self.url)
+        info = store.info("data", path)
+        if info.get("size") != self.size:
+            raise changed(self.where, f"its size was {self.size:,} bytes and is {info.get('size') or 0:,}")
+        if stamp_of(info) != self.stamp:
+            raise changed(self.where, "it was overwritten")
+
+
+def _check_ranges(name: str, where: str, found: Member) -> None:
+    """Raise if the rows of an array cannot be read by ranges."""
+    if found.fortran:
+        raise InvalidInputError(
+            f"{name}: {where} is in Fortran order, where a batch of rows takes a request for each of "
+            f"{found.shape[1]:,} columns; save it with np.save(..., np.ascontiguousarray(...))"
+        )
+
+
+def read_exactly(store: ObjectStore, path: str, start: int, stop: int, what: str, version: str = "") -> bytes:
+    """Return bytes ``[start, stop)`` of an object, which must be of `version` if that is known."""
+    if start == stop:
+        return b""
+    got, now = store.read(path, start, stop, what)
+    where = f"{store.shown(path)} ({what})"
+    if now and version and now != version:
+        raise changed(where, "it was overwritten")
+    if got is None:
+        raise UnreadableDataError(f"{where} is gone")
+    if len(got) > stop - start:
+        raise UnreadableDataError(f"{store.shown(path)}: its server sends the whole file instead of the requested part")
+    if len(got) < stop - start:
+        raise UnreadableDataError(f"{store.shown(path)} ended before byte {stop:,} ({what}): was it cut while in use?")
+    return got
+
+
+class _RemoteNpyRows(PrefetchedRows):
+    def __init__(self, source: RemoteNpySource, start: int, stop: int | None) -> None:
+        self._npy, (self._store, self._path) = source, ObjectStore.at(source.url)
+        # Requests are numbered from `start`, so that partitions do not share one.
+        super().__init__(source, source.request_rows, start, start, stop, n_ahead(source.request_bytes))
+
+    def _fetch(self, index: int) -> npt.NDArray[Any]:
+        npy, (start, stop) = self._npy, self._bounds(index)
+        a, b = (npy.offset + row * npy.row_bytes for row in (start, stop))
+        data = read_exactly(self._store, self._path, a, b, f"rows {start:,}..{stop - 1:,}", npy.version)
+        return np.frombuffer(data, npy.dtype).reshape(stop - start, *npy.shape[1:])

@@ -16,22 +16,27 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.summary_block import MAX_STRIP_ROWS, STRIP_BYTES
+from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.errors import InvalidInputError
-from labelsieve.sources.base import Rows, Source
 from labelsieve.sources.columns import (
     Columns,
     ListColumns,
+    ObjectFile,
+    RemoteTableFile,
+    TableFile,
+    TableFileSource,
     arrow,
     as_list_columns,
     columns_of,
     common_length,
+    in_one_line,
     list_columns_of,
     list_items,
     list_lengths,
+    reading,
 )
-from labelsieve.sources.prefetch import Prefetcher, ahead_bytes, n_ahead
-from labelsieve.sources.table_files import ObjectFile, RemoteTableFile, TableFile, TableFileSource, in_one_line, reading
+from labelsieve.sources.objects import Prefetcher, ahead_bytes, n_ahead
+from labelsieve.sources.source import Rows, Source
 
 # Bytes that are read at a time from a column on a disk, if there is one; several columns share 16 MB.
 _BUFFER_BYTES: Final = 1 << 20

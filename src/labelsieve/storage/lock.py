@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from labelsieve.errors import InUseError, LabelsieveError, WorkdirError
-from labelsieve.storage.folders import Folder, LocalFolder
+from labelsieve.storage.folder import Folder, LocalFolder
 
 try:
     import fcntl

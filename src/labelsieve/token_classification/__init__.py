@@ -26,8 +26,8 @@ The result is a `labelsieve.token_classification.TokenIssues`: pairs of a senten
 issues in their sentences, as cleanlab's modules of these names do.
 """
 
-from labelsieve.results.token_issues import TokenIssues
 from labelsieve.token_classification import rank, summary
 from labelsieve.token_classification.find import find_label_issues, plan_label_issues
+from labelsieve.token_classification.issues import TokenIssues
 
 __all__ = ["TokenIssues", "find_label_issues", "plan_label_issues", "rank", "summary"]

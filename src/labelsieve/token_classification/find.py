@@ -6,18 +6,23 @@ from dataclasses import replace
 from typing import Any, Final
 
 from labelsieve.errors import InvalidInputError
-from labelsieve.pipeline.forecast_settings import PLANNING_NAMES, ForecastSettings
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import SETTING_NAMES, JobSettings
-from labelsieve.pipeline.keywords import FOR_FINDING, explain_keywords
-from labelsieve.pipeline.opening import check_output_of
-from labelsieve.pipeline.plan import Plan
-from labelsieve.results.layouts import TokenLayout
-from labelsieve.results.token_issues import TokenIssues
-from labelsieve.sources.retries import retry
+from labelsieve.job.inputs import check_output_of
+from labelsieve.job.job import Job
+from labelsieve.job.plan import Plan
+from labelsieve.job.settings import SETTING_NAMES, JobSettings
+from labelsieve.options import FOR_FINDING, explain_keywords
+from labelsieve.results.units import TokenLayout
+from labelsieve.sources.objects import retry
 from labelsieve.sources.tables import open_columns
-from labelsieve.sources.token_tables import open_token_table
-from labelsieve.sources.tokens import Tokens, depth_of, edges_of_ids, edges_of_offsets, join_sentences
+from labelsieve.token_classification.issues import TokenIssues
+from labelsieve.token_classification.rows import (
+    Tokens,
+    depth_of,
+    edges_of_ids,
+    edges_of_offsets,
+    join_sentences,
+    open_token_table,
+)
 
 __all__ = ["find_label_issues", "plan_label_issues"]
 
@@ -85,7 +90,7 @@ def find_label_issues(
     return TokenIssues(_job(labels, pred_probs, offsets, sentence_ids, settings).run())
 
 
-@explain_keywords(KNOWN, (*SETTINGS, *PLANNING_NAMES))
+@explain_keywords(KNOWN, SETTINGS)
 def plan_label_issues(
     labels: Any = None, pred_probs: Any = None, *, offsets: Any = None, sentence_ids: Any = None, **settings: Any
 ) -> Plan:
@@ -116,8 +121,7 @@ def plan_label_issues(
     >>> plan.n_partitions, plan.bytes_read
     (1, 32000)
     """
-    wanted = ForecastSettings.taken_from(settings)
-    return _job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False}).plan(wanted)
+    return _job(labels, pred_probs, offsets, sentence_ids, settings | {"progress": False}).plan()
 
 
 def _job(labels: Any, pred_probs: Any, offsets: Any, sentence_ids: Any, settings: dict[str, Any]) -> Job:

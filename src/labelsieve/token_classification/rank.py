@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Float64s
+from labelsieve.confident_learning.thresholds import Float64s
 from labelsieve.errors import InputTypeError, MissingDependencyError
-from labelsieve.pipeline.keywords import explain_keywords
-from labelsieve.results.token_issues import TEMPERATURE, SentenceScoreMethod, Words
-from labelsieve.settings import Method
-from labelsieve.sources.tokens import ends
+from labelsieve.options import Method, explain_keywords
+from labelsieve.results.units import ends
 from labelsieve.token_classification.find import KNOWN, SETTINGS, find_label_issues
+from labelsieve.token_classification.issues import TEMPERATURE, SentenceScoreMethod, Words
 
 __all__ = ["get_label_quality_scores", "issues_from_scores"]
 

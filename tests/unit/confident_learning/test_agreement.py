@@ -11,8 +11,8 @@ import labelsieve
 from draws import draw, find, in_turn
 from labelsieve import LabelInspector, LabelsieveWarning
 from labelsieve.cli.app import run
-from labelsieve.confident_learning import agreement
-from labelsieve.confident_learning.agreement import Agreement, Fit, RowSample, describe_misfit
+from labelsieve.confident_learning import misfit as agreement
+from labelsieve.confident_learning.misfit import Agreement, Fit, RowSample, describe_misfit
 from labelsieve.errors import InvalidInputError
 
 K = 10
@@ -304,7 +304,7 @@ def find_text(labels, probs=PROBS, **settings):
 
 
 def test_stored_summaries_are_examined_too(monkeypatch):
-    monkeypatch.setattr("labelsieve.memory.Need.summaries", lambda _need: 1 << 60)
+    monkeypatch.setattr("labelsieve.execution.memory.Need.summaries", lambda _need: 1 << 60)
     labels = WRONG["rows late"][0]
     assert find_text(labels, batch_size=50, partition_batches=1) == text_of(labels, PREDICTED)
 
@@ -329,7 +329,7 @@ def test_every_filter_warns(settings, name):
 
 
 def test_nothing_is_examined_where_there_is_no_doubt(monkeypatch):
-    monkeypatch.setattr("labelsieve.pipeline.check_fit.describe_misfit", None)
+    monkeypatch.setattr("labelsieve.job.job.describe_misfit", None)
     assert find(LABELS, PROBS).facts.misfit == ""
 
 

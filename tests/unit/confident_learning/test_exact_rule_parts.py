@@ -10,13 +10,15 @@ from cleanlab.filter import _keep_at_least_n_per_class
 import draws
 import naive
 import naive_joint
-from labelsieve.confident_learning import calibration, confident_joint, pruning, radix_select_by_class, top_k_by_pair
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, PairCounter
-from labelsieve.confident_learning.dtypes import pair_dtype
-from labelsieve.confident_learning.radix_select_by_class import ClassCuts, ClassTies
-from labelsieve.confident_learning.thresholds import smallest_at_least
-from labelsieve.confident_learning.top_k_by_pair import Candidates
-from labelsieve.tasks import totals
+from labelsieve.confident_learning import joint as calibration
+from labelsieve.confident_learning import joint as confident_joint
+from labelsieve.confident_learning import joint as pruning
+from labelsieve.confident_learning import select as radix_select_by_class
+from labelsieve.confident_learning import select as top_k_by_pair
+from labelsieve.confident_learning.joint import ConfidentCounts, PairCounter
+from labelsieve.confident_learning.select import Candidates, ClassCuts, ClassTies
+from labelsieve.confident_learning.thresholds import pair_dtype, smallest_at_least
+from labelsieve.job import kept as totals
 
 DTYPES = [np.float16, np.float32, np.float64]
 

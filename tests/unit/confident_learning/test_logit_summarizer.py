@@ -3,11 +3,10 @@
 import numpy as np
 import pytest
 
-from labelsieve.confident_learning import softmax as softmax_module
-from labelsieve.confident_learning.logit_summarizer import LogitSummarizer
-from labelsieve.confident_learning.softmax import softmax
-from labelsieve.confident_learning.summarizer import Summarizer
-from labelsieve.settings import Settings
+from labelsieve.confident_learning import logits as softmax_module
+from labelsieve.confident_learning.logits import LogitSummarizer, softmax
+from labelsieve.confident_learning.summarize import Summarizer
+from labelsieve.options import Settings
 
 FLOAT64 = np.dtype(np.float64)
 SETTINGS = [

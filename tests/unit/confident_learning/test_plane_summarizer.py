@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from draws import draw
-from labelsieve.confident_learning.plane_summarizer import PlaneSummarizer, PlaneValues
-from labelsieve.confident_learning.summarizer import Summarizer
-from labelsieve.settings import Settings
+from labelsieve.confident_learning.summarize import PlaneSummarizer, PlaneValues, Summarizer
+from labelsieve.options import Settings
 
 DAMAGE = {
     "none": lambda probs: None,

@@ -8,16 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import naive
-from labelsieve.confident_learning import radix_select, thresholds
-from labelsieve.confident_learning.radix_select import (
-    Cut,
-    find_cut,
-    ordered_bits,
-    rows_up_to,
-    score_histogram,
-    tie_quotas,
-)
-from labelsieve.confident_learning.summary_block import near_predicted
+from labelsieve.confident_learning import select as radix_select
+from labelsieve.confident_learning import thresholds
+from labelsieve.confident_learning.select import Cut, find_cut, ordered_bits, rows_up_to, score_histogram, tie_quotas
+from labelsieve.confident_learning.summaries import near_predicted
 
 FLOATS = [np.float16, np.float32, np.float64]
 

@@ -5,9 +5,9 @@ import math
 import numpy as np
 import pytest
 
-from labelsieve.confident_learning import softmax as module
-from labelsieve.confident_learning.softmax import record_bad_logits, softmax
-from labelsieve.confident_learning.validation import Findings, raise_or_warn
+from labelsieve.confident_learning import logits as module
+from labelsieve.confident_learning.checks import Findings, raise_or_warn
+from labelsieve.confident_learning.logits import record_bad_logits, softmax
 from labelsieve.errors import InvalidInputError
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import draws
 import naive
 from labelsieve.confident_learning import thresholds
-from labelsieve.confident_learning.confident_joint import confident_chunk
+from labelsieve.confident_learning.joint import confident_chunk
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
     IssueCounts,

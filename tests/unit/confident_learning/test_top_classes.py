@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from draws import draw, summary_of
-from labelsieve.confident_learning.confident_joint import JointCounter
-from labelsieve.confident_learning.top_classes import TOP_CLASSES, TOP_PROBS, TopClassCounter
+from labelsieve.confident_learning.joint import TOP_CLASSES, TOP_PROBS, JointCounter, TopClassCounter
 from labelsieve.errors import InvalidInputError
 
 

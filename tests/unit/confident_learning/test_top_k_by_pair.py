@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import draws
-from labelsieve.confident_learning.pruning import PruneCounts
-from labelsieve.confident_learning.top_k_by_pair import (
+from labelsieve.confident_learning.joint import PruneCounts
+from labelsieve.confident_learning.select import (
     CandidatePool,
     Candidates,
     MarginSearch,

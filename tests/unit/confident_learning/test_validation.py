@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from draws import cuts
-from labelsieve.confident_learning.validation import (
+from labelsieve.confident_learning.checks import (
     ERRORS,
     MAX_RANGES,
     Finding,

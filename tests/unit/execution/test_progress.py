@@ -16,8 +16,8 @@ import draws
 import labelsieve
 from labelsieve.errors import UnreadableDataError
 from labelsieve.execution import progress
-from labelsieve.storage.retry_log import RETRY_LOG
-from labelsieve.tasks import scan
+from labelsieve.job import scan
+from labelsieve.storage.remote import RETRY_LOG
 from processes import wait_until
 
 LABELS, PROBS = draws.draw(2000, 5, seed=41, noise=0.3)
@@ -98,7 +98,7 @@ def scan_in_step(*args, **kwargs):
 
 
 def test_a_cluster_tells_on_the_way(bars, client, monkeypatch):
-    monkeypatch.setattr("labelsieve.tasks.scan.scan", scan_in_step)
+    monkeypatch.setattr("labelsieve.job.scan.scan", scan_in_step)
     labelsieve.find_label_issues(LABELS, PROBS, progress=True, client=client, **CUT)
     assert next(BEGUN) == 51
 
@@ -156,7 +156,7 @@ def scan_fails_twice(*args, **kwargs):
 
 def test_a_task_that_a_cluster_tries_again_is_a_warning(client, caplog, monkeypatch):
     before, expected = RETRY_LOG.n_retries, labelsieve.find_label_issues(LABELS, PROBS).indices
-    monkeypatch.setattr("labelsieve.tasks.scan.scan", scan_fails_twice)
+    monkeypatch.setattr("labelsieve.job.scan.scan", scan_fails_twice)
     found = labelsieve.find_label_issues(LABELS, PROBS, progress=False, client=client, **CUT)
     np.testing.assert_array_equal(found.indices, expected)
     assert RETRY_LOG.n_retries == before + 2
@@ -203,6 +203,15 @@ def test_no_more_rows_are_told_than_there_are(bars):
     assert np.array(bars[0].steps).sum() == 20
 
 
+def test_rows_of_a_task_that_runs_again_are_counted_once():
+    with progress.Progress("scan", [10, 10], "read", show=False, on_cluster=True) as bar:
+        bar._finish(0, 10, 10)
+        bar._finish(0, 10, 10)
+        assert bar._bar.n == 10
+        bar._finish(10, 10, 0)
+        assert bar._bar.n == 20
+
+
 def test_the_graphs_of_other_threads_are_not_counted(monkeypatch):
     monkeypatch.setattr(progress, "tqdm", Bar)
     found = []
@@ -226,7 +235,7 @@ def test_a_round_of_one_partition_counts_the_rows_of_that_partition(bars, monkey
         inner(bar, n_rows, n_read)
 
     monkeypatch.setattr(progress.Progress, "advance", advance)
-    monkeypatch.setattr("labelsieve.pipeline.passes.rounds", lambda start, stop, _: range(start + 1, stop + 1))
+    monkeypatch.setattr("labelsieve.job.passes.rounds", lambda start, stop, _: range(start + 1, stop + 1))
     choices = {"filter_by": "prune_by_noise_rate", "progress": True, "batch_size": 900, "partition_batches": 1}
     labelsieve.find_label_issues(LABELS, PROBS, **choices)
     assert done == [900, 900, 200]

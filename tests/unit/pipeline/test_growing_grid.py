@@ -7,10 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labelsieve.partitioning import Grid
-from labelsieve.pipeline.growing_grid import arrays_of, growing_grid, partitions_by_array
-from labelsieve.sources.base import Source
-from labelsieve.sources.shards import ShardsSource
+from labelsieve.job.grid import Grid, arrays_of, growing_grid, partitions_by_array
+from labelsieve.sources.composite import ShardsSource
+from labelsieve.sources.source import Source
 
 
 class Described(Source):

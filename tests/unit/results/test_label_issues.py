@@ -20,14 +20,21 @@ import labelsieve
 import naive
 from draws import find
 from labelsieve import InputTypeError, InvalidInputError, LabelIssues
-from labelsieve.confident_learning import class_quality, confident_joint
-from labelsieve.confident_learning.calibration import calibrated_pairs, joint_sums
-from labelsieve.confident_learning.confident_joint import ConfidentCounts, confident_chunk, confident_combine
+from labelsieve.confident_learning import joint as confident_joint
+from labelsieve.confident_learning import matrices as class_quality
+from labelsieve.confident_learning.joint import (
+    ConfidentCounts,
+    calibrated_pairs,
+    confident_chunk,
+    confident_combine,
+    joint_sums,
+)
 from labelsieve.confident_learning.thresholds import adjusted_thresholds
-from labelsieve.pipeline.row_summaries import ArrayScores
-from labelsieve.results import label_issues, row_ids
+from labelsieve.job.table import ArrayScores
+from labelsieve.results import label_issues
+from labelsieve.results import result as row_ids
 from labelsieve.results.result import IssueRows
-from labelsieve.storage import checked_arrays
+from labelsieve.storage import checked as checked_arrays
 
 NAMES = ("cat", "<script>", 'a "dog"', "cow, brown")
 
@@ -297,7 +304,7 @@ def test_ids_of_any_kind(tmp_path, data):
     ],
 )
 def test_names_that_are_none_are_refused_before_anything_is_read(data, choice, error, message, monkeypatch):
-    monkeypatch.setattr("labelsieve.tasks.scan.scan", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("labelsieve.job.scan.scan", lambda *_, **__: pytest.fail("read"))
     with pytest.raises(error, match=message):
         find(*data, **choice)
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 import labelsieve
-from labelsieve.pipeline.job import Job
-from labelsieve.pipeline.job_settings import JobSettings
-from labelsieve.results.grouped_issues import GroupedIssues, whole_groups
-from labelsieve.results.label_issues import load_rows
-from labelsieve.results.layouts import EqualImages, PixelLayout, TagLayout, TokenLayout
+from labelsieve.job.job import Job
+from labelsieve.job.settings import JobSettings
+from labelsieve.results.label_issues import GroupedIssues, load_rows, whole_groups
+from labelsieve.results.units import EqualImages, PixelLayout, TagLayout, TokenLayout
 
 
 def token_layout(lengths):

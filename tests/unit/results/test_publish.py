@@ -13,16 +13,16 @@ import pytest
 
 import labelsieve
 from labelsieve.errors import UnwritableError
-from labelsieve.results.publish import replacing
-from labelsieve.storage.folders import LocalFolder
+from labelsieve.results.store import replacing
+from labelsieve.storage.folder import LocalFolder
 
 # What the lock of a process that was killed says.
 KILLED = f"process 1 on {socket.gethostname()}"
 WRITER = """
 import sys
 from pathlib import Path
-from labelsieve.results.publish import replacing
-from labelsieve.storage.folders import LocalFolder
+from labelsieve.results.store import replacing
+from labelsieve.storage.folder import LocalFolder
 
 with replacing(LocalFolder(Path(sys.argv[1]))) as made:
     made.write_bytes(b"of another process")

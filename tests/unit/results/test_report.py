@@ -27,7 +27,7 @@ from labelsieve import InvalidInputError, MissingDependencyError
 from labelsieve.cli.app import run
 from labelsieve.errors import install_line
 from labelsieve.results import report
-from labelsieve.results.pages import heading_parts
+from labelsieve.results.report import heading_parts
 
 NAMES = ("cat & dog", "<script>document.title='taken over'</script>", '"><img src=x onerror=alert(1)>', "$x$ and $y$")
 IDS = [f"<b>row {i}</b>" for i in range(1500)]
@@ -401,7 +401,7 @@ def test_a_page_by_the_command_line(found, tmp_path, monkeypatch, capsys):
     assert [line[1] for line in Parsed(one).tables[0][1:]] == [f"text {row}" for row in found.indices[:7]]
     assert run(["report", "nothing.zarr"]) == 2
     assert "there is no result of Labelsieve" in capsys.readouterr().err
-    monkeypatch.setattr("labelsieve.tasks.scan.scan", lambda *_, **__: pytest.fail("read"))
+    monkeypatch.setattr("labelsieve.job.scan.scan", lambda *_, **__: pytest.fail("read"))
     np.save("ids.npy", np.arange(1500))
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     for given, place in (("--ids", "ids.npy"), ("--texts", "texts.txt"), ("--class-names", "names.txt")):

@@ -12,9 +12,9 @@ import draws
 import labelsieve
 from labelsieve import InvalidInputError
 from labelsieve.cli.app import run
-from labelsieve.results.row_ids import open_ids, read_class_names
-from labelsieve.results.texts import open_texts
-from labelsieve.sources.text_cells import escape_formula, read_lines, unescape_formula
+from labelsieve.results.report import open_texts
+from labelsieve.results.result import open_ids, read_class_names
+from labelsieve.sources.names import escape_formula, read_lines, unescape_formula
 
 # What is written, and what a spreadsheet gets to see.
 CELLS = {

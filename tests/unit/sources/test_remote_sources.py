@@ -27,19 +27,19 @@ import s3
 from draws import assert_same_array, assert_same_bits, draw, find, in_turn
 from labelsieve.cli import app
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveWarning, UnreadableDataError
-from labelsieve.pipeline import opening
-from labelsieve.pipeline.opening import open_inputs
-from labelsieve.sources import remote_npy, remote_zarr, zarr_chunks
+from labelsieve.job import inputs as opening
+from labelsieve.job.inputs import open_inputs
+from labelsieve.sources import npy as remote_npy
+from labelsieve.sources import zarr as remote_zarr
+from labelsieve.sources import zarr as zarr_chunks
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.npy import NpySource
-from labelsieve.sources.open_array import open_labels, open_pred_probs
-from labelsieve.sources.prefetch import Prefetcher, ahead_bytes, n_ahead
-from labelsieve.sources.remote_npy import RemoteNpySource
-from labelsieve.sources.remote_zarr import RemoteZarrSource
-from labelsieve.sources.shard_names import natural_key
-from labelsieve.sources.shards import ShardsSource
-from labelsieve.sources.zarr_arrays import ZarrSource
-from labelsieve.storage.urls import cause_of, check_place, without_query
+from labelsieve.sources.composite import ShardsSource
+from labelsieve.sources.npy import NpySource, RemoteNpySource
+from labelsieve.sources.objects import Prefetcher, ahead_bytes, n_ahead
+from labelsieve.sources.open import open_labels, open_pred_probs
+from labelsieve.sources.source import natural_key
+from labelsieve.sources.zarr import RemoteZarrSource, ZarrSource
+from labelsieve.storage.remote import cause_of, check_place, without_query
 from processes import PATIENCE_S, wait_until
 from workdirs import shift_time
 
@@ -201,8 +201,8 @@ def test_an_array_opened_by_its_user_on_fsspec_is_read_ahead(bucket, tmp_path):
         import pickle, sys
         import numpy as np, zarr
         from labelsieve.sources import remote_zarr
-        from labelsieve.sources.open_array import open_pred_probs
-        from labelsieve.sources.remote_zarr import RemoteZarrSource
+        from labelsieve.sources.open import open_pred_probs
+        from labelsieve.sources.zarr import RemoteZarrSource
 
         source = open_pred_probs(zarr.open_array(sys.argv[1], mode="r"))
         assert isinstance(source, RemoteZarrSource) and source.where == sys.argv[1], source
@@ -268,7 +268,7 @@ def test_labels_on_s3_are_read_where_their_rows_are_and_nowhere_else(tmp_path, b
     zarr.create_array(local, shape=LABELS.shape, chunks=(chunk,), dtype=LABELS.dtype)[:] = LABELS
     fsspec.filesystem("s3").put(str(local), url, recursive=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("labelsieve.pipeline.opening._READ_FIRST_BYTES", -1)
+        patch.setattr("labelsieve.job.inputs._READ_FIRST_BYTES", -1)
         server.requests()
         found = find(url, layout_url(bucket, "whole rows"), batch_size=70, partition_batches=1)
     assert_same_bits(found, want)

@@ -21,7 +21,7 @@ import labelsieve
 import s3
 from labelsieve import InUseError, WorkdirError
 from labelsieve.storage import lock
-from labelsieve.storage.folders import LocalFolder, UrlFolder, open_folder
+from labelsieve.storage.folder import LocalFolder, UrlFolder, open_folder
 from labelsieve.storage.lock import own_folder
 from processes import wait_until
 
@@ -87,7 +87,7 @@ def test_who_held_the_lock_before_is_not_named(local):
 HOLD = """
 import signal, sys
 from labelsieve.storage.lock import own_folder
-from labelsieve.storage.folders import open_folder
+from labelsieve.storage.folder import open_folder
 with own_folder(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}"):
     print("owned", flush=True)
     signal.pause()
@@ -279,7 +279,7 @@ CHECK = """
 import sys
 from labelsieve import InUseError
 from labelsieve.storage.lock import own_folder
-from labelsieve.storage.folders import open_folder
+from labelsieve.storage.folder import open_folder
 with own_folder(open_folder(sys.argv[1]), f"the workdir {sys.argv[1]}") as check:
     print("owned", flush=True)
     sys.stdin.readline()

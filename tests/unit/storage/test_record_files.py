@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from labelsieve.storage.folders import LocalFolder, open_folder
-from labelsieve.storage.record_files import DamagedRecordError, Record, RecordWriter
+from labelsieve.storage.checked import DamagedRecordError, Record, RecordWriter
+from labelsieve.storage.folder import LocalFolder, open_folder
 
 DTYPES = ["?", *(f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)), "f2", "f4", "f8"]
 HEADER = {"kind": "test", "rows": [3, 8]}

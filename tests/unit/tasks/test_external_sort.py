@@ -1,5 +1,6 @@
 """The sort of issues that are too many for one machine, against sorting all of them at once."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,13 @@ from hypothesis import strategies as st
 import draws
 import labelsieve
 import naive
-from labelsieve import memory, partitioning
+from labelsieve.execution import memory
+from labelsieve.job import grid as partitioning
+from labelsieve.job import table as external_sort
+from labelsieve.job.table import Keys, SortedRun
 from labelsieve.results.result import IssueRows
-from labelsieve.results.zarr_store import COLUMNS, ResultGroup
-from labelsieve.storage.folders import LocalFolder
-from labelsieve.tasks import external_sort
-from labelsieve.tasks.external_sort import Keys, SortedRun
+from labelsieve.results.store import COLUMNS, ResultGroup
+from labelsieve.storage.folder import LocalFolder
 
 ROW_NAMES = ["row", "score", "given_label", "suggested_label", "p_given", "p_suggested"]
 
@@ -231,30 +233,27 @@ def test_a_result_is_the_same_whatever_the_sizes(
         patch.setattr(partitioning, "RESULT_ROWS", result_rows)
         patch.setattr(memory, "RUN_ROWS", run_rows)
         patch.setattr(partitioning, "_SPAN_BYTES", span_bytes)
-        patch.setattr("labelsieve.tasks.scan.BLOCK_ROWS", 63)  # a strip of 1000 bytes has as many
-        patch.setattr("labelsieve.tasks.external_sort._SAMPLE_STEP", 3)
-        patch.setattr("labelsieve.tasks.external_sort._RUN_BLOCK_ROWS", 2)
+        patch.setattr("labelsieve.job.scan.BLOCK_ROWS", 63)  # a strip of 1000 bytes has as many
+        patch.setattr("labelsieve.job.table._SAMPLE_STEP", 3)
+        patch.setattr("labelsieve.job.table._RUN_BLOCK_ROWS", 2)
         got = labelsieve.find_label_issues(
             labels, probs, **choices, **where, batch_size=batch_size, partition_batches=partition_batches
         )
         assert draws.bits(got) == want
 
 
-def test_issues_that_do_not_fit_are_sorted_in_the_workdir(tmp_path, tiny, monkeypatch):
+def test_issues_that_do_not_fit_are_an_error_and_an_output_takes_them(tmp_path, tiny, monkeypatch):
     labels, probs = draws.draw(300, 4, seed=4)
     want = labelsieve.find_label_issues(labels, probs)
-    monkeypatch.setattr("labelsieve.pipeline.job.Job._room", lambda *_: 0)
-    got = labelsieve.find_label_issues(labels, probs, workdir=tmp_path / "w", batch_size=20, partition_batches=2)
-    assert sorted(entry.name for entry in (tmp_path / "w").iterdir()) == [
-        "labelsieve.json",
-        "lock",
-        "result",
-        "summaries",
-    ]
-    assert draws.bits(got) == draws.bits(want)
-    spilled = labelsieve.find_label_issues(labels, probs)  # from summaries in memory to a temporary folder
-    assert not isinstance(spilled.found, labelsieve.IssueRows)
-    assert draws.bits(spilled) == draws.bits(want)
+    monkeypatch.setattr("labelsieve.job.job.Job._room", lambda *_: 1000)
+    words = rf"^the {want.num_issues} issues would take .* in this process, but may take only 1 kB\. Write them to"
+    for where in ({}, {"workdir": tmp_path / "w"}):
+        with pytest.raises(labelsieve.MemoryLimitError, match=words) as caught:
+            labelsieve.find_label_issues(labels, probs, **where, batch_size=20, partition_batches=2)
+        advice = re.search(r"output='(issues\.zarr)' \(-o issues\.zarr\)$", str(caught.value))
+        monkeypatch.chdir(tmp_path)
+        got = labelsieve.find_label_issues(labels, probs, **where, output=advice[1])
+        assert draws.bits(got) == draws.bits(want)
 
 
 def test_each_run_is_as_long_as_a_thread_sorts_at_a_time(tmp_path, tiny, monkeypatch):
@@ -292,7 +291,7 @@ def test_more_issues_are_sorted_in_larger_runs_where_there_is_room(tmp_path, tin
         return memory.run_rows(30 * 1024 if room > 1e9 else 1, room)
 
     monkeypatch.setattr(partitioning, "RESULT_ROWS", 160)  # and so a span
-    monkeypatch.setattr("labelsieve.pipeline.row_summaries.run_rows", run_rows)
+    monkeypatch.setattr("labelsieve.job.table.run_rows", run_rows)
     found = labelsieve.find_label_issues(labels, probs, output=tmp_path / "r.zarr", max_memory=int(limit))
     assert asked == [found.estimated_num_issues]
     assert zarr.open_array(tmp_path / "r.zarr", path="issues").chunks == (want,)

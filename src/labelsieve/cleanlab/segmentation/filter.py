@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.dtypes import Bools
+from labelsieve.confident_learning.thresholds import Bools
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.pixel_issues import SegmentationIssues
+from labelsieve.options import check_whole_number
 from labelsieve.segmentation.find import find_label_issues as find
-from labelsieve.settings import check_whole_number
-from labelsieve.sources.base import Source
-from labelsieve.sources.open_array import open_any
+from labelsieve.segmentation.issues import SegmentationIssues
+from labelsieve.sources.open import open_any
+from labelsieve.sources.source import Source
 
 
 def find_label_issues(
@@ -44,9 +44,7 @@ def find_label_issues(
     verbose : bool
         Whether to show progress.
     **kwargs
-        ``downsample``: merge blocks of this number of pixels along both axes before issues are found; 1 by default. The
-        label of a block is that of most of its pixels, where cleanlab averages the numbers of classes, which makes up
-        classes that no pixel has. A pixel of a block that is an issue is one, unless its own label is predicted.
+        ``downsample``: only 1; issues are found among all pixels.
 
     Returns
     -------
@@ -56,7 +54,7 @@ def find_label_issues(
     Raises
     ------
     InvalidInputError
-        A ValueError, for shapes that differ, sizes that are no multiples of ``downsample``, and bad data.
+        A ValueError, for shapes that differ, another ``downsample`` than 1, and bad data.
 
     Notes
     -----
@@ -75,28 +73,21 @@ def find_label_issues(
     """
     batch_size = checked_batch_size(batch_size)
     labels, pred_probs = checked_images(labels, pred_probs)
-    factor = check_whole_number("downsample", kwargs.get("downsample", 1), 1)
-    height, width = pred_probs.shape[-2:]
-    if height % factor or width % factor:
+    if kwargs.get("downsample", 1) != 1:
         raise InvalidInputError(
-            f"downsample={factor} does not divide {height} x {width} pixels: give a factor of both sizes, or 1"
+            f"downsample={kwargs['downsample']!r} is not supported: merge blocks of pixels before the call, and give "
+            "the smaller labels and pred_probs"
         )
     found = find(
         labels,
         pred_probs,
-        downsample=factor,
         batch_size="auto" if batch_size is None else batch_size,
         n_jobs=1 if n_jobs is None else n_jobs,
         progress=bool(verbose),
         allow_unnormalized_rows="warn",
     )
     mask: Bools = found.mask()
-    if factor == 1:
-        _add_ties(mask, found, labels, pred_probs)
-        return mask
-    mask = mask.repeat(factor, axis=1).repeat(factor, axis=2)
-    for image in np.flatnonzero(mask.any(axis=(1, 2))).tolist():
-        mask[image] &= _is_not_predicted(labels, pred_probs, image, mask[image])
+    _add_ties(mask, found, labels, pred_probs)
     return mask
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.cleanlab.segmentation.filter import checked_batch_size, checked_images, find_label_issues
-from labelsieve.confident_learning.dtypes import Float64s, Floats
+from labelsieve.confident_learning.thresholds import Float64s, Floats
 from labelsieve.errors import InvalidInputError
-from labelsieve.results.pixel_issues import TEMPERATURE, softmin
 from labelsieve.segmentation.find import find_label_issues as find
+from labelsieve.segmentation.issues import TEMPERATURE, softmin
 from labelsieve.segmentation.rank import issues_from_scores
 
 __all__ = ["get_label_quality_scores", "issues_from_scores"]
@@ -42,7 +42,7 @@ def get_label_quality_scores(
     batch_size, n_jobs, verbose
         As in `labelsieve.cleanlab.segmentation.filter.find_label_issues`.
     **kwargs
-        ``temperature`` of softmin, 0.1 by default; ``downsample`` for ``"num_pixel_issues"``, 1 by default.
+        ``temperature`` of softmin, 0.1 by default; ``downsample`` for ``"num_pixel_issues"``, only 1.
 
     Returns
     -------
@@ -68,12 +68,12 @@ def get_label_quality_scores(
     """
     batch_size = checked_batch_size(batch_size)
     labels, pred_probs = checked_images(labels, pred_probs)
-    downsample, temperature = kwargs.get("downsample", 1), kwargs.get("temperature", TEMPERATURE)
+    temperature = kwargs.get("temperature", TEMPERATURE)
     choices: dict[str, Any] = {"batch_size": batch_size, "n_jobs": n_jobs}
     if method == "num_pixel_issues":
-        mask = find_label_issues(labels, pred_probs, verbose=verbose, downsample=downsample, **choices)
+        mask = find_label_issues(labels, pred_probs, verbose=verbose, downsample=kwargs.get("downsample", 1), **choices)
         image_scores = 1 - mask.mean(axis=(1, 2))
-    elif downsample != 1:
+    elif kwargs.get("downsample", 1) != 1:
         warnings.warn(f"downsample is not used with method={method!r}: it is for 'num_pixel_issues'", stacklevel=2)
     found = find(
         labels,

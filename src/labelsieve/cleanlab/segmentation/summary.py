@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from labelsieve.segmentation.summary import (
-    _generate_colormap,
-    common_label_issues,
-    display_issues,
-    filter_by_class,
-)
+from labelsieve.segmentation.summary import _generate_colormap, common_label_issues, display_issues, filter_by_class
 
 __all__ = ["_generate_colormap", "common_label_issues", "display_issues", "filter_by_class"]

@@ -7,12 +7,12 @@ from typing import Any
 
 from labelsieve.cleanlab.arguments import COMMON
 from labelsieve.cleanlab.filter import filter_settings
-from labelsieve.pipeline.job import Job
-from labelsieve.results.layouts import TokenLayout
-from labelsieve.results.token_issues import TokenIssues
-from labelsieve.settings import Method
-from labelsieve.sources.tokens import join_sentences
+from labelsieve.job.job import Job
+from labelsieve.options import Method
+from labelsieve.results.units import TokenLayout
 from labelsieve.token_classification.find import find_label_issues as find
+from labelsieve.token_classification.issues import TokenIssues
+from labelsieve.token_classification.rows import join_sentences
 
 __all__ = ["find_label_issues"]
 

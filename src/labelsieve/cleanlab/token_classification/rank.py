@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 
 from labelsieve.cleanlab.arguments import COMMON, AssertedInputError
-from labelsieve.confident_learning.dtypes import Float64s
-from labelsieve.results.token_issues import SENTENCE_SCORES, TEMPERATURE, SentenceScoreMethod, scores_of_sentences
-from labelsieve.settings import Method
-from labelsieve.sources.tokens import ends
+from labelsieve.confident_learning.thresholds import Float64s
+from labelsieve.options import Method
+from labelsieve.results.units import ends
 from labelsieve.token_classification import rank
+from labelsieve.token_classification.issues import (
+    SENTENCE_SCORES,
+    TEMPERATURE,
+    SentenceScoreMethod,
+    scores_of_sentences,
+)
 from labelsieve.token_classification.rank import as_series, issues_from_scores
 
 __all__ = ["get_label_quality_scores", "issues_from_scores"]

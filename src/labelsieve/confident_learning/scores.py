@@ -1,0 +1,281 @@
+"""Label quality scores of a strip of rows.
+
+Those of ``cleanlab.rank.get_label_quality_scores`` (2.9) are defined as there; `logit_margin` is not in cleanlab.
+
+The default, self-confidence, is the probability of the label. It is a column of every row summary, `p_label`, and is
+not computed here. Sums over rows are taken over a C-ordered float64 strip, so that their last bits do not depend on the
+number of rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from numbers import Real
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints
+from labelsieve.errors import InputTypeError, InvalidInputError
+from labelsieve.options import FLOAT_TOLERANCE, Method, Settings
+
+ColumnKernel = Callable[[Floats, Ints], Float64s]
+
+# Up to this many classes a loop over columns beats a row-wise maximum.
+_FEW_CLASSES: Final = 16
+# Of the margin of logits; of probability 0 it would be infinite.
+_LEAST_PROBABILITY: Final = 1e-30
+
+
+def column_kernels(settings: Settings, thresholds: Float64s | None = None) -> dict[str, ColumnKernel]:
+    """Return the functions that compute columns of the table from whole rows, by name; none for self-confidence.
+
+    Parameters
+    ----------
+    settings : Settings
+        How rows are scored.
+    thresholds : (K,) float64, optional
+        Confident thresholds, if they are known before the read. Without them, adjusted margins need a second read.
+    """
+    if settings.scores_need_rescan:
+        return {} if thresholds is None else {"score": partial(adjusted_margin, thresholds=thresholds)}
+    if settings.method == "normalized_margin":
+        return {"score": normalized_margin}
+    if settings.method == "confidence_weighted_entropy":
+        return {"score": confidence_weighted_entropy}
+    if settings.method == "logit_margin":
+        return {"score": logit_margin}
+    return {"row_sum": row_sum} if settings.adjust_pred_probs else {}
+
+
+def row_sum(probs: Floats, _labels: Ints) -> Float64s:
+    """Return the ``(n,)`` sums of the rows of `probs`, from which `adjusted_self_confidence` is computed."""
+    sums: Float64s = _float64(probs).sum(axis=1)
+    return sums
+
+
+def normalized_margin(probs: Floats, labels: Ints) -> Float64s:
+    """Return ``(p_label - largest other + 1) / 2`` for the ``(n, K)`` strip `probs`."""
+    p_label, p_other = _label_and_other(probs, labels)
+    return (p_label - p_other + 1) / 2
+
+
+def logit_margin(probs: Floats, labels: Ints) -> Float64s:
+    """Return ``p_label / (p_label + largest other)`` for the ``(n, K)`` strip `probs`.
+
+    This is the sigmoid of ``log(p_label) - log(largest other)``, the margin of the logits, by which Pleiss, Zhang,
+    Elenberg and Weinberger (NeurIPS 2020, "Identifying Mislabeled Data using the Area Under the Margin Ranking") find
+    wrong labels; they average it over the epochs of a training. Probabilities below 1e-30 count as 1e-30. So labels
+    of probability 0 do not tie: the likelier the other class, the lower the score.
+    """
+    p_label, p_other = (np.maximum(probs, _LEAST_PROBABILITY) for probs in _label_and_other(probs, labels))
+    scores: Float64s = p_label / (p_label + p_other)
+    return scores
+
+
+def confidence_weighted_entropy(probs: Floats, labels: Ints) -> Float64s:
+    """Return ``log(e + 1) / e``, where ``e`` is the normalized entropy divided by the label's probability.
+
+    Probabilities are clipped to [0, 1] first. In the denominator ``e`` is at least 1e-6.
+    """
+    clipped = np.clip(_float64(probs), 0.0, 1.0)
+    p_label = np.maximum(clipped[np.arange(len(probs)), labels], FLOAT_TOLERANCE)
+    logs = np.where(clipped > 0, clipped, 1.0)
+    np.log(logs, out=logs)
+    logs *= clipped
+    entropy = -logs.sum(axis=1) / np.log(probs.shape[1])
+    ratio = entropy / p_label
+    scores: Float64s = np.log(ratio + 1) / np.maximum(ratio, FLOAT_TOLERANCE)
+    return scores
+
+
+def adjusted_margin(probs: Floats, labels: Ints, thresholds: Float64s) -> Float64s:
+    """Return the normalized margins of probabilities that are adjusted by the thresholds: shifted and renormalized."""
+    adjusted = _float64(probs) - thresholds
+    adjusted += thresholds.max()
+    sums = adjusted.sum(axis=1, keepdims=True)
+    # Only a row of zeros with equal thresholds has sum 0; it stays as it is.
+    np.divide(adjusted, sums, out=adjusted, where=sums != 0)
+    return normalized_margin(adjusted, labels)
+
+
+def adjusted_self_confidence(p_label: Floats, labels: Ints, row_sums: Float64s, thresholds: Float64s) -> Float64s:
+    """Return adjusted self-confidence, computed from row sums so that no second read is needed.
+
+    Parameters
+    ----------
+    p_label : (n,) float
+        Probability of the label.
+    labels : (n,) int
+        Labels.
+    row_sums : (n,) float64
+        Sums of the rows of `pred_probs`.
+    thresholds : (K,) float64
+        Confident thresholds.
+
+    Returns
+    -------
+    (n,) float64
+        ``p - t + max(t)`` of the label, divided by the sum of that over all classes; 0 where the sum is 0.
+    """
+    top = thresholds.max()
+    gaps = top - thresholds
+    shift = math.fsum(gaps[gaps > 0].tolist())
+    shifted = (p_label.astype(np.float64) - thresholds[labels]) + top
+    sums = row_sums + shift
+    scores: Float64s = np.divide(shifted, sums, out=np.zeros_like(shifted), where=sums != 0)
+    return scores + 0.0  # 0 divided by a negative sum is -0.0, which counts as 0.0
+
+
+def _label_and_other(probs: Floats, labels: Ints) -> tuple[Float64s, Float64s]:
+    """Return the probability of the label and the largest other one of each row."""
+    rows = np.arange(len(probs))
+    # Maxima of float16 are slow; float32 holds all its values.
+    others = probs.astype(np.float32 if probs.dtype == np.float16 else probs.dtype)
+    p_label = others[rows, labels].astype(np.float64)
+    others[rows, labels] = -np.inf
+    return p_label, _row_max(others).astype(np.float64)
+
+
+def _float64(probs: Floats) -> Float64s:
+    return np.ascontiguousarray(probs, dtype=np.float64)
+
+
+def _row_max(values: Floats) -> Floats:
+    if values.shape[1] > _FEW_CLASSES:
+        widest: Floats = values.max(axis=1)
+        return widest
+    best = values[:, 0].copy()
+    for k in range(1, values.shape[1]):
+        np.maximum(best, values[:, k], out=best)
+    return best
+
+
+# Takes (n, K) scores of tags, and returns (n,) scores of examples.
+Aggregator = Callable[[Float64s], npt.NDArray[Any]]
+
+
+def exponential_moving_average(scores: Float64s, alpha: float | None = 0.8) -> Float64s:
+    """Return the moving average over the scores of each example, from the highest to the lowest.
+
+    Parameters
+    ----------
+    scores : (n, K) float64
+        Scores of tags.
+    alpha : float, optional
+        Weight of the next score, 0 to 1; by default 2 / (K + 1).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> exponential_moving_average(np.array([[0.1, 0.9, 0.5]]), alpha=0.5)
+    array([0.4])
+    """
+    descending = np.fliplr(np.sort(scores, axis=1)).T
+    weight = 2 / (scores.shape[1] + 1) if alpha is None else float(alpha)
+    total: Float64s = descending[0]
+    for following in descending[1:]:
+        total = weight * following + (1 - weight) * total
+    return total
+
+
+def softmin(scores: Float64s, temperature: float = 0.1) -> Float64s:
+    """Return the mean of the scores of each example, weighted by the softmax of ``(1 - score) / temperature``.
+
+    Parameters
+    ----------
+    scores : (n, K) float64
+        Scores of tags.
+    temperature : float
+        Above 0; the lower, the closer to the lowest score.
+    """
+    weights = (1 - scores) / temperature
+    weights -= weights.max(axis=1, keepdims=True)
+    np.exp(weights, out=weights)
+    weights /= weights.sum(axis=1, keepdims=True)
+    found: Float64s = np.einsum("ij,ij->i", scores, weights)
+    return found
+
+
+def adjusted_tag_scores(labels: Ints, probs: Floats, thresholds: Float64s, method: Method) -> Float64s:
+    """Return scores of tags by probabilities that are adjusted by the thresholds: shifted and renormalized.
+
+    Parameters
+    ----------
+    labels : (n,) int
+        Classes 2k and 2k + 1.
+    probs : (n,) float
+        Probabilities of having the tag.
+    thresholds : (2K,) float64
+        Confident thresholds.
+    method : {"self_confidence", "normalized_margin"}
+        The score.
+    """
+    has_tag = (labels & 1).astype(np.bool_)
+    absent = labels.astype(np.intp) & ~1
+    without, present = thresholds[absent], thresholds[absent + 1]
+    top = np.maximum(without, present)
+    p = ((probs.dtype.type(1) - probs) - without + top, probs - present + top)
+    sums = p[0] + p[1]
+    p_label, p_other = np.where(has_tag, p[1], p[0]), np.where(has_tag, p[0], p[1])
+    for one in (p_label, p_other):
+        np.divide(one, sums, out=one, where=sums != 0)
+    scores: Float64s = p_label if method == "self_confidence" else (p_label - p_other + 1) / 2
+    return scores
+
+
+def aggregator(method: str | Callable[..., Any] = "exponential_moving_average", **kwargs: Any) -> Aggregator:
+    """Return the function that makes scores of examples.
+
+    Parameters
+    ----------
+    method : {"exponential_moving_average", "softmin"} or callable
+        A callable takes ``(n, K)`` scores, ``axis=1`` and `kwargs`, and returns ``(n,)`` scores.
+    **kwargs : object
+        `alpha`, `temperature`, or what the callable takes. As in cleanlab, others have no effect.
+
+    Raises
+    ------
+    InvalidInputError
+        For an unknown method, and for an `alpha` or a `temperature` out of range.
+    InputTypeError
+        For a method that is neither a name nor callable.
+    """
+    if callable(method):
+        return partial(_of_callable, method, dict(kwargs))
+    known: Mapping[str, tuple[Callable[..., Float64s], str]] = {
+        "exponential_moving_average": (exponential_moving_average, "alpha"),
+        "softmin": (softmin, "temperature"),
+    }
+    if not isinstance(method, str):
+        raise InputTypeError(f"the method of aggregation must be a name or callable, not {type(method).__name__}")
+    if method not in known:
+        raise InvalidInputError(f"the method of aggregation must be one of {', '.join(known)}; not {method!r}")
+    function, name = known[method]
+    values = {key: value for key, value in kwargs.items() if key == name}
+    if values:
+        _check_value(name, values[name])
+    return partial(function, **values)
+
+
+def _check_value(name: str, value: object) -> None:
+    if name == "alpha" and value is None:
+        return
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else np.nan
+    if name == "alpha" and not 0 <= number <= 1:
+        raise InvalidInputError(f"alpha must be in the interval [0, 1], not {value!r}")
+    if name == "temperature" and not number > 0:
+        raise InvalidInputError(f"temperature must be above 0, not {value!r}")
+
+
+def _of_callable(function: Callable[..., Any], kwargs: Mapping[str, Any], scores: Float64s) -> npt.NDArray[Any]:
+    found = np.asarray(function(scores, axis=1, **kwargs))
+    if found.shape != (len(scores),):
+        raise InvalidInputError(
+            f"the method of aggregation returned the shape {found.shape} for {len(scores):,} examples: it takes (n, K) "
+            "scores and axis=1, and returns (n,)"
+        )
+    return found

@@ -1,1 +1,0 @@
-"""Labels as they are stored, decisions about them, and what these make of them."""

@@ -1,0 +1,1 @@
+"""One run: the client and the tasks of its workers."""

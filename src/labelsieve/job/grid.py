@@ -1,0 +1,287 @@
+"""How rows are cut into batches, partitions and spans. Arithmetic alone: no data, no Dask."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.options import check_whole_number
+from labelsieve.results.store import result_rows
+from labelsieve.sources.open import Opened, where_is
+from labelsieve.sources.source import Source
+
+# Each thread gets several partitions, so that the last ones do not leave threads idle.
+PARTITIONS_A_THREAD: Final = 4
+# Share of the rows that are in smaller partitions where few large partitions are read, and how many make a large one.
+_LAST_SHARE: Final = 0.25
+_SMALL_LAST: Final = 3
+# Bytes of row summaries in a workdir that one task works on.
+_SPAN_BYTES: Final = 32_000_000
+
+Auto = Literal["auto"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The division of all rows into partitions, and of each partition into batches.
+
+    Parameters
+    ----------
+    n_rows : int
+        Number of all rows.
+    batches : int or tuple of int
+        Number of rows of every batch, except the last of a partition, which may be shorter; or of each batch.
+    partitions : int or tuple of int
+        Number of rows of every partition, except the last, which may be shorter; or the row at which each ends.
+    """
+
+    n_rows: int
+    batches: int | tuple[int, ...]
+    partitions: int | tuple[int, ...]
+
+    @classmethod
+    def grouped(cls, n_rows: int, batches: int | tuple[int, ...], partition_batches: int) -> Grid:
+        """Return a grid whose partitions are groups of `partition_batches` batches; the last one may have fewer."""
+        if isinstance(batches, int):
+            return cls(n_rows, batches, batches * partition_batches)
+        edges = list(itertools.accumulate(batches))
+        return cls(n_rows, batches, (*edges[partition_batches - 1 : -1 : partition_batches], n_rows))
+
+    @classmethod
+    def tapered(cls, n_rows: int, batch_rows: int, partition_batches: int) -> Grid:
+        """Return a grid whose last rows are in smaller partitions, so that all threads end at about the same time."""
+        large, small = (batch_rows * size for size in (partition_batches, -(-partition_batches // _SMALL_LAST)))
+        n_large = int(n_rows * (1 - _LAST_SHARE)) // large
+        ends = (*range(large, n_large * large + 1, large), *range(n_large * large + small, n_rows, small), n_rows)
+        return cls(n_rows, batch_rows, ends)
+
+    @property
+    def n_large(self) -> int:
+        """Number of partitions before the last ones, all much smaller than the largest; 0 where there are none such."""
+        rows = self.partition_rows if isinstance(self.partitions, tuple) and isinstance(self.batches, int) else []
+        half = max(rows, default=0) // 2
+        n_large = 1 + max((index for index, n in enumerate(rows) if n > half), default=-1)
+        return n_large if n_large < len(rows) - 1 else 0
+
+    @property
+    def batch_rows(self) -> tuple[int, ...]:
+        """Number of rows of each batch."""
+        if isinstance(self.batches, tuple):
+            return self.batches
+        ranges = itertools.chain.from_iterable(map(self.ranges, range(self.n_partitions)))
+        return tuple(stop - start for start, stop in ranges)
+
+    @property
+    def n_batches(self) -> int:
+        """Number of batches."""
+        if isinstance(self.batches, tuple):
+            return len(self.batches)
+        if isinstance(self.partitions, tuple):
+            return sum(-(-rows // self.batches) for rows in self.partition_rows)
+        whole, rest = divmod(self.n_rows, self.partitions)
+        return whole * -(-self.partitions // self.batches) + -(-rest // self.batches)
+
+    @property
+    def largest_batch(self) -> int:
+        """Number of rows of the largest batch."""
+        return max(self.batches) if isinstance(self.batches, tuple) else min(self.batches, self.largest_partition)
+
+    @property
+    def n_partitions(self) -> int:
+        """Number of partitions."""
+        return len(self.partitions) if isinstance(self.partitions, tuple) else -(-self.n_rows // self.partitions)
+
+    @property
+    def largest_partition(self) -> int:
+        """Number of rows of the largest partition."""
+        return min(self.partitions, self.n_rows) if isinstance(self.partitions, int) else max(self.partition_rows)
+
+    @cached_property
+    def _batch_edges(self) -> list[int]:
+        """The rows at which batches begin and end, where each batch is given."""
+        return [0, *itertools.accumulate(self.batch_rows)]
+
+    def ranges(self, index: int) -> list[tuple[int, int]]:
+        """Return the row ranges ``[start, stop)`` of the batches of partition `index`; a partition has at least one."""
+        start, stop = self.bounds(index)
+        if isinstance(self.batches, int):
+            return [(row, min(row + self.batches, stop)) for row in range(start, stop, self.batches)]
+        edges = self._batch_edges
+        inside = edges[bisect.bisect_right(edges, start) : bisect.bisect_left(edges, stop)]
+        return list(itertools.pairwise([start, *inside, stop]))
+
+    def bounds(self, index: int) -> tuple[int, int]:
+        """Return the row range ``[start, stop)`` of partition `index`."""
+        if isinstance(self.partitions, int):
+            return index * self.partitions, min((index + 1) * self.partitions, self.n_rows)
+        return self.partitions[index - 1] if index else 0, self.partitions[index]
+
+    @property
+    def partition_rows(self) -> list[int]:
+        """Number of rows of each partition."""
+        return [stop - start for start, stop in map(self.bounds, range(self.n_partitions))]
+
+
+def snapped(stops: Sequence[int], edges: Sequence[int] | npt.NDArray[np.int64] | None) -> tuple[int, ...]:
+    """Move each of some rows to the nearest of `edges`, and leave out what coincides; None moves nothing.
+
+    Examples
+    --------
+    >>> snapped([100, 200, 300, 350], [120, 130, 350])
+    (120, 130, 350)
+    """
+    if edges is None:
+        return tuple(stops)
+    edges = np.asarray(edges, np.int64)
+    rows = np.asarray(stops, np.int64)
+    above = np.minimum(np.searchsorted(edges, rows), len(edges) - 1)
+    below = np.maximum(above - 1, 0)
+    nearest = np.where(rows - edges[below] < edges[above] - rows, edges[below], edges[above])
+    moved = np.unique(np.append(nearest, edges[-1]))
+    return tuple(moved[moved > 0].tolist())
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive rows whose summaries in a workdir one task works on.
+
+    Parameters
+    ----------
+    start, stop : int
+        The rows ``[start, stop)``.
+    pieces : tuple of tuple of int
+        For each partition that has some of these rows: its number, and its rows ``[a, b)``, counted from its first row.
+    """
+
+    start: int
+    stop: int
+    pieces: tuple[tuple[int, int, int], ...]
+
+
+def spans(grid: Grid, row_bytes: int, n_threads: int) -> list[Span]:
+    """Cut all rows into spans, several per thread, each of whole stored chunks of the result.
+
+    Parameters
+    ----------
+    grid : Grid
+        The partitions.
+    row_bytes : int
+        Bytes of the summary of a row.
+    n_threads : int
+        Number of threads that share the work.
+    """
+    chunk = result_rows(grid.n_rows)
+    rows = min(_SPAN_BYTES // row_bytes, grid.n_rows // (n_threads * PARTITIONS_A_THREAD))
+    rows = max(chunk, rows - rows % chunk)
+    found, index = [], 0
+    for start in range(0, grid.n_rows, rows):
+        stop, pieces = min(start + rows, grid.n_rows), []
+        while True:
+            first, last = grid.bounds(index)
+            pieces.append((index, max(start, first) - first, min(stop, last) - first))
+            if last >= stop:
+                break
+            index += 1
+        index += last == stop
+        found.append(Span(start, stop, tuple(pieces)))
+    return found
+
+
+def check_sizes(batch_size: object, partition_batches: object) -> None:
+    """Raise unless both are "auto" or a whole number of at least 1.
+
+    Raises
+    ------
+    InvalidInputError
+        For the one that is not.
+    """
+    for name, value in (("batch_size", batch_size), ("partition_batches", partition_batches)):
+        if not (isinstance(value, str) and value == "auto"):
+            check_whole_number(name, value, 1, otherwise='"auto" or ')
+
+
+def arrays_of(opened: Opened) -> list[tuple[str, int]]:
+    """Return the place and the number of rows of each array that has rows: of each shard, or of the only array."""
+    if isinstance(opened, Source):
+        return [(array.where, array.n_rows) for array in opened.arrays if array.n_rows]
+    return [(where_is(opened), int(opened.shape[0]))]
+
+
+def growing_grid(opened: Opened, planned: Grid, earlier: Mapping[str, Sequence[int]]) -> Grid:
+    """Return a grid for a run with a workdir.
+
+    Parameters
+    ----------
+    opened : Source or dask.array.Array
+        Opened `pred_probs`.
+    planned : Grid
+        The grid without a workdir, whose batches are kept, and the size of whose partitions new rows get.
+    earlier : mapping
+        For each place of an array, the rows at which its partitions ended in an earlier run.
+    """
+    if not isinstance(opened, Source):
+        stops = earlier.get(where_is(opened), ())
+        return replace(planned, partitions=tuple(stops)) if planned.n_rows in stops[-1:] else planned
+    found, first = list[int](), 0
+    tapered = planned.bounds(planned.n_large) if planned.n_large else (planned.n_rows, planned.n_rows)
+    for source in opened.arrays:
+        # From this row of the array on, partitions are smaller.
+        large_rows = min(max(0, tapered[0] - first), source.n_rows)
+        sizes = (large_rows, planned.largest_partition), (source.n_rows, tapered[1] - tapered[0])
+        stops = _partition_stops(source, sizes, planned.largest_batch, earlier.get(source.where, ()))
+        if source.row_edges is not None and source.n_rows:
+            stops = list(snapped(stops, source.row_edges))
+        found += [first + stop for stop in stops]
+        first += source.n_rows
+    return replace(planned, partitions=tuple(found))
+
+
+def partitions_by_array(opened: Opened, grid: Grid) -> dict[str, list[int]]:
+    """Return, for each place of an array, the rows at which its partitions end: what `growing_grid` takes later."""
+    stops = [grid.bounds(index)[1] for index in range(grid.n_partitions)]
+    found, first, index = dict[str, list[int]](), 0, 0
+    for place, n_rows in arrays_of(opened):
+        last = index
+        while last < len(stops) and stops[last] <= first + n_rows:
+            last += 1
+        found[place] = [stop - first for stop in stops[index:last]]
+        first, index = first + n_rows, last
+    return found
+
+
+def _partition_stops(source: Source, sizes: Sequence[tuple[int, int]], batch: int, earlier: Sequence[int]) -> list[int]:
+    """Return the rows at which the partitions of one array end.
+
+    `sizes` has rows up to which a new partition has at most so many rows, in ascending order.
+    """
+    if not source.n_rows:
+        return []
+    unit = source.version_rows or source.n_rows
+    whole = source.n_rows - source.n_rows % unit
+    kept = max((stop for stop in earlier if stop <= whole and stop % unit == 0), default=0)
+    stops, start = sorted({stop for stop in earlier if 0 < stop <= kept}), kept
+    # Partitions of whole batches if these are whole stored chunks, otherwise of whole stored chunks.
+    chunk = source.row_chunk or 1
+    for limit, rows in sizes:
+        whole_unit = chunk if batch % chunk and chunk <= rows else batch
+        for last in (min(whole, limit), limit):
+            end = last if last in (whole, source.n_rows) else last - (last - start) % whole_unit
+            stops += _equal_stops(start, end, rows, whole_unit)
+            start = max(start, end)
+    return stops
+
+
+def _equal_stops(start: int, stop: int, rows: int, unit: int) -> list[int]:
+    """Return the ends of the fewest pieces of about `rows` rows, of about equal numbers of whole units."""
+    if start >= stop:
+        return []
+    n_pieces = -(-(stop - start) // rows)
+    size = -(-(stop - start) // (n_pieces * unit)) * unit
+    return [*range(start + size, stop, size), stop]

@@ -1,0 +1,724 @@
+"""Both inputs on one grid of batches, as Dask arrays and as arguments of tasks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Final, TypeGuard, overload
+
+import numpy as np
+
+from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES
+from labelsieve.confident_learning.thresholds import class_dtype, label_dtype
+from labelsieve.errors import InvalidInputError, warn
+from labelsieve.execution import memory
+from labelsieve.execution.cluster import choose_executor
+from labelsieve.execution.executor import Executor
+from labelsieve.execution.graph import Column, DaskJob, nothing_like
+from labelsieve.execution.memory import free_bytes
+from labelsieve.job import grid as partitioning
+from labelsieve.job.grid import Auto, Grid, growing_grid, snapped
+from labelsieve.job.partition import Batches, Block, PartitionWork, RowRange
+from labelsieve.job.settings import JobSettings
+from labelsieve.options import Settings
+from labelsieve.results.store import check_output
+from labelsieve.sources.arrays import ArraySource, read_narrowed
+from labelsieve.sources.composite import Folds, softmax_blocks
+from labelsieve.sources.ensemble import Ensemble
+from labelsieve.sources.objects import RETRIES, retry
+from labelsieve.sources.open import Opened, check_axes, check_lengths, open_labels, open_pred_probs, where_is
+from labelsieve.sources.places import are_places
+from labelsieve.sources.recording import open_summaries
+from labelsieve.sources.source import Source
+from labelsieve.sources.tables import open_columns
+from labelsieve.storage.remote import is_url
+
+if TYPE_CHECKING:
+    import dask.array as da  # for types alone: importing it is slow  # for types alone
+
+# A Dask array that is read more than once is kept if it takes at most this share of the free memory.
+_PERSIST_SHARE: Final = 0.3
+# From this size on, arrays in memory should be given to a cluster as files.
+_SCATTER_WARN_BYTES: Final = 100_000_000
+
+
+class RowRanges(Sequence[RowRange]):
+    """The rows of a source cut into partitions, which are not read yet.
+
+    Parameters
+    ----------
+    source : Source
+        Where the rows are.
+    grid : Grid
+        The partitions.
+    numbers : range, optional
+        Numbers of the partitions; all by default.
+    """
+
+    def __init__(self, source: Source, grid: Grid, numbers: range | None = None) -> None:
+        self._source, self._grid = source, grid
+        self._numbers = range(grid.n_partitions) if numbers is None else numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> RowRange: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> RowRanges: ...
+
+    def __getitem__(self, index: int | slice) -> RowRange | RowRanges:
+        n, source, grid = self._numbers[index], self._source, self._grid
+        return RowRange.of_part(source, *grid.bounds(n)) if isinstance(n, int) else RowRanges(source, grid, n)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Both inputs, opened, on one grid of batches and partitions.
+
+    Parameters
+    ----------
+    opened_labels, opened_pred_probs : Source or dask.array.Array
+        A source that tasks read, or a user's Dask array that is computed.
+    grid : Grid
+        Batches and partitions.
+    held_bytes : int
+        Memory that the inputs themselves take: labels that are read first, a Dask array kept between two reads.
+    labels_first : bool
+        Whether the labels are to be read before the run, by `read_labels`.
+    ignored : int, optional
+        The value of labels that says that a row has none.
+    """
+
+    opened_labels: Opened
+    opened_pred_probs: Opened
+    grid: Grid
+    held_bytes: int = 0
+    labels_first: bool = False
+    ignored: int | None = None
+
+    def read_labels(self) -> Inputs:
+        """Return the inputs with the labels in memory, if they are to be read first."""
+        if not self.labels_first or not isinstance(self.opened_labels, Source):
+            return self
+        read, ignored = read_narrowed(self.opened_labels, self.n_classes, self.ignored)
+        return replace(self, opened_labels=read, labels_first=False, ignored=ignored)
+
+    @property
+    def labels(self) -> da.Array:
+        """``(N,)`` labels as a Dask array with one chunk per partition; blocks of files are lazy ranges of rows."""
+        return self._array(self.opened_labels)
+
+    @property
+    def pred_probs(self) -> da.Array:
+        """``(N, K)`` probabilities as a Dask array with one chunk per partition; see `labels`."""
+        return self._array(self.opened_pred_probs)
+
+    @property
+    def labels_source(self) -> Source | None:
+        """The source of the labels; None for a Dask array."""
+        return self.opened_labels if isinstance(self.opened_labels, Source) else None
+
+    @property
+    def pred_probs_source(self) -> Source | None:
+        """The source of the probabilities; None for a Dask array."""
+        return self.opened_pred_probs if isinstance(self.opened_pred_probs, Source) else None
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K."""
+        return int(self.opened_pred_probs.shape[1])
+
+    @property
+    def no_label(self) -> int | None:
+        """The label K in the table of row summaries, where rows may have none."""
+        return None if self.ignored is None else self.n_classes
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of `pred_probs`, in native byte order."""
+        dtype: np.dtype[Any] = self.opened_pred_probs.dtype
+        return dtype.newbyteorder("=")
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of `pred_probs` in memory."""
+        source = self.pred_probs_source
+        return self.n_classes * self.dtype.itemsize if source is None else source.row_bytes
+
+    @property
+    def read_row_bytes(self) -> int:
+        """Bytes of a row of `pred_probs` as it is read, before any conversion."""
+        source = self.pred_probs_source
+        return self.row_bytes if source is None else source.read_row_bytes
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all rows of `pred_probs` as they are read."""
+        return self.grid.n_rows * self.read_row_bytes
+
+    @property
+    def forkable(self) -> bool:
+        """Whether forked processes can read both."""
+        return forkable(self.opened_labels, self.opened_pred_probs) or (
+            self.labels_first and forkable(self.opened_pred_probs)
+        )
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether labels or probabilities are an array in this process."""
+        return any(source is not None and source.in_memory for source in (self.labels_source, self.pred_probs_source))
+
+    def need(self, settings: Settings, rule: Filter | None = None) -> memory.Need:
+        """Return the terms of the memory formula; `rule` is the filter, if not that of the settings."""
+        batch_rows, row_bytes = self.grid.largest_batch, self.row_bytes
+        probs, labels = self.pred_probs_source, self.labels_source
+        if not probs:
+            # A task gets all its blocks at once.
+            batch_bytes = self.grid.largest_partition * row_bytes
+        else:
+            # A stored chunk is decoded whole, even if it is read in pieces.
+            stored_rows = max(batch_rows, min(probs.row_chunk or 0, self.grid.n_rows))
+            batch_bytes = 0 if probs.in_pieces else stored_rows * row_bytes
+        if not labels:
+            batch_bytes += batch_rows * self.opened_labels.dtype.itemsize
+        elif labels.row_chunk and not self.labels_first:
+            # A strip, and a stored chunk that it cuts.
+            batch_bytes += min(MAX_STRIP_ROWS + labels.row_chunk, self.grid.n_rows) * max(
+                labels.row_bytes, labels.read_row_bytes
+            )
+        return memory.Need(
+            self.grid.n_rows,
+            self.n_classes,
+            self.dtype.itemsize,
+            settings,
+            n_partitions=self.grid.n_partitions,
+            batch_bytes=batch_bytes,
+            ahead_bytes=sum(source.prefetch_bytes + source.decoding_bytes for source in (probs, labels) if source),
+            held_bytes=self.held_bytes,
+            rule=rule,
+        )
+
+    def partitions(self) -> list[Batches]:
+        """Return the batches of each partition, in row order."""
+        return [Batches(index, self.grid.ranges(index)) for index in range(self.grid.n_partitions)]
+
+    def work(self, function: Callable[..., Any]) -> PartitionWork:
+        """Return the callable of the tasks that run `function` on a partition."""
+        where = where_is(self.opened_pred_probs)
+        return PartitionWork(function, self.grid, self.n_classes, self.dtype, where, self.ignored)
+
+    def columns(self, executor: Executor) -> list[Column]:
+        """Return the arguments of tasks that read: numbers of partitions, labels and pred_probs.
+
+        Arrays in memory are split and sent to the workers once.
+        """
+        columns: list[Column] = [range(self.grid.n_partitions)]
+        for name, opened in (("labels", self.opened_labels), ("pred_probs", self.opened_pred_probs)):
+            if not isinstance(opened, Source):
+                columns.append(self._array(opened))
+                continue
+            if not opened.in_memory:
+                columns.append(RowRanges(opened, self.grid))
+                continue
+            n_bytes = opened.n_rows * opened.read_row_bytes
+            if executor.is_cluster and n_bytes > _SCATTER_WARN_BYTES:
+                warn(
+                    f"{name} is an array in memory of {n_bytes / 1e6:,.0f} MB, sent to the workers: "
+                    "give a path or URL that they can read instead"
+                )
+            bounds = map(self.grid.bounds, range(self.grid.n_partitions))
+            columns.append(executor.scatter([rows_of(opened, start, stop) for start, stop in bounds]))
+        return columns
+
+    def _array(self, opened: Opened) -> da.Array:
+        """Return the rows as a Dask array with one chunk per partition."""
+        import dask.array as da
+
+        chunks = (tuple(self.grid.partition_rows), *((size,) for size in opened.shape[1:]))
+        if not isinstance(opened, Source):
+            return opened.rechunk(chunks)
+        return da.from_array(RowRange(opened), chunks, asarray=False, meta=np.empty((0,) * opened.ndim, opened.dtype))
+
+    def reachability(self) -> Callable[[], None]:
+        """Return a check for workers, which raises if they cannot open an input. Arrays in memory are not checked."""
+        sources = (self.labels_source, self.pred_probs_source)
+        return partial(_check_reachable, [s for s in sources if s is not None and not s.in_memory])
+
+
+def map_partitions(inputs: Inputs, function: Callable[..., Any]) -> list[Any]:
+    """Return ``function(partition)`` for each partition, in row order."""
+    labels, pred_probs = inputs.labels_source, inputs.pred_probs_source
+    if inputs.grid.n_partitions == 1 and labels and pred_probs:  # without a graph, which would only cost time
+        work, [batches] = inputs.work(function), inputs.partitions()
+        return [retry(RETRIES + 1, work, batches, RowRange(labels), RowRange(pred_probs))]
+    executor = choose_executor(retries=RETRIES)
+    return DaskJob(executor).map("inspect", inputs.work(function), inputs.columns(executor))
+
+
+def _check_reachable(sources: Sequence[Source]) -> None:
+    for source in sources:
+        source.reachable()
+
+
+def rows_of(source: Source, start: int, stop: int) -> RowRange | Block:
+    """Return rows ``[start, stop)`` as a task takes them: an array in memory, or a lazy range of any other source."""
+    if isinstance(source, ArraySource):
+        rows: Block = source.array[start:stop]
+        return rows
+    return RowRange.of_part(source, start, stop)
+
+
+def forkable(*opened: Opened) -> bool:
+    """Return whether forked processes can read all of these inputs."""
+    return all(isinstance(one, Source) and one.forkable for one in opened)
+
+
+def kept_bytes(inputs: Inputs, executor: Executor) -> int:
+    """Return the bytes of a Dask array that is kept between reads; 0 if it is computed again."""
+    limit = executor.limit * executor.n_processes
+    room = limit if executor.is_cluster else min(limit, free_bytes())
+    fits = inputs.pred_probs_source is None and inputs.n_bytes <= room * _PERSIST_SHARE
+    return inputs.n_bytes if fits else 0
+
+
+def persist_if_it_fits(inputs: Inputs, executor: Executor, n_reads: int) -> Inputs:
+    """Persist a user's Dask array if it fits in memory; otherwise warn that each read computes it again."""
+    if inputs.pred_probs_source is not None:
+        return inputs
+    if kept_bytes(inputs, executor):
+        kept = executor.persist(inputs.pred_probs)
+        return replace(inputs, opened_pred_probs=kept, held_bytes=inputs.held_bytes + inputs.n_bytes)
+    times = "twice" if n_reads == 2 else f"{n_reads} times"
+    warn(
+        f"these settings read pred_probs {times}, so this Dask array is computed {times}; store it first (da.to_zarr) "
+        "if computing it is expensive"
+    )
+    return inputs
+
+
+def without_blocks(column: Column, grid: Grid, finished: Collection[int]) -> Column:
+    """Return a column with None in place of the blocks of finished partitions."""
+    if isinstance(column, RowRanges):
+        return column
+    if isinstance(column, Sequence):
+        return [None if index in finished else block for index, block in enumerate(column)]
+    import dask.array as da
+
+    parts = []
+    numbers = range(grid.n_partitions)
+    for is_finished, group in itertools.groupby(numbers, lambda index: index in finished):
+        some = list(group)
+        blocks = column.blocks[some[0] : some[-1] + 1]
+        parts.append(nothing_like(blocks) if is_finished else blocks)
+    return da.concatenate(parts)
+
+
+# Bytes of a batch, which a thread holds at a time, unless stored chunks are larger.
+BATCH_BYTES: Final = 48_000_000
+# Bytes of a partition, which a task streams: large enough for few tasks, small enough to balance and to repeat.
+PARTITION_BYTES: Final = 512_000_000
+# Bytes of a partition for each thread of the cluster, if that is more. While the scheduler spends 2.5 ms on a partition
+# for each thread, each thread reads 250 MB/s: so the scheduler is busy for 0.4 of the reading time however many threads
+# there are.
+SCHEDULED_BYTES: Final = 1_560_000
+# The batches of all threads take at most this share of the memory.
+_BATCH_SHARE: Final = 0.25
+# Each thread gets fewer partitions of remote storage, where each begins with a wait for the first answer, unless they
+# are so large that the wait does not matter.
+REMOTE_PARTITIONS_A_THREAD: Final = 2
+_REMOTE_BYTES: Final = 128_000_000
+# With more partitions for each thread than this, one more or less is no matter.
+_UNEVEN_ROUNDS: Final = 16
+
+
+def plan_source_grid(
+    source: Source,
+    n_threads: int,
+    executor: Executor,
+    batch_size: int | Auto,
+    partition_batches: int | Auto,
+    min_batch_bytes: int,
+) -> Grid:
+    """Plan the grid of stored rows, with smaller automatic batches until they fit in memory."""
+    limit = executor.limit * executor.n_processes
+    while True:
+        grid = plan_grid(
+            source.n_rows,
+            source.row_bytes,
+            source.row_chunk,
+            n_threads,
+            limit,
+            batch_size=batch_size,
+            partition_batches=partition_batches,
+            min_batch_bytes=min_batch_bytes,
+            remote=source.prefetch_bytes > 0,
+        )
+        need = Inputs(source, source, grid).need(Settings())
+        smallest = grid.largest_batch <= (source.row_chunk or 1)
+        fits = need.in_process(executor.n_threads, stored=True, base=executor.base_bytes) <= executor.limit
+        if batch_size != "auto" or source.in_pieces or smallest or fits:
+            return grid if source.row_edges is None else _on_edges(source, grid, whole_strips=batch_size == "auto")
+        limit = limit * 3 // 4
+
+
+def _on_edges(source: Source, grid: Grid, *, whole_strips: bool) -> Grid:
+    """Return a grid whose partitions end where reading may begin; with batches of whole strips, if these may change."""
+    batches, strip = grid.batches, max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // source.row_bytes))
+    if whole_strips and isinstance(batches, int):
+        batches = max(strip, batches - batches % strip)
+    stops = [grid.bounds(index)[1] for index in range(grid.n_partitions)]
+    return Grid(grid.n_rows, batches, snapped(stops, source.row_edges))
+
+
+def plan_grid(
+    n_rows: int,
+    row_bytes: int,
+    row_chunk: int | None,
+    n_threads: int,
+    limit: int,
+    *,
+    batch_size: int | Auto = "auto",
+    partition_batches: int | Auto = "auto",
+    min_batch_bytes: int = STRIP_BYTES,
+    remote: bool = False,
+) -> Grid:
+    """Divide `n_rows` rows of `row_bytes` bytes into batches and partitions.
+
+    Parameters
+    ----------
+    n_rows, row_bytes : int
+        Number of rows of `pred_probs`, and bytes of a decoded row.
+    row_chunk : int or None
+        Number of rows of a stored chunk. A batch has whole chunks, so that each is decoded once, unless a single chunk
+        is too large for the memory.
+    n_threads : int
+        Number of threads that share the work.
+    limit : int
+        Bytes of memory that the threads of one process share.
+    batch_size : int or "auto"
+        Number of rows of a batch. Automatic batches have about 48 MB, and less if there is little memory or if threads
+        would get none.
+    partition_batches : int or "auto"
+        Number of batches of a partition. Automatic partitions have about 512 MB, and less if threads would get few.
+    min_batch_bytes : int
+        Automatic batches are not made smaller than this to give every thread one.
+    remote : bool
+        Whether rows are in remote storage, so that partitions should be few.
+    """
+    most = max(1, int(limit * _BATCH_SHARE) // (n_threads * row_bytes))
+    if batch_size == "auto":
+        share = max(-(-n_rows // n_threads), min_batch_bytes // row_bytes)
+        rows = max(1, min(BATCH_BYTES // row_bytes, share, most))
+    else:
+        rows = int(batch_size)
+    if row_chunk and row_chunk < n_rows:
+        rows = max(row_chunk, rows - rows % row_chunk)
+    elif row_chunk:
+        rows = n_rows
+    if row_chunk and rows > most:
+        stored = min(row_chunk, n_rows)
+        rows = most - most % stored if stored <= most else most
+    rows = min(rows, n_rows)
+    batches = group_size(rows * row_bytes, n_rows * row_bytes, n_threads, partition_batches, remote=remote)
+    n_large = n_rows / (rows * batches * n_threads)
+    if partition_batches == "auto" and rows * batches * row_bytes > PARTITION_BYTES and n_large <= _UNEVEN_ROUNDS:
+        # The threads of a large cluster would wait some ten seconds for the last ones.
+        return Grid.tapered(n_rows, rows, batches)
+    return Grid.grouped(n_rows, rows, batches)
+
+
+def group_size(
+    batch_bytes: int, total_bytes: int, n_threads: int, partition_batches: int | Auto = "auto", *, remote: bool = False
+) -> int:
+    """Return the number of batches of `batch_bytes` bytes in a partition."""
+    if partition_batches != "auto":
+        return int(partition_batches)
+    target = total_bytes // (n_threads * partitioning.PARTITIONS_A_THREAD)
+    if remote:
+        target = max(target, min(_REMOTE_BYTES, total_bytes // (n_threads * REMOTE_PARTITIONS_A_THREAD)))
+    target = min(target, max(PARTITION_BYTES, n_threads * SCHEDULED_BYTES))
+    batch_bytes = max(1, batch_bytes)
+    return _balanced(max(1, target // batch_bytes), -(-total_bytes // batch_bytes), n_threads)
+
+
+def _balanced(size: int, n_batches: int, n_threads: int) -> int:
+    """Return about `size` batches, so that few threads are idle while others have a partition more.
+
+    With 16,063 partitions on 4,000 threads, the last 63 would take as long as a thousand for each thread.
+    """
+
+    def batches_of_a_thread(size: int) -> int:
+        return -(-n_batches // (size * n_threads)) * size
+
+    rounds = -(-n_batches // (size * n_threads))
+    if not 1 < rounds <= _UNEVEN_ROUNDS:
+        return size
+    fewer, even = (-(-n_batches // (n * n_threads)) for n in (rounds - 1, rounds))
+    sizes = [one for one in (size, fewer, even) if one <= size + size // 50]
+    least = min(map(batches_of_a_thread, sizes))
+    return next(one for one in sizes if batches_of_a_thread(one) <= 1.02 * least)
+
+
+def plan_dask_grid(array: da.Array, n_threads: int, partition_batches: int | Auto) -> Grid:
+    """Return a grid whose batches are the chunks of a Dask array. A task holds all its blocks, so it gets a few."""
+    if partition_batches == "auto":
+        largest = max(array.chunks[0]) * array.shape[1] * array.dtype.itemsize
+        partition_batches = min(
+            max(1, BATCH_BYTES // max(1, largest)),
+            group_size(largest, array.nbytes, n_threads),
+        )
+    return Grid.grouped(len(array), array.chunks[0], int(partition_batches))
+
+
+def whole_rows(array: da.Array) -> da.Array:
+    """Return a user's Dask array with chunks that span all classes; keep its chunks if they do."""
+    if len(array.chunks[1]) == 1:
+        return array
+    rows = max(1, BATCH_BYTES // (array.shape[1] * array.dtype.itemsize))
+    return array.rechunk({0: min(rows, max(array.chunks[0])), 1: -1})
+
+
+# Labels of at most this size are read first if batches would cut their stored chunks.
+_READ_FIRST_BYTES: Final = 64_000_000
+
+
+def open_given(labels: Any, pred_probs: Any, settings: JobSettings, limit: int) -> tuple[Any, Any, Any]:
+    """Return labels, probabilities and names of rows: as they are given, or those of a table.
+
+    Parameters
+    ----------
+    labels, pred_probs : object
+        The arguments of the user.
+    settings : JobSettings
+        Has a table of both (`data`) or a table of row summaries (`summaries`), or neither.
+    limit : int
+        Bytes of memory that the run may take in this process.
+
+    Raises
+    ------
+    InvalidInputError
+        For arguments that cannot be given together, and for a table that cannot be what it should be.
+    """
+    attempts, ids = settings.retries + 1, settings.ids
+    if settings.summaries is not None:
+        if any(one is not None for one in (labels, pred_probs, settings.data)):
+            raise InvalidInputError("give labels and pred_probs, or summaries")
+        if settings.from_logits or settings.dtype is not None:
+            name = "from_logits" if settings.from_logits else "dtype"
+            raise InvalidInputError(f"{name} is for pred_probs: give it where the summaries are made")
+        room = min(limit, free_bytes())
+        table = retry(attempts, open_summaries, settings.summaries, settings.n_classes, settings.ignore_label, room)
+        return table.labels, table.pred_probs, table.ids if ids is None else ids
+    if settings.n_classes is not None:
+        raise InvalidInputError("n_classes is for summaries: pred_probs has a column for each class")
+    if settings.data is not None:
+        opening = partial(open_columns, null_labels=settings.ignore_label is None)
+        return retry(attempts, opening, settings.data, labels, pred_probs, ids)
+    return labels, pred_probs, ids
+
+
+def given_places(given: Any) -> list[str]:
+    """Return the paths and URLs in one argument: itself, or those in a list, an ensemble or folds."""
+    if isinstance(given, Ensemble):
+        return [place for member in given.members for place in given_places(member)]
+    if isinstance(given, Folds):
+        return [place for fold in given.folds for one in fold for place in given_places(one)]
+    if isinstance(given, list | tuple) and are_places(given):
+        return [os.fspath(place) for place in given]
+    return [os.fspath(given)] if isinstance(given, str | os.PathLike) else []
+
+
+def check_output_of(settings: JobSettings, *inputs: Any) -> None:
+    """Raise unless the result of a job can be written to its output, which is not one of the inputs.
+
+    Raises
+    ------
+    LabelsieveError
+        As `labelsieve.results.store.check_output`.
+    """
+    if settings.output is not None:
+        given = (settings.data, settings.summaries, settings.ids, *inputs)
+        check_output(os.fspath(settings.output), [place for one in given for place in given_places(one)])
+
+
+def open_pair(
+    labels: Any,
+    pred_probs: Any,
+    class_names: Any = None,
+    ids: Any = None,
+    *,
+    attempts: int = 1,
+    from_logits: bool = False,
+    allow_zero_rows: bool = False,
+    dtype: str | None = None,
+    open_as: Callable[[Any], Opened] = open_labels,
+) -> tuple[Opened, Opened]:
+    """Open both inputs, and compare their shapes and the names of rows and classes. Only headers are read.
+
+    Parameters
+    ----------
+    labels, pred_probs : object
+        The arguments of the user.
+    class_names, ids : object, optional
+        The user's names of classes and rows.
+    attempts : int
+        Number of times to try to open each.
+    from_logits : bool
+        Whether `pred_probs` are logits, which are opened as their probabilities.
+    allow_zero_rows : bool
+        Whether rows of zeros are accepted.
+    dtype : "bfloat16", optional
+        What values of `pred_probs` are that are stored as 16 bits without a dtype of NumPy.
+    open_as : callable
+        Opens the labels: `open_labels`, or `open_label_values` for those that may be names.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything that can be refused without reading.
+    """
+    opening = partial(open_pred_probs, dtype=dtype, from_logits=from_logits)
+    if is_url(labels) and is_url(pred_probs):
+        opened_labels, opened = _open_both(labels, pred_probs, attempts, open_as, opening)
+    else:
+        opened_labels, opened = retry(attempts, open_as, labels), retry(attempts, opening, pred_probs)
+    if from_logits and not isinstance(opened, Source):
+        opened = softmax_blocks(whole_rows(opened), allow_zero_rows=allow_zero_rows)
+    check_lengths(opened_labels, opened)
+    if not opened.shape[0]:
+        raise InvalidInputError("labels and pred_probs have no rows")
+    for member in pred_probs.members if isinstance(pred_probs, Ensemble) else [pred_probs]:
+        check_axes(labels, member, class_names, ids)
+    for fold, _ in pred_probs.folds if isinstance(pred_probs, Folds) else ():
+        check_axes(None, fold, class_names)
+    return opened_labels, opened
+
+
+def _open_both(
+    labels: Any, pred_probs: Any, attempts: int, open_as: Callable[[Any], Opened], opening: Callable[[Any], Opened]
+) -> tuple[Opened, Opened]:
+    """Open both inputs at the same time, since each waits for a remote store."""
+    other: Future[Opened] = Future()
+
+    def open_other() -> None:
+        try:
+            other.set_result(retry(attempts, opening, pred_probs))
+        except BaseException as error:  # noqa: BLE001  # raised below, if the labels open
+            other.set_exception(error)
+
+    # A daemon thread, so that an error of the labels or Ctrl-C does not wait for a store that does not answer.
+    Thread(target=open_other, name="labelsieve-open", daemon=True).start()
+    return retry(attempts, open_as, labels), other.result()
+
+
+def open_inputs(
+    labels: Any,
+    pred_probs: Any,
+    *,
+    batch_size: int | partitioning.Auto = "auto",
+    partition_batches: int | partitioning.Auto = "auto",
+    n_jobs: int = 1,
+    executor: Executor | None = None,
+    earlier: Mapping[str, Sequence[int]] | None = None,
+    read: bool = True,
+    ignored: int | None = None,
+) -> Inputs:
+    """Open both inputs, compare them, and plan one grid of batches for them.
+
+    Only headers are read, and labels whose stored chunks many batches would decode again.
+
+    Parameters
+    ----------
+    labels, pred_probs : array-like
+        Anything that `sources.open_labels` and `sources.open_pred_probs` take.
+    batch_size, partition_batches : int or "auto"
+        As `find_label_issues` takes them; a Dask array keeps its own chunks as batches.
+    n_jobs : int
+        Number of processes to fork; 1 uses Dask's threads.
+    executor : Executor, optional
+        Runs the tasks; by default the active client or threads.
+    earlier : mapping, optional
+        For a run with a workdir: the partitions of the earlier run in it, which are kept (`growing_grid`).
+    read : bool
+        Whether to read such labels now; otherwise `Inputs.read_labels` reads them.
+    ignored : int, optional
+        The value of labels that says that a row has none; by default what the labels themselves say (`Source.ignored`).
+
+    Raises
+    ------
+    InvalidInputError
+        For anything that can be refused without reading.
+    """
+    opened_labels, opened = open_pair(labels, pred_probs)
+    if ignored is None and isinstance(opened_labels, Source):
+        ignored = opened_labels.ignored
+    partitioning.check_sizes(batch_size, partition_batches)
+    executor = executor or choose_executor()
+    forking = n_jobs > 1 and not executor.is_cluster and forkable(opened_labels, opened)
+    n_threads = n_jobs if forking else executor.all_threads
+    if not isinstance(opened, Source):
+        opened = whole_rows(opened)
+        planned = plan_dask_grid(opened, n_threads, partition_batches)
+    else:
+        planned = plan_source_grid(
+            opened, n_threads, executor, batch_size, partition_batches, 1 if forking else STRIP_BYTES
+        )
+        _warn_if_read_in_pieces(opened, planned, n_threads)
+    if earlier is not None:
+        planned = growing_grid(opened, planned, earlier)
+    if not _reads_first(opened_labels, planned, executor, opened.shape[1]):
+        return Inputs(opened_labels, opened, planned, ignored=ignored)
+    # The labels in the smallest dtype, and the stored chunk that is being decoded.
+    held = opened_labels.n_rows * label_dtype(opened.shape[1], ignored).itemsize
+    held += min(opened_labels.row_chunk or 0, opened_labels.n_rows) * opened_labels.dtype.itemsize
+    inputs = Inputs(opened_labels, opened, planned, held_bytes=held, labels_first=True, ignored=ignored)
+    return inputs.read_labels() if read else inputs
+
+
+def _reads_first(labels: Opened, grid: partitioning.Grid, executor: Executor, n_classes: int) -> TypeGuard[Source]:
+    """Return whether to read the labels first: if they are small, or if partitions would decode a chunk again."""
+    small = labels.shape[0] * class_dtype(n_classes).itemsize <= _READ_FIRST_BYTES and not executor.is_cluster
+    return (
+        isinstance(labels, Source) and _cuts(grid, labels) and (small or _stored_rows(labels) > grid.largest_partition)
+    )
+
+
+def _warn_if_read_in_pieces(source: Source, grid: partitioning.Grid, n_threads: int) -> None:
+    stored, partition_rows = min(source.row_chunk or 0, source.n_rows), grid.largest_partition
+    if stored > partition_rows:
+        warn(
+            f"a stored chunk of {stored:,} rows takes {stored * source.row_bytes / 1e9:.1f} GB, too much for "
+            f"{n_threads} threads: it is read about {math.ceil(stored / partition_rows)} times, in pieces, and "
+            "decoded whole each time if it spans all classes. Chunks of fewer rows avoid that."
+        )
+
+
+def _cuts(grid: partitioning.Grid, labels: Source) -> bool:
+    """Return whether the labels of some rows would be decoded again for the next batch or partition."""
+    if labels.row_edges is None:
+        return bool(labels.row_chunk and _is_cut(labels.row_chunk, grid))
+    edges = set(labels.row_edges.tolist())
+    return any(grid.bounds(index)[1] not in edges for index in range(grid.n_partitions))
+
+
+def _stored_rows(source: Source) -> int:
+    """Return the largest number of rows that are decoded together."""
+    edges = source.row_edges
+    return source.row_chunk or 0 if edges is None else int(np.diff(edges, prepend=0).max())
+
+
+def _is_cut(row_chunk: int, grid: partitioning.Grid) -> bool:
+    """Return whether batches cut stored chunks, which the next batch would have to decode again."""
+    if isinstance(grid.batches, int) and grid.n_batches > 1 and grid.batches % row_chunk:
+        return True
+    sizes = grid.batches if isinstance(grid.batches, tuple) else grid.partition_rows
+    return any(rows % row_chunk for rows in set(sizes[:-1]))

@@ -1,0 +1,375 @@
+"""The rows of one task, read strip by strip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.joint import JointCounter
+from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES
+from labelsieve.confident_learning.summarize import Summarizer
+from labelsieve.errors import InvalidInputError, located
+from labelsieve.execution.executor import stop_if_abandoned
+from labelsieve.job.grid import Grid, Span
+from labelsieve.job.kept import SummaryChunk
+from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.source import Source
+
+Block = npt.NDArray[Any]
+
+
+class RowRange:
+    """A lazy range of rows of a source: a block of a Dask array over files.
+
+    Parameters
+    ----------
+    source : Source
+        Source of the rows.
+    start, stop : int
+        The rows ``[start, stop)``; all by default.
+    origin : int
+        Number of the first row of the source, which may be a part of an input.
+    """
+
+    def __init__(self, source: Source, start: int = 0, stop: int | None = None, origin: int = 0) -> None:
+        self.source, self.start, self.stop = source, start, source.n_rows if stop is None else stop
+        self.origin = origin
+        self.shape, self.dtype, self.ndim = (self.stop - start, *source.shape[1:]), source.dtype, source.ndim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle without the names of attributes: each task of a graph is sent two ranges."""
+        return RowRange, (self.source, self.start, self.stop, self.origin)
+
+    @classmethod
+    def of_part(cls, source: Source, start: int, stop: int) -> RowRange:
+        """Return rows ``[start, stop)`` of `source`, without the shards and the versions of chunks of other rows."""
+        part, origin = source.part(start, stop)
+        return cls(part, start - origin, stop - origin, origin)
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source that holds rows ``[start, stop)`` of the input, and the row at which it begins."""
+        part, origin = self.source.part(start - self.origin, stop - self.origin)
+        return part, origin + self.origin
+
+    def __getitem__(self, key: Any) -> RowRange | Block:
+        """Return a slice of rows as a lazy range; read the rows for any other index that NumPy accepts."""
+        rows, *columns = key if isinstance(key, tuple) else (key,)
+        all_columns = [slice(0, size) for size in self.shape[1:]]
+        if isinstance(rows, slice) and rows.step in (None, 1) and columns in ([], all_columns):
+            start, stop, _ = rows.indices(self.shape[0])
+            return RowRange(self.source, self.start + start, self.start + stop, self.origin)
+        block: Block = np.asarray(self)[key]
+        return block
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Block:
+        """Read the rows."""
+        rows: Block = np.asarray(self.source[self.start : self.stop], dtype, copy=copy)
+        return rows
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of one partition.
+
+    Parameters
+    ----------
+    index : int
+        Number of the partition.
+    ranges : sequence of tuple of int
+        Row range ``[start, stop)`` of each batch.
+    """
+
+    index: int
+    ranges: Sequence[tuple[int, int]]
+
+
+class Partition:
+    """The rows of one task, read strip by strip.
+
+    Parameters
+    ----------
+    batches : Batches
+        The row ranges.
+    labels, pred_probs : RowRange, array or None
+        The rows, lazy or in memory; None if they are not needed.
+    n_classes : int
+        Columns of `pred_probs`.
+    dtype : dtype
+        Dtype of `pred_probs`.
+    ignored : int, optional
+        The value of labels that says that a row has none.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        labels: RowRange | Block | None,
+        pred_probs: RowRange | Block | None,
+        n_classes: int,
+        dtype: np.dtype[Any],
+        ignored: int | None = None,
+    ) -> None:
+        self.ignored = ignored
+        self.index, self.ranges = batches.index, tuple(batches.ranges)
+        self.n_classes, self.dtype = n_classes, dtype.newbyteorder("=")
+        self.start, self.stop = self.ranges[0][0], self.ranges[-1][1]
+        self._labels, self._pred_probs = labels, pred_probs
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of all batches."""
+        return self.stop - self.start
+
+    @property
+    def has_pred_probs(self) -> bool:
+        """Whether the task has rows of `pred_probs`."""
+        return self._pred_probs is not None
+
+    @property
+    def readable(self) -> bool:
+        """Whether the task has the rows of both inputs."""
+        return self._labels is not None and self._pred_probs is not None
+
+    @property
+    def strip_rows(self) -> int:
+        """Number of rows of a strip."""
+        rows = self._pred_probs
+        row_bytes = rows.source.strip_row_bytes if isinstance(rows, RowRange) else self.n_classes * self.dtype.itemsize
+        return max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // row_bytes))
+
+    @property
+    def summarizer(self) -> type[Summarizer]:
+        """What makes row summaries of the strips."""
+        return self._pred_probs.source.summarizer if isinstance(self._pred_probs, RowRange) else Summarizer
+
+    @property
+    def joint_counter(self) -> type[JointCounter]:
+        """What counts the confident joint of the strips of a second pass."""
+        return self._pred_probs.source.joint_counter if isinstance(self._pred_probs, RowRange) else JointCounter
+
+    @cached_property
+    def _batches(self) -> list[tuple[int, int]]:
+        """The batches to read; neighbours are joined up to a strip: tiny batches cost time and save no memory."""
+        joined: list[tuple[int, int]] = []
+        for start, stop in self.ranges:
+            if joined and stop - joined[-1][0] <= self.strip_rows:
+                joined[-1] = joined[-1][0], stop
+            else:
+                joined.append((start, stop))
+        return joined
+
+    @property
+    def _strips(self) -> Iterator[tuple[int, int]]:
+        """The rows ``[start, stop)`` of each strip, which batches cut too; between them the task may be stopped."""
+        for first, last in self._batches:
+            for start in range(first, last, self.strip_rows):
+                stop_if_abandoned()
+                yield start, min(start + self.strip_rows, last)
+        stop_if_abandoned()
+
+    def strips(self) -> Iterator[tuple[Block, Block]]:
+        """Yield ``(n,)`` labels, and what `summarizer` takes for ``(n, K)`` probabilities, in row order."""
+        with self._reader(self._labels, self.n_rows) as labels, self._probs_reader(raw=True) as probs:
+            for start, stop in self._strips:
+                strip = probs.read(start, stop)
+                yield labels.read(start, stop), strip
+
+    def label_strips(self) -> Iterator[Block]:
+        """Yield ``(n,)`` labels in row order, without reading probabilities."""
+        with self._reader(self._labels, self.n_rows) as labels:
+            for start, stop in self._strips:
+                yield labels.read(start, stop)
+
+    def prob_strips(self) -> Iterator[Block]:
+        """Yield ``(n, K)`` probabilities in row order, without reading labels."""
+        with self._probs_reader() as probs:
+            for start, stop in self._strips:
+                yield probs.read(start, stop)
+
+    def _probs_reader(self, *, raw: bool = False) -> _BatchReader:
+        return self._reader(self._pred_probs, self.n_rows, self.n_classes, raw=raw)
+
+    def _reader(self, rows: RowRange | Block | None, *shape: int, raw: bool = False) -> _BatchReader:
+        """Return what reads `rows`, which have `shape` if they are in memory."""
+        stop_if_abandoned()
+        source, origin = (
+            rows.part(self.start, self.stop)
+            if isinstance(rows, RowRange)
+            else (ArraySource(_checked_block(rows, shape, self.dtype)), self.start)
+        )
+        return _BatchReader(source, origin, self._batches, raw=raw)
+
+
+def _checked_block(block: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Block:
+    """Return a block of a user's Dask array; raise if its shape or dtype is not that of the array."""
+    name = "labels" if len(shape) == 1 else "pred_probs"
+    if block is None:
+        raise RuntimeError("this task has no rows to read")
+    if isinstance(block, np.ma.MaskedArray) and np.ma.is_masked(block):
+        raise InvalidInputError(f"a block of the Dask array {name} has masked values: drop or fill them first")
+    block = np.asarray(block)
+    if block.shape != shape:
+        raise InvalidInputError(f"a block of the Dask array {name} has shape {block.shape}; the array says {shape}")
+    expected = dtype if len(shape) == 2 else "integers"
+    if block.dtype.kind not in "iu" if len(shape) == 1 else block.dtype.newbyteorder("=") != dtype:
+        raise InvalidInputError(f"a block of the Dask array {name} has dtype {block.dtype}; the array says {expected}")
+    checked: Block = block
+    return checked
+
+
+class _BatchReader:
+    """Reads rows of one array in ascending order: by strips if that costs no more, otherwise by batches."""
+
+    def __init__(self, source: Source, origin: int, ranges: Sequence[tuple[int, int]], *, raw: bool) -> None:
+        self._source, self._origin, self._ranges = source, origin, ranges
+        self._open = source.open_raw if raw else source.open
+        self._first, self._held = 0, np.empty(0)
+
+    def __enter__(self) -> Self:
+        self._rows = self._open(self._ranges[0][0] - self._origin, self._ranges[-1][1] - self._origin)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._rows.close()
+
+    def read(self, start: int, stop: int) -> Block:
+        """Return rows ``[start, stop)`` of one batch."""
+        if self._source.in_pieces:
+            return self._read(start, stop)
+        if not self._first <= start < self._first + len(self._held):
+            self._first, end = next(batch for batch in self._ranges if batch[0] <= start < batch[1])
+            self._held = self._read(self._first, end)
+        held: Block = self._held[start - self._first : stop - self._first]
+        return held
+
+    def _read(self, start: int, stop: int) -> Block:
+        return self._rows.read(start - self._origin, stop - self._origin)
+
+
+class PartitionWork:
+    """Runs a function on a partition of `pred_probs`.
+
+    Parameters
+    ----------
+    work : callable
+        Called with a `Partition` and the further arguments of the task.
+    grid : Grid
+        The partitions. Tasks get only their numbers, to keep the graph small.
+    n_classes : int
+        Number of classes K.
+    dtype : dtype
+        Dtype of `pred_probs`.
+    where : str
+        Place of `pred_probs`, for messages.
+    ignored : int, optional
+        The value of labels that says that a row has none.
+    """
+
+    def __init__(
+        self,
+        work: Callable[..., Any],
+        grid: Grid,
+        n_classes: int,
+        dtype: np.dtype[Any],
+        where: str,
+        ignored: int | None = None,
+    ) -> None:
+        self.where = where
+        self._work, self._grid, self._facts = work, grid, (n_classes, dtype, ignored)
+
+    def batches(self, partition: int | Batches) -> Batches:
+        """Return the batches of a partition, which may be given by its number."""
+        if isinstance(partition, Batches):
+            return partition
+        return Batches(partition, self._grid.ranges(partition))
+
+    def name(self, partition: int | Batches) -> str:
+        """Name a partition for messages."""
+        batches = self.batches(partition)
+        start, stop = batches.ranges[0][0], batches.ranges[-1][1]
+        return f"partition {batches.index} (rows {start:,}..{stop - 1:,}) of {self.where}"
+
+    def n_rows(self, partition: int | Batches) -> int:
+        """Return the number of rows of a partition."""
+        ranges = self.batches(partition).ranges
+        return ranges[-1][1] - ranges[0][0]
+
+    def first_row(self, partition: int | Batches) -> int:
+        """Return the number of the first row of a partition."""
+        return self.batches(partition).ranges[0][0]
+
+    @property
+    def n_first(self) -> int:
+        """Number of partitions that are to be read first, because later ones are smaller; 0 if none are."""
+        return self._grid.n_large
+
+    def with_options(self, **options: Any) -> PartitionWork:
+        """Return a copy with keyword arguments for the function."""
+        n_classes, dtype, ignored = self._facts
+        return PartitionWork(partial(self._work, **options), self._grid, n_classes, dtype, self.where, ignored)
+
+    def __call__(self, partition: int | Batches, labels: Any, pred_probs: Any, *more: Any) -> Any:
+        """Call the function; errors name the partition."""
+        with located(self.name(partition), self.batches(partition).ranges):
+            return self._work(Partition(self.batches(partition), labels, pred_probs, *self._facts), *more)
+
+
+class ChunkWork:
+    """Runs a function on a chunk of row summaries, or on a stretch of the sorted issues.
+
+    Parameters
+    ----------
+    work : callable
+        Called with the chunk or stretch and the further arguments of the task.
+    where : str
+        Place of the chunks, for messages.
+    """
+
+    def __init__(self, work: Callable[..., Any], where: str) -> None:
+        self._work, self._where = work, where
+
+    def name(self, rows: Any) -> str:
+        """Name a chunk for messages. The row numbers of a chunk that a worker holds are not known here."""
+        if isinstance(rows, Stretch):
+            return f"issues {rows.start:,}..{rows.stop - 1:,} in {self._where}"
+        if not isinstance(rows, SummaryChunk | Span):
+            return f"row summaries in {self._where}"
+        return f"rows {rows.start:,}..{rows.start + self.n_rows(rows) - 1:,} of the row summaries in {self._where}"
+
+    def n_rows(self, rows: SummaryChunk | Span | Stretch) -> int:
+        """Return the number of rows of a chunk."""
+        return rows.n_rows if isinstance(rows, SummaryChunk) else rows.stop - rows.start
+
+    def first_row(self, rows: SummaryChunk | Span | Stretch) -> int:
+        """Return the number of the first row of a chunk, or the first rank of a stretch."""
+        return rows.start
+
+    def __call__(self, rows: SummaryChunk | Span | Stretch, *more: Any) -> Any:
+        """Call the function; errors name the rows."""
+        with located(self.name(rows)):
+            return self._work(rows, *more)
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Consecutive ranks of the final order, and the ranges of keys that hold their rows.
+
+    Parameters
+    ----------
+    start, stop : int
+        Ranks ``[start, stop)``.
+    first : int
+        Rank of the first row of the first range.
+    edges : tuple of int
+        Number of the first range, and of the last range plus one.
+    """
+
+    start: int
+    stop: int
+    first: int
+    edges: tuple[int, int]

@@ -1,1 +1,0 @@
-"""The pipeline on the client: from the user's inputs to a published result."""

@@ -1,0 +1,1 @@
+"""What follows a result: review, corrections, audits, comparison. Nothing in the core imports it."""

@@ -1,0 +1,1432 @@
+"""Folders in which recorders keep row summaries: their files, and the rows of a part.
+
+A folder has ``recorder.json``, with what all parts have in common, and a folder for each part. A part is a chain of
+*segments*, ``000000.rec``, ``000001.rec`` and so on: record files (`labelsieve.storage.checked`) with the rows of
+one flush in the order of their numbers, in blocks of 4,096. The footer has the number of the first row of each block.
+A segment is created only if none has its name, so two writers of a part can never mix their rows. A part that
+was closed has a file ``closed.json`` with the number of its segments.
+
+Any range of rows is merged from the blocks of all segments that have some of them. Rows that were recorded more than
+once are compared when they meet there.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from labelsieve.confident_learning.checks import MAX_RANGES, Findings, RowChecks, errors_in, rows_in_words
+from labelsieve.confident_learning.filters import Filter
+from labelsieve.confident_learning.joint import TOP_CLASSES, TOP_PROBS, TopClassCounter
+from labelsieve.confident_learning.logits import LogitSummarizer
+from labelsieve.confident_learning.scores import confidence_weighted_entropy, logit_margin, normalized_margin, row_sum
+from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES, SummaryBlock
+from labelsieve.confident_learning.summarize import FIELDS, RECORDABLE, Summarizer, recorded_columns
+from labelsieve.confident_learning.thresholds import Bools, Floats, Int64s, Ints, class_dtype, label_dtype
+from labelsieve.errors import InUseError, InvalidInputError, MemoryLimitError, UnreadableDataError, WorkdirError
+from labelsieve.options import NOTHING, IgnoreLabel, check_whole_number
+from labelsieve.sources.arrays import ArraySource
+from labelsieve.sources.places import is_pattern
+from labelsieve.sources.source import Rows, Source
+from labelsieve.sources.summaries import ColumnSummaries, SummarySource, check_columns, open_summary_columns
+from labelsieve.sources.tables import is_places, open_table
+from labelsieve.storage.checked import DamagedRecordError, Record, RecordLayout, RecordWriter
+from labelsieve.storage.folder import Folder, OutputFile, open_folder
+from labelsieve.storage.lock import own_folder
+from labelsieve.storage.remote import check_place, is_web
+
+FORMAT: Final = 1
+SETTINGS: Final = "recorder.json"
+CLOSED: Final = "closed.json"
+BLOCK_ROWS: Final = 4096
+# How rows got their numbers: they were given, or are positions in the order of the parts.
+BY_NUMBER, BY_POSITION = "rows", "positions"
+# Footers that are read at the same time: each may be a request or two.
+_FOOTER_THREADS: Final = 16
+
+_PART: Final = re.compile(r"part-(\d{5,})")
+_SEGMENT: Final = re.compile(r"(\d{6,})\.rec")
+
+
+def part_folder(folder: Folder, part: int) -> Folder:
+    """Return the folder of a part."""
+    return folder.folder(f"part-{part:05d}")
+
+
+def part_numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the parts among the names of a folder."""
+    return sorted(int(found[1]) for found in map(_PART.fullmatch, names) if found)
+
+
+def segment_name(number: int) -> str:
+    """Return the file name of a segment."""
+    return f"{number:06d}.rec"
+
+
+def segment_numbers(names: Iterable[str]) -> list[int]:
+    """Return the numbers of the segments among the names of a folder."""
+    return sorted(int(found[1]) for found in map(_SEGMENT.fullmatch, names) if found)
+
+
+@dataclass(frozen=True)
+class RecorderSettings:
+    """What all parts of a folder have in common.
+
+    Parameters
+    ----------
+    n_classes : int
+        Number of classes K.
+    from_logits : bool
+        Whether the probabilities are those of logits.
+    n_rows : int or None
+        Number of rows of all parts together, where it was given.
+    scores : tuple of str
+        Columns that were computed from whole rows.
+    classes_per_row : int
+        Number of largest probabilities that are kept of each row.
+    """
+
+    n_classes: int
+    from_logits: bool = False
+    n_rows: int | None = None
+    scores: tuple[str, ...] = ()
+    classes_per_row: int = 0
+
+    def to_json(self) -> bytes:
+        """Return the content of ``recorder.json``."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, sort_keys=True).encode()
+
+    @classmethod
+    def read(cls, folder: Folder) -> RecorderSettings | None:
+        """Return the settings of a folder; None if it has none.
+
+        Raises
+        ------
+        UnreadableDataError
+            If the file is not what a recorder writes.
+        """
+        try:
+            content = folder.read(SETTINGS)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            facts = json.loads(content)
+            written = facts.pop("format")
+            settings = cls(**facts | {"scores": tuple(facts["scores"])})
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UnreadableDataError(f"{folder.where}/{SETTINGS} is not what a recorder writes") from error
+        if written != FORMAT:
+            raise UnreadableDataError(f"{folder.where} has format {written} of recordings, this version reads {FORMAT}")
+        return settings
+
+    def differences(self, other: RecorderSettings) -> str:
+        """Return in words what differs from `other`."""
+        here, there = asdict(self), asdict(other)
+        return ", ".join(f"{name}={here[name]!r}, not {there[name]!r}" for name in here if here[name] != there[name])
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of a part, described so that any of its blocks can be read.
+
+    Parameters
+    ----------
+    part : int
+        Number of the part.
+    name : str
+        Path of the file in the folder of the recording.
+    layout : RecordLayout
+        Where its blocks are.
+    first_rows : (n,) int64
+        Number of the first row of each block.
+    base : int
+        What is added to the row numbers in the file.
+    stop : int
+        Row behind the last one.
+    by : {"rows", "positions"}
+        How the rows got their numbers.
+    n_updated : int
+        Number of rows that were given to `update`: more than are stored, if some were given twice.
+    has_unlabelled : bool
+        Whether some rows have no label: theirs is K.
+    """
+
+    part: int
+    name: str
+    layout: RecordLayout
+    first_rows: Int64s
+    base: int
+    stop: int
+    by: str
+    n_updated: int
+    has_unlabelled: bool
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return int(self.layout.rows.sum())
+
+    @property
+    def start(self) -> int:
+        """Number of the first row."""
+        return int(self.first_rows[0])
+
+    @cached_property
+    def dtypes(self) -> dict[str, np.dtype[Any]]:
+        """Native dtypes of the columns."""
+        return {name: np.dtype(dtype).newbyteorder("=") for name, dtype in self.layout.columns}
+
+    def moved(self, base: int) -> Segment:
+        """Return the same rows, counted from `base`."""
+        shift = base - self.base
+        return replace(self, first_rows=self.first_rows + shift, base=base, stop=self.stop + shift)
+
+    def blocks_of(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the blocks ``[first, end)`` that may have some of the rows ``[start, stop)``."""
+        if start >= self.stop or stop <= self.start:
+            return 0, 0
+        first = max(0, int(np.searchsorted(self.first_rows, start, side="right")) - 1)
+        return first, int(np.searchsorted(self.first_rows, stop, side="left"))
+
+    def cut(self, start: int, stop: int) -> Segment | None:
+        """Return the part of the description that is needed for rows ``[start, stop)``; None if there are none."""
+        first, end = self.blocks_of(start, stop)
+        if first >= end:
+            return None
+        # Blocks are found by the sizes of those before, so only the later ones are left out.
+        layout = replace(self.layout, rows=self.layout.rows[:end], checksums=self.layout.checksums[:end])
+        last = self.stop if end == len(self.first_rows) else int(self.first_rows[end])
+        return replace(self, layout=layout, first_rows=self.first_rows[:end], stop=last)
+
+    @classmethod
+    def read(cls, folder: Folder, part: int, number: int) -> Segment:
+        """Read the footer of a segment.
+
+        Raises
+        ------
+        DamagedRecordError
+            If the file is not a whole segment.
+        """
+        inner = part_folder(folder, part)
+        with Record(inner, segment_name(number)) as record:
+            header, footer, layout = record.header, record.footer, record.layout
+        try:
+            if (header["format"], header["part"], header["segment"]) != (FORMAT, part, number):
+                raise DamagedRecordError(f"{inner.where}/{segment_name(number)} is a segment of another part")
+            first_rows = np.array(footer["first_rows"], np.int64)
+            facts = int(footer["base"]), int(footer["stop"]), str(footer["by"]), int(footer["n_updated"])
+            unlabelled = bool(footer["has_unlabelled"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedRecordError(f"{inner.where}/{segment_name(number)} lacks something") from error
+        return cls(part, f"part-{part:05d}/{segment_name(number)}", layout, first_rows, *facts, unlabelled)
+
+
+def read_part(folder: Folder, part: int) -> list[Segment]:
+    """Return the segments of a part that was closed.
+
+    Raises
+    ------
+    UnreadableDataError
+        If it was not closed, or not all of it is there.
+    """
+    inner, again = part_folder(folder, part), f"Recorder(..., part={part}, resume=True)"
+    names = inner.names()
+    numbers = segment_numbers(names)
+    if CLOSED not in names:
+        raise UnreadableDataError(
+            f"part {part} of {folder.where} is open: its recorder is still at work or was killed. Close it; or go on "
+            f"after its {len(numbers)} flushes, with {again}; or delete {inner.where} if its rows are not wanted"
+        )
+    try:
+        n_segments = int(json.loads(inner.read(CLOSED))["segments"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnreadableDataError(f"{inner.where}/{CLOSED} is not what a recorder writes") from error
+    missing = sorted(set(range(n_segments)) - set(numbers))
+    if missing:
+        raise UnreadableDataError(
+            f"part {part} of {folder.where} is torn: {inner.where}/{segment_name(missing[0])} is missing, one of "
+            f"{len(missing)} of {n_segments} files. Delete {inner.where} and record the part again"
+        )
+    try:
+        with ThreadPoolExecutor(_FOOTER_THREADS) as pool:
+            return list(pool.map(lambda number: Segment.read(folder, part, number), range(n_segments)))
+    except (DamagedRecordError, FileNotFoundError) as error:
+        raise torn(folder, part, error) from error
+
+
+def torn(folder: Folder, part: int, error: Exception) -> UnreadableDataError:
+    """Return the error for a part of which something is missing or damaged."""
+    inner = part_folder(folder, part)
+    return UnreadableDataError(
+        f"part {part} of {folder.where} is torn: {error}. Delete {inner.where} and record the part again"
+    )
+
+
+# Dtypes of other libraries, by the last part of their names.
+_FLOATS: Final = frozenset({"float16", "bfloat16", "float32", "float64"})
+
+BatchColumns = dict[str, npt.NDArray[Any]]
+
+# Columns that are computed from whole rows, by the name of the method that needs them.
+SCORES: Final[dict[str, Callable[[Floats, Ints], npt.NDArray[np.float64]]]] = {
+    "normalized_margin": normalized_margin,
+    "confidence_weighted_entropy": confidence_weighted_entropy,
+    "logit_margin": logit_margin,
+    "row_sum": row_sum,
+}
+
+
+class BatchSummarizer:
+    """Summarizes batches, with scratch arrays that are made once.
+
+    Parameters
+    ----------
+    settings : RecorderSettings
+        Number of classes, and what to compute.
+    checks : RowChecks
+        Which rows are accepted although they cannot be a distribution.
+    ignored : int, optional
+        The value of labels that says that a row has none.
+    """
+
+    def __init__(self, settings: RecorderSettings, checks: RowChecks, ignored: int | None = None) -> None:
+        self._settings, self._checks, self._ignored = settings, checks, ignored
+        self._summarizer: Summarizer | None = None
+        self._summarizer_rows = 0
+
+    def columns(self, labels: Ints, probs: Any, findings: Findings) -> BatchColumns:
+        """Return the columns of a batch, and add what is wrong with it to `findings`, by the position in the batch.
+
+        Parameters
+        ----------
+        labels : (n,) int
+            Labels, in the processor's memory.
+        probs : (n, K) ndarray or Bfloat16Rows
+            Probabilities or logits.
+        findings : Findings
+            Bad or suspicious values.
+        """
+        settings, dtype = self._settings, probs.dtype.newbyteorder("=")
+        step = max(1, min(MAX_STRIP_ROWS, STRIP_BYTES // (settings.n_classes * dtype.itemsize)))
+        summarizer = self._summarizer_of(min(step, len(labels)), dtype)
+        parts: list[BatchColumns] = []
+        for start in range(0, len(labels), step):
+            summarizer.restart()
+            strip, given = probs[start : start + step], labels[start : start + step]
+            parts.append(self._columns_of(summarizer, given, strip))
+            found = summarizer.findings
+            rename_rows(found, np.arange(start, start + len(given)))
+            findings.extend(found)
+        if len(parts) == 1:
+            return parts[0]
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _columns_of(self, summarizer: Summarizer, labels: Ints, strip: Floats) -> BatchColumns:
+        block: SummaryBlock = summarizer.add(labels, strip)
+        columns: BatchColumns = {name: column.copy() for name, column in block.columns().items()}
+        settings = self._settings
+        if errors_in(summarizer.findings, self._checks) or not (settings.scores or settings.classes_per_row):
+            return columns
+        whole, given = np.ascontiguousarray(summarizer.probabilities(strip)), labels.astype(np.intp, copy=False)
+        unlabelled = np.flatnonzero(block.label == settings.n_classes)
+        if len(unlabelled):  # theirs may be anything
+            whole, given = whole.copy(), given.copy()
+            whole[unlabelled], given[unlabelled] = 0, 0
+            whole[unlabelled, 0] = 1
+        columns |= {name: SCORES[name](whole, given) for name in settings.scores}
+        if settings.classes_per_row:
+            columns |= _largest(whole, settings.classes_per_row, block.predicted.dtype)
+        return columns
+
+    def _summarizer_of(self, n_rows: int, dtype: np.dtype[Any]) -> Summarizer:
+        """Return a summarizer for strips of `n_rows` rows, the same one as long as it is large enough."""
+        dtype = np.dtype(np.float64) if self._settings.from_logits else dtype
+        if self._summarizer is None or self._summarizer.dtype != dtype or self._summarizer_rows < n_rows:
+            kind = LogitSummarizer if self._settings.from_logits else Summarizer
+            self._summarizer = kind(n_rows, self._settings.n_classes, dtype, ignored=self._ignored)
+            self._summarizer_rows = n_rows
+        return self._summarizer
+
+
+def check_batch(labels: npt.NDArray[Any], pred_probs: Any, n_classes: int) -> None:
+    """Raise unless a batch has labels, and probabilities of all classes for each.
+
+    Parameters
+    ----------
+    labels : array
+        Labels.
+    pred_probs : array of any library
+        Probabilities or logits.
+    n_classes : int
+        Number of classes K.
+
+    Raises
+    ------
+    InvalidInputError
+        Naming the shapes or dtypes.
+    """
+    shape, dtype = tuple(pred_probs.shape), pred_probs.dtype
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        what = f"shape {labels.shape}" if labels.ndim != 1 else f"dtype {labels.dtype}"
+        raise InvalidInputError(f"labels of a batch must be (n,) integers 0..K-1, not of {what}")
+    if len(shape) != 2 or shape[1] != n_classes:
+        raise InvalidInputError(f"pred_probs of a batch must have shape (n, {n_classes:,}), not {shape}")
+    if shape[0] != len(labels):
+        raise InvalidInputError(f"a batch has {len(labels):,} labels and {shape[0]:,} rows of pred_probs")
+    known = dtype.char in "efd" if isinstance(dtype, np.dtype) else str(dtype).rpartition(".")[2] in _FLOATS
+    if not known:
+        raise InvalidInputError(f"pred_probs of a batch must be float16, bfloat16, float32 or float64, not {dtype}")
+
+
+def rename_rows(findings: Findings, numbers: npt.NDArray[Any]) -> None:
+    """Replace positions in `numbers` by what is there, in the rows of findings."""
+    for kind, finding in list(findings.items()):
+        places = np.concatenate([np.arange(start, stop) for start, stop in finding.ranges])
+        renamed = Findings()
+        renamed.add(kind, np.unique(numbers[places]), 0)
+        more = finding.more or renamed[kind].more
+        finding.ranges, finding.more = renamed[kind].ranges[:MAX_RANGES], more
+
+
+def _largest(probs: Floats, k: int, classes: np.dtype[Any]) -> BatchColumns:
+    """Return the `k` largest probabilities of each row, in descending order, and their classes, as one item a row."""
+    n, n_classes = probs.shape
+    found = np.argpartition(probs, n_classes - k, axis=1)[:, n_classes - k :]
+    values = np.take_along_axis(probs, found, axis=1)
+    order = np.lexsort((found, -values.astype(np.float64)), axis=1)
+    found, values = np.take_along_axis(found, order, axis=1), np.take_along_axis(values, order, axis=1)
+    little = values.dtype.newbyteorder("<"), classes.newbyteorder("<")
+    as_items = [
+        np.ascontiguousarray(array, dtype).view(f"V{k * dtype.itemsize}").reshape(n)
+        for array, dtype in zip((values, found.astype(classes)), little, strict=True)
+    ]
+    return dict(zip((TOP_PROBS, TOP_CLASSES), as_items, strict=True))
+
+
+class PartWriter:
+    """Writes the rows of one part, as its only writer, until `release`.
+
+    Parameters
+    ----------
+    folder : Folder
+        The folder of all parts; begun if it is new.
+    part : int
+        Number of the part.
+    settings : RecorderSettings
+        What all parts have in common.
+    flush_rows : int
+        Number of rows that are collected in memory before they are written.
+    resume : bool
+        Whether to go on with a part that exists.
+
+    Attributes
+    ----------
+    where : str
+        The part, for messages.
+    n_committed : int
+        Number of rows that were added and are written.
+
+    Raises
+    ------
+    InvalidInputError
+        If the folder was begun with other settings, or the part exists and is not to be resumed.
+    InUseError
+        If another writer has the part.
+    WorkdirError
+        If the part is damaged.
+    """
+
+    def __init__(self, folder: Folder, part: int, settings: RecorderSettings, flush_rows: int, *, resume: bool) -> None:
+        self._folder, self._part, self._settings, self._flush_rows = folder, part, settings, flush_rows
+        self._inner, self._owner = part_folder(folder, part), uuid.uuid4().hex
+        self.where = f"part {part} of {folder.where}"
+        self._by: str | None = None
+        self._has_ids = False
+        self.n_committed = self._n_segments = 0
+        self._buffer: _Buffer | None = None
+        self._join()
+        with ExitStack() as stack:
+            self._check_owned = stack.enter_context(own_folder(self._inner, self.where))
+            self._begin(resume=resume)
+            self._stack = stack.pop_all()
+
+    @property
+    def n_given(self) -> int:
+        """Number of rows that were added."""
+        return self.n_committed + (0 if self._buffer is None else self._buffer.n_rows)
+
+    def _join(self) -> None:
+        """Begin the folder, or compare its settings."""
+        found = RecorderSettings.read(self._folder)
+        if found is None:
+            try:
+                self._folder.write_new(SETTINGS, self._settings.to_json())
+            except FileExistsError:  # another part was faster
+                found = RecorderSettings.read(self._folder)
+        if found is not None and found != self._settings:
+            raise InvalidInputError(
+                f"part {self._part} has {self._settings.differences(found)} as {self._folder.where} was begun: all "
+                "parts need the same settings"
+            )
+
+    def _begin(self, *, resume: bool) -> None:
+        """Find what is there of this part."""
+        names, again = self._inner.names(), f"Delete {self._inner.where}, and record it again"
+        numbers = segment_numbers(names)
+        if not resume and (numbers or CLOSED in names):
+            raise InvalidInputError(
+                f"{self.where} exists, with {len(numbers)} flushes: give resume=True to go on with it, another part, "
+                f"or delete {self._inner.where}"
+            )
+        for name in names:
+            if name.startswith("."):  # left by a process that was killed
+                self._inner.remove(name)
+        if numbers != list(range(len(numbers))):
+            raise WorkdirError(f"{self.where} lacks some of its files. {again}")
+        for number in numbers:
+            try:
+                segment = Segment.read(self._folder, self._part, number)
+            except (DamagedRecordError, FileNotFoundError) as error:
+                raise WorkdirError(f"{self.where} cannot go on: {error}. {again}") from error
+            self.n_committed += segment.n_updated
+            self._by, self._has_ids = segment.by, "id" in segment.dtypes
+        self._n_segments = len(numbers)
+        if CLOSED in names:
+            self._inner.remove(CLOSED)
+
+    def check_kind(self, *, has_rows: bool, has_ids: bool) -> None:
+        """Raise unless all batches of the part number and name their rows in the same way."""
+        if self._by is not None and (self._by == BY_NUMBER) != has_rows:
+            raise InvalidInputError(f"earlier batches were given {'without' if has_rows else 'with'} rows=")
+        if self._by is not None and self._has_ids != has_ids:
+            raise InvalidInputError(f"earlier batches were given {'without' if has_ids else 'with'} ids=")
+
+    def add(self, columns: BatchColumns) -> None:
+        """Add a batch, and write the rows that were collected if there are enough; if that fails, it is not added.
+
+        Parameters
+        ----------
+        columns : dict
+            ``(n,)`` columns; ``row`` of rows with numbers, and ``id`` of rows with ids.
+        """
+        self._by, self._has_ids = BY_NUMBER if "row" in columns else BY_POSITION, "id" in columns
+        if self._buffer is not None and not self._buffer.fits(columns):
+            self.flush()
+            self._buffer = None
+        if self._buffer is None:
+            self._buffer = _Buffer(columns, max(self._flush_rows, len(columns["label"])))
+        before = self._buffer.n_rows
+        self._buffer.add(columns)
+        if self._buffer.n_rows < self._flush_rows:
+            return
+        try:
+            self.flush()
+        except BaseException:
+            self._buffer.n_rows = before  # so that the same batch can be added again
+            raise
+
+    def flush(self) -> None:
+        """Write the rows that were collected as the next segment.
+
+        Raises
+        ------
+        InvalidInputError
+            If a row was added twice with different values since the last flush.
+        InUseError
+            If another writer took over.
+        UnwritableError
+            If they cannot be written. They stay in memory then.
+        """
+        if self._buffer is None or not self._buffer.n_rows:
+            return
+        self._check_owned()
+        n_updated, columns = self._buffer.n_rows, self._buffer.columns()
+        base, stop, first_rows = 0, n_updated, np.arange(0, n_updated, BLOCK_ROWS)
+        if self._by == BY_NUMBER:
+            columns = self._sorted(columns)
+            numbers = columns.pop("row")
+            base, stop, first_rows = int(numbers[0]), int(numbers[-1]) + 1, numbers[::BLOCK_ROWS]
+            if stop - base > len(numbers):  # they are not consecutive
+                numbers = numbers - base
+                columns["row"] = numbers.astype(np.uint32) if stop - base <= 1 << 32 else numbers
+        n_rows, content = len(columns["label"]), io.BytesIO()
+        header = {"format": FORMAT, "part": self._part, "segment": self._n_segments, "owner": self._owner}
+        writer = RecordWriter(OutputFile(content, self.where), header)
+        for start in range(0, n_rows, BLOCK_ROWS):
+            writer.add({name: column[start : start + BLOCK_ROWS] for name, column in columns.items()})
+        footer = {"by": self._by, "base": base, "stop": stop, "first_rows": first_rows.tolist(), "n_updated": n_updated}
+        writer.finish(footer | {"has_unlabelled": bool((columns["label"] == self._settings.n_classes).any())})
+        try:
+            self._inner.write_new(segment_name(self._n_segments), content.getbuffer())
+        except FileExistsError:
+            raise InUseError(
+                f"{self.where} is written by another recorder, which has made flush {self._n_segments}: only one "
+                "recorder may write a part; give each process its own"
+            ) from None
+        self._n_segments += 1
+        self.n_committed += n_updated
+        self._buffer.n_rows = 0
+
+    def _sorted(self, columns: BatchColumns) -> BatchColumns:
+        """Return the columns in the order of their row numbers, each row once."""
+        rows = columns["row"]
+        if bool((np.diff(rows) > 0).all()):
+            return columns
+        order = np.argsort(rows, kind="stable")
+        columns = {name: column[order] for name, column in columns.items()}
+        again = np.flatnonzero(np.diff(columns["row"]) == 0)
+        for name, column in columns.items() if len(again) else ():
+            differs = again[column[again] != column[again + 1]]
+            if len(differs):
+                row, at = int(columns["row"][differs[0]]), int(differs[0])
+                others = f", and {len(differs) - 1:,} other rows too" if len(differs) > 1 else ""
+                raise InvalidInputError(
+                    f"{self.where}: row {row:,} was given twice with different values: {name} is {column[at]} and "
+                    f"{column[at + 1]}{others}. Repeated rows must have the same label and the same probabilities"
+                ).at([(row, row + 1)])
+        once = np.ones(len(rows), np.bool_)
+        once[again + 1] = False
+        return {name: column[once] for name, column in columns.items()} if len(again) else columns
+
+    def close(self) -> None:
+        """Write all rows, and that there are no more."""
+        self.flush()
+        self._check_owned()
+        facts = {"segments": self._n_segments, "rows": self.n_committed}
+        self._inner.write(CLOSED, json.dumps(facts).encode())
+
+    def release(self) -> None:
+        """Let others write the part."""
+        self._stack.close()
+
+
+class _Buffer:
+    """Columns of rows that are not written yet.
+
+    Parameters
+    ----------
+    columns : dict
+        The first batch, for names and dtypes.
+    capacity : int
+        Number of rows.
+    """
+
+    def __init__(self, columns: BatchColumns, capacity: int) -> None:
+        self._columns: dict[str, npt.NDArray[Any]] = {
+            name: np.empty(capacity, column.dtype) for name, column in columns.items()
+        }
+        self._capacity, self.n_rows = capacity, 0
+
+    def fits(self, columns: BatchColumns) -> bool:
+        """Return whether a batch can be added: there is room, and its dtypes are the same."""
+        same = (
+            column.dtype == self._columns[name].dtype or column.dtype.kind == self._columns[name].dtype.kind == "S"
+            for name, column in columns.items()
+        )
+        return self.n_rows + len(columns["label"]) <= self._capacity and all(same)
+
+    def add(self, columns: BatchColumns) -> None:
+        """Append a batch."""
+        stop = self.n_rows + len(columns["label"])
+        for name, column in columns.items():
+            if column.dtype.itemsize > self._columns[name].dtype.itemsize:  # longer strings
+                self._columns[name] = self._columns[name].astype(column.dtype)
+            self._columns[name][self.n_rows : stop] = column
+        self.n_rows = stop
+
+    def columns(self) -> BatchColumns:
+        """Return all rows, as views."""
+        return {name: column[: self.n_rows] for name, column in self._columns.items()}
+
+
+# Bytes of blocks that an open source holds, of all segments together. With many segments it is a block of each.
+_HELD_BYTES: Final = 32_000_000
+# Numbers of rows that are more than this, and of which at most one in as many was recorded, are taken for names.
+_MOST_GAPS: Final = 1_000_000
+_MOST_TIMES: Final = 10
+# Bytes of rows that are merged at a time.
+_MERGED_BYTES: Final = 16_000_000
+# Rows whose ids are compared at a time.
+_HASHED_ROWS: Final = 1 << 16
+_REPEATED: Final = (
+    "What is repeated must have the same label and the same probabilities: put the model into evaluation mode, and "
+    "check that rows and ids are right"
+)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """All rows in a folder, whose parts are closed.
+
+    Parameters
+    ----------
+    folder : Folder
+        Where it is.
+    settings : RecorderSettings
+        What the parts have in common.
+    segments : tuple of Segment
+        All segments, with the numbers of their rows.
+    dropped : (m,) int64
+        Of rows that were recorded in order: the ascending positions of those whose id came before.
+    """
+
+    folder: Folder
+    settings: RecorderSettings
+    segments: tuple[Segment, ...]
+    dropped: Int64s = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @classmethod
+    def open(cls, folder: Folder, settings: RecorderSettings) -> Recording:
+        """Read the descriptions of all parts.
+
+        Raises
+        ------
+        InvalidInputError
+            If its parts do not fit each other, or have no rows.
+        UnreadableDataError
+            If a part was not closed, or not all of it is there.
+        """
+        parts = part_numbers(folder.names())
+        segments = [segment for part in parts for segment in read_part(folder, part)]
+        if not segments:
+            raise InvalidInputError(f"{folder.where} has no rows: nothing was recorded")
+        ways = {segment.by: segment.part for segment in segments}
+        if len(ways) > 1:
+            raise InvalidInputError(
+                f"part {ways[BY_NUMBER]} of {folder.where} was recorded with row numbers, part {ways[BY_POSITION]} "
+                "without: give rows= in all parts or in none"
+            )
+        if BY_POSITION in ways:
+            segments = _in_order(folder, parts, segments)
+        recording = cls(folder, settings, tuple(segments))
+        if recording.by_position and recording.id_dtype is not None:
+            recording = replace(recording, dropped=repeated_ids(recording))
+        wanted, n_stored = settings.n_rows, sum(segment.n_rows for segment in segments)
+        if wanted is None and recording.n_rows > max(_MOST_GAPS, _MOST_TIMES * n_stored):
+            raise InvalidInputError(
+                f"{n_stored:,} rows were recorded in {folder.where}, with numbers up to {recording.n_rows - 1:,}: if "
+                "these are names of rows, give them as ids=; otherwise give n_rows="
+            )
+        if recording.by_position and wanted not in (None, recording.n_rows):
+            raise InvalidInputError(f"{recording.n_rows:,} rows were recorded in {folder.where}, n_rows is {wanted:,}")
+        return recording
+
+    @property
+    def by_position(self) -> bool:
+        """Whether rows are numbered in the order of the parts."""
+        return self.segments[0].by == BY_POSITION
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows: of all that were recorded, or of all up to the largest number."""
+        if self.by_position:
+            return sum(segment.n_rows for segment in self.segments) - len(self.dropped)
+        return self.settings.n_rows or max(segment.stop for segment in self.segments)
+
+    def cut(self, start: int, stop: int) -> Recording:
+        """Return the description of the segments with some of the rows ``[start, stop)``, which keep their numbers."""
+        first, end = position_of(self.dropped, start), position_of(self.dropped, stop - 1) + 1
+        return replace(self, segments=tuple(c for c in (s.cut(first, end) for s in self.segments) if c))
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the probabilities: the widest of all segments, which holds all values exactly."""
+        dtypes = {segment.dtypes["p_label"] for segment in self.segments}
+        return np.result_type(*dtypes)
+
+    @cached_property
+    def may_lack_labels(self) -> bool:
+        """Whether rows may have no label: some were recorded without, or some numbers may never have come."""
+        if any(segment.has_unlabelled for segment in self.segments):
+            return True
+        if self.by_position or self.settings.n_rows is not None:
+            return False
+        # Only of consecutive rows it is known which they are.
+        ranges = sorted((segment.start, segment.stop) for segment in self.segments if "row" not in segment.dtypes)
+        stop = 0
+        for first, end in ranges:
+            if first > stop:
+                break
+            stop = max(stop, end)
+        return stop < self.n_rows
+
+    @property
+    def id_dtype(self) -> np.dtype[Any] | None:
+        """Dtype of the ids; None if there are none."""
+        dtypes = [segment.dtypes.get("id") for segment in self.segments]
+        if any(dtype is None for dtype in dtypes):
+            return None
+        kinds = {dtype.kind for dtype in dtypes if dtype is not None}
+        if len(kinds) > 1:
+            raise InvalidInputError(f"some ids in {self.folder.where} are integers, others strings")
+        return np.result_type(*(dtype for dtype in dtypes if dtype is not None))
+
+
+def _in_order(folder: Folder, parts: Sequence[int], segments: Sequence[Segment]) -> list[Segment]:
+    """Return the segments with positions in the order of the parts."""
+    missing = sorted(set(range(parts[0], parts[-1])) - set(parts))
+    if missing:
+        raise InvalidInputError(
+            f"{folder.where} has parts {parts[0]} to {parts[-1]} but no part {missing[0]}; without rows= the parts are "
+            "joined in order, so none may be missing"
+        )
+    moved, row = [], 0
+    for segment in segments:
+        moved.append(segment.moved(row))
+        row += segment.n_rows
+    return moved
+
+
+class _Recorded(Source):
+    """What the columns of a recording have in common, besides how they are shown.
+
+    Attributes
+    ----------
+    recording : Recording
+        Where the rows are.
+    row_dtype : dtype
+        Dtype of the rows that are merged, with a field for each column.
+    """
+
+    in_pieces = True
+    recording: Recording
+    row_dtype: np.dtype[Any]
+
+    @property
+    def where(self) -> str:
+        """Path or URL of the folder."""
+        return self.recording.folder.where
+
+    def identity(self) -> dict[str, Any]:
+        """Return the identity, with what was recorded."""
+        return super().identity() | {"recorder": asdict(self.recording.settings), "fields": str(self.row_dtype)}
+
+    def _content(self) -> Any:
+        """Return a digest of what changes with any row: the checksums of all blocks."""
+        digest = hashlib.blake2b(digest_size=16)
+        for segment in self.recording.segments:
+            digest.update(f"{segment.name} {segment.base} {segment.n_rows}".encode())
+            digest.update(segment.layout.checksums.astype("<u4").tobytes())
+        return digest.hexdigest()
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source that describes only the segments with some of these rows."""
+        part = copy.copy(self)
+        part.recording = self.recording.cut(start, stop)
+        return part, 0
+
+    def reachable(self) -> None:
+        """Raise unless this process can read the folder."""
+        if RecorderSettings.read(self.recording.folder) is None:
+            raise UnreadableDataError(f"{self.where} has no {SETTINGS} for this process")
+
+
+class RecordedRows(_Recorded, SummarySource):
+    """The row summaries of a recording.
+
+    Parameters
+    ----------
+    recording : Recording
+        Where the rows are.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording, settings = recording, recording.settings
+        super().__init__(recording.n_rows, settings.n_classes, recording.dtype, settings.scores)
+        self.prefetch_bytes = held_bytes(recording.segments)
+
+    joint_counter = TopClassCounter
+
+    def prepared_for(self, rule: Filter) -> Source:
+        """Return the same rows with the recorded columns that a filter needs, and no others.
+
+        Raises
+        ------
+        InvalidInputError
+            For a filter, or a score, that needs more of each row than was recorded.
+        """
+        settings = rule.settings
+        if rule.n_reads == 1:
+            return super().prepared_for(rule)
+        name = f"filter_by={rule.name!r}" if rule.name else f"rule={settings.rule!r}"
+        if rule.n_reads > 2 or settings.scores_need_rescan:
+            what = f"adjust_pred_probs=True with method={settings.method!r}" if settings.scores_need_rescan else name
+            raise InvalidInputError(
+                f"{what} needs all probabilities of each row, which {self.where} does not hold: give labels and "
+                "pred_probs, or use another filter or score"
+            )
+        if not self.recording.settings.classes_per_row:
+            raise InvalidInputError(
+                f"{name} needs more of each row than its summary: record with classes_per_row=10, say, which keeps "
+                "the 10 largest probabilities, or use filter_by=None or filter_by='predicted_neq_given'"
+            )
+        return self.only(list(recorded_columns(settings, self.recorded).values()))
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
+        """Open for the second pass: structured rows with the largest probabilities and their classes."""
+        classes, k = class_dtype(self.shape[1]), self.recording.settings.classes_per_row
+        row_dtype = np.dtype([(TOP_CLASSES, classes, (k,)), (TOP_PROBS, self.dtype.newbyteorder("="), (k,))])
+        return MergedRows(self.recording, row_dtype, stop)
+
+    def open_raw(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
+        """Open for reading structured rows."""
+        return MergedRows(self.recording, self.row_dtype, stop)
+
+
+class RecordedColumn(_Recorded):
+    """The labels, or the ids, of a recording.
+
+    Parameters
+    ----------
+    recording : Recording
+        Where the rows are.
+    name : str
+        ``label`` or ``id``.
+    stored : dtype
+        Dtype of the column in the files; the source shows strings as text.
+    """
+
+    def __init__(self, recording: Recording, name: str, stored: np.dtype[Any]) -> None:
+        dtype = np.dtype(f"U{stored.itemsize}") if stored.kind == "S" else stored
+        super().__init__((recording.n_rows,), dtype)
+        self.recording, self.row_dtype = recording, np.dtype([(name, stored)])
+        self.prefetch_bytes = held_bytes(recording.segments)
+
+    def open(self, start: int = 0, stop: int | None = None) -> Rows:  # noqa: ARG002  # reads begin anywhere
+        """Open for reading."""
+        return _OneField(self, stop)
+
+
+def open_recording(
+    place: str | os.PathLike[str],
+) -> tuple[RecordedColumn, RecordedRows, RecordedColumn | None] | None:
+    """Return the labels, the row summaries and the ids of a recorder's folder, whose parts are closed.
+
+    Parameters
+    ----------
+    place : path or URL
+        The folder. If it is something else, the result is None.
+
+    Raises
+    ------
+    InvalidInputError
+        If the parts do not fit each other, or have no rows.
+    UnreadableDataError
+        If a part was not closed, or not all of it is there.
+    """
+    if is_web(os.fspath(place)) or is_pattern(os.fspath(place)):
+        return None
+    folder = open_folder(place, "summaries")
+    settings = RecorderSettings.read(folder)
+    if settings is None:
+        return None
+    recording = Recording.open(folder, settings)
+    ignored = settings.n_classes if recording.may_lack_labels else None
+    labels = RecordedColumn(recording, "label", label_dtype(settings.n_classes, ignored))
+    labels.ignored = ignored
+    ids = recording.id_dtype
+    return labels, RecordedRows(recording), None if ids is None else RecordedColumn(recording, "id", ids)
+
+
+def held_bytes(segments: Sequence[Segment]) -> int:
+    """Return the most bytes of merged rows, and of blocks, that an open source holds of these segments."""
+    blocks = sum(_blocks_at_once(one, segments) * BLOCK_ROWS * one.layout.row_bytes for one in segments)
+    # While more rows are merged than before, those from before may be in use.
+    return 2 * _MERGED_BYTES + blocks
+
+
+def _blocks_at_once(segment: Segment, segments: Sequence[Segment]) -> int:
+    """Return the number of blocks of a segment that are read at a time."""
+    share = _HELD_BYTES // (max(1, len(segments)) * BLOCK_ROWS * segment.layout.row_bytes)
+    return max(1, min(share, len(segment.first_rows)))
+
+
+class _Cursor:
+    """Reads the blocks of a segment in ascending order, and holds those that the next read may need."""
+
+    def __init__(self, folder: Folder, segment: Segment, step: int) -> None:
+        self.segment = segment
+        self._folder, self._step = folder, step
+        self._first, self._held = 0, list[dict[str, npt.NDArray[Any]]]()
+
+    def rows(self, start: int, stop: int) -> Iterator[tuple[Int64s | slice, Mapping[str, npt.NDArray[Any]]]]:
+        """Yield the rows among ``[start, stop)``: their positions from `start` on, and their columns."""
+        for index in range(*self.segment.blocks_of(start, stop)):
+            block, begin = self._block(index), int(self.segment.first_rows[index])
+            numbers = block.get("row")
+            if numbers is None:
+                a, b = max(start - begin, 0), min(stop - begin, int(self.segment.layout.rows[index]))
+                where: Int64s | slice = slice(begin + a - start, begin + b - start)
+            else:
+                rows = numbers.astype(np.int64) + (self.segment.base - start)
+                a, b = np.searchsorted(rows, [0, stop - start]).tolist()
+                where = rows[a:b]
+            if a < b:
+                yield where, {name: column[a:b] for name, column in block.items()}
+
+    def _block(self, index: int) -> dict[str, npt.NDArray[Any]]:
+        """Return a block, read with those that follow it."""
+        if not self._first <= index < self._first + len(self._held):
+            self._first, self._held = index, []
+            end = min(index + self._step, len(self.segment.first_rows))
+            try:
+                self._held = self.segment.layout.read(self._folder, self.segment.name, index, end)
+            except DamagedRecordError as error:
+                raise torn(self._folder, self.segment.part, error) from error
+        return self._held[index - self._first]
+
+
+class MergedRows(Rows):
+    """Rows that are merged from all segments which have some of them.
+
+    Ascending reads are merged some megabytes at a time: each merge looks into all segments.
+
+    Parameters
+    ----------
+    recording : Recording
+        What is read.
+    row_dtype : dtype
+        Dtype of the rows, with a field for each column.
+    stop : int, optional
+        Row before which the caller intends to stop.
+    """
+
+    def __init__(self, recording: Recording, row_dtype: np.dtype[Any], stop: int | None = None) -> None:
+        self._row_shape, self._dtype = (), row_dtype
+        self._buffer = self._empty(0)
+        self._recording, self._stop = recording, recording.n_rows if stop is None else stop
+        self._most_rows = _MERGED_BYTES // row_dtype.itemsize
+        self._first, self._merged = 0, self._buffer
+        self._cursors = [
+            _Cursor(recording.folder, segment, _blocks_at_once(segment, recording.segments))
+            for segment in recording.segments
+        ]
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows ``[start, stop)`` as a structured array.
+
+        Raises
+        ------
+        InvalidInputError
+            For a row that was recorded twice with different values, or never although `n_rows` was given.
+        UnreadableDataError
+            For a file that was altered or removed.
+        """
+        end = self._first + len(self._merged)
+        if not self._first <= start <= stop <= end:
+            # Twice as many rows each time, and a whole number of reads.
+            n, n_rows = min(2 * len(self._merged), self._most_rows) if start == end else 0, stop - start
+            last = max(stop, min(start + n // max(1, n_rows) * n_rows, self._stop))
+            self._first, self._merged = start, self._merge(start, last)
+        return self._merged[start - self._first : stop - self._first]
+
+    def _merge(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows by their numbers, of which those at `dropped` do not count."""
+        dropped = self._recording.dropped
+        if not len(dropped) or stop <= start:
+            return self.read_stored(start, stop)
+        first, end = position_of(dropped, start), position_of(dropped, stop - 1) + 1
+        a, b = np.searchsorted(dropped, [first, end]).tolist()
+        return np.delete(self.read_stored(first, end), dropped[a:b] - first)
+
+    def read_stored(self, start: int, stop: int) -> npt.NDArray[Any]:
+        """Return rows by their numbers in the files."""
+        out, seen = self._reused(stop - start), np.zeros(stop - start, np.bool_)
+        for cursor in self._cursors:
+            for where, columns in cursor.rows(start, stop):
+                if seen[where].any():
+                    self._compare(out, seen, where, columns, cursor.segment, start)
+                seen[where] = True
+                for name in self._dtype.names or ():
+                    shown = out[name]
+                    shown[where] = _field_of(columns[name], shown)
+        if not seen.all():
+            if self._recording.settings.n_rows is not None:
+                self._refuse_gaps(seen, start)
+            # A row that was never recorded is one without a label.
+            out[~seen] = np.zeros((), self._dtype)
+            if "label" in (self._dtype.names or ()):
+                out["label"][~seen] = self._recording.settings.n_classes
+        return out
+
+    def _compare(
+        self,
+        out: npt.NDArray[Any],
+        seen: Bools,
+        where: Int64s | slice,
+        columns: Mapping[str, npt.NDArray[Any]],
+        segment: Segment,
+        start: int,
+    ) -> None:
+        """Raise if rows that are there already have other values here."""
+        again = np.flatnonzero(seen[where])
+        positions = np.arange(len(seen))[where][again]
+        for name in self._dtype.names or ():
+            shown = out[name]
+            old, new = shown[positions], _field_of(columns[name], shown)[again].astype(shown.dtype)
+            differs = np.flatnonzero((old != new).reshape(len(again), -1).any(axis=1))
+            if not len(differs):
+                continue
+            row = start + int(positions[differs[0]])
+            before = self._first_part_with(row)
+            others = f", and {len(differs) - 1:,} more rows near it" if len(differs) > 1 else ""
+            raise InvalidInputError(
+                f"row {row:,} was recorded twice in {self._recording.folder.where} with different values: {name} is "
+                f"{old[differs[0]]} in part {before} and {new[differs[0]]} in part {segment.part}{others}. "
+                f"{_REPEATED}"
+            ).at([(row, row + 1)])
+
+    def _first_part_with(self, row: int) -> int:
+        """Return the first part that has a row."""
+        having = (c.segment.part for c in self._cursors if any(True for _ in c.rows(row, row + 1)))
+        return next(having)
+
+    def _refuse_gaps(self, seen: Bools, start: int) -> None:
+        gaps = Findings()
+        gaps.add("gap", np.flatnonzero(~seen), start)
+        [finding] = gaps.values()
+        raise InvalidInputError(
+            f"{finding.n_rows:,} rows were not recorded in {self._recording.folder.where}: {finding.where()} of "
+            f"{self._recording.n_rows:,}"
+        ).at(finding.ranges)
+
+
+class _OneField(Rows):
+    def __init__(self, source: RecordedColumn, stop: int | None) -> None:
+        super().__init__(source)
+        self._rows = MergedRows(source.recording, source.row_dtype, stop)
+        [self._name] = source.row_dtype.names or ()
+
+    def read(self, start: int, stop: int) -> npt.NDArray[Any]:
+        values: npt.NDArray[Any] = self._rows.read(start, stop)[self._name]
+        return np.char.decode(values, "utf-8") if values.dtype.kind == "S" else np.ascontiguousarray(values)
+
+
+def _field_of(column: npt.NDArray[Any], shown: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a column as a field takes it: several values of a row are stored as one item."""
+    if column.dtype.kind != "V":
+        return column
+    width = shown.shape[1]
+    return column.view(f"<{shown.dtype.kind}{column.itemsize // width}").reshape(len(column), width)
+
+
+def position_of(dropped: Int64s, row: int) -> int:
+    """Return the position of a row among all that were recorded, of which those at `dropped` do not count."""
+    return row + int(np.searchsorted(dropped - np.arange(len(dropped)), row, side="right"))
+
+
+def repeated_ids(recording: Recording) -> Int64s:
+    """Return the ascending positions of rows whose id came before, with the same values.
+
+    Takes 16 bytes for each row.
+
+    Raises
+    ------
+    InvalidInputError
+        For an id with different values. The message names it, both parts and the values.
+    """
+    stored = recording.id_dtype
+    if stored is None:
+        raise RuntimeError("this recording has ids")
+    n_rows, rows = recording.n_rows, MergedRows(recording, np.dtype([("id", stored)]))
+    hashes = np.empty(n_rows, np.uint64)
+    for start in range(0, n_rows, _HASHED_ROWS):
+        stop = min(start + _HASHED_ROWS, n_rows)
+        hashes[start:stop] = _hashes(rows.read(start, stop)["id"])
+    order = np.argsort(hashes, kind="stable")
+    same = np.flatnonzero(hashes[order[1:]] == hashes[order[:-1]])
+    whole = MergedRows(recording, np.dtype([("id", stored), ("label", np.int64), *_fields(RecordedRows(recording))]))
+    seen, found = dict[Any, tuple[int, Any]](), []
+    for position in np.unique(order[np.concatenate((same, same + 1))]).tolist():
+        row = whole.read(position, position + 1)[0].copy()
+        before, values = seen.setdefault(row["id"].item(), (position, row))
+        if before == position:
+            continue
+        if values.tobytes() != row.tobytes():
+            name = next(name for name in row.dtype.names if row[name].tobytes() != values[name].tobytes())
+            parts = [next(s.part for s in recording.segments if s.start <= p < s.stop) for p in (before, position)]
+            shown = row["id"].decode() if isinstance(row["id"], bytes) else row["id"]
+            raise InvalidInputError(
+                f"the id {shown!r} was recorded twice in {recording.folder.where} with different values: {name} is "
+                f"{values[name]} in part {parts[0]} and {row[name]} in part {parts[1]}. {_REPEATED}"
+            )
+        found.append(position)
+    return np.array(found, np.int64)
+
+
+def _fields(rows: RecordedRows) -> list[Any]:
+    return [(name, rows.row_dtype[name]) for name in rows.row_dtype.names or ()]
+
+
+def _hashes(ids: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """Return a number for each id: the same for the same ids, and rarely for others."""
+    if ids.dtype.kind != "S":
+        return ids.astype(np.uint64)
+    width = -(-ids.dtype.itemsize // 8)
+    words = ids.astype(f"S{8 * width}").view("<u8").reshape(len(ids), width)
+    total = np.zeros(len(ids), np.uint64)
+    for place in range(width):
+        mixed = words[:, place] * np.uint64(0x9E3779B97F4A7C15)
+        mixed ^= mixed >> np.uint64(29)
+        total = (total + mixed) * np.uint64(0xBF58476D1CE4E5B9)
+        total ^= total >> np.uint64(32)
+    return total
+
+
+LABEL: Final = "label"
+# Names of columns that a table may have: the user's numbers and names of its rows.
+ROW: Final = "row"
+ID: Final = "id"
+_COLUMNS: Final = (LABEL, *FIELDS, *RECORDABLE, ROW, ID)
+_ROWS_AT_A_TIME: Final = 1 << 15
+# Copies of all columns while they are put in order.
+_COPIES: Final = 2
+# Row numbers that leave more gaps than this, and have at most one row in as many, are taken for names.
+
+
+@dataclass(frozen=True)
+class SummaryTable:
+    """Row summaries in place of `labels` and `pred_probs`, for `labelsieve.find_label_issues`.
+
+    Parameters
+    ----------
+    labels : (N,) array or Source
+        Labels, as `labelsieve.find_label_issues` takes them.
+    pred_probs : SummarySource
+        The other columns.
+    ids : (N,) array or Source, optional
+        The user's own names of the rows.
+    """
+
+    labels: Any
+    pred_probs: SummarySource
+    ids: Any = None
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes K."""
+        return int(self.pred_probs.shape[1])
+
+
+def open_summaries(
+    summaries: Any, n_classes: int | None = None, ignore_label: IgnoreLabel = NOTHING, room: float = math.inf
+) -> SummaryTable:
+    """Open row summaries; of files only headers are read.
+
+    Parameters
+    ----------
+    summaries : table, path, URL or SummaryTable
+        A table in memory with the columns `label`, `predicted`, `p_label` and `p_predicted`: a dict of arrays, or a
+        table of pandas, Polars, Arrow or DuckDB. Or Parquet or Arrow files: a path, a URL, a folder, a pattern, or a
+        list of them. Or the folder of a `labelsieve.Recorder`.
+    n_classes : int, optional
+        Number of classes K, which a table does not say.
+    ignore_label : int, str or None, optional
+        The label that stands for none.
+    room : float
+        Bytes of memory that rows may take that have to be put in order.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything that cannot be row summaries. The message says what is wrong, and where.
+    MemoryLimitError
+        For files whose rows are not in order, and are too many to be put in order in memory.
+    InputTypeError
+        For an object of the wrong kind.
+    """
+    if n_classes is not None:
+        n_classes = check_whole_number("n_classes", n_classes, 2)
+    if isinstance(summaries, SummaryTable):
+        if n_classes not in (None, summaries.n_classes):
+            raise InvalidInputError(f"n_classes is {n_classes}, and the summaries are of {summaries.n_classes} classes")
+        return summaries
+    if isinstance(summaries, str | os.PathLike):
+        recorded = open_recording(check_place("summaries", summaries))
+        if recorded is not None:
+            return _table_of_recording(*recorded, n_classes, ignore_label)
+    if is_places(summaries):
+        return _open_files(summaries, n_classes, ignore_label, room)
+    table = open_summary_columns("summaries", summaries)
+    check_columns((LABEL, *FIELDS), table.names, table.where)
+    names = [name for name in _COLUMNS if name in table.names]
+    columns = table.columns(names, may_miss=LABEL if ignore_label is None else "")
+    return table_of_columns(columns, _needed(n_classes), table.where, ignore_label)
+
+
+def _table_of_recording(
+    labels: Source, rows: SummarySource, ids: Source | None, n_classes: int | None, ignore_label: IgnoreLabel
+) -> SummaryTable:
+    """Return the folder of a recorder, which knows the number of classes, as a table."""
+    if n_classes not in (None, rows.shape[1]):
+        raise InvalidInputError(f"n_classes is {n_classes}, and {rows.where} was recorded with {rows.shape[1]:,}")
+    if ignore_label is not NOTHING:
+        raise InvalidInputError(f"ignore_label is for the recorder: {rows.where} knows which rows have no label")
+    return SummaryTable(labels, rows, ids)
+
+
+def _open_files(places: Any, n_classes: int | None, ignore_label: IgnoreLabel, room: float) -> SummaryTable:
+    """Open the files of a table. If they have row numbers that are not in order, they are read into memory."""
+    table = open_table(places, "summaries")
+    check_columns((LABEL, *FIELDS), table.names, table.where)
+    names = [name for name in _COLUMNS if name in table.names]
+    columns = {name: table.source(name, name, with_nulls=name == LABEL and ignore_label is None) for name in names}
+    check_dtypes({name: column.dtype for name, column in columns.items()})
+    n_classes = _needed(n_classes)
+    if ROW in columns and not _is_in_order(columns[ROW]):
+        n_bytes = _COPIES * sum(column.n_rows * column.row_bytes for column in columns.values())
+        if n_bytes > room:
+            raise MemoryLimitError(
+                f"the rows of {table.where} are not in the order of their numbers. To put them in order would take "
+                f"{n_bytes / 1e6:,.0f} MB, and {room / 1e6:,.0f} MB are free: store them in order (ORDER BY row)"
+            )
+        read = {name: column[:] for name, column in columns.items()}
+        return table_of_columns(read, n_classes, table.where, ignore_label)
+    columns.pop(ROW, None)
+    labels, ids = columns.pop(LABEL), columns.pop(ID, None)
+    return SummaryTable(labels, ColumnSummaries(columns, n_classes, table.where), ids)
+
+
+def _is_in_order(rows: Source) -> bool:
+    """Return whether row numbers are 0..N-1. They are read some at a time, until one is not."""
+    with rows.open(0, rows.n_rows) as opened:
+        for start in range(0, rows.n_rows, _ROWS_AT_A_TIME):
+            stop = min(start + _ROWS_AT_A_TIME, rows.n_rows)
+            if not np.array_equal(opened.read(start, stop), np.arange(start, stop)):
+                return False
+    return True
+
+
+def _needed(n_classes: int | None) -> int:
+    if n_classes is None:
+        raise InvalidInputError("give n_classes=, the number of classes: a table of summaries does not say it")
+    return n_classes
+
+
+def table_of_columns(
+    columns: Mapping[str, npt.NDArray[Any]], n_classes: int, where: str, ignore_label: IgnoreLabel = NOTHING
+) -> SummaryTable:
+    """Return columns in memory as a table, with its rows in order. Rows that are not there have no label.
+
+    Parameters
+    ----------
+    columns : mapping of str to (N,) array
+        The columns, of the same length.
+    n_classes : int
+        Number of classes K.
+    where : str
+        What the table is, for messages.
+    ignore_label : int, str or None, optional
+        The label that stands for none.
+    """
+    columns = dict(columns)
+    check_dtypes({name: column.dtype for name, column in columns.items()})
+    rows = columns.pop(ROW, None)
+    n_rows = 0 if rows is None else check_rows(rows)
+    ignored: int | None = None
+    if rows is not None and n_rows > len(rows):
+        columns[LABEL], value = _with_gaps(columns[LABEL], rows, n_rows, ignore_label)
+        # The user's own value, and missing ones, are looked for anyway.
+        known = isinstance(ignore_label, int) or columns[LABEL].dtype.kind not in "iu"
+        ignored = None if known else value
+    if rows is not None and n_rows:
+        columns = {
+            name: column if len(column) > len(rows) else _placed(column, rows, n_rows)
+            for name, column in columns.items()
+        }
+    ids = columns.pop(ID, None)
+    labels: Any = columns.pop(LABEL)
+    if ignored is not None:
+        labels = ArraySource(labels)
+        labels.ignored = ignored
+    sources: dict[str, Source] = {name: ArraySource(column) for name, column in columns.items()}
+    return SummaryTable(labels, ColumnSummaries(sources, n_classes, where), ids)
+
+
+def _placed(column: npt.NDArray[Any], rows: npt.NDArray[Any], n_rows: int) -> npt.NDArray[Any]:
+    """Return a column with each value at its row; rows without a value have 0, or an empty name."""
+    placed = np.full(n_rows, "", object) if column.dtype == object else np.zeros(n_rows, column.dtype)
+    placed[rows] = column
+    return placed
+
+
+def _with_gaps(
+    labels: npt.NDArray[Any], rows: npt.NDArray[Any], n_rows: int, ignore_label: IgnoreLabel
+) -> tuple[npt.NDArray[Any], int]:
+    """Return the labels of all rows, and the value of those that have none: `ignore_label`, or one that no row has."""
+    is_number = labels.dtype.kind in "iu" and int(labels.max()) < np.iinfo(np.int64).max
+    if not is_number and ignore_label is not None:
+        raise InvalidInputError(
+            f"{rows_in_words(n_rows - len(rows), 'row has', 'rows have')} no summary, so label must be integers below "
+            f"2**63, not {labels.dtype}; with ignore_label=None it may have names"
+        )
+    if is_number:
+        value = ignore_label if isinstance(ignore_label, int) else int(labels.max()) + 1
+        placed: npt.NDArray[Any] = np.full(n_rows, value, np.int64)
+    else:  # missing, as the labels that are there may be
+        value = -1
+        placed = np.full(n_rows, np.nan) if labels.dtype.kind == "f" else np.full(n_rows, None, object)
+    placed[rows] = labels
+    return placed, value
+
+
+def check_dtypes(dtypes: Mapping[str, np.dtype[Any]]) -> None:
+    """Raise if a column cannot be what its name says."""
+    for name, dtype in dtypes.items():
+        if name in (LABEL, ID):
+            continue  # checked as labels and as ids are
+        is_integer = name in (ROW, "predicted")
+        if dtype.kind not in "iu" if is_integer else dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
+            wanted = "integers" if is_integer else "float16, float32 or float64"
+            raise InvalidInputError(f"the column {name} must be {wanted}, not {dtype}")
+    if dtypes["p_label"].newbyteorder("=") != dtypes["p_predicted"].newbyteorder("="):
+        raise InvalidInputError(
+            f"p_label is {dtypes['p_label']} and p_predicted {dtypes['p_predicted']}: give both the dtype of the "
+            "probabilities"
+        )
+
+
+def check_rows(rows: npt.NDArray[Any]) -> int:
+    """Return the number of rows that row numbers are of, those without a summary included; 0 if they are in order.
+
+    Raises
+    ------
+    InvalidInputError
+        For a row that is given twice, and for numbers that seem to be names.
+    """
+    n_given = len(rows)
+    if not n_given or (rows[0] == 0 and rows[-1] == n_given - 1 and bool((rows[1:] > rows[:-1]).all())):
+        return 0
+    order = np.argsort(rows, kind="stable")
+    numbers = rows[order]
+    if numbers[0] < 0:
+        raise InvalidInputError(f"the column row has {numbers[0]:,}, in place {order[0]:,}: rows are numbered from 0")
+    twice = np.flatnonzero(numbers[1:] == numbers[:-1])
+    if len(twice):
+        at = twice[0]
+        places, more = order[at : at + 2].tolist(), f", and {len(twice) - 1:,} more are" if len(twice) > 1 else ""
+        raise InvalidInputError(
+            f"row {numbers[at]:,} is given twice, in places {places[0]:,} and {places[1]:,} of the table{more}: "
+            "each row needs one summary"
+        ).at([(int(numbers[at]), int(numbers[at]) + 1)])
+    n_rows = int(numbers[-1]) + 1
+    if n_rows > _MOST_GAPS + _MOST_TIMES * n_given:
+        raise InvalidInputError(
+            f"the column row goes up to {n_rows - 1:,}, with {n_given:,} rows: if these are names of rows, call it id"
+        )
+    return n_rows

@@ -1,1 +1,0 @@
-"""Tasks: the functions that run on the workers."""
