@@ -311,6 +311,25 @@ def test_a_process_that_cannot_be_forked_is_an_error_and_the_others_end(inputs, 
         fork_pool.map_in_forks(inputs, pause, 2)
 
 
+def test_a_child_that_is_killed_as_it_takes_an_item_is_an_error_even_where_its_end_is_not_reported(monkeypatch):
+    next_item = fork._next_item
+
+    def killed(items):
+        [number] = fork._ITEM.unpack(os.read(items[0], fork._ITEM.size))  # others wait for it until it is written back
+        if number == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        os.write(items[1], fork._ITEM.pack(number))
+        return next_item(items)
+
+    monkeypatch.setattr(fork, "_next_item", killed)
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # as some processes leave it to those that they start
+    try:
+        with pytest.raises(ForkedWorkerError, match=r"forked process \d+ ended( while it worked on \d+)?$"):
+            list(fork.forked_map(abs, 3000, 2, str))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 @pytest.mark.usefixtures("no_child_left")
 def test_ctrl_c_while_processes_are_forked_loses_none(inputs, monkeypatch):
     fork = os.fork
