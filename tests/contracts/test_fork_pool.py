@@ -519,7 +519,7 @@ def test_an_imported_but_idle_distributed_does_not_stop_the_pool():
 @pytest.mark.parametrize("n_jobs", [2, None])
 @pytest.mark.parametrize("system", ["Windows", "Darwin"])
 def test_elsewhere_than_linux_one_job_is_all_and_it_says_so(monkeypatch, capsys, system, n_jobs):
-    monkeypatch.setattr(fork_pool.platform, "system", lambda: system)
+    monkeypatch.setattr("platform.system", lambda: system)
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
     assert LabelInspector(num_class=6, n_jobs=n_jobs).n_jobs == 1
     assert "n_jobs is 1" in capsys.readouterr().out
@@ -531,14 +531,14 @@ def test_elsewhere_than_linux_one_job_is_all_and_it_says_so(monkeypatch, capsys,
 
 
 def test_one_job_elsewhere_than_linux_has_nothing_to_say(monkeypatch, capsys):
-    monkeypatch.setattr(fork_pool.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
     assert LabelInspector(num_class=6).n_jobs == 1
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(("physical", "want"), [(3, 3), (None, 7), (0, 7)])
 def test_none_takes_the_physical_cores_or_the_logical_ones_where_unknown(monkeypatch, capsys, physical, want):
-    monkeypatch.setattr(fork_pool.psutil, "cpu_count", lambda logical=True: 99 if logical else physical)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical=True: 99 if logical else physical)
     monkeypatch.setattr(multiprocessing, "cpu_count", lambda: 7)
     monkeypatch.setattr(os, "cpu_count", lambda: 7)
     assert LabelInspector(num_class=6, n_jobs=None, verbose=False).n_jobs == want
@@ -619,7 +619,7 @@ ORPHANS = """
 import signal
 import time
 import numpy as np, psutil
-from labelsieve.pipeline import fork_pool as forkpool
+from labelsieve.job import fork_pool
 from labelsieve.job.inputs import open_inputs
 
 def work(partition):
@@ -631,7 +631,7 @@ def work(partition):
     signal.pause()
 
 labels, probs = np.zeros(4, int), np.full((4, 2), 0.5)
-forkpool.map_in_forks(open_inputs(labels, probs, batch_size=1, partition_batches=1, n_jobs=2), work, 2)
+fork_pool.map_in_forks(open_inputs(labels, probs, batch_size=1, partition_batches=1, n_jobs=2), work, 2)
 """
 
 
