@@ -30,6 +30,7 @@ from labelsieve.confident_learning.joint import (
     off_diagonal_rows,
     prune_counts,
 )
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.select import (
     Cut,
     LabelNotPredicted,
@@ -61,7 +62,7 @@ from labelsieve.confident_learning.thresholds import (
     sparse_sums_combine,
 )
 from labelsieve.errors import InvalidInputError, warn
-from labelsieve.options import FilterName, Rule, Settings, check_one_of
+from labelsieve.options import FilterName, Rule, check_one_of
 
 _EXACT_ADVICE: Final = "The exact rule: few false alarms, unless classes are rare."
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from labelsieve.confident_learning.checks import Findings, RowSumCheck, combine_findings
 from labelsieve.confident_learning.joint import ConfidentCounts, JointCounter
 from labelsieve.confident_learning.misfit import Agreement
-from labelsieve.confident_learning.scores import ColumnKernel, column_kernels
+from labelsieve.confident_learning.scores import SCORES, ColumnKernel, Settings, column_kernels
 from labelsieve.confident_learning.summaries import FirstArgmax, FlatRows, SummaryBlock, near_predicted
 from labelsieve.confident_learning.thresholds import (
     SLICE_ROWS,
@@ -40,7 +40,7 @@ from labelsieve.confident_learning.thresholds import (
     unsigned_dtype,
 )
 from labelsieve.errors import InvalidInputError
-from labelsieve.options import METHODS, PROBABILITY_TOLERANCE, Settings
+from labelsieve.options import PROBABILITY_TOLERANCE
 
 DEFAULTS: Final = Settings()
 
@@ -380,7 +380,7 @@ FIELDS: Final = ("predicted", "p_label", "p_predicted")
 # The recorded sums of rows, which adjusted self-confidence needs.
 ROW_SUM: Final = "row_sum"
 # Columns that can be recorded too.
-RECORDABLE: Final = (*(method for method in METHODS if method != "self_confidence"), ROW_SUM)
+RECORDABLE: Final = (*(name for name, score in SCORES.items() if score.kernel), ROW_SUM)
 # A score whose method only the user knows.
 ANY_SCORE: Final = "score"
 

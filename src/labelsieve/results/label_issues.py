@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from labelsieve.confident_learning.estimate import ErrorEstimate
+    from labelsieve.confident_learning.scores import Settings
     from labelsieve.confident_learning.thresholds import Bools, Float64s, Floats, Int64s
-    from labelsieve.options import Settings
     from labelsieve.results.result import RunFacts
     from labelsieve.review.audit import Audit
     from labelsieve.review.compare import Comparison

@@ -5,8 +5,8 @@ import pytest
 
 from labelsieve.confident_learning import logits as softmax_module
 from labelsieve.confident_learning.logits import LogitSummarizer, softmax
+from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.summarize import Summarizer
-from labelsieve.options import Settings
 
 FLOAT64 = np.dtype(np.float64)
 SETTINGS = [
