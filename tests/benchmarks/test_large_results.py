@@ -16,9 +16,9 @@ import labelsieve
 from labelsieve.confident_learning.filters import LowestScores, combine_counts
 from labelsieve.confident_learning.matrices import class_columns, pair_columns
 from labelsieve.confident_learning.scores import Settings
-from labelsieve.confident_learning.summaries import SummaryBlock
 from labelsieve.confident_learning.thresholds import (
     ClassSums,
+    SummaryBlock,
     class_dtype,
     class_means,
     class_sums_chunk,

@@ -45,7 +45,6 @@ from labelsieve.confident_learning.select import (
     score_histogram,
     scores_of,
 )
-from labelsieve.confident_learning.summaries import SummaryBlock, near_predicted
 from labelsieve.confident_learning.thresholds import (
     Bools,
     ClassSums,
@@ -54,10 +53,12 @@ from labelsieve.confident_learning.thresholds import (
     Int64s,
     Ints,
     SparseClassSums,
+    SummaryBlock,
     adjusted_thresholds,
     class_sums_chunk,
     class_sums_combine,
     issue_counts_finalize,
+    near_predicted,
     pair_dtype,
     sparse_sums_combine,
 )

@@ -23,15 +23,16 @@ import numpy as np
 import numpy.typing as npt
 
 from labelsieve.confident_learning.checks import SUM_TOLERANCE, rows_in_words
-from labelsieve.confident_learning.summaries import SummaryBlock, near_predicted
 from labelsieve.confident_learning.thresholds import (
     Bools,
     Float64s,
     Floats,
     Int64s,
     IssueCounts,
+    SummaryBlock,
     adjusted_thresholds,
     class_dtype,
+    near_predicted,
     pair_dtype,
     row_slices,
     smallest_at_least,

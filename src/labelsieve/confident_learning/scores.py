@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Real
 from typing import Any, Final
@@ -19,7 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints
+from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints, SummaryBlock, row_slices
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import (
     ESTIMATION_METHODS,
@@ -437,3 +437,15 @@ def _of_callable(function: Callable[..., Any], kwargs: Mapping[str, Any], scores
             "scores and axis=1, and returns (n,)"
         )
     return found
+
+
+def with_adjusted_scores(summary: SummaryBlock, thresholds: Float64s) -> SummaryBlock:
+    """Return `summary` with adjusted self-confidences in place of the sums of rows, if it has these."""
+    if summary.row_sum is None:
+        return summary
+    scores = np.empty(len(summary), np.float64)
+    for rows in row_slices(len(summary)):
+        scores[rows] = adjusted_self_confidence(
+            summary.p_label[rows], summary.label[rows], summary.row_sum[rows], thresholds
+        )
+    return replace(summary, score=scores, row_sum=None)

@@ -16,7 +16,7 @@ import numpy as np
 
 from labelsieve.confident_learning.filters import Filter
 from labelsieve.confident_learning.scores import Settings
-from labelsieve.confident_learning.summaries import MAX_STRIP_ROWS, STRIP_BYTES
+from labelsieve.confident_learning.summarize import MAX_STRIP_ROWS, STRIP_BYTES
 from labelsieve.confident_learning.thresholds import class_dtype, label_dtype
 from labelsieve.errors import InvalidInputError, warn
 from labelsieve.execution import memory

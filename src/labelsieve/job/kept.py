@@ -16,10 +16,16 @@ import numpy as np
 from labelsieve.confident_learning.checks import Finding, Findings
 from labelsieve.confident_learning.joint import ConfidentCounts, JointCounts, confident_combine, with_diagonal
 from labelsieve.confident_learning.misfit import Agreement
-from labelsieve.confident_learning.scores import Settings
-from labelsieve.confident_learning.summaries import SummaryBlock, with_adjusted_scores
+from labelsieve.confident_learning.scores import Settings, with_adjusted_scores
 from labelsieve.confident_learning.summarize import ScanTotals
-from labelsieve.confident_learning.thresholds import Float64s, Int64s, SparseClassSums, pair_dtype, row_slices
+from labelsieve.confident_learning.thresholds import (
+    Float64s,
+    Int64s,
+    SparseClassSums,
+    SummaryBlock,
+    pair_dtype,
+    row_slices,
+)
 from labelsieve.errors import WorkdirError
 from labelsieve.execution.executor import stop_if_abandoned
 from labelsieve.job.grid import Span

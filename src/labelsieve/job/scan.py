@@ -12,9 +12,8 @@ import numpy as np
 from labelsieve.confident_learning.checks import RowChecks, errors_in
 from labelsieve.confident_learning.scores import Settings, column_kernels
 from labelsieve.confident_learning.select import COLUMNS, CandidatePool, Candidates, MarginSearch
-from labelsieve.confident_learning.summaries import SummaryBlock
 from labelsieve.confident_learning.summarize import ScanTotals, label_column
-from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints
+from labelsieve.confident_learning.thresholds import Float64s, Floats, Ints, SummaryBlock
 from labelsieve.errors import WorkdirError
 from labelsieve.execution.memory import BLOCK_ROWS
 from labelsieve.job.kept import (

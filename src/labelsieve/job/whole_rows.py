@@ -22,7 +22,6 @@ from labelsieve.confident_learning.joint import (
 )
 from labelsieve.confident_learning.scores import Settings
 from labelsieve.confident_learning.select import scores_of
-from labelsieve.confident_learning.summaries import SummaryBlock
 from labelsieve.confident_learning.summarize import ScanTotals, Summarizer, combine_totals
 from labelsieve.confident_learning.thresholds import (
     Float64s,
@@ -30,6 +29,7 @@ from labelsieve.confident_learning.thresholds import (
     Int64s,
     Ints,
     IssueCounts,
+    SummaryBlock,
     class_sums_finalize,
     issue_counts_combine,
     issue_counts_finalize,

@@ -39,7 +39,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, HTTPError, RequestHandler
 
 from labelsieve.confident_learning.checks import rows_in_words
-from labelsieve.confident_learning.logits import softmax
+from labelsieve.confident_learning.derived import softmax
 from labelsieve.confident_learning.thresholds import Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError, LabelsieveError, UnwritableError, warn
 from labelsieve.options import check_whole_number
