@@ -31,7 +31,8 @@ from labelsieve.sources.open import open_pred_probs
 from labelsieve.storage import remote as limits
 from labelsieve.storage import remote as requests
 from labelsieve.storage.folder import UrlFolder
-from labelsieve.storage.remote import RETRY_LOG, Pace, RetryLog, Web
+from labelsieve.storage.remote import RETRY_LOG, Pace, RetryLog
+from labelsieve.storage.web import Web
 from processes import wait_until
 
 N_ROWS, N_CLASSES = 1000, 6

@@ -2,8 +2,8 @@
 
 Each filter is a class that says how often it reads `pred_probs`, which score it cuts on, what it selects, what memory
 it takes, and when to use it. A new filter is a subclass of `Filter` and an entry in `FILTERS`. To offer it to users,
-add its name to `options.FilterName` and describe it in `labelsieve.find`: a test finds what is missing, and the help
-of the command line follows from the class.
+add its name to `options.FilterName`, and describe it in the table of `docs/which_filter_and_score.md` and under
+`filter_by` of `find_label_issues`: a test finds what is missing. The help of the command line follows from the classes.
 
 The tags of examples are groups of two classes. With ``in_groups=True`` a filter selects within each group.
 """

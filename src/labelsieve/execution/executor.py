@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class TaskAbandoned(BaseException):  # not an error, as `asyncio.CancelledError` is not
-    """Nobody waits for this task any more: another try was faster, or the run has failed or was interrupted."""
+    """Nobody waits for this task any more: the run has failed or was interrupted."""
 
 
 def report(topic: str, kind: str, *facts: Any) -> None:
-    """Send the client an event that `Progress.subscribed` handles: its kind, the key of this task, and facts."""
+    """Send the client an event that `Progress.subscribed` handles: its kind, and facts."""
     worker = _worker()
     if worker is not None:
-        worker.log_event(topic, (kind, worker.get_current_task(), *facts))
+        worker.log_event(topic, (kind, *facts))
 
 
 def stop_if_abandoned() -> None:
@@ -280,42 +280,21 @@ class LostDataError(TaskFailedError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A map over chunks, and the tree reduction of its results, as Dask arrays whose blocks may be any objects.
+    """A map over chunks, or the tree reduction of its results, as a Dask array whose blocks may be any objects.
 
     Parameters
     ----------
-    mapped : dask.array.Array
-        Has one block per chunk.
-    levels : sequence of dask.array.Array
-        The levels of the tree, from the blocks to the total; none if nothing is reduced, and the blocks are kept.
+    output : dask.array.Array
+        Has one block per chunk, or one block with the total.
     priority : callable, optional
         Returns the priority of a task on a cluster by its key; None if the order does not matter.
-    again : callable, optional
-        Returns a map over one chunk alone, given by its number, for a second try. None where a task may not run twice
-        at once, or never needs to; then the rest is not needed either.
-    n_rows : callable, optional
-        Returns the number of rows of a chunk.
-    combine : callable, optional
-        Returns a list of results combined.
-    split_every : int
-        Number of results that one task of the tree combines.
     cancellation : Cancellation
         Stops the tasks of the map where threads of this process run them.
     """
 
-    mapped: da.Array
-    levels: Sequence[da.Array] = ()
+    output: da.Array
     priority: Callable[[Any], int] | None = None
-    again: Callable[[int], da.Array] | None = None
-    n_rows: Callable[[int], int] | None = None
-    combine: Callable[[Any], Any] | None = None
-    split_every: int = 0
     cancellation: Cancellation = field(default_factory=Cancellation)
-
-    @property
-    def output(self) -> da.Array:
-        """The array whose blocks are returned: the total, if there is one."""
-        return self.levels[-1] if self.levels else self.mapped
 
 
 class Executor(abc.ABC):
