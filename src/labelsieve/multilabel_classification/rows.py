@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +18,7 @@ from labelsieve.confident_learning.thresholds import ClassSums, Float64s, Int64s
 from labelsieve.errors import InputTypeError, InvalidInputError
 from labelsieve.options import PROBABILITY_TOLERANCE
 from labelsieve.sources.columns import arrow, list_items, list_lengths
-from labelsieve.sources.composite import DaskRows, DerivedSource
+from labelsieve.sources.composite import DaskRows, DerivedSource, UnitRows
 from labelsieve.sources.ensemble import Ensemble, member_name
 from labelsieve.sources.open import Opened, check_tag_axes, open_any, open_pred_probs
 from labelsieve.sources.places import are_places
@@ -32,75 +30,23 @@ _LISTS: Final = (
 )
 
 
-class _RowsOfTags(DerivedSource):
-    """The values of an ``(N, K)`` source as N * K rows, the K tags of each example one after the other.
-
-    Parameters
-    ----------
-    source : Source
-        ``(N, K)``.
-    dtype : dtype
-        Dtype of the rows.
-    """
+class _RowsOfTags(UnitRows, DerivedSource):
+    """The values of an ``(N, K)`` source as N * K rows, the K tags of each example one after the other."""
 
     def _follow(self, source: Source) -> None:
+        n_examples, self.unit_rows = source.shape
         super()._follow(source)
-        n_examples, self.n_tags = source.shape
-        self.shape = (n_examples * self.n_tags,)
-        self.row_bytes = self.dtype.itemsize
-        self.row_chunk = source.row_chunk and source.row_chunk * self.n_tags
-        self.request_rows = source.request_rows and source.request_rows * self.n_tags
+        self.shape, self.row_bytes, self.forkable = (n_examples * self.unit_rows,), self.dtype.itemsize, False
         self.class_columns = ()
 
     @property
     def read_row_bytes(self) -> int:
         """Bytes of a stored value."""
-        return max(1, self.source.read_row_bytes // self.n_tags)
-
-    @property
-    def row_edges(self) -> Int64s | None:
-        """The rows at which what is decoded together ends."""
-        edges = self.source.row_edges
-        return None if edges is None else edges * self.n_tags
-
-    @property
-    def version_rows(self) -> int | None:
-        """Number of consecutive rows that have a version of their own."""
-        rows = self.source.version_rows
-        return None if rows is None else rows * self.n_tags
-
-    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range: those of its examples, and where in them it begins and ends."""
-        examples = [self._examples(*rows) for rows in ranges]
-        digests = self.source.part_identities(examples)
-        inside = [
-            [start - first * self.n_tags, stop - start]
-            for (start, stop), (first, _) in zip(ranges, examples, strict=True)
-        ]
-        facts = [json.dumps([*one, digest]).encode() for one, digest in zip(inside, digests, strict=True)]
-        return [
-            digest and hashlib.blake2b(fact, digest_size=16).hexdigest()
-            for fact, digest in zip(facts, digests, strict=True)
-        ]
-
-    def part(self, start: int, stop: int) -> tuple[Source, int]:
-        """Return a source that holds the examples that these rows lie in, and the row at which it begins."""
-        source, origin = self.source.part(*self._examples(start, stop))
-        return self.over(source), origin * self.n_tags
+        return max(1, self.source.read_row_bytes // self.unit_rows)
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open for reading."""
-        first, last = self._examples(start, self.n_rows if stop is None else stop)
-        return _OpenTags(self, self.source.open(first, last))
-
-    def read_examples(self, rows: Rows, start: int, stop: int) -> npt.NDArray[Any]:
-        """Return rows ``[start, stop)``, given the open source."""
-        first, last = self._examples(start, stop)
-        values = self.convert(rows.read(first, last), first).reshape(-1)
-        return values[start - first * self.n_tags : stop - first * self.n_tags]
-
-    def _examples(self, start: int, stop: int) -> tuple[int, int]:
-        return start // self.n_tags, -(-stop // self.n_tags)
+        return _OpenTags(self, self.source.open(*self.units_of(start, self.n_rows if stop is None else stop)))
 
 
 class _OpenTags(Rows):
@@ -109,7 +55,10 @@ class _OpenTags(Rows):
         self._source, self._rows = source, rows
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
-        return self._source.read_examples(self._rows, start, stop)
+        first, last = self._source.units_of(start, stop)
+        values = self._source.convert(self._rows.read(first, last), first).reshape(-1)
+        origin = first * self._source.unit_rows
+        return values[start - origin : stop - origin]
 
     def close(self) -> None:
         self._rows.close()
@@ -132,8 +81,7 @@ class TagProbs(_RowsOfTags):
 
     def _follow(self, source: Source) -> None:
         super()._follow(source)
-        self.forkable = False
-        self.shape = (*self.shape, 2 * self.n_tags)
+        self.shape = (*self.shape, 2 * self.unit_rows)
 
     def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:  # noqa: ARG002  # as stored
         """Return the probabilities."""
@@ -160,13 +108,9 @@ class TagMatrix(_RowsOfTags):
     def __init__(self, source: Source) -> None:
         super().__init__(source, class_dtype(2 * source.shape[1]))
 
-    def _follow(self, source: Source) -> None:
-        super()._follow(source)
-        self.forkable = False
-
     @cached_property
     def _absent(self) -> Ints:
-        return np.arange(0, 2 * self.n_tags, 2).astype(self.dtype)
+        return np.arange(0, 2 * self.unit_rows, 2).astype(self.dtype)
 
     def convert(self, rows: npt.NDArray[Any], first_row: int) -> npt.NDArray[Any]:
         """Return the classes.

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import glob
-import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +18,7 @@ from labelsieve.confident_learning.summarize import PlaneSummarizer
 from labelsieve.errors import InputTypeError, InvalidInputError, MissingDependencyError, UnreadableDataError
 from labelsieve.options import PROBABILITY_TOLERANCE
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.composite import Folds, ShardsSource, WrappedSource
+from labelsieve.sources.composite import Folds, ShardsSource, UnitRows, WrappedSource
 from labelsieve.sources.ensemble import Ensemble, check_members, member_name
 from labelsieve.sources.npy import NpySource
 from labelsieve.sources.open import Opened, open_any
@@ -260,7 +258,7 @@ class _OneImageRows(Rows):
         self._rows.close()
 
 
-class PixelSource(WrappedSource):
+class PixelSource(UnitRows):
     """The pixels of stored images as rows.
 
     Parameters
@@ -273,24 +271,18 @@ class PixelSource(WrappedSource):
 
     def __init__(self, source: Source) -> None:
         *self.classes, self.height, self.width = source.shape[1:]
+        self.unit_rows = self.height * self.width
         super().__init__(source, (source.n_rows * self.height * self.width, *self.classes), source.dtype)
 
     def _follow(self, source: Source) -> None:
         super()._follow(source)
-        self.shape = (source.n_rows * self.image_rows, *self.classes)
-        self.row_chunk = source.row_chunk and source.row_chunk * self.image_rows
-        self.request_rows = source.request_rows and source.request_rows * self.image_rows
+        self.shape = (source.n_rows * self.unit_rows, *self.classes)
         # Any part of the images that are held costs nothing.
         self.in_pieces = True
         if not self.reads_planes:
             held = self.held_images * source.row_bytes
             self.decoding_bytes = source.decoding_bytes + held * _copies(source)
             self.decoding_note = source.decoding_note or f"images of {source.row_bytes / 1e6:,.3g} MB"
-
-    @property
-    def image_rows(self) -> int:
-        """Number of pixels of an image."""
-        return self.height * self.width
 
     @property
     def reads_planes(self) -> bool:
@@ -308,50 +300,17 @@ class PixelSource(WrappedSource):
         """Return the size of the images."""
         return {"height": self.height, "width": self.width}
 
-    @property
-    def version_rows(self) -> int | None:
-        """Number of consecutive pixels that have a version of their own."""
-        images = self.source.version_rows
-        return None if images is None else images * self.image_rows
-
-    @property
-    def row_edges(self) -> npt.NDArray[np.int64] | None:
-        """The pixels at which what is decoded together ends."""
-        edges = self.source.row_edges
-        return None if edges is None else edges * self.image_rows
-
-    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
-        """Return a digest for each range: those of its images, and where in them it begins and ends."""
-        images = [self._images_of(start, stop) for start, stop in ranges]
-        digests = self.source.part_identities(images)
-        inside = [
-            [start - first * self.image_rows, stop - start]
-            for (start, stop), (first, _) in zip(ranges, images, strict=True)
-        ]
-        facts = [
-            json.dumps([*one, self.parameters(), digest]).encode() for one, digest in zip(inside, digests, strict=True)
-        ]
-        return [
-            digest and hashlib.blake2b(fact, digest_size=16).hexdigest()
-            for fact, digest in zip(facts, digests, strict=True)
-        ]
-
     def missing_rows(self) -> MissingRows | None:
         """Return the pixels whose chunks are not stored. They are accepted if the fill value is a distribution."""
         found = self.source.missing_rows()
         if found is None:
             return None
         whole, partly = (
-            [(start * self.image_rows, stop * self.image_rows) for start, stop in ranges]
+            [(start * self.unit_rows, stop * self.unit_rows) for start, stop in ranges]
             for ranges in (found.whole, found.partly)
         )
         accepted = abs(self.fill_value * sum(self.classes) - 1) <= PROBABILITY_TOLERANCE
         return MissingRows(found.n_missing, found.n_chunks, whole, partly, accepted=accepted)
-
-    def part(self, start: int, stop: int) -> tuple[Source, int]:
-        """Return a source of the images that hold these pixels, and the pixel at which it begins."""
-        source, origin = self.source.part(*self._images_of(start, stop))
-        return self.over(source), origin * self.image_rows
 
     def open(self, start: int = 0, stop: int | None = None) -> Rows:
         """Open to read rows."""
@@ -363,19 +322,8 @@ class PixelSource(WrappedSource):
             return _MemoryPixels(self, self.source.array)
         if isinstance(self.source, NpySource) and self.reads_planes:
             return _NpyPixels(self, self.source)
-        first, last = self._images_of(start, self.n_rows if stop is None else stop)
+        first, last = self.units_of(start, self.n_rows if stop is None else stop)
         return _HeldPixels(self, self.source.open(first, None if stop is None else last), last)
-
-    def open_stored(self, start: int, stop: int, count: Callable[[int], object]) -> Rows:
-        """Open to read the stored bytes alone."""
-        if self.reads_planes:
-            return self.open_raw(start, stop)
-        first, last = self._images_of(start, stop)
-        return _HeldPixels(self, self.source.open_stored(first, last, count), last)
-
-    def _images_of(self, start: int, stop: int) -> tuple[int, int]:
-        """Return the range of images that hold pixels ``[start, stop)``."""
-        return start // self.image_rows, -(-stop // self.image_rows)
 
 
 def _copies(images: Source) -> int:
@@ -392,7 +340,7 @@ class _Pixels(Rows):
 
     def __init__(self, source: PixelSource) -> None:
         super().__init__(source)
-        self._image_rows, self._n_planes = source.image_rows, sum(source.classes) or 1
+        self._source, self._image_rows, self._n_planes = source, source.unit_rows, sum(source.classes) or 1
         self._planes = np.empty((self._n_planes, 0), source.dtype)
 
     def read(self, start: int, stop: int) -> npt.NDArray[Any]:
@@ -472,22 +420,20 @@ class _NpyPixels(_Pixels):
 
     def _fill_from_images(self, start: int, stop: int, out: npt.NDArray[Any]) -> None:
         """Fill planes from whole images, of which several are read at a time."""
-        first, last = start // self._image_rows, -(-stop // self._image_rows)
+        (first, last), size = self._source.units_of(start, stop), self._image_rows
         step = max(1, _READ_BYTES // (self._n_planes * self._plane_bytes))
         if len(self._images) < min(step, last - first):
-            self._images = np.empty((min(step, last - first), self._n_planes, self._image_rows), self._dtype)
+            self._images = np.empty((min(step, last - first), self._n_planes, size), self._dtype)
         for image in range(first, last, step):
             images = self._images[: min(step, last - image)]
             self._read(image * self._n_planes * self._plane_bytes, images.reshape(-1))
-            planes = images.transpose(1, 0, 2)
-            origin = image * self._image_rows
-            begin, end = max(start, origin), min(stop, origin + len(images) * self._image_rows)
-            if (begin - origin) % self._image_rows or (end - origin) % self._image_rows:
-                planes = planes.reshape(self._n_planes, -1)[:, begin - origin : end - origin]
-                out[:, begin - start : end - start] = planes
+            origin = image * size
+            begin, end = max(start, origin), min(stop, origin + len(images) * size)
+            into, planes = out[:, begin - start : end - start], images.transpose(1, 0, 2)
+            if (begin - origin) % size or (end - origin) % size:
+                into[:] = planes.reshape(self._n_planes, -1)[:, begin - origin : end - origin]
             else:
-                into = out[:, begin - start : end - start]
-                into.reshape(self._n_planes, len(images), self._image_rows)[:] = planes
+                into.reshape(self._n_planes, len(images), size)[:] = planes
 
     def _read(self, position: int, out: npt.NDArray[Any]) -> None:
         offset = self._stored.offset + position
@@ -598,20 +544,7 @@ def open_masks(labels: Any) -> OpenedImages:
 
 
 def masks_of_files(files: Sequence[ImageFileSource], where: str) -> OpenedImages:
-    """Return the masks of opened image files.
-
-    Parameters
-    ----------
-    files : sequence of ImageFileSource
-        A file for each image, in order.
-    where : str
-        Where they are, for messages.
-
-    Raises
-    ------
-    InvalidInputError
-        If their dtypes differ.
-    """
+    """Return the masks of opened image files, one for each image, in order; `where` is their place for messages."""
     sizes = np.array([(file.height, file.width) for file in files], np.int64)
     rows = _joined("labels", files, where)
     return OpenedImages(rows, sizes, np.zeros(len(files), np.int64), is_list=True)
@@ -677,36 +610,29 @@ def check_images(labels: OpenedImages, planes: OpenedImages) -> None:
 
 
 def _check_sizes(name: str, sizes: npt.NDArray[np.int64], other_name: str, others: npt.NDArray[np.int64]) -> None:
-    differs = (sizes != others).any(axis=1)
-    if not differs.any():
+    differs = np.flatnonzero((sizes != others).any(axis=1))
+    if not len(differs):
         return
-    image = int(differs.argmax())
-    (height, width), (other_height, other_width) = sizes[image].tolist(), others[image].tolist()
-    more = int(differs.sum()) - 1
-    text = f"image {image:,}: {name} has {height} x {width} pixels, {other_name} {other_height} x {other_width}"
-    if more:
-        text += f" ({more:,} more images differ)"
-    if (height, width) == (other_width, other_height):
-        raise InvalidInputError(f"{text}: are the axes of one swapped? Height comes first")
-    smaller = height % other_height == width % other_width == 0 and height // other_height == width // other_width
-    if smaller:
-        text += f": the predictions are smaller by a factor of {height // other_height}; scale them to the mask first"
+    (height, width), (rows, columns) = sizes[differs[0]].tolist(), others[differs[0]].tolist()
+    text = f"image {differs[0]:,}: {name} has {height} x {width} pixels, {other_name} {rows} x {columns}"
+    text += f" ({len(differs) - 1:,} more images differ)" if len(differs) > 1 else ""
+    if (height, width) == (columns, rows):
+        text += ": are the axes of one swapped? Height comes first"
+    elif height % rows == width % columns == 0 and height // rows == width // columns:
+        text += f": the predictions are smaller by a factor of {height // rows}; scale them to the mask first"
     raise InvalidInputError(text)
 
 
 def _refuse_channels_last(labels: OpenedImages, planes: OpenedImages) -> None:
     """Raise if the classes are the last axis of `planes`, as the sizes of the masks show."""
-    (height, width), (rows, columns), n = labels.sizes[0], planes.sizes[0], planes.classes[0]
-    if (height, width) == (rows, columns) or (height, width) != (n, rows):
-        return
-    shape = f"({n}, {rows}, {columns})" if planes.is_list else f"({len(planes):,}, {n}, {rows}, {columns})"
-    line = "np.moveaxis(pred_probs, -1, 1)"
-    if planes.is_list:
-        line = "[np.moveaxis(one, -1, 0) for one in pred_probs]"
-    raise InvalidInputError(
-        f"pred_probs has shape {shape}, with the classes last, where the masks are of {height} x {width} pixels: "
-        f"classes come before height and width. Write pred_probs = {line}"
-    )
+    (height, width), size, n = labels.sizes[0], planes.sizes[0], planes.classes[0]
+    if (height, width) != tuple(size) and (height, width) == (n, size[0]):
+        one = "[np.moveaxis(one, -1, 0) for one in pred_probs]"
+        raise InvalidInputError(
+            f"pred_probs has images of shape ({n}, {size[0]}, {size[1]}), with the classes last, where the masks are "
+            f"of {height} x {width} pixels: classes come before height and width. Write pred_probs = "
+            f"{one if planes.is_list else 'np.moveaxis(pred_probs, -1, 1)'}"
+        )
 
 
 def _opened_arrays(name: str, data: Any) -> tuple[list[Opened], bool]:
@@ -736,7 +662,7 @@ def _opened_arrays(name: str, data: Any) -> tuple[list[Opened], bool]:
     opened_any = open_any(name, data)
     if opened_any.ndim == n_axes:
         raise InvalidInputError(
-            f"{name} has shape {_shown(opened_any)}, that of a single image: give {name}[np.newaxis], or a list"
+            f"{name} has shape {tuple(opened_any.shape)}, that of a single image: give {name}[np.newaxis], or a list"
         )
     return [_with_images(name, opened_any, n_axes, name)], False
 
@@ -753,12 +679,9 @@ def _with_images(name: str, opened: Opened, n_axes: int, where: str) -> Opened:
     elif name == "labels" and opened.dtype.kind == "f":
         hint = ": labels come first, then pred_probs"
     raise InvalidInputError(
-        f"{where} must have shape (N, {_AXES[name][1:]}, or {_AXES[name]} for one image, not {_shown(opened)}{hint}"
+        f"{where} must have shape (N, {_AXES[name][1:]}, or {_AXES[name]} for one image, "
+        f"not {tuple(opened.shape)}{hint}"
     )
-
-
-def _shown(opened: Opened) -> str:
-    return str(tuple(int(size) for size in opened.shape))
 
 
 def _whole_numbers(labels: Opened) -> Opened:
@@ -767,11 +690,9 @@ def _whole_numbers(labels: Opened) -> Opened:
         return labels
     if labels.dtype.kind == "b" and isinstance(labels, ArraySource):
         return ArraySource(labels.array.view(np.uint8))
-    hints = {
-        "b": "convert them with .astype(np.uint8)",
-        "f": "convert them with .astype(int) if all are whole numbers",
-    }
-    hint = hints.get(labels.dtype.kind, "each pixel has the number of its class")
+    hint = "convert them with .astype(int) if all are whole numbers"
+    if labels.dtype.kind not in "bf":
+        hint = "each pixel has the number of its class"
     raise InvalidInputError(f"masks must be integers 0..K-1, not {labels.dtype}: {hint}")
 
 

@@ -351,6 +351,46 @@ def _widened_blocks(array: da.Array) -> da.Array:
     return found
 
 
+class UnitRows(WrappedSource):
+    """Rows of which each row of another source makes `unit_rows`: the pixels of images, the tags of examples."""
+
+    unit_rows: int
+
+    def _follow(self, source: Source) -> None:
+        super()._follow(source)
+        self.row_chunk = source.row_chunk and source.row_chunk * self.unit_rows
+        self.request_rows = source.request_rows and source.request_rows * self.unit_rows
+
+    @property
+    def row_edges(self) -> Int64s | None:
+        """The rows at which what is decoded together ends."""
+        edges = self.source.row_edges
+        return None if edges is None else edges * self.unit_rows
+
+    @property
+    def version_rows(self) -> int | None:
+        """Number of consecutive rows that have a version of their own."""
+        return self.source.version_rows and self.source.version_rows * self.unit_rows
+
+    def part_identities(self, ranges: Sequence[tuple[int, int]]) -> list[str]:
+        """Return a digest for each range: those of its units, and where in them it begins and ends."""
+        units, parameters = [self.units_of(*rows) for rows in ranges], [one for one in [self.parameters()] if one]
+        found = []
+        for (start, stop), (first, _), one in zip(ranges, units, self.source.part_identities(units), strict=True):
+            fact = json.dumps([start - first * self.unit_rows, stop - start, *parameters, one]).encode()
+            found.append(one and hashlib.blake2b(fact, digest_size=16).hexdigest())
+        return found
+
+    def part(self, start: int, stop: int) -> tuple[Source, int]:
+        """Return a source of the units that hold these rows, and the row at which it begins."""
+        source, origin = self.source.part(*self.units_of(start, stop))
+        return self.over(source), origin * self.unit_rows
+
+    def units_of(self, start: int, stop: int) -> tuple[int, int]:
+        """Return the range of rows of the other source that make rows ``[start, stop)``."""
+        return start // self.unit_rows, -(-stop // self.unit_rows)
+
+
 class Bfloat16Source(DerivedSource):
     """Values in float32 of stored bfloat16.
 

@@ -27,7 +27,7 @@ from labelsieve.confident_learning.thresholds import Ints
 from labelsieve.errors import InvalidInputError
 from labelsieve.options import NOTHING, IgnoreLabel
 from labelsieve.sources.arrays import ArraySource
-from labelsieve.sources.columns import Columns
+from labelsieve.sources.columns import class_columns as names_in_columns
 from labelsieve.sources.composite import DerivedSource
 from labelsieve.sources.open import Opened, checked_labels, open_any
 from labelsieve.sources.places import are_places
@@ -404,26 +404,10 @@ def _codes_of(block: npt.NDArray[Any], table: Table) -> npt.NDArray[Any]:
 
 
 def column_names(pred_probs: Any) -> tuple[str, ...] | None:
-    """Return the names of columns that hold a class each: of a pandas table, or of a table in files or in memory."""
-    names: Any = None
-    if isinstance(pred_probs, Source):
-        columns = getattr(pred_probs.arrays[0], "columns", None)
-        names = columns.columns if isinstance(columns, Columns) and not columns.in_lists else None
-    elif type(pred_probs).__module__.partition(".")[0] == "pandas":
-        names = getattr(pred_probs, "columns", None)
-    names = [] if names is None else list(names)
+    """Return the names of the columns of a pandas table; None if not all are text."""
+    is_pandas = type(pred_probs).__module__.partition(".")[0] == "pandas"
+    names = list(getattr(pred_probs, "columns", ())) if is_pandas else []
     return tuple(names) if names and all(isinstance(name, str) for name in names) else None
-
-
-def _classes_of_columns(columns: Sequence[str], known: set[str]) -> tuple[str, ...] | None:
-    """Return the names of columns as those of classes, with or without what all begin with, if they include `known`."""
-    for start in range(min(map(len, columns)) + 1):
-        names = tuple(column[start:] for column in columns)
-        if len({column[:start] for column in columns}) > 1 or len(set(names)) < len(names):
-            break
-        if known <= set(names):
-            return names
-    return None
 
 
 def category_names(labels: Any) -> tuple[str, ...] | None:
@@ -474,20 +458,17 @@ def learn_names(
         If the labels have not K names, or names whose order is in doubt.
     """
     known = set(_BOOLEANS) if opened.dtype.kind == "b" else _distinct(opened, n_classes, ignore_label)
-    of_columns = None if columns is None else _classes_of_columns(columns, known)
-    if of_columns is not None:
-        return of_columns
+    readings = () if columns is None else (tuple(columns), *names_in_columns(columns))
+    read = next((tuple(names) for names in (*readings, *class_columns) if known <= set(names)), None)
+    if read is not None:
+        return read
     if known <= set(_BOOLEANS) and n_classes == 2 and opened.dtype.kind in "bO":
         return _BOOLEANS
     give = "give class_names, in the order of the columns of pred_probs"
     if class_columns:
-        read = next((tuple(names) for names in class_columns if known <= set(names)), None)
-        if read is None:
-            raise InvalidInputError(
-                f"labels have the names {_listed(sorted(known))}, columns of pred_probs {_listed(class_columns[0])}: "
-                f"{give}"
-            )
-        return read
+        raise InvalidInputError(
+            f"labels have the names {_listed(sorted(known))}, columns of pred_probs {_listed(class_columns[0])}: {give}"
+        )
     if categories is not None and len(categories) == n_classes:
         if list(categories) != sorted(categories):
             raise InvalidInputError(
